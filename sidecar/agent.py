@@ -1,0 +1,397 @@
+"""A running sidecar: put together, started, reloaded, drained and stopped.
+
+    start → listeners bound → registry answered (or its grace passed) → ready
+          → the app is well → registered → … → SIGTERM → deregistered → draining → stopped
+
+Everything slow happens in here or below the control plane. The listeners only ever get finished things handed in:
+chains by the assembly, endpoints by the registry's watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import random
+import resource
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from sidecar.admin.view import Health
+from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.load import load
+from sidecar.config.model import Address, Config, Upstream
+from sidecar.proxy.assembly import Context, create_listener
+from sidecar.proxy.listener import Listener, ListenerError
+from sidecar.registry import Registry, RegistryError
+from sidecar.registry import create as create_registry
+from sidecar.registry.api import Instance
+from sidecar.resilience.breaker import CircuitBreaker
+from sidecar.resilience.wheel import TimerWheel
+from sidecar.telemetry.logs import AccessLog, LogWriter
+from sidecar.telemetry.spans import SpanExporter
+from sidecar.telemetry.stats import ListenerStats
+from sidecar.upstreams.endpoint import Endpoint
+from sidecar.upstreams.health import AppChecker
+
+logger = logging.getLogger("sidecar.agent")
+
+#: How long a registry that does not answer holds up readiness. After that we serve what we know (static endpoints,
+#: and whatever the registry says later): failing towards serving.
+REGISTRY_GRACE = 5.0
+_BREAKER_STATES = ("closed", "half-open", "open")
+
+
+class StartError(Exception):
+    """The sidecar could not start; the text is for the person who started it."""
+
+
+class RunningUpstream:
+    """One upstream: its configuration, its listener, and the watch that feeds it."""
+
+    def __init__(self, config: Upstream, listener: Listener) -> None:
+        self.config = config
+        self.listener = listener
+        self.unwatch: Callable[[], None] | None = None
+
+    @property
+    def stats(self) -> ListenerStats:
+        return self.listener.stats
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        self.listener.cluster.refresh()
+        return self.listener.cluster.endpoints
+
+    @property
+    def breakers(self) -> Sequence[CircuitBreaker]:
+        return self.listener.breakers
+
+    def follow(self, registry: Registry | None) -> None:
+        """Get endpoints from where the configuration says, from now on."""
+        self.leave()
+        cluster = self.listener.cluster
+        if self.config.discover is not None:
+            assert registry is not None, "the configuration makes sure that there is a registry to discover in"
+            self.unwatch = registry.watch(self.config.discover, cluster.update)
+        else:
+            cluster.update(
+                Instance(host=e.address.host, port=e.address.port, weight=e.weight) for e in self.config.endpoints
+            )
+
+    def leave(self) -> None:
+        """Stop following."""
+        if self.unwatch is not None:
+            self.unwatch()
+            self.unwatch = None
+
+
+class Agent:
+    """One sidecar. Implements :class:`sidecar.admin.view.Running`."""
+
+    def __init__(self, config: Config, path: str | Path, log: LogWriter) -> None:
+        self.config = config
+        self.started = time.monotonic()
+        self.phase = "starting"
+        self.upstreams: dict[str, RunningUpstream] = {}
+        self.inbound: Listener | None = None
+        self.registry: Registry | None = None
+        self.admin_address: Address | None = None
+        self._path = path
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._spans: SpanExporter | None = None
+        self._checker: AppChecker | None = None
+        self._admin: Any = None
+        self._health = Health("warning", "the app has not been checked yet")
+        self._drain_asked = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._retiring: set[asyncio.Task[None]] = set()
+        rng = random.Random()
+        self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
+        if config.tracing.otlp:
+            self._spans = SpanExporter(config.tracing, config.service)
+        self._context = Context(
+            loop=self._loop,
+            wheel=self._wheel,
+            clock=time.monotonic,
+            rng=rng,
+            access_log=AccessLog(config.log.access, log),
+            record_span=self._spans.record if self._spans else None,
+            tracing=config.tracing,
+            breaker_changed=_log_breaker,
+        )
+
+    # -- what the admin API sees ---------------------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> Sequence[ListenerStats]:
+        own = [self.inbound.stats] if self.inbound else []
+        return own + [upstream.stats for upstream in self.upstreams.values()]
+
+    @property
+    def spans(self) -> SpanExporter | None:
+        """The exporter of spans, where one is configured."""
+        return self._spans
+
+    def app_health(self) -> Health:
+        return self._health
+
+    async def check_app(self) -> Health:
+        return await self._checker.check_now() if self._checker else self._health
+
+    async def probe(self, upstream: str) -> Health:
+        """Connect to every endpoint: healthy if all take a connection, warning if some do."""
+        running = self.upstreams[upstream]
+        endpoints = running.endpoints
+        if not endpoints:
+            return Health("unhealthy", "no endpoints are known")
+        timeout = running.config.timeout.connect
+        results = await asyncio.gather(*(_connects(endpoint, timeout) for endpoint in endpoints[:16]))
+        good = sum(results)
+        status = "healthy" if good == len(results) else "warning" if good else "unhealthy"
+        return Health(status, f"{good} of {len(results)} endpoints take connections")
+
+    def drain(self) -> None:
+        if self.phase == "ready":
+            self.phase = "draining"
+            self._drain_asked.set()
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind, discover, become ready. Raises :class:`StartError`, after which everything is closed again."""
+        _raise_file_limit()
+        try:
+            self.registry = create_registry(self.config)
+            if self.config.inbound is not None:
+                self._create_inbound()
+            for name, config in self.config.upstreams.items():
+                self.upstreams[name] = RunningUpstream(config, create_listener(self._context, name, config))
+            await self._start_admin()
+            for listener in self._listeners():
+                await listener.start()
+        except (ListenerError, RegistryError) as error:
+            await self.stop()
+            raise StartError(str(error)) from error
+        for upstream in self.upstreams.values():
+            upstream.follow(self.registry)
+        if self.registry is not None:
+            await self._await_registry()
+        if self._checker is not None:
+            self._checker.start()
+        # What exists now lives as long as the process: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(10_000, 20, 50)
+        self.phase = "ready"
+        logger.info(
+            "ready",
+            extra={
+                "service": self.config.service.name,
+                "seconds": round(time.monotonic() - self.started, 3),
+                "admin": str(self.admin_address),
+                "listeners": {listener.name: str(listener.address) for listener in self._listeners()},
+            },
+        )
+
+    def _create_inbound(self) -> None:
+        config = self.config
+        assert config.inbound is not None
+        assert config.service.app is not None, "the configuration makes sure that inbound has an app"
+        self.inbound = create_listener(self._context, config.service.name, config.inbound)
+        app = config.service.app
+        self.inbound.cluster.update([Instance(host=app.host, port=app.port, id="app")])
+        self._checker = AppChecker(config.service, self._on_health)
+
+    async def _start_admin(self) -> None:
+        from sidecar.admin.api import start_admin
+
+        try:
+            self._admin = await start_admin(self, self._log)
+        except OSError as error:
+            raise ListenerError(
+                f"admin: cannot listen on {self.config.admin.bind}: {error.strerror or error}"
+            ) from error
+        self.admin_address = Address(*self._admin.address)
+
+    async def _await_registry(self) -> None:
+        assert self.registry is not None
+        try:
+            async with asyncio.timeout(REGISTRY_GRACE):
+                await self.registry.answered()
+        except TimeoutError:
+            logger.warning("the registry has not answered; serving what is known")
+
+    def _listeners(self) -> list[Listener]:
+        own = [self.inbound] if self.inbound else []
+        return own + [upstream.listener for upstream in self.upstreams.values()]
+
+    def _on_health(self, health: Health) -> None:
+        """A check of the app has a result. Registration begins with the first, so that nobody is sent here before."""
+        changed = health.status != self._health.status
+        self._health = health
+        if changed:
+            logger.info("the app is %s", health.status, extra={"output": health.output})
+        registry = self.registry
+        if registry is not None and self.phase in ("starting", "ready"):
+            registry.set_health(
+                {"healthy": "passing", "warning": "warning", "unhealthy": "critical"}[health.status], health.output
+            )
+            registry.register()
+
+    # -- reload --------------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> Sequence[str]:
+        async with self._reloading:
+            config = load(self._path)
+            self._refuse_fixed(config)
+            changes: list[str] = []
+            added: dict[str, RunningUpstream] = {}
+            try:
+                for name, upstream in config.upstreams.items():
+                    running = self.upstreams.get(name)
+                    if running is None or running.config.bind != upstream.bind:
+                        listener = create_listener(self._context, name, upstream)
+                        await listener.start()
+                        added[name] = RunningUpstream(upstream, listener)
+            except ListenerError as error:
+                for upstream_added in added.values():
+                    await upstream_added.listener.stop()
+                raise ConfigError(str(self._path), [Problem("upstreams", str(error))]) from error
+            for name in list(self.upstreams):
+                if name not in config.upstreams or name in added:
+                    await self._retire(self.upstreams.pop(name))
+                    if name not in added:
+                        changes.append(f"upstreams.{name}: removed")
+            for name, running in added.items():
+                self.upstreams[name] = running
+                running.follow(self.registry)
+                changes.append(f"upstreams.{name}: listening on {running.listener.address}")
+            for name, upstream in config.upstreams.items():
+                running = self.upstreams[name]
+                if running.config != upstream:
+                    moved = (running.config.discover, running.config.endpoints) != (upstream.discover, upstream.endpoints)
+                    running.config = upstream
+                    running.listener.assembly.apply(running.listener, upstream)
+                    if moved:
+                        running.follow(self.registry)
+                    changes.append(f"upstreams.{name}: changed")
+            if self.inbound is not None and config.inbound is not None and config.inbound != self.config.inbound:
+                self.inbound.assembly.apply(self.inbound, config.inbound)
+                changes.append("inbound: changed")
+            if config.log.level != self.config.log.level:
+                self._log.set_level(config.log.level)
+                changes.append(f"log.level: {config.log.level}")
+            if config.drain != self.config.drain:
+                changes.append("drain: changed")
+            self.config = config
+            logger.info("reloaded", extra={"changes": changes})
+            return changes
+
+    def _refuse_fixed(self, config: Config) -> None:
+        """Some keys are read once, at the start; say so instead of ignoring a change of them."""
+        problems = []
+        for key in ("service", "registry", "consul", "admin", "tracing"):
+            if getattr(config, key) != getattr(self.config, key):
+                problems.append(Problem(key, "a change of this takes a restart"))
+        if (config.log.format, config.log.access) != (self.config.log.format, self.config.log.access):
+            problems.append(Problem("log", "of this section, only the level can change without a restart"))
+        before, after = self.config.inbound, config.inbound
+        if (before and (before.bind, before.protocol)) != (after and (after.bind, after.protocol)):
+            problems.append(Problem("inbound", "a change of bind or protocol takes a restart"))
+        for name, upstream in config.upstreams.items():
+            running = self.upstreams.get(name)
+            if running is not None and running.config.bind == upstream.bind:
+                for key in ("protocol", "balancer"):
+                    if getattr(running.config, key) != getattr(upstream, key):
+                        problems.append(
+                            Problem(f"upstreams.{name}.{key}", "a change of this takes a restart, or another bind")
+                        )
+        if problems:
+            raise ConfigError(str(self._path), problems)
+
+    async def _retire(self, upstream: RunningUpstream) -> None:
+        """Take an upstream out of service; what is under way on it is given ``drain.timeout`` in the background."""
+        upstream.leave()
+        upstream.listener.close_socket()
+        upstream.listener.drain()
+        task = self._loop.create_task(_finish(upstream.listener, self.config.drain.timeout))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def run_until_drained(self) -> None:
+        """Serve until somebody asks to drain, then drain. Outbound goes on meanwhile: the app may need its upstreams
+        to finish what it has begun."""
+        await self._drain_asked.wait()
+        timeout = self.config.drain.timeout
+        logger.info("draining", extra={"timeout": timeout, "active": sum(s.active for s in self.stats)})
+        if self.registry is not None:
+            await self.registry.deregister()
+        if self.inbound is not None:
+            self.inbound.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                if self.inbound is not None:
+                    await self.inbound.drained()
+                for upstream in self.upstreams.values():
+                    upstream.listener.drain()
+                for upstream in self.upstreams.values():
+                    await upstream.listener.drained()
+        left = sum(s.active for s in self.stats)
+        if left:
+            logger.warning("the drain timeout is over; cutting what is left", extra={"active": left})
+
+    async def stop(self) -> None:
+        """Close everything, whatever state it is in."""
+        self.phase = "stopped"
+        for upstream in self.upstreams.values():
+            upstream.leave()
+        for listener in self._listeners():
+            await listener.stop()
+        for task in list(self._retiring):
+            task.cancel()
+        if self._checker is not None:
+            await self._checker.close()
+        if self.registry is not None:
+            await self.registry.deregister()
+            await self.registry.close()
+        if self._admin is not None:
+            await self._admin.close()
+        if self._spans is not None:
+            await self._loop.run_in_executor(None, self._spans.close)
+
+
+async def _finish(listener: Listener, timeout: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout):
+            await listener.drained()
+    await listener.stop()
+
+
+async def _connects(endpoint: Endpoint, timeout: float) -> bool:
+    try:
+        async with asyncio.timeout(timeout):
+            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _log_breaker(name: str, breaker: CircuitBreaker) -> None:
+    level = logging.INFO if breaker.state == 0 else logging.WARNING
+    logger.log(level, "the breaker of %s is %s", name, _BREAKER_STATES[breaker.state])
+
+
+def _raise_file_limit() -> None:
+    """Every connection is a file: use all that we are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,186 @@
+"""The command line. Each command imports what it needs itself, so that ``check`` and ``--help`` answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+from sidecar import __version__
+from sidecar.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sidecar.agent import Agent
+    from sidecar.config.model import Config
+
+#: Exit codes: could not start, or lost what it needs; wrong usage or configuration.
+FAILED = 1
+MISUSED = 2
+
+_EPILOG = """\
+examples:
+  sidecar check sidecar.yaml            every mistake in the file at once
+  sidecar run sidecar.yaml              until SIGTERM, which drains; SIGHUP reads the file again
+  sidecar schema > sidecar.schema.json  for your editor
+  sidecar status                        what the sidecar on this host is doing
+  sidecar demo                          a small mesh to look at, in your terminal
+
+exit codes: 0 fine; 1 could not start or lost what it needs; 2 usage or configuration
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return MISUSED
+    try:
+        code: int = options.command(options)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return MISUSED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sidecar",
+        description="A proxy beside each service: it finds instances, balances, retries, limits, and explains itself.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    run = commands.add_parser("run", help="run a sidecar in the foreground", description="Run a sidecar until SIGTERM.")
+    run.add_argument("file", metavar="FILE", help="the configuration, one YAML file per workload")
+    run.set_defaults(command=_run)
+
+    check = commands.add_parser("check", help="check a configuration file", description="Exit 0, or 2 with every error.")
+    check.add_argument("file", metavar="FILE")
+    check.set_defaults(command=_check)
+
+    schema = commands.add_parser("schema", help="print the configuration's JSON Schema")
+    schema.set_defaults(command=_schema)
+
+    demo = commands.add_parser(
+        "demo",
+        help="run a small mesh and show what happens when things fail",
+        description="Real services with a sidecar each, on this machine. Ends by itself within a minute.",
+    )
+    demo.add_argument("--serve", action="store_true", help="keep the mesh running, without the show, until Ctrl-C")
+    demo.set_defaults(command=_demo)
+
+    status = commands.add_parser("status", help="ask a running sidecar how it is")
+    status.add_argument(
+        "--admin", metavar="URL", default="http://127.0.0.1:15000", help="its admin API (default: %(default)s)"
+    )
+    status.set_defaults(command=_status)
+    return parser
+
+
+def _check(options: argparse.Namespace) -> int:
+    from sidecar.config.load import load
+
+    config = load(options.file)
+    listeners = len(config.upstreams) + (config.inbound is not None)
+    print(f"{options.file}: fine ({config.service.name}: {listeners} listeners, registry: {config.registry.kind})")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    import json
+
+    from sidecar.config.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from sidecar.demo import run_demo
+
+    return run_demo(serve=options.serve)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from sidecar.status import show_status
+
+    return show_status(options.admin)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sidecar.config.load import load
+
+    config = load(options.file)  # before anything heavy is imported: a wrong file is told at once
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, options.file))
+
+
+async def _serve(config: Config, path: str) -> int:
+    """Start, serve until SIGTERM, drain, stop."""
+    from sidecar.agent import Agent, StartError
+    from sidecar.telemetry.logs import setup
+
+    log = setup(config.log, config.service.name)
+    try:
+        agent = Agent(config, path, log)
+        life = asyncio.ensure_future(_live(agent))
+        _handle_signals(agent, life)
+        await life
+    except asyncio.CancelledError:
+        pass  # the second signal
+    except StartError as error:
+        print(f"sidecar: {error}", file=sys.stderr)
+        return FAILED
+    finally:
+        log.close()
+    return 0
+
+
+async def _live(agent: Agent) -> None:
+    try:
+        await agent.start()
+        await agent.run_until_drained()
+    finally:
+        await agent.stop()
+
+
+def _handle_signals(agent: Agent, life: asyncio.Future[None]) -> None:
+    """SIGTERM and Ctrl-C drain; the second one, or one before there is anything to drain, stops at once. SIGHUP
+    reloads."""
+    loop = asyncio.get_running_loop()
+    reloading: set[asyncio.Task[None]] = set()
+
+    def terminate() -> None:
+        if agent.phase == "ready":
+            agent.drain()
+        else:
+            life.cancel()
+
+    def reload() -> None:
+        task = loop.create_task(_reload(agent))
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    loop.add_signal_handler(signal.SIGINT, terminate)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+
+
+async def _reload(agent: Agent) -> None:
+    try:
+        await agent.reload()
+    except ConfigError as error:
+        logging.getLogger("sidecar.agent").error("not reloaded, nothing has changed:\n%s", error)

@@ -1,0 +1,322 @@
+"""The configuration, typed: what the rest of the program reads after a file was loaded and checked.
+
+Every class is frozen: a running sidecar never edits its configuration, it swaps in another one. Durations are
+seconds (float), sizes are bytes (int), rates are events per second (float). A policy that is switched off is
+``None``. In a route, :data:`INHERIT` stands for "what the listener has" (and shares its state).
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import Final
+
+
+class Inherit(enum.Enum):
+    """The type of :data:`INHERIT`."""
+
+    INHERIT = "inherit"
+
+    def __repr__(self) -> str:
+        return "INHERIT"
+
+
+INHERIT: Final = Inherit.INHERIT
+
+
+class Secret:
+    """A value that never shows itself: ``str`` and ``repr`` give stars, :meth:`reveal` gives the text."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The secret itself, for the one place that sends or compares it."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return "***" if self._value else "''"
+
+    __str__ = __repr__
+
+
+#: What a secret is that was not given.
+NO_SECRET: Final = Secret("")
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """A host (name, IPv4 or IPv6 without brackets) and a TCP port."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """How the sidecar finds out whether its own app is well. With neither ``http`` nor ``tcp``: a TCP connect."""
+
+    http: str | None = None
+    tcp: bool = False
+    interval: float = 10.0
+    timeout: float = 5.0
+    deregister_critical_service_after: float = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """The share of traffic an instance asks for, by its health."""
+
+    passing: int = 10
+    warning: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """The workload this sidecar is attached to."""
+
+    name: str
+    id: str
+    address: str
+    app: Address | None = None
+    tags: tuple[str, ...] = ()
+    meta: dict[str, str] = field(default_factory=dict)
+    weights: Weights = Weights()
+    check: Check = Check()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """Where instances are found: ``consul`` (host, port, tls), ``directory`` (path) or ``none``."""
+
+    kind: str = "none"
+    address: Address | None = None
+    tls: bool = False
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consul:
+    """What a Consul registry needs besides its address."""
+
+    token: Secret = NO_SECRET
+    datacenter: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RateLimit:
+    """A token bucket: ``rate`` tokens per second, at most ``burst`` of them, one bucket per ``key``.
+
+    ``key`` is ``none``, ``ip``, ``path`` or ``header:<name>``.
+    """
+
+    rate: float
+    burst: int
+    key: str = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bulkhead:
+    """How much may be under way at once; 0 for a count means no limit."""
+
+    max_connections: int = 100
+    max_requests: int = 100
+    max_pending: int = 200
+    pending_timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeout:
+    """How long each phase may take; 0 switches one off (``connect`` and ``request`` excepted).
+
+    ``request`` runs until the head of the answer, retries and waiting included; ``idle`` is the longest silence;
+    ``total`` covers the whole exchange; ``head`` is what a client has to send its request head in, from its first
+    byte; ``keepalive`` is how long an unused upstream connection is kept.
+    """
+
+    connect: float = 1.0
+    request: float = 30.0
+    idle: float = 300.0
+    total: float = 0.0
+    head: float = 10.0
+    keepalive: float = 4.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a peer may send: bytes of a head, number of headers, bytes of a target, bytes of a body (0: any);
+    ``connections`` is how many clients one listener holds."""
+
+    head: int = 65536
+    headers: int = 100
+    target: int = 8192
+    body: int = 0
+    connections: int = 16384
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CircuitBreaker:
+    """Stop calling what keeps failing. ``failure_on`` holds ``connect``, ``timeout``, ``reset``, ``5xx`` or
+    single statuses; see the contract for the four numbers."""
+
+    failure_threshold: int = 5
+    timeout_duration: float = 30.0
+    reset_timeout: float = 60.0
+    half_open_requests: int = 3
+    failure_on: frozenset[str] = frozenset({"connect", "timeout", "reset", "5xx"})
+
+
+IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Try again, later and elsewhere. ``max_attempts`` counts the first try; delays are seconds.
+
+    ``backoff_type`` is ``exponential``, ``linear`` or ``constant``. ``on`` holds ``connect``, ``reset``,
+    ``timeout``, ``5xx`` or single statuses; ``methods`` are upper case.
+    """
+
+    max_attempts: int = 3
+    backoff_type: str = "exponential"
+    initial_delay: float = 1.0
+    max_delay: float = 30.0
+    jitter: bool = True
+    on: frozenset[str] = frozenset({"connect", "reset", "502", "503", "504"})
+    methods: frozenset[str] = IDEMPOTENT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Match:
+    """Which requests a route is for; an empty part matches everything. ``path`` is a glob in which ``*`` is any
+    run of characters, slashes too, and ``?`` one character; it is matched against the path without the query,
+    as it was sent. ``headers`` maps lower-case names to globs of the value."""
+
+    path: str = "*"
+    methods: tuple[str, ...] = ()
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """A part of a listener's traffic with policies of its own. Inbound routes have no breaker and no retry."""
+
+    match: Match
+    rate_limit: RateLimit | Inherit | None = INHERIT
+    bulkhead: Bulkhead | Inherit | None = INHERIT
+    timeout: Timeout | Inherit = INHERIT
+    circuit_breaker: CircuitBreaker | Inherit | None = INHERIT
+    retry: Retry | Inherit | None = INHERIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inbound:
+    """The port others dial. ``protocol`` is ``http`` or ``tcp``."""
+
+    bind: Address
+    protocol: str = "http"
+    rate_limit: RateLimit | None = None
+    bulkhead: Bulkhead | None = Bulkhead()
+    timeout: Timeout = Timeout()
+    limits: Limits = Limits()
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Discover:
+    """Which instances to ask the registry for."""
+
+    service: str
+    tag: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticEndpoint:
+    """One configured endpoint."""
+
+    address: Address
+    weight: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upstream:
+    """One thing the app dials. Exactly one of ``discover`` and ``endpoints`` is set. ``protocol`` is ``http`` or
+    ``tcp``; for ``tcp``, ``retry.max_attempts`` counts connect attempts and there are no routes."""
+
+    name: str
+    bind: Address
+    protocol: str = "http"
+    discover: Discover | None = None
+    endpoints: tuple[StaticEndpoint, ...] = ()
+    balancer: str = "round_robin"
+    timeout: Timeout = Timeout()
+    circuit_breaker: CircuitBreaker | None = CircuitBreaker()
+    retry: Retry | None = Retry()
+    bulkhead: Bulkhead | None = Bulkhead()
+    rate_limit: RateLimit | None = None
+    limits: Limits = Limits()
+    routes: tuple[Route, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admin:
+    """The admin API's address and, as soon as that is not loopback, its token."""
+
+    bind: Address = Address("127.0.0.1", 15000)
+    token: Secret = NO_SECRET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tracing:
+    """``sample``: the share (0 to 1) of new traces that is recorded; ``otlp``: base URL of a collector, or empty;
+    ``propagate``: ``w3c`` and/or ``b3``."""
+
+    sample: float = 0.01
+    otlp: str = ""
+    propagate: tuple[str, ...] = ("w3c",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Log:
+    """``level``: debug, info, warning, error; ``format``: json or text; ``access``: which exchanges get a line:
+    all, errors (5xx, and what the sidecar answered itself) or off."""
+
+    level: str = "info"
+    format: str = "json"
+    access: str = "errors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """How long running exchanges may take to finish after SIGTERM."""
+
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """One workload's whole configuration."""
+
+    service: Service
+    registry: Registry = Registry()
+    consul: Consul = Consul()
+    inbound: Inbound | None = None
+    upstreams: dict[str, Upstream] = field(default_factory=dict)
+    admin: Admin = Admin()
+    tracing: Tracing = Tracing()
+    log: Log = Log()
+    drain: Drain = Drain()

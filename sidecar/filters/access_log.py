@@ -1,0 +1,46 @@
+"""Hands finished exchanges to the access log."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from sidecar.telemetry.logs import AccessLog as Log
+from sidecar.telemetry.logs import AccessRecord
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.http1.exchange import HttpExchange
+
+
+class AccessLog:
+    """Last, when everything about the exchange is known. Only builds a tuple; the log's own thread formats it."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+
+    def on_end(self, x: Exchange | HttpExchange) -> None:
+        if not self._log.enabled_for(x.status, x.error):
+            return
+        listener = x.listener
+        endpoint = x.endpoint or (x.tried[-1] if x.tried else None)
+        head = getattr(x, "head", None)
+        self._log.record(
+            AccessRecord(
+                time=time.time(),
+                direction=listener.stats.direction,
+                upstream=listener.name,
+                method=head.method if head else "TCP",
+                target=head.target.partition(b"?")[0].decode("latin-1") if head else "",
+                status=x.status,
+                error=x.error or None,
+                duration=listener.clock() - x.started,
+                bytes_in=x.bytes_in,
+                bytes_out=x.bytes_out,
+                endpoint=endpoint.address if endpoint else None,
+                attempts=x.attempts,
+                client=x.client_ip,
+                request_id=x.request_id,
+                trace_id=x.trace.trace_id if x.trace else None,
+            )
+        )

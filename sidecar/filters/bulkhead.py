@@ -1,0 +1,59 @@
+"""Lets only so many exchanges be under way at once; a few more wait their turn, the rest are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sidecar.config.model import Bulkhead as Config
+from sidecar.filters.api import WAIT, Wait
+from sidecar.proxy.errors import Reply
+from sidecar.resilience.limiter import Limiter
+from sidecar.telemetry.stats import ListenerStats
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+
+
+class Bulkhead:
+    """The last filter before the first try: whoever passes holds a slot until the exchange ends. An HTTP/1.1 exchange
+    needs a connection of its own, so the smaller of ``max_requests`` and ``max_connections`` counts; tunnels give the
+    slot back and keep the connection. For TCP only ``max_connections`` counts."""
+
+    def __init__(self, config: Config, stats: ListenerStats, clock: Callable[[], float]) -> None:
+        limits = [config.max_connections]
+        if stats.protocol == "http":
+            limits.append(config.max_requests)
+        limit = min((n for n in limits if n), default=0)
+        self.limiter = Limiter(limit, config.max_pending, config.pending_timeout, clock)
+        self._config = config
+        self._stats = stats
+        self._clock = clock
+
+    def on_request(self, x: Exchange) -> Reply | Wait | None:
+        limiter = self.limiter
+        if limiter.try_acquire():
+            x.slot = limiter
+            return None
+        config = self._config
+        if not config.pending_timeout or not limiter.enqueue(x):
+            return Reply(
+                "overloaded",
+                f"{limiter.active} in progress and {limiter.pending} waiting: {x.listener.name} takes no more",
+                1.0,
+            )
+        x.queue = limiter
+        x.queue_deadline = min(x.deadline, self._clock() + config.pending_timeout)
+        self._stats.pending += 1
+        return WAIT
+
+    def on_end(self, x: Exchange) -> None:
+        queue = x.queue
+        if queue is not None:
+            x.queue = None
+            self._stats.pending -= 1
+            queue.forget(x)
+        slot = x.slot
+        if slot is not None:
+            x.slot = None
+            slot.release()

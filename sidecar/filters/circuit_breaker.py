@@ -1,0 +1,68 @@
+"""Stops calling an upstream that keeps failing, and finds out when it works again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.config.model import CircuitBreaker as Config
+from sidecar.proxy.errors import Reply
+from sidecar.resilience.breaker import CircuitBreaker as Mechanism
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.http1.head import ResponseHead
+
+
+class CircuitBreaker:
+    """Asks before each try, and counts how the try went. Stands after the bulkhead, because a permit of a half-open
+    breaker must not be spent on waiting in a queue. A lost keep-alive race and a client that leaves say nothing about
+    the upstream: the permit goes back unused."""
+
+    def __init__(self, mechanism: Mechanism, settings: Config) -> None:
+        self.mechanism = mechanism
+        self.settings = settings
+        failure_on = settings.failure_on
+        self._kinds = failure_on | ({"malformed"} if "reset" in failure_on else frozenset())
+        statuses = {int(item) for item in failure_on if item.isdigit()}
+        if "5xx" in failure_on:
+            statuses.update(range(500, 600))
+        self._statuses = frozenset(statuses)
+
+    def on_try(self, x: Exchange) -> Reply | None:
+        permit = self.mechanism.allow()
+        if permit:
+            x.permit = permit
+            return None
+        return Reply(
+            "circuit_open",
+            f"{x.listener.name} has failed too often and is not being called",
+            self.mechanism.retry_after(),
+        )
+
+    def on_answer(self, x: Exchange, head: ResponseHead) -> None:
+        permit = x.permit
+        x.permit = 0
+        if head.status in self._statuses:
+            self.mechanism.failure(permit)
+        else:
+            self.mechanism.success(permit)
+
+    def on_failure(self, x: Exchange, kind: str) -> None:
+        permit = x.permit
+        x.permit = 0
+        if kind in self._kinds:
+            self.mechanism.failure(permit)
+        else:
+            self.mechanism.cancel(permit)
+
+    def on_connected(self, x: Exchange) -> None:
+        """TCP: a connection that stands is a success, nothing more is known about it."""
+        permit = x.permit
+        x.permit = 0
+        self.mechanism.success(permit)
+
+    def on_end(self, x: Exchange) -> None:
+        permit = x.permit
+        if permit:
+            x.permit = 0
+            self.mechanism.cancel(permit)

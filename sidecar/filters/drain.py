@@ -1,0 +1,20 @@
+"""Turns new inbound work away while the workload is being taken out of service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.proxy.errors import Reply
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+
+
+class Drain:
+    """Answers ``draining``. A peer sidecar takes that as "never delivered" and goes to another instance at once, so a
+    rolling update loses nothing."""
+
+    def on_request(self, x: Exchange) -> Reply | None:
+        if x.listener.draining:
+            return Reply("draining", f"{x.listener.name} is being shut down")
+        return None

@@ -1,0 +1,36 @@
+"""Tells the app who really asked: ``x-forwarded-for``, ``x-forwarded-proto`` and, where one came, ``forwarded``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sidecar.proxy.http1.exchange import HttpExchange
+
+
+class Forwarded:
+    """Inbound only: outbound, the client is always the app beside us. Each hop appends the peer it saw, so the list is
+    as trustworthy as the peers themselves (RFC 7239 §8.1); a proto that an edge proxy has set is kept."""
+
+    def on_request(self, x: HttpExchange) -> None:
+        head = x.head
+        fields = head.fields
+        ip = x.client_ip.encode("ascii", "replace")
+        if b"x-forwarded-for" not in fields and b"x-forwarded-proto" not in fields and b"forwarded" not in fields:
+            head.raw = b"%bx-forwarded-for: %b\r\nx-forwarded-proto: http\r\n\r\n" % (head.raw[:-2], ip)
+            return
+        lines = [_append(x, b"x-forwarded-for", ip)]
+        if b"x-forwarded-proto" not in fields:
+            lines.append(b"x-forwarded-proto: http\r\n")
+        if b"forwarded" in fields:
+            node = b'"[%b]"' % ip if b":" in ip else ip  # RFC 7239 §6: IPv6 in brackets and quotes
+            lines.append(_append(x, b"forwarded", b"for=%b;proto=http" % node))
+        head.raw = head.raw[:-2] + b"".join(lines) + b"\r\n"
+
+
+def _append(x: HttpExchange, name: bytes, value: bytes) -> bytes:
+    """A list field's new line; the old ones are taken out."""
+    old = x.head.fields.get(name, b"").strip(b" \t")
+    if name in x.head.fields:
+        x.head.remove(name)
+    return b"%b: %b, %b\r\n" % (name, old, value) if old else b"%b: %b\r\n" % (name, value)

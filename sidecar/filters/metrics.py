@@ -1,0 +1,44 @@
+"""Counts finished exchanges."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sidecar.telemetry.stats import METHODS, ListenerStats
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+    from sidecar.proxy.http1.exchange import HttpExchange
+
+
+class Metrics:
+    """One per listener; adds to its :class:`~sidecar.telemetry.stats.ListenerStats`."""
+
+    def __init__(self, stats: ListenerStats, clock: Callable[[], float]) -> None:
+        self._stats = stats
+        self._clock = clock
+
+    def on_end(self, x: HttpExchange) -> None:
+        stats = self._stats
+        method = x.method
+        stats.requests[method if method in METHODS else "other", x.status] += 1
+        stats.duration.observe(self._clock() - x.started)
+        if x.error:
+            stats.rejected[x.error] += 1
+
+
+class ConnectionMetrics:
+    """The same for TCP, where an exchange is a connection: its method is ``TCP``, its code 200, or that of the error
+    it ended with."""
+
+    def __init__(self, stats: ListenerStats, clock: Callable[[], float]) -> None:
+        self._stats = stats
+        self._clock = clock
+
+    def on_end(self, x: Exchange) -> None:
+        stats = self._stats
+        stats.requests["TCP", x.status] += 1
+        stats.duration.observe(self._clock() - x.started)
+        if x.error:
+            stats.rejected[x.error] += 1

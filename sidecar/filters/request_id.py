@@ -1,0 +1,37 @@
+"""Gives every request an ``x-request-id``: the one it came with, or a new one."""
+
+from __future__ import annotations
+
+import random
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.proxy.http1.exchange import HttpExchange
+
+#: What is kept of a peer's id. It goes into logs and answers, so it is short and visible ASCII.
+_GOOD: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+
+
+def new_request_id(rng: random.Random) -> str:
+    """128 random bits in hexadecimal."""
+    return f"{rng.getrandbits(128):032x}"
+
+
+class RequestId:
+    """Keeps a usable id (then not a byte of the head changes) and replaces an unusable one."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+
+    def on_request(self, x: HttpExchange) -> None:
+        head = x.head
+        given = head.fields.get(b"x-request-id")
+        if given is not None:
+            given = given.strip(b" \t")
+            if _GOOD.fullmatch(given):
+                x.request_id = given.decode("ascii")
+                return
+            head.remove(b"x-request-id")
+        x.request_id = made = new_request_id(self._rng)
+        head.raw = b"%bx-request-id: %b\r\n\r\n" % (head.raw[:-2], made.encode())

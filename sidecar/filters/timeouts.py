@@ -1,0 +1,23 @@
+"""Sets the deadline of an exchange before anything in it can wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sidecar.config.model import Timeout
+
+if TYPE_CHECKING:
+    from sidecar.proxy.exchange import Exchange
+
+
+class Timeouts:
+    """``timeout.request`` from now to the answer's head. The other times (connect, idle, total, and the share of one
+    try) belong to phases, and the exchange itself reads them where the phase begins."""
+
+    def __init__(self, config: Timeout, clock: Callable[[], float]) -> None:
+        self._request = config.request
+        self._clock = clock
+
+    def on_request(self, x: Exchange) -> None:
+        x.deadline = self._clock() + self._request

@@ -1,0 +1,114 @@
+"""Carries the trace context through, begins a trace where none came, and records a span of what is sampled."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config.model import Tracing as Config
+from sidecar.proxy.trace import Trace, b3_lines, parse_b3, parse_traceparent, traceparent
+from sidecar.telemetry.spans import SpanRecord
+
+if TYPE_CHECKING:
+    from sidecar.proxy.http1.exchange import HttpExchange
+
+_B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags")
+
+
+class Tracing:
+    """First in the chain, so that whatever happens later has a trace id. An unsampled context passes byte for byte: we
+    add no span to it, so its parent stays the caller. A malformed one is replaced, and its ``tracestate`` goes with it
+    (W3C Trace Context §4.3). ``baggage`` is not ours to touch."""
+
+    def __init__(
+        self, config: Config, kind: str, rng: random.Random, record: Callable[[SpanRecord], None] | None
+    ) -> None:
+        self._sample = config.sample
+        self._b3 = "b3" in config.propagate
+        self._kind = kind
+        self._rng = rng
+        self._record = record
+
+    def on_request(self, x: HttpExchange) -> None:
+        head = x.head
+        given = head.fields.get(b"traceparent")
+        if given is not None:
+            context = parse_traceparent(given.strip(b" \t"))
+            if context is not None:
+                trace_id, parent_id, sampled = context
+                if not sampled:
+                    x.trace = Trace(trace_id, parent_id, "", False)
+                    if self._b3:
+                        self._write_b3(x, x.trace)
+                    return
+                x.trace = trace = Trace(trace_id, self._new_id(64), parent_id, True)
+                head.remove(b"traceparent")
+                self._write(x, trace)
+                return
+            head.remove(b"traceparent")
+            if b"tracestate" in head.fields:
+                head.remove(b"tracestate")
+        x.trace = trace = self._begin(x)
+        self._write(x, trace)
+
+    def on_end(self, x: HttpExchange) -> None:
+        trace = x.trace
+        if trace is None or not trace.sampled or self._record is None:
+            return
+        now = time.time_ns()
+        duration = x.listener.clock() - x.started
+        attributes: dict[str, str | int] = {
+            "http.request.method": x.method,
+            "url.path": x.head.path.decode("latin-1"),
+            "http.response.status_code": x.status,
+            "sidecar.upstream": x.listener.name,
+            "sidecar.attempts": x.attempts,
+            "sidecar.request_id": x.request_id,
+        }
+        if x.tried or x.endpoint:
+            attributes["server.address"] = (x.endpoint or x.tried[-1]).address
+        if x.error:
+            attributes["error.type"] = x.error
+        self._record(
+            SpanRecord(
+                trace_id=int(trace.trace_id, 16),
+                span_id=int(trace.span_id, 16),
+                parent_id=int(trace.parent_id or "0", 16),
+                name=f"{x.method} {x.listener.name}",
+                kind=self._kind,
+                start_ns=now - int(duration * 1e9),
+                end_ns=now,
+                attributes=attributes,
+                ok=x.status < 500 and not x.error,
+            )
+        )
+
+    def _begin(self, x: HttpExchange) -> Trace:
+        """A trace from B3 fields, where those are asked for and there are any, else a new one."""
+        if self._b3:
+            context = parse_b3(x.head.fields)
+            if context is not None:
+                trace_id, parent_id, sampled = context
+                if sampled is None:
+                    sampled = self._rng.random() < self._sample
+                return Trace(trace_id, self._new_id(64), parent_id, sampled)
+        return Trace(self._new_id(128), self._new_id(64), "", self._rng.random() < self._sample)
+
+    def _write(self, x: HttpExchange, trace: Trace) -> None:
+        head = x.head
+        head.raw = b"%btraceparent: %b\r\n\r\n" % (head.raw[:-2], traceparent(trace))
+        if self._b3:
+            self._write_b3(x, trace)
+
+    def _write_b3(self, x: HttpExchange, trace: Trace) -> None:
+        head = x.head
+        single = b"b3" in head.fields
+        for name in _B3_FIELDS:
+            if name in head.fields:
+                head.remove(name)
+        head.raw = b"%b%b\r\n" % (head.raw[:-2], b3_lines(trace, single))
+
+    def _new_id(self, bits: int) -> str:
+        return f"{self._rng.getrandbits(bits) or 1:0{bits // 4}x}"

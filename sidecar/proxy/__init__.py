@@ -1,0 +1,1 @@
+"""The data plane: it moves bytes, synchronously, and never waits for the control plane."""

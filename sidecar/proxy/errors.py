@@ -1,0 +1,81 @@
+"""Every answer that the sidecar gives itself: the codes, their statuses, and the bytes on the wire.
+
+This is the only place that maps a code to a status, so the error table of the documentation can be checked against it.
+"""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Final
+
+import orjson
+
+#: The contract's error table.
+STATUS: Final[dict[str, int]] = {
+    "bad_request": 400,
+    "headers_too_large": 431,
+    "body_too_large": 413,
+    "rate_limited": 429,
+    "no_endpoints": 503,
+    "circuit_open": 503,
+    "overloaded": 503,
+    "draining": 503,
+    "connect_failed": 502,
+    "upstream_reset": 502,
+    "bad_upstream": 502,
+    "connect_timeout": 504,
+    "timeout": 504,
+}
+
+#: Codes of a peer sidecar that mean: the request never reached the app, so any method may go elsewhere at once.
+NOT_DELIVERED: Final = frozenset({b"draining", b"connect_failed", b"connect_timeout", b"no_endpoints"})
+
+_LINE: Final = {
+    status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n".encode()
+    for status in set(STATUS.values())
+}
+
+
+class Reply:
+    """A filter's verdict "answer this yourself": a code of :data:`STATUS`, a sentence for a person, and for some
+    codes the seconds after which trying again makes sense."""
+
+    __slots__ = ("code", "message", "retry_after")
+
+    def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
+        self.code = code
+        self.message = message
+        self.retry_after = retry_after
+
+    def __repr__(self) -> str:
+        return f"Reply({self.code!r}, {self.message!r})"
+
+
+class ProtocolError(Exception):
+    """A peer's message that is not valid HTTP/1.1, is ambiguous, or is over a limit; ``code`` is the answer's."""
+
+    def __init__(self, message: str, code: str = "bad_request") -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def render(reply: Reply, upstream: str, request_id: str, *, close: bool, head_only: bool = False) -> bytes:
+    """The whole answer. ``Retry-After`` is rounded up to seconds (RFC 9110 §10.2.3), so that nobody is early."""
+    body = orjson.dumps(
+        {"error": reply.code, "message": reply.message, "upstream": upstream, "request_id": request_id}
+    )
+    lines = [
+        _LINE[STATUS[reply.code]],
+        b"content-length: %d\r\nx-sidecar-error: %b\r\n" % (len(body), reply.code.encode()),
+    ]
+    if request_id:
+        lines.append(b"x-request-id: %b\r\n" % request_id.encode("latin-1"))
+    if reply.retry_after is not None:
+        lines.append(b"retry-after: %d\r\n" % max(1, math.ceil(reply.retry_after)))
+    if close:
+        lines.append(b"connection: close\r\n")
+    lines.append(b"\r\n")
+    if not head_only:
+        lines.append(body)
+    return b"".join(lines)

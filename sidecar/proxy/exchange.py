@@ -1,0 +1,273 @@
+"""The exchange: one request and its answer, or one TCP connection, on its way through a listener's chain.
+
+This file holds what HTTP and TCP share: running the hooks, waiting when a filter says so, one try after the other, and
+exactly one end. An exchange is always in one of the phases below; every timer and every peer's event is read against
+it, so a late event (a connect that succeeds after the client has left, say) finds nothing to do.
+
+The hot path allocates one exchange and nothing else: no task, no future, no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from sidecar.filters.api import WAIT, Hook, Retry
+from sidecar.proxy.errors import Reply
+
+if TYPE_CHECKING:
+    from sidecar.filters.api import Chain
+    from sidecar.proxy.listener import Listener
+    from sidecar.proxy.trace import Trace
+    from sidecar.resilience.limiter import Limiter
+    from sidecar.upstreams.endpoint import Endpoint
+
+#: Phases, in the order in which they are passed through; BACKOFF leads back to CONNECTING.
+NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL, ENDED = range(8)
+
+#: Failures of a try, as the policies name them: could not connect; no answer in time; cut off before an answer; a kept
+#: connection that closed just as it was used; an answer that is not HTTP; a peer sidecar that could not deliver.
+CONNECT: Final = "connect"
+TIMEOUT: Final = "timeout"
+RESET: Final = "reset"
+RACE: Final = "race"
+MALFORMED: Final = "malformed"
+UNDELIVERED: Final = "undelivered"
+
+
+class Exchange:
+    """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
+
+    __slots__ = (
+        "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error", "fresh",
+        "hooks", "listener", "peer_error", "permit", "phase", "queue", "queue_deadline", "replayable", "request_id",
+        "slot", "started", "status", "timed_out_connecting", "touched", "trace", "tried", "try_deadline",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener, chain: Chain, client_ip: str, started: float) -> None:
+        self.listener = listener
+        self.chain = chain
+        self.client_ip = client_ip
+        #: Time (of the listener's clock) at which it began.
+        self.started = started
+        #: Time (of the listener's clock) by which an answer must have begun, all tries included; and by which this try must have.
+        self.deadline = 0.0
+        self.try_deadline = 0.0
+        #: Time (of the listener's clock) of the last byte in either direction.
+        self.touched = started
+        self.phase = NEW
+        self.attempts = 0
+        self.endpoint: Endpoint | None = None
+        self.tried: tuple[Endpoint, ...] = ()
+        #: The next try must not use a kept connection.
+        self.fresh = False
+        self.connecting: asyncio.Task[None] | None = None
+        self.timed_out_connecting = False
+        self.request_id = ""
+        self.trace: Trace | None = None
+        #: The bulkhead slot and the breaker permit it holds, to be given back at the end.
+        self.slot: Limiter | None = None
+        self.permit = 0
+        #: The bulkhead's queue it stands in, and until when.
+        self.queue: Limiter | None = None
+        self.queue_deadline = 0.0
+        #: Whether everything that the client sent is still at hand for another try.
+        self.replayable = True
+        #: How it ended: the status the client saw (0: none), and our own code if the answer was ours.
+        self.status = 0
+        self.error = ""
+        #: The error code of a peer sidecar that answered instead of its app.
+        self.peer_error = b""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.hooks: Iterator[Hook] = iter(chain.on_request)
+
+    # -- the way through the chain ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Call the request hooks from where they stopped, then begin the first try."""
+        for hook in self.hooks:
+            verdict = hook(self)
+            if verdict is not None:
+                if verdict is WAIT:
+                    self.phase = PENDING
+                    self.set_timer(self.queue_deadline)
+                else:
+                    self.reply(verdict)
+                return
+        self.begin_try()
+
+    def granted(self) -> None:
+        """The bulkhead hands over a slot. What follows runs from the event loop: the giver is in the middle of its own
+        end, and a queue of exchanges that all fail at once must not become a stack."""
+        queue = self.queue
+        assert queue is not None
+        self.queue = None
+        self.slot = queue
+        self.listener.stats.pending -= 1
+        self.listener.loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        if self.phase == PENDING:
+            self.phase = NEW
+            self.run()
+
+    def begin_try(self) -> None:
+        """Ask the breaker, pick an endpoint, and get a connection to it."""
+        for hook in self.chain.on_try:
+            verdict = hook(self)
+            if verdict is not None:
+                self.reply(verdict)
+                return
+        listener = self.listener
+        endpoint = listener.cluster.pick(self.client_ip, self.tried)
+        if endpoint is None:
+            self.reply(Reply("no_endpoints", f"no healthy instance of {listener.name} is known"))
+            return
+        self.endpoint = endpoint
+        endpoint.active += 1
+        self.attempts += 1
+        self.phase = CONNECTING
+        self.open(endpoint)
+
+    # -- how a try can go wrong --------------------------------------------------------------------------------------
+
+    def try_failed(self, kind: str) -> None:
+        """This try will bring no answer: tell the filters, then try again or answer for the upstream."""
+        endpoint = self.endpoint
+        assert endpoint is not None
+        if kind is not RACE:
+            self.listener.cluster.failed(endpoint, hard=kind in (CONNECT, UNDELIVERED))
+        retry = None
+        for hook in self.chain.on_failure:
+            retry = hook(self, kind) or retry
+        self.leave_endpoint()
+        if retry is not None:
+            self.retry_later(retry)
+        else:
+            self.reply(self.explain(kind, endpoint))
+
+    def retry_later(self, retry: Retry) -> None:
+        """Wait as long as the retry filter says, then begin another try."""
+        self.listener.stats.retries[retry.reason] += 1
+        if retry.delay > 0:
+            self.phase = BACKOFF
+            self.set_timer(self.listener.clock() + retry.delay)
+        else:
+            self.begin_try()
+
+    def leave_endpoint(self) -> None:
+        """The try is over; remember where it went, so that the next one goes elsewhere."""
+        endpoint = self.endpoint
+        if endpoint is not None:
+            endpoint.active -= 1
+            self.endpoint = None
+            self.tried += (endpoint,)
+
+    def connect_failed(self, error: OSError | None) -> None:
+        """The connection could not be made (``None``: not in time)."""
+        self.connecting = None
+        if self.phase == CONNECTING:
+            self.timed_out_connecting = error is None
+            self.try_failed(CONNECT)
+
+    def refuse_connection(self) -> None:
+        """All connections that the bulkhead allows are in use (by tunnels, mostly)."""
+        self.leave_endpoint()
+        self.reply(Reply("overloaded", f"all connections to {self.listener.name} are in use", 1.0))
+
+    def explain(self, kind: str, endpoint: Endpoint) -> Reply:
+        """The answer that stands for a failed try."""
+        where = f"{self.listener.name} at {endpoint.address}"
+        tries = f" ({self.attempts} tries)" if self.attempts > 1 else ""
+        if kind is CONNECT:
+            if self.timed_out_connecting:
+                return Reply("connect_timeout", f"no connection to {where} in time{tries}")
+            return Reply("connect_failed", f"could not connect to {where}{tries}")
+        if kind is TIMEOUT:
+            return Reply("timeout", f"no answer from {where} in time{tries}")
+        if kind is MALFORMED:
+            return Reply("bad_upstream", f"the answer from {where} was not valid HTTP{tries}")
+        return Reply("upstream_reset", f"{where} closed the connection before it answered{tries}")
+
+    def check_timer(self, now: float) -> None:
+        """The client's timer went off: do what the phase has been waiting for, or set the timer again."""
+        phase = self.phase
+        if phase == BACKOFF:
+            self.phase = NEW
+            self.begin_try()
+        elif phase == PENDING:
+            self.reply(Reply("overloaded", f"waited too long for a free slot of {self.listener.name}", 1.0))
+        elif phase in (CONNECTING, SENT):
+            if now < self.try_deadline:
+                self.set_timer(self.try_deadline)
+            else:
+                self.cut()
+                if phase == CONNECTING and now < self.deadline:
+                    self.connect_failed(None)
+                else:
+                    self.try_failed(TIMEOUT)
+        else:
+            self.check_idle(now)
+
+    def check_idle(self, now: float) -> None:
+        """Bytes are flowing, or should be: end it when neither side has said anything for too long."""
+        timeout = self.chain.timeout
+        due = self.touched + timeout.idle if timeout.idle else float("inf")
+        if timeout.total and self.phase != TUNNEL:
+            due = min(due, self.started + timeout.total)
+        if now < due:
+            self.set_timer(due)
+        else:
+            self.error = "timeout"
+            self.abort()
+
+    def count_in(self, size: int) -> None:
+        """Bytes from the client. Counted as they pass, not at the end: a tunnel may live for days."""
+        self.bytes_in += size
+        self.listener.stats.bytes_in += size
+
+    def count_out(self, size: int) -> None:
+        """Bytes to the client."""
+        self.bytes_out += size
+        self.listener.stats.bytes_out += size
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def end(self) -> bool:
+        """Give everything back, once; whether this call was the one that did."""
+        if self.phase == ENDED:
+            return False
+        self.phase = ENDED
+        for hook in self.chain.on_end:
+            hook(self)
+        endpoint = self.endpoint
+        if endpoint is not None:
+            endpoint.active -= 1
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        return True
+
+    # -- what HTTP and TCP do differently --------------------------------------------------------------------------
+
+    def open(self, endpoint: Endpoint) -> None:
+        """Get a connection to the endpoint and send what there is."""
+        raise NotImplementedError
+
+    def reply(self, reply: Reply) -> None:
+        """Answer the client ourselves and end."""
+        raise NotImplementedError
+
+    def cut(self) -> None:
+        """Let go of this try's connection, if it has one."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End it so that both sides notice that it is incomplete."""
+        raise NotImplementedError
+
+    def set_timer(self, deadline: float) -> None:
+        """Have :meth:`check_timer` called at that time."""
+        raise NotImplementedError

@@ -1,0 +1,337 @@
+"""The client's end of an HTTP/1.1 connection: heads in, one exchange at a time, answers out in order."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.proxy.errors import ProtocolError, Reply, render
+from sidecar.proxy.exchange import ANSWERING, TUNNEL
+from sidecar.proxy.http1.exchange import HttpExchange
+from sidecar.proxy.http1.head import hopeless, parse_request
+
+if TYPE_CHECKING:
+    from sidecar.proxy.http1.listener import HttpListener
+
+#: Pipelined bytes that are held while an answer is under way; with more, the client is not read from.
+PIPELINE_LIMIT: Final = 65536
+#: How long, and for how many bytes, a closed connection is still read from, so that a client that is busy sending
+#: sees the answer and not a reset (RFC 9112 §9.6).
+LINGER_SECONDS: Final = 2.0
+LINGER_BYTES: Final = 1 << 20
+#: When a client has finished sending, how soon and how often to find out whether it still reads.
+PROBE_SECONDS: Final = 0.25
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Downstream(asyncio.Protocol):
+    """One accepted connection. ``ip`` is the peer's address; ``forwarded`` the header lines that tell it on."""
+
+    __slots__ = (
+        "_buffer", "_lingering", "_parsing", "_probe", "_reading_paused", "closing", "exchange", "forwarded",
+        "half_closed", "ip", "listener", "paused_writing", "timer", "transport",
+    )  # fmt: skip
+
+    transport: asyncio.Transport
+
+    def __init__(self, listener: HttpListener) -> None:
+        self.listener = listener
+        self.exchange: HttpExchange | None = None
+        self.ip = ""
+        self.forwarded = b""
+        self.closing = False
+        self.half_closed = False
+        self.paused_writing = False
+        self._reading_paused = False
+        self._buffer = b""
+        self._parsing = False
+        self._lingering = 0
+        self._probe: asyncio.TimerHandle | None = None
+        self.timer = listener.wheel.timer(self._on_timer)
+
+    @property
+    def idle(self) -> bool:
+        """No exchange is under way, and no part of a head is here."""
+        return self.exchange is None and not self._buffer
+
+    # -- asyncio's side --------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.ip = peer[0] if peer else ""
+        if not self.listener.admit(self):
+            return
+        self._set_idle_timer()
+
+    def data_received(self, data: bytes) -> None:
+        x = self.exchange
+        if x is None:
+            if self.closing:
+                self._linger(data)
+                return
+            if self._buffer:
+                data = self._buffer + data
+                self._buffer = b""
+            self._parse(data)
+        elif x.phase == TUNNEL:
+            x.tunnel_in(data)
+        elif x.request_done:
+            self._hold(data)
+        else:
+            try:
+                rest = x.request_body(data)
+            except ProtocolError as error:
+                self._bad_body(x, error)
+                return
+            if rest:
+                self._hold(rest)
+
+    def eof_received(self) -> bool:
+        self.half_closed = True
+        x = self.exchange
+        if x is None:
+            return False
+        if x.phase == TUNNEL:
+            x.tunnel_closed(by_client=True)
+            return True
+        if not x.request_done:
+            x.client_gone()
+            return False
+        x.keep_client = x.keep_client and bool(self._buffer)
+        self._probe = self.listener.loop.call_later(PROBE_SECONDS, self._probe_client)
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closing = True
+        self.timer.close()
+        self._stop_probe()
+        self._buffer = b""
+        x = self.exchange
+        if x is not None:
+            x.client_gone()
+        self.listener.left(self)
+
+    def pause_writing(self) -> None:
+        self.paused_writing = True
+        x = self.exchange
+        if x is not None and x.conn is not None:
+            x.conn.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.paused_writing = False
+        x = self.exchange
+        if x is not None and x.conn is not None:
+            x.conn.resume_reading()
+        elif x is None and self._buffer and not self.closing:
+            self._parse(self.take_buffer())
+
+    # -- heads -----------------------------------------------------------------------------------------------------
+
+    def _parse(self, data: bytes) -> None:
+        """Begin exchanges for the heads in ``data``. An exchange that ends at once is followed by the next head in
+        this same loop, so that a pipeline of refused requests costs no stack."""
+        self._parsing = True
+        try:
+            while data:
+                data = self._begin(data)
+                if self.exchange is not None or self.closing or self.paused_writing:
+                    break
+        finally:
+            self._parsing = False
+        if data:
+            if self.exchange is not None:
+                self._hold(data)
+            else:
+                self._buffer = data
+
+    def _begin(self, data: bytes) -> bytes:
+        """Begin the exchange whose head ``data`` starts with; what is left of ``data``. Without a whole head, keep
+        the beginning and wait."""
+        listener = self.listener
+        end = data.find(b"\r\n\r\n") + 4
+        if data[0] == 0x0D and data[:2] == b"\r\n":
+            return data[2:]  # RFC 9112 §2.2: an empty line before the request is ignored
+        if end == 3:
+            self._partial(data)
+            return b""
+        rest = b""
+        raw = data
+        if end != len(data):
+            raw, rest = data[:end], data[end:]
+        try:
+            head = parse_request(raw, listener.limits)
+        except ProtocolError as error:
+            self.refuse(error)
+            return b""
+        x = HttpExchange(self, head, listener.route(head), listener.clock())
+        self.exchange = x
+        if x.body is not None:
+            limit = listener.limits.body
+            try:
+                if limit and head.length > limit:
+                    raise ProtocolError(f"the request body is larger than {limit} bytes", "body_too_large")
+                if rest:
+                    rest = x.request_body(rest)
+            except ProtocolError as error:
+                x.run_refused(error)
+                return b""
+        listener.stats.active += 1
+        x.run()
+        return rest
+
+    def _partial(self, data: bytes) -> None:
+        limits = self.listener.limits
+        if len(data) > limits.head:
+            self.refuse(
+                ProtocolError(f"the request head is larger than {limits.head} bytes", "headers_too_large")
+            )
+        elif hopeless(data):
+            self.refuse(ProtocolError("a control byte, or a bare CR or LF, in the request head"))
+        else:
+            if not self._buffer:
+                timeout = self.listener.timeout.head
+                if timeout:
+                    self.timer.set(self.listener.clock() + timeout)
+            self._buffer = data
+
+    def _hold(self, data: bytes) -> None:
+        """Pipelined bytes: keep them for when the answer is out (RFC 9112 §9.3.2)."""
+        self._buffer += data
+        if len(self._buffer) > PIPELINE_LIMIT:
+            self.pause_reading()
+
+    def take_buffer(self) -> bytes:
+        """The held bytes, which are then somebody else's."""
+        data = self._buffer
+        self._buffer = b""
+        return data
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def refuse(self, error: ProtocolError) -> None:
+        """Answer what could not be parsed, and close: where the next message would begin is anybody's guess."""
+        listener = self.listener
+        listener.refused(error.code)
+        self.transport.write(
+            render(Reply(error.code, str(error)), listener.name, listener.new_request_id(), close=True)
+        )
+        self._close_gently()
+
+    def _bad_body(self, x: HttpExchange, error: ProtocolError) -> None:
+        x.keep_client = False
+        if x.phase == ANSWERING:
+            x.error = error.code
+            x.abort()
+        else:
+            x.reply(Reply(error.code, str(error)))
+
+    def exchange_done(self, keep: bool, unread: bool) -> None:
+        """The exchange is over: on to the next request, or close."""
+        self.exchange = None
+        self._stop_probe()
+        self.listener.stats.active -= 1
+        if self.closing:
+            return
+        if not keep:
+            if unread:
+                self._close_gently()
+            else:
+                self.close()
+            return
+        self.resume_reading()
+        self._set_idle_timer()
+        if self._buffer and not self._parsing and not self.paused_writing:
+            # From the event loop: the upstream's data_received, or a timer, is below us on the stack.
+            self.listener.loop.call_soon(self._next)
+        elif self.listener.draining and not self._buffer:
+            self.close()
+
+    def _next(self) -> None:
+        if self.exchange is None and not self.closing and self._buffer:
+            self._parse(self.take_buffer())
+
+    def close(self) -> None:
+        """Close once everything written is out."""
+        self.closing = True
+        self.timer.cancel()
+        self.transport.close()
+
+    def abort(self) -> None:
+        """Reset the connection: the client must not take what it has got for the whole."""
+        if self.exchange is not None:
+            self.exchange = None
+            self.listener.stats.active -= 1
+        self._stop_probe()
+        if not self.closing:
+            self.closing = True
+            self.timer.cancel()
+            self.transport.abort()
+
+    def _close_gently(self) -> None:
+        """Stop sending, and read on for a moment what the client is still sending."""
+        self.closing = True
+        self._buffer = b""
+        if self.half_closed:
+            self.transport.close()
+            return
+        self.transport.write_eof()
+        self.resume_reading()
+        self.timer.set(self.listener.clock() + LINGER_SECONDS)
+
+    def _linger(self, data: bytes) -> None:
+        self._lingering += len(data)
+        if self._lingering > LINGER_BYTES:
+            self.transport.abort()
+
+    # -- flow and time ---------------------------------------------------------------------------------------------
+
+    def pause_reading(self) -> None:
+        if not self._reading_paused and not self.closing:
+            self._reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def _set_idle_timer(self) -> None:
+        idle = self.listener.timeout.idle
+        if idle:
+            self.timer.set(self.listener.clock() + idle)
+        else:
+            self.timer.cancel()
+
+    def _on_timer(self) -> None:
+        x = self.exchange
+        if x is not None:
+            x.check_timer(self.listener.clock())
+        elif self.closing:
+            self.transport.abort()
+        elif self._buffer:
+            self.refuse(ProtocolError("the request head was not complete in time"))
+        else:
+            self.close()
+
+    def _probe_client(self) -> None:
+        """Has the client only finished sending (a half-close, legal), or is it gone altogether? Both look the same
+        until something is sent to it: a 100 (Continue), which every HTTP/1.1 client ignores when it did not ask for
+        one (RFC 9110 §15.2.1). If the client is gone, its host answers with a reset."""
+        self._probe = None
+        x = self.exchange
+        if x is None or x.phase >= ANSWERING or x.head.version == 0:
+            return
+        sock = self.transport.get_extra_info("socket")
+        if sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            x.client_gone()
+            return
+        self.transport.write(_CONTINUE)
+        self._probe = self.listener.loop.call_later(PROBE_SECONDS, self._probe_client)
+
+    def _stop_probe(self) -> None:
+        if self._probe is not None:
+            self._probe.cancel()
+            self._probe = None

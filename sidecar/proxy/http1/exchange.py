@@ -1,0 +1,373 @@
+"""One HTTP request and its answer: bodies, retries, upgrades, and how each of them ends."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config.model import IDEMPOTENT
+from sidecar.proxy.errors import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
+from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, RACE, RESET, SENT, TUNNEL, Exchange
+from sidecar.proxy.http1.body import Body
+from sidecar.proxy.http1.head import CHUNKED, UNTIL_CLOSE, without
+
+if TYPE_CHECKING:
+    from sidecar.filters.api import Chain, Retry
+    from sidecar.proxy.http1.downstream import Downstream
+    from sidecar.proxy.http1.head import RequestHead, ResponseHead
+    from sidecar.proxy.http1.upstream import Upstream
+    from sidecar.upstreams.endpoint import Endpoint
+
+#: A request body up to this size is kept, so that the request can be sent again.
+REPLAY_LIMIT: Final = 65536
+#: The status that is counted when the client left before it got an answer (as nginx counts it).
+CLIENT_LEFT: Final = 499
+
+
+class HttpExchange(Exchange):
+    """A request that was parsed. ``client`` is the connection it came from; ``conn`` the one its try uses."""
+
+    __slots__ = (
+        "answer", "body", "client", "conn", "half_closed", "head", "keep_client", "kept", "kept_size", "method", "raced",
+        "reply_body", "request_done",
+    )  # fmt: skip
+
+    def __init__(self, client: Downstream, head: RequestHead, chain: Chain, now: float) -> None:
+        Exchange.__init__(self, client.listener, chain, client.ip, now)
+        self.client = client
+        self.head = head
+        self.method = head.method
+        self.conn: Upstream | None = None
+        self.answer: ResponseHead | None = None
+        #: What is still to come of the request's body (None: nothing), and of the answer's.
+        self.body: Body | None = Body(head.length) if head.length else None
+        self.reply_body: Body | None = None
+        self.request_done = head.length == 0
+        #: Body bytes received so far, for the first or another try; empty and not replayable once it was too much.
+        self.kept: list[bytes] = []
+        self.kept_size = 0
+        self.raced = False
+        #: In a tunnel: one side has finished sending.
+        self.half_closed = False
+        #: Whether the client's connection can be used for another request.
+        self.keep_client = head.keep_alive
+
+    # -- from the client -------------------------------------------------------------------------------------------
+
+    def request_body(self, data: bytes) -> bytes:
+        """Take what belongs to the request's body and return the rest. Raises :class:`ProtocolError`."""
+        body = self.body
+        assert body is not None
+        used = body.feed(data)
+        rest = b""
+        if used < len(data):
+            data, rest = data[:used], data[used:]
+        limit = self.listener.limits.body
+        if limit and body.received > limit:
+            raise ProtocolError(f"the request body is larger than {limit} bytes", "body_too_large")
+        self.count_in(len(data))
+        if body.done:
+            self.body = None
+            self.request_done = True
+        if data:
+            self._pass_on(data)
+        self.touched = now = self.listener.clock()
+        if self.phase == SENT:
+            # The time for the answer runs from the request's last byte; until then, from the latest one.
+            self.deadline = now + self.chain.timeout.request
+            self.try_deadline = max(self.try_deadline, min(self.deadline, now + self.chain.patience))
+        return rest
+
+    def _pass_on(self, data: bytes) -> None:
+        conn = self.conn
+        if self.replayable:
+            if self.kept_size + len(data) <= REPLAY_LIMIT or conn is None:
+                self.kept.append(data)
+                self.kept_size += len(data)
+                if self.kept_size > REPLAY_LIMIT:
+                    self.client.pause_reading()  # nowhere to send it yet
+            else:
+                self.replayable = False
+                self.kept.clear()
+        if conn is not None:
+            conn.transport.write(data)
+
+    def client_gone(self) -> None:
+        """The client closed or reset its connection: nobody waits for this any more."""
+        if self.status == 0:
+            self.status = CLIENT_LEFT
+        self.abort()
+
+    # -- tries -----------------------------------------------------------------------------------------------------
+
+    def open(self, endpoint: Endpoint) -> None:
+        pool = self.listener.pool
+        conn = None
+        if not self.fresh:
+            conn = pool.take(endpoint, self.method in IDEMPOTENT)
+        if conn is not None:
+            self.connected(conn)
+        else:
+            timeout = self.chain.timeout.connect
+            self.try_deadline = min(self.deadline, self.listener.clock() + timeout)
+            self.set_timer(self.try_deadline)
+            pool.connect(endpoint, self)
+
+    def connected(self, conn: Upstream) -> None:
+        """Send the head and what has arrived of the body. ``timeout.request`` and the breaker's share of it run."""
+        self.connecting = None
+        self.phase = SENT
+        self.conn = conn
+        conn.exchange = self
+        kept = self.kept
+        if kept:
+            conn.transport.write(self.head.raw + b"".join(kept))
+            if self.kept_size > REPLAY_LIMIT:
+                self.replayable = False
+                kept.clear()
+            self.client.resume_reading()
+        else:
+            conn.transport.write(self.head.raw)
+        self.try_deadline = deadline = min(self.deadline, self.listener.clock() + self.chain.patience)
+        self.client.timer.set(deadline)
+
+    def lost(self, conn: Upstream) -> None:
+        """The upstream's connection closed or broke."""
+        if self.phase == SENT:
+            self.conn = None
+            if conn.reused and not conn.buffer and self._again_after_race():
+                return
+            self.try_failed(RESET)
+        elif self.phase == ANSWERING:
+            reply_body = self.reply_body
+            if reply_body is not None and reply_body.closed():
+                self.conn = None
+                self.finish()
+            else:
+                self.error = "upstream_reset"
+                if self.endpoint is not None:
+                    self.listener.cluster.failed(self.endpoint, hard=False)
+                self.abort()
+        elif self.phase == TUNNEL:
+            self.conn = None
+            self.finish()
+
+    def _again_after_race(self) -> bool:
+        """A kept connection closed just as it was used (RFC 9112 §9.3.1): the upstream has not read the request, as
+        far as one can know, so an idempotent one goes again, once, on a fresh connection. That is no failure."""
+        if self.raced or not self.replayable or self.method not in IDEMPOTENT:
+            return False
+        self.raced = True
+        self.fresh = True
+        for hook in self.chain.on_failure:
+            hook(self, RACE)
+        self.leave_endpoint()
+        self.attempts -= 1
+        self.listener.stats.retries["race"] += 1
+        self.begin_try()
+        return True
+
+    def cut(self) -> None:
+        conn = self.conn
+        if conn is not None:
+            self.conn = None
+            conn.close()
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+
+    # -- the answer ------------------------------------------------------------------------------------------------
+
+    def malformed(self, error: ProtocolError) -> None:
+        """What came from the upstream is not HTTP, or is ambiguous."""
+        self.cut()
+        if self.phase == SENT:
+            self.try_failed(MALFORMED)
+        else:
+            self.error = "bad_upstream"
+            self.abort()
+
+    def interim(self, head: ResponseHead) -> None:
+        """A 1xx answer: forwarded as it comes, but never to an HTTP/1.0 client (RFC 9110 §15.2)."""
+        if self.head.version == 1:
+            self.client.transport.write(head.raw)
+
+    def answered(self, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
+        """The final head, with what came behind it."""
+        status = head.status
+        cluster = self.listener.cluster
+        endpoint = self.endpoint
+        assert endpoint is not None
+        if status < 500:
+            cluster.succeeded(endpoint)
+        else:
+            self.peer_error = head.fields.get(b"x-sidecar-error", b"").strip()
+            if self.peer_error in NOT_DELIVERED:
+                cluster.failed(endpoint, hard=True)
+            else:
+                cluster.failed(endpoint, hard=False)
+        retry: Retry | None = None
+        for hook in self.chain.on_answer:
+            verdict = hook(self, head)
+            if verdict is not None:
+                retry = verdict
+        if retry is not None:
+            self._give_up_answer(conn, head, rest)
+            self.leave_endpoint()
+            self.retry_later(retry)
+            return
+        self.status = status
+        self.answer = head
+        client = self.client
+        raw = head.raw
+        if status == 101:
+            self._upgraded(conn, raw, rest)
+            return
+        length = head.length
+        keep = self.keep_client and length != UNTIL_CLOSE and not client.closing
+        if not self.request_done or (length == CHUNKED and self.head.version == 0):
+            keep = False
+        self.keep_client = keep
+        if not keep:
+            raw = raw[:-2] + b"connection: close\r\n\r\n"
+        elif self.head.version == 0:
+            raw = raw[:-2] + b"connection: keep-alive\r\n\r\n"
+        if length == len(rest):  # all of it is here: the common case
+            client.transport.write(raw + rest if rest else raw)
+            self.count_out(length)
+            self._let_go(conn, head)
+            self.finish()
+            return
+        self.phase = ANSWERING
+        decode = length == CHUNKED and self.head.version == 0
+        if decode:
+            raw = without(raw, b"transfer-encoding")
+        self.reply_body = Body(length, decode)
+        client.transport.write(raw)
+        self.touched = self.listener.clock()
+        self.check_idle(self.touched)
+        if client.paused_writing:
+            conn.pause_reading()
+        if rest:
+            self.answer_body(conn, rest)
+
+    def answer_body(self, conn: Upstream, data: bytes) -> None:
+        """More of the answer's body."""
+        body = self.reply_body
+        assert body is not None and self.answer is not None
+        try:
+            used = body.feed(data)
+        except ProtocolError as error:
+            self.malformed(error)
+            return
+        surplus = used < len(data)
+        if surplus:
+            data = data[:used]
+        if self.head.version == 0 and self.answer.length == CHUNKED:
+            data = body.decoded()
+        self.count_out(len(data))
+        self.client.transport.write(data)
+        self.touched = self.listener.clock()
+        if body.done:
+            if surplus:
+                conn.close()  # bytes that nobody asked for: this connection can't be trusted again
+                self.conn = None
+            else:
+                self._let_go(conn, self.answer)
+            self.finish()
+
+    def _let_go(self, conn: Upstream, head: ResponseHead) -> None:
+        """The answer is complete: keep the connection if both directions are at a message border."""
+        self.conn = None
+        if head.keep_alive and self.request_done and head.length != UNTIL_CLOSE:
+            self.listener.pool.put(conn, head)
+        else:
+            conn.close()
+
+    def _give_up_answer(self, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
+        """This answer will not be used; its connection can be only if all of it is here."""
+        if head.length == len(rest):
+            self._let_go(conn, head)
+        else:
+            self.conn = None
+            conn.close()
+
+    def _upgraded(self, conn: Upstream, raw: bytes, rest: bytes) -> None:
+        """Both sides have left HTTP (RFC 9110 §7.8): bytes pass as they are. The request's slot is given back, the
+        connection stays counted by the pool."""
+        self.phase = TUNNEL
+        self.keep_client = False
+        client = self.client
+        client.transport.write(raw + rest)
+        self.count_out(len(rest))
+        self.listener.stats.tunnels += 1
+        slot = self.slot
+        if slot is not None:
+            self.slot = None
+            slot.release()
+        early = client.take_buffer()
+        if early:
+            self.tunnel_in(early)
+        client.resume_reading()
+        self.touched = self.listener.clock()
+        self.check_idle(self.touched)
+
+    def tunnel_in(self, data: bytes) -> None:
+        """Client → upstream."""
+        if self.conn is not None:
+            self.conn.transport.write(data)
+            self.count_in(len(data))
+            self.touched = self.listener.clock()
+
+    def tunnel_out(self, data: bytes) -> None:
+        """Upstream → client."""
+        self.client.transport.write(data)
+        self.count_out(len(data))
+        self.touched = self.listener.clock()
+
+    def tunnel_closed(self, by_client: bool) -> None:
+        """One side has finished sending: tell the other; when both have, it is over."""
+        if self.half_closed:
+            self.finish()
+            return
+        self.half_closed = True
+        transport = self.conn.transport if by_client and self.conn is not None else self.client.transport
+        transport.write_eof()
+
+    # -- ends ------------------------------------------------------------------------------------------------------
+
+    def reply(self, reply: Reply) -> None:
+        if self.phase == ENDED:
+            return
+        self.cut()
+        client = self.client
+        self.error = reply.code
+        keep = self.keep_client and self.request_done and not client.closing and reply.code != "draining"
+        self.keep_client = keep
+        self.status = STATUS[reply.code]
+        client.transport.write(
+            render(reply, self.listener.name, self.request_id, close=not keep, head_only=self.method == "HEAD")
+        )
+        self.finish()
+
+    def finish(self) -> None:
+        """It is over, and the client's side is at a message border or is to be closed."""
+        tunnel = self.phase == TUNNEL
+        unread = not self.request_done
+        if not self.end():
+            return
+        if tunnel:
+            self.listener.stats.tunnels -= 1
+        self.cut()
+        self.client.exchange_done(self.keep_client, unread)
+
+    def abort(self) -> None:
+        tunnel = self.phase == TUNNEL
+        if not self.end():
+            return
+        if tunnel:
+            self.listener.stats.tunnels -= 1
+        self.cut()
+        self.client.abort()
+
+    def set_timer(self, deadline: float) -> None:
+        self.client.timer.set(deadline)

@@ -1,0 +1,61 @@
+"""An HTTP/1.1 port: routes, the connection pool, and the accepted connections."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from sidecar.proxy.errors import STATUS, Reply, render
+from sidecar.proxy.http1.downstream import Downstream
+from sidecar.proxy.http1.pool import Pool
+from sidecar.proxy.listener import Listener
+
+if TYPE_CHECKING:
+    from sidecar.filters.api import Chain
+    from sidecar.proxy.http1.head import RequestHead
+    from sidecar.proxy.routes import Routes
+    from sidecar.upstreams.endpoint import Endpoint
+
+
+class HttpListener(Listener):
+    """The routes and the pool's bounds are set by the assembly."""
+
+    routes: Routes
+
+    def __init__(self, **common: Any) -> None:
+        super().__init__(**common)
+        self.pool = Pool(self.loop, self.wheel, self.clock, self.stats)
+
+    def protocol(self) -> asyncio.Protocol:
+        return Downstream(self)
+
+    def route(self, head: RequestHead) -> Chain:
+        """The chain for that request."""
+        routes = self.routes
+        if routes:
+            chain = routes.match(head)
+            if chain is not None:
+                return chain
+        return self.chain
+
+    def admit(self, connection: Downstream) -> bool:
+        """Take in a connection, or tell it that there is no room."""
+        if self.enter(connection):
+            return True
+        self.refused("overloaded")
+        reply = Reply("overloaded", f"{self.limits.connections} clients are connected, more are not taken", 1.0)
+        connection.transport.write(render(reply, self.name, self.new_request_id(), close=True))
+        connection.close()
+        return False
+
+    def refused(self, code: str) -> None:
+        """Count a request that never became an exchange."""
+        self.stats.rejected[code] += 1
+        self.stats.requests["other", STATUS[code]] += 1
+
+    def endpoint_removed(self, endpoint: Endpoint) -> None:
+        self.pool.forget(endpoint)
+
+    async def stop(self) -> None:
+        await super().stop()
+        self.pool.close()

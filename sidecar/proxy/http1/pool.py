@@ -1,0 +1,161 @@
+"""Kept connections to an upstream's endpoints.
+
+They are reused last in, first out, so that those which are not needed grow old and are closed before the upstream
+would close them: after ``timeout.keepalive``, or the time that the upstream's ``Keep-Alive`` field names, less a second.
+State is never changed across an ``await``: a connect that finishes is handed to its exchange or kept in one step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from sidecar.proxy.http1.upstream import Upstream
+
+if TYPE_CHECKING:
+    from sidecar.config.model import Limits
+    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.proxy.http1.head import ResponseHead
+    from sidecar.resilience.wheel import TimerWheel
+    from sidecar.telemetry.stats import ListenerStats
+    from sidecar.upstreams.endpoint import Endpoint
+
+#: A request that cannot be sent again only goes on a connection that was used this recently, or on a fresh one.
+FRESH_SECONDS: Final = 1.0
+_TIMEOUT: Final = re.compile(rb"timeout=([0-9]{1,6})")
+
+
+class Pool:
+    """All connections of one listener to its upstream. ``max_connections`` bounds those in use and kept together
+    (0: no bound), ``keepalive`` is for how many seconds an unused one is kept, ``limits`` are those of answers' heads."""
+
+    max_connections: int
+    keepalive: float
+    limits: Limits
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        wheel: TimerWheel,
+        clock: Callable[[], float],
+        stats: ListenerStats,
+    ) -> None:
+        self.loop = loop
+        self.wheel = wheel
+        self.clock = clock
+        self.stats = stats
+        self.total = 0
+        self._idle: dict[Endpoint, list[Upstream]] = {}
+        self._connecting: set[asyncio.Task[None]] = set()
+
+    def take(self, endpoint: Endpoint, idempotent: bool) -> Upstream | None:
+        """A kept connection to that endpoint, or ``None``."""
+        idle = self._idle.get(endpoint)
+        while idle:
+            conn = idle.pop()
+            self.stats.upstream_idle -= 1
+            if conn.transport.is_closing():
+                self.stats.upstream_active += 1  # until lost() counts it out
+                continue
+            if not idempotent and self.clock() - conn.idle_since > FRESH_SECONDS:
+                idle.append(conn)
+                self.stats.upstream_idle += 1
+                return None
+            self.stats.upstream_active += 1
+            return conn
+        return None
+
+    def put(self, conn: Upstream, head: ResponseHead) -> None:
+        """The exchange is done with it, and both directions are at a message border."""
+        conn.exchange = None
+        if conn.transport.is_closing():
+            return
+        keepalive = self.keepalive
+        told = head.fields.get(b"keep-alive")
+        if told is not None:
+            found = _TIMEOUT.search(told)
+            if found:
+                keepalive = min(keepalive, int(found[1]) - 1.0)
+        if keepalive <= 0:
+            conn.close()
+            return
+        conn.resume_reading()
+        conn.reused = True
+        conn.idle_since = now = self.clock()
+        conn.timer.set(now + keepalive)
+        stats = self.stats
+        stats.upstream_active -= 1
+        stats.upstream_idle += 1
+        idle = self._idle.get(conn.endpoint)
+        if idle is None:
+            self._idle[conn.endpoint] = [conn]
+        else:
+            idle.append(conn)
+
+    def connect(self, endpoint: Endpoint, exchange: HttpExchange) -> None:
+        """Open a connection for an exchange, which is told by ``connected`` or ``connect_failed``."""
+        if self.max_connections and self.total >= self.max_connections and not self._evict():
+            exchange.refuse_connection()
+            return
+        self.total += 1
+        task = self.loop.create_task(self._connect(endpoint, exchange))
+        exchange.connecting = task
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, endpoint: Endpoint, exchange: HttpExchange) -> None:
+        made: list[Upstream] = []
+
+        def factory() -> Upstream:
+            made.append(Upstream(self, endpoint))
+            return made[-1]
+
+        try:
+            await self.loop.create_connection(factory, endpoint.host, endpoint.port)
+        except BaseException as error:
+            if made and made[-1].made:
+                made[-1].close()  # cancelled in the moment of success; lost() counts it out
+            else:
+                self.total -= 1
+            if not isinstance(error, OSError):
+                raise
+            exchange.connect_failed(error)
+        else:
+            exchange.connected(made[-1])
+
+    def lost(self, conn: Upstream) -> None:
+        """A connection is closed, wherever it was."""
+        self.total -= 1
+        idle = self._idle.get(conn.endpoint)
+        if idle and conn in idle:
+            idle.remove(conn)
+            self.stats.upstream_idle -= 1
+            if not idle:
+                del self._idle[conn.endpoint]
+        else:
+            self.stats.upstream_active -= 1
+
+    def forget(self, endpoint: Endpoint) -> None:
+        """An endpoint is no longer in the set: close what is kept to it; what is in use may finish."""
+        for conn in self._idle.get(endpoint, ()):
+            conn.close()
+
+    def close(self) -> None:
+        """Close every kept connection and stop connecting."""
+        for endpoint in list(self._idle):
+            self.forget(endpoint)
+        for task in self._connecting:
+            task.cancel()
+
+    def _evict(self) -> bool:
+        """Close the connection that has been unused for the longest; whether there was one."""
+        oldest: Upstream | None = None
+        for idle in self._idle.values():
+            if idle and not idle[0].transport.is_closing() and (oldest is None or idle[0].idle_since < oldest.idle_since):
+                oldest = idle[0]
+        if oldest is None:
+            return False
+        oldest.close()
+        return True

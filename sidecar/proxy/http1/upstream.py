@@ -1,0 +1,124 @@
+"""The upstream's end of an HTTP/1.1 connection: requests out, answers in; kept between them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from sidecar.proxy.errors import ProtocolError
+from sidecar.proxy.exchange import ANSWERING, SENT, TUNNEL
+from sidecar.proxy.http1.head import parse_response
+
+if TYPE_CHECKING:
+    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.proxy.http1.pool import Pool
+    from sidecar.upstreams.endpoint import Endpoint
+
+
+class Upstream(asyncio.Protocol):
+    """One connection to an endpoint. ``exchange`` is the one that uses it now; without one it lies in the pool."""
+
+    __slots__ = ("_paused", "buffer", "endpoint", "exchange", "idle_since", "made", "pool", "reused", "timer", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: Pool, endpoint: Endpoint) -> None:
+        self.pool = pool
+        self.endpoint = endpoint
+        self.exchange: HttpExchange | None = None
+        #: The beginning of a head that is not complete yet.
+        self.buffer = b""
+        #: It has carried an exchange before.
+        self.reused = False
+        self.idle_since = 0.0
+        self._paused = False
+        #: The connection stands.
+        self.made = False
+        self.timer = pool.wheel.timer(self._expired)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self.made = True
+        self.pool.stats.upstream_active += 1
+
+    def data_received(self, data: bytes) -> None:
+        x = self.exchange
+        if x is None:
+            self.close()  # nobody asked: whatever this is, it must not become somebody's answer
+            return
+        phase = x.phase
+        if phase == SENT:
+            if self.buffer:
+                data = self.buffer + data
+                self.buffer = b""
+            while data:
+                end = data.find(b"\r\n\r\n") + 4
+                if end == 3:
+                    if len(data) > self.pool.limits.head:
+                        x.malformed(ProtocolError("the answer's head is too large", "bad_upstream"))
+                    else:
+                        self.buffer = data
+                    return
+                rest = b""
+                raw = data
+                if end != len(data):
+                    raw, rest = data[:end], data[end:]
+                try:
+                    head = parse_response(raw, self.pool.limits, x.method)
+                    if head.status == 101 and not x.head.upgrade:
+                        raise ProtocolError("a protocol switch that nobody asked for", "bad_upstream")
+                except ProtocolError as error:
+                    x.malformed(error)
+                    return
+                if head.status >= 200 or head.status == 101:
+                    x.answered(self, head, rest)
+                    return
+                x.interim(head)
+                data = rest
+        elif phase == ANSWERING:
+            x.answer_body(self, data)
+        elif phase == TUNNEL:
+            x.tunnel_out(data)
+
+    def eof_received(self) -> bool:
+        x = self.exchange
+        if x is not None and x.phase == TUNNEL:
+            x.tunnel_closed(by_client=False)
+            return True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timer.close()
+        self.pool.lost(self)
+        x = self.exchange
+        if x is not None:
+            self.exchange = None
+            x.lost(self)
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.client.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.client.resume_reading()
+
+    def pause_reading(self) -> None:
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def close(self) -> None:
+        """Leave the exchange and close; what was written but not sent is dropped, nobody waits for it."""
+        self.exchange = None
+        self.transport.abort()
+
+    def _expired(self) -> None:
+        if self.exchange is None:
+            self.close()

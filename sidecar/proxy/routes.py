@@ -1,0 +1,60 @@
+"""Finds the route of a request: compiled once, matched in about a microsecond."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from sidecar.config.model import Match
+
+if TYPE_CHECKING:
+    from sidecar.filters.api import Chain
+    from sidecar.proxy.http1.head import RequestHead
+
+Predicate = Callable[[bytes], object]
+
+
+def glob(pattern: str) -> Predicate:
+    """A function that says whether bytes match a glob (``*`` any run, ``?`` one, nothing else is special). The two
+    common shapes, a literal and a literal with a star at its end, need no regular expression."""
+    raw = pattern.encode()
+    if b"*" not in raw and b"?" not in raw:
+        return raw.__eq__
+    if raw.endswith(b"*") and b"*" not in raw[:-1] and b"?" not in raw:
+        prefix = raw[:-1]
+        return lambda value: value.startswith(prefix)
+    expression = re.escape(raw).replace(rb"\*", rb".*").replace(rb"\?", rb".")
+    return re.compile(expression, re.DOTALL).fullmatch
+
+
+class Routes:
+    """Routes in their order; the first match wins."""
+
+    def __init__(self, routes: Sequence[tuple[Match, Chain]]) -> None:
+        self._routes = tuple(
+            (
+                None if match.path == "*" else glob(match.path),
+                frozenset(match.methods),
+                tuple((name.encode(), glob(value)) for name, value in match.headers.items()),
+                chain,
+            )
+            for match, chain in routes
+        )
+
+    def __len__(self) -> int:
+        return len(self._routes)
+
+    def match(self, head: RequestHead) -> Chain | None:
+        """The chain of the first route that matches."""
+        path = head.path
+        method = head.method
+        for on_path, methods, headers, chain in self._routes:
+            if (on_path is None or on_path(path)) and (not methods or method in methods):
+                for name, on_value in headers:
+                    value = head.get(name)
+                    if value is None or not on_value(value):
+                        break
+                else:
+                    return chain
+        return None

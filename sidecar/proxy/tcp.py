@@ -1,0 +1,254 @@
+"""TCP ports: one accepted connection, one to an endpoint, and bytes in between."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, cast
+
+from sidecar.proxy.errors import STATUS, Reply
+from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL, Exchange
+from sidecar.proxy.listener import Listener
+
+if TYPE_CHECKING:
+    from sidecar.upstreams.endpoint import Endpoint
+
+
+class TcpListener(Listener):
+    """A port that is relayed byte for byte."""
+
+    def protocol(self) -> asyncio.Protocol:
+        return Client(self)
+
+    def endpoint_removed(self, endpoint: Endpoint) -> None:
+        """Connections to it stay: they may well still work, and only they know what their bytes mean."""
+
+
+class _Side(asyncio.Protocol):
+    """What both ends of a relayed connection do alike. ``other`` is the far end's transport."""
+
+    __slots__ = ("_paused", "exchange", "paused_writing", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self, exchange: TcpExchange) -> None:
+        self.exchange = exchange
+        self.paused_writing = False
+        self._paused = False
+
+    def other(self) -> _Side | None:
+        raise NotImplementedError
+
+    def pause_writing(self) -> None:
+        self.paused_writing = True
+        other = self.other()
+        if other is not None:
+            other.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.paused_writing = False
+        other = self.other()
+        if other is not None:
+            other.resume_reading()
+
+    def pause_reading(self) -> None:
+        if not self._paused and not self.transport.is_closing():
+            self._paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._paused:
+            self._paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()
+
+    def eof_received(self) -> bool:
+        return self.exchange.finished_sending(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.exchange.side_lost(self, exc)
+
+
+class Client(_Side):
+    """The accepted end. Nothing is read from it before the other end stands."""
+
+    __slots__ = ("listener",)
+
+    def __init__(self, listener: TcpListener) -> None:
+        self.listener = listener
+
+    @property
+    def idle(self) -> bool:
+        """A TCP connection is its own exchange: it is never idle."""
+        return False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        _Side.__init__(self, TcpExchange(self.listener, self, peer[0] if peer else ""))
+        self.pause_reading()
+        self.exchange.start()
+
+    def data_received(self, data: bytes) -> None:
+        self.exchange.relay_in(data)
+
+    def other(self) -> _Side | None:
+        return self.exchange.far
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def abort(self) -> None:
+        self.exchange.abort()
+
+
+class Far(_Side):
+    """The end that leads to an endpoint."""
+
+    __slots__ = ()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        self.exchange.relay_out(data)
+
+    def other(self) -> _Side | None:
+        return self.exchange.client
+
+
+class TcpExchange(Exchange):
+    """One relayed connection. There is nobody to send an error text to, so whatever goes wrong ends in a reset, which
+    is what the client would see without us."""
+
+    __slots__ = ("client", "far", "half_closed", "timer")
+
+    def __init__(self, listener: TcpListener, client: Client, client_ip: str) -> None:
+        now = listener.clock()
+        Exchange.__init__(self, listener, listener.chain, client_ip, now)
+        self.client = client
+        self.far: Far | None = None
+        self.half_closed: _Side | None = None
+        self.timer = listener.wheel.timer(self._on_timer)
+
+    def start(self) -> None:
+        """Admit it, or not."""
+        listener = self.listener
+        listener.stats.active += 1
+        if listener.enter(self.client):
+            self.run()
+        else:
+            self.reply(Reply("overloaded", "too many clients are connected"))
+
+    def open(self, endpoint: Endpoint) -> None:
+        self.try_deadline = self.listener.clock() + self.chain.timeout.connect
+        self.set_timer(self.try_deadline)
+        self.connecting = self.listener.loop.create_task(self._connect(endpoint))
+
+    async def _connect(self, endpoint: Endpoint) -> None:
+        far = Far(self)
+        try:
+            await self.listener.loop.create_connection(lambda: far, endpoint.host, endpoint.port)
+        except OSError as error:
+            self.connect_failed(error)
+            return
+        except asyncio.CancelledError:
+            if hasattr(far, "transport"):
+                far.transport.abort()
+            raise
+        self.connecting = None
+        self.far = far
+        self.phase = TUNNEL
+        self.status = 200
+        stats = self.listener.stats
+        stats.upstream_active += 1
+        stats.tunnels += 1
+        self.listener.cluster.succeeded(endpoint)
+        for hook in self.chain.on_connected:
+            hook(self)
+        self.touched = self.listener.clock()
+        self.check_idle(self.touched)
+        self.client.resume_reading()
+
+    def relay_in(self, data: bytes) -> None:
+        """Client → endpoint."""
+        far = self.far
+        if far is not None:
+            self.touched = self.listener.clock()
+            self.count_in(len(data))
+            far.transport.write(data)
+
+    def relay_out(self, data: bytes) -> None:
+        """Endpoint → client."""
+        self.touched = self.listener.clock()
+        self.count_out(len(data))
+        self.client.transport.write(data)
+
+    def finished_sending(self, side: _Side) -> bool:
+        """A half-close is passed on; after both it is over. Whether ``side`` stays open for writing."""
+        if self.phase != TUNNEL:
+            self.abort()
+            return False
+        if self.half_closed is not None:
+            self._finish()
+            return False
+        self.half_closed = side
+        other = side.other()
+        if other is not None:
+            other.transport.write_eof()
+        return True
+
+    def side_lost(self, side: _Side, error: Exception | None) -> None:
+        """One end is gone: the other follows, with a reset if this one was reset."""
+        if side is self.client:
+            self.listener.left(self.client)
+        if self.phase == ENDED:
+            return
+        if error is not None or self.phase != TUNNEL:
+            self.abort()
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Close both ends once what was written is out."""
+        if self.end():
+            self.client.transport.close()
+            if self.far is not None:
+                self.far.transport.close()
+
+    def reply(self, reply: Reply) -> None:
+        self.error = reply.code
+        self.status = STATUS[reply.code]
+        self.abort()
+
+    def abort(self) -> None:
+        if self.end():
+            self.client.transport.abort()
+            if self.far is not None:
+                self.far.transport.abort()
+
+    def end(self) -> bool:
+        tunnel = self.phase == TUNNEL
+        if not Exchange.end(self):
+            return False
+        self.timer.close()
+        stats = self.listener.stats
+        stats.active -= 1
+        if tunnel:
+            stats.tunnels -= 1
+            stats.upstream_active -= 1
+        return True
+
+    def cut(self) -> None:
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+
+    def set_timer(self, deadline: float) -> None:
+        self.timer.set(deadline)
+
+    def _on_timer(self) -> None:
+        if self.phase == CONNECTING and self.listener.clock() >= self.try_deadline:
+            self.cut()
+            self.connect_failed(None)
+        else:
+            self.check_timer(self.listener.clock())

@@ -1,0 +1,70 @@
+"""What every registry offers to the rest of the program, whatever stands behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from sidecar.config.model import Discover
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instance:
+    """One instance of a service as a registry knows it.
+
+    ``state`` is ``healthy`` or ``warning`` (unhealthy ones are not handed out); ``weight`` is the one that goes
+    with that state.
+    """
+
+    host: str
+    port: int
+    id: str = ""
+    weight: int = 1
+    state: str = "healthy"
+    tags: tuple[str, ...] = ()
+    meta: dict[str, str] = field(default_factory=dict)
+
+
+#: Called with the whole new set whenever it differs from the last one (also with an empty one).
+OnChange = Callable[[tuple[Instance, ...]], None]
+
+
+class Registry(Protocol):
+    """Registers this workload and watches others. All methods are called from the event loop's thread."""
+
+    @property
+    def up(self) -> bool:
+        """Whether the last exchange with the registry went well."""
+        ...
+
+    @property
+    def age(self) -> float:
+        """Seconds since the registry last answered; 0 while it is up."""
+        ...
+
+    def watch(self, discover: Discover, on_change: OnChange) -> Callable[[], None]:
+        """Follow a service's instances until the returned function is called. Watches of the same ``discover``
+        share one query. Before the first answer there is no call; while the registry is away the last set
+        stays valid and there is no call either."""
+        ...
+
+    async def answered(self) -> None:
+        """Returns when every watch under way has had its first answer (at once when there is none)."""
+        ...
+
+    def register(self) -> None:
+        """Start to keep this workload registered (in the background; retried for ever, paced)."""
+        ...
+
+    def set_health(self, status: str, output: str) -> None:
+        """Report the workload's health: ``passing``, ``warning`` or ``critical`` with a line of text."""
+        ...
+
+    async def deregister(self) -> None:
+        """Take the workload out; bounded in time, never raises."""
+        ...
+
+    async def close(self) -> None:
+        """Stop every background task and close connections."""
+        ...

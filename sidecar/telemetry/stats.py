@@ -1,0 +1,87 @@
+"""Counters of the data plane: plain integers that the hot path adds to, read at scrape time.
+
+prometheus_client costs 2 to 7 µs per observation; an attribute or dictionary increment costs a tenth of one. So the
+data plane counts here, and :mod:`sidecar.telemetry.metrics` turns these objects into Prometheus families when, and
+only when, somebody asks. Every dictionary key comes from a closed set, so nothing here grows with what a peer sends.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import defaultdict
+from typing import Final
+
+#: Upper bounds of the latency buckets, seconds. 0.2 and 0.5 are limits in the reports, the rest is a 1-2.5-5 series.
+BUCKETS: Final[tuple[float, ...]] = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+
+#: Methods that get a label of their own; all others are counted as ``other``.
+METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"})
+
+
+class Histogram:
+    """Counts per bucket (not cumulative; the last one is above every bound) and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.total += value
+
+    def count(self) -> int:
+        """How many values were observed."""
+        return sum(self.counts)
+
+    def quantile(self, q: float) -> float:
+        """The ``q`` quantile (0 to 1), interpolated within its bucket; 0 when nothing was observed."""
+        wanted = q * self.count()
+        seen = 0
+        lower = 0.0
+        for bound, n in zip(self.bounds, self.counts, strict=False):
+            if n and seen + n >= wanted:
+                return lower + (bound - lower) * (wanted - seen) / n
+            seen += n
+            lower = bound
+        return lower if seen < wanted else 0.0
+
+
+class ListenerStats:
+    """What one listener counted. ``direction`` is ``inbound`` or ``outbound``; ``upstream`` is the upstream's name,
+    for inbound that of the service. For TCP an exchange is a connection and there are no methods and codes."""
+
+    __slots__ = (
+        "active", "bytes_in", "bytes_out", "client_connections", "direction", "duration", "pending", "protocol",
+        "rejected", "requests", "retries", "tunnels", "upstream", "upstream_active", "upstream_idle",
+    )  # fmt: skip
+
+    def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
+        self.direction = direction
+        self.upstream = upstream
+        self.protocol = protocol
+        #: (method, status code) → finished exchanges. 0 as code: the client left before an answer.
+        self.requests: defaultdict[tuple[str, int], int] = defaultdict(int)
+        #: Seconds from the head's arrival to the exchange's end.
+        self.duration = Histogram()
+        #: Exchanges under way (waiting ones included).
+        self.active = 0
+        #: Exchanges waiting in a bulkhead's queue.
+        self.pending = 0
+        #: Why a try was repeated (connect, reset, timeout, or a status) → how often.
+        self.retries: defaultdict[str, int] = defaultdict(int)
+        #: The contract's error codes → answers that the sidecar gave itself.
+        self.rejected: defaultdict[str, int] = defaultdict(int)
+        #: Body and tunnel bytes, from the client and to the client.
+        self.bytes_in = 0
+        self.bytes_out = 0
+        #: Open connections: accepted ones; upstream ones in use and unused; upgraded or TCP pairs.
+        self.client_connections = 0
+        self.upstream_active = 0
+        self.upstream_idle = 0
+        self.tunnels = 0

@@ -1,0 +1,37 @@
+"""One address that traffic can be sent to, with what the data plane knows about it."""
+
+from __future__ import annotations
+
+
+class Endpoint:
+    """An address of an upstream. The object lives as long as its address stays in the set, whatever else about the
+    instance changes, so counts and pooled connections survive updates.
+
+    ``state`` is ``healthy`` or ``warning``; ``active`` counts exchanges (TCP: connections) under way;
+    ``ejected_until`` is the loop time until which failures keep it out of the rotation (0: it is in).
+    """
+
+    __slots__ = ("active", "current", "ejected_until", "ejections", "failures", "host", "id", "port", "state", "weight")
+
+    def __init__(self, host: str, port: int, weight: int = 1, state: str = "healthy", id: str = "") -> None:
+        self.host = host
+        self.port = port
+        self.weight = weight
+        self.state = state
+        self.id = id
+        self.active = 0
+        #: Failed tries in a row.
+        self.failures = 0
+        #: Ejections in a row, the exponent of the next one's length.
+        self.ejections = 0
+        self.ejected_until = 0.0
+        #: Scratch value of the smooth weighted balancer.
+        self.current = 0
+
+    @property
+    def address(self) -> str:
+        """``host:port``, IPv6 in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self.address}, weight={self.weight}, state={self.state}, active={self.active})"
