@@ -1,0 +1,12 @@
+"""The configuration: one schema that describes every key, the loader, and the typed result (:mod:`.model`).
+
+A file becomes a configuration in four steps, each in a file of its own:
+
+``document``     text to a tree of nodes that know their lines; bounds on size, depth and aliases
+``environment``  ``${VAR}`` in single scalars, after parsing
+``schema``       every key with its kind (``values``, ``containers``), default, range and doc line
+``rules``        what spans several keys
+
+``load`` runs them and gives either a :class:`~sidecar.config.model.Config` or one
+:class:`~sidecar.config.errors.ConfigError` with every problem in it. ``show`` goes the other way.
+"""

@@ -1,0 +1,300 @@
+"""The kinds that hold others: lists, maps, sections with fixed keys, and policies that can be off."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from sidecar.config.document import Mapping, Node, Scalar, Sequence
+from sidecar.config.errors import nearest
+from sidecar.config.kinds import BROKEN, OMIT, Kind, Place, Refused, ScalarKind, describe, substituted
+from sidecar.config.model import INHERIT
+
+
+class ListOf(Kind):
+    """A list of values of one kind, at most ``maximum`` of them. ``into`` makes the model's collection."""
+
+    def __init__(
+        self,
+        item: Kind,
+        *,
+        minimum: int = 0,
+        maximum: int = 10_000,
+        into: type[tuple[Any, ...] | frozenset[Any]] = tuple,
+    ) -> None:
+        self.item, self.minimum, self.maximum, self.into = item, minimum, maximum, into
+        self.allowed = f"a list, each item {item.allowed}"
+
+    def read(self, node: Node, at: Place) -> Any:
+        if not isinstance(node, Sequence):
+            return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
+        if not self.minimum <= len(node.items) <= self.maximum:
+            return at.report(
+                "has too few or too many items",
+                found=f"{len(node.items)} items",
+                allowed=f"from {self.minimum} to {self.maximum}",
+            )
+        return [self.item.read(item, at.item(index, item.line)) for index, item in enumerate(node.items)]
+
+    def build(self, value: Any) -> Any:
+        return self.into(self.item.build(item) for item in value)
+
+    def show(self, value: Any) -> Any:
+        if len(value) < self.minimum:
+            return OMIT
+        items = sorted(value) if self.into is frozenset else value
+        return [self.item.show(item) for item in items]
+
+    def schema(self) -> dict[str, Any]:
+        schema: dict[str, Any] = {"type": "array", "items": self.item.schema(), "maxItems": self.maximum}
+        return schema | ({"minItems": self.minimum} if self.minimum else {})
+
+
+class MapOf(Kind):
+    """A mapping with free keys. ``named``: each value's model takes its key as ``name``."""
+
+    def __init__(self, key: ScalarKind, value: Kind, *, maximum: int, named: bool = False) -> None:
+        self.key, self.value, self.maximum, self.named = key, value, maximum, named
+        self.allowed = "a mapping"
+
+    def read(self, node: Node, at: Place) -> Any:
+        if not isinstance(node, Mapping):
+            return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
+        if len(node.entries) > self.maximum:
+            return at.report(
+                "has too many entries", found=f"{len(node.entries)} entries", allowed=f"at most {self.maximum}"
+            )
+        values: dict[str, Any] = {}
+        for entry in node.entries.values():
+            place = at.at(entry.key, entry.line)
+            value = self.value.read(entry.value, place)
+            try:
+                key = self.key.parse(Scalar(entry.key, plain=False, line=entry.line))
+            except Refused:
+                place.report("is not a valid name here", allowed=self.key.allowed)
+                continue
+            if key in values:
+                place.report("is given twice (in another case)")
+            values[key] = value
+        return values
+
+    def build(self, value: Any) -> Any:
+        if self.named and isinstance(self.value, Section):
+            return {key: self.value.build(item, name=key) for key, item in value.items()}
+        return {key: self.value.build(item) for key, item in value.items()}
+
+    def show(self, value: Any) -> Any:
+        return {key: self.value.show(item) for key, item in value.items()}
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": self.value.schema(), "maxProperties": self.maximum}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a section. Its default is that of the model's field; ``default`` describes one that is computed."""
+
+    kind: Kind
+    doc: str
+    example: Any = None
+    required: bool = False
+    default: str = ""
+
+
+class Fields(dict[str, Any]):
+    """What was read of one section: the keys that were given and are readable. Rules look at these, before the model
+    is built."""
+
+    def __init__(self, section: Section, place: Place) -> None:
+        super().__init__()
+        self.section = section
+        self.place = place
+        #: Where each known key that was given stands, unreadable ones too.
+        self.places: dict[str, Place] = {}
+
+    def value(self, key: str) -> Any:
+        """The value given, else the default; :data:`BROKEN` when the one given could not be read, ``None`` when a
+        required one is missing."""
+        if key in self:
+            return self[key]
+        return BROKEN if key in self.places else self.section.defaults.get(key)
+
+    def known(self, *keys: str) -> bool:
+        """Whether all of these have a readable value or a default."""
+        return all(self.value(key) is not BROKEN for key in keys)
+
+    def section_of(self, key: str) -> Fields | None:
+        """The section given at ``key``, if one was given."""
+        value = self.get(key)
+        return value if isinstance(value, Fields) else None
+
+
+class Section(Kind):
+    """A mapping with fixed keys that becomes an object of the model.
+
+    ``refused`` gives the reason for keys that are known elsewhere, or planned, and not allowed here. ``complete``
+    may fill in the model's arguments where one default depends on another value.
+    """
+
+    allowed = "a mapping"
+
+    def __init__(
+        self,
+        model: type,
+        doc: str,
+        keys: dict[str, Key],
+        *,
+        refused: dict[str, str] | None = None,
+        complete: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.model, self.doc, self.keys = model, doc, keys
+        self.refused = refused or {}
+        self._complete = complete
+        self.defaults = {name: default for name, default in _defaults(model) if name in keys}
+
+    def without(self, refused: dict[str, str]) -> Section:
+        """The same section, with some keys refused for a reason."""
+        keys = {name: key for name, key in self.keys.items() if name not in refused}
+        return Section(self.model, self.doc, keys, refused=self.refused | refused, complete=self._complete)
+
+    def read(self, node: Node, at: Place) -> Any:
+        if not isinstance(node, Mapping):
+            # Not the text itself: where a section holds secrets, somebody may have put one in its place.
+            found = f"a single value ({node.type})" if isinstance(node, Scalar) else describe(node)
+            return at.report("has the wrong type", found=found, allowed=f"{self.allowed} with {', '.join(self.keys)}")
+        fields = Fields(self, at)
+        for entry in node.entries.values():
+            place = at.at(entry.key, entry.line)
+            if key := self.keys.get(entry.key):
+                fields.places[entry.key] = place
+                value = key.kind.read(entry.value, place)
+                if value is not BROKEN:
+                    fields[entry.key] = value
+            elif reason := self.refused.get(entry.key):
+                place.report(reason, allowed=", ".join(self.keys))
+            else:
+                place.report("is not a known key", allowed=", ".join(self.keys), nearest=nearest(entry.key, self.keys))
+        for name, key in self.keys.items():
+            if key.required and name not in fields.places:
+                _missing(key.kind, at.at(name, at.line))
+        return fields
+
+    def build(self, value: Any, **more: Any) -> Any:
+        arguments = {name: self.keys[name].kind.build(item) for name, item in value.items()} | more
+        if self._complete:
+            self._complete(arguments)
+        return self.model(**arguments)
+
+    def show(self, value: Any) -> Any:
+        return dict(self._shown(value))
+
+    def _shown(self, value: Any) -> Iterator[tuple[str, Any]]:
+        for name, key in self.keys.items():
+            item = getattr(value, name)
+            if item is INHERIT or (item is None and not isinstance(key.kind, Policy)):
+                continue
+            shown = key.kind.show(item)
+            if shown is not OMIT:
+                yield name, shown
+
+    def schema(self) -> dict[str, Any]:
+        properties: dict[str, Any] = {}
+        for name, key in self.keys.items():
+            schema = key.kind.schema() | {"description": key.doc}
+            default = self._shown_default(name, key)
+            if default is not OMIT:
+                schema["default"] = default
+            if key.default:
+                schema["description"] += f" Default: {key.default}."
+            if key.example is not None:
+                schema["examples"] = [key.example]
+            properties[name] = schema
+        schema = {"type": "object", "description": self.doc, "properties": properties, "additionalProperties": False}
+        required = [name for name, key in self.keys.items() if key.required]
+        return schema | ({"required": required} if required else {})
+
+    def _shown_default(self, name: str, key: Key) -> Any:
+        if name not in self.defaults or key.default:
+            return OMIT
+        default = self.defaults[name]
+        if default is INHERIT or (default is None and not isinstance(key.kind, Policy)):
+            return OMIT
+        if default is not None and isinstance(key.kind, Section | Policy):
+            return OMIT  # its keys have their own
+        return key.kind.show(default)
+
+
+def _missing(kind: Kind, at: Place) -> None:
+    if isinstance(kind, Section) and any(key.required for key in kind.keys.values()):
+        kind.read(Mapping({}, at.line), at)  # what is missing are its keys: service.name, not service
+    else:
+        at.report("is missing", allowed=kind.allowed)
+
+
+def _defaults(model: type) -> Iterator[tuple[str, Any]]:
+    for field in dataclasses.fields(model):
+        if field.default is not dataclasses.MISSING:
+            yield field.name, field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            yield field.name, field.default_factory()
+
+
+class Policy(Kind):
+    """A section that can be switched off with ``off``; YAML 1.1 reads a bare ``off`` as false, so that is the same."""
+
+    def __init__(self, section: Section) -> None:
+        self.section = section
+        self.allowed = f"a mapping with {', '.join(section.keys)}; or off"
+
+    def read(self, node: Node, at: Place) -> Any:
+        if not isinstance(node, Scalar):
+            return self.section.read(node, at) if isinstance(node, Mapping) else self._refuse(node, at)
+        scalar = substituted(node, at)
+        if scalar is None:
+            return BROKEN
+        return None if scalar.text.lower() in ("off", "false", "no") else self._refuse(scalar, at)
+
+    def _refuse(self, node: Node, at: Place) -> Any:
+        return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
+
+    def build(self, value: Any) -> Any:
+        return None if value is None else self.section.build(value)
+
+    def show(self, value: Any) -> Any:
+        return "off" if value is None else self.section.show(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [self.section.schema(), {"enum": ["off", False]}]}
+
+
+class Short(Kind):
+    """A section that may also be written as one value, that of its key ``main``, when the rest is at its default."""
+
+    def __init__(self, section: Section, main: str) -> None:
+        self.section, self.main = section, main
+        self.kind = section.keys[main].kind
+        self.allowed = f"{self.kind.allowed}, or a mapping with {', '.join(section.keys)}"
+
+    def read(self, node: Node, at: Place) -> Any:
+        if isinstance(node, Mapping):
+            return self.section.read(node, at)
+        if isinstance(node, Sequence):
+            return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
+        value = self.kind.read(node, at)
+        if value is BROKEN:
+            return BROKEN
+        fields = Fields(self.section, at)
+        fields[self.main], fields.places[self.main] = value, at
+        return fields
+
+    def build(self, value: Any) -> Any:
+        return self.section.build(value)
+
+    def show(self, value: Any) -> Any:
+        shown = self.section.show(value)
+        defaults = {name: self.section.keys[name].kind.show(item) for name, item in self.section.defaults.items()}
+        return shown[self.main] if shown == {**defaults, self.main: shown[self.main]} else shown
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [self.kind.schema(), self.section.schema()]}

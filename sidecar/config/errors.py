@@ -1,0 +1,80 @@
+"""What is wrong with a configuration file, every problem of it at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+#: More problems than this are not collected: nobody reads them, and a hostile file could have many.
+MAX_PROBLEMS = 100
+
+#: Keys longer than this are not compared (the comparison is quadratic in their length).
+_MAX_COMPARED = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong, and what to do about it.
+
+    ``path`` is where, as ``upstreams.ollama.retry.max_attempts`` (empty: the file as a whole); ``found`` what stands
+    there (never a secret), ``allowed`` what may, ``nearest`` a known key or value that may have been meant. ``line``
+    counts from 1; 0 when there is none.
+    """
+
+    path: str
+    message: str
+    found: str = ""
+    allowed: str = ""
+    nearest: str = ""
+    line: int = 0
+
+    def text(self, filename: str) -> str:
+        """The block a user reads."""
+        place = f"{filename}:{self.line}" if self.line else filename
+        lines = [": ".join(part for part in (place, self.path, self.message) if part)]
+        if self.found:
+            lines.append(f"    found:   {self.found}")
+        if self.allowed:
+            lines.append(f"    allowed: {self.allowed}")
+        if self.nearest:
+            lines.append(f"    did you mean {self.nearest}?")
+        return "\n".join(lines)
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used. ``problems`` is never empty and is in the order of the file's lines;
+    ``str()`` is readable text, a block per problem."""
+
+    def __init__(self, filename: str, problems: Sequence[Problem], *, more: bool = False) -> None:
+        super().__init__(filename, problems)
+        self.filename = filename
+        self.problems: list[Problem] = sorted(problems, key=lambda problem: problem.line)
+        #: Whether there were more problems than were collected.
+        self.more = more
+
+    def __str__(self) -> str:
+        blocks = [problem.text(self.filename) for problem in self.problems]
+        if self.more:
+            blocks.append(f"{self.filename}: and more; only the first {len(self.problems)} problems are shown")
+        return "\n".join(blocks)
+
+
+class TooManyProblems(Exception):
+    """Raised inside the loader to stop collecting."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """The known word that is most like ``word``, or an empty string when none is."""
+    if len(word) > _MAX_COMPARED:
+        return ""
+    from difflib import get_close_matches  # only a file with errors pays for this import
+
+    by_lower = {candidate.lower(): candidate for candidate in known}
+    matches = get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=0.6)
+    return by_lower[matches[0]] if matches else ""
+
+
+def printable(text: str, limit: int = 80) -> str:
+    """``text`` fit for a terminal: on one line, without control characters, cut at ``limit`` characters."""
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)

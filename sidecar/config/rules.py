@@ -1,0 +1,262 @@
+"""What has to fit together in a configuration: the rules that span several keys.
+
+Each rule looks at what was read (:class:`~sidecar.config.containers.Fields`) before the model is built, and passes over
+whatever could not be read, so that one run finds as many problems as there are and none that follows from another.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from sidecar.config.containers import Fields
+from sidecar.config.kinds import BROKEN, Place
+from sidecar.config.model import Address, Admin, Registry
+from sidecar.config.values import is_loopback, is_wildcard
+
+#: What a listener with ``protocol: tcp`` has no use for: its sections, and keys inside them. The rest it has.
+NOT_FOR_TCP: dict[str, frozenset[str]] = {
+    "routes": frozenset(),
+    "timeout": frozenset({"request", "head", "keepalive"}),
+    "limits": frozenset({"head", "headers", "target", "body"}),
+    "retry": frozenset({"on", "methods"}),
+}
+
+
+class Listener(NamedTuple):
+    """A port that the sidecar opens."""
+
+    place: Place
+    address: Address
+
+
+def check(root: Fields) -> None:
+    """Apply every rule, reporting what does not fit."""
+    for rule in _RULES:
+        rule(root)
+
+
+def upstreams(root: Fields) -> Iterator[Fields]:
+    """The upstreams that could be read."""
+    yield from (upstream for upstream in root.get("upstreams", {}).values() if isinstance(upstream, Fields))
+
+
+def traffic(root: Fields) -> Iterator[Fields]:
+    """Inbound and the upstreams."""
+    if inbound := root.section_of("inbound"):
+        yield inbound
+    yield from upstreams(root)
+
+
+def _policies(listener: Fields) -> Iterator[Fields]:
+    """A listener and its routes: what can have policies."""
+    yield listener
+    yield from (route for route in listener.get("routes", ()) if isinstance(route, Fields))
+
+
+def _listeners(root: Fields) -> Iterator[Listener]:
+    for fields in traffic(root):
+        if isinstance(address := fields.get("bind"), Address):
+            yield Listener(fields.places["bind"], address)
+    admin = root.section_of("admin")
+    if admin is not None and "bind" in admin.places:
+        if isinstance(address := admin.get("bind"), Address):
+            yield Listener(admin.places["bind"], address)
+    else:
+        yield Listener(root.place.at("admin", 0).at("bind", 0), Admin().bind)
+
+
+def _listeners_apart(root: Fields) -> None:
+    """No two listeners on one port of one address."""
+    seen: dict[int, list[Listener]] = {}
+    for listener in _listeners(root):
+        others = seen.setdefault(listener.address.port, [])
+        for other in others:
+            if _overlap(listener.address, other.address):
+                # The default of admin.bind has no line: the problem is then shown at the other one.
+                here, there = (listener, other) if listener.place.line else (other, listener)
+                here.place.report(
+                    f"is the same port as {there.place.path}",
+                    found=f"{here.address}, and {there.address} there",
+                    allowed="one listener on a port",
+                )
+                break
+        others.append(listener)
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    """Whether both cannot be listened on at once. The IPv6 wildcard is taken to include IPv4, as it may."""
+    if one.port != other.port or one.port == 0:
+        return False
+    return is_wildcard(one.host) or is_wildcard(other.host) or bool(_hosts(one.host) & _hosts(other.host))
+
+
+def _hosts(host: str) -> set[str]:
+    if host.rstrip(".").lower() == "localhost":
+        return {"127.0.0.1", "::1"}
+    try:
+        return {str(ipaddress.ip_address(host))}
+    except ValueError:
+        return {host.rstrip(".").lower()}
+
+
+def _nobody_dials_itself(root: Fields) -> None:
+    """Neither the app nor an endpoint is at an address that the sidecar itself listens on."""
+    service = root.section_of("service")
+    if service and isinstance(app := service.get("app"), Address):
+        for listener in _listeners(root):
+            if _reaches(app, listener.address):
+                service.places["app"].report(
+                    f"is where the sidecar itself listens, {listener.place.path}",
+                    found=str(app),
+                    allowed="the address at which the app listens",
+                )
+                break
+    for upstream in upstreams(root):
+        bind = upstream.get("bind")
+        for endpoint in upstream.get("endpoints", ()):
+            address = endpoint.get("address") if isinstance(endpoint, Fields) else None
+            if isinstance(bind, Address) and isinstance(address, Address) and _reaches(address, bind):
+                endpoint.places["address"].report(
+                    "is this upstream's own bind: the sidecar would dial itself",
+                    found=str(address),
+                    allowed="the address of an instance",
+                )
+
+
+def _reaches(dialled: Address, bind: Address) -> bool:
+    """Whether dialling an address is sure to end at a listener of this machine."""
+    if dialled.port != bind.port or bind.port == 0:
+        return False
+    local = is_loopback(dialled.host) or is_wildcard(dialled.host)
+    return bool(_hosts(dialled.host) & _hosts(bind.host)) or (local and is_wildcard(bind.host))
+
+
+def _inbound_needs_app(root: Fields) -> None:
+    """Inbound traffic goes to ``service.app``."""
+    service = root.section_of("service")
+    if "inbound" in root.places and service is not None and "app" not in service.places:
+        service.place.at("app", service.place.line).report(
+            "is missing: inbound has to know where the app listens", allowed=service.section.keys["app"].kind.allowed
+        )
+
+
+def _one_source_of_endpoints(root: Fields) -> None:
+    """An upstream discovers its instances, for which it needs a registry, or has ``endpoints``."""
+    registry = root.value("registry")
+    for upstream in upstreams(root):
+        if "discover" in upstream.places and "endpoints" in upstream.places:
+            upstream.place.report(
+                "says twice where its instances are", found="discover and endpoints", allowed="one of the two"
+            )
+        elif "endpoints" not in upstream.places and isinstance(registry, Registry) and registry.kind == "none":
+            upstream.places.get("discover", upstream.place).report(
+                "cannot discover its instances without a registry",
+                found="registry: none",
+                allowed="endpoints: [host:port], or registry: consul://… or directory:///…",
+            )
+
+
+def _endpoints_differ(root: Fields) -> None:
+    """No address twice in one upstream."""
+    for upstream in upstreams(root):
+        seen: set[Address] = set()
+        for endpoint in upstream.get("endpoints", ()):
+            address = endpoint.get("address") if isinstance(endpoint, Fields) else None
+            if isinstance(address, Address):
+                if address in seen:
+                    endpoint.places["address"].report("is given twice", found=str(address), allowed="each address once")
+                seen.add(address)
+
+
+def _delays_in_order(root: Fields) -> None:
+    """``initial_delay`` is not above ``max_delay``."""
+    for upstream in upstreams(root):
+        for fields in _policies(upstream):
+            retry = fields.section_of("retry")
+            if retry is None or not retry.known("initial_delay", "max_delay"):
+                continue
+            initial, longest = retry.value("initial_delay"), retry.value("max_delay")
+            if initial > longest:
+                retry.place.report(
+                    "has an initial_delay above its max_delay",
+                    found=f"initial_delay {initial:g} s, max_delay {longest:g} s",
+                    allowed="initial_delay at most max_delay",
+                )
+
+
+def _target_fits_head(root: Fields) -> None:
+    """``limits.target`` is not above ``limits.head``."""
+    for fields in traffic(root):
+        limits = fields.section_of("limits")
+        if limits is None or not limits.known("target", "head"):
+            continue
+        target, head = limits.value("target"), limits.value("head")
+        if target > head and "target" in limits:
+            limits.places["target"].report(
+                "is above limits.head, of which the target is a part",
+                found=f"{target} bytes",
+                allowed=f"at most {head}",
+            )
+
+
+def _one_check(root: Fields) -> None:
+    """A check is either by HTTP or by TCP, and Consul's reaper has a minimum."""
+    service = root.section_of("service")
+    check = service.section_of("check") if service else None
+    if check is None:
+        return
+    if check.get("http") and check.get("tcp") is True:
+        check.place.report("is two checks at once", found="http and tcp", allowed="one of http: /path and tcp: true")
+    registry, after = root.value("registry"), check.get("deregister_critical_service_after")
+    if isinstance(registry, Registry) and registry.kind == "consul" and after is not None and after < 60:
+        check.places["deregister_critical_service_after"].report(
+            "is below what Consul does", found=f"{after:g} s", allowed="1m or more"
+        )
+
+
+def _admin_is_guarded(root: Fields) -> None:
+    """An admin API that others can reach needs a token."""
+    admin = root.section_of("admin")
+    if admin is None or not admin.known("bind", "token"):
+        return
+    bind = admin.value("bind")
+    if not is_loopback(bind.host) and not admin.value("token"):
+        admin.place.at("token", admin.places["bind"].line).report(
+            "is missing or empty: it is needed when admin.bind is not a loopback address",
+            found=f"admin.bind {bind}",
+            allowed="a token, {file: /run/secrets/admin}; or bind: 127.0.0.1:15000",
+        )
+
+
+def _tcp_has_no_requests(root: Fields) -> None:
+    """With ``protocol: tcp`` there are no requests, so what is about them is refused."""
+    for listener in traffic(root):
+        if listener.value("protocol") != "tcp":
+            continue
+        for name, keys in NOT_FOR_TCP.items():
+            section = listener.section_of(name)
+            if not keys and listener.get(name):
+                listener.places[name].report("is not for protocol tcp", allowed="protocol: http, or leave it out")
+            for key in section.places if section else ():
+                if section and key in keys:
+                    rest = ", ".join(known for known in section.section.keys if known not in keys)
+                    section.places[key].report("is not for protocol tcp", allowed=f"{rest}; or protocol: http")
+        limit = listener.section_of("rate_limit")
+        if limit and limit.value("key") not in (BROKEN, "none", "ip"):
+            limit.places["key"].report("is not for protocol tcp", found=f'"{limit.value("key")}"', allowed="none, ip")
+
+
+_RULES = (
+    _listeners_apart,
+    _nobody_dials_itself,
+    _inbound_needs_app,
+    _one_source_of_endpoints,
+    _endpoints_differ,
+    _delays_in_order,
+    _target_fits_head,
+    _one_check,
+    _admin_is_guarded,
+    _tcp_has_no_requests,
+)

@@ -1,0 +1,401 @@
+"""Every key of the configuration file: its kind, its range, a line about it, and an example.
+
+Defaults are those of :mod:`sidecar.config.model` and stand nowhere else. This table drives loading, error messages,
+:func:`json_schema` and :func:`sidecar.config.show.effective`. What spans several keys is in ``rules``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from sidecar.config import model
+from sidecar.config.containers import Key, ListOf, MapOf, Policy, Section, Short
+from sidecar.config.values import (
+    Boolean,
+    Duration,
+    Enum,
+    Failure,
+    Host,
+    HostPort,
+    Integer,
+    Number,
+    Rate,
+    RateKey,
+    RegistryUrl,
+    SecretValue,
+    Size,
+    Text,
+    Url,
+)
+
+#: Names end up in file names, metric labels and Consul paths, hence no leading dot and no slash.
+NAME = Text("a name of letters, digits, . _ - (at most 128, not starting with a dot)", r"(?!\.)[A-Za-z0-9._-]{1,128}")
+# A token of RFC 9110, section 5.6.2.
+_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
+_METHOD = Text("a request method", _TOKEN, convert=str.upper)
+_HEADER = Text("a header name", _TOKEN, convert=str.lower)
+_COUNT = Integer(0, 1_000_000)
+
+_NOT_BUILT = "is not supported by this version"
+
+RATE_LIMIT = Section(
+    model.RateLimit,
+    "At most so many requests (tcp: connections) in a time; more are answered 429 (tcp: closed).",
+    {
+        "rate": Key(Rate(), "How fast tokens come back.", "100/s", required=True),
+        "burst": Key(Integer(1, 1_000_000), "The most tokens there can be.", 200, default="one second's worth"),
+        "key": Key(RateKey(), "What has a bucket of its own: all together, each client, each path, each header value."),
+    },
+    complete=lambda arguments: arguments.setdefault("burst", max(1, math.ceil(arguments["rate"]))),
+)
+
+BULKHEAD = Section(
+    model.Bulkhead,
+    "How much may be under way at once; 0 for a count means no limit.",
+    {
+        "max_connections": Key(_COUNT, "Most connections."),
+        "max_requests": Key(_COUNT, "Most requests in flight.", 20),
+        "max_pending": Key(_COUNT, "Most requests that wait for their turn."),
+        "pending_timeout": Key(Duration(zero=True), "The longest one waits for its turn.", "5s"),
+    },
+)
+
+TIMEOUT = Section(
+    model.Timeout,
+    "How long each phase may take.",
+    {
+        "connect": Key(Duration(), "To connect.", "1s"),
+        "request": Key(Duration(), "Until the head of the answer, waiting and retries included.", "30s"),
+        "idle": Key(Duration(zero=True), "The longest silence in either direction.", "5m"),
+        "total": Key(Duration(zero=True), "The whole exchange; off by default, so that long streams live."),
+        "head": Key(Duration(zero=True), "For a client to send its request head, from the first byte on."),
+        "keepalive": Key(Duration(zero=True), "How long an unused connection to an endpoint is kept."),
+    },
+)
+ROUTE_TIMEOUT = TIMEOUT.without(
+    {
+        "head": "is not for a route: which route it is, is known only after the head",
+        "keepalive": "is not for a route: connections are kept by the listener",
+    }
+)
+
+LIMITS = Section(
+    model.Limits,
+    "What a peer may send.",
+    {
+        "head": Key(Size("256B", "1MiB"), "Size of a head.", "64KiB"),
+        "headers": Key(Integer(1, 10_000), "Number of headers."),
+        "target": Key(Size("16B", "1MiB"), "Size of the target (path and query).", "8KiB"),
+        "body": Key(Size("1B", "1024TiB", zero=True), "Size of a body.", "10MiB"),
+        "connections": Key(Integer(1, 1_000_000), "How many clients this listener holds."),
+    },
+)
+
+CIRCUIT_BREAKER = Section(
+    model.CircuitBreaker,
+    "Stop calling what keeps failing, and try it again later.",
+    {
+        "failure_threshold": Key(Integer(1, 10_000), "So many failures in a row open it."),
+        "timeout_duration": Key(Duration(), "A call without an answer's head after this is cut and is a failure.", 30),
+        "reset_timeout": Key(Duration(), "From open to half-open.", 60),
+        "half_open_requests": Key(Integer(1, 10_000), "So many trial calls, all of which have to go well to close it."),
+        "failure_on": Key(
+            ListOf(Failure("connect", "timeout", "reset", "5xx"), minimum=1, maximum=64, into=frozenset),
+            "What is a failure.",
+            ["connect", "timeout", 503],
+        ),
+    },
+)
+
+RETRY = Section(
+    model.Retry,
+    "Try again, later and elsewhere.",
+    {
+        "max_attempts": Key(Integer(1, 20), "Most tries, the first included."),
+        "backoff_type": Key(Enum("exponential", "linear", "constant"), "How the delays grow."),
+        "initial_delay": Key(Duration(zero=True), "Before the second try.", 1),
+        "max_delay": Key(Duration(zero=True), "The longest delay.", "30s"),
+        "jitter": Key(Boolean(), "Spread the delays at random, so that clients do not come back all at once."),
+        "on": Key(
+            ListOf(Failure("connect", "reset", "timeout", "5xx"), minimum=1, maximum=64, into=frozenset),
+            "What is tried again.",
+            ["connect", "reset", 502, 503, 504],
+        ),
+        "methods": Key(
+            ListOf(_METHOD, minimum=1, maximum=64, into=frozenset), "Methods that may be repeated.", ["GET"]
+        ),
+    },
+)
+
+MATCH = Section(
+    model.Match,
+    "Which requests a route is for; a part left out matches everything.",
+    {
+        "path": Key(
+            Text("a glob that begins with / or *, as /api/*", r"[/*][^\x00-\x20\x7f#]{0,2047}"),
+            "Glob of the path without the query: * is any run of characters, slashes too; ? is one character.",
+            "/api/v1/tasks/*",
+        ),
+        "methods": Key(ListOf(_METHOD, maximum=64), "Any of these methods.", ["POST"]),
+        "headers": Key(
+            MapOf(_HEADER, Text("a glob of the header's value"), maximum=32),
+            "All of these headers, with a value that the glob matches.",
+            {"x-priority": "low"},
+        ),
+    },
+)
+
+_SHARED_ROUTE = {
+    "match": Key(MATCH, "Which requests.", required=True),
+    "rate_limit": Key(Policy(RATE_LIMIT), "In place of the listener's; off: none."),
+    "bulkhead": Key(Policy(BULKHEAD), "In place of the listener's; off: none."),
+    "timeout": Key(ROUTE_TIMEOUT, "In place of the listener's."),
+}
+_NOT_INBOUND = "is for upstreams only: a failing app is not called less, or again, by its own sidecar"
+INBOUND_ROUTE = Section(
+    model.Route,
+    "A part of the traffic with policies of its own. The first route that matches wins.",
+    _SHARED_ROUTE,
+    refused={"circuit_breaker": _NOT_INBOUND, "retry": _NOT_INBOUND},
+)
+UPSTREAM_ROUTE = Section(
+    model.Route,
+    INBOUND_ROUTE.doc,
+    _SHARED_ROUTE
+    | {
+        "circuit_breaker": Key(Policy(CIRCUIT_BREAKER), "In place of the listener's, with a state of its own."),
+        "retry": Key(Policy(RETRY), "In place of the listener's; off: none."),
+    },
+)
+
+INBOUND = Section(
+    model.Inbound,
+    "The port that others dial; its address is the one that gets registered.",
+    {
+        "bind": Key(HostPort(system_port=True), "Where to listen.", "0.0.0.0:10030", required=True),
+        "protocol": Key(Enum("http", "tcp", unbuilt=("grpc",)), "What is spoken there."),
+        "rate_limit": Key(Policy(RATE_LIMIT), "Admission by rate; there is none unless it is given."),
+        "bulkhead": Key(Policy(BULKHEAD), "Admission by what is under way."),
+        "timeout": Key(TIMEOUT, "How long each phase may take; connect is to the app."),
+        "limits": Key(LIMITS, "What clients may send."),
+        "routes": Key(ListOf(INBOUND_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
+    },
+    refused={"circuit_breaker": _NOT_INBOUND, "retry": _NOT_INBOUND},
+)
+
+DISCOVER = Section(
+    model.Discover,
+    "Which instances to ask the registry for.",
+    {
+        "service": Key(NAME, "Name of the service.", "ollama", default="the upstream's name"),
+        "tag": Key(Text("a tag", empty=True), "Only instances with this tag.", "gpu"),
+    },
+    complete=lambda arguments: arguments.setdefault("service", ""),
+)
+
+ENDPOINT = Section(
+    model.StaticEndpoint,
+    "One address, with its share of the traffic.",
+    {
+        "address": Key(HostPort(), "Where it is.", "10.0.0.7:11434", required=True),
+        "weight": Key(Integer(1, 65535), "Its share, relative to the others.", 3),
+    },
+)
+
+
+def _discover_by_name(arguments: dict[str, Any]) -> None:
+    """Without endpoints, an upstream's instances are those of the service with its own name."""
+    discover: model.Discover | None = arguments.get("discover")
+    if discover is None and "endpoints" not in arguments:
+        arguments["discover"] = model.Discover(service=arguments["name"])
+    elif discover is not None and not discover.service:
+        arguments["discover"] = dataclasses.replace(discover, service=arguments["name"])
+
+
+UPSTREAM = Section(
+    model.Upstream,
+    "One thing the app dials, and where its instances are: discover or endpoints.",
+    {
+        "bind": Key(HostPort(system_port=True), "The address the app dials.", "127.0.0.1:11434", required=True),
+        "protocol": Key(Enum("http", "tcp", unbuilt=("grpc", "amqp")), "What is spoken there."),
+        "discover": Key(
+            DISCOVER,
+            "Instances from the registry.",
+            {"service": "ollama", "tag": "gpu"},
+            default="{service: the upstream's name}, unless there are endpoints",
+        ),
+        "endpoints": Key(
+            ListOf(Short(ENDPOINT, "address"), minimum=1),
+            "Fixed instances.",
+            ["10.0.0.7:11434", {"address": "10.0.0.8:11434", "weight": 3}],
+        ),
+        "balancer": Key(
+            Enum(
+                *("round_robin", "least_connections", "weighted", "random", "ip_hash"),
+                unbuilt=("peak_ewma", "consistent_hash"),
+            ),
+            "Which instance gets the next request.",
+        ),
+        "timeout": Key(TIMEOUT, "How long each phase may take."),
+        "circuit_breaker": Key(Policy(CIRCUIT_BREAKER), CIRCUIT_BREAKER.doc),
+        "retry": Key(Policy(RETRY), RETRY.doc),
+        "bulkhead": Key(Policy(BULKHEAD), BULKHEAD.doc),
+        "rate_limit": Key(Policy(RATE_LIMIT), "There is none unless it is given."),
+        "limits": Key(LIMITS, "What the app and the instances may send."),
+        "routes": Key(ListOf(UPSTREAM_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
+    },
+    refused={"amqp": _NOT_BUILT},
+    complete=_discover_by_name,
+)
+
+CHECK = Section(
+    model.Check,
+    "How the sidecar finds out whether its app is well: a request, or else a TCP connection.",
+    {
+        "http": Key(Text("a path that begins with /", r"/[^\x00-\x20\x7f#]{0,2047}"), "Path to get.", "/health"),
+        "tcp": Key(Boolean(), "Connect only; what happens without http too."),
+        "interval": Key(Duration("10ms", "24h"), "From one check to the next.", "10s"),
+        "timeout": Key(Duration(), "The longest a check may take.", "5s"),
+        "deregister_critical_service_after": Key(
+            Duration("1s", "720h"),
+            "Take it out of the registry when it was unwell for so long (Consul: 1m or more).",
+            "1m",
+        ),
+    },
+    refused={"grpc": f"{_NOT_BUILT}; supported: http, tcp"},
+)
+
+WEIGHTS = Section(
+    model.Weights,
+    "The share of traffic this instance asks for.",
+    {
+        "passing": Key(Integer(1, 65535), "While it is healthy."),
+        "warning": Key(Integer(1, 65535), "While its check warns."),
+    },
+)
+
+
+def _to_be_named(arguments: dict[str, Any]) -> None:
+    """The loader fills these in: they depend on inbound and on the host."""
+    arguments.setdefault("id", "")
+    arguments.setdefault("address", "")
+
+
+SERVICE = Section(
+    model.Service,
+    "The workload that this sidecar is attached to.",
+    {
+        "name": Key(NAME, "Name others find it by.", "task-decomposition", required=True),
+        "id": Key(
+            Text(
+                "a name of letters, digits, . _ - (at most 255, not starting with a dot)",
+                r"(?!\.)[A-Za-z0-9._-]{1,255}",
+            ),
+            "Name of this one instance.",
+            "task-decomposition-1",
+            default="<name>-<host>-<inbound port>",
+        ),
+        "address": Key(
+            Host(),
+            "Host that others dial.",
+            "10.0.0.5",
+            default="that of inbound.bind, or this host's outgoing address",
+        ),
+        "app": Key(HostPort(), "Where the app itself listens; needed for inbound.", "127.0.0.1:8080"),
+        "tags": Key(
+            ListOf(Text("a tag", r"[^\x00-\x1f\x7f]{1,255}"), maximum=256), "Tags in the registry.", ["ai", "v1"]
+        ),
+        "meta": Key(
+            # Consul's own bounds: 64 pairs, keys of 128 characters, values of 512.
+            MapOf(
+                Text("letters, digits, _ - (at most 128)", r"[A-Za-z0-9_-]{1,128}"),
+                Text("text of at most 512 characters", r"[^\x00-\x1f\x7f]{0,512}", empty=True),
+                maximum=64,
+            ),
+            "Key-value pairs in the registry.",
+            {"version": "1.0"},
+        ),
+        "weights": Key(WEIGHTS, WEIGHTS.doc),
+        "check": Key(CHECK, CHECK.doc),
+    },
+    complete=_to_be_named,
+)
+
+CONSUL = Section(
+    model.Consul,
+    "What a Consul registry needs besides its address.",
+    {
+        "token": Key(SecretValue(), "ACL token.", "${CONSUL_HTTP_TOKEN:-}"),
+        "datacenter": Key(
+            Text("a datacenter's name", r"[A-Za-z0-9_-]{1,128}", empty=True), "Empty: the agent's.", "dc1"
+        ),
+    },
+)
+
+ADMIN = Section(
+    model.Admin,
+    "The admin API and its dashboard.",
+    {
+        "bind": Key(HostPort(system_port=True), "Where it listens.", "127.0.0.1:15000"),
+        "token": Key(SecretValue(), "Needed when bind is not loopback.", {"file": "/run/secrets/admin"}),
+    },
+)
+
+TRACING = Section(
+    model.Tracing,
+    "Distributed tracing.",
+    {
+        "sample": Key(Number(0, 1), "The share of new traces that is recorded."),
+        "otlp": Key(
+            Url(("http", "https")), "An OpenTelemetry collector (OTLP over HTTP); empty: none.", "http://jaeger:4318"
+        ),
+        "propagate": Key(
+            ListOf(Enum("w3c", "b3"), maximum=2), "Header formats that are understood and sent.", ["w3c", "b3"]
+        ),
+    },
+)
+
+LOG = Section(
+    model.Log,
+    "What the sidecar writes about itself and its traffic.",
+    {
+        "level": Key(Enum("debug", "info", "warning", "error"), "The least important lines that are written."),
+        "format": Key(Enum("json", "text"), "How a line looks."),
+        "access": Key(Enum("all", "errors", "off"), "Which exchanges get a line."),
+    },
+)
+
+DRAIN = Section(
+    model.Drain,
+    "The end of a sidecar.",
+    {"timeout": Key(Duration(zero=True), "How long running exchanges may take to finish.", "30s")},
+)
+
+CONFIG = Section(
+    model.Config,
+    "Configuration of one sidecar.",
+    {
+        "service": Key(SERVICE, SERVICE.doc, required=True),
+        "registry": Key(
+            RegistryUrl(), "Where instances are found, and this one is registered.", "consul://127.0.0.1:8500"
+        ),
+        "consul": Key(CONSUL, CONSUL.doc),
+        "inbound": Key(INBOUND, INBOUND.doc),
+        "upstreams": Key(MapOf(NAME, UPSTREAM, maximum=1000, named=True), "What the app dials, by name."),
+        "admin": Key(ADMIN, ADMIN.doc),
+        "tracing": Key(TRACING, TRACING.doc),
+        "log": Key(LOG, LOG.doc),
+        "drain": Key(DRAIN, DRAIN.doc),
+    },
+)
+
+
+def json_schema() -> dict[str, Any]:
+    """The file's JSON Schema (draft 2020-12), for editors. It is as strict as such a schema can be: rules that span
+    keys are found by ``sidecar check`` only."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "sidecar",
+    } | CONFIG.schema()

@@ -1,0 +1,28 @@
+"""A configuration in the shape of its file again, for people to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.config.model import Config
+from sidecar.config.rules import NOT_FOR_TCP
+from sidecar.config.schema import CONFIG
+
+
+def effective(config: Config) -> dict[str, Any]:
+    """``config`` as plain data that JSON and YAML can write, defaults included and secrets as ``***``. Loading it
+    gives an equal configuration, except for secrets."""
+    shown: dict[str, Any] = CONFIG.show(config)
+    for listener in (shown.get("inbound"), *shown["upstreams"].values()):
+        if listener and listener["protocol"] == "tcp":
+            _drop_what_tcp_has_not(listener)
+    return shown
+
+
+def _drop_what_tcp_has_not(listener: dict[str, Any]) -> None:
+    for name, keys in NOT_FOR_TCP.items():
+        if not keys:
+            listener.pop(name, None)
+        elif isinstance(section := listener.get(name), dict):
+            for key in keys:
+                section.pop(key, None)
