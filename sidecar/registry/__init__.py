@@ -1,0 +1,33 @@
+"""Registries: where this workload is made known and others are found.
+
+:func:`create` gives the configured one. Each kind is imported only when it is asked for, because the Consul client
+alone takes as much memory as the whole data plane.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from sidecar.config.model import Config
+from sidecar.registry.api import Instance, OnChange, Registry
+from sidecar.registry.errors import RegistryError
+
+__all__ = ["Instance", "OnChange", "Registry", "RegistryError", "create"]
+
+
+def create(config: Config, *, clock: Callable[[], float] = time.monotonic) -> Registry | None:
+    """The registry that ``config`` names, or None for ``none``. Nothing is sent before the first ``watch`` or
+    ``register``. ``clock`` gives seconds, never going back.
+
+    Raises :class:`RegistryError` when a registry folder cannot be created or written.
+    """
+    if config.registry.kind == "consul":
+        from sidecar.registry.consul import ConsulRegistry
+
+        return ConsulRegistry(config, clock=clock)
+    if config.registry.kind == "directory":
+        from sidecar.registry.directory import DirectoryRegistry
+
+        return DirectoryRegistry(config, clock=clock)
+    return None

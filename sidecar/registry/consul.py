@@ -1,0 +1,120 @@
+"""Consul as the registry, through py-consul and one pooled session."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from consul.aio import Consul
+
+from sidecar.config.model import Address, Config, Discover
+from sidecar.registry.api import OnChange
+from sidecar.registry.consul_registration import SOURCE, ConsulRegistration
+from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch
+from sidecar.registry.link import Link
+
+#: Connections to the agent. Each watch holds one; an agent accepts 200 from one address by default.
+CONNECTIONS = 190
+
+
+class ConsulRegistry:
+    """See :class:`sidecar.registry.api.Registry`. Talks to the local agent, never to the catalog itself."""
+
+    def __init__(self, config: Config, *, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._clock = clock
+        self._address = config.registry.address or Address("127.0.0.1", 8500)
+        self._client: Any = None
+        self._watches: dict[Discover, ConsulWatch] = {}
+        self._ending: set[asyncio.Task[None]] = set()
+        self._registration: ConsulRegistration | None = None
+        self._health: tuple[str, str] | None = None
+        self._link = Link(f"consul://{self._address}", clock, self._returned)
+
+    @property
+    def up(self) -> bool:
+        return self._link.up
+
+    @property
+    def age(self) -> float:
+        return self._link.age
+
+    def watch(self, discover: Discover, on_change: OnChange) -> Callable[[], None]:
+        watch = self._watches.get(discover)
+        if watch is None:
+            watch = self._watches[discover] = ConsulWatch(discover, self._connect, self._link, self._clock)
+        unsubscribe = watch.subscribe(on_change)
+
+        def cancel() -> None:
+            unsubscribe()
+            if not watch.wanted and self._watches.get(discover) is watch:
+                del self._watches[discover]
+                ending = asyncio.create_task(watch.stop())
+                self._ending.add(ending)
+                ending.add_done_callback(self._ending.discard)
+
+        return cancel
+
+    async def answered(self) -> None:
+        for watch in tuple(self._watches.values()):
+            await watch.answered.wait()
+
+    def register(self) -> None:
+        """A workload without an inbound port has nothing that others could dial and is not registered."""
+        inbound = self._config.inbound
+        if self._registration is None and inbound is not None:
+            self._registration = ConsulRegistration(
+                self._config.service, inbound.bind.port, self._connect, self._link, self._clock
+            )
+            if self._health is not None:
+                self._registration.set_health(*self._health)
+
+    def set_health(self, status: str, output: str) -> None:
+        self._health = (status, output)
+        if self._registration is not None:
+            self._registration.set_health(status, output)
+
+    async def deregister(self) -> None:
+        registration, self._registration = self._registration, None
+        if registration is not None:
+            await registration.stop(deregister=True)
+
+    async def close(self) -> None:
+        """The registration stays; call :meth:`deregister` before to take it out."""
+        registration, self._registration = self._registration, None
+        if registration is not None:
+            await registration.stop(deregister=False)
+        watches = tuple(self._watches.values())
+        self._watches.clear()
+        await asyncio.gather(*(watch.stop() for watch in watches), *self._ending)
+        client, self._client = self._client, None
+        if client is not None:
+            await client.close()
+
+    def _connect(self) -> Any:
+        """The client, made at the first use because its session belongs to the running event loop."""
+        if self._client is None:
+            tls = self._config.registry.tls
+            self._client = Consul(
+                host=self._address.host if ":" not in self._address.host else f"[{self._address.host}]",
+                port=self._address.port,
+                scheme="https" if tls else "http",
+                verify=tls,  # without TLS: spares the loading of the certificate authorities
+                dc=self._config.consul.datacenter or None,
+                connections_limit=CONNECTIONS,
+                # aiohttp's own limit of 300 s would cut blocking queries; every call has a timeout of its own.
+                connections_timeout=WAIT * 17 / 16 + 2 * ANSWER,
+            )
+            # After, not in the call: there CONSUL_HTTP_TOKEN from the environment would win over the configuration.
+            self._client.token = self._config.consul.token.reveal() or None
+        return self._client
+
+    def _returned(self, source: str) -> None:
+        """Consul answers again after it could not be reached: let no other loop sleep out its backoff or wait on a
+        dead connection, and find out whether the registration survived."""
+        for watch in self._watches.values():
+            if watch.source != source:
+                watch.restart()
+        if self._registration is not None and source != SOURCE:
+            self._registration.confirm()

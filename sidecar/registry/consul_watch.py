@@ -1,0 +1,112 @@
+"""Follows one service in Consul by blocking queries.
+
+https://developer.hashicorp.com/consul/api-docs/features/blocking says how: an index that goes down starts again from 0,
+one below 1 counts as 1, a return is no proof of a change, and the loop limits its own rate.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any
+
+from consul import ConsulException
+
+from sidecar.config.model import Discover, Retry
+from sidecar.registry.consul_health import instances
+from sidecar.registry.hold import Hold
+from sidecar.registry.link import Link
+from sidecar.registry.pace import Pace
+from sidecar.registry.watch import Watch
+from sidecar.resilience.backoff import Backoff
+
+#: Seconds a query may block; each one takes 90 to 100 % of it, so that a host's watches do not stay in step.
+WAIT = 300.0
+#: Seconds that an answer may take which is not blocked.
+ANSWER = 10.0
+#: Longest backoff, seconds. Consul's own clients go up to 3 minutes, but a refused connection costs an agent nothing,
+#: and an agent that is back should be found again well within a service's RTO of 30 s. At this cap the full jitter
+#: makes 64 sidecars with 4 watches each some 50 cheap queries a second.
+AWAY = 10.0
+#: The same when Consul answers, but with a refusal (4xx: 429, ACL): it is there, asking more often does not help.
+REFUSED = 30.0
+
+_rng = random.Random()
+_after_silence = Backoff(Retry(initial_delay=0.2, max_delay=AWAY), _rng)
+_after_refusal = Backoff(Retry(initial_delay=0.2, max_delay=REFUSED), _rng)
+
+
+def backoff(failures: int, error: BaseException) -> float:
+    """Seconds to wait after that many failures in a row, of which this was the last."""
+    # py-consul: 4xx are subclasses, 5xx ("No cluster leader" while one is elected) the plain ConsulException.
+    refused = isinstance(error, ConsulException) and type(error) is not ConsulException
+    return (_after_refusal if refused else _after_silence).delay(failures)
+
+
+class ConsulWatch(Watch):
+    """One query, shared by everyone who follows the same service and tag. ``client`` gives the py-consul client."""
+
+    def __init__(self, discover: Discover, client: Callable[[], Any], link: Link, clock: Callable[[], float]) -> None:
+        super().__init__(discover)
+        self._client = client
+        self._link = link
+        self.source = f"watch of {discover.service}" + (f" with tag {discover.tag}" if discover.tag else "")
+        #: A change is seen at once, a service that changes all the time once a second.
+        self._pace = Pace(1.0, 5, clock)
+        self._hold = Hold(clock)
+        self._release: asyncio.TimerHandle | None = None
+        self._failures = 0
+        self._last_index = 0
+        self._task = asyncio.create_task(self._run(), name=self.source)
+
+    def restart(self) -> None:
+        """Ask afresh and at once: after an outage the query under way may hang on a connection that is dead, or the
+        loop may be waiting for its next try."""
+        self._task.cancel()
+        self._task = asyncio.create_task(self._run(), name=self.source)
+
+    async def stop(self) -> None:
+        """End it; nobody is called any more."""
+        self._task.cancel()
+        if self._release is not None:
+            self._release.cancel()
+        self.answered.set()
+        self._link.gone(self.source)
+        await asyncio.wait({self._task})
+
+    async def _run(self) -> None:
+        index = 0
+        while True:
+            await self._pace.turn()
+            try:
+                index = await self._query(index)
+                self._failures = 0
+            except Exception as error:
+                index = 0  # an agent that lost its data has a lower index, and would let a higher one wait
+                self._failures += 1
+                self._hold.outage()
+                self._link.failed(self.source, error, away=not isinstance(error, ConsulException))
+                await asyncio.sleep(backoff(self._failures, error))
+
+    async def _query(self, index: int) -> int:
+        """Ask once; returns the index to go on with."""
+        wait = WAIT * _rng.uniform(0.9, 1.0)
+        # Consul itself adds up to a sixteenth to the wait.
+        async with asyncio.timeout(ANSWER + (wait * 17 / 16 if index else 0)):
+            text, nodes = await self._client().health.service(
+                self.discover.service, index=index or None, wait=f"{wait:.0f}s", tag=self.discover.tag or None
+            )
+        answered = max(1, int(text))
+        found = instances(nodes)
+        self._link.ok(self.source)
+        usable = self._hold.apply(found, went_back=answered < self._last_index)
+        self._last_index = answered
+        if self._release is not None:
+            self._release.cancel()
+            self._release = None
+        if self._hold.remaining:
+            loop = asyncio.get_running_loop()
+            self._release = loop.call_later(self._hold.remaining, lambda: self.publish(self._hold.release()))
+        self.publish(usable)
+        return 0 if answered < index else answered

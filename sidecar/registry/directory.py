@@ -1,0 +1,179 @@
+"""A folder as the registry, shared by the sidecars of one host (a volume): discovery without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from sidecar.config.model import Config, Discover
+from sidecar.registry.api import Instance, OnChange
+from sidecar.registry.directory_folder import HEARTBEAT, Folder
+from sidecar.registry.directory_record import encode
+from sidecar.registry.hold import Hold
+from sidecar.registry.link import Link, describe
+from sidecar.registry.pace import Pace
+from sidecar.registry.watch import Watch
+
+log = logging.getLogger("sidecar.registry")
+
+#: Seconds between two looks into the folder.
+POLL = 0.4
+#: Seconds between two clean-ups.
+TIDY = 60.0
+#: Seconds that the deregistration may take.
+LEAVE = 2.0
+
+T = TypeVar("T")
+
+
+class _FolderWatch(Watch):
+    def __init__(self, discover: Discover, clock: Callable[[], float]) -> None:
+        super().__init__(discover)
+        self._hold = Hold(clock)
+
+    def away(self) -> None:
+        self._hold.outage()
+
+    def found(self, instances: tuple[Instance, ...]) -> None:
+        tag = self.discover.tag
+        usable = self._hold.apply(tuple(i for i in instances if not tag or tag in i.tags))
+        if usable != self.known:
+            self.publish(usable)
+
+
+class DirectoryRegistry:
+    """See :class:`sidecar.registry.api.Registry`. One thread does all the disk's work, so a slow disk never holds
+    up traffic. Raises :class:`sidecar.registry.errors.RegistryError` when the folder cannot be used."""
+
+    def __init__(self, config: Config, *, clock: Callable[[], float]) -> None:
+        self._config = config
+        self._clock = clock
+        self._folder = Folder(Path(config.registry.path), clock=clock)
+        self._folder.prepare()
+        self._link = Link(f"directory://{config.registry.path}", clock)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
+        self._watches: dict[Discover, _FolderWatch] = {}
+        self._poll: asyncio.Task[None] | None = None
+        self._heartbeat: asyncio.Task[None] | None = None
+        self._wake = asyncio.Event()
+        self._pace = Pace(2.0, 4, clock)
+        self._status = "critical"
+        self._output = "not checked yet"
+        self._tidy_at = clock()
+
+    @property
+    def up(self) -> bool:
+        return self._link.up
+
+    @property
+    def age(self) -> float:
+        return self._link.age
+
+    def watch(self, discover: Discover, on_change: OnChange) -> Callable[[], None]:
+        watch = self._watches.get(discover)
+        if watch is None:
+            watch = self._watches[discover] = _FolderWatch(discover, self._clock)
+        unsubscribe = watch.subscribe(on_change)
+        if self._poll is None:
+            self._poll = asyncio.create_task(self._keep_looking(), name="registry poll")
+
+        def cancel() -> None:
+            unsubscribe()
+            if not watch.wanted and self._watches.get(discover) is watch:
+                del self._watches[discover]
+                watch.answered.set()
+
+        return cancel
+
+    async def answered(self) -> None:
+        for watch in tuple(self._watches.values()):
+            await watch.answered.wait()
+
+    def register(self) -> None:
+        """A workload without an inbound port has nothing that others could dial and is not registered."""
+        if self._heartbeat is None and self._config.inbound is not None:
+            port = self._config.inbound.bind.port
+            self._heartbeat = asyncio.create_task(self._keep_registered(port), name="registry heartbeat")
+
+    def set_health(self, status: str, output: str) -> None:
+        self._output = output
+        if status != self._status:
+            self._status = status
+            self._wake.set()
+
+    async def deregister(self) -> None:
+        heartbeat, self._heartbeat = self._heartbeat, None
+        if heartbeat is None:
+            return
+        heartbeat.cancel()
+        await asyncio.wait({heartbeat})
+        service = self._config.service
+        try:
+            async with asyncio.timeout(LEAVE):
+                # The thread takes one job after the other, so a write under way comes first.
+                await self._in_thread(self._folder.remove, service.name, service.id)
+        except Exception as error:
+            log.warning("could not deregister %s: %s; its file turns stale by itself", service.id, describe(error))
+
+    async def close(self) -> None:
+        """The registration stays until it is stale; call :meth:`deregister` before to take it out."""
+        tasks = [task for task in (self._poll, self._heartbeat) if task is not None]
+        self._poll = self._heartbeat = None
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for watch in self._watches.values():
+            watch.answered.set()
+        self._watches.clear()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    async def _keep_looking(self) -> None:
+        while True:
+            try:
+                if self._watches:
+                    await self._look()
+                    self._link.ok("discovery")
+            except Exception as error:
+                self._link.failed("discovery", error)
+                for watch in self._watches.values():
+                    watch.away()
+            await asyncio.sleep(POLL)
+
+    async def _look(self) -> None:
+        services = {discover.service for discover in self._watches}
+        found = await self._in_thread(self._read, services)
+        for discover, watch in tuple(self._watches.items()):
+            if discover.service in found:
+                watch.found(found[discover.service])
+
+    def _read(self, services: set[str]) -> dict[str, tuple[Instance, ...]]:
+        self._folder.keep(services)
+        if self._clock() >= self._tidy_at:
+            self._tidy_at = self._clock() + TIDY
+            self._folder.tidy()
+        return {service: self._folder.read(service) for service in services}
+
+    async def _keep_registered(self, port: int) -> None:
+        service = self._config.service
+        while True:
+            await self._pace.turn()
+            self._wake.clear()
+            try:
+                content = encode(service, port, self._status, self._output)
+                await self._in_thread(self._folder.write, service.name, service.id, content)
+                self._link.ok("registration")
+            except Exception as error:
+                self._link.failed("registration", error)
+            try:
+                async with asyncio.timeout(HEARTBEAT):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
