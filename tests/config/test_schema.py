@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.document import parse
+from sidecar.config.errors import Problem
+from sidecar.config.kinds import BROKEN, Kind, Place, Reading
+from sidecar.config.schema import CONFIG, json_schema
+from sidecar.config.show import effective
+from support.configs import FULL, config_of
+
+
+def sections(kind: Kind) -> Iterator[Section]:
+    match kind:
+        case Section():
+            yield kind
+            for key in kind.keys.values():
+                yield from sections(key.kind)
+        case Policy() | Short():
+            yield from sections(kind.section)
+        case ListOf():
+            yield from sections(kind.item)
+        case MapOf():
+            yield from sections(kind.value)
+        case _:
+            pass
+
+
+SECTIONS = list(sections(CONFIG))
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.model.__name__)
+def test_every_key_is_a_field_of_the_model_and_the_other_way_round(section: Section) -> None:
+    fields = {field.name for field in dataclasses.fields(section.model)} - {"name"}
+    assert set(section.keys) - {"name"} <= fields
+    assert fields - set(section.keys) <= set(section.refused)
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.model.__name__)
+def test_every_key_says_what_it_is_and_what_is_allowed(section: Section) -> None:
+    for name, key in section.keys.items():
+        assert key.doc.endswith("."), name
+        assert key.kind.allowed, name
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.model.__name__)
+def test_every_example_can_be_read(section: Section) -> None:
+    for name, key in section.keys.items():
+        if key.example is None or name == "token":
+            continue
+        problems: list[Problem] = []
+        node = parse(yaml.safe_dump(key.example), problems)
+        assert node is not None
+        reading = Reading({}, Path(), problems)
+        assert key.kind.read(node, Place(name, 1, reading)) is not BROKEN
+        assert not problems
+
+
+def accepts(schema: dict[str, Any], value: Any) -> bool:
+    """Whether a value fits a schema; only the words that :func:`json_schema` uses."""
+    if "anyOf" in schema and not any(accepts(option, value) for option in schema["anyOf"]):
+        return False
+    if "enum" in schema and not any(value == option and type(value) is type(option) for option in schema["enum"]):
+        return False
+    types: dict[str, Any] = {"object": dict, "array": list, "string": str, "integer": int, "number": (int, float)}
+    wanted = schema.get("type")
+    if wanted == "boolean" or (wanted and isinstance(value, bool)):
+        return wanted == "boolean" and isinstance(value, bool)
+    if wanted and not isinstance(value, types[wanted]):
+        return False
+    if isinstance(value, dict):
+        properties, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
+        if any(key not in value for key in schema.get("required", ())) or len(value) > schema.get("maxProperties", 1e9):
+            return False
+        return all(
+            accepts(properties[key], item) if key in properties else rest is True or (rest and accepts(rest, item))
+            for key, item in value.items()
+        )
+    if isinstance(value, list):
+        fits = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 1e9)
+        return fits and all(accepts(schema.get("items", {}), item) for item in value)
+    if isinstance(value, str):
+        return len(value) >= schema.get("minLength", 0) and bool(re.search(schema.get("pattern", ""), value))
+    return bool(schema.get("minimum", value) <= value <= schema.get("maximum", value))
+
+
+def test_it_is_a_schema_of_the_draft() -> None:
+    schema = json_schema()
+    assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert schema["required"] == ["service"]
+    assert schema["properties"]["service"]["required"] == ["name"]
+    assert schema["properties"]["upstreams"]["additionalProperties"]["additionalProperties"] is False
+    retry = schema["properties"]["upstreams"]["additionalProperties"]["properties"]["retry"]
+    attempts = retry["anyOf"][0]["properties"]["max_attempts"]
+    assert attempts["anyOf"][0] == {"type": "integer", "minimum": 1, "maximum": 20}
+    assert attempts["default"] == 3
+    assert attempts["description"] == "Most tries, the first included."
+    assert json.loads(json.dumps(schema)) == schema
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        FULL,
+        "service: {name: a, weights: {passing: '${N}'}}",
+        "service: {name: a}\ndrain: {timeout: 30}",
+        "service: {name: a}\nadmin: {token: {file: /x}}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', retry: 'off', bulkhead: false}}",
+    ],
+)
+def test_it_accepts_what_is_right(text: str) -> None:
+    assert accepts(json_schema(), yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "service: {}",
+        "service: {name: a, nam: b}",
+        "service: {name: a}\ndrain: {timeout: 1 day}",
+        "service: {name: a}\nlog: {level: loud}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', retry: {max_attempts: 0}}}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', retry: true}}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', endpoints: []}}",
+        "service: {name: a}\nadmin: {token: {fil: /x}}",
+    ],
+)
+def test_it_refuses_what_is_wrong(text: str) -> None:
+    assert not accepts(json_schema(), yaml.safe_load(text))
+
+
+def test_it_accepts_what_is_shown() -> None:
+    config = config_of(FULL + "consul: {token: x}")
+    assert accepts(json_schema(), effective(config))
