@@ -53,11 +53,11 @@ RATE_LIMIT = Section(
 
 BULKHEAD = Section(
     model.Bulkhead,
-    "How much may be under way at once; 0 for a count means no limit.",
+    "How much may be under way at once, and how much may wait.",
     {
-        "max_connections": Key(_COUNT, "Most connections."),
-        "max_requests": Key(_COUNT, "Most requests in flight.", 20),
-        "max_pending": Key(_COUNT, "Most requests that wait for their turn."),
+        "max_connections": Key(_COUNT, "Most connections; 0: no limit."),
+        "max_requests": Key(_COUNT, "Most requests in flight; 0: no limit.", 20),
+        "max_pending": Key(_COUNT, "Most requests that wait for their turn; 0: none waits."),
         "pending_timeout": Key(Duration(zero=True), "The longest one waits for its turn.", "5s"),
     },
 )

@@ -183,6 +183,7 @@ def test_inbound_has_no_breaker_and_no_retry() -> None:
         ("limits: {headers: 5}", "limits.headers"),
         ("limits: {target: 1KiB}", "limits.target"),
         ("limits: {body: 1KiB}", "limits.body"),
+        ("bulkhead: {max_requests: 5}", "bulkhead.max_requests"),
         ("rate_limit: {rate: 1/s, key: path}", "rate_limit.key"),
         ("rate_limit: {rate: 1/s, key: 'header:x'}", "rate_limit.key"),
     ],

@@ -51,7 +51,7 @@ _RATE_LIMITS = st.fixed_dictionaries(
     {"rate": st.tuples(st.integers(1, 10**6), st.sampled_from("smh")).map(lambda pair: f"{pair[0]}/{pair[1]}")},
     optional={"burst": st.integers(1, 1000), "key": st.sampled_from(["none", "ip"])},
 )
-_BULKHEADS = st.fixed_dictionaries({}, optional={"max_requests": st.integers(0, 100), "pending_timeout": _DURATIONS})
+_BULKHEADS = st.fixed_dictionaries({}, optional={"max_connections": st.integers(0, 100), "pending_timeout": _DURATIONS})
 _BREAKERS = st.fixed_dictionaries(
     {}, optional={"failure_threshold": st.integers(1, 9), "failure_on": st.just([500, "connect"])}
 )
