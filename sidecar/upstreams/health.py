@@ -14,7 +14,7 @@ from collections.abc import Callable
 from urllib.parse import quote
 
 from sidecar.admin.view import Health
-from sidecar.config.model import Address, Check
+from sidecar.config.model import Service
 
 log = logging.getLogger("sidecar.health")
 
@@ -32,16 +32,18 @@ _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: .*)?\r?\n", re.DOTALL)
 
 
 class AppChecker:
-    """Checks the app at ``app`` every ``check.interval`` seconds, more often until it is well for the first time.
+    """Checks ``service.app`` every ``check.interval`` seconds, more often until it is well for the first time.
 
     ``on_result`` is called with every result. HTTP: 2xx is healthy, 429 a warning, everything else (redirects too)
     unhealthy, as Consul judges its own checks. Otherwise: healthy when the port accepts a connection. What does not
     answer within ``check.timeout`` is unhealthy.
     """
 
-    def __init__(self, app: Address, check: Check, on_result: Callable[[Health], None]) -> None:
-        self._app = app
-        self._check = check
+    def __init__(self, service: Service, on_result: Callable[[Health], None]) -> None:
+        if service.app is None:
+            raise ValueError("there is no app to check: service.app is not set")
+        self._app = service.app
+        self._check = service.check
         self._on_result = on_result
         self._task: asyncio.Task[None] | None = None
         self._running: asyncio.Task[Health] | None = None

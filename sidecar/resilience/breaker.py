@@ -1,0 +1,148 @@
+"""The circuit breaker: stop calling what keeps failing, then find out carefully whether it is well again.
+
+Closed lets everything through and counts failures in a row. At the threshold it opens and refuses everything for
+``reset_timeout`` seconds. Then it is half-open: a fixed number of trial calls; when all of them succeed it closes,
+when one fails it opens again. (Michael Nygard, *Release It!*, "Circuit Breaker".)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from typing import Final, Literal
+
+from sidecar.config import model
+
+#: The states, as the metric ``sidecar_circuit_breaker_state`` gives them.
+CLOSED: Final = 0
+HALF_OPEN: Final = 1
+OPEN: Final = 2
+
+#: What :meth:`CircuitBreaker.retry_after` says while trial calls are under way: their end is near but unknown.
+_TRIAL_WAIT: Final = 1.0
+
+
+class CircuitBreaker:
+    """One breaker. ``clock`` gives seconds; ``on_change(breaker)`` is called after every change of state and must
+    not raise.
+
+    Before each try call :meth:`allow`. 0 means refused. Anything else is a token that goes back exactly once with the
+    try's outcome: :meth:`success`, :meth:`failure`, or :meth:`cancel` when there is no verdict (the client left).
+    Each state has a token of its own, so what was begun in an earlier state is not counted in a later one.
+    """
+
+    __slots__ = (
+        "_clock", "_generation", "_half_open_at", "_on_change", "_open_total", "_permits", "_state", "_successes",
+        "config", "failures", "forced", "opened_at",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        config: model.CircuitBreaker,
+        clock: Callable[[], float],
+        on_change: Callable[[CircuitBreaker], None] | None = None,
+    ) -> None:
+        self.config = config
+        self._clock = clock
+        self._on_change = on_change
+        self._state = CLOSED
+        self._generation = 1
+        #: Failures in a row.
+        self.failures = 0
+        #: When it last opened (the clock's time; 0: never did).
+        self.opened_at = 0.0
+        #: Who decides: ``auto`` (the breaker), ``open`` or ``closed`` (an operator).
+        self.forced: Literal["auto", "open", "closed"] = "auto"
+        self._half_open_at = inf
+        self._open_total = 0.0
+        self._permits = 0
+        self._successes = 0
+
+    @property
+    def state(self) -> int:
+        """:data:`CLOSED`, :data:`HALF_OPEN` or :data:`OPEN`, at this moment."""
+        if self._state == OPEN and self._clock() >= self._half_open_at:
+            return HALF_OPEN
+        return self._state
+
+    def allow(self) -> int:
+        """A token (≥ 1) when a try may be made, 0 when it may not."""
+        if self._state != CLOSED:
+            if self._state == OPEN:
+                if self._clock() < self._half_open_at:
+                    return 0
+                self._enter(HALF_OPEN)
+            if not self._permits:
+                return 0
+            self._permits -= 1
+        return self._generation
+
+    def success(self, token: int) -> None:
+        """The try that got ``token`` went well."""
+        if token != self._generation:
+            return
+        if self._state == CLOSED:
+            self.failures = 0
+        else:
+            self._successes += 1
+            if self._successes >= self.config.half_open_requests:
+                self.failures = 0
+                self._enter(CLOSED)
+
+    def failure(self, token: int) -> None:
+        """The try that got ``token`` failed."""
+        if token != self._generation or self.forced != "auto":
+            return
+        self.failures += 1
+        if self._state == HALF_OPEN or self.failures >= self.config.failure_threshold:
+            self._enter(OPEN)
+
+    def cancel(self, token: int) -> None:
+        """The try that got ``token`` ended without a verdict; a trial call's permit is free again."""
+        if token == self._generation and self._state == HALF_OPEN:
+            self._permits += 1
+
+    def retry_after(self) -> float:
+        """Seconds after which asking again makes sense; 0 when nothing is refused. While an operator keeps it open
+        nobody knows, and it is ``reset_timeout``."""
+        if self.forced == "open":
+            return self.config.reset_timeout
+        if self._state == OPEN:
+            return max(0.0, self._half_open_at - self._clock())
+        if self._state == HALF_OPEN and not self._permits:
+            return _TRIAL_WAIT
+        return 0.0
+
+    def open_seconds(self) -> float:
+        """Seconds spent open so far, in all; half-open does not count."""
+        return self._open_total + self._open_now()
+
+    def force(self, mode: Literal["open", "close", "auto"]) -> None:
+        """Keep it ``open`` or closed (``close``; nothing is counted then) until told ``auto``, which begins again:
+        closed, with no failures. Raises :class:`ValueError` for any other word."""
+        if mode not in ("open", "close", "auto"):
+            raise ValueError(f"a circuit breaker can be forced to open, close or auto, not {mode!r}")
+        self.forced = "closed" if mode == "close" else mode
+        self.failures = 0
+        self._enter(OPEN if mode == "open" else CLOSED)
+
+    def _open_now(self) -> float:
+        """Seconds of the present open period."""
+        if self._state != OPEN:
+            return 0.0
+        return min(self._clock(), self._half_open_at) - self.opened_at
+
+    def _enter(self, state: int) -> None:
+        """Begin a state, the same one again too: its tokens, permits and times are new."""
+        self._open_total += self._open_now()
+        before = self._state
+        self._state = state
+        self._generation += 1
+        if state == OPEN:
+            self.opened_at = self._clock()
+            self._half_open_at = inf if self.forced == "open" else self.opened_at + self.config.reset_timeout
+        elif state == HALF_OPEN:
+            self._permits = self.config.half_open_requests
+            self._successes = 0
+        if state != before and self._on_change is not None:
+            self._on_change(self)
