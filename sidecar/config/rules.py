@@ -20,7 +20,6 @@ NOT_FOR_TCP: dict[str, frozenset[str]] = {
     "routes": frozenset(),
     "timeout": frozenset({"request", "head", "keepalive"}),
     "limits": frozenset({"head", "headers", "target", "body"}),
-    "bulkhead": frozenset({"max_requests"}),
     "retry": frozenset({"on", "methods"}),
 }
 

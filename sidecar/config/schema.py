@@ -56,7 +56,7 @@ BULKHEAD = Section(
     "How much may be under way at once, and how much may wait.",
     {
         "max_connections": Key(_COUNT, "Most connections; 0: no limit."),
-        "max_requests": Key(_COUNT, "Most requests in flight; 0: no limit.", 20),
+        "max_requests": Key(_COUNT, "Most requests in flight; 0: no limit. For tcp, max_connections counts alone.", 20),
         "max_pending": Key(_COUNT, "Most requests that wait for their turn; 0: none waits."),
         "pending_timeout": Key(Duration(zero=True), "The longest one waits for its turn.", "5s"),
     },
