@@ -19,6 +19,7 @@ A chain is built once per configuration and holds only the hooks that its filter
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from sidecar.proxy.errors import Reply
 
 
-class Wait:
+class Wait(enum.Enum):
     """The type of :data:`WAIT`."""
 
-    __slots__ = ()
+    WAIT = "wait"
 
 
-WAIT: Final = Wait()
+WAIT: Final = Wait.WAIT
 
 
 class Retry:
@@ -48,7 +49,7 @@ class Retry:
 
 
 # An exchange is either kind (HTTP, TCP); a filter that reads what only one kind has is only put into such chains.
-Hook: TypeAlias = "Callable[[Any], Reply | Wait | Any | None]"
+Hook: TypeAlias = "Callable[[Any], Reply | Wait | None]"
 TryHook: TypeAlias = "Callable[[Any], Reply | None]"
 AnswerHook: TypeAlias = "Callable[[Any, Any], Retry | None]"
 FailureHook: TypeAlias = "Callable[[Any, str], Retry | None]"
@@ -59,7 +60,9 @@ class Chain:
     """The hooks of an ordered list of filters, and the times that every phase of an exchange reads: ``timeout``, and
     ``patience``, the seconds that one try may wait for an answer's head."""
 
-    __slots__ = ("filters", "on_answer", "on_connected", "on_end", "on_failure", "on_request", "on_try", "patience", "timeout")
+    __slots__ = (
+        "filters", "on_answer", "on_connected", "on_end", "on_failure", "on_request", "on_try", "patience", "timeout",
+    )  # fmt: skip
 
     def __init__(self, filters: Sequence[object], timeout: Timeout, patience: float) -> None:
         self.filters = tuple(filters)

@@ -21,29 +21,29 @@ class Bulkhead:
     slot back and keep the connection. For TCP only ``max_connections`` counts."""
 
     def __init__(self, config: Config, stats: ListenerStats, clock: Callable[[], float]) -> None:
-        limits = [config.max_connections]
-        if stats.protocol == "http":
-            limits.append(config.max_requests)
-        limit = min((n for n in limits if n), default=0)
-        self.limiter = Limiter(limit, config.max_pending, config.pending_timeout, clock)
-        self._config = config
+        self.limiter = Limiter(_limit(config, stats), config.max_pending, config.pending_timeout, clock)
         self._stats = stats
         self._clock = clock
+
+    def resize(self, config: Config) -> None:
+        """Other settings, for what comes from now on; what is under way stays counted."""
+        self.limiter.max_pending = config.max_pending
+        self.limiter.pending_timeout = config.pending_timeout
+        self.limiter.resize(_limit(config, self._stats))
 
     def on_request(self, x: Exchange) -> Reply | Wait | None:
         limiter = self.limiter
         if limiter.try_acquire():
             x.slot = limiter
             return None
-        config = self._config
-        if not config.pending_timeout or not limiter.enqueue(x):
+        if not limiter.pending_timeout or not limiter.enqueue(x):
             return Reply(
                 "overloaded",
                 f"{limiter.active} in progress and {limiter.pending} waiting: {x.listener.name} takes no more",
                 1.0,
             )
         x.queue = limiter
-        x.queue_deadline = min(x.deadline, self._clock() + config.pending_timeout)
+        x.queue_deadline = min(x.deadline, self._clock() + limiter.pending_timeout)
         self._stats.pending += 1
         return WAIT
 
@@ -57,3 +57,11 @@ class Bulkhead:
         if slot is not None:
             x.slot = None
             slot.release()
+
+
+def _limit(config: Config, stats: ListenerStats) -> int:
+    """How many may be under way at once; 0: any number."""
+    limits = [config.max_connections]
+    if stats.protocol == "http":
+        limits.append(config.max_requests)
+    return min((n for n in limits if n), default=0)

@@ -15,8 +15,12 @@ if TYPE_CHECKING:
 
 class CircuitBreaker:
     """Asks before each try, and counts how the try went. Stands after the bulkhead, because a permit of a half-open
-    breaker must not be spent on waiting in a queue. A lost keep-alive race and a client that leaves say nothing about
-    the upstream: the permit goes back unused."""
+    breaker must not be spent on waiting in a queue.
+
+    What says nothing about the upstream as a whole gives its permit back unused: a lost keep-alive race, a client that
+    leaves, a peer that is draining, and the failure of an endpoint that is already out of the rotation while others are
+    in it. Otherwise one instance that dies under many connections would open the breaker of all the others.
+    """
 
     def __init__(self, mechanism: Mechanism, settings: Config) -> None:
         self.mechanism = mechanism
@@ -42,15 +46,17 @@ class CircuitBreaker:
     def on_answer(self, x: Exchange, head: ResponseHead) -> None:
         permit = x.permit
         x.permit = 0
-        if head.status in self._statuses:
-            self.mechanism.failure(permit)
-        else:
+        if head.status not in self._statuses:
             self.mechanism.success(permit)
+        elif _one_of_many(x) or head.fields.get(b"x-sidecar-error", b"").strip(b" \t") == b"draining":
+            self.mechanism.cancel(permit)
+        else:
+            self.mechanism.failure(permit)
 
     def on_failure(self, x: Exchange, kind: str) -> None:
         permit = x.permit
         x.permit = 0
-        if kind in self._kinds:
+        if kind in self._kinds and not _one_of_many(x):
             self.mechanism.failure(permit)
         else:
             self.mechanism.cancel(permit)
@@ -66,3 +72,9 @@ class CircuitBreaker:
         if permit:
             x.permit = 0
             self.mechanism.cancel(permit)
+
+
+def _one_of_many(x: Exchange) -> bool:
+    """Whether the endpoint was taken out of the rotation, by this failure or before, and others are left. (When all are
+    out, all are in again.)"""
+    return x.endpoint not in x.listener.cluster.eligible

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sidecar.config.model import RateLimit as Config
 from sidecar.proxy.errors import Reply
@@ -20,19 +20,21 @@ class RateLimit:
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._bucket = TokenBucket(config.rate, config.burst, clock())
+        kind, _, header = config.key.partition(":")
+        self._by_ip = kind == "ip"
+        self._header = header.lower().encode()
+        self._bucket: TokenBucket | None = None
         self._keyed: KeyedBuckets | None = None
-        self._header = b""
-        self._kind = config.key
-        self._message = f"more than {config.rate:g} requests per second"
-        if config.key != "none":
+        if kind == "none":
+            self._bucket = TokenBucket(config.rate, config.burst, clock())
+        else:
             self._keyed = KeyedBuckets(config.rate, config.burst, clock)
-            self._message += f" for one {config.key}"
-        if config.key.startswith("header:"):
-            self._header = config.key.removeprefix("header:").lower().encode()
+        whose = {"none": "", "ip": " from one address", "path": " for one path"}.get(kind, f" with the same {header}")
+        self._message = f"more requests{whose} than the {_readable(config.rate)} that are allowed"
 
     def on_request(self, x: Exchange) -> Reply | None:
         if self._keyed is None:
+            assert self._bucket is not None
             wait = self._bucket.take(self._clock())
         else:
             wait = self._keyed.take(self._key(x))
@@ -40,12 +42,16 @@ class RateLimit:
             return Reply("rate_limited", self._message, wait)
         return None
 
-    def _key(self, x: Exchange | HttpExchange) -> bytes | str:
-        if self._kind == "ip":
+    def _key(self, x: Exchange) -> bytes | str:
+        """What the bucket is chosen by. Everybody without the header shares one."""
+        if self._by_ip:
             return x.client_ip
-        head = getattr(x, "head")  # noqa: B009 - the other kinds are refused for TCP by the configuration
+        head = cast("HttpExchange", x).head  # the configuration allows other keys for HTTP only
         if self._header:
-            value: bytes = head.get(self._header) or b""
-            return value
-        path: bytes = head.path
-        return path
+            return head.get(self._header) or b""
+        return head.path
+
+
+def _readable(rate: float) -> str:
+    """A rate in the unit that the configuration would give it in."""
+    return f"{rate:.10g} per second" if rate >= 1 else f"{rate * 60:.4g} per minute"

@@ -36,7 +36,8 @@ class Retry:
         status = head.status
         if status < 400:
             return None
-        if x.peer_error in NOT_DELIVERED and CONNECT in self._config.on:
+        code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
+        if status >= 500 and code in NOT_DELIVERED and CONNECT in self._config.on:
             return self._again(x, str(status), at_once=True)
         if status not in self._statuses or x.method not in self._config.methods:
             return None

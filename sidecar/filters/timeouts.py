@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from sidecar.config.model import Timeout
@@ -12,12 +11,11 @@ if TYPE_CHECKING:
 
 
 class Timeouts:
-    """``timeout.request`` from now to the answer's head. The other times (connect, idle, total, and the share of one
-    try) belong to phases, and the exchange itself reads them where the phase begins."""
+    """``timeout.request`` from the beginning to the answer's head. The other times (connect, idle, total, and the
+    share of one try) belong to phases, and the exchange itself reads them where the phase begins."""
 
-    def __init__(self, config: Timeout, clock: Callable[[], float]) -> None:
+    def __init__(self, config: Timeout) -> None:
         self._request = config.request
-        self._clock = clock
 
     def on_request(self, x: Exchange) -> None:
-        x.deadline = self._clock() + self._request
+        x.deadline = x.started + self._request

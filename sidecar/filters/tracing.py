@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.model import Tracing as Config
-from sidecar.proxy.trace import Trace, b3_lines, parse_b3, parse_traceparent, traceparent
+from sidecar.proxy.trace import SAMPLED, Trace, b3_lines, parse_b3, parse_traceparent, traceparent
 from sidecar.telemetry.spans import SpanRecord
 
 if TYPE_CHECKING:
@@ -18,9 +18,12 @@ _B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid
 
 
 class Tracing:
-    """First in the chain, so that whatever happens later has a trace id. An unsampled context passes byte for byte: we
-    add no span to it, so its parent stays the caller. A malformed one is replaced, and its ``tracestate`` goes with it
-    (W3C Trace Context §4.3). ``baggage`` is not ours to touch."""
+    """Early in the chain, so that whatever happens later has a trace id.
+
+    A context that we add no span to (it is not sampled, or no collector is configured) passes byte for byte: its parent
+    stays the caller, or traces would have holes in them. A malformed one is replaced. ``tracestate`` without a valid
+    ``traceparent`` belongs to no trace and goes (W3C Trace Context §3.3). ``baggage`` is not ours to touch.
+    """
 
     def __init__(
         self, config: Config, kind: str, rng: random.Random, record: Callable[[SpanRecord], None] | None
@@ -34,24 +37,24 @@ class Tracing:
     def on_request(self, x: HttpExchange) -> None:
         head = x.head
         given = head.fields.get(b"traceparent")
-        if given is not None:
-            context = parse_traceparent(given.strip(b" \t"))
-            if context is not None:
-                trace_id, parent_id, sampled = context
-                if not sampled:
-                    x.trace = Trace(trace_id, parent_id, "", False)
-                    if self._b3:
-                        self._write_b3(x, x.trace)
-                    return
-                x.trace = trace = Trace(trace_id, self._new_id(64), parent_id, True)
+        context = parse_traceparent(given.strip(b" \t")) if given is not None else None
+        if context is None:
+            if given is not None:
                 head.remove(b"traceparent")
-                self._write(x, trace)
-                return
-            head.remove(b"traceparent")
             if b"tracestate" in head.fields:
                 head.remove(b"tracestate")
-        x.trace = trace = self._begin(x)
-        self._write(x, trace)
+            x.trace = trace = self._begin(x)
+            self._write(x, trace)
+            return
+        trace_id, parent_id, flags = context
+        if flags & SAMPLED and self._record is not None:
+            x.trace = trace = Trace(trace_id, self._new_id(64), parent_id, flags)
+            head.remove(b"traceparent")
+            self._write(x, trace)
+            return
+        x.trace = trace = Trace(trace_id, parent_id, "", flags)
+        if self._b3:
+            self._write_b3(x, trace)
 
     def on_end(self, x: HttpExchange) -> None:
         trace = x.trace
@@ -87,14 +90,13 @@ class Tracing:
 
     def _begin(self, x: HttpExchange) -> Trace:
         """A trace from B3 fields, where those are asked for and there are any, else a new one."""
+        trace_id = parent_id = ""
+        sampled = None
         if self._b3:
-            context = parse_b3(x.head.fields)
-            if context is not None:
-                trace_id, parent_id, sampled = context
-                if sampled is None:
-                    sampled = self._rng.random() < self._sample
-                return Trace(trace_id, self._new_id(64), parent_id, sampled)
-        return Trace(self._new_id(128), self._new_id(64), "", self._rng.random() < self._sample)
+            trace_id, parent_id, sampled = parse_b3(x.head.fields)
+        if sampled is None:
+            sampled = self._rng.random() < self._sample
+        return Trace(trace_id or self._new_id(128), self._new_id(64), parent_id, SAMPLED if sampled else 0)
 
     def _write(self, x: HttpExchange, trace: Trace) -> None:
         head = x.head

@@ -78,20 +78,22 @@ class Policies:
     retry: Retry | None
 
 
+#: (policy, route) → its settings and the filter that was built from them.
+Built = dict[tuple[str, object], tuple[object, Any]]
+
+
 class Assembly:
     """Builds one listener's chains, now and at each reload. A policy whose settings did not change keeps its filter and
-    so its state: reloading must not close a breaker or refill a bucket."""
+    so its state: reloading must not close a breaker or refill a bucket. A bulkhead is resized: what is under way still
+    counts."""
 
     def __init__(self, context: Context, name: str, stats: ListenerStats) -> None:
         self._context = context
         self._name = name
         self._stats = stats
-        #: (policy, route) → its settings and the filter that was built from them.
-        self._built: dict[tuple[str, Match | None], tuple[object, Any]] = {}
+        self._built: Built = {}
         inbound = stats.direction == "inbound"
-        self._tracing = Tracing(
-            context.tracing, "server" if inbound else "client", context.rng, context.record_span
-        )
+        self._tracing = Tracing(context.tracing, "server" if inbound else "client", context.rng, context.record_span)
         self._request_id = RequestId(context.rng)
         self._metrics = Metrics(stats, context.clock)
         self._connection_metrics = ConnectionMetrics(stats, context.clock)
@@ -114,36 +116,40 @@ class Assembly:
             listener.pool.limits = config.limits
 
     def _policies(
-        self,
-        config: Inbound | Upstream | Route,
-        match: Match | None,
-        main: Policies | None,
-        before: dict[tuple[str, Match | None], tuple[object, Any]],
+        self, config: Inbound | Upstream | Route, match: Match | None, main: Policies | None, before: Built
     ) -> Policies:
         context = self._context
         clock = context.clock
+        where = match and (match.path, match.methods, tuple(sorted(match.headers.items())))
 
-        def build(policy: str, make: Callable[[Any], Any]) -> Any:
+        def build(policy: str, make: Callable[[Any, Any], Any]) -> Any:
+            """The filter for a policy; ``make`` gets the settings, and the filter that stood here before, if any."""
             settings = getattr(config, policy, None)  # inbound, there is neither breaker nor retry
             if settings is INHERIT:
                 return getattr(main, policy)
             if settings is None:
                 return None
-            old = before.get((policy, match))
-            made = old[1] if old is not None and old[0] == settings else make(settings)
-            self._built[policy, match] = (settings, made)
+            old_settings, old = before.get((policy, where), (None, None))
+            made = old if old_settings == settings else make(settings, old)
+            self._built[policy, where] = (settings, made)
             return made
 
-        def breaker(settings: model.CircuitBreaker) -> CircuitBreaker:
+        def bulkhead(settings: model.Bulkhead, old: Bulkhead | None) -> Bulkhead:
+            if old is None:
+                return Bulkhead(settings, self._stats, clock)
+            old.resize(settings)
+            return old
+
+        def breaker(settings: model.CircuitBreaker, _: object) -> CircuitBreaker:
             mechanism = Breaker(settings, clock, lambda changed: context.breaker_changed(self._name, changed))
             return CircuitBreaker(mechanism, settings)
 
         return Policies(
-            timeout=build("timeout", lambda settings: settings),
-            rate_limit=build("rate_limit", lambda settings: RateLimit(settings, clock)),
-            bulkhead=build("bulkhead", lambda settings: Bulkhead(settings, self._stats, clock)),
+            timeout=build("timeout", lambda settings, _: settings),
+            rate_limit=build("rate_limit", lambda settings, _: RateLimit(settings, clock)),
+            bulkhead=build("bulkhead", bulkhead),
             circuit_breaker=build("circuit_breaker", breaker),
-            retry=build("retry", lambda settings: Retry(settings, Backoff(settings, context.rng), clock)),
+            retry=build("retry", lambda settings, _: Retry(settings, Backoff(settings, context.rng), clock)),
         )
 
     def _chain(self, policies: Policies) -> Chain:
@@ -151,7 +157,7 @@ class Assembly:
         inbound = self._stats.direction == "inbound"
         breaker = policies.circuit_breaker
         filters = (
-            Timeouts(policies.timeout, self._context.clock),
+            Timeouts(policies.timeout),
             self._tracing if http else None,
             self._request_id if http else None,
             Forwarded() if http and inbound else None,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import logging
+import errno
+import os
+import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.config.model import Address, Limits, Timeout
 
@@ -18,7 +20,12 @@ if TYPE_CHECKING:
     from sidecar.upstreams.cluster import Cluster
     from sidecar.upstreams.endpoint import Endpoint
 
-logger = logging.getLogger("sidecar.proxy")
+#: What to do about the usual reasons why an address cannot be bound.
+_HINTS: Final = {
+    errno.EADDRINUSE: "another process listens there; stop it, or choose another bind",
+    errno.EADDRNOTAVAIL: "this host has no such address",
+    errno.EACCES: "this user may not; choose a port from 1024 up",
+}
 
 
 class ListenerError(Exception):
@@ -94,8 +101,7 @@ class Listener:
                 self.protocol, self.bind.host, self.bind.port, backlog=1024, reuse_address=True
             )
         except OSError as error:
-            reason = error.strerror or str(error)
-            raise ListenerError(f"{self.name}: cannot listen on {self.bind}: {reason}") from error
+            raise ListenerError(f"{self.name}: cannot listen on {self.bind}: {_reason(error)}") from error
 
     @property
     def address(self) -> Address:
@@ -143,7 +149,7 @@ class Listener:
 
     async def drained(self) -> None:
         """Returns when nothing is under way any more."""
-        while self.stats.active:
+        while self.stats.active:  # noqa: ASYNC110 - an event would cost every exchange something, for once in a life
             await asyncio.sleep(0.05)
 
     def close_socket(self) -> None:
@@ -157,3 +163,13 @@ class Listener:
         for connection in list(self._connections):
             connection.abort()
         await asyncio.sleep(0)
+
+
+def _reason(error: OSError) -> str:
+    """Why binding failed, and what to do about it. The loops put the address into ``strerror`` again; the number is
+    plainer."""
+    if isinstance(error, socket.gaierror) or error.errno is None:
+        return error.strerror or str(error)
+    hint = _HINTS.get(error.errno)
+    reason = os.strerror(error.errno)
+    return f"{reason} ({hint})" if hint else reason

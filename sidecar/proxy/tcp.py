@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL, Exchange
@@ -11,6 +13,13 @@ from sidecar.proxy.listener import Listener
 
 if TYPE_CHECKING:
     from sidecar.upstreams.endpoint import Endpoint
+
+#: Bytes that are taken from a client before the other end stands; with more, it is not read from.
+EARLY_LIMIT: Final = 65536
+#: Without ``timeout.idle``: how long the last bytes may take to be read, seconds.
+LINGER_SECONDS: Final = 300.0
+#: Linger for 0 seconds: closing sends a reset.
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class TcpListener(Listener):
@@ -23,15 +32,27 @@ class TcpListener(Listener):
         """Connections to it stay: they may well still work, and only they know what their bytes mean."""
 
 
+def reset(transport: asyncio.Transport) -> None:
+    """Close with a reset. A mere ``abort()`` sends a FIN when everything was read, and the peer would take what it has
+    got for the whole."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and not transport.is_closing():
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+        except OSError:
+            pass  # closed already
+    transport.abort()
+
+
 class _Side(asyncio.Protocol):
-    """What both ends of a relayed connection do alike. ``other`` is the far end's transport."""
+    """What both ends of a relayed connection do alike. ``other`` is the far end, when it stands."""
 
     __slots__ = ("_paused", "exchange", "paused_writing", "transport")
 
+    exchange: TcpExchange
     transport: asyncio.Transport
 
-    def __init__(self, exchange: TcpExchange) -> None:
-        self.exchange = exchange
+    def __init__(self) -> None:
         self.paused_writing = False
         self._paused = False
 
@@ -69,11 +90,12 @@ class _Side(asyncio.Protocol):
 
 
 class Client(_Side):
-    """The accepted end. Nothing is read from it before the other end stands."""
+    """The accepted end."""
 
     __slots__ = ("listener",)
 
     def __init__(self, listener: TcpListener) -> None:
+        _Side.__init__(self)
         self.listener = listener
 
     @property
@@ -84,8 +106,7 @@ class Client(_Side):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        _Side.__init__(self, TcpExchange(self.listener, self, peer[0] if peer else ""))
-        self.pause_reading()
+        self.exchange = TcpExchange(self.listener, self, peer[0] if peer else "")
         self.exchange.start()
 
     def data_received(self, data: bytes) -> None:
@@ -104,10 +125,16 @@ class Client(_Side):
 class Far(_Side):
     """The end that leads to an endpoint."""
 
-    __slots__ = ()
+    __slots__ = ("endpoint",)
+
+    def __init__(self, exchange: TcpExchange, endpoint: Endpoint) -> None:
+        _Side.__init__(self)
+        self.exchange = exchange
+        self.endpoint = endpoint
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        self.exchange.connected(self)
 
     def data_received(self, data: bytes) -> None:
         self.exchange.relay_out(data)
@@ -120,14 +147,17 @@ class TcpExchange(Exchange):
     """One relayed connection. There is nobody to send an error text to, so whatever goes wrong ends in a reset, which
     is what the client would see without us."""
 
-    __slots__ = ("client", "far", "half_closed", "timer")
+    __slots__ = ("_early", "_early_size", "client", "far", "half_closed", "timer")
 
     def __init__(self, listener: TcpListener, client: Client, client_ip: str) -> None:
-        now = listener.clock()
-        Exchange.__init__(self, listener, listener.chain, client_ip, now)
+        Exchange.__init__(self, listener, listener.chain, client_ip, listener.clock())
         self.client = client
         self.far: Far | None = None
+        #: The side that has finished sending.
         self.half_closed: _Side | None = None
+        #: What the client said before the other end stood.
+        self._early: list[bytes] = []
+        self._early_size = 0
         self.timer = listener.wheel.timer(self._on_timer)
 
     def start(self) -> None:
@@ -139,22 +169,24 @@ class TcpExchange(Exchange):
         else:
             self.reply(Reply("overloaded", "too many clients are connected"))
 
+    # -- connecting ------------------------------------------------------------------------------------------------
+
     def open(self, endpoint: Endpoint) -> None:
-        self.try_deadline = self.listener.clock() + self.chain.timeout.connect
+        self.try_deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
         self.set_timer(self.try_deadline)
         self.connecting = self.listener.loop.create_task(self._connect(endpoint))
 
     async def _connect(self, endpoint: Endpoint) -> None:
-        far = Far(self)
         try:
-            await self.listener.loop.create_connection(lambda: far, endpoint.host, endpoint.port)
+            await self.listener.loop.create_connection(lambda: Far(self, endpoint), endpoint.host, endpoint.port)
         except OSError as error:
             self.connect_failed(error)
+
+    def connected(self, far: Far) -> None:
+        """The other end stands. Called from its ``connection_made``, so that it comes before anything that it says."""
+        if self.phase != CONNECTING or far.endpoint is not self.endpoint:
+            far.transport.abort()  # the client has left, or the time was over, in this very moment
             return
-        except asyncio.CancelledError:
-            if hasattr(far, "transport"):
-                far.transport.abort()
-            raise
         self.connecting = None
         self.far = far
         self.phase = TUNNEL
@@ -162,12 +194,22 @@ class TcpExchange(Exchange):
         stats = self.listener.stats
         stats.upstream_active += 1
         stats.tunnels += 1
-        self.listener.cluster.succeeded(endpoint)
+        self.listener.cluster.succeeded(far.endpoint)
         for hook in self.chain.on_connected:
             hook(self)
         self.touched = self.listener.clock()
         self.check_idle(self.touched)
-        self.client.resume_reading()
+        if self._early:
+            early = b"".join(self._early)
+            self._early.clear()
+            self.count_in(len(early))
+            far.transport.write(early)
+        if self.half_closed is not None:
+            far.transport.write_eof()
+        elif not far.paused_writing:
+            self.client.resume_reading()
+
+    # -- relaying --------------------------------------------------------------------------------------------------
 
     def relay_in(self, data: bytes) -> None:
         """Client → endpoint."""
@@ -176,6 +218,11 @@ class TcpExchange(Exchange):
             self.touched = self.listener.clock()
             self.count_in(len(data))
             far.transport.write(data)
+        elif self.phase != ENDED:
+            self._early.append(data)
+            self._early_size += len(data)
+            if self._early_size > EARLY_LIMIT:
+                self.client.pause_reading()
 
     def relay_out(self, data: bytes) -> None:
         """Endpoint → client."""
@@ -184,16 +231,16 @@ class TcpExchange(Exchange):
         self.client.transport.write(data)
 
     def finished_sending(self, side: _Side) -> bool:
-        """A half-close is passed on; after both it is over. Whether ``side`` stays open for writing."""
-        if self.phase != TUNNEL:
-            self.abort()
+        """A half-close is passed on, if need be when the other end stands; after both it is over. Whether ``side``
+        stays open for writing."""
+        if self.phase == ENDED:
             return False
         if self.half_closed is not None:
             self._finish()
             return False
         self.half_closed = side
         other = side.other()
-        if other is not None:
+        if other is not None and not other.transport.is_closing():
             other.transport.write_eof()
         return True
 
@@ -201,36 +248,52 @@ class TcpExchange(Exchange):
         """One end is gone: the other follows, with a reset if this one was reset."""
         if side is self.client:
             self.listener.left(self.client)
+        elif side is not self.far:
+            return  # a connection that came too late
         if self.phase == ENDED:
-            return
-        if error is not None or self.phase != TUNNEL:
+            other = side.other()
+            if other is None or not other.transport.get_write_buffer_size():
+                self.timer.close()
+        elif error is not None or self.phase != TUNNEL:
             self.abort()
         else:
             self._finish()
 
+    # -- the end ---------------------------------------------------------------------------------------------------
+
     def _finish(self) -> None:
-        """Close both ends once what was written is out."""
+        """Close both ends once what was written is out; a peer that does not read has ``timeout.idle`` for that."""
+        far = self.far
+        assert far is not None
         if self.end():
+            if self.client.transport.get_write_buffer_size() or far.transport.get_write_buffer_size():
+                self.timer.set(self.listener.clock() + (self.chain.timeout.idle or LINGER_SECONDS))
+            else:
+                self.timer.close()
             self.client.transport.close()
-            if self.far is not None:
-                self.far.transport.close()
+            far.transport.close()
 
     def reply(self, reply: Reply) -> None:
-        self.error = reply.code
-        self.status = STATUS[reply.code]
-        self.abort()
+        if self.phase != ENDED:
+            self.error = reply.code
+            self.status = STATUS[reply.code]
+            self.abort()
 
     def abort(self) -> None:
         if self.end():
-            self.client.transport.abort()
-            if self.far is not None:
-                self.far.transport.abort()
+            self._reset()
+
+    def _reset(self) -> None:
+        self.timer.close()
+        reset(self.client.transport)
+        if self.far is not None:
+            reset(self.far.transport)
 
     def end(self) -> bool:
         tunnel = self.phase == TUNNEL
         if not Exchange.end(self):
             return False
-        self.timer.close()
+        self._early.clear()
         stats = self.listener.stats
         stats.active -= 1
         if tunnel:
@@ -247,8 +310,7 @@ class TcpExchange(Exchange):
         self.timer.set(deadline)
 
     def _on_timer(self) -> None:
-        if self.phase == CONNECTING and self.listener.clock() >= self.try_deadline:
-            self.cut()
-            self.connect_failed(None)
+        if self.phase == ENDED:
+            self._reset()
         else:
             self.check_timer(self.listener.clock())

@@ -12,57 +12,70 @@ from typing import Final
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _B3: Final = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d]))?(?:-[0-9a-f]{16})?")
 _ID: Final = re.compile(rb"[0-9a-f]{16}|[0-9a-f]{32}")
+#: "d" is debug, which is sampled; words are from before the specification.
+_B3_SAMPLED: Final[dict[bytes | None, bool]] = {b"0": False, b"1": True, b"d": True, b"false": False, b"true": True}
 _NO_TRACE: Final = b"0" * 32
 _NO_SPAN: Final = b"0" * 16
+
+
+#: ``trace-flags``: it is recorded; its trace id is random (level 2).
+SAMPLED: Final = 1
+_RANDOM: Final = 2
 
 
 class Trace:
     """Where an exchange stands in its trace. All ids are lower-case hexadecimal; ``parent_id`` is empty when the
     trace began here."""
 
-    __slots__ = ("parent_id", "sampled", "span_id", "trace_id")
+    __slots__ = ("flags", "parent_id", "sampled", "span_id", "trace_id")
 
-    def __init__(self, trace_id: str, span_id: str, parent_id: str, sampled: bool) -> None:
+    def __init__(self, trace_id: str, span_id: str, parent_id: str, flags: int) -> None:
         self.trace_id = trace_id
         self.span_id = span_id
         self.parent_id = parent_id
-        self.sampled = sampled
+        self.flags = flags
+        self.sampled = bool(flags & SAMPLED)
 
 
-def parse_traceparent(value: bytes) -> tuple[str, str, bool] | None:
-    """(trace id, span id, sampled), or ``None`` when it is malformed. A version above 00 may have more parts."""
+def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:
+    """(trace id, span id, flags), or ``None`` when it is malformed. A version above 00 may have more parts; flags that
+    we do not know are cleared (§3.2.2.5)."""
     found = _TRACEPARENT.fullmatch(value)
     if found is None:
         return None
     version, trace_id, span_id, flags, more = found.groups()
     if version == b"ff" or (version == b"00" and more) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
-    return trace_id.decode(), span_id.decode(), bool(int(flags, 16) & 1)
+    return trace_id.decode(), span_id.decode(), int(flags, 16) & (SAMPLED | _RANDOM)
 
 
 def traceparent(trace: Trace) -> bytes:
     """The header's value for what comes after us."""
-    return f"00-{trace.trace_id}-{trace.span_id}-{trace.sampled:02x}".encode()
+    return f"00-{trace.trace_id}-{trace.span_id}-{trace.flags:02x}".encode()
 
 
-def parse_b3(fields: dict[bytes, bytes]) -> tuple[str, str, bool | None] | None:
-    """From ``b3`` or the ``x-b3-…`` fields: (trace id of 32 digits, span id, sampled or ``None`` for "you decide"), or
-    ``None`` when there is no usable context."""
+def parse_b3(fields: dict[bytes, bytes]) -> tuple[str, str, bool | None]:
+    """From ``b3`` or the ``x-b3-…`` fields: trace id of 32 digits and span id, both empty when there is no usable
+    context, and whether it is sampled (``None``: you decide). The last can come alone ("deny")."""
     single = fields.get(b"b3")
     if single is not None:
-        found = _B3.fullmatch(single.strip(b" \t").lower())
+        value = single.strip(b" \t").lower()
+        found = _B3.fullmatch(value)
         if found is None:
-            return None
+            return "", "", _B3_SAMPLED.get(value)
         trace_id, span_id, flag = found.groups()
     else:
         trace_id = fields.get(b"x-b3-traceid", b"").strip(b" \t").lower()
         span_id = fields.get(b"x-b3-spanid", b"").strip(b" \t").lower()
-        if not _ID.fullmatch(trace_id) or len(span_id) != 16 or not _ID.fullmatch(span_id):
-            return None
-        flag = b"d" if fields.get(b"x-b3-flags", b"").strip() == b"1" else fields.get(b"x-b3-sampled", b"").strip()
+        flag = fields.get(b"x-b3-sampled", b"").strip(b" \t").lower()
+        if fields.get(b"x-b3-flags", b"").strip(b" \t") == b"1":
+            flag = b"d"
+    sampled = _B3_SAMPLED.get(flag)
+    if not (_ID.fullmatch(trace_id) and len(span_id) == 16 and _ID.fullmatch(span_id)):
+        return "", "", sampled
     if not trace_id.strip(b"0") or not span_id.strip(b"0"):
-        return None
-    return trace_id.decode().zfill(32), span_id.decode(), None if not flag else flag in (b"1", b"d", b"true")
+        return "", "", sampled
+    return trace_id.decode().zfill(32), span_id.decode(), sampled
 
 
 def b3_lines(trace: Trace, single: bool) -> bytes:
