@@ -205,7 +205,8 @@ def test_what_tcp_has() -> None:
             "protocol: tcp, balancer: ip_hash, timeout: {connect: 1, idle: 2, total: 3},"
             "circuit_breaker: {failure_threshold: 1, failure_on: [connect]},"
             "retry: {max_attempts: 2, initial_delay: 1, max_delay: 2, jitter: false, backoff_type: linear},"
-            "bulkhead: {max_connections: 5, max_requests: 5}, rate_limit: {rate: 5/s, key: ip}, limits: {connections: 10}"
+            "bulkhead: {max_connections: 5, max_requests: 5},"
+            "rate_limit: {rate: 5/s, key: ip}, limits: {connections: 10}"
         )
     )
 
