@@ -17,11 +17,13 @@ import random
 import resource
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from sidecar.admin.view import Health
 from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.host import default_id
 from sidecar.config.load import load
 from sidecar.config.model import Address, Config, Upstream
 from sidecar.proxy.assembly import Context, create_listener
@@ -166,7 +168,6 @@ class Agent:
         """Bind, discover, become ready. Raises :class:`StartError`, after which everything is closed again."""
         _raise_file_limit()
         try:
-            self.registry = create_registry(self.config)
             if self.config.inbound is not None:
                 self._create_inbound()
             for name, config in self.config.upstreams.items():
@@ -174,6 +175,7 @@ class Agent:
             await self._start_admin()
             for listener in self._listeners():
                 await listener.start()
+            self.registry = create_registry(self._config_to_register())
         except (ListenerError, RegistryError) as error:
             await self.stop()
             raise StartError(str(error)) from error
@@ -225,6 +227,17 @@ class Agent:
                 await self.registry.answered()
         except TimeoutError:
             logger.warning("the registry has not answered; serving what is known")
+
+    def _config_to_register(self) -> Config:
+        """With the port that the system chose, where it was to choose one: others must be told a real one."""
+        config = self.config
+        if self.inbound is None or config.inbound is None or config.inbound.bind.port:
+            return config
+        bind = self.inbound.address
+        service = config.service
+        if service.id == default_id(service.name, 0):
+            service = replace(service, id=default_id(service.name, bind.port))
+        return replace(config, service=service, inbound=replace(config.inbound, bind=bind))
 
     def _listeners(self) -> list[Listener]:
         own = [self.inbound] if self.inbound else []

@@ -31,3 +31,8 @@ def address() -> str:
         return socket.gethostbyname(socket.gethostname())
     except OSError:
         return "127.0.0.1"
+
+
+def default_id(service: str, port: int | None) -> str:
+    """``service.id`` where none is given; ``port`` is the inbound one, if there is any."""
+    return f"{service}-{hostname()}" + ("" if port is None else f"-{port}")

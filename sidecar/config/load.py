@@ -70,5 +70,5 @@ def _named(config: Config) -> Config:
     if not address:
         address = inbound.bind.host if inbound and not is_wildcard(inbound.bind.host) else host.address()
     if not id:
-        id = f"{service.name}-{host.hostname()}" + (f"-{inbound.bind.port}" if inbound else "")
+        id = host.default_id(service.name, inbound.bind.port if inbound else None)
     return dataclasses.replace(config, service=dataclasses.replace(service, address=address, id=id))

@@ -1,0 +1,166 @@
+"""Real processes for acceptance tests: sidecars and small apps, started, watched, and ended by their process id."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+APP = Path(__file__).with_name("app.py")
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def wait_for(what: Callable[[], Any], text: str, seconds: float = 10.0) -> Any:
+    """Ask ``what`` until it says something true, and return that; fail with ``text`` when it does not in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = what()
+        if found:
+            return found
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {text}")
+        time.sleep(0.02)
+
+
+def get(url: str, timeout: float = 5.0) -> tuple[int, Any]:
+    """Status and body (parsed if it is JSON) of a GET; (0, text) when there is no answer."""
+    try:
+        with urllib.request.urlopen(url, timeout=timeout) as answer:
+            return answer.status, _body(answer.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, _body(error.read())
+    except OSError as error:
+        return 0, str(error)
+
+
+def _body(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data.decode(errors="replace")
+
+
+class Process:
+    """A child whose output goes to a file, so that it can never block on a full pipe."""
+
+    def __init__(self, arguments: list[str], log: Path, env: dict[str, str] | None = None) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                arguments, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
+                env={**os.environ, **(env or {})},
+            )  # fmt: skip
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def kill(self) -> None:
+        """SIGKILL, and wait."""
+        self.popen.kill()
+        self.popen.wait(10)
+
+    def terminate(self, seconds: float = 15.0) -> int:
+        """SIGTERM, and the exit code."""
+        self.popen.send_signal(signal.SIGTERM)
+        return self.popen.wait(seconds)
+
+    def close(self) -> None:
+        if self.popen.poll() is None:
+            self.kill()
+
+
+class Sidecar(Process):
+    """``sidecar run`` with a configuration given as a dictionary. Every bind may have port 0; the ports that were
+    chosen are read from the log line that says "ready"."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], name: str = "sidecar") -> None:
+        config = {"admin": {"bind": "127.0.0.1:0"}, **config}
+        self.file = folder / f"{name}.yaml"
+        self.file.write_text(yaml.safe_dump(config))
+        super().__init__([sys.executable, "-m", "sidecar", "run", str(self.file)], folder / f"{name}.log")
+        self._ready: dict[str, Any] = {}
+
+    def ready(self, seconds: float = 15.0) -> Sidecar:
+        """Wait for the line that says so."""
+
+        def line() -> dict[str, Any] | None:
+            if self.popen.poll() is not None:
+                raise AssertionError(f"the sidecar has ended:\n{self.output()}")
+            for text in self.output().splitlines():
+                if '"ready"' in text:
+                    found: dict[str, Any] = json.loads(text)
+                    return found
+            return None
+
+        self._ready = wait_for(line, f"ready:\n{self.output()}", seconds)
+        return self
+
+    @property
+    def seconds_to_ready(self) -> float:
+        """As the sidecar itself measured it."""
+        return float(self._ready["seconds"])
+
+    def port(self, name: str) -> int:
+        """The port of a listener."""
+        return int(self._ready["listeners"][name].rpartition(":")[2])
+
+    @property
+    def admin(self) -> str:
+        """The admin API's URL."""
+        return f"http://{self._ready['admin']}"
+
+    def rss(self) -> int:
+        """Resident memory, bytes."""
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        raise AssertionError("no VmRSS")
+
+
+class App(Process):
+    """``tests/support/app.py``: answers with its name; see there for its paths."""
+
+    def __init__(self, folder: Path, name: str, port: int | None = None) -> None:
+        self.name = name
+        self.port = port or free_port()
+        super().__init__([sys.executable, str(APP), name, str(self.port)], folder / f"{name}.log")
+
+    def ready(self) -> App:
+        wait_for(lambda: get(f"http://127.0.0.1:{self.port}/health")[0] == 200, f"{self.name} answers")
+        return self
+
+
+@contextmanager
+def ending(*processes: Process) -> Iterator[list[Process]]:
+    """Whatever is in the list at the end, or comes into it meanwhile, is ended."""
+    all_of_them = list(processes)
+    try:
+        yield all_of_them
+    finally:
+        for process in reversed(all_of_them):
+            process.close()
