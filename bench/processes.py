@@ -1,0 +1,89 @@
+"""Child processes pinned to a core, and what /proc says about them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+ROOT = Path(__file__).resolve().parent.parent
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+class BenchError(Exception):
+    """The benchmark cannot go on; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a process has in memory, in bytes: ``rss`` counts shared pages whole, ``pss`` by this process's share."""
+
+    rss: int
+    pss: int
+
+
+class Child:
+    """A process on one core, ended by its pid when the block ends. What it prints goes to a file, for errors."""
+
+    def __init__(self, name: str, command: Sequence[str | Path], core: int, log: Path) -> None:
+        self.name = name
+        self._log = log
+        with log.open("wb") as output:
+            # taskset execs the command, so the pid is the command's own.
+            self._process = subprocess.Popen(
+                ["taskset", "-c", str(core), *map(str, command)],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=ROOT,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.terminate()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def check(self) -> None:
+        """Raise :class:`BenchError`, with the last lines it printed, when the process has ended."""
+        code = self._process.poll()
+        if code is not None:
+            lines = self._log.read_text(errors="replace").splitlines()[-8:]
+            raise BenchError("\n  ".join([f"{self.name} ended with exit code {code}; its last lines:", *lines]))
+
+    def cpu(self) -> float:
+        """CPU seconds so far, user and system, of all its threads (proc(5), ``/proc/pid/stat`` fields 14 and 15)."""
+        self.check()
+        # The second field is the program's name in parentheses, which may itself hold blanks and parentheses.
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+
+    def memory(self) -> Memory:
+        """Resident memory now."""
+        self.check()
+        text = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
+        kib = {name: int(value) for name, value in re.findall(r"^(Rss|Pss): +(\d+) kB$", text, re.MULTILINE)}
+        return Memory(kib["Rss"] * 1024, kib["Pss"] * 1024)
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that were free a moment ago, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [int(each.getsockname()[1]) for each in sockets]
