@@ -15,7 +15,7 @@ class Timeouts:
     share of one try) belong to phases, and the exchange itself reads them where the phase begins."""
 
     def __init__(self, config: Timeout) -> None:
-        self._request = config.request
+        self._request = min(config.request, config.total) if config.total else config.request
 
     def on_request(self, x: Exchange) -> None:
         x.deadline = x.started + self._request

@@ -62,9 +62,7 @@ class ProtocolError(Exception):
 
 def render(reply: Reply, upstream: str, request_id: str, *, close: bool, head_only: bool = False) -> bytes:
     """The whole answer. ``Retry-After`` is rounded up to seconds (RFC 9110 §10.2.3), so that nobody is early."""
-    body = orjson.dumps(
-        {"error": reply.code, "message": reply.message, "upstream": upstream, "request_id": request_id}
-    )
+    body = orjson.dumps({"error": reply.code, "message": reply.message, "upstream": upstream, "request_id": request_id})
     lines = [
         _LINE[STATUS[reply.code]],
         b"content-length: %d\r\nx-sidecar-error: %b\r\n" % (len(body), reply.code.encode()),

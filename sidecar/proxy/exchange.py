@@ -40,9 +40,9 @@ class Exchange:
     """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
 
     __slots__ = (
-        "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error", "fresh",
-        "hooks", "listener", "peer_error", "permit", "phase", "queue", "queue_deadline", "replayable", "request_id",
-        "slot", "started", "status", "timed_out_connecting", "touched", "trace", "tried", "try_deadline",
+        "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error",
+        "fresh", "hooks", "listener", "permit", "phase", "queue", "queue_deadline", "replayable", "request_id", "slot",
+        "started", "status", "timed_out_connecting", "touched", "trace", "tried", "try_deadline",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, chain: Chain, client_ip: str, started: float) -> None:
@@ -51,7 +51,7 @@ class Exchange:
         self.client_ip = client_ip
         #: Time (of the listener's clock) at which it began.
         self.started = started
-        #: Time (of the listener's clock) by which an answer must have begun, all tries included; and by which this try must have.
+        #: Times by which an answer must have begun, all tries included; and by which this try must have.
         self.deadline = 0.0
         self.try_deadline = 0.0
         #: Time (of the listener's clock) of the last byte in either direction.
@@ -77,8 +77,6 @@ class Exchange:
         #: How it ended: the status the client saw (0: none), and our own code if the answer was ours.
         self.status = 0
         self.error = ""
-        #: The error code of a peer sidecar that answered instead of its app.
-        self.peer_error = b""
         self.bytes_in = 0
         self.bytes_out = 0
         self.hooks: Iterator[Hook] = iter(chain.on_request)
@@ -165,7 +163,7 @@ class Exchange:
             self.endpoint = None
             self.tried += (endpoint,)
 
-    def connect_failed(self, error: OSError | None) -> None:
+    def connect_failed(self, error: Exception | None) -> None:
         """The connection could not be made (``None``: not in time)."""
         self.connecting = None
         if self.phase == CONNECTING:
@@ -198,10 +196,13 @@ class Exchange:
             self.phase = NEW
             self.begin_try()
         elif phase == PENDING:
-            self.reply(Reply("overloaded", f"waited too long for a free slot of {self.listener.name}", 1.0))
+            if self.queue is not None:  # else a slot has just been granted
+                self.reply(Reply("overloaded", f"waited too long for a free slot of {self.listener.name}", 1.0))
         elif phase in (CONNECTING, SENT):
             if now < self.try_deadline:
                 self.set_timer(self.try_deadline)
+            elif self.client_stalls():
+                self.reply(Reply("timeout", "the rest of the request did not arrive in time"))
             else:
                 self.cut()
                 if phase == CONNECTING and now < self.deadline:
@@ -267,6 +268,10 @@ class Exchange:
     def abort(self) -> None:
         """End it so that both sides notice that it is incomplete."""
         raise NotImplementedError
+
+    def client_stalls(self) -> bool:
+        """Whether it is the client that is waited for. That says nothing about the endpoint."""
+        return False
 
     def set_timer(self, deadline: float) -> None:
         """Have :meth:`check_timer` called at that time."""

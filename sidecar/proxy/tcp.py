@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL, Exchange
 from sidecar.proxy.listener import Listener
+from sidecar.proxy.sockets import reset
 
 if TYPE_CHECKING:
     from sidecar.upstreams.endpoint import Endpoint
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 EARLY_LIMIT: Final = 65536
 #: Without ``timeout.idle``: how long the last bytes may take to be read, seconds.
 LINGER_SECONDS: Final = 300.0
-#: Linger for 0 seconds: closing sends a reset.
-_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class TcpListener(Listener):
@@ -30,18 +27,6 @@ class TcpListener(Listener):
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: they may well still work, and only they know what their bytes mean."""
-
-
-def reset(transport: asyncio.Transport) -> None:
-    """Close with a reset. A mere ``abort()`` sends a FIN when everything was read, and the peer would take what it has
-    got for the whole."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and not transport.is_closing():
-        try:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-        except OSError:
-            pass  # closed already
-    transport.abort()
 
 
 class _Side(asyncio.Protocol):

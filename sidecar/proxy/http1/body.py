@@ -10,7 +10,7 @@ import re
 from typing import Final
 
 from sidecar.proxy.errors import ProtocolError
-from sidecar.proxy.http1.head import CHUNKED, UNTIL_CLOSE, check_trailers
+from sidecar.proxy.http1.head import CHUNKED, UNTIL_CLOSE, check_begun_trailer, check_trailer
 
 #: A size of at most 15 digits fits any counter. Extensions pass, in visible ASCII; nobody may lean on them.
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,15})(?:;[\t\x20-\x7e]*+)?")
@@ -74,7 +74,7 @@ class Chunked:
     def __init__(self, decode: bool = False) -> None:
         self._state = _SIZE
         self._line = b""  # the part of a line that has arrived
-        self._left = 0
+        self._left = 0  # of the chunk; in the trailer section, how much of that was seen
         self._decode = decode
         self._pieces: list[bytes] = []
         self.received = 0
@@ -139,21 +139,22 @@ class Chunked:
         return at + used
 
     def _trailers(self, data: bytes, at: int) -> int:
-        """Collect up to the empty line that ends the message; mostly that is the very next one."""
-        held = self._line
-        block = held + data[at : at + _MAX_TRAILERS + 1]
-        if block.startswith(b"\r\n"):
-            end = 2
-        else:
-            found = block.find(b"\r\n\r\n")
-            if found < 0:
-                if len(block) > _MAX_TRAILERS:
-                    raise ProtocolError("the trailer section is too large")
-                self._line = block
-                return len(data)
-            end = found + 4
-            check_trailers(block[: end - 2])
+        """Go on to the empty line that ends the message; mostly that is the very next one. Each piece is passed on as
+        it comes, so each is checked as it comes."""
+        end = data.find(b"\n", at)
+        stop = end + 1 or len(data)
+        line = self._line + data[at:stop]
+        self._left += stop - at
+        if self._left > _MAX_TRAILERS:
+            raise ProtocolError("the trailer section is too large")
+        if end < 0:
+            check_begun_trailer(line)
+            self._line = line
+            return stop
         self._line = b""
-        self._state = _DONE
-        self.done = True
-        return at + end - len(held)
+        if line == b"\r\n":
+            self._state = _DONE
+            self.done = True
+        else:
+            check_trailer(line)
+        return stop

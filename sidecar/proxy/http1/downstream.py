@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
+import re
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.proxy.errors import ProtocolError, Reply, render
 from sidecar.proxy.exchange import ANSWERING, TUNNEL
 from sidecar.proxy.http1.exchange import HttpExchange
 from sidecar.proxy.http1.head import hopeless, parse_request
+from sidecar.proxy.sockets import broken, reset
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.listener import HttpListener
@@ -20,17 +21,19 @@ PIPELINE_LIMIT: Final = 65536
 #: sees the answer and not a reset (RFC 9112 §9.6).
 LINGER_SECONDS: Final = 2.0
 LINGER_BYTES: Final = 1 << 20
-#: When a client has finished sending, how soon and how often to find out whether it still reads.
+#: When a client has finished sending, how soon to find out whether it still reads; then twice as late each time.
 PROBE_SECONDS: Final = 0.25
+_EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Downstream(asyncio.Protocol):
-    """One accepted connection. ``ip`` is the peer's address; ``forwarded`` the header lines that tell it on."""
+    """One accepted connection. ``ip`` is the peer's address. ``closing``: no more requests are taken from it;
+    ``half_closed``: the client has finished sending."""
 
     __slots__ = (
-        "_buffer", "_lingering", "_parsing", "_probe", "_reading_paused", "closing", "exchange", "forwarded",
-        "half_closed", "ip", "listener", "paused_writing", "timer", "transport",
+        "_begun", "_buffer", "_lingering", "_parsing", "_probe", "_probe_delay", "closing", "exchange", "half_closed",
+        "ip", "listener", "paused_writing", "reading_paused", "timer", "transport",
     )  # fmt: skip
 
     transport: asyncio.Transport
@@ -39,15 +42,18 @@ class Downstream(asyncio.Protocol):
         self.listener = listener
         self.exchange: HttpExchange | None = None
         self.ip = ""
-        self.forwarded = b""
         self.closing = False
         self.half_closed = False
         self.paused_writing = False
-        self._reading_paused = False
+        self.reading_paused = False
+        #: What has arrived but was not used yet: pipelined requests, or the beginning of a head. Of the latter, how
+        #: many bytes were looked at (0: it is not that).
         self._buffer = b""
+        self._begun = 0
         self._parsing = False
         self._lingering = 0
         self._probe: asyncio.TimerHandle | None = None
+        self._probe_delay = PROBE_SECONDS
         self.timer = listener.wheel.timer(self._on_timer)
 
     @property
@@ -72,6 +78,9 @@ class Downstream(asyncio.Protocol):
                 self._linger(data)
                 return
             if self._buffer:
+                if self.paused_writing:
+                    self._hold(data)  # the client does not read its answers: no more of them for now
+                    return
                 data = self._buffer + data
                 self._buffer = b""
             self._parse(data)
@@ -92,15 +101,17 @@ class Downstream(asyncio.Protocol):
         self.half_closed = True
         x = self.exchange
         if x is None:
-            return False
+            # Requests that are held are still answered; without any there is nothing left to do.
+            return bool(self._buffer) and not self._begun and not self.closing
         if x.phase == TUNNEL:
             x.tunnel_closed(by_client=True)
             return True
         if not x.request_done:
             x.client_gone()
             return False
-        x.keep_client = x.keep_client and bool(self._buffer)
-        self._probe = self.listener.loop.call_later(PROBE_SECONDS, self._probe_client)
+        if not self._buffer:
+            x.keep_client = False
+        self._watch_half_closed()
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -124,8 +135,9 @@ class Downstream(asyncio.Protocol):
         x = self.exchange
         if x is not None and x.conn is not None:
             x.conn.resume_reading()
-        elif x is None and self._buffer and not self.closing:
-            self._parse(self.take_buffer())
+        elif x is None:
+            self.resume_reading()
+            self._next()
 
     # -- heads -----------------------------------------------------------------------------------------------------
 
@@ -140,43 +152,48 @@ class Downstream(asyncio.Protocol):
                     break
         finally:
             self._parsing = False
-        if data:
-            if self.exchange is not None:
-                self._hold(data)
-            else:
-                self._buffer = data
+        if data and not self.closing:
+            self._hold(data)
+        elif self.half_closed and self.exchange is None:
+            self.close()
 
     def _begin(self, data: bytes) -> bytes:
         """Begin the exchange whose head ``data`` starts with; what is left of ``data``. Without a whole head, keep
         the beginning and wait."""
         listener = self.listener
-        end = data.find(b"\r\n\r\n") + 4
-        if data[0] == 0x0D and data[:2] == b"\r\n":
-            return data[2:]  # RFC 9112 §2.2: an empty line before the request is ignored
+        if data[0] == 0x0D:
+            blank = _EMPTY_LINES.match(data)
+            if blank:
+                return data[blank.end() :]  # RFC 9112 §2.2: empty lines before a request are ignored
+        end = data.find(b"\r\n\r\n", self._begun - 3 if self._begun > 3 else 0) + 4
         if end == 3:
             self._partial(data)
             return b""
+        self._begun = 0
         rest = b""
         raw = data
         if end != len(data):
             raw, rest = data[:end], data[end:]
         try:
-            head = parse_request(raw, listener.limits)
-        except ProtocolError as error:
-            self.refuse(error)
-            return b""
-        x = HttpExchange(self, head, listener.route(head), listener.clock())
-        self.exchange = x
-        if x.body is not None:
-            limit = listener.limits.body
-            try:
+            head = parse_request(raw, listener.limits, listener.host)
+            x = HttpExchange(self, head, listener.route(head), listener.clock())
+            if x.body is not None:
+                limit = listener.limits.body
                 if limit and head.length > limit:
                     raise ProtocolError(f"the request body is larger than {limit} bytes", "body_too_large")
                 if rest:
                     rest = x.request_body(rest)
-            except ProtocolError as error:
-                x.run_refused(error)
+        except ProtocolError as error:
+            self.refuse(error)  # before it became an exchange: no filter and no upstream has seen it
+            return b""
+        if self.half_closed:
+            if not x.request_done:
+                self.close()  # the rest will never come
                 return b""
+            if not rest:
+                x.keep_client = False
+            self._watch_half_closed()
+        self.exchange = x
         listener.stats.active += 1
         x.run()
         return rest
@@ -184,16 +201,17 @@ class Downstream(asyncio.Protocol):
     def _partial(self, data: bytes) -> None:
         limits = self.listener.limits
         if len(data) > limits.head:
-            self.refuse(
-                ProtocolError(f"the request head is larger than {limits.head} bytes", "headers_too_large")
-            )
-        elif hopeless(data):
+            self.refuse(ProtocolError(f"the request head is larger than {limits.head} bytes", "headers_too_large"))
+        elif hopeless(data, self._begun):
             self.refuse(ProtocolError("a control byte, or a bare CR or LF, in the request head"))
+        elif self.half_closed:
+            self.close()  # the rest will never come
         else:
-            if not self._buffer:
+            if not self._begun:
                 timeout = self.listener.timeout.head
                 if timeout:
                     self.timer.set(self.listener.clock() + timeout)
+            self._begun = len(data)
             self._buffer = data
 
     def _hold(self, data: bytes) -> None:
@@ -204,6 +222,7 @@ class Downstream(asyncio.Protocol):
 
     def take_buffer(self) -> bytes:
         """The held bytes, which are then somebody else's."""
+        self._begun = 0
         data = self._buffer
         self._buffer = b""
         return data
@@ -217,7 +236,7 @@ class Downstream(asyncio.Protocol):
         self.transport.write(
             render(Reply(error.code, str(error)), listener.name, listener.new_request_id(), close=True)
         )
-        self._close_gently()
+        self.close_gently()
 
     def _bad_body(self, x: HttpExchange, error: ProtocolError) -> None:
         x.keep_client = False
@@ -236,7 +255,7 @@ class Downstream(asyncio.Protocol):
             return
         if not keep:
             if unread:
-                self._close_gently()
+                self.close_gently()
             else:
                 self.close()
             return
@@ -245,36 +264,41 @@ class Downstream(asyncio.Protocol):
         if self._buffer and not self._parsing and not self.paused_writing:
             # From the event loop: the upstream's data_received, or a timer, is below us on the stack.
             self.listener.loop.call_soon(self._next)
-        elif self.listener.draining and not self._buffer:
+        elif self.listener.draining and not self._buffer and not self._parsing:
             self.close()
 
     def _next(self) -> None:
-        if self.exchange is None and not self.closing and self._buffer:
+        if self.exchange is None and self._buffer and not self._begun and not self.closing and not self.paused_writing:
             self._parse(self.take_buffer())
 
     def close(self) -> None:
-        """Close once everything written is out."""
-        self.closing = True
-        self.timer.cancel()
-        self.transport.close()
+        """Close once everything written is out. A client that does not read it has ``timeout.idle`` for that."""
+        if not self.closing:
+            self.closing = True
+            self._buffer = b""
+            self._set_idle_timer()
+            self.transport.close()
 
     def abort(self) -> None:
         """Reset the connection: the client must not take what it has got for the whole."""
-        if self.exchange is not None:
+        x = self.exchange
+        if x is not None:
             self.exchange = None
             self.listener.stats.active -= 1
+            x.client_gone()  # which comes back here, unless it came from there
         self._stop_probe()
-        if not self.closing:
-            self.closing = True
-            self.timer.cancel()
-            self.transport.abort()
+        self.closing = True
+        self.timer.cancel()
+        reset(self.transport)
 
-    def _close_gently(self) -> None:
+    def close_gently(self) -> None:
         """Stop sending, and read on for a moment what the client is still sending."""
+        if self.half_closed:
+            self.close()
+            return
         self.closing = True
         self._buffer = b""
-        if self.half_closed:
-            self.transport.close()
+        if self.transport.is_closing():
             return
         self.transport.write_eof()
         self.resume_reading()
@@ -288,13 +312,13 @@ class Downstream(asyncio.Protocol):
     # -- flow and time ---------------------------------------------------------------------------------------------
 
     def pause_reading(self) -> None:
-        if not self._reading_paused and not self.closing:
-            self._reading_paused = True
+        if not self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self._reading_paused:
-            self._reading_paused = False
+        if self.reading_paused:
+            self.reading_paused = False
             if not self.transport.is_closing():
                 self.transport.resume_reading()
 
@@ -311,7 +335,7 @@ class Downstream(asyncio.Protocol):
             x.check_timer(self.listener.clock())
         elif self.closing:
             self.transport.abort()
-        elif self._buffer:
+        elif self._begun:
             self.refuse(ProtocolError("the request head was not complete in time"))
         else:
             self.close()
@@ -324,12 +348,17 @@ class Downstream(asyncio.Protocol):
         x = self.exchange
         if x is None or x.phase >= ANSWERING or x.head.version == 0:
             return
-        sock = self.transport.get_extra_info("socket")
-        if sock is not None and sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+        if broken(self.transport):
             x.client_gone()
             return
         self.transport.write(_CONTINUE)
-        self._probe = self.listener.loop.call_later(PROBE_SECONDS, self._probe_client)
+        self._probe = self.listener.loop.call_later(self._probe_delay, self._probe_client)
+        self._probe_delay *= 2
+
+    def _watch_half_closed(self) -> None:
+        if self._probe is None:
+            self._probe_delay = PROBE_SECONDS
+            self._probe = self.listener.loop.call_later(PROBE_SECONDS, self._probe_client)
 
     def _stop_probe(self) -> None:
         if self._probe is not None:

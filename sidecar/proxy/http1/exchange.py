@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sidecar.filters.api import Chain, Retry
     from sidecar.proxy.http1.downstream import Downstream
     from sidecar.proxy.http1.head import RequestHead, ResponseHead
+    from sidecar.proxy.http1.listener import HttpListener
     from sidecar.proxy.http1.upstream import Upstream
     from sidecar.upstreams.endpoint import Endpoint
 
@@ -21,15 +22,19 @@ if TYPE_CHECKING:
 REPLAY_LIMIT: Final = 65536
 #: The status that is counted when the client left before it got an answer (as nginx counts it).
 CLIENT_LEFT: Final = 499
+#: 1xx answers to one request; more are taken for an attack.
+MAX_INTERIMS: Final = 32
 
 
 class HttpExchange(Exchange):
     """A request that was parsed. ``client`` is the connection it came from; ``conn`` the one its try uses."""
 
     __slots__ = (
-        "answer", "body", "client", "conn", "half_closed", "head", "keep_client", "kept", "kept_size", "method", "raced",
-        "reply_body", "request_done",
+        "answer", "body", "client", "conn", "half_closed", "head", "interims", "keep_client", "kept", "kept_size",
+        "method", "problem", "raced", "reply_body", "request_done",
     )  # fmt: skip
+
+    listener: HttpListener
 
     def __init__(self, client: Downstream, head: RequestHead, chain: Chain, now: float) -> None:
         Exchange.__init__(self, client.listener, chain, client.ip, now)
@@ -46,6 +51,10 @@ class HttpExchange(Exchange):
         self.kept: list[bytes] = []
         self.kept_size = 0
         self.raced = False
+        #: 1xx answers so far.
+        self.interims = 0
+        #: What was wrong with an answer.
+        self.problem = ""
         #: In a tunnel: one side has finished sending.
         self.half_closed = False
         #: Whether the client's connection can be used for another request.
@@ -73,7 +82,10 @@ class HttpExchange(Exchange):
         self.touched = now = self.listener.clock()
         if self.phase == SENT:
             # The time for the answer runs from the request's last byte; until then, from the latest one.
-            self.deadline = now + self.chain.timeout.request
+            timeout = self.chain.timeout
+            self.deadline = now + timeout.request
+            if timeout.total:
+                self.deadline = min(self.deadline, self.started + timeout.total)
             self.try_deadline = max(self.try_deadline, min(self.deadline, now + self.chain.patience))
         return rest
 
@@ -93,9 +105,14 @@ class HttpExchange(Exchange):
 
     def client_gone(self) -> None:
         """The client closed or reset its connection: nobody waits for this any more."""
-        if self.status == 0:
+        if self.status == 0 and self.phase != ENDED:
             self.status = CLIENT_LEFT
         self.abort()
+
+    def client_stalls(self) -> bool:
+        if self.request_done or self.phase != SENT or self.client.reading_paused:
+            return False
+        return bool(self.bytes_in or self.interims or not self.head.expects_continue)
 
     # -- tries -----------------------------------------------------------------------------------------------------
 
@@ -114,6 +131,9 @@ class HttpExchange(Exchange):
 
     def connected(self, conn: Upstream) -> None:
         """Send the head and what has arrived of the body. ``timeout.request`` and the breaker's share of it run."""
+        client = self.client
+        if client.reading_paused:
+            client.resume_reading()  # before the writes, which may pause it again
         self.connecting = None
         self.phase = SENT
         self.conn = conn
@@ -124,22 +144,21 @@ class HttpExchange(Exchange):
             if self.kept_size > REPLAY_LIMIT:
                 self.replayable = False
                 kept.clear()
-            self.client.resume_reading()
         else:
             conn.transport.write(self.head.raw)
         self.try_deadline = deadline = min(self.deadline, self.listener.clock() + self.chain.patience)
-        self.client.timer.set(deadline)
+        client.timer.set(deadline)
 
-    def lost(self, conn: Upstream) -> None:
-        """The upstream's connection closed or broke."""
+    def lost(self, conn: Upstream, cleanly: bool) -> None:
+        """The upstream's connection was closed or (not ``cleanly``) broke."""
         if self.phase == SENT:
             self.conn = None
-            if conn.reused and not conn.buffer and self._again_after_race():
+            if conn.reused and not conn.buffer and not self.interims and self._again_after_race():
                 return
             self.try_failed(RESET)
         elif self.phase == ANSWERING:
             reply_body = self.reply_body
-            if reply_body is not None and reply_body.closed():
+            if cleanly and reply_body is not None and reply_body.closed():
                 self.conn = None
                 self.finish()
             else:
@@ -148,8 +167,7 @@ class HttpExchange(Exchange):
                     self.listener.cluster.failed(self.endpoint, hard=False)
                 self.abort()
         elif self.phase == TUNNEL:
-            self.conn = None
-            self.finish()
+            self.abort()  # an orderly end is an EOF from each side
 
     def _again_after_race(self) -> bool:
         """A kept connection closed just as it was used (RFC 9112 §9.3.1): the upstream has not read the request, as
@@ -180,15 +198,24 @@ class HttpExchange(Exchange):
     def malformed(self, error: ProtocolError) -> None:
         """What came from the upstream is not HTTP, or is ambiguous."""
         self.cut()
+        self.problem = str(error)
         if self.phase == SENT:
             self.try_failed(MALFORMED)
         else:
             self.error = "bad_upstream"
             self.abort()
 
+    def explain(self, kind: str, endpoint: Endpoint) -> Reply:
+        if kind is MALFORMED:
+            return Reply("bad_upstream", f"{self.listener.name} at {endpoint.address}: {self.problem}")
+        return Exchange.explain(self, kind, endpoint)
+
     def interim(self, head: ResponseHead) -> None:
         """A 1xx answer: forwarded as it comes, but never to an HTTP/1.0 client (RFC 9110 §15.2)."""
-        if self.head.version == 1:
+        self.interims += 1
+        if self.interims > MAX_INTERIMS:
+            self.malformed(ProtocolError(f"more than {MAX_INTERIMS} interim answers", "bad_upstream"))
+        elif self.head.version == 1:
             self.client.transport.write(head.raw)
 
     def answered(self, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
@@ -200,11 +227,9 @@ class HttpExchange(Exchange):
         if status < 500:
             cluster.succeeded(endpoint)
         else:
-            self.peer_error = head.fields.get(b"x-sidecar-error", b"").strip()
-            if self.peer_error in NOT_DELIVERED:
-                cluster.failed(endpoint, hard=True)
-            else:
-                cluster.failed(endpoint, hard=False)
+            # The code of a peer sidecar that answered instead of its app.
+            code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
+            cluster.failed(endpoint, hard=code in NOT_DELIVERED)
         retry: Retry | None = None
         for hook in self.chain.on_answer:
             verdict = hook(self, head)
@@ -223,7 +248,7 @@ class HttpExchange(Exchange):
             self._upgraded(conn, raw, rest)
             return
         length = head.length
-        keep = self.keep_client and length != UNTIL_CLOSE and not client.closing
+        keep = self.keep_client and length != UNTIL_CLOSE and not self.listener.draining
         if not self.request_done or (length == CHUNKED and self.head.version == 0):
             keep = False
         self.keep_client = keep
@@ -253,7 +278,8 @@ class HttpExchange(Exchange):
     def answer_body(self, conn: Upstream, data: bytes) -> None:
         """More of the answer's body."""
         body = self.reply_body
-        assert body is not None and self.answer is not None
+        assert body is not None
+        assert self.answer is not None
         try:
             used = body.feed(data)
         except ProtocolError as error:
@@ -276,9 +302,15 @@ class HttpExchange(Exchange):
             self.finish()
 
     def _let_go(self, conn: Upstream, head: ResponseHead) -> None:
-        """The answer is complete: keep the connection if both directions are at a message border."""
+        """The answer is complete: keep the connection if both directions are at a message border. An upstream that
+        answered before it read all of the request may never read the rest."""
         self.conn = None
-        if head.keep_alive and self.request_done and head.length != UNTIL_CLOSE:
+        if (
+            head.keep_alive
+            and self.request_done
+            and head.length != UNTIL_CLOSE
+            and not (self.bytes_in and conn.transport.get_write_buffer_size())
+        ):
             self.listener.pool.put(conn, head)
         else:
             conn.close()
@@ -304,12 +336,14 @@ class HttpExchange(Exchange):
         if slot is not None:
             self.slot = None
             slot.release()
+        client.resume_reading()  # before a write that may pause it again
         early = client.take_buffer()
         if early:
             self.tunnel_in(early)
-        client.resume_reading()
         self.touched = self.listener.clock()
         self.check_idle(self.touched)
+        if client.half_closed:
+            self.tunnel_closed(by_client=True)
 
     def tunnel_in(self, data: bytes) -> None:
         """Client → upstream."""
@@ -331,17 +365,21 @@ class HttpExchange(Exchange):
             return
         self.half_closed = True
         transport = self.conn.transport if by_client and self.conn is not None else self.client.transport
-        transport.write_eof()
+        if not transport.is_closing():
+            transport.write_eof()
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
     def reply(self, reply: Reply) -> None:
-        if self.phase == ENDED:
+        if self.phase >= ANSWERING:
+            if self.phase != ENDED:  # a part of an answer is out: no other can follow it
+                self.error = reply.code
+                self.abort()
             return
         self.cut()
         client = self.client
         self.error = reply.code
-        keep = self.keep_client and self.request_done and not client.closing and reply.code != "draining"
+        keep = self.keep_client and self.request_done and not self.listener.draining
         self.keep_client = keep
         self.status = STATUS[reply.code]
         client.transport.write(
@@ -357,6 +395,9 @@ class HttpExchange(Exchange):
             return
         if tunnel:
             self.listener.stats.tunnels -= 1
+            if self.conn is not None:
+                self.conn.finish()
+                self.conn = None
         self.cut()
         self.client.exchange_done(self.keep_client, unread)
 

@@ -1,9 +1,9 @@
 """Message heads, sans-I/O: strict parsing into what a proxy needs, and the bytes it sends on.
 
-The head is never taken apart and put together again. One possessive regular expression accepts or refuses the whole of
-it, a second one finds the few fields a proxy must know, and what is sent on is the received block itself, less the lines
-that end at this hop and plus those that are added. So everything else keeps its order, case and bytes, and a head costs
-about two microseconds.
+The head is never taken apart and put together again. One possessive regular expression accepts or refuses the whole
+of it, a second one finds the few fields a proxy must know, and what is sent on is the received block itself, less the
+lines that end at this hop and plus those that are added. So everything else keeps its order, case and bytes, and a head
+costs about two microseconds.
 
 Grammar: RFC 9112 §2 to §6 and RFC 9110 §5 and §7.6.1, always in the strict reading: what two implementations could
 read in two ways is refused, not repaired.
@@ -23,8 +23,12 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELDS: Final = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
 
 _REQUEST: Final = re.compile(rb"(" + _TOKEN + rb"++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n" + _FIELDS + rb"\r\n")
-_RESPONSE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + _FIELDS + rb"\r\n")
-_TRAILERS: Final = re.compile(_FIELDS)
+_RESPONSE: Final = re.compile(
+    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + _FIELDS + rb"\r\n"
+)
+_FIELD: Final = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n")
+#: The beginning of a field line, or of the empty line behind the last one.
+_FIELD_BEGUN: Final = re.compile(rb"\r|" + _TOKEN + rb"++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?")
 
 #: The fields that a proxy acts upon. The look-ahead on the first letter spares most lines the alternation.
 _KNOWN_IN_REQUEST: Final = re.compile(
@@ -46,6 +50,14 @@ _HOPELESS: Final = re.compile(rb"(?:^|[^\r])\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x
 _HOP_BY_HOP: Final = (b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings")
 #: Naming one of these in Connection must not make them vanish, or the message would change its meaning.
 _END_TO_END: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"upgrade"})
+#: What a trailer section must not hold (RFC 9110 §6.5.1): a recipient that merges it into the head would read another
+#: message, or take for ours what only a hop may say.
+_NOT_IN_TRAILERS: Final = _END_TO_END | {
+    b"connection", b"proxy-connection", b"te", b"trailer", b"expect", b"authorization", b"forwarded",
+    b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id", b"traceparent", b"x-sidecar-error",
+}  # fmt: skip
+#: Each connection option costs a pass over the head, so there may only be so many.
+_MAX_OPTIONS: Final = 32
 #: Fields that must not be repeated with another value.
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
 
@@ -110,8 +122,9 @@ class ResponseHead:
         self.length = 0
 
 
-def parse_request(raw: bytes, limits: Limits) -> RequestHead:
-    """Parse one whole head, final empty line included. Raises :class:`ProtocolError`."""
+def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestHead:
+    """Parse one whole head, final empty line included. An HTTP/1.0 request goes on as HTTP/1.1, where a Host is a must:
+    without one it gets ``default_host``. Raises :class:`ProtocolError`."""
     if len(raw) > limits.head:
         raise ProtocolError(f"the request head is larger than {limits.head} bytes", "headers_too_large")
     if raw.count(b"\r\n") > limits.headers + 2:
@@ -135,6 +148,8 @@ def parse_request(raw: bytes, limits: Limits) -> RequestHead:
         _other_forms(head)
     if head.version == 0:
         head.raw = head.raw.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)
+        if b"host" not in fields:
+            head.raw = b"%bhost: %b\r\n\r\n" % (head.raw[:-2], default_host)
     _hop_by_hop(head, fields)
     if b"expect" in fields:
         if fields[b"expect"].strip(b" \t").lower() != b"100-continue":
@@ -165,9 +180,16 @@ def _other_forms(head: RequestHead) -> None:
     if not separator or scheme.lower() not in (b"http", b"https"):
         raise ProtocolError("the request target is neither a path nor a URL")
     cut = re.search(rb"[/?]", rest)
-    authority, path = (rest[: cut.start()], rest[cut.start() :]) if cut else (rest, b"/")
-    host = head.fields.get(b"host", authority).strip(b" \t")
-    if authority.lower() != host.lower():
+    # RFC 9112 §3.2.4: OPTIONS for a URL without a path asks about the server as a whole.
+    nothing = b"*" if head.method == "OPTIONS" else b"/"
+    authority, path = (rest[: cut.start()], rest[cut.start() :]) if cut else (rest, nothing)
+    host = head.fields.get(b"host")
+    if host is None:  # HTTP/1.0
+        if not _HOST.fullmatch(authority):
+            raise ProtocolError("the URL has no valid host and port")
+        head.fields[b"host"] = authority
+        head.raw = b"%bhost: %b\r\n\r\n" % (head.raw[:-2], authority)
+    elif authority.lower() != host.strip(b" \t").lower():
         raise ProtocolError("the URL's host and the Host field differ")
     if path[0] == 0x3F:  # "?"
         path = b"/" + path
@@ -183,8 +205,8 @@ def _hop_by_hop(head: RequestHead, fields: Fields) -> None:
         elif b"keep-alive" in options:
             head.keep_alive = True
     upgrade = fields.get(b"upgrade", b"").strip(b" \t")
-    if upgrade and b"upgrade" in options and head.version == 1 and not upgrade.lower().startswith(b"h2c"):
-        head.upgrade = upgrade
+    if upgrade and b"upgrade" in options and head.version == 1 and b"h2c" not in upgrade.lower():
+        head.upgrade = upgrade  # HTTP/2 in a tunnel would be requests that nobody here sees
     trailers = b"te" in fields and b"trailers" in fields[b"te"].lower()
     raw = head.raw
     for name in _HOP_BY_HOP:
@@ -208,26 +230,29 @@ def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
     found = _RESPONSE.fullmatch(raw)
     if found is None:
         raise ProtocolError("the upstream's answer is not valid HTTP: " + _diagnose(raw), "bad_upstream")
+    if len(raw) > limits.head:
+        raise ProtocolError(f"the head of the upstream's answer is larger than {limits.head} bytes", "bad_upstream")
     if raw.count(b"\r\n") > limits.headers + 2:
         raise ProtocolError(f"the upstream's answer has more than {limits.headers} header fields", "bad_upstream")
     head = ResponseHead(raw, int(found[2]), 0 if found[1] == b"0" else 1)
     pairs = _KNOWN_IN_RESPONSE.findall(raw)
     fields = {name.lower(): value for name, value in pairs}
-    if len(fields) != len(pairs):
-        try:
-            fields = _merge(pairs)
-        except ProtocolError as error:
-            raise ProtocolError(f"the upstream's answer is ambiguous: {error}", "bad_upstream") from None
-    head.fields = fields
     status = head.status
     try:
+        if len(fields) != len(pairs):
+            fields = _merge(pairs)
         length = UNTIL_CLOSE
         if b"content-length" in fields or b"transfer-encoding" in fields:
             length = _framing(fields, head.version, "answer")
+        options = _options(fields)
     except ProtocolError as error:
         raise ProtocolError(f"the upstream's answer is ambiguous: {error}", "bad_upstream") from None
-    head.length = 0 if method == "HEAD" or status < 200 or status == 204 or status == 304 else length
-    options = _options(fields)
+    head.fields = fields
+    if status < 200 or status == 204:
+        if length > 0 or length == CHUNKED:  # RFC 9110 §8.6; whether a body follows is anybody's guess
+            raise ProtocolError(f"the upstream's answer is ambiguous: a body with status {status}", "bad_upstream")
+        length = 0
+    head.length = 0 if method == "HEAD" or status == 304 else length
     if options:
         if b"close" in options:
             head.keep_alive = False
@@ -248,19 +273,27 @@ def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
     return head
 
 
-def hopeless(partial: bytes) -> bool:
-    """Whether the beginning of a head can no longer become a valid one, whatever follows."""
-    return _HOPELESS.search(partial, 0, len(partial) - 1 if partial.endswith(b"\r") else len(partial)) is not None
+def hopeless(partial: bytes, start: int = 0) -> bool:
+    """Whether the beginning of a head can no longer become a valid one, whatever follows. What is before ``start`` was
+    found to be good earlier."""
+    # A CR at the end may still become a line's end; the byte before the new ones says whether an LF has its CR.
+    end = len(partial) - 1 if partial.endswith(b"\r") else len(partial)
+    return _HOPELESS.search(partial, max(start - 1, 0), end) is not None
 
 
-def check_trailers(block: bytes) -> None:
-    """Refuse a trailer section (without its final empty line) with bad lines or with fields that would change the
-    message's framing or routing (RFC 9110 §6.5.1). Raises :class:`ProtocolError`."""
-    if not _TRAILERS.fullmatch(block):
+def check_trailer(line: bytes) -> None:
+    """Refuse a line of a trailer section that is malformed, or would change the message's framing or routing (RFC 9110
+    §6.5.1). Raises :class:`ProtocolError`."""
+    if not _FIELD.fullmatch(line):
         raise ProtocolError("a trailer field is malformed")
-    for line in block.split(b"\r\n"):
-        if line.partition(b":")[0].lower() in _END_TO_END:
-            raise ProtocolError("a trailer field that only a head may have")
+    if line.partition(b":")[0].lower() in _NOT_IN_TRAILERS:
+        raise ProtocolError("a trailer field that only a head may have")
+
+
+def check_begun_trailer(line: bytes) -> None:
+    """The same for the beginning of a line, which must not be passed on before it was looked at."""
+    if not _FIELD_BEGUN.fullmatch(line):
+        raise ProtocolError("a trailer field is malformed")
 
 
 def without(raw: bytes, name: bytes) -> bytes:
@@ -283,7 +316,10 @@ def _options(fields: Fields) -> tuple[bytes, ...]:
         return ()
     if value == b" keep-alive":
         return (b"keep-alive",)
-    return tuple(option for option in _LIST.split(value.strip(b" \t").lower()) if option)[:32]
+    options = tuple(option for option in _LIST.split(value.strip(b" \t").lower()) if option)
+    if len(options) > _MAX_OPTIONS:
+        raise ProtocolError(f"more than {_MAX_OPTIONS} connection options")
+    return options
 
 
 def _merge(pairs: list[tuple[bytes, bytes]]) -> Fields:

@@ -24,6 +24,8 @@ class HttpListener(Listener):
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
+        #: For HTTP/1.0 requests that name no host.
+        self.host = self.name.encode()
         self.pool = Pool(self.loop, self.wheel, self.clock, self.stats)
 
     def protocol(self) -> asyncio.Protocol:
@@ -45,7 +47,7 @@ class HttpListener(Listener):
         self.refused("overloaded")
         reply = Reply("overloaded", f"{self.limits.connections} clients are connected, more are not taken", 1.0)
         connection.transport.write(render(reply, self.name, self.new_request_id(), close=True))
-        connection.close()
+        connection.close_gently()
         return False
 
     def refused(self, code: str) -> None:

@@ -1,7 +1,7 @@
 """Kept connections to an upstream's endpoints.
 
 They are reused last in, first out, so that those which are not needed grow old and are closed before the upstream
-would close them: after ``timeout.keepalive``, or the time that the upstream's ``Keep-Alive`` field names, less a second.
+would close them: after ``timeout.keepalive``, or the time that the upstream's ``Keep-Alive`` names, less a second.
 State is never changed across an ``await``: a connect that finishes is handed to its exchange or kept in one step.
 """
 
@@ -29,7 +29,7 @@ _TIMEOUT: Final = re.compile(rb"timeout=([0-9]{1,6})")
 
 class Pool:
     """All connections of one listener to its upstream. ``max_connections`` bounds those in use and kept together
-    (0: no bound), ``keepalive`` is for how many seconds an unused one is kept, ``limits`` are those of answers' heads."""
+    (0: no bound), ``keepalive`` is how many seconds an unused one is kept, ``limits`` are those of answers' heads."""
 
     max_connections: int
     keepalive: float
@@ -106,24 +106,23 @@ class Pool:
         task.add_done_callback(self._connecting.discard)
 
     async def _connect(self, endpoint: Endpoint, exchange: HttpExchange) -> None:
-        made: list[Upstream] = []
+        conn: Upstream | None = None
 
         def factory() -> Upstream:
-            made.append(Upstream(self, endpoint))
-            return made[-1]
+            nonlocal conn
+            conn = Upstream(self, endpoint, exchange)
+            return conn
 
+        failure: Exception | None = None
         try:
             await self.loop.create_connection(factory, endpoint.host, endpoint.port)
-        except BaseException as error:
-            if made and made[-1].made:
-                made[-1].close()  # cancelled in the moment of success; lost() counts it out
-            else:
-                self.total -= 1
-            if not isinstance(error, OSError):
-                raise
-            exchange.connect_failed(error)
-        else:
-            exchange.connected(made[-1])
+        except Exception as error:  # a host name that cannot even be encoded is a ValueError
+            failure = error
+        finally:
+            if conn is None or not conn.made:
+                self.total -= 1  # else lost() will
+        if failure is not None and exchange.connecting is asyncio.current_task():
+            exchange.connect_failed(failure)
 
     def lost(self, conn: Upstream) -> None:
         """A connection is closed, wherever it was."""
@@ -132,10 +131,10 @@ class Pool:
         if idle and conn in idle:
             idle.remove(conn)
             self.stats.upstream_idle -= 1
-            if not idle:
-                del self._idle[conn.endpoint]
         else:
             self.stats.upstream_active -= 1
+        if idle is not None and not idle:
+            del self._idle[conn.endpoint]  # endpoints come and go
 
     def forget(self, endpoint: Endpoint) -> None:
         """An endpoint is no longer in the set: close what is kept to it; what is in use may finish."""
@@ -151,11 +150,11 @@ class Pool:
 
     def _evict(self) -> bool:
         """Close the connection that has been unused for the longest; whether there was one."""
-        oldest: Upstream | None = None
-        for idle in self._idle.values():
-            if idle and not idle[0].transport.is_closing() and (oldest is None or idle[0].idle_since < oldest.idle_since):
-                oldest = idle[0]
-        if oldest is None:
+        kept = [idle for idle in self._idle.values() if idle]
+        if not kept:
             return False
+        oldest = min(kept, key=lambda idle: idle[0].idle_since).pop(0)
+        self.stats.upstream_idle -= 1
+        self.stats.upstream_active += 1  # until lost() counts it out
         oldest.close()
         return True

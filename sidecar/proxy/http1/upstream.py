@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.proxy.errors import ProtocolError
 from sidecar.proxy.exchange import ANSWERING, SENT, TUNNEL
@@ -14,32 +14,47 @@ if TYPE_CHECKING:
     from sidecar.proxy.http1.pool import Pool
     from sidecar.upstreams.endpoint import Endpoint
 
+#: How long the last bytes of a tunnel may take to be read.
+FLUSH_SECONDS: Final = 60.0
+
 
 class Upstream(asyncio.Protocol):
     """One connection to an endpoint. ``exchange`` is the one that uses it now; without one it lies in the pool."""
 
-    __slots__ = ("_paused", "buffer", "endpoint", "exchange", "idle_since", "made", "pool", "reused", "timer", "transport")
+    __slots__ = (
+        "_paused", "buffer", "endpoint", "exchange", "idle_since", "made", "pool", "reused", "task", "timer",
+        "transport",
+    )  # fmt: skip
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: Pool, endpoint: Endpoint) -> None:
+    def __init__(self, pool: Pool, endpoint: Endpoint, exchange: HttpExchange) -> None:
         self.pool = pool
         self.endpoint = endpoint
-        self.exchange: HttpExchange | None = None
+        self.exchange: HttpExchange | None = exchange
+        #: The task that opens it.
+        self.task = asyncio.current_task()
         #: The beginning of a head that is not complete yet.
         self.buffer = b""
         #: It has carried an exchange before.
         self.reused = False
         self.idle_since = 0.0
         self._paused = False
-        #: The connection stands.
+        #: The connection stands, and is counted.
         self.made = False
         self.timer = pool.wheel.timer(self._expired)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hands itself to the exchange at once, before anything that the upstream might say."""
         self.transport = cast(asyncio.Transport, transport)
+        x = self.exchange
+        if x is None or x.connecting is not self.task:
+            self.close()  # nobody waits for it any more
+            return
         self.made = True
+        self.task = None
         self.pool.stats.upstream_active += 1
+        x.connected(self)
 
     def data_received(self, data: bytes) -> None:
         x = self.exchange
@@ -74,6 +89,8 @@ class Upstream(asyncio.Protocol):
                     x.answered(self, head, rest)
                     return
                 x.interim(head)
+                if self.exchange is None:
+                    return
                 data = rest
         elif phase == ANSWERING:
             x.answer_body(self, data)
@@ -85,15 +102,19 @@ class Upstream(asyncio.Protocol):
         if x is not None and x.phase == TUNNEL:
             x.tunnel_closed(by_client=False)
             return True
+        # Not by close(), which would first try to get rid of a request that nobody reads any more.
+        self.transport.abort()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.close()
+        if not self.made:
+            return
         self.pool.lost(self)
         x = self.exchange
         if x is not None:
             self.exchange = None
-            x.lost(self)
+            x.lost(self, cleanly=exc is None)
 
     def pause_writing(self) -> None:
         if self.exchange is not None:
@@ -118,6 +139,12 @@ class Upstream(asyncio.Protocol):
         """Leave the exchange and close; what was written but not sent is dropped, nobody waits for it."""
         self.exchange = None
         self.transport.abort()
+
+    def finish(self) -> None:
+        """Leave the exchange and close once everything written is out, or nobody has read it for too long."""
+        self.exchange = None
+        self.timer.set(self.pool.clock() + FLUSH_SECONDS)
+        self.transport.close()
 
     def _expired(self) -> None:
         if self.exchange is None:
