@@ -1,0 +1,95 @@
+"""Stand-ins for what a filter sees of an exchange, and a clock that tests move by hand."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from sidecar.config.model import Limits
+from sidecar.proxy.http1.head import RequestHead, ResponseHead, parse_request, parse_response
+from sidecar.registry.api import Instance
+from sidecar.resilience.limiter import Limiter
+from sidecar.telemetry.stats import ListenerStats
+from sidecar.upstreams import balancers
+from sidecar.upstreams.cluster import Cluster
+from sidecar.upstreams.endpoint import Endpoint
+
+
+class Clock:
+    """Seconds that pass when a test says so."""
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def request(text: str = "GET /x HTTP/1.1", *fields: str) -> RequestHead:
+    """A parsed request head; ``host`` is added."""
+    lines = [text, "host: t", *fields, "", ""]
+    return parse_request("\r\n".join(lines).encode("latin-1"), Limits())
+
+
+def answer(status: int, *fields: str) -> ResponseHead:
+    """A parsed answer's head."""
+    lines = [f"HTTP/1.1 {status} x", *fields, "", ""]
+    return parse_response("\r\n".join(lines).encode("latin-1"), Limits(), "GET")
+
+
+class FakeListener:
+    """As much of a listener as filters read."""
+
+    def __init__(self, clock: Clock, endpoints: int = 1, protocol: str = "http") -> None:
+        self.name = "up"
+        self.clock = clock
+        self.draining = False
+        self.stats = ListenerStats("outbound", "up", protocol)
+        rng = random.Random(1)
+        self.cluster = Cluster("up", balancers.create("round_robin", rng), clock, rng)
+        self.cluster.update(Instance(host="10.0.0.1", port=port) for port in range(1, endpoints + 1))
+
+
+class FakeExchange:
+    """As much of an exchange as filters read and write."""
+
+    def __init__(self, listener: FakeListener, head: RequestHead | None = None, client_ip: str = "10.1.1.1") -> None:
+        self.listener = listener
+        if head is not None:
+            self.head = head
+            self.method = head.method
+        self.client_ip = client_ip
+        self.started = listener.clock()
+        self.deadline = self.started + 30.0
+        self.attempts = 0
+        self.endpoint: Endpoint | None = None
+        self.tried: tuple[Endpoint, ...] = ()
+        self.replayable = True
+        self.permit = 0
+        self.slot: Limiter | None = None
+        self.queue: Limiter | None = None
+        self.queue_deadline = 0.0
+        self.request_id = ""
+        self.trace: Any = None
+        self.status = 0
+        self.error = ""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.grants = 0
+
+    def try_at(self, number: int = 0) -> Endpoint:
+        """A try at that endpoint begins."""
+        self.attempts += 1
+        if self.endpoint is not None:
+            self.tried += (self.endpoint,)
+        self.endpoint = self.listener.cluster.endpoints[number]
+        return self.endpoint
+
+    def granted(self) -> None:
+        """What an exchange does when its turn comes."""
+        self.grants += 1
+        self.slot, self.queue = self.queue, None
+        self.listener.stats.pending -= 1
