@@ -40,8 +40,8 @@ class ConsulRegistration:
     """Registered with the first health that is not critical, or after :data:`GRACE` seconds with a critical one.
 
     The agent gets a TTL check, renewed at least every :data:`KEEP_ALIVE` seconds, so a sidecar that hangs is
-    noticed within three of its intervals. A change of the status is reported at once, a flapping one every two
-    seconds. When the agent does not know the check any more (it was restarted without its data) the workload is
+    noticed within three of its intervals. A change of the status is reported at once, a flapping one every
+    second. When the agent does not know the check any more (it was restarted without its data) the workload is
     registered again, but not while it is critical: then it is Consul that removed it
     (``deregister_critical_service_after``), and it comes back once it is well.
     """
@@ -55,8 +55,8 @@ class ConsulRegistration:
         self._link = link
         self._clock = clock
         self._check_id = f"service:{service.id}"
-        self._interval = min(service.check.interval, KEEP_ALIVE)
-        self._pace = Pace(0.5, 4, clock)
+        self._interval = min(max(service.check.interval, 1.0), KEEP_ALIVE)
+        self._pace = Pace(1.0, 4, clock)  # never slower than the renewals
         self._wake = asyncio.Event()
         self._stopping = False
         self._status = "critical"

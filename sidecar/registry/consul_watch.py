@@ -53,7 +53,7 @@ class ConsulWatch(Watch):
         self._link = link
         self.source = f"watch of {discover.service}" + (f" with tag {discover.tag}" if discover.tag else "")
         #: A change is seen at once, a service that changes all the time once a second.
-        self._pace = Pace(1.0, 5, clock)
+        self._pace = Pace(1.0, 10, clock)
         self._hold = Hold(clock)
         self._release: asyncio.TimerHandle | None = None
         self._failures = 0

@@ -44,10 +44,15 @@ class Hold:
         if lost:
             self._held |= {_key(instance): instance for instance in self._last}
         self._doubt = False
-        for instance in found:
-            self._held.pop(_key(instance), None)
-        if self._held and self._clock() >= self._until:
+        if self._clock() >= self._until:
             self._held.clear()
+        # Back under its id (perhaps at another address) or, where there are no ids, under its address.
+        back = {instance.id or (instance.host, instance.port) for instance in found}
+        self._held = {
+            key: instance
+            for key, instance in self._held.items()
+            if (instance.id or (instance.host, instance.port)) not in back
+        }
         self._last = tuple(sorted((*found, *self._held.values()), key=_key))
         return self._last
 

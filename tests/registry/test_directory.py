@@ -1,0 +1,117 @@
+"""The folder registry as a whole, in real time."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from sidecar import registry as registries
+from sidecar.config.model import Config, Discover
+from sidecar.registry import RegistryError
+from sidecar.registry.directory import DirectoryRegistry
+from support.registries import Seen, directory_config, until
+
+
+@asynccontextmanager
+async def opened(config: Config) -> AsyncIterator[DirectoryRegistry]:
+    registry = registries.create(config)
+    assert isinstance(registry, DirectoryRegistry)
+    try:
+        async with asyncio.timeout(20):
+            yield registry
+    finally:
+        await registry.deregister()
+        await registry.close()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def test_sidecars_find_each_other_within_a_second(tmp_path: Path) -> None:
+    path = str(tmp_path / "mesh")
+
+    async def main() -> None:
+        async with opened(directory_config(path, "tasks-1", tags=("v1",))) as one, opened(
+            directory_config(path, "tasks-2", address="10.0.0.7")
+        ) as two:  # fmt: skip
+            seen, tagged = Seen(), Seen()
+            two.watch(Discover(service="tasks"), seen)
+            cancel = two.watch(Discover(service="tasks", tag="v1"), tagged)
+            await two.answered()
+            assert (seen.ids, tagged.ids) == ([], [])
+            assert two.up
+            one.register()
+            one.set_health("passing", "fine")
+            assert await until(lambda: seen.ids == ["tasks-1"], "found") < 1.0
+            two.register(45678)
+            two.set_health("passing", "fine")
+            assert await until(lambda: seen.ids == ["tasks-1", "tasks-2"], "found") < 1.0
+            assert [(i.host, i.port) for i in seen.sets[-1]] == [("127.0.0.1", 10030), ("10.0.0.7", 45678)]
+            assert tagged.ids == ["tasks-1"]
+            one.set_health("critical", "gone")
+            assert await until(lambda: seen.ids == ["tasks-2"], "dropped") < 1.0
+            one.set_health("warning", "slow")
+            assert await until(lambda: seen.ids == ["tasks-1", "tasks-2"], "back") < 1.0
+            cancel()
+            calls = len(tagged.sets)
+            await one.deregister()
+            assert await until(lambda: seen.ids == ["tasks-2"], "taken out") < 1.0
+            assert len(tagged.sets) == calls
+
+    asyncio.run(main())
+    assert list(Path(path).iterdir()) == []
+
+
+def test_a_folder_that_vanishes_keeps_what_is_known_and_heals(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO, "sidecar.registry")
+    monkeypatch.setattr("sidecar.registry.directory.HEARTBEAT", 0.2)
+    monkeypatch.setattr("sidecar.registry.directory.POLL", 0.05)
+    path = tmp_path / "mesh"
+
+    async def main() -> None:
+        async with opened(directory_config(str(path))) as registry:
+            seen = Seen()
+            registry.watch(Discover(service="tasks"), seen)
+            registry.register()
+            registry.set_health("passing", "fine")
+            await until(lambda: seen.ids == ["tasks-1"], "known")
+            calls = len(seen.sets)
+            # renamed away at once, as an unmounted volume is: no half-emptied state in between
+            await asyncio.to_thread(path.rename, tmp_path / "elsewhere")
+            await until(lambda: not registry.up, "noticed")
+            await until(lambda: registry.age > 0.2, "age grows")
+            await asyncio.to_thread(path.mkdir)
+            await until(lambda: registry.up and list(path.rglob("tasks-1.json")), "written again")
+            assert registry.age == 0.0
+            assert len(seen.sets) == calls
+
+    asyncio.run(main())
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) <= 2
+    assert "answers again" in caplog.text
+
+
+def test_deregistering_from_a_folder_that_is_gone_does_not_raise(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with opened(directory_config(str(tmp_path / "mesh"))) as registry:
+            registry.register()
+            await until(lambda: list(tmp_path.rglob("tasks-1.json")), "written")
+            await asyncio.to_thread(shutil.rmtree, tmp_path / "mesh")
+            begun = time.monotonic()
+            await registry.deregister()
+            await registry.deregister()
+            assert time.monotonic() - begun < 2.5
+
+    asyncio.run(main())
+
+
+def test_a_folder_that_cannot_be_used_is_refused_at_once(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RegistryError, match="cannot be used"):
+        registries.create(directory_config(str(tmp_path / "file")))
