@@ -83,10 +83,8 @@ def _timestamp(date: re.Match[bytes], now_wall: float) -> float | None:
     year = int(date["year"])
     if len(date["year"]) == 2:
         # RFC 9110 §5.6.7: a two-digit year that seems more than 50 years ahead is in the past.
-        this_year = datetime.fromtimestamp(now_wall, UTC).year
-        year += this_year - this_year % 100
-        if year > this_year + 50:
-            year -= 100
+        latest = datetime.fromtimestamp(now_wall, UTC).year + 50
+        year = latest - (latest - year) % 100
     try:
         # A leap second (60) is counted as the second before it.
         second = min(int(date["second"]), 59) if date["second"] <= b"60" else 60

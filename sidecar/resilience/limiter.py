@@ -38,7 +38,7 @@ class Limiter:
         self._slots = limit or sys.maxsize
         #: Slots taken.
         self.active = 0
-        #: Waiter → when it has waited too long; the oldest first (the timeout is the same for all).
+        #: Waiter → since when it waits; the oldest first. Not its deadline: the timeout may be changed meanwhile.
         self._waiting: OrderedDict[Waiter, float] = OrderedDict()
         self._granting = False
 
@@ -58,7 +58,7 @@ class Limiter:
         """Wait for a slot, after :meth:`try_acquire` failed. False: the queue is full."""
         if len(self._waiting) >= self.max_pending:
             return False
-        self._waiting[waiter] = self._clock() + self.pending_timeout
+        self._waiting[waiter] = self._clock()
         return True
 
     def release(self) -> None:
@@ -77,7 +77,7 @@ class Limiter:
         expired: list[Waiter] = []
         while waiting:
             waiter = next(iter(waiting))
-            if waiting[waiter] > now:
+            if waiting[waiter] + self.pending_timeout > now:
                 break
             del waiting[waiter]
             expired.append(waiter)
@@ -85,7 +85,9 @@ class Limiter:
 
     def next_expiry(self) -> float | None:
         """When the next waiter will have waited too long; None when nobody waits."""
-        return next(iter(self._waiting.values())) if self._waiting else None
+        for since in self._waiting.values():
+            return since + self.pending_timeout
+        return None
 
     def resize(self, limit: int) -> None:
         """Change the limit. A higher one lets waiters in at once; with a lower one slots go as they are given back."""
