@@ -108,7 +108,11 @@ class Agent:
         self._spans: SpanExporter | None = None
         self._checker: AppChecker | None = None
         self._admin: Any = None
-        self._health = Health("warning", "the app has not been checked yet")
+        self._health = (
+            Health("warning", "the app has not been checked yet")
+            if config.inbound
+            else Health("healthy", "there is no app to check")
+        )
         self._drain_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
@@ -135,9 +139,12 @@ class Agent:
         return own + [upstream.stats for upstream in self.upstreams.values()]
 
     @property
-    def spans(self) -> SpanExporter | None:
-        """The exporter of spans, where one is configured."""
-        return self._spans
+    def log_lines_dropped(self) -> int:
+        return self._log.dropped
+
+    @property
+    def spans_dropped(self) -> int:
+        return self._spans.dropped if self._spans else 0
 
     def app_health(self) -> Health:
         return self._health
@@ -287,7 +294,10 @@ class Agent:
             for name, upstream in config.upstreams.items():
                 running = self.upstreams[name]
                 if running.config != upstream:
-                    moved = (running.config.discover, running.config.endpoints) != (upstream.discover, upstream.endpoints)
+                    moved = (running.config.discover, running.config.endpoints) != (
+                        upstream.discover,
+                        upstream.endpoints,
+                    )
                     running.config = upstream
                     running.listener.assembly.apply(running.listener, upstream)
                     if moved:
@@ -307,10 +317,11 @@ class Agent:
 
     def _refuse_fixed(self, config: Config) -> None:
         """Some keys are read once, at the start; say so instead of ignoring a change of them."""
-        problems = []
-        for key in ("service", "registry", "consul", "admin", "tracing"):
-            if getattr(config, key) != getattr(self.config, key):
-                problems.append(Problem(key, "a change of this takes a restart"))
+        problems = [
+            Problem(key, "a change of this takes a restart")
+            for key in ("service", "registry", "consul", "admin", "tracing")
+            if getattr(config, key) != getattr(self.config, key)
+        ]
         if (config.log.format, config.log.access) != (self.config.log.format, self.config.log.access):
             problems.append(Problem("log", "of this section, only the level can change without a restart"))
         before, after = self.config.inbound, config.inbound
@@ -319,11 +330,11 @@ class Agent:
         for name, upstream in config.upstreams.items():
             running = self.upstreams.get(name)
             if running is not None and running.config.bind == upstream.bind:
-                for key in ("protocol", "balancer"):
-                    if getattr(running.config, key) != getattr(upstream, key):
-                        problems.append(
-                            Problem(f"upstreams.{name}.{key}", "a change of this takes a restart, or another bind")
-                        )
+                problems.extend(
+                    Problem(f"upstreams.{name}.{key}", "a change of this takes a restart, or another bind")
+                    for key in ("protocol", "balancer")
+                    if getattr(running.config, key) != getattr(upstream, key)
+                )
         if problems:
             raise ConfigError(str(self._path), problems)
 
@@ -380,16 +391,16 @@ class Agent:
             await self._loop.run_in_executor(None, self._spans.close)
 
 
-async def _finish(listener: Listener, timeout: float) -> None:
+async def _finish(listener: Listener, seconds: float) -> None:
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             await listener.drained()
     await listener.stop()
 
 
-async def _connects(endpoint: Endpoint, timeout: float) -> bool:
+async def _connects(endpoint: Endpoint, seconds: float) -> bool:
     try:
-        async with asyncio.timeout(timeout):
+        async with asyncio.timeout(seconds):
             _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
     except OSError:
         return False

@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("file", metavar="FILE", help="the configuration, one YAML file per workload")
     run.set_defaults(command=_run)
 
-    check = commands.add_parser("check", help="check a configuration file", description="Exit 0, or 2 with every error.")
+    check = commands.add_parser(
+        "check", help="check a configuration file", description="Exit 0, or 2 with every error."
+    )
     check.add_argument("file", metavar="FILE")
     check.set_defaults(command=_check)
 

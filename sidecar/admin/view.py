@@ -24,8 +24,11 @@ class Health:
 class UpstreamView(Protocol):
     """One upstream of the running sidecar."""
 
-    config: Upstream
-    stats: ListenerStats
+    @property
+    def config(self) -> Upstream: ...
+
+    @property
+    def stats(self) -> ListenerStats: ...
 
     @property
     def endpoints(self) -> Sequence[Endpoint]:
@@ -60,6 +63,12 @@ class Running(Protocol):
     def stats(self) -> Sequence[ListenerStats]:
         """One per listener, inbound first."""
         ...
+
+    @property
+    def log_lines_dropped(self) -> int: ...
+
+    @property
+    def spans_dropped(self) -> int: ...
 
     def app_health(self) -> Health:
         """The last result of the app's own check."""

@@ -1,0 +1,1 @@
+"""The admin API: what operators, scrapers and `sidecar status` talk to."""

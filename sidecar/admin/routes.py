@@ -1,0 +1,184 @@
+"""The admin API's routes in one table: what each does, and how it is documented.
+
+``/openapi.json`` and the index page are made from it, so neither can forget one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from aiohttp import web
+
+from sidecar.admin import report
+from sidecar.config.errors import ConfigError
+from sidecar.config.show import effective
+
+if TYPE_CHECKING:
+    from sidecar.admin.view import Running, UpstreamView
+    from sidecar.telemetry.logs import LogWriter
+    from sidecar.telemetry.metrics import Metrics
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """``path`` in OpenAPI's form; ``answers`` maps statuses to what they mean; ``body`` says what to send."""
+
+    method: str
+    path: str
+    summary: str
+    handler: Handler
+    answers: dict[int, str]
+    body: dict[str, Any] | None = None
+    content: str = "application/json"
+
+
+class NotKnown(Exception):
+    """There is nothing of that name; the text says what there is."""
+
+
+def answer(data: Any, status: int = 200) -> web.Response:
+    """JSON, readable for people too."""
+    body = orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
+    return web.Response(body=body, status=status, content_type="application/json")
+
+
+class Api:
+    """The handlers."""
+
+    def __init__(self, running: Running, log: LogWriter, metrics: Metrics) -> None:
+        self._running = running
+        self._log = log
+        self._metrics = metrics
+
+    def routes(self) -> Sequence[Route]:
+        """All but ``/`` and ``/openapi.json``, which are made from this list."""
+        healthy = {200: "healthy, or with a warning", 503: "unhealthy"}
+        unknown = {404: "no such service or upstream"}
+        token = {401: "the admin token is missing or wrong", 403: "asked by a page of another site"}
+        level = {"type": "object", "properties": {"level": {"enum": ["debug", "info", "warning", "error"]}}}
+        return (
+            Route("GET", "/ready", "Is it ready for traffic?", self.ready, {200: "ready", 503: "starting or draining"}),
+            Route("GET", "/health", "Health of this workload and what is known of its upstreams", self.health, healthy),
+            Route("GET", "/health/{service}", "Health of this service or of an upstream, as traffic has shown it",
+                  self.health_of, healthy | unknown),
+            Route("GET", "/health/deep/{service}", "The same, asked now: checks the app, connects to endpoints",
+                  self.health_deep, healthy | unknown),
+            Route("GET", "/metrics", "Prometheus metrics", self.metrics, {200: "the page"}, content="text/plain"),
+            Route("GET", "/config", "The effective configuration without secrets", self.config, {200: "as in a file"}),
+            Route("GET", "/upstreams", "All upstreams", self.upstreams, {200: "a list"}),
+            Route("GET", "/upstreams/{name}", "Endpoints, weights, health, breaker and counters of one upstream",
+                  self.upstream, {200: "the upstream"} | unknown),
+            Route("POST", "/upstreams/{name}/breaker/{mode}",
+                  "Hold an upstream's breakers open or closed, or leave them to themselves (auto)",
+                  self.breaker, {200: "the upstream", 409: "it has no breaker"} | unknown | token),
+            Route("POST", "/reload", "Read the configuration file again", self.reload,
+                  {200: "what changed", 422: "the file cannot be used; nothing has changed"} | token),
+            Route("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain, {202: "draining"} | token),
+            Route("PUT", "/log-level", "Set the log level", self.log_level,
+                  {200: "set", 400: "no such level"} | token, body=level),
+        )  # fmt: skip
+
+    async def ready(self, request: web.Request) -> web.Response:
+        phase = self._running.phase
+        return answer({"ready": phase == "ready", "phase": phase}, 200 if phase == "ready" else 503)
+
+    async def health(self, request: web.Request) -> web.Response:
+        return _health(report.health(self._running))
+
+    async def health_of(self, request: web.Request) -> web.Response:
+        name = request.match_info["service"]
+        running = self._running
+        if name == running.config.service.name:
+            app = running.app_health()
+            return _health({"status": app.status, "service": name, "output": app.output})
+        return _health({**report.upstream_health(self._upstream(name)), "service": name})
+
+    async def health_deep(self, request: web.Request) -> web.Response:
+        name = request.match_info["service"]
+        running = self._running
+        if name != running.config.service.name:
+            self._upstream(name)
+            found = await running.probe(name)
+            return _health({"status": found.status, "service": name, "output": found.output})
+        app = await running.check_app()
+        names = list(running.upstreams)
+        probes = await asyncio.gather(*(running.probe(name) for name in names))
+        status = app.status
+        if status == "healthy" and any(found.status != "healthy" for found in probes):
+            status = "warning"
+        return _health(
+            {
+                "status": status,
+                "service": name,
+                "app": {"status": app.status, "output": app.output},
+                "dependencies": {
+                    name: {"status": found.status, "output": found.output}
+                    for name, found in zip(names, probes, strict=True)
+                },
+            }
+        )
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        body, content_type = self._metrics.render(request.headers.get("Accept", ""))
+        return web.Response(body=body, headers={"Content-Type": content_type})
+
+    async def config(self, request: web.Request) -> web.Response:
+        return answer(effective(self._running.config))
+
+    async def upstreams(self, request: web.Request) -> web.Response:
+        return answer({"upstreams": [report.upstream(view) for view in self._running.upstreams.values()]})
+
+    async def upstream(self, request: web.Request) -> web.Response:
+        return answer(report.upstream(self._upstream(request.match_info["name"])))
+
+    async def breaker(self, request: web.Request) -> web.Response:
+        view = self._upstream(request.match_info["name"])
+        mode = request.match_info["mode"]
+        if mode not in ("open", "close", "auto"):
+            raise NotKnown(f"no such mode: {mode[:40]!r}; there are open, close and auto")
+        if not view.breakers:
+            return answer({"error": "no_breaker", "message": "its circuit breaker is switched off"}, 409)
+        for breaker in view.breakers:
+            breaker.force(mode)  # type: ignore[arg-type]  # checked three lines above
+        return answer(report.upstream(view))
+
+    async def reload(self, request: web.Request) -> web.Response:
+        try:
+            changes = await self._running.reload()
+        except ConfigError as error:
+            problems = [{"path": problem.path, "message": problem.message} for problem in error.problems]
+            return answer({"error": "config", "message": str(error), "problems": problems}, 422)
+        return answer({"changes": list(changes)})
+
+    async def drain(self, request: web.Request) -> web.Response:
+        self._running.drain()
+        return answer({"phase": self._running.phase}, 202)
+
+    async def log_level(self, request: web.Request) -> web.Response:
+        text = (await request.text()).strip()
+        if text.startswith("{"):
+            try:
+                text = str(orjson.loads(text).get("level", ""))
+            except orjson.JSONDecodeError:
+                text = ""
+        try:
+            self._log.set_level(text.strip('"').lower())
+        except ValueError as error:
+            return answer({"error": "bad_level", "message": str(error)}, 400)
+        return answer({"level": text.strip('"').lower()})
+
+    def _upstream(self, name: str) -> UpstreamView:
+        found = self._running.upstreams.get(name)
+        if found is None:
+            known = ", ".join(self._running.upstreams) or "none"
+            raise NotKnown(f"no such upstream: {name[:80]!r}; there are: {known}")
+        return found
+
+
+def _health(data: dict[str, Any]) -> web.Response:
+    return answer(data, 503 if data["status"] == "unhealthy" else 200)

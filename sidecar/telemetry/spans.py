@@ -1,0 +1,134 @@
+"""Spans of sampled exchanges, sent to a collector by OTLP over HTTP.
+
+The hot path appends a tuple to a bounded queue. A thread turns batches of them into the OpenTelemetry SDK's objects and
+lets the SDK's exporter send them; its packages are only imported when a collector is configured. A collector that is
+away costs spans, which are counted, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from typing import Any, Final, NamedTuple
+
+from sidecar.config.model import Service, Tracing
+
+logger = logging.getLogger("sidecar.spans")
+
+#: Spans that wait, at most; and how many are sent at once, and how often, seconds.
+QUEUE: Final = 4096
+BATCH: Final = 512
+INTERVAL: Final = 1.0
+#: How long one request to the collector may take, and how long the end waits for the last one, seconds.
+SEND_SECONDS: Final = 1.5
+FLUSH_SECONDS: Final = 2.0
+
+
+class SpanError(Exception):
+    """Spans cannot be exported; the text says what to install."""
+
+
+class SpanRecord(NamedTuple):
+    """One exchange as a span. ``kind`` is ``server`` or ``client``; ``parent_id`` 0: none; times are Unix time in
+    nanoseconds."""
+
+    trace_id: int
+    span_id: int
+    parent_id: int
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, str | int]
+    ok: bool
+
+
+class SpanExporter:
+    """Sends spans to ``tracing.otlp``. Raises :class:`SpanError` when the packages for it are missing."""
+
+    def __init__(self, tracing: Tracing, service: Service) -> None:
+        try:
+            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+            from opentelemetry.sdk.resources import Resource
+        except ImportError as error:
+            raise SpanError(
+                'tracing.otlp needs the OpenTelemetry packages: pip install "sidecar[otlp]", or leave tracing.otlp out'
+            ) from error
+        # The SDK logs each failure itself; we log transitions.
+        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
+        self._resource = Resource({"service.name": service.name, "service.instance.id": service.id})
+        self._exporter = OTLPSpanExporter(endpoint=f"{tracing.otlp.rstrip('/')}/v1/traces", timeout=SEND_SECONDS)
+        self._waiting: deque[SpanRecord] = deque()
+        #: Spans that were not delivered, and those that were.
+        self.dropped = 0
+        self.sent = 0
+        self._up = True
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="span exporter", daemon=True)
+        self._thread.start()
+
+    def record(self, span: SpanRecord) -> None:
+        """Queue a span; never blocks."""
+        if len(self._waiting) >= QUEUE:
+            self.dropped += 1
+        else:
+            self._waiting.append(span)
+
+    def close(self) -> None:
+        """Send what is queued, for a bounded time."""
+        self._ending.set()
+        self._thread.join(FLUSH_SECONDS)
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
+
+    def _run(self) -> None:
+        while not self._ending.wait(INTERVAL):
+            self._flush()
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft() for _ in range(min(BATCH, len(self._waiting)))]
+            if self._send(batch):
+                self.sent += len(batch)
+            else:
+                self.dropped += len(batch)
+                if self._ending.is_set():
+                    return
+
+    def _send(self, batch: list[SpanRecord]) -> bool:
+        from opentelemetry.sdk.trace.export import SpanExportResult
+
+        try:
+            good = self._exporter.export([_sdk_span(record, self._resource) for record in batch])
+            up = good is SpanExportResult.SUCCESS
+        except Exception as error:
+            logger.debug("export failed: %r", error)
+            up = False
+        if up != self._up:
+            self._up = up
+            logger.warning("the trace collector %s", "is back" if up else "does not take spans; they are dropped")
+        return up
+
+
+def _sdk_span(record: SpanRecord, resource: Any) -> Any:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+    sampled = TraceFlags(TraceFlags.SAMPLED)
+    parent = None
+    if record.parent_id:
+        parent = SpanContext(record.trace_id, record.parent_id, is_remote=True, trace_flags=sampled)
+    return ReadableSpan(
+        name=record.name,
+        context=SpanContext(record.trace_id, record.span_id, is_remote=False, trace_flags=sampled),
+        parent=parent,
+        resource=resource,
+        attributes=record.attributes,
+        kind=SpanKind.SERVER if record.kind == "server" else SpanKind.CLIENT,
+        instrumentation_scope=InstrumentationScope("sidecar"),
+        status=Status(StatusCode.UNSET if record.ok else StatusCode.ERROR),
+        start_time=record.start_ns,
+        end_time=record.end_ns,
+    )
