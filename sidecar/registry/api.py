@@ -53,10 +53,9 @@ class Registry(Protocol):
         """Returns when every watch under way has had its first answer (at once when there is none)."""
         ...
 
-    def register(self, port: int = 0) -> None:
-        """Start to keep this workload registered (in the background; retried for ever, paced). ``port`` is the one
-        that inbound is really bound to, for a configuration that leaves the choice to the system; 0: the
-        configured one. Calls after the first have no effect."""
+    def register(self) -> None:
+        """Start to keep this workload registered (in the background; retried for ever, paced). Calls after the
+        first have no effect."""
         ...
 
     def set_health(self, status: str, output: str) -> None:

@@ -60,12 +60,12 @@ class ConsulRegistry:
         for watch in tuple(self._watches.values()):
             await watch.answered.wait()
 
-    def register(self, port: int = 0) -> None:
+    def register(self) -> None:
         """A workload without an inbound port has nothing that others could dial and is not registered."""
         inbound = self._config.inbound
         if self._registration is None and inbound is not None:
             self._registration = ConsulRegistration(
-                self._config.service, port or inbound.bind.port, self._connect, self._link, self._clock
+                self._config.service, inbound.bind.port, self._connect, self._link, self._clock
             )
             if self._health is not None:
                 self._registration.set_health(*self._health)

@@ -93,10 +93,10 @@ class DirectoryRegistry:
         for watch in tuple(self._watches.values()):
             await watch.answered.wait()
 
-    def register(self, port: int = 0) -> None:
+    def register(self) -> None:
         """A workload without an inbound port has nothing that others could dial and is not registered."""
         if self._heartbeat is None and self._config.inbound is not None:
-            port = port or self._config.inbound.bind.port
+            port = self._config.inbound.bind.port
             self._heartbeat = asyncio.create_task(self._keep_registered(port), name="registry heartbeat")
 
     def set_health(self, status: str, output: str) -> None:

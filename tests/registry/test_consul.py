@@ -95,16 +95,6 @@ def test_a_workload_is_registered_once_it_is_well_and_taken_out_on_deregister(ag
     run(main)
 
 
-def test_a_port_that_the_system_chose_is_the_one_that_is_registered(agent: ConsulAgent) -> None:
-    async def main() -> None:
-        async with opened(consul_config(agent.http_port)) as registry:
-            registry.set_health("passing", "")
-            registry.register(45678)
-            await until(lambda: agent.services().get("tasks-1", {}).get("Port") == 45678, "registered")
-
-    run(main)
-
-
 def test_changes_of_health_are_reported_at_once_and_the_check_is_renewed(agent: ConsulAgent) -> None:
     config = consul_config(agent.http_port, check=Check(interval=1.0))  # the TTL is 3 s
 
