@@ -138,7 +138,7 @@ class Pool:
 
     def forget(self, endpoint: Endpoint) -> None:
         """An endpoint is no longer in the set: close what is kept to it; what is in use may finish."""
-        for conn in self._idle.get(endpoint, ()):
+        for conn in tuple(self._idle.get(endpoint, ())):
             conn.close()
 
     def close(self) -> None:

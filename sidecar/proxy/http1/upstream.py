@@ -22,7 +22,7 @@ class Upstream(asyncio.Protocol):
     """One connection to an endpoint. ``exchange`` is the one that uses it now; without one it lies in the pool."""
 
     __slots__ = (
-        "_paused", "buffer", "endpoint", "exchange", "idle_since", "made", "pool", "reused", "task", "timer",
+        "_paused", "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer",
         "transport",
     )  # fmt: skip
 
@@ -40,8 +40,9 @@ class Upstream(asyncio.Protocol):
         self.reused = False
         self.idle_since = 0.0
         self._paused = False
-        #: The connection stands, and is counted.
+        #: The connection stands, and is counted; until it is gone, and counted out.
         self.made = False
+        self.gone = False
         self.timer = pool.wheel.timer(self._expired)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -108,8 +109,9 @@ class Upstream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.close()
-        if not self.made:
+        if not self.made or self.gone:
             return
+        self.gone = True
         self.pool.lost(self)
         x = self.exchange
         if x is not None:
@@ -136,8 +138,12 @@ class Upstream(asyncio.Protocol):
                 self.transport.resume_reading()
 
     def close(self) -> None:
-        """Leave the exchange and close; what was written but not sent is dropped, nobody waits for it."""
+        """Leave the exchange and close; what was written but not sent is dropped, nobody waits for it. It is counted
+        out at once, not when the loop comes to it: whoever is let in next needs the room."""
         self.exchange = None
+        if self.made and not self.gone:
+            self.gone = True
+            self.pool.lost(self)
         self.transport.abort()
 
     def finish(self) -> None:

@@ -1,0 +1,276 @@
+"""The bulkhead: slots, the queue's order, its end in time, and leaving it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from support.fakes import Clock, FakeExchange, FakeListener
+from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
+
+from sidecar.config.model import Bulkhead as Config
+from sidecar.config.model import Match, Route, Timeout, Upstream
+from sidecar.filters.api import WAIT
+from sidecar.filters.bulkhead import Bulkhead
+from sidecar.proxy.errors import Reply
+
+
+class Bench:
+    def __init__(self, protocol: str = "http", **settings: Any) -> None:
+        self.clock = Clock()
+        self.listener = FakeListener(self.clock, protocol=protocol)
+        self.filter = Bulkhead(Config(**settings), self.listener.stats, self.clock)
+
+    def exchange(self) -> Any:
+        return FakeExchange(self.listener)
+
+    def ask(self) -> tuple[Any, Any]:
+        x = self.exchange()
+        return x, self.filter.on_request(x)
+
+
+def test_slots_then_the_queue_then_no_more() -> None:
+    bench = Bench(max_requests=2, max_pending=2)
+    held = [bench.ask() for _ in range(2)]
+    assert [verdict for _, verdict in held] == [None, None]
+    waiting = [bench.ask() for _ in range(2)]
+    assert [verdict for _, verdict in waiting] == [WAIT, WAIT]
+    assert bench.listener.stats.pending == 2
+    _, refused = bench.ask()
+    assert isinstance(refused, Reply)
+    assert (refused.code, refused.retry_after) == ("overloaded", 1.0)
+    assert refused.message == "2 in progress and 2 waiting: up takes no more"
+
+
+def test_first_in_first_out() -> None:
+    bench = Bench(max_requests=1, max_pending=10)
+    first, _ = bench.ask()
+    queue = [bench.ask()[0] for _ in range(5)]
+    order = [first, *queue]
+    for n, x in enumerate(order):
+        assert [y.slot is not None for y in order] == [k == n for k in range(6)]
+        bench.filter.on_end(x)
+    assert bench.filter.limiter.active == 0
+    assert bench.listener.stats.pending == 0
+
+
+def test_who_leaves_the_queue_is_passed_over() -> None:
+    bench = Bench(max_requests=1, max_pending=10)
+    first, _ = bench.ask()
+    second, _ = bench.ask()
+    third, _ = bench.ask()
+    bench.filter.on_end(second)
+    assert bench.listener.stats.pending == 1
+    bench.filter.on_end(first)
+    assert second.slot is None
+    assert third.slot is not None
+
+
+def test_a_slot_goes_back_once() -> None:
+    bench = Bench(max_requests=1)
+    x, _ = bench.ask()
+    bench.filter.on_end(x)
+    bench.filter.on_end(x)
+    assert bench.filter.limiter.active == 0
+
+
+def test_a_slot_granted_to_somebody_who_is_gone_by_then_goes_on() -> None:
+    bench = Bench(max_requests=1, max_pending=10)
+    first, _ = bench.ask()
+    second, _ = bench.ask()
+    third, _ = bench.ask()
+    bench.filter.on_end(first)
+    assert second.slot is not None
+    bench.filter.on_end(second)  # its client left before it could go on
+    assert third.slot is not None
+
+
+@pytest.mark.parametrize(
+    ("protocol", "settings", "limit"),
+    [
+        ("http", {"max_connections": 3, "max_requests": 2}, 2),
+        ("http", {"max_connections": 2, "max_requests": 3}, 2),
+        ("http", {"max_connections": 0, "max_requests": 3}, 3),
+        ("http", {"max_connections": 3, "max_requests": 0}, 3),
+        ("http", {"max_connections": 0, "max_requests": 0}, 0),
+        ("tcp", {"max_connections": 3, "max_requests": 2}, 3),
+    ],
+)
+def test_the_limit(protocol: str, settings: dict[str, int], limit: int) -> None:
+    assert Bench(protocol, **settings).filter.limiter.limit == limit
+
+
+@pytest.mark.parametrize("settings", [{"max_pending": 0}, {"pending_timeout": 0.0}])
+def test_without_a_queue_nobody_waits(settings: dict[str, Any]) -> None:
+    bench = Bench(max_requests=1, **settings)
+    bench.ask()
+    assert isinstance(bench.ask()[1], Reply)
+
+
+def test_waiting_ends_with_the_exchanges_own_deadline() -> None:
+    bench = Bench(max_requests=1, pending_timeout=60.0)
+    bench.ask()
+    x, _ = bench.ask()
+    assert x.queue_deadline == x.deadline
+
+
+def test_other_settings_keep_what_is_under_way() -> None:
+    bench = Bench(max_requests=2, max_pending=10)
+    held = [bench.ask()[0] for _ in range(2)]
+    waiting = [bench.ask()[0] for _ in range(2)]
+    bench.filter.resize(Config(max_requests=3, max_pending=1))
+    assert [x.slot is not None for x in waiting] == [True, False]
+    bench.filter.resize(Config(max_requests=1, max_pending=1))
+    for x in (*held, waiting[0]):
+        assert waiting[1].slot is None
+        bench.filter.on_end(x)
+    assert waiting[1].slot is not None
+
+
+# -- as clients see it ---------------------------------------------------------------------------------------------------
+
+
+class Held:
+    """An origin's handler: each request waits until the test lets it go."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, asyncio.Event] = {}
+
+    async def __call__(self, request: Request) -> bytes:
+        event = self.waiting[request.target] = asyncio.Event()
+        await event.wait()
+        return ok(request.target.encode())
+
+    def release(self, target: str) -> None:
+        self.waiting[target].set()
+
+
+def _config(**settings: Any) -> Upstream:
+    return Upstream(name="up", bind=ANY_PORT, retry=None, bulkhead=Config(**settings))
+
+
+def test_requests_wait_in_their_order() -> None:
+    async def main() -> None:
+        held = Held()
+        async with Origin(held) as origin, Live(_config(max_requests=1), origin.port) as live:
+            clients = []
+            for n in range(4):
+                clients.append(asyncio.ensure_future(fetch(live.port, f"/{n}")))
+                await until(lambda n=n: live.stats.active == n + 1)  # type: ignore[misc]
+            assert live.stats.pending == 3
+            for n in range(4):
+                await until(lambda n=n: f"/{n}" in held.waiting)  # type: ignore[misc]
+                assert len(held.waiting) == n + 1
+                held.release(f"/{n}")
+            assert [(await c).body for c in clients] == [b"/0", b"/1", b"/2", b"/3"]
+            await until(live.nothing_left)
+
+    run(main)
+
+
+def test_a_full_queue_and_a_wait_that_is_too_long() -> None:
+    async def main() -> None:
+        held = Held()
+        config = _config(max_requests=1, max_pending=1, pending_timeout=3.0)
+        async with Origin(held) as origin, Live(config, origin.port) as live:
+            first = asyncio.ensure_future(fetch(live.port, "/1"))
+            await until(lambda: held.waiting)
+            second = asyncio.ensure_future(fetch(live.port, "/2"))
+            await until(lambda: live.stats.pending == 1)
+            refused = await fetch(live.port, "/3")
+            assert (refused.status, refused.error, refused.fields["retry-after"]) == (503, "overloaded", "1")
+            live.time.advance(3.1)
+            late = await second
+            assert (late.status, late.error) == (503, "overloaded")
+            assert live.stats.pending == 0
+            held.release("/1")
+            assert (await first).status == 200
+            assert len(origin.requests) == 1
+            await until(live.nothing_left)
+
+    run(main)
+
+
+def test_a_client_that_leaves_the_queue_is_never_sent() -> None:
+    async def main() -> None:
+        held = Held()
+        async with Origin(held) as origin, Live(_config(max_requests=1), origin.port) as live:
+            first = asyncio.ensure_future(fetch(live.port, "/1"))
+            await until(lambda: held.waiting)
+            leaving = asyncio.ensure_future(fetch(live.port, "/2"))
+            await until(lambda: live.stats.pending == 1)
+            third = asyncio.ensure_future(fetch(live.port, "/3"))
+            await until(lambda: live.stats.pending == 2)
+            leaving.cancel()
+            await until(lambda: live.stats.pending == 1)
+            held.release("/1")
+            await until(lambda: "/3" in held.waiting)
+            held.release("/3")
+            assert ((await first).status, (await third).status) == (200, 200)
+            assert [r.target for r in origin.requests] == ["/1", "/3"]
+            await until(live.nothing_left)
+
+    run(main)
+
+
+def test_a_slot_of_a_client_that_leaves_in_the_moment_of_its_turn_comes_back() -> None:
+    async def main() -> None:
+        held = Held()
+        async with Origin(held) as origin, Live(_config(max_requests=1), origin.port) as live:
+            first = asyncio.ensure_future(fetch(live.port, "/1"))
+            await until(lambda: held.waiting)
+            second = asyncio.ensure_future(fetch(live.port, "/2"))
+            await until(lambda: live.stats.pending == 1)
+            by_target = {c.exchange.head.target: c for c in live.listener._connections}  # type: ignore[attr-defined]
+            # In one turn of the loop: the first ends, the second is granted its slot and loses its client.
+            by_target[b"/1"].exchange.client_gone()
+            assert live.stats.pending == 0
+            by_target[b"/2"].exchange.client_gone()
+            await settle()
+            assert live.nothing_left()
+            assert len(origin.requests) == 1
+            assert ((await first).status, (await second).status) == (0, 0)
+
+    run(main)
+
+
+def test_when_a_client_leaves_the_next_one_gets_its_connection_too() -> None:
+    async def main() -> None:
+        held = Held()
+        async with Origin(held) as origin, Live(_config(max_requests=1, max_connections=1), origin.port) as live:
+            first = asyncio.ensure_future(fetch(live.port, "/1"))
+            await until(lambda: held.waiting)
+            second = asyncio.ensure_future(fetch(live.port, "/2"))
+            await until(lambda: live.stats.pending == 1)
+            first.cancel()
+            await until(lambda: "/2" in held.waiting or second.done())
+            held.release("/2")
+            assert (await second).status == 200
+
+    run(main)
+
+
+def test_a_route_has_a_bulkhead_of_its_own_or_shares_the_listeners() -> None:
+    async def main() -> None:
+        held = Held()
+        routes = (
+            Route(match=Match(path="/own/*"), bulkhead=Config(max_requests=1, max_pending=0)),
+            Route(match=Match(path="/off/*"), bulkhead=None),
+            Route(match=Match(path="/shared/*"), timeout=Timeout(request=5.0)),
+        )
+        config = Upstream(
+            name="up", bind=ANY_PORT, retry=None, bulkhead=Config(max_requests=1, max_pending=0), routes=routes
+        )
+        async with Origin(held) as origin, Live(config, origin.port) as live:
+            clients = []
+            for target in ("/x", "/own/x", "/off/1", "/off/2"):
+                clients.append(asyncio.ensure_future(fetch(live.port, target)))
+                await until(lambda target=target: target in held.waiting or clients[-1].done(), target)  # type: ignore[misc]
+            for target in ("/y", "/own/y", "/shared/y"):
+                assert (await fetch(live.port, target)).error == "overloaded"
+            for target in list(held.waiting):
+                held.release(target)
+            assert [(await c).status for c in clients] == [200] * 4
+
+    run(main)
