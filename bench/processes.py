@@ -30,15 +30,16 @@ class Memory:
 
 
 class Child:
-    """A process on one core, ended by its pid when the block ends. What it prints goes to a file, for errors."""
+    """A process, on one core if one is named, ended by its pid when the block ends. What it prints goes to a file."""
 
-    def __init__(self, name: str, command: Sequence[str | Path], core: int, log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str | Path], core: int | None, log: Path) -> None:
         self.name = name
         self._log = log
+        # taskset execs the command, so the pid is the command's own.
+        pin = [] if core is None else ["taskset", "-c", str(core)]
         with log.open("wb") as output:
-            # taskset execs the command, so the pid is the command's own.
             self._process = subprocess.Popen(
-                ["taskset", "-c", str(core), *map(str, command)],
+                [*pin, *map(str, command)],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

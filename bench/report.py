@@ -208,6 +208,9 @@ def _package(name: str) -> str:
 
 def _version(command: Sequence[str]) -> str:
     """The first thing like a version in what the program says about itself."""
-    done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except FileNotFoundError:
+        return "not here"
     found = re.search(r"\d+\.\d+(\.\d+)?[-+~.\w]*", done.stdout + done.stderr)
     return found[0] if found else "unknown"

@@ -1,0 +1,54 @@
+"""The benchmark's arithmetic and its page; measuring itself needs a quiet machine, not a test run."""
+
+from __future__ import annotations
+
+import pytest
+
+from bench.load import CASES, Sample
+from bench.processes import Memory, free_ports
+from bench.report import Conditions, goals, page
+from bench.run import Results
+
+CONDITIONS = Conditions("make bench", "2026-01-02 03:04 UTC", 0.1, 3, 8, (0, 1))
+
+
+def results(ours: float, theirs: float) -> Results:
+    found = Results()
+    for name, cpu in (("sidecar", ours), ("envoy", theirs)):
+        for case in CASES:
+            found.samples[name, case.name] = [Sample(cpu + drift, 1e6 / cpu, cpu, cpu * 2, 0) for drift in (0, -1, 1)]
+        found.memory[name] = [Memory(int(cpu * 2**20), int(cpu * 2**20))]
+        found.startup[name] = [0.3, 0.2]
+    return found
+
+
+def test_goals_compare_medians_and_the_slowest_start() -> None:
+    values = [goal.value for goal in goals(results(20, 40))]
+    assert values == pytest.approx([0.5, 0.5, 0.5, 0.3])
+    assert all(goal.met for goal in goals(results(20, 40)))
+    assert [goal.met for goal in goals(results(40, 40))] == [False, False, False, True]
+
+
+def test_goals_need_both_sides() -> None:
+    found = results(20, 40)
+    del found.memory["envoy"], found.startup["envoy"]
+    assert [goal.limit for goal in goals(found)] == [1.0]
+
+
+def test_the_page_holds_every_case_with_its_ratio_and_its_span() -> None:
+    # Neither Envoy nor the servers need to be here for this: the names decide which versions are asked for.
+    text = page(results(20, 40), ["sidecar"], CONDITIONS)
+    for case in CASES:
+        assert case.title[1:] in text
+    assert "20.0 (19.0–21.0) ×0.50" in text
+    assert "0.50** (goal: at most 0.6) — met" in text
+
+
+def test_errors_add_up_over_everything() -> None:
+    found = results(20, 40)
+    found.samples["envoy", "tcp"].append(Sample(1, 1, 1, 1, 3))
+    assert found.errors == 3
+
+
+def test_ports_differ() -> None:
+    assert len(set(free_ports(20))) == 20
