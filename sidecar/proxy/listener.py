@@ -132,7 +132,7 @@ class Listener:
         for count, connection in enumerate(self._connections):
             if connection.idle:
                 self.left(connection)
-                connection.abort()
+                connection.close()
                 return True
             if count >= 64:  # an attack must not make accepting slow
                 break
@@ -161,7 +161,10 @@ class Listener:
         """Stop accepting and cut whatever is left."""
         self.close_socket()
         for connection in list(self._connections):
-            connection.abort()
+            if connection.idle:
+                connection.close()
+            else:
+                connection.abort()
         await asyncio.sleep(0)
 
 

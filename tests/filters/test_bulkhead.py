@@ -6,14 +6,14 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.fakes import Clock, FakeExchange, FakeListener
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
 
 from sidecar.config.model import Bulkhead as Config
 from sidecar.config.model import Match, Route, Timeout, Upstream
 from sidecar.filters.api import WAIT
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.proxy.errors import Reply
+from support.fakes import Clock, FakeExchange, FakeListener
+from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
 
 
 class Bench:
@@ -128,7 +128,7 @@ def test_other_settings_keep_what_is_under_way() -> None:
     assert waiting[1].slot is not None
 
 
-# -- as clients see it ---------------------------------------------------------------------------------------------------
+# -- as clients see it ---------------------------------------------------------------------
 
 
 class Held:
@@ -222,7 +222,8 @@ def test_a_slot_of_a_client_that_leaves_in_the_moment_of_its_turn_comes_back() -
             await until(lambda: held.waiting)
             second = asyncio.ensure_future(fetch(live.port, "/2"))
             await until(lambda: live.stats.pending == 1)
-            by_target = {c.exchange.head.target: c for c in live.listener._connections}  # type: ignore[attr-defined]
+            connections: Any = live.listener._connections
+            by_target = {connection.exchange.head.target: connection for connection in connections}
             # In one turn of the loop: the first ends, the second is granted its slot and loses its client.
             by_target[b"/1"].exchange.client_gone()
             assert live.stats.pending == 0

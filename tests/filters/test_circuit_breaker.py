@@ -6,8 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from support.fakes import Clock, FakeExchange, FakeListener, answer
-from support.live import ANY_PORT, Answer, Live, Origin, Request, fetch, ok, run, unused_port, until
 
 from sidecar.config.model import CircuitBreaker as Config
 from sidecar.config.model import Match, Retry, Route, Timeout, Upstream
@@ -16,6 +14,8 @@ from sidecar.proxy.errors import Reply
 from sidecar.proxy.exchange import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
+from support.fakes import Clock, FakeExchange, FakeListener, answer
+from support.live import ANY_PORT, Answer, Live, Origin, Request, fetch, ok, run, until, unused_port
 
 
 class Bench:
@@ -128,7 +128,7 @@ def test_a_half_open_permit_comes_back_however_the_try_ends(end: str) -> None:
     bench.allowed()
 
 
-# -- as clients see it ---------------------------------------------------------------------------------------------------
+# -- as clients see it ---------------------------------------------------------------------
 
 _CONFIG = Upstream(
     name="up",

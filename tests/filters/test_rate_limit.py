@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.fakes import Clock, FakeExchange, FakeListener, request
-from support.live import ANY_PORT, Live, Origin, fetch, run
 
 from sidecar.config.model import Inbound, Upstream
 from sidecar.config.model import RateLimit as Config
 from sidecar.filters.rate_limit import RateLimit
 from sidecar.proxy.errors import Reply
+from support.fakes import Clock, FakeExchange, FakeListener, request
+from support.live import ANY_PORT, Live, Origin, fetch, run
 
 
 class Bench:

@@ -9,14 +9,14 @@ from email.utils import formatdate
 from typing import Any
 
 import pytest
-from support.fakes import Clock, FakeExchange, FakeListener, answer, request
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, unused_port, until
 
 from sidecar.config.model import CircuitBreaker, Timeout, Upstream
 from sidecar.config.model import Retry as Config
 from sidecar.filters.retry import Retry
 from sidecar.proxy.exchange import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.resilience.backoff import Backoff
+from support.fakes import Clock, FakeExchange, FakeListener, answer, request
+from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until, unused_port
 
 
 class Bench:
@@ -180,7 +180,7 @@ def test_a_peers_code_of_an_earlier_try_does_not_stick() -> None:
     assert bench.filter.on_answer(x, answer(503)) is None
 
 
-# -- as upstreams and clients see it -------------------------------------------------------------------------------------
+# -- as upstreams and clients see it ---------------------------------------------------------------------
 
 _CONFIG = Upstream(
     name="up", bind=ANY_PORT, retry=Config(jitter=False), circuit_breaker=CircuitBreaker(failure_threshold=100)

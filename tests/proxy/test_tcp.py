@@ -10,15 +10,19 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import pytest
-from support.live import ANY_PORT, Live, run, settle, unused_port, until
 
 from sidecar.config.model import Bulkhead, CircuitBreaker, Inbound, Limits, RateLimit, Retry, Timeout, Upstream
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
+from support.live import ANY_PORT, Live, run, settle, until, unused_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 _CONFIG = Upstream(
-    name="up", bind=ANY_PORT, protocol="tcp", retry=Retry(jitter=False), circuit_breaker=CircuitBreaker(failure_threshold=2)
+    name="up",
+    bind=ANY_PORT,
+    protocol="tcp",
+    retry=Retry(jitter=False),
+    circuit_breaker=CircuitBreaker(failure_threshold=2),
 )
 
 

@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import uvloop
-from support.fakes import Clock
 
 from sidecar.config.model import Address, Inbound, Tracing, Upstream
 from sidecar.proxy.assembly import Context, create_listener
@@ -20,6 +19,7 @@ from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessRecord
 from sidecar.telemetry.spans import SpanRecord
+from support.fakes import Clock
 
 ANY_PORT = Address("127.0.0.1", 0)
 
@@ -95,7 +95,7 @@ class AccessLines:
 
 
 class Live:
-    """A listener for ``config``, whose bind is replaced by a port that the system chooses. Use it with ``async with``."""
+    """A listener for ``config``, bound to a port that the system chooses. Use it with ``async with``."""
 
     def __init__(
         self, config: Inbound | Upstream, *ports: int, tracing: Tracing | None = None, spans: bool = True
@@ -184,13 +184,14 @@ def ok(body: bytes = b"ok", *fields: str, status: str = "200 OK") -> bytes:
 
 
 class Origin:
-    """An HTTP server that answers what ``handler`` returns (None: closes without an answer). Use with ``async with``."""
+    """An HTTP server that answers what ``handler`` returns (None: closes without one). Use with ``async with``."""
 
     def __init__(self, handler: Handler | bytes | None = b"") -> None:
         self.requests: list[Request] = []
         self.handler = handler
         self.port = 0
         self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Origin:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -205,10 +206,16 @@ class Origin:
         self._server.close()
         for writer in list(self._writers):
             writer.transport.abort()
+        for task in list(self._tasks):
+            task.cancel()
         await settle()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -224,7 +231,7 @@ class Origin:
                     writer.transport.abort()
                     return
                 writer.write(answer or ok())
-        except (asyncio.IncompleteReadError, OSError):
+        except (asyncio.IncompleteReadError, asyncio.CancelledError, OSError):
             pass
         finally:
             self._writers.discard(writer)

@@ -1,0 +1,63 @@
+"""``x-forwarded-for``, ``x-forwarded-proto`` and ``forwarded``."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from sidecar.config.model import Inbound, Upstream
+from sidecar.filters.forwarded import Forwarded
+from support.fakes import Clock, FakeExchange, FakeListener, request
+from support.live import ANY_PORT, Live, Origin, fetch, run
+
+
+def send(*fields: str, ip: str = "10.1.1.1") -> dict[str, list[str]]:
+    x: Any = FakeExchange(FakeListener(Clock()), request("GET / HTTP/1.1", *fields), ip)
+    Forwarded().on_request(x)
+    assert x.head.raw.endswith(b"\r\n\r\n")
+    assert x.head.raw.count(b"\r\n\r\n") == 1
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"(?i)\r\n((?:x-)?forwarded[a-z-]*): ?([^\r]*)", x.head.raw.decode()):
+        found.setdefault(name.lower(), []).append(value)
+    return found
+
+
+def test_made() -> None:
+    assert send() == {"x-forwarded-for": ["10.1.1.1"], "x-forwarded-proto": ["http"]}
+
+
+def test_appended() -> None:
+    found = send("X-Forwarded-For: 192.0.2.1", "x-forwarded-for: 192.0.2.2", "X-Forwarded-Proto: https")
+    assert found["x-forwarded-for"] == ["192.0.2.1, 192.0.2.2, 10.1.1.1"]
+    assert found["x-forwarded-proto"] == ["https"]
+
+
+def test_an_empty_one_is_replaced() -> None:
+    assert send("x-forwarded-for: ")["x-forwarded-for"] == ["10.1.1.1"]
+
+
+def test_forwarded_is_continued_where_one_came() -> None:
+    found = send("Forwarded: for=192.0.2.1;proto=https")
+    assert found["forwarded"] == ["for=192.0.2.1;proto=https, for=10.1.1.1;proto=http"]
+    assert found["x-forwarded-for"] == ["10.1.1.1"]
+
+
+def test_ipv6() -> None:
+    found = send("forwarded: for=a", ip="2001:db8::1")
+    assert found["forwarded"] == ['for=a, for="[2001:db8::1]";proto=http']
+    assert found["x-forwarded-for"] == ["2001:db8::1"]
+
+
+def test_inbound_only() -> None:
+    async def main() -> None:
+        async with Origin() as origin:
+            async with Live(Inbound(bind=ANY_PORT), origin.port) as live:
+                await fetch(live.port, fields=["x-forwarded-for: 192.0.2.1"])
+            async with Live(Upstream(name="up", bind=ANY_PORT), origin.port) as live:
+                await fetch(live.port)
+            inbound, outbound = origin.requests
+            assert inbound.fields["x-forwarded-for"] == "192.0.2.1, 127.0.0.1"
+            assert inbound.fields["x-forwarded-proto"] == "http"
+            assert "x-forwarded-for" not in outbound.fields
+
+    run(main)

@@ -1,0 +1,194 @@
+"""Trace context in and out, and the spans of what is sampled."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from sidecar.config.model import Inbound, Retry, Upstream
+from sidecar.config.model import Tracing as Config
+from sidecar.filters.tracing import Tracing
+from sidecar.proxy.trace import parse_traceparent
+from sidecar.telemetry.spans import SpanRecord
+from support.fakes import Clock, FakeExchange, FakeListener, request
+from support.live import ANY_PORT, Live, Origin, fetch, ok, run
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+PARENT = "00f067aa0ba902b7"
+SAMPLED = f"traceparent: 00-{TRACE}-{PARENT}-01"
+UNSAMPLED = f"traceparent: 00-{TRACE}-{PARENT}-00"
+
+
+class Bench:
+    def __init__(self, sample: float = 0.0, b3: bool = False, exporting: bool = True) -> None:
+        self.spans: list[SpanRecord] = []
+        config = Config(sample=sample, propagate=("w3c", "b3") if b3 else ("w3c",))
+        self.listener = FakeListener(Clock())
+        self.filter = Tracing(config, "client", random.Random(1), self.spans.append if exporting else None)
+
+    def send(self, *fields: str) -> Any:
+        x: Any = FakeExchange(self.listener, request("GET /a?q=1 HTTP/1.1", *fields))
+        self.filter.on_request(x)
+        return x
+
+
+def values(x: Any, name: str) -> list[str]:
+    """The values of a field in what goes on."""
+    lines = x.head.raw.decode().split("\r\n")
+    assert lines[-2:] == ["", ""]
+    return [line.partition(": ")[2] for line in lines if line.lower().startswith(name + ":")]
+
+
+def test_an_unsampled_context_passes_byte_for_byte() -> None:
+    fields = (UNSAMPLED, "TraceState: a=1,b=2", "baggage: k=v")
+    x = Bench().send(*fields)
+    assert x.head.raw == request("GET /a?q=1 HTTP/1.1", *fields).raw
+    assert (x.trace.trace_id, x.trace.span_id, x.trace.sampled) == (TRACE, PARENT, False)
+
+
+def test_a_sampled_one_gets_our_span_and_keeps_its_state() -> None:
+    bench = Bench()
+    x = bench.send("tracestate: a=1", SAMPLED, "baggage: k=v")
+    (sent,) = values(x, "traceparent")
+    assert sent == f"00-{TRACE}-{x.trace.span_id}-01"
+    assert x.trace.span_id != PARENT
+    assert x.trace.parent_id == PARENT
+    assert values(x, "tracestate") == ["a=1"]
+    assert values(x, "baggage") == ["k=v"]
+    x.status = 200
+    bench.filter.on_end(x)
+    (span,) = bench.spans
+    assert (span.trace_id, span.parent_id) == (int(TRACE, 16), int(PARENT, 16))
+    assert span.span_id == int(x.trace.span_id, 16)
+    assert span.attributes["url.path"] == "/a"  # never the query: it may hold secrets
+    assert span.ok
+
+
+def test_where_nothing_is_exported_a_sampled_one_passes_untouched() -> None:
+    x = Bench(exporting=False).send(SAMPLED)
+    assert values(x, "traceparent") == [f"00-{TRACE}-{PARENT}-01"]
+
+
+def test_flags_that_are_known_go_on() -> None:
+    x = Bench().send(f"traceparent: 00-{TRACE}-{PARENT}-ff")
+    assert values(x, "traceparent")[0].endswith("-03")
+
+
+def test_a_later_version_is_understood() -> None:
+    x = Bench().send(f"traceparent: 01-{TRACE}-{PARENT}-01-more")
+    assert values(x, "traceparent")[0].startswith(f"00-{TRACE}-")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "nonsense",
+        f"00-{TRACE}-{PARENT}",
+        f"00-{TRACE}-{PARENT}-01-more",
+        f"ff-{TRACE}-{PARENT}-01",
+        f"00-{TRACE.upper()}-{PARENT}-01",
+        f"00-{'0' * 32}-{PARENT}-01",
+        f"00-{TRACE}-{'0' * 16}-01",
+        f"00-{TRACE}-{PARENT}-1",
+        f"00-{TRACE}-{PARENT}-01\r\ntraceparent: 00-{TRACE}-{PARENT}-01",
+    ],
+)
+def test_a_malformed_one_is_replaced_and_its_state_dropped(value: str) -> None:
+    x = Bench().send(f"traceparent: {value}", "tracestate: a=1", "baggage: k=v")
+    (sent,) = values(x, "traceparent")
+    assert parse_traceparent(sent.encode()) == (x.trace.trace_id, x.trace.span_id, 0)
+    assert x.trace.trace_id != TRACE
+    assert values(x, "tracestate") == []
+    assert values(x, "baggage") == ["k=v"]
+
+
+def test_where_none_came_a_new_one_begins() -> None:
+    bench = Bench()
+    ids = {bench.send().trace.trace_id for _ in range(50)}
+    assert len(ids) == 50
+    x = bench.send("tracestate: a=1")  # it belongs to no trace
+    assert values(x, "tracestate") == []
+    assert values(x, "traceparent") == [f"00-{x.trace.trace_id}-{x.trace.span_id}-00"]
+
+
+@pytest.mark.parametrize(("sample", "least", "most"), [(0.0, 0, 0), (0.5, 400, 600), (1.0, 1000, 1000)])
+def test_the_share_of_new_traces_that_is_sampled(sample: float, least: int, most: int) -> None:
+    bench = Bench(sample=sample)
+    assert least <= sum(bench.send().trace.sampled for _ in range(1000)) <= most
+
+
+def test_b3_is_left_alone_unless_asked_for() -> None:
+    x = Bench().send(f"b3: {TRACE}-{PARENT}-1")
+    assert x.trace.trace_id != TRACE
+    assert values(x, "b3") == [f"{TRACE}-{PARENT}-1"]
+
+
+def test_b3_single() -> None:
+    x = Bench(b3=True).send(f"b3: {TRACE}-{PARENT}-1-05e3ac9a4f6e3b90")
+    assert (x.trace.trace_id, x.trace.parent_id, x.trace.sampled) == (TRACE, PARENT, True)
+    assert values(x, "b3") == [f"{TRACE}-{x.trace.span_id}-1"]
+    assert values(x, "traceparent") == [f"00-{TRACE}-{x.trace.span_id}-01"]
+
+
+def test_b3_multi() -> None:
+    x = Bench(b3=True).send(
+        f"X-B3-TraceId: {TRACE[:16]}",
+        f"X-B3-SpanId: {PARENT}",
+        "X-B3-Sampled: 0",
+        "X-B3-ParentSpanId: 05e3ac9a4f6e3b90",
+    )
+    assert x.trace.trace_id == "0" * 16 + TRACE[:16]
+    assert values(x, "x-b3-traceid") == [x.trace.trace_id]
+    assert values(x, "x-b3-spanid") == [x.trace.span_id]
+    assert values(x, "x-b3-sampled") == ["0"]
+    assert values(x, "x-b3-parentspanid") == [PARENT]
+
+
+@pytest.mark.parametrize(
+    ("field", "sampled"), [("b3: 0", False), ("b3: d", True), ("x-b3-sampled: 0", False), ("x-b3-flags: 1", True)]
+)
+def test_a_b3_decision_alone_is_honoured(field: str, sampled: bool) -> None:
+    x = Bench(b3=True, sample=0.0 if sampled else 1.0).send(field)
+    assert x.trace.sampled is sampled
+
+
+def test_w3c_goes_before_b3() -> None:
+    x = Bench(b3=True).send(SAMPLED, "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-0")
+    assert x.trace.trace_id == TRACE
+    assert values(x, "b3") == [f"{TRACE}-{x.trace.span_id}-1"]
+
+
+def test_the_same_trace_on_every_try_and_in_the_log() -> None:
+    async def main() -> None:
+        config = Upstream(name="up", bind=ANY_PORT, retry=Retry(initial_delay=0.0))
+        async with (
+            Origin(ok(status="503 no")) as origin,
+            Live(config, origin.port, tracing=Config(sample=1.0)) as live,
+        ):
+            await fetch(live.port)
+            sent = [r.fields["traceparent"] for r in origin.requests]
+            assert len(sent) == 3
+            assert len(set(sent)) == 1
+            (span,) = live.spans
+            assert f"{span.trace_id:032x}-{span.span_id:016x}" in sent[0]
+            assert span.attributes["http.response.status_code"] == 503
+            assert span.attributes["sidecar.attempts"] == 3
+            assert span.attributes["server.address"] == f"127.0.0.1:{origin.port}"
+            assert (span.kind, span.ok) == ("client", False)
+            assert live.log.records[0].trace_id == f"{span.trace_id:032x}"
+
+    run(main)
+
+
+def test_an_inbound_span_of_something_that_was_refused() -> None:
+    async def main() -> None:
+        async with Live(Inbound(bind=ANY_PORT), tracing=Config(sample=1.0)) as live:
+            assert (await fetch(live.port)).error == "no_endpoints"
+            (span,) = live.spans
+            assert (span.kind, span.ok, span.attributes["error.type"]) == ("server", False, "no_endpoints")
+            assert "server.address" not in span.attributes
+
+    run(main)
