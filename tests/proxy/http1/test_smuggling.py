@@ -1,0 +1,324 @@
+"""Crafted messages: what two implementations could read in two ways goes no further than here.
+
+Each request is followed on its connection by one that must stay hidden. The client has to get its refusal and the
+connection must close, and no upstream may see one byte of any of it.
+"""
+
+from __future__ import annotations
+
+import pytest
+from support.plane import Plane, in_plane
+
+HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+def post(*lines: bytes, body: bytes = b"0\r\n\r\n") -> bytes:
+    return b"POST / HTTP/1.1\r\nHost: a\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
+
+
+def chunked(body: bytes) -> bytes:
+    return post(b"Transfer-Encoding: chunked", body=body)
+
+
+FRAMING = {
+    "both": post(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
+    "both, reversed": post(b"Transfer-Encoding: chunked", b"Content-Length: 5"),
+    "lengths differ": post(b"Content-Length: 5", b"Content-Length: 6"),
+    "length twice": post(b"Content-Length: 5", b"Content-Length: 5"),
+    "length list": post(b"Content-Length: 5, 5"),
+    "length plus": post(b"Content-Length: +5"),
+    "length minus": post(b"Content-Length: -5"),
+    "length hex": post(b"Content-Length: 0x5"),
+    "length underscore": post(b"Content-Length: 1_0"),
+    "length float": post(b"Content-Length: 5.0"),
+    "length empty": post(b"Content-Length:"),
+    "length inner space": post(b"Content-Length: 5 5"),
+    "length huge": post(b"Content-Length: 99999999999999999999"),
+    "length quoted": post(b'Content-Length: "5"'),
+    "length not ascii": post("Content-Length: ٥".encode()),
+    "coding identity": post(b"Transfer-Encoding: identity"),
+    "coding chunked, identity": post(b"Transfer-Encoding: chunked, identity"),
+    "coding gzip, chunked": post(b"Transfer-Encoding: gzip, chunked"),
+    "coding twice in a line": post(b"Transfer-Encoding: chunked, chunked"),
+    "coding in two lines": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+    "coding in two lines, other": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: x"),
+    "coding empty": post(b"Transfer-Encoding:"),
+    "coding x": post(b"Transfer-Encoding: xchunked"),
+    "coding quoted": post(b'Transfer-Encoding: "chunked"'),
+    "coding single quoted": post(b"Transfer-Encoding: 'chunked'"),
+    "coding vertical tab": post(b"Transfer-Encoding:\x0bchunked"),
+    "coding form feed": post(b"Transfer-Encoding: chunked\x0c"),
+    "coding NUL": post(b"Transfer-Encoding: chunked\x00"),
+    "coding comma": post(b"Transfer-Encoding: chunked,"),
+    "coding parameter": post(b"Transfer-Encoding: chunked;a=b"),
+    "coding space colon": post(b"Transfer-Encoding : chunked"),
+    "coding tab colon": post(b"Transfer-Encoding\t: chunked"),
+    "coding folded": post(b"Transfer-Encoding:", b" chunked"),
+    "coding in a folded line": post(b"X: y", b" Transfer-Encoding: chunked"),
+    "coding nbsp": post(b"Transfer-Encoding: \xa0chunked"),
+    "coding HTTP/1.0": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+LINES = {
+    "bare LF": b"GET / HTTP/1.1\nHost: a\n\n",
+    "LF in a field": b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
+    "bare CR": b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
+    "CR CR LF": b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n",
+    "NUL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
+    "NUL in a name": b"GET / HTTP/1.1\r\nHost: a\r\nX\x00: a\r\n\r\n",
+    "DEL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x7fb\r\n\r\n",
+    "fold": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
+    "fold at the start": b"GET / HTTP/1.1\r\n X: a\r\nHost: a\r\n\r\n",
+    "space before the colon": b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+    "no colon": b"GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n",
+    "no name": b"GET / HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n",
+    "name with a paren": b"GET / HTTP/1.1\r\nHost: a\r\nX(: x\r\n\r\n",
+    "name not ascii": "GET / HTTP/1.1\r\nHost: a\r\nÜ: x\r\n\r\n".encode(),
+    "leading space": b" GET / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "two spaces": b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "tab": b"GET\t/\tHTTP/1.1\r\nHost: a\r\n\r\n",
+    "trailing space": b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
+    "space in the target": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
+    "control byte in the target": b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "method not a token": b"G{T / HTTP/1.1\r\nHost: a\r\n\r\n",
+    "HTTP/0.9": b"GET /\r\n\r\n",
+    "HTTP/2.0": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
+    "HTTP/1.2": b"GET / HTTP/1.2\r\nHost: a\r\n\r\n",
+    "HTTP/1.10": b"GET / HTTP/1.10\r\nHost: a\r\n\r\n",
+    "HTTP/01.1": b"GET / HTTP/01.1\r\nHost: a\r\n\r\n",
+    "http/1.1": b"GET / http/1.1\r\nHost: a\r\n\r\n",
+    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    "CONNECT": b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+    "asterisk": b"GET * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "authority": b"GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
+    "no slash": b"GET index.html HTTP/1.1\r\nHost: a\r\n\r\n",
+    "expectation": b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 200-maybe\r\n\r\n",
+    "many options": b"GET / HTTP/1.1\r\nHost: a\r\nConnection: " + b"a," * 100 + b"close\r\n\r\n",
+}
+HOSTS = {
+    "no host": b"GET / HTTP/1.1\r\n\r\n",
+    "empty host": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
+    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
+    "one host twice": b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
+    "host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
+    "host with a user": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+    "host with a list": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "host with a bad port": b"GET / HTTP/1.1\r\nHost: a:8o\r\n\r\n",
+    "host with a query": b"GET / HTTP/1.1\r\nHost: a?b\r\n\r\n",
+    "URL and host differ": b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "URL with a user": b"GET http://a@b/ HTTP/1.1\r\nHost: b\r\n\r\n",
+    "URL of another scheme": b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
+    "URL without a host": b"GET http:///x HTTP/1.0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["at once", "byte by byte"])
+@pytest.mark.parametrize("corpus", [FRAMING, LINES, HOSTS], ids=["framing", "lines", "hosts"])
+def test_refused_before_anything_went_on(corpus: dict[str, bytes], whole: bool) -> None:
+    async def test(plane: Plane) -> None:
+        for what, data in corpus.items():
+            client = await plane.connect()
+            if whole:
+                client.send(data + HIDDEN)
+            else:
+                # Each byte is a call of its own into the parser, without the network's help.
+                (connection,) = plane.listener._connections
+                for n in range(len(data)):
+                    connection.data_received(data[n : n + 1])  # type: ignore[attr-defined]
+                connection.data_received(HIDDEN)  # type: ignore[attr-defined]
+            answer = await client.answer()
+            assert (answer.status, answer.fields["x-sidecar-error"]) == (400, "bad_request"), what
+            assert answer.fields["connection"] == "close"
+            assert await client.read_all() == b"", what
+            client.close()
+            await client.wait(lambda client=client: client.lost, "closed")  # type: ignore[misc]
+            assert not plane.upstream.peers, what
+        assert plane.stats.rejected["bad_request"] == len(corpus)
+
+    in_plane(test)
+
+
+TOO_LARGE = {
+    "many headers": b"GET / HTTP/1.1\r\nHost: a\r\n" + b"X: y\r\n" * 101 + b"\r\n",
+    "long header": b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 70000 + b"\r\n\r\n",
+    "endless header": b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"y" * 70000,
+    "long target": b"GET /" + b"y" * 9000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
+    "endless method": b"G" * 70000,
+}
+
+
+def test_heads_over_the_limits() -> None:
+    async def test(plane: Plane) -> None:
+        for what, data in TOO_LARGE.items():
+            client = await plane.connect()
+            client.send(data)
+            answer = await client.answer()
+            assert (answer.status, answer.fields["x-sidecar-error"]) == (431, "headers_too_large"), what
+            assert await client.read_all() == b""
+            assert not plane.upstream.peers
+
+    in_plane(test)
+
+
+#: Bad from the first chunk on, and bad behind a good chunk. The upstream may have seen what came before the fault.
+CHUNKS = {
+    "0x": b"0x5\r\nhello\r\n0\r\n\r\n",
+    "plus": b"+5\r\nhello\r\n0\r\n\r\n",
+    "minus": b"-5\r\nhello\r\n0\r\n\r\n",
+    "leading space": b" 5\r\nhello\r\n0\r\n\r\n",
+    "trailing space": b"5 \r\nhello\r\n0\r\n\r\n",
+    "tab": b"5\t\r\nhello\r\n0\r\n\r\n",
+    "underscore": b"1_0\r\n0123456789abcdef\r\n0\r\n\r\n",
+    "overflow": b"10000000000000005\r\nhello\r\n0\r\n\r\n",
+    "empty": b"\r\nhello\r\n0\r\n\r\n",
+    "extension only": b";a\r\nhello\r\n0\r\n\r\n",
+    "letter": b"g\r\nhello\r\n0\r\n\r\n",
+    "bare LF": b"5\nhello\r\n0\r\n\r\n",
+    "bare CR": b"5\rhello\r\n0\r\n\r\n",
+    "LF after data": b"5\r\nhello\n0\r\n\r\n",
+    "data too long": b"5\r\nhello!\r\n0\r\n\r\n",
+    "data too short": b"5\r\nhell\r\n0\r\n\r\n",
+    "LF in an extension": b"5;a\nb\r\nhello\r\n0\r\n\r\n",
+    "NUL in an extension": b"5;a\x00b\r\nhello\r\n0\r\n\r\n",
+    "endless extension": b"5;" + b"a" * 1000,
+    "last chunk, bare LF": b"0\n\n",
+    "trailers, bare LF": b"0\r\nX: y\n\r\n\r\n",
+    "trailers, LF LF": b"0\r\nX: y\n\n",
+    "trailer folded": b"0\r\nX: y\r\n z\r\n\r\n",
+    "trailer without colon": b"0\r\nX\r\n\r\n",
+    "trailer NUL": b"0\r\nX: \x00\r\n\r\n",
+    "trailer length": b"0\r\nContent-Length: 5\r\n\r\n",
+    "trailer coding": b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "trailer host": b"0\r\nHost: b\r\n\r\n",
+    "trailers endless": b"0\r\n" + b"X: y\r\n" * 5000,
+}
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["with the head", "after the head"])
+def test_bad_chunks(whole: bool) -> None:
+    async def test(plane: Plane) -> None:
+        for what, body in CHUNKS.items():
+            for before in (b"", b"3\r\nabc\r\n"):
+                data = chunked(before + body) + HIDDEN
+                client = await plane.connect()
+                if whole:
+                    client.send(data)
+                else:
+                    head, _, rest = data.partition(b"\r\n\r\n")
+                    client.send(head + b"\r\n\r\n")
+                    await plane.upstream.accepted()
+                    client.send(rest)
+                answer = await client.answer()
+                assert (answer.status, answer.fields["x-sidecar-error"]) == (400, "bad_request"), what
+                assert await client.read_all() == b"", what
+                client.close()
+        for peer in plane.upstream.peers:
+            await peer.gone()
+            seen = bytes(peer.received)
+            assert b"hidden" not in seen
+            assert seen.count(b"HTTP/1.1") == 1
+            assert not seen.endswith(b"\r\n0\r\n\r\n")
+
+    in_plane(test, bulkhead=None)
+
+
+@pytest.mark.parametrize("name", ["LF LF", "framing", "NUL"])
+def test_no_byte_of_a_bad_trailer_line_completes_anything(name: str) -> None:
+    """Byte by byte, so that every prefix is passed on that may be."""
+    trailer = {"LF LF": b"X: y\n\n", "framing": b"Content-Length: 5\r\n\r\n", "NUL": b"X\x00: y\r\n\r\n"}[name]
+
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(chunked(b"0\r\n"))
+        (connection,) = plane.listener._connections
+        for n in range(len(trailer)):
+            connection.data_received(trailer[n : n + 1])  # type: ignore[attr-defined]
+        connection.data_received(HIDDEN)  # type: ignore[attr-defined]
+        assert (await client.answer()).status == 400
+        await upstream.gone()
+        assert b"\n\n" not in upstream.received.replace(b"\r\n\r\n", b"", 1)
+        assert b"hidden" not in upstream.received
+
+    in_plane(test)
+
+
+# -- answers --------------------------------------------------------------------------------------------------------
+
+AMBIGUOUS = {
+    "both": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "lengths differ": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "length bad": b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello",
+    "coding gzip": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "coding obfuscated": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
+    "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 0\n\r\n\r\n",
+    "fold": b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\nContent-Length: 0\r\n\r\n",
+    "space before colon": b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
+    "NUL": b"HTTP/1.1 200 OK\r\nX: \x00\r\nContent-Length: 0\r\n\r\n",
+    "status 99": b"HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n",
+    "status text": b"HTTP/1.1 OK\r\nContent-Length: 0\r\n\r\n",
+    "version": b"HTTP/2 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "not HTTP": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    "204 with a body": b"HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\nhello",
+    "100 with a body": b"HTTP/1.1 100 C\r\nContent-Length: 5\r\n\r\nhello",
+    "unasked switch": b"HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    "too many headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101 + b"\r\n",
+    "large head": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70000 + b"\r\n\r\n",
+    "endless head": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70000,
+    "1.0 with a coding": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+}
+
+
+def test_ambiguous_answers_end_at_the_sidecar_and_their_connection_too() -> None:
+    async def test(plane: Plane) -> None:
+        client = await plane.connect()
+        for what, data in AMBIGUOUS.items():
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            upstream = await plane.upstream.accepted()
+            upstream.send(data + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhidden")
+            answer = await client.answer()
+            assert (answer.status, answer.fields["x-sidecar-error"]) == (502, "bad_upstream"), what
+            assert b"hidden" not in client.received
+            await upstream.gone()
+
+    in_plane(test, retry=None, circuit_breaker=None)
+
+
+def test_a_second_answer_behind_the_first_never_reaches_anybody() -> None:
+    async def test(plane: Plane) -> None:
+        first = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        hidden = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhidden"
+        client = await plane.connect()
+        for delayed in (False, True):
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            upstream = await plane.upstream.accepted()
+            if delayed:
+                upstream.send(first)
+                assert (await client.answer()).body == b"ok"
+                upstream.send(hidden)
+            else:
+                upstream.send(first + hidden)
+                assert (await client.answer()).body == b"ok"
+            await upstream.gone()
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        upstream = await plane.upstream.accepted()
+        upstream.send(first)
+        assert (await client.answer()).body == b"ok"
+        assert b"hidden" not in client.received
+
+    in_plane(test)
+
+
+def test_bad_chunks_in_an_answer_reset_the_client() -> None:
+    async def test(plane: Plane) -> None:
+        for what, body in CHUNKS.items():
+            client = await plane.connect()
+            client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            upstream = await plane.upstream.accepted()
+            upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+            await client.head()
+            upstream.send(body + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nhidden")
+            await client.gone()
+            assert client.error is not None, what
+            assert b"hidden" not in client.received
+            await upstream.gone()
+
+    in_plane(test, circuit_breaker=None)
