@@ -1,0 +1,161 @@
+"""Real Redis and PostgreSQL servers for acceptance tests, on ports of their own, with data that dies with them."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from support.processes import Process, free_port, wait_for
+
+
+def _missing(text: str) -> str:
+    """Skip the test; in CI fail it, because there nothing may be left out silently."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(text)
+    pytest.skip(text)
+
+
+class Redis(Process):
+    """``redis-server`` in memory."""
+
+    def __init__(self, folder: Path, port: int | None = None) -> None:
+        binary = shutil.which("redis-server") or _missing("there is no redis-server: install the package redis-server")
+        self.port = port or free_port()
+        arguments = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        super().__init__([*arguments, "--dir", str(folder)], folder / f"redis-{self.port}.log")
+
+    def ready(self) -> Redis:
+        wait_for(lambda: _accepts(self.port), "redis-server accepts connections")
+        return self
+
+
+class Postgres:
+    """A PostgreSQL cluster with one superuser ``tester`` who needs no password. It refuses to run as root, so it then
+    runs as the user ``postgres`` or ``nobody``."""
+
+    def __init__(self) -> None:
+        found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+        on_path = shutil.which("initdb")
+        if not found and not on_path:
+            _missing("there is no PostgreSQL server: install the package postgresql")
+        self.bin = found[-1].parent if found else Path(str(on_path)).parent
+        self.port = free_port()
+        self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+        self._user = _unprivileged()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Postgres:
+        try:
+            self._start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        if self._user is not None:
+            os.chown(self._folder, self._user, -1)
+        data = str(self._folder / "data")
+        arguments = [
+            str(self.bin / "initdb"),
+            "-D",
+            data,
+            "-U",
+            "tester",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--no-locale",
+            "-N",
+        ]
+        made = subprocess.run(
+            arguments, user=self._user, cwd=self._folder, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert made.returncode == 0, made.stdout + made.stderr
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    str(self.bin / "postgres"),
+                    "-D",
+                    data,
+                    "-p",
+                    str(self.port),
+                    "-h",
+                    "127.0.0.1",
+                    "-k",
+                    str(self._folder),
+                    "-F",
+                ],
+                user=self._user,
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        wait_for(lambda: self.psql(self.port, "select 1") == "1", "PostgreSQL answers", 30)
+
+    def psql(self, port: int, query: str) -> str:
+        """What a query prints, when it is sent to that port; the error text when it fails."""
+        done = subprocess.run(
+            [
+                str(self.bin / "psql"),
+                "-X",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                str(port),
+                "-U",
+                "tester",
+                "-d",
+                "postgres",
+                "-Atc",
+                query,
+            ],
+            env={**os.environ, "PGCONNECT_TIMEOUT": "5"},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+        return (done.stdout if done.returncode == 0 else done.stderr).strip()
+
+    def close(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.send_signal(2)  # SIGINT: end all sessions, write what is to be written, stop
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait(10)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _accepts(port: int) -> bool:
+    try:
+        with socket.create_connection(("127.0.0.1", port), 1):
+            return True
+    except OSError:
+        return False
+
+
+def _unprivileged() -> int | None:
+    """Whom to run as; ``None``: as we are."""
+    if os.geteuid() != 0:
+        return None
+    for name in ("postgres", "nobody"):
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            continue
+    return _missing("PostgreSQL does not run as root, and there is no user postgres or nobody")  # type: ignore[return-value]
