@@ -33,8 +33,9 @@ help: ## What you can do here
 	@echo "All of them:"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
 	    while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
-	@echo
-	@echo "The command itself, once one of these ran: .venv/bin/sidecar run FILE (or: check, schema, status, demo)"
+
+.PHONY: install
+install: .venv/.stamp ## The command itself, as .venv/bin/sidecar
 
 .PHONY: demo
 demo: .venv/.stamp ## A small mesh: services, sidecars, failures and what becomes of them
