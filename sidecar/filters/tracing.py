@@ -14,6 +14,8 @@ from sidecar.telemetry.spans import SpanRecord
 if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
 
+#: Neither a trace id nor a span id may be 0.
+_NOT_ZERO: Final = 1 << 64 | 1
 _B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags")
 
 
@@ -48,7 +50,7 @@ class Tracing:
             return
         trace_id, parent_id, flags = context
         if flags & SAMPLED and self._record is not None:
-            x.trace = trace = Trace(trace_id, self._new_id(64), parent_id, flags)
+            x.trace = trace = Trace(trace_id, f"{self._rng.getrandbits(64) | 1:016x}", parent_id, flags)
             head.remove(b"traceparent")
             self._write(x, trace)
             return
@@ -90,13 +92,14 @@ class Tracing:
 
     def _begin(self, x: HttpExchange) -> Trace:
         """A trace from B3 fields, where those are asked for and there are any, else a new one."""
+        ids = f"{self._rng.getrandbits(192) | _NOT_ZERO:048x}"  # one draw for both: this is every new trace's way
         trace_id = parent_id = ""
         sampled = None
         if self._b3:
             trace_id, parent_id, sampled = parse_b3(x.head.fields)
         if sampled is None:
             sampled = self._rng.random() < self._sample
-        return Trace(trace_id or self._new_id(128), self._new_id(64), parent_id, SAMPLED if sampled else 0)
+        return Trace(trace_id or ids[:32], ids[32:], parent_id, SAMPLED if sampled else 0)
 
     def _write(self, x: HttpExchange, trace: Trace) -> None:
         head = x.head
@@ -111,6 +114,3 @@ class Tracing:
             if name in head.fields:
                 head.remove(name)
         head.raw = b"%b%b\r\n" % (head.raw[:-2], b3_lines(trace, single))
-
-    def _new_id(self, bits: int) -> str:
-        return f"{self._rng.getrandbits(bits) or 1:0{bits // 4}x}"
