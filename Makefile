@@ -59,7 +59,7 @@ format: .venv/.stamp-dev ## Bring the code into the form that lint wants
 	@$(PY) -m ruff format
 
 .PHONY: bench
-bench: .venv/.stamp-bench ## Beside Envoy and HAProxy: CPU, latency, memory (20 minutes; ARGS=--quick for 5)
+bench: .venv/.stamp-bench ## Beside Envoy and HAProxy: CPU, latency, memory (15 minutes; ARGS=--quick for 3)
 	@scripts/ensure-servers bench
 	@$(PY) -m bench $(ARGS)
 
