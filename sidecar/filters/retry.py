@@ -22,12 +22,19 @@ class Retry:
     """Only before the first byte of an answer has gone back, only while the whole request is at hand, never past the
     deadline. What certainly did not reach an app (no connection, or a peer sidecar said so) may be repeated whatever
     its method is, and at once if there is another endpoint. Everything else needs a method of ``retry.methods`` and
-    waits: for the upstream's own ``Retry-After`` where it gave one, else for the backoff."""
+    waits: for the upstream's own ``Retry-After`` where it gave one, else for the backoff. A TCP connection has no
+    method and is only ever repeated while it is being made.
 
-    def __init__(self, config: Config, backoff: Backoff, clock: Callable[[], float]) -> None:
+    ``wall`` gives Unix time, which the dates in ``Retry-After`` are compared with.
+    """
+
+    def __init__(
+        self, config: Config, backoff: Backoff, clock: Callable[[], float], wall: Callable[[], float] = time.time
+    ) -> None:
         self._config = config
         self._backoff = backoff
         self._clock = clock
+        self._wall = wall
         self._statuses = frozenset(int(item) for item in config.on if item.isdigit()) | (
             frozenset(range(500, 600)) if "5xx" in config.on else frozenset()
         )
@@ -65,7 +72,7 @@ class Retry:
         if at_once and any(e is not x.endpoint and e not in x.tried for e in x.listener.cluster.eligible):
             delay = 0.0
         elif told is not None:
-            delay = parse_retry_after(told.strip(b" \t"), time.time())
+            delay = parse_retry_after(told, self._wall())
         if delay is None:
             delay = self._backoff.delay(x.attempts)
         if self._clock() + delay >= x.deadline:
