@@ -24,7 +24,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple, TypeVar, cast
 
 import uvloop
-from support.clock import Loop
 
 from sidecar.config import model
 from sidecar.proxy.assembly import Context, create_listener
@@ -33,6 +32,7 @@ from sidecar.proxy.sockets import reset
 from sidecar.registry.api import Instance
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
+from support.clock import Loop
 
 #: Seconds after which something that did not happen is a failure.
 DEADLINE = 10.0
@@ -44,7 +44,7 @@ async def until(condition: Callable[[], object], what: str) -> None:
     """Wait for a condition that only the event loop can bring about."""
     try:
         async with asyncio.timeout(DEADLINE):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.001)
     except TimeoutError:
         raise AssertionError(f"not in time: {what}") from None
@@ -94,7 +94,7 @@ class Peer(asyncio.Protocol):
     async def wait(self, condition: Callable[[], bool], what: str) -> None:
         try:
             async with asyncio.timeout(DEADLINE):
-                while not condition():
+                while not condition():  # noqa: ASYNC110 - what is waited for has no event
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -182,9 +182,13 @@ class ScriptedUpstream:
         self._server = await asyncio.get_running_loop().create_server(accept, "127.0.0.1", 0)
         self.port: int = self._server.sockets[0].getsockname()[1]
 
+    def ready(self) -> bool:
+        """There is a connection that was not taken yet, with something on it."""
+        return len(self.peers) > self._taken and bool(self.peers[self._taken].received)
+
     async def accepted(self) -> Peer:
         """The next connection, once something was sent on it."""
-        await until(lambda: len(self.peers) > self._taken and self.peers[self._taken].received, "a connection")
+        await until(self.ready, "a connection")
         self._taken += 1
         return self.peers[self._taken - 1]
 
@@ -249,6 +253,11 @@ class Plane:
         _, client = await self.loop.create_connection(Peer, address.host, address.port)
         self.clients.append(client)
         return client
+
+    async def accepted(self) -> Peer:
+        """The next connection to whichever upstream."""
+        await until(lambda: any(u.ready() for u in self.upstreams), "a connection to any upstream")
+        return await next(u for u in self.upstreams if u.ready()).accepted()
 
     async def request(self, data: bytes) -> tuple[Peer, Peer]:
         """A new client that sends this, and the upstream's end of what came of it."""

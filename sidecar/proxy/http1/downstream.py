@@ -283,9 +283,10 @@ class Downstream(asyncio.Protocol):
         """Reset the connection: the client must not take what it has got for the whole."""
         x = self.exchange
         if x is not None:
+            x.client_gone()  # nothing happens when this came from its end
+        if self.exchange is not None:
             self.exchange = None
             self.listener.stats.active -= 1
-            x.client_gone()  # which comes back here, unless it came from there
         self._stop_probe()
         self.closing = True
         self.timer.cancel()

@@ -408,7 +408,10 @@ class HttpExchange(Exchange):
         if tunnel:
             self.listener.stats.tunnels -= 1
         self.cut()
-        self.client.abort()
+        if self.answer is not None:
+            self.client.abort()
+        else:
+            self.client.exchange_done(keep=False, unread=False)  # earlier answers may still be on their way
 
     def set_timer(self, deadline: float) -> None:
         self.client.timer.set(deadline)

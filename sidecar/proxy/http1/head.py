@@ -362,7 +362,7 @@ def _diagnose(raw: bytes) -> str:
     line, _, rest = raw.partition(b"\r\n")
     if b"\x00" in raw:
         return "a NUL byte in the head"
-    if re.search(rb"(?:^|[^\r])\n|\r(?:[^\n]|$)", raw):
+    if re.search(rb"(?<!\r)\n|\r(?!\n)", raw):
         return "a bare CR or LF in the head"
     if not line.startswith(b"HTTP/"):
         parts = line.split(b" ")

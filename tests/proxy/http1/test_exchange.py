@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from support.plane import Plane, in_plane
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -7,6 +7,7 @@ connection must close, and no upstream may see one byte of any of it.
 from __future__ import annotations
 
 import pytest
+
 from support.plane import Plane, in_plane
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"

@@ -1,0 +1,141 @@
+"""Upgrades: a WebSocket's bytes pass untouched in both directions, and each side may finish by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.config.model import Bulkhead, Timeout
+from support.plane import Peer, Plane, in_plane, until
+
+ASK = b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
+SWITCH = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
+)
+
+
+async def tunnel(plane: Plane, early: bytes = b"") -> tuple[Peer, Peer]:
+    client, upstream = await plane.request(ASK + early)
+    head = await upstream.head()
+    assert b"upgrade: websocket\r\n" in head
+    assert b"connection: upgrade\r\n" in head
+    upstream.send(SWITCH)
+    assert await client.head() == SWITCH
+    return client, upstream
+
+
+def test_bytes_pass_both_ways() -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await tunnel(plane)
+        for n in range(20):
+            frame = bytes(range(n, n + 50)) + b"\r\n\r\nGET / HTTP/1.1\r\n\r\n"
+            client.send(frame)
+            assert await upstream.read(len(frame)) == frame
+            upstream.send(frame)
+            assert await client.read(len(frame)) == frame
+        assert plane.stats.tunnels == 1
+        client.close()
+        assert await upstream.read_all() == b""
+        upstream.close()
+
+    in_plane(test)
+
+
+def test_what_both_sides_say_at_once_is_not_lost() -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(ASK + b"early")
+        upstream.send(SWITCH + b"first")
+        assert await client.head() == SWITCH
+        assert await client.read(5) == b"first"
+        await upstream.head()
+        assert await upstream.read(5) == b"early"
+
+    in_plane(test)
+
+
+@pytest.mark.parametrize("client_first", [True, False])
+def test_each_side_finishes_by_itself(client_first: bool) -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await tunnel(plane)
+        one, other = (client, upstream) if client_first else (upstream, client)
+        one.send(b"last words")
+        one.finish()
+        assert await other.read_all() == b"last words"
+        other.transport.pause_reading()
+        other.send(b"x" * 5_000_000)
+        other.finish()
+        assert len(await one.read_all()) == 5_000_000
+        await until(lambda: plane.stats.tunnels == 0, "the tunnel is gone")
+
+    in_plane(test)
+
+
+def test_a_client_that_finished_before_the_switch() -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(ASK)
+        client.finish()
+        await until(lambda: next(iter(plane.listener._connections)).half_closed, "EOF")  # type: ignore[attr-defined]
+        upstream.send(SWITCH + b"bye")
+        upstream.finish()
+        assert (await client.read_all()).endswith(b"bye")
+        await upstream.gone()
+
+    in_plane(test)
+
+
+@pytest.mark.parametrize("client_first", [True, False])
+def test_a_reset_passes_too(client_first: bool) -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await tunnel(plane)
+        if client_first:
+            client.reset()
+            await upstream.gone()
+        else:
+            upstream.reset()
+            await client.was_reset()
+
+    in_plane(test)
+
+
+def test_a_tunnel_gives_its_slot_back_and_is_cut_when_silent() -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await tunnel(plane)
+        (limiter,) = plane.limiters()
+        assert (limiter.active, plane.stats.upstream_active) == (0, 1)
+        other = await plane.connect()
+        other.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert (await other.answer()).fields["x-sidecar-error"] == "overloaded"  # the connection still counts
+        for _ in range(5):
+            plane.advance(4)
+            client.send(b"ping")
+            await upstream.read(4)
+        plane.advance(6)
+        await client.was_reset()
+        await upstream.gone()
+
+    in_plane(test, bulkhead=Bulkhead(max_connections=1), timeout=Timeout(idle=5, total=3))
+
+
+def test_a_refused_upgrade_is_an_answer_like_any_other() -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(ASK)
+        upstream.send(b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno")
+        assert (await client.answer()).status == 403
+        client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await upstream.head()
+        await upstream.head()
+
+    in_plane(test)
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"H2C", b"websocket, h2c"])
+def test_http_2_does_not_get_through_unseen(protocol: bytes) -> None:
+    async def test(plane: Plane) -> None:
+        _, upstream = await plane.request(
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: %b\r\n"
+            b"HTTP2-Settings: AAMAAABkAAQCAAAAAAIAAAAA\r\n\r\n" % protocol
+        )
+        head = (await upstream.head()).lower()
+        assert b"upgrade" not in head
+        assert b"http2" not in head
+
+    in_plane(test)
