@@ -63,7 +63,9 @@ def goals(results: Results) -> list[Goal]:
             Goal("resident memory after load, of Envoy's", 0.75, rss[OURS] / rss[BASELINE]),
         ]
     if OURS in results.startup:
-        found.append(Goal("seconds from start to the first request passed on, slowest start", 1.0, max(results.startup[OURS])))
+        found.append(
+            Goal("seconds from start to the first request passed on, slowest start", 1.0, max(results.startup[OURS]))
+        )
     return found
 
 
@@ -212,5 +214,5 @@ def _version(command: Sequence[str]) -> str:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
     except FileNotFoundError:
         return "not here"
-    found = re.search(r"\d+\.\d+(\.\d+)?[-+~.\w]*", done.stdout + done.stderr)
+    found = re.search(r"\d+\.\d+\.\d+[-+~.\w]*", done.stdout + done.stderr)
     return found[0] if found else "unknown"
