@@ -1,0 +1,208 @@
+"""``sidecar status``: what a running sidecar is doing, as a table.
+
+A container's HEALTHCHECK runs it every few seconds, so it imports little.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+#: Seconds that each question may take, and the most bytes of an answer that are read.
+TIMEOUT: Final = 5.0
+MAX_ANSWER: Final = 16 * 1024 * 1024
+
+_GREEN, _YELLOW, _RED, _BOLD = "32", "33", "31", "1"
+_COLOURS: Final = {
+    "ready": _GREEN, "healthy": _GREEN, "closed": _GREEN, "up": _GREEN,
+    "starting": _YELLOW, "draining": _YELLOW, "warning": _YELLOW, "half-open": _YELLOW,
+    "stopped": _RED, "unhealthy": _RED, "open": _RED, "ejected": _RED, "down": _RED,
+}  # fmt: skip
+
+
+class StatusError(Exception):
+    """The sidecar could not be asked; the text says why and what to do, in one line."""
+
+
+def show_status(admin_url: str) -> int:
+    """Print how the sidecar with this admin API is. 0: it is ready and not unhealthy; 1: it is not, or it cannot be
+    asked."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    try:
+        asked = Asked(admin_url)
+        lines = table(asked, colour)
+    except StatusError as error:
+        print(f"sidecar status: {error}", file=sys.stderr)
+        return 1
+    except (LookupError, TypeError, ValueError, AttributeError):
+        print(f"sidecar status: {_not_ours(admin_url)}", file=sys.stderr)
+        return 1
+    print("\n".join(lines))
+    return 0 if asked.well else 1
+
+
+class Asked:
+    """What the admin API answered. Raises :class:`StatusError`."""
+
+    def __init__(self, admin_url: str) -> None:
+        base = admin_url.rstrip("/")
+        if not base.startswith(("http://", "https://")):
+            raise StatusError(f"{admin_url!r} is not the URL of an admin API; one looks like http://127.0.0.1:15000")
+        # No proxy, whatever the environment says: this goes to a host's own loopback.
+        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({})).open
+        self.health = self._mapping(base, "/health")
+        self.ready = self._mapping(base, "/ready").get("ready") is True
+        upstreams = self._mapping(base, "/upstreams").get("upstreams")
+        if not isinstance(upstreams, list):
+            raise StatusError(_not_ours(base))
+        self.upstreams: list[Mapping[str, Any]] = upstreams
+        self.registry = str(self._mapping(base, "/config").get("registry", "none"))
+        self.registry_up = _sample(self._get(base, "/metrics"), "sidecar_registry_up") != 0
+        self.well = self.ready and self.health.get("status") in ("healthy", "warning")
+
+    def _mapping(self, base: str, path: str) -> Mapping[str, Any]:
+        try:
+            content = json.loads(self._get(base, path))
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise StatusError(_not_ours(base))
+        return content
+
+    def _get(self, base: str, path: str) -> bytes:
+        try:
+            with self._open(base + path, timeout=TIMEOUT) as answer:
+                found: bytes = answer.read(MAX_ANSWER)
+                return found
+        except urllib.error.HTTPError as error:
+            with error:
+                if error.code == 503:  # not ready, or unhealthy: that is an answer
+                    return error.read(MAX_ANSWER)
+                raise StatusError(f"{_not_ours(base)} ({path} answered {error.code})") from error
+        except urllib.error.URLError as error:
+            raise StatusError(_unreachable(base, error.reason)) from error
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise StatusError(_unreachable(base, error)) from error
+
+
+def _not_ours(base: str) -> str:
+    return f"what answers at {base} is not a sidecar's admin API; see admin.bind in its configuration"
+
+
+def _unreachable(base: str, reason: object) -> str:
+    said = getattr(reason, "strerror", None) or str(reason) or type(reason).__name__
+    return f"cannot reach {base}: {said}; is the sidecar running, and is this its admin.bind? (--admin URL)"
+
+
+def _sample(page: bytes, name: str) -> float | None:
+    """The value of a metric without labels; None when it is not there."""
+    for line in page.decode(errors="replace").splitlines():
+        if line.startswith(name + " "):
+            return float(line.split()[1])
+    return None
+
+
+def table(asked: Asked, colour: bool) -> list[str]:
+    """The lines to print."""
+    health = asked.health
+    app = health.get("app") or {}
+    registry = asked.registry
+    if registry != "none":
+        registry += ", " + _paint("up" if asked.registry_up else "down", colour)
+    name, instance = str(health.get("service", "")), str(health.get("id", ""))
+    rows = [
+        ("service", f"{_bold(name, colour)}  {printable(instance)}"),
+        ("phase", _paint(str(health.get("phase", "")), colour)),
+        ("health", _paint(str(health.get("status", "")), colour)),
+        ("app", f"{_paint(str(app.get('status', '')), colour)}  {printable(str(app.get('output', '')))}".rstrip()),
+        ("registry", registry),
+    ]
+    lines = [f"{label:<10}{text}" for label, text in rows]
+    if asked.upstreams:
+        lines += ["", *_columns(_upstream_rows(asked.upstreams), colour)]
+        endpoints = _endpoint_rows(asked.upstreams)
+        if len(endpoints) > 1:
+            lines += ["", *_columns(endpoints, colour)]
+    return lines
+
+
+def _upstream_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["UPSTREAM", "HEALTH", "BREAKER", ">ACTIVE", ">REQUESTS", ">ERRORS", ">RETRIES", ">P50", ">P99"]]
+    for upstream in upstreams:
+        stats, breaker = upstream["stats"], upstream["breaker"]
+        codes: Mapping[str, int] = stats["requests"]
+        rows.append(
+            [
+                str(upstream["name"]),
+                str(upstream["health"]),
+                str(breaker["state"]).replace("_", "-") if breaker else "off",
+                str(stats["active"]),
+                str(sum(codes.values())),
+                str(sum(count for code, count in codes.items() if int(code) >= 500)),
+                str(sum(stats["retries"].values())),
+                _ms(stats["p50_ms"]),
+                _ms(stats["p99_ms"]),
+            ]
+        )
+    return rows
+
+
+def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["UPSTREAM", "ENDPOINT", "ID", "STATE", ">WEIGHT", ">ACTIVE"]]
+    rows += [
+        [
+            str(upstream["name"]),
+            str(endpoint["address"]),
+            str(endpoint["id"]) or "-",
+            "ejected" if endpoint["ejected"] else str(endpoint["state"]),
+            str(endpoint["weight"]),
+            str(endpoint["active"]),
+        ]
+        for upstream in upstreams
+        for endpoint in upstream["endpoints"]
+    ]
+    return rows
+
+
+def _columns(rows: list[list[str]], colour: bool) -> list[str]:
+    """Aligned columns; a heading that begins with ``>`` has its column on the right."""
+    right = [heading.startswith(">") for heading in rows[0]]
+    cells = [[heading.removeprefix(">") for heading in rows[0]]] + [[printable(c) for c in row] for row in rows[1:]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(right))]
+    lines = []
+    for row in cells:
+        # Painted after padding: escape sequences have no width.
+        padded = [
+            (cell.rjust(width) if to_right else cell.ljust(width)).replace(cell, _paint(cell, colour), 1)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        lines.append("  ".join(padded).rstrip())
+    return lines
+
+
+def printable(text: str) -> str:
+    """Names come from configurations and registries; none may control the terminal."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
+def _paint(word: str, colour: bool) -> str:
+    style = _COLOURS.get(word)
+    word = printable(word)
+    return f"\x1b[{style}m{word}\x1b[0m" if colour and style else word
+
+
+def _bold(text: str, colour: bool) -> str:
+    text = printable(text)
+    return f"\x1b[{_BOLD}m{text}\x1b[0m" if colour else text
+
+
+def _ms(value: float) -> str:
+    if not value:
+        return "-"
+    return f"{value:.0f} ms" if value >= 10 else f"{value:.1f} ms"

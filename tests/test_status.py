@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.status import show_status
+from support.processes import ROOT, Sidecar, free_port
+
+UPSTREAM: dict[str, Any] = {
+    "name": "tasks",
+    "health": "warning",
+    "breaker": {"state": "half_open"},
+    "endpoints": [
+        {"address": "10.0.0.1:80", "id": "tasks-1", "weight": 10, "state": "healthy", "ejected": False, "active": 3},
+        {"address": "[::1]:80", "id": "", "weight": 1, "state": "healthy", "ejected": True, "active": 0},
+    ],
+    "stats": {
+        "requests": {"200": 90, "404": 5, "502": 4, "503": 3},
+        "active": 7,
+        "retries": {"connect": 2, "503": 1},
+        "p50_ms": 1.26,
+        "p99_ms": 210.7,
+    },
+}
+
+
+def pages(**changes: tuple[int, Any]) -> dict[str, tuple[int, Any]]:
+    """What a well sidecar answers, with some of it changed."""
+    app = {"status": "healthy", "output": "GET /health: 200"}
+    well: dict[str, tuple[int, Any]] = {
+        "health": (200, {"status": "warning", "service": "web", "id": "web-1", "phase": "ready", "app": app}),
+        "ready": (200, {"ready": True, "phase": "ready"}),
+        "upstreams": (200, {"upstreams": [UPSTREAM]}),
+        "config": (200, {"registry": "consul://127.0.0.1:8500"}),
+        "metrics": (200, b"# TYPE sidecar_registry_up gauge\nsidecar_registry_up 0.0\n"),
+    }
+    return well | changes
+
+
+@contextmanager
+def admin(answers: dict[str, tuple[int, Any]]) -> Iterator[str]:
+    """A small server that stands for an admin API."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            status, content = answers.get(self.path[1:], (404, {}))
+            body = content if isinstance(content, bytes) else json.dumps(content).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    with admin(pages()) as url:
+        assert show_status(url + "/") == 0
+    assert capsys.readouterr().out == (
+        "service   web  web-1\n"
+        "phase     ready\n"
+        "health    warning\n"
+        "app       healthy  GET /health: 200\n"
+        "registry  consul://127.0.0.1:8500, down\n"
+        "\n"
+        "UPSTREAM  HEALTH   BREAKER    ACTIVE  REQUESTS  ERRORS  RETRIES     P50     P99\n"
+        "tasks     warning  half-open       7       102       7        3  1.3 ms  211 ms\n"
+        "\n"
+        "UPSTREAM  ENDPOINT     ID       STATE    WEIGHT  ACTIVE\n"
+        "tasks     10.0.0.1:80  tasks-1  healthy      10       3\n"
+        "tasks     [::1]:80     -        ejected       1       0\n"
+    )
+
+
+def test_a_breaker_that_is_off_and_no_upstreams_at_all(capsys: pytest.CaptureFixture[str]) -> None:
+    with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"breaker": None, "endpoints": []}]}))) as url:
+        assert show_status(url) == 0
+    out = capsys.readouterr().out
+    assert " off " in out
+    assert "ENDPOINT" not in out
+    with admin(pages(upstreams=(200, {"upstreams": []}))) as url:
+        assert show_status(url) == 0
+    assert "UPSTREAM" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"health": (503, {"status": "unhealthy", "phase": "ready", "app": {"status": "unhealthy"}})},
+        {"ready": (503, {"ready": False, "phase": "draining"})},
+    ],
+)
+def test_not_ready_or_unhealthy_is_shown_and_is_1(
+    changes: dict[str, tuple[int, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with admin(pages(**changes)) as url:
+        assert show_status(url) == 1
+    captured = capsys.readouterr()
+    assert captured.out.startswith("service ")
+    assert captured.err == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"health": (200, b"<html>")},
+        {"health": (200, [])},
+        {"health": (401, {})},
+        {"upstreams": (200, {"upstreams": "many"})},
+        {"upstreams": (200, {"upstreams": [{"name": "of another version"}]})},
+        {"upstreams": (200, {"upstreams": [17]})},
+        {"metrics": (200, b"sidecar_registry_up much\n")},
+    ],
+)
+def test_something_else_answers(changes: dict[str, tuple[int, Any]], capsys: pytest.CaptureFixture[str]) -> None:
+    with admin(pages(**changes)) as url:
+        assert show_status(url) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "is not a sidecar's admin API" in captured.err
+
+
+def test_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    assert show_status(url) == 1
+    assert f"cannot reach {url}: Connection refused; is the sidecar running" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("url", ["", "127.0.0.1:15000", "file:///etc/passwd", "http://", "http://[", "http://h:port"])
+def test_what_is_no_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert show_status(url) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+
+
+def test_names_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    evil = UPSTREAM["endpoints"][0] | {"id": "\x1b[2Jx\n"}
+    with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"endpoints": [evil]}]}))) as url:
+        assert show_status(url) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out
+    assert "?[2Jx?" in out
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_colours_on_a_terminal_only_and_only_if_wanted(
+    no_color: str, coloured: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    with admin(pages()) as url:
+        assert show_status(url) == 0
+    assert ("\x1b[31mejected\x1b[0m" in capsys.readouterr().out) is coloured
+
+
+def test_a_real_sidecar_and_its_exit_code(tmp_path: Path) -> None:
+    upstreams = {"tasks": {"bind": "127.0.0.1:0", "endpoints": [f"127.0.0.1:{free_port()}"]}}
+    sidecar = Sidecar(tmp_path, {"service": {"name": "web"}, "registry": "none", "upstreams": upstreams})
+    try:
+        sidecar.ready()
+        command = [sys.executable, "-m", "sidecar", "status", "--admin", sidecar.admin]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        assert sidecar.terminate() == 0
+    finally:
+        sidecar.close()
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "phase     ready" in run.stdout
+    assert "tasks" in run.stdout
+    assert run.stderr == ""
