@@ -11,15 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import logging
 import random
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
 from sidecar.admin.view import Health
 from sidecar.config.errors import ConfigError, Problem
@@ -27,72 +28,42 @@ from sidecar.config.host import default_id
 from sidecar.config.load import load
 from sidecar.config.model import Address, Config, Upstream
 from sidecar.proxy.assembly import Context, create_listener
-from sidecar.proxy.listener import Listener, ListenerError
+from sidecar.proxy.listener import Listener, ListenerError, bind_failure
 from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
 from sidecar.registry.api import Instance
+from sidecar.reload import apply, check_fixed
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
 from sidecar.telemetry.spans import SpanExporter
 from sidecar.telemetry.stats import ListenerStats
-from sidecar.upstreams.endpoint import Endpoint
 from sidecar.upstreams.health import AppChecker
+from sidecar.upstreams.probe import probe
+from sidecar.upstreams.running import RunningUpstream
+
+if TYPE_CHECKING:
+    from sidecar.admin.api import AdminServer
 
 logger = logging.getLogger("sidecar.agent")
 
 #: How long a registry that does not answer holds up readiness. After that we serve what we know (static endpoints,
 #: and whatever the registry says later): failing towards serving.
-REGISTRY_GRACE = 5.0
-_BREAKER_STATES = ("closed", "half-open", "open")
+REGISTRY_GRACE: Final = 5.0
+_BREAKER_STATES: Final = ("closed", "half-open", "open")
+#: What the registry calls the states of health.
+_CHECK_STATES: Final = {"healthy": "passing", "warning": "warning", "unhealthy": "critical"}
 
 
 class StartError(Exception):
     """The sidecar could not start; the text is for the person who started it."""
 
 
-class RunningUpstream:
-    """One upstream: its configuration, its listener, and the watch that feeds it."""
-
-    def __init__(self, config: Upstream, listener: Listener) -> None:
-        self.config = config
-        self.listener = listener
-        self.unwatch: Callable[[], None] | None = None
-
-    @property
-    def stats(self) -> ListenerStats:
-        return self.listener.stats
-
-    @property
-    def endpoints(self) -> Sequence[Endpoint]:
-        self.listener.cluster.refresh()
-        return self.listener.cluster.endpoints
-
-    @property
-    def breakers(self) -> Sequence[CircuitBreaker]:
-        return self.listener.breakers
-
-    def follow(self, registry: Registry | None) -> None:
-        """Get endpoints from where the configuration says, from now on."""
-        self.leave()
-        cluster = self.listener.cluster
-        if self.config.discover is not None:
-            assert registry is not None, "the configuration makes sure that there is a registry to discover in"
-            self.unwatch = registry.watch(self.config.discover, cluster.update)
-        else:
-            cluster.update(
-                Instance(host=e.address.host, port=e.address.port, weight=e.weight) for e in self.config.endpoints
-            )
-
-    def leave(self) -> None:
-        """Stop following."""
-        if self.unwatch is not None:
-            self.unwatch()
-            self.unwatch = None
-
-
 class Agent:
-    """One sidecar. Implements :class:`sidecar.admin.view.Running`."""
+    """One sidecar. Implements :class:`sidecar.admin.view.Running`. Whatever becomes of :meth:`start`, :meth:`stop` it.
+
+    Raises :class:`sidecar.config.errors.ConfigError` when something that the configuration asks for is not installed.
+    """
 
     def __init__(self, config: Config, path: str | Path, log: LogWriter) -> None:
         self.config = config
@@ -107,10 +78,10 @@ class Agent:
         self._loop = asyncio.get_running_loop()
         self._spans: SpanExporter | None = None
         self._checker: AppChecker | None = None
-        self._admin: Any = None
+        self._admin: AdminServer | None = None
         self._health = (
             Health("warning", "the app has not been checked yet")
-            if config.inbound
+            if config.service.app
             else Health("healthy", "there is no app to check")
         )
         self._drain_asked = asyncio.Event()
@@ -153,38 +124,33 @@ class Agent:
         return await self._checker.check_now() if self._checker else self._health
 
     async def probe(self, upstream: str) -> Health:
-        """Connect to every endpoint: healthy if all take a connection, warning if some do."""
+        """See :func:`sidecar.upstreams.probe.probe`."""
         running = self.upstreams[upstream]
-        endpoints = running.endpoints
-        if not endpoints:
-            return Health("unhealthy", "no endpoints are known")
-        timeout = running.config.timeout.connect
-        results = await asyncio.gather(*(_connects(endpoint, timeout) for endpoint in endpoints[:16]))
-        good = sum(results)
-        status = "healthy" if good == len(results) else "warning" if good else "unhealthy"
-        return Health(status, f"{good} of {len(results)} endpoints take connections")
+        return await probe(running.endpoints, running.config.timeout.connect)
 
     def drain(self) -> None:
-        if self.phase == "ready":
+        """Begin to drain; while it still starts, that is what it does next."""
+        if self.phase in ("starting", "ready"):
             self.phase = "draining"
             self._drain_asked.set()
 
     # -- start ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bind, discover, become ready. Raises :class:`StartError`, after which everything is closed again."""
+        """Bind, discover, become ready. Raises :class:`StartError`."""
         _raise_file_limit()
         try:
             if self.config.inbound is not None:
                 self._create_inbound()
+            if self.config.service.app is not None:
+                self._checker = AppChecker(self.config.service, self._on_health)
             for name, config in self.config.upstreams.items():
-                self.upstreams[name] = RunningUpstream(config, create_listener(self._context, name, config))
+                self.upstreams[name] = self.create_upstream(name, config)
             await self._start_admin()
             for listener in self._listeners():
                 await listener.start()
             self.registry = create_registry(self._config_to_register())
         except (ListenerError, RegistryError) as error:
-            await self.stop()
             raise StartError(str(error)) from error
         for upstream in self.upstreams.values():
             upstream.follow(self.registry)
@@ -196,7 +162,8 @@ class Agent:
         gc.collect()
         gc.freeze()
         gc.set_threshold(10_000, 20, 50)
-        self.phase = "ready"
+        if self.phase == "starting":  # somebody may have asked to drain meanwhile
+            self.phase = "ready"
         logger.info(
             "ready",
             extra={
@@ -214,7 +181,6 @@ class Agent:
         self.inbound = create_listener(self._context, config.service.name, config.inbound)
         app = config.service.app
         self.inbound.cluster.update([Instance(host=app.host, port=app.port, id="app")])
-        self._checker = AppChecker(config.service, self._on_health)
 
     async def _start_admin(self) -> None:
         from sidecar.admin.api import start_admin
@@ -222,9 +188,7 @@ class Agent:
         try:
             self._admin = await start_admin(self, self._log)
         except OSError as error:
-            raise ListenerError(
-                f"admin: cannot listen on {self.config.admin.bind}: {error.strerror or error}"
-            ) from error
+            raise ListenerError(f"admin: cannot listen on {self.config.admin.bind}: {bind_failure(error)}") from error
         self.admin_address = Address(*self._admin.address)
 
     async def _await_registry(self) -> None:
@@ -258,54 +222,20 @@ class Agent:
             logger.info("the app is %s", health.status, extra={"output": health.output})
         registry = self.registry
         if registry is not None and self.phase in ("starting", "ready"):
-            registry.set_health(
-                {"healthy": "passing", "warning": "warning", "unhealthy": "critical"}[health.status], health.output
-            )
+            registry.set_health(_CHECK_STATES[health.status], health.output)
             registry.register()
 
     # -- reload --------------------------------------------------------------------------------------------------------
 
     async def reload(self) -> Sequence[str]:
+        """Read the file again and apply it; what changed, a line each. Raises :class:`ConfigError`, and has changed
+        nothing then."""
         async with self._reloading:
-            config = load(self._path)
-            self._refuse_fixed(config)
-            changes: list[str] = []
-            added: dict[str, RunningUpstream] = {}
-            try:
-                for name, upstream in config.upstreams.items():
-                    running = self.upstreams.get(name)
-                    if running is None or running.config.bind != upstream.bind:
-                        listener = create_listener(self._context, name, upstream)
-                        await listener.start()
-                        added[name] = RunningUpstream(upstream, listener)
-            except ListenerError as error:
-                for upstream_added in added.values():
-                    await upstream_added.listener.stop()
-                raise ConfigError(str(self._path), [Problem("upstreams", str(error))]) from error
-            for name in list(self.upstreams):
-                if name not in config.upstreams or name in added:
-                    await self._retire(self.upstreams.pop(name))
-                    if name not in added:
-                        changes.append(f"upstreams.{name}: removed")
-            for name, running in added.items():
-                self.upstreams[name] = running
-                running.follow(self.registry)
-                changes.append(f"upstreams.{name}: listening on {running.listener.address}")
-            for name, upstream in config.upstreams.items():
-                running = self.upstreams[name]
-                if running.config != upstream:
-                    moved = (running.config.discover, running.config.endpoints) != (
-                        upstream.discover,
-                        upstream.endpoints,
-                    )
-                    running.config = upstream
-                    running.listener.assembly.apply(running.listener, upstream)
-                    if moved:
-                        running.follow(self.registry)
-                    changes.append(f"upstreams.{name}: changed")
-            if self.inbound is not None and config.inbound is not None and config.inbound != self.config.inbound:
-                self.inbound.assembly.apply(self.inbound, config.inbound)
-                changes.append("inbound: changed")
+            config = await asyncio.to_thread(load, self._path)  # a large file must not hold up traffic
+            if self.phase != "ready":
+                raise ConfigError(str(self._path), [Problem("", f"cannot be applied: the sidecar is {self.phase}")])
+            check_fixed(self, config, str(self._path))
+            changes = await apply(self, config, str(self._path))
             if config.log.level != self.config.log.level:
                 self._log.set_level(config.log.level)
                 changes.append(f"log.level: {config.log.level}")
@@ -315,30 +245,11 @@ class Agent:
             logger.info("reloaded", extra={"changes": changes})
             return changes
 
-    def _refuse_fixed(self, config: Config) -> None:
-        """Some keys are read once, at the start; say so instead of ignoring a change of them."""
-        problems = [
-            Problem(key, "a change of this takes a restart")
-            for key in ("service", "registry", "consul", "admin", "tracing")
-            if getattr(config, key) != getattr(self.config, key)
-        ]
-        if (config.log.format, config.log.access) != (self.config.log.format, self.config.log.access):
-            problems.append(Problem("log", "of this section, only the level can change without a restart"))
-        before, after = self.config.inbound, config.inbound
-        if (before and (before.bind, before.protocol)) != (after and (after.bind, after.protocol)):
-            problems.append(Problem("inbound", "a change of bind or protocol takes a restart"))
-        for name, upstream in config.upstreams.items():
-            running = self.upstreams.get(name)
-            if running is not None and running.config.bind == upstream.bind:
-                problems.extend(
-                    Problem(f"upstreams.{name}.{key}", "a change of this takes a restart, or another bind")
-                    for key in ("protocol", "balancer")
-                    if getattr(running.config, key) != getattr(upstream, key)
-                )
-        if problems:
-            raise ConfigError(str(self._path), problems)
+    def create_upstream(self, name: str, config: Upstream) -> RunningUpstream:
+        """An upstream that neither listens nor follows the registry yet."""
+        return RunningUpstream(config, create_listener(self._context, name, config))
 
-    async def _retire(self, upstream: RunningUpstream) -> None:
+    def retire(self, upstream: RunningUpstream) -> None:
         """Take an upstream out of service; what is under way on it is given ``drain.timeout`` in the background."""
         upstream.leave()
         upstream.listener.close_socket()
@@ -372,40 +283,38 @@ class Agent:
             logger.warning("the drain timeout is over; cutting what is left", extra={"active": left})
 
     async def stop(self) -> None:
-        """Close everything, whatever state it is in."""
+        """Close everything, whatever state it is in; takes a few seconds at most. One that cannot be closed does not
+        keep the others open."""
         self.phase = "stopped"
         for upstream in self.upstreams.values():
             upstream.leave()
-        for listener in self._listeners():
-            await listener.stop()
+        closing = [listener.stop for listener in self._listeners()]
+        if self._checker is not None:
+            closing.append(self._checker.close)
+        if self.registry is not None:
+            closing += [self.registry.deregister, self.registry.close]
+        if self._admin is not None:
+            closing.append(self._admin.close)
+        if self._spans is not None:
+            closing.append(functools.partial(asyncio.to_thread, self._spans.close))
         for task in list(self._retiring):
             task.cancel()
-        if self._checker is not None:
-            await self._checker.close()
-        if self.registry is not None:
-            await self.registry.deregister()
-            await self.registry.close()
-        if self._admin is not None:
-            await self._admin.close()
-        if self._spans is not None:
-            await self._loop.run_in_executor(None, self._spans.close)
+        await asyncio.gather(*self._retiring, return_exceptions=True)
+        for close in closing:
+            try:
+                await close()
+            except Exception:
+                logger.exception("something could not be closed")
+        logger.info("stopped", extra={"service": self.config.service.name})
 
 
 async def _finish(listener: Listener, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await listener.drained()
-    await listener.stop()
-
-
-async def _connects(endpoint: Endpoint, seconds: float) -> bool:
     try:
-        async with asyncio.timeout(seconds):
-            _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
-    except OSError:
-        return False
-    writer.close()
-    return True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await listener.drained()
+    finally:
+        await listener.stop()
 
 
 def _log_breaker(name: str, breaker: CircuitBreaker) -> None:

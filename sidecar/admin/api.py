@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
 from sidecar import __version__
 from sidecar.admin import guard, index, openapi
+from sidecar.admin.door import Door
 from sidecar.admin.routes import Api, NotKnown, Route, answer
 from sidecar.telemetry.metrics import Metrics
 
@@ -17,35 +19,72 @@ if TYPE_CHECKING:
     from sidecar.telemetry.logs import LogWriter
 
 logger = logging.getLogger("sidecar.admin")
+# aiohttp logs a traceback for every malformed request, so whoever can connect could fill the log with them. What fails
+# in a handler never gets there: the middleware below logs it.
+_malformed = logging.getLogger("sidecar.admin.malformed")
+_malformed.setLevel(logging.CRITICAL)
 
 #: The largest body that anybody needs to send, bytes.
-MAX_BODY = 4096
+MAX_BODY: Final = 4096
+#: Scrapers, which come every 15 to 60 seconds, keep their connections.
+KEEPALIVE_SECONDS: Final = 75.0
+
+_CODES: Final = {
+    404: ("not_found", "there is no such path; GET / lists what there is"),
+    405: ("method_not_allowed", "this path has other methods; see the Allow header"),
+    413: ("too_large", f"a body may have {MAX_BODY} bytes at most"),
+}
 
 
 class AdminServer:
     """The running server. ``address`` is where it really listens."""
 
-    def __init__(self, runner: web.AppRunner) -> None:
+    def __init__(self, runner: web.AppRunner, server: asyncio.Server, door: Door) -> None:
         self._runner = runner
-        host, port = runner.addresses[0][:2]
+        self._server = server
+        self._door = door
+        host, port = server.sockets[0].getsockname()[:2]
         self.address: tuple[str, int] = (host, port)
 
     async def close(self) -> None:
         """Stop, giving running requests a moment."""
+        self._server.close()
+        self._door.close()
         await self._runner.cleanup()
 
 
-async def start_admin(running: Running, log: LogWriter) -> AdminServer:
+async def start_admin(running: Running, log: LogWriter, door: Door | None = None) -> AdminServer:
     """Serve on ``admin.bind``. Raises :class:`OSError` when that cannot be bound."""
-    api = Api(running, log, Metrics(running))
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(running)])
+    door = door or Door()
+    runner = web.AppRunner(
+        _application(running, log, door),
+        access_log=None,
+        logger=_malformed,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        lingering_time=1.0,
+        shutdown_timeout=1.0,
+    )
+    await runner.setup()
+    assert runner.server is not None
+    door.server = runner.server
+    bind = running.config.admin.bind
+    try:
+        server = await asyncio.get_running_loop().create_server(door, bind.host, bind.port, backlog=128)
+    except OSError:
+        await runner.cleanup()
+        raise
+    return AdminServer(runner, server, door)
 
+
+def _application(running: Running, log: LogWriter, door: Door) -> web.Application:
     async def document(request: web.Request) -> web.Response:
         return answer(openapi.document(routes))
 
     async def start_page(request: web.Request) -> web.Response:
         if "text/html" in request.headers.get("Accept", ""):
-            return web.Response(text=index.page(running, routes, __version__), content_type="text/html")
+            page = web.Response(text=index.page(running, routes, __version__), content_type="text/html")
+            page.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+            return page
         return answer(
             {
                 "service": running.config.service.name,
@@ -56,41 +95,48 @@ async def start_admin(running: Running, log: LogWriter) -> AdminServer:
         )
 
     routes = (
-        Route("GET", "/", "What there is: this list", start_page, {200: "JSON, or a page for a browser"}),
-        *api.routes(),
-        Route("GET", "/openapi.json", "This API's description", document, {200: "OpenAPI 3.1"}),
-    )
+        Route("GET", "/", "What there is: this list", start_page, {200: "JSON, or a page for a browser"}, "Index",
+              pages=("text/html",)),
+        *Api(running, log, Metrics(running)).routes(),
+        Route("GET", "/openapi.json", "This API's description", document, {200: "OpenAPI 3.1"}, "OpenApi"),
+    )  # fmt: skip
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(running, door)])
+    app.on_response_prepare.append(_common_headers)
     for route in routes:
-        app.router.add_route(route.method, route.path, route.handler)
-    # Scrapers keep their connections; everybody else has no reason to hold one for long.
-    runner = web.AppRunner(app, access_log=None, keepalive_timeout=75.0, shutdown_timeout=1.0)
-    await runner.setup()
-    bind = running.config.admin.bind
-    try:
-        await web.TCPSite(runner, bind.host, bind.port, backlog=128).start()
-    except OSError:
-        await runner.cleanup()
-        raise
-    return AdminServer(runner)
+        if route.method == "GET":
+            app.router.add_get(route.path, route.handler)  # HEAD comes with it
+        else:
+            app.router.add_route(route.method, route.path, route.handler)
+    return app
 
 
-def _middleware(running: Running) -> Any:
+async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "sidecar"
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+
+
+def _middleware(running: Running, door: Door) -> Any:
     @web.middleware
     async def explain(request: web.Request, handler: Any) -> web.StreamResponse:
         """Refuse what may not be, and give every error the same shape."""
+        door.spoke(request.protocol)
         try:
             guard.check(running.config.admin, request.method, request.path, request.headers)
+            if (request.content_length or 0) > MAX_BODY:
+                raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)
             response: web.StreamResponse = await handler(request)
             return response
         except guard.Refused as refused:
             response = answer({"error": refused.code, "message": str(refused)}, refused.status)
             if refused.status == 401:
-                response.headers["WWW-Authenticate"] = "Bearer"
+                response.headers["WWW-Authenticate"] = 'Bearer realm="sidecar"'
             return response
         except NotKnown as error:
             return answer({"error": "not_found", "message": str(error)}, 404)
         except web.HTTPException as error:
-            response = answer({"error": _code(error.status), "message": error.reason}, error.status)
+            code, message = _CODES.get(error.status, ("bad_request", error.reason))
+            response = answer({"error": code, "message": message}, error.status)
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
             return response
@@ -99,7 +145,3 @@ def _middleware(running: Running) -> Any:
             return answer({"error": "internal", "message": "that failed; the log says why"}, 500)
 
     return explain
-
-
-def _code(status: int) -> str:
-    return {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(status, "bad_request")

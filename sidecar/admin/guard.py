@@ -9,11 +9,16 @@ requests) is refused.
 from __future__ import annotations
 
 import hmac
-import ipaddress
-from collections.abc import Mapping
-from urllib.parse import urlsplit
+import re
+from typing import Final
+
+from multidict import MultiMapping
 
 from sidecar.config.model import Admin
+from sidecar.config.values import is_loopback
+
+#: A Host field: name or address, IPv6 in brackets, perhaps a port (RFC 9110, section 7.2).
+_HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
 
 
 class Refused(Exception):
@@ -25,34 +30,41 @@ class Refused(Exception):
         self.code = code
 
 
-def check(admin: Admin, method: str, path: str, headers: Mapping[str, str]) -> None:
+def check(admin: Admin, method: str, path: str, headers: MultiMapping[str]) -> None:
     """Raises :class:`Refused`."""
     changes = method not in ("GET", "HEAD", "OPTIONS")
-    loopback = is_loopback(admin.bind.host)
-    host = (urlsplit(f"//{headers.get('Host', '')}").hostname or "").lower()
-    if loopback and not (is_loopback(host) or host == admin.bind.host):
+    local = is_loopback(admin.bind.host)
+    hosts = headers.getall("Host", [])
+    # Health checkers that speak HTTP/1.0 send no Host; browsers, which this is against, always do.
+    if local and hosts and not (len(hosts) == 1 and _leads_here(hosts[0], admin)):
         raise Refused(421, "wrong_host", "this admin API is local; ask it as localhost or 127.0.0.1")
     origin = headers.get("Origin")
-    if changes and origin is not None and (urlsplit(origin).hostname or "").lower() != host:
+    # Port included: another page on this very host is another site, too.
+    if changes and origin is not None and [origin.lower().partition("://")[2]] != [host.lower() for host in hosts]:
         raise Refused(403, "wrong_origin", "a page of another site may not change anything here")
-    token = admin.token.reveal()
-    if token and (changes or (path == "/config" and not loopback)) and not _given(headers, token):
-        raise Refused(401, "token_needed", "send the admin token: 'Authorization: Bearer …' or 'X-Sidecar-Token: …'")
+    if changes or (path == "/config" and not local):
+        token = admin.token.reveal()
+        if token and not _given(headers, token):
+            raise Refused(
+                401, "token_needed", "send the admin token: 'Authorization: Bearer …' or 'X-Sidecar-Token: …'"
+            )
+        if not token and not local:  # the configuration's rules do not let this happen
+            raise Refused(403, "no_token", "set admin.token: without one this is only allowed on a loopback address")
 
 
-def is_loopback(host: str) -> bool:
-    """Whether a name or address leads to this host only."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
+def _leads_here(host: str, admin: Admin) -> bool:
+    found = _HOST.fullmatch(host)
+    if found is None:
         return False
+    name = (found["v6"] or found["name"]).lower()
+    return is_loopback(name) or name == admin.bind.host.lower()
 
 
-def _given(headers: Mapping[str, str], token: str) -> bool:
-    given = headers.get("X-Sidecar-Token", "")
-    scheme, _, rest = headers.get("Authorization", "").partition(" ")
+def _given(headers: MultiMapping[str], token: str) -> bool:
+    """Whether the token is in either field. Comparing takes as long whether much of it is right or little."""
+    scheme, _, bearer = headers.get("Authorization", "").partition(" ")
+    tried = [headers.get("X-Sidecar-Token", "")]
     if scheme.lower() == "bearer":
-        given = rest.strip()
-    return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), token.encode())
+        tried.append(bearer.strip())
+    wanted = token.encode("utf-8", "surrogateescape")
+    return any(hmac.compare_digest(given.encode("utf-8", "surrogateescape"), wanted) for given in tried)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from sidecar.config import model
+from sidecar.resilience.breaker import CLOSED, OPEN
+
 if TYPE_CHECKING:
     from sidecar.admin.view import Running, UpstreamView
     from sidecar.resilience.breaker import CircuitBreaker
@@ -15,11 +18,13 @@ _BREAKER: Final = ("closed", "half_open", "open")
 
 def health(running: Running) -> dict[str, Any]:
     """The workload's own health. ``unhealthy`` only if the app is: an upstream that is down, or whose breaker is open,
-    is a warning, because restarting this workload would not mend it."""
+    is a warning, and so is a registry that is away, because restarting this workload would not mend them."""
     app = running.app_health()
     upstreams = {name: upstream_health(upstream) for name, upstream in running.upstreams.items()}
+    registry = running.registry
     status = app.status
-    if status == "healthy" and any(found["status"] != "healthy" for found in upstreams.values()):
+    away = registry is not None and not registry.up
+    if status == "healthy" and (away or any(found["status"] != "healthy" for found in upstreams.values())):
         status = "warning"
     return {
         "status": status,
@@ -28,6 +33,7 @@ def health(running: Running) -> dict[str, Any]:
         "phase": running.phase,
         "app": {"status": app.status, "output": app.output},
         "upstreams": upstreams,
+        "registry": None if registry is None else {"up": registry.up, "age": round(registry.age, 3)},
     }
 
 
@@ -36,20 +42,34 @@ def upstream_health(upstream: UpstreamView) -> dict[str, Any]:
     endpoints = upstream.endpoints
     if not endpoints:
         return {"status": "unhealthy", "output": "no endpoints are known"}
-    states = [breaker.state for breaker in upstream.breakers]
-    if states and states[0] == 2:
+    own, of_routes = _breakers(upstream)
+    if own is not None and own.state == OPEN:
         return {"status": "unhealthy", "output": "the circuit breaker is open"}
     ejected = sum(1 for endpoint in endpoints if endpoint.ejected_until)
     if ejected == len(endpoints):
         return {"status": "unhealthy", "output": "every endpoint has failed"}
-    if ejected or any(states) or any(endpoint.state == "warning" for endpoint in endpoints):
-        return {"status": "warning", "output": f"{ejected} of {len(endpoints)} endpoints are ejected"}
+    doubts = []
+    if own is not None and own.state != CLOSED:
+        doubts.append("the circuit breaker is half-open")
+    doubts += [
+        f"the circuit breaker of route {path} is {_BREAKER[breaker.state].replace('_', '-')}"
+        for path, breaker in of_routes
+        if breaker.state != CLOSED
+    ]
+    if ejected:
+        doubts.append(f"{ejected} of {len(endpoints)} endpoints are ejected")
+    warning = sum(1 for endpoint in endpoints if endpoint.state == "warning")
+    if warning:
+        doubts.append(f"{warning} of {len(endpoints)} endpoints are in the warning state")
+    if doubts:
+        return {"status": "warning", "output": "; ".join(doubts)}
     return {"status": "healthy", "output": f"{len(endpoints)} endpoints"}
 
 
 def upstream(view: UpstreamView) -> dict[str, Any]:
     """Everything about one upstream."""
     config = view.config
+    own, of_routes = _breakers(view)
     return {
         "name": config.name,
         "bind": str(config.bind),
@@ -57,8 +77,8 @@ def upstream(view: UpstreamView) -> dict[str, Any]:
         "balancer": config.balancer,
         "health": upstream_health(view)["status"],
         "endpoints": [_endpoint(endpoint) for endpoint in view.endpoints],
-        "breaker": _breaker(view.breakers[0]) if view.breakers else None,
-        "route_breakers": [_breaker(breaker) for breaker in view.breakers[1:]],
+        "breaker": _breaker(own) if own else None,
+        "route_breakers": [{"path": path, **_breaker(breaker)} for path, breaker in of_routes],
         "stats": listener(view.stats),
     }
 
@@ -97,6 +117,14 @@ def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
         "active": endpoint.active,
         "failures": endpoint.failures,
     }
+
+
+def _breakers(view: UpstreamView) -> tuple[CircuitBreaker | None, list[tuple[str, CircuitBreaker]]]:
+    """The upstream's own, and those of routes that have one, with their route's path."""
+    breakers = list(view.breakers)
+    own = breakers.pop(0) if breakers and view.config.circuit_breaker is not None else None
+    routes = [r for r in view.config.routes if isinstance(r.circuit_breaker, model.CircuitBreaker)]
+    return own, [(route.match.path, breaker) for route, breaker in zip(routes, breakers, strict=False)]
 
 
 def _breaker(breaker: CircuitBreaker) -> dict[str, Any]:

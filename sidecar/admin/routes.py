@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 from aiohttp import web
@@ -17,24 +18,33 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
 
 if TYPE_CHECKING:
-    from sidecar.admin.view import Running, UpstreamView
+    from sidecar.admin.view import Health, Running, UpstreamView
     from sidecar.telemetry.logs import LogWriter
     from sidecar.telemetry.metrics import Metrics
+
+logger = logging.getLogger("sidecar.admin")
+
+#: How long a deep check may take, and a small body to come in, seconds.
+DEEP_SECONDS: Final = 10.0
+BODY_SECONDS: Final = 5.0
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``path`` in OpenAPI's form; ``answers`` maps statuses to what they mean; ``body`` says what to send."""
+    """``path`` in OpenAPI's form; ``answers`` maps statuses to what they mean. ``schema`` names the shape of a good
+    answer's JSON, ``body`` that of what to send (see :mod:`sidecar.admin.schemas`; empty: none); ``pages`` are other
+    media types that it can answer in."""
 
     method: str
     path: str
     summary: str
     handler: Handler
     answers: dict[int, str]
-    body: dict[str, Any] | None = None
-    content: str = "application/json"
+    schema: str
+    body: str = ""
+    pages: tuple[str, ...] = ()
 
 
 class NotKnown(Exception):
@@ -54,33 +64,38 @@ class Api:
         self._running = running
         self._log = log
         self._metrics = metrics
+        #: Deep checks under way, by service.
+        self._checks: dict[str, asyncio.Task[dict[str, Any]]] = {}
 
     def routes(self) -> Sequence[Route]:
         """All but ``/`` and ``/openapi.json``, which are made from this list."""
         healthy = {200: "healthy, or with a warning", 503: "unhealthy"}
         unknown = {404: "no such service or upstream"}
         token = {401: "the admin token is missing or wrong", 403: "asked by a page of another site"}
-        level = {"type": "object", "properties": {"level": {"enum": ["debug", "info", "warning", "error"]}}}
         return (
-            Route("GET", "/ready", "Is it ready for traffic?", self.ready, {200: "ready", 503: "starting or draining"}),
-            Route("GET", "/health", "Health of this workload and what is known of its upstreams", self.health, healthy),
-            Route("GET", "/health/{service}", "Health of this service or of an upstream, as traffic has shown it",
-                  self.health_of, healthy | unknown),
+            Route("GET", "/ready", "Is it ready for traffic?", self.ready,
+                  {200: "ready", 503: "starting or draining"}, "Ready"),
+            Route("GET", "/health", "Health of this workload and what is known of its upstreams", self.health,
+                  healthy, "Health"),
+            Route("GET", "/health/{service}", "Health of this service's app or of an upstream, as traffic has shown it",
+                  self.health_of, healthy | unknown, "ServiceHealth"),
             Route("GET", "/health/deep/{service}", "The same, asked now: checks the app, connects to endpoints",
-                  self.health_deep, healthy | unknown),
-            Route("GET", "/metrics", "Prometheus metrics", self.metrics, {200: "the page"}, content="text/plain"),
-            Route("GET", "/config", "The effective configuration without secrets", self.config, {200: "as in a file"}),
-            Route("GET", "/upstreams", "All upstreams", self.upstreams, {200: "a list"}),
+                  self.health_deep, healthy | unknown, "DeepHealth"),
+            Route("GET", "/metrics", "Prometheus metrics", self.metrics, {200: "the page"}, "",
+                  pages=("text/plain", "application/openmetrics-text")),
+            Route("GET", "/config", "The effective configuration without secrets", self.config,
+                  {200: "as in a file"} | token, "Config"),
+            Route("GET", "/upstreams", "All upstreams", self.upstreams, {200: "a list"}, "Upstreams"),
             Route("GET", "/upstreams/{name}", "Endpoints, weights, health, breaker and counters of one upstream",
-                  self.upstream, {200: "the upstream"} | unknown),
+                  self.upstream, {200: "the upstream"} | unknown, "Upstream"),
             Route("POST", "/upstreams/{name}/breaker/{mode}",
-                  "Hold an upstream's breakers open or closed, or leave them to themselves (auto)",
-                  self.breaker, {200: "the upstream", 409: "it has no breaker"} | unknown | token),
+                  "Hold an upstream's breakers, its routes' too, open or closed, or leave them to themselves (auto)",
+                  self.breaker, {200: "the upstream", 409: "it has no breaker"} | unknown | token, "Upstream"),
             Route("POST", "/reload", "Read the configuration file again", self.reload,
-                  {200: "what changed", 422: "the file cannot be used; nothing has changed"} | token),
-            Route("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain, {202: "draining"} | token),
-            Route("PUT", "/log-level", "Set the log level", self.log_level,
-                  {200: "set", 400: "no such level"} | token, body=level),
+                  {200: "what changed", 422: "the file cannot be used; nothing has changed"} | token, "Changes"),
+            Route("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain, {202: "draining"} | token, "Phase"),
+            Route("PUT", "/log-level", "Set the log level, until the next start or change of the file", self.log_level,
+                  {200: "set", 400: "no such level", 413: "not a level"} | token, "Level", body="Level"),
         )  # fmt: skip
 
     async def ready(self, request: web.Request) -> web.Response:
@@ -100,28 +115,32 @@ class Api:
 
     async def health_deep(self, request: web.Request) -> web.Response:
         name = request.match_info["service"]
+        if name != self._running.config.service.name:
+            self._upstream(name)
+        # Reading is open to everybody, so everybody who asks at the same time shares one check.
+        task = self._checks.get(name)
+        if task is None:
+            task = self._checks[name] = asyncio.ensure_future(self._check(name))
+            task.add_done_callback(lambda _: self._checks.pop(name))
+        return _health(await asyncio.shield(task))
+
+    async def _check(self, name: str) -> dict[str, Any]:
         running = self._running
         if name != running.config.service.name:
-            self._upstream(name)
-            found = await running.probe(name)
-            return _health({"status": found.status, "service": name, "output": found.output})
-        app = await running.check_app()
+            return {"service": name, **await _bounded(running.probe(name))}
         names = list(running.upstreams)
-        probes = await asyncio.gather(*(running.probe(name) for name in names))
-        status = app.status
-        if status == "healthy" and any(found.status != "healthy" for found in probes):
-            status = "warning"
-        return _health(
-            {
-                "status": status,
-                "service": name,
-                "app": {"status": app.status, "output": app.output},
-                "dependencies": {
-                    name: {"status": found.status, "output": found.output}
-                    for name, found in zip(names, probes, strict=True)
-                },
-            }
+        app, *probes = await asyncio.gather(
+            _bounded(running.check_app()), *(_bounded(running.probe(upstream)) for upstream in names)
         )
+        status = app["status"]
+        if status == "healthy" and any(found["status"] != "healthy" for found in probes):
+            status = "warning"
+        return {
+            "status": status,
+            "service": name,
+            "app": app,
+            "dependencies": dict(zip(names, probes, strict=True)),
+        }
 
     async def metrics(self, request: web.Request) -> web.Response:
         body, content_type = self._metrics.render(request.headers.get("Accept", ""))
@@ -144,7 +163,8 @@ class Api:
         if not view.breakers:
             return answer({"error": "no_breaker", "message": "its circuit breaker is switched off"}, 409)
         for breaker in view.breakers:
-            breaker.force(mode)  # type: ignore[arg-type]  # checked three lines above
+            breaker.force(mode)  # type: ignore[arg-type]  # checked above
+        logger.info("the breaker of %s was told: %s", view.config.name, mode, extra={"client": request.remote})
         return answer(report.upstream(view))
 
     async def reload(self, request: web.Request) -> web.Response:
@@ -156,21 +176,23 @@ class Api:
         return answer({"changes": list(changes)})
 
     async def drain(self, request: web.Request) -> web.Response:
+        logger.info("told to drain", extra={"client": request.remote})
         self._running.drain()
         return answer({"phase": self._running.phase}, 202)
 
     async def log_level(self, request: web.Request) -> web.Response:
-        text = (await request.text()).strip()
-        if text.startswith("{"):
-            try:
-                text = str(orjson.loads(text).get("level", ""))
-            except orjson.JSONDecodeError:
-                text = ""
         try:
-            self._log.set_level(text.strip('"').lower())
+            async with asyncio.timeout(BODY_SECONDS):
+                body = await request.read()
+        except TimeoutError:
+            raise web.HTTPRequestTimeout from None
+        level = _level(body)
+        try:
+            self._log.set_level(level)
         except ValueError as error:
             return answer({"error": "bad_level", "message": str(error)}, 400)
-        return answer({"level": text.strip('"').lower()})
+        logger.info("the log level is %s", level, extra={"client": request.remote})
+        return answer({"level": level})
 
     def _upstream(self, name: str) -> UpstreamView:
         found = self._running.upstreams.get(name)
@@ -182,3 +204,28 @@ class Api:
 
 def _health(data: dict[str, Any]) -> web.Response:
     return answer(data, 503 if data["status"] == "unhealthy" else 200)
+
+
+async def _bounded(check: Awaitable[Health]) -> dict[str, Any]:
+    """A deep check's result, in time and whatever happens."""
+    try:
+        async with asyncio.timeout(DEEP_SECONDS):
+            found = await check
+    except TimeoutError:
+        return {"status": "unhealthy", "output": f"no result within {DEEP_SECONDS:g} s"}
+    except Exception as error:
+        logger.exception("a deep check failed")
+        return {"status": "unhealthy", "output": f"the check itself failed: {type(error).__name__}; the log says more"}
+    return {"status": found.status, "output": found.output}
+
+
+def _level(body: bytes) -> str:
+    """What was asked for: the text itself, or a JSON string, or ``level`` of a JSON object."""
+    found: Any = body.decode("utf-8", "replace")
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        pass
+    if isinstance(found, dict):
+        found = found.get("level", "")
+    return str(found).strip().lower()

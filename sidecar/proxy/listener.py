@@ -101,7 +101,7 @@ class Listener:
                 self.protocol, self.bind.host, self.bind.port, backlog=1024, reuse_address=True
             )
         except OSError as error:
-            raise ListenerError(f"{self.name}: cannot listen on {self.bind}: {_reason(error)}") from error
+            raise ListenerError(f"{self.name}: cannot listen on {self.bind}: {bind_failure(error)}") from error
 
     @property
     def address(self) -> Address:
@@ -168,7 +168,7 @@ class Listener:
         await asyncio.sleep(0)
 
 
-def _reason(error: OSError) -> str:
+def bind_failure(error: OSError) -> str:
     """Why binding failed, and what to do about it. The loops put the address into ``strerror`` again; the number is
     plainer."""
     if isinstance(error, socket.gaierror) or error.errno is None:

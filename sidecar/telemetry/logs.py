@@ -1,160 +1,153 @@
-"""Structured logs, off the hot path: callers only put a record into a bounded queue, one thread writes.
+"""Structured logs, off the hot path: callers put a line or a tuple into a bounded queue, one thread writes.
 
-A pipe that nobody reads can so never stop traffic: when the queue is full, lines are dropped and counted. Every line
-is one JSON object (``log.format: json``) with ``ts``, ``level``, ``logger``, ``msg``, ``service`` and whatever the
-caller gave as ``extra``; or, for people, one line of text in which control bytes are escaped.
+A pipe that nobody reads can so never stop traffic: when the queue is full, lines are dropped and counted, and the log
+says how many as soon as it moves again. Access records are only formatted in the writer's thread; what comes through
+the logging module is rare and is formatted at once, so that nothing it refers to is kept alive or can change.
 """
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import queue
-import re
+import select
 import sys
 import threading
-from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple, TextIO
-
-import orjson
+import time
+from typing import Final
 
 from sidecar.config.model import Log
+from sidecar.telemetry.log_lines import (
+    AccessRecord,
+    JsonLines,
+    Lines,
+    TextLines,
+    access_fields,
+    record_fields,
+    timestamp,
+)
 
-#: Records that wait for the writer; at about 1 KiB each.
+__all__ = ["LEVELS", "AccessLog", "AccessRecord", "LogWriter", "setup"]
+
+#: The levels that can be set, the most talkative first.
+LEVELS: Final = ("debug", "info", "warning", "error")
+
+#: Lines that wait for the writer, at most.
 QUEUE: Final = 8192
+#: How long the writer lets lines gather after the first one, seconds. A thread that is woken for each line fights the
+#: event loop for the interpreter's lock.
+GATHER_SECONDS: Final = 0.05
+#: Lines formatted in one go; after each batch the writer gives way to the event loop.
+BATCH: Final = 64
 #: How long the end waits for what is still queued, seconds.
-FLUSH_SECONDS: Final = 2.0
-
-_STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dict__) | {
-    "message",
-    "asctime",
-    "taskName",
-}
-_CONTROL: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
-
-
-class AccessRecord(NamedTuple):
-    """A finished exchange. ``target`` is without its query, which may hold secrets; ``time`` is Unix time."""
-
-    time: float
-    direction: str
-    upstream: str
-    method: str
-    target: str
-    status: int
-    error: str | None
-    duration: float
-    bytes_in: int
-    bytes_out: int
-    endpoint: str | None
-    attempts: int
-    client: str
-    request_id: str
-    trace_id: str | None
+FLUSH_SECONDS: Final = 1.0
+#: The longest target that is kept of an access record, in characters.
+MAX_TARGET: Final = 1024
 
 
 class LogWriter(logging.Handler):
-    """Takes records from the logging module and from the access log; its own thread writes them to ``stream``."""
+    """Takes records from the logging module and from the access log; its own thread writes them to the file
+    descriptor ``fd``, which it does not close."""
 
-    def __init__(self, config: Log, service: str, stream: TextIO | None = None) -> None:
+    def __init__(self, config: Log, service: str, fd: int) -> None:
         super().__init__()
         self._service = service
-        self._stream = stream if stream is not None else sys.stderr
-        self._json = config.format == "json"
-        self._colour = not self._json and self._stream.isatty()
-        self._queue: queue.SimpleQueue[logging.LogRecord | AccessRecord | None] = queue.SimpleQueue()
-        #: Lines that were not written because the queue was full, or writing failed.
+        self._fd = fd
+        self._lines: Lines = JsonLines() if config.format == "json" else TextLines(colour=_wants_colour(fd))
+        self._queue: queue.SimpleQueue[bytes | AccessRecord | None] = queue.SimpleQueue()
+        #: Lines that were not written because the queue was full, or writing failed. (Threads that drop at the very
+        #: same moment may be counted as one.)
         self.dropped = 0
-        self._thread = threading.Thread(target=self._write, name="log writer", daemon=True)
+        self._dropped_told = 0
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
         self._thread.start()
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.put(record)
-
-    def put(self, record: logging.LogRecord | AccessRecord) -> None:
-        """Queue a record; never blocks."""
         if self._queue.qsize() >= QUEUE:
             self.dropped += 1
         else:
-            self._queue.put(record)
+            self._queue.put(self._lines.line(record_fields(record, self._service)))
+
+    def put(self, record: AccessRecord) -> None:
+        """Queue an access record; never blocks."""
+        if self._queue.qsize() >= QUEUE:
+            self.dropped += 1
+        else:
+            self._queue.put(record if len(record.target) <= MAX_TARGET else _shortened(record))
 
     def set_level(self, name: str) -> None:
-        """The least severe level that is written: debug, info, warning or error. Raises :class:`ValueError`."""
+        """The least severe level that is written: debug, info, warning or error. Raises :class:`ValueError`.
+
+        Libraries stay at ``info`` at least: their debugging tells about every byte. Access lines do not depend on it.
+        """
         if name not in LEVELS:
             raise ValueError(f"no such level: {name[:40]!r}; there are {', '.join(LEVELS)}")
-        logging.getLogger().setLevel(name.upper())
+        level = getattr(logging, name.upper())
+        logging.getLogger("sidecar").setLevel(level)
+        logging.getLogger().setLevel(max(level, logging.INFO))
 
     def close(self) -> None:
-        """Write what is queued, for a bounded time."""
-        logging.getLogger().removeHandler(self)
-        if self._thread.is_alive():
+        """Write what is queued, for at most :data:`FLUSH_SECONDS`. Does nothing the second time."""
+        atexit.unregister(self.close)
+        if self in logging.root.handlers:
+            logging.root.removeHandler(self)
+            logging.captureWarnings(False)
+        if not self._ending.is_set():
+            self._ending.set()
             self._queue.put(None)
             self._thread.join(FLUSH_SECONDS)
-        super().close()
+            super().close()
 
     # -- the writer's thread -------------------------------------------------------------------------------------------
 
-    def _write(self) -> None:
-        lines: list[str] = []
-        while True:
+    def _run(self) -> None:
+        ended = False
+        while not ended:
             item = self._queue.get()
-            ended = item is None
-            if item is not None:
-                lines.append(self._line(item))
-            if ended or len(lines) >= 256 or self._queue.empty():
+            self._ending.wait(GATHER_SECONDS)
+            lines: list[bytes] = []
+            while True:
+                if item is None:
+                    ended = True
+                elif isinstance(item, bytes):
+                    lines.append(item)
+                else:
+                    lines.append(self._lines.line(access_fields(item, self._service)))
+                if len(lines) >= BATCH:
+                    self._write(lines)
                 try:
-                    self._stream.write("".join(lines))
-                    self._stream.flush()
-                except (OSError, ValueError):
-                    self.dropped += len(lines)
-                lines.clear()
-            if ended:
-                return
+                    item = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+            self._write(lines)
 
-    def _line(self, item: logging.LogRecord | AccessRecord) -> str:
+    def _write(self, lines: list[bytes]) -> None:
+        """Write the lines and forget them."""
+        missing = self.dropped - self._dropped_told
+        if missing:
+            lines.append(self._lines.line(self._note(f"{missing} log lines were dropped: the log is read too slowly")))
+        data = memoryview(b"".join(lines))
         try:
-            fields = self._access(item) if isinstance(item, AccessRecord) else self._record(item)
-        except Exception as error:  # a bad format string must not end the thread
-            fields = {"ts": _timestamp(0), "level": "error", "logger": "sidecar.log", "msg": f"unloggable: {error!r}"}
-        if self._json:
-            return orjson.dumps(fields, default=str, option=orjson.OPT_NON_STR_KEYS).decode() + "\n"
-        return self._text(fields)
+            while data:
+                try:
+                    data = data[os.write(self._fd, data) :]
+                except BlockingIOError:  # somebody who shares the descriptor made it non-blocking
+                    select.select([], [self._fd], [], 1.0)
+            self._dropped_told += missing
+        except (OSError, ValueError):  # nobody is there any more
+            self.dropped += len(lines) - bool(missing)
+        lines.clear()
 
-    def _record(self, record: logging.LogRecord) -> dict[str, Any]:
-        fields: dict[str, Any] = {
-            "ts": _timestamp(record.created),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "msg": record.getMessage(),
-            "service": self._service,
-        }
-        fields.update((key, value) for key, value in record.__dict__.items() if key not in _STANDARD)
-        if record.exc_info:
-            fields["exception"] = logging.Formatter().formatException(record.exc_info)
-        return fields
-
-    def _access(self, record: AccessRecord) -> dict[str, Any]:
-        fields = record._asdict()
-        seen = fields.pop("time")
-        fields["duration"] = round(record.duration, 6)
-        level = "info" if record.status < 500 and not record.error else "warning"
+    def _note(self, text: str) -> dict[str, str]:
         return {
-            "ts": _timestamp(seen),
-            "level": level,
-            "logger": "sidecar.access",
-            "msg": f"{record.method} {record.target} {record.status}",
+            "ts": timestamp(time.time()),
+            "level": "warning",
+            "logger": "sidecar.log",
+            "msg": text,
             "service": self._service,
-            **{key: value for key, value in fields.items() if value not in (None, "")},
         }
-
-    def _text(self, fields: dict[str, Any]) -> str:
-        head = [fields.pop("ts")[11:23], fields.pop("level").ljust(7), fields.pop("logger"), fields.pop("msg")]
-        fields.pop("service", None)
-        exception = fields.pop("exception", None)
-        more = " ".join(f"{key}={value}" for key, value in fields.items())
-        line = _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", " ".join([*head, more]).rstrip())
-        if self._colour and head[1].strip() in _COLOURS:
-            line = f"{_COLOURS[head[1].strip()]}{line}\x1b[0m"
-        return f"{line}\n{exception}\n" if exception else f"{line}\n"
 
 
 class AccessLog:
@@ -164,6 +157,7 @@ class AccessLog:
         #: Hot path: lines are for statuses from this one on.
         self._from = {"all": 0, "errors": 500, "off": sys.maxsize}[mode]
         self._errors = mode != "off"
+        #: Queue an :class:`AccessRecord`; never blocks.
         self.record = writer.put
 
     def enabled_for(self, status: int, error: str | None) -> bool:
@@ -171,21 +165,24 @@ class AccessLog:
         return status >= self._from or (self._errors and bool(error))
 
 
-LEVELS: Final = ("debug", "info", "warning", "error")
-_COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m"}
-
-
-def setup(config: Log, service: str, stream: TextIO | None = None) -> LogWriter:
-    """Send everything that is logged to a :class:`LogWriter` (to standard error), which the caller closes."""
-    writer = LogWriter(config, service, stream)
+def setup(config: Log, service: str, fd: int = 2) -> LogWriter:
+    """Send everything that is logged, Python's warnings too, to a :class:`LogWriter` on ``fd`` (standard error). The
+    caller closes it; at the latest the interpreter's end does."""
+    writer = LogWriter(config, service, fd)
     logging.root.handlers[:] = [writer]
     writer.set_level(config.level)
+    logging.captureWarnings(True)
     # Libraries tell about every request at INFO.
     for name in ("aiohttp.access", "urllib3", "opentelemetry"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    atexit.register(writer.close)
     return writer
 
 
-def _timestamp(seconds: float) -> str:
-    """RFC 3339, UTC, milliseconds."""
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _shortened(record: AccessRecord) -> AccessRecord:
+    return record._replace(target=f"{record.target[:MAX_TARGET]}…")
+
+
+def _wants_colour(fd: int) -> bool:
+    """For a terminal, unless https://no-color.org says no."""
+    return os.isatty(fd) and not os.environ.get("NO_COLOR")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
-import prometheus_client.openmetrics.exposition as openmetrics
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector, exposition
+from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+from prometheus_client.utils import INF, floatToGoString
 
 from sidecar import __version__
 
@@ -27,13 +30,13 @@ class Metrics:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics where ``accept`` asks for it, else Prometheus' text format."""
-        if "application/openmetrics-text" in accept:
-            page: bytes = openmetrics.generate_latest(self._registry)  # type: ignore[no-untyped-call]
-            return page, openmetrics.CONTENT_TYPE_LATEST
-        return exposition.generate_latest(self._registry), exposition.CONTENT_TYPE_LATEST
+        # Only one of two fixed strings goes on: the encoder's parser stumbles over odd versions.
+        wanted = "application/openmetrics-text" if "application/openmetrics-text" in accept else ""
+        encode, content_type = choose_encoder(wanted)
+        return encode(self._registry), content_type
 
 
-class _Collector:
+class _Collector(Collector):
     """See the table of metrics in the README for what each one means."""
 
     def __init__(self, running: Running) -> None:
@@ -57,6 +60,7 @@ class _Collector:
         rejected = CounterMetricFamily(
             "sidecar_rejected", "Exchanges that the sidecar itself answered or cut.", labels=[*both, "error"]
         )
+        reasons: Counter[tuple[str, str]] = Counter()  # a service may have the name of an upstream
         passed = CounterMetricFamily("sidecar_bytes", "Body and tunnel bytes.", labels=[*both, "way"])
         for stats in self._running.stats:
             labels = [stats.direction, stats.upstream]
@@ -66,11 +70,13 @@ class _Collector:
             active.add_metric(labels, stats.active)
             pending.add_metric(labels, stats.pending)
             for reason, n in list(stats.retries.items()):
-                retries.add_metric([stats.upstream, reason], n)
+                reasons[stats.upstream, reason] += n
             for error, n in list(stats.rejected.items()):
                 rejected.add_metric([*labels, error], n)
             passed.add_metric([*labels, "in"], stats.bytes_in)
             passed.add_metric([*labels, "out"], stats.bytes_out)
+        for key, n in reasons.items():
+            retries.add_metric(key, n)
         return requests, duration, active, pending, retries, rejected, passed
 
     def _connections(self) -> Iterable[Metric]:
@@ -133,7 +139,7 @@ def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
     """(upper bound, count up to it) as Prometheus wants them."""
     seen = 0
     buckets = []
-    for bound, n in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
+    for bound, n in zip((*histogram.bounds, INF), histogram.counts, strict=True):
         seen += n
-        buckets.append(("+Inf" if bound == float("inf") else f"{bound:g}", float(seen)))
+        buckets.append((floatToGoString(bound), float(seen)))  # type: ignore[no-untyped-call]
     return buckets

@@ -12,6 +12,8 @@ import threading
 from collections import deque
 from typing import Any, Final, NamedTuple
 
+from sidecar import __version__
+from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Service, Tracing
 
 logger = logging.getLogger("sidecar.spans")
@@ -25,8 +27,11 @@ SEND_SECONDS: Final = 1.5
 FLUSH_SECONDS: Final = 2.0
 
 
-class SpanError(Exception):
-    """Spans cannot be exported; the text says what to install."""
+class SpanError(ConfigError):
+    """Spans cannot be exported as configured; the text says what to install."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("tracing.otlp", [Problem("", text)])
 
 
 class SpanRecord(NamedTuple):
@@ -53,11 +58,16 @@ class SpanExporter:
             from opentelemetry.sdk.resources import Resource
         except ImportError as error:
             raise SpanError(
-                'tracing.otlp needs the OpenTelemetry packages: pip install "sidecar[otlp]", or leave tracing.otlp out'
+                'needs the OpenTelemetry packages: pip install "sidecar[otlp]", or leave tracing.otlp out'
             ) from error
-        # The SDK logs each failure itself; we log transitions.
-        logging.getLogger("opentelemetry.exporter").setLevel(logging.CRITICAL)
-        self._resource = Resource({"service.name": service.name, "service.instance.id": service.id})
+        self._reason = _Reason()
+        sdk = logging.getLogger("opentelemetry.exporter")
+        sdk.handlers[:] = [self._reason]
+        sdk.propagate = False  # it logs every failure; we log transitions, with its reason
+        # ``create`` adds what OTEL_RESOURCE_ATTRIBUTES says, as users of OpenTelemetry expect.
+        self._resource = Resource.create(
+            {"service.name": service.name, "service.instance.id": service.id, "sidecar.version": __version__}
+        )
         self._exporter = OTLPSpanExporter(endpoint=f"{tracing.otlp.rstrip('/')}/v1/traces", timeout=SEND_SECONDS)
         self._waiting: deque[SpanRecord] = deque()
         #: Spans that were not delivered, and those that were.
@@ -76,15 +86,18 @@ class SpanExporter:
             self._waiting.append(span)
 
     def close(self) -> None:
-        """Send what is queued, for a bounded time."""
+        """Send what is queued, for at most :data:`FLUSH_SECONDS`; what could not be sent counts as dropped."""
         self._ending.set()
         self._thread.join(FLUSH_SECONDS)
+        self.dropped += len(self._waiting)
+        self._waiting.clear()
         self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     def _run(self) -> None:
         while not self._ending.wait(INTERVAL):
             self._flush()
-        self._flush()
+        if self._up:  # a collector that is away must not hold up the end
+            self._flush()
 
     def _flush(self) -> None:
         while self._waiting:
@@ -99,16 +112,32 @@ class SpanExporter:
     def _send(self, batch: list[SpanRecord]) -> bool:
         from opentelemetry.sdk.trace.export import SpanExportResult
 
+        self._reason.text = ""
         try:
             good = self._exporter.export([_sdk_span(record, self._resource) for record in batch])
             up = good is SpanExportResult.SUCCESS
         except Exception as error:
-            logger.debug("export failed: %r", error)
+            self._reason.text = self._reason.text or repr(error)
             up = False
         if up != self._up:
             self._up = up
-            logger.warning("the trace collector %s", "is back" if up else "does not take spans; they are dropped")
+            if up:
+                logger.info("the trace collector takes spans again", extra={"dropped": self.dropped})
+            else:
+                logger.warning("spans are dropped: the trace collector does not take them: %s", self._reason.text)
         return up
+
+
+class _Reason(logging.Handler):
+    """Keeps the first thing that the SDK says about an export that fails."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if not self.text:
+            self.text = record.getMessage()[:300]
 
 
 def _sdk_span(record: SpanRecord, resource: Any) -> Any:
@@ -127,7 +156,7 @@ def _sdk_span(record: SpanRecord, resource: Any) -> Any:
         resource=resource,
         attributes=record.attributes,
         kind=SpanKind.SERVER if record.kind == "server" else SpanKind.CLIENT,
-        instrumentation_scope=InstrumentationScope("sidecar"),
+        instrumentation_scope=InstrumentationScope("sidecar", __version__),
         status=Status(StatusCode.UNSET if record.ok else StatusCode.ERROR),
         start_time=record.start_ns,
         end_time=record.end_ns,

@@ -1,0 +1,105 @@
+"""Another configuration for a running sidecar: first what cannot change is refused, then the rest is applied.
+
+Nothing that can fail comes after the first thing that is changed, so a reload happens as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.model import Config
+from sidecar.proxy.listener import ListenerError
+from sidecar.upstreams.running import RunningUpstream
+
+if TYPE_CHECKING:
+    from sidecar.agent import Agent
+
+_RESTART = "a change of this takes a restart"
+
+
+def check_fixed(agent: Agent, config: Config, filename: str) -> None:
+    """Some keys are read once, at the start. Raises :class:`ConfigError` when one of them has changed, instead of
+    ignoring that."""
+    old = agent.config
+    problems = [
+        Problem(key, _RESTART)
+        for key in ("service", "registry", "consul", "admin", "tracing")
+        if getattr(config, key) != getattr(old, key)
+    ]
+    if (config.log.format, config.log.access) != (old.log.format, old.log.access):
+        problems.append(Problem("log", "of this section, only the level can change without a restart"))
+    if (old.inbound is None) != (config.inbound is None):
+        problems.append(Problem("inbound", "adding or removing this takes a restart"))
+    elif old.inbound is not None and config.inbound is not None:
+        problems.extend(
+            Problem(f"inbound.{key}", _RESTART)
+            for key in ("bind", "protocol")
+            if getattr(old.inbound, key) != getattr(config.inbound, key)
+        )
+    held = {upstream.config.bind: name for name, upstream in agent.upstreams.items() if upstream.config.bind.port}
+    for name, upstream in config.upstreams.items():
+        running = agent.upstreams.get(name)
+        if running is not None and running.config.bind == upstream.bind:
+            problems.extend(
+                Problem(f"upstreams.{name}.{key}", f"{_RESTART}, or another bind")
+                for key in ("protocol", "balancer")
+                if getattr(running.config, key) != getattr(upstream, key)
+            )
+        elif upstream.bind in held:
+            holder = held[upstream.bind]
+            problems.append(
+                Problem(
+                    f"upstreams.{name}.bind",
+                    f"{upstream.bind} is still held by the upstream {holder!r}; to hand it over, take {holder!r} out "
+                    "and reload, then add this one and reload again; or restart",
+                )
+            )
+    if problems:
+        raise ConfigError(filename, problems)
+
+
+async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
+    """Bring listeners and their policies to ``config``; what changed, a line each. Raises :class:`ConfigError` when a
+    new listener cannot be opened; all is as before then."""
+    added: dict[str, RunningUpstream] = {}
+    for name, upstream in config.upstreams.items():
+        running = agent.upstreams.get(name)
+        if running is not None and running.config.bind == upstream.bind:
+            continue
+        added[name] = agent.create_upstream(name, upstream)
+        try:
+            await added[name].listener.start()
+        except ListenerError as error:
+            for opened in added.values():
+                await opened.listener.stop()
+            raise ConfigError(filename, [Problem(f"upstreams.{name}.bind", str(error))]) from error
+    changes: list[str] = []
+    for name in list(agent.upstreams):
+        if name not in config.upstreams:
+            changes.append(f"upstreams.{name}: removed")
+        if name not in config.upstreams or name in added:
+            agent.retire(agent.upstreams.pop(name))
+    for name, running in added.items():
+        running.follow(agent.registry)
+        changes.append(f"upstreams.{name}: listening on {running.listener.address}")
+    kept = [name for name in config.upstreams if name not in added]
+    changes += [f"upstreams.{name}: changed" for name in kept if _change(agent, agent.upstreams[name], config)]
+    # In the order of the file, as after a start.
+    agent.upstreams = {name: added.get(name) or agent.upstreams[name] for name in config.upstreams}
+    if agent.inbound is not None and config.inbound is not None and config.inbound != agent.config.inbound:
+        agent.inbound.assembly.apply(agent.inbound, config.inbound)
+        changes.append("inbound: changed")
+    return changes
+
+
+def _change(agent: Agent, running: RunningUpstream, config: Config) -> bool:
+    """Give a running upstream its new configuration; whether it is a different one."""
+    old, new = running.config, config.upstreams[running.config.name]
+    if old == new:
+        return False
+    running.config = new
+    running.listener.assembly.apply(running.listener, new)
+    if (old.discover, old.endpoints) != (new.discover, new.endpoints):
+        running.follow(agent.registry)
+    return True

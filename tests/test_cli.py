@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sidecar import __version__
+from sidecar.cli import main
+from support.processes import ROOT
+
+GOOD = """
+service: {name: web}
+upstreams:
+  tasks: {bind: "127.0.0.1:0", endpoints: ["127.0.0.1:9"]}
+admin: {bind: "127.0.0.1:0"}
+"""
+BAD = """
+service: {name: web}
+upstreams:
+  tasks:
+    bind: 127.0.0.1:8000
+    endpoints: ["127.0.0.1:9"]
+    retry: {max_atempts: 3}
+    balancer: roundrobin
+admin: {bind: "127.0.0.1:0"}
+"""
+
+
+def sidecar(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [sys.executable, "-m", "sidecar", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=20, **options,
+    )  # fmt: skip
+
+
+def config(folder: Path, text: str) -> str:
+    file = folder / "sidecar.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("run", "check", "schema", "demo", "status", "examples:", "SIGTERM", "SIGHUP", "exit codes"):
+        assert word in text
+
+
+@pytest.mark.parametrize("command", ["run", "check", "schema", "demo", "status"])
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert command in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"sidecar {__version__}\n"
+
+
+def test_without_arguments_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "usage: sidecar" in err
+
+
+@pytest.mark.parametrize("arguments", [["runn", "x"], ["run"], ["run", "a", "b"], ["check"], ["--nope"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: sidecar" in capsys.readouterr().err
+
+
+def test_check_of_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", config(tmp_path, GOOD)]) == 0
+    out, err = capsys.readouterr()
+    assert "fine" in out
+    assert "web" in out
+    assert err == ""
+
+
+def test_check_tells_every_error_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", config(tmp_path, BAD)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "upstreams.tasks.retry.max_atempts" in err
+    assert "max_attempts" in err
+    assert "upstreams.tasks.balancer" in err
+    assert "round_robin" in err
+    assert "Traceback" not in err
+
+
+def test_check_of_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tmp_path / "nothing.yaml")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["type"] == "object"
+    assert {"service", "registry", "inbound", "upstreams", "admin"} <= set(schema["properties"])
+
+
+def test_run_with_a_bad_file_ends_at_once(tmp_path: Path) -> None:
+    began = time.monotonic()
+    ended = sidecar("run", config(tmp_path, BAD))
+    assert ended.returncode == 2
+    assert "upstreams.tasks.retry.max_atempts" in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("which", ["upstream", "admin"])
+def test_a_port_in_use_is_told_plainly(tmp_path: Path, which: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        old = 'bind: "127.0.0.1:0", e' if which == "upstream" else 'admin: {bind: "127.0.0.1:0"'
+        ended = sidecar("run", config(tmp_path, GOOD.replace(old, old.replace("127.0.0.1:0", address))))
+    assert ended.returncode == 1
+    last = ended.stderr.splitlines()[-1]
+    assert last.startswith("sidecar: ")
+    assert address in last
+    assert "Address already in use" in last
+    assert "Traceback" not in ended.stderr
+
+
+def test_tracing_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
+    # A package of that name that cannot be imported hides the real one.
+    (tmp_path / "opentelemetry.py").write_text("raise ImportError('not installed')")
+    text = GOOD + 'tracing: {otlp: "http://127.0.0.1:4318"}\n'
+    ended = sidecar("run", config(tmp_path, text), env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert ended.returncode in (1, 2)
+    assert 'pip install "sidecar[otlp]"' in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sidecar", "schema"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert err == b""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_files_do_not_matter(tmp_path: Path, closed: str) -> None:
+    command = f'"{sys.executable}" -m sidecar check "{config(tmp_path, GOOD)}" {closed}'
+    assert subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, timeout=20).returncode == 0
+
+
+def test_importing_aiohttp_leaves_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidecar.cli import _import_aiohttp
+
+    monkeypatch.setenv("SSL_CERT_FILE", "/ours.pem")
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    _import_aiohttp()
+    assert os.environ["SSL_CERT_FILE"] == "/ours.pem"
+    assert "SSL_CERT_DIR" not in os.environ
