@@ -161,7 +161,7 @@ class Agent:
         # What exists now lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
-        gc.set_threshold(10_000, 20, 50)
+        gc.set_threshold(*GC_THRESHOLD)
         if self.phase == "starting":  # somebody may have asked to drain meanwhile
             self.phase = "ready"
         logger.info(
@@ -193,10 +193,14 @@ class Agent:
 
     async def _await_registry(self) -> None:
         assert self.registry is not None
+        answered = self._loop.create_task(self.registry.answered())
+        drain = self._loop.create_task(self._drain_asked.wait())
         try:
-            async with asyncio.timeout(REGISTRY_GRACE):
-                await self.registry.answered()
-        except TimeoutError:
+            done, _ = await asyncio.wait({answered, drain}, timeout=REGISTRY_GRACE, return_when="FIRST_COMPLETED")
+        finally:
+            answered.cancel()
+            drain.cancel()
+        if not done:
             logger.warning("the registry has not answered; serving what is known")
 
     def _config_to_register(self) -> Config:
