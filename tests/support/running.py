@@ -1,0 +1,103 @@
+"""A running sidecar for tests of what looks at one: every answer is an attribute that a test sets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sidecar.admin.view import Health
+from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Service, Upstream
+from sidecar.registry.api import Instance, OnChange
+from sidecar.resilience import breaker
+from sidecar.telemetry.stats import ListenerStats
+from sidecar.upstreams.endpoint import Endpoint
+from support.fakes import Clock
+
+LOCAL = Admin(bind=Address("127.0.0.1", 0))
+
+
+class FakeRegistry:
+    """A registry of which only its state is looked at."""
+
+    def __init__(self, up: bool = True, age: float = 0.0) -> None:
+        self.up = up
+        self.age = age
+
+    def watch(self, discover: Discover, on_change: OnChange) -> Callable[[], None]:
+        on_change((Instance(host="10.0.0.1", port=80),))
+        return lambda: None
+
+    async def answered(self) -> None: ...
+    def register(self) -> None: ...
+    def set_health(self, status: str, output: str) -> None: ...
+    async def deregister(self) -> None: ...
+    async def close(self) -> None: ...
+
+
+class FakeUpstream:
+    """An upstream with a healthy endpoint and a closed breaker."""
+
+    def __init__(self, name: str, **config: Any) -> None:
+        self.clock = Clock()
+        self.config = Upstream(name=name, bind=Address("127.0.0.1", 11434), **config)
+        self.stats = ListenerStats("outbound", name)
+        self.endpoints: list[Endpoint] = [Endpoint("10.0.0.1", 80, 10, "healthy", f"{name}-1")]
+        settings = [self.config.circuit_breaker, *(route.circuit_breaker for route in self.config.routes)]
+        self.breakers = [breaker.CircuitBreaker(s, self.clock) for s in settings if isinstance(s, CircuitBreaker)]
+
+
+def _config() -> Config:
+    return Config(service=Service(name="tasks", id="tasks-1", address="10.0.0.5"), admin=LOCAL)
+
+
+@dataclass
+class FakeRunning:
+    """Implements :class:`sidecar.admin.view.Running`. ``deep`` is what the app's check and the probes find: a health,
+    or an error to raise."""
+
+    config: Config = field(default_factory=_config)
+    started: float = 1000.0
+    phase: str = "ready"
+    registry: FakeRegistry | None = None
+    upstreams: dict[str, FakeUpstream] = field(default_factory=dict)
+    inbound: ListenerStats = field(default_factory=lambda: ListenerStats("inbound", "tasks"))
+    log_lines_dropped: int = 0
+    spans_dropped: int = 0
+    app: Health = Health("healthy", "GET /health: 200")  # noqa: RUF009  # it is frozen
+    deep: dict[str, Health | Exception] = field(default_factory=dict)
+    changes: Sequence[str] | Exception = ()
+    checked: list[str] = field(default_factory=list)
+
+    @property
+    def stats(self) -> Sequence[ListenerStats]:
+        return [self.inbound, *(upstream.stats for upstream in self.upstreams.values())]
+
+    def app_health(self) -> Health:
+        return self.app
+
+    async def check_app(self) -> Health:
+        return self._found(self.config.service.name)
+
+    async def probe(self, upstream: str) -> Health:
+        return self._found(upstream)
+
+    async def reload(self) -> Sequence[str]:
+        if isinstance(self.changes, Exception):
+            raise self.changes
+        return self.changes
+
+    def drain(self) -> None:
+        self.phase = "draining"
+
+    def _found(self, name: str) -> Health:
+        self.checked.append(name)
+        found = self.deep.get(name, Health("healthy", "asked"))
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+
+def running(*names: str, **attributes: Any) -> FakeRunning:
+    """A ready sidecar with these upstreams."""
+    return FakeRunning(upstreams={name: FakeUpstream(name) for name in names}, **attributes)
