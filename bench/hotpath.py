@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
+from sidecar import agent
 from sidecar.config import model
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.http1.downstream import Downstream
@@ -121,9 +122,15 @@ async def _measure(exchanges: int, profile: bool) -> None:
 
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*agent.GC_THRESHOLD)  # as in a running sidecar
     for name, request in (("bare request", REQUEST), ("nine headers", BROWSER)):
         run(request, 2000)
         print(f"{name}: {min(run(request, exchanges // 5) for _ in range(5)):.2f} µs")
+    gc.disable()
+    gc.collect()
+    run(REQUEST, 1000)
+    print(f"objects left to the garbage collector by 1000 exchanges: {gc.collect()}")
+    gc.enable()
     assert listener.stats.requests["GET", 200] > exchanges, "not every exchange was answered"
     if profile:
         profiler = cProfile.Profile()

@@ -50,6 +50,9 @@ logger = logging.getLogger("sidecar.agent")
 #: How long a registry that does not answer holds up readiness. After that we serve what we know (static endpoints,
 #: and whatever the registry says later): failing towards serving.
 REGISTRY_GRACE: Final = 5.0
+#: Allocations between two runs of the garbage collector, and runs between two of the next generation. Exchanges are
+#: freed by their counts; the collector is for the few cycles that closed connections leave.
+GC_THRESHOLD: Final = (10_000, 20, 50)
 _BREAKER_STATES: Final = ("closed", "half-open", "open")
 #: What the registry calls the states of health.
 _CHECK_STATES: Final = {"healthy": "passing", "warning": "warning", "unhealthy": "critical"}

@@ -6,6 +6,8 @@ import random
 import re
 from typing import TYPE_CHECKING, Final
 
+from sidecar.proxy.ids import Ids
+
 if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
 
@@ -22,7 +24,7 @@ class RequestId:
     """Keeps a usable id (then not a byte of the head changes) and replaces an unusable one."""
 
     def __init__(self, rng: random.Random) -> None:
-        self._rng = rng
+        self._ids = Ids(rng)
 
     def on_request(self, x: HttpExchange) -> None:
         head = x.head
@@ -33,5 +35,5 @@ class RequestId:
                 x.request_id = given.decode("ascii")
                 return
             head.remove(b"x-request-id")
-        x.request_id = made = new_request_id(self._rng)
-        head.raw = b"%bx-request-id: %b\r\n\r\n" % (head.raw[:-2], made.encode())
+        x.request_id = made = self._ids.take(32)
+        head.raw = head.raw[:-2] + f"x-request-id: {made}\r\n\r\n".encode()

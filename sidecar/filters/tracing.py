@@ -8,14 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.model import Tracing as Config
+from sidecar.proxy.ids import Ids
 from sidecar.proxy.trace import SAMPLED, Trace, b3_lines, parse_b3, parse_traceparent, traceparent
 from sidecar.telemetry.spans import SpanRecord
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
 
-#: Neither a trace id nor a span id may be 0.
-_NOT_ZERO: Final = 1 << 64 | 1
 _B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags")
 
 
@@ -34,6 +33,7 @@ class Tracing:
         self._b3 = "b3" in config.propagate
         self._kind = kind
         self._rng = rng
+        self._ids = Ids(rng)
         self._record = record
 
     def on_request(self, x: HttpExchange) -> None:
@@ -50,7 +50,7 @@ class Tracing:
             return
         trace_id, parent_id, flags = context
         if flags & SAMPLED and self._record is not None:
-            x.trace = trace = Trace(trace_id, f"{self._rng.getrandbits(64) | 1:016x}", parent_id, flags)
+            x.trace = trace = Trace(trace_id, self._ids.take(16), parent_id, flags)
             head.remove(b"traceparent")
             self._write(x, trace)
             return
@@ -92,18 +92,18 @@ class Tracing:
 
     def _begin(self, x: HttpExchange) -> Trace:
         """A trace from B3 fields, where those are asked for and there are any, else a new one."""
-        ids = f"{self._rng.getrandbits(192) | _NOT_ZERO:048x}"  # one draw for both: this is every new trace's way
         trace_id = parent_id = ""
         sampled = None
         if self._b3:
             trace_id, parent_id, sampled = parse_b3(x.head.fields)
         if sampled is None:
             sampled = self._rng.random() < self._sample
-        return Trace(trace_id or ids[:32], ids[32:], parent_id, SAMPLED if sampled else 0)
+        take = self._ids.take
+        return Trace(trace_id or take(32), take(16), parent_id, SAMPLED if sampled else 0)
 
     def _write(self, x: HttpExchange, trace: Trace) -> None:
         head = x.head
-        head.raw = b"%btraceparent: %b\r\n\r\n" % (head.raw[:-2], traceparent(trace))
+        head.raw = head.raw[:-2] + traceparent(trace)
         if self._b3:
             self._write_b3(x, trace)
 

@@ -23,6 +23,10 @@ SAMPLED: Final = 1
 _RANDOM: Final = 2
 
 
+#: The flags that we write, as text: a table is quicker than formatting.
+_FLAGS: Final = {flags: f"{flags:02x}" for flags in range(4)}
+
+
 class Trace:
     """Where an exchange stands in its trace. All ids are lower-case hexadecimal; ``parent_id`` is empty when the
     trace began here."""
@@ -50,8 +54,8 @@ def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:
 
 
 def traceparent(trace: Trace) -> bytes:
-    """The header's value for what comes after us."""
-    return f"00-{trace.trace_id}-{trace.span_id}-{trace.flags:02x}".encode()
+    """The header line for what comes after us, and the empty line that ends a head."""
+    return f"traceparent: 00-{trace.trace_id}-{trace.span_id}-{_FLAGS[trace.flags]}\r\n\r\n".encode()
 
 
 def parse_b3(fields: dict[bytes, bytes]) -> tuple[str, str, bool | None]:
