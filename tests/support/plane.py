@@ -10,8 +10,8 @@
 
     in_plane(test, retry=None)
 
-Sockets and loop are real (uvloop, port 0); policies' time stands still until :meth:`Plane.advance`. Whatever a test did,
-at its end everything is closed and every count must be back at zero.
+Sockets and loop are real (uvloop, port 0); policies' time stands still until :meth:`Plane.advance`. Whatever a test
+did, at its end everything is closed and every count must be back at zero.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class Peer(asyncio.Protocol):
     async def wait(self, condition: Callable[[], bool], what: str) -> None:
         try:
             async with asyncio.timeout(DEADLINE):
-                while not condition():  # noqa: ASYNC110 - what is waited for has no event
+                while not condition():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:

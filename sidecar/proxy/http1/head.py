@@ -276,9 +276,9 @@ def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
 def hopeless(partial: bytes, start: int = 0) -> bool:
     """Whether the beginning of a head can no longer become a valid one, whatever follows. What is before ``start`` was
     found to be good earlier."""
-    # A CR at the end may still become a line's end; the byte before the new ones says whether an LF has its CR.
+    # A CR at the end may still become a line's end, so it is looked at again, with the byte before it.
     end = len(partial) - 1 if partial.endswith(b"\r") else len(partial)
-    return _HOPELESS.search(partial, max(start - 1, 0), end) is not None
+    return _HOPELESS.search(partial, max(start - 2, 0), end) is not None
 
 
 def check_trailer(line: bytes) -> None:

@@ -100,29 +100,27 @@ class Pool:
             exchange.refuse_connection()
             return
         self.total += 1
-        task = self.loop.create_task(self._connect(endpoint, exchange))
-        exchange.connecting = task
+        conn = Upstream(self, endpoint, exchange)
+        task = self.loop.create_task(self._connect(conn, exchange))
+        conn.task = exchange.connecting = task
         self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, endpoint: Endpoint, exchange: HttpExchange) -> None:
-        conn: Upstream | None = None
-
-        def factory() -> Upstream:
-            nonlocal conn
-            conn = Upstream(self, endpoint, exchange)
-            return conn
-
-        failure: Exception | None = None
-        try:
-            await self.loop.create_connection(factory, endpoint.host, endpoint.port)
-        except Exception as error:  # a host name that cannot even be encoded is a ValueError
-            failure = error
-        finally:
-            if conn is None or not conn.made:
+        def done(task: asyncio.Task[None]) -> None:
+            # Here and not in the task, which may be cancelled before it has run at all.
+            self._connecting.discard(task)
+            if not conn.made:
+                conn.exchange = None  # should it stand after all, nobody wants it
                 self.total -= 1  # else lost() will
-        if failure is not None and exchange.connecting is asyncio.current_task():
-            exchange.connect_failed(failure)
+
+        task.add_done_callback(done)
+
+    async def _connect(self, conn: Upstream, exchange: HttpExchange) -> None:
+        endpoint = conn.endpoint
+        try:
+            await self.loop.create_connection(lambda: conn, endpoint.host, endpoint.port)
+        except Exception as error:  # a host name that cannot even be encoded is a ValueError
+            if not conn.made and exchange.connecting is conn.task:
+                exchange.connect_failed(error)
 
     def lost(self, conn: Upstream) -> None:
         """A connection is closed, wherever it was."""

@@ -33,7 +33,7 @@ class Upstream(asyncio.Protocol):
         self.endpoint = endpoint
         self.exchange: HttpExchange | None = exchange
         #: The task that opens it.
-        self.task = asyncio.current_task()
+        self.task: asyncio.Task[None] | None = None
         #: The beginning of a head that is not complete yet.
         self.buffer = b""
         #: It has carried an exchange before.

@@ -199,11 +199,8 @@ SEEDS = [
     b"POST http://a/ HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTE: trailers\r\n\r\n",
     b"GET / HTTP/1.0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
 ]
-mutations = st.lists(
-    st.tuples(st.integers(0, 200), st.integers(0, 3), st.sampled_from([b"\r", b"\n", b"\r\n", b"\x00", b" ", b":", b","])
-              | st.binary(max_size=3)),
-    max_size=5,
-)  # fmt: skip
+insertions = st.sampled_from([b"\r", b"\n", b"\r\n", b"\x00", b" ", b":", b","]) | st.binary(max_size=3)
+mutations = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 3), insertions), max_size=5)
 
 
 def mutate(raw: bytes, changes: list[tuple[int, int, bytes]]) -> bytes:
@@ -218,8 +215,7 @@ def test_what_is_accepted_has_one_reading(seed: bytes, changes: list[tuple[int, 
     raw = mutate(seed, changes)
     try:
         head = parse_request(raw, LIMITS)
-    except ProtocolError as error:
-        assert str(error)
+    except ProtocolError:
         return
     out = head.raw
     assert out.endswith(b"\r\n\r\n")
@@ -253,8 +249,8 @@ def test_any_bytes_are_refused_or_parsed(raw: bytes) -> None:
     for parse in (lambda: parse_request(raw, LIMITS), lambda: parse_response(raw, LIMITS, "GET")):
         try:
             parse()
-        except ProtocolError as error:
-            assert str(error)
+        except ProtocolError:
+            pass
 
 
 @given(st.sampled_from(SEEDS), mutations)
