@@ -281,8 +281,8 @@ async def mix(it: Plane, rng: random.Random, requests: int) -> None:
 
     done = 0
     while done < requests:
-        await asyncio.gather(*(one() for _ in range(40)))
-        done += 40
+        await asyncio.gather(*(one() for _ in range(80)))
+        done += 80
         it.advance(rng.random() * 0.5)
         if rng.random() < 0.05:
             it.listener.cluster.update(rng.sample(instances, rng.choice([0, 1, 1, 2, 2, 2])))
@@ -307,7 +307,7 @@ def test_clients_that_leave_at_every_stage_leave_nothing_behind() -> None:
     async def main() -> None:
         settings: dict[str, Any] = {
             "retry": Retry(initial_delay=0.2, max_delay=1),
-            "bulkhead": Bulkhead(max_requests=40, max_connections=50, max_pending=20, pending_timeout=1),
+            "bulkhead": Bulkhead(max_requests=60, max_connections=70, max_pending=30, pending_timeout=1),
             "timeout": Timeout(request=3, idle=5, head=2, keepalive=1),
             "limits": Limits(body=1000),
             "circuit_breaker": None,
