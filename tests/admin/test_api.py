@@ -1,0 +1,441 @@
+"""Every endpoint, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import orjson
+import pytest
+from aiohttp import web
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+
+from sidecar import __version__
+from sidecar.admin.api import MAX_BODY, start_admin
+from sidecar.admin.door import Door
+from sidecar.admin.view import Health
+from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.model import Address, Admin, Config, Consul, Secret
+from sidecar.config.show import effective
+from support.admin import Client, Levels, serving, with_admin
+from support.live import until
+from support.running import FakeRunning, FakeUpstream, running
+
+
+def config_with(of: FakeRunning, admin: Admin) -> Config:
+    return replace(of.config, admin=admin)
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_start_page_is_json_or_html() -> None:
+    async def test(client: Client) -> None:
+        listed = (await client.get("/")).json
+        assert (listed["service"], listed["phase"], listed["version"]) == ("tasks", "ready", __version__)
+        assert "POST /upstreams/{name}/breaker/{mode}" in listed["endpoints"]
+        page = await client.get("/", Accept="text/html,application/xhtml+xml;q=0.9")
+        assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        text = page.body.decode()
+        assert '<a href="/metrics">' in text
+        assert '<a href="/upstreams/{name}">' not in text
+
+    with_admin(running(), test)
+
+
+def test_names_on_the_page_are_text() -> None:
+    it = running()
+    it.config = replace(it.config, service=replace(it.config.service, id="<script>alert(1)</script>"))
+
+    async def test(client: Client) -> None:
+        text = (await client.get("/", Accept="text/html")).body.decode()
+        assert "<script>" not in text
+        assert "&lt;script&gt;" in text
+
+    with_admin(it, test)
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"), [("starting", 503), ("ready", 200), ("draining", 503), ("stopped", 503)]
+)
+def test_ready(phase: str, expected: int) -> None:
+    async def test(client: Client) -> None:
+        reply = await client.get("/ready")
+        assert (reply.status, reply.json) == (expected, {"ready": phase == "ready", "phase": phase})
+
+    with_admin(running(phase=phase), test)
+
+
+@pytest.mark.parametrize(("app", "expected"), [("healthy", 200), ("warning", 200), ("unhealthy", 503)])
+def test_health(app: str, expected: int) -> None:
+    async def test(client: Client) -> None:
+        for path in ("/health", "/health/tasks"):
+            reply = await client.get(path)
+            assert (reply.status, reply.json["status"]) == (expected, app)
+
+    with_admin(running("ollama", app=Health(app, "said")), test)
+
+
+def test_health_of_an_upstream() -> None:
+    it = running("ollama", "redis")
+    it.upstreams["redis"].endpoints = []
+
+    async def test(client: Client) -> None:
+        ollama, redis = await client.get("/health/ollama"), await client.get("/health/redis")
+        assert (ollama.status, ollama.json["status"], ollama.json["service"]) == (200, "healthy", "ollama")
+        assert (redis.status, redis.json["status"]) == (503, "unhealthy")
+        assert (await client.get("/health")).json["status"] == "warning"
+        for path in ("/health/nobody", "/health/deep/nobody", "/upstreams/nobody"):
+            reply = await client.get(path)
+            assert reply.error == (404, "not_found")
+            assert reply.json["message"] == "no such upstream: 'nobody'; there are: ollama, redis"
+
+    with_admin(it, test)
+
+
+def test_deep_health_asks_now() -> None:
+    it = running("ollama", "redis", app=Health("unhealthy", "old"))
+    it.deep = {"tasks": Health("healthy", "new"), "redis": Health("unhealthy", "refused")}
+
+    async def test(client: Client) -> None:
+        whole, redis = await client.get("/health/deep/tasks"), await client.get("/health/deep/redis")
+        assert whole.status == 200
+        assert whole.json == {
+            "status": "warning",
+            "service": "tasks",
+            "app": {"status": "healthy", "output": "new"},
+            "dependencies": {
+                "ollama": {"status": "healthy", "output": "asked"},
+                "redis": {"status": "unhealthy", "output": "refused"},
+            },
+        }
+        assert redis.status == 503
+        assert redis.json == {"service": "redis", "status": "unhealthy", "output": "refused"}
+        it.deep["tasks"] = Health("unhealthy", "now it is")
+        assert (await client.get("/health/deep/tasks")).status == 503
+
+    with_admin(it, test)
+
+
+def test_a_deep_check_that_fails_is_a_result() -> None:
+    it = running("ollama")
+    it.deep = {"ollama": RuntimeError("secret detail")}
+
+    async def test(client: Client) -> None:
+        reply = await client.get("/health/deep/ollama")
+        assert (reply.status, reply.json["status"]) == (503, "unhealthy")
+        assert b"secret" not in reply.body
+        assert (await client.get("/health/deep/tasks")).json["status"] == "warning"
+
+    with_admin(it, test)
+
+
+class CountingDoor(Door):
+    """Counts requests. When a request has been counted, its handler has run up to its first real wait."""
+
+    requests = 0
+
+    def spoke(self, handler: web.RequestHandler) -> None:
+        super().spoke(handler)
+        self.requests += 1
+
+
+def test_whoever_asks_at_the_same_time_shares_one_deep_check() -> None:
+    it = running("ollama")
+    go = asyncio.Event()
+
+    async def probe(upstream: str) -> Health:
+        it.checked.append(upstream)
+        await go.wait()
+        return Health("healthy", "slow")
+
+    it.probe = probe  # type: ignore[method-assign]
+
+    async def main() -> None:
+        door = CountingDoor()
+        async with asyncio.timeout(10), serving(it, door) as client:
+            first, second = (asyncio.ensure_future(client.get("/health/deep/ollama")) for _ in range(2))
+            await until(lambda: door.requests == 2)
+            first.cancel()  # one who leaves takes nothing from the others
+            go.set()
+            assert (await second).json["output"] == "slow"
+            assert it.checked == ["ollama"]
+            await client.get("/health/deep/ollama")
+            assert it.checked == ["ollama", "ollama"]
+
+    asyncio.run(main())
+
+
+def test_a_deep_check_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.admin.routes.DEEP_SECONDS", 0.01)
+    it = running("ollama")
+
+    async def probe(upstream: str) -> Health:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    it.probe = probe  # type: ignore[method-assign]
+
+    async def test(client: Client) -> None:
+        reply = await client.get("/health/deep/ollama")
+        assert (reply.status, reply.json["output"]) == (503, "no result within 0.01 s")
+
+    with_admin(it, test)
+
+
+def test_metrics_in_both_formats() -> None:
+    async def test(client: Client) -> None:
+        text = await client.get("/metrics")
+        assert text.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+        assert any(family.name == "sidecar_endpoints" for family in parse_text(text.body.decode()))
+        strict = await client.get("/metrics", Accept="application/openmetrics-text; version=1.0.0")
+        assert strict.headers["Content-Type"].startswith("application/openmetrics-text; version=1.0.0")
+        assert list(parse_openmetrics(strict.body.decode()))  # type: ignore[no-untyped-call]
+
+    with_admin(running("ollama"), test)
+
+
+def test_the_configuration_is_read_freshly_and_without_secrets() -> None:
+    it = running()
+    it.config = replace(it.config, consul=Consul(token=Secret("hush"), datacenter="dc1"))
+
+    async def test(client: Client) -> None:
+        reply = await client.get("/config")
+        assert b"hush" not in reply.body
+        assert reply.json == orjson.loads(orjson.dumps(effective(it.config)))
+        it.config = replace(it.config, consul=Consul(datacenter="dc2"))
+        assert (await client.get("/config")).json["consul"]["datacenter"] == "dc2"
+
+    with_admin(it, test)
+
+
+def test_upstreams() -> None:
+    async def test(client: Client) -> None:
+        listed = (await client.get("/upstreams")).json["upstreams"]
+        assert [upstream["name"] for upstream in listed] == ["ollama", "redis"]
+        assert (await client.get("/upstreams/redis")).json == listed[1]
+
+    with_admin(running("ollama", "redis"), test)
+
+
+# -- changing ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_operator_holds_a_breaker() -> None:
+    it = running("ollama")
+
+    async def test(client: Client) -> None:
+        for mode, state, forced in (
+            ("open", "open", "open"),
+            ("close", "closed", "closed"),
+            ("auto", "closed", "auto"),
+        ):
+            reply = await client.post(f"/upstreams/ollama/breaker/{mode}")
+            assert reply.status == 200
+            assert (reply.json["breaker"]["state"], reply.json["breaker"]["forced"]) == (state, forced)
+            assert it.upstreams["ollama"].breakers[0].forced == forced
+
+    with_admin(it, test)
+
+
+def test_a_breaker_that_is_not_there() -> None:
+    it = running("ollama")
+    it.upstreams["redis"] = FakeUpstream("redis", circuit_breaker=None)
+
+    async def test(client: Client) -> None:
+        assert (await client.post("/upstreams/redis/breaker/open")).error == (409, "no_breaker")
+        assert (await client.post("/upstreams/nobody/breaker/open")).error == (404, "not_found")
+        assert (await client.post("/upstreams/ollama/breaker/explode")).error == (404, "not_found")
+
+    with_admin(it, test)
+
+
+def test_reload() -> None:
+    it = running(changes=["upstreams.ollama: changed"])
+
+    async def test(client: Client) -> None:
+        reply = await client.post("/reload")
+        assert (reply.status, reply.json) == (200, {"changes": ["upstreams.ollama: changed"]})
+
+    with_admin(it, test)
+
+
+def test_a_file_that_cannot_be_used() -> None:
+    error = ConfigError("s.yaml", [Problem("drain.timeot", "unknown key", nearest="timeout", line=3)])
+    it = running(changes=error)
+
+    async def test(client: Client) -> None:
+        reply = await client.post("/reload")
+        assert reply.error == (422, "config")
+        assert reply.json["message"] == str(error)
+        assert reply.json["problems"] == [{"path": "drain.timeot", "message": "unknown key"}]
+
+    with_admin(it, test)
+
+
+def test_drain() -> None:
+    async def test(client: Client) -> None:
+        reply = await client.post("/drain")
+        assert (reply.status, reply.json) == (202, {"phase": "draining"})
+        assert (await client.get("/ready")).status == 503
+
+    with_admin(running(), test)
+
+
+@pytest.mark.parametrize("body", [b'{"level": "debug"}', b"debug", b" DEBUG\n", b'"debug"'])
+def test_the_log_level(body: bytes) -> None:
+    async def test(client: Client) -> None:
+        reply = await client.ask("PUT", "/log-level", body, Content_Type="text/plain; charset=nonsense")
+        assert (reply.status, reply.json) == (200, {"level": "debug"})
+        assert client.levels.level == "debug"
+
+    with_admin(running(), test)
+
+
+@pytest.mark.parametrize("body", [b"", b"loud", b'{"level": 1}', b'{"levle": "debug"}', b"[]", b"\xff\xfe", b"{"])
+def test_what_is_no_log_level(body: bytes) -> None:
+    async def test(client: Client) -> None:
+        assert (await client.ask("PUT", "/log-level", body)).error == (400, "bad_level")
+        assert client.levels.level == "info"
+
+    with_admin(running(), test)
+
+
+# -- refusing ----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_have_one_shape() -> None:
+    async def test(client: Client) -> None:
+        assert (await client.get("/nothing")).error == (404, "not_found")
+        wrong = await client.get("/drain")
+        assert wrong.error == (405, "method_not_allowed")
+        assert wrong.headers["Allow"] == "POST"
+        large = b"x" * (MAX_BODY + 1)
+        assert (await client.ask("PUT", "/log-level", large)).error == (413, "too_large")
+        assert (await client.ask("POST", "/reload", large)).error == (413, "too_large")
+
+    with_admin(running(), test)
+
+
+def test_a_large_body_that_does_not_say_so() -> None:
+    async def test(client: Client) -> None:
+        reader, writer = await asyncio.open_connection(*client.address)
+        writer.write(b"PUT /log-level HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        writer.write(b"2000\r\n" + b"x" * 0x2000 + b"\r\n0\r\n\r\n")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 413 ")
+        writer.close()
+
+    with_admin(running(), test)
+
+
+def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sidecar.admin.routes.BODY_SECONDS", 0.02)
+
+    async def test(client: Client) -> None:
+        reader, writer = await asyncio.open_connection(*client.address)
+        writer.write(b"PUT /log-level HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n\r\nde")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+        writer.close()
+
+    with_admin(running(), test)
+
+
+def test_what_fails_inside_stays_inside(caplog: pytest.LogCaptureFixture) -> None:
+    it = running(changes=RuntimeError("secret detail"))
+
+    async def test(client: Client) -> None:
+        reply = await client.post("/reload")
+        assert reply.error == (500, "internal")
+        assert b"secret" not in reply.body
+        assert b"Traceback" not in reply.body
+
+    with_admin(it, test)
+    assert "secret detail" in caplog.text
+
+
+def test_the_token_over_http() -> None:
+    it = running()
+    it.config = config_with(it, Admin(bind=Address("127.0.0.1", 0), token=Secret("t0")))
+
+    async def test(client: Client) -> None:
+        refused = await client.post("/drain")
+        assert refused.error == (401, "token_needed")
+        assert refused.headers["WWW-Authenticate"] == 'Bearer realm="sidecar"'
+        assert it.phase == "ready"
+        assert (await client.post("/drain", Authorization="Bearer t0")).status == 202
+
+    with_admin(it, test)
+
+
+def test_pages_and_names_of_others_over_http() -> None:
+    it = running()
+
+    async def test(client: Client) -> None:
+        assert (await client.get("/upstreams", Host="evil.example")).error == (421, "wrong_host")
+        assert (await client.post("/drain", Origin="http://evil.example")).error == (403, "wrong_origin")
+        assert it.phase == "ready"
+        host, port = client.address
+        assert (await client.post("/drain", Origin=f"http://{host}:{port}")).status == 202
+
+    with_admin(it, test)
+
+
+def test_http_1_0_without_a_host() -> None:
+    async def test(client: Client) -> None:
+        reader, writer = await asyncio.open_connection(*client.address)
+        writer.write(b"GET /ready HTTP/1.0\r\n\r\n")
+        assert b" 200 " in await reader.readline()
+        writer.close()
+
+    with_admin(running(), test)
+
+
+def test_what_is_not_http_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def test(client: Client) -> None:
+        for junk in (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
+            reader, writer = await asyncio.open_connection(*client.address)
+            writer.write(junk)
+            assert (await reader.readline()).startswith(b"HTTP/1.0 400 ")
+            writer.close()
+        assert (await client.get("/ready")).status == 200
+
+    with_admin(running(), test)
+    assert not caplog.records
+
+
+def test_every_answer_has_the_headers_that_keep_it_where_it_belongs() -> None:
+    async def test(client: Client) -> None:
+        for reply in (await client.get("/health"), await client.get("/nothing"), await client.ask("HEAD", "/metrics")):
+            assert reply.headers["Cache-Control"] == "no-store"
+            assert reply.headers["X-Content-Type-Options"] == "nosniff"
+            assert reply.headers["Server"] == "sidecar"
+
+    with_admin(running(), test)
+
+
+def test_a_port_that_is_taken() -> None:
+    async def main() -> None:
+        async with serving(running()) as client:
+            other = running()
+            other.config = config_with(other, Admin(bind=Address(*client.address)))
+            with pytest.raises(OSError, match="in use"):
+                await start_admin(other, Levels())  # type: ignore[arg-type]
+
+    asyncio.run(main())
+
+
+def test_closing_does_not_wait_for_those_who_stay() -> None:
+    async def main() -> None:
+        async with serving(running()) as client:
+            _, idle = await asyncio.open_connection(*client.address)
+            kept_reader, kept = await asyncio.open_connection(*client.address)
+            kept.write(b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await kept_reader.readline()
+            begun = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - begun < 3
+        idle.close()
+        kept.close()
+
+    asyncio.run(main())

@@ -1,0 +1,153 @@
+"""The description is complete, and true."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+from aiohttp import web
+
+from sidecar.admin.door import Door
+from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.model import CircuitBreaker, Match, Route
+from sidecar.upstreams.endpoint import Endpoint
+from support.admin import Client, Reply, serving, with_admin
+from support.json_schema import problems, resolve
+from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
+
+
+def registered(door: Door) -> set[tuple[str, str]]:
+    """What the server really routes."""
+    app = door.server.request_handler.__self__  # type: ignore[attr-defined]
+    assert isinstance(app, web.Application)
+    return {
+        (route.method.lower(), route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource and route.method != "HEAD"
+    }
+
+
+def described(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(method, path): it for path, item in document["paths"].items() for method, it in item.items()}
+
+
+def references(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        own = [node["$ref"]] if "$ref" in node else []
+        return own + [r for value in node.values() for r in references(value)]
+    return [r for value in node for r in references(value)] if isinstance(node, list) else []
+
+
+def test_every_route_is_described_and_everything_described_is_a_route() -> None:
+    async def main() -> None:
+        door = Door()
+        async with serving(running(), door) as client:
+            document = (await client.get("/openapi.json")).json
+            assert described(document).keys() == registered(door)
+
+    asyncio.run(main())
+
+
+def test_the_document_is_well_formed() -> None:
+    async def test(client: Client) -> None:
+        document = (await client.get("/openapi.json")).json
+        assert document["openapi"].startswith("3.1.")
+        assert document["info"].keys() >= {"title", "version"}
+        operations = described(document)
+        ids = [it["operationId"] for it in operations.values()]
+        assert len(ids) == len(set(ids))
+        for (method, path), it in operations.items():
+            assert it["summary"]
+            assert [p["name"] for p in it["parameters"]] == re.findall(r"{(\w+)}", path)
+            assert all(p["in"] == "path" and p["required"] and p["schema"] for p in it["parameters"])
+            assert "default" in it["responses"]
+            for status, response in it["responses"].items():
+                assert status == "default" or (response["description"] and response["content"])
+            assert ("security" in it) == (method != "get" or path == "/config")
+        for reference in references(document):
+            resolve(reference, document)
+        used = {reference.rpartition("/")[2] for reference in references(document)}
+        assert used >= document["components"]["schemas"].keys()
+
+    with_admin(running(), test)
+
+
+def everything() -> FakeRunning:
+    """A sidecar in which no list is empty."""
+    it = running("ollama", registry=FakeRegistry(), changes=["drain: changed"])
+    routes = (Route(match=Match(path="/a"), circuit_breaker=CircuitBreaker()),)
+    it.upstreams["redis"] = upstream = FakeUpstream("redis", routes=routes)
+    upstream.endpoints.append(Endpoint("::1", 6379, state="warning"))
+    upstream.stats.requests["GET", 200] += 1
+    upstream.stats.retries["connect"] += 1
+    upstream.stats.rejected["timeout"] += 1
+    it.upstreams["bare"] = FakeUpstream("bare", circuit_breaker=None)
+    it.upstreams["bare"].endpoints = []
+    return it
+
+
+#: Requests, and what is sent with them; between them every answer that has a shape of its own.
+REQUESTS: list[tuple[str, str, bytes | None]] = [
+    ("GET", "/", None),
+    ("GET", "/ready", None),
+    ("GET", "/health", None),
+    ("GET", "/health/tasks", None),
+    ("GET", "/health/redis", None),
+    ("GET", "/health/bare", None),
+    ("GET", "/health/nobody", None),
+    ("GET", "/health/deep/tasks", None),
+    ("GET", "/health/deep/redis", None),
+    ("GET", "/metrics", None),
+    ("GET", "/config", None),
+    ("GET", "/upstreams", None),
+    ("GET", "/upstreams/redis", None),
+    ("GET", "/upstreams/nobody", None),
+    ("POST", "/upstreams/redis/breaker/open", None),
+    ("POST", "/upstreams/bare/breaker/open", None),
+    ("POST", "/reload", None),
+    ("POST", "/drain", None),
+    ("PUT", "/log-level", b'{"level": "debug"}'),
+    ("PUT", "/log-level", b"loud"),
+    ("GET", "/openapi.json", None),
+]
+
+
+def test_answers_are_as_described() -> None:
+    it = everything()
+    seen = set()
+
+    async def test(client: Client) -> None:
+        document = (await client.get("/openapi.json")).json
+        for method, path, body in REQUESTS:
+            key = found(document, method, path)
+            seen.add(key)
+            reply = await client.ask(method, path, body)
+            differences = wrong(document, described(document)[key], reply)
+            assert differences == [], (method, path)
+        assert seen == described(document).keys()
+        it.changes = ConfigError("s.yaml", [Problem("a", "b")])
+        reply = await client.post("/reload")
+        assert reply.status == 422
+        differences = wrong(document, document["paths"]["/reload"]["post"], reply)
+        assert differences == []
+
+    with_admin(it, test)
+
+
+def found(document: dict[str, Any], method: str, path: str) -> tuple[str, str]:
+    """The operation that a request is for; a fixed path goes before one with parameters."""
+    keys = [key for key in described(document) if key[0] == method.lower()]
+    fits = [key for key in keys if re.fullmatch(re.sub(r"{\w+}", "[^/]+", key[1]), path)]
+    return min(fits, key=lambda key: key[1].count("{"))
+
+
+def wrong(document: dict[str, Any], operation: dict[str, Any], reply: Reply) -> list[str]:
+    """How an answer differs from its description."""
+    response = operation["responses"].get(str(reply.status))
+    if response is None:
+        return [f"{reply.status} is not described"]
+    kind = reply.headers["Content-Type"].partition(";")[0]
+    schema = response["content"][kind]["schema"]
+    value = reply.json if kind == "application/json" else reply.body.decode()
+    return problems(value, schema, document)

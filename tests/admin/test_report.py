@@ -1,0 +1,134 @@
+"""What is said about upstreams and health, without any HTTP."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.admin import report
+from sidecar.admin.view import Health
+from sidecar.config.model import CircuitBreaker, Match, Route
+from sidecar.upstreams.endpoint import Endpoint
+from support.running import FakeRegistry, FakeUpstream, running
+
+ROUTES = (
+    Route(match=Match(path="/shared/*")),
+    Route(match=Match(path="/off/*"), circuit_breaker=None),
+    Route(match=Match(path="/own/*"), circuit_breaker=CircuitBreaker()),
+)
+
+
+def found(upstream: FakeUpstream) -> tuple[str, str]:
+    health = report.upstream_health(upstream)
+    return health["status"], health["output"]
+
+
+def test_an_upstream_that_is_well() -> None:
+    assert found(FakeUpstream("a")) == ("healthy", "1 endpoints")
+
+
+def test_no_endpoints() -> None:
+    upstream = FakeUpstream("a")
+    upstream.endpoints = []
+    assert found(upstream) == ("unhealthy", "no endpoints are known")
+
+
+def test_ejected_endpoints() -> None:
+    upstream = FakeUpstream("a")
+    upstream.endpoints.append(Endpoint("10.0.0.2", 80))
+    upstream.endpoints[0].ejected_until = 1.0
+    assert found(upstream) == ("warning", "1 of 2 endpoints are ejected")
+    upstream.endpoints[1].ejected_until = 1.0
+    assert found(upstream) == ("unhealthy", "every endpoint has failed")
+
+
+def test_endpoints_in_the_warning_state() -> None:
+    upstream = FakeUpstream("a")
+    upstream.endpoints[0].state = "warning"
+    assert found(upstream) == ("warning", "1 of 1 endpoints are in the warning state")
+
+
+def test_breakers() -> None:
+    upstream = FakeUpstream("a", routes=ROUTES)
+    own, of_route = upstream.breakers
+    of_route.force("open")
+    assert found(upstream) == ("warning", "the circuit breaker of route /own/* is open")
+    own.failures = 4
+    own.failure(own.allow())
+    assert found(upstream) == ("unhealthy", "the circuit breaker is open")
+    upstream.clock.advance(60)
+    assert found(upstream)[1].startswith("the circuit breaker is half-open; ")
+
+
+def test_a_routes_breaker_is_not_taken_for_the_upstreams() -> None:
+    upstream = FakeUpstream("a", circuit_breaker=None, routes=ROUTES)
+    upstream.breakers[0].force("open")
+    assert found(upstream)[0] == "warning"
+    shown = report.upstream(upstream)
+    assert shown["breaker"] is None
+    assert [(b["path"], b["state"], b["forced"]) for b in shown["route_breakers"]] == [("/own/*", "open", "open")]
+
+
+def test_everything_about_an_upstream() -> None:
+    upstream = FakeUpstream("ollama")
+    stats = upstream.stats
+    stats.requests["GET", 200] += 3
+    stats.requests["POST", 200] += 1
+    stats.requests["GET", 0] += 1
+    for _ in range(100):
+        stats.duration.observe(0.015)
+    stats.retries["connect"] += 2
+    stats.rejected["timeout"] += 1
+    stats.active = 5
+    upstream.endpoints[0].active = 5
+    own = upstream.breakers[0]
+    own.force("open")
+    upstream.clock.advance(1.5)
+    assert report.upstream(upstream) == {
+        "name": "ollama",
+        "bind": "127.0.0.1:11434",
+        "protocol": "http",
+        "balancer": "round_robin",
+        "health": "unhealthy",
+        "endpoints": [
+            {
+                "address": "10.0.0.1:80",
+                "id": "ollama-1",
+                "weight": 10,
+                "state": "healthy",
+                "ejected": False,
+                "active": 5,
+                "failures": 0,
+            }
+        ],
+        "breaker": {"state": "open", "forced": "open", "failures": 0, "open_seconds": 1.5, "retry_after": 60.0},
+        "route_breakers": [],
+        "stats": {
+            "requests": {"200": 4, "0": 1},
+            "active": 5,
+            "pending": 0,
+            "p50_ms": 17.5,
+            "p99_ms": 24.85,
+            "retries": {"connect": 2},
+            "rejected": {"timeout": 1},
+            "bytes_in": 0,
+            "bytes_out": 0,
+            "connections": {"client": 0, "active": 0, "idle": 0, "tunnel": 0},
+        },
+    }
+
+
+@pytest.mark.parametrize("app", ["healthy", "warning", "unhealthy"])
+def test_only_the_app_makes_the_whole_unhealthy(app: str) -> None:
+    it = running("a", app=Health(app, "said"))
+    assert report.health(it)["status"] == app
+    it.upstreams["a"].endpoints = []
+    health = report.health(it)
+    assert health["status"] == ("warning" if app == "healthy" else app)
+    assert health["upstreams"]["a"]["status"] == "unhealthy"
+
+
+def test_a_registry_that_is_away_is_a_warning() -> None:
+    assert report.health(running())["registry"] is None
+    assert report.health(running(registry=FakeRegistry()))["status"] == "healthy"
+    health = report.health(running(registry=FakeRegistry(up=False, age=3.00049)))
+    assert (health["status"], health["registry"]) == ("warning", {"up": False, "age": 3.0})
