@@ -89,7 +89,7 @@ class Agent:
         )
         self._drain_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
-        self._retiring: set[asyncio.Task[None]] = set()
+        self._retiring: dict[asyncio.Task[None], Listener] = {}
         rng = random.Random()
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
@@ -165,8 +165,9 @@ class Agent:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLD)
-        if self.phase == "starting":  # somebody may have asked to drain meanwhile
-            self.phase = "ready"
+        if self._drain_asked.is_set():  # meanwhile
+            return
+        self.phase = "ready"
         logger.info(
             "ready",
             extra={
@@ -262,8 +263,8 @@ class Agent:
         upstream.listener.close_socket()
         upstream.listener.drain()
         task = self._loop.create_task(_finish(upstream.listener, self.config.drain.timeout))
-        self._retiring.add(task)
-        task.add_done_callback(self._retiring.discard)
+        self._retiring[task] = upstream.listener
+        task.add_done_callback(lambda _: self._retiring.pop(task))
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -295,7 +296,9 @@ class Agent:
         self.phase = "stopped"
         for upstream in self.upstreams.values():
             upstream.leave()
-        closing = [listener.stop for listener in self._listeners()]
+        for task in self._retiring:
+            task.cancel()
+        closing = [listener.stop for listener in (*self._listeners(), *self._retiring.values())]
         if self._checker is not None:
             closing.append(self._checker.close)
         if self.registry is not None:
@@ -304,9 +307,6 @@ class Agent:
             closing.append(self._admin.close)
         if self._spans is not None:
             closing.append(functools.partial(asyncio.to_thread, self._spans.close))
-        for task in list(self._retiring):
-            task.cancel()
-        await asyncio.gather(*self._retiring, return_exceptions=True)
         for close in closing:
             try:
                 await close()
@@ -316,12 +316,10 @@ class Agent:
 
 
 async def _finish(listener: Listener, seconds: float) -> None:
-    try:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await listener.drained()
-    finally:
-        await listener.stop()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await listener.drained()
+    await listener.stop()
 
 
 def _log_breaker(name: str, breaker: CircuitBreaker) -> None:

@@ -200,7 +200,7 @@ def _handle_signals(agent: Agent, life: asyncio.Future[None]) -> None:
     def terminate() -> None:
         if agent.phase == "ready":
             agent.drain()
-        else:
+        elif agent.phase != "stopped":  # that is bounded, and is not to be left half done
             life.cancel()
 
     def reload() -> None:

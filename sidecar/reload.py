@@ -5,10 +5,12 @@ Nothing that can fail comes after the first thing that is changed, so a reload h
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.model import Config
+from sidecar.config.host import default_id
+from sidecar.config.model import Config, Service
 from sidecar.proxy.listener import ListenerError
 from sidecar.upstreams.running import RunningUpstream
 
@@ -22,9 +24,10 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
     """Some keys are read once, at the start. Raises :class:`ConfigError` when one of them has changed, instead of
     ignoring that."""
     old = agent.config
-    problems = [
+    problems = [Problem("service", _RESTART)] if _service(config) != _service(old) else []
+    problems += [
         Problem(key, _RESTART)
-        for key in ("service", "registry", "consul", "admin", "tracing")
+        for key in ("registry", "consul", "admin", "tracing")
         if getattr(config, key) != getattr(old, key)
     ]
     if (config.log.format, config.log.access) != (old.log.format, old.log.access):
@@ -91,6 +94,13 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
         agent.inbound.assembly.apply(agent.inbound, config.inbound)
         changes.append("inbound: changed")
     return changes
+
+
+def _service(config: Config) -> Service:
+    """Without a default id: the inbound port is in it, and a change of that is told by itself."""
+    port = config.inbound.bind.port if config.inbound else None
+    service = config.service
+    return replace(service, id="") if service.id == default_id(service.name, port) else service
 
 
 def _change(agent: Agent, running: RunningUpstream, config: Config) -> bool:

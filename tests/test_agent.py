@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from sidecar.agent import StartError
+from support.agents import NOBODY, RunningAgent, ask, upstream
+from support.live import Origin, ok, run, until
+from support.processes import free_port
+
+
+async def fine(request: object) -> bytes:
+    return ok()
+
+
+def test_a_start_that_fails_can_be_stopped_and_leaves_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            free = free_port()
+            binds = {
+                "a": {**upstream(), "bind": f"127.0.0.1:{free}"},
+                "b": {**upstream(), "bind": f"127.0.0.1:{taken.getsockname()[1]}"},
+            }
+            with pytest.raises(StartError, match="b: cannot listen on"):
+                async with RunningAgent(tmp_path, upstreams=binds):
+                    pass
+            with pytest.raises(ConnectionRefusedError):
+                await ask(free)
+
+    run(main)
+
+
+def test_a_registry_folder_that_cannot_be_used_is_told(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+
+    async def main() -> None:
+        with pytest.raises(StartError, match="file"):
+            async with RunningAgent(tmp_path, registry=f"directory://{file}/mesh"):
+                pass
+
+    run(main)
+
+
+def test_stopping_twice_is_the_same_as_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(
+            tmp_path, registry=f"directory://{tmp_path / 'mesh'}", upstreams={"a": upstream()}
+        ) as it:
+            await it.agent.stop()
+            assert it.agent.phase == "stopped"
+
+    run(main)
+
+
+def test_one_that_cannot_be_closed_does_not_keep_the_others_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def broken() -> None:
+        raise RuntimeError("cannot be closed")
+
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
+            monkeypatch.setattr(it.agent.upstreams["a"].listener, "stop", broken)
+            admin = it.agent.admin_address
+            assert admin is not None
+            await it.agent.stop()
+            with pytest.raises(ConnectionRefusedError):
+                await ask(admin.port)
+            monkeypatch.undo()
+
+    run(main)
+
+
+def test_draining_when_there_is_nothing_to_wait_for_is_quick(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
+            it.agent.drain()
+            it.agent.drain()
+            assert it.agent.phase == "draining"
+            began = time.monotonic()
+            await it.agent.run_until_drained()
+            assert time.monotonic() - began < 1
+            await it.agent.stop()
+            it.agent.drain()
+            assert it.agent.phase == "stopped"
+
+    run(main)
+
+
+def test_without_an_app_it_is_healthy(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path) as it:
+            status, _, body = await it.ask("GET", "/health")
+            assert status == 200
+            assert json.loads(body)["status"] == "healthy"
+            assert (await it.ask("GET", "/health/deep/web"))[0] == 200
+
+    run(main)
+
+
+def test_an_app_without_inbound_is_checked_too(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Origin(fine) as app,
+            RunningAgent(tmp_path, service={"name": "web", "app": f"127.0.0.1:{app.port}"}) as it,
+        ):
+            await until(lambda: it.agent.app_health().status == "healthy")
+
+    run(main)
+
+
+def test_an_app_that_is_down_makes_it_unhealthy(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(
+            tmp_path, service={"name": "web", "app": NOBODY}, inbound={"bind": "127.0.0.1:0"}
+        ) as it:
+            await until(lambda: it.agent.app_health().status == "unhealthy")
+            assert (await it.ask("GET", "/health"))[0] == 503
+            assert (await it.ask("GET", "/health/web"))[0] == 503
+
+    run(main)
+
+
+def test_the_id_that_is_registered_has_the_port_that_was_bound(tmp_path: Path) -> None:
+    mesh = tmp_path / "mesh"
+
+    async def main() -> None:
+        async with (
+            Origin(fine) as app,
+            RunningAgent(
+                tmp_path,
+                service={"name": "web", "address": "127.0.0.1", "app": f"127.0.0.1:{app.port}"},
+                registry=f"directory://{mesh}",
+                inbound={"bind": "127.0.0.1:0"},
+            ) as it,
+        ):
+            assert it.agent.inbound is not None
+            port = it.agent.inbound.address.port
+            await until(lambda: list(mesh.rglob(f"web-*-{port}.json")))
+            await it.agent.stop()
+            assert not list(mesh.rglob("*.json"))
+
+    run(main)
+
+
+def test_a_deep_check_connects(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Origin(fine) as app,
+            RunningAgent(
+                tmp_path,
+                upstreams={
+                    "good": upstream(f"127.0.0.1:{app.port}"),
+                    "half": upstream(f"127.0.0.1:{app.port}", NOBODY),
+                    "bad": upstream(NOBODY),
+                },
+            ) as it,
+        ):
+            found = {name: (await it.agent.probe(name)).status for name in ("good", "half", "bad")}
+            assert found == {"good": "healthy", "half": "warning", "bad": "unhealthy"}
+
+    run(main)
+
+
+def test_a_cancelled_start_can_be_stopped(tmp_path: Path) -> None:
+    async def main() -> None:
+        it = RunningAgent(
+            tmp_path,
+            registry=f"consul://127.0.0.1:{free_port()}",
+            upstreams={"a": {"bind": "127.0.0.1:0", "discover": {"service": "a"}}},
+        )
+        starting = asyncio.create_task(it.__aenter__())
+        await until(lambda: hasattr(it, "agent") and it.agent.registry is not None)
+        starting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert it.agent.phase == "stopped"
+
+    run(main)

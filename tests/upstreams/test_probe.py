@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import asyncio
+import time
+
+from sidecar.upstreams.endpoint import Endpoint
+from sidecar.upstreams.probe import MOST, probe
+from support.live import run
+
+
+def test_without_endpoints_it_is_unhealthy() -> None:
+    async def main() -> None:
+        assert (await probe((), 1.0)).status == "unhealthy"
+
+    run(main)
+
+
+def test_of_many_endpoints_some_are_asked() -> None:
+    asked = set()
+
+    async def main() -> None:
+        server = await asyncio.start_server(lambda r, w: asked.add(w.get_extra_info("peername")), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        found = await probe([Endpoint("127.0.0.1", port) for _ in range(100)], 1.0)
+        server.close()
+        assert found.status == "healthy"
+        assert found.output == f"{MOST} of {MOST} endpoints (of 100 that are known) take connections"
+
+    run(main)
+    assert len(asked) <= MOST
+
+
+def test_names_that_cannot_be_names_and_silence_are_failures() -> None:
+    async def main() -> None:
+        began = time.monotonic()
+        found = await probe([Endpoint("x" * 70 + ".test", 1), Endpoint("127.0.0.1", 9)], 0.5)
+        assert found.status == "unhealthy"
+        assert time.monotonic() - began < 3
+
+    run(main)
