@@ -173,7 +173,7 @@ def test_inbound_takes_a_restart(tmp_path: Path) -> None:
             it.write(inbound={"bind": f"127.0.0.1:{free_port()}", "protocol": "tcp"})
             assert await problems(it) == ["inbound.bind", "inbound.protocol"]
             it.write(inbound=None)
-            assert await problems(it) == ["inbound"]
+            assert "inbound" in await problems(it)
             it.write(inbound={"bind": "127.0.0.1:0", "timeout": {"request": "1s"}})
             assert await it.agent.reload() == ["inbound: changed"]
 
