@@ -185,3 +185,54 @@ def test_a_cancelled_start_can_be_stopped(tmp_path: Path) -> None:
         assert it.agent.phase == "stopped"
 
     run(main)
+
+
+def test_a_breaker_held_open_refuses_and_let_go_serves_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            Origin(fine) as app,
+            RunningAgent(tmp_path, upstreams={"a": upstream(f"127.0.0.1:{app.port}")}) as it,
+        ):
+            assert (await ask(it.port("a")))[0] == 200
+            status, _, body = await it.ask("POST", "/upstreams/a/breaker/open")
+            assert (status, json.loads(body)["breaker"]["forced"]) == (200, "open")
+            status, fields, _ = await ask(it.port("a"))
+            assert (status, fields["x-sidecar-error"]) == (503, "circuit_open")
+            assert (await it.ask("GET", "/health/a"))[0] == 503
+            await it.ask("POST", "/upstreams/a/breaker/auto")
+            assert (await ask(it.port("a")))[0] == 200
+
+    run(main)
+
+
+def test_secrets_stay_secret(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(
+            tmp_path, admin={"bind": "127.0.0.1:0", "token": "s3cret-token"}, consul={"token": "s3cret-acl"}
+        ) as it:
+            for path in ("/", "/config", "/health", "/metrics", "/openapi.json"):
+                assert b"s3cret" not in (await it.ask("GET", path))[2]
+            assert (await it.ask("POST", "/reload"))[0] == 401
+            assert (await it.ask("POST", "/reload", X_Sidecar_Token="s3cret-token"))[0] == 200
+            it.write(consul={"token": "s3cret-other"})
+            status, _, body = await it.ask("POST", "/reload", Authorization="Bearer s3cret-token")
+            assert status == 422
+            assert b"s3cret" not in body
+
+    run(main)
+
+
+def test_a_reload_over_http_says_what_changed_or_what_is_wrong(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path) as it:
+            it.write(upstreams={"a": upstream()})
+            status, _, body = await it.ask("POST", "/reload")
+            assert status == 200
+            assert json.loads(body)["changes"][0].startswith("upstreams.a: listening on 127.0.0.1:")
+            it.write(upstreams={"a": upstream(balancer="roundrobin")})
+            status, _, body = await it.ask("POST", "/reload")
+            assert status == 422
+            assert json.loads(body)["problems"][0]["path"] == "upstreams.a.balancer"
+            assert (await it.ask("GET", "/upstreams/a"))[0] == 200
+
+    run(main)

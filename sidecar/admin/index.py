@@ -1,10 +1,12 @@
-"""The page at ``/``: what this sidecar is, and what can be asked of it."""
+"""The page at ``/``: how this sidecar and its upstreams are, and what can be asked of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
+
+from sidecar.admin import report
 
 if TYPE_CHECKING:
     from sidecar.admin.routes import Route
@@ -14,40 +16,87 @@ _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="5">
 <title>{service} · sidecar</title>
 <style>
-:root {{ color-scheme: light dark; --dim: #667; --line: #8884; --accent: #0a7; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 3rem auto; padding: 0 1.25rem; }}
-h1 {{ font-size: 1.5rem; margin: 0; }}
-p {{ color: var(--dim); margin: .25rem 0 1.5rem; }}
-b {{ color: var(--accent); font-weight: 600; }}
+:root {{ color-scheme: light dark; --dim: light-dark(#667, #99a); --line: #8884; --good: light-dark(#087f5b, #38d9a9);
+  --warn: light-dark(#b35c00, #ffb454); --bad: light-dark(#c92a2a, #ff8787); }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2.5rem auto; padding: 0 1.25rem; }}
+h1 {{ font-size: 1.6rem; margin: 0; }}
+h2 {{ font-size: .8rem; margin: 2.25rem 0 .5rem; color: var(--dim); text-transform: uppercase; letter-spacing: .06em; }}
+p {{ color: var(--dim); margin: .25rem 0; }}
+div {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; width: 100%; }}
-td {{ border-top: 1px solid var(--line); padding: .45rem .75rem .45rem 0; vertical-align: top; }}
-td:first-child {{ color: var(--dim); font: .8rem/1.9 ui-monospace, monospace; width: 3.5rem; }}
-code, a {{ font: .9rem ui-monospace, monospace; }}
-a {{ color: inherit; text-underline-offset: .2em; }}
+th {{ color: var(--dim); font-size: .8rem; font-weight: 500; text-align: left; padding: 0 1rem .35rem 0; }}
+td {{ border-top: 1px solid var(--line); padding: .45rem 1rem .45rem 0; vertical-align: baseline; }}
+th:last-child, td:last-child {{ padding-right: 0; }}
+.n {{ text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }}
+.m {{ color: var(--dim); font: .8rem ui-monospace, monospace; width: 3rem; }}
+code, a {{ font: .9rem ui-monospace, monospace; white-space: nowrap; }}
+a {{ color: inherit; text-decoration-color: var(--line); text-underline-offset: .25em; }}
+.healthy, .ready, .closed {{ color: var(--good); }}
+.warning, .starting, .draining, .half_open {{ color: var(--warn); }}
+.unhealthy, .stopped, .open {{ color: var(--bad); }}
+b {{ font-weight: 600; }}
 </style>
 <h1>{service}</h1>
-<p>{id} · <b>{phase}</b> · version {version}</p>
-<table>
-{rows}
-</table>
+<p>{id} · {phase} · {status} · version {version}</p>
+{app}
+{upstreams}
+<h2>What can be asked</h2>
+<div><table>
+{routes}
+</table></div>
 </html>
 """
 
+_UPSTREAMS = """<h2>Upstreams</h2>
+<div><table>
+<tr><th>name</th><th>health</th><th>listens on</th><th>breaker</th><th class="n">endpoints</th><th class="n">active</th>
+<th class="n">requests</th><th class="n">p99</th></tr>
+{rows}
+</table></div>"""
+
 
 def page(running: Running, routes: Sequence[Route], version: str) -> str:
-    """HTML. What can be opened without an argument is a link."""
-    rows = []
-    for route in routes:
-        path = escape(route.path)
-        shown = f'<a href="{path}">{path}</a>' if route.method == "GET" and "{" not in path else f"<code>{path}</code>"
-        rows.append(f"<tr><td>{route.method}</td><td>{shown}</td><td>{escape(route.summary)}</td></tr>")
+    """HTML; it loads itself again every few seconds. What can be opened without an argument is a link."""
     service = running.config.service
+    health = report.health(running)
+    rows = "\n".join(_upstreams(running))
     return _PAGE.format(
         service=escape(service.name),
         id=escape(service.id),
-        phase=escape(running.phase),
+        phase=_coloured(running.phase),
+        status=_coloured(health["status"]),
         version=escape(version),
-        rows="\n".join(rows),
+        app=f"<p>app: {escape(health['app']['output'])}</p>",
+        upstreams=_UPSTREAMS.format(rows=rows) if rows else "",
+        routes="\n".join(_routes(routes)),
     )
+
+
+def _upstreams(running: Running) -> Iterator[str]:
+    for view in running.upstreams.values():
+        found = report.upstream(view)
+        stats = found["stats"]
+        name = escape(found["name"])
+        in_use = sum(1 for endpoint in found["endpoints"] if not endpoint["ejected"])
+        breaker = found["breaker"]
+        yield (
+            f'<tr><td><a href="/upstreams/{name}">{name}</a></td><td>{_coloured(found["health"])}</td>'
+            f"<td><code>{escape(found['bind'])}</code></td>"
+            f"<td>{_coloured(breaker['state']) if breaker else 'off'}</td>"
+            f'<td class="n">{in_use} of {len(found["endpoints"])}</td><td class="n">{stats["active"]}</td>'
+            f'<td class="n">{sum(stats["requests"].values())}</td><td class="n">{stats["p99_ms"]:g} ms</td></tr>'
+        )
+
+
+def _routes(routes: Sequence[Route]) -> Iterator[str]:
+    for route in routes:
+        path = escape(route.path)
+        shown = f'<a href="{path}">{path}</a>' if route.method == "GET" and "{" not in path else f"<code>{path}</code>"
+        yield f'<tr><td class="m">{route.method}</td><td>{shown}</td><td>{escape(route.summary)}</td></tr>'
+
+
+def _coloured(word: str) -> str:
+    return f'<b class="{escape(word)}">{escape(word.replace("_", "-"))}</b>'
