@@ -42,12 +42,15 @@ _KNOWN_IN_RESPONSE: Final = re.compile(
 )
 #: uri-host [":" port] of RFC 9110 §7.2; an IPv6 or future literal in brackets.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]++|\[[0-9A-Fa-f:.vV]++\])(?::[0-9]{0,5})?")
+_HOST_VALUE: Final = re.compile(rb"[ \t]*+(?:" + _HOST.pattern + rb")[ \t]*+")
 _LIST: Final = re.compile(rb"[ \t]*,[ \t]*")
 #: What no head can contain, so that a hopeless one is refused before it is complete.
 _HOPELESS: Final = re.compile(rb"(?:^|[^\r])\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 #: Fields that only concern one connection (RFC 9110 §7.6.1). Transfer-Encoding stays: its framing is passed on as is.
 _HOP_BY_HOP: Final = (b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings")
+#: Those, and the code that only we may give.
+_ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error"})
 #: Naming one of these in Connection must not make them vanish, or the message would change its meaning.
 _END_TO_END: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"upgrade"})
 #: What a trailer section must not hold (RFC 9110 §6.5.1): a recipient that merges it into the head would read another
@@ -141,16 +144,22 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     if len(fields) != len(pairs):
         fields = _merge(pairs)
     head.fields = fields
-    _check_host(head, fields)
+    host = fields.get(b"host")
+    if host is None:
+        if head.version == 1:
+            raise ProtocolError("the Host field is missing")
+    elif not _HOST_VALUE.fullmatch(host):
+        raise ProtocolError("the Host field is not a host and port")
     if b"content-length" in fields or b"transfer-encoding" in fields:
         head.length = _framing(fields, head.version, "request")
     if target[0] != 0x2F:  # "/"
         _other_forms(head)
     if head.version == 0:
         head.raw = head.raw.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)
-        if b"host" not in fields:
+        if host is None and b"host" not in fields:
             head.raw = b"%bhost: %b\r\n\r\n" % (head.raw[:-2], default_host)
-    _hop_by_hop(head, fields)
+    if not _ENDS_HERE.isdisjoint(fields):
+        _hop_by_hop(head, fields)
     if b"expect" in fields:
         if fields[b"expect"].strip(b" \t").lower() != b"100-continue":
             raise ProtocolError("the only expectation there is, is 100-continue")
@@ -158,15 +167,6 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
         if head.version == 0:
             head.remove(b"expect")  # RFC 9110 §10.1.1: ignored in HTTP/1.0
     return head
-
-
-def _check_host(head: RequestHead, fields: Fields) -> None:
-    host = fields.get(b"host")
-    if host is None:
-        if head.version == 1:
-            raise ProtocolError("the Host field is missing")
-    elif not _HOST.fullmatch(host.strip(b" \t")):
-        raise ProtocolError("the Host field is not a host and port")
 
 
 def _other_forms(head: RequestHead) -> None:
@@ -208,16 +208,10 @@ def _hop_by_hop(head: RequestHead, fields: Fields) -> None:
     if upgrade and b"upgrade" in options and head.version == 1 and b"h2c" not in upgrade.lower():
         head.upgrade = upgrade  # HTTP/2 in a tunnel would be requests that nobody here sees
     trailers = b"te" in fields and b"trailers" in fields[b"te"].lower()
-    raw = head.raw
-    for name in _HOP_BY_HOP:
-        if name in fields:
-            raw = without(raw, name)
+    raw = _onward(head.raw, fields, options)
     for name in options:
         if name not in _END_TO_END:
-            raw = without(raw, name)
             fields.pop(name, None)
-    if b"x-sidecar-error" in fields:
-        raw = without(raw, b"x-sidecar-error")
     if head.upgrade:
         raw = b"%bconnection: upgrade\r\nupgrade: %b\r\n\r\n" % (raw[:-2], head.upgrade)
     elif trailers:
@@ -238,13 +232,15 @@ def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
     pairs = _KNOWN_IN_RESPONSE.findall(raw)
     fields = {name.lower(): value for name, value in pairs}
     status = head.status
+    options: tuple[bytes, ...] = ()
     try:
         if len(fields) != len(pairs):
             fields = _merge(pairs)
         length = UNTIL_CLOSE
         if b"content-length" in fields or b"transfer-encoding" in fields:
             length = _framing(fields, head.version, "answer")
-        options = _options(fields)
+        if b"connection" in fields:
+            options = _options(fields)
     except ProtocolError as error:
         raise ProtocolError(f"the upstream's answer is ambiguous: {error}", "bad_upstream") from None
     head.fields = fields
@@ -258,19 +254,24 @@ def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
             head.keep_alive = False
         elif b"keep-alive" in options:
             head.keep_alive = True
-    if status != 101:
-        for name in _HOP_BY_HOP:
-            if name in fields:
-                raw = without(raw, name)
-        for name in options:
-            if name not in _END_TO_END:
-                raw = without(raw, name)
-    if b"x-sidecar-error" in fields:
-        raw = without(raw, b"x-sidecar-error")
+    if not _ENDS_HERE.isdisjoint(fields):
+        raw = without(raw, b"x-sidecar-error") if status == 101 else _onward(raw, fields, options)
     if head.version == 0:
         raw = b"HTTP/1.1" + raw[8:]
     head.raw = raw
     return head
+
+
+def _onward(raw: bytes, fields: Fields, options: tuple[bytes, ...]) -> bytes:
+    """The head without what ends at this hop: hop-by-hop fields, those that Connection names, and a code that only we
+    may give."""
+    for name in fields:
+        if name in _ENDS_HERE:
+            raw = without(raw, name)
+    for name in options:
+        if name not in _END_TO_END:
+            raw = without(raw, name)
+    return raw
 
 
 def hopeless(partial: bytes, start: int = 0) -> bool:
