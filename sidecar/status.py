@@ -62,8 +62,7 @@ class Asked:
         if not isinstance(upstreams, list):
             raise StatusError(_not_ours(base))
         self.upstreams: list[Mapping[str, Any]] = upstreams
-        self.registry = str(self._mapping(base, "/config").get("registry", "none"))
-        self.registry_up = _sample(self._get(base, "/metrics"), "sidecar_registry_up") != 0
+        self.registry: Mapping[str, Any] | None = self.health["registry"]
         self.well = self.ready and self.health.get("status") in ("healthy", "warning")
 
     def _mapping(self, base: str, path: str) -> Mapping[str, Any]:
@@ -100,21 +99,13 @@ def _unreachable(base: str, reason: object) -> str:
     return f"cannot reach {base}: {said}; is the sidecar running, and is this its admin.bind? (--admin URL)"
 
 
-def _sample(page: bytes, name: str) -> float | None:
-    """The value of a metric without labels; None when it is not there."""
-    for line in page.decode(errors="replace").splitlines():
-        if line.startswith(name + " "):
-            return float(line.split()[1])
-    return None
-
-
 def table(asked: Asked, colour: bool) -> list[str]:
     """The lines to print."""
     health = asked.health
     app = health.get("app") or {}
-    registry = asked.registry
-    if registry != "none":
-        registry += ", " + _paint("up" if asked.registry_up else "down", colour)
+    registry = "none"
+    if asked.registry is not None:
+        registry = f"{asked.registry['url']}, " + _paint("up" if asked.registry["up"] else "down", colour)
     name, instance = str(health.get("service", "")), str(health.get("id", ""))
     rows = [
         ("service", f"{_bold(name, colour)}  {printable(instance)}"),

@@ -35,13 +35,18 @@ UPSTREAM: dict[str, Any] = {
 
 def pages(**changes: tuple[int, Any]) -> dict[str, tuple[int, Any]]:
     """What a well sidecar answers, with some of it changed."""
-    app = {"status": "healthy", "output": "GET /health: 200"}
+    health = {
+        "status": "warning",
+        "service": "web",
+        "id": "web-1",
+        "phase": "ready",
+        "app": {"status": "healthy", "output": "GET /health: 200"},
+        "registry": {"url": "consul://127.0.0.1:8500", "up": False, "age": 2.5},
+    }
     well: dict[str, tuple[int, Any]] = {
-        "health": (200, {"status": "warning", "service": "web", "id": "web-1", "phase": "ready", "app": app}),
+        "health": (200, health),
         "ready": (200, {"ready": True, "phase": "ready"}),
         "upstreams": (200, {"upstreams": [UPSTREAM]}),
-        "config": (200, {"registry": "consul://127.0.0.1:8500"}),
-        "metrics": (200, b"# TYPE sidecar_registry_up gauge\nsidecar_registry_up 0.0\n"),
     }
     return well | changes
 
@@ -105,7 +110,7 @@ def test_a_breaker_that_is_off_and_no_upstreams_at_all(capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     "changes",
     [
-        {"health": (503, {"status": "unhealthy", "phase": "ready", "app": {"status": "unhealthy"}})},
+        {"health": (503, {"status": "unhealthy", "phase": "ready", "app": {"status": "unhealthy"}, "registry": None})},
         {"ready": (503, {"ready": False, "phase": "draining"})},
     ],
 )
@@ -128,7 +133,7 @@ def test_not_ready_or_unhealthy_is_shown_and_is_1(
         {"upstreams": (200, {"upstreams": "many"})},
         {"upstreams": (200, {"upstreams": [{"name": "of another version"}]})},
         {"upstreams": (200, {"upstreams": [17]})},
-        {"metrics": (200, b"sidecar_registry_up much\n")},
+        {"health": (200, {"status": "healthy", "registry": "much"})},
     ],
 )
 def test_something_else_answers(changes: dict[str, tuple[int, Any]], capsys: pytest.CaptureFixture[str]) -> None:

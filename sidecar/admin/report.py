@@ -33,7 +33,9 @@ def health(running: Running) -> dict[str, Any]:
         "phase": running.phase,
         "app": {"status": app.status, "output": app.output},
         "upstreams": upstreams,
-        "registry": None if registry is None else {"up": registry.up, "age": round(registry.age, 3)},
+        "registry": None
+        if registry is None
+        else {"url": str(running.config.registry), "up": registry.up, "age": round(registry.age, 3)},
     }
 
 

@@ -48,7 +48,9 @@ SCHEMAS: Final[dict[str, Any]] = {
         phase=_PHASE,
         app=_FOUND,
         upstreams=_FOUND_BY_NAME,
-        registry=_or_null(_object(up=_FLAG, age=_NUMBER | {"description": "seconds since it last answered"})),
+        registry=_or_null(
+            _object(url=_TEXT, up=_FLAG, age=_NUMBER | {"description": "seconds since it last answered"})
+        ),
     ),
     "ServiceHealth": _object(status=_STATUS, service=_TEXT, output=_TEXT),
     "DeepHealth": {

@@ -108,6 +108,11 @@ class Registry:
     tls: bool = False
     path: str = ""
 
+    def __str__(self) -> str:
+        if self.kind == "consul":
+            return f"consul{'+tls' if self.tls else ''}://{self.address}"
+        return f"directory://{self.path}" if self.kind == "directory" else "none"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Consul:

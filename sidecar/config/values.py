@@ -300,9 +300,7 @@ class RegistryUrl(ScalarKind):
         return Registry(kind="consul", address=address, tls=scheme == "consul+tls")
 
     def show(self, value: Registry) -> Any:
-        if value.kind == "consul":
-            return f"consul{'+tls' if value.tls else ''}://{value.address}"
-        return f"directory://{value.path}" if value.kind == "directory" else "none"
+        return str(value)
 
     def schema(self) -> dict[str, Any]:
         return {"type": "string", "pattern": r"^none$|^consul(\+tls)?://.+|^directory:///|\$\{"}

@@ -131,4 +131,4 @@ def test_a_registry_that_is_away_is_a_warning() -> None:
     assert report.health(running())["registry"] is None
     assert report.health(running(registry=FakeRegistry()))["status"] == "healthy"
     health = report.health(running(registry=FakeRegistry(up=False, age=3.00049)))
-    assert (health["status"], health["registry"]) == ("warning", {"up": False, "age": 3.0})
+    assert (health["status"], health["registry"]) == ("warning", {"url": "none", "up": False, "age": 3.0})
