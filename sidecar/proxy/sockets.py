@@ -30,3 +30,28 @@ def broken(transport: asyncio.Transport) -> bool:
         return sock is None or sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
     except OSError:
         return True
+
+
+class Pausable(asyncio.Protocol):
+    """A protocol whose reading can be paused and resumed at any time: twice, or after its transport has begun to close,
+    where transports raise or read on."""
+
+    __slots__ = ("reading_paused", "transport")
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self.reading_paused = False
+
+    def pause_reading(self) -> None:
+        """Read nothing until :meth:`resume_reading`."""
+        if not self.reading_paused and not self.transport.is_closing():
+            self.reading_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again, if it was paused."""
+        if self.reading_paused:
+            self.reading_paused = False
+            if not self.transport.is_closing():
+                self.transport.resume_reading()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL, Exchange
 from sidecar.proxy.listener import Listener
-from sidecar.proxy.sockets import reset
+from sidecar.proxy.sockets import Pausable, reset
 
 if TYPE_CHECKING:
     from sidecar.upstreams.endpoint import Endpoint
@@ -29,17 +29,16 @@ class TcpListener(Listener):
         """Connections to it stay: they may well still work, and only they know what their bytes mean."""
 
 
-class _Side(asyncio.Protocol):
+class _Side(Pausable):
     """What both ends of a relayed connection do alike. ``other`` is the far end, when it stands."""
 
-    __slots__ = ("_paused", "exchange", "paused_writing", "transport")
+    __slots__ = ("exchange", "paused_writing")
 
     exchange: TcpExchange
-    transport: asyncio.Transport
 
     def __init__(self) -> None:
+        Pausable.__init__(self)
         self.paused_writing = False
-        self._paused = False
 
     def other(self) -> _Side | None:
         raise NotImplementedError
@@ -55,17 +54,6 @@ class _Side(asyncio.Protocol):
         other = self.other()
         if other is not None:
             other.resume_reading()
-
-    def pause_reading(self) -> None:
-        if not self._paused and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         return self.exchange.finished_sending(self)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from support.consul import ConsulAgent
 from support.load import Load
-from support.processes import App, Sidecar, ending, get, wait_for
+from support.processes import App, Process, Sidecar, ending, get, wait_for
 
 RATE = 500.0
 
@@ -41,30 +44,50 @@ def _endpoints(caller: Sidecar) -> list[dict[str, Any]]:
     return found
 
 
-def test_one_of_three_instances_dies_under_load_and_nobody_notices(tmp_path: Path) -> None:
+@dataclass
+class Mesh:
+    """Instances of ``tasks``, each an app with its sidecar, and a sidecar that calls them; all in ``processes``."""
+
+    consul: ConsulAgent
+    apps: list[App]
+    sidecars: list[Sidecar]
+    caller: Sidecar
+    processes: list[Process]
+
+    def discovered(self, instances: int) -> None:
+        """Wait until the caller knows so many."""
+        wait_for(lambda: len(_endpoints(self.caller)) == instances, f"{instances} instances discovered")
+
+
+@contextmanager
+def mesh(folder: Path, instances: int) -> Iterator[Mesh]:
+    """A mesh on a real Consul, up and discovered."""
     with ConsulAgent() as consul, ending() as processes:
-        apps = [App(tmp_path, f"tasks-{n}").ready() for n in range(3)]
-        processes += apps
-        sidecars = [Sidecar(tmp_path, _service(consul, app), f"sidecar-{app.name}") for app in apps]
-        processes += sidecars
-        caller = Sidecar(tmp_path, _caller(consul), "caller")
-        processes.append(caller)
-        for sidecar in (*sidecars, caller):
-            sidecar.ready()
-        wait_for(lambda: len(_endpoints(caller)) == 3, "three instances discovered")
+        apps = [App(folder, f"tasks-{n}") for n in range(instances)]
+        sidecars = [Sidecar(folder, _service(consul, app), f"sidecar-{app.name}") for app in apps]
+        caller = Sidecar(folder, _caller(consul), "caller")
+        processes += [*apps, *sidecars, caller]
+        for process in (*apps, *sidecars, caller):
+            process.ready()
+        whole = Mesh(consul, apps, sidecars, caller, processes)
+        whole.discovered(instances)
+        yield whole
 
-        async def scenario() -> tuple[Load, float]:
-            load = Load(caller.port("tasks"), RATE)
-            load.start()
-            await asyncio.sleep(2)
-            killed = time.monotonic()
-            apps[0].kill()
-            sidecars[0].kill()
-            await asyncio.sleep(4)
-            await load.stop()
-            return load, killed
 
-        load, killed = asyncio.run(scenario())
+def test_one_of_three_instances_dies_under_load_and_nobody_notices(tmp_path: Path) -> None:
+    async def scenario(it: Mesh) -> tuple[Load, float]:
+        load = Load(it.caller.port("tasks"), RATE)
+        load.start()
+        await asyncio.sleep(2)
+        killed = time.monotonic()
+        it.apps[0].kill()
+        it.sidecars[0].kill()
+        await asyncio.sleep(4)
+        await load.stop()
+        return load, killed
+
+    with mesh(tmp_path, 3) as it:
+        load, killed = asyncio.run(scenario(it))
         assert load.errors() == []
         assert len(load.answers) > RATE * 6 * 0.9
         assert load.names() == {"tasks-0", "tasks-1", "tasks-2"}
@@ -74,92 +97,62 @@ def test_one_of_three_instances_dies_under_load_and_nobody_notices(tmp_path: Pat
 
 
 def test_an_app_dies_behind_its_living_sidecar(tmp_path: Path) -> None:
-    with ConsulAgent() as consul, ending() as processes:
-        apps = [App(tmp_path, f"tasks-{n}").ready() for n in range(2)]
-        processes += apps
-        sidecars = [Sidecar(tmp_path, _service(consul, app), f"sidecar-{app.name}") for app in apps]
-        processes += sidecars
-        caller = Sidecar(tmp_path, _caller(consul), "caller")
-        processes.append(caller)
-        for sidecar in (*sidecars, caller):
-            sidecar.ready()
-        wait_for(lambda: len(_endpoints(caller)) == 2, "both instances discovered")
+    async def scenario(it: Mesh) -> tuple[Load, float]:
+        load = Load(it.caller.port("tasks"), 200.0)
+        load.start()
+        await asyncio.sleep(1)
+        killed = time.monotonic()
+        it.apps[0].kill()
+        await asyncio.sleep(3)
+        await load.stop()
+        return load, killed
 
-        async def scenario() -> tuple[Load, float]:
-            load = Load(caller.port("tasks"), 200.0)
-            load.start()
-            await asyncio.sleep(1)
-            killed = time.monotonic()
-            apps[0].kill()
-            await asyncio.sleep(3)
-            await load.stop()
-            return load, killed
-
-        load, killed = asyncio.run(scenario())
+    with mesh(tmp_path, 2) as it:
+        load, killed = asyncio.run(scenario(it))
         assert load.errors() == []
         assert load.names(since=killed + 1.0) == {"tasks-1"}
-        wait_for(lambda: len(_endpoints(caller)) == 1, "Consul knows that the app is not well")
-        processes.append(App(tmp_path, apps[0].name, apps[0].port).ready())
-        wait_for(lambda: len(_endpoints(caller)) == 2, "it is back")
+        it.discovered(1)  # Consul knows that the app is not well
+        it.processes.append(App(tmp_path, it.apps[0].name, it.apps[0].port).ready())
+        it.discovered(2)
 
 
 def test_a_rolling_restart_loses_nothing(tmp_path: Path) -> None:
-    with ConsulAgent() as consul, ending() as processes:
-        apps = [App(tmp_path, f"tasks-{n}").ready() for n in range(2)]
-        processes += apps
-        sidecars = [Sidecar(tmp_path, _service(consul, app), f"sidecar-{app.name}") for app in apps]
-        processes += sidecars
-        caller = Sidecar(tmp_path, _caller(consul), "caller")
-        processes.append(caller)
-        for sidecar in (*sidecars, caller):
-            sidecar.ready()
-        wait_for(lambda: len(_endpoints(caller)) == 2, "both instances discovered")
+    async def scenario(it: Mesh) -> Load:
+        load = Load(it.caller.port("tasks"), 200.0, path="/slow/20")
+        load.start()
+        for n in range(2):
+            await asyncio.sleep(1)
+            assert await asyncio.to_thread(it.sidecars[n].terminate) == 0
+            again = Sidecar(tmp_path, _service(it.consul, it.apps[n]), f"again-{n}")
+            it.processes.append(again)
+            await asyncio.to_thread(again.ready)
+            await asyncio.to_thread(it.discovered, 2)
+        await asyncio.sleep(0.5)
+        await load.stop()
+        return load
 
-        async def scenario() -> Load:
-            load = Load(caller.port("tasks"), 200.0, path="/slow/20")
-            load.start()
-            for n in range(2):
-                await asyncio.sleep(1)
-                assert await asyncio.to_thread(sidecars[n].terminate) == 0
-                sidecars[n] = Sidecar(tmp_path, _service(consul, apps[n]), f"again-{n}")
-                processes.append(sidecars[n])
-                await asyncio.to_thread(sidecars[n].ready)
-                await asyncio.to_thread(wait_for, lambda: len(_endpoints(caller)) == 2, "it is back")
-            await asyncio.sleep(0.5)
-            await load.stop()
-            return load
-
-        load = asyncio.run(scenario())
+    with mesh(tmp_path, 2) as it:
+        load = asyncio.run(scenario(it))
         assert load.errors() == []
 
 
 def test_consul_dies_and_returns_while_traffic_goes_on(tmp_path: Path) -> None:
-    with ConsulAgent() as consul, ending() as processes:
-        apps = [App(tmp_path, f"tasks-{n}").ready() for n in range(2)]
-        processes += apps
-        sidecars = [Sidecar(tmp_path, _service(consul, app), f"sidecar-{app.name}") for app in apps]
-        processes += sidecars
-        caller = Sidecar(tmp_path, _caller(consul), "caller")
-        processes.append(caller)
-        for sidecar in (*sidecars, caller):
-            sidecar.ready()
-        wait_for(lambda: len(_endpoints(caller)) == 2, "both instances discovered")
+    async def scenario(it: Mesh) -> Load:
+        load = Load(it.caller.port("tasks"), 200.0)
+        load.start()
+        await asyncio.to_thread(it.consul.kill)
+        await asyncio.sleep(3)
+        assert len(await asyncio.to_thread(_endpoints, it.caller)) == 2
+        await asyncio.to_thread(it.consul.start)  # a -dev agent: its catalogue is empty now
+        await asyncio.to_thread(
+            wait_for, lambda: it.consul.instances("tasks") == {"tasks-0", "tasks-1"}, "registered again", 30.0
+        )
+        await asyncio.sleep(1)
+        assert len(await asyncio.to_thread(_endpoints, it.caller)) == 2
+        await load.stop()
+        return load
 
-        async def scenario() -> Load:
-            load = Load(caller.port("tasks"), 200.0)
-            load.start()
-            await asyncio.to_thread(consul.kill)
-            await asyncio.sleep(3)
-            assert len(await asyncio.to_thread(_endpoints, caller)) == 2
-            await asyncio.to_thread(consul.start)  # a -dev agent: its catalogue is empty now
-            await asyncio.to_thread(
-                wait_for, lambda: consul.instances("tasks") == {"tasks-0", "tasks-1"}, "registered again", 30.0
-            )
-            await asyncio.sleep(1)
-            assert len(await asyncio.to_thread(_endpoints, caller)) == 2
-            await load.stop()
-            return load
-
-        load = asyncio.run(scenario())
+    with mesh(tmp_path, 2) as it:
+        load = asyncio.run(scenario(it))
         assert load.errors() == []
         assert len(load.answers) > 200 * 4 * 0.9

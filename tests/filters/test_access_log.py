@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.filters.access_log import AccessLog
-from support.fakes import Clock, FakeExchange, FakeListener, request
+from support.clock import Clock
+from support.fakes import FakeExchange, FakeListener, request
 
 
 class Log:

@@ -12,7 +12,8 @@ from sidecar.config.model import Match, Route, Timeout, Upstream
 from sidecar.filters.api import WAIT
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.proxy.errors import Reply
-from support.fakes import Clock, FakeExchange, FakeListener
+from support.clock import Clock
+from support.fakes import FakeExchange, FakeListener
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
 
 

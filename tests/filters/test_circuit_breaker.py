@@ -14,7 +14,8 @@ from sidecar.proxy.errors import Reply
 from sidecar.proxy.exchange import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
-from support.fakes import Clock, FakeExchange, FakeListener, answer
+from support.clock import Clock
+from support.fakes import FakeExchange, FakeListener, answer
 from support.live import ANY_PORT, Answer, Live, Origin, Request, fetch, ok, run, until, unused_port
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from sidecar.config.model import Inbound, Upstream
 from sidecar.filters.forwarded import Forwarded
-from support.fakes import Clock, FakeExchange, FakeListener, request
+from support.clock import Clock
+from support.fakes import FakeExchange, FakeListener, request
 from support.live import ANY_PORT, Live, Origin, fetch, run
 
 

@@ -10,7 +10,8 @@ import pytest
 
 from sidecar.config.model import Upstream
 from sidecar.filters.request_id import RequestId, new_request_id
-from support.fakes import Clock, FakeExchange, FakeListener, request
+from support.clock import Clock
+from support.fakes import FakeExchange, FakeListener, request
 from support.live import ANY_PORT, Live, fetch, run
 
 

@@ -14,7 +14,8 @@ from sidecar.config.model import Retry as Config
 from sidecar.filters.retry import Retry
 from sidecar.proxy.exchange import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.resilience.backoff import Backoff
-from support.fakes import Clock, FakeExchange, FakeListener, answer, request
+from support.clock import Clock
+from support.fakes import FakeExchange, FakeListener, answer, request
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until, unused_port
 
 #: Unix time, as far as the tests go.

@@ -7,7 +7,8 @@ from typing import Any
 
 from sidecar.config.model import Bulkhead, CircuitBreaker, Match, Retry, Route, Timeout, Upstream
 from sidecar.filters.timeouts import Timeouts
-from support.fakes import Clock, FakeExchange, FakeListener
+from support.clock import Clock
+from support.fakes import FakeExchange, FakeListener
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
 
 

@@ -12,7 +12,8 @@ from sidecar.config.model import Tracing as Config
 from sidecar.filters.tracing import Tracing
 from sidecar.proxy.trace import parse_traceparent
 from sidecar.telemetry.spans import SpanRecord
-from support.fakes import Clock, FakeExchange, FakeListener, request
+from support.clock import Clock
+from support.fakes import FakeExchange, FakeListener, request
 from support.live import ANY_PORT, Live, Origin, fetch, ok, run
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"

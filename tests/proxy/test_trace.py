@@ -17,7 +17,8 @@ def test_what_is_written_is_read_again(trace_id: str, span_id: str, flags: int) 
     trace = Trace(trace_id, span_id, "", flags)
     assert trace.sampled is bool(flags & 1)
     line = traceparent(trace)
-    assert line.startswith(b"traceparent: ") and line.endswith(b"\r\n\r\n")
+    assert line.startswith(b"traceparent: ")
+    assert line.endswith(b"\r\n\r\n")
     assert parse_traceparent(line[13:-4]) == (trace_id, span_id, flags)
 
 

@@ -14,8 +14,9 @@ import pytest
 from sidecar import registry as registries
 from sidecar.config.model import Check, Config, Discover, Weights
 from sidecar.registry.consul import ConsulRegistry
+from support.clock import Clock
 from support.consul import ConsulAgent
-from support.registries import Clock, Seen, consul_config, until
+from support.registries import Seen, consul_config, until
 
 
 @pytest.fixture(scope="module")

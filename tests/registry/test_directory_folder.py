@@ -12,7 +12,7 @@ from sidecar.config.model import Service
 from sidecar.registry.directory_folder import LITTER, STALE, Folder
 from sidecar.registry.directory_record import MAX_SIZE, encode
 from sidecar.registry.errors import RegistryError
-from support.registries import Clock
+from support.clock import Clock
 
 
 class Mesh:

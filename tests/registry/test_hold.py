@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from sidecar.registry.api import Instance
 from sidecar.registry.hold import Hold
-from support.registries import Clock
+from support.clock import Clock
 
 
 def some(*ids: str) -> tuple[Instance, ...]:

@@ -1,7 +1,7 @@
 """A small HTTP app for acceptance tests, run as a process: ``app.py NAME PORT``.
 
-``GET /health`` 200 · ``GET /who`` (and anything else) the app's name and the head it received · ``GET /slow/MS`` the same
-after MS milliseconds · ``GET /status/NNN`` that status · ``POST …`` the size of the body · ``GET /stream/N`` N chunks
+It answers with its name, the head it received and the size of the body; ``/slow/MS`` after MS milliseconds,
+``/status/NNN`` with that status, ``/stream/N`` with N chunks instead.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Stand-ins for what a filter sees of an exchange, and a clock that tests move by hand."""
+"""Stand-ins for what a filter sees of an exchange."""
 
 from __future__ import annotations
 
@@ -13,19 +13,7 @@ from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams import balancers
 from sidecar.upstreams.cluster import Cluster
 from sidecar.upstreams.endpoint import Endpoint
-
-
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
+from support.clock import Clock
 
 
 def request(text: str = "GET /x HTTP/1.1", *fields: str) -> RequestHead:

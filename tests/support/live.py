@@ -19,7 +19,7 @@ from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessRecord
 from sidecar.telemetry.spans import SpanRecord
-from support.fakes import Clock
+from support.clock import Clock
 
 ANY_PORT = Address("127.0.0.1", 0)
 

@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -79,6 +79,10 @@ class Process:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
+    def ready(self) -> Self:
+        """Wait until it serves."""
+        raise NotImplementedError
+
     def kill(self) -> None:
         """SIGKILL, and wait."""
         self.popen.kill()
@@ -105,7 +109,7 @@ class Sidecar(Process):
         super().__init__([sys.executable, "-m", "sidecar", "run", str(self.file)], folder / f"{name}.log")
         self._ready: dict[str, Any] = {}
 
-    def ready(self, seconds: float = 15.0) -> Sidecar:
+    def ready(self, seconds: float = 15.0) -> Self:
         """Wait for the line that says so."""
 
         def line() -> dict[str, Any] | None:
@@ -150,7 +154,7 @@ class App(Process):
         self.port = port or free_port()
         super().__init__([sys.executable, str(APP), name, str(self.port)], folder / f"{name}.log")
 
-    def ready(self) -> App:
+    def ready(self) -> Self:
         wait_for(lambda: get(f"http://127.0.0.1:{self.port}/health")[0] == 200, f"{self.name} answers")
         return self
 

@@ -55,13 +55,3 @@ async def until(what: Callable[[], Any], text: str, seconds: float = 5.0) -> flo
         assert time.monotonic() - begun < seconds, f"not within {seconds} s: {text}"
         await asyncio.sleep(0.01)
     return time.monotonic() - begun
-
-
-class Clock:
-    """Time that goes only when told to."""
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now

@@ -12,7 +12,7 @@ from sidecar.registry.api import Instance, OnChange
 from sidecar.resilience import breaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.endpoint import Endpoint
-from support.fakes import Clock
+from support.clock import Clock
 
 LOCAL = Admin(bind=Address("127.0.0.1", 0))
 

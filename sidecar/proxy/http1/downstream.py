@@ -10,7 +10,7 @@ from sidecar.proxy.errors import ProtocolError, Reply, render
 from sidecar.proxy.exchange import ANSWERING, TUNNEL
 from sidecar.proxy.http1.exchange import HttpExchange
 from sidecar.proxy.http1.head import hopeless, parse_request
-from sidecar.proxy.sockets import broken, reset
+from sidecar.proxy.sockets import Pausable, broken, reset
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.listener import HttpListener
@@ -27,25 +27,23 @@ _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class Downstream(asyncio.Protocol):
+class Downstream(Pausable):
     """One accepted connection. ``ip`` is the peer's address. ``closing``: no more requests are taken from it;
     ``half_closed``: the client has finished sending."""
 
     __slots__ = (
         "_begun", "_buffer", "_lingering", "_parsing", "_probe", "_probe_delay", "closing", "exchange", "half_closed",
-        "ip", "listener", "paused_writing", "reading_paused", "timer", "transport",
+        "ip", "listener", "paused_writing", "timer",
     )  # fmt: skip
 
-    transport: asyncio.Transport
-
     def __init__(self, listener: HttpListener) -> None:
+        Pausable.__init__(self)
         self.listener = listener
         self.exchange: HttpExchange | None = None
         self.ip = ""
         self.closing = False
         self.half_closed = False
         self.paused_writing = False
-        self.reading_paused = False
         #: What has arrived but was not used yet: pipelined requests, or the beginning of a head. Of the latter, how
         #: many bytes were looked at (0: it is not that).
         self._buffer = b""
@@ -311,17 +309,6 @@ class Downstream(asyncio.Protocol):
             self.transport.abort()
 
     # -- flow and time ---------------------------------------------------------------------------------------------
-
-    def pause_reading(self) -> None:
-        if not self.reading_paused and not self.transport.is_closing():
-            self.reading_paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self.reading_paused:
-            self.reading_paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
 
     def _set_idle_timer(self) -> None:
         idle = self.listener.timeout.idle

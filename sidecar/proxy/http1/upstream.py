@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.proxy.errors import ProtocolError
 from sidecar.proxy.exchange import ANSWERING, SENT, TUNNEL
 from sidecar.proxy.http1.head import parse_response
+from sidecar.proxy.sockets import Pausable
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
@@ -18,17 +19,15 @@ if TYPE_CHECKING:
 FLUSH_SECONDS: Final = 60.0
 
 
-class Upstream(asyncio.Protocol):
+class Upstream(Pausable):
     """One connection to an endpoint. ``exchange`` is the one that uses it now; without one it lies in the pool."""
 
     __slots__ = (
-        "_paused", "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer",
-        "transport",
+        "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer",
     )  # fmt: skip
 
-    transport: asyncio.Transport
-
     def __init__(self, pool: Pool, endpoint: Endpoint, exchange: HttpExchange) -> None:
+        Pausable.__init__(self)
         self.pool = pool
         self.endpoint = endpoint
         self.exchange: HttpExchange | None = exchange
@@ -39,7 +38,6 @@ class Upstream(asyncio.Protocol):
         #: It has carried an exchange before.
         self.reused = False
         self.idle_since = 0.0
-        self._paused = False
         #: The connection stands, and is counted; until it is gone, and counted out.
         self.made = False
         self.gone = False
@@ -125,17 +123,6 @@ class Upstream(asyncio.Protocol):
     def resume_writing(self) -> None:
         if self.exchange is not None:
             self.exchange.client.resume_reading()
-
-    def pause_reading(self) -> None:
-        if not self._paused and not self.transport.is_closing():
-            self._paused = True
-            self.transport.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._paused:
-            self._paused = False
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
 
     def close(self) -> None:
         """Leave the exchange and close; what was written but not sent is dropped, nobody waits for it. It is counted
