@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+from sidecar.proxy.trace import trace_of
 from sidecar.telemetry.logs import AccessLog as Log
 from sidecar.telemetry.logs import AccessRecord
 
@@ -25,6 +26,7 @@ class AccessLog:
         listener = x.listener
         endpoint = x.endpoint or (x.tried[-1] if x.tried else None)
         head = getattr(x, "head", None)
+        trace = x.trace or (trace_of(head) if head else None)
         self._log.record(
             AccessRecord(
                 time=time.time(),
@@ -41,6 +43,6 @@ class AccessLog:
                 attempts=x.attempts,
                 client=x.client_ip,
                 request_id=x.request_id,
-                trace_id=x.trace.trace_id if x.trace else None,
+                trace_id=trace.trace_id if trace else None,
             )
         )

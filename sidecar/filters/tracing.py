@@ -39,23 +39,37 @@ class Tracing:
     def on_request(self, x: HttpExchange) -> None:
         head = x.head
         given = head.fields.get(b"traceparent")
-        context = parse_traceparent(given.strip(b" \t")) if given is not None else None
-        if context is None:
-            if given is not None:
-                head.remove(b"traceparent")
-            if b"tracestate" in head.fields:
-                head.remove(b"tracestate")
-            x.trace = trace = self._begin(x)
-            self._write(x, trace)
+        if given is not None:
+            context = parse_traceparent(given.strip(b" \t"))
+            if context is not None:
+                self._go_on(x, *context)
+                return
+            head.remove(b"traceparent")
+        if b"tracestate" in head.fields:
+            head.remove(b"tracestate")
+        trace_id = parent_id = ""
+        sampled = None
+        if self._b3:
+            trace_id, parent_id, sampled = parse_b3(head.fields)
+        if sampled is None:
+            sampled = self._rng.random() < self._sample
+        if not sampled and not self._b3:
+            # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
+            ids = self._ids.take(48)
+            head.raw = head.raw[:-2] + f"traceparent: 00-{ids[:32]}-{ids[32:]}-00\r\n\r\n".encode()
             return
-        trace_id, parent_id, flags = context
+        take = self._ids.take
+        x.trace = trace = Trace(trace_id or take(32), take(16), parent_id, SAMPLED if sampled else 0)
+        self._write(x, trace)
+
+    def _go_on(self, x: HttpExchange, trace_id: str, parent_id: str, flags: int) -> None:
+        """The context that the request came with is a good one."""
         if flags & SAMPLED and self._record is not None:
             x.trace = trace = Trace(trace_id, self._ids.take(16), parent_id, flags)
-            head.remove(b"traceparent")
+            x.head.remove(b"traceparent")
             self._write(x, trace)
-            return
-        x.trace = trace = Trace(trace_id, parent_id, "", flags)
-        if self._b3:
+        elif self._b3:
+            x.trace = trace = Trace(trace_id, parent_id, "", flags)
             self._write_b3(x, trace)
 
     def on_end(self, x: HttpExchange) -> None:
@@ -89,17 +103,6 @@ class Tracing:
                 ok=x.status < 500 and not x.error,
             )
         )
-
-    def _begin(self, x: HttpExchange) -> Trace:
-        """A trace from B3 fields, where those are asked for and there are any, else a new one."""
-        trace_id = parent_id = ""
-        sampled = None
-        if self._b3:
-            trace_id, parent_id, sampled = parse_b3(x.head.fields)
-        if sampled is None:
-            sampled = self._rng.random() < self._sample
-        take = self._ids.take
-        return Trace(trace_id or take(32), take(16), parent_id, SAMPLED if sampled else 0)
 
     def _write(self, x: HttpExchange, trace: Trace) -> None:
         head = x.head

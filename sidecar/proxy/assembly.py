@@ -110,7 +110,8 @@ class Assembly:
         listener.breakers = tuple(dict.fromkeys(breakers))
         listener.limits = config.limits
         if isinstance(listener, HttpListener):
-            listener.routes = Routes([(match, self._chain(policies)) for match, policies in routes])
+            chains = [(match, self._chain(policies)) for match, policies in routes]
+            listener.routes = Routes(chains) if chains else None
             listener.pool.max_connections = config.bulkhead.max_connections if config.bulkhead else 0
             listener.pool.keepalive = config.timeout.keepalive
             listener.pool.limits = config.limits

@@ -65,6 +65,7 @@ class Exchange:
         self.connecting: asyncio.Task[None] | None = None
         self.timed_out_connecting = False
         self.request_id = ""
+        #: Its place in a trace, where more than passing it on is done with it.
         self.trace: Trace | None = None
         #: The bulkhead slot and the breaker permit it holds, to be given back at the end.
         self.slot: Limiter | None = None

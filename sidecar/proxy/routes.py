@@ -46,9 +46,6 @@ class Routes:
             for match, chain in routes
         )
 
-    def __len__(self) -> int:
-        return len(self._routes)
-
     def match(self, head: RequestHead) -> Chain | None:
         """The chain of the first route that matches."""
         path = head.path

@@ -7,7 +7,10 @@ times the time, so it is only used where spans are exported.
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.proxy.http1.head import RequestHead
 
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _B3: Final = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d]))?(?:-[0-9a-f]{16})?")
@@ -51,6 +54,13 @@ def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:
     if version == b"ff" or (version == b"00" and more) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     return trace_id.decode(), span_id.decode(), int(flags, 16) & (SAMPLED | _RANDOM)
+
+
+def trace_of(head: RequestHead) -> Trace | None:
+    """The context that a request goes on with, read from its head."""
+    given = head.get(b"traceparent")
+    context = parse_traceparent(given) if given is not None else None
+    return Trace(context[0], context[1], "", context[2]) if context is not None else None
 
 
 def traceparent(trace: Trace) -> bytes:

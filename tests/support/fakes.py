@@ -7,6 +7,7 @@ from typing import Any
 
 from sidecar.config.model import Limits
 from sidecar.proxy.http1.head import RequestHead, ResponseHead, parse_request, parse_response
+from sidecar.proxy.trace import Trace, trace_of
 from sidecar.registry.api import Instance
 from sidecar.resilience.limiter import Limiter
 from sidecar.telemetry.stats import ListenerStats
@@ -61,12 +62,21 @@ class FakeExchange:
         self.queue: Limiter | None = None
         self.queue_deadline = 0.0
         self.request_id = ""
-        self.trace: Any = None
+        self._trace: Trace | None = None
         self.status = 0
         self.error = ""
         self.bytes_in = 0
         self.bytes_out = 0
         self.grants = 0
+
+    @property
+    def trace(self) -> Any:
+        """What the tracing filter set, else what the request goes on with."""
+        return self._trace or (trace_of(self.head) if hasattr(self, "head") else None)
+
+    @trace.setter
+    def trace(self, trace: Trace | None) -> None:
+        self._trace = trace
 
     def try_at(self, number: int = 0) -> Endpoint:
         """A try at that endpoint begins."""

@@ -247,7 +247,8 @@ class Downstream(Pausable):
     def exchange_done(self, keep: bool, unread: bool) -> None:
         """The exchange is over: on to the next request, or close."""
         self.exchange = None
-        self._stop_probe()
+        if self._probe is not None:
+            self._stop_probe()
         self.listener.stats.active -= 1
         if self.closing:
             return
@@ -257,7 +258,8 @@ class Downstream(Pausable):
             else:
                 self.close()
             return
-        self.resume_reading()
+        if self.reading_paused:
+            self.resume_reading()
         self._set_idle_timer()
         if self._buffer and not self._parsing and not self.paused_writing:
             # From the event loop: the upstream's data_received, or a timer, is below us on the stack.
@@ -311,9 +313,10 @@ class Downstream(Pausable):
     # -- flow and time ---------------------------------------------------------------------------------------------
 
     def _set_idle_timer(self) -> None:
-        idle = self.listener.timeout.idle
+        listener = self.listener
+        idle = listener.chain.timeout.idle
         if idle:
-            self.timer.set(self.listener.clock() + idle)
+            self.timer.set(listener.clock() + idle)
         else:
             self.timer.cancel()
 

@@ -398,7 +398,8 @@ class HttpExchange(Exchange):
             if self.conn is not None:
                 self.conn.finish()
                 self.conn = None
-        self.cut()
+        if self.conn is not None or self.connecting is not None:
+            self.cut()
         self.client.exchange_done(self.keep_client, unread)
 
     def abort(self) -> None:

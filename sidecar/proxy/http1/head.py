@@ -23,9 +23,7 @@ _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 _FIELDS: Final = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
 
 _REQUEST: Final = re.compile(rb"(" + _TOKEN + rb"++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n" + _FIELDS + rb"\r\n")
-_RESPONSE: Final = re.compile(
-    rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + _FIELDS + rb"\r\n"
-)
+_RESPONSE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + _FIELDS + rb"\r\n")
 _FIELD: Final = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n")
 #: The beginning of a field line, or of the empty line behind the last one.
 _FIELD_BEGUN: Final = re.compile(rb"\r|" + _TOKEN + rb"++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?")
@@ -82,12 +80,12 @@ class RequestHead:
 
     __slots__ = ("expects_continue", "fields", "keep_alive", "length", "method", "raw", "target", "upgrade", "version")
 
-    def __init__(self, raw: bytes, method: str, target: bytes, version: int) -> None:
+    def __init__(self, raw: bytes, method: str, target: bytes, version: int, fields: Fields) -> None:
         self.raw = raw
         self.method = method
         self.target = target
         self.version = version
-        self.fields: Fields = {}
+        self.fields = fields
         self.keep_alive = version == 1
         self.length = 0
         self.upgrade = b""
@@ -114,15 +112,14 @@ class RequestHead:
 class ResponseHead:
     """An answer's head; attributes as in :class:`RequestHead`. ``length`` may also be :data:`UNTIL_CLOSE`."""
 
-    __slots__ = ("fields", "keep_alive", "length", "raw", "status", "version")
+    __slots__ = ("fields", "keep_alive", "length", "raw", "status")
 
-    def __init__(self, raw: bytes, status: int, version: int) -> None:
+    def __init__(self, raw: bytes, status: int, fields: Fields, length: int, keep_alive: bool) -> None:
         self.raw = raw
         self.status = status
-        self.version = version
-        self.fields: Fields = {}
-        self.keep_alive = version == 1
-        self.length = 0
+        self.fields = fields
+        self.length = length
+        self.keep_alive = keep_alive
 
 
 def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestHead:
@@ -138,23 +135,25 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     method, target, minor = found.groups()
     if len(target) > limits.target:
         raise ProtocolError(f"the request target is longer than {limits.target} bytes", "headers_too_large")
-    head = RequestHead(raw, METHOD_NAMES.get(method) or method.decode("ascii"), target, 0 if minor == b"0" else 1)
     pairs = _KNOWN_IN_REQUEST.findall(raw)
-    fields = {name.lower(): value for name, value in pairs}
+    fields: Fields = {}
+    for name, value in pairs:
+        fields[name.lower()] = value
     if len(fields) != len(pairs):
         fields = _merge(pairs)
-    head.fields = fields
+    version = 0 if minor == b"0" else 1
+    head = RequestHead(raw, METHOD_NAMES.get(method) or method.decode("ascii"), target, version, fields)
     host = fields.get(b"host")
     if host is None:
-        if head.version == 1:
+        if version == 1:
             raise ProtocolError("the Host field is missing")
     elif not _HOST_VALUE.fullmatch(host):
         raise ProtocolError("the Host field is not a host and port")
     if b"content-length" in fields or b"transfer-encoding" in fields:
-        head.length = _framing(fields, head.version, "request")
+        head.length = _framing(fields, version, "request")
     if target[0] != 0x2F:  # "/"
         _other_forms(head)
-    if head.version == 0:
+    if version == 0:
         head.raw = head.raw.replace(b" HTTP/1.0\r\n", b" HTTP/1.1\r\n", 1)
         if host is None and b"host" not in fields:
             head.raw = b"%bhost: %b\r\n\r\n" % (head.raw[:-2], default_host)
@@ -163,8 +162,8 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     if b"expect" in fields:
         if fields[b"expect"].strip(b" \t").lower() != b"100-continue":
             raise ProtocolError("the only expectation there is, is 100-continue")
-        head.expects_continue = head.version == 1
-        if head.version == 0:
+        head.expects_continue = version == 1
+        if version == 0:
             head.remove(b"expect")  # RFC 9110 §10.1.1: ignored in HTTP/1.0
     return head
 
@@ -199,11 +198,7 @@ def _other_forms(head: RequestHead) -> None:
 
 def _hop_by_hop(head: RequestHead, fields: Fields) -> None:
     options = _options(fields)
-    if options:
-        if b"close" in options:
-            head.keep_alive = False
-        elif b"keep-alive" in options:
-            head.keep_alive = True
+    head.keep_alive = _kept_alive(options, head.version)
     upgrade = fields.get(b"upgrade", b"").strip(b" \t")
     if upgrade and b"upgrade" in options and head.version == 1 and b"h2c" not in upgrade.lower():
         head.upgrade = upgrade  # HTTP/2 in a tunnel would be requests that nobody here sees
@@ -228,38 +223,41 @@ def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
         raise ProtocolError(f"the head of the upstream's answer is larger than {limits.head} bytes", "bad_upstream")
     if raw.count(b"\r\n") > limits.headers + 2:
         raise ProtocolError(f"the upstream's answer has more than {limits.headers} header fields", "bad_upstream")
-    head = ResponseHead(raw, int(found[2]), 0 if found[1] == b"0" else 1)
+    status = int(found[1])
+    version = raw[7] - 0x30  # HTTP/1.x
     pairs = _KNOWN_IN_RESPONSE.findall(raw)
-    fields = {name.lower(): value for name, value in pairs}
-    status = head.status
+    fields: Fields = {}
+    for name, value in pairs:
+        fields[name.lower()] = value
     options: tuple[bytes, ...] = ()
+    keep_alive = version == 1
     try:
         if len(fields) != len(pairs):
             fields = _merge(pairs)
         length = UNTIL_CLOSE
         if b"content-length" in fields or b"transfer-encoding" in fields:
-            length = _framing(fields, head.version, "answer")
+            length = _framing(fields, version, "answer")
         if b"connection" in fields:
             options = _options(fields)
+            keep_alive = _kept_alive(options, version)
     except ProtocolError as error:
         raise ProtocolError(f"the upstream's answer is ambiguous: {error}", "bad_upstream") from None
-    head.fields = fields
     if status < 200 or status == 204:
         if length > 0 or length == CHUNKED:  # RFC 9110 §8.6; whether a body follows is anybody's guess
             raise ProtocolError(f"the upstream's answer is ambiguous: a body with status {status}", "bad_upstream")
         length = 0
-    head.length = 0 if method == "HEAD" or status == 304 else length
-    if options:
-        if b"close" in options:
-            head.keep_alive = False
-        elif b"keep-alive" in options:
-            head.keep_alive = True
+    if method == "HEAD" or status == 304:
+        length = 0
     if not _ENDS_HERE.isdisjoint(fields):
         raw = without(raw, b"x-sidecar-error") if status == 101 else _onward(raw, fields, options)
-    if head.version == 0:
+    if version == 0:
         raw = b"HTTP/1.1" + raw[8:]
-    head.raw = raw
-    return head
+    return ResponseHead(raw, status, fields, length, keep_alive)
+
+
+def _kept_alive(options: tuple[bytes, ...], version: int) -> bool:
+    """Whether the connection is to be used again (RFC 9112 §9.3)."""
+    return b"close" not in options and (version == 1 or b"keep-alive" in options)
 
 
 def _onward(raw: bytes, fields: Fields, options: tuple[bytes, ...]) -> bytes:

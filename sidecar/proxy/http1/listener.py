@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class HttpListener(Listener):
     """The routes and the pool's bounds are set by the assembly."""
 
-    routes: Routes
+    routes: Routes | None
 
     def __init__(self, **common: Any) -> None:
         super().__init__(**common)
@@ -33,9 +33,8 @@ class HttpListener(Listener):
 
     def route(self, head: RequestHead) -> Chain:
         """The chain for that request."""
-        routes = self.routes
-        if routes:
-            chain = routes.match(head)
+        if self.routes is not None:
+            chain = self.routes.match(head)
             if chain is not None:
                 return chain
         return self.chain

@@ -81,7 +81,8 @@ class Pool:
         if keepalive <= 0:
             conn.close()
             return
-        conn.resume_reading()
+        if conn.reading_paused:
+            conn.resume_reading()
         conn.reused = True
         conn.idle_since = now = self.clock()
         conn.timer.set(now + keepalive)
