@@ -305,7 +305,8 @@ class Plane:
         await asyncio.sleep(0.01)
 
     def limiters(self) -> list[Any]:
-        chains = [self.listener.chain, *(route[-1] for route in self.listener.routes._routes)]
+        routes = self.listener.routes
+        chains = [self.listener.chain, *(route[-1] for route in (routes._routes if routes else ()))]
         return [f.limiter for chain in chains for f in chain.filters if hasattr(f, "limiter")]
 
 
