@@ -22,6 +22,10 @@ ARGS ?=
 	@scripts/ensure-venv $*
 	@touch $@
 
+.venv-compiled/.stamp: .venv/.stamp-dev setup.py scripts/ensure-compiled $(shell find sidecar -name '*.py')
+	@scripts/ensure-compiled
+	@touch $@
+
 .PHONY: help
 help: ## What you can do here
 	@echo "A sidecar: discovery, balancing, breakers, retries, limits, tracing and metrics beside each container."
@@ -58,8 +62,21 @@ format: .venv/.stamp-dev ## Bring the code into the form that lint wants
 	@$(PY) -m ruff check --quiet --fix-only
 	@$(PY) -m ruff format
 
+.PHONY: compiled
+compiled: .venv-compiled/.stamp ## .venv-compiled: the sidecar as it goes into the image, its hot path compiled
+
+# Not the acceptance tests of what is not compiled, and not those that put stand-ins where compiled code wants the real
+# thing: the filters' and the routes'.
+.PHONY: test-compiled
+test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the compiled build
+	@scripts/ensure-servers test
+	@.venv-compiled/bin/python -P -c 'from sidecar.proxy.http1 import head; assert head.__file__.endswith(".so"), head'
+	@.venv-compiled/bin/pytest tests/proxy tests/resilience tests/upstreams \
+	    tests/acceptance/test_leaks.py tests/acceptance/test_mesh_consul.py tests/acceptance/test_lifecycle.py \
+	    tests/acceptance/test_tcp_servers.py --deselect tests/proxy/test_routes.py $(ARGS)
+
 .PHONY: bench
-bench: .venv/.stamp-bench ## Beside Envoy and HAProxy: CPU, latency, memory (15 minutes; ARGS=--quick for 3)
+bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy and HAProxy: CPU, latency, memory (15 minutes; ARGS=--quick for 3)
 	@scripts/ensure-servers bench
 	@$(PY) -m bench $(ARGS)
 
@@ -69,5 +86,5 @@ loadtest: .venv/.stamp-loadtest ## Burst and sustained load through a small mesh
 
 .PHONY: clean
 clean: ## Remove what was installed, built and cached in this folder
-	rm -rf .venv .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-compiled .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.processes import BenchError, Child, free_ports
+from bench.processes import ROOT, BenchError, Child, free_ports
 
 RATE = 1_000_000
 
@@ -37,7 +37,20 @@ def direct(upstream: int, folder: Path, core: int) -> Contender:
 
 
 def sidecar(upstream: int, folder: Path, core: int) -> Contender:
-    """Ours, with its policies as a user would write them."""
+    """Ours as it goes into the image: with its hot path compiled."""
+    program = ROOT / ".venv-compiled" / "bin" / "sidecar"
+    if not program.exists():
+        raise BenchError("there is no compiled sidecar here: make compiled, or leave it out with --only")
+    return _sidecar("sidecar", [program], upstream, folder, core)
+
+
+def interpreted(upstream: int, folder: Path, core: int) -> Contender:
+    """Ours from the same source, not compiled."""
+    return _sidecar("interpreted", [sys.executable, "-m", "sidecar"], upstream, folder, core)
+
+
+def _sidecar(name: str, command: list[str | Path], upstream: int, folder: Path, core: int) -> Contender:
+    """Its policies as a user would write them."""
     http, tcp, admin = free_ports(3)
     limits = {
         "endpoints": [f"127.0.0.1:{upstream}"],
@@ -63,8 +76,7 @@ def sidecar(upstream: int, folder: Path, core: int) -> Contender:
     }
     path = folder / "sidecar.yaml"
     path.write_text(json.dumps(config, indent=2))  # JSON is YAML
-    command: list[str | Path] = [sys.executable, "-m", "sidecar", "run", path]
-    return Contender("sidecar", http, tcp, Child("sidecar", command, core, folder / "sidecar.log"))
+    return Contender(name, http, tcp, Child(name, [*command, "run", path], core, folder / f"{name}.log"))
 
 
 def envoy_binary() -> Path:
@@ -259,6 +271,7 @@ def haproxy(upstream: int, folder: Path, core: int) -> Contender:
 #: In the order of the report; each takes the upstream's port, a folder of its own and a core.
 CONTENDERS: dict[str, Callable[[int, Path, int], Contender]] = {
     "sidecar": sidecar,
+    "interpreted": interpreted,
     "envoy": envoy,
     "haproxy": haproxy,
     "direct": direct,

@@ -145,6 +145,8 @@ repeats of {conditions.seconds} s, with the lowest and highest in parentheses an
   server down), a local rate limit of 1 000 000/s that never bites, a request id, a `traceparent` for requests that
   bring none (checked before each repeat: the upstream must have been handed both), counters per status. Access logs
   are off or have nothing to say, no trace is sampled. TCP mode: connect retries, breaker, connection rate limit.
+- `sidecar` is the build that goes into the image, with its hot path compiled by mypyc (`make compiled`); `interpreted`
+  is the same source run by CPython, as `pip install` and `make demo` have it.
 - Memory is read after all the load of a repeat, 256 connections and large bodies included.
 - Any failed connection or answer other than 2xx in any repeat makes the run fail.
 

@@ -11,7 +11,6 @@ from sidecar.telemetry.logs import AccessRecord
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
-    from sidecar.proxy.http1.exchange import HttpExchange
 
 
 class AccessLog:
@@ -20,7 +19,7 @@ class AccessLog:
     def __init__(self, log: Log) -> None:
         self._log = log
 
-    def on_end(self, x: Exchange | HttpExchange) -> None:
+    def on_end(self, x: Exchange) -> None:
         if not self._log.enabled_for(x.status, x.error):
             return
         listener = x.listener

@@ -51,7 +51,7 @@ class Retry:
         told = head.fields.get(b"retry-after")
         return self._again(x, str(status), told=told)
 
-    def on_failure(self, x: Exchange | HttpExchange, kind: str) -> Again | None:
+    def on_failure(self, x: Exchange, kind: str) -> Again | None:
         if kind is RACE:
             return None
         if kind is CONNECT:
@@ -60,12 +60,9 @@ class Retry:
             allowed = 502 in self._statuses
         else:
             allowed = kind in self._config.on
-        method = getattr(x, "method", "")
-        return self._again(x, kind) if allowed and method in self._config.methods else None
+        return self._again(x, kind) if allowed and x.method in self._config.methods else None
 
-    def _again(
-        self, x: Exchange | HttpExchange, reason: str, *, at_once: bool = False, told: bytes | None = None
-    ) -> Again | None:
+    def _again(self, x: Exchange, reason: str, *, at_once: bool = False, told: bytes | None = None) -> Again | None:
         if x.attempts >= self._config.max_attempts or not x.replayable:
             return None
         delay = None

@@ -40,6 +40,7 @@ from sidecar.filters.retry import Retry
 from sidecar.filters.timeouts import Timeouts
 from sidecar.filters.tracing import Tracing
 from sidecar.proxy.http1.listener import HttpListener
+from sidecar.proxy.http1.pool import Pool
 from sidecar.proxy.listener import Listener
 from sidecar.proxy.routes import Routes
 from sidecar.proxy.tcp import TcpListener
@@ -192,6 +193,9 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
         clock=context.clock,
         new_request_id=lambda: new_request_id(context.rng),
     )
+    if isinstance(listener, HttpListener):
+        listener.host = name.encode()
+        listener.pool = Pool(context.loop, context.wheel, context.clock, stats)
     listener.assembly = Assembly(context, name, stats)
     listener.assembly.apply(listener, config)
     return listener

@@ -41,14 +41,16 @@ class Exchange:
 
     __slots__ = (
         "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error",
-        "fresh", "hooks", "listener", "permit", "phase", "queue", "queue_deadline", "replayable", "request_id", "slot",
-        "started", "status", "timed_out_connecting", "touched", "trace", "tried", "try_deadline",
+        "fresh", "hooks", "listener", "method", "permit", "phase", "queue", "queue_deadline", "replayable",
+        "request_id", "slot", "started", "status", "timed_out_connecting", "touched", "trace", "tried", "try_deadline",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, chain: Chain, client_ip: str, started: float) -> None:
         self.listener = listener
         self.chain = chain
         self.client_ip = client_ip
+        #: The request's; a TCP connection has none.
+        self.method = ""
         #: Time (of the listener's clock) at which it began.
         self.started = started
         #: Times by which an answer must have begun, all tries included; and by which this try must have.

@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.config.model import Address, Limits, Timeout
 
@@ -77,7 +77,8 @@ class Listener:
         self.draining = False
         #: The listener's own breaker, then those of routes.
         self.breakers: tuple[CircuitBreaker, ...] = ()
-        self._server: asyncio.Server | None = None
+        #: An ``asyncio.Server`` in all but its types: uvloop's has a list of sockets.
+        self._server: Any = None
         self._connections: dict[Connection, None] = {}  # in the order of arrival
         cluster.on_removed = self.endpoint_removed
 

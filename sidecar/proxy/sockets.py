@@ -32,9 +32,13 @@ def broken(transport: asyncio.Transport) -> bool:
         return True
 
 
-class Pausable(asyncio.Protocol):
+class Pausable:
     """A protocol whose reading can be paused and resumed at any time: twice, or after its transport has begun to close,
-    where transports raise or read on."""
+    where transports raise or read on.
+
+    Not derived from :class:`asyncio.Protocol`, which adds nothing to the methods that a loop calls: a class that is
+    compiled cannot have a base that is not.
+    """
 
     __slots__ = ("reading_paused", "transport")
 

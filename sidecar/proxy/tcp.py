@@ -23,7 +23,7 @@ class TcpListener(Listener):
     """A port that is relayed byte for byte."""
 
     def protocol(self) -> asyncio.Protocol:
-        return Client(self)
+        return cast(asyncio.Protocol, Client(self))
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: they may well still work, and only they know what their bytes mean."""
@@ -151,7 +151,9 @@ class TcpExchange(Exchange):
 
     async def _connect(self, endpoint: Endpoint) -> None:
         try:
-            await self.listener.loop.create_connection(lambda: Far(self, endpoint), endpoint.host, endpoint.port)
+            await self.listener.loop.create_connection(
+                lambda: cast(asyncio.Protocol, Far(self, endpoint)), endpoint.host, endpoint.port
+            )
         except OSError as error:
             self.connect_failed(error)
 

@@ -47,6 +47,7 @@ class FakeExchange:
 
     def __init__(self, listener: FakeListener, head: RequestHead | None = None, client_ip: str = "10.1.1.1") -> None:
         self.listener = listener
+        self.method = ""
         if head is not None:
             self.head = head
             self.method = head.method

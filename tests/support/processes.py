@@ -18,7 +18,6 @@ from typing import Any, Self
 
 import yaml
 
-ROOT = Path(__file__).resolve().parents[2]
 APP = Path(__file__).with_name("app.py")
 
 
@@ -62,13 +61,14 @@ def _body(data: bytes) -> Any:
 
 
 class Process:
-    """A child whose output goes to a file, so that it can never block on a full pipe."""
+    """A child whose output goes to a file, so that it can never block on a full pipe. It runs in the file's folder, not
+    in this project's: so ``python -m sidecar`` is what is installed, which may be a compiled build."""
 
     def __init__(self, arguments: list[str], log: Path, env: dict[str, str] | None = None) -> None:
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                arguments, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
+                arguments, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=log.parent,
                 env={**os.environ, **(env or {})},
             )  # fmt: skip
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from sidecar.filters.api import Chain, Retry
     from sidecar.proxy.http1.downstream import Downstream
     from sidecar.proxy.http1.head import RequestHead, ResponseHead
-    from sidecar.proxy.http1.listener import HttpListener
     from sidecar.proxy.http1.upstream import Upstream
     from sidecar.upstreams.endpoint import Endpoint
 
@@ -31,14 +30,13 @@ class HttpExchange(Exchange):
 
     __slots__ = (
         "answer", "body", "client", "conn", "half_closed", "head", "interims", "keep_client", "kept", "kept_size",
-        "method", "problem", "raced", "reply_body", "request_done",
+        "pool", "problem", "raced", "reply_body", "request_done",
     )  # fmt: skip
-
-    listener: HttpListener
 
     def __init__(self, client: Downstream, head: RequestHead, chain: Chain, now: float) -> None:
         Exchange.__init__(self, client.listener, chain, client.ip, now)
         self.client = client
+        self.pool = client.listener.pool
         self.head = head
         self.method = head.method
         self.conn: Upstream | None = None
@@ -117,7 +115,7 @@ class HttpExchange(Exchange):
     # -- tries -----------------------------------------------------------------------------------------------------
 
     def open(self, endpoint: Endpoint) -> None:
-        pool = self.listener.pool
+        pool = self.pool
         conn = None
         if not self.fresh:
             conn = pool.take(endpoint, self.method in IDEMPOTENT)
@@ -311,7 +309,7 @@ class HttpExchange(Exchange):
             and head.length != UNTIL_CLOSE
             and not (self.bytes_in and conn.transport.get_write_buffer_size())
         ):
-            self.listener.pool.put(conn, head)
+            self.pool.put(conn, head)
         else:
             conn.close()
 

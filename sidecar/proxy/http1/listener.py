@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from sidecar.proxy.errors import STATUS, Reply, render
 from sidecar.proxy.http1.downstream import Downstream
-from sidecar.proxy.http1.pool import Pool
 from sidecar.proxy.listener import Listener
 
 if TYPE_CHECKING:
     from sidecar.filters.api import Chain
     from sidecar.proxy.http1.head import RequestHead
+    from sidecar.proxy.http1.pool import Pool
     from sidecar.proxy.routes import Routes
     from sidecar.upstreams.endpoint import Endpoint
 
 
 class HttpListener(Listener):
-    """The routes and the pool's bounds are set by the assembly."""
+    """``routes`` is ``None`` where there are none; ``host`` is for HTTP/1.0 requests that name none. The assembly sets
+    them, and the pool."""
 
+    pool: Pool
     routes: Routes | None
-
-    def __init__(self, **common: Any) -> None:
-        super().__init__(**common)
-        #: For HTTP/1.0 requests that name no host.
-        self.host = self.name.encode()
-        self.pool = Pool(self.loop, self.wheel, self.clock, self.stats)
+    host: bytes
 
     def protocol(self) -> asyncio.Protocol:
-        return Downstream(self)
+        return cast(asyncio.Protocol, Downstream(self))
 
     def route(self, head: RequestHead) -> Chain:
         """The chain for that request."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.proxy.http1.upstream import Upstream
 
@@ -118,7 +118,7 @@ class Pool:
     async def _connect(self, conn: Upstream, exchange: HttpExchange) -> None:
         endpoint = conn.endpoint
         try:
-            await self.loop.create_connection(lambda: conn, endpoint.host, endpoint.port)
+            await self.loop.create_connection(lambda: cast(asyncio.Protocol, conn), endpoint.host, endpoint.port)
         except Exception as error:  # a host name that cannot even be encoded is a ValueError
             if not conn.made and exchange.connecting is conn.task:
                 exchange.connect_failed(error)

@@ -1,0 +1,55 @@
+"""Builds the package; with ``SIDECAR_COMPILE=1`` the hot path is compiled by mypyc, which needs a C compiler.
+
+Everything else about the package is in pyproject.toml. The same source runs either way; compiled, it spends about half
+the CPU time on an exchange (docs/benchmarks.md).
+"""
+
+import os
+
+from setuptools import setup
+
+#: What every request and every relayed byte runs through.
+HOT_PATH = [
+    "sidecar/filters/api.py",
+    "sidecar/filters/bulkhead.py",
+    "sidecar/filters/circuit_breaker.py",
+    "sidecar/filters/drain.py",
+    "sidecar/filters/forwarded.py",
+    "sidecar/filters/metrics.py",
+    "sidecar/filters/rate_limit.py",
+    "sidecar/filters/request_id.py",
+    "sidecar/filters/retry.py",
+    "sidecar/filters/timeouts.py",
+    "sidecar/filters/tracing.py",
+    "sidecar/proxy/errors.py",
+    "sidecar/proxy/exchange.py",
+    "sidecar/proxy/http1/body.py",
+    "sidecar/proxy/http1/downstream.py",
+    "sidecar/proxy/http1/exchange.py",
+    "sidecar/proxy/http1/head.py",
+    "sidecar/proxy/http1/listener.py",
+    "sidecar/proxy/http1/pool.py",
+    "sidecar/proxy/http1/upstream.py",
+    "sidecar/proxy/ids.py",
+    "sidecar/proxy/listener.py",
+    "sidecar/proxy/routes.py",
+    "sidecar/proxy/sockets.py",
+    "sidecar/proxy/tcp.py",
+    "sidecar/proxy/trace.py",
+    "sidecar/resilience/breaker.py",
+    "sidecar/resilience/limiter.py",
+    "sidecar/resilience/token_bucket.py",
+    "sidecar/resilience/wheel.py",
+    "sidecar/telemetry/stats.py",
+    "sidecar/upstreams/balancers.py",
+    "sidecar/upstreams/cluster.py",
+    "sidecar/upstreams/endpoint.py",
+]
+
+extensions = []
+if os.environ.get("SIDECAR_COMPILE") == "1":
+    from mypyc.build import mypycify
+
+    extensions = mypycify(["--ignore-missing-imports", *HOT_PATH], opt_level="3")
+
+setup(ext_modules=extensions)

@@ -1,0 +1,25 @@
+"""What is compiled where the package is built for speed: the list in setup.py."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def hot_path() -> list[str]:
+    """The files that setup.py names. It is read, not run: running it would build."""
+    for node in ast.parse((ROOT / "setup.py").read_text()).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "HOT_PATH":
+            files: list[str] = ast.literal_eval(node.value)
+            return files
+    raise AssertionError("setup.py has no HOT_PATH")
+
+
+def test_every_file_of_the_hot_path_is_there_and_every_filter_is_on_it() -> None:
+    files = hot_path()
+    assert files == sorted(set(files))
+    assert all((ROOT / file).is_file() for file in files)
+    filters = {f"sidecar/filters/{path.name}" for path in (ROOT / "sidecar" / "filters").glob("[!_]*.py")}
+    assert filters - set(files) == {"sidecar/filters/access_log.py"}  # it mostly looks at one attribute and returns
