@@ -18,6 +18,7 @@ from typing import Any, Self
 
 import yaml
 
+ROOT = Path(__file__).resolve().parents[2]
 APP = Path(__file__).with_name("app.py")
 
 
