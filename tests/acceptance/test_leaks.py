@@ -24,7 +24,7 @@ import pytest
 from sidecar.config.model import Bulkhead, Limits, Retry, Timeout
 from sidecar.registry.api import Instance
 from support.plane import Peer, Plane, plane, run, until
-from support.processes import ROOT, free_port, wait_for
+from support.processes import free_port, wait_for
 
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
 MIB = 1 << 20
@@ -50,7 +50,7 @@ class Sidecar:
         }
         path = folder / "sidecar.yaml"
         path.write_text(json.dumps(config))  # JSON is YAML
-        self._process = subprocess.Popen([sys.executable, "-m", "sidecar", "run", str(path)], cwd=ROOT)
+        self._process = subprocess.Popen([sys.executable, "-m", "sidecar", "run", str(path)], cwd=path.parent)
         wait_for(lambda: self._process.poll() is not None or self._ready(), "the sidecar is ready", 20)
         assert self._process.poll() is None, "the sidecar has stopped"
 

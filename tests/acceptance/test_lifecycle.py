@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from support.processes import ROOT, App, Sidecar, ending, free_port, get, wait_for
+from support.processes import App, Sidecar, ending, free_port, get, wait_for
 
 
 def _service(app: App, **more: Any) -> dict[str, Any]:
@@ -331,7 +331,7 @@ def _run(folder: Path, **options: Any) -> tuple[subprocess.Popen[bytes], int]:
         "upstreams": {"gone": {"bind": "127.0.0.1:0", "endpoints": ["127.0.0.1:9"]}},
     }))  # fmt: skip
     command = [sys.executable, "-m", "sidecar", "run", str(file)]
-    process = subprocess.Popen(options.pop("command", lambda given: given)(command), cwd=ROOT, **options)
+    process = subprocess.Popen(options.pop("command", lambda given: given)(command), cwd=folder, **options)
     return process, admin
 
 
