@@ -21,14 +21,15 @@ class Bulkhead:
     slot back and keep the connection. For TCP only ``max_connections`` counts."""
 
     def __init__(self, config: Config, stats: ListenerStats, clock: Callable[[], float]) -> None:
-        self.limiter = Limiter(_limit(config, stats), config.max_pending, config.pending_timeout, clock)
+        self.limiter = Limiter(_limit(config, stats), config.max_pending)
+        self._pending_timeout = config.pending_timeout
         self._stats = stats
         self._clock = clock
 
     def resize(self, config: Config) -> None:
         """Other settings, for what comes from now on; what is under way stays counted."""
         self.limiter.max_pending = config.max_pending
-        self.limiter.pending_timeout = config.pending_timeout
+        self._pending_timeout = config.pending_timeout
         self.limiter.resize(_limit(config, self._stats))
 
     def on_request(self, x: Exchange) -> Reply | Wait | None:
@@ -36,14 +37,14 @@ class Bulkhead:
         if limiter.try_acquire():
             x.slot = limiter
             return None
-        if not limiter.pending_timeout or not limiter.enqueue(x):
+        if not self._pending_timeout or not limiter.enqueue(x):
             return Reply(
                 "overloaded",
                 f"{limiter.active} in progress and {limiter.pending} waiting: {x.listener.name} takes no more",
                 1.0,
             )
         x.queue = limiter
-        x.queue_deadline = min(x.deadline, self._clock() + limiter.pending_timeout)
+        x.queue_deadline = min(x.deadline, self._clock() + self._pending_timeout)
         self._stats.pending += 1
         return WAIT
 

@@ -1,4 +1,4 @@
-"""The bulkhead's mechanism: so many at once, so many waiting, and nobody waits for ever.
+"""The bulkhead's mechanism: so many at once, so many waiting, first come, first served.
 
 A slot that is given back goes straight to whoever has waited longest, so nobody is overtaken and a slot is never
 seen free while somebody waits for it.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import sys
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import Protocol
 
 
@@ -21,25 +20,22 @@ class Waiter(Protocol):
 
 
 class Limiter:
-    """At most ``limit`` slots (0: any number), at most ``max_pending`` waiters (0: nobody waits), each for at most
-    ``pending_timeout`` seconds of ``clock``.
+    """At most ``limit`` slots (0: any number), at most ``max_pending`` waiters (0: nobody waits).
 
     Take a slot by :meth:`try_acquire`; when that fails, :meth:`enqueue`. Every slot, however it was come by, goes back
-    by one :meth:`release`. The limiter has no timer: ask :meth:`next_expiry` and call :meth:`expire` then.
+    by one :meth:`release`. How long to wait is for the waiter to decide, who then says :meth:`forget`.
     """
 
-    __slots__ = ("_clock", "_granting", "_slots", "_waiting", "active", "limit", "max_pending", "pending_timeout")
+    __slots__ = ("_granting", "_slots", "_waiting", "active", "limit", "max_pending")
 
-    def __init__(self, limit: int, max_pending: int, pending_timeout: float, clock: Callable[[], float]) -> None:
+    def __init__(self, limit: int, max_pending: int) -> None:
         self.limit = limit
         self.max_pending = max_pending
-        self.pending_timeout = pending_timeout
-        self._clock = clock
         self._slots = limit or sys.maxsize
         #: Slots taken.
         self.active = 0
-        #: Waiter → since when it waits; the oldest first. Not its deadline: the timeout may be changed meanwhile.
-        self._waiting: OrderedDict[Waiter, float] = OrderedDict()
+        #: A set in the order of arrival.
+        self._waiting: OrderedDict[Waiter, None] = OrderedDict()
         self._granting = False
 
     @property
@@ -58,7 +54,7 @@ class Limiter:
         """Wait for a slot, after :meth:`try_acquire` failed. False: the queue is full."""
         if len(self._waiting) >= self.max_pending:
             return False
-        self._waiting[waiter] = self._clock()
+        self._waiting[waiter] = None
         return True
 
     def release(self) -> None:
@@ -70,24 +66,6 @@ class Limiter:
     def forget(self, waiter: Waiter) -> None:
         """The waiter has given up. Nothing happens when it does not wait (any more)."""
         self._waiting.pop(waiter, None)
-
-    def expire(self, now: float) -> list[Waiter]:
-        """Those who have waited too long; they no longer wait and will not be granted a slot."""
-        waiting = self._waiting
-        expired: list[Waiter] = []
-        while waiting:
-            waiter = next(iter(waiting))
-            if waiting[waiter] + self.pending_timeout > now:
-                break
-            del waiting[waiter]
-            expired.append(waiter)
-        return expired
-
-    def next_expiry(self) -> float | None:
-        """When the next waiter will have waited too long; None when nobody waits."""
-        for since in self._waiting.values():
-            return since + self.pending_timeout
-        return None
 
     def resize(self, limit: int) -> None:
         """Change the limit. A higher one lets waiters in at once; with a lower one slots go as they are given back."""

@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sidecar.resilience.limiter import Limiter
-from support.clock import Clock
 
 
 class Waiting:
@@ -17,7 +16,7 @@ class Waiting:
 
 
 def test_limit_then_queue_then_refusal() -> None:
-    limiter = Limiter(2, 1, 5.0, Clock())
+    limiter = Limiter(2, 1)
     assert [limiter.try_acquire() for _ in range(3)] == [True, True, False]
     waiter = Waiting()
     assert limiter.enqueue(waiter)
@@ -32,13 +31,13 @@ def test_limit_then_queue_then_refusal() -> None:
 
 
 def test_zero_means_no_limit_but_no_queue() -> None:
-    limiter = Limiter(0, 0, 5.0, Clock())
+    limiter = Limiter(0, 0)
     assert all(limiter.try_acquire() for _ in range(10_000))
     assert not limiter.enqueue(Waiting())
 
 
 def test_first_come_first_served_and_those_who_left_are_skipped() -> None:
-    limiter = Limiter(1, 10, 5.0, Clock())
+    limiter = Limiter(1, 10)
     limiter.try_acquire()
     first, second, third = Waiting(), Waiting(), Waiting()
     for waiter in (first, second, third):
@@ -52,40 +51,8 @@ def test_first_come_first_served_and_those_who_left_are_skipped() -> None:
     assert third.turns == 1
 
 
-def test_waiters_expire_oldest_first() -> None:
-    clock = Clock()
-    limiter = Limiter(1, 10, 5.0, clock)
-    assert limiter.next_expiry() is None
-    limiter.try_acquire()
-    first, second = Waiting(), Waiting()
-    limiter.enqueue(first)
-    clock.advance(2)
-    limiter.enqueue(second)
-    assert limiter.next_expiry() == 1005
-    assert limiter.expire(1004.9) == []
-    assert limiter.expire(1005) == [first]
-    assert limiter.next_expiry() == 1007
-    assert limiter.expire(2000) == [second]
-    limiter.release()
-    assert limiter.active == 0
-    assert first.turns == second.turns == 0
-
-
-def test_a_changed_timeout_counts_for_those_who_wait_already() -> None:
-    clock = Clock()
-    limiter = Limiter(1, 10, 50.0, clock)
-    limiter.try_acquire()
-    first, second = Waiting(), Waiting()
-    limiter.enqueue(first)
-    clock.advance(1)
-    limiter.enqueue(second)
-    limiter.pending_timeout = 2.0
-    assert limiter.next_expiry() == 1002
-    assert limiter.expire(1003) == [first, second]
-
-
 def test_a_higher_limit_lets_waiters_in_and_a_lower_one_waits_for_slots() -> None:
-    limiter = Limiter(1, 10, 5.0, Clock())
+    limiter = Limiter(1, 10)
     limiter.try_acquire()
     waiters = [Waiting() for _ in range(4)]
     for waiter in waiters:
@@ -106,7 +73,7 @@ def test_a_higher_limit_lets_waiters_in_and_a_lower_one_waits_for_slots() -> Non
 
 
 def test_a_long_queue_of_waiters_that_end_at_once_does_not_recurse() -> None:
-    limiter = Limiter(1, 100_000, 5.0, Clock())
+    limiter = Limiter(1, 100_000)
     overtaken: list[bool] = []
 
     class AtOnce:
@@ -126,8 +93,7 @@ def test_a_long_queue_of_waiters_that_end_at_once_does_not_recurse() -> None:
 class Bulkhead(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.clock = Clock()
-        self.limiter = Limiter(2, 3, 10.0, self.clock)
+        self.limiter = Limiter(2, 3)
         self.holders = 0
         self.queue: list[Waiting] = []
         self.limit = 2
@@ -160,15 +126,6 @@ class Bulkhead(RuleBasedStateMachine):
     def give_up(self, data: st.DataObject) -> None:
         waiter = self.queue.pop(data.draw(st.integers(0, len(self.queue) - 1)))
         self.limiter.forget(waiter)
-
-    @rule(seconds=st.floats(0, 8))
-    def wait(self, seconds: float) -> None:
-        self.clock.advance(seconds)
-        gone = self.limiter.expire(self.clock.now)
-        assert gone == self.queue[: len(gone)]
-        del self.queue[: len(gone)]
-        expiry = self.limiter.next_expiry()
-        assert expiry is None or self.clock.now < expiry <= self.clock.now + 10
 
     @rule(limit=st.integers(0, 4))
     def resize(self, limit: int) -> None:
