@@ -27,13 +27,12 @@ if TYPE_CHECKING:
 NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL, ENDED = range(8)
 
 #: Failures of a try, as the policies name them: could not connect; no answer in time; cut off before an answer; a kept
-#: connection that closed just as it was used; an answer that is not HTTP; a peer sidecar that could not deliver.
+#: connection that closed just as it was used; an answer that is not HTTP.
 CONNECT: Final = "connect"
 TIMEOUT: Final = "timeout"
 RESET: Final = "reset"
 RACE: Final = "race"
 MALFORMED: Final = "malformed"
-UNDELIVERED: Final = "undelivered"
 
 
 class Exchange:
@@ -139,7 +138,7 @@ class Exchange:
         endpoint = self.endpoint
         assert endpoint is not None
         if kind is not RACE:
-            self.listener.cluster.failed(endpoint, hard=kind in (CONNECT, UNDELIVERED))
+            self.listener.cluster.failed(endpoint, hard=kind is CONNECT)
         retry = None
         for hook in self.chain.on_failure:
             retry = hook(self, kind) or retry
