@@ -258,9 +258,80 @@ class StaticEndpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpCredentials:
+    """The sidecar's own account at the broker."""
+
+    username: str
+    password: Secret = NO_SECRET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpPublish:
+    """A limit for what is published. ``vhost`` is one by name, or ``*``; ``exchange`` a pattern as of topic exchanges,
+    or ``*`` for any (the default exchange too); ``routing_key`` such a pattern. ``rate`` is messages per second (0: no
+    limit), ``burst`` how many may go at once. ``over`` is ``hold`` or ``nack``."""
+
+    vhost: str = "*"
+    exchange: str = "*"
+    routing_key: str = "#"
+    rate: float = 0.0
+    burst: int = 1
+    over: str = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpQueue:
+    """A queue whose depth is watched: what leads there is held (or nacked) from ``high`` messages on until there are
+    ``low`` again."""
+
+    name: str
+    vhost: str = "/"
+    high: int = 10_000
+    low: int = 8_000
+    over: str = "hold"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpHold:
+    """How much is held in all before clients are no longer read from, and after how long a held publish in confirm
+    mode is refused (0: never)."""
+
+    messages: int = 10_000
+    bytes: int = 64 << 20
+    timeout: float = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpPrefetch:
+    """What a consumer without a prefetch limit gets, and the most that one may ask for; 0 leaves it alone."""
+
+    default: int = 100
+    max: int = 1_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Amqp:
+    """What is particular to an AMQP upstream. ``vhosts``: those that clients may open (empty: any). ``pause_on``: names
+    of upstreams whose open breaker pauses deliveries. ``management``: base URL of RabbitMQ's management API, or empty.
+    """
+
+    vhosts: tuple[str, ...] = ()
+    credentials: AmqpCredentials | None = None
+    management: str = ""
+    publish: tuple[AmqpPublish, ...] = ()
+    queues: tuple[AmqpQueue, ...] = ()
+    watch_interval: float = 0.25
+    hold: AmqpHold = AmqpHold()
+    max_message_size: int = 16 << 20
+    prefetch: AmqpPrefetch = AmqpPrefetch()
+    pause_on: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Upstream:
-    """One thing the app dials. Exactly one of ``discover`` and ``endpoints`` is set. ``protocol`` is ``http`` or
-    ``tcp``; for ``tcp``, ``retry.max_attempts`` counts connect attempts and there are no routes."""
+    """One thing the app dials. Exactly one of ``discover`` and ``endpoints`` is set. ``protocol`` is ``http``, ``tcp``
+    or ``amqp``; for the last two, ``retry.max_attempts`` counts connect attempts and there are no routes. ``amqp`` is
+    set for that protocol and no other."""
 
     name: str
     bind: Address
@@ -275,6 +346,7 @@ class Upstream:
     rate_limit: RateLimit | None = None
     limits: Limits = Limits()
     routes: tuple[Route, ...] = ()
+    amqp: Amqp | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
