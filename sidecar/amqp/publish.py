@@ -1,0 +1,25 @@
+"""One message on its way from a client to the broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sidecar.amqp.hold import Sender
+    from sidecar.amqp.policy import Route
+
+
+class Publish:
+    """One whole message of a client. ``tag`` is the client's number of it in confirm mode, 0 without; ``frames`` are all
+    its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when it
+    came, in the loop's time."""
+
+    __slots__ = ("frames", "priority", "route", "sender", "since", "tag")
+
+    def __init__(self, sender: Sender, route: Route, tag: int, frames: bytes, priority: int, since: float) -> None:
+        self.sender = sender
+        self.route = route
+        self.tag = tag
+        self.frames = frames
+        self.priority = priority
+        self.since = since
