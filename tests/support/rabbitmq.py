@@ -1,0 +1,319 @@
+"""A RabbitMQ broker of the tests' own: Debian's server as a node by itself, with an epmd, a cookie, folders and
+loopback ports of its own, so that one which the system runs is neither touched nor in the way."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Self
+
+import pika
+import pytest
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPError, ChannelClosedByBroker
+
+from support.processes import free_port, wait_for
+
+# The scripts themselves: those on PATH change to the user "rabbitmq" as root, and refuse to run as anyone else.
+SCRIPTS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"))
+
+
+class RabbitMQ:
+    """One broker that keeps its data in ``folder`` and its ports for as long as the object lives. Its user is ``guest``
+    with the password ``guest``; the virtual host ``/`` is there.
+
+    ``schedulers``: threads that run Erlang code; a few start faster and leave the machine to the tests.
+    ``management``: the management plugin too, at ``management_port``; it makes a start twice as long.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        *,
+        management: bool = False,
+        schedulers: int = 2,
+        settings: str = "",
+    ) -> None:
+        self._scripts = _scripts()
+        self._epmd_binary = shutil.which("epmd") or _missing("there is no epmd: install the package erlang-base")
+        self.folder = folder
+        self.port = port or free_port()
+        self.management_port = free_port() if management else 0
+        self.node = f"sidecar-{self.port}@localhost"
+        self.log = folder / "rabbitmq.log"
+        self._popen: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._frozen = False
+        self._epmd_port = free_port()
+        self._write(settings)
+        self._env = self._environment(schedulers)
+        self.start()
+
+    def _write(self, settings: str) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lines = [
+            f"listeners.tcp.1 = 127.0.0.1:{self.port}",
+            "log.console = true",
+            "log.console.level = info",
+            "log.console.use_colors = off",
+            "log.file = false",
+            "disk_free_limit.absolute = 1MB",
+            "vm_memory_high_watermark.relative = 0.8",
+        ]
+        if self.management_port:
+            lines += [
+                "management.tcp.ip = 127.0.0.1",
+                f"management.tcp.port = {self.management_port}",
+                "management.rates_mode = none",
+            ]
+        (self.folder / "rabbitmq.conf").write_text("\n".join([*lines, settings, ""]))
+        (self.folder / "plugins").write_text("[rabbitmq_management].\n" if self.management_port else "[].\n")
+        (self.folder / "environment").write_text("")
+        cookie = self.folder / ".erlang.cookie"
+        if not cookie.exists():
+            cookie.touch(mode=0o600)
+            cookie.write_text(secrets.token_hex(16))
+            cookie.chmod(0o400)
+
+    def _environment(self, schedulers: int) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))}
+        loopback = "-kernel inet_dist_use_interface {127,0,0,1}"
+        return {
+            **kept,
+            "HOME": str(self.folder),
+            "RUNNING_UNDER_SYSTEMD": "true",  # the script then becomes the broker, so that its pid is the broker's
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "ERL_CRASH_DUMP_SECONDS": "0",
+            "RABBITMQ_CONF_ENV_FILE": str(self.folder / "environment"),
+            "RABBITMQ_NODENAME": self.node,
+            "RABBITMQ_NODE_PORT": str(self.port),
+            "RABBITMQ_DIST_PORT": str(free_port()),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
+            "RABBITMQ_LOG_BASE": str(self.folder / "log"),
+            "RABBITMQ_PID_FILE": str(self.folder / "pid"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{loopback} +S {schedulers}:{schedulers} +A 8",
+            "RABBITMQ_CTL_ERL_ARGS": f"{loopback} +S 1:1 +A 1",
+            "RABBITMQ_CTL_DIST_PORT_MIN": "0",
+            "RABBITMQ_CTL_DIST_PORT_MAX": "0",
+        }
+
+    # -- its life
+
+    def start(self) -> None:
+        """Start it (again); what was durable is still there. Does not wait: see :meth:`ready`."""
+        assert self._popen is None or self._popen.poll() is not None, "it runs"
+        with self.log.open("ab") as log:
+            if self._epmd is None:
+                self._epmd = self._spawn([self._epmd_binary, "-port", str(self._epmd_port)], log)
+                wait_for(lambda: _listens(self._epmd_port), "epmd is there")
+            self._popen = self._spawn([str(self._scripts / "rabbitmq-server")], log)
+
+    def _spawn(self, command: list[str], log: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, env=self._env
+        )
+
+    def ready(self, seconds: float = 60.0) -> Self:
+        """Wait until one can log in."""
+        deadline = time.monotonic() + seconds
+        while not _listens(self.port):
+            if self.popen.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError(f"the broker did not start:\n{self.output()[-4000:]}")
+            time.sleep(0.05)
+        self.connection().close()
+        return self
+
+    @property
+    def popen(self) -> subprocess.Popen[bytes]:
+        assert self._popen is not None
+        return self._popen
+
+    @property
+    def pid(self) -> int:
+        """Of the Erlang virtual machine."""
+        return self.popen.pid
+
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def stop(self, seconds: float = 30.0) -> None:
+        """An orderly end, as at a restart for an upgrade: clients are told with ``connection.close`` 320."""
+        self.thaw()
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            self.popen.wait(seconds)
+
+    def kill(self) -> None:
+        """The end of a process that crashes."""
+        self.popen.kill()
+        self.popen.wait(10)
+        self._frozen = False
+
+    def freeze(self) -> None:
+        """It stands still from here on; its connections stay open and nothing answers."""
+        self._frozen = True
+        self.popen.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on after :meth:`freeze`."""
+        if self._frozen and self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGCONT)
+        self._frozen = False
+
+    def restart(self) -> Self:
+        """Stopped, started on the same ports with the same data, and ready."""
+        self.stop()
+        self.start()
+        return self.ready()
+
+    def close(self) -> None:
+        """End it and its epmd; the folder stays."""
+        for process in (self._popen, self._epmd):
+            if process is not None and process.poll() is None:
+                process.kill()
+                process.wait(10)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- what one does to it from outside
+
+    def ctl(self, *arguments: str, seconds: float = 60.0) -> str:
+        """What ``rabbitmqctl`` prints about this node. It takes a second or two to start, so where a connection can do
+        it as well, use that."""
+        done = subprocess.run(
+            [str(self._scripts / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
+            env=self._env,
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+        assert done.returncode == 0, f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def eval(self, expression: str) -> str:
+        """What an Erlang expression is in the broker: several changes for the price of one ``rabbitmqctl``."""
+        return self.ctl("eval", expression).strip()
+
+    def add_user(
+        self, name: str, password: str, *, vhost: str = "/", permissions: tuple[str, str, str] = (".*", ".*", ".*")
+    ) -> None:
+        """A user who may configure, write and read what the three patterns match."""
+        rights = ", ".join(f'<<"{pattern}">>' for pattern in permissions)
+        self.eval(
+            f'rabbit_auth_backend_internal:add_user(<<"{name}">>, <<"{password}">>, <<"tests">>), '
+            f'rabbit_auth_backend_internal:set_permissions(<<"{name}">>, <<"{vhost}">>, {rights}, <<"tests">>).'
+        )
+
+    def add_vhost(self, name: str) -> None:
+        """A virtual host in which ``guest`` may do everything."""
+        self.eval(
+            f'rabbit_vhost:add(<<"{name}">>, <<"tests">>), '
+            f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, '
+            '<<".*">>, <<".*">>, <<".*">>, <<"tests">>).'
+        )
+
+    def alarm(self, on: bool) -> None:
+        """The memory alarm: publishing connections are no longer read."""
+        self.ctl("set_vm_memory_high_watermark", "0" if on else "0.8")
+
+    # -- what one asks it, past everything that is tested
+
+    def connection(self, vhost: str = "/", **parameters: Any) -> pika.BlockingConnection:
+        """A connection straight to the broker."""
+        return pika.BlockingConnection(parameters_to(self.port, vhost, **parameters))
+
+    @contextmanager
+    def channel(self, vhost: str = "/") -> Iterator[BlockingChannel]:
+        """A channel of a connection of its own, straight to the broker."""
+        connection = self.connection(vhost)
+        try:
+            yield connection.channel()
+        finally:
+            with suppress(AMQPError):
+                connection.close()
+
+    def declare(self, queue: str, vhost: str = "/", arguments: Mapping[str, Any] | None = None, **flags: bool) -> None:
+        """``flags``: durable, exclusive, auto_delete."""
+        with self.channel(vhost) as channel:
+            channel.queue_declare(queue, arguments=arguments, **flags)
+
+    def delete(self, queue: str, vhost: str = "/") -> None:
+        with self.channel(vhost) as channel:
+            channel.queue_delete(queue)
+
+    def purge(self, queue: str, vhost: str = "/") -> None:
+        with self.channel(vhost) as channel:
+            channel.queue_purge(queue)
+
+    def depth(self, queue: str, vhost: str = "/") -> int:
+        """Messages that are ready in it; -1: there is no such queue."""
+        with self.channel(vhost) as channel:
+            try:
+                return int(channel.queue_declare(queue, passive=True).method.message_count)
+            except ChannelClosedByBroker:
+                return -1
+
+
+def parameters_to(port: int, vhost: str = "/", **more: Any) -> pika.ConnectionParameters:
+    """How pika reaches 127.0.0.1 as guest; ``more`` are pika's own parameters."""
+    return pika.ConnectionParameters(
+        "127.0.0.1",
+        port,
+        vhost,
+        **{"credentials": pika.PlainCredentials("guest", "guest"), "socket_timeout": 10, **more},
+    )
+
+
+@contextmanager
+def broker(**options: Any) -> Iterator[RabbitMQ]:
+    """A broker that is ready, in a folder that goes with it; ``options`` are :class:`RabbitMQ`'s."""
+    with (
+        tempfile.TemporaryDirectory(prefix="rabbitmq-", ignore_cleanup_errors=True) as folder,
+        RabbitMQ(Path(folder), **options) as server,
+    ):
+        yield server.ready()
+
+
+def _scripts() -> Path:
+    for folder in SCRIPTS:
+        if (folder / "rabbitmq-server").exists():
+            return folder
+    _missing("there is no RabbitMQ: install the package rabbitmq-server")
+    raise AssertionError("not reached")
+
+
+def _listens(port: int) -> bool:
+    """Whether somebody listens there. Asked of the kernel: a connection that says nothing would be an error in the
+    broker's log."""
+    wanted = f"0100007F:{port:04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1] in (wanted, f"00000000:{port:04X}") and fields[3] == "0A":
+            return True
+    return False
+
+
+def _missing(text: str) -> str:
+    """Skip the test; in CI fail it, because there nothing may be left out silently."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(text)
+    pytest.skip(text)
