@@ -215,7 +215,7 @@ class Section(Kind):
         return schema | ({"required": required} if required else {})
 
     def _shown_default(self, name: str, key: Key) -> Any:
-        if name not in self.defaults or key.default:
+        if name not in self.defaults or key.default or key.required:
             return OMIT
         default = self.defaults[name]
         if default is INHERIT or (default is None and not isinstance(key.kind, Policy)):

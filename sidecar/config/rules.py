@@ -10,17 +10,28 @@ import ipaddress
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from sidecar.config import amqp_rules
 from sidecar.config.containers import Fields
 from sidecar.config.kinds import BROKEN, Place
 from sidecar.config.model import Address, Admin, Registry
 from sidecar.config.values import is_loopback, is_wildcard
 
-#: What a listener with ``protocol: tcp`` has no use for: its sections, and keys inside them. The rest it has.
-NOT_FOR_TCP: dict[str, frozenset[str]] = {
-    "routes": frozenset(),
-    "timeout": frozenset({"request", "head", "keepalive"}),
-    "limits": frozenset({"head", "headers", "target", "body"}),
-    "retry": frozenset({"on", "methods"}),
+#: What a listener of a protocol has no use for: its sections, and keys inside them. The rest it has.
+NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
+    "http": {},
+    "tcp": {
+        "routes": frozenset(),
+        "timeout": frozenset({"request", "head", "keepalive"}),
+        "limits": frozenset({"head", "headers", "target", "body"}),
+        "retry": frozenset({"on", "methods"}),
+    },
+    # Not idle: whether a peer still lives is what AMQP's own heartbeats are for. But head: the handshake's.
+    "amqp": {
+        "routes": frozenset(),
+        "timeout": frozenset({"request", "idle", "keepalive"}),
+        "limits": frozenset({"head", "headers", "target", "body"}),
+        "retry": frozenset({"on", "methods"}),
+    },
 }
 
 
@@ -230,22 +241,24 @@ def _admin_is_guarded(root: Fields) -> None:
         )
 
 
-def _tcp_has_no_requests(root: Fields) -> None:
-    """With ``protocol: tcp`` there are no requests, so what is about them is refused."""
+def _fits_the_protocol(root: Fields) -> None:
+    """With ``protocol: tcp`` and ``amqp`` there are no requests, so what is about them is refused."""
     for listener in traffic(root):
-        if listener.value("protocol") != "tcp":
+        protocol = listener.value("protocol")
+        if protocol in (BROKEN, "http"):
             continue
-        for name, keys in NOT_FOR_TCP.items():
+        wrong = f"is not for protocol {protocol}"
+        for name, keys in NOT_FOR[protocol].items():
             section = listener.section_of(name)
             if not keys and listener.get(name):
-                listener.places[name].report("is not for protocol tcp", allowed="protocol: http, or leave it out")
+                listener.places[name].report(wrong, allowed="protocol: http, or leave it out")
             for key in section.places if section else ():
                 if section and key in keys:
                     rest = ", ".join(known for known in section.section.keys if known not in keys)
-                    section.places[key].report("is not for protocol tcp", allowed=f"{rest}; or protocol: http")
+                    section.places[key].report(wrong, allowed=f"{rest}; or protocol: http")
         limit = listener.section_of("rate_limit")
         if limit and limit.value("key") not in (BROKEN, "none", "ip"):
-            limit.places["key"].report("is not for protocol tcp", found=f'"{limit.value("key")}"', allowed="none, ip")
+            limit.places["key"].report(wrong, found=f'"{limit.value("key")}"', allowed="none, ip")
 
 
 _RULES = (
@@ -258,5 +271,6 @@ _RULES = (
     _target_fits_head,
     _one_check,
     _admin_is_guarded,
-    _tcp_has_no_requests,
+    _fits_the_protocol,
+    *amqp_rules.RULES,
 )

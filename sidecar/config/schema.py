@@ -11,8 +11,11 @@ import math
 from typing import Any
 
 from sidecar.config import model
+from sidecar.config.amqp_schema import AMQP
 from sidecar.config.containers import Key, ListOf, MapOf, Policy, Section, Short
 from sidecar.config.values import (
+    NAME,
+    NOT_BUILT,
     Boolean,
     Duration,
     Enum,
@@ -30,19 +33,15 @@ from sidecar.config.values import (
     Url,
 )
 
-#: Names end up in file names, metric labels and Consul paths, hence no leading dot and no slash.
-NAME = Text("a name of letters, digits, . _ - (at most 128, not starting with a dot)", r"(?!\.)[A-Za-z0-9._-]{1,128}")
 # A token of RFC 9110, section 5.6.2.
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
 _METHOD = Text("a request method", _TOKEN, convert=str.upper)
 _HEADER = Text("a header name", _TOKEN, convert=str.lower)
 _COUNT = Integer(0, 1_000_000)
 
-_NOT_BUILT = "is not supported by this version"
-
 RATE_LIMIT = Section(
     model.RateLimit,
-    "At most so many requests (tcp: connections) in a time; more are answered 429 (tcp: closed).",
+    "At most so many requests (tcp, amqp: connections) in a time; more are answered 429 (tcp, amqp: closed).",
     {
         "rate": Key(Rate(), "How fast tokens come back.", "100/s", required=True),
         "burst": Key(Integer(1, 1_000_000), "The most tokens there can be.", 200, default="one second's worth"),
@@ -56,7 +55,9 @@ BULKHEAD = Section(
     "How much may be under way at once, and how much may wait.",
     {
         "max_connections": Key(_COUNT, "Most connections; 0: no limit."),
-        "max_requests": Key(_COUNT, "Most requests in flight; 0: no limit. For tcp, max_connections counts alone.", 20),
+        "max_requests": Key(
+            _COUNT, "Most requests in flight; 0: no limit. For tcp and amqp, max_connections counts alone.", 20
+        ),
         "max_pending": Key(_COUNT, "Most requests that wait for their turn; 0: none waits."),
         "pending_timeout": Key(Duration(zero=True), "The longest one waits for its turn.", "5s"),
     },
@@ -70,7 +71,10 @@ TIMEOUT = Section(
         "request": Key(Duration(), "Until the head of the answer, waiting and retries included.", "30s"),
         "idle": Key(Duration(zero=True), "The longest silence in either direction.", "5m"),
         "total": Key(Duration(zero=True), "The whole exchange; off by default, so that long streams live."),
-        "head": Key(Duration(zero=True), "For a client to send its request head, from the first byte on."),
+        "head": Key(
+            Duration(zero=True),
+            "For a client to send its request head, from the first byte on; amqp: to finish its handshake.",
+        ),
         "keepalive": Key(Duration(zero=True), "How long an unused connection to an endpoint is kept."),
     },
 )
@@ -175,7 +179,15 @@ INBOUND = Section(
     "The port that others dial; its address is the one that gets registered.",
     {
         "bind": Key(HostPort(system_port=True), "Where to listen.", "0.0.0.0:10030", required=True),
-        "protocol": Key(Enum("http", "tcp", unbuilt=("grpc",)), "What is spoken there."),
+        "protocol": Key(
+            Enum(
+                "http",
+                "tcp",
+                unbuilt=("grpc",),
+                refused={"amqp": "is for upstreams: a broker needs no sidecar of its own"},
+            ),
+            "What is spoken there.",
+        ),
         "rate_limit": Key(Policy(RATE_LIMIT), "Admission by rate; there is none unless it is given."),
         "bulkhead": Key(Policy(BULKHEAD), "Admission by what is under way."),
         "timeout": Key(TIMEOUT, "How long each phase may take; connect is to the app."),
@@ -205,8 +217,11 @@ ENDPOINT = Section(
 )
 
 
-def _discover_by_name(arguments: dict[str, Any]) -> None:
-    """Without endpoints, an upstream's instances are those of the service with its own name."""
+def _complete_upstream(arguments: dict[str, Any]) -> None:
+    """Without endpoints, an upstream's instances are those of the service with its own name. An AMQP one has all of
+    that protocol's settings, be it their defaults."""
+    if arguments.get("protocol") == "amqp":
+        arguments.setdefault("amqp", model.Amqp())
     discover: model.Discover | None = arguments.get("discover")
     if discover is None and "endpoints" not in arguments:
         arguments["discover"] = model.Discover(service=arguments["name"])
@@ -219,7 +234,7 @@ UPSTREAM = Section(
     "One thing the app dials, and where its instances are: discover or endpoints.",
     {
         "bind": Key(HostPort(system_port=True), "The address the app dials.", "127.0.0.1:11434", required=True),
-        "protocol": Key(Enum("http", "tcp", unbuilt=("grpc", "amqp")), "What is spoken there."),
+        "protocol": Key(Enum("http", "tcp", "amqp", unbuilt=("grpc",)), "What is spoken there."),
         "discover": Key(
             DISCOVER,
             "Instances from the registry.",
@@ -245,9 +260,9 @@ UPSTREAM = Section(
         "rate_limit": Key(Policy(RATE_LIMIT), "There is none unless it is given."),
         "limits": Key(LIMITS, "What the app and the instances may send."),
         "routes": Key(ListOf(UPSTREAM_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
+        "amqp": Key(AMQP, AMQP.doc),
     },
-    refused={"amqp": _NOT_BUILT},
-    complete=_discover_by_name,
+    complete=_complete_upstream,
 )
 
 CHECK = Section(
@@ -264,7 +279,7 @@ CHECK = Section(
             "1m",
         ),
     },
-    refused={"grpc": f"{_NOT_BUILT}; supported: http, tcp"},
+    refused={"grpc": f"{NOT_BUILT}; supported: http, tcp"},
 )
 
 WEIGHTS = Section(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.config.model import Config
-from sidecar.config.rules import NOT_FOR_TCP
+from sidecar.config.rules import NOT_FOR
 from sidecar.config.schema import CONFIG
 
 
@@ -14,15 +14,19 @@ def effective(config: Config) -> dict[str, Any]:
     gives an equal configuration, except for secrets."""
     shown: dict[str, Any] = CONFIG.show(config)
     for listener in (shown.get("inbound"), *shown["upstreams"].values()):
-        if listener and listener["protocol"] == "tcp":
-            _drop_what_tcp_has_not(listener)
+        if listener:
+            _drop_what_it_has_not(listener)
     return shown
 
 
-def _drop_what_tcp_has_not(listener: dict[str, Any]) -> None:
-    for name, keys in NOT_FOR_TCP.items():
+def _drop_what_it_has_not(listener: dict[str, Any]) -> None:
+    """Leave out what would be refused in the file: what the protocol has not, and details of rates that are none."""
+    for name, keys in NOT_FOR[listener["protocol"]].items():
         if not keys:
             listener.pop(name, None)
         elif isinstance(section := listener.get(name), dict):
             for key in keys:
                 section.pop(key, None)
+    for rule in listener.get("amqp", {}).get("publish", ()):
+        if rule["rate"] == "0/s":
+            del rule["burst"], rule["over"]

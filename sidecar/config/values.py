@@ -32,6 +32,9 @@ _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 #: The longest secret that is read from a file, bytes.
 MAX_SECRET = 64 * 1024
 
+#: Why a key or word that is planned is refused.
+NOT_BUILT = "is not supported by this version"
+
 
 class Boolean(ScalarKind):
     """``true`` or ``false``; YAML 1.1's yes, no, on and off are refused, since readers disagree about them."""
@@ -142,16 +145,24 @@ def _bytes(text: str) -> int:
 
 
 class Rate(ScalarKind):
-    """Events per second, written with their unit: ``100/s``, ``600/m``, ``3600/h``."""
+    """Events per second, written with their unit: ``100/s``, ``600/m``, ``3600/h``. ``zero``: ``0/s`` is allowed too,
+    and means no limit."""
 
     minimum, maximum = 1 / 86400, 1e6
-    allowed = "a rate such as 100/s, 600/m, 3600/h; from one a day to 1000000/s"
+
+    def __init__(self, *, zero: bool = False) -> None:
+        self.zero = zero
+        off = ", or 0/s for no limit" if zero else ""
+        self.allowed = f"a rate such as 100/s, 600/m, 3600/h; from one a day to 1000000/s{off}"
 
     def parse(self, scalar: Scalar) -> float:
         match = _RATE.fullmatch(scalar.text)
         if not match:
             raise Refused("is not a rate")
-        return _within(float(match[1]) / _RATE_UNITS[match[2]], self.minimum, self.maximum)
+        value = float(match[1]) / _RATE_UNITS[match[2]]
+        if value == 0 and self.zero:
+            return 0.0
+        return _within(value, self.minimum, self.maximum)
 
     def show(self, value: float) -> Any:
         return f"{Decimal(repr(_short(value))):f}/s"
@@ -169,6 +180,9 @@ class HostPort(ScalarKind):
         self.allowed = f"host:port or [ipv6]:port (in quotes), with a port from {self.lowest} to 65535{chosen}"
 
     def parse(self, scalar: Scalar) -> Address:
+        # A URL, as client libraries take it, may end up here with its password.
+        if "@" in scalar.text:
+            raise Refused("has user info; only host and port stand here", hide=True)
         host, colon, port = scalar.text.rpartition(":")
         if not colon:
             raise Refused("has no port")
@@ -307,7 +321,7 @@ class RegistryUrl(ScalarKind):
 
 
 def _split_url(text: str) -> tuple[str, str]:
-    if "@" in text:
+    if "@" in text or "%40" in text:
         raise Refused("has user info; credentials do not belong into a URL", hide=True)
     scheme, separator, rest = text.partition("://")
     if not separator:
@@ -352,17 +366,57 @@ class Text(ScalarKind):
         return {"type": "string"} if self._empty else {"type": "string", "minLength": 1}
 
 
-class Enum(ScalarKind):
-    """One of some words. ``unbuilt``: words that are planned, and refused by this version."""
+class ShortString(Text):
+    """A name on the wire of AMQP: at most 255 bytes in UTF-8 (0-9-1, section 4.2.5.3). ``empty``: an empty one is
+    allowed, in quotes, as ``key:`` alone is rather something forgotten."""
 
-    def __init__(self, *values: str, unbuilt: tuple[str, ...] = ()) -> None:
-        self.values, self.unbuilt = values, unbuilt
+    def __init__(self, allowed: str, *, empty: bool = False) -> None:
+        super().__init__(f"{allowed} of at most 255 bytes", r"[^\x00-\x1f\x7f]{1,255}", empty=empty)
+
+    def parse(self, scalar: Scalar) -> str:
+        if scalar.type == "null":
+            raise Refused("has no value")
+        text = super().parse(scalar)
+        if len(text.encode()) > 255:
+            raise Refused("is too long")
+        return text
+
+
+class TopicPattern(ShortString):
+    """A binding key of a topic exchange: words between dots, where ``*`` stands for one word and ``#`` for any number.
+    Inside a word these would be plain characters for the broker, which is never what was meant."""
+
+    def __init__(self) -> None:
+        words = 'a pattern in quotes, as "ai.*.#" (words between dots; * is one word, # any number of them),'
+        super().__init__(words, empty=True)
+
+    def parse(self, scalar: Scalar) -> str:
+        if scalar.type == "null":
+            raise Refused("has no value (without quotes, a # begins a comment)")
+        text = super().parse(scalar)
+        if any(len(word) > 1 and ("*" in word or "#" in word) for word in text.split(".")):
+            raise Refused("has a * or # that is only a part of a word; each stands for whole words")
+        return text
+
+
+#: Names end up in file names, metric labels and Consul paths, hence no leading dot and no slash.
+NAME = Text("a name of letters, digits, . _ - (at most 128, not starting with a dot)", r"(?!\.)[A-Za-z0-9._-]{1,128}")
+
+
+class Enum(ScalarKind):
+    """One of some words. ``unbuilt``: words that are planned, and refused by this version; ``refused``: words that are
+    known elsewhere, with the reason why they are not allowed here."""
+
+    def __init__(self, *values: str, unbuilt: tuple[str, ...] = (), refused: dict[str, str] | None = None) -> None:
+        self.values, self.unbuilt, self.refused = values, unbuilt, refused or {}
         self.allowed = _one_of(values)
 
     def parse(self, scalar: Scalar) -> str:
         text = scalar.text
         if text in self.unbuilt:
-            raise Refused(f"is not supported by this version; supported: {', '.join(self.values)}")
+            raise Refused(f"{NOT_BUILT}; supported: {', '.join(self.values)}")
+        if reason := self.refused.get(text):
+            raise Refused(reason)
         if text not in self.values:
             raise Refused("is not one of the known words", nearest=nearest(text, self.values))
         return text

@@ -148,10 +148,8 @@ def test_target_is_part_of_the_head() -> None:
     ("text", "path"),
     [
         ("protocol: grpc", "protocol"),
-        ("protocol: amqp", "protocol"),
         ("balancer: peak_ewma", "balancer"),
         ("balancer: consistent_hash", "balancer"),
-        ("amqp: {}", "amqp"),
     ],
 )
 def test_what_is_not_built_is_refused_as_such(text: str, path: str) -> None:
@@ -169,6 +167,9 @@ def test_inbound_has_no_breaker_and_no_retry() -> None:
             problem = problem_of(HEAD + f"inbound: {{bind: 0.0.0.0:1, routes: [{{match: {{}}, {key}: {value}}}]}}")
             assert problem.path == f"inbound.routes[0].{key}"
     assert problem_of(HEAD + "inbound: {bind: 0.0.0.0:1, protocol: grpc}").path == "inbound.protocol"
+    problem = problem_of(HEAD + "inbound: {bind: 0.0.0.0:1, protocol: amqp}")
+    assert problem.path == "inbound.protocol"
+    assert problem.message.startswith("is for upstreams")
     assert problem_of(HEAD + "inbound: {bind: 0.0.0.0:1, balancer: random}").message == "is not a known key"
 
 

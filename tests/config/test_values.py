@@ -12,8 +12,8 @@ from sidecar.config.document import Mapping, Node, Scalar, Sequence, parse
 from sidecar.config.errors import Problem
 from sidecar.config.kinds import BROKEN, Kind, Place, Reading
 from sidecar.config.model import Address, Registry, Secret
-from sidecar.config.schema import NAME
 from sidecar.config.values import (
+    NAME,
     Boolean,
     Duration,
     Enum,

@@ -1,0 +1,146 @@
+"""The keys of an upstream's ``amqp`` section; as in ``schema``, the defaults are those of the model."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from sidecar.config import model
+from sidecar.config.containers import Key, ListOf, Section
+from sidecar.config.values import (
+    NAME,
+    NOT_BUILT,
+    Duration,
+    Enum,
+    Integer,
+    Rate,
+    SecretValue,
+    ShortString,
+    Size,
+    TopicPattern,
+    Url,
+)
+
+_OVER = Enum("hold", "nack", unbuilt=("spool",))
+_VHOST = ShortString("the name of a vhost", empty=False)
+#: What storing and forwarding will need, at whichever level somebody looks for it.
+_UNBUILT = dict.fromkeys(("spool", "expires", "dead_letters", "partitions", "batch"), NOT_BUILT)
+
+
+def _complete_publish(arguments: dict[str, Any]) -> None:
+    # A tenth of a second's worth: enough that timers need not be exact, and too little to be a storm.
+    arguments.setdefault("burst", max(1, math.ceil(arguments.get("rate", 0.0) / 10)))
+
+
+def _complete_queue(arguments: dict[str, Any]) -> None:
+    if "high" in arguments:
+        arguments.setdefault("low", arguments["high"] * 8 // 10)
+
+
+def _complete_prefetch(arguments: dict[str, Any]) -> None:
+    if most := arguments.get("max"):
+        arguments.setdefault("default", min(most, model.AmqpPrefetch().default))
+
+
+CREDENTIALS = Section(
+    model.AmqpCredentials,
+    "The sidecar's own account at the broker, for watching queues; clients keep theirs.",
+    {
+        "username": Key(ShortString("the name of a user"), "Name of the account.", "sidecar", required=True),
+        "password": Key(SecretValue(), "Its password.", {"file": "/run/secrets/rabbitmq"}, required=True),
+    },
+)
+
+PUBLISH = Section(
+    model.AmqpPublish,
+    "A limit for what is published; the first rule that matches a message is the one for it.",
+    {
+        "vhost": Key(_VHOST, "In this vhost; *: in any.", "/agents"),
+        "exchange": Key(
+            TopicPattern(), "To exchanges with such a name; *: any; empty, in quotes: the default exchange.", "ai.tasks"
+        ),
+        "routing_key": Key(TopicPattern(), "With such a routing key; #: any.", "ai.inference.#"),
+        "rate": Key(Rate(zero=True), "Messages that go on in a time; 0/s: as they come.", "1000/s"),
+        "burst": Key(
+            Integer(1, 1_000_000),
+            "Messages that may go on at once after a pause.",
+            2000,
+            default="a tenth of a second's worth",
+        ),
+        "over": Key(
+            _OVER, "What becomes of more: hold makes them wait, nack refuses those of channels in confirm mode."
+        ),
+    },
+    refused=_UNBUILT,
+    complete=_complete_publish,
+)
+
+QUEUE = Section(
+    model.AmqpQueue,
+    "A queue that is not to grow: what leads there is held back from high until low.",
+    {
+        "name": Key(
+            ShortString("the name of a queue"), "Name of the queue.", "task.decomposition.request", required=True
+        ),
+        "vhost": Key(_VHOST, "The vhost it is in.", "/agents"),
+        "high": Key(Integer(1, 1_000_000_000), "So many ready messages, and no more go there.", 10_000),
+        "low": Key(Integer(0, 1_000_000_000), "So few, and they do again.", 8_000, default="four fifths of high"),
+        "over": Key(_OVER, "What becomes of more: hold or nack, as for publish."),
+    },
+    refused=_UNBUILT,
+    complete=_complete_queue,
+)
+
+HOLD = Section(
+    model.AmqpHold,
+    "How much may be held in all; at that, clients that publish are not read from until there is room.",
+    {
+        "messages": Key(Integer(1, 10_000_000), "Most messages."),
+        "bytes": Key(Size("64KiB", "1TiB"), "Most bytes.", "64MiB"),
+        "timeout": Key(
+            Duration(zero=True),
+            "The longest a message of a channel in confirm mode is held, but for an alarm of the broker; "
+            "then it is refused with a nack. 0: no end.",
+            "30s",
+        ),
+    },
+)
+
+PREFETCH = Section(
+    model.AmqpPrefetch,
+    "How many messages a consumer may have at once without having acknowledged them.",
+    {
+        "default": Key(
+            Integer(0, 65535), "For those that set no limit; 0: leaves them alone.", 100, default="100, at most max"
+        ),
+        "max": Key(Integer(0, 65535), "The most that one gets; 0: whatever it asks for.", 1000),
+    },
+    complete=_complete_prefetch,
+)
+
+AMQP = Section(
+    model.Amqp,
+    "For protocol amqp: limits for what is published, queues that are watched, and how much is held back.",
+    {
+        "vhosts": Key(ListOf(_VHOST, minimum=1, maximum=1000), "Those that clients may open.", ["/"], default="any"),
+        "credentials": Key(CREDENTIALS, CREDENTIALS.doc),
+        "management": Key(
+            Url(("http", "https")),
+            "Base URL of the broker's management API, to learn bindings from; empty: only from what clients declare.",
+            "http://rabbitmq:15672",
+        ),
+        "publish": Key(ListOf(PUBLISH, maximum=1000), "Limits for what is published; there are none unless given."),
+        "queues": Key(ListOf(QUEUE, maximum=1000), "Queues whose depth is watched."),
+        "watch_interval": Key(Duration("10ms", "1h"), "From one look at them to the next; near high, sooner.", "250ms"),
+        "hold": Key(HOLD, HOLD.doc),
+        # 512 MiB is the most that RabbitMQ takes, whatever its configuration.
+        "max_message_size": Key(Size("1KiB", "512MiB"), "The largest message that a client may publish.", "16MiB"),
+        "prefetch": Key(PREFETCH, PREFETCH.doc),
+        "pause_on": Key(
+            ListOf(NAME, maximum=100),
+            "Upstreams of this file; while the breaker of one is open, nothing is delivered to consumers.",
+            ["ollama"],
+        ),
+    },
+    refused=_UNBUILT,
+)
