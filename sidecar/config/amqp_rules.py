@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sidecar.config.containers import Fields
-from sidecar.config.errors import nearest
+from sidecar.config.errors import nearest, printable
 from sidecar.config.kinds import BROKEN, Place
 
 
@@ -20,7 +20,7 @@ class AmqpUpstream(NamedTuple):
 
 def _amqp(root: Fields) -> Iterator[AmqpUpstream]:
     for name, upstream in root.get("upstreams", {}).items():
-        if isinstance(upstream, Fields) and (amqp := upstream.section_of("amqp")):
+        if isinstance(upstream, Fields) and (amqp := upstream.section_of("amqp")) is not None:
             yield AmqpUpstream(name, upstream, amqp)
 
 
@@ -35,6 +35,10 @@ def _items(fields: Fields, key: str) -> Iterator[tuple[Place, Any]]:
         if item is not BROKEN:
             place = fields.places[key]
             yield place.item(index, place.line), item
+
+
+def _quoted(name: str) -> str:
+    return f'"{printable(name)}"'
 
 
 def _for_protocol_amqp(root: Fields) -> None:
@@ -56,7 +60,7 @@ def _account_for_watching(root: Fields) -> None:
         for key in ("queues", "management"):
             if amqp.get(key) and "credentials" not in amqp.places:
                 amqp.place.at("credentials", amqp.places[key].line).report(
-                    "is missing: the sidecar watches queues with an account of its own",
+                    "is missing: for this, the sidecar needs an account of its own",
                     found=key,
                     allowed="{username: sidecar, password: {file: /run/secrets/rabbitmq}}",
                 )
@@ -71,7 +75,7 @@ def _known_vhosts(root: Fields) -> None:
             if vhost == "*":
                 place.report("is not the name of a vhost", found='"*"', allowed="names; any vhost: leave vhosts out")
             elif vhost in allowed:
-                place.report("is given twice", found=f'"{vhost}"', allowed="each vhost once")
+                place.report("is given twice", found=_quoted(vhost), allowed="each vhost once")
             allowed.add(vhost)
         complete = bool(allowed) and "*" not in allowed and BROKEN not in amqp["vhosts"]
         for rule in _sections(amqp, "publish"):
@@ -87,8 +91,8 @@ def _known_vhosts(root: Fields) -> None:
 def _not_open(item: Fields, allowed: set[str]) -> None:
     item.places.get("vhost", item.place).report(
         "is about a vhost that clients may not open",
-        found=f'vhost "{item.value("vhost")}"',
-        allowed=", ".join(f'"{vhost}"' for vhost in sorted(allowed)),
+        found=f"vhost {_quoted(item.value('vhost'))}",
+        allowed=", ".join(map(_quoted, sorted(allowed))),
     )
 
 
@@ -137,7 +141,7 @@ def _queues_differ(root: Fields) -> None:
                 continue
             if (vhost, name) in seen:
                 queue.places["name"].report(
-                    "is given twice", found=f'"{name}" in vhost "{vhost}"', allowed="each queue once"
+                    "is given twice", found=f"{_quoted(name)} in vhost {_quoted(vhost)}", allowed="each queue once"
                 )
             seen.add((vhost, name))
 

@@ -7,6 +7,7 @@ write it back (for ``GET /config``), and its JSON Schema. Single values are in `
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,8 +119,8 @@ class ScalarKind(Kind):
         try:
             return self.parse(scalar)
         except Refused as refused:
-            found = "(hidden, it may hold a secret)" if refused.hide else describe(scalar)
-            if scalar.text != node.text and not refused.hide:
+            found = _HIDDEN if refused.hide else describe(scalar)
+            if scalar.text != node.text and found is not _HIDDEN:
                 found += f" (from {printable(node.text)})"
             return at.report(str(refused), found=found, allowed=self.allowed, nearest=refused.nearest)
 
@@ -140,12 +141,20 @@ def substituted(node: document.Scalar, at: Place) -> document.Scalar | None:
     return document.Scalar(text, node.plain, node.line)
 
 
+#: What is shown in place of a value that may hold a secret.
+_HIDDEN: Final = "(hidden, it may hold a secret)"
+#: A URL with user info, as client libraries take it; where it stands by mistake, its password is not to be shown.
+_USER_INFO: Final = re.compile(r"://[^/]*@")
+
+
 def describe(node: document.Node) -> str:
     """A node in words; scalars with their text, so not for secrets."""
     if isinstance(node, document.Mapping):
         return "a mapping"
     if isinstance(node, document.Sequence):
         return "a list"
+    if _USER_INFO.search(node.text):
+        return _HIDDEN
     match node.type:
         case "null":
             return "nothing"

@@ -321,7 +321,7 @@ class RegistryUrl(ScalarKind):
 
 
 def _split_url(text: str) -> tuple[str, str]:
-    if "@" in text or "%40" in text:
+    if "@" in text:
         raise Refused("has user info; credentials do not belong into a URL", hide=True)
     scheme, separator, rest = text.partition("://")
     if not separator:

@@ -18,6 +18,7 @@ from support.configs import FULL
 
 _WORDS = (
     *("off", "on", "~", "none", "http", "tcp", "127.0.0.1:1", "[::1]:0", "10.0.0.1:80", "30s", "1h", "64KiB", "100/s"),
+    *("amqp", "hold", "0/s", "#", "a.*", "http://x:hunter2@c"),
     *(
         "consul://c:1",
         "directory:///x",

@@ -115,6 +115,7 @@ def test_it_is_a_schema_of_the_draft() -> None:
         "service: {name: a, weights: {passing: '${N}'}}",
         "service: {name: a}\ndrain: {timeout: 30}",
         "service: {name: a}\nadmin: {token: {file: /x}}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {publish: [{rate: 0/s}]}}}",
         "service: {name: a}\nupstreams: {b: {bind: 'c:1', retry: 'off', bulkhead: false}}",
     ],
 )
@@ -133,6 +134,9 @@ def test_it_accepts_what_is_right(text: str) -> None:
         "service: {name: a}\nupstreams: {b: {bind: 'c:1', retry: true}}",
         "service: {name: a}\nupstreams: {b: {bind: 'c:1', endpoints: []}}",
         "service: {name: a}\nadmin: {token: {fil: /x}}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {spool: {}}}}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {publish: [{over: spool}]}}}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {credentials: {username: a}}}}",
     ],
 )
 def test_it_refuses_what_is_wrong(text: str) -> None:
@@ -140,5 +144,7 @@ def test_it_refuses_what_is_wrong(text: str) -> None:
 
 
 def test_it_accepts_what_is_shown() -> None:
-    config = config_of(FULL + "consul: {token: x}")
+    amqp = "{publish: [{exchange: a}], queues: [{name: q}], credentials: {username: a, password: b}}"
+    broker = f"  rabbitmq: {{bind: 127.0.0.1:5672, protocol: amqp, amqp: {amqp}}}\n"
+    config = config_of(FULL + broker + "consul: {token: x}")
     assert accepts(json_schema(), effective(config))

@@ -40,6 +40,39 @@ def test_secrets_are_stars() -> None:
     assert effective(config_of(FULL))["consul"]["token"] == ""
 
 
+def test_amqp_is_shown_without_what_it_has_not() -> None:
+    shown = effective(
+        config_of(
+            """
+            service: {name: a}
+            upstreams:
+              rabbitmq:
+                bind: 127.0.0.1:5672
+                endpoints: ["b:5672"]
+                protocol: amqp
+                amqp: {publish: [{exchange: a}, {rate: 30/s, over: nack}]}
+            """
+        )
+    )["upstreams"]["rabbitmq"]
+    assert shown["timeout"] == {"connect": 1, "total": 0, "head": 10}
+    assert shown["limits"] == {"connections": 16384}
+    assert not {"on", "methods"} & set(shown["retry"])
+    assert "routes" not in shown
+    assert shown["amqp"] == {
+        "management": "",
+        "publish": [
+            {"vhost": "*", "exchange": "a", "routing_key": "#", "rate": "0/s"},
+            {"vhost": "*", "exchange": "*", "routing_key": "#", "rate": "30/s", "burst": 3, "over": "nack"},
+        ],
+        "queues": [],
+        "watch_interval": 0.25,
+        "hold": {"messages": 10_000, "bytes": 64 << 20, "timeout": 30},
+        "max_message_size": 16 << 20,
+        "prefetch": {"default": 100, "max": 1000},
+        "pause_on": [],
+    }
+
+
 def test_it_loads_as_the_same_configuration() -> None:
     config = config_of(FULL)
     assert reload(config) == config
@@ -90,6 +123,34 @@ _TCP = st.fixed_dictionaries(
     {"bind": st.just("127.0.0.1:0"), "protocol": st.just("tcp"), "discover": st.just({"service": "x"})},
     optional=_SHARED,
 )
+_NAMES = st.one_of(st.sampled_from(["a", "é", "x.y", "1"]), _TEXTS.map(str.strip).filter(bool))
+_PATTERNS = st.lists(st.sampled_from(["*", "#", "a", "b-c", "é", "7"]), max_size=4).map(".".join)
+_PUBLISH = st.fixed_dictionaries(
+    {"exchange": _PATTERNS, "routing_key": _PATTERNS},
+    optional={"rate": st.sampled_from(["7/s", "100/m", "1000000/s"]), "vhost": st.sampled_from(["*", "/", "/x"])},
+)
+_QUEUES = st.fixed_dictionaries(
+    {"name": _NAMES, "high": st.integers(1, 10**9)},
+    optional={"vhost": st.sampled_from(["/", "/x"]), "over": st.sampled_from(["hold", "nack"]), "low": st.just(1)},
+)
+_AMQP_SECTIONS = st.fixed_dictionaries(
+    # This password is shown as it is.
+    {"credentials": st.fixed_dictionaries({"username": _NAMES, "password": st.just("***")})},
+    optional={
+        "vhosts": st.just(["/", "/x"]),
+        "management": st.sampled_from(["", "http://c:15672"]),
+        "publish": st.lists(_PUBLISH, max_size=1),
+        "queues": st.lists(_QUEUES, max_size=3, unique_by=lambda queue: queue["name"]),
+        "watch_interval": st.floats(0.01, 3600),
+        "hold": st.fixed_dictionaries({}, optional={"messages": st.integers(1, 99), "timeout": st.integers(0, 9)}),
+        "max_message_size": st.sampled_from(["1MiB", 5000]),
+        "prefetch": st.fixed_dictionaries({}, optional={"default": st.integers(0, 9), "max": st.sampled_from([0, 9])}),
+    },
+)
+_AMQP = st.fixed_dictionaries(
+    {"bind": st.just("127.0.0.1:0"), "protocol": st.just("amqp"), "endpoints": _ENDPOINTS},
+    optional=_SHARED | {"amqp": _AMQP_SECTIONS, "timeout": st.just({"head": 5, "total": 7})},
+)
 _CONFIGS = st.fixed_dictionaries(
     {
         "service": st.fixed_dictionaries(
@@ -97,7 +158,7 @@ _CONFIGS = st.fixed_dictionaries(
             optional={"tags": st.lists(_TEXTS, max_size=3), "meta": st.dictionaries(st.sampled_from("xyz"), _TEXTS)},
         ),
         "registry": st.sampled_from(["directory:///run/mesh", "consul+tls://c:1", "consul://[::1]:8500"]),
-        "upstreams": st.dictionaries(st.sampled_from("abc"), st.one_of(_HTTP, _TCP)),
+        "upstreams": st.dictionaries(st.sampled_from("abc"), st.one_of(_HTTP, _TCP, _AMQP)),
     },
     optional={
         "inbound": st.fixed_dictionaries({"bind": st.just("0.0.0.0:0"), "protocol": st.sampled_from(["http", "tcp"])}),
@@ -109,7 +170,7 @@ _CONFIGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(_CONFIGS)
 def test_what_is_shown_loads_as_the_same_configuration(data: dict[str, Any]) -> None:
     config = load_text(yaml.safe_dump(data), "mesh.yaml", {})

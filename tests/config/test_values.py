@@ -26,8 +26,10 @@ from sidecar.config.values import (
     RateKey,
     RegistryUrl,
     SecretValue,
+    ShortString,
     Size,
     Text,
+    TopicPattern,
     Url,
     is_loopback,
     is_wildcard,
@@ -89,6 +91,11 @@ GOOD: list[tuple[Kind, str, object]] = [
     (Url(("http", "https")), "https://collector/v1/", "https://collector/v1/"),
     (Url(("http", "https")), "'http://[::1]:4318'", "http://[::1]:4318"),
     (Url(("http",)), "''", ""),
+    (Rate(zero=True), "0/s", 0.0),
+    (Rate(zero=True), "90/m", 1.5),
+    (ShortString("a name"), "a.b", "a.b"),
+    (ShortString("a name", empty=True), "''", ""),
+    (TopicPattern(), "'#'", "#"),
     (RegistryUrl(), "none", Registry()),
     (RegistryUrl(), "consul://c:8500", Registry(kind="consul", address=Address("c", 8500))),
     (RegistryUrl(), "consul://c", Registry(kind="consul", address=Address("c", 8500))),
@@ -174,6 +181,14 @@ BAD: list[tuple[Kind, str, str]] = [
     (Url(("http", "https")), "http://jaeger/?token=abc", "has a query or a fragment"),
     (Url(("http", "https")), "http://ja eger", "is not a valid URL"),
     (RegistryUrl(), "consul", "is not a URL"),
+    (Rate(), "0/s", "is out of range"),
+    (Rate(zero=True), "0", "is not a rate"),
+    (ShortString("a name", empty=True), "", "has no value"),
+    (ShortString("a name"), "''", "is not allowed"),
+    (ShortString("a name"), "é" * 128, "is too long"),
+    (TopicPattern(), "~", "has no value (without quotes, a # begins a comment)"),
+    (TopicPattern(), "a*", "has a * or # that is only a part of a word; each stands for whole words"),
+    (Enum("a", "b", refused={"c": "is elsewhere"}), "c", "is elsewhere"),
     (RegistryUrl(), "etcd://e:2379", "is not a registry"),
     (RegistryUrl(), "directory://run/mesh", "is not an absolute path; directory: takes three slashes"),
     (RegistryUrl(), "consul://c:0", "has no valid port"),
@@ -233,6 +248,18 @@ def test_credentials_in_a_url_are_hidden() -> None:
     for yaml in ("consul://me:hunter2@c:8500", "consul://c:8500?token=hunter2"):
         problem = read(RegistryUrl(), yaml)
         assert "hunter2" not in problem.text("mesh.yaml")
+
+
+def test_a_url_with_credentials_is_hidden_wherever_it_stands() -> None:
+    url = "amqp://me:hunter2@c:5672"
+    environ = {"URL": url, "HOST": "c:5672"}
+    for kind in (HostPort(), NAME, Integer(1, 2), Enum("a", "b"), Rate(), RegistryUrl(), Duration()):
+        for yaml in (url, "${URL}", "amqp://me:hunter2@${HOST}"):
+            problem = read(kind, yaml, environ)
+            assert problem.found == "(hidden, it may hold a secret)"
+            assert "hunter2" not in problem.text("mesh.yaml")
+    assert "hunter2" not in read(HostPort(), "me:hunter2@c:5672").text("mesh.yaml")
+    assert read(NAME, "http://c/a@b").found == '"http://c/a@b"'
 
 
 def test_found_is_cut_and_fit_for_a_terminal() -> None:
