@@ -22,6 +22,7 @@ _GREEN, _YELLOW, _RED, _BOLD = "32", "33", "31", "1"
 _COLOURS: Final = {
     "ready": _GREEN, "healthy": _GREEN, "closed": _GREEN, "up": _GREEN,
     "starting": _YELLOW, "draining": _YELLOW, "warning": _YELLOW, "half-open": _YELLOW,
+    "blocked": _YELLOW, "full": _YELLOW,
     "stopped": _RED, "unhealthy": _RED, "open": _RED, "ejected": _RED, "down": _RED,
 }  # fmt: skip
 
@@ -62,6 +63,9 @@ class Asked:
         if not isinstance(upstreams, list):
             raise StatusError(_not_ours(base))
         self.upstreams: list[Mapping[str, Any]] = upstreams
+        self.amqp: list[Mapping[str, Any]] = []
+        if any(upstream.get("protocol") == "amqp" for upstream in upstreams):
+            self.amqp = self._mapping(base, "/amqp")["upstreams"]
         self.registry: Mapping[str, Any] | None = self.health["registry"]
         self.well = self.ready and self.health.get("status") in ("healthy", "warning")
 
@@ -120,6 +124,9 @@ def table(asked: Asked, colour: bool) -> list[str]:
         endpoints = _endpoint_rows(asked.upstreams)
         if len(endpoints) > 1:
             lines += ["", *_columns(endpoints, colour)]
+    for block in (_amqp_rows(asked.amqp), _waiting_rows(asked.amqp), _queue_rows(asked.amqp)):
+        if len(block) > 1:
+            lines += ["", *_columns(block, colour)]
     return lines
 
 
@@ -157,6 +164,49 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for upstream in upstreams
         for endpoint in upstream["endpoints"]
+    ]
+    return rows
+
+
+def _amqp_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [
+        ["AMQP", "BROKER", ">CONNECTIONS", ">CHANNELS", ">CONSUMERS", ">UNACKED", ">STALLED", ">PUBLISHED", ">HELD"]
+    ]
+    rows += [
+        [
+            str(port["name"]),
+            "blocked" if port["blocked"] else "free",
+            *(str(port[key]) for key in ("connections", "channels", "consumers", "unacked", "stalled")),
+            str(sum(exchange["published"] for exchange in port["exchanges"])),
+            str(port["held"]["messages"]),
+        ]
+        for port in ports
+    ]
+    return rows
+
+
+def _waiting_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["AMQP", "HELD FOR", ">MESSAGES"]]
+    rows += [
+        [str(port["name"]), str(waiting["what"]), str(waiting["messages"])]
+        for port in ports
+        for waiting in port["held"]["waiting_for"]
+    ]
+    return rows
+
+
+def _queue_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["AMQP", "VHOST", "QUEUE", ">DEPTH", ">LOW", ">HIGH", ">CONSUMERS", "STATE"]]
+    rows += [
+        [
+            str(port["name"]),
+            str(queue["vhost"]),
+            str(queue["queue"]),
+            *("-" if queue[key] is None else str(queue[key]) for key in ("depth", "low", "high", "consumers")),
+            str(queue["problem"]) or ("full" if queue["full"] else "free"),
+        ]
+        for port in ports
+        for queue in port["queues"]
     ]
     return rows
 

@@ -33,6 +33,26 @@ UPSTREAM: dict[str, Any] = {
 }
 
 
+AMQP: dict[str, Any] = {
+    "name": "rabbitmq",
+    "blocked": True,
+    "connections": 12,
+    "channels": 30,
+    "consumers": 4,
+    "unacked": 17,
+    "stalled": 2,
+    "held": {"messages": 5, "bytes": 1280, "waiting_for": [{"what": "queue tasks", "messages": 5}]},
+    "exchanges": [{"published": 40}, {"published": 2}],
+    "queues": [
+        {"vhost": "/", "queue": "tasks", "depth": 12, "low": 8, "high": 10, "consumers": 1, "full": True,
+         "problem": ""},
+        {"vhost": "/", "queue": "calm", "depth": 0, "low": 8, "high": 10, "consumers": 0, "full": False, "problem": ""},
+        {"vhost": "/", "queue": "gone", "depth": None, "low": 8, "high": 10, "consumers": None, "full": False,
+         "problem": "no such queue"},
+    ],
+}  # fmt: skip
+
+
 def pages(**changes: tuple[int, Any]) -> dict[str, tuple[int, Any]]:
     """What a well sidecar answers, with some of it changed."""
     health = {
@@ -96,6 +116,35 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_amqp_upstreams_are_asked_about_when_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
+    upstreams = (200, {"upstreams": [UPSTREAM | {"protocol": "amqp", "endpoints": []}]})
+    with admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [AMQP]}))) as url:
+        assert show_status(url) == 0
+    assert capsys.readouterr().out.partition("211 ms\n\n")[2] == (
+        "AMQP      BROKER   CONNECTIONS  CHANNELS  CONSUMERS  UNACKED  STALLED  PUBLISHED  HELD\n"
+        "rabbitmq  blocked           12        30          4       17        2         42     5\n"
+        "\n"
+        "AMQP      HELD FOR     MESSAGES\n"
+        "rabbitmq  queue tasks         5\n"
+        "\n"
+        "AMQP      VHOST  QUEUE  DEPTH  LOW  HIGH  CONSUMERS  STATE\n"
+        "rabbitmq  /      tasks     12    8    10          1  full\n"
+        "rabbitmq  /      calm       0    8    10          0  free\n"
+        "rabbitmq  /      gone       -    8    10          -  no such queue\n"
+    )
+
+
+def test_a_broker_without_anything_to_tell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = AMQP | {"blocked": False, "held": {"messages": 0, "bytes": 0, "waiting_for": []}, "queues": []}
+    upstreams = (200, {"upstreams": [UPSTREAM | {"protocol": "amqp"}]})
+    with admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [quiet]}))) as url:
+        assert show_status(url) == 0
+    out = capsys.readouterr().out
+    assert "rabbitmq  free " in out
+    assert "HELD FOR" not in out
+    assert "QUEUE" not in out
+
+
 def test_a_breaker_that_is_off_and_no_upstreams_at_all(capsys: pytest.CaptureFixture[str]) -> None:
     with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"breaker": None, "endpoints": []}]}))) as url:
         assert show_status(url) == 0
@@ -133,6 +182,8 @@ def test_not_ready_or_unhealthy_is_shown_and_is_1(
         {"upstreams": (200, {"upstreams": "many"})},
         {"upstreams": (200, {"upstreams": [{"name": "of another version"}]})},
         {"upstreams": (200, {"upstreams": [17]})},
+        {"upstreams": (200, {"upstreams": [UPSTREAM | {"protocol": "amqp"}]})},
+        {"upstreams": (200, {"upstreams": [UPSTREAM | {"protocol": "amqp"}]}), "amqp": (200, {"upstreams": [{}]})},
         {"health": (200, {"status": "healthy", "registry": "much"})},
     ],
 )

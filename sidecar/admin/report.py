@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from sidecar.admin import amqp
 from sidecar.config import model
 from sidecar.resilience.breaker import CLOSED, OPEN
 
@@ -63,6 +64,8 @@ def upstream_health(upstream: UpstreamView) -> dict[str, Any]:
     warning = sum(1 for endpoint in endpoints if endpoint.state == "warning")
     if warning:
         doubts.append(f"{warning} of {len(endpoints)} endpoints are in the warning state")
+    if upstream.amqp is not None:
+        doubts += amqp.doubts(upstream.amqp)
     if doubts:
         return {"status": "warning", "output": "; ".join(doubts)}
     return {"status": "healthy", "output": f"{len(endpoints)} endpoints"}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiohttp import web
 
-from sidecar.admin import report
+from sidecar.admin import amqp, report
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
 
@@ -91,6 +91,8 @@ class Api:
             Route("POST", "/upstreams/{name}/breaker/{mode}",
                   "Hold an upstream's breakers, its routes' too, open or closed, or leave them to themselves (auto)",
                   self.breaker, {200: "the upstream", 409: "it has no breaker"} | unknown | token, "Upstream"),
+            Route("GET", "/amqp", "The AMQP upstreams: connections, what is held and why, exchanges, queues", self.amqp,
+                  {200: "a list"}, "AmqpPorts"),
             Route("POST", "/reload", "Read the configuration file again", self.reload,
                   {200: "what changed", 422: "the file cannot be used; nothing has changed"} | token, "Changes"),
             Route("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain, {202: "draining"} | token, "Phase"),
@@ -166,6 +168,9 @@ class Api:
             breaker.force(mode)  # type: ignore[arg-type]  # checked above
         logger.info("the breaker of %s was told: %s", view.config.name, mode, extra={"client": request.remote})
         return answer(report.upstream(view))
+
+    async def amqp(self, request: web.Request) -> web.Response:
+        return answer({"upstreams": amqp.ports(self._running)})
 
     async def reload(self, request: web.Request) -> web.Response:
         try:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sidecar.amqp.stats import AmqpStats
 from sidecar.config.model import Config, Upstream
 from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
@@ -19,6 +20,47 @@ class Health:
 
     status: str
     output: str
+
+
+@dataclass(frozen=True, slots=True)
+class SessionView:
+    """One client's connection to an AMQP port. ``client`` is its address, ``product`` what it calls itself, ``since``
+    how long ago it came, in seconds; ``endpoint`` is empty until there is one. ``held`` counts its publishes that wait,
+    ``unacked`` the deliveries that it has not settled, ``stalled`` those kept back from it; ``blocked``: it was told to
+    publish nothing for now."""
+
+    client: str
+    product: str
+    user: str
+    vhost: str
+    endpoint: str
+    since: float
+    channels: int
+    consumers: int
+    unacked: int
+    held: int
+    blocked: bool
+    stalled: int
+
+
+class AmqpView(Protocol):
+    """What is particular to an AMQP upstream."""
+
+    @property
+    def stats(self) -> AmqpStats: ...
+
+    @property
+    def held_bytes(self) -> int:
+        """Of all messages held now."""
+        ...
+
+    def holding(self) -> list[tuple[str, int]]:
+        """What messages wait for, and how many each."""
+        ...
+
+    def sessions(self) -> list[SessionView]:
+        """All clients' connections."""
+        ...
 
 
 class UpstreamView(Protocol):
@@ -38,6 +80,11 @@ class UpstreamView(Protocol):
     @property
     def breakers(self) -> Sequence[CircuitBreaker]:
         """The upstream's breaker first, then those of routes that have their own; empty when switched off."""
+        ...
+
+    @property
+    def amqp(self) -> AmqpView | None:
+        """None: the upstream speaks something else."""
         ...
 
 

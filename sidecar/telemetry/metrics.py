@@ -13,6 +13,7 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import INF, floatToGoString
 
 from sidecar import __version__
+from sidecar.telemetry.amqp_metrics import amqp_families
 
 if TYPE_CHECKING:
     from sidecar.admin.view import Running
@@ -46,6 +47,8 @@ class _Collector(Collector):
         yield from self._traffic()
         yield from self._connections()
         yield from self._upstreams()
+        upstreams = self._running.upstreams.items()
+        yield from amqp_families({name: it.amqp for name, it in upstreams if it.amqp is not None})
         yield from self._itself()
 
     def _traffic(self) -> Iterable[Metric]:

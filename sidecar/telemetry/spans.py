@@ -35,8 +35,8 @@ class SpanError(ConfigError):
 
 
 class SpanRecord(NamedTuple):
-    """One exchange as a span. ``kind`` is ``server`` or ``client``; ``parent_id`` 0: none; times are Unix time in
-    nanoseconds."""
+    """One exchange, or one message, as a span. ``kind`` is ``server``, ``client``, ``producer`` or ``consumer``;
+    ``parent_id`` 0: none; times are Unix time in nanoseconds."""
 
     trace_id: int
     span_id: int
@@ -155,7 +155,7 @@ def _sdk_span(record: SpanRecord, resource: Any) -> Any:
         parent=parent,
         resource=resource,
         attributes=record.attributes,
-        kind=SpanKind.SERVER if record.kind == "server" else SpanKind.CLIENT,
+        kind=SpanKind[record.kind.upper()],
         instrumentation_scope=InstrumentationScope("sidecar", __version__),
         status=Status(StatusCode.UNSET if record.ok else StatusCode.ERROR),
         start_time=record.start_ns,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from sidecar.config.model import Upstream
 from sidecar.proxy.listener import Listener
@@ -10,6 +11,9 @@ from sidecar.registry.api import Instance, Registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from sidecar.admin.view import AmqpView
 
 
 class RunningUpstream:
@@ -33,6 +37,12 @@ class RunningUpstream:
     @property
     def breakers(self) -> Sequence[CircuitBreaker]:
         return self.listener.breakers
+
+    @property
+    def amqp(self) -> AmqpView | None:
+        # Only an AMQP port's listener has this; asking for its class would load all of that for everybody.
+        view: AmqpView | None = getattr(self.listener, "amqp_view", None)
+        return view
 
     def follow(self, registry: Registry | None) -> None:
         """Get endpoints from where the configuration says, from now on. Those it had stay until there are others."""

@@ -82,6 +82,13 @@ def everything() -> FakeRunning:
     upstream.stats.requests["GET", 200] += 1
     upstream.stats.retries["connect"] += 1
     upstream.stats.rejected["timeout"] += 1
+    it.upstreams["rabbitmq"] = broker = FakeUpstream("rabbitmq", protocol="amqp")
+    assert broker.amqp is not None
+    broker.amqp.exchange("/", "ai.tasks", published=3, held_seconds=0.5)
+    broker.amqp.queue("tasks", depth=9)
+    broker.amqp.queue("gone", depth=-1, problem="no such queue")
+    broker.amqp.waiting = [("the rate of ai.tasks", 1)]
+    broker.amqp.session(1)
     it.upstreams["bare"] = FakeUpstream("bare", circuit_breaker=None)
     it.upstreams["bare"].endpoints = []
     return it
@@ -103,6 +110,7 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/upstreams", None),
     ("GET", "/upstreams/redis", None),
     ("GET", "/upstreams/nobody", None),
+    ("GET", "/amqp", None),
     ("POST", "/upstreams/redis/breaker/open", None),
     ("POST", "/upstreams/bare/breaker/open", None),
     ("POST", "/reload", None),

@@ -117,6 +117,18 @@ def test_everything_about_an_upstream() -> None:
     }
 
 
+def test_a_broker_with_an_alarm_and_full_queues_are_a_warning() -> None:
+    upstream = FakeUpstream("a", protocol="amqp")
+    assert upstream.amqp is not None
+    upstream.amqp.queue("free", depth=3)
+    upstream.amqp.queue("gone", depth=-1, problem="no such queue")
+    assert found(upstream) == ("healthy", "1 endpoints")
+    upstream.amqp.queue("tasks", depth=12, full=True)
+    assert found(upstream) == ("warning", "1 of 3 watched queues are full")
+    upstream.amqp.stats.blocked = True
+    assert found(upstream)[1].startswith("the broker has an alarm and takes no publishes; 1 of 3")
+
+
 @pytest.mark.parametrize("app", ["healthy", "warning", "unhealthy"])
 def test_only_the_app_makes_the_whole_unhealthy(app: str) -> None:
     it = running("a", app=Health(app, "said"))

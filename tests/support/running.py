@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sidecar.admin.view import Health
+from sidecar.admin.view import Health, SessionView
+from sidecar.amqp.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Service, Upstream
 from sidecar.registry.api import Instance, OnChange
 from sidecar.resilience import breaker
@@ -35,6 +36,47 @@ class FakeRegistry:
     async def close(self) -> None: ...
 
 
+class FakeAmqp:
+    """What is particular to an AMQP upstream. Implements :class:`sidecar.admin.view.AmqpView`."""
+
+    def __init__(self) -> None:
+        self.stats = AmqpStats()
+        self.held_bytes = 0
+        self.waiting: list[tuple[str, int]] = []
+        self.clients: list[SessionView] = []
+
+    def holding(self) -> list[tuple[str, int]]:
+        return self.waiting
+
+    def sessions(self) -> list[SessionView]:
+        return self.clients
+
+    def exchange(self, vhost: str, name: str, **counts: float) -> ExchangeStats:
+        """An exchange's counters, set to these values."""
+        stats = self.stats.exchange(vhost, name)
+        for key, value in counts.items():
+            setattr(stats, key, value)
+        return stats
+
+    def queue(self, name: str, depth: int = 0, full: bool = False, problem: str = "") -> QueueDepth:
+        """A watched queue in /, with 10 as its high mark."""
+        found = self.stats.queues["/", name] = QueueDepth("/", name, 10, 8)
+        found.depth, found.full, found.problem = depth, full, problem
+        found.consumers = 1 if depth >= 0 else -1
+        return found
+
+    def session(self, number: int, **more: Any) -> SessionView:
+        """A client's connection; clients are numbered from 1."""
+        values: dict[str, Any] = {
+            "client": f"10.0.0.1:{number}", "product": "pika", "user": "guest", "vhost": "/",
+            "endpoint": "10.0.0.9:5672", "since": 60.0, "channels": 1, "consumers": 0, "unacked": 0, "held": 0,
+            "blocked": False, "stalled": 0,
+        }  # fmt: skip
+        found = SessionView(**values | more)
+        self.clients.append(found)
+        return found
+
+
 class FakeUpstream:
     """An upstream with a healthy endpoint and a closed breaker."""
 
@@ -43,6 +85,7 @@ class FakeUpstream:
         self.config = Upstream(name=name, bind=Address("127.0.0.1", 11434), **config)
         self.stats = ListenerStats("outbound", name)
         self.endpoints: list[Endpoint] = [Endpoint("10.0.0.1", 80, 10, "healthy", f"{name}-1")]
+        self.amqp = FakeAmqp() if self.config.protocol == "amqp" else None
         settings = [self.config.circuit_breaker, *(route.circuit_breaker for route in self.config.routes)]
         self.breakers = [breaker.CircuitBreaker(s, self.clock) for s in settings if isinstance(s, CircuitBreaker)]
 

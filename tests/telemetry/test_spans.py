@@ -89,6 +89,14 @@ def test_roots_servers_and_failures(collector: Collector) -> None:
     assert span.status.code == span.status.STATUS_CODE_ERROR
 
 
+def test_messages_have_kinds_of_their_own(collector: Collector) -> None:
+    with exporting(collector.url) as exporter:
+        exporter.record(RECORD._replace(name="ai.tasks publish", kind="producer"))
+        exporter.record(RECORD._replace(name="tasks deliver", kind="consumer"))
+    first, second = collector.spans
+    assert (first.kind, second.kind) == (first.SPAN_KIND_PRODUCER, first.SPAN_KIND_CONSUMER)
+
+
 def test_the_end_sends_what_waits(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spans, "INTERVAL", 60)
     monkeypatch.setattr(spans, "BATCH", 100)

@@ -1,0 +1,97 @@
+"""What the admin API says about AMQP ports, as plain data."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.telemetry.amqp_metrics import blocked_seconds, message_counts, utf8
+
+if TYPE_CHECKING:
+    from sidecar.admin.view import AmqpView, Running, SessionView
+    from sidecar.amqp.stats import ExchangeStats, QueueDepth
+
+#: Connections that are listed one by one; all of them are counted.
+MAX_SESSIONS: Final = 200
+
+
+def ports(running: Running) -> list[dict[str, Any]]:
+    """All AMQP upstreams of a sidecar."""
+    return [port(name, view.amqp) for name, view in running.upstreams.items() if view.amqp is not None]
+
+
+def port(name: str, view: AmqpView) -> dict[str, Any]:
+    """Everything about one. Of too many connections those are listed that have the most held, then the oldest ones."""
+    stats = view.stats
+    sessions = sorted(view.sessions(), key=lambda session: (-session.held, -session.since))[:MAX_SESSIONS]
+    return {
+        "name": name,
+        "blocked": stats.blocked,
+        "blocked_seconds": round(blocked_seconds(stats), 3),
+        "connections": stats.connections,
+        "channels": stats.channels,
+        "consumers": stats.consumers,
+        "unacked": stats.unacked,
+        "delivered": stats.delivered,
+        "stalled": stats.stalled,
+        "held": {
+            "messages": sum(exchange.held_messages for exchange in stats.exchanges.values()),
+            "bytes": view.held_bytes,
+            "waiting_for": [{"what": utf8(gate), "messages": n} for gate, n in view.holding()],
+        },
+        "exchanges": [_exchange(exchange) for exchange in stats.exchanges.values()],
+        "queues": [_queue(queue) for queue in stats.queues.values()],
+        "sessions": [_session(session) for session in sessions],
+    }
+
+
+def doubts(view: AmqpView) -> list[str]:
+    """What is not as it should be, a phrase each."""
+    stats = view.stats
+    found = []
+    if stats.blocked:
+        found.append("the broker has an alarm and takes no publishes")
+    full = sum(1 for queue in stats.queues.values() if queue.full)
+    if full:
+        found.append(f"{full} of {len(stats.queues)} watched queues are full")
+    return found
+
+
+def _exchange(exchange: ExchangeStats) -> dict[str, Any]:
+    return {
+        "vhost": utf8(exchange.vhost),
+        "exchange": utf8(exchange.name),
+        **message_counts(exchange),
+        "held_messages": exchange.held_messages,
+        "held_bytes": exchange.held_bytes,
+        "held_seconds": round(exchange.held_seconds, 3),
+    }
+
+
+def _queue(queue: QueueDepth) -> dict[str, Any]:
+    return {
+        "vhost": utf8(queue.vhost),
+        "queue": utf8(queue.name),
+        "depth": queue.depth if queue.depth >= 0 else None,
+        "consumers": queue.consumers if queue.consumers >= 0 else None,
+        "high": queue.high,
+        "low": queue.low,
+        "full": queue.full,
+        "problem": utf8(queue.problem),
+    }
+
+
+def _session(session: SessionView) -> dict[str, Any]:
+    return {
+        "client": utf8(session.client),
+        "product": utf8(session.product),
+        "user": utf8(session.user),
+        "vhost": utf8(session.vhost),
+        "endpoint": session.endpoint,
+        "since": round(session.since, 3),
+        "channels": session.channels,
+        "consumers": session.consumers,
+        "unacked": session.unacked,
+        "held": session.held,
+        "blocked": session.blocked,
+        "stalled": session.stalled,
+    }

@@ -1,0 +1,134 @@
+"""The metrics of AMQP ports, read back as a scraper does."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse_text
+from prometheus_client.samples import Sample
+
+from sidecar.amqp.stats import MAX_EXCHANGES
+from sidecar.telemetry.metrics import Metrics
+from support.running import FakeAmqp, FakeRunning, FakeUpstream, running
+
+EXCHANGE = {"upstream", "vhost", "exchange"}
+QUEUE = {"upstream", "vhost", "queue"}
+#: Names, and the labels of their samples.
+CONTRACT = {
+    "sidecar_amqp_messages_total": EXCHANGE | {"event"},
+    "sidecar_amqp_held_messages": EXCHANGE,
+    "sidecar_amqp_held_bytes": EXCHANGE,
+    "sidecar_amqp_held_seconds_total": EXCHANGE,
+    "sidecar_amqp_blocked": {"upstream"},
+    "sidecar_amqp_blocked_seconds_total": {"upstream"},
+    "sidecar_amqp_connections": {"upstream"},
+    "sidecar_amqp_channels": {"upstream"},
+    "sidecar_amqp_consumers": {"upstream"},
+    "sidecar_amqp_unacked": {"upstream"},
+    "sidecar_amqp_stalled": {"upstream"},
+    "sidecar_amqp_delivered_total": {"upstream"},
+    "sidecar_message_queue_depth": QUEUE,
+    "sidecar_message_queue_consumers": QUEUE,
+    "sidecar_message_queue_full": QUEUE,
+    "sidecar_message_queue_watched": QUEUE,
+}
+
+
+def samples(of: FakeRunning) -> list[Sample]:
+    return [s for family in parse_text(Metrics(of).render("")[0].decode()) for s in family.samples]
+
+
+def value(of: FakeRunning, name: str, **labels: str) -> float:
+    (found,) = [s.value for s in samples(of) if s.name == name and s.labels == {"upstream": "rabbitmq", **labels}]
+    return float(found)
+
+
+def broker() -> tuple[FakeRunning, FakeAmqp]:
+    it = running("ollama")
+    it.upstreams["rabbitmq"] = upstream = FakeUpstream("rabbitmq", protocol="amqp")
+    view = upstream.amqp
+    assert view is not None
+    stats = view.stats
+    stats.connections, stats.channels, stats.consumers, stats.unacked, stats.delivered, stats.stalled = (
+        2,
+        5,
+        1,
+        7,
+        90,
+        3,
+    )
+    stats.blocked_seconds = 12.5
+    view.exchange(
+        "/", "ai.tasks", published=40, forwarded=30, confirmed=25, nacked=1, nacked_here=2, returned=3, held=12,
+        held_messages=6, held_bytes=600, held_seconds=1.5, dropped=4,
+    )  # fmt: skip
+    view.queue("tasks", depth=11, full=True)
+    view.queue("gone", depth=-1, problem="no such queue")
+    return it, view
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_names_and_labels(name: str) -> None:
+    found = [s.labels for s in samples(broker()[0]) if s.name == name]
+    assert found
+    assert all(set(labels) == CONTRACT[name] for labels in found)
+
+
+def test_without_an_amqp_upstream_nothing_is_said_about_one() -> None:
+    page = Metrics(running("ollama")).render("")[0].decode()
+    assert "amqp" not in page
+    assert "message_queue" not in page
+
+
+def test_values() -> None:
+    it, _ = broker()
+    where = {"vhost": "/", "exchange": "ai.tasks"}
+    events = {
+        "published": 40, "forwarded": 30, "confirmed": 25, "nacked": 1, "refused": 2, "returned": 3, "held": 12,
+        "dropped": 4,
+    }  # fmt: skip
+    assert {e: value(it, "sidecar_amqp_messages_total", **where, event=e) for e in events} == events
+    assert value(it, "sidecar_amqp_held_messages", **where) == 6
+    assert value(it, "sidecar_amqp_held_bytes", **where) == 600
+    assert value(it, "sidecar_amqp_held_seconds_total", **where) == 1.5
+    assert value(it, "sidecar_amqp_blocked") == 0
+    assert value(it, "sidecar_amqp_blocked_seconds_total") == 12.5
+    names = ("connections", "channels", "consumers", "unacked", "delivered_total", "stalled")
+    assert [value(it, f"sidecar_amqp_{name}") for name in names] == [2, 5, 1, 7, 90, 3]
+
+
+def test_queues_and_those_that_cannot_be_watched() -> None:
+    it, _ = broker()
+    tasks, gone = {"vhost": "/", "queue": "tasks"}, {"vhost": "/", "queue": "gone"}
+    assert value(it, "sidecar_message_queue_depth", **tasks) == 11
+    assert value(it, "sidecar_message_queue_consumers", **tasks) == 1
+    assert [value(it, "sidecar_message_queue_full", **queue) for queue in (tasks, gone)] == [1, 0]
+    assert [value(it, "sidecar_message_queue_watched", **queue) for queue in (tasks, gone)] == [1, 0]
+    known = [s.labels["queue"] for s in samples(it) if s.name == "sidecar_message_queue_depth"]
+    assert known == ["tasks"]
+
+
+def test_an_alarm_that_lasts_counts_already() -> None:
+    it, view = broker()
+    view.stats.blocked, view.stats.blocked_since = True, time.monotonic() - 5
+    assert value(it, "sidecar_amqp_blocked") == 1
+    assert value(it, "sidecar_amqp_blocked_seconds_total") == pytest.approx(17.5, abs=1)
+
+
+def test_names_that_look_the_same_are_one_sample() -> None:
+    it, view = broker()
+    name = b"\xff".decode("utf-8", "surrogateescape")
+    view.exchange("/", name, published=1)
+    view.exchange("/", "\\udcff", published=2)
+    assert value(it, "sidecar_amqp_messages_total", vhost="/", exchange="\\udcff", event="published") == 3
+    keys = [(s.name, tuple(sorted(s.labels.items()))) for s in samples(it)]
+    assert len(keys) == len(set(keys))
+
+
+def test_labels_are_bounded() -> None:
+    it, view = broker()
+    for number in range(3 * MAX_EXCHANGES):
+        view.exchange("/", f"e{number}").published += 1
+    found = [s for s in samples(it) if s.name == "sidecar_amqp_held_messages"]
+    assert len(found) == MAX_EXCHANGES + 1
