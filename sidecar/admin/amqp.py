@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.telemetry.amqp_metrics import blocked_seconds, message_counts, utf8
+from sidecar.telemetry.amqp_metrics import blocked_seconds, message_counts
+from sidecar.telemetry.text import utf8
 
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView, Running, SessionView

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from sidecar.telemetry.text import utf8
+
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView
     from sidecar.amqp.stats import AmqpStats, ExchangeStats
@@ -43,11 +45,6 @@ def message_counts(exchange: ExchangeStats) -> dict[str, int]:
 def blocked_seconds(stats: AmqpStats) -> float:
     """How long the broker's alarms have lasted so far, in all, the present one included."""
     return stats.blocked_seconds + (max(0.0, time.monotonic() - stats.blocked_since) if stats.blocked else 0.0)
-
-
-def utf8(text: str) -> str:
-    """Names on the wire need not be UTF-8, in which case they have surrogates; what is shown has to be."""
-    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _ports(views: Mapping[str, AmqpView]) -> Iterable[Metric]:

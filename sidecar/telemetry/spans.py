@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 from sidecar import __version__
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Service, Tracing
+from sidecar.telemetry.text import utf8
 
 logger = logging.getLogger("sidecar.spans")
 
@@ -150,11 +151,11 @@ def _sdk_span(record: SpanRecord, resource: Any) -> Any:
     if record.parent_id:
         parent = SpanContext(record.trace_id, record.parent_id, is_remote=True, trace_flags=sampled)
     return ReadableSpan(
-        name=record.name,
+        name=utf8(record.name),
         context=SpanContext(record.trace_id, record.span_id, is_remote=False, trace_flags=sampled),
         parent=parent,
         resource=resource,
-        attributes=record.attributes,
+        attributes={key: utf8(it) if isinstance(it, str) else it for key, it in record.attributes.items()},
         kind=SpanKind[record.kind.upper()],
         instrumentation_scope=InstrumentationScope("sidecar", __version__),
         status=Status(StatusCode.UNSET if record.ok else StatusCode.ERROR),

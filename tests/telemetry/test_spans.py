@@ -97,6 +97,14 @@ def test_messages_have_kinds_of_their_own(collector: Collector) -> None:
     assert (first.kind, second.kind) == (first.SPAN_KIND_PRODUCER, first.SPAN_KIND_CONSUMER)
 
 
+def test_names_that_are_no_text_cost_nobody_a_span(collector: Collector) -> None:
+    name = b"\xff".decode("utf-8", "surrogateescape")
+    with exporting(collector.url) as exporter:
+        exporter.record(RECORD._replace(name=f"publish {name}", attributes={"messaging.destination.name": name}))
+    (span,) = collector.spans
+    assert (span.name, span.attributes[0].value.string_value) == ("publish \\udcff", "\\udcff")
+
+
 def test_the_end_sends_what_waits(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spans, "INTERVAL", 60)
     monkeypatch.setattr(spans, "BATCH", 100)
