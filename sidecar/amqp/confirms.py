@@ -63,6 +63,8 @@ class Confirms:
             return []
         found: list[Publish] = []
         if number == 0:
+            if self._received != self._forwarded:
+                self.same = False  # the client would take it for what is held, too
             found.extend(waiting.values())
             waiting.clear()
             return found
