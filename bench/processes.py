@@ -6,7 +6,7 @@ import os
 import re
 import socket
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,9 +30,17 @@ class Memory:
 
 
 class Child:
-    """A process, on one core if one is named, ended by its pid when the block ends. What it prints goes to a file."""
+    """A process, on one core if one is named, ended by its pid when the block ends. What it prints goes to a file;
+    ``environment`` replaces ours."""
 
-    def __init__(self, name: str, command: Sequence[str | Path], core: int | None, log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str | Path],
+        core: int | None,
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
         self._log = log
         # taskset execs the command, so the pid is the command's own.
@@ -44,7 +52,12 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=ROOT,
+                env=environment,
             )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def __enter__(self) -> Self:
         return self
@@ -69,9 +82,7 @@ class Child:
     def cpu(self) -> float:
         """CPU seconds so far, user and system, of all its threads (proc(5), ``/proc/pid/stat`` fields 14 and 15)."""
         self.check()
-        # The second field is the program's name in parentheses, which may itself hold blanks and parentheses.
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
+        return cpu_seconds(self._process.pid)
 
     def memory(self) -> Memory:
         """Resident memory now."""
@@ -79,6 +90,13 @@ class Child:
         text = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
         kib = {name: int(value) for name, value in re.findall(r"^(Rss|Pss): +(\d+) kB$", text, re.MULTILINE)}
         return Memory(kib["Rss"] * 1024, kib["Pss"] * 1024)
+
+
+def cpu_seconds(pid: int) -> float:
+    """What :meth:`Child.cpu` says, of any process."""
+    # The second field is the program's name in parentheses, which may itself hold blanks and parentheses.
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
 def free_ports(count: int) -> list[int]:

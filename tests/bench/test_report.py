@@ -1,12 +1,13 @@
-"""The benchmark's arithmetic and its page; measuring itself needs a quiet machine, not a test run."""
+"""The benchmark's arithmetic and its HTTP section; measuring itself needs a quiet machine, not a test run."""
 
 from __future__ import annotations
 
 import pytest
 
 from bench.load import CASES, Sample
+from bench.page import Conditions
 from bench.processes import Memory, free_ports
-from bench.report import Conditions, goals, page
+from bench.report import goals, section
 from bench.run import Results
 
 CONDITIONS = Conditions("make bench", "2026-01-02 03:04 UTC", 0.1, 3, 8, (0, 1))
@@ -35,9 +36,9 @@ def test_goals_need_both_sides() -> None:
     assert [goal.limit for goal in goals(found)] == [1.0]
 
 
-def test_the_page_holds_every_case_with_its_ratio_and_its_span() -> None:
+def test_the_section_holds_every_case_with_its_ratio_and_its_span() -> None:
     # Neither Envoy nor the servers need to be here for this: the names decide which versions are asked for.
-    text = page(results(20, 40), ["sidecar"], CONDITIONS)
+    text = section(results(20, 40), ["sidecar"], CONDITIONS)
     for case in CASES:
         assert case.title[1:] in text
     assert "20.0 (19.0–21.0) ×0.50" in text

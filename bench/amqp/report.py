@@ -1,0 +1,147 @@
+"""The AMQP section: medians, each repeat's pair with the direct connection, goals, and how it was all measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+from typing import Final
+
+from bench.amqp.cases import BODY_BYTES, CASES, DELIVERIES, MAX_LENGTH, PREFETCH, WINDOW, Case
+from bench.amqp.run import Results, Sample
+from bench.page import Conditions, Goal, cell, goal_lines, machine, table
+
+BASELINE: Final = "direct"
+OURS: Final = "sidecar"
+
+
+def goals(results: Results) -> list[Goal]:
+    """The goals of this project, as far as the run holds both sides."""
+    found = []
+    for case in CASES:
+        pair = pairs(results, OURS, case)
+        if not pair or case.consuming:
+            continue
+        if case.rate:
+            for text, limit, read in (("p50", 0.3, _p50), ("p99", 2.0, _p99)):
+                added = median(read(ours) - read(base) for ours, base in pair) / 1000
+                found.append(Goal(f"milliseconds added to {text} of {case.title}", limit, added))
+        else:
+            ratio = median(ours.rate / base.rate for ours, base in pair)
+            found.append(Goal(f"{case.title}, of the direct connection's", 0.97, ratio, at_least=True))
+    return found
+
+
+def pairs(results: Results, name: str, case: Case) -> list[tuple[Sample, Sample]]:
+    """(its sample, direct's) of each repeat; empty when either was not measured, and for direct itself."""
+    if name == BASELINE:
+        return []
+    ours, base = (results.samples.get((each, case.name), []) for each in (name, BASELINE))
+    return list(zip(ours, base, strict=False))
+
+
+def tables(results: Results, names: Sequence[str]) -> str:
+    """All figures, as Markdown tables."""
+    parts = []
+    for case in CASES:
+        rows = []
+        for name in names:
+            samples = results.samples[name, case.name]
+            pair = pairs(results, name, case)
+            row = [name, "" if name == BASELINE else cell(samples, lambda s: s.cpu, digits=1)]
+            if case.rate:
+                row += [
+                    cell(samples, _p50),
+                    _each([ours.p50 - base.p50 for ours, base in pair], 0),
+                    cell(samples, _p99),
+                    _each([ours.p99 - base.p99 for ours, base in pair], 0),
+                ]
+            else:
+                row += [
+                    cell(samples, lambda s: s.rate),
+                    _each([ours.rate / base.rate for ours, base in pair], 2),
+                    cell(samples, lambda s: s.broker_cpu, digits=1),
+                    cell(samples, lambda s: s.load_cpu, digits=1),
+                ]
+            rows.append(row)
+        head = ["", "CPU µs/message"] + (
+            ["p50 µs", "added to direct's", "p99 µs", "added to direct's"]
+            if case.rate
+            else ["messages/s", "of direct's", "broker's CPU µs/message", "load's CPU µs/message"]
+        )
+        parts.append(f"#### {case.title[0].upper()}{case.title[1:]}\n\n{table(head, rows)}")
+    rows = [
+        [name, cell(memory, lambda m: m.rss / 2**20, digits=1), cell(memory, lambda m: m.pss / 2**20, digits=1)]
+        for name in names
+        if (memory := results.memory.get(name))
+    ]
+    if rows:
+        parts.append(f"#### Memory\n\n{table(['', 'resident MiB after load', 'of which its own share (PSS)'], rows)}")
+    return "\n\n".join(parts)
+
+
+def section(results: Results, names: Sequence[str], conditions: Conditions) -> str:
+    """What docs/benchmarks.md says about it, without the title."""
+    reached = goal_lines(goals(results))
+    programs = {"rabbitmq": ["sh", "-c", "ls -d /usr/lib/rabbitmq/lib/rabbitmq_server-*"]}
+    if "haproxy" in names:
+        programs["haproxy"] = ["haproxy", "-v"]
+    return f"""Measured by `{conditions.command}`. Each figure is the median of {conditions.repeats}
+repeats of {conditions.seconds} s, with the lowest and highest in parentheses. Comparisons with the direct connection
+are made within each repeat: their median, and in brackets those of all repeats, in the order of time.
+
+{("### Goals" + chr(10) + chr(10) + reached + chr(10)) if reached else ""}
+### Figures
+
+{tables(results, names)}
+
+### Machine and programs
+
+{machine(conditions, programs)}
+
+### How it is measured
+
+- A real RabbitMQ, started for each repeat with an empty folder, has core {conditions.cores[1]} to itself. The load
+  and what is measured share core {conditions.cores[0]}: the broker, which needs several times the CPU of either, is
+  the limit, as it is elsewhere, and does not lose to its neighbours what it would not lose on a machine of its own.
+- The load generator is one process on plain sockets that sends prebuilt frames and counts the confirms, each tag
+  exactly once; an error, a refusal or a connection that breaks makes the run fail. At full speed a connection has
+  {WINDOW} publishes waiting for their confirms at any time and sends more as these come, until a second is over; what
+  counts ends with the last confirm.
+- All connections stand, one contender at a time is under load. Within a repeat the contenders take turns of a second,
+  in another order each round, so that drift of the machine and of the broker hits all of them.
+- Messages: transient, {BODY_BYTES} bytes, with content type and two headers, through a topic exchange into a classic
+  queue for each connection that keeps the newest {MAX_LENGTH}.
+- At a rate, messages are due at fixed times, and latency counts from when one was due, not from when it was sent.
+- Deliveries: {DELIVERIES} messages that lie in the queue already, prefetch {PREFETCH}, each acknowledged by itself;
+  until the broker has answered the cancelling of the consumer and so has taken all acks.
+- **CPU µs/message** is user and system time from `/proc/PID/stat`, all threads together, divided by the messages.
+- Duties of `sidecar` and `interpreted`: a publish limit of 1 000 000/s that never bites, a `traceparent` in each
+  message that brings none and bounded prefetch (both checked in each repeat), counters by exchange; no trace is
+  sampled. Those of a TCP proxy besides, as HAProxy has them: connect retries, breaker, connection rate limit. HAProxy
+  sees bytes only.
+
+### What to keep in mind
+
+- At full speed the broker is the limit: ratios near 1 say that the proxy keeps up, not that it costs nothing. CPU per
+  message is what it costs.
+- A proxy changes the portions in which bytes reach the broker, and the broker's own cost per message with them; so a
+  ratio may be above 1.
+- At a rate every message wakes each process on its way, which costs more than the work itself; at full speed one
+  wake-up is for many messages.
+- The added latency holds the waiting for the one core that proxy and load share.
+"""
+
+
+def _p50(sample: Sample) -> float:
+    return sample.p50
+
+
+def _p99(sample: Sample) -> float:
+    return sample.p99
+
+
+def _each(values: Sequence[float], digits: int) -> str:
+    """Median and all values."""
+    if not values:
+        return ""
+    return f"{median(values):.{digits}f} [{' '.join(f'{value:.{digits}f}' for value in values)}]"

@@ -1,0 +1,126 @@
+"""docs/benchmarks.md: one section for each part of the benchmark, which each part can write anew by itself."""
+
+from __future__ import annotations
+
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+from typing import Final, TypeVar
+
+T = TypeVar("T")
+
+HTTP: Final = "HTTP and TCP"
+AMQP: Final = "AMQP"
+#: Titles of the sections, in their order.
+SECTIONS: Final = (HTTP, AMQP)
+
+_HEAD: Final = """# Benchmarks
+
+Written by `make bench`; do not edit, run it again. Each section says when and how it was measured.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Conditions:
+    """What a reader needs to judge the figures or to measure again."""
+
+    command: str
+    date: str
+    load_average: float
+    repeats: int
+    seconds: int
+    cores: tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """One thing that a release has to reach, and what it reached; ``at_least``: more is better, else less is."""
+
+    text: str
+    limit: float
+    value: float
+    at_least: bool = False
+
+    @property
+    def met(self) -> bool:
+        return self.value >= self.limit if self.at_least else self.value <= self.limit
+
+
+def goal_lines(goals: Sequence[Goal]) -> str:
+    """A line each; empty when there are none."""
+    return "\n".join(
+        f"- {goal.text}: **{goal.value:.2f}** (goal: at {'least' if goal.at_least else 'most'} {goal.limit:g}) "
+        + ("— met" if goal.met else "— **missed**")
+        for goal in goals
+    )
+
+
+def page(old: str, sections: Mapping[str, str]) -> str:
+    """The whole page: these sections, and of the old page those that were not measured now."""
+    found = {**split(old), **sections}
+    return "\n".join([_HEAD, *(f"## {title}\n\n{found[title].strip()}\n" for title in SECTIONS if title in found)])
+
+
+def split(text: str) -> dict[str, str]:
+    """Title → text of the sections of a page that :func:`page` wrote."""
+    parts = re.split(r"^## (.*)\n", text, flags=re.MULTILINE)
+    return {title: body.strip() for title, body in zip(parts[1::2], parts[2::2], strict=True)}
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of Markdown that can be read as it stands."""
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in [head, *rows]
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def cell(samples: Sequence[T], read: Callable[[T], float], digits: int = 0) -> str:
+    """Median, lowest and highest."""
+    values = [read(sample) for sample in samples]
+    return f"{median(values):.{digits}f} ({min(values):.{digits}f}–{max(values):.{digits}f})"
+
+
+def middle(samples: Sequence[T], read: Callable[[T], float]) -> float:
+    """The median of what is read of the samples."""
+    return median(read(sample) for sample in samples)
+
+
+def machine(conditions: Conditions, programs: Mapping[str, Sequence[str]]) -> str:
+    """Rows about this machine and the versions that ``programs`` (name → command) tell of themselves."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
+    facts = {
+        "date": conditions.date,
+        "CPU": model[1] if model else platform.machine(),
+        "cores": str(cpuinfo.count("processor\t:")),
+        "kernel": platform.release(),
+        "load average before": f"{conditions.load_average:.2f}",
+        "sidecar": f"{_package('sidecar')}, Python {platform.python_version()}, uvloop {_package('uvloop')}",
+    }
+    facts |= {name: _version(command) for name, command in programs.items()}
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+
+
+def _package(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def _version(command: Sequence[str]) -> str:
+    """The first thing like a version in what the program says about itself."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except FileNotFoundError:
+        return "not here"
+    found = re.search(r"\d+\.\d+\.\d+[-+~.\w]*", done.stdout + done.stderr)
+    return found[0] if found else "unknown"

@@ -1,0 +1,45 @@
+"""The load generator against a real broker: everything it sends is answered, and it leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from bench.amqp import wire
+from bench.amqp.cases import CASES, DELIVERIES, Case
+from bench.amqp.client import Connection
+from bench.amqp.load import Order, Target, carry_out
+from bench.amqp.wire import WireError
+from bench.rabbitmq import RabbitMQ, find_server
+
+pytestmark = pytest.mark.skipif(find_server() is None, reason="there is no RabbitMQ: install rabbitmq-server")
+
+
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    with RabbitMQ(tmp_path_factory.mktemp("broker") / "rabbitmq", None) as server:
+        server.wait_ready()
+        yield server
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_case(broker: RabbitMQ, case: Case) -> None:
+    direct = Target("direct", broker.port, 0)
+    turns = carry_out(
+        Order(case, Target("broker", broker.port, broker.process.pid), [direct], ["direct", "direct"], 0.2)
+    )
+    assert [turn.name for turn in turns] == ["direct", "direct"]
+    for turn in turns:
+        assert turn.seconds > 0
+        assert turn.broker_cpu >= 0
+        if case.rate:
+            assert turn.messages == len(turn.latencies) == case.rate * 0.2
+            assert min(turn.latencies) > 0
+        elif case.consuming:
+            assert turn.messages == DELIVERIES
+        else:
+            assert turn.messages > 0
+    with closing(Connection(broker.port)) as connection, pytest.raises(WireError, match="404 NOT_FOUND"):
+        connection.call(wire.get("bench.direct.0"))

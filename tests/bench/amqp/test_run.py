@@ -1,0 +1,75 @@
+"""What turns add up to, and the section made of it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, astuple
+
+import pytest
+
+from bench.amqp.cases import CASES
+from bench.amqp.load import Order, Target, Turn, decode
+from bench.amqp.report import goals, section
+from bench.amqp.run import Results, Sample, samples, turns
+from bench.page import Conditions
+from bench.processes import Memory
+
+
+def test_turns_are_equally_many_and_begin_with_another_one_each_round() -> None:
+    found = turns(["a", "b", "c"], 4, shift=1)
+    assert Counter(found) == {"a": 4, "b": 4, "c": 4}
+    assert found[:6] == ["b", "c", "a", "c", "a", "b"]
+
+
+def test_the_turns_of_a_contender_add_up() -> None:
+    found = samples(
+        [
+            Turn("direct", 1000, 1.0, 0.0, 0.02, 0.01, []),
+            Turn("sidecar", 1000, 1.0, 0.01, 0.02, 0.01, list(range(1, 101))),
+            Turn("sidecar", 3000, 1.0, 0.03, 0.10, 0.01, list(range(1, 101))),
+        ]
+    )
+    assert astuple(found["direct"]) == pytest.approx(astuple(Sample(1000, 0, 20, 10, 0, 0)))
+    assert astuple(found["sidecar"]) == pytest.approx(astuple(Sample(2000, 10, 30, 5, 50.5, 99.99)))
+
+
+def test_an_order_survives_its_way_to_the_generator() -> None:
+    order = Order(CASES[2], Target("broker", 1, 2), [Target("direct", 1, 0)], ["direct"], 1.0)
+    assert decode(json.dumps(asdict(order))) == order
+
+
+def results(rates: list[float], added: float) -> Results:
+    found = Results()
+    for case in CASES:
+        found.samples["direct", case.name] = [Sample(100.0, 0, 20, 5, 150, 1000) for _ in rates]
+        found.samples["sidecar", case.name] = [Sample(rate, 6, 20, 5, 150 + added, 1000 + added) for rate in rates]
+    found.memory["sidecar"] = [Memory(45 << 20, 36 << 20)]
+    return found
+
+
+def test_goals_are_medians_of_what_each_repeat_compares() -> None:
+    found = goals(results([98.0, 90.0, 99.0], added=200))
+    assert [round(goal.value, 2) for goal in found] == [0.98, 0.98, 0.2, 0.2]
+    assert all(goal.met for goal in found)
+    assert [goal.met for goal in goals(results([96.0], added=2001))] == [False] * 4
+
+
+def test_goals_need_both_sides() -> None:
+    found = results([98.0], added=1)
+    for case in CASES:
+        del found.samples["direct", case.name]
+    assert goals(found) == []
+
+
+def test_the_section_holds_every_case_with_each_repeat() -> None:
+    text = section(
+        results([98.0, 90.0, 99.0], added=200),
+        ["sidecar", "direct"],
+        Conditions("make bench", "2026-01-02 03:04 UTC", 0.1, 3, 8, (0, 1)),
+    )
+    for case in CASES:
+        assert case.title[1:] in text
+    assert "0.98 [0.98 0.90 0.99]" in text
+    assert "200 [200 200 200]" in text
+    assert "0.98** (goal: at least 0.97) — met" in text
