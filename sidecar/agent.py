@@ -149,6 +149,7 @@ class Agent:
                 self._checker = AppChecker(self.config.service, self._on_health)
             for name, config in self.config.upstreams.items():
                 self.upstreams[name] = self.create_upstream(name, config)
+            self.connect_breakers()
             await self._start_admin()
             for listener in self._listeners():
                 await listener.start()
@@ -228,6 +229,8 @@ class Agent:
         self._health = health
         if changed:
             logger.info("the app is %s", health.status, extra={"output": health.output})
+            for upstream in self.upstreams.values():
+                upstream.listener.app_health(health.status != "unhealthy")
         registry = self.registry
         if registry is not None and self.phase in ("starting", "ready"):
             registry.set_health(_CHECK_STATES[health.status], health.output)
@@ -255,7 +258,19 @@ class Agent:
 
     def create_upstream(self, name: str, config: Upstream) -> RunningUpstream:
         """An upstream that neither listens nor follows the registry yet."""
-        return RunningUpstream(config, create_listener(self._context, name, config))
+        listener = create_listener(self._context, name, config)
+        listener.app_health(self._health.status != "unhealthy")
+        return RunningUpstream(config, listener)
+
+    def connect_breakers(self) -> None:
+        """Tell AMQP ports whose open breakers keep deliveries back (``amqp.pause_on``)."""
+        for upstream in self.upstreams.values():
+            amqp = upstream.config.amqp
+            if amqp is not None:
+                upstream.listener.pause_on = functools.partial(self._breakers_of, amqp.pause_on)  # type: ignore[attr-defined]
+
+    def _breakers_of(self, names: Sequence[str]) -> Sequence[CircuitBreaker]:
+        return [breaker for name in names if name in self.upstreams for breaker in self.upstreams[name].breakers]
 
     def retire(self, upstream: RunningUpstream) -> None:
         """Take an upstream out of service; what is under way on it is given ``drain.timeout`` in the background."""
@@ -274,6 +289,8 @@ class Agent:
         await self._drain_asked.wait()
         timeout = self.config.drain.timeout
         logger.info("draining", extra={"timeout": timeout, "active": sum(s.active for s in self.stats)})
+        for upstream in self.upstreams.values():
+            upstream.listener.stop_work()
         if self.registry is not None:
             await self.registry.deregister()
         if self.inbound is not None:

@@ -90,6 +90,7 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
     changes += [f"upstreams.{name}: changed" for name in kept if _change(agent, agent.upstreams[name], config)]
     # In the order of the file, as after a start.
     agent.upstreams = {name: added.get(name) or agent.upstreams[name] for name in config.upstreams}
+    agent.connect_breakers()
     if agent.inbound is not None and config.inbound is not None and config.inbound != agent.config.inbound:
         agent.inbound.assembly.apply(agent.inbound, config.inbound)
         changes.append("inbound: changed")

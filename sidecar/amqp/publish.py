@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sidecar.amqp.hold import Sender
     from sidecar.amqp.policy import Route
+    from sidecar.proxy.trace import Trace
 
 
 class Publish:
-    """One whole message of a client. ``tag`` is the client's number of it in confirm mode, 0 without; ``frames`` are all
-    its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when it
-    came, in the loop's time."""
+    """One whole message of a client. ``tag`` is the client's number of it in confirm mode, 0 without; ``frames`` are
+    all its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when
+    it came, in the loop's time; ``trace`` is set when a span of it is to be recorded."""
 
-    __slots__ = ("frames", "priority", "route", "sender", "since", "tag")
+    __slots__ = ("frames", "priority", "route", "sender", "since", "tag", "trace")
 
     def __init__(self, sender: Sender, route: Route, tag: int, frames: bytes, priority: int, since: float) -> None:
         self.sender = sender
@@ -23,3 +24,4 @@ class Publish:
         self.frames = frames
         self.priority = priority
         self.since = since
+        self.trace: Trace | None = None

@@ -31,7 +31,7 @@ class AccessLog:
                 time=time.time(),
                 direction=listener.stats.direction,
                 upstream=listener.name,
-                method=head.method if head else "TCP",
+                method=head.method if head else listener.stats.protocol.upper(),
                 target=head.target.partition(b"?")[0].decode("latin-1") if head else "",
                 status=x.status,
                 error=x.error or None,

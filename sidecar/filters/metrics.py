@@ -29,16 +29,17 @@ class Metrics:
 
 
 class ConnectionMetrics:
-    """The same for TCP, where an exchange is a connection: its method is ``TCP``, its code 200, or that of the error
-    it ended with."""
+    """The same for TCP and AMQP, where an exchange is a connection: its method is the protocol, its code 200, or that
+    of the error it ended with."""
 
     def __init__(self, stats: ListenerStats, clock: Callable[[], float]) -> None:
         self._stats = stats
         self._clock = clock
+        self._method = stats.protocol.upper()
 
     def on_end(self, x: Exchange) -> None:
         stats = self._stats
-        stats.requests["TCP", x.status] += 1
+        stats.requests[self._method, x.status] += 1
         stats.duration.observe(self._clock() - x.started)
         if x.error:
             stats.rejected[x.error] += 1

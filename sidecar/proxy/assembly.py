@@ -23,7 +23,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from sidecar.config import model
 from sidecar.config.model import INHERIT, Inbound, Match, Route, Upstream
@@ -116,6 +116,8 @@ class Assembly:
             listener.pool.max_connections = config.bulkhead.max_connections if config.bulkhead else 0
             listener.pool.keepalive = config.timeout.keepalive
             listener.pool.limits = config.limits
+        elif isinstance(config, Upstream) and config.amqp is not None:
+            cast(Any, listener).configure(config.amqp)
 
     def _policies(
         self, config: Inbound | Upstream | Route, match: Match | None, main: Policies | None, before: Built
@@ -182,8 +184,7 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     stats = ListenerStats("inbound" if inbound else "outbound", name, config.protocol)
     balancer = "round_robin" if isinstance(config, Inbound) else config.balancer
     cluster = Cluster(name, balancers.create(balancer, context.rng), context.clock, context.rng)
-    kind = HttpListener if config.protocol == "http" else TcpListener
-    listener = kind(
+    listener = _kind(config.protocol)(
         name=name,
         bind=config.bind,
         stats=stats,
@@ -196,6 +197,27 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     if isinstance(listener, HttpListener):
         listener.host = name.encode()
         listener.pool = Pool(context.loop, context.wheel, context.clock, stats)
+    elif isinstance(config, Upstream) and config.amqp is not None:
+        _set_up_amqp(listener, context, config.amqp)
     listener.assembly = Assembly(context, name, stats)
     listener.assembly.apply(listener, config)
     return listener
+
+
+def _kind(protocol: str) -> type[Listener]:
+    if protocol == "http":
+        return HttpListener
+    if protocol == "tcp":
+        return TcpListener
+    # Only where it is used: it is a good deal of code.
+    from sidecar.amqp.listener import AmqpListener
+
+    return AmqpListener
+
+
+def _set_up_amqp(listener: Listener, context: Context, config: model.Amqp) -> None:
+    from sidecar.amqp.listener import AmqpListener
+    from sidecar.amqp.tracing import MessageTracing
+
+    assert isinstance(listener, AmqpListener)
+    listener.set_up(config, MessageTracing(context.tracing, context.rng, context.record_span, context.clock))

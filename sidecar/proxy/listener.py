@@ -139,6 +139,14 @@ class Listener:
                 break
         return False
 
+    # -- work that upstreams push ----------------------------------------------------------------------------------
+
+    def app_health(self, well: bool) -> None:
+        """The app is fit for work, or is not. Matters only where an upstream pushes it."""
+
+    def stop_work(self) -> None:
+        """Take no new work from an upstream that pushes it: the sidecar is about to drain."""
+
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:

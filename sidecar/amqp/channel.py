@@ -1,0 +1,242 @@
+"""A channel as the relay sees it: the publish that is coming in, confirm mode, consumers, and what is kept back."""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp import content
+from sidecar.amqp.confirms import Confirms
+from sidecar.amqp.gates import Gate
+from sidecar.amqp.hold import Sender
+from sidecar.amqp.methods import basic_ack, basic_nack
+from sidecar.amqp.publish import Publish
+from sidecar.amqp.unacked import Unacked
+
+if TYPE_CHECKING:
+    from sidecar.amqp.policy import Route
+    from sidecar.amqp.session import Session
+    from sidecar.proxy.trace import Trace
+
+_size_at: Final = Struct(">I").unpack_from
+
+
+class Stalled:
+    """A delivery that is kept back from a consumer. ``no_ack``: it need not be acknowledged."""
+
+    __slots__ = ("consumer", "frames", "no_ack", "tag")
+
+    def __init__(self, tag: int, consumer: bytes, no_ack: bool, frames: bytes) -> None:
+        self.tag = tag
+        self.consumer = consumer
+        self.no_ack = no_ack
+        self.frames = [frames]
+
+    def size(self) -> int:
+        """Its bytes so far."""
+        return sum(map(len, self.frames))
+
+
+class Delivery:
+    """What is remembered of a delivery until it is settled, when spans are wanted. ``trace`` is set when there is to be
+    one of this delivery."""
+
+    __slots__ = ("consumer", "since", "trace")
+
+    def __init__(self, consumer: str, since: float) -> None:
+        self.consumer = consumer
+        self.since = since
+        self.trace: Trace | None = None
+
+
+class Channel(Sender):
+    """One channel of a session, from its ``channel.open`` until both sides have closed it."""
+
+    __slots__ = (
+        "collecting", "confirms", "consumers", "consumes", "delivery", "dropping", "gets", "header_end", "header_new",
+        "header_start", "last_queue", "left", "number", "open", "parts", "qos_asked", "qos_known", "received", "route",
+        "session", "stalled", "trace", "unacked", "waiting",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, number: int) -> None:
+        Sender.__init__(self)
+        self.session = session
+        self.number = number
+        #: The broker has answered ``channel.open``.
+        self.open = False
+        #: The publish that is coming in: where it leads, and how many bytes of body are missing (-1: its header too).
+        self.route: Route | None = None
+        self.left = -1
+        #: Its frames so far, when they came in more than one piece; and their size.
+        self.parts: list[bytes] = []
+        self.received = 0
+        #: What to send in place of its header, which is at these positions of what is being read; empty: as it is.
+        self.header_new = b""
+        self.header_start = 0
+        self.header_end = 0
+        self.trace: Trace | None = None
+        self.confirms: Confirms | None = None
+        #: Frames of the client that wait until nothing is held any more, because they must not overtake it.
+        self.waiting: list[bytes] | None = None
+        #: Consumer tag → it need not acknowledge; and the same for those whose ``consume-ok`` is still to come.
+        self.consumers: dict[bytes, bool] = {}
+        self.consumes: deque[bool] = deque()
+        #: Whether each ``basic.get`` under way need not be acknowledged.
+        self.gets: deque[bool] = deque()
+        self.unacked = Unacked()
+        #: The client has set a prefetch limit; and of each ``qos`` under way, whether it was the client's.
+        self.qos_known = False
+        self.qos_asked: deque[bool] = deque()
+        #: What an empty queue name means: the queue declared last (§ "queue" domain).
+        self.last_queue = ""
+        #: Deliveries kept back; the one whose content is coming in; whether the content coming in is nobody's any more;
+        #: and the delivery that passes, when its trace is wanted.
+        self.stalled: deque[Stalled] = deque()
+        self.collecting: Stalled | None = None
+        self.dropping = False
+        self.delivery: Delivery | None = None
+
+    # -- publishes -----------------------------------------------------------------------------------------------------
+
+    def piece(self, data: bytes, start: int, end: int) -> bytes:
+        """The frames of the incoming publish in ``data[start:end]``, with the new header in place of the old one."""
+        if not self.header_new:
+            return data[start:end]
+        whole = data[start : self.header_start] + self.header_new + data[self.header_end : end]
+        self.header_new = b""
+        return whole
+
+    def accept(self, now: float) -> Gate | None:
+        """The incoming publish is whole: count it and say what it has to wait for; ``None``: nothing, and it counts as
+        passed on."""
+        route = self.route
+        assert route is not None
+        self.left = -1
+        stats = route.stats
+        stats.published += 1
+        gate = self.session.hold.closed(self, route, now)
+        if gate is None:
+            self.route = None
+            stats.forwarded += 1
+            confirms = self.confirms
+            if confirms is not None:
+                publish = Publish(self, route, confirms.received(), b"", 0, now)
+                publish.trace = self.trace
+                confirms.forwarded(publish)
+            elif self.trace is not None:
+                self.session.tracing.published(self.trace, route, now, True)
+            self.trace = None
+        return gate
+
+    def keep(self, frames: bytes, gate: Gate, now: float) -> None:
+        """The incoming publish, whole, has to wait for ``gate``; or is refused, when that is the gate's rule and the
+        client can be told."""
+        route = self.route
+        assert route is not None
+        self.route = None
+        confirms = self.confirms
+        tag = confirms.received() if confirms is not None else 0
+        header = _size_at(frames, 3)[0] + 8
+        end = header + _size_at(frames, header + 3)[0] + 8
+        publish = Publish(self, route, tag, frames, content.priority(frames, header, end), now)
+        publish.trace = self.trace
+        self.trace = None
+        if tag and gate.over == "nack":
+            self.refuse(publish)
+        else:
+            self.session.keep(publish, gate, now)
+
+    def forward(self, publish: Publish) -> None:
+        """A held publish may go."""
+        frames = publish.frames
+        publish.frames = b""
+        publish.route.stats.forwarded += 1
+        if self.confirms is not None:
+            self.confirms.forwarded(publish)
+        if publish.trace is not None and not publish.tag:
+            self.session.tracing.published(publish.trace, publish.route, publish.since, True)
+        self.session.broker_write(frames)
+
+    def refuse(self, publish: Publish) -> None:
+        """Tell the client that its publish was not taken."""
+        publish.frames = b""
+        publish.route.stats.nacked_here += 1
+        if publish.trace is not None:
+            self.session.tracing.published(publish.trace, publish.route, publish.since, False)
+        confirms = self.confirms
+        assert confirms is not None
+        for tag, multiple in confirms.answers([publish.tag]):
+            self.session.client_write(basic_nack(self.number, tag, multiple, False))
+
+    def emptied(self) -> None:
+        """Nothing is held for this channel any more."""
+        self.session.emptied(self)
+
+    def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
+        """The broker's answer to publishes, in the client's numbers; ``None``: as it came."""
+        confirms = self.confirms
+        if confirms is None:
+            return None
+        same = confirms.same
+        tags: list[int] = []
+        for publish in confirms.settled(number, multiple):
+            stats = publish.route.stats
+            if positive:
+                stats.confirmed += 1
+            else:
+                stats.nacked += 1
+            if publish.trace is not None:
+                self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
+            if publish.tag:
+                tags.append(publish.tag)
+        answers = confirms.answers(tags)
+        if same:
+            return None
+        if positive:
+            return b"".join([basic_ack(self.number, tag, many) for tag, many in answers])
+        return b"".join([basic_nack(self.number, tag, many, False) for tag, many in answers])
+
+    # -- deliveries ----------------------------------------------------------------------------------------------------
+
+    def delivered(self, tag: int, consumer: bytes, no_ack: bool) -> None:
+        """A message passes to the client, by a consumer or a ``get``."""
+        session = self.session
+        stats = session.amqp_stats
+        stats.delivered += 1
+        if no_ack:
+            return
+        if session.tracing.recording:
+            self.delivery = Delivery(consumer.decode("utf-8", "replace"), session.listener.clock())
+        self.unacked.delivered(tag, self.delivery)
+        stats.unacked += 1
+
+    def release(self) -> bytes:
+        """What was kept back of deliveries, for the client; it counts as delivered."""
+        frames: list[bytes] = []
+        while self.stalled:
+            stalled = self.stalled.popleft()
+            self.session.stalled(-1, -stalled.size())
+            self.delivered(stalled.tag, stalled.consumer, stalled.no_ack)
+            frames.extend(stalled.frames)
+            if stalled is self.collecting:
+                self.collecting = None  # the rest of it passes
+        self.delivery = None
+        return b"".join(frames)
+
+    def give_back(self, consumer: bytes | None = None) -> bytes:
+        """What was kept back (for one consumer, or for all) goes back into its queue: the frames for the broker."""
+        frames: list[bytes] = []
+        kept: deque[Stalled] = deque()
+        for stalled in self.stalled:
+            if consumer is not None and stalled.consumer != consumer:
+                kept.append(stalled)
+                continue
+            self.session.stalled(-1, -stalled.size())
+            if not stalled.no_ack:
+                frames.append(basic_nack(self.number, stalled.tag, False, True))
+            if stalled is self.collecting:
+                self.collecting = None
+                self.dropping = True
+        self.stalled = kept
+        return b"".join(frames)

@@ -1,0 +1,159 @@
+"""The two ends of a session: the accepted connection, and the one to a broker."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.amqp.frames import FrameReader
+from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX
+from sidecar.amqp.methods import HEARTBEAT_FRAME
+from sidecar.proxy.sockets import Pausable
+
+if TYPE_CHECKING:
+    from sidecar.amqp.listener import AmqpListener
+    from sidecar.amqp.session import Session
+    from sidecar.upstreams.endpoint import Endpoint
+
+#: Why a leg is not read from; any number at once.
+OTHER_FULL: Final = 1  # the other leg cannot take more
+HOLD_FULL: Final = 2  # no more can be held
+STALL_FULL: Final = 4  # no more deliveries can be kept back
+
+#: How a leg stands.
+OPEN, CLOSING, CLOSED = range(3)
+
+
+class Leg(Pausable):
+    """What both ends do alike."""
+
+    __slots__ = ("heard", "reader", "said", "session", "silent", "state", "stops")
+
+    session: Session
+
+    def __init__(self) -> None:
+        Pausable.__init__(self)
+        self.reader = FrameReader(HANDSHAKE_FRAME_MAX)
+        self.state = OPEN
+        self.stops = 0
+        #: Whether there was anything since the last beat, in and out; and how many beats long there was nothing in.
+        self.heard = False
+        self.said = False
+        self.silent = 0
+
+    def write(self, data: bytes) -> None:
+        """Send it, unless the leg is gone."""
+        if data and self.state != CLOSED:
+            self.said = True
+            self.transport.write(data)
+
+    def beat(self) -> bool:
+        """Half a heartbeat's time is over: say something if nothing was said. ``False``: the peer has not been heard
+        of for twice the time (§4.2.7), though it was listened to."""
+        if not self.said:
+            self.write(HEARTBEAT_FRAME)
+        self.said = False
+        if self.heard or self.reading_paused:
+            self.silent = 0
+        else:
+            self.silent += 1
+        self.heard = False
+        return self.silent < 4
+
+    def stop(self, reason: int) -> None:
+        """Do not read, for one more reason."""
+        self.stops |= reason
+        self.pause_reading()
+
+    def go(self, reason: int) -> None:
+        """That reason is gone."""
+        self.stops &= ~reason
+        if not self.stops:
+            self.resume_reading()
+
+    def eof_received(self) -> bool:
+        """AMQP has no half-closed connections: this is the end."""
+        return False
+
+
+class ClientLeg(Leg):
+    """The accepted end. What the listener keeps of a connection."""
+
+    __slots__ = ("listener",)
+
+    def __init__(self, listener: AmqpListener) -> None:
+        Leg.__init__(self)
+        self.listener = listener
+
+    @property
+    def idle(self) -> bool:
+        """Closing it now loses nothing."""
+        return self.session.idle
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        keep_alive(self.transport)
+        peer = transport.get_extra_info("peername")
+        self.listener.accept(self, f"{peer[0]}:{peer[1]}" if peer else "", peer[0] if peer else "")
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        self.session.client_said(data)
+
+    def pause_writing(self) -> None:
+        broker = self.session.broker
+        if broker is not None:
+            broker.stop(OTHER_FULL)
+
+    def resume_writing(self) -> None:
+        broker = self.session.broker
+        if broker is not None:
+            broker.go(OTHER_FULL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = CLOSED
+        self.session.client_lost()
+
+    def close(self) -> None:
+        self.session.shut_down("the sidecar is shutting down")
+
+    def abort(self) -> None:
+        self.session.abort()
+
+
+class BrokerLeg(Leg):
+    """The end that leads to a broker."""
+
+    __slots__ = ("endpoint",)
+
+    def __init__(self, session: Session, endpoint: Endpoint) -> None:
+        Leg.__init__(self)
+        self.session = session
+        self.endpoint = endpoint
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        keep_alive(self.transport)
+        self.session.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        self.session.broker_said(self, data)
+
+    def pause_writing(self) -> None:
+        self.session.client.stop(OTHER_FULL)
+
+    def resume_writing(self) -> None:
+        self.session.client.go(OTHER_FULL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = CLOSED
+        self.session.broker_lost(self, exc)
+
+
+def keep_alive(transport: asyncio.Transport) -> None:
+    """Notice a dead peer also where no heartbeats were agreed on."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,0 +1,228 @@
+"""An AMQP port: its sessions, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.amqp.hold import Hold
+from sidecar.amqp.legs import ClientLeg
+from sidecar.amqp.policy import Policy
+from sidecar.amqp.session import Session
+from sidecar.amqp.stats import AmqpStats
+from sidecar.config.model import Amqp
+from sidecar.proxy.listener import Listener
+from sidecar.resilience.breaker import OPEN as BREAKER_OPEN
+
+if TYPE_CHECKING:
+    from sidecar.admin.view import SessionView
+    from sidecar.amqp.tracing import MessageTracing
+    from sidecar.amqp.watch import Watcher
+    from sidecar.resilience.breaker import CircuitBreaker
+    from sidecar.resilience.wheel import Timer
+    from sidecar.upstreams.endpoint import Endpoint
+
+#: Seconds between two looks at what has no event of its own: breakers that deliveries wait for, clients that were not
+#: read from for long.
+TICK: Final = 0.25
+#: Seconds without being read from after which a client is told.
+PATIENCE: Final = 1.0
+
+
+class AmqpListener(Listener):
+    """A port that speaks AMQP. The assembly sets ``tracing`` and calls :meth:`configure`."""
+
+    tracing: MessageTracing
+    config: Amqp
+    hold: Hold
+    policy: Policy
+
+    def set_up(self, config: Amqp, tracing: MessageTracing) -> None:
+        """Once, before anything else."""
+        self.config = config
+        self.tracing = tracing
+        self.amqp_stats = AmqpStats()
+        self.policy = Policy(config, self.amqp_stats, self.clock)
+        self.hold = Hold(config.hold, self.amqp_stats, self.clock, self.loop.call_at)
+        self.hold.on_room = self._on_room
+        self.sessions: dict[Session, None] = {}
+        #: Sessions that are not read from because the hold is full, and since when.
+        self.stopped: dict[Session, float] = {}
+        #: Who knows of an alarm of the broker: sessions, and the watcher (``None``).
+        self._alarmed: dict[Session | None, None] = {}
+        #: Whether deliveries are kept back at present.
+        self.stalled = False
+        self._app_is_well = True
+        #: The breakers whose being open keeps deliveries back; set by the agent.
+        self.pause_on: Callable[[], Sequence[CircuitBreaker]] = _nobody
+        self._watcher: Watcher | None = None
+        self._timer: Timer = self.wheel.timer(self._tick)
+
+    def configure(self, config: Amqp) -> None:
+        """Another configuration, for what comes from now on."""
+        if config == self.config:
+            return
+        self.config = config
+        self.policy.update(config)
+        self.hold.settings = config.hold
+        self.hold.gates_changed(self.clock())
+        if self._watcher is not None:
+            self._watcher.update(config)
+        self._look_after_watcher()
+
+    def protocol(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, ClientLeg(self))
+
+    def accept(self, client: ClientLeg, peer: str, client_ip: str) -> None:
+        """A client has connected."""
+        client.session = Session(self, client, peer, client_ip)
+        client.session.start()
+        if self._timer.deadline == float("inf"):
+            self._timer.set(self.clock() + TICK)
+
+    def endpoint_removed(self, endpoint: Endpoint) -> None:
+        """Connections to it stay: the broker ends them when it goes."""
+
+    def forget(self, session: Session) -> None:
+        """A session has ended."""
+        self.stopped.pop(session, None)
+        if session in self._alarmed:
+            self.alarm(session, False)
+
+    async def start(self) -> None:
+        await Listener.start(self)
+        self._look_after_watcher()
+
+    def _look_after_watcher(self) -> None:
+        if self._watcher is None and self.config.credentials is not None and self._server is not None:
+            from sidecar.amqp.watch import Watcher
+
+            self._watcher = Watcher(
+                self.name, self.config, self.policy, self._addresses, self.clock, self._alarm_of_watcher
+            )
+            self._watcher.start()
+
+    def _addresses(self) -> Sequence[tuple[str, int]]:
+        return [(endpoint.host, endpoint.port) for endpoint in self.cluster.eligible]
+
+    # -- holding -------------------------------------------------------------------------------------------------------
+
+    def alarm(self, source: Session | None, on: bool) -> None:
+        """Somebody has learnt that the broker takes no publishes (or does again). As long as one says so, nothing is
+        published: a connection that the broker has not blocked yet keeps its consumers' acknowledgements flowing."""
+        if on:
+            self._alarmed[source] = None
+        else:
+            self._alarmed.pop(source, None)
+        self.hold.alarm(bool(self._alarmed), self.clock())
+        if not self._alarmed:
+            for session in self.sessions:
+                if session not in self.stopped:
+                    session.tell_unblocked()
+
+    def _alarm_of_watcher(self, on: bool) -> None:
+        self.alarm(None, on)
+
+    def _on_room(self) -> None:
+        stopped, self.stopped = self.stopped, {}
+        for session in stopped:
+            session.read_on()
+            if not self._alarmed:
+                session.tell_unblocked()
+
+    # -- deliveries ----------------------------------------------------------------------------------------------------
+
+    def app_health(self, well: bool) -> None:
+        self._app_is_well = well
+        self._see_to_deliveries()
+
+    def _see_to_deliveries(self) -> None:
+        stall = not self._app_is_well or any(breaker.state == BREAKER_OPEN for breaker in self.pause_on())
+        if stall != self.stalled:
+            self.stalled = stall
+            for session in list(self.sessions):
+                session.stall(stall)
+
+    def stop_work(self) -> None:
+        for session in list(self.sessions):
+            session.stop_work()
+
+    # -- time and the end ----------------------------------------------------------------------------------------------
+
+    def _tick(self) -> None:
+        self._see_to_deliveries()
+        now = self.clock()
+        for session, since in self.stopped.items():
+            if now - since >= PATIENCE:
+                session.tell_blocked("held back by the sidecar: too much is waiting")
+        if self.stats.active:
+            self._timer.set(now + TICK)
+
+    async def drained(self) -> None:
+        """Returns when every client is gone; each one is sent away as soon as that loses nothing."""
+        while self.stats.active:  # as in the base class: no event is worth its price here
+            for session in list(self.sessions):
+                if session.idle:
+                    session.shut_down("the sidecar is shutting down")
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(2):
+                    await watcher.close()
+        await Listener.stop(self)
+        self._timer.close()
+
+    # -- what the admin API sees ---------------------------------------------------------------------------------------
+
+    @property
+    def amqp_view(self) -> View:
+        return View(self)
+
+
+class View:
+    """Implements :class:`sidecar.admin.view.AmqpView`."""
+
+    def __init__(self, listener: AmqpListener) -> None:
+        self._listener = listener
+
+    @property
+    def stats(self) -> AmqpStats:
+        return self._listener.amqp_stats
+
+    @property
+    def held_bytes(self) -> int:
+        return self._listener.hold.bytes
+
+    def holding(self) -> list[tuple[str, int]]:
+        return self._listener.hold.waiting()
+
+    def sessions(self) -> list[SessionView]:
+        from sidecar.admin.view import SessionView
+
+        now = self._listener.clock()
+        return [
+            SessionView(
+                client=session.peer,
+                product=session.handshake.product,
+                user=session.handshake.user,
+                vhost=session.vhost,
+                endpoint=session.broker.endpoint.address if session.broker is not None else "",
+                since=round(now - session.started, 3),
+                channels=len(session.channels),
+                consumers=sum(len(channel.consumers) for channel in session.channels.values()),
+                unacked=session.unacked,
+                held=session.held,
+                blocked=session.told_blocked,
+                stalled=session.stalled_deliveries,
+            )
+            for session in self._listener.sessions
+        ]
+
+
+def _nobody() -> Sequence[CircuitBreaker]:
+    return ()

@@ -1,0 +1,759 @@
+"""A session: one client's connection, its connection to a broker, and everything from the first byte to the one end.
+
+    GREETING ─ protocol header ─> DIALLING ─ start ─> HANDSHAKE ─ open-ok ─> RUNNING ─ close, or a leg is lost ─> end
+                                     └ no broker ─> REFUSING (a handshake of our own, to be able to say why)
+
+Each leg ends for itself: the broker's outlives the client's as long as something of the client is held, and the
+client's outlives the broker's until it has been told why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from math import inf
+from struct import pack
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.amqp import relay
+from sidecar.amqp.channel import Channel
+from sidecar.amqp.frames import FrameReader
+from sidecar.amqp.gates import Gate
+from sidecar.amqp.handshake import Handshake
+from sidecar.amqp.legs import CLOSED, CLOSING, HOLD_FULL, OPEN, STALL_FULL, BrokerLeg, ClientLeg
+from sidecar.amqp.methods import (
+    basic_cancel,
+    blocked,
+    channel_close,
+    connection_close,
+    connection_close_ok,
+    method,
+    method_of,
+    unblocked,
+)
+from sidecar.amqp.policy import Routes
+from sidecar.amqp.publish import Publish
+from sidecar.amqp.spec import (
+    CONNECTION_CLOSE,
+    CONNECTION_CLOSE_OK,
+    CONNECTION_FORCED,
+    CONNECTION_START,
+    CONNECTION_START_OK,
+    METHOD,
+    PROTOCOL_HEADER,
+    REPLY_SUCCESS,
+    AmqpError,
+)
+from sidecar.amqp.stats import AmqpStats
+from sidecar.amqp.tables import encode_table
+from sidecar.proxy.errors import STATUS, Reply
+from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL, Exchange
+from sidecar.proxy.sockets import reset
+
+if TYPE_CHECKING:
+    from sidecar.amqp.hold import Hold
+    from sidecar.amqp.listener import AmqpListener
+    from sidecar.amqp.policy import Policy
+    from sidecar.amqp.tracing import MessageTracing
+    from sidecar.upstreams.endpoint import Endpoint
+
+logger = logging.getLogger("sidecar.amqp")
+
+GREETING, DIALLING, REFUSING, HANDSHAKE, RUNNING = range(5)
+
+#: Seconds: for a peer to answer a close; and for what is not done then to be cut.
+CLOSE_SECONDS: Final = 3.0
+
+
+class Session(Exchange):
+    """One client connection as an exchange: admission, tries and accounting are those of TCP connections."""
+
+    __slots__ = (
+        "_close_frame", "_counted", "_due", "_greeting", "_interval", "_listener", "_next_beat", "_reason",
+        "_stalled_bytes", "_told_blocked", "alarmed", "amqp_stats", "broker", "channels", "client", "closing",
+        "handshake", "hold", "max_message_size", "partial", "partial_limit", "peer", "policy", "refused", "returning",
+        "routes", "stage", "stalling", "timer", "tracing",
+    )  # fmt: skip
+
+    broker: BrokerLeg | None
+
+    def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str) -> None:
+        Exchange.__init__(self, listener, listener.chain, client_ip, listener.clock())
+        self.method = "AMQP"
+        self._listener = listener
+        self.client = client
+        #: The client's address and port.
+        self.peer = peer
+        self.broker = None
+        self.stage = GREETING
+        self._greeting = b""
+        self.hold: Hold = listener.hold
+        self.policy: Policy = listener.policy
+        self.tracing: MessageTracing = listener.tracing
+        self.amqp_stats: AmqpStats = listener.amqp_stats
+        self.routes: Routes = listener.policy.routes("/")
+        self.max_message_size = listener.config.max_message_size
+        self.handshake = Handshake(listener.config.vhosts)
+        self.channels: dict[int, Channel] = {}
+        #: Channels that the client has still to say close-ok to; whether the close is ours (or the broker's).
+        self.closing: dict[int, bool] = {}
+        #: Channels whose close of ours the broker has still to answer.
+        self.refused: set[int] = set()
+        #: Bytes of unfinished publishes on all channels, and how many there may be.
+        self.partial = 0
+        self.partial_limit = listener.config.hold.bytes + listener.config.max_message_size
+        #: Deliveries are kept back; or given back, because we drain.
+        self.stalling = False
+        self.returning = False
+        self._stalled_bytes = 0
+        #: The broker has told this connection of an alarm; and we have told the client to publish nothing.
+        self.alarmed = False
+        self._told_blocked = False
+        #: The client's ``connection.close``, as long as something of it is still held.
+        self._close_frame = b""
+        self._reason = ""
+        self._counted = False
+        self._interval = inf
+        self._next_beat = inf
+        #: When to cut what has not ended by itself.
+        self._due = self.started + (self.chain.timeout.head or inf)
+        self.timer = listener.wheel.timer(self._on_timer)
+
+    def start(self) -> None:
+        """Admit it, or not; then wait for the client's first word."""
+        listener = self.listener
+        listener.stats.active += 1
+        self._set_timer()
+        if not listener.enter(self.client):
+            self.stage = DIALLING
+            self.reply(Reply("overloaded", "too many clients are connected"))
+
+    # -- what others ask -----------------------------------------------------------------------------------------------
+
+    @property
+    def vhost(self) -> str:
+        return self.handshake.vhost
+
+    @property
+    def channel_max(self) -> int:
+        return self.handshake.channel_max
+
+    @property
+    def frame_max(self) -> int:
+        return self.handshake.frame_max
+
+    @property
+    def held(self) -> int:
+        """Publishes held, on all channels."""
+        return sum(channel.held for channel in self.channels.values())
+
+    @property
+    def unacked(self) -> int:
+        """Deliveries that the client has not settled."""
+        return sum(channel.unacked.count for channel in self.channels.values())
+
+    @property
+    def idle(self) -> bool:
+        """Nothing would be lost or done twice by closing it now."""
+        if self.stage != RUNNING or self.partial:
+            return self.stage != RUNNING
+        for channel in self.channels.values():
+            confirms = channel.confirms
+            if channel.held or channel.unacked.count or channel.waiting is not None:
+                return False
+            if channel.route is not None or (confirms is not None and confirms.unanswered):
+                return False
+        return True
+
+    @property
+    def told_blocked(self) -> bool:
+        """The client knows that it should not publish."""
+        return self._told_blocked
+
+    @property
+    def stalled_deliveries(self) -> int:
+        """Deliveries kept back."""
+        return sum(len(channel.stalled) for channel in self.channels.values())
+
+    def prefetch(self, count: int) -> int:
+        """The prefetch limit that a consumer gets who asks for ``count`` (0: for no limit)."""
+        prefetch = self._listener.config.prefetch
+        if count == 0:
+            return prefetch.default
+        return min(count, prefetch.max) if prefetch.max else count
+
+    # -- the client ----------------------------------------------------------------------------------------------------
+
+    def client_said(self, data: bytes) -> None:
+        """Bytes came."""
+        self.count_in(len(data))
+        try:
+            if self.stage == RUNNING and self.client.state == OPEN:
+                reader = self.client.reader
+                frames = reader.feed(data)
+                if frames:
+                    relay.from_client(self, reader.data, frames)
+                if reader.error is not None:
+                    raise reader.error
+            elif self.stage == GREETING:
+                self._greet(data)
+            elif self.stage == DIALLING:
+                self.abort()  # it has not been asked anything yet
+            else:
+                self._client_frames(data)
+        except AmqpError as error:
+            self._fail(error)
+
+    def _greet(self, data: bytes) -> None:
+        greeting = self._greeting = self._greeting + data
+        if not PROTOCOL_HEADER.startswith(greeting[:8]) or len(greeting) > 8:
+            # Whatever it speaks, this is what is spoken here (§4.2.2).
+            self.client.write(PROTOCOL_HEADER)
+            self.error = "bad_request"
+            self.status = STATUS[self.error]
+            self.client.transport.close()
+        elif len(greeting) == 8:
+            self.stage = DIALLING
+            self._due = inf
+            self.run()
+
+    def _client_frames(self, data: bytes) -> None:
+        """Frames outside the ordinary flow: the handshake, and what comes after a close."""
+        reader = self.client.reader
+        frames = reader.feed(data)
+        for kind, number, start, end in frames:
+            if kind != METHOD or number:
+                if self.client.state == OPEN and kind == METHOD:
+                    self.handshake.from_client(reader.data, start, end)  # which refuses it
+                continue
+            found = method_of(reader.data, start, end)
+            if self.client.state != OPEN:
+                if found == CONNECTION_CLOSE:
+                    self.client.write(connection_close_ok())
+                if found in (CONNECTION_CLOSE, CONNECTION_CLOSE_OK):
+                    self.client.transport.close()
+                    return
+            elif self.stage == REFUSING:
+                if found == CONNECTION_START_OK:
+                    self._close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {self._reason}")
+            elif self.stage == HANDSHAKE:
+                self.broker_write(self.handshake.from_client(reader.data, start, end))
+                reader.limit = self.handshake.frame_max
+                if self.broker is not None:
+                    self.broker.reader.limit = self.handshake.frame_max
+        if reader.error is not None and self.client.state == OPEN:
+            raise reader.error
+
+    def client_closes(self, frame: bytes) -> bytes:
+        """``connection.close``: it passes when nothing is held for this client any more."""
+        if self._busy():
+            self._close_frame = frame
+            return b""
+        self.client.state = CLOSING
+        if self.broker is not None:
+            self.broker.state = CLOSING
+        self._due_in(CLOSE_SECONDS)
+        return frame
+
+    def client_lost(self) -> None:
+        """The client is gone, well or badly."""
+        self.listener.left(self.client)
+        self.client.reader = FrameReader(0)
+        if self.phase == ENDED:
+            return
+        broker = self.broker
+        if self.stage != RUNNING or broker is None or broker.state == CLOSED:
+            self.abort()
+        elif broker.state == OPEN and self._busy():
+            # What it published goes on its way; its connection to the broker stays until then.
+            self._due_in(self._listener.config.hold.timeout or CLOSE_SECONDS)
+        elif broker.state == OPEN:
+            self._close_broker("the client is gone")
+        else:
+            self._end_if_over()
+
+    def wait(self, channel: Channel, frame: bytes) -> None:
+        """A frame that must not overtake what its channel has held."""
+        assert channel.waiting is not None
+        channel.waiting.append(frame)
+        self.partial += len(frame)
+        if self.partial > self.partial_limit:
+            self.client.stop(HOLD_FULL)
+            self._listener.stopped[self] = self.listener.clock()
+
+    def keep(self, publish: Publish, gate: Gate, now: float) -> None:
+        """Hold a publish; stop reading when that was the last one there is room for."""
+        self.hold.keep(publish, gate, now)
+        if self.hold.full:
+            self._listener.stopped.setdefault(self, now)
+            self.client.stop(HOLD_FULL)
+        if self.amqp_stats.blocked:
+            self.tell_blocked("the broker has an alarm")
+
+    def emptied(self, channel: Channel) -> None:
+        """Nothing is held for a channel any more: what waited for that goes on."""
+        waiting = channel.waiting
+        if waiting is not None:
+            channel.waiting = None
+            self._take_in(waiting)
+        self._go_on_closing()
+
+    def _go_on_closing(self) -> None:
+        """A close that waited for what was held need not wait any more."""
+        if self.phase == ENDED or self._busy():
+            return
+        if self.client.state != OPEN:
+            self._close_broker("the client is gone")
+        elif self._close_frame:
+            self.broker_write(self.client_closes(self._close_frame))
+
+    def _take_in(self, waiting: list[bytes]) -> None:
+        """Frames that waited come in now, as if they had just been read."""
+        data = b"".join(waiting)
+        self.partial -= len(data)
+        frames: list[tuple[int, int, int, int]] = []
+        start = 0
+        for frame in waiting:
+            end = start + len(frame)
+            frames.append((frame[0], frame[1] << 8 | frame[2], start, end))
+            start = end
+        try:
+            relay.from_client(self, data, frames)
+        except AmqpError as error:
+            self._fail(error)
+
+    def _busy(self) -> bool:
+        """Something of the client is still held."""
+        return any(channel.held or channel.waiting is not None for channel in self.channels.values())
+
+    def read_on(self) -> None:
+        """There is room again for what is held."""
+        self.client.go(HOLD_FULL)
+
+    def tell_blocked(self, reason: str) -> None:
+        """Tell a client that can hear it to publish nothing."""
+        if self.handshake.hears_blocked and not self._told_blocked and self.client.state == OPEN:
+            self._told_blocked = True
+            self.client_write(blocked(reason))
+
+    def tell_unblocked(self) -> None:
+        """It may publish again."""
+        if self._told_blocked and not self.alarmed:
+            self._told_blocked = False
+            self.client_write(unblocked())
+
+    def client_write(self, data: bytes) -> None:
+        """Send to the client, if it is there."""
+        if data and self.client.state != CLOSED:
+            self.count_out(len(data))
+            self.client.write(data)
+
+    # -- connecting ----------------------------------------------------------------------------------------------------
+
+    def open(self, endpoint: Endpoint) -> None:
+        self.try_deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
+        self._set_timer()
+        self.connecting = self.listener.loop.create_task(self._connect(endpoint))
+
+    async def _connect(self, endpoint: Endpoint) -> None:
+        try:
+            await self.listener.loop.create_connection(
+                lambda: cast(asyncio.Protocol, BrokerLeg(self, endpoint)), endpoint.host, endpoint.port
+            )
+        except OSError as error:
+            self.connect_failed(error)
+
+    def connected(self, broker: BrokerLeg) -> None:
+        """A socket stands; the try has succeeded once there is a ``start`` on it."""
+        if self.phase != CONNECTING or broker.endpoint is not self.endpoint:
+            broker.transport.abort()  # the client has left, or the time was over, in this very moment
+            return
+        self.broker = broker
+        broker.write(PROTOCOL_HEADER)
+
+    def _started(self, broker: BrokerLeg) -> None:
+        self.connecting = None
+        self.phase = TUNNEL
+        self.status = 200
+        self.stage = HANDSHAKE
+        stats = self.listener.stats
+        stats.upstream_active += 1
+        stats.tunnels += 1
+        self.listener.cluster.succeeded(broker.endpoint)
+        for hook in self.chain.on_connected:
+            hook(self)
+        self._due_in(self.chain.timeout.head or inf)
+
+    def cut(self) -> None:
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        broker = self.broker
+        if broker is not None:
+            self.broker = None
+            broker.transport.abort()
+
+    def reply(self, reply: Reply) -> None:
+        """No broker, or no admission. A close can only follow a start, so the client gets one from us."""
+        if self.phase == ENDED or self.client.state != OPEN or self.stage == REFUSING:
+            return
+        self.error = reply.code
+        self.status = STATUS[reply.code]
+        self.stage = REFUSING
+        self._reason = reply.message
+        properties = encode_table({"product": "sidecar"})
+        arguments = b"\x00\x09" + properties + _long(b"PLAIN AMQPLAIN EXTERNAL") + _long(b"en_US")
+        self.client.write(method(0, CONNECTION_START, arguments))
+        self._due_in(CLOSE_SECONDS)
+
+    # -- the broker ----------------------------------------------------------------------------------------------------
+
+    def broker_said(self, broker: BrokerLeg, data: bytes) -> None:
+        """Bytes came."""
+        if broker is not self.broker or self.phase == ENDED:
+            return
+        reader = broker.reader
+        frames = reader.feed(data)
+        try:
+            if self.stage == RUNNING:
+                if frames:
+                    relay.from_broker(self, reader.data, frames)
+            else:
+                for kind, number, start, end in frames:
+                    if kind == METHOD:
+                        self._broker_handshake(broker, number, reader.data, start, end)
+            if reader.error is not None:
+                raise reader.error
+        except AmqpError as error:
+            logger.warning("the broker at %s broke the protocol: %s", broker.endpoint.address, error)
+            broker.transport.abort()
+
+    def _broker_handshake(self, broker: BrokerLeg, number: int, data: bytes, start: int, end: int) -> None:
+        found = method_of(data, start, end)
+        if self.stage == RUNNING:  # pipelined behind open-ok
+            relay.from_broker(self, data, [(METHOD, number, start, end)])
+            return
+        if found == CONNECTION_CLOSE:
+            relay.from_broker(self, data, [(METHOD, number, start, end)])
+            return
+        new = self.handshake.from_broker(data, start, end)
+        if found == CONNECTION_START and self.phase == CONNECTING:
+            self._started(broker)
+        self.client_write(new)
+        if self.handshake.done:
+            self._opened()
+
+    def _opened(self) -> None:
+        """The handshake is over."""
+        handshake = self.handshake
+        self.stage = RUNNING
+        self._due = inf
+        self.routes = self.policy.routes(handshake.vhost)
+        self.amqp_stats.connections += 1
+        self._counted = True
+        self._listener.sessions[self] = None
+        if handshake.heartbeat:
+            self._interval = handshake.heartbeat / 2
+            self._next_beat = self.listener.clock() + self._interval
+        self._set_timer()
+        self.stall(self._listener.stalled)
+        assert self.broker is not None
+        logger.info(
+            "an AMQP client has connected",
+            extra={
+                "upstream": self.listener.name,
+                "client": self.peer,
+                "product": handshake.product,
+                "user": handshake.user,
+                "vhost": handshake.vhost,
+                "endpoint": self.broker.endpoint.address,
+            },
+        )
+
+    def broker_write(self, data: bytes) -> None:
+        """Send to the broker, if it is there."""
+        broker = self.broker
+        if data and broker is not None:
+            broker.write(data)
+
+    def broker_closes(self, code: int, text: str, frame: bytes) -> None:
+        """``connection.close`` from the broker: it has its answer at once, the client may take its time."""
+        broker = self.broker
+        assert broker is not None
+        broker.write(connection_close_ok())
+        broker.state = CLOSING
+        broker.transport.close()
+        if self.client.state == OPEN:
+            self._without_broker(f"{code} {text}")
+            self.client_write(frame)
+            self.client.state = CLOSING
+            self._due_in(CLOSE_SECONDS)
+
+    def broker_closed(self) -> None:
+        """``connection.close-ok`` from the broker."""
+        if self.client.state == CLOSING:
+            self.client_write(connection_close_ok())
+            self.client.transport.close()
+        broker = self.broker
+        if broker is not None:
+            broker.transport.close()
+
+    def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
+        """The connection to the broker is gone."""
+        if broker is not self.broker:
+            return  # one that came too late, or was let go
+        if self.phase == CONNECTING:
+            self.broker = None
+            self.connect_failed(error or ConnectionResetError())
+            return
+        if self.phase == ENDED:
+            return
+        if self.client.state == OPEN:
+            if self.stage == HANDSHAKE and not self.handshake.open_sent:
+                # How brokers refuse a user, and what clients take for that.
+                self.error = "upstream_reset"
+                self.status = STATUS[self.error]
+                self.client.transport.close()
+            else:
+                self.error = "upstream_reset"
+                self.status = STATUS[self.error]
+                self.listener.cluster.failed(broker.endpoint, hard=False)
+                where = f"the broker at {broker.endpoint.address}"
+                self._without_broker("connection lost")
+                self._close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {where} closed the connection")
+        elif self.client.state == CLOSING and not self._reason:
+            # The client waits for a close-ok that will not come.
+            self.client_write(connection_close_ok())
+            self.client.transport.close()
+        self._end_if_over()
+
+    def _without_broker(self, reason: str) -> None:
+        """Nothing more can be passed on."""
+        self._reason = reason
+        extra = {"upstream": self.listener.name, "client": self.peer, "reason": reason}
+        logger.warning("the broker has closed a connection", extra=extra)
+        for channel in self.channels.values():
+            self._drop_held(channel)
+
+    def broker_blocked(self, reason: str) -> None:
+        """The broker has an alarm, and this connection has published."""
+        self.alarmed = True
+        self.tell_blocked(reason)
+        self._listener.alarm(self, True)
+
+    def broker_unblocked(self) -> None:
+        """The alarm is over."""
+        self.alarmed = False
+        self.tell_unblocked()
+        self._listener.alarm(self, False)
+
+    # -- channels and consumers ----------------------------------------------------------------------------------------
+
+    def refuse_channel(self, channel: Channel, code: int, text: str, cause: int) -> None:
+        """Close a channel from our side, in both directions."""
+        number = channel.number
+        self.client_write(channel_close(number, code, text, cause))
+        self.broker_write(channel_close(number, REPLY_SUCCESS, "closed by the sidecar"))
+        self.closing[number] = True
+        self.refused.add(number)
+        self.channel_gone(channel)
+
+    def channel_gone(self, channel: Channel) -> None:
+        """A channel does not exist any more; what was held for it goes with it."""
+        if self.channels.pop(channel.number, None) is None:
+            return
+        stats = self.amqp_stats
+        stats.channels -= 1
+        stats.consumers -= len(channel.consumers)
+        stats.unacked -= channel.unacked.count
+        for stalled in channel.stalled:
+            self.stalled(-1, -stalled.size())
+        channel.stalled.clear()
+        self.partial -= channel.received
+        self._drop_held(channel)
+        waiting, channel.waiting = channel.waiting, None
+        self.partial -= sum(map(len, waiting or ()))
+        self._go_on_closing()
+
+    def _drop_held(self, channel: Channel) -> None:
+        dropped = self.hold.forget(channel)
+        for publish in dropped:
+            publish.route.stats.dropped += 1
+        if dropped:
+            logger.warning(
+                "held messages are lost: the broker has closed their channel or connection",
+                extra={"upstream": self.listener.name, "client": self.peer, "messages": len(dropped)},
+            )
+
+    def consumer_gone(self, channel: Channel, tag: bytes) -> None:
+        """A consumer was cancelled, by either side."""
+        if channel.consumers.pop(tag, None) is not None:
+            self.amqp_stats.consumers -= 1
+            self.broker_write(channel.give_back(tag))
+
+    def stalled(self, count: int, size: int) -> None:
+        """So many more deliveries, and bytes of them, are kept back."""
+        self.amqp_stats.stalled += count
+        self._stalled_bytes += size
+        broker = self.broker
+        if broker is not None:
+            if self._stalled_bytes >= self._listener.config.hold.bytes:
+                broker.stop(STALL_FULL)
+            elif broker.stops & STALL_FULL:
+                broker.go(STALL_FULL)
+
+    def stall(self, on: bool) -> None:
+        """Keep deliveries back from now on, or hand them out again, with what was kept back."""
+        if self.returning or self.stalling == on:
+            return
+        self.stalling = on
+        if not on:
+            for channel in list(self.channels.values()):
+                self.client_write(channel.release())
+
+    def stop_work(self) -> None:
+        """We drain: no more deliveries. What was kept back goes to others, and so does what still comes."""
+        if self.returning or self.stage != RUNNING:
+            return
+        self.stalling = self.returning = True
+        for channel in self.channels.values():
+            cancel = [basic_cancel(channel.number, tag) for tag in channel.consumers]
+            self.broker_write(b"".join(cancel) + channel.give_back())
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: AmqpError) -> None:
+        """The client broke the protocol, or may not have what it asks for."""
+        if self.client.state != OPEN:
+            self.abort()
+            return
+        logger.warning(
+            "an AMQP client was refused",
+            extra={"upstream": self.listener.name, "client": self.peer, "reason": str(error)},
+        )
+        self.error = "bad_request"
+        self.status = STATUS[self.error]
+        self._close_client(error.code, error.text, error.method)
+        if self.stage == RUNNING and not self._busy():
+            self._close_broker("the client broke the protocol")
+        elif self.stage == HANDSHAKE and self.broker is not None:
+            self.broker.transport.close()
+
+    def shut_down(self, reason: str) -> None:
+        """End it politely."""
+        if self.stage != RUNNING or self.client.state != OPEN:
+            if self.client.state == OPEN:
+                self.abort()
+            return
+        self._close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {reason}")
+        if not self._busy():
+            self._close_broker(reason)
+
+    def _close_client(self, code: int, text: str, cause: int = 0) -> None:
+        self._reason = self._reason or text
+        self.client_write(connection_close(code, text, cause))
+        self.client.state = CLOSING
+        self.client.reader = FrameReader(self.client.reader.limit)
+        self._due_in(CLOSE_SECONDS)
+
+    def _close_broker(self, reason: str) -> None:
+        broker = self.broker
+        if broker is not None and broker.state == OPEN:
+            broker.write(connection_close(REPLY_SUCCESS, reason))
+            broker.state = CLOSING
+            self._due_in(CLOSE_SECONDS)
+
+    def _end_if_over(self) -> None:
+        broker = self.broker
+        if self.client.state == CLOSED and (broker is None or broker.state == CLOSED):
+            self.end()
+            self.timer.close()
+
+    def abort(self) -> None:
+        if self.end():
+            self.timer.close()
+            self.client.state = CLOSED
+            reset(self.client.transport)
+            broker = self.broker
+            if broker is not None and broker.state != CLOSED:
+                broker.state = CLOSED
+                broker.transport.abort()
+
+    def end(self) -> bool:
+        tunnel = self.phase == TUNNEL
+        if not Exchange.end(self):
+            return False
+        for channel in list(self.channels.values()):
+            self.channel_gone(channel)
+        listener = self._listener
+        stats = listener.stats
+        stats.active -= 1
+        if tunnel:
+            stats.tunnels -= 1
+            stats.upstream_active -= 1
+        if self._counted:
+            self.amqp_stats.connections -= 1
+            del listener.sessions[self]
+            logger.info(
+                "an AMQP client has gone",
+                extra={
+                    "upstream": listener.name,
+                    "client": self.peer,
+                    "product": self.handshake.product,
+                    "user": self.handshake.user,
+                    "vhost": self.handshake.vhost,
+                    "seconds": round(listener.clock() - self.started, 3),
+                },
+            )
+        listener.forget(self)
+        return True
+
+    # -- time ----------------------------------------------------------------------------------------------------------
+
+    def set_timer(self, deadline: float) -> None:
+        self.timer.set(deadline)
+
+    def _due_in(self, seconds: float) -> None:
+        self._due = self.listener.clock() + seconds
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self.phase == CONNECTING:
+            self.timer.set(self.try_deadline)
+        else:
+            due = min(self._due, self._next_beat)
+            if due != inf:
+                self.timer.set(due)
+
+    def _on_timer(self) -> None:
+        if self.phase == ENDED:
+            return
+        now = self.listener.clock()
+        if self.stage == DIALLING:
+            self.check_timer(now)
+            return
+        if now >= self._due:
+            self.error = self.error or "timeout"
+            self.abort()
+            return
+        if now >= self._next_beat:
+            self._next_beat = now + self._interval
+            self._beat()
+        if self.phase != ENDED:
+            self._set_timer()
+
+    def _beat(self) -> None:
+        broker = self.broker
+        if self.client.state == OPEN and not self.client.beat():
+            logger.warning(
+                "an AMQP client sends no heartbeats", extra={"upstream": self.listener.name, "client": self.peer}
+            )
+            self.client.state = CLOSED
+            self.client.transport.abort()
+        if broker is not None and broker.state == OPEN and not broker.beat():
+            logger.warning("the broker at %s sends no heartbeats", broker.endpoint.address)
+            broker.transport.abort()
+
+
+def _long(data: bytes) -> bytes:
+    return pack(">I", len(data)) + data
