@@ -110,9 +110,11 @@ def inject(data: bytes, start: int, end: int, entries: bytes, limit: int) -> byt
         raise AmqpError(SYNTAX_ERROR, "a content header is cut off")
     # The end octet: being no more than there, one may look at the byte, and goes too far when the property is missing.
     last = end - 1
+    if data[start + _FLAGS + 1] & MORE_FLAGS:
+        return None
     flags = data[start + _FLAGS]
     at = start + _PROPERTIES
-    if flags & _CONTENT_TYPE and at <= last:
+    if flags & _CONTENT_TYPE:
         at += 1 + data[at]
     if flags & _CONTENT_ENCODING and at <= last:
         at += 1 + data[at]
@@ -126,7 +128,7 @@ def inject(data: bytes, start: int, end: int, entries: bytes, limit: int) -> byt
             raise _cut_off()
         if data.find(_MARK, at, after) >= 0 and _has_traceparent(data, at, after):
             return None
-        if end - start + added > limit or data[start + _FLAGS + 1] & MORE_FLAGS:
+        if end - start + added > limit:
             return None
         return (
             data[start : start + _SIZE]
@@ -139,7 +141,7 @@ def inject(data: bytes, start: int, end: int, entries: bytes, limit: int) -> byt
         )
     if at > last:
         raise _cut_off()
-    if end - start + added + 4 > limit or data[start + _FLAGS + 1] & MORE_FLAGS:
+    if end - start + added + 4 > limit:
         return None
     return (
         data[start : start + _SIZE]
