@@ -2,7 +2,8 @@
 
 The listener, its chain and both connections are the real ones; only the transports are objects that drop what is
 written. So the figure (CPU time) does not depend on the kernel, the load generator or the other core, and a change of a
-tenth of a microsecond shows. ``--profile`` says where it goes.
+tenth of a microsecond shows. ``--profile`` says where it goes. ``--part amqp``: what one message costs
+(:mod:`bench.amqp.hotpath`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ import pstats
 import random
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from sidecar import agent
 from sidecar.config import model
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.http1.downstream import Downstream
 from sidecar.proxy.http1.listener import HttpListener
-from sidecar.proxy.http1.upstream import Upstream
+from sidecar.proxy.listener import Listener
 from sidecar.registry.api import Instance
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, setup
+
+T = TypeVar("T")
 
 REQUEST = b"GET /api/v1/tasks/42 HTTP/1.1\r\nHost: 127.0.0.1:8080\r\n\r\n"
 BROWSER = (
@@ -65,80 +68,99 @@ class Loop:
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         #: The protocol object of the connection that was made.
-        self.upstream: asyncio.Future[Upstream] = self._loop.create_future()
+        self.upstream: asyncio.Future[Any] = self._loop.create_future()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loop, name)
 
-    async def create_connection(self, factory: Callable[[], Upstream], host: str, port: int) -> None:
+    async def create_connection(self, factory: Callable[[], Any], host: str, port: int) -> None:
         conn = factory()
         conn.connection_made(Sink())
         self.upstream.set_result(conn)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--profile", action="store_true", help="print where the time goes")
-    parser.add_argument("--exchanges", type=int, default=50_000)
-    options = parser.parse_args()
-    asyncio.run(_measure(options.exchanges, options.profile))
-
-
-async def _measure(exchanges: int, profile: bool) -> None:
-    loop = Loop()
-    log = setup(model.Log(), "bench")
+def make_listener(loop: Loop, upstream: model.Upstream) -> Listener:
+    """A listener as the sidecar makes it, with one endpoint."""
     rng = random.Random(1)
     context = Context(
         loop=cast(asyncio.AbstractEventLoop, loop),
         wheel=TimerWheel(loop.call_at, time.monotonic),
         clock=time.monotonic,
         rng=rng,
-        access_log=AccessLog("errors", log),
+        access_log=AccessLog("errors", setup(model.Log(level="warning"), "bench")),
         record_span=None,
         tracing=model.Tracing(sample=0.0),
         breaker_changed=lambda name, breaker: None,
     )
+    listener = create_listener(context, upstream.name, upstream)
+    listener.cluster.update([Instance(host="127.0.0.1", port=1)])
+    return listener
+
+
+def time_runs(name: str, prepare: Callable[[int], T], run: Callable[[T], None], count: int, profile: bool) -> None:
+    """Print the microseconds of one of those ``n`` that ``run`` does with what ``prepare(n)`` gave: the best of five,
+    and what it leaves to the garbage collector; with ``profile``, where the time goes."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*agent.GC_THRESHOLD)  # as in a running sidecar
+    run(prepare(2000))
+    times = []
+    for _ in range(5):
+        what = prepare(count // 5)
+        begun = time.process_time()
+        run(what)
+        times.append((time.process_time() - begun) / (count // 5) * 1e6)
+    what = prepare(1000)
+    gc.disable()
+    gc.collect()
+    run(what)
+    print(f"{name}: {min(times):.2f} µs; {gc.collect()} objects left to the garbage collector by 1000")
+    gc.enable()
+    if profile:
+        what = prepare(count)
+        profiler = cProfile.Profile()
+        profiler.runcall(run, what)
+        out = io.StringIO()
+        pstats.Stats(profiler, stream=out).sort_stats("tottime").print_stats(45)
+        print(out.getvalue())
+
+
+async def measure_http(exchanges: int, profile: bool) -> None:
+    loop = Loop()
     upstream = model.Upstream(
         name="up",
         bind=model.Address("127.0.0.1", 0),
         endpoints=(model.StaticEndpoint(address=model.Address("127.0.0.1", 1)),),
         rate_limit=model.RateLimit(rate=1e6, burst=1_000_000),
     )
-    listener = create_listener(context, "up", upstream)
+    listener = make_listener(loop, upstream)
     assert isinstance(listener, HttpListener)
-    listener.cluster.update([Instance(host="127.0.0.1", port=1)])
     client = Downstream(listener)
     client.connection_made(Sink())
     client.data_received(REQUEST)
     conn = await loop.upstream
     conn.data_received(ANSWER)
-
-    def run(request: bytes, n: int) -> float:
-        begun = time.process_time()
-        for _ in range(n):
-            client.data_received(request)
-            conn.data_received(ANSWER)
-        return (time.process_time() - begun) / n * 1e6
-
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*agent.GC_THRESHOLD)  # as in a running sidecar
     for name, request in (("bare request", REQUEST), ("nine headers", BROWSER)):
-        run(request, 2000)
-        print(f"{name}: {min(run(request, exchanges // 5) for _ in range(5)):.2f} µs")
-    gc.disable()
-    gc.collect()
-    run(REQUEST, 1000)
-    print(f"objects left to the garbage collector by 1000 exchanges: {gc.collect()}")
-    gc.enable()
+
+        def run(n: int, request: bytes = request) -> None:
+            for _ in range(n):
+                client.data_received(request)
+                conn.data_received(ANSWER)
+
+        time_runs(name, int, run, exchanges, profile and request is REQUEST)
     assert listener.stats.requests["GET", 200] > exchanges, "not every exchange was answered"
-    if profile:
-        profiler = cProfile.Profile()
-        profiler.runcall(run, REQUEST, exchanges)
-        out = io.StringIO()
-        pstats.Stats(profiler, stream=out).sort_stats("tottime").print_stats(45)
-        print(out.getvalue())
-    log.close()
+
+
+def main() -> None:
+    from bench.amqp.hotpath import measure_amqp
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=["http", "amqp"], default="http")
+    parser.add_argument("--profile", action="store_true", help="print where the time goes")
+    parser.add_argument("--exchanges", type=int, default=50_000, help="or messages")
+    options = parser.parse_args()
+    measure = measure_amqp if options.part == "amqp" else measure_http
+    asyncio.run(measure(options.exchanges, options.profile))
 
 
 if __name__ == "__main__":

@@ -113,21 +113,23 @@ class Connection:
     def sending(self) -> bool:
         return bool(self._unsent)
 
-    def read(self) -> int:
-        """Take what has come; how many publishes it confirms. ``delivered`` grows by the deliveries in it."""
-        before = self.confirms.outstanding
+    def read(self) -> None:
+        """Take what has come: ``confirms`` and ``delivered`` move on."""
         self._socket.setblocking(False)
         try:
             self._buffer += self._receive()
         except BlockingIOError:
-            return 0
+            return
+        self.take()
+
+    def take(self) -> None:
+        """The same for what came together with the answer to :meth:`call`, and will not make the socket readable."""
         data, done = self._buffer, 0
         for kind, start, end in wire.frames(data):
             if kind == spec.METHOD:
                 self._count(data, self._method(kind, start), start)
             done = end + 1
         self._keep(done)
-        return before - self.confirms.outstanding
 
     def _count(self, data: bytes, number: int, start: int) -> None:
         if number == spec.BASIC_ACK:

@@ -173,6 +173,7 @@ def consumed(lane: Lane) -> int:
     (connection,), (queue,) = lane.connections, lane.queues
     acked = before = connection.delivered
     connection.call(wire.consume(queue, "bench"))
+    connection.take()
     while acked < before + DELIVERIES:
         if connection.delivered > acked and not connection.sending:
             newest = connection.delivered

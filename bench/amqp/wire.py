@@ -109,21 +109,30 @@ def get(queue: str) -> bytes:
     return method(spec.BASIC_GET, CHANNEL, b"\0\0" + short(queue) + b"\x01")
 
 
-def ack(tag: int) -> bytes:
-    """For one delivery."""
-    return _ACK.pack(spec.METHOD, CHANNEL, 13, spec.BASIC_ACK, tag, 0, spec.FRAME_END)
+def ack(tag: int, multiple: bool = False) -> bytes:
+    """For one delivery or publish, or all up to it."""
+    return _ACK.pack(spec.METHOD, CHANNEL, 13, spec.BASIC_ACK, tag, multiple, spec.FRAME_END)
 
 
 def publish(exchange: str, routing_key: str, body: bytes) -> bytes:
-    """A whole transient message with a content type and a table of two headers, as task queues send them."""
+    """A whole transient message."""
+    names = short(exchange) + short(routing_key)
+    return method(spec.BASIC_PUBLISH, CHANNEL, b"\0\0" + names + b"\0") + content(body)
+
+
+def deliver(consumer: str, tag: int, body: bytes) -> bytes:
+    """The same, as the broker hands it to a consumer."""
+    arguments = short(consumer) + struct.pack(">QB", tag, 0) + short("") + short("bench.queue")
+    return method(spec.BASIC_DELIVER, CHANNEL, arguments) + content(body)
+
+
+def content(body: bytes) -> bytes:
+    """Header and body, with a content type and a table of two headers, as task queues send them."""
     headers = short("lang") + b"S" + long(b"py") + short("task") + b"S" + long(b"bench.publish")
     properties = short("application/json") + long(headers) + b"\x01"
     flags = spec.CONTENT_TYPE | spec.HEADERS | spec.DELIVERY_MODE
-    return (
-        method(spec.BASIC_PUBLISH, CHANNEL, b"\0\0" + short(exchange) + short(routing_key) + b"\0")
-        + frame(spec.HEADER, CHANNEL, struct.pack(">HHQH", spec.BASIC, 0, len(body), flags) + properties)
-        + frame(spec.BODY, CHANNEL, body)
-    )
+    header = struct.pack(">HHQH", spec.BASIC, 0, len(body), flags) + properties
+    return frame(spec.HEADER, CHANNEL, header) + frame(spec.BODY, CHANNEL, body)
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, int]]:

@@ -1,0 +1,109 @@
+"""What one message costs in Python alone, without sockets: :mod:`bench.hotpath`'s AMQP half.
+
+A session of the real listener, past its handshake; the load comes in portions as a busy socket hands them out.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+
+from bench.amqp import wire
+from bench.amqp.cases import BODY_BYTES, EXCHANGE, PREFETCH, ROUTING_KEY
+from bench.contenders import RATE
+from bench.hotpath import Loop, Sink, make_listener, time_runs
+from sidecar.amqp import spec
+from sidecar.amqp.legs import BrokerLeg, ClientLeg
+from sidecar.amqp.listener import AmqpListener
+from sidecar.config import model
+
+#: Messages in what one reading of a socket gives.
+PORTIONS = (1, 40)
+#: What one leg reads, and what the other then does.
+Portions = list[tuple[bytes, bytes]]
+
+
+async def measure_amqp(messages: int, profile: bool) -> None:
+    loop = Loop()
+    upstream = model.Upstream(
+        name="rabbitmq",
+        bind=model.Address("127.0.0.1", 0),
+        protocol="amqp",
+        endpoints=(model.StaticEndpoint(address=model.Address("127.0.0.1", 1)),),
+        amqp=model.Amqp(publish=(model.AmqpPublish(exchange=EXCHANGE, rate=RATE, burst=RATE),)),
+    )
+    listener = make_listener(loop, upstream)
+    assert isinstance(listener, AmqpListener)
+    client = ClientLeg(listener)
+    client.connection_made(Sink())
+    client.data_received(spec.PROTOCOL_HEADER)
+    broker: BrokerLeg = await loop.upstream
+    _shake_hands(client, broker)
+    body = b"x" * BODY_BYTES
+    sent = delivered = 0
+
+    def publishes(n: int) -> Portions:
+        """Publishes, each with its confirm."""
+        nonlocal sent
+        first, sent = sent + 1, sent + n
+        return [(published, acks(tag, tag + portion)) for tag in range(first, sent + 1, portion)]
+
+    def publishes_with_one_confirm(n: int) -> Portions:
+        """The same; one confirm is for a whole portion."""
+        nonlocal sent
+        first, sent = sent + 1, sent + n
+        return [(published, wire.ack(tag + portion - 1, multiple=True)) for tag in range(first, sent + 1, portion)]
+
+    def deliveries(n: int) -> Portions:
+        """Deliveries, each with its ack."""
+        nonlocal delivered
+        first, delivered = delivered + 1, delivered + n
+        return [(deliver(tag, tag + portion), acks(tag, tag + portion)) for tag in range(first, delivered + 1, portion)]
+
+    def acks(first: int, end: int) -> bytes:
+        return b"".join([wire.ack(tag) for tag in range(first, end)])
+
+    def deliver(first: int, end: int) -> bytes:
+        return b"".join([wire.deliver("bench", tag, body) for tag in range(first, end)])
+
+    def from_client(portions: Portions) -> None:
+        for said, answered in portions:
+            client.data_received(said)
+            broker.data_received(answered)
+
+    def from_broker(portions: Portions) -> None:
+        for said, answered in portions:
+            broker.data_received(said)
+            client.data_received(answered)
+
+    count = messages // 5 // max(PORTIONS) * max(PORTIONS) * 5
+    for portion in PORTIONS:
+        published = wire.publish(EXCHANGE, ROUTING_KEY, body) * portion
+        for name, prepare, run in (
+            ("publish and confirm", publishes, from_client),
+            ("publish, one confirm for all", publishes_with_one_confirm, from_client),
+            ("delivery and ack", deliveries, from_broker),
+        ):
+            time_runs(f"{name}, {portion} at a time", prepare, run, count, profile and portion == PORTIONS[-1])
+    stats = listener.amqp_stats
+    exchange = stats.exchange("/", EXCHANGE)
+    assert exchange.published == exchange.forwarded == exchange.confirmed == sent, "not every publish was confirmed"
+    assert stats.delivered == delivered, "not every delivery was counted"
+    assert stats.unacked == 0, "not every ack was counted"
+
+
+def _shake_hands(client: ClientLeg, broker: BrokerLeg) -> None:
+    """To an open channel in confirm mode with a consumer."""
+    mechanisms = pack(">BB", 0, 9) + wire.long(b"") + wire.long(b"PLAIN") + wire.long(b"en_US")
+    broker.data_received(wire.method(spec.CONNECTION_START, 0, mechanisms))
+    client.data_received(wire.start_ok("guest", "guest"))
+    broker.data_received(wire.method(spec.CONNECTION_TUNE, 0, pack(">HIH", 2047, 131_072, 60)))
+    client.data_received(wire.tune_ok(2047, 131_072) + wire.open_vhost("/"))
+    broker.data_received(wire.method(spec.CONNECTION_OPEN_OK, 0, wire.short("")))
+    client.data_received(wire.open_channel())
+    broker.data_received(wire.method(spec.CHANNEL_OPEN_OK, wire.CHANNEL, wire.long(b"")))
+    client.data_received(wire.confirm_select())
+    broker.data_received(wire.method(spec.CONFIRM_SELECT_OK, wire.CHANNEL))
+    client.data_received(wire.qos(PREFETCH))
+    broker.data_received(wire.method(spec.BASIC_QOS_OK, wire.CHANNEL))
+    client.data_received(wire.consume("bench", "bench"))
+    broker.data_received(wire.method(spec.BASIC_CONSUME_OK, wire.CHANNEL, wire.short("bench")))
