@@ -14,6 +14,8 @@ Predicate = Callable[[str], bool]
 
 _ONE: Final = "*"
 _ANY: Final = "#"
+#: When a group of patterns has so many states, another one is begun. More make the integers slow, fewer the loops.
+_GROUP_SIZE: Final = 512
 
 
 def is_literal(text: str) -> bool:
@@ -44,7 +46,7 @@ def compile_pattern(text: str) -> Predicate:
         end = ".".join(words[1:])
         if is_literal(end):
             return _End(end).matches
-    return _Words(words).matches
+    return _Words(text).matches
 
 
 def _everything(key: str) -> bool:
@@ -87,39 +89,137 @@ class _End:
         return key.endswith(self._end) or key == self._all
 
 
-class _Words:
-    """Any pattern, as the states of an automaton that are all followed at once, one bit each: bit n is set when the
-    words so far can be what the pattern's first n words (not counting ``#``) stand for."""
+class _Automaton:
+    """Patterns as the states of an automaton, one bit each, that are all followed at once. A pattern of n words (not
+    counting ``#``) has n + 1 of them in a row: the one with the number k is set when its first k words can stand for
+    the words so far."""
 
-    __slots__ = ("_end", "_loops", "_one", "_steps")
+    __slots__ = ("_loops", "_one", "_starts", "_steps", "ends", "size")
 
-    def __init__(self, words: list[str]) -> None:
-        #: The states in which a ``#`` takes the next word; those where ``*`` does; and those where a word by name does.
+    def __init__(self) -> None:
+        self.size = 0
+        self.ends = 0
+        self._starts = 0
+        #: The states in which a ``#`` takes the next word, those in which a ``*`` does, and those in which a literal.
         self._loops = 0
         self._one = 0
         self._steps: dict[str, int] = {}
-        bit = 1
-        for word in words:
-            if word == _ANY:
-                self._loops |= bit
-                continue
-            if word == _ONE:
-                self._one |= bit
-            else:
-                self._steps[word] = self._steps.get(word, 0) | bit
-            bit <<= 1
-        for word in self._steps:
-            self._steps[word] |= self._one
-        self._end = bit
 
-    def matches(self, key: str) -> bool:
-        states = 1
+    def add(self, pattern: str) -> int:
+        """The number of the state that says that it matches."""
+        bit = 1 << self.size
+        self._starts |= bit
+        if pattern:
+            for word in pattern.split("."):
+                if word == _ANY:
+                    self._loops |= bit
+                    continue
+                if word == _ONE:
+                    self._one |= bit
+                else:
+                    self._steps[word] = self._steps.get(word, 0) | bit
+                bit <<= 1
+        self.ends |= bit
+        self.size = bit.bit_length()
+        return self.size - 1
+
+    def run(self, key: str) -> int:
+        """The states that say of patterns that they match."""
+        states = self._starts
         if key:
             steps = self._steps
             loops = self._loops
             one = self._one
             for word in key.split("."):
-                states = (states & steps.get(word, one)) << 1 | states & loops
+                states = (states & (steps.get(word, 0) | one)) << 1 | states & loops
                 if not states:
-                    return False
-        return states & self._end != 0
+                    return 0
+        return states & self.ends
+
+
+class _Words:
+    """Any pattern."""
+
+    __slots__ = ("_automaton",)
+
+    def __init__(self, pattern: str) -> None:
+        self._automaton = _Automaton()
+        self._automaton.add(pattern)
+
+    def matches(self, key: str) -> bool:
+        return self._automaton.run(key) != 0
+
+
+class PatternSet:
+    """Many patterns, and which of them match a key. A key costs one step for each of its words and each
+    ``_GROUP_SIZE`` words of patterns: not one comparison for each pattern."""
+
+    __slots__ = ("_groups", "_kept", "_places", "_used")
+
+    def __init__(self) -> None:
+        self._groups: list[_Group] = []
+        self._places: dict[str, tuple[_Group, int]] = {}
+        #: States of all groups, and those of them that belong to patterns which are still there.
+        self._used = 0
+        self._kept = 0
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, pattern: str) -> None:
+        if pattern in self._places:
+            return
+        if not self._groups or self._groups[-1].automaton.size >= _GROUP_SIZE:
+            self._groups.append(_Group())
+        group = self._groups[-1]
+        before = group.automaton.size
+        end = group.automaton.add(pattern)
+        group.patterns[end] = pattern
+        self._places[pattern] = (group, end)
+        self._used += group.automaton.size - before
+        self._kept += _states(pattern)
+
+    def discard(self, pattern: str) -> None:
+        place = self._places.pop(pattern, None)
+        if place is None:
+            return
+        group, end = place
+        del group.patterns[end]
+        group.automaton.ends &= ~(1 << end)
+        self._kept -= _states(pattern)
+        if self._used > 2 * self._kept + _GROUP_SIZE:
+            patterns = list(self._places)
+            self._groups.clear()
+            self._places.clear()
+            self._used = self._kept = 0
+            for text in patterns:
+                self.add(text)
+
+    def matching(self, key: str) -> list[str]:
+        """The patterns that match, in no particular order."""
+        found: list[str] = []
+        for group in self._groups:
+            ends = group.automaton.run(key)
+            while ends:
+                end = ends.bit_length() - 1
+                found.append(group.patterns[end])
+                ends ^= 1 << end
+        return found
+
+
+class _Group:
+    """Some patterns of a set, by the number of their last state."""
+
+    __slots__ = ("automaton", "patterns")
+
+    def __init__(self) -> None:
+        self.automaton = _Automaton()
+        self.patterns: dict[int, str] = {}
+
+
+def _states(pattern: str) -> int:
+    """How many states it has."""
+    if not pattern:
+        return 1
+    words = pattern.split(".")
+    return len(words) - words.count(_ANY) + 1

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Final
 
-from sidecar.amqp.patterns import Predicate, compile_pattern, is_literal
+from sidecar.amqp.patterns import PatternSet, is_literal
 
 log = logging.getLogger("sidecar.amqp")
 
@@ -22,6 +22,8 @@ MAX_BINDINGS: Final = 10_000
 MAX_WORDS: Final = 100_000
 MAX_EXCHANGES: Final = 10_000
 MAX_VHOSTS: Final = 1_000
+#: Through how many exchanges a publish is followed.
+MAX_FOLLOWED: Final = 1_000
 
 #: Exchanges that every vhost has.
 PREDECLARED: Final = {
@@ -98,72 +100,53 @@ def _name(item: tuple[str, object]) -> str:
 class _Fan:
     """What leads away from one exchange."""
 
-    __slots__ = ("by_key", "patterns", "starts")
+    __slots__ = ("_by_key", "_patterns")
 
     def __init__(self) -> None:
         #: Binding key → targets, (name, to_exchange) → how many bindings that is.
-        self.by_key: dict[str, dict[tuple[str, bool], int]] = {}
-        #: The binding keys with wildcards, compiled: by their first word, or under "#" when that is a wildcard too.
-        self.patterns: dict[str, dict[str, Predicate]] = {}
+        self._by_key: dict[str, dict[tuple[str, bool], int]] = {}
+        #: The binding keys that have wildcards.
+        self._patterns = PatternSet()
 
     def add(self, binding: Binding) -> None:
         key = binding.routing_key
-        targets = self.by_key.get(key)
+        targets = self._by_key.get(key)
         if targets is None:
-            targets = self.by_key[key] = {}
+            targets = self._by_key[key] = {}
             if not is_literal(key):
-                self.patterns.setdefault(_first(key), {})[key] = compile_pattern(key)
+                self._patterns.add(key)
         target = (binding.target, binding.to_exchange)
         targets[target] = targets.get(target, 0) + 1
 
     def remove(self, binding: Binding) -> None:
         key = binding.routing_key
-        targets = self.by_key[key]
+        targets = self._by_key[key]
         target = (binding.target, binding.to_exchange)
         if targets[target] > 1:
             targets[target] -= 1
             return
         del targets[target]
-        if targets:
-            return
-        del self.by_key[key]
-        if not is_literal(key):
-            first = _first(key)
-            patterns = self.patterns[first]
-            del patterns[key]
-            if not patterns:
-                del self.patterns[first]
+        if not targets:
+            del self._by_key[key]
+            self._patterns.discard(key)
 
     def collect(self, kind: int, key: str, found: set[tuple[str, bool]]) -> None:
         """Adds the targets of a publish with that routing key."""
         if kind == _ALL:
-            for targets in self.by_key.values():
+            for targets in self._by_key.values():
                 found.update(targets)
             return
-        exact = self.by_key.get(key)
-        if exact is not None:
-            found.update(exact)
-        if kind == _BY_KEY:
-            return
-        if self.patterns:
-            self._matching(self.patterns.get("#"), key, found)
-            if key:
-                self._matching(self.patterns.get(key.partition(".")[0]), key, found)
-        if kind == _GUESS:
-            keyless = self.by_key.get("")
-            if keyless is not None:
-                found.update(keyless)
+        self._collect(key, found)
+        if kind != _BY_KEY:
+            for pattern in self._patterns.matching(key):
+                self._collect(pattern, found)
+            if kind == _GUESS:
+                self._collect("", found)
 
-    def _matching(self, patterns: dict[str, Predicate] | None, key: str, found: set[tuple[str, bool]]) -> None:
-        if patterns is not None:
-            for text, matches in patterns.items():
-                if matches(key):
-                    found.update(self.by_key[text])
-
-
-def _first(pattern: str) -> str:
-    first = pattern.partition(".")[0]
-    return "#" if first == "*" else first
+    def _collect(self, key: str, found: set[tuple[str, bool]]) -> None:
+        targets = self._by_key.get(key)
+        if targets is not None:
+            found.update(targets)
 
 
 class _Store:
@@ -302,7 +285,7 @@ class _Vhost:
             for name, to_exchange in targets:
                 if not to_exchange:
                     queues.add(name)
-                elif name not in seen:
+                elif name not in seen and len(seen) < MAX_FOLLOWED:
                     seen.add(name)
                     todo.append(name)
         return seen

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.patterns import compile_pattern, is_literal
+from sidecar.amqp.patterns import PatternSet, compile_pattern, is_literal
 
 
 def reference(pattern: list[str], words: list[str]) -> bool:
@@ -106,3 +106,58 @@ def test_no_key_makes_it_slow(pattern: str, key: str) -> None:
         assert not matches(key)
     # About 30 µs each; what backtracks would not end at all.
     assert time.process_time() - began < 1.0
+
+
+_changes = st.tuples(st.sampled_from(["add", "add", "discard"]), _pattern_words.map(".".join))
+
+
+@settings(max_examples=200, deadline=None)
+@given(changes=st.lists(_changes, max_size=60), keys=st.lists(_words.map(".".join), min_size=1, max_size=5))
+def test_a_set_is_the_sum_of_its_patterns(changes: list[tuple[str, str]], keys: list[str]) -> None:
+    patterns = PatternSet()
+    expected: set[str] = set()
+    for change, text in changes:
+        if change == "add":
+            patterns.add(text)
+            expected.add(text)
+        else:
+            patterns.discard(text)
+            expected.discard(text)
+    assert len(patterns) == len(expected)
+    for key in keys:
+        found = patterns.matching(key)
+        assert len(found) == len(set(found))
+        assert set(found) == {text for text in expected if compile_pattern(text)(key)}
+
+
+def test_a_large_set() -> None:
+    patterns = PatternSet()
+    for number in range(10_000):
+        patterns.add(f"#.{number}.*.#.a")
+    assert patterns.matching("x.9999.y.a") == ["#.9999.*.#.a"]
+    assert sorted(patterns.matching("1.2.3.a")) == ["#.1.*.#.a", "#.2.*.#.a"]
+    assert patterns.matching("1.2.3") == []
+    began = time.process_time()
+    for _ in range(20):
+        assert patterns.matching("b." * 127) == []
+    # About 2 ms each.
+    assert time.process_time() - began < 1.0
+
+
+def test_a_set_does_not_keep_what_has_left() -> None:
+    patterns = PatternSet()
+    for number in range(100):
+        patterns.add(f"stays.*.{number}")
+    for number in range(20_000):
+        patterns.add(f"{number}.*.b.c.d")
+        if number >= 50:
+            patterns.discard(f"{number - 50}.*.b.c.d")
+    assert len(patterns) == 150
+    assert len(patterns._groups) <= 5
+    assert patterns.matching("stays.or.77") == ["stays.*.77"]
+    assert patterns.matching("19960.or.b.c.d") == ["19960.*.b.c.d"]
+    assert patterns.matching("1000.or.b.c.d") == []
+    for text in list(patterns._places):
+        patterns.discard(text)
+    assert len(patterns) == 0
+    assert patterns.matching("stays.or.77") == []

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp import policy as module
@@ -270,3 +272,54 @@ def test_gates_are_what_they_are_said_to_be() -> None:
     of = policy(AmqpPublish(rate=1), queues=(AmqpQueue(name="q"),))
     found: Route = of.routes("/").find(key("", "q"))
     assert [type(gate) for gate in found.gates] == [DepthGate, RateGate]
+
+
+_names = st.sampled_from(["", "x", "y"])
+_keys = st.sampled_from(["", "q", "p", "a", "a.b"])
+_patterns = st.sampled_from(["", "#", "a.#", "*", "a"])
+_publishes = st.tuples(st.just("publish"), _names, _keys)
+_changes = st.one_of(
+    st.tuples(st.sampled_from(["bound", "unbound"]), _names, st.sampled_from(["q", "p"]), _patterns),
+    st.tuples(st.just("declared"), _names, st.sampled_from(["direct", "topic", "fanout"])),
+    st.tuples(st.just("watched"), st.sets(st.sampled_from(["q", "p"]))),
+    st.tuples(st.just("limited"), st.lists(st.tuples(_names, _patterns), max_size=3)),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(steps=st.lists(st.one_of(_publishes, _publishes, _changes), max_size=40))
+def test_what_is_kept_is_never_out_of_date(steps: list[tuple[object, ...]]) -> None:
+    config = Amqp()
+    of = Policy(config, AmqpStats(), Clock())
+    routes = of.routes("/")
+    learnt: list[tuple[object, ...]] = []
+    for step in steps:
+        match step:
+            case ("publish", str(exchange), str(routing_key)):
+                # One that has kept nothing, and has been told the same.
+                fresh = Policy(config, AmqpStats(), Clock())
+                for known in learnt:
+                    learn(fresh, known)
+                assert gates(of, exchange, routing_key) == gates(fresh, exchange, routing_key)
+                found = routes.find(key(exchange, routing_key))
+                assert set(found.gates) <= {*of.depth_gates.values(), *of.rate_gates}
+            case ("watched", set(names)):
+                config = dataclasses.replace(config, queues=tuple(AmqpQueue(name=str(name)) for name in sorted(names)))
+                of.update(config)
+            case ("limited", list(limits)):
+                rules = tuple(AmqpPublish(exchange=name, routing_key=text, rate=1) for name, text in limits)
+                config = dataclasses.replace(config, publish=rules)
+                of.update(config)
+            case _:
+                learnt.append(step)
+                learn(of, step)
+
+
+def learn(policy: Policy, step: tuple[object, ...]) -> None:
+    match step:
+        case ("bound", str(exchange), str(queue), str(pattern)):
+            policy.topology.bound("/", exchange, queue, pattern)
+        case ("unbound", str(exchange), str(queue), str(pattern)):
+            policy.topology.unbound("/", exchange, queue, pattern)
+        case ("declared", str(exchange), str(kind)):
+            policy.topology.exchange_declared("/", exchange, kind)

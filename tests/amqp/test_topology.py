@@ -134,6 +134,15 @@ def test_rings_of_exchanges_end() -> None:
     assert topology.watched_queues("/", "topic", "a") == {"q"}
 
 
+def test_a_long_way_is_not_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_FOLLOWED", 10)
+    topology = Topology()
+    for number in range(20):
+        topology.exchange_bound("/", f"x{number}", f"x{number + 1}", "#")
+        topology.bound("/", f"x{number}", f"q{number}", "#")
+    assert topology.queues("/", "x0", "k") == {f"q{number}" for number in range(10)}
+
+
 def test_deleting_a_queue_or_an_exchange() -> None:
     topology = learnt()
     topology.watch([("/", "watched")])
