@@ -37,7 +37,7 @@ _NUMBERS: Final[dict[int, Struct]] = {
         ("f", "f"), ("d", "d"), ("T", "Q"),
     )
 }  # fmt: skip
-_DECIMAL: Final = Struct(">BI")
+_DECIMAL: Final = Struct(">Bi")
 
 # Tags whose value begins with its length in four bytes.
 _STRING: Final = ord("S")

@@ -349,7 +349,7 @@ def random_properties(rng: random.Random) -> tuple[int, bytes, bytes | None, byt
             continue
         if name == "headers":
             traced = rng.random() < 0.15
-            entries = random_entries(rng, rng.randrange(6), 2, traced)
+            entries = random_entries(rng, rng.randrange(5), 2, traced)
             continue
         if name == "timestamp":
             part = rng.randrange(1 << 32).to_bytes(8, "big")
@@ -368,7 +368,7 @@ def random_properties(rng: random.Random) -> tuple[int, bytes, bytes | None, byt
 @given(seed=st.integers(0, 2**64 - 1))
 def test_a_hundred_thousand_random_tables_keep_every_byte_but_the_trace(seed: int) -> None:
     rng = random.Random(seed)
-    for _ in range(BATCH):
+    for number in range(BATCH):
         flags, before, entries, after, traced = random_properties(rng)
         table = b"" if entries is None else sized(entries)
         data = frame(flags, before + table + after, body=rng.randrange(1 << 64))
@@ -383,16 +383,18 @@ def test_a_hundred_thousand_random_tables_keep_every_byte_but_the_trace(seed: in
             data[:3] + size.to_bytes(4, "big") + data[7:19] + (flags | spec.HEADERS).to_bytes(2, "big")
             + before + grown + after + b"\xce"
         )  # fmt: skip
-        read, was = by_pamqp(got), by_pamqp(data)
+        read = by_pamqp(got)
         headers = read.pop("headers")
-        headers_before = was.pop("headers")
-        assert read == was
         assert isinstance(headers, dict)
         assert headers.pop("traceparent") == VALUE
-        assert repr(headers) == repr(headers_before or {})
-        assert whole(traceparent, got) == VALUE.encode()
-        assert whole(priority, data) == whole(priority, got) == (was["priority"] or 0)
-        assert injected(got) is None, "not twice"
+        if number % 5 == 0:
+            was = by_pamqp(data)
+            # Written out, because no two NaN are equal.
+            assert repr(headers) == repr(was.pop("headers") or {})
+            assert read == was
+            assert whole(traceparent, got) == VALUE.encode()
+            assert whole(priority, data) == whole(priority, got) == (was["priority"] or 0)
+            assert injected(got) is None, "not twice"
 
 
 def plain(value: object) -> object:
@@ -421,9 +423,8 @@ def test_properties_are_read_as_by_another_decoder(seed: int) -> None:
             ours["headers"] = decode_table(found.headers, 0, len(found.headers))
         # Written out, because no two NaN are equal.
         theirs = by_pamqp(data)
-        # It does not read this one, which is reserved.
-        assert not theirs.pop("cluster_id")
-        assert ours.pop("cluster_id") in (None, *(raw.decode() for raw in RANDOM_SHORT))
+        # This one is never None there.
+        ours["cluster_id"] = found.cluster_id or ""
         assert repr(plain({"body": 7, **ours})) == repr(plain(theirs))
 
 
