@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 TICK: Final = 0.25
 #: Seconds without being read from after which a client is told.
 PATIENCE: Final = 1.0
+#: Seconds for which a client has said nothing, before it is sent away: one that still publishes would lose messages.
+QUIET: Final = 0.5
 
 
 class AmqpListener(Listener):
@@ -160,11 +162,15 @@ class AmqpListener(Listener):
         if self.stats.active:
             self._timer.set(now + TICK)
 
+    def drain(self) -> None:
+        self.draining = True
+
     async def drained(self) -> None:
         """Returns when every client is gone; each one is sent away as soon as that loses nothing."""
         while self.stats.active:  # as in the base class: no event is worth its price here
+            latest = self.clock() - QUIET
             for session in list(self.sessions):
-                if session.idle:
+                if session.idle and session.touched <= latest:
                     session.shut_down("the sidecar is shutting down")
             await asyncio.sleep(0.05)
 

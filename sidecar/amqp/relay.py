@@ -142,6 +142,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
         if run < end:
             out.append(data[run:end])
         if out:
+            session.touched = now
             session.broker_write(out[0] if len(out) == 1 else b"".join(out))
 
 

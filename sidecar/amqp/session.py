@@ -677,7 +677,10 @@ class Session(Exchange):
             broker = self.broker
             if broker is not None and broker.state != CLOSED:
                 broker.state = CLOSED
-                broker.transport.abort()
+                if broker.transport.get_write_buffer_size():
+                    broker.transport.abort()
+                else:
+                    broker.transport.close()  # a reset could cost what the broker has not read yet
 
     def end(self) -> bool:
         tunnel = self.phase == TUNNEL
@@ -733,9 +736,13 @@ class Session(Exchange):
             self.check_timer(now)
             return
         if now >= self._due:
-            self.error = self.error or "timeout"
-            self.abort()
-            return
+            if self.amqp_stats.blocked and self.client.state == CLOSED:
+                # What the client has left behind is in no hurry, and the broker reads nothing until the alarm is over.
+                self._due = now + CLOSE_SECONDS
+            else:
+                self.error = self.error or "timeout"
+                self.abort()
+                return
         if now >= self._next_beat:
             self._next_beat = now + self._interval
             self._beat()
