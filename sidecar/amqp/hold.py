@@ -350,9 +350,8 @@ class Hold:
 
     def _shut(self, route: Route, mine: Gate, now: float) -> Gate | None:
         """The first closed gate for the first of the line of ``mine``; None: it may go, and has its token."""
-        alarm = self._alarm
-        if alarm.closed or (alarm.waiting and mine is not alarm):
-            return alarm
+        if self._alarm.closed:
+            return self._alarm
         for gate in route.gates:
             if not (gate.admit(now) if gate is mine else gate.open(now)):
                 return gate

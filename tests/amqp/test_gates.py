@@ -380,6 +380,8 @@ def test_unasked_for_long() -> None:
         gate.passed(step / 100)
     assert len(gate._spans) <= 512
     assert gate.estimate == 100_000
+    gate.sampled(0, 0, 500.0, 1000.0)
+    assert gate.estimate >= 50_000, "rather too many than too few"
     gate.sampled(0, 0, 999.0, 1000.0)
     assert 125 <= gate.estimate <= 127
     gate.passed(1000.0)

@@ -500,6 +500,25 @@ def test_thousands_that_are_late_at_once() -> None:
     assert port.loop.armed() == []
 
 
+def test_those_who_stay_keep_their_order() -> None:
+    chance = random.Random(1)
+    port = Port(replace(BOUNDS, timeout=1.0))
+    gate = port.depth()
+    port.sample(gate, 100)
+    channel = Channel(port, confirm=True)
+    route = port.route("work", [gate])
+    order = []
+    for _ in range(100):
+        order.append(channel.publish(route, chance.randrange(10)))
+        port.run(0.02)
+    assert 40 < len(channel.refused) < 60
+    assert channel.refused == order[: len(channel.refused)]
+    port.sample(gate, 0)
+    port.run(0.01)
+    left = order[len(channel.refused) :]
+    assert channel.sent == sorted(left, key=lambda publish: (-publish.priority, publish.since))
+
+
 # -- bounds, ends ------------------------------------------------------------------------------------------------------
 
 
