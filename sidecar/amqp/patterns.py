@@ -3,6 +3,8 @@
 A routing key is words separated by dots; the empty key has no words at all. In a pattern ``*`` stands for exactly one
 word and ``#`` for any number of them, also none; both only as whole words (``a*`` is an ordinary word). Words may be
 empty: ``a..b`` has three.
+
+Sets of states are kept as integers of any length. Compiled by mypyc this would be slower than it is interpreted.
 """
 
 from __future__ import annotations

@@ -160,12 +160,13 @@ class Policy:
 
     def routes(self, vhost: str) -> Routes:
         """The routes of a vhost that the broker has let a client open: the same object for all its connections."""
-        routes = self._routes.get(vhost)
+        routes = self._routes.pop(vhost, None)
         if routes is None:
             if len(self._routes) >= MAX_VHOSTS:
-                # Whoever has it keeps it, and it goes on working; it is only not shared any more.
+                # The one that was asked for longest ago. Whoever has it keeps it, and it goes on working.
                 del self._routes[next(iter(self._routes))]
-            routes = self._routes[vhost] = Routes(self, vhost)
+            routes = Routes(self, vhost)
+        self._routes[vhost] = routes
         return routes
 
     def update(self, config: Amqp) -> None:

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp import policy as module
 from sidecar.amqp.gates import DepthGate, Gate, RateGate
-from sidecar.amqp.policy import Policy, Route
+from sidecar.amqp.hold import Hold, Sender
+from sidecar.amqp.policy import MAX_EXCHANGES, MAX_ROUTES, MAX_VHOSTS, Policy, Route
+from sidecar.amqp.publish import Publish
 from sidecar.amqp.spec import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
 from sidecar.amqp.stats import AmqpStats
-from sidecar.config.model import Amqp, AmqpPublish, AmqpQueue
-from support.clock import Clock
+from sidecar.config.model import Amqp, AmqpHold, AmqpPublish, AmqpQueue
+from support.clock import Clock, Loop
 
 
 def key(exchange: str, routing_key: str) -> bytes:
@@ -250,22 +251,61 @@ def test_a_rule_given_twice() -> None:
     assert not gate.open(1000.0)
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_ROUTES", 100)
-    monkeypatch.setattr(module, "MAX_EXCHANGES", 10)
-    monkeypatch.setattr(module, "MAX_VHOSTS", 10)
+def test_what_is_kept_is_bounded() -> None:
     of = policy(AmqpPublish(routing_key="a.#", rate=1))
     routes = of.routes("/")
-    for number in range(1000):
-        assert routes.find(key(f"x{number}", f"a.{number}")).exchange == f"x{number}"
-        assert len(routes._found) <= 100
-        assert len(routes._exchanges) <= 10
-    for number in range(100):
+    for number in range(2 * MAX_ROUTES + 50):
+        exchange = f"x{number // 4}"
+        assert routes.find(key(exchange, f"a.{number}")).exchange == exchange
+        assert len(routes._found) <= MAX_ROUTES
+        assert len(routes._exchanges) <= MAX_EXCHANGES
+    for number in range(MAX_VHOSTS + 50):
         of.routes(str(number))
-    assert len(of._routes) == 10
+        assert of.routes("in use") is of.routes("in use")
+    assert len(of._routes) == MAX_VHOSTS
+    assert "in use" in of._routes
+    assert "/" not in of._routes
     # One that is no longer handed out still follows a reload.
+    assert len(routes.find(key("x1", "a.1")).gates) == 1
     of.update(Amqp())
     assert routes.find(key("x1", "a.1")).gates == ()
+
+
+class Channel(Sender):
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Publish] = []
+
+    def forward(self, publish: Publish) -> None:
+        self.sent.append(publish)
+
+    def emptied(self) -> None:
+        pass
+
+
+def test_a_reload_lets_go_what_it_no_longer_limits() -> None:
+    loop = Loop()
+    stats = AmqpStats()
+    rule = AmqpPublish(exchange="x", rate=0.001, burst=1)
+    of = Policy(Amqp(publish=(rule,), queues=(AmqpQueue(name="q", high=10, low=5),)), stats, loop)
+    hold = Hold(AmqpHold(), stats, loop, loop.call_at)
+    of.depth_gates["/", "q"].sampled(10, 0, loop.now, loop.now)
+    channel = Channel()
+    routes = of.routes("/")
+    for exchange, routing_key in (("x", "a"), ("x", "b"), ("", "q"), ("x", "c"), ("", "q")):
+        route = routes.find(key(exchange, routing_key))
+        gate = hold.closed(channel, route, loop.now)
+        if gate is not None:
+            hold.keep(Publish(channel, route, 0, b"frames", 0, loop.now), gate, loop.now)
+    loop.run_until(loop.now + 10)
+    assert channel.held == 4
+    of.update(Amqp(publish=(rule,)))
+    loop.run_until(loop.now + 0.1)
+    assert [publish.route.exchange for publish in channel.sent] == ["", ""]
+    of.update(Amqp(publish=(AmqpPublish(exchange="x"),)))
+    loop.run_until(loop.now + 0.1)
+    assert [publish.route.routing_key for publish in channel.sent[2:]] == ["b", "c"]
+    assert (hold.messages, channel.held) == (0, 0)
 
 
 def test_gates_are_what_they_are_said_to_be() -> None:

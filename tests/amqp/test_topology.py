@@ -7,9 +7,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp import topology as module
 from sidecar.amqp.patterns import compile_pattern
-from sidecar.amqp.topology import Binding, Topology, digest
+from sidecar.amqp.topology import (
+    MAX_BINDINGS,
+    MAX_EXCHANGES,
+    MAX_FOLLOWED,
+    MAX_VHOSTS,
+    MAX_WORDS,
+    Binding,
+    Topology,
+    digest,
+)
 
 
 def learnt() -> Topology:
@@ -134,13 +142,12 @@ def test_rings_of_exchanges_end() -> None:
     assert topology.watched_queues("/", "topic", "a") == {"q"}
 
 
-def test_a_long_way_is_not_followed_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_FOLLOWED", 10)
+def test_a_long_way_is_not_followed_to_its_end() -> None:
     topology = Topology()
-    for number in range(20):
+    for number in range(MAX_FOLLOWED + 20):
         topology.exchange_bound("/", f"x{number}", f"x{number + 1}", "#")
         topology.bound("/", f"x{number}", f"q{number}", "#")
-    assert topology.queues("/", "x0", "k") == {f"q{number}" for number in range(10)}
+    assert topology.queues("/", "x0", "k") == {f"q{number}" for number in range(MAX_FOLLOWED)}
 
 
 def test_deleting_a_queue_or_an_exchange() -> None:
@@ -276,59 +283,56 @@ def test_what_was_learnt_while_the_broker_was_asked_stays() -> None:
     assert topology.queues("/", "fanout", "") == {"first"}
 
 
-def test_too_many_bindings(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(module, "MAX_BINDINGS", 10)
+def test_too_many_bindings(caplog: pytest.LogCaptureFixture) -> None:
     topology = learnt()
     topology.watch([("/", "watched")])
     topology.bound("/", "direct", "watched", "first")
     with caplog.at_level(logging.WARNING):
-        for number in range(20):
+        for number in range(MAX_BINDINGS + 10):
             topology.bound("/", "direct", f"q{number}", f"k{number}")
-            if number == 12:
+            if number == MAX_BINDINGS - 5:
                 topology.bound("/", "direct", "q5", "k5")
     assert topology.forgotten == 11
     assert [record.getMessage()[:9] for record in caplog.records] == ["vhost '/'"]
     assert topology.queues("/", "direct", "first") == {"watched"}
-    known = [number for number in range(20) if topology.queues("/", "direct", f"k{number}")]
     # Of q5 it has heard again, so that one is not among the oldest.
+    known = [number for number in range(20) if topology.queues("/", "direct", f"k{number}")]
     assert known == [5, *range(12, 20)]
-    for number in range(20):
+    for number in range(MAX_BINDINGS):
         topology.bound("/", "direct", "watched", f"w{number}")
     assert topology.queues("/", "direct", "first") == set()
-    assert [number for number in range(20) if topology.queues("/", "direct", f"w{number}")] == [*range(10, 20)]
-    assert topology.queues("/", "direct", "k19") == set()
+    assert all(topology.queues("/", "direct", f"w{number}") for number in range(MAX_BINDINGS))
+    assert topology.queues("/", "direct", f"k{MAX_BINDINGS}") == set()
 
 
-def test_the_broker_says_too_much(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BINDINGS", 10)
+def test_the_broker_says_too_much() -> None:
     topology = learnt()
     topology.watch([("/", "watched")])
-    others = [Binding("direct", f"q{number}", f"k{number}") for number in range(30)]
+    others = [Binding("direct", f"q{number}", f"k{number}") for number in range(MAX_BINDINGS + 30)]
     topology.replace("/", {"direct": "direct"}, [*others, Binding("direct", "watched", "k")])
     assert topology.queues("/", "direct", "k") == {"watched"}
-    assert len([number for number in range(30) if topology.queues("/", "direct", f"k{number}")]) == 9
-    topology.replace("/", {"direct": "direct"}, [Binding("direct", "watched", f"w{number}") for number in range(30)])
-    assert len([number for number in range(30) if topology.queues("/", "direct", f"w{number}")]) == 10
+    assert sum(1 for other in others if topology.queues("/", "direct", other.routing_key)) == MAX_BINDINGS - 1
+    near = [Binding("direct", "watched", f"w{number}") for number in range(MAX_BINDINGS + 30)]
+    topology.replace("/", {"direct": "direct"}, near)
+    assert sum(1 for other in near if topology.queues("/", "direct", other.routing_key)) == MAX_BINDINGS
 
 
-def test_too_many_words_exchanges_and_vhosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_WORDS", 1000)
+def test_too_many_words_exchanges_and_vhosts() -> None:
     topology = learnt()
-    for number in range(100):
+    count = MAX_WORDS // 100
+    for number in range(count + 50):
         topology.bound("/", "topic", f"q{number}", "#." * 99 + str(number))
-    assert len([number for number in range(100) if topology.queues("/", "topic", str(number))]) == 10
-    monkeypatch.setattr(module, "MAX_EXCHANGES", 10)
-    for number in range(100):
+    assert sum(1 for number in range(count + 50) if topology.queues("/", "topic", str(number))) == count
+    for number in range(MAX_EXCHANGES + 50):
         topology.exchange_declared("/many", f"x{number}", "fanout")
-    assert len(topology._vhosts["/many"].types) == 10
-    topology.replace("/many", {f"y{number}": "fanout" for number in range(100)}, [])
-    assert len(topology._vhosts["/many"].types) == 10
-    monkeypatch.setattr(module, "MAX_VHOSTS", 10)
-    for number in range(100):
+    assert len(topology._vhosts["/many"].types) == MAX_EXCHANGES
+    topology.replace("/many", {f"y{number}": "fanout" for number in range(MAX_EXCHANGES + 50)}, [])
+    assert len(topology._vhosts["/many"].types) == MAX_EXCHANGES
+    for number in range(MAX_VHOSTS + 50):
         topology.bound(str(number), "topic", "q", "#")
-    assert topology.queues("99", "topic", "k") == {"q"}
+    assert topology.queues(str(MAX_VHOSTS), "topic", "k") == {"q"}
     assert topology.queues("0", "topic", "k") == set()
-    assert len(topology._vhosts) == 10
+    assert len(topology._vhosts) == MAX_VHOSTS
 
 
 _names = st.sampled_from(["x", "y", "z"])
