@@ -77,16 +77,21 @@ class Confirms:
         count them as answered. Zeros, and numbers never used or answered before, are left out."""
         if len(tags) > 1:
             tags = sorted(tags)
+        elif tags and tags[0] == self._low <= self._received and not self._starts:
+            self._low += 1  # nearly always, when each is answered by itself
+            return [(tags[0], False)]
         result: list[tuple[int, bool]] = []
         low = first = last = self._low
         for tag in tags:
+            if tag > self._received:
+                break
             if tag == low:
                 low = tag + 1
                 if self._starts and self._starts[0] == low:
                     del self._starts[0]
                     low = self._ends.pop(0) + 1
                 last = tag
-            elif tag > low and tag <= self._received and self._mark(tag):
+            elif tag > low and self._mark(tag):
                 result.append((tag, False))
         if low != first:
             # Everything below the last of them has an answer, or gets it by this one.

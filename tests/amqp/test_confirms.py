@@ -114,6 +114,8 @@ def test_from_before_confirm_mode() -> None:
 def test_numbers_nobody_used(multiple: bool) -> None:
     confirms = Confirms()
     assert confirms.settled(1, multiple) == []
+    assert confirms.answers([1]) == []
+    assert confirms.answers([1, 2]) == []
     passed(confirms, 2)
     assert confirms.settled(3, multiple) == []
     assert confirms.settled(1 << 63, multiple) == []
