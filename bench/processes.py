@@ -99,6 +99,12 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
+def machine_cpu_seconds() -> float:
+    """CPU seconds so far that any process of this machine has had, or that its host has taken for itself."""
+    user, nice, system, _, _, _, _, steal = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9])
+    return (user + nice + system + steal) / TICKS_PER_SECOND
+
+
 def free_ports(count: int) -> list[int]:
     """Loopback ports that were free a moment ago, all different."""
     with ExitStack() as stack:

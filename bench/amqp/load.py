@@ -19,7 +19,7 @@ from bench.amqp import wire
 from bench.amqp.cases import BODY_BYTES, DELIVERIES, EXCHANGE, MAX_LENGTH, PREFETCH, ROUTING_KEY, WINDOW, Case
 from bench.amqp.client import PATIENCE, Connection
 from bench.amqp.wire import WireError
-from bench.processes import cpu_seconds
+from bench.processes import cpu_seconds, machine_cpu_seconds
 
 #: Seconds of load before a turn that are not counted, once per contender.
 _WARM_UP: Final = 0.5
@@ -49,8 +49,8 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one turn came to. CPU seconds of the contender, the broker and the generator; ``latencies`` are of a paced
-    case: microseconds from when a message was due to its confirm."""
+    """What one turn came to. CPU seconds of the contender, the broker and the generator, and of what does not belong to
+    the benchmark at all; ``latencies`` are of a paced case: microseconds from when a message was due to its confirm."""
 
     name: str
     messages: int
@@ -58,6 +58,7 @@ class Turn:
     cpu: float
     broker_cpu: float
     load_cpu: float
+    other_cpu: float
     latencies: list[int]
 
 
@@ -190,12 +191,11 @@ def consumed(lane: Lane) -> int:
 
 def take_turn(lane: Lane, order: Order, control: Connection, seconds: float) -> Turn:
     """One contender under load."""
-    pids = (lane.target.pid, order.broker.pid)
     if order.case.consuming:
         preload(lane, control)
     latencies: list[int] = []
-    cpu_before = [cpu_seconds(pid) if pid else 0.0 for pid in pids]
-    own_before, begun = time.process_time(), time.perf_counter()
+    before = _cpu(lane.target.pid, order.broker.pid)
+    begun = time.perf_counter()
     if order.case.consuming:
         messages = consumed(lane)
     elif order.case.rate:
@@ -203,11 +203,21 @@ def take_turn(lane: Lane, order: Order, control: Connection, seconds: float) -> 
         messages = len(latencies)
     else:
         messages = full_speed(lane, seconds)
-    took, own = time.perf_counter() - begun, time.process_time() - own_before
-    contender, broker = (
-        (cpu_seconds(pid) if pid else 0.0) - before for pid, before in zip(pids, cpu_before, strict=True)
+    took = time.perf_counter() - begun
+    after = _cpu(lane.target.pid, order.broker.pid)
+    contender, broker, own, machine = (now - then for now, then in zip(after, before, strict=True))
+    other = max(machine - contender - broker - own, 0.0)
+    return Turn(lane.target.name, messages, took, contender, broker, own, other, latencies)
+
+
+def _cpu(contender: int, broker: int) -> tuple[float, float, float, float]:
+    """CPU seconds so far: contender's, broker's, our own, the machine's."""
+    return (
+        cpu_seconds(contender) if contender else 0.0,
+        cpu_seconds(broker),
+        time.process_time(),
+        machine_cpu_seconds(),
     )
-    return Turn(lane.target.name, messages, took, contender, broker, own, latencies)
 
 
 def carry_out(order: Order) -> list[Turn]:

@@ -26,7 +26,7 @@ def goals(results: Results) -> list[Goal]:
                 added = median(read(ours) - read(base) for ours, base in pair) / 1000
                 found.append(Goal(f"milliseconds added to {text} of {case.title}", limit, added))
         else:
-            ratio = median(ours.rate / base.rate for ours, base in pair)
+            ratio = median(_ratio(*each) for each in pair)
             found.append(Goal(f"{case.title}, of the direct connection's", 0.97, ratio, at_least=True))
     return found
 
@@ -58,7 +58,7 @@ def tables(results: Results, names: Sequence[str]) -> str:
             else:
                 row += [
                     cell(samples, lambda s: s.rate),
-                    _each([ours.rate / base.rate for ours, base in pair], 2),
+                    _each([_ratio(*each) for each in pair], 2),
                     cell(samples, lambda s: s.broker_cpu, digits=1),
                     cell(samples, lambda s: s.load_cpu, digits=1),
                 ]
@@ -87,7 +87,9 @@ def section(results: Results, names: Sequence[str], conditions: Conditions) -> s
         programs["haproxy"] = ["haproxy", "-v"]
     return f"""Measured by `{conditions.command}`. Each figure is the median of {conditions.repeats}
 repeats of {conditions.seconds} s, with the lowest and highest in parentheses. Comparisons with the direct connection
-are made within each repeat: their median, and in brackets those of all repeats, in the order of time.
+are made within each repeat (throughput: within each round of turns, and the median of these): their median, and in
+brackets those of all repeats, in the order of time. Other processes of this machine had {_others(results):.0%} of a
+core meanwhile.
 
 {("### Goals" + chr(10) + chr(10) + reached + chr(10)) if reached else ""}
 ### Figures
@@ -130,6 +132,15 @@ are made within each repeat: their median, and in brackets those of all repeats,
   wake-up is for many messages.
 - The added latency holds the waiting for the one core that proxy and load share.
 """
+
+
+def _others(results: Results) -> float:
+    return median(sample.others for samples in results.samples.values() for sample in samples)
+
+
+def _ratio(ours: Sample, base: Sample) -> float:
+    """Throughput against direct's, turn by turn: a turn that something else disturbed then spoils one of many."""
+    return median(rate / other for rate, other in zip(ours.rates, base.rates, strict=True))
 
 
 def _p50(sample: Sample) -> float:

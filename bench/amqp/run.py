@@ -31,7 +31,8 @@ _START_SECONDS: Final = 20.0
 @dataclass(frozen=True, slots=True)
 class Sample:
     """``rate``: messages per second; microseconds of CPU per message: ``cpu`` of the contender (0 for direct),
-    ``broker_cpu`` and ``load_cpu``; ``p50`` and ``p99``: microseconds from due to confirmed (0 if there is no rate)."""
+    ``broker_cpu`` and ``load_cpu``; ``p50`` and ``p99``: microseconds from due to confirmed (0 if there is no rate);
+    ``others``: how many cores were busy with other things; ``rates``: messages per second of each turn."""
 
     rate: float
     cpu: float
@@ -39,6 +40,8 @@ class Sample:
     load_cpu: float
     p50: float
     p99: float
+    others: float
+    rates: tuple[float, ...]
 
 
 @dataclass(slots=True)
@@ -88,15 +91,18 @@ def samples(turns: Sequence[Turn]) -> dict[str, Sample]:
 
 def _sample(turns: Sequence[Turn]) -> Sample:
     messages = sum(turn.messages for turn in turns)
+    seconds = sum(turn.seconds for turn in turns)
     latencies = [latency for turn in turns for latency in turn.latencies]
     percentiles = quantiles(latencies, n=100) if latencies else [0.0] * 99
     return Sample(
-        rate=messages / sum(turn.seconds for turn in turns),
+        rate=messages / seconds,
         cpu=sum(turn.cpu for turn in turns) * 1e6 / messages,
         broker_cpu=sum(turn.broker_cpu for turn in turns) * 1e6 / messages,
         load_cpu=sum(turn.load_cpu for turn in turns) * 1e6 / messages,
         p50=percentiles[49],
         p99=percentiles[98],
+        others=sum(turn.other_cpu for turn in turns) / seconds,
+        rates=tuple(turn.messages / turn.seconds for turn in turns),
     )
 
 
@@ -186,4 +192,5 @@ def _progress(repeat: int, repeats: int, case: Case, name: str, sample: Sample) 
         f"{repeat + 1}/{repeats}  {case.title:<50} {name:<11} {sample.cpu:6.1f} µs CPU {sample.rate:8.0f} msg/s  "
         f"broker {sample.broker_cpu:.1f} µs, load {sample.load_cpu:.1f} µs"
         + (f"  p50 {sample.p50:.0f} µs  p99 {sample.p99:.0f} µs" if sample.p99 else "")
+        + (f"  (others: {sample.others:.0%} of a core)" if sample.others > 0.1 else "")
     )

@@ -25,13 +25,14 @@ def test_turns_are_equally_many_and_begin_with_another_one_each_round() -> None:
 def test_the_turns_of_a_contender_add_up() -> None:
     found = samples(
         [
-            Turn("direct", 1000, 1.0, 0.0, 0.02, 0.01, []),
-            Turn("sidecar", 1000, 1.0, 0.01, 0.02, 0.01, list(range(1, 101))),
-            Turn("sidecar", 3000, 1.0, 0.03, 0.10, 0.01, list(range(1, 101))),
+            Turn("direct", 1000, 1.0, 0.0, 0.02, 0.01, 0.1, []),
+            Turn("sidecar", 1000, 1.0, 0.01, 0.02, 0.01, 0.3, list(range(1, 101))),
+            Turn("sidecar", 3000, 1.0, 0.03, 0.10, 0.01, 0.7, list(range(1, 101))),
         ]
     )
-    assert astuple(found["direct"]) == pytest.approx(astuple(Sample(1000, 0, 20, 10, 0, 0)))
-    assert astuple(found["sidecar"]) == pytest.approx(astuple(Sample(2000, 10, 30, 5, 50.5, 99.99)))
+    assert astuple(found["direct"])[:-1] == pytest.approx((1000, 0, 20, 10, 0, 0, 0.1))
+    assert astuple(found["sidecar"])[:-1] == pytest.approx((2000, 10, 30, 5, 50.5, 99.99, 0.5))
+    assert found["sidecar"].rates == (1000, 3000)
 
 
 def test_an_order_survives_its_way_to_the_generator() -> None:
@@ -42,8 +43,10 @@ def test_an_order_survives_its_way_to_the_generator() -> None:
 def results(rates: list[float], added: float) -> Results:
     found = Results()
     for case in CASES:
-        found.samples["direct", case.name] = [Sample(100.0, 0, 20, 5, 150, 1000) for _ in rates]
-        found.samples["sidecar", case.name] = [Sample(rate, 6, 20, 5, 150 + added, 1000 + added) for rate in rates]
+        found.samples["direct", case.name] = [Sample(100.0, 0, 20, 5, 150, 1000, 0, (100.0,) * 3) for _ in rates]
+        found.samples["sidecar", case.name] = [
+            Sample(rate, 6, 20, 5, 150 + added, 1000 + added, 0, (rate, rate / 2, rate + 1)) for rate in rates
+        ]
     found.memory["sidecar"] = [Memory(45 << 20, 36 << 20)]
     return found
 
