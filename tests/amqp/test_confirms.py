@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-from typing import cast
-
 import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -10,10 +8,14 @@ from sidecar.amqp.confirms import Confirms
 from sidecar.amqp.hold import Sender
 from sidecar.amqp.policy import Route
 from sidecar.amqp.publish import Publish
+from sidecar.amqp.stats import ExchangeStats
+
+SENDER = Sender()
+ROUTE = Route("/", "exchange", "key", (), ExchangeStats("/", "exchange"))
 
 
 def publish(tag: int) -> Publish:
-    return Publish(cast(Sender, None), cast(Route, None), tag, b"", 0, 0.0)
+    return Publish(SENDER, ROUTE, tag, b"", 0, 0.0)
 
 
 def passed(confirms: Confirms, count: int) -> list[Publish]:
