@@ -24,6 +24,12 @@ def direct(broker: int, folder: Path, core: int) -> Contender:
     return Contender("direct", 0, broker, None)
 
 
+def traced(broker: int, folder: Path, core: int) -> Contender:
+    """Nothing in between either, but the client itself puts a trace context into each message. The broker needs more
+    for such a message: what the sidecar passes on has to be compared with this."""
+    return Contender("traced", 0, broker, None)
+
+
 def sidecar(broker: int, folder: Path, core: int) -> Contender:
     """Ours as it goes into the image: with its hot path compiled."""
     return _sidecar("sidecar", [_compiled()], broker, folder, core, _AMQP)
@@ -123,4 +129,5 @@ CONTENDERS: Final[dict[str, Callable[[int, Path, int], Contender]]] = {
     "relay": relay,
     "haproxy": haproxy,
     "direct": direct,
+    "traced": traced,
 }

@@ -29,11 +29,13 @@ _PAUSE: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a contender listens, and its process id, 0 for none."""
+    """Where a contender listens, and its process id, 0 for none; ``traced``: messages have a trace context from the
+    beginning."""
 
     name: str
     port: int
     pid: int
+    traced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +80,12 @@ class Lane:
             connection = stack.enter_context(closing(Connection(target.port)))
             if case.consuming:
                 connection.call(wire.qos(PREFETCH))
-                message = wire.publish("", queue, b"x" * BODY_BYTES)
+                message = wire.publish("", queue, b"x" * BODY_BYTES, target.traced)
             else:
                 key = f"{key}.{target.name}"
                 control.call(wire.bind_queue(queue, EXCHANGE, key))
                 connection.call(wire.confirm_select())
-                message = wire.publish(EXCHANGE, key, b"x" * BODY_BYTES)
+                message = wire.publish(EXCHANGE, key, b"x" * BODY_BYTES, target.traced)
             self.connections.append(connection)
             self.queues.append(queue)
             self.sizes.append(len(message))

@@ -70,7 +70,11 @@ def run(
                 wait_open(broker.port, time.monotonic() + _START_SECONDS).close()
                 contenders = [_start(stack, name, broker.port, folder, cores[0]) for name in names]
                 for number, case in enumerate(CASES):
-                    order = _order(case, contenders, broker, seconds, shift=repeat + number)
+                    # What is consumed was published directly: there is no trace context that somebody put in.
+                    taking = [each for each in contenders if not (case.consuming and each.name == "traced")]
+                    if not taking:
+                        continue
+                    order = _order(case, taking, broker, seconds, shift=repeat + number)
                     for name, sample in samples(_load(order, cores[0])).items():
                         results.samples.setdefault((name, case.name), []).append(sample)
                         say(_progress(repeat, repeats, case, name, sample))
@@ -120,7 +124,12 @@ def _order(case: Case, contenders: Sequence[Contender], broker: RabbitMQ, second
         case=case,
         broker=Target("broker", broker.port, broker.process.pid),
         targets=[
-            Target(contender.name, contender.tcp, contender.process.pid if contender.process else 0)
+            Target(
+                contender.name,
+                contender.tcp,
+                contender.process.pid if contender.process else 0,
+                traced=contender.name == "traced",
+            )
             for contender in contenders
         ],
         turns=turns([contender.name for contender in contenders], max(round(seconds / TURN_SECONDS), 1), shift),

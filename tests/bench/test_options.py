@@ -10,7 +10,7 @@ from bench.__main__ import PAGE, _options
 def test_everything_is_measured_and_written_by_default() -> None:
     options = _options([])
     assert list(options.names) == ["http", "amqp"]
-    assert options.names["amqp"] == ["sidecar", "interpreted", "haproxy", "direct"]
+    assert options.names["amqp"] == ["sidecar", "interpreted", "haproxy", "direct", "traced"]
     assert options.output == PAGE
 
 

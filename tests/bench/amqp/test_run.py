@@ -58,6 +58,17 @@ def test_goals_are_medians_of_what_each_repeat_compares() -> None:
     assert [goal.met for goal in goals(results([96.0], added=2001))] == [False] * 4
 
 
+def test_what_is_passed_on_is_compared_with_a_direct_connection_that_has_traces_too() -> None:
+    found = results([98.0], added=1)
+    for case in CASES:
+        found.samples["traced", case.name] = [Sample(49.0, 0, 24, 5, 150, 1000, 0, (49.0, 24.5, 49.5))]
+    assert [round(goal.value, 2) for goal in goals(found)][:2] == [0.98, 2.0]
+    text = section(found, ["sidecar", "traced"], Conditions("make bench", "2026-01-02 03:04 UTC", 0.1, 3, 8, (0, 1)))
+    assert "0.98 [0.98]" in text
+    assert "2.00 [2.00]" in text
+    assert "0.49 [0.49]" in text
+
+
 def test_goals_need_both_sides() -> None:
     found = results([98.0], added=1)
     for case in CASES:
