@@ -79,7 +79,7 @@ class Binding:
         self.to_exchange = to_exchange
         self.digest = digest(arguments) if arguments else b""
         self.words = routing_key.count(".") + 1
-        #: The topology's version when it was last heard of.
+        #: When it was last heard of (:attr:`Topology.heard`).
         self.learnt = 0
 
     @property
@@ -208,13 +208,13 @@ class _Store:
             self.remove(identity)
         return bool(gone)
 
-    def again(self, identity: _Identity, version: int) -> bool:
+    def again(self, identity: _Identity, heard: int) -> bool:
         """It was heard of again; whether it is here at all."""
         binding = self.bindings.pop(identity, None)
         if binding is None:
             return False
         self.bindings[identity] = binding
-        binding.learnt = version
+        binding.learnt = heard
         return True
 
 
@@ -222,10 +222,12 @@ class _Vhost:
     """What is known of one vhost. Bindings to watched queues, and between exchanges, are kept apart from the many to
     queues that nobody watches: those go first when there are too many, and are not looked at to route a publish."""
 
-    __slots__ = ("kinds", "near", "rest", "types", "watched")
+    __slots__ = ("kinds", "learnt", "near", "rest", "types", "watched")
 
     def __init__(self, watched: frozenset[str]) -> None:
+        #: The declared exchanges' types, those heard of longest ago first; and when that was (:attr:`Topology.heard`).
         self.types: dict[str, str] = {}
+        self.learnt: dict[str, int] = {}
         self.kinds: dict[str, int] = {name: _KINDS[kind] for name, kind in PREDECLARED.items()}
         self.watched = watched
         self.near = _Store()
@@ -243,18 +245,21 @@ class _Vhost:
                     store.remove(identity)
                     self.store(binding).add(binding)
 
-    def declared(self, name: str, kind: str) -> bool:
+    def declared(self, name: str, kind: str, heard: int) -> bool:
         """Whether that is news."""
-        if name in PREDECLARED or self.types.get(name) == kind:
+        if name in PREDECLARED:
             return False
-        self.types.pop(name, None)
+        before = self.types.pop(name, None)
         self.types[name] = kind
+        self.learnt[name] = heard
         self.kinds[name] = _KINDS.get(kind, _GUESS)
-        return True
+        return before != kind
 
     def deleted(self, name: str) -> bool:
+        """Whether there was one."""
         known = self.types.pop(name, None) is not None
         if known:
+            del self.learnt[name]
             del self.kinds[name]
         return known
 
@@ -305,8 +310,8 @@ class Topology:
     """Every vhost's exchanges and bindings, within bounds. Names are as in the protocol; the empty exchange is the
     default one, which leads to the queue that the routing key names.
 
-    ``version`` grows with every change. ``heard`` grows with every binding that is learnt, new or not. ``forgotten``
-    counts what was dropped because there was too much. ``on_change`` is called after changes that
+    ``version`` grows with every change. ``heard`` grows with every exchange or binding that is heard of, new or not.
+    ``forgotten`` counts what was dropped because there was too much. ``on_change`` is called after changes that
     :meth:`watched_queues` may notice."""
 
     __slots__ = ("_full", "_vhosts", "_watched", "forgotten", "heard", "on_change", "version")
@@ -335,12 +340,16 @@ class Topology:
 
     def exchange_declared(self, vhost: str, name: str, kind: str) -> None:
         """The broker has accepted a declaration, not a passive one: only then is the type the real one."""
+        self.heard += 1
         known = self._vhost(vhost)
-        if known.declared(name, kind):
+        if known.declared(name, kind, self.heard):
+            near = name in known.near.fans
             if len(known.types) > MAX_EXCHANGES:
-                known.deleted(next(iter(known.types)))
+                oldest = next(iter(known.types))
+                known.deleted(oldest)
                 self._forgot(vhost, 1)
-            self._changed(name in known.near.fans)
+                near = near or oldest in known.near.fans
+            self._changed(near)
 
     def exchange_deleted(self, vhost: str, name: str) -> None:
         """All bindings from and to it are gone too."""
@@ -392,11 +401,12 @@ class Topology:
         self.heard += 1
         near = False
         changed = False
-        for name in [name for name in known.types if name not in exchanges]:
+        for name in [name for name in known.types if name not in exchanges and known.learnt[name] <= since]:
             near = known.deleted(name) or near
         for name, kind in exchanges.items():
-            if name and (name in known.types or len(known.types) < MAX_EXCHANGES):
-                near = known.declared(name, kind) or near
+            learnt = known.learnt.get(name, 0)
+            if name and learnt <= since and (learnt or len(known.types) < MAX_EXCHANGES):
+                near = known.declared(name, kind, self.heard) or near
         wanted: dict[_Identity, Binding] = {}
         others: list[Binding] = []
         for binding in bindings:

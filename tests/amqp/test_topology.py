@@ -277,7 +277,12 @@ def test_what_was_learnt_while_the_broker_was_asked_stays() -> None:
     asked = topology.heard
     topology.bound("/", "fanout", "new", "")
     topology.bound("/", "fanout", "again", "")
-    topology.replace("/", {"fanout": "fanout"}, [Binding("fanout", "first", "")], asked)
+    topology.exchange_declared("/", "young", "fanout")
+    topology.exchange_declared("/", "direct", "fanout")
+    topology.bound("/", "young", "new", "")
+    topology.bound("/", "direct", "new", "")
+    topology.replace("/", {"fanout": "fanout", "direct": "direct"}, [Binding("fanout", "first", "")], asked)
+    assert topology.queues("/", "young", "k") == topology.queues("/", "direct", "k") == {"new"}
     assert topology.queues("/", "fanout", "") == {"first", "new", "again"}
     topology.replace("/", {"fanout": "fanout"}, [Binding("fanout", "first", "")], topology.heard)
     assert topology.queues("/", "fanout", "") == {"first"}
