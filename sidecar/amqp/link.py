@@ -105,6 +105,8 @@ class BrokerLink:
         self.vhost = vhost
         #: Why there is no connection.
         self.problem = "not tried yet"
+        #: When anything was last answered on it, for those who use it to decide whether it still works.
+        self.heard = 0.0
         self._credentials = credentials
         self._addresses = addresses
         self._report = report
@@ -163,8 +165,7 @@ class BrokerLink:
             down.cancel()
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        await end(self._task)
         connection, self._connection = self._connection, None
         self._up.clear()
         self._down.set()
@@ -208,10 +209,16 @@ class BrokerLink:
         """To the first address that takes us."""
         failure: Exception = ConnectionError("there is no endpoint")
         for host, port in self._addresses():
+            opening = asyncio.create_task(self._open(host, port))
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    return await self._open(host, port)
+                    return await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                self.background(_abandon(opening))
+                raise
             except Exception as error:
+                if not opening.done():
+                    self.background(_abandon(opening))
                 failure = error
         raise failure
 
@@ -220,9 +227,11 @@ class BrokerLink:
         from aio_pika.connection import make_url
         from aiormq.exceptions import InvalidFrameError
 
+        user, password = self._credentials.username, self._credentials.password.reveal()
+        if not user or not password:
+            raise ValueError("credentials without a user name or a password")  # aiormq would be guest instead
         url = make_url(
-            host=host, port=port, virtualhost=self.vhost, heartbeat=HEARTBEAT,
-            login=self._credentials.username, password=self._credentials.password.reveal(),
+            host=host, port=port, login=user, password=password, virtualhost=self.vhost, heartbeat=HEARTBEAT
         )  # fmt: skip
         # What yarl and aiormq make of a path must not lead to another vhost.
         if url.path != f"/{self.vhost}" or "%2F" in self.vhost:
@@ -246,6 +255,23 @@ class BrokerLink:
             await connection.close()
             raise
         return connection
+
+
+async def end(task: asyncio.Task[None]) -> None:
+    """Cancel a task, and wait until it has ended. It may take more than one try: ``asyncio.wait_for``, which aiormq
+    uses, forgets a cancellation that comes with the result (https://github.com/python/cpython/issues/86296)."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait((task,), timeout=0.1)
+
+
+async def _abandon(opening: asyncio.Task[Connection]) -> None:
+    """Close a connection that nobody waits for any more. Its opening may finish first: aio-pika forgets to close one
+    that is cancelled at the very end of it."""
+    await asyncio.wait((opening,), timeout=CLOSE_SECONDS / 2)
+    opening.cancel()
+    connection = await opening
+    await connection.close()
 
 
 async def _quietly(what: Awaitable[Any]) -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import orjson
 
-from sidecar.amqp.link import Report, describe
+from sidecar.amqp.link import Report, describe, end
 from sidecar.amqp.topology import Binding, Topology
 from sidecar.config.model import AmqpCredentials
 
@@ -46,8 +46,7 @@ class Management:
         self._task = asyncio.create_task(self._run(), name="amqp management")
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        await end(self._task)
         for vhost in self.vhosts:
             self._report.gone(_source(vhost))
 

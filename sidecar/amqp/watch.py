@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.amqp.link import Addresses, BrokerLink, Report, describe, require_aio_pika
+from sidecar.amqp.link import Addresses, BrokerLink, Report, describe, end, require_aio_pika
 from sidecar.amqp.management import Management
 from sidecar.amqp.policy import Policy
 from sidecar.config.model import Amqp, AmqpCredentials
@@ -30,9 +30,10 @@ MAX_QUESTIONS: Final = 200.0
 #: counts as unknown, seconds.
 ANSWER_SECONDS: Final = 2.0
 UNKNOWN_AFTER: Final = 2.0
-#: How soon a queue is asked for again that cannot be watched; and how soon the alarm probe is tried again that may not
-#: publish, seconds.
+#: How soon a queue is asked for again that cannot be watched: at first, and after a while (each time is an error in the
+#: broker's log); and how soon the alarm probe is tried again that may not publish, seconds.
 MISSING_AGAIN: Final = 2.0
+MISSING_LONG: Final = 10.0
 REFUSED_AGAIN: Final = 60.0
 
 #: Where the probe's messages go: to a queue that does not exist, so nowhere.
@@ -145,7 +146,7 @@ class Watcher:
         return BrokerLink(source, vhost, credentials, self._addresses, self._report, self._clock)
 
     def _stop(self) -> None:
-        """End everything. What a queue's depth was is not known any more."""
+        """End everything."""
         for watch in self._queues.values():
             self._end(watch.close())
         self._queues.clear()
@@ -200,6 +201,7 @@ class QueueWatch:
         self._source = f"watching queue {key[1]} of vhost {key[0]}"
         #: When the broker last answered about it.
         self._heard = watcher.now()
+        self._missed = 0
         self._wake = asyncio.Event()
         self._task = asyncio.create_task(self._run(), name=f"amqp {self._source}")
 
@@ -208,8 +210,7 @@ class QueueWatch:
         self._wake.set()
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        await end(self._task)
         self._watcher.report.gone(self._source)
 
     async def _run(self) -> None:
@@ -223,16 +224,16 @@ class QueueWatch:
                 # aiormq cancels whoever waits on a connection that is closed.
                 self._link.drop(connection, ConnectionError("it was closed"))
             except Exception as error:
-                problem = _trouble_of_queue(error)
+                problem = self._trouble(error)
                 if not problem:
                     self._link.drop(connection, error)
                     continue
-                self._heard = self._watcher.now()
                 self._watcher.unknown(self._key, problem)
                 self._watcher.report.bad(
                     self._source, problem, f"{problem}; its depth is not known, nothing is held for it"
                 )
-                await asyncio.sleep(MISSING_AGAIN)
+                self._missed += 1
+                await asyncio.sleep(MISSING_AGAIN if self._missed < 10 else MISSING_LONG)
 
     async def _connection(self) -> Connection:
         """Wait for one; meanwhile the depth becomes unknown."""
@@ -261,7 +262,8 @@ class QueueWatch:
         watcher = self._watcher
         asked_at = watcher.now()
         answer = await channel.queue_declare(self._key[1], passive=True, timeout=ANSWER_SECONDS)
-        self._heard = watcher.now()
+        self._heard = self._link.heard = watcher.now()
+        self._missed = 0
         watcher.report.good(self._source)
         self._wake.clear()
         urgent = watcher.sampled(self._key, answer.message_count or 0, answer.consumer_count or 0, asked_at)
@@ -275,6 +277,25 @@ class QueueWatch:
                 timer.cancel()
             self._wake.clear()
             due = min(due, asked_at + URGENT)
+
+    def _trouble(self, error: Exception) -> str:
+        """Why just this queue cannot be asked for; empty: the error is about the connection."""
+        from aiormq import exceptions
+
+        now = self._watcher.now()
+        if isinstance(error, TimeoutError):
+            # A quorum queue without its majority does not answer, and the others do.
+            return "no answer in time" if now - self._link.heard < ANSWER_SECONDS else ""
+        if not isinstance(error, exceptions.ChannelClosed):
+            return ""
+        self._heard = self._link.heard = now
+        if isinstance(error, exceptions.ChannelNotFoundEntity) and "no queue" in str(error):
+            return "no such queue"
+        if isinstance(error, exceptions.ChannelAccessRefused):
+            return "no permission to ask for it"
+        if isinstance(error, exceptions.ChannelLockedResource):
+            return "it is exclusive to another connection"
+        return f"the broker refuses to tell: {describe(error)}"
 
 
 class AlarmProbe:
@@ -292,8 +313,7 @@ class AlarmProbe:
         return self._link.vhost
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.wait((self._task,))
+        await end(self._task)
         self._set(False)
         self._watcher.report.gone(PROBE)
         await self._link.close()
@@ -361,18 +381,3 @@ def _cancelled() -> bool:
     """Whether it is us who are cancelled, and not what we wait for."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0
-
-
-def _trouble_of_queue(error: Exception) -> str:
-    """Why just this queue cannot be asked for; empty: the error is about the connection."""
-    from aiormq import exceptions
-
-    if isinstance(error, exceptions.ChannelNotFoundEntity):
-        return "no such queue"
-    if isinstance(error, exceptions.ChannelAccessRefused):
-        return "no permission to ask for it"
-    if isinstance(error, exceptions.ChannelLockedResource):
-        return "it is exclusive to another connection"
-    if isinstance(error, exceptions.ChannelClosed):
-        return f"the broker refuses to tell: {describe(error)}"
-    return ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,8 @@ from sidecar.amqp.policy import Policy
 from sidecar.amqp.stats import AmqpStats
 from sidecar.amqp.watch import Watcher
 from sidecar.config.errors import ConfigError
-from sidecar.config.model import Amqp, AmqpCredentials, AmqpQueue, Secret
+from sidecar.config.model import Amqp, AmqpCredentials, AmqpQueue, Retry, Secret
+from sidecar.resilience.backoff import Backoff
 from support.processes import free_port
 from support.rabbitmq import RabbitMQ, broker
 from support.registries import until
@@ -35,8 +37,10 @@ def rabbit() -> Iterator[RabbitMQ]:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A queue that is missing is asked for again soon."""
+    """A queue that is missing is asked for again soon, and a broker that is away."""
     monkeypatch.setattr(watch, "MISSING_AGAIN", 0.1)
+    monkeypatch.setattr(watch, "MISSING_LONG", 0.1)
+    monkeypatch.setattr(link, "_backoff", Backoff(Retry(initial_delay=0.05, max_delay=0.3), random.Random(1)))
 
 
 def config(*queues: str | AmqpQueue, **more: Any) -> Amqp:
@@ -233,6 +237,38 @@ def test_a_missing_queue_does_not_disturb_the_others(rabbit: RabbitMQ) -> None:
         assert not gate.problems
         assert set(policy.depth_gates["/", "never"].problems) == {"no such queue"}
 
+    run(check())
+
+
+def test_a_queue_that_does_not_answer_does_not_disturb_the_others(
+    rabbit: RabbitMQ, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def check() -> None:
+        rabbit.declare("there")
+        rabbit.declare("stuck")
+        process = 'element(2, rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"stuck">>)))'
+        policy = FakePolicy("there", "stuck")
+        clock = asyncio.get_running_loop().time
+        watcher = Watcher(
+            "rabbitmq", config("there", "stuck"), cast(Policy, policy), lambda: [("127.0.0.1", rabbit.port)], clock,
+            lambda on: None,
+        )  # fmt: skip
+        there, stuck = policy.depth_gates["/", "there"], policy.depth_gates["/", "stuck"]
+        watcher.start()
+        await until(lambda: stuck.asked, "it is asked for")
+        await asyncio.to_thread(rabbit.eval, f"sys:suspend(amqqueue:get_pid({process})).")
+        try:
+            await until(lambda: "no answer in time" in stuck.problems, "it does not answer")
+            count = len(there.asked)
+            await until(lambda: len(there.asked) > count + 20, "the other one does")
+            assert not there.problems
+        finally:
+            await asyncio.to_thread(rabbit.eval, f"sys:resume(amqqueue:get_pid({process})).")
+        count = len(stuck.asked)
+        await until(lambda: len(stuck.asked) > count, "it answers again")
+        await watcher.close()
+
+    monkeypatch.setattr(watch, "ANSWER_SECONDS", 0.4)
     run(check())
 
 
@@ -464,6 +500,53 @@ def test_aio_pika_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setitem(sys.modules, "aio_pika", None)
     run(check())
+
+
+# -- its end
+
+
+def still_open(rabbit: RabbitMQ) -> int:
+    """Connections that the broker has at present, by its log."""
+    log = rabbit.output()
+    return log.count("accepting AMQP connection") - log.count("closing AMQP connection")
+
+
+def test_it_ends_whatever_it_is_doing(rabbit: RabbitMQ) -> None:
+    """aiormq forgets some cancellations, and aio-pika some connections whose opening is cancelled."""
+
+    async def check() -> None:
+        rabbit.declare("q")
+        settings = config("q", "missing", watch_interval=0.001)
+        rng = random.Random(2)
+        for _ in range(40):
+            async with Setting(settings, rabbit.port) as it:
+                await asyncio.sleep(rng.random() * 0.08)
+                begun = it.clock()
+            assert it.clock() - begun < link.CLOSE_SECONDS + 0.5
+        await until(lambda: not still_open(rabbit), "every connection was closed")
+
+    run(check())
+
+
+def test_a_cancellation_that_is_forgotten_is_repeated() -> None:
+    forgotten = 0
+
+    async def forgetful() -> None:
+        nonlocal forgotten
+        while forgotten < 2:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                forgotten += 1
+
+    async def check() -> None:
+        task = asyncio.create_task(forgetful())
+        await asyncio.sleep(0)
+        await link.end(task)
+        assert task.done()
+
+    run(check())
+    assert forgotten == 2
 
 
 # -- log lines
