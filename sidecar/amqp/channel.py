@@ -178,7 +178,6 @@ class Channel(Sender):
         confirms = self.confirms
         if confirms is None:
             return None
-        same = confirms.same
         tags: list[int] = []
         for publish in confirms.settled(number, multiple):
             stats = publish.route.stats
@@ -191,7 +190,7 @@ class Channel(Sender):
             if publish.tag:
                 tags.append(publish.tag)
         answers = confirms.answers(tags)
-        if same:
+        if confirms.same:
             return None
         if positive:
             return b"".join([basic_ack(self.number, tag, many) for tag, many in answers])

@@ -69,7 +69,17 @@ if TYPE_CHECKING:
 
 #: What must not overtake a held publish: it ends the channel or a transaction, or changes where the publish leads.
 _BARRIERS: Final = frozenset(
-    {CHANNEL_CLOSE, TX_COMMIT, TX_ROLLBACK, EXCHANGE_DELETE, EXCHANGE_UNBIND, QUEUE_DELETE, QUEUE_PURGE, QUEUE_UNBIND}
+    {
+        CHANNEL_CLOSE,
+        TX_SELECT,
+        TX_COMMIT,
+        TX_ROLLBACK,
+        EXCHANGE_DELETE,
+        EXCHANGE_UNBIND,
+        QUEUE_DELETE,
+        QUEUE_PURGE,
+        QUEUE_UNBIND,
+    }
 )
 _TOPOLOGY: Final = frozenset(
     {EXCHANGE_DECLARE, EXCHANGE_DELETE, EXCHANGE_BIND, EXCHANGE_UNBIND, QUEUE_BIND, QUEUE_UNBIND, QUEUE_DELETE}
@@ -153,7 +163,7 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         if channel.confirms is None:
             channel.confirms = Confirms()
     elif found == TX_SELECT:
-        channel.one_lane = not channel.held
+        channel.one_lane = True
     elif found == CHANNEL_OPEN:
         raise AmqpError(CHANNEL_ERROR, f"CHANNEL_ERROR - channel {channel.number} is open already", found)
     elif found in _TOPOLOGY:

@@ -296,6 +296,9 @@ class Session(Exchange):
         if waiting is not None:
             channel.waiting = None
             self._take_in(waiting)
+            if self.partial <= self.partial_limit and not self.hold.full:
+                self._listener.stopped.pop(self, None)
+                self.client.go(HOLD_FULL)
         self._go_on_closing()
 
     def _go_on_closing(self) -> None:
