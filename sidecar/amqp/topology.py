@@ -36,11 +36,11 @@ PREDECLARED: Final = {
     "amq.rabbitmq.log": "topic",
 }
 
-# How an exchange of some type finds its bindings.
+# How an exchange of some type finds its bindings; each way finds what those before it find, and more.
 _BY_KEY: Final = 0
 _BY_PATTERN: Final = 1
-_ALL: Final = 2
-_GUESS: Final = 3
+_GUESS: Final = 2
+_ALL: Final = 3
 
 #: Types whose binding keys say nothing about routing keys are taken to reach every queue bound to them: a headers
 #: exchange looks at the content, a hash or a random exchange picks one that we cannot foresee.
@@ -245,15 +245,23 @@ class _Vhost:
                     store.remove(identity)
                     self.store(binding).add(binding)
 
-    def declared(self, name: str, kind: str, heard: int) -> bool:
-        """Whether that is news."""
+    def declared(self, name: str, kind: str, heard: int, sure: bool) -> bool:
+        """Whether that is news. The broker refuses to change an exchange's type, so a second one says that either is
+        wrong; until somebody is ``sure``, the one that reaches more counts."""
         if name in PREDECLARED:
             return False
-        before = self.types.pop(name, None)
+        way = _KINDS.get(kind, _GUESS)
+        if name in self.types:
+            before = self.kinds[name]
+            del self.types[name]
+            if not sure:
+                way = max(way, before)
+        else:
+            before = -1
         self.types[name] = kind
         self.learnt[name] = heard
-        self.kinds[name] = _KINDS.get(kind, _GUESS)
-        return before != kind
+        self.kinds[name] = way
+        return way != before
 
     def deleted(self, name: str) -> bool:
         """Whether there was one."""
@@ -339,10 +347,10 @@ class Topology:
         self._changed(True)
 
     def exchange_declared(self, vhost: str, name: str, kind: str) -> None:
-        """The broker has accepted a declaration, not a passive one: only then is the type the real one."""
+        """A client declares an exchange, and not passively: then the type says nothing."""
         self.heard += 1
         known = self._vhost(vhost)
-        if known.declared(name, kind, self.heard):
+        if known.declared(name, kind, self.heard, False):
             near = name in known.near.fans
             if len(known.types) > MAX_EXCHANGES:
                 oldest = next(iter(known.types))
@@ -406,7 +414,7 @@ class Topology:
         for name, kind in exchanges.items():
             learnt = known.learnt.get(name, 0)
             if name and learnt <= since and (learnt or len(known.types) < MAX_EXCHANGES):
-                near = known.declared(name, kind, self.heard) or near
+                near = known.declared(name, kind, self.heard, True) or near
         wanted: dict[_Identity, Binding] = {}
         others: list[Binding] = []
         for binding in bindings:

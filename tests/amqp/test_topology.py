@@ -70,6 +70,24 @@ def test_a_type_that_is_learnt_after_the_bindings() -> None:
     assert topology.queues("/", "x", "whatever") == {"q", "p"}
 
 
+def test_two_types_for_one_exchange() -> None:
+    topology = Topology()
+    topology.exchange_declared("/", "x", "topic")
+    topology.bound("/", "x", "q", "a.*")
+    version = topology.version
+    topology.exchange_declared("/", "x", "direct")
+    assert topology.version == version
+    assert topology.queues("/", "x", "a.b") == {"q"}
+    topology.exchange_declared("/", "x", "fanout")
+    assert topology.queues("/", "x", "b") == {"q"}
+    topology.exchange_declared("/", "x", "topic")
+    assert topology.queues("/", "x", "b") == {"q"}
+    topology.replace("/", {"x": "topic"}, [Binding("x", "q", "a.*")])
+    assert topology.queues("/", "x", "b") == set()
+    topology.replace("/", {"x": "direct"}, [Binding("x", "q", "a.*")])
+    assert topology.queues("/", "x", "a.b") == set()
+
+
 def test_exchanges_that_every_vhost_has() -> None:
     topology = Topology()
     topology.exchange_declared("/", "amq.topic", "fanout")
@@ -196,6 +214,8 @@ def test_version_grows_with_what_is_new() -> None:
     assert not is_news()
     topology.exchange_declared("/", "x", "topic")
     assert is_news()
+    topology.exchange_declared("/", "x", "x-unheard-of")
+    assert is_news()
     topology.queue_deleted("/", "q")
     assert is_news()
 
@@ -212,21 +232,21 @@ def test_only_what_concerns_watched_queues_is_told() -> None:
 
     topology.watch([("/", "q")])
     assert is_told()
-    topology.exchange_declared("/", "x", "topic")
+    topology.exchange_declared("/", "x", "direct")
     topology.bound("/", "x", "p", "#")
     topology.bound("/other", "x", "q", "#")
     topology.queue_deleted("/", "p")
     assert not is_told()
     topology.bound("/", "x", "q", "#")
     assert is_told()
-    topology.exchange_declared("/", "x", "direct")
+    topology.exchange_declared("/", "x", "topic")
     assert is_told()
     topology.exchange_bound("/", "y", "x", "#")
     assert is_told()
-    topology.replace("/", {"x": "direct"}, [Binding("x", "q", "#"), Binding("y", "x", "#", None, True)])
-    topology.replace("/", {"x": "direct"}, [Binding("x", "q", "#"), Binding("y", "x", "#", None, True)])
+    topology.replace("/", {"x": "topic"}, [Binding("x", "q", "#"), Binding("y", "x", "#", None, True)])
+    topology.replace("/", {"x": "topic"}, [Binding("x", "q", "#"), Binding("y", "x", "#", None, True)])
     assert not is_told()
-    topology.replace("/", {"x": "direct"}, [Binding("y", "x", "#", None, True)])
+    topology.replace("/", {"x": "topic"}, [Binding("y", "x", "#", None, True)])
     assert is_told()
     topology.exchange_deleted("/", "x")
     assert is_told()
@@ -365,7 +385,8 @@ def test_the_same_as_a_plain_set_of_bindings(changes: list[tuple[object, ...]]) 
         match change:
             case ("declared", str(name), str(kind)):
                 topology.exchange_declared("/", name, kind)
-                types[name] = kind
+                # The one that reaches more.
+                types[name] = max(kind, str(types.get(name, "")), key=["", "direct", "topic", "fanout"].index)
             case ("deleted", str(name)):
                 topology.exchange_deleted("/", name)
                 types.pop(name, None)
