@@ -90,10 +90,10 @@ def body_size(data: bytes, start: int) -> int:
     of_class: int
     body: int
     if data[start + _SIZE : start + _CLASS] < b"\x00\x00\x00\x0e":
-        raise AmqpError(SYNTAX_ERROR, "a content header is cut off")
+        raise _short()
     of_class, _, body = _FIXED.unpack_from(data, start + _CLASS)
     if of_class != BASIC:
-        raise AmqpError(UNEXPECTED_FRAME, f"a content header of class {of_class}")
+        raise AmqpError(UNEXPECTED_FRAME, f"UNEXPECTED_FRAME - a content header of class {of_class}")
     return body
 
 
@@ -107,7 +107,7 @@ def inject(data: bytes, start: int, end: int, entries: bytes, limit: int) -> byt
     frame. Properties after them are the broker's to judge.
     """
     if end - start < _SHORTEST:
-        raise AmqpError(SYNTAX_ERROR, "a content header is cut off")
+        raise _short()
     # The end octet: being no more than there, one may look at the byte, and goes too far when the property is missing.
     last = end - 1
     if data[start + _FLAGS + 1] & MORE_FLAGS:
@@ -176,7 +176,7 @@ def priority(data: bytes, start: int, end: int) -> int:
     """The message's priority, 0 when it has none. Raises :class:`AmqpError` (502) when the properties before it do not
     fit the frame."""
     if end - start < _SHORTEST:
-        raise AmqpError(SYNTAX_ERROR, "a content header is cut off")
+        raise _short()
     flags = data[start + _FLAGS] << 8
     if not flags & PRIORITY:
         return 0
@@ -195,7 +195,7 @@ def properties(data: bytes, start: int, end: int) -> Properties:
     """All properties. Raises :class:`AmqpError` (502) when they do not fit the frame. Bytes after the last one that is
     known are left alone."""
     if end - start < _SHORTEST:
-        raise AmqpError(SYNTAX_ERROR, "a content header is cut off")
+        raise _short()
     last = end - 1
     at = start + _FLAGS
     flags = int.from_bytes(data[at : at + 2], "big")
@@ -255,7 +255,7 @@ def properties(data: bytes, start: int, end: int) -> Properties:
 def _headers_at(data: bytes, start: int, last: int) -> int:
     """Where the headers are, or would be; ``last`` is where the end octet is."""
     if last - start < _SHORTEST - 1:
-        raise AmqpError(SYNTAX_ERROR, "a content header is cut off")
+        raise _short()
     flags = data[start + _FLAGS]
     at = start + _PROPERTIES
     if data[start + _FLAGS + 1] & MORE_FLAGS:
@@ -292,5 +292,9 @@ def _number(data: bytes, at: int, size: int, last: int) -> int:
     return int.from_bytes(data[at : at + size], "big")
 
 
+def _short() -> AmqpError:
+    return AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - a content header is cut off")
+
+
 def _cut_off() -> AmqpError:
-    return AmqpError(SYNTAX_ERROR, "a message's properties do not fit their frame")
+    return AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - a message's properties do not fit their frame")

@@ -114,10 +114,11 @@ def table_entry(name: str, value: object) -> bytes:
     return bytes((len(raw),)) + raw + _encode_value(value)
 
 
-def with_entry(data: bytes, start: int, end: int, path: Sequence[str], value: object) -> bytes:
+def with_entry(data: bytes, start: int, end: int, path: Sequence[str], value: object, replace: bool = False) -> bytes:
     """A copy of the table with the entry at ``path`` set, the last of ``path`` being its name and those before it the
     tables that it is in, which are made when there are none. All other bytes stay as they are. When there is such an
-    entry, or something that is not a table is in the way, that is kept and the copy is the same."""
+    entry, it is kept and the copy is the same, unless ``replace`` asks for the new value; when something that is not a
+    table is in the way, that is kept in any case."""
     after = table_end(data, start, end)
     name = path[0]
     tag_at = find(data, start, after, name.encode("utf-8", "surrogateescape"))
@@ -125,10 +126,15 @@ def with_entry(data: bytes, start: int, end: int, path: Sequence[str], value: ob
         for outer in reversed(path[1:]):
             value = {outer: value}
         entries = data[start + 4 : after] + table_entry(name, value)
-    elif len(path) > 1 and data[tag_at] == _TABLE:
-        inner_end = value_end(data, tag_at, after)
-        inner = with_entry(data, tag_at + 1, inner_end, path[1:], value)
-        entries = data[start + 4 : tag_at + 1] + inner + data[inner_end:after]
+    elif len(path) == 1:
+        value_after = value_end(data, tag_at, after)
+        if not replace:
+            return data[start:after]
+        entries = data[start + 4 : tag_at] + _encode_value(value) + data[value_after:after]
+    elif data[tag_at] == _TABLE:
+        value_after = value_end(data, tag_at, after)
+        inner = with_entry(data, tag_at + 1, value_after, path[1:], value, replace)
+        entries = data[start + 4 : tag_at + 1] + inner + data[value_after:after]
     else:
         return data[start:after]
     return _LENGTH.pack(len(entries)) + entries
@@ -210,4 +216,4 @@ def _sized(tag: bytes, value: bytes) -> bytes:
 
 
 def _malformed(text: str) -> AmqpError:
-    return AmqpError(SYNTAX_ERROR, text)
+    return AmqpError(SYNTAX_ERROR, f"SYNTAX_ERROR - {text}")

@@ -272,14 +272,30 @@ def test_what_is_there_is_kept(inside: bytes) -> None:
     assert with_entry(data, 0, len(data), CAPABILITIES, True) == data
 
 
-def put(found: dict[str, object], path: list[str], value: object) -> None:
+def test_what_is_there_is_replaced_when_asked_for() -> None:
+    before, after = entry(b"a", b"D\x01\x00\x00\x00\x01"), entry(b"connection.blocked", b"V")
+    data = table(
+        before, entry(b"capabilities", b"F" + table(before, entry(b"connection.blocked", b"t\x00"), after)), after
+    )
+    expected = data.replace(b"t\x00", b"t\x01")
+    assert with_entry(data, 0, len(data), CAPABILITIES, True, replace=True) == expected
+    assert with_entry(data, 0, len(data), CAPABILITIES, True) == data
+    longer = table(before, entry(b"capabilities", b"S\x00\x00\x00\x02ab"), after)
+    assert with_entry(data, 0, len(data), CAPABILITIES[:1], "ab", replace=True) == longer
+    assert with_entry(longer, 0, len(longer), CAPABILITIES, True, replace=True) == longer, "what is in the way stays"
+
+
+def put(found: dict[str, object], path: list[str], value: object, replace: bool) -> None:
     """The same on a dict."""
     for name in path[:-1]:
         inner = found.setdefault(name, {})
         if not isinstance(inner, dict):
             return
         found = inner
-    found.setdefault(path[-1], value)
+    if replace:
+        found[path[-1]] = value
+    else:
+        found.setdefault(path[-1], value)
 
 
 SHORT = st.sampled_from(("a", "b", "c"))
@@ -292,13 +308,18 @@ SHORT = st.sampled_from(("a", "b", "c"))
     ),
     path=st.lists(SHORT, min_size=1, max_size=4),
     value=SCALARS,
+    replace=st.booleans(),
 )
-def test_with_entry_is_what_it_would_be_on_a_dict(before: dict[str, object], path: list[str], value: object) -> None:
+def test_with_entry_is_what_it_would_be_on_a_dict(
+    before: dict[str, object], path: list[str], value: object, replace: bool
+) -> None:
     data = encode_table(before)
-    got = with_entry(data, 0, len(data), path, value)
+    got = with_entry(data, 0, len(data), path, value, replace)
     expected = decoded(data)
-    put(expected, path, value)
+    put(expected, path, value, replace)
     assert decoded(got) == by_pamqp(got) == expected
+    if replace:
+        return
     # One piece is new, and so are the lengths around it; all other bytes are as they were.
     added = len(got) - len(data)
     assert min(
@@ -330,6 +351,7 @@ def test_fuzz(seed: int, table: dict[str, object]) -> None:
             (decode_table, ()),
             (find, (b"a",)),
             (with_entry, (["a", "b"], "value")),
+            (with_entry, (["a"], "value", True)),
             (value_end, ()),
             (table_size, ()),
         ):
