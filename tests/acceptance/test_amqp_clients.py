@@ -1,0 +1,24 @@
+"""Clients that are programs of their own, through the sidecar's AMQP port to a real RabbitMQ: Celery, and npm's
+amqplib, which has nothing of Python in it. pika and aio-pika have tests of their own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from support.amqp_clients.processes import CeleryWorker, done_by, problems, start_celery, start_node
+from support.processes import ending
+
+
+def test_node_amqplib(amqp_port: int) -> None:
+    done = done_by(start_node(amqp_port), 30)
+    assert problems(done) == {}
+    assert len(done) == 12
+
+
+def test_celery(amqp_port: int, tmp_path: Path) -> None:
+    with ending(CeleryWorker(tmp_path, amqp_port)) as processes:
+        worker = processes[0].ready()
+        done = done_by(start_celery(amqp_port), 60)
+    assert problems(done) == {}
+    assert len(done) == 9
+    assert [line for line in worker.output().splitlines() if "CRITICAL" in line or "Connection" in line] == []

@@ -1,0 +1,85 @@
+"""What Celery's users do with :mod:`tasks`, as a process beside its worker; a line of JSON per piece of work."""
+
+from __future__ import annotations
+
+import json
+import time
+import traceback
+from collections.abc import Callable
+
+import tasks
+from celery import group
+
+WAIT = 20.0
+
+
+def results() -> None:
+    asked = [tasks.add.delay(n, n) for n in range(100)]
+    assert [result.get(timeout=WAIT) for result in asked] == [2 * n for n in range(100)]
+
+
+def groups() -> None:
+    assert group(tasks.add.s(n, 1) for n in range(20))().get(timeout=WAIT) == [n + 1 for n in range(20)]
+
+
+def large_arguments() -> None:
+    assert tasks.size.delay("x" * 500_000).get(timeout=WAIT) == 500_000
+
+
+def failures() -> None:
+    assert str(tasks.fails.delay().get(timeout=WAIT, propagate=False)) == "on purpose"
+
+
+def retries() -> None:
+    assert tasks.third_time_lucky.delay().get(timeout=WAIT) == 2
+
+
+def eta() -> None:
+    """A worker keeps a task whose time has not come and lets the broker give it more (``basic.qos``)."""
+    now = time.time()
+    late = tasks.started_at.apply_async(countdown=1.0)
+    assert tasks.started_at.delay().get(timeout=WAIT) < now + 1.0
+    assert now + 0.9 < late.get(timeout=WAIT) < now + 5
+
+
+def priorities() -> None:
+    first = tasks.remember.apply_async(("first", 0.6), queue="celery.priority")
+    time.sleep(0.2)
+    asked = (("taken", 0), ("low", 1), ("high", 9), ("middle", 5))
+    waiting = [tasks.remember.apply_async((name,), queue="celery.priority", priority=p) for name, p in asked]
+    for result in [first, *waiting]:
+        result.get(timeout=WAIT)
+    order = tasks.remember.delay("last").get(timeout=WAIT)
+    assert order[0] == "first"
+    assert [name for name in order if name in ("low", "middle", "high")] == ["high", "middle", "low"], order
+
+
+def remote_control() -> None:
+    """Broadcasts through a fanout exchange, answers through a queue of one's own."""
+    assert tasks.app.control.ping(timeout=5, limit=1) == [{"w1@here": {"ok": "pong"}}]
+    queues = tasks.app.control.inspect(timeout=5, limit=1).active_queues()
+    assert [queue["name"] for queue in queues["w1@here"]] == ["celery.work", "celery.priority"]
+
+
+def traces() -> None:
+    """A task can tell which request it belongs to."""
+    assert tasks.headers.delay().get(timeout=WAIT).get("traceparent", "").startswith("00-")
+
+
+WORK: list[Callable[[], None]] = [
+    results, groups, large_arguments, failures, retries, eta, priorities, remote_control, traces,
+]  # fmt: skip
+
+
+def main() -> None:
+    for work in WORK:
+        problem = None
+        try:
+            work()
+        except Exception:
+            problem = traceback.format_exc()
+        print(json.dumps({"name": work.__name__, "problem": problem}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
