@@ -9,7 +9,7 @@ publishes, and then reads nothing from it any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.amqp.link import Addresses, BrokerLink, Report, describe, end, require_aio_pika
@@ -30,10 +30,13 @@ MAX_QUESTIONS: Final = 200.0
 #: counts as unknown, seconds.
 ANSWER_SECONDS: Final = 2.0
 UNKNOWN_AFTER: Final = 2.0
-#: How soon a queue is asked for again that cannot be watched: at first, and after a while (each time is an error in the
-#: broker's log); and how soon the alarm probe is tried again that may not publish, seconds.
+#: How soon a queue is asked for again that cannot be watched, seconds: when a client has declared it, the first times,
+#: and then (each time is an error in the broker's log).
+MISSING_SOON: Final = 0.05
 MISSING_AGAIN: Final = 2.0
 MISSING_LONG: Final = 10.0
+_SOON: Final = 10
+#: How soon the alarm probe is tried again that may not publish, seconds.
 REFUSED_AGAIN: Final = 60.0
 
 #: Where the probe's messages go: to a queue that does not exist, so nowhere.
@@ -66,6 +69,7 @@ class Watcher:
         self._links: dict[str, BrokerLink] = {}
         self._queues: dict[Key, QueueWatch] = {}
         self._probe: AlarmProbe | None = None
+        self._alarmed = False
         self._management: Management | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -129,8 +133,7 @@ class Watcher:
         config = self._config
         vhost = config.queues[0].vhost if config.queues else config.vhosts[0] if config.vhosts else "/"
         if self._probe is not None and self._probe.vhost != vhost:
-            self._end(self._probe.close())
-            self._probe = None
+            self._stop_probe()
         if self._probe is None:
             self._probe = AlarmProbe(self, self._link("watching for alarms", vhost, credentials))
 
@@ -150,9 +153,7 @@ class Watcher:
         for watch in self._queues.values():
             self._end(watch.close())
         self._queues.clear()
-        if self._probe is not None:
-            self._end(self._probe.close())
-            self._probe = None
+        self._stop_probe()
         if self._management is not None:
             self._end(self._management.close())
             self._management = None
@@ -160,10 +161,23 @@ class Watcher:
             self._end(link.close())
         self._links.clear()
 
-    def _end(self, ending: Any) -> None:
+    def _stop_probe(self) -> None:
+        probe = self._probe
+        if probe is not None:
+            self.alarm(probe, False)
+            self._probe = None
+            self._end(probe.close())
+
+    def _end(self, ending: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(ending)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
+
+    def declared(self, vhost: str, queue: str) -> None:
+        """A client has declared this queue, so it is worth asking for if it was missing."""
+        watch = self._queues.get((vhost, queue))
+        if watch is not None:
+            watch.there()
 
     # -- what comes out
 
@@ -180,8 +194,11 @@ class Watcher:
         if gate is not None:
             gate.unknown(problem, self._clock())
 
-    def alarm(self, on: bool) -> None:
-        self._on_alarm(on)
+    def alarm(self, probe: AlarmProbe, on: bool) -> None:
+        """What the probe has found; one that is being ended has no say any more."""
+        if probe is self._probe and on != self._alarmed:
+            self._alarmed = on
+            self._on_alarm(on)
 
     @property
     def report(self) -> Report:
@@ -209,6 +226,11 @@ class QueueWatch:
         """Ask soon: the queue may be nearly full."""
         self._wake.set()
 
+    def there(self) -> None:
+        """It may not be missing any more."""
+        if self._missed:
+            self._wake.set()
+
     async def close(self) -> None:
         await end(self._task)
         self._watcher.report.gone(self._source)
@@ -233,7 +255,7 @@ class QueueWatch:
                     self._source, problem, f"{problem}; its depth is not known, nothing is held for it"
                 )
                 self._missed += 1
-                await asyncio.sleep(MISSING_AGAIN if self._missed < 10 else MISSING_LONG)
+                await self._pause()
 
     async def _connection(self) -> Connection:
         """Wait for one; meanwhile the depth becomes unknown."""
@@ -268,15 +290,23 @@ class QueueWatch:
         self._wake.clear()
         urgent = watcher.sampled(self._key, answer.message_count or 0, answer.consumer_count or 0, asked_at)
         due = asked_at + (URGENT if urgent else watcher.interval)
-        loop = asyncio.get_running_loop()
         while (rest := due - watcher.now()) > 0.0:
-            timer = loop.call_later(rest, self._wake.set)
-            try:
-                await self._wake.wait()
-            finally:
-                timer.cancel()
-            self._wake.clear()
+            await self._sleep(rest)
             due = min(due, asked_at + URGENT)
+
+    async def _pause(self) -> None:
+        """The time until a queue is asked for again that could not be."""
+        await asyncio.sleep(MISSING_SOON)
+        await self._sleep((MISSING_AGAIN if self._missed < _SOON else MISSING_LONG) - MISSING_SOON)
+
+    async def _sleep(self, seconds: float) -> None:
+        """So long at most, until somebody is in a hurry."""
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+            self._wake.clear()
 
     def _trouble(self, error: Exception) -> str:
         """Why just this queue cannot be asked for; empty: the error is about the connection."""
@@ -305,7 +335,6 @@ class AlarmProbe:
     def __init__(self, watcher: Watcher, link: BrokerLink) -> None:
         self._watcher = watcher
         self._link = link
-        self._on = False
         self._task = asyncio.create_task(self._run(), name="amqp alarm probe")
 
     @property
@@ -314,7 +343,6 @@ class AlarmProbe:
 
     async def close(self) -> None:
         await end(self._task)
-        self._set(False)
         self._watcher.report.gone(PROBE)
         await self._link.close()
 
@@ -330,7 +358,7 @@ class AlarmProbe:
                     raise
                 self._link.drop(connection, ConnectionError("it was closed"))
             except ChannelAccessRefused as error:
-                self._set(False)
+                self._watcher.alarm(self, False)
                 self._watcher.report.bad(
                     PROBE, "refused", f"may not publish to the default exchange, so alarms are seen only by "
                     f"the connections of clients: {describe(error)}",
@@ -345,7 +373,7 @@ class AlarmProbe:
             async with asyncio.timeout(UNKNOWN_AFTER):
                 return await self._link.connection()
         except TimeoutError:
-            self._set(False)
+            self._watcher.alarm(self, False)
             return await self._link.connection()
 
     async def _probe(self, connection: Connection) -> None:
@@ -364,17 +392,12 @@ class AlarmProbe:
                     raise
             self._watcher.report.good(PROBE)
             if self._link.blocked(connection):
-                self._set(True)
+                self._watcher.alarm(self, True)
                 await self._link.unblocked(connection)
                 if self._link.blocked(connection):
                     return
-            self._set(False)
+            self._watcher.alarm(self, False)
             await asyncio.sleep(self._watcher.pause)
-
-    def _set(self, on: bool) -> None:
-        if on != self._on:
-            self._on = on
-            self._watcher.alarm(on)
 
 
 def _cancelled() -> bool:
