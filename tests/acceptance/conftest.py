@@ -8,23 +8,13 @@ from collections.abc import Iterator
 import pytest
 
 from support.processes import Sidecar, ending
-from support.rabbitmq import RabbitMQ
+from support.rabbitmq import RabbitMQ, behind_sidecar
 
 
 @pytest.fixture(scope="session")
 def amqp_sidecar(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     """One with no limits configured."""
-    config = {
-        "service": {"name": "web"},
-        "drain": {"timeout": "1s"},
-        "upstreams": {
-            "rabbitmq": {
-                "bind": "127.0.0.1:0",
-                "protocol": "amqp",
-                "endpoints": [f"127.0.0.1:{rabbitmq.port}"],
-            },
-        },
-    }
+    config = behind_sidecar(rabbitmq.port)
     with ending(Sidecar(tmp_path_factory.mktemp("amqp"), config)) as processes:
         sidecar = processes[0]
         assert isinstance(sidecar, Sidecar)

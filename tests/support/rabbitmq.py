@@ -283,6 +283,20 @@ def parameters_to(port: int, vhost: str = "/", **more: Any) -> pika.ConnectionPa
     )
 
 
+def behind_sidecar(*ports: int, **amqp: Any) -> dict[str, Any]:
+    """A sidecar's configuration with the upstream ``rabbitmq`` in front of these brokers; ``amqp`` is its section."""
+    upstream = {"bind": "127.0.0.1:0", "protocol": "amqp", "endpoints": [f"127.0.0.1:{port}" for port in ports]}
+    return {
+        "service": {"name": "web"},
+        "drain": {"timeout": "1s"},
+        "upstreams": {"rabbitmq": upstream | ({"amqp": amqp} if amqp else {})},
+    }
+
+
+#: The ``credentials`` of such a section.
+GUEST = {"username": "guest", "password": "guest"}
+
+
 @contextmanager
 def broker(**options: Any) -> Iterator[RabbitMQ]:
     """A broker that is ready, in a folder that goes with it; ``options`` are :class:`RabbitMQ`'s."""

@@ -1,0 +1,266 @@
+"""Limits for what is published and for what queues hold, by a real sidecar in front of a real RabbitMQ. With
+``SIDECAR_SOAK=1`` rates are measured for ten seconds instead of three."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import statistics
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from pamqp import commands
+
+from support.amqp_clients.raw import BODY, METHOD, RawClient
+from support.processes import Sidecar, ending, get, wait_for
+from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
+
+SECONDS = 10.0 if os.environ.get("SIDECAR_SOAK") == "1" else 3.0
+
+
+@contextmanager
+def running(folder: Path, rabbitmq: RabbitMQ, **amqp: object) -> Iterator[Sidecar]:
+    with ending(Sidecar(folder, behind_sidecar(rabbitmq.port, **amqp))) as processes:
+        sidecar = processes[0]
+        assert isinstance(sidecar, Sidecar)
+        yield sidecar.ready()
+
+
+class Sink:
+    """Consumes a queue straight from the broker and notes when each message came: ``came`` has pairs of the first byte
+    of a message and its time; of messages that carry theirs, ``delays`` has how long they took."""
+
+    def __init__(self, port: int, *queues: str) -> None:
+        self.came: list[tuple[bytes, float]] = []
+        self.delays: list[tuple[bytes, float]] = []
+        self._client = RawClient(port)
+        self._client.open_channel()
+        for queue in queues:
+            self._client.call(1, commands.Basic.Consume(queue=queue, no_ack=True), commands.Basic.ConsumeOk)
+        self._thread = threading.Thread(target=self._run)
+        self._ending = False
+
+    def __enter__(self) -> Sink:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending = True
+        self._thread.join()
+        self._client.sock.close()
+
+    def _run(self) -> None:
+        while not self._ending:
+            frame = self._client.read(0.1)
+            if frame is not None and frame.kind == BODY:
+                kind = frame.payload[:1]
+                self.came.append((kind, frame.at))
+                if len(frame.payload) >= 9:
+                    self.delays.append((kind, frame.at - struct.unpack_from(">d", frame.payload, 1)[0]))
+
+    def between(self, kind: bytes, start: float, end: float) -> int:
+        return sum(1 for which, at in list(self.came) if which == kind and start <= at < end)
+
+
+def stamped(kind: bytes) -> bytes:
+    return kind + struct.pack(">d", time.monotonic()) + b"." * 247
+
+
+def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """1500 a second are offered to an exchange that may have 1000; 1000 a second to another one on the same channel."""
+    rule = {"exchange": "limits.slow", "rate": "1000/s", "burst": 20, "over": "hold"}
+    with running(tmp_path, rabbitmq, publish=[rule]) as sidecar, RawClient(sidecar.port("rabbitmq")) as client:
+        client.open_channel()
+        for exchange in ("limits.slow", "limits.free"):
+            declare = commands.Exchange.Declare(exchange=exchange, exchange_type="fanout", auto_delete=True)
+            client.call(1, declare, commands.Exchange.DeclareOk)
+            rabbitmq.declare(exchange, auto_delete=True)
+            client.call(1, commands.Queue.Bind(queue=exchange, exchange=exchange), commands.Queue.BindOk)
+        with Sink(rabbitmq.port, "limits.slow", "limits.free") as sink:
+            started = time.monotonic()
+            slow = free = 0
+            while (passed := time.monotonic() - started) < SECONDS + 1.0:
+                data = []
+                while slow < passed * 1500:
+                    data.append(client.publishing(1, "limits.slow", "", stamped(b"s")))
+                    slow += 1
+                while free < passed * 1000:
+                    data.append(client.publishing(1, "limits.free", "", stamped(b"f")))
+                    free += 1
+                client.send_bytes(b"".join(data))
+                time.sleep(0.002)
+            window = (started + 0.5, started + 0.5 + SECONDS)
+            limited = sink.between(b"s", *window) / SECONDS
+            unlimited = sink.between(b"f", *window) / SECONDS
+            delay = statistics.median(d for kind, d in list(sink.delays) if kind == b"f")
+            held = get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["held"]["messages"]
+            wait_for(lambda: sink.between(b"s", 0, float("inf")) == slow, "all that was held has come", SECONDS + 10)
+            assert sink.between(b"f", 0, float("inf")) == free
+        print(f"limited {limited:.1f}/s, unlimited {unlimited:.1f}/s with a median delay of {delay * 1000:.2f} ms")
+        assert 980 <= limited <= 1020
+        assert unlimited >= 950
+        assert delay < 0.02
+        assert held > 400 * SECONDS
+
+
+def test_what_is_over_the_rate_is_nacked(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """In confirm mode, each once; a channel without confirms is held instead."""
+    rule = {"exchange": "*", "routing_key": "limits.nacked", "rate": "50/s", "burst": 50, "over": "nack"}
+    rabbitmq.declare("limits.nacked")
+    with running(tmp_path, rabbitmq, publish=[rule]) as sidecar, RawClient(sidecar.port("rabbitmq")) as client:
+        client.open_channel(1).confirms(1).open_channel(2)
+        client.send_bytes(b"".join(client.publishing(1, "", "limits.nacked", b"%d" % n) for n in range(300)))
+        acked, nacked = answers(client, 1, 300)
+        assert 50 <= len(acked) <= 60
+        assert len(nacked) == 300 - len(acked)
+        client.send_bytes(b"".join(client.publishing(2, "", "limits.nacked", b"held") for n in range(40)))
+        wait_for(lambda: rabbitmq.depth("limits.nacked") == len(acked) + 40, "the held ones come too")
+        client.publish(1, "", "limits.elsewhere", b"no rule is about this")
+        assert answers(client, 1, 1, 300) == ({301}, set())
+    rabbitmq.delete("limits.nacked")
+
+
+def answers(client: RawClient, channel: int, count: int, after: int = 0) -> tuple[set[int], set[int]]:
+    """The tags that were acked and nacked, ``count`` of them after that tag; each may be answered once."""
+    acked: set[int] = set()
+    nacked: set[int] = set()
+    while len(acked) + len(nacked) < count:
+        frame = client.next(channel)
+        assert frame.kind == METHOD
+        method = frame.method
+        assert isinstance(method, commands.Basic.Ack | commands.Basic.Nack)
+        tag = method.delivery_tag
+        done = acked | nacked
+        assert tag not in done
+        new = set(range(after + 1, tag + 1)) - done if method.multiple else {tag}
+        (acked if isinstance(method, commands.Basic.Ack) else nacked).update(new)
+    assert acked | nacked == set(range(after + 1, after + count + 1))
+    return acked, nacked
+
+
+def test_a_queue_does_not_grow_beyond_its_limit(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """A storm from three connections, by name and by binding; it ends at the limit, and goes on within a second after
+    the queue has become short."""
+    queue = {"name": "limits.depth", "high": 5000, "low": 4000, "over": "hold"}
+    settings = {"credentials": GUEST, "queues": [queue], "hold": {"messages": 3000}}
+    rabbitmq.declare("limits.depth")
+    with running(tmp_path, rabbitmq, **settings) as sidecar:
+        clients = [RawClient(sidecar.port("rabbitmq"), timeout=30).open_channel() for _ in range(3)]
+        clients[0].call(
+            1,
+            commands.Queue.Bind(queue="limits.depth", exchange="amq.topic", routing_key="storm.#"),
+            commands.Queue.BindOk,
+        )
+        wait_for(lambda: "depth" in str(get(f"{sidecar.admin}/amqp")[1]), "the queue is watched")
+        targets = [("", "limits.depth"), ("amq.topic", "storm.a.b"), ("", "limits.depth")]
+
+        def storm(client: RawClient, exchange: str, key: str) -> None:
+            batch = b"".join(client.publishing(1, exchange, key, b"." * 256) for _ in range(50))
+            for _ in range(100):
+                client.send_bytes(batch)
+
+        threads = [threading.Thread(target=storm, args=(c, *t)) for c, t in zip(clients, targets, strict=True)]
+        for thread in threads:
+            thread.start()
+        deepest = watch(rabbitmq, 2.0)
+        print(f"deepest: {deepest}")
+        assert 4000 <= deepest <= 5200
+
+        started = time.monotonic()
+        rabbitmq.purge("limits.depth")
+        wait_for(lambda: rabbitmq.depth("limits.depth") > 0, "what was held goes on", 5)
+        free_after = time.monotonic() - started
+        print(f"free after {free_after:.3f} s")
+        assert free_after < 1.0
+        assert watch(rabbitmq, 1.5) <= 5200
+
+        with Sink(rabbitmq.port, "limits.depth") as sink:  # 15 000 in all, some were purged
+            wait_for(lambda: not any(thread.is_alive() for thread in threads), "all was taken from the clients", 20)
+            wait_for(
+                lambda: get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["held"]["messages"] == 0, "none is held", 10
+            )
+            wait_for(lambda: rabbitmq.depth("limits.depth") == 0, "the queue is empty")
+            assert len(sink.came) > 9000
+        for client in clients:
+            client.close()
+    rabbitmq.delete("limits.depth")
+
+
+def watch(rabbitmq: RabbitMQ, seconds: float) -> int:
+    """The greatest depth in that time."""
+    deepest = 0
+    deadline = time.monotonic() + seconds
+    with rabbitmq.channel() as channel:
+        while time.monotonic() < deadline:
+            deepest = max(deepest, channel.queue_declare("limits.depth", passive=True).method.message_count)
+            time.sleep(0.01)
+    return deepest
+
+
+def test_a_missing_queue_is_not_an_outage(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    queue = {"name": "limits.missing", "high": 10, "low": 5, "over": "nack"}
+    with running(tmp_path, rabbitmq, credentials=GUEST, queues=[queue]) as sidecar:
+        wait_for(lambda: "no such queue" in sidecar.output(), "a line of log says so")
+        with RawClient(sidecar.port("rabbitmq")) as client:
+            client.open_channel().confirms()
+            client.send_bytes(b"".join(client.publishing(1, "", "limits.missing", b"x") for _ in range(50)))
+            assert answers(client, 1, 50) == (set(range(1, 51)), set())
+            client.queue(1, "limits.missing", auto_delete=True)  # noticed within two seconds
+            client.send_bytes(b"".join(client.publishing(1, "", "limits.missing", b"x") for _ in range(20)))
+            answers(client, 1, 20, 50)
+
+            published = itertools.count(71)
+
+            def refused() -> bool:
+                client.publish(1, "", "limits.missing", b"x")
+                return bool(answers(client, 1, 1, next(published) - 1)[1])
+
+            wait_for(refused, "its depth is watched", 5)
+            client.call(1, commands.Queue.Delete(queue="limits.missing"), commands.Queue.DeleteOk)
+
+
+def test_unlimited_prefetch_becomes_limited(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    rabbitmq.declare("limits.prefetch")
+    with running(tmp_path, rabbitmq, prefetch={"default": 20, "max": 50}) as sidecar:
+        with RawClient(rabbitmq.port) as direct:
+            direct.open_channel()
+            direct.send_bytes(b"".join(direct.publishing(1, "", "limits.prefetch", b"x") for _ in range(200)))
+            direct.close()
+        for asked, expected in ((None, 20), (0, 20), (10, 10), (40, 40), (500, 50)):
+            with RawClient(sidecar.port("rabbitmq")) as client:
+                client.open_channel()
+                if asked is not None:
+                    client.call(1, commands.Basic.Qos(prefetch_count=asked), commands.Basic.QosOk)
+                client.call(1, commands.Basic.Consume(queue="limits.prefetch"), commands.Basic.ConsumeOk)
+                came = 0
+                while (frame := client.read(0.15)) is not None:
+                    came += frame.kind == BODY
+                assert came == expected, f"asked for {asked}"
+                client.close()
+    rabbitmq.delete("limits.prefetch")
+
+
+def test_other_virtual_hosts_are_refused(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    with running(tmp_path, rabbitmq, vhosts=["/agents"]) as sidecar:
+        with pytest.raises(AssertionError, match="530"):
+            RawClient(sidecar.port("rabbitmq"))
+        rabbitmq.add_vhost("/agents")
+        RawClient(sidecar.port("rabbitmq"), vhost="/agents").close()
+
+
+def test_messages_that_are_too_large(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    with (
+        running(tmp_path, rabbitmq, max_message_size="64KiB") as sidecar,
+        RawClient(sidecar.port("rabbitmq")) as client,
+    ):
+        client.open_channel(1).open_channel(2)
+        client.publish(1, "", "limits.nowhere", b"x" * 65_536)
+        client.publish(1, "", "limits.nowhere", b"x" * 65_537)
+        assert client.expect(commands.Channel.Close, 1).reply_code in (311, 406)
+        client.send(1, commands.Channel.CloseOk())
+        assert client.queue(2)
