@@ -12,12 +12,17 @@ from sidecar.amqp.gates import Gate
 from sidecar.amqp.hold import Sender
 from sidecar.amqp.methods import basic_ack, basic_nack
 from sidecar.amqp.publish import Publish
+from sidecar.amqp.spec import CHANNEL_CLOSE, METHOD
 from sidecar.amqp.unacked import Unacked
 
 if TYPE_CHECKING:
     from sidecar.amqp.policy import Route
     from sidecar.amqp.session import Session
     from sidecar.proxy.trace import Trace
+
+#: How a consumer takes its deliveries: it acknowledges them; it need not; and they are answers to its own requests
+#: (RabbitMQ's direct reply-to), which is no work and so not kept from it.
+ACK, NO_ACK, REPLIES = range(3)
 
 _size_at: Final = Struct(">I").unpack_from
 
@@ -38,6 +43,19 @@ class Stalled:
         return sum(map(len, self.frames))
 
 
+class Removal:
+    """Something that the client has asked the broker to delete or unbind: the method that asked, and its arguments."""
+
+    __slots__ = ("arguments", "key", "method", "name", "other")
+
+    def __init__(self, method: int, name: str, other: str, key: str, arguments: dict[str, object]) -> None:
+        self.method = method
+        self.name = name
+        self.other = other
+        self.key = key
+        self.arguments = arguments
+
+
 class Delivery:
     """What is remembered of a delivery until it is settled, when spans are wanted. ``trace`` is set when there is to be
     one of this delivery."""
@@ -55,8 +73,8 @@ class Channel(Sender):
 
     __slots__ = (
         "collecting", "confirms", "consumers", "consumes", "delivery", "dropping", "gets", "header_end", "header_new",
-        "header_start", "last_queue", "left", "number", "open", "parts", "qos_asked", "qos_known", "received", "route",
-        "session", "stalled", "trace", "unacked", "waiting",
+        "header_start", "last_queue", "left", "number", "open", "parts", "qos_asked", "qos_known", "received",
+        "removals", "route", "session", "stalled", "trace", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -79,15 +97,17 @@ class Channel(Sender):
         self.confirms: Confirms | None = None
         #: Frames of the client that wait until nothing is held any more, because they must not overtake it.
         self.waiting: list[bytes] | None = None
-        #: Consumer tag → it need not acknowledge; and the same for those whose ``consume-ok`` is still to come.
-        self.consumers: dict[bytes, bool] = {}
-        self.consumes: deque[bool] = deque()
+        #: Consumer tag → its kind (:data:`ACK`, …); and the same for those whose ``consume-ok`` is still to come.
+        self.consumers: dict[bytes, int] = {}
+        self.consumes: deque[int] = deque()
         #: Whether each ``basic.get`` under way need not be acknowledged.
         self.gets: deque[bool] = deque()
         self.unacked = Unacked()
         #: The client has set a prefetch limit; and of each ``qos`` under way, whether it was the client's.
         self.qos_known = False
         self.qos_asked: deque[bool] = deque()
+        #: What the client has asked to be removed, and the broker has not answered.
+        self.removals: deque[Removal] = deque()
         #: What an empty queue name means: the queue declared last (§ "queue" domain).
         self.last_queue = ""
         #: Deliveries kept back; the one whose content is coming in; whether the content coming in is nobody's any more;
@@ -185,16 +205,20 @@ class Channel(Sender):
                 stats.confirmed += 1
             else:
                 stats.nacked += 1
-            if publish.trace is not None:
-                self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
             if publish.tag:
                 tags.append(publish.tag)
+                if publish.trace is not None:
+                    self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
         answers = confirms.answers(tags)
         if confirms.same:
             return None
         if positive:
             return b"".join([basic_ack(self.number, tag, many) for tag, many in answers])
         return b"".join([basic_nack(self.number, tag, many, False) for tag, many in answers])
+
+    def closes(self) -> bool:
+        """The client's ``channel.close`` is among the frames that wait."""
+        return any(len(f) >= 12 and f[0] == METHOD and _size_at(f, 7)[0] == CHANNEL_CLOSE for f in self.waiting or ())
 
     # -- deliveries ----------------------------------------------------------------------------------------------------
 
@@ -207,8 +231,9 @@ class Channel(Sender):
             return
         if session.tracing.recording:
             self.delivery = Delivery(consumer.decode("utf-8", "replace"), session.listener.clock())
+        before = self.unacked.count
         self.unacked.delivered(tag, self.delivery)
-        stats.unacked += 1
+        stats.unacked += self.unacked.count - before
 
     def release(self) -> bytes:
         """What was kept back of deliveries, for the client; it counts as delivered."""
@@ -223,19 +248,22 @@ class Channel(Sender):
         self.delivery = None
         return b"".join(frames)
 
-    def give_back(self, consumer: bytes | None = None) -> bytes:
-        """What was kept back (for one consumer, or for all) goes back into its queue: the frames for the broker."""
-        frames: list[bytes] = []
+    def give_back(self, consumer: bytes | None = None) -> None:
+        """What was kept back (for one consumer, or for all) goes back into its queue. What need not be acknowledged the
+        broker has forgotten: that goes to the client after all."""
+        session = self.session
         kept: deque[Stalled] = deque()
         for stalled in self.stalled:
             if consumer is not None and stalled.consumer != consumer:
                 kept.append(stalled)
                 continue
-            self.session.stalled(-1, -stalled.size())
-            if not stalled.no_ack:
-                frames.append(basic_nack(self.number, stalled.tag, False, True))
+            session.stalled(-1, -stalled.size())
+            if stalled.no_ack:
+                session.client_write(b"".join(stalled.frames))
+                session.amqp_stats.delivered += 1
+            else:
+                session.broker_write(basic_nack(self.number, stalled.tag, False, True))
             if stalled is self.collecting:
                 self.collecting = None
-                self.dropping = True
+                self.dropping = not stalled.no_ack
         self.stalled = kept
-        return b"".join(frames)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.channel import Channel
+from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal
 from sidecar.amqp.confirms import Confirms
 from sidecar.amqp.methods import (
     Arguments,
@@ -47,15 +47,19 @@ from sidecar.amqp.spec import (
     EXCHANGE_BIND,
     EXCHANGE_DECLARE,
     EXCHANGE_DELETE,
+    EXCHANGE_DELETE_OK,
     EXCHANGE_UNBIND,
+    EXCHANGE_UNBIND_OK,
     HEARTBEAT,
     METHOD,
     NOT_ALLOWED,
     QUEUE_BIND,
     QUEUE_DECLARE_OK,
     QUEUE_DELETE,
+    QUEUE_DELETE_OK,
     QUEUE_PURGE,
     QUEUE_UNBIND,
+    QUEUE_UNBIND_OK,
     TX_COMMIT,
     TX_ROLLBACK,
     TX_SELECT,
@@ -81,6 +85,10 @@ _BARRIERS: Final = frozenset(
         QUEUE_UNBIND,
     }
 )
+#: The answers to what takes something away.
+_REMOVED: Final = frozenset({EXCHANGE_DELETE_OK, EXCHANGE_UNBIND_OK, QUEUE_DELETE_OK, QUEUE_UNBIND_OK})
+#: RabbitMQ's pseudo-queue for answers.
+_DIRECT_REPLY_TO: Final = b"amq.rabbitmq.reply-to"
 _TOPOLOGY: Final = frozenset(
     {EXCHANGE_DECLARE, EXCHANGE_DELETE, EXCHANGE_BIND, EXCHANGE_UNBIND, QUEUE_BIND, QUEUE_UNBIND, QUEUE_DELETE}
 )
@@ -156,7 +164,7 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
             session.consumer_gone(channel, tag)
     elif found in (BASIC_RECOVER, BASIC_RECOVER_ASYNC):
         # The broker delivers again whatever is not settled, what is kept back here too.
-        session.broker_write(channel.give_back())
+        channel.give_back()
         session.amqp_stats.unacked -= channel.unacked.count
         channel.unacked.clear()
     elif found == CONFIRM_SELECT:
@@ -187,26 +195,28 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
     """A consumer that nobody gave a limit gets the default one."""
     arguments = Arguments(data, start, end)
     arguments.skip(2)
-    arguments.short_bytes()
+    queue = arguments.short_bytes()
     tag = arguments.short_bytes()
     bits = arguments.u8()
-    no_ack = bool(bits & 2)
+    kind = REPLIES if queue == _DIRECT_REPLY_TO else NO_ACK if bits & 2 else ACK
+    before = after = b""
     if bits & 8:  # no-wait
-        channel.consumers[tag] = no_ack
-        session.amqp_stats.consumers += 1
+        session.consumer_came(channel, tag, kind)
+        if session.returning and kind != REPLIES:
+            after = basic_cancel(channel.number, tag)
     else:
-        channel.consumes.append(no_ack)
+        channel.consumes.append(kind)
     limit = session.prefetch(0)
-    if no_ack or channel.qos_known or not limit:
-        return None
-    channel.qos_known = True
-    channel.qos_asked.append(False)
-    return basic_qos(channel.number, limit) + data[start:end]
+    if kind == ACK and limit and not channel.qos_known:
+        channel.qos_known = True
+        channel.qos_asked.append(False)
+        before = basic_qos(channel.number, limit)
+    return before + data[start:end] + after if before or after else None
 
 
 def _learn(session: Session, channel: Channel, found: int, arguments: Arguments) -> None:
-    """What the client tells the broker about exchanges and bindings. Taken as true before the answer: if it is not,
-    the worst is a message that is held in vain."""
+    """What the client tells the broker about exchanges and bindings. What is made is taken as true before the answer:
+    if it is not, the worst is a message that is held in vain. What is removed, only with the answer."""
     topology = session.policy.topology
     vhost = session.vhost
     arguments.skip(2)
@@ -215,24 +225,47 @@ def _learn(session: Session, channel: Channel, found: int, arguments: Arguments)
         if not arguments.u8() & 1:  # not passive
             topology.exchange_declared(vhost, name, kind)
     elif found == EXCHANGE_DELETE:
-        topology.exchange_deleted(vhost, arguments.short())
+        name = arguments.short()
+        _remove(session, channel, Removal(found, name, "", "", {}), bool(arguments.u8() & 2))
     elif found == QUEUE_DELETE:
-        topology.queue_deleted(vhost, arguments.short() or channel.last_queue)
+        name = arguments.short() or channel.last_queue
+        _remove(session, channel, Removal(found, name, "", "", {}), bool(arguments.u8() & 4))
     elif found in (EXCHANGE_BIND, EXCHANGE_UNBIND):
         destination, source, key = arguments.short(), arguments.short(), arguments.short()
-        arguments.skip(1)
+        no_wait = bool(arguments.u8() & 1)
         table = _table(arguments)
         if found == EXCHANGE_BIND:
             topology.exchange_bound(vhost, source, destination, key, table)
         else:
-            topology.exchange_unbound(vhost, source, destination, key, table)
+            _remove(session, channel, Removal(found, source, destination, key, table), no_wait)
     else:
         queue, exchange, key = arguments.short() or channel.last_queue, arguments.short(), arguments.short()
         if found == QUEUE_BIND:
             arguments.skip(1)
             topology.bound(vhost, exchange, queue, key, _table(arguments))
         else:
-            topology.unbound(vhost, exchange, queue, key, _table(arguments))
+            _remove(session, channel, Removal(found, exchange, queue, key, _table(arguments)), False)
+
+
+def _remove(session: Session, channel: Channel, removal: Removal, no_wait: bool) -> None:
+    if no_wait:
+        _removed(session, removal)
+    else:
+        channel.removals.append(removal)
+
+
+def _removed(session: Session, removal: Removal) -> None:
+    """The broker has deleted or unbound it."""
+    topology = session.policy.topology
+    vhost = session.vhost
+    if removal.method == EXCHANGE_DELETE:
+        topology.exchange_deleted(vhost, removal.name)
+    elif removal.method == QUEUE_DELETE:
+        topology.queue_deleted(vhost, removal.name)
+    elif removal.method == EXCHANGE_UNBIND:
+        topology.exchange_unbound(vhost, removal.name, removal.other, removal.key, removal.arguments)
+    else:
+        topology.unbound(vhost, removal.name, removal.other, removal.key, removal.arguments)
 
 
 def _table(arguments: Arguments) -> dict[str, object]:
@@ -249,9 +282,7 @@ def off_channel_of_broker(session: Session, kind: int, number: int, data: bytes,
         return b""
     if number:
         if kind == METHOD and method_of(data, start, end) == CHANNEL_CLOSE_OK:
-            ours = number in session.refused
-            session.refused.discard(number)
-            return b"" if ours else None
+            return None
         return b""  # said before the broker knew that it is closed
     found = method_of(data, start, end)
     if found == CONNECTION_CLOSE:
@@ -290,25 +321,29 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
             return b""
     elif found == BASIC_CONSUME_OK:
         tag = Arguments(data, start, end).short_bytes()
-        no_ack = channel.consumes.popleft() if channel.consumes else False
-        channel.consumers[tag] = no_ack
-        session.amqp_stats.consumers += 1
-        if session.returning:
+        kind = channel.consumes.popleft() if channel.consumes else ACK
+        session.consumer_came(channel, tag, kind)
+        if session.returning and kind != REPLIES:
             session.broker_write(basic_cancel(channel.number, tag))
     elif found in (BASIC_CANCEL_OK, BASIC_CANCEL):
         session.consumer_gone(channel, Arguments(data, start, end).short_bytes())
     elif found == CHANNEL_OPEN_OK:
         channel.open = True
     elif found == QUEUE_DECLARE_OK:
-        channel.last_queue = Arguments(data, start, end).short()
+        channel.last_queue = name = Arguments(data, start, end).short()
+        session.policy.declared(session.vhost, name)
+    elif found in _REMOVED:
+        if channel.removals:
+            _removed(session, channel.removals.popleft())
     elif found == CHANNEL_CLOSE:
-        session.channel_gone(channel)
-        # Both at once: the client's own close is answered by the broker, and its answer to this one comes too.
         session.closing[channel.number] = False
-    elif found == CHANNEL_CLOSE_OK:
-        if channel.number in session.refused:  # its number is in use again already
-            session.refused.discard(channel.number)
+        if channel.closes():
+            # The client's own close stands behind held publishes that are lost now: nobody else will answer it.
+            session.client_write(data[start:end] + channel_close_ok(channel.number))
+            session.channel_gone(channel)
             return b""
+        session.channel_gone(channel)
+    elif found == CHANNEL_CLOSE_OK:
         session.channel_gone(channel)
     elif found >> 16 == 10:
         raise AmqpError(COMMAND_INVALID, f"{_name(found)} from the broker on a channel", found)

@@ -10,6 +10,8 @@ from sidecar.amqp.spec import FRAME_END, FRAME_ERROR, FRAME_OVERHEAD, AmqpError
 _FRAME: Final = Struct(">BHI")
 _unpack: Final = _FRAME.unpack_from
 _KINDS: Final = frozenset({1, 2, 3, 8})
+#: Pieces of a frame that are kept apart: a peer that sends byte by byte must not make an object of each of them.
+_MOST_PARTS: Final = 64
 
 
 class FrameReader:
@@ -41,6 +43,8 @@ class FrameReader:
             self._parts.append(data)
             self._size += len(data)
             if self._size < self._need:
+                if len(self._parts) > _MOST_PARTS:
+                    self._parts = [b"".join(self._parts)]
                 return []
             data = b"".join(self._parts)
             self._parts.clear()

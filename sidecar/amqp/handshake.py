@@ -38,7 +38,7 @@ from sidecar.amqp.spec import (
     UNEXPECTED_FRAME,
     AmqpError,
 )
-from sidecar.amqp.tables import decode_table, encode_table, with_entry
+from sidecar.amqp.tables import decode_table, with_entry
 
 #: The largest frame that we agree to; RabbitMQ's own default. One that proposes no limit gets this one.
 FRAME_MAX: Final = 131_072
@@ -153,8 +153,8 @@ class Handshake:
             if "connection.blocked" in capabilities:
                 if self.hears_blocked:
                     return data[start:end]
-                capabilities["connection.blocked"] = True
-                changed = encode_table({**properties, "capabilities": capabilities})
+                path = ["capabilities", "connection.blocked"]
+                changed = with_entry(data, table, end - 1, path, True, replace=True)
             else:
                 changed = with_entry(data, table, end - 1, ["capabilities", "connection.blocked"], True)
         elif capabilities is None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 OTHER_FULL: Final = 1  # the other leg cannot take more
 HOLD_FULL: Final = 2  # no more can be held
 STALL_FULL: Final = 4  # no more deliveries can be kept back
+WAITING_FULL: Final = 8  # no more frames can wait for what is held
 
 #: How a leg stands.
 OPEN, CLOSING, CLOSED = range(3)

@@ -56,6 +56,8 @@ class AmqpListener(Listener):
         self._alarmed: dict[Session | None, None] = {}
         #: Whether deliveries are kept back at present.
         self.stalled = False
+        #: The sidecar is about to drain: nobody gets deliveries any more.
+        self.work_is_over = False
         self._app_is_well = True
         #: The breakers whose being open keeps deliveries back; set by the agent.
         self.pause_on: Callable[[], Sequence[CircuitBreaker]] = _nobody
@@ -86,6 +88,9 @@ class AmqpListener(Listener):
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: the broker ends them when it goes."""
+
+    def _make_room(self) -> bool:
+        return False  # a consumer that has nothing to do is not idle in the sense meant there
 
     def forget(self, session: Session) -> None:
         """A session has ended."""
@@ -148,6 +153,7 @@ class AmqpListener(Listener):
                 session.stall(stall)
 
     def stop_work(self) -> None:
+        self.work_is_over = True
         for session in list(self.sessions):
             session.stop_work()
 

@@ -10,8 +10,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import content, control
-from sidecar.amqp.channel import Channel, Delivery, Stalled
-from sidecar.amqp.methods import basic_ack, basic_nack, method_of, settlement
+from sidecar.amqp.channel import NO_ACK, REPLIES, Channel, Delivery, Stalled
+from sidecar.amqp.methods import basic_ack, basic_nack, channel_close_ok, method_of, settlement
 from sidecar.amqp.spec import (
     BASIC_ACK,
     BASIC_DELIVER,
@@ -19,6 +19,8 @@ from sidecar.amqp.spec import (
     BASIC_PUBLISH,
     BASIC_REJECT,
     BODY,
+    CHANNEL_CLOSE,
+    CHANNEL_CLOSE_OK,
     FRAME_OVERHEAD,
     HEADER,
     METHOD,
@@ -35,26 +37,60 @@ if TYPE_CHECKING:
 _u64: Final = Struct(">Q").unpack_from
 
 
+class Run:
+    """What is to be passed on of one reading, ``data``, in order. The run is what lies between :attr:`start` and where
+    the loop is; what stands before it is in ``out``."""
+
+    __slots__ = ("data", "out", "start")
+
+    def __init__(self, data: bytes, start: int) -> None:
+        self.data = data
+        self.out: list[bytes] = []
+        self.start = start
+
+    def until(self, end: int) -> None:
+        """Everything up to there passes as it is."""
+        if self.start < end:
+            self.out.append(self.data[self.start : end])
+            self.start = end
+
+    def replace(self, start: int, end: int, new: bytes) -> None:
+        """What is before ``start`` passes as it is, and ``new`` goes in place of what is up to ``end``."""
+        self.until(start)
+        self.start = end
+        if new:
+            self.out.append(new)
+
+    def take(self) -> bytes:
+        """What has been collected, but for the run; it is forgotten here."""
+        out = self.out
+        if not out:
+            return b""
+        self.out = []
+        return out[0] if len(out) == 1 else b"".join(out)
+
+
 def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
     """Take frames of the client and pass on what may pass. Raises :class:`AmqpError` for what ends the connection;
     whatever came before it has been passed on."""
     channels = session.channels
-    out: list[bytes] = []
-    #: Where the run begins that is still to be passed on; and the channel whose publish began in ``data``, and where.
-    run = frames[0][2]
+    now = session.listener.clock()
+    start = end = frames[0][2]
+    run = Run(data, start)
+    #: The channel whose publish began in ``data`` and is still incomplete, and where it began.
     opened: Channel | None = None
     begun = 0
-    now = session.listener.clock()
-    end = run
     try:
         for kind, number, start, end in frames:
             channel = channels.get(number)
             if opened is not None and channel is not opened:
                 # Another channel's frame in the middle of a publish: what there is of that one waits with its channel.
-                _set_aside(opened, data, begun, start, out, run)
-                run = start
+                _set_aside(session, opened, run, begun, start)
                 opened = None
             if channel is None:
+                # Whatever this leads to must not overtake what came before it.
+                run.until(start)
+                session.broker_write(run.take())
                 new = control.off_channel(session, kind, number, data, start, end)
             elif channel.waiting is not None:
                 session.wait(channel, data[start:end])
@@ -64,7 +100,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 if channel.route is not None:
                     raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a method inside a publish", method)
                 if method == BASIC_PUBLISH:
-                    # class, method and a reserved short come first; behind exchange and routing key an octet of bits.
+                    # Class, method and a reserved short come first; behind exchange and routing key an octet of bits.
                     if end - start < 17:
                         raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - basic.publish ends too early", method)
                     channel.route = session.routes.find(data[start + 13 : end - 2])
@@ -74,112 +110,51 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 if method in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
                     new = _settle(session, channel, method, data, start, end)
                 else:
+                    run.until(start)
+                    session.broker_write(run.take())
                     new = control.from_client(session, channel, method, data, start, end)
             elif kind in (HEADER, BODY):
-                if channel.route is None:
-                    raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - content without a publish")
-                if kind == HEADER:
-                    if not _header(session, channel, data, start, end):
-                        # Too large: the channel is closed, with all that there is of this publish.
-                        if opened is not None:
-                            if run < begun:
-                                out.append(data[run:begun])
-                            opened = None
-                        elif run < start:
-                            out.append(data[run:start])
-                        run = end
-                        continue
-                else:
-                    if channel.left < 0:
-                        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body before its header")
-                    channel.left -= end - start - FRAME_OVERHEAD
-                    if channel.left < 0:
-                        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body longer than its header says")
-                if opened is None:
-                    if run < start:
-                        out.append(data[run:start])
-                    run = end
-                    _add(session, channel, channel.piece(data, start, end))
-                if channel.left:
+                if kind == BODY:
+                    _body(channel, end - start - FRAME_OVERHEAD)
+                elif not _header(session, channel, data, start, end):
+                    run.replace(begun if opened is not None else start, end, b"")
+                    session.broker_write(run.take())
+                    opened = None
+                    _refuse(session, channel)
                     continue
-                # The publish is whole.
-                gate = channel.accept(now)
-                if gate is None:
-                    if opened is None:
-                        out.extend(channel.parts)
-                        _clear(session, channel)
-                    elif channel.header_new:
-                        out.append(data[run : channel.header_start])
-                        out.append(channel.header_new)
-                        channel.header_new = b""
-                        run = channel.header_end
-                elif opened is None:
-                    whole = b"".join(channel.parts)
-                    _clear(session, channel)
-                    channel.keep(whole, gate, now)
-                else:
-                    if run < begun:
-                        out.append(data[run:begun])
-                    run = end
-                    channel.keep(channel.piece(data, begun, end), gate, now)
-                opened = None
+                if opened is None:
+                    _add(session, channel, channel.piece(data, start, end))
+                    run.replace(start, end, b"")
+                if channel.left == 0:
+                    _whole(session, channel, run, begun if opened is not None else -1, end, now)
+                    opened = None
                 continue
             else:
                 raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
             if new is not None:
-                if run < start:
-                    out.append(data[run:start])
-                run = end
-                if new:
-                    out.append(new)
+                run.replace(start, end, new)
         if opened is not None:
-            _set_aside(opened, data, begun, end, out, run)
-            run = end
+            _set_aside(session, opened, run, begun, end)
     except AmqpError:
         end = begun if opened is not None else start
         raise
     finally:
-        if run < end:
-            out.append(data[run:end])
+        run.until(end)
+        out = run.take()
         if out:
             session.touched = now
-            session.broker_write(out[0] if len(out) == 1 else b"".join(out))
-
-
-def _set_aside(channel: Channel, data: bytes, begun: int, end: int, out: list[bytes], run: int) -> None:
-    """An incomplete publish is taken out of the run."""
-    if run < begun:
-        out.append(data[run:begun])
-    _add(channel.session, channel, channel.piece(data, begun, end))
-
-
-def _add(session: Session, channel: Channel, piece: bytes) -> None:
-    channel.parts.append(piece)
-    channel.received += len(piece)
-    session.partial += len(piece)
-    if session.partial > session.partial_limit:
-        raise AmqpError(RESOURCE_ERROR, "RESOURCE_ERROR - too many unfinished publishes at once")
-
-
-def _clear(session: Session, channel: Channel) -> None:
-    channel.parts = []
-    session.partial -= channel.received
-    channel.received = 0
+            session.broker_write(out)
 
 
 def _header(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bool:
-    """The header of a publish: how long it will be, and its trace. ``False``: too long, and its channel was closed."""
+    """The header of a publish: how long it will be, and its trace. ``False``: it is too large."""
+    if channel.route is None:
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - content without a publish")
     if channel.left >= 0:
         raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a second header in one publish")
-    if end - start < 22:
-        raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - a content header is too short")
-    size = content.body_size(data, start)
+    channel.left = size = content.body_size(data, start)
     if size > session.max_message_size:
-        _clear(session, channel)
-        text = f"PRECONDITION_FAILED - message size {size} is larger than the sidecar's max_message_size, "
-        session.refuse_channel(channel, PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH)
         return False
-    channel.left = size
     tracing = session.tracing
     trace = tracing.begin()
     new = content.inject(data, start, end, tracing.entries(trace), session.frame_max)
@@ -194,38 +169,109 @@ def _header(session: Session, channel: Channel, data: bytes, start: int, end: in
     return True
 
 
+def _body(channel: Channel, size: int) -> None:
+    """A part of a publish's body."""
+    if channel.route is None or channel.left < 0:
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body without a header")
+    channel.left -= size
+    if channel.left < 0:
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body longer than its header says")
+
+
+def _refuse(session: Session, channel: Channel) -> None:
+    """A publish is too large: its channel is closed."""
+    text = f"PRECONDITION_FAILED - message size {channel.left} is larger than the sidecar's max_message_size, "
+    session.refuse_channel(channel, PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH)
+
+
+def _whole(session: Session, channel: Channel, run: Run, begun: int, end: int, now: float) -> None:
+    """A publish is complete: it passes, or is held. ``begun`` is where it begins in the run; -1: it has been taken out
+    of it."""
+    gate = channel.accept(now)
+    if begun < 0:
+        whole = b"".join(channel.parts)
+        session.partial -= channel.received
+        channel.parts = []
+        channel.received = 0
+        if gate is None:
+            run.out.append(whole)
+        else:
+            channel.keep(whole, gate, now)
+    elif gate is None:
+        if channel.header_new:
+            run.replace(channel.header_start, channel.header_end, channel.header_new)
+            channel.header_new = b""
+    else:
+        run.replace(begun, end, b"")
+        channel.keep(channel.piece(run.data, begun, end), gate, now)
+
+
+def _set_aside(session: Session, channel: Channel, run: Run, begun: int, end: int) -> None:
+    """An incomplete publish is taken out of the run."""
+    _add(session, channel, channel.piece(run.data, begun, end))
+    run.replace(begun, end, b"")
+
+
+def _add(session: Session, channel: Channel, piece: bytes) -> None:
+    """A piece of an incomplete publish. Every piece costs something, empty ones too."""
+    size = len(piece) + 64
+    channel.parts.append(piece)
+    channel.received += size
+    session.partial += size
+    if session.partial > session.partial_limit:
+        raise AmqpError(RESOURCE_ERROR, "RESOURCE_ERROR - too many unfinished publishes at once")
+
+
 def _settle(session: Session, channel: Channel, method: int, data: bytes, start: int, end: int) -> bytes | None:
     """An ``ack``, ``nack`` or ``reject`` of deliveries."""
     tag, bits = settlement(data, start, end)
     multiple = bool(bits & 1) and method != BASIC_REJECT
-    unacked = channel.unacked
-    new: bytes | None = None
-    if multiple and not tag and channel.stalled:
-        # "All so far": the client has not seen those that are kept back.
-        tag = channel.stalled[0].tag - 1
+    if multiple and channel.stalled:
+        first = channel.stalled[0].tag
+        if tag == 0 or tag >= first:
+            return _settle_around(session, channel, method, tag, bool(bits & 2))
+    _settled(session, channel, tag, multiple, method == BASIC_ACK)
+    return None
+
+
+def _settle_around(session: Session, channel: Channel, method: int, tag: int, requeue: bool) -> bytes:
+    """All deliveries up to ``tag`` (0: all there are), but not those that are kept back: the client does not know of
+    them."""
+    frames = []
+    for each in channel.unacked.tags(tag):
         if method == BASIC_ACK:
-            new = basic_ack(channel.number, tag, True) if tag else b""
+            frames.append(basic_ack(channel.number, each, False))
         else:
-            new = basic_nack(channel.number, tag, True, bool(bits & 2)) if tag else b""
+            frames.append(basic_nack(channel.number, each, False, requeue))
+        _settled(session, channel, each, False, method == BASIC_ACK)
+    return b"".join(frames)
+
+
+def _settled(session: Session, channel: Channel, tag: int, multiple: bool, taken: bool) -> None:
+    unacked = channel.unacked
     before = unacked.count
     for note in unacked.settled(tag, multiple):
         if isinstance(note, Delivery) and note.trace is not None:
-            session.tracing.consumed(note.trace, note.consumer, note.since, method == BASIC_ACK)
+            session.tracing.consumed(note.trace, note.consumer, note.since, taken)
     session.amqp_stats.unacked -= before - unacked.count
-    return new
 
 
 def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
     """Take frames of the broker and pass on what may pass. Raises :class:`AmqpError` when the broker breaks the
     protocol."""
     channels = session.channels
-    out: list[bytes] = []
-    run = frames[0][2]
-    end = run
+    start = end = frames[0][2]
+    run = Run(data, start)
+    new: bytes | None
     try:
         for kind, number, start, end in frames:
             channel = channels.get(number)
-            if channel is None:
+            if session.refused and number in session.refused:
+                new = _from_refused(session, kind, number, data, start, end)
+            elif channel is None:
+                # A close must not overtake what came before it.
+                run.until(start)
+                session.client_write(run.take())
                 new = control.off_channel_of_broker(session, kind, number, data, start, end)
             elif kind == METHOD:
                 channel.collecting = None
@@ -238,10 +284,11 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     tag, bits = settlement(data, start, end)
                     new = channel.answered(tag, bool(bits & 1), method == BASIC_ACK)
                 else:
+                    run.until(start)
+                    session.client_write(run.take())
                     new = control.from_broker(session, channel, method, data, start, end)
             elif channel.collecting is not None:
-                stalled = channel.collecting
-                stalled.frames.append(data[start:end])
+                channel.collecting.frames.append(data[start:end])
                 session.stalled(0, end - start)
                 new = b""
             elif channel.dropping:
@@ -252,36 +299,44 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     channel.delivery.trace = session.tracing.follow(given) if given is not None else None
                 continue
             if new is not None:
-                if run < start:
-                    out.append(data[run:start])
-                run = end
-                if new:
-                    out.append(new)
+                run.replace(start, end, new)
+    except AmqpError:
+        end = start
+        raise
     finally:
-        if run < end:
-            out.append(data[run:end])
-        if out:
-            session.client_write(out[0] if len(out) == 1 else b"".join(out))
+        run.until(end)
+        session.client_write(run.take())
+
+
+def _from_refused(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes:
+    """On a channel that we have closed the broker still talks about the old one, until it has answered."""
+    if kind == METHOD:
+        method = method_of(data, start, end)
+        if method == CHANNEL_CLOSE_OK:
+            session.refused.discard(number)
+        elif method == CHANNEL_CLOSE:  # both at once
+            session.broker_write(channel_close_ok(number))
+    return b""
 
 
 def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
     """A message for a consumer begins."""
-    size = data[start + 11]
-    at = start + 12 + size
+    at = start + 12 + data[start + 11]
     if at + 9 > end:
         raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - basic.deliver ends too early", BASIC_DELIVER)
     tag: int = _u64(data, at)[0]
     consumer = data[start + 12 : at]
-    no_ack = channel.consumers.get(consumer, False)
-    if session.stalling and not (session.returning and no_ack):
-        if session.returning:
+    kind = channel.consumers.get(consumer, 0)
+    if session.stalling and kind != REPLIES:
+        if not session.returning:
+            channel.collecting = stalled = Stalled(tag, consumer, kind == NO_ACK, data[start:end])
+            channel.stalled.append(stalled)
+            session.stalled(1, end - start)
+            return b""
+        if kind != NO_ACK:
             # We drain: it goes to somebody else at once.
             session.broker_write(basic_nack(channel.number, tag, False, True))
             channel.dropping = True
             return b""
-        channel.collecting = stalled = Stalled(tag, consumer, no_ack, data[start:end])
-        channel.stalled.append(stalled)
-        session.stalled(1, end - start)
-        return b""
-    channel.delivered(tag, consumer, no_ack)
+    channel.delivered(tag, consumer, kind != 0)
     return None

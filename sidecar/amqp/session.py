@@ -16,11 +16,10 @@ from struct import pack
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp import relay
-from sidecar.amqp.channel import Channel
-from sidecar.amqp.frames import FrameReader
+from sidecar.amqp.channel import REPLIES, Channel
 from sidecar.amqp.gates import Gate
 from sidecar.amqp.handshake import Handshake
-from sidecar.amqp.legs import CLOSED, CLOSING, HOLD_FULL, OPEN, STALL_FULL, BrokerLeg, ClientLeg
+from sidecar.amqp.legs import CLOSED, CLOSING, HOLD_FULL, OPEN, STALL_FULL, WAITING_FULL, BrokerLeg, ClientLeg
 from sidecar.amqp.methods import (
     basic_cancel,
     blocked,
@@ -39,9 +38,11 @@ from sidecar.amqp.spec import (
     CONNECTION_FORCED,
     CONNECTION_START,
     CONNECTION_START_OK,
+    HEARTBEAT,
     METHOD,
     PROTOCOL_HEADER,
     REPLY_SUCCESS,
+    UNEXPECTED_FRAME,
     AmqpError,
 )
 from sidecar.amqp.stats import AmqpStats
@@ -69,10 +70,10 @@ class Session(Exchange):
     """One client connection as an exchange: admission, tries and accounting are those of TCP connections."""
 
     __slots__ = (
-        "_close_frame", "_counted", "_due", "_greeting", "_interval", "_listener", "_next_beat", "_reason",
-        "_stalled_bytes", "_told_blocked", "alarmed", "amqp_stats", "broker", "channels", "client", "closing",
-        "handshake", "hold", "max_message_size", "partial", "partial_limit", "peer", "policy", "refused", "returning",
-        "routes", "stage", "stalling", "timer", "tracing",
+        "_close_frame", "_counted", "_due", "_greeting", "_interval", "_listener", "_next_beat", "_reason", "_refusal",
+        "_stalled_bytes", "_told_blocked", "_waiting_bytes", "alarmed", "amqp_stats", "broker", "channels", "client",
+        "closing", "handshake", "hold", "max_message_size", "partial", "partial_limit", "peer", "policy", "refused",
+        "returning", "routes", "stage", "stalling", "timer", "tracing",
     )  # fmt: skip
 
     broker: BrokerLeg | None
@@ -87,6 +88,8 @@ class Session(Exchange):
         self.broker = None
         self.stage = GREETING
         self._greeting = b""
+        #: Why it was not even admitted.
+        self._refusal: Reply | None = None
         self.hold: Hold = listener.hold
         self.policy: Policy = listener.policy
         self.tracing: MessageTracing = listener.tracing
@@ -106,6 +109,8 @@ class Session(Exchange):
         self.stalling = False
         self.returning = False
         self._stalled_bytes = 0
+        #: Bytes of frames that wait for what is held.
+        self._waiting_bytes = 0
         #: The broker has told this connection of an alarm; and we have told the client to publish nothing.
         self.alarmed = False
         self._told_blocked = False
@@ -125,8 +130,7 @@ class Session(Exchange):
         listener.stats.active += 1
         self._set_timer()
         if not listener.enter(self.client):
-            self.stage = DIALLING
-            self.reply(Reply("overloaded", "too many clients are connected"))
+            self._refusal = Reply("overloaded", "too many clients are connected")
 
     # -- what others ask -----------------------------------------------------------------------------------------------
 
@@ -215,7 +219,10 @@ class Session(Exchange):
         elif len(greeting) == 8:
             self.stage = DIALLING
             self._due = inf
-            self.run()
+            if self._refusal is not None:
+                self.reply(self._refusal)
+            else:
+                self.run()
 
     def _client_frames(self, data: bytes) -> None:
         """Frames outside the ordinary flow: the handshake, and what comes after a close."""
@@ -223,8 +230,8 @@ class Session(Exchange):
         frames = reader.feed(data)
         for kind, number, start, end in frames:
             if kind != METHOD or number:
-                if self.client.state == OPEN and kind == METHOD:
-                    self.handshake.from_client(reader.data, start, end)  # which refuses it
+                if self.client.state == OPEN and kind != HEARTBEAT:
+                    raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - the handshake is not over")
                 continue
             found = method_of(reader.data, start, end)
             if self.client.state != OPEN:
@@ -258,28 +265,30 @@ class Session(Exchange):
     def client_lost(self) -> None:
         """The client is gone, well or badly."""
         self.listener.left(self.client)
-        self.client.reader = FrameReader(0)
         if self.phase == ENDED:
             return
         broker = self.broker
         if self.stage != RUNNING or broker is None or broker.state == CLOSED:
             self.abort()
-        elif broker.state == OPEN and self._busy():
-            # What it published goes on its way; its connection to the broker stays until then.
-            self._due_in(self._listener.config.hold.timeout or CLOSE_SECONDS)
-        elif broker.state == OPEN:
-            self._close_broker("the client is gone")
-        else:
+            return
+        # Whatever its reading waited for, the client no longer is it.
+        broker.stops = 0
+        broker.resume_reading()
+        if broker.state != OPEN:
             self._end_if_over()
+        elif self._busy():
+            # What it published goes on its way; its connection to the broker stays until then.
+            self._due = inf
+        else:
+            self._close_broker("the client is gone")
 
     def wait(self, channel: Channel, frame: bytes) -> None:
         """A frame that must not overtake what its channel has held."""
         assert channel.waiting is not None
         channel.waiting.append(frame)
-        self.partial += len(frame)
-        if self.partial > self.partial_limit:
-            self.client.stop(HOLD_FULL)
-            self._listener.stopped[self] = self.listener.clock()
+        self._waiting_bytes += len(frame)
+        if self._waiting_bytes > self.max_message_size:
+            self.client.stop(WAITING_FULL)
 
     def keep(self, publish: Publish, gate: Gate, now: float) -> None:
         """Hold a publish; stop reading when that was the last one there is room for."""
@@ -292,14 +301,34 @@ class Session(Exchange):
 
     def emptied(self, channel: Channel) -> None:
         """Nothing is held for a channel any more: what waited for that goes on."""
-        waiting = channel.waiting
-        if waiting is not None:
-            channel.waiting = None
-            self._take_in(waiting)
-            if self.partial <= self.partial_limit and not self.hold.full:
-                self._listener.stopped.pop(self, None)
-                self.client.go(HOLD_FULL)
-        self._go_on_closing()
+        if channel.waiting is not None:
+            self._take_in(channel)
+        if self._close_frame or self.client.state != OPEN:
+            self._go_on_closing()
+
+    def _take_in(self, channel: Channel) -> None:
+        """Frames that waited come in now, as if they had just been read."""
+        waiting = self._forget_waiting(channel)
+        frames: list[tuple[int, int, int, int]] = []
+        start = 0
+        for frame in waiting:
+            end = start + len(frame)
+            frames.append((frame[0], frame[1] << 8 | frame[2], start, end))
+            start = end
+        try:
+            if frames:
+                relay.from_client(self, b"".join(waiting), frames)
+        except AmqpError as error:
+            self._fail(error)
+
+    def _forget_waiting(self, channel: Channel) -> list[bytes]:
+        waiting = channel.waiting or []
+        channel.waiting = None
+        if waiting:
+            self._waiting_bytes -= sum(map(len, waiting))
+            if self._waiting_bytes <= self.max_message_size:
+                self.client.go(WAITING_FULL)
+        return waiting
 
     def _go_on_closing(self) -> None:
         """A close that waited for what was held need not wait any more."""
@@ -309,21 +338,6 @@ class Session(Exchange):
             self._close_broker("the client is gone")
         elif self._close_frame:
             self.broker_write(self.client_closes(self._close_frame))
-
-    def _take_in(self, waiting: list[bytes]) -> None:
-        """Frames that waited come in now, as if they had just been read."""
-        data = b"".join(waiting)
-        self.partial -= len(data)
-        frames: list[tuple[int, int, int, int]] = []
-        start = 0
-        for frame in waiting:
-            end = start + len(frame)
-            frames.append((frame[0], frame[1] << 8 | frame[2], start, end))
-            start = end
-        try:
-            relay.from_client(self, data, frames)
-        except AmqpError as error:
-            self._fail(error)
 
     def _busy(self) -> bool:
         """Something of the client is still held."""
@@ -343,7 +357,8 @@ class Session(Exchange):
         """It may publish again."""
         if self._told_blocked and not self.alarmed:
             self._told_blocked = False
-            self.client_write(unblocked())
+            if self.client.state == OPEN:
+                self.client_write(unblocked())
 
     def client_write(self, data: bytes) -> None:
         """Send to the client, if it is there."""
@@ -436,7 +451,7 @@ class Session(Exchange):
         if self.stage == RUNNING:  # pipelined behind open-ok
             relay.from_broker(self, data, [(METHOD, number, start, end)])
             return
-        if found == CONNECTION_CLOSE:
+        if found == CONNECTION_CLOSE and self.phase != CONNECTING:
             relay.from_broker(self, data, [(METHOD, number, start, end)])
             return
         new = self.handshake.from_broker(data, start, end)
@@ -460,6 +475,8 @@ class Session(Exchange):
             self._next_beat = self.listener.clock() + self._interval
         self._set_timer()
         self.stall(self._listener.stalled)
+        if self._listener.work_is_over:
+            self.stop_work()
         assert self.broker is not None
         logger.info(
             "an AMQP client has connected",
@@ -489,12 +506,11 @@ class Session(Exchange):
         if self.client.state == OPEN:
             self._without_broker(f"{code} {text}")
             self.client_write(frame)
-            self.client.state = CLOSING
-            self._due_in(CLOSE_SECONDS)
+            self._client_is_closing()
 
     def broker_closed(self) -> None:
         """``connection.close-ok`` from the broker."""
-        if self.client.state == CLOSING:
+        if self.client.state == CLOSING and not self._reason:  # it was the client who asked
             self.client_write(connection_close_ok())
             self.client.transport.close()
         broker = self.broker
@@ -574,9 +590,9 @@ class Session(Exchange):
         channel.stalled.clear()
         self.partial -= channel.received
         self._drop_held(channel)
-        waiting, channel.waiting = channel.waiting, None
-        self.partial -= sum(map(len, waiting or ()))
-        self._go_on_closing()
+        self._forget_waiting(channel)
+        if self._close_frame or self.client.state != OPEN:
+            self._go_on_closing()
 
     def _drop_held(self, channel: Channel) -> None:
         dropped = self.hold.forget(channel)
@@ -588,11 +604,17 @@ class Session(Exchange):
                 extra={"upstream": self.listener.name, "client": self.peer, "messages": len(dropped)},
             )
 
+    def consumer_came(self, channel: Channel, tag: bytes, kind: int) -> None:
+        """A consumer is there."""
+        if tag not in channel.consumers:
+            self.amqp_stats.consumers += 1
+        channel.consumers[tag] = kind
+
     def consumer_gone(self, channel: Channel, tag: bytes) -> None:
         """A consumer was cancelled, by either side."""
         if channel.consumers.pop(tag, None) is not None:
             self.amqp_stats.consumers -= 1
-            self.broker_write(channel.give_back(tag))
+            channel.give_back(tag)
 
     def stalled(self, count: int, size: int) -> None:
         """So many more deliveries, and bytes of them, are kept back."""
@@ -620,15 +642,19 @@ class Session(Exchange):
             return
         self.stalling = self.returning = True
         for channel in self.channels.values():
-            cancel = [basic_cancel(channel.number, tag) for tag in channel.consumers]
-            self.broker_write(b"".join(cancel) + channel.give_back())
+            for tag, kind in channel.consumers.items():
+                if kind != REPLIES:
+                    self.broker_write(basic_cancel(channel.number, tag))
+            channel.give_back()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
     def _fail(self, error: AmqpError) -> None:
         """The client broke the protocol, or may not have what it asks for."""
         if self.client.state != OPEN:
-            self.abort()
+            # It knows, or is gone. What is held of it still goes.
+            if not self._busy():
+                self.abort()
             return
         logger.warning(
             "an AMQP client was refused",
@@ -655,8 +681,15 @@ class Session(Exchange):
     def _close_client(self, code: int, text: str, cause: int = 0) -> None:
         self._reason = self._reason or text
         self.client_write(connection_close(code, text, cause))
-        self.client.state = CLOSING
-        self.client.reader = FrameReader(self.client.reader.limit)
+        self._client_is_closing()
+
+    def _client_is_closing(self) -> None:
+        """It has been told; whatever its reading waited for, its answer is awaited now."""
+        client = self.client
+        client.state = CLOSING
+        client.stops = 0
+        client.resume_reading()
+        self._listener.stopped.pop(self, None)
         self._due_in(CLOSE_SECONDS)
 
     def _close_broker(self, reason: str) -> None:
@@ -724,7 +757,7 @@ class Session(Exchange):
         self._set_timer()
 
     def _set_timer(self) -> None:
-        if self.phase == CONNECTING:
+        if self.stage == DIALLING and self.phase == CONNECTING:
             self.timer.set(self.try_deadline)
         else:
             due = min(self._due, self._next_beat)
@@ -739,18 +772,31 @@ class Session(Exchange):
             self.check_timer(now)
             return
         if now >= self._due:
-            if self.amqp_stats.blocked and self.client.state == CLOSED:
-                # What the client has left behind is in no hurry, and the broker reads nothing until the alarm is over.
-                self._due = now + CLOSE_SECONDS
-            else:
-                self.error = self.error or "timeout"
-                self.abort()
-                return
+            self._too_late(now)
+        if self.phase == ENDED:
+            return
         if now >= self._next_beat:
             self._next_beat = now + self._interval
             self._beat()
         if self.phase != ENDED:
             self._set_timer()
+
+    def _too_late(self, now: float) -> None:
+        """What should have ended by itself has not."""
+        broker = self.broker
+        if broker is not None and broker.state != CLOSED and self.stage == RUNNING:
+            if broker.state == OPEN and self._busy():
+                # The client did not answer its close; what is held of it still goes.
+                self._due = inf
+                self.client.state = CLOSED
+                reset(self.client.transport)
+                return
+            if self.amqp_stats.blocked:
+                # The broker reads nothing until its alarm is over, and what was written to it must not be thrown away.
+                self._due = now + CLOSE_SECONDS
+                return
+        self.error = self.error or "timeout"
+        self.abort()
 
     def _beat(self) -> None:
         broker = self.broker

@@ -40,6 +40,10 @@ class Unacked:
             found.append(notes.popitem(last=False)[1])
         return found
 
+    def tags(self, last: int) -> list[int]:
+        """Those up to ``last`` (0: all), oldest first."""
+        return [tag for tag in self._notes if last == 0 or tag <= last]
+
     def clear(self) -> None:
         """The channel is gone, or everything is to be delivered again (basic.recover)."""
         self._notes.clear()
