@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 from base64 import b64encode
+from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
@@ -43,6 +44,8 @@ class Management:
         self._credentials = credentials
         self._topology = topology
         self._report = report
+        #: vhost → a digest of what was told last, and the topology's version with that in it.
+        self._known: dict[str, tuple[bytes, int]] = {}
         self._task = asyncio.create_task(self._run(), name="amqp management")
 
     async def close(self) -> None:
@@ -72,13 +75,18 @@ class Management:
                 await asyncio.sleep(INTERVAL * _rng.uniform(0.9, 1.1))
 
     async def _ask(self, session: ClientSession, vhost: str) -> None:
-        heard = self._topology.heard
+        topology = self._topology
+        heard = topology.heard
         exchanges = await self._get(session, "exchanges", vhost, "name,type")
         bindings = await self._get(
             session, "bindings", vhost, "source,destination,destination_type,routing_key,arguments"
-        )
+        )  # fmt: skip
+        told = await asyncio.to_thread(_digest, exchanges, bindings)
+        if (told, topology.version) == self._known.get(vhost) and not topology.forgotten:
+            return  # nothing has changed, and comparing ten thousand bindings would hold up the loop for 40 ms
         found = await asyncio.to_thread(parse_bindings, bindings)
-        self._topology.replace(vhost, parse_exchanges(exchanges), found, heard)
+        topology.replace(vhost, parse_exchanges(exchanges), found, heard)
+        self._known[vhost] = told, topology.version
 
     async def _get(self, session: ClientSession, what: str, vhost: str, columns: str) -> bytes:
         from yarl import URL
@@ -122,6 +130,10 @@ def parse_bindings(data: bytes) -> list[Binding]:
                 )
             )
     return found
+
+
+def _digest(*parts: bytes) -> bytes:
+    return b"".join(blake2b(part, digest_size=16).digest() for part in parts)
 
 
 def _list(data: bytes) -> list[dict[str, Any]]:

@@ -158,6 +158,34 @@ def test_trouble_and_its_end_are_told_once_and_what_is_known_stays(caplog: pytes
     assert "works again" in said[1]
 
 
+def test_an_answer_that_was_known_is_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    replaced: list[str] = []
+
+    class Counting(Topology):
+        __slots__ = ()
+
+        def replace(self, vhost: str, *rest: Any, **more: Any) -> None:
+            replaced.append(vhost)
+            super().replace(vhost, *rest, **more)
+
+    async def check() -> None:
+        async with Api() as api:
+            topology = Counting()
+            asker = asking(api.url, topology, "/", "other")
+            await api.again(20)
+            assert sorted(replaced) == ["/", "other"]
+            topology.bound("/", "amq.fanout", "q", "", {})
+            await until(lambda: topology.queues("/", "amq.fanout", "") == set(), "it is put right")
+            api.body = b"[{}]"
+            await api.again(2)
+            api.body = b"[ ]"
+            await api.again(6)
+            assert 4 <= len(replaced) <= 8
+            await asker.close()
+
+    run(check())
+
+
 def test_nobody_there(caplog: pytest.LogCaptureFixture) -> None:
     async def check() -> None:
         asker = asking("http://127.0.0.1:1", Topology(), "/", "other")
