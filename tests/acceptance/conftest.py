@@ -7,14 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.amqp_clients.processes import CeleryWorker
 from support.processes import Sidecar, ending
-from support.rabbitmq import RabbitMQ, behind_sidecar
+from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
 
 @pytest.fixture(scope="session")
 def amqp_sidecar(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
-    """One with no limits configured."""
-    config = behind_sidecar(rabbitmq.port)
+    """One with no limits, and an account of its own to hear of alarms."""
+    config = behind_sidecar(rabbitmq.port, credentials=GUEST)
     with ending(Sidecar(tmp_path_factory.mktemp("amqp"), config)) as processes:
         sidecar = processes[0]
         assert isinstance(sidecar, Sidecar)
@@ -28,3 +29,12 @@ def amqp_port(rabbitmq: RabbitMQ, request: pytest.FixtureRequest) -> int:
         return rabbitmq.port
     sidecar: Sidecar = request.getfixturevalue("amqp_sidecar")
     return sidecar.port("rabbitmq")
+
+
+@pytest.fixture(scope="session")
+def celery_worker(amqp_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CeleryWorker]:
+    """A worker that is ready, at the same port."""
+    with ending(CeleryWorker(tmp_path_factory.mktemp("celery"), amqp_port)) as processes:
+        worker = processes[0]
+        assert isinstance(worker, CeleryWorker)
+        yield worker.ready()

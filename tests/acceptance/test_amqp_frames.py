@@ -1,90 +1,17 @@
-"""What libraries hide, frame by frame through the sidecar's AMQP port to a real RabbitMQ: heartbeats, the bytes of
-properties, the answers to broken frames, and how connections end."""
+"""What libraries hide, frame by frame through the sidecar's AMQP port to a real RabbitMQ: the bytes of properties,
+the answers to broken frames, and how connections end."""
 
 from __future__ import annotations
 
-import asyncio
 import socket
 import struct
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
-import aio_pika
-import pika
 import pytest
 from pamqp import commands
 
-from support.amqp_clients.processes import done_by, problems, start_node
-from support.amqp_clients.raw import BODY, HEADER, HEARTBEAT, METHOD, RawClient, raw_frame
+from support.amqp_clients.raw import BODY, HEADER, METHOD, RawClient, raw_frame
 from support.processes import wait_for
-from support.rabbitmq import RabbitMQ, parameters_to
-
-IDLE = 10.5  # seconds: ten heartbeats of one second, the shortest there is
-
-
-def test_idle_for_ten_heartbeats(amqp_port: int) -> None:
-    """Every client at once, so that it takes ten seconds once."""
-    node = start_node(amqp_port, "idle", str(IDLE))
-    idlers: list[Callable[[int], None]] = [_idle_raw, _silent_raw, _idle_pika, _idle_aio_pika]
-    with ThreadPoolExecutor(len(idlers)) as pool:
-        for result in [pool.submit(idler, amqp_port) for idler in idlers]:
-            result.result(30)
-    assert problems(done_by(node, 10)) == {}
-
-
-def _idle_raw(port: int) -> None:
-    """It sends heartbeats and gets some all the time; neither end gives up."""
-    with RawClient(port, heartbeat=1) as client:
-        client.open_channel()
-        started = last = time.monotonic()
-        gaps: list[float] = []
-        while time.monotonic() - started < IDLE:
-            client.send_heartbeat()
-            frame = client.read(0.4)
-            if frame is not None:
-                assert (frame.kind, frame.channel, frame.payload) == (HEARTBEAT, 0, b"")
-                gaps.append(frame.at - last)
-                last = frame.at
-        assert len(gaps) >= 10
-        assert max(gaps) < 1.5
-        assert client.queue()
-        client.close()
-
-
-def _silent_raw(port: int) -> None:
-    """A client that sends nothing for two heartbeats is taken for dead (§4.2.7), though it gets some meanwhile."""
-    with RawClient(port, heartbeat=1) as client:
-        started = time.monotonic()
-        with pytest.raises((EOFError, ConnectionResetError)):
-            _read_on(client, IDLE)
-        assert 1.5 < time.monotonic() - started < 6
-
-
-def _read_on(client: RawClient, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        client.read(1)
-
-
-def _idle_pika(port: int) -> None:
-    connection = pika.BlockingConnection(parameters_to(port, heartbeat=1))
-    channel = connection.channel()
-    connection.sleep(IDLE)
-    assert channel.queue_declare("", exclusive=True).method.queue
-    connection.close()
-
-
-def _idle_aio_pika(port: int) -> None:
-    async def main() -> None:
-        connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{port}/?heartbeat=1")
-        async with connection:
-            channel = await connection.channel()
-            await asyncio.sleep(IDLE)
-            assert (await channel.declare_queue(exclusive=True)).name
-
-    asyncio.run(main())
-
+from support.rabbitmq import RabbitMQ
 
 # Tables and properties as they may come: every tag RabbitMQ knows, in no order that a library would choose.
 ENTRIES = b"".join(

@@ -1,5 +1,5 @@
 """Limits for what is published and for what queues hold, by a real sidecar in front of a real RabbitMQ. With
-``SIDECAR_SOAK=1`` rates are measured for ten seconds instead of three."""
+``SIDECAR_SOAK=1`` rates are measured for ten seconds instead of two."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.amqp_clients.raw import BODY, METHOD, RawClient
 from support.processes import Sidecar, ending, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
-SECONDS = 10.0 if os.environ.get("SIDECAR_SOAK") == "1" else 3.0
+SECONDS = 10.0 if os.environ.get("SIDECAR_SOAK") == "1" else 2.0
 
 
 @contextmanager

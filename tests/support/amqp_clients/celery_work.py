@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 
 import tasks
 from celery import group
+from celery.result import AsyncResult
 
 WAIT = 20.0
 
@@ -66,19 +69,33 @@ def traces() -> None:
     assert tasks.headers.delay().get(timeout=WAIT).get("traceparent", "").startswith("00-")
 
 
+def steady(seconds: float) -> None:
+    """A task every 50 ms for that long, none of which may take long to be sent; then all their results."""
+    asked: list[AsyncResult] = []
+    until = time.monotonic() + seconds
+    longest = 0.0
+    while (started := time.monotonic()) < until:
+        asked.append(tasks.add.delay(len(asked), 1))
+        longest = max(longest, time.monotonic() - started)
+        time.sleep(0.05)
+    assert [result.get(timeout=WAIT) for result in asked] == list(range(1, len(asked) + 1))
+    assert longest < 1.0, f"apply_async took {longest:.2f} s"
+
+
 WORK: list[Callable[[], None]] = [
     results, groups, large_arguments, failures, retries, eta, priorities, remote_control, traces,
 ]  # fmt: skip
 
 
 def main() -> None:
-    for work in WORK:
+    """``steady SECONDS`` does that alone."""
+    for work in [partial(steady, float(sys.argv[2]))] if sys.argv[1:] else WORK:
         problem = None
         try:
             work()
         except Exception:
             problem = traceback.format_exc()
-        print(json.dumps({"name": work.__name__, "problem": problem}), flush=True)
+        print(json.dumps({"name": getattr(work, "__name__", "steady"), "problem": problem}), flush=True)
 
 
 if __name__ == "__main__":

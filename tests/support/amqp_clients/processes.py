@@ -24,9 +24,9 @@ def start_node(port: int, *arguments: str) -> subprocess.Popen[str]:
     return _start([node, str(HERE / "amqplib.cjs"), str(port), *arguments], {"NODE_PATH": str(modules)})
 
 
-def start_celery(port: int) -> subprocess.Popen[str]:
+def start_celery(port: int, *arguments: str) -> subprocess.Popen[str]:
     """``celery_work.py`` against that port, where a :class:`CeleryWorker` must be too."""
-    return _start([sys.executable, str(HERE / "celery_work.py")], _celery(port))
+    return _start([sys.executable, str(HERE / "celery_work.py"), *arguments], _celery(port))
 
 
 class CeleryWorker(Process):
@@ -40,6 +40,10 @@ class CeleryWorker(Process):
         wait_for(lambda: "w1@here ready" in self.output() or self.popen.poll() is not None, "the worker is ready", 30)
         assert self.popen.poll() is None, self.output()
         return self
+
+    def trouble(self) -> list[str]:
+        """What it has to complain about its connections."""
+        return [line for line in self.output().splitlines() if "CRITICAL" in line or "Connection" in line]
 
     def close(self) -> None:
         """In an orderly way: killed at once, it would leave its own children behind."""

@@ -1,0 +1,190 @@
+"""A memory alarm of a real RabbitMQ: its clients behind a sidecar notice as little of it as can be. It lasts three
+seconds here, a minute with ``SIDECAR_SOAK=1``."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pamqp import commands
+
+from support.amqp_clients.processes import CeleryWorker, done_by, problems, start_celery
+from support.amqp_clients.raw import HEARTBEAT, METHOD, RawClient, Received
+from support.processes import Sidecar, ending, get, wait_for
+from support.rabbitmq import RabbitMQ, behind_sidecar
+
+SECONDS = 60.0 if os.environ.get("SIDECAR_SOAK") == "1" else 3.0
+BLOCKED = {"connection.blocked": True}
+
+
+@contextmanager
+def alarm(server: RabbitMQ) -> Iterator[None]:
+    server.alarm(True)
+    try:
+        yield
+    finally:
+        server.alarm(False)
+
+
+class Listener:
+    """Reads all that comes to a raw client, in a thread; answers with heartbeats twice a second. ``error`` is how the
+    connection ended, if it did."""
+
+    def __init__(self, client: RawClient, *, ack: bool = False) -> None:
+        self.client = client
+        self.frames: list[Received] = []
+        self.error: BaseException | None = None
+        self._ack = ack
+        self._ending = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Listener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending = True
+        self._thread.join()
+        self.client.sock.close()
+
+    def publish(self, key: str, body: bytes) -> None:
+        with self._lock:
+            self.client.publish(1, "", key, body)
+
+    def _run(self) -> None:
+        beat = 0.0
+        try:
+            while not self._ending:
+                if time.monotonic() > beat:
+                    beat = time.monotonic() + 0.4
+                    with self._lock:
+                        self.client.send_heartbeat()
+                frame = self.client.read(0.1)
+                if frame is None:
+                    continue
+                self.frames.append(frame)
+                if self._ack and frame.kind == METHOD and isinstance(frame.method, commands.Basic.Deliver):
+                    with self._lock:
+                        self.client.send(1, commands.Basic.Ack(frame.method.delivery_tag or 0))
+        except (OSError, EOFError, AssertionError) as error:
+            self.error = error
+
+    def methods(self, kind: type[Any]) -> list[Any]:
+        return [f.method for f in list(self.frames) if f.kind == METHOD and isinstance(f.method, kind)]
+
+    def longest_silence(self, since: float, until: float) -> float:
+        times = [since, *(f.at for f in list(self.frames) if since < f.at < until), until]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
+
+    def heartbeats(self) -> int:
+        return sum(f.kind == HEARTBEAT for f in list(self.frames))
+
+    def confirmed(self) -> int:
+        """Publishes that were confirmed, all from the first on."""
+        done: set[int] = set()
+        for ack in self.methods(commands.Basic.Ack):
+            done |= set(range(1, ack.delivery_tag + 1)) if ack.multiple else {ack.delivery_tag}
+        assert not self.methods(commands.Basic.Nack)
+        return len(done)
+
+
+def blocked(sidecar: Sidecar) -> bool:
+    found: bool = get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["blocked"]
+    return found
+
+
+def held(sidecar: Sidecar) -> int:
+    found: int = get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["held"]["messages"]
+    return found
+
+
+def test_an_alarm_with_a_probe(rabbitmq: RabbitMQ, amqp_sidecar: Sidecar, celery_worker: CeleryWorker) -> None:
+    port = amqp_sidecar.port("rabbitmq")
+    for queue in ("alarm.work", "alarm.backlog"):
+        rabbitmq.declare(queue)
+    both = RawClient(port, heartbeat=1, capabilities=BLOCKED).open_channel().confirms()
+    deaf = RawClient(port, heartbeat=1).open_channel().confirms()
+    with Listener(both, ack=True) as hearing, Listener(deaf) as unhearing:
+        # One connection that has published, and consumes with three messages under way at a time.
+        for number in range(100):
+            hearing.publish("alarm.backlog", b"%d" % number)
+        wait_for(lambda: hearing.confirmed() == 100, "the backlog is there")
+        with alarm(rabbitmq):
+            wait_for(lambda: blocked(amqp_sidecar), "the sidecar knows")
+            started = time.monotonic()
+            celery = start_celery(port, "steady", str(SECONDS - 1))
+            both.send(1, commands.Basic.Qos(prefetch_count=3), commands.Basic.Consume(queue="alarm.backlog"))
+            sent = 0
+            while time.monotonic() - started < SECONDS:
+                for client in (hearing, unhearing):
+                    client.publish("alarm.work", b"%d" % sent)
+                sent += 1
+                time.sleep(0.02)
+            # The consumer's acknowledgements came through: all hundred were delivered, three at a time.
+            assert len(hearing.methods(commands.Basic.Deliver)) == 100
+            assert rabbitmq.depth("alarm.backlog") == 0
+            assert rabbitmq.depth("alarm.work") == 0
+            assert unhearing.confirmed() == 0
+            assert held(amqp_sidecar) >= 2 * sent
+            ended = time.monotonic()
+        wait_for(lambda: hearing.confirmed() == 100 + sent, "confirms of one that hears", 10)
+        wait_for(lambda: unhearing.confirmed() == sent, "confirms of one that does not", 10)
+        wait_for(lambda: len(hearing.methods(commands.Connection.Unblocked)) == 1, "it is told that it is over")
+        assert len(hearing.methods(commands.Connection.Blocked)) == 1
+        assert not unhearing.methods(commands.Connection.Blocked)
+        for client in (hearing, unhearing):
+            assert client.error is None
+            assert client.longest_silence(started, ended) < 1.5
+            assert client.heartbeats() >= SECONDS - 1
+    assert rabbitmq.depth("alarm.work") == 2 * sent
+    for queue in ("alarm.work", "alarm.backlog"):
+        rabbitmq.delete(queue)
+    done = done_by(celery, 30)
+    assert problems(done) == {}
+    assert "steady" in done
+    assert celery_worker.trouble() == []
+
+
+def test_an_alarm_that_a_publish_finds(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """Without an account of the sidecar's own, the first publish of anybody tells of it."""
+    for queue in ("alarm.found", "alarm.read"):
+        rabbitmq.declare(queue)
+    with rabbitmq.channel() as channel:
+        for number in range(50):
+            channel.basic_publish("", "alarm.read", b"%d" % number)
+    with ending(Sidecar(tmp_path, behind_sidecar(rabbitmq.port))) as processes:
+        sidecar = processes[0].ready()
+        assert isinstance(sidecar, Sidecar)
+        port = sidecar.port("rabbitmq")
+        first = RawClient(port, heartbeat=1).open_channel().confirms()
+        second = RawClient(port, heartbeat=1, capabilities=BLOCKED).open_channel().confirms()
+        consumer = RawClient(port, heartbeat=1).open_channel()
+        with Listener(first) as unlucky, Listener(second) as later, Listener(consumer, ack=True) as consuming:
+            with alarm(rabbitmq):
+                assert not blocked(sidecar)
+                unlucky.publish("alarm.found", b"it finds out")
+                wait_for(lambda: blocked(sidecar), "the sidecar knows")
+                started = time.monotonic()
+                for number in range(20):
+                    for client in (unlucky, later):
+                        client.publish("alarm.found", b"%d" % number)
+                consumer.send(1, commands.Basic.Qos(prefetch_count=2), commands.Basic.Consume(queue="alarm.read"))
+                wait_for(lambda: len(later.methods(commands.Connection.Blocked)) == 1, "who can hear it is told", 5)
+                wait_for(lambda: len(consuming.methods(commands.Basic.Deliver)) == 50, "acks get through", 5)
+                time.sleep(max(0.0, SECONDS - 3.0))
+                ended = time.monotonic()
+                assert rabbitmq.depth("alarm.found") == 0
+            wait_for(lambda: unlucky.confirmed() == 21 and later.confirmed() == 20, "all are confirmed", 10)
+            for client in (unlucky, later, consuming):
+                assert client.error is None
+                assert client.longest_silence(started, ended) < 1.5
+        assert rabbitmq.depth("alarm.found") == 41
+    for queue in ("alarm.found", "alarm.read"):
+        rabbitmq.delete(queue)
