@@ -112,8 +112,8 @@ core meanwhile.
 ### How it is measured
 
 - A real RabbitMQ, started for each repeat with an empty folder, has core {conditions.cores[1]} to itself. The load
-  and what is measured share core {conditions.cores[0]}: the broker, which needs several times the CPU of either, is
-  the limit, as it is elsewhere, and does not lose to its neighbours what it would not lose on a machine of its own.
+  and what is measured share core {conditions.cores[0]}: at full speed the broker, which needs several times the CPU of
+  either, is the limit, and what a proxy costs is not taken from it.
 - The load generator is one process on plain sockets that sends prebuilt frames and counts the confirms, each tag
   exactly once; an error, a refusal or a connection that breaks makes the run fail. At full speed a connection has
   {WINDOW} publishes waiting for their confirms at any time and sends more as these come, until a second is over; what
@@ -135,9 +135,9 @@ core meanwhile.
 
 - At full speed the broker is the limit: ratios near 1 say that the proxy keeps up, not that it costs nothing. CPU per
   message is what it costs.
-- A trace context makes a message longer, and RabbitMQ reads the headers of each message; where the broker is the limit,
-  that costs throughput, whoever puts it in. `traced` is the direct connection with a context in each message from the
-  beginning: against it, only the relaying counts.
+- A message with a trace context costs the broker more, whoever put it in (`broker's CPU`, `traced` beside `direct`);
+  where the broker is the limit, that is throughput. `traced` is the direct connection with a context in each message
+  from the beginning: against it, only the relaying counts.
 - A proxy changes the portions in which bytes reach the broker, and the broker's own cost per message with them; so a
   ratio may be above 1.
 - At a rate every message wakes each process on its way, which costs more than the work itself; at full speed one
