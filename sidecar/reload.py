@@ -40,6 +40,11 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
             for key in ("bind", "protocol")
             if getattr(old.inbound, key) != getattr(config.inbound, key)
         )
+    for upstream in config.upstreams.values():
+        if upstream.amqp is not None and upstream.amqp.credentials is not None:
+            from sidecar.amqp.link import require_aio_pika
+
+            require_aio_pika(upstream.name)
     held = {upstream.config.bind: name for name, upstream in agent.upstreams.items() if upstream.config.bind.port}
     for name, upstream in config.upstreams.items():
         running = agent.upstreams.get(name)

@@ -331,7 +331,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         channel.open = True
     elif found == QUEUE_DECLARE_OK:
         channel.last_queue = name = Arguments(data, start, end).short()
-        session.policy.declared(session.vhost, name)
+        session.queue_declared(name)
     elif found in _REMOVED:
         if channel.removals:
             _removed(session, channel.removals.popleft())

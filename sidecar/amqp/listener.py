@@ -111,6 +111,11 @@ class AmqpListener(Listener):
             )
             self._watcher.start()
 
+    def queue_declared(self, vhost: str, queue: str) -> None:
+        """A client has declared a queue well."""
+        if self._watcher is not None:
+            self._watcher.declared(vhost, queue)
+
     def _addresses(self) -> Sequence[tuple[str, int]]:
         return [(endpoint.host, endpoint.port) for endpoint in self.cluster.eligible]
 

@@ -183,12 +183,6 @@ class Policy:
         rules = [rule for rule in self._rules if rule.matches(vhost, name)]
         return Exchange(rules, self._stats.exchange(vhost, name))
 
-    def declared(self, vhost: str, queue: str) -> None:
-        """The broker has just shown a client that the queue exists: if it is to be watched, that can begin."""
-        gate = self.depth_gates.get((vhost, queue))
-        if gate is not None and gate.queue.depth < 0 and gate.on_urgent is not None:
-            gate.on_urgent()
-
     def queue_gates(self, vhost: str, exchange: str, routing_key: str) -> list[Gate]:
         """Those of the watched queues that a publish leads to, as far as is known."""
         gates: list[Gate] = []

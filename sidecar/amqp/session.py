@@ -604,6 +604,10 @@ class Session(Exchange):
                 extra={"upstream": self.listener.name, "client": self.peer, "messages": len(dropped)},
             )
 
+    def queue_declared(self, name: str) -> None:
+        """The broker has shown that the queue exists: if it is to be watched, that can begin."""
+        self._listener.queue_declared(self.vhost, name)
+
     def consumer_came(self, channel: Channel, tag: bytes, kind: int) -> None:
         """A consumer is there."""
         if tag not in channel.consumers:
