@@ -3,19 +3,16 @@ seconds here, a minute with ``SIDECAR_SOAK=1``."""
 
 from __future__ import annotations
 
-import itertools
 import os
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pamqp import commands
 
 from support.amqp_clients.processes import CeleryWorker, done_by, problems, start_celery
-from support.amqp_clients.raw import HEARTBEAT, METHOD, RawClient, Received
+from support.amqp_clients.raw import Listener, RawClient
 from support.processes import Sidecar, ending, get, wait_for
 from support.rabbitmq import RabbitMQ, behind_sidecar
 
@@ -30,69 +27,6 @@ def alarm(server: RabbitMQ) -> Iterator[None]:
         yield
     finally:
         server.alarm(False)
-
-
-class Listener:
-    """Reads all that comes to a raw client, in a thread; answers with heartbeats twice a second. ``error`` is how the
-    connection ended, if it did."""
-
-    def __init__(self, client: RawClient, *, ack: bool = False) -> None:
-        self.client = client
-        self.frames: list[Received] = []
-        self.error: BaseException | None = None
-        self._ack = ack
-        self._ending = False
-        self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._run)
-
-    def __enter__(self) -> Listener:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ending = True
-        self._thread.join()
-        self.client.sock.close()
-
-    def publish(self, key: str, body: bytes) -> None:
-        with self._lock:
-            self.client.publish(1, "", key, body)
-
-    def _run(self) -> None:
-        beat = 0.0
-        try:
-            while not self._ending:
-                if time.monotonic() > beat:
-                    beat = time.monotonic() + 0.4
-                    with self._lock:
-                        self.client.send_heartbeat()
-                frame = self.client.read(0.1)
-                if frame is None:
-                    continue
-                self.frames.append(frame)
-                if self._ack and frame.kind == METHOD and isinstance(frame.method, commands.Basic.Deliver):
-                    with self._lock:
-                        self.client.send(1, commands.Basic.Ack(frame.method.delivery_tag or 0))
-        except (OSError, EOFError, AssertionError) as error:
-            self.error = error
-
-    def methods(self, kind: type[Any]) -> list[Any]:
-        return [f.method for f in list(self.frames) if f.kind == METHOD and isinstance(f.method, kind)]
-
-    def longest_silence(self, since: float, until: float) -> float:
-        times = [since, *(f.at for f in list(self.frames) if since < f.at < until), until]
-        return max(later - earlier for earlier, later in itertools.pairwise(times))
-
-    def heartbeats(self) -> int:
-        return sum(f.kind == HEARTBEAT for f in list(self.frames))
-
-    def confirmed(self) -> int:
-        """Publishes that were confirmed, all from the first on."""
-        done: set[int] = set()
-        for ack in self.methods(commands.Basic.Ack):
-            done |= set(range(1, ack.delivery_tag + 1)) if ack.multiple else {ack.delivery_tag}
-        assert not self.methods(commands.Basic.Nack)
-        return len(done)
 
 
 def blocked(sidecar: Sidecar) -> bool:

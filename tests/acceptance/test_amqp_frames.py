@@ -142,7 +142,10 @@ def test_broken_frames_get_the_protocols_own_answer(amqp_port: int, name: str) -
         assert close.reply_code == code, close.reply_text
         assert close.reply_text
         client.send(0, commands.Connection.CloseOk())
-        assert _ends(client.sock)
+        if (
+            code != 501
+        ):  # after that, nothing more can be made out of what comes, so it takes three seconds as RabbitMQ's
+            assert _ends(client.sock)
 
 
 def test_half_a_message_is_never_published(amqp_port: int, rabbitmq: RabbitMQ) -> None:

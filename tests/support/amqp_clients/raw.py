@@ -3,8 +3,10 @@ are made and read by pamqp, which has nothing in common with the code that is te
 
 from __future__ import annotations
 
+import itertools
 import socket
 import struct
+import threading
 import time
 from collections import deque
 from typing import Any, NamedTuple, Self, TypeVar
@@ -208,6 +210,77 @@ class RawClient:
         """An orderly end."""
         self.call(0, commands.Connection.Close(200, "", 0, 0), commands.Connection.CloseOk)
         self.sock.close()
+
+
+class Listener:
+    """Reads all that comes to a raw client, in a thread; answers with heartbeats twice a second. ``error`` is how the
+    connection ended, if it did."""
+
+    def __init__(self, client: RawClient, *, ack: bool = False) -> None:
+        self.client = client
+        self.frames: list[Received] = []
+        self.error: BaseException | None = None
+        self._ack = ack
+        self._ending = False
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Listener:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending = True
+        self._thread.join()
+        self.client.sock.close()
+
+    def publish(self, key: str, body: bytes) -> None:
+        with self._lock:
+            self.client.publish(1, "", key, body)
+
+    def send(self, *methods: base.Frame) -> None:
+        """On channel 1."""
+        self.send_on(1, *methods)
+
+    def send_on(self, channel: int, *methods: base.Frame) -> None:
+        with self._lock:
+            self.client.send(channel, *methods)
+
+    def _run(self) -> None:
+        beat = 0.0
+        try:
+            while not self._ending:
+                if time.monotonic() > beat:
+                    beat = time.monotonic() + 0.4
+                    with self._lock:
+                        self.client.send_heartbeat()
+                frame = self.client.read(0.1)
+                if frame is None:
+                    continue
+                self.frames.append(frame)
+                if self._ack and frame.kind == METHOD and isinstance(frame.method, commands.Basic.Deliver):
+                    with self._lock:
+                        self.client.send(1, commands.Basic.Ack(frame.method.delivery_tag or 0))
+        except (OSError, EOFError, AssertionError) as error:
+            self.error = error
+
+    def methods(self, kind: type[Any]) -> list[Any]:
+        return [f.method for f in list(self.frames) if f.kind == METHOD and isinstance(f.method, kind)]
+
+    def longest_silence(self, since: float, until: float) -> float:
+        times = [since, *(f.at for f in list(self.frames) if since < f.at < until), until]
+        return max(later - earlier for earlier, later in itertools.pairwise(times))
+
+    def heartbeats(self) -> int:
+        return sum(f.kind == HEARTBEAT for f in list(self.frames))
+
+    def confirmed(self) -> int:
+        """Publishes that were confirmed, all from the first on."""
+        done: set[int] = set()
+        for ack in self.methods(commands.Basic.Ack):
+            done |= set(range(1, ack.delivery_tag + 1)) if ack.multiple else {ack.delivery_tag}
+        assert not self.methods(commands.Basic.Nack)
+        return len(done)
 
 
 def head(kind: int, channel: int, size: int) -> bytes:
