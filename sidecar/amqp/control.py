@@ -19,6 +19,7 @@ from sidecar.amqp.methods import (
     method_of,
 )
 from sidecar.amqp.spec import (
+    ACCESS_REQUEST,
     BASIC_CANCEL,
     BASIC_CANCEL_OK,
     BASIC_CONSUME,
@@ -34,6 +35,8 @@ from sidecar.amqp.spec import (
     CHANNEL_CLOSE,
     CHANNEL_CLOSE_OK,
     CHANNEL_ERROR,
+    CHANNEL_FLOW,
+    CHANNEL_FLOW_OK,
     CHANNEL_OPEN,
     CHANNEL_OPEN_OK,
     COMMAND_INVALID,
@@ -54,6 +57,7 @@ from sidecar.amqp.spec import (
     METHOD,
     NOT_ALLOWED,
     QUEUE_BIND,
+    QUEUE_DECLARE,
     QUEUE_DECLARE_OK,
     QUEUE_DELETE,
     QUEUE_DELETE_OK,
@@ -85,6 +89,12 @@ _BARRIERS: Final = frozenset(
         QUEUE_UNBIND,
     }
 )
+#: All that a client may say on a channel. An unknown method makes RabbitMQ drop the connection without a word.
+_KNOWN: Final = _BARRIERS | {
+    ACCESS_REQUEST, CHANNEL_OPEN, CHANNEL_FLOW, CHANNEL_FLOW_OK, EXCHANGE_DECLARE, EXCHANGE_BIND, QUEUE_DECLARE,
+    QUEUE_BIND, BASIC_QOS, BASIC_CONSUME, BASIC_CANCEL, BASIC_CANCEL_OK, BASIC_GET, BASIC_RECOVER, BASIC_RECOVER_ASYNC,
+    CONFIRM_SELECT,
+}  # fmt: skip
 #: The answers to what takes something away.
 _REMOVED: Final = frozenset({EXCHANGE_DELETE_OK, EXCHANGE_UNBIND_OK, QUEUE_DELETE_OK, QUEUE_UNBIND_OK})
 #: RabbitMQ's pseudo-queue for answers.
@@ -176,8 +186,8 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         raise AmqpError(CHANNEL_ERROR, f"CHANNEL_ERROR - channel {channel.number} is open already", found)
     elif found in _TOPOLOGY:
         _learn(session, channel, found, Arguments(data, start, end))
-    elif found >> 16 == 10:
-        raise AmqpError(COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} is for channel 0 only", found)
+    elif found not in _KNOWN:
+        raise AmqpError(COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} on a channel", found)
     return None
 
 

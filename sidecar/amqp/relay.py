@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import content, control
 from sidecar.amqp.channel import NO_ACK, REPLIES, Channel, Delivery, Stalled
+from sidecar.amqp.legs import CLOSED
 from sidecar.amqp.methods import basic_ack, basic_nack, channel_close_ok, method_of, settlement
 from sidecar.amqp.spec import (
     BASIC_ACK,
@@ -313,7 +314,11 @@ def _from_refused(session: Session, kind: int, number: int, data: bytes, start: 
     if kind == METHOD:
         method = method_of(data, start, end)
         if method == CHANNEL_CLOSE_OK:
-            session.refused.discard(number)
+            closes = session.refused[number] - 1
+            if closes:
+                session.refused[number] = closes
+            else:
+                del session.refused[number]
         elif method == CHANNEL_CLOSE:  # both at once
             session.broker_write(channel_close_ok(number))
     return b""
@@ -327,6 +332,9 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
     tag: int = _u64(data, at)[0]
     consumer = data[start + 12 : at]
     kind = channel.consumers.get(consumer, 0)
+    if session.client.state == CLOSED:
+        channel.dropping = True  # the end of the connection gives it back
+        return b""
     if session.stalling and kind != REPLIES:
         if not session.returning:
             channel.collecting = stalled = Stalled(tag, consumer, kind == NO_ACK, data[start:end])

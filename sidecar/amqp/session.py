@@ -33,6 +33,7 @@ from sidecar.amqp.methods import (
 from sidecar.amqp.policy import Routes
 from sidecar.amqp.publish import Publish
 from sidecar.amqp.spec import (
+    COMMAND_INVALID,
     CONNECTION_CLOSE,
     CONNECTION_CLOSE_OK,
     CONNECTION_FORCED,
@@ -100,8 +101,8 @@ class Session(Exchange):
         self.channels: dict[int, Channel] = {}
         #: Channels that the client has still to say close-ok to; whether the close is ours (or the broker's).
         self.closing: dict[int, bool] = {}
-        #: Channels whose close of ours the broker has still to answer.
-        self.refused: set[int] = set()
+        #: Channels whose close of ours the broker has still to answer; how many closes.
+        self.refused: dict[int, int] = {}
         #: Bytes of unfinished publishes on all channels, and how many there may be.
         self.partial = 0
         self.partial_limit = listener.config.hold.bytes + listener.config.max_message_size
@@ -451,7 +452,9 @@ class Session(Exchange):
         if self.stage == RUNNING:  # pipelined behind open-ok
             relay.from_broker(self, data, [(METHOD, number, start, end)])
             return
-        if found == CONNECTION_CLOSE and self.phase != CONNECTING:
+        if self.phase == CONNECTING and found != CONNECTION_START:
+            raise AmqpError(COMMAND_INVALID, "it does not begin with connection.start", found)
+        if found == CONNECTION_CLOSE:
             relay.from_broker(self, data, [(METHOD, number, start, end)])
             return
         new = self.handshake.from_broker(data, start, end)
@@ -574,7 +577,7 @@ class Session(Exchange):
         self.client_write(channel_close(number, code, text, cause))
         self.broker_write(channel_close(number, REPLY_SUCCESS, "closed by the sidecar"))
         self.closing[number] = True
-        self.refused.add(number)
+        self.refused[number] = self.refused.get(number, 0) + 1
         self.channel_gone(channel)
 
     def channel_gone(self, channel: Channel) -> None:
