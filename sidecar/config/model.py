@@ -269,7 +269,8 @@ class AmqpCredentials:
 class AmqpPublish:
     """A limit for what is published. ``vhost`` is one by name, or ``*``; ``exchange`` a pattern as of topic exchanges,
     or ``*`` for any (the default exchange too); ``routing_key`` such a pattern. ``rate`` is messages per second (0: no
-    limit), ``burst`` how many may go at once. ``over`` is ``hold`` or ``nack``."""
+    limit), ``burst`` how many may go at once. ``over`` is ``hold``, ``nack`` or ``spool``. ``expires`` is how long such
+    a message may be in the spool (0: for ever)."""
 
     vhost: str = "*"
     exchange: str = "*"
@@ -277,12 +278,13 @@ class AmqpPublish:
     rate: float = 0.0
     burst: int = 1
     over: str = "hold"
+    expires: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmqpQueue:
-    """A queue whose depth is watched: what leads there is held (or nacked) from ``high`` messages on until there are
-    ``low`` again."""
+    """A queue whose depth is watched: what leads there is held (or nacked, or spooled) from ``high`` messages on until
+    there are ``low`` again."""
 
     name: str
     vhost: str = "/"
@@ -310,9 +312,50 @@ class AmqpPrefetch:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpSpool:
+    """Where publishes are kept that the broker cannot take now: a directory (absolute), and the bytes of all that is in
+    it. A spooled publish is acknowledged when it is on disk (``ack`` is ``spool``), or when the broker has confirmed it
+    at last (``broker``). Publishes that find it full are handled by ``over``: ``hold`` or ``nack``. ``window`` is how
+    many unconfirmed ones a channel may have. ``mandatory``: mandatory and immediate ones are spooled, too."""
+
+    path: str
+    max_bytes: int = 1 << 30
+    ack: str = "spool"
+    over: str = "hold"
+    window: int = 256
+    mandatory: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpDeadLetters:
+    """What was spooled and cannot be delivered: after how many nacks of the broker that is so, and how long it is
+    kept."""
+
+    after: int = 5
+    keep: float = 7 * 86400.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpPartition:
+    """Publishes to an exchange are spread over ``count`` routing keys, by the value of a header (its name), of a
+    property (``property:<name>``, with dashes) or of a word of the routing key (``key:<n>``, from 1)."""
+
+    count: int
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmqpBatch:
+    """Small publishes are collected for ``linger`` seconds, and then written at once."""
+
+    linger: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Amqp:
     """What is particular to an AMQP upstream. ``vhosts``: those that clients may open (empty: any). ``pause_on``: names
     of upstreams whose open breaker pauses deliveries. ``management``: base URL of RabbitMQ's management API, or empty.
+    ``dead_letters`` counts only with a ``spool``. ``partitions``: by the name of the exchange, in any vhost.
     """
 
     vhosts: tuple[str, ...] = ()
@@ -325,6 +368,10 @@ class Amqp:
     max_message_size: int = 16 << 20
     prefetch: AmqpPrefetch = AmqpPrefetch()
     pause_on: tuple[str, ...] = ()
+    spool: AmqpSpool | None = None
+    dead_letters: AmqpDeadLetters = AmqpDeadLetters()
+    partitions: dict[str, AmqpPartition] = field(default_factory=dict)
+    batch: AmqpBatch | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
