@@ -76,7 +76,7 @@ test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the
 	    tests/acceptance/test_tcp_servers.py --deselect tests/proxy/test_routes.py $(ARGS)
 
 .PHONY: bench
-bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy and HAProxy: CPU, latency, memory (15 minutes; ARGS=--quick for 3)
+bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ: CPU, latency, memory (half an hour; ARGS='--part amqp' for one part, --quick for a few minutes)
 	@scripts/ensure-servers bench
 	@$(PY) -m bench $(ARGS)
 
