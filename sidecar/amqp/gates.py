@@ -49,7 +49,7 @@ class Gate:
     """One that is always open, and the base of those that are not. ``over`` says what becomes of a publish that comes
     to a closed gate: ``hold`` or ``nack``."""
 
-    __slots__ = ("_line", "_ticket", "messages", "name", "on_change", "over", "retired", "waiting")
+    __slots__ = ("_line", "_ticket", "apart", "messages", "name", "on_change", "over", "retired", "waiting")
 
     def __init__(self, name: str, over: str = "hold") -> None:
         self.name = name
@@ -59,6 +59,8 @@ class Gate:
         self.messages = 0
         #: Called when the gate may have opened, if that is not known beforehand.
         self.on_change: Callable[[], None] | None = None
+        #: It belongs to no route: whoever stands before it was sent there.
+        self.apart = False
         #: Nothing is asked of it any more: open for good.
         self.retired = False
         #: A heap of (rank, arrival, ticket, who); only entries with the ticket that their waiter holds are valid.
@@ -332,4 +334,31 @@ class AlarmGate(Gate):
         """The alarm was raised, or has ended."""
         self.closed = closed
         if not closed:
+            self.changed()
+
+
+class SwitchGate(Gate):
+    """Closed and opened by somebody else; for one channel, or (``apart``) for whoever is sent there."""
+
+    __slots__ = ("closed",)
+
+    def __init__(self, name: str, apart: bool = False) -> None:
+        super().__init__(name, "hold")
+        self.apart = apart
+        self.closed = False
+
+    def open(self, now: float) -> bool:
+        return not (self.closed or self.waiting)
+
+    def admit(self, now: float) -> bool:
+        return not self.closed
+
+    def wake_at(self, now: float) -> float:
+        return inf if self.closed else now
+
+    def set(self, closed: bool) -> None:
+        """Close it, or open it."""
+        opened = self.closed and not closed
+        self.closed = closed
+        if opened:
             self.changed()

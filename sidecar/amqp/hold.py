@@ -40,7 +40,7 @@ class Handle(Protocol):
 class Sender:
     """A channel, as far as holding is concerned: the base of what implements it. Its methods must not raise."""
 
-    __slots__ = ("held", "lanes", "one_lane")
+    __slots__ = ("held", "lanes", "one_lane", "window")
 
     def __init__(self) -> None:
         #: Kept by :class:`Hold`: how many publishes are held, and the lanes they are in.
@@ -48,6 +48,8 @@ class Sender:
         self.lanes: dict[str, Lane] = {}
         #: Everything must stay in order (a channel in tx mode); to be changed only while nothing is held.
         self.one_lane = False
+        #: A gate that every publish of this channel has to pass, before all others; ``None``: there is none.
+        self.window: Gate | None = None
 
     def forward(self, publish: Publish) -> None:
         """Its turn has come: write it to the broker."""
@@ -143,6 +145,9 @@ class Hold:
             lane = sender.lanes.get("" if sender.one_lane else route.lane)
             if lane is not None:
                 return lane.gate
+        window = sender.window
+        if window is not None and not window.open(now):
+            return window
         alarm = self._alarm
         if alarm.closed or alarm.waiting:
             return alarm
@@ -272,7 +277,9 @@ class Hold:
         """The gate in whose line a lane is to stand, with the first publish that it has now: where it stood, if that
         one has to pass there too."""
         gate = lane.gate
-        if gate is self._alarm or gate in lane.heap[0][2].route.gates:
+        if gate is self._alarm or gate.apart or gate is lane.sender.window:
+            return gate
+        if gate in lane.heap[0][2].route.gates:
             return gate
         return self._ready
 
@@ -328,7 +335,7 @@ class Hold:
                 break
             assert isinstance(waiter, Lane)
             publish = waiter.heap[0][2]
-            shut = self._shut(publish.route, gate, now)
+            shut = self._shut(publish, gate, now)
             if shut is gate:
                 break
             left -= 1
@@ -348,11 +355,16 @@ class Hold:
                 publish.sender.emptied()
         return left
 
-    def _shut(self, route: Route, mine: Gate, now: float) -> Gate | None:
+    def _shut(self, publish: Publish, mine: Gate, now: float) -> Gate | None:
         """The first closed gate for the first of the line of ``mine``; None: it may go, and has its token."""
+        if mine.apart and not mine.admit(now):
+            return mine
+        window = publish.sender.window
+        if window is not None and not (window.admit(now) if window is mine else window.open(now)):
+            return window
         if self._alarm.closed:
             return self._alarm
-        for gate in route.gates:
+        for gate in publish.route.gates:
             if not (gate.admit(now) if gate is mine else gate.open(now)):
                 return gate
         return None
