@@ -52,12 +52,12 @@ def _for_protocol_amqp(root: Fields) -> None:
 
 
 def _account_for_watching(root: Fields) -> None:
-    """Watching queues, and asking the management API, take an account with a password."""
+    """Watching queues, asking the management API, and delivering what was spooled take an account with a password."""
     for _, _, amqp in _amqp(root):
         credentials = amqp.section_of("credentials")
         if credentials is not None and "password" in credentials and not credentials["password"]:
             credentials.places["password"].report("is empty", allowed="the password of that account")
-        for key in ("queues", "management"):
+        for key in ("queues", "management", "spool"):
             if amqp.get(key) and "credentials" not in amqp.places:
                 amqp.place.at("credentials", amqp.places[key].line).report(
                     "is missing: for this, the sidecar needs an account of its own",
@@ -183,6 +183,46 @@ def _pauses_on_breakers(root: Fields) -> None:
             seen.add(other)
 
 
+def _spool_for_what_is_kept(root: Fields) -> None:
+    """What is about spooled messages takes a spool."""
+    for _, _, amqp in _amqp(root):
+        if "spool" in amqp.places:
+            continue
+        rules, queues = list(_sections(amqp, "publish")), list(_sections(amqp, "queues"))
+        about = [(rule, "expires") for rule in rules if rule.get("expires")]
+        about += [(item, "over") for item in rules + queues if item.get("over") == "spool"]
+        about += [(amqp, "dead_letters")] if "dead_letters" in amqp.places else []
+        for fields, key in about:
+            fields.places[key].report(
+                "means nothing without a spool", allowed=f"spool: {{path: …}} at {amqp.place.path}, or leave it out"
+            )
+
+
+def _spool_takes_any_message(root: Fields) -> None:
+    """The spool has room for the largest message that a client may publish."""
+    for _, _, amqp in _amqp(root):
+        spool = amqp.section_of("spool")
+        if spool is None or not spool.known("max_bytes") or not amqp.known("max_message_size"):
+            continue
+        most, largest = spool.value("max_bytes"), amqp.value("max_message_size")
+        if most < largest:
+            spool.places["max_bytes"].report(
+                "is less than one message may have (max_message_size)", found=str(most), allowed=f"at least {largest}"
+            )
+
+
+def _partitions_of_exchanges(root: Fields) -> None:
+    """Partitions are of single exchanges, by name, and not of the default one: its routing keys are queues."""
+    for _, _, amqp in _amqp(root):
+        for name, partition in amqp.get("partitions", {}).items():
+            if isinstance(partition, Fields) and name in ("*", "#", "amq.default"):
+                partition.place.report(
+                    "is not an exchange whose messages can be spread",
+                    found=_quoted(name),
+                    allowed="the name of one, as it is declared",
+                )
+
+
 RULES = (
     _for_protocol_amqp,
     _account_for_watching,
@@ -191,4 +231,7 @@ RULES = (
     _queues_differ,
     _prefetch_in_order,
     _pauses_on_breakers,
+    _spool_for_what_is_kept,
+    _spool_takes_any_message,
+    _partitions_of_exchanges,
 )

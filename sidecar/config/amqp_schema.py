@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
 from sidecar.config import model
-from sidecar.config.containers import Key, ListOf, Section
+from sidecar.config.containers import Key, ListOf, MapOf, Section
 from sidecar.config.values import (
     NAME,
     NOT_BUILT,
+    Boolean,
     Duration,
     Enum,
     Integer,
+    MessageKey,
     Rate,
     SecretValue,
     ShortString,
     Size,
+    Text,
     TopicPattern,
     Url,
 )
 
-_OVER = Enum("hold", "nack", unbuilt=("spool",))
+#: Whether messages can be spooled, spread over partitions and batched. As long as they cannot, the keys of all that
+#: are refused as not supported.
+_SPOOL_IS_BUILT = False
+
 _VHOST = ShortString("the name of a vhost", empty=False)
-#: What storing and forwarding will need, at whichever level somebody looks for it.
+_EXCHANGE = ShortString("the name of an exchange", empty=False)
+#: What storing and forwarding needs, at whichever level somebody looks for it.
 _UNBUILT = dict.fromkeys(("spool", "expires", "dead_letters", "partitions", "batch"), NOT_BUILT)
 
 
@@ -68,10 +76,16 @@ PUBLISH = Section(
             default="a tenth of a second's worth",
         ),
         "over": Key(
-            _OVER, "What becomes of more: hold makes them wait, nack refuses those of channels in confirm mode."
+            Enum("hold", "nack", "spool"),
+            "What becomes of more: hold makes them wait, nack refuses those of channels in confirm mode; "
+            "spool puts them on disk.",
+        ),
+        "expires": Key(
+            Duration("1s", "365d", zero=True),
+            "The longest that such a message may be in the spool; then it is a dead letter. 0: no end.",
+            "1h",
         ),
     },
-    refused=_UNBUILT,
     complete=_complete_publish,
 )
 
@@ -85,9 +99,8 @@ QUEUE = Section(
         "vhost": Key(_VHOST, "The vhost it is in.", "/agents"),
         "high": Key(Integer(1, 1_000_000_000), "So many ready messages, and no more go there.", 10_000),
         "low": Key(Integer(0, 1_000_000_000), "So few, and they do again.", 8_000, default="four fifths of high"),
-        "over": Key(_OVER, "What becomes of more: hold or nack, as for publish."),
+        "over": Key(Enum("hold", "nack", "spool"), "What becomes of more: hold, nack or spool, as for publish."),
     },
-    refused=_UNBUILT,
     complete=_complete_queue,
 )
 
@@ -118,7 +131,71 @@ PREFETCH = Section(
     complete=_complete_prefetch,
 )
 
-AMQP = Section(
+SPOOL = Section(
+    model.AmqpSpool,
+    "Publishes that the broker cannot take now are kept on disk, and delivered later, in order.",
+    {
+        "path": Key(
+            Text("an absolute path, as /var/lib/sidecar/spool", r"/[^\x00-\x1f\x7f]{0,1023}"),
+            "The directory, on a local disk; it is made when there is none, for this user alone.",
+            "/var/lib/sidecar/spool",
+            required=True,
+        ),
+        "max_bytes": Key(Size("1MiB", "1024TiB"), "The most that is kept.", "1GiB"),
+        "ack": Key(
+            Enum("spool", "broker"),
+            "Who acknowledges a publish that is spooled: spool, as soon as it is on disk; broker, when it has got it.",
+        ),
+        "over": Key(
+            Enum("hold", "nack"),
+            "What becomes of more when it is full: hold makes them wait, nack refuses those in confirm mode.",
+        ),
+        "window": Key(
+            Integer(1, 65535),
+            "Most publishes of a channel that the broker has not confirmed; so many may arrive twice after a failure.",
+            256,
+        ),
+        "mandatory": Key(
+            Boolean(), "Spool mandatory and immediate publishes, too, though nobody can be told what is returned."
+        ),
+    },
+)
+
+DEAD_LETTERS = Section(
+    model.AmqpDeadLetters,
+    "What was spooled and is refused for good is kept aside, with the reason.",
+    {
+        "after": Key(Integer(1, 1000), "A message that the broker has nacked so many times is one."),
+        "keep": Key(Duration("1m", "3650d"), "How long they are kept.", "7d"),
+    },
+)
+
+PARTITION = Section(
+    model.AmqpPartition,
+    "Publishes to an exchange are spread over routing keys: <routing key>.<partition>, from 0.",
+    {
+        "count": Key(
+            Integer(1, 1000), "Number of partitions; more of them later moves few messages.", 10, required=True
+        ),
+        "by": Key(
+            MessageKey(),
+            "What messages have in common that are to stay together: a header, a property, a word of the routing key.",
+            "agent_id",
+            required=True,
+        ),
+    },
+)
+
+BATCH = Section(
+    model.AmqpBatch,
+    "Small publishes are collected, and leave in one write.",
+    {
+        "linger": Key(Duration("1ms", "1s"), "The longest that one waits for more of them.", "5ms", required=True),
+    },
+)
+
+
+WHOLE = Section(
     model.Amqp,
     "For protocol amqp: limits for what is published, queues that are watched, and how much is held back.",
     {
@@ -141,6 +218,28 @@ AMQP = Section(
             "Upstreams of this file; while the breaker of one is open, nothing is delivered to consumers.",
             ["ollama"],
         ),
+        "spool": Key(SPOOL, SPOOL.doc + " There is none unless it is given."),
+        "dead_letters": Key(DEAD_LETTERS, DEAD_LETTERS.doc),
+        "partitions": Key(
+            MapOf(_EXCHANGE, PARTITION, maximum=1000),
+            "Exchanges (in any vhost) whose messages are spread over several routing keys.",
+            {"ai.tasks": {"count": 10, "by": "agent_id"}},
+        ),
+        "batch": Key(BATCH, BATCH.doc + " There is none unless it is given."),
     },
-    refused=_UNBUILT,
 )
+
+
+def without_spool(amqp: Section) -> Section:
+    """The section as it is when nothing can be spooled, spread or batched: those keys are refused."""
+    amqp = amqp.without(_UNBUILT)
+    publish, queue = PUBLISH.without(_UNBUILT), QUEUE.without(_UNBUILT)
+    over = Enum("hold", "nack", unbuilt=("spool",))
+    publish.keys["over"] = Key(over, PUBLISH.keys["over"].doc.replace("; spool puts them on disk", ""))
+    queue.keys["over"] = Key(over, "What becomes of more: hold or nack, as for publish.")
+    for name, section in (("publish", publish), ("queues", queue)):
+        amqp.keys[name] = dataclasses.replace(amqp.keys[name], kind=ListOf(section, maximum=1000))
+    return amqp
+
+
+AMQP = WHOLE if _SPOOL_IS_BUILT else without_spool(WHOLE)

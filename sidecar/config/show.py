@@ -20,13 +20,17 @@ def effective(config: Config) -> dict[str, Any]:
 
 
 def _drop_what_it_has_not(listener: dict[str, Any]) -> None:
-    """Leave out what would be refused in the file: what the protocol has not, and details of rates that are none."""
+    """Leave out what would be refused in the file: what the protocol has not, and details of rates and spools that are
+    none."""
     for name, keys in NOT_FOR[listener["protocol"]].items():
         if not keys:
             listener.pop(name, None)
         elif isinstance(section := listener.get(name), dict):
             for key in keys:
                 section.pop(key, None)
-    for rule in listener.get("amqp", {}).get("publish", ()):
+    amqp = listener.get("amqp", {})
+    for rule in amqp.get("publish", ()):
         if rule["rate"] == "0/s":
             del rule["burst"], rule["over"]
+    if "spool" not in amqp:
+        amqp.pop("dead_letters", None)

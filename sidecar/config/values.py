@@ -19,13 +19,13 @@ _N = TypeVar("_N", int, float)
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,18})")
 _NUMBER = re.compile(r"[-+]?(?:[0-9]{1,19}(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
-_DURATION = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,19})?)(ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,19})?)(ms|s|m|h|d)")
 _SIZE = re.compile(r"([0-9]{1,18})(B|KiB|MiB|GiB|TiB)?")
 _RATE = re.compile(r"([0-9]{1,19}(?:\.[0-9]*)?)/(s|m|h)")
 _HOSTNAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
-_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _RATE_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -92,7 +92,7 @@ class Duration(ScalarKind):
     def __init__(self, minimum: str = "1ms", maximum: str = "24h", *, zero: bool = False) -> None:
         self.minimum, self.maximum, self.zero = seconds(minimum), seconds(maximum), zero
         off = ", or 0 for none" if zero else ""
-        self.allowed = f"seconds, or a duration such as 250ms, 30s, 5m, 1h; from {minimum} to {maximum}{off}"
+        self.allowed = f"seconds, or a duration such as 250ms, 30s, 5m, 1h, 7d; from {minimum} to {maximum}{off}"
 
     def parse(self, scalar: Scalar) -> float:
         value = seconds(scalar.text)
@@ -105,11 +105,11 @@ class Duration(ScalarKind):
 
     def schema(self) -> dict[str, Any]:
         number = {"type": "number", "minimum": 0 if self.zero else self.minimum, "maximum": self.maximum}
-        return {"anyOf": [number, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h)?$"}, VARIABLE]}
+        return {"anyOf": [number, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$"}, VARIABLE]}
 
 
 def seconds(text: str) -> float:
-    """The seconds of ``30``, ``250ms``, ``30s``, ``5m`` or ``1h``. Raises :class:`Refused`."""
+    """The seconds of ``30``, ``250ms``, ``30s``, ``5m``, ``1h`` or ``7d``. Raises :class:`Refused`."""
     if match := _DURATION.fullmatch(text):
         if match[2] == "ms":
             return float(match[1]) / 1000  # not times 0.001, which is not exact
@@ -397,6 +397,49 @@ class TopicPattern(ShortString):
         if any(len(word) > 1 and ("*" in word or "#" in word) for word in text.split(".")):
             raise Refused("has a * or # that is only a part of a word; each stands for whole words")
         return text
+
+
+class MessageKey(ScalarKind):
+    """What of a message decides on its partition: a header by its name, ``property:<name>``, or ``key:<n>``, a word of
+    the routing key."""
+
+    #: The properties that are short strings and say something about a single message or its sender.
+    properties = ("correlation-id", "reply-to", "message-id", "type", "user-id", "app-id")
+    #: A routing key of 255 bytes has no more words worth the name.
+    most_words = 128
+    allowed = (
+        f"the name of a header, property:<name> ({', '.join(properties)}), or key:<n> (a word of the routing key, "
+        f"from 1 to {most_words})"
+    )
+    _WORD = re.compile(r"[1-9][0-9]{0,2}")
+    _HEADER = re.compile(r"[^\x00-\x1f\x7f:]{1,255}")
+
+    def parse(self, scalar: Scalar) -> str:
+        text = scalar.text
+        if scalar.type == "null":
+            raise Refused("has no value")
+        if scalar.type != "str":
+            raise Refused(f"is not text for YAML; put it in quotes: {text!r}")
+        what, colon, name = text.partition(":")
+        if not colon:
+            what, name = "header", text
+        if what == "header":
+            if not self._HEADER.fullmatch(name) or len(name.encode()) > 255:
+                raise Refused("is not the name of a header")
+            return name
+        if what == "property":
+            name = name.replace("_", "-")
+            if name not in self.properties:
+                raise Refused("is not a property to go by", nearest=nearest(name, self.properties))
+            return f"property:{name}"
+        if what == "key":
+            if not self._WORD.fullmatch(name) or int(name) > self.most_words:
+                raise Refused("is not the number of a word")
+            return text
+        raise Refused("is nothing to go by", nearest=nearest(what, ("header", "property", "key")))
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
 
 
 #: Names end up in file names, metric labels and Consul paths, hence no leading dot and no slash.

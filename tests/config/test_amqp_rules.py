@@ -200,7 +200,7 @@ def test_pausing() -> None:
 def test_every_problem_at_once() -> None:
     text = amqp(
         "vhosts: [/, /], prefetch: {default: 9, max: 8}, publish: [{burst: 5}, {vhost: /y}],"
-        "queues: [{name: q, high: 1, low: 2}], pause_on: [x], spool: {}"
+        "queues: [{name: q, high: 1, low: 2}], pause_on: [x], spool: 5"
     )
     assert {problem.path.removeprefix("upstreams.a.amqp.") for problem in problems_of(text)} == {
         *("vhosts[1]", "prefetch.default", "publish[0].burst", "publish[1].vhost", "publish[1]"),

@@ -213,26 +213,6 @@ def test_the_section_is_not_a_policy() -> None:
     assert problem_of(text).path == "upstreams.a.amqp"
 
 
-@pytest.mark.parametrize("key", ["spool", "expires", "dead_letters", "partitions", "batch"])
-@pytest.mark.parametrize(
-    ("place", "section"),
-    [
-        ("", "%s"),
-        ("publish[0].", "publish: [{rate: 5/s, %s}]"),
-        ("queues[0].", "credentials: {username: a, password: b}, queues: [{name: q, %s}]"),
-    ],
-)
-def test_what_is_to_come(key: str, place: str, section: str) -> None:
-    problem = problem_of(text_of(section % f"{key}: {{x: 1}}"))
-    assert problem.path == f"upstreams.rabbitmq.amqp.{place}{key}"
-    assert problem.message == "is not supported by this version"
-
-
-def test_spooling_is_to_come() -> None:
-    problem = problem_of(text_of("publish: [{rate: 5/s, over: spool}]"))
-    assert problem.message == "is not supported by this version; supported: hold, nack"
-
-
 def test_editors_know_the_section() -> None:
     upstream = json_schema()["properties"]["upstreams"]["additionalProperties"]["properties"]
     assert "amqp" in upstream["protocol"]["anyOf"][0]["enum"]
