@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: (RabbitMQ's direct reply-to), which is no work and so not kept from it.
 ACK, NO_ACK, REPLIES = range(3)
 
-_size_at: Final = Struct(">I").unpack_from
+size_at: Final = Struct(">I").unpack_from
 
 
 class Stalled:
@@ -157,8 +157,8 @@ class Channel(Sender):
         self.route = None
         confirms = self.confirms
         tag = confirms.received() if confirms is not None else 0
-        header = _size_at(frames, 3)[0] + 8
-        end = header + _size_at(frames, header + 3)[0] + 8
+        header = size_at(frames, 3)[0] + 8
+        end = header + size_at(frames, header + 3)[0] + 8
         publish = Publish(self, route, tag, frames, content.priority(frames, header, end), now)
         publish.trace = self.trace
         self.trace = None
@@ -166,6 +166,15 @@ class Channel(Sender):
             self.refuse(publish)
         else:
             self.session.keep(publish, gate, now)
+
+    def select_confirms(self) -> None:
+        """The client wants its publishes confirmed from now on."""
+        if self.confirms is None:
+            self.confirms = Confirms()
+
+    def submit(self, frames: bytes, now: float) -> bytes:
+        """A whole publish, on a channel that keeps them: what is to be written to the broker now."""
+        raise NotImplementedError
 
     def forward(self, publish: Publish) -> None:
         """A held publish may go."""
@@ -218,7 +227,7 @@ class Channel(Sender):
 
     def closes(self) -> bool:
         """The client's ``channel.close`` is among the frames that wait."""
-        return any(len(f) >= 12 and f[0] == METHOD and _size_at(f, 7)[0] == CHANNEL_CLOSE for f in self.waiting or ())
+        return any(len(f) >= 12 and f[0] == METHOD and size_at(f, 7)[0] == CHANNEL_CLOSE for f in self.waiting or ())
 
     # -- deliveries ----------------------------------------------------------------------------------------------------
 

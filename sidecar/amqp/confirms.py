@@ -103,6 +103,12 @@ class Confirms:
         """What was passed on and not answered, in that order."""
         return list(self._waiting.values())
 
+    def restart(self) -> None:
+        """The broker's channel is another one: what it has not answered it never will, and it counts from 1 again."""
+        self._waiting.clear()
+        self._forwarded = 0
+        self.same = False
+
     def _mark(self, tag: int) -> bool:
         """Note that a number above the lowest was answered. False: it was before."""
         starts = self._starts

@@ -97,12 +97,12 @@ def body_size(data: bytes, start: int) -> int:
     return body
 
 
-def inject(data: bytes, start: int, end: int, entries: bytes, limit: int) -> bytes | None:
+def inject(data: bytes, start: int, end: int, entries: bytes, limit: int, anyway: bool = False) -> bytes | None:
     """The frame anew, with ``entries`` (as :func:`~sidecar.amqp.tables.table_entry` makes them) at the end of the
     ``headers`` property, or in a new one; but for the two lengths no other byte changes.
 
     None when it must stay as it is: its headers have a ``traceparent`` at their top already, or are no table that
-    could be searched for it; it would be more than ``limit`` bytes long; or its flags go on in a second word, which no
+    could be searched for it (``anyway``: that does not matter); it would be more than ``limit`` bytes long; or its flags go on in a second word, which no
     property uses. Raises :class:`AmqpError` (502) when the properties before the end of the headers do not fit the
     frame. Properties after them are the broker's to judge.
     """
@@ -126,7 +126,7 @@ def inject(data: bytes, start: int, end: int, entries: bytes, limit: int) -> byt
         after = at + 4 + length
         if after > last:
             raise _cut_off()
-        if data.find(_MARK, at, after) >= 0 and _has_traceparent(data, at, after):
+        if not anyway and data.find(_MARK, at, after) >= 0 and _has_traceparent(data, at, after):
             return None
         if end - start + added > limit:
             return None

@@ -9,7 +9,6 @@ from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal
-from sidecar.amqp.confirms import Confirms
 from sidecar.amqp.methods import (
     Arguments,
     basic_cancel,
@@ -130,8 +129,11 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
         raise AmqpError(
             NOT_ALLOWED, f"NOT_ALLOWED - channel {number} is above channel_max, {session.channel_max}", found
         )
-    session.channels[number] = Channel(session, number)
+    session.channels[number] = channel = session.new_channel(number)
     session.amqp_stats.channels += 1
+    if session.detached:
+        session.alone(channel, found, data, start, end)
+        return b""
     return None
 
 
@@ -178,8 +180,7 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         session.amqp_stats.unacked -= channel.unacked.count
         channel.unacked.clear()
     elif found == CONFIRM_SELECT:
-        if channel.confirms is None:
-            channel.confirms = Confirms()
+        channel.select_confirms()
     elif found == TX_SELECT:
         channel.one_lane = True
     elif found == CHANNEL_OPEN:

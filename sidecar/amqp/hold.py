@@ -40,7 +40,7 @@ class Handle(Protocol):
 class Sender:
     """A channel, as far as holding is concerned: the base of what implements it. Its methods must not raise."""
 
-    __slots__ = ("held", "lanes", "one_lane", "window")
+    __slots__ = ("held", "lanes", "one_lane", "origin", "window")
 
     def __init__(self) -> None:
         #: Kept by :class:`Hold`: how many publishes are held, and the lanes they are in.
@@ -50,6 +50,8 @@ class Sender:
         self.one_lane = False
         #: A gate that every publish of this channel has to pass, before all others; ``None``: there is none.
         self.window: Gate | None = None
+        #: Whose it is, for people.
+        self.origin = ""
 
     def forward(self, publish: Publish) -> None:
         """Its turn has come: write it to the broker."""
@@ -61,6 +63,18 @@ class Sender:
 
     def emptied(self) -> None:
         """Nothing is held for this channel any more, because the last of it was forwarded or refused."""
+        raise NotImplementedError
+
+    def stored(self, count: int) -> None:
+        """So many of its publishes are no longer on their way to the disk."""
+        raise NotImplementedError
+
+    def confirmed(self, publishes: list[Publish]) -> int:
+        """Somebody stands for these: whoever wants to know is told. How many of them that were."""
+        raise NotImplementedError
+
+    def no_room(self, publish: Publish) -> None:
+        """It could not be stored."""
         raise NotImplementedError
 
 

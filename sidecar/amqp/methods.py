@@ -12,6 +12,7 @@ from sidecar.amqp.spec import (
     BASIC_QOS,
     CHANNEL_CLOSE,
     CHANNEL_CLOSE_OK,
+    CONFIRM_SELECT,
     CONNECTION_BLOCKED,
     CONNECTION_CLOSE,
     CONNECTION_CLOSE_OK,
@@ -157,6 +158,11 @@ def basic_nack(channel: int, tag: int, multiple: bool, requeue: bool) -> bytes:
 def basic_qos(channel: int, count: int) -> bytes:
     """``basic.qos`` for the consumers that begin after it."""
     return method(channel, BASIC_QOS, pack(">IHB", 0, count, 0))
+
+
+def confirm_select(channel: int) -> bytes:
+    """``confirm.select``, of RabbitMQ, that wants no answer."""
+    return method(channel, CONFIRM_SELECT, b"\x01")
 
 
 def basic_cancel(channel: int, consumer: bytes) -> bytes:

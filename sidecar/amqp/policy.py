@@ -26,12 +26,19 @@ _DEFAULT_EXCHANGE: Final = ("", "amq.default")
 class Route:
     """What is the same for all publishes to one exchange with one routing key. Publishes of a channel with the same
     ``lane`` keep their order: those to one exchange, for the default exchange those to one queue (§4.7). ``gates``:
-    of the watched queues that it leads to, as far as is known, then of the rate limit."""
+    of the watched queues that it leads to, as far as is known, then of the rate limit. ``expires``: how long such a
+    message may be in the spool, seconds (0: for ever)."""
 
-    __slots__ = ("exchange", "gates", "lane", "routing_key", "stats", "vhost")
+    __slots__ = ("exchange", "expires", "gates", "lane", "routing_key", "stats", "vhost")
 
     def __init__(
-        self, vhost: str, exchange: str, routing_key: str, gates: tuple[Gate, ...], stats: ExchangeStats
+        self,
+        vhost: str,
+        exchange: str,
+        routing_key: str,
+        gates: tuple[Gate, ...],
+        stats: ExchangeStats,
+        expires: float = 0.0,
     ) -> None:
         self.vhost = vhost
         self.exchange = exchange
@@ -39,18 +46,20 @@ class Route:
         self.lane = "exchange " + exchange if exchange else "queue " + routing_key
         self.gates = gates
         self.stats = stats
+        self.expires = expires
 
 
 class Rule:
     """A publish rule, compiled. ``gate`` is None when there is no limit."""
 
-    __slots__ = ("_exchange", "_vhost", "gate", "matches_key")
+    __slots__ = ("_exchange", "_vhost", "expires", "gate", "matches_key")
 
     def __init__(self, settings: AmqpPublish, gate: RateGate | None) -> None:
         self._vhost = settings.vhost
         self._exchange = exchange_pattern(settings.exchange)
         self.matches_key: Predicate = compile_pattern(settings.routing_key)
         self.gate = gate
+        self.expires = settings.expires
 
     def matches(self, vhost: str, exchange: str) -> bool:
         return (self._vhost == _ANY or self._vhost == vhost) and self._exchange(exchange)
@@ -109,12 +118,14 @@ class Routes:
             exchange = policy.exchange(self.vhost, name)
             self._exchanges[name] = exchange
         gates = policy.queue_gates(self.vhost, name, routing_key)
+        expires = 0.0
         for rule in exchange.rules:
             if rule.matches_key(routing_key):
+                expires = rule.expires
                 if rule.gate is not None:
                     gates.append(rule.gate)
                 break
-        route = Route(self.vhost, name, routing_key, tuple(gates), exchange.stats)
+        route = Route(self.vhost, name, routing_key, tuple(gates), exchange.stats, expires)
         if len(self._found) >= MAX_ROUTES:
             self._found.clear()
         self._found[key] = route

@@ -108,7 +108,10 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     opened = channel
                     begun = start
                     continue
-                if method in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
+                if session.detached:
+                    session.alone(channel, method, data, start, end)
+                    new = b""
+                elif method in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
                     new = _settle(session, channel, method, data, start, end)
                 else:
                     run.until(start)
@@ -158,7 +161,11 @@ def _header(session: Session, channel: Channel, data: bytes, start: int, end: in
         return False
     tracing = session.tracing
     trace = tracing.begin()
-    new = content.inject(data, start, end, tracing.entries(trace), session.frame_max)
+    mark = session.mark() if session.keeps else b""
+    new = content.inject(data, start, end, tracing.entries(trace) + mark, session.frame_max)
+    if new is None and mark:
+        new = content.inject(data, start, end, mark, session.frame_max, True)
+        trace = None
     if new is not None:
         channel.header_new = new
         channel.header_start = start
@@ -188,12 +195,20 @@ def _refuse(session: Session, channel: Channel) -> None:
 def _whole(session: Session, channel: Channel, run: Run, begun: int, end: int, now: float) -> None:
     """A publish is complete: it passes, or is held. ``begun`` is where it begins in the run; -1: it has been taken out
     of it."""
-    gate = channel.accept(now)
+    whole = b""
     if begun < 0:
         whole = b"".join(channel.parts)
         session.partial -= channel.received
         channel.parts = []
         channel.received = 0
+    if session.keeps:
+        if begun >= 0:
+            whole = channel.piece(run.data, begun, end)
+            run.replace(begun, end, b"")
+        run.out.append(channel.submit(whole, now))
+        return
+    gate = channel.accept(now)
+    if begun < 0:
         if gate is None:
             run.out.append(whole)
         else:

@@ -73,8 +73,8 @@ class Session(Exchange):
     __slots__ = (
         "_close_frame", "_counted", "_due", "_greeting", "_interval", "_listener", "_next_beat", "_reason", "_refusal",
         "_stalled_bytes", "_told_blocked", "_waiting_bytes", "alarmed", "amqp_stats", "broker", "channels", "client",
-        "closing", "handshake", "hold", "max_message_size", "partial", "partial_limit", "peer", "policy", "refused",
-        "returning", "routes", "stage", "stalling", "timer", "tracing",
+        "closing", "detached", "handshake", "hold", "keeps", "max_message_size", "partial", "partial_limit", "peer",
+        "policy", "refused", "returning", "routes", "stage", "stalling", "timer", "tracing",
     )  # fmt: skip
 
     broker: BrokerLeg | None
@@ -109,6 +109,9 @@ class Session(Exchange):
         #: Deliveries are kept back; or given back, because we drain.
         self.stalling = False
         self.returning = False
+        #: Publishes are kept until they are confirmed, and the session outlives its broker; there is none at present.
+        self.keeps = False
+        self.detached = False
         self._stalled_bytes = 0
         #: Bytes of frames that wait for what is held.
         self._waiting_bytes = 0
@@ -568,6 +571,20 @@ class Session(Exchange):
         self.alarmed = False
         self.tell_unblocked()
         self._listener.alarm(self, False)
+
+    # -- without a broker, see kept_session --------------------------------------------------------------------------
+
+    def mark(self) -> bytes:
+        """Table entries for each message that passes, besides those of its trace."""
+        return b""
+
+    def alone(self, channel: Channel, found: int, data: bytes, start: int, end: int) -> None:
+        """A method of the client on a channel, while there is no broker."""
+        raise NotImplementedError
+
+    def new_channel(self, number: int) -> Channel:
+        """The client opens a channel."""
+        return Channel(self, number)
 
     # -- channels and consumers ----------------------------------------------------------------------------------------
 

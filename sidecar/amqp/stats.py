@@ -63,8 +63,8 @@ class AmqpStats:
     """One AMQP port's counters."""
 
     __slots__ = (
-        "blocked", "blocked_seconds", "blocked_since", "channels", "connections", "consumers", "delivered", "exchanges",
-        "queues", "stalled", "unacked",
+        "acks_by_broker", "acks_by_spool", "blocked", "blocked_seconds", "blocked_since", "channels", "connections",
+        "consumers", "delivered", "detached", "exchanges", "queues", "spooled", "stalled", "unacked",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -73,6 +73,12 @@ class AmqpStats:
         self.channels = 0
         self.consumers = 0
         self.unacked = 0
+        #: Open connections of clients that have no broker at present.
+        self.detached = 0
+        #: Publishes that went into the spool; and the positive answers that clients got, by who stood for them.
+        self.spooled = 0
+        self.acks_by_broker = 0
+        self.acks_by_spool = 0
         #: Messages handed to clients so far, and those kept back from consumers now.
         self.delivered = 0
         self.stalled = 0

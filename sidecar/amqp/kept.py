@@ -1,0 +1,210 @@
+"""A channel whose publishes are kept until somebody stands for them: the broker by its confirm, or the spool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp import content
+from sidecar.amqp.channel import Channel, size_at
+from sidecar.amqp.confirms import Confirms
+from sidecar.amqp.gates import SwitchGate
+from sidecar.amqp.methods import basic_ack, basic_nack, confirm_select
+from sidecar.amqp.publish import Publish
+
+if TYPE_CHECKING:
+    from sidecar.amqp.session import Session
+    from sidecar.amqp.spool.keeper import Keeper
+
+#: Bytes of unconfirmed publishes that a channel may have, whatever their number.
+_WINDOW_BYTES: Final = 8 << 20
+#: ``mandatory`` and ``immediate`` among the bits of ``basic.publish``.
+_ANSWERED: Final = 3
+
+
+class KeptChannel(Channel):
+    """Its publishes are confirmed by the broker even if the client did not ask for that, and kept until then. Those of
+    a channel in tx mode are not: they are the transaction's."""
+
+    __slots__ = ("_confirming", "_keeper", "_kept_bytes", "_limit", "client_confirms", "gate", "storing")
+
+    def __init__(self, session: Session, number: int, keeper: Keeper) -> None:
+        Channel.__init__(self, session, number)
+        self._keeper = keeper
+        self._limit = keeper.settings.window
+        #: The broker confirms what is published on this channel; and the client wants to know.
+        self._confirming = False
+        self.client_confirms = False
+        self._kept_bytes = 0
+        #: Publishes that are on their way to the disk.
+        self.storing = 0
+        self.gate = SwitchGate("confirms of the broker")
+        self.window = self.gate
+
+    def select_confirms(self) -> None:
+        self.client_confirms = True
+        self._confirming = True
+        if self.confirms is None:
+            self.confirms = Confirms()
+
+    def submit(self, frames: bytes, now: float) -> bytes:
+        """A whole publish: what is to be written to the broker now."""
+        route = self.route
+        assert route is not None
+        self.route = None
+        self.left = -1
+        route.stats.published += 1
+        before = b""
+        if not self._confirming and not self.one_lane:
+            self._confirming = True
+            self.confirms = Confirms()
+            if not self.session.detached:
+                before = confirm_select(self.number)
+        tag = self.confirms.received() if self.client_confirms and self.confirms is not None else 0
+        header = size_at(frames, 3)[0] + 8
+        end = header + size_at(frames, header + 3)[0] + 8
+        publish = Publish(self, route, tag, frames, content.priority(frames, header, end), now)
+        publish.trace = self.trace
+        self.trace = None
+        hold = self.session.hold
+        if self.held:
+            lane = self.lanes.get("" if self.one_lane else route.lane)
+            if lane is not None:
+                self.session.keep(publish, lane.gate, now)
+                return before
+        if self._spoolable(publish):
+            if self.session.detached or self.session.amqp_stats.blocked or self._keeper.queued(route):
+                self._spool(publish, now)
+                return before
+            gate = hold.closed(self, route, now)
+            if gate is not None and gate.over == "spool":
+                self._spool(publish, now)
+                return before
+        else:
+            gate = hold.closed(self, route, now)
+        if gate is None:
+            return before + self._sent(publish)
+        if tag and gate.over == "nack":
+            self.refuse(publish)
+        else:
+            self.session.keep(publish, gate, now)
+        return before
+
+    def forward(self, publish: Publish) -> None:
+        if self._spoolable(publish) and (self.session.detached or self._keeper.queued(publish.route)):
+            self._spool(publish, self.session.listener.clock())
+        else:
+            self.session.broker_write(self._sent(publish))
+
+    def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
+        confirms = self.confirms
+        if confirms is None:
+            return b""
+        tags: list[int] = []
+        stats = self.session.amqp_stats
+        for publish in confirms.settled(number, multiple):
+            self._kept_bytes -= len(publish.frames)
+            if positive:
+                publish.route.stats.confirmed += 1
+                publish.frames = b""
+            else:
+                publish.route.stats.nacked += 1
+                if not publish.tag:
+                    # Nobody else will ever try it again.
+                    self._spool(publish, publish.since)
+                    continue
+            if publish.trace is not None:
+                self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
+            if publish.tag:
+                tags.append(publish.tag)
+        self._measure()
+        answers = confirms.answers(tags)
+        if positive:
+            stats.acks_by_broker += len(tags)
+        if confirms.same and self.client_confirms:
+            return None
+        if positive:
+            return b"".join([basic_ack(self.number, tag, many) for tag, many in answers])
+        return b"".join([basic_nack(self.number, tag, many, False) for tag, many in answers])
+
+    def broker_lost(self, now: float) -> None:
+        """What the broker has not confirmed it may have, or not: it goes again, out of the spool."""
+        confirms = self.confirms
+        if confirms is None:
+            return
+        publishes = confirms.left()
+        confirms.restart()
+        self._kept_bytes = 0
+        spoolable = [publish for publish in publishes if self._spoolable(publish)]
+        if spoolable:
+            self.storing += len(spoolable)
+            if not self._keeper.take(spoolable):
+                self.storing -= len(spoolable)
+                for publish in spoolable:
+                    self.no_room(publish)
+        for publish in publishes:
+            if not self._spoolable(publish):
+                if publish.tag:
+                    self.refuse(publish)
+                else:
+                    publish.route.stats.dropped += 1
+        self._measure()
+
+    def reopened(self) -> bytes:
+        """The frames that bring a new channel of the broker into this one's state, but for its consumers."""
+        return confirm_select(self.number) if self._confirming else b""
+
+    def confirmed(self, publishes: list[Publish]) -> int:
+        """Somebody stands for these: the client is told, where it wants to be. How many of them that were."""
+        confirms = self.confirms
+        if confirms is None or not self.client_confirms:
+            return 0
+        tags = [publish.tag for publish in publishes if publish.tag]
+        answers = confirms.answers(tags)
+        self.session.client_write(b"".join([basic_ack(self.number, tag, many) for tag, many in answers]))
+        return len(tags)
+
+    def stored(self, count: int) -> None:
+        """So many publishes are no longer on their way to the disk."""
+        self.storing -= count
+        if not self.storing and not self.held:
+            self.session.emptied(self)
+
+    def no_room(self, publish: Publish) -> None:
+        """The spool cannot take it."""
+        if publish.tag and self._keeper.settings.over == "nack":
+            self.refuse(publish)
+        else:
+            self.session.keep(publish, self._keeper.full, self.session.listener.clock())
+
+    def _spoolable(self, publish: Publish) -> bool:
+        if self.one_lane:
+            return False
+        route = publish.route
+        if not route.exchange and route.routing_key.startswith("amq.rabbitmq.reply-to"):
+            return False
+        frames = publish.frames
+        return self._keeper.settings.mandatory or not frames[size_at(frames, 3)[0] + 6] & _ANSWERED
+
+    def _spool(self, publish: Publish, now: float) -> None:
+        self.storing += 1
+        if not self._keeper.take([publish]):
+            self.storing -= 1
+            self.no_room(publish)
+
+    def _sent(self, publish: Publish) -> bytes:
+        publish.route.stats.forwarded += 1
+        frames = publish.frames
+        if self.one_lane or self.confirms is None:
+            publish.frames = b""
+            return frames
+        self._kept_bytes += len(frames)
+        self.confirms.forwarded(publish)
+        self._measure()
+        return frames
+
+    def _measure(self) -> None:
+        confirms = self.confirms
+        unanswered = confirms.unanswered if confirms is not None else 0
+        closed = unanswered >= self._limit or self._kept_bytes >= _WINDOW_BYTES or self.session.detached
+        if closed != self.gate.closed:
+            self.gate.set(closed)

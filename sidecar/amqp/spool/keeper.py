@@ -1,0 +1,125 @@
+"""What an AMQP port does with its spool: puts publishes into it, and answers for them."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.gates import SwitchGate
+from sidecar.amqp.spool.message import SpooledMessage, from_frames
+from sidecar.amqp.tables import table_entry
+
+if TYPE_CHECKING:
+    from sidecar.amqp.hold import Sender
+    from sidecar.amqp.policy import Route
+    from sidecar.amqp.publish import Publish
+    from sidecar.amqp.spool.errors import SpoolError
+    from sidecar.amqp.spool.store import Spool
+    from sidecar.amqp.stats import AmqpStats
+    from sidecar.config.model import AmqpSpool
+
+logger = logging.getLogger("sidecar.amqp")
+
+#: The header that tells a message from all others, so that its second delivery can be recognised.
+ID_HEADER: Final = "x-sidecar-id"
+
+
+class Keeper:
+    """One AMQP port's. ``wall`` is Unix time."""
+
+    __slots__ = ("_acks", "_count", "_prefix", "_stats", "_wall", "full", "settings", "spool")
+
+    def __init__(self, settings: AmqpSpool, spool: Spool, stats: AmqpStats, wall: Callable[[], float]) -> None:
+        self.settings = settings
+        self.spool = spool
+        self._stats = stats
+        self._wall = wall
+        #: Where publishes wait while nothing more can be stored.
+        self.full = SwitchGate("room in the spool", apart=True)
+        self._prefix = secrets.token_hex(6)
+        self._count = 0
+        #: Id in the spool → the publish whose client waits until the broker has confirmed it (``ack: broker``).
+        self._acks: dict[int, Publish] = {}
+
+    def mark(self) -> bytes:
+        """The table entry with a new message's id."""
+        self._count += 1
+        return table_entry(ID_HEADER, f"{self._prefix}-{self._count:x}")
+
+    def queued(self, route: Route) -> bool:
+        """Messages of the route's key are in the spool: what comes now has to go behind them."""
+        return (route.vhost, route.lane) in self.spool.keys
+
+    def take(self, publishes: list[Publish]) -> bool:
+        """Store them, in this order; each one's channel hears of it. ``False``: there is no room, and nothing was
+        taken."""
+        now = self._wall()
+        messages = [self._message(publish, now) for publish in publishes]
+        if self.full.closed or not self.spool.put(messages, _Stored(self, publishes).done):
+            self.full.set(True)
+            return False
+        self._stats.spooled += len(publishes)
+        return True
+
+    def _message(self, publish: Publish, now: float) -> SpooledMessage:
+        route = publish.route
+        return from_frames(publish.frames, route.vhost, route.lane, now, route.expires, publish.sender.origin)
+
+    def stored(self, publishes: list[Publish], messages: list[SpooledMessage]) -> None:
+        """They are on disk."""
+        early = self.settings.ack == "spool"
+        channels: dict[Sender, list[Publish]] = {}
+        for publish, message in zip(publishes, messages, strict=True):
+            publish.frames = b""
+            channels.setdefault(publish.sender, []).append(publish)
+            if not early and publish.tag:
+                self._acks[message.id] = publish
+        for channel, mine in channels.items():
+            if early:
+                self._stats.acks_by_spool += channel.confirmed(mine)
+            channel.stored(len(mine))
+
+    def failed(self, publishes: list[Publish], error: SpoolError) -> None:
+        """They could not be stored: they wait in memory, or are refused, as for a full spool."""
+        logger.error("the spool cannot store messages: %s", error.text)
+        self.full.set(True)
+        for publish in publishes:
+            channel = publish.sender
+            channel.stored(1)
+            channel.no_room(publish)
+
+    def room(self) -> None:
+        """There is room again, and storing works."""
+        self.full.set(False)
+
+    def delivered(self, messages: list[SpooledMessage]) -> None:
+        """The broker has confirmed them at last."""
+        if self._acks:
+            for message in messages:
+                publish = self._acks.pop(message.id, None)
+                if publish is not None:
+                    self._stats.acks_by_broker += publish.sender.confirmed([publish])
+
+    def died(self, message: SpooledMessage) -> None:
+        """It went to the dead letters: whoever still waits for its confirm is told so."""
+        publish = self._acks.pop(message.id, None)
+        if publish is not None:
+            publish.sender.refuse(publish)
+
+
+class _Stored:
+    """Waits for a batch to be stored."""
+
+    __slots__ = ("_keeper", "_publishes")
+
+    def __init__(self, keeper: Keeper, publishes: list[Publish]) -> None:
+        self._keeper = keeper
+        self._publishes = publishes
+
+    def done(self, messages: list[SpooledMessage], error: SpoolError | None) -> None:
+        if error is None:
+            self._keeper.stored(self._publishes, messages)
+        else:
+            self._keeper.failed(self._publishes, error)
