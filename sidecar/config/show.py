@@ -32,5 +32,7 @@ def _drop_what_it_has_not(listener: dict[str, Any]) -> None:
     for rule in amqp.get("publish", ()):
         if rule["rate"] == "0/s":
             del rule["burst"], rule["over"]
+        if "spool" not in amqp:
+            rule.pop("expires", None)
     if "spool" not in amqp:
         amqp.pop("dead_letters", None)

@@ -137,7 +137,7 @@ def test_it_accepts_what_is_right(text: str) -> None:
         "service: {name: a}\nupstreams: {b: {bind: 'c:1', endpoints: []}}",
         "service: {name: a}\nadmin: {token: {fil: /x}}",
         "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {spool: {}}}}",
-        "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {publish: [{over: spool}]}}}",
+        "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {publish: [{over: drop}]}}}",
         "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {credentials: {username: a}}}}",
     ],
 )
