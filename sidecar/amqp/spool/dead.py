@@ -1,0 +1,156 @@
+"""Dead letters: messages that nobody will send any more, with the reason, until somebody looks at them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+
+from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.record import BadRecordError, unpack
+
+#: Reasons are cut there, characters.
+_LONGEST = 500
+
+
+class DeadLetter:
+    """One of them. ``id`` counts them in the order of their deaths (its message had another); ``died`` is Unix time;
+    ``code`` is the broker's, 0 when it was not the broker; ``data`` is the record, and ``message`` is None when that is
+    not what was written."""
+
+    __slots__ = ("code", "data", "died", "id", "message", "reason", "size")
+
+    def __init__(self, number: int, died: float, reason: str, code: int, size: int, attempts: int, data: bytes) -> None:
+        self.id = number
+        self.died = died
+        self.reason = reason
+        self.code = code
+        self.size = size
+        self.data = data
+        self.message: SpooledMessage | None = None
+        try:
+            self.message = unpack(data)
+            self.message.attempts = attempts
+        except BadRecordError:
+            pass
+
+
+_SELECT = "SELECT id, died, reason, code, size, attempts, data FROM dead "
+
+
+class DeadTable:
+    """Their table. ``reasons`` is how many there are of each; all are counted as soon as they change, and to be loaded
+    again when the transaction fails."""
+
+    __slots__ = ("bytes", "count", "reasons")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.bytes = 0
+        self.reasons: dict[str, int] = {}
+
+    def load(self, sql: sqlite3.Connection) -> None:
+        """Count what is there."""
+        self.count = self.bytes = 0
+        self.reasons = {}
+        for reason, count, size in sql.execute(
+            "SELECT reason, count(*), sum(size) FROM dead INDEXED BY dead_order GROUP BY reason"
+        ):
+            self.reasons[reason] = count
+            self.count += count
+            self.bytes += size
+
+    def add(
+        self, sql: sqlite3.Connection, number: int, died: float, reason: str, code: int, exchange: bytes, size: int,
+        attempts: int, data: bytes,
+    ) -> None:  # fmt: skip
+        """One that was not in the spool."""
+        reason = _clean(reason)
+        sql.execute(
+            "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, died, reason, code, exchange, size, attempts, data),
+        )
+        self._counted(reason, size)
+
+    def move(
+        self, sql: sqlite3.Connection, number: int, message: int, died: float, reason: str, code: int, exchange: bytes
+    ) -> None:
+        """One of the spool's messages; nothing happens if there is none of that number."""
+        reason = _clean(reason)
+        row = sql.execute("SELECT size FROM message WHERE id = ?", (message,)).fetchone()
+        if row is None:
+            return
+        sql.execute(
+            "INSERT INTO dead SELECT ?, ?, ?, ?, ?, size, attempts, data FROM message WHERE id = ?",
+            (number, died, reason, code, exchange, message),
+        )
+        sql.execute("DELETE FROM message WHERE id = ?", (message,))
+        self._counted(reason, row[0])
+
+    def find(
+        self, sql: sqlite3.Connection, limit: int, after: int, reason: str, exchange: bytes | None
+    ) -> list[DeadLetter]:
+        """The next ones behind ``after``; of a reason and an exchange, if given."""
+        where = "WHERE id > ?"
+        values: list[object] = [after]
+        if reason:
+            where += " AND reason = ?"
+            values.append(reason)
+        if exchange is not None:
+            where += " AND exchange = ?"
+            values.append(exchange)
+        return [DeadLetter(*row) for row in sql.execute(f"{_SELECT}{where} ORDER BY id LIMIT ?", (*values, limit))]
+
+    def get(self, sql: sqlite3.Connection, number: int) -> DeadLetter | None:
+        """One of them."""
+        row = sql.execute(f"{_SELECT}WHERE id = ?", (number,)).fetchone()
+        return None if row is None else DeadLetter(*row)
+
+    def older(self, sql: sqlite3.Connection, before: float, limit: int) -> list[int]:
+        """The oldest ones, as long as they died before then."""
+        found: list[int] = []
+        for number, died in sql.execute("SELECT id, died FROM dead ORDER BY id LIMIT ?", (limit,)):
+            if died >= before:
+                break
+            found.append(number)
+        return found
+
+    def bound(self, sql: sqlite3.Connection, limit: int) -> int:
+        """Drop the oldest until there are at most ``limit`` bytes; how many went."""
+        gone: list[int] = []
+        left = self.bytes
+        if left > limit:
+            for number, size in sql.execute("SELECT id, size FROM dead ORDER BY id"):
+                gone.append(number)
+                left -= size
+                if left <= limit:
+                    break
+        return self.drop(sql, gone)
+
+    def drop(self, sql: sqlite3.Connection, numbers: Sequence[int]) -> int:
+        """Forget them; how many there were."""
+        if not numbers:
+            return 0
+        ids = json.dumps(list(numbers))
+        among = "WHERE id IN (SELECT value FROM json_each(?))"
+        gone = 0
+        for reason, count, size in sql.execute(
+            f"SELECT reason, count(*), sum(size) FROM dead {among} GROUP BY reason", (ids,)
+        ).fetchall():
+            gone += count
+            self.count -= count
+            self.bytes -= size
+            self.reasons[reason] = left = self.reasons.get(reason, 0) - count
+            if left <= 0:
+                del self.reasons[reason]
+        sql.execute(f"DELETE FROM dead {among}", (ids,))
+        return gone
+
+    def _counted(self, reason: str, size: int) -> None:
+        self.count += 1
+        self.bytes += size
+        self.reasons[reason] = self.reasons.get(reason, 0) + 1
+
+
+def _clean(reason: str) -> str:
+    return reason[:_LONGEST].encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,123 @@
+"""The spool's files: private, locked for one process, and known to be on the disk."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from sidecar.amqp.spool.errors import SpoolError
+
+
+class Files:
+    """Where one upstream's spool is. ``base`` is the database; what is being salvaged grows in ``growing`` and is
+    ``whole`` from when everything is in it until it has taken the database's place."""
+
+    __slots__ = ("_lock", "base", "folder", "growing", "lock", "wal", "whole")
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder = folder
+        file = quote(name, safe="") + ".db"
+        self.base = folder / file
+        self.wal = folder / (file + "-wal")
+        self.lock = folder / (file + ".lock")
+        self.growing = folder / (file + ".growing")
+        self.whole = folder / (file + ".whole")
+        self._lock = -1
+
+    def prepare(self) -> None:
+        """Make the folder (0700) and the lock (0600), and take it, unless it is ours. Raises :class:`SpoolError`."""
+        try:
+            if self._lock >= 0:
+                found = os.fstat(self._lock)
+                if identity(self.lock) == (found.st_dev, found.st_ino):
+                    return
+                self.release()
+            make_folder(self.folder)
+            self._take()
+        except OSError as error:
+            raise SpoolError(f"{error.filename or self.folder}: {error.strerror}") from error
+
+    def _take(self) -> None:
+        lock = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.read(lock, 20).decode("ascii", "replace").strip()
+            os.close(lock)
+            raise SpoolError(f"{self.base} is in use by another process, {owner or 'unknown'}") from error
+        except OSError:
+            os.close(lock)
+            raise
+        self._lock = lock
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, b"%d\n" % os.getpid(), 0)
+
+    def release(self) -> None:
+        """Let another process have it."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def create(self) -> None:
+        """Make the database's file (0600) if there is none, and see that it can be read and written. Never to be called
+        while the database is open in this process: closing any descriptor of it would end SQLite's own locks."""
+        file = os.open(self.base, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            if os.fstat(file).st_mode & 0o077:
+                os.fchmod(file, 0o600)
+        finally:
+            os.close(file)
+        sync_folder(self.folder)
+
+    def replace(self, now: float) -> Path | None:
+        """If there is a ``whole`` one, put it in the database's place; what was there is set aside, and that is where
+        it is now. May be stopped at any moment and called again."""
+        aside: Path | None = None
+        if self.whole.exists():
+            if self.base.exists():
+                aside = self.base.with_name(f"{self.base.name}.corrupt-{int(now)}")
+                if self.wal.exists():
+                    self.wal.rename(aside.with_name(aside.name + "-wal"))
+                self.base.rename(aside)
+            else:
+                self.wal.unlink(missing_ok=True)
+            sync_folder(self.folder)
+            self.whole.rename(self.base)
+            sync_folder(self.folder)
+        self.discard_growing()
+        return aside
+
+    def discard_growing(self) -> None:
+        """Remove what a salvage left behind that did not come to its end."""
+        for suffix in ("", "-wal", "-journal"):
+            self.growing.with_name(self.growing.name + suffix).unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """The folder, 0700, and those above it; they are on the disk when this returns. One that exists stays as it is."""
+    if folder.is_dir():
+        return
+    if not folder.parent.is_dir():
+        make_folder(folder.parent)
+    folder.mkdir(0o700, exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """What was made, renamed or removed in it is on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file this is; None: there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

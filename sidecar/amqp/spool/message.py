@@ -1,0 +1,255 @@
+"""A message in the spool: from the frames of a publish, and to frames again (AMQP 0-9-1 §4.2.6)."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+from sidecar.amqp import content
+from sidecar.amqp.methods import Arguments
+from sidecar.amqp.spec import (
+    BASIC_PUBLISH,
+    BODY,
+    CONTENT_ENCODING,
+    CONTENT_TOO_LARGE,
+    CONTENT_TYPE,
+    CORRELATION_ID,
+    DELIVERY_MODE,
+    EXPIRATION,
+    FRAME_OVERHEAD,
+    HEADER,
+    HEADERS,
+    METHOD,
+    MORE_FLAGS,
+    PRIORITY,
+    REPLY_TO,
+    SYNTAX_ERROR,
+    UNEXPECTED_FRAME,
+    AmqpError,
+)
+
+_FRAME: Final = Struct(">BHI")
+_METHOD: Final = Struct(">BHIIH")
+_UINT32: Final = Struct(">I")
+_END: Final = b"\xce"
+
+# Offsets in a content header's payload (§4.2.6.1).
+_BODY_SIZE: Final = 4
+_FLAGS: Final = 12
+_PROPERTIES: Final = 14
+
+#: What a message costs beside its content: its row, its place in the index, this object's attributes.
+OVERHEAD: Final = 128
+
+#: Expirations beyond this are no expirations, seconds (RabbitMQ refuses them anyway).
+_LONGEST: Final = 1 << 32
+
+
+class SpooledMessage:
+    """One message. ``id`` is 0 until it is stored; ``flags`` are the bits of ``basic.publish``; ``user`` is its
+    ``user-id`` (empty: none); ``at`` is when it was taken and ``expires`` when it is worth nothing any more (0: never),
+    in Unix time; ``attempts`` counts the broker's refusals; ``header`` is its content header's payload; ``origin`` says
+    who published it, for people; ``trace`` is its ``traceparent`` (empty: none). ``size`` is what it counts as, in
+    bytes. None of what came with it may change once it is stored."""
+
+    __slots__ = (
+        "at", "attempts", "body", "exchange", "expires", "flags", "header", "id", "lane", "origin", "priority",
+        "routing_key", "size", "trace", "user", "vhost",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        vhost: str,
+        lane: str,
+        exchange: str,
+        routing_key: str,
+        header: bytes,
+        body: bytes,
+        flags: int = 0,
+        priority: int = 0,
+        user: str = "",
+        at: float = 0.0,
+        expires: float = 0.0,
+        origin: str = "",
+        trace: str = "",
+    ) -> None:
+        self.id = 0
+        self.vhost = vhost
+        self.lane = lane
+        self.exchange = exchange
+        self.routing_key = routing_key
+        self.header = header
+        self.body = body
+        self.flags = flags
+        self.priority = priority
+        self.user = user
+        self.at = at
+        self.expires = expires
+        self.attempts = 0
+        self.origin = origin
+        self.trace = trace
+        self.size = (
+            OVERHEAD
+            + len(header)
+            + len(body)
+            + len(vhost)
+            + len(lane)
+            + len(exchange)
+            + len(routing_key)
+            + len(user)
+            + len(origin)
+            + len(trace)
+        )
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What it keeps its order in: virtual host and lane."""
+        return self.vhost, self.lane
+
+    @property
+    def cursor(self) -> tuple[int, int]:
+        """Its place in its key."""
+        return -self.priority, self.id
+
+    def __repr__(self) -> str:
+        return f"<SpooledMessage {self.id} to {self.exchange!r} {self.routing_key!r}, {len(self.body)} bytes>"
+
+
+def from_frames(
+    frames: bytes, vhost: str, lane: str, at: float, lifetime: float = 0.0, origin: str = ""
+) -> SpooledMessage:
+    """The message of a whole publish: its method, its header, its bodies, as
+    :attr:`~sidecar.amqp.publish.Publish.frames` has them. It expires after its own ``expiration`` or after ``lifetime``
+    seconds (0: no limit), whichever is first. Raises :class:`AmqpError` when the frames are not a publish, or its
+    properties do not fit their frame."""
+    end = _frame(frames, 0, METHOD)
+    arguments = Arguments(frames, 0, end)
+    if _UINT32.unpack_from(frames, 7)[0] != BASIC_PUBLISH:
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - not a publish")
+    arguments.skip(2)
+    exchange = arguments.short()
+    routing_key = arguments.short()
+    flags = arguments.u8()
+    start = end
+    end = _frame(frames, start, HEADER)
+    missing = content.body_size(frames, start)
+    properties = content.properties(frames, start, end)
+    traceparent = content.traceparent(frames, start, end)
+    header = frames[start + 7 : end - 1]
+    parts: list[bytes] = []
+    total = len(frames)
+    while end < total:
+        start = end
+        end = _frame(frames, start, BODY)
+        parts.append(frames[start + 7 : end - 1])
+        missing -= end - start - FRAME_OVERHEAD
+    if missing:
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body of another size than its header says")
+    expires = at + lifetime if lifetime else 0.0
+    own = seconds(properties.expiration)
+    if own is not None and (not expires or at + own < expires):
+        expires = at + own
+    return SpooledMessage(
+        vhost,
+        lane,
+        exchange,
+        routing_key,
+        header,
+        parts[0] if len(parts) == 1 else b"".join(parts),
+        flags,
+        properties.priority or 0,
+        properties.user_id or "",
+        at,
+        expires,
+        origin,
+        "" if traceparent is None else traceparent.decode("ascii", "replace"),
+    )
+
+
+def to_frames(message: SpooledMessage, channel: int, frame_max: int, now: float) -> bytes:
+    """The publish anew, for ``channel`` of a connection with that ``frame_max`` (0: no limit). Its ``expiration``, if
+    it has one, is less by the time since it was taken; every other byte of its header is as it was. Raises
+    :class:`AmqpError` (311) when its header does not fit a frame."""
+    exchange = message.exchange.encode("utf-8", "surrogateescape")
+    routing_key = message.routing_key.encode("utf-8", "surrogateescape")
+    header = message.header
+    if header[_FLAGS] << 8 & EXPIRATION and now > message.at:
+        header = _aged(header, now - message.at)
+    if frame_max and len(header) > frame_max - FRAME_OVERHEAD:
+        raise AmqpError(
+            CONTENT_TOO_LARGE,
+            f"CONTENT_TOO_LARGE - properties of {len(header)} bytes do not fit a frame of {frame_max}",
+        )
+    parts = [
+        _METHOD.pack(METHOD, channel, 9 + len(exchange) + len(routing_key), BASIC_PUBLISH, 0),
+        bytes((len(exchange),)),
+        exchange,
+        bytes((len(routing_key),)),
+        routing_key,
+        bytes((message.flags,)),
+        _END,
+        _FRAME.pack(HEADER, channel, len(header)),
+        header,
+        _END,
+    ]
+    body = message.body
+    size = len(body)
+    largest = frame_max - FRAME_OVERHEAD if frame_max else size
+    if size <= largest:
+        if size:
+            parts += (_FRAME.pack(BODY, channel, size), body, _END)
+    else:
+        for at in range(0, size, largest):
+            piece = body[at : at + largest]
+            parts += (_FRAME.pack(BODY, channel, len(piece)), piece, _END)
+    return b"".join(parts)
+
+
+def seconds(expiration: str | None) -> float | None:
+    """An ``expiration``, which is milliseconds in digits; None when there is none, or it is something else."""
+    if not expiration or len(expiration) > 15 or not (expiration.isascii() and expiration.isdigit()):
+        return None
+    value = int(expiration) / 1000
+    return value if value <= _LONGEST else None
+
+
+def _frame(frames: bytes, start: int, kind: int) -> int:
+    """Where the frame at ``start`` ends, which has to be whole and of that kind."""
+    if len(frames) - start < FRAME_OVERHEAD:
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a publish without all its frames")
+    found = frames[start]
+    end: int = start + FRAME_OVERHEAD + int(_UINT32.unpack_from(frames, start + 3)[0])
+    if found != kind or end > len(frames):
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a publish without all its frames")
+    return end
+
+
+def _aged(header: bytes, age: float) -> bytes:
+    """The header with ``age`` seconds less in its ``expiration``; as it was when that is not a number."""
+    flags = header[_FLAGS] << 8 | header[_FLAGS + 1]
+    at = _PROPERTIES
+    more = flags
+    try:
+        while more & MORE_FLAGS:
+            more = header[at] << 8 | header[at + 1]
+            at += 2
+        for flag in (CONTENT_TYPE, CONTENT_ENCODING):
+            if flags & flag:
+                at += 1 + header[at]
+        if flags & HEADERS:
+            at += 4 + int(_UINT32.unpack_from(header, at)[0])
+        if flags & DELIVERY_MODE:
+            at += 1
+        if flags & PRIORITY:
+            at += 1
+        for flag in (CORRELATION_ID, REPLY_TO):
+            if flags & flag:
+                at += 1 + header[at]
+        after = at + 1 + header[at]
+    except Exception as error:  # what was stored had been read; somebody else made this header
+        raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - a message's properties do not fit their frame") from error
+    own = seconds(header[at + 1 : after].decode("utf-8", "replace"))
+    if own is None:
+        return header
+    left = b"%d" % max(0, int((own - age) * 1000))
+    return header[:at] + bytes((len(left),)) + left + header[after:]

@@ -1,0 +1,294 @@
+"""The spool as the event loop sees it: what is asked of it is queued for one thread, which owns the database.
+
+Whatever has been queued by the time that thread is done with one transaction is in the next: so the cost of making it
+durable is per batch, and the more there is, the larger the batches are. What comes of it returns to the loop in one
+call per batch. The loop never waits, and what waits for the disk is bounded: beyond that, the spool is as good as full.
+
+When the disk does not take a transaction, those who wanted to store messages are told so; removals are kept and tried
+again every second, and until they are through, nothing is fetched, for it might have been delivered already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Final
+
+from sidecar.amqp.spool.database import Changes, Database, Death, KeyName
+from sidecar.amqp.spool.dead import DeadLetter
+from sidecar.amqp.spool.errors import SpoolError
+from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.writer import Call, Fetch, FetchDone, Job, Outcome, Put, PutDone, State, Stop, Writer
+
+logger = logging.getLogger("sidecar.amqp.spool")
+
+#: What may wait for the disk, bytes.
+QUEUE: Final = 6 << 20
+#: A full spool takes messages again below this part of its bound.
+ROOM: Final = 0.9
+
+
+class Key:
+    """What is in the spool of one virtual host and lane."""
+
+    __slots__ = ("bytes", "count")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.bytes = 0
+
+
+class DeadLetters:
+    """The dead letters of one spool. ``count``, ``bytes`` and ``reasons`` (how many of each) are as of the last
+    transaction; ``dropped`` had to go for newer ones. Every method raises :class:`SpoolError` when the file cannot be
+    used."""
+
+    __slots__ = ("_call", "bytes", "count", "dropped", "reasons")
+
+    def __init__(self, call: Callable[[Callable[[Database], Any], bool], asyncio.Future[Any]]) -> None:
+        self._call = call
+        self.count = 0
+        self.bytes = 0
+        self.dropped = 0
+        self.reasons: dict[str, int] = {}
+
+    async def list(self, limit: int, after: int = 0, reason: str = "", exchange: str | None = None) -> list[DeadLetter]:
+        """The next ones behind number ``after``, oldest first; of that reason and exchange, if given."""
+        found: list[DeadLetter] = await self._call(lambda it: it.list_dead(limit, after, reason, exchange), False)
+        return found
+
+    async def get(self, number: int) -> DeadLetter | None:
+        """One of them."""
+        found: DeadLetter | None = await self._call(lambda it: it.get_dead(number), False)
+        return found
+
+    async def replay(self, numbers: Sequence[int]) -> int:
+        """Put them behind the other messages of their keys, as if they had come now. How many were; damaged ones and
+        numbers that there are not stay out."""
+        messages: Sequence[SpooledMessage] = await self._call(lambda it: it.replay_dead(numbers), True)
+        return len(messages)
+
+    async def drop(self, numbers: Sequence[int]) -> int:
+        """Forget them. How many there were."""
+        gone: int = await self._call(lambda it: it.drop_dead(numbers), False)
+        return gone
+
+    async def expire(self, before: float) -> int:
+        """Forget those that died before that Unix time. How many there were."""
+        total = 0
+        while True:
+            gone: int = await self._call(lambda it: it.expire_dead(before), False)
+            total += gone
+            if not gone:
+                return total
+
+
+class Spool:
+    """The spool of one upstream: ``<path>/<name>.db``, for at most ``max_bytes`` of messages (dead letters have the
+    same bound for themselves; what a message counts as is its :attr:`~SpooledMessage.size`). All methods and attributes
+    are the loop's."""
+
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        max_bytes: int,
+        loop: asyncio.AbstractEventLoop,
+        clock_wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._loop = loop
+        self._clock = clock_wall
+        self._database = Database(path, name, max_bytes, clock_wall)
+        self._jobs: deque[Job] = deque()
+        self._wake = Event()
+        self._thread: Thread | None = None
+        self._closing = False
+        #: Bytes that wait for the disk.
+        self._waiting = 0
+        self.max_bytes = max_bytes
+        #: Messages that are not removed yet, those on their way to the disk included; and their bytes.
+        self.keys: dict[KeyName, Key] = {}
+        self.messages = 0
+        self.bytes = 0
+        #: Nothing is taken; ``on_room`` is called when that has changed.
+        self.full = False
+        self.on_room: Callable[[], None] | None = None
+        #: Messages are there that nobody has put: dead letters that are to be sent again.
+        self.on_revived: Callable[[], None] | None = None
+        #: Why it does not work now; empty: it does.
+        self.problem = ""
+        #: Messages that were lost or set aside because the file was damaged, since the start.
+        self.corrupt = 0
+        self.dead_letters = DeadLetters(self._call)
+        self._writer = Writer(self._database, self._jobs, self._wake, self._post)
+
+    def open(self) -> None:
+        """Read what is there, and begin. Raises :class:`SpoolError`."""
+        self._database.open()
+        for name, (count, size) in self._database.counts.items():
+            self._more(name, count, size)
+        self._heard(State(self._database, "", {}))
+        self._thread = Thread(target=self._writer.run, name="spool", daemon=True)
+        self._thread.start()
+
+    async def close(self) -> None:
+        """Write what is queued, and end. Nothing may be asked of it any more."""
+        self._closing = True
+        if self._thread is not None:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._ask(Stop(future))
+            await future
+            self._thread.join()
+            self._thread = None
+
+    def put(self, messages: list[SpooledMessage], done: PutDone) -> bool:
+        """Store messages, in this order, all or none. ``done`` is called with them when they are on the disk and have
+        their ids, or with what went wrong. False: there is no room, nothing was taken and ``done`` is not called."""
+        size = 0
+        for message in messages:
+            size += message.size
+        if self._closing or self.bytes + size > self.max_bytes or (self._waiting and self._waiting + size > QUEUE):
+            self.full = True
+            return False
+        self._waiting += size
+        for message in messages:
+            self._more((message.vhost, message.lane), 1, message.size)
+        self._ask(Put(messages, size, done))
+        return True
+
+    def fetch(self, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone) -> None:
+        """The next messages of ``key`` on the disk, by falling priority and then by id, that are behind ``after`` (a
+        :attr:`~SpooledMessage.cursor`; None: from the beginning): at most ``limit``, and no more than ``limit_bytes``
+        unless it is a single one. ``done`` is called once, after everything asked for before is on the disk."""
+        self._ask(Fetch(key, after, limit, limit_bytes, done))
+
+    def remove(self, messages: list[SpooledMessage]) -> None:
+        """They have been delivered: forget them with the next transaction."""
+        changes = Changes()
+        changes.removed = messages
+        for message in messages:
+            self._less((message.vhost, message.lane), 1, message.size)
+        self._ask(changes)
+        self._room()
+
+    def tried(self, messages: list[SpooledMessage]) -> None:
+        """The broker did not take them this time."""
+        changes = Changes()
+        changes.tried = messages
+        for message in messages:
+            message.attempts += 1
+        self._ask(changes)
+
+    def dead(self, message: SpooledMessage, reason: str, code: int) -> None:
+        """Nobody will send it any more: it becomes a dead letter, and is no message of its key from now on. It need not
+        have been in the spool (its id is 0 then)."""
+        changes = Changes()
+        changes.dead.append(Death(message, reason, code, self._clock()))
+        if message.id:
+            self._less((message.vhost, message.lane), 1, message.size)
+        self._ask(changes)
+        self._room()
+
+    # -- helpers -------------------------------------------------------------------------------------------------------
+
+    def _call(self, work: Callable[[Database], Any], messages: bool) -> asyncio.Future[Any]:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        if self._closing or self._thread is None:
+            future.set_exception(SpoolError("the spool is closed"))
+        else:
+            self._ask(Call(work, future, messages))
+        return future
+
+    def _ask(self, job: Job) -> None:
+        self._jobs.append(job)
+        self._wake.set()
+
+    def _more(self, name: KeyName, count: int, size: int) -> None:
+        key = self.keys.get(name)
+        if key is None:
+            key = self.keys[name] = Key()
+        key.count += count
+        key.bytes += size
+        self.messages += count
+        self.bytes += size
+
+    def _less(self, name: KeyName, count: int, size: int) -> None:
+        key = self.keys.get(name)
+        if key is None:
+            return
+        if count >= key.count:
+            count = key.count
+            size = key.bytes
+            del self.keys[name]
+        key.count -= count
+        key.bytes -= size
+        self.messages -= count
+        self.bytes -= size
+
+    def _room(self) -> None:
+        if self.full and self.bytes < self.max_bytes * ROOM and self._waiting < QUEUE // 2 and not self._closing:
+            self.full = False
+            if self.on_room is not None:
+                self.on_room()
+
+    def _post(self, outcomes: list[Outcome]) -> None:
+        """In the thread: what came of a batch."""
+        try:
+            self._loop.call_soon_threadsafe(self._settle, outcomes)
+        except RuntimeError:
+            pass  # the loop is closed, and nobody waits any more
+
+    def _settle(self, outcomes: list[Outcome]) -> None:
+        for outcome in outcomes:
+            try:
+                self._settle_one(outcome)
+            except Exception:
+                logger.exception("what was to be done after the spool's answer has failed")
+        self._room()
+
+    def _settle_one(self, outcome: Outcome) -> None:
+        if isinstance(outcome, Put):
+            self._waiting -= outcome.size
+            if outcome.error is not None:
+                for message in outcome.messages:
+                    self._less((message.vhost, message.lane), 1, message.size)
+            outcome.done(outcome.messages, outcome.error)
+        elif isinstance(outcome, Fetch):
+            for bad in outcome.bad:
+                self._less(bad.key, 1, bad.size)
+            outcome.done(outcome.messages)
+        elif isinstance(outcome, State):
+            self._heard(outcome)
+        elif isinstance(outcome, Call):
+            if outcome.revives and outcome.result:
+                for message in outcome.result:
+                    self._more(message.key, 1, message.size)
+                if self.on_revived is not None:
+                    self.on_revived()
+            if outcome.future.done():
+                return
+            if outcome.error is not None:
+                outcome.future.set_exception(outcome.error)
+            else:
+                outcome.future.set_result(outcome.result)
+        elif not outcome.future.done():
+            outcome.future.set_result(None)
+
+    def _heard(self, state: State) -> None:
+        self.problem = state.problem
+        self.corrupt = state.corrupt
+        dead = self.dead_letters
+        dead.count = state.count
+        dead.bytes = state.size
+        dead.dropped = state.dropped
+        dead.reasons = state.reasons
+        for name, (count, size) in state.missing.items():
+            if count > 0:
+                self._less(name, count, size)
+            else:
+                self._more(name, -count, -size)

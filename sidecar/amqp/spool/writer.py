@@ -1,0 +1,464 @@
+"""The thread that owns the spool's database.
+
+It takes what is queued, makes one transaction of it, and says what came of it. What cannot be written down because of
+the disk is refused (messages to be stored) or kept and tried again every second (everything else).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sqlite3
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Event
+from typing import Any, Final
+
+from sidecar.amqp.spool.database import (
+    BadRow,
+    Changes,
+    Count,
+    Database,
+    KeyName,
+    count_changes,
+    damaged,
+    describe,
+    disk_full,
+    refused,
+)
+from sidecar.amqp.spool.errors import SpoolError
+from sidecar.amqp.spool.message import SpooledMessage
+
+logger = logging.getLogger("sidecar.amqp.spool")
+
+#: A transaction takes in no more when it has so many messages or bytes.
+BATCH: Final = 2000
+BATCH_BYTES: Final = 2 << 20
+#: How much log is left before it is copied into the database, bytes; and after how long without work, seconds.
+BEHIND: Final = 4 << 20
+IDLE: Final = 0.5
+#: How often what did not work is tried again, seconds.
+RETRY: Final = 1.0
+
+PutDone = Callable[[list[SpooledMessage], SpoolError | None], None]
+FetchDone = Callable[[list[SpooledMessage]], None]
+
+
+class Put:
+    """Messages to be stored."""
+
+    __slots__ = ("done", "error", "messages", "size")
+
+    def __init__(self, messages: list[SpooledMessage], size: int, done: PutDone) -> None:
+        self.messages = messages
+        self.size = size
+        self.done = done
+        self.error: SpoolError | None = None
+
+
+class Fetch:
+    """Messages that somebody wants."""
+
+    __slots__ = ("after", "bad", "done", "key", "limit", "limit_bytes", "messages")
+
+    def __init__(
+        self, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone
+    ) -> None:
+        self.key = key
+        self.after = after
+        self.limit = limit
+        self.limit_bytes = limit_bytes
+        self.done = done
+        self.messages: list[SpooledMessage] = []
+        self.bad: list[BadRow] = []
+
+
+class Call:
+    """Something about the dead letters. ``revives``: its result is messages that are in the spool now."""
+
+    __slots__ = ("error", "future", "result", "revives", "work")
+
+    def __init__(self, work: Callable[[Database], Any], future: asyncio.Future[Any], revives: bool) -> None:
+        self.work = work
+        self.future = future
+        self.revives = revives
+        self.result: Any = None
+        self.error: SpoolError | None = None
+
+
+class Stop:
+    """Nothing comes after this."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+
+class State:
+    """What the loop should know about the database. ``missing`` is what the loop counts and the file does not have, by
+    key (less than 0: the other way)."""
+
+    __slots__ = ("corrupt", "count", "dropped", "missing", "problem", "reasons", "size")
+
+    def __init__(self, database: Database, problem: str, missing: dict[KeyName, Count]) -> None:
+        self.problem = problem
+        self.missing = missing
+        self.corrupt = database.corrupt
+        self.dropped = database.dropped
+        self.count = database.dead.count
+        self.size = database.dead.bytes
+        self.reasons = dict(database.dead.reasons)
+
+    def same(self, other: State) -> bool:
+        """Whether there is nothing new."""
+        return (
+            not self.missing
+            and self.problem == other.problem
+            and self.corrupt == other.corrupt
+            and self.dropped == other.dropped
+            and self.count == other.count
+            and self.size == other.size
+            and self.reasons == other.reasons
+        )
+
+
+Job = Put | Fetch | Call | Stop | Changes
+Outcome = Put | Fetch | Call | Stop | State
+
+# What has to be done before anything else can be.
+_FINE: Final = 0
+_REOPEN: Final = 1
+#: Copied into a new file: because this one is damaged, or because its name does not lead to it any more.
+_DAMAGED: Final = 2
+_GONE: Final = 3
+
+
+class Writer:
+    """What the thread runs."""
+
+    def __init__(
+        self, database: Database, jobs: deque[Job], wake: Event, post: Callable[[list[Outcome]], None]
+    ) -> None:
+        self._database = database
+        self._jobs = jobs
+        self._wake = wake
+        self._post = post
+        self._puts: list[Put] = []
+        self._fetches: list[Fetch] = []
+        self._calls: list[Call] = []
+        self._stop: Stop | None = None
+        #: What is to be changed; it stays here until it is.
+        self._changes = Changes()
+        self._state = _FINE
+        self._error: Exception | None = None
+        self._next_try = 0.0
+        self._problem = ""
+        #: What the file should hold, while it is out of use; and what it turned out not to.
+        self._before: dict[KeyName, Count] | None = None
+        self._missing: dict[KeyName, Count] = {}
+        self._shrinking = False
+        self._outcomes: list[Outcome] = []
+        self._said: State | None = None
+
+    def run(self) -> None:
+        """Until it is told to stop."""
+        self._said = State(self._database, "", {})
+        while self._stop is None:
+            if not self._jobs:
+                self._wake.wait(self._pause())
+            self._wake.clear()
+            self._take()
+            try:
+                self._round()
+            except Exception as error:  # nobody may wait for an answer that does not come
+                logger.exception("the spool's thread has failed")
+                self._trouble(error)
+                self._refuse()
+            self._say()
+        self._end(self._stop)
+
+    def _pause(self) -> float | None:
+        if self._problem:
+            return max(0.0, self._next_try - time.monotonic())
+        if self._changes or self._shrinking:
+            return 0.0
+        return IDLE if self._database.behind else None
+
+    def _take(self) -> None:
+        """What the next transaction has in it."""
+        jobs = self._jobs
+        count = size = 0
+        changes = self._changes
+        while jobs and count < BATCH and size < BATCH_BYTES:
+            job = jobs.popleft()
+            if isinstance(job, Put):
+                self._puts.append(job)
+                count += len(job.messages)
+                size += job.size
+            elif isinstance(job, Changes):
+                changes.removed += job.removed
+                changes.tried += job.tried
+                changes.dead += job.dead
+                count += len(job.removed)
+            elif isinstance(job, Fetch):
+                self._fetches.append(job)
+                count += job.limit
+            elif isinstance(job, Call):
+                self._calls.append(job)
+            else:
+                self._stop = job
+                return
+
+    def _round(self) -> None:
+        idle = not (self._puts or self._fetches or self._calls or self._changes)
+        if self._state != _FINE and not self._repair():
+            self._refuse()
+            return
+        if self._puts or self._changes:
+            self._write()
+        elif self._problem and time.monotonic() >= self._next_try:
+            self._probe()
+        if self._state == _FINE and self._fetches and not self._changes:
+            self._read()
+        if self._state != _FINE:
+            self._refuse()
+            return
+        for call in self._calls:
+            self._do(call)
+        self._calls = []
+        self._say()
+        if idle and not self._problem:
+            self._keep_up()
+        elif self._database.behind > BEHIND:
+            self._checkpoint()
+
+    # -- transactions --------------------------------------------------------------------------------------------------
+
+    def _write(self) -> None:
+        """What is to be stored and changed, in one transaction. If the disk does not take it, the changes alone: they
+        make room, or need less of it."""
+        puts = self._puts
+        messages: list[SpooledMessage] = []
+        for put in puts:
+            messages += put.messages
+        error = self._commit(messages)
+        if error is not None and messages:
+            if refused(error):
+                self._one_by_one(puts)
+            else:
+                for put in puts:
+                    put.error = SpoolError(f"the spool cannot store messages: {describe(error)}")
+            if self._state == _FINE and self._changes:
+                self._commit([])
+        self._outcomes += puts
+        self._puts = []
+        if error is None:
+            self._well()
+
+    def _one_by_one(self, puts: list[Put]) -> None:
+        """One of them is no message that could be written; the others must not suffer."""
+        for put in puts:
+            error = self._commit(put.messages)
+            if error is not None:
+                put.error = SpoolError(f"the spool cannot store a message: {describe(error)}")
+
+    def _commit(self, messages: list[SpooledMessage]) -> Exception | None:
+        """A transaction with these messages and all changes; what went wrong."""
+        try:
+            self._database.write(messages, self._changes)
+        except Exception as error:
+            if not refused(error):
+                self._trouble(error)
+            return error
+        self._changes = Changes()
+        if not self._database.moved():
+            return None
+        # It went into a file that nobody will find; unless what is in that can be brought over, it was for nothing.
+        self._gone()
+        if self._repair():
+            return None
+        count_changes(self._database.counts, (), _removal(messages))
+        self._before = _copy(self._database.counts)
+        return OSError(0, "the spool's file was deleted")
+
+    def _read(self) -> None:
+        fetches = self._fetches
+        while fetches:
+            fetch = fetches[0]
+            try:
+                fetch.messages, fetch.bad = self._database.fetch(fetch.key, fetch.after, fetch.limit, fetch.limit_bytes)
+            except (sqlite3.Error, OSError) as error:
+                self._trouble(error)
+                return
+            if fetch.bad:
+                logger.error(
+                    "messages of the spool are damaged and have become dead letters",
+                    extra={"messages": [bad.id for bad in fetch.bad]},
+                )
+                self._changes.bad += fetch.bad
+            self._outcomes.append(fetch)
+            del fetches[0]
+
+    def _do(self, call: Call) -> None:
+        try:
+            call.result = call.work(self._database)
+        except (sqlite3.Error, OSError) as error:
+            if not refused(error):
+                self._trouble(error)
+            call.error = SpoolError(f"the spool cannot do that: {describe(error)}")
+        self._outcomes.append(call)
+
+    def _refuse(self) -> None:
+        """Nothing works: say so to those who can do something else. The others wait."""
+        for put in self._puts:
+            if put.error is None:
+                put.error = SpoolError(f"the spool cannot store messages: {self._problem}")
+        for call in self._calls:
+            call.error = SpoolError(f"the spool cannot do that: {self._problem}")
+        self._outcomes += self._puts
+        self._outcomes += self._calls
+        self._puts = []
+        self._calls = []
+
+    def _say(self) -> None:
+        outcomes = self._outcomes
+        state = State(self._database, self._problem, self._missing)
+        if self._said is None or not state.same(self._said):
+            self._said = state
+            self._missing = {}
+            outcomes.insert(0, state)
+        if outcomes:
+            self._outcomes = []
+            self._post(outcomes)
+
+    # -- trouble and upkeep --------------------------------------------------------------------------------------------
+
+    def _trouble(self, error: Exception) -> None:
+        """The disk did not do what it should."""
+        text = describe(error)
+        if not self._problem:
+            logger.error("the spool does not work: %s", text, extra={"file": str(self._database.files.base)})
+        self._problem = text
+        now = time.monotonic()
+        self._next_try = now + RETRY
+        if self._database.moved():
+            self._gone()
+            return
+        if disk_full(error):
+            return
+        self._out_of_use()
+        self._error = error
+        if damaged(error):
+            self._state = _DAMAGED
+            self._next_try = now
+        else:
+            self._state = _REOPEN
+
+    def _gone(self) -> None:
+        self._out_of_use()
+        self._state = _GONE
+        self._error = None
+        self._problem = "its file was deleted or replaced"
+        self._next_try = time.monotonic()
+
+    def _out_of_use(self) -> None:
+        if self._before is None:
+            self._before = _copy(self._database.counts)
+
+    def _repair(self) -> bool:
+        """Bring the file back into use, if it is time to try; whether it is."""
+        now = time.monotonic()
+        if now < self._next_try:
+            return False
+        self._next_try = now + RETRY
+        database = self._database
+        assert self._before is not None
+        try:
+            if self._state == _REOPEN:
+                database.connect()
+            else:
+                database.salvage(self._error)
+            database.write((), self._changes)
+            count_changes(self._before, (), self._changes)
+            self._changes = Changes()
+            database.recount()
+        except (sqlite3.Error, OSError, SpoolError) as error:
+            text = describe(error)
+            if text != self._problem:
+                logger.error("the spool cannot be brought back: %s", text)
+            self._problem = text
+            if self._state != _REOPEN and not database.usable:
+                self._state = _REOPEN
+            return False
+        _differences(self._before, database.counts, self._missing)
+        self._before = None
+        self._error = None
+        self._state = _FINE
+        self._well()
+        return True
+
+    def _probe(self) -> None:
+        try:
+            self._database.probe()
+        except (sqlite3.Error, OSError) as error:
+            self._trouble(error)
+        else:
+            self._well()
+
+    def _well(self) -> None:
+        if self._problem and self._state == _FINE:
+            self._problem = ""
+            logger.info("the spool works again")
+
+    def _keep_up(self) -> None:
+        """There is time."""
+        if self._shrinking:
+            try:
+                self._shrinking = self._database.shrink()
+            except (sqlite3.Error, OSError) as error:
+                self._shrinking = False
+                self._trouble(error)
+        elif self._database.behind:
+            self._checkpoint()
+            self._shrinking = self._state == _FINE
+
+    def _checkpoint(self) -> None:
+        try:
+            self._database.checkpoint()
+        except (sqlite3.Error, OSError) as error:
+            if disk_full(error):
+                logger.debug("the spool's log cannot be copied into its database: %s", describe(error))
+            else:
+                self._trouble(error)
+
+    def _end(self, stop: Stop) -> None:
+        if self._changes:
+            logger.error(
+                "the spool ends with removals that could not be written down; these messages will be sent again",
+                extra={"messages": len(self._changes.removed) + len(self._changes.dead)},
+            )
+        self._database.close()
+        self._post([*self._fetches, stop])
+
+
+def _removal(messages: list[SpooledMessage]) -> Changes:
+    changes = Changes()
+    changes.removed = messages
+    return changes
+
+
+def _copy(counts: dict[KeyName, Count]) -> dict[KeyName, Count]:
+    return {name: [count, size] for name, (count, size) in counts.items()}
+
+
+def _differences(before: dict[KeyName, Count], after: dict[KeyName, Count], missing: dict[KeyName, Count]) -> None:
+    """Add to ``missing`` what is no longer there."""
+    for name in {**before, **after}:
+        count, size = before.get(name, (0, 0))
+        now, size_now = after.get(name, (0, 0))
+        if count != now:
+            sum_of = missing.setdefault(name, [0, 0])
+            sum_of[0] += count - now
+            sum_of[1] += size - size_now
