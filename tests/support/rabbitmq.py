@@ -260,9 +260,10 @@ class RabbitMQ:
         with self.channel(vhost) as channel:
             channel.queue_delete(queue)
 
-    def purge(self, queue: str, vhost: str = "/") -> None:
+    def purge(self, queue: str, vhost: str = "/") -> int:
+        """How many messages it had."""
         with self.channel(vhost) as channel:
-            channel.queue_purge(queue)
+            return int(channel.queue_purge(queue).method.message_count)
 
     def depth(self, queue: str, vhost: str = "/") -> int:
         """Messages that are ready in it; -1: there is no such queue."""
@@ -285,7 +286,12 @@ def parameters_to(port: int, vhost: str = "/", **more: Any) -> pika.ConnectionPa
 
 def behind_sidecar(*ports: int, **amqp: Any) -> dict[str, Any]:
     """A sidecar's configuration with the upstream ``rabbitmq`` in front of these brokers; ``amqp`` is its section."""
-    upstream = {"bind": "127.0.0.1:0", "protocol": "amqp", "endpoints": [f"127.0.0.1:{port}" for port in ports]}
+    upstream = {
+        "bind": "127.0.0.1:0",
+        "protocol": "amqp",
+        "endpoints": [f"127.0.0.1:{port}" for port in ports],
+        "circuit_breaker": {"reset_timeout": "500ms"},  # a broker that was away is soon tried again
+    }
     return {
         "service": {"name": "web"},
         "drain": {"timeout": "1s"},
