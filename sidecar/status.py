@@ -120,13 +120,14 @@ def table(asked: Asked, colour: bool) -> list[str]:
     ]
     lines = [f"{label:<10}{text}" for label, text in rows]
     if asked.upstreams:
-        lines += ["", *_columns(_upstream_rows(asked.upstreams), colour)]
+        lines += ["", *columns(_upstream_rows(asked.upstreams), colour)]
         endpoints = _endpoint_rows(asked.upstreams)
         if len(endpoints) > 1:
-            lines += ["", *_columns(endpoints, colour)]
-    for block in (_amqp_rows(asked.amqp), _waiting_rows(asked.amqp), _queue_rows(asked.amqp)):
+            lines += ["", *columns(endpoints, colour)]
+    amqp = asked.amqp
+    for block in (_amqp_rows(amqp), _waiting_rows(amqp), _queue_rows(amqp), _spool_rows(amqp)):
         if len(block) > 1:
-            lines += ["", *_columns(block, colour)]
+            lines += ["", *columns(block, colour)]
     return lines
 
 
@@ -211,7 +212,36 @@ def _queue_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _columns(rows: list[list[str]], colour: bool) -> list[str]:
+def _spool_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["AMQP", ">SPOOLED", ">SIZE", ">OF", ">REPLAYED", ">EXPIRED", ">DEAD LETTERS", "STATE"]]
+    rows += [
+        [
+            str(port["name"]),
+            str(spool["messages"]),
+            size(spool["bytes"]),
+            size(spool["max_bytes"]),
+            str(spool["replayed"]),
+            str(spool["expired"]),
+            str(spool["dead_letters"]["messages"]),
+            str(spool["problem"]) or ("full" if spool["full"] else "fine"),
+        ]
+        for port in ports
+        if (spool := port.get("spool")) is not None
+    ]
+    return rows
+
+
+def size(count: int) -> str:
+    """Bytes, as people say it."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1023.95:
+            return f"{value:.0f} {unit}" if unit == "B" or value >= 99.95 else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"
+
+
+def columns(rows: list[list[str]], colour: bool) -> list[str]:
     """Aligned columns; a heading that begins with ``>`` has its column on the right."""
     right = [heading.startswith(">") for heading in rows[0]]
     cells = [[heading.removeprefix(">") for heading in rows[0]]] + [[printable(c) for c in row] for row in rows[1:]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.admin import guard, index, openapi
+from sidecar.admin import dead_letters, guard, index, openapi
 from sidecar.admin.door import Door
 from sidecar.admin.routes import Api, NotKnown, Route, answer
 from sidecar.telemetry.metrics import Metrics
@@ -98,6 +98,7 @@ def _application(running: Running, log: LogWriter, door: Door) -> web.Applicatio
         Route("GET", "/", "What there is: this list", start_page, {200: "JSON, or a page for a browser"}, "Index",
               pages=("text/html",)),
         *Api(running, log, Metrics(running)).routes(),
+        *dead_letters.Api(running).routes(),
         Route("GET", "/openapi.json", "This API's description", document, {200: "OpenAPI 3.1"}, "OpenApi"),
     )  # fmt: skip
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(running, door)])

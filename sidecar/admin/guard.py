@@ -1,9 +1,9 @@
 """Who may do what on the admin API.
 
 Reading is open to whoever can connect, so that scrapers and health checks need no secret, except for ``/config`` on an
-address that others can reach. Changing needs the token when there is one. On a loopback address a web page in
-somebody's browser must not be able to drive the API: a foreign Host (DNS rebinding) or a foreign Origin (forged
-requests) is refused.
+address that others can reach. Changing needs the token when there is one, and so does reading what clients have
+published: the files that it is in are nobody else's, either. On a loopback address a web page in somebody's browser
+must not be able to drive the API: a foreign Host (DNS rebinding) or a foreign Origin (forged requests) is refused.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def check(admin: Admin, method: str, path: str, headers: MultiMapping[str]) -> N
     # Port included: another page on this very host is another site, too.
     if changes and origin is not None and [origin.lower().partition("://")[2]] != [host.lower() for host in hosts]:
         raise Refused(403, "wrong_origin", "a page of another site may not change anything here")
-    if changes or (path == "/config" and not local):
+    published = path.startswith("/amqp/") and "/dead-letters" in path
+    if changes or published or (path == "/config" and not local):
         token = admin.token.reveal()
         if token and not _given(headers, token):
             raise Refused(

@@ -25,9 +25,9 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         "info": {
             "title": "sidecar admin API",
             "version": __version__,
-            "description": "Reading is open, except for /config on an address that is not loopback. Changing needs the "
-            "admin token where one is configured. On a loopback address requests for another Host are refused (421), "
-            "and changes asked for by pages of other sites (403).",
+            "description": "Reading is open, except for /config on an address that is not loopback. Changing, and "
+            "reading what clients have published, needs the admin token where one is configured. On a loopback address "
+            "requests for another Host are refused (421), and changes asked for by pages of other sites (403).",
         },
         "paths": paths,
         "components": {
@@ -48,6 +48,10 @@ def _operation(route: Route) -> dict[str, Any]:
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": _parameter(name)}
             for name in re.findall(r"{(\w+)}", route.path)
+        ]
+        + [
+            {"name": query.name, "in": "query", "description": query.summary, "schema": {"type": query.kind}}
+            for query in route.query
         ],
         "responses": {str(status): _response(route, status) for status in route.answers}
         | {"default": {"$ref": "#/components/responses/Error"}},
@@ -57,7 +61,7 @@ def _operation(route: Route) -> dict[str, Any]:
             "required": True,
             "content": _json(route.body) | {"text/plain": {"schema": {"type": "string"}}},
         }
-    if route.method != "GET":
+    if route.method != "GET" or route.private:
         operation["security"] = [*_TOKEN, {}]  # {}: where no token is configured
     elif route.path == "/config":
         operation["security"] = [{}, *_TOKEN]
@@ -79,4 +83,6 @@ def _json(schema: str) -> dict[str, Any]:
 
 
 def _parameter(name: str) -> dict[str, Any]:
-    return {"type": "string", "enum": ["open", "close", "auto"]} if name == "mode" else {"type": "string"}
+    if name == "mode":
+        return {"type": "string", "enum": ["open", "close", "auto"]}
+    return {"type": "integer"} if name == "number" else {"type": "string"}

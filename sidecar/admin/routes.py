@@ -32,10 +32,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 @dataclass(frozen=True, slots=True)
+class Query:
+    """What may stand behind a path's question mark; ``kind`` is its type in JSON Schema."""
+
+    name: str
+    summary: str
+    kind: str = "string"
+
+
+@dataclass(frozen=True, slots=True)
 class Route:
     """``path`` in OpenAPI's form; ``answers`` maps statuses to what they mean. ``schema`` names the shape of a good
     answer's JSON, ``body`` that of what to send (see :mod:`sidecar.admin.schemas`; empty: none); ``pages`` are other
-    media types that it can answer in."""
+    media types that it can answer in. ``private``: reading it needs the token, too."""
 
     method: str
     path: str
@@ -45,6 +54,8 @@ class Route:
     schema: str
     body: str = ""
     pages: tuple[str, ...] = ()
+    query: tuple[Query, ...] = ()
+    private: bool = False
 
 
 class NotKnown(Exception):

@@ -30,6 +30,25 @@ def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
     return {"oneOf": [schema, {"type": "null"}]}
 
 
+_LETTER: Final[dict[str, Any]] = {
+    "id": _COUNT | {"description": "grows with each death"},
+    "died": _or_null(_TEXT) | {"description": "RFC 3339"},
+    "age": _NUMBER | {"description": "seconds since then"},
+    "reason": _TEXT,
+    "code": _COUNT | {"description": "the broker's; 0: it was not the broker"},
+    "readable": _FLAG | {"description": "false: what is left of it is no message any more"},
+    "vhost": _TEXT,
+    "exchange": _TEXT | {"description": "empty: the default exchange"},
+    "routing_key": _TEXT,
+    "user": _TEXT | {"description": "the property user-id"},
+    "origin": _TEXT | {"description": "who published it"},
+    "trace": _TEXT | {"description": "its traceparent"},
+    "published": _or_null(_TEXT) | {"description": "RFC 3339"},
+    "expires": _or_null(_TEXT) | {"description": "likewise; null: never"},
+    "priority": _COUNT,
+    "attempts": _COUNT | {"description": "how often the broker refused it"},
+    "bytes": _COUNT | {"description": "of its body"},
+}
 _FOUND: Final = _object(status=_STATUS, output=_TEXT)
 _FOUND_BY_NAME: Final = {"type": "object", "additionalProperties": _FOUND}
 
@@ -120,6 +139,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         ),
         exchanges=_list(_ref("AmqpExchange")),
         queues=_list(_ref("AmqpQueue")),
+        spool=_or_null(_ref("Spool")),
         sessions=_list(_ref("AmqpSession")) | {"description": "200 at most: those with the most held, then the oldest"},
     ),
     "AmqpExchange": _object(
@@ -160,6 +180,49 @@ SCHEMAS: Final[dict[str, Any]] = {
         held=_COUNT,
         blocked=_FLAG | {"description": "it was told to publish nothing for now"},
         stalled=_COUNT,
+    ),
+    "Spool": _object(
+        messages=_COUNT | {"description": "kept for the broker now"},
+        bytes=_COUNT | {"description": "what they count as"},
+        max_bytes=_COUNT,
+        full=_FLAG,
+        problem=_TEXT | {"description": "why it does not work at present; empty when it does"},
+        spooled=_COUNT | {"description": "messages that were put into it since the start"},
+        replayed=_COUNT | {"description": "messages that left it for the broker, which confirmed them"},
+        expired=_COUNT | {"description": "messages that were too old when their turn came"},
+        corrupt=_COUNT | {"description": "messages that could not be read again"},
+        acks=_COUNTS | {"description": "publishes confirmed to clients, by who vouched for them: broker, spool"},
+        keys=_COUNT | {"description": "vhosts and lanes that have messages"},
+        waiting=_list(_object(vhost=_TEXT, lane=_TEXT, messages=_COUNT, bytes=_COUNT))
+        | {"description": "200 at most: those with the most messages; each keeps its own order"},
+        dead_letters=_object(
+            messages=_COUNT,
+            bytes=_COUNT,
+            dropped=_COUNT | {"description": "that had to go for newer ones"},
+            reasons=_COUNTS,
+        ),
+    ),
+    "DeadLetters": _object(
+        dead_letters=_list(_ref("DeadLetterSummary")),
+        next=_or_null(_COUNT) | {"description": "ask again with this as after; null: there are no more"},
+    ),
+    "DeadLetterSummary": _object(**_LETTER),
+    "DeadLetter": _object(
+        **_LETTER,
+        mandatory=_FLAG,
+        properties={"type": "object", "description": "AMQP's, as the client sent them"},
+        headers={"type": "object", "description": "likewise"},
+        body=_object(
+            size=_COUNT | {"description": "bytes, all of them"},
+            cut=_FLAG | {"description": "content is only the first 64 KiB; an export has everything"},
+            encoding={"type": "string", "enum": ["text", "base64"]},
+            content=_TEXT,
+        ),
+    ),
+    "Changed": _object(
+        messages=_COUNT | {"description": "how many"},
+        complete=_FLAG | {"description": "false: ask again, with before as it is here"},
+        before=_or_null(_NUMBER) | {"description": "only those were meant that had died by then, Unix time"},
     ),
     "Changes": _object(changes=_list(_TEXT)),
     "Phase": _object(phase=_PHASE),

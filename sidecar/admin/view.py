@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sidecar.amqp.stats import AmqpStats
 from sidecar.config.model import Config, Upstream
@@ -12,6 +12,9 @@ from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.endpoint import Endpoint
+
+if TYPE_CHECKING:
+    from sidecar.amqp.spool.dead import DeadLetter
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,110 @@ class SessionView:
     stalled: int
 
 
+class SpoolKey(Protocol):
+    """What is in the spool of one virtual host and lane."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+
+class DeadLettersView(Protocol):
+    """Messages of an upstream that nobody will send any more. The attributes are as of the last transaction; the
+    coroutines ask the disk, and may raise :class:`sidecar.amqp.spool.errors.SpoolError`."""
+
+    @property
+    def count(self) -> int: ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """Of each reason, how many there are."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """How many had to go for newer ones."""
+        ...
+
+    async def list(
+        self, limit: int, after: int = 0, reason: str = "", exchange: str | None = None
+    ) -> Sequence[DeadLetter]:
+        """The next ones behind number ``after``, in the order of their numbers; only those of a reason (empty: any) and
+        of an exchange (None: any)."""
+        ...
+
+    async def get(self, number: int) -> DeadLetter | None:
+        """One of them."""
+        ...
+
+    async def replay(self, numbers: Sequence[int]) -> int:
+        """Put them behind the other messages of their keys, as if they came now; how many there were. Those that
+        cannot be read any more stay."""
+        ...
+
+    async def drop(self, numbers: Sequence[int]) -> int:
+        """Forget them; how many there were."""
+        ...
+
+
+class SpoolView(Protocol):
+    """An AMQP upstream's spool."""
+
+    @property
+    def messages(self) -> int:
+        """Kept for the broker now; ``bytes`` is what they count as, and ``max_bytes`` the most that may."""
+        ...
+
+    @property
+    def bytes(self) -> int: ...
+
+    @property
+    def max_bytes(self) -> int: ...
+
+    @property
+    def full(self) -> bool:
+        """It takes no more."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """Why it does not work at present; empty when it does."""
+        ...
+
+    @property
+    def keys(self) -> Mapping[tuple[str, str], SpoolKey]:
+        """By virtual host and lane: exchange, or queue behind the default exchange."""
+        ...
+
+    @property
+    def spooled(self) -> int:
+        """Messages that were put into it since the start. ``replayed`` left it for the broker, which confirmed them;
+        ``expired`` were too old by then; ``corrupt`` could not be read again."""
+        ...
+
+    @property
+    def replayed(self) -> int: ...
+
+    @property
+    def expired(self) -> int: ...
+
+    @property
+    def corrupt(self) -> int: ...
+
+    @property
+    def acks(self) -> Mapping[str, int]:
+        """Publishes confirmed to clients since the start, by who vouched for them: ``broker`` or ``spool``."""
+        ...
+
+    @property
+    def dead_letters(self) -> DeadLettersView: ...
+
+
 class AmqpView(Protocol):
     """What is particular to an AMQP upstream."""
 
@@ -52,6 +159,11 @@ class AmqpView(Protocol):
     @property
     def held_bytes(self) -> int:
         """Of all messages held now."""
+        ...
+
+    @property
+    def spool(self) -> SpoolView | None:
+        """None: it has none."""
         ...
 
     def holding(self) -> list[tuple[str, int]]:

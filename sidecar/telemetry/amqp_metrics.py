@@ -9,14 +9,18 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from sidecar.amqp.stats import OTHER
 from sidecar.telemetry.text import utf8
 
 if TYPE_CHECKING:
-    from sidecar.admin.view import AmqpView
+    from sidecar.admin.view import AmqpView, SpoolView
     from sidecar.amqp.stats import AmqpStats, ExchangeStats
 
 _EXCHANGE: Final = ["upstream", "vhost", "exchange"]
 _QUEUE: Final = ["upstream", "vhost", "queue"]
+
+#: Reasons of dead letters that are counted by name; there are a handful, unless the spool's file says otherwise.
+MAX_REASONS: Final = 50
 
 
 def amqp_families(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
@@ -25,6 +29,10 @@ def amqp_families(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
         yield from _ports(views)
         yield from _exchanges(views)
         yield from _queues(views)
+        spools = {name: spool for name, view in views.items() if (spool := getattr(view, "spool", None)) is not None}
+        if spools:
+            yield from _spools(spools)
+            yield from _dead_letters(spools)
 
 
 def message_counts(exchange: ExchangeStats) -> dict[str, int]:
@@ -121,3 +129,66 @@ def _queues(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
             full.add_metric(labels, queue.full)
             watched.add_metric(labels, not queue.problem and queue.depth >= 0)
     return depth, consumers, full, watched
+
+
+def _spools(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
+    labels = ["upstream"]
+    messages = GaugeMetricFamily("sidecar_amqp_spool_messages", "Messages kept for the broker.", labels=labels)
+    size = GaugeMetricFamily("sidecar_amqp_spool_bytes", "Bytes that they count as.", labels=labels)
+    most = GaugeMetricFamily("sidecar_amqp_spool_max_bytes", "The most bytes that are kept.", labels=labels)
+    keys = GaugeMetricFamily("sidecar_amqp_spool_keys", "Exchanges and queues that have such messages.", labels=labels)
+    full = GaugeMetricFamily("sidecar_amqp_spool_full", "1 while the spool takes no more.", labels=labels)
+    working = GaugeMetricFamily("sidecar_amqp_spool_working", "0 while the spool cannot use its file.", labels=labels)
+    spooled = CounterMetricFamily("sidecar_amqp_spooled", "Messages put into the spool.", labels=labels)
+    replayed = CounterMetricFamily(
+        "sidecar_amqp_replayed", "Messages that left the spool for the broker, which confirmed them.", labels=labels
+    )
+    expired = CounterMetricFamily(
+        "sidecar_amqp_expired", "Spooled messages that were too old when their turn came.", labels=labels
+    )
+    corrupt = CounterMetricFamily(
+        "sidecar_amqp_spool_corrupt", "Spooled messages that could not be read again.", labels=labels
+    )
+    acks = CounterMetricFamily(
+        "sidecar_amqp_acks", "Publishes confirmed to clients, by who vouched for them.", labels=[*labels, "by"]
+    )
+    for name, view in views.items():
+        messages.add_metric([name], view.messages)
+        size.add_metric([name], view.bytes)
+        most.add_metric([name], view.max_bytes)
+        keys.add_metric([name], len(view.keys))
+        full.add_metric([name], view.full)
+        working.add_metric([name], not view.problem)
+        spooled.add_metric([name], view.spooled)
+        replayed.add_metric([name], view.replayed)
+        expired.add_metric([name], view.expired)
+        corrupt.add_metric([name], view.corrupt)
+        for by, count in view.acks.items():
+            acks.add_metric([name, by], count)
+    return messages, size, most, keys, full, working, spooled, replayed, expired, corrupt, acks
+
+
+def _dead_letters(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
+    messages = GaugeMetricFamily(
+        "sidecar_amqp_dead_letters", "Messages that cannot be delivered.", labels=["upstream", "reason"]
+    )
+    size = GaugeMetricFamily("sidecar_amqp_dead_letter_bytes", "Bytes that they count as.", labels=["upstream"])
+    dropped = CounterMetricFamily(
+        "sidecar_amqp_dead_letters_dropped", "Dead letters that had to go for newer ones.", labels=["upstream"]
+    )
+    for name, view in views.items():
+        dead = view.dead_letters
+        for reason, count in _bounded(dead.reasons).items():
+            messages.add_metric([name, reason], count)
+        size.add_metric([name], dead.bytes)
+        dropped.add_metric([name], dead.dropped)
+    return messages, size, dropped
+
+
+def _bounded(reasons: Mapping[str, int]) -> Counter[str]:
+    """The reasons of most dead letters; those of the rest are one. Two may look the same once they are readable."""
+    counted: Counter[str] = Counter()
+    for reason, count in sorted(reasons.items(), key=lambda item: -item[1]):
+        label = utf8(reason)
+        counted[label if label in counted or len(counted) < MAX_REASONS else OTHER] += count
+    return counted

@@ -77,6 +77,7 @@ def test_everything_about_a_port() -> None:
                     {"what": "the rate of ai.tasks", "messages": 2},
                 ],
             },
+            "spool": None,
             "exchanges": [
                 {
                     "vhost": "/", "exchange": "", "published": 5, "forwarded": 5, "confirmed": 0, "nacked": 0,

@@ -15,6 +15,7 @@ from sidecar.upstreams.endpoint import Endpoint
 from support.admin import Client, Reply, serving, with_admin
 from support.json_schema import problems, resolve
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
+from support.spool import FakeSpool, damaged, letter, message
 
 
 def registered(door: Door) -> set[tuple[str, str]]:
@@ -59,12 +60,13 @@ def test_the_document_is_well_formed() -> None:
         assert len(ids) == len(set(ids))
         for (method, path), it in operations.items():
             assert it["summary"]
-            assert [p["name"] for p in it["parameters"]] == re.findall(r"{(\w+)}", path)
-            assert all(p["in"] == "path" and p["required"] and p["schema"] for p in it["parameters"])
+            assert [p["name"] for p in it["parameters"] if p["in"] == "path"] == re.findall(r"{(\w+)}", path)
+            assert all(p["schema"] for p in it["parameters"])
+            assert all(p["required"] if p["in"] == "path" else p["description"] for p in it["parameters"])
             assert "default" in it["responses"]
             for status, response in it["responses"].items():
                 assert status == "default" or (response["description"] and response["content"])
-            assert ("security" in it) == (method != "get" or path == "/config")
+            assert ("security" in it) == (method != "get" or path == "/config" or "/dead-letters" in path)
         for reference in references(document):
             resolve(reference, document)
         used = {reference.rpartition("/")[2] for reference in references(document)}
@@ -89,6 +91,9 @@ def everything() -> FakeRunning:
     broker.amqp.queue("gone", depth=-1, problem="no such queue")
     broker.amqp.waiting = [("the rate of ai.tasks", 1)]
     broker.amqp.session(1)
+    broker.amqp.spool = kept = FakeSpool()
+    kept.key("exchange ai.tasks", 3, 900)
+    kept.dead_letters.add(*(letter(number, message(headers={"n": number})) for number in range(1, 6)), damaged(6))
     it.upstreams["bare"] = FakeUpstream("bare", circuit_breaker=None)
     it.upstreams["bare"].endpoints = []
     return it
@@ -111,6 +116,21 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/upstreams/redis", None),
     ("GET", "/upstreams/nobody", None),
     ("GET", "/amqp", None),
+    ("GET", "/amqp/rabbitmq/spool", None),
+    ("GET", "/amqp/redis/spool", None),
+    ("GET", "/amqp/rabbitmq/dead-letters", None),
+    ("GET", "/amqp/rabbitmq/dead-letters?limit=2", None),
+    ("GET", "/amqp/rabbitmq/dead-letters?limit=0", None),
+    ("GET", "/amqp/rabbitmq/dead-letters/1", None),
+    ("GET", "/amqp/rabbitmq/dead-letters/6", None),
+    ("GET", "/amqp/rabbitmq/dead-letters/export", None),
+    ("POST", "/amqp/rabbitmq/dead-letters/1/replay", None),
+    ("POST", "/amqp/rabbitmq/dead-letters/1/replay", None),
+    ("POST", "/amqp/rabbitmq/dead-letters/6/replay", None),
+    ("POST", "/amqp/rabbitmq/dead-letters/2/drop", None),
+    ("POST", "/amqp/rabbitmq/dead-letters/replay?reason=nacked", None),
+    ("POST", "/amqp/rabbitmq/dead-letters/drop", None),
+    ("POST", "/amqp/rabbitmq/dead-letters/drop?reasons=nacked", None),
     ("POST", "/upstreams/redis/breaker/open", None),
     ("POST", "/upstreams/bare/breaker/open", None),
     ("POST", "/reload", None),
@@ -146,6 +166,7 @@ def test_answers_are_as_described() -> None:
 def found(document: dict[str, Any], method: str, path: str) -> tuple[str, str]:
     """The operation that a request is for; a fixed path goes before one with parameters."""
     keys = [key for key in described(document) if key[0] == method.lower()]
+    path = path.partition("?")[0]
     fits = [key for key in keys if re.fullmatch(re.sub(r"{\w+}", "[^/]+", key[1]), path)]
     return min(fits, key=lambda key: key[1].count("{"))
 

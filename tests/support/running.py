@@ -14,6 +14,7 @@ from sidecar.resilience import breaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.endpoint import Endpoint
 from support.clock import Clock
+from support.spool import FakeSpool
 
 LOCAL = Admin(bind=Address("127.0.0.1", 0))
 
@@ -44,6 +45,7 @@ class FakeAmqp:
         self.held_bytes = 0
         self.waiting: list[tuple[str, int]] = []
         self.clients: list[SessionView] = []
+        self.spool: FakeSpool | None = None
 
     def holding(self) -> list[tuple[str, int]]:
         return self.waiting
