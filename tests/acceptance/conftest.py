@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from concurrent.futures import Future
 
 import pytest
 
+from support.amqp_clients.idle import idling
 from support.amqp_clients.processes import CeleryWorker
 from support.processes import Sidecar, ending
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
@@ -38,3 +40,10 @@ def celery_worker(amqp_port: int, tmp_path_factory: pytest.TempPathFactory) -> I
         worker = processes[0]
         assert isinstance(worker, CeleryWorker)
         yield worker.ready()
+
+
+@pytest.fixture(scope="session")
+def idlers(amqp_port: int) -> Iterator[dict[str, Future[None]]]:
+    """Connections at the same port that are idle from when this is first asked for."""
+    with idling(amqp_port) as found:
+        yield found

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import socket
 import struct
+from concurrent.futures import Future
 
 import pytest
 from pamqp import commands
@@ -206,3 +207,9 @@ def test_every_publish_is_confirmed_once(amqp_port: int) -> None:
             while low + 1 in done:
                 low += 1
         assert done == set(range(1, 3001))
+
+
+@pytest.mark.parametrize("kind", ["raw", "silent", "pika", "aio_pika", "node"])
+def test_idle_for_ten_heartbeats(idlers: dict[str, Future[None]], kind: str) -> None:
+    """They have been since another module's tests began, so that there is little to wait for."""
+    idlers[kind].result(30)

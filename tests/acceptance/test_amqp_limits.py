@@ -73,7 +73,7 @@ def stamped(kind: bytes) -> bytes:
 
 
 def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
-    """1500 a second are offered to an exchange that may have 1000; 1000 a second to another one on the same channel."""
+    """1300 a second are offered to an exchange that may have 1000; 1000 a second to another one on the same channel."""
     rule = {"exchange": "limits.slow", "rate": "1000/s", "burst": 20, "over": "hold"}
     with running(tmp_path, rabbitmq, publish=[rule]) as sidecar, RawClient(sidecar.port("rabbitmq")) as client:
         client.open_channel()
@@ -87,7 +87,7 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
             slow = free = 0
             while (passed := time.monotonic() - started) < SECONDS + 1.0:
                 data = []
-                while slow < passed * 1500:
+                while slow < passed * 1300:
                     data.append(client.publishing(1, "limits.slow", "", stamped(b"s")))
                     slow += 1
                 while free < passed * 1000:
@@ -106,7 +106,7 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
         assert 980 <= limited <= 1020
         assert unlimited >= 950
         assert delay < 0.02
-        assert held > 400 * SECONDS
+        assert held > 200 * SECONDS
 
 
 def test_what_is_over_the_rate_is_nacked(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_a_queue_does_not_grow_beyond_its_limit(rabbitmq: RabbitMQ, tmp_path: Pa
         pool = stack.enter_context(ThreadPoolExecutor(3))
         targets = [("", "limits.depth"), ("amq.topic", "storm.a.b"), ("", "limits.depth")]
         storms = [pool.submit(storm, client, *target) for client, target in zip(clients, targets, strict=True)]
-        deepest = watch(rabbitmq, 2.0)
+        deepest = watch(rabbitmq, 1.2)
         print(f"deepest: {deepest}")
         assert 4000 <= deepest <= 5200
 
@@ -171,7 +171,7 @@ def test_a_queue_does_not_grow_beyond_its_limit(rabbitmq: RabbitMQ, tmp_path: Pa
         free_after = time.monotonic() - started
         print(f"free after {free_after:.3f} s")
         assert free_after < 1.0
-        assert watch(rabbitmq, 1.5) <= 5200
+        assert watch(rabbitmq, 0.8) <= 5200
 
         sink = stack.enter_context(Sink(rabbitmq.port, "limits.depth"))
         wait_for(lambda: all(storm.done() for storm in storms), "all was taken from the clients", 20)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -46,12 +47,13 @@ class CeleryWorker(Process):
         return [line for line in self.output().splitlines() if "CRITICAL" in line or "Connection" in line]
 
     def close(self) -> None:
-        """In an orderly way: killed at once, it would leave its own children behind."""
-        try:
-            if self.popen.poll() is None:
-                self.terminate(15)
-        finally:
-            super().close()
+        """SIGQUIT, which ends its children too; it does not wait for what they do."""
+        if self.popen.poll() is None:
+            self.popen.send_signal(signal.SIGQUIT)
+            try:
+                self.popen.wait(10)
+            finally:
+                super().close()
 
 
 def _celery(port: int) -> dict[str, str]:
