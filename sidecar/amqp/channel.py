@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: (RabbitMQ's direct reply-to), which is no work and so not kept from it.
 ACK, NO_ACK, REPLIES = range(3)
 
+#: Consumers that are remembered after they were cancelled.
+_MOST_DEPARTED: Final = 1000
+
 size_at: Final = Struct(">I").unpack_from
 
 
@@ -72,9 +75,10 @@ class Channel(Sender):
     """One channel of a session, from its ``channel.open`` until both sides have closed it."""
 
     __slots__ = (
-        "collecting", "confirms", "consumers", "consumes", "delivery", "dropping", "gets", "header_end", "header_new",
-        "header_start", "last_queue", "left", "number", "open", "parts", "qos_asked", "qos_known", "received",
-        "removals", "route", "session", "stalled", "trace", "unacked", "waiting",
+        "collecting", "confirms", "consumers", "consumes", "delivery", "departed", "dropping", "ending", "gets",
+        "header_end", "header_new", "header_start", "last_queue", "left", "number", "offset", "open", "parts",
+        "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session", "stalled", "trace",
+        "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -116,6 +120,14 @@ class Channel(Sender):
         self.collecting: Stalled | None = None
         self.dropping = False
         self.delivery: Delivery | None = None
+        #: The client has closed it; the broker must hear nothing more of it. And how many ``basic.recover`` are under
+        #: way: what was delivered before their answer is not to be settled any more.
+        self.ending = False
+        self.recovering = 0
+        #: Consumers cancelled without waiting for an answer, whose deliveries may still come.
+        self.departed: dict[bytes, int] = {}
+        #: What to add to the broker's delivery tags to get the client's: the tags of broker channels that are gone.
+        self.offset = 0
 
     # -- publishes -----------------------------------------------------------------------------------------------------
 
@@ -229,6 +241,31 @@ class Channel(Sender):
         """The client's ``channel.close`` is among the frames that wait."""
         return any(len(f) >= 12 and f[0] == METHOD and size_at(f, 7)[0] == CHANNEL_CLOSE for f in self.waiting or ())
 
+    def kind(self, consumer: bytes) -> int:
+        """How a consumer takes its deliveries."""
+        found = self.consumers.get(consumer)
+        return self.departed.get(consumer, ACK) if found is None else found
+
+    def depart(self, consumer: bytes) -> None:
+        """A consumer is cancelled, and the client does not wait for that."""
+        found = self.consumers.get(consumer)
+        if found is not None:
+            self.departed[consumer] = found
+            if len(self.departed) > _MOST_DEPARTED:
+                del self.departed[next(iter(self.departed))]
+
+    def recovered(self) -> None:
+        """The broker delivers again whatever was not settled, what is kept back here too."""
+        self.recovering = max(0, self.recovering - 1)
+        for stalled in self.stalled:
+            self.session.stalled(-1, -stalled.size())
+        if self.collecting is not None:
+            self.collecting = None
+            self.dropping = True
+        self.stalled.clear()
+        self.session.amqp_stats.unacked -= self.unacked.count
+        self.unacked.clear()
+
     # -- deliveries ----------------------------------------------------------------------------------------------------
 
     def delivered(self, tag: int, consumer: bytes, no_ack: bool) -> None:
@@ -270,8 +307,8 @@ class Channel(Sender):
             if stalled.no_ack:
                 session.client_write(b"".join(stalled.frames))
                 session.amqp_stats.delivered += 1
-            else:
-                session.broker_write(basic_nack(self.number, stalled.tag, False, True))
+            elif not self.ending and not self.recovering:
+                session.broker_write(basic_nack(self.number, stalled.tag - self.offset, False, True))
             if stalled is self.collecting:
                 self.collecting = None
                 self.dropping = not stalled.no_ack

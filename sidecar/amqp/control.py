@@ -30,6 +30,7 @@ from sidecar.amqp.spec import (
     BASIC_QOS_OK,
     BASIC_RECOVER,
     BASIC_RECOVER_ASYNC,
+    BASIC_RECOVER_OK,
     BASIC_RETURN,
     CHANNEL_CLOSE,
     CHANNEL_CLOSE_OK,
@@ -160,6 +161,8 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         channel.waiting = []
         session.wait(channel, data[start:end])
         return b""
+    if session.keeps:
+        session.noticed(channel, found, data, start, end)
     if found == BASIC_QOS:
         return _qos(session, channel, data, start, end)
     if found == BASIC_CONSUME:
@@ -173,12 +176,14 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         arguments = Arguments(data, start, end)
         tag = arguments.short_bytes()
         if arguments.u8() & 1:
+            channel.depart(tag)
             session.consumer_gone(channel, tag)
-    elif found in (BASIC_RECOVER, BASIC_RECOVER_ASYNC):
-        # The broker delivers again whatever is not settled, what is kept back here too.
-        channel.give_back()
-        session.amqp_stats.unacked -= channel.unacked.count
-        channel.unacked.clear()
+    elif found == BASIC_RECOVER:
+        channel.recovering += 1
+    elif found == BASIC_RECOVER_ASYNC:
+        channel.recovered()
+    elif found == CHANNEL_CLOSE:
+        channel.ending = True
     elif found == CONFIRM_SELECT:
         channel.select_confirms()
     elif found == TX_SELECT:
@@ -316,9 +321,13 @@ def off_channel_of_broker(session: Session, kind: int, number: int, data: bytes,
 
 def from_broker(session: Session, channel: Channel, found: int, data: bytes, start: int, end: int) -> bytes | None:
     """A method of the broker on an open channel."""
+    if session.keeps and session.answered(channel, found):
+        return b""
     if found == BASIC_GET_OK:
-        arguments = Arguments(data, start, end)
-        channel.delivered(arguments.u64(), b"", channel.gets.popleft() if channel.gets else False)
+        number = Arguments(data, start, end).u64() + channel.offset
+        channel.delivered(number, b"", channel.gets.popleft() if channel.gets else False)
+        if channel.offset:
+            return data[start : start + 11] + number.to_bytes(8, "big") + data[start + 19 : end]
     elif found == BASIC_GET_EMPTY:
         if channel.gets:
             channel.gets.popleft()
@@ -334,10 +343,12 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         tag = Arguments(data, start, end).short_bytes()
         kind = channel.consumes.popleft() if channel.consumes else ACK
         session.consumer_came(channel, tag, kind)
-        if session.returning and kind != REPLIES:
+        if session.returning and kind != REPLIES and not channel.ending:
             session.broker_write(basic_cancel(channel.number, tag))
     elif found in (BASIC_CANCEL_OK, BASIC_CANCEL):
         session.consumer_gone(channel, Arguments(data, start, end).short_bytes())
+    elif found == BASIC_RECOVER_OK:
+        channel.recovered()
     elif found == CHANNEL_OPEN_OK:
         channel.open = True
     elif found == QUEUE_DECLARE_OK:

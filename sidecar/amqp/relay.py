@@ -247,6 +247,14 @@ def _settle(session: Session, channel: Channel, method: int, data: bytes, start:
         if tag == 0 or tag >= first:
             return _settle_around(session, channel, method, tag, bool(bits & 2))
     _settled(session, channel, tag, multiple, method == BASIC_ACK)
+    offset = channel.offset
+    if offset and tag:
+        # Deliveries of a connection that is gone: the broker has long given them to somebody else.
+        return (
+            data[start : start + 11] + (tag - offset).to_bytes(8, "big") + data[start + 19 : end]
+            if tag > offset
+            else b""
+        )
     return None
 
 
@@ -256,9 +264,9 @@ def _settle_around(session: Session, channel: Channel, method: int, tag: int, re
     frames = []
     for each in channel.unacked.tags(tag):
         if method == BASIC_ACK:
-            frames.append(basic_ack(channel.number, each, False))
+            frames.append(basic_ack(channel.number, each - channel.offset, False))
         else:
-            frames.append(basic_nack(channel.number, each, False, requeue))
+            frames.append(basic_nack(channel.number, each - channel.offset, False, requeue))
         _settled(session, channel, each, False, method == BASIC_ACK)
     return b"".join(frames)
 
@@ -345,21 +353,26 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
     if at + 9 > end:
         raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - basic.deliver ends too early", BASIC_DELIVER)
     tag: int = _u64(data, at)[0]
+    new: bytes | None = None
+    if channel.offset:
+        tag += channel.offset
+        new = data[start:at] + tag.to_bytes(8, "big") + data[at + 8 : end]
     consumer = data[start + 12 : at]
-    kind = channel.consumers.get(consumer, 0)
-    if session.client.state == CLOSED:
-        channel.dropping = True  # the end of the connection gives it back
+    kind = channel.kind(consumer)
+    if channel.ending or session.client.state == CLOSED:
+        channel.dropping = True  # the end of the channel gives it back
         return b""
     if session.stalling and kind != REPLIES:
         if not session.returning:
-            channel.collecting = stalled = Stalled(tag, consumer, kind == NO_ACK, data[start:end])
+            channel.collecting = stalled = Stalled(tag, consumer, kind == NO_ACK, new or data[start:end])
             channel.stalled.append(stalled)
             session.stalled(1, end - start)
             return b""
         if kind != NO_ACK:
             # We drain: it goes to somebody else at once.
-            session.broker_write(basic_nack(channel.number, tag, False, True))
+            if not channel.recovering:
+                session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
             channel.dropping = True
             return b""
     channel.delivered(tag, consumer, kind != 0)
-    return None
+    return new

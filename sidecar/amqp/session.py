@@ -71,10 +71,10 @@ class Session(Exchange):
     """One client connection as an exchange: admission, tries and accounting are those of TCP connections."""
 
     __slots__ = (
-        "_close_frame", "_counted", "_due", "_greeting", "_interval", "_listener", "_next_beat", "_reason", "_refusal",
-        "_stalled_bytes", "_told_blocked", "_waiting_bytes", "alarmed", "amqp_stats", "broker", "channels", "client",
-        "closing", "detached", "handshake", "hold", "keeps", "max_message_size", "partial", "partial_limit", "peer",
-        "policy", "refused", "returning", "routes", "stage", "stalling", "timer", "tracing",
+        "_close_frame", "_counted", "_due", "_greeting", "_interval", "_linked", "_listener", "_next_beat", "_reason",
+        "_refusal", "_stalled_bytes", "_told_blocked", "_waiting_bytes", "alarmed", "amqp_stats", "broker", "channels",
+        "client", "closing", "detached", "handshake", "hold", "keeps", "max_message_size", "partial", "partial_limit",
+        "peer", "policy", "refused", "returning", "routes", "stage", "stalling", "timer", "tracing",
     )  # fmt: skip
 
     broker: BrokerLeg | None
@@ -122,6 +122,8 @@ class Session(Exchange):
         self._close_frame = b""
         self._reason = ""
         self._counted = False
+        #: There is a connection to a broker that counts as one.
+        self._linked = False
         self._interval = inf
         self._next_beat = inf
         #: When to cut what has not ended by itself.
@@ -365,8 +367,9 @@ class Session(Exchange):
                 self.client_write(unblocked())
 
     def client_write(self, data: bytes) -> None:
-        """Send to the client, if it is there."""
-        if data and self.client.state != CLOSED:
+        """Send to the client, if it is there; nothing may follow a close of ours (§2.2.4)."""
+        state = self.client.state
+        if data and (state == OPEN or (state == CLOSING and not self._reason)):
             self.count_out(len(data))
             self.client.write(data)
 
@@ -400,6 +403,7 @@ class Session(Exchange):
         self.stage = HANDSHAKE
         stats = self.listener.stats
         stats.upstream_active += 1
+        self._linked = True
         stats.tunnels += 1
         self.listener.cluster.succeeded(broker.endpoint)
         for hook in self.chain.on_connected:
@@ -582,6 +586,13 @@ class Session(Exchange):
         """A method of the client on a channel, while there is no broker."""
         raise NotImplementedError
 
+    def noticed(self, channel: Channel, found: int, data: bytes, start: int, end: int) -> None:
+        """A method of the client on a channel passes."""
+
+    def answered(self, channel: Channel, found: int) -> bool:
+        """A method of the broker on a channel came; whether it answers one of ours, and so is not for the client."""
+        return False
+
     def new_channel(self, number: int) -> Channel:
         """The client opens a channel."""
         return Channel(self, number)
@@ -667,7 +678,7 @@ class Session(Exchange):
         self.stalling = self.returning = True
         for channel in self.channels.values():
             for tag, kind in channel.consumers.items():
-                if kind != REPLIES:
+                if kind != REPLIES and not channel.ending:
                     self.broker_write(basic_cancel(channel.number, tag))
             channel.give_back()
 
@@ -753,6 +764,7 @@ class Session(Exchange):
         stats.active -= 1
         if tunnel:
             stats.tunnels -= 1
+        if self._linked:
             stats.upstream_active -= 1
         if self._counted:
             self.amqp_stats.connections -= 1
