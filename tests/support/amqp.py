@@ -624,6 +624,10 @@ class Peer:
         self.transport.lose(ConnectionResetError())
         self._loop.settle()
 
+    def is_read(self) -> bool:
+        """What it says is read."""
+        return not self.transport.paused
+
     def stops_reading(self) -> None:
         self.transport.stuck = True
 
