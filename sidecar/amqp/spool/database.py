@@ -61,10 +61,8 @@ CREATE TABLE probe (data BLOB);
 INSERT INTO number VALUES (1);
 """
 
-_ROW: Final = "(?,?,?,?,?,?)"
-_INSERT: Final = "INSERT INTO message VALUES "
-_INSERT_ONE: Final = _INSERT + _ROW
-_INSERT_CHUNK: Final = _INSERT + ",".join([_ROW] * _CHUNK)
+#: By their number.
+_INSERT: Final = ["INSERT INTO message VALUES " + ",".join(["(?,?,?,?,?,?)"] * rows) for rows in range(_CHUNK + 1)]
 _DELETE: Final = "DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))"
 _TRIED: Final = "UPDATE message SET attempts = attempts + 1 WHERE id IN (SELECT value FROM json_each(?))"
 _FETCH: Final = (
@@ -270,18 +268,13 @@ class Database:
         self._count(puts, changes)
 
     def _insert(self, sql: sqlite3.Connection, puts: Sequence[SpooledMessage]) -> None:
-        whole = len(puts) - len(puts) % _CHUNK
-        for start in range(0, whole, _CHUNK):
-            row: list[object] = []
-            for message in puts[start : start + _CHUNK]:
-                row += self._row(sql, message)
-            sql.execute(_INSERT_CHUNK, row)
-        for message in puts[whole:]:
-            sql.execute(_INSERT_ONE, self._row(sql, message))
-
-    def _row(self, sql: sqlite3.Connection, message: SpooledMessage) -> tuple[object, ...]:
-        message.id = self._take_number()
-        return new_row(sql, self._key_ids, message)
+        for start in range(0, len(puts), _CHUNK):
+            rows: list[object] = []
+            chunk = puts[start : start + _CHUNK]
+            for message in chunk:
+                message.id = self._take_number()
+                rows += new_row(sql, self._key_ids, message)
+            sql.execute(_INSERT[len(chunk)], rows)
 
     def _change(self, sql: sqlite3.Connection, changes: Changes) -> None:
         if changes.tried:
