@@ -1,0 +1,168 @@
+"""The broker's side of a handshake, for a client that comes while there is no broker; sans-I/O (AMQP 0-9-1 §1.4.2).
+
+It introduces itself as the broker did that was last seen, because clients look at that: aiormq refuses to make
+channels with confirms without the capability ``publisher_confirms``, py-amqp asks for confirms and cancel notices only
+where they are offered and picks the login mechanism from the list, kombu takes prefetch limits to mean something else
+where the product is not RabbitMQ. The limits are that broker's too: what is agreed on has to be good for it later.
+
+The reception is in the broker's place, and the session's own :class:`Handshake` between it and the client::
+
+    reception = Reception(known)
+    client.write(handshake.from_broker(greeting := reception.greeting(), 0, len(greeting)))
+    # each frame of the client
+    frame = handshake.from_client(data, start, end)
+    answer = reception.takes(frame)         # "": say nothing; else client.write(handshake.from_broker(answer, …))
+    if reception.login is not None and reception.account is None:
+        # start-ok has come; the client says nothing before it has an answer
+        account = await accounts.verify(reception.login.mechanism, reception.login.response)
+        answer = reception.admit(account)   # raises AmqpError when that is None
+    # handshake.done: the session is open, with session.away = True
+
+A client that cannot be let in is told so with 320 right after start-ok (where the reason reaches it: aiormq loses what
+it is told after connection.open), and comes again. ``reception.login`` is what to log in with when there is a broker.
+"""
+
+from __future__ import annotations
+
+from struct import pack
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.methods import Arguments, method, method_of
+from sidecar.amqp.spec import (
+    COMMAND_INVALID,
+    CONNECTION_FORCED,
+    CONNECTION_OPEN,
+    CONNECTION_OPEN_OK,
+    CONNECTION_START,
+    CONNECTION_START_OK,
+    CONNECTION_TUNE,
+    CONNECTION_TUNE_OK,
+    NOT_ALLOWED,
+    AmqpError,
+)
+from sidecar.amqp.tables import decode_table, encode_table
+
+if TYPE_CHECKING:
+    from sidecar.amqp.accounts import Account
+    from sidecar.amqp.known import Known
+
+#: RabbitMQ's own defaults: channel-max, frame-max, heartbeat in seconds.
+TUNE: Final = (2047, 131_072, 60)
+#: What RabbitMQ says of itself, as far as clients act upon it.
+PROPERTIES: Final[dict[str, object]] = {
+    "capabilities": {
+        "publisher_confirms": True,
+        "exchange_exchange_bindings": True,
+        "basic.nack": True,
+        "consumer_cancel_notify": True,
+        "connection.blocked": True,
+        "consumer_priorities": True,
+        "authentication_failure_close": True,
+        "per_consumer_qos": True,
+        "direct_reply_to": True,
+    },
+    "cluster_name": "sidecar",
+    "information": "Licensed under the MPL 2.0. Website: https://rabbitmq.com",
+    "platform": "Erlang/OTP",
+    "product": "RabbitMQ",
+    "version": "3.13.0",
+}
+
+
+class Login:
+    """What a client has said of itself: ``mechanism`` and ``response`` prove who it is, ``properties`` is the table
+    (with its length) that describes it."""
+
+    __slots__ = ("mechanism", "properties", "response")
+
+    def __init__(self, mechanism: str, response: bytes, properties: bytes) -> None:
+        self.mechanism = mechanism
+        self.response = response
+        self.properties = properties
+
+    def renew(self, secret: bytes) -> None:
+        """It has told a new secret (connection.update-secret), which counts from the next login on."""
+        if self.mechanism == "PLAIN":
+            parts = self.response.split(b"\x00")
+            if len(parts) == 3:
+                self.response = b"\x00".join((parts[0], parts[1], secret))
+        elif self.mechanism == "AMQPLAIN":
+            table = len(self.response).to_bytes(4, "big") + self.response
+            entries = decode_table(table, 0, len(table))
+            entries["PASSWORD"] = secret.decode("utf-8", "surrogateescape")
+            self.response = encode_table(entries)[4:]
+
+
+def login_of(data: bytes, start: int, end: int) -> Login:
+    """Out of a client's start-ok. Raises :class:`AmqpError`."""
+    arguments = Arguments(data, start, end)
+    entries = arguments.long_bytes()
+    mechanism = arguments.short()
+    return Login(mechanism, arguments.long_bytes(), len(entries).to_bytes(4, "big") + entries)
+
+
+class Reception:
+    """One handshake. It asks nothing that :class:`Handshake` has not made sure of: frames come in their order."""
+
+    __slots__ = ("_known", "_tune", "account", "login")
+
+    def __init__(self, known: Known) -> None:
+        self._known = known
+        self._tune = known.tune or TUNE
+        #: Who it is, from start-ok on; and whether that is so, once it was looked up.
+        self.login: Login | None = None
+        self.account: Account | None = None
+
+    def greeting(self) -> bytes:
+        """``connection.start``."""
+        return method(0, CONNECTION_START, self._known.start or _introduction())
+
+    def takes(self, data: bytes) -> bytes:
+        """A frame for the broker; what a broker says to it, empty for nothing. Raises :class:`AmqpError`."""
+        end = len(data)
+        found = method_of(data, 0, end)
+        if found == CONNECTION_START_OK:
+            self.login = login_of(data, 0, end)
+            return b""
+        if self.account is None:
+            raise AmqpError(COMMAND_INVALID, "COMMAND_INVALID - the login is still being looked at", found)
+        if found == CONNECTION_TUNE_OK:
+            self._agree(Arguments(data, 0, end).u16())
+            return b""
+        if found == CONNECTION_OPEN:
+            vhost = Arguments(data, 0, end).short()
+            if not self.account.opens(vhost):
+                shown = vhost[:80]
+                raise _later(f"the sidecar has not yet seen one let '{self.account.user}' into the vhost '{shown}'")
+            return method(0, CONNECTION_OPEN_OK, b"\x00")
+        return b""
+
+    def admit(self, account: Account | None) -> bytes:
+        """The login was looked up: ``connection.tune`` for an account, :class:`AmqpError` for none."""
+        if account is None:
+            raise _later("the sidecar has not yet seen one accept this login")
+        self.account = account
+        return method(0, CONNECTION_TUNE, pack(">HIH", *self._tune))
+
+    def _agree(self, channel_max: int) -> None:
+        """As RabbitMQ does: no limit is more than a limit."""
+        offered = self._tune[0]
+        if offered and not 0 < channel_max <= offered:
+            raise AmqpError(
+                NOT_ALLOWED,
+                f"NOT_ALLOWED - channel_max is {channel_max}, from 1 to {offered} is possible",
+                CONNECTION_TUNE_OK,
+            )
+
+
+def _introduction() -> bytes:
+    """The arguments of a start of RabbitMQ's, when none was ever seen."""
+    return b"\x00\x09" + encode_table(PROPERTIES) + _long(b"AMQPLAIN PLAIN") + _long(b"en_US")
+
+
+def _later(reason: str) -> AmqpError:
+    return AmqpError(CONNECTION_FORCED, f"CONNECTION_FORCED - there is no broker at present, and {reason}")
+
+
+def _long(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data

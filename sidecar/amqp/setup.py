@@ -1,0 +1,411 @@
+"""What a client has set up at its broker over one connection: declarations and bindings, channels, confirm mode,
+prefetch limits, consumers; and what it has asked and was not answered.
+
+It is learnt at the broker's side of the relay: from what goes to the broker, as it goes there, and from what the broker
+says. So it holds for one broker connection exactly what has to be said again over the next one.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterator
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp import facts
+from sidecar.amqp.facts import ENDING, STATING, Fact
+from sidecar.amqp.methods import Arguments, method, method_of, short
+from sidecar.amqp.spec import (
+    BASIC_CANCEL,
+    BASIC_CANCEL_OK,
+    BASIC_CONSUME,
+    BASIC_CONSUME_OK,
+    BASIC_GET,
+    BASIC_GET_EMPTY,
+    BASIC_GET_OK,
+    BASIC_QOS,
+    BASIC_QOS_OK,
+    BASIC_RECOVER,
+    CHANNEL_CLOSE,
+    CHANNEL_CLOSE_OK,
+    CHANNEL_FLOW,
+    CHANNEL_FLOW_OK,
+    CHANNEL_OPEN,
+    CHANNEL_OPEN_OK,
+    CONFIRM_SELECT,
+    CONFIRM_SELECT_OK,
+    EXCHANGE_BIND,
+    EXCHANGE_DECLARE,
+    EXCHANGE_DELETE,
+    EXCHANGE_DELETE_OK,
+    EXCHANGE_UNBIND,
+    EXCHANGE_UNBIND_OK,
+    METHOD,
+    QUEUE_BIND,
+    QUEUE_DECLARE,
+    QUEUE_DECLARE_OK,
+    QUEUE_DELETE,
+    QUEUE_DELETE_OK,
+    QUEUE_PURGE,
+    QUEUE_UNBIND,
+    QUEUE_UNBIND_OK,
+    TX_COMMIT,
+    TX_ROLLBACK,
+    TX_SELECT,
+)
+
+if TYPE_CHECKING:
+    from sidecar.amqp.known import Known
+
+EXCHANGE_DECLARE_OK: Final = 0x0028000B
+EXCHANGE_BIND_OK: Final = 0x0028001F
+QUEUE_BIND_OK: Final = 0x00320015
+QUEUE_PURGE_OK: Final = 0x0032001F
+BASIC_RECOVER_OK: Final = 0x003C006F
+TX_SELECT_OK: Final = 0x005A000B
+TX_COMMIT_OK: Final = 0x005A0015
+TX_ROLLBACK_OK: Final = 0x005A001F
+#: Class 30 is not in 0-9-1 any more, and RabbitMQ answers it all the same.
+ACCESS_REQUEST: Final = 0x001E000A
+ACCESS_REQUEST_OK: Final = 0x001E000B
+
+#: What answers a method of a client on a channel; ``basic.get`` may also get :data:`BASIC_GET_EMPTY`.
+ANSWERS: Final[dict[int, int]] = {
+    CHANNEL_OPEN: CHANNEL_OPEN_OK,
+    CHANNEL_FLOW: CHANNEL_FLOW_OK,
+    CHANNEL_CLOSE: CHANNEL_CLOSE_OK,
+    ACCESS_REQUEST: ACCESS_REQUEST_OK,
+    EXCHANGE_DECLARE: EXCHANGE_DECLARE_OK,
+    EXCHANGE_DELETE: EXCHANGE_DELETE_OK,
+    EXCHANGE_BIND: EXCHANGE_BIND_OK,
+    EXCHANGE_UNBIND: EXCHANGE_UNBIND_OK,
+    QUEUE_DECLARE: QUEUE_DECLARE_OK,
+    QUEUE_BIND: QUEUE_BIND_OK,
+    QUEUE_PURGE: QUEUE_PURGE_OK,
+    QUEUE_DELETE: QUEUE_DELETE_OK,
+    QUEUE_UNBIND: QUEUE_UNBIND_OK,
+    BASIC_QOS: BASIC_QOS_OK,
+    BASIC_CONSUME: BASIC_CONSUME_OK,
+    BASIC_CANCEL: BASIC_CANCEL_OK,
+    BASIC_GET: BASIC_GET_OK,
+    BASIC_RECOVER: BASIC_RECOVER_OK,
+    CONFIRM_SELECT: CONFIRM_SELECT_OK,
+    TX_SELECT: TX_SELECT_OK,
+    TX_COMMIT: TX_COMMIT_OK,
+    TX_ROLLBACK: TX_ROLLBACK_OK,
+}
+_ANSWERING: Final = frozenset(ANSWERS.values()) | {BASIC_GET_EMPTY}
+
+#: What is remembered of one connection at most; one that has set up more cannot be set up again.
+MAX_FACTS: Final = 10_000
+MAX_CONSUMERS: Final = 10_000
+MAX_BYTES: Final = 2 * 1024 * 1024
+
+#: RabbitMQ's pseudo-queue for answers, and what the broker's own names begin with.
+DIRECT_REPLY_TO: Final = "amq.rabbitmq.reply-to"
+
+_size_at: Final = Struct(">I").unpack_from
+
+
+class Consumer:
+    """A consumer. ``limit`` is the prefetch limit that was set when it came (-1: none was); ``bits`` and ``table`` are
+    its own."""
+
+    __slots__ = ("bits", "limit", "queue", "table", "tag")
+
+    def __init__(self, tag: bytes, queue: str, bits: int, table: bytes, limit: int) -> None:
+        self.tag = tag
+        self.queue = queue
+        self.bits = bits
+        self.table = table
+        self.limit = limit
+
+    @property
+    def size(self) -> int:
+        """About how many bytes it costs to remember."""
+        return len(self.table) + len(self.queue) + len(self.tag) + 200
+
+    def frame(self, channel: int) -> bytes:
+        """The ``basic.consume`` that brings it about, under its tag."""
+        arguments = b"\x00\x00" + short(self.queue) + bytes((len(self.tag),)) + self.tag + bytes((self.bits,))
+        return method(channel, BASIC_CONSUME, arguments + self.table)
+
+
+class Asked:
+    """A method that went to the broker. ``silent``: no answer is wanted, the next one to another means that it went
+    well."""
+
+    __slots__ = ("frame", "method", "silent")
+
+    def __init__(self, found: int, frame: bytes, silent: bool) -> None:
+        self.method = found
+        self.frame = frame
+        self.silent = silent
+
+
+class ChannelSetup:
+    """What is set up on one channel. ``limit`` is the prefetch limit for consumers to come and ``shared_limit`` the one
+    that they all share, -1 when none was set (§1.8.3.1 "global", with RabbitMQ's meaning)."""
+
+    __slots__ = ("asked", "confirm", "consumers", "last_queue", "limit", "shared_limit", "tx")
+
+    def __init__(self) -> None:
+        self.confirm = False
+        self.tx = False
+        self.limit = -1
+        self.shared_limit = -1
+        self.consumers: OrderedDict[bytes, Consumer] = OrderedDict()
+        #: What an empty queue name means: the queue declared last.
+        self.last_queue = ""
+        self.asked: deque[Asked] = deque()
+
+
+class Setup:
+    """What one session has set up."""
+
+    __slots__ = ("_bytes", "_consumers", "_known", "_queues", "_vhost", "channels", "declared", "forgotten")
+
+    def __init__(self, known: Known, vhost: str) -> None:
+        self._known = known
+        self._vhost = vhost
+        self.channels: dict[int, ChannelSetup] = {}
+        #: By key, in the order in which they were stated.
+        self.declared: OrderedDict[bytes, Fact] = OrderedDict()
+        #: It was too much to be remembered: nothing of this is true any more.
+        self.forgotten = False
+        self._queues: set[str] = set()
+        self._bytes = 0
+        self._consumers = 0
+
+    # -- what goes to the broker, and what it says ---------------------------------------------------------------------
+
+    def asks(self, data: bytes) -> None:
+        """These frames of a client go to the broker."""
+        if self.forgotten:
+            return
+        for number, found, start, end in methods_in(data):
+            if found not in ANSWERS:
+                continue
+            if found == CHANNEL_OPEN:
+                self.channels[number] = ChannelSetup()
+            channel = self.channels.get(number)
+            if channel is None:
+                continue
+            channel.asked.append(Asked(found, data[start:end], silent(found, data, start, end)))
+            self._grow(end - start + 100)
+
+    def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
+        """The broker says this method on a channel."""
+        if self.forgotten:
+            return
+        channel = self.channels.get(number)
+        if channel is None:
+            return
+        if found == BASIC_CANCEL:
+            self._cancelled(channel, Arguments(data, start, end).short_bytes())
+            return
+        if found not in _ANSWERING:
+            return
+        if found == BASIC_GET_EMPTY:
+            found = BASIC_GET_OK
+        asked = channel.asked
+        if all(each.silent or ANSWERS[each.method] != found for each in asked):
+            return  # somebody else has asked
+        while asked and not self.forgotten:
+            first = asked.popleft()
+            self._bytes -= len(first.frame) + 100
+            if first.silent:
+                self.done(number, first.method, first.frame, b"")
+            elif ANSWERS[first.method] == found:
+                self.done(number, first.method, first.frame, data[start:end])
+                return
+            else:
+                self.forget()  # answers come in the order of the questions; nothing here is reliable
+
+    def done(self, number: int, found: int, frame: bytes, answer: bytes) -> None:
+        """What a client has asked with ``frame`` is so; ``answer`` is the broker's (or ours), empty without one."""
+        channel = self.channels.get(number)
+        if channel is None or self.forgotten:
+            return
+        end = len(frame)
+        if found in STATING:
+            fact = facts.read(found, frame, 0, end, channel.last_queue)[0]
+            if found == QUEUE_DECLARE and answer:
+                name = Arguments(answer, 0, len(answer)).short()
+                if not fact.name:
+                    fact = named(fact, name)
+                channel.last_queue = name
+            self._known.learn(self._vhost, fact)
+            if not fact.passive:
+                self.state(fact)
+        elif found in ENDING:
+            self._ended(channel, found, frame)
+        elif found == BASIC_CONSUME:
+            self._consumes(channel, frame, answer)
+        elif found == BASIC_CANCEL:
+            self._cancelled(channel, Arguments(frame, 0, end).short_bytes())
+        elif found == BASIC_QOS:
+            arguments = Arguments(frame, 0, end)
+            arguments.skip(4)
+            count = arguments.u16()
+            if arguments.u8() & 1:
+                channel.shared_limit = count
+            else:
+                channel.limit = count
+        elif found == CONFIRM_SELECT:
+            channel.confirm = True
+        elif found == TX_SELECT:
+            channel.tx = True
+        elif found == CHANNEL_CLOSE:
+            self.channel_gone(number)
+
+    def unanswered(self, channel: ChannelSetup) -> bytes:
+        """What was asked on a channel and not answered; it is forgotten here."""
+        frames = b"".join([asked.frame for asked in channel.asked])
+        self._bytes -= len(frames) + 100 * len(channel.asked)
+        channel.asked.clear()
+        return frames
+
+    def channel_gone(self, number: int) -> None:
+        """A channel does not exist any more."""
+        channel = self.channels.pop(number, None)
+        if channel is not None:
+            self.unanswered(channel)
+            for tag in list(channel.consumers):
+                self._cancelled(channel, tag)
+
+    # -- what is to be said again --------------------------------------------------------------------------------------
+
+    def irretrievable(self) -> str:
+        """Why this cannot outlive its connection, in words; empty when it can."""
+        if self.forgotten:
+            return "it has set up more than the sidecar remembers"
+        for channel in self.channels.values():
+            if channel.tx:
+                return "a transaction ended with it"
+        return ""
+
+    def lost_name(self) -> str:
+        """A queue that ends with the connection and that nobody can declare again, as the broker made up its name."""
+        for fact in self.declared.values():
+            if fact.server_named and fact.transient:
+                return fact.name
+        return ""
+
+    def has_queue(self, name: str) -> bool:
+        """Whether this session has declared a queue of this name."""
+        return name in self._queues
+
+    def state(self, fact: Fact) -> None:
+        """It is so, for as long as nobody ends it."""
+        if fact.key not in self.declared:
+            self.declared[fact.key] = fact
+            if fact.method == QUEUE_DECLARE:
+                self._queues.add(fact.name)
+            if len(self.declared) > MAX_FACTS:
+                self.forget()
+            else:
+                self._grow(fact.size)
+
+    def forget(self) -> None:
+        """Give up."""
+        self.forgotten = True
+        self.channels.clear()
+        self.declared.clear()
+        self._queues.clear()
+
+    def _grow(self, size: int) -> None:
+        self._bytes += size
+        if self._bytes > MAX_BYTES:
+            self.forget()
+
+    def _ended(self, channel: ChannelSetup, found: int, frame: bytes) -> None:
+        known = self._known
+        if found in (QUEUE_UNBIND, EXCHANGE_UNBIND):
+            fact = facts.read(found, frame, 0, len(frame), channel.last_queue)[0]
+            known.forget(self._vhost, fact)
+            self._end(fact.key)
+            return
+        arguments = Arguments(frame, 0, len(frame))
+        arguments.skip(2)
+        name = arguments.short()
+        if found == QUEUE_DELETE:
+            name = name or channel.last_queue
+            known.forget_queue(self._vhost, name)
+            kind = facts.QUEUE + name
+        else:
+            known.forget_exchange(self._vhost, name)
+            kind = facts.EXCHANGE + name
+        for fact in [fact for fact in self.declared.values() if kind in fact.names()]:
+            self._end(fact.key)
+
+    def _end(self, key: bytes) -> None:
+        fact = self.declared.pop(key, None)
+        if fact is not None:
+            self._bytes -= fact.size
+            if fact.method == QUEUE_DECLARE:
+                self._queues.discard(fact.name)
+
+    def _consumes(self, channel: ChannelSetup, frame: bytes, answer: bytes) -> None:
+        arguments = Arguments(frame, 0, len(frame))
+        arguments.skip(2)
+        queue = arguments.short() or channel.last_queue
+        tag = arguments.short_bytes()
+        bits = arguments.u8() & ~8  # no-wait: it is to be answered when it is said again
+        table = arguments.long_bytes()
+        if answer:
+            tag = Arguments(answer, 0, len(answer)).short_bytes()
+        if not tag:
+            return  # nobody will ever know its tag
+        self._cancelled(channel, tag)
+        consumer = Consumer(tag, queue, bits, len(table).to_bytes(4, "big") + table, channel.limit)
+        channel.consumers[tag] = consumer
+        self._consumers += 1
+        self._known.learn(self._vhost, facts.exists(QUEUE_DECLARE, queue))
+        if self._consumers > MAX_CONSUMERS:
+            self.forget()
+        else:
+            self._grow(consumer.size)
+
+    def _cancelled(self, channel: ChannelSetup, tag: bytes) -> None:
+        consumer = channel.consumers.pop(tag, None)
+        if consumer is not None:
+            self._consumers -= 1
+            self._bytes -= consumer.size
+
+
+def named(fact: Fact, name: str) -> Fact:
+    """A queue that was declared without a name has got this one."""
+    new = Fact(QUEUE_DECLARE, name, "", short(name), fact.bits, fact.table)
+    new.server_named = True
+    return new
+
+
+def silent(found: int, data: bytes, start: int, end: int) -> bool:
+    """Whether a method says that it wants no answer."""
+    if found in STATING or found in (QUEUE_UNBIND, EXCHANGE_UNBIND):
+        return facts.read(found, data, start, end)[1]
+    arguments = Arguments(data, start, end)
+    if found == CONFIRM_SELECT:
+        return bool(arguments.u8() & 1)
+    if found == BASIC_CANCEL:
+        arguments.short_bytes()
+        return bool(arguments.u8() & 1)
+    if found in (BASIC_CONSUME, EXCHANGE_DELETE, QUEUE_DELETE, QUEUE_PURGE):
+        arguments.skip(2)
+        arguments.short_bytes()
+        if found == BASIC_CONSUME:
+            arguments.short_bytes()
+            return bool(arguments.u8() & 8)
+        return bool(arguments.u8() & (1 if found == QUEUE_PURGE else 2 if found == EXCHANGE_DELETE else 4))
+    return False
+
+
+def methods_in(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """(channel, method, start, end) of each method among whole frames."""
+    start = 0
+    while start < len(data):
+        end = start + _size_at(data, start + 3)[0] + 8
+        if data[start] == METHOD:
+            yield data[start + 1] << 8 | data[start + 2], method_of(data, start, end), start, end
+        start = end

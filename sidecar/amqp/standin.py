@@ -1,0 +1,352 @@
+"""What a client's methods are answered while there is no broker, sans-I/O.
+
+The stand-in is in the broker's place: what would be written to the broker goes to :meth:`Standin.takes`, and what that
+returns is treated as if the broker had said it. So everything that the relay knows (consumers, prefetch, confirm
+mode, what an empty queue name means) stays right without a case of its own. Publishes never come here.
+
+========================================  ==============================================================================
+asked                                     answered
+========================================  ==============================================================================
+channel open, flow, close                 yes
+confirm.select, basic.qos                 yes, and said to the broker when it is back
+declarations and bindings, passive ones   yes, when the broker has said yes to the very same before (known.py), and said
+                                          to the broker when it is back; otherwise they wait for it
+a declaration without a name              waits: the broker makes up the name
+basic.consume                             yes for a queue that is known; deliveries begin when the broker is back
+basic.cancel, basic.recover               yes
+basic.get                                 empty
+ack, nack, reject                         nothing: the broker has put those messages back into their queues
+delete, purge, unbind, tx.select          wait for the broker
+tx.commit, tx.rollback                    406: the channel has no transaction
+connection.close, update-secret           yes
+========================================  ==============================================================================
+
+Counts in answers (messages, consumers) are 0. What waits keeps everything behind it on its channel waiting (order!);
+other channels go on. When something has waited for ``patience`` seconds, the whole connection is closed with 320
+(connection-forced), which is what a broker says that shuts down. Of all codes it is the one that clients recover from
+by themselves: py-amqp (and so kombu and Celery) has it among its recoverable errors, aio-pika's robust connections
+reconnect, amqplib takes it for no error (any other code is an ``error`` event, which ends a Node process that has no
+handler), and pika raises what apps catch to connect anew. A channel.close would be an exception that apps take for
+a mistake of their own: pika's advice is not to recover from it, py-amqp's 403, 404, 406 and 540 are not recoverable.
+
+Publishes that cannot be spooled (mandatory ones, unless configured; those of transactions; requests and answers of
+direct reply-to) wait for the broker too, as what is held does: a ``basic.return`` with 312 would claim that nobody
+wants the message, which is not known, and aio-pika (whose publishes are mandatory unless it is told otherwise) and pika
+raise an exception for it.
+
+How a session uses it, and the others around it::
+
+    # once, when the connection is open (either by a broker or by our own handshake, reception.py)
+    session.setup = Setup(listener.known, vhost)
+    session.standin = Standin(session.setup, listener.known, vhost, patience)
+
+    # attached: control methods, as they go to the broker and come from it (never publishes, deliveries, settlements)
+    session.setup.asks(what is written to the broker)
+    session.setup.answers(number, method, data, start, end)    # before control.from_broker
+    session.setup.channel_gone(number)                          # in channel_gone
+
+    # the broker connection is lost
+    if reason := session.setup.irretrievable():  close the client with 320, as ever
+    for channel in session.channels.values():  channel.tags.lost()
+    session.away = True
+    from_broker(session.standin.lost(now))
+
+    # away: in place of broker.write(data)
+    from_broker(session.standin.takes(data, now))
+    if session.standin.waits(number) and channel.waiting is None:  channel.waiting = []
+    # a frame of the client on a channel with channel.waiting, before it is put there
+    if session.standin.gives_up(found, channel.waiting):  channel.waiting = None, and take the frame in
+    # the timer, at session.standin.due, raises AmqpError
+    session.standin.late(now)
+
+    # there is a broker connection again, logged in (dialler.py)
+    restoration = Restoration(session.setup, handshake.channel_max)
+    broker.write(restoration.begin())
+    ... answer = restoration.said(number, method, data, start, end)   # each method of the broker
+    ... # None: it is not for it (deliveries begin); bytes: write them to the broker
+    # restoration.done
+    session.away = False
+    broker.write(session.standin.back())
+    for channel in session.channels.values():  take in what waits in channel.waiting
+
+``from_broker(data)`` runs ``relay.from_broker`` over whole frames, once the batch of the client's that led to it has
+been gone through: it may end channels.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from math import inf
+from struct import pack
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp import facts
+from sidecar.amqp.facts import STATING
+from sidecar.amqp.methods import Arguments, channel_close, method, short
+from sidecar.amqp.setup import (
+    ACCESS_REQUEST,
+    ANSWERS,
+    DIRECT_REPLY_TO,
+    ChannelSetup,
+    Setup,
+    methods_in,
+    silent,
+)
+from sidecar.amqp.spec import (
+    BASIC_CANCEL,
+    BASIC_CONSUME,
+    BASIC_GET,
+    BASIC_GET_EMPTY,
+    BASIC_QOS,
+    BASIC_RECOVER,
+    CHANNEL_CLOSE,
+    CHANNEL_FLOW,
+    CHANNEL_OPEN,
+    CHANNEL_OPEN_OK,
+    CONFIRM_SELECT,
+    CONNECTION_CLOSE,
+    CONNECTION_CLOSE_OK,
+    CONNECTION_FORCED,
+    CONNECTION_UPDATE_SECRET,
+    CONNECTION_UPDATE_SECRET_OK,
+    EXCHANGE_BIND,
+    EXCHANGE_DECLARE,
+    EXCHANGE_DELETE,
+    EXCHANGE_UNBIND,
+    METHOD,
+    PRECONDITION_FAILED,
+    QUEUE_BIND,
+    QUEUE_DECLARE,
+    QUEUE_DELETE,
+    QUEUE_PURGE,
+    QUEUE_UNBIND,
+    RESOURCE_ERROR,
+    TX_COMMIT,
+    TX_ROLLBACK,
+    TX_SELECT,
+    AmqpError,
+)
+
+if TYPE_CHECKING:
+    from sidecar.amqp.known import Known
+
+#: How long something may wait for the broker, seconds, when nobody says otherwise: longer than a broker takes to start.
+PATIENCE: Final = 120.0
+#: Bytes of methods that wait, on all channels of a session.
+MAX_WAITING: Final = 1024 * 1024
+
+_NAMES: Final[dict[int, str]] = {
+    EXCHANGE_DECLARE: "exchange.declare",
+    EXCHANGE_DELETE: "exchange.delete",
+    EXCHANGE_BIND: "exchange.bind",
+    EXCHANGE_UNBIND: "exchange.unbind",
+    QUEUE_DECLARE: "queue.declare",
+    QUEUE_BIND: "queue.bind",
+    QUEUE_PURGE: "queue.purge",
+    QUEUE_DELETE: "queue.delete",
+    QUEUE_UNBIND: "queue.unbind",
+    BASIC_CONSUME: "basic.consume",
+    TX_SELECT: "tx.select",
+}
+
+
+def made_up_tag() -> str:
+    """A consumer's tag, where the client wants one to be made up; it looks as RabbitMQ's do."""
+    return "amq.ctag-" + secrets.token_urlsafe(16)
+
+
+class Waiting:
+    """What waits for the broker on one channel: its frames, until when they may, and what the first of them is."""
+
+    __slots__ = ("due", "frames", "what")
+
+    def __init__(self, due: float, what: str) -> None:
+        self.due = due
+        self.what = what
+        self.frames: list[bytes] = []
+
+
+class Standin:
+    """In the broker's place for one session. ``patience`` is how long something may wait, seconds."""
+
+    __slots__ = ("_known", "_make_tag", "_patience", "_setup", "_size", "_vhost", "_waiting", "secret")
+
+    def __init__(
+        self,
+        setup: Setup,
+        known: Known,
+        vhost: str,
+        patience: float = PATIENCE,
+        make_tag: Callable[[], str] = made_up_tag,
+    ) -> None:
+        self._setup = setup
+        self._known = known
+        self._vhost = vhost
+        self._patience = patience
+        self._make_tag = make_tag
+        #: By channel.
+        self._waiting: dict[int, Waiting] = {}
+        self._size = 0
+        #: What the client has told by connection.update-secret; empty: nothing.
+        self.secret = b""
+
+    def takes(self, data: bytes, now: float) -> bytes:
+        """Whole frames that a broker would get now; what a broker would say. Raises :class:`AmqpError` for what ends
+        the connection."""
+        out: list[bytes] = []
+        for number, found, start, end in methods_in(data):
+            if self._setup.forgotten:
+                raise AmqpError(RESOURCE_ERROR, f"RESOURCE_ERROR - {self._setup.irretrievable()}", found)
+            if found == CHANNEL_CLOSE:
+                self._drop(number)
+            if number in self._waiting:
+                self._wait(number, found, data, start, end, now)
+                continue
+            answer = self._answer(number, found, data, start, end)
+            if answer is None:
+                self._wait(number, found, data, start, end, now)
+            elif answer:
+                out.append(answer)
+        return b"".join(out)
+
+    def lost(self, now: float) -> bytes:
+        """The broker connection is gone: what it would have said to what it was asked and did not answer. Raises
+        :class:`AmqpError`."""
+        setup = self._setup
+        return b"".join([self.takes(setup.unanswered(each), now) for each in list(setup.channels.values())])
+
+    def back(self) -> bytes:
+        """The broker is there, with everything set up: what has waited for it, to be written to it."""
+        frames = b"".join([b"".join(waiting.frames) for waiting in self._waiting.values()])
+        self._waiting.clear()
+        self._size = 0
+        self._setup.asks(frames)
+        return frames
+
+    @property
+    def due(self) -> float:
+        """When what has waited the longest has waited too long; inf: nothing waits."""
+        return min([waiting.due for waiting in self._waiting.values()], default=inf)
+
+    def waits(self, number: int) -> bool:
+        """Whether a channel waits for the broker; nothing of it may go on before that."""
+        return number in self._waiting
+
+    def gives_up(self, found: int, waiting: list[bytes]) -> bool:
+        """Whether a method that has come on a channel where these frames ``waiting`` are behind what the broker is
+        needed for need not wait itself: the client closes the channel, as it does when it has waited long enough, and
+        has published nothing on it meanwhile. Then all of them can be forgotten."""
+        return found == CHANNEL_CLOSE and all(frame[0] == METHOD for frame in waiting)
+
+    def late(self, now: float) -> None:
+        """It is :attr:`due`. Raises the :class:`AmqpError` to close the client's connection with."""
+        for waiting in self._waiting.values():
+            if now >= waiting.due:
+                raise AmqpError(
+                    CONNECTION_FORCED,
+                    f"CONNECTION_FORCED - there has been no broker for {self._patience:g} seconds, and without one the "
+                    f"sidecar cannot answer {waiting.what}",
+                )
+
+    # -- one method ----------------------------------------------------------------------------------------------------
+
+    def _answer(self, number: int, found: int, data: bytes, start: int, end: int) -> bytes | None:
+        """What to answer; ``None``: it has to wait."""
+        if number == 0:
+            if found == CONNECTION_CLOSE:
+                return method(0, CONNECTION_CLOSE_OK)
+            if found == CONNECTION_UPDATE_SECRET:
+                self.secret = Arguments(data, start, end).long_bytes()
+                return method(0, CONNECTION_UPDATE_SECRET_OK)
+            return b""
+        setup = self._setup
+        if found == CHANNEL_OPEN:
+            setup.channels[number] = ChannelSetup()
+            return method(number, CHANNEL_OPEN_OK, b"\x00\x00\x00\x00")
+        channel = setup.channels.get(number)
+        if found not in ANSWERS or channel is None:
+            # Settlements of deliveries, recover-async and what answers us.
+            return b""
+        if found == CONFIRM_SELECT and channel.tx:
+            return self._refuse(number, found, "cannot switch from tx to confirm mode")
+        if found in (TX_COMMIT, TX_ROLLBACK):
+            return self._refuse(number, found, "channel is not transactional")
+        arguments = self._arguments(channel, found, data, start, end)
+        if arguments is None:
+            return None
+        answering = BASIC_GET_EMPTY if found == BASIC_GET else ANSWERS[found]
+        answer = method(number, answering, arguments)
+        quiet = silent(found, data, start, end)
+        setup.done(number, found, data[start:end], b"" if quiet else answer)
+        return b"" if quiet else answer
+
+    def _arguments(self, channel: ChannelSetup, found: int, data: bytes, start: int, end: int) -> bytes | None:
+        """Those of the answer, ``None`` when only the broker has one."""
+        if found in STATING:
+            fact, _ = facts.read(found, data, start, end, channel.last_queue)
+            known = fact.key in self._setup.declared or self._known.knows(self._vhost, fact)
+            if not known and fact.passive and found == QUEUE_DECLARE:
+                known = self._setup.has_queue(fact.name)
+            if not known or (found == QUEUE_DECLARE and not fact.name):
+                return None
+            return short(fact.name) + pack(">II", 0, 0) if found == QUEUE_DECLARE else b""
+        if found == BASIC_CONSUME:
+            return self._consumes(channel, Arguments(data, start, end))
+        if found == BASIC_CANCEL:
+            return short(Arguments(data, start, end).short())
+        if found == CHANNEL_FLOW:
+            return bytes((Arguments(data, start, end).u8() & 1,))
+        if found == ACCESS_REQUEST:
+            return b"\x00\x01"
+        if found == BASIC_GET:
+            return b"\x00"
+        if found in (BASIC_QOS, BASIC_RECOVER, CONFIRM_SELECT, CHANNEL_CLOSE):
+            return b""
+        return None
+
+    def _consumes(self, channel: ChannelSetup, arguments: Arguments) -> bytes | None:
+        arguments.skip(2)
+        queue = arguments.short() or channel.last_queue
+        tag = arguments.short_bytes()
+        if tag in channel.consumers:
+            return None  # the broker will say what it thinks of that
+        if (
+            queue != DIRECT_REPLY_TO
+            and not self._setup.has_queue(queue)
+            and not self._known.has_queue(self._vhost, queue)
+        ):
+            return None
+        return bytes((len(tag),)) + tag if tag else short(self._make_tag())
+
+    def _refuse(self, number: int, found: int, text: str) -> bytes:
+        self._setup.channel_gone(number)
+        return channel_close(number, PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", found)
+
+    # -- what waits ----------------------------------------------------------------------------------------------------
+
+    def _wait(self, number: int, found: int, data: bytes, start: int, end: int, now: float) -> None:
+        waiting = self._waiting.get(number)
+        if waiting is None:
+            waiting = Waiting(now + self._patience, self._describe(found, data, start, end))
+            self._waiting[number] = waiting
+        waiting.frames.append(data[start:end])
+        self._size += end - start
+        if self._size > MAX_WAITING:
+            raise AmqpError(RESOURCE_ERROR, "RESOURCE_ERROR - too much waits for the broker", found)
+
+    def _drop(self, number: int) -> None:
+        """A client closes a channel: what waited on it need not be done."""
+        waiting = self._waiting.pop(number, None)
+        if waiting is not None:
+            self._size -= sum(map(len, waiting.frames))
+
+    def _describe(self, found: int, data: bytes, start: int, end: int) -> str:
+        name = _NAMES.get(found)
+        if name is None:
+            return f"method {found >> 16}.{found & 0xFFFF}"
+        if found == TX_SELECT:
+            return name
+        arguments = Arguments(data, start, end)
+        arguments.skip(2)
+        return f"{name} of '{arguments.short()[:100]}'"
