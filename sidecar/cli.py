@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sidecar import __version__
 from sidecar.config.errors import ConfigError
+from sidecar.spool_cli.parser import add_parser as add_spool
 
 if TYPE_CHECKING:
     from sidecar.agent import Agent
@@ -27,6 +28,7 @@ examples:
   sidecar run sidecar.yaml              until SIGTERM, which drains; SIGHUP reads the file again
   sidecar schema > sidecar.schema.json  for your editor
   sidecar status                        what the sidecar on this host is doing
+  sidecar spool --help                  messages that the broker did not take
   sidecar demo                          a small mesh to look at, in your terminal
 
 exit codes: 0 fine; 1 could not start or lost what it needs; 2 usage or configuration
@@ -102,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         "--admin", metavar="URL", default="http://127.0.0.1:15000", help="its admin API (default: %(default)s)"
     )
     status.set_defaults(command=_status)
+
+    add_spool(commands)
     return parser
 
 

@@ -50,11 +50,11 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
         main(["--help"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
-    for word in ("run", "check", "schema", "demo", "status", "examples:", "SIGTERM", "SIGHUP", "exit codes"):
+    for word in ("run", "check", "schema", "demo", "status", "spool", "examples:", "SIGTERM", "SIGHUP", "exit codes"):
         assert word in text
 
 
-@pytest.mark.parametrize("command", ["run", "check", "schema", "demo", "status"])
+@pytest.mark.parametrize("command", ["run", "check", "schema", "demo", "status", "spool"])
 def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([command, "--help"])
