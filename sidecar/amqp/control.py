@@ -130,11 +130,8 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
         raise AmqpError(
             NOT_ALLOWED, f"NOT_ALLOWED - channel {number} is above channel_max, {session.channel_max}", found
         )
-    session.channels[number] = channel = session.new_channel(number)
+    session.channels[number] = session.new_channel(number)
     session.amqp_stats.channels += 1
-    if session.detached:
-        session.alone(channel, found, data, start, end)
-        return b""
     return None
 
 
@@ -161,8 +158,6 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         channel.waiting = []
         session.wait(channel, data[start:end])
         return b""
-    if session.keeps:
-        session.noticed(channel, found, data, start, end)
     if found == BASIC_QOS:
         return _qos(session, channel, data, start, end)
     if found == BASIC_CONSUME:
@@ -321,8 +316,6 @@ def off_channel_of_broker(session: Session, kind: int, number: int, data: bytes,
 
 def from_broker(session: Session, channel: Channel, found: int, data: bytes, start: int, end: int) -> bytes | None:
     """A method of the broker on an open channel."""
-    if session.keeps and session.answered(channel, found):
-        return b""
     if found == BASIC_GET_OK:
         number = Arguments(data, start, end).u64() + channel.offset
         channel.delivered(number, b"", channel.gets.popleft() if channel.gets else False)

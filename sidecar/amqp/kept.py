@@ -25,7 +25,9 @@ class KeptChannel(Channel):
     """Its publishes are confirmed by the broker even if the client did not ask for that, and kept until then. Those of
     a channel in tx mode are not: they are the transaction's."""
 
-    __slots__ = ("_confirming", "_keeper", "_kept_bytes", "_limit", "client_confirms", "gate", "storing")
+    __slots__ = (
+        "_confirming", "_keeper", "_kept_bytes", "_limit", "client_confirms", "gate", "last_tag", "storing",
+    )  # fmt: skip
 
     def __init__(self, session: Session, number: int, keeper: Keeper) -> None:
         Channel.__init__(self, session, number)
@@ -37,6 +39,8 @@ class KeptChannel(Channel):
         self._kept_bytes = 0
         #: Publishes that are on their way to the disk.
         self.storing = 0
+        #: The highest delivery tag that the client has seen.
+        self.last_tag = 0
         self.gate = SwitchGate("confirms of the broker")
         self.window = self.gate
 
@@ -57,8 +61,7 @@ class KeptChannel(Channel):
         if not self._confirming and not self.one_lane:
             self._confirming = True
             self.confirms = Confirms()
-            if not self.session.detached:
-                before = confirm_select(self.number)
+            before = self.session.control(confirm_select(self.number))
         tag = self.confirms.received() if self.client_confirms and self.confirms is not None else 0
         header = size_at(frames, 3)[0] + 8
         end = header + size_at(frames, header + 3)[0] + 8
@@ -149,9 +152,28 @@ class KeptChannel(Channel):
                     publish.route.stats.dropped += 1
         self._measure()
 
-    def reopened(self) -> bytes:
-        """The frames that bring a new channel of the broker into this one's state, but for its consumers."""
-        return confirm_select(self.number) if self._confirming else b""
+    def delivered(self, tag: int, consumer: bytes, no_ack: bool) -> None:
+        Channel.delivered(self, tag, consumer, no_ack)
+        if tag > self.last_tag:
+            self.last_tag = tag
+
+    def detach(self, now: float) -> None:
+        """The broker's channel is gone, and everything that only it knew."""
+        stats = self.session.amqp_stats
+        stats.unacked -= self.unacked.count
+        self.unacked.clear()
+        for stalled in self.stalled:
+            self.session.stalled(-1, -stalled.size())
+        self.stalled.clear()
+        self.collecting = None
+        self.dropping = False
+        self.delivery = None
+        self.offset = self.last_tag
+        self.broker_lost(now)
+
+    def measure(self) -> None:
+        """How many publishes may be unconfirmed may have changed."""
+        self._measure()
 
     def confirmed(self, publishes: list[Publish]) -> int:
         """Somebody stands for these: the client is told, where it wants to be. How many of them that were."""
@@ -168,6 +190,17 @@ class KeptChannel(Channel):
         self.storing -= count
         if not self.storing and not self.held:
             self.session.emptied(self)
+
+    def give_up(self, publish: Publish) -> None:
+        """It was held, and what it was held for is gone: into the spool, if that may be."""
+        if self._spoolable(publish):
+            self.storing += 1
+            if self._keeper.take([publish]):
+                return
+            self.storing -= 1
+        if publish.tag:
+            self.refuse(publish)
+        publish.route.stats.dropped += 1
 
     def no_room(self, publish: Publish) -> None:
         """The spool cannot take it."""

@@ -17,7 +17,10 @@ from sidecar.proxy.listener import Listener
 from sidecar.resilience.breaker import OPEN as BREAKER_OPEN
 
 if TYPE_CHECKING:
+    from random import Random
+
     from sidecar.admin.view import SessionView
+    from sidecar.amqp.spool.port import SpoolPort
     from sidecar.amqp.tracing import MessageTracing
     from sidecar.amqp.watch import Watcher
     from sidecar.resilience.breaker import CircuitBreaker
@@ -41,10 +44,12 @@ class AmqpListener(Listener):
     hold: Hold
     policy: Policy
 
-    def set_up(self, config: Amqp, tracing: MessageTracing) -> None:
-        """Once, before anything else."""
+    def set_up(self, config: Amqp, tracing: MessageTracing, rng: Random) -> None:
+        """Once, before anything else. Raises :class:`sidecar.config.errors.ConfigError` when the spool cannot be
+        used."""
         self.config = config
         self.tracing = tracing
+        self.rng = rng
         self.amqp_stats = AmqpStats()
         self.policy = Policy(config, self.amqp_stats, self.clock)
         self.hold = Hold(config.hold, self.amqp_stats, self.clock, self.loop.call_at)
@@ -62,7 +67,27 @@ class AmqpListener(Listener):
         #: The breakers whose being open keeps deliveries back; set by the agent.
         self.pause_on: Callable[[], Sequence[CircuitBreaker]] = _nobody
         self._watcher: Watcher | None = None
+        #: With a spool: that, and all that belongs to it.
+        self.port: SpoolPort | None = self._spool_port(config)
         self._timer: Timer = self.wheel.timer(self._tick)
+
+    def _spool_port(self, config: Amqp) -> SpoolPort | None:
+        if config.spool is None:
+            return None
+        from sidecar.amqp.spool.port import SpoolPort
+
+        return SpoolPort(
+            self.name,
+            config,
+            config.spool,
+            stats=self.amqp_stats,
+            hold=self.hold,
+            policy=self.policy,
+            addresses=self._addresses,
+            loop=self.loop,
+            wheel=self.wheel,
+            clock=self.clock,
+        )
 
     def configure(self, config: Amqp) -> None:
         """Another configuration, for what comes from now on."""
@@ -72,6 +97,8 @@ class AmqpListener(Listener):
         self.policy.update(config)
         self.hold.settings = config.hold
         self.hold.gates_changed(self.clock())
+        if self.port is not None:
+            self.port.configure(config)
         if self._watcher is not None:
             self._watcher.update(config)
         self._look_after_watcher()
@@ -81,10 +108,17 @@ class AmqpListener(Listener):
 
     def accept(self, client: ClientLeg, peer: str, client_ip: str) -> None:
         """A client has connected."""
-        client.session = Session(self, client, peer, client_ip)
+        client.session = self._session(client, peer, client_ip)
         client.session.start()
         if self._timer.deadline == float("inf"):
             self._timer.set(self.clock() + TICK)
+
+    def _session(self, client: ClientLeg, peer: str, client_ip: str) -> Session:
+        if self.port is None:
+            return Session(self, client, peer, client_ip)
+        from sidecar.amqp.kept_session import KeptSession
+
+        return KeptSession(self, client, peer, client_ip, self.port)
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: the broker ends them when it goes."""
@@ -99,8 +133,11 @@ class AmqpListener(Listener):
             self.alarm(session, False)
 
     async def start(self) -> None:
+        if self.port is not None:
+            self.port.start()
         await Listener.start(self)
         self._look_after_watcher()
+        self._timer.set(self.clock() + TICK)
 
     def _look_after_watcher(self) -> None:
         if self._watcher is None and self.config.credentials is not None and self._server is not None:
@@ -170,7 +207,11 @@ class AmqpListener(Listener):
         for session, since in self.stopped.items():
             if now - since >= PATIENCE:
                 session.tell_blocked("held back by the sidecar: too much is waiting")
-        if self.stats.active:
+        if self.port is not None:
+            self.port.look()
+            for session in list(self.sessions):
+                session.look(now)
+        if self.stats.active or self.port is not None:
             self._timer.set(now + TICK)
 
     def drain(self) -> None:
@@ -193,6 +234,8 @@ class AmqpListener(Listener):
                     await watcher.close()
         await Listener.stop(self)
         self._timer.close()
+        if self.port is not None:
+            await self.port.close()
 
     # -- what the admin API sees ---------------------------------------------------------------------------------------
 
@@ -210,6 +253,10 @@ class View:
     @property
     def stats(self) -> AmqpStats:
         return self._listener.amqp_stats
+
+    @property
+    def spool(self) -> SpoolPort | None:
+        return self._listener.port
 
     @property
     def held_bytes(self) -> int:

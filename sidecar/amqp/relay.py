@@ -93,6 +93,8 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 run.until(start)
                 session.broker_write(run.take())
                 new = control.off_channel(session, kind, number, data, start, end)
+                if session.keeps and number in channels:
+                    new = session.control(data[start:end])
             elif channel.waiting is not None:
                 session.wait(channel, data[start:end])
                 new = b""
@@ -108,15 +110,14 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     opened = channel
                     begun = start
                     continue
-                if session.detached:
-                    session.alone(channel, method, data, start, end)
-                    new = b""
-                elif method in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
+                if method in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
                     new = _settle(session, channel, method, data, start, end)
                 else:
                     run.until(start)
                     session.broker_write(run.take())
                     new = control.from_client(session, channel, method, data, start, end)
+                    if session.keeps:
+                        new = session.control(data[start:end] if new is None else new)
             elif kind in (HEADER, BODY):
                 if kind == BODY:
                     _body(channel, end - start - FRAME_OVERHEAD)
@@ -310,6 +311,8 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 else:
                     run.until(start)
                     session.client_write(run.take())
+                    if session.keeps:
+                        session.answers(number, method, data, start, end)
                     new = control.from_broker(session, channel, method, data, start, end)
             elif channel.collecting is not None:
                 channel.collecting.frames.append(data[start:end])

@@ -582,16 +582,15 @@ class Session(Exchange):
         """Table entries for each message that passes, besides those of its trace."""
         return b""
 
-    def alone(self, channel: Channel, found: int, data: bytes, start: int, end: int) -> None:
-        """A method of the client on a channel, while there is no broker."""
-        raise NotImplementedError
+    def control(self, frames: bytes) -> bytes:
+        """What the client asks of the broker (no publishes, deliveries or settlements): what is to be written to it."""
+        return frames
 
-    def noticed(self, channel: Channel, found: int, data: bytes, start: int, end: int) -> None:
-        """A method of the client on a channel passes."""
+    def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
+        """The broker says this on a channel, and it is neither a delivery nor a confirm."""
 
-    def answered(self, channel: Channel, found: int) -> bool:
-        """A method of the broker on a channel came; whether it answers one of ours, and so is not for the client."""
-        return False
+    def look(self, now: float) -> None:
+        """Now and then."""
 
     def new_channel(self, number: int) -> Channel:
         """The client opens a channel."""

@@ -220,4 +220,5 @@ def _set_up_amqp(listener: Listener, context: Context, config: model.Amqp) -> No
     from sidecar.amqp.tracing import MessageTracing
 
     assert isinstance(listener, AmqpListener)
-    listener.set_up(config, MessageTracing(context.tracing, context.rng, context.record_span, context.clock))
+    tracing = MessageTracing(context.tracing, context.rng, context.record_span, context.clock)
+    listener.set_up(config, tracing, context.rng)

@@ -29,7 +29,7 @@ ID_HEADER: Final = "x-sidecar-id"
 class Keeper:
     """One AMQP port's. ``wall`` is Unix time."""
 
-    __slots__ = ("_acks", "_count", "_prefix", "_stats", "_wall", "full", "settings", "spool")
+    __slots__ = ("_acks", "_count", "_prefix", "_stats", "_wall", "full", "on_added", "settings", "spool")
 
     def __init__(self, settings: AmqpSpool, spool: Spool, stats: AmqpStats, wall: Callable[[], float]) -> None:
         self.settings = settings
@@ -38,6 +38,8 @@ class Keeper:
         self._wall = wall
         #: Where publishes wait while nothing more can be stored.
         self.full = SwitchGate("room in the spool", apart=True)
+        #: Called with what is on the disk now.
+        self.on_added: Callable[[list[SpooledMessage]], None] | None = None
         self._prefix = secrets.token_hex(6)
         self._count = 0
         #: Id in the spool → the publish whose client waits until the broker has confirmed it (``ack: broker``).
@@ -80,6 +82,8 @@ class Keeper:
             if early:
                 self._stats.acks_by_spool += channel.confirmed(mine)
             channel.stored(len(mine))
+        if self.on_added is not None:
+            self.on_added(messages)
 
     def failed(self, publishes: list[Publish], error: SpoolError) -> None:
         """They could not be stored: they wait in memory, or are refused, as for a full spool."""

@@ -1,0 +1,216 @@
+"""The spool of one AMQP port with all that belongs to it: what fills it, what empties it, and what clients are told
+from while there is no broker."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.dialler import plain
+from sidecar.amqp.known import Known
+from sidecar.amqp.link import Report
+from sidecar.amqp.notebook import Saving
+from sidecar.amqp.publishing import Connector
+from sidecar.amqp.replay import Login, Replayer
+from sidecar.amqp.spool.errors import SpoolError
+from sidecar.amqp.spool.keeper import Keeper
+from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.store import DeadLetters, Key, Spool
+
+if TYPE_CHECKING:
+    from sidecar.amqp.handshake import Handshake
+    from sidecar.amqp.hold import Hold
+    from sidecar.amqp.policy import Policy
+    from sidecar.amqp.stats import AmqpStats
+    from sidecar.config.model import Amqp, AmqpSpool
+    from sidecar.resilience.wheel import TimerWheel
+
+logger = logging.getLogger("sidecar.amqp.spool")
+
+#: Seconds between two looks for dead letters that are too old.
+_SWEEP: Final = 3600.0
+#: Logins of clients that are remembered, so that what they left behind can be sent after they have gone.
+_MOST_LOGINS: Final = 100
+
+
+class SpoolPort:
+    """One port's. Raises :class:`SpoolError` when the folder cannot be used. Implements
+    :class:`sidecar.admin.view.SpoolView`."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Amqp,
+        settings: AmqpSpool,
+        *,
+        stats: AmqpStats,
+        hold: Hold,
+        policy: Policy,
+        addresses: Callable[[], Sequence[tuple[str, int]]],
+        loop: asyncio.AbstractEventLoop,
+        wheel: TimerWheel,
+        clock: Callable[[], float],
+    ) -> None:
+        path = Path(settings.path)
+        self._config = config
+        self._stats = stats
+        self._clock = clock
+        self._swept = -_SWEEP
+        self._sweeping: asyncio.Task[None] | None = None
+        #: (virtual host, user) → how that user logs in.
+        self._logins: dict[tuple[str, str], Login] = {}
+        self.spool = Spool(path, name, settings.max_bytes, loop, time.time)
+        self.keeper = Keeper(settings, self.spool, stats, time.time)
+        self.known = Known(path / f"{name}.known.json")
+        self._saving = Saving([self.known])
+        self._connector = Connector(addresses, loop)
+        self._replayer = Replayer(
+            name,
+            self.spool,
+            hold,
+            policy.routes,
+            self.login,
+            self._connector.connect,
+            wheel,
+            clock,
+            time.time,
+            loop.call_soon,
+            Report(name, clock),
+            settings.window,
+            config.dead_letters.after,
+        )
+        self._replayer.on_settled = self._settled
+        self.keeper.on_added = self._replayer.added
+        self.spool.on_room = self.keeper.room
+        self.spool.on_revived = self._replayer.look
+
+    def start(self) -> None:
+        """Read what is there, and begin to send it. Raises :class:`SpoolError`."""
+        self.spool.open()
+        self.known.load()
+        self._saving.start()
+        self._replayer.start()
+        if self.spool.messages:
+            logger.info("there are messages in the spool", extra={"messages": self.spool.messages})
+
+    async def close(self) -> None:
+        """Write what is on its way to the disk, and end."""
+        await self._replayer.close()
+        self._connector.close()
+        await self._saving.close()
+        await self.spool.close()
+
+    def configure(self, config: Amqp) -> None:
+        """Another configuration; the folder is the same."""
+        self._config = config
+        settings = config.spool
+        if settings is not None:
+            self.keeper.settings = settings
+            self.spool.max_bytes = settings.max_bytes
+            self._replayer.configure(settings.window, config.dead_letters.after)
+            self._replayer.logins_changed()
+
+    def look(self) -> None:
+        """Now and then: what has no event of its own."""
+        spool = self.spool
+        if self.keeper.full.closed and not spool.full and not spool.problem:
+            self.keeper.room()
+        now = self._clock()
+        if now - self._swept >= _SWEEP and (self._sweeping is None or self._sweeping.done()):
+            self._swept = now
+            self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        try:
+            gone = await self.spool.dead_letters.expire(time.time() - self._config.dead_letters.keep)
+        except SpoolError as error:
+            logger.warning("dead letters that are too old cannot be dropped: %s", error.text)
+            return
+        if gone:
+            logger.info("dead letters were dropped because of their age", extra={"messages": gone})
+
+    # -- logins --------------------------------------------------------------------------------------------------------
+
+    def met(self, handshake: Handshake) -> None:
+        """The broker has let a client in."""
+        key = (handshake.vhost, handshake.user)
+        known = self._logins.pop(key, None)
+        self._logins[key] = Login(handshake.mechanism, handshake.response)
+        if len(self._logins) > _MOST_LOGINS:
+            del self._logins[next(iter(self._logins))]
+        if known is None or known.response != handshake.response:
+            self._replayer.logins_changed()
+        self._replayer.broker_is_back()
+
+    def login(self, vhost: str, user: str) -> Login | None:
+        """How to log in as that user (empty: as whoever may)."""
+        own = self._config.credentials
+        if own is not None and user in ("", own.username):
+            return Login("PLAIN", plain(own.username, own.password.reveal()))
+        found = self._logins.get((vhost, user))
+        if found is None and not user:
+            for (where, _), login in self._logins.items():
+                if where == vhost:
+                    found = login
+        return found
+
+    def _settled(self, messages: list[SpooledMessage], delivered: bool) -> None:
+        if delivered:
+            self.keeper.delivered(messages)
+        else:
+            for message in messages:
+                self.keeper.died(message)
+
+    # -- what the admin API sees ---------------------------------------------------------------------------------------
+
+    @property
+    def messages(self) -> int:
+        return self.spool.messages
+
+    @property
+    def bytes(self) -> int:
+        return self.spool.bytes
+
+    @property
+    def max_bytes(self) -> int:
+        return self.spool.max_bytes
+
+    @property
+    def full(self) -> bool:
+        return self.spool.full
+
+    @property
+    def problem(self) -> str:
+        return self.spool.problem
+
+    @property
+    def keys(self) -> Mapping[tuple[str, str], Key]:
+        return self.spool.keys
+
+    @property
+    def spooled(self) -> int:
+        return self._stats.spooled
+
+    @property
+    def replayed(self) -> int:
+        return self._replayer.stats.replayed
+
+    @property
+    def expired(self) -> int:
+        return self._replayer.stats.expired
+
+    @property
+    def corrupt(self) -> int:
+        return self.spool.corrupt
+
+    @property
+    def acks(self) -> Mapping[str, int]:
+        return {"broker": self._stats.acks_by_broker, "spool": self._stats.acks_by_spool}
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return self.spool.dead_letters
