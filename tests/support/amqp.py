@@ -579,7 +579,7 @@ class Peer:
     def says(self, *frames: bytes, pieces: int = 0) -> None:
         """Send these, in one read, or in pieces of so many bytes."""
         data = b"".join(frames)
-        step = pieces or len(data)
+        step = pieces or len(data) or 1
         for at in range(0, len(data), step):
             self.transport.feed(data[at : at + step])
         self._loop.settle()
