@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.amqp.facts import EXCHANGE, QUEUE, Fact, exists, from_wire
+from sidecar.amqp.methods import Arguments
 from sidecar.amqp.notebook import Kept, Notebook
-from sidecar.amqp.spec import EXCHANGE_DECLARE, QUEUE_DECLARE, AmqpError
+from sidecar.amqp.spec import CONNECTION_START, CONNECTION_TUNE, EXCHANGE_DECLARE, QUEUE_DECLARE, AmqpError
 
 #: What is remembered at most; beyond it, what was confirmed the longest ago is forgotten.
 MAX_FACTS: Final = 10_000
@@ -131,12 +132,19 @@ class Known(Kept):
 
     # -- the broker itself ---------------------------------------------------------------------------------------------
 
-    def met(self, start: bytes, tune: tuple[int, int, int]) -> None:
-        """A broker has introduced itself, with these arguments of connection.start, and these of connection.tune."""
-        if len(start) <= MAX_START and (start != self.start or tune != self.tune):
-            self.start = start
-            self.tune = tune
-            self.dirty = True
+    def hears(self, found: int, data: bytes, start: int, end: int) -> None:
+        """A method that the broker says in a handshake. Raises :class:`AmqpError`."""
+        if found == CONNECTION_START:
+            said = data[start + 11 : end - 1]
+            if said != self.start and len(said) <= MAX_START:
+                self.start = said
+                self.dirty = True
+        elif found == CONNECTION_TUNE:
+            arguments = Arguments(data, start, end)
+            tune = (arguments.u16(), arguments.u32(), arguments.u16())
+            if tune != self.tune:
+                self.tune = tune
+                self.dirty = True
 
     # -- the file ------------------------------------------------------------------------------------------------------
 
@@ -167,11 +175,11 @@ class Known(Kept):
         start, tune = content["start"], content["tune"]
         if not isinstance(start, str) or not isinstance(tune, list):
             raise TypeError("the broker's introduction is not one")
+        self.start = b64decode(start, validate=True)
         if tune:
             channel_max, frame_max, heartbeat = tune
             if not 0 <= channel_max < 1 << 16 or not 0 <= frame_max < 1 << 32 or not 0 <= heartbeat < 1 << 16:
                 raise ValueError("the broker's limits are none")
-            self.start = b64decode(start, validate=True)
             self.tune = (channel_max, frame_max, heartbeat)
 
     def content(self) -> dict[str, object]:

@@ -80,18 +80,6 @@ class Login:
         self.response = response
         self.properties = properties
 
-    def renew(self, secret: bytes) -> None:
-        """It has told a new secret (connection.update-secret), which counts from the next login on."""
-        if self.mechanism == "PLAIN":
-            parts = self.response.split(b"\x00")
-            if len(parts) == 3:
-                self.response = b"\x00".join((parts[0], parts[1], secret))
-        elif self.mechanism == "AMQPLAIN":
-            table = len(self.response).to_bytes(4, "big") + self.response
-            entries = decode_table(table, 0, len(table))
-            entries["PASSWORD"] = secret.decode("utf-8", "surrogateescape")
-            self.response = encode_table(entries)[4:]
-
 
 def login_of(data: bytes, start: int, end: int) -> Login:
     """Out of a client's start-ok. Raises :class:`AmqpError`."""
@@ -99,6 +87,19 @@ def login_of(data: bytes, start: int, end: int) -> Login:
     entries = arguments.long_bytes()
     mechanism = arguments.short()
     return Login(mechanism, arguments.long_bytes(), len(entries).to_bytes(4, "big") + entries)
+
+
+def renewed(mechanism: str, response: bytes, secret: bytes) -> bytes:
+    """The response that a client would log in with after it has told a new secret (connection.update-secret). Raises
+    :class:`AmqpError`."""
+    if mechanism == "PLAIN":
+        parts = response.split(b"\x00")
+        return b"\x00".join((parts[0], parts[1], secret)) if len(parts) == 3 else response
+    if mechanism == "AMQPLAIN":
+        entries = decode_table(_long(response), 0, len(response) + 4)
+        entries["PASSWORD"] = secret.decode("utf-8", "surrogateescape")
+        return encode_table(entries)[4:]
+    return response
 
 
 class Reception:

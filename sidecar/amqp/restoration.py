@@ -35,10 +35,20 @@ RESOURCE_LOCKED: Final = 405
 _ANSWERS: Final = frozenset(ANSWERS.values())
 
 
+class Unrestorable(AmqpError):
+    """What a client had set up cannot be had again: its connection is to be closed with this. ``passing``: it may be
+    different when the broker has buried the old connection (an exclusive queue is still locked, an auto-delete one
+    went just now); then another try makes sense, a second later and over another connection."""
+
+    def __init__(self, reason: str, passing: bool) -> None:
+        AmqpError.__init__(self, CONNECTION_FORCED, f"CONNECTION_FORCED - the broker connection was lost, and {reason}")
+        self.passing = passing
+
+
 class Restoration:
     """One, over a broker connection that is open. ``channel_max`` is what was agreed on with the broker (0: 65535)."""
 
-    __slots__ = ("_awaited", "_channel_max", "_own", "_setup", "done", "passing")
+    __slots__ = ("_awaited", "_channel_max", "_own", "_setup", "done")
 
     def __init__(self, setup: Setup, channel_max: int) -> None:
         self._setup = setup
@@ -49,12 +59,10 @@ class Restoration:
         self._awaited: dict[int, int] = {}
         #: Everything is as it was.
         self.done = False
-        #: The failure was of a kind that may pass when the broker has buried the old connection: trying once more, a
-        #: second later over another connection, makes sense.
-        self.passing = False
 
     def begin(self) -> bytes:
-        """What to tell the broker first. Raises :class:`AmqpError` when it cannot be done: see :meth:`said`."""
+        """What to tell the broker first. From here on the stand-in answers nothing that would have to be set up, too.
+        Raises :class:`Unrestorable`."""
         setup = self._setup
         reason = setup.irretrievable()
         if not reason and (name := setup.lost_name()):
@@ -62,27 +70,29 @@ class Restoration:
         if not reason and any(number > self._channel_max for number in setup.channels):
             reason = "the new one does not allow as many channels"
         if reason:
-            raise _failure(reason)
+            raise Unrestorable(reason, False)
+        setup.restoring = True
         facts = [fact for fact in setup.declared.values() if not (fact.server_named or fact.bits & PASSIVE)]
         if not facts:
             return self._channels()
         self._own = own = next((n for n in range(1, self._channel_max + 1) if n not in setup.channels), 0)
         if not own:
-            raise _failure("there is no channel left to declare on")
+            raise Unrestorable("there is no channel left to declare on", False)
         self._awaited[own] = len(facts) + 1
         return method(own, CHANNEL_OPEN, b"\x00") + b"".join([fact.frame(own) for fact in facts])
 
     def said(self, number: int, found: int, data: bytes, start: int, end: int) -> bytes | None:
         """The broker has said this method on a channel: what to say to that, empty for nothing; ``None``: it is for the
-        client (deliveries to the consumers that are back). Raises :class:`AmqpError` when the client's connection has
-        to be closed; then this broker connection is of no use either."""
+        client (deliveries to the consumers that are back). Raises :class:`Unrestorable`; then this broker connection is
+        of no use to anybody."""
         if number not in self._awaited or (found not in _ANSWERS and found != CHANNEL_CLOSE):
             return None
         if found == CHANNEL_CLOSE:
             arguments = Arguments(data, start, end)
             code, text = arguments.u16(), arguments.short()
-            self.passing = code in (NOT_FOUND, RESOURCE_LOCKED)
-            raise _failure(f"what was set up over it is refused now: {text or code}")
+            raise Unrestorable(
+                f"what was set up over it is refused now: {text or code}", code in (NOT_FOUND, RESOURCE_LOCKED)
+            )
         self._awaited[number] -= 1
         if self._awaited[number]:
             return b""
@@ -122,7 +132,3 @@ def _restore(number: int, channel: ChannelSetup, frames: list[bytes]) -> None:
         frames.append(consumer.frame(number))
     if channel.limit != limit:
         frames.append(method(number, BASIC_QOS, pack(">IHB", 0, max(channel.limit, 0), 0)))
-
-
-def _failure(reason: str) -> AmqpError:
-    return AmqpError(CONNECTION_FORCED, f"CONNECTION_FORCED - the broker connection was lost, and {reason}")

@@ -163,7 +163,9 @@ class ChannelSetup:
 class Setup:
     """What one session has set up."""
 
-    __slots__ = ("_bytes", "_consumers", "_known", "_queues", "_vhost", "channels", "declared", "forgotten")
+    __slots__ = (
+        "_bytes", "_consumers", "_known", "_queues", "_vhost", "channels", "declared", "forgotten", "restoring",
+    )  # fmt: skip
 
     def __init__(self, known: Known, vhost: str) -> None:
         self._known = known
@@ -173,6 +175,8 @@ class Setup:
         self.declared: OrderedDict[bytes, Fact] = OrderedDict()
         #: It was too much to be remembered: nothing of this is true any more.
         self.forgotten = False
+        #: It is being said again to a new broker: what is added now would be missing there.
+        self.restoring = False
         self._queues: set[str] = set()
         self._bytes = 0
         self._consumers = 0

@@ -37,37 +37,36 @@ raise an exception for it.
 How a session uses it, and the others around it::
 
     # once, when the connection is open (either by a broker or by our own handshake, reception.py)
-    session.setup = Setup(listener.known, vhost)
-    session.standin = Standin(session.setup, listener.known, vhost, patience)
+    setup = Setup(known, vhost)
+    standin = Standin(setup, known, vhost, patience)
 
-    # attached: control methods, as they go to the broker and come from it (never publishes, deliveries, settlements)
-    session.setup.asks(what is written to the broker)
-    session.setup.answers(number, method, data, start, end)    # before control.from_broker
-    session.setup.channel_gone(number)                          # in channel_gone
+    # attached: what is said on channels, as it goes to the broker and as it comes from it, but for publishes,
+    # deliveries and what settles them
+    setup.asks(frames)
+    setup.answers(number, method, data, start, end)     # before control.from_broker
+    setup.channel_gone(number)                          # in channel_gone
 
-    # the broker connection is lost
-    if reason := session.setup.irretrievable():  close the client with 320, as ever
-    for channel in session.channels.values():  channel.tags.lost()
-    session.away = True
-    from_broker(session.standin.lost(now))
+    # the broker connection is lost, or one in the middle of a restoration
+    if reason := setup.irretrievable():  close the client with 320
+    from_broker(standin.lost(now))
+    # and every channel has to wait for which standin.waits(number)
 
-    # away: in place of broker.write(data)
-    from_broker(session.standin.takes(data, now))
-    if session.standin.waits(number) and channel.waiting is None:  channel.waiting = []
-    # a frame of the client on a channel with channel.waiting, before it is put there
-    if session.standin.gives_up(found, channel.waiting):  channel.waiting = None, and take the frame in
-    # the timer, at session.standin.due, raises AmqpError
-    session.standin.late(now)
+    # away: in place of broker.write(frames)
+    from_broker(standin.takes(frames, now))
+    # ... and then the channel has to wait if standin.waits(number): channel.waiting = []
+    # a frame that is put into channel.waiting
+    if standin.gives_up(found, channel.waiting):  channel.waiting = None, and take the frame in
+    # the timer, at standin.due or now and then
+    standin.late(now)                                   # raises AmqpError to close the client with
 
     # there is a broker connection again, logged in (dialler.py)
-    restoration = Restoration(session.setup, handshake.channel_max)
-    broker.write(restoration.begin())
-    ... answer = restoration.said(number, method, data, start, end)   # each method of the broker
-    ... # None: it is not for it (deliveries begin); bytes: write them to the broker
-    # restoration.done
-    session.away = False
-    broker.write(session.standin.back())
-    for channel in session.channels.values():  take in what waits in channel.waiting
+    restoration = Restoration(setup, channel_max)
+    broker.write(restoration.begin())                   # raises Unrestorable to close the client with
+    # each method of the broker; None: it is for the client, bytes: write them to the broker
+    answer = restoration.said(number, method, data, start, end)
+    # once restoration.done
+    broker.write(standin.back())
+    # and every channel takes in what waits in channel.waiting
 
 ``from_broker(data)`` runs ``relay.from_broker`` over whole frames, once the batch of the client's that led to it has
 been gone through: it may end channels.
@@ -198,12 +197,13 @@ class Standin:
         for number, found, start, end in methods_in(data):
             if self._setup.forgotten:
                 raise AmqpError(RESOURCE_ERROR, f"RESOURCE_ERROR - {self._setup.irretrievable()}", found)
-            if found == CHANNEL_CLOSE:
+            if found == CHANNEL_CLOSE and not self._setup.restoring:
                 self._drop(number)
             if number in self._waiting:
                 self._wait(number, found, data, start, end, now)
                 continue
-            answer = self._answer(number, found, data, start, end)
+            # What would be answered now would be missing from what is being said again: the broker shall answer it.
+            answer = None if self._setup.restoring and number else self._answer(number, found, data, start, end)
             if answer is None:
                 self._wait(number, found, data, start, end, now)
             elif answer:
@@ -211,16 +211,23 @@ class Standin:
         return b"".join(out)
 
     def lost(self, now: float) -> bytes:
-        """The broker connection is gone: what it would have said to what it was asked and did not answer. Raises
-        :class:`AmqpError`."""
+        """The broker connection is gone, or a new one in the middle of a restoration: what it would have said to what
+        it was asked and did not answer. Raises :class:`AmqpError`."""
         setup = self._setup
-        return b"".join([self.takes(setup.unanswered(each), now) for each in list(setup.channels.values())])
+        setup.restoring = False
+        before, self._waiting = self._waiting, {}
+        self._size = 0
+        out = [self.takes(setup.unanswered(each), now) for each in list(setup.channels.values())]
+        patience = self._patience
+        out.extend([self.takes(b"".join(each.frames), each.due - patience) for each in before.values()])
+        return b"".join(out)
 
     def back(self) -> bytes:
         """The broker is there, with everything set up: what has waited for it, to be written to it."""
         frames = b"".join([b"".join(waiting.frames) for waiting in self._waiting.values()])
         self._waiting.clear()
         self._size = 0
+        self._setup.restoring = False
         self._setup.asks(frames)
         return frames
 
