@@ -79,6 +79,14 @@ KeyName = tuple[str, str]
 Count = list[int]
 
 
+#: What SQLite and the system raise. Damage can make SQLite's own error texts unreadable.
+FAILURES: Final = (sqlite3.Error, OSError, UnicodeDecodeError)
+
+
+class NotADatabase(sqlite3.DatabaseError):
+    """The file has not even the beginning of a database."""
+
+
 class Death:
     """A message on its way to the dead letters. ``stored``: out of the spool, which it need not have been in."""
 
@@ -152,7 +160,7 @@ class Database:
         an operator, when it is of no use."""
         try:
             self.connect()
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             self.close()
             raise SpoolError(f"{self.files.base}: {describe(error)}") from error
         except SpoolError:
@@ -161,35 +169,44 @@ class Database:
 
     def connect(self) -> None:
         """Open the file, which nobody else has. Raises :class:`SpoolError` when it is somebody else's or a later
-        version's."""
+        version's; such a file is not touched."""
         self.disconnect()
         self.files.prepare()
         self.files.replace(self._clock())
         self.files.create()
         try:
+            self._check_header()
             self._connect()
-        except sqlite3.DatabaseError as error:
+        except FAILURES as error:
             if not damaged(error):
                 raise
             self.salvage(error)
+
+    def _check_header(self) -> None:
+        """Whose it is, and of which version (SQLite's file format, §1.3), before SQLite writes to it."""
+        header = self.files.header()
+        if not header:
+            return
+        if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+            raise NotADatabase("file is not a database")
+        if int.from_bytes(header[68:72], "big") != APPLICATION:
+            raise SpoolError(f"{self.files.base} is not a spool but somebody else's database")
+        self._check_version(int.from_bytes(header[60:64], "big"))
+
+    def _check_version(self, version: int) -> None:
+        if version > SCHEMA:
+            raise SpoolError(
+                f"{self.files.base} was written by a later version of the sidecar: "
+                f"its schema is {version}, and this one knows {SCHEMA}"
+            )
+        if version < SCHEMA:
+            raise SpoolError(f"{self.files.base} is of an unknown version: its schema is {version}")
 
     def _connect(self) -> None:
         sql = connect(self.files.base)
         self._sql = sql
         try:
-            version = self._number("PRAGMA user_version")
-            application = self._number("PRAGMA application_id")
-            if version > SCHEMA and application == APPLICATION:
-                raise SpoolError(
-                    f"{self.files.base} was written by a later version of the sidecar: "
-                    f"its schema is {version}, and this one knows {SCHEMA}"
-                )
-            if application != APPLICATION and self._number("SELECT count(*) FROM sqlite_schema"):
-                raise SpoolError(f"{self.files.base} is not a spool but somebody else's database")
-            if application != APPLICATION:
-                create_tables(sql)
-            elif version < SCHEMA:
-                raise SpoolError(f"{self.files.base} is of an unknown version, schema {version}")
+            self._check_version(self._number("PRAGMA user_version"))
             self._load(sql)
         except BaseException:
             sql.close()
@@ -424,10 +441,10 @@ class Database:
         files.prepare()
         files.discard_growing()
         reader = self._sql
-        if reader is None:
+        if reader is None and not isinstance(cause, NotADatabase):
             try:
                 reader = self._sql = connect(files.base)
-            except sqlite3.DatabaseError as error:
+            except FAILURES as error:
                 if not damaged(error):
                     raise
         if reader is not None:
@@ -520,7 +537,8 @@ def roll_back(sql: sqlite3.Connection) -> None:
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """A connection to a database, for one process alone, with the settings that last as long as it does."""
+    """A connection to a database, for one process alone, with the settings that last as long as it does; an empty file
+    becomes a spool."""
     sql = sqlite3.connect(path, timeout=0.2, isolation_level=None, check_same_thread=False, cached_statements=64)
     try:
         # Alone, SQLite needs no shared memory file beside the log.
@@ -528,9 +546,13 @@ def connect(path: Path) -> sqlite3.Connection:
         sql.execute("PRAGMA trusted_schema = OFF")
         sql.execute("PRAGMA cell_size_check = ON")
         sql.execute(f"PRAGMA cache_size = -{_CACHE}")
-        # These two count for a new file only.
-        sql.execute(f"PRAGMA page_size = {_PAGE}")
-        sql.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if not sql.execute("PRAGMA schema_version").fetchone()[0]:
+            # Before there is a log, so that the file's own header says whose it is from the beginning.
+            sql.execute(f"PRAGMA page_size = {_PAGE}")
+            sql.execute("PRAGMA auto_vacuum = INCREMENTAL")
+            sql.executescript(
+                f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} COMMIT;"
+            )
         sql.execute("PRAGMA journal_mode = WAL").fetchall()
         sql.execute("PRAGMA synchronous = FULL")
         sql.execute("PRAGMA wal_autocheckpoint = 0")
@@ -539,13 +561,6 @@ def connect(path: Path) -> sqlite3.Connection:
         sql.close()
         raise
     return sql
-
-
-def create_tables(sql: sqlite3.Connection) -> None:
-    """Make an empty file a spool."""
-    sql.executescript(
-        f"BEGIN; PRAGMA application_id = {APPLICATION}; PRAGMA user_version = {SCHEMA}; {_TABLES} COMMIT;"
-    )
 
 
 def new_row(sql: sqlite3.Connection, keys: dict[KeyName, int], message: SpooledMessage) -> tuple[object, ...]:
@@ -563,7 +578,7 @@ def damaged(error: BaseException) -> bool:
     """Whether the file is not what SQLite has written."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
-        return type(error) is sqlite3.DatabaseError
+        return isinstance(error, UnicodeDecodeError | NotADatabase) or type(error) is sqlite3.DatabaseError
     return code & 0xFF in _DAMAGE
 
 
@@ -579,7 +594,9 @@ def refused(error: BaseException) -> bool:
             isinstance(error, sqlite3.DataError | sqlite3.InterfaceError | sqlite3.ProgrammingError)
             or getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_TOOBIG
         )
-    return isinstance(error, ValueError | OverflowError | TypeError | struct.error)
+    return isinstance(error, ValueError | OverflowError | TypeError | struct.error) and not isinstance(
+        error, UnicodeDecodeError
+    )
 
 
 def describe(error: BaseException) -> str:

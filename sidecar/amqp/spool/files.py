@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 from pathlib import Path
+from typing import Final
 from urllib.parse import quote
 
 from sidecar.amqp.spool.errors import SpoolError
+
+logger = logging.getLogger("sidecar.amqp.spool")
+
+#: Damaged files that are kept.
+KEPT: Final = 3
 
 
 class Files:
@@ -71,13 +79,18 @@ class Files:
             os.close(file)
         sync_folder(self.folder)
 
+    def header(self) -> bytes:
+        """The first hundred bytes. As with :meth:`create`, not while it is open."""
+        with self.base.open("rb") as file:
+            return file.read(100)
+
     def replace(self, now: float) -> Path | None:
         """If there is a ``whole`` one, put it in the database's place; what was there is set aside, and that is where
         it is now. May be stopped at any moment and called again."""
         aside: Path | None = None
         if self.whole.exists():
             if self.base.exists():
-                aside = self.base.with_name(f"{self.base.name}.corrupt-{int(now)}")
+                aside = self._aside(int(now))
                 if self.wal.exists():
                     self.wal.rename(aside.with_name(aside.name + "-wal"))
                 self.base.rename(aside)
@@ -89,6 +102,20 @@ class Files:
         self.discard_growing()
         return aside
 
+    def _aside(self, now: int) -> Path:
+        """A name that is free; the oldest files that were set aside go when there are too many."""
+        start = f"{self.base.name}.corrupt-"
+        kept = sorted(
+            it.name for it in self.folder.iterdir() if it.name.startswith(start) and not it.name.endswith("-wal")
+        )
+        for name in kept[: max(0, len(kept) - KEPT + 1)]:
+            logger.warning("a damaged file that was kept goes for a newer one", extra={"file": name})
+            (self.folder / name).unlink(missing_ok=True)
+            (self.folder / (name + "-wal")).unlink(missing_ok=True)
+        while start + str(now) in kept:
+            now += 1
+        return self.folder / (start + str(now))
+
     def discard_growing(self) -> None:
         """Remove what a salvage left behind that did not come to its end."""
         for suffix in ("", "-wal", "-journal"):
@@ -99,6 +126,8 @@ def make_folder(folder: Path) -> None:
     """The folder, 0700, and those above it; they are on the disk when this returns. One that exists stays as it is."""
     if folder.is_dir():
         return
+    if folder.exists():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
     if not folder.parent.is_dir():
         make_folder(folder.parent)
     folder.mkdir(0o700, exist_ok=True)

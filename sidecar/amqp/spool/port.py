@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from sidecar.amqp.accounts import Accounts
 from sidecar.amqp.dialler import plain
 from sidecar.amqp.known import Known
 from sidecar.amqp.link import Report
@@ -66,7 +67,8 @@ class SpoolPort:
         self.spool = Spool(path, name, settings.max_bytes, loop, time.time)
         self.keeper = Keeper(settings, self.spool, stats, time.time)
         self.known = Known(path / f"{name}.known.json")
-        self._saving = Saving([self.known])
+        self.accounts = Accounts(path / f"{name}.accounts.json", config.credentials)
+        self._saving = Saving([self.known, self.accounts])
         self._connector = Connector(addresses, loop)
         self._replayer = Replayer(
             name,
@@ -92,6 +94,7 @@ class SpoolPort:
         """Read what is there, and begin to send it. Raises :class:`SpoolError`."""
         self.spool.open()
         self.known.load()
+        self.accounts.load()
         self._saving.start()
         self._replayer.start()
         if self.spool.messages:
@@ -101,6 +104,7 @@ class SpoolPort:
         """Write what is on its way to the disk, and end."""
         await self._replayer.close()
         self._connector.close()
+        await self.accounts.close()
         await self._saving.close()
         await self.spool.close()
 
@@ -145,6 +149,7 @@ class SpoolPort:
         if known is None or known.response != handshake.response:
             self._replayer.logins_changed()
         self._replayer.broker_is_back()
+        self.accounts.accepted(handshake.mechanism, handshake.response, handshake.vhost)
 
     def login(self, vhost: str, user: str) -> Login | None:
         """How to log in as that user (empty: as whoever may)."""

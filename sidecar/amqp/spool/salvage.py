@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sidecar.amqp.spool.database import connect, create_tables, describe, new_row
+from sidecar.amqp.spool.database import FAILURES, connect, describe, new_row
 from sidecar.amqp.spool.record import BadRecordError, unpack
 
 logger = logging.getLogger("sidecar.amqp.spool")
@@ -32,7 +32,6 @@ def copy(reader: sqlite3.Connection | None, path: Path, number: int) -> int:
     writer = connect(path)
     lost = 0
     try:
-        create_tables(writer)
         highest = number
         if reader is not None:
             expected = _count(reader)
@@ -95,7 +94,7 @@ def _rows(reader: sqlite3.Connection, table: str, columns: str) -> Iterator[tupl
                 last = row[0]
                 yield row
             return
-        except sqlite3.DatabaseError as error:
+        except FAILURES as error:
             logger.warning("rows of a damaged spool cannot be read: %s", describe(error), extra={"behind": last})
         bad = last + 1
         step = 1
@@ -119,7 +118,7 @@ def _readable(reader: sqlite3.Connection, table: str, columns: str, number: int)
         reader.execute(
             f"SELECT {columns} FROM {table} NOT INDEXED WHERE id >= ? ORDER BY id LIMIT 1", (number,)
         ).fetchall()
-    except sqlite3.DatabaseError:
+    except FAILURES:
         return False
     return True
 
@@ -128,7 +127,7 @@ def _count(reader: sqlite3.Connection) -> int:
     """How many messages the index lists; 0 when it cannot be read."""
     try:
         return int(reader.execute("SELECT count(*) FROM message INDEXED BY message_order").fetchone()[0])
-    except sqlite3.DatabaseError:
+    except FAILURES:
         return 0
 
 
@@ -136,5 +135,5 @@ def _next(reader: sqlite3.Connection) -> int:
     try:
         row = reader.execute("SELECT next FROM number").fetchone()
         return int(row[0]) if row else 0
-    except (sqlite3.DatabaseError, ValueError, TypeError):
+    except (*FAILURES, ValueError, TypeError):
         return 0

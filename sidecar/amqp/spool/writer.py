@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from threading import Event
 from typing import Any, Final
 
 from sidecar.amqp.spool.database import (
+    FAILURES,
     BadRow,
     Changes,
     Count,
@@ -289,7 +289,7 @@ class Writer:
             fetch = fetches[0]
             try:
                 fetch.messages, fetch.bad = self._database.fetch(fetch.key, fetch.after, fetch.limit, fetch.limit_bytes)
-            except (sqlite3.Error, OSError) as error:
+            except FAILURES as error:
                 self._trouble(error)
                 return
             if fetch.bad:
@@ -304,7 +304,7 @@ class Writer:
     def _do(self, call: Call) -> None:
         try:
             call.result = call.work(self._database)
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             if not refused(error):
                 self._trouble(error)
             call.error = SpoolError(f"the spool cannot do that: {describe(error)}")
@@ -384,7 +384,7 @@ class Writer:
             count_changes(self._before, (), self._changes)
             self._changes = Changes()
             database.recount()
-        except (sqlite3.Error, OSError, SpoolError) as error:
+        except (*FAILURES, SpoolError) as error:
             text = describe(error)
             if text != self._problem:
                 logger.error("the spool cannot be brought back: %s", text)
@@ -402,7 +402,7 @@ class Writer:
     def _probe(self) -> None:
         try:
             self._database.probe()
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             self._trouble(error)
         else:
             self._well()
@@ -417,7 +417,7 @@ class Writer:
         if self._shrinking:
             try:
                 self._shrinking = self._database.shrink()
-            except (sqlite3.Error, OSError) as error:
+            except FAILURES as error:
                 self._shrinking = False
                 self._trouble(error)
         elif self._database.behind:
@@ -427,7 +427,7 @@ class Writer:
     def _checkpoint(self) -> None:
         try:
             self._database.checkpoint()
-        except (sqlite3.Error, OSError) as error:
+        except FAILURES as error:
             if disk_full(error):
                 logger.debug("the spool's log cannot be copied into its database: %s", describe(error))
             else:

@@ -1,69 +1,11 @@
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sidecar.amqp.spool.errors import SpoolError
-from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.store import Spool
-
-AI = ("/", "ai.tasks")
-
-
-def message(number: int, lane: str = "ai.tasks", priority: int = 0, size: int = 100) -> SpooledMessage:
-    body = b"%d:" % number
-    return SpooledMessage("/", lane, "ai.tasks", "some.key", b"header", body + b"x" * (size - len(body)), 0, priority)
-
-
-def number_of(message: SpooledMessage) -> int:
-    return int(message.body.split(b":")[0])
-
-
-class Driver:
-    """A spool, as coroutines."""
-
-    def __init__(self, path: Path, max_bytes: int = 1 << 30) -> None:
-        self.now = 1000.0
-        self.spool = Spool(path, "rabbitmq", max_bytes, asyncio.get_running_loop(), lambda: self.now)
-        self.spool.open()
-
-    async def put(self, *messages: SpooledMessage) -> None:
-        """Raises what the spool answers."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-        def done(_: list[SpooledMessage], error: SpoolError | None) -> None:
-            if error is None:
-                future.set_result(None)
-            else:
-                future.set_exception(error)
-
-        assert self.spool.put(list(messages), done)
-        await future
-
-    async def fetch(
-        self, key: tuple[str, str] = AI, after: tuple[int, int] | None = None, limit: int = 1000, size: int = 1 << 30
-    ) -> list[SpooledMessage]:
-        future: asyncio.Future[list[SpooledMessage]] = asyncio.get_running_loop().create_future()
-        self.spool.fetch(key, after, limit, size, future.set_result)
-        return await future
-
-    async def numbers(self, key: tuple[str, str] = AI) -> list[int]:
-        return [number_of(it) for it in await self.fetch(key)]
-
-
-def run(tmp_path: Path, test: Callable[[Driver], Coroutine[Any, Any, None]], max_bytes: int = 1 << 30) -> None:
-    async def main() -> None:
-        driver = Driver(tmp_path, max_bytes)
-        try:
-            await test(driver)
-        finally:
-            await driver.spool.close()
-
-    asyncio.run(main())
+from support.spools import AI, Driver, message, number_of, run
 
 
 def test_what_was_put_is_fetched_in_order_and_gone_once_removed(tmp_path: Path) -> None:
