@@ -99,6 +99,11 @@ class Confirms:
             result.insert(0, (last, last != first))
         return result
 
+    def oldest(self) -> Publish | None:
+        """What was passed on first of all that has no answer."""
+        waiting = self._waiting
+        return waiting[next(iter(waiting))] if waiting else None
+
     def left(self) -> list[Publish]:
         """What was passed on and not answered, in that order."""
         return list(self._waiting.values())

@@ -9,6 +9,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal
+from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import (
     Arguments,
     basic_cancel,
@@ -336,7 +337,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         tag = Arguments(data, start, end).short_bytes()
         kind = channel.consumes.popleft() if channel.consumes else ACK
         session.consumer_came(channel, tag, kind)
-        if session.returning and kind != REPLIES and not channel.ending:
+        if session.returning and kind != REPLIES and not channel.ending and session.client.state == OPEN:
             session.broker_write(basic_cancel(channel.number, tag))
     elif found in (BASIC_CANCEL_OK, BASIC_CANCEL):
         session.consumer_gone(channel, Arguments(data, start, end).short_bytes())

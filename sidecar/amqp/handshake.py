@@ -65,12 +65,13 @@ class Handshake:
 
     After it: ``vhost``, ``user`` (empty when the mechanism does not say it in clear), ``product`` (client and version),
     ``hears_blocked`` (whether the client wants to be told of alarms), ``heartbeat`` (seconds, 0: none), ``frame_max``
-    and ``channel_max`` as agreed (``channel_max`` 0: 65535).
+    and ``channel_max`` as agreed (``channel_max`` 0: 65535). With ``keeps_login`` also what it takes to log in as this
+    client again: ``mechanism``, ``response``, ``properties`` (a table) and ``locale``.
     """
 
     __slots__ = (
-        "_last", "_offered", "_vhosts", "channel_max", "frame_max", "hears_blocked", "heartbeat", "product", "user",
-        "vhost",
+        "_last", "_offered", "_vhosts", "channel_max", "frame_max", "hears_blocked", "heartbeat", "keeps_login",
+        "locale", "mechanism", "product", "properties", "response", "user", "vhost",
     )  # fmt: skip
 
     def __init__(self, vhosts: Collection[str] = ()) -> None:
@@ -79,6 +80,11 @@ class Handshake:
         self._last = 0
         #: The frame-max that was proposed to the client.
         self._offered = FRAME_MAX
+        self.keeps_login = False
+        self.mechanism = ""
+        self.response = b""
+        self.properties = b""
+        self.locale = ""
         self.vhost = ""
         self.user = ""
         self.product = ""
@@ -144,6 +150,11 @@ class Handshake:
         rest = arguments.pos
         mechanism = arguments.short()
         response = arguments.long_bytes()
+        if self.keeps_login:
+            self.mechanism = mechanism
+            self.response = response
+            self.properties = data[table:rest]
+            self.locale = arguments.short()
         properties = decode_table(data, table, end - 1)
         self.product = _product(properties)
         self.user = _user(mechanism, response)

@@ -9,8 +9,10 @@ again (exclusive and server-named queues) ends the session with ``320``, so that
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from typing import TYPE_CHECKING
+from math import inf
+from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import control, relay
 from sidecar.amqp.channel import Channel
@@ -20,13 +22,16 @@ from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.kept import KeptChannel
 from sidecar.amqp.legs import CLOSED, OPEN, BrokerLeg, ClientLeg
 from sidecar.amqp.methods import connection_close_ok, method_of
+from sidecar.amqp.reception import Login, Reception
 from sidecar.amqp.redial import Redial
 from sidecar.amqp.restoration import Restoration
-from sidecar.amqp.session import RUNNING, Session
+from sidecar.amqp.session import DIALLING, HANDSHAKE, RUNNING, Session
 from sidecar.amqp.setup import Setup
-from sidecar.amqp.spec import CONNECTION_FORCED, METHOD, AmqpError
+from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, METHOD, AmqpError
 from sidecar.amqp.standin import Standin
-from sidecar.proxy.exchange import ENDED
+from sidecar.filters.api import Retry
+from sidecar.proxy.errors import Reply
+from sidecar.proxy.exchange import ENDED, TUNNEL
 
 if TYPE_CHECKING:
     from sidecar.amqp.listener import AmqpListener
@@ -35,11 +40,19 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sidecar.amqp")
 
+#: Seconds without a word of the broker, and without a confirm, after which it is given up.
+STUCK: Final = 5.0
+#: Why a client has no broker, if others would have none either.
+_NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open"})
+
 
 class KeptSession(Session):
     """A session of a port that has a spool."""
 
-    __slots__ = ("_keeper", "_late", "_port", "_redial", "_replies", "_restoration", "_setup", "_standin")
+    __slots__ = (
+        "_keeper", "_late", "_port", "_quiet_since", "_reads", "_reception", "_redial", "_replies", "_restoration",
+        "_setup", "_standin", "_verifying",
+    )  # fmt: skip
 
     def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str, port: SpoolPort) -> None:
         Session.__init__(self, listener, client, peer, client_ip)
@@ -51,6 +64,12 @@ class KeptSession(Session):
         self._setup = Setup(port.known, "")
         self._standin = Standin(self._setup, port.known, "")
         self._restoration: Restoration | None = None
+        #: While a client comes in without a broker.
+        self._reception: Reception | None = None
+        self._verifying: asyncio.Task[None] | None = None
+        #: What the broker has said so far (see :attr:`Leg.reads`), and since when it has been so much.
+        self._reads = 0
+        self._quiet_since = self.started
         #: What the stand-in has said and the client has not heard; and frames that overtake those that wait.
         self._replies: list[bytes] = []
         self._late: list[tuple[Channel, bytes]] = []
@@ -124,17 +143,39 @@ class KeptSession(Session):
         Session.emptied(self, channel)
 
     def look(self, now: float) -> None:
-        """Something may have waited too long for a broker."""
+        """Something may have waited too long for a broker; or there is one, and it says nothing."""
         if self.detached:
             try:
                 self._standin.late(now)
             except AmqpError as error:
                 self._close_client(error.code, error.text)
+            return
+        broker = self.broker
+        if broker is None or self.stage != RUNNING:
+            return
+        if broker.reads != self._reads or self.amqp_stats.blocked:
+            self._reads = broker.reads
+            self._quiet_since = now
+        elif now - self._quiet_since > STUCK and self._unanswered_since(now) > STUCK:
+            logger.warning("the broker at %s answers nothing any more", broker.endpoint.address)
+            broker.transport.abort()
+
+    def _unanswered_since(self, now: float) -> float:
+        """How long the oldest publish has had no confirm, seconds."""
+        longest = 0.0
+        for channel in self.channels.values():
+            confirms = channel.confirms
+            oldest = confirms.oldest() if confirms is not None else None
+            if oldest is not None:
+                longest = max(longest, now - oldest.since)
+        return longest
 
     # -- the broker goes -----------------------------------------------------------------------------------------------
 
     def broker_closes(self, code: int, text: str, frame: bytes) -> None:
         broker = self.broker
+        if code == ACCESS_REFUSED and self.stage == HANDSHAKE:
+            self._port.accounts.refused(self.handshake.mechanism, self.handshake.response)
         if code == CONNECTION_FORCED and broker is not None and self._outlives():
             broker.write(connection_close_ok())
             broker.transport.close()
@@ -142,11 +183,17 @@ class KeptSession(Session):
         else:
             Session.broker_closes(self, code, text, frame)
 
+    def _broker_handshake(self, broker: BrokerLeg, number: int, data: bytes, start: int, end: int) -> None:
+        if not number:
+            self._port.known.hears(method_of(data, start, end), data, start, end)
+        Session._broker_handshake(self, broker, number, data, start, end)
+
     def _opened(self) -> None:
         known = self._port.known
         self._setup = Setup(known, self.vhost)
         self._standin = Standin(self._setup, known, self.vhost)
-        self._port.met(self.handshake)
+        if self.broker is not None:
+            self._port.met(self.handshake)
         Session._opened(self)
 
     def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
@@ -226,6 +273,66 @@ class KeptSession(Session):
         assert isinstance(channel, KeptChannel)
         for publish in self.hold.forget(channel):
             channel.give_up(publish)
+
+    # -- a client that comes while there is none -----------------------------------------------------------------------
+
+    def begin_try(self) -> None:
+        endpoints = self.listener.cluster.endpoints
+        if not self.attempts and all(endpoint.ejected_until for endpoint in endpoints):
+            self._receive()  # it was not there a moment ago
+        else:
+            Session.begin_try(self)
+
+    def retry_later(self, retry: Retry) -> None:
+        if retry.delay > 0:
+            self._receive()
+        else:
+            Session.retry_later(self, retry)
+
+    def reply(self, reply: Reply) -> None:
+        if reply.code in _NO_BROKER and self.phase != ENDED and self.client.state == OPEN and self.stage == DIALLING:
+            self._receive()
+        else:
+            Session.reply(self, reply)
+
+    def _receive(self) -> None:
+        """Be the broker in the handshake."""
+        self.phase = TUNNEL
+        self.status = 200
+        self.stage = HANDSHAKE
+        self.listener.stats.tunnels += 1
+        self._reception = reception = Reception(self._port.known)
+        self._due_in(self.chain.timeout.head or inf)
+        self._say(reception.greeting())
+
+    def broker_write(self, data: bytes) -> None:
+        reception = self._reception
+        if reception is None:
+            Session.broker_write(self, data)
+            return
+        answer = reception.takes(data)
+        if answer:
+            self._say(answer)
+        elif reception.login is not None and reception.account is None and self._verifying is None:
+            self._verifying = self.listener.loop.create_task(self._verify(reception, reception.login))
+
+    async def _verify(self, reception: Reception, login: Login) -> None:
+        account = await self._port.accounts.verify(login.mechanism, login.response)
+        if self.phase == ENDED or self.client.state != OPEN:
+            return
+        try:
+            self._say(reception.admit(account))
+        except AmqpError as error:
+            self._fail(error)
+
+    def _say(self, frame: bytes) -> None:
+        """As the broker, in the handshake."""
+        self.client_write(self.handshake.from_broker(frame, 0, len(frame)))
+        if self.handshake.done:
+            self._reception = None
+            self.client.reader.limit = self.handshake.frame_max
+            self._opened()
+            self._stand_alone()
 
     # -- and comes back ------------------------------------------------------------------------------------------------
 
@@ -347,6 +454,8 @@ class KeptSession(Session):
         return False
 
     def end(self) -> bool:
+        if self._verifying is not None:
+            self._verifying.cancel()
         redial, self._redial = self._redial, None
         if redial is not None:
             redial.cancel()

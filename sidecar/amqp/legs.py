@@ -29,7 +29,7 @@ OPEN, CLOSING, CLOSED = range(3)
 class Leg(Pausable):
     """What both ends do alike."""
 
-    __slots__ = ("heard", "reader", "said", "session", "silent", "state", "stops")
+    __slots__ = ("heard", "reader", "reads", "said", "session", "silent", "state", "stops")
 
     session: Session
 
@@ -38,6 +38,8 @@ class Leg(Pausable):
         self.reader = FrameReader(HANDSHAKE_FRAME_MAX)
         self.state = OPEN
         self.stops = 0
+        #: How often something has come.
+        self.reads = 0
         #: Whether there was anything since the last beat, in and out; and how many beats long there was nothing in.
         self.heard = False
         self.said = False
@@ -140,6 +142,7 @@ class BrokerLeg(Leg):
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
+        self.reads += 1
         self.session.broker_said(self, data)
 
     def pause_writing(self) -> None:

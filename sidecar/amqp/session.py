@@ -487,7 +487,6 @@ class Session(Exchange):
         self.stall(self._listener.stalled)
         if self._listener.work_is_over:
             self.stop_work()
-        assert self.broker is not None
         logger.info(
             "an AMQP client has connected",
             extra={
@@ -496,7 +495,7 @@ class Session(Exchange):
                 "product": handshake.product,
                 "user": handshake.user,
                 "vhost": handshake.vhost,
-                "endpoint": self.broker.endpoint.address,
+                "endpoint": self.broker.endpoint.address if self.broker is not None else None,
             },
         )
 
