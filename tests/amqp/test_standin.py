@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sidecar.amqp import facts, standin
 from sidecar.amqp.known import Known
 from sidecar.amqp.methods import Arguments, basic_ack, basic_cancel, basic_nack, basic_qos, channel_close, method, short
-from sidecar.amqp.setup import BASIC_RECOVER_OK, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, Setup, methods_in
+from sidecar.amqp.setup import ANSWERS, BASIC_RECOVER_OK, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, Setup, methods_in
 from sidecar.amqp.spec import (
     BASIC_CANCEL_OK,
     BASIC_CONSUME,
@@ -344,7 +344,7 @@ def test_more_than_can_be_remembered_ends_the_connection(monkeypatch: pytest.Mon
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.lists(st.tuples(st.integers(0, 0xFFFFFFFF) | st.sampled_from(sorted(standin.ANSWERS)), st.binary(max_size=40)))
+    st.lists(st.tuples(st.integers(0, 0xFFFFFFFF) | st.sampled_from(sorted(ANSWERS)), st.binary(max_size=40)))
 )
 def test_nothing_that_a_client_says_breaks_it(said: list[tuple[int, bytes]]) -> None:
     away = Away(queue_declare("q"))
