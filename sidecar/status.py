@@ -22,7 +22,7 @@ _GREEN, _YELLOW, _RED, _BOLD = "32", "33", "31", "1"
 _COLOURS: Final = {
     "ready": _GREEN, "healthy": _GREEN, "closed": _GREEN, "up": _GREEN,
     "starting": _YELLOW, "draining": _YELLOW, "warning": _YELLOW, "half-open": _YELLOW,
-    "blocked": _YELLOW, "full": _YELLOW,
+    "blocked": _YELLOW, "away": _YELLOW, "full": _YELLOW,
     "stopped": _RED, "unhealthy": _RED, "open": _RED, "ejected": _RED, "down": _RED,
 }  # fmt: skip
 
@@ -176,7 +176,7 @@ def _amqp_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows += [
         [
             str(port["name"]),
-            "blocked" if port["blocked"] else "free",
+            "blocked" if port["blocked"] else "away" if port["detached"] else "free",
             *(str(port[key]) for key in ("connections", "channels", "consumers", "unacked", "stalled")),
             str(sum(exchange["published"] for exchange in port["exchanges"])),
             str(port["held"]["messages"]),
@@ -226,7 +226,7 @@ def _spool_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             str(spool["problem"]) or ("full" if spool["full"] else "fine"),
         ]
         for port in ports
-        if (spool := port.get("spool")) is not None
+        if (spool := port["spool"]) is not None
     ]
     return rows
 

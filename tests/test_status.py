@@ -37,6 +37,8 @@ AMQP: dict[str, Any] = {
     "name": "rabbitmq",
     "blocked": True,
     "connections": 12,
+    "detached": 0,
+    "spool": None,
     "channels": 30,
     "consumers": 4,
     "unacked": 17,

@@ -9,7 +9,7 @@ from sidecar.telemetry.amqp_metrics import blocked_seconds, message_counts
 from sidecar.telemetry.text import utf8
 
 if TYPE_CHECKING:
-    from sidecar.admin.view import AmqpView, Running, SessionView, SpoolView
+    from sidecar.admin.view import AmqpView, Running, SessionView
     from sidecar.amqp.stats import ExchangeStats, QueueDepth
 
 #: Connections that are listed one by one; all of them are counted.
@@ -30,6 +30,7 @@ def port(name: str, view: AmqpView) -> dict[str, Any]:
         "blocked": stats.blocked,
         "blocked_seconds": round(blocked_seconds(stats), 3),
         "connections": stats.connections,
+        "detached": stats.detached,
         "channels": stats.channels,
         "consumers": stats.consumers,
         "unacked": stats.unacked,
@@ -40,7 +41,7 @@ def port(name: str, view: AmqpView) -> dict[str, Any]:
             "bytes": view.held_bytes,
             "waiting_for": [{"what": utf8(gate), "messages": n} for gate, n in view.holding()],
         },
-        "spool": spool.state(spool_of(view)),
+        "spool": spool.state(view.spool),
         "exchanges": [_exchange(exchange) for exchange in stats.exchanges.values()],
         "queues": [_queue(queue) for queue in stats.queues.values()],
         "sessions": [_session(session) for session in sessions],
@@ -56,13 +57,10 @@ def doubts(view: AmqpView) -> list[str]:
     full = sum(1 for queue in stats.queues.values() if queue.full)
     if full:
         found.append(f"{full} of {len(stats.queues)} watched queues are full")
-    of = spool_of(view)
-    return found if of is None else found + spool.doubts(of)
-
-
-def spool_of(view: AmqpView) -> SpoolView | None:
-    """Its spool, if it has one."""
-    found: SpoolView | None = getattr(view, "spool", None)
+    if stats.detached:
+        found.append(f"{stats.detached} connections are without a broker")
+    if view.spool is not None:
+        found += spool.doubts(view.spool)
     return found
 
 

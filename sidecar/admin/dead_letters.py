@@ -16,7 +16,6 @@ import orjson
 from aiohttp import web
 
 from sidecar.admin import letters, spool
-from sidecar.admin.amqp import spool_of
 from sidecar.admin.routes import Handler, NotKnown, Query, Route, answer
 
 if TYPE_CHECKING:
@@ -136,6 +135,8 @@ class Api:
             if not response.prepared:
                 await response.prepare(request)
             await response.write_eof()
+        except ConnectionError:
+            pass  # whoever asked has seen enough
         except (SpoolError, TimeoutError) as error:
             if not response.prepared:
                 raise
@@ -213,7 +214,7 @@ class Api:
         spools = {
             name: view
             for name, it in self._running.upstreams.items()
-            if it.amqp is not None and (view := spool_of(it.amqp)) is not None
+            if it.amqp is not None and (view := it.amqp.spool) is not None
         }
         if name not in spools:
             raise NotKnown(

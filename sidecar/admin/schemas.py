@@ -127,6 +127,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         blocked=_FLAG | {"description": "the broker has an alarm and takes no publishes"},
         blocked_seconds=_NUMBER | {"description": "of such alarms so far, in all"},
         connections=_COUNT | {"description": "past their handshake"},
+        detached=_COUNT | {"description": "of these, those without a broker at present"},
         channels=_COUNT,
         consumers=_COUNT,
         unacked=_COUNT | {"description": "deliveries that are not settled yet"},

@@ -29,7 +29,7 @@ def amqp_families(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
         yield from _ports(views)
         yield from _exchanges(views)
         yield from _queues(views)
-        spools = {name: spool for name, view in views.items() if (spool := getattr(view, "spool", None)) is not None}
+        spools = {name: spool for name, view in views.items() if (spool := view.spool) is not None}
         if spools:
             yield from _spools(spools)
             yield from _dead_letters(spools)
@@ -62,6 +62,9 @@ def _ports(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
     )
     blocked_for = CounterMetricFamily("sidecar_amqp_blocked_seconds", "Time of such alarms, in all.", labels=labels)
     connections = GaugeMetricFamily("sidecar_amqp_connections", "Open connections past their handshake.", labels=labels)
+    detached = GaugeMetricFamily(
+        "sidecar_amqp_detached_connections", "Open connections that have no broker at present.", labels=labels
+    )
     channels = GaugeMetricFamily("sidecar_amqp_channels", "Open channels.", labels=labels)
     consumers = GaugeMetricFamily("sidecar_amqp_consumers", "Consumers.", labels=labels)
     unacked = GaugeMetricFamily("sidecar_amqp_unacked", "Deliveries that are not settled yet.", labels=labels)
@@ -72,12 +75,13 @@ def _ports(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
         blocked.add_metric([name], stats.blocked)
         blocked_for.add_metric([name], blocked_seconds(stats))
         connections.add_metric([name], stats.connections)
+        detached.add_metric([name], stats.detached)
         channels.add_metric([name], stats.channels)
         consumers.add_metric([name], stats.consumers)
         unacked.add_metric([name], stats.unacked)
         stalled.add_metric([name], stats.stalled)
         delivered.add_metric([name], stats.delivered)
-    return blocked, blocked_for, connections, channels, consumers, unacked, stalled, delivered
+    return blocked, blocked_for, connections, detached, channels, consumers, unacked, stalled, delivered
 
 
 def _exchanges(views: Mapping[str, AmqpView]) -> Iterable[Metric]:

@@ -47,7 +47,7 @@ def test_everything_about_a_port() -> None:
         90,
         3,
     )
-    stats.blocked_seconds = 12.3456
+    stats.blocked_seconds, stats.detached = 12.3456, 1
     view.exchange("/", "", published=5, forwarded=5)
     view.exchange(
         "/agents", "ai.tasks", published=40, forwarded=30, confirmed=25, nacked=1, nacked_here=2, returned=3,
@@ -64,6 +64,7 @@ def test_everything_about_a_port() -> None:
             "blocked": False,
             "blocked_seconds": 12.346,
             "connections": 2,
+            "detached": 1,
             "channels": 5,
             "consumers": 1,
             "unacked": 7,

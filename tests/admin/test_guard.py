@@ -106,6 +106,16 @@ def test_the_configuration_is_for_holders_of_the_token_where_others_can_connect(
     assert status(OPEN, "GET", "/config", ("X-Sidecar-Token", "tökén")) == 200
 
 
+@pytest.mark.parametrize("path", ["/amqp/rabbitmq/dead-letters", "/amqp/a/dead-letters/17", "/amqp/a/b/dead-letters/x"])
+def test_what_clients_have_published_is_for_holders_of_the_token(path: str) -> None:
+    for admin in (LOCAL_TOKEN, OPEN):
+        assert status(admin, "GET", path, ("Host", HERE)) == 401
+        assert status(admin, "HEAD", path, ("Host", HERE)) == 401
+        assert status(admin, "GET", path, ("Host", HERE), ("X-Sidecar-Token", "tökén")) == 200
+    assert status(LOCAL, "GET", path, ("Host", HERE)) == 200
+    assert status(LOCAL_TOKEN, "GET", "/amqp/rabbitmq/spool", ("Host", HERE)) == 200
+
+
 def test_without_a_token_nothing_changes_from_outside() -> None:
     admin = Admin(bind=Address("0.0.0.0", 15000), token=NO_SECRET)
     assert status(admin, "POST", "/drain") == 403

@@ -13,9 +13,9 @@ from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import CircuitBreaker, Match, Route
 from sidecar.upstreams.endpoint import Endpoint
 from support.admin import Client, Reply, serving, with_admin
+from support.fake_spool import FakeSpool, damaged, letter, message
 from support.json_schema import problems, resolve
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
-from support.spool import FakeSpool, damaged, letter, message
 
 
 def registered(door: Door) -> set[tuple[str, str]]:

@@ -14,7 +14,7 @@ from sidecar.resilience import breaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.endpoint import Endpoint
 from support.clock import Clock
-from support.spool import FakeSpool
+from support.fake_spool import FakeSpool
 
 LOCAL = Admin(bind=Address("127.0.0.1", 0))
 

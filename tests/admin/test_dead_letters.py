@@ -1,0 +1,380 @@
+"""The routes about spools and dead letters, over real HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import orjson
+import pytest
+
+from sidecar.admin import dead_letters
+from sidecar.admin.dead_letters import EXPORTS, MAX_PAGE, PAGE, STEP
+from sidecar.amqp.spool.dead import DeadLetter
+from sidecar.amqp.spool.store import DeadLetters, Spool
+from sidecar.config.model import Address, Admin, Secret
+from support.admin import Client, serving, with_admin
+from support.fake_spool import FakeLetters, FakeSpool, damaged, letter, message
+from support.live import until
+from support.running import FakeRunning, FakeUpstream, running
+
+HERE = "/amqp/rabbitmq/dead-letters"
+
+
+def broker(*letters: DeadLetter) -> tuple[FakeRunning, FakeLetters]:
+    it = running("ollama")
+    it.upstreams["rabbitmq"] = upstream = FakeUpstream("rabbitmq", protocol="amqp")
+    it.upstreams["plain"] = FakeUpstream("plain", protocol="amqp")
+    assert upstream.amqp is not None
+    upstream.amqp.spool = kept = FakeSpool()
+    kept.dead_letters.add(*letters)
+    return it, kept.dead_letters
+
+
+def many(count: int, **more: Any) -> list[DeadLetter]:
+    return [letter(number, **more) for number in range(1, count + 1)]
+
+
+def ids(reply: Any) -> list[int]:
+    return [found["id"] for found in reply.json["dead_letters"]]
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_spool_and_those_who_have_none() -> None:
+    it, _ = broker(*many(2))
+
+    async def test(client: Client) -> None:
+        reply = await client.get("/amqp/rabbitmq/spool")
+        assert reply.json["dead_letters"]["messages"] == 2
+        ports = {port["name"]: port["spool"] for port in (await client.get("/amqp")).json["upstreams"]}
+        assert ports["plain"] is None
+        assert ports["rabbitmq"] == reply.json
+        for name in ("plain", "ollama", "nobody"):
+            for path in ("spool", "dead-letters", "dead-letters/1", "dead-letters/export"):
+                reply = await client.get(f"/amqp/{name}/{path}")
+                assert reply.error == (404, "not_found")
+                assert "there are: rabbitmq" in reply.json["message"]
+            assert (await client.post(f"/amqp/{name}/dead-letters/drop")).status == 404
+
+    with_admin(it, test)
+
+
+def test_pages() -> None:
+    it, _ = broker(*many(PAGE + 5))
+
+    async def test(client: Client) -> None:
+        first = await client.get(HERE)
+        assert ids(first) == list(range(1, PAGE + 1))
+        assert first.json["next"] == PAGE
+        second = await client.get(f"{HERE}?after={PAGE}")
+        assert ids(second) == list(range(PAGE + 1, PAGE + 6))
+        assert second.json["next"] is None
+        small = await client.get(f"{HERE}?after=3&limit=2")
+        assert (ids(small), small.json["next"]) == ([4, 5], 5)
+        assert ids(await client.get(f"{HERE}?after=9999")) == []
+
+    with_admin(it, test)
+
+
+def test_filters() -> None:
+    it, _ = broker(
+        letter(1, reason="expired"),
+        letter(2, message(exchange="")),
+        letter(3, message(exchange=""), reason="expired"),
+        letter(4),
+    )
+
+    async def test(client: Client) -> None:
+        assert ids(await client.get(f"{HERE}?reason=expired")) == [1, 3]
+        assert ids(await client.get(f"{HERE}?exchange=")) == [2, 3]
+        assert ids(await client.get(f"{HERE}?exchange=&reason=expired")) == [3]
+        assert ids(await client.get(f"{HERE}?exchange=ai.tasks")) == [1, 4]
+
+    with_admin(it, test)
+
+
+@pytest.mark.parametrize(
+    "query",
+    ["limit=0", f"limit={MAX_PAGE + 1}", "limit=many", "after=-1", f"after={1 << 63}", "after=x", "reasons=expired",
+     "before=1", "reason=a&reason=b", "limit="],
+)  # fmt: skip
+def test_what_cannot_be_asked(query: str) -> None:
+    it, found = broker(*many(2))
+
+    async def test(client: Client) -> None:
+        for path in (HERE, f"{HERE}/export"):
+            assert (await client.get(f"{path}?{query}")).error == (400, "bad_request")
+
+    with_admin(it, test)
+    assert found.lists == 0
+
+
+@pytest.mark.parametrize("number", ["7", "x", "-1", "1.0", "99999999999999999999", "²"])
+def test_a_dead_letter_that_there_is_not(number: str) -> None:
+    it, _ = broker(letter(1))
+
+    async def test(client: Client) -> None:
+        assert (await client.get(f"{HERE}/{number}")).error == (404, "not_found")
+        assert (await client.post(f"{HERE}/{number}/replay")).error == (404, "not_found")
+        assert (await client.post(f"{HERE}/{number}/drop")).error == (404, "not_found")
+
+    with_admin(it, test)
+
+
+def test_one_with_the_beginning_of_its_body() -> None:
+    it, _ = broker(letter(1, message(b"x" * 100_000)))
+
+    async def test(client: Client) -> None:
+        body = (await client.get(f"{HERE}/1")).json["body"]
+        assert (body["size"], body["cut"], body["encoding"], len(body["content"])) == (100_000, True, "text", 65536)
+
+    with_admin(it, test)
+
+
+def test_what_clients_have_published_needs_the_token() -> None:
+    it, _ = broker(letter(1))
+    it.config = replace(it.config, admin=Admin(bind=Address("127.0.0.1", 0), token=Secret("sesame")))
+
+    async def test(client: Client) -> None:
+        for path in (HERE, f"{HERE}/1", f"{HERE}/export", "/amqp/rabbitmq/dead%2Dletters/1"):
+            assert (await client.get(path)).error == (401, "token_needed")
+            assert (await client.get(path, X_Sidecar_Token="sesame")).status == 200
+        for path in ("1/drop", "1/replay", "drop", "replay"):
+            assert (await client.post(f"{HERE}/{path}")).error == (401, "token_needed")
+        assert (await client.get("/amqp/rabbitmq/spool")).status == 200
+
+    with_admin(it, test)
+
+
+# -- exporting ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_export_is_a_line_for_each_with_everything() -> None:
+    it, _ = broker(*many(50), letter(51, message(b"x" * 300_000)), letter(52, message(b"\xff")), damaged(53))
+
+    async def test(client: Client) -> None:
+        reply = await client.get(f"{HERE}/export")
+        assert reply.headers["Content-Type"] == "application/x-ndjson"
+        found = [orjson.loads(line) for line in reply.body.splitlines()]
+        assert [it["id"] for it in found] == list(range(1, 54))
+        assert found[50]["body"] == {"size": 300_000, "cut": False, "encoding": "text", "content": "x" * 300_000}
+        assert found[51]["body"] == {"size": 1, "cut": False, "encoding": "base64", "content": "/w=="}
+        some = await client.get(f"{HERE}/export?after=10&limit=2&reason=nacked")
+        assert [orjson.loads(line)["id"] for line in some.body.splitlines()] == [11, 12]
+        none = await client.get(f"{HERE}/export?reason=none")
+        assert (none.status, none.body) == (200, b"")
+
+    with_admin(it, test)
+
+
+class Stopping(FakeLetters):
+    """Stops before the second step, until it is let go on; then fails, if it is broken."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self.stopped = 0
+
+    async def list(
+        self, limit: int, after: int = 0, reason: str = "", exchange: str | None = None
+    ) -> Sequence[DeadLetter]:
+        if after:
+            self.stopped += 1
+            await self.go_on.wait()
+        return await super().list(limit, after, reason, exchange)
+
+
+def test_an_export_that_fails_is_not_taken_for_a_whole_one() -> None:
+    it, _ = broker()
+    letters = Stopping()
+    letters.add(*many(2 * STEP))
+    it.upstreams["rabbitmq"].amqp.spool.dead_letters = letters  # type: ignore[union-attr]
+
+    async def test(client: Client) -> None:
+        asked = asyncio.ensure_future(client.get(f"{HERE}/export"))
+        await until(lambda: letters.stopped == 1)
+        letters.broken = "disk I/O error"
+        letters.go_on.set()
+        with pytest.raises(aiohttp.ClientError):
+            await asked
+        letters.broken = ""
+        assert (await client.get(f"{HERE}/export")).status == 200
+
+    with_admin(it, test)
+
+
+def test_who_has_seen_enough_of_an_export_may_go(caplog: pytest.LogCaptureFixture) -> None:
+    it, _ = broker()
+    letters = Stopping()
+    letters.add(*many(2 * STEP, of=message(b"\xff" * 1000)))
+    it.upstreams["rabbitmq"].amqp.spool.dead_letters = letters  # type: ignore[union-attr]
+
+    async def test(client: Client) -> None:
+        _, writer = await asyncio.open_connection(*client.address)
+        writer.write(f"GET {HERE}/export HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        await until(lambda: letters.stopped == 1)
+        writer.transport.abort()
+        await asyncio.sleep(0)
+        letters.go_on.set()
+        await client.get("/health")
+        assert await answered(client, 200) == ""
+
+    with_admin(it, test)
+    assert not caplog.records
+
+
+async def answered(client: Client, status: int) -> str:
+    """An export's error, as soon as it is answered so."""
+    async with asyncio.timeout(5):
+        for _ in range(1000):
+            reply = await client.get(f"{HERE}/export")
+            if reply.status == status:
+                break
+            await asyncio.sleep(0.01)
+    return str(reply.error[1]) if status >= 400 else ""
+
+
+def test_few_export_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, _ = broker(letter(1, message(b"\xff" * 8_000_000)))
+    monkeypatch.setattr(dead_letters, "EXPORT_SECONDS", 0.3)
+
+    async def test(client: Client) -> None:
+        # They ask, and do not read.
+        readers = [await asyncio.open_connection(*client.address, limit=1024) for _ in range(EXPORTS)]
+        for _, writer in readers:
+            writer.write(f"GET {HERE}/export HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert await answered(client, 429) == "busy"
+        assert await answered(client, 200) == ""
+        for _, writer in readers:
+            writer.close()
+
+    with_admin(it, test)
+
+
+# -- changing ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_is_replayed_or_dropped() -> None:
+    it, found = broker(*many(3), damaged(4))
+
+    async def test(client: Client) -> None:
+        reply = await client.post(f"{HERE}/2/replay")
+        assert (reply.status, reply.json["messages"], reply.json["complete"]) == (200, 1, True)
+        assert (await client.post(f"{HERE}/2/replay")).status == 404
+        assert (await client.post(f"{HERE}/4/replay")).error == (409, "not_readable")
+        assert (await client.post(f"{HERE}/3/drop")).json["messages"] == 1
+        assert (await client.post(f"{HERE}/4/drop")).json["messages"] == 1
+
+    with_admin(it, test)
+    assert found.replayed == [2]
+    assert list(found.letters) == [1]
+
+
+def test_many_are_replayed_or_dropped() -> None:
+    it, found = broker(*many(50), *(letter(number, reason="expired") for number in range(51, 91)), damaged(91))
+
+    async def test(client: Client) -> None:
+        reply = await client.post(f"{HERE}/replay?reason=expired")
+        assert (reply.json["messages"], reply.json["complete"]) == (40, True)
+        assert (await client.post(f"{HERE}/replay?exchange=")).json["messages"] == 0
+        assert (await client.post(f"{HERE}/replay")).json["messages"] == 50
+        assert (await client.post(f"{HERE}/drop")).json["messages"] == 1
+
+    with_admin(it, test)
+    assert found.replayed == [*range(51, 91), *range(1, 51)]
+    assert found.letters == {}
+
+
+def test_a_mistyped_filter_changes_nothing() -> None:
+    it, found = broker(*many(3))
+
+    async def test(client: Client) -> None:
+        for query in ("resaon=expired", "after=1", "limit=1", "before=soon"):
+            assert (await client.post(f"{HERE}/drop?{query}")).error == (400, "bad_request")
+            assert (await client.post(f"{HERE}/replay?{query}")).error == (400, "bad_request")
+
+    with_admin(it, test)
+    assert len(found.letters) == 3
+
+
+def test_what_dies_again_at_once_is_replayed_once() -> None:
+    it, found = broker(*many(40, died=time.time() - 60))
+    found.immortal = time.time() + 60
+
+    async def test(client: Client) -> None:
+        assert (await client.post(f"{HERE}/replay")).json["messages"] == 40
+        assert len(found.letters) == 40
+
+    with_admin(it, test)
+
+
+def test_a_long_change_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    it, found = broker(*many(50))
+    monkeypatch.setattr(dead_letters, "CHANGE_SECONDS", -1.0)
+
+    async def test(client: Client) -> None:
+        first = (await client.post(f"{HERE}/drop")).json
+        assert (first["messages"], first["complete"]) == (STEP, False)
+        found.add(letter(99, died=first["before"] + 1))
+        total, complete = STEP, False
+        while not complete:
+            reply = (await client.post(f"{HERE}/drop?before={first['before']}")).json
+            total += reply["messages"]
+            complete = reply["complete"]
+        assert total == 50
+
+    with_admin(it, test)
+    assert list(found.letters) == [99]
+
+
+def test_a_spool_that_does_not_work_says_why() -> None:
+    it, found = broker(*many(3))
+    found.broken = "/var/lib/spool/rabbitmq.db: disk I/O error"
+
+    async def test(client: Client) -> None:
+        for path in ("", "/1", "/export"):
+            reply = await client.get(HERE + path)
+            assert reply.error == (503, "spool")
+            assert reply.json["message"] == found.broken
+        for path in ("/1/drop", "/1/replay", "/drop", "/replay"):
+            assert (await client.post(HERE + path)).error == (503, "spool")
+
+    with_admin(it, test)
+
+
+def test_a_real_spool(tmp_path: Path) -> None:
+    it, _ = broker()
+
+    async def main() -> None:
+        spool = Spool(tmp_path, "rabbitmq", 1 << 20, asyncio.get_running_loop())
+        spool.open()
+        try:
+            kept = it.upstreams["rabbitmq"].amqp.spool  # type: ignore[union-attr]
+            letters: DeadLetters = spool.dead_letters
+            kept.dead_letters = letters  # type: ignore[union-attr]
+            for number in range(60):
+                of = message(b"%d" % number, exchange="" if number % 2 else "ai.tasks")
+                spool.dead(of, "expired" if number % 3 else "nacked", 0)
+            async with asyncio.timeout(10), serving(it) as client:
+                await until(lambda: spool.dead_letters.count == 60)
+                listed = (await client.get(f"{HERE}?limit=1000&reason=expired&exchange=")).json["dead_letters"]
+                assert len(listed) == 20
+                one = (await client.get(f"{HERE}/{listed[3]['id']}")).json
+                assert one.items() >= {**listed[3], "age": one["age"]}.items()
+                assert len((await client.get(f"{HERE}/export")).body.splitlines()) == 60
+                assert (await client.post(f"{HERE}/replay?reason=nacked")).json["messages"] == 20
+                assert spool.messages == 20
+                assert (await client.post(f"{HERE}/{listed[0]['id']}/drop")).json["messages"] == 1
+                assert (await client.post(f"{HERE}/drop")).json["messages"] == 39
+                assert spool.dead_letters.count == 0
+        finally:
+            await spool.close()
+
+    asyncio.run(main())
