@@ -278,8 +278,8 @@ class Replayer:
     """
 
     __slots__ = (
-        "_ahead", "_ahead_bytes", "_alarmed", "_backoff", "_call_soon", "_clock", "_connect", "_dead_after", "_hold",
-        "_hungry", "_keys", "_lines", "_login", "_name", "_next_tick", "_nothing_left", "_paused", "_pumping",
+        "_ahead", "_ahead_bytes", "_alarmed", "_backoff", "_call_soon", "_clock", "_connect", "_dead_after", "_ending",
+        "_hold", "_hungry", "_keys", "_lines", "_login", "_name", "_next_tick", "_paused", "_pumping", "_quiet",
         "_report", "_returned", "_routes", "_running", "_spool", "_timer", "_troubled", "_turn", "_turns", "_wall",
         "_wheel", "_window", "on_alarm", "on_settled", "stats",
     )  # fmt: skip
@@ -337,7 +337,9 @@ class Replayer:
         self._running = False
         #: What has been reported as having dead letters.
         self._troubled: set[str] = set()
-        self._nothing_left: asyncio.Event | None = None
+        #: Set when what :meth:`close` waits for has come; and whether that is the end of all connections.
+        self._quiet: asyncio.Event | None = None
+        self._ending = False
         self._timer = wheel.timer(self._on_timer)
         self._next_tick = 0.0
 
@@ -357,16 +359,35 @@ class Replayer:
         self._timer.close()
         for key in self._keys.values():
             self._withdraw(key)
-        if any(key.sent for key in self._keys.values()):
-            self._nothing_left = asyncio.Event()
-            try:
-                async with asyncio.timeout(seconds):
-                    await self._nothing_left.wait()
-            except TimeoutError:
-                pass
-        for line in self._lines.values():
+        self._quiet = asyncio.Event()
+        await self._wait_until_quiet(seconds)
+        self._ending = True
+        for line in list(self._lines.values()):
             if line.publisher is not None:
                 line.publisher.close("the sidecar is shutting down")
+        self._quiet.clear()
+        await self._wait_until_quiet(1.0)
+
+    async def _wait_until_quiet(self, seconds: float) -> None:
+        quiet = self._quiet
+        self._see_whether_quiet()
+        try:
+            async with asyncio.timeout(seconds):
+                if quiet is not None:
+                    await quiet.wait()
+        except TimeoutError:
+            pass
+
+    def _see_whether_quiet(self) -> None:
+        """Before the end: whether what is waited for has come."""
+        if self._quiet is None:
+            return
+        if self._ending:
+            waiting = any(line.publisher is not None for line in self._lines.values())
+        else:
+            waiting = self.unconfirmed > 0
+        if not waiting:
+            self._quiet.set()
 
     def configure(self, window: int, dead_after: int) -> None:
         """Other settings, for what comes from now on."""
@@ -730,8 +751,7 @@ class Replayer:
         key = self._keys.get(message.key)
         if key is None or key.sent.pop(message.id, None) is None:
             return None
-        if self._nothing_left is not None and not self.unconfirmed:
-            self._nothing_left.set()
+        self._see_whether_quiet()
         return key
 
     def _go_on(self, key: KeyReplay) -> None:
@@ -755,6 +775,8 @@ class Replayer:
         self._spool.dead(message, reason, code)
         dead = self.stats.dead
         dead[reason] = dead.get(reason, 0) + 1
+        if reason == EXPIRED:
+            self.stats.expired += 1
         source = _source(message)
         if source not in self._troubled and len(self._troubled) < _MOST_TROUBLES:
             self._troubled.add(source)
@@ -829,6 +851,7 @@ class Replayer:
         now = self._clock()
         line.publisher = None
         line.wary = publisher.suspects
+        self._see_whether_quiet()
         if line in self._alarmed:
             self._alarmed.discard(line)
             if not self._alarmed and self.on_alarm is not None:
