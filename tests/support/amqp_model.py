@@ -63,6 +63,7 @@ class Broker:
         self.published: list[tuple[str, str, bytes]] = []
         self.closing = False
         self.over = False
+        self.blocked = False
         self._rest = b""
 
     def say(self, *frames: bytes) -> None:
@@ -74,9 +75,8 @@ class Broker:
         self._rest = b""
         answers: list[bytes] = []
         for frame in cut(data):
-            if self.over:
-                raise Broken(f"after the end: {name(frame)}")
-            self._frame(plain(frame), answers)
+            if not self.over:  # RabbitMQ, too, drops what comes behind a close
+                self._frame(plain(frame), answers)
         if answers:
             self.say(*answers)
 
@@ -229,6 +229,17 @@ class Broker:
             channel.unconfirmed.remove(tag)
         self.say(amqp.ack(number, tag, multiple) if positive else amqp.nack(number, tag, multiple))
 
+    def block(self) -> None:
+        """Raise an alarm."""
+        if not self.blocked and not self.closing and not self.over:
+            self.blocked = True
+            self.say(amqp.blocked("memory"))
+
+    def unblock(self) -> None:
+        if self.blocked and not self.closing and not self.over:
+            self.blocked = False
+            self.say(amqp.UNBLOCKED)
+
     def close_channel(self, number: int) -> None:
         channel = self.channels.get(number)
         if channel is not None and not channel.closing and not self.closing and not self.over:
@@ -249,8 +260,10 @@ class ClientChannel:
         self.confirm = False
         self.confirmed = False
         self.published = 0
+        #: In confirm mode: what was published, by its number; numbers without an answer; and those that were refused.
+        self.sent: dict[int, tuple[str, str, bytes]] = {}
         self.unconfirmed: set[int] = set()
-        self.answered: set[int] = set()
+        self.refused: set[int] = set()
         #: Consumer tag → it need not acknowledge; those that are cancelled or not there yet, too.
         self.consumers: dict[str, bool] = {}
         self.cancelled: set[str] = set()
@@ -377,7 +390,7 @@ class Client:
         elif found == (60, 50):
             channel.coming = Content(args)
         elif found in ((60, 80), (60, 120)):
-            self._answered(channel, args)
+            self._answered(channel, args, found == (60, 80))
         elif found == (85, 11):
             channel.confirmed = True
         elif found == (60, 111):
@@ -386,13 +399,14 @@ class Client:
         elif found != (50, 41):
             raise Broken(name(frame))
 
-    def _answered(self, channel: ClientChannel, args: bytes) -> None:
+    def _answered(self, channel: ClientChannel, args: bytes, taken: bool) -> None:
         tag, bits = unpack_from(">QB", args)
         answered = {each for each in channel.unconfirmed if each <= tag} if bits & 1 else {tag} & channel.unconfirmed
         if not answered or tag not in answered:
             raise Broken(f"an answer to what was answered or never sent: {tag}")
         channel.unconfirmed -= answered
-        channel.answered |= answered
+        if not taken:
+            channel.refused |= answered
 
     # -- what it does of its own accord --
 
@@ -414,6 +428,7 @@ class Client:
         if channel.confirm:
             channel.published += 1
             channel.unconfirmed.add(channel.published)
+            channel.sent[channel.published] = (exchange, key, body)
         self.published.append((exchange, key, body))
         self.peer.says(amqp.publish(number, key, body, exchange=exchange, cut=cut), pieces=pieces)
 
@@ -441,15 +456,15 @@ class Client:
         self.channels[number].gets.append(no_ack)
         self.say(amqp.get(number, "q", no_ack))
 
-    def settle(self, number: int, which: int, how: int) -> None:
-        """Acknowledge, reject or send back one delivery, or all up to one, or all."""
+    def settle(self, number: int, which: int, how: int, all_heard: bool) -> None:
+        """Acknowledge, reject or send back one delivery, or all up to one, or (when no delivery is on its way) all."""
         channel = self.channels[number]
         if not channel.unacked or channel.recovering:
             return
         tags = sorted(channel.unacked)
         tag = tags[which % len(tags)]
         many = how % 3 == 0
-        everything = how % 6 == 3
+        everything = all_heard and how % 6 == 3
         if how % 5 == 4:
             self.say(amqp.reject(number, tag))
             channel.unacked.discard(tag)
