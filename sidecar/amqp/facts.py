@@ -75,6 +75,11 @@ class Fact:
         return False
 
     @property
+    def own(self) -> bool:
+        """It is a queue that a client makes for itself: nobody else may use it, or it goes with its last consumer."""
+        return self.method == QUEUE_DECLARE and bool(self.bits & (_EXCLUSIVE | _QUEUE_AUTO_DELETE))
+
+    @property
     def size(self) -> int:
         """About how many bytes it costs to remember."""
         return len(self.key) + len(self._parts) + len(self.table) + 200

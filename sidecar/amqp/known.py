@@ -66,6 +66,10 @@ class Known(Kept):
         """Whether there is such a queue, as far as is known."""
         return self.knows(vhost, exists(QUEUE_DECLARE, name))
 
+    def has_exchange(self, vhost: str, name: str) -> bool:
+        """Whether there is such an exchange, as far as is known."""
+        return self.knows(vhost, exists(EXCHANGE_DECLARE, name))
+
     def learn(self, vhost: str, fact: Fact) -> None:
         """The broker has said yes to it."""
         if fact.server_named:

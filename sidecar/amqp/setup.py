@@ -177,7 +177,8 @@ class Setup:
         self.forgotten = False
         #: It is being said again to a new broker: what is added now would be missing there.
         self.restoring = False
-        self._queues: set[str] = set()
+        #: The queues among them, and whether each is its own.
+        self._queues: dict[str, bool] = {}
         self._bytes = 0
         self._consumers = 0
 
@@ -300,12 +301,16 @@ class Setup:
         """Whether this session has declared a queue of this name."""
         return name in self._queues
 
+    def has_own_queue(self, name: str) -> bool:
+        """Whether it has declared a queue of this name for itself (:attr:`Fact.own`)."""
+        return self._queues.get(name, False)
+
     def state(self, fact: Fact) -> None:
         """It is so, for as long as nobody ends it."""
         if fact.key not in self.declared:
             self.declared[fact.key] = fact
             if fact.method == QUEUE_DECLARE:
-                self._queues.add(fact.name)
+                self._queues[fact.name] = fact.own
             if len(self.declared) > MAX_FACTS:
                 self.forget()
             else:
@@ -348,7 +353,7 @@ class Setup:
         if fact is not None:
             self._bytes -= fact.size
             if fact.method == QUEUE_DECLARE:
-                self._queues.discard(fact.name)
+                self._queues.pop(fact.name, None)
 
     def _consumes(self, channel: ChannelSetup, frame: bytes, answer: bytes) -> None:
         arguments = Arguments(frame, 0, len(frame))

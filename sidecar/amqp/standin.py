@@ -11,7 +11,8 @@ channel open, flow, close                 yes
 confirm.select, basic.qos                 yes, and said to the broker when it is back
 declarations and bindings, passive ones   yes, when the broker has said yes to the very same before (known.py), and said
                                           to the broker when it is back; otherwise they wait for it
-a declaration without a name              waits: the broker makes up the name
+a new queue of the client's own           yes, too (exclusive or auto-delete: say, for answers), and its bindings
+                                          to exchanges that are known; without a name it waits: the broker makes one up
 basic.consume                             yes for a queue that is known; deliveries begin when the broker is back
 basic.cancel, basic.recover               yes
 basic.get                                 empty
@@ -81,7 +82,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import facts
-from sidecar.amqp.facts import STATING
+from sidecar.amqp.facts import STATING, Fact
 from sidecar.amqp.methods import Arguments, channel_close, method, short
 from sidecar.amqp.setup import (
     ACCESS_REQUEST,
@@ -292,10 +293,7 @@ class Standin:
         """Those of the answer, ``None`` when only the broker has one."""
         if found in STATING:
             fact, _ = facts.read(found, data, start, end, channel.last_queue)
-            known = fact.key in self._setup.declared or self._known.knows(self._vhost, fact)
-            if not known and fact.passive and found == QUEUE_DECLARE:
-                known = self._setup.has_queue(fact.name)
-            if not known or (found == QUEUE_DECLARE and not fact.name):
+            if not self._states(fact):
                 return None
             return short(fact.name) + pack(">II", 0, 0) if found == QUEUE_DECLARE else b""
         if found == BASIC_CONSUME:
@@ -311,6 +309,23 @@ class Standin:
         if found in (BASIC_QOS, BASIC_RECOVER, CONFIRM_SELECT, CHANNEL_CLOSE):
             return b""
         return None
+
+    def _states(self, fact: Fact) -> bool:
+        """Whether the broker will surely say yes to this."""
+        setup = self._setup
+        known = self._known
+        vhost = self._vhost
+        name = fact.name
+        if not name:
+            return False
+        if fact.key in setup.declared or known.knows(vhost, fact):
+            return True
+        if fact.method == QUEUE_DECLARE:
+            there = setup.has_queue(name) or known.has_queue(vhost, name)
+            return there if fact.passive else fact.own and not there and not name.startswith("amq.")
+        if fact.method == QUEUE_BIND:
+            return setup.has_own_queue(name) and known.has_exchange(vhost, fact.other)
+        return False
 
     def _consumes(self, channel: ChannelSetup, arguments: Arguments) -> bytes | None:
         arguments.skip(2)

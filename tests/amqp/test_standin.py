@@ -149,6 +149,27 @@ def test_declarations_that_are_known_are_answered_and_remembered() -> None:
     assert [fact.method for fact in away.setup.declared.values()] == [EXCHANGE_DECLARE, QUEUE_DECLARE, QUEUE_BIND]
 
 
+def test_a_client_may_make_queues_for_itself() -> None:
+    away = Away(exchange_declare("e"), queue_declare("shared", 8))
+    assert away.asks(
+        queue_declare("mine", 4),
+        queue_bind("mine", "e", "k"),
+        queue_bind("mine", "amq.fanout", ""),
+        queue_declare("mine", 1),
+        queue_declare("replies", 8),
+        consume("replies", "c"),
+    ) == [QUEUE_DECLARE_OK, QUEUE_BIND_OK, QUEUE_BIND_OK, QUEUE_DECLARE_OK, QUEUE_DECLARE_OK, BASIC_CONSUME_OK]
+    for refused in (
+        queue_bind("mine", "unknown", "k"),
+        queue_bind("shared", "e", "k"),
+        queue_declare("shared", 4),
+        queue_declare("amq.gen-x", 4),
+    ):
+        assert away.asks(method(2, CHANNEL_OPEN, b"\0"), refused[:1] + b"\0\2" + refused[3:]) == [CHANNEL_OPEN_OK]
+        assert away.standin.waits(2)
+        assert away.asks(channel_close(2, 200, "")) == [CHANNEL_CLOSE_OK]
+
+
 def test_a_queue_is_answered_with_its_name_and_no_counts() -> None:
     away = Away(queue_declare("orders"))
     answer = away.standin.takes(queue_declare("orders"), 0.0)
@@ -343,9 +364,7 @@ def test_more_than_can_be_remembered_ends_the_connection(monkeypatch: pytest.Mon
 
 
 @settings(max_examples=300, deadline=None)
-@given(
-    st.lists(st.tuples(st.integers(0, 0xFFFFFFFF) | st.sampled_from(sorted(ANSWERS)), st.binary(max_size=40)))
-)
+@given(st.lists(st.tuples(st.integers(0, 0xFFFFFFFF) | st.sampled_from(sorted(ANSWERS)), st.binary(max_size=40))))
 def test_nothing_that_a_client_says_breaks_it(said: list[tuple[int, bytes]]) -> None:
     away = Away(queue_declare("q"))
     for found, arguments in said:
