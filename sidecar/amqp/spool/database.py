@@ -64,7 +64,7 @@ INSERT INTO number VALUES (1);
 #: By their number.
 _INSERT: Final = ["INSERT INTO message VALUES " + ",".join(["(?,?,?,?,?,?)"] * rows) for rows in range(_CHUNK + 1)]
 _DELETE: Final = "DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))"
-_TRIED: Final = "UPDATE message SET attempts = attempts + 1 WHERE id IN (SELECT value FROM json_each(?))"
+_TRIED: Final = "UPDATE message SET attempts = ? WHERE id = ?"
 _FETCH: Final = (
     "SELECT id, attempts, size, data FROM message WHERE key = ? AND (rank, id) > (?, ?) ORDER BY rank, id LIMIT ?"
 )
@@ -295,7 +295,7 @@ class Database:
 
     def _change(self, sql: sqlite3.Connection, changes: Changes) -> None:
         if changes.tried:
-            sql.execute(_TRIED, (_ids(changes.tried),))
+            sql.executemany(_TRIED, {message.id: (message.attempts, message.id) for message in changes.tried}.values())
         for death in changes.dead:
             message = death.message
             number = self._take_number()

@@ -29,6 +29,8 @@ logger = logging.getLogger("sidecar.amqp.spool")
 
 #: What may wait for the disk, bytes.
 QUEUE: Final = 6 << 20
+#: How long removals may wait for others, seconds.
+LINGER: Final = 0.005
 #: A full spool takes messages again below this part of its bound.
 ROOM: Final = 0.9
 
@@ -108,6 +110,8 @@ class Spool:
         self._wake = Event()
         self._thread: Thread | None = None
         self._closing = False
+        #: What has been removed, and is not queued yet.
+        self._later: Changes | None = None
         #: Bytes that wait for the disk.
         self._waiting = 0
         self.max_bytes = max_bytes
@@ -169,29 +173,23 @@ class Spool:
 
     def remove(self, messages: list[SpooledMessage]) -> None:
         """They have been delivered: forget them with the next transaction."""
-        changes = Changes()
-        changes.removed = messages
         for message in messages:
             self._less((message.vhost, message.lane), 1, message.size)
-        self._ask(changes)
+        self._soon().removed += messages
         self._room()
 
     def tried(self, messages: list[SpooledMessage]) -> None:
         """The broker did not take them this time."""
-        changes = Changes()
-        changes.tried = messages
         for message in messages:
             message.attempts += 1
-        self._ask(changes)
+        self._soon().tried += messages
 
     def dead(self, message: SpooledMessage, reason: str, code: int) -> None:
         """Nobody will send it any more: it becomes a dead letter, and is no message of its key from now on. It need not
         have been in the spool (its id is 0 then)."""
-        changes = Changes()
-        changes.dead.append(Death(message, reason, code, self._clock()))
+        self._soon().dead.append(Death(message, reason, code, self._clock()))
         if message.id:
             self._less((message.vhost, message.lane), 1, message.size)
-        self._ask(changes)
         self._room()
 
     # -- helpers -------------------------------------------------------------------------------------------------------
@@ -204,7 +202,23 @@ class Spool:
             self._ask(Call(work, future, messages))
         return future
 
+    def _soon(self) -> Changes:
+        """Changes that nobody waits for: what comes within a few milliseconds is one transaction."""
+        later = self._later
+        if later is None:
+            later = self._later = Changes()
+            self._loop.call_later(LINGER, self._flush)
+        return later
+
+    def _flush(self) -> None:
+        later = self._later
+        if later is not None:
+            self._later = None
+            self._jobs.append(later)
+            self._wake.set()
+
     def _ask(self, job: Job) -> None:
+        self._flush()
         self._jobs.append(job)
         self._wake.set()
 
