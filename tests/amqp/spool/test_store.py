@@ -4,7 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.amqp.spool import writer
 from sidecar.amqp.spool.errors import SpoolError
+from sidecar.amqp.spool.message import SpooledMessage
 from support.spools import AI, Driver, message, number_of, run
 
 
@@ -61,3 +63,235 @@ def test_a_second_process_is_told_who_has_it(tmp_path: Path) -> None:
             Driver(tmp_path)
 
     run(tmp_path, test)
+
+
+def test_a_higher_priority_comes_first_and_each_keeps_its_order(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        priorities = [0, 5, 0, 255, 5, 9]
+        await driver.put(*[message(number, priority=it) for number, it in enumerate(priorities)])
+        assert await driver.numbers() == [3, 5, 1, 4, 0, 2]
+        first = await driver.fetch(limit=2)
+        await driver.put(message(6, priority=9), message(7, priority=255))
+        # What comes later and has passed the reader's place is found by the next reading from the beginning.
+        assert [number_of(it) for it in await driver.fetch(after=first[-1].cursor)] == [6, 1, 4, 0, 2]
+        assert await driver.numbers() == [3, 7, 5, 6, 1, 4, 0, 2]
+
+    run(tmp_path, test)
+
+
+def test_a_fetch_is_bounded_by_bytes_too_but_gives_one_at_least(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        await driver.put(*[message(number, size=10_000) for number in range(5)])
+        assert len(await driver.fetch(size=1)) == 1
+        size = message(0, size=10_000).size
+        assert len(await driver.fetch(size=3 * size)) == 3
+        assert len(await driver.fetch(size=3 * size - 1)) == 2
+        assert await driver.fetch(("/", "unknown")) == []
+
+    run(tmp_path, test)
+
+
+def test_a_full_spool_takes_nothing_and_says_when_there_is_room(tmp_path: Path) -> None:
+    size = message(0, size=1000).size
+
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        rooms: list[int] = []
+        spool.on_room = lambda: rooms.append(spool.messages)
+        await driver.put(*[message(number, size=1000) for number in range(9)])
+        assert not spool.full
+        called: list[object] = []
+        assert not spool.put([message(9, size=1000), message(10, size=1000)], lambda *it: called.append(it))
+        assert spool.full
+        assert spool.messages == 9
+        await driver.put(message(11, size=1000))
+        found = await driver.fetch()
+        spool.remove(found[:1])
+        assert (spool.full, rooms) == (True, [])  # room for one, but not enough to begin anew
+        spool.remove(found[1:2])
+        assert (spool.full, rooms) == (False, [8])
+        assert called == []
+        assert await driver.numbers() == [2, 3, 4, 5, 6, 7, 8, 11]
+
+    run(tmp_path, test, max_bytes=10 * size)
+
+
+def test_what_waits_for_the_disk_is_bounded(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        rooms: list[bool] = []
+        spool.on_room = lambda: rooms.append(spool.full)
+        done: list[int] = []
+        taken = 0
+        while spool.put([message(taken, size=1 << 20)], lambda messages, _: done.append(number_of(messages[0]))):
+            taken += 1
+            assert taken < 20  # nothing is settled before we give the loop its turn
+        assert spool.full
+        assert taken == 5
+        await driver.until(lambda: len(done) == taken)
+        assert done == list(range(5))
+        assert rooms == [False]
+        # A message larger than the bound is alone in the queue.
+        await driver.put(message(9, size=10 << 20))
+        assert len((await driver.fetch())[-1].body) == 10 << 20
+
+    run(tmp_path, test)
+
+
+def test_the_callers_mistakes_are_logged_and_hurt_nobody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def test(driver: Driver) -> None:
+        def done(_: list[SpooledMessage], __: SpoolError | None) -> None:
+            raise RuntimeError("mistake")
+
+        assert driver.spool.put([message(1)], done)
+        await driver.put(message(2))
+        assert await driver.numbers() == [1, 2]
+
+    run(tmp_path, test)
+    assert "mistake" in caplog.text
+
+
+def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
+    name = b"\xff\x00'\"/".decode("utf-8", "surrogateescape")
+
+    async def before(driver: Driver) -> None:
+        it = SpooledMessage(name, name, name, name, b"h", b"b", user=name)
+        await driver.put(it)
+        driver.spool.dead(SpooledMessage(name, name, name, name, b"h", b"b"), name, 0)
+
+    async def after(driver: Driver) -> None:
+        assert list(driver.spool.keys) == [(name, name)]
+        (it,) = await driver.fetch((name, name))
+        assert (it.exchange, it.routing_key, it.user) == (name, name, name)
+        assert len(await driver.spool.dead_letters.list(1, exchange=name)) == 1
+
+    run(tmp_path, before)
+    run(tmp_path, after)
+
+
+def test_it_ends_with_all_that_was_asked_for(tmp_path: Path) -> None:
+    async def before(driver: Driver) -> None:
+        await driver.put(*[message(number) for number in range(10)])
+        found = await driver.fetch()
+        driver.spool.remove(found[:5])
+        driver.spool.dead(found[5], "expired", 0)
+        assert driver.spool.put([message(10)], lambda *_: None)
+        await driver.spool.close()
+        assert not driver.spool.put([message(11)], lambda *_: None)
+        with pytest.raises(SpoolError, match="closed"):
+            await driver.spool.dead_letters.list(1)
+
+    async def after(driver: Driver) -> None:
+        assert await driver.numbers() == [6, 7, 8, 9, 10]
+        assert driver.spool.dead_letters.reasons == {"expired": 1}
+
+    run(tmp_path, before)
+    run(tmp_path, after)
+
+
+def test_numbers_are_never_given_twice(tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    async def test(driver: Driver) -> None:
+        it = message(1)
+        await driver.put(it)
+        seen.append(it.id)
+        driver.spool.remove([it])
+
+    for _ in range(5):
+        run(tmp_path, test)
+    assert seen == sorted(set(seen))
+
+
+def test_the_file_shrinks_when_it_has_been_emptied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "IDLE", 0.001)
+    base = tmp_path / "rabbitmq.db"
+
+    async def test(driver: Driver) -> None:
+        messages = [message(number, size=4000) for number in range(5000)]
+        for start in range(0, 5000, 500):
+            await driver.put(*messages[start : start + 500])
+        await driver.until(lambda: base.stat().st_size > 20_000_000)
+        driver.spool.remove(messages)
+        await driver.until(lambda: base.stat().st_size < 2_000_000)
+        await driver.put(message(1))
+        assert await driver.numbers() == [1]
+
+    run(tmp_path, test)
+
+
+# -- dead letters ------------------------------------------------------------------------------------------------------
+
+
+def test_dead_letters_are_listed_by_reason_and_exchange_and_dropped(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        dead = spool.dead_letters
+        messages = [message(number) for number in range(6)]
+        messages[5].exchange = "other"
+        await driver.put(*messages[:5])
+        for it in messages:  # the last one was never in the spool
+            spool.dead(it, "expired" if number_of(it) % 2 else "no exchange", 0 if number_of(it) % 2 else 404)
+            driver.now += 1
+        assert spool.keys == {}
+        letters = await dead.list(100)
+        assert [number_of(it.message) for it in letters if it.message] == [0, 1, 2, 3, 4, 5]
+        assert [it.died for it in letters] == [1000, 1001, 1002, 1003, 1004, 1005]
+        assert [it.code for it in letters] == [404, 0] * 3
+        assert dead.count == 6
+        assert dead.bytes == sum(it.size for it in letters) == sum(it.size for it in messages)
+        assert dead.reasons == {"expired": 3, "no exchange": 3}
+        assert [it.id for it in await dead.list(2, letters[2].id)] == [it.id for it in letters[3:5]]
+        assert [it.id for it in await dead.list(9, reason="expired")] == [it.id for it in letters[1::2]]
+        assert [it.id for it in await dead.list(9, exchange="other")] == [letters[5].id]
+        assert await dead.list(9, reason="no exchange", exchange="other") == []
+        one = await dead.get(letters[3].id)
+        assert one is not None
+        assert (one.id, one.reason) == (letters[3].id, "expired")
+        assert await dead.get(999_999) is None
+        assert await dead.drop([letters[3].id, 999_999]) == 1
+        assert (dead.count, dead.reasons["expired"]) == (5, 2)
+        assert await dead.expire(1002.0) == 2
+        assert [it.died for it in await dead.list(9)] == [1002, 1004, 1005]
+
+    run(tmp_path, test)
+
+
+def test_a_dead_letter_is_sent_again_behind_the_others_and_has_its_time_anew(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        revived: list[int] = []
+        spool.on_revived = lambda: revived.append(spool.messages)
+        old = message(1, expires=960.0)
+        await driver.put(old, message(2))
+        spool.tried([old])
+        spool.dead(old, "expired", 0)
+        (letter,) = await spool.dead_letters.list(1)
+        assert letter.message is not None
+        assert letter.message.attempts == 1
+        driver.now = 5000.0
+        assert await spool.dead_letters.replay([letter.id, 999_999]) == 1
+        assert revived == [2]
+        assert spool.dead_letters.count == spool.dead_letters.bytes == 0
+        found = await driver.fetch()
+        assert [number_of(it) for it in found] == [2, 1]
+        assert (found[1].at, found[1].expires, found[1].attempts) == (5000.0, 5060.0, 0)
+        assert spool.messages == spool.keys[AI].count == 2
+        assert spool.bytes == sum(it.size for it in found)
+
+    run(tmp_path, test)
+
+
+def test_the_oldest_dead_letters_go_when_there_are_too_many_bytes_of_them(tmp_path: Path) -> None:
+    size = message(0, size=1000).size
+
+    async def test(driver: Driver) -> None:
+        for number in range(8):
+            driver.spool.dead(message(number, size=1000), "no exchange", 404)
+            await driver.fetch()
+        dead = driver.spool.dead_letters
+        letters = await dead.list(100)
+        assert [number_of(it.message) for it in letters if it.message] == [3, 4, 5, 6, 7]
+        assert (dead.count, dead.bytes, dead.dropped) == (5, 5 * size, 3)
+
+    run(tmp_path, test, max_bytes=5 * size + 10)
