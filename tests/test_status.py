@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.status import show_status
+from sidecar.status import show_status, size
 from support.processes import ROOT, Sidecar, free_port
 
 UPSTREAM: dict[str, Any] = {
@@ -134,6 +134,38 @@ def test_amqp_upstreams_are_asked_about_when_there_are_some(capsys: pytest.Captu
         "rabbitmq  /      calm       0    8    10          0  free\n"
         "rabbitmq  /      gone       -    8    10          -  no such queue\n"
     )
+
+
+SPOOL: dict[str, Any] = {
+    "messages": 1200, "bytes": 267_000, "max_bytes": 1 << 30, "full": False, "problem": "", "replayed": 57,
+    "expired": 3, "dead_letters": {"messages": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "state"),
+    [({}, "fine"), ({"full": True}, "full"), ({"full": True, "problem": "disk I/O error"}, "disk I/O error")],
+)
+def test_a_spool_is_a_line(changes: dict[str, Any], state: str, capsys: pytest.CaptureFixture[str]) -> None:
+    port = AMQP | {"blocked": False, "detached": 2, "spool": SPOOL | changes}
+    upstreams = (200, {"upstreams": [UPSTREAM | {"protocol": "amqp"}]})
+    with admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [port]}))) as url:
+        assert show_status(url) == 0
+    out = capsys.readouterr().out
+    assert "rabbitmq  away " in out
+    assert out.endswith(
+        "AMQP      SPOOLED     SIZE       OF  REPLAYED  EXPIRED  DEAD LETTERS  STATE\n"
+        f"rabbitmq     1200  261 KiB  1.0 GiB        57        3             4  {state}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (99.94 * 1024, "99.9 KiB"), (99.96 * 1024, "100 KiB"),
+     (1023.96 * 1024, "1.0 MiB"), (5 << 20, "5.0 MiB"), (1 << 30, "1.0 GiB"), (1 << 40, "1024.0 GiB")],
+)  # fmt: skip
+def test_sizes(count: float, text: str) -> None:
+    assert size(int(count)) == text
 
 
 def test_a_broker_without_anything_to_tell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:

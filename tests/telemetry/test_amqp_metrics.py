@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
 from sidecar.amqp.stats import MAX_EXCHANGES
+from sidecar.telemetry.amqp_metrics import MAX_REASONS
 from sidecar.telemetry.metrics import Metrics
+from support.fake_spool import FakeSpool, letter
 from support.running import FakeAmqp, FakeRunning, FakeUpstream, running
 
 EXCHANGE = {"upstream", "vhost", "exchange"}
@@ -23,6 +26,7 @@ CONTRACT = {
     "sidecar_amqp_blocked": {"upstream"},
     "sidecar_amqp_blocked_seconds_total": {"upstream"},
     "sidecar_amqp_connections": {"upstream"},
+    "sidecar_amqp_detached_connections": {"upstream"},
     "sidecar_amqp_channels": {"upstream"},
     "sidecar_amqp_consumers": {"upstream"},
     "sidecar_amqp_unacked": {"upstream"},
@@ -32,6 +36,20 @@ CONTRACT = {
     "sidecar_message_queue_consumers": QUEUE,
     "sidecar_message_queue_full": QUEUE,
     "sidecar_message_queue_watched": QUEUE,
+    "sidecar_amqp_spool_messages": {"upstream"},
+    "sidecar_amqp_spool_bytes": {"upstream"},
+    "sidecar_amqp_spool_max_bytes": {"upstream"},
+    "sidecar_amqp_spool_keys": {"upstream"},
+    "sidecar_amqp_spool_full": {"upstream"},
+    "sidecar_amqp_spool_working": {"upstream"},
+    "sidecar_amqp_spool_corrupt_total": {"upstream"},
+    "sidecar_amqp_spooled_total": {"upstream"},
+    "sidecar_amqp_replayed_total": {"upstream"},
+    "sidecar_amqp_expired_total": {"upstream"},
+    "sidecar_amqp_acks_total": {"upstream", "by"},
+    "sidecar_amqp_dead_letters": {"upstream", "reason"},
+    "sidecar_amqp_dead_letter_bytes": {"upstream"},
+    "sidecar_amqp_dead_letters_dropped_total": {"upstream"},
 }
 
 
@@ -65,6 +83,14 @@ def broker() -> tuple[FakeRunning, FakeAmqp]:
     )  # fmt: skip
     view.queue("tasks", depth=11, full=True)
     view.queue("gone", depth=-1, problem="no such queue")
+    stats.detached = 1
+    view.spool = spool = FakeSpool()
+    spool.key("exchange ai.tasks", 3, 900)
+    spool.key("queue tasks", 1, 100)
+    spool.spooled, spool.replayed, spool.expired, spool.corrupt = 20, 9, 2, 1
+    spool.acks = {"broker": 7, "spool": 20}
+    spool.dead_letters.add(letter(1), letter(2), letter(3, reason="expired"))
+    spool.dead_letters.dropped = 4
     return it, view
 
 
@@ -96,6 +122,45 @@ def test_values() -> None:
     assert value(it, "sidecar_amqp_blocked_seconds_total") == 12.5
     names = ("connections", "channels", "consumers", "unacked", "delivered_total", "stalled")
     assert [value(it, f"sidecar_amqp_{name}") for name in names] == [2, 5, 1, 7, 90, 3]
+
+
+def test_a_spool() -> None:
+    it, view = broker()
+    spool = view.spool
+    assert spool is not None
+    counted = {"messages": 4, "bytes": 1000, "max_bytes": 1 << 30, "keys": 2, "full": 0, "working": 1}
+    assert {name: value(it, f"sidecar_amqp_spool_{name}") for name in counted} == counted
+    so_far = {"spooled": 20, "replayed": 9, "expired": 2, "spool_corrupt": 1, "dead_letters_dropped": 4}
+    assert {name: value(it, f"sidecar_amqp_{name}_total") for name in so_far} == so_far
+    assert [value(it, "sidecar_amqp_acks_total", by=by) for by in ("broker", "spool")] == [7, 20]
+    assert [value(it, "sidecar_amqp_dead_letters", reason=reason) for reason in ("nacked", "expired")] == [2, 1]
+    assert value(it, "sidecar_amqp_dead_letter_bytes") == spool.dead_letters.bytes
+    assert value(it, "sidecar_amqp_detached_connections") == 1
+    spool.full, spool.problem = True, "no space left on device"
+    assert [value(it, f"sidecar_amqp_spool_{name}") for name in ("full", "working")] == [1, 0]
+
+
+def test_without_a_spool_nothing_is_said_about_one() -> None:
+    it, view = broker()
+    view.spool = None
+    page = Metrics(it).render("")[0].decode()
+    assert "sidecar_amqp_connections" in page
+    assert "spool" not in page
+    assert "dead_letter" not in page
+
+
+def test_reasons_of_dead_letters_are_bounded_and_readable() -> None:
+    it, view = broker()
+    spool = view.spool
+    assert spool is not None
+    reasons = {f"reason {number}": number for number in range(1, 3 * MAX_REASONS)}
+    spool.dead_letters = SimpleNamespace(  # type: ignore[assignment]
+        count=1, bytes=1, dropped=0, reasons={"\udcff": 1000, "\\udcff": 2000} | reasons
+    )
+    found = {s.labels["reason"]: s.value for s in samples(it) if s.name == "sidecar_amqp_dead_letters"}
+    assert len(found) == MAX_REASONS + 1
+    assert found["\\udcff"] == 3000
+    assert sum(found.values()) == 3000 + sum(reasons.values())
 
 
 def test_queues_and_those_that_cannot_be_watched() -> None:
