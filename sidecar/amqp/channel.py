@@ -76,7 +76,7 @@ class Channel(Sender):
 
     __slots__ = (
         "collecting", "confirms", "consumers", "consumes", "delivery", "departed", "dropping", "ending", "gets",
-        "header_end", "header_new", "header_start", "last_queue", "left", "number", "offset", "open", "parts",
+        "header_end", "header_new", "header_start", "last_queue", "left", "method", "number", "offset", "open", "parts",
         "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session", "stalled", "trace",
         "unacked", "waiting",
     )  # fmt: skip
@@ -97,6 +97,8 @@ class Channel(Sender):
         self.header_new = b""
         self.header_start = 0
         self.header_end = 0
+        #: Its method, when that is to be changed once the header is known.
+        self.method = b""
         self.trace: Trace | None = None
         self.confirms: Confirms | None = None
         #: Frames of the client that wait until nothing is held any more, because they must not overtake it.
@@ -230,6 +232,8 @@ class Channel(Sender):
                 tags.append(publish.tag)
                 if publish.trace is not None:
                     self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
+        if not confirms.unanswered:
+            self.session.hurry()
         answers = confirms.answers(tags)
         if confirms.same:
             return None

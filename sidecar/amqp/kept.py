@@ -120,6 +120,8 @@ class KeptChannel(Channel):
             if publish.tag:
                 tags.append(publish.tag)
         self._measure()
+        if not confirms.unanswered:
+            self.session.hurry()
         answers = confirms.answers(tags)
         if positive:
             stats.acks_by_broker += len(tags)

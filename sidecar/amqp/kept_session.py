@@ -376,6 +376,7 @@ class KeptSession(Session):
         self.broker = broker
         broker.reader.limit = self.handshake.frame_max
         self._linked = True
+        self.collect(broker)
         self.listener.stats.upstream_active += 1
         self.endpoint = broker.endpoint
         broker.endpoint.active += 1

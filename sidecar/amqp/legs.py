@@ -12,6 +12,7 @@ from sidecar.amqp.methods import HEARTBEAT_FRAME
 from sidecar.proxy.sockets import Pausable
 
 if TYPE_CHECKING:
+    from sidecar.amqp.batch import Batch
     from sidecar.amqp.listener import AmqpListener
     from sidecar.amqp.session import Session
     from sidecar.upstreams.endpoint import Endpoint
@@ -128,12 +129,31 @@ class ClientLeg(Leg):
 class BrokerLeg(Leg):
     """The end that leads to a broker."""
 
-    __slots__ = ("endpoint",)
+    __slots__ = ("batch", "endpoint")
 
     def __init__(self, session: Session, endpoint: Endpoint) -> None:
         Leg.__init__(self)
         self.session = session
         self.endpoint = endpoint
+        #: Where small publishes are collected, if they are.
+        self.batch: Batch | None = None
+
+    def write(self, data: bytes) -> None:
+        batch = self.batch
+        if batch is None:
+            Leg.write(self, data)
+        elif data and self.state != CLOSED:
+            self.said = True
+            batch.send(data)
+
+    def write_soon(self, data: bytes) -> None:
+        """Publishes: they may wait for others."""
+        batch = self.batch
+        if batch is None:
+            Leg.write(self, data)
+        elif data and self.state != CLOSED:
+            self.said = True
+            batch.add(data)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -152,6 +172,8 @@ class BrokerLeg(Leg):
         self.session.client.go(OTHER_FULL)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self.batch is not None:
+            self.batch.close()
         self.state = CLOSED
         self.session.broker_lost(self, exc)
 

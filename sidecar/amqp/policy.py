@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from sidecar.amqp.gates import DepthGate, Gate, RateGate
+from sidecar.amqp.partitions import Partition, Partitions
 from sidecar.amqp.patterns import Predicate, compile_pattern
 from sidecar.amqp.spec import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
 from sidecar.amqp.stats import AmqpStats, ExchangeStats, QueueDepth
@@ -27,9 +28,10 @@ class Route:
     """What is the same for all publishes to one exchange with one routing key. Publishes of a channel with the same
     ``lane`` keep their order: those to one exchange, for the default exchange those to one queue (§4.7). ``gates``:
     of the watched queues that it leads to, as far as is known, then of the rate limit. ``expires``: how long such a
-    message may be in the spool, seconds (0: for ever)."""
+    message may be in the spool, seconds (0: for ever). ``partition``: how the exchange's messages are spread over
+    routing keys, if they are."""
 
-    __slots__ = ("exchange", "expires", "gates", "lane", "routing_key", "stats", "vhost")
+    __slots__ = ("exchange", "expires", "gates", "lane", "partition", "routing_key", "stats", "vhost")
 
     def __init__(
         self,
@@ -39,6 +41,7 @@ class Route:
         gates: tuple[Gate, ...],
         stats: ExchangeStats,
         expires: float = 0.0,
+        partition: Partition | None = None,
     ) -> None:
         self.vhost = vhost
         self.exchange = exchange
@@ -47,6 +50,7 @@ class Route:
         self.gates = gates
         self.stats = stats
         self.expires = expires
+        self.partition = partition
 
 
 class Rule:
@@ -125,7 +129,9 @@ class Routes:
                 if rule.gate is not None:
                     gates.append(rule.gate)
                 break
-        route = Route(self.vhost, name, routing_key, tuple(gates), exchange.stats, expires)
+        route = Route(
+            self.vhost, name, routing_key, tuple(gates), exchange.stats, expires, policy.partitions.find(name)
+        )
         if len(self._found) >= MAX_ROUTES:
             self._found.clear()
         self._found[key] = route
@@ -148,14 +154,15 @@ class Policy:
     configuration's order."""
 
     __slots__ = (
-        "_clock", "_numbers", "_queues", "_rates", "_routes", "_rules", "_stats", "depth_gates", "rate_gates",
-        "topology", "version",
+        "_clock", "_numbers", "_queues", "_rates", "_routes", "_rules", "_stats", "depth_gates", "partitions",
+        "rate_gates", "topology", "version",
     )  # fmt: skip
 
     def __init__(self, config: Amqp, stats: AmqpStats, clock: Callable[[], float]) -> None:
         self._stats = stats
         self._clock = clock
         self.version = 0
+        self.partitions = Partitions(config.partitions)
         self.topology = Topology()
         self.topology.on_change = self._topology_changed
         self.depth_gates: dict[tuple[str, str], DepthGate] = {}
@@ -184,6 +191,7 @@ class Policy:
         """Another configuration. Gates for the same rule or queue stay, with their state and whoever waits there; those
         that are gone let everybody through."""
         now = self._clock()
+        self.partitions.update(config.partitions)
         self._update_queues(config, now)
         self._update_rules(config, now)
         self.topology.watch(self.depth_gates)

@@ -33,6 +33,7 @@ from sidecar.amqp.spec import (
 )
 
 if TYPE_CHECKING:
+    from sidecar.amqp.partitions import Partition
     from sidecar.amqp.session import Session
 
 _u64: Final = Struct(">Q").unpack_from
@@ -81,6 +82,8 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
     #: The channel whose publish began in ``data`` and is still incomplete, and where it began.
     opened: Channel | None = None
     begun = 0
+    #: Somebody waits for an answer.
+    urgent = False
     try:
         for kind, number, start, end in frames:
             channel = channels.get(number)
@@ -90,6 +93,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 opened = None
             if channel is None:
                 # Whatever this leads to must not overtake what came before it.
+                urgent = True
                 run.until(start)
                 session.broker_write(run.take())
                 new = control.off_channel(session, kind, number, data, start, end)
@@ -106,13 +110,16 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     # Class, method and a reserved short come first; behind exchange and routing key an octet of bits.
                     if end - start < 17:
                         raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - basic.publish ends too early", method)
-                    channel.route = session.routes.find(data[start + 13 : end - 2])
+                    channel.route = route = session.routes.find(data[start + 13 : end - 2])
+                    if route.partition is not None:
+                        channel.method = data[start:end]
                     opened = channel
                     begun = start
                     continue
                 if method in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
                     new = _settle(session, channel, method, data, start, end)
                 else:
+                    urgent = True
                     run.until(start)
                     session.broker_write(run.take())
                     new = control.from_client(session, channel, method, data, start, end)
@@ -121,12 +128,14 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
             elif kind in (HEADER, BODY):
                 if kind == BODY:
                     _body(channel, end - start - FRAME_OVERHEAD)
-                elif not _header(session, channel, data, start, end):
-                    run.replace(begun if opened is not None else start, end, b"")
-                    session.broker_write(run.take())
-                    opened = None
-                    _refuse(session, channel)
-                    continue
+                else:
+                    refusal = _header(session, channel, data, start, end, begun if opened is not None else -1)
+                    if refusal is not None:
+                        run.replace(begun if opened is not None else start, end, b"")
+                        session.broker_write(run.take())
+                        opened = None
+                        session.refuse_channel(channel, refusal.code, refusal.text, BASIC_PUBLISH)
+                        continue
                 if opened is None:
                     _add(session, channel, channel.piece(data, start, end))
                     run.replace(start, end, b"")
@@ -148,18 +157,24 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
         out = run.take()
         if out:
             session.touched = now
-            session.broker_write(out)
+            if urgent:
+                session.broker_write(out)
+            else:
+                session.broker_publish(out)
 
 
-def _header(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bool:
-    """The header of a publish: how long it will be, and its trace. ``False``: it is too large."""
-    if channel.route is None:
+def _header(session: Session, channel: Channel, data: bytes, start: int, end: int, begun: int) -> AmqpError | None:
+    """The header of a publish: how long it will be, its trace and its partition. Returns why its channel has to be
+    closed, if it has. ``begun`` is where its method is in ``data``; -1: that was set aside."""
+    route = channel.route
+    if route is None:
         raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - content without a publish")
     if channel.left >= 0:
         raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a second header in one publish")
     channel.left = size = content.body_size(data, start)
     if size > session.max_message_size:
-        return False
+        text = f"PRECONDITION_FAILED - message size {size} is larger than the sidecar's max_message_size, "
+        return AmqpError(PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH, channel.number)
     tracing = session.tracing
     trace = tracing.begin()
     mark = session.mark() if session.keeps else b""
@@ -175,7 +190,31 @@ def _header(session: Session, channel: Channel, data: bytes, start: int, end: in
     elif tracing.recording:
         given = content.traceparent(data, start, end)
         channel.trace = tracing.follow(given) if given is not None else None
-    return True
+    if route.partition is not None:
+        return _partition(session, channel, route.partition, data, start, end, begun)
+    return None
+
+
+def _partition(
+    session: Session, channel: Channel, partition: Partition, data: bytes, start: int, end: int, begun: int
+) -> AmqpError | None:
+    """Give the publish the routing key of its partition."""
+    try:
+        method = partition.rewrite(channel.method, data, start, end)
+    except AmqpError as error:
+        if error.channel:
+            return error
+        raise
+    channel.method = b""
+    channel.route = session.routes.find(method[13:-2])
+    if begun >= 0:
+        # Method and header stand side by side: both are replaced as one.
+        channel.header_new = method + (channel.header_new or data[start:end])
+        channel.header_start = begun
+        channel.header_end = end
+    else:
+        channel.parts = [method]
+    return None
 
 
 def _body(channel: Channel, size: int) -> None:
@@ -185,12 +224,6 @@ def _body(channel: Channel, size: int) -> None:
     channel.left -= size
     if channel.left < 0:
         raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body longer than its header says")
-
-
-def _refuse(session: Session, channel: Channel) -> None:
-    """A publish is too large: its channel is closed."""
-    text = f"PRECONDITION_FAILED - message size {channel.left} is larger than the sidecar's max_message_size, "
-    session.refuse_channel(channel, PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH)
 
 
 def _whole(session: Session, channel: Channel, run: Run, begun: int, end: int, now: float) -> None:

@@ -16,6 +16,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp import relay
+from sidecar.amqp.batch import Batch
 from sidecar.amqp.channel import REPLIES, Channel
 from sidecar.amqp.gates import Gate
 from sidecar.amqp.handshake import Handshake
@@ -404,11 +405,19 @@ class Session(Exchange):
         stats = self.listener.stats
         stats.upstream_active += 1
         self._linked = True
+        self.collect(broker)
         stats.tunnels += 1
         self.listener.cluster.succeeded(broker.endpoint)
         for hook in self.chain.on_connected:
             hook(self)
         self._due_in(self.chain.timeout.head or inf)
+
+    def collect(self, broker: BrokerLeg) -> None:
+        """Let small publishes leave together, where that is configured."""
+        settings = self._listener.config.batch
+        if settings is not None:
+            listener = self.listener
+            broker.batch = Batch(settings.linger, broker.transport.write, listener.clock, listener.loop.call_later)
 
     def cut(self) -> None:
         if self.connecting is not None:
@@ -504,6 +513,18 @@ class Session(Exchange):
         broker = self.broker
         if data and broker is not None:
             broker.write(data)
+
+    def broker_publish(self, data: bytes) -> None:
+        """The same for publishes, which may leave together with later ones."""
+        broker = self.broker
+        if broker is not None:
+            broker.write_soon(data)
+
+    def hurry(self) -> None:
+        """Nothing is unanswered: whoever publishes waits for no more."""
+        broker = self.broker
+        if broker is not None and broker.batch is not None:
+            broker.batch.hurry()
 
     def broker_closes(self, code: int, text: str, frame: bytes) -> None:
         """``connection.close`` from the broker: it has its answer at once, the client may take its time."""
