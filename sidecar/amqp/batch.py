@@ -9,6 +9,7 @@ which it came.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -22,37 +23,42 @@ class Batch:
     """What is collected for one connection. ``linger`` (seconds) is the longest that anything waits, and may be changed
     at any time; ``write`` takes what leaves."""
 
-    __slots__ = ("_call_later", "_collecting", "_parts", "_timer", "_write", "linger", "size")
+    __slots__ = ("_call_later", "_clock", "_free", "_parts", "_timer", "_write", "linger", "size")
 
     def __init__(
         self,
         linger: float,
         write: Callable[[bytes], None],
+        clock: Callable[[], float],
         call_later: Callable[[float, Callable[[], None]], Handle],
     ) -> None:
         self.linger = linger
         #: Bytes that wait.
         self.size = 0
         self._write = write
+        self._clock = clock
         self._call_later = call_later
         self._parts: list[bytes] = []
         self._timer: Handle | None = None
-        #: What comes now waits.
-        self._collecting = False
+        #: When something may leave without waiting for more.
+        self._free = -inf
 
     def add(self, data: bytes) -> None:
         """Write it, soon; never before what was given earlier."""
-        size = self.size + len(data)
-        if not self._collecting:
-            self._collecting = True
+        if not self._parts:
+            # No timer as long as nothing waits: they would cost those who write seldom more than they save.
+            now = self._clock()
+            wait = self._free - now
+            if wait <= 0:
+                self._free = now + self.linger
+                self._write(data)
+                return
             if self._timer is None:
-                self._timer = self._call_later(self.linger, self._due)
-            self._write(data)
-        elif size >= FULL:
-            self.send(data)
-        else:
-            self._parts.append(data)
-            self.size = size
+                self._timer = self._call_later(wait, self._due)
+        self._parts.append(data)
+        self.size += len(data)
+        if self.size >= FULL:
+            self.flush()
 
     def send(self, data: bytes) -> None:
         """Write it now, together with all that waits."""
@@ -68,15 +74,17 @@ class Batch:
         if parts:
             self._parts = []
             self.size = 0
+            self._free = self._clock() + self.linger
             self._write(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def hurry(self) -> None:
         """All that has left was answered: what waits leaves, and what comes next leaves at once."""
-        self.flush()
-        self._collecting = False
+        if self._parts:
+            self.flush()
+        self._free = -inf
 
     def close(self) -> None:
-        """Write what waits; no timer is left behind, until something is added again."""
+        """Write what waits, and leave no timer behind."""
         self.hurry()
         timer = self._timer
         if timer is not None:
@@ -85,9 +93,4 @@ class Batch:
 
     def _due(self) -> None:
         self._timer = None
-        if self._parts:
-            # There was more in this time, and there may be more in the next.
-            self._timer = self._call_later(self.linger, self._due)
-            self.flush()
-        else:
-            self._collecting = False
+        self.flush()
