@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Final
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.batch import FULL, Batch
@@ -135,6 +135,7 @@ def test_another_linger() -> None:
     assert wire.writes == [(0.0, b"a"), (LINGER, b"b"), (LINGER + 1.0, b"c")]
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

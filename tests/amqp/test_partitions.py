@@ -8,13 +8,13 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pamqp import commands, header
 from pamqp import frame as pamqp_frame
 
 from sidecar.amqp import partitions
-from sidecar.amqp.partitions import Partition, Partitions, partition_of
+from sidecar.amqp.partitions import MAX_REMEMBERED, Partition, Partitions, partition_of
 from sidecar.amqp.spec import BASIC_PUBLISH, PRECONDITION_FAILED, SYNTAX_ERROR, AmqpError
 from sidecar.config.model import AmqpPartition
 from sidecar.config.values import MessageKey
@@ -113,6 +113,7 @@ def test_a_value_stays_or_goes_to_the_new_partition(value: bytes, count: int) ->
     assert after in (before, count)
 
 
+@settings(deadline=None)
 @given(st.integers(1, 100), st.integers(0, 2**32), st.sampled_from(["agent-%d", "%08x", "%d"]))
 def test_one_more_partition_moves_its_share(count: int, start: int, form: str) -> None:
     values = [(form % (start + i)).encode() for i in range(2000)]
@@ -317,6 +318,7 @@ def test_a_second_word_of_flags_is_stepped_over() -> None:
         spread("property:type", bytes(head[:23]) + b"\xce")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_whatever_a_client_sends(data: st.DataObject) -> None:
     by = data.draw(st.sampled_from(["a", "property:type", "property:app-id", "key:2"]))
@@ -341,20 +343,30 @@ def test_whatever_a_client_sends(data: st.DataObject) -> None:
 # What is remembered
 
 
-def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partitions, "MAX_REMEMBERED", 10)
+def test_what_is_remembered_is_bounded() -> None:
+    partition = Partition(AmqpPartition(count=10, by="key:1"))
+    head = content()
+    most = 0
+    for i in range(MAX_REMEMBERED + 10):
+        key = key_of(rewritten(partition, method(routing_key=f"agent-{i}"), head))
+        assert key == f"agent-{i}.{partition_of(b'agent-%d' % i, 10)}"
+        most = max(most, len(partition._suffixes))
+    assert most == MAX_REMEMBERED
+    assert len(partition._suffixes) == 10
+
+
+def test_what_is_long_is_not_remembered() -> None:
     partition = Partition(AmqpPartition(count=10, by="a"))
-    for i in range(100):
-        key = key_of(rewritten(partition, method(), content(headers={"a": f"agent-{i}"})))
-        assert key == f"ai.inference.{partition_of(b'agent-%d' % i, 10)}"
-        rewritten(partition, method(), content(headers={"a": "x" * 256 + str(i)}))
-        assert len(partition._suffixes) <= 10
-    assert all(len(value) <= 255 for value in partition._suffixes)
+    for size, remembered in ((255, 1), (256, 1), (100_000, 1)):
+        value = "x" * size
+        key = key_of(rewritten(partition, method(), content(headers={"a": value})))
+        assert key == f"ai.inference.{partition_of(value.encode(), 10)}"
+        assert len(partition._suffixes) == remembered
 
 
 def test_other_settings() -> None:
-    settings = {"a": AmqpPartition(count=2, by="x"), "b": AmqpPartition(count=2, by="x")}
-    found = Partitions(settings)
+    wanted = {"a": AmqpPartition(count=2, by="x"), "b": AmqpPartition(count=2, by="x")}
+    found = Partitions(wanted)
     a, b = found.find("a"), found.find("b")
     assert a is not None
     assert b is not None
