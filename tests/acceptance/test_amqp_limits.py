@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from pamqp import commands
 
-from support.amqp_clients.raw import BODY, METHOD, RawClient
+from support.amqp_clients.raw import BODY, METHOD, Listener, RawClient
 from support.processes import Sidecar, ending, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
@@ -129,6 +129,28 @@ def test_what_is_over_the_rate_is_nacked(rabbitmq: RabbitMQ, tmp_path: Path) -> 
         client.publish(1, "", "limits.elsewhere", b"no rule is about this")
         assert answers(client, 1, 1, 300) == ({301}, set())
     rabbitmq.delete("limits.nacked")
+
+
+def test_too_much_and_for_too_long(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """At the bound, only who publishes too much is not read from, and it is told; what waited for longer than is
+    allowed is refused, if it can be."""
+    rule = {"exchange": "", "routing_key": "limits.long", "rate": "10/s", "burst": 1, "over": "hold"}
+    with running(tmp_path, rabbitmq, publish=[rule], hold={"messages": 100, "timeout": "1500ms"}) as sidecar:
+        port = sidecar.port("rabbitmq")
+        client = RawClient(port, heartbeat=1, capabilities={"connection.blocked": True}).open_channel().confirms()
+        other = RawClient(port, heartbeat=1).open_channel().confirms()
+        with Listener(client) as flooding, Listener(other) as modest:
+            for _ in range(20):
+                flooding.publish_many("limits.long", b"." * 10_000, 10)
+            wait_for(lambda: flooding.methods(commands.Connection.Blocked), "it is told", 5)
+            modest.publish("limits.elsewhere", b"x")
+            wait_for(lambda: modest.confirmed() == 1, "another is served", 1)
+            wait_for(lambda: len(flooding.answered()) == 200, "all are answered", 15)
+            nacks = flooding.methods(commands.Basic.Nack)
+            assert nacks
+            wait_for(lambda: flooding.methods(commands.Connection.Unblocked), "it is told")
+            assert flooding.error is None
+            assert modest.error is None
 
 
 def answers(client: RawClient, channel: int, count: int, after: int = 0) -> tuple[set[int], set[int]]:

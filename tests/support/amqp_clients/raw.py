@@ -4,6 +4,7 @@ are made and read by pamqp, which has nothing in common with the code that is te
 from __future__ import annotations
 
 import itertools
+import select
 import socket
 import struct
 import threading
@@ -130,13 +131,9 @@ class RawClient:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            self.sock.settimeout(left)
-            try:
-                data = self.sock.recv(1 << 18)
-            except TimeoutError:
+            if not select.select([self.sock], [], [], left)[0]:  # not a timeout, which would be the writers' too
                 return None
-            finally:
-                self.sock.settimeout(self.timeout)
+            data = self.sock.recv(1 << 18)
             if not data:
                 raise EOFError("the connection has ended")
             self._data += data
@@ -235,8 +232,11 @@ class Listener:
         self.client.sock.close()
 
     def publish(self, key: str, body: bytes) -> None:
+        self.publish_many(key, body, 1)
+
+    def publish_many(self, key: str, body: bytes, count: int) -> None:
         with self._lock:
-            self.client.publish(1, "", key, body)
+            self.client.send_bytes(self.client.publishing(1, "", key, body) * count)
 
     def send(self, *methods: base.Frame) -> None:
         """On channel 1."""
@@ -264,7 +264,7 @@ class Listener:
         except (OSError, EOFError, AssertionError) as error:
             self.error = error
 
-    def methods(self, kind: type[Any]) -> list[Any]:
+    def methods(self, kind: Any) -> list[Any]:
         return [f.method for f in list(self.frames) if f.kind == METHOD and isinstance(f.method, kind)]
 
     def longest_silence(self, since: float, until: float) -> float:
@@ -274,13 +274,19 @@ class Listener:
     def heartbeats(self) -> int:
         return sum(f.kind == HEARTBEAT for f in list(self.frames))
 
-    def confirmed(self) -> int:
-        """Publishes that were confirmed, all from the first on."""
+    def answered(self) -> set[int]:
+        """The publishes that were confirmed or refused, each of them once."""
         done: set[int] = set()
-        for ack in self.methods(commands.Basic.Ack):
-            done |= set(range(1, ack.delivery_tag + 1)) if ack.multiple else {ack.delivery_tag}
+        for answer in self.methods(commands.Basic.Ack | commands.Basic.Nack):
+            tag = answer.delivery_tag
+            assert tag not in done, f"{tag} was answered twice"
+            done |= set(range(1, tag + 1)) if answer.multiple else {tag}
+        return done
+
+    def confirmed(self) -> int:
+        """How many publishes were confirmed; none may have been refused."""
         assert not self.methods(commands.Basic.Nack)
-        return len(done)
+        return len(self.answered())
 
 
 def head(kind: int, channel: int, size: int) -> bytes:
