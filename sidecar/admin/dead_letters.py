@@ -66,7 +66,7 @@ class Api:
         """All of them."""
         one, of = "/amqp/{name}", "/amqp/{name}/dead-letters"
         listed = {200: "some, in the order they died, and after which the next are", 400: "not such a question"}
-        changed = {200: "how many, and whether that was all", 400: "not such a question"}
+        changed = {200: "how many, and after which the next are", 400: "not such a question"}
         return (
             Route("GET", f"{one}/spool", "What an AMQP upstream keeps for its broker", self.state,
                   {200: "the spool"} | _UNKNOWN, "Spool"),
@@ -78,9 +78,9 @@ class Api:
             Route("GET", f"{of}/{{number}}", "One of them, with the beginning of its body", self._told(self.show),
                   {200: "the dead letter"} | _UNKNOWN_LETTER | _TOKEN | _BROKEN, "DeadLetter", private=True),
             Route("POST", f"{of}/replay", "Try to deliver them once more", self._told(self.replay_many),
-                  changed | _UNKNOWN | _TOKEN | _BROKEN, "Changed", query=(_BEFORE, *_WHICH)),
+                  changed | _UNKNOWN | _TOKEN | _BROKEN, "Changed", query=(_AFTER, _BEFORE, *_WHICH)),
             Route("POST", f"{of}/drop", "Forget them", self._told(self.drop_many),
-                  changed | _UNKNOWN | _TOKEN | _BROKEN, "Changed", query=(_BEFORE, *_WHICH)),
+                  changed | _UNKNOWN | _TOKEN | _BROKEN, "Changed", query=(_AFTER, _BEFORE, *_WHICH)),
             Route("POST", f"{of}/{{number}}/replay", "Try to deliver this one once more", self._told(self.replay),
                   {200: "it is in the spool", 409: "it cannot be read any more"} | _UNKNOWN_LETTER | _TOKEN | _BROKEN,
                   "Changed"),
@@ -171,7 +171,7 @@ class Api:
         self, request: web.Request, done: str, change: Callable[[Sequence[int]], Awaitable[int]]
     ) -> web.Response:
         """What is replayed may die again at once: so only those are meant that were dead when this was asked."""
-        wanted = _Wanted.of(request, _BEFORE, *_WHICH)
+        wanted = _Wanted.of(request, _AFTER, _BEFORE, *_WHICH)
         now = self._clock()
         before = now if wanted.before is None else wanted.before
         ends = time.monotonic() + CHANGE_SECONDS
@@ -183,18 +183,18 @@ class Api:
             if len(meant) < len(step):
                 break
             if time.monotonic() > ends:
-                return self._changed(request, done, count, before, complete=False)
+                return self._changed(request, done, count, before, step[-1].id)
         return self._changed(request, done, count, before)
 
     def _changed(
-        self, request: web.Request, done: str, count: int, before: float | None = None, complete: bool = True
+        self, request: web.Request, done: str, count: int, before: float | None = None, following: int | None = None
     ) -> web.Response:
         if count:
             logger.info(
                 "dead letters were %s by request", done,
                 extra={"client": request.remote, "upstream": request.match_info["name"], "messages": count},
             )  # fmt: skip
-        return answer({"messages": count, "complete": complete, "before": before})
+        return answer({"messages": count, "next": following, "before": before})
 
     async def _steps(self, view: SpoolView, wanted: _Wanted, limit: int) -> AsyncIterator[list[DeadLetter]]:
         """The letters that are wanted, a few at a time."""

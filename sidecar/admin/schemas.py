@@ -222,7 +222,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     ),
     "Changed": _object(
         messages=_COUNT | {"description": "how many"},
-        complete=_FLAG | {"description": "false: ask again, with before as it is here"},
+        next=_or_null(_COUNT) | {"description": "ask again, with this as after and before as it is; null: that is all"},
         before=_or_null(_NUMBER) | {"description": "only those were meant that had died by then, Unix time"},
     ),
     "Changes": _object(changes=_list(_TEXT)),

@@ -197,13 +197,14 @@ class Remote:
     def _change(self, what: str, which: Which) -> int:
         """The sidecar does as many as it can in a few seconds, and is then asked again."""
         before: object = None
+        after: object = None
         total = 0
         while True:
-            found = self._admin.ask("POST", f"{self._letters}/{what}" + which.query(before=before))
+            found = self._admin.ask("POST", f"{self._letters}/{what}" + which.query(after=after, before=before))
             total += int(found["messages"])
-            if found["complete"]:
+            after, before = found["next"], found["before"]
+            if after is None:
                 return total
-            before = found["before"]
 
 
 class Files:
@@ -220,6 +221,12 @@ class Files:
     def __enter__(self) -> Files:
         from sidecar.amqp.spool.errors import SpoolError
 
+        # What is no spool at all would be taken for a damaged one, and set aside.
+        if not _is_spool(self._database.files.base):
+            raise SourceError(
+                f"{self._database.files.base} is not a spool, or too damaged to look like one; "
+                "a sidecar that starts salvages what it can"
+            )
         try:
             self._database.open()
         except SpoolError as error:
@@ -313,7 +320,7 @@ class Files:
 
 def names(path: Path) -> tuple[Path, list[str]]:
     """The folder, and the upstreams whose spools are in it. ``path`` is the configured one, or a database in it."""
-    if path.is_file():
+    if path.is_file() and path.suffix == ".db":
         return path.parent, [unquote(path.name.removesuffix(".db"))]
     try:
         found = [unquote(file.name.removesuffix(".db")) for file in sorted(path.iterdir()) if file.suffix == ".db"]
@@ -322,6 +329,18 @@ def names(path: Path) -> tuple[Path, list[str]]:
     if not found:
         raise SourceError(f"{path}: there is no spool in it; it should be amqp.spool.path of an upstream")
     return path, found
+
+
+def _is_spool(file: Path) -> bool:
+    """Whether its first bytes say so (SQLite's file format, section 1.3)."""
+    from sidecar.amqp.spool.database import APPLICATION
+
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(72)
+    except OSError as error:
+        raise SourceError(f"{file}: {error.strerror}") from error
+    return start.startswith(b"SQLite format 3\0") and start[68:] == APPLICATION.to_bytes(4, "big")
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

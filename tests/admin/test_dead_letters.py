@@ -266,7 +266,7 @@ def test_one_is_replayed_or_dropped() -> None:
 
     async def test(client: Client) -> None:
         reply = await client.post(f"{HERE}/2/replay")
-        assert (reply.status, reply.json["messages"], reply.json["complete"]) == (200, 1, True)
+        assert (reply.status, reply.json["messages"], reply.json["next"]) == (200, 1, None)
         assert (await client.post(f"{HERE}/2/replay")).status == 404
         assert (await client.post(f"{HERE}/4/replay")).error == (409, "not_readable")
         assert (await client.post(f"{HERE}/3/drop")).json["messages"] == 1
@@ -282,7 +282,7 @@ def test_many_are_replayed_or_dropped() -> None:
 
     async def test(client: Client) -> None:
         reply = await client.post(f"{HERE}/replay?reason=expired")
-        assert (reply.json["messages"], reply.json["complete"]) == (40, True)
+        assert (reply.json["messages"], reply.json["next"]) == (40, None)
         assert (await client.post(f"{HERE}/replay?exchange=")).json["messages"] == 0
         assert (await client.post(f"{HERE}/replay")).json["messages"] == 50
         assert (await client.post(f"{HERE}/drop")).json["messages"] == 1
@@ -296,7 +296,7 @@ def test_a_mistyped_filter_changes_nothing() -> None:
     it, found = broker(*many(3))
 
     async def test(client: Client) -> None:
-        for query in ("resaon=expired", "after=1", "limit=1", "before=soon"):
+        for query in ("resaon=expired", "limit=1", "before=soon", "after=x"):
             assert (await client.post(f"{HERE}/drop?{query}")).error == (400, "bad_request")
             assert (await client.post(f"{HERE}/replay?{query}")).error == (400, "bad_request")
 
@@ -317,21 +317,23 @@ def test_what_dies_again_at_once_is_replayed_once() -> None:
 
 def test_a_long_change_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     it, found = broker(*many(50))
+    found.add(damaged(1))  # which stays, and is in nobody's way
     monkeypatch.setattr(dead_letters, "CHANGE_SECONDS", -1.0)
 
     async def test(client: Client) -> None:
-        first = (await client.post(f"{HERE}/drop")).json
-        assert (first["messages"], first["complete"]) == (STEP, False)
+        first = (await client.post(f"{HERE}/replay")).json
+        assert (first["messages"], first["next"]) == (STEP - 1, STEP)
         found.add(letter(99, died=first["before"] + 1))
-        total, complete = STEP, False
-        while not complete:
-            reply = (await client.post(f"{HERE}/drop?before={first['before']}")).json
+        total, following, asked = STEP - 1, first["next"], 1
+        while following is not None:
+            reply = (await client.post(f"{HERE}/replay?after={following}&before={first['before']}")).json
             total += reply["messages"]
-            complete = reply["complete"]
-        assert total == 50
+            following = reply["next"]
+            asked += 1
+        assert (total, asked) == (49, 4)
 
     with_admin(it, test)
-    assert list(found.letters) == [99]
+    assert list(found.letters) == [1, 99]
 
 
 def test_a_spool_that_does_not_work_says_why() -> None:
