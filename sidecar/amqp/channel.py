@@ -10,6 +10,7 @@ from sidecar.amqp import content
 from sidecar.amqp.confirms import Confirms
 from sidecar.amqp.gates import Gate
 from sidecar.amqp.hold import Sender
+from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import basic_ack, basic_nack
 from sidecar.amqp.publish import Publish
 from sidecar.amqp.spec import CHANNEL_CLOSE, METHOD
@@ -311,7 +312,7 @@ class Channel(Sender):
             if stalled.no_ack:
                 session.client_write(b"".join(stalled.frames))
                 session.amqp_stats.delivered += 1
-            elif not self.ending and not self.recovering:
+            elif not self.ending and not self.recovering and session.client.state == OPEN:
                 session.broker_write(basic_nack(self.number, stalled.tag - self.offset, False, True))
             if stalled is self.collecting:
                 self.collecting = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal
+from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal, Stalled
 from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import (
     Arguments,
@@ -319,9 +319,16 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
     """A method of the broker on an open channel."""
     if found == BASIC_GET_OK:
         number = Arguments(data, start, end).u64() + channel.offset
-        channel.delivered(number, b"", channel.gets.popleft() if channel.gets else False)
-        if channel.offset:
-            return data[start : start + 11] + number.to_bytes(8, "big") + data[start + 19 : end]
+        frame = data[start : start + 11] + number.to_bytes(8, "big") + data[start + 19 : end]
+        no_ack = channel.gets.popleft() if channel.gets else False
+        if channel.stalled:
+            # Behind what is kept back: delivery tags must reach the client in their order.
+            channel.collecting = stalled = Stalled(number, b"", no_ack, frame)
+            channel.stalled.append(stalled)
+            session.stalled(1, len(frame))
+            return b""
+        channel.delivered(number, b"", no_ack)
+        return frame
     elif found == BASIC_GET_EMPTY:
         if channel.gets:
             channel.gets.popleft()

@@ -216,6 +216,9 @@ class AmqpListener(Listener):
 
     def drain(self) -> None:
         self.draining = True
+        for connection in list(self._connections):
+            if isinstance(connection, ClientLeg) and connection.session not in self.sessions:
+                connection.abort()  # not past its handshake: nothing is lost
 
     async def drained(self) -> None:
         """Returns when every client is gone; each one is sent away as soon as that loses nothing."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import content, control
 from sidecar.amqp.channel import NO_ACK, REPLIES, Channel, Delivery, Stalled
-from sidecar.amqp.legs import CLOSED
+from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import basic_ack, basic_nack, channel_close_ok, method_of, settlement
 from sidecar.amqp.spec import (
     BASIC_ACK,
@@ -276,10 +276,14 @@ def _settle(session: Session, channel: Channel, method: int, data: bytes, start:
     """An ``ack``, ``nack`` or ``reject`` of deliveries."""
     tag, bits = settlement(data, start, end)
     multiple = bool(bits & 1) and method != BASIC_REJECT
-    if multiple and channel.stalled:
-        first = channel.stalled[0].tag
-        if tag == 0 or tag >= first:
-            return _settle_around(session, channel, method, tag, bool(bits & 2))
+    if multiple and tag == 0:
+        tag = channel.unacked.last()
+        if tag:
+            frame = pinned(channel, data[start:end])
+            return _settle(session, channel, method, frame, 0, end - start) or frame
+        return b""
+    if multiple and channel.stalled and tag >= channel.stalled[0].tag:
+        return _settle_around(session, channel, method, tag, bool(bits & 2))
     _settled(session, channel, tag, multiple, method == BASIC_ACK)
     offset = channel.offset
     if offset and tag:
@@ -292,9 +296,18 @@ def _settle(session: Session, channel: Channel, method: int, data: bytes, start:
     return None
 
 
+def pinned(channel: Channel, frame: bytes) -> bytes:
+    """A frame of the client; if it settles "all so far", one that says up to which delivery that is. What is on its way
+    here just now, or kept back, the client cannot have meant."""
+    if len(frame) == 21 and frame[0] == METHOD and method_of(frame, 0, 21) in (BASIC_ACK, BASIC_NACK):
+        tag, bits = settlement(frame, 0, 21)
+        if tag == 0 and bits & 1:
+            return frame[:11] + channel.unacked.last().to_bytes(8, "big") + frame[19:]
+    return frame
+
+
 def _settle_around(session: Session, channel: Channel, method: int, tag: int, requeue: bool) -> bytes:
-    """All deliveries up to ``tag`` (0: all there are), but not those that are kept back: the client does not know of
-    them."""
+    """All deliveries up to ``tag``, but not those that are kept back: the client does not know of them."""
     frames = []
     for each in channel.unacked.tags(tag):
         if method == BASIC_ACK:
@@ -395,7 +408,7 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
         new = data[start:at] + tag.to_bytes(8, "big") + data[at + 8 : end]
     consumer = data[start + 12 : at]
     kind = channel.kind(consumer)
-    if channel.ending or session.client.state == CLOSED:
+    if channel.ending or session.client.state != OPEN:
         channel.dropping = True  # the end of the channel gives it back
         return b""
     if session.stalling and kind != REPLIES:

@@ -226,6 +226,8 @@ class Session(Exchange):
         elif len(greeting) == 8:
             self.stage = DIALLING
             self._due = inf
+            if self._listener.draining:
+                self._refusal = Reply("draining", "the sidecar is shutting down")
             if self._refusal is not None:
                 self.reply(self._refusal)
             else:
@@ -292,8 +294,8 @@ class Session(Exchange):
     def wait(self, channel: Channel, frame: bytes) -> None:
         """A frame that must not overtake what its channel has held."""
         assert channel.waiting is not None
-        channel.waiting.append(frame)
-        self._waiting_bytes += len(frame)
+        channel.waiting.append(relay.pinned(channel, frame))
+        self._waiting_bytes += len(frame) + 64
         if self._waiting_bytes > self.max_message_size:
             self.client.stop(WAITING_FULL)
 
@@ -332,7 +334,7 @@ class Session(Exchange):
         waiting = channel.waiting or []
         channel.waiting = None
         if waiting:
-            self._waiting_bytes -= sum(map(len, waiting))
+            self._waiting_bytes -= sum(map(len, waiting)) + 64 * len(waiting)
             if self._waiting_bytes <= self.max_message_size:
                 self.client.go(WAITING_FULL)
         return waiting
@@ -542,6 +544,7 @@ class Session(Exchange):
         """``connection.close-ok`` from the broker."""
         if self.client.state == CLOSING and not self._reason:  # it was the client who asked
             self.client_write(connection_close_ok())
+            self._reason = "closed"
             self.client.transport.close()
         broker = self.broker
         if broker is not None:
@@ -573,6 +576,7 @@ class Session(Exchange):
         elif self.client.state == CLOSING and not self._reason:
             # The client waits for a close-ok that will not come.
             self.client_write(connection_close_ok())
+            self._reason = "closed"
             self.client.transport.close()
         self._end_if_over()
 
@@ -695,6 +699,8 @@ class Session(Exchange):
         if self.returning or self.stage != RUNNING:
             return
         self.stalling = self.returning = True
+        if self.client.state != OPEN:
+            return
         for channel in self.channels.values():
             for tag, kind in channel.consumers.items():
                 if kind != REPLIES and not channel.ending:

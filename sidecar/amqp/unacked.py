@@ -40,6 +40,10 @@ class Unacked:
             found.append(notes.popitem(last=False)[1])
         return found
 
+    def last(self) -> int:
+        """The newest; 0: there is none."""
+        return next(reversed(self._notes)) if self._notes else 0
+
     def tags(self, last: int) -> list[int]:
         """Those up to ``last`` (0: all), oldest first."""
         return [tag for tag in self._notes if last == 0 or tag <= last]

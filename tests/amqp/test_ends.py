@@ -15,8 +15,8 @@ LIMITS = (
     model.AmqpPublish(exchange="short", rate=5.0, burst=1, over="nack"),
 )
 EXCHANGES = ("", "free", "slow", "slow", "short")
-#: How many kinds of steps there are; and those of them that cost no publish its way.
-ANY = 23
+#: Kinds of steps, by what they need.
+ANY = 25
 HARMLESS = (0, 1, 1, 1, 2, 3, 4, 5, 6, 7, 9, 10, 10, 12, 13, 14, 15, 16, 17, 18, 21, 22)
 
 
@@ -115,6 +115,11 @@ class World:
             broker.block()
         elif what == 22:
             broker.unblock()
+        elif what == 23 and b % 9 == 0:
+            client.close()
+        elif what == 24 and b % 9 == 0:
+            broker.turn()
+            broker.close()
 
     def everything(self) -> None:
         """All that is under way arrives."""
