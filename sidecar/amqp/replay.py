@@ -27,6 +27,7 @@ from sidecar.amqp.publishing import CHANNEL, READY, Audience, Publisher
 from sidecar.amqp.spec import (
     ACCESS_REFUSED,
     COMMAND_INVALID,
+    CONNECTION_FORCED,
     CONTENT_TOO_LARGE,
     FRAME_ERROR,
     NOT_ALLOWED,
@@ -79,6 +80,9 @@ _MOST_LINES: Final = 32
 _MOST_USERS: Final = 100
 #: How many exchanges with dead letters are reported each for itself.
 _MOST_TROUBLES: Final = 100
+
+#: Before the first message of any key.
+_BEGINNING: Final = (-1000, 0)
 
 #: Why messages become dead letters.
 ACCESS: Final = "access_refused"
@@ -149,8 +153,9 @@ class Line(Audience):
         #: Empty: the sidecar's own account.
         self.user = user
         self.publisher: Publisher | None = None
-        #: How often in a row it came to nothing, when to try again, and why it does not work (empty: it does).
-        self.failures = 0
+        #: How often in a row it came to nothing (-1: never tried), when to try again, and why it does not work (empty:
+        #: it does).
+        self.failures = -1
         self.retry_at = 0.0
         self.problem = ""
         #: The broker does not let this user in.
@@ -203,8 +208,8 @@ class KeyReplay(Sender):
     """One key. It holds no more than its first message in the gates' lines; the rest waits here, or in the spool."""
 
     __slots__ = (
-        "after", "allowed", "asking", "back", "ended", "fetching", "gone", "hungry", "loaded", "missing_since", "name",
-        "parked", "paused", "queued", "replayer", "reserved", "sent", "unseen", "users",
+        "after", "allowed", "asking", "back", "ended", "fetching", "gone", "hungry", "line", "loaded", "missing_since",
+        "name", "parked", "paused", "queued", "replayer", "reserved", "sent", "unseen", "users",
     )  # fmt: skip
 
     def __init__(self, replayer: Replayer, name: KeyName) -> None:
@@ -227,6 +232,8 @@ class KeyReplay(Sender):
         #: It is in the line of those who want to fetch; in that of those who want to send.
         self.hungry = False
         self.queued = False
+        #: The connection that its first message waits for.
+        self.line: Line | None = None
         #: The message that waits in the line of a gate.
         self.asking: SpooledMessage | None = None
         #: How many may be unconfirmed at present.
@@ -260,7 +267,13 @@ class KeyReplay(Sender):
     @property
     def ready(self) -> bool:
         """It has something that may be sent, as far as it goes by itself."""
-        return bool(self.loaded) and not self.paused and self.asking is None and len(self.sent) < self.allowed
+        if self.paused or self.asking is not None or self.line is not None:
+            return False
+        return len(self.loaded) > 0 and len(self.sent) < self.allowed
+
+    def awaits(self, user: str) -> bool:
+        """Messages of that user may have been left, so later ones must not go before them."""
+        return self.parked > 0 and (user in self.users or len(self.users) >= _MOST_USERS)
 
     @property
     def known(self) -> int:
@@ -402,13 +415,15 @@ class Replayer:
             key = self._key(message.key)
             cursor = message.cursor
             before = cursor[0], cursor[1] - 1
+            urgent = False
             if key.fetching:
                 if key.back is None or before < key.back:
                     key.back = before
             elif key.after is not None and before < key.after:
                 key.after = before  # of higher priority than what was fetched last
+                urgent = True
             key.ended = False
-            self._want(key)
+            self._want(key, urgent)
         self._wake()
 
     def look(self) -> None:
@@ -422,13 +437,14 @@ class Replayer:
         for line in self._lines.values():
             if not line.rejected:
                 line.retry_at = 0.0
-        self._wake()
+                self._release(line)
 
     def logins_changed(self) -> None:
         """A user's login may be known that was not, or may be good that was not."""
         for line in self._lines.values():
             line.rejected = False
             line.retry_at = 0.0
+            self._release(line)
         for key in self._keys.values():
             if key.parked:
                 self._again(key)
@@ -454,9 +470,9 @@ class Replayer:
             self._want(key)
         return key
 
-    def _want(self, key: KeyReplay) -> None:
-        """It should fetch, when it is its turn."""
-        if key.hungry or key.fetching or key.ended or len(key.loaded) * 2 > key.allowed:
+    def _want(self, key: KeyReplay, urgent: bool = False) -> None:
+        """It should fetch, when it is its turn; ``urgent``: even if it has enough, because that is less important."""
+        if key.hungry or key.fetching or key.ended or (len(key.loaded) * 2 > key.allowed and not urgent):
             return
         there = self._spool.keys.get(key.name)
         if there is not None and there.count > key.known:
@@ -465,6 +481,12 @@ class Replayer:
 
     def _again(self, key: KeyReplay) -> None:
         """Look for its messages from the beginning."""
+        self._withdraw(key)
+        for message in key.loaded:
+            self._forget(key, message)
+        key.loaded.clear()
+        key.gone.clear()
+        key.back = _BEGINNING if key.fetching else None
         key.after = None
         key.ended = False
         self.stats.parked -= key.parked
@@ -495,18 +517,22 @@ class Replayer:
         self._ahead -= key.reserved
         key.reserved = 0
         key.ended = not messages and key.back is None
-        if messages:
+        if key.back == _BEGINNING:
+            messages = []
+        elif messages:
             key.after = messages[-1].cursor
+        urgent = False
         if key.back is not None:
             if key.after is not None and key.back < key.after:
                 key.after = key.back
+                urgent = True
             key.back = None
         new = [message for message in messages if message.id not in key.sent and message.id not in key.gone]
         key.gone.clear()
         if new:
             self._load(key, new)
         self._offer(key)
-        self._want(key)
+        self._want(key, urgent)
         self._end_if_empty(key)
         self._wake()
 
@@ -608,12 +634,13 @@ class Replayer:
             self._bury(key, message, EXPIRED, 0, "they have expired")
             return True
         line = self._line(key.name[0], message.user)
-        if line is None or (line.rejected and message.user):
+        if line is None or (message.user and (line.rejected or key.awaits(message.user))):
             key.loaded.popleft()
             self._park(key, message)
             return True
         if not line.open:
             line.keys[key] = None
+            key.line = line
             self._dial(line, now)
             return False
         route = self._route(message)
@@ -829,8 +856,13 @@ class Replayer:
     def line_ready(self, line: Line) -> None:
         """Messages can be given to it."""
         self._report.good(line.source)
+        self._release(line)
+
+    def _release(self, line: Line) -> None:
+        """Who waits for it may see whether it can go on."""
         keys, line.keys = line.keys, {}
         for key in keys:
+            key.line = None
             self._offer(key)
         self._wake()
 
@@ -871,17 +903,18 @@ class Replayer:
                 self._withdraw(key)
                 again.setdefault(key, [])
         if error.code != REPLY_SUCCESS or left:
-            line.failures += 1
+            worked = line.failures == 0 and not line.problem
+            line.failures = max(line.failures, 0) + 1
             line.rejected = publisher.permanent
             pause = REFUSED_AGAIN if line.rejected else max(_SHORTEST_PAUSE, self._backoff.delay(line.failures))
-            where = f" ({publisher.endpoint})" if publisher.endpoint else ""
-            self._no_connection(line, f"{error.text}{where}", pause, now)
+            if worked and error.code != CONNECTION_FORCED:
+                line.retry_at = now + pause  # because of a message, not of the broker
+            else:
+                where = f" ({publisher.endpoint})" if publisher.endpoint else ""
+                self._no_connection(line, f"{error.text}{where}", pause, now)
         for key in again:
             self._offer(key)
-        keys, line.keys = line.keys, {}
-        for key in keys:
-            self._offer(key)
-        self._wake()
+        self._release(line)
 
     # -- time ----------------------------------------------------------------------------------------------------------
 

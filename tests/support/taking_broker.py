@@ -29,6 +29,7 @@ class Taken:
         self.header = b""
         self.body = b""
         self.missing = -1
+        self.counted = False
 
     def __repr__(self) -> str:
         return f"<{self.exchange}/{self.key} {self.body[:20]!r}>"
@@ -54,6 +55,8 @@ class TakingBroker:
         self.heartbeat = 0
         self.away = False
         self.dialled = 0
+        #: How often a channel or a connection ended while it was in use.
+        self.ends = 0
 
     def connect(self, publisher: Any) -> None:
         """In place of a connector."""
@@ -76,6 +79,7 @@ class TakingBroker:
     def goes_down(self) -> None:
         self.away = True
         for connection in self.open:
+            self.ends += 1
             connection.transport.lose(ConnectionResetError())
         self.loop.settle()
 
@@ -145,6 +149,7 @@ class Connection:
         assert frame[-1] == 0xCE
         if kind == 8:
             self.heartbeats += 1
+            self.says(amqp.HEARTBEAT)
         elif kind == 1:
             self._method(channel, unpack_from(">HH", frame, 7), frame)
         elif not self.closing_channel:
@@ -209,6 +214,7 @@ class Connection:
             verdict = 404, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '{self.vhost}'"
         if verdict is not None:
             code, text = verdict
+            broker.ends += 1
             if code < 0:
                 self.says(amqp.close(-code, text, 60 << 16 | 40))
                 self.transport.close()
@@ -220,7 +226,12 @@ class Connection:
             self.says(amqp.method(1, 60, 50, back) + amqp.content(1, message.body))
         self.waiting[message.number] = message
         if not broker.rejects(message):
-            broker.taken.append(message)
+            self._count(message)
+
+    def _count(self, message: Taken) -> None:
+        if not message.counted:
+            message.counted = True
+            self.broker.taken.append(message)
 
     def close_channel(self, code: int, text: str, cause: int = 60 << 16 | 40) -> None:
         """What was not answered by then never is."""
@@ -233,7 +244,9 @@ class Connection:
     def answer(self, number: int, multiple: bool = False, positive: bool = True) -> None:
         """Ack or nack, just so."""
         for taken in [each for each in self.waiting if each == number or (multiple and each <= number)]:
-            del self.waiting[taken]
+            message = self.waiting.pop(taken)
+            if positive:
+                self._count(message)
         bits = pack(">QB", number, multiple)
         self.says(amqp.method(1, 60, 80 if positive else 120, bits))
 
