@@ -125,7 +125,7 @@ def table(asked: Asked, colour: bool) -> list[str]:
         if len(endpoints) > 1:
             lines += ["", *columns(endpoints, colour)]
     amqp = asked.amqp
-    for block in (_amqp_rows(amqp), _waiting_rows(amqp), _queue_rows(amqp), _spool_rows(amqp)):
+    for block in (_amqp_rows(amqp, asked.upstreams), _waiting_rows(amqp), _queue_rows(amqp), _spool_rows(amqp)):
         if len(block) > 1:
             lines += ["", *columns(block, colour)]
     return lines
@@ -169,14 +169,15 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def _amqp_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+def _amqp_rows(ports: Sequence[Mapping[str, Any]], upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    away = {upstream["name"] for upstream in upstreams if upstream["health"] == "unhealthy"}
     rows = [
         ["AMQP", "BROKER", ">CONNECTIONS", ">CHANNELS", ">CONSUMERS", ">UNACKED", ">STALLED", ">PUBLISHED", ">HELD"]
     ]
     rows += [
         [
             str(port["name"]),
-            "blocked" if port["blocked"] else "away" if port["detached"] else "free",
+            "blocked" if port["blocked"] else "away" if port["detached"] or port["name"] in away else "free",
             *(str(port[key]) for key in ("connections", "channels", "consumers", "unacked", "stalled")),
             str(sum(exchange["published"] for exchange in port["exchanges"])),
             str(port["held"]["messages"]),

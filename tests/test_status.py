@@ -168,6 +168,13 @@ def test_sizes(count: float, text: str) -> None:
     assert size(int(count)) == text
 
 
+def test_a_broker_that_is_away_without_any_clients(capsys: pytest.CaptureFixture[str]) -> None:
+    upstreams = (200, {"upstreams": [UPSTREAM | {"name": "rabbitmq", "protocol": "amqp", "health": "unhealthy"}]})
+    with admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [AMQP | {"blocked": False}]}))) as url:
+        assert show_status(url) == 0
+    assert "rabbitmq  away " in capsys.readouterr().out
+
+
 def test_a_broker_without_anything_to_tell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     quiet = AMQP | {"blocked": False, "held": {"messages": 0, "bytes": 0, "waiting_for": []}, "queues": []}
     upstreams = (200, {"upstreams": [UPSTREAM | {"protocol": "amqp"}]})
