@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any
 
@@ -10,7 +9,6 @@ from sidecar.config import model
 from sidecar.config.containers import Key, ListOf, MapOf, Section
 from sidecar.config.values import (
     NAME,
-    NOT_BUILT,
     Boolean,
     Duration,
     Enum,
@@ -25,14 +23,8 @@ from sidecar.config.values import (
     Url,
 )
 
-#: Whether messages can be spooled, spread over partitions and batched. As long as they cannot, the keys of all that
-#: are refused as not supported.
-_SPOOL_IS_BUILT = False
-
 _VHOST = ShortString("the name of a vhost", empty=False)
 _EXCHANGE = ShortString("the name of an exchange", empty=False)
-#: What storing and forwarding needs, at whichever level somebody looks for it.
-_UNBUILT = dict.fromkeys(("spool", "expires", "dead_letters", "partitions", "batch"), NOT_BUILT)
 
 
 def _complete_publish(arguments: dict[str, Any]) -> None:
@@ -195,7 +187,7 @@ BATCH = Section(
 )
 
 
-WHOLE = Section(
+AMQP = Section(
     model.Amqp,
     "For protocol amqp: limits for what is published, queues that are watched, and how much is held back.",
     {
@@ -228,18 +220,3 @@ WHOLE = Section(
         "batch": Key(BATCH, BATCH.doc + " There is none unless it is given."),
     },
 )
-
-
-def without_spool(amqp: Section) -> Section:
-    """The section as it is when nothing can be spooled, spread or batched: those keys are refused."""
-    amqp = amqp.without(_UNBUILT)
-    publish, queue = PUBLISH.without(_UNBUILT), QUEUE.without(_UNBUILT)
-    over = Enum("hold", "nack", unbuilt=("spool",))
-    publish.keys["over"] = Key(over, PUBLISH.keys["over"].doc.replace("; spool puts them on disk", ""))
-    queue.keys["over"] = Key(over, "What becomes of more: hold or nack, as for publish.")
-    for name, section in (("publish", publish), ("queues", queue)):
-        amqp.keys[name] = dataclasses.replace(amqp.keys[name], kind=ListOf(section, maximum=1000))
-    return amqp
-
-
-AMQP = WHOLE if _SPOOL_IS_BUILT else without_spool(WHOLE)

@@ -216,6 +216,32 @@ class Match:
     headers: dict[str, str] = field(default_factory=dict)
 
 
+#: Methods whose requests are worth keeping when nobody waits for their answer.
+CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queue:
+    """Requests are stored and answered 202, and delivered later. ``spool``: on disk, under ``path`` (the only kind there
+    is). ``when``: ``unavailable`` (what could not be delivered) or ``always``. ``methods`` are upper case.
+    ``max_body`` bounds the body of a request, and what is kept of an answer's; ``max_bytes`` all that waits, and all
+    outcomes, each by itself. ``expires`` is how long a request may wait, ``attempts`` how often it is tried when it may
+    have been delivered (0: any number), ``keep`` how long its outcome can be asked for, ``concurrency`` how many are
+    delivered at once. ``in_order``: one after the other, and what comes meanwhile queues behind."""
+
+    spool: bool = True
+    path: str = "/var/lib/sidecar/queue"
+    when: str = "unavailable"
+    methods: frozenset[str] = CHANGING
+    max_body: int = 1 << 20
+    max_bytes: int = 256 << 20
+    expires: float = 3600.0
+    attempts: int = 10
+    keep: float = 3600.0
+    concurrency: int = 4
+    in_order: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A part of a listener's traffic with policies of its own. Inbound routes have no breaker and no retry."""
@@ -226,6 +252,7 @@ class Route:
     timeout: Timeout | Inherit = INHERIT
     circuit_breaker: CircuitBreaker | Inherit | None = INHERIT
     retry: Retry | Inherit | None = INHERIT
+    queue: Queue | Inherit | None = INHERIT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -238,6 +265,7 @@ class Inbound:
     bulkhead: Bulkhead | None = Bulkhead()
     timeout: Timeout = Timeout()
     limits: Limits = Limits()
+    queue: Queue | None = None
     routes: tuple[Route, ...] = ()
 
 
@@ -392,6 +420,7 @@ class Upstream:
     bulkhead: Bulkhead | None = Bulkhead()
     rate_limit: RateLimit | None = None
     limits: Limits = Limits()
+    queue: Queue | None = None
     routes: tuple[Route, ...] = ()
     amqp: Amqp | None = None
 

@@ -21,6 +21,7 @@ NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
     "http": {},
     "tcp": {
         "routes": frozenset(),
+        "queue": frozenset(),
         "timeout": frozenset({"request", "head", "keepalive"}),
         "limits": frozenset({"head", "headers", "target", "body"}),
         "retry": frozenset({"on", "methods"}),
@@ -28,6 +29,7 @@ NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
     # Not idle: whether a peer still lives is what AMQP's own heartbeats are for. But head: the handshake's.
     "amqp": {
         "routes": frozenset(),
+        "queue": frozenset(),
         "timeout": frozenset({"request", "idle", "keepalive"}),
         "limits": frozenset({"head", "headers", "target", "body"}),
         "retry": frozenset({"on", "methods"}),
@@ -197,6 +199,29 @@ def _delays_in_order(root: Fields) -> None:
                 )
 
 
+def _one_queue(root: Fields) -> None:
+    """Queues are on disk, those of one listener in one place, and one that keeps the order delivers singly."""
+    for listener in traffic(root):
+        first = ""
+        for fields in _policies(listener):
+            queue = fields.section_of("queue")
+            if queue is None:
+                continue
+            if queue.value("spool") is False:
+                queue.places["spool"].report("is not built yet: a queue in memory", allowed="true; or queue: off")
+            path = queue.value("path")
+            if path is not BROKEN:
+                if first and path != first:
+                    queue.places.get("path", queue.place).report(
+                        "is another directory than that of a queue before it", found=path, allowed=first
+                    )
+                first = first or path
+            if queue.value("in_order") is True and queue.get("concurrency", 1) != 1:
+                queue.places["concurrency"].report(
+                    "does not go with in_order", found=str(queue["concurrency"]), allowed="1, or in_order: false"
+                )
+
+
 def _target_fits_head(root: Fields) -> None:
     """``limits.target`` is not above ``limits.head``."""
     for fields in traffic(root):
@@ -269,6 +294,7 @@ _RULES = (
     _endpoints_differ,
     _delays_in_order,
     _target_fits_head,
+    _one_queue,
     _one_check,
     _admin_is_guarded,
     _fits_the_protocol,

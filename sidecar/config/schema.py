@@ -133,6 +133,41 @@ RETRY = Section(
     },
 )
 
+QUEUE = Section(
+    model.Queue,
+    "Requests are stored on disk and answered 202 with a location to ask for the outcome, and delivered later.",
+    {
+        "spool": Key(Boolean(), "Store them on disk; there is no other way yet.", True),
+        "path": Key(
+            Text("an absolute path, as /var/lib/sidecar/queue", r"/[^\x00-\x1f\x7f]{0,1023}"),
+            "The directory, on a local disk, the same for all routes; it is made when there is none.",
+            "/var/lib/sidecar/queue",
+        ),
+        "when": Key(
+            Enum("unavailable", "always"),
+            "unavailable: what could not be delivered, once it was tried as ever; always: everything, at once.",
+        ),
+        "methods": Key(
+            ListOf(_METHOD, minimum=1, maximum=64, into=frozenset), "Requests with these methods only.", ["POST"]
+        ),
+        "max_body": Key(
+            Size("1B", "16MiB"), "Requests with a larger body are not stored; of an answer, no more is kept.", "1MiB"
+        ),
+        "max_bytes": Key(Size("1MiB", "1024TiB"), "The most that waits; and the most of outcomes that is kept.", "256MiB"),
+        "expires": Key(Duration("1s", "3650d"), "What could not be delivered for so long has failed.", "1h"),
+        "attempts": Key(
+            Integer(0, 1000),
+            "So many tries that may have reached the app, and it has failed; 0: any number. Tries that certainly did not "
+            "reach it do not count.",
+        ),
+        "keep": Key(Duration("1s", "3650d"), "How long an outcome can be asked for.", "1h"),
+        "concurrency": Key(Integer(1, 1000), "Most that are delivered at once."),
+        "in_order": Key(
+            Boolean(), "Deliver one after the other; while some wait, whatever comes queues behind them."
+        ),
+    },
+)
+
 MATCH = Section(
     model.Match,
     "Which requests a route is for; a part left out matches everything.",
@@ -156,6 +191,7 @@ _SHARED_ROUTE = {
     "rate_limit": Key(Policy(RATE_LIMIT), "In place of the listener's; off: none."),
     "bulkhead": Key(Policy(BULKHEAD), "In place of the listener's; off: none."),
     "timeout": Key(ROUTE_TIMEOUT, "In place of the listener's."),
+    "queue": Key(Policy(QUEUE), "In place of the listener's; off: none."),
 }
 _NOT_INBOUND = "is for upstreams only: a failing app is not called less, or again, by its own sidecar"
 INBOUND_ROUTE = Section(
@@ -192,6 +228,7 @@ INBOUND = Section(
         "bulkhead": Key(Policy(BULKHEAD), "Admission by what is under way."),
         "timeout": Key(TIMEOUT, "How long each phase may take; connect is to the app."),
         "limits": Key(LIMITS, "What clients may send."),
+        "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route."),
         "routes": Key(ListOf(INBOUND_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
     },
     refused={"circuit_breaker": _NOT_INBOUND, "retry": _NOT_INBOUND},
@@ -259,6 +296,7 @@ UPSTREAM = Section(
         "bulkhead": Key(Policy(BULKHEAD), BULKHEAD.doc),
         "rate_limit": Key(Policy(RATE_LIMIT), "There is none unless it is given."),
         "limits": Key(LIMITS, "What the app and the instances may send."),
+        "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route."),
         "routes": Key(ListOf(UPSTREAM_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
         "amqp": Key(AMQP, AMQP.doc),
     },

@@ -1,5 +1,4 @@
-"""Storing and forwarding in an ``amqp`` section: its keys and what they take, and that they are refused as long as
-there is nothing behind them. Both are tested, whichever of the two this version does."""
+"""Storing and forwarding in an ``amqp`` section: its keys and what they take."""
 
 from __future__ import annotations
 
@@ -8,8 +7,6 @@ import dataclasses
 import pytest
 import yaml
 
-from sidecar.config import amqp_schema
-from sidecar.config.containers import Key
 from sidecar.config.load import load_text
 from sidecar.config.model import (
     Amqp,
@@ -21,25 +18,13 @@ from sidecar.config.model import (
     AmqpSpool,
     Config,
 )
-from sidecar.config.schema import UPSTREAM, json_schema
+from sidecar.config.schema import json_schema
 from sidecar.config.show import effective
 from support.configs import config_of, problem_of, problems_of
 
 HEAD = "service: {name: tasks}\nregistry: directory:///run/mesh\n"
 ACCOUNT = "credentials: {username: sidecar, password: hunter2}"
 SPOOL = f"{ACCOUNT}, spool: {{path: /s}}"
-
-
-@pytest.fixture
-def built(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when it is built."""
-    monkeypatch.setitem(UPSTREAM.keys, "amqp", Key(amqp_schema.WHOLE, "Built."))
-
-
-@pytest.fixture
-def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when it is not."""
-    monkeypatch.setitem(UPSTREAM.keys, "amqp", Key(amqp_schema.without_spool(amqp_schema.WHOLE), "Unbuilt."))
 
 
 def text_of(amqp: str) -> str:
@@ -60,47 +45,6 @@ def again(amqp: Amqp) -> Amqp:
     return amqp_of(load_text(yaml.safe_dump(shown), "effective.yaml", {}))
 
 
-# Before it is built
-
-
-@pytest.mark.usefixtures("unbuilt")
-@pytest.mark.parametrize("key", ["spool", "expires", "dead_letters", "partitions", "batch"])
-@pytest.mark.parametrize(
-    ("place", "section"),
-    [
-        ("", "%s"),
-        ("publish[0].", "publish: [{rate: 5/s, %s}]"),
-        ("queues[0].", "credentials: {username: a, password: b}, queues: [{name: q, %s}]"),
-    ],
-)
-def test_what_is_to_come(key: str, place: str, section: str) -> None:
-    problem = problem_of(text_of(section % f"{key}: {{x: 1}}"))
-    assert problem.path == f"upstreams.a.amqp.{place}{key}"
-    assert problem.message == "is not supported by this version"
-
-
-@pytest.mark.usefixtures("unbuilt")
-@pytest.mark.parametrize(
-    "section", ["publish: [{rate: 5/s, over: spool}]", f"queues: [{{name: q, over: spool}}], {ACCOUNT}"]
-)
-def test_spooling_is_to_come(section: str) -> None:
-    assert problem_of(text_of(section)).message == "is not supported by this version; supported: hold, nack"
-
-
-@pytest.mark.usefixtures("unbuilt")
-def test_nothing_that_is_refused_is_shown() -> None:
-    section = f"{ACCOUNT}, publish: [{{exchange: a}}, {{rate: 5/s}}], queues: [{{name: q}}]"
-    amqp = amqp_of(section)
-    assert dataclasses.replace(again(amqp), credentials=amqp.credentials) == amqp
-    text = str(json_schema())
-    assert "expires" not in text
-    assert "spool" not in text
-
-
-# As soon as it is
-
-
-@pytest.mark.usefixtures("built")
 def test_a_whole_section() -> None:
     amqp = amqp_of(
         config_of(
@@ -145,7 +89,6 @@ upstreams:
     assert dataclasses.replace(again(amqp), credentials=amqp.credentials) == amqp
 
 
-@pytest.mark.usefixtures("built")
 def test_defaults() -> None:
     amqp = amqp_of(SPOOL)
     assert amqp.spool == AmqpSpool(path="/s")
@@ -156,14 +99,12 @@ def test_defaults() -> None:
     assert dataclasses.replace(again(amqp), credentials=amqp.credentials) == amqp
 
 
-@pytest.mark.usefixtures("built")
 def test_without_a_spool_all_is_as_before() -> None:
     assert amqp_of("") == Amqp() == again(Amqp())
     section = "publish: [{exchange: a, expires: 0}, {rate: 5/s}]"
     assert again(amqp_of(section)) == amqp_of(section)
 
 
-@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(
     ("text", "path"),
     [
@@ -208,7 +149,6 @@ def test_bad_values(text: str, path: str) -> None:
     assert problem.allowed
 
 
-@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize(
     ("text", "path"),
     [
@@ -226,21 +166,18 @@ def test_what_takes_a_spool(text: str, path: str) -> None:
     assert problem_of(text_of(f"{ACCOUNT}, spool: 5, {text}")).path == "upstreams.a.amqp.spool"
 
 
-@pytest.mark.usefixtures("built")
 def test_a_rule_without_a_rate_has_nothing_to_spool() -> None:
     problem = problem_of(text_of(f"{SPOOL}, publish: [{{exchange: a, over: spool}}]"))
     assert (problem.path, problem.message) == ("upstreams.a.amqp.publish[0].over", "means nothing without a rate")
     assert amqp_of(f"{SPOOL}, publish: [{{exchange: a, expires: 1h}}]").publish[0].expires == 3600.0
 
 
-@pytest.mark.usefixtures("built")
 def test_delivering_later_needs_an_account() -> None:
     problem = problem_of(text_of("spool: {path: /s}"))
     assert problem.path == "upstreams.a.amqp.credentials"
     assert problem.found == "spool"
 
 
-@pytest.mark.usefixtures("built")
 def test_every_message_fits_into_the_spool() -> None:
     problem = problem_of(text_of(f"{ACCOUNT}, spool: {{path: /s, max_bytes: 15MiB}}"))
     assert (problem.path, problem.allowed) == ("upstreams.a.amqp.spool.max_bytes", f"at least {16 << 20}")
@@ -250,7 +187,6 @@ def test_every_message_fits_into_the_spool() -> None:
     assert problem_of(text_of(text)).path == "upstreams.a.amqp.max_message_size"
 
 
-@pytest.mark.usefixtures("built")
 @pytest.mark.parametrize("name", ["*", "#", "amq.default"])
 def test_partitions_are_of_an_exchange(name: str) -> None:
     problem = problem_of(text_of(f"partitions: {{'{name}': {{count: 5, by: x}}}}"))
@@ -264,14 +200,12 @@ def test_partitions_are_of_an_exchange(name: str) -> None:
     assert "5" in amqp_of("partitions: {5: {count: 5, by: x}}").partitions
 
 
-@pytest.mark.usefixtures("built")
 def test_partitions_and_batches_take_no_spool() -> None:
     amqp = amqp_of("partitions: {a: {count: 5, by: x}}, batch: {linger: 1ms}")
     assert (amqp.partitions, amqp.batch) == ({"a": AmqpPartition(count=5, by="x")}, AmqpBatch(linger=0.001))
     assert again(amqp) == amqp
 
 
-@pytest.mark.usefixtures("built")
 def test_editors_know_the_keys() -> None:
     amqp = json_schema()["properties"]["upstreams"]["additionalProperties"]["properties"]["amqp"]["properties"]
     assert amqp["spool"]["required"] == ["path"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sidecar.config.amqp_schema import WHOLE
+from sidecar.config.amqp_schema import AMQP
 from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
 from sidecar.config.document import parse
 from sidecar.config.errors import Problem
@@ -38,7 +38,7 @@ def sections(kind: Kind) -> Iterator[Section]:
 
 
 #: Those that are not built yet, too.
-SECTIONS = [*sections(CONFIG), *sections(WHOLE)]
+SECTIONS = [*sections(CONFIG), *sections(AMQP)]
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.model.__name__)
