@@ -56,7 +56,11 @@ class RabbitMQ:
         self._epmd_port = free_port()
         self._write(settings)
         self._env = self._environment(schedulers)
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def _write(self, settings: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +120,7 @@ class RabbitMQ:
         """Start it (again); what was durable is still there. Does not wait: see :meth:`ready`."""
         assert self._popen is None or self._popen.poll() is not None, "it runs"
         with self.log.open("ab") as log:
-            if self._epmd is None:
+            if self._epmd is None or self._epmd.poll() is not None:
                 self._epmd = self._spawn([self._epmd_binary, "-port", str(self._epmd_port)], log)
                 wait_for(lambda: _listens(self._epmd_port), "epmd is there")
             self._popen = self._spawn([str(self._scripts / "rabbitmq-server")], log)
@@ -155,11 +159,11 @@ class RabbitMQ:
         if self.popen.poll() is None:
             self.popen.terminate()
             self.popen.wait(seconds)
+        self.close()
 
     def kill(self) -> None:
         """The end of a process that crashes."""
-        self.popen.kill()
-        self.popen.wait(10)
+        self.close()
         self._frozen = False
 
     def freeze(self) -> None:
