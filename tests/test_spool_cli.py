@@ -448,6 +448,20 @@ def test_something_else_answers(answer: Callable[[BaseHTTPRequestHandler], None]
     assert err.count("\n") == 1
 
 
+def test_an_answer_of_another_shape(capsys: Capsys) -> None:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        known = b'{"upstreams": [{"name": "rabbitmq", "spool": {}}]}'
+        page(200, known if handler.path == "/amqp" else b'{"messages": "many"}')(handler)
+
+    with stranger(answer) as url:
+        for command in (["status"], ["list"], ["show", "1"]):
+            assert run(*command, "--admin", url) == 1
+            out, err = capsys.readouterr()
+            assert (out, err) == (
+                "", "sidecar spool: the answer makes no sense; is that a sidecar of another version?\n"
+            )  # fmt: skip
+
+
 def test_the_token_goes_nowhere_else(monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
     monkeypatch.setenv("SIDECAR_ADMIN_TOKEN", "sesame")
     asked: list[str] = []

@@ -153,7 +153,7 @@ def _telling() -> Iterator[_Told]:
         yield told
     except SourceError as error:
         told.of(error)
-    except (LookupError, TypeError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError):
         told.of(SourceError("the answer makes no sense; is that a sidecar of another version?"))
 
 
