@@ -103,7 +103,8 @@ class Accounts(Kept):
         return self._count
 
     def accepted(self, mechanism: str, response: bytes, vhost: str) -> None:
-        """The broker has let somebody in (open-ok). Quick; the rest is done in the background."""
+        """The broker has let somebody in (open-ok), or somebody who was let in is still there: to be said again when a
+        connection ends, as one may last longer than a week. Quick; the rest is done in the background."""
         login = _login(mechanism, response)
         if login is None or self._is_own(login) or len(vhost) > 255:
             return
@@ -150,37 +151,37 @@ class Accounts(Kept):
     # -- logins --------------------------------------------------------------------------------------------------------
 
     async def _find(self, login: tuple[str, bytes]) -> Account | None:
-        user = login[0]
         async with self._lock:
-            accounts = list(self._by_user.get(user, ()))
-            if not accounts:  # takes as long as for a user that there is
-                await asyncio.to_thread(_hash, login[1], b"\x00" * 16)
-                return None
-            found = None
-            for account in accounts:
-                digest = await asyncio.to_thread(_hash, login[1], account.salt)
-                if hmac.compare_digest(digest, account.digest):
-                    found = account
-            if found is None or found not in self._by_user.get(user, ()):
-                return None
-            self._by_secret[self._quick(login)] = found
-            return found
+            if not self._by_user.get(login[0]):
+                await asyncio.to_thread(_hash, login[1], b"\x00" * 16)  # as long as for a user that there is
+            return await self._look_up(login)
 
     async def _remember(self, login: tuple[str, bytes], vhost: str) -> None:
         try:
-            account = await self._find(login)
-            if account is None:
-                salt = secrets.token_bytes(16)
-                async with self._lock:
-                    digest = await asyncio.to_thread(_hash, login[1], salt)
-                account = self._by_secret.get(self._quick(login))
+            async with self._lock:
+                account = await self._look_up(login)
                 if account is None:
-                    account = Account(login[0], salt, digest)
+                    salt = secrets.token_bytes(16)
+                    account = Account(login[0], salt, await asyncio.to_thread(_hash, login[1], salt))
                     self._add(account)
                     self._by_secret[self._quick(login)] = account
             self._seen(account, vhost)
         finally:
             self._pending -= 1
+
+    async def _look_up(self, login: tuple[str, bytes]) -> Account | None:
+        """With the lock held, so that nobody hashes what another has just hashed."""
+        found = self._by_secret.get(self._quick(login))
+        if found is not None:
+            return found
+        for account in list(self._by_user.get(login[0], ())):
+            digest = await asyncio.to_thread(_hash, login[1], account.salt)
+            if hmac.compare_digest(digest, account.digest):
+                found = account
+        if found is None or found not in self._by_user.get(login[0], ()):
+            return None
+        self._by_secret[self._quick(login)] = found
+        return found
 
     def _add(self, account: Account) -> None:
         accounts = self._by_user.setdefault(account.user, [])

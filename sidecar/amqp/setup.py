@@ -132,27 +132,37 @@ class Consumer:
 
 
 class Asked:
-    """A method that went to the broker. ``silent``: no answer is wanted, the next one to another means that it went
-    well."""
+    """A method that went to the broker. ``silent``: no answer is wanted, one to a later method means that it went well.
+    ``limit`` is the prefetch limit that a consumer gets."""
 
-    __slots__ = ("frame", "method", "silent")
+    __slots__ = ("frame", "limit", "method", "silent")
 
-    def __init__(self, found: int, frame: bytes, silent: bool) -> None:
+    def __init__(self, found: int, frame: bytes, silent: bool, limit: int) -> None:
         self.method = found
         self.frame = frame
         self.silent = silent
+        self.limit = limit
+
+    def is_answered(self, found: int, tag: bytes) -> bool:
+        """Whether this method of the broker answers it; ``tag`` is that of the consumer it is about, as it was asked
+        for."""
+        if self.silent or ANSWERS[self.method] != found:
+            return False
+        return self.method not in (BASIC_CONSUME, BASIC_CANCEL) or consumer_of(self.method, self.frame) == tag
 
 
 class ChannelSetup:
     """What is set up on one channel. ``limit`` is the prefetch limit for consumers to come and ``shared_limit`` the one
-    that they all share, -1 when none was set (§1.8.3.1 "global", with RabbitMQ's meaning)."""
+    that they all share, -1 when none was set (§1.8.3.1 "global", with RabbitMQ's meaning). ``asked_limit`` is what
+    ``limit`` will be when everything is answered."""
 
-    __slots__ = ("asked", "confirm", "consumers", "last_queue", "limit", "shared_limit", "tx")
+    __slots__ = ("asked", "asked_limit", "confirm", "consumers", "last_queue", "limit", "shared_limit", "tx")
 
     def __init__(self) -> None:
         self.confirm = False
         self.tx = False
         self.limit = -1
+        self.asked_limit = -1
         self.shared_limit = -1
         self.consumers: OrderedDict[bytes, Consumer] = OrderedDict()
         #: What an empty queue name means: the queue declared last.
@@ -192,15 +202,19 @@ class Setup:
             if found not in ANSWERS:
                 continue
             if found == CHANNEL_OPEN:
-                self.channels[number] = ChannelSetup()
+                self.open(number)
             channel = self.channels.get(number)
             if channel is None:
                 continue
-            channel.asked.append(Asked(found, data[start:end], silent(found, data, start, end)))
+            if found == BASIC_QOS and (limit := _limit(data, start, end)) >= 0:
+                channel.asked_limit = limit
+            asked = Asked(found, data[start:end], silent(found, data, start, end), channel.asked_limit)
+            channel.asked.append(asked)
             self._grow(end - start + 100)
 
     def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
-        """The broker says this method on a channel."""
+        """The broker says this method on a channel. Answers come in the order of the questions, but for those about
+        consumers: with RabbitMQ it is the queue that sends them, sooner or later."""
         if self.forgotten:
             return
         channel = self.channels.get(number)
@@ -213,22 +227,27 @@ class Setup:
             return
         if found == BASIC_GET_EMPTY:
             found = BASIC_GET_OK
-        asked = channel.asked
-        if all(each.silent or ANSWERS[each.method] != found for each in asked):
+        tag = b""
+        if found in (BASIC_CONSUME_OK, BASIC_CANCEL_OK):
+            tag = Arguments(data, start, end).short_bytes()
+        place = _place(channel.asked, found, tag)
+        if place < 0:
             return  # somebody else has asked
-        while asked and not self.forgotten:
-            first = asked.popleft()
-            self._bytes -= len(first.frame) + 100
-            if first.silent:
-                self.done(number, first.method, first.frame, b"")
-            elif ANSWERS[first.method] == found:
-                self.done(number, first.method, first.frame, data[start:end])
-                return
-            else:
-                self.forget()  # answers come in the order of the questions; nothing here is reliable
+        before = [channel.asked.popleft() for _ in range(place)]
+        answered = channel.asked.popleft()
+        channel.asked.extendleft([each for each in reversed(before) if not each.silent])
+        for each in before:
+            if each.silent:
+                self._settled(number, each, b"")
+        self._settled(number, answered, data[start:end])
 
-    def done(self, number: int, found: int, frame: bytes, answer: bytes) -> None:
-        """What a client has asked with ``frame`` is so; ``answer`` is the broker's (or ours), empty without one."""
+    def _settled(self, number: int, asked: Asked, answer: bytes) -> None:
+        self._bytes -= len(asked.frame) + 100
+        self.done(number, asked.method, asked.frame, answer, asked.limit)
+
+    def done(self, number: int, found: int, frame: bytes, answer: bytes, limit: int = -2) -> None:
+        """What a client has asked with ``frame`` is so; ``answer`` is the broker's (or ours), empty without one.
+        ``limit`` is the prefetch limit that a consumer gets, -2: the one that is set now."""
         channel = self.channels.get(number)
         if channel is None or self.forgotten:
             return
@@ -246,17 +265,17 @@ class Setup:
         elif found in ENDING:
             self._ended(channel, found, frame)
         elif found == BASIC_CONSUME:
-            self._consumes(channel, frame, answer)
+            self._consumes(channel, frame, answer, channel.limit if limit == -2 else limit)
         elif found == BASIC_CANCEL:
             self._cancelled(channel, Arguments(frame, 0, end).short_bytes())
         elif found == BASIC_QOS:
-            arguments = Arguments(frame, 0, end)
-            arguments.skip(4)
-            count = arguments.u16()
-            if arguments.u8() & 1:
-                channel.shared_limit = count
-            else:
+            count = _limit(frame, 0, end)
+            if count >= 0:
                 channel.limit = count
+                if limit == -2:
+                    channel.asked_limit = count
+            else:
+                channel.shared_limit = -1 - count
         elif found == CONFIRM_SELECT:
             channel.confirm = True
         elif found == TX_SELECT:
@@ -270,6 +289,11 @@ class Setup:
         self._bytes -= len(frames) + 100 * len(channel.asked)
         channel.asked.clear()
         return frames
+
+    def open(self, number: int) -> None:
+        """A channel begins."""
+        self.channel_gone(number)
+        self.channels[number] = ChannelSetup()
 
     def channel_gone(self, number: int) -> None:
         """A channel does not exist any more."""
@@ -355,7 +379,7 @@ class Setup:
             if fact.method == QUEUE_DECLARE:
                 self._queues.pop(fact.name, None)
 
-    def _consumes(self, channel: ChannelSetup, frame: bytes, answer: bytes) -> None:
+    def _consumes(self, channel: ChannelSetup, frame: bytes, answer: bytes, limit: int) -> None:
         arguments = Arguments(frame, 0, len(frame))
         arguments.skip(2)
         queue = arguments.short() or channel.last_queue
@@ -367,7 +391,7 @@ class Setup:
         if not tag:
             return  # nobody will ever know its tag
         self._cancelled(channel, tag)
-        consumer = Consumer(tag, queue, bits, len(table).to_bytes(4, "big") + table, channel.limit)
+        consumer = Consumer(tag, queue, bits, len(table).to_bytes(4, "big") + table, limit)
         channel.consumers[tag] = consumer
         self._consumers += 1
         self._known.learn(self._vhost, facts.exists(QUEUE_DECLARE, queue))
@@ -381,6 +405,33 @@ class Setup:
         if consumer is not None:
             self._consumers -= 1
             self._bytes -= consumer.size
+
+
+def _place(asked: deque[Asked], found: int, tag: bytes) -> int:
+    """Where the method is that this one answers; -1: nowhere. A tag may be one that the broker has made up."""
+    tags = (tag, b"") if found == BASIC_CONSUME_OK else (tag,)
+    for wanted in tags:
+        for place, each in enumerate(asked):
+            if each.is_answered(found, wanted):
+                return place
+    return -1
+
+
+def _limit(data: bytes, start: int, end: int) -> int:
+    """The prefetch limit for consumers to come that a ``basic.qos`` sets; negative, -1 - it: for all together."""
+    arguments = Arguments(data, start, end)
+    arguments.skip(4)
+    count = arguments.u16()
+    return -1 - count if arguments.u8() & 1 else count
+
+
+def consumer_of(found: int, frame: bytes) -> bytes:
+    """The tag in a ``basic.consume`` or ``basic.cancel``; empty: the broker makes one up."""
+    arguments = Arguments(frame, 0, len(frame))
+    if found == BASIC_CONSUME:
+        arguments.skip(2)
+        arguments.short_bytes()
+    return arguments.short_bytes()
 
 
 def named(fact: Fact, name: str) -> Fact:

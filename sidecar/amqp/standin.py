@@ -270,7 +270,7 @@ class Standin:
             return b""
         setup = self._setup
         if found == CHANNEL_OPEN:
-            setup.channels[number] = ChannelSetup()
+            setup.open(number)
             return method(number, CHANNEL_OPEN_OK, b"\x00\x00\x00\x00")
         channel = setup.channels.get(number)
         if found not in ANSWERS or channel is None:

@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+from struct import pack
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.amqp import setup
+from sidecar.amqp.known import Known
+from sidecar.amqp.methods import basic_cancel, basic_qos, channel_close, method, short
+from sidecar.amqp.setup import ANSWERS, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, Setup
+from sidecar.amqp.spec import (
+    BASIC_CANCEL,
+    BASIC_CANCEL_OK,
+    BASIC_CONSUME,
+    BASIC_CONSUME_OK,
+    BASIC_GET,
+    BASIC_GET_EMPTY,
+    BASIC_QOS,
+    BASIC_QOS_OK,
+    CHANNEL_OPEN,
+    CHANNEL_OPEN_OK,
+    CONFIRM_SELECT,
+    CONFIRM_SELECT_OK,
+    EXCHANGE_DECLARE,
+    EXCHANGE_DELETE,
+    EXCHANGE_DELETE_OK,
+    QUEUE_BIND,
+    QUEUE_DECLARE,
+    QUEUE_DECLARE_OK,
+    QUEUE_DELETE,
+    QUEUE_DELETE_OK,
+    QUEUE_UNBIND,
+    QUEUE_UNBIND_OK,
+    TX_SELECT,
+    AmqpError,
+)
+
+NONE = b"\0\0\0\0"
+
+
+def declare(name: str, bits: int = 2) -> bytes:
+    return method(1, QUEUE_DECLARE, b"\0\0" + short(name) + bytes((bits,)) + NONE)
+
+
+def consume(queue: str, tag: str = "", bits: int = 0) -> bytes:
+    return method(1, BASIC_CONSUME, b"\0\0" + short(queue) + short(tag) + bytes((bits,)) + NONE)
+
+
+def exchange(name: str, bits: int = 2) -> bytes:
+    return method(1, EXCHANGE_DECLARE, b"\0\0" + short(name) + short("topic") + bytes((bits,)) + NONE)
+
+
+def bind(queue: str, source: str, bits: int = 0) -> bytes:
+    return method(1, QUEUE_BIND, b"\0\0" + short(queue) + short(source) + short("k") + bytes((bits,)) + NONE)
+
+
+class Attached:
+    """A session with its broker, and channel 1 open."""
+
+    def __init__(self) -> None:
+        self.known = Known()
+        self.setup = Setup(self.known, "/")
+        self.setup.asks(method(1, CHANNEL_OPEN, b"\0"))
+        self.hears(CHANNEL_OPEN_OK, NONE)
+        self.channel = self.setup.channels[1]
+
+    def hears(self, found: int, arguments: bytes = b"", number: int = 1) -> None:
+        frame = method(number, found, arguments)
+        self.setup.answers(number, found, frame, 0, len(frame))
+
+    def declares(self, name: str, bits: int = 2, given: str = "") -> None:
+        self.setup.asks(declare(name, bits))
+        self.hears(QUEUE_DECLARE_OK, short(given or name) + bytes(8))
+
+
+def test_only_what_is_answered_is_so() -> None:
+    it = Attached()
+    it.setup.asks(declare("q") + exchange("e") + bind("q", "e"))
+    assert not it.setup.declared
+    it.hears(QUEUE_DECLARE_OK, short("q") + bytes(8))
+    it.hears(EXCHANGE_DECLARE_OK)
+    assert [fact.name for fact in it.setup.declared.values()] == ["q", "e"]
+    it.hears(QUEUE_BIND_OK)
+    assert len(it.setup.declared) == 3
+    assert it.known.has_queue("/", "q")
+    assert it.known.has_exchange("/", "e")
+    assert it.setup.has_queue("q")
+    assert it.setup.irretrievable() == it.setup.lost_name() == ""
+
+
+def test_what_wants_no_answer_is_so_when_something_later_is_answered() -> None:
+    it = Attached()
+    it.setup.asks(declare("q", 2 | 16) + method(1, CONFIRM_SELECT, b"\1") + consume("q", "c", 8))
+    assert not it.known.has_queue("/", "q")
+    it.setup.asks(basic_qos(1, 5))
+    it.hears(BASIC_QOS_OK)
+    assert it.known.has_queue("/", "q")
+    assert it.channel.confirm
+    assert list(it.channel.consumers) == [b"c"]
+    assert it.channel.last_queue == "", "what it is called the broker did not say"
+
+
+def test_a_channel_that_was_closed_has_not_done_what_was_not_answered() -> None:
+    it = Attached()
+    it.setup.asks(declare("q", 2 | 16))
+    it.setup.channel_gone(1)
+    it.hears(BASIC_QOS_OK)
+    assert it.known.count == 0
+    assert not it.setup.channels
+    assert it.setup._bytes == 0
+
+
+def test_passive_declarations_are_known_and_not_said_again() -> None:
+    it = Attached()
+    it.declares("q", 1)
+    assert it.known.has_queue("/", "q")
+    assert not it.setup.declared
+
+
+def test_a_queue_that_the_broker_names() -> None:
+    it = Attached()
+    it.declares("", 2, "amq.gen-1")
+    assert it.channel.last_queue == "amq.gen-1"
+    assert it.setup.has_queue("amq.gen-1")
+    assert it.setup.lost_name() == "", "it is durable"
+    assert it.known.count == 0
+    it.declares("", 4, "amq.gen-2")
+    assert it.setup.lost_name() == "amq.gen-2"
+    it.setup.asks(consume("", "c"))
+    it.hears(BASIC_CONSUME_OK, short("c"))
+    assert it.channel.consumers[b"c"].queue == "amq.gen-2"
+    it.setup.asks(method(1, QUEUE_DELETE, b"\0\0\0\0"))
+    it.hears(QUEUE_DELETE_OK, NONE)
+    assert it.setup.lost_name() == ""
+
+
+def test_consumers_may_be_answered_out_of_order() -> None:
+    """The queues do that, and each takes its time."""
+    it = Attached()
+    it.setup.asks(basic_qos(1, 7) + consume("a", "c1") + consume("b") + basic_qos(1, 3) + consume("c", "c3"))
+    it.hears(BASIC_QOS_OK)
+    it.hears(BASIC_QOS_OK)
+    it.hears(BASIC_CONSUME_OK, short("c3"))
+    it.hears(BASIC_CONSUME_OK, short("amq.ctag-x"))
+    it.hears(BASIC_CONSUME_OK, short("c1"))
+    consumers = it.channel.consumers
+    assert {tag: (each.queue, each.limit) for tag, each in consumers.items()} == {
+        b"c3": ("c", 3),
+        b"amq.ctag-x": ("b", 7),
+        b"c1": ("a", 7),
+    }
+    it.setup.asks(method(1, BASIC_CANCEL, short("c1") + b"\0") + method(1, BASIC_CANCEL, short("c3") + b"\0"))
+    it.setup.asks(basic_cancel(1, b"amq.ctag-x"))
+    it.hears(BASIC_CANCEL_OK, short("c3"))
+    assert list(consumers) == [b"amq.ctag-x", b"c1"]
+    it.hears(BASIC_CANCEL_OK, short("c1"))
+    assert list(consumers) == [b"amq.ctag-x"]
+    it.hears(BASIC_CANCEL, short("amq.ctag-x") + b"\1")
+    assert not consumers
+    it.setup.asks(basic_qos(1, 1))
+    it.hears(BASIC_QOS_OK)
+    assert not it.channel.asked
+
+
+def test_prefetch_limits_of_both_kinds() -> None:
+    it = Attached()
+    assert (it.channel.limit, it.channel.shared_limit) == (-1, -1)
+    it.setup.asks(method(1, BASIC_QOS, pack(">IHB", 0, 0, 1)) + basic_qos(1, 0))
+    it.hears(BASIC_QOS_OK)
+    it.hears(BASIC_QOS_OK)
+    assert (it.channel.limit, it.channel.shared_limit) == (0, 0)
+
+
+def test_an_empty_get_is_an_answer() -> None:
+    it = Attached()
+    it.setup.asks(method(1, BASIC_GET, b"\0\0" + short("q") + b"\0") + method(1, CONFIRM_SELECT, b"\0"))
+    it.hears(BASIC_GET_EMPTY, b"\0")
+    it.hears(CONFIRM_SELECT_OK)
+    assert it.channel.confirm
+    assert it.setup._bytes == 0
+
+
+def test_answers_that_nobody_asked_for_change_nothing() -> None:
+    it = Attached()
+    it.setup.asks(declare("q"))
+    it.hears(BASIC_QOS_OK)
+    it.hears(BASIC_CONSUME_OK, short("c"))
+    it.hears(BASIC_QOS_OK, number=9)
+    it.hears(QUEUE_DECLARE_OK, short("q") + bytes(8))
+    assert it.setup.has_queue("q")
+    assert not it.channel.consumers
+
+
+def test_what_is_removed_is_forgotten() -> None:
+    it = Attached()
+    it.declares("q")
+    it.setup.asks(exchange("e") + bind("q", "e"))
+    it.hears(EXCHANGE_DECLARE_OK)
+    it.hears(QUEUE_BIND_OK)
+    it.setup.asks(method(1, QUEUE_UNBIND, b"\0\0" + short("q") + short("e") + short("k") + NONE))
+    it.hears(QUEUE_UNBIND_OK)
+    assert [fact.name for fact in it.setup.declared.values()] == ["q", "e"]
+    it.setup.asks(bind("q", "e"))
+    it.hears(QUEUE_BIND_OK)
+    it.setup.asks(method(1, EXCHANGE_DELETE, b"\0\0" + short("e") + b"\0"))
+    assert len(it.setup.declared) == 3
+    it.hears(EXCHANGE_DELETE_OK)
+    assert [fact.name for fact in it.setup.declared.values()] == ["q"]
+    it.setup.asks(method(1, QUEUE_DELETE, b"\0\0" + short("q") + b"\4"))
+    it.setup.asks(basic_qos(1, 1))
+    it.hears(BASIC_QOS_OK)
+    assert not it.setup.declared
+    assert it.known.count == 0
+    assert it.setup._bytes == 0
+    assert not it.setup.has_queue("q")
+
+
+def test_a_transaction_does_not_outlive_its_connection() -> None:
+    it = Attached()
+    it.setup.asks(method(1, TX_SELECT))
+    it.hears(ANSWERS[TX_SELECT])
+    assert "transaction" in it.setup.irretrievable()
+    it.setup.channel_gone(1)
+    assert it.setup.irretrievable() == ""
+
+
+@pytest.mark.parametrize("limit", ["MAX_FACTS", "MAX_CONSUMERS", "MAX_BYTES"])
+def test_what_is_too_much_is_given_up(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, limit, 500 if limit == "MAX_BYTES" else 3)
+    it = Attached()
+    for number in range(5):
+        if limit == "MAX_CONSUMERS":
+            it.setup.asks(consume("q", f"c{number}"))
+            it.hears(BASIC_CONSUME_OK, short(f"c{number}"))
+        else:
+            it.declares(f"q{number}")
+    assert it.setup.forgotten
+    assert "more than" in it.setup.irretrievable()
+    assert not it.setup.channels
+    assert not it.setup.declared
+    it.setup.asks(method(2, CHANNEL_OPEN, b"\0"))
+    it.setup.channel_gone(1)
+    it.hears(CHANNEL_OPEN_OK, NONE, 2)
+    assert not it.setup.channels
+
+
+def test_what_is_asked_and_never_answered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(setup, "MAX_BYTES", 10_000)
+    it = Attached()
+    for _ in range(1000):
+        it.setup.asks(basic_qos(1, 1))
+    assert it.setup.forgotten
+
+
+said = st.tuples(
+    st.booleans(),
+    st.sampled_from(sorted([*ANSWERS, *ANSWERS.values(), BASIC_GET_EMPTY])) | st.integers(0, 0xFFFFFFFF),
+    st.sampled_from([b"", b"\0", NONE, short("c"), short("q") + bytes(8)]) | st.binary(max_size=30),
+)
+frames = st.sampled_from(
+    [declare("q"), declare("", 4), consume("q", "c"), consume(""), basic_qos(1, 3), bind("q", "e"), exchange("e"),
+     channel_close(1, 200, ""), method(1, CHANNEL_OPEN, b"\0")]
+)  # fmt: skip
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(said | frames, max_size=40))
+def test_whatever_is_said_the_books_are_right(dialogue: list[tuple[bool, int, bytes] | bytes]) -> None:
+    it = Attached()
+    for each in dialogue:
+        try:
+            if isinstance(each, bytes):
+                it.setup.asks(each)
+            elif each[0]:
+                it.setup.asks(method(1, each[1], each[2]))
+            else:
+                it.hears(each[1], each[2])
+        except AmqpError:
+            pass
+    for number in list(it.setup.channels):
+        it.setup.channel_gone(number)
+    assert it.setup._consumers == 0
+    assert it.setup._bytes == sum(fact.size for fact in it.setup.declared.values())
