@@ -218,7 +218,7 @@ class Database:
     def _load(self, sql: sqlite3.Connection) -> None:
         """Read the counts, and take a block of numbers."""
         # This write shows that it can be written, and makes the log, which is watched from now on.
-        sql.execute("UPDATE number SET next = next")
+        sql.execute("UPDATE number SET next = next + 1")
         self._next = self._next_block = self._number("SELECT next FROM number")
         sql.execute("DELETE FROM key WHERE id NOT IN (SELECT DISTINCT key FROM message INDEXED BY message_order)")
         names: dict[int, KeyName] = {}

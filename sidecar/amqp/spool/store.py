@@ -152,7 +152,8 @@ class Spool:
 
     def put(self, messages: list[SpooledMessage], done: PutDone) -> bool:
         """Store messages, in this order, all or none. ``done`` is called with them when they are on the disk and have
-        their ids, or with what went wrong. False: there is no room, nothing was taken and ``done`` is not called."""
+        their ids, or with what went wrong; until then the list is the spool's. False: there is no room, nothing was
+        taken and ``done`` is not called."""
         size = 0
         for message in messages:
             size += message.size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import struct
 import time
 from collections import deque
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from sidecar.amqp.spool.database import (
     Changes,
     Count,
     Database,
+    Death,
     KeyName,
     count_changes,
     damaged,
@@ -29,6 +31,7 @@ from sidecar.amqp.spool.database import (
 )
 from sidecar.amqp.spool.errors import SpoolError
 from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.record import pack
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
@@ -200,7 +203,7 @@ class Writer:
             elif isinstance(job, Changes):
                 changes.removed += job.removed
                 changes.tried += job.tried
-                changes.dead += job.dead
+                changes.dead += [death for death in job.dead if _can_be_written(death)]
                 count += len(job.removed)
             elif isinstance(job, Fetch):
                 self._fetches.append(job)
@@ -218,7 +221,7 @@ class Writer:
             return
         if self._puts or self._changes:
             self._write()
-        elif self._problem and time.monotonic() >= self._next_try:
+        if self._problem and self._state == _FINE and time.monotonic() >= self._next_try:
             self._probe()
         if self._state == _FINE and self._fetches and not self._changes:
             self._read()
@@ -254,7 +257,7 @@ class Writer:
                 self._commit([])
         self._outcomes += puts
         self._puts = []
-        if error is None:
+        if error is None and messages:
             self._well()
 
     def _one_by_one(self, puts: list[Put]) -> None:
@@ -441,6 +444,17 @@ class Writer:
             )
         self._database.close()
         self._post([*self._fetches, stop])
+
+
+def _can_be_written(death: Death) -> bool:
+    """What cannot be must not keep back the rest; it is only lost if it has never been in the spool."""
+    try:
+        if not death.stored:
+            pack(death.message)
+    except (ValueError, struct.error) as error:
+        logger.error("a message is lost: it cannot be written down as a dead letter: %s", error)
+        return False
+    return True
 
 
 def _removal(messages: list[SpooledMessage]) -> Changes:

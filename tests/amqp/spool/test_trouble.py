@@ -439,3 +439,18 @@ def test_random_damage_never_crashes_it_and_it_works_afterwards(tmp_path: Path) 
         # Somebody else's, or of another version, is what it may look like.
         with contextlib.suppress(SpoolError):
             run(tmp_path, test)
+
+
+def test_a_dead_letter_that_cannot_be_written_keeps_nothing_back(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        bad = message(1)
+        bad.flags = 1000
+        driver.spool.dead(bad, "expired", 0)
+        driver.spool.dead(message(2), "expired", 0)
+        await driver.put(message(3))
+        (letter,) = await driver.spool.dead_letters.list(10)
+        assert letter.message is not None
+        assert number_of(letter.message) == 2
+        assert driver.spool.problem == ""
+
+    run(tmp_path, test)
