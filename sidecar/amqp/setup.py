@@ -52,6 +52,7 @@ from sidecar.amqp.spec import (
     TX_COMMIT,
     TX_ROLLBACK,
     TX_SELECT,
+    AmqpError,
 )
 
 if TYPE_CHECKING:
@@ -95,6 +96,20 @@ ANSWERS: Final[dict[int, int]] = {
     TX_ROLLBACK: TX_ROLLBACK_OK,
 }
 _ANSWERING: Final = frozenset(ANSWERS.values()) | {BASIC_GET_EMPTY}
+
+#: Method → how many short strings there are between its reserved short and the octet with the bit that says that no
+#: answer is wanted, and that bit.
+_NO_WAIT: Final[dict[int, tuple[int, int]]] = {
+    EXCHANGE_DECLARE: (2, 16),
+    EXCHANGE_DELETE: (1, 2),
+    EXCHANGE_BIND: (3, 1),
+    EXCHANGE_UNBIND: (3, 1),
+    QUEUE_DECLARE: (1, 16),
+    QUEUE_BIND: (3, 1),
+    QUEUE_PURGE: (1, 1),
+    QUEUE_DELETE: (1, 4),
+    BASIC_CONSUME: (2, 8),
+}
 
 #: What is remembered of one connection at most; one that has set up more cannot be set up again.
 MAX_FACTS: Final = 10_000
@@ -243,7 +258,11 @@ class Setup:
 
     def _settled(self, number: int, asked: Asked, answer: bytes) -> None:
         self._bytes -= len(asked.frame) + 100
-        self.done(number, asked.method, asked.frame, answer, asked.limit)
+        try:
+            self.done(number, asked.method, asked.frame, answer, asked.limit)
+        except AmqpError:
+            # The broker has understood it, and we have not: no reason to bother anybody, as long as that is there.
+            self.forget()
 
     def done(self, number: int, found: int, frame: bytes, answer: bytes, limit: int = -2) -> None:
         """What a client has asked with ``frame`` is so; ``answer`` is the broker's (or ours), empty without one.
@@ -253,15 +272,7 @@ class Setup:
             return
         end = len(frame)
         if found in STATING:
-            fact = facts.read(found, frame, 0, end, channel.last_queue)[0]
-            if found == QUEUE_DECLARE and answer:
-                name = Arguments(answer, 0, len(answer)).short()
-                if not fact.name:
-                    fact = named(fact, name)
-                channel.last_queue = name
-            self._known.learn(self._vhost, fact)
-            if not fact.passive:
-                self.state(fact)
+            self._stated(channel, found, frame, answer)
         elif found in ENDING:
             self._ended(channel, found, frame)
         elif found == BASIC_CONSUME:
@@ -351,6 +362,17 @@ class Setup:
         self._bytes += size
         if self._bytes > MAX_BYTES:
             self.forget()
+
+    def _stated(self, channel: ChannelSetup, found: int, frame: bytes, answer: bytes) -> None:
+        fact, _ = facts.read(found, frame, 0, len(frame), channel.last_queue)
+        if found == QUEUE_DECLARE and answer:
+            name = Arguments(answer, 0, len(answer)).short()
+            if not fact.name:
+                fact = named(fact, name)
+            channel.last_queue = name
+        self._known.learn(self._vhost, fact)
+        if not fact.passive:
+            self.state(fact)
 
     def _ended(self, channel: ChannelSetup, found: int, frame: bytes) -> None:
         known = self._known
@@ -443,21 +465,18 @@ def named(fact: Fact, name: str) -> Fact:
 
 def silent(found: int, data: bytes, start: int, end: int) -> bool:
     """Whether a method says that it wants no answer."""
-    if found in STATING or found in (QUEUE_UNBIND, EXCHANGE_UNBIND):
-        return facts.read(found, data, start, end)[1]
     arguments = Arguments(data, start, end)
+    if found in _NO_WAIT:
+        texts, bit = _NO_WAIT[found]
+        arguments.skip(2)
+        for _ in range(texts):
+            arguments.short_bytes()
+        return bool(arguments.u8() & bit)
     if found == CONFIRM_SELECT:
         return bool(arguments.u8() & 1)
     if found == BASIC_CANCEL:
         arguments.short_bytes()
         return bool(arguments.u8() & 1)
-    if found in (BASIC_CONSUME, EXCHANGE_DELETE, QUEUE_DELETE, QUEUE_PURGE):
-        arguments.skip(2)
-        arguments.short_bytes()
-        if found == BASIC_CONSUME:
-            arguments.short_bytes()
-            return bool(arguments.u8() & 8)
-        return bool(arguments.u8() & (1 if found == QUEUE_PURGE else 2 if found == EXCHANGE_DELETE else 4))
     return False
 
 

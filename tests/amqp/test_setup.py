@@ -283,3 +283,11 @@ def test_whatever_is_said_the_books_are_right(dialogue: list[tuple[bool, int, by
         it.setup.channel_gone(number)
     assert it.setup._consumers == 0
     assert it.setup._bytes == sum(fact.size for fact in it.setup.declared.values())
+
+
+def test_what_only_the_broker_understands_is_nobodys_trouble_yet() -> None:
+    it = Attached()
+    strange = b"\0\0\0\3\1a?"
+    it.setup.asks(method(1, QUEUE_DECLARE, b"\0\0" + short("q") + b"\2" + strange))
+    it.hears(QUEUE_DECLARE_OK, short("q") + bytes(8))
+    assert it.setup.irretrievable()
