@@ -24,7 +24,11 @@ MOST_TEXT: Final = 1024 * 1024
 
 _FRAME: Final = Struct(">BHI")
 _MANDATORY: Final = 1
-_NAMES: Final = tuple(name for name in content.Properties.__slots__ if name != "headers")
+#: The properties that are shown as they are.
+_NAMES: Final = (
+    "app_id", "cluster_id", "content_encoding", "content_type", "correlation_id", "delivery_mode", "expiration",
+    "message_id", "priority", "reply_to", "timestamp", "type", "user_id",
+)  # fmt: skip
 
 
 def summary(letter: DeadLetter, now: float) -> dict[str, Any]:

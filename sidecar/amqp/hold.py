@@ -53,6 +53,10 @@ class Sender:
         #: Whose it is, for people.
         self.origin = ""
 
+    def exempt(self, publish: Publish) -> bool:
+        """Whether :attr:`window` does not matter to this one."""
+        return False
+
     def forward(self, publish: Publish) -> None:
         """Its turn has come: write it to the broker."""
         raise NotImplementedError
@@ -374,8 +378,9 @@ class Hold:
         if mine.apart and not mine.admit(now):
             return mine
         window = publish.sender.window
-        if window is not None and not (window.admit(now) if window is mine else window.open(now)):
-            return window
+        if window is not None and not publish.sender.exempt(publish):
+            if not (window.admit(now) if window is mine else window.open(now)):
+                return window
         if self._alarm.closed:
             return self._alarm
         for gate in publish.route.gates:

@@ -92,6 +92,22 @@ class KeptChannel(Channel):
             self.session.keep(publish, gate, now)
         return before
 
+    def exempt(self, publish: Publish) -> bool:
+        return self.session.detached and self._spoolable(publish)
+
+    def spool_held(self) -> None:
+        """The broker is gone: what was held for whatever reason is safer on the disk. What may not be spooled, and what
+        is behind that in its lane, stays."""
+        now = self.session.listener.clock()
+        staying: set[str] = set()
+        for publish in self.session.hold.forget(self):
+            lane = publish.route.lane
+            if lane not in staying and self._spoolable(publish):
+                self._spool(publish, now)
+            else:
+                staying.add(lane)
+                self.session.keep(publish, self.gate, now)
+
     def forward(self, publish: Publish) -> None:
         if self._spoolable(publish) and (self.session.detached or self._keeper.queued(publish.route)):
             self._spool(publish, self.session.listener.clock())
@@ -177,10 +193,14 @@ class KeptChannel(Channel):
         """How many publishes may be unconfirmed may have changed."""
         self._measure()
 
+    def refuse(self, publish: Publish) -> None:
+        if self.session.channels.get(self.number) is self:
+            Channel.refuse(self, publish)
+
     def confirmed(self, publishes: list[Publish]) -> int:
         """Somebody stands for these: the client is told, where it wants to be. How many of them that were."""
         confirms = self.confirms
-        if confirms is None or not self.client_confirms:
+        if confirms is None or not self.client_confirms or self.session.channels.get(self.number) is not self:
             return 0
         tags = [publish.tag for publish in publishes if publish.tag]
         answers = confirms.answers(tags)

@@ -234,6 +234,7 @@ class KeptSession(Session):
         for channel in list(self.channels.values()):
             assert isinstance(channel, KeptChannel)
             channel.detach(now)
+            channel.spool_held()
         try:
             self._replies.append(self._standin.lost(now))
         except AmqpError as error:
@@ -419,6 +420,7 @@ class KeptSession(Session):
         self._restoration = None
         self.detached = False
         self.amqp_stats.detached -= 1
+        self._port.broker_is_back()
         broker.write(self._standin.back())
         logger.info(
             "a client has a broker again",

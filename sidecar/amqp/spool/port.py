@@ -151,6 +151,15 @@ class SpoolPort:
         self._replayer.broker_is_back()
         self.accounts.accepted(handshake.mechanism, handshake.response, handshake.vhost)
 
+    def broker_is_back(self) -> None:
+        """A client has just reached it again."""
+        self._replayer.broker_is_back()
+
+    @property
+    def parked(self) -> int:
+        """Messages that wait for a user with whose login they have to be sent."""
+        return self._replayer.stats.parked
+
     def login(self, vhost: str, user: str) -> Login | None:
         """How to log in as that user (empty: as whoever may)."""
         own = self._config.credentials
