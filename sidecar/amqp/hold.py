@@ -378,9 +378,10 @@ class Hold:
         if mine.apart and not mine.admit(now):
             return mine
         window = publish.sender.window
-        if window is not None and not publish.sender.exempt(publish):
-            if not (window.admit(now) if window is mine else window.open(now)):
-                return window
+        if window is not None and publish.sender.exempt(publish):
+            window = None
+        if window is not None and not (window.admit(now) if window is mine else window.open(now)):
+            return window
         if self._alarm.closed:
             return self._alarm
         for gate in publish.route.gates:
