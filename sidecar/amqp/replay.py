@@ -78,6 +78,10 @@ _UNSEEN: Final = 3
 #: Connections at once, and users that a key's messages wait for whose names are remembered.
 _MOST_LINES: Final = 32
 _MOST_USERS: Final = 100
+#: How many messages of a key that were not taken are kept aside before it stops; and how many later ones with the same
+#: routing keys are passed over, if there is no other between them.
+_MOST_ASIDE: Final = 256
+_MOST_SKIPPED: Final = 500
 #: How many exchanges with dead letters are reported each for itself.
 _MOST_TROUBLES: Final = 100
 
@@ -204,12 +208,24 @@ class Line(Audience):
         self._replayer.line_lost(self, publisher, left, error)
 
 
+class Aside:
+    """Messages of a key that the broker did not take, with one routing key: they are tried again later, one by one, and
+    those of the same routing key that come after them wait with them. ``trying`` is the one that is on its way."""
+
+    __slots__ = ("messages", "trying")
+
+    def __init__(self) -> None:
+        self.messages: list[SpooledMessage] = []
+        self.trying: SpooledMessage | None = None
+
+
 class KeyReplay(Sender):
     """One key. It holds no more than its first message in the gates' lines; the rest waits here, or in the spool."""
 
     __slots__ = (
-        "after", "allowed", "asking", "back", "ended", "fetching", "gone", "hungry", "line", "loaded", "missing_since",
-        "name", "parked", "paused", "queued", "replayer", "reserved", "sent", "unseen", "users",
+        "after", "allowed", "aside", "aside_count", "asking", "back", "behind", "ended", "fetching", "gone", "hungry",
+        "line", "loaded", "missing_since", "name", "parked", "paused", "queued", "replayer", "reserved", "sent",
+        "skipped", "unseen", "users",
     )  # fmt: skip
 
     def __init__(self, replayer: Replayer, name: KeyName) -> None:
@@ -245,6 +261,12 @@ class KeyReplay(Sender):
         #: Messages left where they are because their user's login is not known; these users.
         self.parked = 0
         self.users: set[str] = set()
+        #: Routing key → what the broker did not take; how many these are; how many later ones were left where they are
+        #: because of them, and how many of those without any between them that could be sent.
+        self.aside: dict[str, Aside] = {}
+        self.aside_count = 0
+        self.behind = 0
+        self.skipped = 0
         #: How many ticks in a row there were more in the spool than we know of.
         self.unseen = 0
 
@@ -269,16 +291,42 @@ class KeyReplay(Sender):
         """It has something that may be sent, as far as it goes by itself."""
         if self.paused or self.asking is not None or self.line is not None:
             return False
-        return len(self.loaded) > 0 and len(self.sent) < self.allowed
+        if not self.loaded or len(self.sent) >= self.allowed:
+            return False
+        return not self.aside or self.may_pass(self.loaded[0])
+
+    def may_pass(self, message: SpooledMessage) -> bool:
+        """Whether something is to be done with the first message, as others were not taken."""
+        aside = self.aside.get(message.routing_key)
+        if aside is None:
+            return self.aside_count < _MOST_ASIDE
+        return aside.trying is message or self.skipped < _MOST_SKIPPED
+
+    def stands_behind(self, message: SpooledMessage) -> bool:
+        """One before it with the same routing key was not taken."""
+        aside = self.aside.get(message.routing_key)
+        return aside is not None and aside.trying is not message
 
     def awaits(self, user: str) -> bool:
         """Messages of that user may have been left, so later ones must not go before them."""
         return self.parked > 0 and (user in self.users or len(self.users) >= _MOST_USERS)
 
     @property
+    def left(self) -> bool:
+        """Messages were fetched and left in the spool; how many is not exactly known."""
+        return self.parked > 0 or self.behind > 0
+
+    @property
     def known(self) -> int:
-        """Messages of it that are accounted for."""
-        return len(self.loaded) + len(self.sent) + self.parked
+        """Messages of it that are in memory."""
+        return len(self.loaded) + len(self.sent) + self.aside_count
+
+    def has(self, message: SpooledMessage) -> bool:
+        """Whether it is among those that were sent or not taken, or done with just now."""
+        if message.id in self.sent or message.id in self.gone:
+            return True
+        aside = self.aside.get(message.routing_key)
+        return aside is not None and any(other.id == message.id for other in aside.messages)
 
 
 class Replayer:
@@ -293,8 +341,8 @@ class Replayer:
     __slots__ = (
         "_ahead", "_ahead_bytes", "_alarmed", "_backoff", "_call_soon", "_clock", "_connect", "_dead_after", "_ending",
         "_hold", "_hungry", "_keys", "_lines", "_login", "_name", "_next_tick", "_paused", "_pumping", "_quiet",
-        "_report", "_returned", "_routes", "_running", "_spool", "_timer", "_troubled", "_turn", "_turns", "_wall",
-        "_wheel", "_window", "on_alarm", "on_settled", "stats",
+        "_report", "_retries", "_returned", "_routes", "_running", "_spool", "_timer", "_troubled", "_turn", "_turns",
+        "_wall", "_wheel", "_window", "on_alarm", "on_settled", "stats",
     )  # fmt: skip
 
     def __init__(
@@ -341,6 +389,8 @@ class Replayer:
         self._turn = 0
         #: (until when, number, key) of those that pause after a refusal.
         self._paused: list[tuple[float, int, KeyReplay]] = []
+        #: (when, number, key, routing key) of what was not taken and is to be tried again.
+        self._retries: list[tuple[float, int, KeyReplay, str]] = []
         #: What is in memory, and what is being fetched.
         self._ahead = 0
         self._ahead_bytes = 0
@@ -423,13 +473,16 @@ class Replayer:
                 key.after = before  # of higher priority than what was fetched last
                 urgent = True
             key.ended = False
+            key.unseen = 0
             self._want(key, urgent)
         self._wake()
 
     def look(self) -> None:
         """There may be keys in the spool that nobody told of."""
         for name in self._spool.keys:
-            self._key(name)
+            key = self._key(name)
+            if key.ended:
+                self._again(key)
         self._wake()
 
     def broker_is_back(self) -> None:
@@ -475,7 +528,7 @@ class Replayer:
         if key.hungry or key.fetching or key.ended or (len(key.loaded) * 2 > key.allowed and not urgent):
             return
         there = self._spool.keys.get(key.name)
-        if there is not None and there.count > key.known:
+        if there is not None and (there.count > key.known or key.left):
             key.hungry = True
             self._hungry.append(key)
 
@@ -485,6 +538,11 @@ class Replayer:
         for message in key.loaded:
             self._forget(key, message)
         key.loaded.clear()
+        for aside in key.aside.values():
+            for message in aside.messages:
+                self._forget(key, message)
+        key.aside.clear()
+        key.aside_count = key.behind = key.skipped = 0
         key.gone.clear()
         key.back = _BEGINNING if key.fetching else None
         key.after = None
@@ -527,7 +585,7 @@ class Replayer:
                 key.after = key.back
                 urgent = True
             key.back = None
-        new = [message for message in messages if message.id not in key.sent and message.id not in key.gone]
+        new = [message for message in messages if not key.has(message)]
         key.gone.clear()
         if new:
             self._load(key, new)
@@ -580,6 +638,8 @@ class Replayer:
     def _end_if_empty(self, key: KeyReplay) -> None:
         """Forget a key with nothing in the spool."""
         if key.loaded or key.sent or key.fetching or key.hungry or key.queued or key.paused:
+            return
+        if key.aside:
             return
         if key.name not in self._spool.keys and self._keys.pop(key.name, None) is not None:
             self.stats.parked -= key.parked
@@ -634,6 +694,14 @@ class Replayer:
             self._bury(key, message, EXPIRED, 0, "they have expired")
             return True
         line = self._line(key.name[0], message.user)
+        if key.aside and key.stands_behind(message):
+            key.loaded.popleft()
+            self._forget(key, message)
+            key.behind += 1
+            key.skipped += 1
+            return True
+        if message.routing_key not in key.aside:
+            key.skipped = 0
         if line is None or (message.user and (line.rejected or key.awaits(message.user))):
             key.loaded.popleft()
             self._park(key, message)
@@ -727,6 +795,8 @@ class Replayer:
             else:
                 self._forget(key, message)
                 done.append(message)
+                if key.aside:
+                    self._probed(key, message, True)
                 if self._troubled:
                     self._works(message)
         if done:
@@ -787,18 +857,62 @@ class Replayer:
         self._end_if_empty(key)
 
     def _failed(self, key: KeyReplay, message: SpooledMessage, code: int, text: str) -> None:
-        """The broker did not take it this time. The messages behind it wait with it, as they are to stay in order."""
+        """The broker did not take it this time. The messages with the same routing key wait with it, because they are
+        to stay in order; others go on, as they may lead elsewhere."""
         self._spool.tried([message])
         if 0 < self._dead_after <= message.attempts:
             self._bury(key, message, NACKED, code, text)
             return
-        self._insert(key, [message])
-        key.allowed = 1
-        self._pause(key, min(_FIRST_PAUSE * (1 << min(message.attempts - 1, 16)), _LONGEST_PAUSE))
+        aside = key.aside.get(message.routing_key)
+        if aside is None:
+            aside = key.aside[message.routing_key] = Aside()
+        first = aside.trying is message or not aside.messages
+        if aside.trying is message:
+            aside.trying = None
+        aside.messages.append(message)
+        aside.messages.sort(key=_cursor)
+        key.aside_count += 1
+        if first:
+            self._retry_in(
+                key, message.routing_key, min(_FIRST_PAUSE * (1 << min(message.attempts - 1, 16)), _LONGEST_PAUSE)
+            )
+
+    def _retry_in(self, key: KeyReplay, routing_key: str, seconds: float) -> None:
+        until = self._clock() + seconds
+        self._turn += 1
+        heappush(self._retries, (until, self._turn, key, routing_key))
+        self._wake_at(until)
+
+    def _retry(self, key: KeyReplay, routing_key: str) -> None:
+        """Try the first of those that were not taken again."""
+        aside = key.aside.get(routing_key)
+        if aside is not None and aside.trying is None and aside.messages:
+            aside.trying = message = aside.messages.pop(0)
+            key.aside_count -= 1
+            key.loaded.appendleft(message)
+            self._go_on(key)
+
+    def _probed(self, key: KeyReplay, message: SpooledMessage, taken: bool, pause: float = 0.0) -> None:
+        """What has become of a message that was tried again is a sign for those behind it: they may all go, or the next
+        one is tried after a ``pause``."""
+        aside = key.aside.get(message.routing_key)
+        if aside is None or aside.trying is not message:
+            return
+        aside.trying = None
+        if aside.messages and not taken:
+            self._retry_in(key, message.routing_key, pause)
+            return
+        del key.aside[message.routing_key]
+        key.aside_count -= len(aside.messages)
+        self._insert(key, aside.messages)
+        if key.behind:
+            self._again(key)
 
     def _bury(self, key: KeyReplay, message: SpooledMessage, reason: str, code: int, text: str) -> None:
         """It becomes a dead letter."""
         self._forget(key, message)
+        if key.aside:
+            self._probed(key, message, False, _FIRST_PAUSE if reason == NACKED else 0.0)
         self._spool.dead(message, reason, code)
         dead = self.stats.dead
         dead[reason] = dead.get(reason, 0) + 1
@@ -929,6 +1043,10 @@ class Replayer:
             key = heappop(paused)[2]
             key.paused = False
             self._go_on(key)
+        retries = self._retries
+        while retries and retries[0][0] <= now:
+            entry = heappop(retries)
+            self._retry(entry[2], entry[3])
         for line in list(self._lines.values()):
             self._look_after(line, now)
         if now >= self._next_tick:
@@ -937,6 +1055,8 @@ class Replayer:
         self._timer.set(self._next_tick)
         if paused:
             self._wake_at(paused[0][0])
+        if retries:
+            self._wake_at(retries[0][0])
         self._wake()
 
     def _look_after(self, line: Line, now: float) -> None:
@@ -966,7 +1086,7 @@ class Replayer:
             if key.parked and self._may_log_in(key):
                 self._again(key)
             count = there[key.name].count if key.name in there else 0
-            if count <= key.known or key.fetching or key.hungry:
+            if count <= key.known or key.left or key.fetching or key.hungry:
                 key.unseen = 0
             elif key.ended:
                 # On their way to the disk; or somebody has forgotten to tell.

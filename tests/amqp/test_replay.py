@@ -685,6 +685,60 @@ def test_nothing_is_given_up_if_so_configured() -> None:
     assert one.empty()
 
 
+def test_a_full_queue_keeps_only_what_leads_there() -> None:
+    one = Setting(dead_after=0)
+    full = ["full"]
+    one.broker.rejects = lambda message: message.key in full
+    for number in range(300):
+        one.spool.store(one.message(f"f{number}", key="full"), one.message(f"o{number}", key="other"))
+    one.start()
+    one.advance(1)
+    assert one.bodies() == numbered(300, "o")
+    one.put(one.message("f300", key="full"), one.message("o300", key="other"))
+    one.advance(60)
+    assert one.bodies() == numbered(301, "o")
+    assert one.replayer.stats.nacked < 200
+    full.clear()
+    one.advance(31)
+    assert one.bodies()[301:] == numbered(301, "f")
+    assert one.empty()
+
+
+def test_what_waits_behind_a_full_queue_is_not_read_over_and_over() -> None:
+    one = Setting(dead_after=0)
+    one.broker.rejects = lambda message: True
+    one.spool.store(*[one.message(name) for name in numbered(5000)])
+    one.start()
+    one.advance(120)
+    assert sum(limit for _, _, limit, _ in one.spool.fetches) < 2 * (replay._MOST_SKIPPED + replay._MOST_ASIDE)
+    one.broker.rejects = lambda message: False
+    one.advance(31)
+    assert one.bodies() == numbered(5000)
+    assert one.empty()
+
+
+def test_messages_for_a_full_queue_become_dead_letters_one_after_the_other() -> None:
+    one = Setting(dead_after=2)
+    one.broker.rejects = lambda message: message.key == "full"
+    for number in range(20):
+        one.spool.store(one.message(f"f{number}", key="full"), one.message(f"o{number}", key="other"))
+    one.start()
+    one.advance(60)
+    assert reasons(one) == [(name, "nacked", 0) for name in numbered(20, "f")]
+    assert one.bodies() == numbered(20, "o")
+    assert one.empty()
+
+
+def test_what_expires_behind_a_full_queue() -> None:
+    one = Setting(dead_after=0)
+    one.broker.rejects = lambda message: True
+    one.spool.store(*[one.message(name, expires=5.0) for name in numbered(50)])
+    one.start()
+    one.advance(20)
+    assert {reason for _, reason, _ in reasons(one)} == {"expired"}
+    assert one.empty()
+
+
 def test_attempts_survive() -> None:
     one = Setting(dead_after=3)
     one.broker.rejects = lambda message: True
@@ -843,7 +897,8 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
     bad = {str(number) for number in range(400) if rng.random() < rng.choice([0.0, 0.05])}
     flaky = {str(number) for number in range(400) if not orderly and rng.random() < rng.choice([0.0, 0.05])}
     one.broker.dislikes = lambda message: (406, "PRECONDITION_FAILED") if message.body.decode() in bad else None
-    one.broker.rejects = lambda message: message.body.decode() in flaky
+    full: set[str] = set()
+    one.broker.rejects = lambda message: message.body.decode() in flaky or message.key in full
     one.spool.slow = rng.random() < 0.3
     one.start()
     sent: list[SpooledMessage] = []
@@ -854,7 +909,7 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
             for _ in range(rng.randrange(1, 20)):
                 message = one.message(
                     str(len(sent)), rng.choice("abc"), priority=rng.choice([0, 0, 0, 0, 5]),
-                    user=rng.choice(["", "", "", "alice", "bob"]),
+                    user=rng.choice(["", "", "", "alice", "bob"]), key=rng.choice("klm"),
                 )  # fmt: skip
                 sent.append(message)
                 batch.append(message)
@@ -872,6 +927,7 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
                 one.replayer.broker_is_back()
         elif action < 0.75:
             flaky.clear()
+            full = set(rng.sample("klm", rng.randrange(3))) if not orderly else set()
         elif action < 0.8:
             one.broker.exchanges = {"a", "b"} | ({"c"} if rng.random() < 0.5 else set())
         elif action < 0.85:
@@ -888,6 +944,7 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
         assert one.replayer._ahead <= replay.AHEAD
         one.advance(rng.choice([0.0, 0.01, 0.5, 3.0]))
     flaky.clear()
+    full.clear()
     one.spool.slow = False
     one.spool.work()
     one.users = {"alice", "bob"}
