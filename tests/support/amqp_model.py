@@ -294,7 +294,7 @@ class Client:
     def turn(self) -> None:
         answers: list[bytes] = []
         for frame in cut(self.peer.heard()):
-            if self.over:
+            if self.over and not (self.closing and frame == amqp.CLOSE_OK):  # closes that cross are both answered
                 raise Broken(f"after the end: {name(frame)}")
             self._frame(frame, answers)
         if answers:
