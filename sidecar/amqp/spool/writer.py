@@ -161,6 +161,7 @@ class Writer:
         #: What the file should hold, while it is out of use; and what it turned out not to.
         self._before: dict[KeyName, Count] | None = None
         self._missing: dict[KeyName, Count] = {}
+        #: There may be pages that the file system can have back, when there is time.
         self._shrinking = False
         self._outcomes: list[Outcome] = []
         self._said: State | None = None
@@ -425,7 +426,6 @@ class Writer:
                 self._trouble(error)
         elif self._database.behind:
             self._checkpoint()
-            self._shrinking = self._state == _FINE
 
     def _checkpoint(self) -> None:
         try:
@@ -435,6 +435,8 @@ class Writer:
                 logger.debug("the spool's log cannot be copied into its database: %s", describe(error))
             else:
                 self._trouble(error)
+        else:
+            self._shrinking = True
 
     def _end(self, stop: Stop) -> None:
         if self._changes:
