@@ -108,7 +108,7 @@ class Spool:
         self._database = Database(path, name, max_bytes, clock_wall)
         self._jobs: deque[Job] = deque()
         self._wake = Event()
-        self._thread: Thread | None = None
+        self._runner: Thread | None = None
         self._closing = False
         #: What has been removed, and is not queued yet.
         self._later: Changes | None = None
@@ -137,18 +137,18 @@ class Spool:
         for name, (count, size) in self._database.counts.items():
             self._more(name, count, size)
         self._heard(State(self._database, "", {}))
-        self._thread = Thread(target=self._writer.run, name="spool", daemon=True)
-        self._thread.start()
+        self._runner = Thread(target=self._writer.run, name="spool", daemon=True)
+        self._runner.start()
 
     async def close(self) -> None:
         """Write what is queued, and end. Nothing may be asked of it any more."""
         self._closing = True
-        if self._thread is not None:
+        if self._runner is not None:
             future: asyncio.Future[None] = self._loop.create_future()
             self._ask(Stop(future))
             await future
-            self._thread.join()
-            self._thread = None
+            self._runner.join()
+            self._runner = None
 
     def put(self, messages: list[SpooledMessage], done: PutDone) -> bool:
         """Store messages, in this order, all or none. ``done`` is called with them when they are on the disk and have
@@ -197,7 +197,7 @@ class Spool:
 
     def _call(self, work: Callable[[Database], Any], messages: bool) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
-        if self._closing or self._thread is None:
+        if self._closing or self._runner is None:
             future.set_exception(SpoolError("the spool is closed"))
         else:
             self._ask(Call(work, future, messages))

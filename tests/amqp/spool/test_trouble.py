@@ -454,3 +454,39 @@ def test_a_dead_letter_that_cannot_be_written_keeps_nothing_back(tmp_path: Path)
         assert driver.spool.problem == ""
 
     run(tmp_path, test)
+
+
+def test_what_was_removed_is_not_fetched_again_while_the_removal_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = [True]
+    write = Database.write
+
+    def failing(self: Database, *args: object) -> None:
+        if full[0]:
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        write(self, *args)  # type: ignore[arg-type]
+
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        await driver.put(message(1), message(2), message(3))
+        found = await driver.fetch()
+        monkeypatch.setattr(Database, "write", failing)
+        spool.remove(found[:2])
+        answers: list[list[int]] = []
+        spool.fetch(AI, None, 10, 1 << 20, lambda messages: answers.append([number_of(it) for it in messages]))
+        await driver.until(lambda: "full" in spool.problem)
+        with pytest.raises(SpoolError, match="full"):
+            await driver.put(message(4))
+        assert answers == []
+        assert spool.messages == 1
+        full[0] = False
+        await driver.until(lambda: bool(answers))
+        assert answers == [[3]]
+        await driver.put(message(5))
+        assert spool.problem == ""
+
+    run(tmp_path, test)
+    assert contents(tmp_path) == [3, 5]
