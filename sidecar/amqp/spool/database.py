@@ -355,7 +355,8 @@ class Database:
     # -- dead letters --------------------------------------------------------------------------------------------------
 
     def list_dead(self, limit: int, after: int = 0, reason: str = "", exchange: str | None = None) -> list[DeadLetter]:
-        """The dead letters behind number ``after``, oldest first; of that reason and exchange, if given."""
+        """The dead letters behind number ``after``, oldest first; of that reason and exchange, if given. Fewer than
+        ``limit`` when they are large; none at all only at the end."""
         return self.dead.find(self._open(), limit, after, reason, None if exchange is None else _blob(exchange))
 
     def get_dead(self, number: int) -> DeadLetter | None:
@@ -373,12 +374,12 @@ class Database:
             return self.dead.drop(sql, self.dead.older(sql, before, 1000))
 
     def replay_dead(self, numbers: Sequence[int]) -> list[SpooledMessage]:
-        """Put them behind the other messages of their keys, as if they had come now; those that were. What is no
-        message any more stays."""
+        """Put them behind the other messages of their keys, as if they had come now; those that were, without what was
+        in them. What is no message any more stays."""
         now = self._clock()
         messages: list[SpooledMessage] = []
-        revived: list[int] = []
         with _Transaction(self) as sql:
+            self._reserve(sql, len(numbers))
             for number in numbers:
                 letter = self.dead.get(sql, number)
                 if letter is None or letter.message is None:
@@ -388,11 +389,10 @@ class Database:
                     message.expires += max(0.0, now - message.at)
                 message.at = now
                 message.attempts = 0
+                self._insert(sql, [message])
+                self.dead.drop(sql, [number])
+                message.header = message.body = b""  # there may be many, and large ones
                 messages.append(message)
-                revived.append(number)
-            self._reserve(sql, len(messages))
-            self._insert(sql, messages)
-            self.dead.drop(sql, revived)
         self._count(messages, Changes())
         return messages
 

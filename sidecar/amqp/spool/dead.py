@@ -11,6 +11,8 @@ from sidecar.amqp.spool.record import BadRecordError, unpack
 
 #: Reasons are cut there, characters.
 _LONGEST = 500
+#: A list ends with the one that makes it larger than this, bytes.
+_LIST_BYTES = 4 << 20
 
 
 class DeadLetter:
@@ -90,7 +92,8 @@ class DeadTable:
     def find(
         self, sql: sqlite3.Connection, limit: int, after: int, reason: str, exchange: bytes | None
     ) -> list[DeadLetter]:
-        """The next ones behind ``after``; of a reason and an exchange, if given."""
+        """The next ones behind ``after``; of a reason and an exchange, if given. Fewer than ``limit`` when they are
+        large; none at all only at the end."""
         where = "WHERE id > ?"
         values: list[object] = [after]
         if reason:
@@ -99,7 +102,14 @@ class DeadTable:
         if exchange is not None:
             where += " AND exchange = ?"
             values.append(exchange)
-        return [DeadLetter(*row) for row in sql.execute(f"{_SELECT}{where} ORDER BY id LIMIT ?", (*values, limit))]
+        found: list[DeadLetter] = []
+        size = 0
+        for row in sql.execute(f"{_SELECT}{where} ORDER BY id LIMIT ?", (*values, limit)):
+            found.append(DeadLetter(*row))
+            size += found[-1].size
+            if size > _LIST_BYTES:
+                break
+        return found
 
     def get(self, sql: sqlite3.Connection, number: int) -> DeadLetter | None:
         """One of them."""

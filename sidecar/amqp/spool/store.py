@@ -60,7 +60,8 @@ class DeadLetters:
         self.reasons: dict[str, int] = {}
 
     async def list(self, limit: int, after: int = 0, reason: str = "", exchange: str | None = None) -> list[DeadLetter]:
-        """The next ones behind number ``after``, oldest first; of that reason and exchange, if given."""
+        """The next ones behind number ``after``, oldest first; of that reason and exchange, if given. Fewer than
+        ``limit`` when they are large; none at all only at the end."""
         found: list[DeadLetter] = await self._call(lambda it: it.list_dead(limit, after, reason, exchange), False)
         return found
 

@@ -293,3 +293,19 @@ def test_the_oldest_dead_letters_go_when_there_are_too_many_bytes_of_them(tmp_pa
         assert (dead.count, dead.bytes, dead.dropped) == (5, 5 * size, 3)
 
     run(tmp_path, test, max_bytes=5 * size + 10)
+
+
+def test_a_list_of_large_dead_letters_is_short_but_not_empty(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        for number in range(4):
+            driver.spool.dead(message(number, size=3 << 20), "expired", 0)
+        dead = driver.spool.dead_letters
+        seen: list[int] = []
+        after = 0
+        while letters := await dead.list(100, after):
+            assert len(letters) <= 2
+            seen += [number_of(it.message) for it in letters if it.message]
+            after = letters[-1].id
+        assert seen == [0, 1, 2, 3]
+
+    run(tmp_path, test)
