@@ -19,7 +19,8 @@ from sidecar.amqp.spool.record import BadRecordError, pack, unpack
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 NAMES = (
-    ["id", "vhost", "lane", "exchange", "routing_key", "header", "body", "flags", "priority", "user", "at", "expires", "attempts", "origin", "trace"]
+    "id", "vhost", "lane", "exchange", "routing_key", "header", "body", "flags", "priority", "user", "at", "expires",
+    "attempts", "origin", "trace",
 )  # fmt: skip
 
 texts = st.text(max_size=20)
