@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.host import default_id
-from sidecar.config.model import Config, Service
+from sidecar.config.model import Config, Inbound, Queue, Service, Upstream
 from sidecar.proxy.listener import ListenerError
 from sidecar.upstreams.running import RunningUpstream
 
@@ -40,6 +40,8 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
             for key in ("bind", "protocol")
             if getattr(old.inbound, key) != getattr(config.inbound, key)
         )
+    if old.inbound is not None and config.inbound is not None:
+        problems += _queue("inbound", old.inbound, config.inbound)
     for upstream in config.upstreams.values():
         if upstream.amqp is not None and upstream.amqp.credentials is not None:
             from sidecar.amqp.link import require_aio_pika
@@ -54,6 +56,7 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
                 for key in ("protocol", "balancer")
                 if getattr(running.config, key) != getattr(upstream, key)
             )
+            problems += _queue(f"upstreams.{name}", running.config, upstream)
         elif upstream.bind in held:
             holder = held[upstream.bind]
             problems.append(
@@ -100,6 +103,21 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
         agent.inbound.assembly.apply(agent.inbound, config.inbound)
         changes.append("inbound: changed")
     return changes
+
+
+def _queue(name: str, old: Inbound | Upstream, new: Inbound | Upstream) -> list[Problem]:
+    """Where requests are stored is opened at the start. That no more are stored is fine: those that are get
+    delivered."""
+    paths = _queue_paths(new)
+    if paths and paths != _queue_paths(old):
+        return [
+            Problem(name, f"where it queues requests: {_RESTART}{', or another bind' if name != 'inbound' else ''}")
+        ]
+    return []
+
+
+def _queue_paths(listener: Inbound | Upstream) -> set[str]:
+    return {it.queue.path for it in (listener, *listener.routes) if isinstance(it.queue, Queue)}
 
 
 def _service(config: Config) -> Service:

@@ -222,8 +222,8 @@ CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
-    """Requests are stored and answered 202, and delivered later. ``spool``: on disk, under ``path`` (the only kind there
-    is). ``when``: ``unavailable`` (what could not be delivered) or ``always``. ``methods`` are upper case.
+    """Requests are stored and answered 202, and delivered later. ``spool``: on disk, under ``path`` (there is no
+    other kind). ``when``: ``unavailable`` (what could not be delivered) or ``always``. ``methods`` are upper case.
     ``max_body`` bounds the body of a request, and what is kept of an answer's; ``max_bytes`` all that waits, and all
     outcomes, each by itself. ``expires`` is how long a request may wait, ``attempts`` how often it is tried when it may
     have been delivered (0: any number), ``keep`` how long its outcome can be asked for, ``concurrency`` how many are

@@ -153,18 +153,18 @@ QUEUE = Section(
         "max_body": Key(
             Size("1B", "16MiB"), "Requests with a larger body are not stored; of an answer, no more is kept.", "1MiB"
         ),
-        "max_bytes": Key(Size("1MiB", "1024TiB"), "The most that waits; and the most of outcomes that is kept.", "256MiB"),
+        "max_bytes": Key(
+            Size("1MiB", "1024TiB"), "The most that waits; and the most of outcomes that is kept.", "256MiB"
+        ),
         "expires": Key(Duration("1s", "3650d"), "What could not be delivered for so long has failed.", "1h"),
         "attempts": Key(
             Integer(0, 1000),
-            "So many tries that may have reached the app, and it has failed; 0: any number. Tries that certainly did not "
-            "reach it do not count.",
+            "So many tries that may have reached the app, and it has failed; 0: any number. Tries that certainly "
+            "did not reach it do not count.",
         ),
         "keep": Key(Duration("1s", "3650d"), "How long an outcome can be asked for.", "1h"),
         "concurrency": Key(Integer(1, 1000), "Most that are delivered at once."),
-        "in_order": Key(
-            Boolean(), "Deliver one after the other; while some wait, whatever comes queues behind them."
-        ),
+        "in_order": Key(Boolean(), "Deliver one after the other; while some wait, whatever comes queues behind them."),
     },
 )
 

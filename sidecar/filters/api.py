@@ -37,6 +37,9 @@ class Wait(enum.Enum):
 
 WAIT: Final = Wait.WAIT
 
+#: A request body up to this size is kept, so that the request can be sent again.
+KEEP: Final = 65536
+
 
 class Retry:
     """Try again in ``delay`` seconds; ``reason`` is the metric's label."""
@@ -58,13 +61,18 @@ EndHook: TypeAlias = "Callable[[Any], None]"
 
 class Chain:
     """The hooks of an ordered list of filters, and the times that every phase of an exchange reads: ``timeout``, and
-    ``patience``, the seconds that one try may wait for an answer's head."""
+    ``patience``, the seconds that one try may wait for an answer's head. ``keep``: bytes of a request's body that are
+    kept, so that it can be sent again. ``queue``: the :class:`sidecar.filters.queue.Queue` where requests may be stored
+    instead of being refused."""
 
     __slots__ = (
-        "filters", "on_answer", "on_connected", "on_end", "on_failure", "on_request", "on_try", "patience", "timeout",
+        "filters", "keep", "on_answer", "on_connected", "on_end", "on_failure", "on_request", "on_try", "patience",
+        "queue", "timeout",
     )  # fmt: skip
 
     def __init__(self, filters: Sequence[object], timeout: Timeout, patience: float) -> None:
+        self.keep = KEEP
+        self.queue: Any = None
         self.filters = tuple(filters)
         self.timeout = timeout
         self.patience = patience

@@ -35,7 +35,8 @@ class Retry:
         self._backoff = backoff
         self._clock = clock
         self._wall = wall
-        self._statuses = frozenset(int(item) for item in config.on if item.isdigit()) | (
+        #: Answers after which it is tried again.
+        self.statuses = frozenset(int(item) for item in config.on if item.isdigit()) | (
             frozenset(range(500, 600)) if "5xx" in config.on else frozenset()
         )
 
@@ -46,7 +47,7 @@ class Retry:
         code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
         if status >= 500 and code in NOT_DELIVERED and CONNECT in self._config.on:
             return self._again(x, str(status), at_once=True)
-        if status not in self._statuses or x.method not in self._config.methods:
+        if status not in self.statuses or x.method not in self._config.methods:
             return None
         told = head.fields.get(b"retry-after")
         return self._again(x, str(status), told=told)
@@ -57,7 +58,7 @@ class Retry:
         if kind is CONNECT:
             return self._again(x, kind, at_once=True) if CONNECT in self._config.on else None
         if kind is MALFORMED:
-            allowed = 502 in self._statuses
+            allowed = 502 in self.statuses
         else:
             allowed = kind in self._config.on
         return self._again(x, kind) if allowed and x.method in self._config.methods else None

@@ -14,21 +14,25 @@ The order of a chain, and the reason for each place:
 9.  ``Retry``           once a try went wrong
 10. ``Metrics``, ``AccessLog``   last: by then everything about the exchange is known
 
+Where requests may be stored instead of being refused, ``Queue`` stands before ``RateLimit``: what paces the traffic to
+the upstream is for the deliveries, which have a chain of their own.
+
 At the end of an exchange the ``on_end`` hooks run in this same order, so slots are given back first and counted last.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.config import model
 from sidecar.config.model import INHERIT, Inbound, Match, Route, Upstream
 from sidecar.filters.access_log import AccessLog
-from sidecar.filters.api import Chain
+from sidecar.filters.api import KEEP, Chain
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.filters.circuit_breaker import CircuitBreaker
 from sidecar.filters.drain import Drain
@@ -52,6 +56,14 @@ from sidecar.telemetry.spans import SpanRecord
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams import balancers
 from sidecar.upstreams.cluster import Cluster
+
+if TYPE_CHECKING:
+    from sidecar.filters.queue import Queue
+    from sidecar.queue.delivery import Delivered
+    from sidecar.queue.queue import HttpQueue
+
+#: What clients ask of a queue: see :mod:`sidecar.queue.answers`.
+_DOOR: Final = Match(path="/.sidecar/queue/*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +89,8 @@ class Policies:
     bulkhead: Bulkhead | None
     circuit_breaker: CircuitBreaker | None
     retry: Retry | None
+    queue: tuple[model.Queue, str] | None = None
+    """With the name of its lane: routes that have the listener's share that."""
 
 
 #: (policy, route) → its settings and the filter that was built from them.
@@ -107,11 +121,14 @@ class Assembly:
         main = self._policies(config, None, None, before)
         routes = [(route.match, self._policies(route, route.match, main, before)) for route in config.routes]
         breakers = [p.circuit_breaker.mechanism for p in (main, *(p for _, p in routes)) if p.circuit_breaker]
-        listener.chain = self._chain(main)
+        queue = self._queue(listener, [main, *(policies for _, policies in routes)])
+        listener.chain = self._chain(main, queue)
         listener.breakers = tuple(dict.fromkeys(breakers))
         listener.limits = config.limits
         if isinstance(listener, HttpListener):
-            chains = [(match, self._chain(policies)) for match, policies in routes]
+            chains = [(match, self._chain(policies, queue)) for match, policies in routes]
+            if queue is not None:
+                chains.insert(0, (_DOOR, self._door(config.timeout, queue)))
             listener.routes = Routes(chains) if chains else None
             listener.pool.max_connections = config.bulkhead.max_connections if config.bulkhead else 0
             listener.pool.keepalive = config.timeout.keepalive
@@ -154,28 +171,88 @@ class Assembly:
             bulkhead=build("bulkhead", bulkhead),
             circuit_breaker=build("circuit_breaker", breaker),
             retry=build("retry", lambda settings, _: Retry(settings, Backoff(settings, context.rng), clock)),
+            queue=build("queue", lambda settings, _: (settings, json.dumps(where) if where else "")),
         )
 
-    def _chain(self, policies: Policies) -> Chain:
+    def _queue(self, listener: Listener, policies: Sequence[Policies]) -> HttpQueue | None:
+        """Where the listener's requests are stored, if any are. It stays when nothing more is: what is there is to be
+        delivered."""
+        lanes = {
+            policy.queue[1]: (policy.queue[0], self._tried_again(policy))
+            for policy in policies
+            if policy.queue is not None
+        }
+        if not isinstance(listener, HttpListener):
+            return None
+        if lanes and listener.queue is None:
+            # Only where it is used, as AMQP.
+            from sidecar.queue.queue import HttpQueue
+
+            path = next(iter(lanes.values()))[0].path
+            listener.queue = HttpQueue(listener, path, self._context.rng)
+        queue: HttpQueue | None = listener.queue
+        if queue is not None:
+            queue.configure(lanes)
+        return queue
+
+    def _tried_again(self, policies: Policies) -> frozenset[int]:
+        """Statuses after which a stored request is sent again."""
+        if policies.retry is not None:
+            return policies.retry.statuses
+        inbound = self._stats.direction == "inbound"  # where no route has a retry of its own
+        return frozenset(int(item) for item in model.Retry().on if item.isdigit()) if inbound else frozenset()
+
+    def _door(self, timeout: model.Timeout, queue: HttpQueue) -> Chain:
+        from sidecar.filters.queue import QueueDoor
+
+        filters = (
+            Timeouts(timeout),
+            self._tracing,
+            self._request_id,
+            QueueDoor(queue),
+            self._metrics,
+            self._access_log,
+        )
+        return Chain(filters, timeout, timeout.request)
+
+    def _chain(self, policies: Policies, queue: HttpQueue | None, *, delivery: bool = False) -> Chain:
         http = self._stats.protocol == "http"
-        inbound = self._stats.direction == "inbound"
+        inbound = self._stats.direction == "inbound" and not delivery
         breaker = policies.circuit_breaker
+        storing: Queue | None = None
+        last: Delivered | None = None
+        if policies.queue is not None and queue is not None:
+            from sidecar.filters.queue import Queue
+            from sidecar.queue.delivery import Delivered
+
+            settings, lane = policies.queue
+            if delivery:
+                last = Delivered()
+            else:
+                storing = Queue(settings, queue, queue.lane(lane))
+                storing.delivery = self._chain(policies, queue, delivery=True)
         filters = (
             Timeouts(policies.timeout),
             self._tracing if http else None,
             self._request_id if http else None,
             Forwarded() if http and inbound else None,
             Drain() if inbound else None,
+            storing,
             policies.rate_limit,
             policies.bulkhead,
             breaker,
             policies.retry,
             self._metrics if http else self._connection_metrics,
             self._access_log,
+            last,
         )
         timeout = policies.timeout
         patience = min(timeout.request, breaker.settings.timeout_duration) if breaker else timeout.request
-        return Chain([f for f in filters if f is not None], timeout, patience)
+        chain = Chain([f for f in filters if f is not None], timeout, patience)
+        chain.queue = storing
+        if policies.queue is not None:
+            chain.keep = max(KEEP, policies.queue[0].max_body)
+        return chain
 
 
 def create_listener(context: Context, name: str, config: Inbound | Upstream) -> Listener:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from sidecar.resilience.limiter import Limiter
     from sidecar.upstreams.endpoint import Endpoint
 
-#: Phases, in the order in which they are passed through; BACKOFF leads back to CONNECTING.
-NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL, ENDED = range(8)
+#: Phases, in the order in which they are passed through; BACKOFF leads back to CONNECTING. STORING comes instead of an
+#: answer of our own, where requests are queued.
+NEW, PENDING, BACKOFF, CONNECTING, SENT, STORING, ANSWERING, TUNNEL, ENDED = range(9)
 
 #: Failures of a try, as the policies name them: could not connect; no answer in time; cut off before an answer; a kept
 #: connection that closed just as it was used; an answer that is not HTTP.
@@ -106,9 +107,10 @@ class Exchange:
         self.queue = None
         self.slot = queue
         self.listener.stats.pending -= 1
-        self.listener.loop.call_soon(self._resume)
+        self.listener.loop.call_soon(self.resume)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Go on with the next hook, if one of them made it wait."""
         if self.phase == PENDING:
             self.phase = NEW
             self.run()

@@ -46,6 +46,7 @@ class _Collector(Collector):
     def collect(self) -> Iterator[Metric]:
         yield from self._traffic()
         yield from self._connections()
+        yield from self._queues()
         yield from self._upstreams()
         upstreams = self._running.upstreams.items()
         yield from amqp_families({name: it.amqp for name, it in upstreams if it.amqp is not None})
@@ -95,6 +96,26 @@ class _Collector(Collector):
             connections.add_metric([*labels, "idle"], stats.upstream_idle)
             connections.add_metric([*labels, "tunnel"], stats.tunnels)
         return [connections]
+
+    def _queues(self) -> Iterable[Metric]:
+        labels = ["upstream"]
+        waiting = GaugeMetricFamily(
+            "sidecar_queued_requests", "Stored requests that have no outcome yet.", labels=labels
+        )
+        size = GaugeMetricFamily("sidecar_queued_bytes", "What they take on disk, about.", labels=labels)
+        outcomes = CounterMetricFamily(
+            "sidecar_queued", "What became of requests that may be queued.", labels=[*labels, "outcome"]
+        )
+        found = False
+        for stats in self._running.stats:
+            queue = stats.queue
+            if queue is not None:
+                found = True
+                waiting.add_metric([stats.upstream], queue.requests)
+                size.add_metric([stats.upstream], queue.bytes)
+                for outcome, n in list(queue.outcomes.items()):
+                    outcomes.add_metric([stats.upstream, outcome], n)
+        return (waiting, size, outcomes) if found else ()
 
     def _upstreams(self) -> Iterable[Metric]:
         state = GaugeMetricFamily(

@@ -52,13 +52,27 @@ class Histogram:
         return lower if seen < wanted else 0.0
 
 
+class QueueStats:
+    """What the queue of one listener's requests counted."""
+
+    __slots__ = ("bytes", "outcomes", "requests")
+
+    def __init__(self) -> None:
+        #: What is stored and has no outcome yet.
+        self.requests = 0
+        self.bytes = 0
+        #: What became of requests: queued, repeated (known by its key already), delivered, failed, expired, refused
+        #: (there was no room, or the disk did not take it), tried (not delivered, and to be tried again).
+        self.outcomes: defaultdict[str, int] = defaultdict(int)
+
+
 class ListenerStats:
     """What one listener counted. ``direction`` is ``inbound`` or ``outbound``; ``upstream`` is the upstream's name,
     for inbound that of the service. For TCP an exchange is a connection and there are no methods and codes."""
 
     __slots__ = (
         "active", "bytes_in", "bytes_out", "client_connections", "direction", "duration", "pending", "protocol",
-        "rejected", "requests", "retries", "tunnels", "upstream", "upstream_active", "upstream_idle",
+        "queue", "rejected", "requests", "retries", "tunnels", "upstream", "upstream_active", "upstream_idle",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
@@ -82,6 +96,8 @@ class ListenerStats:
         self.bytes_out = 0
         #: Open connections: accepted ones; upstream ones in use and unused; upgraded or TCP pairs.
         self.client_connections = 0
+        #: Where requests are queued.
+        self.queue: QueueStats | None = None
         self.upstream_active = 0
         self.upstream_idle = 0
         self.tunnels = 0

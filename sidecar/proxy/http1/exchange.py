@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.config.model import IDEMPOTENT
 from sidecar.proxy.errors import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
-from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, RACE, RESET, SENT, TUNNEL, Exchange
+from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, RACE, RESET, SENT, STORING, TUNNEL, Exchange
 from sidecar.proxy.http1.body import Body
 from sidecar.proxy.http1.head import CHUNKED, UNTIL_CLOSE, without
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from sidecar.proxy.http1.upstream import Upstream
     from sidecar.upstreams.endpoint import Endpoint
 
-#: A request body up to this size is kept, so that the request can be sent again.
-REPLAY_LIMIT: Final = 65536
 #: The status that is counted when the client left before it got an answer (as nginx counts it).
 CLIENT_LEFT: Final = 499
 #: 1xx answers to one request; more are taken for an attack.
@@ -85,15 +83,17 @@ class HttpExchange(Exchange):
             if timeout.total:
                 self.deadline = min(self.deadline, self.started + timeout.total)
             self.try_deadline = max(self.try_deadline, min(self.deadline, now + self.chain.patience))
+        elif self.phase == STORING:
+            self.chain.queue.more(self)
         return rest
 
     def _pass_on(self, data: bytes) -> None:
         conn = self.conn
         if self.replayable:
-            if self.kept_size + len(data) <= REPLAY_LIMIT or conn is None:
+            if self.kept_size + len(data) <= self.chain.keep or conn is None:
                 self.kept.append(data)
                 self.kept_size += len(data)
-                if self.kept_size > REPLAY_LIMIT:
+                if self.kept_size > self.chain.keep:
                     self.client.pause_reading()  # nowhere to send it yet
             else:
                 self.replayable = False
@@ -139,7 +139,7 @@ class HttpExchange(Exchange):
         kept = self.kept
         if kept:
             conn.transport.write(self.head.raw + b"".join(kept))
-            if self.kept_size > REPLAY_LIMIT:
+            if self.kept_size > self.chain.keep:
                 self.replayable = False
                 kept.clear()
         else:
@@ -238,6 +238,13 @@ class HttpExchange(Exchange):
             self.leave_endpoint()
             self.retry_later(retry)
             return
+        if status >= 500 and self.chain.queue is not None:
+            refusal: Reply | None = self.chain.queue.refused(self, head)
+            if refusal is not None:
+                self._give_up_answer(conn, head, rest)
+                self.leave_endpoint()
+                self.reply(refusal)
+                return
         self.status = status
         self.answer = head
         client = self.client
@@ -375,6 +382,8 @@ class HttpExchange(Exchange):
                 self.abort()
             return
         self.cut()
+        if self.chain.queue is not None and self.phase != STORING and self.chain.queue.instead(self, reply):
+            return
         client = self.client
         self.error = reply.code
         keep = self.keep_client and self.request_done and not self.listener.draining
@@ -383,6 +392,22 @@ class HttpExchange(Exchange):
         client.transport.write(
             render(reply, self.listener.name, self.request_id, close=not keep, head_only=self.method == "HEAD")
         )
+        self.finish()
+
+    def respond(self, status: int, lines: bytes, body: bytes) -> None:
+        """Answer something of our own that is no error: ``lines`` are the status line and the fields, but for those
+        about framing."""
+        if self.phase >= ANSWERING:
+            return
+        self.cut()
+        self.status = status
+        self.keep_client = keep = self.keep_client and self.request_done and not self.listener.draining
+        length = b"" if status in (204, 304) else b"content-length: %d\r\n" % len(body)
+        end = b"\r\n" if keep else b"connection: close\r\n\r\n"
+        if self.method == "HEAD" or not length:
+            body = b""
+        self.client.transport.write(lines + length + end + body)
+        self.count_out(len(body))
         self.finish()
 
     def finish(self) -> None:

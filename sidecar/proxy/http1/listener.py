@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from sidecar.proxy.errors import STATUS, Reply, render
 from sidecar.proxy.http1.downstream import Downstream
@@ -24,6 +24,13 @@ class HttpListener(Listener):
     pool: Pool
     routes: Routes | None
     host: bytes
+    #: Where requests are stored: a :class:`sidecar.queue.queue.HttpQueue`.
+    queue: Any = None
+
+    async def start(self) -> None:
+        if self.queue is not None:
+            self.queue.open()
+        await super().start()
 
     def protocol(self) -> asyncio.Protocol:
         return cast(asyncio.Protocol, Downstream(self))
@@ -54,6 +61,15 @@ class HttpListener(Listener):
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self.pool.forget(endpoint)
 
+    def drain(self) -> None:
+        if self.queue is not None:
+            self.queue.pause()
+        super().drain()
+
     async def stop(self) -> None:
+        if self.queue is not None:
+            self.queue.pause()
         await super().stop()
         self.pool.close()
+        if self.queue is not None:
+            await self.queue.close()

@@ -1,0 +1,272 @@
+"""Stores requests that could not be delivered, or all of them, and lets clients ask what became of them.
+
+A request can be stored as long as all of it is at hand: its method is one of ``queue.methods``, it is no upgrade, and
+its body is at most ``queue.max_body``. What would have been refused because it certainly did not reach the app is then
+stored instead; the client is answered 202 once it is on the disk, and as if there were no queue when it cannot be. What
+may have reached the app is not stored: its client knows better whether it may come twice.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config.model import Queue as Config
+from sidecar.filters.api import WAIT, Wait
+from sidecar.proxy.errors import STATUS, Reply
+from sidecar.proxy.exchange import PENDING, STORING
+from sidecar.queue import answers
+from sidecar.queue.delivery import HEADER
+from sidecar.queue.lane import UNDELIVERED
+from sidecar.queue.record import Found, Request, digest_of, id_for_key, new_id
+
+if TYPE_CHECKING:
+    from sidecar.filters.api import Chain
+    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.proxy.http1.head import ResponseHead
+    from sidecar.queue.database import SpoolError
+    from sidecar.queue.lane import Lane
+    from sidecar.queue.queue import HttpQueue
+
+_KEY: Final = b"idempotency-key"
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: Codes of a peer sidecar that say that its app did not get the request.
+_PEERS: Final = frozenset(code.encode() for code in UNDELIVERED)
+
+
+class Queue:
+    """One chain's. ``delivery`` is the chain that its stored requests go through. ``lane`` may be shared by chains."""
+
+    delivery: Chain
+
+    def __init__(self, config: Config, queue: HttpQueue, lane: Lane) -> None:
+        self._config = config
+        self._queue = queue
+        self._lane = lane
+        #: What is said to those that cannot be stored after all.
+        self._refusals: dict[HttpExchange, Reply] = {}
+
+    # -- hooks ---------------------------------------------------------------------------------------------------------
+
+    def on_request(self, x: HttpExchange) -> Reply | Wait | None:
+        """Known by its key already, or to be queued at once; everything else is tried."""
+        if x.method not in self._config.methods:
+            return None
+        if self._queue.keyed and x.head.get(_KEY):
+            if not self._fits(x):
+                return None
+            x.queue_deadline = x.deadline
+            self._queue.find(self._id(x), False, _Known(self, x).found)
+            return WAIT
+        return self._at_once(x)
+
+    def _at_once(self, x: HttpExchange) -> Reply | None:
+        config = self._config
+        if (config.when == "always" or (config.in_order and self._lane.waiting)) and self._fits(x):
+            return Reply("overloaded", f"no more requests to {x.listener.name} can be queued", 1.0)
+        return None
+
+    def on_answer(self, x: HttpExchange, head: ResponseHead) -> None:
+        if head.status < 500:
+            self._lane.well()
+
+    def on_end(self, x: HttpExchange) -> None:
+        self._refusals.pop(x, None)
+
+    # -- what the exchange asks ----------------------------------------------------------------------------------------
+
+    def refused(self, x: HttpExchange, head: ResponseHead) -> Reply | None:
+        """An answer of a peer sidecar in place of its app, which can be queued."""
+        code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
+        if code not in _PEERS or not self._fits(x):
+            return None
+        name = code.decode()
+        return Reply(name, f"the sidecar of {x.listener.name} says: {name}") if STATUS[name] == head.status else None
+
+    def instead(self, x: HttpExchange, reply: Reply) -> bool:
+        """Take it, if it can be stored, instead of giving this answer."""
+        code = reply.code
+        # Our own draining comes before any try: whoever is told that goes to another instance.
+        if code not in UNDELIVERED or (code == "draining" and not x.tried) or not self._fits(x):
+            return False
+        if not self._queue.room(self._lane, x.kept_size):
+            self._queue.stats.outcomes["refused"] += 1
+            return False
+        self._refusals[x] = reply
+        x.phase = STORING
+        client = x.client
+        x.touched = x.listener.clock()
+        x.check_idle(x.touched)
+        if x.request_done:
+            self._store(x)
+        else:
+            if client.reading_paused:
+                client.resume_reading()
+            if x.head.expects_continue and not x.bytes_in and not x.interims:
+                client.transport.write(_CONTINUE)
+        return True
+
+    def more(self, x: HttpExchange) -> None:
+        """More of its body has come."""
+        if x.kept_size > self._config.max_body:
+            # From the event loop: whoever reads from the client is in the middle of that.
+            x.listener.loop.call_soon(self._give_up, x)
+        elif x.request_done:
+            self._store(x)
+
+    # -- storing -------------------------------------------------------------------------------------------------------
+
+    def _fits(self, x: HttpExchange) -> bool:
+        head = x.head
+        limit = self._config.max_body
+        return (
+            x.method in self._config.methods
+            and x.replayable
+            and not head.upgrade
+            and head.length <= limit
+            and x.kept_size <= limit
+        )
+
+    def _store(self, x: HttpExchange) -> None:
+        queue = self._queue
+        head = x.head
+        body = b"".join(x.kept)
+        key = head.get(_KEY)
+        for name in (b"expect", HEADER):
+            head.remove(name)
+        now = queue.wall()
+        request = Request(
+            id=self._id(x) if key else new_id(), lane=self._lane.name, at=now, expires=now + self._config.expires,
+            client=x.client_ip, request_id=x.request_id, digest=digest_of(body) if key else b"", head=head.raw,
+            body=body,
+        )  # fmt: skip
+        if not queue.room(self._lane, request.size):
+            queue.stats.outcomes["refused"] += 1
+            x.listener.loop.call_soon(self._give_up, x)
+            return
+        queue.put(self._lane, request, _Storing(self, x, request).done)
+
+    def _id(self, x: HttpExchange) -> str:
+        """Of a request with a key: the same key of somebody else, or for something else, is another one."""
+        head = x.head
+        scope = (head.method.encode(), head.target, head.get(b"authorization") or b"", head.get(_KEY) or b"")
+        return id_for_key(self._queue.store.secret, scope)
+
+    def _give_up(self, x: HttpExchange) -> None:
+        """It cannot be stored: answer as if there were no queue."""
+        reply = self._refusals.pop(x, None)
+        if reply is not None and x.phase == STORING:
+            x.reply(reply)
+
+    def stored(self, x: HttpExchange, request: Request, found: Found | None, error: SpoolError | None) -> None:
+        """It is on the disk, or cannot be."""
+        outcomes = self._queue.stats.outcomes
+        if error is not None:
+            outcomes["refused"] += 1
+            self._give_up(x)
+            return
+        if found is None:
+            outcomes["queued"] += 1
+        if x.phase != STORING:
+            return  # the client has left; what is stored is delivered all the same
+        if found is None:
+            x.respond(*answers.accepted(request.id, answers.QUEUED, x.request_id))
+        elif found.digest != request.digest:
+            x.respond(*answers.conflict(x.request_id))
+        else:
+            outcomes["repeated"] += 1
+            x.respond(*answers.accepted(found.id, self._state(found), x.request_id))
+
+    def known(self, x: HttpExchange, found: Found | None, error: SpoolError | None) -> None:
+        """Whether a request with that key is here already."""
+        if x.phase != PENDING:
+            return
+        if error is None and found is not None:
+            # It goes the way of one that is to be stored, for its body must be compared.
+            x.reply(Reply("overloaded", "a request with this idempotency-key is known", 1.0))
+            return
+        reply = self._at_once(x)
+        if reply is not None:
+            x.reply(reply)
+        else:
+            x.resume()
+
+    def _state(self, found: Found) -> str:
+        return answers.state(found, self._queue.delivering(found.number))
+
+
+class _Storing:
+    """Waits for a request to be stored."""
+
+    __slots__ = ("_filter", "_request", "_x")
+
+    def __init__(self, filter: Queue, x: HttpExchange, request: Request) -> None:
+        self._filter = filter
+        self._x = x
+        self._request = request
+
+    def done(self, found: Found | None, error: SpoolError | None) -> None:
+        self._filter.stored(self._x, self._request, found, error)
+
+
+class _Known:
+    """Waits for an answer about a key."""
+
+    __slots__ = ("_filter", "_x")
+
+    def __init__(self, filter: Queue, x: HttpExchange) -> None:
+        self._filter = filter
+        self._x = x
+
+    def found(self, found: Found | None, error: SpoolError | None) -> None:
+        self._filter.known(self._x, found, error)
+
+
+class QueueDoor:
+    """Answers what is asked at ``/.sidecar/queue/``; nothing of that goes to an upstream."""
+
+    def __init__(self, queue: HttpQueue) -> None:
+        self._queue = queue
+
+    def on_request(self, x: HttpExchange) -> Wait:
+        id = x.head.path.decode("latin-1").removeprefix(answers.PREFIX)
+        wants_outcome = id.endswith(answers.OUTCOME)
+        x.queue_deadline = x.deadline
+        if x.method not in ("GET", "HEAD"):
+            x.listener.loop.call_soon(_respond, x, answers.not_allowed(x.request_id))
+        else:
+            asked = _Asked(self._queue, x, wants_outcome)
+            self._queue.find(id.removesuffix(answers.OUTCOME), wants_outcome, asked.found)
+        return WAIT
+
+
+class _Asked:
+    """Waits for what is known of a request."""
+
+    __slots__ = ("_outcome", "_queue", "_x")
+
+    def __init__(self, queue: HttpQueue, x: HttpExchange, outcome: bool) -> None:
+        self._queue = queue
+        self._x = x
+        self._outcome = outcome
+
+    def found(self, found: Found | None, error: SpoolError | None) -> None:
+        x = self._x
+        if x.phase != PENDING:
+            return
+        if error is not None:
+            x.reply(Reply("overloaded", error.text, 1.0))
+        elif found is None:
+            _respond(x, answers.unknown(x.request_id))
+        else:
+            delivering = self._queue.delivering(found.number)
+            if not self._outcome:
+                _respond(x, answers.status(found, delivering, x.request_id))
+            elif found.outcome is None:
+                _respond(x, answers.status(found, delivering, x.request_id, 202))
+            else:
+                _respond(x, answers.replay(found, x.request_id))
+
+
+def _respond(x: HttpExchange, answer: tuple[int, bytes, bytes]) -> None:
+    if x.phase == PENDING:
+        x.respond(*answer)

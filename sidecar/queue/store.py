@@ -1,0 +1,270 @@
+"""The database as the event loop sees it: jobs for one thread, which owns it.
+
+Whatever has been asked for by the time that thread is done with one transaction is the next one, so the cost of making
+it durable is per batch. The loop never waits, and what waits for the disk is bounded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from threading import Event, Thread
+from typing import Any, Final
+
+from sidecar.queue.database import FAILURES, Counts, Database, SpoolError, describe, disk_full, is_damage
+
+logger = logging.getLogger("sidecar.queue")
+
+#: Jobs of one transaction, and their bytes.
+BATCH: Final = 256
+BATCH_BYTES: Final = 4 << 20
+#: What may wait for the disk, bytes.
+WAITING: Final = 32 << 20
+#: How often what did not work is tried again, seconds.
+RETRY: Final = 1.0
+#: The log is copied into the database after so long without work, seconds, or when so many bytes were written.
+IDLE: Final = 0.5
+BEHIND: Final = 4 << 20
+
+Done = Callable[[Any, SpoolError | None], None]
+
+
+class Job:
+    """Something to be done with the database, and whom to tell. ``size``: bytes that it holds in memory meanwhile."""
+
+    __slots__ = ("done", "error", "result", "size", "work")
+
+    def __init__(self, work: Callable[[Database], Any], done: Done, size: int) -> None:
+        self.work = work
+        self.done = done
+        self.size = size
+        self.result: Any = None
+        self.error: SpoolError | None = None
+
+
+class Store:
+    """Runs jobs, in the order in which they were asked for."""
+
+    def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
+        self._database = database
+        self._loop = loop
+        self._jobs: deque[Job] = deque()
+        self._wake = Event()
+        self._thread: Thread | None = None
+        self._stop = False
+        self._waiting = 0
+        #: The file is another one than before, or may have lost something: what is in it has to be counted again.
+        self.on_recount: Callable[[], None] | None = None
+        #: Why it does not work now; empty: it does.
+        self.problem = ""
+        # The thread's own.
+        self._next_try = 0.0
+        self._behind = 0
+
+    def open(self) -> tuple[Counts, bool]:
+        """Read what is there, and begin; what is waiting, and whether keys have been named. Raises
+        :class:`SpoolError`."""
+        self._database.open()
+        try:
+            found = self._database.lanes(), self._database.keyed()
+        except FAILURES as error:
+            self._database.close()
+            raise SpoolError(f"{self._database.files.base}: {describe(error)}") from error
+        self._thread = Thread(target=self._run, name="queue", daemon=True)
+        self._thread.start()
+        return found
+
+    @property
+    def secret(self) -> bytes:
+        """See :attr:`Database.secret`."""
+        return self._database.secret
+
+    @property
+    def corrupt(self) -> int:
+        """See :attr:`Database.corrupt`."""
+        return self._database.corrupt
+
+    def busy(self, size: int) -> bool:
+        """Whether so many bytes more would be too many for the disk's queue."""
+        return bool(self._waiting) and self._waiting + size > WAITING
+
+    def submit(self, work: Callable[[Database], Any], done: Done, size: int = 0) -> None:
+        """Have it done. ``done`` is called on the loop, with its result when all of it is on the disk, or with what
+        went wrong."""
+        job = Job(work, done, size)
+        if self._stop or self._thread is None:
+            self._loop.call_soon(done, None, SpoolError("the queue is closed"))
+            return
+        self._waiting += size
+        self._jobs.append(job)
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Do what was asked for, and end."""
+        thread = self._thread
+        if thread is None or self._stop:
+            return
+        self._stop = True
+        self._wake.set()
+        while thread.is_alive():  # noqa: ASYNC110 - what it posts at the end needs the loop to run
+            await asyncio.sleep(0.005)
+        await asyncio.sleep(0)
+
+    # -- the thread ----------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        jobs = self._jobs
+        while True:
+            if not jobs:
+                if self._stop:
+                    break
+                self._wake.wait(IDLE if self._behind or self.problem else None)
+            self._wake.clear()
+            batch: list[Job] = []
+            size = 0
+            while jobs and len(batch) < BATCH and size < BATCH_BYTES:
+                batch.append(jobs.popleft())
+                size += batch[-1].size
+            try:
+                if batch:
+                    self._do(batch)
+                    self._behind += size + 4096
+                if self._behind and (not batch or self._behind > BEHIND) and self._ready():
+                    self._behind = 0
+                    self._database.checkpoint()
+                elif not batch and self.problem and self._ready():
+                    self._probe()
+            except Exception as error:
+                self._trouble(error)
+            if batch:
+                self._post(self._settle, batch)
+        with contextlib.suppress(*FAILURES):
+            if self._database.usable:
+                self._database.checkpoint()
+        self._database.close()
+
+    def _do(self, batch: list[Job]) -> None:
+        """In one transaction; if that fails, each in its own, so that one cannot harm the others."""
+        if not self._ready():
+            self._refuse(batch)
+            return
+        try:
+            self._commit(batch)
+        except Exception as error:
+            if len(batch) == 1 or not self._goes_on(error):
+                if not self._refusal(error):
+                    self._trouble(error)
+                for job in batch:
+                    job.error = _error(error)
+                return
+            for job in batch:
+                self._do([job])
+
+    def _commit(self, batch: list[Job]) -> None:
+        database = self._database
+        with database.transaction():
+            for job in batch:
+                job.result = job.work(database)
+        if database.moved():
+            # It went into a file that nobody will find; unless what is in that can be brought over, it was for nothing.
+            self._replace(None)
+        self.problem = ""
+
+    def _goes_on(self, error: Exception) -> bool:
+        """Whether the others may do better by themselves."""
+        return self._database.usable and (disk_full(error) or self._refusal(error))
+
+    @staticmethod
+    def _refusal(error: Exception) -> bool:
+        """Whether it is what was to be done that is wrong, not the file."""
+        return not isinstance(error, FAILURES)
+
+    def _ready(self) -> bool:
+        """The file is open, or can be opened again."""
+        if self._database.usable:
+            return True
+        now = time.monotonic()
+        if now < self._next_try:
+            return False
+        self._next_try = now + RETRY
+        try:
+            self._database.connect()
+            self._recount()
+        except (*FAILURES, SpoolError) as error:
+            self._database.disconnect()
+            self._say(describe(error))
+            return False
+        self._say("")
+        return True
+
+    def _probe(self) -> None:
+        """Find out whether there is room again."""
+        with self._database.transaction():
+            self._database.probe()
+        self._say("")
+
+    def _trouble(self, error: Exception) -> None:
+        self._say(describe(error) if isinstance(error, FAILURES) else str(error))
+        if not isinstance(error, FAILURES):
+            logger.error("a job of the queue has failed", exc_info=error)
+            return
+        try:
+            if self._database.moved() and self._database.usable:
+                self._replace(None)
+            elif is_damage(error):
+                self._replace(error)
+            elif not disk_full(error):
+                self._database.disconnect()
+        except (*FAILURES, SpoolError) as another:
+            self._say(describe(another))
+            self._database.disconnect()
+
+    def _replace(self, cause: Exception | None) -> None:
+        try:
+            self._database.salvage(cause)
+        except BaseException:
+            self._database.disconnect()
+            raise
+        self._recount()
+
+    def _recount(self) -> None:
+        self._post(self._recounted, None)
+
+    def _refuse(self, batch: list[Job]) -> None:
+        for job in batch:
+            job.error = SpoolError(f"queued requests cannot be stored: {self.problem}")
+
+    def _say(self, problem: str) -> None:
+        if problem and not self.problem:
+            logger.error("requests cannot be stored: %s", problem, extra={"file": str(self._database.files.base)})
+        elif self.problem and not problem:
+            logger.info("requests can be stored again")
+        self.problem = problem
+
+    def _post(self, call: Callable[[Any], None], argument: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+            self._loop.call_soon_threadsafe(call, argument)
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    def _settle(self, batch: list[Job]) -> None:
+        for job in batch:
+            self._waiting -= job.size
+            try:
+                job.done(job.result if job.error is None else None, job.error)
+            except Exception:
+                logger.exception("what was to be done after the queue's answer has failed")
+
+    def _recounted(self, _: None) -> None:
+        if self.on_recount is not None:
+            self.on_recount()
+
+
+def _error(error: Exception) -> SpoolError:
+    if isinstance(error, SpoolError):
+        return error
+    return SpoolError(f"queued requests cannot be stored: {describe(error)}")
