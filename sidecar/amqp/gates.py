@@ -22,6 +22,8 @@ IN_FLIGHT: Final = 0.25
 #: Passed publishes are counted by spans of this many seconds, and in at most so many of them.
 _SPAN: Final = 0.01
 _SPANS: Final = 512
+#: Seconds after the last publish for which a queue that grows is taken to grow by those on their way.
+_SETTLING: Final = 2.0
 #: The part of ``high`` from which on a queue is to be watched closely.
 _URGENT: Final = 0.9
 #: A timer that comes later than this (seconds) does not get the tokens of the time before: no storm after a standstill.
@@ -187,8 +189,8 @@ class DepthGate(Gate):
     """
 
     __slots__ = (
-        "_alert", "_asked", "_base", "_by_sample", "_spans", "_total", "_until", "closed", "on_urgent", "queue",
-        "urgent",
+        "_alert", "_asked", "_base", "_by_sample", "_sampled_total", "_spans", "_total", "_until", "closed",
+        "on_urgent", "queue", "urgent",
     )  # fmt: skip
 
     def __init__(self, queue: QueueDepth, over: str) -> None:
@@ -207,6 +209,8 @@ class DepthGate(Gate):
         self._spans: deque[tuple[float, int]] = deque()
         self._until = -inf
         self._asked = -inf
+        #: Publishes passed when the last sample came.
+        self._sampled_total = 0
 
     @property
     def estimate(self) -> int:
@@ -236,9 +240,16 @@ class DepthGate(Gate):
             return
         self._asked = asked_at
         queue = self.queue
+        arriving = depth > queue.depth >= 0 and self._total == self._sampled_total and now - self._until < _SETTLING
+        self._sampled_total = self._total
         queue.depth = depth
         queue.consumers = consumers
         queue.problem = ""
+        if self.closed and arriving:
+            # Nothing was passed on since the last sample, and the queue has grown all the same: what was passed on
+            # before takes longer than usual to get there.
+            self._judge_sample()
+            return
         spans = self._spans
         seen = asked_at - IN_FLIGHT
         while spans and spans[0][0] <= seen:

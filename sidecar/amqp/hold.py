@@ -183,7 +183,8 @@ class Hold:
         """Hold a publish until its gates are open; ``gate`` is what :meth:`closed` said."""
         sender = publish.sender
         name = "" if sender.one_lane else publish.route.lane
-        self._arrivals = arrival = self._arrivals + 1
+        arrival = publish.arrival or self.arrival()
+        publish.arrival = arrival
         lane = sender.lanes.get(name)
         if lane is None:
             lane = sender.lanes[name] = Lane(sender, name, gate)
@@ -211,6 +212,11 @@ class Hold:
             if len(self._tagged) == 1:
                 self._arm(self._expires_at(now))
         self._measure()
+
+    def arrival(self) -> int:
+        """A number for a publish that came just now. One that is held later, or again, has its place by it."""
+        self._arrivals += 1
+        return self._arrivals
 
     def alarm(self, on: bool, now: float) -> None:
         """The broker has an alarm, or none any more."""

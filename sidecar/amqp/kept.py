@@ -69,6 +69,7 @@ class KeptChannel(Channel):
         publish.trace = self.trace
         self.trace = None
         hold = self.session.hold
+        publish.arrival = hold.arrival()
         if self.held:
             lane = self.lanes.get("" if self.one_lane else route.lane)
             if lane is not None:

@@ -24,7 +24,7 @@ from sidecar.amqp.legs import CLOSED, OPEN, BrokerLeg, ClientLeg
 from sidecar.amqp.methods import connection_close_ok, method_of
 from sidecar.amqp.reception import Login, Reception
 from sidecar.amqp.redial import Redial
-from sidecar.amqp.restoration import Restoration
+from sidecar.amqp.restoration import Restoration, Unrestorable
 from sidecar.amqp.session import DIALLING, HANDSHAKE, RUNNING, Session
 from sidecar.amqp.setup import Setup
 from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, METHOD, AmqpError
@@ -42,6 +42,10 @@ logger = logging.getLogger("sidecar.amqp")
 
 #: Seconds without a word of the broker, and without a confirm, after which it is given up.
 STUCK: Final = 5.0
+#: How often to try to set up anew what a client had.
+_MOST_RESTORATIONS: Final = 10
+#: Seconds for which a broker that could not be reached is not tried for the next client.
+_AWAY_SECONDS: Final = 1.0
 #: Why a client has no broker, if others would have none either.
 _NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open"})
 
@@ -51,7 +55,7 @@ class KeptSession(Session):
 
     __slots__ = (
         "_keeper", "_late", "_port", "_quiet_since", "_reads", "_reception", "_redial", "_replies", "_restoration",
-        "_setup", "_standin", "_verifying",
+        "_restorations", "_setup", "_standin", "_verifying",
     )  # fmt: skip
 
     def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str, port: SpoolPort) -> None:
@@ -64,6 +68,8 @@ class KeptSession(Session):
         self._setup = Setup(port.known, "")
         self._standin = Standin(self._setup, port.known, "")
         self._restoration: Restoration | None = None
+        #: How often in a row that came to nothing.
+        self._restorations = 0
         #: While a client comes in without a broker.
         self._reception: Reception | None = None
         self._verifying: asyncio.Task[None] | None = None
@@ -253,7 +259,7 @@ class KeptSession(Session):
         self.listener.stats.upstream_active -= 1
         self.leave_endpoint()
         self.tried = ()
-        self._redial = Redial(self, self._listener.rng)
+        self._redial = Redial(self, self._listener.rng, 1.0)
 
     def _stand_alone(self) -> None:
         self.detached = True
@@ -279,19 +285,22 @@ class KeptSession(Session):
 
     def begin_try(self) -> None:
         endpoints = self.listener.cluster.endpoints
-        if not self.attempts and all(endpoint.ejected_until for endpoint in endpoints):
+        away = self.listener.clock() - self._port.missed < _AWAY_SECONDS
+        if not self.attempts and away and all(endpoint.ejected_until for endpoint in endpoints):
             self._receive()  # it was not there a moment ago
         else:
             Session.begin_try(self)
 
     def retry_later(self, retry: Retry) -> None:
         if retry.delay > 0:
+            self._port.missed = self.listener.clock()
             self._receive()
         else:
             Session.retry_later(self, retry)
 
     def reply(self, reply: Reply) -> None:
         if reply.code in _NO_BROKER and self.phase != ENDED and self.client.state == OPEN and self.stage == DIALLING:
+            self._port.missed = self.listener.clock()
             self._receive()
         else:
             Session.reply(self, reply)
@@ -385,8 +394,19 @@ class KeptSession(Session):
         for number in self.closing:
             self.closing[number] = True
         self._restoration = Restoration(self._setup, self.handshake.channel_max)
-        broker.write(self._restoration.begin())
+        try:
+            broker.write(self._restoration.begin())
+        except Unrestorable as error:
+            self._not_again(broker, error)
+            return
         self._restore(data, frames)
+
+    def _not_again(self, broker: BrokerLeg, error: Unrestorable) -> None:
+        """What the client had cannot be had again: it has to know, unless that may pass."""
+        self._restorations += 1
+        if not error.passing or self._restorations >= _MOST_RESTORATIONS:
+            self._close_client(error.code, error.text)
+        broker.transport.abort()
 
     def _restore(self, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
         """What the broker says while things are set up."""
@@ -411,6 +431,8 @@ class KeptSession(Session):
                 raise broker.reader.error
             if self._restoration is not None and self._restoration.done:
                 self._attached(broker)
+        except Unrestorable as error:
+            self._not_again(broker, error)
         except AmqpError as error:
             logger.warning("the broker at %s broke the protocol: %s", broker.endpoint.address, error)
             broker.transport.abort()
@@ -418,6 +440,7 @@ class KeptSession(Session):
     def _attached(self, broker: BrokerLeg) -> None:
         """All is as it was before."""
         self._restoration = None
+        self._restorations = 0
         self.detached = False
         self.amqp_stats.detached -= 1
         self._port.broker_is_back()

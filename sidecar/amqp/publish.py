@@ -15,7 +15,7 @@ class Publish:
     all its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when
     it came, in the loop's time; ``trace`` is set when a span of it is to be recorded."""
 
-    __slots__ = ("frames", "priority", "route", "sender", "since", "tag", "trace")
+    __slots__ = ("arrival", "frames", "priority", "route", "sender", "since", "tag", "trace")
 
     def __init__(self, sender: Sender, route: Route, tag: int, frames: bytes, priority: int, since: float) -> None:
         self.sender = sender
@@ -25,3 +25,5 @@ class Publish:
         self.priority = priority
         self.since = since
         self.trace: Trace | None = None
+        #: Its place in the order in which publishes came, as far as they were held; 0: it was not.
+        self.arrival = 0

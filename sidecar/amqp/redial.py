@@ -26,10 +26,11 @@ class Redial:
     """One search. Tells the session by ``reattach(leg)``, once, or ``give_up(error)`` when the broker will not have
     this client any more."""
 
-    __slots__ = ("_dialler", "_leg", "_outcome", "_rng", "_session", "_task")
+    __slots__ = ("_dialler", "_leg", "_outcome", "_pause", "_rng", "_session", "_task")
 
-    def __init__(self, session: KeptSession, rng: Random) -> None:
+    def __init__(self, session: KeptSession, rng: Random, pause: float = FIRST) -> None:
         self._session = session
+        self._pause = pause
         self._rng = rng
         self._leg: BrokerLeg | None = None
         self._dialler: Dialler | None = None
@@ -89,7 +90,7 @@ class Redial:
 
     async def _run(self) -> None:
         session = self._session
-        pause = FIRST
+        pause = self._pause
         while True:
             await asyncio.sleep(pause * self._rng.uniform(0.5, 1.5))
             pause = min(2 * pause, LONGEST)

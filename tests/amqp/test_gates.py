@@ -324,6 +324,19 @@ def test_other_bounds() -> None:
     assert closed(gate)
 
 
+def test_a_broker_that_is_slow_to_take_what_was_passed_on() -> None:
+    gate = depth_gate(100, 60)
+    gate.sampled(0, 0, 1.0, 1.0)
+    while gate.open(1.0):
+        gate.passed(1.0)
+    # Half a second later some of it is still on its way: the queue grows though nothing was passed on.
+    for now, depth in ((1.1, 20), (1.5, 50), (1.6, 80)):
+        gate.sampled(depth, 0, now, now)
+        assert closed(gate)
+    gate.sampled(80, 0, 1.7, 1.7)
+    assert not closed(gate)
+
+
 @pytest.mark.parametrize("high", [1, 2, 3, 9, 10, 11])
 def test_small_bounds(high: int) -> None:
     gate = depth_gate(high, 0)
@@ -351,7 +364,8 @@ def test_estimate(steps: list[tuple[float, int | tuple[int, float]]]) -> None:
     gate = depth_gate(100, 60)
     now = 1000.0
     passes: list[float] = []
-    seen = -inf
+    seen = asked = until = -inf
+    counted = 0
     for pause, what in steps:
         now += pause
         if isinstance(what, int):
@@ -359,10 +373,16 @@ def test_estimate(steps: list[tuple[float, int | tuple[int, float]]]) -> None:
                 if gate.open(now):
                     gate.passed(now)
                     passes.append(now)
-        else:
+                    if now >= until:
+                        until = now + 0.01
+        elif now - what[1] >= asked:
             depth, ago = what
+            # Closed, and growing by what was passed on long ago: that is still on its way.
+            arriving = gate.closed and depth > gate.queue.depth >= 0 and len(passes) == counted and now - until < 2.0
+            asked, counted = now - ago, len(passes)
             gate.sampled(depth, 0, now - ago, now)
-            seen = max(seen, now - ago - IN_FLIGHT)
+            if not arriving:
+                seen = max(seen, now - ago - IN_FLIGHT)
         if gate.queue.depth >= 0:
             least = sum(1 for at in passes if at >= seen)
             most = sum(1 for at in passes if at > seen - 0.0101)

@@ -61,6 +61,8 @@ class SpoolPort:
         self._stats = stats
         self._clock = clock
         self._swept = -_SWEEP
+        #: When a client last found no broker (the loop's time).
+        self.missed = -1e9
         self._sweeping: asyncio.Task[None] | None = None
         #: (virtual host, user) → how that user logs in.
         self._logins: dict[tuple[str, str], Login] = {}
