@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Bytes of unconfirmed publishes that a channel may have, whatever their number.
 _WINDOW_BYTES: Final = 8 << 20
+#: RabbitMQ's direct reply-to.
+_REPLY_TO: Final = b"amq.rabbitmq.reply-to"
 #: ``mandatory`` and ``immediate`` among the bits of ``basic.publish``.
 _ANSWERED: Final = 3
 
@@ -236,10 +238,13 @@ class KeptChannel(Channel):
         if self.one_lane:
             return False
         route = publish.route
-        if not route.exchange and route.routing_key.startswith("amq.rabbitmq.reply-to"):
+        if not route.exchange and route.routing_key.startswith(_REPLY_TO.decode()):
             return False
         frames = publish.frames
-        return self._keeper.settings.mandatory or not frames[size_at(frames, 3)[0] + 6] & _ANSWERED
+        header = size_at(frames, 3)[0] + 8
+        if frames.find(_REPLY_TO, header, header + size_at(frames, header + 3)[0] + 8) >= 0:
+            return False  # a request whose answer only this connection can get
+        return self._keeper.settings.mandatory or not frames[header - 2] & _ANSWERED
 
     def _spool(self, publish: Publish, now: float) -> None:
         self.storing += 1
