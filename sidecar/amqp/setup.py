@@ -211,9 +211,9 @@ class Setup:
 
     def asks(self, data: bytes) -> None:
         """These frames of a client go to the broker."""
-        if self.forgotten:
-            return
         for number, found, start, end in methods_in(data):
+            if self.forgotten:
+                return
             if found not in ANSWERS:
                 continue
             if found == CHANNEL_OPEN:
@@ -257,11 +257,13 @@ class Setup:
         self._settled(number, answered, data[start:end])
 
     def _settled(self, number: int, asked: Asked, answer: bytes) -> None:
+        if self.forgotten:
+            return
         self._bytes -= len(asked.frame) + 100
         try:
             self.done(number, asked.method, asked.frame, answer, asked.limit)
         except AmqpError:
-            # The broker has understood it, and we have not: no reason to bother anybody, as long as that is there.
+            # One side has said what we do not understand: no reason to bother anybody, as long as both are there.
             self.forget()
 
     def done(self, number: int, found: int, frame: bytes, answer: bytes, limit: int = -2) -> None:
@@ -357,6 +359,8 @@ class Setup:
         self.channels.clear()
         self.declared.clear()
         self._queues.clear()
+        self._bytes = 0
+        self._consumers = 0
 
     def _grow(self, size: int) -> None:
         self._bytes += size
