@@ -292,18 +292,22 @@ class Writer:
         while fetches:
             fetch = fetches[0]
             try:
-                fetch.messages, fetch.bad = self._database.fetch(fetch.key, fetch.after, fetch.limit, fetch.limit_bytes)
+                fetch.messages, bad = self._database.fetch(fetch.key, fetch.after, fetch.limit, fetch.limit_bytes)
             except FAILURES as error:
                 self._trouble(error)
                 return
-            if fetch.bad:
+            if bad:
                 logger.error(
                     "messages of the spool are damaged and have become dead letters",
-                    extra={"messages": [bad.id for bad in fetch.bad]},
+                    extra={"messages": [it.id for it in bad]},
                 )
-                self._changes.bad += fetch.bad
-            self._outcomes.append(fetch)
-            del fetches[0]
+                self._changes.bad += bad
+                fetch.bad += bad
+            if fetch.messages or not bad:
+                self._outcomes.append(fetch)
+                del fetches[0]
+            if bad:
+                return  # nobody may meet them again; and none at all would mean that there are no more
 
     def _do(self, call: Call) -> None:
         try:

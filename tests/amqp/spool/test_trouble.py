@@ -341,6 +341,26 @@ def test_a_record_that_is_damaged_becomes_a_dead_letter_and_the_others_stay(tmp_
     assert len(contents(tmp_path)) == 98
 
 
+def test_whoever_asks_for_few_does_not_take_damaged_ones_for_the_end(tmp_path: Path) -> None:
+    damage(stored(tmp_path, *range(6)), [b"header%d:xxx" % number for number in (0, 1, 2, 4)])
+
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        twice: list[list[int]] = []
+        for _ in range(2):
+            spool.fetch(AI, None, 1, 1 << 20, lambda messages: twice.append([number_of(it) for it in messages]))
+        (first,) = await driver.fetch(limit=1)
+        assert number_of(first) == 3
+        assert twice == [[3], [3]]
+        (second,) = await driver.fetch(after=first.cursor, limit=1)
+        assert number_of(second) == 5
+        assert await driver.fetch(after=second.cursor, limit=1) == []
+        assert spool.messages == spool.keys[AI].count == 2
+        assert spool.corrupt == spool.dead_letters.count == 4
+
+    run(tmp_path, test)
+
+
 def pages(base: Path) -> list[tuple[int, int]]:
     """(number, kind) of every page but the first, by SQLite's file format (§1.6)."""
     data = base.read_bytes()
