@@ -1,0 +1,104 @@
+"""A wire between a sidecar and a broker that can be cut, and mended, in no time: to lose a broker costs a test nothing
+then. What is not durable survives in the broker, though, as it only loses its clients."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from contextlib import suppress
+from typing import Any, Self
+
+from support.processes import free_port
+
+_LARGEST = 1 << 18
+
+
+class Wire:
+    """Passes bytes from ``port`` to 127.0.0.1:``to`` and back, over as many connections as there are."""
+
+    def __init__(self, to: int) -> None:
+        self.to = to
+        self.port = free_port()
+        #: Connections so far.
+        self.count = 0
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._flows = asyncio.Event()
+        self._flows.set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="wire", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        self.mend()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def cut(self) -> None:
+        """All connections end, as if the broker's machine had been restarted, and none can be made."""
+        self._do(self._cut())
+
+    def mend(self) -> None:
+        """There is a way again."""
+        self._do(self._mend())
+
+    def freeze(self) -> None:
+        """Nothing passes; the connections stay, and can even be made."""
+        self._loop.call_soon_threadsafe(self._flows.clear)
+
+    def thaw(self) -> None:
+        """Everything goes on."""
+        self._loop.call_soon_threadsafe(self._flows.set)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
+
+    async def _mend(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+
+    async def _cut(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        self._flows.set()
+        for pump in self._pumps:
+            pump.cancel()
+        for writer in self._writers:
+            writer.transport.abort()
+        self._writers.clear()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.count += 1
+        self._writers.add(writer)
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self.to)
+        except OSError:
+            writer.transport.abort()
+            return
+        if self._server is None:
+            writer.transport.abort()
+            back.transport.abort()
+            return
+        self._writers.add(back)
+        for source, target in ((reader, back), (there, writer)):
+            pump = self._loop.create_task(self._pump(source, target))
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+
+    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await source.read(_LARGEST):
+                await self._flows.wait()
+                target.write(data)
+                await target.drain()
+        self._writers.discard(target)
+        target.close()
