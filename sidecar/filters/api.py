@@ -62,7 +62,7 @@ EndHook: TypeAlias = "Callable[[Any], None]"
 class Chain:
     """The hooks of an ordered list of filters, and the times that every phase of an exchange reads: ``timeout``, and
     ``patience``, the seconds that one try may wait for an answer's head. ``keep``: bytes of a request's body that are
-    kept, so that it can be sent again. ``queue``: the :class:`sidecar.filters.queue.Queue` where requests may be stored
+    kept, so that it can be sent again. ``queue``: the :class:`sidecar.queue.filter.Queue` where requests may be stored
     instead of being refused."""
 
     __slots__ = (

@@ -58,8 +58,8 @@ from sidecar.upstreams import balancers
 from sidecar.upstreams.cluster import Cluster
 
 if TYPE_CHECKING:
-    from sidecar.filters.queue import Queue
     from sidecar.queue.delivery import Delivered
+    from sidecar.queue.filter import Queue
     from sidecar.queue.queue import HttpQueue
 
 #: What clients ask of a queue: see :mod:`sidecar.queue.answers`.
@@ -203,7 +203,7 @@ class Assembly:
         return frozenset(int(item) for item in model.Retry().on if item.isdigit()) if inbound else frozenset()
 
     def _door(self, timeout: model.Timeout, queue: HttpQueue) -> Chain:
-        from sidecar.filters.queue import QueueDoor
+        from sidecar.queue.filter import QueueDoor
 
         filters = (
             Timeouts(timeout),
@@ -222,8 +222,8 @@ class Assembly:
         storing: Queue | None = None
         last: Delivered | None = None
         if policies.queue is not None and queue is not None:
-            from sidecar.filters.queue import Queue
             from sidecar.queue.delivery import Delivered
+            from sidecar.queue.filter import Queue
 
             settings, lane = policies.queue
             if delivery:
