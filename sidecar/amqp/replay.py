@@ -78,6 +78,10 @@ _UNSEEN: Final = 3
 #: Connections at once, and users that a key's messages wait for whose names are remembered.
 _MOST_LINES: Final = 32
 _MOST_USERS: Final = 100
+#: After so many seconds without an answer a key leaves its room in memory to others, if there is somebody who needs it;
+#: of such keys so many messages may be in memory beside the others.
+_STALL: Final = 5.0
+_MOST_STALLED: Final = 4 * AHEAD
 #: How many messages of a key that were not taken are kept aside before it stops; and how many later ones with the same
 #: routing keys are passed over, if there is no other between them.
 _MOST_ASIDE: Final = 256
@@ -223,9 +227,9 @@ class KeyReplay(Sender):
     """One key. It holds no more than its first message in the gates' lines; the rest waits here, or in the spool."""
 
     __slots__ = (
-        "after", "allowed", "aside", "aside_count", "asking", "back", "behind", "ended", "fetching", "gone", "hungry",
-        "line", "loaded", "missing_since", "name", "parked", "paused", "queued", "replayer", "reserved", "sent",
-        "skipped", "unseen", "users",
+        "after", "allowed", "aside", "aside_count", "asking", "back", "behind", "ended", "fetching", "gone", "heard",
+        "hungry", "line", "loaded", "missing_since", "name", "parked", "paused", "queued", "replayer", "reserved",
+        "sent", "skipped", "stalled", "unseen", "users",
     )  # fmt: skip
 
     def __init__(self, replayer: Replayer, name: KeyName) -> None:
@@ -245,6 +249,10 @@ class KeyReplay(Sender):
         self.gone: set[int] = set()
         #: Where to go back to when the fetching is over.
         self.back: tuple[int, int] | None = None
+        #: When the broker last answered, or what it has not answered was begun; whether that was so long ago that the
+        #: key does not count any more in what may be in memory.
+        self.heard = 0.0
+        self.stalled = False
         #: It is in the line of those who want to fetch; in that of those who want to send.
         self.hungry = False
         self.queued = False
@@ -341,8 +349,8 @@ class Replayer:
     __slots__ = (
         "_ahead", "_ahead_bytes", "_alarmed", "_backoff", "_call_soon", "_clock", "_connect", "_dead_after", "_ending",
         "_hold", "_hungry", "_keys", "_lines", "_login", "_name", "_next_tick", "_paused", "_pumping", "_quiet",
-        "_report", "_retries", "_returned", "_routes", "_running", "_spool", "_timer", "_troubled", "_turn", "_turns",
-        "_wall", "_wheel", "_window", "on_alarm", "on_settled", "stats",
+        "_report", "_retries", "_returned", "_routes", "_running", "_spool", "_stalled", "_timer", "_troubled", "_turn",
+        "_turns", "_wall", "_wheel", "_window", "on_alarm", "on_settled", "stats",
     )  # fmt: skip
 
     def __init__(
@@ -394,6 +402,8 @@ class Replayer:
         #: What is in memory, and what is being fetched.
         self._ahead = 0
         self._ahead_bytes = 0
+        #: What is in memory of keys that get no answers.
+        self._stalled = 0
         #: Ids of messages that came back unrouted, before they were confirmed.
         self._returned: set[int] = set()
         self._pumping = False
@@ -429,7 +439,7 @@ class Replayer:
             if line.publisher is not None:
                 line.publisher.close("the sidecar is shutting down")
         self._quiet.clear()
-        await self._wait_until_quiet(1.0)
+        await self._wait_until_quiet(min(seconds, 1.0))
 
     async def _wait_until_quiet(self, seconds: float) -> None:
         quiet = self._quiet
@@ -525,7 +535,7 @@ class Replayer:
 
     def _want(self, key: KeyReplay, urgent: bool = False) -> None:
         """It should fetch, when it is its turn; ``urgent``: even if it has enough, because that is less important."""
-        if key.hungry or key.fetching or key.ended or (len(key.loaded) * 2 > key.allowed and not urgent):
+        if key.hungry or key.fetching or key.ended or key.stalled or (len(key.loaded) * 2 > key.allowed and not urgent):
             return
         there = self._spool.keys.get(key.name)
         if there is not None and (there.count > key.known or key.left):
@@ -562,7 +572,7 @@ class Replayer:
                 return
             key = self._hungry.popleft()
             key.hungry = False
-            if key.ended:
+            if key.ended or key.stalled:
                 continue
             key.fetching = True
             key.reserved = limit = min(room, key.allowed)
@@ -644,6 +654,31 @@ class Replayer:
         if key.name not in self._spool.keys and self._keys.pop(key.name, None) is not None:
             self.stats.parked -= key.parked
             key.parked = 0
+
+    def _stall(self, key: KeyReplay) -> None:
+        """The broker does not answer what was sent of it (a quorum queue without its majority, for one). Others are not
+        to wait for that with it: it leaves them its room."""
+        if key.fetching or key.aside or self._stalled + len(key.sent) > _MOST_STALLED:
+            return
+        self._withdraw(key)
+        if key.loaded:
+            first = key.loaded[0].cursor
+            key.after = first[0], first[1] - 1
+            key.ended = False
+            for message in key.loaded:
+                self._forget(key, message)
+            key.loaded.clear()
+        key.stalled = True
+        self._stalled += len(key.sent)
+        for message in key.sent.values():
+            self._forget(key, message)
+
+    def _count_again(self, key: KeyReplay) -> None:
+        key.stalled = False
+        self._stalled -= len(key.sent)
+        for message in key.sent.values():
+            self._ahead += 1
+            self._ahead_bytes += message.size
 
     def _withdraw(self, key: KeyReplay) -> None:
         """Leave the line of the gate."""
@@ -743,6 +778,8 @@ class Replayer:
         except AmqpError as error:
             self._bury(key, message, TOO_LARGE if error.code == CONTENT_TOO_LARGE else REFUSED, error.code, error.text)
             return
+        if not key.sent:
+            key.heard = self._clock()
         key.sent[message.id] = message
         line.idle_since = inf
         self.stats.sent += 1
@@ -846,8 +883,12 @@ class Replayer:
     def _take(self, message: SpooledMessage) -> KeyReplay | None:
         """Something is known of a message that was sent: its key."""
         key = self._keys.get(message.key)
-        if key is None or key.sent.pop(message.id, None) is None:
+        if key is None or message.id not in key.sent:
             return None
+        if key.stalled:
+            self._count_again(key)
+        key.heard = self._clock()
+        del key.sent[message.id]
         self._see_whether_quiet()
         return key
 
@@ -1082,7 +1123,10 @@ class Replayer:
         for name in there:
             if name not in self._keys:
                 self._key(name)
+        now = self._clock()
         for key in list(self._keys.values()):
+            if key.sent and not key.stalled and self._hungry and now - key.heard >= _STALL:
+                self._stall(key)
             if key.parked and self._may_log_in(key):
                 self._again(key)
             count = there[key.name].count if key.name in there else 0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import random
 from struct import pack
 from typing import Any
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 
 from sidecar.amqp import publishing
 from sidecar.amqp.dialler import Dialler, own_properties, plain
-from sidecar.amqp.publishing import GONE, READY, Audience, Publisher
+from sidecar.amqp.publishing import GONE, READY, Audience, Connector, Publisher
 from sidecar.amqp.spec import AmqpError
 from sidecar.resilience.wheel import TimerWheel
 from support import amqp
 from support.amqp import FakeLoop
+from support.processes import free_port
 from support.taking_broker import Connection, TakingBroker
 
 NO_ORDERS = (404, "NOT_FOUND - no exchange 'orders' in vhost '/'")
@@ -34,6 +36,7 @@ class Told(Audience):
         self.writables = 0
         self.left: list[Any] | None = None
         self.error: AmqpError | None = None
+        self.over = asyncio.Event()
 
     def ready(self, publisher: Publisher) -> None:
         self.readies += 1
@@ -59,6 +62,7 @@ class Told(Audience):
         assert self.error is None
         self.left = left
         self.error = error
+        self.over.set()
 
 
 class Setting:
@@ -560,6 +564,44 @@ def test_a_broker_that_breaks_the_protocol() -> None:
         one.settle()
         assert one.told.left == ["a"]
         assert one.connection.transport.aborted
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_broker_that_is_not_there(known: bool) -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        told = Told()
+        dialler = Dialler("PLAIN", plain("guest", "guest"), "/", own_properties("tests"))
+        publisher = Publisher(dialler, told, TimerWheel(loop.call_at, loop.time), loop.time, loop.call_soon)
+        publisher.send(amqp.publish(1, "k"), "a")
+        addresses = [("127.0.0.1", free_port())] if known else []
+        connector = Connector(lambda: addresses, loop)
+        connector.connect(publisher)
+        await told.over.wait()
+        assert told.error is not None
+        assert told.left == ["a"]
+        assert ("cannot connect to 127.0.0.1" if known else "no broker is known") in told.error.text
+        connector.close()
+
+    asyncio.run(scenario())
+
+
+def test_addresses_take_turns() -> None:
+    async def scenario() -> None:
+        loop = asyncio.get_running_loop()
+        addresses = [("127.0.0.1", free_port()) for _ in range(3)]
+        connector = Connector(lambda: addresses, loop)
+        tried: list[str] = []
+        for _ in range(6):
+            told = Told()
+            dialler = Dialler("PLAIN", plain("guest", "guest"), "/", own_properties("tests"))
+            publisher = Publisher(dialler, told, TimerWheel(loop.call_at, loop.time), loop.time, loop.call_soon)
+            connector.connect(publisher)
+            await told.over.wait()
+            tried.append(publisher.endpoint)
+        assert sorted(tried) == sorted(2 * [f"{host}:{port}" for host, port in addresses])
+
+    asyncio.run(scenario())
 
 
 @settings(max_examples=100, deadline=None)
