@@ -667,4 +667,4 @@ class Connector:
         try:
             await self._loop.create_connection(lambda: cast(asyncio.Protocol, publisher), host, port)
         except OSError as error:
-            publisher.failed(f"cannot connect to {publisher.endpoint}: {error.strerror or type(error).__name__}")
+            publisher.failed(f"cannot connect: {error.strerror or type(error).__name__}")

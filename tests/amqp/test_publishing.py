@@ -580,7 +580,7 @@ def test_a_broker_that_is_not_there(known: bool) -> None:
         await told.over.wait()
         assert told.error is not None
         assert told.left == ["a"]
-        assert ("cannot connect to 127.0.0.1" if known else "no broker is known") in told.error.text
+        assert ("cannot connect" if known else "no broker is known") in told.error.text
         connector.close()
 
     asyncio.run(scenario())
