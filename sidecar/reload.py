@@ -57,6 +57,8 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
                 if getattr(running.config, key) != getattr(upstream, key)
             )
             problems += _queue(f"upstreams.{name}", running.config, upstream)
+        elif running is not None and _queue_paths(running.config) & _queue_paths(upstream):
+            problems.append(Problem(f"upstreams.{name}.bind", f"requests are queued there: {_RESTART}"))
         elif upstream.bind in held:
             holder = held[upstream.bind]
             problems.append(
@@ -110,9 +112,7 @@ def _queue(name: str, old: Inbound | Upstream, new: Inbound | Upstream) -> list[
     delivered."""
     paths = _queue_paths(new)
     if paths and paths != _queue_paths(old):
-        return [
-            Problem(name, f"where it queues requests: {_RESTART}{', or another bind' if name != 'inbound' else ''}")
-        ]
+        return [Problem(name, f"where it queues requests: {_RESTART}")]
     return []
 
 

@@ -275,7 +275,7 @@ def _fits_the_protocol(root: Fields) -> None:
         wrong = f"is not for protocol {protocol}"
         for name, keys in NOT_FOR[protocol].items():
             section = listener.section_of(name)
-            if not keys and listener.get(name):
+            if not keys and (listener.get(name) or section is not None):
                 listener.places[name].report(wrong, allowed="protocol: http, or leave it out")
             for key in section.places if section else ():
                 if section and key in keys:

@@ -96,6 +96,8 @@ class Queue:
         client = x.client
         x.touched = x.listener.clock()
         x.check_idle(x.touched)
+        if x.phase != STORING:
+            return True  # its time was over
         if x.request_done:
             self._store(x)
         else:

@@ -183,7 +183,7 @@ class Lane:
     def _settle(self, request: Request, result: Result) -> None:
         """A delivery is over."""
         queue = self._queue
-        if queue.paused:
+        if queue.stopped:
             return
         del self.active[request.number]
         error = result.error

@@ -48,7 +48,9 @@ class HttpQueue:
         self.store = Store(self._database, listener.loop)
         self.store.on_recount = self._recount
         self.lanes: dict[str, Lane] = {}
+        #: Nothing more is sent; what is under way is not heard of any more either; nothing can be stored.
         self.paused = True
+        self.stopped = False
         self.closed = False
         #: Clients have named keys for something that is here.
         self.keyed = False
@@ -95,18 +97,21 @@ class HttpQueue:
         self._timer = self.loop.call_later(SWEEP, self._sweep)
 
     def pause(self) -> None:
-        """Send nothing more: what waits is sent after the next start."""
-        if self.paused:
-            return
+        """Send nothing more: what waits is sent after the next start. What is under way may finish."""
         self.paused = True
         if self._timer is not None:
             self._timer.cancel()
+
+    def stop(self) -> None:
+        """Break off what is under way."""
+        self.pause()
+        self.stopped = True
         for lane in self.lanes.values():
             lane.stop()
 
     async def close(self) -> None:
         """Write what is to be written, and end."""
-        self.pause()
+        self.stop()
         self.closed = True
         await self.store.close()
 

@@ -147,14 +147,19 @@ class Store:
                 self._database.checkpoint()
         self._database.close()
 
-    def _do(self, batch: list[Job]) -> None:
-        """In one transaction; if that fails, each in its own, so that one cannot harm the others."""
+    def _do(self, batch: list[Job], repaired: bool = False) -> None:
+        """In one transaction; if that fails, each in its own, so that one cannot harm the others. A damaged file is
+        made anew, once."""
         if not self._ready():
             self._refuse(batch)
             return
         try:
             self._commit(batch)
         except Exception as error:
+            if is_damage(error) and not repaired:
+                self._trouble(error)
+                self._do(batch, repaired=True)
+                return
             if len(batch) == 1 or not self._goes_on(error):
                 if not self._refusal(error):
                     self._trouble(error)
@@ -172,7 +177,7 @@ class Store:
         if database.moved():
             # It went into a file that nobody will find; unless what is in that can be brought over, it was for nothing.
             self._replace(None)
-        self.problem = ""
+        self._say("")
 
     def _goes_on(self, error: Exception) -> bool:
         """Whether the others may do better by themselves."""

@@ -403,3 +403,65 @@ def test_inbound_the_app_hears_once_who_asked(tmp_path: Path) -> None:
         assert (await finished(client, answer.fields["location"]))["status"] == "done"
 
     in_plane(test, inbound=True, queue=model.Queue(path=str(tmp_path)))
+
+
+def test_what_is_under_way_may_finish_when_no_more_is_sent(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        client = await plane.connect()
+        first = await post(client)
+        upstream = await plane.accepted()
+        await upstream.read_until(b"hello")
+        plane.listener.stop_work()
+        second = await post(client)
+        assert second.status == 202
+        upstream.send(OK)
+        assert (await finished(client, first.fields["location"]))["status"] == "done"
+        assert json.loads((await ask(client, second.fields["location"])).body)["status"] == "queued"
+        assert plane.stats.active == 0
+
+    in_plane(test, **queued(tmp_path, when="always"))
+
+
+def test_what_waits_is_sent_after_a_restart(tmp_path: Path) -> None:
+    locations = []
+
+    async def before(plane: Plane) -> None:
+        away(plane)
+        client = await plane.connect()
+        locations.append((await post(client)).fields["location"])
+
+    async def after(plane: Plane) -> None:
+        upstream = await plane.accepted()
+        await upstream.read_until(b"hello")
+        upstream.send(OK)
+        client = await plane.connect()
+        assert (await finished(client, locations[0]))["status"] == "done"
+
+    in_plane(before, **queued(tmp_path))
+    in_plane(after, **queued(tmp_path))
+
+
+def test_no_more_at_once_than_is_allowed_and_slowly_at_first(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        client = await plane.connect()
+        locations = [(await post(client)).fields["location"] for _ in range(6)]
+        first = await plane.accepted()
+        await first.read_until(b"hello")
+        assert len(plane.upstream.peers) == 1
+        first.send(OK)
+        others = [first, await plane.accepted()]
+        for peer in others:
+            await peer.read_until(b"hello")
+        assert plane.stats.active == 2
+        for peer in others:
+            peer.send(OK)
+        while plane.listener.queue.stats.outcomes["delivered"] != 6:
+            for peer in plane.upstream.peers:
+                if b"hello" in peer.buffer:
+                    peer.buffer.clear()
+                    peer.send(OK)
+            assert plane.stats.active <= 2
+            await client.wait(lambda: True, "a moment")
+            assert (await ask(client, locations[0])).status == 200
+
+    in_plane(test, **queued(tmp_path, when="always", concurrency=2))

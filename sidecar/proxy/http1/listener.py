@@ -61,14 +61,17 @@ class HttpListener(Listener):
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self.pool.forget(endpoint)
 
-    def drain(self) -> None:
+    def stop_work(self) -> None:
         if self.queue is not None:
             self.queue.pause()
+
+    def drain(self) -> None:
+        self.stop_work()
         super().drain()
 
     async def stop(self) -> None:
         if self.queue is not None:
-            self.queue.pause()
+            self.queue.stop()
         await super().stop()
         self.pool.close()
         if self.queue is not None:
