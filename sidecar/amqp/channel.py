@@ -13,7 +13,7 @@ from sidecar.amqp.hold import Sender
 from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import basic_ack, basic_nack
 from sidecar.amqp.publish import Publish
-from sidecar.amqp.spec import CHANNEL_CLOSE, METHOD
+from sidecar.amqp.spec import CHANNEL_CLOSE, FRAME_OVERHEAD, METHOD
 from sidecar.amqp.unacked import Unacked
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ class Stalled:
     def size(self) -> int:
         """Its bytes so far."""
         return sum(map(len, self.frames))
+
+    def missing(self) -> int:
+        """What is still to come of it: its header too (-1), or so many bytes of body."""
+        if len(self.frames) == 1:
+            return -1
+        return content.body_size(self.frames[1], 0) - sum([len(each) - FRAME_OVERHEAD for each in self.frames[2:]])
 
 
 class Removal:
@@ -78,8 +84,8 @@ class Channel(Sender):
     __slots__ = (
         "collecting", "confirms", "consumers", "consumes", "delivery", "departed", "dropping", "ending", "gets",
         "header_end", "header_new", "header_start", "last_queue", "left", "method", "number", "offset", "open", "parts",
-        "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session", "stalled", "trace",
-        "unacked", "waiting",
+        "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session", "stalled",
+        "trace", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -106,7 +112,7 @@ class Channel(Sender):
         self.waiting: list[bytes] | None = None
         #: Consumer tag → its kind (:data:`ACK`, …); and the same for those whose ``consume-ok`` is still to come.
         self.consumers: dict[bytes, int] = {}
-        self.consumes: deque[int] = deque()
+        self.consumes: list[tuple[bytes, int]] = []
         #: Whether each ``basic.get`` under way need not be acknowledged.
         self.gets: deque[bool] = deque()
         self.unacked = Unacked()
@@ -123,6 +129,8 @@ class Channel(Sender):
         self.collecting: Stalled | None = None
         self.dropping = False
         self.delivery: Delivery | None = None
+        #: What the client has still to get of the message that it is getting: its header too (-1), or so many bytes.
+        self.passing = 0
         #: The client has closed it; the broker must hear nothing more of it. And how many ``basic.recover`` are under
         #: way: what was delivered before their answer is not to be settled any more.
         self.ending = False
@@ -271,6 +279,16 @@ class Channel(Sender):
         self.session.amqp_stats.unacked -= self.unacked.count
         self.unacked.clear()
 
+    def consume_ok(self, tag: bytes) -> int:
+        """The kind of a consumer that the broker has accepted. With RabbitMQ it is the queues that do, so this is not
+        always the one that was asked for first."""
+        for wanted in (tag, b""):
+            for place, (asked, kind) in enumerate(self.consumes):
+                if asked == wanted:
+                    del self.consumes[place]
+                    return kind
+        return ACK
+
     # -- deliveries ----------------------------------------------------------------------------------------------------
 
     def delivered(self, tag: int, consumer: bytes, no_ack: bool) -> None:
@@ -296,6 +314,7 @@ class Channel(Sender):
             frames.extend(stalled.frames)
             if stalled is self.collecting:
                 self.collecting = None  # the rest of it passes
+                self.passing = stalled.missing()
         self.delivery = None
         return b"".join(frames)
 
@@ -312,6 +331,7 @@ class Channel(Sender):
             if stalled.no_ack:
                 session.client_write(b"".join(stalled.frames))
                 session.amqp_stats.delivered += 1
+                self.passing = stalled.missing()
             elif not self.ending and not self.recovering and session.client.state == OPEN:
                 session.broker_write(basic_nack(self.number, stalled.tag - self.offset, False, True))
             if stalled is self.collecting:

@@ -102,9 +102,9 @@ def inject(data: bytes, start: int, end: int, entries: bytes, limit: int, anyway
     ``headers`` property, or in a new one; but for the two lengths no other byte changes.
 
     None when it must stay as it is: its headers have a ``traceparent`` at their top already, or are no table that
-    could be searched for it (``anyway``: that does not matter); it would be more than ``limit`` bytes long; or its flags
-    go on in a second word, which no property uses. Raises :class:`AmqpError` (502) when the properties before the end of
-    the headers do not fit the frame. Properties after them are the broker's to judge.
+    could be searched for it (``anyway``: that does not matter); it would be more than ``limit`` bytes long; or its
+    flags go on in a second word, which no property uses. Raises :class:`AmqpError` (502) when the properties before the
+    end of the headers do not fit the frame. Properties after them are the broker's to judge.
     """
     if end - start < _SHORTEST:
         raise _short()

@@ -123,7 +123,7 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
         if found == CONNECTION_CLOSE:
             return session.client_closes(data[start:end])
         if found == CONNECTION_UPDATE_SECRET:
-            return None
+            return session.new_secret(Arguments(data, start, end).long_bytes())
         raise AmqpError(COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} is not for channel 0", found)
     if found != CHANNEL_OPEN:
         raise AmqpError(CHANNEL_ERROR, f"CHANNEL_ERROR - {_name(found)} on channel {number}, which is not open", found)
@@ -217,7 +217,7 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
         if session.returning and kind != REPLIES:
             after = basic_cancel(channel.number, tag)
     else:
-        channel.consumes.append(kind)
+        channel.consumes.append((tag, kind))
     limit = session.prefetch(0)
     if kind == ACK and limit and not channel.qos_known:
         channel.qos_known = True
@@ -328,6 +328,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
             session.stalled(1, len(frame))
             return b""
         channel.delivered(number, b"", no_ack)
+        channel.passing = -1
         return frame
     elif found == BASIC_GET_EMPTY:
         if channel.gets:
@@ -337,12 +338,13 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         arguments.skip(2)
         arguments.short_bytes()
         session.amqp_stats.exchange(session.vhost, arguments.short()).returned += 1
+        channel.passing = -1
     elif found == BASIC_QOS_OK:
         if channel.qos_asked and not channel.qos_asked.popleft():
             return b""
     elif found == BASIC_CONSUME_OK:
         tag = Arguments(data, start, end).short_bytes()
-        kind = channel.consumes.popleft() if channel.consumes else ACK
+        kind = channel.consume_ok(tag)
         session.consumer_came(channel, tag, kind)
         if session.returning and kind != REPLIES and not channel.ending and session.client.state == OPEN:
             session.broker_write(basic_cancel(channel.number, tag))

@@ -21,13 +21,13 @@ from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.kept import KeptChannel
 from sidecar.amqp.legs import CLOSED, OPEN, BrokerLeg, ClientLeg
-from sidecar.amqp.methods import connection_close_ok, method_of
-from sidecar.amqp.reception import Login, Reception
+from sidecar.amqp.methods import connection_close_ok, method, method_of
+from sidecar.amqp.reception import Login, Reception, renewed
 from sidecar.amqp.redial import Redial
 from sidecar.amqp.restoration import Restoration, Unrestorable
 from sidecar.amqp.session import DIALLING, HANDSHAKE, RUNNING, Session
 from sidecar.amqp.setup import Setup
-from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, METHOD, AmqpError
+from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK, METHOD, AmqpError
 from sidecar.amqp.standin import Standin
 from sidecar.filters.api import Retry
 from sidecar.proxy.errors import Reply
@@ -46,6 +46,7 @@ STUCK: Final = 5.0
 _MOST_RESTORATIONS: Final = 10
 #: Seconds for which a broker that could not be reached is not tried for the next client.
 _AWAY_SECONDS: Final = 1.0
+_CUT: Final = "the broker was lost in the middle of a message to the client"
 #: Why a client has no broker, if others would have none either.
 _NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open"})
 
@@ -98,6 +99,19 @@ class KeptSession(Session):
         for number in self.channels:
             self._hold_back(number)
         return b""
+
+    def new_secret(self, secret: bytes) -> bytes | None:
+        handshake = self.handshake
+        handshake.response = renewed(handshake.mechanism, handshake.response, secret)
+        if not self.detached:
+            return None
+        self.client_write(method(0, CONNECTION_UPDATE_SECRET_OK))
+        return b""
+
+    @property
+    def client_may_be_silent(self) -> bool:
+        # py-amqp, for one, while it blocks in a declaration.
+        return self.detached and self._standin.due != inf
 
     def _hold_back(self, number: int) -> None:
         """What a channel has to say waits while something of it waits for a broker."""
@@ -216,12 +230,17 @@ class KeptSession(Session):
         """The client need not know that its broker is gone."""
         if self.stage != RUNNING or self.phase == ENDED or self.client.state != OPEN:
             return False
-        reason = self._setup.irretrievable()
+        reason = _CUT if self._cut() else self._setup.irretrievable()
         if reason:
             logger.info("a client cannot outlive its broker: %s", reason, extra={"client": self.peer})
         return not reason
 
+    def _cut(self) -> bool:
+        """The client has got a part of a message, and nobody has the rest of it."""
+        return any(channel.passing for channel in self.channels.values())
+
     def _detach(self, broker: BrokerLeg, reason: str) -> None:
+        self._port.seen(self.handshake)
         self.broker = None
         broker.state = CLOSED
         self._linked = False
@@ -259,7 +278,19 @@ class KeptSession(Session):
         self.listener.stats.upstream_active -= 1
         self.leave_endpoint()
         self.tried = ()
+        if self._cut():
+            self._close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {_CUT}")
+            return
         self._redial = Redial(self, self._listener.rng, 1.0)
+        # What came in the meantime, and what the stand-in had left to the broker.
+        try:
+            self._replies.append(self._standin.lost(self.listener.clock()))
+        except AmqpError as error:
+            self._fail(error)
+            return
+        for number in self.channels:
+            self._hold_back(number)
+        self._answer_alone()
 
     def _stand_alone(self) -> None:
         self.detached = True
@@ -486,6 +517,8 @@ class KeptSession(Session):
         if redial is not None:
             redial.cancel()
         now = self.listener.clock()
+        if self._counted and self.broker is not None:
+            self._port.seen(self.handshake)
         if self.phase != ENDED:
             for channel in list(self.channels.values()):
                 assert isinstance(channel, KeptChannel)

@@ -57,8 +57,8 @@ class AmqpListener(Listener):
         self.sessions: dict[Session, None] = {}
         #: Sessions that are not read from because the hold is full, and since when.
         self.stopped: dict[Session, float] = {}
-        #: Who knows of an alarm of the broker: sessions, and the watcher (``None``).
-        self._alarmed: dict[Session | None, None] = {}
+        #: Who knows of an alarm of the broker: sessions, the watcher, the replay.
+        self._alarmed: dict[Session | str, None] = {}
         #: Whether deliveries are kept back at present.
         self.stalled = False
         #: The sidecar is about to drain: nobody gets deliveries any more.
@@ -87,6 +87,7 @@ class AmqpListener(Listener):
             loop=self.loop,
             wheel=self.wheel,
             clock=self.clock,
+            on_alarm=self._alarm_of_replayer,
         )
 
     def configure(self, config: Amqp) -> None:
@@ -158,7 +159,7 @@ class AmqpListener(Listener):
 
     # -- holding -------------------------------------------------------------------------------------------------------
 
-    def alarm(self, source: Session | None, on: bool) -> None:
+    def alarm(self, source: Session | str, on: bool) -> None:
         """Somebody has learnt that the broker takes no publishes (or does again). As long as one says so, nothing is
         published: a connection that the broker has not blocked yet keeps its consumers' acknowledgements flowing."""
         if on:
@@ -172,7 +173,10 @@ class AmqpListener(Listener):
                     session.tell_unblocked()
 
     def _alarm_of_watcher(self, on: bool) -> None:
-        self.alarm(None, on)
+        self.alarm("watcher", on)
+
+    def _alarm_of_replayer(self, on: bool) -> None:
+        self.alarm("replay", on)
 
     def _on_room(self) -> None:
         stopped, self.stopped = self.stopped, {}

@@ -367,9 +367,13 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
             elif channel.dropping:
                 new = b""
             else:
-                if kind == HEADER and channel.delivery is not None:
-                    given = content.traceparent(data, start, end)
-                    channel.delivery.trace = session.tracing.follow(given) if given is not None else None
+                if kind == BODY:
+                    channel.passing -= end - start - FRAME_OVERHEAD
+                elif kind == HEADER:
+                    channel.passing = content.body_size(data, start)
+                    if channel.delivery is not None:
+                        given = content.traceparent(data, start, end)
+                        channel.delivery.trace = session.tracing.follow(given) if given is not None else None
                 continue
             if new is not None:
                 run.replace(start, end, new)
@@ -424,4 +428,5 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
             channel.dropping = True
             return b""
     channel.delivered(tag, consumer, kind != 0)
+    channel.passing = -1
     return new

@@ -271,6 +271,15 @@ class Session(Exchange):
         self._due_in(CLOSE_SECONDS)
         return frame
 
+    def new_secret(self, secret: bytes) -> bytes | None:
+        """``connection.update-secret``: what goes on in its place."""
+        return None
+
+    @property
+    def client_may_be_silent(self) -> bool:
+        """The client waits for an answer and sends no heartbeats meanwhile."""
+        return False
+
     def client_lost(self) -> None:
         """The client is gone, well or badly."""
         self.listener.left(self.client)
@@ -861,7 +870,7 @@ class Session(Exchange):
 
     def _beat(self) -> None:
         broker = self.broker
-        if self.client.state == OPEN and not self.client.beat():
+        if self.client.state == OPEN and not self.client.beat() and not self.client_may_be_silent:
             logger.warning(
                 "an AMQP client sends no heartbeats", extra={"upstream": self.listener.name, "client": self.peer}
             )

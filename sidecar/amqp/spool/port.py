@@ -55,6 +55,7 @@ class SpoolPort:
         loop: asyncio.AbstractEventLoop,
         wheel: TimerWheel,
         clock: Callable[[], float],
+        on_alarm: Callable[[bool], None],
     ) -> None:
         path = Path(settings.path)
         self._config = config
@@ -88,6 +89,7 @@ class SpoolPort:
             config.dead_letters.after,
         )
         self._replayer.on_settled = self._settled
+        self._replayer.on_alarm = on_alarm
         self.keeper.on_added = self._replayer.added
         self.spool.on_room = self.keeper.room
         self.spool.on_revived = self._replayer.look
@@ -151,6 +153,10 @@ class SpoolPort:
         if known is None or known.response != handshake.response:
             self._replayer.logins_changed()
         self._replayer.broker_is_back()
+        self.seen(handshake)
+
+    def seen(self, handshake: Handshake) -> None:
+        """The broker has it in until now."""
         self.accounts.accepted(handshake.mechanism, handshake.response, handshake.vhost)
 
     def broker_is_back(self) -> None:
