@@ -45,12 +45,6 @@ def unknown(request_id: str) -> tuple[int, bytes, bytes]:
     return _json(404, request_id, {"error": "unknown", "message": "no such request, or its outcome is not kept longer"})
 
 
-def conflict(request_id: str) -> tuple[int, bytes, bytes]:
-    """Its key was used for something else."""
-    message = "this idempotency-key came with another body before"
-    return _json(422, request_id, {"error": "key_reused", "message": message})
-
-
 def not_allowed(request_id: str) -> tuple[int, bytes, bytes]:
     """One can only ask."""
     body = {"error": "method", "message": "only GET and HEAD"}

@@ -173,7 +173,7 @@ class Queue:
         if found is None:
             x.respond(*answers.accepted(request.id, answers.QUEUED, x.request_id))
         elif found.digest != request.digest:
-            x.respond(*answers.conflict(x.request_id))
+            x.reply(Reply("bad_request", "this idempotency-key came with another body before"))
         else:
             outcomes["repeated"] += 1
             x.respond(*answers.accepted(found.id, self._state(found), x.request_id))
