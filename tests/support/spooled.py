@@ -71,7 +71,7 @@ class Spooled:
 
     def away(self) -> None:
         """Wait until it has noticed, for all its clients, that there is no broker."""
-        wait_for(lambda: len(self.view()["connections"]) == self.view()["detached"], "all are without a broker")
+        wait_for(lambda: self.view()["connections"] == self.view()["detached"], "all are without a broker")
 
     def attached(self, seconds: float = 15.0) -> None:
         """Wait until all its clients have their broker again."""
