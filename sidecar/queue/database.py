@@ -8,6 +8,7 @@ loss of power; a file that was deleted or is damaged is copied, as far as it can
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import secrets
@@ -17,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.amqp.spool.database import FAILURES, damaged, describe, disk_full, roll_back
+from sidecar.amqp.spool.database import FAILURES, damaged, describe, disk_full, refused, roll_back
 from sidecar.amqp.spool.errors import SpoolError
 from sidecar.amqp.spool.files import Files, identity
 from sidecar.queue.record import Found, Outcome, Request
@@ -29,12 +30,16 @@ SCHEMA: Final = 1
 #: Says in the file's header whose it is.
 APPLICATION: Final = 0x53435148
 
-_PAGE: Final = 8192
+_PAGE: Final = 4096
 _CACHE: Final = 1024
 #: How much of the log stays allocated: what is removed can then be written down on a full disk, too.
 _LOG_KEPT: Final = 4 << 20
+#: A file of so many bytes is given up when the disk is full: so there is room for outcomes, and the queue empties.
+_RESERVE: Final = 4 << 20
 #: Expired requests, and outcomes to forget, at a time.
 _SWEEP: Final = 200
+#: What is wrong when there is no such room.
+FULL: Final = "the disk is full"
 
 _TABLES: Final = """
 CREATE TABLE request (
@@ -82,6 +87,9 @@ class Database:
         self._file: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
         self._outcome_bytes = 0
+        self._reserve = self.files.base.with_name(self.files.base.name + ".reserve")
+        #: There is room beside what is stored; without that, nothing more is.
+        self.reserved = False
         #: Makes ids of clients' keys.
         self.secret = b""
         #: Requests that could not be read again, since this object was made.
@@ -111,9 +119,13 @@ class Database:
             self._check_header()
             self._connect()
         except FAILURES as error:
-            if not is_damage(error):
+            if is_damage(error):
+                self.salvage(error)
+            elif disk_full(error) and self._reserve.exists():
+                self.release()
+                self._connect()
+            else:
                 raise
-            self.salvage(error)
 
     def _check_header(self) -> None:
         """Whose it is, and of which version (SQLite's file format, §1.3), before SQLite writes to it."""
@@ -146,6 +158,10 @@ class Database:
             raise
         self._file = identity(self.files.base)
         self._log = identity(self.files.wal)
+        try:
+            self.reserve()
+        except OSError as error:
+            logger.warning("no room can be set aside for outcomes: %s", describe(error))
 
     def _count_outcomes(self) -> None:
         self._outcome_bytes = self._number("SELECT coalesce(sum(size), 0) FROM outcome INDEXED BY outcome_forget")
@@ -217,6 +233,8 @@ class Database:
             found = self.find(request.id)
             if found is not None:
                 return found
+        if not self.reserved:
+            raise SpoolError(f"queued requests cannot be stored: {FULL}")
         cursor = self._open().execute(
             "INSERT INTO request (id, lane, at, expires, attempts, size, client, request_id, digest, crc, head, body) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -328,6 +346,27 @@ class Database:
         return gone, self.keyed()
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
+
+    def reserve(self) -> None:
+        """Set some room aside. Raises ``OSError`` when there is none."""
+        if self.reserved and self._reserve.exists():
+            return
+        self.reserved = False
+        file = os.open(self._reserve, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(file, 0, _RESERVE)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):  # not every file system can
+                self._reserve.unlink(missing_ok=True)
+                raise
+        finally:
+            os.close(file)
+        self.reserved = True
+
+    def release(self) -> None:
+        """The disk is full: give that room up."""
+        self.reserved = False
+        self._reserve.unlink(missing_ok=True)
 
     def probe(self) -> None:
         """A request's worth can be written."""
@@ -493,4 +532,4 @@ def _rows(reader: sqlite3.Connection, table: str, columns: str) -> Iterator[tupl
             last += step
 
 
-__all__ = ["APPLICATION", "FAILURES", "SCHEMA", "Database", "SpoolError", "describe", "disk_full", "is_damage"]
+__all__ = ["FAILURES", "FULL", "Counts", "Database", "SpoolError", "describe", "disk_full", "is_damage", "refused"]

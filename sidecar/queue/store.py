@@ -9,26 +9,30 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import time
 from collections import deque
 from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any, Final
 
-from sidecar.queue.database import FAILURES, Counts, Database, SpoolError, describe, disk_full, is_damage
+from sidecar.queue.database import FAILURES, FULL, Counts, Database, SpoolError, describe, disk_full, is_damage, refused
 
 logger = logging.getLogger("sidecar.queue")
 
 #: Jobs of one transaction, and their bytes.
 BATCH: Final = 256
-BATCH_BYTES: Final = 4 << 20
+BATCH_BYTES: Final = 2 << 20
 #: What may wait for the disk, bytes.
 WAITING: Final = 32 << 20
 #: How often what did not work is tried again, seconds.
 RETRY: Final = 1.0
-#: The log is copied into the database after so long without work, seconds, or when so many bytes were written.
+#: The log is copied into the database after so long without work, seconds, or when so many bytes were written. It then
+#: begins anew in the space that it has, so that outcomes can be written on a full disk, too.
 IDLE: Final = 0.5
-BEHIND: Final = 4 << 20
+BEHIND: Final = 1 << 20
+#: What a transaction writes to the log beside what is stored, bytes, about: eight pages.
+OVERHEAD: Final = 32768
 
 Done = Callable[[Any, SpoolError | None], None]
 
@@ -69,6 +73,7 @@ class Store:
         """Read what is there, and begin; what is waiting, and whether keys have been named. Raises
         :class:`SpoolError`."""
         self._database.open()
+        self._say("" if self._database.reserved else FULL)
         try:
             found = self._database.lanes(), self._database.keyed()
         except FAILURES as error:
@@ -132,7 +137,7 @@ class Store:
             try:
                 if batch:
                     self._do(batch)
-                    self._behind += size + 4096
+                    self._behind += size + OVERHEAD
                 if self._behind and (not batch or self._behind > BEHIND) and self._ready():
                     self._behind = 0
                     self._database.checkpoint()
@@ -177,7 +182,8 @@ class Store:
         if database.moved():
             # It went into a file that nobody will find; unless what is in that can be brought over, it was for nothing.
             self._replace(None)
-        self._say("")
+        if database.reserved:
+            self._say("")
 
     def _goes_on(self, error: Exception) -> bool:
         """Whether the others may do better by themselves."""
@@ -186,7 +192,7 @@ class Store:
     @staticmethod
     def _refusal(error: Exception) -> bool:
         """Whether it is what was to be done that is wrong, not the file."""
-        return not isinstance(error, FAILURES)
+        return not isinstance(error, FAILURES) or isinstance(error, sqlite3.IntegrityError) or refused(error)
 
     def _ready(self) -> bool:
         """The file is open, or can be opened again."""
@@ -203,20 +209,21 @@ class Store:
             self._database.disconnect()
             self._say(describe(error))
             return False
-        self._say("")
+        self._say("" if self._database.reserved else FULL)
         return True
 
     def _probe(self) -> None:
         """Find out whether there is room again."""
+        self._database.reserve()
         with self._database.transaction():
             self._database.probe()
         self._say("")
 
     def _trouble(self, error: Exception) -> None:
-        self._say(describe(error) if isinstance(error, FAILURES) else str(error))
         if not isinstance(error, FAILURES):
             logger.error("a job of the queue has failed", exc_info=error)
             return
+        self._say(describe(error))
         try:
             if self._database.moved() and self._database.usable:
                 self._replace(None)
@@ -224,6 +231,11 @@ class Store:
                 self._replace(error)
             elif not disk_full(error):
                 self._database.disconnect()
+            else:
+                self._behind = 0
+                self._database.release()
+                with contextlib.suppress(*FAILURES):
+                    self._database.checkpoint()
         except (*FAILURES, SpoolError) as another:
             self._say(describe(another))
             self._database.disconnect()

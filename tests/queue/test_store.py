@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import sqlite3
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -305,15 +306,44 @@ def test_a_full_disk_refuses_and_goes_on_when_there_is_room(tmp_path: Path) -> N
         stored = 1 + results.count(None)
         assert 1 < stored < 20
         assert {str(it) for it in results if it is not None} == {
-            "amqp.spool: queued requests cannot be stored: database or disk is full (SQLITE_FULL)"
+            "amqp.spool: queued requests cannot be stored: database or disk is full (SQLITE_FULL)",
+            "amqp.spool: queued requests cannot be stored: the disk is full",
         }
         assert len(await held.bodies()) == stored
         await held.do(lambda it: it._open().execute("PRAGMA max_page_count = 100000").fetchall() and None)
         await until(lambda: not held.store.problem, "it works again")
         await held.put(request(b"2"))
         assert len(await held.bodies()) == stored + 1
+        with pytest.raises(SpoolError, match="UNIQUE"):
+            await held.put(request(id="x"), request(id="x"))
+        assert not held.store.problem
 
     holding(tmp_path, test)
+
+
+def test_without_room_for_outcomes_nothing_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def test(held: Held) -> None:
+        one = request(b"1")
+        await held.put(one)
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        held.database.release()
+        with pytest.raises(SpoolError, match="the disk is full"):
+            await held.put(request(b"2"))
+        assert await held.do(lambda it: it.finish(one.number, outcome())) is not None
+
+    async def again(held: Held) -> None:
+        assert held.store.problem == "the disk is full"
+        with pytest.raises(SpoolError, match="the disk is full"):
+            await held.put(request(b"2"))
+        monkeypatch.undo()
+        await until(lambda: not held.store.problem, "there is room")
+        await held.put(request(b"2"))
+
+    holding(tmp_path, test)
+    holding(tmp_path, again)
 
 
 def test_nothing_is_done_once_it_is_closed(tmp_path: Path) -> None:
