@@ -466,3 +466,92 @@ def test_no_more_at_once_than_is_allowed_and_slowly_at_first(tmp_path: Path) -> 
             assert (await ask(client, locations[0])).status == 200
 
     in_plane(test, **queued(tmp_path, when="always", concurrency=2))
+
+
+def test_limits_pace_the_deliveries_and_not_what_is_taken_in(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        client = await plane.connect()
+        answers = [await post(client) for _ in range(2)]
+        assert [it.status for it in answers] == [202, 202]
+        upstream = await plane.accepted()
+        await upstream.read_until(b"hello")
+        upstream.send(OK)
+        assert (await finished(client, answers[0].fields["location"]))["status"] == "done"
+        await until(lambda: plane.stats.rejected["rate_limited"], "the second one has to wait")
+        plane.advance(0.2)
+        await upstream.read_until(b"hello")
+        upstream.send(OK)
+        assert (await finished(client, answers[1].fields["location"]))["status"] == "done"
+        assert "tried" not in outcomes(plane)
+
+    in_plane(test, **queued(tmp_path, when="always"), rate_limit=model.RateLimit(rate=10.0, burst=1))
+
+
+def test_an_app_that_is_busy_gets_it_later_and_others_meanwhile(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        client = await plane.connect()
+        locations = [(await post(client, body=body)).fields["location"] for body in (b"first", b"other")]
+        upstream = await plane.accepted()
+        bodies = []
+        for answer in (b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n", OK, OK):
+            await upstream.head()
+            bodies.append(await upstream.read(5))
+            upstream.send(answer)
+        assert bodies == [b"first", b"other", b"first"]
+        status = await finished(client, locations[0])
+        assert (status["status"], status["attempts"]) == ("done", 0)
+
+    in_plane(test, **{**queued(tmp_path, when="always", attempts=1), "retry": model.Retry(max_attempts=1)})
+
+
+def test_requests_in_a_row_on_one_connection(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        away(plane)
+        client = await plane.connect()
+        client.send((POST + b"\r\nhello") * 3)
+        locations = {(await client.answer()).fields["location"] for _ in range(3)}
+        assert len(locations) == 3
+        assert client.buffer == b""
+
+    in_plane(test, **queued(tmp_path))
+
+
+def test_an_old_client(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        away(plane)
+        client = await plane.connect()
+        client.send(b"POST / HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello")
+        answer = await client.answer()
+        assert (answer.status, answer.fields["connection"]) == (202, "close")
+        await client.gone()
+
+    in_plane(test, **queued(tmp_path))
+
+
+def test_a_traced_request_keeps_its_trace(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        away(plane)
+        client = await plane.connect()
+        parent = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+        assert (await post(client, POST + b"traceparent: " + parent + b"\r\n")).status == 202
+        back(plane)
+        upstream = await plane.accepted()
+        assert b"\r\ntraceparent: " + parent + b"\r\n" in await upstream.head()
+        await upstream.read(5)
+        upstream.send(OK)
+        await until(lambda: "delivered" in outcomes(plane), "it is delivered")
+
+    in_plane(test, **queued(tmp_path))
+
+
+def test_routes_have_queues_and_bodies_of_their_own(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        away(plane)
+        client = await plane.connect()
+        assert (await post(client)).status == 202
+        assert (await post(client, POST.replace(b"/tasks", b"/else"))).status == 502
+        lanes = plane.listener.queue.lanes
+        assert [json.loads(name)[0] for name, lane in lanes.items() if lane.count] == ["/tasks"]
+
+    route = model.Route(match=model.Match(path="/tasks"), queue=model.Queue(path=str(tmp_path)))
+    in_plane(test, routes=(route,), retry=None, circuit_breaker=None)
