@@ -56,6 +56,8 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
                 for key in ("protocol", "balancer")
                 if getattr(running.config, key) != getattr(upstream, key)
             )
+            if _spool_path(running.config) != _spool_path(upstream):
+                problems.append(Problem(f"upstreams.{name}.amqp.spool", f"{_RESTART}, or another bind"))
             problems += _queue(f"upstreams.{name}", running.config, upstream)
         elif running is not None and _queue_paths(running.config) & _queue_paths(upstream):
             problems.append(Problem(f"upstreams.{name}.bind", f"requests are queued there: {_RESTART}"))
@@ -83,9 +85,11 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
         added[name] = agent.create_upstream(name, upstream)
         try:
             await added[name].listener.start()
-        except ListenerError as error:
+        except (ListenerError, ConfigError) as error:
             for opened in added.values():
                 await opened.listener.stop()
+            if isinstance(error, ConfigError):
+                raise
             raise ConfigError(filename, [Problem(f"upstreams.{name}.bind", str(error))]) from error
     changes: list[str] = []
     for name in list(agent.upstreams):
@@ -118,6 +122,10 @@ def _queue(name: str, old: Inbound | Upstream, new: Inbound | Upstream) -> list[
 
 def _queue_paths(listener: Inbound | Upstream) -> set[str]:
     return {it.queue.path for it in (listener, *listener.routes) if isinstance(it.queue, Queue)}
+
+
+def _spool_path(upstream: Upstream) -> str:
+    return upstream.amqp.spool.path if upstream.amqp is not None and upstream.amqp.spool is not None else ""
 
 
 def _service(config: Config) -> Service:

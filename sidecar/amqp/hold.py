@@ -57,6 +57,10 @@ class Sender:
         """Whether :attr:`window` does not matter to this one."""
         return False
 
+    def bypasses(self, publish: Publish) -> bool:
+        """Whether it need no longer wait at a gate that it was sent to apart from its route."""
+        return False
+
     def forward(self, publish: Publish) -> None:
         """Its turn has come: write it to the broker."""
         raise NotImplementedError
@@ -381,7 +385,7 @@ class Hold:
 
     def _shut(self, publish: Publish, mine: Gate, now: float) -> Gate | None:
         """The first closed gate for the first of the line of ``mine``; None: it may go, and has its token."""
-        if mine.apart and not mine.admit(now):
+        if mine.apart and not mine.admit(now) and not publish.sender.bypasses(publish):
             return mine
         window = publish.sender.window
         if window is not None and publish.sender.exempt(publish):

@@ -98,6 +98,10 @@ class KeptChannel(Channel):
     def exempt(self, publish: Publish) -> bool:
         return self.session.detached and self._spoolable(publish)
 
+    def bypasses(self, publish: Publish) -> bool:
+        # It waits for room in the spool, and needs none any more.
+        return not self.session.detached and not self._keeper.queued(publish.route)
+
     def spool_held(self) -> None:
         """The broker is gone: what was held for whatever reason is safer on the disk. What may not be spooled, and what
         is behind that in its lane, stays."""

@@ -213,9 +213,3 @@ def test_editors_know_the_keys() -> None:
     assert amqp["dead_letters"]["properties"]["keep"]["default"] == 604800
     assert amqp["publish"]["items"]["properties"]["over"]["anyOf"][0]["enum"] == ["hold", "nack", "spool"]
     assert amqp["partitions"]["additionalProperties"]["required"] == ["count", "by"]
-
-
-@pytest.mark.parametrize("value", ["", "{spool: true}"])
-def test_requests_are_not_queued(value: str) -> None:
-    text = HEAD + f"upstreams: {{a: {{bind: 127.0.0.1:1, routes: [{{match: {{path: /x}}, queue: {value}}}]}}}}"
-    assert [problem.path for problem in problems_of(text)] == ["upstreams.a.routes[0].queue"]

@@ -29,7 +29,7 @@ ID_HEADER: Final = "x-sidecar-id"
 class Keeper:
     """One AMQP port's. ``wall`` is Unix time."""
 
-    __slots__ = ("_acks", "_count", "_prefix", "_stats", "_wall", "full", "on_added", "settings", "spool")
+    __slots__ = ("_acks", "_count", "_prefix", "_stats", "_trouble", "_wall", "full", "on_added", "settings", "spool")
 
     def __init__(self, settings: AmqpSpool, spool: Spool, stats: AmqpStats, wall: Callable[[], float]) -> None:
         self.settings = settings
@@ -42,6 +42,8 @@ class Keeper:
         self.on_added: Callable[[list[SpooledMessage]], None] | None = None
         self._prefix = secrets.token_hex(6)
         self._count = 0
+        #: Why storing did not work, as it was logged last.
+        self._trouble = ""
         #: Id in the spool → the publish whose client waits until the broker has confirmed it (``ack: broker``).
         self._acks: dict[int, Publish] = {}
 
@@ -87,7 +89,9 @@ class Keeper:
 
     def failed(self, publishes: list[Publish], error: SpoolError) -> None:
         """They could not be stored: they wait in memory, or are refused, as for a full spool."""
-        logger.error("the spool cannot store messages: %s", error.text)
+        if error.text != self._trouble:
+            self._trouble = error.text
+            logger.error("the spool cannot store messages: %s", error.text)
         self.full.set(True)
         for publish in publishes:
             channel = publish.sender
@@ -96,6 +100,7 @@ class Keeper:
 
     def room(self) -> None:
         """There is room again, and storing works."""
+        self._trouble = ""
         self.full.set(False)
 
     def delivered(self, messages: list[SpooledMessage]) -> None:

@@ -15,7 +15,7 @@ from sidecar.amqp.dialler import plain
 from sidecar.amqp.known import Known
 from sidecar.amqp.link import Report
 from sidecar.amqp.notebook import Saving
-from sidecar.amqp.publishing import Connector
+from sidecar.amqp.publishing import Connector, Publisher
 from sidecar.amqp.replay import Login, Replayer
 from sidecar.amqp.spool.errors import SpoolError
 from sidecar.amqp.spool.keeper import Keeper
@@ -34,6 +34,8 @@ logger = logging.getLogger("sidecar.amqp.spool")
 
 #: Seconds between two looks for dead letters that are too old.
 _SWEEP: Final = 3600.0
+#: Seconds for which the sidecar's own connection waits for those of clients that have lost theirs.
+_CLIENTS_FIRST: Final = 5.0
 #: Logins of clients that are remembered, so that what they left behind can be sent after they have gone.
 _MOST_LOGINS: Final = 100
 
@@ -61,6 +63,8 @@ class SpoolPort:
         self._config = config
         self._stats = stats
         self._clock = clock
+        #: Connections of our own that wait for those of clients, and until when.
+        self._late: list[tuple[float, Publisher]] = []
         self._swept = -_SWEEP
         #: When a client last found no broker (the loop's time).
         self.missed = -1e9
@@ -79,7 +83,7 @@ class SpoolPort:
             hold,
             policy.routes,
             self.login,
-            self._connector.connect,
+            self._connect,
             wheel,
             clock,
             time.time,
@@ -125,8 +129,12 @@ class SpoolPort:
     def look(self) -> None:
         """Now and then: what has no event of its own."""
         spool = self.spool
-        if self.keeper.full.closed and not spool.full and not spool.problem:
+        self._connect_late()
+        full = self.keeper.full
+        if full.closed and not spool.full and not spool.problem:
             self.keeper.room()
+        elif full.closed and full.waiting:
+            full.changed()  # some may go past the spool by now
         now = self._clock()
         if now - self._swept >= _SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
@@ -158,6 +166,20 @@ class SpoolPort:
     def seen(self, handshake: Handshake) -> None:
         """The broker has it in until now."""
         self.accounts.accepted(handshake.mechanism, handshake.response, handshake.vhost)
+
+    def _connect(self, publisher: Publisher) -> None:
+        """Clients first: queues that live and die with them have to be there again before what was meant for them."""
+        self._late.append((self._clock() + _CLIENTS_FIRST, publisher))
+        self._connect_late()
+
+    def _connect_late(self) -> None:
+        now = self._clock()
+        late, self._late = self._late, []
+        for until, publisher in late:
+            if self._stats.detached and now < until:
+                self._late.append((until, publisher))
+            else:
+                self._connector.connect(publisher)
 
     def broker_is_back(self) -> None:
         """A client has just reached it again."""
