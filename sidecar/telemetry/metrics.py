@@ -14,6 +14,7 @@ from prometheus_client.utils import INF, floatToGoString
 
 from sidecar import __version__
 from sidecar.telemetry.amqp_metrics import amqp_families
+from sidecar.telemetry.stats import QueueStats
 
 if TYPE_CHECKING:
     from sidecar.admin.view import Running
@@ -106,16 +107,21 @@ class _Collector(Collector):
         outcomes = CounterMetricFamily(
             "sidecar_queued", "What became of requests that may be queued.", labels=[*labels, "outcome"]
         )
-        found = False
+        sums: dict[str, QueueStats] = {}  # a service may have the name of an upstream
         for stats in self._running.stats:
             queue = stats.queue
             if queue is not None:
-                found = True
-                waiting.add_metric([stats.upstream], queue.requests)
-                size.add_metric([stats.upstream], queue.bytes)
+                total = sums.setdefault(stats.upstream, QueueStats())
+                total.requests += queue.requests
+                total.bytes += queue.bytes
                 for outcome, n in list(queue.outcomes.items()):
-                    outcomes.add_metric([stats.upstream, outcome], n)
-        return (waiting, size, outcomes) if found else ()
+                    total.outcomes[outcome] += n
+        for name, total in sums.items():
+            waiting.add_metric([name], total.requests)
+            size.add_metric([name], total.bytes)
+            for outcome, n in total.outcomes.items():
+                outcomes.add_metric([name, outcome], n)
+        return (waiting, size, outcomes) if sums else ()
 
     def _upstreams(self) -> Iterable[Metric]:
         state = GaugeMetricFamily(

@@ -9,7 +9,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.model import Queue
 from sidecar.config.show import effective
 from sidecar.telemetry.metrics import Metrics
-from support.agents import RunningAgent, upstream
+from support.agents import RunningAgent, ask, upstream
 from support.configs import config_of, problem_of
 from support.live import run
 from support.plane import refusing_port
@@ -102,5 +102,27 @@ def test_a_folder_that_cannot_be_used_is_said_at_the_start(tmp_path: Path) -> No
         with pytest.raises(StartError, match=r"a: requests cannot be queued: .*Not a directory"):
             async with RunningAgent(tmp_path, upstreams={"a": _with(tmp_path / "file")}):
                 pass
+
+    run(main)
+
+
+def test_a_service_may_have_the_name_of_an_upstream(tmp_path: Path) -> None:
+    queue = {"path": str(tmp_path / "q")}
+
+    async def main() -> None:
+        async with RunningAgent(
+            tmp_path,
+            service={"name": "web", "app": f"127.0.0.1:{refusing_port()}"},
+            inbound={"bind": "127.0.0.1:0", "queue": queue},
+            upstreams={"web": _with(tmp_path / "q", when="always")},
+        ) as it:
+            inbound = it.agent.inbound
+            assert inbound is not None
+            for port in (inbound.address.port, it.port("web")):
+                status, fields, _ = await ask(port, "POST", "/", b"x")
+                assert (status, fields["location"].startswith("/.sidecar/queue/")) == (202, True)
+            page = Metrics(it.agent).render("")[0].decode()
+            assert page.count('sidecar_queued_requests{upstream="web"}') == 1
+            assert 'sidecar_queued_total{outcome="queued",upstream="web"} 2.0' in page
 
     run(main)
