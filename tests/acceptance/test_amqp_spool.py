@@ -7,6 +7,7 @@ kills of the sidecar.
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import random
 import time
@@ -54,6 +55,12 @@ class Work:
     def close(self) -> None:
         for publisher in self.publishers.values():
             publisher.close()
+
+
+@pytest.fixture(autouse=True)
+def _all_the_time_it_takes() -> None:
+    if SOAK:
+        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture

@@ -1,0 +1,183 @@
+"""A spool whose disk is full or read-only, or whose folder is taken away: nothing is acknowledged that is not safe,
+nobody crashes, and what the broker can take goes on to it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pamqp import commands
+
+from support.amqp_clients.raw import Listener
+from support.processes import Process, Sidecar, ending, wait_for
+from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
+from support.spooled import Spooled, bodies, first_times
+from support.wire import Wire
+
+ENCLOSED = pytest.mark.skipif(
+    os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode != 0,
+    reason="a file system of its own needs root and mount namespaces",
+)
+KIB = b" " + b"x" * 1000
+
+
+class Enclosed(Sidecar):
+    """With a small file system of its own at the place of the spool, which nobody else sees."""
+
+    def __init__(self, folder: Path, config: dict[str, Any], options: str = "size=3m") -> None:
+        self.mounted = Path(config["upstreams"]["rabbitmq"]["amqp"]["spool"]["path"])
+        self.mounted.mkdir()
+        self.file = folder / "enclosed.yaml"
+        self.file.write_text(yaml.safe_dump({"admin": {"bind": "127.0.0.1:0"}, **config}))
+        mount = f'mount -t tmpfs -o mode=700,{options} none "$0" && exec "$@"'
+        run = [sys.executable, "-m", "sidecar", "run", str(self.file)]
+        Process.__init__(self, ["unshare", "-m", "sh", "-c", mount, str(self.mounted), *run], folder / "enclosed.log")
+        self._ready = {}
+
+    def mount(self, *options: str) -> None:
+        """``mount``, or another command, as it sees it."""
+        command = options if options[0] == "umount" else ("mount", *options)
+        subprocess.run(["nsenter", "-m", "-t", str(self.pid), *command, str(self.mounted)], check=True)
+
+
+class EnclosedSpool(Spooled):
+    sidecar: Enclosed
+
+    def start(self) -> EnclosedSpool:
+        self.sidecar = Enclosed(self.folder, self.config)
+        self.sidecar.ready()
+        return self
+
+
+@pytest.fixture(scope="module")
+def wire(rabbitmq: RabbitMQ) -> Iterator[Wire]:
+    for queue in ("disk.q", "disk.other"):
+        rabbitmq.declare(queue, durable=True)
+    with Wire(rabbitmq.port) as found:
+        yield found
+    for queue in ("disk.q", "disk.other"):
+        rabbitmq.delete(queue)
+
+
+@pytest.fixture(autouse=True)
+def mended(wire: Wire) -> Iterator[None]:
+    wire.mend()
+    yield
+    wire.mend()
+
+
+def publish(publisher: Listener, first: int, count: int, queue: str = "disk.q") -> None:
+    for number in range(first, first + count):
+        publisher.publish(queue, b"%d" % number + KIB)
+
+
+def acknowledged(publisher: Listener, count: int, seconds: float = 15.0) -> None:
+    wait_for(lambda: len(publisher.answered()) == count, f"{count} are acknowledged", seconds)
+    assert not publisher.methods(commands.Basic.Nack)
+
+
+def arrived(broker: RabbitMQ, count: int) -> None:
+    """All, in order. (What was sent and could not be removed from a spool on such a disk may come twice.)"""
+    found = first_times([int(body.split()[0]) for body in bodies(broker, "disk.q", count)])
+    assert found == list(range(count))
+
+
+def relays(spooled: Spooled, broker: RabbitMQ) -> None:
+    """Other clients have nothing to do with it."""
+    with spooled.listener() as other:
+        publish(other, 0, 10, "disk.other")
+        acknowledged(other, 10, 2)
+    assert len(bodies(broker, "disk.other", 10)) == 10
+
+
+@ENCLOSED
+def test_the_disk_is_full(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> None:
+    with EnclosedSpool(tmp_path, wire.port) as spooled, spooled.listener() as publisher:
+        wire.cut()
+        spooled.away()
+        publish(publisher, 0, 4000)
+        problem = wait_for(lambda: spooled.spool()["problem"], "it knows that the disk is full")
+        assert "full" in problem
+        assert 0 < len(publisher.answered()) < 4000
+        # With the broker there, others do not need the disk.
+        wire.mend()
+        spooled.attached()
+        relays(spooled, rabbitmq)
+        wire.cut()
+        spooled.away()
+        spooled.sidecar.mount("-o", "remount,size=64m")
+        acknowledged(publisher, 4000)
+        wire.mend()
+        arrived(rabbitmq, 4000)
+        assert len(spooled.errors()) < 10
+
+
+@ENCLOSED
+def test_the_disk_is_read_only(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> None:
+    with EnclosedSpool(tmp_path, wire.port) as spooled, spooled.listener() as publisher:
+        wire.cut()
+        spooled.away()
+        publish(publisher, 0, 100)
+        acknowledged(publisher, 100)
+        spooled.sidecar.mount("-t", "tmpfs", "-o", "ro", "none")  # over the other, which is not to be seen any more
+        publish(publisher, 100, 100)
+        problem = wait_for(lambda: spooled.spool()["problem"], "it knows")
+        assert "Read-only" in problem
+        count = len(publisher.answered())
+        wire.mend()
+        spooled.attached()
+        relays(spooled, rabbitmq)
+        wire.cut()
+        spooled.away()
+        publish(publisher, 200, 100)
+        assert len(publisher.answered()) == count < 200
+        spooled.sidecar.mount("umount")
+        acknowledged(publisher, 300)
+        wire.mend()
+        arrived(rabbitmq, 300)
+        assert not any("Traceback" in line for line in spooled.errors())
+
+
+def test_the_folder_is_deleted_and_something_else_is_there(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> None:
+    with Spooled(tmp_path, wire.port) as spooled, spooled.listener() as publisher:
+        wire.cut()
+        spooled.away()
+        publish(publisher, 0, 100)
+        acknowledged(publisher, 100)
+        shutil.rmtree(spooled.path)
+        publish(publisher, 100, 100)
+        acknowledged(publisher, 200)
+        shutil.rmtree(spooled.path)
+        spooled.path.write_text("not a folder")
+        publish(publisher, 200, 100)
+        assert wait_for(lambda: spooled.spool()["problem"], "it knows")
+        assert len(publisher.answered()) == 200
+        spooled.path.unlink()
+        acknowledged(publisher, 300)
+        spooled.sidecar.kill()
+        spooled.start()
+        wire.mend()
+        arrived(rabbitmq, 300)
+
+
+@pytest.mark.parametrize("kind", ["file", pytest.param("read-only", marks=ENCLOSED)])
+def test_it_does_not_start_without_its_folder(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "spool"
+    config = behind_sidecar(1, credentials=GUEST, spool={"path": str(path)})
+    if kind == "file":
+        path.write_text("not a folder")
+        sidecar = Sidecar(tmp_path, config)
+    else:
+        sidecar = Enclosed(tmp_path, config, options="ro")
+    with ending(sidecar):
+        assert sidecar.popen.wait(10) != 0
+        assert "Traceback" not in sidecar.output()
+        assert str(path) in sidecar.output()
+        assert ("Not a directory" if kind == "file" else "Read-only file system") in sidecar.output()
