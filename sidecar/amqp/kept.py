@@ -171,7 +171,10 @@ class KeptChannel(Channel):
                     self.no_room(publish)
         for publish in publishes:
             if not self._spoolable(publish):
-                if publish.tag:
+                if self.session.detached:
+                    # It goes again over the client's next connection, before everything that came later.
+                    self.session.keep(publish, self.gate, now)
+                elif publish.tag:
                     self.refuse(publish)
                 else:
                     publish.route.stats.dropped += 1

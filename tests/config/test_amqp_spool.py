@@ -20,7 +20,7 @@ from sidecar.config.model import (
 )
 from sidecar.config.schema import json_schema
 from sidecar.config.show import effective
-from support.configs import config_of, problem_of, problems_of
+from support.configs import config_of, problem_of
 
 HEAD = "service: {name: tasks}\nregistry: directory:///run/mesh\n"
 ACCOUNT = "credentials: {username: sidecar, password: hunter2}"
