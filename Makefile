@@ -48,7 +48,12 @@ demo: .venv/.stamp ## A small mesh: services, sidecars, failures and what become
 .PHONY: test
 test: .venv/.stamp-dev ## All tests, against real servers where they can be had
 	@scripts/ensure-servers test
+ifeq ($(ARGS),)
+	@$(PY) -m pytest -q -n 2 --dist loadfile --ignore=tests/acceptance
+	@$(PY) -m pytest -q tests/acceptance
+else
 	@$(PY) -m pytest $(ARGS)
+endif
 
 .PHONY: lint
 lint: .venv/.stamp-dev ## Style and types, strictly
@@ -73,7 +78,8 @@ test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the
 	@.venv-compiled/bin/python -P -c 'from sidecar.proxy.http1 import head; assert head.__file__.endswith(".so"), head'
 	@.venv-compiled/bin/pytest tests/proxy tests/resilience tests/upstreams \
 	    tests/acceptance/test_leaks.py tests/acceptance/test_mesh_consul.py tests/acceptance/test_lifecycle.py \
-	    tests/acceptance/test_tcp_servers.py --deselect tests/proxy/test_routes.py $(ARGS)
+	    tests/acceptance/test_tcp_servers.py tests/acceptance/test_amqp_pika.py tests/acceptance/test_amqp_frames.py \
+	    tests/acceptance/test_amqp_consumers.py tests/acceptance/test_amqp_spool.py --deselect tests/proxy/test_routes.py $(ARGS)
 
 .PHONY: bench
 bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ: CPU, latency, memory (half an hour; ARGS='--part amqp' for one part, --quick for a few minutes)

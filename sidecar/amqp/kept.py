@@ -110,7 +110,7 @@ class KeptChannel(Channel):
         for publish in self.session.hold.forget(self):
             lane = publish.route.lane
             if lane not in staying and self._spoolable(publish):
-                self._spool(publish, now)
+                self._spool(publish, now, True)
             else:
                 staying.add(lane)
                 self.session.keep(publish, self.gate, now)
@@ -165,7 +165,7 @@ class KeptChannel(Channel):
         spoolable = [publish for publish in publishes if self._spoolable(publish)]
         if spoolable:
             self.storing += len(spoolable)
-            if not self._keeper.take(spoolable):
+            if not self._keeper.take(spoolable, True):
                 self.storing -= len(spoolable)
                 for publish in spoolable:
                     self.no_room(publish)
@@ -227,7 +227,7 @@ class KeptChannel(Channel):
         """It was held, and what it was held for is gone: into the spool, if that may be."""
         if self._spoolable(publish):
             self.storing += 1
-            if self._keeper.take([publish]):
+            if self._keeper.take([publish], True):
                 return
             self.storing -= 1
         if publish.tag:
@@ -253,9 +253,9 @@ class KeptChannel(Channel):
             return False  # a request whose answer only this connection can get
         return self._keeper.settings.mandatory or not frames[header - 2] & _ANSWERED
 
-    def _spool(self, publish: Publish, now: float) -> None:
+    def _spool(self, publish: Publish, now: float, urgent: bool = False) -> None:
         self.storing += 1
-        if not self._keeper.take([publish]):
+        if not self._keeper.take([publish], urgent):
             self.storing -= 1
             self.no_room(publish)
 

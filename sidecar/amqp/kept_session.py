@@ -123,7 +123,9 @@ class KeptSession(Session):
         assert channel.waiting is not None
         if self.detached and frame[0] == METHOD:
             found = method_of(frame, 0, len(frame))
-            if self._standin.gives_up(found, channel.waiting):
+            assert isinstance(channel, KeptChannel)
+            busy = channel.held or channel.storing
+            if not busy and self._standin.gives_up(found, channel.waiting):
                 self._forget_waiting(channel)
                 self._late.append((channel, frame))
                 return

@@ -146,7 +146,7 @@ def test_a_killed_sidecar_has_lost_nothing_that_it_acknowledged(tmp_path: Path) 
     with ending() as processes:
         app: Recorder | None = None
         number = 0
-        for life in range(8):
+        for life in range(3):
             sidecar = Sidecar(tmp_path, config, f"sidecar-{life}")
             processes.append(sidecar)
             sidecar.ready()

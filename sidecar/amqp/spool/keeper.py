@@ -56,12 +56,12 @@ class Keeper:
         """Messages of the route's key are in the spool: what comes now has to go behind them."""
         return (route.vhost, route.lane) in self.spool.keys
 
-    def take(self, publishes: list[Publish]) -> bool:
+    def take(self, publishes: list[Publish], urgent: bool = False) -> bool:
         """Store them, in this order; each one's channel hears of it. ``False``: there is no room, and nothing was
-        taken."""
+        taken. ``urgent``: only room on the disk matters, as they cannot wait where they are."""
         now = self._wall()
         messages = [self._message(publish, now) for publish in publishes]
-        if self.full.closed or not self.spool.put(messages, _Stored(self, publishes).done):
+        if (self.full.closed and not urgent) or not self.spool.put(messages, _Stored(self, publishes).done, urgent):
             self.full.set(True)
             return False
         self._stats.spooled += len(publishes)

@@ -151,14 +151,16 @@ class Spool:
             self._runner.join()
             self._runner = None
 
-    def put(self, messages: list[SpooledMessage], done: PutDone) -> bool:
+    def put(self, messages: list[SpooledMessage], done: PutDone, urgent: bool = False) -> bool:
         """Store messages, in this order, all or none. ``done`` is called with them when they are on the disk and have
         their ids, or with what went wrong; until then the list is the spool's. False: there is no room, nothing was
-        taken and ``done`` is not called."""
+        taken and ``done`` is not called. ``urgent``: they have nowhere else to be, so it does not matter how much waits
+        for the disk already."""
         size = 0
         for message in messages:
             size += message.size
-        if self._closing or self.bytes + size > self.max_bytes or (self._waiting and self._waiting + size > QUEUE):
+        crowded = self._waiting > 0 and self._waiting + size > QUEUE and not urgent
+        if self._closing or self.bytes + size > self.max_bytes or crowded:
             self.full = True
             return False
         self._waiting += size
