@@ -120,6 +120,7 @@ def test_the_disk_is_full(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> Non
 
 
 @ENCLOSED
+@pytest.mark.skipif(os.environ.get("SIDECAR_SOAK") != "1", reason="much like the others: set SIDECAR_SOAK=1")
 def test_the_disk_is_read_only(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> None:
     with EnclosedSpool(tmp_path, wire.port) as spooled, spooled.listener() as publisher:
         wire.cut()

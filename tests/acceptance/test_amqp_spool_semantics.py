@@ -296,6 +296,21 @@ def test_what_a_client_has_left_behind_is_delivered(rabbitmq: RabbitMQ, wire: Wi
     assert sorted(bodies(rabbitmq, "spool.q", 40), key=int) == [b"%d" % number for number in range(40)]
 
 
+@pytest.mark.parametrize("how", ["leaves", "closes"])
+def test_more_is_left_behind_than_waits_for_the_disk_at_once(
+    rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled, how: str
+) -> None:
+    away(wire, spooled)
+    with spooled.client(confirms=False) as client:
+        padding = b" " * 100_000
+        client.send_bytes(b"".join(client.publishing(1, "", "spool.q", b"%d" % n + padding) for n in range(300)))
+        if how == "closes":
+            client.close()
+    wait_for(lambda: not spooled.view()["connections"], "it has gone")
+    wire.mend()
+    assert [int(body) for body in bodies(rabbitmq, "spool.q", 300)] == list(range(300))
+
+
 def test_mandatory_ones_and_requests_wait(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:
     """They are about the very connection."""
     client = spooled.client()
@@ -331,7 +346,7 @@ def test_mandatory_ones_and_requests_wait(rabbitmq: RabbitMQ, wire: Wire, spoole
 
 
 def test_a_rate_is_kept_exactly_and_nobody_waits(rabbitmq: RabbitMQ, spooled: Spooled) -> None:
-    count = 150
+    count = 100
     with rabbitmq.channel() as channel:
         channel.exchange_declare("spool.paced", "fanout")
         channel.queue_bind("spool.q", "spool.paced")

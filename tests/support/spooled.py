@@ -146,7 +146,7 @@ def bodies(broker: RabbitMQ, queue: str, count: int = 0, seconds: float = 20.0) 
     deadline = time.monotonic() + seconds
     with broker.channel() as channel:
         channel.basic_qos(prefetch_count=1000)
-        for method, _, body in channel.consume(queue, auto_ack=True, inactivity_timeout=0.3):
+        for method, _, body in channel.consume(queue, auto_ack=True, inactivity_timeout=0.15):
             if method is not None:
                 found.append(body)
                 different.add(body)
