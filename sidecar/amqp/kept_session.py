@@ -163,6 +163,8 @@ class KeptSession(Session):
         if self.detached and self._standin.waits(channel.number):
             return  # the broker is missing, not only what was held
         Session.emptied(self, channel)
+        if self._replies or self._late:
+            self._answer_alone()
 
     def look(self, now: float) -> None:
         """Something may have waited too long for a broker; or there is one, and it says nothing."""

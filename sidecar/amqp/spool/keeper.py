@@ -61,7 +61,9 @@ class Keeper:
         taken. ``urgent``: only room on the disk matters, as they cannot wait where they are."""
         now = self._wall()
         messages = [self._message(publish, now) for publish in publishes]
-        if (self.full.closed and not urgent) or not self.spool.put(messages, _Stored(self, publishes).done, urgent):
+        # While storing does not work, nothing may get ahead of what has come back from the disk.
+        shut = self.full.closed and (self._trouble != "" or not urgent)
+        if shut or not self.spool.put(messages, _Stored(self, publishes).done, urgent):
             self.full.set(True)
             return False
         self._stats.spooled += len(publishes)
