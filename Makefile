@@ -79,7 +79,7 @@ test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the
 	@.venv-compiled/bin/pytest tests/proxy tests/resilience tests/upstreams \
 	    tests/acceptance/test_leaks.py tests/acceptance/test_mesh_consul.py tests/acceptance/test_lifecycle.py \
 	    tests/acceptance/test_tcp_servers.py tests/acceptance/test_amqp_pika.py tests/acceptance/test_amqp_frames.py \
-	    tests/acceptance/test_amqp_consumers.py tests/acceptance/test_amqp_spool.py --deselect tests/proxy/test_routes.py $(ARGS)
+	    --deselect tests/proxy/test_routes.py $(ARGS)
 
 .PHONY: bench
 bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ: CPU, latency, memory (half an hour; ARGS='--part amqp' for one part, --quick for a few minutes)

@@ -45,7 +45,7 @@ def test_a_file_is_one_version_or_the_other(
     assert caplog.text.count("a note cannot be written") == 1
     assert notes.read() == {"version": 1, "a": 1}
     path.with_name("notes.json.new").chmod(0o644)
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, "sidecar.amqp"):
         assert notes.write({"a": 3})
     assert "a note is written again" in caplog.text
     assert notes.read() == {"version": 1, "a": 3}
