@@ -86,6 +86,8 @@ class KeptChannel(Channel):
                 self._spool(publish, now)
                 return before
         else:
+            if self.session.detached:
+                self._measure()  # a channel that was opened meanwhile, or published nothing before
             gate = hold.closed(self, route, now)
         if gate is None:
             return before + self._sent(publish)
@@ -158,6 +160,7 @@ class KeptChannel(Channel):
         """What the broker has not confirmed it may have, or not: it goes again, out of the spool."""
         confirms = self.confirms
         if confirms is None:
+            self._measure()
             return
         publishes = confirms.left()
         confirms.restart()

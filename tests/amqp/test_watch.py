@@ -211,7 +211,7 @@ def test_a_queue_that_is_missing_is_waited_for(rabbit: RabbitMQ, caplog: pytest.
             rabbit.delete("missing")
             await until(lambda: it.depth("missing") == -1, "it is gone")
 
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "sidecar.amqp")
     run(check())
     said = [record.getMessage() for record in caplog.records if "missing" in record.getMessage()]
     assert len(said) == 3, said
@@ -329,7 +329,7 @@ def test_a_wrong_password(rabbit: RabbitMQ, caplog: pytest.LogCaptureFixture, mo
             await until(lambda: it.depth("q") == 0, "the right one works")
 
     monkeypatch.setattr(watch, "UNKNOWN_AFTER", 0.5)
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "sidecar.amqp")
     run(check())
     assert "wr0ng" not in caplog.text
     assert caplog.text.count("ACCESS_REFUSED") == 1
@@ -415,7 +415,7 @@ def test_a_broker_that_stops_and_comes_back(rabbit: RabbitMQ, caplog: pytest.Log
             await asyncio.to_thread(rabbit.ready)
             await until(lambda: it.depth("lasting") == 0, "it is back", 15)
 
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "sidecar.amqp")
     run(check())
     assert not [record for record in caplog.records if record.name.startswith(("aio", "asyncio"))], caplog.text
     said = [record for record in caplog.records if record.name == "sidecar.amqp"]
@@ -576,7 +576,7 @@ def test_a_cancellation_that_is_forgotten_is_repeated() -> None:
 
 
 def test_trouble_that_several_have_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "sidecar.amqp")
     report = Report("rabbitmq", lambda: 0.0)
     for _ in range(3):
         report.bad("one", "OSError", "refused")
