@@ -311,6 +311,37 @@ def test_more_is_left_behind_than_waits_for_the_disk_at_once(
     assert [int(body) for body in bodies(rabbitmq, "spool.q", 300)] == list(range(300))
 
 
+def test_mandatory_ones_and_requests_wait(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:
+    """They are about the very connection."""
+    client = spooled.client()
+    client.call(
+        1,
+        commands.Basic.Consume(queue="amq.rabbitmq.reply-to", consumer_tag="answers", no_ack=True),
+        commands.Basic.ConsumeOk,
+    )
+    with Listener(client) as listener:
+        away(wire, spooled)
+        client.publish(1, "", "spool.nowhere", b"mandatory", mandatory=True)
+        client.publish(1, "", "spool.q", b"request", Properties(reply_to="amq.rabbitmq.reply-to"))
+        client.publish(1, "spool.other", "key", b"third")
+        time.sleep(0.3)
+        assert listener.answered() == {3}
+        assert spooled.spool()["messages"] == 1
+        back(wire, spooled)
+        wait_for(lambda: listener.answered() == {1, 2, 3}, "all are answered")
+        assert said(listener, commands.Basic.Return).reply_code == 312
+        with rabbitmq.channel() as channel:
+            _, properties, body = channel.basic_get("spool.q", auto_ack=True)
+            assert body == b"request"
+            channel.basic_publish("", properties.reply_to, b"answer")
+        assert deliveries(listener, 1)[0].consumer_tag == "answers"
+    with rabbitmq.channel() as channel:
+        channel.exchange_declare("spool.other", "fanout")
+    spooled.empty()
+    with rabbitmq.channel() as channel:
+        channel.exchange_delete("spool.other")
+
+
 # -- limits
 
 

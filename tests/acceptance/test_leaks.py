@@ -290,7 +290,8 @@ async def mix(it: Plane, rng: random.Random, requests: int) -> None:
             client.transport.abort()
         del it.clients[:-100]
     it.listener.cluster.update(instances)
-    for _ in range(20):  # what waits for a peer that will never speak again; one end may be the beginning of another wait
+    # What waits for a peer that will never speak again; the end of one wait may be the beginning of another.
+    for _ in range(20):
         it.advance(400)
         await asyncio.sleep(0.05)
         if not it.stats.client_connections:
