@@ -267,7 +267,7 @@ class Agent:
         for upstream in self.upstreams.values():
             amqp = upstream.config.amqp
             if amqp is not None:
-                upstream.listener.pause_on = functools.partial(self._breakers_of, amqp.pause_on)  # type: ignore[attr-defined]
+                upstream.listener.follow_breakers(functools.partial(self._breakers_of, amqp.pause_on))
 
     def _breakers_of(self, names: Sequence[str]) -> Sequence[CircuitBreaker]:
         return [breaker for name in names if name in self.upstreams for breaker in self.upstreams[name].breakers]

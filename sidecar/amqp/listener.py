@@ -191,6 +191,9 @@ class AmqpListener(Listener):
         self._app_is_well = well
         self._see_to_deliveries()
 
+    def follow_breakers(self, breakers: Callable[[], Sequence[CircuitBreaker]]) -> None:
+        self.pause_on = breakers
+
     def _see_to_deliveries(self) -> None:
         stall = not self._app_is_well or any(breaker.state == BREAKER_OPEN for breaker in self.pause_on())
         if stall != self.stalled:

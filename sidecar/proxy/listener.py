@@ -6,7 +6,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.config.model import Address, Limits, Timeout
@@ -143,6 +143,9 @@ class Listener:
 
     def app_health(self, well: bool) -> None:
         """The app is fit for work, or is not. Matters only where an upstream pushes it."""
+
+    def follow_breakers(self, breakers: Callable[[], Sequence[CircuitBreaker]]) -> None:
+        """While one of these is open, the app cannot do what is pushed to it. Matters only there, too."""
 
     def stop_work(self) -> None:
         """Take no new work from an upstream that pushes it: the sidecar is about to drain."""
