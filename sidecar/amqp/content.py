@@ -97,9 +97,12 @@ def body_size(data: bytes, start: int) -> int:
     return body
 
 
-def inject(data: bytes, start: int, end: int, entries: bytes, limit: int, anyway: bool = False) -> bytes | None:
+def inject(
+    data: bytes, start: int, end: int, entries: bytes, limit: int, anyway: bool = False, instead: bytes = b""
+) -> bytes | None:
     """The frame anew, with ``entries`` (as :func:`~sidecar.amqp.tables.table_entry` makes them) at the end of the
-    ``headers`` property, or in a new one; but for the two lengths no other byte changes.
+    ``headers`` property, or in a new one; but for the two lengths no other byte changes. Entries named ``instead`` (as
+    that stands in a table: its length first) at the top of the headers go for them.
 
     None when it must stay as it is: its headers have a ``traceparent`` at their top already, or are no table that
     could be searched for it (``anyway``: that does not matter); it would be more than ``limit`` bytes long; or its
@@ -128,6 +131,10 @@ def inject(data: bytes, start: int, end: int, entries: bytes, limit: int, anyway
             raise _cut_off()
         if not anyway and data.find(_MARK, at, after) >= 0 and _has_traceparent(data, at, after):
             return None
+        kept = data[at + 4 : after]
+        if instead and instead in kept:
+            kept = _without(data, at, after, instead[1:])
+            added -= length - len(kept)
         if end - start + added > limit:
             return None
         return (
@@ -135,7 +142,7 @@ def inject(data: bytes, start: int, end: int, entries: bytes, limit: int, anyway
             + _UINT32.pack(end - start - 8 + added)
             + data[start + _CLASS : at]
             + _UINT32.pack(length + added)
-            + data[at + 4 : after]
+            + kept
             + entries
             + data[after:end]
         )
@@ -277,6 +284,24 @@ def _has_traceparent(data: bytes, at: int, after: int) -> bool:
         return find(data, at, after, _TRACEPARENT) >= 0
     except AmqpError:
         return True
+
+
+def _without(data: bytes, at: int, after: int, name: bytes) -> bytes:
+    """The table's entries but those of that name; all of them when it cannot be read to its end."""
+    kept: list[bytes] = []
+    run = entry = at + 4
+    try:
+        while entry < after:
+            tag_at = entry + 1 + data[entry]
+            over = value_end(data, tag_at, after)
+            if data[entry + 1 : tag_at] == name:
+                kept.append(data[run:entry])
+                run = over
+            entry = over
+    except AmqpError:
+        return data[at + 4 : after]
+    kept.append(data[run:after])
+    return b"".join(kept)
 
 
 def _text(data: bytes, at: int, last: int) -> str:

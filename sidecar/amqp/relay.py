@@ -31,12 +31,15 @@ from sidecar.amqp.spec import (
     UNEXPECTED_FRAME,
     AmqpError,
 )
+from sidecar.amqp.spool.keeper import ID_HEADER
 
 if TYPE_CHECKING:
     from sidecar.amqp.partitions import Partition
     from sidecar.amqp.session import Session
 
 _u64: Final = Struct(">Q").unpack_from
+#: As it stands in a table.
+_ID: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode()
 
 
 class Run:
@@ -178,18 +181,19 @@ def _header(session: Session, channel: Channel, data: bytes, start: int, end: in
     tracing = session.tracing
     trace = tracing.begin()
     mark = session.mark() if session.keeps else b""
-    new = content.inject(data, start, end, tracing.entries(trace) + mark, session.frame_max)
-    if new is None and mark:
-        new = content.inject(data, start, end, mark, session.frame_max, True)
-        trace = None
+    instead = _ID if mark else b""
+    new = content.inject(data, start, end, tracing.entries(trace) + mark, session.frame_max, False, instead)
+    if new is None:
+        # Most likely it has a trace of its own.
+        if mark:
+            new = content.inject(data, start, end, mark, session.frame_max, True, instead)
+        given = content.traceparent(data, start, end) if tracing.recording else None
+        trace = tracing.follow(given) if given is not None else None
+    channel.trace = trace
     if new is not None:
         channel.header_new = new
         channel.header_start = start
         channel.header_end = end
-        channel.trace = trace
-    elif tracing.recording:
-        given = content.traceparent(data, start, end)
-        channel.trace = tracing.follow(given) if given is not None else None
     if route.partition is not None:
         return _partition(session, channel, route.partition, data, start, end, begun)
     return None

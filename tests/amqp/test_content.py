@@ -146,6 +146,33 @@ def test_a_table_that_cannot_be_searched_is_left_to_the_broker(tail: bytes) -> N
     assert whole(traceparent, data) is None
 
 
+ID = table_entry("x-sidecar-id", "new")
+OLD = table_entry("x-sidecar-id", "an older one")
+
+
+@pytest.mark.parametrize(
+    ("entries", "kept"),
+    [
+        (b"", b""),
+        (OLD, b""),
+        (b"\x01aV" + OLD + b"\x01bt\x01", b"\x01aV\x01bt\x01"),
+        (OLD + b"\x01aV" + OLD, b"\x01aV"),
+        # Not it: an inner entry, a value, a longer name.
+        (table_entry("a", {"x-sidecar-id": "b"}), table_entry("a", {"x-sidecar-id": "b"})),
+        (table_entry("a", "\x0cx-sidecar-id"), table_entry("a", "\x0cx-sidecar-id")),
+        (b"\x0d\x0cx-sidecar-idV", b"\x0d\x0cx-sidecar-idV"),
+        # What cannot be read to its end is the broker's to judge.
+        (OLD + b"\x01?z", OLD + b"\x01?z"),
+        (OLD + b"\x0cx-sidecar-id", OLD + b"\x0cx-sidecar-id"),
+    ],
+)
+def test_an_entry_of_an_earlier_passage_goes_for_the_new_one(entries: bytes, kept: bytes) -> None:
+    data = frame(spec.HEADERS | spec.PRIORITY, sized(entries) + b"\x04")
+    for anyway in (False, True):
+        got = whole(inject, data, ID, LIMIT, anyway, b"\x0cx-sidecar-id")
+        assert got == frame(spec.HEADERS | spec.PRIORITY, sized(kept + ID) + b"\x04")
+
+
 @pytest.mark.parametrize("flags", [0, spec.HEADERS])
 def test_the_frame_limit(flags: int) -> None:
     data = frame(flags, sized(b"") if flags else b"")
