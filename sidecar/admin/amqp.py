@@ -41,6 +41,7 @@ def port(name: str, view: AmqpView) -> dict[str, Any]:
             "bytes": view.held_bytes,
             "waiting_for": [{"what": utf8(gate), "messages": n} for gate, n in view.holding()],
         },
+        "unkeyed": {utf8(exchange): count for exchange, count in view.unkeyed.items()},
         "spool": spool.state(view.spool),
         "exchanges": [_exchange(exchange) for exchange in stats.exchanges.values()],
         "queues": [_queue(queue) for queue in stats.queues.values()],

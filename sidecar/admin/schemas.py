@@ -140,6 +140,8 @@ SCHEMAS: Final[dict[str, Any]] = {
         ),
         exchanges=_list(_ref("AmqpExchange")),
         queues=_list(_ref("AmqpQueue")),
+        unkeyed=_COUNTS
+        | {"description": "by partitioned exchange, messages that went to partition 0 for want of a value"},
         spool=_or_null(_ref("Spool")),
         sessions=_list(_ref("AmqpSession")) | {"description": "200 at most: those with the most held, then the oldest"},
     ),
@@ -188,6 +190,9 @@ SCHEMAS: Final[dict[str, Any]] = {
         max_bytes=_COUNT,
         full=_FLAG,
         problem=_TEXT | {"description": "why it does not work at present; empty when it does"},
+        parked=_COUNT | {"description": "messages that wait for the login of the user they have to be sent as"},
+        obstacles=_list(_object(vhost=_TEXT, user=_TEXT, problem=_TEXT))
+        | {"description": "connections that cannot be made, and why (20 at most); no user: the sidecar's own account"},
         spooled=_COUNT | {"description": "messages that were put into it since the start"},
         replayed=_COUNT | {"description": "messages that left it for the broker, which confirmed them"},
         expired=_COUNT | {"description": "messages that were too old when their turn came"},

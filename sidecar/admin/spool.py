@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Keys that are listed one by one; all of them are counted.
 MAX_KEYS: Final = 200
+#: Likewise, connections that cannot be made.
+MAX_OBSTACLES: Final = 20
 
 
 def state(view: SpoolView | None) -> dict[str, Any] | None:
@@ -28,6 +30,11 @@ def state(view: SpoolView | None) -> dict[str, Any] | None:
         "max_bytes": view.max_bytes,
         "full": view.full,
         "problem": utf8(view.problem),
+        "parked": view.parked,
+        "obstacles": [
+            {"vhost": utf8(vhost), "user": utf8(user), "problem": utf8(problem)}
+            for vhost, user, problem in view.obstacles[:MAX_OBSTACLES]
+        ],
         "spooled": view.spooled,
         "replayed": view.replayed,
         "expired": view.expired,
@@ -65,4 +72,7 @@ def doubts(view: SpoolView) -> list[str]:
     """What is not as it should be, a phrase each."""
     if view.problem:
         return [f"the spool does not work: {utf8(view.problem)}"]
-    return ["the spool is full"] if view.full else []
+    found = ["the spool is full"] if view.full else []
+    if view.messages and view.obstacles:
+        found.append(f"what is in the spool waits: {utf8(view.obstacles[0][2])}")
+    return found

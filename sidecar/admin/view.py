@@ -127,6 +127,17 @@ class SpoolView(Protocol):
         ...
 
     @property
+    def parked(self) -> int:
+        """Messages that wait for the login of the user they have to be sent as."""
+        ...
+
+    @property
+    def obstacles(self) -> Sequence[tuple[str, str, str]]:
+        """Connections that are wanted for sending what is in it and cannot be made: virtual host, user (empty: the
+        sidecar's own account), why."""
+        ...
+
+    @property
     def spooled(self) -> int:
         """Messages that were put into it since the start. ``replayed`` left it for the broker, which confirmed them;
         ``expired`` were too old by then; ``corrupt`` could not be read again."""
@@ -164,6 +175,11 @@ class AmqpView(Protocol):
     @property
     def spool(self) -> SpoolView | None:
         """None: it has none."""
+        ...
+
+    @property
+    def unkeyed(self) -> Mapping[str, int]:
+        """By partitioned exchange, how many messages had nothing by which to find their partition."""
         ...
 
     def holding(self) -> list[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.hold import Hold
@@ -271,6 +271,11 @@ class View:
     @property
     def held_bytes(self) -> int:
         return self._listener.hold.bytes
+
+    @property
+    def unkeyed(self) -> Mapping[str, int]:
+        exchanges = self._listener.policy.partitions.exchanges
+        return {name: partition.without for name, partition in exchanges.items()}
 
     def holding(self) -> list[tuple[str, int]]:
         return self._listener.hold.waiting()

@@ -29,6 +29,7 @@ def amqp_families(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
         yield from _ports(views)
         yield from _exchanges(views)
         yield from _queues(views)
+        yield _unkeyed(views)
         spools = {name: spool for name, view in views.items() if (spool := view.spool) is not None}
         if spools:
             yield from _spools(spools)
@@ -135,6 +136,21 @@ def _queues(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
     return depth, consumers, full, watched
 
 
+def _unkeyed(views: Mapping[str, AmqpView]) -> Metric:
+    unkeyed = CounterMetricFamily(
+        "sidecar_amqp_unkeyed",
+        "Messages that went to partition 0 of an exchange, as they had nothing to go by.",
+        labels=["upstream", "exchange"],
+    )
+    for name, view in views.items():
+        counts: Counter[str] = Counter()
+        for exchange, count in view.unkeyed.items():
+            counts[utf8(exchange)] += count
+        for label, count in counts.items():
+            unkeyed.add_metric([name, label], count)
+    return unkeyed
+
+
 def _spools(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
     labels = ["upstream"]
     messages = GaugeMetricFamily("sidecar_amqp_spool_messages", "Messages kept for the broker.", labels=labels)
@@ -142,6 +158,9 @@ def _spools(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
     most = GaugeMetricFamily("sidecar_amqp_spool_max_bytes", "The most bytes that are kept.", labels=labels)
     keys = GaugeMetricFamily("sidecar_amqp_spool_keys", "Exchanges and queues that have such messages.", labels=labels)
     full = GaugeMetricFamily("sidecar_amqp_spool_full", "1 while the spool takes no more.", labels=labels)
+    parked = GaugeMetricFamily(
+        "sidecar_amqp_spool_parked", "Messages that wait for the login of the user they are from.", labels=labels
+    )
     working = GaugeMetricFamily("sidecar_amqp_spool_working", "0 while the spool cannot use its file.", labels=labels)
     spooled = CounterMetricFamily("sidecar_amqp_spooled", "Messages put into the spool.", labels=labels)
     replayed = CounterMetricFamily(
@@ -162,6 +181,7 @@ def _spools(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
         most.add_metric([name], view.max_bytes)
         keys.add_metric([name], len(view.keys))
         full.add_metric([name], view.full)
+        parked.add_metric([name], view.parked)
         working.add_metric([name], not view.problem)
         spooled.add_metric([name], view.spooled)
         replayed.add_metric([name], view.replayed)
@@ -169,7 +189,7 @@ def _spools(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
         corrupt.add_metric([name], view.corrupt)
         for by, count in view.acks.items():
             acks.add_metric([name, by], count)
-    return messages, size, most, keys, full, working, spooled, replayed, expired, corrupt, acks
+    return messages, size, most, keys, full, parked, working, spooled, replayed, expired, corrupt, acks
 
 
 def _dead_letters(views: Mapping[str, SpoolView]) -> Iterable[Metric]:

@@ -55,6 +55,7 @@ def test_everything_about_a_port() -> None:
     )  # fmt: skip
     view.held_bytes = 600
     view.waiting = [("the queue tasks", 4), ("the rate of ai.tasks", 2)]
+    view.unkeyed = {"ai.tasks": 5}
     view.queue("tasks", depth=11, full=True)
     view.queue("gone", depth=-1, problem="no such queue")
     view.session(1, held=6, blocked=True, stalled=3)
@@ -78,6 +79,7 @@ def test_everything_about_a_port() -> None:
                     {"what": "the rate of ai.tasks", "messages": 2},
                 ],
             },
+            "unkeyed": {"ai.tasks": 5},
             "spool": None,
             "exchanges": [
                 {

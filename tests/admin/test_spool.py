@@ -23,12 +23,19 @@ def test_everything_about_a_spool() -> None:
     kept.acks = {"broker": 7, "spool": 20}
     kept.dead_letters.add(letter(1), letter(2), damaged(3))
     kept.dead_letters.dropped = 4
+    kept.parked = 6
+    kept.obstacles = [("/", "", "no route"), ("/agents", "\udcff", "ACCESS_REFUSED")]
     assert spool.state(kept) == {
         "messages": 8,
         "bytes": 1400,
         "max_bytes": 1 << 30,
         "full": False,
         "problem": "",
+        "parked": 6,
+        "obstacles": [
+            {"vhost": "/", "user": "", "problem": "no route"},
+            {"vhost": "/agents", "user": "\\udcff", "problem": "ACCESS_REFUSED"},
+        ],
         "spooled": 20,
         "replayed": 9,
         "expired": 2,
@@ -71,6 +78,21 @@ def test_what_is_wrong_with_a_spool_is_a_warning() -> None:
     assert report.upstream_health(upstream) == {"status": "warning", "output": "the spool is full"}
     kept.problem = "no space left on device"
     assert report.upstream_health(upstream)["output"] == "the spool does not work: no space left on device"
+
+
+def test_what_keeps_the_spool_from_being_sent_is_a_warning() -> None:
+    it, kept = broker()
+    upstream = it.upstreams["rabbitmq"]
+    kept.obstacles = [("/", "", "the broker refuses the login")] * (spool.MAX_OBSTACLES + 1)
+    assert report.upstream_health(upstream)["status"] == "healthy"
+    kept.key("exchange ai.tasks", 3, 900)
+    assert report.upstream_health(upstream) == {
+        "status": "warning",
+        "output": "what is in the spool waits: the broker refuses the login",
+    }
+    state = spool.state(kept)
+    assert state is not None
+    assert len(state["obstacles"]) == spool.MAX_OBSTACLES
 
 
 def test_connections_without_a_broker_are_a_warning() -> None:

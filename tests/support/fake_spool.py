@@ -138,6 +138,8 @@ class FakeSpool:
         self.full = False
         self.problem = ""
         self.keys: dict[tuple[str, str], FakeKey] = {}
+        self.parked = 0
+        self.obstacles: list[tuple[str, str, str]] = []
         self.spooled = self.replayed = self.expired = self.corrupt = 0
         self.acks = {"broker": 0, "spool": 0}
         self.dead_letters = FakeLetters()

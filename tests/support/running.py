@@ -46,6 +46,7 @@ class FakeAmqp:
         self.waiting: list[tuple[str, int]] = []
         self.clients: list[SessionView] = []
         self.spool: FakeSpool | None = None
+        self.unkeyed: dict[str, int] = {}
 
     def holding(self) -> list[tuple[str, int]]:
         return self.waiting

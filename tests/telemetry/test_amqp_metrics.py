@@ -36,7 +36,9 @@ CONTRACT = {
     "sidecar_message_queue_consumers": QUEUE,
     "sidecar_message_queue_full": QUEUE,
     "sidecar_message_queue_watched": QUEUE,
+    "sidecar_amqp_unkeyed_total": {"upstream", "exchange"},
     "sidecar_amqp_spool_messages": {"upstream"},
+    "sidecar_amqp_spool_parked": {"upstream"},
     "sidecar_amqp_spool_bytes": {"upstream"},
     "sidecar_amqp_spool_max_bytes": {"upstream"},
     "sidecar_amqp_spool_keys": {"upstream"},
@@ -87,6 +89,8 @@ def broker() -> tuple[FakeRunning, FakeAmqp]:
     view.spool = spool = FakeSpool()
     spool.key("exchange ai.tasks", 3, 900)
     spool.key("queue tasks", 1, 100)
+    spool.parked = 2
+    view.unkeyed = {"ai.tasks": 5, "\udcff": 1, "\\udcff": 2}
     spool.spooled, spool.replayed, spool.expired, spool.corrupt = 20, 9, 2, 1
     spool.acks = {"broker": 7, "spool": 20}
     spool.dead_letters.add(letter(1), letter(2), letter(3, reason="expired"))
@@ -128,7 +132,7 @@ def test_a_spool() -> None:
     it, view = broker()
     spool = view.spool
     assert spool is not None
-    counted = {"messages": 4, "bytes": 1000, "max_bytes": 1 << 30, "keys": 2, "full": 0, "working": 1}
+    counted = {"messages": 4, "bytes": 1000, "max_bytes": 1 << 30, "keys": 2, "full": 0, "working": 1, "parked": 2}
     assert {name: value(it, f"sidecar_amqp_spool_{name}") for name in counted} == counted
     so_far = {"spooled": 20, "replayed": 9, "expired": 2, "spool_corrupt": 1, "dead_letters_dropped": 4}
     assert {name: value(it, f"sidecar_amqp_{name}_total") for name in so_far} == so_far
@@ -138,6 +142,12 @@ def test_a_spool() -> None:
     assert value(it, "sidecar_amqp_detached_connections") == 1
     spool.full, spool.problem = True, "no space left on device"
     assert [value(it, f"sidecar_amqp_spool_{name}") for name in ("full", "working")] == [1, 0]
+
+
+def test_partitions() -> None:
+    it, _ = broker()
+    assert value(it, "sidecar_amqp_unkeyed_total", exchange="ai.tasks") == 5
+    assert value(it, "sidecar_amqp_unkeyed_total", exchange="\\udcff") == 3
 
 
 def test_without_a_spool_nothing_is_said_about_one() -> None:

@@ -185,11 +185,6 @@ class SpoolPort:
         """A client has just reached it again."""
         self._replayer.broker_is_back()
 
-    @property
-    def parked(self) -> int:
-        """Messages that wait for a user with whose login they have to be sent."""
-        return self._replayer.stats.parked
-
     def login(self, vhost: str, user: str) -> Login | None:
         """How to log in as that user (empty: as whoever may)."""
         own = self._config.credentials
@@ -234,6 +229,14 @@ class SpoolPort:
     @property
     def keys(self) -> Mapping[tuple[str, str], Key]:
         return self.spool.keys
+
+    @property
+    def parked(self) -> int:
+        return self._replayer.stats.parked
+
+    @property
+    def obstacles(self) -> Sequence[tuple[str, str, str]]:
+        return self._replayer.problems
 
     @property
     def spooled(self) -> int:
