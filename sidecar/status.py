@@ -224,12 +224,20 @@ def _spool_rows(ports: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             str(spool["replayed"]),
             str(spool["expired"]),
             str(spool["dead_letters"]["messages"]),
-            str(spool["problem"]) or ("full" if spool["full"] else "fine"),
+            _spool_state(spool),
         ]
         for port in ports
         if (spool := port["spool"]) is not None
     ]
     return rows
+
+
+def _spool_state(spool: Mapping[str, Any]) -> str:
+    if spool["problem"]:
+        return str(spool["problem"])
+    if spool["messages"] and spool["obstacles"]:
+        return f"waits: {spool['obstacles'][0]['problem']}"
+    return "full" if spool["full"] else "fine"
 
 
 def size(count: int) -> str:

@@ -137,14 +137,19 @@ def test_amqp_upstreams_are_asked_about_when_there_are_some(capsys: pytest.Captu
 
 
 SPOOL: dict[str, Any] = {
-    "messages": 1200, "bytes": 267_000, "max_bytes": 1 << 30, "full": False, "problem": "", "replayed": 57,
+    "messages": 1200, "bytes": 267_000, "max_bytes": 1 << 30, "full": False, "problem": "", "obstacles": [], "replayed": 57,
     "expired": 3, "dead_letters": {"messages": 4},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("changes", "state"),
-    [({}, "fine"), ({"full": True}, "full"), ({"full": True, "problem": "disk I/O error"}, "disk I/O error")],
+    [
+        ({}, "fine"),
+        ({"full": True}, "full"),
+        ({"full": True, "problem": "disk I/O error"}, "disk I/O error"),
+        ({"full": True, "obstacles": [{"vhost": "/", "user": "", "problem": "no route"}]}, "waits: no route"),
+    ],
 )
 def test_a_spool_is_a_line(changes: dict[str, Any], state: str, capsys: pytest.CaptureFixture[str]) -> None:
     port = AMQP | {"blocked": False, "detached": 2, "spool": SPOOL | changes}
