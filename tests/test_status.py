@@ -137,8 +137,8 @@ def test_amqp_upstreams_are_asked_about_when_there_are_some(capsys: pytest.Captu
 
 
 SPOOL: dict[str, Any] = {
-    "messages": 1200, "bytes": 267_000, "max_bytes": 1 << 30, "full": False, "problem": "", "obstacles": [], "replayed": 57,
-    "expired": 3, "dead_letters": {"messages": 4},
+    "messages": 1200, "bytes": 267_000, "max_bytes": 1 << 30, "full": False, "problem": "", "obstacles": [],
+    "replayed": 57, "expired": 3, "dead_letters": {"messages": 4},
 }  # fmt: skip
 
 
