@@ -21,17 +21,20 @@ from bench.amqp import report as amqp_report
 from bench.amqp.contenders import CONTENDERS as AMQP_CONTENDERS
 from bench.amqp.run import run as run_amqp
 from bench.contenders import CONTENDERS
-from bench.page import AMQP, HTTP, Conditions, Goal, goal_lines, page
+from bench.page import AMQP, HTTP, SPOOL, Conditions, Goal, goal_lines, page
 from bench.processes import ROOT, BenchError
 from bench.rabbitmq import find_server
 from bench.run import run
+from bench.spool import report as spool_report
+from bench.spool.run import CONTENDERS as SPOOL_CONTENDERS
+from bench.spool.run import run as run_spool
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One half of the benchmark, which becomes one section of the page. ``spare`` are contenders that are only measured
+    """One part of the benchmark, which becomes one section of the page. ``spare`` are contenders that are only measured
     when they are named; ``overhead`` is how many seconds a contender takes in a repeat besides its load. What ``run``
     returns is what ``goals``, ``tables``, ``section`` and ``errors`` take."""
 
@@ -79,6 +82,21 @@ PARTS: Final = {
         goals=amqp_report.goals,
         tables=amqp_report.tables,
         section=amqp_report.section,
+        errors=lambda results: 0,  # any error ends the run
+    ),
+    "spool": Part(
+        title=SPOOL,
+        contenders=SPOOL_CONTENDERS,
+        spare=(),
+        programs=("epmd",),
+        cases=1,
+        repeats=3,
+        seconds=35,
+        overhead=120,
+        run=run_spool,
+        goals=spool_report.goals,
+        tables=spool_report.tables,
+        section=spool_report.section,
         errors=lambda results: 0,  # any error ends the run
     ),
 }
@@ -146,11 +164,12 @@ def _measure(
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="This sidecar, Envoy and HAProxy side by side, over HTTP and in front of RabbitMQ; "
+        description="This sidecar, Envoy and HAProxy side by side, over HTTP and in front of RabbitMQ, and the "
+        "sidecar's spool; "
         "writes docs/benchmarks.md.",
     )
     parser.add_argument(
-        "--part", choices=list(PARTS), help="only this one; the page keeps what it says about the other (both)"
+        "--part", choices=list(PARTS), help="only this one; the page keeps what it says about the others (all)"
     )
     parser.add_argument(
         "--quick", action="store_true", help="2 repeats of 3 s, only printed: to see roughly, not to publish"
@@ -196,7 +215,7 @@ def _require(names: dict[str, list[str]]) -> None:
     if any("haproxy" in contenders for contenders in names.values()):
         programs.append("haproxy")
     missing = [program for program in programs if shutil.which(program) is None]
-    if "amqp" in names and find_server() is None:
+    if names.keys() & {"amqp", "spool"} and find_server() is None:
         missing.append("rabbitmq-server")
     if missing:
         raise BenchError(

@@ -16,8 +16,9 @@ T = TypeVar("T")
 
 HTTP: Final = "HTTP and TCP"
 AMQP: Final = "AMQP"
+SPOOL: Final = "The spool"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP)
+SECTIONS: Final = (HTTP, AMQP, SPOOL)
 
 _HEAD: Final = """# Benchmarks
 

@@ -99,6 +99,14 @@ def cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS_PER_SECOND
 
 
+def peak_memory(pid: int) -> int:
+    """The most bytes that were resident so far (proc(5), ``VmHWM``)."""
+    found = re.search(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    if found is None:
+        raise BenchError(f"process {pid} has ended")
+    return int(found[1]) * 1024
+
+
 def machine_cpu_seconds() -> float:
     """CPU seconds so far that any process of this machine has had, or that its host has taken for itself."""
     user, nice, system, _, _, _, _, steal = map(int, Path("/proc/stat").read_text().split(maxsplit=9)[1:9])

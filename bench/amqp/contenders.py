@@ -32,7 +32,7 @@ def traced(broker: int, folder: Path, core: int) -> Contender:
 
 def sidecar(broker: int, folder: Path, core: int) -> Contender:
     """Ours as it goes into the image: with its hot path compiled."""
-    return _sidecar("sidecar", [_compiled()], broker, folder, core, _AMQP)
+    return _sidecar("sidecar", [compiled()], broker, folder, core, _AMQP)
 
 
 def interpreted(broker: int, folder: Path, core: int) -> Contender:
@@ -42,10 +42,11 @@ def interpreted(broker: int, folder: Path, core: int) -> Contender:
 
 def relay(broker: int, folder: Path, core: int) -> Contender:
     """Ours, compiled, on a port that only passes bytes on: what understanding the protocol adds to."""
-    return _sidecar("relay", [_compiled()], broker, folder, core, {"protocol": "tcp"})
+    return _sidecar("relay", [compiled()], broker, folder, core, {"protocol": "tcp"})
 
 
-def _compiled() -> Path:
+def compiled() -> Path:
+    """The command of the compiled build. Raises :class:`BenchError` when there is none."""
     program = ROOT / ".venv-compiled" / "bin" / "sidecar"
     if not program.exists():
         raise BenchError("there is no compiled sidecar here: make compiled, or leave it out with --only")

@@ -65,31 +65,43 @@ class Turn:
 
 
 class Lane:
-    """A contender's connections, and the queues behind them."""
+    """A contender's connections, and for each the block of messages that is sent over it, with the size of one; ``pid``
+    is the contender's process, 0 for none."""
 
-    def __init__(self, target: Target, case: Case, control: Connection, stack: ExitStack) -> None:
-        self.target = target
+    def __init__(self, name: str, pid: int = 0) -> None:
+        self.name = name
+        self.pid = pid
         self.connections: list[Connection] = []
-        self.queues: list[str] = []
         self.blocks: list[memoryview] = []
         self.sizes: list[int] = []
-        for number in range(case.connections):
-            key = f"{ROUTING_KEY}.{number}"
-            queue = f"bench.{target.name}.{number}"
-            control.call(wire.declare_queue(queue, 0 if case.consuming else MAX_LENGTH))
-            connection = stack.enter_context(closing(Connection(target.port)))
-            if case.consuming:
-                connection.call(wire.qos(PREFETCH))
-                message = wire.publish("", queue, b"x" * BODY_BYTES, target.traced)
-            else:
-                key = f"{key}.{target.name}"
-                control.call(wire.bind_queue(queue, EXCHANGE, key))
-                connection.call(wire.confirm_select())
-                message = wire.publish(EXCHANGE, key, b"x" * BODY_BYTES, target.traced)
-            self.connections.append(connection)
-            self.queues.append(queue)
-            self.sizes.append(len(message))
-            self.blocks.append(memoryview(message * WINDOW))
+
+    def add(self, connection: Connection, block: bytes, size: int) -> None:
+        self.connections.append(connection)
+        self.blocks.append(memoryview(block))
+        self.sizes.append(size)
+
+
+def queues(target: Target, case: Case) -> list[str]:
+    """The one behind each connection of a contender."""
+    return [f"bench.{target.name}.{number}" for number in range(case.connections)]
+
+
+def stand(target: Target, case: Case, control: Connection, stack: ExitStack) -> Lane:
+    """Its connections, open, and their queues."""
+    lane = Lane(target.name, target.pid)
+    for number, queue in enumerate(queues(target, case)):
+        control.call(wire.declare_queue(queue, 0 if case.consuming else MAX_LENGTH))
+        connection = stack.enter_context(closing(Connection(target.port)))
+        if case.consuming:
+            connection.call(wire.qos(PREFETCH))
+            message = wire.publish("", queue, b"x" * BODY_BYTES, target.traced)
+        else:
+            key = f"{ROUTING_KEY}.{number}.{target.name}"
+            control.call(wire.bind_queue(queue, EXCHANGE, key))
+            connection.call(wire.confirm_select())
+            message = wire.publish(EXCHANGE, key, b"x" * BODY_BYTES, target.traced)
+        lane.add(connection, message * WINDOW, len(message))
+    return lane
 
 
 def full_speed(lane: Lane, seconds: float) -> int:
@@ -171,9 +183,9 @@ def preload(lane: Lane, control: Connection) -> None:
         control.wait()
 
 
-def consumed(lane: Lane) -> int:
+def consumed(lane: Lane, queue: str) -> int:
     """Take all messages of the queue, and acknowledge each; how many."""
-    (connection,), (queue,) = lane.connections, lane.queues
+    (connection,) = lane.connections
     acked = before = connection.delivered
     connection.call(wire.consume(queue, "bench"))
     connection.take()
@@ -196,20 +208,20 @@ def take_turn(lane: Lane, order: Order, control: Connection, seconds: float) -> 
     if order.case.consuming:
         preload(lane, control)
     latencies: list[int] = []
-    before = _cpu(lane.target.pid, order.broker.pid)
+    before = _cpu(lane.pid, order.broker.pid)
     begun = time.perf_counter()
     if order.case.consuming:
-        messages = consumed(lane)
+        messages = consumed(lane, f"bench.{lane.name}.0")
     elif order.case.rate:
         latencies = paced(lane, order.case.rate, seconds)
         messages = len(latencies)
     else:
         messages = full_speed(lane, seconds)
     took = time.perf_counter() - begun
-    after = _cpu(lane.target.pid, order.broker.pid)
+    after = _cpu(lane.pid, order.broker.pid)
     contender, broker, own, machine = (now - then for now, then in zip(after, before, strict=True))
     other = max(machine - contender - broker - own, 0.0)
-    return Turn(lane.target.name, messages, took, contender, broker, own, other, latencies)
+    return Turn(lane.name, messages, took, contender, broker, own, other, latencies)
 
 
 def _cpu(contender: int, broker: int) -> tuple[float, float, float, float]:
@@ -229,15 +241,16 @@ def carry_out(order: Order) -> list[Turn]:
         control = stack.enter_context(closing(Connection(order.broker.port)))
         control.call(wire.confirm_select())
         control.call(wire.declare_exchange(EXCHANGE, "topic"))
-        lanes = {target.name: Lane(target, order.case, control, stack) for target in order.targets}
+        lanes = {target.name: stand(target, order.case, control, stack) for target in order.targets}
         for lane in lanes.values():
             take_turn(lane, order, control, min(_WARM_UP, order.seconds))
         for name in order.turns:
             time.sleep(_PAUSE)
             turns.append(take_turn(lanes[name], order, control, order.seconds))
         # Not on the way out of an error, which has to be told before anything that follows from it.
-        for queue in (queue for lane in lanes.values() for queue in lane.queues):
-            control.call(wire.delete_queue(queue))
+        for target in order.targets:
+            for queue in queues(target, order.case):
+                control.call(wire.delete_queue(queue))
         control.call(wire.delete_exchange(EXCHANGE))
     return turns
 

@@ -9,7 +9,8 @@ from bench.__main__ import PAGE, _options
 
 def test_everything_is_measured_and_written_by_default() -> None:
     options = _options([])
-    assert list(options.names) == ["http", "amqp"]
+    assert list(options.names) == ["http", "amqp", "spool"]
+    assert options.names["spool"] == ["sidecar", "interpreted"]
     assert options.names["amqp"] == ["sidecar", "interpreted", "haproxy", "direct", "traced"]
     assert options.output == PAGE
 

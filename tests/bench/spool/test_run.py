@@ -1,0 +1,23 @@
+"""One short pass, with everything real."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from bench.rabbitmq import find_server
+from bench.spool.run import BODY_BYTES, RATE, measure
+
+pytestmark = pytest.mark.skipif(find_server() is None, reason="there is no RabbitMQ: install rabbitmq-server")
+
+
+def test_a_pass(tmp_path: Path) -> None:
+    cores = sorted(os.sched_getaffinity(0))
+    sample = measure("interpreted", tmp_path, (cores[0], cores[-1]), 0.2)
+    assert sample.messages > RATE * 0.2
+    assert sample.size > sample.messages * BODY_BYTES
+    assert 0 < sample.p50 <= sample.p99
+    assert min(sample.taken, sample.sent, sample.taking_cpu, sample.sending_cpu, sample.reopened) > 0
+    assert sample.peak > 10 << 20
