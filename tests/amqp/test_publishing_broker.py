@@ -15,7 +15,8 @@ from sidecar.amqp.hold import Hold
 from sidecar.amqp.link import Report
 from sidecar.amqp.policy import Policy
 from sidecar.amqp.publishing import Audience, Connector, Publisher
-from sidecar.amqp.replay import Login, Replayer
+from sidecar.amqp.replay.line import Login
+from sidecar.amqp.replay.replayer import Replayer
 from sidecar.amqp.spec import AmqpError
 from sidecar.amqp.spool.message import from_frames
 from sidecar.amqp.spool.store import Spool

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp import replay
 from sidecar.amqp.dialler import plain
 from sidecar.amqp.hold import Hold
 from sidecar.amqp.policy import Policy
-from sidecar.amqp.replay import Login, Replayer
+from sidecar.amqp.replay import asides, key, lines, outcomes, prefetch
+from sidecar.amqp.replay.line import Login
+from sidecar.amqp.replay.replayer import Replayer
 from sidecar.amqp.spool.message import SpooledMessage, from_frames
 from sidecar.amqp.spool.store import Spool
 from sidecar.amqp.stats import AmqpStats
@@ -241,7 +242,7 @@ class Setting:
         if self.spool.keys or self.spool.stored:
             return False
         assert not left.unconfirmed
-        assert left._ahead == left._ahead_bytes == 0
+        assert left._prefetch.ahead == left._prefetch.ahead_bytes == 0
         assert not left._keys
         assert self.hold.messages == 0
         return True
@@ -309,7 +310,7 @@ def test_a_connection_with_nothing_to_do_ends() -> None:
     one = Setting().start()
     one.put(one.message("a"))
     one.loop.settle()
-    one.advance(replay.IDLE + 5)
+    one.advance(lines.IDLE + 5)
     assert not one.broker.open
     one.put(one.message("b"))
     one.loop.settle()
@@ -341,7 +342,7 @@ def test_what_is_in_memory_is_bounded_whatever_there_is() -> None:
         one.spool.store(*[one.message(name, exchange) for name in numbered(100)])
     one.start()
     for _ in range(12):
-        assert one.replayer._ahead <= replay.AHEAD
+        assert one.replayer._prefetch.ahead <= prefetch.AHEAD
         one.broker.says_all()
     one.broker.answers = True
     one.broker.says_all()
@@ -354,8 +355,8 @@ def test_large_messages_count_by_their_size() -> None:
     for exchange in numbered(8, "x"):
         one.spool.store(*[one.message(name, exchange, size=500_000) for name in numbered(6)])
     one.start()
-    seen = one.replayer._ahead_bytes
-    assert seen < 2 * replay.AHEAD_BYTES
+    seen = one.replayer._prefetch.ahead_bytes
+    assert seen < 2 * prefetch.AHEAD_BYTES
     one.broker.answers = True
     one.broker.says_all()
     assert one.empty()
@@ -388,7 +389,7 @@ def test_one_without_answers_does_not_keep_the_others() -> None:
                     connection.answer(number)
         one.loop.settle()
     assert len([body for body in one.bodies() if body.startswith("l")]) == 500
-    assert one.replayer.unconfirmed == replay._FIRST_WINDOW
+    assert one.replayer.unconfirmed == key.FIRST_WINDOW
     silent.clear()
     one.broker.answers = True
     one.broker.says_all()
@@ -417,7 +418,7 @@ def test_those_that_get_no_answers_any_more_leave_their_room() -> None:
     for _ in range(300):
         one.advance(0.1)
         answer()
-        assert one.replayer._ahead <= replay.AHEAD
+        assert one.replayer._prefetch.ahead <= prefetch.AHEAD
     assert len([body for body in one.bodies() if body[0] == "y"]) == 500
     silent.clear()
     one.broker.answers = True
@@ -427,7 +428,7 @@ def test_those_that_get_no_answers_any_more_leave_their_room() -> None:
         numbered(500, "y") + [name for x in range(4) for name in numbered(1500, f"x{x}")]
     )
     assert one.empty()
-    assert one.replayer._stalled == 0
+    assert one.replayer._prefetch.stalled == 0
 
 
 def test_higher_priority_first_within_a_key_and_between_keys() -> None:
@@ -745,7 +746,7 @@ def test_what_waits_behind_a_full_queue_is_not_read_over_and_over() -> None:
     one.spool.store(*[one.message(name) for name in numbered(5000)])
     one.start()
     one.advance(120)
-    assert sum(limit for _, _, limit, _ in one.spool.fetches) < 2 * (replay._MOST_SKIPPED + replay._MOST_ASIDE)
+    assert sum(limit for _, _, limit, _ in one.spool.fetches) < 2 * (asides.MOST_SKIPPED + asides.MOST_ASIDE)
     one.broker.rejects = lambda message: False
     one.advance(31)
     assert one.bodies() == numbered(5000)
@@ -823,7 +824,7 @@ def test_a_missing_exchange_is_waited_for_and_then_it_goes_fast() -> None:
     one.spool.store(*[one.message(name, "orders") for name in numbered(300)])
     one.spool.store(*[one.message(name) for name in numbered(10, "j")])
     one.start()
-    one.advance(replay.MISSING - 2)
+    one.advance(outcomes.MISSING - 2)
     assert not reasons(one)
     assert one.bodies() == numbered(10, "j")
     one.advance(5)
@@ -976,7 +977,7 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
                 connection.answer(number, rng.random() < 0.5, orderly or rng.random() < 0.9)
         one.loop.settle()
         one.spool.work()
-        assert one.replayer._ahead <= replay.AHEAD
+        assert one.replayer._prefetch.ahead <= prefetch.AHEAD
         one.advance(rng.choice([0.0, 0.01, 0.5, 3.0]))
     flaky.clear()
     full.clear()

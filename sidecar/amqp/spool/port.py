@@ -16,7 +16,8 @@ from sidecar.amqp.known import Known
 from sidecar.amqp.link import Report
 from sidecar.amqp.notebook import Saving
 from sidecar.amqp.publishing import Connector, Publisher
-from sidecar.amqp.replay import Login, Replayer
+from sidecar.amqp.replay.line import Login
+from sidecar.amqp.replay.replayer import Replayer
 from sidecar.amqp.spool.errors import SpoolError
 from sidecar.amqp.spool.keeper import Keeper
 from sidecar.amqp.spool.message import SpooledMessage

@@ -1,0 +1,1 @@
+"""Sends what is in the spool, over connections of the sidecar's own."""

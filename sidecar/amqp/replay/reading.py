@@ -1,0 +1,77 @@
+"""How far a key has been read from the spool."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.amqp.spool.message import SpooledMessage
+
+#: A message's place in its key: −priority and id.
+Cursor = tuple[int, int]
+
+#: Before the first message of any key.
+_BEGINNING: Final = (-1000, 0)
+
+
+class Reading:
+    """One key's. Messages may come, go and be forgotten while the spool is being asked: what it answers then is put
+    right by :meth:`done`."""
+
+    __slots__ = ("_back", "after", "busy", "ended", "gone", "urgent")
+
+    def __init__(self) -> None:
+        #: The place of the last one fetched, and whether there was nothing behind it.
+        self.after: Cursor | None = None
+        self.ended = False
+        #: The spool is being asked; ids that were done with meanwhile.
+        self.busy = False
+        self.gone: set[int] = set()
+        #: There is something that belongs before what has been read.
+        self.urgent = False
+        #: Where to go back to when it has answered.
+        self._back: Cursor | None = None
+
+    def begin(self) -> None:
+        """The spool is asked for what comes after :attr:`after`."""
+        self.busy = True
+        self.urgent = False
+
+    def done(self, messages: list[SpooledMessage]) -> list[SpooledMessage]:
+        """The spool has answered: what of it counts."""
+        self.busy = False
+        back = self._back
+        self._back = None
+        self.ended = not messages and back is None
+        if back == _BEGINNING:
+            messages = []
+        elif messages:
+            self.after = messages[-1].cursor
+        if back is not None and self.after is not None and back < self.after:
+            self.after = back
+            self.urgent = True
+        return messages
+
+    def added(self, cursor: Cursor) -> None:
+        """There is a new message."""
+        before = cursor[0], cursor[1] - 1
+        self.ended = False
+        if self.busy:
+            if self._back is None or before < self._back:
+                self._back = before
+        elif self.after is not None and before < self.after:
+            self.after = before
+            self.urgent = True
+
+    def rewind(self, cursor: Cursor) -> None:
+        """The next one to be fetched is the one with that place."""
+        self.after = cursor[0], cursor[1] - 1
+        self.ended = False
+
+    def restart(self) -> None:
+        """Begin anew."""
+        self.gone.clear()
+        self._back = _BEGINNING if self.busy else None
+        self.urgent = False
+        self.after = None
+        self.ended = False
