@@ -1,7 +1,8 @@
-"""What is started once for all tests, because it takes seconds."""
+"""What is started once for all tests, because it takes seconds; and what no test may leave changed."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 
 import pytest
@@ -15,3 +16,13 @@ def rabbitmq() -> Iterator[RabbitMQ]:
     alarms it puts that right again."""
     with broker() as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def _log_levels() -> Iterator[None]:
+    """A sidecar in this process sets the levels of all of it, for whichever tests come next."""
+    levels = {logger: logger.level for logger in (logging.root, logging.getLogger("sidecar"))}
+    yield
+    for logger, level in levels.items():
+        if logger.level != level:
+            logger.setLevel(level)

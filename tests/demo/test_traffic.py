@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sidecar.demo.ports import free_ports
 from sidecar.demo.traffic import Tally, Traffic, quantile
-from support.live import Origin, Request, ok, run, until, unused_port
+from support.live import Origin, Request, ok, run, until
+from support.processes import free_port
 
 
 @given(st.lists(st.floats(0, 100), min_size=1), st.floats(0, 1))
@@ -55,7 +56,7 @@ def test_what_is_counted() -> None:
 def test_nobody_there_is_an_error_like_others() -> None:
     async def main() -> None:
         async with aiohttp.ClientSession() as session:
-            traffic = Traffic(session, "GET", f"http://127.0.0.1:{await unused_port()}/", 200.0)
+            traffic = Traffic(session, "GET", f"http://127.0.0.1:{free_port()}/", 200.0)
             task = asyncio.create_task(traffic.run())
             await until(lambda: traffic.total().errors["cut off"] >= 2)
             assert not task.done()

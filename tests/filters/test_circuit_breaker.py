@@ -16,7 +16,8 @@ from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 from support.clock import Clock
 from support.fakes import FakeExchange, FakeListener, answer
-from support.live import ANY_PORT, Answer, Live, Origin, Request, fetch, ok, run, until, unused_port
+from support.live import ANY_PORT, Answer, Live, Origin, Request, fetch, ok, run, until
+from support.processes import free_port
 
 
 class Bench:
@@ -235,7 +236,7 @@ def test_a_call_without_a_head_is_cut_after_timeout_duration_and_counts() -> Non
 def test_a_dead_instance_under_many_connections_does_not_open_it() -> None:
     async def main() -> None:
         config = Upstream(name="up", bind=ANY_PORT, circuit_breaker=_CONFIG.circuit_breaker, retry=Retry())
-        async with Origin() as origin, Live(config, await unused_port(), origin.port) as live:
+        async with Origin() as origin, Live(config, free_port(), origin.port) as live:
             answers = await asyncio.gather(*(fetch(live.port) for _ in range(40)))
             assert {a.status for a in answers} == {200}
             assert live.breaker_states == []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from sidecar.config.model import Retry, Upstream
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, until, unused_port
+from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, until
+from support.processes import free_port
 
 _CONFIG = Upstream(name="up", bind=ANY_PORT, retry=Retry(max_attempts=2, initial_delay=0.0))
 
@@ -40,7 +41,7 @@ def test_methods_that_peers_make_up_share_a_label() -> None:
 
 def test_a_reply_of_our_own() -> None:
     async def main() -> None:
-        port = await unused_port()
+        port = free_port()
         async with Live(_CONFIG, port) as live:
             assert (await fetch(live.port)).error == "connect_failed"
             assert live.stats.requests == {("GET", 502): 1}

@@ -16,7 +16,8 @@ from sidecar.proxy.exchange import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.resilience.backoff import Backoff
 from support.clock import Clock
 from support.fakes import FakeExchange, FakeListener, answer, request
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until, unused_port
+from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
+from support.processes import free_port
 
 #: Unix time, as far as the tests go.
 WALL = 1_800_000_000.0
@@ -256,7 +257,7 @@ def test_a_body_is_kept_up_to_64_kib(size: int, tries: int) -> None:
 
 def test_a_post_that_could_not_connect_goes_to_another_endpoint_at_once() -> None:
     async def main() -> None:
-        async with Origin() as origin, Live(_CONFIG, await unused_port(), origin.port) as live:
+        async with Origin() as origin, Live(_CONFIG, free_port(), origin.port) as live:
             for _ in range(4):
                 assert (await fetch(live.port, method="POST", body=b"abc")).status == 200
             assert [r.body for r in origin.requests] == [b"abc"] * 4

@@ -16,7 +16,8 @@ import pytest
 
 from sidecar.config.model import Bulkhead, CircuitBreaker, RateLimit, Retry, Timeout, Upstream
 from sidecar.resilience.breaker import CLOSED
-from support.live import ANY_PORT, Live, fetch, ok, run, until, unused_port
+from support.live import ANY_PORT, Live, fetch, ok, run, until
+from support.processes import free_port
 
 _HTTP = Upstream(
     name="up",
@@ -116,7 +117,7 @@ async def client(port: int, rng: random.Random) -> None:
 def test_everything_is_given_back(config: Upstream, seed: int) -> None:
     async def main() -> None:
         rng = random.Random(seed)
-        async with Moody(rng) as one, Moody(rng) as two, Live(config, one.port, two.port, await unused_port()) as live:
+        async with Moody(rng) as one, Moody(rng) as two, Live(config, one.port, two.port, free_port()) as live:
             clients: set[asyncio.Task[None]] = set()
             for _ in range(250):
                 clients.add(asyncio.ensure_future(client(live.port, rng)))

@@ -10,7 +10,8 @@ import pytest
 from sidecar.config.model import Bulkhead, CircuitBreaker, Limits, RateLimit, Retry, Timeout
 from sidecar.proxy.errors import STATUS
 from sidecar.registry.api import Instance
-from support.plane import Answer, Peer, Plane, in_plane, refusing_port, silent_port, until
+from support.plane import Answer, Peer, Plane, in_plane, silent_port, until
+from support.processes import free_port
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nx-request-id: given\r\n\r\n"
 
@@ -155,7 +156,7 @@ def test_draining() -> None:
 
 def test_connect_failed() -> None:
     async def test(plane: Plane) -> None:
-        plane.listener.cluster.update([Instance(host="127.0.0.1", port=refusing_port())])
+        plane.listener.cluster.update([Instance(host="127.0.0.1", port=free_port())])
         client = await get(plane)
         check(await client.answer(), "connect_failed")
         client.send(GET)

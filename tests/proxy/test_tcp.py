@@ -13,7 +13,8 @@ import pytest
 
 from sidecar.config.model import Bulkhead, CircuitBreaker, Inbound, Limits, RateLimit, Retry, Timeout, Upstream
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
-from support.live import ANY_PORT, Live, run, settle, until, unused_port
+from support.live import ANY_PORT, Live, run, settle, until
+from support.processes import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -120,7 +121,7 @@ def test_bytes_pass_both_ways_and_are_counted() -> None:
 
 def test_what_a_client_says_before_the_other_end_stands_is_kept() -> None:
     async def main() -> None:
-        late = await unused_port()
+        late = free_port()
         async with Live(_CONFIG, late) as live:
             reader, writer = await dial(live)
             writer.write(b"first, ")
@@ -142,7 +143,7 @@ def test_what_a_client_says_before_the_other_end_stands_is_kept() -> None:
 
 def test_early_bytes_are_bounded() -> None:
     async def main() -> None:
-        async with Live(_CONFIG, await unused_port()) as live:
+        async with Live(_CONFIG, free_port()) as live:
             reader, writer = await dial(live)
             writer.write(bytes(30_000_000))
             await until(lambda: live.stats.retries["connect"] == 1)
@@ -243,7 +244,7 @@ def test_a_reset_of_the_client_reaches_the_server() -> None:
 
 def test_a_failed_connect_goes_to_the_next_endpoint_at_once() -> None:
     async def main() -> None:
-        async with Server() as server, Live(_CONFIG, await unused_port(), server.port) as live:
+        async with Server() as server, Live(_CONFIG, free_port(), server.port) as live:
             for _ in range(4):
                 reader, writer = await dial(live)
                 writer.write(b"hello")
@@ -280,7 +281,7 @@ def test_a_connect_that_hangs_is_cut_and_goes_elsewhere() -> None:
 
 def test_the_breaker_opens_refuses_and_closes_again() -> None:
     async def main() -> None:
-        port = await unused_port()
+        port = free_port()
         config = replace(_CONFIG, retry=None)
         async with Live(config, port) as live:
             for _ in range(3):

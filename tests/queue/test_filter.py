@@ -8,7 +8,8 @@ import pytest
 
 from sidecar.config import model
 from sidecar.registry.api import Instance
-from support.plane import Answer, Peer, Plane, in_plane, refusing_port, until
+from support.plane import Answer, Peer, Plane, in_plane, until
+from support.processes import free_port
 
 POST = b"POST /tasks HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
 OK = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nX-App: yes\r\n\r\nok"
@@ -20,7 +21,7 @@ def queued(path: Path, **more: Any) -> dict[str, Any]:
 
 
 def away(plane: Plane) -> None:
-    plane.listener.cluster.update([Instance(host="127.0.0.1", port=refusing_port())])
+    plane.listener.cluster.update([Instance(host="127.0.0.1", port=free_port())])
 
 
 def back(plane: Plane) -> None:
@@ -45,6 +46,15 @@ async def finished(client: Peer, location: str) -> dict[str, Any]:
         status: dict[str, Any] = json.loads(answer.body)
         if status["status"] in ("done", "failed"):
             return status
+
+
+def says(answer: Answer, status: int, code: str) -> bool:
+    """An error of the sidecar's own, as all of them are."""
+    body = json.loads(answer.body)
+    assert body["message"]
+    assert body["upstream"]
+    assert body["request_id"] == answer.fields["x-request-id"]
+    return answer.status == status and body["error"] == answer.fields["x-sidecar-error"] == code
 
 
 def outcomes(plane: Plane) -> dict[str, int]:
@@ -331,8 +341,7 @@ def test_an_answer_to_a_delivery_that_was_lost_is_tried_again_so_often(tmp_path:
         status = await finished(client, answer.fields["location"])
         assert (status["status"], status["reason"]) == ("failed", "upstream_reset")
         outcome = await ask(client, answer.fields["location"] + "/outcome")
-        assert outcome.status == 502
-        assert json.loads(outcome.body)["error"] == "upstream_reset"
+        assert says(outcome, 502, "upstream_reset")
 
     in_plane(test, **queued(tmp_path, when="always", attempts=2))
 
@@ -346,7 +355,7 @@ def test_what_could_not_be_delivered_in_time_has_failed(tmp_path: Path) -> None:
         queue.wall = lambda: 2e9 + 86400
         status = await finished(client, answer.fields["location"])
         assert (status["status"], status["reason"]) == ("failed", "expired")
-        assert (await ask(client, answer.fields["location"] + "/outcome")).status == 504
+        assert says(await ask(client, answer.fields["location"] + "/outcome"), 504, "expired")
 
     in_plane(test, **queued(tmp_path))
 
@@ -355,8 +364,8 @@ def test_what_could_not_be_delivered_in_time_has_failed(tmp_path: Path) -> None:
 def test_the_door(tmp_path: Path, path: str) -> None:
     async def test(plane: Plane) -> None:
         client = await plane.connect()
-        assert (await ask(client, path)).status == 404
-        assert (await ask(client, path, "DELETE")).status == 405
+        assert says(await ask(client, path), 404, "not_found")
+        assert says(await ask(client, path, "DELETE"), 405, "method_not_allowed")
 
     in_plane(test, **queued(tmp_path))
 
@@ -383,7 +392,7 @@ def test_a_large_answer_is_not_kept(tmp_path: Path) -> None:
         upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2000000\r\n\r\n" + b"x" * 2_000_000)
         status = await finished(client, answer.fields["location"])
         assert status["answer"] == {"status": 200, "whole": False}
-        assert (await ask(client, status["outcome"])).status == 410
+        assert says(await ask(client, status["outcome"]), 410, "not_kept")
 
     in_plane(test, **queued(tmp_path, when="always", max_body=1000))
 

@@ -12,7 +12,6 @@ from sidecar.telemetry.metrics import Metrics
 from support.agents import RunningAgent, ask, upstream
 from support.configs import config_of, problem_of
 from support.live import run
-from support.plane import refusing_port
 from support.processes import free_port
 
 _FILE = """
@@ -58,7 +57,7 @@ def test_other_protocols_have_no_queue() -> None:
 
 
 def _with(path: Path, **queue: Any) -> dict[str, Any]:
-    return upstream(f"127.0.0.1:{refusing_port()}", queue={"path": str(path), **queue})
+    return upstream(f"127.0.0.1:{free_port()}", queue={"path": str(path), **queue})
 
 
 def test_a_reload_changes_how_and_not_where(tmp_path: Path) -> None:
@@ -112,7 +111,7 @@ def test_a_service_may_have_the_name_of_an_upstream(tmp_path: Path) -> None:
     async def main() -> None:
         async with RunningAgent(
             tmp_path,
-            service={"name": "web", "app": f"127.0.0.1:{refusing_port()}"},
+            service={"name": "web", "app": f"127.0.0.1:{free_port()}"},
             inbound={"bind": "127.0.0.1:0", "queue": queue},
             upstreams={"web": _with(tmp_path / "q", when="always")},
         ) as it:

@@ -276,12 +276,3 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
     except (asyncio.IncompleteReadError, OSError):
         return Answer(0, {}, b"")
     return Answer(int(first.split(" ")[1]), fields, body)
-
-
-async def unused_port() -> int:
-    """A port on which nobody listens."""
-    server = await asyncio.start_server(lambda r, w: None, "127.0.0.1", 0)
-    port: int = server.sockets[0].getsockname()[1]
-    server.close()
-    await server.wait_closed()
-    return port

@@ -22,12 +22,56 @@ ROOT = Path(__file__).resolve().parents[2]
 APP = Path(__file__).with_name("app.py")
 
 
+class _Ports:
+    """Free ports for servers that a test starts a moment later, perhaps more than once. They are below the range from
+    which the system takes the ports of outgoing connections, and each process has a block of its own: nobody can be
+    there first. The block is its process's for as long as a socket is bound to its first port."""
+
+    FIRST, LAST, SIZE = 16_000, 20_000, 200
+
+    def __init__(self) -> None:
+        self._claim: socket.socket | None = None
+        self._block = range(0)
+        self._next = 0
+
+    def take(self) -> int:
+        if self._claim is None:
+            self._claim_block()
+        for _ in self._block:
+            self._next = self._next % (self.SIZE - 1) + 1
+            port = self._block[self._next]
+            found = _bound(port)
+            if found is not None:
+                found.close()
+                return port
+        raise AssertionError("all ports are in use")
+
+    def _claim_block(self) -> None:
+        for first in range(self.FIRST, self.LAST, self.SIZE):
+            self._claim = _bound(first)
+            if self._claim is not None:
+                self._block = range(first, first + self.SIZE)
+                return
+        raise AssertionError("too many tests at once: all blocks of ports are taken")
+
+
+def _bound(port: int) -> socket.socket | None:
+    """A socket with that port, if it is free."""
+    sock = socket.socket()
+    try:
+        sock.bind(("127.0.0.1", port))
+    except OSError:
+        sock.close()
+        return None
+    return sock
+
+
+_PORTS = _Ports()
+
+
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+    """A port that nobody uses, and that no other test will be given soon."""
+    return _PORTS.take()
 
 
 def wait_for(what: Callable[[], Any], text: str, seconds: float = 10.0) -> Any:
