@@ -40,15 +40,16 @@ def accepted(id: str, status: str, request_id: str) -> tuple[int, bytes, bytes]:
     return 202, lines(202, request_id, ("content-type", "application/json"), ("location", where)), body
 
 
-def unknown(request_id: str) -> tuple[int, bytes, bytes]:
+def unknown(upstream: str, request_id: str) -> tuple[int, bytes, bytes]:
     """There is none of that id, or no more."""
-    return _json(404, request_id, {"error": "unknown", "message": "no such request, or its outcome is not kept longer"})
+    message = "there is no such request, or its outcome is not kept any longer"
+    return _error(404, "not_found", message, upstream, request_id)
 
 
-def not_allowed(request_id: str) -> tuple[int, bytes, bytes]:
+def not_allowed(upstream: str, request_id: str) -> tuple[int, bytes, bytes]:
     """One can only ask."""
-    body = {"error": "method", "message": "only GET and HEAD"}
-    return _json(405, request_id, body, ("allow", "GET, HEAD"))
+    message = "what is queued can only be asked for: GET and HEAD"
+    return _error(405, "method_not_allowed", message, upstream, request_id, ("allow", "GET, HEAD"))
 
 
 def state(found: Found, delivering: bool) -> str:
@@ -82,18 +83,26 @@ def status(found: Found, delivering: bool, request_id: str, code: int = 200) -> 
     return _json(code, request_id, body)
 
 
-def replay(found: Found, request_id: str) -> tuple[int, bytes, bytes]:
+def replay(found: Found, upstream: str, request_id: str) -> tuple[int, bytes, bytes]:
     """The upstream's own answer, as it was; or why there is none."""
     outcome = found.outcome
     assert outcome is not None
+    queued = ("x-sidecar-queued", found.id)
     if outcome.status and outcome.head and outcome.whole:
         return outcome.status, outcome.head + b"x-sidecar-queued: %b\r\n" % found.id.encode(), outcome.body
     if outcome.status and not outcome.reason:
-        message = f"it was answered {outcome.status}, and the answer was too large to be kept"
-        return _json(410, request_id, {"error": "not_kept", "message": message, "status": outcome.status})
+        message = f"the request was answered {outcome.status}, and the answer was too large to be kept"
+        return _error(410, "not_kept", message, upstream, request_id, queued)
     code = 504 if outcome.reason == "expired" else STATUS.get(outcome.reason, 502)
-    message = "it could not be delivered"
-    return _json(code, request_id, {"error": outcome.reason, "message": message}, ("x-sidecar-queued", found.id))
+    return _error(code, outcome.reason, "the request could not be delivered", upstream, request_id, queued)
+
+
+def _error(
+    code: int, error: str, message: str, upstream: str, request_id: str, *fields: tuple[str, str]
+) -> tuple[int, bytes, bytes]:
+    """As all that a sidecar answers itself (:func:`sidecar.proxy.errors.render`)."""
+    body = {"error": error, "message": message, "upstream": upstream, "request_id": request_id}
+    return _json(code, request_id, body, ("x-sidecar-error", error), *fields)
 
 
 def _json(code: int, request_id: str, body: dict[str, Any], *fields: tuple[str, str]) -> tuple[int, bytes, bytes]:

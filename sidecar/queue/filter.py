@@ -20,10 +20,10 @@ from sidecar.queue.lane import UNDELIVERED
 from sidecar.queue.record import Found, Request, digest_of, id_for_key, new_id
 
 if TYPE_CHECKING:
+    from sidecar.disk.errors import SpoolError
     from sidecar.filters.api import Chain
     from sidecar.proxy.http1.exchange import HttpExchange
     from sidecar.proxy.http1.head import ResponseHead
-    from sidecar.queue.database import SpoolError
     from sidecar.queue.lane import Lane
     from sidecar.queue.queue import HttpQueue
 
@@ -234,7 +234,7 @@ class QueueDoor:
         wants_outcome = id.endswith(answers.OUTCOME)
         x.queue_deadline = x.deadline
         if x.method not in ("GET", "HEAD"):
-            x.listener.loop.call_soon(_respond, x, answers.not_allowed(x.request_id))
+            x.listener.loop.call_soon(_respond, x, answers.not_allowed(x.listener.name, x.request_id))
         else:
             asked = _Asked(self._queue, x, wants_outcome)
             self._queue.find(id.removesuffix(answers.OUTCOME), wants_outcome, asked.found)
@@ -258,7 +258,7 @@ class _Asked:
         if error is not None:
             x.reply(Reply("overloaded", error.text, 1.0))
         elif found is None:
-            _respond(x, answers.unknown(x.request_id))
+            _respond(x, answers.unknown(x.listener.name, x.request_id))
         else:
             delivering = self._queue.delivering(found.number)
             if not self._outcome:
@@ -266,7 +266,7 @@ class _Asked:
             elif found.outcome is None:
                 _respond(x, answers.status(found, delivering, x.request_id, 202))
             else:
-                _respond(x, answers.replay(found, x.request_id))
+                _respond(x, answers.replay(found, x.listener.name, x.request_id))
 
 
 def _respond(x: HttpExchange, answer: tuple[int, bytes, bytes]) -> None:
