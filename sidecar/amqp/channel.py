@@ -10,10 +10,11 @@ from sidecar.amqp import content
 from sidecar.amqp.confirms import Confirms
 from sidecar.amqp.gates import Gate
 from sidecar.amqp.hold import Sender
+from sidecar.amqp.incoming import NOBODY, Delivery, Incoming, Message, Stalled, Unfinished
 from sidecar.amqp.legs import OPEN
-from sidecar.amqp.methods import basic_ack, basic_nack
+from sidecar.amqp.methods import basic_ack, basic_nack, method_of
 from sidecar.amqp.publish import Publish
-from sidecar.amqp.spec import CHANNEL_CLOSE, FRAME_OVERHEAD, METHOD
+from sidecar.amqp.spec import BASIC_DELIVER, BASIC_RETURN, CHANNEL_CLOSE, FRAME_OVERHEAD, METHOD, AmqpError
 from sidecar.amqp.unacked import Unacked
 
 if TYPE_CHECKING:
@@ -31,28 +32,6 @@ _MOST_DEPARTED: Final = 1000
 size_at: Final = Struct(">I").unpack_from
 
 
-class Stalled:
-    """A delivery that is kept back from a consumer. ``no_ack``: it need not be acknowledged."""
-
-    __slots__ = ("consumer", "frames", "no_ack", "tag")
-
-    def __init__(self, tag: int, consumer: bytes, no_ack: bool, frames: bytes) -> None:
-        self.tag = tag
-        self.consumer = consumer
-        self.no_ack = no_ack
-        self.frames = [frames]
-
-    def size(self) -> int:
-        """Its bytes so far."""
-        return sum(map(len, self.frames))
-
-    def missing(self) -> int:
-        """What is still to come of it: its header too (-1), or so many bytes of body."""
-        if len(self.frames) == 1:
-            return -1
-        return content.body_size(self.frames[1], 0) - sum([len(each) - FRAME_OVERHEAD for each in self.frames[2:]])
-
-
 class Removal:
     """Something that the client has asked the broker to delete or unbind: the method that asked, and its arguments."""
 
@@ -66,26 +45,14 @@ class Removal:
         self.arguments = arguments
 
 
-class Delivery:
-    """What is remembered of a delivery until it is settled, when spans are wanted. ``trace`` is set when there is to be
-    one of this delivery."""
-
-    __slots__ = ("consumer", "since", "trace")
-
-    def __init__(self, consumer: str, since: float) -> None:
-        self.consumer = consumer
-        self.since = since
-        self.trace: Trace | None = None
-
-
 class Channel(Sender):
     """One channel of a session, from its ``channel.open`` until both sides have closed it."""
 
     __slots__ = (
-        "collecting", "confirms", "consumers", "consumes", "delivery", "departed", "dropping", "ending", "gets",
-        "header_end", "header_new", "header_start", "last_queue", "left", "method", "number", "offset", "open", "parts",
-        "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session", "stalled",
-        "trace", "unacked", "waiting",
+        "confirms", "consumers", "consumes", "delivery", "departed", "ending", "gets", "header_end", "header_new",
+        "header_start", "incoming", "last_queue", "left", "method", "number", "offset", "open", "parts", "passing",
+        "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session", "stalled", "trace",
+        "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -123,11 +90,10 @@ class Channel(Sender):
         self.removals: deque[Removal] = deque()
         #: What an empty queue name means: the queue declared last (§ "queue" domain).
         self.last_queue = ""
-        #: Deliveries kept back; the one whose content is coming in; whether the content coming in is nobody's any more;
-        #: and the delivery that passes, when its trace is wanted.
+        #: Deliveries kept back; who takes the content that is coming in, if not the client; and the delivery that
+        #: passes, when its trace is wanted.
         self.stalled: deque[Stalled] = deque()
-        self.collecting: Stalled | None = None
-        self.dropping = False
+        self.incoming: Incoming | None = None
         self.delivery: Delivery | None = None
         #: What the client has still to get of the message that it is getting: its header too (-1), or so many bytes.
         self.passing = 0
@@ -272,9 +238,8 @@ class Channel(Sender):
         self.recovering = max(0, self.recovering - 1)
         for stalled in self.stalled:
             self.session.stalled(-1, -stalled.size())
-        if self.collecting is not None:
-            self.collecting = None
-            self.dropping = True
+        if isinstance(self.incoming, Stalled):
+            self.incoming = NOBODY
         self.stalled.clear()
         self.session.amqp_stats.unacked -= self.unacked.count
         self.unacked.clear()
@@ -304,18 +269,77 @@ class Channel(Sender):
         self.unacked.delivered(tag, self.delivery)
         stats.unacked += self.unacked.count - before
 
+    def hand_over(self, message: Message) -> list[bytes]:
+        """What had to wait is for the client now, and counts as delivered: its frames."""
+        if message.tag:
+            self.delivered(message.tag, message.consumer, message.no_ack)
+            if self.delivery is not None:
+                self.delivery.trace = self._trace(message.header())
+                self.delivery = None
+        return message.frames
+
+    def _trace(self, header: bytes) -> Trace | None:
+        """That of a message with this header, when it is recorded."""
+        if not header:
+            return None
+        try:
+            given = content.traceparent(header, 0, size_at(header, 3)[0] + FRAME_OVERHEAD)
+        except AmqpError:
+            return None
+        return self.session.tracing.follow(given) if given is not None else None
+
+    def withhold(self, frames: bytes) -> bytes:
+        """Of a message that was to pass, only these frames have come: what the client gets of it before it has all
+        come."""
+        missing = self.passing
+        found = method_of(frames, 0, len(frames))
+        tag, consumer = 0, b""
+        if found == BASIC_DELIVER:
+            after = 12 + frames[11]
+            consumer = frames[12:after]
+            tag = int.from_bytes(frames[after : after + 8], "big")
+        elif found != BASIC_RETURN:
+            tag = int.from_bytes(frames[11:19], "big")
+        message = Unfinished(self, tag, consumer, True, frames, missing)
+        if not self.session.withholds(max(missing, 0)):
+            message.ends()
+            return frames
+        self.incoming = message
+        self.passing = 0
+        if tag:
+            message.no_ack = self.undelivered(tag)
+        return b""
+
+    def undelivered(self, tag: int) -> bool:
+        """A message that was counted as passing to the client does not, for now. Whether it need not be
+        acknowledged."""
+        stats = self.session.amqp_stats
+        stats.delivered -= 1
+        self.delivery = None
+        if not self.unacked.settled(tag, False):
+            return True
+        stats.unacked -= 1
+        return False
+
+    def _rest(self, stalled: Stalled) -> bool:
+        """What was kept back, and has not all come in, is for the client after all: whether it has to wait for that."""
+        missing = stalled.missing()
+        self.incoming = None
+        if missing and self.session.withholds(max(missing, 0)):
+            frames = b"".join(stalled.frames)
+            self.incoming = Unfinished(self, stalled.tag, stalled.consumer, stalled.no_ack, frames, missing)
+            return True
+        self.passing = missing
+        return False
+
     def release(self) -> bytes:
-        """What was kept back of deliveries, for the client; it counts as delivered."""
+        """What was kept back of deliveries, for the client."""
         frames: list[bytes] = []
         while self.stalled:
             stalled = self.stalled.popleft()
             self.session.stalled(-1, -stalled.size())
-            self.delivered(stalled.tag, stalled.consumer, stalled.no_ack)
-            frames.extend(stalled.frames)
-            if stalled is self.collecting:
-                self.collecting = None  # the rest of it passes
-                self.passing = stalled.missing()
-        self.delivery = None
+            if stalled is not self.incoming or not self._rest(stalled):
+                frames.extend(self.hand_over(stalled))
         return b"".join(frames)
 
     def give_back(self, consumer: bytes | None = None) -> None:
@@ -329,12 +353,11 @@ class Channel(Sender):
                 continue
             session.stalled(-1, -stalled.size())
             if stalled.no_ack:
-                session.client_write(b"".join(stalled.frames))
-                session.amqp_stats.delivered += 1
-                self.passing = stalled.missing()
-            elif not self.ending and not self.recovering and session.client.state == OPEN:
+                if stalled is not self.incoming or not self._rest(stalled):
+                    session.client_write(b"".join(self.hand_over(stalled)))
+                continue
+            if not self.ending and not self.recovering and session.client.state == OPEN:
                 session.broker_write(basic_nack(self.number, stalled.tag - self.offset, False, True))
-            if stalled is self.collecting:
-                self.collecting = None
-                self.dropping = not stalled.no_ack
+            if stalled is self.incoming:
+                self.incoming = NOBODY
         self.stalled = kept

@@ -8,7 +8,8 @@ from __future__ import annotations
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal, Stalled
+from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal
+from sidecar.amqp.incoming import Stalled
 from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import (
     Arguments,
@@ -323,7 +324,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         no_ack = channel.gets.popleft() if channel.gets else False
         if channel.stalled:
             # Behind what is kept back: delivery tags must reach the client in their order.
-            channel.collecting = stalled = Stalled(number, b"", no_ack, frame)
+            channel.incoming = stalled = Stalled(channel, number, b"", no_ack, frame)
             channel.stalled.append(stalled)
             session.stalled(1, len(frame))
             return b""

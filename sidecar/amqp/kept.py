@@ -8,8 +8,10 @@ from sidecar.amqp import content
 from sidecar.amqp.channel import Channel, size_at
 from sidecar.amqp.confirms import Confirms
 from sidecar.amqp.gates import SwitchGate
-from sidecar.amqp.methods import basic_ack, basic_nack, confirm_select
+from sidecar.amqp.incoming import Unfinished
+from sidecar.amqp.methods import basic_ack, basic_nack, confirm_select, method
 from sidecar.amqp.publish import Publish
+from sidecar.amqp.spec import BASIC_GET_EMPTY
 
 if TYPE_CHECKING:
     from sidecar.amqp.session import Session
@@ -188,6 +190,10 @@ class KeptChannel(Channel):
         if tag > self.last_tag:
             self.last_tag = tag
 
+    def undelivered(self, tag: int) -> bool:
+        self.last_tag = tag - 1
+        return Channel.undelivered(self, tag)
+
     def detach(self, now: float) -> None:
         """The broker's channel is gone, and everything that only it knew."""
         stats = self.session.amqp_stats
@@ -196,11 +202,19 @@ class KeptChannel(Channel):
         for stalled in self.stalled:
             self.session.stalled(-1, -stalled.size())
         self.stalled.clear()
-        self.collecting = None
-        self.dropping = False
+        self._drop_incoming()
         self.delivery = None
         self.offset = self.last_tag
         self.broker_lost(now)
+
+    def _drop_incoming(self) -> None:
+        """What has come of a message is of no use: the broker has the whole of it, and delivers that again."""
+        incoming = self.incoming
+        self.incoming = None
+        if isinstance(incoming, Unfinished):
+            incoming.ends()
+            if incoming.is_answer():
+                self.session.client_write(method(self.number, BASIC_GET_EMPTY, b"\x00"))
 
     def measure(self) -> None:
         """How many publishes may be unconfirmed may have changed."""

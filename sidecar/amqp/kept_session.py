@@ -194,6 +194,9 @@ class KeptSession(Session):
                 longest = max(longest, now - oldest.since)
         return longest
 
+    def withholds(self, size: int) -> bool:
+        return size <= self.max_message_size and self.withheld + size <= self.partial_limit
+
     # -- the broker goes -----------------------------------------------------------------------------------------------
 
     def broker_closes(self, code: int, text: str, frame: bytes) -> None:
@@ -282,13 +285,17 @@ class KeptSession(Session):
         self.listener.stats.upstream_active -= 1
         self.leave_endpoint()
         self.tried = ()
+        now = self.listener.clock()
         if self._cut():
             self._close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {_CUT}")
             return
         self._redial = Redial(self, self._listener.rng, 1.0)
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
+            channel.detach(now)  # consumers that were there again may have got something
         # What came in the meantime, and what the stand-in had left to the broker.
         try:
-            self._replies.append(self._standin.lost(self.listener.clock()))
+            self._replies.append(self._standin.lost(now))
         except AmqpError as error:
             self._fail(error)
             return

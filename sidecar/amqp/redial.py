@@ -26,20 +26,22 @@ class Redial:
     """One search. Tells the session by ``reattach(leg)``, once, or ``give_up(error)`` when the broker will not have
     this client any more."""
 
-    __slots__ = ("_dialler", "_leg", "_outcome", "_pause", "_rng", "_session", "_task")
+    __slots__ = ("_connecting", "_dialler", "_leg", "_pause", "_rng", "_session", "_timer")
 
     def __init__(self, session: KeptSession, rng: Random, pause: float = FIRST) -> None:
         self._session = session
         self._pause = pause
         self._rng = rng
+        #: The try that is being made: its connection, and the login over it.
         self._leg: BrokerLeg | None = None
         self._dialler: Dialler | None = None
-        self._outcome: asyncio.Future[bool] | None = None
-        self._task = session.listener.loop.create_task(self._run())
+        self._connecting: asyncio.Task[None] | None = None
+        self._timer = session.listener.wheel.timer(self._on_timer)
+        self._wait()
 
     def cancel(self) -> None:
         """The session needs no broker any more."""
-        self._task.cancel()
+        self._timer.close()
         self._let_go()
 
     def mine(self, leg: BrokerLeg) -> bool:
@@ -64,55 +66,73 @@ class Redial:
         for index, (_, _, start, end) in enumerate(frames):
             leg.write(dialler.feed(reader.data, start, end))
             if dialler.failure is not None:
-                self._finish(False)
+                self._failed()
                 return
             if dialler.done:
                 self._leg = None
-                self._finish(True)
+                self._timer.close()
+                self._session.listener.cluster.succeeded(leg.endpoint)
                 self._session.reattach(leg, reader.data, frames[index + 1 :])
                 return
         if reader.error is not None:
-            self._finish(False)
+            self._failed()
 
     def lost(self) -> None:
         """The connection is gone before it was one."""
-        self._finish(False)
+        self._failed()
 
-    def _finish(self, good: bool) -> None:
-        outcome = self._outcome
-        if outcome is not None and not outcome.done():
-            outcome.set_result(good)
+    def _wait(self) -> None:
+        """Until the next try."""
+        self._timer.set(self._session.listener.clock() + self._pause * self._rng.uniform(0.5, 1.5))
+        self._pause = min(2 * self._pause, LONGEST)
+
+    def _on_timer(self) -> None:
+        if self._leg is None:
+            self._try()
+        else:
+            self._failed()  # it takes too long
+
+    def _try(self) -> None:
+        session = self._session
+        listener = session.listener
+        endpoint = listener.cluster.pick(session.client_ip)
+        if endpoint is None:
+            self._wait()
+            return
+        self._dialler = session.dialler()
+        self._leg = leg = BrokerLeg(session, endpoint)
+        self._timer.set(listener.clock() + session.chain.timeout.connect + LOGIN_SECONDS)
+        self._connecting = listener.loop.create_task(self._connect(leg))
+
+    async def _connect(self, leg: BrokerLeg) -> None:
+        try:
+            await self._session.listener.loop.create_connection(
+                lambda: cast(asyncio.Protocol, leg), leg.endpoint.host, leg.endpoint.port
+            )
+        except OSError:
+            if leg is self._leg:
+                self._connecting = None
+                self._failed()
+
+    def _failed(self) -> None:
+        session = self._session
+        leg, dialler = self._leg, self._dialler
+        if leg is None or dialler is None:
+            return
+        self._let_go()
+        failure = dialler.failure
+        if failure is not None and dialler.permanent:
+            self._timer.close()
+            session.give_up(AmqpError(failure.code, failure.text))
+            return
+        session.listener.cluster.failed(leg.endpoint, hard=True)
+        self._wait()
 
     def _let_go(self) -> None:
+        """Of the try that is being made, if there is one."""
         leg, self._leg = self._leg, None
+        connecting, self._connecting = self._connecting, None
+        if connecting is not None:
+            connecting.cancel()
         if leg is not None and hasattr(leg, "transport"):
             leg.transport.close()
-
-    async def _run(self) -> None:
-        session = self._session
-        pause = self._pause
-        while True:
-            await asyncio.sleep(pause * self._rng.uniform(0.5, 1.5))
-            pause = min(2 * pause, LONGEST)
-            endpoint = session.listener.cluster.pick(session.client_ip)
-            if endpoint is None:
-                continue
-            loop = session.listener.loop
-            self._outcome = loop.create_future()
-            self._dialler = session.dialler()
-            self._leg = leg = BrokerLeg(session, endpoint)
-            try:
-                async with asyncio.timeout(session.chain.timeout.connect + LOGIN_SECONDS):
-                    await loop.create_connection(lambda: cast(asyncio.Protocol, leg), endpoint.host, endpoint.port)  # noqa: B023
-                    good = await self._outcome
-            except (OSError, TimeoutError):
-                good = False
-            if good:
-                session.listener.cluster.succeeded(endpoint)
-                return
-            self._let_go()
-            failure = self._dialler.failure
-            if failure is not None and self._dialler.permanent:
-                session.give_up(AmqpError(failure.code, failure.text))
-                return
-            session.listener.cluster.failed(endpoint, hard=True)

@@ -10,7 +10,8 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import content, control
-from sidecar.amqp.channel import NO_ACK, REPLIES, Channel, Delivery, Stalled
+from sidecar.amqp.channel import NO_ACK, REPLIES, Channel
+from sidecar.amqp.incoming import NOBODY, Delivery, Stalled, Unfinished
 from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import basic_ack, basic_nack, channel_close_ok, method_of, settlement
 from sidecar.amqp.spec import (
@@ -65,6 +66,17 @@ class Run:
         self.start = end
         if new:
             self.out.append(new)
+
+    def withdraw(self, start: int, end: int) -> bytes:
+        """Take out again what would pass from ``start``, where a frame begins that was replaced or passes as it is, up
+        to ``end``."""
+        if self.start > start:
+            piece = self.out.pop() + self.data[self.start : end]
+        else:
+            self.until(start)
+            piece = self.data[start:end]
+        self.start = end
+        return piece
 
     def take(self) -> bytes:
         """What has been collected, but for the run; it is forgotten here."""
@@ -338,9 +350,17 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
     start = end = frames[0][2]
     run = Run(data, start)
     new: bytes | None
+    keeps = session.keeps
+    #: With a spool: the channel that is being talked on, and where its last message begins. The client gets whole ones,
+    #: as the broker may be lost in the middle of one.
+    opened: Channel | None = None
+    begun = 0
     try:
         for kind, number, start, end in frames:
             channel = channels.get(number)
+            if opened is not None and channel is not opened:
+                _withhold(opened, run, begun, start)
+                opened = None
             if session.refused and number in session.refused:
                 new = _from_refused(session, kind, number, data, start, end)
             elif channel is None:
@@ -349,12 +369,15 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 session.client_write(run.take())
                 new = control.off_channel_of_broker(session, kind, number, data, start, end)
             elif kind == METHOD:
-                channel.collecting = None
-                channel.dropping = False
+                if channel.incoming is not None or (opened is not None and opened.passing):
+                    _next(channel)
                 channel.delivery = None
                 method = method_of(data, start, end)
                 if method == BASIC_DELIVER:
                     new = _deliver(session, channel, data, start, end)
+                    if keeps:
+                        opened = channel
+                        begun = start
                 elif method in (BASIC_ACK, BASIC_NACK):
                     tag, bits = settlement(data, start, end)
                     new = channel.answered(tag, bool(bits & 1), method == BASIC_ACK)
@@ -364,12 +387,11 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     if session.keeps:
                         session.answers(number, method, data, start, end)
                     new = control.from_broker(session, channel, method, data, start, end)
-            elif channel.collecting is not None:
-                channel.collecting.frames.append(data[start:end])
-                session.stalled(0, end - start)
-                new = b""
-            elif channel.dropping:
-                new = b""
+                    if keeps:
+                        opened = channel
+                        begun = start
+            elif channel.incoming is not None:
+                new = channel.incoming.take(data, start, end)
             else:
                 if kind == BODY:
                     channel.passing -= end - start - FRAME_OVERHEAD
@@ -385,8 +407,23 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
         end = start
         raise
     finally:
+        if opened is not None:
+            _withhold(opened, run, begun, end)
         run.until(end)
         session.client_write(run.take())
+
+
+def _next(channel: Channel) -> None:
+    """A method ends the content that was coming in."""
+    if channel.passing or isinstance(channel.incoming, Unfinished):
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a method inside a message")
+    channel.incoming = None
+
+
+def _withhold(channel: Channel, run: Run, begun: int, end: int) -> None:
+    """What comes next is not on this channel: if that cuts a message, all there is of it waits with its channel."""
+    if channel.passing:
+        run.replace(end, end, channel.withhold(run.withdraw(begun, end)))
 
 
 def _from_refused(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes:
@@ -417,11 +454,11 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
     consumer = data[start + 12 : at]
     kind = channel.kind(consumer)
     if channel.ending or session.client.state != OPEN:
-        channel.dropping = True  # the end of the channel gives it back
+        channel.incoming = NOBODY  # the end of the channel gives it back
         return b""
     if session.stalling and kind != REPLIES:
         if not session.returning:
-            channel.collecting = stalled = Stalled(tag, consumer, kind == NO_ACK, new or data[start:end])
+            channel.incoming = stalled = Stalled(channel, tag, consumer, kind == NO_ACK, new or data[start:end])
             channel.stalled.append(stalled)
             session.stalled(1, end - start)
             return b""
@@ -429,7 +466,7 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
             # We drain: it goes to somebody else at once.
             if not channel.recovering:
                 session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
-            channel.dropping = True
+            channel.incoming = NOBODY
             return b""
     channel.delivered(tag, consumer, kind != 0)
     channel.passing = -1

@@ -20,6 +20,7 @@ from sidecar.amqp.batch import Batch
 from sidecar.amqp.channel import REPLIES, Channel
 from sidecar.amqp.gates import Gate
 from sidecar.amqp.handshake import Handshake
+from sidecar.amqp.incoming import Unfinished
 from sidecar.amqp.legs import CLOSED, CLOSING, HOLD_FULL, OPEN, STALL_FULL, WAITING_FULL, BrokerLeg, ClientLeg
 from sidecar.amqp.methods import (
     basic_cancel,
@@ -75,7 +76,7 @@ class Session(Exchange):
         "_close_frame", "_counted", "_due", "_greeting", "_interval", "_linked", "_listener", "_next_beat", "_reason",
         "_refusal", "_stalled_bytes", "_told_blocked", "_waiting_bytes", "alarmed", "amqp_stats", "broker", "channels",
         "client", "closing", "detached", "handshake", "hold", "keeps", "max_message_size", "partial", "partial_limit",
-        "peer", "policy", "refused", "returning", "routes", "stage", "stalling", "timer", "tracing",
+        "peer", "policy", "refused", "returning", "routes", "stage", "stalling", "timer", "tracing", "withheld",
     )  # fmt: skip
 
     broker: BrokerLeg | None
@@ -107,6 +108,8 @@ class Session(Exchange):
         #: Bytes of unfinished publishes on all channels, and how many there may be.
         self.partial = 0
         self.partial_limit = listener.config.hold.bytes + listener.config.max_message_size
+        #: The same for messages to the client that it gets once they are whole.
+        self.withheld = 0
         #: Deliveries are kept back; or given back, because we drain.
         self.stalling = False
         self.returning = False
@@ -171,6 +174,8 @@ class Session(Exchange):
         for channel in self.channels.values():
             confirms = channel.confirms
             if channel.held or channel.unacked.count or channel.waiting is not None:
+                return False
+            if channel.passing or isinstance(channel.incoming, Unfinished):
                 return False
             if channel.route is not None or (confirms is not None and confirms.unanswered):
                 return False
@@ -652,6 +657,8 @@ class Session(Exchange):
             self.stalled(-1, -stalled.size())
         channel.stalled.clear()
         self.partial -= channel.received
+        if isinstance(channel.incoming, Unfinished):
+            channel.incoming.ends()
         self._drop_held(channel)
         self._forget_waiting(channel)
         if self._close_frame or self.client.state != OPEN:
@@ -693,6 +700,10 @@ class Session(Exchange):
                 broker.stop(STALL_FULL)
             elif broker.stops & STALL_FULL:
                 broker.go(STALL_FULL)
+
+    def withholds(self, size: int) -> bool:
+        """Whether a message for the client, of which so many bytes of body are to come, can wait until they have."""
+        return False
 
     def stall(self, on: bool) -> None:
         """Keep deliveries back from now on, or hand them out again, with what was kept back."""
