@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp import publishing
 from sidecar.amqp.dialler import Dialler, own_properties, plain
-from sidecar.amqp.publishing import GONE, READY, Audience, Connector, Publisher
+from sidecar.amqp.publishing import publisher as publishing
+from sidecar.amqp.publishing.audience import Audience
+from sidecar.amqp.publishing.connector import Connector
+from sidecar.amqp.publishing.publisher import GONE, READY, Publisher
 from sidecar.amqp.spec import AmqpError
 from sidecar.resilience.wheel import TimerWheel
 from support import amqp

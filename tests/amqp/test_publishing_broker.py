@@ -14,7 +14,9 @@ from sidecar.amqp.dialler import Dialler, own_properties, plain
 from sidecar.amqp.hold import Hold
 from sidecar.amqp.link import Report
 from sidecar.amqp.policy import Policy
-from sidecar.amqp.publishing import Audience, Connector, Publisher
+from sidecar.amqp.publishing.audience import Audience
+from sidecar.amqp.publishing.connector import Connector
+from sidecar.amqp.publishing.publisher import Publisher
 from sidecar.amqp.replay.line import Login
 from sidecar.amqp.replay.replayer import Replayer
 from sidecar.amqp.spec import AmqpError

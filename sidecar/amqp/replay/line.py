@@ -5,7 +5,8 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from sidecar.amqp.publishing import Audience, Publisher
+from sidecar.amqp.publishing.audience import Audience
+from sidecar.amqp.publishing.publisher import Publisher
 
 if TYPE_CHECKING:
     from sidecar.amqp.replay.key import KeyReplay

@@ -8,7 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.dialler import Dialler, own_properties
-from sidecar.amqp.publishing import READY, Publisher
+from sidecar.amqp.publishing.publisher import READY, Publisher
 from sidecar.amqp.replay.line import Line, Login
 from sidecar.amqp.spec import CONNECTION_FORCED, REPLY_SUCCESS, AmqpError
 from sidecar.config.model import Retry

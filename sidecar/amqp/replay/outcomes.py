@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.amqp.link import Report
-    from sidecar.amqp.publishing import Publisher
+    from sidecar.amqp.publishing.publisher import Publisher
     from sidecar.amqp.replay.key import KeyName, KeyReplay
     from sidecar.amqp.replay.prefetch import Prefetch
     from sidecar.amqp.replay.rests import Rests

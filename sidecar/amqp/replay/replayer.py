@@ -20,7 +20,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.publishing import CHANNEL, Publisher
+from sidecar.amqp.publishing.publisher import CHANNEL, Publisher
 from sidecar.amqp.replay.key import KeyName, KeyReplay
 from sidecar.amqp.replay.line import Line, Login
 from sidecar.amqp.replay.lines import Lines

@@ -15,7 +15,8 @@ from sidecar.amqp.dialler import plain
 from sidecar.amqp.known import Known
 from sidecar.amqp.link import Report
 from sidecar.amqp.notebook import Saving
-from sidecar.amqp.publishing import Connector, Publisher
+from sidecar.amqp.publishing.connector import Connector
+from sidecar.amqp.publishing.publisher import Publisher
 from sidecar.amqp.replay.line import Login
 from sidecar.amqp.replay.replayer import Replayer
 from sidecar.amqp.spool.errors import SpoolError

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
@@ -31,6 +31,8 @@ from sidecar.amqp.methods import (
     method_of,
     settlement,
 )
+from sidecar.amqp.publishing.audience import Audience
+from sidecar.amqp.publishing.unconfirmed import Sent, Unconfirmed
 from sidecar.amqp.spec import (
     ACCESS_REFUSED,
     BASIC_ACK,
@@ -81,57 +83,6 @@ _NAMING: Final = (ACCESS_REFUSED, NOT_FOUND)
 _OPEN_FRAMES: Final = method(CHANNEL, CHANNEL_OPEN, b"\x00") + method(CHANNEL, CONFIRM_SELECT, b"\x00")
 
 
-class Audience:
-    """Who gives a publisher its messages: the base of what implements it. Its methods must not raise. ``token`` is what
-    came with the message. May send from within all of them, but not after :meth:`lost`."""
-
-    __slots__ = ()
-
-    def ready(self, publisher: Publisher) -> None:
-        """It can be given messages."""
-        raise NotImplementedError
-
-    def answered(self, publisher: Publisher, tokens: list[object], taken: bool) -> None:
-        """The broker has these messages (``basic.ack``), or could not take them this time (``basic.nack``)."""
-        raise NotImplementedError
-
-    def returned(self, publisher: Publisher, token: object, code: int, text: str) -> None:
-        """No queue wanted this one, which was ``mandatory`` (``basic.return``); that it was taken comes after it."""
-        raise NotImplementedError
-
-    def refused(self, publisher: Publisher, token: object, code: int, text: str) -> None:
-        """The broker closed the channel, or the connection, because of this one."""
-        raise NotImplementedError
-
-    def blocked(self, publisher: Publisher, on: bool, reason: str) -> None:
-        """The broker has an alarm and takes nothing from this connection, or takes again."""
-        raise NotImplementedError
-
-    def writable(self, publisher: Publisher) -> None:
-        """What was given has left; see :attr:`Publisher.full`."""
-        raise NotImplementedError
-
-    def lost(self, publisher: Publisher, left: list[object], error: AmqpError) -> None:
-        """The connection is gone, or never was; ``left`` is what was given and not answered, in order of what was sent
-        first. Nothing comes after this."""
-        raise NotImplementedError
-
-
-class Sent:
-    """A message that was given and not answered."""
-
-    __slots__ = ("frames", "returned", "token")
-
-    def __init__(self, frames: bytes, token: object) -> None:
-        self.frames = frames
-        self.token = token
-        self.returned = False
-
-    def exchange(self) -> bytes:
-        """Its exchange, as it stands in ``basic.publish``."""
-        return self.frames[14 : 14 + self.frames[13]]
-
-
 class Doubt:
     """An exchange whose messages are sent one by one: one of them closed the channel. ``needed`` is how many answers it
     takes until it is trusted again."""
@@ -153,9 +104,9 @@ class Publisher(Leg):
     """
 
     __slots__ = (
-        "_audience", "_base", "_call_soon", "_clock", "_closes", "_dialler", "_doubts", "_flushing", "_flying",
-        "_interval", "_items", "_made", "_out", "_queue", "_size", "_strikes", "_taken", "_timer", "_untaken",
-        "alarmed", "endpoint", "full", "stage", "suspects", "unanswered", "wary",
+        "_audience", "_call_soon", "_clock", "_closes", "_dialler", "_doubts", "_flushing", "_interval", "_made",
+        "_out", "_queue", "_size", "_strikes", "_taken", "_timer", "_unconfirmed", "_untaken", "alarmed", "endpoint",
+        "full", "stage", "suspects", "unanswered", "wary",
     )  # fmt: skip
 
     def __init__(
@@ -185,11 +136,7 @@ class Publisher(Leg):
         self._clock = clock
         self._call_soon = call_soon
         self._made = False
-        #: What is on its way, in order (``None``: answered before those in front of it); the broker's number of the
-        #: first; and how many are not answered.
-        self._items: deque[Sent | None] = deque()
-        self._base = 1
-        self._flying = 0
+        self._unconfirmed = Unconfirmed()
         #: What waits for the channel, or, while we are wary, for its turn.
         self._queue: deque[Sent] = deque()
         self._doubts: dict[bytes, Doubt] = {}
@@ -343,14 +290,18 @@ class Publisher(Leg):
         found = method_of(data, start, end)
         if found in (BASIC_ACK, BASIC_NACK):
             tag, bits = settlement(data, start, end)
-            self._settle(tag, bits & 1 != 0, found == BASIC_ACK)
+            taken = found == BASIC_ACK
+            for sent in self._unconfirmed.settle(tag, bits & 1 != 0):
+                self._answer(sent, taken)
         elif found == BASIC_RETURN:
             arguments = Arguments(data, start, end)
             code, text = arguments.u16(), arguments.short()
             begin = arguments.pos
             arguments.short_bytes()
             arguments.short_bytes()
-            self._returned(data[begin : arguments.pos], code, text)
+            back = self._unconfirmed.came_back(data[begin : arguments.pos])
+            if back is not None:
+                self._audience.returned(self, back.token, code, text)
         elif found == CONFIRM_SELECT_OK:
             if self.stage == OPENING:
                 self.stage = READY
@@ -379,12 +330,10 @@ class Publisher(Leg):
             self._tell()
             self.write(connection_close_ok())
             if code not in (REPLY_SUCCESS, CONNECTION_FORCED):
-                left = self._in_flight()
-                if len(left) == 1:
-                    self._refuse(left[0], code, text)
-                    self._items.clear()
+                if self._unconfirmed.count == 1:
+                    self._refuse(self._unconfirmed.take_all()[0], code, text)
                 else:
-                    self.suspects = len(left)
+                    self.suspects = self._unconfirmed.count
             self._end(AmqpError(code, text), True)
         elif found == CONNECTION_CLOSE_OK:
             self._tell()
@@ -404,8 +353,7 @@ class Publisher(Leg):
         self._put(sent)
 
     def _put(self, sent: Sent) -> None:
-        self._items.append(sent)
-        self._flying += 1
+        self._unconfirmed.add(sent)
         frames = sent.frames
         self._out.append(frames)
         self._size += len(frames)
@@ -420,40 +368,11 @@ class Publisher(Leg):
         queue = self._queue
         for doubt in self._doubts.values():
             self._next(doubt)
-        while queue and not (self.wary and self._flying):
+        while queue and not (self.wary and self._unconfirmed.count):
             self._offer(queue.popleft())
         self.flush()
 
-    def _settle(self, number: int, multiple: bool, taken: bool) -> None:
-        """The broker's answer. Numbers that were never used, or are answered already, mean nothing."""
-        items = self._items
-        index = number - self._base
-        if multiple:
-            if number == 0:
-                index = len(items) - 1
-            elif index >= len(items):
-                return
-            while index >= 0:
-                index -= 1
-                self._base += 1
-                sent = items.popleft()
-                if sent is not None:
-                    self._answer(sent, taken)
-        elif 0 <= index < len(items):
-            sent = items[index]
-            if index:
-                items[index] = None
-            else:
-                items.popleft()
-                self._base += 1
-            if sent is not None:
-                self._answer(sent, taken)
-        while items and items[0] is None:
-            items.popleft()
-            self._base += 1
-
     def _answer(self, sent: Sent, taken: bool) -> None:
-        self._flying -= 1
         self.unanswered -= 1
         self._closes = 0
         if taken:
@@ -476,22 +395,7 @@ class Publisher(Leg):
             tokens, self._untaken = self._untaken, []
             self._audience.answered(self, tokens, False)
 
-    def _returned(self, key: bytes, code: int, text: str) -> None:
-        """A message comes back. Which one it does not say, either: the first of those to that exchange and with that
-        routing key, as they come back in order."""
-        after = 13 + len(key)
-        for sent in self._items:
-            if sent is not None and not sent.returned:
-                frames = sent.frames
-                if frames.startswith(key, 13) and frames[after] & 1:
-                    sent.returned = True
-                    self._audience.returned(self, sent.token, code, text)
-                    return
-
     # -- when one of them is no good -----------------------------------------------------------------------------------
-
-    def _in_flight(self) -> list[Sent]:
-        return [sent for sent in self._items if sent is not None]
 
     def _refuse(self, sent: Sent, code: int, text: str) -> None:
         self.unanswered -= 1
@@ -502,9 +406,7 @@ class Publisher(Leg):
         """Open it again; find out whose fault it was."""
         self.stage = OPENING
         self._tell()
-        left = self._in_flight()
-        self._items.clear()
-        self._base = 1
+        left = self._unconfirmed.take_all()
         self._out.clear()
         self._size = 0
         self._closes += 1
@@ -526,7 +428,6 @@ class Publisher(Leg):
                 self._doubt(suspects[0].exchange(), len(suspects))
             else:
                 self.wary = max(self.wary, len(left))
-        self._flying = 0
         self._put_back(left, guilty)
         if guilty is not None:
             self._refuse(guilty, code, text)
@@ -615,11 +516,10 @@ class Publisher(Leg):
                 self.transport.close()
             else:
                 self.transport.abort()
-        left = [sent.token for sent in self._in_flight()]
+        left = [sent.token for sent in self._unconfirmed.take_all()]
         for doubt in self._doubts.values():
             left.extend([sent.token for sent in doubt.waiting])
         left.extend([sent.token for sent in self._queue])
-        self._items.clear()
         self._queue.clear()
         self._doubts.clear()
         self._out.clear()
@@ -632,39 +532,3 @@ def _exchange_in(text: str) -> bytes | None:
     if not found:
         return None
     return b"" if name == "amq.default" else name.encode("utf-8", "surrogateescape")
-
-
-class Connector:
-    """Makes a publisher's connection: to the broker's addresses in turn, one for each that is asked for."""
-
-    __slots__ = ("_addresses", "_loop", "_tasks", "_turn")
-
-    def __init__(self, addresses: Callable[[], Sequence[tuple[str, int]]], loop: asyncio.AbstractEventLoop) -> None:
-        self._addresses = addresses
-        self._loop = loop
-        self._turn = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    def connect(self, publisher: Publisher) -> None:
-        """Begin; :meth:`Publisher.failed` is called, but not from within, when it comes to nothing."""
-        task = self._loop.create_task(self._connect(publisher))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def close(self) -> None:
-        """Give up what has not come to anything yet."""
-        for task in self._tasks:
-            task.cancel()
-
-    async def _connect(self, publisher: Publisher) -> None:
-        addresses = self._addresses()
-        if not addresses:
-            publisher.failed("no broker is known, or none is well")
-            return
-        self._turn += 1
-        host, port = addresses[self._turn % len(addresses)]
-        publisher.endpoint = f"{host}:{port}"
-        try:
-            await self._loop.create_connection(lambda: cast(asyncio.Protocol, publisher), host, port)
-        except OSError as error:
-            publisher.failed(f"cannot connect: {error.strerror or type(error).__name__}")

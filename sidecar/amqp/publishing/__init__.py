@@ -1,0 +1,1 @@
+"""Publishing over connections of the sidecar's own, with confirms."""
