@@ -124,6 +124,9 @@ def table(asked: Asked, colour: bool) -> list[str]:
         endpoints = _endpoint_rows(asked.upstreams)
         if len(endpoints) > 1:
             lines += ["", *columns(endpoints, colour)]
+    queued = _queued_rows(asked.upstreams)
+    if len(queued) > 1:
+        lines += ["", *columns(queued, colour)]
     amqp = asked.amqp
     for block in (_amqp_rows(amqp, asked.upstreams), _waiting_rows(amqp), _queue_rows(amqp), _spool_rows(amqp)):
         if len(block) > 1:
@@ -165,6 +168,22 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for upstream in upstreams
         for endpoint in upstream["endpoints"]
+    ]
+    return rows
+
+
+def _queued_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    outcomes = ("delivered", "failed", "expired", "refused")
+    rows = [["UPSTREAM", ">QUEUED", ">SIZE", *(f">{outcome.upper()}" for outcome in outcomes)]]
+    rows += [
+        [
+            str(upstream["name"]),
+            str(queue["requests"]),
+            size(queue["bytes"]),
+            *(str(queue["outcomes"].get(outcome, 0)) for outcome in outcomes),
+        ]
+        for upstream in upstreams
+        if (queue := upstream["stats"]["queue"]) is not None
     ]
     return rows
 

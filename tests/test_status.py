@@ -29,6 +29,7 @@ UPSTREAM: dict[str, Any] = {
         "retries": {"connect": 2, "503": 1},
         "p50_ms": 1.26,
         "p99_ms": 210.7,
+        "queue": None,
     },
 }
 
@@ -115,6 +116,17 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
         "UPSTREAM  ENDPOINT     ID       STATE    WEIGHT  ACTIVE\n"
         "tasks     10.0.0.1:80  tasks-1  healthy      10       3\n"
         "tasks     [::1]:80     -        ejected       1       0\n"
+    )
+
+
+def test_what_is_queued_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    queue = {"requests": 12, "bytes": 5 << 20, "outcomes": {"queued": 20, "delivered": 7, "expired": 1}}
+    upstream = UPSTREAM | {"stats": UPSTREAM["stats"] | {"queue": queue}, "endpoints": []}
+    with admin(pages(upstreams=(200, {"upstreams": [upstream]}))) as url:
+        assert show_status(url) == 0
+    assert capsys.readouterr().out.partition("211 ms\n\n")[2] == (
+        "UPSTREAM  QUEUED     SIZE  DELIVERED  FAILED  EXPIRED  REFUSED\n"
+        "tasks         12  5.0 MiB          7       0        1        0\n"
     )
 
 

@@ -42,15 +42,30 @@ def health(running: Running) -> dict[str, Any]:
 
 def upstream_health(upstream: UpstreamView) -> dict[str, Any]:
     """From what traffic and the registry have shown, without asking anybody."""
+    messages = [] if upstream.amqp is None else amqp.doubts(upstream.amqp)
+    if broken := _broken(upstream):
+        return {"status": "unhealthy", "output": "; ".join([broken, *messages])}
+    doubts = _doubts(upstream) + messages
+    if doubts:
+        return {"status": "warning", "output": "; ".join(doubts)}
+    return {"status": "healthy", "output": f"{len(upstream.endpoints)} endpoints"}
+
+
+def _broken(upstream: UpstreamView) -> str:
+    """Why nothing gets through; empty when something may."""
     endpoints = upstream.endpoints
     if not endpoints:
-        return {"status": "unhealthy", "output": "no endpoints are known"}
-    own, of_routes = _breakers(upstream)
+        return "no endpoints are known"
+    own, _ = _breakers(upstream)
     if own is not None and own.state == OPEN:
-        return {"status": "unhealthy", "output": "the circuit breaker is open"}
-    ejected = sum(1 for endpoint in endpoints if endpoint.ejected_until)
-    if ejected == len(endpoints):
-        return {"status": "unhealthy", "output": "every endpoint has failed"}
+        return "the circuit breaker is open"
+    return "every endpoint has failed" if all(endpoint.ejected_until for endpoint in endpoints) else ""
+
+
+def _doubts(upstream: UpstreamView) -> list[str]:
+    """What is not as it should be, a phrase each."""
+    endpoints = upstream.endpoints
+    own, of_routes = _breakers(upstream)
     doubts = []
     if own is not None and own.state != CLOSED:
         doubts.append("the circuit breaker is half-open")
@@ -59,16 +74,13 @@ def upstream_health(upstream: UpstreamView) -> dict[str, Any]:
         for path, breaker in of_routes
         if breaker.state != CLOSED
     ]
+    ejected = sum(1 for endpoint in endpoints if endpoint.ejected_until)
     if ejected:
         doubts.append(f"{ejected} of {len(endpoints)} endpoints are ejected")
     warning = sum(1 for endpoint in endpoints if endpoint.state == "warning")
     if warning:
         doubts.append(f"{warning} of {len(endpoints)} endpoints are in the warning state")
-    if upstream.amqp is not None:
-        doubts += amqp.doubts(upstream.amqp)
-    if doubts:
-        return {"status": "warning", "output": "; ".join(doubts)}
-    return {"status": "healthy", "output": f"{len(endpoints)} endpoints"}
+    return doubts
 
 
 def upstream(view: UpstreamView) -> dict[str, Any]:
@@ -93,6 +105,7 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
     codes: dict[str, int] = {}
     for (_, code), n in list(stats.requests.items()):
         codes[str(code)] = codes.get(str(code), 0) + n
+    queue = stats.queue
     return {
         "requests": codes,
         "active": stats.active,
@@ -101,6 +114,9 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
         "p99_ms": round(stats.duration.quantile(0.99) * 1000, 3),
         "retries": dict(stats.retries),
         "rejected": dict(stats.rejected),
+        "queue": None
+        if queue is None
+        else {"requests": queue.requests, "bytes": queue.bytes, "outcomes": dict(queue.outcomes)},
         "bytes_in": stats.bytes_in,
         "bytes_out": stats.bytes_out,
         "connections": {

@@ -105,6 +105,13 @@ SCHEMAS: Final[dict[str, Any]] = {
         p99_ms=_NUMBER,
         retries=_COUNTS,
         rejected=_COUNTS,
+        queue=_or_null(
+            _object(
+                requests=_COUNT | {"description": "stored, and without an outcome yet"},
+                bytes=_COUNT,
+                outcomes=_COUNTS | {"description": "what became of requests that may be queued, since the start"},
+            )
+        ),
         bytes_in=_COUNT,
         bytes_out=_COUNT,
         connections=_object(client=_COUNT, active=_COUNT, idle=_COUNT, tunnel=_COUNT),

@@ -7,6 +7,7 @@ import pytest
 from sidecar.admin import report
 from sidecar.admin.view import Health
 from sidecar.config.model import CircuitBreaker, Match, Route
+from sidecar.telemetry.stats import QueueStats
 from sidecar.upstreams.endpoint import Endpoint
 from support.running import FakeRegistry, FakeUpstream, running
 
@@ -110,11 +111,20 @@ def test_everything_about_an_upstream() -> None:
             "p99_ms": 24.85,
             "retries": {"connect": 2},
             "rejected": {"timeout": 1},
+            "queue": None,
             "bytes_in": 0,
             "bytes_out": 0,
             "connections": {"client": 0, "active": 0, "idle": 0, "tunnel": 0},
         },
     }
+
+
+def test_what_is_queued() -> None:
+    upstream = FakeUpstream("a")
+    upstream.stats.queue = queue = QueueStats()
+    queue.requests, queue.bytes = 3, 700
+    queue.outcomes["queued"] += 4
+    assert report.listener(upstream.stats)["queue"] == {"requests": 3, "bytes": 700, "outcomes": {"queued": 4}}
 
 
 def test_a_broker_with_an_alarm_and_full_queues_are_a_warning() -> None:
@@ -127,6 +137,9 @@ def test_a_broker_with_an_alarm_and_full_queues_are_a_warning() -> None:
     assert found(upstream) == ("warning", "1 of 3 watched queues are full")
     upstream.amqp.stats.blocked = True
     assert found(upstream)[1].startswith("the broker has an alarm and takes no publishes; 1 of 3")
+    upstream.endpoints[0].ejected_until = 1.0
+    assert found(upstream)[0] == "unhealthy"
+    assert found(upstream)[1].startswith("every endpoint has failed; the broker has an alarm")
 
 
 @pytest.mark.parametrize("app", ["healthy", "warning", "unhealthy"])
