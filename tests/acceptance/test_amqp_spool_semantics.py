@@ -15,7 +15,7 @@ import pytest
 from pamqp import commands
 from pika.exceptions import AMQPConnectionError
 
-from support.amqp_clients.raw import METHOD, Listener
+from support.amqp_clients.raw import BODY, HEADER, METHOD, Listener
 from support.processes import wait_for
 from support.rabbitmq import RabbitMQ, parameters_to
 from support.spooled import Spooled, bodies
@@ -296,7 +296,7 @@ def test_what_a_client_has_left_behind_is_delivered(rabbitmq: RabbitMQ, wire: Wi
     assert sorted(bodies(rabbitmq, "spool.q", 40), key=int) == [b"%d" % number for number in range(40)]
 
 
-@pytest.mark.parametrize("how", ["leaves", "closes"])
+@pytest.mark.parametrize("how", ["leaves", "closes its channel", "closes"])
 def test_more_is_left_behind_than_waits_for_the_disk_at_once(
     rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled, how: str
 ) -> None:
@@ -304,7 +304,9 @@ def test_more_is_left_behind_than_waits_for_the_disk_at_once(
     with spooled.client(confirms=False) as client:
         padding = b" " * 100_000
         client.send_bytes(b"".join(client.publishing(1, "", "spool.q", b"%d" % n + padding) for n in range(300)))
-        if how == "closes":
+        if how == "closes its channel":
+            client.call(1, commands.Channel.Close(200, "", 0, 0), commands.Channel.CloseOk)
+        elif how == "closes":
             client.close()
     wait_for(lambda: not spooled.view()["connections"], "it has gone")
     wire.mend()
@@ -426,3 +428,44 @@ def test_acknowledged_by_the_broker_alone(rabbitmq: RabbitMQ, wire: Wire, tmp_pa
         assert [frame for frame in listener.frames if frame.kind == METHOD and frame.channel == 0] == []
     assert bodies(rabbitmq, "spool.broker", 5) == [b"%d" % number for number in range(5)]
     rabbitmq.delete("spool.broker")
+
+
+# -- in the middle of something
+
+
+def test_a_broker_is_lost_in_the_middle_of_messages(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:
+    """The client gets each of them whole, once more if need be, and no exception."""
+    count = 30
+    with rabbitmq.channel() as channel:
+        for number in range(count):
+            channel.basic_publish("", "spool.q", b"%d " % number + b"x" * (2 << 20))
+    client = spooled.client(confirms=False)
+    client.call(1, commands.Basic.Qos(prefetch_count=3), commands.Basic.QosOk)
+    with Listener(client, ack=True) as consumer:
+        consumer.send(commands.Basic.Consume(queue="spool.q", consumer_tag="mine"))
+        for milliseconds in (5, 10, 20, 30, 40, 50):
+            time.sleep(milliseconds / 1000)
+            away(wire, spooled)
+            back(wire, spooled)
+        wait_for(lambda: len(set(_whole(consumer))) == count, "all have come", 30)
+        assert consumer.error is None
+        assert not [frame for frame in consumer.frames if frame.kind == METHOD and frame.channel == 0]
+
+
+def _whole(listener: Listener) -> list[int]:
+    """The numbers at the beginning of the messages that have come, as far as they have come."""
+    numbers: list[int] = []
+    body = b""
+    missing = 0
+    for frame in list(listener.frames):
+        if frame.kind == METHOD:
+            assert not missing, "a method inside a message"
+            body = b""
+        elif frame.kind == HEADER:
+            missing = int.from_bytes(frame.payload[4:12], "big")
+        elif frame.kind == BODY:
+            body = body or frame.payload
+            missing -= len(frame.payload)
+            if not missing:
+                numbers.append(int(body.split(b" ", 1)[0]))
+    return numbers
