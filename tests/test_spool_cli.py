@@ -21,7 +21,8 @@ from typing import Any
 import pytest
 
 from sidecar.admin import dead_letters
-from sidecar.amqp.spool.database import Changes, Database, Death
+from sidecar.amqp.spool.changes import Changes, Death
+from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.cli import main
 from sidecar.config.model import Address, Admin, Secret
@@ -157,6 +158,21 @@ def test_status(capsys: Capsys) -> None:
         "expired                1\n"
         "corrupt                1\n"
     )
+
+
+def test_what_the_messages_wait_for(capsys: Capsys) -> None:
+    it, spool = broker()
+    spool.key("exchange ai.tasks", 3, 900)
+    spool.obstacles = [("/", "", "the broker refuses the login"), ("/agents", "ann\x1b", "no route")]
+    spool.parked = 2
+    with sidecar(it) as url:
+        assert run("status", "--admin", url) == 0
+    assert capsys.readouterr().out.splitlines()[2:6] == [
+        "waiting   3 messages, 900 B of 1.0 GiB",
+        "          for a connection (vhost /): the broker refuses the login",
+        "          for a connection (user ann?, vhost /agents): no route",
+        "          2 messages until the user they are from has logged in",
+    ]
 
 
 def test_status_of_one_that_does_not_work_is_1(capsys: Capsys) -> None:

@@ -27,6 +27,7 @@ def status_lines(name: str, state: Mapping[str, Any], colour: bool) -> list[str]
         rows.append(("state", _painted(problem, _YELLOW, colour) if problem else "fine"))
     rows.append(("waiting", waiting))
     if running:
+        rows += [("", _painted(text, _YELLOW, colour)) for text in _obstacles(state)]
         acks = state["acks"]
         rows += [
             ("so far", f"{state['spooled']} spooled, {state['replayed']} replayed, {state['expired']} expired"),
@@ -49,6 +50,17 @@ def status_lines(name: str, state: Mapping[str, Any], colour: bool) -> list[str]
         table = [["DIED OF", ">MESSAGES"], *([str(reason), str(n)] for reason, n in dead["reasons"].items())]
         lines += ["", *_table(table, colour)]
     return lines
+
+
+def _obstacles(state: Mapping[str, Any]) -> list[str]:
+    """What the messages wait for, if it is not just their turn."""
+    found = []
+    for obstacle in state["obstacles"]:
+        user = f"user {obstacle['user']}, " if obstacle["user"] else ""
+        found.append(printable(f"for a connection ({user}vhost {obstacle['vhost']}): {obstacle['problem']}"))
+    if state["parked"]:
+        found.append(f"{_messages(state['parked'])} until the user they are from has logged in")
+    return found
 
 
 def list_lines(letters: Sequence[Mapping[str, Any]], width: int, colour: bool) -> list[str]:
