@@ -102,6 +102,12 @@ def test_each_command_has_help(command: str, capsys: Capsys) -> None:
     assert ("--path" in out) is (command != "replay")
 
 
+def test_replay_is_not_for_files_and_says_so(capsys: Capsys) -> None:
+    with pytest.raises(SystemExit):
+        run("replay", "--all", "--path", "/tmp")
+    assert "argument --path: what is to be delivered needs a sidecar that runs" in capsys.readouterr().err
+
+
 def test_help_teaches(capsys: Capsys) -> None:
     with pytest.raises(SystemExit):
         run("--help")

@@ -97,12 +97,11 @@ def _source_options(parser: argparse.ArgumentParser, files: bool = True) -> None
         "--admin", metavar="URL", default="http://127.0.0.1:15000", help="the sidecar's admin API (%(default)s)"
     )
     if files:
-        either.add_argument(
-            "--path", metavar="FOLDER", default="", help="the files of a sidecar that is stopped: amqp.spool.path"
-        )
+        files_help = "the files of a sidecar that is stopped: amqp.spool.path"
+        either.add_argument("--path", metavar="FOLDER", default="", help=files_help)
+    else:
+        either.add_argument("--path", type=_no_files, default="", help=argparse.SUPPRESS)
     group.add_argument("--token-file", metavar="FILE", default="", help=_TOKEN_HELP)
-    if not files:
-        parser.set_defaults(path="")
 
 
 def _which_options(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +121,10 @@ def _number(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 19):
         raise argparse.ArgumentTypeError(f"{text!r} is not the number of a dead letter")
     return int(text)
+
+
+def _no_files(text: str) -> str:
+    raise argparse.ArgumentTypeError("what is to be delivered needs a sidecar that runs (--admin URL)")
 
 
 def _limit(text: str) -> int:
