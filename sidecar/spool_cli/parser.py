@@ -124,6 +124,8 @@ def _number(text: str) -> int:
 
 
 def _no_files(text: str) -> str:
+    if not text:
+        return text  # the default
     raise argparse.ArgumentTypeError("what is to be delivered needs a sidecar that runs (--admin URL)")
 
 
