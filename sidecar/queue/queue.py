@@ -18,8 +18,9 @@ from sidecar.queue.store import Store
 from sidecar.telemetry.stats import QueueStats
 
 if TYPE_CHECKING:
+    from sidecar.disk.errors import SpoolError
     from sidecar.proxy.http1.listener import HttpListener
-    from sidecar.queue.database import Gone, SpoolError
+    from sidecar.queue.database import Gone
     from sidecar.queue.record import Found, Request
 
 logger = logging.getLogger("sidecar.queue")
@@ -78,7 +79,7 @@ class HttpQueue:
 
     def open(self) -> None:
         """Read what is there, and begin to send it. Raises :class:`ListenerError`."""
-        from sidecar.queue.database import SpoolError
+        from sidecar.disk.errors import SpoolError
 
         try:
             counts, self.keyed = self.store.open()

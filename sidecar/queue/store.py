@@ -16,7 +16,9 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any, Final
 
-from sidecar.queue.database import FAILURES, FULL, Counts, Database, SpoolError, describe, disk_full, is_damage, refused
+from sidecar.disk.errors import DiskFullError, SpoolError
+from sidecar.disk.faults import FAILURES, damaged, describe, disk_full, refused
+from sidecar.queue.database import Counts, Database
 
 logger = logging.getLogger("sidecar.queue")
 
@@ -33,6 +35,9 @@ IDLE: Final = 0.5
 BEHIND: Final = 1 << 20
 #: What a transaction writes to the log beside what is stored, bytes, about: eight pages.
 OVERHEAD: Final = 32768
+
+#: What is wrong when nothing can be set aside.
+FULL: Final = describe(DiskFullError())
 
 Done = Callable[[Any, SpoolError | None], None]
 
@@ -73,12 +78,12 @@ class Store:
         """Read what is there, and begin; what is waiting, and whether keys have been named. Raises
         :class:`SpoolError`."""
         self._database.open()
-        self._say("" if self._database.reserved else FULL)
+        self._say("" if self._database.file.reserve.held else FULL)
         try:
             found = self._database.lanes(), self._database.keyed()
         except FAILURES as error:
             self._database.close()
-            raise SpoolError(f"{self._database.files.base}: {describe(error)}") from error
+            raise SpoolError(f"{self._database.file.files.base}: {describe(error)}") from error
         self._thread = Thread(target=self._run, name="queue", daemon=True)
         self._thread.start()
         return found
@@ -148,7 +153,7 @@ class Store:
             if batch:
                 self._post(self._settle, batch)
         with contextlib.suppress(*FAILURES):
-            if self._database.usable:
+            if self._database.file.usable:
                 self._database.checkpoint()
         self._database.close()
 
@@ -161,7 +166,7 @@ class Store:
         try:
             self._commit(batch)
         except Exception as error:
-            if is_damage(error) and not repaired:
+            if damaged(error) and not repaired:
                 self._trouble(error)
                 self._do(batch, repaired=True)
                 return
@@ -179,15 +184,15 @@ class Store:
         with database.transaction():
             for job in batch:
                 job.result = job.work(database)
-        if database.moved():
+        if database.file.moved():
             # It went into a file that nobody will find; unless what is in that can be brought over, it was for nothing.
             self._replace(None)
-        if database.reserved:
+        if database.file.reserve.held:
             self._say("")
 
     def _goes_on(self, error: Exception) -> bool:
         """Whether the others may do better by themselves."""
-        return self._database.usable and (disk_full(error) or self._refusal(error))
+        return self._database.file.usable and (disk_full(error) or self._refusal(error))
 
     @staticmethod
     def _refusal(error: Exception) -> bool:
@@ -196,27 +201,25 @@ class Store:
 
     def _ready(self) -> bool:
         """The file is open, or can be opened again."""
-        if self._database.usable:
+        if self._database.file.usable:
             return True
         now = time.monotonic()
         if now < self._next_try:
             return False
         self._next_try = now + RETRY
         try:
-            self._database.connect()
+            self._database.file.connect()
             self._recount()
         except (*FAILURES, SpoolError) as error:
-            self._database.disconnect()
+            self._database.file.disconnect()
             self._say(describe(error))
             return False
-        self._say("" if self._database.reserved else FULL)
+        self._say("" if self._database.file.reserve.held else FULL)
         return True
 
     def _probe(self) -> None:
         """Find out whether there is room again."""
-        self._database.reserve()
-        with self._database.transaction():
-            self._database.probe()
+        self._database.probe()
         self._say("")
 
     def _trouble(self, error: Exception) -> None:
@@ -225,26 +228,25 @@ class Store:
             return
         self._say(describe(error))
         try:
-            if self._database.moved() and self._database.usable:
+            if self._database.file.moved() and self._database.file.usable:
                 self._replace(None)
-            elif is_damage(error):
+            elif damaged(error):
                 self._replace(error)
             elif not disk_full(error):
-                self._database.disconnect()
+                self._database.file.disconnect()
             else:
                 self._behind = 0
-                self._database.release()
                 with contextlib.suppress(*FAILURES):
-                    self._database.checkpoint()
+                    self._database.file.make_room()
         except (*FAILURES, SpoolError) as another:
             self._say(describe(another))
-            self._database.disconnect()
+            self._database.file.disconnect()
 
     def _replace(self, cause: Exception | None) -> None:
         try:
-            self._database.salvage(cause)
+            self._database.file.salvage(cause)
         except BaseException:
-            self._database.disconnect()
+            self._database.file.disconnect()
             raise
         self._recount()
 
@@ -257,7 +259,7 @@ class Store:
 
     def _say(self, problem: str) -> None:
         if problem and not self.problem:
-            logger.error("requests cannot be stored: %s", problem, extra={"file": str(self._database.files.base)})
+            logger.error("requests cannot be stored: %s", problem, extra={"file": str(self._database.file.files.base)})
         elif self.problem and not problem:
             logger.info("requests can be stored again")
         self.problem = problem

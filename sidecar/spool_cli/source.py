@@ -219,12 +219,12 @@ class Files:
         self._database: Database = Database(folder, name)
 
     def __enter__(self) -> Files:
-        from sidecar.amqp.spool.errors import SpoolError
+        from sidecar.disk.errors import SpoolError
 
         # What is no spool at all would be taken for a damaged one, and set aside.
-        if not _is_spool(self._database.files.base):
+        if not _is_spool(self._database.file.files.base):
             raise SourceError(
-                f"{self._database.files.base} is not a spool, or too damaged to look like one; "
+                f"{self._database.file.files.base} is not a spool, or too damaged to look like one; "
                 "a sidecar that starts salvages what it can"
             )
         try:
@@ -243,7 +243,7 @@ class Files:
         """To root every file is open, and what root makes may be closed to the sidecar's own user."""
         if os.geteuid() == 0:
             owner = self._folder.stat()
-            for file in self._folder.glob(f"{self._database.files.base.name}*"):
+            for file in self._folder.glob(f"{self._database.file.files.base.name}*"):
                 os.chown(file, owner.st_uid, owner.st_gid)
 
     def state(self) -> Mapping[str, Any]:
@@ -358,7 +358,7 @@ class _Telling:
         import sqlite3
 
         if isinstance(error, (sqlite3.Error, OSError)):
-            from sidecar.amqp.spool.database import describe
+            from sidecar.disk.faults import describe
 
             raise SourceError(describe(error)) from error
 

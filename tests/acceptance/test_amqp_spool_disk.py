@@ -31,7 +31,7 @@ KIB = b" " + b"x" * 1000
 class Enclosed(Sidecar):
     """With a small file system of its own at the place of the spool, which nobody else sees."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], options: str = "size=3m") -> None:
+    def __init__(self, folder: Path, config: dict[str, Any], options: str = "size=8m") -> None:
         self.mounted = Path(config["upstreams"]["rabbitmq"]["amqp"]["spool"]["path"])
         self.mounted.mkdir()
         self.file = folder / "enclosed.yaml"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.amqp.spool.errors import SpoolError
+from sidecar.disk.errors import SpoolError
 from sidecar.queue.database import Database
 from sidecar.queue.record import Found, Outcome, Request, digest_of, id_for_key, new_id
 from sidecar.queue.store import Store
@@ -192,12 +192,12 @@ def test_somebody_elses_and_later_files_are_left_alone(tmp_path: Path) -> None:
     database = Database(tmp_path, "up~queue", 1, lambda: 0.0)
     database.open()
     database.close()
-    sql = sqlite3.connect(database.files.base)
+    sql = sqlite3.connect(database.file.files.base)
     sql.execute("PRAGMA user_version = 7")
     sql.close()
     with pytest.raises(SpoolError, match="its schema is 7"):
         database.open()
-    sql = sqlite3.connect(database.files.base)
+    sql = sqlite3.connect(database.file.files.base)
     sql.execute("PRAGMA application_id = 7")
     sql.close()
     with pytest.raises(SpoolError, match="somebody else's"):
@@ -301,16 +301,16 @@ def test_a_disk_that_fails_and_is_well_again(tmp_path: Path) -> None:
 def test_a_full_disk_refuses_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     async def test(held: Held) -> None:
         await held.put(request(b"1"))
-        await held.do(lambda it: it._open().execute("PRAGMA max_page_count = 40").fetchall() and None)
+        await held.do(lambda it: it.file.sql.execute("PRAGMA max_page_count = 40").fetchall() and None)
         results = await asyncio.gather(*(held.put(request(b"x" * 50_000)) for _ in range(20)), return_exceptions=True)
         stored = 1 + results.count(None)
         assert 1 < stored < 20
         assert {str(it) for it in results if it is not None} == {
-            "amqp.spool: queued requests cannot be stored: database or disk is full (SQLITE_FULL)",
-            "amqp.spool: queued requests cannot be stored: the disk is full",
+            "spool: queued requests cannot be stored: database or disk is full (SQLITE_FULL)",
+            "spool: queued requests cannot be stored: the disk is full",
         }
         assert len(await held.bodies()) == stored
-        await held.do(lambda it: it._open().execute("PRAGMA max_page_count = 100000").fetchall() and None)
+        await held.do(lambda it: it.file.sql.execute("PRAGMA max_page_count = 100000").fetchall() and None)
         await until(lambda: not held.store.problem, "it works again")
         await held.put(request(b"2"))
         assert len(await held.bodies()) == stored + 1
@@ -329,7 +329,7 @@ def test_without_room_for_outcomes_nothing_is_stored(tmp_path: Path, monkeypatch
         one = request(b"1")
         await held.put(one)
         monkeypatch.setattr(os, "posix_fallocate", full)
-        held.database.release()
+        held.database.file.make_room()
         with pytest.raises(SpoolError, match="the disk is full"):
             await held.put(request(b"2"))
         assert await held.do(lambda it: it.finish(one.number, outcome())) is not None

@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 from sidecar.amqp.spool import writer
-from sidecar.amqp.spool.errors import SpoolError
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import Spool
+from sidecar.disk.errors import SpoolError
 
 LANES = ("a", "b", "c")
 

@@ -12,7 +12,7 @@ from support.spools import Driver, fill_and_empty, run
 
 def main(folder: Path) -> None:
     """Fails when something is lost."""
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "none", folder], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "none", folder], check=True)
     writer.RETRY = 0.02  # type: ignore[misc]
     stored: set[int] = set()
 

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from sidecar.amqp.hold import Sender
     from sidecar.amqp.policy import Route
     from sidecar.amqp.publish import Publish
-    from sidecar.amqp.spool.errors import SpoolError
     from sidecar.amqp.spool.store import Spool
     from sidecar.amqp.stats import AmqpStats
     from sidecar.config.model import AmqpSpool
+    from sidecar.disk.errors import SpoolError
 
 logger = logging.getLogger("sidecar.amqp")
 

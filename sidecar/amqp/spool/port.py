@@ -19,10 +19,10 @@ from sidecar.amqp.publishing.connector import Connector
 from sidecar.amqp.publishing.publisher import Publisher
 from sidecar.amqp.replay.line import Login
 from sidecar.amqp.replay.replayer import Replayer
-from sidecar.amqp.spool.errors import SpoolError
 from sidecar.amqp.spool.keeper import Keeper
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import DeadLetters, Key, Spool
+from sidecar.disk.errors import SpoolError
 
 if TYPE_CHECKING:
     from sidecar.amqp.handshake import Handshake

@@ -19,11 +19,13 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any, Final
 
-from sidecar.amqp.spool.database import Changes, Database, Death, KeyName
+from sidecar.amqp.spool.changes import Changes, Death, KeyName
+from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.dead import DeadLetter
-from sidecar.amqp.spool.errors import SpoolError
+from sidecar.amqp.spool.jobs import Call, Fetch, FetchDone, Job, Outcome, Put, PutDone, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.writer import Call, Fetch, FetchDone, Job, Outcome, Put, PutDone, State, Stop, Writer
+from sidecar.amqp.spool.writer import Writer
+from sidecar.disk.errors import SpoolError
 
 logger = logging.getLogger("sidecar.amqp.spool")
 

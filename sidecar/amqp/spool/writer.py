@@ -2,36 +2,28 @@
 
 It takes what is queued, makes one transaction of it, and says what came of it. What cannot be written down because of
 the disk is refused (messages to be stored) or kept and tried again every second (everything else).
+
+On a full disk nothing is stored, but what is there can be removed: room was set aside for that. It is given up, the log
+is copied into the file, and removals are then written a few at a time, each time to the beginning of the log.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import struct
 import time
 from collections import deque
 from collections.abc import Callable
 from threading import Event
-from typing import Any, Final
+from typing import Final
 
-from sidecar.amqp.spool.database import (
-    FAILURES,
-    BadRow,
-    Changes,
-    Count,
-    Database,
-    Death,
-    KeyName,
-    count_changes,
-    damaged,
-    describe,
-    disk_full,
-    refused,
-)
-from sidecar.amqp.spool.errors import SpoolError
+from sidecar.amqp.spool.changes import Changes, Count, Death, KeyName, count_changes
+from sidecar.amqp.spool.database import Database
+from sidecar.amqp.spool.jobs import Call, Fetch, Job, Outcome, Put, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.record import pack
+from sidecar.disk.errors import DiskFullError, SpoolError
+from sidecar.disk.faults import FAILURES, damaged, describe, disk_full, refused
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
@@ -43,92 +35,6 @@ BEHIND: Final = 4 << 20
 IDLE: Final = 0.5
 #: How often what did not work is tried again, seconds.
 RETRY: Final = 1.0
-
-PutDone = Callable[[list[SpooledMessage], SpoolError | None], None]
-FetchDone = Callable[[list[SpooledMessage]], None]
-
-
-class Put:
-    """Messages to be stored."""
-
-    __slots__ = ("done", "error", "messages", "size")
-
-    def __init__(self, messages: list[SpooledMessage], size: int, done: PutDone) -> None:
-        self.messages = messages
-        self.size = size
-        self.done = done
-        self.error: SpoolError | None = None
-
-
-class Fetch:
-    """Messages that somebody wants."""
-
-    __slots__ = ("after", "bad", "done", "key", "limit", "limit_bytes", "messages")
-
-    def __init__(
-        self, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone
-    ) -> None:
-        self.key = key
-        self.after = after
-        self.limit = limit
-        self.limit_bytes = limit_bytes
-        self.done = done
-        self.messages: list[SpooledMessage] = []
-        self.bad: list[BadRow] = []
-
-
-class Call:
-    """Something about the dead letters. ``revives``: its result is messages that are in the spool now."""
-
-    __slots__ = ("error", "future", "result", "revives", "work")
-
-    def __init__(self, work: Callable[[Database], Any], future: asyncio.Future[Any], revives: bool) -> None:
-        self.work = work
-        self.future = future
-        self.revives = revives
-        self.result: Any = None
-        self.error: SpoolError | None = None
-
-
-class Stop:
-    """Nothing comes after this."""
-
-    __slots__ = ("future",)
-
-    def __init__(self, future: asyncio.Future[None]) -> None:
-        self.future = future
-
-
-class State:
-    """What the loop should know about the database. ``missing`` is what the loop counts and the file does not have, by
-    key (less than 0: the other way)."""
-
-    __slots__ = ("corrupt", "count", "dropped", "missing", "problem", "reasons", "size")
-
-    def __init__(self, database: Database, problem: str, missing: dict[KeyName, Count]) -> None:
-        self.problem = problem
-        self.missing = missing
-        self.corrupt = database.corrupt
-        self.dropped = database.dropped
-        self.count = database.dead.count
-        self.size = database.dead.bytes
-        self.reasons = dict(database.dead.reasons)
-
-    def same(self, other: State) -> bool:
-        """Whether there is nothing new."""
-        return (
-            not self.missing
-            and self.problem == other.problem
-            and self.corrupt == other.corrupt
-            and self.dropped == other.dropped
-            and self.count == other.count
-            and self.size == other.size
-            and self.reasons == other.reasons
-        )
-
-
-Job = Put | Fetch | Call | Stop | Changes
-Outcome = Put | Fetch | Call | Stop | State
 
 # What has to be done before anything else can be.
 _FINE: Final = 0
@@ -169,6 +75,8 @@ class Writer:
     def run(self) -> None:
         """Until it is told to stop."""
         self._said = State(self._database, "", {})
+        if not self._database.file.reserve.held:
+            self._trouble(DiskFullError())
         while self._stop is None:
             if not self._jobs:
                 self._wake.wait(self._pause())
@@ -184,9 +92,11 @@ class Writer:
         self._end(self._stop)
 
     def _pause(self) -> float | None:
+        if self._shrinking and self._state == _FINE:
+            return 0.0
         if self._problem:
             return max(0.0, self._next_try - time.monotonic())
-        if self._changes or self._shrinking:
+        if self._changes:
             return 0.0
         return IDLE if self._database.behind else None
 
@@ -233,9 +143,9 @@ class Writer:
             self._do(call)
         self._calls = []
         self._say()
-        if idle and not self._problem:
+        if idle:
             self._keep_up()
-        elif self._database.behind > BEHIND:
+        elif self._database.behind > (0 if self._problem else BEHIND):
             self._checkpoint()
 
     # -- transactions --------------------------------------------------------------------------------------------------
@@ -247,15 +157,14 @@ class Writer:
         messages: list[SpooledMessage] = []
         for put in puts:
             messages += put.messages
-        error = self._commit(messages)
-        if error is not None and messages:
+        error = self._commit(messages, self._changes)
+        if error is not None:
             if refused(error):
                 self._one_by_one(puts)
             else:
                 for put in puts:
                     put.error = SpoolError(f"the spool cannot store messages: {describe(error)}")
-            if self._state == _FINE and self._changes:
-                self._commit([])
+            self._little_by_little()
         self._outcomes += puts
         self._puts = []
         if error is None and messages:
@@ -264,20 +173,28 @@ class Writer:
     def _one_by_one(self, puts: list[Put]) -> None:
         """One of them is no message that could be written; the others must not suffer."""
         for put in puts:
-            error = self._commit(put.messages)
+            error = self._commit(put.messages, self._changes)
             if error is not None:
                 put.error = SpoolError(f"the spool cannot store a message: {describe(error)}")
 
-    def _commit(self, messages: list[SpooledMessage]) -> Exception | None:
-        """A transaction with these messages and all changes; what went wrong."""
+    def _little_by_little(self) -> None:
+        """The changes, as far as they can be written."""
+        while self._changes and self._state == _FINE:
+            if self._commit([], self._changes.piece() if self._problem else self._changes) is not None:
+                return
+            if self._problem:
+                self._checkpoint()
+
+    def _commit(self, messages: list[SpooledMessage], changes: Changes) -> Exception | None:
+        """A transaction with these messages and changes; what went wrong."""
         try:
-            self._database.write(messages, self._changes)
+            self._database.write(messages, changes)
         except Exception as error:
             if not refused(error):
                 self._trouble(error)
             return error
-        self._changes = Changes()
-        if not self._database.moved():
+        self._changes.drop(changes)
+        if not self._database.file.moved():
             return None
         # It went into a file that nobody will find; unless what is in that can be brought over, it was for nothing.
         self._gone()
@@ -346,15 +263,17 @@ class Writer:
     def _trouble(self, error: Exception) -> None:
         """The disk did not do what it should."""
         text = describe(error)
-        if not self._problem:
-            logger.error("the spool does not work: %s", text, extra={"file": str(self._database.files.base)})
-        self._problem = text
         now = time.monotonic()
-        self._next_try = now + RETRY
-        if self._database.moved():
+        if not self._problem:
+            logger.error("the spool does not work: %s", text, extra={"file": str(self._database.file.files.base)})
+        if not self._problem or now >= self._next_try:
+            self._next_try = now + RETRY
+        self._problem = text
+        if self._database.file.moved():
             self._gone()
             return
         if disk_full(error):
+            self._make_room()
             return
         self._out_of_use()
         self._error = error
@@ -363,6 +282,13 @@ class Writer:
             self._next_try = now
         else:
             self._state = _REOPEN
+
+    def _make_room(self) -> None:
+        try:
+            self._database.make_room()
+        except FAILURES as error:
+            if not disk_full(error):
+                self._trouble(error)
 
     def _gone(self) -> None:
         self._out_of_use()
@@ -385,9 +311,9 @@ class Writer:
         assert self._before is not None
         try:
             if self._state == _REOPEN:
-                database.connect()
+                database.file.connect()
             else:
-                database.salvage(self._error)
+                database.file.salvage(self._error)
             database.write((), self._changes)
             count_changes(self._before, (), self._changes)
             self._changes = Changes()
@@ -397,7 +323,7 @@ class Writer:
             if text != self._problem:
                 logger.error("the spool cannot be brought back: %s", text)
             self._problem = text
-            if self._state != _REOPEN and not database.usable:
+            if self._state != _REOPEN and not database.file.usable:
                 self._state = _REOPEN
             return False
         _differences(self._before, database.counts, self._missing)
@@ -417,17 +343,19 @@ class Writer:
 
     def _well(self) -> None:
         if self._problem and self._state == _FINE:
-            self._problem = ""
-            logger.info("the spool works again")
+            self._problem = "" if self._database.file.reserve.held else describe(DiskFullError())
+            if not self._problem:
+                logger.info("the spool works again")
 
     def _keep_up(self) -> None:
         """There is time."""
-        if self._shrinking:
+        if self._shrinking and self._database.behind < BEHIND:
             try:
                 self._shrinking = self._database.shrink()
             except FAILURES as error:
                 self._shrinking = False
-                self._trouble(error)
+                if not disk_full(error):
+                    self._trouble(error)
         elif self._database.behind:
             self._checkpoint()
 

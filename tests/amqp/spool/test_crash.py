@@ -16,7 +16,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from sidecar.amqp.spool.database import Changes, Database
+from sidecar.amqp.spool.changes import Changes
+from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
 
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
@@ -126,7 +127,7 @@ def test_a_log_that_ends_anywhere_is_good_up_to_the_last_transaction_that_is_who
     folder = tmp_path / "spool"
     database = Database(folder, "crash")
     database.open()
-    wal = database.files.wal
+    wal = database.file.files.wal
     ends: list[int] = []
     number = 0
     for count in (1, 3, 1, 40):

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.amqp.spool import writer
-from sidecar.amqp.spool.errors import SpoolError
 from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.disk.errors import SpoolError
 from support.spools import AI, Driver, message, number_of, run
 
 

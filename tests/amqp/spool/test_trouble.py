@@ -17,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.amqp.spool import writer
-from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Changes, Database
-from sidecar.amqp.spool.errors import SpoolError
+from sidecar.amqp.spool.changes import Changes
+from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
+from sidecar.disk.errors import SpoolError
 from support.spools import AI, Driver, fill_and_empty, message, number_of, run
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +58,7 @@ def test_a_file_that_cannot_grow_is_a_clear_error_and_no_false_acknowledgement(t
     async def test(driver: Driver) -> None:
         kept.update(await fill_and_empty(driver, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))))
 
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, hard))
     try:
         run(tmp_path, test)
     finally:
@@ -153,7 +154,7 @@ def test_its_files_are_private(tmp_path: Path) -> None:
             await driver.put(message(1))
             assert stat.S_IMODE(folder.stat().st_mode) == 0o700
             names = sorted(it.name for it in folder.iterdir())
-            assert names == ["rabbitmq.db", "rabbitmq.db-wal", "rabbitmq.db.lock"]
+            assert names == ["rabbitmq.db", "rabbitmq.db-wal", "rabbitmq.db.lock", "rabbitmq.db.reserve"]
             assert {stat.S_IMODE(it.stat().st_mode) for it in folder.iterdir()} == {0o600}
 
         run(folder, test)

@@ -1,4 +1,4 @@
-"""The spool's files: private, locked for one process, and known to be on the disk."""
+"""A database's files: private, locked for one process, and known to be on the disk."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from sidecar.amqp.spool.errors import SpoolError
+from sidecar.disk.errors import SpoolError
 
-logger = logging.getLogger("sidecar.amqp.spool")
+logger = logging.getLogger("sidecar.disk")
 
 #: Damaged files that are kept.
 KEPT: Final = 3
 
 
 class Files:
-    """Where one upstream's spool is. ``base`` is the database; what is being salvaged grows in ``growing`` and is
-    ``whole`` from when everything is in it until it has taken the database's place."""
+    """Where a database is. ``base`` is itself; what is being salvaged grows in ``growing`` and is ``whole`` from when
+    everything is in it until it has taken the database's place; ``reserve`` is what :class:`.Reserve` holds."""
 
-    __slots__ = ("_lock", "base", "folder", "growing", "lock", "wal", "whole")
+    __slots__ = ("_lock", "base", "folder", "growing", "lock", "reserve", "wal", "whole")
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
@@ -32,6 +32,7 @@ class Files:
         self.lock = folder / (file + ".lock")
         self.growing = folder / (file + ".growing")
         self.whole = folder / (file + ".whole")
+        self.reserve = folder / (file + ".reserve")
         self._lock = -1
 
     def prepare(self) -> None:

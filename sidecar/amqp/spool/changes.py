@@ -1,0 +1,116 @@
+"""What a transaction does beside storing messages, and what that does to the counts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from sidecar.amqp.spool.message import SpooledMessage
+
+#: What :meth:`Changes.piece` has at most: rows, and bytes of messages.
+_ROWS: Final = 50
+_BYTES: Final = 512 << 10
+
+#: Virtual host and lane.
+KeyName = tuple[str, str]
+#: Of one key, how many messages and bytes.
+Count = list[int]
+
+
+class Death:
+    """A message on its way to the dead letters. ``stored``: out of the spool, which it need not have been in."""
+
+    __slots__ = ("code", "died", "message", "reason", "stored")
+
+    def __init__(self, message: SpooledMessage, reason: str, code: int, died: float) -> None:
+        self.message = message
+        self.reason = reason
+        self.code = code
+        self.died = died
+        self.stored = message.id != 0
+
+
+class BadRow:
+    """A message that is not what was written; ``size`` is what it counted as."""
+
+    __slots__ = ("id", "key", "size")
+
+    def __init__(self, number: int, key: KeyName, size: int) -> None:
+        self.id = number
+        self.key = key
+        self.size = size
+
+
+class Changes:
+    """What one transaction does beside storing messages."""
+
+    __slots__ = ("bad", "dead", "removed", "tried")
+
+    def __init__(self) -> None:
+        self.removed: list[SpooledMessage] = []
+        self.tried: list[SpooledMessage] = []
+        self.dead: list[Death] = []
+        self.bad: list[BadRow] = []
+
+    def __bool__(self) -> bool:
+        return bool(self.removed or self.tried or self.dead or self.bad)
+
+    def piece(self) -> Changes:
+        """Some of it, so few that they need little room. All of a message's are together, or in their order."""
+        piece = Changes()
+        size = _BYTES
+        if self.tried:
+            piece.tried = self.tried[:_ROWS]
+        elif self.dead:
+            for death in self.dead[:_ROWS]:
+                size -= death.message.size
+                if size < 0 and piece.dead:
+                    break
+                piece.dead.append(death)
+        elif self.bad:
+            for bad in self.bad[:_ROWS]:
+                size -= bad.size
+                if size < 0 and piece.bad:
+                    break
+                piece.bad.append(bad)
+        else:
+            piece.removed = self.removed[:_ROWS]
+        return piece
+
+    def drop(self, piece: Changes) -> None:
+        """A piece of it, or all of it, is done."""
+        del self.tried[: len(piece.tried)]
+        del self.dead[: len(piece.dead)]
+        del self.bad[: len(piece.bad)]
+        del self.removed[: len(piece.removed)]
+
+
+def count_changes(counts: dict[KeyName, Count], puts: Iterable[SpooledMessage], changes: Changes) -> int:
+    """Let ``counts`` follow a transaction. About how many bytes it has written."""
+    written = 0
+    for message in puts:
+        written += message.size
+        count = counts.get((message.vhost, message.lane))
+        if count is None:
+            count = counts[(message.vhost, message.lane)] = [0, 0]
+        count[0] += 1
+        count[1] += message.size
+    for message in changes.removed:
+        written += message.size
+        _less(counts, (message.vhost, message.lane), message.size)
+    for death in changes.dead:
+        written += 2 * death.message.size
+        if death.stored:
+            _less(counts, death.message.key, death.message.size)
+    for bad in changes.bad:
+        _less(counts, bad.key, bad.size)
+    return written
+
+
+def _less(counts: dict[KeyName, Count], key: KeyName, size: int) -> None:
+    count = counts.get(key)
+    if count is not None:
+        count[0] -= 1
+        count[1] -= size
+        if count[0] <= 0:
+            del counts[key]

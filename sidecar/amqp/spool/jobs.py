@@ -1,0 +1,98 @@
+"""What the event loop asks of the spool's thread, and what it hears from it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from sidecar.amqp.spool.changes import BadRow, Changes, Count, KeyName
+from sidecar.amqp.spool.database import Database
+from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.disk.errors import SpoolError
+
+PutDone = Callable[[list[SpooledMessage], SpoolError | None], None]
+FetchDone = Callable[[list[SpooledMessage]], None]
+
+
+class Put:
+    """Messages to be stored."""
+
+    __slots__ = ("done", "error", "messages", "size")
+
+    def __init__(self, messages: list[SpooledMessage], size: int, done: PutDone) -> None:
+        self.messages = messages
+        self.size = size
+        self.done = done
+        self.error: SpoolError | None = None
+
+
+class Fetch:
+    """Messages that somebody wants."""
+
+    __slots__ = ("after", "bad", "done", "key", "limit", "limit_bytes", "messages")
+
+    def __init__(
+        self, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone
+    ) -> None:
+        self.key = key
+        self.after = after
+        self.limit = limit
+        self.limit_bytes = limit_bytes
+        self.done = done
+        self.messages: list[SpooledMessage] = []
+        self.bad: list[BadRow] = []
+
+
+class Call:
+    """Something about the dead letters. ``revives``: its result is messages that are in the spool now."""
+
+    __slots__ = ("error", "future", "result", "revives", "work")
+
+    def __init__(self, work: Callable[[Database], Any], future: asyncio.Future[Any], revives: bool) -> None:
+        self.work = work
+        self.future = future
+        self.revives = revives
+        self.result: Any = None
+        self.error: SpoolError | None = None
+
+
+class Stop:
+    """Nothing comes after this."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[None]) -> None:
+        self.future = future
+
+
+class State:
+    """What the loop should know about the database. ``missing`` is what the loop counts and the file does not have, by
+    key (less than 0: the other way)."""
+
+    __slots__ = ("corrupt", "count", "dropped", "missing", "problem", "reasons", "size")
+
+    def __init__(self, database: Database, problem: str, missing: dict[KeyName, Count]) -> None:
+        self.problem = problem
+        self.missing = missing
+        self.corrupt = database.corrupt
+        self.dropped = database.dropped
+        self.count = database.dead.count
+        self.size = database.dead.bytes
+        self.reasons = dict(database.dead.reasons)
+
+    def same(self, other: State) -> bool:
+        """Whether there is nothing new."""
+        return (
+            not self.missing
+            and self.problem == other.problem
+            and self.corrupt == other.corrupt
+            and self.dropped == other.dropped
+            and self.count == other.count
+            and self.size == other.size
+            and self.reasons == other.reasons
+        )
+
+
+Job = Put | Fetch | Call | Stop | Changes
+Outcome = Put | Fetch | Call | Stop | State

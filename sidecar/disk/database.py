@@ -1,0 +1,229 @@
+"""A database's file: opened, known for what it is, watched, and copied when it is damaged or gone."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Protocol
+
+from sidecar.disk.errors import SpoolError
+from sidecar.disk.faults import FAILURES, NotADatabaseError, damaged, describe, disk_full
+from sidecar.disk.files import Files, identity
+from sidecar.disk.reserve import Reserve
+from sidecar.disk.salvage import new_file
+from sidecar.disk.sqlite import Format, connect, roll_back, scalar
+
+logger = logging.getLogger("sidecar.disk")
+
+#: Of what is set aside, so many bytes stay so when they are not needed; it takes large messages to need more.
+_RESERVE_KEPT: Final = 16 << 20
+
+
+class Contents(Protocol):
+    """What is in a file, which only its user knows."""
+
+    def load(self, sql: sqlite3.Connection) -> None:
+        """The file was opened: read what has to be known of it, and write something, which shows that it can be
+        written, and makes the log."""
+        ...
+
+    def copy(self, reader: sqlite3.Connection | None, writer: sqlite3.Connection) -> int:
+        """Write what can be read (None: nothing) into a new file. How much is known to be lost."""
+        ...
+
+    def salvaged(self, lost: int) -> None:
+        """That has become the file, and was loaded."""
+        ...
+
+
+class DatabaseFile:
+    """One database on the disk, for one process and, but for opening, one thread. ``wall`` is Unix time. All methods
+    raise ``sqlite3.Error`` or ``OSError`` when the file cannot be used."""
+
+    __slots__ = ("_contents", "_file", "_form", "_log", "_size", "_sql", "_wall", "files", "reserve")
+
+    def __init__(self, folder: Path, name: str, form: Format, contents: Contents, wall: Callable[[], float]) -> None:
+        self.files = Files(folder, name)
+        self.reserve = Reserve(self.files.reserve)
+        self._form = form
+        self._contents = contents
+        self._wall = wall
+        self._sql: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        self._log: tuple[int, int] | None = None
+        #: Bytes of the file without its log, as of the last checkpoint.
+        self._size = 0
+
+    # -- opening and closing -------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Make or read the file, which nobody else has; what can be read of a damaged one is copied. Raises
+        :class:`SpoolError`, with a text for an operator, when it is of no use."""
+        try:
+            self.connect()
+        except FAILURES as error:
+            self.close()
+            raise SpoolError(f"{self.files.base}: {describe(error)}") from error
+        except SpoolError:
+            self.close()
+            raise
+
+    def connect(self) -> None:
+        """As :meth:`open`, again; the lock stays. Raises :class:`SpoolError` when it is somebody else's or a later
+        version's; such a file is not touched."""
+        self.disconnect()
+        self.files.prepare()
+        self.files.replace(self._wall())
+        self.files.create()
+        try:
+            self._check_header()
+            try:
+                self._connect()
+            except FAILURES as error:
+                if not (disk_full(error) and self.reserve.give_up()):
+                    raise
+                self._connect()
+        except FAILURES as error:
+            if not damaged(error):
+                raise
+            self.salvage(error)
+
+    def _check_header(self) -> None:
+        """Whose it is, and of which version (SQLite's file format, §1.3), before SQLite writes to it."""
+        header = self.files.header()
+        if not header:
+            return
+        if len(header) < 100 or not header.startswith(b"SQLite format 3\0"):
+            raise NotADatabaseError("file is not a database")
+        if int.from_bytes(header[68:72], "big") != self._form.application:
+            raise SpoolError(f"{self.files.base} is not {self._form.what} but somebody else's database")
+        self._check_version(int.from_bytes(header[60:64], "big"))
+
+    def _check_version(self, version: int) -> None:
+        schema = self._form.schema
+        if version > schema:
+            raise SpoolError(
+                f"{self.files.base} was written by a later version of the sidecar: "
+                f"its schema is {version}, and this one knows {schema}"
+            )
+        if version < schema:
+            raise SpoolError(f"{self.files.base} is of an unknown version: its schema is {version}")
+
+    def _connect(self) -> None:
+        sql = connect(self.files.base, self._form)
+        self._sql = sql
+        try:
+            self._check_version(scalar(sql, "PRAGMA user_version"))
+            self._contents.load(sql)
+        except BaseException:
+            self._sql = None
+            sql.close()
+            raise
+        self._file = identity(self.files.base)
+        self._log = identity(self.files.wal)
+        self._size = self.files.base.stat().st_size
+        try:
+            self.reserve.check()
+            self.hold()
+        except OSError as error:
+            logger.warning("no room can be set aside beside %s: %s", self.files.base, describe(error))
+
+    def disconnect(self) -> None:
+        """Close the file; the lock stays."""
+        sql, self._sql = self._sql, None
+        if sql is not None:
+            try:
+                sql.close()
+            except sqlite3.Error as error:
+                logger.warning("%s could not be closed well: %s", self.files.base, describe(error))
+
+    def close(self) -> None:
+        """Close the file and give up the lock."""
+        if self._sql is not None:
+            self.disconnect()
+            # The log is gone, and on a full disk the next start needs the room that it had.
+            with contextlib.suppress(OSError):
+                self.reserve.hold(self._form.room)
+        self.files.release()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open."""
+        return self._sql is not None
+
+    @property
+    def sql(self) -> sqlite3.Connection:
+        """The connection."""
+        if self._sql is None:
+            raise sqlite3.OperationalError(f"{self.files.base} is not open")
+        return self._sql
+
+    def moved(self) -> bool:
+        """Whether the file that is open is no longer the one that its name leads to: it was deleted or replaced, and
+        what is written goes where nobody will find it."""
+        if self._file is None or identity(self.files.base) != self._file:
+            return True
+        log = identity(self.files.wal)
+        if self._log is None:
+            self._log = log  # SQLite makes it with the first write
+        return log != self._log
+
+    # -- room ----------------------------------------------------------------------------------------------------------
+
+    def hold(self, spare: int = 0) -> None:
+        """Set room aside: for what is in the log, or in the transaction that is open, and has no place in the file yet;
+        beside that, what the format says, and ``spare`` bytes. Without it nothing may be stored, as it might not be
+        possible to remove it again. Raises :class:`DiskFullError`."""
+        grown = scalar(self.sql, "PRAGMA page_count") * self._form.page
+        self.reserve.hold(max(0, grown - self._size) + self._form.room + spare)
+
+    def checkpoint(self) -> None:
+        """Copy the log into the file, so that the log can begin anew in the room that it has."""
+        self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        self._size = os.stat(self.files.base).st_size
+        self.reserve.trim(_RESERVE_KEPT)
+
+    def make_room(self) -> None:
+        """The disk is full: what was set aside is needed now."""
+        self.reserve.give_up()
+        self.checkpoint()
+
+    # -- damage --------------------------------------------------------------------------------------------------------
+
+    def salvage(self, cause: Exception | None) -> None:
+        """Copy all that can be read into a new file, which takes this one's place; the old one is kept beside it.
+        ``cause`` None: the file was deleted or replaced, but is still open."""
+        files = self.files
+        logger.error(
+            "the file of %s is %s; what is in it goes into a new one",
+            self._form.what,
+            f"damaged ({describe(cause)})" if cause is not None else "gone",
+            extra={"file": str(files.base)},
+        )
+        files.prepare()
+        files.discard_growing()
+        reader = self._sql
+        if reader is None and not isinstance(cause, NotADatabaseError):
+            try:
+                reader = self._sql = connect(files.base, self._form)
+            except FAILURES as error:
+                if not damaged(error):
+                    raise
+        if reader is not None:
+            roll_back(reader)
+        with new_file(files.growing, self._form) as writer:
+            lost = self._contents.copy(reader, writer)
+        files.growing.rename(files.whole)
+        self.disconnect()
+        aside = files.replace(self._wall())
+        self._connect()
+        self._contents.salvaged(lost)
+        logger.error(
+            "%s has a new file",
+            self._form.what,
+            extra={"file": str(files.base), "kept": "" if aside is None else str(aside), "lost": lost},
+        )

@@ -1,0 +1,23 @@
+"""What is wrong with what should be kept on the disk."""
+
+from __future__ import annotations
+
+import errno
+
+from sidecar.config.errors import ConfigError, Problem
+
+
+class SpoolError(ConfigError):
+    """A spool or a queue cannot be used, or could not keep what it was given; the text says why, in words for an
+    operator."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("spool", [Problem("", text)])
+        self.text = text
+
+
+class DiskFullError(OSError):
+    """There is no room for more, though perhaps for what makes room."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.ENOSPC, "the disk is full")

@@ -1,0 +1,70 @@
+"""Room that is set aside on a disk, so that something can still be written when it is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Final
+
+from sidecar.disk.errors import DiskFullError
+from sidecar.disk.faults import disk_full
+
+#: It grows in such steps, bytes.
+_STEP: Final = 1 << 20
+#: Not every file system can set room aside; then there is none, and nobody is kept from anything.
+_CANNOT: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+
+
+class Reserve:
+    """A file of a certain size, that is deleted when there is no other room. ``held``: it is there."""
+
+    __slots__ = ("_path", "_size", "held")
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size = 0
+        self.held = False
+
+    def hold(self, size: int) -> None:
+        """Set aside so many bytes at least. Raises :class:`DiskFullError` when they are not to be had, and ``OSError``;
+        what was held is held no more then."""
+        if self.held and size <= self._size:
+            return
+        size = -(-size // _STEP) * _STEP
+        self.held = False
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            os.posix_fallocate(file, 0, size)
+            os.ftruncate(file, size)
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                self.give_up()
+                if disk_full(error):
+                    raise DiskFullError from error
+                raise
+        finally:
+            os.close(file)
+        self._size = size
+        self.held = True
+
+    def check(self) -> None:
+        """Somebody may have deleted the file."""
+        if self.held and not self._path.exists():
+            self.held = False
+
+    def trim(self, size: int) -> None:
+        """Hold no more than that."""
+        if self.held and self._size > size:
+            os.truncate(self._path, size)
+            self._size = size
+
+    def give_up(self) -> bool:
+        """Make the room free; whether there was any."""
+        self.held = False
+        self._size = 0
+        try:
+            self._path.unlink()
+        except FileNotFoundError:
+            return False
+        return True
