@@ -30,6 +30,8 @@ HOT_PATH = [
     "sidecar/amqp/publish.py",
     "sidecar/amqp/publishing/audience.py",
     "sidecar/amqp/publishing/connector.py",
+    "sidecar/amqp/publishing/exchanges.py",
+    "sidecar/amqp/publishing/lookup.py",
     "sidecar/amqp/publishing/publisher.py",
     "sidecar/amqp/publishing/unconfirmed.py",
     "sidecar/amqp/relay.py",
@@ -44,6 +46,7 @@ HOT_PATH = [
     "sidecar/amqp/replay/rests.py",
     "sidecar/amqp/replay/stats.py",
     "sidecar/amqp/replay/turns.py",
+    "sidecar/amqp/restoration.py",  # its error is a kind of one that is compiled
     "sidecar/amqp/session.py",
     "sidecar/amqp/spec.py",
     "sidecar/amqp/spool/keeper.py",

@@ -401,10 +401,12 @@ class _Task:
             except StopIteration:
                 self._loop.tasks.remove(self)
 
-    def cancel(self) -> None:
-        if self in self._loop.tasks:
-            self._loop.tasks.remove(self)
-            self._work.close()
+    def cancel(self) -> bool:
+        if self not in self._loop.tasks:
+            return False
+        self._loop.tasks.remove(self)
+        self._work.close()
+        return True
 
 
 class _Never:
