@@ -100,11 +100,11 @@ class KeptChannel(Channel):
         return before
 
     def exempt(self, publish: Publish) -> bool:
-        return self.session.detached and self._spoolable(publish)
+        return self._alone and self._spoolable(publish)
 
     def bypasses(self, publish: Publish) -> bool:
         # It waits for room in the spool, and needs none any more.
-        return not self.session.detached and not self._keeper.queued(publish.route)
+        return not self._alone and not self._keeper.queued(publish.route)
 
     def spool_held(self) -> None:
         """The broker is gone: what was held for whatever reason is safer on the disk. What may not be spooled, and what
@@ -120,7 +120,7 @@ class KeptChannel(Channel):
                 self.session.keep(publish, self.gate, now)
 
     def forward(self, publish: Publish) -> None:
-        if self._spoolable(publish) and (self.session.detached or self._keeper.queued(publish.route)):
+        if self._spoolable(publish) and (self._alone or self._keeper.queued(publish.route)):
             self._spool(publish, self.session.listener.clock())
         else:
             self.session.broker_write(self._sent(publish))
@@ -253,10 +253,17 @@ class KeptChannel(Channel):
 
     def no_room(self, publish: Publish) -> None:
         """The spool cannot take it."""
-        if publish.tag and self._keeper.settings.over == "nack":
+        here = self.session.channels.get(self.number) is self
+        if publish.tag and here and self._keeper.settings.over == "nack":
             self.refuse(publish)
         else:
             self.session.keep(publish, self._keeper.full, self.session.listener.clock())
+
+    @property
+    def _alone(self) -> bool:
+        """There is no broker to write to: the connection is lost, or this channel was closed while something of it was
+        on its way to the disk."""
+        return self.session.detached or self.session.channels.get(self.number) is not self
 
     def _spoolable(self, publish: Publish) -> bool:
         if self.one_lane:

@@ -21,7 +21,7 @@ from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.kept import KeptChannel
 from sidecar.amqp.legs import CLOSED, OPEN, BrokerLeg, ClientLeg
-from sidecar.amqp.methods import connection_close_ok, method, method_of
+from sidecar.amqp.methods import channel_close, connection_close_ok, method, method_of
 from sidecar.amqp.reception import Login, Reception, renewed
 from sidecar.amqp.redial import Redial
 from sidecar.amqp.restoration import Restoration, Unrestorable
@@ -169,30 +169,44 @@ class KeptSession(Session):
     def look(self, now: float) -> None:
         """Something may have waited too long for a broker; or there is one, and it says nothing."""
         if self.detached:
-            try:
-                self._standin.late(now)
-            except AmqpError as error:
-                self._close_client(error.code, error.text)
+            if self.client.state == OPEN:
+                try:
+                    self._standin.late(now)
+                except AmqpError as error:
+                    self._close_client(error.code, error.text)
             return
         broker = self.broker
         if broker is None or self.stage != RUNNING:
             return
-        if broker.reads != self._reads or self.amqp_stats.blocked:
+        deaf = broker.reading_paused or self.amqp_stats.blocked
+        if broker.reads != self._reads or deaf or not self._unanswered():
             self._reads = broker.reads
             self._quiet_since = now
-        elif now - self._quiet_since > STUCK and self._unanswered_since(now) > STUCK:
+        elif now - self._quiet_since > STUCK:
             logger.warning("the broker at %s answers nothing any more", broker.endpoint.address)
             broker.transport.abort()
 
-    def _unanswered_since(self, now: float) -> float:
-        """How long the oldest publish has had no confirm, seconds."""
-        longest = 0.0
+    def _unanswered(self) -> bool:
+        """A publish has no confirm yet."""
         for channel in self.channels.values():
             confirms = channel.confirms
-            oldest = confirms.oldest() if confirms is not None else None
-            if oldest is not None:
-                longest = max(longest, now - oldest.since)
-        return longest
+            if confirms is not None and confirms.unanswered:
+                return True
+        return False
+
+    def stop_work(self) -> None:
+        if not self.detached:  # else it is done when there is a broker again
+            Session.stop_work(self)
+
+    def refuse_channel(self, channel: Channel, code: int, text: str, cause: int) -> None:
+        restoration = self._restoration
+        if self.detached and (restoration is None or not restoration.opened):
+            # No broker knows of this channel, and none is to answer.
+            self.client_write(channel_close(channel.number, code, text, cause))
+            self.closing[channel.number] = True
+            self.channel_gone(channel)
+        else:
+            Session.refuse_channel(self, channel, code, text, cause)
 
     def withholds(self, size: int) -> bool:
         return size <= self.max_message_size and self.withheld + size <= self.partial_limit
@@ -206,7 +220,10 @@ class KeptSession(Session):
         if code == CONNECTION_FORCED and broker is not None and self._outlives():
             broker.write(connection_close_ok())
             broker.transport.close()
-            self._detach(broker, f"{code} {text}")
+            if self._restoration is not None:
+                self._lost_again(broker)
+            else:
+                self._detach(broker, f"{code} {text}")
         else:
             Session.broker_closes(self, code, text, frame)
 
@@ -275,6 +292,7 @@ class KeptSession(Session):
         for number in self.channels:
             self._hold_back(number)
         self._answer_alone()
+        self._see_to_channels()
 
     def _lost_again(self, broker: BrokerLeg) -> None:
         """While everything was being set up anew."""
@@ -306,9 +324,23 @@ class KeptSession(Session):
     def _stand_alone(self) -> None:
         self.detached = True
         self.amqp_stats.detached += 1
+        self._end_closes()
         self.client.stops = 0
         self.client.resume_reading()
         self._redial = Redial(self, self._listener.rng)
+
+    def _end_closes(self) -> None:
+        """Nobody answers any more on channels that are being closed but we."""
+        self.refused.clear()
+        for number in self.closing:
+            self.closing[number] = True
+
+    def _see_to_channels(self) -> None:
+        """What has waited for what was held may go on where nothing is held any more."""
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
+            if not channel.held and not channel.storing:
+                self.emptied(channel)
 
     def _without_broker(self, reason: str) -> None:
         now = self.listener.clock()
@@ -383,8 +415,8 @@ class KeptSession(Session):
         if self.handshake.done:
             self._reception = None
             self.client.reader.limit = self.handshake.frame_max
-            self._opened()
             self._stand_alone()
+            self._opened()
 
     # -- and comes back ------------------------------------------------------------------------------------------------
 
@@ -432,9 +464,7 @@ class KeptSession(Session):
         self.listener.stats.upstream_active += 1
         self.endpoint = broker.endpoint
         broker.endpoint.active += 1
-        self.refused.clear()
-        for number in self.closing:
-            self.closing[number] = True
+        self._end_closes()
         self._restoration = Restoration(self._setup, self.handshake.channel_max)
         try:
             broker.write(self._restoration.begin())
@@ -494,8 +524,9 @@ class KeptSession(Session):
         for channel in list(self.channels.values()):
             assert isinstance(channel, KeptChannel)
             channel.measure()
-            if not channel.held and not channel.storing:
-                self.emptied(channel)
+        if self._listener.work_is_over:
+            self.stop_work()
+        self._see_to_channels()
 
     def give_up(self, error: AmqpError) -> None:
         """The broker will not have this client any more."""
@@ -513,11 +544,13 @@ class KeptSession(Session):
         return Session.client_closes(self, frame)
 
     def _busy(self) -> bool:
-        if Session._busy(self):
-            return True
         for channel in self.channels.values():
             assert isinstance(channel, KeptChannel)
-            if channel.storing:
+            if channel.held or channel.storing:
+                return True
+            waiting = channel.waiting
+            # A client that leaves without a broker wants no more answers.
+            if waiting is not None and (not self.detached or any(frame[0] != METHOD for frame in waiting)):
                 return True
         return False
 

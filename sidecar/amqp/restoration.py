@@ -81,6 +81,11 @@ class Restoration:
         self._awaited[own] = len(facts) + 1
         return method(own, CHANNEL_OPEN, b"\x00") + b"".join([fact.frame(own) for fact in facts])
 
+    @property
+    def opened(self) -> bool:
+        """The client's channels are being opened, or are."""
+        return not self._own
+
     def said(self, number: int, found: int, data: bytes, start: int, end: int) -> bytes | None:
         """The broker has said this method on a channel: what to say to that, empty for nothing; ``None``: it is for the
         client (deliveries to the consumers that are back). Raises :class:`Unrestorable`; then this broker connection is

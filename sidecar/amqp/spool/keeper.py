@@ -97,8 +97,8 @@ class Keeper:
         self.full.set(True)
         for publish in publishes:
             channel = publish.sender
-            channel.stored(1)
             channel.no_room(publish)
+            channel.stored(1)
 
     def room(self) -> None:
         """There is room again, and storing works."""
