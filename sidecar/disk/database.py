@@ -147,7 +147,7 @@ class DatabaseFile:
             self.disconnect()
             # The log is gone, and on a full disk the next start needs the room that it had.
             with contextlib.suppress(OSError):
-                self.reserve.hold(self._form.room)
+                self.reserve.hold(self._form.room + self._form.log_room)
         self.files.release()
 
     @property
@@ -176,10 +176,15 @@ class DatabaseFile:
 
     def hold(self, spare: int = 0) -> None:
         """Set room aside: for what is in the log, or in the transaction that is open, and has no place in the file yet;
-        beside that, what the format says, and ``spare`` bytes. Without it nothing may be stored, as it might not be
-        possible to remove it again. Raises :class:`DiskFullError`."""
-        grown = scalar(self.sql, "PRAGMA page_count") * self._form.page
-        self.reserve.hold(max(0, grown - self._size) + self._form.room + spare)
+        for the log, should it be small; beside that, what the format says, and ``spare`` bytes. Without it nothing may
+        be stored, as it might not be possible to remove it again. Raises :class:`DiskFullError`."""
+        form = self._form
+        try:
+            log = os.stat(self.files.wal).st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return  # as moved() will say
+        grown = scalar(self.sql, "PRAGMA page_count") * form.page
+        self.reserve.hold(max(0, grown - self._size) + max(0, form.log_room - log) + form.room + spare)
 
     def checkpoint(self) -> None:
         """Copy the log into the file, so that the log can begin anew in the room that it has."""

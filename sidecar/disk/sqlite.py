@@ -13,9 +13,9 @@ logger = logging.getLogger("sidecar.disk")
 @dataclass(frozen=True, slots=True)
 class Format:
     """What a kind of database is like. ``what`` it is, for people ("a spool"); ``application`` says in the file's
-    header whose it is, and ``schema`` is the version of ``tables``. ``page``, ``cache`` and ``room`` are in bytes:
-    ``room`` is what is set aside for when the disk is full; ``log_kept`` is how much of the log stays allocated when it
-    is empty, so that it can begin anew on a full disk, too."""
+    header whose it is, and ``schema`` is the version of ``tables``. The others are in bytes: ``log_kept`` is how much of
+    the log stays allocated when it is empty, so that it can begin anew on a full disk, too. For when the disk is full,
+    the log has ``log_room`` at least, and ``room`` is set aside beside it."""
 
     what: str
     application: int
@@ -24,6 +24,7 @@ class Format:
     page: int
     cache: int
     log_kept: int
+    log_room: int
     room: int
 
 

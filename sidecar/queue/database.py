@@ -37,6 +37,7 @@ FORM: Final = Format(
     page=4096,
     cache=1 << 20,
     log_kept=4 << 20,
+    log_room=1 << 20,
     room=4 << 20,  # for outcomes, so that the queue empties
     tables="""
 CREATE TABLE request (

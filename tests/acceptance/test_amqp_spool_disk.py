@@ -106,14 +106,20 @@ def test_the_disk_is_full(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> Non
         problem = wait_for(lambda: spooled.spool()["problem"], "it knows that the disk is full")
         assert "full" in problem
         assert 0 < len(publisher.answered()) < 4000
-        # With the broker there, others do not need the disk.
+        # With the broker there, nobody needs the disk: what is on it leaves, and what waits for room on it follows.
         wire.mend()
         spooled.attached()
         relays(spooled, rabbitmq)
+        acknowledged(publisher, 4000)
+        arrived(rabbitmq, 4000)
+        # It is empty now, so some can be stored again; and with more room, all.
+        wait_for(lambda: not spooled.spool()["problem"], "it works again")
         wire.cut()
         spooled.away()
+        publish(publisher, 0, 4000)
+        assert wait_for(lambda: spooled.spool()["problem"], "it is full again")
         spooled.sidecar.mount("-o", "remount,size=64m")
-        acknowledged(publisher, 4000)
+        acknowledged(publisher, 8000)
         wire.mend()
         arrived(rabbitmq, 4000)
         assert len(spooled.errors()) < 10

@@ -51,7 +51,8 @@ FORM: Final = Format(
     page=_PAGE,
     cache=2 << 20,
     log_kept=16 << 20,
-    room=4 << 20,
+    log_room=3 << 20,
+    room=1 << 20,
     tables="""
 CREATE TABLE key (id INTEGER PRIMARY KEY, vhost BLOB NOT NULL, lane BLOB NOT NULL, UNIQUE (vhost, lane));
 CREATE TABLE message (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import random
@@ -80,6 +81,42 @@ def test_a_full_disk_is_a_clear_error_and_no_false_acknowledgement(tmp_path: Pat
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) > 100
+
+
+def test_without_room_for_removals_nothing_is_stored_and_all_that_was_can_leave(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(tmp_path, *range(300))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        await driver.until(lambda: spool.problem == "the disk is full")
+        with pytest.raises(SpoolError, match="cannot store messages: the disk is full"):
+            await driver.put(message(300))
+        found = await driver.fetch()
+        assert len(found) == 300
+        spool.tried(found[:120])
+        spool.remove(found[:100])
+        for it in found[100:180]:
+            spool.dead(it, "expired", 0)
+        assert await driver.numbers() == list(range(180, 300))
+        letters = await spool.dead_letters.list(100)
+        assert [it.message.attempts for it in letters if it.message] == [1] * 20 + [0] * 60
+        with pytest.raises(SpoolError, match="the disk is full"):  # to send them again is to store them
+            await spool.dead_letters.replay([letters[0].id])
+        assert spool.dead_letters.count == 80
+        monkeypatch.undo()
+        await driver.until(lambda: not spool.problem)
+        await driver.put(message(300))
+        assert await spool.dead_letters.replay([letters[0].id]) == 1
+        assert await driver.numbers() == [*range(180, 301), 100]
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    (tmp_path / "rabbitmq.db.reserve").unlink()
+    run(tmp_path, test)
 
 
 def test_an_error_of_the_disk_is_told_and_the_file_opened_anew(

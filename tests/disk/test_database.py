@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from sidecar.disk.database import DatabaseFile
+from sidecar.disk.errors import DiskFullError, SpoolError
+from sidecar.disk.faults import damaged, describe, disk_full, refused
+from sidecar.disk.salvage import rows
+from sidecar.disk.sqlite import Format, scalar
+
+MIB = 1 << 20
+FORM = Format(
+    what="a list", application=0x1234, schema=2, page=4096, cache=MIB, log_kept=MIB, log_room=MIB, room=2 * MIB,
+    tables="CREATE TABLE it (number INTEGER PRIMARY KEY, data BLOB NOT NULL); CREATE TABLE opened (times INTEGER); "
+    "INSERT INTO opened VALUES (0);",
+)  # fmt: skip
+
+
+class List:
+    """A database with a single table."""
+
+    def __init__(self, folder: Path, form: Format = FORM) -> None:
+        self.file = DatabaseFile(folder, "a/list", form, self, lambda: 1000.0)
+        self.lost: list[int] = []
+
+    def load(self, sql: sqlite3.Connection) -> None:
+        sql.execute("UPDATE opened SET times = times + 1")
+
+    def copy(self, reader: sqlite3.Connection | None, writer: sqlite3.Connection) -> int:
+        if reader is None:
+            return 7
+        for row in rows(reader, "it", "number, data"):
+            writer.execute("INSERT INTO it VALUES (?, ?)", row)
+        return 0
+
+    def salvaged(self, lost: int) -> None:
+        self.lost.append(lost)
+
+    def put(self, count: int, size: int = 100) -> None:
+        self.file.sql.execute(
+            f"WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT {count}) "
+            f"INSERT INTO it (data) SELECT zeroblob({size}) FROM n"
+        )
+
+    @property
+    def count(self) -> int:
+        return scalar(self.file.sql, "SELECT count(*) FROM it")
+
+
+def opened(folder: Path, form: Format = FORM) -> List:
+    found = List(folder, form)
+    found.file.open()
+    return found
+
+
+def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.put(3)
+    first.file.close()
+    assert not first.file.usable
+    with pytest.raises(sqlite3.OperationalError, match="not open"):
+        first.put(1)
+    again = opened(tmp_path)
+    assert again.count == 3
+    assert scalar(again.file.sql, "SELECT times FROM opened") == 2
+    with pytest.raises(SpoolError, match="in use by another process"):
+        List(tmp_path).file.open()
+    again.file.close()
+
+
+def test_other_files_are_known_and_left_alone(tmp_path: Path) -> None:
+    first = opened(tmp_path)
+    first.file.close()
+    before = first.file.files.base.read_bytes()
+    for changed, text in (
+        ({"schema": 1}, "written by a later version of the sidecar: its schema is 2, and this one knows 1"),
+        ({"schema": 3}, "unknown version: its schema is 2"),
+        ({"application": 1}, "is not a list but somebody else's database"),
+    ):
+        form = Format(**{name: getattr(FORM, name) for name in Format.__slots__} | changed)
+        with pytest.raises(SpoolError, match=text):
+            opened(tmp_path, form)
+        assert first.file.files.base.read_bytes() == before
+
+
+@pytest.mark.parametrize("what", ["a/list.db", "a/list.db-wal"])
+def test_a_file_that_is_gone_is_noticed_and_copied(tmp_path: Path, what: str) -> None:
+    it = opened(tmp_path)
+    it.put(5)
+    assert not it.file.moved()
+    (tmp_path / what.replace("/", "%2F")).unlink()
+    it.put(1)
+    it.file.hold()
+    assert it.file.moved()
+    it.file.salvage(None)
+    assert not it.file.moved()
+    assert (it.count, it.lost) == (6, [0])
+    it.file.close()
+    assert opened(tmp_path).count == 6
+
+
+def test_what_is_no_database_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / "a%2Flist.db").write_bytes(b"noise" * 1000)
+    it = opened(tmp_path)
+    assert (it.count, it.lost) == (0, [7])
+    assert (tmp_path / "a%2Flist.db.corrupt-1000").read_bytes() == b"noise" * 1000
+
+
+def reserved(it: List) -> int:
+    return it.file.files.reserve.stat().st_size if it.file.reserve.held else 0
+
+
+def test_room_is_set_aside_for_what_is_in_the_log_alone(tmp_path: Path) -> None:
+    it = opened(tmp_path)
+    assert reserved(it) == 3 * MIB
+    it.file.sql.execute("BEGIN")
+    it.put(1000, 4000)
+    it.file.hold()
+    assert 6 * MIB <= reserved(it) <= 8 * MIB  # four for the rows, two beside; the log is large enough now
+    it.file.sql.execute("COMMIT")
+    it.file.checkpoint()
+    it.file.hold()
+    before = it.file.files.base.stat().st_size
+    it.file.make_room()
+    assert reserved(it) == 0
+    it.file.hold()
+    assert reserved(it) == 2 * MIB
+    assert it.file.files.base.stat().st_size == before
+    it.file.close()
+    assert it.file.files.reserve.stat().st_size == 3 * MIB  # for the next start, which has no log
+
+
+def test_without_room_it_can_be_opened_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        it = opened(tmp_path)
+        assert not it.file.reserve.held
+        it.put(1)
+        with pytest.raises(DiskFullError):
+            it.file.hold()
+    it.file.hold(5 * MIB)
+    assert reserved(it) == 8 * MIB
+
+
+def test_a_start_on_a_full_disk_takes_what_was_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened(tmp_path).file.close()
+    load = List.load
+
+    def needs_room(self: List, sql: sqlite3.Connection) -> None:
+        if self.file.files.reserve.exists():
+            error = sqlite3.OperationalError("database or disk is full")
+            error.sqlite_errorcode = sqlite3.SQLITE_FULL
+            raise error
+        load(self, sql)
+
+    monkeypatch.setattr(List, "load", needs_room)
+    it = opened(tmp_path)
+    assert it.file.usable
+    it.file.close()
+
+
+def test_errors_are_told_apart() -> None:
+    for error, kind in (
+        (sqlite3.DatabaseError("no code"), "damaged"),
+        (UnicodeDecodeError("utf-8", b"", 0, 0, ""), "damaged"),
+        (OSError(errno.EDQUOT, "quota"), "full"),
+        (OSError(errno.EFBIG, "too large"), "full"),
+        (DiskFullError(), "full"),
+        (ValueError("bad"), "refused"),
+        (sqlite3.InterfaceError("bad"), "refused"),
+        (OSError(errno.EIO, "I/O error"), ""),
+    ):
+        found = [name for name, it in (("damaged", damaged), ("full", disk_full), ("refused", refused)) if it(error)]
+        assert found == ([kind] if kind else []), error
+    assert describe(OSError(errno.EIO, "I/O error")) == "I/O error"
+    assert describe(SpoolError("a text")) == "a text"
