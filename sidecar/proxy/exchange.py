@@ -200,8 +200,10 @@ class Exchange:
             self.phase = NEW
             self.begin_try()
         elif phase == PENDING:
-            if self.queue is not None:  # else a slot has just been granted
+            if self.queue is not None:
                 self.reply(Reply("overloaded", f"waited too long for a free slot of {self.listener.name}", 1.0))
+            elif self.slot is None:  # else a slot has just been granted
+                self.reply(Reply("timeout", "what is stored of this request could not be looked up in time"))
         elif phase in (CONNECTING, SENT):
             if now < self.try_deadline:
                 self.set_timer(self.try_deadline)

@@ -370,6 +370,26 @@ def test_the_door(tmp_path: Path, path: str) -> None:
     in_plane(test, **queued(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "request_", [POST + b"Idempotency-Key: k\r\n\r\nhello", b"GET /.sidecar/queue/x HTTP/1.1\r\nHost: a\r\n\r\n"]
+)
+def test_a_disk_that_does_not_say_what_it_has_holds_up_nobody_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_: bytes
+) -> None:
+    async def test(plane: Plane) -> None:
+        away(plane)
+        client = await plane.connect()
+        await post(client, POST + b"Idempotency-Key: other\r\n")
+        asked: list[object] = []
+        monkeypatch.setattr(plane.listener.queue, "find", lambda *what: asked.append(what))
+        client.send(request_)
+        await until(lambda: asked, "it waits for the disk")
+        plane.advance(5.1)
+        assert says(await client.answer(), 504, "timeout")
+
+    in_plane(test, **queued(tmp_path), timeout=model.Timeout(request=5))
+
+
 def test_a_client_that_leaves_meanwhile(tmp_path: Path) -> None:
     async def test(plane: Plane) -> None:
         away(plane)

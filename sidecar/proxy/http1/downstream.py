@@ -334,15 +334,17 @@ class Downstream(Pausable):
     def _probe_client(self) -> None:
         """Has the client only finished sending (a half-close, legal), or is it gone altogether? Both look the same
         until something is sent to it: a 100 (Continue), which every HTTP/1.1 client ignores when it did not ask for
-        one (RFC 9110 §15.2.1). If the client is gone, its host answers with a reset."""
+        one (RFC 9110 §15.2.1). If the client is gone, its host answers with a reset. HTTP/1.0 knows no 100; there, only
+        a reset of the client's own accord can be seen."""
         self._probe = None
         x = self.exchange
-        if x is None or x.phase >= ANSWERING or x.head.version == 0:
+        if x is None or x.phase >= ANSWERING:
             return
         if broken(self.transport):
             x.client_gone()
             return
-        self.transport.write(_CONTINUE)
+        if x.head.version:
+            self.transport.write(_CONTINUE)
         self._probe = self.listener.loop.call_later(self._probe_delay, self._probe_client)
         self._probe_delay *= 2
 

@@ -113,6 +113,21 @@ def test_the_end_of_a_client_in_the_middle_of_a_head_or_a_body() -> None:
     in_plane(test)
 
 
+def test_an_old_client_that_finished_sending_and_then_left_is_noticed() -> None:
+    """HTTP/1.0 has no 100 to ask with; that it resets its connection can still be seen."""
+
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(b"GET / HTTP/1.0\r\n\r\n")
+        client.finish()
+        upstream.close()
+        await until(lambda: plane.stats.retries["reset"] == 1, "it waits for another try")
+        client.reset()
+        await until(lambda: plane.stats.active == 0, "nothing is active")
+        assert not client.received
+
+    in_plane(test, retry=Retry(initial_delay=5, jitter=False))
+
+
 # -- kept connections that close as they are used ------------------------------------------------------------------
 
 
