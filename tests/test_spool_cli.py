@@ -662,10 +662,22 @@ def test_other_virtual_hosts_are_shown() -> None:
     assert "/agents" in line
 
 
+def test_what_the_broker_said_is_shown() -> None:
+    assert "BROKER" not in list_lines([summary()], 0, False)[0]
+    said = "NOT_FOUND - no exchange 'x' in vhost '/'"
+    head, line, other = list_lines([summary(code=404, text=said), summary(text="")], 0, False)
+    assert head.endswith("BROKER SAID")
+    assert line.endswith(said)
+    assert other.endswith("-")
+    letter = summary(text=said, mandatory=False, properties={}, headers={})
+    letter["body"] = {"size": 0, "cut": False, "encoding": "text", "content": ""}
+    assert f"broker      {said}" in letter_lines(letter, False)
+
+
 def test_nothing_in_a_message_controls_the_terminal() -> None:
     evil = "\x1b[2J\x9b\u202e\n"
-    names = dict.fromkeys(("reason", "vhost", "exchange", "routing_key", "user", "origin", "trace"), evil)
-    letter = summary(**names, mandatory=False, properties={evil: evil}, headers={evil: [evil]})
+    texts = ("reason", "text", "vhost", "exchange", "routing_key", "user", "origin", "trace")
+    letter = summary(**dict.fromkeys(texts, evil), mandatory=False, properties={evil: evil}, headers={evil: [evil]})
     letter["body"] = {"size": 9, "cut": False, "encoding": "text", "content": f"a\n{evil}\r"}
     for lines in (list_lines([letter], 0, False), list_lines([letter], 100, False), letter_lines(letter, False)):
         assert all(char.isprintable() or char == "\t" for line in lines for char in line)

@@ -66,7 +66,10 @@ def _obstacles(state: Mapping[str, Any]) -> list[str]:
 def list_lines(letters: Sequence[Mapping[str, Any]], width: int, colour: bool) -> list[str]:
     """A line for each; with a ``width``, cut so that they fit it."""
     vhosts = any(letter["vhost"] != "/" for letter in letters if letter["readable"])
-    rows = [[">ID", ">AGE", "REASON", ">CODE", ">TRIES", "VHOST", "EXCHANGE", "ROUTING KEY", ">SIZE", "FROM"]]
+    texts = any(letter.get("text") for letter in letters)
+    rows = [
+        [">ID", ">AGE", "REASON", ">CODE", ">TRIES", "VHOST", "EXCHANGE", "ROUTING KEY", ">SIZE", "FROM", "BROKER SAID"]
+    ]
     for letter in letters:
         known = letter["readable"]
         rows.append(
@@ -81,10 +84,13 @@ def list_lines(letters: Sequence[Mapping[str, Any]], width: int, colour: bool) -
                 str(letter["routing_key"]),
                 size(letter["bytes"]),
                 str(letter["origin"]) or "-",
+                str(letter.get("text", "")) or "-",
             ]
         )
-    if not vhosts:
-        for row in rows:
+    for row in rows:
+        if not texts:
+            del row[10]
+        if not vhosts:
             del row[5]
     return _table(_fitted(rows, width) if width else rows, colour)
 
@@ -97,6 +103,7 @@ def letter_lines(letter: Mapping[str, Any], colour: bool) -> list[str]:
         ("died", f"{letter['died']}, {age(letter['age'])} ago"),
         ("reason", _painted(printable(str(letter["reason"])) + code, _YELLOW, colour)),
     ]
+    rows += [("broker", printable(str(letter["text"])))] if letter.get("text") else []
     if letter["readable"]:
         rows += [
             ("published", f"{letter['published']}, from {printable(str(letter['origin'])) or 'somebody'}"),

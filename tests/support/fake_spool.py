@@ -41,12 +41,17 @@ def message(body: bytes = b'{"task": 1}', **more: Any) -> SpooledMessage:
 
 
 def letter(
-    number: int, of: SpooledMessage | None = None, reason: str = "nacked", code: int = 0, died: float = TAKEN + 60
+    number: int,
+    of: SpooledMessage | None = None,
+    reason: str = "nacked",
+    code: int = 0,
+    died: float = TAKEN + 60,
+    text: str = "",
 ) -> DeadLetter:
     """A dead letter."""
     it = of if of is not None else message()
     it.id = number
-    return DeadLetter(number, died, reason, code, it.size, it.attempts, pack(it))
+    return DeadLetter(number, died, reason, code, it.size, it.attempts, pack(it), text)
 
 
 def damaged(number: int, died: float = TAKEN + 60) -> DeadLetter:

@@ -18,15 +18,17 @@ Count = list[int]
 
 
 class Death:
-    """A message on its way to the dead letters. ``stored``: out of the spool, which it need not have been in."""
+    """A message on its way to the dead letters. ``text`` is what the broker said; ``stored``: out of the spool, which
+    it need not have been in."""
 
-    __slots__ = ("code", "died", "message", "reason", "stored")
+    __slots__ = ("code", "died", "message", "reason", "stored", "text")
 
-    def __init__(self, message: SpooledMessage, reason: str, code: int, died: float) -> None:
+    def __init__(self, message: SpooledMessage, reason: str, code: int, died: float, text: str = "") -> None:
         self.message = message
         self.reason = reason
         self.code = code
         self.died = died
+        self.text = text
         self.stored = message.id != 0
 
 

@@ -61,7 +61,7 @@ CREATE TABLE message (
 CREATE INDEX message_order ON message (key, rank, id, size);
 CREATE TABLE dead (
     id INTEGER PRIMARY KEY, died REAL NOT NULL, reason TEXT NOT NULL, code INTEGER NOT NULL, exchange BLOB NOT NULL,
-    size INTEGER NOT NULL, attempts INTEGER NOT NULL, data BLOB NOT NULL);
+    size INTEGER NOT NULL, attempts INTEGER NOT NULL, data BLOB NOT NULL, text TEXT NOT NULL DEFAULT '');
 CREATE INDEX dead_order ON dead (reason, exchange, id, size);
 CREATE TABLE number (next INTEGER NOT NULL);
 CREATE TABLE probe (data BLOB);
@@ -124,6 +124,7 @@ class Database:
         """Read the counts, and take a block of numbers."""
         sql.execute("UPDATE number SET next = next + 1")
         self._next = self._next_block = scalar(sql, "SELECT next FROM number")
+        self.dead.upgrade(sql)
         sql.execute("DELETE FROM key WHERE id NOT IN (SELECT DISTINCT key FROM message INDEXED BY message_order)")
         names: dict[int, KeyName] = {}
         for key, vhost, lane in sql.execute("SELECT id, vhost, lane FROM key"):
@@ -195,12 +196,14 @@ class Database:
             message = death.message
             number = self._take_number()
             if death.stored:
-                self.dead.move(sql, number, message.id, death.died, death.reason, death.code, _blob(message.exchange))
+                self.dead.move(
+                    sql, number, message.id, death.died, death.reason, death.code, _blob(message.exchange), death.text
+                )
             else:
                 message.id = self._take_number()
                 self.dead.add(
                     sql, number, death.died, death.reason, death.code, _blob(message.exchange), message.size,
-                    message.attempts, pack(message),
+                    message.attempts, pack(message), death.text,
                 )  # fmt: skip
         for bad in changes.bad:
             self.dead.move(sql, self._take_number(), bad.id, self._clock(), "corrupt", 0, b"")

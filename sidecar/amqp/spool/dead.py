@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.record import BadRecordError, unpack
 
-#: Reasons are cut there, characters.
+#: Reasons and the broker's texts are cut there, characters.
 _LONGEST = 500
 #: A list ends with the one that makes it larger than this, bytes.
 _LIST_BYTES = 4 << 20
@@ -17,18 +17,21 @@ _LIST_BYTES = 4 << 20
 
 class DeadLetter:
     """One of them. ``id`` counts them in the order of their deaths (its message had another); ``died`` is Unix time;
-    ``code`` is the broker's, 0 when it was not the broker; ``data`` is the record, and ``message`` is None when that is
-    not what was written."""
+    ``code`` and ``text`` are the broker's, 0 and empty when it was not the broker; ``data`` is the record, and
+    ``message`` is None when that is not what was written."""
 
-    __slots__ = ("code", "data", "died", "id", "message", "reason", "size")
+    __slots__ = ("code", "data", "died", "id", "message", "reason", "size", "text")
 
-    def __init__(self, number: int, died: float, reason: str, code: int, size: int, attempts: int, data: bytes) -> None:
+    def __init__(
+        self, number: int, died: float, reason: str, code: int, size: int, attempts: int, data: bytes, text: str = ""
+    ) -> None:
         self.id = number
         self.died = died
         self.reason = reason
         self.code = code
         self.size = size
         self.data = data
+        self.text = text
         self.message: SpooledMessage | None = None
         try:
             self.message = unpack(data)
@@ -37,7 +40,7 @@ class DeadLetter:
             pass
 
 
-_SELECT = "SELECT id, died, reason, code, size, attempts, data FROM dead "
+_SELECT = "SELECT id, died, reason, code, size, attempts, data, text FROM dead "
 
 
 class DeadTable:
@@ -50,6 +53,11 @@ class DeadTable:
         self.count = 0
         self.bytes = 0
         self.reasons: dict[str, int] = {}
+
+    def upgrade(self, sql: sqlite3.Connection) -> None:
+        """Files that were made before there was a column for texts get one."""
+        if not has_text(sql):
+            sql.execute("ALTER TABLE dead ADD COLUMN text TEXT NOT NULL DEFAULT ''")
 
     def load(self, sql: sqlite3.Connection) -> None:
         """Count what is there."""
@@ -64,27 +72,28 @@ class DeadTable:
 
     def add(
         self, sql: sqlite3.Connection, number: int, died: float, reason: str, code: int, exchange: bytes, size: int,
-        attempts: int, data: bytes,
+        attempts: int, data: bytes, text: str,
     ) -> None:  # fmt: skip
         """One that was not in the spool."""
         reason = _clean(reason)
         sql.execute(
-            "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, died, reason, code, exchange, size, attempts, data),
+            "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, died, reason, code, exchange, size, attempts, data, _clean(text)),
         )
         self._counted(reason, size)
 
     def move(
-        self, sql: sqlite3.Connection, number: int, message: int, died: float, reason: str, code: int, exchange: bytes
-    ) -> None:
+        self, sql: sqlite3.Connection, number: int, message: int, died: float, reason: str, code: int, exchange: bytes,
+        text: str = "",
+    ) -> None:  # fmt: skip
         """One of the spool's messages; nothing happens if there is none of that number."""
         reason = _clean(reason)
         row = sql.execute("SELECT size FROM message WHERE id = ?", (message,)).fetchone()
         if row is None:
             return
         sql.execute(
-            "INSERT INTO dead SELECT ?, ?, ?, ?, ?, size, attempts, data FROM message WHERE id = ?",
-            (number, died, reason, code, exchange, message),
+            "INSERT INTO dead SELECT ?, ?, ?, ?, ?, size, attempts, data, ? FROM message WHERE id = ?",
+            (number, died, reason, code, exchange, _clean(text), message),
         )
         sql.execute("DELETE FROM message WHERE id = ?", (message,))
         self._counted(reason, row[0])
@@ -162,5 +171,10 @@ class DeadTable:
         self.reasons[reason] = self.reasons.get(reason, 0) + 1
 
 
-def _clean(reason: str) -> str:
-    return reason[:_LONGEST].encode("utf-8", "replace").decode("utf-8")
+def has_text(sql: sqlite3.Connection) -> bool:
+    """Whether the table has the broker's texts."""
+    return any(row[1] == "text" for row in sql.execute("PRAGMA table_info(dead)"))
+
+
+def _clean(text: str) -> str:
+    return text[:_LONGEST].encode("utf-8", "replace").decode("utf-8")

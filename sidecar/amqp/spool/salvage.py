@@ -7,6 +7,7 @@ from typing import Final
 
 from sidecar.amqp.spool.changes import KeyName
 from sidecar.amqp.spool.database import new_row
+from sidecar.amqp.spool.dead import has_text
 from sidecar.amqp.spool.record import BadRecordError, unpack
 from sidecar.disk.faults import FAILURES
 from sidecar.disk.salvage import count, rows
@@ -28,8 +29,8 @@ def copy(reader: sqlite3.Connection | None, writer: sqlite3.Connection, number: 
         copied = 0
         keys: dict[KeyName, int] = {}
         writer.execute("BEGIN")
-        for row in rows(reader, "dead", "id, died, reason, code, exchange, size, attempts, data"):
-            writer.execute("INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
+        for row in rows(reader, "dead", f"id, died, reason, code, exchange, size, attempts, data, {_text(reader)}"):
+            writer.execute("INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             highest = max(highest, row[0] + 1)
         for row in rows(reader, "message", "id, attempts, data"):
             highest = max(highest, row[0] + 1)
@@ -58,13 +59,21 @@ def _copy_message(writer: sqlite3.Connection, keys: dict[KeyName, int], row: tup
             raise BadRecordError("a record of another message")
     except BadRecordError:
         writer.execute(
-            "INSERT INTO dead SELECT coalesce(max(id), 0) + 1, 0, 'corrupt', 0, x'', ?, 0, ? FROM dead",
+            "INSERT INTO dead SELECT coalesce(max(id), 0) + 1, 0, 'corrupt', 0, x'', ?, 0, ?, '' FROM dead",
             (len(data) if isinstance(data, bytes) else 0, data if isinstance(data, bytes) else b""),
         )
         return False
     message.attempts = attempts
     writer.execute("INSERT OR IGNORE INTO message VALUES (?, ?, ?, ?, ?, ?)", new_row(writer, keys, message))
     return True
+
+
+def _text(reader: sqlite3.Connection) -> str:
+    """The dead letters' last column."""
+    try:
+        return "text" if has_text(reader) else "''"
+    except FAILURES:
+        return "text"
 
 
 def _next(reader: sqlite3.Connection) -> int:

@@ -190,10 +190,10 @@ class Spool:
             message.attempts += 1
         self._soon().tried += messages
 
-    def dead(self, message: SpooledMessage, reason: str, code: int) -> None:
+    def dead(self, message: SpooledMessage, reason: str, code: int, text: str = "") -> None:
         """Nobody will send it any more: it becomes a dead letter, and is no message of its key from now on. It need not
-        have been in the spool (its id is 0 then)."""
-        self._soon().dead.append(Death(message, reason, code, self._clock()))
+        have been in the spool (its id is 0 then). ``text`` is what the broker said, with that ``code``."""
+        self._soon().dead.append(Death(message, reason, code, self._clock(), text))
         if message.id:
             self._less((message.vhost, message.lane), 1, message.size)
         self._room()

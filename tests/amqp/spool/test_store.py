@@ -255,6 +255,27 @@ def test_dead_letters_are_listed_by_reason_and_exchange_and_dropped(tmp_path: Pa
     run(tmp_path, test)
 
 
+def test_a_dead_letter_has_what_the_broker_said_of_it(tmp_path: Path) -> None:
+    said = "NOT_FOUND - no exchange 'x' in vhost '/'"
+
+    async def before(driver: Driver) -> None:
+        await driver.put(message(1), message(2))
+        one, two = await driver.fetch()
+        driver.spool.dead(one, "no exchange", 404, said)
+        driver.spool.dead(two, "nacked", 0)
+        driver.spool.dead(message(3), "refused", 406, "\udcff" + "x" * 1000)
+        assert [it.text for it in await driver.spool.dead_letters.list(9)] == [said, "", "?" + "x" * 499]
+
+    async def after(driver: Driver) -> None:
+        first = (await driver.spool.dead_letters.list(1))[0]
+        found = await driver.spool.dead_letters.get(first.id)
+        assert found is not None
+        assert (found.text, found.code, found.reason) == (said, 404, "no exchange")
+
+    run(tmp_path, before)
+    run(tmp_path, after)
+
+
 def test_a_dead_letter_is_sent_again_behind_the_others_and_has_its_time_anew(tmp_path: Path) -> None:
     async def test(driver: Driver) -> None:
         spool = driver.spool

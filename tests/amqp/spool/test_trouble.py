@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from sidecar.amqp.spool import writer
-from sidecar.amqp.spool.changes import Changes
+from sidecar.amqp.spool.changes import Changes, Death
 from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
 from sidecar.disk.errors import SpoolError
 from support.spools import AI, Driver, fill_and_empty, message, number_of, run
@@ -325,6 +325,41 @@ def test_a_file_of_a_later_version_is_a_clear_error_and_stays_as_it_is(tmp_path:
         Database(tmp_path, "rabbitmq").open()
     assert base.read_bytes() == before
     assert [it.name for it in tmp_path.iterdir() if "corrupt" in it.name] == []
+
+
+def old(tmp_path: Path) -> Path:
+    """A file from before there were the broker's texts, with a message and a dead letter."""
+    database = Database(tmp_path, "rabbitmq")
+    database.open()
+    messages = [message(1), message(2)]
+    database.write(messages, Changes())
+    changes = Changes()
+    changes.dead.append(Death(messages[0], "nacked", 0, 5.0, "new"))
+    database.write([], changes)
+    database.close()
+    sql = sqlite3.connect(tmp_path / "rabbitmq.db")
+    sql.execute("ALTER TABLE dead DROP COLUMN text")
+    sql.close()
+    return tmp_path / "rabbitmq.db"
+
+
+@pytest.mark.parametrize("state", ["sound", "damaged"])
+def test_a_file_without_the_brokers_texts_gets_them(tmp_path: Path, state: str) -> None:
+    base = old(tmp_path)
+    if state == "damaged":
+        spoil(base, [page for page, kind in pages(base) if kind == 10][-1], b"\xff" * 100)
+
+    async def test(driver: Driver) -> None:
+        (letter,) = await driver.spool.dead_letters.list(9)
+        assert (letter.reason, letter.text) == ("nacked", "")
+        (left,) = await driver.fetch()
+        assert number_of(left) == 2
+        driver.spool.dead(left, "refused", 403, "ACCESS_REFUSED")
+        assert [it.text for it in await driver.spool.dead_letters.list(9)] == ["", "ACCESS_REFUSED"]
+
+    run(tmp_path, test)
+    run(tmp_path, lambda driver: driver.spool.dead_letters.list(9))
+    assert any(".corrupt-" in it.name for it in tmp_path.iterdir()) == (state == "damaged")
 
 
 def test_somebody_elses_database_is_a_clear_error_and_stays_as_it_is(tmp_path: Path) -> None:
