@@ -21,6 +21,7 @@ from support.amqp import FakeLoop
 from support.processes import free_port
 from support.taking_broker import Connection, TakingBroker
 
+NO_ACCESS = (403, "ACCESS_REFUSED - access to exchange 'orders' in vhost '/' refused for user 'guest'")
 NO_ORDERS = (404, "NOT_FOUND - no exchange 'orders' in vhost '/'")
 USER_ID = (406, "PRECONDITION_FAILED - user_id property set to 'eve' but authenticated user was 'guest'")
 
@@ -70,14 +71,14 @@ class Told(Audience):
 class Setting:
     """A publisher that has logged in, and its broker."""
 
-    def __init__(self, heartbeat: int = 0, wary: int = 0) -> None:
+    def __init__(self, heartbeat: int = 0, wary: int = 0, looks: bool = True) -> None:
         self.loop = FakeLoop()
         self.broker = TakingBroker(self.loop)
         self.broker.heartbeat = heartbeat
         self.told = Told()
         wheel = TimerWheel(self.loop.call_at, self.loop)
         dialler = Dialler("PLAIN", plain("guest", "guest"), "/", own_properties("tests"), heartbeat)
-        self.publisher = Publisher(dialler, self.told, wheel, self.loop, self.loop.call_soon, wary=wary)
+        self.publisher = Publisher(dialler, self.told, wheel, self.loop, self.loop.call_soon, wary=wary, looks=looks)
 
     def connected(self) -> Setting:
         self.broker.connect(self.publisher)
@@ -263,21 +264,21 @@ def test_a_return_of_what_was_never_sent_means_nothing() -> None:
 # -- messages that are no good -----------------------------------------------------------------------------------------
 
 
-def test_the_one_message_that_an_exchange_is_missing_for() -> None:
+def test_the_one_message_that_may_not_go_to_an_exchange() -> None:
     one = Setting().connected()
-    one.broker.exchanges = {"jobs"}
+    one.broker.dislikes = dislikes("c", verdict=NO_ACCESS)
     one.send("a", "b")
     one.send("c", exchange="orders")
     one.send("d", "e")
     one.settle()
-    assert one.told.bad == [("c", 404)]
+    assert one.told.bad == [("c", 403)]
     assert sorted(one.told.taken) == ["a", "b", "d", "e"]
     assert one.publisher.unanswered == 0
 
 
-def test_every_message_to_a_missing_exchange_is_found_and_the_others_are_not_sent_again_for_each() -> None:
+def test_every_message_that_is_no_good_is_found_and_the_others_are_not_sent_again_for_each() -> None:
     one = Setting().connected()
-    one.broker.exchanges = {"jobs"}
+    one.broker.dislikes = dislikes(*numbered(100, "bad"), verdict=NO_ACCESS)
     for number in range(100):
         one.send(f"good{number}")
         one.send(f"bad{number}", exchange="orders")
@@ -317,10 +318,12 @@ def test_there_is_trust_again_after_as_many_good_ones() -> None:
 
 def test_an_exchange_in_doubt_does_not_keep_others_waiting() -> None:
     one = Setting().connected()
-    one.broker.exchanges = {"jobs"}
+    one.broker.dislikes = dislikes("x", "y", "z", verdict=NO_ACCESS)
     one.send("x", "y", "z", exchange="orders")
     one.settle()
-    one.broker.exchanges = {"jobs", "orders"}
+    assert one.told.bad == [("x", 403), ("y", 403), ("z", 403)]
+    one.send("u", exchange="orders")
+    one.settle()
     one.broker.answers = False
     one.send("p", "q", "r", exchange="orders")
     one.send("a", "b")
@@ -328,7 +331,7 @@ def test_an_exchange_in_doubt_does_not_keep_others_waiting() -> None:
     assert [message.body for message in one.connection.waiting.values()] == [b"p", b"a", b"b"]
     one.broker.answers = True
     one.broker.says_all()
-    assert one.told.taken == ["p", "a", "b", "q", "r"]
+    assert one.told.taken == ["u", "p", "a", "b", "q", "r"]
 
 
 def test_order_is_kept_through_it_all() -> None:
@@ -356,7 +359,7 @@ def test_order_is_kept_through_it_all() -> None:
 
 def test_what_waits_to_be_tried_can_be_taken_back() -> None:
     one = Setting().connected()
-    one.broker.exchanges = set()
+    one.broker.dislikes = dislikes("x", "y", "z", verdict=NO_ACCESS)
     taken_back: list[object] = []
     one.told.refused = lambda publisher, token, code, text: taken_back.extend(  # type: ignore[method-assign]
         [token, *publisher.recall(b"orders")]
@@ -365,7 +368,7 @@ def test_what_waits_to_be_tried_can_be_taken_back() -> None:
     one.settle()
     assert taken_back == ["x", "y", "z"]
     assert one.publisher.unanswered == 0
-    one.broker.exchanges = {"orders"}
+    one.broker.dislikes = dislikes()
     one.send("x", "y", "z", exchange="orders")
     one.settle()
     assert one.told.taken == ["x", "y", "z"]
@@ -407,6 +410,227 @@ def test_a_channel_that_is_closed_for_nothing_again_and_again() -> None:
     assert one.told.left == ["a"]
     assert one.told.error is not None
     assert one.told.error.code == 541
+
+
+# -- exchanges that are missing ----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_published_to_a_missing_exchange_and_nothing_else_suffers() -> None:
+    one = Setting().connected()
+    one.broker.exchanges = {"jobs", "tasks"}
+    one.broker.answers = False
+    for number in range(100):
+        for exchange in ("jobs", "orders", "tasks"):
+            one.send(f"{exchange}{number}", exchange=exchange)
+        one.settle()
+    assert one.told.bad == [(name, 404) for name in numbered(100, "orders")]
+    one.broker.says_all()
+    assert one.broker.ends == 0
+    assert sorted(one.bodies()) == sorted(numbered(100, "jobs") + numbered(100, "tasks")) == sorted(one.told.taken)
+    assert one.publisher.unanswered == 0
+
+
+def test_each_exchange_is_looked_for_once() -> None:
+    one = Setting().connected()
+    for exchange in ("jobs", "", "tasks", "amq.topic"):
+        one.send("a", exchange=exchange)
+        one.send("b", exchange=exchange)
+        one.settle()
+    one.send("c", "d")
+    one.settle()
+    assert one.broker.looked == ["jobs", "tasks", "amq.topic"]
+    assert len(one.told.taken) == 10
+
+
+def test_one_that_was_missing_is_looked_for_with_the_next_message() -> None:
+    one = Setting().connected()
+    one.broker.exchanges = set()
+    one.send("a")
+    one.settle()
+    one.send("b", "c")
+    one.settle()
+    assert one.told.bad == [("a", 404), ("b", 404), ("c", 404)]
+    one.broker.exchanges = {"jobs"}
+    one.send("d", "e")
+    one.settle()
+    assert one.told.taken == ["d", "e"]
+    assert one.broker.looked == ["jobs", "jobs", "jobs"]
+
+
+def test_one_that_may_not_be_looked_for_may_be_there() -> None:
+    one = Setting().connected()
+    one.broker.hidden = {"jobs"}
+    one.send("a", "b")
+    one.send("c", exchange="tasks")
+    one.settle()
+    assert sorted(one.told.taken) == ["a", "b", "c"]
+    assert one.broker.ends == 0
+
+
+def test_many_are_looked_for_at_once_whatever_the_answers_close() -> None:
+    one = Setting().connected()
+    names = numbered(200, "x")
+    one.broker.exchanges = {name for name in names if int(name[1:]) % 3}
+    for name in names:
+        one.send(f"{name} first", f"{name} second", exchange=name)
+    one.settle()
+    there = [name for name in names if int(name[1:]) % 3]
+    assert sorted(one.told.taken) == sorted(f"{name} {which}" for name in there for which in ("first", "second"))
+    assert len(one.told.bad) == 2 * (200 - len(there))
+    assert one.broker.ends == 0
+
+
+def test_only_messages_for_an_exchange_that_is_looked_for_wait() -> None:
+    one = Setting().connected()
+    one.send("a")
+    one.settle()
+    one.broker.tells = False
+    one.send("x", "y", exchange="orders")
+    one.send("b", "c")
+    one.settle()
+    assert one.told.taken == ["a", "b", "c"]
+    one.send("z", exchange="orders")
+    one.connection.tell("orders")
+    one.settle()
+    assert one.told.taken == ["a", "b", "c", "x", "y", "z"]
+
+
+def test_what_waits_for_an_exchange_can_be_taken_back() -> None:
+    one = Setting().connected()
+    one.broker.exchanges = set()
+    taken_back: list[object] = []
+    one.told.refused = lambda publisher, token, code, text: taken_back.extend(  # type: ignore[method-assign]
+        [token, *publisher.recall(b"orders")]
+    )
+    one.send("x", "y", "z", exchange="orders")
+    one.settle()
+    assert taken_back == ["x", "y", "z"]
+    assert one.publisher.unanswered == 0
+    one.broker.exchanges = {"orders"}
+    one.send("x", "y", "z", exchange="orders")
+    one.settle()
+    assert one.told.taken == ["x", "y", "z"]
+
+
+def test_what_is_taken_back_before_the_answer() -> None:
+    one = Setting().connected()
+    one.broker.exchanges = {"orders"}
+    one.broker.tells = False
+    one.send("x", "y", exchange="orders")
+    one.settle()
+    assert one.publisher.recall(b"orders") == ["x", "y"]
+    one.connection.tell("orders")
+    one.send("z", exchange="orders")
+    one.settle()
+    assert one.told.taken == ["z"]
+
+
+def test_an_exchange_that_is_deleted_meanwhile() -> None:
+    one = Setting().connected()
+    one.broker.exchanges = {"jobs", "orders"}
+    one.send("a", exchange="orders")
+    one.send("b")
+    one.settle()
+    one.broker.exchanges = {"jobs"}
+    for number in range(20):
+        one.send(f"o{number}", exchange="orders")
+        one.send(f"j{number}")
+    one.settle()
+    assert one.told.bad == [(name, 404) for name in numbered(20, "o")]
+    assert one.told.taken == ["a", "b", *numbered(20, "j")]
+    assert one.broker.ends == 1
+    one.broker.exchanges = {"jobs", "orders"}
+    one.send("x", "y", exchange="orders")
+    one.settle()
+    assert one.told.taken[-2:] == ["x", "y"]
+
+
+def test_an_exchange_that_is_deleted_while_messages_go_one_by_one() -> None:
+    one = Setting().connected()
+    one.broker.dislikes = dislikes("0", "2")
+    one.send(*numbered(4))
+    one.settle()
+    one.broker.exchanges = {"tasks"}
+    one.send("4", "5", "6")
+    one.send("7", exchange="tasks")
+    one.settle()
+    assert one.told.bad == [("0", 406), ("2", 406), ("4", 404), ("5", 404), ("6", 404)]
+    assert one.told.taken == ["1", "3", "7"]
+
+
+def test_a_broker_that_allows_one_channel() -> None:
+    one = Setting()
+    one.broker.channels = 1
+    one.broker.exchanges = {"jobs"}
+    one.connected()
+    one.send("a")
+    one.send("c", exchange="orders")
+    one.send("b")
+    one.settle()
+    assert not one.broker.looked
+    assert one.told.bad == [("c", 404)]
+    assert sorted(one.told.taken) == ["a", "b"]
+
+
+def test_a_user_who_may_have_one_channel() -> None:
+    one = Setting().connected()
+    one.broker.one_channel = True
+    one.send("", exchange="")
+    one.send("a", "b")
+    one.settle()
+    assert not one.told.bad
+    assert one.told.left is not None
+    assert set(one.told.left) >= {"a", "b"}
+    assert not one.publisher.looks
+    assert one.publisher.suspects == 0
+    two = Setting(looks=False).connected()
+    two.send("a", "b")
+    two.settle()
+    assert two.told.taken == ["a", "b"]
+    assert not two.broker.looked
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.integers(0, 1 << 32))
+def test_exchanges_come_and_go(seed: int) -> None:
+    """Each message is answered once, those to one exchange are taken in order, and twice is taken only what was on its
+    way when a channel ended."""
+    rng = random.Random(seed)
+    one = Setting(wary=rng.choice([0, 0, 3])).connected()
+    deleted = rng.random() < 0.5
+    one.broker.exchanges = there = set(rng.sample("abcdef", 3))
+    one.broker.hidden = set(rng.sample("abcdef", rng.choice([0, 0, 1])))
+    if deleted or one.broker.hidden - there:
+        bad = {str(number) for number in rng.sample(range(300), 5)}
+        one.broker.dislikes = dislikes(*bad)
+    sent: dict[str, list[str]] = {name: [] for name in "abcdef"}
+    count = 0
+    for _ in range(rng.randrange(1, 40)):
+        for _ in range(rng.randrange(6)):
+            exchange = rng.choice("abcdef")
+            sent[exchange].append(str(count))
+            one.send(str(count), exchange=exchange)
+            count += 1
+        if rng.random() < 0.2:
+            one.broker.answers = not one.broker.answers
+        if rng.random() < 0.2:
+            there.add(rng.choice("abcdef"))
+        if deleted and there and rng.random() < 0.2:
+            there.remove(rng.choice(sorted(there)))
+        if rng.random() < 0.7:
+            one.settle()
+    one.broker.answers = True
+    one.settle()
+    one.broker.says_all()
+    assert one.told.error is None
+    assert one.publisher.unanswered == 0
+    assert sorted(one.told.taken + [name for name, _ in one.told.bad], key=int) == numbered(count)
+    for names in sent.values():
+        assert [name for name in one.told.taken if name in names] == [name for name in names if name in one.told.taken]
+    if not one.broker.ends:
+        assert len(one.bodies()) == len(one.told.taken)
+    if not deleted and not one.broker.hidden:
+        assert one.broker.ends == 0
 
 
 # -- the connection ----------------------------------------------------------------------------------------------------
@@ -611,6 +835,7 @@ def test_addresses_take_turns() -> None:
     amqp.channel_close(1, *NO_ORDERS, 60 << 16 | 40), amqp.close(541, "INTERNAL_ERROR"), amqp.CLOSE_OK, amqp.HEARTBEAT,
     amqp.method(1, 60, 80, b"\0" * 9), amqp.method(1, 60, 120, b"\0" * 7 + b"\x03\x01"), amqp.blocked("?"),
     amqp.method(1, 85, 11), amqp.channel_open_ok(1), amqp.method(1, 20, 20, b"\1"), amqp.channel_close_ok(1),
+    amqp.channel_close(2, *NO_ORDERS, 40 << 16 | 10), amqp.method(2, 40, 11), amqp.channel_open_ok(2),
 ]), max_size=12))  # fmt: skip
 def test_whatever_a_broker_says_every_message_is_answered_for(said: list[bytes]) -> None:
     one = Setting().connected()

@@ -832,6 +832,23 @@ def test_a_missing_exchange_is_waited_for_and_then_it_goes_fast() -> None:
     assert one.empty()
 
 
+def test_a_missing_exchange_costs_the_others_nothing() -> None:
+    one = Setting()
+    one.broker.exchanges = {"a", "b", "c", "d"}
+    one.broker.answers = False
+    for number in range(400):
+        one.spool.store(*[one.message(f"{name}{number}", name) for name in "abcde"])
+    one.start()
+    for _ in range(300):
+        one.advance(0.1)
+        one.broker.says_all()
+    assert sorted(one.bodies()) == sorted(f"{name}{number}" for name in "abcd" for number in range(400))
+    assert reasons(one) == [(name, "not_found", 404) for name in numbered(400, "e")]
+    assert one.broker.ends == 0
+    assert one.broker.looked.count("e") < 30
+    assert one.empty()
+
+
 def test_an_exchange_that_is_declared_in_time() -> None:
     one = Setting()
     one.broker.exchanges = set()
@@ -843,6 +860,17 @@ def test_an_exchange_that_is_declared_in_time() -> None:
     one.advance(2)
     assert one.bodies() == numbered(101)
     assert not reasons(one)
+    assert one.empty()
+
+
+def test_a_user_who_may_have_one_channel() -> None:
+    one = Setting()
+    one.broker.one_channel = True
+    one.spool.store(*[one.message(name) for name in numbered(10)])
+    one.start()
+    one.advance(5)
+    assert one.bodies() == numbered(10)
+    assert one.broker.dialled == 2
     assert one.empty()
 
 

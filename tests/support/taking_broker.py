@@ -45,6 +45,14 @@ class TakingBroker:
         #: User → why the broker does not let that one in: code and text.
         self.refuses: dict[str, tuple[int, str]] = {}
         self.exchanges: set[str] | None = None
+        #: Exchanges that nobody may look for; which were looked for, in order; and whether there is an answer to that.
+        self.hidden: set[str] = set()
+        self.looked: list[str] = []
+        self.tells = True
+        #: How many channels a connection may have; and whether a user has been granted one and no more, which nobody
+        #: is told before.
+        self.channels = 2047
+        self.one_channel = False
         #: Code and text of the close that a message leads to, if it does; negative: of the connection.
         self.dislikes: Callable[[Taken], tuple[int, str] | None] = lambda message: None
         #: Messages that get a nack.
@@ -119,6 +127,9 @@ class Connection:
         self.incoming: Taken | None = None
         #: Taken and not answered, by number.
         self.waiting: dict[int, Taken] = {}
+        #: The second channel, for looking for exchanges.
+        self.looking = False
+        self.closing_looks = False
         self.frozen = False
         self.heartbeats = 0
         self._rest = b""
@@ -175,7 +186,7 @@ class Connection:
             if self.user in self.broker.refuses:
                 self.says(amqp.close(*self.broker.refuses[self.user]))
             else:
-                self.says(amqp.tune(heartbeat=self.broker.heartbeat))
+                self.says(amqp.tune(self.broker.channels, heartbeat=self.broker.heartbeat))
         elif found == (10, 31):
             pass
         elif found == (10, 40):
@@ -185,6 +196,8 @@ class Connection:
             self.says(amqp.CLOSE_OK)
         elif found == (10, 51):
             self.transport.close()
+        elif channel == 2:
+            self._look(found, frame)
         elif found == (20, 41):
             assert self.closing_channel
             self.closing_channel = False
@@ -206,6 +219,45 @@ class Connection:
             self.incoming = Taken(self, self.number, frame)
         else:
             raise AssertionError(amqp.name(frame))
+
+    def _look(self, found: tuple[int, int], frame: bytes) -> None:
+        """On the channel that nothing is published on."""
+        if found == (20, 41):
+            assert self.closing_looks
+            self.closing_looks = False
+        elif self.closing_looks:
+            pass
+        elif found == (20, 10):
+            assert not self.looking
+            if self.broker.one_channel:
+                text = "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed limit"
+                self.says(amqp.close(530, text, 20 << 16 | 10))
+                return
+            self.looking = True
+            self.says(amqp.channel_open_ok(2))
+        else:
+            assert found == (40, 10), amqp.name(frame)
+            assert self.looking
+            exchange = frame[14 : 14 + frame[13]].decode()
+            assert frame[15 + frame[13] + frame[14 + frame[13]]] == 1, "declared, not looked for"
+            self.broker.looked.append(exchange)
+            if self.broker.tells:
+                self.tell(exchange)
+
+    def tell(self, exchange: str) -> None:
+        """Whether it is there."""
+        exchanges = self.broker.exchanges
+        verdict: tuple[int, str] | None = None
+        if exchange in self.broker.hidden:
+            verdict = 403, f"ACCESS_REFUSED - access to exchange '{exchange}' in vhost '{self.vhost}' refused"
+        elif exchanges is not None and exchange not in exchanges:
+            verdict = 404, f"NOT_FOUND - no exchange '{exchange}' in vhost '{self.vhost}'"
+        if verdict is None:
+            self.says(amqp.method(2, 40, 11))
+        else:
+            self.looking = False
+            self.closing_looks = True
+            self.says(amqp.channel_close(2, *verdict, 40 << 16 | 10))
 
     def _whole(self, message: Taken) -> None:
         broker = self.broker

@@ -32,6 +32,8 @@ from sidecar.amqp.methods import (
     settlement,
 )
 from sidecar.amqp.publishing.audience import Audience
+from sidecar.amqp.publishing.exchanges import LONGEST_DOUBT, Exchanges, exchange_in
+from sidecar.amqp.publishing.lookup import LOOKUP
 from sidecar.amqp.publishing.unconfirmed import Sent, Unconfirmed
 from sidecar.amqp.spec import (
     ACCESS_REFUSED,
@@ -73,28 +75,11 @@ _AT_ONCE: Final = 65_536
 #: So often in a row the channel may be closed without anything having been answered on it, or for no reason that has to
 #: do with what was sent.
 _MOST_CLOSES: Final = 3
-#: The most answers that an exchange has to earn before it is trusted again, and how many exchanges are remembered.
-_LONGEST_DOUBT: Final = 256
-_MOST_DOUBTS: Final = 256
 
 #: Closes of the channel that are about an exchange, which their text names.
 _NAMING: Final = (ACCESS_REFUSED, NOT_FOUND)
 
 _OPEN_FRAMES: Final = method(CHANNEL, CHANNEL_OPEN, b"\x00") + method(CHANNEL, CONFIRM_SELECT, b"\x00")
-
-
-class Doubt:
-    """An exchange whose messages are sent one by one: one of them closed the channel. ``needed`` is how many answers it
-    takes until it is trusted again."""
-
-    __slots__ = ("alone", "needed", "strikes", "waiting")
-
-    def __init__(self, needed: int) -> None:
-        self.needed = needed
-        #: How many were refused since it was last trusted.
-        self.strikes = 0
-        self.alone: Sent | None = None
-        self.waiting: deque[Sent] = deque()
 
 
 class Publisher(Leg):
@@ -104,7 +89,7 @@ class Publisher(Leg):
     """
 
     __slots__ = (
-        "_audience", "_call_soon", "_clock", "_closes", "_dialler", "_doubts", "_flushing", "_interval", "_made",
+        "_audience", "_call_soon", "_clock", "_closes", "_dialler", "_exchanges", "_flushing", "_interval", "_made",
         "_out", "_queue", "_size", "_strikes", "_taken", "_timer", "_unconfirmed", "_untaken", "alarmed", "endpoint",
         "full", "stage", "suspects", "unanswered", "wary",
     )  # fmt: skip
@@ -118,6 +103,7 @@ class Publisher(Leg):
         call_soon: Callable[[Callable[[], None]], object],
         endpoint: str = "",
         wary: int = 0,
+        looks: bool = True,
     ) -> None:
         Leg.__init__(self)
         self.endpoint = endpoint
@@ -139,7 +125,7 @@ class Publisher(Leg):
         self._unconfirmed = Unconfirmed()
         #: What waits for the channel, or, while we are wary, for its turn.
         self._queue: deque[Sent] = deque()
-        self._doubts: dict[bytes, Doubt] = {}
+        self._exchanges = Exchanges(looks)
         self._strikes = 0
         #: How often in a row the channel was closed to no purpose.
         self._closes = 0
@@ -165,6 +151,12 @@ class Publisher(Leg):
         return self._dialler.permanent
 
     @property
+    def looks(self) -> bool:
+        """Exchanges are looked for before anything is published to them; no longer if the broker allows no second
+        channel."""
+        return self._exchanges.looks
+
+    @property
     def open(self) -> bool:
         """What is given now can go now, as far as anybody knows."""
         return self.stage == READY and not self.full and not self.alarmed
@@ -184,12 +176,9 @@ class Publisher(Leg):
             self._offer(sent)
 
     def recall(self, exchange: bytes) -> list[object]:
-        """Take back what is for that exchange and waits here, because it is tried one by one: the tokens, in order."""
-        taken: list[object] = []
-        doubt = self._doubts.get(exchange)
-        if doubt is not None:
-            taken.extend([sent.token for sent in doubt.waiting])
-            doubt.waiting.clear()
+        """Take back what is for that exchange and waits here, because it is looked for or its messages are tried one by
+        one: the tokens, in order."""
+        taken: list[object] = [sent.token for sent in self._exchanges.recall(exchange)]
         if self._queue:
             taken.extend([sent.token for sent in self._queue if sent.exchange() == exchange])
             self._queue = deque([sent for sent in self._queue if sent.exchange() != exchange])
@@ -199,6 +188,9 @@ class Publisher(Leg):
     def flush(self) -> None:
         """Write what has been collected."""
         self._flushing = False
+        exchanges = self._exchanges
+        if exchanges.busy and self.stage == READY:
+            self.write(exchanges.lookup.frames())
         out = self._out
         if out:
             self._out = []
@@ -257,6 +249,8 @@ class Publisher(Leg):
                     continue  # heartbeats, and the content of what is returned
                 elif number == CHANNEL:
                     self._on_channel(reader.data, start, end)
+                elif number == LOOKUP:
+                    self._on_lookup(reader.data, start, end)
                 elif number == 0:
                     self._on_connection(reader.data, start, end)
             if reader.error is not None:
@@ -266,7 +260,7 @@ class Publisher(Leg):
             self._end(AmqpError(CONNECTION_FORCED, f"the broker broke the protocol: {error}"))
             return
         self._tell()
-        if self._queue and self.stage == READY:
+        if self.stage == READY and (self._queue or self._exchanges.busy):
             self._go_on()
 
     # -- what the broker says ------------------------------------------------------------------------------------------
@@ -283,6 +277,8 @@ class Publisher(Leg):
                 self._timer.set(self._clock() + self._interval)
             else:
                 self._timer.cancel()
+            if dialler.channel_max < LOOKUP:
+                self._exchanges.looks = False
             self.stage = OPENING
             self.write(_OPEN_FRAMES)
 
@@ -316,6 +312,23 @@ class Publisher(Leg):
         elif found == CHANNEL_FLOW:
             self.write(method(CHANNEL, CHANNEL_FLOW_OK, bytes((Arguments(data, start, end).u8(),))))
 
+    def _on_lookup(self, data: bytes, start: int, end: int) -> None:
+        exchanges = self._exchanges
+        answer = exchanges.lookup.feed(data, start, end)
+        if answer is None:
+            return
+        exchange, code, text = answer
+        if code != NOT_FOUND:
+            # Whether it may be published to is another question, even where we may not look.
+            exchanges.found(exchange)
+            return
+        for _ in range(exchanges.count(exchange)):
+            sent = exchanges.take(exchange)
+            if sent is None:
+                break  # recalled
+            self._refuse(sent, code, text)
+        exchanges.missed(exchange)
+
     def _on_connection(self, data: bytes, start: int, end: int) -> None:
         found = method_of(data, start, end)
         if found in (CONNECTION_BLOCKED, CONNECTION_UNBLOCKED):
@@ -325,11 +338,13 @@ class Publisher(Leg):
                 self._audience.blocked(self, on, Arguments(data, start, end).short() if on else "")
         elif found == CONNECTION_CLOSE:
             arguments = Arguments(data, start, end)
-            code, text = arguments.u16(), arguments.short()
+            code, text, cause = arguments.u16(), arguments.short(), arguments.u32()
             self.stage = CLOSING
             self._tell()
             self.write(connection_close_ok())
-            if code not in (REPLY_SUCCESS, CONNECTION_FORCED):
+            if cause == CHANNEL_OPEN:
+                self._exchanges.looks = False  # one channel is all that this user may have
+            elif code not in (REPLY_SUCCESS, CONNECTION_FORCED):
                 if self._unconfirmed.count == 1:
                     self._refuse(self._unconfirmed.take_all()[0], code, text)
                 else:
@@ -343,14 +358,12 @@ class Publisher(Leg):
 
     def _offer(self, sent: Sent) -> None:
         """Its turn has come, but for doubts about its exchange."""
-        if self._doubts:
-            doubt = self._doubts.get(sent.exchange())
-            if doubt is not None:
-                if doubt.alone is not None:
-                    doubt.waiting.append(sent)
-                    return
-                doubt.alone = sent
-        self._put(sent)
+        exchanges = self._exchanges
+        if sent.exchange() in exchanges.trusted or not exchanges.holds(sent):
+            self._put(sent)
+        elif not self._flushing:
+            self._flushing = True
+            self._call_soon(self.flush)
 
     def _put(self, sent: Sent) -> None:
         self._unconfirmed.add(sent)
@@ -366,8 +379,13 @@ class Publisher(Leg):
     def _go_on(self) -> None:
         """Send of what waits what may go."""
         queue = self._queue
-        for doubt in self._doubts.values():
-            self._next(doubt)
+        if self._exchanges.busy:
+            free = self._exchanges.free(self.wary > 0)
+            if self.wary:
+                queue.extendleft(reversed(free))
+            else:
+                for sent in free:
+                    self._put(sent)
         while queue and not (self.wary and self._unconfirmed.count):
             self._offer(queue.popleft())
         self.flush()
@@ -383,8 +401,8 @@ class Publisher(Leg):
             self.wary -= 1
             if not self.wary:
                 self._strikes = 0
-        if self._doubts:
-            self._trust(sent)
+        if self._exchanges.doubts:
+            self._exchanges.answered(sent)
 
     def _tell(self) -> None:
         """Pass on the answers of this reading."""
@@ -417,81 +435,37 @@ class Publisher(Leg):
         self.write(_OPEN_FRAMES)
         guilty: Sent | None = None
         if cause == BASIC_PUBLISH and left:
-            suspects = left
-            named = _exchange_in(text) if code in _NAMING else None
-            if named is not None:
-                suspects = [sent for sent in left if sent.exchange() == named] or left
-            if len(suspects) == 1:
-                guilty = suspects[0]
-                self._strike(guilty, named is not None)
-            elif suspects is not left:
-                self._doubt(suspects[0].exchange(), len(suspects))
-            else:
-                self.wary = max(self.wary, len(left))
-        self._put_back(left, guilty)
+            guilty = self._blame(left, code, text)
+        self._queue.extendleft(reversed(self._exchanges.put_back(left, guilty, self.wary > 0)))
         if guilty is not None:
             self._refuse(guilty, code, text)
 
-    def _strike(self, guilty: Sent, named: bool) -> None:
-        """One was no good. If there are many of them, trying one by one at once costs less than finding out anew each
-        time; so each one makes for twice as many answers until there is trust again."""
-        if named and not self.wary:
-            doubt = self._doubt(guilty.exchange(), 1)
-            doubt.needed = max(doubt.needed, min(1 << doubt.strikes, _LONGEST_DOUBT))
-            doubt.strikes = min(doubt.strikes + 1, 16)
-        else:
-            self.wary = max(self.wary, min(1 << self._strikes, _LONGEST_DOUBT))
-            self._strikes = min(self._strikes + 1, 16)
-
-    def _doubt(self, exchange: bytes, needed: int) -> Doubt:
-        doubt = self._doubts.get(exchange)
-        if doubt is None:
-            if len(self._doubts) >= _MOST_DOUBTS:
-                for idle in [name for name, old in self._doubts.items() if old.alone is None and not old.waiting]:
-                    del self._doubts[idle]
-            doubt = self._doubts[exchange] = Doubt(needed)
-        doubt.needed = max(doubt.needed, needed)
-        return doubt
-
-    def _put_back(self, left: list[Sent], guilty: Sent | None) -> None:
-        """What was on its way is to be sent again, before all that came later."""
-        again: list[Sent] = []
-        for doubt in self._doubts.values():
-            doubt.alone = None
-        for sent in reversed(left):
-            if sent is guilty:
-                continue
-            found = None if self.wary else self._doubts.get(sent.exchange())
-            if found is None:
-                again.append(sent)
+    def _blame(self, left: list[Sent], code: int, text: str) -> Sent | None:
+        """One of those on their way is no good. Which one, if that is clear; else they are sent one by one from now on:
+        those to the exchange that the text names, or all."""
+        exchanges = self._exchanges
+        named = exchange_in(text) if code in _NAMING else None
+        suspects = [sent for sent in left if sent.exchange() == named] if named is not None else []
+        if not suspects:
+            named = None
+            suspects = left
+        guilty = suspects[0] if len(suspects) == 1 else None
+        if named is not None:
+            self._closes = 0  # we know more than before
+        if named is not None and not self.wary:
+            if guilty is not None:
+                exchanges.strike(named)
             else:
-                found.waiting.appendleft(sent)
-        if self.wary:
-            # All are tried one by one now.
-            for doubt in self._doubts.values():
-                self._queue.extendleft(reversed(doubt.waiting))
-            self._doubts.clear()
-        self._queue.extendleft(again)
-
-    def _trust(self, sent: Sent) -> None:
-        """One of an exchange in doubt was answered: the next one, or all of them."""
-        exchange = sent.exchange()
-        doubt = self._doubts.get(exchange)
-        if doubt is None or doubt.alone is not sent:
-            return
-        doubt.alone = None
-        doubt.needed -= 1
-        if doubt.needed <= 0:
-            del self._doubts[exchange]
-            for trusted in doubt.waiting:
-                self._put(trusted)
+                exchanges.suspect(named, len(suspects))
+        elif guilty is not None:
+            # As with exchanges: each one makes for twice as many answers until there may be many on their way again.
+            self.wary = max(self.wary, min(1 << self._strikes, LONGEST_DOUBT))
+            self._strikes = min(self._strikes + 1, 16)
         else:
-            self._next(doubt)
-
-    def _next(self, doubt: Doubt) -> None:
-        if doubt.alone is None and doubt.waiting:
-            doubt.alone = sent = doubt.waiting.popleft()
-            self._put(sent)
+            self.wary = max(self.wary, len(left))
+        if named is not None and code == NOT_FOUND:
+            exchanges.vanished(named)
+        return guilty
 
     # -- time and the end ----------------------------------------------------------------------------------------------
 
@@ -517,18 +491,8 @@ class Publisher(Leg):
             else:
                 self.transport.abort()
         left = [sent.token for sent in self._unconfirmed.take_all()]
-        for doubt in self._doubts.values():
-            left.extend([sent.token for sent in doubt.waiting])
+        left.extend([sent.token for sent in self._exchanges.take_all()])
         left.extend([sent.token for sent in self._queue])
         self._queue.clear()
-        self._doubts.clear()
         self._out.clear()
         self._audience.lost(self, left, error)
-
-
-def _exchange_in(text: str) -> bytes | None:
-    """The exchange that a broker says is missing or may not be used. What stands before it may be a routing key."""
-    name, found, _ = text.rpartition("exchange '")[2].partition("' in vhost '")
-    if not found:
-        return None
-    return b"" if name == "amq.default" else name.encode("utf-8", "surrogateescape")

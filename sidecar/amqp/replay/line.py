@@ -30,8 +30,8 @@ class Line(Audience):
     connection it tells ``lines``, what becomes of messages ``outcomes``."""
 
     __slots__ = (
-        "_lines", "_outcomes", "_waiting", "failures", "idle_since", "problem", "publisher", "rejected", "retry_at",
-        "user", "vhost", "wary",
+        "_lines", "_outcomes", "_waiting", "failures", "idle_since", "looks", "problem", "publisher", "rejected",
+        "retry_at", "user", "vhost", "wary",
     )  # fmt: skip
 
     def __init__(self, lines: Lines, outcomes: Outcomes, vhost: str, user: str) -> None:
@@ -51,6 +51,8 @@ class Line(Audience):
         self.idle_since = inf
         #: So many messages are to be sent one by one (see :class:`Publisher`).
         self.wary = 0
+        #: Exchanges are looked for before they are used.
+        self.looks = True
         #: The keys that wait for it.
         self._waiting: dict[KeyReplay, None] = {}
 
@@ -102,6 +104,7 @@ class Line(Audience):
     def lost(self, publisher: Publisher, left: list[object], error: AmqpError) -> None:
         self.publisher = None
         self.wary = publisher.suspects
+        self.looks = publisher.looks
         self._lines.lost(self, publisher, left, error)
 
     def answered(self, publisher: Publisher, tokens: list[object], taken: bool) -> None:

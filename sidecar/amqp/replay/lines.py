@@ -97,7 +97,9 @@ class Lines:
             return
         properties = own_properties(f"sidecar {self._name}: spool")
         dialler = Dialler(login.mechanism, login.response, line.vhost, properties)
-        line.publisher = Publisher(dialler, line, self._wheel, self._clock, self._call_soon, wary=line.wary)
+        line.publisher = Publisher(
+            dialler, line, self._wheel, self._clock, self._call_soon, wary=line.wary, looks=line.looks
+        )
         line.idle_since = inf
         self._connect(line.publisher)
 

@@ -137,6 +137,8 @@ class Outcomes:
             self._rests.pause(key, _LOOK_AGAIN)
         elif reason:
             self.bury(key, token, reason, code, text)
+            if reason == MISSED:
+                key.widen()  # the others need not find it out one by one
         else:
             self._failed(key, token, code, text)
         self._go_on(key)
