@@ -237,7 +237,7 @@ class Channel(Sender):
         """The broker delivers again whatever was not settled, what is kept back here too."""
         self.recovering = max(0, self.recovering - 1)
         for stalled in self.stalled:
-            self.session.stalled(-1, -stalled.size())
+            self.session.stalling.count(-1, -stalled.size())
         if isinstance(self.incoming, Stalled):
             self.incoming = NOBODY
         self.stalled.clear()
@@ -337,7 +337,7 @@ class Channel(Sender):
         frames: list[bytes] = []
         while self.stalled:
             stalled = self.stalled.popleft()
-            self.session.stalled(-1, -stalled.size())
+            self.session.stalling.count(-1, -stalled.size())
             if stalled is not self.incoming or not self._rest(stalled):
                 frames.extend(self.hand_over(stalled))
         return b"".join(frames)
@@ -351,7 +351,7 @@ class Channel(Sender):
             if consumer is not None and stalled.consumer != consumer:
                 kept.append(stalled)
                 continue
-            session.stalled(-1, -stalled.size())
+            session.stalling.count(-1, -stalled.size())
             if stalled.no_ack:
                 if stalled is not self.incoming or not self._rest(stalled):
                     session.client_write(b"".join(self.hand_over(stalled)))

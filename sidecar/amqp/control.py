@@ -215,7 +215,7 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
     before = after = b""
     if bits & 8:  # no-wait
         session.consumer_came(channel, tag, kind)
-        if session.returning and kind != REPLIES:
+        if session.stalling.returning and kind != REPLIES:
             after = basic_cancel(channel.number, tag)
     else:
         channel.consumes.append((tag, kind))
@@ -326,7 +326,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
             # Behind what is kept back: delivery tags must reach the client in their order.
             channel.incoming = stalled = Stalled(channel, number, b"", no_ack, frame)
             channel.stalled.append(stalled)
-            session.stalled(1, len(frame))
+            session.stalling.count(1, len(frame))
             return b""
         channel.delivered(number, b"", no_ack)
         channel.passing = -1
@@ -347,7 +347,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         tag = Arguments(data, start, end).short_bytes()
         kind = channel.consume_ok(tag)
         session.consumer_came(channel, tag, kind)
-        if session.returning and kind != REPLIES and not channel.ending and session.client.state == OPEN:
+        if session.stalling.returning and kind != REPLIES and not channel.ending and session.client.state == OPEN:
             session.broker_write(basic_cancel(channel.number, tag))
     elif found in (BASIC_CANCEL_OK, BASIC_CANCEL):
         session.consumer_gone(channel, Arguments(data, start, end).short_bytes())

@@ -73,7 +73,7 @@ class Stalled(Message):
 
     def take(self, data: bytes, start: int, end: int) -> bytes:
         self.frames.append(data[start:end])
-        self.channel.session.stalled(0, end - start)
+        self.channel.session.stalling.count(0, end - start)
         return b""
 
     def size(self) -> int:

@@ -200,7 +200,7 @@ class KeptChannel(Channel):
         stats.unacked -= self.unacked.count
         self.unacked.clear()
         for stalled in self.stalled:
-            self.session.stalled(-1, -stalled.size())
+            self.session.stalling.count(-1, -stalled.size())
         self.stalled.clear()
         self._drop_incoming()
         self.delivery = None

@@ -3,32 +3,30 @@
     attached ─ broker lost ─> detached ─ another connection, logged in as the client ─> attached
                                   └ the broker will not have this client any more ─> closed with the broker's words
 
-While it is detached, a stand-in answers what the client asks. What died with the broker's connection and cannot be made
-again (exclusive and server-named queues) ends the session with ``320``, so that the client's own recovery runs.
+While it is detached, a stand-in answers what the client asks (alone.py), and a way back is looked for (comeback.py).
+What died with the connection and cannot be made again (server-named queues) ends the session with ``320``, so that the
+client's own recovery runs.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from math import inf
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp import control, relay
+from sidecar.amqp.alone import Alone
 from sidecar.amqp.channel import Channel
+from sidecar.amqp.comeback import Comeback
 from sidecar.amqp.dialler import Dialler
-from sidecar.amqp.frames import FrameReader
-from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.kept import KeptChannel
 from sidecar.amqp.legs import CLOSED, OPEN, BrokerLeg, ClientLeg
-from sidecar.amqp.methods import channel_close, connection_close_ok, method, method_of
-from sidecar.amqp.reception import Login, Reception, renewed
-from sidecar.amqp.redial import Redial
-from sidecar.amqp.restoration import Restoration, Unrestorable
-from sidecar.amqp.session import DIALLING, HANDSHAKE, RUNNING, Session
+from sidecar.amqp.methods import connection_close_ok, method, method_of
+from sidecar.amqp.pair import DIALLING, HANDSHAKE, RUNNING
+from sidecar.amqp.receiving import Receiving
+from sidecar.amqp.reception import renewed
+from sidecar.amqp.session import Session
 from sidecar.amqp.setup import Setup
-from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK, METHOD, AmqpError
-from sidecar.amqp.standin import Standin
+from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK
+from sidecar.amqp.stuck import Stuck
 from sidecar.filters.api import Retry
 from sidecar.proxy.errors import Reply
 from sidecar.proxy.exchange import ENDED, TUNNEL
@@ -40,12 +38,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sidecar.amqp")
 
-#: Seconds without a word of the broker, and without a confirm, after which it is given up.
-STUCK: Final = 5.0
-#: How often to try to set up anew what a client had.
-_MOST_RESTORATIONS: Final = 10
 #: Seconds for which a broker that could not be reached is not tried for the next client.
 _AWAY_SECONDS: Final = 1.0
+#: Seconds to wait, about, before a broker is looked for that was lost before everything was set up there.
+_AGAIN_SECONDS: Final = 1.0
 _CUT: Final = "the broker was lost in the middle of a message to the client"
 #: Why a client has no broker, if others would have none either.
 _NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open"})
@@ -54,10 +50,7 @@ _NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoint
 class KeptSession(Session):
     """A session of a port that has a spool."""
 
-    __slots__ = (
-        "_keeper", "_late", "_port", "_quiet_since", "_reads", "_reception", "_redial", "_replies", "_restoration",
-        "_restorations", "_setup", "_standin", "_verifying",
-    )  # fmt: skip
+    __slots__ = ("_alone", "_comeback", "_keeper", "_port", "_receiving", "_stuck")
 
     def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str, port: SpoolPort) -> None:
         Session.__init__(self, listener, client, peer, client_ip)
@@ -65,21 +58,16 @@ class KeptSession(Session):
         self.handshake.keeps_login = True
         self._port = port
         self._keeper: Keeper = port.keeper
-        self._redial: Redial | None = None
-        self._setup = Setup(port.known, "")
-        self._standin = Standin(self._setup, port.known, "")
-        self._restoration: Restoration | None = None
-        #: How often in a row that came to nothing.
-        self._restorations = 0
+        self._alone = Alone(self, port.known, "")
+        self._comeback = Comeback(self, listener.rng)
         #: While a client comes in without a broker.
-        self._reception: Reception | None = None
-        self._verifying: asyncio.Task[None] | None = None
-        #: What the broker has said so far (see :attr:`Leg.reads`), and since when it has been so much.
-        self._reads = 0
-        self._quiet_since = self.started
-        #: What the stand-in has said and the client has not heard; and frames that overtake those that wait.
-        self._replies: list[bytes] = []
-        self._late: list[tuple[Channel, bytes]] = []
+        self._receiving: Receiving | None = None
+        self._stuck = Stuck(self)
+
+    @property
+    def setup(self) -> Setup:
+        """What the client has set up."""
+        return self._alone.setup
 
     # -- what passes ---------------------------------------------------------------------------------------------------
 
@@ -93,12 +81,13 @@ class KeptSession(Session):
 
     def control(self, frames: bytes) -> bytes:
         if not self.detached:
-            self._setup.asks(frames)
+            self._alone.setup.asks(frames)
             return frames
-        self._replies.append(self._standin.takes(frames, self.listener.clock()))
-        for number in self.channels:
-            self._hold_back(number)
+        self._alone.takes(frames)
         return b""
+
+    def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
+        self._alone.setup.answers(number, found, data, start, end)
 
     def new_secret(self, secret: bytes) -> bytes | None:
         handshake = self.handshake
@@ -108,110 +97,65 @@ class KeptSession(Session):
         self.client_write(method(0, CONNECTION_UPDATE_SECRET_OK))
         return b""
 
-    @property
-    def client_may_be_silent(self) -> bool:
-        # py-amqp, for one, while it blocks in a declaration.
-        return self.detached and self._standin.due != inf
-
-    def _hold_back(self, number: int) -> None:
-        """What a channel has to say waits while something of it waits for a broker."""
-        channel = self.channels[number]
-        if channel.waiting is None and self._standin.waits(number):
-            channel.waiting = []
-
-    def wait(self, channel: Channel, frame: bytes) -> None:
-        assert channel.waiting is not None
-        if self.detached and frame[0] == METHOD:
-            found = method_of(frame, 0, len(frame))
-            assert isinstance(channel, KeptChannel)
-            busy = channel.held or channel.storing
-            if not busy and self._standin.gives_up(found, channel.waiting):
-                self._forget_waiting(channel)
-                self._late.append((channel, frame))
-                return
-        Session.wait(self, channel, frame)
-
-    def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
-        self._setup.answers(number, found, data, start, end)
-
-    def client_said(self, data: bytes) -> None:
-        Session.client_said(self, data)
-        if self._replies or self._late:
-            self._answer_alone()
-
-    def _answer_alone(self) -> None:
-        """The client hears what the stand-in has said."""
-        try:
-            while self._late or self._replies:
-                late, self._late = self._late, []
-                for channel, frame in late:
-                    found = method_of(frame, 0, len(frame))
-                    control.from_client(self, channel, found, frame, 0, len(frame))
-                    self.control(frame)
-                data = b"".join(self._replies)
-                self._replies = []
-                if data:
-                    relay.from_broker(self, data, FrameReader(HANDSHAKE_FRAME_MAX).feed(data))
-        except AmqpError as error:
-            self._fail(error)
-
-    def channel_gone(self, channel: Channel) -> None:
-        self._setup.channel_gone(channel.number)
-        Session.channel_gone(self, channel)
-
-    def emptied(self, channel: Channel) -> None:
-        if self.detached and self._standin.waits(channel.number):
-            return  # the broker is missing, not only what was held
-        Session.emptied(self, channel)
-        if self._replies or self._late:
-            self._answer_alone()
-
-    def look(self, now: float) -> None:
-        """Something may have waited too long for a broker; or there is one, and it says nothing."""
-        if self.detached:
-            if self.client.state == OPEN:
-                try:
-                    self._standin.late(now)
-                except AmqpError as error:
-                    self._close_client(error.code, error.text)
-            return
-        broker = self.broker
-        if broker is None or self.stage != RUNNING:
-            return
-        deaf = broker.reading_paused or self.amqp_stats.blocked
-        if broker.reads != self._reads or deaf or not self._unanswered():
-            self._reads = broker.reads
-            self._quiet_since = now
-        elif now - self._quiet_since > STUCK:
-            logger.warning("the broker at %s answers nothing any more", broker.endpoint.address)
-            broker.transport.abort()
-
-    def _unanswered(self) -> bool:
-        """A publish has no confirm yet."""
-        for channel in self.channels.values():
-            confirms = channel.confirms
-            if confirms is not None and confirms.unanswered:
-                return True
-        return False
-
-    def stop_work(self) -> None:
-        if not self.detached:  # else it is done when there is a broker again
-            Session.stop_work(self)
-
-    def refuse_channel(self, channel: Channel, code: int, text: str, cause: int) -> None:
-        restoration = self._restoration
-        if self.detached and (restoration is None or not restoration.opened):
-            # No broker knows of this channel, and none is to answer.
-            self.client_write(channel_close(channel.number, code, text, cause))
-            self.closing[channel.number] = True
-            self.channel_gone(channel)
-        else:
-            Session.refuse_channel(self, channel, code, text, cause)
-
     def withholds(self, size: int) -> bool:
         return size <= self.max_message_size and self.withheld + size <= self.partial_limit
 
-    # -- the broker goes -----------------------------------------------------------------------------------------------
+    def wait(self, channel: Channel, frame: bytes) -> None:
+        assert isinstance(channel, KeptChannel)
+        busy = channel.held or channel.storing
+        if not self.detached or busy or not self._alone.overtakes(channel, frame):
+            Session.wait(self, channel, frame)
+
+    def emptied(self, channel: Channel) -> None:
+        if self.detached and self._alone.waits(channel.number):
+            return  # the broker is missing, not only what was held
+        Session.emptied(self, channel)
+        if self.detached:
+            self._alone.answer()
+
+    def channel_gone(self, channel: Channel) -> None:
+        self._alone.setup.channel_gone(channel.number)
+        Session.channel_gone(self, channel)
+
+    def client_said(self, data: bytes) -> None:
+        Session.client_said(self, data)
+        if self.detached:
+            self._alone.answer()
+
+    @property
+    def client_may_be_silent(self) -> bool:
+        # py-amqp, for one, while it blocks in a declaration.
+        return self.detached and self._alone.is_waiting
+
+    def look(self, now: float) -> None:
+        """Something may have waited too long for a broker; or there is one, and it says nothing."""
+        broker = self.broker
+        if self.detached:
+            self._alone.look(now)
+        elif broker is not None and self.stage == RUNNING and self._stuck.look(broker, now):
+            logger.warning("the broker at %s answers nothing any more", broker.endpoint.address)
+            broker.transport.abort()
+
+    # -- what the connections to brokers hear --------------------------------------------------------------------------
+
+    def connected(self, broker: BrokerLeg) -> None:
+        if not self._comeback.connected(broker):
+            Session.connected(self, broker)
+
+    def broker_said(self, broker: BrokerLeg, data: bytes) -> None:
+        if not self.detached or not self._comeback.said(broker, data):
+            Session.broker_said(self, broker, data)
+
+    def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
+        mine = broker is self.broker
+        if mine and self._comeback.is_restoring and self.client.state == OPEN:
+            self._lost_again(broker)
+        elif self._comeback.lost(broker):
+            pass
+        elif mine and self._outlives():
+            self._detach(broker, "connection lost")
+        else:
+            Session.broker_lost(self, broker, error)
 
     def broker_closes(self, code: int, text: str, frame: bytes) -> None:
         broker = self.broker
@@ -220,10 +164,7 @@ class KeptSession(Session):
         if code == CONNECTION_FORCED and broker is not None and self._outlives():
             broker.write(connection_close_ok())
             broker.transport.close()
-            if self._restoration is not None:
-                self._lost_again(broker)
-            else:
-                self._detach(broker, f"{code} {text}")
+            self._detach(broker, f"{code} {text}")
         else:
             Session.broker_closes(self, code, text, frame)
 
@@ -233,28 +174,18 @@ class KeptSession(Session):
         Session._broker_handshake(self, broker, number, data, start, end)
 
     def _opened(self) -> None:
-        known = self._port.known
-        self._setup = Setup(known, self.vhost)
-        self._standin = Standin(self._setup, known, self.vhost)
+        self._alone = Alone(self, self._port.known, self.vhost)
         if self.broker is not None:
             self._port.met(self.handshake)
         Session._opened(self)
 
-    def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
-        if broker is self.broker and self._restoration is not None and self.client.state == OPEN:
-            self._lost_again(broker)
-        elif self._redial is not None and self._redial.mine(broker):
-            self._redial.lost()
-        elif broker is self.broker and self._outlives():
-            self._detach(broker, "connection lost")
-        else:
-            Session.broker_lost(self, broker, error)
+    # -- the broker goes -----------------------------------------------------------------------------------------------
 
     def _outlives(self) -> bool:
         """The client need not know that its broker is gone."""
         if self.stage != RUNNING or self.phase == ENDED or self.client.state != OPEN:
             return False
-        reason = _CUT if self._cut() else self._setup.irretrievable()
+        reason = _CUT if self._cut() else self.setup.irretrievable()
         if reason:
             logger.info("a client cannot outlive its broker: %s", reason, extra={"client": self.peer})
         return not reason
@@ -265,13 +196,8 @@ class KeptSession(Session):
 
     def _detach(self, broker: BrokerLeg, reason: str) -> None:
         self._port.seen(self.handshake)
-        self.broker = None
-        broker.state = CLOSED
-        self._linked = False
-        self.listener.stats.upstream_active -= 1
+        self._leave(broker)
         self.listener.cluster.failed(broker.endpoint, hard=False)
-        self.leave_endpoint()
-        self.tried = ()
         logger.warning(
             "the broker is gone; its client stays, and what it publishes is spooled",
             extra={"upstream": self.listener.name, "client": self.peer, "reason": reason},
@@ -284,76 +210,80 @@ class KeptSession(Session):
             assert isinstance(channel, KeptChannel)
             channel.detach(now)
             channel.spool_held()
-        try:
-            self._replies.append(self._standin.lost(now))
-        except AmqpError as error:
-            self._fail(error)
-            return
-        for number in self.channels:
-            self._hold_back(number)
-        self._answer_alone()
-        self._see_to_channels()
+        self._alone.lost(now)
 
     def _lost_again(self, broker: BrokerLeg) -> None:
         """While everything was being set up anew."""
-        self._restoration = None
-        self.broker = None
-        broker.state = CLOSED
-        self._linked = False
-        self.listener.stats.upstream_active -= 1
-        self.leave_endpoint()
-        self.tried = ()
-        now = self.listener.clock()
+        self._leave(broker)
         if self._cut():
-            self._close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {_CUT}")
+            self.close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {_CUT}")
             return
-        self._redial = Redial(self, self._listener.rng, 1.0)
+        self._comeback.search(_AGAIN_SECONDS)
+        now = self.listener.clock()
         for channel in list(self.channels.values()):
             assert isinstance(channel, KeptChannel)
             channel.detach(now)  # consumers that were there again may have got something
         # What came in the meantime, and what the stand-in had left to the broker.
-        try:
-            self._replies.append(self._standin.lost(now))
-        except AmqpError as error:
-            self._fail(error)
-            return
-        for number in self.channels:
-            self._hold_back(number)
-        self._answer_alone()
+        self._alone.lost(now)
+
+    def _leave(self, broker: BrokerLeg) -> None:
+        self.broker = None
+        broker.state = CLOSED
+        self._link(False)
+        self.leave_endpoint()
+        self.tried = ()
 
     def _stand_alone(self) -> None:
         self.detached = True
         self.amqp_stats.detached += 1
-        self._end_closes()
         self.client.stops = 0
         self.client.resume_reading()
-        self._redial = Redial(self, self._listener.rng)
+        self._comeback.search()
 
-    def _end_closes(self) -> None:
-        """Nobody answers any more on channels that are being closed but we."""
+    # -- and comes back ------------------------------------------------------------------------------------------------
+
+    def dialler(self) -> Dialler:
+        """A login as the client's own was."""
+        handshake = self.handshake
+        return Dialler(
+            handshake.mechanism,
+            handshake.response,
+            handshake.vhost,
+            handshake.properties,
+            heartbeat=handshake.heartbeat,
+            frame_max=handshake.frame_max,
+            channel_max=handshake.channel_max,
+            exact=True,
+            locale=handshake.locale or "en_US",
+        )
+
+    def rejoin(self, broker: BrokerLeg) -> None:
+        """This is the broker from now on, though nothing is set up there."""
+        self.broker = broker
+        broker.reader.limit = self.handshake.frame_max
+        self._link(True)
+        self.collect(broker)
+        self.endpoint = broker.endpoint
+        broker.endpoint.active += 1
         self.refused.clear()
         for number in self.closing:
             self.closing[number] = True
 
-    def _see_to_channels(self) -> None:
-        """What has waited for what was held may go on where nothing is held any more."""
+    def attached(self, broker: BrokerLeg) -> None:
+        """All is as it was before."""
+        self.detached = False
+        self.amqp_stats.detached -= 1
+        self._port.broker_is_back()
+        broker.write(self._alone.back())
+        logger.info(
+            "a client has a broker again",
+            extra={"upstream": self.listener.name, "client": self.peer, "endpoint": broker.endpoint.address},
+        )
         for channel in list(self.channels.values()):
             assert isinstance(channel, KeptChannel)
+            channel.measure()
             if not channel.held and not channel.storing:
                 self.emptied(channel)
-
-    def _without_broker(self, reason: str) -> None:
-        now = self.listener.clock()
-        for channel in list(self.channels.values()):
-            assert isinstance(channel, KeptChannel)
-            channel.broker_lost(now)
-        Session._without_broker(self, reason)
-
-    def _drop_held(self, channel: Channel) -> None:
-        """What was held when its channel or connection went is spooled as well."""
-        assert isinstance(channel, KeptChannel)
-        for publish in self.hold.forget(channel):
-            channel.give_up(publish)
 
     # -- a client that comes while there is none -----------------------------------------------------------------------
 
@@ -385,154 +315,22 @@ class KeptSession(Session):
         self.status = 200
         self.stage = HANDSHAKE
         self.listener.stats.tunnels += 1
-        self._reception = reception = Reception(self._port.known)
-        self._due_in(self.chain.timeout.head or inf)
-        self._say(reception.greeting())
+        self._shake_hands()
+        self._receiving = Receiving(self, self._port)
+        self._receiving.begin()
 
     def broker_write(self, data: bytes) -> None:
-        reception = self._reception
-        if reception is None:
+        if self._receiving is None:
             Session.broker_write(self, data)
-            return
-        answer = reception.takes(data)
-        if answer:
-            self._say(answer)
-        elif reception.login is not None and reception.account is None and self._verifying is None:
-            self._verifying = self.listener.loop.create_task(self._verify(reception, reception.login))
-
-    async def _verify(self, reception: Reception, login: Login) -> None:
-        account = await self._port.accounts.verify(login.mechanism, login.response)
-        if self.phase == ENDED or self.client.state != OPEN:
-            return
-        try:
-            self._say(reception.admit(account))
-        except AmqpError as error:
-            self._fail(error)
-
-    def _say(self, frame: bytes) -> None:
-        """As the broker, in the handshake."""
-        self.client_write(self.handshake.from_broker(frame, 0, len(frame)))
-        if self.handshake.done:
-            self._reception = None
-            self.client.reader.limit = self.handshake.frame_max
-            self._stand_alone()
-            self._opened()
-
-    # -- and comes back ------------------------------------------------------------------------------------------------
-
-    def dialler(self) -> Dialler:
-        """A login as the client's own was."""
-        handshake = self.handshake
-        return Dialler(
-            handshake.mechanism,
-            handshake.response,
-            handshake.vhost,
-            handshake.properties,
-            heartbeat=handshake.heartbeat,
-            frame_max=handshake.frame_max,
-            channel_max=handshake.channel_max,
-            exact=True,
-            locale=handshake.locale or "en_US",
-        )
-
-    def connected(self, broker: BrokerLeg) -> None:
-        if self.detached and self._redial is not None:
-            self._redial.connected(broker)
         else:
-            Session.connected(self, broker)
+            self._receiving.takes(data)
 
-    def broker_said(self, broker: BrokerLeg, data: bytes) -> None:
-        if self._redial is not None and self._redial.mine(broker):
-            self._redial.said(broker, data)
-        elif self._restoration is not None and broker is self.broker:
-            frames = broker.reader.feed(data)
-            self._restore(broker.reader.data, frames)
-        else:
-            Session.broker_said(self, broker, data)
-
-    def reattach(self, broker: BrokerLeg, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
-        """There is a broker again; ``frames`` is what it has said since. Everything that the client had set up is set
-        up once more before anything else."""
-        self._redial = None
-        if self.phase == ENDED or self.client.state != OPEN:
-            broker.transport.close()
-            return
-        self.broker = broker
-        broker.reader.limit = self.handshake.frame_max
-        self._linked = True
-        self.collect(broker)
-        self.listener.stats.upstream_active += 1
-        self.endpoint = broker.endpoint
-        broker.endpoint.active += 1
-        self._end_closes()
-        self._restoration = Restoration(self._setup, self.handshake.channel_max)
-        try:
-            broker.write(self._restoration.begin())
-        except Unrestorable as error:
-            self._not_again(broker, error)
-            return
-        self._restore(data, frames)
-
-    def _not_again(self, broker: BrokerLeg, error: Unrestorable) -> None:
-        """What the client had cannot be had again: it has to know, unless that may pass."""
-        self._restorations += 1
-        if not error.passing or self._restorations >= _MOST_RESTORATIONS:
-            self._close_client(error.code, error.text)
-        broker.transport.abort()
-
-    def _restore(self, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
-        """What the broker says while things are set up."""
-        broker = self.broker
-        assert broker is not None
-        try:
-            for index, (kind, number, start, end) in enumerate(frames):
-                restoration = self._restoration
-                if restoration is None:
-                    relay.from_broker(self, data, frames[index:])
-                    return
-                answer: bytes | None = None
-                if kind == METHOD:
-                    answer = restoration.said(number, method_of(data, start, end), data, start, end)
-                if answer is None:
-                    relay.from_broker(self, data, [(kind, number, start, end)])
-                else:
-                    broker.write(answer)
-                if restoration.done:
-                    self._attached(broker)
-            if broker.reader.error is not None:
-                raise broker.reader.error
-            if self._restoration is not None and self._restoration.done:
-                self._attached(broker)
-        except Unrestorable as error:
-            self._not_again(broker, error)
-        except AmqpError as error:
-            logger.warning("the broker at %s broke the protocol: %s", broker.endpoint.address, error)
-            broker.transport.abort()
-
-    def _attached(self, broker: BrokerLeg) -> None:
-        """All is as it was before."""
-        self._restoration = None
-        self._restorations = 0
-        self.detached = False
-        self.amqp_stats.detached -= 1
-        self._port.broker_is_back()
-        broker.write(self._standin.back())
-        logger.info(
-            "a client has a broker again",
-            extra={"upstream": self.listener.name, "client": self.peer, "endpoint": broker.endpoint.address},
-        )
-        for channel in list(self.channels.values()):
-            assert isinstance(channel, KeptChannel)
-            channel.measure()
-        if self._listener.work_is_over:
-            self.stop_work()
-        self._see_to_channels()
-
-    def give_up(self, error: AmqpError) -> None:
-        """The broker will not have this client any more."""
-        self._redial = None
-        if self.client.state == OPEN:
-            self._close_client(error.code, error.text)
+    def received(self) -> None:
+        """The handshake is over, without a broker."""
+        self._receiving = None
+        self.client.reader.limit = self.handshake.frame_max
+        self._opened()
+        self._stand_alone()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -544,29 +342,38 @@ class KeptSession(Session):
         return Session.client_closes(self, frame)
 
     def _busy(self) -> bool:
+        if Session._busy(self):
+            return True
         for channel in self.channels.values():
             assert isinstance(channel, KeptChannel)
-            if channel.held or channel.storing:
-                return True
-            waiting = channel.waiting
-            # A client that leaves without a broker wants no more answers.
-            if waiting is not None and (not self.detached or any(frame[0] != METHOD for frame in waiting)):
+            if channel.storing:
                 return True
         return False
 
-    def end(self) -> bool:
-        if self._verifying is not None:
-            self._verifying.cancel()
-        redial, self._redial = self._redial, None
-        if redial is not None:
-            redial.cancel()
+    def _without_broker(self, reason: str) -> None:
+        self._spool_unconfirmed()
+        Session._without_broker(self, reason)
+
+    def _spool_unconfirmed(self) -> None:
         now = self.listener.clock()
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
+            channel.broker_lost(now)
+
+    def _drop_held(self, channel: Channel) -> None:
+        """What was held when its channel or connection went is spooled as well."""
+        assert isinstance(channel, KeptChannel)
+        for publish in self.hold.forget(channel):
+            channel.give_up(publish)
+
+    def end(self) -> bool:
+        if self._receiving is not None:
+            self._receiving.cancel()
+        self._comeback.cancel()
         if self._counted and self.broker is not None:
             self._port.seen(self.handshake)
         if self.phase != ENDED:
-            for channel in list(self.channels.values()):
-                assert isinstance(channel, KeptChannel)
-                channel.broker_lost(now)
+            self._spool_unconfirmed()
         if not Session.end(self):
             return False
         if self.detached:

@@ -11,6 +11,7 @@ from sidecar.amqp.spec import AmqpError
 if TYPE_CHECKING:
     from random import Random
 
+    from sidecar.amqp.comeback import Comeback
     from sidecar.amqp.dialler import Dialler
     from sidecar.amqp.kept_session import KeptSession
 
@@ -23,12 +24,13 @@ LOGIN_SECONDS: Final = 5.0
 
 
 class Redial:
-    """One search. Tells the session by ``reattach(leg)``, once, or ``give_up(error)`` when the broker will not have
-    this client any more."""
+    """One search, for ``comeback`` of ``session``: that is told by ``found(leg, …)``, once, or ``refused(error)`` when
+    the broker will not have this client any more. ``pause``: about how many seconds to wait first."""
 
-    __slots__ = ("_connecting", "_dialler", "_leg", "_pause", "_rng", "_session", "_timer")
+    __slots__ = ("_comeback", "_connecting", "_dialler", "_leg", "_pause", "_rng", "_session", "_timer")
 
-    def __init__(self, session: KeptSession, rng: Random, pause: float = FIRST) -> None:
+    def __init__(self, comeback: Comeback, session: KeptSession, rng: Random, pause: float) -> None:
+        self._comeback = comeback
         self._session = session
         self._pause = pause
         self._rng = rng
@@ -72,7 +74,7 @@ class Redial:
                 self._leg = None
                 self._timer.close()
                 self._session.listener.cluster.succeeded(leg.endpoint)
-                self._session.reattach(leg, reader.data, frames[index + 1 :])
+                self._comeback.found(leg, reader.data, frames[index + 1 :])
                 return
         if reader.error is not None:
             self._failed()
@@ -123,7 +125,7 @@ class Redial:
         failure = dialler.failure
         if failure is not None and dialler.permanent:
             self._timer.close()
-            session.give_up(AmqpError(failure.code, failure.text))
+            self._comeback.refused(AmqpError(failure.code, failure.text))
             return
         session.listener.cluster.failed(leg.endpoint, hard=True)
         self._wait()

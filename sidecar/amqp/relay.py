@@ -456,11 +456,11 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
     if channel.ending or session.client.state != OPEN:
         channel.incoming = NOBODY  # the end of the channel gives it back
         return b""
-    if session.stalling and kind != REPLIES:
-        if not session.returning:
+    if session.stalling.on and kind != REPLIES:
+        if not session.stalling.returning:
             channel.incoming = stalled = Stalled(channel, tag, consumer, kind == NO_ACK, new or data[start:end])
             channel.stalled.append(stalled)
-            session.stalled(1, end - start)
+            session.stalling.count(1, end - start)
             return b""
         if kind != NO_ACK:
             # We drain: it goes to somebody else at once.

@@ -1,0 +1,249 @@
+"""How a session begins: from the client's first byte to the broker's open-ok.
+
+GREETING ─ protocol header ─> DIALLING ─ start ─> HANDSHAKE ─ open-ok ─> RUNNING
+                                 └ no broker ─> REFUSING (a handshake of our own, to be able to say why)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from struct import pack
+from typing import TYPE_CHECKING, cast
+
+from sidecar.amqp.handshake import Handshake
+from sidecar.amqp.legs import OPEN, BrokerLeg, ClientLeg
+from sidecar.amqp.methods import connection_close_ok, method, method_of
+from sidecar.amqp.pair import CLOSE_SECONDS, DIALLING, GREETING, HANDSHAKE, REFUSING, RUNNING, Pair
+from sidecar.amqp.spec import (
+    COMMAND_INVALID,
+    CONNECTION_CLOSE,
+    CONNECTION_CLOSE_OK,
+    CONNECTION_FORCED,
+    CONNECTION_START,
+    CONNECTION_START_OK,
+    HEARTBEAT,
+    METHOD,
+    PROTOCOL_HEADER,
+    UNEXPECTED_FRAME,
+    AmqpError,
+)
+from sidecar.amqp.tables import encode_table
+from sidecar.proxy.errors import STATUS, Reply
+from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL
+
+if TYPE_CHECKING:
+    from sidecar.amqp.listener import AmqpListener
+    from sidecar.amqp.session import Session
+    from sidecar.upstreams.endpoint import Endpoint
+
+logger = logging.getLogger("sidecar.amqp")
+
+
+class Opening(Pair):
+    """Admission, tries and a handshake; then it is :meth:`_opened`."""
+
+    __slots__ = ("_greeting", "_refusal", "handshake")
+
+    def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str) -> None:
+        Pair.__init__(self, listener, client, peer, client_ip)
+        self._greeting = b""
+        #: Why it was not even admitted.
+        self._refusal: Reply | None = None
+        self.handshake = Handshake(listener.config.vhosts)
+
+    def start(self) -> None:
+        """Admit it, or not; then wait for the client's first word."""
+        listener = self.listener
+        listener.stats.active += 1
+        self._shake_hands()
+        if not listener.enter(self.client):
+            self._refusal = Reply("overloaded", "too many clients are connected")
+
+    def _shake_hands(self) -> None:
+        """What comes now has to be over before long."""
+        if self.chain.timeout.head:
+            self.deadlines.end_in(self.chain.timeout.head)
+        else:
+            self.deadlines.take_time()
+
+    # -- the client ----------------------------------------------------------------------------------------------------
+
+    def _client_opens(self, data: bytes) -> None:
+        """Bytes of the client outside the ordinary flow."""
+        if self.stage == GREETING:
+            self._greet(data)
+        elif self.stage == DIALLING:
+            self.abort()  # it has not been asked anything yet
+        else:
+            self._client_handshake(data)
+
+    def _greet(self, data: bytes) -> None:
+        greeting = self._greeting = self._greeting + data
+        if not PROTOCOL_HEADER.startswith(greeting[:8]) or len(greeting) > 8:
+            # Whatever it speaks, this is what is spoken here (§4.2.2).
+            self.client.write(PROTOCOL_HEADER)
+            self.error = "bad_request"
+            self.status = STATUS[self.error]
+            self.client.transport.close()
+        elif len(greeting) == 8:
+            self.stage = DIALLING
+            self.deadlines.take_time()
+            if self._listener.draining:
+                self._refusal = Reply("draining", "the sidecar is shutting down")
+            if self._refusal is not None:
+                self.reply(self._refusal)
+            else:
+                self.run()
+
+    def _client_handshake(self, data: bytes) -> None:
+        """The handshake, and what comes after a close."""
+        reader = self.client.reader
+        frames = reader.feed(data)
+        for kind, number, start, end in frames:
+            if kind != METHOD or number:
+                if self.client.state == OPEN and kind != HEARTBEAT:
+                    raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - the handshake is not over")
+                continue
+            found = method_of(reader.data, start, end)
+            if self.client.state != OPEN:
+                if found == CONNECTION_CLOSE:
+                    self.client.write(connection_close_ok())
+                if found in (CONNECTION_CLOSE, CONNECTION_CLOSE_OK):
+                    self.client.transport.close()
+                    return
+            elif self.stage == REFUSING:
+                if found == CONNECTION_START_OK:
+                    self.close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {self._reason}")
+            elif self.stage == HANDSHAKE:
+                self.broker_write(self.handshake.from_client(reader.data, start, end))
+                reader.limit = self.handshake.frame_max
+                if self.broker is not None:
+                    self.broker.reader.limit = self.handshake.frame_max
+        if reader.error is not None and self.client.state == OPEN:
+            raise reader.error
+
+    # -- a connection to a broker --------------------------------------------------------------------------------------
+
+    def open(self, endpoint: Endpoint) -> None:
+        self.try_deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
+        self.set_timer(self.try_deadline)
+        self.connecting = self.listener.loop.create_task(self._connect(endpoint))
+
+    async def _connect(self, endpoint: Endpoint) -> None:
+        leg = BrokerLeg(cast("Session", self), endpoint)
+        try:
+            await self.listener.loop.create_connection(
+                lambda: cast(asyncio.Protocol, leg), endpoint.host, endpoint.port
+            )
+        except OSError as error:
+            self.connect_failed(error)
+
+    def connected(self, broker: BrokerLeg) -> None:
+        """A socket stands; the try has succeeded once there is a ``start`` on it."""
+        if self.phase != CONNECTING or broker.endpoint is not self.endpoint:
+            broker.transport.abort()  # the client has left, or the time was over, in this very moment
+            return
+        self.broker = broker
+        broker.write(PROTOCOL_HEADER)
+
+    def cut(self) -> None:
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        broker = self.broker
+        if broker is not None:
+            self.broker = None
+            broker.transport.abort()
+
+    def reply(self, reply: Reply) -> None:
+        """No broker, or no admission. A close can only follow a start, so the client gets one from us."""
+        if self.phase == ENDED or self.client.state != OPEN or self.stage == REFUSING:
+            return
+        self.error = reply.code
+        self.status = STATUS[reply.code]
+        self.stage = REFUSING
+        self._reason = reply.message
+        properties = encode_table({"product": "sidecar"})
+        arguments = b"\x00\x09" + properties + _long(b"PLAIN AMQPLAIN EXTERNAL") + _long(b"en_US")
+        self.client.write(method(0, CONNECTION_START, arguments))
+        self.deadlines.end_in(CLOSE_SECONDS)
+
+    # -- the broker ----------------------------------------------------------------------------------------------------
+
+    def _broker_passes(self, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
+        """Frames of the broker that belong to the ordinary flow."""
+        raise NotImplementedError
+
+    def _broker_handshake(self, broker: BrokerLeg, number: int, data: bytes, start: int, end: int) -> None:
+        found = method_of(data, start, end)
+        if self.stage == RUNNING:  # pipelined behind open-ok
+            self._broker_passes(data, [(METHOD, number, start, end)])
+            return
+        if self.phase == CONNECTING and found != CONNECTION_START:
+            raise AmqpError(COMMAND_INVALID, "it does not begin with connection.start", found)
+        if found == CONNECTION_CLOSE:
+            self._broker_passes(data, [(METHOD, number, start, end)])
+            return
+        new = self.handshake.from_broker(data, start, end)
+        if found == CONNECTION_START and self.phase == CONNECTING:
+            self._started(broker)
+        self.client_write(new)
+        if self.handshake.done:
+            self._opened()
+
+    def _started(self, broker: BrokerLeg) -> None:
+        self.connecting = None
+        self.phase = TUNNEL
+        self.status = 200
+        self.stage = HANDSHAKE
+        self._link(True)
+        self.collect(broker)
+        self.listener.stats.tunnels += 1
+        self.listener.cluster.succeeded(broker.endpoint)
+        for hook in self.chain.on_connected:
+            hook(self)
+        self._shake_hands()
+
+    def _opened(self) -> None:
+        """The handshake is over."""
+        handshake = self.handshake
+        self.stage = RUNNING
+        self.deadlines.take_time()
+        if handshake.heartbeat:
+            self.deadlines.beat_every(handshake.heartbeat / 2)
+        self.deadlines.arm()
+        logger.info(
+            "an AMQP client has connected",
+            extra={
+                "upstream": self.listener.name,
+                "client": self.peer,
+                "product": handshake.product,
+                "user": handshake.user,
+                "vhost": handshake.vhost,
+                "endpoint": self.broker.endpoint.address if self.broker is not None else None,
+            },
+        )
+
+    def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
+        if broker is self.broker and self.phase == CONNECTING:
+            self.broker = None
+            self.connect_failed(error or ConnectionResetError())
+        elif self._is_refused(broker):
+            # How brokers refuse a user, and what clients take for that.
+            self.error = "upstream_reset"
+            self.status = STATUS[self.error]
+            self.client.transport.close()
+            self._end_if_over()
+        else:
+            Pair.broker_lost(self, broker, error)
+
+    def _is_refused(self, broker: BrokerLeg) -> bool:
+        """Whether the end of this connection is the broker's answer to a login."""
+        if broker is not self.broker or self.phase == ENDED or self.client.state != OPEN:
+            return False
+        return self.stage == HANDSHAKE and not self.handshake.open_sent
+
+
+def _long(data: bytes) -> bytes:
+    return pack(">I", len(data)) + data

@@ -1,0 +1,42 @@
+"""Notices a broker that is there, and does nothing: a frozen process, a network that swallows everything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.amqp.legs import BrokerLeg
+    from sidecar.amqp.session import Session
+
+#: Seconds without a word of the broker, and without a confirm, after which it is given up.
+STUCK: Final = 5.0
+
+
+class Stuck:
+    """Looks at the broker of one session."""
+
+    __slots__ = ("_reads", "_session", "_since")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        #: What it has said so far (see :attr:`Leg.reads`), and since when it has been so much.
+        self._reads = 0
+        self._since = session.started
+
+    def look(self, broker: BrokerLeg, now: float) -> bool:
+        """Now and then; whether it is to be given up."""
+        if broker.reads != self._reads or self._session.amqp_stats.blocked:
+            self._reads = broker.reads
+            self._since = now
+            return False
+        return now - self._since > STUCK and self._unanswered_since(now) > STUCK
+
+    def _unanswered_since(self, now: float) -> float:
+        """How long the oldest publish has had no confirm, seconds."""
+        longest = 0.0
+        for channel in self._session.channels.values():
+            confirms = channel.confirms
+            oldest = confirms.oldest() if confirms is not None else None
+            if oldest is not None:
+                longest = max(longest, now - oldest.since)
+        return longest
