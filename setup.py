@@ -37,6 +37,7 @@ HOT_PATH = [
     "sidecar/amqp/publishing/connector.py",
     "sidecar/amqp/publishing/exchanges.py",
     "sidecar/amqp/publishing/lookup.py",
+    "sidecar/amqp/publishing/outgoing.py",
     "sidecar/amqp/publishing/publisher.py",
     "sidecar/amqp/publishing/unconfirmed.py",
     "sidecar/amqp/relay.py",

@@ -6,17 +6,13 @@
 
 It answers for every message that it was given: the broker has it, or refuses it, or the connection was lost first.
 
-When the broker closes the channel because of one of the messages on their way, it does not say which (AMQP
-0-9-1, ``channel.close``: a code, a text, the method). The text names the exchange, as a rule; then the messages to that
-exchange are sent again one by one, in order, and the one that does it again is the one. Where a text says nothing, that
-is done with all of them. Whatever the broker had taken of them without saying so is there twice then, but never more
-than was on its way.
+Whose turn it is, and which message is to blame when the broker closes the channel, is the matter of
+:class:`~sidecar.amqp.publishing.outgoing.Outgoing`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
@@ -32,14 +28,12 @@ from sidecar.amqp.methods import (
     settlement,
 )
 from sidecar.amqp.publishing.audience import Audience
-from sidecar.amqp.publishing.exchanges import LONGEST_DOUBT, Exchanges, exchange_in
 from sidecar.amqp.publishing.lookup import LOOKUP
-from sidecar.amqp.publishing.unconfirmed import Sent, Unconfirmed
+from sidecar.amqp.publishing.outgoing import Outgoing
+from sidecar.amqp.publishing.unconfirmed import Sent
 from sidecar.amqp.spec import (
-    ACCESS_REFUSED,
     BASIC_ACK,
     BASIC_NACK,
-    BASIC_PUBLISH,
     BASIC_RETURN,
     CHANNEL_CLOSE,
     CHANNEL_FLOW,
@@ -70,14 +64,6 @@ LOGIN, OPENING, READY, CLOSING, GONE = range(5)
 #: Seconds for the whole handshake, and for the answer to our close.
 LOGIN_SECONDS: Final = 10.0
 CLOSE_SECONDS: Final = 3.0
-#: So much is collected before it is written, when more may come in the same turn of the loop.
-_AT_ONCE: Final = 65_536
-#: So often in a row the channel may be closed without anything having been answered on it, or for no reason that has to
-#: do with what was sent.
-_MOST_CLOSES: Final = 3
-
-#: Closes of the channel that are about an exchange, which their text names.
-_NAMING: Final = (ACCESS_REFUSED, NOT_FOUND)
 
 _OPEN_FRAMES: Final = method(CHANNEL, CHANNEL_OPEN, b"\x00") + method(CHANNEL, CONFIRM_SELECT, b"\x00")
 
@@ -89,9 +75,8 @@ class Publisher(Leg):
     """
 
     __slots__ = (
-        "_audience", "_call_soon", "_clock", "_closes", "_dialler", "_exchanges", "_flushing", "_interval", "_made",
-        "_out", "_queue", "_size", "_strikes", "_taken", "_timer", "_unconfirmed", "_untaken", "alarmed", "endpoint",
-        "full", "stage", "suspects", "unanswered", "wary",
+        "_audience", "_clock", "_dialler", "_interval", "_made", "_outgoing", "_taken", "_timer", "_untaken", "alarmed",
+        "endpoint", "full", "stage", "suspects", "unanswered",
     )  # fmt: skip
 
     def __init__(
@@ -114,28 +99,16 @@ class Publisher(Leg):
         self.full = False
         #: Messages given and not answered.
         self.unanswered = 0
-        self.wary = wary
         #: When the connection was lost because of a message, and nobody knows which: so many it can have been.
         self.suspects = 0
         self._dialler = dialler
         self._audience = audience
         self._clock = clock
-        self._call_soon = call_soon
         self._made = False
-        self._unconfirmed = Unconfirmed()
-        #: What waits for the channel, or, while we are wary, for its turn.
-        self._queue: deque[Sent] = deque()
-        self._exchanges = Exchanges(looks)
-        self._strikes = 0
-        #: How often in a row the channel was closed to no purpose.
-        self._closes = 0
+        self._outgoing = Outgoing(self.write, call_soon, wary, looks)
         #: Answers of one reading.
         self._taken: list[object] = []
         self._untaken: list[object] = []
-        #: What is to be written.
-        self._out: list[bytes] = []
-        self._size = 0
-        self._flushing = False
         self._interval = inf
         self._timer = wheel.timer(self._on_timer)
         self._timer.set(clock() + LOGIN_SECONDS)
@@ -154,7 +127,7 @@ class Publisher(Leg):
     def looks(self) -> bool:
         """Exchanges are looked for before anything is published to them; no longer if the broker allows no second
         channel."""
-        return self._exchanges.looks
+        return self._outgoing.exchanges.looks
 
     @property
     def open(self) -> bool:
@@ -167,40 +140,24 @@ class Publisher(Leg):
         """Publish a whole message (its frames, for :data:`CHANNEL`, none longer than :attr:`frame_max`). It is written
         at the end of this turn of the loop, or by :meth:`flush`. To one that is gone nothing may be sent."""
         self.unanswered += 1
-        sent = Sent(frames, token)
-        if self.stage != READY or self.wary or self._queue:
-            self._queue.append(sent)
-            if self.stage == READY:
-                self._go_on()
-        else:
-            self._offer(sent)
+        self._outgoing.send(Sent(frames, token))
 
     def recall(self, exchange: bytes) -> list[object]:
         """Take back what is for that exchange and waits here, because it is looked for or its messages are tried one by
         one: the tokens, in order."""
-        taken: list[object] = [sent.token for sent in self._exchanges.recall(exchange)]
-        if self._queue:
-            taken.extend([sent.token for sent in self._queue if sent.exchange() == exchange])
-            self._queue = deque([sent for sent in self._queue if sent.exchange() != exchange])
+        taken: list[object] = [sent.token for sent in self._outgoing.recall(exchange)]
         self.unanswered -= len(taken)
         return taken
 
     def flush(self) -> None:
         """Write what has been collected."""
-        self._flushing = False
-        exchanges = self._exchanges
-        if exchanges.busy and self.stage == READY:
-            self.write(exchanges.lookup.frames())
-        out = self._out
-        if out:
-            self._out = []
-            self._size = 0
-            self.write(out[0] if len(out) == 1 else b"".join(out))
+        self._outgoing.flush()
 
     def close(self, reason: str = "nothing left to publish") -> None:
         """Say goodbye; :meth:`Audience.lost` follows. Give it nothing any more."""
         if self.stage in (READY, OPENING):
             self.flush()
+            self._outgoing.open = False
             self.write(connection_close(REPLY_SUCCESS, reason))
             self.stage = CLOSING
             self._timer.set(self._clock() + CLOSE_SECONDS)
@@ -260,8 +217,7 @@ class Publisher(Leg):
             self._end(AmqpError(CONNECTION_FORCED, f"the broker broke the protocol: {error}"))
             return
         self._tell()
-        if self.stage == READY and (self._queue or self._exchanges.busy):
-            self._go_on()
+        self._outgoing.look()
 
     # -- what the broker says ------------------------------------------------------------------------------------------
 
@@ -278,7 +234,7 @@ class Publisher(Leg):
             else:
                 self._timer.cancel()
             if dialler.channel_max < LOOKUP:
-                self._exchanges.looks = False
+                self._outgoing.exchanges.looks = False
             self.stage = OPENING
             self.write(_OPEN_FRAMES)
 
@@ -286,22 +242,22 @@ class Publisher(Leg):
         found = method_of(data, start, end)
         if found in (BASIC_ACK, BASIC_NACK):
             tag, bits = settlement(data, start, end)
-            taken = found == BASIC_ACK
-            for sent in self._unconfirmed.settle(tag, bits & 1 != 0):
-                self._answer(sent, taken)
+            answered = self._outgoing.settle(tag, bits & 1 != 0)
+            self.unanswered -= len(answered)
+            (self._taken if found == BASIC_ACK else self._untaken).extend([sent.token for sent in answered])
         elif found == BASIC_RETURN:
             arguments = Arguments(data, start, end)
             code, text = arguments.u16(), arguments.short()
             begin = arguments.pos
             arguments.short_bytes()
             arguments.short_bytes()
-            back = self._unconfirmed.came_back(data[begin : arguments.pos])
+            back = self._outgoing.unconfirmed.came_back(data[begin : arguments.pos])
             if back is not None:
                 self._audience.returned(self, back.token, code, text)
         elif found == CONFIRM_SELECT_OK:
             if self.stage == OPENING:
                 self.stage = READY
-                self._go_on()
+                self._outgoing.opened()
                 self._audience.ready(self)
         elif found == CHANNEL_CLOSE:
             arguments = Arguments(data, start, end)
@@ -313,7 +269,7 @@ class Publisher(Leg):
             self.write(method(CHANNEL, CHANNEL_FLOW_OK, bytes((Arguments(data, start, end).u8(),))))
 
     def _on_lookup(self, data: bytes, start: int, end: int) -> None:
-        exchanges = self._exchanges
+        exchanges = self._outgoing.exchanges
         answer = exchanges.lookup.feed(data, start, end)
         if answer is None:
             return
@@ -343,66 +299,19 @@ class Publisher(Leg):
             self._tell()
             self.write(connection_close_ok())
             if cause == CHANNEL_OPEN:
-                self._exchanges.looks = False  # one channel is all that this user may have
+                self._outgoing.exchanges.looks = False  # one channel is all that this user may have
             elif code not in (REPLY_SUCCESS, CONNECTION_FORCED):
-                if self._unconfirmed.count == 1:
-                    self._refuse(self._unconfirmed.take_all()[0], code, text)
+                unconfirmed = self._outgoing.unconfirmed
+                if unconfirmed.count == 1:
+                    self._refuse(unconfirmed.take_all()[0], code, text)
                 else:
-                    self.suspects = self._unconfirmed.count
+                    self.suspects = unconfirmed.count
             self._end(AmqpError(code, text), True)
         elif found == CONNECTION_CLOSE_OK:
             self._tell()
             self._end(AmqpError(REPLY_SUCCESS, "closed by us"), True)
 
     # -- messages ------------------------------------------------------------------------------------------------------
-
-    def _offer(self, sent: Sent) -> None:
-        """Its turn has come, but for doubts about its exchange."""
-        exchanges = self._exchanges
-        if sent.exchange() in exchanges.trusted or not exchanges.holds(sent):
-            self._put(sent)
-        elif not self._flushing:
-            self._flushing = True
-            self._call_soon(self.flush)
-
-    def _put(self, sent: Sent) -> None:
-        self._unconfirmed.add(sent)
-        frames = sent.frames
-        self._out.append(frames)
-        self._size += len(frames)
-        if self._size >= _AT_ONCE:
-            self.flush()
-        elif not self._flushing:
-            self._flushing = True
-            self._call_soon(self.flush)
-
-    def _go_on(self) -> None:
-        """Send of what waits what may go."""
-        queue = self._queue
-        if self._exchanges.busy:
-            free = self._exchanges.free(self.wary > 0)
-            if self.wary:
-                queue.extendleft(reversed(free))
-            else:
-                for sent in free:
-                    self._put(sent)
-        while queue and not (self.wary and self._unconfirmed.count):
-            self._offer(queue.popleft())
-        self.flush()
-
-    def _answer(self, sent: Sent, taken: bool) -> None:
-        self.unanswered -= 1
-        self._closes = 0
-        if taken:
-            self._taken.append(sent.token)
-        else:
-            self._untaken.append(sent.token)
-        if self.wary:
-            self.wary -= 1
-            if not self.wary:
-                self._strikes = 0
-        if self._exchanges.doubts:
-            self._exchanges.answered(sent)
 
     def _tell(self) -> None:
         """Pass on the answers of this reading."""
@@ -413,59 +322,21 @@ class Publisher(Leg):
             tokens, self._untaken = self._untaken, []
             self._audience.answered(self, tokens, False)
 
-    # -- when one of them is no good -----------------------------------------------------------------------------------
-
     def _refuse(self, sent: Sent, code: int, text: str) -> None:
         self.unanswered -= 1
-        self._closes = 0
         self._audience.refused(self, sent.token, code, text)
 
     def _channel_closed(self, code: int, text: str, cause: int) -> None:
-        """Open it again; find out whose fault it was."""
+        """Open it again."""
         self.stage = OPENING
         self._tell()
-        left = self._unconfirmed.take_all()
-        self._out.clear()
-        self._size = 0
-        self._closes += 1
-        if self._closes > _MOST_CLOSES:
-            self._queue.extendleft(reversed(left))
+        guilty = self._outgoing.closed(code, text, cause)
+        if self._outgoing.hopeless:
             self._end(AmqpError(code, text))
             return
         self.write(_OPEN_FRAMES)
-        guilty: Sent | None = None
-        if cause == BASIC_PUBLISH and left:
-            guilty = self._blame(left, code, text)
-        self._queue.extendleft(reversed(self._exchanges.put_back(left, guilty, self.wary > 0)))
         if guilty is not None:
             self._refuse(guilty, code, text)
-
-    def _blame(self, left: list[Sent], code: int, text: str) -> Sent | None:
-        """One of those on their way is no good. Which one, if that is clear; else they are sent one by one from now on:
-        those to the exchange that the text names, or all."""
-        exchanges = self._exchanges
-        named = exchange_in(text) if code in _NAMING else None
-        suspects = [sent for sent in left if sent.exchange() == named] if named is not None else []
-        if not suspects:
-            named = None
-            suspects = left
-        guilty = suspects[0] if len(suspects) == 1 else None
-        if named is not None:
-            self._closes = 0  # we know more than before
-        if named is not None and not self.wary:
-            if guilty is not None:
-                exchanges.strike(named)
-            else:
-                exchanges.suspect(named, len(suspects))
-        elif guilty is not None:
-            # As with exchanges: each one makes for twice as many answers until there may be many on their way again.
-            self.wary = max(self.wary, min(1 << self._strikes, LONGEST_DOUBT))
-            self._strikes = min(self._strikes + 1, 16)
-        else:
-            self.wary = max(self.wary, len(left))
-        if named is not None and code == NOT_FOUND:
-            exchanges.vanished(named)
-        return guilty
 
     # -- time and the end ----------------------------------------------------------------------------------------------
 
@@ -490,9 +361,5 @@ class Publisher(Leg):
                 self.transport.close()
             else:
                 self.transport.abort()
-        left = [sent.token for sent in self._unconfirmed.take_all()]
-        left.extend([sent.token for sent in self._exchanges.take_all()])
-        left.extend([sent.token for sent in self._queue])
-        self._queue.clear()
-        self._out.clear()
+        left: list[object] = [sent.token for sent in self._outgoing.take_all()]
         self._audience.lost(self, left, error)
