@@ -47,6 +47,8 @@ class FakeSpool:
         #: What is on the disk, by id.
         self.stored: dict[int, SpooledMessage] = {}
         self.dead_letters: list[tuple[SpooledMessage, str, int]] = []
+        #: What the broker said of those.
+        self.texts: list[str] = []
         self.fetches: list[tuple[KeyName, Any, int, int]] = []
         self.removed: list[SpooledMessage] = []
         self._next = 1
@@ -102,8 +104,9 @@ class FakeSpool:
         for message in messages:
             self.stored[message.id].attempts = message.attempts
 
-    def dead(self, message: SpooledMessage, reason: str, code: int) -> None:
+    def dead(self, message: SpooledMessage, reason: str, code: int, text: str) -> None:
         self.dead_letters.append((message, reason, code))
+        self.texts.append(text)
         self._less(message)
         self._ask(lambda: self._forget([message]))
 
@@ -687,6 +690,7 @@ def test_what_has_expired() -> None:
     one.start()
     assert one.bodies() == ["b", "c"]
     assert reasons(one) == [("a", "expired", 0)]
+    assert one.spool.texts == [""]
     assert one.replayer.stats.expired == 1
     assert (1, False) in one.settled
     assert one.empty()
@@ -803,6 +807,7 @@ def test_what_is_refused_for_good(code: int, text: str, reason: str) -> None:
     one.advance(10)
     assert reasons(one) == [("3", reason, abs(code)), ("7", reason, abs(code))]
     assert sorted(set(one.bodies())) == [name for name in numbered(10) if name not in ("3", "7")]
+    assert one.spool.texts == [text, text]
     assert one.replayer.stats.dead == {reason: 2}
     assert one.empty()
     assert len(one.log.lines) <= 4
@@ -815,6 +820,7 @@ def test_an_error_that_need_not_be_the_messages_fault_counts_as_an_attempt() -> 
     one.start()
     one.advance(10)
     assert reasons(one) == [("1", "nacked", 541)]
+    assert one.spool.texts == ["INTERNAL_ERROR"]
     assert one.empty()
 
 
@@ -829,6 +835,7 @@ def test_a_missing_exchange_is_waited_for_and_then_it_goes_fast() -> None:
     assert one.bodies() == numbered(10, "j")
     one.advance(5)
     assert reasons(one) == [(name, "not_found", 404) for name in numbered(300)]
+    assert set(one.spool.texts) == {"NOT_FOUND - no exchange 'orders' in vhost '/'"}
     assert one.empty()
 
 
@@ -891,6 +898,7 @@ def test_what_finds_no_queue_and_should() -> None:
     one.spool.store(one.message("a", bits=1), one.message("b"))
     one.start()
     assert reasons(one) == [("a", "unroutable", 312)]
+    assert one.spool.texts == ["NO_ROUTE"]
     assert one.settled == [(1, False), (2, True)]
     assert one.empty()
 

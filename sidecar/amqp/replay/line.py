@@ -111,7 +111,7 @@ class Line(Audience):
         self._outcomes.answered(tokens, taken)
 
     def returned(self, publisher: Publisher, token: object, code: int, text: str) -> None:
-        self._outcomes.returned(token)
+        self._outcomes.returned(token, code, text)
 
     def refused(self, publisher: Publisher, token: object, code: int, text: str) -> None:
         self._outcomes.refused(publisher, token, code, text)

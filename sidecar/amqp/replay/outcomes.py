@@ -6,7 +6,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.replay.reasons import EXPIRED, MISSED, NACKED, NO_ROUTE, UNROUTABLE, for_good
+from sidecar.amqp.replay.reasons import EXPIRED, MISSED, NACKED, PLAIN, UNROUTABLE, for_good
 from sidecar.amqp.spool.message import SpooledMessage
 
 if TYPE_CHECKING:
@@ -66,8 +66,8 @@ class Outcomes:
         self.dead_after = dead_after
         #: Called with messages that are done with: the broker has them (True), or they are dead letters.
         self.on_settled: Callable[[list[SpooledMessage], bool], None] | None = None
-        #: Ids of messages that came back unrouted, before they were confirmed.
-        self._returned: set[int] = set()
+        #: Messages that came back unrouted, before they were confirmed: id → code and text.
+        self._returned: dict[int, tuple[int, str]] = {}
         #: What has been reported as having dead letters.
         self._troubled: set[str] = set()
 
@@ -88,12 +88,11 @@ class Outcomes:
             if not taken:
                 stats.nacked += 1
                 self._stats.nacked += 1
-                self._failed(key, message, 0, "the broker does not take it")
+                self._failed(key, message, 0, "")
                 continue
             stats.confirmed += 1
             if self._returned and message.id in self._returned:
-                self._returned.discard(message.id)
-                self.bury(key, message, UNROUTABLE, NO_ROUTE, "no queue takes them")
+                self.bury(key, message, UNROUTABLE, *self._returned.pop(message.id))
             else:
                 self._prefetch.forget(key, message)
                 done.append(message)
@@ -112,10 +111,10 @@ class Outcomes:
                 key.widen()
             self._go_on(key)
 
-    def returned(self, token: object) -> None:
+    def returned(self, token: object, code: int, text: str) -> None:
         """A message found no queue; its confirm follows."""
         assert isinstance(token, SpooledMessage)
-        self._returned.add(token.id)
+        self._returned[token.id] = code, text
 
     def refused(self, publisher: Publisher, token: object, code: int, text: str) -> None:
         """A channel or a connection was closed because of a message."""
@@ -150,7 +149,7 @@ class Outcomes:
             assert isinstance(token, SpooledMessage)
             key = self._take(token)
             if key is not None:
-                self._returned.discard(token.id)
+                self._returned.pop(token.id, None)
                 again.setdefault(key, []).append(token)
         for key, messages in again.items():
             key.insert(messages)
@@ -193,7 +192,7 @@ class Outcomes:
             self._prefetch.restart(key)
 
     def bury(self, key: KeyReplay, message: SpooledMessage, reason: str, code: int, text: str) -> None:
-        """It becomes a dead letter."""
+        """It becomes a dead letter. ``code`` and ``text`` are the broker's, as far as it gave any."""
         self._prefetch.forget(key, message)
         asides = key.asides
         if asides.by_routing_key and asides.tries(message):
@@ -201,7 +200,7 @@ class Outcomes:
                 self._rests.retry(key, message.routing_key, _FIRST_PAUSE if reason == NACKED else 0.0)
             else:
                 self._release(key, message.routing_key)
-        self._spool.dead(message, reason, code)
+        self._spool.dead(message, reason, code, text)
         dead = self._stats.dead
         dead[reason] = dead.get(reason, 0) + 1
         if reason == EXPIRED:
@@ -210,7 +209,8 @@ class Outcomes:
         if source not in self._troubled and len(self._troubled) < _MOST_TROUBLES:
             self._troubled.add(source)
         if source in self._troubled:
-            self._report.bad(source, reason, f"messages become dead letters ({reason}): {text[:200]}")
+            why = text[:200] or PLAIN.get(reason, "the broker does not say why")
+            self._report.bad(source, reason, f"messages become dead letters ({reason}): {why}")
         if self.on_settled is not None:
             self.on_settled([message], False)
 

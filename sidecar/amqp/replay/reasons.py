@@ -26,8 +26,8 @@ REFUSED: Final = "refused"
 TOO_LARGE: Final = "too_large"
 UNROUTABLE: Final = "unroutable"
 
-#: RabbitMQ's code of a ``basic.return``.
-NO_ROUTE: Final = 312
+#: What is said of those that no broker has given a text for.
+PLAIN: Final = {EXPIRED: "they have expired", NACKED: "the broker does not take them"}
 
 _FOR_GOOD: Final = {
     CONTENT_TOO_LARGE: TOO_LARGE,

@@ -260,7 +260,7 @@ class Replayer:
         wall = self._wall()
         if message.expires and message.expires <= wall:
             key.loaded.popleft()
-            self._outcomes.bury(key, message, EXPIRED, 0, "they have expired")
+            self._outcomes.bury(key, message, EXPIRED, 0, "")
             return True
         line = self._lines.find(key.name[0], message.user)
         if key.asides.by_routing_key and not key.asides.passes(message):
