@@ -13,9 +13,9 @@ logger = logging.getLogger("sidecar.disk")
 @dataclass(frozen=True, slots=True)
 class Format:
     """What a kind of database is like. ``what`` it is, for people ("a spool"); ``application`` says in the file's
-    header whose it is, and ``schema`` is the version of ``tables``. The others are in bytes: ``log_kept`` is how much of
-    the log stays allocated when it is empty, so that it can begin anew on a full disk, too. For when the disk is full,
-    the log has ``log_room`` at least, and ``room`` is set aside beside it."""
+    header whose it is, and ``schema`` is the version of ``tables``. The others are in bytes: ``log_kept`` is how much
+    of the log stays allocated when it is empty, so that it can begin anew on a full disk, too. For when the disk is
+    full, the log has ``log_room`` at least, and ``room`` is set aside beside it."""
 
     what: str
     application: int
@@ -39,12 +39,12 @@ def connect(path: Path, form: Format) -> sqlite3.Connection:
         sql.execute("PRAGMA cell_size_check = ON")
         sql.execute(f"PRAGMA cache_size = -{form.cache >> 10}")
         if not sql.execute("PRAGMA schema_version").fetchone()[0]:
-            # Before there is a log, so that the file's own header says whose it is from the beginning.
+            # Before there is a log, so that the file's own header says whose it is from the beginning; and all of it at
+            # once, as auto_vacuum alone would make a database that is nobody's.
             sql.execute(f"PRAGMA page_size = {form.page}")
-            sql.execute("PRAGMA auto_vacuum = INCREMENTAL")
             sql.executescript(
-                f"BEGIN; PRAGMA application_id = {form.application}; PRAGMA user_version = {form.schema}; "
-                f"{form.tables} COMMIT;"
+                f"BEGIN; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {form.application}; "
+                f"PRAGMA user_version = {form.schema}; {form.tables} COMMIT;"
             )
         sql.execute("PRAGMA journal_mode = WAL").fetchall()
         sql.execute("PRAGMA synchronous = FULL")

@@ -4,6 +4,7 @@ import errno
 import os
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,46 @@ def opened(folder: Path, form: Format = FORM) -> List:
     found = List(folder, form)
     found.file.open()
     return found
+
+
+class Killed(sqlite3.Connection):
+    """The process has ended before this statement."""
+
+    before = ""
+
+    def execute(self, sql: str, parameters: Any = ()) -> sqlite3.Cursor:
+        self._end(sql)
+        return super().execute(sql, parameters)
+
+    def executescript(self, sql: str) -> sqlite3.Cursor:
+        self._end(sql)
+        return super().executescript(sql)
+
+    def _end(self, sql: str) -> None:
+        if self.before in sql:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("before", ["locking_mode", "page_size", "application_id", "journal_mode", "size_limit"])
+def test_whenever_its_making_is_cut_off_it_can_be_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    class Cut(Killed):
+        pass
+
+    Cut.before = before
+    connect = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", lambda path, **options: connect(path, factory=Cut, **options))
+    first = List(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        first.file.open()
+    first.file.close()
+    monkeypatch.undo()
+    again = opened(tmp_path)
+    again.put(1)
+    assert again.lost == []
+    assert scalar(again.file.sql, "PRAGMA auto_vacuum") == 2
+    assert scalar(again.file.sql, "PRAGMA page_size") == FORM.page
 
 
 def test_what_was_written_is_there_when_it_is_opened_again(tmp_path: Path) -> None:
