@@ -13,7 +13,7 @@ from sidecar.amqp import control, relay
 from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.methods import method_of
-from sidecar.amqp.setup import Setup
+from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.spec import METHOD, AmqpError
 from sidecar.amqp.standin import Standin
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 class Alone:
-    """One client's. ``setup`` is what it has set up, with a broker and without."""
+    """One client's. ``recorded`` is what it has set up, with a broker and without."""
 
-    __slots__ = ("_late", "_replies", "_session", "_standin", "setup")
+    __slots__ = ("_late", "_replies", "_session", "_standin", "recorded")
 
     def __init__(self, session: Session, known: Known, vhost: str) -> None:
         self._session = session
-        self.setup = Setup(known, vhost)
-        self._standin = Standin(self.setup, known, vhost)
+        self.recorded = Recorded(known, vhost)
+        self._standin = Standin(self.recorded, known, vhost)
         #: What the stand-in has said and the client has not heard; and frames that overtake those that wait.
         self._replies: list[bytes] = []
         self._late: list[tuple[Channel, bytes]] = []

@@ -92,7 +92,7 @@ class Comeback:
             broker.transport.close()
             return
         session.rejoin(broker)
-        self._restoration = Restoration(session.setup, session.channel_max)
+        self._restoration = Restoration(session.recorded, session.channel_max)
         try:
             broker.write(self._restoration.begin())
         except Unrestorable as error:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
+from sidecar.amqp import spec
 from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal
 from sidecar.amqp.incoming import Stalled
 from sidecar.amqp.legs import OPEN
@@ -19,59 +20,7 @@ from sidecar.amqp.methods import (
     method,
     method_of,
 )
-from sidecar.amqp.spec import (
-    ACCESS_REQUEST,
-    BASIC_CANCEL,
-    BASIC_CANCEL_OK,
-    BASIC_CONSUME,
-    BASIC_CONSUME_OK,
-    BASIC_GET,
-    BASIC_GET_EMPTY,
-    BASIC_GET_OK,
-    BASIC_QOS,
-    BASIC_QOS_OK,
-    BASIC_RECOVER,
-    BASIC_RECOVER_ASYNC,
-    BASIC_RECOVER_OK,
-    BASIC_RETURN,
-    CHANNEL_CLOSE,
-    CHANNEL_CLOSE_OK,
-    CHANNEL_ERROR,
-    CHANNEL_FLOW,
-    CHANNEL_FLOW_OK,
-    CHANNEL_OPEN,
-    CHANNEL_OPEN_OK,
-    COMMAND_INVALID,
-    CONFIRM_SELECT,
-    CONNECTION_BLOCKED,
-    CONNECTION_CLOSE,
-    CONNECTION_CLOSE_OK,
-    CONNECTION_UNBLOCKED,
-    CONNECTION_UPDATE_SECRET,
-    CONNECTION_UPDATE_SECRET_OK,
-    EXCHANGE_BIND,
-    EXCHANGE_DECLARE,
-    EXCHANGE_DELETE,
-    EXCHANGE_DELETE_OK,
-    EXCHANGE_UNBIND,
-    EXCHANGE_UNBIND_OK,
-    HEARTBEAT,
-    METHOD,
-    NOT_ALLOWED,
-    QUEUE_BIND,
-    QUEUE_DECLARE,
-    QUEUE_DECLARE_OK,
-    QUEUE_DELETE,
-    QUEUE_DELETE_OK,
-    QUEUE_PURGE,
-    QUEUE_UNBIND,
-    QUEUE_UNBIND_OK,
-    TX_COMMIT,
-    TX_ROLLBACK,
-    TX_SELECT,
-    UNEXPECTED_FRAME,
-    AmqpError,
-)
+from sidecar.amqp.spec import AmqpError
 from sidecar.amqp.tables import decode_table
 
 if TYPE_CHECKING:
@@ -80,29 +29,39 @@ if TYPE_CHECKING:
 #: What must not overtake a held publish: it ends the channel or a transaction, or changes where the publish leads.
 _BARRIERS: Final = frozenset(
     {
-        CHANNEL_CLOSE,
-        TX_SELECT,
-        TX_COMMIT,
-        TX_ROLLBACK,
-        EXCHANGE_DELETE,
-        EXCHANGE_UNBIND,
-        QUEUE_DELETE,
-        QUEUE_PURGE,
-        QUEUE_UNBIND,
+        spec.CHANNEL_CLOSE,
+        spec.TX_SELECT,
+        spec.TX_COMMIT,
+        spec.TX_ROLLBACK,
+        spec.EXCHANGE_DELETE,
+        spec.EXCHANGE_UNBIND,
+        spec.QUEUE_DELETE,
+        spec.QUEUE_PURGE,
+        spec.QUEUE_UNBIND,
     }
 )
 #: All that a client may say on a channel. An unknown method makes RabbitMQ drop the connection without a word.
 _KNOWN: Final = _BARRIERS | {
-    ACCESS_REQUEST, CHANNEL_OPEN, CHANNEL_FLOW, CHANNEL_FLOW_OK, EXCHANGE_DECLARE, EXCHANGE_BIND, QUEUE_DECLARE,
-    QUEUE_BIND, BASIC_QOS, BASIC_CONSUME, BASIC_CANCEL, BASIC_CANCEL_OK, BASIC_GET, BASIC_RECOVER, BASIC_RECOVER_ASYNC,
-    CONFIRM_SELECT,
+    spec.ACCESS_REQUEST, spec.CHANNEL_OPEN, spec.CHANNEL_FLOW, spec.CHANNEL_FLOW_OK, spec.EXCHANGE_DECLARE,
+    spec.EXCHANGE_BIND, spec.QUEUE_DECLARE, spec.QUEUE_BIND, spec.BASIC_QOS, spec.BASIC_CONSUME, spec.BASIC_CANCEL,
+    spec.BASIC_CANCEL_OK, spec.BASIC_GET, spec.BASIC_RECOVER, spec.BASIC_RECOVER_ASYNC, spec.CONFIRM_SELECT,
 }  # fmt: skip
 #: The answers to what takes something away.
-_REMOVED: Final = frozenset({EXCHANGE_DELETE_OK, EXCHANGE_UNBIND_OK, QUEUE_DELETE_OK, QUEUE_UNBIND_OK})
+_REMOVED: Final = frozenset(
+    {spec.EXCHANGE_DELETE_OK, spec.EXCHANGE_UNBIND_OK, spec.QUEUE_DELETE_OK, spec.QUEUE_UNBIND_OK}
+)
 #: RabbitMQ's pseudo-queue for answers.
 _DIRECT_REPLY_TO: Final = b"amq.rabbitmq.reply-to"
 _TOPOLOGY: Final = frozenset(
-    {EXCHANGE_DECLARE, EXCHANGE_DELETE, EXCHANGE_BIND, EXCHANGE_UNBIND, QUEUE_BIND, QUEUE_UNBIND, QUEUE_DELETE}
+    {
+        spec.EXCHANGE_DECLARE,
+        spec.EXCHANGE_DELETE,
+        spec.EXCHANGE_BIND,
+        spec.EXCHANGE_UNBIND,
+        spec.QUEUE_BIND,
+        spec.QUEUE_UNBIND,
+        spec.QUEUE_DELETE,
+    }
 )
 
 
@@ -111,26 +70,28 @@ _TOPOLOGY: Final = frozenset(
 
 def off_channel(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
     """A frame of the client that belongs to no open channel."""
-    if kind == HEARTBEAT:
+    if kind == spec.HEARTBEAT:
         if number:
-            raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
+            raise AmqpError(spec.UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
         return b""  # each leg has its own
     if number in session.closing:
         return _on_closing(session, kind, number, data, start, end)
-    if kind != METHOD:
-        raise AmqpError(UNEXPECTED_FRAME, f"UNEXPECTED_FRAME - content on channel {number}, which is not open")
+    if kind != spec.METHOD:
+        raise AmqpError(spec.UNEXPECTED_FRAME, f"UNEXPECTED_FRAME - content on channel {number}, which is not open")
     found = method_of(data, start, end)
     if number == 0:
-        if found == CONNECTION_CLOSE:
+        if found == spec.CONNECTION_CLOSE:
             return session.client_closes(data[start:end])
-        if found == CONNECTION_UPDATE_SECRET:
+        if found == spec.CONNECTION_UPDATE_SECRET:
             return session.new_secret(Arguments(data, start, end).long_bytes())
-        raise AmqpError(COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} is not for channel 0", found)
-    if found != CHANNEL_OPEN:
-        raise AmqpError(CHANNEL_ERROR, f"CHANNEL_ERROR - {_name(found)} on channel {number}, which is not open", found)
+        raise AmqpError(spec.COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} is not for channel 0", found)
+    if found != spec.CHANNEL_OPEN:
+        raise AmqpError(
+            spec.CHANNEL_ERROR, f"CHANNEL_ERROR - {_name(found)} on channel {number}, which is not open", found
+        )
     if session.channel_max and number > session.channel_max:
         raise AmqpError(
-            NOT_ALLOWED, f"NOT_ALLOWED - channel {number} is above channel_max, {session.channel_max}", found
+            spec.NOT_ALLOWED, f"NOT_ALLOWED - channel {number} is above channel_max, {session.channel_max}", found
         )
     session.channels[number] = session.new_channel(number)
     session.amqp_stats.channels += 1
@@ -139,14 +100,14 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
 
 def _on_closing(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
     """A frame of the client on a channel that the broker or we have closed: it may not know yet."""
-    if kind != METHOD:
+    if kind != spec.METHOD:
         return b""
     found = method_of(data, start, end)
     ours = session.closing[number]
-    if found == CHANNEL_CLOSE_OK:
+    if found == spec.CHANNEL_CLOSE_OK:
         del session.closing[number]
         return b"" if ours else None
-    if found == CHANNEL_CLOSE:  # both at once: each is answered
+    if found == spec.CHANNEL_CLOSE:  # both at once: each is answered
         if ours:
             session.client_write(channel_close_ok(number))
             return b""
@@ -160,37 +121,37 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         channel.waiting = []
         session.wait(channel, data[start:end])
         return b""
-    if found == BASIC_QOS:
+    if found == spec.BASIC_QOS:
         return _qos(session, channel, data, start, end)
-    if found == BASIC_CONSUME:
+    if found == spec.BASIC_CONSUME:
         return _consume(session, channel, data, start, end)
-    if found == BASIC_GET:
+    if found == spec.BASIC_GET:
         arguments = Arguments(data, start, end)
         arguments.skip(2)
         arguments.short_bytes()
         channel.gets.append(bool(arguments.u8() & 1))
-    elif found == BASIC_CANCEL:
+    elif found == spec.BASIC_CANCEL:
         arguments = Arguments(data, start, end)
         tag = arguments.short_bytes()
         if arguments.u8() & 1:
             channel.depart(tag)
             session.consumer_gone(channel, tag)
-    elif found == BASIC_RECOVER:
+    elif found == spec.BASIC_RECOVER:
         channel.recovering += 1
-    elif found == BASIC_RECOVER_ASYNC:
+    elif found == spec.BASIC_RECOVER_ASYNC:
         channel.recovered()
-    elif found == CHANNEL_CLOSE:
+    elif found == spec.CHANNEL_CLOSE:
         channel.ending = True
-    elif found == CONFIRM_SELECT:
+    elif found == spec.CONFIRM_SELECT:
         channel.select_confirms()
-    elif found == TX_SELECT:
+    elif found == spec.TX_SELECT:
         channel.one_lane = True
-    elif found == CHANNEL_OPEN:
-        raise AmqpError(CHANNEL_ERROR, f"CHANNEL_ERROR - channel {channel.number} is open already", found)
+    elif found == spec.CHANNEL_OPEN:
+        raise AmqpError(spec.CHANNEL_ERROR, f"CHANNEL_ERROR - channel {channel.number} is open already", found)
     elif found in _TOPOLOGY:
         _learn(session, channel, found, Arguments(data, start, end))
     elif found not in _KNOWN:
-        raise AmqpError(COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} on a channel", found)
+        raise AmqpError(spec.COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} on a channel", found)
     return None
 
 
@@ -201,7 +162,7 @@ def _qos(session: Session, channel: Channel, data: bytes, start: int, end: int) 
     channel.qos_known = True
     channel.qos_asked.append(True)
     wanted = session.prefetch(count)
-    return None if wanted == count else method(channel.number, BASIC_QOS, pack(">IHB", size, wanted, scope))
+    return None if wanted == count else method(channel.number, spec.BASIC_QOS, pack(">IHB", size, wanted, scope))
 
 
 def _consume(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
@@ -233,27 +194,27 @@ def _learn(session: Session, channel: Channel, found: int, arguments: Arguments)
     topology = session.policy.topology
     vhost = session.vhost
     arguments.skip(2)
-    if found == EXCHANGE_DECLARE:
+    if found == spec.EXCHANGE_DECLARE:
         name, kind = arguments.short(), arguments.short()
         if not arguments.u8() & 1:  # not passive
             topology.exchange_declared(vhost, name, kind)
-    elif found == EXCHANGE_DELETE:
+    elif found == spec.EXCHANGE_DELETE:
         name = arguments.short()
         _remove(session, channel, Removal(found, name, "", "", {}), bool(arguments.u8() & 2))
-    elif found == QUEUE_DELETE:
+    elif found == spec.QUEUE_DELETE:
         name = arguments.short() or channel.last_queue
         _remove(session, channel, Removal(found, name, "", "", {}), bool(arguments.u8() & 4))
-    elif found in (EXCHANGE_BIND, EXCHANGE_UNBIND):
+    elif found in (spec.EXCHANGE_BIND, spec.EXCHANGE_UNBIND):
         destination, source, key = arguments.short(), arguments.short(), arguments.short()
         no_wait = bool(arguments.u8() & 1)
         table = _table(arguments)
-        if found == EXCHANGE_BIND:
+        if found == spec.EXCHANGE_BIND:
             topology.exchange_bound(vhost, source, destination, key, table)
         else:
             _remove(session, channel, Removal(found, source, destination, key, table), no_wait)
     else:
         queue, exchange, key = arguments.short() or channel.last_queue, arguments.short(), arguments.short()
-        if found == QUEUE_BIND:
+        if found == spec.QUEUE_BIND:
             arguments.skip(1)
             topology.bound(vhost, exchange, queue, key, _table(arguments))
         else:
@@ -271,11 +232,11 @@ def _removed(session: Session, removal: Removal) -> None:
     """The broker has deleted or unbound it."""
     topology = session.policy.topology
     vhost = session.vhost
-    if removal.method == EXCHANGE_DELETE:
+    if removal.method == spec.EXCHANGE_DELETE:
         topology.exchange_deleted(vhost, removal.name)
-    elif removal.method == QUEUE_DELETE:
+    elif removal.method == spec.QUEUE_DELETE:
         topology.queue_deleted(vhost, removal.name)
-    elif removal.method == EXCHANGE_UNBIND:
+    elif removal.method == spec.EXCHANGE_UNBIND:
         topology.exchange_unbound(vhost, removal.name, removal.other, removal.key, removal.arguments)
     else:
         topology.unbound(vhost, removal.name, removal.other, removal.key, removal.arguments)
@@ -291,34 +252,34 @@ def _table(arguments: Arguments) -> dict[str, object]:
 
 def off_channel_of_broker(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
     """A frame of the broker that belongs to no open channel."""
-    if kind == HEARTBEAT:
+    if kind == spec.HEARTBEAT:
         return b""
     if number:
-        if kind == METHOD and method_of(data, start, end) == CHANNEL_CLOSE_OK:
+        if kind == spec.METHOD and method_of(data, start, end) == spec.CHANNEL_CLOSE_OK:
             return None
         return b""  # said before the broker knew that it is closed
     found = method_of(data, start, end)
-    if found == CONNECTION_CLOSE:
+    if found == spec.CONNECTION_CLOSE:
         arguments = Arguments(data, start, end)
         session.broker_closes(arguments.u16(), arguments.short(), data[start:end])
         return b""
-    if found == CONNECTION_CLOSE_OK:
+    if found == spec.CONNECTION_CLOSE_OK:
         session.broker_closed()
         return b""
-    if found == CONNECTION_BLOCKED:
+    if found == spec.CONNECTION_BLOCKED:
         session.broker_blocked(Arguments(data, start, end).short())
         return b""
-    if found == CONNECTION_UNBLOCKED:
+    if found == spec.CONNECTION_UNBLOCKED:
         session.broker_unblocked()
         return b""
-    if found == CONNECTION_UPDATE_SECRET_OK:
+    if found == spec.CONNECTION_UPDATE_SECRET_OK:
         return None
-    raise AmqpError(COMMAND_INVALID, f"{_name(found)} from the broker on channel 0", found)
+    raise AmqpError(spec.COMMAND_INVALID, f"{_name(found)} from the broker on channel 0", found)
 
 
 def from_broker(session: Session, channel: Channel, found: int, data: bytes, start: int, end: int) -> bytes | None:
     """A method of the broker on an open channel."""
-    if found == BASIC_GET_OK:
+    if found == spec.BASIC_GET_OK:
         number = Arguments(data, start, end).u64() + channel.offset
         frame = data[start : start + 11] + number.to_bytes(8, "big") + data[start + 19 : end]
         no_ack = channel.gets.popleft() if channel.gets else False
@@ -331,37 +292,37 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         channel.delivered(number, b"", no_ack)
         channel.passing = -1
         return frame
-    elif found == BASIC_GET_EMPTY:
+    elif found == spec.BASIC_GET_EMPTY:
         if channel.gets:
             channel.gets.popleft()
-    elif found == BASIC_RETURN:
+    elif found == spec.BASIC_RETURN:
         arguments = Arguments(data, start, end)
         arguments.skip(2)
         arguments.short_bytes()
         session.amqp_stats.exchange(session.vhost, arguments.short()).returned += 1
         channel.passing = -1
-    elif found == BASIC_QOS_OK:
+    elif found == spec.BASIC_QOS_OK:
         if channel.qos_asked and not channel.qos_asked.popleft():
             return b""
-    elif found == BASIC_CONSUME_OK:
+    elif found == spec.BASIC_CONSUME_OK:
         tag = Arguments(data, start, end).short_bytes()
         kind = channel.consume_ok(tag)
         session.consumer_came(channel, tag, kind)
         if session.stalling.returning and kind != REPLIES and not channel.ending and session.client.state == OPEN:
             session.broker_write(basic_cancel(channel.number, tag))
-    elif found in (BASIC_CANCEL_OK, BASIC_CANCEL):
+    elif found in (spec.BASIC_CANCEL_OK, spec.BASIC_CANCEL):
         session.consumer_gone(channel, Arguments(data, start, end).short_bytes())
-    elif found == BASIC_RECOVER_OK:
+    elif found == spec.BASIC_RECOVER_OK:
         channel.recovered()
-    elif found == CHANNEL_OPEN_OK:
+    elif found == spec.CHANNEL_OPEN_OK:
         channel.open = True
-    elif found == QUEUE_DECLARE_OK:
+    elif found == spec.QUEUE_DECLARE_OK:
         channel.last_queue = name = Arguments(data, start, end).short()
         session.queue_declared(name)
     elif found in _REMOVED:
         if channel.removals:
             _removed(session, channel.removals.popleft())
-    elif found == CHANNEL_CLOSE:
+    elif found == spec.CHANNEL_CLOSE:
         session.closing[channel.number] = False
         if channel.closes():
             # The client's own close stands behind held publishes that are lost now: nobody else will answer it.
@@ -369,10 +330,10 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
             session.channel_gone(channel)
             return b""
         session.channel_gone(channel)
-    elif found == CHANNEL_CLOSE_OK:
+    elif found == spec.CHANNEL_CLOSE_OK:
         session.channel_gone(channel)
     elif found >> 16 == 10:
-        raise AmqpError(COMMAND_INVALID, f"{_name(found)} from the broker on a channel", found)
+        raise AmqpError(spec.COMMAND_INVALID, f"{_name(found)} from the broker on a channel", found)
     return None
 
 

@@ -23,8 +23,8 @@ from sidecar.amqp.methods import connection_close_ok, method, method_of
 from sidecar.amqp.pair import DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.receiving import Receiving
 from sidecar.amqp.reception import renewed
+from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.session import Session
-from sidecar.amqp.setup import Setup
 from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK
 from sidecar.amqp.stuck import Stuck
 from sidecar.filters.api import Retry
@@ -65,9 +65,9 @@ class KeptSession(Session):
         self._stuck = Stuck(self)
 
     @property
-    def setup(self) -> Setup:
+    def recorded(self) -> Recorded:
         """What the client has set up."""
-        return self._alone.setup
+        return self._alone.recorded
 
     # -- what passes ---------------------------------------------------------------------------------------------------
 
@@ -81,13 +81,13 @@ class KeptSession(Session):
 
     def control(self, frames: bytes) -> bytes:
         if not self.detached:
-            self._alone.setup.asks(frames)
+            self._alone.recorded.asks(frames)
             return frames
         self._alone.takes(frames)
         return b""
 
     def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
-        self._alone.setup.answers(number, found, data, start, end)
+        self._alone.recorded.answers(number, found, data, start, end)
 
     def new_secret(self, secret: bytes) -> bytes | None:
         handshake = self.handshake
@@ -114,7 +114,7 @@ class KeptSession(Session):
             self._alone.answer()
 
     def channel_gone(self, channel: Channel) -> None:
-        self._alone.setup.channel_gone(channel.number)
+        self._alone.recorded.channel_gone(channel.number)
         Session.channel_gone(self, channel)
 
     def client_said(self, data: bytes) -> None:
@@ -185,7 +185,7 @@ class KeptSession(Session):
         """The client need not know that its broker is gone."""
         if self.stage != RUNNING or self.phase == ENDED or self.client.state != OPEN:
             return False
-        reason = _CUT if self._cut() else self.setup.irretrievable()
+        reason = _CUT if self._cut() else self.recorded.irretrievable()
         if reason:
             logger.info("a client cannot outlive its broker: %s", reason, extra={"client": self.peer})
         return not reason

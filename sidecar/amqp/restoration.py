@@ -17,7 +17,8 @@ from typing import Final
 
 from sidecar.amqp.facts import PASSIVE
 from sidecar.amqp.methods import Arguments, channel_close, method
-from sidecar.amqp.setup import ANSWERS, ChannelSetup, Setup
+from sidecar.amqp.questions import ANSWERS
+from sidecar.amqp.recorded import Recorded, RecordedChannel
 from sidecar.amqp.spec import (
     BASIC_QOS,
     CHANNEL_CLOSE,
@@ -48,10 +49,10 @@ class Unrestorable(AmqpError):
 class Restoration:
     """One, over a broker connection that is open. ``channel_max`` is what was agreed on with the broker (0: 65535)."""
 
-    __slots__ = ("_awaited", "_channel_max", "_own", "_setup", "done")
+    __slots__ = ("_awaited", "_channel_max", "_own", "_recorded", "done")
 
-    def __init__(self, setup: Setup, channel_max: int) -> None:
-        self._setup = setup
+    def __init__(self, recorded: Recorded, channel_max: int) -> None:
+        self._recorded = recorded
         self._channel_max = channel_max or 65_535
         #: Our own channel, while it is open.
         self._own = 0
@@ -63,19 +64,19 @@ class Restoration:
     def begin(self) -> bytes:
         """What to tell the broker first. From here on the stand-in answers nothing that would have to be set up, too.
         Raises :class:`Unrestorable`."""
-        setup = self._setup
-        reason = setup.irretrievable()
-        if not reason and (name := setup.lost_name()):
+        recorded = self._recorded
+        reason = recorded.irretrievable()
+        if not reason and (name := recorded.lost_name()):
             reason = f"the queue '{name}', which the broker had named, went with it"
-        if not reason and any(number > self._channel_max for number in setup.channels):
+        if not reason and any(number > self._channel_max for number in recorded.channels):
             reason = "the new one does not allow as many channels"
         if reason:
             raise Unrestorable(reason, False)
-        setup.restoring = True
-        facts = [fact for fact in setup.declared.values() if not (fact.server_named or fact.bits & PASSIVE)]
+        recorded.restoring = True
+        facts = [fact for fact in recorded.declared.values() if not (fact.server_named or fact.bits & PASSIVE)]
         if not facts:
             return self._channels()
-        self._own = own = next((n for n in range(1, self._channel_max + 1) if n not in setup.channels), 0)
+        self._own = own = next((n for n in range(1, self._channel_max + 1) if n not in recorded.channels), 0)
         if not own:
             raise Unrestorable("there is no channel left to declare on", False)
         self._awaited[own] = len(facts) + 1
@@ -114,7 +115,7 @@ class Restoration:
     def _channels(self) -> bytes:
         """The client's channels, all at once."""
         frames: list[bytes] = []
-        for number, channel in self._setup.channels.items():
+        for number, channel in self._recorded.channels.items():
             before = len(frames)
             _restore(number, channel, frames)
             self._awaited[number] = len(frames) - before
@@ -122,7 +123,7 @@ class Restoration:
         return b"".join(frames)
 
 
-def _restore(number: int, channel: ChannelSetup, frames: list[bytes]) -> None:
+def _restore(number: int, channel: RecordedChannel, frames: list[bytes]) -> None:
     """Each of these frames is answered once."""
     frames.append(method(number, CHANNEL_OPEN, b"\x00"))
     if channel.confirm:

@@ -38,17 +38,17 @@ raise an exception for it.
 How a session uses it, and the others around it::
 
     # once, when the connection is open (either by a broker or by our own handshake, reception.py)
-    setup = Setup(known, vhost)
-    standin = Standin(setup, known, vhost, patience)
+    recorded = Recorded(known, vhost)
+    standin = Standin(recorded, known, vhost, patience)
 
     # attached: what is said on channels, as it goes to the broker and as it comes from it, but for publishes,
     # deliveries and what settles them
-    setup.asks(frames)
-    setup.answers(number, method, data, start, end)     # before control.from_broker
-    setup.channel_gone(number)                          # in channel_gone
+    recorded.asks(frames)
+    recorded.answers(number, method, data, start, end)     # before control.from_broker
+    recorded.channel_gone(number)                          # in channel_gone
 
     # the broker connection is lost, or one in the middle of a restoration
-    if reason := setup.irretrievable():  close the client with 320
+    if reason := recorded.irretrievable():  close the client with 320
     from_broker(standin.lost(now))
     # and every channel has to wait for which standin.waits(number)
 
@@ -61,7 +61,7 @@ How a session uses it, and the others around it::
     standin.late(now)                                   # raises AmqpError to close the client with
 
     # there is a broker connection again, logged in (dialler.py)
-    restoration = Restoration(setup, channel_max)
+    restoration = Restoration(recorded, channel_max)
     broker.write(restoration.begin())                   # raises Unrestorable to close the client with
     # each method of the broker; None: it is for the client, bytes: write them to the broker
     answer = restoration.said(number, method, data, start, end)
@@ -81,52 +81,12 @@ from math import inf
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp import facts
+from sidecar.amqp import facts, spec
 from sidecar.amqp.facts import STATING, Fact
 from sidecar.amqp.methods import Arguments, channel_close, method, short
-from sidecar.amqp.setup import (
-    ACCESS_REQUEST,
-    ANSWERS,
-    DIRECT_REPLY_TO,
-    ChannelSetup,
-    Setup,
-    methods_in,
-    silent,
-)
-from sidecar.amqp.spec import (
-    BASIC_CANCEL,
-    BASIC_CONSUME,
-    BASIC_GET,
-    BASIC_GET_EMPTY,
-    BASIC_QOS,
-    BASIC_RECOVER,
-    CHANNEL_CLOSE,
-    CHANNEL_FLOW,
-    CHANNEL_OPEN,
-    CHANNEL_OPEN_OK,
-    CONFIRM_SELECT,
-    CONNECTION_CLOSE,
-    CONNECTION_CLOSE_OK,
-    CONNECTION_FORCED,
-    CONNECTION_UPDATE_SECRET,
-    CONNECTION_UPDATE_SECRET_OK,
-    EXCHANGE_BIND,
-    EXCHANGE_DECLARE,
-    EXCHANGE_DELETE,
-    EXCHANGE_UNBIND,
-    METHOD,
-    PRECONDITION_FAILED,
-    QUEUE_BIND,
-    QUEUE_DECLARE,
-    QUEUE_DELETE,
-    QUEUE_PURGE,
-    QUEUE_UNBIND,
-    RESOURCE_ERROR,
-    TX_COMMIT,
-    TX_ROLLBACK,
-    TX_SELECT,
-    AmqpError,
-)
+from sidecar.amqp.questions import ANSWERS, methods_in, silent
+from sidecar.amqp.recorded import DIRECT_REPLY_TO, Recorded, RecordedChannel
+from sidecar.amqp.spec import AmqpError
 
 if TYPE_CHECKING:
     from sidecar.amqp.known import Known
@@ -137,17 +97,17 @@ PATIENCE: Final = 120.0
 MAX_WAITING: Final = 1024 * 1024
 
 _NAMES: Final[dict[int, str]] = {
-    EXCHANGE_DECLARE: "exchange.declare",
-    EXCHANGE_DELETE: "exchange.delete",
-    EXCHANGE_BIND: "exchange.bind",
-    EXCHANGE_UNBIND: "exchange.unbind",
-    QUEUE_DECLARE: "queue.declare",
-    QUEUE_BIND: "queue.bind",
-    QUEUE_PURGE: "queue.purge",
-    QUEUE_DELETE: "queue.delete",
-    QUEUE_UNBIND: "queue.unbind",
-    BASIC_CONSUME: "basic.consume",
-    TX_SELECT: "tx.select",
+    spec.EXCHANGE_DECLARE: "exchange.declare",
+    spec.EXCHANGE_DELETE: "exchange.delete",
+    spec.EXCHANGE_BIND: "exchange.bind",
+    spec.EXCHANGE_UNBIND: "exchange.unbind",
+    spec.QUEUE_DECLARE: "queue.declare",
+    spec.QUEUE_BIND: "queue.bind",
+    spec.QUEUE_PURGE: "queue.purge",
+    spec.QUEUE_DELETE: "queue.delete",
+    spec.QUEUE_UNBIND: "queue.unbind",
+    spec.BASIC_CONSUME: "basic.consume",
+    spec.TX_SELECT: "tx.select",
 }
 
 
@@ -170,17 +130,17 @@ class Waiting:
 class Standin:
     """In the broker's place for one session. ``patience`` is how long something may wait, seconds."""
 
-    __slots__ = ("_known", "_make_tag", "_patience", "_setup", "_size", "_vhost", "_waiting", "secret")
+    __slots__ = ("_known", "_make_tag", "_patience", "_recorded", "_size", "_vhost", "_waiting", "secret")
 
     def __init__(
         self,
-        setup: Setup,
+        recorded: Recorded,
         known: Known,
         vhost: str,
         patience: float = PATIENCE,
         make_tag: Callable[[], str] = made_up_tag,
     ) -> None:
-        self._setup = setup
+        self._recorded = recorded
         self._known = known
         self._vhost = vhost
         self._patience = patience
@@ -196,15 +156,15 @@ class Standin:
         the connection."""
         out: list[bytes] = []
         for number, found, start, end in methods_in(data):
-            if self._setup.forgotten:
-                raise AmqpError(RESOURCE_ERROR, f"RESOURCE_ERROR - {self._setup.irretrievable()}", found)
-            if found == CHANNEL_CLOSE and not self._setup.restoring:
+            if self._recorded.forgotten:
+                raise AmqpError(spec.RESOURCE_ERROR, f"RESOURCE_ERROR - {self._recorded.irretrievable()}", found)
+            if found == spec.CHANNEL_CLOSE and not self._recorded.restoring:
                 self._drop(number)
             if number in self._waiting:
                 self._wait(number, found, data, start, end, now)
                 continue
             # What would be answered now would be missing from what is being said again: the broker shall answer it.
-            answer = None if self._setup.restoring and number else self._answer(number, found, data, start, end)
+            answer = None if self._recorded.restoring and number else self._answer(number, found, data, start, end)
             if answer is None:
                 self._wait(number, found, data, start, end, now)
             elif answer:
@@ -214,11 +174,11 @@ class Standin:
     def lost(self, now: float) -> bytes:
         """The broker connection is gone, or a new one in the middle of a restoration: what it would have said to what
         it was asked and did not answer. Raises :class:`AmqpError`."""
-        setup = self._setup
-        setup.restoring = False
+        recorded = self._recorded
+        recorded.restoring = False
         before, self._waiting = self._waiting, {}
         self._size = 0
-        out = [self.takes(setup.unanswered(each), now) for each in list(setup.channels.values())]
+        out = [self.takes(recorded.unanswered(each), now) for each in list(recorded.channels.values())]
         patience = self._patience
         out.extend([self.takes(b"".join(each.frames), each.due - patience) for each in before.values()])
         return b"".join(out)
@@ -228,8 +188,8 @@ class Standin:
         frames = b"".join([b"".join(waiting.frames) for waiting in self._waiting.values()])
         self._waiting.clear()
         self._size = 0
-        self._setup.restoring = False
-        self._setup.asks(frames)
+        self._recorded.restoring = False
+        self._recorded.asks(frames)
         return frames
 
     @property
@@ -245,14 +205,14 @@ class Standin:
         """Whether a method that has come on a channel where these frames ``waiting`` are behind what the broker is
         needed for need not wait itself: the client closes the channel, as it does when it has waited long enough, and
         has published nothing on it meanwhile. Then all of them can be forgotten."""
-        return found == CHANNEL_CLOSE and all(frame[0] == METHOD for frame in waiting)
+        return found == spec.CHANNEL_CLOSE and all(frame[0] == spec.METHOD for frame in waiting)
 
     def late(self, now: float) -> None:
         """It is :attr:`due`. Raises the :class:`AmqpError` to close the client's connection with."""
         for waiting in self._waiting.values():
             if now >= waiting.due:
                 raise AmqpError(
-                    CONNECTION_FORCED,
+                    spec.CONNECTION_FORCED,
                     f"CONNECTION_FORCED - there has been no broker for {self._patience:g} seconds, and without one the "
                     f"sidecar cannot answer {waiting.what}",
                 )
@@ -262,72 +222,72 @@ class Standin:
     def _answer(self, number: int, found: int, data: bytes, start: int, end: int) -> bytes | None:
         """What to answer; ``None``: it has to wait."""
         if number == 0:
-            if found == CONNECTION_CLOSE:
-                return method(0, CONNECTION_CLOSE_OK)
-            if found == CONNECTION_UPDATE_SECRET:
+            if found == spec.CONNECTION_CLOSE:
+                return method(0, spec.CONNECTION_CLOSE_OK)
+            if found == spec.CONNECTION_UPDATE_SECRET:
                 self.secret = Arguments(data, start, end).long_bytes()
-                return method(0, CONNECTION_UPDATE_SECRET_OK)
+                return method(0, spec.CONNECTION_UPDATE_SECRET_OK)
             return b""
-        setup = self._setup
-        if found == CHANNEL_OPEN:
-            setup.open(number)
-            return method(number, CHANNEL_OPEN_OK, b"\x00\x00\x00\x00")
-        channel = setup.channels.get(number)
+        recorded = self._recorded
+        if found == spec.CHANNEL_OPEN:
+            recorded.open(number)
+            return method(number, spec.CHANNEL_OPEN_OK, b"\x00\x00\x00\x00")
+        channel = recorded.channels.get(number)
         if found not in ANSWERS or channel is None:
             # Settlements of deliveries, recover-async and what answers us.
             return b""
-        if found == CONFIRM_SELECT and channel.tx:
+        if found == spec.CONFIRM_SELECT and channel.tx:
             return self._refuse(number, found, "cannot switch from tx to confirm mode")
-        if found in (TX_COMMIT, TX_ROLLBACK):
+        if found in (spec.TX_COMMIT, spec.TX_ROLLBACK):
             return self._refuse(number, found, "channel is not transactional")
         arguments = self._arguments(channel, found, data, start, end)
         if arguments is None:
             return None
-        answering = BASIC_GET_EMPTY if found == BASIC_GET else ANSWERS[found]
+        answering = spec.BASIC_GET_EMPTY if found == spec.BASIC_GET else ANSWERS[found]
         answer = method(number, answering, arguments)
         quiet = silent(found, data, start, end)
-        setup.done(number, found, data[start:end], b"" if quiet else answer)
+        recorded.done(number, found, data[start:end], b"" if quiet else answer)
         return b"" if quiet else answer
 
-    def _arguments(self, channel: ChannelSetup, found: int, data: bytes, start: int, end: int) -> bytes | None:
+    def _arguments(self, channel: RecordedChannel, found: int, data: bytes, start: int, end: int) -> bytes | None:
         """Those of the answer, ``None`` when only the broker has one."""
         if found in STATING:
             fact, _ = facts.read(found, data, start, end, channel.last_queue)
             if not self._states(fact):
                 return None
-            return short(fact.name) + pack(">II", 0, 0) if found == QUEUE_DECLARE else b""
-        if found == BASIC_CONSUME:
+            return short(fact.name) + pack(">II", 0, 0) if found == spec.QUEUE_DECLARE else b""
+        if found == spec.BASIC_CONSUME:
             return self._consumes(channel, Arguments(data, start, end))
-        if found == BASIC_CANCEL:
+        if found == spec.BASIC_CANCEL:
             return short(Arguments(data, start, end).short())
-        if found == CHANNEL_FLOW:
+        if found == spec.CHANNEL_FLOW:
             return bytes((Arguments(data, start, end).u8() & 1,))
-        if found == ACCESS_REQUEST:
+        if found == spec.ACCESS_REQUEST:
             return b"\x00\x01"
-        if found == BASIC_GET:
+        if found == spec.BASIC_GET:
             return b"\x00"
-        if found in (BASIC_QOS, BASIC_RECOVER, CONFIRM_SELECT, CHANNEL_CLOSE):
+        if found in (spec.BASIC_QOS, spec.BASIC_RECOVER, spec.CONFIRM_SELECT, spec.CHANNEL_CLOSE):
             return b""
         return None
 
     def _states(self, fact: Fact) -> bool:
         """Whether the broker will surely say yes to this."""
-        setup = self._setup
+        recorded = self._recorded
         known = self._known
         vhost = self._vhost
         name = fact.name
         if not name:
             return False
-        if fact.key in setup.declared or known.knows(vhost, fact):
+        if fact.key in recorded.declared or known.knows(vhost, fact):
             return True
-        if fact.method == QUEUE_DECLARE:
-            there = setup.has_queue(name) or known.has_queue(vhost, name)
+        if fact.method == spec.QUEUE_DECLARE:
+            there = recorded.has_queue(name) or known.has_queue(vhost, name)
             return there if fact.passive else fact.own and not there and not name.startswith("amq.")
-        if fact.method == QUEUE_BIND:
-            return setup.has_own_queue(name) and known.has_exchange(vhost, fact.other)
+        if fact.method == spec.QUEUE_BIND:
+            return recorded.has_own_queue(name) and known.has_exchange(vhost, fact.other)
         return False
 
-    def _consumes(self, channel: ChannelSetup, arguments: Arguments) -> bytes | None:
+    def _consumes(self, channel: RecordedChannel, arguments: Arguments) -> bytes | None:
         arguments.skip(2)
         queue = arguments.short() or channel.last_queue
         tag = arguments.short_bytes()
@@ -335,15 +295,15 @@ class Standin:
             return None  # the broker will say what it thinks of that
         if (
             queue != DIRECT_REPLY_TO
-            and not self._setup.has_queue(queue)
+            and not self._recorded.has_queue(queue)
             and not self._known.has_queue(self._vhost, queue)
         ):
             return None
         return bytes((len(tag),)) + tag if tag else short(self._make_tag())
 
     def _refuse(self, number: int, found: int, text: str) -> bytes:
-        self._setup.channel_gone(number)
-        return channel_close(number, PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", found)
+        self._recorded.channel_gone(number)
+        return channel_close(number, spec.PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", found)
 
     # -- what waits ----------------------------------------------------------------------------------------------------
 
@@ -355,7 +315,7 @@ class Standin:
         waiting.frames.append(data[start:end])
         self._size += end - start
         if self._size > MAX_WAITING:
-            raise AmqpError(RESOURCE_ERROR, "RESOURCE_ERROR - too much waits for the broker", found)
+            raise AmqpError(spec.RESOURCE_ERROR, "RESOURCE_ERROR - too much waits for the broker", found)
 
     def _drop(self, number: int) -> None:
         """A client closes a channel: what waited on it need not be done."""
@@ -367,7 +327,7 @@ class Standin:
         name = _NAMES.get(found)
         if name is None:
             return f"method {found >> 16}.{found & 0xFFFF}"
-        if found == TX_SELECT:
+        if found == spec.TX_SELECT:
             return name
         arguments = Arguments(data, start, end)
         arguments.skip(2)

@@ -8,8 +8,9 @@ import pytest
 
 from sidecar.amqp.known import Known
 from sidecar.amqp.methods import basic_qos, channel_close, method, short
+from sidecar.amqp.questions import EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, methods_in
+from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.restoration import Restoration, Unrestorable
-from sidecar.amqp.setup import EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, Setup, methods_in
 from sidecar.amqp.spec import (
     BASIC_CANCEL,
     BASIC_CONSUME,
@@ -54,15 +55,15 @@ def consume(queue: str, tag: str, bits: int = 0, number: int = 1) -> bytes:
     return method(number, BASIC_CONSUME, b"\0\0" + short(queue) + short(tag) + bytes((bits,)) + NONE)
 
 
-def a_setup(*frames: bytes) -> Setup:
+def a_setup(*frames: bytes) -> Recorded:
     """What these set up, channel 1 being open."""
-    setup = Setup(Known(), "/")
+    recorded = Recorded(Known(), "/")
     for frame in (open_(1), *frames):
         found = int.from_bytes(frame[7:11], "big")
         if found == CHANNEL_OPEN:
-            setup.open(frame[1] << 8 | frame[2])
-        setup.done(frame[1] << 8 | frame[2], found, frame, b"")
-    return setup
+            recorded.open(frame[1] << 8 | frame[2])
+        recorded.done(frame[1] << 8 | frame[2], found, frame, b"")
+    return recorded
 
 
 class Broker:
@@ -97,16 +98,16 @@ class Broker:
 
 
 def test_everything_is_said_again() -> None:
-    setup = a_setup(
+    recorded = a_setup(
         exchange("e"), declare("q", 4), bind("q", "e"), method(1, CONFIRM_SELECT, b"\0"), consume("q", "c1", 2),
         basic_qos(1, 10), consume("q", "c2", 8), method(1, BASIC_QOS, pack(">IHB", 0, 50, 1)), consume("q", "c3"),
         basic_qos(1, 20), open_(2), open_(3), basic_qos(3, 5), consume("amq.rabbitmq.reply-to", "r", 2, 3),
     )  # fmt: skip
-    restoration = Restoration(setup, 2047)
+    restoration = Restoration(recorded, 2047)
     broker = Broker(restoration)
     declared = [open_(4), exchange("e", 4), declare("q", 4, 4), bind("q", "e", 4)]
     assert broker.told == declared
-    assert setup.restoring
+    assert recorded.restoring
     broker.answers(3)
     assert broker.told == declared
     broker.answers(1)
@@ -135,14 +136,14 @@ def test_nothing_declared_needs_no_channel_of_our_own() -> None:
 
 
 def test_nothing_at_all_is_done_at_once() -> None:
-    restoration = Restoration(Setup(Known(), "/"), 0)
+    restoration = Restoration(Recorded(Known(), "/"), 0)
     assert restoration.begin() == b""
     assert restoration.done
 
 
 def test_a_limit_that_is_no_more_is_taken_back() -> None:
-    setup = a_setup(basic_qos(1, 5), consume("q", "c1"), basic_qos(1, 0), consume("q", "c2"))
-    broker = Broker(Restoration(setup, 0))
+    recorded = a_setup(basic_qos(1, 5), consume("q", "c1"), basic_qos(1, 0), consume("q", "c2"))
+    broker = Broker(Restoration(recorded, 0))
     assert broker.told[1:] == [basic_qos(1, 5), consume("q", "c1"), basic_qos(1, 0), consume("q", "c2")]
 
 
@@ -159,8 +160,8 @@ def test_deliveries_and_what_else_the_broker_says_of_itself_are_for_the_client()
 @pytest.mark.parametrize(("code", "passing"), [(404, True), (405, True), (406, False), (403, False)])
 @pytest.mark.parametrize("phase", [0, 1])
 def test_what_the_broker_refuses(code: int, passing: bool, phase: int) -> None:
-    setup = a_setup(declare("q"), consume("q", "c"))
-    restoration = Restoration(setup, 0)
+    recorded = a_setup(declare("q"), consume("q", "c"))
+    restoration = Restoration(recorded, 0)
     broker = Broker(restoration)
     number = 2
     if phase:
@@ -184,27 +185,27 @@ def test_what_cannot_be_had_again() -> None:
         "does not allow as many channels": (a_setup(open_(2)), 1),
         "no channel left": (many, 2),
     }
-    for reason, (setup, channel_max) in setups.items():
+    for reason, (recorded, channel_max) in setups.items():
         with pytest.raises(Unrestorable, match=reason) as caught:
-            Restoration(setup, channel_max).begin()
+            Restoration(recorded, channel_max).begin()
         assert not caught.value.passing
 
 
 def test_a_durable_queue_that_the_broker_named_is_still_there() -> None:
-    setup = a_setup()
-    setup.done(1, QUEUE_DECLARE, declare(""), method(1, QUEUE_DECLARE_OK, short("amq.gen-1") + bytes(8)))
-    setup.done(1, QUEUE_BIND, bind("", "e"), b"")
-    broker = Broker(Restoration(setup, 0))
+    recorded = a_setup()
+    recorded.done(1, QUEUE_DECLARE, declare(""), method(1, QUEUE_DECLARE_OK, short("amq.gen-1") + bytes(8)))
+    recorded.done(1, QUEUE_BIND, bind("", "e"), b"")
+    broker = Broker(Restoration(recorded, 0))
     assert broker.told == [open_(2), bind("amq.gen-1", "e", 2)]
 
 
 def test_what_the_stand_in_has_answered_is_said_to_the_broker() -> None:
     known = Known()
-    setup = Setup(known, "/")
-    standin = Standin(setup, known, "/")
+    recorded = Recorded(known, "/")
+    standin = Standin(recorded, known, "/")
     asked = open_(1) + declare("mine", 4) + method(1, CONFIRM_SELECT, b"\1") + basic_qos(1, 9) + consume("mine", "c")
     assert standin.takes(asked, 0.0)
-    broker = Broker(Restoration(setup, 0))
+    broker = Broker(Restoration(recorded, 0))
     broker.answers(2)
     broker.told.clear()
     broker.answers(1)

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from sidecar.amqp import facts, standin
 from sidecar.amqp.known import Known
 from sidecar.amqp.methods import Arguments, basic_ack, basic_cancel, basic_nack, basic_qos, channel_close, method, short
-from sidecar.amqp.setup import ANSWERS, BASIC_RECOVER_OK, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, Setup, methods_in
+from sidecar.amqp.questions import ANSWERS, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, methods_in
+from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.spec import (
     BASIC_CANCEL_OK,
     BASIC_CONSUME,
@@ -22,6 +23,7 @@ from sidecar.amqp.spec import (
     BASIC_QOS_OK,
     BASIC_RECOVER,
     BASIC_RECOVER_ASYNC,
+    BASIC_RECOVER_OK,
     CHANNEL_CLOSE,
     CHANNEL_CLOSE_OK,
     CHANNEL_FLOW,
@@ -85,8 +87,8 @@ class Away:
     def __init__(self, *known: bytes, patience: float = 30.0) -> None:
         self.known = Known()
         teach(self.known, *known)
-        self.setup = Setup(self.known, "/")
-        self.standin = standin.Standin(self.setup, self.known, "/", patience, lambda: "amq.ctag-made-up")
+        self.recorded = Recorded(self.known, "/")
+        self.standin = standin.Standin(self.recorded, self.known, "/", patience, lambda: "amq.ctag-made-up")
         assert self.asks(OPEN) == [CHANNEL_OPEN_OK]
 
     def asks(self, *frames: bytes, now: float = 0.0) -> list[int]:
@@ -123,7 +125,7 @@ def test_what_wants_no_answer_gets_none() -> None:
     )
     assert away.asks(*silent) == []
     assert away.standin.due == inf
-    assert away.setup.channels[1].confirm
+    assert away.recorded.channels[1].confirm
 
 
 def test_declarations_that_are_known_are_answered_and_remembered() -> None:
@@ -146,7 +148,7 @@ def test_declarations_that_are_known_are_answered_and_remembered() -> None:
         QUEUE_DECLARE_OK,
         EXCHANGE_DECLARE_OK,
     ]
-    assert [fact.method for fact in away.setup.declared.values()] == [EXCHANGE_DECLARE, QUEUE_DECLARE, QUEUE_BIND]
+    assert [fact.method for fact in away.recorded.declared.values()] == [EXCHANGE_DECLARE, QUEUE_DECLARE, QUEUE_BIND]
 
 
 def test_a_client_may_make_queues_for_itself() -> None:
@@ -183,7 +185,7 @@ def test_an_empty_queue_name_means_the_last_one() -> None:
         QUEUE_BIND_OK,
         BASIC_CONSUME_OK,
     ]
-    assert away.setup.channels[1].consumers[b"c"].queue == "orders"
+    assert away.recorded.channels[1].consumers[b"c"].queue == "orders"
 
 
 @pytest.mark.parametrize(
@@ -228,7 +230,7 @@ def test_what_only_the_broker_knows_waits_for_it(frame: bytes) -> None:
     assert away.standin.due == inf
     assert not away.standin.waits(1)
     # And from now on it is the broker who is expected to answer.
-    assert [asked.frame for asked in away.setup.channels[1].asked] == [frame, basic_qos(1, 10)]
+    assert [asked.frame for asked in away.recorded.channels[1].asked] == [frame, basic_qos(1, 10)]
 
 
 def test_what_is_too_late_says_what_it_is() -> None:
@@ -264,7 +266,7 @@ def test_a_consumer_gets_a_tag_when_it_brings_none() -> None:
     away = Away(queue_declare("q"))
     answer = away.standin.takes(consume("q"), 0.0)
     assert answer == method(1, BASIC_CONSUME_OK, short("amq.ctag-made-up"))
-    assert list(away.setup.channels[1].consumers) == [b"amq.ctag-made-up"]
+    assert list(away.recorded.channels[1].consumers) == [b"amq.ctag-made-up"]
     assert standin.made_up_tag() != standin.made_up_tag()
 
 
@@ -284,7 +286,7 @@ def test_a_cancelled_consumer_does_not_come_back() -> None:
     away.asks(consume("q", "c"))
     answer = away.standin.takes(method(1, 0x003C001E, short("c") + b"\0"), 0.0)
     assert answer == method(1, BASIC_CANCEL_OK, short("c"))
-    assert not away.setup.channels[1].consumers
+    assert not away.recorded.channels[1].consumers
 
 
 @pytest.mark.parametrize("found", [TX_COMMIT, TX_ROLLBACK])
@@ -297,17 +299,17 @@ def test_without_a_transaction_there_is_none_to_end(found: int) -> None:
         PRECONDITION_FAILED,
         "PRECONDITION_FAILED - channel is not transactional",
     )
-    assert 1 not in away.setup.channels
+    assert 1 not in away.recorded.channels
 
 
 def test_what_was_asked_and_not_answered_is_answered_when_the_broker_is_lost() -> None:
     known = Known()
     teach(known, queue_declare("q"))
-    setup = Setup(known, "/")
-    session = standin.Standin(setup, known, "/", 30.0)
-    setup.asks(OPEN + method(1, CONFIRM_SELECT, b"\0") + queue_declare("q") + consume("q", "c"))
-    setup.asks(method(2, CHANNEL_OPEN, b"\0") + queue_declare("new", channel=2) + basic_qos(2, 5))
-    setup.answers(1, CHANNEL_OPEN_OK, method(1, CHANNEL_OPEN_OK, NO_TABLE), 0, 16)
+    recorded = Recorded(known, "/")
+    session = standin.Standin(recorded, known, "/", 30.0)
+    recorded.asks(OPEN + method(1, CONFIRM_SELECT, b"\0") + queue_declare("q") + consume("q", "c"))
+    recorded.asks(method(2, CHANNEL_OPEN, b"\0") + queue_declare("new", channel=2) + basic_qos(2, 5))
+    recorded.answers(1, CHANNEL_OPEN_OK, method(1, CHANNEL_OPEN_OK, NO_TABLE), 0, 16)
     answers = session.lost(1.0)
     assert [(number, found) for number, found, _, _ in methods_in(answers)] == [
         (1, CONFIRM_SELECT_OK),
@@ -315,8 +317,8 @@ def test_what_was_asked_and_not_answered_is_answered_when_the_broker_is_lost() -
         (1, BASIC_CONSUME_OK),
         (2, CHANNEL_OPEN_OK),
     ]
-    assert setup.channels[1].confirm
-    assert list(setup.channels[1].consumers) == [b"c"]
+    assert recorded.channels[1].confirm
+    assert list(recorded.channels[1].consumers) == [b"c"]
     assert session.back() == queue_declare("new", channel=2) + basic_qos(2, 5)
 
 
@@ -332,29 +334,29 @@ def test_the_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_during_a_restoration_the_broker_shall_answer() -> None:
     """What would be answered then would be missing from what is being said again."""
     away = Away(queue_declare("q"))
-    away.setup.restoring = True
+    away.recorded.restoring = True
     asked = consume("q", "c") + channel_close(1, 200, "") + OPEN
     assert away.asks(asked, now=3.0) == []
     assert away.standin.waits(1)
     assert away.standin.back() == asked
-    assert not away.setup.restoring
+    assert not away.recorded.restoring
 
 
 def test_a_restoration_that_ends_too_early_leaves_what_came_meanwhile_to_the_stand_in() -> None:
     away = Away(queue_declare("q"))
     away.asks(method(2, CHANNEL_OPEN, b"\0"))
     away.asks(queue_declare("unknown", channel=2), now=1.0)
-    away.setup.restoring = True
+    away.recorded.restoring = True
     away.asks(consume("q", "c"), now=3.0)
     away.asks(basic_qos(2, 5), now=3.0)
     assert [found for _, found, _, _ in methods_in(away.standin.lost(4.0))] == [BASIC_CONSUME_OK]
-    assert list(away.setup.channels[1].consumers) == [b"c"]
+    assert list(away.recorded.channels[1].consumers) == [b"c"]
     assert away.standin.due == 31.0
     assert away.standin.back() == queue_declare("unknown", channel=2) + basic_qos(2, 5)
 
 
 def test_more_than_can_be_remembered_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.amqp.setup.MAX_CONSUMERS", 3)
+    monkeypatch.setattr("sidecar.amqp.recorded.MAX_CONSUMERS", 3)
     away = Away(queue_declare("q"))
     for number in range(4):
         away.asks(consume("q", f"c{number}"))

@@ -27,8 +27,9 @@ from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX, Handshake
 from sidecar.amqp.known import Known
 from sidecar.amqp.methods import basic_ack, connection_close, method_of
+from sidecar.amqp.questions import methods_in
 from sidecar.amqp.reception import Reception
-from sidecar.amqp.setup import Setup, methods_in
+from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.spec import (
     BASIC_PUBLISH,
     CHANNEL_OPEN,
@@ -54,8 +55,8 @@ class Client(asyncio.Protocol):
         self._greeted = False
         self._handshake = Handshake()
         self._reception = Reception(server.known)
-        self._setup = Setup(server.known, "/")
-        self._standin = Standin(self._setup, server.known, "/", server.patience)
+        self._recorded = Recorded(server.known, "/")
+        self._standin = Standin(self._recorded, server.known, "/", server.patience)
         self._published: dict[int, int] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -107,7 +108,7 @@ class Client(asyncio.Protocol):
     def _take(self, number: int) -> None:
         """A publish is there, its bodies at the latest with the next reading."""
         self._server.published += 1
-        channel = self._setup.channels[number]
+        channel = self._recorded.channels[number]
         if channel.confirm:
             self._published[number] = tag = self._published.get(number, 0) + 1
             self._transport.write(basic_ack(number, tag, False))

@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp import setup
+from sidecar.amqp import recorded
 from sidecar.amqp.known import Known
 from sidecar.amqp.methods import basic_cancel, basic_qos, channel_close, method, short
-from sidecar.amqp.setup import ANSWERS, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, Setup
+from sidecar.amqp.questions import ANSWERS, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK
+from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.spec import (
     BASIC_CANCEL,
     BASIC_CANCEL_OK,
@@ -61,40 +62,40 @@ class Attached:
 
     def __init__(self) -> None:
         self.known = Known()
-        self.setup = Setup(self.known, "/")
-        self.setup.asks(method(1, CHANNEL_OPEN, b"\0"))
+        self.recorded = Recorded(self.known, "/")
+        self.recorded.asks(method(1, CHANNEL_OPEN, b"\0"))
         self.hears(CHANNEL_OPEN_OK, NONE)
-        self.channel = self.setup.channels[1]
+        self.channel = self.recorded.channels[1]
 
     def hears(self, found: int, arguments: bytes = b"", number: int = 1) -> None:
         frame = method(number, found, arguments)
-        self.setup.answers(number, found, frame, 0, len(frame))
+        self.recorded.answers(number, found, frame, 0, len(frame))
 
     def declares(self, name: str, bits: int = 2, given: str = "") -> None:
-        self.setup.asks(declare(name, bits))
+        self.recorded.asks(declare(name, bits))
         self.hears(QUEUE_DECLARE_OK, short(given or name) + bytes(8))
 
 
 def test_only_what_is_answered_is_so() -> None:
     it = Attached()
-    it.setup.asks(declare("q") + exchange("e") + bind("q", "e"))
-    assert not it.setup.declared
+    it.recorded.asks(declare("q") + exchange("e") + bind("q", "e"))
+    assert not it.recorded.declared
     it.hears(QUEUE_DECLARE_OK, short("q") + bytes(8))
     it.hears(EXCHANGE_DECLARE_OK)
-    assert [fact.name for fact in it.setup.declared.values()] == ["q", "e"]
+    assert [fact.name for fact in it.recorded.declared.values()] == ["q", "e"]
     it.hears(QUEUE_BIND_OK)
-    assert len(it.setup.declared) == 3
+    assert len(it.recorded.declared) == 3
     assert it.known.has_queue("/", "q")
     assert it.known.has_exchange("/", "e")
-    assert it.setup.has_queue("q")
-    assert it.setup.irretrievable() == it.setup.lost_name() == ""
+    assert it.recorded.has_queue("q")
+    assert it.recorded.irretrievable() == it.recorded.lost_name() == ""
 
 
 def test_what_wants_no_answer_is_so_when_something_later_is_answered() -> None:
     it = Attached()
-    it.setup.asks(declare("q", 2 | 16) + method(1, CONFIRM_SELECT, b"\1") + consume("q", "c", 8))
+    it.recorded.asks(declare("q", 2 | 16) + method(1, CONFIRM_SELECT, b"\1") + consume("q", "c", 8))
     assert not it.known.has_queue("/", "q")
-    it.setup.asks(basic_qos(1, 5))
+    it.recorded.asks(basic_qos(1, 5))
     it.hears(BASIC_QOS_OK)
     assert it.known.has_queue("/", "q")
     assert it.channel.confirm
@@ -104,42 +105,42 @@ def test_what_wants_no_answer_is_so_when_something_later_is_answered() -> None:
 
 def test_a_channel_that_was_closed_has_not_done_what_was_not_answered() -> None:
     it = Attached()
-    it.setup.asks(declare("q", 2 | 16))
-    it.setup.channel_gone(1)
+    it.recorded.asks(declare("q", 2 | 16))
+    it.recorded.channel_gone(1)
     it.hears(BASIC_QOS_OK)
     assert it.known.count == 0
-    assert not it.setup.channels
-    assert it.setup._bytes == 0
+    assert not it.recorded.channels
+    assert it.recorded._bytes == 0
 
 
 def test_passive_declarations_are_known_and_not_said_again() -> None:
     it = Attached()
     it.declares("q", 1)
     assert it.known.has_queue("/", "q")
-    assert not it.setup.declared
+    assert not it.recorded.declared
 
 
 def test_a_queue_that_the_broker_names() -> None:
     it = Attached()
     it.declares("", 2, "amq.gen-1")
     assert it.channel.last_queue == "amq.gen-1"
-    assert it.setup.has_queue("amq.gen-1")
-    assert it.setup.lost_name() == "", "it is durable"
+    assert it.recorded.has_queue("amq.gen-1")
+    assert it.recorded.lost_name() == "", "it is durable"
     assert it.known.count == 0
     it.declares("", 4, "amq.gen-2")
-    assert it.setup.lost_name() == "amq.gen-2"
-    it.setup.asks(consume("", "c"))
+    assert it.recorded.lost_name() == "amq.gen-2"
+    it.recorded.asks(consume("", "c"))
     it.hears(BASIC_CONSUME_OK, short("c"))
     assert it.channel.consumers[b"c"].queue == "amq.gen-2"
-    it.setup.asks(method(1, QUEUE_DELETE, b"\0\0\0\0"))
+    it.recorded.asks(method(1, QUEUE_DELETE, b"\0\0\0\0"))
     it.hears(QUEUE_DELETE_OK, NONE)
-    assert it.setup.lost_name() == ""
+    assert it.recorded.lost_name() == ""
 
 
 def test_consumers_may_be_answered_out_of_order() -> None:
     """The queues do that, and each takes its time."""
     it = Attached()
-    it.setup.asks(basic_qos(1, 7) + consume("a", "c1") + consume("b") + basic_qos(1, 3) + consume("c", "c3"))
+    it.recorded.asks(basic_qos(1, 7) + consume("a", "c1") + consume("b") + basic_qos(1, 3) + consume("c", "c3"))
     it.hears(BASIC_QOS_OK)
     it.hears(BASIC_QOS_OK)
     it.hears(BASIC_CONSUME_OK, short("c3"))
@@ -151,15 +152,15 @@ def test_consumers_may_be_answered_out_of_order() -> None:
         b"amq.ctag-x": ("b", 7),
         b"c1": ("a", 7),
     }
-    it.setup.asks(method(1, BASIC_CANCEL, short("c1") + b"\0") + method(1, BASIC_CANCEL, short("c3") + b"\0"))
-    it.setup.asks(basic_cancel(1, b"amq.ctag-x"))
+    it.recorded.asks(method(1, BASIC_CANCEL, short("c1") + b"\0") + method(1, BASIC_CANCEL, short("c3") + b"\0"))
+    it.recorded.asks(basic_cancel(1, b"amq.ctag-x"))
     it.hears(BASIC_CANCEL_OK, short("c3"))
     assert list(consumers) == [b"amq.ctag-x", b"c1"]
     it.hears(BASIC_CANCEL_OK, short("c1"))
     assert list(consumers) == [b"amq.ctag-x"]
     it.hears(BASIC_CANCEL, short("amq.ctag-x") + b"\1")
     assert not consumers
-    it.setup.asks(basic_qos(1, 1))
+    it.recorded.asks(basic_qos(1, 1))
     it.hears(BASIC_QOS_OK)
     assert not it.channel.asked
 
@@ -167,7 +168,7 @@ def test_consumers_may_be_answered_out_of_order() -> None:
 def test_prefetch_limits_of_both_kinds() -> None:
     it = Attached()
     assert (it.channel.limit, it.channel.shared_limit) == (-1, -1)
-    it.setup.asks(method(1, BASIC_QOS, pack(">IHB", 0, 0, 1)) + basic_qos(1, 0))
+    it.recorded.asks(method(1, BASIC_QOS, pack(">IHB", 0, 0, 1)) + basic_qos(1, 0))
     it.hears(BASIC_QOS_OK)
     it.hears(BASIC_QOS_OK)
     assert (it.channel.limit, it.channel.shared_limit) == (0, 0)
@@ -175,83 +176,83 @@ def test_prefetch_limits_of_both_kinds() -> None:
 
 def test_an_empty_get_is_an_answer() -> None:
     it = Attached()
-    it.setup.asks(method(1, BASIC_GET, b"\0\0" + short("q") + b"\0") + method(1, CONFIRM_SELECT, b"\0"))
+    it.recorded.asks(method(1, BASIC_GET, b"\0\0" + short("q") + b"\0") + method(1, CONFIRM_SELECT, b"\0"))
     it.hears(BASIC_GET_EMPTY, b"\0")
     it.hears(CONFIRM_SELECT_OK)
     assert it.channel.confirm
-    assert it.setup._bytes == 0
+    assert it.recorded._bytes == 0
 
 
 def test_answers_that_nobody_asked_for_change_nothing() -> None:
     it = Attached()
-    it.setup.asks(declare("q"))
+    it.recorded.asks(declare("q"))
     it.hears(BASIC_QOS_OK)
     it.hears(BASIC_CONSUME_OK, short("c"))
     it.hears(BASIC_QOS_OK, number=9)
     it.hears(QUEUE_DECLARE_OK, short("q") + bytes(8))
-    assert it.setup.has_queue("q")
+    assert it.recorded.has_queue("q")
     assert not it.channel.consumers
 
 
 def test_what_is_removed_is_forgotten() -> None:
     it = Attached()
     it.declares("q")
-    it.setup.asks(exchange("e") + bind("q", "e"))
+    it.recorded.asks(exchange("e") + bind("q", "e"))
     it.hears(EXCHANGE_DECLARE_OK)
     it.hears(QUEUE_BIND_OK)
-    it.setup.asks(method(1, QUEUE_UNBIND, b"\0\0" + short("q") + short("e") + short("k") + NONE))
+    it.recorded.asks(method(1, QUEUE_UNBIND, b"\0\0" + short("q") + short("e") + short("k") + NONE))
     it.hears(QUEUE_UNBIND_OK)
-    assert [fact.name for fact in it.setup.declared.values()] == ["q", "e"]
-    it.setup.asks(bind("q", "e"))
+    assert [fact.name for fact in it.recorded.declared.values()] == ["q", "e"]
+    it.recorded.asks(bind("q", "e"))
     it.hears(QUEUE_BIND_OK)
-    it.setup.asks(method(1, EXCHANGE_DELETE, b"\0\0" + short("e") + b"\0"))
-    assert len(it.setup.declared) == 3
+    it.recorded.asks(method(1, EXCHANGE_DELETE, b"\0\0" + short("e") + b"\0"))
+    assert len(it.recorded.declared) == 3
     it.hears(EXCHANGE_DELETE_OK)
-    assert [fact.name for fact in it.setup.declared.values()] == ["q"]
-    it.setup.asks(method(1, QUEUE_DELETE, b"\0\0" + short("q") + b"\4"))
-    it.setup.asks(basic_qos(1, 1))
+    assert [fact.name for fact in it.recorded.declared.values()] == ["q"]
+    it.recorded.asks(method(1, QUEUE_DELETE, b"\0\0" + short("q") + b"\4"))
+    it.recorded.asks(basic_qos(1, 1))
     it.hears(BASIC_QOS_OK)
-    assert not it.setup.declared
+    assert not it.recorded.declared
     assert it.known.count == 0
-    assert it.setup._bytes == 0
-    assert not it.setup.has_queue("q")
+    assert it.recorded._bytes == 0
+    assert not it.recorded.has_queue("q")
 
 
 def test_a_transaction_does_not_outlive_its_connection() -> None:
     it = Attached()
-    it.setup.asks(method(1, TX_SELECT))
+    it.recorded.asks(method(1, TX_SELECT))
     it.hears(ANSWERS[TX_SELECT])
-    assert "transaction" in it.setup.irretrievable()
-    it.setup.channel_gone(1)
-    assert it.setup.irretrievable() == ""
+    assert "transaction" in it.recorded.irretrievable()
+    it.recorded.channel_gone(1)
+    assert it.recorded.irretrievable() == ""
 
 
 @pytest.mark.parametrize("limit", ["MAX_FACTS", "MAX_CONSUMERS", "MAX_BYTES"])
 def test_what_is_too_much_is_given_up(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, limit, 500 if limit == "MAX_BYTES" else 3)
+    monkeypatch.setattr(recorded, limit, 500 if limit == "MAX_BYTES" else 3)
     it = Attached()
     for number in range(5):
         if limit == "MAX_CONSUMERS":
-            it.setup.asks(consume("q", f"c{number}"))
+            it.recorded.asks(consume("q", f"c{number}"))
             it.hears(BASIC_CONSUME_OK, short(f"c{number}"))
         else:
             it.declares(f"q{number}")
-    assert it.setup.forgotten
-    assert "more than" in it.setup.irretrievable()
-    assert not it.setup.channels
-    assert not it.setup.declared
-    it.setup.asks(method(2, CHANNEL_OPEN, b"\0"))
-    it.setup.channel_gone(1)
+    assert it.recorded.forgotten
+    assert "more than" in it.recorded.irretrievable()
+    assert not it.recorded.channels
+    assert not it.recorded.declared
+    it.recorded.asks(method(2, CHANNEL_OPEN, b"\0"))
+    it.recorded.channel_gone(1)
     it.hears(CHANNEL_OPEN_OK, NONE, 2)
-    assert not it.setup.channels
+    assert not it.recorded.channels
 
 
 def test_what_is_asked_and_never_answered_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(setup, "MAX_BYTES", 10_000)
+    monkeypatch.setattr(recorded, "MAX_BYTES", 10_000)
     it = Attached()
     for _ in range(1000):
-        it.setup.asks(basic_qos(1, 1))
-    assert it.setup.forgotten
+        it.recorded.asks(basic_qos(1, 1))
+    assert it.recorded.forgotten
 
 
 said = st.tuples(
@@ -272,22 +273,22 @@ def test_whatever_is_said_the_books_are_right(dialogue: list[tuple[bool, int, by
     for each in dialogue:
         try:
             if isinstance(each, bytes):
-                it.setup.asks(each)
+                it.recorded.asks(each)
             elif each[0]:
-                it.setup.asks(method(1, each[1], each[2]))
+                it.recorded.asks(method(1, each[1], each[2]))
             else:
                 it.hears(each[1], each[2])
         except AmqpError:
             pass
-    for number in list(it.setup.channels):
-        it.setup.channel_gone(number)
-    assert it.setup._consumers == 0
-    assert it.setup._bytes == sum(fact.size for fact in it.setup.declared.values())
+    for number in list(it.recorded.channels):
+        it.recorded.channel_gone(number)
+    assert it.recorded._consumers == 0
+    assert it.recorded._bytes == sum(fact.size for fact in it.recorded.declared.values())
 
 
 def test_what_only_the_broker_understands_is_nobodys_trouble_yet() -> None:
     it = Attached()
     strange = b"\0\0\0\3\1a?"
-    it.setup.asks(method(1, QUEUE_DECLARE, b"\0\0" + short("q") + b"\2" + strange))
+    it.recorded.asks(method(1, QUEUE_DECLARE, b"\0\0" + short("q") + b"\2" + strange))
     it.hears(QUEUE_DECLARE_OK, short("q") + bytes(8))
-    assert it.setup.irretrievable()
+    assert it.recorded.irretrievable()

@@ -8,108 +8,16 @@ says. So it holds for one broker connection exactly what has to be said again ov
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator
-from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp import facts
+from sidecar.amqp import facts, spec
 from sidecar.amqp.facts import ENDING, STATING, Fact
-from sidecar.amqp.methods import Arguments, method, method_of, short
-from sidecar.amqp.spec import (
-    BASIC_CANCEL,
-    BASIC_CANCEL_OK,
-    BASIC_CONSUME,
-    BASIC_CONSUME_OK,
-    BASIC_GET,
-    BASIC_GET_EMPTY,
-    BASIC_GET_OK,
-    BASIC_QOS,
-    BASIC_QOS_OK,
-    BASIC_RECOVER,
-    CHANNEL_CLOSE,
-    CHANNEL_CLOSE_OK,
-    CHANNEL_FLOW,
-    CHANNEL_FLOW_OK,
-    CHANNEL_OPEN,
-    CHANNEL_OPEN_OK,
-    CONFIRM_SELECT,
-    CONFIRM_SELECT_OK,
-    EXCHANGE_BIND,
-    EXCHANGE_DECLARE,
-    EXCHANGE_DELETE,
-    EXCHANGE_DELETE_OK,
-    EXCHANGE_UNBIND,
-    EXCHANGE_UNBIND_OK,
-    METHOD,
-    QUEUE_BIND,
-    QUEUE_DECLARE,
-    QUEUE_DECLARE_OK,
-    QUEUE_DELETE,
-    QUEUE_DELETE_OK,
-    QUEUE_PURGE,
-    QUEUE_UNBIND,
-    QUEUE_UNBIND_OK,
-    TX_COMMIT,
-    TX_ROLLBACK,
-    TX_SELECT,
-    AmqpError,
-)
+from sidecar.amqp.methods import Arguments, method, short
+from sidecar.amqp.questions import ANSWERING, ANSWERS, Asked, methods_in, place_of, silent
+from sidecar.amqp.spec import AmqpError
 
 if TYPE_CHECKING:
     from sidecar.amqp.known import Known
-
-EXCHANGE_DECLARE_OK: Final = 0x0028000B
-EXCHANGE_BIND_OK: Final = 0x0028001F
-QUEUE_BIND_OK: Final = 0x00320015
-QUEUE_PURGE_OK: Final = 0x0032001F
-BASIC_RECOVER_OK: Final = 0x003C006F
-TX_SELECT_OK: Final = 0x005A000B
-TX_COMMIT_OK: Final = 0x005A0015
-TX_ROLLBACK_OK: Final = 0x005A001F
-#: Class 30 is not in 0-9-1 any more, and RabbitMQ answers it all the same.
-ACCESS_REQUEST: Final = 0x001E000A
-ACCESS_REQUEST_OK: Final = 0x001E000B
-
-#: What answers a method of a client on a channel; ``basic.get`` may also get :data:`BASIC_GET_EMPTY`.
-ANSWERS: Final[dict[int, int]] = {
-    CHANNEL_OPEN: CHANNEL_OPEN_OK,
-    CHANNEL_FLOW: CHANNEL_FLOW_OK,
-    CHANNEL_CLOSE: CHANNEL_CLOSE_OK,
-    ACCESS_REQUEST: ACCESS_REQUEST_OK,
-    EXCHANGE_DECLARE: EXCHANGE_DECLARE_OK,
-    EXCHANGE_DELETE: EXCHANGE_DELETE_OK,
-    EXCHANGE_BIND: EXCHANGE_BIND_OK,
-    EXCHANGE_UNBIND: EXCHANGE_UNBIND_OK,
-    QUEUE_DECLARE: QUEUE_DECLARE_OK,
-    QUEUE_BIND: QUEUE_BIND_OK,
-    QUEUE_PURGE: QUEUE_PURGE_OK,
-    QUEUE_DELETE: QUEUE_DELETE_OK,
-    QUEUE_UNBIND: QUEUE_UNBIND_OK,
-    BASIC_QOS: BASIC_QOS_OK,
-    BASIC_CONSUME: BASIC_CONSUME_OK,
-    BASIC_CANCEL: BASIC_CANCEL_OK,
-    BASIC_GET: BASIC_GET_OK,
-    BASIC_RECOVER: BASIC_RECOVER_OK,
-    CONFIRM_SELECT: CONFIRM_SELECT_OK,
-    TX_SELECT: TX_SELECT_OK,
-    TX_COMMIT: TX_COMMIT_OK,
-    TX_ROLLBACK: TX_ROLLBACK_OK,
-}
-_ANSWERING: Final = frozenset(ANSWERS.values()) | {BASIC_GET_EMPTY}
-
-#: Method → how many short strings there are between its reserved short and the octet with the bit that says that no
-#: answer is wanted, and that bit.
-_NO_WAIT: Final[dict[int, tuple[int, int]]] = {
-    EXCHANGE_DECLARE: (2, 16),
-    EXCHANGE_DELETE: (1, 2),
-    EXCHANGE_BIND: (3, 1),
-    EXCHANGE_UNBIND: (3, 1),
-    QUEUE_DECLARE: (1, 16),
-    QUEUE_BIND: (3, 1),
-    QUEUE_PURGE: (1, 1),
-    QUEUE_DELETE: (1, 4),
-    BASIC_CONSUME: (2, 8),
-}
 
 #: What is remembered of one connection at most; one that has set up more cannot be set up again.
 MAX_FACTS: Final = 10_000
@@ -119,10 +27,8 @@ MAX_BYTES: Final = 2 * 1024 * 1024
 #: RabbitMQ's pseudo-queue for answers, and what the broker's own names begin with.
 DIRECT_REPLY_TO: Final = "amq.rabbitmq.reply-to"
 
-_size_at: Final = Struct(">I").unpack_from
 
-
-class Consumer:
+class RecordedConsumer:
     """A consumer. ``limit`` is the prefetch limit that was set when it came (-1: none was); ``bits`` and ``table`` are
     its own."""
 
@@ -143,30 +49,10 @@ class Consumer:
     def frame(self, channel: int) -> bytes:
         """The ``basic.consume`` that brings it about, under its tag."""
         arguments = b"\x00\x00" + short(self.queue) + bytes((len(self.tag),)) + self.tag + bytes((self.bits,))
-        return method(channel, BASIC_CONSUME, arguments + self.table)
+        return method(channel, spec.BASIC_CONSUME, arguments + self.table)
 
 
-class Asked:
-    """A method that went to the broker. ``silent``: no answer is wanted, one to a later method means that it went well.
-    ``limit`` is the prefetch limit that a consumer gets."""
-
-    __slots__ = ("frame", "limit", "method", "silent")
-
-    def __init__(self, found: int, frame: bytes, silent: bool, limit: int) -> None:
-        self.method = found
-        self.frame = frame
-        self.silent = silent
-        self.limit = limit
-
-    def is_answered(self, found: int, tag: bytes) -> bool:
-        """Whether this method of the broker answers it; ``tag`` is that of the consumer it is about, as it was asked
-        for."""
-        if self.silent or ANSWERS[self.method] != found:
-            return False
-        return self.method not in (BASIC_CONSUME, BASIC_CANCEL) or consumer_of(self.method, self.frame) == tag
-
-
-class ChannelSetup:
+class RecordedChannel:
     """What is set up on one channel. ``limit`` is the prefetch limit for consumers to come and ``shared_limit`` the one
     that they all share, -1 when none was set (§1.8.3.1 "global", with RabbitMQ's meaning). ``asked_limit`` is what
     ``limit`` will be when everything is answered."""
@@ -179,13 +65,13 @@ class ChannelSetup:
         self.limit = -1
         self.asked_limit = -1
         self.shared_limit = -1
-        self.consumers: OrderedDict[bytes, Consumer] = OrderedDict()
+        self.consumers: OrderedDict[bytes, RecordedConsumer] = OrderedDict()
         #: What an empty queue name means: the queue declared last.
         self.last_queue = ""
         self.asked: deque[Asked] = deque()
 
 
-class Setup:
+class Recorded:
     """What one session has set up."""
 
     __slots__ = (
@@ -195,7 +81,7 @@ class Setup:
     def __init__(self, known: Known, vhost: str) -> None:
         self._known = known
         self._vhost = vhost
-        self.channels: dict[int, ChannelSetup] = {}
+        self.channels: dict[int, RecordedChannel] = {}
         #: By key, in the order in which they were stated.
         self.declared: OrderedDict[bytes, Fact] = OrderedDict()
         #: It was too much to be remembered: nothing of this is true any more.
@@ -216,12 +102,12 @@ class Setup:
                 return
             if found not in ANSWERS:
                 continue
-            if found == CHANNEL_OPEN:
+            if found == spec.CHANNEL_OPEN:
                 self.open(number)
             channel = self.channels.get(number)
             if channel is None:
                 continue
-            if found == BASIC_QOS and (limit := _limit(data, start, end)) >= 0:
+            if found == spec.BASIC_QOS and (limit := _limit(data, start, end)) >= 0:
                 channel.asked_limit = limit
             asked = Asked(found, data[start:end], silent(found, data, start, end), channel.asked_limit)
             channel.asked.append(asked)
@@ -235,17 +121,17 @@ class Setup:
         channel = self.channels.get(number)
         if channel is None:
             return
-        if found == BASIC_CANCEL:
+        if found == spec.BASIC_CANCEL:
             self._cancelled(channel, Arguments(data, start, end).short_bytes())
             return
-        if found not in _ANSWERING:
+        if found not in ANSWERING:
             return
-        if found == BASIC_GET_EMPTY:
-            found = BASIC_GET_OK
+        if found == spec.BASIC_GET_EMPTY:
+            found = spec.BASIC_GET_OK
         tag = b""
-        if found in (BASIC_CONSUME_OK, BASIC_CANCEL_OK):
+        if found in (spec.BASIC_CONSUME_OK, spec.BASIC_CANCEL_OK):
             tag = Arguments(data, start, end).short_bytes()
-        place = _place(channel.asked, found, tag)
+        place = place_of(channel.asked, found, tag)
         if place < 0:
             return  # somebody else has asked
         before = [channel.asked.popleft() for _ in range(place)]
@@ -277,11 +163,11 @@ class Setup:
             self._stated(channel, found, frame, answer)
         elif found in ENDING:
             self._ended(channel, found, frame)
-        elif found == BASIC_CONSUME:
+        elif found == spec.BASIC_CONSUME:
             self._consumes(channel, frame, answer, channel.limit if limit == -2 else limit)
-        elif found == BASIC_CANCEL:
+        elif found == spec.BASIC_CANCEL:
             self._cancelled(channel, Arguments(frame, 0, end).short_bytes())
-        elif found == BASIC_QOS:
+        elif found == spec.BASIC_QOS:
             count = _limit(frame, 0, end)
             if count >= 0:
                 channel.limit = count
@@ -289,14 +175,14 @@ class Setup:
                     channel.asked_limit = count
             else:
                 channel.shared_limit = -1 - count
-        elif found == CONFIRM_SELECT:
+        elif found == spec.CONFIRM_SELECT:
             channel.confirm = True
-        elif found == TX_SELECT:
+        elif found == spec.TX_SELECT:
             channel.tx = True
-        elif found == CHANNEL_CLOSE:
+        elif found == spec.CHANNEL_CLOSE:
             self.channel_gone(number)
 
-    def unanswered(self, channel: ChannelSetup) -> bytes:
+    def unanswered(self, channel: RecordedChannel) -> bytes:
         """What was asked on a channel and not answered; it is forgotten here."""
         frames = b"".join([asked.frame for asked in channel.asked])
         self._bytes -= len(frames) + 100 * len(channel.asked)
@@ -306,7 +192,7 @@ class Setup:
     def open(self, number: int) -> None:
         """A channel begins."""
         self.channel_gone(number)
-        self.channels[number] = ChannelSetup()
+        self.channels[number] = RecordedChannel()
 
     def channel_gone(self, number: int) -> None:
         """A channel does not exist any more."""
@@ -346,7 +232,7 @@ class Setup:
         """It is so, for as long as nobody ends it."""
         if fact.key not in self.declared:
             self.declared[fact.key] = fact
-            if fact.method == QUEUE_DECLARE:
+            if fact.method == spec.QUEUE_DECLARE:
                 self._queues[fact.name] = fact.own
             if len(self.declared) > MAX_FACTS:
                 self.forget()
@@ -367,9 +253,9 @@ class Setup:
         if self._bytes > MAX_BYTES:
             self.forget()
 
-    def _stated(self, channel: ChannelSetup, found: int, frame: bytes, answer: bytes) -> None:
+    def _stated(self, channel: RecordedChannel, found: int, frame: bytes, answer: bytes) -> None:
         fact, _ = facts.read(found, frame, 0, len(frame), channel.last_queue)
-        if found == QUEUE_DECLARE and answer:
+        if found == spec.QUEUE_DECLARE and answer:
             name = Arguments(answer, 0, len(answer)).short()
             if not fact.name:
                 fact = named(fact, name)
@@ -378,9 +264,9 @@ class Setup:
         if not fact.passive:
             self.state(fact)
 
-    def _ended(self, channel: ChannelSetup, found: int, frame: bytes) -> None:
+    def _ended(self, channel: RecordedChannel, found: int, frame: bytes) -> None:
         known = self._known
-        if found in (QUEUE_UNBIND, EXCHANGE_UNBIND):
+        if found in (spec.QUEUE_UNBIND, spec.EXCHANGE_UNBIND):
             fact = facts.read(found, frame, 0, len(frame), channel.last_queue)[0]
             known.forget(self._vhost, fact)
             self._end(fact.key)
@@ -388,7 +274,7 @@ class Setup:
         arguments = Arguments(frame, 0, len(frame))
         arguments.skip(2)
         name = arguments.short()
-        if found == QUEUE_DELETE:
+        if found == spec.QUEUE_DELETE:
             name = name or channel.last_queue
             known.forget_queue(self._vhost, name)
             kind = facts.QUEUE + name
@@ -402,10 +288,10 @@ class Setup:
         fact = self.declared.pop(key, None)
         if fact is not None:
             self._bytes -= fact.size
-            if fact.method == QUEUE_DECLARE:
+            if fact.method == spec.QUEUE_DECLARE:
                 self._queues.pop(fact.name, None)
 
-    def _consumes(self, channel: ChannelSetup, frame: bytes, answer: bytes, limit: int) -> None:
+    def _consumes(self, channel: RecordedChannel, frame: bytes, answer: bytes, limit: int) -> None:
         arguments = Arguments(frame, 0, len(frame))
         arguments.skip(2)
         queue = arguments.short() or channel.last_queue
@@ -417,30 +303,20 @@ class Setup:
         if not tag:
             return  # nobody will ever know its tag
         self._cancelled(channel, tag)
-        consumer = Consumer(tag, queue, bits, len(table).to_bytes(4, "big") + table, limit)
+        consumer = RecordedConsumer(tag, queue, bits, len(table).to_bytes(4, "big") + table, limit)
         channel.consumers[tag] = consumer
         self._consumers += 1
-        self._known.learn(self._vhost, facts.exists(QUEUE_DECLARE, queue))
+        self._known.learn(self._vhost, facts.exists(spec.QUEUE_DECLARE, queue))
         if self._consumers > MAX_CONSUMERS:
             self.forget()
         else:
             self._grow(consumer.size)
 
-    def _cancelled(self, channel: ChannelSetup, tag: bytes) -> None:
+    def _cancelled(self, channel: RecordedChannel, tag: bytes) -> None:
         consumer = channel.consumers.pop(tag, None)
         if consumer is not None:
             self._consumers -= 1
             self._bytes -= consumer.size
-
-
-def _place(asked: deque[Asked], found: int, tag: bytes) -> int:
-    """Where the method is that this one answers; -1: nowhere. A tag may be one that the broker has made up."""
-    tags = (tag, b"") if found == BASIC_CONSUME_OK else (tag,)
-    for wanted in tags:
-        for place, each in enumerate(asked):
-            if each.is_answered(found, wanted):
-                return place
-    return -1
 
 
 def _limit(data: bytes, start: int, end: int) -> int:
@@ -451,44 +327,8 @@ def _limit(data: bytes, start: int, end: int) -> int:
     return -1 - count if arguments.u8() & 1 else count
 
 
-def consumer_of(found: int, frame: bytes) -> bytes:
-    """The tag in a ``basic.consume`` or ``basic.cancel``; empty: the broker makes one up."""
-    arguments = Arguments(frame, 0, len(frame))
-    if found == BASIC_CONSUME:
-        arguments.skip(2)
-        arguments.short_bytes()
-    return arguments.short_bytes()
-
-
 def named(fact: Fact, name: str) -> Fact:
     """A queue that was declared without a name has got this one."""
-    new = Fact(QUEUE_DECLARE, name, "", short(name), fact.bits, fact.table)
+    new = Fact(spec.QUEUE_DECLARE, name, "", short(name), fact.bits, fact.table)
     new.server_named = True
     return new
-
-
-def silent(found: int, data: bytes, start: int, end: int) -> bool:
-    """Whether a method says that it wants no answer."""
-    arguments = Arguments(data, start, end)
-    if found in _NO_WAIT:
-        texts, bit = _NO_WAIT[found]
-        arguments.skip(2)
-        for _ in range(texts):
-            arguments.short_bytes()
-        return bool(arguments.u8() & bit)
-    if found == CONFIRM_SELECT:
-        return bool(arguments.u8() & 1)
-    if found == BASIC_CANCEL:
-        arguments.short_bytes()
-        return bool(arguments.u8() & 1)
-    return False
-
-
-def methods_in(data: bytes) -> Iterator[tuple[int, int, int, int]]:
-    """(channel, method, start, end) of each method among whole frames."""
-    start = 0
-    while start < len(data):
-        end = start + _size_at(data, start + 3)[0] + 8
-        if data[start] == METHOD:
-            yield data[start + 1] << 8 | data[start + 2], method_of(data, start, end), start, end
-        start = end
