@@ -13,6 +13,9 @@ PY := .venv/bin/python
 # More arguments for the command behind a target: make test ARGS="-k retry", make bench ARGS=--quick
 ARGS ?=
 
+# Two workers, each a file at a time: many tests mostly wait. The acceptance tests come first, for they take the longest.
+PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
+
 # One stamp per extra of pyproject.toml; a change there installs again.
 .venv/.stamp: pyproject.toml scripts/ensure-venv
 	@scripts/ensure-venv
@@ -49,8 +52,7 @@ demo: .venv/.stamp ## A small mesh: services, sidecars, failures and what become
 test: .venv/.stamp-dev ## All tests, against real servers where they can be had
 	@scripts/ensure-servers test
 ifeq ($(ARGS),)
-	@$(PY) -m pytest -q -n 2 --dist loadfile --ignore=tests/acceptance
-	@$(PY) -m pytest -q tests/acceptance
+	@$(PY) -m pytest -q $(PARALLEL)
 else
 	@$(PY) -m pytest $(ARGS)
 endif
@@ -76,7 +78,7 @@ compiled: .venv-compiled/.stamp ## .venv-compiled: the sidecar as it goes into t
 test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the compiled build
 	@scripts/ensure-servers test
 	@.venv-compiled/bin/python -P -c 'from sidecar.proxy.http1 import head; assert head.__file__.endswith(".so"), head'
-	@.venv-compiled/bin/pytest tests/proxy tests/resilience tests/upstreams \
+	@.venv-compiled/bin/pytest -q $(PARALLEL) tests/proxy tests/resilience tests/upstreams \
 	    tests/acceptance/test_leaks.py tests/acceptance/test_mesh_consul.py tests/acceptance/test_lifecycle.py \
 	    tests/acceptance/test_tcp_servers.py tests/acceptance/test_amqp_pika.py tests/acceptance/test_amqp_frames.py \
 	    --deselect tests/proxy/test_routes.py $(ARGS)

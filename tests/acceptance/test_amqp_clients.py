@@ -3,12 +3,7 @@ amqplib, which has nothing of Python in it. pika and aio-pika have tests of thei
 
 from __future__ import annotations
 
-import pytest
-
 from support.amqp_clients.processes import CeleryWorker, done_by, problems, start_celery, start_node
-
-# The idle connections begin here, and are asked for with the other tests of frames.
-pytestmark = pytest.mark.usefixtures("idlers")
 
 
 def test_node_amqplib(amqp_port: int) -> None:

@@ -14,6 +14,9 @@ from support.amqp_clients.raw import BODY, HEADER, METHOD, RawClient, raw_frame
 from support.processes import wait_for
 from support.rabbitmq import RabbitMQ
 
+# Idle connections begin with the first test, and are asked for by the last ones.
+pytestmark = pytest.mark.usefixtures("idlers")
+
 # Tables and properties as they may come: every tag RabbitMQ knows, in no order that a library would choose.
 ENTRIES = b"".join(
     [
@@ -211,5 +214,5 @@ def test_every_publish_is_confirmed_once(amqp_port: int) -> None:
 
 @pytest.mark.parametrize("kind", ["raw", "silent", "pika", "aio_pika", "node"])
 def test_idle_for_ten_heartbeats(idlers: dict[str, Future[None]], kind: str) -> None:
-    """They have been since another module's tests began, so that there is little to wait for."""
+    """They have been since the first test of this module began, so that there is less to wait for."""
     idlers[kind].result(30)
