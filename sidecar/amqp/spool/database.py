@@ -264,12 +264,17 @@ class Database:
     def drop_dead(self, numbers: Sequence[int]) -> int:
         """Forget them; how many there were."""
         with self._transaction() as sql:
-            return self.dead.drop(sql, numbers)
+            return self._drop(sql, numbers)
 
     def expire_dead(self, before: float) -> int:
         """Forget those that died before then, at most a thousand at a time; how many there were."""
         with self._transaction() as sql:
-            return self.dead.drop(sql, self.dead.older(sql, before, 1000))
+            return self._drop(sql, self.dead.older(sql, before, 1000))
+
+    def _drop(self, sql: sqlite3.Connection, numbers: Sequence[int]) -> int:
+        count = self.dead.drop(sql, numbers)
+        self.behind += count * _PAGE  # each may be on a page of its own
+        return count
 
     def replay_dead(self, numbers: Sequence[int]) -> list[SpooledMessage]:
         """Put them behind the other messages of their keys, as if they had come now; those that were, without what was
@@ -289,7 +294,7 @@ class Database:
                 message.at = now
                 message.attempts = 0
                 self._insert(sql, [message])
-                self.dead.drop(sql, [number])
+                self._drop(sql, [number])
                 message.header = message.body = b""  # there may be many, and large ones
                 messages.append(message)
             self.file.hold()

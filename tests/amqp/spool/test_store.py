@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.amqp.spool import writer
+from sidecar.amqp.spool.changes import Changes, Death
+from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.disk.errors import SpoolError
 from support.spools import AI, Driver, message, number_of, run
@@ -314,6 +316,24 @@ def test_the_oldest_dead_letters_go_when_there_are_too_many_bytes_of_them(tmp_pa
         assert (dead.count, dead.bytes, dead.dropped) == (5, 5 * size, 3)
 
     run(tmp_path, test, max_bytes=5 * size + 10)
+
+
+def test_what_is_done_with_dead_letters_makes_the_log_longer(tmp_path: Path) -> None:
+    database = Database(tmp_path, "rabbitmq")
+    database.open()
+    changes = Changes()
+    changes.dead = [Death(message(number), "expired", 0, 900.0) for number in range(30)]
+    database.write([], changes)
+    letters = [letter.id for letter in database.list_dead(100)]
+    for action in (database.replay_dead, database.drop_dead):
+        before = database.behind
+        action(letters[:10])
+        letters = letters[10:]
+        assert database.behind - before >= 10 * 8192
+    before = database.behind
+    assert database.expire_dead(1000.0) == 10
+    assert database.behind - before >= 10 * 8192
+    database.close()
 
 
 def test_a_list_of_large_dead_letters_is_short_but_not_empty(tmp_path: Path) -> None:
