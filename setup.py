@@ -33,7 +33,6 @@ HOT_PATH = [
     "sidecar/amqp/partitions.py",
     "sidecar/amqp/policy.py",
     "sidecar/amqp/publish.py",
-    "sidecar/amqp/publishing/audience.py",
     "sidecar/amqp/publishing/connector.py",
     "sidecar/amqp/publishing/exchanges.py",
     "sidecar/amqp/publishing/lookup.py",

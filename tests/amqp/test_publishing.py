@@ -572,9 +572,11 @@ def test_a_broker_that_allows_one_channel() -> None:
     assert sorted(one.told.taken) == ["a", "b"]
 
 
-def test_a_user_who_may_have_one_channel() -> None:
+@pytest.mark.parametrize("forbidden", [(20, 10), (40, 10)])
+def test_a_broker_that_does_not_let_us_look(forbidden: tuple[int, int]) -> None:
+    """As where a user may have one channel. No message is to blame for that."""
     one = Setting().connected()
-    one.broker.one_channel = True
+    one.broker.forbids = forbidden
     one.send("", exchange="")
     one.send("a", "b")
     one.settle()

@@ -872,7 +872,7 @@ def test_an_exchange_that_is_declared_in_time() -> None:
 
 def test_a_user_who_may_have_one_channel() -> None:
     one = Setting()
-    one.broker.one_channel = True
+    one.broker.forbids = 20, 10
     one.spool.store(*[one.message(name) for name in numbered(10)])
     one.start()
     one.advance(5)

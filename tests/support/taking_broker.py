@@ -49,10 +49,11 @@ class TakingBroker:
         self.hidden: set[str] = set()
         self.looked: list[str] = []
         self.tells = True
-        #: How many channels a connection may have; and whether a user has been granted one and no more, which nobody
-        #: is told before.
+        #: How many channels a connection may have.
         self.channels = 2047
-        self.one_channel = False
+        #: A method that ends the connection, if it comes on the second channel (users may have been granted one and no
+        #: more, which nobody is told before).
+        self.forbids: tuple[int, int] | None = None
         #: Code and text of the close that a message leads to, if it does; negative: of the connection.
         self.dislikes: Callable[[Taken], tuple[int, str] | None] = lambda message: None
         #: Messages that get a nack.
@@ -227,12 +228,10 @@ class Connection:
             self.closing_looks = False
         elif self.closing_looks:
             pass
+        elif found == self.broker.forbids:
+            self.says(amqp.close(530, "NOT_ALLOWED - that is not for you", found[0] << 16 | found[1]))
         elif found == (20, 10):
             assert not self.looking
-            if self.broker.one_channel:
-                text = "NOT_ALLOWED - number of channels opened for user 'guest' has reached the maximum allowed limit"
-                self.says(amqp.close(530, text, 20 << 16 | 10))
-                return
             self.looking = True
             self.says(amqp.channel_open_ok(2))
         else:

@@ -27,7 +27,6 @@ from sidecar.amqp.methods import (
     method_of,
     settlement,
 )
-from sidecar.amqp.publishing.audience import Audience
 from sidecar.amqp.publishing.lookup import LOOKUP
 from sidecar.amqp.publishing.outgoing import Outgoing
 from sidecar.amqp.publishing.unconfirmed import Sent
@@ -46,6 +45,7 @@ from sidecar.amqp.spec import (
     CONNECTION_CLOSE_OK,
     CONNECTION_FORCED,
     CONNECTION_UNBLOCKED,
+    EXCHANGE_DECLARE,
     METHOD,
     NOT_FOUND,
     REPLY_SUCCESS,
@@ -54,6 +54,7 @@ from sidecar.amqp.spec import (
 
 if TYPE_CHECKING:
     from sidecar.amqp.dialler import Dialler
+    from sidecar.amqp.publishing.audience import Audience
     from sidecar.resilience.wheel import TimerWheel
 
 #: The channel that everything is published on; frames that are given to :meth:`Publisher.send` are for it.
@@ -125,8 +126,7 @@ class Publisher(Leg):
 
     @property
     def looks(self) -> bool:
-        """Exchanges are looked for before anything is published to them; no longer if the broker allows no second
-        channel."""
+        """Exchanges are looked for before anything is published to them; no longer if the broker does not allow it."""
         return self._outgoing.exchanges.looks
 
     @property
@@ -298,8 +298,8 @@ class Publisher(Leg):
             self.stage = CLOSING
             self._tell()
             self.write(connection_close_ok())
-            if cause == CHANNEL_OPEN:
-                self._outgoing.exchanges.looks = False  # one channel is all that this user may have
+            if cause in (CHANNEL_OPEN, EXCHANGE_DECLARE):
+                self._outgoing.exchanges.looks = False  # as where a user may have one channel
             elif code not in (REPLY_SUCCESS, CONNECTION_FORCED):
                 unconfirmed = self._outgoing.unconfirmed
                 if unconfirmed.count == 1:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from sidecar.amqp.publishing.audience import Audience
 from sidecar.amqp.publishing.publisher import Publisher
 
 if TYPE_CHECKING:
@@ -25,9 +24,9 @@ class Login:
         self.response = response
 
 
-class Line(Audience):
-    """It is there with or without a connection, which is made when there is something to send. What becomes of the
-    connection it tells ``lines``, what becomes of messages ``outcomes``."""
+class Line:
+    """It is there with or without a connection, which is made when there is something to send. As its publisher's
+    audience it tells ``lines`` what becomes of the connection, and ``outcomes`` what becomes of messages."""
 
     __slots__ = (
         "_lines", "_outcomes", "_waiting", "failures", "idle_since", "looks", "problem", "publisher", "rejected",
