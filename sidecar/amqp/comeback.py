@@ -44,6 +44,11 @@ class Comeback:
         """There is a broker, and not everything is set up there."""
         return self._restoration is not None
 
+    @property
+    def has_opened(self) -> bool:
+        """The client's channels are being opened there."""
+        return self._restoration is not None and self._restoration.opened
+
     def search(self, pause: float = FIRST) -> None:
         """Begin (again); ``pause`` is for how many seconds to wait first, about."""
         self._restoration = None

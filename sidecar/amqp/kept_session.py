@@ -19,13 +19,13 @@ from sidecar.amqp.comeback import Comeback
 from sidecar.amqp.dialler import Dialler
 from sidecar.amqp.kept import KeptChannel
 from sidecar.amqp.legs import CLOSED, OPEN, BrokerLeg, ClientLeg
-from sidecar.amqp.methods import connection_close_ok, method, method_of
+from sidecar.amqp.methods import channel_close, connection_close_ok, method, method_of
 from sidecar.amqp.pair import DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.receiving import Receiving
 from sidecar.amqp.reception import renewed
 from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.session import Session
-from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK
+from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK, METHOD
 from sidecar.amqp.stuck import Stuck
 from sidecar.filters.api import Retry
 from sidecar.proxy.errors import Reply
@@ -131,7 +131,8 @@ class KeptSession(Session):
         """Something may have waited too long for a broker; or there is one, and it says nothing."""
         broker = self.broker
         if self.detached:
-            self._alone.look(now)
+            if self.client.state == OPEN:
+                self._alone.look(now)
         elif broker is not None and self.stage == RUNNING and self._stuck.look(broker, now):
             logger.warning("the broker at %s answers nothing any more", broker.endpoint.address)
             broker.transport.abort()
@@ -164,7 +165,10 @@ class KeptSession(Session):
         if code == CONNECTION_FORCED and broker is not None and self._outlives():
             broker.write(connection_close_ok())
             broker.transport.close()
-            self._detach(broker, f"{code} {text}")
+            if self.detached:
+                self._lost_again(broker)
+            else:
+                self._detach(broker, f"{code} {text}")
         else:
             Session.broker_closes(self, code, text, frame)
 
@@ -211,6 +215,7 @@ class KeptSession(Session):
             channel.detach(now)
             channel.spool_held()
         self._alone.lost(now)
+        self._see_to_channels()
 
     def _lost_again(self, broker: BrokerLeg) -> None:
         """While everything was being set up anew."""
@@ -236,6 +241,7 @@ class KeptSession(Session):
     def _stand_alone(self) -> None:
         self.detached = True
         self.amqp_stats.detached += 1
+        self._end_closes()
         self.client.stops = 0
         self.client.resume_reading()
         self._comeback.search()
@@ -265,6 +271,10 @@ class KeptSession(Session):
         self.collect(broker)
         self.endpoint = broker.endpoint
         broker.endpoint.active += 1
+        self._end_closes()
+
+    def _end_closes(self) -> None:
+        """Nobody but us answers on channels that are being closed."""
         self.refused.clear()
         for number in self.closing:
             self.closing[number] = True
@@ -282,8 +292,30 @@ class KeptSession(Session):
         for channel in list(self.channels.values()):
             assert isinstance(channel, KeptChannel)
             channel.measure()
+        if self._listener.work_is_over:
+            self.stalling.returning = False
+            self.stalling.give_back()
+        self._see_to_channels()
+
+    def _see_to_channels(self) -> None:
+        """What waits for what is held may go on where nothing is."""
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
             if not channel.held and not channel.storing:
                 self.emptied(channel)
+
+    def stop_work(self) -> None:
+        if not self.detached:  # else it is done when there is a broker again
+            Session.stop_work(self)
+
+    def refuse_channel(self, channel: Channel, code: int, text: str, cause: int) -> None:
+        if self.detached and not self._comeback.has_opened:
+            # No broker knows of this channel, and none is to answer.
+            self.client_write(channel_close(channel.number, code, text, cause))
+            self.closing[channel.number] = True
+            self.channel_gone(channel)
+        else:
+            Session.refuse_channel(self, channel, code, text, cause)
 
     # -- a client that comes while there is none -----------------------------------------------------------------------
 
@@ -342,11 +374,13 @@ class KeptSession(Session):
         return Session.client_closes(self, frame)
 
     def _busy(self) -> bool:
-        if Session._busy(self):
-            return True
         for channel in self.channels.values():
             assert isinstance(channel, KeptChannel)
-            if channel.storing:
+            if channel.held or channel.storing:
+                return True
+            waiting = channel.waiting
+            # A client that leaves without a broker wants no more answers.
+            if waiting is not None and (not self.detached or any(frame[0] != METHOD for frame in waiting)):
                 return True
         return False
 

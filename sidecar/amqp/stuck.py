@@ -25,18 +25,17 @@ class Stuck:
 
     def look(self, broker: BrokerLeg, now: float) -> bool:
         """Now and then; whether it is to be given up."""
-        if broker.reads != self._reads or self._session.amqp_stats.blocked:
+        deaf = broker.reading_paused or self._session.amqp_stats.blocked
+        if broker.reads != self._reads or deaf or not self._unanswered():
             self._reads = broker.reads
             self._since = now
             return False
-        return now - self._since > STUCK and self._unanswered_since(now) > STUCK
+        return now - self._since > STUCK
 
-    def _unanswered_since(self, now: float) -> float:
-        """How long the oldest publish has had no confirm, seconds."""
-        longest = 0.0
+    def _unanswered(self) -> bool:
+        """A publish has no confirm yet."""
         for channel in self._session.channels.values():
             confirms = channel.confirms
-            oldest = confirms.oldest() if confirms is not None else None
-            if oldest is not None:
-                longest = max(longest, now - oldest.since)
-        return longest
+            if confirms is not None and confirms.unanswered:
+                return True
+        return False
