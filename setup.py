@@ -52,7 +52,9 @@ HOT_PATH = [
     "sidecar/amqp/replay/stats.py",
     "sidecar/amqp/replay/turns.py",
     "sidecar/amqp/restoration.py",  # its error is a kind of one that is compiled
+    "sidecar/amqp/run.py",
     "sidecar/amqp/session.py",
+    "sidecar/amqp/settling.py",
     "sidecar/amqp/spec.py",
     "sidecar/amqp/spool/keeper.py",
     "sidecar/amqp/spool/message.py",

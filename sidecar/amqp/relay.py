@@ -1,7 +1,8 @@
 """The two flows of an open connection: frames from the client to the broker, and back.
 
 Runs of frames that pass as they are stay one slice of what was read; only what is changed, held or dropped cuts a run.
-A publish (method, header and bodies on one channel) goes on only once it is whole.
+A publish (method, header and bodies on one channel) goes on only once it is whole; with a spool, so does what the broker
+sends.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import content, control
 from sidecar.amqp.channel import NO_ACK, REPLIES, Channel
-from sidecar.amqp.incoming import NOBODY, Delivery, Stalled, Unfinished
+from sidecar.amqp.incoming import NOBODY, Stalled, Unfinished
 from sidecar.amqp.legs import OPEN
-from sidecar.amqp.methods import basic_ack, basic_nack, channel_close_ok, method_of, settlement
+from sidecar.amqp.methods import basic_nack, channel_close_ok, method_of, settlement
+from sidecar.amqp.run import Run
+from sidecar.amqp.settling import settle
 from sidecar.amqp.spec import (
     BASIC_ACK,
     BASIC_DELIVER,
@@ -41,50 +44,6 @@ if TYPE_CHECKING:
 _u64: Final = Struct(">Q").unpack_from
 #: As it stands in a table.
 _ID: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode()
-
-
-class Run:
-    """What is to be passed on of one reading, ``data``, in order. The run is what lies between :attr:`start` and where
-    the loop is; what stands before it is in ``out``."""
-
-    __slots__ = ("data", "out", "start")
-
-    def __init__(self, data: bytes, start: int) -> None:
-        self.data = data
-        self.out: list[bytes] = []
-        self.start = start
-
-    def until(self, end: int) -> None:
-        """Everything up to there passes as it is."""
-        if self.start < end:
-            self.out.append(self.data[self.start : end])
-            self.start = end
-
-    def replace(self, start: int, end: int, new: bytes) -> None:
-        """What is before ``start`` passes as it is, and ``new`` goes in place of what is up to ``end``."""
-        self.until(start)
-        self.start = end
-        if new:
-            self.out.append(new)
-
-    def withdraw(self, start: int, end: int) -> bytes:
-        """Take out again what would pass from ``start``, where a frame begins that was replaced or passes as it is, up
-        to ``end``."""
-        if self.start > start:
-            piece = self.out.pop() + self.data[self.start : end]
-        else:
-            self.until(start)
-            piece = self.data[start:end]
-        self.start = end
-        return piece
-
-    def take(self) -> bytes:
-        """What has been collected, but for the run; it is forgotten here."""
-        out = self.out
-        if not out:
-            return b""
-        self.out = []
-        return out[0] if len(out) == 1 else b"".join(out)
 
 
 def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -132,7 +91,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     begun = start
                     continue
                 if method in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
-                    new = _settle(session, channel, method, data, start, end)
+                    new = settle(session, channel, method, data, start, end)
                 else:
                     urgent = True
                     run.until(start)
@@ -286,61 +245,6 @@ def _add(session: Session, channel: Channel, piece: bytes) -> None:
     session.partial += size
     if session.partial > session.partial_limit:
         raise AmqpError(RESOURCE_ERROR, "RESOURCE_ERROR - too many unfinished publishes at once")
-
-
-def _settle(session: Session, channel: Channel, method: int, data: bytes, start: int, end: int) -> bytes | None:
-    """An ``ack``, ``nack`` or ``reject`` of deliveries."""
-    tag, bits = settlement(data, start, end)
-    multiple = bool(bits & 1) and method != BASIC_REJECT
-    if multiple and tag == 0:
-        tag = channel.unacked.last()
-        if tag:
-            frame = pinned(channel, data[start:end])
-            return _settle(session, channel, method, frame, 0, end - start) or frame
-        return b""
-    if multiple and channel.stalled and tag >= channel.stalled[0].tag:
-        return _settle_around(session, channel, method, tag, bool(bits & 2))
-    _settled(session, channel, tag, multiple, method == BASIC_ACK)
-    offset = channel.offset
-    if offset and tag:
-        # Deliveries of a connection that is gone: the broker has long given them to somebody else.
-        return (
-            data[start : start + 11] + (tag - offset).to_bytes(8, "big") + data[start + 19 : end]
-            if tag > offset
-            else b""
-        )
-    return None
-
-
-def pinned(channel: Channel, frame: bytes) -> bytes:
-    """A frame of the client; if it settles "all so far", one that says up to which delivery that is. What is on its way
-    here just now, or kept back, the client cannot have meant."""
-    if len(frame) == 21 and frame[0] == METHOD and method_of(frame, 0, 21) in (BASIC_ACK, BASIC_NACK):
-        tag, bits = settlement(frame, 0, 21)
-        if tag == 0 and bits & 1:
-            return frame[:11] + channel.unacked.last().to_bytes(8, "big") + frame[19:]
-    return frame
-
-
-def _settle_around(session: Session, channel: Channel, method: int, tag: int, requeue: bool) -> bytes:
-    """All deliveries up to ``tag``, but not those that are kept back: the client does not know of them."""
-    frames = []
-    for each in channel.unacked.tags(tag):
-        if method == BASIC_ACK:
-            frames.append(basic_ack(channel.number, each - channel.offset, False))
-        else:
-            frames.append(basic_nack(channel.number, each - channel.offset, False, requeue))
-        _settled(session, channel, each, False, method == BASIC_ACK)
-    return b"".join(frames)
-
-
-def _settled(session: Session, channel: Channel, tag: int, multiple: bool, taken: bool) -> None:
-    unacked = channel.unacked
-    before = unacked.count
-    for note in unacked.settled(tag, multiple):
-        if isinstance(note, Delivery) and note.trace is not None:
-            session.tracing.consumed(note.trace, note.consumer, note.since, taken)
-    session.amqp_stats.unacked -= before - unacked.count
 
 
 def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:

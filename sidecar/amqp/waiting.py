@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.amqp import relay
 from sidecar.amqp.legs import WAITING_FULL
+from sidecar.amqp.settling import pinned
 
 if TYPE_CHECKING:
     from sidecar.amqp.channel import Channel
@@ -24,7 +25,7 @@ class WaitingFrames:
     def add(self, channel: Channel, frame: bytes) -> None:
         """One more."""
         assert channel.waiting is not None
-        channel.waiting.append(relay.pinned(channel, frame))
+        channel.waiting.append(pinned(channel, frame))
         self._bytes += len(frame) + 64
         session = self._session
         if self._bytes > session.max_message_size:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sidecar.config import model
 from support.amqp import (
@@ -326,3 +328,47 @@ def test_a_broker_that_does_not_finish_its_messages_is_left(wrong: bytes) -> Non
         assert client.connected
         client.gets_nothing()
         stage.over()
+
+
+# -- whatever comes ----------------------------------------------------------------------------------------------------
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_message_comes_once_and_in_one_piece(data: st.DataObject) -> None:
+    """Frames of several channels in any order, in reads of any size, with deliveries kept back in between."""
+    tight = data.draw(st.booleans(), "some have to pass as they come")
+    stage = KeptStage(max_message_size=150 if tight else 300)
+    client, broker = stage.open(1, 2, 3)
+    for number in (1, 2, 3):
+        stage.consumer(client, broker, number, "c", no_ack=number == 3)
+    sizes = data.draw(st.lists(st.tuples(st.integers(1, 3), st.integers(0, 250)), max_size=12), "messages")
+    said: dict[int, list[bytes]] = {1: [], 2: [], 3: []}
+    for number, size in sizes:
+        tag = sum(found[0] == 1 for found in said[number]) + 1
+        begin = cut(deliver(number, "c", tag, b"x" * size))[:2]
+        said[number] += begin + [frame(3, number, b"x" * min(100, size - at)) for at in range(0, size, 100)]
+    order = data.draw(st.permutations([number for number, frames in said.items() for _ in frames]), "order")
+    left = {number: list(frames) for number, frames in said.items()}
+    stream = b"".join([left[number].pop(0) for number in order])
+    heard: list[bytes] = []
+    while stream:
+        step = data.draw(st.integers(1, 400), "read")
+        broker.says(stream[:step])
+        stream = stream[step:]
+        stall(stage, data.draw(st.booleans(), "kept back"))
+        heard += client.frames()
+    stall(stage, False)
+    heard += client.frames()
+    for number, frames in said.items():
+        assert [each for each in heard if each[2] == number] == frames
+    missing = 0
+    for each in heard:
+        if each[0] == 1:
+            assert tight or not missing
+        missing = int.from_bytes(each[11:19], "big") if each[0] == 2 else missing - (each[0] == 3) * (len(each) - 8)
+    assert stage.stats.delivered == len(sizes)
+    assert stage.stats.unacked == sum(number != 3 for number, _ in sizes)
+    (session,) = stage.listener.sessions
+    assert session.withheld == 0
+    stage.over()
