@@ -61,6 +61,8 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
             problems += _queue(f"upstreams.{name}", running.config, upstream)
         elif running is not None and _queue_paths(running.config) & _queue_paths(upstream):
             problems.append(Problem(f"upstreams.{name}.bind", f"requests are queued there: {_RESTART}"))
+        elif running is not None and _spool_path(upstream) and _spool_path(running.config) == _spool_path(upstream):
+            problems.append(Problem(f"upstreams.{name}.bind", f"its spool is in use: {_RESTART}"))
         elif upstream.bind in held:
             holder = held[upstream.bind]
             problems.append(

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.port import SpoolPort
 from sidecar.config.errors import ConfigError
 from support.agents import NOBODY, RunningAgent, ask, upstream
 from support.live import Origin, ok, run, until
@@ -161,6 +163,40 @@ def test_what_takes_a_restart_is_refused(tmp_path: Path, change: dict[str, Any],
             it.write(**change)
             assert await problems(it) == path
             assert it.agent.config is before
+
+    run(main)
+
+
+def test_a_spool_moves_with_a_restart_and_is_not_left_in_silence(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broker(bind: str, folder: str) -> dict[str, Any]:
+        return {
+            **upstream(), "bind": bind, "protocol": "amqp",
+            "amqp": {
+                "spool": {"path": str(tmp_path / folder)}, "credentials": {"username": "it", "password": "secret"},
+            },
+        }  # fmt: skip
+
+    async def main() -> None:
+        here, there = (f"127.0.0.1:{free_port()}" for _ in range(2))
+        async with RunningAgent(tmp_path, upstreams={"a": broker(here, "spool")}) as it:
+            it.write(upstreams={"a": broker(here, "other")})
+            assert await problems(it) == ["upstreams.a.amqp.spool"]
+            it.write(upstreams={"a": broker(there, "spool")})
+            assert await problems(it) == ["upstreams.a.bind"]
+            view = it.agent.upstreams["a"].amqp
+            assert view is not None
+            port = view.spool
+            assert isinstance(port, SpoolPort)
+            stored = asyncio.Event()
+            message = SpooledMessage("/", "ai.tasks", "ai.tasks", "key", b"", b"work")
+            assert port.spool.put([message], lambda *_: stored.set())
+            await stored.wait()
+            with caplog.at_level("WARNING", "sidecar.amqp.spool"):
+                it.write(upstreams={})
+                assert await it.agent.reload() == ["upstreams.a: removed"]
+                await until(lambda: "messages stay in the spool" in caplog.text)
 
     run(main)
 

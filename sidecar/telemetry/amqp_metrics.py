@@ -119,7 +119,7 @@ def _queues(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
     depth = GaugeMetricFamily("sidecar_message_queue_depth", "Ready messages of a watched queue.", labels=_QUEUE)
     consumers = GaugeMetricFamily("sidecar_message_queue_consumers", "Its consumers.", labels=_QUEUE)
     full = GaugeMetricFamily(
-        "sidecar_message_queue_full", "1 while publishes that lead there are held or refused.", labels=_QUEUE
+        "sidecar_message_queue_full", "1 while publishes that lead there have to wait, or are refused.", labels=_QUEUE
     )
     watched = GaugeMetricFamily(
         "sidecar_message_queue_watched", "0 while its depth cannot be found out.", labels=_QUEUE

@@ -39,7 +39,7 @@ _SWEEP: Final = 3600.0
 #: Seconds for which the sidecar's own connection waits for those of clients that have lost theirs.
 _CLIENTS_FIRST: Final = 5.0
 #: Logins of clients that are remembered, so that what they left behind can be sent after they have gone.
-_MOST_LOGINS: Final = 100
+_MOST_LOGINS: Final = 1000
 
 
 class SpoolPort:
@@ -61,7 +61,8 @@ class SpoolPort:
         clock: Callable[[], float],
         on_alarm: Callable[[bool], None],
     ) -> None:
-        path = Path(settings.path)
+        path = self._path = Path(settings.path)
+        self._name = name
         self._config = config
         self._stats = stats
         self._clock = clock
@@ -108,7 +109,9 @@ class SpoolPort:
         self._saving.start()
         self._replayer.start()
         if self.spool.messages:
-            logger.info("there are messages in the spool", extra={"messages": self.spool.messages})
+            logger.info(
+                "there are messages in the spool", extra={"upstream": self._name, "messages": self.spool.messages}
+            )
 
     async def close(self) -> None:
         """Write what is on its way to the disk, and end."""
@@ -117,6 +120,11 @@ class SpoolPort:
         await self.accounts.close()
         await self._saving.close()
         await self.spool.close()
+        if self.spool.messages:
+            logger.warning(
+                "messages stay in the spool, and are sent when the upstream is there again",
+                extra={"upstream": self._name, "messages": self.spool.messages, "path": str(self._path)},
+            )
 
     def configure(self, config: Amqp) -> None:
         """Another configuration; the folder is the same."""
