@@ -36,8 +36,12 @@ SCHEMA: Final = 1
 APPLICATION: Final = 0x53435350
 
 _PAGE: Final = 8192
-#: Rows bound in one statement.
-_CHUNK: Final = 32
+#: Rows bound in one statement, at the most.
+_ROWS: Final = 32
+_COLUMNS: Final = 6
+#: A statement keeps what was bound to it last; so it is given no more than that, bytes, and what is larger is written
+#: behind it.
+_LARGE: Final = 64 << 10
 #: Numbers are taken from the file in blocks, so that none is used twice even if what had it is gone.
 _BLOCK: Final = 1 << 16
 #: Free pages that are left in the file, and how many are given back at a time.
@@ -49,7 +53,7 @@ FORM: Final = Format(
     application=APPLICATION,
     schema=SCHEMA,
     page=_PAGE,
-    cache=2 << 20,
+    cache=512 << 10,
     log_kept=16 << 20,
     log_room=3 << 20,
     room=1 << 20,
@@ -71,8 +75,11 @@ INSERT INTO number VALUES (1);
 #: More than that must be free, bytes, before a disk that was full is thought to have room again.
 _SPARE: Final = 1 << 20
 
-#: By their number.
-_INSERT: Final = ["INSERT INTO message VALUES " + ",".join(["(?,?,?,?,?,?)"] * rows) for rows in range(_CHUNK + 1)]
+#: By how many rows it has, which is a power of two: there should not be too many such statements.
+_INSERT: Final = {
+    rows: "INSERT INTO message VALUES " + ",".join(["(?,?,?,?,?,?)"] * rows) for rows in (1, 2, 4, 8, 16, 32)
+}
+_INSERT_LARGE: Final = "INSERT INTO message VALUES (?,?,?,?,?,zeroblob(?))"
 _DELETE: Final = "DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))"
 _TRIED: Final = "UPDATE message SET attempts = ? WHERE id = ?"
 _FETCH: Final = (
@@ -181,13 +188,20 @@ class Database:
         self._count(puts, changes)
 
     def _insert(self, sql: sqlite3.Connection, puts: Sequence[SpooledMessage]) -> None:
-        for start in range(0, len(puts), _CHUNK):
-            rows: list[object] = []
-            chunk = puts[start : start + _CHUNK]
-            for message in chunk:
-                message.id = self._take_number()
-                rows += new_row(sql, self._key_ids, message)
-            sql.execute(_INSERT[len(chunk)], rows)
+        rows: list[object] = []
+        size = 0
+        for message in puts:
+            message.id = self._take_number()
+            if message.size > _LARGE:
+                _insert_large(sql, new_row(sql, self._key_ids, message))
+                continue
+            rows += new_row(sql, self._key_ids, message)
+            size += message.size
+            if size > _LARGE or len(rows) == _ROWS * _COLUMNS:
+                _insert_rows(sql, rows)
+                rows = []
+                size = 0
+        _insert_rows(sql, rows)
 
     def _change(self, sql: sqlite3.Connection, changes: Changes) -> None:
         if changes.tried:
@@ -295,7 +309,7 @@ class Database:
                 message.attempts = 0
                 self._insert(sql, [message])
                 self._drop(sql, [number])
-                message.header = message.body = b""  # there may be many, and large ones
+                message.empty()  # there may be many, and large ones
                 messages.append(message)
             self.file.hold()
         self._count(messages, Changes())
@@ -374,7 +388,9 @@ class Database:
         return number
 
 
-def new_row(sql: sqlite3.Connection, keys: dict[KeyName, int], message: SpooledMessage) -> tuple[object, ...]:
+def new_row(
+    sql: sqlite3.Connection, keys: dict[KeyName, int], message: SpooledMessage
+) -> tuple[int, int, int, int, int, bytes]:
     """The columns of a message that has its id; its key is made when it is a new one."""
     name = message.vhost, message.lane
     key = keys.get(name)
@@ -383,6 +399,20 @@ def new_row(sql: sqlite3.Connection, keys: dict[KeyName, int], message: SpooledM
         assert key is not None
         keys[name] = key
     return message.id, key, _LOWEST - message.priority, message.size, message.attempts, pack(message)
+
+
+def _insert_rows(sql: sqlite3.Connection, rows: list[object]) -> None:
+    while rows:
+        step = 1 << (len(rows) // _COLUMNS).bit_length() - 1
+        sql.execute(_INSERT[step], rows[: step * _COLUMNS])
+        del rows[: step * _COLUMNS]
+
+
+def _insert_large(sql: sqlite3.Connection, row: tuple[int, int, int, int, int, bytes]) -> None:
+    data = row[5]
+    sql.execute(_INSERT_LARGE, (*row[:5], len(data)))
+    with sql.blobopen("message", "data", row[0]) as blob:
+        blob.write(data)
 
 
 def _ids(messages: Iterable[SpooledMessage]) -> str:

@@ -50,11 +50,14 @@ class SpooledMessage:
     ``user-id`` (empty: none); ``at`` is when it was taken and ``expires`` when it is worth nothing any more (0: never),
     in Unix time; ``attempts`` counts the broker's refusals; ``header`` is its content header's payload; ``origin`` says
     who published it, for people; ``trace`` is its ``traceparent`` (empty: none). ``size`` is what it counts as, in
-    bytes. None of what came with it may change once it is stored."""
+    bytes. None of what came with it may change once it is stored.
+
+    The body may be given as what it is in, with its ``start`` and ``end``: it stays there, so that what somebody else
+    has in memory anyway is not there twice."""
 
     __slots__ = (
-        "at", "attempts", "body", "exchange", "expires", "flags", "header", "id", "lane", "origin", "priority",
-        "routing_key", "size", "trace", "user", "vhost",
+        "_end", "_source", "_start", "at", "attempts", "exchange", "expires", "flags", "header", "id", "lane", "origin",
+        "priority", "routing_key", "size", "trace", "user", "vhost",
     )  # fmt: skip
 
     def __init__(
@@ -72,6 +75,8 @@ class SpooledMessage:
         expires: float = 0.0,
         origin: str = "",
         trace: str = "",
+        start: int = 0,
+        end: int = -1,
     ) -> None:
         self.id = 0
         self.vhost = vhost
@@ -79,7 +84,9 @@ class SpooledMessage:
         self.exchange = exchange
         self.routing_key = routing_key
         self.header = header
-        self.body = body
+        self._source = body
+        self._start = start
+        self._end = len(body) if end < 0 else end
         self.flags = flags
         self.priority = priority
         self.user = user
@@ -91,7 +98,8 @@ class SpooledMessage:
         self.size = (
             OVERHEAD
             + len(header)
-            + len(body)
+            + self._end
+            - start
             + len(vhost)
             + len(lane)
             + len(exchange)
@@ -100,6 +108,23 @@ class SpooledMessage:
             + len(origin)
             + len(trace)
         )
+
+    @property
+    def body(self) -> bytes:
+        """What it is about."""
+        return self._source[self._start : self._end]
+
+    @property
+    def content(self) -> bytes | memoryview:
+        """The body, where it is."""
+        if self._end - self._start == len(self._source):
+            return self._source
+        return memoryview(self._source)[self._start : self._end]
+
+    def empty(self) -> None:
+        """Forget header and body, and nothing else."""
+        self.header = self._source = b""
+        self._start = self._end = 0
 
     @property
     def key(self) -> tuple[str, str]:
@@ -112,7 +137,7 @@ class SpooledMessage:
         return -self.priority, self.id
 
     def __repr__(self) -> str:
-        return f"<SpooledMessage {self.id} to {self.exchange!r} {self.routing_key!r}, {len(self.body)} bytes>"
+        return f"<SpooledMessage {self.id} to {self.exchange!r} {self.routing_key!r}, {self._end - self._start} bytes>"
 
 
 def from_frames(
@@ -136,13 +161,21 @@ def from_frames(
     properties = content.properties(frames, start, end)
     traceparent = content.traceparent(frames, start, end)
     header = frames[start + 7 : end - 1]
+    body = frames
+    first = last = end
     parts: list[bytes] = []
     total = len(frames)
     while end < total:
         start = end
         end = _frame(frames, start, BODY)
-        parts.append(frames[start + 7 : end - 1])
+        if not parts and end == total:  # all of it in one frame, as mostly
+            first, last = start + 7, end - 1
+        else:
+            parts.append(frames[start + 7 : end - 1])
         missing -= end - start - FRAME_OVERHEAD
+    if parts:
+        body = b"".join(parts)
+        first, last = 0, len(body)
     if missing:
         raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body of another size than its header says")
     expires = at + lifetime if lifetime else 0.0
@@ -155,7 +188,7 @@ def from_frames(
         exchange,
         routing_key,
         header,
-        parts[0] if len(parts) == 1 else b"".join(parts),
+        body,
         flags,
         properties.priority or 0,
         properties.user_id or "",
@@ -163,6 +196,8 @@ def from_frames(
         expires,
         origin,
         "" if traceparent is None else traceparent.decode("ascii", "replace"),
+        first,
+        last,
     )
 
 
@@ -180,7 +215,7 @@ def to_frames(message: SpooledMessage, channel: int, frame_max: int, now: float)
             CONTENT_TOO_LARGE,
             f"CONTENT_TOO_LARGE - properties of {len(header)} bytes do not fit a frame of {frame_max}",
         )
-    parts = [
+    parts: list[bytes | memoryview] = [
         _METHOD.pack(METHOD, channel, 9 + len(exchange) + len(routing_key), BASIC_PUBLISH, 0),
         bytes((len(exchange),)),
         exchange,
@@ -192,7 +227,7 @@ def to_frames(message: SpooledMessage, channel: int, frame_max: int, now: float)
         header,
         _END,
     ]
-    body = message.body
+    body = message.content
     size = len(body)
     largest = frame_max - FRAME_OVERHEAD if frame_max else size
     if size <= largest:

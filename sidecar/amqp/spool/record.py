@@ -58,8 +58,9 @@ def pack(message: SpooledMessage) -> bytes:
         len(origin),
         len(header),
     )
-    rest = b"".join((fixed, vhost, lane, exchange, routing_key, user, trace, origin, header, message.body))
-    return _CRC.pack(crc32(rest)) + rest
+    body = message.content
+    start = b"".join((fixed, vhost, lane, exchange, routing_key, user, trace, origin, header))
+    return b"".join((_CRC.pack(crc32(body, crc32(start))), start, body))
 
 
 def unpack(record: bytes) -> SpooledMessage:
@@ -84,7 +85,7 @@ def unpack(record: bytes) -> SpooledMessage:
         texts[2],
         texts[3],
         record[pos : pos + header],
-        record[pos + header :],
+        record,
         flags,
         priority,
         texts[4],
@@ -92,6 +93,8 @@ def unpack(record: bytes) -> SpooledMessage:
         expires,
         texts[6],
         texts[5],
+        pos + header,
+        len(record),
     )
     message.id = number
     return message

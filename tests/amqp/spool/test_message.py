@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.methods import frame
 from sidecar.amqp.spec import AmqpError
-from sidecar.amqp.spool.message import from_frames, to_frames
+from sidecar.amqp.spool.message import SpooledMessage, from_frames, to_frames
 from sidecar.amqp.spool.record import BadRecordError, pack, unpack
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -204,14 +204,17 @@ def test_nothing_but_amqp_errors_comes_of_frames_that_are_no_publish(cut: int, n
             pass
 
 
-@given(names=st.lists(st.binary(max_size=40), min_size=7, max_size=7), body=st.binary(max_size=50))
-def test_a_record_keeps_every_byte(names: list[bytes], body: bytes) -> None:
-    message = from_frames(publish(), "/", "lane", 1.5, 3.0)
+@given(
+    names=st.lists(st.binary(max_size=40), min_size=7, max_size=7), body=st.binary(max_size=50), where=st.floats(0, 1)
+)
+def test_a_record_keeps_every_byte(names: list[bytes], body: bytes, where: float) -> None:
+    start = int(len(body) * where)
+    vhost, lane, exchange, routing_key, user, origin = (it.decode("utf-8", "surrogateescape") for it in names[1:])
+    message = SpooledMessage(
+        vhost, lane, exchange, routing_key, names[0], body, 1, 7, user, 1.5, 4.5, origin, "trace", start, len(body)
+    )
     message.id = 1 << 40
-    message.body = body
-    message.header = names[0]
-    texts = [it.decode("utf-8", "surrogateescape") for it in names]
-    message.vhost, message.lane, message.exchange, message.routing_key, message.user, message.origin = texts[1:]
+    assert message.body == body[start:]
     again = unpack(pack(message))
     for name in NAMES:
         assert getattr(again, name) == getattr(message, name)

@@ -358,7 +358,7 @@ def test_a_file_without_the_brokers_texts_gets_them(tmp_path: Path, state: str) 
         assert [it.text for it in await driver.spool.dead_letters.list(9)] == ["", "ACCESS_REFUSED"]
 
     run(tmp_path, test)
-    run(tmp_path, lambda driver: driver.spool.dead_letters.list(9))
+    assert contents(tmp_path) == []
     assert any(".corrupt-" in it.name for it in tmp_path.iterdir()) == (state == "damaged")
 
 
