@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from support.rabbitmq import RabbitMQ, broker
+
+
+def pytest_sessionstart() -> None:
+    """Make sure that ``make test-compiled`` tests what is compiled."""
+    if os.environ.get("SIDECAR_COMPILED") == "1":
+        from sidecar.proxy.http1 import head
+
+        if not head.__file__.endswith(".so"):
+            pytest.exit(f"this is not the compiled build: {head.__file__}", 1)
 
 
 @pytest.fixture(scope="session")
