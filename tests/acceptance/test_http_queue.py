@@ -66,6 +66,11 @@ class Recorder(Process):
             return []
         return [(body, id) for body, _, id in (line.partition(" ") for line in self.notes.read_text().splitlines())]
 
+    def gets_more(self) -> None:
+        """Wait until it does."""
+        before = len(self.got())
+        wait_for(lambda: len(self.got()) > before, "the app gets requests")
+
 
 def _config(folder: Path, app: int, port: int = 0, **queue: Any) -> dict[str, Any]:
     return {
@@ -157,8 +162,7 @@ def test_a_killed_sidecar_has_lost_nothing_that_it_acknowledged(tmp_path: Path) 
                 # Deliveries are under way, too, when it dies, and more wait.
                 app = Recorder(tmp_path, app_port, life)
                 processes.append(app)
-                before = len(app.got())
-                wait_for(lambda: len(app.got()) > before, "deliveries have begun")  # noqa: B023
+                app.gets_more()
             for _ in range(rng.randint(0, 20) if life % 2 else rng.randint(80, 120)):
                 number += 1
                 status, fields, _ = _post(port, f"n{number}")
