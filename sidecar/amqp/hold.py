@@ -54,8 +54,16 @@ class Sender:
         self.origin = ""
 
     def exempt(self, publish: Publish) -> bool:
-        """Whether :attr:`window` does not matter to this one."""
+        """Whether no gate of the broker's matters to this one, as it does not go there now."""
         return False
+
+    def spoolable(self, publish: Publish) -> bool:
+        """Whether it may go into the spool where it would have to wait, if its gate says ``over: spool``."""
+        return False
+
+    def spool(self, publish: Publish) -> None:
+        """It goes there."""
+        raise NotImplementedError
 
     def bypasses(self, publish: Publish) -> bool:
         """Whether it need no longer wait at a gate that it was sent to apart from its route."""
@@ -201,7 +209,7 @@ class Hold:
             lane.gate.messages += 1
             if lane.heap[0][1] == arrival:
                 lane.gate.leave(lane)
-                self._line_up(lane, self._place(lane), now)
+                self._line_up(lane, gate if gate.apart else self._place(lane), now)
         sender.held += 1
         size = len(publish.frames)
         stats = publish.route.stats
@@ -363,13 +371,20 @@ class Hold:
                 break
             assert isinstance(waiter, Lane)
             publish = waiter.heap[0][2]
-            shut = self._shut(publish, gate, now)
-            if shut is gate:
+            exempt = publish.sender.exempt(publish)
+            shut = self._shut(publish, gate, exempt, now)
+            spooled = shut is not None and shut.over == "spool" and publish.sender.spoolable(publish)
+            # What goes into the spool waits for room there, and for nothing else.
+            if (gate.apart and not gate.admit(now)) if spooled else (shut is gate):
                 break
             left -= 1
-            if shut is None:
-                for passed in publish.route.gates:
-                    passed.passed(now)
+            if spooled:
+                self._take(waiter, now)
+                publish.sender.spool(publish)
+            elif shut is None:
+                if not exempt:
+                    for passed in publish.route.gates:
+                        passed.passed(now)
                 self._take(waiter, now)
                 publish.sender.forward(publish)
             elif publish.tag and shut.over == "nack":
@@ -383,13 +398,13 @@ class Hold:
                 publish.sender.emptied()
         return left
 
-    def _shut(self, publish: Publish, mine: Gate, now: float) -> Gate | None:
+    def _shut(self, publish: Publish, mine: Gate, exempt: bool, now: float) -> Gate | None:
         """The first closed gate for the first of the line of ``mine``; None: it may go, and has its token."""
         if mine.apart and not mine.admit(now) and not publish.sender.bypasses(publish):
             return mine
+        if exempt:
+            return None
         window = publish.sender.window
-        if window is not None and publish.sender.exempt(publish):
-            window = None
         if window is not None and not (window.admit(now) if window is mine else window.open(now)):
             return window
         if self._alarm.closed:

@@ -100,11 +100,19 @@ class KeptChannel(Channel):
         return before
 
     def exempt(self, publish: Publish) -> bool:
-        return self._alone and self._spoolable(publish)
+        # As in submit().
+        elsewhere = self._alone or self.session.amqp_stats.blocked or self._keeper.queued(publish.route)
+        return elsewhere and self._spoolable(publish)
 
     def bypasses(self, publish: Publish) -> bool:
         # It waits for room in the spool, and needs none any more.
-        return not self._alone and not self._keeper.queued(publish.route)
+        return not self.exempt(publish)
+
+    def spoolable(self, publish: Publish) -> bool:
+        return self._spoolable(publish)
+
+    def spool(self, publish: Publish) -> None:
+        self._spool(publish, self.session.listener.clock())
 
     def spool_held(self) -> None:
         """The broker is gone: what was held for whatever reason is safer on the disk. What may not be spooled, and what
@@ -120,7 +128,7 @@ class KeptChannel(Channel):
                 self.session.keep(publish, self.gate, now)
 
     def forward(self, publish: Publish) -> None:
-        if self._spoolable(publish) and (self._alone or self._keeper.queued(publish.route)):
+        if self.exempt(publish):
             self._spool(publish, self.session.listener.clock())
         else:
             self.session.broker_write(self._sent(publish))
