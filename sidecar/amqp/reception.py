@@ -5,18 +5,9 @@ channels with confirms without the capability ``publisher_confirms``, py-amqp as
 where they are offered and picks the login mechanism from the list, kombu takes prefetch limits to mean something else
 where the product is not RabbitMQ. The limits are that broker's too: what is agreed on has to be good for it later.
 
-The reception is in the broker's place, and the session's own :class:`Handshake` between it and the client::
-
-    reception = Reception(known)
-    client.write(handshake.from_broker(greeting := reception.greeting(), 0, len(greeting)))
-    # each frame of the client
-    frame = handshake.from_client(data, start, end)
-    answer = reception.takes(frame)         # "": say nothing; else client.write(handshake.from_broker(answer, …))
-    if reception.login is not None and reception.account is None:
-        # start-ok has come; the client says nothing before it has an answer
-        account = await accounts.verify(reception.login.mechanism, reception.login.response)
-        answer = reception.admit(account)   # raises AmqpError when that is None
-    # handshake.done: the session is open, with session.away = True
+The reception is in the broker's place, and the session's own :class:`Handshake` between it and the client; receiving.py
+brings them together. When start-ok has come, the client says nothing before it has an answer: there is time to look its
+login up.
 
 A client that cannot be let in is told so with 320 right after start-ok (where the reason reaches it: aiormq loses what
 it is told after connection.open), and comes again. ``reception.login`` is what to log in with when there is a broker.

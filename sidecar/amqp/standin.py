@@ -19,7 +19,6 @@ basic.get                                 empty
 ack, nack, reject                         nothing: the broker has put those messages back into their queues
 delete, purge, unbind, tx.select          wait for the broker
 tx.commit, tx.rollback                    406: the channel has no transaction
-connection.close, update-secret           yes
 ========================================  ==============================================================================
 
 Counts in answers (messages, consumers) are 0. What waits keeps everything behind it on its channel waiting (order!);
@@ -35,42 +34,8 @@ direct reply-to) wait for the broker too, as what is held does: a ``basic.return
 wants the message, which is not known, and aio-pika (whose publishes are mandatory unless it is told otherwise) and pika
 raise an exception for it.
 
-How a session uses it, and the others around it::
-
-    # once, when the connection is open (either by a broker or by our own handshake, reception.py)
-    recorded = Recorded(known, vhost)
-    standin = Standin(recorded, known, vhost, patience)
-
-    # attached: what is said on channels, as it goes to the broker and as it comes from it, but for publishes,
-    # deliveries and what settles them
-    recorded.asks(frames)
-    recorded.answers(number, method, data, start, end)     # before control.from_broker
-    recorded.channel_gone(number)                          # in channel_gone
-
-    # the broker connection is lost, or one in the middle of a restoration
-    if reason := recorded.irretrievable():  close the client with 320
-    from_broker(standin.lost(now))
-    # and every channel has to wait for which standin.waits(number)
-
-    # away: in place of broker.write(frames)
-    from_broker(standin.takes(frames, now))
-    # ... and then the channel has to wait if standin.waits(number): channel.waiting = []
-    # a frame that is put into channel.waiting
-    if standin.gives_up(found, channel.waiting):  channel.waiting = None, and take the frame in
-    # the timer, at standin.due or now and then
-    standin.late(now)                                   # raises AmqpError to close the client with
-
-    # there is a broker connection again, logged in (dialler.py)
-    restoration = Restoration(recorded, channel_max)
-    broker.write(restoration.begin())                   # raises Unrestorable to close the client with
-    # each method of the broker; None: it is for the client, bytes: write them to the broker
-    answer = restoration.said(number, method, data, start, end)
-    # once restoration.done
-    broker.write(standin.back())
-    # and every channel takes in what waits in channel.waiting
-
-``from_broker(data)`` runs ``relay.from_broker`` over whole frames, once the batch of the client's that led to it has
-been gone through: it may end channels.
+It is asked by alone.py. What a client has set up (recorded.py) is kept right by both: by what is said here, and by what
+passes while there is a broker.
 """
 
 from __future__ import annotations
@@ -130,7 +95,7 @@ class Waiting:
 class Standin:
     """In the broker's place for one session. ``patience`` is how long something may wait, seconds."""
 
-    __slots__ = ("_known", "_make_tag", "_patience", "_recorded", "_size", "_vhost", "_waiting", "secret")
+    __slots__ = ("_known", "_make_tag", "_patience", "_recorded", "_size", "_vhost", "_waiting")
 
     def __init__(
         self,
@@ -148,8 +113,6 @@ class Standin:
         #: By channel.
         self._waiting: dict[int, Waiting] = {}
         self._size = 0
-        #: What the client has told by connection.update-secret; empty: nothing.
-        self.secret = b""
 
     def takes(self, data: bytes, now: float) -> bytes:
         """Whole frames that a broker would get now; what a broker would say. Raises :class:`AmqpError` for what ends
@@ -164,7 +127,7 @@ class Standin:
                 self._wait(number, found, data, start, end, now)
                 continue
             # What would be answered now would be missing from what is being said again: the broker shall answer it.
-            answer = None if self._recorded.restoring and number else self._answer(number, found, data, start, end)
+            answer = None if self._recorded.restoring else self._answer(number, found, data, start, end)
             if answer is None:
                 self._wait(number, found, data, start, end, now)
             elif answer:
@@ -221,13 +184,6 @@ class Standin:
 
     def _answer(self, number: int, found: int, data: bytes, start: int, end: int) -> bytes | None:
         """What to answer; ``None``: it has to wait."""
-        if number == 0:
-            if found == spec.CONNECTION_CLOSE:
-                return method(0, spec.CONNECTION_CLOSE_OK)
-            if found == spec.CONNECTION_UPDATE_SECRET:
-                self.secret = Arguments(data, start, end).long_bytes()
-                return method(0, spec.CONNECTION_UPDATE_SECRET_OK)
-            return b""
         recorded = self._recorded
         if found == spec.CHANNEL_OPEN:
             recorded.open(number)

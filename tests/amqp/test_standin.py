@@ -32,11 +32,7 @@ from sidecar.amqp.spec import (
     CHANNEL_OPEN_OK,
     CONFIRM_SELECT,
     CONFIRM_SELECT_OK,
-    CONNECTION_CLOSE,
-    CONNECTION_CLOSE_OK,
     CONNECTION_FORCED,
-    CONNECTION_UPDATE_SECRET,
-    CONNECTION_UPDATE_SECRET_OK,
     EXCHANGE_BIND,
     EXCHANGE_DECLARE,
     EXCHANGE_DELETE,
@@ -103,12 +99,7 @@ def test_what_needs_no_broker_is_answered() -> None:
     assert away.asks(method(1, BASIC_GET, b"\0\0" + short("q") + b"\0")) == [BASIC_GET_EMPTY]
     assert away.asks(method(1, BASIC_RECOVER, b"\1")) == [BASIC_RECOVER_OK]
     assert away.asks(method(1, CHANNEL_FLOW, b"\1")) == [CHANNEL_FLOW_OK]
-    assert away.asks(method(0, CONNECTION_UPDATE_SECRET, b"\0\0\0\3new" + short("expired"))) == [
-        CONNECTION_UPDATE_SECRET_OK
-    ]
-    assert away.standin.secret == b"new"
     assert away.asks(channel_close(1, 200, "")) == [CHANNEL_CLOSE_OK]
-    assert away.asks(method(0, CONNECTION_CLOSE, b"\0\xc8\0\0\0\0\0")) == [CONNECTION_CLOSE_OK]
     assert away.standin.due == inf
 
 

@@ -26,13 +26,13 @@ from sidecar.amqp.accounts import Account
 from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX, Handshake
 from sidecar.amqp.known import Known
-from sidecar.amqp.methods import basic_ack, connection_close, method_of
-from sidecar.amqp.questions import methods_in
+from sidecar.amqp.methods import basic_ack, connection_close, connection_close_ok, method_of
 from sidecar.amqp.reception import Reception
 from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.spec import (
     BASIC_PUBLISH,
     CHANNEL_OPEN,
+    CONNECTION_CLOSE,
     CONNECTION_CLOSE_OK,
     HEADER,
     HEARTBEAT,
@@ -115,21 +115,21 @@ class Client(asyncio.Protocol):
 
     def _control(self, found: int, frame: bytes) -> None:
         server = self._server
+        if found == CONNECTION_CLOSE:
+            self._transport.write(connection_close_ok())
+            self._transport.close()
+            return
         if found == CHANNEL_OPEN:
             self._published.pop(frame[1] << 8 | frame[2], None)
         if server.learning and found in facts.STATING:
             fact, _ = facts.read(found, frame, 0, len(frame))
             if fact.name:
                 server.known.learn("/", fact)
-        answer = self._standin.takes(frame, server.loop.time())
-        self._transport.write(answer)
+        self._transport.write(self._standin.takes(frame, server.loop.time()))
         number = unpack_from(">H", frame, 1)[0]
         if self._standin.waits(number):
             server.waiting.append(found)
             server.loop.call_at(self._standin.due + 0.01, self.late)
-        for _, said, _, _ in methods_in(answer):
-            if said == 0x000A0033:
-                self._transport.close()
 
 
 class Server:
