@@ -71,3 +71,13 @@ def roll_back(sql: sqlite3.Connection) -> None:
             sql.execute("ROLLBACK")
     except sqlite3.Error as error:
         logger.debug("rollback: %s", error)
+
+
+def blob(text: str) -> bytes:
+    """A name as it is stored: it may hold what is no text, and SQLite's texts may not."""
+    return text.encode("utf-8", "surrogateescape")
+
+
+def text(blob: bytes) -> str:
+    """The name again."""
+    return blob.decode("utf-8", "surrogateescape")

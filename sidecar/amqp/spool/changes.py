@@ -116,3 +116,26 @@ def _less(counts: dict[KeyName, Count], key: KeyName, size: int) -> None:
         count[1] -= size
         if count[0] <= 0:
             del counts[key]
+
+
+def removal(messages: list[SpooledMessage]) -> Changes:
+    """That these have gone."""
+    changes = Changes()
+    changes.removed = messages
+    return changes
+
+
+def copied(counts: dict[KeyName, Count]) -> dict[KeyName, Count]:
+    """As they are now."""
+    return {name: [count, size] for name, (count, size) in counts.items()}
+
+
+def add_differences(before: dict[KeyName, Count], after: dict[KeyName, Count], missing: dict[KeyName, Count]) -> None:
+    """Add to ``missing`` what is no longer there."""
+    for name in {**before, **after}:
+        count, size = before.get(name, (0, 0))
+        now, size_now = after.get(name, (0, 0))
+        if count != now:
+            sum_of = missing.setdefault(name, [0, 0])
+            sum_of[0] += count - now
+            sum_of[1] += size - size_now

@@ -23,10 +23,11 @@ from typing import Final
 from sidecar.amqp.spool.changes import BadRow, Changes, Count, KeyName, count_changes
 from sidecar.amqp.spool.dead import DeadLetter, DeadTable
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.record import BadRecordError, pack, unpack
+from sidecar.amqp.spool.messages import MessageTable
+from sidecar.amqp.spool.record import pack
 from sidecar.disk.database import DatabaseFile
 from sidecar.disk.errors import DiskFullError
-from sidecar.disk.sqlite import Format, roll_back, scalar
+from sidecar.disk.sqlite import Format, blob, roll_back, scalar
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
@@ -36,12 +37,6 @@ SCHEMA: Final = 1
 APPLICATION: Final = 0x53435350
 
 _PAGE: Final = 8192
-#: Rows bound in one statement, at the most.
-_ROWS: Final = 32
-_COLUMNS: Final = 6
-#: A statement keeps what was bound to it last; so it is given no more than that, bytes, and what is larger is written
-#: behind it.
-_LARGE: Final = 64 << 10
 #: Numbers are taken from the file in blocks, so that none is used twice even if what had it is gone.
 _BLOCK: Final = 1 << 16
 #: Free pages that are left in the file, and how many are given back at a time.
@@ -75,19 +70,8 @@ INSERT INTO number VALUES (1);
 #: More than that must be free, bytes, before a disk that was full is thought to have room again.
 _SPARE: Final = 1 << 20
 
-#: By how many rows it has, which is a power of two: there should not be too many such statements.
-_INSERT: Final = {
-    rows: "INSERT INTO message VALUES " + ",".join(["(?,?,?,?,?,?)"] * rows) for rows in (1, 2, 4, 8, 16, 32)
-}
-_INSERT_LARGE: Final = "INSERT INTO message VALUES (?,?,?,?,?,zeroblob(?))"
 _DELETE: Final = "DELETE FROM message WHERE id IN (SELECT value FROM json_each(?))"
 _TRIED: Final = "UPDATE message SET attempts = ? WHERE id = ?"
-_FETCH: Final = (
-    "SELECT id, attempts, size, data FROM message WHERE key = ? AND (rank, id) > (?, ?) ORDER BY rank, id LIMIT ?"
-)
-
-#: The last rank is that of priority 0.
-_LOWEST: Final = 255
 
 
 class Database:
@@ -102,20 +86,23 @@ class Database:
         self.file = DatabaseFile(folder, name, FORM, self, clock_wall)
         self._clock = clock_wall
         self._max_dead = max_dead
-        self._key_ids: dict[KeyName, int] = {}
         self._next = 0
         self._next_block = 0
-        #: Messages by key, as committed.
-        self.counts: dict[KeyName, Count] = {}
         #: Messages that were lost to damage, or set aside because of it, since this object was made.
         self.corrupt = 0
         #: Dead letters that had to go for newer ones.
         self.dropped = 0
         #: Bytes of log that are not yet in the database, about.
         self.behind = 0
+        self.messages = MessageTable()
         self.dead = DeadTable()
         #: While it is being copied: how many messages there were.
         self._before = 0
+
+    @property
+    def counts(self) -> dict[KeyName, Count]:
+        """Messages by key, as committed."""
+        return self.messages.counts
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -132,41 +119,24 @@ class Database:
         sql.execute("UPDATE number SET next = next + 1")
         self._next = self._next_block = scalar(sql, "SELECT next FROM number")
         self.dead.upgrade(sql)
-        sql.execute("DELETE FROM key WHERE id NOT IN (SELECT DISTINCT key FROM message INDEXED BY message_order)")
-        names: dict[int, KeyName] = {}
-        for key, vhost, lane in sql.execute("SELECT id, vhost, lane FROM key"):
-            names[key] = _text(vhost), _text(lane)
-        self._key_ids = {name: key for key, name in names.items()}
-        self._recount(sql)
+        self.messages.load(sql)
+        self.dead.load(sql)
 
     def recount(self) -> None:
         """Count again what is in the file."""
-        self._recount(self.file.sql)
-
-    def _recount(self, sql: sqlite3.Connection) -> None:
-        names = {key: name for name, key in self._key_ids.items()}
-        self.counts = {}
-        for key, count, size in sql.execute(
-            "SELECT key, count(*), sum(size) FROM message INDEXED BY message_order GROUP BY key"
-        ):
-            if key not in names:
-                raise sqlite3.DatabaseError("messages of an unknown key")
-            self.counts[names[key]] = [count, size]
-        self.dead.load(sql)
+        self.messages.recount(self.file.sql)
+        self.dead.load(self.file.sql)
 
     def copy(self, reader: sqlite3.Connection | None, writer: sqlite3.Connection) -> int:
         """See :class:`sidecar.disk.database.Contents`."""
         from sidecar.amqp.spool.salvage import copy
 
-        self._before = self._messages()
+        self._before = self.messages.count
         return copy(reader, writer, max(self._next, self._next_block))
 
     def salvaged(self, lost: int) -> None:
         """See :class:`sidecar.disk.database.Contents`."""
-        self.corrupt += max(lost, self._before - self._messages())
-
-    def _messages(self) -> int:
-        return sum(count for count, _ in self.counts.values())
+        self.corrupt += max(lost, self._before - self.messages.count)
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -177,7 +147,8 @@ class Database:
         try:
             with self._transaction() as sql:
                 self._reserve(sql, len(puts) + 2 * len(changes.dead) + len(changes.bad))
-                self._insert(sql, puts)
+                self._number(puts)
+                self.messages.insert(sql, puts)
                 self._change(sql, changes)
                 if puts:
                     self.file.hold()
@@ -187,22 +158,6 @@ class Database:
             raise
         self._count(puts, changes)
 
-    def _insert(self, sql: sqlite3.Connection, puts: Sequence[SpooledMessage]) -> None:
-        rows: list[object] = []
-        size = 0
-        for message in puts:
-            message.id = self._take_number()
-            if message.size > _LARGE:
-                _insert_large(sql, new_row(sql, self._key_ids, message))
-                continue
-            rows += new_row(sql, self._key_ids, message)
-            size += message.size
-            if size > _LARGE or len(rows) == _ROWS * _COLUMNS:
-                _insert_rows(sql, rows)
-                rows = []
-                size = 0
-        _insert_rows(sql, rows)
-
     def _change(self, sql: sqlite3.Connection, changes: Changes) -> None:
         if changes.tried:
             sql.executemany(_TRIED, {message.id: (message.attempts, message.id) for message in changes.tried}.values())
@@ -211,12 +166,12 @@ class Database:
             number = self._take_number()
             if death.stored:
                 self.dead.move(
-                    sql, number, message.id, death.died, death.reason, death.code, _blob(message.exchange), death.text
+                    sql, number, message.id, death.died, death.reason, death.code, blob(message.exchange), death.text
                 )
             else:
                 message.id = self._take_number()
                 self.dead.add(
-                    sql, number, death.died, death.reason, death.code, _blob(message.exchange), message.size,
+                    sql, number, death.died, death.reason, death.code, blob(message.exchange), message.size,
                     message.attempts, pack(message), death.text,
                 )  # fmt: skip
         for bad in changes.bad:
@@ -238,38 +193,14 @@ class Database:
     ) -> tuple[list[SpooledMessage], list[BadRow]]:
         """The next messages of a key behind that place, at most so many and (but for the first) so many bytes; and
         those in between that are not what was written."""
-        sql = self.file.sql
-        messages: list[SpooledMessage] = []
-        bad: list[BadRow] = []
-        number = self._key_ids.get(key)
-        if number is None:
-            return messages, bad
-        rank, last = (-1, 0) if after is None else (_LOWEST + after[0], after[1])
-        rows = sql.execute(_FETCH, (number, rank, last, limit))
-        try:
-            for row, attempts, size, data in rows:
-                limit_bytes -= size
-                if limit_bytes < 0 and messages:
-                    break
-                try:
-                    message = unpack(data)
-                    if message.id != row:
-                        raise BadRecordError("a record of another message")
-                except BadRecordError:
-                    bad.append(BadRow(row, key, size))
-                    continue
-                message.attempts = attempts
-                messages.append(message)
-        finally:
-            rows.close()
-        return messages, bad
+        return self.messages.fetch(self.file.sql, key, after, limit, limit_bytes)
 
     # -- dead letters --------------------------------------------------------------------------------------------------
 
     def list_dead(self, limit: int, after: int = 0, reason: str = "", exchange: str | None = None) -> list[DeadLetter]:
         """The dead letters behind number ``after``, oldest first; of that reason and exchange, if given. Fewer than
         ``limit`` when they are large; none at all only at the end."""
-        return self.dead.find(self.file.sql, limit, after, reason, None if exchange is None else _blob(exchange))
+        return self.dead.find(self.file.sql, limit, after, reason, None if exchange is None else blob(exchange))
 
     def get_dead(self, number: int) -> DeadLetter | None:
         """One of them."""
@@ -307,7 +238,8 @@ class Database:
                     message.expires += max(0.0, now - message.at)
                 message.at = now
                 message.attempts = 0
-                self._insert(sql, [message])
+                self._number([message])
+                self.messages.insert(sql, [message])
                 self._drop(sql, [number])
                 message.empty()  # there may be many, and large ones
                 messages.append(message)
@@ -359,7 +291,7 @@ class Database:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Committed, and on the disk, at the end; or as if it had not been."""
         sql = self.file.sql
-        keys, next_, next_block = len(self._key_ids), self._next, self._next_block
+        keys, next_, next_block = self.messages.keys, self._next, self._next_block
         sql.execute("BEGIN IMMEDIATE")
         try:
             yield sql
@@ -367,8 +299,7 @@ class Database:
         except BaseException:
             roll_back(sql)
             self._next, self._next_block = next_, next_block
-            if len(self._key_ids) > keys:
-                self._key_ids = dict(list(self._key_ids.items())[:keys])
+            self.messages.forget(keys)
             self.dead.load(sql)
             raise
 
@@ -382,47 +313,15 @@ class Database:
             self._next_block = self._next + count + _BLOCK
             sql.execute("UPDATE number SET next = ?", (self._next_block,))
 
+    def _number(self, messages: Iterable[SpooledMessage]) -> None:
+        for message in messages:
+            message.id = self._take_number()
+
     def _take_number(self) -> int:
         number = self._next
         self._next = number + 1
         return number
 
 
-def new_row(
-    sql: sqlite3.Connection, keys: dict[KeyName, int], message: SpooledMessage
-) -> tuple[int, int, int, int, int, bytes]:
-    """The columns of a message that has its id; its key is made when it is a new one."""
-    name = message.vhost, message.lane
-    key = keys.get(name)
-    if key is None:
-        key = sql.execute("INSERT INTO key (vhost, lane) VALUES (?, ?)", (_blob(name[0]), _blob(name[1]))).lastrowid
-        assert key is not None
-        keys[name] = key
-    return message.id, key, _LOWEST - message.priority, message.size, message.attempts, pack(message)
-
-
-def _insert_rows(sql: sqlite3.Connection, rows: list[object]) -> None:
-    while rows:
-        step = 1 << (len(rows) // _COLUMNS).bit_length() - 1
-        sql.execute(_INSERT[step], rows[: step * _COLUMNS])
-        del rows[: step * _COLUMNS]
-
-
-def _insert_large(sql: sqlite3.Connection, row: tuple[int, int, int, int, int, bytes]) -> None:
-    data = row[5]
-    sql.execute(_INSERT_LARGE, (*row[:5], len(data)))
-    with sql.blobopen("message", "data", row[0]) as blob:
-        blob.write(data)
-
-
 def _ids(messages: Iterable[SpooledMessage]) -> str:
     return json.dumps([message.id for message in messages])
-
-
-def _blob(text: str) -> bytes:
-    """Names may hold what is no text; SQLite's texts may not."""
-    return text.encode("utf-8", "surrogateescape")
-
-
-def _text(blob: bytes) -> str:
-    return blob.decode("utf-8", "surrogateescape")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from sidecar.amqp.spool.changes import KeyName
-from sidecar.amqp.spool.database import new_row
 from sidecar.amqp.spool.dead import has_text
+from sidecar.amqp.spool.messages import MessageTable
 from sidecar.amqp.spool.record import BadRecordError, unpack
 from sidecar.disk.faults import FAILURES
 from sidecar.disk.salvage import count, rows
@@ -27,14 +26,14 @@ def copy(reader: sqlite3.Connection | None, writer: sqlite3.Connection, number: 
     if reader is not None:
         expected = count(reader, "message", "message_order")
         copied = 0
-        keys: dict[KeyName, int] = {}
+        table = MessageTable()
         writer.execute("BEGIN")
         for row in rows(reader, "dead", f"id, died, reason, code, exchange, size, attempts, data, {_text(reader)}"):
             writer.execute("INSERT OR IGNORE INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
             highest = max(highest, row[0] + 1)
         for row in rows(reader, "message", "id, attempts, data"):
             highest = max(highest, row[0] + 1)
-            if _copy_message(writer, keys, row):
+            if _copy_message(writer, table, row):
                 copied += 1
             else:
                 lost += 1
@@ -49,7 +48,7 @@ def copy(reader: sqlite3.Connection | None, writer: sqlite3.Connection, number: 
     return lost
 
 
-def _copy_message(writer: sqlite3.Connection, keys: dict[KeyName, int], row: tuple[object, ...]) -> bool:
+def _copy_message(writer: sqlite3.Connection, table: MessageTable, row: tuple[object, ...]) -> bool:
     number, attempts, data = row
     try:
         if not isinstance(data, bytes) or not isinstance(attempts, int):
@@ -64,7 +63,7 @@ def _copy_message(writer: sqlite3.Connection, keys: dict[KeyName, int], row: tup
         )
         return False
     message.attempts = attempts
-    writer.execute("INSERT OR IGNORE INTO message VALUES (?, ?, ?, ?, ?, ?)", new_row(writer, keys, message))
+    writer.execute("INSERT OR IGNORE INTO message VALUES (?, ?, ?, ?, ?, ?)", table.row(writer, message))
     return True
 
 

@@ -29,8 +29,9 @@ from sidecar.disk.errors import SpoolError
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
-#: What may wait for the disk, bytes.
+#: What may wait for the disk, bytes; and what a message takes in memory meanwhile beside its content, about.
 QUEUE: Final = 6 << 20
+COST: Final = 2 << 10
 #: How long removals may wait for others, seconds.
 LINGER: Final = 0.005
 #: A full spool takes messages again below this part of its bound.
@@ -115,7 +116,7 @@ class Spool:
         self._closing = False
         #: What has been removed, and is not queued yet.
         self._later: Changes | None = None
-        #: Bytes that wait for the disk.
+        #: Bytes of memory that wait for the disk.
         self._waiting = 0
         self.max_bytes = max_bytes
         #: Messages that are not removed yet, those on their way to the disk included; and their bytes.
@@ -161,11 +162,12 @@ class Spool:
         size = 0
         for message in messages:
             size += message.size
-        crowded = self._waiting > 0 and self._waiting + size > QUEUE and not urgent
+        cost = size + COST * len(messages)
+        crowded = self._waiting > 0 and self._waiting + cost > QUEUE and not urgent
         if self._closing or self.bytes + size > self.max_bytes or crowded:
             self.full = True
             return False
-        self._waiting += size
+        self._waiting += cost
         for message in messages:
             self._more((message.vhost, message.lane), 1, message.size)
         self._ask(Put(messages, size, done))
@@ -273,7 +275,7 @@ class Spool:
 
     def _settle_one(self, outcome: Outcome) -> None:
         if isinstance(outcome, Put):
-            self._waiting -= outcome.size
+            self._waiting -= outcome.size + COST * len(outcome.messages)
             if outcome.error is not None:
                 for message in outcome.messages:
                     self._less((message.vhost, message.lane), 1, message.size)

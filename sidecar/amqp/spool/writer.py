@@ -17,7 +17,7 @@ from collections.abc import Callable
 from threading import Event
 from typing import Final
 
-from sidecar.amqp.spool.changes import Changes, Count, Death, KeyName, count_changes
+from sidecar.amqp.spool.changes import Changes, Count, Death, KeyName, add_differences, copied, count_changes, removal
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.jobs import Call, Fetch, Job, Outcome, Put, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
@@ -29,7 +29,7 @@ logger = logging.getLogger("sidecar.amqp.spool")
 
 #: A transaction takes in no more when it has so many messages or bytes.
 BATCH: Final = 2000
-BATCH_BYTES: Final = 2 << 20
+BATCH_BYTES: Final = 1 << 20
 #: How much log is left before it is copied into the database, bytes; and after how long without work, seconds.
 BEHIND: Final = 4 << 20
 IDLE: Final = 0.5
@@ -200,8 +200,8 @@ class Writer:
         self._gone()
         if self._repair():
             return None
-        count_changes(self._database.counts, (), _removal(messages))
-        self._before = _copy(self._database.counts)
+        count_changes(self._database.counts, (), removal(messages))
+        self._before = copied(self._database.counts)
         return OSError(0, "the spool's file was deleted")
 
     def _read(self) -> None:
@@ -299,7 +299,7 @@ class Writer:
 
     def _out_of_use(self) -> None:
         if self._before is None:
-            self._before = _copy(self._database.counts)
+            self._before = copied(self._database.counts)
 
     def _repair(self) -> bool:
         """Bring the file back into use, if it is time to try; whether it is."""
@@ -326,7 +326,7 @@ class Writer:
             if self._state != _REOPEN and not database.file.usable:
                 self._state = _REOPEN
             return False
-        _differences(self._before, database.counts, self._missing)
+        add_differences(self._before, database.counts, self._missing)
         self._before = None
         self._error = None
         self._state = _FINE
@@ -389,24 +389,3 @@ def _can_be_written(death: Death) -> bool:
         logger.error("a message is lost: it cannot be written down as a dead letter: %s", error)
         return False
     return True
-
-
-def _removal(messages: list[SpooledMessage]) -> Changes:
-    changes = Changes()
-    changes.removed = messages
-    return changes
-
-
-def _copy(counts: dict[KeyName, Count]) -> dict[KeyName, Count]:
-    return {name: [count, size] for name, (count, size) in counts.items()}
-
-
-def _differences(before: dict[KeyName, Count], after: dict[KeyName, Count], missing: dict[KeyName, Count]) -> None:
-    """Add to ``missing`` what is no longer there."""
-    for name in {**before, **after}:
-        count, size = before.get(name, (0, 0))
-        now, size_now = after.get(name, (0, 0))
-        if count != now:
-            sum_of = missing.setdefault(name, [0, 0])
-            sum_of[0] += count - now
-            sum_of[1] += size - size_now

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.amqp.spool import writer
+from sidecar.amqp.spool import store, writer
 from sidecar.amqp.spool.changes import Changes, Death
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
@@ -134,6 +134,35 @@ def test_what_waits_for_the_disk_is_bounded(tmp_path: Path) -> None:
         # A message larger than the bound is alone in the queue.
         await driver.put(message(9, size=10 << 20))
         assert len((await driver.fetch())[-1].body) == 10 << 20
+
+    run(tmp_path, test)
+
+
+def test_small_messages_that_wait_for_the_disk_are_bounded_by_what_they_take_in_memory(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        done: list[int] = []
+        taken = 0
+        while spool.put([message(taken, size=10)], lambda messages, _: done.append(number_of(messages[0]))):
+            taken += 1
+            assert taken < store.QUEUE // store.COST  # nothing is settled before we give the loop its turn
+        assert taken > 2000
+        await driver.until(lambda: len(done) == taken)
+        await driver.until(lambda: not spool.full)
+        assert spool.put([message(taken, size=10)], lambda *_: None)
+
+    run(tmp_path, test)
+
+
+def test_messages_of_all_sizes_are_stored_in_their_order(tmp_path: Path) -> None:
+    sizes = [10, 200_000, *[3000] * 70, 65_000, 66_000, 1 << 20, *[100] * 37, 70_000]
+
+    async def test(driver: Driver) -> None:
+        messages = [message(number, size=size) for number, size in enumerate(sizes)]
+        await driver.put(*messages)
+        found = await driver.fetch()
+        assert [it.body for it in found] == [it.body for it in messages]
+        assert [it.id for it in found] == [it.id for it in messages]
 
     run(tmp_path, test)
 
