@@ -173,7 +173,8 @@ def test_what_the_messages_wait_for(capsys: Capsys) -> None:
     spool.parked = 2
     with sidecar(it) as url:
         assert run("status", "--admin", url) == 0
-    assert capsys.readouterr().out.splitlines()[2:6] == [
+    assert capsys.readouterr().out.splitlines()[1:6] == [
+        "state     waiting, see below",
         "waiting   3 messages, 900 B of 1.0 GiB",
         "          for a connection (vhost /): the broker refuses the login",
         "          for a connection (user ann?, vhost /agents): no route",

@@ -24,6 +24,8 @@ def status_lines(name: str, state: Mapping[str, Any], colour: bool) -> list[str]
     rows = [("spool", _painted(printable(name), _BOLD, colour))]
     if running:
         problem = printable(str(state["problem"])) or ("full: it takes no more" if state["full"] else "")
+        if not problem and state["messages"] and (state["obstacles"] or state["parked"]):
+            problem = "waiting, see below"
         rows.append(("state", _painted(problem, _YELLOW, colour) if problem else "fine"))
     rows.append(("waiting", waiting))
     if running:
