@@ -52,7 +52,7 @@ def test_deliveries_wait_for_another_upstream(rabbitmq: RabbitMQ, tmp_path: Path
             "bind": "127.0.0.1:0",
             "endpoints": [f"127.0.0.1:{ollama.ready().port}"],
             "retry": {"max_attempts": 1},
-            "circuit_breaker": {"failure_threshold": 2, "reset_timeout": "1s"},
+            "circuit_breaker": {"failure_threshold": 2, "reset_timeout": "3s"},
         }
         sidecar = Sidecar(tmp_path, config)
         processes.append(sidecar)
@@ -63,7 +63,7 @@ def test_deliveries_wait_for_another_upstream(rabbitmq: RabbitMQ, tmp_path: Path
             ollama.kill()
             for _ in range(3):
                 assert get(asked)[0] in (502, 503, 504)
-            time.sleep(0.3)  # it is noticed at the next look
+            time.sleep(0.75)  # it is noticed at the next look, of which there are four in a second
             listener.send(commands.Basic.Ack(5, multiple=True))
             still(listener, 10)
             wait_for(lambda: rabbitmq.depth("consumers.pause") == 285, "the acks have got through")

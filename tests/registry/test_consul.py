@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -133,10 +134,11 @@ def test_a_flapping_app_does_not_storm_consul(agent: ConsulAgent) -> None:
 
             check = registry._connect().agent.check
             check.ttl_pass = check.ttl_warn = check.ttl_fail = counted
+            began = time.monotonic()
             for n in range(200):
                 registry.set_health("warning" if n % 2 else "passing", "flapping")
                 await asyncio.sleep(0.005)
-            assert calls <= 6
+            assert calls <= 4 + (time.monotonic() - began) + 1  # four at once, then one in a second
 
     run(main)
 
