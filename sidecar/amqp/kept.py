@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import content
@@ -12,6 +13,7 @@ from sidecar.amqp.incoming import Unfinished
 from sidecar.amqp.methods import basic_ack, basic_nack, confirm_select, method
 from sidecar.amqp.publish import Publish
 from sidecar.amqp.spec import BASIC_GET_EMPTY
+from sidecar.amqp.stuck import STUCK
 
 if TYPE_CHECKING:
     from sidecar.amqp.session import Session
@@ -30,7 +32,8 @@ class KeptChannel(Channel):
     a channel in tx mode are not: they are the transaction's."""
 
     __slots__ = (
-        "_confirming", "_keeper", "_kept_bytes", "_limit", "client_confirms", "gate", "last_tag", "storing",
+        "_confirming", "_keeper", "_kept_bytes", "_limit", "client_confirms", "gate", "last_tag", "late", "leaving",
+        "storing",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int, keeper: Keeper) -> None:
@@ -43,6 +46,11 @@ class KeptChannel(Channel):
         self._kept_bytes = 0
         #: Publishes that are on their way to the disk.
         self.storing = 0
+        #: Since when a close, of it or of its connection, waits until the broker has confirmed everything (what is not
+        #: confirmed by the time of the answer might be lost with the broker); inf: none does.
+        self.leaving = inf
+        #: It waits no longer: what is not confirmed then goes again, out of the spool.
+        self.late = False
         #: The highest delivery tag that the client has seen.
         self.last_tag = 0
         self.gate = SwitchGate("confirms of the broker")
@@ -157,6 +165,8 @@ class KeptChannel(Channel):
         self._measure()
         if not confirms.unanswered:
             self.session.hurry()
+            if self.leaving != inf:
+                self.session.listener.loop.call_soon(self.session.emptied, self)
         answers = confirms.answers(tags)
         if positive:
             stats.acks_by_broker += len(tags)
@@ -175,22 +185,24 @@ class KeptChannel(Channel):
         publishes = confirms.left()
         confirms.restart()
         self._kept_bytes = 0
-        spoolable = [publish for publish in publishes if self._spoolable(publish)]
+        spoolable: list[Publish] = []
+        others: list[Publish] = []
+        for publish in publishes:
+            (spoolable if self._spoolable(publish) else others).append(publish)
         if spoolable:
             self.storing += len(spoolable)
             if not self._keeper.take(spoolable, True):
                 self.storing -= len(spoolable)
                 for publish in spoolable:
                     self.no_room(publish)
-        for publish in publishes:
-            if not self._spoolable(publish):
-                if self.session.detached:
-                    # It goes again over the client's next connection, before everything that came later.
-                    self.session.keep(publish, self.gate, now)
-                elif publish.tag:
-                    self.refuse(publish)
-                else:
-                    publish.route.stats.dropped += 1
+        for publish in others:
+            if self.session.detached:
+                # It goes again over the client's next connection, before everything that came later.
+                self.session.keep(publish, self.gate, now)
+            elif publish.tag:
+                self.refuse(publish)
+            else:
+                publish.route.stats.dropped += 1
         self._measure()
 
     def delivered(self, tag: int, consumer: bytes, no_ack: bool) -> None:
@@ -224,6 +236,23 @@ class KeptChannel(Channel):
             if incoming.is_answer():
                 self.session.client_write(method(self.number, BASIC_GET_EMPTY, b"\x00"))
 
+    @property
+    def unconfirmed(self) -> bool:
+        """A close waits for the broker's word on something."""
+        return not self.late and self.confirms is not None and self.confirms.unanswered > 0
+
+    def look(self, now: float) -> bool:
+        """Whether a close that waits for confirms has done so for too long, since now."""
+        if self.late or now - self.leaving <= STUCK or not self.unconfirmed:
+            return False
+        self.late = True
+        return True
+
+    def close_up(self, now: float) -> None:
+        """The client has closed it."""
+        if self.late:
+            self.broker_lost(now)
+
     def measure(self) -> None:
         """How many publishes may be unconfirmed may have changed."""
         self._measure()
@@ -250,11 +279,9 @@ class KeptChannel(Channel):
 
     def give_up(self, publish: Publish) -> None:
         """It was held, and what it was held for is gone: into the spool, if that may be."""
-        if self._spoolable(publish):
-            self.storing += 1
-            if self._keeper.take([publish], True):
-                return
-            self.storing -= 1
+        if self._spoolable(publish) and len(publish.frames) < self._keeper.spool.max_bytes:
+            self._spool(publish, self.session.listener.clock(), True)
+            return
         if publish.tag:
             self.refuse(publish)
         publish.route.stats.dropped += 1

@@ -18,14 +18,14 @@ from sidecar.amqp.channel import Channel
 from sidecar.amqp.comeback import Comeback
 from sidecar.amqp.dialler import Dialler
 from sidecar.amqp.kept import KeptChannel
-from sidecar.amqp.legs import CLOSED, OPEN, BrokerLeg, ClientLeg
+from sidecar.amqp.legs import CLOSED, CLOSING, OPEN, BrokerLeg, ClientLeg
 from sidecar.amqp.methods import channel_close, connection_close_ok, method, method_of
-from sidecar.amqp.pair import DIALLING, HANDSHAKE, RUNNING
+from sidecar.amqp.pair import CLOSE_SECONDS, DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.receiving import Receiving
 from sidecar.amqp.reception import renewed
 from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.session import Session
-from sidecar.amqp.spec import ACCESS_REFUSED, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK, METHOD
+from sidecar.amqp.spec import ACCESS_REFUSED, CHANNEL_CLOSE, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK, METHOD
 from sidecar.amqp.stuck import Stuck
 from sidecar.filters.api import Retry
 from sidecar.proxy.errors import Reply
@@ -81,10 +81,27 @@ class KeptSession(Session):
 
     def control(self, frames: bytes) -> bytes:
         if not self.detached:
+            if self._leaves_channel(frames):
+                return b""
             self._alone.recorded.asks(frames)
             return frames
         self._alone.takes(frames)
         return b""
+
+    def _leaves_channel(self, frames: bytes) -> bool:
+        """A channel is to be closed, and waits with that for the broker's word on what was published there."""
+        if len(frames) < 12 or method_of(frames, 0, len(frames)) != CHANNEL_CLOSE:
+            return False
+        channel = self.channels.get(frames[1] << 8 | frames[2])
+        if channel is None:
+            return False
+        assert isinstance(channel, KeptChannel)
+        if not channel.unconfirmed:
+            return False
+        channel.leaving = min(channel.leaving, self.listener.clock())
+        channel.waiting = []
+        Session.wait(self, channel, frames)
+        return True
 
     def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
         self._alone.recorded.answers(number, found, data, start, end)
@@ -114,8 +131,11 @@ class KeptSession(Session):
             self._alone.answer()
 
     def channel_gone(self, channel: Channel) -> None:
+        assert isinstance(channel, KeptChannel)
         self._alone.recorded.channel_gone(channel.number)
         Session.channel_gone(self, channel)
+        if channel.ending:
+            channel.close_up(self.listener.clock())
 
     def client_said(self, data: bytes) -> None:
         Session.client_said(self, data)
@@ -136,6 +156,11 @@ class KeptSession(Session):
         elif broker is not None and self.stage == RUNNING and self._stuck.look(broker, now):
             logger.warning("the broker at %s answers nothing any more", broker.endpoint.address)
             broker.transport.abort()
+        elif not self.amqp_stats.blocked:
+            for channel in list(self.channels.values()):
+                assert isinstance(channel, KeptChannel)
+                if channel.look(now) and not channel.held and not channel.storing:
+                    self.emptied(channel)
 
     # -- what the connections to brokers hear --------------------------------------------------------------------------
 
@@ -206,8 +231,6 @@ class KeptSession(Session):
             "the broker is gone; its client stays, and what it publishes is spooled",
             extra={"upstream": self.listener.name, "client": self.peer, "reason": reason},
         )
-        if self.alarmed:
-            self.broker_unblocked()
         self._stand_alone()
         now = self.listener.clock()
         for channel in list(self.channels.values()):
@@ -237,6 +260,8 @@ class KeptSession(Session):
         self._link(False)
         self.leave_endpoint()
         self.tried = ()
+        if self.alarmed:
+            self.broker_unblocked()
 
     def _stand_alone(self) -> None:
         self.detached = True
@@ -366,17 +391,35 @@ class KeptSession(Session):
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
+    def client_lost(self) -> None:
+        self._leaves()
+        Session.client_lost(self)
+
+    def _client_is_closing(self) -> None:
+        self._leaves()
+        Session._client_is_closing(self)
+
+    def _leaves(self) -> None:
+        now = self.listener.clock()
+        for channel in self.channels.values():
+            assert isinstance(channel, KeptChannel)
+            channel.leaving = min(channel.leaving, now)
+
     def client_closes(self, frame: bytes) -> bytes:
+        self._leaves()
         if self.detached and not self._busy():
             self.client_write(connection_close_ok())
+            self._reason = "closed"
+            self.client.state = CLOSING
             self.client.transport.close()
+            self.deadlines.end_in(CLOSE_SECONDS)
             return b""
         return Session.client_closes(self, frame)
 
     def _busy(self) -> bool:
         for channel in self.channels.values():
             assert isinstance(channel, KeptChannel)
-            if channel.held or channel.storing:
+            if channel.held or channel.storing or channel.unconfirmed:
                 return True
             waiting = channel.waiting
             # A client that leaves without a broker wants no more answers.

@@ -15,18 +15,20 @@ STUCK: Final = 5.0
 class Stuck:
     """Looks at the broker of one session."""
 
-    __slots__ = ("_reads", "_session", "_since")
+    __slots__ = ("_broker", "_reads", "_session", "_since")
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        #: What it has said so far (see :attr:`Leg.reads`), and since when it has been so much.
+        #: Who was looked at, what it has said so far (see :attr:`Leg.reads`), and since when it has been so much.
+        self._broker: BrokerLeg | None = None
         self._reads = 0
         self._since = session.started
 
     def look(self, broker: BrokerLeg, now: float) -> bool:
         """Now and then; whether it is to be given up."""
         deaf = broker.reading_paused or self._session.amqp_stats.blocked
-        if broker.reads != self._reads or deaf or not self._unanswered():
+        if broker is not self._broker or broker.reads != self._reads or deaf or not self._unanswered():
+            self._broker = broker
             self._reads = broker.reads
             self._since = now
             return False

@@ -21,12 +21,15 @@ from support.amqp import (
     deliver,
     method,
     nack,
+    name,
     publish,
     queue_declare,
     queue_declare_ok,
 )
 from support.kept_port import KeptStage
 
+#: The sidecar wants confirms and no answer.
+SELECT = method(1, 85, 10, b"\x01")
 SLOW = (model.AmqpPublish(exchange="slow", rate=0.1, burst=1),)
 
 
@@ -183,6 +186,101 @@ def test_tags_of_a_restoration_that_came_to_nothing_do_not_come_again() -> None:
     stage.over()
 
 
+def test_an_alarm_that_was_heard_of_in_a_restoration_ends_with_it() -> None:
+    stage = KeptStage()
+    _, broker = stage.open(1)
+    broker.breaks()
+    broker = stage.back()
+    broker.says(blocked("memory"))
+    assert stage.counts()["blocked"]
+    broker.breaks()
+    assert not stage.counts()["blocked"]
+    stage.over()
+
+
+def test_a_new_broker_that_has_said_as_much_as_the_last_one_is_not_taken_for_it() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1, confirms=True)
+    for _ in range(2):
+        stage.away()
+        broker.breaks()
+        client.says(publish(1, "q", bits=1))
+        stage.advance(6)
+        stage.there()
+        broker = stage.back()
+        broker.says(channel_open_ok(1), confirm_select_ok(1))
+        stage.advance(0.3)
+        assert broker.connected
+    stage.over()
+
+
+# -- closes and confirms -----------------------------------------------------------------------------------------------
+
+
+def test_closes_wait_for_the_confirms_of_the_broker() -> None:
+    for how in ("channel", "connection", "left"):
+        stage = KeptStage()
+        client, broker = stage.open(1)
+        client.says(publish(1, "q", b"a"))
+        broker.gets(SELECT, publish(1, "q", b"a"))
+        if how == "left":
+            client.leaves()
+        else:
+            client.says(channel_close(1) if how == "channel" else close())
+        broker.gets_nothing()
+        broker.says(ack(1, 1))
+        if how == "channel":
+            broker.gets(channel_close(1))
+            broker.says(channel_close_ok(1))
+            client.gets(channel_close_ok(1))
+        else:
+            assert name(broker.frames()[0]).startswith("0: close ")
+            broker.says(CLOSE_OK)
+        assert not stage.disk.stored
+        stage.over()
+
+
+def test_what_is_not_confirmed_when_its_channel_is_closed_is_not_lost_with_the_broker() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    client.says(publish(1, "q", b"a"), channel_close(1))
+    broker.heard()
+    stage.away()
+    broker.breaks()
+    client.gets(channel_close_ok(1))
+    assert stage.disk.bodies() == [b"a"]
+    stage.over()
+
+
+def test_closes_do_not_wait_for_ever() -> None:
+    for whole in (False, True):
+        stage = KeptStage()
+        client, broker = stage.open(1, 2)
+        stage.consumer(client, broker, 2, "c")
+        client.says(publish(1, "q", b"a"), close() if whole else channel_close(1))
+        broker.heard()
+        for tag in range(1, 9):
+            stage.advance(1)
+            broker.says(deliver(2, "c", tag))
+        client.heard()
+        broker.gets(close() if whole else channel_close(1))
+        broker.says(CLOSE_OK if whole else channel_close_ok(1))
+        client.gets(CLOSE_OK if whole else channel_close_ok(1))
+        assert stage.disk.bodies() == [b"a"]
+        stage.over()
+
+
+def test_nothing_follows_the_answer_to_a_close() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    client.says(publish(1, "q", b"a"), channel_close(1), close())
+    broker.heard()
+    stage.away()
+    broker.breaks()
+    assert client.frames()[-1] == CLOSE_OK
+    stage.over()
+
+
 # -- the disk ----------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +308,7 @@ def test_what_the_disk_gives_back_is_not_written_on_a_channel_that_is_closed() -
     broker.says(blocked("memory"))
     stage.disk.slow = True
     client.says(publish(1, "q", b"a"), channel_close(1))
-    broker.gets(method(1, 85, 10, b"\x01"), channel_close(1))
+    broker.gets(SELECT, channel_close(1))
     broker.says(channel_close_ok(1), UNBLOCKED)
     stage.disk.broken = "no space"
     stage.disk.work()
@@ -219,6 +317,53 @@ def test_what_the_disk_gives_back_is_not_written_on_a_channel_that_is_closed() -
     stage.advance(5)
     broker.gets_nothing()
     stage.replay().gets(publish(1, "q", b"a"))
+    stage.complains("no space")
+    stage.over()
+
+
+def test_the_broker_dies_when_the_spool_is_full() -> None:
+    stage = KeptStage(spool={"over": "nack", "max_bytes": 300})
+    client, broker = stage.open(1, confirms=True)
+    client.says(publish(1, "q", b"a" * 300), publish(1, "q", b"b"))
+    stage.away()
+    broker.breaks()
+    client.gets(nack(1, 1), nack(1, 2))
+    assert not stage.disk.stored
+    stage.over()
+
+
+def test_a_disk_that_does_not_work_is_not_tried_all_the_time() -> None:
+    stage = KeptStage(spool={"max_bytes": 1000})
+    client, broker = stage.open(1)
+    stage.away()
+    broker.breaks()
+    stage.disk.slow = True
+    client.says(publish(1, "p", b"a"), publish(1, "q", b"b" * 1000))
+    stage.disk.broken = "no space"
+    stage.disk.slow = False
+    stage.disk.work()
+    stage.advance(5)
+    stage.disk.broken = ""
+    stage.advance(5)
+    assert stage.disk.bodies() == [b"a"]
+    stage.complains("no space")
+    stage.over()
+
+
+def test_what_comes_back_from_the_disk_is_kept_when_its_channel_is_gone() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    stage.away()
+    broker.breaks()
+    stage.disk.slow = True
+    client.says(publish(1, "q", b"a"))
+    stage.disk.broken = "no space"
+    stage.disk.work()
+    client.leaves()
+    stage.disk.broken = ""
+    stage.disk.slow = False
+    stage.advance(5)
+    assert stage.disk.bodies() == [b"a"]
     stage.complains("no space")
     stage.over()
 

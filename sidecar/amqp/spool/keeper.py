@@ -101,7 +101,9 @@ class Keeper:
             channel.stored(1)
 
     def room(self) -> None:
-        """There is room again, and storing works."""
+        """There is room again; and if storing works, what waited for that goes on."""
+        if self.spool.problem:
+            return
         self._trouble = ""
         self.full.set(False)
 
