@@ -22,6 +22,7 @@ class Disk:
         self.messages: list[SpooledMessage] = []
         self.slow = False
         self.full = False
+        self.problem = ""
         self._jobs: list[tuple[list[SpooledMessage], Any]] = []
 
     def put(self, messages: list[SpooledMessage], done: Any, urgent: bool = False) -> bool:
