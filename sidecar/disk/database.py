@@ -13,14 +13,14 @@ from typing import Final, Protocol
 from sidecar.disk.errors import SpoolError
 from sidecar.disk.faults import FAILURES, NotADatabaseError, damaged, describe, disk_full
 from sidecar.disk.files import Files, identity
-from sidecar.disk.reserve import Reserve
+from sidecar.disk.reserve import Reserve, allocate
 from sidecar.disk.salvage import new_file
 from sidecar.disk.sqlite import Format, connect, roll_back, scalar
 
 logger = logging.getLogger("sidecar.disk")
 
-#: Of what is set aside, so many bytes stay so when they are not needed; it takes large messages to need more.
-_RESERVE_KEPT: Final = 16 << 20
+#: The file grows in such steps, bytes.
+_STEP: Final = 1 << 20
 
 
 class Contents(Protocol):
@@ -44,7 +44,7 @@ class DatabaseFile:
     """One database on the disk, for one process and, but for opening, one thread. ``wall`` is Unix time. All methods
     raise ``sqlite3.Error`` or ``OSError`` when the file cannot be used."""
 
-    __slots__ = ("_contents", "_file", "_form", "_log", "_size", "_sql", "_wall", "files", "reserve")
+    __slots__ = ("_contents", "_file", "_form", "_growing", "_log", "_size", "_sql", "_wall", "files", "reserve")
 
     def __init__(self, folder: Path, name: str, form: Format, contents: Contents, wall: Callable[[], float]) -> None:
         self.files = Files(folder, name)
@@ -55,7 +55,8 @@ class DatabaseFile:
         self._sql: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
-        #: Bytes of the file without its log, as of the last checkpoint.
+        #: The file, to let it grow (-1: it is not open), and its size without its log, bytes.
+        self._growing = -1
         self._size = 0
 
     # -- opening and closing -------------------------------------------------------------------------------------------
@@ -114,14 +115,14 @@ class DatabaseFile:
             raise SpoolError(f"{self.files.base} is of an unknown version: its schema is {version}")
 
     def _connect(self) -> None:
-        sql = connect(self.files.base, self._form)
-        self._sql = sql
+        # To be closed after SQLite has closed it: closing any descriptor of a file ends all of its locks.
+        self._growing = os.open(self.files.base, os.O_RDWR)
         try:
+            sql = self._sql = connect(self.files.base, self._form)
             self._check_version(scalar(sql, "PRAGMA user_version"))
             self._contents.load(sql)
         except BaseException:
-            self._sql = None
-            sql.close()
+            self.disconnect()
             raise
         self._file = identity(self.files.base)
         self._log = identity(self.files.wal)
@@ -140,6 +141,9 @@ class DatabaseFile:
                 sql.close()
             except sqlite3.Error as error:
                 logger.warning("%s could not be closed well: %s", self.files.base, describe(error))
+        if self._growing >= 0:
+            os.close(self._growing)
+            self._growing = -1
 
     def close(self) -> None:
         """Close the file and give up the lock."""
@@ -175,22 +179,26 @@ class DatabaseFile:
     # -- room ----------------------------------------------------------------------------------------------------------
 
     def hold(self, spare: int = 0) -> None:
-        """Set room aside: for what is in the log, or in the transaction that is open, and has no place in the file yet;
-        for the log, should it be small; beside that, what the format says, and ``spare`` bytes. Without it nothing may
-        be stored, as it might not be possible to remove it again. Raises :class:`DiskFullError`."""
+        """Let the file have all the room that it needs for what is in the log, or in the transaction that is open, so
+        that nobody else can take it before the next checkpoint; and set room aside: for the log, should it be small,
+        beside that, what the format says, and ``spare`` bytes. Without that nothing may be stored, as it might not be
+        possible to remove it again. Raises :class:`DiskFullError`."""
         form = self._form
         try:
             log = os.stat(self.files.wal).st_size
         except (FileNotFoundError, NotADirectoryError):
             return  # as moved() will say
         grown = scalar(self.sql, "PRAGMA page_count") * form.page
-        self.reserve.hold(max(0, grown - self._size) + max(0, form.log_room - log) + form.room + spare)
+        if grown > self._size:
+            grown = -(-grown // _STEP) * _STEP
+            allocate(self._growing, grown)
+            self._size = grown
+        self.reserve.hold(max(0, form.log_room - log) + form.room + spare)
 
     def checkpoint(self) -> None:
         """Copy the log into the file, so that the log can begin anew in the room that it has."""
         self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._size = os.stat(self.files.base).st_size
-        self.reserve.trim(_RESERVE_KEPT)
 
     def make_room(self) -> None:
         """The disk is full: what was set aside is needed now."""

@@ -16,6 +16,19 @@ _STEP: Final = 1 << 20
 _CANNOT: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
+def allocate(file: int, size: int) -> None:
+    """Let a file have so many bytes at least, and their room on the disk. Raises :class:`DiskFullError`, and
+    ``OSError``."""
+    try:
+        os.posix_fallocate(file, 0, size)
+    except OSError as error:
+        if error.errno in _CANNOT:
+            return
+        if disk_full(error):
+            raise DiskFullError from error
+        raise
+
+
 class Reserve:
     """A file of a certain size, that is deleted when there is no other room. ``held``: it is there."""
 
@@ -35,14 +48,11 @@ class Reserve:
         self.held = False
         file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
-            os.posix_fallocate(file, 0, size)
+            allocate(file, size)
             os.ftruncate(file, size)
-        except OSError as error:
-            if error.errno not in _CANNOT:
-                self.give_up()
-                if disk_full(error):
-                    raise DiskFullError from error
-                raise
+        except OSError:
+            self.give_up()
+            raise
         finally:
             os.close(file)
         self._size = size
@@ -52,12 +62,6 @@ class Reserve:
         """Somebody may have deleted the file."""
         if self.held and not self._path.exists():
             self.held = False
-
-    def trim(self, size: int) -> None:
-        """Hold no more than that."""
-        if self.held and self._size > size:
-            os.truncate(self._path, size)
-            self._size = size
 
     def give_up(self) -> bool:
         """Make the room free; whether there was any."""

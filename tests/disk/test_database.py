@@ -156,24 +156,40 @@ def reserved(it: List) -> int:
     return it.file.files.reserve.stat().st_size if it.file.reserve.held else 0
 
 
-def test_room_is_set_aside_for_what_is_in_the_log_alone(tmp_path: Path) -> None:
+def test_the_file_has_room_for_what_is_in_the_log_and_more_is_set_aside(tmp_path: Path) -> None:
     it = opened(tmp_path)
+    base = it.file.files.base
     assert reserved(it) == 3 * MIB
     it.file.sql.execute("BEGIN")
     it.put(1000, 4000)
     it.file.hold()
-    assert 6 * MIB <= reserved(it) <= 8 * MIB  # four for the rows, two beside; the log is large enough now
+    assert 4_000_000 < base.stat().st_blocks * 512 <= 6 * MIB
     it.file.sql.execute("COMMIT")
-    it.file.checkpoint()
-    it.file.hold()
-    before = it.file.files.base.stat().st_size
     it.file.make_room()
     assert reserved(it) == 0
+    assert 4_000_000 < base.stat().st_size < 5 * MIB
     it.file.hold()
-    assert reserved(it) == 2 * MIB
-    assert it.file.files.base.stat().st_size == before
+    assert reserved(it) == 2 * MIB  # the log is large enough now
     it.file.close()
     assert it.file.files.reserve.stat().st_size == 3 * MIB  # for the next start, which has no log
+    again = opened(tmp_path)
+    assert again.count == 1000
+    assert again.file.sql.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_a_file_that_was_given_room_and_no_more_is_sound(tmp_path: Path) -> None:
+    it = opened(tmp_path)
+    it.put(10)
+    it.file.checkpoint()
+    it.file.sql.execute("BEGIN")
+    it.put(1000, 4000)
+    it.file.hold()
+    for file in (it.file.files.base, it.file.files.wal):  # as it is when the process is killed now
+        (tmp_path / "copy").mkdir(exist_ok=True)
+        (tmp_path / "copy" / file.name).write_bytes(file.read_bytes())
+    again = opened(tmp_path / "copy")
+    assert again.count == 10
+    assert again.file.sql.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
 def test_without_room_it_can_be_opened_all_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

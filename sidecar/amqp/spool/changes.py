@@ -7,8 +7,7 @@ from typing import Final
 
 from sidecar.amqp.spool.message import SpooledMessage
 
-#: What :meth:`Changes.piece` has at most: rows, and bytes of messages.
-_ROWS: Final = 50
+#: How many bytes of messages :meth:`Changes.piece` has, unless it is a single one.
 _BYTES: Final = 512 << 10
 
 #: Virtual host and lane.
@@ -57,26 +56,26 @@ class Changes:
     def __bool__(self) -> bool:
         return bool(self.removed or self.tried or self.dead or self.bad)
 
-    def piece(self) -> Changes:
-        """Some of it, so few that they need little room. All of a message's are together, or in their order."""
+    def piece(self, rows: int) -> Changes:
+        """The first ones, at most so many, which need little room."""
         piece = Changes()
         size = _BYTES
         if self.tried:
-            piece.tried = self.tried[:_ROWS]
+            piece.tried = self.tried[:rows]
         elif self.dead:
-            for death in self.dead[:_ROWS]:
+            for death in self.dead[:rows]:
                 size -= death.message.size
                 if size < 0 and piece.dead:
                     break
                 piece.dead.append(death)
         elif self.bad:
-            for bad in self.bad[:_ROWS]:
+            for bad in self.bad[:rows]:
                 size -= bad.size
                 if size < 0 and piece.bad:
                     break
                 piece.bad.append(bad)
         else:
-            piece.removed = self.removed[:_ROWS]
+            piece.removed = self.removed[:rows]
         return piece
 
     def drop(self, piece: Changes) -> None:

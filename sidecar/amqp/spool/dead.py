@@ -76,10 +76,13 @@ class DeadTable:
     ) -> None:  # fmt: skip
         """One that was not in the spool."""
         reason = _clean(reason)
+        # A statement keeps what was bound to it last, hence not the data.
         sql.execute(
-            "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, died, reason, code, exchange, size, attempts, data, _clean(text)),
+            "INSERT INTO dead VALUES (?, ?, ?, ?, ?, ?, ?, zeroblob(?), ?)",
+            (number, died, reason, code, exchange, size, attempts, len(data), _clean(text)),
         )
+        with sql.blobopen("dead", "data", number) as opened:
+            opened.write(data)
         self._counted(reason, size)
 
     def move(
@@ -87,16 +90,13 @@ class DeadTable:
         text: str = "",
     ) -> None:  # fmt: skip
         """One of the spool's messages; nothing happens if there is none of that number."""
-        reason = _clean(reason)
-        row = sql.execute("SELECT size FROM message WHERE id = ?", (message,)).fetchone()
+        row = sql.execute("SELECT size, attempts, data FROM message WHERE id = ?", (message,)).fetchone()
         if row is None:
             return
-        sql.execute(
-            "INSERT INTO dead SELECT ?, ?, ?, ?, ?, size, attempts, data, ? FROM message WHERE id = ?",
-            (number, died, reason, code, exchange, _clean(text), message),
-        )
+        # In this order, so that it needs no other room than it had.
         sql.execute("DELETE FROM message WHERE id = ?", (message,))
-        self._counted(reason, row[0])
+        size, attempts, data = row
+        self.add(sql, number, died, reason, code, exchange, size, attempts, data, text)
 
     def find(
         self, sql: sqlite3.Connection, limit: int, after: int, reason: str, exchange: bytes | None

@@ -30,6 +30,8 @@ logger = logging.getLogger("sidecar.amqp.spool")
 #: A transaction takes in no more when it has so many messages or bytes.
 BATCH: Final = 2000
 BATCH_BYTES: Final = 1 << 20
+#: When there is little room, changes are written so many at a time.
+PIECE: Final = 64
 #: How much log is left before it is copied into the database, bytes; and after how long without work, seconds.
 BEHIND: Final = 4 << 20
 IDLE: Final = 0.5
@@ -179,10 +181,14 @@ class Writer:
 
     def _little_by_little(self) -> None:
         """The changes, as far as they can be written."""
-        while self._changes and self._state == _FINE:
-            if self._commit([], self._changes.piece() if self._problem else self._changes) is not None:
+        rows = PIECE
+        while self._changes and self._state == _FINE and rows:
+            error = self._commit([], self._changes.piece(rows) if self._problem else self._changes)
+            if error is not None and not disk_full(error):
                 return
-            if self._problem:
+            if error is not None:
+                rows //= 4
+            elif self._problem:
                 self._checkpoint()
 
     def _commit(self, messages: list[SpooledMessage], changes: Changes) -> Exception | None:

@@ -71,16 +71,21 @@ def test_a_file_that_cannot_grow_is_a_clear_error_and_no_false_acknowledgement(t
     os.geteuid() != 0 or subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode != 0,
     reason="a file system of its own needs root and mount namespaces",
 )
-def test_a_full_disk_is_a_clear_error_and_no_false_acknowledgement(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("sizes", "least"), [([], 100), (["200"], 7000), (["4000"], 700), (["300000"], 8)], ids=str
+)  # who else fills it, and how
+def test_a_full_disk_is_a_clear_error_and_all_that_is_on_it_can_leave(
+    tmp_path: Path, sizes: list[str], least: int
+) -> None:
     done = subprocess.run(
-        ["unshare", "-m", sys.executable, "-m", "support.spool_full", str(tmp_path)],
+        ["unshare", "-m", sys.executable, "-m", "support.spool_full", str(tmp_path), *sizes],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 100
+    assert int(done.stdout) > least
 
 
 def test_without_room_for_removals_nothing_is_stored_and_all_that_was_can_leave(
