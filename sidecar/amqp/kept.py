@@ -221,6 +221,8 @@ class KeptChannel(Channel):
         self.unacked.clear()
         for stalled in self.stalled:
             self.session.stalling.count(-1, -stalled.size())
+            if not stalled.consumer:  # it answers a basic.get
+                self.session.client_write(method(self.number, BASIC_GET_EMPTY, b"\x00"))
         self.stalled.clear()
         self._drop_incoming()
         self.delivery = None

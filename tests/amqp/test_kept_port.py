@@ -19,6 +19,9 @@ from support.amqp import (
     confirm_select_ok,
     consume_ok,
     deliver,
+    get,
+    get_empty,
+    get_ok,
     method,
     nack,
     name,
@@ -211,6 +214,21 @@ def test_a_new_broker_that_has_said_as_much_as_the_last_one_is_not_taken_for_it(
         broker.says(channel_open_ok(1), confirm_select_ok(1))
         stage.advance(0.3)
         assert broker.connected
+    stage.over()
+
+
+def test_a_fetch_whose_answer_is_kept_back_is_answered_when_the_broker_goes() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    stage.consumer(client, broker, 1, "c")
+    stage.listener.app_health(False)
+    broker.says(deliver(1, "c", 1))
+    client.says(get(1, "q"))
+    broker.says(get_ok(1, 2))
+    client.gets_nothing()
+    stage.away()
+    broker.breaks()
+    client.gets(get_empty(1))
     stage.over()
 
 

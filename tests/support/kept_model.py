@@ -1,0 +1,795 @@
+"""Clients and a broker that keep to AMQP's rules, with memories, around an AMQP port with a spool: the broker goes and
+comes back, loses what it has not confirmed, and notices everything that it must not be sent. They play on a
+:class:`support.kept_port.KeptStage`."""
+
+from __future__ import annotations
+
+from collections import deque
+from struct import unpack_from
+from typing import Any
+
+from support import amqp
+from support.amqp import CLOSE_OK, GREETING, Peer, cut, name
+from support.amqp_model import Broken, Content
+from support.kept_port import REPLAY, KeptStage, identity
+
+FRAME_MAX = 4096
+CHANNELS = 6
+
+#: Methods that are answered, and their answers, as (class, method).
+ANSWERS = {
+    (20, 10): (20, 11), (20, 40): (20, 41), (40, 10): (40, 11), (50, 10): (50, 11), (50, 20): (50, 21),
+    (50, 40): (50, 41), (60, 10): (60, 11), (60, 20): (60, 21), (60, 30): (60, 31), (60, 70): (60, 71),
+    (60, 110): (60, 111), (85, 10): (85, 11), (90, 10): (90, 11),
+}  # fmt: skip
+
+
+def text(data: bytes, at: int) -> tuple[str, int]:
+    """A short string, and where it ends."""
+    end = at + 1 + data[at]
+    return data[at + 1 : end].decode(), end
+
+
+class Message:
+    """A publish, from the client's point of view."""
+
+    def __init__(self, client: Client, lane: tuple[Any, ...], body: bytes, spoolable: bool) -> None:
+        self.client = client
+        #: What it keeps its order in: client, number of the channel's opening, exchange, routing key.
+        self.lane = lane
+        self.body = body
+        #: May be in the spool; its loss is nobody's fault.
+        self.spoolable = spoolable
+        self.excused = False
+        self.acked = False
+        self.nacked = False
+
+
+# -- the broker --------------------------------------------------------------------------------------------------------
+
+
+class Taken:
+    """A publish, from the broker's point of view."""
+
+    def __init__(self, body: bytes, link: Link) -> None:
+        self.body = body
+        self.link = link
+        self.confirmed = False
+
+
+class LinkChannel:
+    def __init__(self) -> None:
+        self.closing = False
+        self.coming: Content | None = None
+        self.identity = b""
+        self.confirm = False
+        self.tx = False
+        self.published = 0
+        self.unconfirmed: dict[int, Taken] = {}
+        self.consumers: dict[str, tuple[str, bool]] = {}
+        self.tag = 0
+        #: Delivery tag → queue and serial number.
+        self.unacked: dict[int, tuple[str, int]] = {}
+        self.last_queue = ""
+
+
+class Link:
+    """A connection to the broker."""
+
+    def __init__(self, server: Server, peer: Peer) -> None:
+        self.server = server
+        self.peer = peer
+        self.stage = "greeting"
+        self.replay = False
+        self.channels: dict[int, LinkChannel] = {}
+        self.rest = b""
+        self.over = False
+
+    @property
+    def open(self) -> bool:
+        return self.stage == "open" and not self.over and self.peer.connected
+
+    def say(self, *frames: bytes) -> None:
+        if not self.over and not self.peer.transport.gone:
+            self.peer.says(*frames)
+
+    def turn(self, most: int = 1_000_000) -> bool:
+        """Read so many frames; whether there were any."""
+        self.rest += self.peer.heard()
+        if self.stage == "greeting" and self.rest:
+            if self.rest[:8] != GREETING:
+                raise Broken(f"no greeting: {self.rest[:8]!r}")
+            self.rest = self.rest[8:]
+            self.stage = "start"
+            self.say(amqp.start())
+            self.rest += self.peer.heard()
+        found = False
+        while len(self.rest) >= 8 and most > 0 and not self.over:
+            size = int(unpack_from(">I", self.rest, 3)[0]) + 8
+            if size > FRAME_MAX and self.stage == "open":
+                raise Broken(f"a frame of {size} bytes")
+            if len(self.rest) < size:
+                break
+            frame, self.rest = self.rest[:size], self.rest[size:]
+            most -= 1
+            found = True
+            answers: list[bytes] = []
+            self._frame(frame, answers)
+            if answers:
+                self.say(*answers)
+            self.rest += self.peer.heard()
+        return found
+
+    def ends(self) -> None:
+        """It is gone: what was not settled goes back."""
+        self.over = True
+        self.server.links.remove(self)
+        for channel in self.channels.values():
+            self._requeue(channel)
+        self.server.gone(self)
+
+    def _requeue(self, channel: LinkChannel) -> None:
+        for queue, _ in reversed(channel.unacked.values()):
+            self.server.waiting[queue] = self.server.waiting.get(queue, 0) + 1
+        channel.unacked.clear()
+
+    def _frame(self, frame: bytes, answers: list[bytes]) -> None:
+        kind, number = unpack_from(">BH", frame)
+        if frame[-1] != 0xCE or kind not in (1, 2, 3, 8):
+            raise Broken(f"no frame: {frame!r}")
+        if kind == 8:
+            return
+        found = unpack_from(">HH", frame, 7) if kind == 1 else (0, 0)
+        payload = frame[7:-1]
+        if self.stage == "closing":
+            if found == (10, 51):
+                self.peer.leaves()
+            elif found == (10, 50):
+                answers.append(CLOSE_OK)
+            return
+        if number == 0:
+            self._connection((found[0], found[1]), frame, answers)
+            return
+        if self.stage != "open":
+            raise Broken(f"before open-ok: {name(frame)}")
+        if number > CHANNELS:
+            raise Broken(f"above channel-max: {name(frame)}")
+        channel = self.channels.get(number)
+        if channel is None:
+            if found != (20, 10):
+                raise Broken(f"on a channel that is not open: {name(frame)}")
+            self.channels[number] = LinkChannel()
+            answers.append(amqp.channel_open_ok(number))
+        elif channel.closing:
+            if found == (20, 41):
+                del self.channels[number]
+            elif found == (20, 40):
+                answers.append(amqp.channel_close_ok(number))
+        elif kind != 1:
+            if channel.coming is None:
+                raise Broken(f"content out of place: {name(frame)}")
+            if kind == 2:
+                channel.identity = identity(frame)
+            if channel.coming.add(kind, payload):
+                self._published(channel, channel.coming)
+                channel.coming = None
+        elif channel.coming is not None:
+            raise Broken(f"inside a publish: {name(frame)}")
+        else:
+            self._method(number, channel, (found[0], found[1]), payload[4:], answers, frame)
+
+    def _connection(self, found: tuple[int, int], frame: bytes, answers: list[bytes]) -> None:
+        expected = {"start": (10, 11), "tune": (10, 31), "opening": (10, 40)}.get(self.stage)
+        if found == (10, 50):
+            answers.append(CLOSE_OK)
+            self.stage = "closing"
+        elif found == expected == (10, 11):
+            self.replay = REPLAY in frame
+            self.stage = "tune"
+            answers.append(amqp.tune(CHANNELS, FRAME_MAX, self.server.heartbeat))
+        elif found == expected == (10, 31):
+            self.stage = "opening"
+        elif found == expected == (10, 40):
+            self.stage = "open"
+            answers.append(amqp.connection_open_ok())
+            if self.server.alarm:
+                answers.append(amqp.blocked("memory"))
+        else:
+            raise Broken(f"{name(frame)} in {self.stage}")
+
+    def _method(
+        self,
+        number: int,
+        channel: LinkChannel,
+        found: tuple[int, int],
+        args: bytes,
+        answers: list[bytes],
+        frame: bytes,
+    ) -> None:
+        server = self.server
+        if found == (60, 40):
+            if not channel.confirm and not channel.tx:
+                raise Broken("published without confirms")
+            channel.coming = Content(b"")
+        elif found in ((60, 80), (60, 90), (60, 120)):
+            self._settled(channel, args, found != (60, 90))
+        elif found == (50, 10):
+            self._declare(number, channel, args, answers)
+        elif found == (40, 10):
+            answers.append(amqp.method(number, 40, 11))
+        elif found == (50, 20):
+            queue = text(args, 2)[0]
+            if queue not in server.queues:
+                self._close_channel(number, channel, 404, f"NOT_FOUND - no queue '{queue}'", answers)
+            else:
+                answers.append(amqp.method(number, 50, 21))
+        elif found == (50, 40):
+            server.queues.pop(text(args, 2)[0], None)
+            answers.append(amqp.method(number, 50, 41, b"\0\0\0\0"))
+        elif found == (60, 20):
+            queue, at = text(args, 2)
+            tag, at = text(args, at)
+            queue = queue or channel.last_queue
+            if tag in channel.consumers:
+                raise Broken(f"consumer tag {tag} is in use")
+            if queue not in server.queues or server.queues[queue] not in (None, self):
+                self._close_channel(number, channel, 404, f"NOT_FOUND - no queue '{queue}'", answers)
+                return
+            channel.consumers[tag] = queue, bool(args[at] & 2)
+            if not args[at] & 8:
+                answers.append(amqp.consume_ok(number, tag))
+        elif found == (60, 30):
+            tag = text(args, 0)[0]
+            channel.consumers.pop(tag, None)
+            if not args[-1] & 1:
+                answers.append(amqp.cancel_ok(number, tag))
+        elif found == (60, 70):
+            queue = text(args, 2)[0]
+            if channel.tag % 3 == 2 or queue not in server.queues:
+                answers.append(amqp.get_empty(number))
+                channel.tag += 1
+            else:
+                serial = self._next(channel, queue, bool(args[-1] & 1))
+                answers.append(amqp.get_ok(number, channel.tag, b"%d" % serial))
+        elif found == (60, 110):
+            self._requeue(channel)
+            answers.append(amqp.recover_ok(number))
+        elif found == (85, 10):
+            if channel.tx:
+                raise Broken("confirm mode on a channel in tx mode")
+            channel.confirm = True
+            if not args[-1] & 1:
+                answers.append(amqp.confirm_select_ok(number))
+        elif found == (20, 40):
+            self._requeue(channel)
+            del self.channels[number]
+            answers.append(amqp.channel_close_ok(number))
+        elif found == (90, 10):
+            channel.tx = True
+            answers.append(amqp.method(number, 90, 11))
+        elif found in ANSWERS:
+            answers.append(amqp.method(number, *ANSWERS[found]))
+        else:
+            raise Broken(name(frame))
+
+    def _declare(self, number: int, channel: LinkChannel, args: bytes, answers: list[bytes]) -> None:
+        queue, at = text(args, 2)
+        bits = args[at]
+        queues = self.server.queues
+        if not queue:
+            queue = f"amq.gen-{self.server.number()}"
+        if queue in queues and queues[queue] not in (None, self):
+            self._close_channel(number, channel, 405, "RESOURCE_LOCKED", answers)
+            return
+        if bits & 1 and queue not in queues:
+            self._close_channel(number, channel, 404, "NOT_FOUND", answers)
+            return
+        if queue not in queues:
+            queues[queue] = self if bits & 4 else None
+        channel.last_queue = queue
+        answers.append(amqp.queue_declare_ok(number, queue))
+
+    def _close_channel(self, number: int, channel: LinkChannel, code: int, reason: str, answers: list[bytes]) -> None:
+        channel.closing = True
+        self._requeue(channel)
+        answers.append(amqp.channel_close(number, code, reason))
+
+    def _settled(self, channel: LinkChannel, args: bytes, can_be_many: bool) -> None:
+        tag, bits = unpack_from(">QB", args)
+        back = bool(bits & 2) or not can_be_many
+        if can_be_many and bits & 1:
+            tags = [each for each in channel.unacked if tag == 0 or each <= tag]
+            if tag and not tags:
+                raise Broken(f"settled for the second time, or unknown: up to {tag}")
+        elif tag not in channel.unacked:
+            raise Broken(f"settled for the second time, or unknown: {tag}")
+        else:
+            tags = [tag]
+        for each in tags:
+            serial = channel.unacked.pop(each)[1]
+            if serial not in self.server.settled and not back:
+                raise Broken(f"delivery {serial} was not settled by any client")
+
+    def _next(self, channel: LinkChannel, queue: str, no_ack: bool) -> int:
+        serial = self.server.number()
+        channel.tag += 1
+        if not no_ack:
+            channel.unacked[channel.tag] = queue, serial
+        return serial
+
+    def _published(self, channel: LinkChannel, content: Content) -> None:
+        taken = Taken(content.body.strip(b". "), self)
+        self.server.takes(taken, channel.identity)
+        channel.published += 1
+        if channel.confirm:
+            channel.unconfirmed[channel.published] = taken
+            if len(channel.unconfirmed) > self.server.window and not self.replay:
+                raise Broken(f"{len(channel.unconfirmed)} are unconfirmed")
+        else:
+            taken.confirmed = True
+
+    # -- what it does of its own accord --
+
+    def deliver(self, number: int) -> None:
+        channel = self.channels.get(number)
+        if channel is None or channel.closing or not channel.consumers or not self.open:
+            return
+        tag = sorted(channel.consumers)[channel.tag % len(channel.consumers)]
+        queue, no_ack = channel.consumers[tag]
+        serial = self._next(channel, queue, no_ack)
+        self.say(amqp.deliver(number, tag, channel.tag, b"%d" % serial))
+
+    def confirm(self, number: int, which: int, multiple: bool, positive: bool) -> None:
+        channel = self.channels.get(number)
+        if channel is None or channel.closing or not channel.unconfirmed or not self.open:
+            return
+        tags = list(channel.unconfirmed)
+        tag = tags[which % len(tags)]
+        for each in [each for each in tags if each == tag or (multiple and each < tag)]:
+            taken = channel.unconfirmed.pop(each)
+            if positive:
+                self.server.confirmed(taken)
+            else:
+                self.server.refused(taken)
+        self.say(amqp.ack(number, tag, multiple) if positive else amqp.nack(number, tag, multiple))
+
+    def close_channel(self, number: int) -> None:
+        self.server.turn()
+        channel = self.channels.get(number)
+        if channel is not None and not channel.closing and self.open:
+            channel.closing = True
+            self._requeue(channel)
+            self.server.nacked |= {taken.body for taken in channel.unconfirmed.values()}
+            self.say(amqp.channel_close(number, 404, "NOT_FOUND - something"))
+
+    def close(self) -> None:
+        if self.open:
+            self.stage = "closing"
+            self.say(amqp.close(320, "shutdown"))
+
+
+class Server:
+    """The broker."""
+
+    def __init__(self, stage: KeptStage, window: int, heartbeat: int) -> None:
+        self.stage = stage
+        self.window = window
+        self.heartbeat = heartbeat
+        self.links: list[Link] = []
+        self._accepted = 0
+        #: Queue → who alone may use it.
+        self.queues: dict[str, Link | None] = {"q0": None, "q1": None}
+        self.waiting: dict[str, int] = {}
+        #: What it has, in the order in which it came.
+        self.taken: list[Taken] = []
+        self.safe: set[bytes] = set()
+        #: Messages that came once more after they had been confirmed.
+        self.again: list[bytes] = []
+        self.nacked: set[bytes] = set()
+        #: What each message is recognised by.
+        self.ids: dict[bytes, bytes] = {}
+        #: Serial numbers of deliveries that clients have settled.
+        self.settled: set[int] = set()
+        self.alarm = False
+        self._number = 0
+
+    def number(self) -> int:
+        self._number += 1
+        return self._number
+
+    def look(self) -> None:
+        """Notice connections that have come and gone."""
+        stage = self.stage
+        stage.loop.settle()
+        while self._accepted < len(stage.accepted):
+            self.links.append(Link(self, stage.accepted[self._accepted]))
+            self._accepted += 1
+        for link in list(self.links):
+            if link.peer.transport.gone:
+                link.ends()
+
+    def turn(self, which: int = -1, most: int = 1_000_000) -> None:
+        """Read from one connection, or from all. What clients have sent by themselves is quicker than what the replay
+        has sent after that."""
+        self.look()
+        if not self.links:
+            return
+        links = self.links if which < 0 else [self.links[which % len(self.links)]]
+        for link in sorted(links, key=lambda each: each.replay):
+            if link.replay and which >= 0:
+                for other in self.links:
+                    if not other.replay:
+                        other.turn()
+            link.turn(most)
+        self.look()
+
+    def takes(self, taken: Taken, identity: bytes) -> None:
+        if not identity or self.ids.setdefault(taken.body, identity) != identity:
+            raise Broken(f"{taken.body!r} has the id {identity!r}, and had {self.ids.get(taken.body)!r}")
+        if taken.body in self.safe:
+            self.again.append(taken.body)
+        self.taken.append(taken)
+
+    def confirmed(self, taken: Taken) -> None:
+        taken.confirmed = True
+        self.safe.add(taken.body)
+
+    def refused(self, taken: Taken) -> None:
+        self.nacked.add(taken.body)
+        self.taken.remove(taken)
+
+    def gone(self, link: Link) -> None:
+        for queue in [queue for queue, owner in self.queues.items() if owner is link]:
+            del self.queues[queue]
+
+    def agrees(self, client: Client) -> None:
+        """It has for a client what that thinks it has."""
+        transport: Any = client.peer.transport
+        link = next(each for each in self.links if each.peer.transport.protocol is transport.protocol.session.broker)
+        if set(link.channels) != set(client.channels):
+            raise Broken(f"channels {set(link.channels)} for {set(client.channels)}")
+        for number, mine in link.channels.items():
+            theirs = client.channels[number]
+            if set(mine.consumers) != set(theirs.consumers) - theirs.cancelled:
+                raise Broken(f"consumers {set(mine.consumers)} for {set(theirs.consumers) - theirs.cancelled}")
+            if theirs.confirm and not mine.confirm:
+                raise Broken(f"channel {number} is not in confirm mode any more")
+            left = {serial for _, serial in mine.unacked.values()}
+            if not left <= set(theirs.unacked.values()):
+                raise Broken(f"deliveries {left} are unsettled, for {set(theirs.unacked.values())}")
+
+    def crash(self, losing: int) -> None:
+        """All connections are lost, and of what was not confirmed, the last so many of each."""
+        self.look()
+        lost: dict[Link, int] = {}
+        for taken in reversed(list(self.taken)):
+            if not taken.confirmed and not taken.link.over and lost.get(taken.link, 0) < losing:
+                lost[taken.link] = lost.get(taken.link, 0) + 1
+                self.taken.remove(taken)
+        self.alarm = False
+        for link in list(self.links):
+            link.peer.breaks()
+        self.look()
+
+    def sound(self, on: bool) -> None:
+        """An alarm begins, or ends. What clients have sent before it is read before it."""
+        if on == self.alarm:
+            return
+        self.turn()
+        self.alarm = on
+        for link in self.links:
+            if link.stage == "open":
+                link.say(amqp.blocked("memory") if on else amqp.UNBLOCKED)
+
+
+# -- clients -----------------------------------------------------------------------------------------------------------
+
+
+class ClientChannel:
+    def __init__(self, opening: int) -> None:
+        self.opening = opening
+        self.open = False
+        self.closing = False
+        self.coming: Content | None = None
+        self.confirm = False
+        self.tx = False
+        self.published = 0
+        self.unconfirmed: dict[int, Message] = {}
+        #: Without confirms.
+        self.sent: list[Message] = []
+        self.consumers: dict[str, bool] = {}
+        self.cancelled: set[str] = set()
+        self.asked: deque[tuple[int, int]] = deque()
+        #: Something was asked that has no answer.
+        self.silent = False
+        self.gets: deque[bool] = deque()
+        #: Delivery tag → serial number; the highest so far; and what the delivery that is coming in needs.
+        self.unacked: dict[int, int] = {}
+        self.last_tag = 0
+        self.settles = 0
+
+
+class Client:
+    """Reads at once (:meth:`turn`). ``safe`` says whether a message may be acknowledged now."""
+
+    def __init__(self, world: Any, peer: Peer, number: int, heartbeat: int) -> None:
+        self.world = world
+        self.peer = peer
+        self.number = number
+        self.heartbeat = heartbeat
+        self.stage = "start"
+        self.channels: dict[int, ClientChannel] = {}
+        self.messages: list[Message] = []
+        self.closing = False
+        self.over = False
+        self.reason = ""
+        #: It has left without a word, and reads nothing any more.
+        self.gave_up = False
+        self.blocked = False
+        self._consumers = 0
+        self._openings = 0
+        peer.says(GREETING)
+
+    def say(self, *frames: bytes, pieces: int = 0) -> None:
+        if not self.peer.transport.gone:
+            self.peer.says(*frames, pieces=pieces)
+
+    def turn(self) -> None:
+        answers: list[bytes] = []
+        for frame in cut(self.peer.heard()):
+            if self.over and not (self.closing and frame == CLOSE_OK):
+                if self.gave_up:
+                    continue
+                raise Broken(f"after the end: {name(frame)}")
+            self._frame(frame, answers)
+        if answers:
+            self.say(*answers)
+
+    def gone(self) -> None:
+        """It has left, or was told to: nothing more is answered."""
+        self.over = True
+        unread = self.peer.transport.unread
+        for message in self.messages:
+            if not message.acked and (unread or not message.spoolable or self.reason or self.world.trouble):
+                message.excused = True
+        transport: Any = self.peer.transport
+        theirs = transport.protocol.session.channels
+        for number, channel in self.channels.items():
+            if channel.asked or channel.silent or channel.closing or (number in theirs and theirs[number].waiting):
+                # What stands behind something that waits for a broker.
+                for message in (*channel.unconfirmed.values(), *channel.sent):
+                    message.excused = True
+
+    def _frame(self, frame: bytes, answers: list[bytes]) -> None:
+        kind, number = unpack_from(">BH", frame)
+        if frame[-1] != 0xCE or kind not in (1, 2, 3, 8):
+            raise Broken(f"no frame: {frame!r}")
+        if kind == 8:
+            return
+        payload = frame[7:-1]
+        raw = unpack_from(">HH", payload) if kind == 1 else (0, 0)
+        found = (raw[0], raw[1])
+        if number == 0:
+            self._connection(found, frame, answers)
+            return
+        channel = self.channels.get(number)
+        if channel is None:
+            raise Broken(f"on a channel that is not open: {name(frame)}")
+        if not channel.open and found not in ((20, 11), (20, 40)):
+            raise Broken(f"before open-ok: {name(frame)}")
+        if kind != 1:
+            if channel.coming is None:
+                raise Broken(f"content out of place: {name(frame)}")
+            if channel.coming.add(kind, payload):
+                if channel.settles:
+                    channel.unacked[channel.settles] = int(channel.coming.body)
+                channel.coming = None
+            return
+        if channel.coming is not None:
+            raise Broken(f"inside a delivery: {name(frame)}")
+        self._method(number, channel, found, payload[4:], answers, frame)
+
+    def _connection(self, found: tuple[int, int], frame: bytes, answers: list[bytes]) -> None:
+        if found == (10, 10) and self.stage == "start":
+            self.stage = "tune"
+            answers.append(amqp.start_ok())
+        elif found == (10, 30) and self.stage == "tune":
+            self.stage = "opening"
+            answers += [amqp.tune_ok(CHANNELS, FRAME_MAX, self.heartbeat), amqp.connection_open()]
+        elif found == (10, 41) and self.stage == "opening":
+            self.stage = "open"
+        elif found == (10, 50):
+            answers.append(CLOSE_OK)
+            self.reason = name(frame)
+            if amqp.close_of(frame)[0] != 320:
+                raise Broken(self.reason)
+            self.gone()
+        elif found == (10, 51):
+            if not self.closing:
+                raise Broken("close-ok to nothing")
+            self.gone()
+        elif found in ((10, 60), (10, 61)):
+            if self.blocked == (found == (10, 60)):
+                raise Broken(f"twice {name(frame)}")
+            self.blocked = found == (10, 60)
+        else:
+            raise Broken(f"{name(frame)} in {self.stage}")
+
+    def _method(
+        self,
+        number: int,
+        channel: ClientChannel,
+        found: tuple[int, int],
+        args: bytes,
+        answers: list[bytes],
+        frame: bytes,
+    ) -> None:
+        if found == (20, 40):
+            answers.append(amqp.channel_close_ok(number))
+            for message in (*channel.unconfirmed.values(), *channel.sent):
+                message.excused = True
+            if not channel.closing:
+                del self.channels[number]
+        elif found == (20, 41):
+            if not channel.closing:
+                raise Broken("channel.close-ok to nothing")
+            for message in channel.unconfirmed.values():
+                message.excused = message.excused or not message.spoolable
+            del self.channels[number]
+        elif found in ((60, 80), (60, 120)):
+            self._answered(channel, args, found == (60, 80))
+        elif found in ((60, 60), (60, 71)):
+            self._delivered(channel, found, args, frame)
+        elif found == (60, 50):
+            channel.settles = 0
+            channel.coming = Content(args)
+        else:
+            if found == (60, 72):
+                found = (60, 71)
+                channel.gets.popleft()
+            # What was fetched may have to wait behind deliveries that are kept back.
+            rest = [asked for asked in channel.asked if asked != (60, 71) or asked == found]
+            if not rest or rest[0] != found:
+                raise Broken(f"an answer to nothing: {name(frame)}; expected {list(channel.asked)[:3]}")
+            channel.asked.remove(found)
+            if found == (20, 11):
+                channel.open = True
+            elif found == (60, 111):
+                channel.unacked.clear()
+
+    def _delivered(self, channel: ClientChannel, found: tuple[int, int], args: bytes, frame: bytes) -> None:
+        if found == (60, 60):
+            consumer, at = text(args, 0)
+            tag = int(unpack_from(">Q", args, at)[0])
+            if consumer not in channel.consumers:
+                raise Broken(f"a delivery for nobody: {consumer}")
+            no_ack = channel.consumers[consumer]
+        else:
+            if found not in channel.asked:
+                raise Broken(f"an answer to nothing: {name(frame)}")
+            channel.asked.remove(found)
+            tag = int(unpack_from(">Q", args)[0])
+            no_ack = channel.gets.popleft()
+        if tag <= channel.last_tag:
+            raise Broken(f"delivery tag {tag} after {channel.last_tag}")
+        channel.last_tag = tag
+        channel.settles = 0 if no_ack else tag
+        channel.coming = Content(args)
+
+    def _answered(self, channel: ClientChannel, args: bytes, taken: bool) -> None:
+        tag, bits = unpack_from(">QB", args)
+        tags = [each for each in channel.unconfirmed if each == tag or (bits & 1 and each <= tag)]
+        if tag not in tags:
+            raise Broken(f"an answer to what was answered or never sent: {tag}")
+        for each in tags:
+            message = channel.unconfirmed.pop(each)
+            if taken:
+                message.acked = True
+                self.world.acknowledged(message)
+            else:
+                message.nacked = True
+
+    # -- what it does of its own accord --
+
+    @property
+    def usable(self) -> list[int]:
+        """Channels on which something can be said."""
+        if self.closing or self.over or self.stage != "open":
+            return []
+        return [number for number, channel in self.channels.items() if channel.open and not channel.closing]
+
+    def ask(self, number: int, found: tuple[int, int], frame: bytes, silent: bool = False) -> None:
+        if silent:
+            self.channels[number].silent = True
+        else:
+            self.channels[number].asked.append(ANSWERS[found])
+        self.say(frame)
+
+    def open_channel(self, number: int) -> None:
+        if number not in self.channels and not self.closing and not self.over and self.stage == "open":
+            self._openings += 1
+            self.channels[number] = ClientChannel(self._openings)
+            self.ask(number, (20, 10), amqp.channel_open(number))
+
+    def publish(self, number: int, exchange: str, key: str, size: int, bits: int, pieces: int) -> None:
+        channel = self.channels[number]
+        lane = (self.number, channel.opening, exchange, key)
+        body = b"%d " % self.world.number()
+        message = Message(self, lane, body.strip(), not bits and not channel.tx)
+        self.messages.append(message)
+        if channel.confirm:
+            channel.published += 1
+            channel.unconfirmed[channel.published] = message
+        else:
+            channel.sent.append(message)
+        whole = body.ljust(size, b".")
+        frames = amqp.publish(number, key, whole, exchange=exchange, cut=FRAME_MAX - 8, bits=bits)
+        self.say(frames, pieces=pieces)
+
+    def select(self, number: int) -> None:
+        channel = self.channels[number]
+        if not channel.confirm and not channel.tx:
+            channel.confirm = True
+            self.ask(number, (85, 10), amqp.confirm_select(number))
+
+    def transact(self, number: int) -> None:
+        channel = self.channels[number]
+        if not channel.confirm and not channel.tx and not channel.sent:
+            channel.tx = True
+            self.ask(number, (90, 10), amqp.tx_select(number))
+
+    def declare(self, number: int, queue: str, bits: int) -> None:
+        args = b"\0\0" + amqp.short(queue) + bytes((bits,)) + amqp.table()
+        self.ask(number, (50, 10), amqp.method(number, 50, 10, args))
+
+    def consume(self, number: int, queue: str, no_ack: bool, no_wait: bool) -> None:
+        self._consumers += 1
+        tag = f"c{self._consumers}"
+        self.channels[number].consumers[tag] = no_ack
+        self.ask(number, (60, 20), amqp.consume(number, queue, tag, no_ack, no_wait), no_wait)
+
+    def cancel(self, number: int, which: int, no_wait: bool) -> None:
+        channel = self.channels[number]
+        tags = sorted(set(channel.consumers) - channel.cancelled)
+        if tags:
+            tag = tags[which % len(tags)]
+            channel.cancelled.add(tag)
+            self.ask(number, (60, 30), amqp.cancel(number, tag, no_wait), no_wait)
+
+    def get(self, number: int, queue: str, no_ack: bool) -> None:
+        self.channels[number].gets.append(no_ack)
+        self.ask(number, (60, 70), amqp.get(number, queue, no_ack))
+
+    def settle(self, number: int, which: int, how: int) -> None:
+        """Acknowledge, reject or send back one delivery, or all up to one."""
+        channel = self.channels[number]
+        if not channel.unacked or (60, 111) in channel.asked:
+            return
+        tags = sorted(channel.unacked)
+        tag = tags[which % len(tags)]
+        many = how % 3 == 0
+        for each in [each for each in tags if each == tag or (many and each < tag)]:
+            self.world.server.settled.add(channel.unacked.pop(each))
+        if not many and how % 5 == 4:
+            self.say(amqp.reject(number, tag))
+        else:
+            self.say(amqp.nack(number, tag, many, True) if how % 2 else amqp.ack(number, tag, many))
+
+    def set_qos(self, number: int, count: int) -> None:
+        self.ask(number, (60, 10), amqp.qos(number, count))
+
+    def recover(self, number: int) -> None:
+        if not self.channels[number].gets:
+            self.ask(number, (60, 110), amqp.recover(number))
+
+    def delete_queue(self, number: int, queue: str) -> None:
+        self.ask(number, (50, 40), amqp.queue_delete(number, queue))
+
+    def close_channel(self, number: int) -> None:
+        self.channels[number].closing = True
+        self.say(amqp.channel_close(number))
+
+    def close(self) -> None:
+        if not self.closing and not self.over and self.stage == "open":
+            self.closing = True
+            self.say(amqp.close())
