@@ -42,6 +42,7 @@ HOT_PATH = [
     "sidecar/amqp/relay.py",
     "sidecar/amqp/replay/asides.py",
     "sidecar/amqp/replay/key.py",
+    "sidecar/amqp/replay/keys.py",
     "sidecar/amqp/replay/line.py",
     "sidecar/amqp/replay/lines.py",
     "sidecar/amqp/replay/outcomes.py",

@@ -174,6 +174,7 @@ class Setting:
         #: Who can log in, beside the sidecar itself.
         self.users: set[str] = set()
         self.account = True
+        self.password = "theirs"
         self.settled: list[tuple[int, bool]] = []
         self.replayer = self.make(window, dead_after)
 
@@ -192,7 +193,7 @@ class Setting:
     def login(self, vhost: str, user: str) -> Login | None:
         if not user:
             return Login("PLAIN", plain("sidecar", "secret")) if self.account else None
-        return Login("PLAIN", plain(user, "theirs")) if user in self.users else None
+        return Login("PLAIN", plain(user, self.password)) if user in self.users else None
 
     def message(
         self,

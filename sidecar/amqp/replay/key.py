@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING, Final
 from sidecar.amqp.hold import Sender
 from sidecar.amqp.publish import Publish
 from sidecar.amqp.replay.asides import Asides
-from sidecar.amqp.replay.reading import Reading
+from sidecar.amqp.replay.reading import BEGINNING, Reading
 
 if TYPE_CHECKING:
     from sidecar.amqp.gates import Gate
     from sidecar.amqp.hold import Hold
     from sidecar.amqp.policy import Route
+    from sidecar.amqp.replay.line import Line
+    from sidecar.amqp.replay.reading import Cursor
     from sidecar.amqp.replay.stats import ReplayStats
     from sidecar.amqp.spool.message import SpooledMessage
 
@@ -30,12 +31,14 @@ _MOST_USERS: Final = 100
 
 class KeyReplay(Sender):
     """What is known of one key. It holds no more than its first message in the gates' lines; the rest waits here, or in
-    the spool. ``admitted`` is called with a message whose gates are open; ``window`` is how many may be unconfirmed."""
+    the spool. ``admitted`` is called with a message whose gates are open; ``window`` is how many may be unconfirmed.
+
+    There may be thousands of them, so what is empty should be small."""
 
     __slots__ = (
-        "_admitted", "_asking", "_hold", "_stats", "_users", "allowed", "asides", "heard", "hungry", "loaded",
-        "missing_since", "name", "parked", "paused", "queued", "reading", "sent", "stalled", "unseen", "waiting",
-        "window_size",
+        "_admitted", "_hold", "_stats", "_users", "allowed", "asides", "asking", "crosses", "gone", "hungry", "line",
+        "loaded", "missing_since", "moved", "name", "parked", "parked_from", "parked_to", "paused", "queued", "reading",
+        "sent", "stalled", "stuck", "unseen", "waiting", "window_size", "worked",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +48,7 @@ class KeyReplay(Sender):
         stats: ReplayStats,
         admitted: Callable[[KeyReplay, SpooledMessage], None],
         window: int,
+        now: float,
     ) -> None:
         Sender.__init__(self)
         self.one_lane = True
@@ -53,16 +57,20 @@ class KeyReplay(Sender):
         self._stats = stats
         self._admitted = admitted
         self.reading = Reading()
-        #: Fetched and not sent, in order; sent but not answered, by id; and what was not taken.
-        self.loaded: deque[SpooledMessage] = deque()
+        #: Fetched and not sent, in order; sent but not answered, by id, and over which connection; what was not taken.
+        self.loaded: list[SpooledMessage] = []
         self.sent: dict[int, SpooledMessage] = {}
+        self.line: Line | None = None
         self.asides = Asides()
         #: How many may be unconfirmed, at present and at all.
         self.allowed = min(FIRST_WINDOW, window)
         self.window_size = window
-        #: When the broker last answered, or what it has not answered was begun; whether that was so long ago that the
-        #: key does not count any more in what may be in memory.
-        self.heard = 0.0
+        #: When something of it was last sent, answered or fetched; and when something last came to its end.
+        self.moved = now
+        self.worked = now
+        #: It has left its room in memory to others until it can move again; and so has what it has sent, which does not
+        #: count any more in what may be there.
+        self.stuck = False
         self.stalled = False
         #: It is in the line of those who want to fetch; in that of those who want to send; among those who wait for a
         #: connection; and among those who pause after a refusal.
@@ -70,13 +78,20 @@ class KeyReplay(Sender):
         self.queued = False
         self.waiting = False
         self.paused = False
+        #: Its next message goes over another connection than those that have no answer yet, so it waits for these.
+        self.crosses = False
+        #: Nobody sees to it any more.
+        self.gone = False
         #: The message that waits in the line of a gate.
-        self._asking: SpooledMessage | None = None
+        self.asking: SpooledMessage | None = None
         #: Since when the exchange is missing; inf: it is not.
         self.missing_since = inf
-        #: Messages left where they are because their user's login is not known; these users.
+        #: Messages left where they are because their user's login is not known: how many, the places of the first and
+        #: the last, these users.
         self.parked = 0
-        self._users: set[str] = set()
+        self.parked_from: Cursor = BEGINNING
+        self.parked_to: Cursor = BEGINNING
+        self._users: dict[str, None] = {}
         #: How many ticks in a row there were more in the spool than we know of.
         self.unseen = 0
 
@@ -84,22 +99,18 @@ class KeyReplay(Sender):
 
     def ask(self, gate: Gate, route: Route, message: SpooledMessage, now: float) -> None:
         """Stand in line before a gate, for the first message."""
-        self._asking = message
+        self.asking = message
         self._hold.keep(Publish(self, route, 0, b"", message.priority, now), gate, now)
-
-    def asks_as(self, user: str) -> bool:
-        """It stands in line, for a message of that user."""
-        return self._asking is not None and self._asking.user == user
 
     def withdraw(self) -> None:
         """Leave the line of the gate."""
-        if self._asking is not None:
-            self._asking = None
+        if self.asking is not None:
+            self.asking = None
             self._hold.forget(self)
 
     def forward(self, publish: Publish) -> None:
-        message = self._asking
-        self._asking = None
+        message = self.asking
+        self.asking = None
         if message is not None:
             self._admitted(self, message)
 
@@ -112,11 +123,16 @@ class KeyReplay(Sender):
     # -- what it has ---------------------------------------------------------------------------------------------------
 
     @property
-    def ready(self) -> bool:
-        """It has something that may be sent, as far as it goes by itself."""
-        if self.paused or self._asking is not None or self.waiting:
+    def free(self) -> bool:
+        """It may send something, as far as it goes by itself, if it has something that may pass."""
+        if self.paused or self.asking is not None or self.waiting or self.gone:
             return False
-        if not self.loaded or len(self.sent) >= self.allowed:
+        return len(self.sent) < self.allowed and not (self.crosses and self.sent)
+
+    @property
+    def ready(self) -> bool:
+        """It has something that may be sent."""
+        if not self.loaded or not self.free:
             return False
         asides = self.asides
         return not asides.by_routing_key or asides.may_pass(self.loaded[0])
@@ -124,19 +140,22 @@ class KeyReplay(Sender):
     @property
     def left(self) -> bool:
         """Messages were fetched and left in the spool; how many is not exactly known."""
-        return self.parked > 0 or self.asides.behind > 0
+        return self.parked > 0 or self.asides.skips
 
     @property
     def known(self) -> int:
-        """Messages of it that are in memory."""
+        """Messages of it that we know of."""
         return len(self.loaded) + len(self.sent) + self.asides.count
 
     @property
+    def quiet(self) -> bool:
+        """Nothing is under way."""
+        return not (self.sent or self.reading.busy or self.hungry or self.queued or self.paused)
+
+    @property
     def idle(self) -> bool:
-        """Nothing of it is anywhere, and nothing is under way."""
-        if self.loaded or self.sent or self.reading.busy or self.hungry or self.queued or self.paused:
-            return False
-        return not self.asides.by_routing_key
+        """Nothing of it is anywhere, either."""
+        return self.quiet and not self.loaded and not self.asides.by_routing_key
 
     def has(self, message: SpooledMessage) -> bool:
         """Whether it is among those that were sent or not taken, or done with just now."""
@@ -144,7 +163,7 @@ class KeyReplay(Sender):
 
     def insert(self, messages: list[SpooledMessage]) -> None:
         """Put messages where they belong among those that are to be sent."""
-        self.loaded = deque(sorted([*self.loaded, *messages], key=_cursor))
+        self.loaded = sorted([*self.loaded, *messages], key=_cursor)
 
     def take_in(self, messages: list[SpooledMessage]) -> list[SpooledMessage]:
         """Those of the fetched ones that are new; they are to be sent."""
@@ -172,15 +191,20 @@ class KeyReplay(Sender):
 
     # -- users whose login is not known --------------------------------------------------------------------------------
 
-    def park(self, user: str) -> None:
-        """A message is left in the spool, because it can only go as that user."""
+    def park(self, message: SpooledMessage) -> None:
+        """It is left in the spool, because it can only go as its user."""
+        cursor = message.cursor
+        if not self.parked:
+            self.parked_from = self.parked_to = cursor
+        self.parked_from = min(self.parked_from, cursor)
+        self.parked_to = max(self.parked_to, cursor)
         self.parked += 1
         self._stats.parked += 1
         if len(self._users) < _MOST_USERS:
-            self._users.add(user)
+            self._users[message.user] = None
 
     def unpark(self) -> None:
-        """Nothing is left for that reason."""
+        """None is left for that reason any more."""
         self._stats.parked -= self.parked
         self.parked = 0
         self._users.clear()

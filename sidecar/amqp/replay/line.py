@@ -23,14 +23,18 @@ class Login:
         self.mechanism = mechanism
         self.response = response
 
+    def same(self, other: Login) -> bool:
+        """Whether both are one user's."""
+        return self.mechanism == other.mechanism and self.response == other.response
+
 
 class Line:
     """It is there with or without a connection, which is made when there is something to send. As its publisher's
     audience it tells ``lines`` what becomes of the connection, and ``outcomes`` what becomes of messages."""
 
     __slots__ = (
-        "_lines", "_outcomes", "_waiting", "failures", "idle_since", "looks", "problem", "publisher", "rejected",
-        "retry_at", "user", "vhost", "wary",
+        "_lines", "_outcomes", "_waiting", "failures", "idle_since", "login", "looks", "problem", "publisher",
+        "rejected", "retry_at", "user", "vhost", "wary",
     )  # fmt: skip
 
     def __init__(self, lines: Lines, outcomes: Outcomes, vhost: str, user: str) -> None:
@@ -40,6 +44,8 @@ class Line:
         #: Empty: the sidecar's own account.
         self.user = user
         self.publisher: Publisher | None = None
+        #: What it was last made with.
+        self.login: Login | None = None
         #: How often in a row it came to nothing (-1: never tried), when to try again, and why it does not work (empty:
         #: it does).
         self.failures = -1

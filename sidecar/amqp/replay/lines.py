@@ -70,18 +70,27 @@ class Lines:
         self._timer = wheel.timer(self.look)
 
     def find(self, vhost: str, user: str) -> Line | None:
-        """The connection for a user; ``None``: its login is not known, or there are too many connections."""
+        """The connection for a user, which is the account's if they are the same; ``None``: its login is not known, or
+        there are too many connections."""
         line = self._lines.get((vhost, user))
         if line is None:
-            if user and (self._login(vhost, user) is None or len(self._lines) >= _MOST_LINES):
-                return None
+            if user:
+                login = self._login(vhost, user)
+                if login is None:
+                    return None
+                own = self._lines.get((vhost, ""))
+                account = self._login(vhost, "") if own is None or own.login is None else own.login
+                if account is not None and login.same(account):
+                    return own or self.find(vhost, "")
+                if len(self._lines) >= _MOST_LINES:
+                    return None
             line = self._lines[vhost, user] = Line(self, self._outcomes, vhost, user)
         return line
 
     def may_log_in(self, vhost: str, user: str) -> bool:
         """Whether that user can be tried, for the first time or again."""
-        line = self._lines.get((vhost, user))
-        return (line is None or not line.rejected) and self._login(vhost, user) is not None
+        line = self.find(vhost, user)
+        return line is not None and not line.rejected
 
     def dial(self, line: Line) -> None:
         """Make its connection, if there is none and it is time."""
@@ -95,6 +104,7 @@ class Lines:
         if login is None:
             self._fails(line, "there is no account to publish with", REFUSED_AGAIN, now)
             return
+        line.login = login
         properties = own_properties(f"sidecar {self._name}: spool")
         dialler = Dialler(login.mechanism, login.response, line.vhost, properties)
         line.publisher = Publisher(

@@ -97,7 +97,7 @@ class Outcomes:
                 self._prefetch.forget(key, message)
                 done.append(message)
                 if key.asides.by_routing_key and key.asides.tries(message):
-                    self._release(key, message.routing_key)
+                    self._prefetch.release(key, message.routing_key)
                 if self._troubled:
                     self._works(message)
         if done:
@@ -106,9 +106,11 @@ class Outcomes:
             if self.on_settled is not None:
                 self.on_settled(done, True)
         for key in keys:
-            if taken and not key.paused:
-                key.missing_since = inf
-                key.widen()
+            if taken:
+                key.worked = key.moved
+                if not key.paused:
+                    key.missing_since = inf
+                    key.widen()
             self._go_on(key)
 
     def returned(self, token: object, code: int, text: str) -> None:
@@ -160,9 +162,8 @@ class Outcomes:
         key = self._keys.get(message.key)
         if key is None or message.id not in key.sent:
             return None
-        if key.stalled:
-            self._prefetch.answers(key)
-        key.heard = self._clock()
+        self._prefetch.counts(key)
+        key.moved = self._clock()
         del key.sent[message.id]
         return key
 
@@ -174,32 +175,29 @@ class Outcomes:
         self._spool.tried([message])
         if 0 < self.dead_after <= message.attempts:
             self.bury(key, message, NACKED, code, text)
-        elif key.asides.put(message):
+            return
+        self._prefetch.forget(key, message)
+        if key.asking is not None and key.asking.routing_key == message.routing_key:
+            key.withdraw()
+        if key.asides.put(message):
             pause = min(_FIRST_PAUSE * (1 << min(message.attempts - 1, 16)), _LONGEST_PAUSE)
             self._rests.retry(key, message.routing_key, pause)
 
     def retry(self, key: KeyReplay, routing_key: str) -> None:
         """Try the first of those that were not taken again."""
-        message = key.asides.next(routing_key)
-        if message is not None:
-            key.loaded.appendleft(message)
-            self._go_on(key)
-
-    def _release(self, key: KeyReplay, routing_key: str) -> None:
-        """What was not taken may all go, and what was left behind it."""
-        key.insert(key.asides.release(routing_key))
-        if key.asides.behind:
-            self._prefetch.restart(key)
+        key.asides.call(routing_key)
+        self._go_on(key)
 
     def bury(self, key: KeyReplay, message: SpooledMessage, reason: str, code: int, text: str) -> None:
         """It becomes a dead letter. ``code`` and ``text`` are the broker's, as far as it gave any."""
         self._prefetch.forget(key, message)
         asides = key.asides
         if asides.by_routing_key and asides.tries(message):
-            if asides.gave_up(message):
+            if asides.gave_up(message.routing_key):
                 self._rests.retry(key, message.routing_key, _FIRST_PAUSE if reason == NACKED else 0.0)
             else:
-                self._release(key, message.routing_key)
+                self._prefetch.release(key, message.routing_key)
+        key.worked = key.moved
         self._spool.dead(message, reason, code, text)
         dead = self._stats.dead
         dead[reason] = dead.get(reason, 0) + 1

@@ -11,26 +11,27 @@ if TYPE_CHECKING:
 Cursor = tuple[int, int]
 
 #: Before the first message of any key.
-_BEGINNING: Final = (-1000, 0)
+BEGINNING: Final = (-1000, 0)
 
 
 class Reading:
     """One key's. Messages may come, go and be forgotten while the spool is being asked: what it answers then is put
     right by :meth:`done`."""
 
-    __slots__ = ("_back", "after", "busy", "ended", "gone", "urgent")
+    __slots__ = ("_back", "_void", "after", "busy", "ended", "gone", "urgent")
 
     def __init__(self) -> None:
         #: The place of the last one fetched, and whether there was nothing behind it.
-        self.after: Cursor | None = None
+        self.after: Cursor = BEGINNING
         self.ended = False
-        #: The spool is being asked; ids that were done with meanwhile.
+        #: The spool is being asked; ids that were done with meanwhile (a dict takes less than a set, while empty).
         self.busy = False
-        self.gone: set[int] = set()
+        self.gone: dict[int, None] = {}
         #: There is something that belongs before what has been read.
         self.urgent = False
-        #: Where to go back to when it has answered.
+        #: Where to go back to when it has answered, and whether the answer counts for nothing.
         self._back: Cursor | None = None
+        self._void = False
 
     def begin(self) -> None:
         """The spool is asked for what comes after :attr:`after`."""
@@ -43,11 +44,12 @@ class Reading:
         back = self._back
         self._back = None
         self.ended = not messages and back is None
-        if back == _BEGINNING:
+        if self._void:
+            self._void = False
             messages = []
         elif messages:
             self.after = messages[-1].cursor
-        if back is not None and self.after is not None and back < self.after:
+        if back is not None and back < self.after:
             self.after = back
             self.urgent = True
         return messages
@@ -59,19 +61,11 @@ class Reading:
         if self.busy:
             if self._back is None or before < self._back:
                 self._back = before
-        elif self.after is not None and before < self.after:
+        elif before < self.after:
             self.after = before
             self.urgent = True
 
     def rewind(self, cursor: Cursor) -> None:
-        """The next one to be fetched is the one with that place."""
-        self.after = cursor[0], cursor[1] - 1
-        self.ended = False
-
-    def restart(self) -> None:
-        """Begin anew."""
-        self.gone.clear()
-        self._back = _BEGINNING if self.busy else None
-        self.urgent = False
-        self.after = None
-        self.ended = False
+        """Everything from that place on is to be read, whether it was before or not."""
+        self._void = self.busy
+        self.added(cursor)

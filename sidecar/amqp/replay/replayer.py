@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.publishing.publisher import CHANNEL, Publisher
 from sidecar.amqp.replay.key import KeyName, KeyReplay
+from sidecar.amqp.replay.keys import Keys
 from sidecar.amqp.replay.line import Line, Login
 from sidecar.amqp.replay.lines import Lines
 from sidecar.amqp.replay.outcomes import Outcomes
@@ -58,8 +59,8 @@ class Replayer:
     """
 
     __slots__ = (
-        "_clock", "_ending", "_hold", "_keys", "_lines", "_outcomes", "_prefetch", "_quiet", "_report", "_rests",
-        "_routes", "_spool", "_timer", "_turns", "_wall", "_window", "stats",
+        "_clock", "_ending", "_hold", "_keys", "_lines", "_on_admitted", "_outcomes", "_prefetch", "_quiet", "_report",
+        "_rests", "_routes", "_spool", "_timer", "_turns", "_wall", "_window", "stats",
     )  # fmt: skip
 
     def __init__(
@@ -86,12 +87,13 @@ class Replayer:
         self._report = report
         self._window = window
         self.stats = ReplayStats()
-        self._keys: dict[KeyName, KeyReplay] = {}
-        self._prefetch = Prefetch(spool, self._go_on)
+        self._on_admitted = self._admitted
+        self._keys = Keys(spool, self._begin)
+        self._prefetch = Prefetch(spool, self._all, self._go_on, wheel, clock)
         self._turns = Turns(clock, call_soon, self._send_next, self._prefetch.want, self._round_over)
         self._rests = Rests(wheel, clock, self._rested)
         self._outcomes = Outcomes(
-            spool, self._keys, self._prefetch, self._rests, self.stats, hold.stats, clock, report, dead_after,
+            spool, self._keys.by_name, self._prefetch, self._rests, self.stats, hold.stats, clock, report, dead_after,
             self._go_on,
         )  # fmt: skip
         self._lines = Lines(
@@ -132,8 +134,9 @@ class Replayer:
         self._turns.running = False
         self._timer.close()
         self._rests.close()
+        self._prefetch.close()
         self._lines.stop()
-        for key in self._keys.values():
+        for key in self._all():
             key.withdraw()
         self._quiet = asyncio.Event()
         await self._wait_until_quiet(seconds)
@@ -164,24 +167,25 @@ class Replayer:
         """Other settings, for what comes from now on."""
         self._window = window
         self._outcomes.dead_after = dead_after
-        for key in self._keys.values():
+        for key in self._all():
             key.limit(window)
 
     def added(self, messages: list[SpooledMessage]) -> None:
         """These are in the spool now."""
         for message in messages:
-            key = self._key(message.key)
-            key.reading.added(message.cursor)
-            key.unseen = 0
-            self._prefetch.want(key)
+            key = self._keys.find(message.key)
+            if key is not None:
+                key.reading.added(message.cursor)
+                key.unseen = 0
+                self._prefetch.want(key)
         self._turns.wake()
 
     def look(self) -> None:
-        """There may be keys in the spool that nobody told of."""
-        for name in self._spool.keys:
-            key = self._key(name)
+        """There may be messages in the spool that nobody told of."""
+        self._keys.fill(True)
+        for key in self._all():
             if key.reading.ended:
-                self._prefetch.restart(key)
+                self._prefetch.reread(key)
         self._turns.wake()
 
     def broker_is_back(self) -> None:
@@ -191,15 +195,15 @@ class Replayer:
     def logins_changed(self) -> None:
         """A user's login may be known that was not, or may be good that was not."""
         self._lines.try_again(rejected=True)
-        for key in self._keys.values():
+        for key in self._all():
             if key.parked:
-                self._prefetch.restart(key)
+                self._prefetch.reread(key, key.parked_from)
         self._turns.wake()
 
     @property
     def unconfirmed(self) -> int:
         """Messages sent and not answered."""
-        return sum(len(key.sent) for key in self._keys.values())
+        return sum(len(key.sent) for key in self._all())
 
     @property
     def problems(self) -> list[tuple[str, str, str]]:
@@ -208,19 +212,24 @@ class Replayer:
 
     # -- keys ----------------------------------------------------------------------------------------------------------
 
-    def _key(self, name: KeyName) -> KeyReplay:
-        key = self._keys.get(name)
-        if key is None:
-            key = self._keys[name] = KeyReplay(name, self._hold, self.stats, self._admitted, self._window)
-            self._prefetch.want(key)
+    def _begin(self, name: KeyName) -> KeyReplay:
+        """See to one more."""
+        key = KeyReplay(name, self._hold, self.stats, self._on_admitted, self._window, self._clock())
+        self._prefetch.want(key)
         return key
+
+    def _all(self) -> list[KeyReplay]:
+        return list(self._keys.by_name.values())
 
     def _go_on(self, key: KeyReplay) -> None:
         """Something about it has changed."""
-        self._turns.offer(key)
+        if key.gone:
+            return
         self._prefetch.want(key)
-        if key.idle and key.name not in self._spool.keys and self._keys.pop(key.name, None) is not None:
-            key.unpark()
+        self._turns.offer(key)
+        if key.idle and key.name not in self._spool.keys:
+            self._keys.drop(key)
+            self._keys.fill()
         if self._quiet is not None:
             self._see_whether_quiet()
         self._turns.wake()
@@ -235,6 +244,7 @@ class Replayer:
     def _released(self, keys: list[KeyReplay]) -> None:
         """A connection that they have waited for is there, or has come to nothing."""
         for key in keys:
+            self._prefetch.want(key)
             self._turns.offer(key)
         self._turns.wake()
 
@@ -242,8 +252,8 @@ class Replayer:
         """A connection is gone."""
         for key in self._outcomes.lost(left):
             self._turns.offer(key)
-        for key in self._keys.values():
-            if key.name[0] == line.vhost and key.asks_as(line.user):
+        for key in self._all():
+            if key.asking is not None and key.line is line:
                 key.withdraw()
                 self._turns.offer(key)
         self._see_whether_quiet()
@@ -257,20 +267,27 @@ class Replayer:
     def _send_next(self, key: KeyReplay, now: float) -> bool:
         """Do what is to be done with a key's next message. ``False``: it has to wait."""
         message = key.loaded[0]
+        if key.stalled:
+            self._prefetch.counts(key)
         wall = self._wall()
         if message.expires and message.expires <= wall:
-            key.loaded.popleft()
+            del key.loaded[0]
             self._outcomes.bury(key, message, EXPIRED, 0, "")
             return True
         line = self._lines.find(key.name[0], message.user)
         if key.asides.by_routing_key and not key.asides.passes(message):
-            key.loaded.popleft()
+            del key.loaded[0]
             self._prefetch.forget(key, message)
             return True
-        if line is None or (message.user and (line.rejected or key.awaits(message.user))):
-            key.loaded.popleft()
+        if line is None or (message.user and (key.awaits(message.user) or (line.user and line.rejected))):
+            del key.loaded[0]
             self._park(key, message)
             return True
+        if key.sent and key.line is not line:
+            key.crosses = True  # connections race with each other
+            return False
+        key.crosses = False
+        key.line = line
         if not line.open:
             line.wait(key)
             self._lines.dial(line)
@@ -280,25 +297,20 @@ class Replayer:
         if gate is not None:
             key.ask(gate, route, message, now)
             return False
-        key.loaded.popleft()
-        self._send(key, line, message, wall, route)
+        del key.loaded[0]
+        self._send(key, line, message, wall, route, now)
         return True
 
     def _admitted(self, key: KeyReplay, message: SpooledMessage) -> None:
         """The gates that the key's first message waited for are open."""
-        loaded = key.loaded
-        line = self._lines.find(key.name[0], message.user)
-        if self._turns.running and line is not None and line.open and message in loaded:
-            if loaded[0] is message:
-                loaded.popleft()
-            else:
-                loaded.remove(message)
-            self._send(key, line, message, self._wall(), self._route(message))
-        self._turns.offer(key)
-        self._prefetch.want(key)
-        self._turns.wake()
+        self._prefetch.counts(key)
+        line = key.line
+        if self._turns.running and line is not None and line.open and message in key.loaded:
+            key.loaded.remove(message)
+            self._send(key, line, message, self._wall(), self._route(message), self._clock())
+        self._go_on(key)
 
-    def _send(self, key: KeyReplay, line: Line, message: SpooledMessage, wall: float, route: Route) -> None:
+    def _send(self, key: KeyReplay, line: Line, message: SpooledMessage, wall: float, route: Route, now: float) -> None:
         publisher = line.publisher
         assert publisher is not None
         try:
@@ -307,8 +319,7 @@ class Replayer:
             reason = TOO_LARGE if error.code == CONTENT_TOO_LARGE else REFUSED
             self._outcomes.bury(key, message, reason, error.code, error.text)
             return
-        if not key.sent:
-            key.heard = self._clock()
+        key.moved = now
         key.sent[message.id] = message
         line.idle_since = inf
         self.stats.sent += 1
@@ -324,7 +335,9 @@ class Replayer:
     def _park(self, key: KeyReplay, message: SpooledMessage) -> None:
         """Leave it in the spool until its user's login is known."""
         self._prefetch.forget(key, message)
-        key.park(message.user)
+        key.park(message)
+        if key.asides.by_routing_key and key.asides.tries(message):
+            self._prefetch.release(key, message.routing_key)
         self._report.bad(
             f"spool, user {message.user[:80]}",
             "login",
@@ -339,13 +352,13 @@ class Replayer:
         self._timer.set(now + TICK)
         self._lines.look()
         there = self._spool.keys
-        for name in there:
-            if name not in self._keys:
-                self._key(name)
-        for key in list(self._keys.values()):
-            self._prefetch.look_for_stalled(key, now)
+        for key in self._keys.stuck(now):
+            self._prefetch.leave(key)
+            self._keys.drop(key)
+        self._keys.fill(True)
+        for key in self._all():
             if key.parked and any(self._lines.may_log_in(key.name[0], user) for user in key.awaited()):
-                self._prefetch.restart(key)
+                self._prefetch.reread(key, key.parked_from)
             self._look_for_unseen(key, there[key.name].count if key.name in there else 0)
             self._go_on(key)
 
@@ -356,4 +369,4 @@ class Replayer:
         elif key.reading.ended:
             key.unseen += 1
             if key.unseen >= _UNSEEN:
-                self._prefetch.restart(key)
+                self._prefetch.reread(key)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from sidecar.amqp.replay.lines import IDLE
+from sidecar.config.model import Amqp, AmqpPublish
 from support import amqp
 from support.replaying import Setting, numbered
 
@@ -194,4 +195,44 @@ def test_a_user_whom_the_broker_refuses_meanwhile() -> None:
     one.broker.refuses.clear()
     one.advance(40)
     assert one.bodies() == ["b", "a"]
+    assert one.empty()
+
+
+def test_the_account_itself_needs_no_second_connection() -> None:
+    one = Setting()
+    one.users = {"sidecar"}
+    one.password = "secret"
+    one.spool.store(
+        *[one.message(name, user=user) for name, user in zip(numbered(6), ["sidecar", ""] * 3, strict=True)]
+    )
+    one.start()
+    assert one.bodies() == numbered(6)
+    assert one.broker.dialled == 1
+    assert one.empty()
+
+
+def test_connections_do_not_overtake_each_other() -> None:
+    one = Setting()
+    one.users = {"alice", "bob"}
+    one.broker.answers = False
+    users = ["alice", "", "", "bob", "alice", "alice", "", "bob"]
+    one.spool.store(*[one.message(name, user=user) for name, user in zip(numbered(8), users, strict=True)])
+    one.spool.store(*[one.message(name, "orders") for name in numbered(20, "o")])
+    one.start()
+    assert [body for body in one.bodies() if body[0] != "o"] == ["0"]
+    assert len(one.bodies()) == 21
+    for count in (1, 3, 4, 6, 7, 8):
+        assert [body for body in one.bodies() if body[0] != "o"] == numbered(count)
+        one.broker.says_all()
+    assert one.empty()
+
+
+def test_nor_does_a_message_that_waits_at_a_gate() -> None:
+    one = Setting(Amqp(publish=(AmqpPublish(exchange="jobs", rate=10.0, burst=1),)))
+    one.users = {"alice"}
+    users = ["", "alice"] * 20
+    one.spool.store(*[one.message(name, user=user) for name, user in zip(numbered(40), users, strict=True)])
+    one.start()
+    one.advance(5)
+    assert one.bodies() == numbered(40)
     assert one.empty()

@@ -5,7 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.replay.reading import Reading
+from sidecar.amqp.replay.reading import BEGINNING, Reading
 from sidecar.amqp.spool.message import SpooledMessage
 
 
@@ -37,13 +37,27 @@ def test_one_that_comes_during_an_empty_answer_is_no_end() -> None:
     assert reading.ended
 
 
-def test_an_answer_to_what_was_asked_before_a_restart_counts_for_nothing() -> None:
+def test_an_answer_to_what_was_asked_before_going_back_counts_for_nothing() -> None:
     reading = Reading()
     reading.begin()
-    reading.restart()
+    reading.rewind(BEGINNING)
     assert reading.done([message(5, 0)]) == []
-    assert reading.after is None
     assert not reading.ended
+    assert reading.after < (0, 0)
+
+
+def test_going_back_to_a_message() -> None:
+    reading = Reading()
+    reading.begin()
+    reading.done([message(number, 0) for number in range(1, 9)])
+    reading.rewind(message(4, 0).cursor)
+    reading.rewind(message(6, 0).cursor)
+    assert (reading.after, reading.urgent) == ((0, 3), True)
+
+
+def disk_ids(disk: list[SpooledMessage], place: tuple[int, int]) -> set[int]:
+    """Those from that place on."""
+    return {each.id for each in disk if each.cursor >= place}
 
 
 @settings(max_examples=200, deadline=None)
@@ -58,7 +72,7 @@ def test_whatever_comes_in_between_everything_is_read(seed: int) -> None:
 
     def fetch(limit: int) -> list[SpooledMessage]:
         after = reading.after
-        behind = [each for each in disk if after is None or each.cursor > after]
+        behind = [each for each in disk if each.cursor > after]
         return sorted(behind, key=lambda each: each.cursor)[:limit]
 
     for number in range(1, rng.randrange(2, 60)):
@@ -67,8 +81,9 @@ def test_whatever_comes_in_between_everything_is_read(seed: int) -> None:
             disk.append(message(number, rng.choice([0, 0, 5])))
             reading.added(disk[-1].cursor)
         elif action < 0.55:
-            reading.restart()
-            seen.clear()
+            place = message(rng.randrange(1, 60), rng.choice([0, 0, 5])).cursor
+            reading.rewind(place)
+            seen = {each for each in seen if each not in disk_ids(disk, place)}
         elif answer is not None:
             seen.update(each.id for each in reading.done(answer))
             answer = None
