@@ -32,8 +32,8 @@ class KeptChannel(Channel):
     a channel in tx mode are not: they are the transaction's."""
 
     __slots__ = (
-        "_confirming", "_keeper", "_kept_bytes", "_limit", "client_confirms", "gate", "last_tag", "late", "leaving",
-        "storing",
+        "_confirming", "_keeper", "_kept_bytes", "_limit", "behind", "client_confirms", "gate", "last_tag", "late",
+        "leaving", "storing",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int, keeper: Keeper) -> None:
@@ -55,6 +55,8 @@ class KeptChannel(Channel):
         self.last_tag = 0
         self.gate = SwitchGate("confirms of the broker")
         self.window = self.gate
+        #: Where publishes wait whose place in the spool is not known yet.
+        self.behind = SwitchGate("confirms of the broker", apart=True)
 
     def select_confirms(self) -> None:
         self.client_confirms = True
@@ -88,8 +90,11 @@ class KeptChannel(Channel):
                 self.session.keep(publish, lane.gate, now)
                 return before
         if self._spoolable(publish):
-            if self.session.detached or self.session.amqp_stats.blocked or self._keeper.queued(route):
+            if self.session.detached or self.session.amqp_stats.blocked:
                 self._spool(publish, now)
+                return before
+            if self._keeper.queued(route):
+                self._line_up(publish, now)
                 return before
             gate = hold.closed(self, route, now)
             if gate is not None and gate.over == "spool":
@@ -106,6 +111,21 @@ class KeptChannel(Channel):
         else:
             self.session.keep(publish, gate, now)
         return before
+
+    def _line_up(self, publish: Publish, now: float) -> None:
+        """It goes into the spool, where others are; but not before it is known what becomes of those that the broker
+        has not confirmed: if they are lost, they go there, too, and have to be in front of it."""
+        if self._under_way(publish.route.lane):
+            self.behind.set(True)
+            self.session.keep(publish, self.behind, now)
+        else:
+            self._spool(publish, now)
+
+    def _under_way(self, lane: str) -> bool:
+        confirms = self.confirms
+        if confirms is None or not confirms.unanswered or self._alone or self.session.amqp_stats.blocked:
+            return False
+        return any(publish.route.lane == lane for publish in confirms.left())
 
     def exempt(self, publish: Publish) -> bool:
         # As in submit().
@@ -137,7 +157,7 @@ class KeptChannel(Channel):
 
     def forward(self, publish: Publish) -> None:
         if self.exempt(publish):
-            self._spool(publish, self.session.listener.clock())
+            self._line_up(publish, self.session.listener.clock())
         else:
             self.session.broker_write(self._sent(publish))
 
@@ -163,6 +183,7 @@ class KeptChannel(Channel):
             if publish.tag:
                 tags.append(publish.tag)
         self._measure()
+        self.behind.set(False)
         if not confirms.unanswered:
             self.session.hurry()
             if self.leaving != inf:

@@ -63,6 +63,38 @@ def test_what_was_not_confirmed_goes_by_the_spool_and_later_ones_behind_it() -> 
     stage.over()
 
 
+def test_what_a_channel_has_published_stays_in_order_whoever_notices_first_that_the_broker_is_gone() -> None:
+    stage = KeptStage()
+    one, first = stage.open(1)
+    two, second = stage.open(1)
+    one.says(publish(1, "q", b"a1"))
+    two.says(publish(1, "q", b"b1"), publish(1, "other", b"c1"))
+    stage.away()
+    first.breaks()
+    two.says(publish(1, "q", b"b2"), publish(1, "other", b"c2"))
+    second.breaks()
+    assert stage.disk.bodies() == [b"a1", b"b1", b"c1", b"c2", b"b2"]
+    stage.over()
+
+
+def test_what_goes_into_the_spool_waits_for_what_is_under_way() -> None:
+    stage = KeptStage()
+    one, first = stage.open(1)
+    two, second = stage.open(1, confirms=True)
+    stage.away()
+    first.breaks()
+    two.says(publish(1, "q", b"b1"))
+    one.says(publish(1, "q", b"a1"))
+    two.says(publish(1, "q", b"b2"))
+    two.gets_nothing()
+    second.says(ack(1, 1))
+    two.gets(ack(1, 1))
+    stage.advance(0.1)
+    two.gets(ack(1, 2))
+    assert stage.disk.bodies() == [b"a1", b"b2"]
+    stage.over()
+
+
 # -- a broker that answers nothing -------------------------------------------------------------------------------------
 
 
