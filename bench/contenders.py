@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.processes import ROOT, BenchError, Child, free_ports
+from bench.processes import ROOT, BenchError, Child
+from sidecar.demo.ports import free_ports
 
 RATE = 1_000_000
 

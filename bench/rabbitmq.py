@@ -11,7 +11,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bench.processes import BenchError, Child, free_ports
+from bench.processes import BenchError, Child
+from sidecar.demo.ports import free_ports
 
 #: Where the start script itself is; Debian's in PATH changes to the user and the folders of the system's broker.
 _FOLDERS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from bench.processes import Child, free_ports
+from bench.processes import Child
+from sidecar.demo.ports import free_ports
 
 SMALL_BODY = (
     '{"id": 4711, "state": "running", "queue": "task.decomposition.request", "priority": 5, "agent": "letta-07"}'

@@ -13,7 +13,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from bench.processes import ROOT, BenchError, Child, free_ports
+from bench.processes import ROOT, BenchError, Child
+from sidecar.demo.ports import free_ports
 
 
 @contextmanager

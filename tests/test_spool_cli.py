@@ -642,7 +642,8 @@ def test_ages(seconds: float, text: str) -> None:
 
 def summary(**changes: Any) -> dict[str, Any]:
     return {
-        "id": 1, "died": "2026-01-01T00:00:00.000Z", "age": 5.0, "reason": "nacked", "code": 0, "readable": True,
+        "id": 1, "died": "2026-01-01T00:00:00.000Z", "age": 5.0, "reason": "nacked", "code": 0, "text": "",
+        "readable": True,
         "vhost": "/", "exchange": "ai.tasks", "routing_key": "a.key", "user": "", "origin": "pika", "trace": "",
         "published": "2026-01-01T00:00:00.000Z", "expires": None, "priority": 0, "attempts": 5, "bytes": 10,
     } | changes  # fmt: skip

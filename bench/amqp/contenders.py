@@ -16,7 +16,8 @@ from typing import Any, Final
 
 from bench.amqp.cases import EXCHANGE, PREFETCH
 from bench.contenders import RATE, Contender
-from bench.processes import ROOT, BenchError, Child, free_ports
+from bench.processes import ROOT, BenchError, Child
+from sidecar.demo.ports import free_ports
 
 
 def direct(broker: int, folder: Path, core: int) -> Contender:

@@ -19,11 +19,12 @@ from typing import Any, Final
 
 from bench.amqp import wire
 from bench.amqp.cases import EXCHANGE, MAX_LENGTH, ROUTING_KEY, WINDOW
-from bench.amqp.client import Connection, wait_open
+from bench.amqp.client import wait_open
 from bench.amqp.contenders import compiled
 from bench.amqp.load import Lane, full_speed, paced
-from bench.processes import ROOT, BenchError, Child, cpu_seconds, free_ports, peak_memory
+from bench.processes import ROOT, BenchError, Child, cpu_seconds, peak_memory
 from bench.rabbitmq import RabbitMQ
+from sidecar.demo.ports import free_ports
 
 BODY_BYTES: Final = 1024
 CONNECTIONS: Final = 4
@@ -196,7 +197,7 @@ class _Sidecar:
         with ExitStack() as stack:
             lane = Lane(self._name)
             for number in range(connections):
-                connection = stack.enter_context(closing(Connection(self._port)))
+                connection = stack.enter_context(closing(wait_open(self._port, time.monotonic() + _START_SECONDS)))
                 connection.call(wire.confirm_select())
                 message = wire.publish(EXCHANGE, f"{ROUTING_KEY}.{number}", b"x" * BODY_BYTES)
                 lane.add(connection, message * WINDOW, len(message))

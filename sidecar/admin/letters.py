@@ -40,6 +40,7 @@ def summary(letter: DeadLetter, now: float) -> dict[str, Any]:
         "age": round(max(0.0, now - letter.died), 3),
         "reason": utf8(letter.reason),
         "code": letter.code,
+        "text": utf8(letter.text),
         "readable": message is not None,
     }
     if message is None:

@@ -36,6 +36,7 @@ _LETTER: Final[dict[str, Any]] = {
     "age": _NUMBER | {"description": "seconds since then"},
     "reason": _TEXT,
     "code": _COUNT | {"description": "the broker's; 0: it was not the broker"},
+    "text": _TEXT | {"description": "what the broker said; empty when it said nothing"},
     "readable": _FLAG | {"description": "false: what is left of it is no message any more"},
     "vhost": _TEXT,
     "exchange": _TEXT | {"description": "empty: the default exchange"},

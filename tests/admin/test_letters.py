@@ -32,6 +32,7 @@ def test_in_short() -> None:
         "age": 3599.996,
         "reason": "expired",
         "code": 0,
+        "text": "",
         "readable": True,
         "vhost": "/",
         "exchange": "ai.tasks",

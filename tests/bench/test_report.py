@@ -6,9 +6,10 @@ import pytest
 
 from bench.load import CASES, Sample
 from bench.page import Conditions
-from bench.processes import Memory, free_ports
+from bench.processes import Memory
 from bench.report import goals, section
 from bench.run import Results
+from sidecar.demo.ports import free_ports
 
 CONDITIONS = Conditions("make bench", "2026-01-02 03:04 UTC", 0.1, 3, 8, (0, 1))
 

@@ -14,8 +14,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +68,13 @@ def _bound(port: int) -> socket.socket | None:
 
 
 _PORTS = _Ports()
+
+
+def missing(text: str) -> NoReturn:
+    """A server is not installed: skip the test; in CI fail it, because there nothing may be left out silently."""
+    if os.environ.get("CI", "").lower() in ("1", "true"):
+        pytest.fail(text)
+    pytest.skip(text)
 
 
 def free_port() -> int:

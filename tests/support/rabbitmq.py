@@ -16,11 +16,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import pika
-import pytest
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
-from support.processes import free_port, wait_for
+from support.processes import free_port, missing, wait_for
 
 # The scripts themselves: those on PATH change to the user "rabbitmq" as root, and refuse to run as anyone else.
 SCRIPTS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"))
@@ -334,10 +333,3 @@ def _listens(port: int) -> bool:
         if fields[1] in (wanted, f"00000000:{port:04X}") and fields[3] == "0A":
             return True
     return False
-
-
-def missing(text: str) -> str:
-    """Skip the test; in CI fail it, because there nothing may be left out silently."""
-    if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(text)
-    pytest.skip(text)

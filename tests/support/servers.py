@@ -10,23 +10,14 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-import pytest
-
-from support.processes import Process, free_port, wait_for
-
-
-def _missing(text: str) -> str:
-    """Skip the test; in CI fail it, because there nothing may be left out silently."""
-    if os.environ.get("CI", "").lower() in ("1", "true"):
-        pytest.fail(text)
-    pytest.skip(text)
+from support.processes import Process, free_port, missing, wait_for
 
 
 class Redis(Process):
     """``redis-server`` in memory."""
 
     def __init__(self, folder: Path, port: int | None = None) -> None:
-        binary = shutil.which("redis-server") or _missing("there is no redis-server: install the package redis-server")
+        binary = shutil.which("redis-server") or missing("there is no redis-server: install the package redis-server")
         self.port = port or free_port()
         arguments = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
         super().__init__([*arguments, "--dir", str(folder)], folder / f"redis-{self.port}.log")
@@ -44,7 +35,7 @@ class Postgres:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         on_path = shutil.which("initdb")
         if not found and not on_path:
-            _missing("there is no PostgreSQL server: install the package postgresql")
+            missing("there is no PostgreSQL server: install the package postgresql")
         self.bin = found[-1].parent if found else Path(str(on_path)).parent
         self.port = free_port()
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
@@ -158,4 +149,4 @@ def _unprivileged() -> int | None:
             return pwd.getpwnam(name).pw_uid
         except KeyError:
             continue
-    return _missing("PostgreSQL does not run as root, and there is no user postgres or nobody")  # type: ignore[return-value]
+    return missing("PostgreSQL does not run as root, and there is no user postgres or nobody")

@@ -13,12 +13,12 @@ from bench.amqp.client import Connection
 from bench.amqp.load import Order, Target, carry_out
 from bench.amqp.wire import WireError
 from bench.rabbitmq import RabbitMQ, find_server
-
-pytestmark = pytest.mark.skipif(find_server() is None, reason="there is no RabbitMQ: install rabbitmq-server")
+from support.processes import missing
 
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    find_server() or missing("there is no RabbitMQ: install the package rabbitmq-server")
     with RabbitMQ(tmp_path_factory.mktemp("broker") / "rabbitmq", None) as server:
         server.wait_ready()
         yield server

@@ -5,15 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import pytest
-
 from bench.rabbitmq import find_server
 from bench.spool.run import BODY_BYTES, RATE, measure
-
-pytestmark = pytest.mark.skipif(find_server() is None, reason="there is no RabbitMQ: install rabbitmq-server")
+from support.processes import missing
 
 
 def test_a_pass(tmp_path: Path) -> None:
+    find_server() or missing("there is no RabbitMQ: install the package rabbitmq-server")
     cores = sorted(os.sched_getaffinity(0))
     sample = measure("interpreted", tmp_path, (cores[0], cores[-1]), 0.2)
     assert sample.messages > RATE * 0.2

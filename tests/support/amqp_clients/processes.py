@@ -10,8 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from support.processes import ROOT, Process, wait_for
-from support.rabbitmq import missing
+from support.processes import ROOT, Process, missing, wait_for
 
 HERE = Path(__file__).parent
 
