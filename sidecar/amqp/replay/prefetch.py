@@ -118,6 +118,7 @@ class Prefetch:
         count = min(room, key.allowed)
         limit = size = min(room_bytes, AHEAD_BYTES // 4)
         if there is not None and there.count > 0:
+            count = min(count, there.count)
             size = min(limit, there.bytes * count // there.count)
         key.reading.begin()
         self._reserve(count, size)
