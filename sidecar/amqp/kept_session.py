@@ -18,7 +18,7 @@ from sidecar.amqp.channel import Channel
 from sidecar.amqp.comeback import Comeback
 from sidecar.amqp.dialler import Dialler
 from sidecar.amqp.kept import KeptChannel
-from sidecar.amqp.legs import CLOSED, CLOSING, OPEN, BrokerLeg, ClientLeg
+from sidecar.amqp.legs import CLOSED, CLOSING, OPEN, OTHER_FULL, BrokerLeg, ClientLeg
 from sidecar.amqp.methods import channel_close, connection_close_ok, method, method_of
 from sidecar.amqp.pair import CLOSE_SECONDS, DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.receiving import Receiving
@@ -308,6 +308,8 @@ class KeptSession(Session):
         """All is as it was before."""
         self.detached = False
         self.amqp_stats.detached -= 1
+        if self.client.full:
+            broker.stop(OTHER_FULL)
         self._port.broker_is_back()
         broker.write(self._alone.back())
         logger.info(

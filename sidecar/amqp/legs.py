@@ -84,11 +84,13 @@ class Leg(Pausable):
 class ClientLeg(Leg):
     """The accepted end. What the listener keeps of a connection."""
 
-    __slots__ = ("listener",)
+    __slots__ = ("full", "listener")
 
     def __init__(self, listener: AmqpListener) -> None:
         Leg.__init__(self)
         self.listener = listener
+        #: It cannot take more at present.
+        self.full = False
 
     @property
     def idle(self) -> bool:
@@ -106,11 +108,13 @@ class ClientLeg(Leg):
         self.session.client_said(data)
 
     def pause_writing(self) -> None:
+        self.full = True
         broker = self.session.broker
         if broker is not None:
             broker.stop(OTHER_FULL)
 
     def resume_writing(self) -> None:
+        self.full = False
         broker = self.session.broker
         if broker is not None:
             broker.go(OTHER_FULL)

@@ -1,8 +1,8 @@
 """The two flows of an open connection: frames from the client to the broker, and back.
 
 Runs of frames that pass as they are stay one slice of what was read; only what is changed, held or dropped cuts a run.
-A publish (method, header and bodies on one channel) goes on only once it is whole; with a spool, so does what the broker
-sends.
+A publish (method, header and bodies on one channel) goes on only once it is whole; with a spool, so does what the
+broker sends.
 """
 
 from __future__ import annotations

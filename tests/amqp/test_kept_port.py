@@ -494,6 +494,23 @@ def test_a_connection_is_not_closed_before_publishes_that_wait_behind_something(
     stage.over()
 
 
+def test_a_client_that_does_not_read_stops_the_next_broker_too() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    stage.consumer(client, broker, 1, "c", no_ack=True)
+    client.stops_reading()
+    broker.says(deliver(1, "c", 1, b"x" * 100_000))
+    assert not broker.is_read()
+    broker.breaks()
+    broker = stage.back()
+    broker.says(channel_open_ok(1), consume_ok(1, "c"), deliver(1, "c", 1, b"y"))
+    assert not broker.is_read()
+    client.reads_again()
+    assert broker.is_read()
+    assert not stage.stats.detached
+    stage.over()
+
+
 # -- draining ----------------------------------------------------------------------------------------------------------
 
 
