@@ -38,6 +38,7 @@ HOT_PATH = [
     "sidecar/amqp/publishing/lookup.py",
     "sidecar/amqp/publishing/outgoing.py",
     "sidecar/amqp/publishing/publisher.py",
+    "sidecar/amqp/publishing/trial.py",
     "sidecar/amqp/publishing/unconfirmed.py",
     "sidecar/amqp/relay.py",
     "sidecar/amqp/replay/asides.py",

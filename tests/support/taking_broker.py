@@ -18,8 +18,9 @@ from support.amqp import FakeLoop, FakeTransport
 class Taken:
     """A publish as it came: all of it."""
 
-    def __init__(self, connection: Connection, number: int, method: bytes) -> None:
-        self.connection = connection
+    def __init__(self, channel: Publishing, number: int, method: bytes) -> None:
+        self.connection = channel.connection
+        self.channel = channel
         self.number = number
         size = method[13]
         self.exchange = method[14 : 14 + size].decode()
@@ -111,8 +112,122 @@ class _Transport(FakeTransport):
         self._loop.call_soon(self._connection.read)
 
 
+class Publishing:
+    """A channel that is published on."""
+
+    def __init__(self, connection: Connection, number: int) -> None:
+        self.connection = connection
+        self.broker = connection.broker
+        self.channel = number
+        self.open = False
+        self.closing = False
+        self.confirming = False
+        self.number = 0
+        self.incoming: Taken | None = None
+        #: Taken and not answered, by number.
+        self.waiting: dict[int, Taken] = {}
+
+    def method(self, found: tuple[int, int], frame: bytes) -> None:
+        connection = self.connection
+        if found == (20, 41):
+            assert self.closing
+            self.closing = False
+        elif self.closing:
+            pass
+        elif found == (20, 10):
+            assert not self.open
+            if self.channel != 1 and self.broker.forbids == found:
+                connection.says(amqp.close(530, "NOT_ALLOWED - that is not for you", found[0] << 16 | found[1]))
+                return
+            self.open = True
+            self.number = 0
+            connection.says(amqp.channel_open_ok(self.channel))
+        elif found == (85, 10):
+            assert self.open
+            self.confirming = True
+            connection.says(amqp.method(self.channel, 85, 11))
+        elif found == (60, 40):
+            assert self.confirming, "published before confirm.select"
+            assert self.incoming is None, "a publish within another"
+            self.number += 1
+            self.incoming = Taken(self, self.number, frame)
+        else:
+            raise AssertionError(amqp.name(frame))
+
+    def content(self, kind: int, frame: bytes) -> None:
+        if self.closing:
+            return
+        incoming = self.incoming
+        assert incoming is not None, "content without a publish"
+        if kind == 2:
+            incoming.header = frame[7:-1]
+            incoming.missing = unpack_from(">Q", frame, 11)[0]
+        else:
+            incoming.body += frame[7:-1]
+            incoming.missing -= len(frame) - 8
+        if incoming.missing == 0:
+            self.incoming = None
+            self._whole(incoming)
+
+    def _whole(self, message: Taken) -> None:
+        broker = self.broker
+        connection = self.connection
+        verdict = broker.dislikes(message)
+        if broker.exchanges is not None and message.exchange not in broker.exchanges:
+            verdict = 404, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '{connection.vhost}'"
+        if verdict is not None:
+            code, text = verdict
+            broker.ends += 1
+            if code < 0:
+                connection.says(amqp.close(-code, text, 60 << 16 | 40))
+                connection.transport.close()
+            else:
+                self.close(code, text)
+            return
+        if message.bits & 1 and not broker.routes(message):
+            back = pack(">H", 312) + amqp.short("NO_ROUTE") + amqp.short(message.exchange) + amqp.short(message.key)
+            connection.says(amqp.method(self.channel, 60, 50, back) + amqp.content(self.channel, message.body))
+        self.waiting[message.number] = message
+        if not broker.rejects(message):
+            self._count(message)
+
+    def _count(self, message: Taken) -> None:
+        if not message.counted:
+            message.counted = True
+            self.broker.taken.append(message)
+
+    def close(self, code: int, text: str, cause: int = 60 << 16 | 40) -> None:
+        """What was not answered by then never is."""
+        self.open = self.confirming = False
+        self.closing = True
+        self.incoming = None
+        self.waiting.clear()
+        self.connection.says(amqp.channel_close(self.channel, code, text, cause))
+
+    def answer(self, number: int, multiple: bool = False, positive: bool = True) -> None:
+        """Ack or nack, just so."""
+        for taken in [each for each in self.waiting if each == number or (multiple and each <= number)]:
+            message = self.waiting.pop(taken)
+            if positive:
+                self._count(message)
+        bits = pack(">QB", number, multiple)
+        self.connection.says(amqp.method(self.channel, 60, 80 if positive else 120, bits))
+
+    def answer_all(self) -> None:
+        """Runs of the same kind in one frame."""
+        while self.waiting:
+            numbers = sorted(self.waiting)
+            verdicts = [self.broker.rejects(self.waiting[number]) for number in numbers]
+            count = next((i for i, verdict in enumerate(verdicts) if verdict != verdicts[0]), len(numbers))
+            if numbers[count - 1] - numbers[0] != count - 1 or count == 1:
+                self.answer(numbers[0], positive=not verdicts[0])
+            else:
+                self.answer(numbers[count - 1], multiple=True, positive=not verdicts[0])
+
+
 class Connection:
-    """One connection of a publisher."""
+    """One connection of a publisher. Channel 1 is what it publishes on, channel 2 for looking for exchanges, channel 3
+    for messages that may close it."""
 
     def __init__(self, broker: TakingBroker, publisher: Any) -> None:
         self.broker = broker
@@ -121,19 +236,28 @@ class Connection:
         self.user = ""
         self.properties = b""
         self.vhost = ""
-        self.channel = False
-        self.closing_channel = False
-        self.confirming = False
-        self.number = 0
-        self.incoming: Taken | None = None
-        #: Taken and not answered, by number.
-        self.waiting: dict[int, Taken] = {}
-        #: The second channel, for looking for exchanges.
+        self.main = Publishing(self, 1)
+        self.apart = Publishing(self, 3)
         self.looking = False
         self.closing_looks = False
         self.frozen = False
         self.heartbeats = 0
         self._rest = b""
+
+    @property
+    def waiting(self) -> dict[int, Taken]:
+        """What was taken on channel 1 and not answered."""
+        return self.main.waiting
+
+    def answer(self, number: int, multiple: bool = False, positive: bool = True) -> None:
+        self.main.answer(number, multiple, positive)
+
+    def answer_all(self) -> None:
+        self.main.answer_all()
+        self.apart.answer_all()
+
+    def close_channel(self, code: int, text: str, cause: int = 60 << 16 | 40) -> None:
+        self.main.close(code, text, cause)
 
     def says(self, *frames: bytes) -> None:
         if not self.transport.closing:
@@ -164,19 +288,9 @@ class Connection:
             self.says(amqp.HEARTBEAT)
         elif kind == 1:
             self._method(channel, unpack_from(">HH", frame, 7), frame)
-        elif not self.closing_channel:
-            incoming = self.incoming
-            assert channel == 1
-            assert incoming is not None, "content without a publish"
-            if kind == 2:
-                incoming.header = frame[7:-1]
-                incoming.missing = unpack_from(">Q", frame, 11)[0]
-            else:
-                incoming.body += frame[7:-1]
-                incoming.missing -= len(frame) - 8
-            if incoming.missing == 0:
-                self.incoming = None
-                self._whole(incoming)
+        else:
+            assert channel in (1, 3)
+            (self.main if channel == 1 else self.apart).content(kind, frame)
 
     def _method(self, channel: int, found: tuple[int, int], frame: bytes) -> None:
         if found == (10, 11):
@@ -199,27 +313,9 @@ class Connection:
             self.transport.close()
         elif channel == 2:
             self._look(found, frame)
-        elif found == (20, 41):
-            assert self.closing_channel
-            self.closing_channel = False
-        elif self.closing_channel:
-            pass
-        elif found == (20, 10):
-            assert not self.channel
-            self.channel = True
-            self.number = 0
-            self.says(amqp.channel_open_ok(1))
-        elif found == (85, 10):
-            assert self.channel
-            self.confirming = True
-            self.says(amqp.method(1, 85, 11))
-        elif found == (60, 40):
-            assert self.confirming, "published before confirm.select"
-            assert self.incoming is None, "a publish within another"
-            self.number += 1
-            self.incoming = Taken(self, self.number, frame)
         else:
-            raise AssertionError(amqp.name(frame))
+            assert channel in (1, 3)
+            (self.main if channel == 1 else self.apart).method(found, frame)
 
     def _look(self, found: tuple[int, int], frame: bytes) -> None:
         """On the channel that nothing is published on."""
@@ -257,57 +353,3 @@ class Connection:
             self.looking = False
             self.closing_looks = True
             self.says(amqp.channel_close(2, *verdict, 40 << 16 | 10))
-
-    def _whole(self, message: Taken) -> None:
-        broker = self.broker
-        verdict = broker.dislikes(message)
-        if broker.exchanges is not None and message.exchange not in broker.exchanges:
-            verdict = 404, f"NOT_FOUND - no exchange '{message.exchange}' in vhost '{self.vhost}'"
-        if verdict is not None:
-            code, text = verdict
-            broker.ends += 1
-            if code < 0:
-                self.says(amqp.close(-code, text, 60 << 16 | 40))
-                self.transport.close()
-            else:
-                self.close_channel(code, text)
-            return
-        if message.bits & 1 and not broker.routes(message):
-            back = pack(">H", 312) + amqp.short("NO_ROUTE") + amqp.short(message.exchange) + amqp.short(message.key)
-            self.says(amqp.method(1, 60, 50, back) + amqp.content(1, message.body))
-        self.waiting[message.number] = message
-        if not broker.rejects(message):
-            self._count(message)
-
-    def _count(self, message: Taken) -> None:
-        if not message.counted:
-            message.counted = True
-            self.broker.taken.append(message)
-
-    def close_channel(self, code: int, text: str, cause: int = 60 << 16 | 40) -> None:
-        """What was not answered by then never is."""
-        self.channel = self.confirming = False
-        self.closing_channel = True
-        self.incoming = None
-        self.waiting.clear()
-        self.says(amqp.channel_close(1, code, text, cause))
-
-    def answer(self, number: int, multiple: bool = False, positive: bool = True) -> None:
-        """Ack or nack, just so."""
-        for taken in [each for each in self.waiting if each == number or (multiple and each <= number)]:
-            message = self.waiting.pop(taken)
-            if positive:
-                self._count(message)
-        bits = pack(">QB", number, multiple)
-        self.says(amqp.method(1, 60, 80 if positive else 120, bits))
-
-    def answer_all(self) -> None:
-        """Runs of the same kind in one frame."""
-        while self.waiting:
-            numbers = sorted(self.waiting)
-            verdicts = [self.broker.rejects(self.waiting[number]) for number in numbers]
-            count = next((i for i, verdict in enumerate(verdicts) if verdict != verdicts[0]), len(numbers))
-            if numbers[count - 1] - numbers[0] != count - 1 or count == 1:
-                self.answer(numbers[0], positive=not verdicts[0])
-            else:
-                self.answer(numbers[count - 1], multiple=True, positive=not verdicts[0])

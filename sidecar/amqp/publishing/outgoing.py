@@ -1,19 +1,23 @@
 """The messages of one channel: which may be sent now, which are on their way, and which one the broker meant when it
 closed the channel.
 
-It does not say which (AMQP 0-9-1, ``channel.close``: a code, a text, the method). The text names the exchange, as a
-rule; then the messages to that exchange are sent again one by one, in order, and the one that does it again is the one.
-Where a text says nothing, that is done with all of them. Whatever the broker had taken of them without saying so is
-there twice then, but never more than was on its way.
+It does not say which (AMQP 0-9-1, ``channel.close``: a code, a text, the method). Sometimes the text names the
+exchange; then the messages to that exchange are sent again one by one, in order, and the one that does it again is the
+one. Where a text says nothing, that is done with all of them. Whatever the broker had taken of them without saying so
+is there twice then, but never more than was on its way.
+
+What goes one by one goes over a channel of its own, so that others have nothing to do with it; where there can be no
+other channel, there is nothing else on the one while it is not known who did it (``wary``).
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
 from sidecar.amqp.publishing.exchanges import LONGEST_DOUBT, Exchanges, exchange_in
+from sidecar.amqp.publishing.trial import Trial
 from sidecar.amqp.publishing.unconfirmed import Sent, Unconfirmed
 from sidecar.amqp.spec import ACCESS_REFUSED, BASIC_PUBLISH, NOT_FOUND
 
@@ -33,7 +37,7 @@ class Outgoing:
 
     __slots__ = (
         "_call_soon", "_closes", "_flushing", "_out", "_queue", "_size", "_strikes", "_write", "exchanges", "open",
-        "unconfirmed", "wary",
+        "trial", "unconfirmed", "wary",
     )  # fmt: skip
 
     def __init__(
@@ -50,6 +54,7 @@ class Outgoing:
         self.wary = wary
         self.exchanges = Exchanges(looks)
         self.unconfirmed = Unconfirmed()
+        self.trial = Trial()
         #: What waits for the channel, or, while we are wary, for its turn.
         self._queue: deque[Sent] = deque()
         #: How many were no good since we were last wary of nothing.
@@ -84,6 +89,10 @@ class Outgoing:
         exchanges = self.exchanges
         if exchanges.busy and self.open:
             self._write(exchanges.lookup.frames())
+            if exchanges.apart and not self.wary and self.trial.sent is None:
+                sent = exchanges.next()
+                if sent is not None:
+                    self._write(self.trial.frames(sent))
         out = self._out
         if out:
             self._out = []
@@ -100,18 +109,28 @@ class Outgoing:
         if self.open and (self._queue or self.exchanges.busy):
             self._go_on()
 
+    @property
+    def on_way(self) -> int:
+        """How many were sent and not answered."""
+        return self.unconfirmed.count + (self.trial.sent is not None)
+
+    def take_one(self) -> Sent:
+        """The only one of these."""
+        return self.trial.answered() or self.unconfirmed.take_all()[0]
+
     def take_all(self) -> list[Sent]:
         """The end: what has no answer, what was sent first."""
         self.open = False
-        left = self.unconfirmed.take_all() + self.exchanges.take_all() + list(self._queue)
+        tried = self.trial.closed()
+        left = self.unconfirmed.take_all() + ([] if tried is None else [tried])
+        left += self.exchanges.take_all() + list(self._queue)
         self._queue.clear()
         self._out.clear()
         return left
 
     def _offer(self, sent: Sent) -> None:
         """Its turn has come, but for doubts about its exchange."""
-        exchanges = self.exchanges
-        if sent.exchange() in exchanges.trusted or not exchanges.holds(sent):
+        if not self.exchanges.holds(sent):
             self._put(sent)
         elif not self._flushing:
             self._flushing = True
@@ -158,6 +177,14 @@ class Outgoing:
                     self.exchanges.answered(sent)
         return answered
 
+    def tried(self) -> Sent | None:
+        """The broker has answered the one that went apart."""
+        sent = self.trial.answered()
+        if sent is not None:
+            self._closes = 0
+            self.exchanges.answered(sent)
+        return sent
+
     @property
     def hopeless(self) -> bool:
         """The channel is closed whatever we do."""
@@ -177,6 +204,20 @@ class Outgoing:
         self._queue.extendleft(reversed(self.exchanges.put_back(left, guilty, self.wary > 0)))
         return guilty
 
+    def trial_closed(self, code: int, cause: int) -> Sent | None:
+        """The broker has closed the channel apart: because of this message, if it was because of one."""
+        sent = self.trial.closed()
+        if sent is None:
+            return None
+        if cause != BASIC_PUBLISH:
+            self._closes += 1
+            self.exchanges.again(sent)
+            return None
+        self.exchanges.strike(sent)
+        if code == NOT_FOUND:
+            self.exchanges.vanished(sent.exchange())
+        return sent
+
     def _blame(self, left: list[Sent], code: int, text: str) -> Sent | None:
         """One of those on their way is no good. Which one, if that is clear; else they are sent one by one from now on:
         those to the exchange that the text names, or all."""
@@ -189,11 +230,13 @@ class Outgoing:
         guilty = suspects[0] if len(suspects) == 1 else None
         if guilty is not None or named is not None:
             self._closes = 0  # we know more than before
-        if named is not None and not self.wary:
+        if not self.wary and (named or exchanges.apart):
+            self._closes = 0  # the others go apart
             if guilty is not None:
-                exchanges.strike(named)
+                exchanges.strike(guilty)
             else:
-                exchanges.suspect(named, len(suspects))
+                for lane, count in Counter([sent.lane() for sent in suspects]).items():
+                    exchanges.suspect(lane, count)
         elif guilty is not None:
             # As with exchanges: each one makes for twice as many answers until there may be many on their way again.
             self.wary = max(self.wary, min(1 << self._strikes, LONGEST_DOUBT))

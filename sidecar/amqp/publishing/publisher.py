@@ -29,6 +29,7 @@ from sidecar.amqp.methods import (
 )
 from sidecar.amqp.publishing.lookup import LOOKUP
 from sidecar.amqp.publishing.outgoing import Outgoing
+from sidecar.amqp.publishing.trial import TRIAL
 from sidecar.amqp.publishing.unconfirmed import Sent
 from sidecar.amqp.spec import (
     BASIC_ACK,
@@ -208,6 +209,8 @@ class Publisher(Leg):
                     self._on_channel(reader.data, start, end)
                 elif number == LOOKUP:
                     self._on_lookup(reader.data, start, end)
+                elif number == TRIAL:
+                    self._on_trial(reader.data, start, end)
                 elif number == 0:
                     self._on_connection(reader.data, start, end)
             if reader.error is not None:
@@ -233,8 +236,9 @@ class Publisher(Leg):
                 self._timer.set(self._clock() + self._interval)
             else:
                 self._timer.cancel()
-            if dialler.channel_max < LOOKUP:
-                self._outgoing.exchanges.looks = False
+            exchanges = self._outgoing.exchanges
+            exchanges.looks = exchanges.looks and dialler.channel_max >= LOOKUP
+            exchanges.apart = exchanges.looks and dialler.channel_max >= TRIAL
             self.stage = OPENING
             self.write(_OPEN_FRAMES)
 
@@ -285,6 +289,29 @@ class Publisher(Leg):
             self._refuse(sent, code, text)
         exchanges.missed(exchange)
 
+    def _on_trial(self, data: bytes, start: int, end: int) -> None:
+        outgoing = self._outgoing
+        found = method_of(data, start, end)
+        if found in (BASIC_ACK, BASIC_NACK):
+            sent = outgoing.tried()
+            if sent is not None:
+                self.unanswered -= 1
+                (self._taken if found == BASIC_ACK else self._untaken).append(sent.token)
+        elif found == BASIC_RETURN and outgoing.trial.sent is not None:
+            arguments = Arguments(data, start, end)
+            self._audience.returned(self, outgoing.trial.sent.token, arguments.u16(), arguments.short())
+        elif found == CHANNEL_CLOSE:
+            arguments = Arguments(data, start, end)
+            code, text = arguments.u16(), arguments.short()
+            self.write(channel_close_ok(TRIAL))
+            if self.stage != CLOSING:
+                self._tell()
+                guilty = outgoing.trial_closed(code, arguments.u32())
+                if outgoing.hopeless:
+                    self._end(AmqpError(code, text))
+                elif guilty is not None:
+                    self._refuse(guilty, code, text)
+
     def _on_connection(self, data: bytes, start: int, end: int) -> None:
         found = method_of(data, start, end)
         if found in (CONNECTION_BLOCKED, CONNECTION_UNBLOCKED):
@@ -301,11 +328,10 @@ class Publisher(Leg):
             if cause in (CHANNEL_OPEN, EXCHANGE_DECLARE):
                 self._outgoing.exchanges.looks = False  # as where a user may have one channel
             elif code not in (REPLY_SUCCESS, CONNECTION_FORCED):
-                unconfirmed = self._outgoing.unconfirmed
-                if unconfirmed.count == 1:
-                    self._refuse(unconfirmed.take_all()[0], code, text)
-                else:
-                    self.suspects = unconfirmed.count
+                self.suspects = self._outgoing.on_way
+                if self.suspects == 1:
+                    self.suspects = 0
+                    self._refuse(self._outgoing.take_one(), code, text)
             self._end(AmqpError(code, text), True)
         elif found == CONNECTION_CLOSE_OK:
             self._tell()

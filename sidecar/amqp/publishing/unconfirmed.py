@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Final
+
+#: Longer than the name of any exchange (AMQP 0-9-1, ``shortstr``).
+NO_EXCHANGE: Final = bytes(256)
 
 
 class Sent:
@@ -18,6 +22,12 @@ class Sent:
     def exchange(self) -> bytes:
         """Its exchange, as it stands in ``basic.publish``."""
         return self.frames[14 : 14 + self.frames[13]]
+
+    def lane(self) -> bytes:
+        """What is in doubt together with it: those to its exchange or, if that is the default one, to its queue."""
+        frames = self.frames
+        size = frames[13]
+        return frames[14 : 14 + size] if size else NO_EXCHANGE + frames[15 : 15 + frames[14]]
 
 
 class Unconfirmed:

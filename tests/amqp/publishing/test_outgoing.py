@@ -72,10 +72,95 @@ def test_an_exchange_in_doubt_does_not_keep_others_waiting() -> None:
     one.send("p", "q", "r", exchange="orders")
     one.send("a", "b")
     one.settle()
-    assert [message.body for message in one.connection.waiting.values()] == [b"p", b"a", b"b"]
+    assert [message.body for message in one.connection.waiting.values()] == [b"a", b"b"]
+    assert [message.body for message in one.connection.apart.waiting.values()] == [b"p"]
     one.broker.answers = True
     one.broker.says_all()
-    assert one.told.taken == ["u", "p", "a", "b", "q", "r"]
+    assert sorted(one.told.taken) == ["a", "b", "p", "q", "r", "u"]
+    assert [name for name in one.told.taken if name in "upqr"] == ["u", "p", "q", "r"]
+
+
+def test_one_that_is_refused_again_and_again_costs_the_others_little() -> None:
+    one = Setting().connected()
+    one.broker.dislikes = lambda message: USER_ID if message.body.startswith(b"bad") else None
+    for number in range(400):
+        one.send(f"jobs{number}")
+        one.send(f"bad{number}" if number % 4 == 0 else f"orders{number}", exchange="orders")
+        one.send(f"queue{number}", exchange="")
+        if number % 10 == 9:
+            one.settle()
+    one.settle()
+    assert len(one.told.bad) == 100
+    assert len(one.told.taken) == 1100
+    # The first close, and those before it took as many good ones as there are between two bad ones to be trusted.
+    assert len(one.bodies()) - len(set(one.bodies())) <= 60
+
+
+def test_with_the_default_exchange_it_is_the_queue_that_is_in_doubt() -> None:
+    one = Setting().connected()
+    one.broker.dislikes = dislikes("x")
+    one.send("w", "x", exchange="")
+    one.settle()
+    assert one.told.bad == [("x", 406)]
+    one.broker.answers = False
+    one.send("x", "y", "z", exchange="")
+    one.settle()
+    assert [message.body for message in one.connection.waiting.values()] == [b"y", b"z"]
+    assert one.told.bad == [("x", 406), ("x", 406)]
+    assert one.broker.ends == 3
+
+
+def test_what_goes_apart_comes_back_all_the_same() -> None:
+    one = Setting().connected()
+    one.broker.dislikes = dislikes("a", "b")
+    one.send("a", "b", exchange="orders")
+    one.settle()
+    one.broker.routes = lambda message: False
+    one.send("c", exchange="orders", bits=1)
+    one.settle()
+    assert one.told.back == [("c", 312, "NO_ROUTE")]
+    assert one.told.taken == ["c"]
+    one.broker.rejects = lambda message: True
+    one.send("d", exchange="orders")
+    one.settle()
+    assert one.told.untaken == ["d"]
+
+
+def test_the_channel_apart_is_closed_for_nothing() -> None:
+    one = Setting().connected()
+    one.broker.dislikes = dislikes("a", "b", "c")
+    one.send("a", "b", "c", exchange="orders")
+    one.settle()
+    one.broker.answers = False
+    one.send("d", "e", exchange="orders")
+    one.send("f")
+    one.settle()
+    one.connection.apart.close(541, "INTERNAL_ERROR", 0)
+    one.settle()
+    assert [message.body for message in one.connection.apart.waiting.values()] == [b"d"]
+    one.broker.answers = True
+    one.broker.says_all()
+    assert one.told.taken == ["f", "d", "e"]
+    one.broker.answers = False
+    one.send("g", exchange="orders")
+    one.settle()
+    for _ in range(4):
+        one.connection.apart.close(541, "INTERNAL_ERROR", 0)
+        one.settle()
+    assert one.told.left == ["g"]
+
+
+def test_a_connection_that_ends_because_of_what_went_apart() -> None:
+    one = Setting().connected()
+    one.broker.dislikes = dislikes("a", "b", "c")
+    one.send("a", "b", "c", exchange="orders")
+    one.settle()
+    one.broker.dislikes = dislikes("d", verdict=(-540, "NOT_IMPLEMENTED - immediate=true"))
+    one.send("d", "e", exchange="orders")
+    one.settle()
+    assert one.told.bad[-1] == ("d", 540)
+    assert one.told.left == ["e"]
+    assert one.publisher.suspects == 0
 
 
 def test_order_is_kept_through_it_all() -> None:
@@ -162,16 +247,20 @@ def test_any_mix_of_good_and_bad(seed: int, count: int, part: float) -> None:
     """Whatever a broker dislikes, by name or without one: those and only those are refused, order is kept, and what is
     taken twice was on its way at a close."""
     rng = random.Random(seed)
-    one = Setting().connected()
+    one = Setting()
+    one.broker.channels = rng.choice([1, 2, 2047])
+    one.connected()
     verdicts: dict[bytes, tuple[int, str]] = {}
-    wanted: dict[str, list[str]] = {"a": [], "b": [], "c": []}
+    wanted: dict[str, list[str]] = {"a": [], "b": [], "c": [], "": []}
     sent: list[str] = []
     one.broker.dislikes = lambda message: verdicts.get(message.body)
     for number in range(count):
-        exchange = rng.choice("abc")
-        name = f"{exchange}{number}"
+        exchange = rng.choice(["a", "b", "c", ""])
+        name = f"{exchange or 'q'}{number}"
         if rng.random() < part:
-            named = 404, f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
+            named = 403, f"ACCESS_REFUSED - access to exchange '{exchange or 'amq.default'}' in vhost '/' refused"
+            if exchange and rng.random() < 0.5:
+                named = 404, f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
             verdicts[name.encode()] = rng.choice([USER_ID, named])
         else:
             wanted[exchange].append(name)
@@ -179,10 +268,14 @@ def test_any_mix_of_good_and_bad(seed: int, count: int, part: float) -> None:
         one.send(name, exchange=exchange)
         if rng.random() < 0.2:
             one.settle()
-    one.settle()
+        if rng.random() < 0.1:
+            one.broker.answers = not one.broker.answers
+    one.broker.answers = True
+    one.broker.says_all()
     assert one.told.error is None
     assert {name.encode() for name, _ in one.told.bad} == set(verdicts)
     assert len(one.told.bad) == len(verdicts)
     for exchange, names in wanted.items():
-        assert [name for name in one.told.taken if name.startswith(exchange)] == names
+        taken = [name for name in one.told.taken if name.startswith(exchange or "q")]
+        assert (taken if exchange else sorted(taken)) == (names if exchange else sorted(names))
     assert one.publisher.unanswered == 0
