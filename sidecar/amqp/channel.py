@@ -12,7 +12,7 @@ from sidecar.amqp.gates import Gate
 from sidecar.amqp.hold import Sender
 from sidecar.amqp.incoming import NOBODY, Delivery, Incoming, Message, Stalled, Unfinished
 from sidecar.amqp.legs import OPEN
-from sidecar.amqp.methods import basic_ack, basic_nack, method_of
+from sidecar.amqp.methods import basic_ack, basic_get_empty, basic_nack, method_of
 from sidecar.amqp.publish import Publish
 from sidecar.amqp.spec import BASIC_DELIVER, BASIC_RETURN, CHANNEL_CLOSE, FRAME_OVERHEAD, METHOD, AmqpError
 from sidecar.amqp.unacked import Unacked
@@ -238,6 +238,7 @@ class Channel(Sender):
         self.recovering = max(0, self.recovering - 1)
         for stalled in self.stalled:
             self.session.stalling.count(-1, -stalled.size())
+            self.taken_back(stalled)
         if isinstance(self.incoming, Stalled):
             self.incoming = NOBODY
         self.stalled.clear()
@@ -342,6 +343,12 @@ class Channel(Sender):
                 frames.extend(self.hand_over(stalled))
         return b"".join(frames)
 
+    def taken_back(self, stalled: Stalled) -> None:
+        """The broker has a message again that was kept back: if a client waits for it in a ``basic.get``, there is
+        none."""
+        if not stalled.consumer:
+            self.session.client_write(basic_get_empty(self.number))
+
     def give_back(self, consumer: bytes | None = None) -> None:
         """What was kept back (for one consumer, or for all) goes back into its queue. What need not be acknowledged the
         broker has forgotten: that goes to the client after all."""
@@ -358,6 +365,7 @@ class Channel(Sender):
                 continue
             if not self.ending and not self.recovering and session.client.state == OPEN:
                 session.broker_write(basic_nack(self.number, stalled.tag - self.offset, False, True))
+            self.taken_back(stalled)
             if stalled is self.incoming:
                 self.incoming = NOBODY
         self.stalled = kept

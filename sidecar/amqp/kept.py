@@ -10,9 +10,8 @@ from sidecar.amqp.channel import Channel, size_at
 from sidecar.amqp.confirms import Confirms
 from sidecar.amqp.gates import SwitchGate
 from sidecar.amqp.incoming import Unfinished
-from sidecar.amqp.methods import basic_ack, basic_nack, confirm_select, method
+from sidecar.amqp.methods import basic_ack, basic_get_empty, basic_nack, confirm_select
 from sidecar.amqp.publish import Publish
-from sidecar.amqp.spec import BASIC_GET_EMPTY
 from sidecar.amqp.stuck import STUCK
 
 if TYPE_CHECKING:
@@ -242,8 +241,7 @@ class KeptChannel(Channel):
         self.unacked.clear()
         for stalled in self.stalled:
             self.session.stalling.count(-1, -stalled.size())
-            if not stalled.consumer:  # it answers a basic.get
-                self.session.client_write(method(self.number, BASIC_GET_EMPTY, b"\x00"))
+            self.taken_back(stalled)
         self.stalled.clear()
         self._drop_incoming()
         self.delivery = None
@@ -257,7 +255,7 @@ class KeptChannel(Channel):
         if isinstance(incoming, Unfinished):
             incoming.ends()
             if incoming.is_answer():
-                self.session.client_write(method(self.number, BASIC_GET_EMPTY, b"\x00"))
+                self.session.client_write(basic_get_empty(self.number))
 
     @property
     def unconfirmed(self) -> bool:

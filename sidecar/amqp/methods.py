@@ -8,6 +8,7 @@ from typing import Final
 from sidecar.amqp.spec import (
     BASIC_ACK,
     BASIC_CANCEL,
+    BASIC_GET_EMPTY,
     BASIC_NACK,
     BASIC_QOS,
     CHANNEL_CLOSE,
@@ -143,6 +144,11 @@ def blocked(reason: str) -> bytes:
 def unblocked() -> bytes:
     """``connection.unblocked``, of RabbitMQ."""
     return method(0, CONNECTION_UNBLOCKED)
+
+
+def basic_get_empty(number: int) -> bytes:
+    """``basic.get-empty``: no message is there."""
+    return method(number, BASIC_GET_EMPTY, b"\x00")
 
 
 def basic_ack(channel: int, tag: int, multiple: bool) -> bytes:

@@ -43,9 +43,10 @@ def to_the_disk(stage: KeptStage) -> None:
 
 def test_over_a_rate() -> None:
     stage = KeptStage(**rated("spool"))
-    client, _ = stage.open(1, confirms=True)
+    client, broker = stage.open(1, confirms=True)
     stage.disk.slow = True
     burst(client)
+    broker.says(ack(1, 1))
     assert stage.listener.hold.messages > 0
     to_the_disk(stage)
     assert len(stage.disk.stored) == COUNT - 1

@@ -22,10 +22,15 @@ from support.amqp import (
     consume_ok,
     cut,
     deliver,
+    get,
+    get_empty,
+    get_ok,
     method,
     nack,
     name,
     publish,
+    recover,
+    recover_ok,
     short,
     start,
     start_ok,
@@ -130,6 +135,34 @@ def test_no_more_work_and_what_was_kept_back_goes_to_others() -> None:
     assert stage.stats.unacked == 0
     stage.listener.app_health(True)
     client.gets_nothing()
+    stage.over()
+
+
+def test_a_fetch_whose_answer_goes_back_gets_nothing() -> None:
+    stage = Stage()
+    client, broker = stage.open(1)
+    stage.consumer(client, broker, 1, "c")
+    stage.listener.app_health(False)
+    client.says(get(1, "q"))
+    broker.says(deliver(1, "c", 1), get_ok(1, 2))
+    broker.heard()
+    client.gets_nothing()
+    stage.listener.stop_work()
+    broker.gets(cancel(1, "c", True), nack(1, 1, requeue=True), nack(1, 2, requeue=True))
+    client.gets(get_empty(1))
+    stage.over()
+
+
+def test_a_fetch_whose_answer_is_recovered_gets_nothing() -> None:
+    stage = Stage()
+    client, broker = stage.open(1)
+    stage.consumer(client, broker, 1, "c")
+    stage.listener.app_health(False)
+    client.says(get(1, "q"))
+    broker.says(deliver(1, "c", 1), get_ok(1, 2))
+    client.says(recover(1))
+    broker.says(recover_ok(1))
+    client.gets(get_empty(1), recover_ok(1))
     stage.over()
 
 
