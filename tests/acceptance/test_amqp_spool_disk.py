@@ -188,3 +188,29 @@ def test_it_does_not_start_without_its_folder(tmp_path: Path, kind: str) -> None
         assert "Traceback" not in sidecar.output()
         assert str(path) in sidecar.output()
         assert ("Not a directory" if kind == "file" else "Read-only file system") in sidecar.output()
+
+
+@pytest.mark.parametrize("how", ["the client leaves", "the sidecar stops"])
+def test_what_a_full_spool_has_no_room_for_is_not_lost(
+    rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path, how: str
+) -> None:
+    with Spooled(tmp_path, wire.port, {"max_bytes": "1MiB"}, max_message_size="64KiB") as spooled:
+        with spooled.listener(confirms=False) as publisher:
+            wire.cut()
+            spooled.away()
+            publish(publisher, 0, 1000)
+            wait_for(lambda: _kept(spooled) == 1000, "all are in the spool or held")
+            assert spooled.spool()["full"]
+            if how == "the sidecar stops":
+                assert spooled.sidecar.terminate() == 0
+        if how == "the sidecar stops":
+            spooled.start()
+            assert spooled.spool()["messages"] == 1000
+        wire.mend()
+        arrived(rabbitmq, 1000)
+        assert not spooled.errors()
+
+
+def _kept(spooled: Spooled) -> int:
+    view = spooled.view()
+    return int(view["held"]["messages"] + view["spool"]["messages"])

@@ -4,6 +4,7 @@ from while there is no broker."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -40,6 +41,9 @@ _SWEEP: Final = 3600.0
 _CLIENTS_FIRST: Final = 5.0
 #: Logins of clients that are remembered, so that what they left behind can be sent after they have gone.
 _MOST_LOGINS: Final = 1000
+#: Seconds for what is held to be stored in the end.
+_LAST: Final = 5.0
+_UNBOUNDED: Final = 1 << 62
 
 
 class SpoolPort:
@@ -114,8 +118,9 @@ class SpoolPort:
             )
 
     async def close(self) -> None:
-        """Write what is on its way to the disk, and end."""
+        """Write what is on its way to the disk, and what was held for room in the spool, and end."""
         await self._replayer.close()
+        await self._store_held()
         self._connector.close()
         await self.accounts.close()
         await self._saving.close()
@@ -124,6 +129,23 @@ class SpoolPort:
             logger.warning(
                 "messages stay in the spool, and are sent when the upstream is there again",
                 extra={"upstream": self._name, "messages": self.spool.messages, "path": str(self._path)},
+            )
+
+    async def _store_held(self) -> None:
+        """What is held has nowhere else to go: it is stored whatever ``max_bytes`` says, as ``hold`` bounds it too."""
+        full = self.keeper.full
+        if not full.waiting:
+            return
+        self.spool.max_bytes = _UNBOUNDED
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST):
+                while full.waiting:
+                    self.keeper.room()
+                    await asyncio.sleep(0.01)
+        if full.messages:
+            logger.error(
+                "messages are lost that were held, as the spool cannot store them",
+                extra={"upstream": self._name, "messages": full.messages, "reason": self.spool.problem},
             )
 
     def configure(self, config: Amqp) -> None:
