@@ -41,8 +41,8 @@ class Prefetch:
     there are."""
 
     __slots__ = (
-        "_clock", "_fetched", "_hungry", "_keys", "_spool", "_timer", "ahead", "ahead_bytes", "stalled",
-        "stalled_bytes",
+        "_clock", "_fetched", "_hungry", "_keys", "_spool", "_timer", "ahead", "ahead_bytes", "most",
+        "stalled", "stalled_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -59,7 +59,8 @@ class Prefetch:
         self._clock = clock
         self._hungry: deque[KeyReplay] = deque()
         self._timer = wheel.timer(self._on_timer)
-        #: What is in memory, and what is being fetched.
+        #: What is in memory, and what is being fetched; and how many messages that may be.
+        self.most = AHEAD
         self.ahead = 0
         self.ahead_bytes = 0
         #: What is in memory of keys that cannot move, and does not count.
@@ -97,7 +98,7 @@ class Prefetch:
     def feed(self) -> None:
         """Fetch for those who want to, as long as there is room."""
         while self._hungry:
-            room = AHEAD - self.ahead
+            room = self.most - self.ahead
             room_bytes = AHEAD_BYTES - self.ahead_bytes
             if room < _LITTLE or room_bytes < AHEAD_BYTES // 64:
                 if self._timer.deadline == inf:
