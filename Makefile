@@ -85,7 +85,7 @@ test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the
 	    --deselect tests/proxy/test_routes.py $(ARGS)
 
 .PHONY: bench
-bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ: CPU, latency, memory (half an hour; ARGS='--part amqp' for one part, --quick for a few minutes)
+bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ, and the spool: CPU, latency, memory (an hour; ARGS='--part amqp' for one part, --quick for a few minutes)
 	@scripts/ensure-servers bench
 	@$(PY) -m bench $(ARGS)
 
