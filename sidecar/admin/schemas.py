@@ -198,6 +198,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         max_bytes=_COUNT,
         full=_FLAG,
         problem=_TEXT | {"description": "why it does not work at present; empty when it does"},
+        still_seconds=_NUMBER | {"description": "for how long nothing has left it though something is there"},
         parked=_COUNT | {"description": "messages that wait for the login of the user they have to be sent as"},
         obstacles=_list(_object(vhost=_TEXT, user=_TEXT, problem=_TEXT))
         | {"description": "connections that cannot be made, and why (20 at most); no user: the sidecar's own account"},

@@ -30,6 +30,7 @@ def state(view: SpoolView | None) -> dict[str, Any] | None:
         "max_bytes": view.max_bytes,
         "full": view.full,
         "problem": utf8(view.problem),
+        "still_seconds": round(view.still, 3),
         "parked": view.parked,
         "obstacles": [
             {"vhost": utf8(vhost), "user": utf8(user), "problem": utf8(problem)}

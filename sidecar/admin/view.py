@@ -127,6 +127,11 @@ class SpoolView(Protocol):
         ...
 
     @property
+    def still(self) -> float:
+        """For how long nothing has left it though something is there, seconds."""
+        ...
+
+    @property
     def parked(self) -> int:
         """Messages that wait for the login of the user they have to be sent as."""
         ...

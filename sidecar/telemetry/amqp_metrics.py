@@ -158,6 +158,11 @@ def _spools(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
     most = GaugeMetricFamily("sidecar_amqp_spool_max_bytes", "The most bytes that are kept.", labels=labels)
     keys = GaugeMetricFamily("sidecar_amqp_spool_keys", "Exchanges and queues that have such messages.", labels=labels)
     full = GaugeMetricFamily("sidecar_amqp_spool_full", "1 while the spool takes no more.", labels=labels)
+    still = GaugeMetricFamily(
+        "sidecar_amqp_spool_still_seconds",
+        "For how long nothing has left the spool though something is there.",
+        labels=labels,
+    )
     parked = GaugeMetricFamily(
         "sidecar_amqp_spool_parked", "Messages that wait for the login of the user they are from.", labels=labels
     )
@@ -181,6 +186,7 @@ def _spools(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
         most.add_metric([name], view.max_bytes)
         keys.add_metric([name], len(view.keys))
         full.add_metric([name], view.full)
+        still.add_metric([name], view.still)
         parked.add_metric([name], view.parked)
         working.add_metric([name], not view.problem)
         spooled.add_metric([name], view.spooled)
@@ -189,7 +195,7 @@ def _spools(views: Mapping[str, SpoolView]) -> Iterable[Metric]:
         corrupt.add_metric([name], view.corrupt)
         for by, count in view.acks.items():
             acks.add_metric([name, by], count)
-    return messages, size, most, keys, full, parked, working, spooled, replayed, expired, corrupt, acks
+    return messages, size, most, keys, full, still, parked, working, spooled, replayed, expired, corrupt, acks
 
 
 def _dead_letters(views: Mapping[str, SpoolView]) -> Iterable[Metric]:

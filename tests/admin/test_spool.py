@@ -24,6 +24,7 @@ def test_everything_about_a_spool() -> None:
     kept.dead_letters.add(letter(1), letter(2), damaged(3))
     kept.dead_letters.dropped = 4
     kept.parked = 6
+    kept.still = 1.23456
     kept.obstacles = [("/", "", "no route"), ("/agents", "\udcff", "ACCESS_REFUSED")]
     assert spool.state(kept) == {
         "messages": 8,
@@ -31,6 +32,7 @@ def test_everything_about_a_spool() -> None:
         "max_bytes": 1 << 30,
         "full": False,
         "problem": "",
+        "still_seconds": 1.235,
         "parked": 6,
         "obstacles": [
             {"vhost": "/", "user": "", "problem": "no route"},

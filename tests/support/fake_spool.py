@@ -144,6 +144,7 @@ class FakeSpool:
         self.problem = ""
         self.keys: dict[tuple[str, str], FakeKey] = {}
         self.parked = 0
+        self.still = 0.0
         self.obstacles: list[tuple[str, str, str]] = []
         self.spooled = self.replayed = self.expired = self.corrupt = 0
         self.acks = {"broker": 0, "spool": 0}

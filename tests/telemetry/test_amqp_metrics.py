@@ -39,6 +39,7 @@ CONTRACT = {
     "sidecar_amqp_unkeyed_total": {"upstream", "exchange"},
     "sidecar_amqp_spool_messages": {"upstream"},
     "sidecar_amqp_spool_parked": {"upstream"},
+    "sidecar_amqp_spool_still_seconds": {"upstream"},
     "sidecar_amqp_spool_bytes": {"upstream"},
     "sidecar_amqp_spool_max_bytes": {"upstream"},
     "sidecar_amqp_spool_keys": {"upstream"},
@@ -90,6 +91,7 @@ def broker() -> tuple[FakeRunning, FakeAmqp]:
     spool.key("exchange ai.tasks", 3, 900)
     spool.key("queue tasks", 1, 100)
     spool.parked = 2
+    spool.still = 12.5
     view.unkeyed = {"ai.tasks": 5, "\udcff": 1, "\\udcff": 2}
     spool.spooled, spool.replayed, spool.expired, spool.corrupt = 20, 9, 2, 1
     spool.acks = {"broker": 7, "spool": 20}
@@ -132,7 +134,16 @@ def test_a_spool() -> None:
     it, view = broker()
     spool = view.spool
     assert spool is not None
-    counted = {"messages": 4, "bytes": 1000, "max_bytes": 1 << 30, "keys": 2, "full": 0, "working": 1, "parked": 2}
+    counted = {
+        "messages": 4,
+        "bytes": 1000,
+        "max_bytes": 1 << 30,
+        "keys": 2,
+        "full": 0,
+        "working": 1,
+        "parked": 2,
+        "still_seconds": 12.5,
+    }
     assert {name: value(it, f"sidecar_amqp_spool_{name}") for name in counted} == counted
     so_far = {"spooled": 20, "replayed": 9, "expired": 2, "spool_corrupt": 1, "dead_letters_dropped": 4}
     assert {name: value(it, f"sidecar_amqp_{name}_total") for name in so_far} == so_far

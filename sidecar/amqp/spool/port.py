@@ -263,6 +263,10 @@ class SpoolPort:
         return self.spool.keys
 
     @property
+    def still(self) -> float:
+        return self.spool.still
+
+    @property
     def parked(self) -> int:
         return self._replayer.stats.parked
 

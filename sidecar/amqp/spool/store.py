@@ -123,6 +123,8 @@ class Spool:
         self.keys: dict[KeyName, Key] = {}
         self.messages = 0
         self.bytes = 0
+        #: When one has left, or the first one has come (Unix time).
+        self._moved = clock_wall()
         #: Nothing is taken; ``on_room`` is called when that has changed.
         self.full = False
         self.on_room: Callable[[], None] | None = None
@@ -168,10 +170,17 @@ class Spool:
             self.full = True
             return False
         self._waiting += cost
+        if not self.messages:
+            self._moved = self._clock()
         for message in messages:
             self._more((message.vhost, message.lane), 1, message.size)
         self._ask(Put(messages, size, done))
         return True
+
+    @property
+    def still(self) -> float:
+        """For how long nothing has left that was there, seconds."""
+        return max(0.0, self._clock() - self._moved) if self.messages else 0.0
 
     def fetch(self, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone) -> None:
         """The next messages of ``key`` on the disk, by falling priority and then by id, that are behind ``after`` (a
@@ -181,6 +190,7 @@ class Spool:
 
     def remove(self, messages: list[SpooledMessage]) -> None:
         """They have been delivered: forget them with the next transaction."""
+        self._moved = self._clock()
         for message in messages:
             self._less((message.vhost, message.lane), 1, message.size)
         self._soon().removed += messages
@@ -195,8 +205,10 @@ class Spool:
     def dead(self, message: SpooledMessage, reason: str, code: int, text: str = "") -> None:
         """Nobody will send it any more: it becomes a dead letter, and is no message of its key from now on. It need not
         have been in the spool (its id is 0 then). ``text`` is what the broker said, with that ``code``."""
-        self._soon().dead.append(Death(message, reason, code, self._clock(), text))
+        now = self._clock()
+        self._soon().dead.append(Death(message, reason, code, now, text))
         if message.id:
+            self._moved = now
             self._less((message.vhost, message.lane), 1, message.size)
         self._room()
 

@@ -347,6 +347,26 @@ def test_the_oldest_dead_letters_go_when_there_are_too_many_bytes_of_them(tmp_pa
     run(tmp_path, test, max_bytes=5 * size + 10)
 
 
+def test_for_how_long_nothing_has_left(tmp_path: Path) -> None:
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        driver.now += 100
+        assert spool.still == 0
+        messages = [message(number) for number in range(3)]
+        await driver.put(*messages)
+        driver.now += 5
+        await driver.put(message(3))
+        assert spool.still == 5
+        spool.remove(messages[:1])
+        assert spool.still == 0
+        driver.now += 7
+        spool.dead(messages[1], "expired", 0)
+        driver.now += 2
+        assert spool.still == 2
+
+    run(tmp_path, test)
+
+
 def test_what_is_done_with_dead_letters_makes_the_log_longer(tmp_path: Path) -> None:
     database = Database(tmp_path, "rabbitmq")
     database.open()
