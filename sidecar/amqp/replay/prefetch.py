@@ -41,8 +41,8 @@ class Prefetch:
     there are."""
 
     __slots__ = (
-        "_clock", "_fetched", "_hungry", "_keys", "_spool", "_timer", "ahead", "ahead_bytes", "most",
-        "stalled", "stalled_bytes",
+        "_clock", "_fetched", "_hungry", "_keys", "_spool", "_timer", "ahead", "ahead_bytes", "most", "stalled",
+        "stalled_bytes",
     )  # fmt: skip
 
     def __init__(
@@ -220,13 +220,17 @@ class Prefetch:
         self.feed()
 
     def _stall(self, key: KeyReplay) -> None:
-        """What is still in memory of it counts apart, if it may."""
+        """What is still in memory of it counts apart, if it may. If not, it loses its place in the gate's line."""
         messages = self._kept(key)
         size = sum([message.size for message in messages])
-        count = self.stalled + len(messages)
-        if messages and count <= _MOST_STALLED and self.stalled_bytes + size <= _MOST_STALLED_BYTES:
+        fits = self.stalled + len(messages) <= _MOST_STALLED and self.stalled_bytes + size <= _MOST_STALLED_BYTES
+        if messages and (fits or not self.stalled):
             key.stuck = key.stalled = True
             self._set_apart(len(messages), size)
+        elif key.asking is not None:
+            key.withdraw()
+            self._unload(key)
+            self.want(key)
 
     def _moves(self, key: KeyReplay) -> None:
         """It can move again."""

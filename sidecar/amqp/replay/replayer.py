@@ -5,8 +5,9 @@ Keys take turns, a few messages each; a key whose next message has a higher prio
 passes the limits that hold for everybody, in the same lines, and leaves the spool when the broker has confirmed it.
 
     hungry ─ fetch ─> loaded ─ gates, window, connection ─> sent ─ ack ──> removed
-                        ^                                     ├── nack, connection lost: loaded again
-                        └─────────────────────────────────────┤
+              ^         ^                                     ├── connection lost: loaded again
+              │         └─────────────────────────────────────┤
+              └─────────── fetched again, one by one ─────────┼── nack: left in the spool for now
                                                               └── refused for good: dead letter
 
 Fetching is the matter of :class:`Prefetch`, whose turn it is that of :class:`Turns`, connections that of

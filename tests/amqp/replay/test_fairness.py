@@ -144,6 +144,24 @@ def test_large_messages_are_not_fetched_by_all_at_once() -> None:
     assert one.empty()
 
 
+def test_large_ones_at_closed_gates_keep_nobody_for_long() -> None:
+    one = Setting(CONFIG)
+    for name in STUCK[:6]:
+        one.policy.depth_gates["/", name].sampled(200, 1, one.loop.now, one.loop.now)
+        one.spool.store(*[one.message(f"{name} {n}", "", key=name, size=3_000_000) for n in range(2)])
+    one.spool.store(*[one.message(name, "good") for name in numbered(5)])
+    one.start()
+    for _ in range(100):
+        one.advance(0.2)
+        assert one.replayer._prefetch.ahead_bytes + one.replayer._prefetch.stalled_bytes <= 5 * AHEAD_BYTES
+    assert one.bodies() == numbered(5)
+    for name in STUCK[:6]:
+        one.policy.depth_gates["/", name].sampled(0, 1, one.loop.now, one.loop.now)
+    one.advance(60)
+    assert one.empty()
+    assert len(one.bodies()) == 17
+
+
 # -- very many keys ----------------------------------------------------------------------------------------------------
 
 
