@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.config import model
 from support.amqp import Peer, ack, blocked, cut, publish
-from support.kept_port import KeptStage
+from support.kept import KeptStage
 
 #: Together twice what may wait for the disk.
 BODY = b"x" * 100_000

@@ -11,8 +11,8 @@ import pytest
 
 from sidecar.config import model
 from support.amqp_model import Broken
+from support.kept import KeptStage
 from support.kept_model import Client, Message, Server
-from support.kept_port import KeptStage
 
 Step = tuple[int, int, int]
 

@@ -2,85 +2,72 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 
+from sidecar.config import model
+from sidecar.resilience.backoff import Backoff
 from support.amqp import (
     CLOSE_OK,
-    GREETING,
     HEARTBEAT,
-    Peer,
     ack,
+    blocked,
     cancel,
-    cancel_ok,
     channel_close,
     channel_close_ok,
     channel_open,
     channel_open_ok,
     close,
     confirm_select_ok,
-    connection_open,
     connection_open_ok,
-    consume,
     consume_ok,
-    cut,
     deliver,
-    get,
-    get_empty,
     method,
     publish,
-    qos,
-    qos_ok,
     queue_declare,
     queue_declare_ok,
-    queue_delete,
     short,
     start,
-    start_ok,
     tune,
-    tune_ok,
     tx_select,
     tx_select_ok,
 )
 from support.kept import KeptStage
 
-
-def test_publishes_go_to_the_disk_while_there_is_no_broker() -> None:
-    stage = KeptStage()
-    client, broker = stage.open(1, confirms=True)
-    client.says(publish(1, "q", b"one"))
-    broker.breaks()
-    client.gets(ack(1, 1))
-    client.says(publish(1, "q", b"two"))
-    client.gets(ack(1, 2))
-    assert stage.disk.bodies() == [b"one", b"two"]
-    broker = stage.back(channel_open_ok(1), confirm_select_ok(1))
-    client.says(publish(1, "q", b"behind"))
-    broker.gets_nothing()
-    client.gets(ack(1, 3))
-    stage.disk.empty()
-    client.says(publish(1, "q", b"straight"))
-    assert b"straight" in broker.heard()
-    broker.says(ack(1, 1))
-    client.gets(ack(1, 4))
-    stage.over()
+SLOW = (model.AmqpPublish(exchange="slow", rate=0.1, burst=1),)
 
 
 def test_a_search_goes_on_until_there_is_a_broker() -> None:
     stage = KeptStage()
     client, broker = stage.open(1)
-    stage.loop.dialled = lambda host, port: "refuse"
+    stage.away()
     broker.breaks()
     stage.advance(10)
-    stage.loop.dialled = lambda host, port: "silent"
+    stage.away("silent")
     stage.advance(20)
-    stage.loop.dialled = lambda host, port: "accept"
+    stage.there()
     for _ in range(2):
         stage.advance(5)
         assert stage.stats.detached == 1
         stage.broker().breaks()  # in the middle of the handshake
     stage.back(channel_open_ok(1))
     assert client.connected
-    assert stage.port.found == 1
+    stage.over()
+
+
+def test_who_has_found_a_broker_tells_the_replay() -> None:
+    stage = KeptStage()
+    stage.replayer._lines._backoff = Backoff(model.Retry(initial_delay=1e6, max_delay=1e6), random.Random(1))
+    client, broker = stage.open(1)
+    stage.away()
+    broker.breaks()
+    client.says(publish(1, "q", b"one"))
+    stage.advance(20)
+    stage.there()
+    broker = stage.back()
+    broker.says(channel_open_ok(1), confirm_select_ok(1))
+    stage.replay(seconds=0).gets(publish(1, "q", b"one"))
     stage.over()
 
 
@@ -125,17 +112,6 @@ def test_a_login_that_is_refused_now_ends_the_connection_with_the_brokers_words(
     stage.finished()
 
 
-def test_a_broker_that_is_lost_while_things_are_set_up_is_searched_again() -> None:
-    stage = KeptStage()
-    client, broker = stage.open(1)
-    broker.breaks()
-    broker = stage.logged_in()
-    broker.breaks()
-    stage.back(channel_open_ok(1))
-    client.gets_nothing()
-    stage.over()
-
-
 def test_what_comes_with_the_end_of_the_login_is_heard() -> None:
     stage = KeptStage()
     client, broker = stage.open(1)
@@ -149,100 +125,90 @@ def test_what_comes_with_the_end_of_the_login_is_heard() -> None:
     stage.over()
 
 
-# -- what a client hears without a broker ------------------------------------------------------------------------------
+# -- a broker that is lost again ---------------------------------------------------------------------------------------
 
 
-def test_a_stand_in_answers_and_what_it_has_said_is_so() -> None:
+@pytest.mark.parametrize("shuts_down", [False, True])
+def test_a_broker_that_is_lost_while_things_are_set_up_is_searched_again(shuts_down: bool) -> None:
     stage = KeptStage()
     client, broker = stage.open(1)
-    client.says(queue_declare(1, "known"))
-    broker.says(queue_declare_ok(1, "known", 7, 1))
-    client.heard()
     broker.breaks()
-    client.says(channel_open(2), qos(2, 5), queue_declare(2, "known"), consume(2, "known", "c"), get(2, "known"))
-    client.gets(channel_open_ok(2), qos_ok(2), queue_declare_ok(2, "known"), consume_ok(2, "c"), get_empty(2))
-    client.says(cancel(2, "c"), consume(2, "known", "d"), channel_close(1))
-    client.gets(cancel_ok(2, "c"), consume_ok(2, "d"), channel_close_ok(1))
-    broker = stage.logged_in()
+    broker = stage.back()
     broker.heard()
-    broker.says(channel_open_ok(1), queue_declare_ok(1, "known"), channel_close_ok(1))
-    broker.gets(channel_close(1), channel_open(2), qos(2, 5), consume(2, "known", "d"))
-    broker.says(channel_open_ok(2), qos_ok(2), consume_ok(2, "d"), deliver(2, "d", 1))
-    client.gets(deliver(2, "d", 1))
+    if shuts_down:
+        broker.says(close(320, "shutdown"))
+        broker.gets(CLOSE_OK)
+    else:
+        broker.breaks()
+    assert stage.stats.detached == 1
+    stage.back(channel_open_ok(1))
+    client.gets_nothing()
     stage.over()
 
 
-def test_what_only_a_broker_can_answer_waits_for_it_and_all_behind_it() -> None:
+def test_tags_of_a_restoration_that_came_to_nothing_do_not_come_again() -> None:
     stage = KeptStage()
     client, broker = stage.open(1, 2)
+    stage.consumer(client, broker, 1, "c")
     broker.breaks()
-    client.says(queue_delete(1, "q"), publish(1, "q", b"behind"), qos(2, 1))
-    client.gets(qos_ok(2))
-    assert stage.disk.bodies() == []
-    broker = stage.logged_in()
+    broker = stage.back()
+    broker.says(channel_open_ok(1), consume_ok(1, "c"), deliver(1, "c", 1, b"A"))
+    client.gets(deliver(1, "c", 1, b"A"))
+    broker.breaks()
+    broker = stage.back()
+    broker.says(channel_open_ok(1), consume_ok(1, "c"), channel_open_ok(2), deliver(1, "c", 1, b"B"))
+    client.gets(deliver(1, "c", 2, b"B"))
     broker.heard()
-    broker.says(channel_open_ok(1), channel_open_ok(2), qos_ok(2))
-    assert cut(broker.heard())[0] == queue_delete(1, "q")
-    deleted = method(1, 50, 41, b"\0\0\0\0")
-    broker.says(deleted)
-    client.gets(deleted)
+    client.says(ack(1, 1))
+    broker.gets_nothing()
+    client.says(ack(1, 2))
+    broker.gets(ack(1, 1))
     stage.over()
 
 
-def test_a_channel_that_has_waited_can_be_closed() -> None:
+def test_an_alarm_that_was_heard_of_in_a_restoration_ends_with_it() -> None:
     stage = KeptStage()
-    client, broker = stage.open(1)
+    _, broker = stage.open(1)
     broker.breaks()
-    client.says(queue_delete(1, "q"), qos(1, 1))
-    client.says(channel_close(1))
-    client.gets(channel_close_ok(1))
-    assert stage.counts()["channels"] == 0
-    client.says(channel_open(1))
-    client.gets(channel_open_ok(1))
+    broker = stage.back()
+    broker.says(blocked("memory"))
+    assert stage.counts()["blocked"]
+    broker.breaks()
+    assert not stage.counts()["blocked"]
     stage.over()
 
 
-def test_who_waits_too_long_is_told() -> None:
+def test_a_new_broker_that_has_said_as_much_as_the_last_one_is_not_taken_for_it() -> None:
     stage = KeptStage()
-    client, broker = stage.open(1)
-    stage.loop.dialled = lambda host, port: "refuse"
-    broker.breaks()
-    client.says(queue_delete(1, "q"))
-    stage.advance(119)
-    client.gets_nothing()
-    stage.advance(2)
-    client.gets_close(320, "queue.delete of 'q'")
-    client.says(CLOSE_OK)
-    stage.finished()
-
-
-def test_a_channel_is_closed_once_what_it_has_published_may_go_to_the_disk() -> None:
-    stage = KeptStage()
-    client, broker = stage.open(1)
-    broker.breaks()
-    stage.disk.full = True
-    client.says(publish(1, "q", b"one"), publish(1, "q", b"two"), channel_close(1))
-    client.gets_nothing()
-    stage.disk.full = False
-    stage.port.keeper.room()
-    stage.advance(0.1)
-    client.gets(channel_close_ok(1))
-    assert stage.disk.bodies() == [b"one", b"two"]
+    client, broker = stage.open(1, confirms=True)
+    for _ in range(2):
+        stage.away()
+        broker.breaks()
+        client.says(publish(1, "q", bits=1))
+        stage.advance(6)
+        stage.there()
+        broker = stage.back()
+        broker.says(channel_open_ok(1), confirm_select_ok(1))
+        stage.advance(0.3)
+        assert broker.connected
     stage.over()
 
 
-def test_a_connection_is_closed_once_everything_is_on_the_disk() -> None:
+def test_a_client_that_does_not_read_stops_the_next_broker_too() -> None:
     stage = KeptStage()
     client, broker = stage.open(1)
+    stage.consumer(client, broker, 1, "c", no_ack=True)
+    client.stops_reading()
+    broker.says(deliver(1, "c", 1, b"x" * 100_000))
+    assert not broker.is_read()
     broker.breaks()
-    stage.disk.slow = True
-    client.says(publish(1, "q", b"one"), close())
-    client.gets_nothing()
-    stage.disk.work()
-    client.gets(CLOSE_OK)
-    assert client.closed
-    assert stage.disk.bodies() == [b"one"]
-    stage.finished()
+    broker = stage.back()
+    broker.says(channel_open_ok(1), consume_ok(1, "c"), deliver(1, "c", 1, b"y"))
+    assert not broker.is_read()
+    client.reads_again()
+    assert broker.is_read()
+    assert not stage.stats.detached
+    stage.over()
 
 
 # -- what ends it ------------------------------------------------------------------------------------------------------
@@ -268,11 +234,14 @@ def test_a_queue_that_the_broker_named_is_gone() -> None:
     broker.says(queue_declare_ok(1, "amq.gen-1"))
     client.heard()
     broker.breaks()
-    stage.advance(1)
-    broker = stage.logged_in()
+    client.says(publish(1, "amq.gen-1", b"one"))
+    client.gets_nothing()
+    assert stage.disk.bodies() == [b"one"]
+    broker = stage.back()
     client.gets_close(320, "amq.gen-1")
+    assert broker.aborted
     client.says(CLOSE_OK)
-    stage.finished()
+    stage.over()
 
 
 @pytest.mark.parametrize("code", [404, 406])
@@ -285,11 +254,14 @@ def test_what_the_broker_refuses_now_ends_it_at_once_or_after_some_tries(code: i
     broker.breaks()
     for _ in range(10 if code == 404 else 1):
         client.gets_nothing()
-        broker = stage.logged_in()
+        broker = stage.back()
         broker.says(channel_open_ok(2), channel_close(2, code, "not any more"))
     client.gets_close(320, "not any more")
     client.says(CLOSE_OK)
     stage.finished()
+
+
+# -- a broker that answers nothing -------------------------------------------------------------------------------------
 
 
 def test_a_broker_that_answers_nothing_is_given_up() -> None:
@@ -319,51 +291,93 @@ def test_a_broker_with_nothing_to_say_is_left_alone() -> None:
     stage.over()
 
 
-# -- clients that come meanwhile ---------------------------------------------------------------------------------------
-
-
-def arriving(stage: KeptStage, password: str = "let in", vhost: str = "/") -> Peer:
-    stage.loop.dialled = lambda host, port: "refuse"
-    client = stage.connect()
-    client.says(GREETING)
-    assert b"RabbitMQ" in client.heard()
-    client.says(start_ok(response=f"\0guest\0{password}"))
-    return client
-
-
-def test_a_client_comes_in_without_a_broker() -> None:
-    stage = KeptStage()
-    client = arriving(stage)
-    client.gets(tune(heartbeat=60))
-    client.says(tune_ok(), connection_open())
-    client.gets(connection_open_ok())
-    client.says(channel_open(1), publish(1, "q", b"early"))
-    client.gets(channel_open_ok(1))
-    assert stage.disk.bodies() == [b"early"]
-    assert stage.stats.detached == 1
-    stage.loop.dialled = lambda host, port: "accept"
-    broker = stage.back(channel_open_ok(1), confirm_select_ok(1))
-    client.says(close())
-    broker.gets(close())
-    broker.says(CLOSE_OK)
-    client.gets(CLOSE_OK)
+def test_a_publish_that_was_held_for_long_is_no_sign_of_a_dead_broker() -> None:
+    stage = KeptStage(publish=SLOW)
+    client, broker = stage.open(1, confirms=True)
+    client.says(publish(1, "q", b"a", exchange="slow"), publish(1, "q", b"b", exchange="slow"))
+    broker.says(ack(1, 1))
+    broker.heard()
+    while not broker.heard():
+        stage.advance(0.02)
+    stage.advance(0.5)
+    assert broker.connected
+    stage.advance(5)
+    assert broker.aborted
     stage.over()
 
 
-@pytest.mark.parametrize(("password", "vhost"), [("wrong", "/"), ("let in", "closed")])
-def test_others_are_told_to_come_again(password: str, vhost: str) -> None:
+def test_a_client_that_does_not_read_is_no_sign_of_a_dead_broker() -> None:
     stage = KeptStage()
-    client = arriving(stage, password, vhost)
-    if vhost == "closed":
-        client.gets(tune(heartbeat=60))
-        client.says(tune_ok(), connection_open(vhost))
-    client.gets_close(320, "there is no broker at present")
-    client.says(CLOSE_OK)
-    stage.finished()
+    client, broker = stage.open(1, confirms=True)
+    stage.consumer(client, broker, 1, "c")
+    client.says(publish(1, "q", b"result"))
+    client.stops_reading()
+    broker.says(deliver(1, "c", 1, b"x" * 100_000), ack(1, 1))
+    broker.says(deliver(1, "c", 2, b"x"), ack(1, 1))
+    assert not broker.is_read()
+    stage.advance(10)
+    assert broker.connected
+    stage.over()
 
 
-def test_one_that_leaves_at_the_door() -> None:
-    stage = KeptStage()
-    for _ in range(3):
-        arriving(stage).leaves()
-    stage.finished()
+# -- channels that the sidecar closes ----------------------------------------------------------------------------------
+
+
+def test_a_channel_that_the_sidecar_has_closed_opens_again_without_a_broker() -> None:
+    stage = KeptStage(max_message_size=1000)
+    client, broker = stage.open(1)
+    for _ in range(2):
+        client.says(publish(1, "q", b"x" * 2000))
+        client.gets_close(406)
+        client.says(channel_close_ok(1))
+        if not broker.transport.gone:
+            stage.away()
+            broker.breaks()
+        client.says(channel_open(1))
+        client.gets(channel_open_ok(1))
+    stage.there()
+    broker = stage.back()
+    broker.gets(channel_open(1))
+    broker.says(channel_open_ok(1))
+    assert not stage.stats.detached
+    stage.over()
+
+
+def test_a_channel_that_the_sidecar_closes_while_queues_are_declared_anew_is_not_known_there() -> None:
+    stage = KeptStage(max_message_size=1000)
+    client, broker = stage.open(1)
+    client.says(queue_declare(1, "q1"))
+    broker.says(queue_declare_ok(1, "q1"))
+    client.heard()
+    broker.breaks()
+    broker = stage.back()
+    broker.gets(channel_open(2), queue_declare(2, "q1"))
+    client.says(publish(1, "q", b"x" * 2000))
+    client.gets_close(406)
+    broker.gets_nothing()
+    broker.says(channel_open_ok(2), queue_declare_ok(2, "q1"))
+    broker.gets(channel_close(2))
+    broker.says(channel_close_ok(2))
+    broker.gets_nothing()
+    assert not stage.stats.detached
+    stage.over()
+
+
+# -- draining ----------------------------------------------------------------------------------------------------------
+
+
+def test_consumers_are_cancelled_when_there_is_a_broker_again() -> None:
+    for restoring in (False, True):
+        stage = KeptStage()
+        client, broker = stage.open(1)
+        stage.consumer(client, broker, 1, "c")
+        broker.breaks()
+        if not restoring:
+            stage.listener.stop_work()
+        broker = stage.back()
+        broker.heard()
+        stage.listener.stop_work()
+        broker.gets_nothing()
+        broker.says(channel_open_ok(1), consume_ok(1, "c"))
+        broker.gets(cancel(1, "c", no_wait=True))
+        stage.over()

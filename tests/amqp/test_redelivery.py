@@ -57,7 +57,7 @@ class Queue:
         self.broker.breaks()
         self._requeue()
         if again:
-            self.broker = self.stage.logged_in()
+            self.broker = self.stage.back()
             self.broker.says(channel_open_ok(1))
             self.broker.heard()
             self.work()

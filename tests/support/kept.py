@@ -1,133 +1,487 @@
-"""An AMQP port with a spool, as :mod:`support.amqp` has one without: its disk is a list, and nothing is replayed."""
+"""An AMQP port with a spool, without sockets, threads or a disk.
+
+It is :class:`support.amqp.Stage` with everything that belongs to a spool: the port's own keeper, replayer, memory of
+the broker and accounts are the real ones, and so is the spool as the loop sees it. Only its thread and the file behind
+it are played: by a :class:`Disk`, which does what is asked of it at once, later or not at all, as a test wants it.
+Connections of the replay come to the same brokers as those of clients.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import random
+import re
+from asyncio import events
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import partial
+from struct import pack, unpack_from
 from typing import Any, cast
 
-from sidecar.amqp.known import Known
 from sidecar.amqp.listener import AmqpListener
-from sidecar.amqp.spool.keeper import Keeper
+from sidecar.amqp.spool.changes import Changes
+from sidecar.amqp.spool.jobs import Call, Fetch, Outcome, Put, State
 from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.port import SpoolPort
+from sidecar.amqp.spool.store import Spool
 from sidecar.config import model
-from support.amqp import GREETING, FakeLoop, Peer, Stage, connection_open_ok, start, tune
+from sidecar.disk.errors import SpoolError
+from sidecar.proxy.assembly import Context, create_listener
+from sidecar.registry.api import Instance
+from sidecar.resilience.backoff import Backoff
+from sidecar.resilience.wheel import TimerWheel
+from sidecar.telemetry.logs import AccessLog, LogWriter
+from support import clock
+from support.amqp import (
+    GREETING,
+    FakeLoop,
+    FakeTransport,
+    Peer,
+    Stage,
+    _Errors,
+    _Lines,
+    channel_open_ok,
+    confirm_select_ok,
+    connection_open_ok,
+    cut,
+    frame,
+    method,
+    start,
+    tune,
+)
+
+#: How the replay introduces itself.
+REPLAY = b"sidecar rabbit: spool"
+#: What it says before the first publish on channel 1, when the client has not asked for confirms: it wants no answer.
+SELECT = method(1, 85, 10, b"\x01")
+
+_ADDED = re.compile(rb"(?:\x0btraceparentS\x00\x00\x00\x37.{55})?\x0cx-sidecar-idS\x00\x00\x00.([0-9a-f-]+)", re.DOTALL)
+
+
+# -- frames ------------------------------------------------------------------------------------------------------------
+
+
+def bare(data: bytes) -> bytes:
+    """A content header as the client has sent it, without the trace and the id that the port has added; any other frame
+    as it is."""
+    found = _ADDED.search(data) if data[:1] == b"\x02" else None
+    if found is None:
+        return data
+    flags = int(unpack_from(">H", data, 19)[0])
+    begin = 21
+    for flag in (0x8000, 0x4000):
+        if flags & flag:
+            begin += 1 + data[begin]
+    end = begin + 4 + int(unpack_from(">I", data, begin)[0])
+    table = data[begin + 4 : found.start()] + data[found.end() : end]
+    properties = data[21:begin] + (pack(">I", len(table)) + table if table else b"") + data[end:-1]
+    new = data[7:19] + pack(">H", flags if table else flags & ~0x2000) + properties
+    return frame(2, int(unpack_from(">H", data, 1)[0]), new)
+
+
+def identity(data: bytes) -> bytes:
+    """The id in a content header; empty: it has none."""
+    found = _ADDED.search(data)
+    return found[1] if found else b""
+
+
+# -- the loop ----------------------------------------------------------------------------------------------------------
+
+
+class KeptLoop(FakeLoop):
+    """Runs real tasks and futures in its own time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: What came of tasks that nobody waited for.
+        self.troubles: list[str] = []
+
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Any = None) -> None:
+        super().call_soon(cast(Any, callback if context is None else partial(context.run, callback)), *args)
+
+    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any, context: Any = None) -> None:
+        self.call_soon(callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> clock.Call:
+        return super().call_at(when, (lambda: callback(*args)) if args else callback)
+
+    def call_later(self, delay: float, callback: Callable[..., Any], *args: Any, context: Any = None) -> clock.Call:
+        return self.call_at(self.now + delay, callback, *args)
+
+    def time(self) -> float:
+        return self.now
+
+    def get_debug(self) -> bool:
+        return False
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        self.troubles.append(f"{context.get('message')}: {context.get('exception')!r}")
+
+    def create_future(self) -> asyncio.Future[Any]:
+        return asyncio.Future(loop=cast(asyncio.AbstractEventLoop, self))
+
+    def create_task(self, work: Coroutine[Any, Any, Any], *, name: str | None = None) -> Any:
+        task = asyncio.Task(work, loop=cast(asyncio.AbstractEventLoop, self), name=name)
+        self.tasks.append(cast(Any, task))
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self.tasks.remove(cast(Any, task))
+        if not task.cancelled() and task.exception() is not None:
+            self.troubles.append(f"a task failed: {task.exception()!r}")
+
+    def run_in_executor(self, executor: object, work: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        future = self.create_future()
+        future.set_result(work(*args))
+        return future
+
+    async def create_connection(self, factory: Callable[[], Any], host: str, port: int) -> None:
+        verdict = self.dialled(host, port)
+        if verdict == "refuse":
+            raise ConnectionRefusedError
+        if verdict == "silent":
+            await asyncio.sleep(20)
+            raise TimeoutError
+        protocol = factory()
+        transport = FakeTransport(self, protocol)
+        self.on_connection(protocol, transport)
+        protocol.connection_made(transport)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """What is done meanwhile is done by it."""
+        before = events._get_running_loop()
+        events._set_running_loop(cast(asyncio.AbstractEventLoop, self))
+        try:
+            yield
+        finally:
+            events._set_running_loop(before)
+
+    def settle(self) -> None:
+        with self.running():
+            left = 100_000
+            while self._soon:
+                callback, args = self._soon.popleft()
+                callback(*args)
+                left -= 1
+                assert left, "it does not settle"
+
+    def run_until(self, when: float) -> None:
+        with self.running():
+            super().run_until(when)
+
+
+# -- the disk ----------------------------------------------------------------------------------------------------------
+
+
+class _Bell:
+    """In place of the event that wakes the spool's thread."""
+
+    def __init__(self, ring: Callable[[], None]) -> None:
+        self.set = ring
 
 
 class Disk:
-    """In place of :class:`sidecar.amqp.spool.store.Spool`. What is put is there soon, or (``slow``) when :meth:`work`
-    is called."""
+    """What stands behind a spool: its file is a dictionary, and its thread is whoever calls :meth:`work`. That is the
+    loop, soon after something was asked; or, while it is ``slow``, a test. While ``broken`` says why, nothing is stored
+    and nothing is read, as when a real one is full; what was delivered is written down when it works again."""
 
-    def __init__(self, loop: FakeLoop) -> None:
+    def __init__(self, spool: Spool, loop: KeptLoop) -> None:
+        self._spool = spool
         self._loop = loop
-        self.keys: dict[tuple[str, str], int] = {}
-        self.messages: list[SpooledMessage] = []
+        #: By id.
+        self.stored: dict[int, SpooledMessage] = {}
+        self.letters: list[tuple[SpooledMessage, str, int]] = []
         self.slow = False
-        self.full = False
-        self.problem = ""
-        self._jobs: list[tuple[list[SpooledMessage], Any]] = []
+        self.broken = ""
+        self._said = ""
+        self._next = 1
+        #: Removals and the like that could not be written down; questions that wait for that.
+        self._changes: list[Changes] = []
+        self._fetches: list[Fetch] = []
+        self._called = False
+        self._again = False
+        spool._wake = cast(Any, _Bell(self._ring))
+        spool._runner = cast(Any, self)
 
-    def put(self, messages: list[SpooledMessage], done: Any, urgent: bool = False) -> bool:
-        if self.full:
-            return False
-        for message in messages:
-            self.keys[message.key] = self.keys.get(message.key, 0) + 1
-        self._jobs.append((messages, done))
-        if not self.slow:
-            self._loop.call_soon(self.work)
-        return True
-
-    def work(self, error: Any = None) -> None:
-        """All that was put is on the disk now, or could not be."""
-        jobs, self._jobs = self._jobs, []
-        for messages, done in jobs:
-            if error is None:
-                for message in messages:
-                    self.messages.append(message)
-                    message.id = len(self.messages)
-            done(messages, error)
+    @property
+    def jobs(self) -> int:
+        """How much waits for it."""
+        return len(self._spool._jobs)
 
     def bodies(self) -> list[bytes]:
-        return [message.body for message in self.messages]
+        """What is in the file, in order of ids."""
+        return [message.body for message in self.stored.values()]
 
-    def empty(self) -> None:
-        """Everything was delivered."""
-        self.messages.clear()
-        self.keys.clear()
+    def _ring(self) -> None:
+        if not self.slow and not self._called:
+            self._called = True
+            self._loop.call_soon(self._come)
+
+    def _come(self) -> None:
+        self._called = False
+        if not self.slow:
+            self.work()
+
+    def _retry(self) -> None:
+        self._again = False
+        self.work()
+
+    def work(self, most: int = 1_000_000) -> None:
+        """Do what has been asked, so many things at most, and say what came of it."""
+        outcomes: list[Outcome] = []
+        jobs = self._spool._jobs
+        while jobs and most > 0:
+            most -= 1
+            job = jobs.popleft()
+            if isinstance(job, Put):
+                self._put(job)
+                outcomes.append(job)
+            elif isinstance(job, Changes):
+                self._changes.append(job)
+            elif isinstance(job, Fetch):
+                self._fetches.append(job)
+            elif isinstance(job, Call):
+                job.result = 0
+                outcomes.append(job)
+        if not self.broken:
+            for changes in self._changes:
+                self._change(changes)
+            for fetch in self._fetches:
+                self._fetch(fetch)
+            outcomes += self._fetches
+            self._changes = []
+            self._fetches = []
+        elif not self._again:
+            self._again = True
+            self._loop.call_later(1.0, self._retry)
+        if self.broken != self._said:
+            self._said = self.broken
+            outcomes.insert(0, State(self._spool._database, self.broken, {}))
+        if outcomes:
+            self._spool._settle(outcomes)
+
+    def _put(self, job: Put) -> None:
+        if self.broken:
+            job.error = SpoolError(self.broken)
+            return
+        for message in job.messages:
+            message.id = self._next
+            self._next += 1
+            self.stored[message.id] = _copy(message)
+
+    def _change(self, changes: Changes) -> None:
+        for message in changes.removed:
+            del self.stored[message.id]
+        for message in changes.tried:
+            if message.id in self.stored:
+                self.stored[message.id].attempts = message.attempts
+        for death in changes.dead:
+            if death.stored:
+                del self.stored[death.message.id]
+            self.letters.append((death.message, death.reason, death.code))
+
+    def _fetch(self, job: Fetch) -> None:
+        mine = sorted((each for each in self.stored.values() if each.key == job.key), key=lambda each: each.cursor)
+        left = job.limit_bytes
+        for message in mine:
+            if job.after is not None and message.cursor <= job.after:
+                continue
+            left -= message.size
+            if len(job.messages) == job.limit or (job.messages and left < 0):
+                break
+            job.messages.append(_copy(message))
 
 
-class Account:
-    """Somebody who may open any vhost but "closed"."""
-
-    user = "guest"
-
-    def opens(self, vhost: str) -> bool:
-        return vhost != "closed"
-
-
-class Accounts:
-    """Those that may come in without a broker: whoever has the password ``let in``."""
-
-    def accepted(self, mechanism: str, response: bytes, vhost: str) -> None: ...
-
-    def refused(self, mechanism: str, response: bytes) -> None: ...
-
-    async def verify(self, mechanism: str, response: bytes) -> Account | None:
-        return Account() if response.endswith(b"let in") else None
+def _copy(message: SpooledMessage) -> SpooledMessage:
+    """As it comes from the disk: another object."""
+    new = SpooledMessage(
+        message.vhost, message.lane, message.exchange, message.routing_key, message.header, message.body,
+        message.flags, message.priority, message.user, message.at, message.expires, message.origin, message.trace,
+    )  # fmt: skip
+    new.id = message.id
+    new.attempts = message.attempts
+    return new
 
 
-class Port:
-    """In place of :class:`sidecar.amqp.spool.port.SpoolPort`."""
+# -- the stage ---------------------------------------------------------------------------------------------------------
 
-    def __init__(self, listener: AmqpListener, settings: model.AmqpSpool) -> None:
-        self.disk = Disk(cast(FakeLoop, listener.loop))
-        self.keeper = Keeper(settings, cast(Any, self.disk), listener.amqp_stats, listener.clock)
-        self.known = Known(cast(Any, None))
-        self.accounts = Accounts()
-        self.missed = -1e9
-        #: How often the broker was found again.
-        self.found = 0
 
-    def met(self, handshake: Any) -> None: ...
+class KeptPeer(Peer):
+    """Reads without what the port has added to messages."""
 
-    def seen(self, handshake: Any) -> None: ...
+    _loop: KeptLoop
 
-    def broker_is_back(self) -> None:
-        self.found += 1
+    def says(self, *frames: bytes, pieces: int = 0) -> None:
+        with self._loop.running():
+            super().says(*frames, pieces=pieces)
 
-    def look(self) -> None: ...
+    def leaves(self) -> None:
+        with self._loop.running():
+            super().leaves()
+
+    def breaks(self) -> None:
+        with self._loop.running():
+            super().breaks()
+
+    def frames(self) -> list[bytes]:
+        return [bare(each) for each in cut(self.heard())]
 
 
 class KeptStage(Stage):
-    """``settings`` are those of the spool, all else as for :class:`Stage`. Brokers can be lost, and found again."""
+    """The port with everybody who has to do with it; ``spool`` are settings of the spool, all others as for
+    :class:`Stage`. Unless told otherwise, the sidecar's own account is the one of the clients."""
 
-    def __init__(self, settings: dict[str, Any] | None = None, **others: Any) -> None:
-        super().__init__(**others)
-        self.port = Port(self.listener, model.AmqpSpool(path="/nowhere", **(settings or {})))
-        self.listener.port = cast(Any, self.port)
+    loop: KeptLoop
 
-    @property
-    def disk(self) -> Disk:
-        return self.port.disk
+    def __init__(
+        self,
+        *,
+        brokers: int = 1,
+        sample: float = 0.0,
+        spans: bool = False,
+        spool: dict[str, Any] | None = None,
+        upstream: dict[str, Any] | None = None,
+        **amqp: Any,
+    ) -> None:
+        self.loop = loop = KeptLoop()
+        self.loop.on_connection = self._accepted
+        self.wheel = TimerWheel(self.loop.call_at, self.loop)
+        self.clients = []
+        self.accepted = []
+        self._taken = 0
+        self.lines = _Lines()
+        self.spans = []
+        self._errors = _Errors()
+        logging.getLogger("sidecar").addHandler(self._errors)
+        amqp.setdefault("prefetch", model.AmqpPrefetch(default=0, max=0))
+        amqp.setdefault("credentials", model.AmqpCredentials(username="guest", password=model.Secret("secret")))
+        self.config = model.Amqp(spool=model.AmqpSpool(path="/nowhere", **(spool or {})), **amqp)
+        context = Context(
+            loop=cast(asyncio.AbstractEventLoop, self.loop),
+            wheel=self.wheel,
+            clock=self.loop,
+            rng=random.Random(1),
+            access_log=AccessLog("all", cast(LogWriter, self.lines)),
+            record_span=self.spans.append if spans else None,
+            tracing=model.Tracing(sample=sample),
+            breaker_changed=lambda name, breaker: None,
+        )
+        policies: dict[str, Any] = {"retry": None, "circuit_breaker": None, "bulkhead": None, **(upstream or {})}
+        listener = create_listener(
+            context,
+            "rabbit",
+            model.Upstream(
+                name="rabbit", bind=model.Address("127.0.0.1", 0), protocol="amqp", amqp=self.config, **policies
+            ),
+        )
+        assert isinstance(listener, AmqpListener)
+        assert listener.port is not None
+        self.listener = listener
+        self.stats = listener.amqp_stats
+        self.port: SpoolPort = listener.port
+        self.disk = Disk(self.port.spool, loop)
+        listener.cluster.update(Instance(host="10.0.0.1", port=5672 + number) for number in range(brokers))
+        self.replayer = self.port._replayer
+        self.replayer._lines._backoff = Backoff(model.Retry(initial_delay=0.5, max_delay=10.0), random.Random(2))
+        self.replayer.start()
 
-    def logged_in(self) -> Peer:
-        """The broker's end of the next connection, once the client's login was accepted there; what has to be set up
-        anew is said then."""
-        self.advance(5)
-        broker = self.broker()
-        broker.gets(GREETING)
-        broker.says(start())
-        broker.heard()
-        broker.says(tune())
-        broker.heard()
-        broker.says(connection_open_ok())
-        return broker
+    def _accepted(self, protocol: Any, transport: FakeTransport) -> None:
+        self.accepted.append(KeptPeer(self.loop, transport))
 
-    def back(self, *answers: bytes) -> Peer:
-        """The same, when the broker says yes with these ``answers`` to all that is set up anew."""
-        broker = self.logged_in()
-        broker.heard()
-        broker.says(*answers)
-        assert not self.stats.detached
-        return broker
+    def connect(self) -> Peer:
+        protocol = self.listener.protocol()
+        transport = FakeTransport(self.loop, protocol)
+        client = KeptPeer(self.loop, transport)
+        self.clients.append(client)
+        protocol.connection_made(cast(asyncio.Transport, transport))
+        self.loop.settle()
+        return client
+
+    # -- the broker goes and comes --
+
+    def away(self, how: str = "refuse") -> None:
+        """No more connections to a broker: they are refused, or hang (``silent``)."""
+        self.loop.dialled = lambda host, port: how
+
+    def there(self) -> None:
+        """The broker accepts connections again."""
+        self.loop.dialled = lambda host, port: "accept"
+
+    def found(self, seconds: float = 5.0) -> tuple[Peer, bytes]:
+        """The broker's end of the next connection, logged in, and what was said in the login. The stage does no more
+        until it is there than let time pass."""
+        until = self.loop.now + seconds
+        while len(self.accepted) <= self._taken and self.loop.now < until:
+            self.advance(0.1)
+        peer = self.broker()
+        assert peer.heard() == GREETING
+        peer.says(start())
+        login = peer.heard()
+        peer.says(tune())
+        login += peer.heard()
+        peer.says(connection_open_ok())
+        return peer, login
+
+    def back(self, *answers: bytes, seconds: float = 5.0) -> Peer:
+        """The same for the next connection that is a client's; those of the replay are refused. With the ``answers`` of
+        the broker to all that is set up anew, the client has a broker again."""
+        while True:
+            peer, login = self.found(seconds)
+            if REPLAY not in login:
+                break
+            peer.breaks()
+        if answers:
+            peer.heard()
+            peer.says(*answers)
+            assert not self.stats.detached
+        return peer
+
+    def replay(self, seconds: float = 10.0) -> Peer:
+        """The same for the next one of the replay; its channel is open."""
+        peer, login = self.found(seconds)
+        assert REPLAY in login
+        peer.heard()
+        peer.says(channel_opened(1))
+        return peer
+
+    # -- the end --
+
+    def complains(self, words: str) -> None:
+        """Errors were logged, and all of them with these words."""
+        assert self._errors.records
+        assert all(words in record for record in self._errors.records), self._errors.records
+        self._errors.records.clear()
 
     def counts(self) -> dict[str, int]:
-        return super().counts() | {"detached": self.stats.detached}
+        counts = super().counts()
+        owners = [cast(Any, timer.callback).__self__ for bucket in self.wheel._buckets.values() for timer in bucket]
+        replay = sum(type(owner).__module__.startswith("sidecar.amqp.replay") for owner in owners)
+        return counts | {
+            "timers": counts["timers"] - replay,
+            "detached": self.stats.detached,
+            "waiting for the disk": self.port.spool._waiting,
+            "jobs": self.disk.jobs,
+            "unconfirmed": self.replayer.unconfirmed,
+            "late": len(self.port._late),
+        }
+
+    def over(self, errors: bool = False) -> None:
+        """Everybody leaves; the broker does not come back, and the disk does what it was asked."""
+        self.away()
+        self.disk.slow = False
+        self.disk.broken = ""
+        self.disk.work()
+        super().over(errors)
+
+    def finished(self) -> None:
+        assert not self.loop.troubles, self.loop.troubles
+        super().finished()
+        assert not self.loop.troubles, self.loop.troubles
+
+
+def channel_opened(channel: int) -> bytes:
+    """A broker's answers to a channel that is opened and put into confirm mode."""
+    return channel_open_ok(channel) + confirm_select_ok(channel)

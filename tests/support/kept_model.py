@@ -1,6 +1,6 @@
 """Clients and a broker that keep to AMQP's rules, with memories, around an AMQP port with a spool: the broker goes and
 comes back, loses what it has not confirmed, and notices everything that it must not be sent. They play on a
-:class:`support.kept_port.KeptStage`."""
+:class:`support.kept.KeptStage`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from support import amqp
 from support.amqp import CLOSE_OK, GREETING, Peer, cut, name
 from support.amqp_model import Broken, Content
-from support.kept_port import REPLAY, KeptStage, identity
+from support.kept import REPLAY, KeptStage, identity
 
 FRAME_MAX = 4096
 CHANNELS = 6

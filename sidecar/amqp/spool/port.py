@@ -154,7 +154,7 @@ class SpoolPort:
         settings = config.spool
         if settings is not None:
             self.keeper.settings = settings
-            self.spool.max_bytes = settings.max_bytes
+            self.spool.resize(settings.max_bytes)
             self._replayer.configure(settings.window, config.dead_letters.after)
             self._replayer.logins_changed()
 

@@ -177,6 +177,11 @@ class Spool:
         self._ask(Put(messages, size, done))
         return True
 
+    def resize(self, max_bytes: int) -> None:
+        """It may hold so much from now on. What is there stays, even if that is more."""
+        self.max_bytes = max_bytes
+        self._room()
+
     @property
     def still(self) -> float:
         """For how long nothing has left that was there, seconds."""

@@ -1,0 +1,105 @@
+"""Publishes, when the spool is full or its disk does not work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from sidecar.config import model
+from support.amqp import (
+    UNBLOCKED,
+    ack,
+    blocked,
+    channel_close,
+    channel_close_ok,
+    nack,
+    publish,
+)
+from support.kept import SELECT, KeptStage
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_what_a_client_has_left_behind_is_tried_until_the_disk_takes_it(before: bool) -> None:
+    """It leaves before the disk fails, or after."""
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    stage.away()
+    broker.breaks()
+    stage.disk.slow = True
+    client.says(publish(1, "q", b"a"))
+    if before:
+        client.leaves()
+    stage.disk.broken = "no space"
+    stage.disk.work()
+    if not before:
+        client.leaves()
+    stage.disk.broken = ""
+    stage.disk.slow = False
+    stage.advance(5)
+    assert stage.disk.bodies() == [b"a"]
+    stage.complains("no space")
+    stage.over()
+
+
+def test_what_the_disk_gives_back_is_not_written_on_a_channel_that_is_closed() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    broker.says(blocked("memory"))
+    stage.disk.slow = True
+    client.says(publish(1, "q", b"a"), channel_close(1))
+    broker.gets(SELECT, channel_close(1))
+    broker.says(channel_close_ok(1), UNBLOCKED)
+    stage.disk.broken = "no space"
+    stage.disk.work()
+    stage.disk.broken = ""
+    stage.disk.slow = False
+    stage.advance(5)
+    broker.gets_nothing()
+    stage.replay().gets(publish(1, "q", b"a"))
+    stage.complains("no space")
+    stage.over()
+
+
+def test_the_broker_dies_when_the_spool_is_full() -> None:
+    stage = KeptStage(spool={"over": "nack", "max_bytes": 300})
+    client, broker = stage.open(1, confirms=True)
+    client.says(publish(1, "q", b"a" * 300), publish(1, "q", b"b"))
+    stage.away()
+    broker.breaks()
+    client.gets(nack(1, 1), nack(1, 2))
+    assert not stage.disk.stored
+    stage.over()
+
+
+def test_a_larger_spool_takes_what_waits_for_it_though_nothing_leaves() -> None:
+    stage = KeptStage(spool={"max_bytes": 1000})
+    client, broker = stage.open(1, confirms=True)
+    stage.away()
+    broker.breaks()
+    client.says(publish(1, "p", b"a" * 640), publish(1, "q", b"b"))
+    client.gets(ack(1, 1))
+    stage.advance(20)
+    stage.port.configure(replace(stage.config, spool=model.AmqpSpool(path="/nowhere", max_bytes=2000)))
+    stage.advance(0.1)
+    client.gets(ack(1, 2))
+    assert not stage.port.full
+    stage.over()
+
+
+def test_a_disk_that_does_not_work_is_not_tried_all_the_time() -> None:
+    stage = KeptStage(spool={"max_bytes": 1000})
+    client, broker = stage.open(1)
+    stage.away()
+    broker.breaks()
+    stage.disk.slow = True
+    client.says(publish(1, "p", b"a"), publish(1, "q", b"b" * 1000))
+    stage.disk.broken = "no space"
+    stage.disk.slow = False
+    stage.disk.work()
+    stage.advance(5)
+    stage.disk.broken = ""
+    stage.advance(5)
+    assert stage.disk.bodies() == [b"a"]
+    stage.complains("no space")
+    stage.over()
