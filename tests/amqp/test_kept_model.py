@@ -12,7 +12,8 @@ import pytest
 from sidecar.config import model
 from support.amqp_model import Broken
 from support.kept import KeptStage
-from support.kept_model import Client, Message, Server
+from support.kept_clients import Client, Message
+from support.kept_server import Server
 
 Step = tuple[int, int, int]
 
