@@ -192,6 +192,29 @@ def test_what_is_behind_such_a_message_to_the_same_queue_waits_with_it() -> None
     stage.over()
 
 
+def test_what_was_held_behind_such_a_message_stays_behind_it() -> None:
+    rate = model.AmqpPublish(exchange="slow", rate=0.1, burst=1)
+    stage = KeptStage(publish=(rate,))
+    client, broker = stage.open(1)
+    passes = publish(1, "k", b"a", exchange="slow")
+    first = publish(1, "k", b"b", exchange="slow", bits=MANDATORY)
+    second = publish(1, "k", b"c", exchange="slow")
+    client.says(passes, first, second)
+    broker.gets(SELECT, passes)
+    broker.says(ack(1, 1))
+    lost(stage, broker)
+    assert not stage.disk.stored
+    stage.there()
+    broker = stage.back(channel_open_ok(1), confirm_select_ok(1))
+    stage.advance(12)
+    broker.gets(first)
+    broker.says(ack(1, 1))
+    stage.advance(12)
+    broker.gets(second)
+    broker.says(ack(1, 2))
+    stage.over()
+
+
 @pytest.mark.parametrize("what", UNSPOOLABLE)
 def test_what_is_not_spooled_is_refused_when_there_is_no_broker_for_too_long(what: str) -> None:
     stage = KeptStage(hold=model.AmqpHold(timeout=20.0))
