@@ -24,6 +24,7 @@ class Wire:
         self.count = 0
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
+        self._serving: set[asyncio.Task[Any]] = set()
         self._pumps: set[asyncio.Task[None]] = set()
         self._flows = asyncio.Event()
         self._flows.set()
@@ -68,27 +69,31 @@ class Wire:
         server, self._server = self._server, None
         if server is not None:
             server.close()
+        # Those that were being accepted are there after a few turns of the loop.
+        for _ in range(5):
+            await asyncio.sleep(0)
         self._flows.set()
-        for pump in self._pumps:
-            pump.cancel()
+        tasks = [*self._serving, *self._pumps]
+        for task in tasks:
+            task.cancel()
         for writer in self._writers:
             writer.transport.abort()
         self._writers.clear()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.count += 1
-        self._writers.add(writer)
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self.to)
-        except OSError:
+        except (OSError, asyncio.CancelledError):
             writer.transport.abort()
             return
-        if self._server is None:
-            writer.transport.abort()
-            back.transport.abort()
-            return
-        self._writers.add(back)
+        finally:
+            self._serving.discard(task)
+        self._writers |= {writer, back}
         for source, target in ((reader, back), (there, writer)):
             pump = self._loop.create_task(self._pump(source, target))
             self._pumps.add(pump)
