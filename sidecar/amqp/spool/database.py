@@ -85,7 +85,7 @@ class Database:
     ) -> None:
         self.file = DatabaseFile(folder, name, FORM, self, clock_wall)
         self._clock = clock_wall
-        self._max_dead = max_dead
+        self.max_dead = max_dead
         self._next = 0
         self._next_block = 0
         #: Messages that were lost to damage, or set aside because of it, since this object was made.
@@ -177,7 +177,7 @@ class Database:
         for bad in changes.bad:
             self.dead.move(sql, self._take_number(), bad.id, self._clock(), "corrupt", 0, b"")
         if changes.dead or changes.bad:
-            gone = self.dead.bound(sql, self._max_dead)
+            gone = self.dead.bound(sql, self.max_dead)
             if gone:
                 self.dropped += gone
                 logger.warning("dead letters had to go for newer ones", extra={"dropped": gone})

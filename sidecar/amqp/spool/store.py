@@ -179,7 +179,7 @@ class Spool:
 
     def resize(self, max_bytes: int) -> None:
         """It may hold so much from now on. What is there stays, even if that is more."""
-        self.max_bytes = max_bytes
+        self.max_bytes = self._database.max_dead = max_bytes
         self._room()
 
     @property

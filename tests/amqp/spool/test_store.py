@@ -343,6 +343,10 @@ def test_the_oldest_dead_letters_go_when_there_are_too_many_bytes_of_them(tmp_pa
         letters = await dead.list(100)
         assert [number_of(it.message) for it in letters if it.message] == [3, 4, 5, 6, 7]
         assert (dead.count, dead.bytes, dead.dropped) == (5, 5 * size, 3)
+        driver.spool.resize(3 * size)
+        driver.spool.dead(message(8, size=1000), "no exchange", 404)
+        await driver.fetch()
+        assert (dead.count, dead.dropped) == (3, 6)
 
     run(tmp_path, test, max_bytes=5 * size + 10)
 
