@@ -300,7 +300,7 @@ class KeptChannel(Channel):
 
     def give_up(self, publish: Publish) -> None:
         """It was held, and what it was held for is gone: into the spool, if that may be."""
-        if self._spoolable(publish) and len(publish.frames) < self._keeper.spool.max_bytes:
+        if self._spoolable(publish) and self._may_fit(publish):
             self._spool(publish, self.session.listener.clock(), True)
             return
         if publish.tag:
@@ -312,8 +312,15 @@ class KeptChannel(Channel):
         here = self.session.channels.get(self.number) is self
         if publish.tag and here and self._keeper.settings.over == "nack":
             self.refuse(publish)
-        else:
+        elif here or self._may_fit(publish):
             self.session.keep(publish, self._keeper.full, self.session.listener.clock())
+        else:
+            # Neither the spool nor any channel will ever take it.
+            publish.route.stats.dropped += 1
+
+    def _may_fit(self, publish: Publish) -> bool:
+        """The spool can take it, once enough has left."""
+        return len(publish.frames) < self._keeper.spool.max_bytes
 
     @property
     def _alone(self) -> bool:

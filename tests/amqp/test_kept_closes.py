@@ -119,6 +119,25 @@ def test_a_channel_is_closed_once_what_it_has_published_may_go_to_the_disk() -> 
     stage.over()
 
 
+def test_what_the_whole_spool_is_too_small_for_is_not_held_for_a_channel_that_is_closed() -> None:
+    stage = KeptStage(spool={"max_bytes": 700})
+    client, broker = stage.open(1, 2)
+    stage.consumer(client, broker, 2, "c")
+    client.says(publish(1, "q", b"large" * 200), channel_close(1))
+    broker.heard()
+    for tag in range(1, 9):
+        stage.advance(1)
+        broker.says(deliver(2, "c", tag))
+    client.heard()
+    broker.gets(channel_close(1))
+    broker.says(channel_close_ok(1))
+    client.gets(channel_close_ok(1))
+    assert not stage.disk.stored
+    assert sum(each.dropped for each in stage.stats.exchanges.values()) == 1
+    assert not stage.counts()["held"]
+    stage.over()
+
+
 def test_a_connection_is_closed_once_everything_is_on_the_disk() -> None:
     stage = KeptStage()
     client, broker = stage.open(1)

@@ -46,9 +46,12 @@ class ClientChannel:
         #: Something was asked that has no answer.
         self.silent = False
         self.gets: deque[bool] = deque()
-        #: Delivery tag → serial number; the highest so far; and what the delivery that is coming in needs.
+        #: Delivery tag → serial number; the highest so far; and what the delivery that is coming in needs. Those that
+        #: need not be acknowledged may overtake others that are kept back, as when their consumer is cancelled: no
+        #: ``multiple`` of the client can mean those.
         self.unacked: dict[int, int] = {}
         self.last_tag = 0
+        self.unsettling: set[int] = set()
         self.settles = 0
 
 
@@ -213,9 +216,12 @@ class Client:
             channel.asked.remove(found)
             tag = int(unpack_from(">Q", args)[0])
             no_ack = channel.gets.popleft()
-        if tag <= channel.last_tag:
-            raise Broken(f"delivery tag {tag} after {channel.last_tag}")
-        channel.last_tag = tag
+        if tag <= channel.last_tag or tag in channel.unsettling:
+            raise Broken(f"delivery tag {tag} after {channel.last_tag}, {sorted(channel.unsettling)}")
+        if no_ack:
+            channel.unsettling.add(tag)
+        else:
+            channel.last_tag = tag
         channel.settles = 0 if no_ack else tag
         channel.coming = Content(args)
 
