@@ -54,6 +54,7 @@ class KeptChannel(Channel):
         self.last_tag = 0
         self.gate = SwitchGate("confirms of the broker")
         self.window = self.gate
+        self._measure()  # there may be no broker
         #: Where publishes wait whose place in the spool is not known yet.
         self.behind = SwitchGate("confirms of the broker", apart=True)
 
@@ -100,8 +101,6 @@ class KeptChannel(Channel):
                 self._spool(publish, now)
                 return before
         else:
-            if self.session.detached:
-                self._measure()  # a channel that was opened meanwhile, or published nothing before
             gate = hold.closed(self, route, now)
         if gate is None:
             return before + self._sent(publish)

@@ -192,6 +192,26 @@ def test_what_is_behind_such_a_message_to_the_same_queue_waits_with_it() -> None
     stage.over()
 
 
+def test_on_a_channel_that_is_opened_meanwhile_such_a_message_waits_too() -> None:
+    stage = KeptStage()
+    client, broker = stage.open()
+    lost(stage, broker)
+    client.says(channel_open(3))
+    client.gets(channel_open_ok(3))
+    stage.disk.broken = "no space"
+    client.says(publish(3, "q", b"a"), publish(3, "q", b"b", bits=MANDATORY))
+    assert stage.listener.hold.messages == 2
+    stage.disk.broken = ""
+    stage.advance(3)
+    assert stage.disk.bodies() == [b"a"]
+    stage.there()
+    broker = stage.back(channel_open_ok(3), confirm_select_ok(3))
+    stage.advance(1)
+    broker.gets(publish(3, "q", b"b", bits=MANDATORY))
+    stage.complains("cannot store")
+    stage.over()
+
+
 def test_what_was_held_behind_such_a_message_stays_behind_it() -> None:
     rate = model.AmqpPublish(exchange="slow", rate=0.1, burst=1)
     stage = KeptStage(publish=(rate,))
