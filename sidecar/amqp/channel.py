@@ -284,10 +284,9 @@ class Channel(Sender):
         if not header:
             return None
         try:
-            given = content.traceparent(header, 0, size_at(header, 3)[0] + FRAME_OVERHEAD)
+            return self.session.tracing.of(header, 0, size_at(header, 3)[0] + FRAME_OVERHEAD)
         except AmqpError:
             return None
-        return self.session.tracing.follow(given) if given is not None else None
 
     def withhold(self, frames: bytes) -> bytes:
         """Of a message that was to pass, only these frames have come: what the client gets of it before it has all

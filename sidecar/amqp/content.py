@@ -52,9 +52,9 @@ _CONTENT_TYPE: Final = CONTENT_TYPE >> 8
 _CONTENT_ENCODING: Final = CONTENT_ENCODING >> 8
 _HEADERS: Final = HEADERS >> 8
 
-_TRACEPARENT: Final = b"traceparent"
-#: The name as it stands in a table, after its length.
-_MARK: Final = b"\x0btraceparent"
+#: Names as they stand in a table, after their lengths.
+TRACEPARENT: Final = b"\x0btraceparent"
+B3: Final = b"\x02b3"
 _STRING: Final = ord("S")
 
 
@@ -98,16 +98,23 @@ def body_size(data: bytes, start: int) -> int:
 
 
 def inject(
-    data: bytes, start: int, end: int, entries: bytes, limit: int, anyway: bool = False, instead: bytes = b""
+    data: bytes,
+    start: int,
+    end: int,
+    entries: bytes,
+    limit: int,
+    anyway: bool = False,
+    instead: bytes = b"",
+    contexts: tuple[bytes, ...] = (TRACEPARENT,),
 ) -> bytes | None:
     """The frame anew, with ``entries`` (as :func:`~sidecar.amqp.tables.table_entry` makes them) at the end of the
     ``headers`` property, or in a new one; but for the two lengths no other byte changes. Entries named ``instead`` (as
     that stands in a table: its length first) at the top of the headers go for them.
 
-    None when it must stay as it is: its headers have a ``traceparent`` at their top already, or are no table that
-    could be searched for it (``anyway``: that does not matter); it would be more than ``limit`` bytes long; or its
-    flags go on in a second word, which no property uses. Raises :class:`AmqpError` (502) when the properties before the
-    end of the headers do not fit the frame. Properties after them are the broker's to judge.
+    None when it must stay as it is: its headers have one of ``contexts`` (named like ``instead``) at their top already,
+    or are no table that could be searched for them (``anyway``: that does not matter); it would be more than ``limit``
+    bytes long; or its flags go on in a second word, which no property uses. Raises :class:`AmqpError` (502) when the
+    properties before the end of the headers do not fit the frame. Properties after them are the broker's to judge.
     """
     if end - start < _SHORTEST:
         raise _short()
@@ -129,8 +136,10 @@ def inject(
         after = at + 4 + length
         if after > last:
             raise _cut_off()
-        if not anyway and data.find(_MARK, at, after) >= 0 and _has_traceparent(data, at, after):
-            return None
+        if not anyway:
+            for name in contexts:
+                if data.find(name, at, after) >= 0 and _has(data, at, after, name[1:]):
+                    return None
         kept = data[at + 4 : after]
         if instead and instead in kept:
             kept = _without(data, at, after, instead[1:])
@@ -162,16 +171,17 @@ def inject(
     )
 
 
-def traceparent(data: bytes, start: int, end: int) -> bytes | None:
-    """The value of the headers' entry of that name when it is a string, None otherwise. Raises :class:`AmqpError` (502)
-    when the properties before the end of the headers do not fit the frame."""
-    if data.find(_MARK, start, end) < 0 or not data[start + _FLAGS] & _HEADERS:
+def text_header(data: bytes, start: int, end: int, name: bytes) -> bytes | None:
+    """The value of the headers' entry of that name (as it stands in a table: its length first) when it is a string,
+    None otherwise. Raises :class:`AmqpError` (502) when the properties before the end of the headers do not fit the
+    frame."""
+    if data.find(name, start, end) < 0 or not data[start + _FLAGS] & _HEADERS:
         return None
     last = end - 1
     at = _headers_at(data, start, last)
     after = table_end(data, at, last)
     try:
-        tag_at = find(data, at, after, _TRACEPARENT)
+        tag_at = find(data, at, after, name[1:])
         if tag_at < 0 or data[tag_at] != _STRING:
             return None
         return data[tag_at + 5 : value_end(data, tag_at, after)]
@@ -278,10 +288,10 @@ def _headers_at(data: bytes, start: int, last: int) -> int:
     return at
 
 
-def _has_traceparent(data: bytes, at: int, after: int) -> bool:
+def _has(data: bytes, at: int, after: int, name: bytes) -> bool:
     """Whether the table has the entry, or may have it: it cannot be searched to its end."""
     try:
-        return find(data, at, after, _TRACEPARENT) >= 0
+        return find(data, at, after, name) >= 0
     except AmqpError:
         return True
 

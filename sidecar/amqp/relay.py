@@ -153,13 +153,14 @@ def _header(session: Session, channel: Channel, data: bytes, start: int, end: in
     trace = tracing.begin()
     mark = session.mark() if session.keeps else b""
     instead = _ID if mark else b""
-    new = content.inject(data, start, end, tracing.entries(trace) + mark, session.frame_max, False, instead)
-    if new is None:
-        # Most likely it has a trace of its own.
-        if mark:
-            new = content.inject(data, start, end, mark, session.frame_max, True, instead)
-        given = content.traceparent(data, start, end) if tracing.recording else None
-        trace = tracing.follow(given) if given is not None else None
+    new: bytes | None = None
+    if tracing.contexts:
+        entries = tracing.entries(trace) + mark
+        new = content.inject(data, start, end, entries, session.frame_max, False, instead, tracing.contexts)
+        if new is None:  # most likely it has a trace of its own
+            trace = tracing.of(data, start, end)
+    if new is None and mark:
+        new = content.inject(data, start, end, mark, session.frame_max, True, instead)
     channel.trace = trace
     if new is not None:
         channel.header_new = new
@@ -302,8 +303,7 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 elif kind == HEADER:
                     channel.passing = content.body_size(data, start)
                     if channel.delivery is not None:
-                        given = content.traceparent(data, start, end)
-                        channel.delivery.trace = session.tracing.follow(given) if given is not None else None
+                        channel.delivery.trace = session.tracing.of(data, start, end)
                 continue
             if new is not None:
                 run.replace(start, end, new)

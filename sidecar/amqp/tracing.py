@@ -1,7 +1,8 @@
 """Trace context in messages: put in where there is none, and spans of what is sampled.
 
 A message carries it in its ``headers`` property, as OpenTelemetry's instrumentations of AMQP clients do. A context that
-is there already is never touched.
+is there already is never touched. Only the formats of ``tracing.propagate`` are written, and understood; where that is
+empty, messages pass as they came, and a span that is recorded has a trace of its own.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from sidecar.amqp.content import B3, TRACEPARENT, text_header
 from sidecar.amqp.tables import table_entry
 from sidecar.config.model import Tracing as Config
 from sidecar.proxy.ids import Ids
-from sidecar.proxy.trace import SAMPLED, Trace, parse_traceparent
+from sidecar.proxy.trace import SAMPLED, Trace, parse_b3, parse_traceparent
 from sidecar.telemetry.spans import SpanRecord
 
 if TYPE_CHECKING:
@@ -27,7 +29,7 @@ _ENTRY: Final = b"\x0btraceparentS\x00\x00\x00\x37"
 class MessageTracing:
     """One per AMQP port. ``record`` takes finished spans; ``None``: there is no collector."""
 
-    __slots__ = ("_b3", "_clock", "_ids", "_record", "_rng", "_sample", "recording")
+    __slots__ = ("_b3", "_clock", "_ids", "_record", "_rng", "_sample", "_w3c", "contexts", "recording")
 
     def __init__(
         self,
@@ -37,7 +39,12 @@ class MessageTracing:
         clock: Callable[[], float],
     ) -> None:
         self._sample = config.sample
+        self._w3c = "w3c" in config.propagate
         self._b3 = "b3" in config.propagate
+        #: The headers that carry a context, as they stand in a table; none: nothing is put into messages.
+        self.contexts: tuple[bytes, ...] = tuple(
+            name for name, listed in ((TRACEPARENT, self._w3c), (B3, self._b3)) if listed
+        )
         self._rng = rng
         self._ids = Ids(rng)
         self._record = record
@@ -58,18 +65,27 @@ class MessageTracing:
             if not self._b3:
                 return _ENTRY + f"00-{ids[:32]}-{ids[32:]}-00".encode()
             trace = Trace(ids[:32], ids[32:], "", 0)
-        flag = "01" if trace.sampled else "00"
-        found = _ENTRY + f"00-{trace.trace_id}-{trace.span_id}-{flag}".encode()
-        if self._b3:
-            found += table_entry("b3", f"{trace.trace_id}-{trace.span_id}-{'1' if trace.sampled else '0'}")
-        return found
+        flag = "1" if trace.sampled else "0"
+        found = _ENTRY + f"00-{trace.trace_id}-{trace.span_id}-0{flag}".encode() if self._w3c else b""
+        return found + table_entry("b3", f"{trace.trace_id}-{trace.span_id}-{flag}") if self._b3 else found
 
-    def follow(self, traceparent: bytes) -> Trace | None:
-        """A span below the context that a message came with; ``None`` when that is not sampled, or not valid."""
-        context = parse_traceparent(traceparent)
-        if context is None or not context[2] & SAMPLED:
+    def of(self, data: bytes, start: int, end: int) -> Trace | None:
+        """A span below the context that came in a header frame, a message's; ``None`` when there is no usable one, when
+        it is not sampled, or when nobody wants spans. Raises :class:`AmqpError` when the properties do not fit."""
+        if self._record is None:
             return None
-        return Trace(context[0], self._ids.take(16), context[1], context[2])
+        if self._w3c:
+            given = text_header(data, start, end, TRACEPARENT)
+            context = parse_traceparent(given) if given is not None else None
+            if context is not None:
+                return Trace(context[0], self._ids.take(16), context[1], context[2]) if context[2] & SAMPLED else None
+        if self._b3:
+            given = text_header(data, start, end, B3)
+            if given is not None:
+                trace_id, parent_id, sampled = parse_b3({b"b3": given})
+                if trace_id and sampled:
+                    return Trace(trace_id, self._ids.take(16), parent_id, SAMPLED)
+        return None
 
     def published(self, trace: Trace, route: Route, since: float, ok: bool) -> None:
         """A message has left, and its answer is there if one was asked for."""

@@ -436,7 +436,7 @@ class Admin:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracing:
     """``sample``: the share (0 to 1) of new traces that is recorded; ``otlp``: base URL of a collector, or empty;
-    ``propagate``: ``w3c`` and/or ``b3``."""
+    ``propagate``: ``w3c`` and/or ``b3``, or neither."""
 
     sample: float = 0.01
     otlp: str = ""

@@ -405,7 +405,9 @@ TRACING = Section(
             Url(("http", "https")), "An OpenTelemetry collector (OTLP over HTTP); empty: none.", "http://jaeger:4318"
         ),
         "propagate": Key(
-            ListOf(Enum("w3c", "b3"), maximum=2), "Header formats that are understood and sent.", ["w3c", "b3"]
+            ListOf(Enum("w3c", "b3"), maximum=2),
+            "Trace headers that are understood and sent, of requests and messages; []: none.",
+            ["w3c", "b3"],
         ),
     },
 )

@@ -24,12 +24,17 @@ class Tracing:
     A context that we add no span to (it is not sampled, or no collector is configured) passes byte for byte: its parent
     stays the caller, or traces would have holes in them. A malformed one is replaced. ``tracestate`` without a valid
     ``traceparent`` belongs to no trace and goes (W3C Trace Context §3.3). ``baggage`` is not ours to touch.
+
+    Only the formats of ``tracing.propagate`` are understood and written: the fields of another are end-to-end ones like
+    any. Where there is none of them, a span that is recorded has a trace of its own, and log lines name that one, or
+    else the one that the client sent.
     """
 
     def __init__(
         self, config: Config, kind: str, rng: random.Random, record: Callable[[SpanRecord], None] | None
     ) -> None:
         self._sample = config.sample
+        self._w3c = "w3c" in config.propagate
         self._b3 = "b3" in config.propagate
         self._kind = kind
         self._rng = rng
@@ -38,26 +43,31 @@ class Tracing:
 
     def on_request(self, x: HttpExchange) -> None:
         head = x.head
-        given = head.fields.get(b"traceparent")
-        if given is not None:
-            context = parse_traceparent(given.strip(b" \t"))
-            if context is not None:
-                self._go_on(x, *context)
-                return
-            head.remove(b"traceparent")
-        if b"tracestate" in head.fields:
-            head.remove(b"tracestate")
+        if self._w3c:
+            given = head.fields.get(b"traceparent")
+            if given is not None:
+                context = parse_traceparent(given.strip(b" \t"))
+                if context is not None:
+                    self._go_on(x, *context)
+                    return
+                head.remove(b"traceparent")
+            if b"tracestate" in head.fields:
+                head.remove(b"tracestate")
         trace_id = parent_id = ""
         sampled = None
         if self._b3:
             trace_id, parent_id, sampled = parse_b3(head.fields)
         if sampled is None:
             sampled = self._rng.random() < self._sample
-        if not sampled and not self._b3:
-            # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
-            ids = self._ids.take(48)
-            head.raw = head.raw[:-2] + f"traceparent: 00-{ids[:32]}-{ids[32:]}-00\r\n\r\n".encode()
-            return
+        if not self._b3:
+            if not sampled:
+                # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
+                if self._w3c:
+                    ids = self._ids.take(48)
+                    head.raw = head.raw[:-2] + f"traceparent: 00-{ids[:32]}-{ids[32:]}-00\r\n\r\n".encode()
+                return
+            if not self._w3c and self._record is None:
+                return  # a trace that nobody would ever see
         take = self._ids.take
         x.trace = trace = Trace(trace_id or take(32), take(16), parent_id, SAMPLED if sampled else 0)
         self._write(x, trace)
@@ -105,8 +115,8 @@ class Tracing:
         )
 
     def _write(self, x: HttpExchange, trace: Trace) -> None:
-        head = x.head
-        head.raw = head.raw[:-2] + traceparent(trace)
+        if self._w3c:
+            x.head.raw = x.head.raw[:-2] + traceparent(trace)
         if self._b3:
             self._write_b3(x, trace)
 

@@ -12,7 +12,7 @@ from pamqp import frame as pamqp_frame
 from pamqp import header
 
 from sidecar.amqp import spec
-from sidecar.amqp.content import Properties, body_size, inject, priority, properties, traceparent
+from sidecar.amqp.content import TRACEPARENT, Properties, body_size, inject, priority, properties, text_header
 from sidecar.amqp.spec import SYNTAX_ERROR, UNEXPECTED_FRAME, AmqpError
 from sidecar.amqp.tables import decode_table, table_entry
 
@@ -58,6 +58,10 @@ def whole(function: Callable[..., Any], data: bytes, *more: object) -> Any:
     if function is body_size:
         return function(padded, 9)
     return function(padded, 9, 9 + len(data), *more)
+
+
+def traceparent(data: bytes, start: int, end: int) -> bytes | None:
+    return text_header(data, start, end, TRACEPARENT)
 
 
 def injected(data: bytes, entries: bytes = ENTRY, limit: int = LIMIT) -> bytes | None:

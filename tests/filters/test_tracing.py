@@ -23,9 +23,11 @@ UNSAMPLED = f"traceparent: 00-{TRACE}-{PARENT}-00"
 
 
 class Bench:
-    def __init__(self, sample: float = 0.0, b3: bool = False, exporting: bool = True) -> None:
+    def __init__(
+        self, sample: float = 0.0, b3: bool = False, exporting: bool = True, propagate: tuple[str, ...] = ("w3c",)
+    ) -> None:
         self.spans: list[SpanRecord] = []
-        config = Config(sample=sample, propagate=("w3c", "b3") if b3 else ("w3c",))
+        config = Config(sample=sample, propagate=("w3c", "b3") if b3 else propagate)
         self.listener = FakeListener(Clock())
         self.filter = Tracing(config, "client", random.Random(1), self.spans.append if exporting else None)
 
@@ -160,6 +162,56 @@ def test_w3c_goes_before_b3() -> None:
     x = Bench(b3=True).send(SAMPLED, "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-0")
     assert x.trace.trace_id == TRACE
     assert values(x, "b3") == [f"{TRACE}-{x.trace.span_id}-1"]
+
+
+COMBINATIONS = [(), ("w3c",), ("b3",), ("w3c", "b3")]
+B3_SENT = f"b3: {TRACE}-{PARENT}-1"
+
+
+@pytest.mark.parametrize("sample", [0.0, 1.0])
+@pytest.mark.parametrize("propagate", COMBINATIONS)
+def test_only_formats_that_are_listed_are_written(propagate: tuple[str, ...], sample: float) -> None:
+    x = Bench(sample=sample, propagate=propagate).send("x-own: 1")
+    assert bool(values(x, "traceparent")) is ("w3c" in propagate)
+    assert bool(values(x, "x-b3-traceid")) is ("b3" in propagate)
+    if not propagate:
+        assert x.head.raw == request("GET /a?q=1 HTTP/1.1", "x-own: 1").raw
+
+
+@pytest.mark.parametrize(
+    "fields", [(SAMPLED,), (UNSAMPLED, "tracestate: a=1"), ("traceparent: nonsense",), ("tracestate: a=1",)]
+)
+@pytest.mark.parametrize("propagate", [(), ("b3",)])
+def test_w3c_fields_pass_where_that_is_not_listed(propagate: tuple[str, ...], fields: tuple[str, ...]) -> None:
+    x = Bench(sample=1.0, propagate=propagate).send(*fields)
+    given = "".join(f"{field}\r\n" for field in fields)
+    assert given in x.head.raw.decode()
+    assert len(values(x, "traceparent")) == sum(field.startswith("traceparent") for field in fields)
+
+
+@pytest.mark.parametrize("propagate", [(), ("w3c",)])
+def test_b3_fields_pass_where_that_is_not_listed(propagate: tuple[str, ...]) -> None:
+    x = Bench(sample=1.0, propagate=propagate).send(B3_SENT, "x-b3-traceid: 1")
+    assert (values(x, "b3"), values(x, "x-b3-traceid")) == ([f"{TRACE}-{PARENT}-1"], ["1"])
+
+
+def test_b3_alone_goes_on_with_the_trace_that_came() -> None:
+    bench = Bench(propagate=("b3",))
+    x = bench.send(B3_SENT, f"traceparent: 00-{'1' * 32}-{PARENT}-01")
+    assert values(x, "b3") == [f"{TRACE}-{x.trace.span_id}-1"]
+    assert values(x, "traceparent") == [f"00-{'1' * 32}-{PARENT}-01"]
+    bench.filter.on_end(x)
+    assert [span.trace_id for span in bench.spans] == [int(TRACE, 16)]
+
+
+def test_where_nothing_is_listed_a_span_has_a_trace_of_its_own_and_the_log_names_what_there_is() -> None:
+    bench = Bench(sample=1.0, propagate=())
+    x = bench.send(SAMPLED)
+    bench.filter.on_end(x)
+    [span] = bench.spans
+    assert x.trace.trace_id == f"{span.trace_id:032x}" != TRACE
+    assert Bench(propagate=()).send(SAMPLED).trace.trace_id == TRACE  # for the log; nothing of it was touched
+    assert Bench(sample=1.0, propagate=(), exporting=False).send().trace is None
 
 
 def test_the_same_trace_on_every_try_and_in_the_log() -> None:

@@ -684,6 +684,7 @@ class Stage:
         brokers: int = 1,
         sample: float = 0.0,
         spans: bool = False,
+        propagate: tuple[str, ...] = ("w3c",),
         upstream: dict[str, Any] | None = None,
         **amqp: Any,
     ) -> None:
@@ -708,7 +709,7 @@ class Stage:
             rng=random.Random(1),
             access_log=AccessLog("all", cast(LogWriter, self.lines)),
             record_span=self.spans.append if spans else None,
-            tracing=model.Tracing(sample=sample),
+            tracing=model.Tracing(sample=sample, propagate=propagate),
             breaker_changed=lambda name, breaker: None,
         )
         listener = create_listener(

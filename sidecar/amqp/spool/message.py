@@ -159,7 +159,7 @@ def from_frames(
     end = _frame(frames, start, HEADER)
     missing = content.body_size(frames, start)
     properties = content.properties(frames, start, end)
-    traceparent = content.traceparent(frames, start, end)
+    traceparent = content.text_header(frames, start, end, content.TRACEPARENT)
     header = frames[start + 7 : end - 1]
     body = frames
     first = last = end
