@@ -87,6 +87,8 @@ class Agent:
             if config.service.app
             else Health("healthy", "there is no app to check")
         )
+        #: It could not start, and whoever asked for that is told why.
+        self._failed = False
         self._drain_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._retiring: dict[asyncio.Task[None], Listener] = {}
@@ -140,7 +142,7 @@ class Agent:
     # -- start ---------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Bind, discover, become ready. Raises :class:`StartError`."""
+        """Bind, discover, become ready. Raises :class:`StartError`, or :class:`~sidecar.config.errors.ConfigError`."""
         _raise_file_limit()
         try:
             if self.config.inbound is not None:
@@ -155,7 +157,11 @@ class Agent:
                 await listener.start()
             self.registry = create_registry(self._config_to_register())
         except (ListenerError, RegistryError) as error:
+            self._failed = True
             raise StartError(str(error)) from error
+        except ConfigError:
+            self._failed = True
+            raise
         for upstream in self.upstreams.values():
             upstream.follow(self.registry)
         if self.registry is not None:
@@ -329,7 +335,8 @@ class Agent:
                 await close()
             except Exception:
                 logger.exception("something could not be closed")
-        logger.info("stopped", extra={"service": self.config.service.name})
+        if not self._failed:
+            logger.info("stopped", extra={"service": self.config.service.name})
 
 
 async def _finish(listener: Listener, seconds: float) -> None:

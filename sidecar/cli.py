@@ -1,25 +1,18 @@
-"""The command line. Each command imports what it needs itself, so that ``check`` and ``--help`` answer at once."""
+"""The command line. Each command imports what it needs itself, so that ``check`` and ``--help`` answer at once, and
+``run`` holds signals back before anything else."""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import logging
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
-from sidecar import __version__
-from sidecar.config.errors import ConfigError
-from sidecar.spool_cli.parser import add_parser as add_spool
+from sidecar import __version__, signals
 
 if TYPE_CHECKING:
-    from sidecar.agent import Agent
-    from sidecar.config.model import Config
+    import argparse
 
-#: Exit codes: could not start, or lost what it needs; wrong usage or configuration.
-FAILED = 1
+#: Exit code: wrong usage or configuration.
 MISUSED = 2
 
 _EPILOG = """\
@@ -36,7 +29,11 @@ exit codes: 0 fine; 1 could not start or lost what it needs; 2 usage or configur
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and return its exit code."""
+    """Run a command, by default the one that the process was started with, and return its exit code."""
+    if arguments is None and sys.argv[1:2] == ["run"]:
+        signals.hold()
+    from sidecar.config.errors import ConfigError
+
     _fill_standard_files()
     parser = _parser()
     options = parser.parse_args(arguments)
@@ -68,6 +65,10 @@ def _fill_standard_files() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    from sidecar.spool_cli.parser import add_parser as add_spool
+
     parser = argparse.ArgumentParser(
         prog="sidecar",
         description="A proxy beside each service: it finds instances, balances, retries, limits, and explains itself.",
@@ -140,85 +141,6 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from sidecar.config.load import load
+    from sidecar.run import run
 
-    config = load(options.file)  # before anything heavy is imported: a wrong file is told at once
-    import uvloop
-
-    _import_aiohttp()
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, options.file))
-
-
-def _import_aiohttp() -> None:
-    """aiohttp reads the certificate authorities while it is imported, for a default that nothing in here uses (TLS to
-    Consul has a context of its own): 2 MB of memory and a third of the time to start, unless it finds none."""
-    before = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
-    os.environ.update(dict.fromkeys(before, os.devnull))
-    try:
-        import aiohttp  # noqa: F401
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-async def _serve(config: Config, path: str) -> int:
-    """Start, serve until SIGTERM, drain, stop."""
-    from sidecar.agent import Agent, StartError
-    from sidecar.telemetry.logs import setup
-
-    log = setup(config.log, config.service.name)
-    try:
-        agent = Agent(config, path, log)
-        life = asyncio.ensure_future(_live(agent))
-        _handle_signals(agent, life)
-        await life
-    except asyncio.CancelledError:
-        return 0  # the second signal
-    except StartError as error:
-        log.close()  # so that the reason is the last line
-        print(f"sidecar: {error}", file=sys.stderr)
-        return FAILED
-    finally:
-        log.close()
-    return 0
-
-
-async def _live(agent: Agent) -> None:
-    try:
-        await agent.start()
-        await agent.run_until_drained()
-    finally:
-        await agent.stop()
-
-
-def _handle_signals(agent: Agent, life: asyncio.Future[None]) -> None:
-    """SIGTERM and Ctrl-C drain; the second one, or one before there is anything to drain, stops at once. SIGHUP
-    reloads."""
-    loop = asyncio.get_running_loop()
-    reloading: set[asyncio.Task[None]] = set()
-
-    def terminate() -> None:
-        if agent.phase == "ready":
-            agent.drain()
-        elif agent.phase != "stopped":  # that is bounded, and is not to be left half done
-            life.cancel()
-
-    def reload() -> None:
-        task = loop.create_task(_reload(agent))
-        reloading.add(task)
-        task.add_done_callback(reloading.discard)
-
-    loop.add_signal_handler(signal.SIGTERM, terminate)
-    loop.add_signal_handler(signal.SIGINT, terminate)
-    loop.add_signal_handler(signal.SIGHUP, reload)
-
-
-async def _reload(agent: Agent) -> None:
-    try:
-        await agent.reload()
-    except ConfigError as error:
-        logging.getLogger("sidecar.agent").error("not reloaded, nothing has changed:\n%s", error)
+    return run(options.file)

@@ -133,11 +133,39 @@ def test_a_port_in_use_is_told_plainly(tmp_path: Path, which: str) -> None:
         old = 'bind: "127.0.0.1:0", e' if which == "upstream" else 'admin: {bind: "127.0.0.1:0"'
         ended = sidecar("run", config(tmp_path, GOOD.replace(old, old.replace("127.0.0.1:0", address))))
     assert ended.returncode == 1
-    last = ended.stderr.splitlines()[-1]
-    assert last.startswith("sidecar: ")
-    assert address in last
-    assert "Address already in use" in last
-    assert "Traceback" not in ended.stderr
+    (line,) = (json.loads(line) for line in ended.stderr.splitlines())
+    assert line["level"] == "error"
+    assert line["msg"].startswith("not started: ")
+    assert address in line["msg"]
+    assert "Address already in use" in line["msg"]
+
+
+def test_a_start_that_fails_is_told_in_the_format_of_the_log(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = GOOD.replace('admin: {bind: "127.0.0.1:0"}', f"admin: {{bind: '{address}'}}\nlog: {{format: text}}")
+        ended = sidecar("run", config(tmp_path, text))
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "error   sidecar.agent not started: admin: cannot listen" in line
+
+
+@pytest.mark.parametrize("wrong", ["upstreams: 1", "a: b: c", "\t- x"])
+def test_a_wrong_file_is_one_line_of_json_for_a_log(tmp_path: Path, wrong: str) -> None:
+    ended = sidecar("run", config(tmp_path, wrong))
+    assert ended.returncode == 2
+    (line,) = (json.loads(line) for line in ended.stderr.splitlines())
+    assert (line["level"], line["msg"]) == ("error", "not started: the configuration cannot be used")
+    assert line["file"].endswith("sidecar.yaml")
+    assert all(problem["message"] for problem in line["problems"])
+
+
+def test_a_wrong_file_is_text_where_the_log_is(tmp_path: Path) -> None:
+    ended = sidecar("run", config(tmp_path, BAD + "log: {format: text}\n"))
+    assert ended.returncode == 2
+    assert "    did you mean max_attempts?" in ended.stderr.splitlines()
 
 
 def test_tracing_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
@@ -146,8 +174,9 @@ def test_tracing_without_its_packages_says_what_to_install(tmp_path: Path) -> No
     text = GOOD + 'tracing: {otlp: "http://127.0.0.1:4318"}\n'
     ended = sidecar("run", config(tmp_path, text), env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
     assert ended.returncode in (1, 2)
-    assert 'pip install "sidecar[otlp]"' in ended.stderr
-    assert "Traceback" not in ended.stderr
+    last = json.loads(ended.stderr.splitlines()[-1])
+    assert 'pip install "sidecar[otlp]"' in last["msg"]
+    assert "exception" not in last
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
@@ -168,7 +197,7 @@ def test_closed_standard_files_do_not_matter(tmp_path: Path, closed: str) -> Non
 
 
 def test_importing_aiohttp_leaves_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidecar.cli import _import_aiohttp
+    from sidecar.run import _import_aiohttp
 
     monkeypatch.setenv("SSL_CERT_FILE", "/ours.pem")
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)

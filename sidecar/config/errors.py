@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 #: More problems than this are not collected: nobody reads them, and a hostile file could have many.
 MAX_PROBLEMS = 100
@@ -51,6 +52,12 @@ class ConfigError(Exception):
         self.problems: list[Problem] = sorted(problems, key=lambda problem: problem.line)
         #: Whether there were more problems than were collected.
         self.more = more
+        #: ``log.format``, as far as that could be read.
+        self.log_format = "json"
+
+    def as_dict(self) -> dict[str, Any]:
+        """For machines: ``{"file", "problems": [{"path", "message", …}], "more"}``."""
+        return {"file": self.filename, "problems": [asdict(problem) for problem in self.problems], "more": self.more}
 
     def __str__(self) -> str:
         blocks = [problem.text(self.filename) for problem in self.problems]

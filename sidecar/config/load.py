@@ -10,7 +10,7 @@ from pathlib import Path
 from sidecar.config import document, host, rules
 from sidecar.config.containers import Fields
 from sidecar.config.errors import ConfigError, Problem, TooManyProblems
-from sidecar.config.kinds import Place, Reading
+from sidecar.config.kinds import BROKEN, Place, Reading
 from sidecar.config.model import Config
 from sidecar.config.schema import CONFIG
 from sidecar.config.values import is_wildcard
@@ -58,7 +58,11 @@ def load_text(text: str, filename: str, environ: Mapping[str, str] | None = None
     except TooManyProblems:
         more = True
     if reading.problems or fields is None:
-        raise ConfigError(filename, reading.problems, more=more)
+        error = ConfigError(filename, reading.problems, more=more)
+        log = fields.section_of("log") if fields is not None else None
+        if log is not None and log.value("format") is not BROKEN:
+            error.log_format = log.value("format")
+        raise error
     config: Config = CONFIG.build(fields)
     return _named(config)
 

@@ -1,0 +1,34 @@
+"""Signals that come before anybody is there to act on them.
+
+A process is killed by SIGHUP, and by most others, until it has said what they are to do; and as the first one of a
+container (PID 1) it never hears of SIGTERM. So ``sidecar run`` holds them back with its first line, and lets them come
+once its event loop has handlers: what came meanwhile is acted on then, once for each kind.
+
+This imports nothing that takes time, on purpose.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+#: What a running sidecar has handlers for.
+HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+#: Those that do not end it.
+SURVIVED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+
+
+def hold() -> None:
+    """Keep signals waiting, also those that the parent process had us ignore."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def release() -> None:
+    """Let them come, to the handlers that stand now."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+
+
+def ignore() -> None:
+    """At the end, when the handlers have gone: what does not end a sidecar is not to spoil its exit code."""
+    for number in SURVIVED:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,86 @@
+"""Signals at any time of a sidecar's life: before its handlers stand, while it serves, as the first process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+
+from support.processes import Process, Sidecar, ending, missing, wait_for
+
+CONFIG = {"service": {"name": "web"}, "admin": {"bind": "127.0.0.1:0"}}
+
+
+class Starting(Process):
+    """``sidecar run`` that has begun to read its configuration, and waits for the rest of it."""
+
+    def __init__(self, folder: Path, *before: str) -> None:
+        self.file = folder / "sidecar.yaml"
+        os.mkfifo(self.file)
+        super().__init__([*before, sys.executable, "-m", "sidecar", "run", str(self.file)], folder / "sidecar.log")
+        self._pipe = self.file.open("w")  # as soon as somebody reads
+        self.file.unlink()
+        self.file.write_text(yaml.safe_dump(CONFIG))
+
+    def go_on(self) -> None:
+        self._pipe.write(yaml.safe_dump(CONFIG))
+        self._pipe.close()
+
+
+@contextmanager
+def starting(folder: Path, *before: str) -> Iterator[Starting]:
+    with ending(Starting(folder, *before)) as (process,):
+        assert isinstance(process, Starting)
+        yield process
+
+
+def test_what_comes_before_the_handlers_is_acted_on_when_they_stand(tmp_path: Path) -> None:
+    with starting(tmp_path) as process:
+        for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGHUP):
+            process.popen.send_signal(number)
+        process.go_on()
+        wait_for(lambda: '"reloaded"' in process.output(), "it is ready, and has read its file again")
+        assert process.output().count('"reloaded"') == 1
+        assert "SIGUSR1 does nothing" in process.output()
+        assert "SIGUSR2 does nothing" in process.output()
+        assert process.terminate() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_one_that_ends_it_ends_it_before_it_is_ready(number: signal.Signals, tmp_path: Path) -> None:
+    with starting(tmp_path) as process:
+        process.popen.send_signal(number)
+        process.go_on()
+        assert process.popen.wait(15) == 0
+        assert '"ready"' not in process.output()
+
+
+def test_those_that_mean_nothing_do_nothing(tmp_path: Path) -> None:
+    with ending(Sidecar(tmp_path, CONFIG)) as (process,):
+        assert isinstance(process, Sidecar)
+        process.ready()
+        for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+            process.popen.send_signal(number)
+        wait_for(lambda: "SIGUSR1 does" in process.output() and "SIGUSR2 does" in process.output(), "both are told")
+        assert process.terminate() == 0
+
+
+def test_the_first_process_of_a_container_hears_of_them_too(tmp_path: Path) -> None:
+    """The kernel gives process 1 only what it has handlers for, or holds back."""
+    unshare = [shutil.which("unshare") or missing("there is no unshare: install the package util-linux")]
+    unshare += ["--user", "--map-root-user", "--pid", "--fork", "--kill-child"]
+    if subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("processes may not have a namespace of their own here")
+    with starting(tmp_path, *unshare) as process:
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        os.kill(int(children.read_text()), signal.SIGTERM)
+        process.go_on()
+        assert process.popen.wait(15) == 0
