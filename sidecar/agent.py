@@ -29,6 +29,7 @@ from sidecar.config.load import load
 from sidecar.config.model import Address, Config, Upstream
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.listener import Listener, ListenerError, bind_failure
+from sidecar.queue.leftover import report as report_leftovers
 from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
 from sidecar.registry.api import Instance
@@ -155,6 +156,7 @@ class Agent:
             await self._start_admin()
             for listener in self._listeners():
                 await listener.start()
+            report_leftovers(self.config)
             self.registry = create_registry(self._config_to_register())
         except (ListenerError, RegistryError) as error:
             self._failed = True

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.host import default_id
 from sidecar.config.model import Config, Inbound, Queue, Service, Upstream
-from sidecar.proxy.listener import ListenerError
+from sidecar.proxy.http1.listener import HttpListener
+from sidecar.proxy.listener import Listener, ListenerError
 from sidecar.upstreams.running import RunningUpstream
 
 if TYPE_CHECKING:
     from sidecar.agent import Agent
+    from sidecar.queue.queue import HttpQueue
 
 _RESTART = "a change of this takes a restart"
 
@@ -41,7 +43,7 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
             if getattr(old.inbound, key) != getattr(config.inbound, key)
         )
     if old.inbound is not None and config.inbound is not None:
-        problems += _queue("inbound", old.inbound, config.inbound)
+        problems += _queue("inbound", agent.inbound, config.inbound)
     for upstream in config.upstreams.values():
         if upstream.amqp is not None and upstream.amqp.credentials is not None:
             from sidecar.amqp.link import require_aio_pika
@@ -58,8 +60,8 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
             )
             if _spool_path(running.config) != _spool_path(upstream):
                 problems.append(Problem(f"upstreams.{name}.amqp.spool", f"{_RESTART}, or another bind"))
-            problems += _queue(f"upstreams.{name}", running.config, upstream)
-        elif running is not None and _queue_paths(running.config) & _queue_paths(upstream):
+            problems += _queue(f"upstreams.{name}", running.listener, upstream)
+        elif running is not None and _open_queue(running.listener) & _queue_paths(upstream):
             problems.append(Problem(f"upstreams.{name}.bind", f"requests are queued there: {_RESTART}"))
         elif running is not None and _spool_path(upstream) and _spool_path(running.config) == _spool_path(upstream):
             problems.append(Problem(f"upstreams.{name}.bind", f"its spool is in use: {_RESTART}"))
@@ -72,6 +74,7 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
                     "and reload, then add this one and reload again; or restart",
                 )
             )
+    problems += _stranded(agent, config)
     if problems:
         raise ConfigError(filename, problems)
 
@@ -80,6 +83,11 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
     """Bring listeners and their policies to ``config``; what changed, a line each. Raises :class:`ConfigError` when a
     new listener cannot be opened; all is as before then."""
     added: dict[str, RunningUpstream] = {}
+
+    async def give_up() -> None:
+        for opened in added.values():
+            await opened.listener.stop()
+
     for name, upstream in config.upstreams.items():
         running = agent.upstreams.get(name)
         if running is not None and running.config.bind == upstream.bind:
@@ -88,16 +96,22 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
         try:
             await added[name].listener.start()
         except (ListenerError, ConfigError) as error:
-            for opened in added.values():
-                await opened.listener.stop()
+            await give_up()
             if isinstance(error, ConfigError):
                 raise
             raise ConfigError(filename, [Problem(f"upstreams.{name}.bind", str(error))]) from error
+    problems = _stranded(agent, config)  # something may have been stored meanwhile
+    if problems:
+        await give_up()
+        raise ConfigError(filename, problems)
     changes: list[str] = []
     for name in list(agent.upstreams):
         if name not in config.upstreams:
             changes.append(f"upstreams.{name}: removed")
         if name not in config.upstreams or name in added:
+            queue = _queue_of(agent.upstreams[name].listener)
+            if queue is not None:
+                queue.refuse()
             agent.retire(agent.upstreams.pop(name))
     for name, running in added.items():
         running.follow(agent.registry)
@@ -113,13 +127,41 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
     return changes
 
 
-def _queue(name: str, old: Inbound | Upstream, new: Inbound | Upstream) -> list[Problem]:
+def _queue(name: str, running: Listener | None, new: Inbound | Upstream) -> list[Problem]:
     """Where requests are stored is opened at the start. That no more are stored is fine: those that are get
     delivered."""
     paths = _queue_paths(new)
-    if paths and paths != _queue_paths(old):
-        return [Problem(name, f"where it queues requests: {_RESTART}")]
-    return []
+    if not paths or running is None or paths == _open_queue(running):
+        return []
+    queue = _queue_of(running)
+    waiting = f"; {queue.waiting} wait in {queue.path}, and are delivered from there only" if queue else ""
+    return [Problem(name, f"where it queues requests: {_RESTART}{waiting}")]
+
+
+def _stranded(agent: Agent, config: Config) -> list[Problem]:
+    """Upstreams that would go while requests are stored for them, which nobody would deliver then."""
+    problems = []
+    for name, running in agent.upstreams.items():
+        new = config.upstreams.get(name)
+        queue = _queue_of(running.listener)
+        if queue is not None and queue.waiting and (new is None or new.bind != running.config.bind):
+            problems.append(
+                Problem(
+                    f"upstreams.{name}",
+                    f"{queue.waiting} requests are stored for it, which nobody would deliver; they were answered 202: "
+                    "take only its queue out, reload, and take the rest out once sidecar_queued_requests is 0",
+                )
+            )
+    return problems
+
+
+def _queue_of(listener: Listener) -> HttpQueue | None:
+    return listener.queue if isinstance(listener, HttpListener) else None
+
+
+def _open_queue(listener: Listener) -> set[str]:
+    queue = _queue_of(listener)
+    return set() if queue is None else {queue.path}
 
 
 def _queue_paths(listener: Inbound | Upstream) -> set[str]:

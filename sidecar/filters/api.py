@@ -39,6 +39,8 @@ WAIT: Final = Wait.WAIT
 
 #: A request body up to this size is kept, so that the request can be sent again.
 KEEP: Final = 65536
+#: No bound.
+ANY: Final = 1 << 62
 
 
 class Retry:
@@ -63,16 +65,17 @@ class Chain:
     """The hooks of an ordered list of filters, and the times that every phase of an exchange reads: ``timeout``, and
     ``patience``, the seconds that one try may wait for an answer's head. ``keep``: bytes of a request's body that are
     kept, so that it can be sent again. ``queue``: the :class:`sidecar.queue.filter.Queue` where requests may be stored
-    instead of being refused."""
+    instead of being refused; ``delivery``: the chain of stored requests, on a listener that has a place for them."""
 
     __slots__ = (
-        "filters", "keep", "on_answer", "on_connected", "on_end", "on_failure", "on_request", "on_try", "patience",
-        "queue", "timeout",
+        "delivery", "filters", "keep", "on_answer", "on_connected", "on_end", "on_failure", "on_request", "on_try",
+        "patience", "queue", "timeout",
     )  # fmt: skip
 
     def __init__(self, filters: Sequence[object], timeout: Timeout, patience: float) -> None:
         self.keep = KEEP
         self.queue: Any = None
+        self.delivery: Chain | None = None
         self.filters = tuple(filters)
         self.timeout = timeout
         self.patience = patience

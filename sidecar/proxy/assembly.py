@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from sidecar.config import model
 from sidecar.config.model import INHERIT, Inbound, Match, Route, Upstream
 from sidecar.filters.access_log import AccessLog
-from sidecar.filters.api import KEEP, Chain
+from sidecar.filters.api import ANY, KEEP, Chain
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.filters.circuit_breaker import CircuitBreaker
 from sidecar.filters.drain import Drain
@@ -221,16 +221,15 @@ class Assembly:
         breaker = policies.circuit_breaker
         storing: Queue | None = None
         last: Delivered | None = None
-        if policies.queue is not None and queue is not None:
+        if delivery:
             from sidecar.queue.delivery import Delivered
+
+            last = Delivered()
+        elif policies.queue is not None and queue is not None:
             from sidecar.queue.filter import Queue
 
             settings, lane = policies.queue
-            if delivery:
-                last = Delivered()
-            else:
-                storing = Queue(settings, queue, queue.lane(lane))
-                storing.delivery = self._chain(policies, queue, delivery=True)
+            storing = Queue(settings, queue, queue.lane(lane))
         filters = (
             Timeouts(policies.timeout),
             self._tracing if http else None,
@@ -250,8 +249,13 @@ class Assembly:
         patience = min(timeout.request, breaker.settings.timeout_duration) if breaker else timeout.request
         chain = Chain([f for f in filters if f is not None], timeout, patience)
         chain.queue = storing
-        if policies.queue is not None:
-            chain.keep = max(KEEP, policies.queue[0].max_body)
+        if delivery:
+            chain.keep = ANY  # what is stored is in memory until it is over
+        elif queue is not None:
+            # Also where nothing more is to be stored: what is there may have come by any route that there was.
+            chain.delivery = self._chain(policies, queue, delivery=True)
+            if policies.queue is not None:
+                chain.keep = max(KEEP, policies.queue[0].max_body)
         return chain
 
 

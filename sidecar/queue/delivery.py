@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from sidecar.config.model import Limits
 from sidecar.proxy.errors import ProtocolError
 from sidecar.proxy.http1.body import Body
 from sidecar.proxy.http1.downstream import Downstream
@@ -18,7 +19,6 @@ from sidecar.proxy.http1.exchange import HttpExchange
 from sidecar.proxy.http1.head import CHUNKED, parse_request, without
 
 if TYPE_CHECKING:
-    from sidecar.filters.api import Chain
     from sidecar.proxy.http1.listener import HttpListener
     from sidecar.queue.record import Request
 
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 HEADER: Final = b"x-sidecar-queued"
 #: What framing adds to a body, at most, and what comes before it: interim answers, and the head.
 _SLACK: Final = 256 * 1024
+
+#: A stored head was measured when its client sent it. Since then fields of our own have come to it, and a reload may
+#: have lowered the limits: neither may keep back what was acknowledged.
+_UNLIMITED: Final = Limits(head=1 << 31, headers=1 << 31, target=1 << 31, body=0)
 
 _RETRY_AFTER: Final = re.compile(rb"\r\n(?i:retry-after):[ \t]*+([^\r]*)")
 
@@ -120,10 +124,9 @@ def deliver(
     wire = Wire(loop, request.client, max_body + _SLACK, ended)
     client = Downstream(listener)
     wire.client = client
-    client.connection_made(wire)
-    if client.closing:
-        wire.close()
-        return refused(Result(503, "overloaded", True))
+    # Nobody's connection: the bound of those that clients may have is not for it, that is the lane's concurrency.
+    client.transport = wire
+    client.ip = request.client
     try:
         x = _exchange(listener, client, request)
     except ProtocolError as error:
@@ -136,15 +139,26 @@ def deliver(
 
 
 def _exchange(listener: HttpListener, client: Downstream, request: Request) -> HttpExchange:
-    raw = b"%b%b: %b\r\n\r\n" % (request.head[:-2], HEADER, request.id.encode())
-    head = parse_request(raw, listener.limits, listener.host)
-    chain: Chain = listener.route(head)
-    if chain.queue is not None:
-        chain = chain.queue.delivery
+    head = parse_request(request.head, _UNLIMITED, listener.host)
+    # Behind the parser, which takes for a client's what it reads.
+    head.raw = b"%b%b: %b\r\n\r\n" % (head.raw[:-2], HEADER, request.id.encode())
+    # The route that it came by may have gone.
+    chain = listener.route(head).delivery or listener.chain.delivery
+    assert chain is not None
     x = HttpExchange(client, head, chain, listener.clock())
     x.request_id = request.request_id
-    if x.body is not None and (x.request_body(request.body) or not x.request_done):
+    size = len(request.body)
+    if x.body is None:
+        complete = not size
+    else:
+        complete = x.body.feed(request.body) == size and x.body.done
+        x.body = None
+        x.kept.append(request.body)
+        x.kept_size = size
+        x.count_in(size)
+    if not complete:
         raise ProtocolError("the body is not what its framing says")
+    x.request_done = True
     return x
 
 

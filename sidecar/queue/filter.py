@@ -21,7 +21,6 @@ from sidecar.queue.record import Found, Request, digest_of, id_for_key, new_id
 
 if TYPE_CHECKING:
     from sidecar.disk.errors import SpoolError
-    from sidecar.filters.api import Chain
     from sidecar.proxy.http1.exchange import HttpExchange
     from sidecar.proxy.http1.head import ResponseHead
     from sidecar.queue.lane import Lane
@@ -34,9 +33,7 @@ _PEERS: Final = frozenset(code.encode() for code in UNDELIVERED)
 
 
 class Queue:
-    """One chain's. ``delivery`` is the chain that its stored requests go through. ``lane`` may be shared by chains."""
-
-    delivery: Chain
+    """One chain's. ``lane`` may be shared by chains."""
 
     def __init__(self, config: Config, queue: HttpQueue, lane: Lane) -> None:
         self._config = config

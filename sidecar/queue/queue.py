@@ -14,6 +14,7 @@ from sidecar.config import model
 from sidecar.proxy.listener import ListenerError
 from sidecar.queue.database import Database
 from sidecar.queue.lane import Lane
+from sidecar.queue.record import file_name
 from sidecar.queue.store import Store
 from sidecar.telemetry.stats import QueueStats
 
@@ -42,10 +43,9 @@ class HttpQueue:
         self.clock: Callable[[], float] = listener.loop.time
         self.wall = wall
         self.rng = rng
+        self.path = path
         self.stats = listener.stats.queue = QueueStats()
-        # A service may have the name of an upstream; neither can have a tilde in it.
-        name = f"{listener.name}~queue" if listener.stats.direction == "outbound" else f"~{listener.name}~queue"
-        self._database = Database(Path(path), name, 0, wall)
+        self._database = Database(Path(path), file_name(listener.name, listener.stats.direction), 0, wall)
         self.store = Store(self._database, listener.loop)
         self.store.on_recount = self._recount
         self.lanes: dict[str, Lane] = {}
@@ -53,10 +53,14 @@ class HttpQueue:
         self.paused = True
         self.stopped = False
         self.closed = False
+        #: Nothing more can be stored; what is, goes on.
+        self.refusing = False
         #: Clients have named keys for something that is here.
         self.keyed = False
         self._keys = 0
         self._keep = 3600.0
+        #: Lanes that the configuration has.
+        self._configured: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
 
     def configure(self, settings: Mapping[str, tuple[model.Queue, Collection[int]]]) -> None:
@@ -66,6 +70,14 @@ class HttpQueue:
             lane = self.lane(name)
             lane.settings = queue
             lane.statuses = frozenset(statuses)
+        orphans = [self.lanes[name] for name in self._configured - settings.keys() if self.lanes[name].waiting]
+        if orphans:
+            logger.warning(
+                "a queue was taken out of the configuration of %s; what it has acknowledged is delivered all the same",
+                self.listener.name,
+                extra={"requests": sum(lane.count + lane.coming for lane in orphans)},
+            )
+        self._configured = frozenset(settings)
         if settings:
             self._keep = max(queue.keep for queue, _ in settings.values())
             self._database.max_outcomes = max(queue.max_bytes for queue, _ in settings.values())
@@ -110,18 +122,33 @@ class HttpQueue:
         for lane in self.lanes.values():
             lane.stop()
 
+    def refuse(self) -> None:
+        """Store nothing more: the listener is about to go for good."""
+        self.refusing = True
+
     async def close(self) -> None:
         """Write what is to be written, and end."""
         self.stop()
         self.closed = True
         await self.store.close()
+        if not self.waiting:
+            return
+        fields = {"requests": self.waiting, "file": str(self._database.file.files.base)}
+        if self._configured:
+            logger.info("stored requests wait for the next start of %s", self.listener.name, extra=fields)
+        else:
+            logger.warning(
+                "stored requests are left behind: they are delivered when %s is started with a queue there again",
+                self.listener.name,
+                extra=fields,
+            )
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
     def room(self, lane: Lane, size: int) -> bool:
         """Whether one more of that size may be stored."""
         return (
-            not self.closed
+            not (self.closed or self.refusing)
             and lane.bytes + lane.coming_bytes + size <= lane.settings.max_bytes
             and not self.store.busy(size)
         )
@@ -151,6 +178,11 @@ class HttpQueue:
     def find(self, id: str, body: bool, done: Put) -> None:
         """What is known of a request; with its outcome's ``body``, if asked for."""
         self.store.submit(lambda it: it.find(id, body), done)
+
+    @property
+    def waiting(self) -> int:
+        """Requests that were acknowledged, or are about to be, and have no outcome."""
+        return sum(lane.count + lane.coming for lane in self.lanes.values())
 
     def delivering(self, number: int) -> bool:
         """Whether it is under way."""

@@ -96,6 +96,11 @@ class Found:
         self.outcome = outcome
 
 
+def file_name(listener: str, direction: str) -> str:
+    """What the file of a listener is called. A service may have the name of an upstream; neither has a tilde in it."""
+    return f"{listener}~queue" if direction == "outbound" else f"~{listener}~queue"
+
+
 def new_id() -> str:
     """One that nobody can guess: whoever knows it may ask for the outcome."""
     return secrets.token_hex(16)
