@@ -18,6 +18,7 @@ from sidecar.registry.consul_health import instances
 from sidecar.registry.hold import Hold
 from sidecar.registry.link import Link
 from sidecar.registry.pace import Pace
+from sidecar.registry.validate import Refusals
 from sidecar.registry.watch import Watch
 from sidecar.resilience.backoff import Backoff
 
@@ -55,6 +56,7 @@ class ConsulWatch(Watch):
         #: A change is seen at once, a service that changes all the time once a second.
         self._pace = Pace(1.0, 10, clock)
         self._hold = Hold(clock)
+        self._refusals = Refusals(discover.service, clock)
         self._release: asyncio.TimerHandle | None = None
         self._failures = 0
         self._last_index = 0
@@ -98,7 +100,9 @@ class ConsulWatch(Watch):
                 self.discover.service, index=index or None, wait=f"{wait:.0f}s", tag=self.discover.tag or None
             )
         answered = max(1, int(text))
-        found = instances(nodes)
+        refused: list[str] = []
+        found = instances(nodes, refused.append)
+        self._refusals.report(refused)
         self._link.ok(self.source)
         usable = self._hold.apply(found, went_back=answered < self._last_index)
         self._last_index = answered

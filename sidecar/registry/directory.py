@@ -12,7 +12,7 @@ from typing import TypeVar
 from sidecar.config.model import Config, Discover
 from sidecar.registry.api import Instance, OnChange
 from sidecar.registry.directory_folder import HEARTBEAT, Folder
-from sidecar.registry.directory_record import encode
+from sidecar.registry.directory_record import check_size, encode
 from sidecar.registry.hold import Hold
 from sidecar.registry.link import Link, describe
 from sidecar.registry.pace import Pace
@@ -54,6 +54,8 @@ class DirectoryRegistry:
         self._clock = clock
         self._folder = Folder(Path(config.registry.path), clock=clock)
         self._folder.prepare()
+        if config.inbound is not None:
+            check_size(config.service)
         self._link = Link(f"directory://{config.registry.path}", clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
         self._watches: dict[Discover, _FolderWatch] = {}
@@ -138,28 +140,43 @@ class DirectoryRegistry:
     async def _keep_looking(self) -> None:
         while True:
             try:
-                if self._watches:
-                    await self._look()
-                    self._link.ok("discovery")
-            except Exception as error:
-                self._link.failed("discovery", error)
+                error = await self._look() if self._watches else None
+            except Exception as failure:
+                error = failure
                 for watch in self._watches.values():
                     watch.away()
+            if error is not None:
+                self._link.failed("discovery", error)
+            elif self._watches:
+                self._link.ok("discovery")
             await asyncio.sleep(POLL)
 
-    async def _look(self) -> None:
+    async def _look(self) -> Exception | None:
+        """Look once; what went wrong with single services. Raises OSError when the registry cannot be read at all."""
         services = {discover.service for discover in self._watches}
-        found = await self._in_thread(self._read, services)
+        found, failed = await self._in_thread(self._read, services)
         for discover, watch in tuple(self._watches.items()):
             if discover.service in found:
                 watch.found(found[discover.service])
+            elif discover.service in failed:
+                watch.away()
+        return next(iter(failed.values()), None)
 
-    def _read(self, services: set[str]) -> dict[str, tuple[Instance, ...]]:
+    def _read(self, services: set[str]) -> tuple[dict[str, tuple[Instance, ...]], dict[str, OSError]]:
         self._folder.keep(services)
         if self._clock() >= self._tidy_at:
             self._tidy_at = self._clock() + TIDY
             self._folder.tidy()
-        return {service: self._folder.read(service) for service in services}
+        found: dict[str, tuple[Instance, ...]] = {}
+        failed: dict[str, OSError] = {}
+        for service in services:
+            try:
+                found[service] = self._folder.read(service)
+            except OSError as error:  # a folder that others have spoiled is so for its own service only
+                failed[service] = error
+        if failed:
+            self._folder.check()
+        return found, failed
 
     async def _keep_registered(self, port: int) -> None:
         service = self._config.service

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 import os
-import stat
 import time
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.registry.api import Instance
-from sidecar.registry.directory_record import MAX_SIZE, SUFFIX, Record, decode, file_name
-from sidecar.registry.errors import RegistryError
+from sidecar.registry.directory_record import SUFFIX, Record, decode, file_name, is_file_name, temporary_name
+from sidecar.registry.directory_root import Root, entries, is_own, open_folder, read_file, write_new
+from sidecar.registry.validate import MAX_INSTANCES
+from sidecar.resilience.token_bucket import TokenBucket
 
 log = logging.getLogger("sidecar.registry")
 
@@ -26,9 +28,8 @@ HEARTBEAT = 2.0
 STALE = 3 * HEARTBEAT
 #: Seconds after which anybody removes a stale file.
 LITTER = 600.0
-#: Files looked at in one folder, and services in the registry; what is beyond is ignored.
-MAX_FILES = 4096
-MAX_SERVICES = 4096
+#: Bytes of a service's files that are read and remembered; what is beyond is skipped.
+MAX_BYTES = 8 << 20
 
 _Version = tuple[int, int, int]
 
@@ -37,6 +38,7 @@ _Version = tuple[int, int, int]
 class _Seen:
     version: _Version
     record: Record | None
+    size: int
     #: When, on this process's clock, the version was seen first.
     since: float
 
@@ -51,70 +53,71 @@ class Folder:
     def __init__(
         self, path: Path, *, clock: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time
     ) -> None:
-        self._path = path
+        self._root = Root(path)
         self._clock = clock
         self._wall = wall
-        self._seen: dict[Path, dict[str, _Seen]] = {}
-        self._litter: dict[Path, int] = {}
+        self._seen: dict[str, dict[str, _Seen]] = {}
+        #: What may be litter, by its path below the registry, and its time stamp.
+        self._litter: dict[str, int] = {}
+        self._lines = TokenBucket(0.1, 32, clock())
 
     def prepare(self) -> None:
-        """Create the folder if it is missing and see whether it can be written. Raises :class:`RegistryError`."""
-        probe = self._path / f".probe-{os.getpid()}"
-        try:
-            self._path.mkdir(parents=True, exist_ok=True)
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise RegistryError(
-                f"registry: the folder {self._path} cannot be used: {error.strerror or error}; it has to exist, or its "
-                f"parent has to let user {os.getuid()} create it, and this user must be allowed to write to it"
-            ) from error
+        """See :meth:`sidecar.registry.directory_root.Root.prepare`."""
+        self._root.prepare()
+
+    def check(self) -> None:
+        """Raises OSError when the registry itself cannot be opened."""
+        with self._root.open():
+            pass
 
     def write(self, service: str, id: str, content: bytes) -> None:
         """Create or replace an instance's file. Raises OSError."""
-        folder = self._path / file_name(service)
         name = file_name(id) + SUFFIX
-        temporary = folder / f".{name}.{os.getpid()}"
-        try:
-            _write(temporary, content)
-        except FileNotFoundError:
-            # The first one here, or the last one took the folder along. Others may write to it as to the registry.
-            folder.mkdir(exist_ok=True)
-            folder.chmod(stat.S_IMODE(self._path.stat().st_mode))
-            _write(temporary, content)
-        temporary.replace(folder / name)
+        temporary = temporary_name(name)
+        with self._root.service(file_name(service), create=True) as folder:
+            try:
+                write_new(folder, temporary, content)
+                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+            except OSError:
+                with suppress(OSError):  # it may never have come to be
+                    os.unlink(temporary, dir_fd=folder)
+                raise
 
     def remove(self, service: str, id: str) -> None:
         """Remove an instance's file, and the service's folder when it was the last. Raises OSError."""
-        folder = self._path / file_name(service)
-        (folder / (file_name(id) + SUFFIX)).unlink(missing_ok=True)
+        name = file_name(service)
         try:
-            folder.rmdir()
-        except OSError:
-            pass  # not empty
+            with self._root.service(name) as folder:
+                os.unlink(file_name(id) + SUFFIX, dir_fd=folder)
+        except FileNotFoundError:
+            pass
+        with self._root.open() as root, suppress(OSError):  # not empty
+            os.rmdir(name, dir_fd=root)
 
     def read(self, service: str) -> tuple[Instance, ...]:
         """The usable instances of a service: fresh and not critical, in a stable order. Raises OSError when the
-        registry's folder cannot be read; files that make no sense are skipped, with a line in the log."""
-        folder = self._path / file_name(service)
-        before = self._seen.get(folder, {})
+        registry or the service's folder cannot be read; files that make no sense are skipped, with a log line."""
+        name = file_name(service)
+        before = self._seen.get(name, {})
         after: dict[str, _Seen] = {}
+        room = MAX_BYTES
         try:
-            with os.scandir(folder) as entries:
-                for entry in entries:
+            with self._root.service(name) as folder:
+                for entry in entries(folder):
                     if entry.name.startswith(".") or not entry.name.endswith(SUFFIX):
                         continue
-                    seen = self._look(entry, before.get(entry.name), service)
+                    seen = self._look(folder, entry, before.get(entry.name), service, room)
                     if seen is not None:
                         after[entry.name] = seen
-                    if len(after) == MAX_FILES:
+                        room -= seen.size
+                    if len(after) == MAX_INSTANCES:
                         break
         except FileNotFoundError:
-            self._path.stat()  # raises when the registry itself is gone
+            self.check()
         if after:
-            self._seen[folder] = after
+            self._seen[name] = after
         else:
-            self._seen.pop(folder, None)
+            self._seen.pop(name, None)
         now = self._clock()
         found = [
             seen.record.instance
@@ -125,84 +128,76 @@ class Folder:
 
     def keep(self, services: Collection[str]) -> None:
         """Forget what was seen of other services than these."""
-        folders = {self._path / file_name(service) for service in services}
-        for folder in [folder for folder in self._seen if folder not in folders]:
-            del self._seen[folder]
+        names = {file_name(service) for service in services}
+        for name in [name for name in self._seen if name not in names]:
+            del self._seen[name]
 
     def tidy(self) -> None:
-        """Remove what was left behind by those who could not: files older than :data:`LITTER` by their time stamp
-        that did not change since the last call either, and folders that are empty then. Raises OSError when the
+        """Remove what was left behind by those who could not: files of the kind that :meth:`write` makes, older than
+        :data:`LITTER` by their time stamp, that did not change since the last call either; and folders that are empty
+        then. Everything else stays, and links are not followed. Each removal is logged. Raises OSError when the
         registry's folder cannot be read."""
-        litter: dict[Path, int] = {}
-        with os.scandir(self._path) as folders:
-            services = [Path(folder.path) for folder, _ in zip(folders, range(MAX_SERVICES), strict=False)]
-        for service in services:
-            try:
-                litter |= self._tidy(service)
-            except OSError:
-                continue  # not a folder, or not ours to tidy
+        litter: dict[str, int] = {}
+        with self._root.open() as root:
+            for service in [entry.name for entry in entries(root) if entry.is_dir(follow_symlinks=False)]:
+                with suppress(OSError):  # not ours to tidy, or gone
+                    litter |= self._tidy(root, service)
         self._litter = litter
 
-    def _tidy(self, folder: Path) -> dict[Path, int]:
-        litter: dict[Path, int] = {}
+    def _tidy(self, root: int, service: str) -> dict[str, int]:
+        litter: dict[str, int] = {}
         removed = False
-        with os.scandir(folder) as entries:
-            for entry, _ in zip(entries, range(MAX_FILES), strict=False):
-                info = entry.stat(follow_symlinks=False)
-                if self._wall() - info.st_mtime < LITTER or not entry.is_file(follow_symlinks=False):
-                    continue
-                path = Path(entry.path)
-                if self._litter.get(path) == info.st_mtime_ns:
-                    path.unlink(missing_ok=True)
-                    removed = True
-                else:
-                    litter[path] = info.st_mtime_ns
+        folder = open_folder(root, service)
+        try:
+            for entry in list(entries(folder)):
+                path = f"{service}/{entry.name}"
+                with suppress(OSError):
+                    info = entry.stat(follow_symlinks=False)
+                    if self._wall() - info.st_mtime < LITTER or not is_file_name(entry.name):
+                        continue
+                    if self._litter.get(path) != info.st_mtime_ns:
+                        litter[path] = info.st_mtime_ns
+                    elif is_own(folder, service, entry.name):
+                        os.unlink(entry.name, dir_fd=folder)
+                        removed = True
+                        log.info("registry: removed %s, stale for %.0f s", path, self._wall() - info.st_mtime)
+        finally:
+            os.close(folder)
         if removed and not litter:
-            folder.rmdir()
+            os.rmdir(service, dir_fd=root)
+            log.info("registry: removed the folder of %s, which was empty", service)
         return litter
 
-    def _look(self, entry: os.DirEntry[str], before: _Seen | None, service: str) -> _Seen | None:
+    def _look(
+        self, folder: int, entry: os.DirEntry[str], before: _Seen | None, service: str, room: int
+    ) -> _Seen | None:
         try:
             info = entry.stat(follow_symlinks=False)
         except OSError:
             return None  # removed this moment
         version = (info.st_mtime_ns, info.st_ino, info.st_size)
-        if before is not None and before.version == version:
+        if before is not None and before.version == version and before.size <= room:
             return before
         record = None
+        size = 0
         try:
-            record = _read(Path(entry.path), service)
+            if info.st_size > room:
+                raise ValueError(f"the files of {service} have more than {MAX_BYTES} bytes together")
+            data = read_file(folder, entry.name)
+            size = len(data)
+            record = decode(data)
+            if record.service != service or file_name(record.instance.id) + SUFFIX != entry.name:
+                record = None
+                raise ValueError("its service and id are not those that its path stands for")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             if before is None or before.record is not None:  # one line, however often it is rewritten
-                log.warning("registry: %s is skipped: %s", entry.path, error)
+                # Names are anybody's, and new ones can be made for ever.
+                level = logging.DEBUG if self._lines.take(self._clock()) else logging.WARNING
+                path = f"{file_name(service)}/{entry.name}"
+                log.log(level, "registry: %s is skipped: %s", ascii(path)[1:-1], error)
         since = self._clock()
         if before is None:
             since -= max(0.0, self._wall() - info.st_mtime)
-        return _Seen(version, record, since)
-
-
-def _write(path: Path, content: bytes) -> None:
-    # Never through something that was put there before, such as a link to somewhere else.
-    path.unlink(missing_ok=True)
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
-    with os.fdopen(file, "wb") as stream:
-        stream.write(content)
-
-
-def _read(path: Path, service: str) -> Record:
-    # Neither a link to somewhere else nor a pipe that never ends may hold up the reader.
-    file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        if not stat.S_ISREG(os.fstat(file).st_mode):
-            raise ValueError("not a regular file")
-        data = os.read(file, MAX_SIZE + 1)
-    finally:
-        os.close(file)
-    if len(data) > MAX_SIZE:
-        raise ValueError(f"larger than {MAX_SIZE} bytes")
-    record = decode(data)
-    if record.service != service or file_name(record.instance.id) + SUFFIX != path.name:
-        raise ValueError("its service and id are not those that its path stands for")
-    return record
+        return _Seen(version, record, size, since)

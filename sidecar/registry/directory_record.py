@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from sidecar.config.model import Service
+from sidecar.registry import validate
 from sidecar.registry.api import Instance
+from sidecar.registry.errors import RegistryError
 
 #: Larger files are not read.
 MAX_SIZE = 65536
 SUFFIX = ".json"
+#: How every content begins. A file that was being written when its writer died has this, a part of it, or nothing.
+_BEGINNING: Final = b'{"service":'
+#: What :func:`file_name` gives, and what :func:`temporary_name` makes of it. Older versions ended it with a process id.
+_NAME: Final = re.compile(r"(?!\.)[A-Za-z0-9_.~%-]{1,200}")
+_TEMPORARY: Final = re.compile(r"\.[A-Za-z0-9_.~%-]{1,205}\.[0-9a-f]{1,16}")
 _STATES = {"passing": "healthy", "warning": "warning", "critical": "critical"}
 
 
@@ -33,6 +42,39 @@ def file_name(name: str) -> str:
     return safe if 0 < len(safe) <= 200 else f"%{hashlib.sha256(name.encode()).hexdigest()}"
 
 
+def temporary_name(name: str) -> str:
+    """Under which name the file ``name`` is written before it takes that one's place."""
+    return f".{name}.{secrets.token_hex(8)}"
+
+
+def is_name(name: str) -> bool:
+    """Whether :func:`file_name` may have given this."""
+    return _NAME.fullmatch(name) is not None
+
+
+def is_file_name(name: str) -> bool:
+    """Whether an instance's file, finished or not, may be called so."""
+    return (name.endswith(SUFFIX) and is_name(name.removesuffix(SUFFIX))) or _TEMPORARY.fullmatch(name) is not None
+
+
+def is_temporary(name: str, data: bytes) -> bool:
+    """Whether a file of this name and content is one that was never finished."""
+    return _TEMPORARY.fullmatch(name) is not None and data[: len(_BEGINNING)] == _BEGINNING[: len(data)]
+
+
+def is_record(folder: str, name: str, data: bytes) -> bool:
+    """Whether a file is an instance's, if only by what it is called: those that other versions write included."""
+    try:
+        content = json.loads(data)
+        return (
+            isinstance(content, dict)
+            and file_name(_text(content, "service")) == folder
+            and file_name(_text(content, "id")) + SUFFIX == name
+        )
+    except (ValueError, RecursionError):
+        return False
+
+
 def encode(service: Service, port: int, status: str, output: str) -> bytes:
     """The file's content."""
     content = {
@@ -47,6 +89,15 @@ def encode(service: Service, port: int, status: str, output: str) -> bytes:
         "output": output[:1000],
     }
     return json.dumps(content, separators=(",", ":")).encode()
+
+
+def check_size(service: Service) -> None:
+    """Raises :class:`RegistryError` when others would not read this workload's file."""
+    size = len(encode(service, 65535, "critical", "x" * 1000))
+    if size > MAX_SIZE:
+        raise RegistryError(
+            f"registry: service.tags and service.meta make a file of {size} bytes; one of at most {MAX_SIZE} is read"
+        )
 
 
 def decode(data: bytes) -> Record:
@@ -64,25 +115,17 @@ def decode(data: bytes) -> Record:
     weights = content.get("weights")
     if not isinstance(weights, dict):
         raise ValueError("weights is not an object")
-    tags = content.get("tags")
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise ValueError("tags is not a list of strings")
-    meta = content.get("meta")
-    if not isinstance(meta, dict) or not all(isinstance(value, str) for value in meta.values()):
-        raise ValueError("meta is not an object of strings")
-    host = _text(content, "host")
-    if len(host) > 253 or not all(char.isalnum() or char in ".:_-%" for char in host):
-        raise ValueError("host is neither an address nor a name")
+    weight = "warning" if status == "warning" else "passing"
     return Record(
         service=_text(content, "service"),
-        instance=Instance(
-            host=host,
-            port=_number(content, "port", 1, 65535),
-            id=_text(content, "id"),
-            weight=_number(weights, "warning" if status == "warning" else "passing", 0, 65535),
+        instance=validate.instance(
+            host_=content.get("host"),
+            port=content.get("port"),
+            id_=_text(content, "id"),
+            weight=validate.number(weights.get(weight), f"weights.{weight}", 0, validate.MAX_WEIGHT),
             state=_STATES[status],
-            tags=tuple(tags),
-            meta=dict(meta),
+            tags=content.get("tags"),
+            meta=content.get("meta"),
         ),
     )
 
@@ -91,11 +134,4 @@ def _text(content: Mapping[str, Any], key: str) -> str:
     value = content.get(key)
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key} is not a text")
-    return value
-
-
-def _number(content: Mapping[str, Any], key: str, least: int, most: int) -> int:
-    value = content.get(key)
-    if type(value) is not int or not least <= value <= most:
-        raise ValueError(f"{key} is not a number from {least} to {most}")
     return value

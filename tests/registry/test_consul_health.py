@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
+from dataclasses import asdict
+from random import Random
 from typing import Any
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.admin import report
 from sidecar.registry.consul_health import instances
+from sidecar.registry.validate import Refusals
+from sidecar.upstreams.balancers import create
+from sidecar.upstreams.cluster import Cluster
+from support.clock import Clock
 
 
 def entry(*statuses: str, address: str = "10.0.0.2", port: Any = 80, weights: Any = None, id: str = "a") -> Any:
@@ -44,9 +54,52 @@ def test_without_an_address_the_service_is_where_its_node_is() -> None:
     assert [i.host for i in instances([entry(address="")])] == ["10.0.0.1"]
 
 
-@pytest.mark.parametrize("port", [0, -1, 65536, None, "x"])
+@pytest.mark.parametrize("port", [0, -1, 65536, None, "x", "80", 80.5, True, 10**30])
 def test_what_cannot_be_dialed_is_left_out(port: Any) -> None:
     assert instances([entry(port=port)]) == ()
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"address": "a b"}, "host"),
+        ({"address": "0.0.0.0"}, "host"),
+        ({"address": ["10.0.0.1"]}, "host"),
+        ({"address": "1.2"}, "host"),
+        ({"weights": {"Passing": 2**64}}, "weight"),
+        ({"weights": {"Passing": "1"}}, "weight"),
+        ({"weights": [1]}, "Weights"),
+        ({"id": "\ud800"}, "id"),
+        ({"id": 5}, "id"),
+        ({"id": "a\x1b[31m"}, "id"),
+    ],
+)
+def test_what_makes_no_sense_is_left_out_for_itself_and_said(changed: dict[str, Any], said: str) -> None:
+    refused: list[str] = []
+    assert [i.id for i in instances([entry(id="good"), entry(**{"id": "bad", **changed})], refused.append)] == ["good"]
+    assert len(refused) == 1
+    assert said in refused[0]
+    assert refused[0].isascii()
+
+
+def test_more_instances_than_a_service_has_are_an_error() -> None:
+    with pytest.raises(ValueError, match="4097"):
+        instances([entry()] * 4097)
+
+
+def test_one_line_when_those_that_are_left_out_change(caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock(0.0)
+    refusals = Refusals("web", clock)
+    for problems in (["a: x"], ["a: x"], [], ["a: x"], [f"{n}: x" for n in range(99)]):
+        refusals.report(problems)
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "1 of the instances of web are left out: a: x",
+        "1 of the instances of web are left out: a: x",
+        "99 of the instances of web are left out: 0: x; 1: x; 2: x; 3: x; 4: x; and 94 more",
+    ]
+    for n in range(1000):
+        refusals.report([str(n)])
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 6
 
 
 def test_the_order_does_not_depend_on_the_answer() -> None:
@@ -54,19 +107,57 @@ def test_the_order_does_not_depend_on_the_answer() -> None:
     assert instances([one, two]) == instances([two, one])
 
 
+_KEYS = [
+    "Service",
+    "Node",
+    "Checks",
+    "Port",
+    "Weights",
+    "Status",
+    "Tags",
+    "Meta",
+    "Address",
+    "ID",
+    "Passing",
+    "Warning",
+]
+_texts = st.sampled_from(["10.0.0.1", "web", "::1", "passing", "warning", "a\ud800", "a b", "\x1b[2J", "x" * 600, ""])
+_leaves = st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | _texts | st.text(max_size=5)
 _json = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.sampled_from(["Service", "Node", "Checks", "Port", "Weights", "Status", "Tags"]), inner)
-    ),
+    _leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(_KEYS), inner),
     max_leaves=12,
+)
+# Mostly as it should be, with anything in some places.
+_service = st.fixed_dictionaries(
+    {"Port": st.integers(1, 65535) | _leaves},
+    optional={
+        "ID": _texts | _leaves,
+        "Address": _texts | _leaves,
+        "Weights": st.dictionaries(st.sampled_from(["Passing", "Warning"]), _leaves) | _leaves,
+        "Tags": st.lists(_texts, max_size=3) | _json,
+        "Meta": st.dictionaries(_texts, _texts, max_size=3) | _json,
+    },
+)
+_entry = st.fixed_dictionaries(
+    {"Service": _service, "Node": st.fixed_dictionaries({"Address": _texts})},
+    optional={"Checks": st.lists(st.fixed_dictionaries({"Status": _texts})) | _json},
 )
 
 
-@given(_json)
-def test_nothing_but_a_value_error_comes_out(answer: Any) -> None:
+@given(st.lists(_entry | _json, max_size=6) | _json)
+def test_any_json_gives_instances_that_can_be_shown_or_a_value_error(answer: Any) -> None:
+    refused: list[str] = []
     try:
-        instances(answer)
+        found = instances(answer, refused.append)
     except ValueError:
         assert not isinstance(answer, list)
+        return
+    assert len(found) + len(refused) <= len(answer)
+    cluster = Cluster("web", create("weighted", Random(1)), lambda: 0.0, Random(1))
+    cluster.update(found)
+    shown = json.loads(orjson.dumps([report._endpoint(endpoint) for endpoint in cluster.endpoints]))
+    assert len(shown) == len({(i.host, i.port) for i in found})
+    orjson.dumps([asdict(instance) for instance in found])
+    for problem in refused:
+        problem.encode()

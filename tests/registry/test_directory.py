@@ -16,6 +16,7 @@ from sidecar import registry as registries
 from sidecar.config.model import Config, Discover
 from sidecar.registry import RegistryError
 from sidecar.registry.directory import DirectoryRegistry
+from sidecar.registry.directory_root import MARKER
 from support.registries import Seen, directory_config, until
 
 
@@ -64,7 +65,7 @@ def test_sidecars_find_each_other_within_a_second(tmp_path: Path) -> None:
             assert len(tagged.sets) == calls
 
     asyncio.run(main())
-    assert list(Path(path).iterdir()) == []
+    assert [file.name for file in Path(path).iterdir()] == [MARKER]
 
 
 def test_a_folder_that_vanishes_keeps_what_is_known_and_heals(
@@ -115,3 +116,33 @@ def test_a_folder_that_cannot_be_used_is_refused_at_once(tmp_path: Path) -> None
     (tmp_path / "file").write_text("")
     with pytest.raises(RegistryError, match="cannot be used"):
         registries.create(directory_config(str(tmp_path / "file")))
+
+
+def test_more_tags_than_others_would_read_are_refused_at_once(tmp_path: Path) -> None:
+    tags = tuple(f"{n}{'é' * 200}" for n in range(200))
+    with pytest.raises(RegistryError, match="tags"):
+        registries.create(directory_config(str(tmp_path / "mesh"), tags=tags))
+
+
+def test_a_services_folder_that_others_have_spoiled_is_so_for_that_service_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sidecar.registry.directory.POLL", 0.05)
+    path = tmp_path / "mesh"
+
+    async def main() -> None:
+        async with opened(directory_config(str(path))) as registry:
+            seen, other = Seen(), Seen()
+            registry.watch(Discover(service="tasks"), seen)
+            registry.watch(Discover(service="spoiled"), other)
+            registry.register()
+            registry.set_health("passing", "fine")
+            await until(lambda: seen.ids == ["tasks-1"] and other.ids == [], "known")
+            (path / "spoiled").symlink_to(tmp_path)
+            await until(lambda: not registry.up, "noticed")
+            registry.set_health("warning", "slow")
+            await until(lambda: [i.state for i in seen.sets[-1]] == ["warning"], "the other one is followed")
+            (path / "spoiled").unlink()
+            await until(lambda: registry.up, "mended")
+
+    asyncio.run(main())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from sidecar.config.model import Service
 from sidecar.registry.directory_folder import LITTER, STALE, Folder
 from sidecar.registry.directory_record import MAX_SIZE, encode
+from sidecar.registry.directory_root import MARKER
 from sidecar.registry.errors import RegistryError
 from support.clock import Clock
 
@@ -159,10 +162,12 @@ def test_writing_does_not_follow_a_link_that_was_put_there(mesh: Mesh) -> None:
     assert mesh.ids() == ["a"]
 
 
-def test_long_stale_files_are_removed_by_anyone(mesh: Mesh) -> None:
+def test_long_stale_files_are_removed_by_anyone(mesh: Mesh, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sidecar.registry")
     old = mesh.beat("old")
-    left = mesh.put(".old.json.77", b"half")
-    mesh.folder.write("db", "d", b"{}")
+    left = mesh.put(".old.json.77", b'{"service":"we')
+    empty = mesh.put(".new.json.0123456789abcdef", b"")
+    mesh.folder.write("db", "d", encode(Service(name="db", id="d", address="10.0.0.1"), 80, "passing", ""))
     only = mesh.stamp(mesh.path / "db" / "d.json")
     mesh.pass_time(LITTER + 1)
     fresh = mesh.beat("fresh")
@@ -172,8 +177,13 @@ def test_long_stale_files_are_removed_by_anyone(mesh: Mesh) -> None:
     mesh.folder.tidy()
     assert not old.exists()
     assert not left.exists()
+    assert not empty.exists()
     assert fresh.exists()
     assert not only.parent.exists()
+    removed = [record.getMessage() for record in caplog.records]
+    assert len(removed) == 5
+    for name in ("web/old.json", "web/.old.json.77", "web/.new.json.0123456789abcdef", "db/d.json", "folder of db"):
+        assert any(f"removed {name}" in line or f"the {name}" in line for line in removed), name
 
 
 def test_a_living_file_with_a_wrong_time_stamp_is_not_removed(mesh: Mesh) -> None:
@@ -182,6 +192,166 @@ def test_a_living_file_with_a_wrong_time_stamp_is_not_removed(mesh: Mesh) -> Non
         mesh.wall.now += LITTER * 2  # its writer's clock is far behind
         mesh.folder.tidy()
     assert (mesh.path / "web" / "a.json").exists()
+
+
+def snapshot(path: Path) -> dict[str, bytes | str]:
+    """Everything below a folder, links not followed."""
+    found: dict[str, bytes | str] = {}
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            entry = Path(folder) / name
+            key = str(entry.relative_to(path))
+            if entry.is_symlink():
+                found[key] = f"-> {entry.readlink()}"
+            else:
+                found[key] = "special" if not entry.is_file() else entry.read_bytes()
+    return found
+
+
+def test_what_is_not_the_registrys_is_never_touched(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """However old it is, wherever it is, whatever leads to it."""
+    mesh.beat("a")
+    outside = tmp_path_factory.mktemp("outside")
+    record = encode(Service(name="web", id="lost", address="10.0.0.1"), 80, "passing", "")
+    (outside / "thesis.txt").write_text("precious")
+    (outside / "lost.json").write_bytes(record)
+    (mesh.path / "top.json").write_bytes(record)
+    (mesh.path / "link").symlink_to(outside)
+    (mesh.path / "docs").mkdir()
+    (mesh.path / "docs" / "thesis.txt").write_text("precious")
+    (mesh.path / "docs" / "package.json").write_text('{"name": "docs"}')
+    (mesh.path / "docs" / "lost.json").write_bytes(record)  # a record, but of another folder
+    (mesh.path / "docs" / "deep" / "deeper").mkdir(parents=True)
+    (mesh.path / "docs" / "deep" / "lost.json").write_bytes(record)
+    (mesh.path / "web" / "notes.txt").write_text("precious")
+    (mesh.path / "web" / "other.json").write_bytes(record)  # a record, but of another name
+    (mesh.path / "web" / ".swap.json.1").write_text("precious")  # called like one of ours
+    (mesh.path / "web" / "large.json").write_bytes(record + b" " * MAX_SIZE)
+    (mesh.path / "web" / "lost.json").symlink_to(outside / "lost.json")
+    os.mkfifo(mesh.path / "web" / "pipe.json")
+    os.mkfifo(mesh.path / "pipe")
+    (mesh.path / "empty").mkdir()
+    for folder in (mesh.path, outside):
+        for path in folder.rglob("*"):
+            os.utime(path, (mesh.wall.now, mesh.wall.now), follow_symlinks=False)
+    before, before_outside = snapshot(mesh.path), snapshot(outside)
+    mesh.pass_time(LITTER * 2)
+    mesh.beat("a")
+    for _ in range(4):
+        mesh.folder.tidy()
+        mesh.folder.read("web")
+        with pytest.raises(NotADirectoryError):
+            mesh.folder.read("link")
+        mesh.pass_time(60)
+    assert snapshot(mesh.path) == before
+    assert snapshot(outside) == before_outside
+
+
+def test_a_services_folder_that_is_a_link_is_neither_read_nor_written_nor_removed(
+    mesh: Mesh, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    outside.chmod(0o700)
+    mesh.path.chmod(0o777)
+    (mesh.path / "web").symlink_to(outside)
+    service = Service(name="web", id="a", address="10.0.0.1")
+    (outside / "a.json").write_bytes(encode(service, 80, "passing", ""))
+    mesh.stamp(outside / "a.json")
+    with pytest.raises(NotADirectoryError):
+        mesh.folder.write("web", "a", b"{}")
+    with pytest.raises(NotADirectoryError):
+        mesh.folder.read("web")
+    with pytest.raises(NotADirectoryError):
+        mesh.folder.remove("web", "a")
+    assert (outside / "a.json").exists()
+    assert outside.stat().st_mode & 0o777 == 0o700
+
+
+def checkout(path: Path) -> None:
+    (path / ".git" / "objects").mkdir(parents=True)
+    (path / "src").mkdir()
+
+
+def home(path: Path) -> None:
+    (path / ".profile").write_text("")
+
+
+def homes(path: Path) -> None:
+    (path / "alice").mkdir()
+    (path / "alice" / "thesis.txt").write_text("")
+
+
+def linked(path: Path) -> None:
+    (path / "bin").symlink_to("usr/bin")
+
+
+def file_beside_services(path: Path) -> None:
+    (path / "web").mkdir()
+    (path / "web" / "a.json").write_text("{}")
+    (path / "thesis.txt").write_text("")
+
+
+def odd_folder(path: Path) -> None:
+    (path / "My Documents").mkdir()
+
+
+@pytest.mark.parametrize("fill", [checkout, home, homes, linked, file_beside_services, odd_folder])
+def test_a_folder_that_is_something_else_is_refused_untouched(tmp_path: Path, fill: Callable[[Path], None]) -> None:
+    fill(tmp_path)
+    before = snapshot(tmp_path)
+    with pytest.raises(
+        RegistryError, match=r"is not a registry of sidecars: there is .*create the empty file"
+    ) as error:
+        Folder(tmp_path).prepare()
+    assert str(tmp_path / MARKER) in str(error.value)
+    assert snapshot(tmp_path) == before
+    (tmp_path / MARKER).touch()
+    Folder(tmp_path).prepare()  # whoever says so is believed
+    assert snapshot(tmp_path) == before | {MARKER: b""}
+
+
+@pytest.mark.parametrize("path", ["/", "/etc", "/usr", "/proc"])
+def test_the_systems_folders_are_refused(path: str) -> None:
+    with pytest.raises(RegistryError):
+        Folder(Path(path)).prepare()
+
+
+def test_a_registry_of_before_the_marker_gets_one_and_so_does_a_fresh_volume(mesh: Mesh) -> None:
+    mesh.beat("a")
+    mesh.put("evil.json", b"not ours")  # a neighbour's mischief keeps nobody from starting
+    mesh.put("notes.txt", b"x")
+    (mesh.path / "db").mkdir()
+    (mesh.path / "lost+found").mkdir()
+    Folder(mesh.path).prepare()
+    assert (mesh.path / MARKER).exists()
+    (mesh.path / "README").write_text("what is put there later does not matter")
+    Folder(mesh.path).prepare()
+    assert mesh.ids() == ["a"]
+
+
+def test_the_path_itself_may_lead_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    Folder(tmp_path / "link" / "mesh").prepare()
+    assert (tmp_path / "real" / "mesh" / MARKER).exists()
+
+
+def test_so_many_and_so_large_files_are_read_and_no_more(
+    mesh: Mesh, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mesh.beat("a")
+    monkeypatch.setattr("sidecar.registry.directory_folder.MAX_BYTES", 2000)
+    monkeypatch.setattr("sidecar.registry.directory_folder.MAX_INSTANCES", 20)
+    for n in range(40):
+        mesh.beat(f"many-{n:02}")
+    assert 5 < len(mesh.ids()) < 20
+    monkeypatch.setattr("sidecar.registry.directory_folder.MAX_BYTES", 3_000_000)
+    assert len(mesh.ids(mesh.reader())) == 20
+    for n in range(200):
+        mesh.put(f"bad-{n}.json", b"x")
+        mesh.folder.read("web")
+        (mesh.path / "web" / f"bad-{n}.json").unlink()
+    assert sum(record.levelno >= logging.WARNING for record in caplog.records) <= 64
 
 
 def test_odd_names_stay_inside_the_folder(mesh: Mesh) -> None:
@@ -217,7 +387,7 @@ def test_a_folder_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
         Folder(file / "mesh").prepare()
     deep = tmp_path / "a" / "b"
     Folder(deep).prepare()
-    assert list(deep.iterdir()) == []
+    assert [entry.name for entry in deep.iterdir()] == [MARKER]
 
 
 def test_the_content_is_readable_json(mesh: Mesh) -> None:

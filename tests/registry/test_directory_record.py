@@ -48,13 +48,30 @@ def test_what_is_written_can_be_read(status: str, state: str, weight: int) -> No
         ({"host": "a\r\nx"}, "host"),
         ({"host": "a" * 300}, "host"),
         ({"host": ["a"]}, "host"),
+        ({"host": "0.0.0.0"}, "host"),
+        ({"host": "224.0.0.1"}, "host"),
+        ({"host": "::"}, "host"),
+        ({"host": "127.1"}, "host"),
+        ({"host": "0x7f000001"}, "host"),
+        ({"host": "10.0.0.1:80"}, "host"),
+        ({"host": "fe80::1%\n"}, "host"),
+        ({"host": "a..b"}, "host"),
+        ({"host": "-a"}, "host"),
+        ({"host": "é.example"}, "host"),
         ({"status": "up"}, "status"),
         ({"status": None}, "status"),
         ({"weights": {"passing": -1}}, "passing"),
         ({"weights": []}, "weights"),
         ({"tags": "ab"}, "tags"),
         ({"tags": [1]}, "tags"),
+        ({"tags": ["\ud800"]}, "tags"),
+        ({"tags": ["a"] * 2000}, "tags"),
         ({"meta": {"a": 1}}, "meta"),
+        ({"meta": {"\udfff": ""}}, "meta"),
+        ({"id": "a\ud800"}, "id"),
+        ({"id": "a\x1b[2J"}, "id"),
+        ({"id": "a" * 600}, "id"),
+        ({"weights": {"passing": 10**30}}, "passing"),
         ({"id": None}, "id"),
         ({"service": 5}, "service"),
     ],
@@ -62,6 +79,13 @@ def test_what_is_written_can_be_read(status: str, state: str, weight: int) -> No
 def test_what_is_wrong_is_said(change: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=said):
         decode(json.dumps(GOOD | change).encode())
+
+
+@pytest.mark.parametrize(
+    "host", ["10.0.0.1", "::1", "fe80::1%eth0", "web", "my_app.local", "a-b.example.", "1a", "xn--e"]
+)
+def test_a_host_that_can_be_dialled_passes(host: str) -> None:
+    assert decode(json.dumps(GOOD | {"host": host}).encode()).instance.host == host
 
 
 @given(st.binary() | st.sampled_from([b"[" * MAX_SIZE, b'{"a":' * 9999, b"\xff", b"1e999", b"9" * MAX_SIZE]))
