@@ -219,6 +219,15 @@ class Match:
 #: Methods whose requests are worth keeping when nobody waits for their answer.
 CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 
+#: Fields by which services usually know who asks.
+IDENTITY: Final = frozenset(
+    {
+        "authorization", "proxy-authorization", "cookie", "api-key", "apikey", "x-api-key", "x-auth-token",
+        "x-access-token", "x-session-token", "x-amz-security-token", "x-goog-api-key", "ocp-apim-subscription-key",
+        "x-forwarded-user", "x-remote-user", "x-tenant-id", "x-client-cert", "x-forwarded-client-cert",
+    }
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Queue:
@@ -227,7 +236,8 @@ class Queue:
     ``max_body`` bounds the body of a request, and what is kept of an answer's; ``max_bytes`` all that waits, and all
     outcomes, each by itself. ``expires`` is how long a request may wait, ``attempts`` how often it is tried when it may
     have been delivered (0: any number), ``keep`` how long its outcome can be asked for, ``concurrency`` how many are
-    delivered at once. ``in_order``: one after the other, and what comes meanwhile queues behind."""
+    delivered at once. ``in_order``: one after the other, and what comes meanwhile queues behind. ``scope``: lower-case
+    fields that say whose an Idempotency-Key is."""
 
     spool: bool = True
     path: str = "/var/lib/sidecar/queue"
@@ -240,6 +250,7 @@ class Queue:
     keep: float = 3600.0
     concurrency: int = 4
     in_order: bool = False
+    scope: frozenset[str] = IDENTITY
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -165,6 +165,11 @@ QUEUE = Section(
         "keep": Key(Duration("1s", "3650d"), "How long an outcome can be asked for.", "1h"),
         "concurrency": Key(Integer(1, 1000), "Most that are delivered at once."),
         "in_order": Key(Boolean(), "Deliver one after the other; while some wait, whatever comes queues behind them."),
+        "scope": Key(
+            ListOf(_HEADER, maximum=64, into=frozenset),
+            "Headers that say who asks. An Idempotency-Key belongs to clients that send the same values of all these.",
+            ["authorization", "x-api-key"],
+        ),
     },
 )
 

@@ -8,6 +8,8 @@ may have reached the app is not stored: its client knows better whether it may c
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.model import Queue as Config
@@ -17,7 +19,7 @@ from sidecar.proxy.exchange import PENDING, STORING
 from sidecar.queue import answers
 from sidecar.queue.delivery import HEADER
 from sidecar.queue.lane import UNDELIVERED
-from sidecar.queue.record import Found, Request, digest_of, id_for_key, new_id
+from sidecar.queue.record import Found, Request, digest_of, id_for_key, new_id, short
 
 if TYPE_CHECKING:
     from sidecar.disk.errors import SpoolError
@@ -32,6 +34,29 @@ _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _PEERS: Final = frozenset(code.encode() for code in UNDELIVERED)
 
 
+class Scope:
+    """Whose an Idempotency-Key is, and for what: method, target, host, and all values of those ``fields``."""
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, fields: Iterable[str]) -> None:
+        names = b"|".join(re.escape(name.encode()) for name in sorted({*fields, "host", "idempotency-key"}))
+        self._fields = re.compile(rb"\r\n(?i:(" + names + rb")):([^\r]*+)")
+
+    def of(self, method: str, target: bytes, raw: bytes) -> list[bytes]:
+        """The same for requests that are in the same scope and have the same key, and for no others. Fields may come
+        in any order, the values of one may not."""
+        given = sorted(((name.lower(), value.strip(b" \t")) for name, value in self._fields.findall(raw)), key=_first)
+        scope = [method.encode(), target]
+        for pair in given:
+            scope += pair
+        return scope
+
+
+def _first(pair: tuple[bytes, bytes]) -> bytes:
+    return pair[0]
+
+
 class Queue:
     """One chain's. ``lane`` may be shared by chains."""
 
@@ -39,6 +64,7 @@ class Queue:
         self._config = config
         self._queue = queue
         self._lane = lane
+        self._scope = Scope(config.scope)
         #: What is said to those that cannot be stored after all.
         self._refusals: dict[HttpExchange, Reply] = {}
 
@@ -135,8 +161,8 @@ class Queue:
         now = queue.wall()
         request = Request(
             id=self._id(x) if key else new_id(), lane=self._lane.name, at=now, expires=now + self._config.expires,
-            client=x.client_ip, request_id=x.request_id, digest=digest_of(body) if key else b"", head=head.raw,
-            body=body,
+            client=x.client_ip, request_id=x.request_id, head=head.raw, body=body,
+            digest=digest_of(queue.store.secret, body) if key else b"",
         )  # fmt: skip
         if not queue.room(self._lane, request.size):
             queue.stats.outcomes["refused"] += 1
@@ -147,8 +173,7 @@ class Queue:
     def _id(self, x: HttpExchange) -> str:
         """Of a request with a key: the same key of somebody else, or for something else, is another one."""
         head = x.head
-        scope = (head.method.encode(), head.target, head.get(b"authorization") or b"", head.get(_KEY) or b"")
-        return id_for_key(self._queue.store.secret, scope)
+        return id_for_key(self._queue.store.secret, self._scope.of(head.method, head.target, head.raw))
 
     def _give_up(self, x: HttpExchange) -> None:
         """It cannot be stored: answer as if there were no queue."""
@@ -229,12 +254,15 @@ class QueueDoor:
     def on_request(self, x: HttpExchange) -> Wait:
         id = x.head.path.decode("latin-1").removeprefix(answers.PREFIX)
         wants_outcome = id.endswith(answers.OUTCOME)
+        id = id.removesuffix(answers.OUTCOME)
+        # Who knows the whole of it may ask, so it is not for logs and spans.
+        x.head.target = (answers.PREFIX + short(id) + (answers.OUTCOME if wants_outcome else "")).encode("latin-1")
         x.queue_deadline = x.deadline
         if x.method not in ("GET", "HEAD"):
             x.listener.loop.call_soon(_respond, x, answers.not_allowed(x.listener.name, x.request_id))
         else:
             asked = _Asked(self._queue, x, wants_outcome)
-            self._queue.find(id.removesuffix(answers.OUTCOME), wants_outcome, asked.found)
+            self._queue.find(id, wants_outcome, asked.found)
         return WAIT
 
 

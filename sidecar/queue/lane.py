@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config import model
 from sidecar.queue.delivery import deliver
-from sidecar.queue.record import Outcome
+from sidecar.queue.record import Outcome, short
 from sidecar.resilience.backoff import Backoff, parse_retry_after
 
 if TYPE_CHECKING:
@@ -269,7 +269,7 @@ class Lane:
                 if outcome.reason:
                     logger.warning(
                         "a queued request has failed",
-                        extra={"id": request.id, "reason": outcome.reason, "request_id": request.request_id},
+                        extra={"id": short(request.id), "reason": outcome.reason, "request_id": request.request_id},
                     )
             self.pump()
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import secrets
 import zlib
+from collections.abc import Sequence
 from typing import Final
 
 #: Beside its head and body, what a row takes on the disk, bytes, about.
@@ -106,15 +107,21 @@ def new_id() -> str:
     return secrets.token_hex(16)
 
 
-def id_for_key(secret: bytes, scope: tuple[bytes, ...]) -> str:
+def short(id: str) -> str:
+    """Enough of it to find a request in logs, and too little to ask for its outcome."""
+    return id[:8] + "..." if len(id) > 8 else id
+
+
+def id_for_key(secret: bytes, scope: Sequence[bytes]) -> str:
     """The id of a request whose client named a key; always the same for the same scope, and a secret of the queue's
-    keeps others from working it out."""
+    keeps others from working it out, as well as what was in the scope."""
     digest = hmac.new(secret, digestmod=hashlib.sha256)
     for part in scope:
         digest.update(b"%d:%b" % (len(part), part))
     return digest.hexdigest()[:32]
 
 
-def digest_of(body: bytes) -> bytes:
-    """What tells two bodies apart."""
-    return hashlib.sha256(body).digest()
+def digest_of(secret: bytes, body: bytes) -> bytes:
+    """What tells two bodies apart. It is kept with the outcome, when the body is gone, so nobody else may be able to
+    find out which body it is of."""
+    return hmac.digest(secret, body, "sha256")

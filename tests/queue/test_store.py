@@ -157,9 +157,9 @@ def test_what_has_expired_fails_and_what_is_old_is_forgotten(tmp_path: Path) -> 
 
 def test_a_key_is_stored_once(tmp_path: Path) -> None:
     async def test(held: Held) -> None:
-        await held.put(request(b"a", id="k", digest=digest_of(b"a")))
-        found = await held.do(lambda it: it.put(request(b"b", id="k", digest=digest_of(b"b"))))
-        assert (found.id, found.digest) == ("k", digest_of(b"a"))
+        await held.put(request(b"a", id="k", digest=digest_of(b"s", b"a")))
+        found = await held.do(lambda it: it.put(request(b"b", id="k", digest=digest_of(b"s", b"b"))))
+        assert (found.id, found.digest) == ("k", digest_of(b"s", b"a"))
         assert await held.bodies() == [b"a"]
 
     holding(tmp_path, test)
