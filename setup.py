@@ -71,6 +71,7 @@ HOT_PATH = [
     "sidecar/filters/circuit_breaker.py",
     "sidecar/filters/drain.py",
     "sidecar/filters/forwarded.py",
+    "sidecar/filters/host.py",
     "sidecar/filters/metrics.py",
     "sidecar/filters/rate_limit.py",
     "sidecar/filters/request_id.py",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from sidecar.config.differences import differences
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.host import default_id
 from sidecar.config.model import Config, Inbound, Queue, Service, Upstream
@@ -20,28 +21,22 @@ if TYPE_CHECKING:
     from sidecar.queue.queue import HttpQueue
 
 _RESTART = "a change of this takes a restart"
+#: What is read once, at the start: keys, with all that is under those that end with a dot…
+_FIXED = ("service.", "registry", "consul.", "admin.", "tracing.", "log.", "inbound.bind", "inbound.protocol")
+#: … except for these.
+_FREE = ("consul.token", "admin.token", "log.level")
 
 
 def check_fixed(agent: Agent, config: Config, filename: str) -> None:
     """Some keys are read once, at the start. Raises :class:`ConfigError` when one of them has changed, instead of
     ignoring that."""
     old = agent.config
-    problems = [Problem("service", _RESTART)] if _service(config) != _service(old) else []
-    problems += [
-        Problem(key, _RESTART)
-        for key in ("registry", "consul", "admin", "tracing")
-        if getattr(config, key) != getattr(old, key)
+    changed = differences(replace(old, service=_service(old)), replace(config, service=_service(config)))
+    problems = [
+        Problem(it.path, f"{_RESTART}: {it}") for it in changed if it.path.startswith(_FIXED) and it.path not in _FREE
     ]
-    if (config.log.format, config.log.access) != (old.log.format, old.log.access):
-        problems.append(Problem("log", "of this section, only the level can change without a restart"))
     if (old.inbound is None) != (config.inbound is None):
         problems.append(Problem("inbound", "adding or removing this takes a restart"))
-    elif old.inbound is not None and config.inbound is not None:
-        problems.extend(
-            Problem(f"inbound.{key}", _RESTART)
-            for key in ("bind", "protocol")
-            if getattr(old.inbound, key) != getattr(config.inbound, key)
-        )
     if old.inbound is not None and config.inbound is not None:
         problems += _queue("inbound", agent.inbound, config.inbound)
     for upstream in config.upstreams.values():
@@ -54,12 +49,21 @@ def check_fixed(agent: Agent, config: Config, filename: str) -> None:
         running = agent.upstreams.get(name)
         if running is not None and running.config.bind == upstream.bind:
             problems.extend(
-                Problem(f"upstreams.{name}.{key}", f"{_RESTART}, or another bind")
+                Problem(
+                    f"upstreams.{name}.{key}",
+                    f"{_RESTART}, or another bind: {getattr(running.config, key)} → {getattr(upstream, key)}",
+                )
                 for key in ("protocol", "balancer")
                 if getattr(running.config, key) != getattr(upstream, key)
             )
-            if _spool_path(running.config) != _spool_path(upstream):
-                problems.append(Problem(f"upstreams.{name}.amqp.spool", f"{_RESTART}, or another bind"))
+            before, after = _spool_path(running.config), _spool_path(upstream)
+            if before != after:
+                problems.append(
+                    Problem(
+                        f"upstreams.{name}.amqp.spool",
+                        f"{_RESTART}, or another bind: {_told(before)} → {_told(after)}",
+                    )
+                )
             problems += _queue(f"upstreams.{name}", running.listener, upstream)
         elif running is not None and _open_queue(running.listener) & _queue_paths(upstream):
             problems.append(Problem(f"upstreams.{name}.bind", f"requests are queued there: {_RESTART}"))
@@ -124,6 +128,12 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
     if agent.inbound is not None and config.inbound is not None and config.inbound != agent.config.inbound:
         agent.inbound.assembly.apply(agent.inbound, config.inbound)
         changes.append("inbound: changed")
+    if config.consul.token != agent.config.consul.token:
+        if agent.registry is not None:
+            agent.registry.use_token(config.consul.token)
+        changes.append("consul.token: changed")
+    if config.admin.token != agent.config.admin.token:  # whoever asks is compared with the configuration's
+        changes.append("admin.token: changed")
     return changes
 
 
@@ -135,7 +145,8 @@ def _queue(name: str, running: Listener | None, new: Inbound | Upstream) -> list
         return []
     queue = _queue_of(running)
     waiting = f"; {queue.waiting} wait in {queue.path}, and are delivered from there only" if queue else ""
-    return [Problem(name, f"where it queues requests: {_RESTART}{waiting}")]
+    change = f"{_told(', '.join(_open_queue(running)))} → {', '.join(sorted(paths))}"
+    return [Problem(name, f"where it queues requests: {_RESTART}: {change}{waiting}")]
 
 
 def _stranded(agent: Agent, config: Config) -> list[Problem]:
@@ -170,6 +181,10 @@ def _queue_paths(listener: Inbound | Upstream) -> set[str]:
 
 def _spool_path(upstream: Upstream) -> str:
     return upstream.amqp.spool.path if upstream.amqp is not None and upstream.amqp.spool is not None else ""
+
+
+def _told(path: str) -> str:
+    return path or "(nowhere)"
 
 
 def _service(config: Config) -> Service:

@@ -146,12 +146,12 @@ def test_endpoints_and_discovery_can_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "path"),
     [
-        ({"service": {"name": "other"}}, ["service"]),
+        ({"service": {"name": "other"}}, ["service.name"]),
         ({"registry": "consul://127.0.0.1:8500"}, ["registry"]),
-        ({"admin": {"bind": "127.0.0.1:1"}}, ["admin"]),
-        ({"tracing": {"sample": 1.0}}, ["tracing"]),
-        ({"consul": {"datacenter": "x"}}, ["consul"]),
-        ({"log": {"format": "text"}}, ["log"]),
+        ({"admin": {"bind": "127.0.0.1:1"}}, ["admin.bind"]),
+        ({"tracing": {"sample": 1.0}}, ["tracing.sample"]),
+        ({"consul": {"datacenter": "x"}}, ["consul.datacenter"]),
+        ({"log": {"format": "text"}}, ["log.format"]),
         ({"upstreams": {"a": upstream(balancer="random")}}, ["upstreams.a.balancer"]),
         ({"upstreams": {"a": upstream(protocol="tcp")}}, ["upstreams.a.protocol"]),
     ],
@@ -163,6 +163,73 @@ def test_what_takes_a_restart_is_refused(tmp_path: Path, change: dict[str, Any],
             it.write(**change)
             assert await problems(it) == path
             assert it.agent.config is before
+
+    run(main)
+
+
+def test_what_takes_a_restart_is_named_with_what_it_was_and_would_be(tmp_path: Path) -> None:
+    async def main() -> None:
+        secret = tmp_path / "secret"
+        secret.write_text("one")
+        async with RunningAgent(tmp_path, consul={"token": {"file": str(secret)}}) as it:
+            secret.write_text("two")
+            check = {"interval": "5s"}
+            it.write(
+                service={"name": "web", "tags": ["a"], "check": check}, consul={"token": "three", "datacenter": "x"}
+            )
+            with pytest.raises(ConfigError) as refused:
+                await it.agent.reload()
+            assert [(problem.path, problem.message.partition(": ")[2]) for problem in refused.value.problems] == [
+                ("service.tags", '[] → ["a"]'),
+                ("service.check.interval", "10 → 5"),
+                ("consul.datacenter", "(empty) → x"),
+            ]
+
+    run(main)
+
+
+def test_secrets_are_read_again(tmp_path: Path) -> None:
+    """Also beside other changes: a file that was rotated must not keep anything from being reloaded."""
+
+    async def main() -> None:
+        secret = tmp_path / "secret"
+        secret.write_text("one\n")
+        admin = {"bind": "127.0.0.1:0", "token": {"file": str(secret)}}
+        async with RunningAgent(tmp_path, admin=admin) as it:
+            assert (await it.ask("PUT", "/log-level", b'{"level": "error"}', X_Sidecar_Token="one"))[0] == 200
+            secret.write_text("two\n")
+            it.write(upstreams={"a": upstream()})
+            changes = await it.agent.reload()
+            assert "admin.token: changed" in changes
+            assert len(changes) == 2
+            assert not any("one" in change or "two" in change for change in changes)
+            for token, status in (("one", 401), ("two", 200)):
+                level = b'{"level": "error"}'
+                assert (await it.ask("PUT", "/log-level", level, X_Sidecar_Token=token))[0] == status
+
+    run(main)
+
+
+def test_an_accounts_password_is_swapped_for_all_that_log_in_with_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        secret = tmp_path / "secret"
+        secret.write_text("one")
+        amqp = {
+            "spool": {"path": str(tmp_path / "spool")},
+            "credentials": {"username": "it", "password": {"file": str(secret)}},
+        }
+        async with RunningAgent(tmp_path, upstreams={"a": upstream(protocol="amqp", amqp=amqp)}) as it:
+            view = it.agent.upstreams["a"].amqp
+            assert view is not None
+            port = view.spool
+            assert isinstance(port, SpoolPort)
+            secret.write_text("two")
+            assert await it.agent.reload() == ["upstreams.a: changed"]
+            login = port.login("/", "it")
+            assert login is not None
+            assert login.response == b"\0it\0two"
+            assert port.accounts.credentials is not None
+            assert port.accounts.credentials.password.reveal() == "two"
 
     run(main)
 

@@ -74,7 +74,7 @@ class Account:
 class Accounts(Kept):
     """All of one upstream. ``credentials`` is the sidecar's own account."""
 
-    __slots__ = ("_by_secret", "_by_user", "_count", "_credentials", "_key", "_lock", "_pending", "_tasks", "_wall")
+    __slots__ = ("_by_secret", "_by_user", "_count", "_key", "_lock", "_pending", "_tasks", "_wall", "credentials")
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class Accounts(Kept):
         notebook = Notebook(path, "the list of accepted logins", MAX_FILE, wall) if path is not None else None
         Kept.__init__(self, notebook)
         self._wall = wall
-        self._credentials = credentials
+        self.credentials = credentials
         #: Of this process: what finds a login that was hashed before.
         self._key = secrets.token_bytes(32)
         self._by_secret: dict[bytes, Account] = {}
@@ -231,7 +231,7 @@ class Accounts(Kept):
         return hashlib.blake2b(login[0].encode("utf-8", "surrogateescape") + b"\x00" + login[1], key=self._key).digest()
 
     def _is_own(self, login: tuple[str, bytes]) -> bool:
-        own = self._credentials
+        own = self.credentials
         if own is None or not own.username or not own.password.reveal():
             return False
         same = hmac.compare_digest(login[0].encode("utf-8", "surrogateescape"), own.username.encode())

@@ -68,9 +68,11 @@ class Address:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """How the sidecar finds out whether its own app is well. With neither ``http`` nor ``tcp``: a TCP connect."""
+    """How the sidecar finds out whether its own app is well. With neither ``http`` nor ``tcp``: a TCP connect. ``host``
+    is the Host field that ``http`` sends; empty: where the app listens."""
 
     http: str | None = None
+    host: str = ""
     tcp: bool = False
     interval: float = 10.0
     timeout: float = 5.0
@@ -417,11 +419,12 @@ class Amqp:
 class Upstream:
     """One thing the app dials. Exactly one of ``discover`` and ``endpoints`` is set. ``protocol`` is ``http``, ``tcp``
     or ``amqp``; for the last two, ``retry.max_attempts`` counts connect attempts and there are no routes. ``amqp`` is
-    set for that protocol and no other."""
+    set for that protocol and no other. ``host`` is the Host field that endpoints get; empty: the one that came."""
 
     name: str
     bind: Address
     protocol: str = "http"
+    host: str = ""
     discover: Discover | None = None
     endpoints: tuple[StaticEndpoint, ...] = ()
     balancer: str = "round_robin"

@@ -20,6 +20,7 @@ from sidecar.config.values import is_loopback, is_wildcard
 NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
     "http": {},
     "tcp": {
+        "host": frozenset(),
         "routes": frozenset(),
         "queue": frozenset(),
         "timeout": frozenset({"request", "head", "keepalive"}),
@@ -28,6 +29,7 @@ NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
     },
     # Not idle: whether a peer still lives is what AMQP's own heartbeats are for. But head: the handshake's.
     "amqp": {
+        "host": frozenset(),
         "routes": frozenset(),
         "queue": frozenset(),
         "timeout": frozenset({"request", "idle", "keepalive"}),
@@ -245,6 +247,8 @@ def _one_check(root: Fields) -> None:
         return
     if check.get("http") and check.get("tcp") is True:
         check.place.report("is two checks at once", found="http and tcp", allowed="one of http: /path and tcp: true")
+    if check.get("host") and "http" not in check.places:
+        check.places["host"].report("means nothing without http", allowed="http: /path beside it, or leave it out")
     registry, after = root.value("registry"), check.get("deregister_critical_service_after")
     if isinstance(registry, Registry) and registry.kind == "consul" and after is not None and after < 60:
         check.places["deregister_critical_service_after"].report(

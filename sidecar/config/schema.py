@@ -37,6 +37,12 @@ from sidecar.config.values import (
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
 _METHOD = Text("a request method", _TOKEN, convert=str.upper)
 _HEADER = Text("a header name", _TOKEN, convert=str.lower)
+# RFC 9110, section 7.2: uri-host [":" port]; those of RFC 3986 that anybody uses.
+_HOST = Text(
+    "a host name or an address, with a port or without",
+    r"(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?",
+    empty=True,
+)
 _COUNT = Integer(0, 1_000_000)
 
 RATE_LIMIT = Section(
@@ -277,6 +283,9 @@ UPSTREAM = Section(
     {
         "bind": Key(HostPort(system_port=True), "The address the app dials.", "127.0.0.1:11434", required=True),
         "protocol": Key(Enum("http", "tcp", "amqp", unbuilt=("grpc",)), "What is spoken there."),
+        "host": Key(
+            _HOST, "Host that endpoints are asked for.", "api.example", default="the one that the app asked for"
+        ),
         "discover": Key(
             DISCOVER,
             "Instances from the registry.",
@@ -313,6 +322,12 @@ CHECK = Section(
     "How the sidecar finds out whether its app is well: a request, or else a TCP connection.",
     {
         "http": Key(Text("a path that begins with /", r"/[^\x00-\x20\x7f#]{0,2047}"), "Path to get.", "/health"),
+        "host": Key(
+            _HOST,
+            "Host to ask for, where the app answers to some only (Django's ALLOWED_HOSTS).",
+            "app.example",
+            default="the address of service.app",
+        ),
         "tcp": Key(Boolean(), "Connect only; what happens without http too."),
         "interval": Key(Duration("10ms", "24h"), "From one check to the next.", "10s"),
         "timeout": Key(Duration(), "The longest a check may take.", "5s"),

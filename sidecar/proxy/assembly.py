@@ -37,6 +37,7 @@ from sidecar.filters.bulkhead import Bulkhead
 from sidecar.filters.circuit_breaker import CircuitBreaker
 from sidecar.filters.drain import Drain
 from sidecar.filters.forwarded import Forwarded
+from sidecar.filters.host import Host
 from sidecar.filters.metrics import ConnectionMetrics, Metrics
 from sidecar.filters.rate_limit import RateLimit
 from sidecar.filters.request_id import RequestId, new_request_id
@@ -113,11 +114,13 @@ class Assembly:
         self._metrics = Metrics(stats, context.clock)
         self._connection_metrics = ConnectionMetrics(stats, context.clock)
         self._access_log = AccessLog(context.access_log)
+        self._host: Host | None = None
 
     def apply(self, listener: Listener, config: Inbound | Upstream) -> None:
         """Give the listener the chains for this configuration."""
         before = self._built
         self._built = {}
+        self._host = Host(config.host) if isinstance(config, Upstream) and config.host else None
         main = self._policies(config, None, None, before)
         routes = [(route.match, self._policies(route, route.match, main, before)) for route in config.routes]
         breakers = [p.circuit_breaker.mechanism for p in (main, *(p for _, p in routes)) if p.circuit_breaker]
@@ -237,6 +240,7 @@ class Assembly:
             Forwarded() if http and inbound else None,
             Drain() if inbound else None,
             storing,
+            self._host,
             policies.rate_limit,
             policies.bulkhead,
             breaker,

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sidecar.config.model import Discover
+from sidecar.config.model import Discover, Secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +60,10 @@ class Registry(Protocol):
 
     def set_health(self, status: str, output: str) -> None:
         """Report the workload's health: ``passing``, ``warning`` or ``critical`` with a line of text."""
+        ...
+
+    def use_token(self, token: Secret) -> None:
+        """From now on, prove who we are with another token, where the registry wants one."""
         ...
 
     async def deregister(self) -> None:

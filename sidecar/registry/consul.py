@@ -8,7 +8,7 @@ from typing import Any
 
 from consul.aio import Consul
 
-from sidecar.config.model import Address, Config, Discover
+from sidecar.config.model import Address, Config, Discover, Secret
 from sidecar.registry.api import OnChange
 from sidecar.registry.consul_registration import SOURCE, ConsulRegistration
 from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch
@@ -23,6 +23,7 @@ class ConsulRegistry:
 
     def __init__(self, config: Config, *, clock: Callable[[], float]) -> None:
         self._config = config
+        self._token = config.consul.token
         self._clock = clock
         self._address = config.registry.address or Address("127.0.0.1", 8500)
         self._client: Any = None
@@ -75,6 +76,17 @@ class ConsulRegistry:
         if self._registration is not None:
             self._registration.set_health(status, output)
 
+    def use_token(self, token: Secret) -> None:
+        """The agent keeps the one that a service was registered with, so that is done anew; queries ask again, as the
+        old token may be worth nothing by now."""
+        self._token = token
+        if self._client is not None:
+            self._client.token = token.reveal() or None
+        for watch in self._watches.values():
+            watch.restart()
+        if self._registration is not None:
+            self._registration.renew()
+
     async def deregister(self) -> None:
         registration, self._registration = self._registration, None
         if registration is not None:
@@ -107,7 +119,7 @@ class ConsulRegistry:
                 connections_timeout=WAIT * 17 / 16 + 2 * ANSWER,
             )
             # After, not in the call: there CONSUL_HTTP_TOKEN from the environment would win over the configuration.
-            self._client.token = self._config.consul.token.reveal() or None
+            self._client.token = self._token.reveal() or None
         return self._client
 
     def _returned(self, source: str) -> None:

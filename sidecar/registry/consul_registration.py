@@ -85,6 +85,13 @@ class ConsulRegistration:
         self._report_at = 0.0
         self._wake.set()
 
+    def renew(self) -> None:
+        """Register again, also while it is critical, if it is registered."""
+        if self._registered:
+            self._registered = self._accepted = False
+            self._grace_ends = self._clock()
+        self._wake.set()
+
     async def stop(self, *, deregister: bool) -> None:
         """End it and, when asked to, take the workload out; at most :data:`LEAVE` seconds, never raises."""
         self._stopping = True

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sidecar.config.model import Config, Discover
+from sidecar.config.model import Config, Discover, Secret
 from sidecar.registry.api import Instance, OnChange
 from sidecar.registry.directory_folder import HEARTBEAT, Folder
 from sidecar.registry.directory_record import check_size, encode
@@ -106,6 +106,9 @@ class DirectoryRegistry:
         if status != self._status:
             self._status = status
             self._wake.set()
+
+    def use_token(self, token: Secret) -> None:
+        """A folder knows users and groups, not tokens."""
 
     async def deregister(self) -> None:
         heartbeat, self._heartbeat = self._heartbeat, None

@@ -124,8 +124,9 @@ class AppChecker:
         try:
             # Whatever is written in the configuration, the target stays on its line.
             target = quote(path, safe="/:?#[]@!$&'()*+,;=%-._~")
+            host = self._check.host or self._app
             writer.write(
-                f"GET {target} HTTP/1.1\r\nHost: {self._app}\r\nUser-Agent: sidecar-health\r\nAccept: */*\r\n"
+                f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sidecar-health\r\nAccept: */*\r\n"
                 "Connection: close\r\n\r\n".encode("ascii")
             )
             status, length = await _head(reader)

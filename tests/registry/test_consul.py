@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sidecar import registry as registries
-from sidecar.config.model import Check, Config, Discover, Weights
+from sidecar.config.model import Check, Config, Discover, Secret, Weights
 from sidecar.registry.consul import ConsulRegistry
 from support.clock import Clock
 from support.consul import ConsulAgent
@@ -362,6 +362,9 @@ def test_acl(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
             registry.set_health("passing", "fine")
             await until(lambda: "403" in caplog.text or "ACL" in caplog.text, "the refusal is logged")
             assert not registry.up
+            registry.use_token(Secret(token))
+            await until(lambda: seen.ids == ["tasks-1"], "another token, and it is registered and found at once")
+            await until(lambda: registry.up, "nothing fails any more")
         assert token not in caplog.text
         assert wrong not in caplog.text
 

@@ -71,6 +71,21 @@ def once(answer: bytes | None, path: str = "/health", timeout: float = 1.0, keep
     return health
 
 
+@pytest.mark.parametrize(
+    ("host", "sent"), [("app.example", "app.example"), ("[::1]:80", "[::1]:80"), ("", "127.0.0.1:")]
+)
+def test_the_host_that_is_asked_for(host: str, sent: str) -> None:
+    app = App(answer(200))
+
+    async def main(checker: AppChecker) -> None:
+        await checker.check_now()
+
+    checked(app, Check(http="/health", host=host), main)
+    [head] = app.heads
+    assert head.count(b"Host:") == 1
+    assert f"\r\nHost: {sent}" in head.decode()
+
+
 def answer(status: int, body: bytes = b"ok") -> bytes:
     return b"HTTP/1.1 %d X\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
 

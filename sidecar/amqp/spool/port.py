@@ -151,6 +151,7 @@ class SpoolPort:
     def configure(self, config: Amqp) -> None:
         """Another configuration; the folder is the same."""
         self._config = config
+        self.accounts.credentials = config.credentials
         settings = config.spool
         if settings is not None:
             self.keeper.settings = settings
