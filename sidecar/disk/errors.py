@@ -16,6 +16,10 @@ class SpoolError(ConfigError):
         self.text = text
 
 
+class InDoubtError(SpoolError):
+    """It failed when it was being made durable: it may be found there later, or not."""
+
+
 class DiskFullError(OSError):
     """There is no room for more, though perhaps for what makes room."""
 

@@ -21,6 +21,7 @@ STATUS: Final[dict[str, int]] = {
     "circuit_open": 503,
     "overloaded": 503,
     "draining": 503,
+    "outcome_unknown": 503,
     "connect_failed": 502,
     "upstream_reset": 502,
     "bad_upstream": 502,

@@ -46,6 +46,13 @@ def unknown(upstream: str, request_id: str) -> tuple[int, bytes, bytes]:
     return _error(404, "not_found", message, upstream, request_id)
 
 
+def doubtful(id: str, upstream: str, request_id: str) -> tuple[int, bytes, bytes]:
+    """It may be stored, or not."""
+    where = location(id)
+    message = f"the disk failed while the request was stored; whether it will be delivered can be asked for at {where}"
+    return _error(STATUS["outcome_unknown"], "outcome_unknown", message, upstream, request_id, ("location", where))
+
+
 def not_allowed(upstream: str, request_id: str) -> tuple[int, bytes, bytes]:
     """One can only ask."""
     message = "what is queued can only be asked for: GET and HEAD"

@@ -79,6 +79,9 @@ class Database:
         self.file = DatabaseFile(folder, name, FORM, self, wall)
         self.max_outcomes = max_outcomes
         self._outcome_bytes = 0
+        #: How far the last transaction has come: to what cannot be taken back, and whether that has succeeded.
+        self.committing = False
+        self.committed = False
         #: Something is stored in this transaction.
         self._storing = False
         #: Makes ids of clients' keys.
@@ -117,13 +120,15 @@ class Database:
         """Committed, and on the disk, at the end; or as if it had not been."""
         sql = self.file.sql
         outcomes = self._outcome_bytes
-        self._storing = False
+        self._storing = self.committing = self.committed = False
         sql.execute("BEGIN IMMEDIATE")
         try:
             yield
             if self._storing:
                 self.file.hold()
+            self.committing = True
             sql.execute("COMMIT")
+            self.committed = True
         except BaseException:
             roll_back(sql)
             self._outcome_bytes = outcomes
@@ -154,6 +159,12 @@ class Database:
             found = self.find(request.id)
             if found is not None:
                 return found
+        elif request.number:
+            # It was tried before, and may have got further than it seemed.
+            row = self.file.sql.execute("SELECT number FROM request WHERE id = ?", (request.id,)).fetchone()
+            if row is not None:
+                request.number = row[0]
+                return None
         if not self.file.reserve.held:
             raise DiskFullError
         self._storing = True

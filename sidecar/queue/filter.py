@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.model import Queue as Config
+from sidecar.disk.errors import InDoubtError
 from sidecar.filters.api import WAIT, Wait
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import PENDING, STORING
@@ -184,6 +185,13 @@ class Queue:
     def stored(self, x: HttpExchange, request: Request, found: Found | None, error: SpoolError | None) -> None:
         """It is on the disk, or cannot be."""
         outcomes = self._queue.stats.outcomes
+        if isinstance(error, InDoubtError):
+            outcomes["unknown"] += 1
+            self._refusals.pop(x, None)
+            if x.phase == STORING:
+                x.error = "outcome_unknown"
+                x.respond(*answers.doubtful(request.id, x.listener.name, x.request_id))
+            return
         if error is not None:
             outcomes["refused"] += 1
             self._give_up(x)

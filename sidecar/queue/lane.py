@@ -51,6 +51,9 @@ UNDELIVERED: Final = frozenset(
 #: Codes that say that it never will, as it is.
 HOPELESS: Final = frozenset({"bad_request", "body_too_large", "headers_too_large", "corrupt"})
 
+#: Answers of an app that say that it did nothing, and may later.
+BUSY: Final = frozenset({429, 503})
+
 
 class Lane:
     """Sends what is stored under its name. ``settings`` and ``statuses`` (of answers after which a request is sent
@@ -197,7 +200,7 @@ class Lane:
         elif error == "rate_limited":
             self._put_back(request)
             self._block(max(0.05, self._asked(result)))
-        elif result.ours or status in self.statuses or status == 429:
+        elif result.ours or status in self.statuses or status in BUSY:
             queue.stats.outcomes["tried"] += 1
             self._maybe_delivered(request, result)
         else:
@@ -216,7 +219,7 @@ class Lane:
     def _maybe_delivered(self, request: Request, result: Result) -> None:
         self._failures += 1
         self._allowed = 1
-        if result.status not in (429, 503) or result.ours:  # these say that nothing was done
+        if result.error or result.status not in BUSY:  # of the app, these say that nothing was done
             request.attempts += 1
             number = request.number
             self._queue.store.submit(lambda it: it.tried(number), _ignore)

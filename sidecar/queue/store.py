@@ -16,7 +16,7 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any, Final
 
-from sidecar.disk.errors import DiskFullError, SpoolError
+from sidecar.disk.errors import DiskFullError, InDoubtError, SpoolError
 from sidecar.disk.faults import FAILURES, damaged, describe, disk_full, refused
 from sidecar.queue.database import Counts, Database
 
@@ -166,6 +166,8 @@ class Store:
         try:
             self._commit(batch)
         except Exception as error:
+            # A log that could not be synced may be whole all the same; one that did not fit is not.
+            doubt = self._database.committed or (self._database.committing and not disk_full(error))
             if damaged(error) and not repaired:
                 self._trouble(error)
                 self._do(batch, repaired=True)
@@ -174,7 +176,7 @@ class Store:
                 if not self._refusal(error):
                     self._trouble(error)
                 for job in batch:
-                    job.error = _error(error)
+                    job.error = _error(error, doubt)
                 return
             for job in batch:
                 self._do([job])
@@ -283,7 +285,9 @@ class Store:
             self.on_recount()
 
 
-def _error(error: Exception) -> SpoolError:
+def _error(error: Exception, doubt: bool) -> SpoolError:
+    if doubt:
+        return InDoubtError(f"it is not known whether queued requests were stored: {describe(error)}")
     if isinstance(error, SpoolError):
         return error
     return SpoolError(f"queued requests cannot be stored: {describe(error)}")

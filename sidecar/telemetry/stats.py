@@ -62,7 +62,8 @@ class QueueStats:
         self.requests = 0
         self.bytes = 0
         #: What became of requests: queued, repeated (known by its key already), delivered, failed, expired, refused
-        #: (there was no room, or the disk did not take it), tried (not delivered, and to be tried again).
+        #: (there was no room, or the disk did not take it), unknown (the disk failed in the middle), tried (not
+        #: delivered, and to be tried again).
         self.outcomes: defaultdict[str, int] = defaultdict(int)
 
 

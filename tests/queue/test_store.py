@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.disk.errors import SpoolError
+from sidecar.disk.errors import InDoubtError, SpoolError
 from sidecar.queue.database import Database
 from sidecar.queue.record import Found, Outcome, Request, digest_of, id_for_key, new_id
 from sidecar.queue.store import Store
@@ -351,5 +351,48 @@ def test_nothing_is_done_once_it_is_closed(tmp_path: Path) -> None:
         await held.store.close()
         with pytest.raises(SpoolError, match="closed"):
             await held.do(Database.lanes)
+
+    holding(tmp_path, test)
+
+
+class Unsynced:
+    """A connection whose next commit fails when it is synced, after all of it was written."""
+
+    def __init__(self, sql: sqlite3.Connection) -> None:
+        self._sql = sql
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._sql, name)
+
+    def execute(self, statement: str, *arguments: Any) -> Any:
+        found = self._sql.execute(statement, *arguments)
+        if statement == "COMMIT":
+            error = sqlite3.OperationalError("disk I/O error")
+            error.sqlite_errorcode = sqlite3.SQLITE_IOERR_FSYNC
+            error.sqlite_errorname = "SQLITE_IOERR_FSYNC"
+            raise error
+        return found
+
+
+def test_what_could_not_be_synced_is_neither_stored_nor_refused(tmp_path: Path) -> None:
+    async def test(held: Held) -> None:
+        await held.put(request(b"1"))
+        held.database.file._sql = Unsynced(held.database.file.sql)  # type: ignore[assignment]
+        with pytest.raises(InDoubtError, match="not known whether"):
+            await held.put(request(b"2"))
+        await held.put(request(b"3"))
+        assert await held.bodies() == [b"1", b"2", b"3"]
+
+    holding(tmp_path, test)
+
+
+@pytest.mark.parametrize("digest", [b"", b"d"])
+def test_what_is_tried_again_after_it_was_written_is_stored_once(tmp_path: Path, digest: bytes) -> None:
+    async def test(held: Held) -> None:
+        one = request(b"1", digest=digest)
+        await held.put(one)
+        found = await held.do(partial(_put, one))
+        assert (found.number if digest else one.number) == 1
+        assert await held.bodies() == [b"1"]
 
     holding(tmp_path, test)
