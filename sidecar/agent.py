@@ -40,6 +40,7 @@ from sidecar.telemetry.logs import AccessLog, LogWriter
 from sidecar.telemetry.spans import SpanExporter
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.health import AppChecker
+from sidecar.upstreams.loops import reaches
 from sidecar.upstreams.probe import probe
 from sidecar.upstreams.running import RunningUpstream
 
@@ -157,6 +158,9 @@ class Agent:
             for listener in self._listeners():
                 await listener.start()
             report_leftovers(self.config)
+            app = self.config.service.app
+            if app is not None and reaches(app, [listener.address for listener in self._listeners()]):
+                raise StartError(f"service.app: {app} is where the sidecar itself listens, not the app")
             self.registry = create_registry(self._config_to_register())
         except (ListenerError, RegistryError) as error:
             self._failed = True
@@ -231,6 +235,9 @@ class Agent:
         own = [self.inbound] if self.inbound else []
         return own + [upstream.listener for upstream in self.upstreams.values()]
 
+    def _outbound(self) -> list[Address]:
+        return [upstream.listener.address for upstream in self.upstreams.values()]
+
     def _on_health(self, health: Health) -> None:
         """A check of the app has a result. Registration begins with the first, so that nobody is sent here before."""
         changed = health.status != self._health.status
@@ -268,7 +275,7 @@ class Agent:
         """An upstream that neither listens nor follows the registry yet."""
         listener = create_listener(self._context, name, config)
         listener.app_health(self._health.status != "unhealthy")
-        return RunningUpstream(config, listener)
+        return RunningUpstream(config, listener, self._outbound)
 
     def connect_breakers(self) -> None:
         """Tell AMQP ports whose open breakers keep deliveries back (``amqp.pause_on``)."""

@@ -125,6 +125,8 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
     # In the order of the file, as after a start.
     agent.upstreams = {name: added.get(name) or agent.upstreams[name] for name in config.upstreams}
     agent.connect_breakers()
+    for running in agent.upstreams.values():
+        running.listeners_changed()
     if agent.inbound is not None and config.inbound is not None and config.inbound != agent.config.inbound:
         agent.inbound.assembly.apply(agent.inbound, config.inbound)
         changes.append("inbound: changed")

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.agent import StartError
+from sidecar.config.model import Service
+from sidecar.registry.directory_folder import Folder
+from sidecar.registry.directory_record import encode
 from support.agents import NOBODY, RunningAgent, ask, upstream
 from support.live import Origin, ok, run, until
 from support.processes import free_port
@@ -147,6 +150,76 @@ def test_the_id_that_is_registered_has_the_port_that_was_bound(tmp_path: Path) -
             await until(lambda: list(mesh.rglob(f"web-*-{port}.json")))
             await it.agent.stop()
             assert not list(mesh.rglob("*.json"))
+
+    run(main)
+
+
+def test_an_instance_that_is_its_own_listener_is_refused_and_one_that_is_its_inbound_is_not(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "mesh")
+    folder.prepare()
+
+    def say(service: str, port: int) -> None:
+        it = Service(name=service, id=f"{service}-{port}", address="127.0.0.1")
+        folder.write(service, it.id, encode(it, port, "passing", ""))
+
+    async def main() -> None:
+        async with (
+            Origin(fine) as app,
+            RunningAgent(
+                tmp_path,
+                service={"name": "web", "app": f"127.0.0.1:{app.port}"},
+                registry=f"directory://{tmp_path / 'mesh'}",
+                inbound={"bind": "127.0.0.1:0"},
+                upstreams={
+                    "itself": {"bind": "127.0.0.1:0", "discover": {"service": "itself"}},
+                    "loop": {"bind": "127.0.0.1:0", "discover": {"service": "loop"}},
+                },
+            ) as it,
+        ):
+            assert it.agent.inbound is not None
+            say("itself", it.agent.inbound.address.port)
+            say("loop", it.port("loop"))
+            say("loop", it.port("itself"))
+            say("loop", app.port)
+            await until(lambda: it.agent.upstreams["itself"].endpoints and it.agent.upstreams["loop"].endpoints)
+            assert (await ask(it.port("itself")))[0] == 200
+            assert [endpoint.port for endpoint in it.agent.upstreams["loop"].endpoints] == [app.port]
+            assert (await ask(it.port("loop")))[0] == 200
+
+    run(main)
+
+
+def test_a_reload_that_listens_at_an_endpoint_takes_that_one_out(tmp_path: Path) -> None:
+    async def main() -> None:
+        port = free_port()
+        folder = Folder(tmp_path / "mesh")
+        folder.prepare()
+        for n in (port, 9):
+            there = Service(name="a", id=f"a-{n}", address="127.0.0.1")
+            folder.write("a", there.id, encode(there, n, "passing", ""))
+        ups = {"a": {"bind": "127.0.0.1:0", "discover": {"service": "a"}}}
+        async with RunningAgent(tmp_path, registry=f"directory://{tmp_path / 'mesh'}", upstreams=ups) as it:
+            await until(lambda: len(it.agent.upstreams["a"].endpoints) == 2)
+            it.write(upstreams=ups | {"b": {**upstream(), "bind": f"127.0.0.1:{port}"}})
+            await it.agent.reload()
+            assert [endpoint.port for endpoint in it.agent.upstreams["a"].endpoints] == [9]
+
+    run(main)
+
+
+def test_an_app_that_is_its_own_listener_is_told_at_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # An address of this machine that the configuration alone cannot know to be one.
+    monkeypatch.setattr("sidecar.upstreams.loops.is_local", lambda ip: str(ip) == "192.0.2.1" or ip.is_unspecified)
+
+    async def main() -> None:
+        port = free_port()
+        with pytest.raises(StartError, match=f"service.app: 192.0.2.1:{port} is where the sidecar itself listens"):
+            async with RunningAgent(
+                tmp_path,
+                service={"name": "web", "app": f"192.0.2.1:{port}"},
+                inbound={"bind": f"0.0.0.0:{port}"},
+            ):
+                pass
 
     run(main)
 

@@ -128,16 +128,26 @@ def _nobody_dials_itself(root: Fields) -> None:
                     allowed="the address at which the app listens",
                 )
                 break
+    outbound = [
+        Listener(upstream.places["bind"], bind)
+        for upstream in upstreams(root)
+        if isinstance(bind := upstream.get("bind"), Address)
+    ]
     for upstream in upstreams(root):
-        bind = upstream.get("bind")
         for endpoint in upstream.get("endpoints", ()):
             address = endpoint.get("address") if isinstance(endpoint, Fields) else None
-            if isinstance(bind, Address) and isinstance(address, Address) and _reaches(address, bind):
-                endpoint.places["address"].report(
-                    "is this upstream's own bind: the sidecar would dial itself",
-                    found=str(address),
-                    allowed="the address of an instance",
-                )
+            if not isinstance(address, Address):
+                continue
+            for listener in outbound:
+                if _reaches(address, listener.address):
+                    own = listener.place is upstream.places.get("bind")
+                    endpoint.places["address"].report(
+                        f"is {'this upstream' if own else listener.place.path.removesuffix('.bind')}'s own bind: the "
+                        "sidecar would dial itself",
+                        found=str(address),
+                        allowed="the address of an instance",
+                    )
+                    break
 
 
 def _reaches(dialled: Address, bind: Address) -> bool:

@@ -6,10 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from consul.aio import Consul
-
 from sidecar.config.model import Address, Config, Discover, Secret
 from sidecar.registry.api import OnChange
+from sidecar.registry.consul_client import Client
 from sidecar.registry.consul_registration import SOURCE, ConsulRegistration
 from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch
 from sidecar.registry.link import Link
@@ -107,16 +106,14 @@ class ConsulRegistry:
     def _connect(self) -> Any:
         """The client, made at the first use because its session belongs to the running event loop."""
         if self._client is None:
-            tls = self._config.registry.tls
-            self._client = Consul(
-                host=self._address.host if ":" not in self._address.host else f"[{self._address.host}]",
-                port=self._address.port,
-                scheme="https" if tls else "http",
-                verify=tls,  # without TLS: spares the loading of the certificate authorities
-                dc=self._config.consul.datacenter or None,
-                connections_limit=CONNECTIONS,
+            self._client = Client(
+                self._address.host if ":" not in self._address.host else f"[{self._address.host}]",
+                self._address.port,
+                tls=self._config.registry.tls,
+                datacenter=self._config.consul.datacenter or None,
+                connections=CONNECTIONS,
                 # aiohttp's own limit of 300 s would cut blocking queries; every call has a timeout of its own.
-                connections_timeout=WAIT * 17 / 16 + 2 * ANSWER,
+                timeout=WAIT * 17 / 16 + 2 * ANSWER,
             )
             # After, not in the call: there CONSUL_HTTP_TOKEN from the environment would win over the configuration.
             self._client.token = self._token.reveal() or None

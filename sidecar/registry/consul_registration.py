@@ -216,15 +216,15 @@ class ConsulRegistration:
         wanted = self._service
         services = await self._client().agent.services(filter_expr=f"ID == {json.dumps(wanted.id, ensure_ascii=False)}")
         self._reconcile_at = self._clock() + RECONCILE * random.uniform(0.9, 1.1)
-        found = (services or {}).get(wanted.id)
-        return (
-            found is not None
-            and (found.get("Service"), found.get("Address"), found.get("Port"))
-            == (wanted.name, wanted.address, self._port)
-            and sorted(found.get("Tags") or ()) == sorted(wanted.tags)
-            and (found.get("Meta") or {}) == wanted.meta
-            and found.get("Weights") == {"Passing": wanted.weights.passing, "Warning": wanted.weights.warning}
-        )
+        found = (services or {}).get(wanted.id) if isinstance(services, dict | None) else None
+        return isinstance(found, dict) and _as_said(found) == {
+            "Service": wanted.name,
+            "Address": wanted.address,
+            "Port": self._port,
+            "Tags": sorted(wanted.tags),
+            "Meta": wanted.meta,
+            "Weights": {"Passing": wanted.weights.passing, "Warning": wanted.weights.warning},
+        }
 
     async def _leave(self) -> None:
         try:
@@ -233,3 +233,16 @@ class ConsulRegistration:
             if "Unknown service" not in str(error):
                 raise
         log.info("deregistered %s from Consul", self._service.id)
+
+
+def _as_said(found: dict[str, Any]) -> dict[str, Any]:
+    """What an agent says of a service, in the form of what it was told. The types are whatever they are."""
+    tags = found.get("Tags") or []
+    return {
+        "Service": found.get("Service"),
+        "Address": found.get("Address"),
+        "Port": found.get("Port"),
+        "Tags": sorted(tags, key=str) if isinstance(tags, list) else tags,
+        "Meta": found.get("Meta") or {},
+        "Weights": found.get("Weights"),
+    }

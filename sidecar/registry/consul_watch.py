@@ -14,6 +14,7 @@ from typing import Any
 from consul import ConsulException
 
 from sidecar.config.model import Discover, Retry
+from sidecar.registry.consul_client import BadAnswer
 from sidecar.registry.consul_health import instances
 from sidecar.registry.hold import Hold
 from sidecar.registry.link import Link
@@ -99,9 +100,12 @@ class ConsulWatch(Watch):
             text, nodes = await self._client().health.service(
                 self.discover.service, index=index or None, wait=f"{wait:.0f}s", tag=self.discover.tag or None
             )
-        answered = max(1, int(text))
+        answered = _index(text)
         refused: list[str] = []
-        found = instances(nodes, refused.append)
+        try:
+            found = instances(nodes, refused.append)
+        except ValueError as error:
+            raise BadAnswer(str(error)) from error
         self._refusals.report(refused)
         self._link.ok(self.source)
         usable = self._hold.apply(found, went_back=answered < self._last_index)
@@ -114,3 +118,13 @@ class ConsulWatch(Watch):
             self._release = loop.call_later(self._hold.remaining, lambda: self.publish(self._hold.release()))
         self.publish(usable)
         return 0 if answered < index else answered
+
+
+def _index(text: str) -> int:
+    """The value of ``X-Consul-Index``. Raises :class:`BadAnswer` for anything but a number of 64 bits."""
+    try:
+        if len(text) <= 20:
+            return max(1, int(text))
+    except ValueError:
+        pass
+    raise BadAnswer(f"Consul's index is not a number: {text[:40]!a}")

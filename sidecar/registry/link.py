@@ -12,7 +12,7 @@ log = logging.getLogger("sidecar.registry")
 
 def describe(error: BaseException) -> str:
     """An error in one short line."""
-    text = " ".join(str(error).split()) or ("no answer in time" if isinstance(error, TimeoutError) else "")
+    text = " ".join(str(error)[:1000].split()) or ("no answer in time" if isinstance(error, TimeoutError) else "")
     return f"{type(error).__name__}: {text}"[:300] if text else type(error).__name__
 
 

@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sidecar.config.model import Upstream
+from sidecar.config.model import Address, Upstream
 from sidecar.proxy.listener import Listener
 from sidecar.registry.api import Instance, Registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.stats import ListenerStats
+from sidecar.upstreams import loops
 from sidecar.upstreams.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView
 
+logger = logging.getLogger("sidecar.upstreams")
+
 
 class RunningUpstream:
     """Its configuration, its listener, and the watch that feeds it. Implements
-    :class:`sidecar.admin.view.UpstreamView`."""
+    :class:`sidecar.admin.view.UpstreamView`. ``outbound`` gives the addresses at which the sidecar listens for its app:
+    endpoints there are refused."""
 
-    def __init__(self, config: Upstream, listener: Listener) -> None:
+    def __init__(self, config: Upstream, listener: Listener, outbound: Callable[[], Iterable[Address]] = tuple) -> None:
         self.config = config
         self.listener = listener
+        self._outbound = outbound
+        self._instances: tuple[Instance, ...] | None = None
+        self._loops: list[str] = []
         self._unwatch: Callable[[], None] | None = None
 
     @property
@@ -47,17 +55,36 @@ class RunningUpstream:
     def follow(self, registry: Registry | None) -> None:
         """Get endpoints from where the configuration says, from now on. Those it had stay until there are others."""
         self.leave()
-        cluster = self.listener.cluster
         if self.config.discover is not None:
             assert registry is not None, "the configuration makes sure that there is a registry to discover in"
-            self._unwatch = registry.watch(self.config.discover, cluster.update)
+            self._unwatch = registry.watch(self.config.discover, self._found)
         else:
-            cluster.update(
-                Instance(host=e.address.host, port=e.address.port, weight=e.weight) for e in self.config.endpoints
+            self._found(
+                tuple(
+                    Instance(host=e.address.host, port=e.address.port, weight=e.weight) for e in self.config.endpoints
+                )
             )
+
+    def listeners_changed(self) -> None:
+        """The sidecar listens somewhere else than before."""
+        if self._instances is not None:
+            self._found(self._instances)
 
     def leave(self) -> None:
         """Stop following."""
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+
+    def _found(self, instances: tuple[Instance, ...]) -> None:
+        self._instances = instances
+        good, looped = loops.apart(instances, self._outbound())
+        addresses = [str(Address(instance.host, instance.port)) for instance in looped]
+        if addresses != self._loops:
+            self._loops = addresses
+            if addresses:
+                logger.warning(
+                    "upstream %s: %s refused, as this sidecar itself listens there for its app",
+                    self.config.name, ", ".join(addresses),
+                )  # fmt: skip
+        self.listener.cluster.update(good)

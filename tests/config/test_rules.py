@@ -70,6 +70,16 @@ def test_the_sidecar_does_not_dial_itself() -> None:
     assert problem_of(upstream("endpoints: ['127.0.0.1:1000']")).path == "upstreams.a.endpoints[0]"
     assert problem_of(upstream("endpoints: ['localhost:1000']", bind="0.0.0.0:1000")).path == "upstreams.a.endpoints[0]"
     config_of(upstream("endpoints: ['10.0.0.7:1000']", bind="0.0.0.0:1000"))
+    one, other = "a: {bind: '127.0.0.1:1000'}", "b: {bind: '127.0.0.1:1001', endpoints: ['127.0.0.1:1000']}"
+    problem = problem_of(HEAD + f"upstreams:\n  {one}\n  {other}\n")
+    assert (problem.path, problem.message) == (
+        "upstreams.b.endpoints[0]", "is upstreams.a's own bind: the sidecar would dial itself"
+    )  # fmt: skip
+    # Behind inbound is the app, which may call itself.
+    config_of(
+        HEAD
+        + "inbound: {bind: '127.0.0.1:1001'}\nupstreams: {a: {bind: '127.0.0.1:1000', endpoints: ['127.0.0.1:1001']}}"
+    )
     config_of(HEAD + "inbound: {bind: 10.0.0.5:8080}")
 
 

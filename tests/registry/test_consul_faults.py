@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,8 +14,11 @@ from consul import ConsulException
 from consul.exceptions import ACLPermissionDenied, ClientError
 
 from sidecar.config.model import Discover
-from sidecar.registry import consul_watch
+from sidecar.registry import consul_client, consul_watch
 from sidecar.registry.consul import ConsulRegistry
+from sidecar.registry.consul_client import MAX_ANSWER, MAX_CONTAINERS
+from sidecar.registry.consul_registration import ConsulRegistration
+from sidecar.registry.link import Link
 from support.registries import Seen, consul_config, until
 
 
@@ -129,6 +133,20 @@ BAD = {
     "null": http(200, b"null", "6"),
     "not HTTP": b"\x15\x03\x01\x00\x02\x02\x28",
     "nothing": b"",
+    "redirect": b"HTTP/1.1 301 X\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n",
+    "redirect without a place": http(302, b"", "6"),
+    "upgrade": b"HTTP/1.1 101 X\r\nUpgrade: y\r\nConnection: upgrade\r\n\r\n",
+    "compressed": http(200, gzip.compress(b"[]"), "6").replace(b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1),
+    "a bomb": http(200, gzip.compress(b" " * (64 << 20)), "6").replace(
+        b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1
+    ),
+    "deep": http(200, b"[" * 100_000, "6"),
+    "many empty ones": http(200, b"[" + b"[]," * MAX_CONTAINERS + b"[]]", "6"),
+    "many instances": http(200, json.dumps(nodes("a") * 4097).encode(), "6"),
+    "long number": http(200, b"[" + b"9" * 5000 + b"]", "6"),
+    "large": http(200, b"[" + b" " * MAX_ANSWER + b"]", "6"),
+    "large index": good("9" * 30, "x"),
+    "long field": good("6", "x").replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", 1),
 }
 
 
@@ -141,6 +159,167 @@ def test_a_bad_answer_changes_nothing_and_is_asked_again(bad: bytes, monkeypatch
         await until(lambda: registry.up, "up")
 
     watching(main, monkeypatch, good("5", "a"), bad, good("6", "a", "b"))
+
+
+class Endless:
+    """Begins an answer as it is told, then goes on with ``more`` for as long as the client listens."""
+
+    def __init__(self, head: bytes, more: bytes, pause: float = 0.0) -> None:
+        self.head, self.more, self.pause = head, more, pause
+        self.written = 0
+        self.asked = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+            self.asked += 1
+            writer.write(self.head)
+            while True:
+                writer.write(self.more)
+                await writer.drain()
+                self.written += len(self.more)
+                await asyncio.sleep(self.pause)
+        except (OSError, EOFError):
+            pass
+        finally:
+            writer.close()
+
+
+CHUNKED = b"HTTP/1.1 200 X\r\nX-Consul-Index: 5\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "more"),
+    [
+        (CHUNKED, b"10000\r\n" + b" " * 65536 + b"\r\n"),
+        (b"HTTP/1.1 200 X\r\nContent-Length: 629145600\r\n\r\n", b" " * 65536),
+        (b"HTTP/1.1 500 X\r\nContent-Length: 629145600\r\n\r\n", b" " * 65536),
+        (b"HTTP/1.1 200 X\r\nX: ", b"x" * 65536),
+    ],
+    ids=["chunks", "length", "error", "head"],
+)
+def test_an_endless_answer_is_left_at_its_bound(
+    head: bytes, more: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(consul_watch, "backoff", lambda failures, error: 60.0)
+    endless = Endless(head, more)
+
+    async def main() -> None:
+        server = await asyncio.start_server(endless.serve, "127.0.0.1", 0)
+        async with asyncio.timeout(20), server:
+            port = server.sockets[0].getsockname()[1]
+            registry = ConsulRegistry(consul_config(port), clock=asyncio.get_running_loop().time)
+            registry.watch(Discover(service="web"), Seen())
+            await until(lambda: caplog.records, "the failure is told")
+            await registry.close()
+
+    asyncio.run(main())
+    assert endless.written < MAX_ANSWER + (16 << 20)  # what the kernel's buffers take
+    assert len(caplog.records[0].getMessage()) < 600
+
+
+def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(consul_watch, "backoff", lambda failures, error: 60.0)
+    monkeypatch.setattr(consul_client, "BODY", 0.2)
+    dripping = Endless(CHUNKED, b"1\r\n \r\n", pause=0.02)
+
+    async def main() -> None:
+        server = await asyncio.start_server(dripping.serve, "127.0.0.1", 0)
+        async with asyncio.timeout(20), server:
+            port = server.sockets[0].getsockname()[1]
+            registry = ConsulRegistry(consul_config(port), clock=asyncio.get_running_loop().time)
+            registry.watch(Discover(service="web"), Seen())
+            await until(lambda: caplog.records, "the failure is told")
+            await registry.close()
+
+    asyncio.run(main())
+    assert "no answer in time" in caplog.text
+
+
+def test_a_redirect_is_not_followed_and_the_token_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = FakeAgent()
+
+    async def main() -> None:
+        other = await asyncio.start_server(elsewhere.serve, "127.0.0.1", 0)
+        port = other.sockets[0].getsockname()[1]
+        monkeypatch.setattr(consul_watch, "backoff", lambda failures, error: 0.01)
+        away = b"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:%d/v1\r\nContent-Length: 0\r\n\r\n" % port
+        fake = FakeAgent(*[away] * 100)
+        server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+        async with asyncio.timeout(20), server, other:
+            config = consul_config(server.sockets[0].getsockname()[1], token="secret")
+            registry = ConsulRegistry(config, clock=asyncio.get_running_loop().time)
+            registry.watch(Discover(service="web"), Seen())
+            registry.register()
+            registry.set_health("passing", "")
+            await until(lambda: len(fake.asked) >= 4, "asked again and again, reading and writing")
+            await registry.deregister()
+            await registry.close()
+
+    asyncio.run(main())
+    assert elsewhere.asked == []
+
+
+def test_one_service_that_is_answered_badly_leaves_the_other_watches_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What makes no sense is no outage, after which everybody would ask again."""
+    asked: list[str] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            path = (await reader.readuntil(b"\r\n\r\n")).split(b" ")[1].decode()
+            asked.append(path)
+            if "/bad" in path:
+                writer.write(http(200, b"{}", "6"))
+            elif "index" in path:
+                await reader.read()
+            else:
+                writer.write(good("5", "a"))
+        except (OSError, EOFError):
+            pass
+        finally:
+            writer.close()
+
+    async def main() -> None:
+        monkeypatch.setattr(consul_watch, "backoff", lambda failures, error: 0.01)
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        async with asyncio.timeout(20), server:
+            config = consul_config(server.sockets[0].getsockname()[1])
+            registry = ConsulRegistry(config, clock=asyncio.get_running_loop().time)
+            for service in ("bad", "one", "two"):
+                registry.watch(Discover(service=service), Seen())
+            await until(lambda: sum("/bad" in path for path in asked) >= 5, "the bad one is asked again")
+            assert sum("/one" in path for path in asked) == 2
+            await registry.close()
+            await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+
+
+def test_an_agent_that_describes_us_with_odd_types_is_told_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = {"Service": "tasks", "Address": "a", "Port": 1, "Tags": [1, None, "x"], "Meta": [], "Weights": "heavy"}
+    for found in (told, [told], None, 5, "text", told | {"Tags": 5}, told | {"Tags": {"a": []}}):
+        assert not asyncio.run(known_to_agent({"tasks-1": found}))
+    odd: tuple[Any, ...] = ([], 5, "text", None)
+    for services in odd:
+        assert not asyncio.run(known_to_agent(services))
+
+
+async def known_to_agent(services: Any) -> bool:
+    class Agent:
+        @property
+        def agent(self) -> Agent:
+            return self
+
+        async def services(self, filter_expr: str) -> Any:
+            return services
+
+    loop = asyncio.get_running_loop()
+    service = consul_config(1).service
+    registration = ConsulRegistration(service, 1, Agent, Link("consul", loop.time), loop.time)
+    try:
+        return await registration._known_to_agent()
+    finally:
+        await registration.stop(deregister=False)
 
 
 def test_entries_that_make_no_sense_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
