@@ -208,6 +208,13 @@ def priority(data: bytes, start: int, end: int) -> int:
     return data[at]
 
 
+def user_id(data: bytes, start: int, end: int) -> str | None:
+    """The ``user-id`` alone; ``None``: there is none, which costs a look at one bit. Raises as :func:`properties`."""
+    if end - start < _SHORTEST:
+        raise _short()
+    return properties(data, start, end).user_id if data[start + _FLAGS + 1] & USER_ID else None
+
+
 def properties(data: bytes, start: int, end: int) -> Properties:
     """All properties. Raises :class:`AmqpError` (502) when they do not fit the frame. Bytes after the last one that is
     known are left alone."""

@@ -63,15 +63,16 @@ _FROM_BROKER: Final[dict[int, tuple[int, ...]]] = {
 class Handshake:
     """One handshake. ``vhosts`` are those that may be opened; empty: any.
 
-    After it: ``vhost``, ``user`` (empty when the mechanism does not say it in clear), ``product`` (client and version),
-    ``hears_blocked`` (whether the client wants to be told of alarms), ``heartbeat`` (seconds, 0: none), ``frame_max``
-    and ``channel_max`` as agreed (``channel_max`` 0: 65535). With ``keeps_login`` also what it takes to log in as this
-    client again: ``mechanism``, ``response``, ``properties`` (a table) and ``locale``.
+    After it: ``vhost``, ``identity`` (the user; empty when the mechanism does not say it in clear), ``user`` (the
+    same for people to read, cut short), ``product`` (client and version), ``hears_blocked`` (whether the client wants
+    to be told of alarms), ``heartbeat`` (seconds, 0: none), ``frame_max`` and ``channel_max`` as agreed
+    (``channel_max`` 0: 65535). With ``keeps_login`` also what it takes to log in as this client again: ``mechanism``,
+    ``response``, ``properties`` (a table) and ``locale``.
     """
 
     __slots__ = (
-        "_last", "_offered", "_vhosts", "channel_max", "frame_max", "hears_blocked", "heartbeat", "keeps_login",
-        "locale", "mechanism", "product", "properties", "response", "user", "vhost",
+        "_last", "_offered", "_vhosts", "channel_max", "frame_max", "hears_blocked", "heartbeat", "identity",
+        "keeps_login", "locale", "mechanism", "product", "properties", "response", "user", "vhost",
     )  # fmt: skip
 
     def __init__(self, vhosts: Collection[str] = ()) -> None:
@@ -86,6 +87,7 @@ class Handshake:
         self.properties = b""
         self.locale = ""
         self.vhost = ""
+        self.identity = ""
         self.user = ""
         self.product = ""
         self.hears_blocked = False
@@ -157,7 +159,8 @@ class Handshake:
             self.locale = arguments.short()
         properties = decode_table(data, table, end - 1)
         self.product = _product(properties)
-        self.user = _user(mechanism, response)
+        self.identity = _identity(mechanism, response)
+        self.user = "".join(letter if letter.isprintable() else "?" for letter in self.identity)[:80]
         capabilities = properties.get("capabilities")
         if isinstance(capabilities, dict):
             self.hears_blocked = capabilities.get("connection.blocked") is True
@@ -197,18 +200,16 @@ def _product(properties: dict[str, object]) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in text)[:120]
 
 
-def _user(mechanism: str, response: bytes) -> str:
+def _identity(mechanism: str, response: bytes) -> str:
     """The user of the two mechanisms that say it in clear (RFC 4616, and RabbitMQ's AMQPLAIN); never the password."""
     if mechanism == "PLAIN":
         parts = response.split(b"\x00")
-        name = parts[1].decode("utf-8", "replace") if len(parts) == 3 else ""
-    elif mechanism == "AMQPLAIN":
+        return parts[1].decode("utf-8", "surrogateescape") if len(parts) == 3 else ""
+    if mechanism == "AMQPLAIN":
         table = len(response).to_bytes(4, "big") + response
         try:
             found = decode_table(table, 0, len(table)).get("LOGIN")
         except AmqpError:
             found = None
-        name = found if isinstance(found, str) else ""
-    else:
-        name = ""
-    return "".join(letter if letter.isprintable() else "?" for letter in name)[:80]
+        return found if isinstance(found, str) else ""
+    return ""

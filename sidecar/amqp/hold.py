@@ -40,7 +40,7 @@ class Handle(Protocol):
 class Sender:
     """A channel, as far as holding is concerned: the base of what implements it. Its methods must not raise."""
 
-    __slots__ = ("held", "lanes", "one_lane", "origin", "window")
+    __slots__ = ("held", "lanes", "one_lane", "origin", "user", "window")
 
     def __init__(self) -> None:
         #: Kept by :class:`Hold`: how many publishes are held, and the lanes they are in.
@@ -50,8 +50,9 @@ class Sender:
         self.one_lane = False
         #: A gate that every publish of this channel has to pass, before all others; ``None``: there is none.
         self.window: Gate | None = None
-        #: Whose it is, for people.
+        #: Whose it is, for people; and the user that it publishes as, exactly (empty: not known).
         self.origin = ""
+        self.user = ""
 
     def exempt(self, publish: Publish) -> bool:
         """Whether no gate of the broker's matters to this one, as it does not go there now."""

@@ -12,6 +12,7 @@ from sidecar.amqp.gates import SwitchGate
 from sidecar.amqp.incoming import Unfinished
 from sidecar.amqp.methods import basic_ack, basic_get_empty, basic_nack, confirm_select
 from sidecar.amqp.publish import Publish
+from sidecar.amqp.spec import AmqpError
 from sidecar.amqp.stuck import STUCK
 
 if TYPE_CHECKING:
@@ -335,9 +336,19 @@ class KeptChannel(Channel):
             return False
         frames = publish.frames
         header = size_at(frames, 3)[0] + 8
+        if not self.user or not self._own(frames, header):
+            return False  # whose name it may bear is for the broker to judge
         if frames.find(_REPLY_TO, header, header + size_at(frames, header + 3)[0] + 8) >= 0:
             return False  # a request whose answer only this connection can get
         return self._keeper.settings.mandatory or not frames[header - 2] & _ANSWERED
+
+    def _own(self, frames: bytes, header: int) -> bool:
+        """The publish bears no user-id, or that of the user that this session has logged in as."""
+        try:
+            claimed = content.user_id(frames, header, header + size_at(frames, header + 3)[0] + 8)
+        except AmqpError:
+            return False
+        return claimed is None or claimed == self.user
 
     def _spool(self, publish: Publish, now: float, urgent: bool = False) -> None:
         self.storing += 1

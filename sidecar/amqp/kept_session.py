@@ -77,6 +77,7 @@ class KeptSession(Session):
     def new_channel(self, number: int) -> Channel:
         channel = KeptChannel(self, number, self._keeper)
         channel.origin = f"{self.handshake.user} ({self.handshake.product})"
+        channel.user = self.handshake.identity
         return channel
 
     def control(self, frames: bytes) -> bytes:
@@ -109,6 +110,7 @@ class KeptSession(Session):
     def new_secret(self, secret: bytes) -> bytes | None:
         handshake = self.handshake
         handshake.response = renewed(handshake.mechanism, handshake.response, secret)
+        self._port.vouched(handshake)
         if not self.detached:
             return None
         self.client_write(method(0, CONNECTION_UPDATE_SECRET_OK))
@@ -387,6 +389,7 @@ class KeptSession(Session):
     def received(self) -> None:
         """The handshake is over, without a broker."""
         self._receiving = None
+        self._port.vouched(self.handshake)
         self.client.reader.limit = self.handshake.frame_max
         self._opened()
         self._stand_alone()

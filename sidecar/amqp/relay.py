@@ -149,6 +149,12 @@ def _header(session: Session, channel: Channel, data: bytes, start: int, end: in
     if size > session.max_message_size:
         text = f"PRECONDITION_FAILED - message size {size} is larger than the sidecar's max_message_size, "
         return AmqpError(PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH, channel.number)
+    if session.detached:
+        # The broker would refuse it; and who may bear another's name (RabbitMQ's impersonators), only the broker knows.
+        claimed = content.user_id(data, start, end)
+        if claimed is not None and claimed != channel.user:
+            text = f"user_id property set to '{claimed}' but authenticated user was '{channel.user}'"
+            return AmqpError(PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", BASIC_PUBLISH, channel.number)
     tracing = session.tracing
     trace = tracing.begin()
     mark = session.mark() if session.keeps else b""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.amqp.spec import BASIC_PUBLISH
 from sidecar.config import model
 from support.amqp import (
     CLOSE_OK,
@@ -28,7 +29,7 @@ from support.amqp import (
     tx_select,
     tx_select_ok,
 )
-from support.kept import SELECT, KeptStage
+from support.kept import REPLAY, SELECT, KeptStage
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 MANDATORY, IMMEDIATE = 1, 2
@@ -389,4 +390,66 @@ def test_a_transaction_is_begun_when_there_is_a_broker() -> None:
     broker.says(tx_select_ok(1), tx_commit_ok(1))
     client.gets(tx_select_ok(1), tx_commit_ok(1))
     assert not stage.disk.stored
+    stage.over()
+
+
+# -- whose they are ----------------------------------------------------------------------------------------------------
+
+
+def signed(user: str, body: bytes = b"x") -> bytes:
+    """A publish with that ``user-id``."""
+    return publish(1, "q", body, properties=b"\x00\x10" + short(user))
+
+
+def test_nobody_publishes_under_anothers_name_while_there_is_no_broker() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1, confirms=True)
+    lost(stage, broker)
+    client.says(signed("guest", b"mine"))
+    client.gets(ack(1, 1))
+    client.says(signed("alice", b"forged"), publish(1, "q", b"behind it"))
+    text = "PRECONDITION_FAILED - user_id property set to 'alice' but authenticated user was 'guest'"
+    client.gets(channel_close(1, 406, text, BASIC_PUBLISH))
+    assert stage.disk.bodies() == [b"mine"]
+    client.says(channel_close_ok(1), channel_open(1))
+    client.gets(channel_open_ok(1))
+    stage.over()
+
+
+def test_whose_name_a_message_may_bear_is_for_the_broker_to_judge() -> None:
+    """Others' messages are in the spool; and it is lost before it has said what it thinks of this one."""
+    stage = KeptStage()
+    client, broker = stage.open(1, confirms=True)
+    client.says(signed("alice", b"forged"))
+    broker.gets(signed("alice", b"forged"))
+    lost(stage, broker)
+    assert not stage.disk.bodies()
+    client.gets_nothing()
+    client.says(publish(1, "q", b"next"))
+    client.gets_nothing()  # it keeps its place behind the other
+    stage.there()
+    broker = stage.back()
+    broker.gets(channel_open(1), confirm_select(1))
+    broker.says(channel_open_ok(1), confirm_select_ok(1))
+    stage.advance(0.1)
+    broker.gets(signed("alice", b"forged"), publish(1, "q", b"next"))
+    assert not stage.disk.bodies()
+    stage.over()
+
+
+def test_what_is_spooled_goes_as_the_user_who_has_published_it() -> None:
+    stage = KeptStage(credentials=model.AmqpCredentials(username="sidecar", password=model.Secret("other")))
+    client, broker = stage.open(1, confirms=True)
+    lost(stage, broker)
+    client.says(publish(1, "q", b"a"))
+    client.gets(ack(1, 1))
+    (message,) = stage.disk.stored.values()
+    assert message.user == "guest"
+    stage.there()
+    while True:
+        peer, login = stage.found()
+        if REPLAY in login:
+            break
+        peer.breaks()
+    assert b"\0guest\0secret" in login
     stage.over()

@@ -342,7 +342,7 @@ class Replayer:
         self._report.bad(
             f"spool, user {message.user[:80]}",
             "login",
-            "messages with this user-id wait until that user has logged in through this sidecar",
+            "messages of this user wait until that user has logged in through this sidecar",
         )
 
     # -- time ----------------------------------------------------------------------------------------------------------

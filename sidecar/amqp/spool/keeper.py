@@ -71,7 +71,8 @@ class Keeper:
 
     def _message(self, publish: Publish, now: float) -> SpooledMessage:
         route = publish.route
-        return from_frames(publish.frames, route.vhost, route.lane, now, route.expires, publish.sender.origin)
+        sender = publish.sender
+        return from_frames(publish.frames, route.vhost, route.lane, now, route.expires, sender.origin, sender.user)
 
     def stored(self, publishes: list[Publish], messages: list[SpooledMessage]) -> None:
         """They are on disk."""

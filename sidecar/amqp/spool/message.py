@@ -46,11 +46,11 @@ _LONGEST: Final = 1 << 32
 
 
 class SpooledMessage:
-    """One message. ``id`` is 0 until it is stored; ``flags`` are the bits of ``basic.publish``; ``user`` is its
-    ``user-id`` (empty: none); ``at`` is when it was taken and ``expires`` when it is worth nothing any more (0: never),
-    in Unix time; ``attempts`` counts the broker's refusals; ``header`` is its content header's payload; ``origin`` says
-    who published it, for people; ``trace`` is its ``traceparent`` (empty: none). ``size`` is what it counts as, in
-    bytes. None of what came with it may change once it is stored.
+    """One message. ``id`` is 0 until it is stored; ``flags`` are the bits of ``basic.publish``; ``user`` is who
+    published it, and as whom it is sent on (empty: not known); ``at`` is when it was taken and ``expires`` when it is
+    worth nothing any more (0: never), in Unix time; ``attempts`` counts the broker's refusals; ``header`` is its
+    content header's payload; ``origin`` says who published it, for people; ``trace`` is its ``traceparent`` (empty:
+    none). ``size`` is what it counts as, in bytes. None of what came with it may change once it is stored.
 
     The body may be given as what it is in, with its ``start`` and ``end``: it stays there, so that what somebody else
     has in memory anyway is not there twice."""
@@ -141,12 +141,12 @@ class SpooledMessage:
 
 
 def from_frames(
-    frames: bytes, vhost: str, lane: str, at: float, lifetime: float = 0.0, origin: str = ""
+    frames: bytes, vhost: str, lane: str, at: float, lifetime: float = 0.0, origin: str = "", user: str = ""
 ) -> SpooledMessage:
     """The message of a whole publish: its method, its header, its bodies, as
-    :attr:`~sidecar.amqp.publish.Publish.frames` has them. It expires after its own ``expiration`` or after ``lifetime``
-    seconds (0: no limit), whichever is first. Raises :class:`AmqpError` when the frames are not a publish, or its
-    properties do not fit their frame."""
+    :attr:`~sidecar.amqp.publish.Publish.frames` has them. ``user`` published it (empty: whom its ``user-id`` names). It
+    expires after its own ``expiration`` or after ``lifetime`` seconds (0: no limit), whichever is first. Raises
+    :class:`AmqpError` when the frames are not a publish, or its properties do not fit their frame."""
     end = _frame(frames, 0, METHOD)
     arguments = Arguments(frames, 0, end)
     if _UINT32.unpack_from(frames, 7)[0] != BASIC_PUBLISH:
@@ -191,7 +191,7 @@ def from_frames(
         body,
         flags,
         properties.priority or 0,
-        properties.user_id or "",
+        user or properties.user_id or "",
         at,
         expires,
         origin,

@@ -186,15 +186,20 @@ class SpoolPort:
 
     def met(self, handshake: Handshake) -> None:
         """The broker has let a client in."""
-        key = (handshake.vhost, handshake.user)
+        self.vouched(handshake)
+        self._replayer.broker_is_back()
+        self.seen(handshake)
+
+    def vouched(self, handshake: Handshake) -> None:
+        """A client's login is good: the broker says so, or has said so before of the very same one. What the client
+        publishes is sent with it."""
+        key = (handshake.vhost, handshake.identity)
         known = self._logins.pop(key, None)
         self._logins[key] = Login(handshake.mechanism, handshake.response)
         if len(self._logins) > _MOST_LOGINS:
             del self._logins[next(iter(self._logins))]
         if known is None or known.response != handshake.response:
             self._replayer.logins_changed()
-        self._replayer.broker_is_back()
-        self.seen(handshake)
 
     def seen(self, handshake: Handshake) -> None:
         """The broker has it in until now."""

@@ -67,6 +67,7 @@ def test_a_publish_is_taken_apart() -> None:
         content_type="application/json",
     )
     message = from_frames(frames, "/", "lane", 1000.0, origin="celery")
+    assert from_frames(frames, "/", "lane", 1000.0, user="publisher").user == "publisher"
     assert message.id == 0
     assert message.key == ("/", "lane")
     assert (message.exchange, message.routing_key, message.flags) == ("ai.tasks", "a.b", 1)
