@@ -44,7 +44,9 @@ class DatabaseFile:
     """One database on the disk, for one process and, but for opening, one thread. ``wall`` is Unix time. All methods
     raise ``sqlite3.Error`` or ``OSError`` when the file cannot be used."""
 
-    __slots__ = ("_contents", "_file", "_form", "_growing", "_log", "_size", "_sql", "_wall", "files", "reserve")
+    __slots__ = (
+        "_contents", "_file", "_form", "_growing", "_least", "_log", "_size", "_sql", "_wall", "files", "reserve",
+    )  # fmt: skip
 
     def __init__(self, folder: Path, name: str, form: Format, contents: Contents, wall: Callable[[], float]) -> None:
         self.files = Files(folder, name)
@@ -55,9 +57,10 @@ class DatabaseFile:
         self._sql: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._log: tuple[int, int] | None = None
-        #: The file, to let it grow (-1: it is not open), and its size without its log, bytes.
+        #: The file, to let it grow (-1: it is not open), its size without its log, bytes, and what it has at least.
         self._growing = -1
         self._size = 0
+        self._least = 0
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -77,8 +80,10 @@ class DatabaseFile:
         """As :meth:`open`, again; the lock stays. Raises :class:`SpoolError` when it is somebody else's or a later
         version's; such a file is not touched."""
         self.disconnect()
+        known = self.files.lock.exists()
         self.files.prepare()
         self.files.replace(self._wall())
+        self._look_for_loss(known)
         self.files.create()
         try:
             self._check_header()
@@ -92,6 +97,20 @@ class DatabaseFile:
             if not damaged(error):
                 raise
             self.salvage(error)
+
+    def _look_for_loss(self, known: bool) -> None:
+        """A file without anything in it becomes a new one, and what it had is not to be found out: so the log has to
+        say that. ``known``: there was one here before."""
+        size = self.files.size()
+        if size or not (known or size == 0):
+            return
+        aside = self.files.set_aside(self._wall()) if self.files.wal.exists() else None
+        logger.error(
+            "the file of %s is %s: if anything was stored in it, that is lost",
+            self._form.what,
+            "empty" if size == 0 else "gone",
+            extra={"file": str(self.files.base), "kept": "" if aside is None else str(aside)},
+        )
 
     def _check_header(self) -> None:
         """Whose it is, and of which version (SQLite's file format, §1.3), before SQLite writes to it."""
@@ -126,7 +145,7 @@ class DatabaseFile:
             raise
         self._file = identity(self.files.base)
         self._log = identity(self.files.wal)
-        self._size = self.files.base.stat().st_size
+        self._size = self._least = self.files.base.stat().st_size
         try:
             self.reserve.check()
             self.hold()
@@ -166,15 +185,21 @@ class DatabaseFile:
             raise sqlite3.OperationalError(f"{self.files.base} is not open")
         return self._sql
 
-    def moved(self) -> bool:
-        """Whether the file that is open is no longer the one that its name leads to: it was deleted or replaced, and
-        what is written goes where nobody will find it."""
-        if self._file is None or identity(self.files.base) != self._file:
-            return True
+    def moved(self) -> str:
+        """What has become of the file that is open, if its name does not lead to all of it any more: what is written
+        goes where nobody will find it. Empty: nothing."""
+        try:
+            found = os.stat(self.files.base)
+        except OSError:
+            return "gone"
+        if (found.st_dev, found.st_ino) != self._file:
+            return "replaced by another"
+        if found.st_size < self._least:
+            return "cut short"
         log = identity(self.files.wal)
         if self._log is None:
             self._log = log  # SQLite makes it with the first write
-        return log != self._log
+        return "" if log == self._log else "without its log"
 
     # -- room ----------------------------------------------------------------------------------------------------------
 
@@ -193,12 +218,15 @@ class DatabaseFile:
             grown = -(-grown // _STEP) * _STEP
             allocate(self._growing, grown)
             self._size = grown
+            self._least = os.fstat(self._growing).st_size  # not every file system can allocate
         self.reserve.hold(max(0, form.log_room - log) + form.room + spare)
 
     def checkpoint(self) -> None:
         """Copy the log into the file, so that the log can begin anew in the room that it has."""
         self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._size = os.stat(self.files.base).st_size
+        # Somebody may have cut it short meanwhile: all pages are in it now, or should be.
+        self._least = max(self._size, scalar(self.sql, "PRAGMA page_count") * self._form.page)
 
     def make_room(self) -> None:
         """The disk is full: what was set aside is needed now."""
@@ -214,7 +242,7 @@ class DatabaseFile:
         logger.error(
             "the file of %s is %s; what is in it goes into a new one",
             self._form.what,
-            f"damaged ({describe(cause)})" if cause is not None else "gone",
+            f"damaged ({describe(cause)})" if cause is not None else self.moved() or "gone",
             extra={"file": str(files.base)},
         )
         files.prepare()
@@ -228,6 +256,7 @@ class DatabaseFile:
                     raise
         if reader is not None:
             roll_back(reader)
+        readable = reader is not None
         with new_file(files.growing, self._form) as writer:
             lost = self._contents.copy(reader, writer)
         files.growing.rename(files.whole)
@@ -238,5 +267,9 @@ class DatabaseFile:
         logger.error(
             "%s has a new file",
             self._form.what,
-            extra={"file": str(files.base), "kept": "" if aside is None else str(aside), "lost": lost},
+            extra={
+                "file": str(files.base),
+                "kept": "" if aside is None else str(aside),
+                "lost": lost if readable else "unknown",
+            },
         )

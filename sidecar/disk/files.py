@@ -75,6 +75,7 @@ class Files:
         file = os.open(self.base, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             if os.fstat(file).st_mode & 0o077:
+                logger.warning("others could read what is stored; now they cannot", extra={"file": str(self.base)})
                 os.fchmod(file, 0o600)
         finally:
             os.close(file)
@@ -91,16 +92,29 @@ class Files:
         aside: Path | None = None
         if self.whole.exists():
             if self.base.exists():
-                aside = self._aside(int(now))
-                if self.wal.exists():
-                    self.wal.rename(aside.with_name(aside.name + "-wal"))
-                self.base.rename(aside)
+                aside = self.set_aside(now)
             else:
                 self.wal.unlink(missing_ok=True)
             sync_folder(self.folder)
             self.whole.rename(self.base)
             sync_folder(self.folder)
         self.discard_growing()
+        return aside
+
+    def size(self) -> int | None:
+        """The database's, bytes, without its log; None: there is none."""
+        try:
+            return self.base.stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def set_aside(self, now: float) -> Path:
+        """Give the database and its log, or what there is of them, another name: the database's is that."""
+        aside = self._aside(int(now))
+        if self.wal.exists():
+            self.wal.rename(aside.with_name(aside.name + "-wal"))
+        if self.base.exists():
+            self.base.rename(aside)
         return aside
 
     def _aside(self, now: int) -> Path:

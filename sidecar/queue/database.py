@@ -79,6 +79,9 @@ class Database:
         self.file = DatabaseFile(folder, name, FORM, self, wall)
         self.max_outcomes = max_outcomes
         self._outcome_bytes = 0
+        #: Requests in the file (-1: it was not opened yet), and how many fewer there were than thought when it was.
+        self._requests = -1
+        self.missing = 0
         #: How far the last transaction has come: to what cannot be taken back, and whether that has succeeded.
         self.committing = False
         self.committed = False
@@ -105,6 +108,8 @@ class Database:
         sql.execute("INSERT INTO secret SELECT ? WHERE NOT EXISTS (SELECT 1 FROM secret)", (secrets.token_bytes(32),))
         sql.execute("UPDATE secret SET value = value")
         self.secret = bytes(sql.execute("SELECT value FROM secret").fetchone()[0])
+        before, self._requests = self._requests, scalar(sql, "SELECT count(*) FROM request INDEXED BY request_expires")
+        self.missing = max(0, before - self._requests)
         self._outcome_bytes = scalar(sql, "SELECT coalesce(sum(size), 0) FROM outcome INDEXED BY outcome_forget")
 
     def copy(self, reader: sqlite3.Connection | None, writer: sqlite3.Connection) -> int:
@@ -113,13 +118,13 @@ class Database:
 
     def salvaged(self, lost: int) -> None:
         """See :class:`sidecar.disk.database.Contents`."""
-        self.corrupt += lost
+        self.corrupt += max(lost, self.missing)
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Committed, and on the disk, at the end; or as if it had not been."""
         sql = self.file.sql
-        outcomes = self._outcome_bytes
+        before = self._outcome_bytes, self._requests
         self._storing = self.committing = self.committed = False
         sql.execute("BEGIN IMMEDIATE")
         try:
@@ -131,7 +136,7 @@ class Database:
             self.committed = True
         except BaseException:
             roll_back(sql)
-            self._outcome_bytes = outcomes
+            self._outcome_bytes, self._requests = before
             raise
 
     # -- jobs ----------------------------------------------------------------------------------------------------------
@@ -179,6 +184,7 @@ class Database:
         number = cursor.lastrowid
         assert number is not None
         request.number = number
+        self._requests += 1
         return None
 
     def fetch(self, lane: str, after: int, limit: int, limit_bytes: int) -> tuple[list[Request], bool]:
@@ -249,6 +255,7 @@ class Database:
             ),
         )  # fmt: skip
         sql.execute("DELETE FROM request WHERE number = ?", (number,))
+        self._requests -= 1
         self._outcome_bytes += outcome.size
         while self._outcome_bytes > self.max_outcomes:
             oldest = sql.execute("SELECT number, size FROM outcome ORDER BY number LIMIT 1").fetchone()

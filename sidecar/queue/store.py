@@ -253,6 +253,10 @@ class Store:
         self._recount()
 
     def _recount(self) -> None:
+        lost = self._database.missing
+        if lost:
+            file = str(self._database.file.files.base)
+            logger.error("stored requests are lost", extra={"requests": lost, "file": file})
         self._post(self._recounted, None)
 
     def _refuse(self, batch: list[Job]) -> None:

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import os
 import sqlite3
-from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import pytest
 from sidecar.disk.errors import InDoubtError, SpoolError
 from sidecar.queue.database import Database
 from sidecar.queue.record import Found, Outcome, Request, digest_of, id_for_key, new_id
-from sidecar.queue.store import Store
-from support.plane import run, until
+from support.plane import until
+from support.queueing import Held, holding, put
 
 HEAD = b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"
 
@@ -31,52 +30,9 @@ def outcome(body: bytes = b"ok", *, reason: str = "", forget: float = 9e9) -> Ou
     return Outcome(reason=reason, finished=2.0, forget=forget, status=200, head=b"HTTP/1.1 200 OK\r\n", body=body)
 
 
-def _put(one: Request, database: Database) -> Found | None:
-    return database.put(one)
-
-
 def empty(folder: Path) -> None:
     for file in folder.iterdir():
         file.unlink()
-
-
-class Held:
-    """A store in the hands of a test."""
-
-    def __init__(self, folder: Path, max_outcomes: int = 1 << 30) -> None:
-        self.database = Database(folder, "up~queue", max_outcomes, lambda: 3.0)
-        self.store = Store(self.database, asyncio.get_running_loop())
-
-    async def do(self, work: Callable[[Database], Any]) -> Any:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-        def done(result: Any, error: SpoolError | None) -> None:
-            if error is not None:
-                future.set_exception(error)
-            else:
-                future.set_result(result)
-
-        self.store.submit(work, done)
-        return await future
-
-    async def put(self, *requests: Request) -> None:
-        assert await asyncio.gather(*(self.do(partial(_put, one)) for one in requests)) == [None for _ in requests]
-
-    async def bodies(self, lane: str = "") -> list[bytes]:
-        found, _ = await self.do(lambda it: it.fetch(lane, 0, 1000, 1 << 30))
-        return [it.body for it in found]
-
-
-def holding(folder: Path, test: Callable[[Held], Awaitable[None]], **settings: Any) -> None:
-    async def main() -> None:
-        held = Held(folder, **settings)
-        held.store.open()
-        try:
-            await test(held)
-        finally:
-            await held.store.close()
-
-    run(main())
 
 
 def test_what_was_stored_is_there_after_a_restart_in_its_order(tmp_path: Path) -> None:
@@ -391,7 +347,7 @@ def test_what_is_tried_again_after_it_was_written_is_stored_once(tmp_path: Path,
     async def test(held: Held) -> None:
         one = request(b"1", digest=digest)
         await held.put(one)
-        found = await held.do(partial(_put, one))
+        found = await held.do(partial(put, one))
         assert (found.number if digest else one.number) == 1
         assert await held.bodies() == [b"1"]
 

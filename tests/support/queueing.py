@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from sidecar.config import model
+from sidecar.disk.errors import SpoolError
+from sidecar.queue.database import Database
+from sidecar.queue.record import Found, Request
+from sidecar.queue.store import Store
 from sidecar.registry.api import Instance
-from support.plane import Answer, Peer, Plane
+from support.plane import Answer, Peer, Plane, run
 from support.processes import free_port
 
 POST = b"POST /tasks HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n"
@@ -60,3 +67,47 @@ def says(answer: Answer, status: int, code: str) -> bool:
 def outcomes(plane: Plane) -> dict[str, int]:
     assert plane.stats.queue is not None
     return dict(plane.stats.queue.outcomes)
+
+
+def put(one: Request, database: Database) -> Found | None:
+    """As a job of a store."""
+    return database.put(one)
+
+
+class Held:
+    """A store in the hands of a test."""
+
+    def __init__(self, folder: Path, max_outcomes: int = 1 << 30) -> None:
+        self.database = Database(folder, "up~queue", max_outcomes, lambda: 3.0)
+        self.store = Store(self.database, asyncio.get_running_loop())
+
+    async def do(self, work: Callable[[Database], Any]) -> Any:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def done(result: Any, error: SpoolError | None) -> None:
+            if error is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(result)
+
+        self.store.submit(work, done)
+        return await future
+
+    async def put(self, *requests: Request) -> None:
+        assert await asyncio.gather(*(self.do(partial(put, one)) for one in requests)) == [None for _ in requests]
+
+    async def bodies(self, lane: str = "") -> list[bytes]:
+        found, _ = await self.do(lambda it: it.fetch(lane, 0, 1000, 1 << 30))
+        return [it.body for it in found]
+
+
+def holding(folder: Path, test: Callable[[Held], Awaitable[None]], **settings: Any) -> None:
+    async def main() -> None:
+        held = Held(folder, **settings)
+        held.store.open()
+        try:
+            await test(held)
+        finally:
+            await held.store.close()
+
+    run(main())

@@ -35,6 +35,8 @@ PIECE: Final = 64
 #: How much log is left before it is copied into the database, bytes; and after how long without work, seconds.
 BEHIND: Final = 4 << 20
 IDLE: Final = 0.5
+#: How often is looked whether the file is still there, when there is nothing to do, seconds.
+LOOK: Final = 5.0
 #: How often what did not work is tried again, seconds.
 RETRY: Final = 1.0
 
@@ -100,7 +102,7 @@ class Writer:
             return max(0.0, self._next_try - time.monotonic())
         if self._changes:
             return 0.0
-        return IDLE if self._database.behind else None
+        return IDLE if self._database.behind else LOOK
 
     def _take(self) -> None:
         """What the next transaction has in it."""
@@ -333,6 +335,10 @@ class Writer:
                 self._state = _REOPEN
             return False
         add_differences(self._before, database.counts, self._missing)
+        lost = sum(it[0] for it in self._before.values()) - sum(it[0] for it in database.counts.values())
+        if lost > 0:
+            file = str(database.file.files.base)
+            logger.error("messages of the spool are lost", extra={"messages": lost, "file": file})
         self._before = None
         self._error = None
         self._state = _FINE
@@ -355,7 +361,9 @@ class Writer:
 
     def _keep_up(self) -> None:
         """There is time."""
-        if self._shrinking and self._database.behind < BEHIND:
+        if self._database.file.moved():
+            self._trouble(OSError(0, "the spool's file was deleted"))
+        elif self._shrinking and self._database.behind < BEHIND:
             try:
                 self._shrinking = self._database.shrink()
             except FAILURES as error:
