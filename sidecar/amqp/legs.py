@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.methods import HEARTBEAT_FRAME
-from sidecar.proxy.sockets import Pausable
+from sidecar.proxy.sockets import Pausable, keep_alive
 
 if TYPE_CHECKING:
     from sidecar.amqp.batch import Batch
@@ -99,7 +98,6 @@ class ClientLeg(Leg):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
-        keep_alive(self.transport)
         peer = transport.get_extra_info("peername")
         self.listener.accept(self, f"{peer[0]}:{peer[1]}" if peer else "", peer[0] if peer else "")
 
@@ -180,10 +178,3 @@ class BrokerLeg(Leg):
             self.batch.close()
         self.state = CLOSED
         self.session.broker_lost(self, exc)
-
-
-def keep_alive(transport: asyncio.Transport) -> None:
-    """Notice a dead peer also where no heartbeats were agreed on."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -75,7 +75,12 @@ TIMEOUT = Section(
     {
         "connect": Key(Duration(), "To connect.", "1s"),
         "request": Key(Duration(), "Until the head of the answer, waiting and retries included.", "30s"),
-        "idle": Key(Duration(zero=True), "The longest silence in either direction.", "5m"),
+        "idle": Key(
+            Duration(zero=True),
+            "The longest silence in either direction; a peer that still reads what it was sent is not silent. 0: any.",
+            "5m",
+            default="5m; for protocol tcp 0",
+        ),
         "total": Key(Duration(zero=True), "The whole exchange; off by default, so that long streams live."),
         "head": Key(
             Duration(zero=True),
@@ -221,7 +226,18 @@ UPSTREAM_ROUTE = Section(
     },
 )
 
-INBOUND = Section(
+
+class _Port(Section):
+    """The section of a port. Over TCP, silence is no fault unless ``timeout.idle`` says so: subscribers wait, and
+    queries take their time."""
+
+    def build(self, value: Any, **more: Any) -> Any:
+        if value.get("protocol") == "tcp":
+            more["timeout"] = TIMEOUT.build({"idle": 0.0, **value.get("timeout", {})})
+        return super().build(value, **more)
+
+
+INBOUND = _Port(
     model.Inbound,
     "The port that others dial; its address is the one that gets registered.",
     {
@@ -277,7 +293,7 @@ def _complete_upstream(arguments: dict[str, Any]) -> None:
         arguments["discover"] = dataclasses.replace(discover, service=arguments["name"])
 
 
-UPSTREAM = Section(
+UPSTREAM = _Port(
     model.Upstream,
     "One thing the app dials, and where its instances are: discover or endpoints.",
     {

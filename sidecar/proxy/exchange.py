@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 #: answer of our own, where requests are queued.
 NEW, PENDING, BACKOFF, CONNECTING, SENT, STORING, ANSWERING, TUNNEL, ENDED = range(9)
 
+#: Looks at how much the peers have read, per ``timeout.idle``.
+LOOKS: Final = 8
 #: Failures of a try, as the policies name them: could not connect; no answer in time; cut off before an answer; a kept
 #: connection that closed just as it was used; an answer that is not HTTP.
 CONNECT: Final = "connect"
@@ -43,6 +45,7 @@ class Exchange:
         "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error",
         "fresh", "hooks", "listener", "method", "permit", "phase", "queue", "queue_deadline", "replayable",
         "request_id", "slot", "started", "status", "timed_out_connecting", "touched", "trace", "tried", "try_deadline",
+        "undrained",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, chain: Chain, client_ip: str, started: float) -> None:
@@ -58,6 +61,8 @@ class Exchange:
         self.try_deadline = 0.0
         #: Time (of the listener's clock) of the last byte in either direction.
         self.touched = started
+        #: Bytes that the peers had left to read at the last look.
+        self.undrained = 0
         self.phase = NEW
         self.attempts = 0
         self.endpoint: Endpoint | None = None
@@ -219,13 +224,26 @@ class Exchange:
             self.check_idle(now)
 
     def check_idle(self, now: float) -> None:
-        """Bytes are flowing, or should be: end it when neither side has said anything for too long."""
+        """Bytes are flowing, or should be: end it when neither side has said anything for too long. While a peer reads
+        what it was sent before, there is no silence; so this is looked at :data:`LOOKS` times as often."""
         timeout = self.chain.timeout
-        due = self.touched + timeout.idle if timeout.idle else float("inf")
+        idle = self.longest_silence()
+        due = float("inf")
+        look = due
+        if idle:
+            look = now + idle / LOOKS
+            if now > self.touched:
+                left = self.undelivered()
+                if left < self.undrained:
+                    self.touched = now
+                elif left and not self.undrained:  # what was read of it before this first look is not known
+                    self.touched = max(self.touched, now - idle / LOOKS)
+                self.undrained = left
+            due = self.touched + idle
         if timeout.total and self.phase != TUNNEL:
             due = min(due, self.started + timeout.total)
         if now < due:
-            self.set_timer(due)
+            self.set_timer(min(due, look))
         else:
             self.error = "timeout"
             self.abort()
@@ -278,6 +296,14 @@ class Exchange:
     def client_stalls(self) -> bool:
         """Whether it is the client that is waited for. That says nothing about the endpoint."""
         return False
+
+    def longest_silence(self) -> float:
+        """Seconds after which :meth:`check_idle` ends it; 0: never."""
+        return self.chain.timeout.idle
+
+    def undelivered(self) -> int:
+        """Bytes that were written to either side and that it has not read, as far as can be known."""
+        return 0
 
     def set_timer(self, deadline: float) -> None:
         """Have :meth:`check_timer` called at that time."""

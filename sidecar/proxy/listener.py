@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.config.model import Address, Limits, Timeout
+from sidecar.proxy.sockets import set_keepalive
 
 if TYPE_CHECKING:
     from sidecar.filters.api import Chain
@@ -103,6 +104,8 @@ class Listener:
             )
         except OSError as error:
             raise ListenerError(f"{self.name}: cannot listen on {self.bind}: {bind_failure(error)}") from error
+        for sock in self._server.sockets:
+            set_keepalive(sock)  # accepted sockets inherit it
 
     @property
     def address(self) -> Address:

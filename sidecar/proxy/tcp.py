@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL, Exchange
 from sidecar.proxy.listener import Listener
-from sidecar.proxy.sockets import Pausable, reset
+from sidecar.proxy.sockets import Pausable, keep_alive, reset, unacknowledged, undelivered
 
 if TYPE_CHECKING:
     from sidecar.upstreams.endpoint import Endpoint
 
 #: Bytes that are taken from a client before the other end stands; with more, it is not read from.
 EARLY_LIMIT: Final = 65536
-#: Without ``timeout.idle``: how long the last bytes may take to be read, seconds.
+#: Without ``timeout.idle``: how long a peer may read nothing of the last bytes, seconds.
 LINGER_SECONDS: Final = 300.0
 
 
@@ -32,16 +32,23 @@ class TcpListener(Listener):
 class _Side(Pausable):
     """What both ends of a relayed connection do alike. ``other`` is the far end, when it stands."""
 
-    __slots__ = ("exchange", "paused_writing")
+    __slots__ = ("destroyed", "exchange", "gone", "paused_writing")
 
     exchange: TcpExchange
 
     def __init__(self) -> None:
         Pausable.__init__(self)
         self.paused_writing = False
+        #: Its connection is over; bytes written to it that its peer's reset has destroyed.
+        self.gone = False
+        self.destroyed = 0
 
     def other(self) -> _Side | None:
         raise NotImplementedError
+
+    def undelivered(self) -> int:
+        """Bytes that were written to it and that it has not read, as far as can be known."""
+        return 0 if self.gone else undelivered(self.transport)
 
     def pause_writing(self) -> None:
         self.paused_writing = True
@@ -59,6 +66,9 @@ class _Side(Pausable):
         return self.exchange.finished_sending(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gone = True
+        if exc is not None:
+            self.destroyed = unacknowledged(self.transport)
         self.exchange.side_lost(self, exc)
 
 
@@ -107,6 +117,7 @@ class Far(_Side):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
+        keep_alive(self.transport)
         self.exchange.connected(self)
 
     def data_received(self, data: bytes) -> None:
@@ -120,7 +131,7 @@ class TcpExchange(Exchange):
     """One relayed connection. There is nobody to send an error text to, so whatever goes wrong ends in a reset, which
     is what the client would see without us."""
 
-    __slots__ = ("_early", "_early_size", "client", "far", "half_closed", "timer")
+    __slots__ = ("_early", "_early_size", "client", "far", "finishing", "half_closed", "timer")
 
     def __init__(self, listener: TcpListener, client: Client, client_ip: str) -> None:
         Exchange.__init__(self, listener, listener.chain, client_ip, listener.clock())
@@ -128,6 +139,8 @@ class TcpExchange(Exchange):
         self.far: Far | None = None
         #: The side that has finished sending.
         self.half_closed: _Side | None = None
+        #: Both sides have; what is left is for them to read.
+        self.finishing = False
         #: What the client said before the other end stood.
         self._early: list[bytes] = []
         self._early_size = 0
@@ -208,7 +221,7 @@ class TcpExchange(Exchange):
     def finished_sending(self, side: _Side) -> bool:
         """A half-close is passed on, if need be when the other end stands; after both it is over. Whether ``side``
         stays open for writing."""
-        if self.phase == ENDED:
+        if self.phase == ENDED or self.finishing:
             return False
         if self.half_closed is not None:
             self._finish()
@@ -226,27 +239,37 @@ class TcpExchange(Exchange):
         elif side is not self.far:
             return  # a connection that came too late
         if self.phase == ENDED:
-            other = side.other()
-            if other is None or not other.transport.get_write_buffer_size():
-                self.timer.close()
-        elif error is not None or self.phase != TUNNEL:
+            return
+        if error is not None or self.phase != TUNNEL:
             self.abort()
-        else:
-            self._finish()
+            return
+        self._finish()
+        far = self.far
+        if self.client.gone and far is not None and far.gone:
+            self.end()
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
     def _finish(self) -> None:
-        """Close both ends once what was written is out; a peer that does not read has ``timeout.idle`` for that."""
+        """Close both ends once what was written is out. It is over when both are gone: until then, bytes are still on
+        their way, and a peer that stops reading them is cut (:meth:`longest_silence`)."""
+        if self.finishing:
+            return
+        self.finishing = True
         far = self.far
         assert far is not None
-        if self.end():
-            if self.client.transport.get_write_buffer_size() or far.transport.get_write_buffer_size():
-                self.timer.set(self.listener.clock() + (self.chain.timeout.idle or LINGER_SECONDS))
-            else:
-                self.timer.close()
-            self.client.transport.close()
-            far.transport.close()
+        self.client.transport.close()
+        far.transport.close()
+        if not self.chain.timeout.idle:
+            self.touched = self.listener.clock()
+            self.check_idle(self.touched)
+
+    def longest_silence(self) -> float:
+        return self.chain.timeout.idle or (LINGER_SECONDS if self.finishing else 0.0)
+
+    def undelivered(self) -> int:
+        far = self.far
+        return self.client.undelivered() + (far.undelivered() if far is not None else 0)
 
     def reply(self, reply: Reply) -> None:
         if self.phase != ENDED:
@@ -255,19 +278,22 @@ class TcpExchange(Exchange):
             self.abort()
 
     def abort(self) -> None:
-        if self.end():
-            self._reset()
-
-    def _reset(self) -> None:
-        self.timer.close()
+        if self.phase == ENDED:
+            return
+        far = self.far
+        if far is not None:  # a reset destroys what has not been read: it has not passed
+            self.count_in(-(far.undelivered() + far.destroyed))
+            self.count_out(-(self.client.undelivered() + self.client.destroyed))
+        self.end()
         reset(self.client.transport)
-        if self.far is not None:
-            reset(self.far.transport)
+        if far is not None:
+            reset(far.transport)
 
     def end(self) -> bool:
         tunnel = self.phase == TUNNEL
         if not Exchange.end(self):
             return False
+        self.timer.close()
         self._early.clear()
         stats = self.listener.stats
         stats.active -= 1
@@ -285,7 +311,4 @@ class TcpExchange(Exchange):
         self.timer.set(deadline)
 
     def _on_timer(self) -> None:
-        if self.phase == ENDED:
-            self._reset()
-        else:
-            self.check_timer(self.listener.clock())
+        self.check_timer(self.listener.clock())

@@ -78,8 +78,9 @@ class _Collector(Collector):
                 reasons[stats.upstream, reason] += n
             for error, n in list(stats.rejected.items()):
                 rejected.add_metric([*labels, error], n)
-            passed.add_metric([*labels, "in"], stats.bytes_in)
-            passed.add_metric([*labels, "out"], stats.bytes_out)
+            bytes_in, bytes_out = stats.passed()
+            passed.add_metric([*labels, "in"], bytes_in)
+            passed.add_metric([*labels, "out"], bytes_out)
         for key, n in reasons.items():
             retries.add_metric(key, n)
         return requests, duration, active, pending, retries, rejected, passed

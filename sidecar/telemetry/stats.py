@@ -72,8 +72,9 @@ class ListenerStats:
     for inbound that of the service. For TCP an exchange is a connection and there are no methods and codes."""
 
     __slots__ = (
-        "active", "bytes_in", "bytes_out", "client_connections", "direction", "duration", "pending", "protocol",
-        "queue", "rejected", "requests", "retries", "tunnels", "upstream", "upstream_active", "upstream_idle",
+        "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "direction", "duration",
+        "pending", "protocol", "queue", "rejected", "requests", "retries", "tunnels", "upstream", "upstream_active",
+        "upstream_idle",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
@@ -92,9 +93,10 @@ class ListenerStats:
         self.retries: defaultdict[str, int] = defaultdict(int)
         #: The contract's error codes → answers that the sidecar gave itself.
         self.rejected: defaultdict[str, int] = defaultdict(int)
-        #: Body and tunnel bytes, from the client and to the client.
+        #: Body and tunnel bytes, from the client and to the client. What a reset destroyed is taken back from them.
         self.bytes_in = 0
         self.bytes_out = 0
+        self._shown_in = self._shown_out = 0
         #: Open connections: accepted ones; upstream ones in use and unused; upgraded or TCP pairs.
         self.client_connections = 0
         #: Where requests are queued.
@@ -102,3 +104,9 @@ class ListenerStats:
         self.upstream_active = 0
         self.upstream_idle = 0
         self.tunnels = 0
+
+    def passed(self) -> tuple[int, int]:
+        """:attr:`bytes_in` and :attr:`bytes_out` as counters that never fall, as Prometheus needs them."""
+        self._shown_in = max(self._shown_in, self.bytes_in)
+        self._shown_out = max(self._shown_out, self.bytes_out)
+        return self._shown_in, self._shown_out

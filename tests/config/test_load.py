@@ -384,3 +384,21 @@ def test_importing_the_loader_is_cheap() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environ
     ).stdout
     assert not {"asyncio", "aiohttp", "difflib", "orjson", "consul"} & set(loaded.split())
+
+
+def test_silence_over_tcp_is_no_fault_unless_it_is_asked_for() -> None:
+    text = """
+service: {name: t, app: 127.0.0.1:1}
+registry: none
+inbound: {bind: 127.0.0.1:1000, protocol: tcp}
+upstreams:
+  quiet: {bind: 127.0.0.1:1001, protocol: tcp, endpoints: ["10.0.0.1:1"], timeout: {connect: 3s}}
+  asked: {bind: 127.0.0.1:1002, protocol: tcp, endpoints: ["10.0.0.1:1"], timeout: {idle: 3s}}
+  http: {bind: 127.0.0.1:1003, endpoints: ["10.0.0.1:1"], timeout: {connect: 3s}}
+"""
+    config = config_of(text)
+    assert config.inbound is not None
+    assert config.inbound.timeout == Timeout(idle=0.0)
+    assert config.upstreams["quiet"].timeout == Timeout(connect=3.0, idle=0.0)
+    assert config.upstreams["asked"].timeout == Timeout(idle=3.0)
+    assert config.upstreams["http"].timeout == Timeout(connect=3.0, idle=300.0)

@@ -27,7 +27,7 @@ def test_the_shape_is_that_of_the_file() -> None:
     assert shown["upstreams"]["ollama"]["retry"]["on"] == [502, 503, 504, "connect", "reset"]
     assert "endpoints" not in shown["upstreams"]["ollama"]
     assert shown["upstreams"]["redis"]["endpoints"] == ["10.0.0.9:6379"]
-    assert shown["upstreams"]["redis"]["timeout"] == {"connect": 1, "idle": 300, "total": 0}
+    assert shown["upstreams"]["redis"]["timeout"] == {"connect": 1, "idle": 0, "total": 0}
     assert "routes" not in shown["upstreams"]["redis"]
     assert json.loads(json.dumps(shown)) == shown
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.amqp.legs import CLOSED, Leg, keep_alive
+from sidecar.amqp.legs import CLOSED, Leg
 from sidecar.amqp.methods import (
     Arguments,
     channel_close_ok,
@@ -52,6 +52,7 @@ from sidecar.amqp.spec import (
     REPLY_SUCCESS,
     AmqpError,
 )
+from sidecar.proxy.sockets import keep_alive
 
 if TYPE_CHECKING:
     from sidecar.amqp.dialler import Dialler

@@ -9,6 +9,7 @@ from sidecar.proxy.errors import NOT_DELIVERED, STATUS, ProtocolError, Reply, re
 from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, RACE, RESET, SENT, STORING, TUNNEL, Exchange
 from sidecar.proxy.http1.body import Body
 from sidecar.proxy.http1.head import CHUNKED, UNTIL_CLOSE, without
+from sidecar.proxy.sockets import undelivered
 
 if TYPE_CHECKING:
     from sidecar.filters.api import Chain, Retry
@@ -436,6 +437,10 @@ class HttpExchange(Exchange):
             self.client.abort()
         else:
             self.client.exchange_done(keep=False, unread=False)  # earlier answers may still be on their way
+
+    def undelivered(self) -> int:
+        conn = self.conn
+        return undelivered(self.client.transport) + (undelivered(conn.transport) if conn is not None else 0)
 
     def set_timer(self, deadline: float) -> None:
         self.client.timer.set(deadline)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.proxy.errors import ProtocolError
 from sidecar.proxy.exchange import ANSWERING, SENT, TUNNEL
 from sidecar.proxy.http1.head import parse_response
-from sidecar.proxy.sockets import Pausable
+from sidecar.proxy.sockets import Pausable, keep_alive
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
@@ -50,6 +50,7 @@ class Upstream(Pausable):
         if x is None or x.connecting is not self.task:
             self.close()  # nobody waits for it any more
             return
+        keep_alive(self.transport)
         self.made = True
         self.task = None
         self.pool.stats.upstream_active += 1
