@@ -101,9 +101,13 @@ def parse(text: str, problems: list[Problem]) -> Node | None:
         return _Composer(yaml.parse(shield(text), Loader=_LOADER), problems).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 0
+        if "maximum nesting depth" in (error.problem or ""):
+            # libyaml 0.2.6 and later has a bound of its own, and scans ahead of the events that are counted here.
+            raise BadDocument(_too_deep(line)) from None
         # Not str(error): it quotes the line, which may hold a secret.
         what = ", ".join(printable(unshield(part)) for part in (error.context, error.problem) if part)
-        raise BadDocument(Problem("", f"is not valid YAML: {what}", line=mark.line + 1 if mark else 0)) from None
+        raise BadDocument(Problem("", f"is not valid YAML: {what}", line=line)) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 0
         raise BadDocument(
@@ -137,7 +141,7 @@ class _Composer:
     def _node(self, event: yaml.Event, path: str, depth: int) -> Node:
         line = _line(event)
         if depth > MAX_DEPTH:
-            raise BadDocument(Problem("", "is nested too deeply", allowed=f"at most {MAX_DEPTH} levels", line=line))
+            raise BadDocument(_too_deep(line))
         if isinstance(event, yaml.AliasEvent):
             # An anchor is known only once its node is complete, so no node can contain itself.
             target = self._anchors.get(event.anchor or "")
@@ -223,6 +227,10 @@ def join(path: str, key: str) -> str:
     """``path.key``, with keys that are not plain words quoted."""
     word = key if key.replace("_", "").replace("-", "").isalnum() else f'"{printable(key, 40)}"'
     return f"{path}.{word}" if path else word
+
+
+def _too_deep(line: int) -> Problem:
+    return Problem("", "is nested too deeply", allowed=f"at most {MAX_DEPTH} levels", line=line)
 
 
 def _line(event: yaml.Event) -> int:

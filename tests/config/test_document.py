@@ -122,17 +122,18 @@ def test_syntax_errors_do_not_quote_the_line() -> None:
         assert "hunter2" not in bad(text).text("mesh.yaml")
 
 
-def test_an_alias_bomb_is_refused_at_once() -> None:
+def test_an_alias_bomb_is_refused_before_it_is_expanded() -> None:
     bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
     for i in range(1, 12):
         bomb += f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n"
-    start = time.perf_counter()
+    start = time.process_time()
     assert bad(bomb).message == "has too many values"
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
-def test_deep_nesting_is_refused_before_it_is_parsed() -> None:
-    start = time.perf_counter()
-    assert bad("[" * 500_000).message == "is nested too deeply"
-    assert bad("- " * 200_000).message == "is nested too deeply"
-    assert time.perf_counter() - start < 5
+@pytest.mark.parametrize("text", ["[" * 500_000, "- " * 200_000, "{a: " * 200_000, "a: [" * 1001])
+def test_deep_nesting_is_refused_before_it_is_parsed(text: str) -> None:
+    """By whichever of the two counts first: libyaml's newer releases refuse it themselves."""
+    start = time.process_time()
+    assert bad(text).message == "is nested too deeply"
+    assert time.process_time() - start < 5
