@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
 from support.rabbitmq import RabbitMQ, broker
+
+pytest_plugins = ["support.harness.reaper", "support.harness.scheduler", "support.harness.time_limit"]
 
 
 def pytest_sessionstart() -> None:
@@ -36,3 +39,14 @@ def _log_levels() -> Iterator[None]:
     for logger, level in levels.items():
         if logger.level != level:
             logger.setLevel(level)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    """What a test leaves open is its own error: it is found here, not when the collector comes around in a later test.
+    What was there before the tests is not looked at again."""
+    yield
+    if not gc.get_freeze_count():  # at first, and after a test in which a sidecar ran
+        gc.collect()
+        gc.freeze()
+    gc.collect()

@@ -7,7 +7,6 @@ kills of the sidecar.
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import random
 import time
@@ -55,12 +54,6 @@ class Work:
     def close(self) -> None:
         for publisher in self.publishers.values():
             publisher.close()
-
-
-@pytest.fixture(autouse=True)
-def _all_the_time_it_takes() -> None:
-    if SOAK:
-        faulthandler.cancel_dump_traceback_later()
 
 
 @pytest.fixture
