@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import os
 import socket
 import struct
 import sys
@@ -28,6 +29,8 @@ _KEEPALIVE: Final = tuple(
     )
     if hasattr(socket, name)
 )  # fmt: skip
+#: The most that is read at once.
+_READ: Final = 262144
 
 
 def reset(transport: asyncio.Transport) -> None:
@@ -99,6 +102,30 @@ def _queued(fd: int, request: int) -> int:
     answer = bytearray(4)
     fcntl.ioctl(fd, request, answer)
     return int.from_bytes(answer, sys.byteorder)
+
+
+def unread(transport: asyncio.Transport) -> list[bytes]:
+    """What the peer had said before the connection broke, for a protocol's ``connection_lost``. After a failed write a
+    transport closes without looking at what it has received; the kernel still has it, until the socket is closed, and
+    nothing can come after it. So this is bounded by the socket's receive buffer."""
+    pieces: list[bytes] = []
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return pieces
+    errors = 0
+    while True:
+        try:
+            data = os.read(sock.fileno(), _READ)
+        except BlockingIOError:
+            return pieces
+        except OSError:
+            errors += 1
+            if errors > 1:  # the first may be the news of the reset itself, which hides nothing
+                return pieces
+            continue
+        if not data:
+            return pieces
+        pieces.append(data)
 
 
 class Pausable:

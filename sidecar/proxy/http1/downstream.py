@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 #: Pipelined bytes that are held while an answer is under way; with more, the client is not read from.
 PIPELINE_LIMIT: Final = 65536
-#: How long, and for how many bytes, a closed connection is still read from, so that a client that is busy sending
-#: sees the answer and not a reset (RFC 9112 §9.6).
-LINGER_SECONDS: Final = 2.0
-LINGER_BYTES: Final = 1 << 20
+#: How long a closed connection is still read from, so that a client that is busy sending sees the answer and not a
+#: reset (RFC 9112 §9.6): while it sends, and without a byte. Many clients look for an answer only when they have sent
+#: everything; what they send costs a read, and is dropped.
+LINGER_SECONDS: Final = 30.0
+LINGER_SILENCE: Final = 2.0
 #: When a client has finished sending, how soon to find out whether it still reads; then twice as late each time.
 PROBE_SECONDS: Final = 0.25
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
@@ -32,8 +33,8 @@ class Downstream(Pausable):
     ``half_closed``: the client has finished sending."""
 
     __slots__ = (
-        "_begun", "_buffer", "_lingering", "_parsing", "_probe", "_probe_delay", "closing", "exchange", "half_closed",
-        "ip", "listener", "paused_writing", "timer",
+        "_begun", "_buffer", "_linger_until", "_parsing", "_probe", "_probe_delay", "closing", "exchange",
+        "half_closed", "ip", "listener", "paused_writing", "timer",
     )  # fmt: skip
 
     def __init__(self, listener: HttpListener) -> None:
@@ -49,7 +50,7 @@ class Downstream(Pausable):
         self._buffer = b""
         self._begun = 0
         self._parsing = False
-        self._lingering = 0
+        self._linger_until = 0.0
         self._probe: asyncio.TimerHandle | None = None
         self._probe_delay = PROBE_SECONDS
         self.timer = listener.wheel.timer(self._on_timer)
@@ -73,7 +74,7 @@ class Downstream(Pausable):
         x = self.exchange
         if x is None:
             if self.closing:
-                self._linger(data)
+                self._linger()
                 return
             if self._buffer:
                 if self.paused_writing:
@@ -272,8 +273,11 @@ class Downstream(Pausable):
             self._parse(self.take_buffer())
 
     def close(self) -> None:
-        """Close once everything written is out. A client that does not read it has ``timeout.idle`` for that."""
-        if not self.closing:
+        """Close once everything written is out. A client that does not read it has ``timeout.idle`` for that. One that
+        is still read from only so that it sees its answer has had its chance."""
+        if self._linger_until:
+            self.transport.abort()
+        elif not self.closing:
             self.closing = True
             self._buffer = b""
             self._set_idle_timer()
@@ -303,12 +307,12 @@ class Downstream(Pausable):
             return
         self.transport.write_eof()
         self.resume_reading()
-        self.timer.set(self.listener.clock() + LINGER_SECONDS)
+        now = self.listener.clock()
+        self._linger_until = now + LINGER_SECONDS
+        self.timer.set(now + LINGER_SILENCE)
 
-    def _linger(self, data: bytes) -> None:
-        self._lingering += len(data)
-        if self._lingering > LINGER_BYTES:
-            self.transport.abort()
+    def _linger(self) -> None:
+        self.timer.set(min(self.listener.clock() + LINGER_SILENCE, self._linger_until))
 
     # -- flow and time ---------------------------------------------------------------------------------------------
 

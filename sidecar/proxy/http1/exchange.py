@@ -157,7 +157,8 @@ class HttpExchange(Exchange):
             self.try_failed(RESET)
         elif self.phase == ANSWERING:
             reply_body = self.reply_body
-            if cleanly and reply_body is not None and reply_body.closed():
+            # Whoever closes without having read everything resets the connection; that is no sign of a part missing.
+            if (cleanly or not self.request_done) and reply_body is not None and reply_body.closed():
                 self.conn = None
                 self.finish()
             else:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.proxy.errors import ProtocolError
 from sidecar.proxy.exchange import ANSWERING, SENT, TUNNEL
 from sidecar.proxy.http1.head import parse_response
-from sidecar.proxy.sockets import Pausable, keep_alive
+from sidecar.proxy.sockets import Pausable, keep_alive, unread
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
@@ -108,6 +108,12 @@ class Upstream(Pausable):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.timer.close()
+        x = self.exchange
+        if exc is not None and x is not None and self.made and x.phase in (SENT, ANSWERING):
+            # An answer that came before all of the request was read, and then a reset for the rest (RFC 9112 §9.5).
+            for data in unread(self.transport):
+                if self.exchange is not None:
+                    self.data_received(data)
         if not self.made or self.gone:
             return
         self.gone = True
@@ -115,7 +121,8 @@ class Upstream(Pausable):
         x = self.exchange
         if x is not None:
             self.exchange = None
-            x.lost(self, cleanly=exc is None)
+            # A write fails with EPIPE when the upstream had closed in an orderly way before.
+            x.lost(self, cleanly=exc is None or isinstance(exc, BrokenPipeError))
 
     def pause_writing(self) -> None:
         if self.exchange is not None:
