@@ -93,6 +93,14 @@ bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and bef
 loadtest: .venv/.stamp-loadtest ## Burst and sustained load through a small mesh, or through HOST=http://127.0.0.1:PORT
 	@$(PY) -m loadtest $(if $(HOST),--host $(HOST)) $(ARGS)
 
+.PHONY: lock-image
+lock-image: .venv/.stamp-dev ## Take today's releases into images/*.txt, with their hashes (needs the image's Python, 3.11)
+	@$(PY) scripts/lock-image
+
+.PHONY: audit
+audit: .venv/.stamp-dev ## Look those and what is installed up in a database of advisories: make audit ARGS='--db FOLDER-OR-ZIP'
+	@$(PY) scripts/audit $(ARGS)
+
 .PHONY: clean
 clean: ## Remove what was installed, built and cached in this folder
 	rm -rf .venv .venv-compiled .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
