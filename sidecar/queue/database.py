@@ -11,7 +11,7 @@ import contextlib
 import secrets
 import sqlite3
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -210,6 +210,23 @@ class Database:
         finally:
             rows.close()
         return found, more or count == limit
+
+    def some(self, numbers: Sequence[int], limit_bytes: int) -> tuple[list[Request], list[int]]:
+        """Those of these requests that still wait, (but for the first) no more than so many bytes; and the numbers that
+        were too much."""
+        marks = ", ".join("?" * len(numbers))
+        rows = self.file.sql.execute(
+            f"SELECT {_REQUEST} FROM request WHERE number IN ({marks}) ORDER BY number", tuple(numbers)
+        )
+        found: list[Request] = []
+        left: list[int] = []
+        for row in rows:
+            limit_bytes -= len(row[-1])
+            if limit_bytes < 0 and found:
+                left.append(row[0])
+            else:
+                found.append(_request(row))
+        return found, left
 
     def find(self, id: str, body: bool = False) -> Found | None:
         """What is known of a request; with the outcome's ``body``, if asked for."""

@@ -106,12 +106,16 @@ class Wire(asyncio.Transport):
 
 
 def deliver(
-    listener: HttpListener, request: Request, max_body: int, done: Callable[[Result], None]
+    listener: HttpListener, request: Request, max_body: int, longest: float, done: Callable[[Result], None]
 ) -> Callable[[], None]:
-    """Send a request. ``done`` is called once, later, unless what this returns is called before: that breaks it off."""
+    """Send a request. ``done`` is called once, later, unless what this returns is called before: that breaks it off. An
+    answer that has not come whole after ``longest`` seconds is not waited for any longer."""
     loop = listener.loop
+    timer: asyncio.TimerHandle | None = None
 
     def ended(wire: Wire, x: HttpExchange) -> None:
+        if timer is not None:
+            timer.cancel()
         wire.close()
         done(_result(wire, x, max_body))
 
@@ -134,8 +138,23 @@ def deliver(
         return refused(Result(0, error.code, True, str(error)))
     client.exchange = x
     listener.stats.active += 1
+
+    def too_long() -> None:
+        nonlocal timer
+        if x.answer is None:
+            timer = loop.call_later(longest, too_long)  # the tries have times of their own
+        else:
+            wire.overflow = True
+            client.abort()
+
+    def cancel() -> None:
+        if timer is not None:
+            timer.cancel()
+        client.abort()
+
+    timer = loop.call_later(longest, too_long)
     x.run()
-    return client.abort
+    return cancel
 
 
 def _exchange(listener: HttpListener, client: Downstream, request: Request) -> HttpExchange:

@@ -66,8 +66,9 @@ class Queue:
         self._queue = queue
         self._lane = lane
         self._scope = Scope(config.scope)
-        #: What is said to those that cannot be stored after all.
+        #: What is said to those that cannot be stored after all; and what has come of those that are not whole.
         self._refusals: dict[HttpExchange, Reply] = {}
+        self._coming: dict[HttpExchange, int] = {}
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -79,7 +80,7 @@ class Queue:
             if not self._fits(x):
                 return None
             x.queue_deadline = x.deadline
-            self._queue.find(self._id(x), False, _Known(self, x).found)
+            self._queue.find(self._id(x), _Known(self, x).found)
             return WAIT
         return self._at_once(x)
 
@@ -95,6 +96,7 @@ class Queue:
 
     def on_end(self, x: HttpExchange) -> None:
         self._refusals.pop(x, None)
+        self._queue.receive(-self._coming.pop(x, 0))
 
     # -- what the exchange asks ----------------------------------------------------------------------------------------
 
@@ -125,6 +127,8 @@ class Queue:
         if x.request_done:
             self._store(x)
         else:
+            self._coming[x] = 0
+            self.more(x)
             if client.reading_paused:
                 client.resume_reading()
             if x.head.expects_continue and not x.bytes_in and not x.interims:
@@ -133,11 +137,19 @@ class Queue:
 
     def more(self, x: HttpExchange) -> None:
         """More of its body has come."""
-        if x.kept_size > self._config.max_body:
-            # From the event loop: whoever reads from the client is in the middle of that.
-            x.listener.loop.call_soon(self._give_up, x)
-        elif x.request_done:
-            self._store(x)
+        if x not in self._refusals:
+            return  # it is being refused
+        size = x.kept_size
+        grown = size - self._coming[x]
+        self._coming[x] = size
+        if not self._queue.receive(grown):
+            self._queue.stats.outcomes["refused"] += 1
+        elif size <= self._config.max_body:
+            if x.request_done:
+                self._store(x)
+            return
+        # From the event loop: whoever reads from the client is in the middle of that.
+        x.listener.loop.call_soon(self._refuse, x, self._refusals.pop(x))
 
     # -- storing -------------------------------------------------------------------------------------------------------
 
@@ -179,7 +191,11 @@ class Queue:
     def _give_up(self, x: HttpExchange) -> None:
         """It cannot be stored: answer as if there were no queue."""
         reply = self._refusals.pop(x, None)
-        if reply is not None and x.phase == STORING:
+        if reply is not None:
+            self._refuse(x, reply)
+
+    def _refuse(self, x: HttpExchange, reply: Reply) -> None:
+        if x.phase == STORING:
             x.reply(reply)
 
     def stored(self, x: HttpExchange, request: Request, found: Found | None, error: SpoolError | None) -> None:
@@ -259,7 +275,7 @@ class QueueDoor:
     def __init__(self, queue: HttpQueue) -> None:
         self._queue = queue
 
-    def on_request(self, x: HttpExchange) -> Wait:
+    def on_request(self, x: HttpExchange) -> Reply | Wait:
         id = x.head.path.decode("latin-1").removeprefix(answers.PREFIX)
         wants_outcome = id.endswith(answers.OUTCOME)
         id = id.removesuffix(answers.OUTCOME)
@@ -268,9 +284,14 @@ class QueueDoor:
         x.queue_deadline = x.deadline
         if x.method not in ("GET", "HEAD"):
             x.listener.loop.call_soon(_respond, x, answers.not_allowed(x.listener.name, x.request_id))
+            return WAIT
+        asked = _Asked(self._queue, x, wants_outcome)
+        if not wants_outcome:
+            self._queue.find(id, asked.found)
+        elif self._queue.outcomes.crowded:
+            return Reply("overloaded", "too many outcomes wait for clients that do not read them", 1.0)
         else:
-            asked = _Asked(self._queue, x, wants_outcome)
-            self._queue.find(id, wants_outcome, asked.found)
+            self._queue.outcomes.ask(x, id, asked.found)
         return WAIT
 
 

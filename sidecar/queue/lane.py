@@ -32,13 +32,14 @@ logger = logging.getLogger("sidecar.queue")
 #: Requests that are fetched at a time, and their bytes.
 FETCH: Final = 16
 FETCH_BYTES: Final = 4 << 20
-#: Requests that wait by themselves; with more, none is begun.
-APART: Final = 64
-APART_BYTES: Final = 8 << 20
-#: The longest that an answer's Retry-After can make them wait, seconds.
+#: Requests that wait by themselves, which takes their numbers only; with more, none is begun.
+APART: Final = 10_000
+#: The longest that an answer's Retry-After can make them wait, seconds; and the least time that an answer has to come.
 LONGEST: Final = 300.0
 #: How soon an outcome that could not be written down is tried again, seconds.
 AGAIN: Final = 1.0
+#: How soon is looked again for those whose time has come while there is no room for them, seconds.
+SOON: Final = 0.05
 
 #: The pauses of a lane, while its upstream cannot take requests; and those of one request.
 PAUSES: Final = model.Retry(initial_delay=0.25, max_delay=5.0, jitter=False)
@@ -77,9 +78,11 @@ class Lane:
         self._cursor = 0
         self._more = True
         self._fetching = False
-        #: (when, number, request): those that wait by themselves.
-        self._apart: list[tuple[float, int, Request]] = []
-        self._apart_bytes = 0
+        #: (when, number, tries): those that wait by themselves. Those whose time has come are being fetched again.
+        self._apart: list[tuple[float, int, int]] = []
+        self._due: list[tuple[float, int, int]] = []
+        #: What was asked of another file does not count any more.
+        self._file = 0
         #: Number → under way, with what breaks it off; None: being written down.
         self.active: dict[int, Callable[[], None] | None] = {}
         #: So many in a row did not reach the upstream; so many at once may go now; and until when none does.
@@ -103,9 +106,11 @@ class Lane:
 
     def forget(self) -> None:
         """Begin anew: the file is another one."""
+        self._file += 1
         self._ready.clear()
         self._apart.clear()
-        self._apart_bytes = 0
+        self._due.clear()
+        self._fetching = False
         self._cursor = 0
         self._more = True
 
@@ -136,38 +141,72 @@ class Lane:
         self._blocked = 0.0
         most = 1 if self.settings.in_order else min(self._allowed, self.settings.concurrency)
         while len(self.active) < most:
-            request = self._next(now)
-            if request is None:
+            if not self._ready or len(self._apart) >= APART:
                 break
-            self._send(request)
-        if self._more and not self._fetching and len(self._ready) < FETCH // 2:
-            self._fetching = True
-            cursor = self._cursor
-            queue.store.submit(lambda it: it.fetch(self.name, cursor, FETCH, FETCH_BYTES), self._fetched)
-        elif self._apart:
-            self._wake(self._apart[0][0])
+            self._send(self._ready.pop(0))
+        if not self._fetching and (len(self._ready) < FETCH // 2 or len(self._apart) >= APART):
+            self._fetch(now)
+        if self._apart:
+            self._wake(max(now + SOON, self._apart[0][0]))
 
-    def _next(self, now: float) -> Request | None:
+    def _fetch(self, now: float) -> None:
+        """More that may be sent: those whose time has come again, or the next ones."""
         apart = self._apart
-        if apart and apart[0][0] <= now:
-            request = heapq.heappop(apart)[2]
-            self._apart_bytes -= request.size
-            return request
-        if not self._ready or len(apart) >= APART or self._apart_bytes >= APART_BYTES:
-            return None
-        return self._ready.pop(0)
+        name = self.name
+        file = self._file
+        again = self._due
+        while apart and apart[0][0] <= now and len(again) < FETCH:
+            again.append(heapq.heappop(apart))
+        if again:
+            numbers = [number for _, number, _ in again]
 
-    def _fetched(self, found: Any, error: SpoolError | None) -> None:
-        self._fetching = False
-        if error is not None:
-            self._wake(self._queue.clock() + AGAIN)
+            def work(database: Database) -> Any:
+                return database.some(numbers, FETCH_BYTES)
+
+        elif self._more:
+            cursor = self._cursor
+
+            def work(database: Database) -> Any:
+                return database.fetch(name, cursor, FETCH, FETCH_BYTES)
+
+        else:
             return
-        requests, self._more = found
+
+        def done(found: Any, error: SpoolError | None) -> None:
+            if file != self._file:
+                return
+            self._fetching = False
+            if error is not None:
+                self._wake(self._queue.clock() + AGAIN)
+            elif again:
+                self._fetched_again(*found)
+            else:
+                self._fetched(*found)
+
+        self._fetching = True
+        self._queue.store.submit(work, done)
+
+    def _fetched_again(self, requests: list[Request], left: list[int]) -> None:
+        tries = {number: (due, number, tries) for due, number, tries in self._due}
+        self._due.clear()
+        for number in left:
+            heapq.heappush(self._apart, tries[number])
+        for request in requests:
+            request.tries = tries[request.number][2]
+        self._ready += requests
+        self._ready.sort(key=_number)
+        self.pump()
+
+    def _fetched(self, requests: list[Request], more: bool) -> None:
+        self._more = more
+        # Behind a change of the file all is fetched anew, also what is here.
+        known = {it.number for it in self._ready} | {it[1] for it in self._apart} if self._file else set()
         for request in requests:
             if request.number > self._cursor:
                 self._cursor = request.number
-                if request.number not in self.active:
+                if request.number not in self.active and request.number not in known:
                     self._ready.append(request)
+        self._ready.sort(key=_number)
         self.pump()
 
     # -- one request ---------------------------------------------------------------------------------------------------
@@ -182,7 +221,9 @@ class Lane:
         def done(result: Result) -> None:
             self._settle(request, result)
 
-        self.active[request.number] = deliver(queue.listener, request, self.settings.max_body, done)
+        settings = self.settings
+        longest = max(LONGEST, settings.expires)
+        self.active[request.number] = deliver(queue.listener, request, settings.max_body, longest, done)
 
     def _settle(self, request: Request, result: Result) -> None:
         """A delivery is over."""
@@ -231,8 +272,7 @@ class Lane:
             self._put_back(request)
             self._block(delay)
             return
-        heapq.heappush(self._apart, (self._queue.clock() + delay, request.number, request))
-        self._apart_bytes += request.size
+        heapq.heappush(self._apart, (self._queue.clock() + delay, request.number, request.tries))
         self._block(self._pause.delay(self._failures))
 
     def _put_back(self, request: Request) -> None:

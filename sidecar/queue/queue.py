@@ -14,6 +14,7 @@ from sidecar.config import model
 from sidecar.proxy.listener import ListenerError
 from sidecar.queue.database import Database
 from sidecar.queue.lane import Lane
+from sidecar.queue.outcomes import Outcomes
 from sidecar.queue.record import file_name
 from sidecar.queue.store import Store
 from sidecar.telemetry.stats import QueueStats
@@ -28,6 +29,9 @@ logger = logging.getLogger("sidecar.queue")
 
 #: How often is looked for what has expired, seconds.
 SWEEP: Final = 2.0
+
+#: The most of bodies that are received at once in order to be stored, bytes.
+RECEIVING: Final = 64 << 20
 
 Put = Callable[["Found | None", "SpoolError | None"], None]
 
@@ -48,7 +52,10 @@ class HttpQueue:
         self._database = Database(Path(path), file_name(listener.name, listener.stats.direction), 0, wall)
         self.store = Store(self._database, listener.loop)
         self.store.on_recount = self._recount
+        self.outcomes = Outcomes(self.store)
         self.lanes: dict[str, Lane] = {}
+        #: Bodies of requests that are to be stored and have not come whole, bytes.
+        self.receiving = 0
         #: Nothing more is sent; what is under way is not heard of any more either; nothing can be stored.
         self.paused = True
         self.stopped = False
@@ -153,6 +160,11 @@ class HttpQueue:
             and not self.store.busy(size)
         )
 
+    def receive(self, size: int) -> bool:
+        """Count so many more bytes (or fewer) of bodies that are being received; whether there is room for them."""
+        self.receiving += size
+        return self.receiving <= RECEIVING
+
     def put(self, lane: Lane, request: Request, done: Put) -> None:
         """Store it. ``done`` is called when it is on the disk, or with the one that has the same key, or with what went
         wrong."""
@@ -175,9 +187,9 @@ class HttpQueue:
 
         self.store.submit(lambda it: it.put(request), stored, size)
 
-    def find(self, id: str, body: bool, done: Put) -> None:
-        """What is known of a request; with its outcome's ``body``, if asked for."""
-        self.store.submit(lambda it: it.find(id, body), done)
+    def find(self, id: str, done: Put) -> None:
+        """What is known of a request; of its answer, neither head nor body."""
+        self.store.submit(lambda it: it.find(id), done)
 
     @property
     def waiting(self) -> int:
