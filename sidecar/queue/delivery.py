@@ -16,7 +16,7 @@ from sidecar.proxy.errors import ProtocolError
 from sidecar.proxy.http1.body import Body
 from sidecar.proxy.http1.downstream import Downstream
 from sidecar.proxy.http1.exchange import HttpExchange
-from sidecar.proxy.http1.head import CHUNKED, parse_request, without
+from sidecar.proxy.http1.head import CHUNKED, ResponseHead, parse_request, without
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.listener import HttpListener
@@ -181,6 +181,14 @@ def _exchange(listener: HttpListener, client: Downstream, request: Request) -> H
     return x
 
 
+def peers_code(x: HttpExchange, head: ResponseHead) -> bytes:
+    """The code of a sidecar that answers in place of its app; empty: it is the app's own answer. Behind an inbound port
+    there is no other sidecar, whatever the app says."""
+    if x.listener.stats.direction == "inbound":
+        return b""
+    return head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
+
+
 def _result(wire: Wire, x: HttpExchange, max_body: int) -> Result:
     answer = x.answer
     if answer is None:
@@ -189,7 +197,7 @@ def _result(wire: Wire, x: HttpExchange, max_body: int) -> Result:
         if found:
             result.retry_after = bytes(found[1])
         return result
-    peers = answer.fields.get(b"x-sidecar-error", b"").strip(b" \t").decode("latin-1")
+    peers = peers_code(x, answer).decode("latin-1")
     result = Result(x.status, x.error or peers, bool(x.error))
     if x.error:
         return result
@@ -222,7 +230,7 @@ def _result(wire: Wire, x: HttpExchange, max_body: int) -> Result:
 
 def _head(raw: bytes) -> bytes:
     """An answer's status line and fields, without what is about framing."""
-    for name in (b"content-length", b"transfer-encoding", b"connection", b"trailer"):
+    for name in (b"content-length", b"transfer-encoding", b"connection", b"trailer", HEADER):
         raw = without(raw, name)
     return raw[:-2]
 

@@ -18,7 +18,7 @@ from sidecar.filters.api import WAIT, Wait
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import PENDING, STORING
 from sidecar.queue import answers
-from sidecar.queue.delivery import HEADER
+from sidecar.queue.delivery import HEADER, peers_code
 from sidecar.queue.lane import UNDELIVERED
 from sidecar.queue.record import Found, Request, digest_of, id_for_key, new_id, short
 
@@ -102,7 +102,7 @@ class Queue:
 
     def refused(self, x: HttpExchange, head: ResponseHead) -> Reply | None:
         """An answer of a peer sidecar in place of its app, which can be queued."""
-        code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
+        code = peers_code(x, head)
         if code not in _PEERS or not self._fits(x):
             return None
         name = code.decode()
