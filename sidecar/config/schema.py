@@ -105,6 +105,11 @@ LIMITS = Section(
         "target": Key(Size("16B", "1MiB"), "Size of the target (path and query).", "8KiB"),
         "body": Key(Size("1B", "1024TiB", zero=True), "Size of a body.", "10MiB"),
         "connections": Key(Integer(1, 1_000_000), "How many clients this listener holds."),
+        "half_close": Key(
+            Boolean(),
+            "Clients may finish sending and go on reading. Else one that does so while its answer streams, or speaks "
+            "HTTP/1.0, has left, and the call is cancelled. For http only: tcp passes a half-close on.",
+        ),
     },
 )
 

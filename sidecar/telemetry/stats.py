@@ -81,7 +81,7 @@ class ListenerStats:
         self.direction = direction
         self.upstream = upstream
         self.protocol = protocol
-        #: (method, status code) → finished exchanges. 499 as code: the client left before an answer.
+        #: (method, status code) → finished exchanges. 499 as code: the client left before the end of its answer.
         self.requests: defaultdict[tuple[str, int], int] = defaultdict(int)
         #: Seconds from the head's arrival to the exchange's end.
         self.duration = Histogram()

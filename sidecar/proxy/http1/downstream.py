@@ -105,13 +105,19 @@ class Downstream(Pausable):
         if x.phase == TUNNEL:
             x.tunnel_closed(by_client=True)
             return True
-        if not x.request_done:
+        if not x.request_done or self._has_left(x):
             x.client_gone()
             return False
         if not self._buffer:
             x.keep_client = False
         self._watch_half_closed()
         return True
+
+    def _has_left(self, x: HttpExchange) -> bool:
+        """Whether a client that has finished sending is taken to be gone. Before its answer begins it can be asked
+        (:meth:`_probe_client`), unless it speaks HTTP/1.0; and the answer's head asks again. In the middle of an answer
+        there is nothing to ask with, and a quiet stream would go on for nobody."""
+        return (x.phase == ANSWERING or x.head.version == 0) and not self.listener.limits.half_close
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
@@ -186,8 +192,8 @@ class Downstream(Pausable):
             self.refuse(error)  # before it became an exchange: no filter and no upstream has seen it
             return b""
         if self.half_closed:
-            if not x.request_done:
-                self.close()  # the rest will never come
+            if not x.request_done or self._has_left(x):
+                self.close()  # the rest will never come, or nobody is there
                 return b""
             if not rest:
                 x.keep_client = False

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.http1.upstream import Upstream
     from sidecar.upstreams.endpoint import Endpoint
 
-#: The status that is counted when the client left before it got an answer (as nginx counts it).
+#: The status that is counted when the client left before it had all of its answer.
 CLIENT_LEFT: Final = 499
 #: 1xx answers to one request; more are taken for an attack.
 MAX_INTERIMS: Final = 32
@@ -104,7 +104,7 @@ class HttpExchange(Exchange):
 
     def client_gone(self) -> None:
         """The client closed or reset its connection: nobody waits for this any more."""
-        if self.status == 0 and self.phase != ENDED:
+        if self.phase < TUNNEL:
             self.status = CLIENT_LEFT
         self.abort()
 

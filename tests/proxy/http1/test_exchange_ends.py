@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecar.config.model import Bulkhead, Retry, Timeout
+from sidecar.config.model import Bulkhead, Limits, Retry, Timeout
 from support.plane import Peer, Plane, in_plane, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -113,8 +113,86 @@ def test_the_end_of_a_client_in_the_middle_of_a_head_or_a_body() -> None:
     in_plane(test)
 
 
+@pytest.mark.parametrize("leave", [Peer.close, Peer.reset, Peer.finish], ids=["close", "reset", "half-close"])
+def test_a_client_that_leaves_a_quiet_stream_cancels_it_at_once(leave: Callable[[Peer], None]) -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(GET)
+        await upstream.head()
+        upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await client.head()
+        leave(client)
+        await upstream.gone()
+        assert plane.stats.requests == {("GET", 499): 1}
+        assert plane.stats.rejected == {}
+        assert plane.listener.cluster.endpoints[0].failures == 0
+        assert plane.listener.breakers[0].failures == 0
+
+    in_plane(test)
+
+
+@pytest.mark.parametrize("stage", ["waiting", "sent", "backoff"])
+def test_an_old_client_that_closes_has_left(stage: str) -> None:
+    """HTTP/1.0 has no 100 to ask with."""
+
+    async def test(plane: Plane) -> None:
+        blocking = await plane.request(GET) if stage == "waiting" else None
+        client = await plane.connect()
+        client.send(b"GET / HTTP/1.0\r\n\r\n")
+        if blocking is not None:
+            await until(lambda: plane.stats.pending == 1, "it waits for a slot")
+        else:
+            upstream = await plane.upstream.accepted()
+            if stage == "backoff":
+                upstream.close()
+                await until(lambda: plane.stats.retries["reset"] == 1, "it waits for another try")
+        client.finish()
+        await until(lambda: plane.stats.requests["GET", 499] == 1, "it is over")
+        if stage == "sent":
+            await upstream.gone()
+
+    in_plane(test, retry=Retry(initial_delay=5, jitter=False), bulkhead=Bulkhead(max_requests=1))
+
+
+def test_clients_that_half_close_can_be_allowed_to() -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(b"GET / HTTP/1.0\r\n\r\n")
+        client.finish()
+        (connection,) = plane.listener._connections
+        await until(lambda: connection.half_closed, "EOF")  # type: ignore[attr-defined]
+        upstream.send(OK)
+        assert (await client.answer()).body == b"ok"
+        client = await plane.connect()
+        client.send(GET)
+        await upstream.read_until(GET[:16])
+        upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok")
+        await client.head()
+        client.finish()
+        await until(lambda: any(c.half_closed for c in plane.listener._connections), "EOF")  # type: ignore
+        upstream.send(b"ok")
+        assert await client.read_all() == b"okok"
+
+    in_plane(test, limits=Limits(half_close=True))
+
+
+def test_an_answer_that_begins_after_the_half_close_is_delivered() -> None:
+    """However long it is, and whether or not it comes at once."""
+
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(GET)
+        client.finish()
+        (connection,) = plane.listener._connections
+        await until(lambda: connection.half_closed, "EOF")  # type: ignore[attr-defined]
+        upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok")
+        assert b"200" in await client.head()
+        upstream.send(b"ok")
+        assert await client.read_all() == b"okok"
+        assert plane.stats.requests == {("GET", 200): 1}
+
+    in_plane(test)
+
+
 def test_an_old_client_that_finished_sending_and_then_left_is_noticed() -> None:
-    """HTTP/1.0 has no 100 to ask with; that it resets its connection can still be seen."""
+    """Where it may; that it resets its connection can still be seen."""
 
     async def test(plane: Plane) -> None:
         client, upstream = await plane.request(b"GET / HTTP/1.0\r\n\r\n")
@@ -125,7 +203,7 @@ def test_an_old_client_that_finished_sending_and_then_left_is_noticed() -> None:
         await until(lambda: plane.stats.active == 0, "nothing is active")
         assert not client.received
 
-    in_plane(test, retry=Retry(initial_delay=5, jitter=False))
+    in_plane(test, retry=Retry(initial_delay=5, jitter=False), limits=Limits(half_close=True))
 
 
 # -- kept connections that close as they are used ------------------------------------------------------------------
