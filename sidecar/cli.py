@@ -18,6 +18,7 @@ MISUSED = 2
 _EPILOG = """\
 examples:
   sidecar check sidecar.yaml            every mistake in the file at once
+  sidecar check --offline --json -      from standard input, for CI: no secrets needed, JSON for machines
   sidecar run sidecar.yaml              until SIGTERM, which drains; SIGHUP reads the file again
   sidecar schema > sidecar.schema.json  for your editor
   sidecar status                        what the sidecar on this host is doing
@@ -84,9 +85,13 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     check = commands.add_parser(
-        "check", help="check a configuration file", description="Exit 0, or 2 with every error."
+        "check", help="check a configuration file", description="Exit 0, or 2 with every mistake at once."
     )
-    check.add_argument("file", metavar="FILE")
+    check.add_argument("file", metavar="FILE", help="the file; - for standard input")
+    check.add_argument("--json", action="store_true", help="mistakes as a list of JSON objects, empty when all is fine")
+    check.add_argument(
+        "--offline", action="store_true", help="without the environment's variables and without secret files"
+    )
     check.set_defaults(command=_check)
 
     schema = commands.add_parser("schema", help="print the configuration's JSON Schema")
@@ -111,11 +116,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from sidecar.config.load import load
+    from sidecar.config.errors import ConfigError, Problem
+    from sidecar.config.load import STDIN, check
 
-    config = load(options.file)
-    listeners = len(config.upstreams) + (config.inbound is not None)
-    print(f"{options.file}: fine ({config.service.name}: {listeners} listeners, registry: {config.registry.kind})")
+    try:
+        summary = check(options.file, offline=options.offline)
+    except ConfigError as error:
+        if not options.json:
+            raise
+        import json
+
+        found = [problem.as_dict(error.filename) for problem in error.problems]
+        if error.more:
+            more = Problem("", f"and more; only the first {len(found)} problems are shown")
+            found.append(more.as_dict(error.filename))
+        print(json.dumps(found, indent=2))
+        return MISUSED
+    if options.json:
+        print("[]")
+    else:
+        name = STDIN if options.file == "-" else options.file
+        listeners = f"{summary.listeners} listener{'s' * (summary.listeners != 1)}"
+        print(f"{name}: fine ({summary.service}: {listeners}, registry: {summary.registry})")
     return 0
 
 

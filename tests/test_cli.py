@@ -103,6 +103,42 @@ def test_check_tells_every_error_at_once(tmp_path: Path, capsys: pytest.CaptureF
     assert "Traceback" not in err
 
 
+def test_check_counts_in_the_right_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", config(tmp_path, GOOD)]) == 0
+    assert "(web: 1 listener, registry: none)" in capsys.readouterr().out
+    assert main(["check", config(tmp_path, "service: {name: web}")]) == 0
+    assert "(web: 0 listeners, registry: none)" in capsys.readouterr().out
+
+
+def test_check_reads_standard_input() -> None:
+    assert sidecar("check", "-", input=GOOD).stdout.startswith("<stdin>: fine (web: ")
+    ended = sidecar("check", "-", input=BAD)
+    assert ended.returncode == 2
+    assert "<stdin>:8:5: upstreams.tasks.balancer: " in ended.stderr
+
+
+def test_check_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json", config(tmp_path, GOOD)]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    file = config(tmp_path, BAD)
+    assert main(["check", "--json", file]) == 2
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, second = json.loads(out)
+    assert first == {
+        "file": file, "line": 7, "column": 13, "path": "upstreams.tasks.retry.max_atempts",
+        "message": "is not a known key", "found": "", "nearest": "max_attempts", "allowed": first["allowed"],
+    }  # fmt: skip
+    assert second["nearest"] == "round_robin"
+
+
+def test_check_without_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = GOOD.replace("name: web", "name: '${NOBODY_HAS_SET_THIS}'") + "consul: {token: {file: none}}\n"
+    assert main(["check", "--offline", config(tmp_path, text)]) == 0
+    assert main(["check", config(tmp_path, text)]) == 2
+    assert "NOBODY_HAS_SET_THIS" in capsys.readouterr().err
+
+
 def test_check_of_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "nothing.yaml")]) == 2
     assert "No such file" in capsys.readouterr().err
@@ -158,8 +194,8 @@ def test_a_wrong_file_is_one_line_of_json_for_a_log(tmp_path: Path, wrong: str) 
     assert ended.returncode == 2
     (line,) = (json.loads(line) for line in ended.stderr.splitlines())
     assert (line["level"], line["msg"]) == ("error", "not started: the configuration cannot be used")
-    assert line["file"].endswith("sidecar.yaml")
-    assert all(problem["message"] for problem in line["problems"])
+    assert line["problems"]
+    assert all(problem["message"] and problem["file"].endswith("sidecar.yaml") for problem in line["problems"])
 
 
 def test_a_wrong_file_is_text_where_the_log_is(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ A file becomes a configuration in four steps, each in a file of its own:
 ``schema``       every key with its kind (``values``, ``containers``), default, range and doc line
 ``rules``        what spans several keys
 
+``hints`` knows what was meant by what is wrong, ``cross_schema`` says of the rules what JSON Schema can.
+
 ``load`` runs them and gives either a :class:`~sidecar.config.model.Config` or one
 :class:`~sidecar.config.errors.ConfigError` with every problem in it. ``show`` goes the other way.
 """

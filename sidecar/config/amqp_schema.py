@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sidecar.config import model
+from sidecar.config import cross_schema, model
 from sidecar.config.containers import Key, ListOf, MapOf, Section
 from sidecar.config.values import (
     NAME,
@@ -79,6 +79,7 @@ PUBLISH = Section(
         ),
     },
     complete=_complete_publish,
+    cross=cross_schema.publish(),
 )
 
 QUEUE = Section(
@@ -219,4 +220,5 @@ AMQP = Section(
         ),
         "batch": Key(BATCH, BATCH.doc + " There is none unless it is given."),
     },
+    cross=cross_schema.amqp(),
 )

@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from sidecar.config.document import Mapping, Node, Scalar, Sequence
-from sidecar.config.errors import nearest
-from sidecar.config.kinds import BROKEN, OMIT, Kind, Place, Refused, ScalarKind, describe, substituted
+from sidecar.config.document import Mapping, Node, Scalar, Sequence, join
+from sidecar.config.errors import nearest, printable
+from sidecar.config.hints import SYNONYMS, word
+from sidecar.config.kinds import BROKEN, HIDDEN, OMIT, Kind, Place, Refused, ScalarKind, describe, substituted
 from sidecar.config.model import INHERIT
 
 
@@ -28,7 +29,7 @@ class ListOf(Kind):
 
     def read(self, node: Node, at: Place) -> Any:
         if not isinstance(node, Sequence):
-            return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
+            return at.report("has the wrong type", found=describe(node), allowed=self.allowed, nearest=self._list(node))
         if not self.minimum <= len(node.items) <= self.maximum:
             return at.report(
                 "has too few or too many items",
@@ -36,6 +37,10 @@ class ListOf(Kind):
                 allowed=f"from {self.minimum} to {self.maximum}",
             )
         return [self.item.read(item, at.item(index, item.line)) for index, item in enumerate(node.items)]
+
+    def _list(self, node: Node) -> str:
+        """The node as the only item of a list."""
+        return f"[{word(printable(node.text))}]" if isinstance(node, Scalar) and can_read(self.item, node) else ""
 
     def build(self, value: Any) -> Any:
         return self.into(self.item.build(item) for item in value)
@@ -56,7 +61,7 @@ class MapOf(Kind):
 
     def __init__(self, key: ScalarKind, value: Kind, *, maximum: int, named: bool = False) -> None:
         self.key, self.value, self.maximum, self.named = key, value, maximum, named
-        self.allowed = "a mapping"
+        self.allowed = f"a mapping, each key {key.allowed}"
 
     def read(self, node: Node, at: Place) -> Any:
         if not isinstance(node, Mapping):
@@ -134,7 +139,10 @@ class Section(Kind):
     """A mapping with fixed keys that becomes an object of the model.
 
     ``refused`` gives the reason for keys that are known elsewhere, or planned, and not allowed here. ``complete``
-    may fill in the model's arguments where one default depends on another value.
+    may fill in the model's arguments where one default depends on another value. ``short`` is the key that is meant by
+    those who write a single value in place of the mapping; they are told so. ``free``: keys that begin with ``x-`` are
+    for anchors and other programs, and are passed over. ``cross`` is JSON Schema of what its keys have to do with each
+    other.
     """
 
     allowed = "a mapping"
@@ -147,22 +155,41 @@ class Section(Kind):
         *,
         refused: dict[str, str] | None = None,
         complete: Callable[[dict[str, Any]], None] | None = None,
+        short: str = "",
+        free: bool = False,
+        cross: list[dict[str, Any]] | None = None,
     ) -> None:
         self.model, self.doc, self.keys = model, doc, keys
         self.refused = refused or {}
+        self.short = short
+        self.free = free
+        self.cross = cross or []
         self._complete = complete
         self.defaults = {name: default for name, default in _defaults(model) if name in keys}
 
     def without(self, refused: dict[str, str]) -> Section:
         """The same section, with some keys refused for a reason."""
         keys = {name: key for name, key in self.keys.items() if name not in refused}
-        return Section(self.model, self.doc, keys, refused=self.refused | refused, complete=self._complete)
+        return Section(
+            self.model, self.doc, keys, refused=self.refused | refused, complete=self._complete, short=self.short
+        )
+
+    def shorthand(self, node: Node) -> str:
+        """What a single value was to be, as a mapping; empty when that is not plain."""
+        if self.short and isinstance(node, Scalar) and can_read(self.keys[self.short].kind, node):
+            return f"{{{self.short}: {word(printable(node.text))}}}"
+        return ""
 
     def read(self, node: Node, at: Place) -> Any:
         if not isinstance(node, Mapping):
             # Not the text itself: where a section holds secrets, somebody may have put one in its place.
             found = f"a single value ({node.type})" if isinstance(node, Scalar) else describe(node)
-            return at.report("has the wrong type", found=found, allowed=f"{self.allowed} with {', '.join(self.keys)}")
+            return at.report(
+                "has the wrong type",
+                found=found,
+                allowed=f"{self.allowed} with {', '.join(self.keys)}",
+                nearest=self.shorthand(node),
+            )
         fields = Fields(self, at)
         for entry in node.entries.values():
             place = at.at(entry.key, entry.line)
@@ -173,12 +200,24 @@ class Section(Kind):
                     fields[entry.key] = value
             elif reason := self.refused.get(entry.key):
                 place.report(reason, allowed=", ".join(self.keys))
-            else:
-                place.report("is not a known key", allowed=", ".join(self.keys), nearest=nearest(entry.key, self.keys))
+            elif not (self.free and entry.key.startswith("x-")):
+                self._unknown(entry.key, entry.value, place)
         for name, key in self.keys.items():
             if key.required and name not in fields.places:
                 _missing(key.kind, at.at(name, at.line))
         return fields
+
+    def _unknown(self, name: str, value: Node, place: Place) -> None:
+        root = place.reading.root
+        like = nearest(name, self.keys) or next((key for key in SYNONYMS.get(name.lower(), ()) if key in self.keys), "")
+        others = (
+            list(dict.fromkeys(parents(root, name, value))) if root is not None and (self is root or not like) else []
+        )
+        message = "is not a known key"
+        if others:
+            like = join(others[0], name)
+            message += f" here; it belongs to {_some(others)}" if self is root else ""
+        place.report(message, allowed=", ".join(self.keys), nearest=like)
 
     def build(self, value: Any, **more: Any) -> Any:
         arguments = {name: self.keys[name].kind.build(item) for name, item in value.items()} | more
@@ -212,7 +251,13 @@ class Section(Kind):
             properties[name] = schema
         schema = {"type": "object", "description": self.doc, "properties": properties, "additionalProperties": False}
         required = [name for name, key in self.keys.items() if key.required]
-        return schema | ({"required": required} if required else {})
+        if required:
+            schema["required"] = required
+        if self.free:
+            schema["patternProperties"] = {"^x-": {}}
+        if self.cross:
+            schema["allOf"] = self.cross
+        return schema
 
     def _shown_default(self, name: str, key: Key) -> Any:
         if name not in self.defaults or key.default or key.required:
@@ -223,6 +268,50 @@ class Section(Kind):
         if default is not None and isinstance(key.kind, Section | Policy):
             return OMIT  # its keys have their own
         return key.kind.show(default)
+
+
+def can_read(kind: Kind, node: Scalar) -> bool:
+    """Whether a single value would be right there. Only asked where it may be shown."""
+    if isinstance(kind, Short):
+        kind = kind.kind
+    if not isinstance(kind, ScalarKind) or "${" in node.text or describe(node) == HIDDEN:
+        return False
+    try:
+        kind.parse(node)
+    except Refused:
+        return False
+    return True
+
+
+def parents(kind: Kind, name: str, value: Node, path: str = "") -> Iterator[str]:
+    """The paths of all sections that have a key of that name whose values have the shape of this one."""
+    match kind:
+        case Section():
+            key = kind.keys.get(name)
+            if key is not None and path and _has_the_shape(key.kind, value):
+                yield path
+            for other, inner in kind.keys.items():
+                yield from parents(inner.kind, name, value, f"{path}.{other}" if path else other)
+        case Policy() | Short():
+            yield from parents(kind.section, name, value, path)
+        case ListOf():
+            yield from parents(kind.item, name, value, f"{path}[]")
+        case MapOf():
+            yield from parents(kind.value, name, value, f"{path}.<name>")
+        case _:
+            pass
+
+
+def _has_the_shape(kind: Kind, value: Node) -> bool:
+    if isinstance(value, Mapping):
+        return isinstance(kind, Section | Policy | MapOf)
+    if isinstance(value, Sequence):
+        return isinstance(kind, ListOf)
+    return isinstance(kind, ScalarKind | Short) or (isinstance(kind, Policy) and value.text in ("off", "false", "no"))
+
+
+def _some(paths: list[str]) -> str:
+    return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
 
 
 def _missing(kind: Kind, at: Place) -> None:
@@ -256,7 +345,13 @@ class Policy(Kind):
         return None if scalar.text.lower() in ("off", "false", "no") else self._refuse(scalar, at)
 
     def _refuse(self, node: Node, at: Place) -> Any:
-        return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
+        if isinstance(node, Scalar) and node.text.lower() in ("on", "true", "yes", "", "~", "null"):
+            return at.report(
+                "does not say what it is to be", found=describe(node), allowed=f"{self.allowed}; or leave it out"
+            )
+        return at.report(
+            "has the wrong type", found=describe(node), allowed=self.allowed, nearest=self.section.shorthand(node)
+        )
 
     def build(self, value: Any) -> Any:
         return None if value is None else self.section.build(value)

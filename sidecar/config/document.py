@@ -7,14 +7,16 @@ what they mean is decided by the key they stand at.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
 
 import yaml
 
+from sidecar.config import hints
 from sidecar.config.environment import shield, unshield
-from sidecar.config.errors import MAX_PROBLEMS, Problem, TooManyProblems, printable
+from sidecar.config.errors import MAX_PROBLEMS, Line, Problem, TooManyProblems, printable
 
 #: Largest file that is read, bytes.
 MAX_BYTES = 1 << 20
@@ -25,6 +27,8 @@ MAX_NODES = 100_000
 
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER = yaml.resolver.Resolver()
+#: A line that is indented with a tab somewhere.
+_TABS = re.compile(r"[ \t]*\t")
 _NodeStart = yaml.ScalarEvent | yaml.SequenceStartEvent | yaml.MappingStartEvent
 _STRING_TAG = "tag:yaml.org,2002:str"
 
@@ -101,15 +105,21 @@ def parse(text: str, problems: list[Problem]) -> Node | None:
         return _Composer(yaml.parse(shield(text), Loader=_LOADER), problems).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        line = mark.line + 1 if mark else 0
+        line = Line(mark.line + 1, mark.column + 1) if mark else Line(0)
         if "maximum nesting depth" in (error.problem or ""):
             # libyaml 0.2.6 and later has a bound of its own, and scans ahead of the events that are counted here.
             raise BadDocument(_too_deep(line)) from None
+        lines = text.split("\n")
+        if mark and mark.line < len(lines) and _TABS.match(lines[mark.line]):
+            raise BadDocument(
+                Problem("", "is not valid YAML: indented with a tab", allowed="spaces", line=line)
+            ) from None
         # Not str(error): it quotes the line, which may hold a secret.
         what = ", ".join(printable(unshield(part)) for part in (error.context, error.problem) if part)
-        raise BadDocument(Problem("", f"is not valid YAML: {what}", line=line)) from None
+        hint = next((hint for words, hint in hints.YAML.items() if words in what), "")
+        raise BadDocument(Problem("", f"is not valid YAML: {what}", allowed=hint, line=line)) from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 0
+        line = Line(text.count("\n", 0, error.position) + 1 if isinstance(error.position, int) else 0)
         raise BadDocument(
             Problem("", "is not valid YAML: a character that is not allowed in YAML (a control character?)", line=line)
         ) from None
@@ -220,7 +230,7 @@ class _Composer:
     def _duplicate(self, path: str, line: int, first: int) -> None:
         if len(self._problems) >= MAX_PROBLEMS:
             raise TooManyProblems
-        self._problems.append(Problem(path, f"is given twice, first in line {first}", line=line))
+        self._problems.append(Problem(path, f"is given twice, first in line {int(first)}", line=line))
 
 
 def join(path: str, key: str) -> str:
@@ -233,5 +243,6 @@ def _too_deep(line: int) -> Problem:
     return Problem("", "is nested too deeply", allowed=f"at most {MAX_DEPTH} levels", line=line)
 
 
-def _line(event: yaml.Event) -> int:
-    return event.start_mark.line + 1 if event.start_mark else 0
+def _line(event: yaml.Event) -> Line:
+    mark = event.start_mark
+    return Line(mark.line + 1, mark.column + 1) if mark else Line(0)

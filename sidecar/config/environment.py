@@ -30,6 +30,10 @@ class BadVariable(ValueError):
     """A ``${`` that cannot be substituted. The message names the variable, never a value."""
 
 
+class UnsetVariable(BadVariable):
+    """A variable without a value and without a default."""
+
+
 def shield(text: str) -> str:
     """``text`` with every well-formed variable made opaque to the YAML parser."""
     return _SHIELDED.sub(lambda match: match[0].translate(_SHIELD), text)
@@ -53,7 +57,7 @@ def substitute(text: str, environ: Mapping[str, str]) -> str:
         if default is not None:
             return found or default
         if found is None:
-            raise BadVariable(f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}")
+            raise UnsetVariable(f"the environment variable {name} is not set; set it, or write ${{{name}:-default}}")
         return found
 
     return _VARIABLE.sub(value, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 #: More problems than this are not collected: nobody reads them, and a hostile file could have many.
@@ -13,13 +13,24 @@ MAX_PROBLEMS = 100
 _MAX_COMPARED = 64
 
 
+class Line(int):
+    """The number of a line, from 1, that knows the column, too; 0: there is none."""
+
+    column: int
+
+    def __new__(cls, line: int, column: int = 0) -> Line:
+        found = super().__new__(cls, line)
+        found.column = column
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing that is wrong, and what to do about it.
 
     ``path`` is where, as ``upstreams.ollama.retry.max_attempts`` (empty: the file as a whole); ``found`` what stands
     there (never a secret), ``allowed`` what may, ``nearest`` a known key or value that may have been meant. ``line``
-    counts from 1; 0 when there is none.
+    counts from 1; 0 when there is none. ``column`` is known where that is a :class:`Line`.
     """
 
     path: str
@@ -29,9 +40,26 @@ class Problem:
     nearest: str = ""
     line: int = 0
 
+    @property
+    def column(self) -> int:
+        return self.line.column if isinstance(self.line, Line) else 0
+
+    def as_dict(self, filename: str) -> dict[str, Any]:
+        """For machines. Everything is there always; what is unknown is empty or 0."""
+        return {
+            "file": filename,
+            "line": int(self.line),
+            "column": self.column,
+            "path": self.path,
+            "message": self.message,
+            "found": self.found,
+            "allowed": self.allowed,
+            "nearest": self.nearest,
+        }
+
     def text(self, filename: str) -> str:
         """The block a user reads."""
-        place = f"{filename}:{self.line}" if self.line else filename
+        place = ":".join([filename, *(str(number) for number in (int(self.line), self.column) if number)])
         lines = [": ".join(part for part in (place, self.path, self.message) if part)]
         if self.found:
             lines.append(f"    found:   {self.found}")
@@ -49,15 +77,15 @@ class ConfigError(Exception):
     def __init__(self, filename: str, problems: Sequence[Problem], *, more: bool = False) -> None:
         super().__init__(filename, problems)
         self.filename = filename
-        self.problems: list[Problem] = sorted(problems, key=lambda problem: problem.line)
+        self.problems: list[Problem] = sorted(problems, key=lambda problem: (problem.line, problem.column))
         #: Whether there were more problems than were collected.
         self.more = more
         #: ``log.format``, as far as that could be read.
         self.log_format = "json"
 
     def as_dict(self) -> dict[str, Any]:
-        """For machines: ``{"file", "problems": [{"path", "message", …}], "more"}``."""
-        return {"file": self.filename, "problems": [asdict(problem) for problem in self.problems], "more": self.more}
+        """For machines: ``{"problems": [{"file", "line", "column", "path", "message", …}], "more"}``."""
+        return {"problems": [problem.as_dict(self.filename) for problem in self.problems], "more": self.more}
 
     def __str__(self) -> str:
         blocks = [problem.text(self.filename) for problem in self.problems]

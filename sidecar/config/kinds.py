@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from sidecar.config import document
-from sidecar.config.environment import BadVariable, substitute
+from sidecar.config.environment import BadVariable, UnsetVariable, substitute
 from sidecar.config.errors import MAX_PROBLEMS, Problem, TooManyProblems, printable
 
 #: A JSON Schema pattern for a value that is filled in from the environment.
@@ -39,11 +39,17 @@ OMIT: Final = _Omit.OMIT
 
 @dataclass(slots=True)
 class Reading:
-    """One run of the loader: where variables come from, what relative paths start at, what was wrong so far."""
+    """One run of the loader: where variables come from, what relative paths start at, what was wrong so far.
+
+    ``offline``: variables and secret files are not looked at; what depends on them is taken to be right, and is
+    :data:`BROKEN` without a problem. ``root`` is the kind of the whole file, for hints where a key belongs.
+    """
 
     environ: Mapping[str, str]
     directory: Path
     problems: list[Problem] = field(default_factory=list)
+    offline: bool = False
+    root: Kind | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +125,8 @@ class ScalarKind(Kind):
         try:
             return self.parse(scalar)
         except Refused as refused:
-            found = _HIDDEN if refused.hide else describe(scalar)
-            if scalar.text != node.text and found is not _HIDDEN:
+            found = HIDDEN if refused.hide else describe(scalar)
+            if scalar.text != node.text and found is not HIDDEN:
                 found += f" (from {printable(node.text)})"
             return at.report(str(refused), found=found, allowed=self.allowed, nearest=refused.nearest)
 
@@ -132,6 +138,10 @@ def substituted(node: document.Scalar, at: Place) -> document.Scalar | None:
     try:
         text = substitute(node.text, at.reading.environ)
         text.encode()
+    except UnsetVariable as error:
+        if not at.reading.offline:
+            at.report(str(error))
+        return None
     except BadVariable as error:
         at.report(str(error))
         return None
@@ -142,7 +152,7 @@ def substituted(node: document.Scalar, at: Place) -> document.Scalar | None:
 
 
 #: What is shown in place of a value that may hold a secret.
-_HIDDEN: Final = "(hidden, it may hold a secret)"
+HIDDEN: Final = "(hidden, it may hold a secret)"
 #: A URL with user info, as client libraries take it; where it stands by mistake, its password is not to be shown.
 _USER_INFO: Final = re.compile(r"://[^/]*@")
 
@@ -154,7 +164,7 @@ def describe(node: document.Node) -> str:
     if isinstance(node, document.Sequence):
         return "a list"
     if _USER_INFO.search(node.text):
-        return _HIDDEN
+        return HIDDEN
     match node.type:
         case "null":
             return "nothing"

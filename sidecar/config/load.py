@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from sidecar.config import document, host, rules
 from sidecar.config.containers import Fields
-from sidecar.config.errors import ConfigError, Problem, TooManyProblems
+from sidecar.config.errors import ConfigError, Line, Problem, TooManyProblems
 from sidecar.config.kinds import BROKEN, Place, Reading
-from sidecar.config.model import Config
+from sidecar.config.model import Config, Registry
 from sidecar.config.schema import CONFIG
 from sidecar.config.values import is_wildcard
+
+#: What standard input is called in messages.
+STDIN = "<stdin>"
 
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -22,6 +27,42 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     Reads files that the configuration names as secrets (relative paths start at the file's directory). Raises
     :class:`ConfigError` with all problems, also when the file cannot be read at all.
     """
+    return load_text(_text(path), str(path), environ)
+
+
+def load_text(text: str, filename: str, environ: Mapping[str, str] | None = None) -> Config:
+    """As :func:`load`, for a text that was read already; ``filename`` is for messages and relative paths."""
+    environ = os.environ if environ is None else environ
+    fields = _checked(text, filename, Reading(environ, Path(filename).parent, root=CONFIG))
+    config: Config = CONFIG.build(fields)
+    return _named(config)
+
+
+class Summary(NamedTuple):
+    """What there is to say of a file that is right."""
+
+    service: str
+    listeners: int
+    registry: str
+
+
+def check(path: str | Path, *, offline: bool = False) -> Summary:
+    """Check the file at ``path``, or standard input for ``-``, as :func:`load` does. ``offline``: without variables of
+    the environment and without secret files, so that what depends on them is taken to be right."""
+    filename = STDIN if str(path) == "-" else str(path)
+    text = _decoded(sys.stdin.buffer.read(document.MAX_BYTES + 1), filename) if str(path) == "-" else _text(path)
+    reading = Reading({} if offline else os.environ, Path(filename).parent, offline=offline, root=CONFIG)
+    fields = _checked(text, filename, reading)
+    service = fields.section_of("service")
+    registry = fields.value("registry")
+    return Summary(
+        str(service.get("name", "(from the environment)")) if service is not None else "",
+        len(fields.get("upstreams", ())) + ("inbound" in fields),
+        registry.kind if isinstance(registry, Registry) else "(from the environment)",
+    )
+
+
+def _text(path: str | Path) -> str:
     filename = str(path)
     try:
         with open(path, "rb") as file:
@@ -30,25 +71,28 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
         raise ConfigError(filename, [Problem("", f"cannot be read: {error.strerror or error}")]) from None
     except ValueError:
         raise ConfigError(filename, [Problem("", "cannot be read: not the name of a file")]) from None
+    return _decoded(data, filename)
+
+
+def _decoded(data: bytes, filename: str) -> str:
     if len(data) > document.MAX_BYTES:
         raise ConfigError(filename, [Problem("", "is too large", allowed=f"at most {document.MAX_BYTES} bytes")])
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
+        line = Line(data.count(b"\n", 0, error.start) + 1, error.start - data.rfind(b"\n", 0, error.start))
         raise ConfigError(filename, [Problem("", "is not text in UTF-8", line=line)]) from None
-    return load_text(text, filename, environ)
 
 
-def load_text(text: str, filename: str, environ: Mapping[str, str] | None = None) -> Config:
-    """As :func:`load`, for a text that was read already; ``filename`` is for messages and relative paths."""
-    reading = Reading(os.environ if environ is None else environ, Path(filename).parent)
+def _checked(text: str, filename: str, reading: Reading) -> Fields:
     fields: Fields | None = None
     more = False
     try:
         root = document.parse(text, reading.problems)
         if root is None or (isinstance(root, document.Scalar) and root.type == "null"):
-            root = document.Mapping({}, 0)  # an empty file lacks its required keys, and says so
+            raise document.BadDocument(
+                Problem("service.name", "is missing", found="an empty file", allowed="at least service: {name: …}")
+            )
         read = CONFIG.read(root, Place("", 0, reading))
         if isinstance(read, Fields):
             fields = read
@@ -57,14 +101,13 @@ def load_text(text: str, filename: str, environ: Mapping[str, str] | None = None
         reading.problems.append(bad.problem)
     except TooManyProblems:
         more = True
-    if reading.problems or fields is None:
-        error = ConfigError(filename, reading.problems, more=more)
-        log = fields.section_of("log") if fields is not None else None
-        if log is not None and log.value("format") is not BROKEN:
-            error.log_format = log.value("format")
-        raise error
-    config: Config = CONFIG.build(fields)
-    return _named(config)
+    if not reading.problems and fields is not None:
+        return fields
+    error = ConfigError(filename, reading.problems, more=more)
+    log = fields.section_of("log") if fields is not None else None
+    if log is not None and log.value("format") is not BROKEN:
+        error.log_format = log.value("format")
+    raise error
 
 
 def _named(config: Config) -> Config:

@@ -211,6 +211,24 @@ def _delays_in_order(root: Fields) -> None:
                 )
 
 
+def _connect_within_request(root: Fields) -> None:
+    """``timeout.connect`` is not above ``timeout.request``, of which it is a part. By default it is not."""
+    for listener in traffic(root):
+        if listener.value("protocol") != "http":
+            continue
+        for fields in _policies(listener):
+            timeout = fields.section_of("timeout")
+            if timeout is None or "connect" not in timeout or not timeout.known("request"):
+                continue
+            connect, request = timeout["connect"], timeout.value("request")
+            if connect > request:
+                timeout.places["connect"].report(
+                    "is longer than request, of which it is a part",
+                    found=f"connect {connect:g} s, request {request:g} s",
+                    allowed="connect at most as long as request",
+                )
+
+
 def _one_queue(root: Fields) -> None:
     """Queues are on disk, those of one listener in one place, and one that keeps the order delivers singly."""
     for listener in traffic(root):
@@ -307,6 +325,7 @@ _RULES = (
     _one_source_of_endpoints,
     _endpoints_differ,
     _delays_in_order,
+    _connect_within_request,
     _target_fits_head,
     _one_queue,
     _one_check,

@@ -10,7 +10,7 @@ import dataclasses
 import math
 from typing import Any
 
-from sidecar.config import model
+from sidecar.config import cross_schema, model
 from sidecar.config.amqp_schema import AMQP
 from sidecar.config.containers import Key, ListOf, MapOf, Policy, Section, Short
 from sidecar.config.values import (
@@ -23,11 +23,12 @@ from sidecar.config.values import (
     Host,
     HostPort,
     Integer,
-    Number,
+    Method,
     Rate,
     RateKey,
     RegistryUrl,
     SecretValue,
+    Share,
     Size,
     Text,
     Url,
@@ -35,7 +36,7 @@ from sidecar.config.values import (
 
 # A token of RFC 9110, section 5.6.2.
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
-_METHOD = Text("a request method", _TOKEN, convert=str.upper)
+_METHOD = Method()
 _HEADER = Text("a header name", _TOKEN, convert=str.lower)
 # RFC 9110, section 7.2: uri-host [":" port]; those of RFC 3986 that anybody uses.
 _HOST = Text(
@@ -54,6 +55,7 @@ RATE_LIMIT = Section(
         "key": Key(RateKey(), "What has a bucket of its own: all together, each client, each path, each header value."),
     },
     complete=lambda arguments: arguments.setdefault("burst", max(1, math.ceil(arguments["rate"]))),
+    short="rate",
 )
 
 BULKHEAD = Section(
@@ -67,13 +69,20 @@ BULKHEAD = Section(
         "max_pending": Key(_COUNT, "Most requests that wait for their turn; 0: none waits."),
         "pending_timeout": Key(Duration(zero=True), "The longest one waits for its turn.", "5s"),
     },
+    short="max_requests",
 )
+
+
+def _complete_timeout(arguments: dict[str, Any]) -> None:
+    if "request" in arguments:
+        arguments.setdefault("connect", min(model.Timeout().connect, arguments["request"]))
+
 
 TIMEOUT = Section(
     model.Timeout,
     "How long each phase may take.",
     {
-        "connect": Key(Duration(), "To connect.", "1s"),
+        "connect": Key(Duration(), "To connect.", "1s", default="1s, or request where that is shorter"),
         "request": Key(Duration(), "Until the head of the answer, waiting and retries included.", "30s"),
         "idle": Key(
             Duration(zero=True),
@@ -88,6 +97,8 @@ TIMEOUT = Section(
         ),
         "keepalive": Key(Duration(zero=True), "How long an unused connection to an endpoint is kept."),
     },
+    short="request",
+    complete=_complete_timeout,
 )
 ROUTE_TIMEOUT = TIMEOUT.without(
     {
@@ -127,6 +138,7 @@ CIRCUIT_BREAKER = Section(
             ["connect", "timeout", 503],
         ),
     },
+    short="failure_threshold",
 )
 
 RETRY = Section(
@@ -147,6 +159,7 @@ RETRY = Section(
             ListOf(_METHOD, minimum=1, maximum=64, into=frozenset), "Methods that may be repeated.", ["GET"]
         ),
     },
+    short="max_attempts",
 )
 
 QUEUE = Section(
@@ -187,6 +200,7 @@ QUEUE = Section(
             ["authorization", "x-api-key"],
         ),
     },
+    cross=cross_schema.queue(),
 )
 
 MATCH = Section(
@@ -264,6 +278,7 @@ INBOUND = _Port(
         "routes": Key(ListOf(INBOUND_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
     },
     refused={"circuit_breaker": _NOT_INBOUND, "retry": _NOT_INBOUND},
+    cross=cross_schema.listener(),
 )
 
 DISCOVER = Section(
@@ -274,6 +289,7 @@ DISCOVER = Section(
         "tag": Key(Text("a tag", empty=True), "Only instances with this tag.", "gpu"),
     },
     complete=lambda arguments: arguments.setdefault("service", ""),
+    short="service",
 )
 
 ENDPOINT = Section(
@@ -336,6 +352,7 @@ UPSTREAM = _Port(
         "amqp": Key(AMQP, AMQP.doc),
     },
     complete=_complete_upstream,
+    cross=cross_schema.upstream(),
 )
 
 CHECK = Section(
@@ -359,6 +376,8 @@ CHECK = Section(
         ),
     },
     refused={"grpc": f"{NOT_BUILT}; supported: http, tcp"},
+    short="http",
+    cross=cross_schema.check(),
 )
 
 WEIGHTS = Section(
@@ -415,6 +434,7 @@ SERVICE = Section(
         "check": Key(CHECK, CHECK.doc),
     },
     complete=_to_be_named,
+    short="name",
 )
 
 CONSUL = Section(
@@ -435,13 +455,14 @@ ADMIN = Section(
         "bind": Key(HostPort(system_port=True), "Where it listens.", "127.0.0.1:15000"),
         "token": Key(SecretValue(), "Needed when bind is not loopback.", {"file": "/run/secrets/admin"}),
     },
+    cross=cross_schema.admin(),
 )
 
 TRACING = Section(
     model.Tracing,
     "Distributed tracing.",
     {
-        "sample": Key(Number(0, 1), "The share of new traces that is recorded."),
+        "sample": Key(Share(), "The share of new traces that is recorded: 0.01 or 1%."),
         "otlp": Key(
             Url(("http", "https")), "An OpenTelemetry collector (OTLP over HTTP); empty: none.", "http://jaeger:4318"
         ),
@@ -461,12 +482,14 @@ LOG = Section(
         "format": Key(Enum("json", "text"), "How a line looks."),
         "access": Key(Enum("all", "errors", "off"), "Which exchanges get a line."),
     },
+    short="level",
 )
 
 DRAIN = Section(
     model.Drain,
     "The end of a sidecar.",
     {"timeout": Key(Duration(zero=True), "How long running exchanges may take to finish.", "30s")},
+    short="timeout",
 )
 
 CONFIG = Section(
@@ -485,12 +508,14 @@ CONFIG = Section(
         "log": Key(LOG, LOG.doc),
         "drain": Key(DRAIN, DRAIN.doc),
     },
+    free=True,
+    cross=cross_schema.root(),
 )
 
 
 def json_schema() -> dict[str, Any]:
-    """The file's JSON Schema (draft 2020-12), for editors. It is as strict as such a schema can be: rules that span
-    keys are found by ``sidecar check`` only."""
+    """The file's JSON Schema (draft 2020-12), for editors. Of the rules that span keys it has what such a schema can
+    say; the rest is found by ``sidecar check`` only."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "sidecar",

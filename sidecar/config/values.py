@@ -8,10 +8,11 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from decimal import Decimal
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
+from sidecar.config import hints
 from sidecar.config.document import Mapping, Node, Scalar
-from sidecar.config.errors import nearest
+from sidecar.config.errors import nearest, printable
 from sidecar.config.kinds import BROKEN, VARIABLE, Kind, Place, Refused, ScalarKind, substituted
 from sidecar.config.model import Address, Registry, Secret
 
@@ -24,6 +25,18 @@ _SIZE = re.compile(r"([0-9]{1,18})(B|KiB|MiB|GiB|TiB)?")
 _RATE = re.compile(r"([0-9]{1,19}(?:\.[0-9]*)?)/(s|m|h)")
 _HOSTNAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+_AUTHORITY = re.compile(r"[A-Za-z0-9._-]{1,253}(?::[0-9]{1,5})?")
+#: The ports of schemes that somebody may write in front of an address.
+_PORTS = {"http": 80, "https": 443, "redis": 6379, "amqp": 5672, "postgres": 5432, "postgresql": 5432}
+
+_METHODS = (
+    *("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY"),
+    *("ACL", "BASELINE-CONTROL", "BIND", "CHECKIN", "CHECKOUT", "COPY", "LABEL", "LINK", "LOCK", "MERGE", "MKACTIVITY"),
+    *("MKCALENDAR", "MKCOL", "MKREDIRECTREF", "MKWORKSPACE", "MOVE", "ORDERPATCH", "PROPFIND", "PROPPATCH", "REBIND"),
+    *("REPORT", "SEARCH", "UNBIND", "UNCHECKOUT", "UNLINK", "UNLOCK", "UPDATE", "UPDATEREDIRECTREF", "VERSION-CONTROL"),
+    *("BAN", "PURGE"),
+)
 
 _DURATION_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SIZE_UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
@@ -44,7 +57,10 @@ class Boolean(ScalarKind):
     def parse(self, scalar: Scalar) -> bool:
         word = scalar.text.lower() if scalar.plain else ""
         if word not in ("true", "false"):
-            raise Refused("is not true or false")
+            like = {"yes": "true", "on": "true", "no": "false", "off": "false"}.get(
+                scalar.text.lower(), scalar.text.lower()
+            )
+            raise Refused("is not true or false", nearest=like if like in ("true", "false") else "")
         return word == "true"
 
     def schema(self) -> dict[str, Any]:
@@ -60,7 +76,8 @@ class Integer(ScalarKind):
 
     def parse(self, scalar: Scalar) -> int:
         if not scalar.plain or not _INTEGER.fullmatch(scalar.text):
-            raise Refused("is not a whole number")
+            plain = scalar.text.strip().replace("_", "").replace(",", "")
+            raise Refused("is not a whole number", nearest=plain if _INTEGER.fullmatch(plain) else "")
         return _within(int(scalar.text), self.minimum, self.maximum)
 
     def schema(self) -> dict[str, Any]:
@@ -86,6 +103,25 @@ class Number(ScalarKind):
         return {"anyOf": [{"type": "number", "minimum": self.minimum, "maximum": self.maximum}, VARIABLE]}
 
 
+class Share(Number):
+    """A share of all: a number from 0 to 1, or a percentage."""
+
+    def __init__(self) -> None:
+        super().__init__(0, 1)
+        self.allowed += ", or a percentage such as 1%"
+
+    def parse(self, scalar: Scalar) -> float:
+        number = scalar.text.removesuffix("%")
+        if number == scalar.text:
+            return super().parse(scalar)
+        if not _NUMBER.fullmatch(number):
+            raise Refused("is not a percentage")
+        return float(Decimal(_within(float(number), 0.0, 100.0).__repr__()) / 100)
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [*super().schema()["anyOf"], {"type": "string", "pattern": r"^[0-9]+(\.[0-9]*)?%$"}]}
+
+
 class Duration(ScalarKind):
     """Seconds: a number, or a number with a unit. ``zero``: 0 is allowed too, and switches the thing off."""
 
@@ -95,7 +131,10 @@ class Duration(ScalarKind):
         self.allowed = f"seconds, or a duration such as 250ms, 30s, 5m, 1h, 7d; from {minimum} to {maximum}{off}"
 
     def parse(self, scalar: Scalar) -> float:
-        value = seconds(scalar.text)
+        try:
+            value = seconds(scalar.text)
+        except Refused as refused:
+            raise Refused(str(refused), nearest=hints.duration(scalar.text)) from None
         if value == 0 and self.zero:
             return 0.0
         return _within(value, self.minimum, self.maximum)
@@ -128,7 +167,10 @@ class Size(ScalarKind):
         self.allowed = f"bytes, or a size such as 512B, 64KiB, 1MiB; from {minimum} to {maximum}{off}"
 
     def parse(self, scalar: Scalar) -> int:
-        value = _bytes(scalar.text)
+        try:
+            value = _bytes(scalar.text)
+        except Refused as refused:
+            raise Refused(str(refused), nearest=hints.size(scalar.text)) from None
         if value == 0 and self.zero:
             return 0
         return _within(value, self.minimum, self.maximum)
@@ -158,7 +200,7 @@ class Rate(ScalarKind):
     def parse(self, scalar: Scalar) -> float:
         match = _RATE.fullmatch(scalar.text)
         if not match:
-            raise Refused("is not a rate")
+            raise Refused("is not a rate", nearest=hints.rate(scalar.text))
         value = float(match[1]) / _RATE_UNITS[match[2]]
         if value == 0 and self.zero:
             return 0.0
@@ -180,13 +222,35 @@ class HostPort(ScalarKind):
         self.allowed = f"host:port or [ipv6]:port (in quotes), with a port from {self.lowest} to 65535{chosen}"
 
     def parse(self, scalar: Scalar) -> Address:
+        text = scalar.text
         # A URL, as client libraries take it, may end up here with its password.
-        if "@" in scalar.text:
+        if "@" in text:
             raise Refused("has user info; only host and port stand here", hide=True)
-        host, colon, port = scalar.text.rpartition(":")
+        if "/" in text:
+            self._refuse_url(text)
+        if text.isascii() and text.isdigit():
+            raise Refused("has no host, only a port", nearest=f"127.0.0.1:{text}")
+        host, colon, port = text.rpartition(":")
         if not colon:
             raise Refused("has no port")
+        if host in ("", "*"):
+            raise Refused("has no host; for every address of this machine write 0.0.0.0", nearest=f"0.0.0.0:{port}")
         return Address(_bracketed_host(host), _port(port, self.lowest))
+
+    def _refuse_url(self, text: str) -> NoReturn:
+        """Say what of a URL, or of an address with a path, is too much."""
+        scheme, separator, rest = text.partition("://")
+        authority, slash, path = (rest if separator else text).partition("/")
+        extra = [f"{scheme}://"] if separator else []
+        extra += [slash + path] if slash else []
+        if separator and not authority.rpartition(":")[1] and scheme in _PORTS:
+            authority = f"{authority}:{_PORTS[scheme]}"
+        try:
+            self.parse(Scalar(authority, plain=False, line=0))
+        except Refused:
+            authority = ""
+        what = "a URL" if separator else "more than host and port"
+        raise Refused(f"is {what}; leave out {printable(' and '.join(extra))}", nearest=authority)
 
     def show(self, value: Address) -> Any:
         return str(value)
@@ -201,7 +265,16 @@ class Host(ScalarKind):
     allowed = "a host name, an IPv4 address or an IPv6 address without brackets; no port, no wildcard"
 
     def parse(self, scalar: Scalar) -> str:
-        host = _host(scalar.text)
+        text = scalar.text
+        if "@" in text:
+            raise Refused("has user info; only a host stands here", hide=True)
+        if "/" in text:
+            bare = text.partition("://")[2] or text
+            raise Refused("is a URL; only a host stands here", nearest=bare.partition("/")[0].partition(":")[0])
+        name, colon, port = text.rpartition(":")
+        if colon and port.isdigit() and (":" not in name or name.endswith("]")):
+            raise Refused("has a port; only a host stands here", nearest=name.strip("[]"))
+        host = _host(text)
         if is_wildcard(host):
             raise Refused("is an address that nobody can dial")
         return host
@@ -268,6 +341,8 @@ class Url(ScalarKind):
         text = scalar.text
         if not text:
             return ""
+        if "://" not in text and "@" not in text:
+            raise Refused("is not a URL", nearest=f"{self.schemes[0]}://{text}" if _AUTHORITY.fullmatch(text) else "")
         scheme, rest = _split_url(text)
         if scheme not in self.schemes:
             raise Refused("does not begin with a known scheme", nearest=nearest(scheme, self.schemes))
@@ -296,7 +371,18 @@ class RegistryUrl(ScalarKind):
     def parse(self, scalar: Scalar) -> Registry:
         if scalar.text == "none":
             return Registry()
-        scheme, rest = _split_url(scalar.text)
+        text = scalar.text
+        if "://" not in text and "@" not in text:
+            like = "consul://127.0.0.1:8500" if text.lower() == "consul" else ""
+            if text.startswith("/"):
+                like = f"directory://{text}"
+            elif _AUTHORITY.fullmatch(text) and ":" in text:
+                like = f"consul://{text}"
+            raise Refused("is not a URL", nearest=like)
+        scheme, rest = _split_url(text)
+        if scheme in ("http", "https"):
+            like = f"consul{'+tls' * (scheme == 'https')}://{rest.partition('/')[0]}"
+            raise Refused("is not a registry: its scheme says which kind", nearest=like)
         if scheme == "directory":
             if not rest.startswith("/"):
                 raise Refused("is not an absolute path; directory: takes three slashes")
@@ -446,6 +532,23 @@ class MessageKey(ScalarKind):
 NAME = Text("a name of letters, digits, . _ - (at most 128, not starting with a dot)", r"(?!\.)[A-Za-z0-9._-]{1,128}")
 
 
+class Method(ScalarKind):
+    """A request method that is registered (IANA, HTTP Method Registry), or that caches know; upper case in the end.
+    Methods are case-sensitive on the wire (RFC 9110 §9.1), and none is registered in lower case."""
+
+    known: ClassVar = frozenset(_METHODS)
+    allowed = "a request method: GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS, TRACE, or another that is registered"
+
+    def parse(self, scalar: Scalar) -> str:
+        method = scalar.text.upper()
+        if method not in self.known:
+            raise Refused("is not a request method", nearest=nearest(method, self.known))
+        return method
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"enum": sorted([*self.known, *(method.lower() for method in self.known)])}, VARIABLE]}
+
+
 class Enum(ScalarKind):
     """One of some words. ``unbuilt``: words that are planned, and refused by this version; ``refused``: words that are
     known elsewhere, with the reason why they are not allowed here."""
@@ -523,6 +626,8 @@ class SecretValue(Kind):
             path = self._path(node, at)
             if path is None:
                 return BROKEN
+            if at.reading.offline:
+                return BROKEN
             try:
                 text = _secret_file(path)
             except Refused as refused:
@@ -530,7 +635,9 @@ class SecretValue(Kind):
         else:
             return at.report("has the wrong type", found="a list", allowed=self.allowed)
         if _CONTROL.search(text):
-            return at.report("is a secret with a line break or another control character in it")
+            return at.report(
+                "is a secret with a line break or another control character in it", allowed="one line of text"
+            )
         return Secret(text)
 
     def _path(self, node: Mapping, at: Place) -> str | None:

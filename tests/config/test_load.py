@@ -255,13 +255,13 @@ def test_all_problems_at_once_with_lines_and_hints() -> None:
         (10, "upstreams.ollama.retry.max_attemps"),
         (11, "upstreams.ollama.retry.max_attempts"),
         (14, "upstreams.ollama.circuit_braker"),
-        (15, "upstreams.redis.endpoints"),
         (15, "upstreams.redis.bind"),
+        (15, "upstreams.redis.endpoints"),
         (16, "logs"),
         (17, "drain"),
     ]
     text = str(error)
-    assert "mesh.yaml:11: upstreams.ollama.retry.max_attempts: is not a whole number\n" in text
+    assert "mesh.yaml:11:7: upstreams.ollama.retry.max_attempts: is not a whole number\n" in text
     assert '    found:   "many"\n    allowed: a whole number from 1 to 20\n' in text
     assert "did you mean max_attempts?" in text
     assert "did you mean tags?" in text
@@ -344,7 +344,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     file.write_bytes(b"service:\n  name: \xff\xfe\n")
     with pytest.raises(ConfigError) as caught:
         load(file)
-    assert str(caught.value) == f"{file}:2: is not text in UTF-8"
+    assert str(caught.value) == f"{file}:2:9: is not text in UTF-8"
     file.write_bytes(b"#" * ((1 << 20) + 1))
     with pytest.raises(ConfigError, match="is too large"):
         load(file)
@@ -358,7 +358,7 @@ def test_a_byte_order_mark_is_passed_over(tmp_path: Path) -> None:
 
 def test_syntax_errors_name_the_line() -> None:
     error = error_of("service:\n  name: a: b\n")
-    assert str(error).startswith("mesh.yaml:2: is not valid YAML: ")
+    assert str(error).startswith("mesh.yaml:2:10: is not valid YAML: ")
     assert problem_of("service: {name: a}\n---\nservice: {name: b}\n").message.startswith("has more than one document")
     assert problem_of("service: {name: a}\nservice: {name: b}\n").message == "is given twice, first in line 1"
 

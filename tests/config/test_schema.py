@@ -13,8 +13,9 @@ import yaml
 from sidecar.config.amqp_schema import AMQP
 from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
 from sidecar.config.document import parse
-from sidecar.config.errors import Problem
+from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.kinds import BROKEN, Kind, Place, Reading
+from sidecar.config.load import load_text
 from sidecar.config.schema import CONFIG, json_schema
 from sidecar.config.show import effective
 from sidecar.config.values import SecretValue
@@ -68,8 +69,18 @@ def test_every_example_can_be_read(section: Section) -> None:
         assert not problems
 
 
-def accepts(schema: dict[str, Any], value: Any) -> bool:
+def accepts(schema: Any, value: Any) -> bool:
     """Whether a value fits a schema; only the words that :func:`json_schema` uses."""
+    if isinstance(schema, bool):
+        return schema
+    if not all(accepts(option, value) for option in schema.get("allOf", ())):
+        return False
+    if "not" in schema and accepts(schema["not"], value):
+        return False
+    if "if" in schema and accepts(schema["if"], value) and not accepts(schema["then"], value):
+        return False
+    if "const" in schema and (value != schema["const"] or type(value) is not type(schema["const"])):
+        return False
     if "anyOf" in schema and not any(accepts(option, value) for option in schema["anyOf"]):
         return False
     if "enum" in schema and not any(value == option and type(value) is type(option) for option in schema["enum"]):
@@ -84,9 +95,14 @@ def accepts(schema: dict[str, Any], value: Any) -> bool:
         properties, rest = schema.get("properties", {}), schema.get("additionalProperties", True)
         if any(key not in value for key in schema.get("required", ())) or len(value) > schema.get("maxProperties", 1e9):
             return False
+        needs = schema.get("dependentRequired", {})
+        if any(key in value and other not in value for key, others in needs.items() for other in others):
+            return False
+        free = tuple(schema.get("patternProperties", ()))
         return all(
-            accepts(properties[key], item) if key in properties else rest is True or (rest and accepts(rest, item))
+            accepts(properties[key], item) if key in properties else accepts(rest, item)
             for key, item in value.items()
+            if not any(re.search(pattern, key) for pattern in free)
         )
     if isinstance(value, list):
         fits = schema.get("minItems", 0) <= len(value) <= schema.get("maxItems", 1e9)
@@ -117,8 +133,9 @@ def test_it_is_a_schema_of_the_draft() -> None:
         "service: {name: a, weights: {passing: '${N}'}}",
         "service: {name: a}\ndrain: {timeout: 30}",
         "service: {name: a}\nadmin: {token: {file: /x}}",
-        "service: {name: a}\nupstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {publish: [{rate: 0/s}]}}}",
-        "service: {name: a}\nupstreams: {b: {bind: 'c:1', retry: 'off', bulkhead: false}}",
+        "service: {name: a}\nregistry: consul://c\n"
+        "upstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {publish: [{rate: 0/s}]}}}",
+        "service: {name: a}\nregistry: consul://c\nupstreams: {b: {bind: 'c:1', retry: 'off', bulkhead: false}}",
     ],
 )
 def test_it_accepts_what_is_right(text: str) -> None:
@@ -143,6 +160,68 @@ def test_it_accepts_what_is_right(text: str) -> None:
 )
 def test_it_refuses_what_is_wrong(text: str) -> None:
     assert not accepts(json_schema(), yaml.safe_load(text))
+
+
+HEAD = "service: {name: a, app: 'a:1'}\nregistry: consul://c\n"
+#: Right and wrong ways to put keys together; both are what the loader says, too.
+TOGETHER = [
+    (True, "upstreams: {b: {bind: 'c:1', endpoints: ['d:1']}}"),
+    (False, "upstreams: {b: {bind: 'c:1', endpoints: ['d:1'], discover: {}}}"),
+    (True, "x-mine: {any: [thing]}"),
+    (True, "upstreams: {b: {bind: 'c:1', protocol: tcp, routes: [], queue: off, retry: {max_attempts: 2}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: tcp, routes: [{match: {path: /x}}]}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: tcp, timeout: {request: 1s}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: tcp, retry: {on: [connect]}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: tcp, host: x}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: amqp, timeout: {idle: 1s}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', amqp: {}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: tcp, amqp: {}}}"),
+    (True, "upstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {queues: []}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {queues: [{name: q}]}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {management: 'http://r:15672'}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {spool: {path: /x}}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {dead_letters: {after: 1}}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {publish: [{rate: 1/s, over: spool}]}}}"),
+    (False, "upstreams: {b: {bind: 'c:1', protocol: amqp, amqp: {publish: [{burst: 3}]}}}"),
+    (True, "inbound: {bind: 'c:1', protocol: tcp, timeout: {idle: 1s}}"),
+    (False, "inbound: {bind: 'c:1', protocol: tcp, limits: {body: 1MiB}}"),
+    (True, "inbound: {bind: 'c:1', queue: {path: /x, in_order: true, concurrency: 1}}"),
+    (False, "inbound: {bind: 'c:1', queue: {path: /x, in_order: true, concurrency: 2}}"),
+    (False, "inbound: {bind: 'c:1', queue: {spool: false}}"),
+    (True, "admin: {bind: '127.0.0.1:1'}"),
+    (True, "admin: {bind: 'localhost:1'}"),
+    (True, "admin: {bind: '[::1]:1'}"),
+    (True, "admin: {bind: '0.0.0.0:1', token: abc}"),
+    (False, "admin: {bind: '0.0.0.0:1'}"),
+    (False, "admin: {bind: '0.0.0.0:1', token: ''}"),
+]
+
+
+@pytest.mark.parametrize(("right", "text"), TOGETHER)
+def test_it_knows_what_keys_have_to_do_with_each_other(right: bool, text: str) -> None:
+    assert accepts(json_schema(), yaml.safe_load(HEAD + text)) is right
+    try:
+        load_text(HEAD + text, "sidecar.yaml", {})
+    except ConfigError:
+        assert not right
+    else:
+        assert right
+
+
+@pytest.mark.parametrize(
+    ("right", "text"),
+    [
+        (False, "service: {name: a}\ninbound: {bind: 'c:1'}"),
+        (False, "service: {name: a}\nupstreams: {b: {bind: 'c:1'}}"),
+        (False, "service: {name: a}\nregistry: none\nupstreams: {b: {bind: 'c:1', discover: {}}}"),
+        (True, "service: {name: a}\nregistry: '${R}'\nupstreams: {b: {bind: 'c:1', protocol: '${P}', amqp: {}}}"),
+        (False, "service: {name: a, app: 'a:1', check: {http: /x, tcp: true}}"),
+        (False, "service: {name: a, app: 'a:1', check: {host: x}}"),
+        (True, "service: {name: a, app: 'a:1', check: {host: x, http: /x}}\nadmin: {bind: '${B}'}"),
+    ],
+)
+def test_it_knows_the_rest_of_the_file(right: bool, text: str) -> None:
+    assert accepts(json_schema(), yaml.safe_load(text)) is right
 
 
 def test_it_accepts_what_is_shown() -> None:

@@ -1,0 +1,122 @@
+"""JSON Schema of what keys have to do with each other: as much of ``rules`` as an editor can check.
+
+Each function gives a list for ``allOf``. Whatever may come from the environment, ``${…}``, is let through.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sidecar.config.kinds import VARIABLE
+from sidecar.config.rules import NOT_FOR
+
+Schema = dict[str, Any]
+
+_OFF: Schema = {"enum": ["off", False]}
+#: What a key that a protocol has no use for may still be: as if it were not there.
+_NOTHING: dict[str, Schema] = {"routes": {"maxItems": 0}, "queue": _OFF, "host": {"enum": ["", None]}}
+
+
+def _is(key: str, *values: Any) -> Schema:
+    """The key is there, with one of these values."""
+    return {"required": [key], "properties": {key: {"enum": list(values)}}}
+
+
+def _may_be(key: str, value: str) -> Schema:
+    """The key is there, with this value or one from the environment."""
+    return {"required": [key], "properties": {key: {"anyOf": [{"const": value}, VARIABLE]}}}
+
+
+def _given(key: str) -> Schema:
+    return {"required": [key]}
+
+
+def _not_empty(key: str) -> Schema:
+    return {"required": [key], "properties": {key: {"minLength": 1}}}
+
+
+def _never(*all_of: Schema) -> Schema:
+    return {"not": {"allOf": list(all_of)}}
+
+
+def listener() -> list[Schema]:
+    """What is not for a protocol."""
+    found: list[Schema] = []
+    for protocol, sections in NOT_FOR.items():
+        properties = {
+            name: {"properties": dict.fromkeys(sorted(keys), False)} if keys else _NOTHING[name]
+            for name, keys in sections.items()
+        }
+        if properties:
+            found.append({"if": _is("protocol", protocol), "then": {"properties": properties}})
+    return found
+
+
+def upstream() -> list[Schema]:
+    """One source of endpoints; ``amqp`` for that protocol."""
+    return [
+        *listener(),
+        _never(_given("discover"), _given("endpoints")),
+        {"if": _given("amqp"), "then": _may_be("protocol", "amqp")},
+    ]
+
+
+def queue() -> list[Schema]:
+    """Queues are on disk; one that keeps the order delivers singly."""
+    return [
+        _never(_is("spool", False)),
+        {
+            "if": _is("in_order", True),
+            "then": {"properties": {"concurrency": {"anyOf": [{"const": 1}, VARIABLE]}}},
+        },
+    ]
+
+
+def check() -> list[Schema]:
+    """One kind of check."""
+    return [_never(_given("http"), _is("tcp", True)), {"if": _not_empty("host"), "then": _given("http")}]
+
+
+def admin() -> list[Schema]:
+    """Beyond loopback it takes a token."""
+    loopback = r"^(127\.[0-9.]+|localhost|\[::1\]):|\$\{"
+    return [
+        {
+            "if": {"required": ["bind"], "properties": {"bind": {"not": {"type": "string", "pattern": loopback}}}},
+            "then": {"required": ["token"], "properties": {"token": {"not": {"enum": ["", None]}}}},
+        }
+    ]
+
+
+def publish() -> list[Schema]:
+    """What is about a rate takes one."""
+    return [{"dependentRequired": {"burst": ["rate"], "over": ["rate"]}}]
+
+
+def amqp() -> list[Schema]:
+    """An account for what needs one, a spool for what is about it."""
+    account = {
+        "anyOf": [
+            {"required": ["queues"], "properties": {"queues": {"minItems": 1}}},
+            _not_empty("management"),
+            _given("spool"),
+        ]
+    }
+    spooling: Schema = {"not": _is("over", "spool")}
+    return [
+        {"if": account, "then": _given("credentials")},
+        {"dependentRequired": {"dead_letters": ["spool"]}},
+        {
+            "if": {"not": _given("spool")},
+            "then": {"properties": {"publish": {"items": spooling}, "queues": {"items": spooling}}},
+        },
+    ]
+
+
+def root() -> list[Schema]:
+    """Inbound needs an app; an upstream without endpoints a registry."""
+    without = {"anyOf": [{"not": _given("registry")}, _is("registry", "none")]}
+    return [
+        {"if": _given("inbound"), "then": {"properties": {"service": _given("app")}}},
+        {"if": without, "then": {"properties": {"upstreams": {"additionalProperties": _given("endpoints")}}}},
+    ]
