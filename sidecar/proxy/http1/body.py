@@ -148,7 +148,7 @@ class Chunked:
         if self._left > _MAX_TRAILERS:
             raise ProtocolError("the trailer section is too large")
         if end < 0:
-            check_begun_trailer(line)
+            check_begun_trailer(line, len(self._line))
             self._line = line
             return stop
         self._line = b""

@@ -27,6 +27,7 @@ _RESPONSE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [\t\x20-\x7e\
 _FIELD: Final = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n")
 #: The beginning of a field line, or of the empty line behind the last one.
 _FIELD_BEGUN: Final = re.compile(rb"\r|" + _TOKEN + rb"++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?")
+_VALUE_BEGUN: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
 
 #: The fields that a proxy acts upon. The look-ahead on the first letter spares most lines the alternation.
 _KNOWN_IN_REQUEST: Final = re.compile(
@@ -41,7 +42,6 @@ _KNOWN_IN_RESPONSE: Final = re.compile(
 #: uri-host [":" port] of RFC 9110 §7.2; an IPv6 or future literal in brackets.
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]++|\[[0-9A-Fa-f:.vV]++\])(?::[0-9]{0,5})?")
 _HOST_VALUE: Final = re.compile(rb"[ \t]*+(?:" + _HOST.pattern + rb")[ \t]*+")
-_LIST: Final = re.compile(rb"[ \t]*,[ \t]*")
 #: What no head can contain, so that a hopeless one is refused before it is complete.
 _HOPELESS: Final = re.compile(rb"(?:^|[^\r])\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
@@ -55,8 +55,9 @@ _END_TO_END: Final = frozenset({b"host", b"content-length", b"transfer-encoding"
 #: message, or take for ours what only a hop may say.
 _NOT_IN_TRAILERS: Final = _END_TO_END | {
     b"connection", b"proxy-connection", b"te", b"trailer", b"expect", b"authorization", b"forwarded",
-    b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id", b"traceparent", b"x-sidecar-error",
+    b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id", b"traceparent",
 }  # fmt: skip
+_LONGEST_TRAILER_NAME: Final = 256
 #: Each connection option costs a pass over the head, so there may only be so many.
 _MAX_OPTIONS: Final = 32
 #: Fields that must not be repeated with another value.
@@ -69,6 +70,7 @@ CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 
 Fields = dict[bytes, bytes]
+Pairs = list[tuple[bytes, bytes]]
 
 
 class RequestHead:
@@ -100,8 +102,10 @@ class RequestHead:
         """The first value of a field, by its lower-case name, or ``None``."""
         if name in self.fields:
             return self.fields[name].strip(b" \t")
-        found = re.search(rb"\r\n(?i:" + re.escape(name) + rb"):[ \t]*([^\r]*)", self.raw)
-        return found[1].rstrip(b" \t") if found else None
+        raw = self.raw
+        begin = b"\r\n" + name + b":"
+        at = raw.lower().find(begin)
+        return raw[at + len(begin) : raw.index(b"\r\n", at + 2)].strip(b" \t") if at >= 0 else None
 
     def remove(self, name: bytes) -> None:
         """Take every line of that lower-case name out of what goes on."""
@@ -158,7 +162,7 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
         if host is None and b"host" not in fields:
             head.raw = b"%bhost: %b\r\n\r\n" % (head.raw[:-2], default_host)
     if not _ENDS_HERE.isdisjoint(fields):
-        _hop_by_hop(head, fields)
+        _hop_by_hop(head, fields, pairs)
     if b"expect" in fields:
         if fields[b"expect"].strip(b" \t").lower() != b"100-continue":
             raise ProtocolError("the only expectation there is, is 100-continue")
@@ -196,14 +200,14 @@ def _other_forms(head: RequestHead) -> None:
     head.target = path
 
 
-def _hop_by_hop(head: RequestHead, fields: Fields) -> None:
+def _hop_by_hop(head: RequestHead, fields: Fields, pairs: Pairs) -> None:
     options = _options(fields)
     head.keep_alive = _kept_alive(options, head.version)
     upgrade = fields.get(b"upgrade", b"").strip(b" \t")
     if upgrade and b"upgrade" in options and head.version == 1 and b"h2c" not in upgrade.lower():
         head.upgrade = upgrade  # HTTP/2 in a tunnel would be requests that nobody here sees
     trailers = b"te" in fields and b"trailers" in fields[b"te"].lower()
-    raw = _onward(head.raw, fields, options)
+    raw = _onward(head.raw, pairs, options)
     for name in options:
         if name not in _END_TO_END:
             fields.pop(name, None)
@@ -249,7 +253,7 @@ def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
     if method == "HEAD" or status == 304:
         length = 0
     if not _ENDS_HERE.isdisjoint(fields):
-        raw = without(raw, b"x-sidecar-error") if status == 101 else _onward(raw, fields, options)
+        raw = without(raw, b"x-sidecar-error") if status == 101 else _onward(raw, pairs, options)
     if version == 0:
         raw = b"HTTP/1.1" + raw[8:]
     return ResponseHead(raw, status, fields, length, keep_alive)
@@ -260,12 +264,12 @@ def _kept_alive(options: tuple[bytes, ...], version: int) -> bool:
     return b"close" not in options and (version == 1 or b"keep-alive" in options)
 
 
-def _onward(raw: bytes, fields: Fields, options: tuple[bytes, ...]) -> bytes:
+def _onward(raw: bytes, pairs: Pairs, options: tuple[bytes, ...]) -> bytes:
     """The head without what ends at this hop: hop-by-hop fields, those that Connection names, and a code that only we
     may give."""
-    for name in fields:
-        if name in _ENDS_HERE:
-            raw = without(raw, name)
+    for name, value in pairs:
+        if name.lower() in _ENDS_HERE:
+            raw = raw.replace(b"\r\n%b:%b\r\n" % (name, value), b"\r\n", 1)
     for name in options:
         if name not in _END_TO_END:
             raw = without(raw, name)
@@ -285,27 +289,42 @@ def check_trailer(line: bytes) -> None:
     §6.5.1). Raises :class:`ProtocolError`."""
     if not _FIELD.fullmatch(line):
         raise ProtocolError("a trailer field is malformed")
-    if line.partition(b":")[0].lower() in _NOT_IN_TRAILERS:
+    name = line.partition(b":")[0].lower()
+    if len(name) > _LONGEST_TRAILER_NAME:
+        raise ProtocolError("a trailer field's name is too long")
+    if name in _NOT_IN_TRAILERS or name.startswith(b"x-sidecar-"):
         raise ProtocolError("a trailer field that only a head may have")
 
 
-def check_begun_trailer(line: bytes) -> None:
-    """The same for the beginning of a line, which must not be passed on before it was looked at."""
-    if not _FIELD_BEGUN.fullmatch(line):
+def check_begun_trailer(line: bytes, seen: int) -> None:
+    """The same for the beginning of a line, which must not be passed on before it was looked at. Its first ``seen``
+    bytes were; of a value they are not looked at again."""
+    if b":" not in line[:seen][: _LONGEST_TRAILER_NAME + 1]:
+        if not _FIELD_BEGUN.fullmatch(line):
+            raise ProtocolError("a trailer field is malformed")
+        if b":" not in line[: _LONGEST_TRAILER_NAME + 1] and len(line) > _LONGEST_TRAILER_NAME:
+            raise ProtocolError("a trailer field's name is too long")
+    elif not _VALUE_BEGUN.fullmatch(line, seen - 1 if line[seen - 1] == 0x0D else seen):
         raise ProtocolError("a trailer field is malformed")
 
 
 def without(raw: bytes, name: bytes) -> bytes:
-    """A head without the lines of one field (by lower-case name)."""
-    pattern = _LINES.get(name)
-    if pattern is None:
-        pattern = re.compile(rb"\r\n(?i:" + re.escape(name) + rb"):[^\r]*+")
-        if len(_LINES) < 256:  # names come from peers
-            _LINES[name] = pattern
-    return pattern.sub(b"", raw)
-
-
-_LINES: Final[dict[bytes, re.Pattern[bytes]]] = {}
+    """A head without the lines of one field (by lower-case name). By plain search: peers invent names, and an
+    expression for each of them would have to be compiled and kept."""
+    begin = b"\r\n" + name + b":"
+    lower = raw.lower()
+    at = lower.find(begin)
+    if at < 0:
+        return raw
+    end = raw.index(b"\r\n", at + 2)
+    pieces = [raw[:at]]
+    at = lower.find(begin, end)
+    while at >= 0:
+        pieces.append(raw[end:at])
+        end = raw.index(b"\r\n", at + 2)
+        at = lower.find(begin, end)
+    pieces.append(raw[end:])
+    return b"".join(pieces)
 
 
 def _options(fields: Fields) -> tuple[bytes, ...]:
@@ -315,13 +334,13 @@ def _options(fields: Fields) -> tuple[bytes, ...]:
         return ()
     if value == b" keep-alive":
         return (b"keep-alive",)
-    options = tuple(option for option in _LIST.split(value.strip(b" \t").lower()) if option)
+    options = tuple([option for item in value.lower().split(b",") if (option := item.strip(b" \t"))])
     if len(options) > _MAX_OPTIONS:
         raise ProtocolError(f"more than {_MAX_OPTIONS} connection options")
     return options
 
 
-def _merge(pairs: list[tuple[bytes, bytes]]) -> Fields:
+def _merge(pairs: Pairs) -> Fields:
     """Repeated fields become one list (RFC 9110 §5.3), except those that must not be repeated."""
     fields: Fields = {}
     for name, value in pairs:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -143,6 +145,29 @@ def test_get_finds_any_field() -> None:
     assert head.get(b"x-b") is None
     head.remove(b"x-a")
     assert head.get(b"x-a") is None
+
+
+def test_connection_options_that_peers_invent_leave_nothing_behind() -> None:
+    def ask(n: int) -> None:
+        options = [b"X%d-%d" % (n, k) + b"(*[" for k in range(30)]
+        head = request(b"Connection: " + b" ,\t".join(options), *(b"x%d-%d: y" % (n, k) for k in range(30)), b"Z: 1")
+        assert head.raw.endswith(b"y\r\nZ: 1\r\n\r\n")  # no such field: these names are none
+        names = [b"X%d-%d" % (n, k) for k in range(30)]
+        head = request(b"Connection: " + b" ,\t".join(names), *(b"x%d-%d: y" % (n, k) for k in range(30)), b"Z: 1")
+        assert head.raw == b"GET / HTTP/1.1\r\nHost: a\r\nZ: 1\r\n\r\n"
+
+    for n in range(20):
+        ask(n)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for n in range(20, 120):
+            ask(n)
+        gc.collect()
+        assert tracemalloc.get_traced_memory()[0] - before < 16_384  # 3000 names were given
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize(
