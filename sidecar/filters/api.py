@@ -40,7 +40,7 @@ WAIT: Final = Wait.WAIT
 #: A request body up to this size is kept, so that the request can be sent again.
 KEEP: Final = 65536
 #: No bound.
-ANY: Final = 1 << 62
+ANY: Final = 1 << 60
 
 
 class Retry:

@@ -79,8 +79,11 @@ def undelivered(transport: asyncio.Transport) -> int:
     buffered = transport.get_write_buffer_size()
     if transport.is_closing() and not buffered:
         return 0  # its descriptor may be somebody else's by now
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return buffered  # a client in this process
     try:
-        fd = transport.get_extra_info("socket").fileno()
+        fd = sock.fileno()
         queued = _queued(fd, termios.TIOCOUTQ)
         if queued <= _LATE_BYTES and not _queued(fd, _SIOCOUTQNSD):
             queued = 0

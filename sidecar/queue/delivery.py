@@ -95,6 +95,10 @@ class Wire(asyncio.Transport):
     def write_eof(self) -> None:
         """Nothing waits for it."""
 
+    def get_write_buffer_size(self) -> int:
+        """All is taken at once."""
+        return 0
+
     def pause_reading(self) -> None:
         """There is nothing more to read."""
 
@@ -198,7 +202,7 @@ def _result(wire: Wire, x: HttpExchange, max_body: int) -> Result:
             result.retry_after = bytes(found[1])
         return result
     peers = peers_code(x, answer).decode("latin-1")
-    result = Result(x.status, x.error or peers, bool(x.error))
+    result = Result(answer.status, x.error or peers, bool(x.error))
     if x.error:
         return result
     result.retry_after = answer.fields.get(b"retry-after", b"").strip(b" \t")

@@ -249,3 +249,22 @@ def test_what_came_by_a_route_that_is_no_more_is_sent_after_a_restart(tmp_path: 
     route = model.Route(match=model.Match(path="/tasks"), **queued(tmp_path))
     in_plane(store, routes=(route,))
     in_plane(deliver, **queued(tmp_path))
+
+
+def test_an_answer_that_stops_in_the_middle_is_a_try_that_failed(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        client = await plane.connect()
+        answer = await post(client)
+        upstream = await plane.accepted()
+        await upstream.read_until(b"hello")
+        upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
+        queue = plane.stats.queue
+        assert queue is not None
+        await until(lambda: plane.stats.bytes_out >= 3, "a part of the answer")
+        for _ in range(4):
+            plane.advance(6)
+        await upstream.gone()
+        status = await finished(await plane.connect(), answer.fields["location"])
+        assert (status["status"], status["reason"], status["attempts"]) == ("failed", "timeout", 1)
+
+    in_plane(test, timeout=model.Timeout(idle=5, request=5), **queued(tmp_path, when="always", attempts=1))
