@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -12,6 +13,7 @@ from sidecar import __version__
 from sidecar.admin import dead_letters, guard, index, openapi
 from sidecar.admin.door import Door
 from sidecar.admin.routes import Api, NotKnown, Route, answer
+from sidecar.resilience.token_bucket import TokenBucket
 from sidecar.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -83,7 +85,11 @@ def _application(running: Running, log: LogWriter, door: Door) -> web.Applicatio
     async def start_page(request: web.Request) -> web.Response:
         if "text/html" in request.headers.get("Accept", ""):
             page = web.Response(text=index.page(running, routes, __version__), content_type="text/html")
-            page.headers["Content-Security-Policy"] = "default-src 'none'; style-src 'unsafe-inline'"
+            # The last three do not follow default-src.
+            page.headers["Content-Security-Policy"] = (
+                "default-src 'none'; style-src 'unsafe-inline'; "
+                "frame-ancestors 'none'; form-action 'none'; base-uri 'none'"
+            )
             return page
         return answer(
             {
@@ -115,9 +121,17 @@ async def _common_headers(request: web.Request, response: web.StreamResponse) ->
     response.headers["Server"] = "sidecar"
     response.headers["Cache-Control"] = "no-store"
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+
+
+def _asked(request: web.Request) -> dict[str, str | None]:
+    """Who asked for what, for the log: somebody may be trying tokens, or a page may be trying its luck."""
+    return {"client": request.remote, "method": request.method, "path": request.path[:80]}
 
 
 def _middleware(running: Running, door: Door) -> Any:
+    lines = TokenBucket(0.1, 10, time.monotonic())
+
     @web.middleware
     async def explain(request: web.Request, handler: Any) -> web.StreamResponse:
         """Refuse what may not be, and give every error the same shape."""
@@ -129,6 +143,8 @@ def _middleware(running: Running, door: Door) -> Any:
             response: web.StreamResponse = await handler(request)
             return response
         except guard.Refused as refused:
+            level = logging.DEBUG if lines.take(time.monotonic()) else logging.WARNING
+            logger.log(level, "refused: %s", refused.code, extra=_asked(request))
             response = answer({"error": refused.code, "message": str(refused)}, refused.status)
             if refused.status == 401:
                 response.headers["WWW-Authenticate"] = 'Bearer realm="sidecar"'

@@ -369,6 +369,72 @@ def test_the_token_over_http() -> None:
     with_admin(it, test)
 
 
+async def raw(client: Client, method: str, target: str, fields: str = "") -> int:
+    """The status that a request line, exactly as it is, is answered with."""
+    reader, writer = await asyncio.open_connection(*client.address)
+    try:
+        writer.write(
+            f"{method} {target} HTTP/1.1\r\nHost: sidecar\r\nConnection: close\r\n{fields}\r\n".encode("latin-1")
+        )
+        return int((await reader.readline()).split()[1])
+    finally:
+        writer.close()
+
+
+def test_no_spelling_of_a_path_gets_by_without_the_token() -> None:
+    it = running()
+
+    async def test(client: Client) -> None:
+        # As if others could reach it.
+        it.config = config_with(it, Admin(bind=Address("0.0.0.0", 0), token=Secret("t0")))
+        assert await raw(client, "GET", "/health") == 200
+        for path in ("/config", "/%63onfig", "/config?a=b", "/config#a", "http://sidecar/config", "//config",
+                     "/./config", "/config/", "/x/../config", "/config%00", "/amqp/a/dead-letters",
+                     "/%61mqp/a/%64ead-letters",
+                     "/amqp/a/dead%2Dletters/export", "/amqp/a%2Fdead-letters/1", "/amqp/./dead-letters"):  # fmt: skip
+            for method in ("GET", "HEAD"):
+                assert await raw(client, method, path) in (401, 404), path
+        assert await raw(client, "GET", "/config", "X-Sidecar-Token: t0\r\n") == 200
+        for path in ("/drain", "/%64rain", "http://sidecar/drain", "/reload"):
+            for method in ("POST", "PUT", "DELETE", "PATCH", "TRACE", "ODD", "post"):
+                assert await raw(client, method, path) in (400, 401), (method, path)
+        for fields in ("X-Sidecar-Token: t\r\n", "X-Sidecar-Token: t00\r\n", "X-Sidecar-Token: \xff\r\n",
+                       "Authorization: t0\r\n", "Authorization: Basic t0\r\n", "Authorization: Bearer\r\n",
+                       "X-Sidecar-Token: a\r\nX-Sidecar-Token: t0\r\n"):  # fmt: skip
+            assert await raw(client, "POST", "/drain", fields) == 401, fields
+        assert it.phase == "ready"
+
+    with_admin(it, test)
+
+
+def test_heads_have_bounds() -> None:
+    async def test(client: Client) -> None:
+        for method, target, fields in (
+            ("GET", "/" + "a" * 20_000, ""),
+            ("GET", "/health", f"x: {'a' * 20_000}\r\n"),
+            ("G" * 20_000, "/health", ""),
+        ):
+            assert await raw(client, method, target, fields) == 400
+
+    with_admin(running(), test)
+
+
+def test_what_is_refused_is_told_in_the_log_without_the_token_that_was_tried(caplog: pytest.LogCaptureFixture) -> None:
+    it = running()
+    it.config = config_with(it, Admin(bind=Address("127.0.0.1", 0), token=Secret("t0")))
+
+    async def test(client: Client) -> None:
+        for n in range(50):
+            assert (await client.post("/drain", X_Sidecar_Token=f"guess-{n}")).status == 401
+
+    with_admin(it, test)
+    told = [record for record in caplog.records if record.levelname == "WARNING"]
+    assert 10 <= len(told) <= 12
+    assert all(record.getMessage() == "refused: token_needed" for record in told)
+    assert all("guess" not in str(record.__dict__) for record in caplog.records)
+    assert told[0].__dict__["method"] == "POST"
+
+
 def test_pages_and_names_of_others_over_http() -> None:
     it = running()
 
@@ -410,7 +476,11 @@ def test_every_answer_has_the_headers_that_keep_it_where_it_belongs() -> None:
         for reply in (await client.get("/health"), await client.get("/nothing"), await client.ask("HEAD", "/metrics")):
             assert reply.headers["Cache-Control"] == "no-store"
             assert reply.headers["X-Content-Type-Options"] == "nosniff"
+            assert reply.headers["Cross-Origin-Resource-Policy"] == "same-origin"
             assert reply.headers["Server"] == "sidecar"
+        page = await client.get("/", Accept="text/html")
+        for rule in ("default-src 'none'", "frame-ancestors 'none'", "form-action 'none'", "base-uri 'none'"):
+            assert rule in page.headers["Content-Security-Policy"]
 
     with_admin(running(), test)
 
