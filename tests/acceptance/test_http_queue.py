@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import os
 import random
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any, Self
+
+import yaml
 
 from support.processes import Process, Sidecar, ending, free_port, get, wait_for
 
@@ -185,3 +189,33 @@ def test_a_killed_sidecar_has_lost_nothing_that_it_acknowledged(tmp_path: Path) 
         assert sum(n - 1 for n in got.values()) <= LIVES // 2 * 8
         assert (tmp_path / "spool").stat().st_mode & 0o777 == 0o700
         assert {it.stat().st_mode & 0o777 for it in (tmp_path / "spool").iterdir()} == {0o600}
+
+
+def test_what_was_acknowledged_is_delivered_after_a_reload_without_the_queue(tmp_path: Path) -> None:
+    app_port, port = free_port(), free_port()
+    config = _config(tmp_path, app_port, port)
+    config["admin"] = {"bind": "127.0.0.1:0"}
+    plain = copy.deepcopy(config)
+    del plain["upstreams"]["tasks"]["routes"]
+    with ending(Sidecar(tmp_path, config)) as processes:
+        sidecar = processes[0]
+        assert isinstance(sidecar, Sidecar)
+        sidecar.ready()
+        # As many fields as a client may send: what we add must not be too much.
+        filler = {f"x-filler-{number}": "x" for number in range(96)}
+        status, fields, _ = _post(port, "acknowledged", **filler)
+        assert status == 202
+        file = tmp_path / "sidecar.yaml"
+        file.write_text(yaml.safe_dump({**plain, "upstreams": {}}))
+        sidecar.popen.send_signal(signal.SIGHUP)
+        wait_for(lambda: "1 requests are stored for it" in sidecar.output(), "that is refused")
+        file.write_text(yaml.safe_dump(plain))
+        sidecar.popen.send_signal(signal.SIGHUP)
+        wait_for(lambda: '"reloaded"' in sidecar.output(), "the queue is taken out")
+        assert "is delivered all the same" in sidecar.output()
+        app = Recorder(tmp_path, app_port, 0)
+        processes.append(app)
+        state = wait_for(lambda: _ended(port, fields["location"]), "it is delivered", 30)
+        assert (state["status"], state["answer"]["status"]) == ("done", 201)
+        assert [body for body, _ in app.got()] == ["acknowledged"]
+        assert sidecar.terminate() == 0
