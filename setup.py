@@ -66,6 +66,7 @@ HOT_PATH = [
     "sidecar/amqp/tracing.py",
     "sidecar/amqp/unacked.py",
     "sidecar/amqp/waiting.py",
+    "sidecar/net/dial.py",
     "sidecar/filters/api.py",
     "sidecar/filters/bulkhead.py",
     "sidecar/filters/circuit_breaker.py",

@@ -17,16 +17,17 @@ import logging
 import random
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin.view import Health
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.host import default_id
 from sidecar.config.load import load
 from sidecar.config.model import Address, Config, Upstream
+from sidecar.net.resolver import SystemResolver
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.listener import Listener, ListenerError, bind_failure
 from sidecar.queue.leftover import report as report_leftovers
@@ -41,6 +42,7 @@ from sidecar.telemetry.spans import SpanExporter
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.health import AppChecker
 from sidecar.upstreams.loops import reaches
+from sidecar.upstreams.names import Expansion, Names
 from sidecar.upstreams.probe import probe
 from sidecar.upstreams.running import RunningUpstream
 
@@ -52,6 +54,8 @@ logger = logging.getLogger("sidecar.agent")
 #: How long a registry that does not answer holds up readiness. After that we serve what we know (static endpoints,
 #: and whatever the registry says later): failing towards serving.
 REGISTRY_GRACE: Final = 5.0
+#: The same for the first answers about host names: a DNS server that has not answered by then is silent.
+NAMES_GRACE: Final = 2.0
 #: Allocations between two runs of the garbage collector, and runs between two of the next generation. Exchanges are
 #: freed by their counts; the collector is for the few cycles that closed connections leave.
 GC_THRESHOLD: Final = (10_000, 20, 50)
@@ -94,6 +98,9 @@ class Agent:
         self._drain_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._retiring: dict[asyncio.Task[None], Listener] = {}
+        self.names = Names(config.dns, SystemResolver(config.dns))
+        self._app: Expansion | None = None
+        self._app_addresses: tuple[Address, ...] = ()
         rng = random.Random()
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
@@ -124,6 +131,10 @@ class Agent:
     def spans_dropped(self) -> int:
         return self._spans.dropped if self._spans else 0
 
+    @property
+    def lookups(self) -> Mapping[str, int]:
+        return self.names.lookups
+
     def app_health(self) -> Health:
         return self._health
 
@@ -150,7 +161,8 @@ class Agent:
             if self.config.inbound is not None:
                 self._create_inbound()
             if self.config.service.app is not None:
-                self._checker = AppChecker(self.config.service, self._on_health)
+                self._follow_app(self.config.service.app)
+                self._checker = AppChecker(self.config.service, self._on_health, self._where_the_app_is)
             for name, config in self.config.upstreams.items():
                 self.upstreams[name] = self.create_upstream(name, config)
             self.connect_breakers()
@@ -174,6 +186,7 @@ class Agent:
             await self._await_registry()
         if self._checker is not None:
             self._checker.start()
+        await self._await_names()
         # What exists now lives as long as the process: the collector need not look at it again and again.
         gc.collect()
         gc.freeze()
@@ -196,8 +209,24 @@ class Agent:
         assert config.inbound is not None
         assert config.service.app is not None, "the configuration makes sure that inbound has an app"
         self.inbound = create_listener(self._context, config.service.name, config.inbound)
-        app = config.service.app
-        self.inbound.cluster.update([Instance(host=app.host, port=app.port, id="app")])
+
+    def _follow_app(self, app: Address) -> None:
+        """Know the app's addresses, from now on."""
+
+        def found(instances: tuple[Instance, ...]) -> None:
+            self._app_addresses = tuple(Address(instance.host, instance.port) for instance in instances)
+            if self.inbound is not None:
+                self.inbound.cluster.problem = following.problem
+                self.inbound.cluster.update(instances)
+
+        self._app = following = Expansion(self.names, "service.app", found)
+        following.update([Instance(host=app.host, port=app.port, id="app")])
+
+    def _where_the_app_is(self) -> Sequence[Address]:
+        """The app's addresses. Raises OSError when there are none."""
+        if not self._app_addresses and self._app is not None:
+            raise OSError(self._app.problem)
+        return self._app_addresses
 
     async def _start_admin(self) -> None:
         from sidecar.admin.api import start_admin
@@ -210,15 +239,24 @@ class Agent:
 
     async def _await_registry(self) -> None:
         assert self.registry is not None
-        answered = self._loop.create_task(self.registry.answered())
+        if not await self._answered(self.registry.answered(), REGISTRY_GRACE):
+            logger.warning("the registry has not answered; serving what is known")
+
+    async def _await_names(self) -> None:
+        if not await self._answered(self.names.answered(), NAMES_GRACE):
+            silent = [name.name for name in self.names.known if not name.answered.is_set()]
+            logger.warning("some names do not resolve yet; serving what is known", extra={"names": silent[:20]})
+
+    async def _answered(self, first: Coroutine[Any, Any, None], seconds: float) -> bool:
+        """Wait so long for ``first``; whether it came, or a drain was asked for."""
+        answered = self._loop.create_task(first)
         drain = self._loop.create_task(self._drain_asked.wait())
         try:
-            done, _ = await asyncio.wait({answered, drain}, timeout=REGISTRY_GRACE, return_when="FIRST_COMPLETED")
+            done, _ = await asyncio.wait({answered, drain}, timeout=seconds, return_when="FIRST_COMPLETED")
         finally:
             answered.cancel()
             drain.cancel()
-        if not done:
-            logger.warning("the registry has not answered; serving what is known")
+        return bool(done)
 
     def _config_to_register(self) -> Config:
         """With the port that the system chose, where it was to choose one: others must be told a real one."""
@@ -275,7 +313,7 @@ class Agent:
         """An upstream that neither listens nor follows the registry yet."""
         listener = create_listener(self._context, name, config)
         listener.app_health(self._health.status != "unhealthy")
-        return RunningUpstream(config, listener, self._outbound)
+        return RunningUpstream(config, listener, self.names, self._outbound)
 
     def connect_breakers(self) -> None:
         """Tell AMQP ports whose open breakers keep deliveries back (``amqp.pause_on``)."""
@@ -328,11 +366,14 @@ class Agent:
         self.phase = "stopped"
         for upstream in self.upstreams.values():
             upstream.leave()
+        if self._app is not None:
+            self._app.close()
         for task in self._retiring:
             task.cancel()
         closing = [listener.stop for listener in (*self._listeners(), *self._retiring.values())]
         if self._checker is not None:
             closing.append(self._checker.close)
+        closing.append(self.names.close)
         if self.registry is not None:
             closing += [self.registry.deregister, self.registry.close]
         if self._admin is not None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _RESTART = "a change of this takes a restart"
 #: What is read once, at the start: keys, with all that is under those that end with a dot…
-_FIXED = ("service.", "registry", "consul.", "admin.", "tracing.", "log.", "inbound.bind", "inbound.protocol")
+_FIXED = ("service.", "registry", "consul.", "admin.", "tracing.", "log.", "dns.", "inbound.bind", "inbound.protocol")
 #: … except for these.
 _FREE = ("consul.token", "admin.token", "log.level")
 

@@ -9,10 +9,13 @@ from sidecar.config import model
 from sidecar.resilience.breaker import CLOSED, OPEN
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sidecar.admin.view import Running, UpstreamView
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.telemetry.stats import ListenerStats
     from sidecar.upstreams.endpoint import Endpoint
+    from sidecar.upstreams.names import Name
 
 _BREAKER: Final = ("closed", "half_open", "open")
 
@@ -55,7 +58,7 @@ def _broken(upstream: UpstreamView) -> str:
     """Why nothing gets through; empty when something may."""
     endpoints = upstream.endpoints
     if not endpoints:
-        return "no endpoints are known"
+        return f"no endpoints are known{f': {upstream.problem}' if upstream.problem else ''}"
     own, _ = _breakers(upstream)
     if own is not None and own.state == OPEN:
         return "the circuit breaker is open"
@@ -74,13 +77,23 @@ def _doubts(upstream: UpstreamView) -> list[str]:
         for path, breaker in of_routes
         if breaker.state != CLOSED
     ]
-    ejected = sum(1 for endpoint in endpoints if endpoint.ejected_until)
+    ejected = sum(1 for endpoint in endpoints if endpoint.ejected_until and not _is_spare(endpoint, endpoints))
     if ejected:
         doubts.append(f"{ejected} of {len(endpoints)} endpoints are ejected")
     warning = sum(1 for endpoint in endpoints if endpoint.state == "warning")
     if warning:
         doubts.append(f"{warning} of {len(endpoints)} endpoints are in the warning state")
+    doubts += [f"{name.name} does not resolve: {name.error}" for name in upstream.names if name.error][:3]
     return doubts
+
+
+def _is_spare(endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> bool:
+    """Whether it belongs to a family of addresses of its host none of which works, while the other family does:
+    ``localhost`` has two, and a server that listens on one of them is well."""
+    if not endpoint.hostname:
+        return False
+    in_use = [":" in e.host for e in endpoints if e.hostname == endpoint.hostname and not e.ejected_until]
+    return bool(in_use) and (":" in endpoint.host) not in in_use
 
 
 def upstream(view: UpstreamView) -> dict[str, Any]:
@@ -94,6 +107,7 @@ def upstream(view: UpstreamView) -> dict[str, Any]:
         "balancer": config.balancer,
         "health": upstream_health(view)["status"],
         "endpoints": [_endpoint(endpoint) for endpoint in view.endpoints],
+        "names": [_name(name) for name in view.names],
         "breaker": _breaker(own) if own else None,
         "route_breakers": [{"path": path, **_breaker(breaker)} for path, breaker in of_routes],
         "stats": listener(view.stats),
@@ -128,9 +142,20 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
     }
 
 
+def _name(name: Name) -> dict[str, Any]:
+    age = name.age
+    return {
+        "name": name.name,
+        "addresses": list(name.addresses),
+        "age": None if age is None else round(age, 3),
+        "error": name.error or None,
+    }
+
+
 def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
     return {
         "address": endpoint.address,
+        "hostname": endpoint.hostname or None,
         "id": endpoint.id,
         "weight": endpoint.weight,
         "state": endpoint.state,

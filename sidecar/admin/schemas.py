@@ -91,12 +91,19 @@ SCHEMAS: Final[dict[str, Any]] = {
     ),
     "Endpoint": _object(
         address=_TEXT,
+        hostname=_or_null(_TEXT | {"description": "the name that the address was found for"}),
         id=_TEXT,
         weight=_COUNT,
         state={"type": "string", "enum": ["healthy", "warning"]},
         ejected=_FLAG,
         active=_COUNT,
         failures=_COUNT | {"description": "in a row"},
+    ),
+    "Name": _object(
+        name=_TEXT,
+        addresses=_list(_TEXT),
+        age=_or_null(_NUMBER | {"description": "seconds since it was last looked up well"}),
+        error=_or_null(_TEXT | {"description": "why the last lookup failed"}),
     ),
     "Stats": _object(
         requests=_COUNTS | {"description": "finished exchanges by status; 0: the client left before an answer"},
@@ -124,6 +131,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         balancer=_TEXT,
         health=_STATUS,
         endpoints=_list(_ref("Endpoint")),
+        names=_list(_ref("Name")),
         breaker=_or_null(_ref("Breaker")),
         route_breakers=_list({"allOf": [_object(path=_TEXT), _ref("Breaker")]}),
         stats=_ref("Stats"),

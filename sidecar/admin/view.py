@@ -15,6 +15,7 @@ from sidecar.upstreams.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from sidecar.amqp.spool.dead import DeadLetter
+    from sidecar.upstreams.names import Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +212,16 @@ class UpstreamView(Protocol):
         ...
 
     @property
+    def names(self) -> Sequence[Name]:
+        """Host names of which endpoints come."""
+        ...
+
+    @property
+    def problem(self) -> str:
+        """What is wrong with its host names, where one has no address; empty when nothing is."""
+        ...
+
+    @property
     def breakers(self) -> Sequence[CircuitBreaker]:
         """The upstream's breaker first, then those of routes that have their own; empty when switched off."""
         ...
@@ -249,6 +260,12 @@ class Running(Protocol):
 
     @property
     def spans_dropped(self) -> int: ...
+
+    @property
+    def lookups(self) -> Mapping[str, int]:
+        """Lookups of host names since the start, by what came of them: ``ok``, ``missing`` (there is no such name) or
+        ``failed``."""
+        ...
 
     def app_health(self) -> Health:
         """The last result of the app's own check."""

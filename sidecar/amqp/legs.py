@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.methods import HEARTBEAT_FRAME
+from sidecar.proxy.exchange import CONNECTING
 from sidecar.proxy.sockets import Pausable, keep_alive
 
 if TYPE_CHECKING:
@@ -139,6 +140,13 @@ class BrokerLeg(Leg):
         self.endpoint = endpoint
         #: Where small publishes are collected, if they are.
         self.batch: Batch | None = None
+
+    def chosen(self, endpoint: Endpoint) -> None:
+        """Another address of the same name was quicker."""
+        session = self.session
+        if session.phase == CONNECTING and session.endpoint is self.endpoint:
+            session.moved(endpoint)
+        self.endpoint = endpoint
 
     def write(self, data: bytes) -> None:
         batch = self.batch

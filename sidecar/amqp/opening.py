@@ -29,6 +29,7 @@ from sidecar.amqp.spec import (
     AmqpError,
 )
 from sidecar.amqp.tables import encode_table
+from sidecar.net.dial import dial, pace
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL
 
@@ -132,10 +133,12 @@ class Opening(Pair):
 
     async def _connect(self, endpoint: Endpoint) -> None:
         leg = BrokerLeg(cast("Session", self), endpoint)
+        cluster = self.listener.cluster
         try:
-            await self.listener.loop.create_connection(
-                lambda: cast(asyncio.Protocol, leg), endpoint.host, endpoint.port
-            )
+            await dial(
+                self.listener.loop, cast(asyncio.Protocol, leg), endpoint, cluster.beside(endpoint),
+                pace(self.chain.timeout.connect), cluster.attempt_failed, leg.chosen,
+            )  # fmt: skip
         except OSError as error:
             self.connect_failed(error)
 

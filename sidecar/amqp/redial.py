@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.legs import BrokerLeg
 from sidecar.amqp.spec import AmqpError
+from sidecar.net.dial import dial, pace
 
 if TYPE_CHECKING:
     from random import Random
@@ -107,10 +108,13 @@ class Redial:
         self._connecting = listener.loop.create_task(self._connect(leg))
 
     async def _connect(self, leg: BrokerLeg) -> None:
+        session = self._session
+        cluster = session.listener.cluster
         try:
-            await self._session.listener.loop.create_connection(
-                lambda: cast(asyncio.Protocol, leg), leg.endpoint.host, leg.endpoint.port
-            )
+            await dial(
+                session.listener.loop, cast(asyncio.Protocol, leg), leg.endpoint, cluster.beside(leg.endpoint),
+                pace(session.chain.timeout.connect), cluster.attempt_failed, leg.chosen,
+            )  # fmt: skip
         except OSError:
             if leg is self._leg:
                 self._connecting = None

@@ -470,6 +470,18 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Dns:
+    """How host names of endpoints are looked up. ``min_ttl`` and ``max_ttl`` bound the time after which a name is
+    looked up again; ``timeout`` is what a server has for its first answer. ``servers`` (addresses) stand for those of
+    ``/etc/resolv.conf``."""
+
+    min_ttl: float = 1.0
+    max_ttl: float = 300.0
+    timeout: float = 2.0
+    servers: tuple[Address, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Drain:
     """How long running exchanges may take to finish after SIGTERM."""
 
@@ -489,3 +501,4 @@ class Config:
     tracing: Tracing = Tracing()
     log: Log = Log()
     drain: Drain = Drain()
+    dns: Dns = Dns()

@@ -23,6 +23,7 @@ from sidecar.config.values import (
     Host,
     HostPort,
     Integer,
+    IpPort,
     Method,
     Rate,
     RateKey,
@@ -492,6 +493,23 @@ DRAIN = Section(
     short="timeout",
 )
 
+DNS = Section(
+    model.Dns,
+    "How host names of endpoints are looked up: in /etc/hosts, then in the DNS.",
+    {
+        "min_ttl": Key(Duration(), "The soonest that a name is looked up again, whatever its TTL.", "1s"),
+        "max_ttl": Key(Duration(), "The latest.", "5m"),
+        "timeout": Key(
+            Duration(), "What a DNS server has for an answer, before it is asked again or another is.", "2s"
+        ),
+        "servers": Key(
+            ListOf(IpPort(53), maximum=8),
+            "DNS servers, instead of those of /etc/resolv.conf.",
+            ["10.0.0.2", "10.0.0.3:53"],
+        ),
+    },
+)
+
 CONFIG = Section(
     model.Config,
     "Configuration of one sidecar.",
@@ -507,6 +525,7 @@ CONFIG = Section(
         "tracing": Key(TRACING, TRACING.doc),
         "log": Key(LOG, LOG.doc),
         "drain": Key(DRAIN, DRAIN.doc),
+        "dns": Key(DNS, DNS.doc),
     },
     free=True,
     cross=cross_schema.root(),

@@ -259,6 +259,35 @@ class HostPort(ScalarKind):
         return {"type": "string", "pattern": r"^(\S+:[0-9]+|.*\$\{.*)$"}
 
 
+class IpPort(ScalarKind):
+    """The address of a server that is found without a name: ``ip``, ``ip:port``, ``[v6]`` or ``[v6]:port``."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.allowed = f"an IPv4 address or an IPv6 address in brackets (in quotes), and :port unless that is {port}"
+
+    def parse(self, scalar: Scalar) -> Address:
+        host, colon, digits = scalar.text.rpartition(":")
+        if scalar.text.endswith("]") or not colon:
+            host, port = scalar.text, self.port
+        else:
+            port = _port(digits, 1)
+        host = _bracketed_host(host)
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise Refused("is not an IP address") from None
+        if is_wildcard(host):
+            raise Refused("is an address that nobody can dial")
+        return Address(host, port)
+
+    def show(self, value: Address) -> Any:
+        return str(value)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "minLength": 1}
+
+
 class Host(ScalarKind):
     """A host that others can dial, without a port."""
 

@@ -130,7 +130,9 @@ class Exchange:
         listener = self.listener
         endpoint = listener.cluster.pick(self.client_ip, self.tried)
         if endpoint is None:
-            self.reply(Reply("no_endpoints", f"no healthy instance of {listener.name} is known"))
+            problem = listener.cluster.problem
+            why = f": {problem}" if problem else ""
+            self.reply(Reply("no_endpoints", f"no healthy instance of {listener.name} is known{why}"))
             return
         self.endpoint = endpoint
         endpoint.active += 1
@@ -172,6 +174,12 @@ class Exchange:
             self.endpoint = None
             self.tried += (endpoint,)
 
+    def moved(self, endpoint: Endpoint) -> None:
+        """The connection of this try will be to another address of the same name, which was quicker."""
+        self.leave_endpoint()
+        self.endpoint = endpoint
+        endpoint.active += 1
+
     def connect_failed(self, error: Exception | None) -> None:
         """The connection could not be made (``None``: not in time)."""
         self.connecting = None
@@ -186,7 +194,7 @@ class Exchange:
 
     def explain(self, kind: str, endpoint: Endpoint) -> Reply:
         """The answer that stands for a failed try."""
-        where = f"{self.listener.name} at {endpoint.address}"
+        where = f"{self.listener.name} at {endpoint.where}"
         tries = f" ({self.attempts} tries)" if self.attempts > 1 else ""
         if kind is CONNECT:
             if self.timed_out_connecting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
+from sidecar.net.dial import dial, pace
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL, Exchange
 from sidecar.proxy.listener import Listener
@@ -115,6 +116,12 @@ class Far(_Side):
         self.exchange = exchange
         self.endpoint = endpoint
 
+    def chosen(self, endpoint: Endpoint) -> None:
+        """Another address of the same name was quicker."""
+        if self.exchange.endpoint is self.endpoint:
+            self.exchange.moved(endpoint)
+        self.endpoint = endpoint
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         keep_alive(self.transport)
@@ -163,10 +170,13 @@ class TcpExchange(Exchange):
         self.connecting = self.listener.loop.create_task(self._connect(endpoint))
 
     async def _connect(self, endpoint: Endpoint) -> None:
+        far = Far(self, endpoint)
+        cluster = self.listener.cluster
         try:
-            await self.listener.loop.create_connection(
-                lambda: cast(asyncio.Protocol, Far(self, endpoint)), endpoint.host, endpoint.port
-            )
+            await dial(
+                self.listener.loop, cast(asyncio.Protocol, far), endpoint, cluster.beside(endpoint),
+                pace(self.chain.timeout.connect), cluster.attempt_failed, far.chosen,
+            )  # fmt: skip
         except OSError as error:
             self.connect_failed(error)
 

@@ -14,7 +14,8 @@ class Instance:
     """One instance of a service as a registry knows it.
 
     ``state`` is ``healthy`` or ``warning`` (unhealthy ones are not handed out); ``weight`` is the one that goes
-    with that state.
+    with that state. ``hostname`` is the name that ``host`` was found for, where a registry or the configuration gave a
+    name instead of an address (:mod:`sidecar.upstreams.names`).
     """
 
     host: str
@@ -24,6 +25,7 @@ class Instance:
     state: str = "healthy"
     tags: tuple[str, ...] = ()
     meta: dict[str, str] = field(default_factory=dict)
+    hostname: str = ""
 
 
 #: Called with the whole new set whenever it differs from the last one (also with an empty one).

@@ -155,6 +155,12 @@ class _Collector(Collector):
             yield GaugeMetricFamily(
                 "sidecar_registry_age_seconds", "Time since the registry last answered.", value=registry.age
             )
+        lookups = CounterMetricFamily(
+            "sidecar_dns_lookups", "Lookups of host names: ok, missing (no such name), failed.", labels=["outcome"]
+        )
+        for outcome, n in running.lookups.items():
+            lookups.add_metric([outcome], n)
+        yield lookups
         yield CounterMetricFamily(
             "sidecar_log_lines_dropped", "Log lines that could not be written.", value=running.log_lines_dropped
         )

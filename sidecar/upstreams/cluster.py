@@ -35,7 +35,7 @@ class Cluster:
 
     __slots__ = (
         "_balancer", "_by_address", "_clock", "_next_return", "_on_change", "_rng", "eligible", "endpoints", "name",
-        "on_removed",
+        "on_removed", "problem",
     )  # fmt: skip
 
     def __init__(
@@ -52,6 +52,8 @@ class Cluster:
         self._rng = rng
         self._on_change = on_change
         self.on_removed: Callable[[Endpoint], None] | None = None
+        #: Why there are no endpoints, where that is known; for people.
+        self.problem = ""
         self.endpoints: tuple[Endpoint, ...] = ()
         self.eligible: tuple[Endpoint, ...] = ()
         self._by_address: dict[tuple[str, int], Endpoint] = {}
@@ -74,6 +76,26 @@ class Cluster:
         if not endpoints:
             return None
         return self._balancer.pick(endpoints, key)
+
+    def beside(self, endpoint: Endpoint) -> tuple[Endpoint, ...]:
+        """Other addresses in the rotation of the name that this one was found for, in the order in which to try them
+        when it is silent: the families in turn, the other one first (RFC 8305 §4). Empty when there was no name."""
+        hostname = endpoint.hostname
+        if not hostname:
+            return ()
+        others = [
+            e for e in self.eligible
+            if e is not endpoint and e.hostname == hostname and e.port == endpoint.port
+        ]  # fmt: skip
+        same = [e for e in others if (":" in e.host) == (":" in endpoint.host)]
+        other = [e for e in others if e not in same]
+        found: list[Endpoint] = []
+        while other or same:
+            if other:
+                found.append(other.pop(0))
+            if same:
+                found.append(same.pop(0))
+        return tuple(found)
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """A try at the endpoint went well."""
@@ -103,6 +125,11 @@ class Cluster:
         endpoint.ejected_until = self._clock() + length * self._rng.uniform(1 - JITTER, 1 + JITTER)
         self._changed()
 
+    def attempt_failed(self, endpoint: Endpoint, error: OSError | None) -> None:
+        """One of several addresses of a name could not be connected to (``None``: it was silent) while another was
+        tried, too."""
+        self.failed(endpoint, hard=True)
+
     def refresh(self) -> None:
         """Let endpoints back in whose ejection is over. :meth:`pick` does this itself; call it before showing the
         endpoints to somebody."""
@@ -125,14 +152,20 @@ class Cluster:
                 continue
             endpoint = before.get(address)
             if endpoint is None:
-                endpoint = Endpoint(instance.host, instance.port, instance.weight, instance.state, instance.id)
+                endpoint = Endpoint(
+                    instance.host, instance.port, instance.weight, instance.state, instance.id, instance.hostname
+                )
             else:
                 endpoint.weight = instance.weight
                 endpoint.state = instance.state
                 endpoint.id = instance.id
+                endpoint.hostname = instance.hostname
             after[address] = endpoint
         self._by_address = after
         self.endpoints = tuple(after.values())
+        for address, endpoint in before.items():
+            if address not in after:
+                endpoint.gone = True
         self._changed()
         if self.on_removed is not None:
             for address, endpoint in before.items():

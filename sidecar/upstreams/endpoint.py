@@ -8,17 +8,25 @@ class Endpoint:
     instance changes, so counts and pooled connections survive updates.
 
     ``state`` is ``healthy`` or ``warning``; ``active`` counts exchanges (TCP: connections) under way;
-    ``ejected_until`` is the loop time until which failures keep it out of the rotation (0: it is in).
+    ``ejected_until`` is the loop time until which failures keep it out of the rotation (0: it is in). ``hostname`` is
+    the name that the address was found for, if there was one; ``gone``: it has left the set.
     """
 
-    __slots__ = ("active", "current", "ejected_until", "ejections", "failures", "host", "id", "port", "state", "weight")
+    __slots__ = (
+        "active", "current", "ejected_until", "ejections", "failures", "gone", "host", "hostname", "id", "port",
+        "state", "weight",
+    )  # fmt: skip
 
-    def __init__(self, host: str, port: int, weight: int = 1, state: str = "healthy", id: str = "") -> None:
+    def __init__(
+        self, host: str, port: int, weight: int = 1, state: str = "healthy", id: str = "", hostname: str = ""
+    ) -> None:
         self.host = host
         self.port = port
         self.weight = weight
         self.state = state
         self.id = id
+        self.hostname = hostname
+        self.gone = False
         self.active = 0
         #: Failed tries in a row.
         self.failures = 0
@@ -32,6 +40,11 @@ class Endpoint:
     def address(self) -> str:
         """``host:port``, IPv6 in brackets."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def where(self) -> str:
+        """Its address, for people: with the name that it was found for."""
+        return f"{self.hostname} ({self.address})" if self.hostname else self.address
 
     def __repr__(self) -> str:
         return f"Endpoint({self.address}, weight={self.weight}, state={self.state}, active={self.active})"

@@ -10,11 +10,12 @@ import asyncio
 import logging
 import random
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 from sidecar.admin.view import Health
-from sidecar.config.model import Service
+from sidecar.config.model import Address, Service
+from sidecar.net.dial import connect
 
 log = logging.getLogger("sidecar.health")
 
@@ -36,13 +37,20 @@ class AppChecker:
 
     ``on_result`` is called with every result. HTTP: 2xx is healthy, 429 a warning, everything else (redirects too)
     unhealthy, as Consul judges its own checks. Otherwise: healthy when the port accepts a connection. What does not
-    answer within ``check.timeout`` is unhealthy.
+    answer within ``check.timeout`` is unhealthy. ``addresses`` gives those that ``service.app`` has at present, or
+    raises OSError; without it, ``service.app`` is one itself.
     """
 
-    def __init__(self, service: Service, on_result: Callable[[Health], None]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        on_result: Callable[[Health], None],
+        addresses: Callable[[], Sequence[Address]] | None = None,
+    ) -> None:
         if service.app is None:
             raise ValueError("there is no app to check: service.app is not set")
-        self._app = service.app
+        self._app = app = service.app
+        self._addresses = addresses or (lambda: (app,))
         self._check = service.check
         self._on_result = on_result
         self._task: asyncio.Task[None] | None = None
@@ -115,12 +123,16 @@ class AppChecker:
         return health
 
     async def _connect(self, what: str) -> Health:
-        _, writer = await asyncio.open_connection(self._app.host, self._app.port)
+        writer = (await self._open())[1]
         writer.close()
         return Health("healthy", f"{what}: accepted")
 
+    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        sock = await connect([(address.host, address.port) for address in self._addresses()])
+        return await asyncio.open_connection(sock=sock, limit=MAX_LINE)
+
     async def _get(self, path: str, what: str) -> Health:
-        reader, writer = await asyncio.open_connection(self._app.host, self._app.port, limit=MAX_LINE)
+        reader, writer = await self._open()
         try:
             # Whatever is written in the configuration, the target stays on its line.
             target = quote(path, safe="/:?#[]@!$&'()*+,;=%-._~")

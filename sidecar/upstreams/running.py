@@ -13,6 +13,7 @@ from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams import loops
 from sidecar.upstreams.endpoint import Endpoint
+from sidecar.upstreams.names import Expansion, Name, Names
 
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView
@@ -25,13 +26,20 @@ class RunningUpstream:
     :class:`sidecar.admin.view.UpstreamView`. ``outbound`` gives the addresses at which the sidecar listens for its app:
     endpoints there are refused."""
 
-    def __init__(self, config: Upstream, listener: Listener, outbound: Callable[[], Iterable[Address]] = tuple) -> None:
+    def __init__(
+        self,
+        config: Upstream,
+        listener: Listener,
+        names: Names,
+        outbound: Callable[[], Iterable[Address]] = tuple,
+    ) -> None:
         self.config = config
         self.listener = listener
         self._outbound = outbound
         self._instances: tuple[Instance, ...] | None = None
         self._loops: list[str] = []
         self._unwatch: Callable[[], None] | None = None
+        self._expansion = Expansion(names, f"upstream {config.name}", self._found)
 
     @property
     def stats(self) -> ListenerStats:
@@ -41,6 +49,14 @@ class RunningUpstream:
     def endpoints(self) -> Sequence[Endpoint]:
         self.listener.cluster.refresh()
         return self.listener.cluster.endpoints
+
+    @property
+    def names(self) -> Sequence[Name]:
+        return self._expansion.names
+
+    @property
+    def problem(self) -> str:
+        return self._expansion.problem
 
     @property
     def breakers(self) -> Sequence[CircuitBreaker]:
@@ -54,15 +70,13 @@ class RunningUpstream:
 
     def follow(self, registry: Registry | None) -> None:
         """Get endpoints from where the configuration says, from now on. Those it had stay until there are others."""
-        self.leave()
+        self._stop_watching()
         if self.config.discover is not None:
             assert registry is not None, "the configuration makes sure that there is a registry to discover in"
-            self._unwatch = registry.watch(self.config.discover, self._found)
+            self._unwatch = registry.watch(self.config.discover, self._expansion.update)
         else:
-            self._found(
-                tuple(
-                    Instance(host=e.address.host, port=e.address.port, weight=e.weight) for e in self.config.endpoints
-                )
+            self._expansion.update(
+                Instance(host=e.address.host, port=e.address.port, weight=e.weight) for e in self.config.endpoints
             )
 
     def listeners_changed(self) -> None:
@@ -72,6 +86,10 @@ class RunningUpstream:
 
     def leave(self) -> None:
         """Stop following."""
+        self._stop_watching()
+        self._expansion.close()
+
+    def _stop_watching(self) -> None:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
@@ -87,4 +105,6 @@ class RunningUpstream:
                     "upstream %s: %s refused, as this sidecar itself listens there for its app",
                     self.config.name, ", ".join(addresses),
                 )  # fmt: skip
-        self.listener.cluster.update(good)
+        cluster = self.listener.cluster
+        cluster.problem = self._expansion.problem
+        cluster.update(good)

@@ -31,9 +31,10 @@ def test_a_running_upstream_has_what_its_listener_has() -> None:
     _, view = broker()
     config = FakeUpstream("rabbitmq", protocol="amqp").config
     listener: Any = SimpleNamespace(amqp_view=view)
-    assert RunningUpstream(config, listener).amqp is view
+    names: Any = None
+    assert RunningUpstream(config, listener, names).amqp is view
     listener = SimpleNamespace()
-    assert RunningUpstream(config, listener).amqp is None
+    assert RunningUpstream(config, listener, names).amqp is None
 
 
 def test_everything_about_a_port() -> None:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from sidecar.admin import report
 from sidecar.admin.view import Health
 from sidecar.config.model import CircuitBreaker, Match, Route
+from sidecar.registry.api import Instance
 from sidecar.telemetry.stats import QueueStats
 from sidecar.upstreams.endpoint import Endpoint
+from sidecar.upstreams.names import Expansion
+from support.names import FakeNames, settled
 from support.running import FakeRegistry, FakeUpstream, running
 
 ROUTES = (
@@ -93,6 +98,7 @@ def test_everything_about_an_upstream() -> None:
         "endpoints": [
             {
                 "address": "10.0.0.1:80",
+                "hostname": None,
                 "id": "ollama-1",
                 "weight": 10,
                 "state": "healthy",
@@ -101,6 +107,7 @@ def test_everything_about_an_upstream() -> None:
                 "failures": 0,
             }
         ],
+        "names": [],
         "breaker": {"state": "open", "forced": "open", "failures": 0, "open_seconds": 1.5, "retry_after": 60.0},
         "route_breakers": [],
         "stats": {
@@ -157,3 +164,48 @@ def test_a_registry_that_is_away_is_a_warning() -> None:
     assert report.health(running(registry=FakeRegistry()))["status"] == "healthy"
     health = report.health(running(registry=FakeRegistry(up=False, age=3.00049)))
     assert (health["status"], health["registry"]) == ("warning", {"url": "none", "up": False, "age": 3.0})
+
+
+def test_names() -> None:
+    """A name that does not resolve is named, with the reason; one that has kept its addresses is a doubt."""
+    upstream = FakeUpstream("db")
+
+    async def main() -> None:
+        names = FakeNames()
+        expansion = Expansion(names, "upstream db", lambda instances: None)
+        names.fake.set("db.test", "10.0.0.1")
+        names.fake.fail("gone.test", "there is no such name", missing=True)
+        expansion.update([Instance(host="db.test", port=80), Instance(host="gone.test", port=80)])
+        await settled()
+        names.time.now += 2.5
+        upstream.names = list(expansion.names)
+        upstream.problem = expansion.problem
+        expansion.close()
+
+    asyncio.run(main())
+    assert report.upstream(upstream)["names"] == [
+        {"name": "db.test", "addresses": ["10.0.0.1"], "age": 2.5, "error": None},
+        {"name": "gone.test", "addresses": [], "age": None, "error": "there is no such name"},
+    ]
+    assert found(upstream) == ("warning", "gone.test does not resolve: there is no such name")
+    upstream.endpoints = []
+    assert found(upstream) == (
+        "unhealthy", "no endpoints are known: gone.test does not resolve: there is no such name",
+    )  # fmt: skip
+
+
+def test_a_host_that_works_over_one_family_is_well() -> None:
+    upstream = FakeUpstream("app")
+    four, six = (Endpoint(host, 80, hostname="localhost") for host in ("127.0.0.1", "::1"))
+    upstream.endpoints = [four, six]
+    six.ejected_until = 1.0
+    assert found(upstream) == ("healthy", "2 endpoints")
+    assert report.upstream(upstream)["endpoints"][1]["hostname"] == "localhost"
+    upstream.endpoints = [four, Endpoint("127.0.0.2", 80, hostname="localhost"), six]
+    upstream.endpoints[1].ejected_until = 1.0
+    six.ejected_until = 0.0
+    assert found(upstream) == ("warning", "1 of 3 endpoints are ejected")
+    four.ejected_until = 1.0
+    assert found(upstream)[0] == "healthy"
+    six.ejected_until = 1.0
+    assert found(upstream)[0] == "unhealthy"

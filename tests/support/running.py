@@ -13,6 +13,7 @@ from sidecar.registry.api import Instance, OnChange
 from sidecar.resilience import breaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.endpoint import Endpoint
+from sidecar.upstreams.names import Name
 from support.clock import Clock
 from support.fake_spool import FakeSpool
 
@@ -88,6 +89,8 @@ class FakeUpstream:
         self.clock = Clock()
         self.config = Upstream(name=name, bind=Address("127.0.0.1", 11434), **config)
         self.stats = ListenerStats("outbound", name)
+        self.names: list[Name] = []
+        self.problem = ""
         self.endpoints: list[Endpoint] = [Endpoint("10.0.0.1", 80, 10, "healthy", f"{name}-1")]
         self.amqp = FakeAmqp() if self.config.protocol == "amqp" else None
         settings = [self.config.circuit_breaker, *(route.circuit_breaker for route in self.config.routes)]
@@ -109,6 +112,7 @@ class FakeRunning:
     registry: FakeRegistry | None = None
     upstreams: dict[str, FakeUpstream] = field(default_factory=dict)
     inbound: ListenerStats = field(default_factory=lambda: ListenerStats("inbound", "tasks"))
+    lookups: dict[str, int] = field(default_factory=lambda: {"ok": 0, "missing": 0, "failed": 0})
     log_lines_dropped: int = 0
     spans_dropped: int = 0
     app: Health = Health("healthy", "GET /health: 200")  # noqa: RUF009  # it is frozen

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, cast
 
+from sidecar.net.dial import dial, pace
 from sidecar.proxy.http1.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Pool:
             found = _TIMEOUT.search(told)
             if found:
                 keepalive = min(keepalive, int(found[1]) - 1.0)
-        if keepalive <= 0:
+        if keepalive <= 0 or conn.endpoint.gone:
             conn.close()
             return
         if conn.reading_paused:
@@ -118,7 +119,10 @@ class Pool:
     async def _connect(self, conn: Upstream, exchange: HttpExchange) -> None:
         endpoint = conn.endpoint
         try:
-            await self.loop.create_connection(lambda: cast(asyncio.Protocol, conn), endpoint.host, endpoint.port)
+            await dial(
+                self.loop, cast(asyncio.Protocol, conn), endpoint, exchange.listener.cluster.beside(endpoint),
+                pace(exchange.chain.timeout.connect), exchange.listener.cluster.attempt_failed, conn.chosen,
+            )  # fmt: skip
         except Exception as error:  # a host name that cannot even be encoded is a ValueError
             if not conn.made and exchange.connecting is conn.task:
                 exchange.connect_failed(error)

@@ -43,6 +43,13 @@ class Upstream(Pausable):
         self.gone = False
         self.timer = pool.wheel.timer(self._expired)
 
+    def chosen(self, endpoint: Endpoint) -> None:
+        """Another address of the same name was quicker."""
+        self.endpoint = endpoint
+        x = self.exchange
+        if x is not None and x.connecting is self.task:
+            x.moved(endpoint)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hands itself to the exchange at once, before anything that the upstream might say."""
         self.transport = cast(asyncio.Transport, transport)

@@ -1,0 +1,1 @@
+"""Names and connections: looking host names up, dialling addresses."""
