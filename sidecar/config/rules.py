@@ -24,7 +24,7 @@ NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
         "routes": frozenset(),
         "queue": frozenset(),
         "timeout": frozenset({"request", "head", "keepalive"}),
-        "limits": frozenset({"head", "headers", "target", "body", "half_close"}),
+        "limits": frozenset({"head", "headers", "target", "body", "body_rate", "half_close"}),
         "retry": frozenset({"on", "methods"}),
     },
     # Not idle: whether a peer still lives is what AMQP's own heartbeats are for. But head: the handshake's.
@@ -33,7 +33,7 @@ NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
         "routes": frozenset(),
         "queue": frozenset(),
         "timeout": frozenset({"request", "idle", "keepalive"}),
-        "limits": frozenset({"head", "headers", "target", "body", "half_close"}),
+        "limits": frozenset({"head", "headers", "target", "body", "body_rate", "half_close"}),
         "retry": frozenset({"on", "methods"}),
     },
 }

@@ -84,7 +84,12 @@ TIMEOUT = Section(
     "How long each phase may take.",
     {
         "connect": Key(Duration(), "To connect.", "1s", default="1s, or request where that is shorter"),
-        "request": Key(Duration(), "Until the head of the answer, waiting and retries included.", "30s"),
+        "request": Key(
+            Duration(),
+            "Until the head of the answer, waiting and retries included. While an upload keeps to limits.body_rate, "
+            "from its latest byte on.",
+            "30s",
+        ),
         "idle": Key(
             Duration(zero=True),
             "The longest silence in either direction; a peer that still reads what it was sent is not silent. 0: any.",
@@ -116,6 +121,12 @@ LIMITS = Section(
         "headers": Key(Integer(1, 10_000), "Number of headers."),
         "target": Key(Size("16B", "1MiB"), "Size of the target (path and query).", "8KiB"),
         "body": Key(Size("1B", "1024TiB", zero=True), "Size of a body.", "10MiB"),
+        "body_rate": Key(
+            Size("1B", "1GiB", zero=True),
+            "The least bytes per second: of an upload, on average after timeout.request; of what a client reads of its "
+            "answer, lest it count as silence. 0: any.",
+            "1KiB",
+        ),
         "connections": Key(Integer(1, 1_000_000), "How many clients this listener holds."),
         "half_close": Key(
             Boolean(),

@@ -36,6 +36,8 @@ TIMEOUT: Final = "timeout"
 RESET: Final = "reset"
 RACE: Final = "race"
 MALFORMED: Final = "malformed"
+#: What is said to a client whose request does not come.
+STALLED: Final = "the rest of the request did not arrive in time"
 
 
 class Exchange:
@@ -221,7 +223,7 @@ class Exchange:
             if now < self.try_deadline:
                 self.set_timer(self.try_deadline)
             elif self.client_stalls():
-                self.reply(Reply("timeout", "the rest of the request did not arrive in time"))
+                self.reply(Reply("timeout", STALLED))
             else:
                 self.cut()
                 if phase == CONNECTING and now < self.deadline:
@@ -242,7 +244,7 @@ class Exchange:
             look = now + idle / LOOKS
             if now > self.touched:
                 left = self.undelivered()
-                if left < self.undrained:
+                if left < self.undrained - self.least_read(idle / LOOKS):
                     self.touched = now
                 elif left and not self.undrained:  # what was read of it before this first look is not known
                     self.touched = max(self.touched, now - idle / LOOKS)
@@ -308,6 +310,10 @@ class Exchange:
     def longest_silence(self) -> float:
         """Seconds after which :meth:`check_idle` ends it; 0: never."""
         return self.chain.timeout.idle
+
+    def least_read(self, seconds: float) -> float:
+        """Bytes of what was written that a peer must read in that time, or it is silent."""
+        return 0.0
 
     def undelivered(self) -> int:
         """Bytes that were written to either side and that it has not read, as far as can be known."""

@@ -268,3 +268,19 @@ def test_an_answer_that_stops_in_the_middle_is_a_try_that_failed(tmp_path: Path)
         assert (status["status"], status["reason"], status["attempts"]) == ("failed", "timeout", 1)
 
     in_plane(test, timeout=model.Timeout(idle=5, request=5), **queued(tmp_path, when="always", attempts=1))
+
+
+def test_a_body_that_drips_is_not_waited_for_to_be_stored(tmp_path: Path) -> None:
+    async def test(plane: Plane) -> None:
+        client = await plane.connect()
+        client.send(POST.replace(b"5", b"2000") + b"\r\nx")
+        await until(lambda: plane.stats.bytes_in == 1, "a byte")
+        for size in (2, 3):
+            plane.advance(1.5)
+            client.send(b"x")
+            await until(lambda size=size: plane.stats.bytes_in == size, "a byte")  # type: ignore[misc]
+        plane.advance(1.5)
+        assert says(await client.answer(), 504, "timeout")
+        assert not plane.upstream.peers
+
+    in_plane(test, timeout=model.Timeout(request=4), **queued(tmp_path, when="always"))

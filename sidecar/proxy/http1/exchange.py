@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.config.model import IDEMPOTENT
 from sidecar.proxy.errors import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
-from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, RACE, RESET, SENT, STORING, TUNNEL, Exchange
+from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, RACE, RESET, SENT, STALLED, STORING, TUNNEL, Exchange
 from sidecar.proxy.http1.body import Body
 from sidecar.proxy.http1.head import CHUNKED, UNTIL_CLOSE, without
 from sidecar.proxy.sockets import undelivered
@@ -29,7 +29,7 @@ class HttpExchange(Exchange):
 
     __slots__ = (
         "answer", "body", "client", "conn", "half_closed", "head", "interims", "keep_client", "kept", "kept_size",
-        "pool", "problem", "raced", "reply_body", "request_done",
+        "pace", "pool", "problem", "raced", "reply_body", "request_done",
     )  # fmt: skip
 
     def __init__(self, client: Downstream, head: RequestHead, chain: Chain, now: float) -> None:
@@ -44,6 +44,8 @@ class HttpExchange(Exchange):
         self.body: Body | None = Body(head.length) if head.length else None
         self.reply_body: Body | None = None
         self.request_done = head.length == 0
+        #: Where the time for the upload stood before its first byte; see :meth:`_upload_due`.
+        self.pace = now + chain.timeout.request if head.length else 0.0
         #: Body bytes received so far, for the first or another try; empty and not replayable once it was too much.
         self.kept: list[bytes] = []
         self.kept_size = 0
@@ -78,15 +80,38 @@ class HttpExchange(Exchange):
             self._pass_on(data)
         self.touched = now = self.listener.clock()
         if self.phase == SENT:
-            # The time for the answer runs from the request's last byte; until then, from the latest one.
             timeout = self.chain.timeout
-            self.deadline = now + timeout.request
+            self.deadline = self._upload_due()
             if timeout.total:
                 self.deadline = min(self.deadline, self.started + timeout.total)
             self.try_deadline = max(self.try_deadline, min(self.deadline, now + self.chain.patience))
         elif self.phase == STORING:
             self.chain.queue.more(self)
         return rest
+
+    def _upload_due(self) -> float:
+        """When the time for the upload is over. The time for the answer, ``timeout.request``, runs from the request's
+        last byte; until then it runs from the latest one, as long as all of them together keep up with
+        ``limits.body_rate``. So a long upload has its time, and a byte now and then buys none."""
+        request = self.chain.timeout.request
+        rate = self.listener.limits.body_rate
+        due = self.touched + request
+        return due if self.request_done or not rate else min(due, self.pace + self.bytes_in / rate)
+
+    def upload_resumed(self) -> None:
+        """The client was not read from, which was not its fault: its pace is measured anew."""
+        if not self.request_done:
+            rate = self.listener.limits.body_rate
+            self.touched = now = self.listener.clock()
+            self.pace = now + self.chain.timeout.request - (self.bytes_in / rate if rate else 0.0)
+
+    def check_idle(self, now: float) -> None:
+        if self.phase != STORING or self.request_done:
+            Exchange.check_idle(self, now)
+        elif now < (due := self._upload_due()):
+            self.set_timer(due)
+        else:
+            self.reply(Reply("timeout", STALLED))
 
     def _pass_on(self, data: bytes) -> None:
         conn = self.conn
@@ -133,6 +158,7 @@ class HttpExchange(Exchange):
         client = self.client
         if client.reading_paused:
             client.resume_reading()  # before the writes, which may pause it again
+            self.upload_resumed()
         self.connecting = None
         self.phase = SENT
         self.conn = conn
@@ -438,6 +464,9 @@ class HttpExchange(Exchange):
             self.client.abort()
         else:
             self.client.exchange_done(keep=False, unread=False)  # earlier answers may still be on their way
+
+    def least_read(self, seconds: float) -> float:
+        return self.listener.limits.body_rate * seconds if self.phase == ANSWERING else 0.0
 
     def undelivered(self) -> int:
         conn = self.conn

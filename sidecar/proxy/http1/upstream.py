@@ -136,8 +136,10 @@ class Upstream(Pausable):
             self.exchange.client.pause_reading()
 
     def resume_writing(self) -> None:
-        if self.exchange is not None:
-            self.exchange.client.resume_reading()
+        x = self.exchange
+        if x is not None:
+            x.client.resume_reading()
+            x.upload_resumed()
 
     def close(self) -> None:
         """Leave the exchange and close; what was written but not sent is dropped, nobody waits for it. It is counted

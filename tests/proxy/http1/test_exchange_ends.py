@@ -437,22 +437,111 @@ def test_the_total_time_bounds_streams_too() -> None:
     in_plane(test, timeout=Timeout(total=6))
 
 
+def blameless(plane: Plane) -> None:
+    assert plane.listener.cluster.endpoints[0].failures == 0
+    assert plane.listener.breakers[0].failures == 0
+
+
 def test_a_client_that_stalls_is_not_the_upstreams_failure() -> None:
     async def test(plane: Plane) -> None:
-        client, upstream = await plane.request(POST + b"ab")
+        client, upstream = await plane.request(POST.replace(b"4", b"40000") + b"ab")
+        await upstream.head()
         plane.advance(20)
-        client.send(b"c")
-        await upstream.read_until(b"abc")
+        client.send(b"c" * 30_000)
+        await upstream.read(30_002)
         plane.advance(20)
         assert plane.stats.active == 1  # the time runs from the latest byte
         plane.advance(10.1)
         answer = await client.answer()
         assert (answer.status, answer.fields["x-sidecar-error"]) == (504, "timeout")
         await upstream.gone()
-        assert plane.listener.cluster.endpoints[0].failures == 0
-        assert plane.listener.breakers[0].failures == 0
+        blameless(plane)
 
     in_plane(test)
+
+
+CHUNKS = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "byte"),
+    [
+        (POST.replace(b"4", b"4000"), b"x"),
+        (CHUNKS + b"fff;", b"x"),
+        (CHUNKS, b"1\r\nx\r\n"),
+        (CHUNKS + b"0\r\nx-a: ", b"x"),
+    ],
+    ids=["length", "extension", "chunks", "trailer"],
+)
+def test_a_byte_now_and_then_buys_no_time(head: bytes, byte: bytes) -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(head)
+        await upstream.head()
+        for _ in range(2):
+            plane.advance(1.5)
+            assert plane.stats.active == 1
+            seen = len(upstream.received)
+            client.send(byte)
+            await upstream.wait(lambda seen=seen: len(upstream.received) > seen, "a byte")  # type: ignore[misc]
+        plane.advance(1.5)
+        assert (await client.answer()).fields["x-sidecar-error"] == "timeout"
+        await upstream.gone()
+        blameless(plane)
+
+    in_plane(test, timeout=Timeout(request=4))
+
+
+def test_a_long_upload_has_its_time() -> None:
+    """As long as it is quick enough on average; then the answer has all of its own."""
+
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(POST.replace(b"4", b"40000"))
+        await upstream.head()
+        for n in range(1, 11):
+            plane.advance(3.9)
+            client.send(b"x" * 4000)
+            await until(lambda n=n: len(upstream.buffer) == n * 4000, "it is passed on")  # type: ignore[misc]
+        plane.advance(3.9)
+        upstream.send(OK)
+        assert (await client.answer()).body == b"ok"
+
+    in_plane(test, timeout=Timeout(request=4))
+
+
+@pytest.mark.parametrize("rate", [0, 1], ids=["none", "lower"])
+def test_the_least_rate_can_be_lowered(rate: int) -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(POST.replace(b"4", b"20"))
+        await upstream.head()
+        for n in range(1, 11):
+            plane.advance(1.9)
+            client.send(b"xx")
+            await until(lambda n=n: len(upstream.buffer) == n * 2, "it is passed on")  # type: ignore[misc]
+        upstream.send(OK)
+        assert (await client.answer()).body == b"ok"
+
+    in_plane(test, timeout=Timeout(request=4), limits=Limits(body_rate=rate))
+
+
+def test_time_in_which_the_upstream_does_not_read_is_not_the_clients() -> None:
+    async def test(plane: Plane) -> None:
+        size = 20_000_000
+        client, upstream = await plane.request(POST.replace(b"4", b"%d" % (size + 2)))
+        await upstream.head()
+        upstream.transport.pause_reading()
+        client.send(b"x" * size)
+        (connection,) = plane.listener._connections
+        await until(lambda: connection.reading_paused, "the client is not read from")  # type: ignore[attr-defined]
+        plane.advance(3)
+        upstream.transport.resume_reading()
+        await upstream.read(size)
+        plane.advance(3.9)  # all in all longer than its bytes are worth
+        client.send(b"yy")
+        await upstream.read(2)
+        upstream.send(OK)
+        assert (await client.answer()).body == b"ok"
+
+    in_plane(test, timeout=Timeout(request=4), limits=Limits(body_rate=1 << 30))
 
 
 def test_an_upstream_that_does_not_say_continue_is_the_upstreams_failure() -> None:
