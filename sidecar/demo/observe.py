@@ -50,6 +50,9 @@ class Observer:
         self._mesh = mesh
         self.tasks = Seen()
         self.model = Seen()
+        #: Workloads that are well, of all that there are, while :meth:`wait_ready` waits.
+        self.ready = 0
+        self.all = len(mesh.workloads)
 
     async def run(self) -> None:
         """Keep looking until cancelled; an answer that fails leaves what was seen before."""
@@ -75,6 +78,7 @@ class Observer:
                 while not await self._well(workload):
                     self._mesh.check_alive()
                     await asyncio.sleep(0.05)
+                self.ready += 1
             while self.tasks.known != self._mesh.tasks.keys() or not self.model.known:
                 self._mesh.check_alive()
                 await self.look()

@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -65,10 +66,22 @@ async def _mesh() -> AsyncIterator[tuple[Mesh, Observer, aiohttp.ClientSession]]
             mesh.start()
             async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as session:
                 observer = Observer(session, mesh)
-                await observer.wait_ready()
+                began = time.monotonic()
+                waiting = asyncio.ensure_future(_say_that_it_goes_on(observer))
+                try:
+                    await observer.wait_ready()
+                finally:
+                    waiting.cancel()
+                print(f"Ready after {time.monotonic() - began:.1f} s.", flush=True)
                 yield mesh, observer, session
         finally:
             await mesh.stop()
+
+
+async def _say_that_it_goes_on(observer: Observer) -> None:
+    while True:
+        await asyncio.sleep(2)
+        print(f"  {observer.ready} of {observer.all} are ready ...", flush=True)
 
 
 async def _demo() -> int:

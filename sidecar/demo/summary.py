@@ -26,13 +26,14 @@ def summary(story: Story, memory: dict[str, int]) -> str:
     """The whole text. ``memory``: resident bytes of each sidecar."""
     tasks, model = story.tasks.total(), story.model.total()
     seen_tasks, seen_model = story.observer.tasks, story.observer.model
-    lines = ["Summary", "", f"  {'':<12}{'requests':>9}{'errors':>8}{'p50':>10}{'p99':>10}"]
+    lines = ["Summary", "", _columns("", "requests", "errors", "p50", "p99")]
     phases = story.tasks.phases
     lines += [_row(f"  tasks: {phase}", phases[phase]) for phase in PHASES if phase in phases]
     lines.append(_row("  tasks: all", tasks))
     lines.append(_row("  model: all", model))
     lines += _aligned_errors(model)
     lines += [
+        "  (p50: half of the answers came within that; p99: all but one in a hundred)",
         "",
         f"  retries            {_counts(seen_tasks.retries)} (clients noticed nothing of them)",
         f"  breaker of model   open for {seen_model.open_seconds:.1f} s in all",
@@ -66,11 +67,16 @@ def _from_here(path: Path) -> str:
 
 def _row(name: str, tally: Tally) -> str:
     p50, p99 = (quantile(tally.latencies, q) * 1000 for q in (0.5, 0.99))
-    return f"{name:<24}{tally.requests:>9}{sum(tally.errors.values()):>8}{p50:>7.1f} ms{p99:>7.1f} ms"
+    return _columns(name, tally.requests, sum(tally.errors.values()), f"{p50:.1f} ms", f"{p99:.1f} ms")
 
 
 def _aligned_errors(tally: Tally) -> list[str]:
-    return [f"    of these {error:<14}{count:>18}" for error, count in tally.errors.most_common()]
+    return [_columns(f"    of these {error}", "", count) for error, count in tally.errors.most_common()]
+
+
+def _columns(name: str, *cells: object) -> str:
+    """A line of the table; its columns begin and end where those of all others do."""
+    return f"{name:<27}" + "".join(f"{cell!s:>{width}}" for cell, width in zip(cells, (9, 8, 10, 10), strict=False))
 
 
 def _counts(counts: dict[str, int]) -> str:
