@@ -22,6 +22,7 @@ LIVES = 16 if os.environ.get("SIDECAR_SOAK") == "1" else 4
 
 #: Notes every request that it has got in a file before it answers.
 _APP = """
+import http.client
 import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -46,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
+http.client._MAXHEADERS = 200
 ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
