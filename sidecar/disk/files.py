@@ -49,7 +49,7 @@ class Files:
             raise SpoolError(f"{error.filename or self.folder}: {error.strerror}") from error
 
     def _take(self) -> None:
-        lock = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -72,7 +72,7 @@ class Files:
     def create(self) -> None:
         """Make the database's file (0600) if there is none, and see that it can be read and written. Never to be called
         while the database is open in this process: closing any descriptor of it would end SQLite's own locks."""
-        file = os.open(self.base, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(self.base, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             if os.fstat(file).st_mode & 0o077:
                 logger.warning("others could read what is stored; now they cannot", extra={"file": str(self.base)})

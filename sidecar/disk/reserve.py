@@ -46,7 +46,7 @@ class Reserve:
             return
         size = -(-size // _STEP) * _STEP
         self.held = False
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)
+        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             allocate(file, size)
             os.ftruncate(file, size)

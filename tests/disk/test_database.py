@@ -239,3 +239,20 @@ def test_errors_are_told_apart() -> None:
         assert found == ([kind] if kind else []), error
     assert describe(OSError(errno.EIO, "I/O error")) == "I/O error"
     assert describe(SpoolError("a text")) == "a text"
+
+
+@pytest.mark.parametrize("suffix", ["", ".lock", ".reserve"])
+def test_a_link_in_a_files_place_leads_nowhere(tmp_path: Path, suffix: str) -> None:
+    """Whoever may write to the folder could otherwise have a file elsewhere emptied or locked away."""
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    victim.chmod(0o644)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / f"a%2Flist.db{suffix}").symlink_to(victim)
+    if suffix == ".reserve":  # without room set aside it works, with a warning
+        opened(folder).file.close()
+    else:
+        with pytest.raises(SpoolError, match="symbolic links"):
+            opened(folder)
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("precious", 0o644)
