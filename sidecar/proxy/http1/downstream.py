@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.proxy.errors import ProtocolError, Reply, render
-from sidecar.proxy.exchange import ANSWERING, TUNNEL
+from sidecar.proxy.exchange import ANSWERING, LOOKS, TUNNEL
 from sidecar.proxy.http1.exchange import HttpExchange
 from sidecar.proxy.http1.head import hopeless, parse_request
-from sidecar.proxy.sockets import Pausable, broken, reset
+from sidecar.proxy.sockets import Pausable, broken, reset, undelivered
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.listener import HttpListener
@@ -33,8 +34,21 @@ class Downstream(Pausable):
     ``half_closed``: the client has finished sending."""
 
     __slots__ = (
-        "_begun", "_buffer", "_linger_until", "_parsing", "_probe", "_probe_delay", "closing", "exchange",
-        "half_closed", "ip", "listener", "paused_writing", "timer",
+        "_begun",
+        "_buffer",
+        "_linger_until",
+        "_parsing",
+        "_probe",
+        "_probe_delay",
+        "_quiet_since",
+        "_undrained",
+        "closing",
+        "exchange",
+        "half_closed",
+        "ip",
+        "listener",
+        "paused_writing",
+        "timer",
     )  # fmt: skip
 
     def __init__(self, listener: HttpListener) -> None:
@@ -51,6 +65,9 @@ class Downstream(Pausable):
         self._begun = 0
         self._parsing = False
         self._linger_until = 0.0
+        #: Between exchanges: since when nothing has come, and nothing was read; and what there was left to read.
+        self._quiet_since = 0.0
+        self._undrained = 0
         self._probe: asyncio.TimerHandle | None = None
         self._probe_delay = PROBE_SECONDS
         self.timer = listener.wheel.timer(self._on_timer)
@@ -59,6 +76,11 @@ class Downstream(Pausable):
     def idle(self) -> bool:
         """No exchange is under way, and no part of a head is here."""
         return self.exchange is None and not self._buffer
+
+    @property
+    def flushed(self) -> bool:
+        """The kernel has everything that was written."""
+        return not self.transport.get_write_buffer_size()
 
     # -- asyncio's side --------------------------------------------------------------------------------------------
 
@@ -280,8 +302,8 @@ class Downstream(Pausable):
 
     def close(self) -> None:
         """Close once everything written is out. A client that does not read it has ``timeout.idle`` for that. One that
-        is still read from only so that it sees its answer has had its chance."""
-        if self._linger_until:
+        is still read from only so that it sees its answer makes room for others, but is not cut by a drain."""
+        if self._linger_until and not self.listener.draining:
             self.transport.abort()
         elif not self.closing:
             self.closing = True
@@ -315,6 +337,8 @@ class Downstream(Pausable):
         self.resume_reading()
         now = self.listener.clock()
         self._linger_until = now + LINGER_SECONDS
+        self._quiet_since = now
+        self._undrained = 0
         self.timer.set(now + LINGER_SILENCE)
 
     def _linger(self) -> None:
@@ -326,7 +350,9 @@ class Downstream(Pausable):
         listener = self.listener
         idle = listener.chain.timeout.idle
         if idle:
-            self.timer.set(listener.clock() + idle)
+            self._quiet_since = now = listener.clock()
+            self._undrained = 0
+            self.timer.set(now + idle / LOOKS)
         else:
             self.timer.cancel()
 
@@ -334,12 +360,33 @@ class Downstream(Pausable):
         x = self.exchange
         if x is not None:
             x.check_timer(self.listener.clock())
+        elif self._begun and not self.closing:
+            self.refuse(ProtocolError("the request head was not complete in time"))
+        elif self._may_stay():
+            pass
         elif self.closing:
             self.transport.abort()
-        elif self._begun:
-            self.refuse(ProtocolError("the request head was not complete in time"))
         else:
             self.close()
+
+    def _may_stay(self) -> bool:
+        """Whether the client's time without an exchange is not over yet, and then the timer is set again. As long as it
+        reads the rest of its last answer it is not idle; see :meth:`Exchange.check_idle`."""
+        listener = self.listener
+        idle = listener.chain.timeout.idle
+        now = listener.clock()
+        left = undelivered(self.transport)
+        if self._linger_until and not left:
+            return False
+        look = idle / LOOKS if idle else LINGER_SILENCE
+        if left < self._undrained - listener.limits.body_rate * look:
+            self._quiet_since = now
+        self._undrained = left
+        due = self._quiet_since + idle if idle else inf
+        if now >= due:
+            return False
+        self.timer.set(min(due, now + look) if left else due)
+        return True
 
     def _probe_client(self) -> None:
         """Has the client only finished sending (a half-close, legal), or is it gone altogether? Both look the same

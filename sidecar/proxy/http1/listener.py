@@ -69,6 +69,12 @@ class HttpListener(Listener):
         self.stop_work()
         super().drain()
 
+    async def drained(self) -> None:
+        """Returns when nothing is under way any more, and all answers are out."""
+        await super().drained()
+        while not all(cast(Downstream, it).flushed for it in self._connections):  # noqa: ASYNC110 - as there
+            await asyncio.sleep(0.05)
+
     async def stop(self) -> None:
         if self.queue is not None:
             self.queue.stop()

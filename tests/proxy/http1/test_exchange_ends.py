@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
 
 from sidecar.config.model import Bulkhead, Limits, Retry, Timeout
+from sidecar.proxy.sockets import undelivered
 from support.plane import Peer, Plane, in_plane, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -552,6 +555,43 @@ def test_an_upstream_that_does_not_say_continue_is_the_upstreams_failure() -> No
         assert plane.listener.breakers[0].failures == 1
 
     in_plane(test)
+
+
+LAST = GET.replace(b"Host", b"Connection: close\r\nHost")
+
+
+@pytest.mark.parametrize("request_", [GET, LAST], ids=["kept", "last"])
+def test_a_slow_reader_gets_the_rest_of_an_answer_that_is_finished(request_: bytes) -> None:
+    """The upstream has long gone; while the client reads, however slowly, that is no silence."""
+
+    async def test(plane: Plane) -> None:
+        client = await plane.connect()
+        client.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await until(lambda: plane.listener._connections, "connected")
+        (connection,) = plane.listener._connections
+        transport = connection.transport  # type: ignore[attr-defined]
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        client.transport.pause_reading()
+        client.send(request_)
+        upstream = await plane.upstream.accepted()
+        size = 110_000  # the kernel takes a part; what is left is below the mark at which the upstream is not read from
+        upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + b"x" * size)
+        await until(lambda: plane.stats.requests["GET", 200], "the exchange is over")
+        draining = asyncio.create_task(plane.listener.drained())
+        pieces = 0
+        while len(client.received) < size:
+            assert undelivered(transport) or pieces
+            plane.advance(2)
+            before = len(client.received)
+            client.transport.resume_reading()
+            await client.wait(lambda before=before: len(client.received) > before, "some of it")  # type: ignore[misc]
+            client.transport.pause_reading()
+            pieces += 1
+        assert pieces > 3, "longer than timeout.idle"
+        client.transport.resume_reading()
+        await draining
+
+    in_plane(test, timeout=Timeout(idle=5))
 
 
 def test_a_client_that_does_not_take_its_last_bytes_is_cut_in_the_end() -> None:
