@@ -25,7 +25,19 @@ examples:
   sidecar spool --help                  messages that the broker did not take
   sidecar demo                          a small mesh to look at, in your terminal
 
-exit codes: 0 fine; 1 could not start or lost what it needs; 2 usage or configuration
+where to begin: sidecar demo, then a file of your own:
+  service: {name: shop}
+  upstreams:
+    clock: {bind: "127.0.0.1:9000", endpoints: ["127.0.0.1:8081"]}
+
+exit codes: 0 fine; 1 could not start or lost what it needs, or cannot be asked; 2 usage or configuration
+"""
+
+_RUN_EPILOG = """signals:
+  SIGTERM, SIGINT   drain: no new requests, what is under way may finish (drain.timeout); a second one stops at once
+  SIGHUP            read the file again; a change that takes a restart is refused as a whole, and named in the log
+
+exit codes: 0 drained and stopped; 1 could not start; 2 usage or configuration
 """
 
 
@@ -68,6 +80,7 @@ def _fill_standard_files() -> None:
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
+    from sidecar.arguments import add_admin
     from sidecar.spool_cli.parser import add_parser as add_spool
 
     parser = argparse.ArgumentParser(
@@ -80,12 +93,21 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    run = commands.add_parser("run", help="run a sidecar in the foreground", description="Run a sidecar until SIGTERM.")
+    run = commands.add_parser(
+        "run",
+        help="run a sidecar in the foreground",
+        description="Run a sidecar in the foreground. Its log goes to standard error.",
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     run.add_argument("file", metavar="FILE", help="the configuration, one YAML file per workload")
     run.set_defaults(command=_run)
 
     check = commands.add_parser(
-        "check", help="check a configuration file", description="Exit 0, or 2 with every mistake at once."
+        "check",
+        help="check a configuration file",
+        description="Every mistake at once: where, what was found, what is allowed, what was most likely meant.",
+        epilog="exit codes: 0 the file is right; 2 it is not",
     )
     check.add_argument("file", metavar="FILE", help="the file; - for standard input")
     check.add_argument("--json", action="store_true", help="mistakes as a list of JSON objects, empty when all is fine")
@@ -94,7 +116,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(command=_check)
 
-    schema = commands.add_parser("schema", help="print the configuration's JSON Schema")
+    schema = commands.add_parser(
+        "schema",
+        help="print the configuration's JSON Schema",
+        description="JSON Schema (draft 2020-12) of the file: every key with its meaning, for editors.",
+        epilog="For editors with the YAML language server, the file's first line can be: "
+        "# yaml-language-server: $schema=sidecar.schema.json",
+    )
     schema.set_defaults(command=_schema)
 
     demo = commands.add_parser(
@@ -105,10 +133,13 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--serve", action="store_true", help="keep the mesh running, without the show, until Ctrl-C")
     demo.set_defaults(command=_demo)
 
-    status = commands.add_parser("status", help="ask a running sidecar how it is")
-    status.add_argument(
-        "--admin", metavar="URL", default="http://127.0.0.1:15000", help="its admin API (default: %(default)s)"
+    status = commands.add_parser(
+        "status",
+        help="ask a running sidecar how it is",
+        description="How a running sidecar is, and what becomes of its traffic, as a table.",
+        epilog="exit codes: 0 ready, and not unhealthy; 1 it is not, or cannot be asked; 2 usage",
     )
+    add_admin(status)
     status.set_defaults(command=_status)
 
     add_spool(commands)
@@ -135,8 +166,10 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         print("[]")
     else:
+        from sidecar.telemetry.text import counted
+
         name = STDIN if options.file == "-" else options.file
-        listeners = f"{summary.listeners} listener{'s' * (summary.listeners != 1)}"
+        listeners = counted(summary.listeners, "listener")
         print(f"{name}: fine ({summary.service}: {listeners}, registry: {summary.registry})")
     return 0
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.cli import main
 from sidecar.status import show_status, size
 from support.processes import ROOT, Sidecar, free_port
 
@@ -98,6 +99,23 @@ def admin(answers: dict[str, tuple[int, Any]]) -> Iterator[str]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def test_the_admin_api_may_be_named_without_a_scheme_and_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def remember(url: str) -> int:
+        asked.append(url)
+        return 0
+
+    monkeypatch.delenv("SIDECAR_ADMIN", raising=False)
+    monkeypatch.setattr("sidecar.status.show_status", remember)
+    assert main(["status"]) == 0
+    assert main(["status", "--admin", "10.0.0.1:15000"]) == 0
+    monkeypatch.setenv("SIDECAR_ADMIN", "http://10.0.0.2:1")
+    assert main(["status"]) == 0
+    assert main(["status", "--admin", "[::1]:15000"]) == 0
+    assert asked == ["http://127.0.0.1:15000", "http://10.0.0.1:15000", "http://10.0.0.2:1", "http://[::1]:15000"]
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:

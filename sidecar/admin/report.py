@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.admin import amqp
 from sidecar.config import model
 from sidecar.resilience.breaker import CLOSED, OPEN
+from sidecar.telemetry.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,7 @@ def upstream_health(upstream: UpstreamView) -> dict[str, Any]:
     doubts = _doubts(upstream) + messages
     if doubts:
         return {"status": "warning", "output": "; ".join(doubts)}
-    return {"status": "healthy", "output": f"{len(upstream.endpoints)} endpoints"}
+    return {"status": "healthy", "output": counted(len(upstream.endpoints), "endpoint")}
 
 
 def _broken(upstream: UpstreamView) -> str:
@@ -79,12 +80,16 @@ def _doubts(upstream: UpstreamView) -> list[str]:
     ]
     ejected = sum(1 for endpoint in endpoints if endpoint.ejected_until and not _is_spare(endpoint, endpoints))
     if ejected:
-        doubts.append(f"{ejected} of {len(endpoints)} endpoints are ejected")
+        doubts.append(f"{ejected} of {counted(len(endpoints), 'endpoint')} {_are(ejected)} ejected")
     warning = sum(1 for endpoint in endpoints if endpoint.state == "warning")
     if warning:
-        doubts.append(f"{warning} of {len(endpoints)} endpoints are in the warning state")
+        doubts.append(f"{warning} of {counted(len(endpoints), 'endpoint')} {_are(warning)} in the warning state")
     doubts += [f"{name.name} does not resolve: {name.error}" for name in upstream.names if name.error][:3]
     return doubts
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def _is_spare(endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> bool:

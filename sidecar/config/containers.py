@@ -33,7 +33,7 @@ class ListOf(Kind):
         if not self.minimum <= len(node.items) <= self.maximum:
             return at.report(
                 "has too few or too many items",
-                found=f"{len(node.items)} items",
+                found=f"{len(node.items)} item{'s' * (len(node.items) != 1)}",
                 allowed=f"from {self.minimum} to {self.maximum}",
             )
         return [self.item.read(item, at.item(index, item.line)) for index, item in enumerate(node.items)]

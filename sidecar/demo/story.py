@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from sidecar.demo.mesh import INSTANCES, RESET_TIMEOUT, Mesh
 from sidecar.demo.observe import Observer
 from sidecar.demo.traffic import Traffic, quantile
+from sidecar.telemetry.text import counted
 
 #: Seconds: how long each scene is shown.
 STEADY = 5.0
@@ -142,7 +143,7 @@ class Story:
         self._expect(self.opened_after is not None, f"the breaker opened after {_s(self.opened_after)}")
         self._expect(
             bool(tally.refusals) and refused < REFUSE,
-            f"{len(tally.refusals)} calls refused at once: {_ms(refused)} instead of waiting",
+            f"{counted(len(tally.refusals), 'call')} refused at once: {_ms(refused)} instead of waiting",
         )
         self._no_errors("model down", "for tasks, while the model was down")
 

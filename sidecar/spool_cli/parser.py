@@ -6,6 +6,8 @@ import argparse
 import sys
 from typing import Any, Final
 
+from sidecar.arguments import add_admin
+
 MISUSED: Final = 2
 
 #: Letters that are listed unless told otherwise, and at most.
@@ -93,9 +95,7 @@ def _source_options(parser: argparse.ArgumentParser, files: bool = True) -> None
     group = parser.add_argument_group("whose")
     group.add_argument("--upstream", metavar="NAME", default="", help="the AMQP upstream, if several have a spool")
     either = group.add_mutually_exclusive_group()
-    either.add_argument(
-        "--admin", metavar="URL", default="http://127.0.0.1:15000", help="the sidecar's admin API (%(default)s)"
-    )
+    add_admin(either)
     if files:
         files_help = "the files of a sidecar that is stopped: amqp.spool.path"
         either.add_argument("--path", metavar="FOLDER", default="", help=files_help)

@@ -27,6 +27,7 @@ from sidecar.telemetry.log_lines import (
     record_fields,
     timestamp,
 )
+from sidecar.telemetry.text import counted
 
 __all__ = ["LEVELS", "AccessLog", "AccessRecord", "LogWriter", "setup"]
 
@@ -127,7 +128,8 @@ class LogWriter(logging.Handler):
         """Write the lines and forget them."""
         missing = self.dropped - self._dropped_told
         if missing:
-            lines.append(self._lines.line(self._note(f"{missing} log lines were dropped: the log is read too slowly")))
+            told = counted(missing, "log line") + (" was" if missing == 1 else " were")
+            lines.append(self._lines.line(self._note(f"{told} dropped: the log is read too slowly")))
         data = memoryview(b"".join(lines))
         try:
             while data:

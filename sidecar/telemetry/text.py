@@ -1,4 +1,4 @@
-"""Text from the wire, for those who only take UTF-8: Prometheus, JSON, protobuf."""
+"""Text for logs, people, and those who only take UTF-8: Prometheus, JSON, protobuf."""
 
 from __future__ import annotations
 
@@ -6,3 +6,8 @@ from __future__ import annotations
 def utf8(text: str) -> str:
     """Bytes that were no UTF-8 stand in a string as lone surrogates; here they become ``\\udcxx``."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 listener``, ``2 listeners``, for nouns whose plural ends so."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 
 from sidecar.admin.view import Health
+from sidecar.telemetry.text import counted
 from sidecar.upstreams.endpoint import Endpoint
 
 #: The most endpoints that are connected to for one answer: enough to know, and no storm of connections.
@@ -22,7 +23,8 @@ async def probe(endpoints: Sequence[Endpoint], patience: float) -> Health:
     good = sum(await asyncio.gather(*(_connects(endpoint, patience) for endpoint in asked)))
     status = "healthy" if good == len(asked) else "warning" if good else "unhealthy"
     more = f" (of {len(endpoints)} that are known)" if len(asked) < len(endpoints) else ""
-    return Health(status, f"{good} of {len(asked)} endpoints{more} take connections")
+    verb = "takes connections" if good == 1 else "take connections"
+    return Health(status, f"{good} of {counted(len(asked), 'endpoint')}{more} {verb}")
 
 
 async def _connects(endpoint: Endpoint, patience: float) -> bool:

@@ -29,7 +29,7 @@ def found(upstream: FakeUpstream) -> tuple[str, str]:
 
 
 def test_an_upstream_that_is_well() -> None:
-    assert found(FakeUpstream("a")) == ("healthy", "1 endpoints")
+    assert found(FakeUpstream("a")) == ("healthy", "1 endpoint")
 
 
 def test_no_endpoints() -> None:
@@ -42,7 +42,7 @@ def test_ejected_endpoints() -> None:
     upstream = FakeUpstream("a")
     upstream.endpoints.append(Endpoint("10.0.0.2", 80))
     upstream.endpoints[0].ejected_until = 1.0
-    assert found(upstream) == ("warning", "1 of 2 endpoints are ejected")
+    assert found(upstream) == ("warning", "1 of 2 endpoints is ejected")
     upstream.endpoints[1].ejected_until = 1.0
     assert found(upstream) == ("unhealthy", "every endpoint has failed")
 
@@ -50,7 +50,7 @@ def test_ejected_endpoints() -> None:
 def test_endpoints_in_the_warning_state() -> None:
     upstream = FakeUpstream("a")
     upstream.endpoints[0].state = "warning"
-    assert found(upstream) == ("warning", "1 of 1 endpoints are in the warning state")
+    assert found(upstream) == ("warning", "1 of 1 endpoint is in the warning state")
 
 
 def test_breakers() -> None:
@@ -139,7 +139,7 @@ def test_a_broker_with_an_alarm_and_full_queues_are_a_warning() -> None:
     assert upstream.amqp is not None
     upstream.amqp.queue("free", depth=3)
     upstream.amqp.queue("gone", depth=-1, problem="no such queue")
-    assert found(upstream) == ("healthy", "1 endpoints")
+    assert found(upstream) == ("healthy", "1 endpoint")
     upstream.amqp.queue("tasks", depth=12, full=True)
     assert found(upstream) == ("warning", "1 of 3 watched queues are full")
     upstream.amqp.stats.blocked = True
@@ -204,7 +204,7 @@ def test_a_host_that_works_over_one_family_is_well() -> None:
     upstream.endpoints = [four, Endpoint("127.0.0.2", 80, hostname="localhost"), six]
     upstream.endpoints[1].ejected_until = 1.0
     six.ejected_until = 0.0
-    assert found(upstream) == ("warning", "1 of 3 endpoints are ejected")
+    assert found(upstream) == ("warning", "1 of 3 endpoints is ejected")
     four.ejected_until = 1.0
     assert found(upstream)[0] == "healthy"
     six.ejected_until = 1.0

@@ -1,0 +1,25 @@
+"""Arguments that several commands have."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Any, Final
+
+#: Where the admin API is unless told otherwise.
+_DEFAULT: Final = "http://127.0.0.1:15000"
+_AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
+
+
+def admin_url(text: str) -> str:
+    """``host:port`` as the URL of an admin API; anything else as it is, for the command to judge."""
+    return f"http://{text}" if _AUTHORITY.fullmatch(text) else text
+
+
+def add_admin(parser: Any) -> None:
+    """``--admin URL``, by default what ``SIDECAR_ADMIN`` says."""
+    parser.add_argument(
+        "--admin", metavar="URL", type=admin_url, default=os.environ.get("SIDECAR_ADMIN") or _DEFAULT,
+        help="the sidecar's admin API, as in its admin.bind (default: SIDECAR_ADMIN in the environment, else "
+        f"{_DEFAULT})",
+    )  # fmt: skip
