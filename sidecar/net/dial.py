@@ -6,6 +6,7 @@ Only addresses come here, never names: nothing in here waits for a resolver.
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,6 +16,8 @@ from sidecar.upstreams.endpoint import Endpoint
 #: Seconds that an attempt may be silent before the next address is tried beside it (RFC 8305 §5), and the least.
 PACE: Final = 0.25
 LEAST_PACE: Final = 0.01
+#: What this host lacks, or cannot do at all: no address is to blame for that.
+_LOCAL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 #: The most addresses that are tried for one connection.
 MOST: Final = 8
 
@@ -37,8 +40,8 @@ async def dial(
     attempt has failed, and beside those under way when one was silent for ``delay`` seconds. The losers are closed.
 
     ``chosen`` is called with another endpoint that has won, before the protocol hears of its connection. ``blame`` is
-    called for each attempt that failed (with its error) or was silent (``None``); for ``endpoint`` only when another
-    one has won, as otherwise its error is raised, an :class:`OSError`.
+    called for each attempt that failed (with its error) or was silent (``None``), but not for what this host lacked;
+    for ``endpoint`` only when another one has won, as otherwise its error is raised, an :class:`OSError`.
     """
     if not beside:
         await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
@@ -92,7 +95,7 @@ async def _race(
                     for other, (loser, begun) in attempts.items():
                         if begun <= late and not other.done():
                             blame(loser, None)
-                    if first_error is not None:
+                    if first_error is not None and first_error.errno not in _LOCAL:
                         blame(first, first_error)
                     return winner, task.result()
                 if not isinstance(error, OSError):
@@ -100,7 +103,7 @@ async def _race(
                 failed, _ = attempts.pop(task)
                 if failed is first:
                     first_error = error
-                else:
+                elif error.errno not in _LOCAL:
                     blame(failed, error)
         assert first_error is not None
         raise first_error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 from collections.abc import Iterator
 from typing import Any, cast
@@ -12,29 +13,9 @@ import pytest
 from sidecar.net import dial
 from sidecar.upstreams.endpoint import Endpoint
 from support.live import run, until
+from support.silent import Silent
 
 DELAY = 0.02
-
-
-class Silent:
-    """An address that answers no SYN: its backlog is full."""
-
-    def __init__(self, host: str, port: int = 0) -> None:
-        self._listening = socket.socket()
-        self._listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._listening.bind((host, port))
-        self._listening.listen(0)
-        self._filling = []
-        for _ in range(4):
-            client = socket.socket()
-            client.setblocking(False)
-            client.connect_ex(self._listening.getsockname())
-            self._filling.append(client)
-        self.port: int = self._listening.getsockname()[1]
-
-    def close(self) -> None:
-        for it in (self._listening, *self._filling):
-            it.close()
 
 
 class Accepting:
@@ -213,6 +194,28 @@ def test_giving_up_closes_all_attempts(good: Accepting, silent: Silent) -> None:
 
     run(main)  # warnings are errors: a socket that is left open is one
     other.close()
+
+
+@pytest.mark.skipif(not dial.__file__.endswith(".py"), reason="compiled: its functions cannot be replaced")
+def test_what_this_host_lacks_is_nobodys_fault(good: Accepting, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = dial._attempt
+
+    async def lacking(loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> socket.socket:
+        if endpoint.host == "127.0.3.1":
+            return await attempt(loop, endpoint)
+        raise OSError(errno.EMFILE, "too many files")
+
+    monkeypatch.setattr(dial, "_attempt", lacking)
+
+    async def main() -> None:
+        caller = Caller()
+        lost = [Endpoint(f"127.0.3.{i}", good.port) for i in (8, 9)]
+        assert await caller.dial(*lost, Endpoint("127.0.3.1", good.port)) == "127.0.3.1"
+        assert caller.heard == ["127.0.3.1", "made"]
+        with pytest.raises(OSError, match="too many files"):
+            await caller.dial(*lost)
+
+    run(main)
 
 
 def test_both_families() -> None:
