@@ -33,6 +33,12 @@ def is_address(host: str) -> bool:
     return True
 
 
+def is_one_host(address: str) -> bool:
+    """Whether an address is that of one host. ``0.0.0.0`` stands for blocked names in places, and means this host."""
+    ip = ipaddress.ip_address(address)
+    return not (ip.is_unspecified or ip.is_multicast)
+
+
 def normal(host: str) -> str:
     """A host name in lower case, its final dot kept: that one means that no search domain is to be tried. Raises
     :class:`BadName`."""
@@ -90,7 +96,7 @@ def _parse(text: str) -> dict[str, tuple[str, ...]]:
     names: dict[str, dict[str, None]] = {}
     for line in text.splitlines():
         fields = line.partition("#")[0].split()
-        if len(fields) > 1 and is_address(fields[0]):
+        if len(fields) > 1 and is_address(fields[0]) and is_one_host(fields[0]):
             for name in fields[1:]:
                 names.setdefault(name.lower().removesuffix("."), {})[fields[0]] = None
     return {name: tuple(addresses) for name, addresses in names.items()}

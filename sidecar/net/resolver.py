@@ -17,7 +17,7 @@ import aiodns
 import pycares
 
 from sidecar.config.model import Dns
-from sidecar.net.hosts import HostsFile
+from sidecar.net.hosts import HostsFile, is_one_host
 
 #: Seconds that an answer of the hosts file counts for.
 HOSTS_TTL: Final = 2.0
@@ -107,7 +107,9 @@ class SystemResolver:
             ) from None
         except pycares.AresError as error:
             raise LookupFailed(f"the resolver does not work: {error}") from None
-        addresses = tuple(dict.fromkeys(_text(node) for node in found.nodes))
+        addresses = tuple(address for address in dict.fromkeys(map(_text, found.nodes)) if is_one_host(address))
+        if not addresses:
+            raise LookupFailed("it has no address of a host", missing=True)
         ttl = min([node.ttl for node in found.nodes] + [alias.ttl for alias in found.cnames], default=0)
         return Answer(addresses, float(ttl))
 

@@ -45,7 +45,7 @@ def test_a_hosts_file(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_text(
         "# a comment\n127.0.0.1 localhost\n10.0.0.1\tDB.test db # the database\n\nfd00::1 db.test\n10.0.0.1 db.test\n"
-        "not-an-address odd.test\n10.0.0.2\n"
+        "not-an-address odd.test\n0.0.0.0 odd.test\n10.0.0.2\n"
     )
     hosts = HostsFile(path)
     assert hosts.find("db.test") == hosts.find("db.test.") == ("10.0.0.1", "fd00::1")

@@ -49,12 +49,18 @@ def test_addresses_of_both_families_and_the_shortest_ttl(server: DnsServer, tmp_
 
 
 def test_why_there_is_no_answer(server: DnsServer, tmp_path: Path) -> None:
-    server.zones |= {"fails.test": Zone(rcode=SERVFAIL), "empty.test": Zone(), "silent.test": Zone(silent=True)}
+    server.zones |= {
+        "fails.test": Zone(rcode=SERVFAIL),
+        "empty.test": Zone(),
+        "blocked.test": Zone(["0.0.0.0", "::", "224.0.0.1"]),
+        "silent.test": Zone(silent=True),
+    }
 
     async def main() -> None:
         it = resolver(server, tmp_path, timeout=0.1)
         assert await failure(it, "nobody.test") == ("there is no such name", True)
         assert await failure(it, "empty.test") == ("it has no address", True)
+        assert await failure(it, "blocked.test") == ("it has no address of a host", True)
         assert await failure(it, "fails.test") == ("the DNS server has failed to find out", False)
         assert await failure(it, "silent.test") == ("no DNS server has answered in time", False)
         await it.close()
