@@ -16,6 +16,11 @@ ARGS ?=
 # Two workers, each a file at a time: many tests mostly wait. The acceptance tests come first, for they take the longest.
 PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder
 
+# However a run goes wrong, it ends: then it is interrupted as by Ctrl-C, and what it started goes with it.
+BOUND := 30m
+bounded = timeout --foreground --signal=INT --kill-after=1m $(BOUND) $(1) || { code=$$?; \
+    case $$code in 124|137) echo "The tests were not done after $(BOUND), and were stopped" >&2 ;; esac; exit $$code; }
+
 # One stamp per extra of pyproject.toml; a change there installs again.
 .venv/.stamp: pyproject.toml scripts/ensure-venv
 	@scripts/ensure-venv
@@ -52,10 +57,16 @@ demo: .venv/.stamp ## A small mesh: services, sidecars, failures and what become
 test: .venv/.stamp-dev ## All tests, against real servers where they can be had
 	@scripts/ensure-servers test
 ifeq ($(ARGS),)
-	@$(PY) -m pytest -q $(PARALLEL)
+	@$(call bounded,$(PY) -m pytest -q $(PARALLEL))
 else
 	@$(PY) -m pytest $(ARGS)
 endif
+
+.PHONY: test-newest
+test-newest: ## The same with the newest releases of everything, previews of what the sidecar needs included
+	@scripts/ensure-newest
+	@scripts/ensure-servers test
+	@$(call bounded,.venv-newest/bin/python -m pytest -q $(PARALLEL) $(ARGS))
 
 .PHONY: lint
 lint: .venv/.stamp-dev ## Style and types, strictly
@@ -78,11 +89,11 @@ compiled: .venv-compiled/.stamp ## .venv-compiled: the sidecar as it goes into t
 .PHONY: test-compiled
 test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the compiled build
 	@scripts/ensure-servers test
-	@SIDECAR_COMPILED=1 .venv-compiled/bin/pytest -q $(PARALLEL) -o pythonpath=tests \
+	@export SIDECAR_COMPILED=1; $(call bounded,.venv-compiled/bin/pytest -q $(PARALLEL) -o pythonpath=tests \
 	    tests/proxy tests/resilience tests/upstreams \
 	    tests/acceptance/test_leaks.py tests/acceptance/test_mesh_consul.py tests/acceptance/test_lifecycle.py \
 	    tests/acceptance/test_tcp_servers.py tests/acceptance/test_amqp_pika.py tests/acceptance/test_amqp_frames.py \
-	    --deselect tests/proxy/test_routes.py $(ARGS)
+	    --deselect tests/proxy/test_routes.py $(ARGS))
 
 .PHONY: bench
 bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ, and the spool: CPU, latency, memory (an hour; ARGS='--part amqp' for one part, --quick for a few minutes)
@@ -103,5 +114,5 @@ audit: .venv/.stamp-dev ## Look those and what is installed up in a database of 
 
 .PHONY: clean
 clean: ## Remove what was installed, built and cached in this folder
-	rm -rf .venv .venv-compiled .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-compiled .venv-newest .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
