@@ -70,7 +70,7 @@ def sidecar(of: FakeRunning) -> Iterator[str]:
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
     thread.start()
     try:
-        assert begun.wait(10)
+        assert begun.wait(60)
         yield url
     finally:
         loop.call_soon_threadsafe(stop.set)
@@ -699,5 +699,5 @@ def test_colours_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch, capsys: Cap
 def test_others_do_not_pay_for_it() -> None:
     code = "import sidecar.cli, sys; sidecar.cli._parser(); print({'http.client', 'sqlite3'} & set(sys.modules))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=True)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "set()\n"

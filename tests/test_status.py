@@ -312,7 +312,7 @@ def test_a_real_sidecar_and_its_exit_code(tmp_path: Path) -> None:
     try:
         sidecar.ready()
         command = [sys.executable, "-m", "sidecar", "status", "--admin", sidecar.admin]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=20, check=False)
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert sidecar.terminate() == 0
     finally:
         sidecar.close()

@@ -17,7 +17,7 @@ from aio_pika.patterns import RPC
 from support.rabbitmq import RabbitMQ
 
 
-def run(main: Callable[[], Awaitable[None]], seconds: float = 20.0) -> None:
+def run(main: Callable[[], Awaitable[None]], seconds: float = 60.0) -> None:
     async def limited() -> None:
         async with asyncio.timeout(seconds):
             await main()

@@ -68,8 +68,8 @@ def test_an_alarm_with_a_probe(rabbitmq: RabbitMQ, amqp_sidecar: Sidecar, celery
             assert unhearing.confirmed() == 0
             assert held(amqp_sidecar) >= 2 * sent
             ended = time.monotonic()
-        wait_for(lambda: hearing.confirmed() == 100 + sent, "confirms of one that hears", 10)
-        wait_for(lambda: unhearing.confirmed() == sent, "confirms of one that does not", 10)
+        wait_for(lambda: hearing.confirmed() == 100 + sent, "confirms of one that hears")
+        wait_for(lambda: unhearing.confirmed() == sent, "confirms of one that does not")
         wait_for(lambda: len(hearing.methods(commands.Connection.Unblocked)) == 1, "it is told that it is over")
         assert len(hearing.methods(commands.Connection.Blocked)) == 1
         assert not unhearing.methods(commands.Connection.Blocked)
@@ -110,12 +110,12 @@ def test_an_alarm_that_a_publish_finds(rabbitmq: RabbitMQ, tmp_path: Path) -> No
                     for client in (unlucky, later):
                         client.publish("alarm.found", b"%d" % number)
                 consumer.send(1, commands.Basic.Qos(prefetch_count=2), commands.Basic.Consume(queue="alarm.read"))
-                wait_for(lambda: len(later.methods(commands.Connection.Blocked)) == 1, "who can hear it is told", 5)
-                wait_for(lambda: len(consuming.methods(commands.Basic.Deliver)) == 50, "acks get through", 5)
+                wait_for(lambda: len(later.methods(commands.Connection.Blocked)) == 1, "who can hear it is told")
+                wait_for(lambda: len(consuming.methods(commands.Basic.Deliver)) == 50, "acks get through")
                 time.sleep(max(0.0, SECONDS - 3.0))
                 ended = time.monotonic()
                 assert rabbitmq.depth("alarm.found") == 0
-            wait_for(lambda: unlucky.confirmed() == 21 and later.confirmed() == 20, "all are confirmed", 10)
+            wait_for(lambda: unlucky.confirmed() == 21 and later.confirmed() == 20, "all are confirmed")
             for client in (unlucky, later, consuming):
                 assert client.error is None
                 assert client.longest_silence(started, ended) < 1.5

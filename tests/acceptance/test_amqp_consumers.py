@@ -136,6 +136,6 @@ def test_draining(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
         assert close.reply_text
         for listener in (busy, idle, publisher):
             listener.send_on(0, commands.Connection.CloseOk())
-        assert sidecar.popen.wait(5) == 0
+        assert sidecar.popen.wait(60) == 0
         wait_for(lambda: rabbitmq.depth("consumers.drain") == 46, "five were worked on, one came")
     rabbitmq.delete("consumers.drain")

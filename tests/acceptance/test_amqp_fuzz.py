@@ -132,7 +132,7 @@ def test_anything_may_be_said(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
             found = get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]
             return not found["connections"] and not found["held"]["messages"] and not found["unacked"]
 
-        wait_for(over, "nothing is left of them", 15)
+        wait_for(over, "nothing is left of them")
         with RawClient(port) as client:
             assert client.open_channel().queue()
         assert sidecar.rss() - before < 32 << 20

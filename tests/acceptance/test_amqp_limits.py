@@ -105,12 +105,13 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
             limited, unlimited = sink.rate(b"s", *window), sink.rate(b"f", *window)
             delay = statistics.median(d for kind, d in list(sink.delays) if kind == b"f")
             held = get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["held"]["messages"]
-            wait_for(lambda: sink.count(b"s") == slow, "all that was held has come", SECONDS + 10)
+            wait_for(lambda: sink.count(b"s") == slow, "all that was held has come")
             assert sink.count(b"f") == free
+            waited = statistics.median(d for kind, d in sink.delays if kind == b"s")
         print(f"limited {limited:.1f}/s, unlimited {unlimited:.1f}/s with a median delay of {delay * 1000:.2f} ms")
         assert 980 <= limited <= 1020
         assert unlimited >= 950
-        assert delay < 0.02
+        assert delay < waited / 10
         assert held > 200 * SECONDS
 
 
@@ -142,10 +143,10 @@ def test_too_much_and_for_too_long(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
         with Listener(client) as flooding, Listener(other) as modest:
             for _ in range(20):
                 flooding.publish_many("limits.long", b"." * 10_000, 10)
-            wait_for(lambda: flooding.methods(commands.Connection.Blocked), "it is told", 5)
+            wait_for(lambda: flooding.methods(commands.Connection.Blocked), "it is told")
             modest.publish("limits.elsewhere", b"x")
-            wait_for(lambda: modest.confirmed() == 1, "another is served", 1)
-            wait_for(lambda: len(flooding.answered()) == 200, "all are answered", 15)
+            wait_for(lambda: modest.confirmed() == 1, "another is served")
+            wait_for(lambda: len(flooding.answered()) == 200, "all are answered")
             nacks = flooding.methods(commands.Basic.Nack)
             assert nacks
             wait_for(lambda: flooding.methods(commands.Connection.Unblocked), "it is told")
@@ -180,7 +181,7 @@ def test_a_queue_does_not_grow_beyond_its_limit(rabbitmq: RabbitMQ, tmp_path: Pa
     with ExitStack() as stack:
         sidecar = stack.enter_context(running(tmp_path, rabbitmq, **settings))
         port = sidecar.port("rabbitmq")
-        clients = [stack.enter_context(RawClient(port, timeout=30)).open_channel() for _ in range(3)]
+        clients = [stack.enter_context(RawClient(port, timeout=60)).open_channel() for _ in range(3)]
         bind = commands.Queue.Bind(queue="limits.depth", exchange="amq.topic", routing_key="storm.#")
         clients[0].call(1, bind, commands.Queue.BindOk)
         wait_for(lambda: "depth" in str(get(f"{sidecar.admin}/amqp")[1]), "the queue is watched")
@@ -194,15 +195,15 @@ def test_a_queue_does_not_grow_beyond_its_limit(rabbitmq: RabbitMQ, tmp_path: Pa
 
         started = time.monotonic()
         purged = rabbitmq.purge("limits.depth")
-        wait_for(lambda: rabbitmq.depth("limits.depth") > 0, "what was held goes on", 5)
+        wait_for(lambda: rabbitmq.depth("limits.depth") > 0, "what was held goes on")
         free_after = time.monotonic() - started
         print(f"free after {free_after:.3f} s")
         assert free_after < 1.0
         assert watch(rabbitmq, 0.8) <= 5200
 
         sink = stack.enter_context(Sink(rabbitmq.port, "limits.depth"))
-        wait_for(lambda: all(storm.done() for storm in storms), "all was taken from the clients", 20)
-        wait_for(lambda: purged + len(sink.came) == 15_000, "every message came, once", 20)
+        wait_for(lambda: all(storm.done() for storm in storms), "all was taken from the clients")
+        wait_for(lambda: purged + len(sink.came) == 15_000, "every message came, once")
         assert get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["held"]["messages"] == 0
         for client in clients:
             client.close()
@@ -245,7 +246,7 @@ def test_a_missing_queue_is_not_an_outage(rabbitmq: RabbitMQ, tmp_path: Path) ->
                 client.publish(1, "", "limits.missing", b"x")
                 return bool(answers(client, 1, 1, next(published) - 1)[1])
 
-            wait_for(refused, "its depth is watched", 5)
+            wait_for(refused, "its depth is watched")
             client.call(1, commands.Queue.Delete(queue="limits.missing"), commands.Queue.DeleteOk)
 
 

@@ -52,7 +52,7 @@ def test_the_broker_goes_and_comes_back(rabbitmq: RabbitMQ, tmp_path: Path) -> N
             close = closed(frozen)
             assert close.reply_code == 320
             assert str(rabbitmq.port) in close.reply_text
-            assert time.monotonic() - started < 5
+            assert time.monotonic() - started < 30
             rabbitmq.thaw()
         assert works(port)
 
@@ -79,7 +79,7 @@ def test_the_broker_goes_and_comes_back(rabbitmq: RabbitMQ, tmp_path: Path) -> N
 
         rabbitmq.start()
         rabbitmq.ready()
-        wait_for(lambda: works(port), "clients are served again", 5)
+        wait_for(lambda: works(port), "clients are served again")
         assert rabbitmq.depth("outage.durable") == 0
     rabbitmq.delete("outage.durable")
 

@@ -57,7 +57,7 @@ def queue(channel: BlockingChannel) -> str:
     return name
 
 
-def everything(channel: BlockingChannel, queue: str, count: int, seconds: float = 10.0) -> list[tuple[Any, Any, bytes]]:
+def everything(channel: BlockingChannel, queue: str, count: int, seconds: float = 60.0) -> list[tuple[Any, Any, bytes]]:
     """That many messages by ``basic.consume``, acknowledged as they come."""
     found: list[tuple[Any, Any, bytes]] = []
     for method, properties, body in channel.consume(queue, inactivity_timeout=seconds):
@@ -418,7 +418,7 @@ def test_publishing_and_consuming_at_once(amqp_port: int) -> None:
         channel.basic_consume(second, lambda _channel, _method, _properties, body: seen.append(body), auto_ack=True)
         for number in range(2000):
             channel.basic_publish("", first, b"%d" % number)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while len(seen) < 2000 and time.monotonic() < deadline:
             connection.process_data_events(0.05)
         assert [int(body) for body in seen] == list(range(2000))

@@ -16,6 +16,7 @@ import yaml
 from pamqp import commands
 
 from support.amqp_clients.raw import Listener
+from support.patience import PATIENCE
 from support.processes import Process, Sidecar, ending, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 from support.spooled import Spooled, bodies, first_times
@@ -78,7 +79,7 @@ def publish(publisher: Listener, first: int, count: int, queue: str = "disk.q") 
         publisher.publish(queue, b"%d" % number + KIB)
 
 
-def acknowledged(publisher: Listener, count: int, seconds: float = 15.0) -> None:
+def acknowledged(publisher: Listener, count: int, seconds: float = PATIENCE) -> None:
     wait_for(lambda: len(publisher.answered()) == count, f"{count} are acknowledged", seconds)
     assert not publisher.methods(commands.Basic.Nack)
 
@@ -93,7 +94,7 @@ def relays(spooled: Spooled, broker: RabbitMQ) -> None:
     """Other clients have nothing to do with it."""
     with spooled.listener() as other:
         publish(other, 0, 10, "disk.other")
-        acknowledged(other, 10, 2)
+        acknowledged(other, 10)
     assert len(bodies(broker, "disk.other", 10)) == 10
 
 
@@ -184,7 +185,7 @@ def test_it_does_not_start_without_its_folder(tmp_path: Path, kind: str) -> None
     else:
         sidecar = Enclosed(tmp_path, config, options="ro")
     with ending(sidecar):
-        assert sidecar.popen.wait(10) != 0
+        assert sidecar.popen.wait(PATIENCE) != 0
         assert "Traceback" not in sidecar.output()
         assert str(path) in sidecar.output()
         assert ("Not a directory" if kind == "file" else "Read-only file system") in sidecar.output()

@@ -99,7 +99,7 @@ def _config(folder: Path, app: int, port: int = 0, **queue: Any) -> dict[str, An
 
 
 def _post(port: int, body: str, **headers: str) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("POST", "/tasks", body, headers)
         answer = connection.getresponse()

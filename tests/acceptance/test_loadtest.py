@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("locust") is None, reas
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False, env=os.environ
+        [sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True, timeout=110, check=False, env=os.environ
     )
 
 

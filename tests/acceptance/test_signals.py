@@ -59,7 +59,7 @@ def test_one_that_ends_it_ends_it_before_it_is_ready(number: signal.Signals, tmp
     with starting(tmp_path) as process:
         process.popen.send_signal(number)
         process.go_on()
-        assert process.popen.wait(15) == 0
+        assert process.popen.wait(60) == 0
         assert '"ready"' not in process.output()
 
 
@@ -83,4 +83,4 @@ def test_the_first_process_of_a_container_hears_of_them_too(tmp_path: Path) -> N
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         os.kill(int(children.read_text()), signal.SIGTERM)
         process.go_on()
-        assert process.popen.wait(15) == 0
+        assert process.popen.wait(60) == 0

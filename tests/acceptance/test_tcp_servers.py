@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -118,11 +119,13 @@ def test_when_one_of_two_redis_servers_is_killed_clients_reconnect_to_the_other(
             for client in by_server[left]:
                 assert client.ask("PING") == b"PONG"
             # Whoever comes again is served at once: no pause, no open breaker.
-            started = time.monotonic()
+            times = []
             for _ in range(30):
+                started = time.monotonic()
                 with RedisClient(port) as client:
                     assert client.server() == left
-            assert time.monotonic() - started < 1.0
+                times.append(time.monotonic() - started)
+            assert statistics.median(times) < 0.1
             # And when it is back, it is used again.
             processes.append(Redis(tmp_path, killed).ready())
 

@@ -20,7 +20,7 @@ async def ended(reader: asyncio.StreamReader) -> bool:
 
 def test_one_too_many() -> None:
     async def main() -> None:
-        async with asyncio.timeout(10), serving(running(), Door(most=2)) as client:
+        async with asyncio.timeout(60), serving(running(), Door(most=2)) as client:
             held = []
             for _ in range(2):
                 reader, writer = await asyncio.open_connection(*client.address)
@@ -49,7 +49,7 @@ def test_one_too_many() -> None:
 
 def test_who_says_nothing_or_not_all_of_it_is_cut() -> None:
     async def main() -> None:
-        async with asyncio.timeout(10), serving(running(), Door(patience=0.05)) as client:
+        async with asyncio.timeout(60), serving(running(), Door(patience=0.05)) as client:
             silent, one = await asyncio.open_connection(*client.address)
             slow, two = await asyncio.open_connection(*client.address)
             two.write(REQUEST[:-2])
@@ -69,7 +69,7 @@ def test_who_says_nothing_or_not_all_of_it_is_cut() -> None:
 def test_connections_that_come_and_go_in_silence_leave_nothing() -> None:
     async def main() -> None:
         door = Door(most=5)
-        async with asyncio.timeout(10), serving(running(), door) as client:
+        async with asyncio.timeout(60), serving(running(), door) as client:
             for _ in range(50):
                 _, writer = await asyncio.open_connection(*client.address)
                 writer.close()

@@ -166,12 +166,12 @@ class Server:
 
         thread = threading.Thread(target=self.loop.run_until_complete, args=(main(),))
         thread.start()
-        assert ready.wait(10)
+        assert ready.wait(60)
         try:
             yield f"amqp://guest:guest@127.0.0.1:{port[0]}/"
         finally:
             self.loop.call_soon_threadsafe(over.set)
-            thread.join(10)
+            thread.join(60)
             self.loop.close()
 
 
@@ -304,7 +304,7 @@ def test_aio_pika_comes_again_after_waiting_for_too_long() -> None:
         channel = await connection.channel()
         with pytest.raises(aiormq.exceptions.ConnectionClosed):
             await channel.declare_queue("new")
-        await asyncio.wait_for(again.wait(), 10)
+        await asyncio.wait_for(again.wait(), 60)
         await channel.set_qos(5)
         await connection.close()
 

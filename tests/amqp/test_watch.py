@@ -402,10 +402,10 @@ def test_a_broker_that_stops_and_comes_back(rabbit: RabbitMQ, caplog: pytest.Log
             # One that stands still says nothing at all.
             rabbit.freeze()
             frozen = it.clock()
-            await until(lambda: it.problem("lasting"), "it stands still", 10)
+            await until(lambda: it.problem("lasting"), "it stands still")
             assert it.clock() - frozen < watch.ANSWER_SECONDS + watch.UNKNOWN_AFTER + 1.0
             rabbit.thaw()
-            await until(lambda: it.depth("lasting") == 0, "it goes on", 15)
+            await until(lambda: it.depth("lasting") == 0, "it goes on")
             await asyncio.to_thread(rabbit.stop)
             stopped = it.clock()
             await until(lambda: it.problem("lasting"), "it is away")
@@ -413,7 +413,7 @@ def test_a_broker_that_stops_and_comes_back(rabbit: RabbitMQ, caplog: pytest.Log
             assert it.depth("lasting") == -1
             rabbit.start()
             await asyncio.to_thread(rabbit.ready)
-            await until(lambda: it.depth("lasting") == 0, "it is back", 15)
+            await until(lambda: it.depth("lasting") == 0, "it is back")
 
     caplog.set_level(logging.INFO, "sidecar.amqp")
     run(check())
@@ -432,12 +432,12 @@ def test_an_alarm(rabbit: RabbitMQ) -> None:
             assert it.alarms == []
             await asyncio.to_thread(rabbit.alarm, True)
             try:
-                await until(lambda: it.alarms == [True], "the alarm is seen", 2)
+                await until(lambda: it.alarms == [True], "the alarm is seen")
                 await asyncio.to_thread(rabbit.purge, "alarmed")
                 await until(lambda: it.depth("alarmed") == 0, "depths are still asked for")
             finally:
                 await asyncio.to_thread(rabbit.alarm, False)
-            await until(lambda: it.alarms == [True, False], "its end is seen", 2)
+            await until(lambda: it.alarms == [True, False], "its end is seen")
 
     run(check())
 
@@ -449,7 +449,7 @@ def test_an_alarm_that_is_on_from_the_start_and_ends_with_the_watching(rabbit: R
             async with Setting(config(watch_interval=0.1), rabbit.port) as it:
                 await until(lambda: it.alarms == [True], "the alarm is seen")
                 begun = time.monotonic()
-            assert time.monotonic() - begun < link.CLOSE_SECONDS + 2.0
+            assert time.monotonic() - begun < link.CLOSE_SECONDS + 30
             assert it.alarms == [True, False]
         finally:
             await asyncio.to_thread(rabbit.alarm, False)
@@ -545,8 +545,8 @@ def test_it_ends_whatever_it_is_doing(rabbit: RabbitMQ) -> None:
             async with Setting(settings, rabbit.port) as it:
                 await asyncio.sleep(rng.random() * 0.08)
                 begun = it.clock()
-            assert it.clock() - begun < link.CLOSE_SECONDS + 2.0
-        await until(lambda: "sidecar" not in rabbit.ctl("list_connections", "client_properties"), "all were closed", 15)
+            assert it.clock() - begun < link.CLOSE_SECONDS + 30
+        await until(lambda: "sidecar" not in rabbit.ctl("list_connections", "client_properties"), "all were closed")
 
     run(check())
 

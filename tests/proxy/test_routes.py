@@ -62,9 +62,9 @@ def test_globs_agree_with_the_standard_librarys(pattern: str, value: str) -> Non
 def test_no_target_makes_matching_slow() -> None:
     on_path = glob("/*/a/*/a/*/a/*/a/*/a/*/b")
     hostile = b"/" + b"/a" * 4000
-    started = time.perf_counter()
+    started = time.process_time()
     assert not on_path(hostile)
-    assert time.perf_counter() - started < 0.5  # backtracking would take years
+    assert time.process_time() - started < 0.5  # backtracking would take years
 
 
 def test_the_first_match_wins() -> None:
@@ -101,10 +101,10 @@ def test_a_match_takes_about_a_microsecond() -> None:
     assert table.match(head) == 3  # type: ignore[comparison-overlap]
     best = 1.0
     for _ in range(20):
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(200):
             table.match(head)
-        best = min(best, (time.perf_counter() - started) / 200)
+        best = min(best, (time.process_time() - started) / 200)
     assert best < 20e-6  # a wide margin for busy machines; alone it is about 1 µs
 
 

@@ -75,7 +75,7 @@ def watching(
     async def run() -> None:
         fake = FakeAgent(*answers)
         server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-        async with asyncio.timeout(20), server:
+        async with asyncio.timeout(100), server:
             registry = ConsulRegistry(
                 consul_config(server.sockets[0].getsockname()[1]), clock=asyncio.get_running_loop().time
             )
@@ -206,7 +206,7 @@ def test_an_endless_answer_is_left_at_its_bound(
 
     async def main() -> None:
         server = await asyncio.start_server(endless.serve, "127.0.0.1", 0)
-        async with asyncio.timeout(20), server:
+        async with asyncio.timeout(100), server:
             port = server.sockets[0].getsockname()[1]
             registry = ConsulRegistry(consul_config(port), clock=asyncio.get_running_loop().time)
             registry.watch(Discover(service="web"), Seen())
@@ -225,7 +225,7 @@ def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch, caplog: p
 
     async def main() -> None:
         server = await asyncio.start_server(dripping.serve, "127.0.0.1", 0)
-        async with asyncio.timeout(20), server:
+        async with asyncio.timeout(100), server:
             port = server.sockets[0].getsockname()[1]
             registry = ConsulRegistry(consul_config(port), clock=asyncio.get_running_loop().time)
             registry.watch(Discover(service="web"), Seen())
@@ -246,7 +246,7 @@ def test_a_redirect_is_not_followed_and_the_token_stays_here(monkeypatch: pytest
         away = b"HTTP/1.1 307 X\r\nLocation: http://127.0.0.1:%d/v1\r\nContent-Length: 0\r\n\r\n" % port
         fake = FakeAgent(*[away] * 100)
         server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
-        async with asyncio.timeout(20), server, other:
+        async with asyncio.timeout(100), server, other:
             config = consul_config(server.sockets[0].getsockname()[1], token="secret")
             registry = ConsulRegistry(config, clock=asyncio.get_running_loop().time)
             registry.watch(Discover(service="web"), Seen())
@@ -282,7 +282,7 @@ def test_one_service_that_is_answered_badly_leaves_the_other_watches_alone(monke
     async def main() -> None:
         monkeypatch.setattr(consul_watch, "backoff", lambda failures, error: 0.01)
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        async with asyncio.timeout(20), server:
+        async with asyncio.timeout(100), server:
             config = consul_config(server.sockets[0].getsockname()[1])
             registry = ConsulRegistry(config, clock=asyncio.get_running_loop().time)
             for service in ("bad", "one", "two"):

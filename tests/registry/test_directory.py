@@ -25,7 +25,7 @@ async def opened(config: Config) -> AsyncIterator[DirectoryRegistry]:
     registry = registries.create(config)
     assert isinstance(registry, DirectoryRegistry)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             yield registry
     finally:
         await registry.deregister()
@@ -107,7 +107,7 @@ def test_deregistering_from_a_folder_that_is_gone_does_not_raise(tmp_path: Path)
             begun = time.monotonic()
             await registry.deregister()
             await registry.deregister()
-            assert time.monotonic() - begun < 2.5
+            assert time.monotonic() - begun < 30
 
     asyncio.run(main())
 

@@ -13,6 +13,7 @@ import yaml
 from sidecar.agent import Agent
 from sidecar.config.load import load
 from sidecar.telemetry.logs import LogWriter
+from support.patience import PATIENCE
 
 #: A port that nothing listens on: the discard service.
 NOBODY = "127.0.0.1:9"
@@ -51,7 +52,7 @@ class RunningAgent:
 
     async def __aexit__(self, *_: object) -> None:
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE):
                 await self.agent.stop()
         finally:
             self._log.close()
@@ -74,7 +75,7 @@ async def ask(
     port: int, method: str = "GET", path: str = "/", body: bytes = b"", host: str = "localhost", **fields: str
 ) -> tuple[int, dict[str, str], bytes]:
     """A request on a connection of its own."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE):
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", "Connection: close"]
         lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]

@@ -23,7 +23,7 @@ class Collector:
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                outer.hold.wait(10)
+                outer.hold.wait(60)
                 if outer.status == 200:
                     outer.paths.append(self.path)
                     outer.requests.append(ExportTraceServiceRequest.FromString(body))

@@ -72,14 +72,14 @@ class ConsulAgent:
         if self._process is not None:
             self.thaw()
             self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def terminate(self) -> None:
         """SIGTERM, and wait."""
         assert self._process is not None, "the agent is not running"
         self._process.terminate()
-        self._process.wait(10)
+        self._process.wait(60)
         self._process = None
 
     def freeze(self) -> None:
@@ -104,7 +104,7 @@ class ConsulAgent:
         headers = {"X-Consul-Token": token or (MANAGEMENT_TOKEN if self._acl else "")}
         data = None if body is None else json.dumps(body).encode()
         url = f"http://127.0.0.1:{self.http_port}{path}"
-        with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=5) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method), timeout=60) as answer:
             text = answer.read()
         return json.loads(text) if text else None
 
@@ -163,7 +163,7 @@ class ConsulAgent:
                 [self._binary, "agent", "-dev", "-config-file", str(file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._folder,
             )  # fmt: skip
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
             if self._ready():
                 return True

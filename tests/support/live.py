@@ -20,11 +20,12 @@ from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessRecord
 from sidecar.telemetry.spans import SpanRecord
 from support.clock import Clock
+from support.patience import PATIENCE
 
 ANY_PORT = Address("127.0.0.1", 0)
 
 
-def run(main: Callable[[], Coroutine[Any, Any, None]], seconds: float = 10.0) -> None:
+def run(main: Callable[[], Coroutine[Any, Any, None]], seconds: float = PATIENCE) -> None:
     """Run a test's coroutine on uvloop; one that hangs fails."""
 
     async def bounded() -> None:
@@ -34,7 +35,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], seconds: float = 10.0) ->
     uvloop.run(bounded())
 
 
-async def until(condition: Callable[[], Any], text: str = "it happened", seconds: float = 5.0) -> None:
+async def until(condition: Callable[[], Any], text: str = "it happened", seconds: float = PATIENCE) -> None:
     """Let the loop run until the condition is true."""
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds

@@ -19,6 +19,8 @@ from typing import Any, NoReturn, Self
 import pytest
 import yaml
 
+from support.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[2]
 APP = Path(__file__).with_name("app.py")
 
@@ -82,7 +84,7 @@ def free_port() -> int:
     return _PORTS.take()
 
 
-def wait_for(what: Callable[[], Any], text: str, seconds: float = 10.0) -> Any:
+def wait_for(what: Callable[[], Any], text: str, seconds: float = PATIENCE) -> Any:
     """Ask ``what`` until it says something true, and return that; fail with ``text`` when it does not in time."""
     deadline = time.monotonic() + seconds
     while True:
@@ -94,7 +96,7 @@ def wait_for(what: Callable[[], Any], text: str, seconds: float = 10.0) -> Any:
         time.sleep(0.02)
 
 
-def get(url: str, timeout: float = 5.0) -> tuple[int, Any]:
+def get(url: str, timeout: float = PATIENCE) -> tuple[int, Any]:
     """Status and body (parsed if it is JSON) of a GET; (0, text) when there is no answer."""
     try:
         with urllib.request.urlopen(url, timeout=timeout) as answer:
@@ -139,9 +141,9 @@ class Process:
     def kill(self) -> None:
         """SIGKILL, and wait."""
         self.popen.kill()
-        self.popen.wait(10)
+        self.popen.wait(PATIENCE)
 
-    def terminate(self, seconds: float = 15.0) -> int:
+    def terminate(self, seconds: float = PATIENCE) -> int:
         """SIGTERM, and the exit code."""
         self.popen.send_signal(signal.SIGTERM)
         return self.popen.wait(seconds)
@@ -162,7 +164,7 @@ class Sidecar(Process):
         super().__init__([sys.executable, "-m", "sidecar", "run", str(self.file)], folder / f"{name}.log")
         self._ready: dict[str, Any] = {}
 
-    def ready(self, seconds: float = 15.0) -> Self:
+    def ready(self, seconds: float = PATIENCE) -> Self:
         """Wait for the line that says so."""
 
         def line() -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ import pika
 from pika.adapters.blocking_connection import BlockingChannel
 from pika.exceptions import AMQPError, ChannelClosedByBroker
 
+from support.patience import PATIENCE
 from support.processes import free_port, missing, wait_for
 
 # The scripts themselves: those on PATH change to the user "rabbitmq" as root, and refuse to run as anyone else.
@@ -129,8 +130,8 @@ class RabbitMQ:
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, env=self._env
         )
 
-    def ready(self, seconds: float = 60.0) -> Self:
-        """Wait until one can log in."""
+    def ready(self, seconds: float = 1.5 * PATIENCE) -> Self:
+        """Wait until one can log in; nothing else in the tests takes as long."""
         deadline = time.monotonic() + seconds
         while not _listens(self.port):
             if self.popen.poll() is not None or time.monotonic() > deadline:
@@ -152,7 +153,7 @@ class RabbitMQ:
     def output(self) -> str:
         return self.log.read_text(errors="replace")
 
-    def stop(self, seconds: float = 30.0) -> None:
+    def stop(self, seconds: float = PATIENCE) -> None:
         """An orderly end, as at a restart for an upgrade: clients are told with ``connection.close`` 320."""
         self.thaw()
         if self.popen.poll() is None:
@@ -187,7 +188,7 @@ class RabbitMQ:
         for process in (self._popen, self._epmd):
             if process is not None and process.poll() is None:
                 process.kill()
-                process.wait(10)
+                process.wait(PATIENCE)
 
     def __enter__(self) -> Self:
         return self
@@ -197,7 +198,7 @@ class RabbitMQ:
 
     # -- what one does to it from outside
 
-    def ctl(self, *arguments: str, seconds: float = 60.0) -> str:
+    def ctl(self, *arguments: str, seconds: float = PATIENCE) -> str:
         """What ``rabbitmqctl`` prints about this node. It takes a second or two to start, so where a connection can do
         it as well, use that."""
         done = subprocess.run(

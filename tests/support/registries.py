@@ -9,6 +9,7 @@ from typing import Any
 
 from sidecar.config.model import Address, Check, Config, Consul, Inbound, Registry, Secret, Service
 from sidecar.registry.api import Instance
+from support.patience import PATIENCE
 
 OFTEN = Check(interval=1.0)
 
@@ -47,7 +48,7 @@ class Seen:
         return [instance.id for instance in self.sets[-1]] if self.sets else None
 
 
-async def until(what: Callable[[], Any], text: str, seconds: float = 5.0) -> float:
+async def until(what: Callable[[], Any], text: str, seconds: float = PATIENCE) -> float:
     """Wait until ``what`` is true and return how long that took; fail with ``text`` when it is not in time. It
     may block for a moment (ask a server), so it is called in a thread."""
     begun = time.monotonic()

@@ -94,7 +94,7 @@ class Postgres:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
-        wait_for(lambda: self.psql(self.port, "select 1") == "1", "PostgreSQL answers", 30)
+        wait_for(lambda: self.psql(self.port, "select 1") == "1", "PostgreSQL answers")
 
     def psql(self, port: int, query: str) -> str:
         """What a query prints, when it is sent to that port; the error text when it fails."""
@@ -117,7 +117,7 @@ class Postgres:
             capture_output=True,
             text=True,
             check=False,
-            timeout=30,
+            timeout=60,
         )
         return (done.stdout if done.returncode == 0 else done.stderr).strip()
 
@@ -125,10 +125,10 @@ class Postgres:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(2)  # SIGINT: end all sessions, write what is to be written, stop
             try:
-                self._process.wait(10)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait(10)
+                self._process.wait(60)
         shutil.rmtree(self._folder, ignore_errors=True)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from support.amqp_clients.raw import Listener, RawClient
+from support.patience import PATIENCE
 from support.processes import Sidecar, free_port, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
@@ -65,7 +66,7 @@ class Spooled:
         found: dict[str, Any] = self.view()["spool"]
         return found
 
-    def empty(self, seconds: float = 15.0) -> None:
+    def empty(self, seconds: float = PATIENCE) -> None:
         """Wait until the broker has everything."""
         wait_for(lambda: self.spool()["messages"] == 0, "the spool is empty", seconds)
 
@@ -73,7 +74,7 @@ class Spooled:
         """Wait until it has noticed, for all its clients, that there is no broker."""
         wait_for(lambda: self.view()["connections"] == self.view()["detached"], "all are without a broker")
 
-    def attached(self, seconds: float = 15.0) -> None:
+    def attached(self, seconds: float = PATIENCE) -> None:
         """Wait until all its clients have their broker again."""
         wait_for(lambda: self.view()["detached"] == 0, "all have a broker", seconds)
 
@@ -90,7 +91,7 @@ class Spooled:
         request = urllib.request.Request(f"{self.sidecar.admin}/amqp/rabbitmq/{path}", b"{}", method="POST")
         request.add_header("Content-Type", "application/json")
         try:
-            with urllib.request.urlopen(request, timeout=5) as answer:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             with error:
@@ -138,7 +139,7 @@ class Publisher:
         self.popen.communicate()
 
 
-def bodies(broker: RabbitMQ, queue: str, count: int = 0, seconds: float = 20.0) -> list[bytes]:
+def bodies(broker: RabbitMQ, queue: str, count: int = 0, seconds: float = PATIENCE) -> list[bytes]:
     """What is in a queue, oldest first; it is empty afterwards. Waits until there are ``count`` different ones."""
     found: list[bytes] = []
     different: set[bytes] = set()

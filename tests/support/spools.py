@@ -10,6 +10,7 @@ from typing import Any
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import Spool
 from sidecar.disk.errors import SpoolError
+from support.patience import PATIENCE
 
 AI = ("/", "ai.tasks")
 
@@ -63,8 +64,8 @@ class Driver:
         return [number_of(it) for it in await self.fetch(key)]
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        """It has become true; fails after ten seconds."""
-        async with asyncio.timeout(10):
+        """It has become true; or it fails."""
+        async with asyncio.timeout(PATIENCE):
             while not condition():  # noqa: ASYNC110
                 await asyncio.sleep(0.005)
 

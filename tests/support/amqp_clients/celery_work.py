@@ -59,8 +59,8 @@ def priorities() -> None:
 
 def remote_control() -> None:
     """Broadcasts through a fanout exchange, answers through a queue of one's own."""
-    assert tasks.app.control.ping(timeout=5, limit=1) == [{"w1@here": {"ok": "pong"}}]
-    queues = tasks.app.control.inspect(timeout=5, limit=1).active_queues()
+    assert tasks.app.control.ping(timeout=60, limit=1) == [{"w1@here": {"ok": "pong"}}]
+    queues = tasks.app.control.inspect(timeout=60, limit=1).active_queues()
     assert [queue["name"] for queue in queues["w1@here"]] == ["celery.work", "celery.priority"]
 
 

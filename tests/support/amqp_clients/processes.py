@@ -37,7 +37,7 @@ class CeleryWorker(Process):
         super().__init__(command, folder / "worker.log", {**_celery(port), "PYTHONPATH": str(HERE)})
 
     def ready(self) -> CeleryWorker:
-        wait_for(lambda: "w1@here ready" in self.output() or self.popen.poll() is not None, "the worker is ready", 30)
+        wait_for(lambda: "w1@here ready" in self.output() or self.popen.poll() is not None, "the worker is ready")
         assert self.popen.poll() is None, self.output()
         return self
 
@@ -50,7 +50,7 @@ class CeleryWorker(Process):
         if self.popen.poll() is None:
             self.popen.send_signal(signal.SIGQUIT)
             try:
-                self.popen.wait(10)
+                self.popen.wait(60)
             finally:
                 super().close()
 
