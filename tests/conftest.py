@@ -8,8 +8,13 @@ import os
 from collections.abc import Generator, Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from support.rabbitmq import RabbitMQ, broker
+
+# An example that takes long says something about what else the machine does.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 pytest_plugins = ["support.harness.reaper", "support.harness.scheduler", "support.harness.time_limit"]
 
