@@ -54,6 +54,11 @@ class Comeback:
         self._restoration = None
         self._redial = Redial(self, self._session, self._rng, pause)
 
+    def hurry(self) -> None:
+        """Do not wait for the next try."""
+        if self._redial is not None:
+            self._redial.hurry()
+
     def cancel(self) -> None:
         """The session needs no broker any more."""
         redial, self._redial = self._redial, None

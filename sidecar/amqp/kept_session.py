@@ -268,6 +268,7 @@ class KeptSession(Session):
     def _stand_alone(self) -> None:
         self.detached = True
         self.amqp_stats.detached += 1
+        self._port.searches(self)
         self._end_closes()
         self.client.stops = 0
         self.client.resume_reading()
@@ -290,8 +291,13 @@ class KeptSession(Session):
             locale=handshake.locale or "en_US",
         )
 
+    def hurry_back(self) -> None:
+        """There is a broker: others have found it."""
+        self._comeback.hurry()
+
     def rejoin(self, broker: BrokerLeg) -> None:
         """This is the broker from now on, though nothing is set up there."""
+        self._port.reached(self)
         self.broker = broker
         broker.reader.limit = self.handshake.frame_max
         self._link(True)
@@ -310,6 +316,7 @@ class KeptSession(Session):
         """All is as it was before."""
         self.detached = False
         self.amqp_stats.detached -= 1
+        self._port.left(self)
         if self.client.full:
             broker.stop(OTHER_FULL)
         self._port.broker_is_back()
@@ -461,4 +468,5 @@ class KeptSession(Session):
         if self.detached:
             self.detached = False
             self.amqp_stats.detached -= 1
+            self._port.left(self)
         return True

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: sidecars that lost a broker together do not all come back to it together.
 FIRST: Final = 0.1
 LONGEST: Final = 3.0
+#: Seconds within which those try again that hear that there is a broker.
+HURRY: Final = 0.2
 #: What a broker has for a connection and a handshake, seconds, beside ``timeout.connect``.
 LOGIN_SECONDS: Final = 5.0
 
@@ -46,6 +48,12 @@ class Redial:
         """The session needs no broker any more."""
         self._timer.close()
         self._let_go()
+
+    def hurry(self) -> None:
+        """There is a broker: try again soon, though not all of a sidecar's clients at the very same time."""
+        soon = self._session.listener.clock() + HURRY * self._rng.random()
+        if self._leg is None and soon < self._timer.deadline:
+            self._timer.set(soon)
 
     def mine(self, leg: BrokerLeg) -> bool:
         """Whether this connection is the one that is being made."""

@@ -366,6 +366,8 @@ def test_mandatory_ones_and_requests_wait(rabbitmq: RabbitMQ, wire: Wire, spoole
         assert deliveries(listener, 1)[0].consumer_tag == "answers"
     with rabbitmq.channel() as channel:
         channel.exchange_declare("spool.other", "fanout")
+        channel.queue_bind("spool.q", "spool.other")
+    assert bodies(rabbitmq, "spool.q", 1) == [b"third"]
     spooled.empty()
     with rabbitmq.channel() as channel:
         channel.exchange_delete("spool.other")

@@ -37,7 +37,7 @@ from support.amqp import (
     tune,
     tune_ok,
 )
-from support.kept import KeptStage
+from support.kept import KeptStage, replayed
 
 
 def test_a_stand_in_answers_and_what_it_has_said_is_so() -> None:
@@ -155,7 +155,7 @@ def test_the_sidecars_own_account_comes_in_though_no_broker_was_ever_seen() -> N
     assert stage.stats.detached == 1
     stage.there()
     broker = stage.back(channel_open_ok(1), confirm_select_ok(1))
-    stage.replay().gets(publish(1, "q", b"early"))
+    stage.replay().gets(replayed(1, "q", b"early"))
     client.says(close())
     broker.gets(close())
     broker.says(CLOSE_OK)

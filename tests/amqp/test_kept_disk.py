@@ -16,7 +16,7 @@ from support.amqp import (
     nack,
     publish,
 )
-from support.kept import SELECT, KeptStage
+from support.kept import SELECT, KeptStage, replayed
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -56,7 +56,7 @@ def test_what_the_disk_gives_back_is_not_written_on_a_channel_that_is_closed() -
     stage.disk.slow = False
     stage.advance(5)
     broker.gets_nothing()
-    stage.replay().gets(publish(1, "q", b"a"))
+    stage.replay().gets(replayed(1, "q", b"a"))
     stage.complains("no space")
     stage.over()
 

@@ -33,7 +33,7 @@ from support.amqp import (
     tx_select,
     tx_select_ok,
 )
-from support.kept import REPLAY, KeptStage
+from support.kept import REPLAY, KeptStage, replayed
 
 SLOW = (model.AmqpPublish(exchange="slow", rate=0.1, burst=1),)
 
@@ -72,7 +72,7 @@ def test_who_has_found_a_broker_tells_the_replay() -> None:
             broker.breaks()  # it was not one yet
             stage.advance(0.1)
     broker.says(channel_open_ok(1), confirm_select_ok(1))
-    stage.replay(seconds=0).gets(publish(1, "q", b"one"))
+    stage.replay(seconds=0).gets(replayed(1, "q", b"one"))
     stage.over()
 
 

@@ -42,6 +42,7 @@ from support.amqp import (
     cut,
     frame,
     method,
+    publish,
     start,
     tune,
 )
@@ -343,6 +344,11 @@ class KeptStage(Stage):
         assert not self.loop.troubles, self.loop.troubles
         super().finished()
         assert not self.loop.troubles, self.loop.troubles
+
+
+def replayed(number: int, key: str, body: bytes, bits: int = 0) -> bytes:
+    """A publish as it comes out of the spool: ``mandatory`` whatever it was, so that none vanishes."""
+    return publish(number, key, body, bits=bits | 1)
 
 
 def channel_opened(channel: int) -> bytes:

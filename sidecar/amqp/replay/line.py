@@ -34,7 +34,7 @@ class Line:
 
     __slots__ = (
         "_lines", "_outcomes", "_waiting", "failures", "idle_since", "login", "looks", "problem", "publisher",
-        "rejected", "retry_at", "user", "vhost", "wary",
+        "rejected", "retry_at", "since", "user", "vhost", "wary",
     )  # fmt: skip
 
     def __init__(self, lines: Lines, outcomes: Outcomes, vhost: str, user: str) -> None:
@@ -54,6 +54,8 @@ class Line:
         #: The broker does not let this user in.
         self.rejected = False
         self.idle_since = inf
+        #: When its connection came to stand.
+        self.since = 0.0
         #: So many messages are to be sent one by one (see :class:`Publisher`).
         self.wary = 0
         #: Exchanges are looked for before they are used.
@@ -95,6 +97,7 @@ class Line:
 
     def ready(self, publisher: Publisher) -> None:
         self.failures = 0
+        self.since = self._lines.now()
         self.problem = ""
         self.rejected = False
         self.wary = 0
@@ -116,7 +119,7 @@ class Line:
         self._outcomes.answered(tokens, taken)
 
     def returned(self, publisher: Publisher, token: object, code: int, text: str) -> None:
-        self._outcomes.returned(token, code, text)
+        self._outcomes.returned(token, code, text, self.since)
 
     def refused(self, publisher: Publisher, token: object, code: int, text: str) -> None:
         self._outcomes.refused(publisher, token, code, text)

@@ -151,6 +151,10 @@ class Lines:
 
     # -- what becomes of a connection ----------------------------------------------------------------------------------
 
+    def now(self) -> float:
+        """The time of the clock."""
+        return self._clock()
+
     def works(self, line: Line) -> None:
         """Messages can be given to it."""
         self._report.good(line.source)

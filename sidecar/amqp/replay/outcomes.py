@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from sidecar.amqp.spool.store import Spool
     from sidecar.amqp.stats import AmqpStats
 
-#: For how long an exchange may be missing before its messages are given up, and between two looks for it (seconds):
-#: after a restart of the broker those that were not durable are declared again by whoever comes back.
+#: For how long an exchange may be missing before its messages are given up, or a queue after a connection stands, and
+#: between two looks for it (seconds): after a restart of the broker, clients declare again what was not durable.
 MISSING: Final = 15.0
 _LOOK_AGAIN: Final = 1.0
 #: Pauses after a refusal: the first, doubled each time, and the longest (seconds).
@@ -66,8 +66,8 @@ class Outcomes:
         self.dead_after = dead_after
         #: Called with messages that are done with: the broker has them (True), or they are dead letters.
         self.on_settled: Callable[[list[SpooledMessage], bool], None] | None = None
-        #: Messages that came back unrouted, before they were confirmed: id → code and text.
-        self._returned: dict[int, tuple[int, str]] = {}
+        #: Messages that came back unrouted, before they were confirmed: id → code, text, whether to try again.
+        self._returned: dict[int, tuple[int, str, bool]] = {}
         #: What has been reported as having dead letters.
         self._troubled: set[str] = set()
 
@@ -92,7 +92,11 @@ class Outcomes:
                 continue
             stats.confirmed += 1
             if self._returned and message.id in self._returned:
-                self.bury(key, message, UNROUTABLE, *self._returned.pop(message.id))
+                code, text, again = self._returned.pop(message.id)
+                if again:
+                    self._put_aside(key, message, _LOOK_AGAIN)
+                else:
+                    self.bury(key, message, UNROUTABLE, code, text)
             else:
                 self._prefetch.forget(key, message)
                 done.append(message)
@@ -113,10 +117,11 @@ class Outcomes:
                     key.widen()
             self._go_on(key)
 
-    def returned(self, token: object, code: int, text: str) -> None:
-        """A message found no queue; its confirm follows."""
+    def returned(self, token: object, code: int, text: str, since: float) -> None:
+        """A message found no queue; its confirm follows. The connection has stood ``since`` then: while it is young,
+        the clients whose queue it may be for are still on their way."""
         assert isinstance(token, SpooledMessage)
-        self._returned[token.id] = code, text
+        self._returned[token.id] = code, text, self._clock() - since < MISSING
 
     def refused(self, publisher: Publisher, token: object, code: int, text: str) -> None:
         """A channel or a connection was closed because of a message."""
@@ -170,17 +175,20 @@ class Outcomes:
     # -- what was not taken --------------------------------------------------------------------------------------------
 
     def _failed(self, key: KeyReplay, message: SpooledMessage, code: int, text: str) -> None:
-        """The broker did not take it this time. The messages with the same routing key wait with it, because they are
-        to stay in order; others go on, as they may lead elsewhere."""
+        """The broker did not take it this time."""
         self._spool.tried([message])
         if 0 < self.dead_after <= message.attempts:
             self.bury(key, message, NACKED, code, text)
-            return
+        else:
+            self._put_aside(key, message, min(_FIRST_PAUSE * (1 << min(message.attempts - 1, 16)), _LONGEST_PAUSE))
+
+    def _put_aside(self, key: KeyReplay, message: SpooledMessage, pause: float) -> None:
+        """Try it again after a pause. The messages with the same routing key wait with it, because they are to stay in
+        order; others go on, as they may lead elsewhere."""
         self._prefetch.forget(key, message)
         if key.asking is not None and key.asking.routing_key == message.routing_key:
             key.withdraw()
         if key.asides.put(message):
-            pause = min(_FIRST_PAUSE * (1 << min(message.attempts - 1, 16)), _LONGEST_PAUSE)
             self._rests.retry(key, message.routing_key, pause)
 
     def retry(self, key: KeyReplay, routing_key: str) -> None:

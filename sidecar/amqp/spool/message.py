@@ -32,6 +32,8 @@ _FRAME: Final = Struct(">BHI")
 _METHOD: Final = Struct(">BHIIH")
 _UINT32: Final = Struct(">I")
 _END: Final = b"\xce"
+#: Of the bits of ``basic.publish``.
+_MANDATORY: Final = 1
 
 # Offsets in a content header's payload (§4.2.6.1).
 _BODY_SIZE: Final = 4
@@ -203,8 +205,9 @@ def from_frames(
 
 def to_frames(message: SpooledMessage, channel: int, frame_max: int, now: float) -> bytes:
     """The publish anew, for ``channel`` of a connection with that ``frame_max`` (0: no limit). Its ``expiration``, if
-    it has one, is less by the time since it was taken; every other byte of its header is as it was. Raises
-    :class:`AmqpError` (311) when its header does not fit a frame."""
+    it has one, is less by the time since it was taken; every other byte of its header is as it was. It is
+    ``mandatory``: what has been acknowledged must not vanish because no queue wants it. Raises :class:`AmqpError`
+    (311) when its header does not fit a frame."""
     exchange = message.exchange.encode("utf-8", "surrogateescape")
     routing_key = message.routing_key.encode("utf-8", "surrogateescape")
     header = message.header
@@ -221,7 +224,7 @@ def to_frames(message: SpooledMessage, channel: int, frame_max: int, now: float)
         exchange,
         bytes((len(routing_key),)),
         routing_key,
-        bytes((message.flags,)),
+        bytes((message.flags | _MANDATORY,)),
         _END,
         _FRAME.pack(HEADER, channel, len(header)),
         header,

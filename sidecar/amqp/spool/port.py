@@ -8,6 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from sidecar.amqp.known import Known
 from sidecar.amqp.link import Report
 from sidecar.amqp.notebook import Saving
 from sidecar.amqp.publishing.connector import Connector
-from sidecar.amqp.publishing.publisher import Publisher
+from sidecar.amqp.publishing.publisher import GONE, Publisher
 from sidecar.amqp.replay.line import Login
 from sidecar.amqp.replay.replayer import Replayer
 from sidecar.amqp.spool.keeper import Keeper
@@ -28,6 +29,7 @@ from sidecar.disk.errors import SpoolError
 if TYPE_CHECKING:
     from sidecar.amqp.handshake import Handshake
     from sidecar.amqp.hold import Hold
+    from sidecar.amqp.kept_session import KeptSession
     from sidecar.amqp.policy import Policy
     from sidecar.amqp.stats import AmqpStats
     from sidecar.config.model import Amqp, AmqpSpool
@@ -37,8 +39,8 @@ logger = logging.getLogger("sidecar.amqp.spool")
 
 #: Seconds between two looks for dead letters that are too old.
 _SWEEP: Final = 3600.0
-#: Seconds for which the sidecar's own connection waits for those of clients that have lost theirs.
-_CLIENTS_FIRST: Final = 5.0
+#: Once one client has its broker again, the seconds for which the sidecar's own connections wait for the others.
+_CLIENTS_FIRST: Final = 30.0
 #: Logins of clients that are remembered, so that what they left behind can be sent after they have gone.
 _MOST_LOGINS: Final = 1000
 #: Seconds for what is held to be stored in the end.
@@ -70,8 +72,11 @@ class SpoolPort:
         self._config = config
         self._stats = stats
         self._clock = clock
-        #: Connections of our own that wait for those of clients, and until when.
-        self._late: list[tuple[float, Publisher]] = []
+        #: Sessions that look for a broker; and since when one of those that did has found it (inf: none has).
+        self._searching: set[KeptSession] = set()
+        self._found = inf
+        #: Connections of our own that wait for those of clients.
+        self._late: list[Publisher] = []
         self._swept = -_SWEEP
         #: When a client last found no broker (the loop's time).
         self.missed = -1e9
@@ -205,23 +210,42 @@ class SpoolPort:
         """The broker has it in until now."""
         self.accounts.accepted(handshake.mechanism, handshake.response, handshake.vhost)
 
-    def _connect(self, publisher: Publisher) -> None:
-        """Clients first: queues that live and die with them have to be there again before what was meant for them."""
-        self._late.append((self._clock() + _CLIENTS_FIRST, publisher))
-        self._connect_late()
+    # -- the way back --------------------------------------------------------------------------------------------------
 
-    def _connect_late(self) -> None:
-        now = self._clock()
-        late, self._late = self._late, []
-        for until, publisher in late:
-            if self._stats.detached and now < until:
-                self._late.append((until, publisher))
-            else:
-                self._connector.connect(publisher)
+    def searches(self, session: KeptSession) -> None:
+        """A client has no broker, and looks for one."""
+        self._searching.add(session)
+        self._found = inf
+
+    def reached(self, session: KeptSession) -> None:
+        """It has found one: the others need not wait for their next try."""
+        self._found = min(self._found, self._clock())
+        for other in self._searching:
+            if other is not session:
+                other.hurry_back()
+
+    def left(self, session: KeptSession) -> None:
+        """It looks no longer, as it has all that it had, or its client has gone."""
+        self._searching.discard(session)
+        if not self._searching:
+            self._connect_late()
 
     def broker_is_back(self) -> None:
         """A client has just reached it again."""
         self._replayer.broker_is_back()
+
+    def _connect(self, publisher: Publisher) -> None:
+        """Clients first: queues that live and die with them have to be there again before what was meant for them."""
+        self._late.append(publisher)
+        self._connect_late()
+
+    def _connect_late(self) -> None:
+        if self._searching and self._clock() < self._found + _CLIENTS_FIRST:
+            return
+        late, self._late = self._late, []
+        for publisher in late:
+            if publisher.stage != GONE:  # it may have given up waiting
+                self._connector.connect(publisher)
 
     def login(self, vhost: str, user: str) -> Login | None:
         """How to log in as that user (empty: as whoever may)."""

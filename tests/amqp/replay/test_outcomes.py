@@ -206,14 +206,34 @@ def test_properties_that_fit_no_frame() -> None:
     assert one.empty()
 
 
-def test_what_finds_no_queue_and_should() -> None:
+def test_what_finds_no_queue_is_a_dead_letter_once_clients_have_had_time_to_declare_it() -> None:
     one = Setting()
-    one.broker.routes = lambda message: False
-    one.spool.store(one.message("a", bits=1), one.message("b"))
+    one.broker.routes = lambda message: message.key == "there"
+    one.spool.store(one.message("a"), one.message("b", key="there"), one.message("c"))
     one.start()
-    assert reasons(one) == [("a", "unroutable", 312)]
-    assert one.spool.texts == ["NO_ROUTE"]
-    assert one.settled == [(1, False), (2, True)]
+    assert one.settled == [(2, True)]
+    one.advance(MISSING - 2)
+    assert not reasons(one)
+    one.advance(3)
+    assert reasons(one) == [("a", "unroutable", 312), ("c", "unroutable", 312)]
+    assert one.spool.texts == ["NO_ROUTE"] * 2
+    one.put(one.message("d"))
+    one.advance(0.1)
+    assert reasons(one)[2:] == [("d", "unroutable", 312)]  # the connection is not young any more
+    assert one.empty()
+
+
+def test_what_finds_no_queue_at_first_comes_in_order_when_there_is_one() -> None:
+    one = Setting()
+    there = False
+    one.broker.routes = lambda message: there
+    one.spool.store(*[one.message(name) for name in numbered(20)])
+    one.start()
+    one.advance(3)
+    there = True
+    one.advance(3)
+    assert one.bodies()[-20:] == numbered(20)
+    assert not reasons(one)
     assert one.empty()
 
 

@@ -52,7 +52,7 @@ def test_the_message_is_what_was_published() -> None:
     one.put(message)
     one.loop.settle()
     taken = one.broker.taken[0]
-    assert (taken.exchange, taken.key, taken.bits) == ("orders", "eu.new", 0)
+    assert (taken.exchange, taken.key, taken.bits) == ("orders", "eu.new", 1)
     assert taken.header == message.header
     assert taken.body == message.body
 

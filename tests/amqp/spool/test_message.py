@@ -16,6 +16,8 @@ from sidecar.amqp.spec import AmqpError
 from sidecar.amqp.spool.message import SpooledMessage, from_frames, to_frames
 from sidecar.amqp.spool.record import BadRecordError, pack, unpack
 
+MANDATORY = 1
+
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 NAMES = (
@@ -109,7 +111,7 @@ def test_it_expires_by_its_own_time_or_by_the_rules_whichever_is_first(
     headers=st.none() | st.dictionaries(st.text(min_size=1, max_size=10), st.integers(0, 1 << 30) | texts, max_size=3),
     frame_max=st.sampled_from([0, 4096, 1 << 17]),
 )
-def test_to_frames_makes_the_same_publish_anew(
+def test_to_frames_makes_the_same_publish_anew_but_mandatory(
     body: bytes,
     exchange: str,
     key: str,
@@ -139,7 +141,8 @@ def test_to_frames_makes_the_same_publish_anew(
     again = parts(to_frames(unpack(pack(message)), 77, frame_max, 2000.0))
     assert {channel for _, channel, _ in again} == {77}
     before = parts(frames)
-    assert [it[2] for it in again[:2]] == [it[2] for it in before[:2]]
+    assert again[0][2] == before[0][2][:-1] + bytes((flags | MANDATORY,))
+    assert again[1][2] == before[1][2]
     assert b"".join(it[2] for it in again[2:]) == body
     assert [it[0] for it in again] == [1, 2] + [3] * (len(again) - 2)
 
