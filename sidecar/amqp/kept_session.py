@@ -44,7 +44,7 @@ _AWAY_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 1.0
 _CUT: Final = "the broker was lost in the middle of a message to the client"
 #: Why a client has no broker, if others would have none either.
-_NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open"})
+_NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open", "local_shortage"})
 
 
 class KeptSession(Session):

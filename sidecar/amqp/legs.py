@@ -97,6 +97,11 @@ class ClientLeg(Leg):
         """Closing it now loses nothing."""
         return self.session.idle
 
+    @property
+    def idle_since(self) -> float:
+        """Idle ones make no room for others here."""
+        return 0.0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")

@@ -124,7 +124,7 @@ class AmqpListener(Listener):
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: the broker ends them when it goes."""
 
-    def _make_room(self) -> bool:
+    def _make_room(self, rest: float = 0.0) -> bool:
         return False  # a consumer that has nothing to do is not idle in the sense meant there
 
     def forget(self, session: Session) -> None:
@@ -141,7 +141,7 @@ class AmqpListener(Listener):
         self._timer.set(self.clock() + TICK)
 
     def _look_after_watcher(self) -> None:
-        if self._watcher is None and self.config.credentials is not None and self._server is not None:
+        if self._watcher is None and self.config.credentials is not None and self._acceptor.sockets:
             from sidecar.amqp.watch import Watcher
 
             self._watcher = Watcher(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.amqp.legs import BrokerLeg
 from sidecar.amqp.spec import AmqpError
 from sidecar.net.dial import dial, pace
+from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
     from random import Random
@@ -123,12 +124,12 @@ class Redial:
                 session.listener.loop, cast(asyncio.Protocol, leg), leg.endpoint, cluster.beside(leg.endpoint),
                 pace(session.chain.timeout.connect), cluster.attempt_failed, leg.chosen,
             )  # fmt: skip
-        except OSError:
+        except OSError as error:
             if leg is self._leg:
                 self._connecting = None
-                self._failed()
+                self._failed(error)
 
-    def _failed(self) -> None:
+    def _failed(self, error: OSError | None = None) -> None:
         session = self._session
         leg, dialler = self._leg, self._dialler
         if leg is None or dialler is None:
@@ -139,7 +140,10 @@ class Redial:
             self._timer.close()
             self._comeback.refused(AmqpError(failure.code, failure.text))
             return
-        session.listener.cluster.failed(leg.endpoint, hard=True)
+        if error is not None and is_local(error):
+            SHORTAGE.met(error)
+        else:
+            session.listener.cluster.failed(leg.endpoint, hard=True)
         self._wait()
 
     def _let_go(self) -> None:

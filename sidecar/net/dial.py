@@ -6,18 +6,16 @@ Only addresses come here, never names: nothing in here waits for a resolver.
 from __future__ import annotations
 
 import asyncio
-import errno
 import socket
 from collections.abc import Callable, Sequence
 from typing import Final
 
+from sidecar.net.shortage import SHORTAGE, is_local, plain
 from sidecar.upstreams.endpoint import Endpoint
 
 #: Seconds that an attempt may be silent before the next address is tried beside it (RFC 8305 §5), and the least.
 PACE: Final = 0.25
 LEAST_PACE: Final = 0.01
-#: What this host lacks, or cannot do at all: no address is to blame for that.
-_LOCAL: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 #: The most addresses that are tried for one connection.
 MOST: Final = 8
 
@@ -44,9 +42,9 @@ async def dial(
     for ``endpoint`` only when another one has won, as otherwise its error is raised, an :class:`OSError`.
     """
     if not beside:
-        await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
+        await SHORTAGE.dial(lambda: _single(loop, protocol, endpoint))
         return
-    winner, sock = await _race(loop, (endpoint, *beside[: MOST - 1]), delay, blame)
+    winner, sock = await SHORTAGE.dial(lambda: _race(loop, (endpoint, *beside[: MOST - 1]), delay, blame))
     try:
         if winner is not endpoint:
             chosen(winner)
@@ -54,6 +52,13 @@ async def dial(
     except BaseException:
         sock.close()
         raise
+
+
+async def _single(loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, endpoint: Endpoint) -> None:
+    try:
+        await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
+    except OSError as error:
+        raise plain(error, endpoint.host, endpoint.port) from None
 
 
 async def connect(addresses: Sequence[tuple[str, int]], delay: float = PACE) -> socket.socket:
@@ -95,7 +100,7 @@ async def _race(
                     for other, (loser, begun) in attempts.items():
                         if begun <= late and not other.done():
                             blame(loser, None)
-                    if first_error is not None and first_error.errno not in _LOCAL:
+                    if first_error is not None and not is_local(first_error):
                         blame(first, first_error)
                     return winner, task.result()
                 if not isinstance(error, OSError):
@@ -103,7 +108,7 @@ async def _race(
                 failed, _ = attempts.pop(task)
                 if failed is first:
                     first_error = error
-                elif error.errno not in _LOCAL:
+                elif not is_local(error):
                     blame(failed, error)
         assert first_error is not None
         raise first_error
@@ -124,6 +129,9 @@ async def _attempt(loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> socke
     try:
         sock.setblocking(False)
         await loop.sock_connect(sock, (endpoint.host, endpoint.port))
+    except OSError as error:
+        sock.close()
+        raise plain(error, endpoint.host, endpoint.port) from None
     except BaseException:
         sock.close()
         raise

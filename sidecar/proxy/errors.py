@@ -21,6 +21,7 @@ STATUS: Final[dict[str, int]] = {
     "circuit_open": 503,
     "overloaded": 503,
     "draining": 503,
+    "local_shortage": 503,
     "outcome_unknown": 503,
     "connect_failed": 502,
     "upstream_reset": 502,
@@ -30,7 +31,9 @@ STATUS: Final[dict[str, int]] = {
 }
 
 #: Codes of a peer sidecar that mean: the request never reached the app, so any method may go elsewhere at once.
-NOT_DELIVERED: Final = frozenset({b"draining", b"connect_failed", b"connect_timeout", b"no_endpoints"})
+NOT_DELIVERED: Final = frozenset(
+    {b"draining", b"connect_failed", b"connect_timeout", b"no_endpoints", b"local_shortage"}
+)
 
 _LINE: Final = {
     status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n".encode()

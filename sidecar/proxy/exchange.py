@@ -10,10 +10,12 @@ The hot path allocates one exchange and nothing else: no task, no future, no tim
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from sidecar.filters.api import WAIT, Hook, Retry
+from sidecar.net.shortage import SHORTAGE, is_local
 from sidecar.proxy.errors import Reply
 
 if TYPE_CHECKING:
@@ -186,8 +188,19 @@ class Exchange:
         """The connection could not be made (``None``: not in time)."""
         self.connecting = None
         if self.phase == CONNECTING:
+            if isinstance(error, OSError) and is_local(error):
+                self._fall_short(error)
+                return
             self.timed_out_connecting = error is None
             self.try_failed(CONNECT)
+
+    def _fall_short(self, error: OSError) -> None:
+        """This host lacks something for another connection. Neither the endpoint nor the upstream is to blame, so no
+        filter hears of it: the breaker's permit goes back unused at the end."""
+        SHORTAGE.met(error)
+        self.leave_endpoint()
+        reason = os.strerror(error.errno or 0)
+        self.reply(Reply("local_shortage", f"the sidecar cannot open another connection: {reason}", 1.0))
 
     def refuse_connection(self) -> None:
         """All connections that the bulkhead allows are in use (by tunnels, mostly)."""

@@ -7,9 +7,11 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.config.model import Address, Limits, Timeout
+from sidecar.net.listen import Acceptor
+from sidecar.net.shortage import SHORTAGE
 from sidecar.proxy.sockets import set_keepalive
 
 if TYPE_CHECKING:
@@ -28,6 +30,12 @@ _HINTS: Final = {
     errno.EACCES: "this user may not; choose a port from 1024 up",
 }
 
+#: Seconds between two searches for idle connections, when the first has found too few.
+SEARCH_SECONDS: Final = 0.1
+#: Seconds of idleness after which a connection may be given up for the sake of others: a request that is on its way
+#: has arrived by then.
+REST_SECONDS: Final = 1.0
+
 
 class ListenerError(Exception):
     """A listener could not be opened; the text says which, where and why."""
@@ -36,9 +44,16 @@ class ListenerError(Exception):
 class Connection(Protocol):
     """An accepted connection."""
 
+    transport: asyncio.Transport
+
     @property
     def idle(self) -> bool:
         """No exchange is under way on it."""
+        ...
+
+    @property
+    def idle_since(self) -> float:
+        """The listener's time since when it is."""
         ...
 
     def close(self) -> None: ...
@@ -78,9 +93,12 @@ class Listener:
         self.draining = False
         #: The listener's own breaker, then those of routes.
         self.breakers: tuple[CircuitBreaker, ...] = ()
-        #: An ``asyncio.Server`` in all but its types: uvloop's has a list of sockets.
-        self._server: Any = None
-        self._connections: dict[Connection, None] = {}  # in the order of arrival
+        self._acceptor = Acceptor(loop, self.protocol)
+        self._connections: dict[Connection, None] = {}
+        #: Connections that were idle at the last search, the one that had been for the longest last; and when to search
+        #: again at the earliest.
+        self._found_idle: list[tuple[float, int, Connection]] = []
+        self._next_search = 0.0
         cluster.on_removed = self.endpoint_removed
 
     @property
@@ -99,30 +117,32 @@ class Listener:
     async def start(self) -> None:
         """Bind and accept. Raises :class:`ListenerError`."""
         try:
-            self._server = await self.loop.create_server(
-                self.protocol, self.bind.host, self.bind.port, backlog=1024, reuse_address=True
-            )
+            await self._acceptor.start(self.bind.host, self.bind.port)
         except OSError as error:
             raise ListenerError(f"{self.name}: cannot listen on {self.bind}: {bind_failure(error)}") from error
-        for sock in self._server.sockets:
+        for sock in self._acceptor.sockets:
             set_keepalive(sock)  # accepted sockets inherit it
+        SHORTAGE.accepting[self._acceptor] = None
+        SHORTAGE.idle[self.give_up_idle] = None
 
     @property
     def address(self) -> Address:
         """Where it really listens: ``bind``, with the port that the system chose for port 0."""
-        if self._server is None or not self._server.sockets:
-            return self.bind
-        return Address(self.bind.host, self._server.sockets[0].getsockname()[1])
+        sockets = self._acceptor.sockets
+        return Address(self.bind.host, sockets[0].getsockname()[1]) if sockets else self.bind
 
     # -- connections -----------------------------------------------------------------------------------------------
 
     def enter(self, connection: Connection) -> bool:
         """Count a new connection in; ``False`` when there is no room for it even after the one that has been idle
-        the longest among the oldest was closed."""
+        the longest was closed."""
         connections = self._connections
         limit = self.limits.connections
         if limit and len(connections) >= limit and not self._make_room():
             return False
+        sock = connection.transport.get_extra_info("socket")
+        if sock is not None:
+            SHORTAGE.accepted(sock.fileno())
         connections[connection] = None
         self.stats.client_connections += 1
         return True
@@ -132,15 +152,36 @@ class Listener:
         if self._connections.pop(connection, self) is None:
             self.stats.client_connections -= 1
 
-    def _make_room(self) -> bool:
-        for count, connection in enumerate(self._connections):
-            if connection.idle:
-                self.left(connection)
-                connection.close()
-                return True
-            if count >= 64:  # an attack must not make accepting slow
-                break
+    def _make_room(self, rest: float = 0.0) -> bool:
+        """Close the connection that has been idle for the longest, and for ``rest`` seconds; whether there was one.
+        They are looked for all at once and kept in that order until they are used up, and not again for a moment when
+        there are none: an attack must not make accepting slow."""
+        found = self._found_idle
+        now = self.clock()
+        for searched in (False, True):
+            if not searched and not found:
+                continue
+            if searched:
+                if now < self._next_search:
+                    return False
+                self._next_search = now + SEARCH_SECONDS
+                idle = [(c.idle_since, number, c) for number, c in enumerate(self._connections) if c.idle]
+                idle.sort(reverse=True)
+                found.extend(idle)
+            while found:
+                since, number, connection = found.pop()
+                if connection in self._connections and connection.idle and connection.idle_since == since:
+                    if now - since < rest:
+                        found.append((since, number, connection))
+                        return False
+                    self.left(connection)
+                    connection.close()
+                    return True
         return False
+
+    def give_up_idle(self) -> bool:
+        """Close a client's connection that was used a while ago; whether there was one."""
+        return self._make_room(REST_SECONDS)
 
     # -- work that upstreams push ----------------------------------------------------------------------------------
 
@@ -169,8 +210,9 @@ class Listener:
 
     def close_socket(self) -> None:
         """Stop accepting."""
-        if self._server is not None:
-            self._server.close()
+        self._acceptor.close()
+        SHORTAGE.accepting.pop(self._acceptor, None)
+        SHORTAGE.idle.pop(self.give_up_idle, None)
 
     async def stop(self) -> None:
         """Stop accepting and cut whatever is left."""

@@ -87,6 +87,10 @@ class Client(_Side):
         """A TCP connection is its own exchange: it is never idle."""
         return False
 
+    @property
+    def idle_since(self) -> float:
+        return 0.0
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")

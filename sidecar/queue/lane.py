@@ -47,7 +47,7 @@ DELAYS: Final = model.Retry(initial_delay=1.0, max_delay=300.0, jitter=False)
 
 #: Codes that say that the request did not reach the app.
 UNDELIVERED: Final = frozenset(
-    {"no_endpoints", "circuit_open", "overloaded", "draining", "connect_failed", "connect_timeout"}
+    {"no_endpoints", "circuit_open", "overloaded", "draining", "connect_failed", "connect_timeout", "local_shortage"}
 )
 #: Codes that say that it never will, as it is.
 HOPELESS: Final = frozenset({"bad_request", "body_too_large", "headers_too_large", "corrupt"})

@@ -16,6 +16,7 @@ from urllib.parse import quote
 from sidecar.admin.view import Health
 from sidecar.config.model import Address, Service
 from sidecar.net.dial import connect
+from sidecar.net.shortage import SHORTAGE, is_local
 
 log = logging.getLogger("sidecar.health")
 
@@ -109,6 +110,9 @@ class AppChecker:
         except TimeoutError:
             health = Health("unhealthy", f"{what}: no answer within {self._check.timeout:g} s")
         except OSError as error:
+            if is_local(error):
+                SHORTAGE.met(error)
+                return self.health  # that says nothing about the app
             health = Health("unhealthy", f"{what}: {error.strerror or error or type(error).__name__}")
         except (EOFError, ValueError) as error:
             health = Health("unhealthy", f"{what}: {error}")

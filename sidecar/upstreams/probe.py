@@ -7,6 +7,7 @@ import random
 from collections.abc import Sequence
 
 from sidecar.admin.view import Health
+from sidecar.net.shortage import SHORTAGE, is_local
 from sidecar.telemetry.text import counted
 from sidecar.upstreams.endpoint import Endpoint
 
@@ -20,7 +21,11 @@ async def probe(endpoints: Sequence[Endpoint], patience: float) -> Health:
     if not endpoints:
         return Health("unhealthy", "no endpoints are known")
     asked = endpoints if len(endpoints) <= MOST else random.sample(endpoints, MOST)
-    good = sum(await asyncio.gather(*(_connects(endpoint, patience) for endpoint in asked)))
+    try:
+        good = sum(await asyncio.gather(*(_connects(endpoint, patience) for endpoint in asked)))
+    except OSError as error:
+        SHORTAGE.met(error)
+        return Health("warning", f"could not be found out: {error.strerror}, on this host")
     status = "healthy" if good == len(asked) else "warning" if good else "unhealthy"
     more = f" (of {len(endpoints)} that are known)" if len(asked) < len(endpoints) else ""
     verb = "takes connections" if good == 1 else "take connections"
@@ -31,7 +36,9 @@ async def _connects(endpoint: Endpoint, patience: float) -> bool:
     try:
         async with asyncio.timeout(patience):
             _, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
-    except (OSError, UnicodeError):  # UnicodeError: a name that cannot be one
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that cannot be one
+        if is_local(error):
+            raise
         return False
     writer.close()
     return True

@@ -168,3 +168,31 @@ def test_stopping_ends_what_is_under_way_and_gives_everything_back() -> None:
             idle_writer.close()
 
     run(main)
+
+
+def test_an_idle_connection_is_found_behind_any_number_of_busy_ones() -> None:
+    async def main() -> None:
+        async def never(_: Request) -> bytes:
+            await asyncio.Event().wait()
+            return b""
+
+        busy = 100
+        config = Upstream(name="up", bind=ANY_PORT, limits=Limits(connections=busy + 2), bulkhead=None)
+        async with Origin(never) as origin, Live(config, origin.port) as live:
+            requests = [asyncio.ensure_future(fetch(live.port)) for _ in range(busy)]
+            await until(lambda: len(origin.requests) == busy)
+            idle = []
+            for number in (1, 2):
+                idle.append(await asyncio.open_connection("127.0.0.1", live.port))
+                await until(lambda wanted=busy + number: live.stats.client_connections == wanted)  # type: ignore[misc]
+                live.time.advance(0.1)
+            for reader, writer in idle:  # the one that has been idle for longer first
+                requests.append(asyncio.ensure_future(fetch(live.port)))
+                assert await reader.read() == b""
+                writer.close()
+                await until(lambda: live.stats.active == len(requests))
+                live.time.advance(0.2)
+            for request in requests:
+                request.cancel()
+
+    run(main, seconds=20)

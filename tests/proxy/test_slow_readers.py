@@ -64,7 +64,7 @@ def play(scene: Any, idle: float, half_close: bool) -> None:
         server = await loop.create_server(Burst, "127.0.0.1", 0)
         config = Upstream(name="up", bind=ANY_PORT, protocol="tcp", timeout=Timeout(idle=idle))
         async with Live(config, server.sockets[0].getsockname()[1]) as live:
-            (listening,) = live.listener._server.sockets  # what it accepts has its options
+            (listening,) = live.listener._acceptor.sockets  # what it accepts has its options
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
             with socket.socket() as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
@@ -152,7 +152,7 @@ def test_little_that_is_sent_counts_as_delivered() -> None:
 def test_the_kernel_looks_after_silent_clients(protocol: str) -> None:
     async def main() -> None:
         async with Live(Upstream(name="up", bind=ANY_PORT, protocol=protocol), 1) as live:
-            (listening,) = live.listener._server.sockets
+            (listening,) = live.listener._acceptor.sockets
             assert listening.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
             assert listening.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == KEEPALIVE_SECONDS
 

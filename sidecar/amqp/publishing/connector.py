@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, cast
 
+from sidecar.net.shortage import SHORTAGE, is_local
+
 if TYPE_CHECKING:
     from sidecar.amqp.publishing.publisher import Publisher
 
@@ -41,6 +43,10 @@ class Connector:
         host, port = addresses[self._turn % len(addresses)]
         publisher.endpoint = f"{host}:{port}"
         try:
-            await self._loop.create_connection(lambda: cast(asyncio.Protocol, publisher), host, port)
+            await SHORTAGE.dial(
+                lambda: self._loop.create_connection(lambda: cast(asyncio.Protocol, publisher), host, port)
+            )
         except OSError as error:
+            if is_local(error):
+                SHORTAGE.met(error)
             publisher.failed(f"cannot connect: {error.strerror or type(error).__name__}")

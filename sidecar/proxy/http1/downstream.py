@@ -45,6 +45,7 @@ class Downstream(Pausable):
         "closing",
         "exchange",
         "half_closed",
+        "idle_since",
         "ip",
         "listener",
         "paused_writing",
@@ -58,6 +59,8 @@ class Downstream(Pausable):
         self.ip = ""
         self.closing = False
         self.half_closed = False
+        #: The listener's time since when there has been no exchange.
+        self.idle_since = 0.0
         self.paused_writing = False
         #: What has arrived but was not used yet: pipelined requests, or the beginning of a head. Of the latter, how
         #: many bytes were looked at (0: it is not that).
@@ -349,8 +352,9 @@ class Downstream(Pausable):
     def _set_idle_timer(self) -> None:
         listener = self.listener
         idle = listener.chain.timeout.idle
+        self.idle_since = now = listener.clock()
         if idle:
-            self._quiet_since = now = listener.clock()
+            self._quiet_since = now
             self._undrained = 0
             self.timer.set(now + idle / LOOKS)
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any, cast
 
+from sidecar.net.shortage import SHORTAGE
 from sidecar.proxy.errors import STATUS, Reply, render
 from sidecar.proxy.http1.downstream import Downstream
 from sidecar.proxy.listener import Listener
@@ -31,6 +32,7 @@ class HttpListener(Listener):
         if self.queue is not None:
             self.queue.open()
         await super().start()
+        SHORTAGE.kept[self.pool.give_up] = None
 
     def protocol(self) -> asyncio.Protocol:
         return cast(asyncio.Protocol, Downstream(self))
@@ -79,6 +81,7 @@ class HttpListener(Listener):
         if self.queue is not None:
             self.queue.stop()
         await super().stop()
+        SHORTAGE.kept.pop(self.pool.give_up, None)
         self.pool.close()
         if self.queue is not None:
             await self.queue.close()

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.net.dial import dial, pace
 from sidecar.proxy.http1.upstream import Upstream
+from sidecar.proxy.sockets import reset
 
 if TYPE_CHECKING:
     from sidecar.config.model import Limits
@@ -98,7 +99,7 @@ class Pool:
 
     def connect(self, endpoint: Endpoint, exchange: HttpExchange) -> None:
         """Open a connection for an exchange, which is told by ``connected`` or ``connect_failed``."""
-        if self.max_connections and self.total >= self.max_connections and not self._evict():
+        if self.max_connections and self.total >= self.max_connections and not self.give_up():
             exchange.refuse_connection()
             return
         self.total += 1
@@ -151,7 +152,7 @@ class Pool:
         for task in self._connecting:
             task.cancel()
 
-    def _evict(self) -> bool:
+    def give_up(self) -> bool:
         """Close the connection that has been unused for the longest; whether there was one."""
         kept = [idle for idle in self._idle.values() if idle]
         if not kept:
@@ -159,5 +160,6 @@ class Pool:
         oldest = min(kept, key=lambda idle: idle[0].idle_since).pop(0)
         self.stats.upstream_idle -= 1
         self.stats.upstream_active += 1  # until lost() counts it out
+        reset(oldest.transport)  # nothing is on its way; so its port is free at once
         oldest.close()
         return True

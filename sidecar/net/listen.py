@@ -1,0 +1,94 @@
+"""Listening sockets whose accepting can be paused without losing who connects meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from typing import Any, Final
+
+#: Connections that wait to be accepted, at most.
+BACKLOG: Final = 1024
+
+
+class Acceptor:
+    """Accepts on ``host`` and ``port`` with ``factory``'s protocols. The loop's servers get copies of the sockets, so a
+    pause closes only those: the kernel goes on taking connections into the queue."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        self._loop = loop
+        self._factory = factory
+        self.sockets: list[socket.socket] = []
+        self._servers: list[Any] = []
+        self._resuming: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> None:
+        """Bind and accept. Raises :class:`OSError`."""
+        self.sockets = await bind(self._loop, host, port)
+        try:
+            await self._serve()
+        except BaseException:
+            self.close()
+            raise
+
+    async def _serve(self) -> None:
+        for sock in self.sockets:
+            copy = sock.dup()
+            try:
+                server = await self._loop.create_server(self._factory, sock=copy, backlog=BACKLOG)
+            except BaseException:
+                copy.close()
+                raise
+            self._servers.append(server)
+
+    def pause(self) -> None:
+        """Accept nothing more; who connects waits."""
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def resume(self) -> None:
+        """Accept again."""
+        if self.sockets and not self._servers and self._resuming is None:
+            self._resuming = self._loop.create_task(self._resume())
+
+    async def _resume(self) -> None:
+        try:
+            await self._serve()
+        except OSError:
+            self.pause()
+            self._loop.call_later(1.0, self.resume)
+        finally:
+            self._resuming = None
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+        self.pause()
+        for sock in self.sockets:
+            sock.close()
+        self.sockets = []
+
+
+async def bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
+    """Sockets bound to every address of ``host``, all to one port. ``::`` is both families, where there are two; as
+    everywhere, ``0.0.0.0`` is IPv4 alone. Raises :class:`OSError`."""
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    try:
+        for family, _, _, _, address in dict.fromkeys(found):
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(sock)
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+            # Port 0 is chosen once, for all of them.
+            chosen = sockets[0].getsockname()[1] if len(sockets) > 1 else port
+            sock.bind((address[0], chosen, *address[2:]))
+    except BaseException:
+        for sock in sockets:
+            sock.close()
+        raise
+    return sockets
