@@ -1,7 +1,7 @@
 """py-consul's client over a session that believes an answer no more than it has to.
 
 py-consul reads whatever comes, follows redirects to anywhere with the token in the request, and unpacks what is
-compressed. Here an answer has bounds in bytes, time and nesting, is never compressed, and is never a redirect.
+compressed. Here an answer has bounds in bytes and time, is never compressed, and is never a redirect.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import aiohttp
 from consul import ConsulException, base
 from consul.aio import Consul
 from consul.aio import HTTPClient as AioHTTPClient
+from consul.callback import CB
 
-#: Bytes of an answer: some 4000 instances as Consul describes them.
+#: Bytes of a list of instances, and of any other answer. A list is some 4000 instances as Consul describes them.
 MAX_ANSWER: Final = 8 << 20
+MAX_OTHER: Final = 1 << 20
 #: Bytes of an answer that is an error; the rest is cut off.
 MAX_ERROR: Final = 2048
-#: Objects and lists in an answer. An instance has about 30; empty ones take 40 times as much memory as bytes.
-MAX_CONTAINERS: Final = 250_000
 #: Bytes of one field of an answer's head.
 MAX_FIELD: Final = 8190
 #: Seconds from the head of an answer to its end. Its head may take as long as the query blocks.
@@ -64,14 +64,14 @@ class HTTPClient(AioHTTPClient):  # type: ignore[misc]
                 raise BadAnswer(f"Consul answered {status}, {where}; registry has to name a Consul agent")
             if answer.headers.get("Content-Encoding", "identity") != "identity":
                 raise BadAnswer("Consul's answer is compressed, which it was not asked for")
+            most = MAX_ERROR if status >= 400 else MAX_ANSWER if raw else MAX_OTHER
             async with asyncio.timeout(BODY):
-                body = await _read(answer.content, MAX_ERROR if status >= 400 else MAX_ANSWER, cut=status >= 400)
+                body = await _read(answer.content, most, cut=status >= 400)
             if status >= 400:
                 answer.close()  # what is left of it is not waited for
         try:
-            return callback(
-                base.Response(status, answer.headers, _text(body, "replace" if status >= 400 else "strict"))
-            )
+            text = body.decode("utf-8", "replace" if status >= 400 else "strict")
+            return callback(base.Response(status, answer.headers, text))
         except ConsulException:
             raise
         except (ValueError, RecursionError) as error:
@@ -92,6 +92,25 @@ class Client(Consul):  # type: ignore[misc]
     def http_connect(self, host: str, port: int, scheme: str, verify: Any = True, cert: Any = None) -> HTTPClient:
         return HTTPClient(host, port, scheme, connections=self._connections, timeout=self._timeout)
 
+    async def instances(self, service: str, *, index: int, wait: str, tag: str) -> tuple[str, str]:
+        """The index and the text of ``/v1/health/service/:service``. py-consul's own call would take it apart at once,
+        on the event loop."""
+        params = [(name, value) for name, value in (("tag", tag), ("dc", self.dc)) if value]
+        if index:
+            params += [("index", str(index)), ("wait", wait)]
+        found: tuple[str, str] = await self.http.get(
+            _whole, f"/v1/health/service/{service}", params=params, headers=self.prepare_headers(), raw=True
+        )
+        return found
+
+
+def _whole(response: base.Response) -> tuple[str, str]:
+    if response.code >= 400:
+        CB.json(allow_404=False)(response)  # raises what fits
+    if "X-Consul-Index" not in response.headers:
+        raise BadAnswer("Consul's answer has no index; registry has to name a Consul agent")
+    return response.headers["X-Consul-Index"], response.body
+
 
 async def _read(content: aiohttp.StreamReader, most: int, *, cut: bool) -> bytes:
     """A body of at most ``most`` bytes. What is beyond is cut off, or raises :class:`BadAnswer`."""
@@ -103,9 +122,3 @@ async def _read(content: aiohttp.StreamReader, most: int, *, cut: bool) -> bytes
                 return bytes(body[:most])
             raise BadAnswer(f"Consul's answer has more than {most} bytes")
     return bytes(body)
-
-
-def _text(body: bytes, errors: str) -> str:
-    if body.count(b"{") + body.count(b"[") > MAX_CONTAINERS:
-        raise BadAnswer(f"Consul's answer has more than {MAX_CONTAINERS} objects and lists")
-    return body.decode("utf-8", errors)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
 
 from sidecar.registry import validate
 from sidecar.registry.api import Instance
 
+#: Characters of an entry: nearly all have less than the first, and none may have more than the second.
+_SHORT: Final = 1 << 13
+_LONG: Final = 1 << 18
+
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+
 
 def _ignore(problem: str) -> None:
     pass
+
+
+def read(text: str, refused: Callable[[str], None] = _ignore) -> tuple[Instance, ...]:
+    """As :func:`instances`, from the answer's text. Raises ValueError when it is no JSON list.
+
+    One entry after the other is parsed and left, so in a thread it neither holds up the event loop for longer than an
+    entry takes, nor has more than an entry in memory."""
+    return _usable(_entries(text), refused)
 
 
 def instances(nodes: Any, refused: Callable[[str], None] = _ignore) -> tuple[Instance, ...]:
@@ -23,10 +39,14 @@ def instances(nodes: Any, refused: Callable[[str], None] = _ignore) -> tuple[Ins
     """
     if not isinstance(nodes, list):
         raise ValueError(f"Consul's answer is not a list of instances but {type(nodes).__name__}")
-    if len(nodes) > validate.MAX_INSTANCES:
-        raise ValueError(f"Consul's answer has {len(nodes)} instances, more than {validate.MAX_INSTANCES}")
+    return _usable(nodes, refused)
+
+
+def _usable(entries: Iterable[Any], refused: Callable[[str], None]) -> tuple[Instance, ...]:
     found = []
-    for entry in nodes:
+    for count, entry in enumerate(entries, 1):
+        if count > validate.MAX_INSTANCES:
+            raise ValueError(f"Consul's answer has more than {validate.MAX_INSTANCES} instances")
         try:
             instance = _instance(entry)
         except ValueError as error:
@@ -35,6 +55,52 @@ def instances(nodes: Any, refused: Callable[[str], None] = _ignore) -> tuple[Ins
         if instance is not None:
             found.append(instance)
     return tuple(sorted(found, key=lambda instance: (instance.id, instance.host, instance.port)))
+
+
+def _entries(text: str) -> Iterator[Any]:
+    """The elements of a JSON list (RFC 8259, section 5)."""
+    at = _skip(text, 0)
+    if text[at : at + 1] != "[":
+        raise ValueError("Consul's answer is not a list of instances")
+    at = _skip(text, at + 1)
+    end = text[at : at + 1]
+    while end != "]":
+        entry, at = _entry(text, at)
+        yield entry
+        at = _skip(text, at)
+        end = text[at : at + 1]
+        if end == ",":
+            at = _skip(text, at + 1)
+        elif end != "]":
+            raise ValueError("Consul's answer is not JSON")
+    if _skip(text, at + 1) != len(text):
+        raise ValueError("Consul's answer goes on behind its end")
+
+
+def _entry(text: str, at: int) -> tuple[Any, int]:
+    """The value that begins at ``at``, and where it ends."""
+    for size in (_SHORT, _LONG):
+        piece = text[at : at + size]
+        try:
+            entry, end = _DECODER.raw_decode(piece)
+        except (ValueError, RecursionError):
+            continue  # cut off, or not JSON
+        if end < size:  # else it may be a number that was cut off
+            return entry, at + end
+    raise ValueError(f"Consul's answer has something in it that is not JSON, or longer than {_LONG} characters")
+
+
+def _skip(text: str, at: int) -> int:
+    space = _SPACE.match(text, at)
+    assert space is not None  # it matches nothing, too
+    return space.end()
+
+
+def _integer(digits: str) -> float:
+    return int(digits) if len(digits) < 40 else float("inf")  # Python refuses to read thousands of digits
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=_integer)
 
 
 def _instance(entry: Any) -> Instance | None:

@@ -15,7 +15,7 @@ from consul import ConsulException
 
 from sidecar.config.model import Discover, Retry
 from sidecar.registry.consul_client import BadAnswer
-from sidecar.registry.consul_health import instances
+from sidecar.registry.consul_health import read
 from sidecar.registry.hold import Hold
 from sidecar.registry.link import Link
 from sidecar.registry.pace import Pace
@@ -97,13 +97,13 @@ class ConsulWatch(Watch):
         wait = WAIT * _rng.uniform(0.9, 1.0)
         # Consul itself adds up to a sixteenth to the wait.
         async with asyncio.timeout(ANSWER + (wait * 17 / 16 if index else 0)):
-            text, nodes = await self._client().health.service(
-                self.discover.service, index=index or None, wait=f"{wait:.0f}s", tag=self.discover.tag or None
+            number, text = await self._client().instances(
+                self.discover.service, index=index, wait=f"{wait:.0f}s", tag=self.discover.tag
             )
-        answered = _index(text)
+        answered = _index(number)
         refused: list[str] = []
         try:
-            found = instances(nodes, refused.append)
+            found = await asyncio.to_thread(read, text, refused.append)
         except ValueError as error:
             raise BadAnswer(str(error)) from error
         self._refusals.report(refused)

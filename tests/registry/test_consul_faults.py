@@ -16,7 +16,7 @@ from consul.exceptions import ACLPermissionDenied, ClientError
 from sidecar.config.model import Discover
 from sidecar.registry import consul_client, consul_watch
 from sidecar.registry.consul import ConsulRegistry
-from sidecar.registry.consul_client import MAX_ANSWER, MAX_CONTAINERS
+from sidecar.registry.consul_client import MAX_ANSWER
 from sidecar.registry.consul_registration import ConsulRegistration
 from sidecar.registry.link import Link
 from support.registries import Seen, consul_config, until
@@ -141,9 +141,13 @@ BAD = {
         b"\r\n\r\n", b"\r\nContent-Encoding: gzip\r\n\r\n", 1
     ),
     "deep": http(200, b"[" * 100_000, "6"),
-    "many empty ones": http(200, b"[" + b"[]," * MAX_CONTAINERS + b"[]]", "6"),
+    "many empty ones": http(200, b"[" + b"[]," * 250_000 + b"[]]", "6"),
     "many instances": http(200, json.dumps(nodes("a") * 4097).encode(), "6"),
-    "long number": http(200, b"[" + b"9" * 5000 + b"]", "6"),
+    "two lists": http(200, b"[] []", "6"),
+    "cut list": http(200, b"[{}", "6"),
+    "no comma": http(200, b"[{} {}]", "6"),
+    "comma at the end": http(200, b"[{},]", "6"),
+    "long entry": http(200, b'["' + b"x" * 300_000 + b'"]', "6"),
     "large": http(200, b"[" + b" " * MAX_ANSWER + b"]", "6"),
     "large index": good("9" * 30, "x"),
     "long field": good("6", "x").replace(b"\r\n\r\n", b"\r\nX: " + b"x" * 10_000 + b"\r\n\r\n", 1),

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.admin import report
-from sidecar.registry.consul_health import instances
+from sidecar.registry.consul_health import instances, read
 from sidecar.registry.validate import Refusals
 from sidecar.upstreams.balancers import create
 from sidecar.upstreams.cluster import Cluster
@@ -82,8 +82,27 @@ def test_what_makes_no_sense_is_left_out_for_itself_and_said(changed: dict[str, 
     assert refused[0].isascii()
 
 
+@given(
+    st.text(max_size=30)
+    | st.lists(st.sampled_from(["[", "]", "{", "}", ",", " ", "1", '"a"', ":", "null"])).map("".join)
+)
+def test_any_text_is_read_or_a_value_error(text: str) -> None:
+    try:
+        assert read(text) == ()
+    except ValueError:
+        pass
+
+
+def test_an_entry_may_be_long_and_what_is_wrong_in_it_is_its_own() -> None:
+    long = entry(id="long") | {"Checks": [{"Status": "passing", "Output": "x" * 100_000}]}
+    text = json.dumps([entry(id="a"), long, entry(id="b")])
+    assert [i.id for i in read(text)] == ["a", "b", "long"]
+    odd = json.dumps([entry(id="a"), entry(id="b", port=1)]).replace('"Port": 1', f'"Port": {"9" * 5000}')
+    assert [i.id for i in read(odd)] == ["a"]
+
+
 def test_more_instances_than_a_service_has_are_an_error() -> None:
-    with pytest.raises(ValueError, match="4097"):
+    with pytest.raises(ValueError, match="4096"):
         instances([entry()] * 4097)
 
 
@@ -148,11 +167,16 @@ _entry = st.fixed_dictionaries(
 @given(st.lists(_entry | _json, max_size=6) | _json)
 def test_any_json_gives_instances_that_can_be_shown_or_a_value_error(answer: Any) -> None:
     refused: list[str] = []
+    refused_as_text: list[str] = []
     try:
         found = instances(answer, refused.append)
     except ValueError:
         assert not isinstance(answer, list)
+        with pytest.raises(ValueError):
+            read(json.dumps(answer))
         return
+    assert read(json.dumps(answer, indent=1), refused_as_text.append) == found
+    assert refused_as_text == refused
     assert len(found) + len(refused) <= len(answer)
     cluster = Cluster("web", create("weighted", Random(1)), lambda: 0.0, Random(1))
     cluster.update(found)
