@@ -160,7 +160,7 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     rows += [
         [
             str(upstream["name"]),
-            str(endpoint["address"]),
+            f"{endpoint['hostname']} ({endpoint['address']})" if endpoint.get("hostname") else str(endpoint["address"]),
             str(endpoint["id"]) or "-",
             "ejected" if endpoint["ejected"] else str(endpoint["state"]),
             str(endpoint["weight"]),

@@ -125,6 +125,7 @@ class SystemResolver:
         if self._dns is None or now - self._made >= self._settings.max_ttl or self._version != self._hosts.version:
             self._made = now
             self._version = self._hosts.version
+            # Without ``lookups``: pycares 5.2 frees that text before c-ares has read it.
             self._dns = aiodns.DNSResolver(
                 nameservers=[str(server) for server in self._settings.servers] or None,
                 timeout=self._settings.timeout,
