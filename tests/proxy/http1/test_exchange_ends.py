@@ -569,7 +569,7 @@ def test_a_slow_reader_gets_the_rest_of_an_answer_that_is_finished(request_: byt
         client.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         await until(lambda: plane.listener._connections, "connected")
         (connection,) = plane.listener._connections
-        transport = connection.transport  # type: ignore[attr-defined]
+        transport = connection.transport
         transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         client.transport.pause_reading()
         client.send(request_)
