@@ -20,7 +20,8 @@ examples:
   sidecar check sidecar.yaml            every mistake in the file at once
   sidecar check --offline --json -      from standard input, for CI: no secrets needed, JSON for machines
   sidecar run sidecar.yaml              until SIGTERM, which drains; SIGHUP reads the file again
-  sidecar schema > sidecar.schema.json  for your editor
+  sidecar schema --text | less          every key, what it means, its default
+  sidecar schema > sidecar.schema.json  the same for your editor
   sidecar status                        what the sidecar on this host is doing
   sidecar spool --help                  messages that the broker did not take
   sidecar demo                          a small mesh to look at, in your terminal
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="For editors with the YAML language server, the file's first line can be: "
         "# yaml-language-server: $schema=sidecar.schema.json",
     )
+    schema.add_argument("--text", action="store_true", help="to read: every key, what is allowed, its default")
     schema.set_defaults(command=_schema)
 
     demo = commands.add_parser(
@@ -175,6 +177,11 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
+    if options.text:
+        from sidecar.config.reference import reference
+
+        print(reference())
+        return 0
     import json
 
     from sidecar.config.schema import json_schema

@@ -241,7 +241,7 @@ class Section(Kind):
         properties: dict[str, Any] = {}
         for name, key in self.keys.items():
             schema = key.kind.schema() | {"description": key.doc}
-            default = self._shown_default(name, key)
+            default = self.shown_default(name, key)
             if default is not OMIT:
                 schema["default"] = default
             if key.default:
@@ -259,7 +259,8 @@ class Section(Kind):
             schema["allOf"] = self.cross
         return schema
 
-    def _shown_default(self, name: str, key: Key) -> Any:
+    def shown_default(self, name: str, key: Key) -> Any:
+        """A key's default as it would stand in a file; ``OMIT`` where that is computed, or that of its own keys."""
         if name not in self.defaults or key.default or key.required:
             return OMIT
         default = self.defaults[name]

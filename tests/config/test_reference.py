@@ -1,0 +1,56 @@
+"""The reference names every key; the examples that are in this project are right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sidecar.cli import main
+from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.kinds import Kind
+from sidecar.config.load import check
+from sidecar.config.reference import reference
+from sidecar.config.schema import CONFIG
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = [*(ROOT / "examples").glob("*.yaml"), *(ROOT / "deploy").glob("*.yaml")]
+
+
+def keys(kind: Kind) -> set[str]:
+    match kind:
+        case Section():
+            return set(kind.keys).union(*(keys(key.kind) for key in kind.keys.values()))
+        case Policy() | Short():
+            return keys(kind.section)
+        case ListOf():
+            return keys(kind.item)
+        case MapOf():
+            return keys(kind.value)
+        case _:
+            return set()
+
+
+def test_every_key_is_told_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "--text"]) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    for key in keys(CONFIG):
+        assert {f"  {key}", f"  {key} (required)"} & set(lines), key
+    assert max(map(len, lines)) <= 120
+    at = lines.index("  max_attempts")
+    assert lines[at + 1 : at + 4] == [
+        "      Most tries, the first included.",
+        "      allowed: a whole number from 1 to 20",
+        "      default: 3",
+    ]
+    assert "upstreams.<name>.retry (or off)" in lines
+
+
+def test_what_stands_in_several_places_is_told_once() -> None:
+    assert reference().count("Most tries, the first included.") == 1
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+def test_the_examples_are_right(file: Path) -> None:
+    assert check(file, offline=True).service
