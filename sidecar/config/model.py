@@ -138,11 +138,13 @@ class RateLimit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bulkhead:
-    """How much may be under way at once; 0 for a count means no limit."""
+    """How much may be under way at once; 0 for a count means no limit. ``max_tunnels`` counts upgraded connections
+    (WebSockets), and none of the others counts them."""
 
     max_connections: int = 100
     max_requests: int = 100
     max_pending: int = 200
+    max_tunnels: int = 1000
     pending_timeout: float = 5.0
 
 

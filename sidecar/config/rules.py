@@ -25,6 +25,7 @@ NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
         "queue": frozenset(),
         "timeout": frozenset({"request", "head", "keepalive"}),
         "limits": frozenset({"head", "headers", "target", "body", "body_rate", "half_close"}),
+        "bulkhead": frozenset({"max_tunnels"}),
         "retry": frozenset({"on", "methods"}),
     },
     # Not idle: whether a peer still lives is what AMQP's own heartbeats are for. But head: the handshake's.
@@ -34,6 +35,7 @@ NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
         "queue": frozenset(),
         "timeout": frozenset({"request", "idle", "keepalive"}),
         "limits": frozenset({"head", "headers", "target", "body", "body_rate", "half_close"}),
+        "bulkhead": frozenset({"max_tunnels"}),
         "retry": frozenset({"on", "methods"}),
     },
 }

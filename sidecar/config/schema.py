@@ -68,6 +68,9 @@ BULKHEAD = Section(
             _COUNT, "Most requests in flight; 0: no limit. For tcp and amqp, max_connections counts alone.", 20
         ),
         "max_pending": Key(_COUNT, "Most requests that wait for their turn; 0: none waits."),
+        "max_tunnels": Key(
+            _COUNT, "Most WebSockets and other upgraded connections, which none of the others counts; 0: no limit."
+        ),
         "pending_timeout": Key(Duration(zero=True), "The longest one waits for its turn.", "5s"),
     },
     short="max_requests",

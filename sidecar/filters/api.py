@@ -27,6 +27,7 @@ from sidecar.config.model import Timeout
 
 if TYPE_CHECKING:
     from sidecar.proxy.errors import Reply
+    from sidecar.resilience.limiter import Limiter
 
 
 class Wait(enum.Enum):
@@ -65,11 +66,12 @@ class Chain:
     """The hooks of an ordered list of filters, and the times that every phase of an exchange reads: ``timeout``, and
     ``patience``, the seconds that one try may wait for an answer's head. ``keep``: bytes of a request's body that are
     kept, so that it can be sent again. ``queue``: the :class:`sidecar.queue.filter.Queue` where requests may be stored
-    instead of being refused; ``delivery``: the chain of stored requests, on a listener that has a place for them."""
+    instead of being refused; ``delivery``: the chain of stored requests, on a listener that has a place for them.
+    ``tunnels``: the places for upgraded connections; ``None``: any number."""
 
     __slots__ = (
         "delivery", "filters", "keep", "on_answer", "on_connected", "on_end", "on_failure", "on_request", "on_try",
-        "patience", "queue", "timeout",
+        "patience", "queue", "timeout", "tunnels",
     )  # fmt: skip
 
     def __init__(self, filters: Sequence[object], timeout: Timeout, patience: float) -> None:
@@ -77,6 +79,7 @@ class Chain:
         self.queue: Any = None
         self.delivery: Chain | None = None
         self.filters = tuple(filters)
+        self.tunnels: Limiter | None = next((f.tunnels for f in filters if hasattr(f, "tunnels")), None)
         self.timeout = timeout
         self.patience = patience
         self.on_request: tuple[Hook, ...] = self._hooks("on_request")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.config.model import Bulkhead as Config
 from sidecar.filters.api import WAIT, Wait
@@ -17,11 +17,13 @@ if TYPE_CHECKING:
 
 class Bulkhead:
     """The last filter before the first try: whoever passes holds a slot until the exchange ends. An HTTP/1.1 exchange
-    needs a connection of its own, so the smaller of ``max_requests`` and ``max_connections`` counts; tunnels give the
-    slot back and keep the connection. For TCP only ``max_connections`` counts."""
+    needs a connection of its own, so the smaller of ``max_requests`` and ``max_connections`` counts; tunnels give both
+    back for a place among ``tunnels``. For TCP only ``max_connections`` counts."""
 
     def __init__(self, config: Config, stats: ListenerStats, clock: Callable[[], float]) -> None:
         self.limiter = Limiter(_limit(config, stats), config.max_pending)
+        self.tunnels = Limiter(config.max_tunnels, 0)
+        self._upgrades = stats.protocol == "http"
         self._pending_timeout = config.pending_timeout
         self._stats = stats
         self._clock = clock
@@ -31,8 +33,13 @@ class Bulkhead:
         self.limiter.max_pending = config.max_pending
         self._pending_timeout = config.pending_timeout
         self.limiter.resize(_limit(config, self._stats))
+        self.tunnels.resize(config.max_tunnels)
 
     def on_request(self, x: Exchange) -> Reply | Wait | None:
+        if self._upgrades and self.tunnels.full:
+            http: Any = x
+            if http.head.upgrade:
+                return no_more_tunnels(x.listener.name, self.tunnels)  # before the app has set one up
         limiter = self.limiter
         if limiter.try_acquire():
             x.slot = limiter
@@ -58,6 +65,11 @@ class Bulkhead:
         if slot is not None:
             x.slot = None
             slot.release()
+
+
+def no_more_tunnels(name: str, tunnels: Limiter) -> Reply:
+    """The answer to an upgrade for which there is no room."""
+    return Reply("overloaded", f"{tunnels.active} tunnels to {name} are open: no more (bulkhead.max_tunnels)", 1.0)
 
 
 def _limit(config: Config, stats: ListenerStats) -> int:

@@ -203,7 +203,7 @@ class Exchange:
         self.reply(Reply("local_shortage", f"the sidecar cannot open another connection: {reason}", 1.0))
 
     def refuse_connection(self) -> None:
-        """All connections that the bulkhead allows are in use (by tunnels, mostly)."""
+        """All connections that the bulkhead allows are in use."""
         self.leave_endpoint()
         self.reply(Reply("overloaded", f"all connections to {self.listener.name} are in use", 1.0))
 

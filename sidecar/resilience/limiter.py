@@ -43,6 +43,11 @@ class Limiter:
         """How many wait."""
         return len(self._waiting)
 
+    @property
+    def full(self) -> bool:
+        """No slot is free."""
+        return self.active >= self._slots
+
     def try_acquire(self) -> bool:
         """Take a slot if one is free and nobody waits for it."""
         if self.active < self._slots and not self._waiting:

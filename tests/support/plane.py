@@ -307,7 +307,8 @@ class Plane:
     def limiters(self) -> list[Any]:
         routes = self.listener.routes
         chains = [self.listener.chain, *(route[-1] for route in (routes._routes if routes else ()))]
-        return [f.limiter for chain in chains for f in chain.filters if hasattr(f, "limiter")]
+        places = [f.limiter for chain in chains for f in chain.filters if hasattr(f, "limiter")]
+        return places + [chain.tunnels for chain in chains if chain.tunnels is not None]
 
 
 @contextlib.asynccontextmanager

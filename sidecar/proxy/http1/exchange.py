@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.model import IDEMPOTENT
+from sidecar.filters.bulkhead import no_more_tunnels
 from sidecar.proxy.errors import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
 from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, RACE, RESET, SENT, STALLED, STORING, TUNNEL, Exchange
 from sidecar.proxy.http1.body import Body
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.http1.downstream import Downstream
     from sidecar.proxy.http1.head import RequestHead, ResponseHead
     from sidecar.proxy.http1.upstream import Upstream
+    from sidecar.resilience.limiter import Limiter
     from sidecar.upstreams.endpoint import Endpoint
 
 #: The status that is counted when the client left before it had all of its answer.
@@ -273,13 +275,20 @@ class HttpExchange(Exchange):
                 self.leave_endpoint()
                 self.reply(refusal)
                 return
-        self.status = status
-        self.answer = head
         client = self.client
         raw = head.raw
         if status == 101:
-            self._upgraded(conn, raw, rest)
+            tunnels = self.chain.tunnels
+            if tunnels is not None and not tunnels.try_acquire():  # there was a place when it was asked for
+                self.keep_client = False
+                self.reply(no_more_tunnels(self.listener.name, tunnels))
+                return
+            self.status = status
+            self.answer = head
+            self._upgraded(conn, raw, rest, tunnels)
             return
+        self.status = status
+        self.answer = head
         length = head.length
         keep = self.keep_client and length != UNTIL_CLOSE and not self.listener.draining
         if not self.request_done or (length == CHUNKED and self.head.version == 0):
@@ -356,18 +365,19 @@ class HttpExchange(Exchange):
             self.conn = None
             conn.close()
 
-    def _upgraded(self, conn: Upstream, raw: bytes, rest: bytes) -> None:
-        """Both sides have left HTTP (RFC 9110 §7.8): bytes pass as they are. The request's slot is given back, the
-        connection stays counted by the pool."""
+    def _upgraded(self, conn: Upstream, raw: bytes, rest: bytes, place: Limiter | None) -> None:
+        """Both sides have left HTTP (RFC 9110 §7.8): bytes pass as they are. The request's slot and its place in the
+        pool are given back; what it holds from now on is a ``place`` among the tunnels."""
         self.phase = TUNNEL
         self.keep_client = False
         client = self.client
         client.transport.write(raw + rest)
         self.count_out(len(rest))
         self.listener.stats.tunnels += 1
+        self.pool.upgraded(conn)
         slot = self.slot
+        self.slot = place
         if slot is not None:
-            self.slot = None
             slot.release()
         client.resume_reading()  # before a write that may pause it again
         early = client.take_buffer()

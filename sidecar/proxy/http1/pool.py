@@ -31,7 +31,8 @@ _TIMEOUT: Final = re.compile(rb"timeout=([0-9]{1,6})")
 
 class Pool:
     """All connections of one listener to its upstream. ``max_connections`` bounds those in use and kept together
-    (0: no bound), ``keepalive`` is how many seconds an unused one is kept, ``limits`` are those of answers' heads."""
+    (0: no bound; tunnels are not among them), ``keepalive`` is how many seconds an unused one is kept, ``limits`` are
+    those of answers' heads."""
 
     max_connections: int
     keepalive: float
@@ -128,9 +129,15 @@ class Pool:
             if not conn.made and exchange.connecting is conn.task:
                 exchange.connect_failed(error)
 
+    def upgraded(self, conn: Upstream) -> None:
+        """It has become a tunnel, and gives its place to others."""
+        conn.tunnel = True
+        self.total -= 1
+
     def lost(self, conn: Upstream) -> None:
         """A connection is closed, wherever it was."""
-        self.total -= 1
+        if not conn.tunnel:
+            self.total -= 1
         idle = self._idle.get(conn.endpoint)
         if idle and conn in idle:
             idle.remove(conn)

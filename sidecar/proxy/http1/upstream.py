@@ -23,7 +23,7 @@ class Upstream(Pausable):
     """One connection to an endpoint. ``exchange`` is the one that uses it now; without one it lies in the pool."""
 
     __slots__ = (
-        "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer",
+        "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer", "tunnel",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, endpoint: Endpoint, exchange: HttpExchange) -> None:
@@ -41,6 +41,8 @@ class Upstream(Pausable):
         #: The connection stands, and is counted; until it is gone, and counted out.
         self.made = False
         self.gone = False
+        #: It has left HTTP: :meth:`Pool.upgraded`.
+        self.tunnel = False
         self.timer = pool.wheel.timer(self._expired)
 
     def chosen(self, endpoint: Endpoint) -> None:

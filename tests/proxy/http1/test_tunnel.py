@@ -8,6 +8,7 @@ from sidecar.config.model import Bulkhead, Timeout
 from support.plane import Peer, Plane, in_plane, until
 
 ASK = b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 SWITCH = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: x\r\n\r\n"
 )
@@ -96,14 +97,17 @@ def test_a_reset_passes_too(client_first: bool) -> None:
     in_plane(test)
 
 
-def test_a_tunnel_gives_its_slot_back_and_is_cut_when_silent() -> None:
+def test_a_tunnel_takes_no_place_from_requests_and_is_cut_when_silent() -> None:
     async def test(plane: Plane) -> None:
         client, upstream = await tunnel(plane)
-        (limiter,) = plane.limiters()
-        assert (limiter.active, plane.stats.upstream_active) == (0, 1)
+        limiter, tunnels = plane.limiters()
+        assert (limiter.active, tunnels.active) == (0, 1)
+        assert (plane.stats.upstream_active, plane.stats.tunnels) == (1, 1)
         other = await plane.connect()
-        other.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        assert (await other.answer()).fields["x-sidecar-error"] == "overloaded"  # the connection still counts
+        other.send(GET)
+        second = await plane.upstream.accepted()
+        second.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        assert (await other.answer()).body == b"ok"
         for _ in range(5):
             plane.advance(4)
             client.send(b"ping")
@@ -111,8 +115,45 @@ def test_a_tunnel_gives_its_slot_back_and_is_cut_when_silent() -> None:
         plane.advance(6)
         await client.was_reset()
         await upstream.gone()
+        assert tunnels.active == 0
 
     in_plane(test, bulkhead=Bulkhead(max_connections=1), timeout=Timeout(idle=5, total=3))
+
+
+def test_tunnels_have_a_bound_of_their_own() -> None:
+    async def test(plane: Plane) -> None:
+        first = await tunnel(plane)
+        late, asked = await plane.request(ASK)  # while there is room for one more
+        await tunnel(plane)
+        refused = await plane.connect()
+        refused.send(ASK)
+        answer = await refused.answer()
+        assert (answer.status, answer.fields["x-sidecar-error"]) == (503, "overloaded")
+        assert b"max_tunnels" in answer.body
+        assert plane.limiters()[0].active == 1, "it holds no slot"
+        asked.send(SWITCH)
+        answer = await late.answer()
+        assert (answer.fields["x-sidecar-error"], answer.fields["connection"]) == ("overloaded", "close")
+        await asked.gone()
+        assert plane.listener.cluster.endpoints[0].failures == 0
+        for peer in first:
+            peer.close()
+        await until(lambda: plane.stats.tunnels == 1, "one is gone")
+        await tunnel(plane)
+
+    in_plane(test, bulkhead=Bulkhead(max_tunnels=2))
+
+
+def test_hundreds_of_tunnels_turn_no_request_away() -> None:
+    async def test(plane: Plane) -> None:
+        for _ in range(300):
+            await tunnel(plane)
+        assert plane.stats.tunnels == 300
+        client, upstream = await plane.request(GET)
+        upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        assert (await client.answer()).body == b"ok"
+
+    in_plane(test, inbound=True)
 
 
 def test_a_refused_upgrade_is_an_answer_like_any_other() -> None:
