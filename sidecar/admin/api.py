@@ -13,11 +13,13 @@ from sidecar import __version__
 from sidecar.admin import dead_letters, guard, index, openapi
 from sidecar.admin.door import Door
 from sidecar.admin.routes import Api, NotKnown, Route, answer
+from sidecar.net.listen import Acceptor
 from sidecar.resilience.token_bucket import TokenBucket
 from sidecar.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
     from sidecar.admin.view import Running
+    from sidecar.config.model import Address
     from sidecar.telemetry.logs import LogWriter
 
 logger = logging.getLogger("sidecar.admin")
@@ -41,16 +43,18 @@ _CODES: Final = {
 class AdminServer:
     """The running server. ``address`` is where it really listens."""
 
-    def __init__(self, runner: web.AppRunner, server: asyncio.Server, door: Door) -> None:
+    def __init__(self, runner: web.AppRunner, acceptor: Acceptor, door: Door, bind: Address) -> None:
         self._runner = runner
-        self._server = server
+        self._acceptor = acceptor
         self._door = door
-        host, port = server.sockets[0].getsockname()[:2]
+        host, port = acceptor.sockets[0].getsockname()[:2]
+        if bind.host == "::":
+            host = bind.host  # it has sockets of both families
         self.address: tuple[str, int] = (host, port)
 
     async def close(self) -> None:
         """Stop, giving running requests a moment."""
-        self._server.close()
+        self._acceptor.close()
         self._door.close()
         await self._runner.cleanup()
 
@@ -71,11 +75,12 @@ async def start_admin(running: Running, log: LogWriter, door: Door | None = None
     door.server = runner.server
     bind = running.config.admin.bind
     try:
-        server = await asyncio.get_running_loop().create_server(door, bind.host, bind.port, backlog=128)
+        acceptor = Acceptor(asyncio.get_running_loop(), door)
+        await acceptor.start(bind.host, bind.port)
     except OSError:
         await runner.cleanup()
         raise
-    return AdminServer(runner, server, door)
+    return AdminServer(runner, acceptor, door, bind)
 
 
 def _application(running: Running, log: LogWriter, door: Door) -> web.Application:
@@ -136,12 +141,16 @@ def _middleware(running: Running, door: Door) -> Any:
     async def explain(request: web.Request, handler: Any) -> web.StreamResponse:
         """Refuse what may not be, and give every error the same shape."""
         door.spoke(request.protocol)
+        if not door.admits(request.protocol, _is_probe(request.path)):
+            response = answer({"error": "overloaded", "message": "too many requests at once"}, 503)
+            response.force_close()
+            return response
         try:
             guard.check(running.config.admin, request.method, request.path, request.headers)
             if (request.content_length or 0) > MAX_BODY:
                 raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)
-            response: web.StreamResponse = await handler(request)
-            return response
+            found: web.StreamResponse = await handler(request)
+            return found
         except guard.Refused as refused:
             level = logging.DEBUG if lines.take(time.monotonic()) else logging.WARNING
             logger.log(level, "refused: %s", refused.code, extra=_asked(request))
@@ -160,5 +169,12 @@ def _middleware(running: Running, door: Door) -> Any:
         except Exception:
             logger.exception("%s %s failed", request.method, request.path)
             return answer({"error": "internal", "message": "that failed; the log says why"}, 500)
+        finally:
+            door.answered(request.protocol)
 
     return explain
+
+
+def _is_probe(path: str) -> bool:
+    """Whether that is asked for by whoever runs the workload, to see whether it is well."""
+    return path in ("/ready", "/health", "/metrics") or (path.startswith("/health/") and path[8:12] != "deep")

@@ -103,10 +103,19 @@ def _listeners_apart(root: Fields) -> None:
 
 
 def _overlap(one: Address, other: Address) -> bool:
-    """Whether both cannot be listened on at once. The IPv6 wildcard is taken to include IPv4, as it may."""
+    """Whether both cannot be listened on at once. ``::`` is both families, ``0.0.0.0`` is IPv4 alone."""
     if one.port != other.port or one.port == 0:
         return False
-    return is_wildcard(one.host) or is_wildcard(other.host) or bool(_hosts(one.host) & _hosts(other.host))
+    return _covers(one.host, other.host) or _covers(other.host, one.host) or bool(_hosts(one.host) & _hosts(other.host))
+
+
+def _covers(wildcard: str, host: str) -> bool:
+    """Whether that is a wildcard of which the other address, or one of them, is a part."""
+    if not is_wildcard(wildcard):
+        return False
+    if ":" in wildcard:
+        return True
+    return any(":" not in each for each in _hosts(host))
 
 
 def _hosts(host: str) -> set[str]:

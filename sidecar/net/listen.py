@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 #: Connections that wait to be accepted, at most.
 BACKLOG: Final = 1024
+#: Tries to find a port that is free for all addresses.
+TRIES: Final = 10
 
 
 class Acceptor:
@@ -72,23 +75,51 @@ class Acceptor:
 
 
 async def bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
-    """Sockets bound to every address of ``host``, all to one port. ``::`` is both families, where there are two; as
-    everywhere, ``0.0.0.0`` is IPv4 alone. Raises :class:`OSError`."""
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    """Sockets bound to every address of ``host``, all to one port. ``::`` is all addresses of both families; each has a
+    socket of its own, so that clients have the addresses they are known by. A family that this host lacks is left out
+    where there is another. Raises :class:`OSError`."""
+    found: list[Any] = []
+    everywhere = ":" in host and not host.strip(":0")
+    for name in ("0.0.0.0", "::") if everywhere else (host,):
+        found += await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    for tries_left in reversed(range(TRIES if port == 0 else 1)):
+        try:
+            return _bind_all(addresses, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE or not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.socket]:
     sockets: list[socket.socket] = []
+    lacking: OSError | None = None
     try:
-        for family, _, _, _, address in dict.fromkeys(found):
-            sock = socket.socket(family, socket.SOCK_STREAM)
+        for family, address in addresses:
+            try:
+                sock = socket.socket(family, socket.SOCK_STREAM)
+            except OSError as error:
+                lacking = error
+                continue
             sockets.append(sock)
             sock.setblocking(False)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, address[0] != "::")
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # Port 0 is chosen once, for all of them.
             chosen = sockets[0].getsockname()[1] if len(sockets) > 1 else port
-            sock.bind((address[0], chosen, *address[2:]))
+            try:
+                sock.bind((address[0], chosen, *address[2:]))
+            except OSError as error:
+                if error.errno != errno.EADDRNOTAVAIL:
+                    raise
+                lacking = error
+                sockets.pop().close()
     except BaseException:
         for sock in sockets:
             sock.close()
         raise
+    if lacking is not None and not sockets:
+        raise lacking
     return sockets

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+
+import pytest
+import uvloop
 
 from sidecar.admin.door import Door
+from sidecar.admin.view import Health
 from support.admin import serving
+from support.live import until
 from support.running import running
 
 REQUEST = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -18,33 +24,99 @@ async def ended(reader: asyncio.StreamReader) -> bool:
         return True
 
 
-def test_one_too_many() -> None:
+class Slow:
+    """Probes of an upstream that take until they are let go."""
+
+    def __init__(self) -> None:
+        self.go = asyncio.Event()
+        self.running = running("ollama")
+        self.running.probe = self.probe  # type: ignore[method-assign]
+
+    async def probe(self, upstream: str) -> Health:
+        await self.go.wait()
+        return Health("healthy", "slow")
+
+
+async def ask(address: tuple[str, int], path: str = "/ready") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    return reader, writer
+
+
+def test_one_that_is_kept_makes_room_the_oldest_first() -> None:
     async def main() -> None:
         async with asyncio.timeout(60), serving(running(), Door(most=2)) as client:
-            held = []
+            kept = []
             for _ in range(2):
-                reader, writer = await asyncio.open_connection(*client.address)
-                writer.write(REQUEST)
-                assert b"200" in await reader.readline()
-                held.append(writer)
-            reader, writer = await asyncio.open_connection(*client.address)
-            assert await ended(reader)
-            writer.close()
-            held[0].close()
-            await held[0].wait_closed()
-            while True:  # the server sees the end a moment later
-                reader, writer = await asyncio.open_connection(*client.address)
-                try:
-                    writer.write(REQUEST)
-                    first = await reader.readline()
-                except ConnectionError:
-                    first = b""
-                writer.close()
-                if b"200" in first:
-                    break
-            held[1].close()
+                reader, writer = await ask(client.address)
+                assert b"200" in await reader.readuntil(b"\r\n\r\n")
+                await reader.readuntil(b"}\n")
+                kept.append((reader, writer))
+            reader, writer = await ask(client.address)
+            assert b"200" in await reader.readline()
+            assert await ended(kept[0][0])
+            kept[1][1].write(REQUEST)
+            assert b"200" in await kept[1][0].readline()
+            for _, each in (*kept, (reader, writer)):
+                each.close()
 
     asyncio.run(main())
+
+
+def test_silent_ones_do_not_hold_the_port() -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), serving(running(), Door(most=3)) as client:
+            silent = [await asyncio.open_connection(*client.address) for _ in range(3)]
+            reader, writer = await ask(client.address)
+            assert b"200" in await reader.readline()
+            assert await ended(silent[0][0])
+            for _, each in (*silent, (reader, writer)):
+                each.close()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_one_too_many(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def main() -> None:
+        slow = Slow()
+        door = Door(most=2)
+        async with asyncio.timeout(60), serving(slow.running, door) as client:
+            busy = [await ask(client.address, "/health/deep/ollama")]
+            await until(lambda: door._busy)
+            refused, other = await ask(client.address, "/upstreams")  # its part of the room is taken
+            assert b" 503 " in await refused.readline()
+            assert await refused.read() is not None
+            other.close()
+            for path in ("/ready", "/metrics", "/health", "/health/ollama"):
+                reader, writer = await ask(client.address, path)
+                assert b" 200 " in await reader.readline()
+                writer.close()
+            slow.go.set()
+            assert b" 200 " in await busy[0][0].readline()
+            busy[0][1].close()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_when_all_are_busy_a_new_one_is_closed(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def main() -> None:
+        slow = Slow()
+        door = Door(most=1)
+        async with asyncio.timeout(60), serving(slow.running, door) as client:
+            reader, writer = await ask(client.address, "/health/deep/ollama")
+            await until(lambda: door._busy)
+            refused, other = await asyncio.open_connection(*client.address)
+            assert await ended(refused)
+            slow.go.set()
+            assert b" 200 " in await reader.readline()
+            writer.close()
+            other.close()
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())
 
 
 def test_who_says_nothing_or_not_all_of_it_is_cut() -> None:
@@ -77,6 +149,7 @@ def test_connections_that_come_and_go_in_silence_leave_nothing() -> None:
             while (await _status(client.address)) != b"200":
                 pass
             assert len(door._silent) <= 5
+            assert len(door._resting) <= 6
         assert not door._silent
 
     asyncio.run(main())
