@@ -35,9 +35,13 @@ def run(path: str) -> int:
         config = load(path)  # before anything heavy is imported: a wrong file is told at once
     except ConfigError as error:
         return _refuse(error)
+    if signals.asked_to_end():
+        return 0
     import uvloop
 
     _import_aiohttp()
+    if signals.asked_to_end():
+        return 0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(config, path))
 

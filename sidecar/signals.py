@@ -23,6 +23,11 @@ def hold() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
+def asked_to_end() -> bool:
+    """Whether one that ends a sidecar is waiting."""
+    return not signal.sigpending().isdisjoint((signal.SIGTERM, signal.SIGINT))
+
+
 def release() -> None:
     """Let them come, to the handlers that stand now."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
