@@ -61,8 +61,6 @@ class HostsFile:
         self._path = Path(path)
         self._seen: tuple[int, int, int] | None = None
         self._names: dict[str, tuple[str, ...]] = {}
-        #: Changes so far.
-        self.version = 0
 
     def find(self, name: str) -> tuple[str, ...]:
         """The addresses of a name in lower case, in the file's order; empty when it has none. ``localhost`` always has
@@ -80,14 +78,11 @@ class HostsFile:
             with self._path.open("rb") as file:
                 text = file.read(MAX_HOSTS_FILE)
         except OSError:
-            if self._seen is not None:
-                self.version += 1
             self._seen = None
             self._names = {}
             return
         if found.st_size > MAX_HOSTS_FILE:
             log.warning("%s is too large; only its first %d bytes are read", self._path, MAX_HOSTS_FILE)
-        self.version += 1
         self._seen = seen
         self._names = _parse(text.decode("utf-8", "replace"))
 

@@ -83,7 +83,6 @@ class SystemResolver:
         self._clock = clock
         self._dns: aiodns.DNSResolver | None = None
         self._made = 0.0
-        self._version = 0
 
     def known(self, name: str) -> Answer | None:
         addresses = self._hosts.find(name)
@@ -119,12 +118,11 @@ class SystemResolver:
             await dns.close()
 
     def _channel(self) -> aiodns.DNSResolver:
-        """c-ares keeps answers for their whole TTL, which ``max_ttl`` is to be stronger than, and may miss that the
-        hosts file has changed; a new channel knows nothing. The old one ends with the last question to it."""
+        """c-ares keeps answers for their whole TTL, which ``max_ttl`` is to be stronger than; a new channel knows
+        nothing. The old one ends with the last question to it."""
         now = self._clock()
-        if self._dns is None or now - self._made >= self._settings.max_ttl or self._version != self._hosts.version:
+        if self._dns is None or now - self._made >= self._settings.max_ttl:
             self._made = now
-            self._version = self._hosts.version
             # Without ``lookups``: pycares 5.2 frees that text before c-ares has read it.
             self._dns = aiodns.DNSResolver(
                 nameservers=[str(server) for server in self._settings.servers] or None,
