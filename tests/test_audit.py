@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -13,6 +16,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
+_SCRIPT = runpy.run_path(str(ROOT / "scripts" / "audit"))
 
 
 def advisory(id: str, package: str, *events: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -54,11 +58,13 @@ def write(folder: Path, entries: list[dict[str, Any]] = DATABASE) -> Path:
 
 
 def audit(folder: Path, db: Path, *pins: str, options: tuple[str, ...] = ("--no-installed",)) -> tuple[int, str, str]:
+    """Exit code, output and errors."""
     file = folder / "pins.txt"
     file.write_text("# made up\n" + "".join(f"{pin} \\\n    --hash=sha256:{'0' * 64}\n" for pin in pins))
-    command: list[str | Path] = [sys.executable, ROOT / "scripts" / "audit", "--db", db, "--file", file, *options]
-    it = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    return it.returncode, it.stdout, it.stderr
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = _SCRIPT["main"](["--db", str(db), "--file", str(file), *options])
+    return code, out.getvalue(), err.getvalue()
 
 
 def test_what_is_affected_is_named_with_what_mends_it(tmp_path: Path) -> None:
