@@ -39,7 +39,7 @@ def _complete_queue(arguments: dict[str, Any]) -> None:
 
 def _complete_prefetch(arguments: dict[str, Any]) -> None:
     if most := arguments.get("max"):
-        arguments.setdefault("default", min(most, model.AmqpPrefetch().default))
+        arguments.setdefault("default", most)
 
 
 CREDENTIALS = Section(
@@ -116,9 +116,7 @@ PREFETCH = Section(
     model.AmqpPrefetch,
     "How many messages a consumer may have at once without having acknowledged them.",
     {
-        "default": Key(
-            Integer(0, 65535), "For those that set no limit; 0: leaves them alone.", 100, default="100, at most max"
-        ),
+        "default": Key(Integer(0, 65535), "For those that set no limit; 0: leaves them alone.", 100, default="max"),
         "max": Key(Integer(0, 65535), "The most that one gets; 0: whatever it asks for.", 1000),
     },
     complete=_complete_prefetch,

@@ -352,10 +352,11 @@ class AmqpHold:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AmqpPrefetch:
-    """What a consumer without a prefetch limit gets, and the most that one may ask for; 0 leaves it alone."""
+    """What a consumer without a prefetch limit gets, and the most that one may ask for; 0 leaves it alone. By default
+    both do: a consumer that acknowledges late (Celery's tasks with a countdown, a batch) would wait for ever."""
 
-    default: int = 100
-    max: int = 1_000
+    default: int = 0
+    max: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,8 +127,8 @@ def test_the_default_of_low_follows_high(high: int, low: int) -> None:
 
 def test_the_default_of_prefetch_is_within_its_maximum() -> None:
     assert amqp_of("prefetch: {max: 50}").prefetch == AmqpPrefetch(default=50, max=50)
-    assert amqp_of("prefetch: {max: 500}").prefetch == AmqpPrefetch(default=100, max=500)
-    assert amqp_of("prefetch: {max: 0}").prefetch == AmqpPrefetch(default=100, max=0)
+    assert amqp_of("prefetch: {max: 500}").prefetch == AmqpPrefetch(default=500, max=500)
+    assert amqp_of("prefetch: {max: 0}").prefetch == AmqpPrefetch(default=0, max=0)
     assert amqp_of("prefetch: {default: 0, max: 0}").prefetch == AmqpPrefetch(default=0, max=0)
 
 
@@ -251,6 +251,6 @@ def test_the_values_of_the_example_that_are_defaults_are_those_of_the_model() ->
     rabbitmq: Upstream = example().upstreams["rabbitmq"]
     assert rabbitmq.amqp is not None
     default = Amqp()
-    for name in ("watch_interval", "hold", "max_message_size", "prefetch"):
+    for name in ("watch_interval", "hold", "max_message_size"):
         assert getattr(rabbitmq.amqp, name) == getattr(default, name), name
     assert rabbitmq.amqp.queues[1].low == 400

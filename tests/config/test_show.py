@@ -69,7 +69,7 @@ def test_amqp_is_shown_without_what_it_has_not() -> None:
         "watch_interval": 0.25,
         "hold": {"messages": 10_000, "bytes": 64 << 20, "timeout": 30},
         "max_message_size": 16 << 20,
-        "prefetch": {"default": 100, "max": 1000},
+        "prefetch": {"default": 0, "max": 0},
         "pause_on": [],
     }
 
