@@ -279,28 +279,31 @@ async def mix(it: Plane, rng: random.Random, requests: int) -> None:
                 await asyncio.sleep(0)
         rng.choice([client.close, client.reset, client.finish, client.transport.abort])()
 
-    done = 0
-    while done < requests:
-        await asyncio.gather(*(one() for _ in range(80)))
-        done += 80
-        it.advance(rng.random() * 0.5)
-        if rng.random() < 0.05:
-            it.listener.cluster.update(rng.sample(instances, rng.choice([0, 1, 1, 2, 2, 2])))
-        for client in it.clients[:-100]:
-            client.transport.abort()
-        del it.clients[:-100]
-    it.listener.cluster.update(instances)
+    try:
+        done = 0
+        while done < requests:
+            await asyncio.gather(*(one() for _ in range(80)))
+            done += 80
+            it.advance(rng.random() * 0.5)
+            if rng.random() < 0.05:
+                it.listener.cluster.update(rng.sample(instances, rng.choice([0, 1, 1, 2, 2, 2])))
+            for client in it.clients[:-100]:
+                client.transport.abort()
+            del it.clients[:-100]
+        it.listener.cluster.update(instances)
 
-    def quiet() -> bool:
-        it.advance(10)
-        return not it.stats.client_connections
+        def quiet() -> bool:
+            it.advance(10)
+            return not it.stats.client_connections
 
-    # What waits for a peer that will never speak again does so for its time; one wait's end may be another's beginning.
-    await until(quiet, "everything that waited has ended")
-    for server in servers:
-        server.close()
-    for peer in accepted:
-        peer.transport.abort()
+        # What waits for a peer that will never speak again does so for its time; one wait's end may be another's
+        # beginning.
+        await until(quiet, "everything that waited has ended")
+    finally:  # uvloop waits for ever for what is left open
+        for server in servers:
+            server.close()
+        for peer in accepted:
+            peer.transport.abort()
     for endpoint in it.listener.cluster.endpoints:
         assert endpoint.active == 0
 

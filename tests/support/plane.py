@@ -33,9 +33,7 @@ from sidecar.registry.api import Instance
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
 from support.clock import Loop
-
-#: Seconds after which something that did not happen is a failure.
-DEADLINE = 10.0
+from support.patience import PATIENCE
 
 T = TypeVar("T")
 
@@ -43,7 +41,7 @@ T = TypeVar("T")
 async def until(condition: Callable[[], object], what: str) -> None:
     """Wait for a condition that only the event loop can bring about."""
     try:
-        async with asyncio.timeout(DEADLINE):
+        async with asyncio.timeout(PATIENCE):
             while not condition():  # noqa: ASYNC110 - what is waited for has no event
                 await asyncio.sleep(0.001)
     except TimeoutError:
@@ -93,7 +91,7 @@ class Peer(asyncio.Protocol):
 
     async def wait(self, condition: Callable[[], bool], what: str) -> None:
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(PATIENCE):
                 while not condition():
                     self._changed.clear()
                     await self._changed.wait()
