@@ -34,22 +34,8 @@ class Downstream(Pausable):
     ``half_closed``: the client has finished sending."""
 
     __slots__ = (
-        "_begun",
-        "_buffer",
-        "_linger_until",
-        "_parsing",
-        "_probe",
-        "_probe_delay",
-        "_quiet_since",
-        "_undrained",
-        "closing",
-        "exchange",
-        "half_closed",
-        "idle_since",
-        "ip",
-        "listener",
-        "paused_writing",
-        "timer",
+        "_begun", "_buffer", "_linger_until", "_parsing", "_probe", "_probe_delay", "_quiet_since", "_undrained",
+        "closing", "exchange", "half_closed", "idle_since", "ip", "listener", "paused_writing", "timer",
     )  # fmt: skip
 
     def __init__(self, listener: HttpListener) -> None:
@@ -317,8 +303,11 @@ class Downstream(Pausable):
     def abort(self) -> None:
         """Reset the connection: the client must not take what it has got for the whole."""
         x = self.exchange
-        if x is not None:
-            x.client_gone()  # nothing happens when this came from its end
+        if x is not None:  # nothing happens when this came from its end
+            if x.status:
+                x.abort()  # it was not the client that left in the middle of its answer
+            else:
+                x.client_gone()
         if self.exchange is not None:
             self.exchange = None
             self.listener.stats.active -= 1

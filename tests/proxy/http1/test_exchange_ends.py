@@ -133,6 +133,19 @@ def test_a_client_that_leaves_a_quiet_stream_cancels_it_at_once(leave: Callable[
     in_plane(test)
 
 
+def test_an_answer_that_the_sidecar_cuts_is_not_one_whose_client_left() -> None:
+    async def test(plane: Plane) -> None:
+        client, upstream = await plane.request(GET)
+        upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await client.head()
+        (connection,) = plane.listener._connections
+        connection.abort()
+        await client.was_reset()
+        assert plane.stats.requests == {("GET", 200): 1}
+
+    in_plane(test)
+
+
 @pytest.mark.parametrize("stage", ["waiting", "sent", "backoff"])
 def test_an_old_client_that_closes_has_left(stage: str) -> None:
     """HTTP/1.0 has no 100 to ask with."""
