@@ -146,7 +146,7 @@ def _upstream_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 str(breaker["state"]).replace("_", "-") if breaker else "off",
                 str(stats["active"]),
                 str(sum(codes.values())),
-                str(sum(count for code, count in codes.items() if int(code) >= 500)),
+                str(sum(count for code, count in codes.items() if code[0] >= "5")),
                 str(sum(stats["retries"].values())),
                 _ms(stats["p50_ms"]),
                 _ms(stats["p99_ms"]),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.admin import amqp
 from sidecar.config import model
 from sidecar.resilience.breaker import CLOSED, OPEN
+from sidecar.telemetry.stats import code_label
 from sidecar.telemetry.text import counted
 
 if TYPE_CHECKING:
@@ -123,7 +124,8 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
     """What one listener has counted; latencies in milliseconds."""
     codes: dict[str, int] = {}
     for (_, code), n in list(stats.requests.items()):
-        codes[str(code)] = codes.get(str(code), 0) + n
+        label = code_label(code)
+        codes[label] = codes.get(label, 0) + n
     queue = stats.queue
     return {
         "requests": codes,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from sidecar.telemetry.stats import METHODS, ListenerStats
+from sidecar.telemetry.stats import METHODS, STATUSES, ListenerStats
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
@@ -22,7 +22,8 @@ class Metrics:
     def on_end(self, x: HttpExchange) -> None:
         stats = self._stats
         method = x.method
-        stats.requests[method if method in METHODS else "other", x.status] += 1
+        status = x.status
+        stats.requests[method if method in METHODS else "other", status if status in STATUSES else status // 100] += 1
         stats.duration.observe(self._clock() - x.started)
         if x.error:
             stats.rejected[x.error] += 1

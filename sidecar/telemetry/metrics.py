@@ -14,7 +14,7 @@ from prometheus_client.utils import INF, floatToGoString
 
 from sidecar import __version__
 from sidecar.telemetry.amqp_metrics import amqp_families
-from sidecar.telemetry.stats import QueueStats
+from sidecar.telemetry.stats import QueueStats, code_label
 
 if TYPE_CHECKING:
     from sidecar.admin.view import Running
@@ -70,7 +70,7 @@ class _Collector(Collector):
         for stats in self._running.stats:
             labels = [stats.direction, stats.upstream]
             for (method, code), n in list(stats.requests.items()):
-                requests.add_metric([*labels, method, str(code)], n)
+                requests.add_metric([*labels, method, code_label(code)], n)
             duration.add_metric(labels, _cumulated(stats.duration), stats.duration.total)
             active.add_metric(labels, stats.active)
             pending.add_metric(labels, stats.pending)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from http import HTTPStatus
 from typing import Final
 
 #: Upper bounds of the latency buckets, seconds. 0.2 and 0.5 are limits in the reports, the rest is a 1-2.5-5 series.
@@ -16,8 +17,15 @@ BUCKETS: Final[tuple[float, ...]] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 
+#: Statuses that get a label of their own (IANA's, 0 for none, and 499); of others the class counts, from 1 to 9.
+STATUSES: Final = frozenset({0, 499, *map(int, HTTPStatus)})
 #: Methods that get a label of their own; all others are counted as ``other``.
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"})
+
+
+def code_label(code: int) -> str:
+    """How a key of :attr:`ListenerStats.requests` is shown: a status, or a class such as ``2xx``."""
+    return f"{code}xx" if 0 < code < 10 else str(code)
 
 
 class Histogram:
@@ -81,7 +89,7 @@ class ListenerStats:
         self.direction = direction
         self.upstream = upstream
         self.protocol = protocol
-        #: (method, status code) → finished exchanges. 499 as code: the client left before the end of its answer.
+        #: (method, status code or class) → finished exchanges. 499: the client left before it had all of its answer.
         self.requests: defaultdict[tuple[str, int], int] = defaultdict(int)
         #: Seconds from the head's arrival to the exchange's end.
         self.duration = Histogram()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 from sidecar.config.model import Retry, Upstream
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, until
@@ -35,6 +36,21 @@ def test_methods_that_peers_make_up_share_a_label() -> None:
             for n in range(20):
                 await fetch(live.port, method=f"M{n}")
             assert live.stats.requests == {("other", 200): 20}
+
+    run(main)
+
+
+def test_statuses_that_apps_make_up_share_labels() -> None:
+    async def main() -> None:
+        async def answer(given: Request) -> bytes:
+            return ok(status=given.target.removeprefix("/") + " X")
+
+        async with Origin(answer) as origin, Live(replace(_CONFIG, circuit_breaker=None), origin.port) as live:
+            for status in (200, 299, 298, 499, 503, 599, 600, 999):
+                assert (await fetch(live.port, f"/{status}", method="POST")).status == status
+            assert live.stats.requests == {
+                ("POST", key): n for key, n in ((200, 1), (2, 2), (499, 1), (503, 1), (5, 1), (6, 1), (9, 1))
+            }
 
     run(main)
 

@@ -63,6 +63,7 @@ def busy() -> FakeRunning:
     it.inbound.requests["GET", 200] += 7
     stats = it.upstreams["ollama"].stats
     stats.requests["POST", 503] += 2
+    stats.requests["POST", 2] += 1
     stats.retries["connect"] += 3
     stats.rejected["circuit_open"] += 2
     stats.active, stats.pending = 6, 1
