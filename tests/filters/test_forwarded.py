@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import pytest
+
 from sidecar.config.model import Inbound, Upstream
 from sidecar.filters.forwarded import Forwarded
 from support.clock import Clock
@@ -41,6 +43,27 @@ def test_forwarded_is_continued_where_one_came() -> None:
     found = send("Forwarded: for=192.0.2.1;proto=https")
     assert found["forwarded"] == ["for=192.0.2.1;proto=https, for=10.1.1.1;proto=http"]
     assert found["x-forwarded-for"] == ["10.1.1.1"]
+
+
+@pytest.mark.parametrize(
+    "value",
+    ['for="9', 'for="a\\"', "for=a b", "for=", 'for="a"b', "=a", "for", "for=a;;by=c, =", 'for="a";host="b, for=c'],
+)
+def test_what_would_swallow_our_element_is_dropped(value: str) -> None:
+    assert send(f"Forwarded: {value}")["forwarded"] == ["for=10.1.1.1;proto=http"]
+
+
+@pytest.mark.parametrize("value", ['for="[2001:db8::1]:4711"', "for=_a;by=b ; host=c,  for=d", 'for="a, \\"b";x=y,'])
+def test_what_is_a_list_stays(value: str) -> None:
+    assert send(f"Forwarded: {value}")["forwarded"] == [f"{value}, for=10.1.1.1;proto=http"]
+
+
+def test_other_fields_that_are_malformed_are_dropped() -> None:
+    found = send('X-Forwarded-For: "192.0.2.1', "x-forwarded-proto: https;x")
+    assert found == {"x-forwarded-for": ["10.1.1.1"], "x-forwarded-proto": ["http"]}
+    assert send("X-Forwarded-For: 192.0.2.1:99, [2001:db8::1]:9, unknown")["x-forwarded-for"] == [
+        "192.0.2.1:99, [2001:db8::1]:9, unknown, 10.1.1.1"
+    ]
 
 
 def test_ipv6() -> None:
