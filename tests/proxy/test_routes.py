@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config.model import Inbound, Match, RateLimit, Route
-from sidecar.proxy.routes import Routes, glob
+from sidecar.proxy.routes import Routes, glob, normal
 from support.fakes import request
 from support.live import ANY_PORT, Live, Origin, fetch, run
 
@@ -82,11 +82,54 @@ def test_all_parts_must_match() -> None:
     assert found(table, "POST /a/b", "X-Priority: low") is None
 
 
-def test_the_path_is_taken_as_it_was_sent_without_its_query() -> None:
+def test_the_path_is_taken_without_its_query() -> None:
     table = routes(Match(path="/a b"), Match(path="/a%20b"), Match(path="/q"), Match(path="/abs"))
     assert found(table, "GET /a%20b") == 1
     assert found(table, "GET /q?/a") == 2
     assert found(table, "GET http://t/abs?x") == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "form"),
+    [
+        ("/%6cogin", "/login"),
+        ("/%6Cogin%2f%7e", "/login%2F~"),
+        ("/a%2fb", "/a%2Fb"),
+        ("/a%252e", "/a%252e"),
+        ("/a/./b/../login", "/a/login"),
+        ("/%2e%2e/%2E/login", "/login"),
+        ("/a/b/..", "/a/"),
+        ("/a/.", "/a/"),
+        ("/..", "/"),
+        ("/.hidden/..a/...", "/.hidden/..a/..."),
+        ("//a/../b", "//b"),
+        ("/a%", "/a%"),
+        ("/%zz", "/%zz"),
+        ("*", "*"),
+    ],
+)
+def test_the_form_of_a_path_that_routes_see(path: str, form: str) -> None:
+    assert normal(path.encode()).decode() == form
+
+
+@given(st.text("/.%2eEfFa", max_size=20).map(lambda text: f"/{text}".encode()))
+def test_the_normal_form_is_its_own_normal_form_but_for_what_decoding_uncovers(path: bytes) -> None:
+    form = normal(path)
+    assert form.startswith(b"/")
+    assert not {b".", b".."} & set(form.split(b"/"))
+
+
+def test_no_way_of_writing_a_path_misses_its_route() -> None:
+    table = routes(Match(path="/login"), Match(path="/a%2fb"), Match(path="/admin/*"))
+    for path in ("/login", "/%6cogin", "/x/../login", "/x/%2e%2E/%6Cogin?y"):
+        assert found(table, f"GET {path}") == 0
+    assert found(table, "GET /a%2Fb") == found(table, "GET /a%2fb") == 1
+    assert found(table, "GET /public/%2e./admin/x") == 2
+    assert found(table, "GET /admin/../x") is None
+    head = request("GET /x/../%6cogin HTTP/1.1")
+    table.match(head)
+    assert head.target == b"/x/../%6cogin"
+    assert head.raw.startswith(b"GET /x/../%6cogin HTTP/1.1\r\n")
 
 
 def test_no_routes() -> None:
