@@ -298,10 +298,11 @@ class Discover:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StaticEndpoint:
-    """One configured endpoint."""
+    """One configured endpoint. ``sidecar``: a sidecar listens there."""
 
     address: Address
     weight: int = 1
+    sidecar: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -313,6 +313,7 @@ ENDPOINT = Section(
     {
         "address": Key(HostPort(), "Where it is.", "10.0.0.7:11434", required=True),
         "weight": Key(Integer(1, 65535), "Its share, relative to the others.", 3),
+        "sidecar": Key(Boolean(), "A sidecar listens there: what it says of its app's state is believed.", True),
     },
 )
 

@@ -185,11 +185,8 @@ def _exchange(listener: HttpListener, client: Downstream, request: Request) -> H
     return x
 
 
-def peers_code(x: HttpExchange, head: ResponseHead) -> bytes:
-    """The code of a sidecar that answers in place of its app; empty: it is the app's own answer. Behind an inbound port
-    there is no other sidecar, whatever the app says."""
-    if x.listener.stats.direction == "inbound":
-        return b""
+def peers_code(head: ResponseHead) -> bytes:
+    """The code of a sidecar that answers in place of its app; empty: it is the app's own answer."""
     return head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
 
 
@@ -201,7 +198,7 @@ def _result(wire: Wire, x: HttpExchange, max_body: int) -> Result:
         if found:
             result.retry_after = bytes(found[1])
         return result
-    peers = peers_code(x, answer).decode("latin-1")
+    peers = peers_code(answer).decode("latin-1")
     result = Result(answer.status, x.error or peers, bool(x.error))
     if x.error:
         return result

@@ -102,7 +102,7 @@ class Queue:
 
     def refused(self, x: HttpExchange, head: ResponseHead) -> Reply | None:
         """An answer of a peer sidecar in place of its app, which can be queued."""
-        code = peers_code(x, head)
+        code = peers_code(head)
         if code not in _PEERS or not self._fits(x):
             return None
         name = code.decode()

@@ -15,7 +15,8 @@ class Instance:
 
     ``state`` is ``healthy`` or ``warning`` (unhealthy ones are not handed out); ``weight`` is the one that goes
     with that state. ``hostname`` is the name that ``host`` was found for, where a registry or the configuration gave a
-    name instead of an address (:mod:`sidecar.upstreams.names`).
+    name instead of an address (:mod:`sidecar.upstreams.names`). ``sidecar``: one stands there, and is believed when it
+    says that its app did not get a request.
     """
 
     host: str
@@ -26,6 +27,7 @@ class Instance:
     tags: tuple[str, ...] = ()
     meta: dict[str, str] = field(default_factory=dict)
     hostname: str = ""
+    sidecar: bool = False
 
 
 #: Called with the whole new set whenever it differs from the last one (also with an empty one).

@@ -16,6 +16,9 @@ _LONG: Final = 1 << 18
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
+#: What a sidecar's registration has in its meta, as "1".
+SIDECAR: Final = "sidecar"
+
 
 def _ignore(problem: str) -> None:
     pass
@@ -125,6 +128,7 @@ def _instance(entry: Any) -> Instance | None:
         state=state,
         tags=_or(service.get("Tags"), []),
         meta=_or(service.get("Meta"), {}),
+        sidecar=_object(service.get("Meta"), "Meta").get(SIDECAR) == "1",
     )
 
 

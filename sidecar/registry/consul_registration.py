@@ -13,6 +13,7 @@ from typing import Any
 from consul import ConsulException, NotFound
 
 from sidecar.config.model import Service
+from sidecar.registry.consul_health import SIDECAR
 from sidecar.registry.consul_watch import backoff
 from sidecar.registry.link import Link, describe
 from sidecar.registry.pace import Pace
@@ -174,7 +175,7 @@ class ConsulRegistration:
             address=service.address,
             port=self._port,
             tags=list(service.tags),
-            meta=dict(service.meta),
+            meta=_meta(service),
             weights={"Passing": service.weights.passing, "Warning": service.weights.warning},
             check={
                 "CheckID": self._check_id,
@@ -222,7 +223,7 @@ class ConsulRegistration:
             "Address": wanted.address,
             "Port": self._port,
             "Tags": sorted(wanted.tags),
-            "Meta": wanted.meta,
+            "Meta": _meta(wanted),
             "Weights": {"Passing": wanted.weights.passing, "Warning": wanted.weights.warning},
         }
 
@@ -233,6 +234,11 @@ class ConsulRegistration:
             if "Unknown service" not in str(error):
                 raise
         log.info("deregistered %s from Consul", self._service.id)
+
+
+def _meta(service: Service) -> dict[str, str]:
+    """What it is registered with: that a sidecar stands before it, too."""
+    return {**service.meta, SIDECAR: "1"}
 
 
 def _as_said(found: dict[str, Any]) -> dict[str, Any]:

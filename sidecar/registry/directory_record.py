@@ -84,6 +84,7 @@ def encode(service: Service, port: int, status: str, output: str) -> bytes:
         "port": port,
         "tags": service.tags,
         "meta": service.meta,
+        "sidecar": True,
         "weights": {"passing": service.weights.passing, "warning": service.weights.warning},
         "status": status,
         "output": output[:1000],
@@ -126,6 +127,7 @@ def decode(data: bytes) -> Record:
             state=_STATES[status],
             tags=content.get("tags"),
             meta=content.get("meta"),
+            sidecar=content.get("sidecar") is True,
         ),
     )
 

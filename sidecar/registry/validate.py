@@ -82,7 +82,15 @@ def text(value: object, what: str, most: int, odd: re.Pattern[str] = _LONE) -> s
 
 
 def instance(
-    *, host_: object, port: object, id_: object, weight: object, state: str, tags: object, meta: object
+    *,
+    host_: object,
+    port: object,
+    id_: object,
+    weight: object,
+    state: str,
+    tags: object,
+    meta: object,
+    sidecar: bool = False,
 ) -> Instance:
     """Make an instance of what a registry said about it. Raises ValueError, saying what is wrong."""
     if not isinstance(tags, list) or len(tags) > MAX_TAGS:
@@ -101,6 +109,7 @@ def instance(
         state=state,
         tags=tuple(tags),
         meta=dict(meta),
+        sidecar=sidecar,
     )
 
 

@@ -153,13 +153,15 @@ class Cluster:
             endpoint = before.get(address)
             if endpoint is None:
                 endpoint = Endpoint(
-                    instance.host, instance.port, instance.weight, instance.state, instance.id, instance.hostname
-                )
+                    instance.host, instance.port, instance.weight, instance.state, instance.id, instance.hostname,
+                    instance.sidecar,
+                )  # fmt: skip
             else:
                 endpoint.weight = instance.weight
                 endpoint.state = instance.state
                 endpoint.id = instance.id
                 endpoint.hostname = instance.hostname
+                endpoint.sidecar = instance.sidecar
             after[address] = endpoint
         self._by_address = after
         self.endpoints = tuple(after.values())

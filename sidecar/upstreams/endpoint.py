@@ -9,16 +9,24 @@ class Endpoint:
 
     ``state`` is ``healthy`` or ``warning``; ``active`` counts exchanges (TCP: connections) under way;
     ``ejected_until`` is the loop time until which failures keep it out of the rotation (0: it is in). ``hostname`` is
-    the name that the address was found for, if there was one; ``gone``: it has left the set.
+    the name that the address was found for, if there was one; ``gone``: it has left the set; ``sidecar``: another one
+    stands there, as the configuration or the registry says.
     """
 
     __slots__ = (
         "active", "current", "ejected_until", "ejections", "failures", "gone", "host", "hostname", "id", "port",
-        "state", "weight",
+        "sidecar", "state", "weight",
     )  # fmt: skip
 
     def __init__(
-        self, host: str, port: int, weight: int = 1, state: str = "healthy", id: str = "", hostname: str = ""
+        self,
+        host: str,
+        port: int,
+        weight: int = 1,
+        state: str = "healthy",
+        id: str = "",
+        hostname: str = "",
+        sidecar: bool = False,
     ) -> None:
         self.host = host
         self.port = port
@@ -26,6 +34,7 @@ class Endpoint:
         self.state = state
         self.id = id
         self.hostname = hostname
+        self.sidecar = sidecar
         self.gone = False
         self.active = 0
         #: Failed tries in a row.

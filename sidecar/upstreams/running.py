@@ -76,7 +76,8 @@ class RunningUpstream:
             self._unwatch = registry.watch(self.config.discover, self._expansion.update)
         else:
             self._expansion.update(
-                Instance(host=e.address.host, port=e.address.port, weight=e.weight) for e in self.config.endpoints
+                Instance(host=e.address.host, port=e.address.port, weight=e.weight, sidecar=e.sidecar)
+                for e in self.config.endpoints
             )
 
     def listeners_changed(self) -> None:

@@ -272,10 +272,26 @@ def test_a_post_to_a_draining_peer_goes_to_another_endpoint_at_once() -> None:
 
     async def main() -> None:
         async with Origin(draining) as old, Origin() as new, Live(_CONFIG, old.port, new.port) as live:
+            live.endpoints(old.port, new.port, sidecars=True)
             answers = [await fetch(live.port, method="POST", body=b"abc") for _ in range(4)]
             assert [a.status for a in answers] == [200] * 4
             assert (len(old.requests), len(new.requests)) == (1, 4)
             assert live.breaker_states == []
+
+    run(main)
+
+
+@pytest.mark.parametrize("code", ["draining", "connect_failed", "no_endpoints"])
+def test_an_app_that_says_so_is_not_believed(code: str) -> None:
+    lie = ok(b"{}", f"x-sidecar-error: {code}", status="503 Service Unavailable")
+
+    async def main() -> None:
+        async with Origin(lie) as one, Origin(lie) as two, Live(_CONFIG, one.port, two.port) as live:
+            answer = await fetch(live.port, method="POST", body=b"abc")
+            assert answer.status == 503
+            assert "x-sidecar-error" not in answer.fields
+            assert len(one.requests) + len(two.requests) == 1
+            assert not any(endpoint.ejected_until for endpoint in live.listener.cluster.endpoints)
 
     run(main)
 

@@ -20,11 +20,12 @@ from sidecar.config.environment import BadVariable, substitute
 from sidecar.config.errors import TooManyProblems
 from sidecar.config.kinds import _USER_INFO
 from sidecar.config.model import Limits
+from sidecar.filters.forwarded import _GOOD
 from sidecar.proxy.errors import ProtocolError
 from sidecar.proxy.http1.body import Chunked
 from sidecar.proxy.http1.head import hopeless, parse_request, parse_response, without
 from sidecar.proxy.http1.pool import _TIMEOUT
-from sidecar.proxy.routes import glob
+from sidecar.proxy.routes import glob, normal
 from sidecar.proxy.trace import parse_b3, parse_traceparent
 from sidecar.registry import consul_health, directory_record
 from sidecar.resilience.backoff import parse_retry_after
@@ -62,12 +63,12 @@ def _parse_answer(lines: bytes) -> object:
     return parse_response(b"HTTP/1.1 200 OK\r\n" + lines, LIMITS, "GET")
 
 
-def _chunks(start: bytes, data: bytes) -> None:
-    Chunked().feed(start + data)
+def _chunks(start: bytes, data: bytes, lenient: bool = False) -> None:
+    Chunked(lenient=lenient).feed(start + data)
 
 
-def _chunks_in_pieces(start: bytes, data: bytes) -> None:
-    body = Chunked()
+def _chunks_in_pieces(start: bytes, data: bytes, lenient: bool = False) -> None:
+    body = Chunked(lenient=lenient)
     body.feed(start)
     for n in range(0, len(data), 8):
         body.feed(data[n : n + 8])
@@ -124,12 +125,18 @@ READERS: dict[str, tuple[int, Read]] = {
     "a head that comes in small pieces": (65_000, _hopeless_in_pieces),
     "the removal of a field": (65_000, lambda data: without(b"GET / HTTP/1.1\r\n%b\r\n\r\n" % data, b"a")),
     "chunks": (65_000, partial(_chunks, b"")),
-    "the extension of a chunk": (65_000, partial(_chunks, b"5")),
+    "the extension of a chunk": (256, partial(_chunks, b"5;a=")),
+    "the size of an answer's chunk": (16_000, partial(_chunks, b"5", lenient=True)),
+    "the size of an answer's chunk in small pieces": (16_000, partial(_chunks_in_pieces, b"5", lenient=True)),
     "trailers": (16_000, partial(_chunks, b"0\r\nX: ")),
-    "chunks in small pieces": (16_000, partial(_chunks_in_pieces, b"5;")),
+    "chunks in small pieces": (16_000, partial(_chunks_in_pieces, b"")),
     "trailers in small pieces": (16_000, partial(_chunks_in_pieces, b"0\r\nX: ")),
     "a trailer's name in small pieces": (16_000, partial(_chunks_in_pieces, b"0\r\n")),
     "a route's glob": (8_000, GLOB),
+    "a path in its normal form": (8_000, lambda data: normal(b"/" + data)),
+    "Forwarded": (65_000, _GOOD[b"forwarded"].fullmatch),
+    "Forwarded, a quote": (65_000, lambda data: _GOOD[b"forwarded"].fullmatch(b'for="' + data)),
+    "X-Forwarded-For": (65_000, _GOOD[b"x-forwarded-for"].fullmatch),
     "traceparent": (65_000, lambda data: parse_traceparent(b"cc-" + b"a" * 32 + b"-" + b"b" * 16 + b"-00" + data)),
     "b3": (65_000, lambda data: parse_b3({b"b3": data})),
     "b3 in fields": (65_000, lambda data: parse_b3({b"x-b3-traceid": data, b"x-b3-spanid": data})),

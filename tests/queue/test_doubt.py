@@ -58,6 +58,7 @@ def test_a_request_of_which_nobody_knows_whether_it_is_stored(tmp_path: Path, ke
 
 def test_the_code_of_a_peer_counts_as_a_try(tmp_path: Path) -> None:
     async def test(plane: Plane) -> None:
+        plane.endpoints(sidecars=True)
         client = await plane.connect()
         answer = await post(client)
         upstream = await plane.accepted()

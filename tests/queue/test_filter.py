@@ -196,6 +196,7 @@ def test_a_repeated_request_with_a_key_is_stored_once(tmp_path: Path) -> None:
 
 def test_a_peers_sidecar_without_its_app(tmp_path: Path) -> None:
     async def test(plane: Plane) -> None:
+        plane.endpoints(sidecars=True)
         client, upstream = await plane.request(POST + b"\r\nhello")
         await upstream.read_until(b"hello")
         upstream.send(b"HTTP/1.1 502 Bad Gateway\r\nX-Sidecar-Error: connect_failed\r\nContent-Length: 2\r\n\r\nno")

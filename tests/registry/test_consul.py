@@ -84,7 +84,7 @@ def test_a_workload_is_registered_once_it_is_well_and_taken_out_on_deregister(ag
             assert service["Service"] == "tasks"
             assert (service["Address"], service["Port"]) == ("10.0.0.5", 10030)
             assert service["Tags"] == ["ai", "v1"]
-            assert service["Meta"] == {"version": "1.0"}
+            assert service["Meta"] == {"version": "1.0", "sidecar": "1"}
             assert service["Weights"] == {"Passing": 7, "Warning": 2}
             assert registry.up
             assert registry.age == 0.0

@@ -31,7 +31,14 @@ def test_what_is_written_can_be_read(status: str, state: str, weight: int) -> No
     record = decode(encode(SERVICE, 10030, status, "GET /health: 200"))
     assert record.service == "tasks"
     assert record.instance == Instance(
-        host="10.0.0.5", port=10030, id="tasks-1", weight=weight, state=state, tags=("a", "b"), meta={"v": "1"}
+        host="10.0.0.5",
+        port=10030,
+        id="tasks-1",
+        weight=weight,
+        state=state,
+        tags=("a", "b"),
+        meta={"v": "1"},
+        sidecar=True,
     )
 
 

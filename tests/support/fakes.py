@@ -24,9 +24,9 @@ def request(text: str = "GET /x HTTP/1.1", *fields: str) -> RequestHead:
 
 
 def answer(status: int, *fields: str) -> ResponseHead:
-    """A parsed answer's head."""
+    """A parsed answer's head, of a sidecar."""
     lines = [f"HTTP/1.1 {status} x", *fields, "", ""]
-    return parse_response("\r\n".join(lines).encode("latin-1"), Limits(), "GET")
+    return parse_response("\r\n".join(lines).encode("latin-1"), Limits(), "GET", peer=True)
 
 
 class FakeListener:

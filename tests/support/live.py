@@ -134,9 +134,9 @@ class Live:
     def _breaker_changed(self, name: str, breaker: CircuitBreaker) -> None:
         self.breaker_states.append(breaker.state)
 
-    def endpoints(self, *ports: int) -> None:
-        """The endpoints from now on."""
-        self.listener.cluster.update(Instance(host="127.0.0.1", port=port) for port in ports)
+    def endpoints(self, *ports: int, sidecars: bool = False) -> None:
+        """The endpoints from now on; ``sidecars``: that is what they are."""
+        self.listener.cluster.update(Instance(host="127.0.0.1", port=port, sidecar=sidecars) for port in ports)
 
     def reload(self, **changes: Any) -> None:
         """Apply the configuration with these keys changed."""

@@ -238,8 +238,12 @@ class Plane:
         self.loop.set_exception_handler(lambda loop, context: self.errors.append(context))
         for upstream in self.upstreams:
             await upstream.start()
-        self.listener.cluster.update(Instance(host="127.0.0.1", port=u.port) for u in self.upstreams)
+        self.endpoints()
         await self.listener.start()
+
+    def endpoints(self, sidecars: bool = False) -> None:
+        """Let the upstreams be the endpoints; ``sidecars``: that is what they are."""
+        self.listener.cluster.update(Instance(host="127.0.0.1", port=u.port, sidecar=sidecars) for u in self.upstreams)
 
     @property
     def upstream(self) -> ScriptedUpstream:

@@ -68,13 +68,12 @@ class HttpExchange(Exchange):
         body = self.body
         assert body is not None
         used = body.feed(data)
-        rest = b""
-        if used < len(data):
-            data, rest = data[:used], data[used:]
+        rest = b"" if used == len(data) else data[used:]
         limit = self.listener.limits.body
         if limit and body.received > limit:
             raise ProtocolError(f"the request body is larger than {limit} bytes", "body_too_large")
-        self.count_in(len(data))
+        self.count_in(used)
+        data = body.onward(data, used)
         if body.done:
             self.body = None
             self.request_done = True
@@ -308,7 +307,7 @@ class HttpExchange(Exchange):
         decode = length == CHUNKED and self.head.version == 0
         if decode:
             raw = without(raw, b"transfer-encoding")
-        self.reply_body = Body(length, decode)
+        self.reply_body = Body(length, decode, lenient=True)
         client.transport.write(raw)
         self.touched = self.listener.clock()
         self.check_idle(self.touched)
@@ -328,12 +327,13 @@ class HttpExchange(Exchange):
             self.malformed(error)
             return
         surplus = used < len(data)
-        if surplus:
-            data = data[:used]
         if self.head.version == 0 and self.answer.length == CHUNKED:
             data = body.decoded()
+        else:
+            data = body.onward(data, used)
         self.count_out(len(data))
-        self.client.transport.write(data)
+        if data:
+            self.client.transport.write(data)
         self.touched = self.listener.clock()
         if body.done:
             if surplus:

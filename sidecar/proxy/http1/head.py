@@ -5,8 +5,9 @@ of it, a second one finds the few fields a proxy must know, and what is sent on 
 lines that end at this hop and plus those that are added. So everything else keeps its order, case and bytes, and a head
 costs about two microseconds.
 
-Grammar: RFC 9112 §2 to §6 and RFC 9110 §5 and §7.6.1, always in the strict reading: what two implementations could
-read in two ways is refused, not repaired.
+Grammar: RFC 9112 §2 to §6 and RFC 9110 §5 and §7.6.1. What two implementations could read in two ways is refused, not
+repaired. What has one reading and an odd form is refused in requests, and accepted in answers, where it goes on in the
+usual form (docs/http.md).
 """
 
 from __future__ import annotations
@@ -29,26 +30,37 @@ _FIELD: Final = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n")
 _FIELD_BEGUN: Final = re.compile(rb"\r|" + _TOKEN + rb"++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?")
 _VALUE_BEGUN: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
 
+#: Besides those that are known by name: fields that only sidecars may send, which are found under an empty name. Apps
+#: that make variables of names do not see the difference between a hyphen and an underscore.
+_OURS_HERE: Final = rb"|x[-_]sidecar[-_]" + _TOKEN + rb"*+"
 #: The fields that a proxy acts upon. The look-ahead on the first letter spares most lines the alternation.
 _KNOWN_IN_REQUEST: Final = re.compile(
     rb"\r\n(?=[bcefhkptuxBCEFHKPTUX])(?i:(host|connection|content-length|transfer-encoding|traceparent|tracestate"
     rb"|x-request-id|x-forwarded-for|x-forwarded-proto|forwarded|expect|upgrade|te|keep-alive|proxy-connection"
-    rb"|b3|x-b3-[a-z]++|http2-settings|x-sidecar-error)):([^\r]*+)"
+    rb"|b3|x-b3-[a-z]++|http2-settings)" + _OURS_HERE + rb"):([^\r]*+)"
 )
 _KNOWN_IN_RESPONSE: Final = re.compile(
     rb"\r\n(?=[ckprtuxCKPRTUX])(?i:(connection|content-length|transfer-encoding|keep-alive|proxy-connection|upgrade"
-    rb"|retry-after|x-sidecar-error)):([^\r]*+)"
+    rb"|retry-after|x-sidecar-error)" + _OURS_HERE + rb"):([^\r]*+)"
 )
-#: uri-host [":" port] of RFC 9110 §7.2; an IPv6 or future literal in brackets.
-_HOST: Final = re.compile(rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]++|\[[0-9A-Fa-f:.vV]++\])(?::[0-9]{0,5})?")
-_HOST_VALUE: Final = re.compile(rb"[ \t]*+(?:" + _HOST.pattern + rb")[ \t]*+")
+_OURS: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_])[^\r]*+")
+_OUR_ERROR: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_]error):[^\r]*+")
+#: uri-host [":" port] of RFC 9110 §7.2; an IPv6 or future literal in brackets, perhaps with a zone (RFC 6874).
+_HOST: Final = re.compile(
+    rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]++|\[[0-9A-Fa-f:.vV]++(?:%25[A-Za-z0-9\-._~%]++)?\])(?::[0-9]{0,5})?"
+)
+#: It is empty where the target has no authority (RFC 9112 §3.2).
+_HOST_VALUE: Final = re.compile(rb"[ \t]*+(?:" + _HOST.pattern + rb")?[ \t]*+")
+_BEGINNING: Final = b"HTTP/1."
 #: What no head can contain, so that a hopeless one is refused before it is complete.
 _HOPELESS: Final = re.compile(rb"(?:^|[^\r])\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 #: Fields that only concern one connection (RFC 9110 §7.6.1). Transfer-Encoding stays: its framing is passed on as is.
-_HOP_BY_HOP: Final = (b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings")
-#: Those, and the code that only we may give.
-_ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error"})
+_HOP_BY_HOP: Final = frozenset(
+    {b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"}
+)
+#: Those, and what only sidecars may say.
+_ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error", b""})
 #: Naming one of these in Connection must not make them vanish, or the message would change its meaning.
 _END_TO_END: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"upgrade"})
 #: What a trailer section must not hold (RFC 9110 §6.5.1): a recipient that merges it into the head would read another
@@ -62,6 +74,11 @@ _LONGEST_TRAILER_NAME: Final = 256
 _MAX_OPTIONS: Final = 32
 #: Fields that must not be repeated with another value.
 _SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+
+#: How the names of protocols begin that would be requests again: HTTP (h2c among it), and TLS.
+_HIDDEN_PROTOCOLS: Final = (b"h2", b"http", b"tls")
+#: Digits of a length that fits any counter.
+_LONGEST_LENGTH: Final = 18
 
 METHOD_NAMES: Final = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")}
 
@@ -137,16 +154,19 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     if found is None:
         raise ProtocolError(_diagnose(raw))
     method, target, minor = found.groups()
+    name = METHOD_NAMES.get(method)
+    if name is None:
+        name = _other_method(method)
     if len(target) > limits.target:
         raise ProtocolError(f"the request target is longer than {limits.target} bytes", "headers_too_large")
     pairs = _KNOWN_IN_REQUEST.findall(raw)
     fields: Fields = {}
-    for name, value in pairs:
-        fields[name.lower()] = value
+    for field, value in pairs:
+        fields[field.lower()] = value
     if len(fields) != len(pairs):
         fields = _merge(pairs)
     version = 0 if minor == b"0" else 1
-    head = RequestHead(raw, METHOD_NAMES.get(method) or method.decode("ascii"), target, version, fields)
+    head = RequestHead(raw, name, target, version, fields)
     host = fields.get(b"host")
     if host is None:
         if version == 1:
@@ -154,7 +174,7 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     elif not _HOST_VALUE.fullmatch(host):
         raise ProtocolError("the Host field is not a host and port")
     if b"content-length" in fields or b"transfer-encoding" in fields:
-        head.length = _framing(fields, version, "request")
+        head.length, head.raw = _framing(raw, fields, version, False)
     if target[0] != 0x2F:  # "/"
         _other_forms(head)
     if version == 0:
@@ -172,11 +192,20 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     return head
 
 
+def _other_method(method: bytes) -> str:
+    """A method that we do not know goes on, but for those whose answer makes a tunnel of the connection (RFC 9110
+    §9.3.6), or that begin another protocol (RFC 9113 §3.4)."""
+    name = method.decode("ascii")
+    if name.upper() == "CONNECT":
+        raise ProtocolError("CONNECT is not offered here: this port leads to one upstream")
+    if name.upper() == "PRI":
+        raise ProtocolError("only HTTP/1.0 and HTTP/1.1 are spoken here")
+    return name
+
+
 def _other_forms(head: RequestHead) -> None:
     """Targets that do not begin with a slash (RFC 9112 §3.2): absolute-form becomes origin-form, ``*`` stays."""
     target = head.target
-    if head.method == "CONNECT":
-        raise ProtocolError("CONNECT is not offered here: this port leads to one upstream")
     if target == b"*" and head.method == "OPTIONS":
         return
     scheme, separator, rest = target.partition(b"://")
@@ -186,28 +215,42 @@ def _other_forms(head: RequestHead) -> None:
     # RFC 9112 §3.2.4: OPTIONS for a URL without a path asks about the server as a whole.
     nothing = b"*" if head.method == "OPTIONS" else b"/"
     authority, path = (rest[: cut.start()], rest[cut.start() :]) if cut else (rest, nothing)
+    if not _HOST.fullmatch(authority):
+        raise ProtocolError("the URL has no valid host and port")
     host = head.fields.get(b"host")
     if host is None:  # HTTP/1.0
-        if not _HOST.fullmatch(authority):
-            raise ProtocolError("the URL has no valid host and port")
         head.fields[b"host"] = authority
         head.raw = b"%bhost: %b\r\n\r\n" % (head.raw[:-2], authority)
-    elif authority.lower() != host.strip(b" \t").lower():
-        raise ProtocolError("the URL's host and the Host field differ")
+    else:
+        host = host.strip(b" \t").lower()
+        if host != authority.lower():
+            port = b":443" if len(scheme) == 5 else b":80"
+            if _without_port(host, port) != _without_port(authority.lower(), port):
+                raise ProtocolError("the URL's host and the Host field differ")
+            # RFC 9112 §3.2.2: the URL's counts, and there is one that goes on.
+            head.fields[b"host"] = authority
+            head.raw = b"%bhost: %b\r\n\r\n" % (without(head.raw, b"host")[:-2], authority)
     if path[0] == 0x3F:  # "?"
         path = b"/" + path
     head.raw = head.raw.replace(b" " + target + b" ", b" " + path + b" ", 1)
     head.target = path
 
 
+def _without_port(authority: bytes, default: bytes) -> bytes:
+    """The same authority without a port that says nothing (RFC 9110 §4.2.3)."""
+    return authority.removesuffix(b":").removesuffix(default)
+
+
 def _hop_by_hop(head: RequestHead, fields: Fields, pairs: Pairs) -> None:
     options = _options(fields)
     head.keep_alive = _kept_alive(options, head.version)
     upgrade = fields.get(b"upgrade", b"").strip(b" \t")
-    if upgrade and b"upgrade" in options and head.version == 1 and b"h2c" not in upgrade.lower():
-        head.upgrade = upgrade  # HTTP/2 in a tunnel would be requests that nobody here sees
+    if upgrade and b"upgrade" in options and head.version == 1 and not _hides_requests(upgrade):
+        head.upgrade = upgrade
     trailers = b"te" in fields and b"trailers" in fields[b"te"].lower()
     raw = _onward(head.raw, pairs, options)
+    if b"" in fields:
+        raw = _OURS.sub(b"", raw)  # nothing that a client says of us is believed
     for name in options:
         if name not in _END_TO_END:
             fields.pop(name, None)
@@ -218,8 +261,14 @@ def _hop_by_hop(head: RequestHead, fields: Fields, pairs: Pairs) -> None:
     head.raw = raw
 
 
-def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
-    """Parse one whole head of an answer to ``method``. Raises :class:`ProtocolError` with code ``bad_upstream``."""
+def _hides_requests(upgrade: bytes) -> bool:
+    """Whether one of these protocols would be requests again, in a tunnel where nobody here sees them."""
+    return any(protocol.startswith(_HIDDEN_PROTOCOLS) for protocol in _protocols(upgrade))
+
+
+def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) -> ResponseHead:
+    """Parse one whole head of an answer to ``method``. ``peer``: a sidecar has sent it, so that it may have
+    ``x-sidecar-`` fields. Raises :class:`ProtocolError` with code ``bad_upstream``."""
     found = _RESPONSE.fullmatch(raw)
     if found is None:
         raise ProtocolError("the upstream's answer is not valid HTTP: " + _diagnose(raw), "bad_upstream")
@@ -237,26 +286,49 @@ def parse_response(raw: bytes, limits: Limits, method: str) -> ResponseHead:
     keep_alive = version == 1
     try:
         if len(fields) != len(pairs):
-            fields = _merge(pairs)
+            fields = _merge(pairs, lengths=True)
         length = UNTIL_CLOSE
         if b"content-length" in fields or b"transfer-encoding" in fields:
-            length = _framing(fields, version, "answer")
-        if b"connection" in fields:
+            length, raw = _framing(raw, fields, version, True)
+        connection = fields.get(b"connection")
+        if connection == b" keep-alive":
+            keep_alive = True
+        elif connection is not None:
             options = _options(fields)
             keep_alive = _kept_alive(options, version)
     except ProtocolError as error:
         raise ProtocolError(f"the upstream's answer is ambiguous: {error}", "bad_upstream") from None
     if status < 200 or status == 204:
-        if length > 0 or length == CHUNKED:  # RFC 9110 §8.6; whether a body follows is anybody's guess
-            raise ProtocolError(f"the upstream's answer is ambiguous: a body with status {status}", "bad_upstream")
+        if length > 0 or length == CHUNKED:
+            # There is no body, whatever the fields say (RFC 9112 §6.3), and they may not be there (RFC 9110 §8.6). Who
+            # sends one all the same is not asked again over this connection.
+            raw = without(without(raw, b"content-length"), b"transfer-encoding")
+            keep_alive = False
         length = 0
     if method == "HEAD" or status == 304:
+        if status == 304 and length == CHUNKED:
+            keep_alive = False
         length = 0
     if not _ENDS_HERE.isdisjoint(fields):
-        raw = without(raw, b"x-sidecar-error") if status == 101 else _onward(raw, pairs, options)
+        if b"" in fields or b"x-sidecar-error" in fields:
+            raw = (_OUR_ERROR if peer else _OURS).sub(b"", raw)
+            if not peer:
+                fields.pop(b"x-sidecar-error", None)
+        if status != 101:
+            raw = _onward(raw, pairs, options)
     if version == 0:
         raw = b"HTTP/1.1" + raw[8:]
     return ResponseHead(raw, status, fields, length, keep_alive)
+
+
+def is_switch(head: ResponseHead, upgrade: bytes) -> bool:
+    """Whether a 101 leads to a protocol that was asked for (RFC 9110 §7.8); ``upgrade`` is what went on."""
+    return bool(upgrade) and not _protocols(head.fields.get(b"upgrade", b"")) - _protocols(upgrade)
+
+
+def _protocols(upgrade: bytes) -> set[bytes]:
+    """The protocols that an Upgrade field names, lower case."""
+    return {protocol for item in upgrade.lower().split(b",") if (protocol := item.strip(b" \t"))}
 
 
 def _kept_alive(options: tuple[bytes, ...], version: int) -> bool:
@@ -265,10 +337,9 @@ def _kept_alive(options: tuple[bytes, ...], version: int) -> bool:
 
 
 def _onward(raw: bytes, pairs: Pairs, options: tuple[bytes, ...]) -> bytes:
-    """The head without what ends at this hop: hop-by-hop fields, those that Connection names, and a code that only we
-    may give."""
+    """The head without what ends at this hop: hop-by-hop fields, and those that Connection names."""
     for name, value in pairs:
-        if name.lower() in _ENDS_HERE:
+        if name.lower() in _HOP_BY_HOP:
             raw = raw.replace(b"\r\n%b:%b\r\n" % (name, value), b"\r\n", 1)
     for name in options:
         if name not in _END_TO_END:
@@ -282,6 +353,11 @@ def hopeless(partial: bytes, start: int = 0) -> bool:
     # A CR at the end may still become a line's end, so it is looked at again, with the byte before it.
     end = len(partial) - 1 if partial.endswith(b"\r") else len(partial)
     return _HOPELESS.search(partial, max(start - 2, 0), end) is not None
+
+
+def hopeless_answer(partial: bytes, start: int = 0) -> bool:
+    """The same for an answer's head."""
+    return not _BEGINNING.startswith(partial[: len(_BEGINNING)]) or hopeless(partial, start)
 
 
 def check_trailer(line: bytes) -> None:
@@ -340,14 +416,15 @@ def _options(fields: Fields) -> tuple[bytes, ...]:
     return options
 
 
-def _merge(pairs: Pairs) -> Fields:
-    """Repeated fields become one list (RFC 9110 §5.3), except those that must not be repeated."""
+def _merge(pairs: Pairs, lengths: bool = False) -> Fields:
+    """Repeated fields become one list (RFC 9110 §5.3), except those that must not be repeated; ``lengths``: a
+    Content-Length may."""
     fields: Fields = {}
     for name, value in pairs:
         lower = name.lower()
         if lower not in fields:
             fields[lower] = value
-        elif lower not in _SINGLE:
+        elif lower not in _SINGLE or (lengths and lower == b"content-length"):
             fields[lower] += b"," + value
         elif lower != b"content-length" or fields[lower].strip(b" \t") != value.strip(b" \t"):
             raise ProtocolError(f"more than one {lower.decode()} field")
@@ -356,23 +433,47 @@ def _merge(pairs: Pairs) -> Fields:
     return fields
 
 
-def _framing(fields: Fields, version: int, what: str) -> int:
-    """The body's length, or :data:`CHUNKED` (RFC 9112 §6.3, less every leniency)."""
+def _framing(raw: bytes, fields: Fields, version: int, answer: bool) -> tuple[int, bytes]:
+    """The body's length, or :data:`CHUNKED` (RFC 9112 §6.3, less most leniency), and the head, in which that now stands
+    in its usual form."""
     coding = fields.get(b"transfer-encoding")
     length = fields.get(b"content-length")
+    if length is None:
+        if coding == b" chunked" and version:
+            return CHUNKED, raw
+    elif coding is None:
+        digits = length.strip(b" \t")
+        if digits.isdigit() and (digits[0] != 0x30 or len(digits) == 1) and len(digits) <= _LONGEST_LENGTH:
+            return int(digits), raw
+    return _odd_framing(raw, coding, length, version, answer)
+
+
+def _odd_framing(
+    raw: bytes, coding: bytes | None, length: bytes | None, version: int, answer: bool
+) -> tuple[int, bytes]:
+    """The same for what is not in its usual form."""
+    what = "answer" if answer else "request"
     if coding is not None:
         if length is not None:
             raise ProtocolError(f"the {what} has both Content-Length and Transfer-Encoding")
         if version == 0:
             raise ProtocolError(f"the {what} is HTTP/1.0 and has a Transfer-Encoding")
-        if coding.strip(b" \t").lower() != b"chunked":
+        if coding.strip(b" ").lower() == b"chunked":
+            return CHUNKED, raw
+        if not answer or coding.strip(b" \t").lower() != b"chunked":
             raise ProtocolError(f"the {what}'s Transfer-Encoding is not exactly 'chunked'")
-        return CHUNKED
+        return CHUNKED, b"%btransfer-encoding: chunked\r\n\r\n" % without(raw, b"transfer-encoding")[:-2]
     assert length is not None
-    digits = length.strip(b" \t")
-    if not digits.isdigit() or len(digits) > 18:
+    # In an answer the same length again says nothing else (RFC 9110 §8.6).
+    given = [item.strip(b" \t") for item in length.split(b",")] if answer else [length.strip(b" \t")]
+    values = {digits.lstrip(b"0") or digits[-1:] for digits in given}
+    if len(values) > 1:
+        raise ProtocolError("more than one content-length field")
+    digits = values.pop()
+    if not digits.isdigit() or len(digits) > _LONGEST_LENGTH or not (answer or len(given[0]) <= _LONGEST_LENGTH):
         raise ProtocolError(f"the {what}'s Content-Length is not a number")
-    return int(digits)
+    # Without zeros in front: some would read it as octal.
+    return int(digits), b"%bcontent-length: %b\r\n\r\n" % (without(raw, b"content-length")[:-2], digits)
 
 
 def _diagnose(raw: bytes) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.proxy.errors import ProtocolError
 from sidecar.proxy.exchange import ANSWERING, SENT, TUNNEL
-from sidecar.proxy.http1.head import parse_response
+from sidecar.proxy.http1.head import hopeless_answer, is_switch, parse_response
 from sidecar.proxy.sockets import Pausable, keep_alive, unread
 
 if TYPE_CHECKING:
@@ -72,24 +72,29 @@ class Upstream(Pausable):
             return
         phase = x.phase
         if phase == SENT:
+            seen = 0
             if self.buffer:
+                seen = len(self.buffer)
                 data = self.buffer + data
                 self.buffer = b""
             while data:
-                end = data.find(b"\r\n\r\n") + 4
+                end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0) + 4
                 if end == 3:
                     if len(data) > self.pool.limits.head:
                         x.malformed(ProtocolError("the answer's head is too large", "bad_upstream"))
+                    elif hopeless_answer(data, seen):
+                        x.malformed(ProtocolError("the upstream's answer is not valid HTTP", "bad_upstream"))
                     else:
                         self.buffer = data
                     return
+                seen = 0
                 rest = b""
                 raw = data
                 if end != len(data):
                     raw, rest = data[:end], data[end:]
                 try:
-                    head = parse_response(raw, self.pool.limits, x.method)
-                    if head.status == 101 and not x.head.upgrade:
+                    head = parse_response(raw, self.pool.limits, x.method, self.endpoint.sidecar)
+                    if head.status == 101 and not is_switch(head, x.head.upgrade):
                         raise ProtocolError("a protocol switch that nobody asked for", "bad_upstream")
                 except ProtocolError as error:
                     x.malformed(error)

@@ -52,11 +52,14 @@ def test_any_chunks_cut_in_any_places(chunks: list[bytes], cuts: list[int]) -> N
     assert body.decoded() == b"".join(chunks)
 
 
-@given(st.binary(max_size=60), st.integers(0, 60))
-def test_garbage_is_judged_alike_whole_and_cut(data: bytes, cut: int) -> None:
+sizes = st.text('0123ab;=" \t\\\r\nx\x7fü', max_size=30).map(lambda text: text.encode("latin-1"))
+
+
+@given(st.binary(max_size=60) | sizes, st.integers(0, 60), st.booleans())
+def test_garbage_is_judged_alike_whole_and_cut(data: bytes, cut: int, lenient: bool) -> None:
     verdicts: list[tuple[str, int]] = []
     for pieces in ([data], [data[:cut], data[cut:]], [data[n : n + 1] for n in range(len(data))]):
-        body = Chunked()
+        body = Chunked(lenient=lenient)
         try:
             used = feed(body, pieces)
             verdicts.append(("done" if body.done else "not yet", used))
@@ -90,3 +93,25 @@ def test_chunks_are_not_over_when_the_sender_closes() -> None:
     body.feed(b"3\r\nabc\r\n")
     assert not body.closed()
     assert body.received == 3
+
+
+extensions = st.sampled_from([b"", b" ", b"\t;a", b";", b"; a = b ", b';"', b";\xc3\xbc", b";" + b"x" * 3000])
+
+
+@given(
+    st.lists(st.tuples(st.binary(min_size=1, max_size=40), st.integers(0, 30), extensions), max_size=6),
+    st.lists(st.integers(0, 20000), max_size=10),
+)
+def test_what_goes_on_is_plain_wherever_it_was_cut(chunks: list[tuple[bytes, int, bytes]], cuts: list[int]) -> None:
+    last = (b"", 1, b" ;last")
+    whole = b"".join(
+        b"%b%b%b\r\n%b\r\n" % (b"0" * zeros, b"%x" % len(data) if data else b"", extension, data)
+        for data, zeros, extension in (*chunks, last)
+    )
+    places = sorted({0, len(whole), *(cut % (len(whole) + 1) for cut in cuts)})
+    body = Chunked(lenient=True)
+    onward = b""
+    for a, b in pairwise(places):
+        onward += body.onward(whole[a:b], body.feed(whole[a:b]))
+    assert body.done
+    assert onward == b"".join(b"%x\r\n%b\r\n" % (len(data), data) for data, _, _ in (*chunks, last))

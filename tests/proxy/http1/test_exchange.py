@@ -107,9 +107,9 @@ def test_bodies_with_a_length(size: int) -> None:
     in_plane(test)
 
 
-def test_chunked_bodies_pass_with_their_borders_extensions_and_trailers() -> None:
+def test_chunked_bodies_pass_with_their_borders_and_trailers() -> None:
     async def test(plane: Plane) -> None:
-        chunked = b"5;a=b\r\nhello\r\n001\r\n!\r\n0\r\nX-Sum: 7\r\nx-other: \r\n\r\n"
+        chunked = b"5\r\nhello\r\n1\r\n!\r\n0\r\nX-Sum: 7\r\nx-other: \r\n\r\n"
         client, upstream = await plane.request(
             b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked
         )
@@ -117,10 +117,41 @@ def test_chunked_bodies_pass_with_their_borders_extensions_and_trailers() -> Non
         assert await upstream.read(len(chunked)) == chunked
         upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         await client.head()
-        for n in range(len(chunked)):
-            upstream.send(chunked[n : n + 1])
-            assert await client.read(1) == chunked[n : n + 1]  # each byte as soon as it is there
+        rest = chunked
+        while rest:  # each byte as soon as it is there, but a size only when it is whole
+            size = rest.index(b"\n") + 1 if rest[:1] in b"510" and rest[1:2] == b"\r" else 1
+            upstream.send(rest[:size])
+            assert await client.read(size) == rest[:size]
+            rest = rest[size:]
         client.send(GET)
+        await upstream.head()
+        assert len(plane.upstream.peers) == 1
+
+    in_plane(test)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_odd_chunk_sizes_go_on_as_plain_ones(whole: bool) -> None:
+    async def test(plane: Plane) -> None:
+        plain = b"5\r\nhello\r\n1\r\n!\r\n0\r\nX-Sum: 7\r\n\r\n"
+        asked = b'5;a=b;c="d;\\"e"\r\nhello\r\n001\r\n!\r\n00 ; last\r\nX-Sum: 7\r\n\r\n'
+        client, upstream = await plane.request(b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n")
+        if whole:
+            client.send(asked)
+        else:
+            (connection,) = plane.listener._connections
+            for n in range(len(asked)):
+                connection.data_received(asked[n : n + 1])  # type: ignore[attr-defined]
+        await upstream.head()
+        assert await upstream.read(len(plain)) == plain
+        upstream.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        await client.head()
+        answered = b"5  \r\nhello\r\n" + b"0" * 40 + "1;ü=€ oder so\t\r\n".encode() + b"!\r\n"
+        answered += b"0;" + b"x" * 9000 + b"\r\nX-Sum: 7\r\n\r\n"
+        for n in range(0, len(answered), len(answered) if whole else 7):
+            upstream.send(answered[n : n + (len(answered) if whole else 7)])
+        assert await client.read(len(plain)) == plain
+        client.send(GET)  # over the same two connections
         await upstream.head()
         assert len(plane.upstream.peers) == 1
 

@@ -16,7 +16,10 @@ from sidecar.proxy.http1.head import (
     CHUNKED,
     UNTIL_CLOSE,
     RequestHead,
+    ResponseHead,
     hopeless,
+    hopeless_answer,
+    is_switch,
     parse_request,
     parse_response,
 )
@@ -121,12 +124,70 @@ def test_upgrade_goes_on() -> None:
         (b"OPTIONS http://a HTTP/1.1", b"*", b"OPTIONS * HTTP/1.1\r\n"),
         (b"OPTIONS * HTTP/1.1", b"*", b"OPTIONS * HTTP/1.1\r\n"),
         (b"GET //b/ HTTP/1.1", b"//b/", b"GET //b/ HTTP/1.1\r\n"),
+        (b"GET http://a:80/x HTTP/1.1", b"/x", b"GET /x HTTP/1.1\r\n"),
     ],
 )
 def test_forms_of_a_target(first: bytes, target: bytes, raw: bytes) -> None:
     head = request(first=first)
     assert head.target == target
     assert head.raw.startswith(raw)
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "onward"),
+    [
+        ("http://shop.test:80", "shop.test", "shop.test:80"),
+        ("http://shop.test", "shop.test:80", "shop.test"),
+        ("https://shop.test:443", "Shop.Test", "shop.test:443"),
+        ("http://shop.test:", "shop.test", "shop.test:"),
+        ("http://[::1]", "[::1]:80", "[::1]"),
+        ("http://SHOP.test", "shop.TEST", "shop.TEST"),
+    ],
+)
+def test_a_port_that_says_nothing_may_differ_and_the_urls_authority_goes_on(url: str, host: str, onward: str) -> None:
+    head = parse_request(f"GET {url}/x HTTP/1.1\r\nHost: {host}\r\nA: b\r\n\r\n".encode(), LIMITS)
+    assert re.findall(rb"\r\n(?i:host): ([^\r]*)", head.raw) == [onward.encode()]
+    assert head.get(b"host") == onward.encode()
+    assert head.raw.startswith(b"GET /x HTTP/1.1\r\n")
+
+
+def test_a_host_may_be_empty_or_have_a_zone() -> None:
+    assert request(host=b"Host:\r\n").raw == b"GET / HTTP/1.1\r\nHost:\r\n\r\n"
+    assert request(host=b"Host: [fe80::1%25eth0]:8080\r\n").get(b"host") == b"[fe80::1%25eth0]:8080"
+
+
+def test_nothing_that_a_client_says_of_us_goes_on() -> None:
+    head = request(
+        b"X-Sidecar-Queued: 1", b"A: b", b"x-sidecar-error:draining", b"X_Sidecar_Queued: 2", b"x-sidecar-: 3",
+        b"hostx-sidecar-a: stays", b"x-sidecars: stay", b"X-SIDECAR-Deadline: 4", b"x-sidecar-queued: 5",
+    )  # fmt: skip
+    assert head.raw == b"GET / HTTP/1.1\r\nHost: a\r\nA: b\r\nhostx-sidecar-a: stays\r\nx-sidecars: stay\r\n\r\n"
+
+
+@pytest.mark.parametrize("upgrade", ["h2c", "H2C", "websocket, h2c", "h2", "HTTP/2.0", "TLS/1.0"])
+def test_protocols_that_would_hide_requests_are_not_asked_for(upgrade: str) -> None:
+    head = request(b"Connection: upgrade, http2-settings", f"Upgrade: {upgrade}".encode(), b"HTTP2-Settings: AAA")
+    assert not head.upgrade
+    assert head.raw == b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered", "good"),
+    [
+        ("websocket", "websocket", True),
+        ("WebSocket", "websocket", True),
+        ("websocket, spdy/3.1", "SPDY/3.1", True),
+        ("websocket", "", True),
+        ("websocket", "h2c", False),
+        ("websocket", "websocket, h2c", False),
+        ("", "", False),
+        ("", "websocket", False),
+    ],
+)
+def test_a_switch_leads_where_it_was_asked_to(asked: str, answered: str, good: bool) -> None:
+    field = f"Upgrade: {answered}\r\n" if answered else ""
+    head = parse_response(f"HTTP/1.1 101 S\r\n{field}Connection: upgrade\r\n\r\n".encode(), LIMITS, "GET")
+    assert is_switch(head, asked.encode()) is good
 
 
 def test_http_1_0() -> None:
@@ -188,6 +249,57 @@ def test_answers(lines: bytes, method: str, length: int, keep: bool) -> None:
     assert (head.length, head.keep_alive) == (length, keep)
 
 
+def answer(lines: bytes, method: str = "GET", peer: bool = False) -> ResponseHead:
+    return parse_response(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n", LIMITS, method, peer)
+
+
+@pytest.mark.parametrize(
+    ("lines", "length", "onward"),
+    [
+        (b"Content-Length: 5\r\ncontent-length:5\r\n", 5, b"content-length: 5\r\n"),
+        (b"Content-Length: 5, 05 ,5\r\n", 5, b"content-length: 5\r\n"),
+        (b"Content-Length: 0,00\r\n", 0, b"content-length: 0\r\n"),
+        (b"Content-Length: 005\r\n", 5, b"content-length: 5\r\n"),
+        (b"Content-Length: " + b"0" * 40 + b"7\r\n", 7, b"content-length: 7\r\n"),
+        (b"Content-Length:\t5 \r\n", 5, b"Content-Length:\t5 \r\n"),
+        (b"Transfer-Encoding:chunked\t\r\n", CHUNKED, b"transfer-encoding: chunked\r\n"),
+        (b"Transfer-Encoding: CHUNKED \r\n", CHUNKED, b"Transfer-Encoding: CHUNKED \r\n"),
+    ],
+)
+def test_an_answers_odd_framing_goes_on_in_the_usual_form(lines: bytes, length: int, onward: bytes) -> None:
+    head = answer(lines)
+    assert (head.length, head.raw) == (length, b"HTTP/1.1 200 OK\r\n" + onward + b"\r\n")
+
+
+def test_zeros_in_front_of_a_requests_length_do_not_go_on() -> None:
+    head = request(b"Content-Length: 010", first=b"POST / HTTP/1.1")
+    assert head.length == 10
+    assert head.raw == b"POST / HTTP/1.1\r\nHost: a\r\ncontent-length: 10\r\n\r\n"
+
+
+@pytest.mark.parametrize("status", [100, 103, 204])
+@pytest.mark.parametrize("framing", [b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_what_has_no_body_goes_on_without_framing(status: int, framing: bytes) -> None:
+    head = parse_response(b"HTTP/1.1 %d X\r\nA: b\r\n%b\r\n" % (status, framing), LIMITS, "GET")
+    assert (head.length, head.keep_alive, head.raw) == (0, False, b"HTTP/1.1 %d X\r\nA: b\r\n\r\n" % status)
+
+
+def test_only_a_sidecar_says_what_sidecars_say() -> None:
+    lines = b"X-Sidecar-Error: draining\r\nX-Sidecar-Queued: 1\r\nx_sidecar_error: x\r\nA: b\r\n"
+    app, peer = answer(lines), answer(lines, peer=True)
+    assert app.raw == b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n"
+    assert b"x-sidecar-error" not in app.fields
+    assert peer.raw == b"HTTP/1.1 200 OK\r\nX-Sidecar-Queued: 1\r\nA: b\r\n\r\n"
+    assert peer.fields[b"x-sidecar-error"] == b" draining"
+
+
+def test_the_beginning_of_an_answer() -> None:
+    good = b"HTTP/1.1 200 OK\r\nA: b\r\n"
+    assert not any(hopeless_answer(good[:n], n - 1) for n in range(1, len(good)))
+    for bad in (b"S", b"HTTP/2", b"\r\n", b"HTTP/1.1 200 OK\n", b"HTTP/1.1 200 OK\r\nA\x00"):
+        assert hopeless_answer(bad), bad
+
+
 def test_an_answers_hop_by_hop_fields() -> None:
     raw = b"HTTP/1.0 200 OK\r\nA: 1\r\nConnection: keep-alive, x\r\nX: y\r\nKeep-Alive: 5\r\nContent-Length: 0\r\n\r\n"
     head = parse_response(raw, LIMITS, "GET")
@@ -200,16 +312,20 @@ def test_an_answers_hop_by_hop_fields() -> None:
 _TOKEN = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _ACTED_ON = {
     "host", "connection", "content-length", "transfer-encoding", "expect", "upgrade", "te", "keep-alive",
-    "proxy-connection", "http2-settings", "x-sidecar-error",
+    "proxy-connection", "http2-settings",
 }  # fmt: skip
-names = st.text(_TOKEN, min_size=1, max_size=20).filter(lambda name: name.lower() not in _ACTED_ON).map(str.encode)
+names = (
+    st.text(_TOKEN, min_size=1, max_size=20)
+    .filter(lambda name: name.lower() not in _ACTED_ON and not re.match("(?i)x[-_]sidecar[-_]", name))
+    .map(str.encode)
+)
 values = st.binary(max_size=40).map(lambda value: re.sub(rb"[\x00-\x08\x0a-\x1f\x7f]", b"?", value))
 targets = st.text("".join(chr(c) for c in range(0x21, 0x7F)), max_size=30).map(lambda text: b"/" + text.encode())
 
 
 @given(st.text(_TOKEN, min_size=1, max_size=10), targets, st.lists(st.tuples(names, values), max_size=20))
 def test_good_heads_pass_byte_for_byte(method: str, target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
-    if method == "CONNECT":
+    if method.upper() in ("CONNECT", "PRI"):
         return
     lines = b"".join(b"%b:%b\r\n" % field for field in fields)
     raw = b"%b %b HTTP/1.1\r\nHost: a\r\n%b\r\n" % (method.encode(), target, lines)
@@ -265,8 +381,9 @@ def test_what_is_accepted_has_one_reading(seed: bytes, changes: list[tuple[int, 
         assert int(framings[0][1]) == head.length >= 0
     else:
         assert head.length == 0
-    for gone in (b"keep-alive", b"proxy-connection", b"http2-settings", b"x-sidecar-error"):
+    for gone in (b"keep-alive", b"proxy-connection", b"http2-settings"):
         assert gone not in present
+    assert not any(re.match(rb"x[-_]sidecar[-_]", name) for name in present)
 
 
 @given(st.binary(max_size=200))
