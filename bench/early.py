@@ -250,14 +250,16 @@ WAYS: Final = ("direct", "nginx", "haproxy", "sidecar")
 # -- the run ----------------------------------------------------------------------------------------------------------
 
 
-def measure(app: str, tries: int, size: int, python: str, folder: Path) -> dict[str, Counter[str]]:
+def measure(
+    app: str, tries: int, size: int, python: str, folder: Path, proxies: Sequence[str] = WAYS[1:]
+) -> dict[str, Counter[str]]:
     """For each way to the app, what its clients have got."""
     with contextlib.ExitStack() as stack:
-        port, *others = free_ports(1 + len(WAYS))
+        port, *others = free_ports(1 + len(proxies))
         start_app(app, port, folder, python, stack)
         wait_for(port, app)
         ways = {"direct": port}
-        for way, other in zip(WAYS[1:], others, strict=False):
+        for way, other in zip(proxies, others, strict=True):
             try:
                 start_proxy(way, other, port, folder, stack)
             except BenchError as error:

@@ -168,15 +168,12 @@ class KeptChannel(Channel):
         stats = self.session.amqp_stats
         for publish in confirms.settled(number, multiple):
             self._kept_bytes -= len(publish.frames)
+            publish.frames = b""
             if positive:
                 publish.route.stats.confirmed += 1
-                publish.frames = b""
             else:
+                # One that asked for no confirms would not have heard of it: that is how queues drop what they reject.
                 publish.route.stats.nacked += 1
-                if not publish.tag:
-                    # Nobody else will ever try it again.
-                    self._spool(publish, publish.since)
-                    continue
             if publish.trace is not None:
                 self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
             if publish.tag:

@@ -400,6 +400,22 @@ def test_a_transaction_is_begun_when_there_is_a_broker() -> None:
     stage.over()
 
 
+def test_a_nack_that_nobody_has_asked_for_drops_the_message_as_the_broker_meant() -> None:
+    """A queue with ``x-overflow: reject-publish`` nacks what it has no room for."""
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    client.says(publish(1, "q", b"a"), publish(1, "q", b"b"))
+    broker.heard()
+    broker.says(nack(1, 1), ack(1, 2))
+    client.gets_nothing()
+    assert not stage.disk.bodies()
+    assert stage.stats.exchanges["/", ""].nacked == 1
+    client.says(publish(1, "q", b"c"))
+    broker.gets(publish(1, "q", b"c"))
+    broker.says(ack(1, 3))
+    stage.over()
+
+
 # -- whose they are ----------------------------------------------------------------------------------------------------
 
 
