@@ -84,9 +84,7 @@ class Door:
         late = time.monotonic() - READING_SECONDS
         for handler, since in self._resting.items():
             transport = handler.transport
-            if transport is not None and (
-                since < late or not cast(asyncio.Transport, transport).get_write_buffer_size()
-            ):
+            if transport is not None and (since < late or not transport.get_write_buffer_size()):
                 self._drop(handler)
                 return True
         for handler in self._silent:
@@ -101,7 +99,7 @@ class Door:
         if timer is not None:
             timer.cancel()
         if handler.transport is not None:
-            cast(asyncio.Transport, handler.transport).abort()
+            handler.transport.abort()
 
     def _forget_gone(self) -> None:
         for handler in _gone(self._silent):
