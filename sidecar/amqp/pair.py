@@ -17,7 +17,7 @@ from sidecar.amqp.spec import CONNECTION_FORCED, REPLY_SUCCESS, AmqpError
 from sidecar.amqp.stats import AmqpStats
 from sidecar.proxy.errors import STATUS
 from sidecar.proxy.exchange import ENDED, TUNNEL, Exchange
-from sidecar.proxy.sockets import reset
+from sidecar.proxy.sockets import reset, undelivered
 
 if TYPE_CHECKING:
     from sidecar.amqp.listener import AmqpListener
@@ -297,7 +297,12 @@ class Pair(Exchange):
             self.deadlines.arm()
 
     def _too_late(self) -> None:
-        """What should have ended by itself has not."""
+        """What should have ended by itself has not; unless it is only read slowly."""
+        left, before = self.undelivered(), self.undrained
+        self.undrained = left
+        if left < before or (left and not before):
+            self.deadlines.end_in(CLOSE_SECONDS)
+            return
         broker = self.broker
         if broker is not None and broker.state != CLOSED and self.stage == RUNNING:
             if broker.state == OPEN and self._busy():
@@ -312,6 +317,13 @@ class Pair(Exchange):
                 return
         self.error = self.error or "timeout"
         self.abort()
+
+    def undelivered(self) -> int:
+        broker = self.broker
+        left = undelivered(self.client.transport) if self.client.state != CLOSED else 0
+        if broker is not None and broker.state != CLOSED:
+            left += undelivered(broker.transport)
+        return left
 
     @property
     def client_may_be_silent(self) -> bool:

@@ -76,15 +76,12 @@ def undelivered(transport: asyncio.Transport) -> int:
     """Bytes that were written and that the peer's host has not acknowledged: those in the transport's buffer, and the
     kernel's (``SIOCOUTQ``, tcp(7)). While it falls, a slow reader is at work, and there is no silence. A little that
     has been sent counts as delivered: hosts acknowledge that late (RFC 9293 §3.8.6.3)."""
-    sock = transport.get_extra_info("socket")
-    if sock is None:
-        return 0  # what takes the place of a client has read everything
     buffered = transport.get_write_buffer_size()
     if transport.is_closing() and not buffered:
         return 0  # its descriptor may be somebody else's by now
     sock = transport.get_extra_info("socket")
     if sock is None:
-        return buffered  # a client in this process
+        return buffered  # what takes the place of a client in this process
     try:
         fd = sock.fileno()
         queued = _queued(fd, termios.TIOCOUTQ)
