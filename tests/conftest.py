@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -16,7 +15,7 @@ from support.rabbitmq import RabbitMQ, broker
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-pytest_plugins = ["support.harness.reaper", "support.harness.scheduler", "support.harness.time_limit"]
+pytest_plugins = [f"support.harness.{name}" for name in ("reaper", "scheduler", "time_limit", "garbage")]
 
 
 def pytest_sessionstart() -> None:
@@ -44,14 +43,3 @@ def _log_levels() -> Iterator[None]:
     for logger, level in levels.items():
         if logger.level != level:
             logger.setLevel(level)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_teardown() -> Generator[None]:
-    """What a test leaves open is its own error: it is found here, not when the collector comes around in a later test.
-    What was there before the tests is not looked at again."""
-    yield
-    if not gc.get_freeze_count():  # at first, and after a test in which a sidecar ran
-        gc.collect()
-        gc.freeze()
-    gc.collect()

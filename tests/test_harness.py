@@ -16,12 +16,15 @@ TESTS = Path(__file__).parent
 
 #: Each writes the process id of what it starts to a file, so that one can look for it.
 INNER = """
-import asyncio, os, pathlib, signal, subprocess, time
+import asyncio, os, pathlib, signal, socket, subprocess, time
 import uvloop
+
+children = []
 
 def start():
     child = subprocess.Popen(["sleep", "600"], start_new_session=True)
     pathlib.Path(os.path.basename(__file__) + ".pid").write_text(str(child.pid))
+    children.append(child)
 
 def hangs_in_a_loop():
     start()
@@ -41,6 +44,10 @@ def hangs_and_cannot_be_interrupted():
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
     time.sleep(602)
 
+def leaves_a_socket_open():
+    cycle = [socket.socket()]
+    cycle.append(cycle)
+
 def kills_its_worker():
     start()
     os.kill(os.getpid(), signal.SIGKILL)
@@ -49,10 +56,11 @@ def kills_its_worker():
 
 def command(folder: Path, limit: float, **files: str) -> list[str]:
     """A run of pytest with this project's plugins on files with these contents."""
-    (folder / "pytest.ini").write_text("[pytest]\n")
+    (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(INNER + text)
     plugins = ("xdist", "support.harness.reaper", "support.harness.scheduler", "support.harness.time_limit")
+    plugins += ("support.harness.garbage",)
     return [
         sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder",
         "-o", f"time_limit={limit}", "-o", "time_limit_exit=4", "-p", "no:cacheprovider",
@@ -80,7 +88,7 @@ def test_a_bad_test_costs_one_test_and_what_it_started_is_ended(tmp_path: Path) 
         "a": bad.format("hangs_in_a_loop"),
         "b": bad.format("hangs_in_its_clean_up"),
         "c": bad.format("hangs_and_cannot_be_interrupted"),
-        "d": "def test_good(): pass\n",
+        "d": bad.format("leaves_a_socket_open"),
         "e": "def test_bad(): kills_its_worker()\n",  # and is its last
     }
     run = subprocess.run(
@@ -89,9 +97,10 @@ def test_a_bad_test_costs_one_test_and_what_it_started_is_ended(tmp_path: Path) 
     )  # fmt: skip
     output = run.stdout + run.stderr
     assert run.returncode == 1, output
-    assert "4 failed, 7 passed" in run.stdout, output
+    assert "4 failed, 9 passed, 1 error" in run.stdout, output
     for stack in ("await asyncio.Event().wait()", "time.sleep(600)", "in hangs_and_cannot_be_interrupted"):
         assert stack in output, output
+    assert "ERROR test_d.py::test_bad" in output
     for name in "abce":
         assert is_gone(tmp_path / f"test_{name}.py.pid")
 

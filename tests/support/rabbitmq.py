@@ -198,7 +198,7 @@ class RabbitMQ:
 
     # -- what one does to it from outside
 
-    def ctl(self, *arguments: str, seconds: float = PATIENCE) -> str:
+    def ctl(self, *arguments: str, seconds: float = 1.5 * PATIENCE) -> str:
         """What ``rabbitmqctl`` prints about this node. It takes a second or two to start, so where a connection can do
         it as well, use that."""
         done = subprocess.run(
