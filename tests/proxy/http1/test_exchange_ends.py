@@ -496,9 +496,9 @@ def test_a_byte_now_and_then_buys_no_time(head: bytes, byte: bytes) -> None:
         for _ in range(2):
             plane.advance(1.5)
             assert plane.stats.active == 1
-            seen = len(upstream.received)
+            seen = plane.stats.bytes_in
             client.send(byte)
-            await upstream.wait(lambda seen=seen: len(upstream.received) > seen, "a byte")  # type: ignore[misc]
+            await until(lambda seen=seen: plane.stats.bytes_in > seen, "a byte")  # type: ignore[misc]
         plane.advance(1.5)
         assert (await client.answer()).fields["x-sidecar-error"] == "timeout"
         await upstream.gone()
