@@ -59,8 +59,7 @@ def command(folder: Path, limit: float, **files: str) -> list[str]:
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n")
     for name, text in files.items():
         (folder / f"test_{name}.py").write_text(INNER + text)
-    plugins = ("xdist", "support.harness.reaper", "support.harness.scheduler", "support.harness.time_limit")
-    plugins += ("support.harness.garbage",)
+    plugins = ("xdist", *(f"support.harness.{name}" for name in ("reaper", "scheduler", "time_limit", "garbage")))
     return [
         sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadfile", "--no-loadscope-reorder",
         "-o", f"time_limit={limit}", "-o", "time_limit_exit=4", "-p", "no:cacheprovider",
