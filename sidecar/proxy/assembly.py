@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from sidecar.queue.queue import HttpQueue
 
 #: What clients ask of a queue: see :mod:`sidecar.queue.answers`.
-_DOOR: Final = Match(path="/.sidecar/queue/*")
+_DOOR: Final = "/.sidecar/queue/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +131,8 @@ class Assembly:
         if isinstance(listener, HttpListener):
             chains = [(match, self._chain(policies, queue)) for match, policies in routes]
             if queue is not None:
-                chains.insert(0, (_DOOR, self._door(config.timeout, queue)))
-            listener.routes = Routes(chains) if chains else None
+                chains.insert(0, (Match(path=f"{_DOOR}*"), self._door(config.timeout, queue)))
+            listener.routes = Routes(chains, _DOOR if queue is not None else "") if chains else None
             listener.pool.max_connections = config.bulkhead.max_connections if config.bulkhead else 0
             listener.pool.keepalive = config.timeout.keepalive
             listener.pool.limits = config.limits

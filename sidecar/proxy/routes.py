@@ -69,9 +69,11 @@ def _without_dots(path: bytes) -> bytes:
 
 
 class Routes:
-    """Routes in their order; the first match wins."""
+    """Routes in their order; the first match wins. What is asked for below the path ``ours`` is the sidecar's own,
+    however it goes on: it has a route, and no other one gets it."""
 
-    def __init__(self, routes: Sequence[tuple[Match, Chain]]) -> None:
+    def __init__(self, routes: Sequence[tuple[Match, Chain]], ours: str = "") -> None:
+        self._ours = ours.encode()
         self._routes = tuple(
             (
                 None if match.path == "*" else glob(_ESCAPE.sub(_unescaped, match.path.encode()).decode()),
@@ -85,7 +87,7 @@ class Routes:
     def match(self, head: RequestHead) -> Chain | None:
         """The chain of the first route that matches."""
         path = head.path
-        if b"%" in path or b"/." in path:
+        if (b"%" in path or b"/." in path) and not (self._ours and path.startswith(self._ours)):
             path = normal(path)
         method = head.method
         for on_path, methods, headers, chain in self._routes:

@@ -248,6 +248,7 @@ def test_an_answer_of_the_upstream_never_carries_our_header() -> None:
 
 def test_a_retry_is_told_apart_from_an_answer() -> None:
     async def test(plane: Plane) -> None:
+        plane.endpoints(sidecars=True)
         client = await get(plane)
         (await plane.accepted()).send(b"HTTP/1.1 503 No\r\nx-sidecar-error: draining\r\nContent-Length: 0\r\n\r\n")
         upstream = await plane.accepted()
