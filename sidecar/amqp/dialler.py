@@ -23,6 +23,7 @@ from sidecar.amqp.spec import (
     COMMAND_INVALID,
     CONNECTION_CLOSE,
     CONNECTION_CLOSE_OK,
+    CONNECTION_FORCED,
     CONNECTION_OPEN,
     CONNECTION_OPEN_OK,
     CONNECTION_SECURE,
@@ -74,8 +75,8 @@ class Dialler:
     """
 
     __slots__ = (
-        "_exact", "_last", "_locale", "_mechanism", "_properties", "_response", "channel_max", "failure", "frame_max",
-        "heartbeat", "vhost",
+        "_exact", "_last", "_less", "_locale", "_mechanism", "_properties", "_response", "channel_max", "failure",
+        "frame_max", "heartbeat", "vhost",
     )  # fmt: skip
 
     def __init__(
@@ -97,6 +98,8 @@ class Dialler:
         path = ["capabilities", "authentication_failure_close"]
         self._properties = with_entry(properties, 0, len(properties), path, True, True)
         self._exact = exact
+        #: The broker allows less than what is not up for negotiation.
+        self._less = False
         self._locale = locale
         self.vhost = vhost
         self.heartbeat = heartbeat
@@ -121,8 +124,10 @@ class Dialler:
     @property
     def permanent(self) -> bool:
         """It failed for a reason that trying again will not change, unless somebody changes something at the broker:
-        the login or the virtual host is refused."""
+        the login or the virtual host is refused, or less is allowed than is needed."""
         failure = self.failure
+        if self._less:
+            return True
         if failure is None or failure.code not in (ACCESS_REFUSED, NOT_ALLOWED):
             return False
         return " limit" not in failure.text  # too many connections at once, RabbitMQ says 530 to that, too
@@ -197,8 +202,9 @@ class Dialler:
         if self._exact:
             if channels < (self.channel_max or _CHANNELS) or (frame_max and frame_max < self.frame_max):
                 promised = f"{self.channel_max or _CHANNELS} and {self.frame_max}"
-                text = f"NOT_ALLOWED - the broker allows {channels} channels and frames of {largest} bytes, "
-                raise AmqpError(NOT_ALLOWED, f"{text}the client has been promised {promised}", CONNECTION_TUNE)
+                text = f"CONNECTION_FORCED - the broker allows {channels} channels and frames of {largest} bytes now, "
+                self._less = True
+                raise AmqpError(CONNECTION_FORCED, f"{text}the client has been promised {promised}", CONNECTION_TUNE)
         else:
             self.channel_max = min(channels, self.channel_max or _CHANNELS)
             self.frame_max = max(FRAME_MIN_SIZE, min(largest, self.frame_max or FRAME_MAX))

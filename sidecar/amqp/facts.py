@@ -80,6 +80,18 @@ class Fact:
         return self.method == QUEUE_DECLARE and bool(self.bits & (_EXCLUSIVE | _QUEUE_AUTO_DELETE))
 
     @property
+    def exclusive(self) -> bool:
+        """It is a queue that ends with its connection, and that no other connection may use."""
+        return self.method == QUEUE_DECLARE and bool(self.bits & _EXCLUSIVE)
+
+    @property
+    def ends_unused(self) -> bool:
+        """It is a queue that goes with its last consumer, or an exchange that goes with its last binding."""
+        if self.method == QUEUE_DECLARE:
+            return bool(self.bits & _QUEUE_AUTO_DELETE)
+        return self.method == EXCHANGE_DECLARE and bool(self.bits & _EXCHANGE_AUTO_DELETE)
+
+    @property
     def size(self) -> int:
         """About how many bytes it costs to remember."""
         return len(self.key) + len(self._parts) + len(self.table) + 200

@@ -465,6 +465,7 @@ class KeptSession(Session):
             self._spool_unconfirmed()
         if not Session.end(self):
             return False
+        self.recorded.end()
         if self.detached:
             self.detached = False
             self.amqp_stats.detached -= 1

@@ -19,7 +19,8 @@ from sidecar.amqp.methods import Arguments
 from sidecar.amqp.notebook import Kept, Notebook
 from sidecar.amqp.spec import CONNECTION_START, CONNECTION_TUNE, EXCHANGE_DECLARE, QUEUE_DECLARE, AmqpError
 
-#: What is remembered at most; beyond it, what was confirmed the longest ago is forgotten.
+#: What is remembered at most; beyond it, what was confirmed the longest ago is forgotten, and first of all what ends by
+#: itself (answer queues, say).
 MAX_FACTS: Final = 10_000
 MAX_BYTES: Final = 4 * 1024 * 1024
 #: No broker says more about itself.
@@ -33,7 +34,7 @@ _EXCHANGES: Final = ("amq.direct", "amq.fanout", "amq.topic", "amq.headers", "am
 class Known(Kept):
     """What is known of one broker (or cluster), in all vhosts."""
 
-    __slots__ = ("_bytes", "_facts", "_names", "start", "tune")
+    __slots__ = ("_bytes", "_facts", "_names", "_transient", "start", "tune")
 
     def __init__(self, path: Path | None = None, wall: Callable[[], float] = time.time) -> None:
         """``path`` is the file that it is kept in."""
@@ -41,6 +42,8 @@ class Known(Kept):
         Kept.__init__(self, notebook)
         #: (vhost, key) → the fact, the one confirmed the longest ago first.
         self._facts: OrderedDict[tuple[str, bytes], Fact] = OrderedDict()
+        #: Those of them that say of something that it ends by itself.
+        self._transient: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         #: (vhost, kind and name) → the keys of the facts about it.
         self._names: dict[tuple[str, str], set[bytes]] = {}
         self._bytes = 0
@@ -114,18 +117,31 @@ class Known(Kept):
         place = (vhost, fact.key)
         if place in self._facts:
             self._facts.move_to_end(place)
+            if place in self._transient:
+                self._transient.move_to_end(place)
             return
         self._facts[place] = fact
+        if fact.transient and not fact.passive:
+            self._transient[place] = None
         self._bytes += fact.size
         for name in fact.names():
             self._names.setdefault((vhost, name), set()).add(fact.key)
         self.dirty = True
         while len(self._facts) > MAX_FACTS or self._bytes > MAX_BYTES:
-            oldest = next(iter(self._facts))
-            self._drop(oldest[0], oldest[1])
+            self._drop_one()
+
+    def _drop_one(self) -> None:
+        """Forget what matters the least: a queue of somebody's own before one that everybody declares."""
+        if self._transient:
+            vhost, key = next(iter(self._transient))
+            for about in self._about(vhost, self._facts[vhost, key].names()[0]):
+                self._drop(vhost, about)
+        else:
+            self._drop(*next(iter(self._facts)))
 
     def _drop(self, vhost: str, key: bytes) -> None:
         fact = self._facts.pop((vhost, key))
+        self._transient.pop((vhost, key), None)
         self._bytes -= fact.size
         for name in fact.names():
             keys = self._names[vhost, name]
@@ -161,6 +177,7 @@ class Known(Kept):
             self._take_up(content)
         except (AmqpError, AttributeError, KeyError, TypeError, ValueError) as error:
             self._facts.clear()
+            self._transient.clear()
             self._names.clear()
             self._bytes = 0
             self.start = b""

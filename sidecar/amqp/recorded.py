@@ -24,6 +24,10 @@ MAX_FACTS: Final = 10_000
 MAX_CONSUMERS: Final = 10_000
 MAX_BYTES: Final = 2 * 1024 * 1024
 
+#: What a consumer of a stream says of where to begin, and what makes a queue a stream (RabbitMQ).
+_OFFSET: Final = b"\x0fx-stream-offset"
+_STREAM: Final = b"\x0cx-queue-typeS\x00\x00\x00\x06stream"
+
 #: RabbitMQ's pseudo-queue for answers, and what the broker's own names begin with.
 DIRECT_REPLY_TO: Final = "amq.rabbitmq.reply-to"
 
@@ -171,6 +175,7 @@ class Recorded:
             count = _limit(frame, 0, end)
             if count >= 0:
                 channel.limit = count
+                channel.shared_limit = -1  # RabbitMQ: a limit of each ends that of all together
                 if limit == -2:
                     channel.asked_limit = count
             else:
@@ -211,7 +216,20 @@ class Recorded:
         for channel in self.channels.values():
             if channel.tx:
                 return "a transaction ended with it"
+            for consumer in channel.consumers.values():
+                if self._reads_stream(consumer):
+                    return f"where its consumer was in the stream '{consumer.queue}' is not known"
         return ""
+
+    def _reads_stream(self, consumer: RecordedConsumer) -> bool:
+        """It reads a stream: it would begin anew, or miss what came meanwhile."""
+        if _OFFSET in consumer.table:
+            return True
+        return any(
+            _STREAM in fact.table
+            for fact in self.declared.values()
+            if fact.method == spec.QUEUE_DECLARE and fact.name == consumer.queue
+        )
 
     def lost_name(self) -> str:
         """A queue that ends with the connection and that nobody can declare again, as the broker made up its name."""
@@ -260,29 +278,63 @@ class Recorded:
             if not fact.name:
                 fact = named(fact, name)
             channel.last_queue = name
-        self._known.learn(self._vhost, fact)
+        if not fact.exclusive:  # nobody else has any use for that
+            self._known.learn(self._vhost, fact)
         if not fact.passive:
             self.state(fact)
 
     def _ended(self, channel: RecordedChannel, found: int, frame: bytes) -> None:
-        known = self._known
         if found in (spec.QUEUE_UNBIND, spec.EXCHANGE_UNBIND):
             fact = facts.read(found, frame, 0, len(frame), channel.last_queue)[0]
-            known.forget(self._vhost, fact)
+            self._known.forget(self._vhost, fact)
             self._end(fact.key)
+            self._unbound(fact.other)
             return
         arguments = Arguments(frame, 0, len(frame))
         arguments.skip(2)
         name = arguments.short()
         if found == spec.QUEUE_DELETE:
-            name = name or channel.last_queue
-            known.forget_queue(self._vhost, name)
-            kind = facts.QUEUE + name
+            self._gone(facts.QUEUE, name or channel.last_queue)
         else:
-            known.forget_exchange(self._vhost, name)
-            kind = facts.EXCHANGE + name
-        for fact in [fact for fact in self.declared.values() if kind in fact.names()]:
+            self._gone(facts.EXCHANGE, name)
+
+    def _gone(self, kind: str, name: str) -> None:
+        """A queue or an exchange is no more, and so are its bindings; with them may go exchanges that end unused."""
+        if kind == facts.QUEUE:
+            self._known.forget_queue(self._vhost, name)
+        else:
+            self._known.forget_exchange(self._vhost, name)
+        named = kind + name
+        ended = [fact for fact in self.declared.values() if named in fact.names()]
+        for fact in ended:
             self._end(fact.key)
+        for source in {fact.other for fact in ended if fact.other}:
+            self._unbound(source)
+
+    def _unbound(self, exchange: str) -> None:
+        """A binding to that exchange has ended: if it was the last one, the exchange may have, too."""
+        own = next(
+            (f for f in self.declared.values() if f.method == spec.EXCHANGE_DECLARE and f.name == exchange), None
+        )
+        if own is not None and own.ends_unused and all(fact.other != exchange for fact in self.declared.values()):
+            self._gone(facts.EXCHANGE, exchange)
+
+    def _unused(self, queue: str) -> None:
+        """A consumer of that queue has ended: if it was the last one, the queue may have, too."""
+        own = next((f for f in self.declared.values() if f.method == spec.QUEUE_DECLARE and f.name == queue), None)
+        if own is None or not own.ends_unused:
+            return
+        for channel in self.channels.values():
+            if any(consumer.queue == queue for consumer in channel.consumers.values()):
+                return
+        self._gone(facts.QUEUE, queue)
+
+    def end(self) -> None:
+        """The client's connection has ended: what ends with it nobody needs to know any more."""
+        for channel in list(self.channels):
+            self.channel_gone(channel)
+        for fact in [fact for fact in self.declared.values() if fact.exclusive]:
+            self._gone(facts.QUEUE, fact.name)
 
     def _end(self, key: bytes) -> None:
         fact = self.declared.pop(key, None)
@@ -317,6 +369,7 @@ class Recorded:
         if consumer is not None:
             self._consumers -= 1
             self._bytes -= consumer.size
+            self._unused(consumer.queue)
 
 
 def _limit(data: bytes, start: int, end: int) -> int:

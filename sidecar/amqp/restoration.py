@@ -76,9 +76,8 @@ class Restoration:
         facts = [fact for fact in recorded.declared.values() if not (fact.server_named or fact.bits & PASSIVE)]
         if not facts:
             return self._channels()
-        self._own = own = next((n for n in range(1, self._channel_max + 1) if n not in recorded.channels), 0)
-        if not own:
-            raise Unrestorable("there is no channel left to declare on", False)
+        free = (n for n in range(1, self._channel_max + 1) if n not in recorded.channels)
+        self._own = own = next(free, 1)  # if none is: the client's first one is not open here yet
         self._awaited[own] = len(facts) + 1
         return method(own, CHANNEL_OPEN, b"\x00") + b"".join([fact.frame(own) for fact in facts])
 
@@ -128,13 +127,22 @@ def _restore(number: int, channel: RecordedChannel, frames: list[bytes]) -> None
     frames.append(method(number, CHANNEL_OPEN, b"\x00"))
     if channel.confirm:
         frames.append(method(number, CONFIRM_SELECT, b"\x00"))
-    if channel.shared_limit >= 0:
-        frames.append(method(number, BASIC_QOS, pack(">IHB", 0, channel.shared_limit, 1)))
     limit = -1
+    shared = b""
+    if channel.shared_limit >= 0:
+        shared = method(number, BASIC_QOS, pack(">IHB", 0, channel.shared_limit, 1))
+        frames.append(shared)
     for consumer in channel.consumers.values():
         if consumer.limit != limit:
             limit = consumer.limit
-            frames.append(method(number, BASIC_QOS, pack(">IHB", 0, max(limit, 0), 0)))
+            _limit_each(number, limit, shared, frames)
         frames.append(consumer.frame(number))
     if channel.limit != limit:
-        frames.append(method(number, BASIC_QOS, pack(">IHB", 0, max(channel.limit, 0), 0)))
+        _limit_each(number, channel.limit, shared, frames)
+
+
+def _limit_each(number: int, limit: int, shared: bytes, frames: list[bytes]) -> None:
+    """A limit for each consumer to come. With RabbitMQ it ends that of all together, so that is said again."""
+    frames.append(method(number, BASIC_QOS, pack(">IHB", 0, max(limit, 0), 0)))
+    if shared:
+        frames.append(shared)

@@ -114,7 +114,7 @@ def test_a_broker_that_allows_less_than_a_client_has_been_promised(
     one = dialler(exact=True, channel_max=channel_max, frame_max=frame_max)
     assert logged_in(one, tune(*offer)) == b""
     code, text = failure_of(one)
-    assert code == 530
+    assert code == 320  # which a client recovers from, with what is allowed now
     assert "promised" in text
     assert one.permanent
 

@@ -244,3 +244,16 @@ def test_a_broker_that_says_too_much_is_not_repeated() -> None:
     it = Known()
     hears(it, method(0, CONNECTION_START, bytes(known.MAX_START + 1)))
     assert it.start == b""
+
+
+def test_what_everybody_declares_is_remembered_longer_than_answer_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(known, "MAX_FACTS", 20)
+    it = Known()
+    it.learn("/", queue("orders"))
+    for number in range(100):
+        it.learn("/", queue(f"answers.{number}", 8))
+        it.learn("/", bound(f"answers.{number}", "events"))
+    assert it.has_queue("/", "orders")
+    assert it.has_queue("/", "answers.99")
+    assert not it.has_queue("/", "answers.50")
+    assert it.count <= 20

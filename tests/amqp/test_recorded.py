@@ -170,8 +170,9 @@ def test_prefetch_limits_of_both_kinds() -> None:
     assert (it.channel.limit, it.channel.shared_limit) == (-1, -1)
     it.recorded.asks(method(1, BASIC_QOS, pack(">IHB", 0, 0, 1)) + basic_qos(1, 0))
     it.hears(BASIC_QOS_OK)
+    assert (it.channel.limit, it.channel.shared_limit) == (-1, 0)
     it.hears(BASIC_QOS_OK)
-    assert (it.channel.limit, it.channel.shared_limit) == (0, 0)
+    assert (it.channel.limit, it.channel.shared_limit) == (0, -1)  # as RabbitMQ does
 
 
 def test_an_empty_get_is_an_answer() -> None:
@@ -216,6 +217,85 @@ def test_what_is_removed_is_forgotten() -> None:
     assert it.known.count == 0
     assert it.recorded._bytes == 0
     assert not it.recorded.has_queue("q")
+
+
+AUTO_DELETE = 8
+EXCLUSIVE = 4
+
+
+def cancel(tag: str) -> bytes:
+    return method(1, BASIC_CANCEL, short(tag) + b"\0")
+
+
+@pytest.mark.parametrize("how", ["cancel", "channel"])
+def test_a_queue_that_goes_with_its_last_consumer_is_not_declared_again(how: str) -> None:
+    it = Attached()
+    it.recorded.asks(exchange("events"))
+    it.hears(EXCHANGE_DECLARE_OK)
+    it.declares("answers", AUTO_DELETE)
+    it.recorded.asks(bind("answers", "events"))
+    it.hears(QUEUE_BIND_OK)
+    for tag in ("one", "two"):
+        it.recorded.asks(consume("answers", tag))
+        it.hears(BASIC_CONSUME_OK, short(tag))
+    it.recorded.asks(cancel("one"))
+    it.hears(BASIC_CANCEL_OK, short("one"))
+    assert it.recorded.has_queue("answers")
+    if how == "cancel":
+        it.recorded.asks(cancel("two"))
+        it.hears(BASIC_CANCEL_OK, short("two"))
+    else:
+        it.recorded.channel_gone(1)
+    assert [fact.name for fact in it.recorded.declared.values()] == ["events"]
+    assert not it.known.has_queue("/", "answers")
+    assert it.recorded._bytes == it.recorded.declared.popitem()[1].size
+
+
+def test_an_exchange_that_goes_with_its_last_binding_is_not_declared_again() -> None:
+    it = Attached()
+    it.recorded.asks(exchange("short-lived", 4))
+    it.hears(EXCHANGE_DECLARE_OK)
+    for name in ("a", "b"):
+        it.declares(name)
+        it.recorded.asks(bind(name, "short-lived"))
+        it.hears(QUEUE_BIND_OK)
+    it.recorded.asks(method(1, QUEUE_UNBIND, b"\0\0" + short("a") + short("short-lived") + short("k") + NONE))
+    it.hears(QUEUE_UNBIND_OK)
+    assert len(it.recorded.declared) == 4
+    it.recorded.asks(method(1, QUEUE_DELETE, b"\0\0" + short("b") + b"\0"))
+    it.hears(QUEUE_DELETE_OK, bytes(4))
+    assert [fact.name for fact in it.recorded.declared.values()] == ["a"]
+    assert not it.known.has_exchange("/", "short-lived")
+
+
+def test_what_ends_with_a_connection_is_nobody_elses_business() -> None:
+    it = Attached()
+    it.declares("mine", EXCLUSIVE)
+    it.declares("ours")
+    assert not it.known.has_queue("/", "mine")
+    it.recorded.asks(bind("mine", "amq.topic"))
+    it.hears(QUEUE_BIND_OK)
+    it.recorded.end()
+    assert it.known.has_queue("/", "ours")
+    assert {name for _, name in it.known._names} == {"qours"}
+
+
+@pytest.mark.parametrize("said_by", ["consumer", "declaration"])
+def test_where_a_consumer_was_in_a_stream_is_not_known(said_by: str) -> None:
+    it = Attached()
+    table = b"\0\0\0\x18" + short("x-queue-type") + b"S\0\0\0\x06stream"
+    offset = b"\0\0\0\x1a" + short("x-stream-offset") + b"S\0\0\0\x05first"
+    if said_by == "declaration":
+        it.recorded.asks(method(1, QUEUE_DECLARE, b"\0\0" + short("log") + b"\2" + table))
+        it.hears(QUEUE_DECLARE_OK, short("log") + bytes(8))
+    assert it.recorded.irretrievable() == ""
+    arguments = offset if said_by == "consumer" else NONE
+    it.recorded.asks(method(1, BASIC_CONSUME, b"\0\0" + short("log") + short("c") + b"\0" + arguments))
+    it.hears(BASIC_CONSUME_OK, short("c"))
+    assert "in the stream 'log'" in it.recorded.irretrievable()
+    it.recorded.asks(cancel("c"))
+    it.hears(BASIC_CANCEL_OK, short("c"))
+    assert it.recorded.irretrievable() == ""
 
 
 def test_a_transaction_does_not_outlive_its_connection() -> None:

@@ -101,7 +101,8 @@ def test_everything_is_said_again() -> None:
     recorded = a_setup(
         exchange("e"), declare("q", 4), bind("q", "e"), method(1, CONFIRM_SELECT, b"\0"), consume("q", "c1", 2),
         basic_qos(1, 10), consume("q", "c2", 8), method(1, BASIC_QOS, pack(">IHB", 0, 50, 1)), consume("q", "c3"),
-        basic_qos(1, 20), open_(2), open_(3), basic_qos(3, 5), consume("amq.rabbitmq.reply-to", "r", 2, 3),
+        basic_qos(1, 20), method(1, BASIC_QOS, pack(">IHB", 0, 60, 1)), open_(2), open_(3), basic_qos(3, 5),
+        consume("amq.rabbitmq.reply-to", "r", 2, 3),
     )  # fmt: skip
     restoration = Restoration(recorded, 2047)
     broker = Broker(restoration)
@@ -114,14 +115,16 @@ def test_everything_is_said_again() -> None:
     assert broker.told == [*declared, channel_close(4, 200, "")]
     broker.told.clear()
     broker.answers(1)
+    shared = method(1, BASIC_QOS, pack(">IHB", 0, 60, 1))
     assert broker.told == [
-        open_(1), method(1, CONFIRM_SELECT, b"\0"), method(1, BASIC_QOS, pack(">IHB", 0, 50, 1)),
-        consume("q", "c1", 2), basic_qos(1, 10), consume("q", "c2"), consume("q", "c3"), basic_qos(1, 20),
+        open_(1), method(1, CONFIRM_SELECT, b"\0"), shared,
+        consume("q", "c1", 2), basic_qos(1, 10), shared, consume("q", "c2"), consume("q", "c3"),
+        basic_qos(1, 20), shared,
         open_(2),
         open_(3), basic_qos(3, 5), consume("amq.rabbitmq.reply-to", "r", 2, 3),
     ]  # fmt: skip
     assert not broker.done()
-    broker.answers(11)
+    broker.answers(13)
     assert not broker.done()
     broker.answers(1)
     assert broker.done()
@@ -178,17 +181,22 @@ def test_what_cannot_be_had_again() -> None:
     unnamed = a_setup()
     answer = method(1, QUEUE_DECLARE_OK, short("amq.gen-1") + bytes(8))
     unnamed.done(1, QUEUE_DECLARE, declare("", 4), answer)
-    many = a_setup(declare("q"), open_(2))
     setups = {
         "amq.gen-1": (unnamed, 0),
         "transaction": (a_setup(method(1, TX_SELECT)), 0),
         "does not allow as many channels": (a_setup(open_(2)), 1),
-        "no channel left": (many, 2),
     }
     for reason, (recorded, channel_max) in setups.items():
         with pytest.raises(Unrestorable, match=reason) as caught:
             Restoration(recorded, channel_max).begin()
         assert not caught.value.passing
+
+
+def test_where_all_channels_are_the_clients_one_of_them_is_lent_for_declarations() -> None:
+    broker = Broker(Restoration(a_setup(declare("q")), 1))
+    broker.answers()
+    assert broker.told == [open_(1), declare("q"), channel_close(1, 200, ""), open_(1)]
+    assert broker.done()
 
 
 def test_a_durable_queue_that_the_broker_named_is_still_there() -> None:
