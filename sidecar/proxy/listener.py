@@ -35,6 +35,8 @@ SEARCH_SECONDS: Final = 0.1
 #: Seconds of idleness after which a connection may be given up for the sake of others: a request that is on its way
 #: has arrived by then.
 REST_SECONDS: Final = 1.0
+#: Connections that there was no room for and that are still being told so, at most.
+MAX_REFUSED: Final = 64
 
 
 class ListenerError(Exception):
@@ -95,6 +97,8 @@ class Listener:
         self.breakers: tuple[CircuitBreaker, ...] = ()
         self._acceptor = Acceptor(loop, self.protocol)
         self._connections: dict[Connection, None] = {}
+        #: Those that there was no room for, until they are closed; the oldest first.
+        self._refused: dict[Connection, None] = {}
         #: Connections that were idle at the last search, the one that had been for the longest last; and when to search
         #: again at the earliest.
         self._found_idle: list[tuple[float, int, Connection]] = []
@@ -136,26 +140,38 @@ class Listener:
     def enter(self, connection: Connection) -> bool:
         """Count a new connection in; ``False`` when there is no room for it even after the one that has been idle
         the longest was closed."""
+        sock = connection.transport.get_extra_info("socket")
+        if sock is not None:
+            SHORTAGE.accepted(sock.fileno())
         connections = self._connections
         limit = self.limits.connections
         if limit and len(connections) >= limit and not self._make_room():
             return False
-        sock = connection.transport.get_extra_info("socket")
-        if sock is not None:
-            SHORTAGE.accepted(sock.fileno())
         connections[connection] = None
         self.stats.client_connections += 1
         return True
 
     def left(self, connection: Connection) -> None:
         """Count a connection out."""
+        self._refused.pop(connection, None)
         if self._connections.pop(connection, self) is None:
             self.stats.client_connections -= 1
+
+    def turn_away(self, connection: Connection) -> None:
+        """Remember one that :meth:`enter` has refused and that stays open for a moment, so that it sees why. With too
+        many of them the oldest is cut: they are beyond what clients may have open."""
+        refused = self._refused
+        refused[connection] = None
+        if len(refused) > MAX_REFUSED:
+            oldest = next(iter(refused))
+            del refused[oldest]
+            oldest.abort()
 
     def _make_room(self, rest: float = 0.0) -> bool:
         """Close the connection that has been idle for the longest, and for ``rest`` seconds; whether there was one.
         They are looked for all at once and kept in that order until they are used up, and not again for a moment when
-        there are none: an attack must not make accepting slow."""
+        there are none: an attack must not make accepting slow. One that has something left to read makes no room: it
+        would stay open, and nobody would count it."""
         found = self._found_idle
         now = self.clock()
         for searched in (False, True):
@@ -165,12 +181,12 @@ class Listener:
                 if now < self._next_search:
                     return False
                 self._next_search = now + SEARCH_SECONDS
-                idle = [(c.idle_since, number, c) for number, c in enumerate(self._connections) if c.idle]
+                idle = [(c.idle_since, number, c) for number, c in enumerate(self._connections) if _unused(c)]
                 idle.sort(reverse=True)
                 found.extend(idle)
             while found:
                 since, number, connection = found.pop()
-                if connection in self._connections and connection.idle and connection.idle_since == since:
+                if connection in self._connections and _unused(connection) and connection.idle_since == since:
                     if now - since < rest:
                         found.append((since, number, connection))
                         return False
@@ -217,12 +233,19 @@ class Listener:
     async def stop(self) -> None:
         """Stop accepting and cut whatever is left."""
         self.close_socket()
+        for connection in list(self._refused):
+            connection.abort()
         for connection in list(self._connections):
             if connection.idle:
                 connection.close()
             else:
                 connection.abort()
         await asyncio.sleep(0)
+
+
+def _unused(connection: Connection) -> bool:
+    """Whether it is idle, and closed as soon as that is wanted."""
+    return connection.idle and not connection.transport.get_write_buffer_size()
 
 
 def bind_failure(error: OSError) -> str:

@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from sidecar.config.model import Address, Inbound, Limits, Upstream
-from sidecar.proxy.listener import ListenerError
+from sidecar.proxy.listener import MAX_REFUSED, ListenerError
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, read_answer, run, settle, until
 
 _CONFIG = Upstream(name="up", bind=ANY_PORT)
@@ -117,6 +117,63 @@ def test_without_an_idle_one_the_new_one_is_told() -> None:
             assert live.stats.client_connections == 1
             busy.cancel()
             await until(lambda: live.stats.client_connections == 0)
+
+    run(main)
+
+
+def test_those_that_are_told_so_are_bounded_too_and_end_with_the_listener() -> None:
+    async def main() -> None:
+        async def never(_: Request) -> bytes:
+            await asyncio.Event().wait()
+            return b""
+
+        config = Upstream(name="up", bind=ANY_PORT, limits=Limits(connections=1))
+        async with Origin(never) as origin, Live(config, origin.port) as live:
+            busy = asyncio.ensure_future(fetch(live.port))
+            await until(lambda: origin.requests)
+            clients, refused = [], []
+            for _ in range(MAX_REFUSED + 2):  # they stay for more
+                reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+                clients.append(writer)
+                assert (await read_answer(reader)).error == "overloaded"
+                refused.append(list(live.listener._refused)[-1])
+            assert [it.transport.is_closing() for it in refused] == [True] * 2 + [False] * MAX_REFUSED
+            assert list(live.listener._refused) == refused[2:]
+            await live.listener.stop()
+            await until(lambda: not live.listener._refused)
+            for writer in clients:
+                writer.close()
+            await busy
+
+    run(main)
+
+
+def test_one_that_does_not_read_its_answer_makes_no_room() -> None:
+    """It would stay open when it is not counted any more."""
+
+    async def main() -> None:
+        config = Upstream(name="up", bind=ANY_PORT, limits=Limits(connections=1))
+        async with Origin(ok(bytes(2_000_000))) as origin, Live(config, origin.port) as live:
+            (listening,) = live.listener._acceptor.sockets  # what it accepts has its options
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)
+            loop = asyncio.get_running_loop()
+            with socket.socket() as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+                sock.connect(("127.0.0.1", live.port))
+                sock.setblocking(False)
+                await loop.sock_sendall(sock, b"GET / HTTP/1.1\r\nhost: t\r\nconnection: close\r\n\r\n")
+                await until(lambda: live.stats.active == 1)
+                while live.stats.active:
+                    assert await loop.sock_recv(sock, 4096)
+                (connection,) = live.listener._connections
+                assert connection.idle
+                assert connection.transport.get_write_buffer_size()
+                assert (await fetch(live.port)).error == "overloaded"
+                assert live.stats.client_connections == 1
+                while await loop.sock_recv(sock, 1 << 20):
+                    pass
+            await until(lambda: live.stats.client_connections == 0)
+            assert (await fetch(live.port)).status == 200
 
     run(main)
 

@@ -53,6 +53,7 @@ class HttpListener(Listener):
         reply = Reply("overloaded", f"{self.limits.connections} clients are connected, more are not taken", 1.0)
         connection.transport.write(render(reply, self.name, self.new_request_id(), close=True))
         connection.close_gently()
+        self.turn_away(connection)
         return False
 
     def refused(self, code: str) -> None:
