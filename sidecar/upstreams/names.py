@@ -35,6 +35,8 @@ log = logging.getLogger("sidecar.names")
 #: Names of one upstream that are looked up, and addresses of one name that are used.
 MAX_NAMES: Final = 256
 MAX_ADDRESSES: Final = 64
+#: Addresses of one answer that are looked at for that: each costs a few system calls.
+MAX_LOOKED_AT: Final = 256
 #: Seconds after the first failed lookup, and the most; doubled each time, and stretched or shortened by up to a fifth.
 FIRST_RETRY: Final = 1.0
 LONGEST_RETRY: Final = 10.0
@@ -120,7 +122,7 @@ class Name:
         self._failures = 0
         self._good = names.clock()
         self._missing = None
-        addresses = _order(names.reachable(answer.addresses))[:MAX_ADDRESSES]
+        addresses = tuple(names.reachable(_order(answer.addresses)[:MAX_LOOKED_AT])[:MAX_ADDRESSES])
         if addresses != self.addresses:
             log.log(
                 logging.INFO if self.addresses else logging.DEBUG,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from sidecar.config.model import Dns
 from sidecar.net.resolver import Answer
 from sidecar.registry.api import Instance
 from sidecar.upstreams import names as module
-from sidecar.upstreams.names import GRACE, MAX_ADDRESSES, MAX_NAMES, Expansion, with_route
+from sidecar.upstreams.names import GRACE, MAX_ADDRESSES, MAX_LOOKED_AT, MAX_NAMES, Expansion, with_route
 from support.names import FakeNames, settled
 
 
@@ -352,6 +352,17 @@ def test_names_and_addresses_are_bounded(caplog: pytest.LogCaptureFixture) -> No
         s.follow("many.test")
         await settled()
         assert len(s.hosts) == MAX_ADDRESSES
+        looked_at: list[int] = []
+
+        def reachable(addresses: Sequence[str]) -> Sequence[str]:
+            looked_at.append(len(addresses))
+            return addresses
+
+        s.names.reachable = reachable
+        s.dns.set("crowd.test", *(f"10.{i // 256}.{i % 256}.1" for i in range(4000)))
+        s.follow("crowd.test")
+        await settled()
+        assert looked_at == [MAX_LOOKED_AT]
 
     run(main())
 

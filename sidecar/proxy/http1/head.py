@@ -368,7 +368,7 @@ def check_trailer(line: bytes) -> None:
     name = line.partition(b":")[0].lower()
     if len(name) > _LONGEST_TRAILER_NAME:
         raise ProtocolError("a trailer field's name is too long")
-    if name in _NOT_IN_TRAILERS or name.startswith(b"x-sidecar-"):
+    if name in _NOT_IN_TRAILERS or name.replace(b"_", b"-").startswith(b"x-sidecar-"):
         raise ProtocolError("a trailer field that only a head may have")
 
 

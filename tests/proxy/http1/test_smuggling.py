@@ -210,6 +210,8 @@ CHUNKS = {
     "trailer length": b"0\r\nContent-Length: 5\r\n\r\n",
     "trailer coding": b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
     "trailer host": b"0\r\nHost: b\r\n\r\n",
+    "trailer of ours": b"0\r\nX-Sidecar-Queued: 1\r\n\r\n",
+    "trailer of ours, as apps may read it": b"0\r\nX_sidecar-Queued: 1\r\n\r\n",
     "trailers endless": b"0\r\n" + b"X: y\r\n" * 5000,
 }
 
