@@ -6,7 +6,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import content
-from sidecar.amqp.channel import Channel, size_at
+from sidecar.amqp.channel import REPLIES, Channel, size_at
 from sidecar.amqp.confirms import Confirms
 from sidecar.amqp.gates import SwitchGate
 from sidecar.amqp.incoming import Unfinished
@@ -32,8 +32,8 @@ class KeptChannel(Channel):
     a channel in tx mode are not: they are the transaction's."""
 
     __slots__ = (
-        "_confirming", "_keeper", "_kept_bytes", "_limit", "behind", "client_confirms", "gate", "last_tag", "late",
-        "leaving", "storing",
+        "_confirming", "_keeper", "_kept_bytes", "_limit", "asked", "behind", "client_confirms", "gate", "last_tag",
+        "late", "leaving", "storing",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int, keeper: Keeper) -> None:
@@ -44,6 +44,8 @@ class KeptChannel(Channel):
         self._confirming = False
         self.client_confirms = False
         self._kept_bytes = 0
+        #: Requests of direct reply-to that the broker has got, and the client no answer to.
+        self.asked = 0
         #: Publishes that are on their way to the disk.
         self.storing = 0
         #: Since when a close, of it or of its connection, waits until the broker has confirmed everything (what is not
@@ -224,6 +226,8 @@ class KeptChannel(Channel):
 
     def delivered(self, tag: int, consumer: bytes, no_ack: bool) -> None:
         Channel.delivered(self, tag, consumer, no_ack)
+        if self.asked and self.kind(consumer) == REPLIES:
+            self.asked -= 1
         if tag > self.last_tag:
             self.last_tag = tag
 
@@ -335,8 +339,8 @@ class KeptChannel(Channel):
         header = size_at(frames, 3)[0] + 8
         if not self.user or not self._own(frames, header):
             return False  # whose name it may bear is for the broker to judge
-        if frames.find(_REPLY_TO, header, header + size_at(frames, header + 3)[0] + 8) >= 0:
-            return False  # a request whose answer only this connection can get
+        if _is_request(frames):
+            return False  # its answer only this connection can get
         return self._keeper.settings.mandatory or not frames[header - 2] & _ANSWERED
 
     def _own(self, frames: bytes, header: int) -> bool:
@@ -356,6 +360,8 @@ class KeptChannel(Channel):
     def _sent(self, publish: Publish) -> bytes:
         publish.route.stats.forwarded += 1
         frames = publish.frames
+        if self.consumers and REPLIES in self.consumers.values() and _is_request(frames):
+            self.asked += 1
         if self.one_lane or self.confirms is None:
             publish.frames = b""
             return frames
@@ -370,3 +376,9 @@ class KeptChannel(Channel):
         closed = unanswered >= self._limit or self._kept_bytes >= _WINDOW_BYTES or self.session.detached
         if closed != self.gate.closed:
             self.gate.set(closed)
+
+
+def _is_request(frames: bytes) -> bool:
+    """Whether a publish asks for a direct reply."""
+    header = size_at(frames, 3)[0] + 8
+    return frames.find(_REPLY_TO, header, header + size_at(frames, header + 3)[0] + 8) >= 0

@@ -43,6 +43,7 @@ _AWAY_SECONDS: Final = 1.0
 #: Seconds to wait, about, before a broker is looked for that was lost before everything was set up there.
 _AGAIN_SECONDS: Final = 1.0
 _CUT: Final = "the broker was lost in the middle of a message to the client"
+_UNANSWERED: Final = "the answer to a request of direct reply-to was lost with it"
 #: Why a client has no broker, if others would have none either.
 _NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open", "local_shortage"})
 
@@ -216,10 +217,14 @@ class KeptSession(Session):
         """The client need not know that its broker is gone."""
         if self.stage != RUNNING or self.phase == ENDED or self.client.state != OPEN:
             return False
-        reason = _CUT if self._cut() else self.recorded.irretrievable()
+        reason = _CUT if self._cut() else _UNANSWERED if self._asks() else self.recorded.irretrievable()
         if reason:
             logger.info("a client cannot outlive its broker: %s", reason, extra={"client": self.peer})
         return not reason
+
+    def _asks(self) -> bool:
+        """The client waits for the answer to a request, which was for this connection."""
+        return any(isinstance(channel, KeptChannel) and channel.asked > 0 for channel in self.channels.values())
 
     def _cut(self) -> bool:
         """The client has got a part of a message, and nobody has the rest of it."""

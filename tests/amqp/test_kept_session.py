@@ -21,6 +21,7 @@ from support.amqp import (
     close,
     confirm_select_ok,
     connection_open_ok,
+    consume,
     consume_ok,
     deliver,
     method,
@@ -386,3 +387,27 @@ def test_consumers_are_cancelled_when_there_is_a_broker_again() -> None:
         broker.says(channel_open_ok(1), consume_ok(1, "c"))
         broker.gets(cancel(1, "c", no_wait=True))
         stage.over()
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_caller_hears_that_its_answer_is_lost(answered: bool) -> None:
+    """An answer of direct reply-to is for one connection to the broker, and comes over no other."""
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    client.says(consume(1, "amq.rabbitmq.reply-to", "answers", no_ack=True))
+    broker.heard()
+    broker.says(consume_ok(1, "answers"))
+    client.heard()
+    client.says(publish(1, "rpc", b"question", properties=b"\x02\x00" + short("amq.rabbitmq.reply-to")))
+    broker.heard()
+    broker.says(ack(1, 1))
+    if answered:
+        broker.says(deliver(1, "answers", 1, b"answer"))
+        client.heard()
+    stage.away()
+    broker.breaks()
+    if answered:
+        assert client.connected
+    else:
+        client.gets_close(320)
+    stage.over()
