@@ -39,12 +39,12 @@ help: ## What you can do here
 	@echo "A sidecar: discovery, balancing, breakers, retries, limits, tracing and metrics beside each container."
 	@echo
 	@echo "Two commands to begin with:"
-	@echo "  make demo        see a small mesh at work, on this machine alone"
-	@echo "  make test        convince yourself"
+	@echo "  make demo          see a small mesh at work, on this machine alone"
+	@echo "  make test          convince yourself"
 	@echo
 	@echo "All of them:"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-	    while IFS=$$'\t' read -r name text; do printf '  make %-11s %s\n' "$$name" "$$text"; done
+	    while IFS=$$'\t' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
 
 .PHONY: install
 install: .venv/.stamp ## The command itself, as .venv/bin/sidecar

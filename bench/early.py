@@ -6,7 +6,7 @@ sidecar, in turn, ``--tries`` times each, by a client that reads while it sends 
 most libraries do). The table has the share of answers that were the app's, and whole.
 
 Apps and proxies that are not installed are left out, with a line that says so. ``--apps-python`` names an interpreter
-that has gunicorn and uvicorn, if this one has not.
+that has gunicorn and uvicorn, if this one has not. ``--write`` puts the table into docs/benchmarks.md.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -23,11 +24,13 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from bench.processes import BenchError, Child
+from bench.page import EARLY, facts, page, table
+from bench.processes import ROOT, BenchError, Child
 from sidecar.demo.ports import free_ports
 
 BODY: Final = b"too large\n"
@@ -274,28 +277,69 @@ def measure(
         return seen
 
 
+def section(found: Mapping[str, Mapping[str, Counter[str]]], tries: int, size: int, about: str) -> str:
+    """What docs/benchmarks.md says about it, without the title: app → way → what clients got; ``about`` the machine."""
+    rows = [[app, *(str(seen[way]["413"]) if way in seen else "-" for way in WAYS)] for app, seen in found.items()]
+    return f"""An app answers 413 before it has read an upload of {size} bytes, and closes. The figures say how many of
+{tries} clients got that answer, and the whole of it.
+
+{table(["app", *WAYS], rows)}
+
+{about}
+
+- Each app is asked directly, through nginx, HAProxy and the sidecar (the source as it is), in turn, by clients that
+  look for an answer while they send and clients that look afterwards, as most libraries do.
+- The proxies pass uploads on as they come (`proxy_request_buffering off`), and do not repeat requests.
+- What an app's own kernel resets before a client can read it is lost for everybody, so `direct` is no upper bound."""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.early", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tries", type=int, default=TRIES, help="for each app and way (%(default)s)")
     parser.add_argument("--size", type=int, default=UPLOAD, help="bytes of an upload (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=APPS, default=APPS, metavar="APP", help=", ".join(APPS))
     parser.add_argument("--apps-python", default=sys.executable, help="an interpreter with gunicorn and uvicorn")
+    parser.add_argument("--write", action="store_true", help="write the section of docs/benchmarks.md")
     options = parser.parse_args()
-    behind = 0
+    command = "python -m bench.early --write" + (
+        " --apps-python PYTHON" if options.apps_python != sys.executable else ""
+    )
+    about = facts(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), os.getloadavg()[0], _programs(options.apps_python))
+    found: dict[str, dict[str, Counter[str]]] = {}
     print(f"{'app':<10}" + "".join(f"{way:>10}" for way in WAYS) + "   what else the sidecar's clients got")
     for app in options.only:
         with tempfile.TemporaryDirectory(prefix="early-") as folder:
             try:
-                seen = measure(app, options.tries, options.size, options.apps_python, Path(folder))
+                found[app] = seen = measure(app, options.tries, options.size, options.apps_python, Path(folder))
             except BenchError as error:
                 print(f"{app:<10}{error}: left out")
                 continue
         cells = "".join(f"{seen[way]['413']:>10}" if way in seen else f"{'-':>10}" for way in WAYS)
         rest = {what: n for what, n in seen["sidecar"].items() if what != "413"}
         print(f"{app:<10}{cells}   {rest or '-'}", flush=True)
-        behind += any(seen["sidecar"]["413"] < seen[way]["413"] for way in ("nginx", "haproxy") if way in seen)
     print(f"Answers of {options.tries} that were the app's, and whole; uploads of {options.size} bytes.")
-    return 1 if behind else 0
+    if options.write:
+        path = ROOT / "docs" / "benchmarks.md"
+        text = section(found, options.tries, options.size, f"Measured by `{command}`.\n\n{about}")
+        path.write_text(page(path.read_text(), {EARLY: text}))
+        print(f"Written to {path}")
+    return 1 if any(behind(seen) for seen in found.values()) else 0
+
+
+def behind(seen: Mapping[str, Counter[str]]) -> bool:
+    """Whether one of the others delivered more."""
+    return any(seen["sidecar"]["413"] < seen[way]["413"] for way in ("nginx", "haproxy") if way in seen)
+
+
+def _programs(python: str) -> dict[str, list[str]]:
+    """How the apps and the proxies tell their versions."""
+    return {
+        "nginx": [shutil.which("nginx") or "/usr/sbin/nginx", "-v"],
+        "haproxy": [shutil.which("haproxy") or "/usr/sbin/haproxy", "-v"],
+        "node": ["node", "--version"],
+        "gunicorn": [python, "-m", "gunicorn", "--version"],
+        "uvicorn": [python, "-m", "uvicorn", "--version"],
+    }
 
 
 if __name__ == "__main__":

@@ -17,12 +17,14 @@ T = TypeVar("T")
 HTTP: Final = "HTTP and TCP"
 AMQP: Final = "AMQP"
 SPOOL: Final = "The spool"
+EARLY: Final = "Early answers"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP, SPOOL)
+SECTIONS: Final = (HTTP, AMQP, SPOOL, EARLY)
 
 _HEAD: Final = """# Benchmarks
 
-Written by `make bench`; do not edit, run it again. Each section says when and how it was measured.
+Written by `make bench` and `python -m bench.early --write`; do not edit, run them again. Each section says when and how
+it was measured.
 """
 
 
@@ -96,18 +98,23 @@ def middle(samples: Sequence[T], read: Callable[[T], float]) -> float:
 
 def machine(conditions: Conditions, programs: Mapping[str, Sequence[str]]) -> str:
     """Rows about this machine and the versions that ``programs`` (name → command) tell of themselves."""
+    return facts(conditions.date, conditions.load_average, programs)
+
+
+def facts(date: str, load_average: float, programs: Mapping[str, Sequence[str]]) -> str:
+    """The same, for what has no other conditions."""
     cpuinfo = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
-    facts = {
-        "date": conditions.date,
+    rows = {
+        "date": date,
         "CPU": model[1] if model else platform.machine(),
         "cores": str(cpuinfo.count("processor\t:")),
         "kernel": platform.release(),
-        "load average before": f"{conditions.load_average:.2f}",
+        "load average before": f"{load_average:.2f}",
         "sidecar": f"{_package('sidecar')}, Python {platform.python_version()}, uvloop {_package('uvloop')}",
     }
-    facts |= {name: _version(command) for name, command in programs.items()}
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts.items())])
+    rows |= {name: _version(command) for name, command in programs.items()}
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
 
 
 def _package(name: str) -> str:

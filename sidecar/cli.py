@@ -119,7 +119,7 @@ def _parser() -> argparse.ArgumentParser:
 
     schema = commands.add_parser(
         "schema",
-        help="print the configuration's JSON Schema",
+        help="print every key of the file: as JSON Schema, or to read",
         description="JSON Schema (draft 2020-12) of the file: every key with its meaning, for editors.",
         epilog="For editors with the YAML language server, the file's first line can be: "
         "# yaml-language-server: $schema=sidecar.schema.json",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import bench.page
+from bench.early import behind, section
 from bench.page import AMQP, HTTP, Goal, goal_lines, page, split
 
 
@@ -29,3 +31,12 @@ def test_goals_may_be_a_least_or_a_most() -> None:
         "- ratio: **0.98** (goal: at least 0.97) — met",
         "- added ms: **0.40** (goal: at most 0.3) — **missed**",
     ]
+
+
+def test_early_answers_are_a_table_of_what_was_measured() -> None:
+    seen = {"direct": Counter({"413": 3}), "haproxy": Counter({"413": 2}), "sidecar": Counter({"413": 1, "502": 2})}
+    text = section({"node": seen}, 3, 1000, "| machine |")
+    assert "| node | 3      | -     | 2       | 1       |" in text
+    assert "| machine |" in text
+    assert behind(seen)
+    assert not behind({"nginx": Counter({"413": 1}), "sidecar": Counter({"413": 1})})
