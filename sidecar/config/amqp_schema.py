@@ -44,7 +44,7 @@ def _complete_prefetch(arguments: dict[str, Any]) -> None:
 
 CREDENTIALS = Section(
     model.AmqpCredentials,
-    "The sidecar's own account at the broker, for watching queues; clients keep theirs.",
+    "The sidecar's own account at the broker, for watching queues and alarms; clients keep theirs.",
     {
         "username": Key(ShortString("the name of a user"), "Name of the account.", "sidecar", required=True),
         "password": Key(SecretValue(), "Its password.", {"file": "/run/secrets/rabbitmq"}, required=True),

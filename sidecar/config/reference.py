@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Final
 
 from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
 from sidecar.config.kinds import OMIT, Kind
 from sidecar.config.schema import CONFIG
+from sidecar.config.values import Duration, Size
 
 _WIDTH = 100
+_SIZES: Final = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+_DURATIONS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 
 def reference() -> str:
@@ -33,7 +37,7 @@ def reference() -> str:
                 lines += _wrapped(f"allowed: {key.kind.allowed}", "      ")
             default = key.default or section.shown_default(name, key)
             if default is not OMIT and default not in ("", [], {}):
-                lines += _wrapped(f"default: {_text(default)}", "      ")
+                lines += _wrapped(f"default: {_text(key.kind, default)}", "      ")
     return "\n".join(lines)
 
 
@@ -55,12 +59,21 @@ def _sections(kind: Kind, path: str, alternative: str) -> Iterator[tuple[str, Se
             pass
 
 
-def _text(default: object) -> str:
+def _text(kind: Kind, default: object) -> str:
     if default is None:
         return "off"
+    if isinstance(kind, Size) and isinstance(default, int):
+        return _with_unit(default, _SIZES)
+    if isinstance(kind, Duration) and isinstance(default, int | float):
+        return _with_unit(round(default * 1000), _DURATIONS)
     if isinstance(default, bool):
         return str(default).lower()
     return ", ".join(map(str, default)) if isinstance(default, list) else str(default)
+
+
+def _with_unit(value: int, units: Mapping[str, int]) -> str:
+    """In the largest unit of which it is a whole number."""
+    return next((f"{value // length}{unit}" for unit, length in units.items() if value and value % length == 0), "0")
 
 
 def _wrapped(text: str, indent: str) -> list[str]:

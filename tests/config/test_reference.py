@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,14 @@ def test_every_key_is_told_with_its_default(capsys: pytest.CaptureFixture[str]) 
         "      default: 3",
     ]
     assert "upstreams.<name>.retry (or off)" in lines
+
+
+def test_defaults_have_their_units() -> None:
+    found = dict(re.findall(r"^  (\w+)\n(?:      (?!default).*\n)+      default: (.*)$", reference(), re.MULTILINE))
+    assert (found["watch_interval"], found["keep"], found["min_ttl"]) == ("250ms", "7d", "1s")
+    assert (found["window"], found["max_message_size"]) == ("256", "16MiB")
+    for name, default in found.items():
+        assert not re.fullmatch(r"[0-9.]{6,}", default), name
 
 
 def test_what_stands_in_several_places_is_told_once() -> None:
