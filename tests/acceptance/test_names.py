@@ -105,6 +105,8 @@ async def serve(stack: AsyncExitStack, host: str, port: int) -> None:
                 await reader.readuntil(b"\r\n\r\n")
                 writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(host), host.encode()))
         except (asyncio.IncompleteReadError, OSError):
+            pass
+        finally:  # also when the loop ends first
             writer.close()
 
     await stack.enter_async_context(await asyncio.start_server(answer, host, port))
