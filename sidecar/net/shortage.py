@@ -96,14 +96,20 @@ class Shortage:
 
     # -- accepting -----------------------------------------------------------------------------------------------------
 
-    def accepted(self, descriptor: int) -> None:
+    def accepted(self, descriptor: int) -> bool:
         """A connection was accepted under that number: the lowest that was free. When there are few left, make room or
-        pause."""
+        pause. Whether it may stay: loops accept all who wait at once, and the last of those could take the whole
+        reserve."""
         limit = self._limit()
-        if descriptor >= limit - _reserve(limit) and not self._paused:
+        reserve = _reserve(limit)
+        if descriptor < limit - reserve:
+            return True
+        if not self._paused:
             self.met(OSError(errno.EMFILE, ""))
-            if not self.relieve():
+            # Of so many that one for each is not enough, none would be given up any more once nobody can come in.
+            if not self.relieve() or descriptor >= limit - reserve // 2:
                 self._pause()
+        return descriptor < limit - reserve // 4
 
     def _pause(self) -> None:
         """Whoever connects now waits in the kernel's queue."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sidecar.config.model import Address, Limits, Timeout
 from sidecar.net.listen import Acceptor
 from sidecar.net.shortage import SHORTAGE
-from sidecar.proxy.sockets import set_keepalive
+from sidecar.proxy.sockets import reset, set_keepalive
 
 if TYPE_CHECKING:
     from sidecar.filters.api import Chain
@@ -139,10 +139,11 @@ class Listener:
 
     def enter(self, connection: Connection) -> bool:
         """Count a new connection in; ``False`` when there is no room for it even after the one that has been idle
-        the longest was closed."""
+        the longest was closed; or, and then it is cut, when this process is running out of descriptors."""
         sock = connection.transport.get_extra_info("socket")
-        if sock is not None:
-            SHORTAGE.accepted(sock.fileno())
+        if sock is not None and not SHORTAGE.accepted(sock.fileno()):
+            reset(connection.transport)
+            return False
         connections = self._connections
         limit = self.limits.connections
         if limit and len(connections) >= limit and not self._make_room():

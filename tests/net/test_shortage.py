@@ -140,6 +140,27 @@ def test_accepting_pauses_when_nothing_can_be_given_up_and_goes_on_by_itself() -
     run(main)
 
 
+def test_a_burst_leaves_a_part_of_the_reserve_and_goes_on_giving_up() -> None:
+    async def main() -> None:
+        limit = 800
+        shortage = Shortage(lambda: limit)
+        doors = Doors()
+        shortage.accepting[doors] = None
+        idle = [1] * 100
+        shortage.idle[lambda: bool(idle and idle.pop())] = None
+        assert shortage.accepted(767)
+        assert doors.events == []
+        # All of these were accepted before anybody heard of the first.
+        assert [shortage.accepted(number) for number in range(768, 800)] == [True] * 16 + [False] * 16
+        assert doors.events == ["pause"]
+        limit = 8
+        await until(lambda: not idle)
+        limit = 1 << 20
+        await until(lambda: doors.events == ["pause", "resume"])
+
+    run(main)
+
+
 class Greeting(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport.write(b"hello")  # type: ignore[attr-defined]

@@ -49,6 +49,9 @@ class HttpListener(Listener):
         """Take in a connection, or tell it that there is no room."""
         if self.enter(connection):
             return True
+        if connection.transport.is_closing():
+            self.refused("local_shortage")
+            return False
         self.refused("overloaded")
         reply = Reply("overloaded", f"{self.limits.connections} clients are connected, more are not taken", 1.0)
         connection.transport.write(render(reply, self.name, self.new_request_id(), close=True))
