@@ -19,7 +19,7 @@ MAX_CONNECTIONS: Final = 128
 FOR_PROBES: Final = 16
 #: Seconds from a connection's beginning within which its first request has to be complete.
 FIRST_REQUEST_SECONDS: Final = 10.0
-#: Seconds that a client may take to read an answer before its connection makes room for others.
+#: Seconds that a client may take to read an answer before its connection makes room as one that has read it.
 READING_SECONDS: Final = 5.0
 
 
@@ -79,15 +79,15 @@ class Door:
         return max(len(self._silent), len(self.server.connections)) >= self._most
 
     def _make_room(self) -> bool:
-        """Close the connection that has rested the longest, or else has been silent the longest; whether there was
-        one."""
+        """Close the connection that has rested the longest, or else has been silent the longest, or else has an answer
+        that it does not read; whether there was one."""
         late = time.monotonic() - READING_SECONDS
         for handler, since in self._resting.items():
             transport = handler.transport
             if transport is not None and (since < late or not transport.get_write_buffer_size()):
                 self._drop(handler)
                 return True
-        for handler in self._silent:
+        for handler in (*self._silent, *self._resting):
             if handler.transport is not None:
                 self._drop(handler)
                 return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 
 import pytest
@@ -72,6 +73,29 @@ def test_silent_ones_do_not_hold_the_port() -> None:
             assert await ended(silent[0][0])
             for _, each in (*silent, (reader, writer)):
                 each.close()
+
+    asyncio.run(main())
+
+
+def test_one_that_does_not_read_its_answers_does_not_hold_the_port() -> None:
+    async def main() -> None:
+        door = Door(most=1)
+        async with asyncio.timeout(60), serving(running(), door) as client:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            sock.connect(client.address)
+            _, deaf = await asyncio.open_connection(sock=sock)
+            deaf.transport.pause_reading()  # type: ignore[attr-defined]
+
+            def stuck() -> bool:
+                deaf.write(b"GET /config HTTP/1.1\r\nHost: localhost\r\n\r\n" * 10)
+                return any(it.transport and it.transport.get_write_buffer_size() for it in door._resting)
+
+            await until(stuck)
+            reader, writer = await ask(client.address)
+            assert b"200" in await reader.readline()
+            deaf.close()
+            writer.close()
 
     asyncio.run(main())
 
