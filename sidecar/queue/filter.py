@@ -36,13 +36,14 @@ _PEERS: Final = frozenset(code.encode() for code in UNDELIVERED)
 
 
 class Scope:
-    """Whose an Idempotency-Key is, and for what: method, target, host, and all values of those ``fields``."""
+    """Whose an Idempotency-Key is, and for what: method, target, host, and all values of those ``fields``, also with
+    underscores in their names, which many apps read as hyphens."""
 
     __slots__ = ("_fields",)
 
     def __init__(self, fields: Iterable[str]) -> None:
         names = b"|".join(re.escape(name.encode()) for name in sorted({*fields, "host", "idempotency-key"}))
-        self._fields = re.compile(rb"\r\n(?i:(" + names + rb")):([^\r]*+)")
+        self._fields = re.compile(rb"\r\n(?i:(" + names.replace(rb"\-", b"[-_]") + rb")):([^\r]*+)")
 
     def of(self, method: str, target: bytes, raw: bytes) -> list[bytes]:
         """The same for requests that are in the same scope and have the same key, and for no others. Fields may come

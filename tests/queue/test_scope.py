@@ -44,6 +44,11 @@ def test_whoever_sends_something_else_there_is_somebody_else(name: str) -> None:
     assert _id(BASE + field + b": one\r\n", scope=others) == _id(BASE, scope=others)
 
 
+def test_a_name_with_underscores_is_the_same_field_to_many_apps() -> None:
+    ids = {_id(BASE), _id(BASE + b"X_API_Key: a\r\n"), _id(BASE + b"X_API-Key: b\r\n"), _id(BASE + b"X-API-Key: c\r\n")}
+    assert len(ids) == 4
+
+
 def test_what_it_is_for_counts_too() -> None:
     ids = {
         _id(BASE),
