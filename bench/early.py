@@ -53,7 +53,10 @@ async def app(scope, receive, send):
         await send({"type": "http.response.body", "body": %r})
 """,
     "node": """
+process.on("uncaughtException", (error) => console.error(error));  // a reset is a client's, and no end of the app
 require("http").createServer((request, answer) => {
+  request.on("error", () => {});
+  answer.on("error", () => {});
   answer.writeHead(413, {"Content-Length": %d, "Connection": "close"});
   answer.end(%s);
   answer.on("finish", () => request.socket.destroy());
@@ -122,11 +125,11 @@ class Raw:
         self._socket.close()
 
 
-def start_app(name: str, port: int, folder: Path, python: str, stack: contextlib.ExitStack) -> None:
-    """Raises :class:`BenchError` when it is not installed."""
+def start_app(name: str, port: int, folder: Path, python: str, stack: contextlib.ExitStack) -> Child | None:
+    """Start it, unless it is a thread of ours; raises :class:`BenchError` when it is not installed."""
     if name == "raw":
         stack.callback(Raw(port).close)
-        return
+        return None
     if name == "node":
         source = folder / "app.js"
         source.write_text(_APPS[name] % (len(BODY), json.dumps(BODY.decode())))
@@ -154,14 +157,14 @@ def start_app(name: str, port: int, folder: Path, python: str, stack: contextlib
             ],
             "uvicorn": [python, "-m", "uvicorn", "--app-dir", str(folder), "--port", str(port), target],
         }[name]
-    stack.enter_context(Child(name, command, None, folder / f"{name}.log"))
+    return stack.enter_context(Child(name, command, None, folder / f"{name}.log"))
 
 
 # -- the proxies ------------------------------------------------------------------------------------------------------
 
 
-def start_proxy(name: str, port: int, app: int, folder: Path, stack: contextlib.ExitStack) -> None:
-    """In front of the app at that port. Raises :class:`BenchError` when it is not installed."""
+def start_proxy(name: str, port: int, app: int, folder: Path, stack: contextlib.ExitStack) -> Child:
+    """Start it in front of the app at that port. Raises :class:`BenchError` when it is not installed."""
     path = folder / f"{name}.{app}.conf"
     if name == "sidecar":
         (admin,) = free_ports(1)
@@ -182,14 +185,17 @@ def start_proxy(name: str, port: int, app: int, folder: Path, stack: contextlib.
         text = _NGINX if name == "nginx" else _HAPROXY
         path.write_text(text.format(folder=folder / f"{app}", port=port, app=app))
         command = [program, "-c", str(path)] if name == "nginx" else [program, "-db", "-f", str(path)]
-    stack.enter_context(Child(name, command, None, folder / f"{name}.{app}.log"))
+    return stack.enter_context(Child(name, command, None, folder / f"{name}.{app}.log"))
 
 
-def wait_for(port: int, what: str) -> None:
+def wait_for(port: int, what: str, child: Child | None) -> None:
+    """Return when it listens. Raises :class:`BenchError`, also when ``child`` has ended and another has its port."""
     end = time.monotonic() + PATIENCE
     while time.monotonic() < end:
         with contextlib.suppress(OSError):
             socket.create_connection(("127.0.0.1", port), 1).close()
+            if child is not None:
+                child.check()
             return
         time.sleep(0.05)
     raise BenchError(f"{what} does not listen")
@@ -259,21 +265,26 @@ def measure(
     """For each way to the app, what its clients have got."""
     with contextlib.ExitStack() as stack:
         port, *others = free_ports(1 + len(proxies))
-        start_app(app, port, folder, python, stack)
-        wait_for(port, app)
+        children = [start_app(app, port, folder, python, stack)]
+        wait_for(port, app, children[0])
         ways = {"direct": port}
         for way, other in zip(proxies, others, strict=True):
             try:
-                start_proxy(way, other, port, folder, stack)
+                children.append(start_proxy(way, other, port, folder, stack))
             except BenchError as error:
                 print(f"{error}: left out", file=sys.stderr)
                 continue
-            wait_for(other, way)
+            wait_for(other, way, children[-1])
             ways[way] = other
         seen: dict[str, Counter[str]] = {way: Counter() for way in ways}
         for n in range(tries):
             for way, other in ways.items():  # in turn, so that what else the machine does meets all alike
-                seen[way][ask(CLIENTS[n % len(CLIENTS)], other, size)] += 1
+                try:
+                    seen[way][ask(CLIENTS[n % len(CLIENTS)], other, size)] += 1
+                except ConnectionRefusedError:
+                    for child in filter(None, children):
+                        child.check()  # says what it printed last
+                    raise
         return seen
 
 
