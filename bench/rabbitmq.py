@@ -45,7 +45,10 @@ class RabbitMQ:
         plugins = folder / "enabled_plugins"
         plugins.write_text("[].")
         (folder / "environment").touch()
-        environment = {
+        self._program = program
+        self._log = folder / "rabbitmq.log"
+        self._core = core
+        self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(("RABBITMQ_", "ERL_"))},
             "HOME": str(folder / "home"),  # where Erlang keeps its cookie
             "ERL_EPMD_PORT": str(mapper_port),
@@ -69,12 +72,10 @@ class RabbitMQ:
         try:
             # Erlang would start this one by itself, and leave it behind.
             mapper = self._stack.enter_context(
-                Child("epmd", ["epmd", "-port", str(mapper_port)], core, folder / "epmd.log", environment)
+                Child("epmd", ["epmd", "-port", str(mapper_port)], core, folder / "epmd.log", self._environment)
             )
             _wait_listening(mapper, mapper_port)
-            self.process = self._stack.enter_context(
-                Child("rabbitmq", [program], core, folder / "rabbitmq.log", environment)
-            )
+            self.start()
         except BaseException:
             self._stack.close()
             raise
@@ -85,7 +86,16 @@ class RabbitMQ:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.stop()
         self._stack.close()
+
+    def start(self) -> None:
+        """Start it (again); what was durable is still there. Does not wait: see :meth:`wait_ready`."""
+        self.process = Child("rabbitmq", [self._program], self._core, self._log, self._environment)
+
+    def stop(self) -> None:
+        """An orderly end, as at a restart for an upgrade: clients are told with ``connection.close`` 320."""
+        self.process.end()
 
     def wait_ready(self) -> None:
         """Until it listens; :class:`BenchError` when it has ended or takes longer than a minute."""
