@@ -97,13 +97,13 @@ class RabbitMQ:
         """An orderly end, as at a restart for an upgrade: clients are told with ``connection.close`` 320."""
         self.process.end()
 
-    def wait_ready(self) -> None:
-        """Until it listens; :class:`BenchError` when it has ended or takes longer than a minute."""
-        _wait_listening(self.process, self.port)
+    def wait_ready(self, seconds: float = _START_SECONDS) -> None:
+        """Until it listens; :class:`BenchError` when it has ended or takes longer than that."""
+        _wait_listening(self.process, self.port, seconds)
 
 
-def _wait_listening(process: Child, port: int) -> None:
-    deadline = time.monotonic() + _START_SECONDS
+def _wait_listening(process: Child, port: int, seconds: float = _START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         process.check()
         try:
@@ -111,7 +111,7 @@ def _wait_listening(process: Child, port: int) -> None:
                 return
         except OSError:
             time.sleep(0.05)
-    raise BenchError(f"{process.name} did not listen within {_START_SECONDS:g} s")
+    raise BenchError(f"{process.name} did not listen within {seconds:g} s")
 
 
 def find_server() -> Path | None:

@@ -27,7 +27,7 @@ from bench.processes import ROOT, BenchError
 from bench.rabbitmq import RabbitMQ, find_server
 from bench.recovery.kinds import KINDS, Kind
 from bench.recovery.report import as_json, from_json, missed, page, scenario_table, told_table
-from bench.recovery.scenarios import SCENARIOS, TITLES, Bench, Outcomes
+from bench.recovery.scenarios import BROKER_SECONDS, SCENARIOS, TITLES, Bench, Outcomes
 
 PAGE: Final = ROOT / "docs" / "amqp-clients.md"
 
@@ -111,7 +111,7 @@ def _run(kinds: Sequence[Kind], scenarios: Sequence[str], logs: Path | None) -> 
         broker = stack.enter_context(RabbitMQ(folder / "rabbitmq", None))
         bench = Bench(broker, folder, commands, lambda line: print(line, flush=True))
         begun = time.monotonic()
-        broker.wait_ready()
+        broker.wait_ready(BROKER_SECONDS)
         bench.starting = time.monotonic() - begun
         for name in scenarios:
             print(f"{TITLES[name]}:", flush=True)
