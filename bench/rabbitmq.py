@@ -16,7 +16,7 @@ from sidecar.demo.ports import free_ports
 
 #: Where the start script itself is; Debian's in PATH changes to the user and the folders of the system's broker.
 _FOLDERS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"))
-_START_SECONDS = 60.0
+_START_SECONDS = 150.0
 
 # No collecting of statistics, and no limit of memory or disk of the machine that would make it stop taking publishes.
 _CONFIG = """

@@ -25,7 +25,7 @@ from bench.rabbitmq import RabbitMQ
 
 #: Length of a turn, seconds.
 TURN_SECONDS: Final = 1.0
-_START_SECONDS: Final = 20.0
+_START_SECONDS: Final = 120.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ CONNECTIONS: Final = 4
 RATE: Final = 2000
 PACED_SECONDS: Final = 5
 _QUEUE: Final = "bench.spool"
-_START_SECONDS: Final = 60.0
+_START_SECONDS: Final = 120.0
 #: The slowest that a spool may be to empty, messages per second, before the run is given up.
 _SLOWEST: Final = 1000
 

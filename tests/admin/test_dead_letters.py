@@ -232,7 +232,7 @@ def test_who_has_seen_enough_of_an_export_may_go(caplog: pytest.LogCaptureFixtur
 
 async def answered(client: Client, status: int) -> str:
     """An export's error, as soon as it is answered so."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(180):
         for _ in range(1000):
             reply = await client.get(f"{HERE}/export")
             if reply.status == status:
@@ -364,7 +364,7 @@ def test_a_real_spool(tmp_path: Path) -> None:
             for number in range(60):
                 of = message(b"%d" % number, exchange="" if number % 2 else "ai.tasks")
                 spool.dead(of, "expired" if number % 3 else "nacked", 0)
-            async with asyncio.timeout(60), serving(it) as client:
+            async with asyncio.timeout(180), serving(it) as client:
                 await until(lambda: spool.dead_letters.count == 60)
                 listed = (await client.get(f"{HERE}?limit=1000&reason=expired&exchange=")).json["dead_letters"]
                 assert len(listed) == 20

@@ -46,7 +46,7 @@ async def ask(address: tuple[str, int], path: str = "/ready") -> tuple[asyncio.S
 
 def test_one_that_is_kept_makes_room_the_oldest_first() -> None:
     async def main() -> None:
-        async with asyncio.timeout(60), serving(running(), Door(most=2)) as client:
+        async with asyncio.timeout(180), serving(running(), Door(most=2)) as client:
             kept = []
             for _ in range(2):
                 reader, writer = await ask(client.address)
@@ -66,7 +66,7 @@ def test_one_that_is_kept_makes_room_the_oldest_first() -> None:
 
 def test_silent_ones_do_not_hold_the_port() -> None:
     async def main() -> None:
-        async with asyncio.timeout(60), serving(running(), Door(most=3)) as client:
+        async with asyncio.timeout(180), serving(running(), Door(most=3)) as client:
             silent = [await asyncio.open_connection(*client.address) for _ in range(3)]
             reader, writer = await ask(client.address)
             assert b"200" in await reader.readline()
@@ -80,7 +80,7 @@ def test_silent_ones_do_not_hold_the_port() -> None:
 def test_one_that_does_not_read_its_answers_does_not_hold_the_port() -> None:
     async def main() -> None:
         door = Door(most=1)
-        async with asyncio.timeout(60), serving(running(), door) as client:
+        async with asyncio.timeout(180), serving(running(), door) as client:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
             sock.connect(client.address)
@@ -105,7 +105,7 @@ def test_one_too_many(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def main() -> None:
         slow = Slow()
         door = Door(most=2)
-        async with asyncio.timeout(60), serving(slow.running, door) as client:
+        async with asyncio.timeout(180), serving(slow.running, door) as client:
             busy = [await ask(client.address, "/health/deep/ollama")]
             await until(lambda: door._busy)
             refused, other = await ask(client.address, "/upstreams")  # its part of the room is taken
@@ -129,7 +129,7 @@ def test_when_all_are_busy_a_new_one_is_closed(factory: Callable[[], asyncio.Abs
     async def main() -> None:
         slow = Slow()
         door = Door(most=1)
-        async with asyncio.timeout(60), serving(slow.running, door) as client:
+        async with asyncio.timeout(180), serving(slow.running, door) as client:
             reader, writer = await ask(client.address, "/health/deep/ollama")
             await until(lambda: door._busy)
             refused, other = await asyncio.open_connection(*client.address)
@@ -145,7 +145,7 @@ def test_when_all_are_busy_a_new_one_is_closed(factory: Callable[[], asyncio.Abs
 
 def test_who_says_nothing_or_not_all_of_it_is_cut() -> None:
     async def main() -> None:
-        async with asyncio.timeout(60), serving(running(), Door(patience=0.05)) as client:
+        async with asyncio.timeout(180), serving(running(), Door(patience=1.0)) as client:
             silent, one = await asyncio.open_connection(*client.address)
             slow, two = await asyncio.open_connection(*client.address)
             two.write(REQUEST[:-2])
@@ -165,7 +165,7 @@ def test_who_says_nothing_or_not_all_of_it_is_cut() -> None:
 def test_connections_that_come_and_go_in_silence_leave_nothing() -> None:
     async def main() -> None:
         door = Door(most=5)
-        async with asyncio.timeout(60), serving(running(), door) as client:
+        async with asyncio.timeout(180), serving(running(), door) as client:
             for _ in range(50):
                 _, writer = await asyncio.open_connection(*client.address)
                 writer.close()

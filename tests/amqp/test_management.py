@@ -36,7 +36,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(what: Any) -> None:
-    asyncio.run(asyncio.wait_for(what, 60))
+    asyncio.run(asyncio.wait_for(what, 180))
 
 
 def asking(url: str, topology: Topology, *vhosts: str, credentials: AmqpCredentials = GUEST) -> Management:

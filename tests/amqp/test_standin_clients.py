@@ -304,7 +304,7 @@ def test_aio_pika_comes_again_after_waiting_for_too_long() -> None:
         channel = await connection.channel()
         with pytest.raises(aiormq.exceptions.ConnectionClosed):
             await channel.declare_queue("new")
-        await asyncio.wait_for(again.wait(), 60)
+        await asyncio.wait_for(again.wait(), 180)
         await channel.set_qos(5)
         await connection.close()
 

@@ -85,7 +85,7 @@ class Setting:
 
 
 def run(what: Any) -> None:
-    asyncio.run(asyncio.wait_for(what, 60))
+    asyncio.run(asyncio.wait_for(what, 180))
 
 
 def put(rabbit: RabbitMQ, queue: str, count: int, vhost: str = "/") -> None:

@@ -88,7 +88,7 @@ def with_admin(of: FakeRunning, test: Callable[[Client], Awaitable[None]]) -> No
     """Run a test against the admin API of a sidecar."""
 
     async def main() -> None:
-        async with asyncio.timeout(60), serving(of) as client:
+        async with asyncio.timeout(180), serving(of) as client:
             await test(client)
 
     asyncio.run(main())

@@ -47,7 +47,7 @@ def checked(app: App, check: Check, main: Callable[[AppChecker], Awaitable[None]
 
     async def run() -> None:
         server = await asyncio.start_server(app.serve, "127.0.0.1", 0)
-        async with asyncio.timeout(60), server:
+        async with asyncio.timeout(180), server:
             checker = AppChecker(service(server.sockets[0].getsockname()[1], check), results.append)
             try:
                 await main(checker)
