@@ -1,6 +1,6 @@
 """A running sidecar: put together, started, reloaded, drained and stopped.
 
-    start → listeners bound → registry answered (or its grace passed) → ready
+    start → its files are no other's → listeners bound → registry answered (or its grace passed) → ready
           → the app is well → registered → … → SIGTERM → deregistered → draining → stopped
 
 Everything slow happens in here or below the control plane. The listeners only ever get finished things handed in:
@@ -78,6 +78,8 @@ class Agent:
         self.config = config
         self.started = time.monotonic()
         self.phase = "starting"
+        #: What another process has in use, and this one needs before it can serve.
+        self.waiting_for = ""
         self.upstreams: dict[str, RunningUpstream] = {}
         self.inbound: Listener | None = None
         self.registry: Registry | None = None
@@ -167,6 +169,8 @@ class Agent:
                 self.upstreams[name] = self.create_upstream(name, config)
             self.connect_breakers()
             await self._start_admin()
+            if not await self._claim():
+                return
             for listener in self._listeners():
                 await listener.start()
             report_leftovers(self.config)
@@ -237,6 +241,25 @@ class Agent:
             raise ListenerError(f"admin: cannot listen on {self.config.admin.bind}: {bind_failure(error)}") from error
         self.admin_address = Address(*self._admin.address)
 
+    async def _claim(self) -> bool:
+        """Wait until no other process has the files of spools and queues, before anything listens: clients are refused
+        as by a sidecar that is not there yet, and try again. ``False``: a drain was asked for before that."""
+        files = [it for listener in self._listeners() for it in listener.files]
+        if not files:
+            return True
+        from sidecar.disk.claim import claim
+
+        since = time.monotonic()
+
+        def told(waiting: str) -> None:
+            self.waiting_for = waiting
+            if waiting:
+                logger.warning("not listening yet: %s; waiting until that ends", waiting)
+            else:
+                logger.info("what was waited for is free", extra={"seconds": round(time.monotonic() - since, 3)})
+
+        return await self._answered(claim(files, told), None) and not self._drain_asked.is_set()
+
     async def _await_registry(self) -> None:
         assert self.registry is not None
         if not await self._answered(self.registry.answered(), REGISTRY_GRACE):
@@ -247,8 +270,8 @@ class Agent:
             silent = [name.name for name in self.names.known if not name.answered.is_set()]
             logger.warning("some names do not resolve yet; serving what is known", extra={"names": silent[:20]})
 
-    async def _answered(self, first: Coroutine[Any, Any, None], seconds: float) -> bool:
-        """Wait so long for ``first``; whether it came, or a drain was asked for."""
+    async def _answered(self, first: Coroutine[Any, Any, None], seconds: float | None) -> bool:
+        """Wait so long (None: without end) for ``first``; whether it came, or a drain was asked for."""
         answered = self._loop.create_task(first)
         drain = self._loop.create_task(self._drain_asked.wait())
         try:

@@ -110,10 +110,11 @@ def table(asked: Asked, colour: bool) -> list[str]:
     registry = "none"
     if asked.registry is not None:
         registry = f"{asked.registry['url']}, " + _paint("up" if asked.registry["up"] else "down", colour)
+    waiting = f"waits: {health['waiting_for']}" if health.get("waiting_for") else ""
     name, instance = str(health.get("service", "")), str(health.get("id", ""))
     rows = [
         ("service", f"{_bold(name, colour)}  {printable(instance)}"),
-        ("phase", _paint(str(health.get("phase", "")), colour)),
+        ("phase", f"{_paint(str(health.get('phase', '')), colour)}  {printable(waiting)}".rstrip()),
         ("health", _paint(str(health.get("status", "")), colour)),
         ("app", f"{_paint(str(app.get('status', '')), colour)}  {printable(str(app.get('output', '')))}".rstrip()),
         ("registry", registry),

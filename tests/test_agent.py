@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from sidecar.agent import StartError
 from sidecar.config.model import Service
+from sidecar.disk.files import Files
 from sidecar.registry.directory_folder import Folder
 from sidecar.registry.directory_record import encode
 from support.agents import NOBODY, RunningAgent, ask, upstream
@@ -307,5 +309,105 @@ def test_a_reload_over_http_says_what_changed_or_what_is_wrong(tmp_path: Path) -
             assert status == 422
             assert json.loads(body)["problems"][0]["path"] == "upstreams.a.balancer"
             assert (await it.ask("GET", "/upstreams/a"))[0] == 200
+
+    run(main)
+
+
+class Waiting:
+    """A sidecar whose queue of requests another process has; use it with ``async with``, once it waits."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "queue"
+        self.other = Files(self.folder, "tasks~queue")
+        self.port = free_port()
+        queue = {"spool": True, "path": str(self.folder)}
+        tasks = {**upstream(queue=queue), "bind": f"127.0.0.1:{self.port}"}
+        self.running = RunningAgent(folder, upstreams={"a": upstream(), "tasks": tasks})
+        self.start: asyncio.Task[RunningAgent]
+
+    async def __aenter__(self) -> Waiting:
+        self.other.prepare()
+        self.start = asyncio.ensure_future(self.running.__aenter__())
+        await until(lambda: hasattr(self.running, "agent") and self.running.agent.waiting_for)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.other.release()
+        if not self.start.done():
+            self.start.cancel()
+            await asyncio.wait([self.start])
+        elif not self.start.cancelled():
+            await self.running.__aexit__()
+
+    async def listens(self) -> bool:
+        try:
+            await ask(self.port)
+        except ConnectionRefusedError:
+            return False
+        return True
+
+
+def test_one_whose_files_another_process_has_waits_says_so_and_takes_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "sidecar")
+
+    async def main() -> None:
+        async with Waiting(tmp_path) as it:
+            said = f"{it.folder / 'tasks~queue.db'} is in use by another process, {os.getpid()}"
+            status, _, body = await it.running.ask("GET", "/ready")
+            assert (status, json.loads(body)) == (503, {"ready": False, "phase": "starting", "waiting_for": said})
+            status, _, body = await it.running.ask("GET", "/health")
+            health = json.loads(body)
+            assert (status, health["status"], health["waiting_for"]) == (200, "warning", said)
+            assert f"not listening yet: {said}; waiting until that ends" in caplog.text
+            assert not await it.listens()
+            it.other.release()
+            await it.start
+            assert await it.listens()
+            status, _, body = await it.running.ask("GET", "/ready")
+            assert (status, json.loads(body)) == (200, {"ready": True, "phase": "ready"})
+            assert json.loads((await it.running.ask("GET", "/health"))[2])["waiting_for"] is None
+            assert "what was waited for is free" in caplog.text
+
+    run(main)
+
+
+def test_one_that_waits_can_be_drained_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Waiting(tmp_path) as it:
+            assert (await it.running.ask("POST", "/drain"))[0] == 202
+            await it.start
+            assert not await it.listens()
+            await it.running.agent.run_until_drained()
+            await it.running.agent.stop()
+            assert [file.name for file in it.folder.iterdir()] == ["tasks~queue.db.lock"]
+            it.other.prepare()  # it is still the other's
+
+    run(main)
+
+
+def test_one_that_waits_can_be_stopped_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with Waiting(tmp_path) as it:
+            it.start.cancel()
+            await asyncio.wait([it.start])
+            assert it.running.agent.phase == "stopped"
+            assert [file.name for file in it.folder.iterdir()] == ["tasks~queue.db.lock"]
+
+    run(main)
+
+
+def test_a_first_start_with_a_queue_tells_of_no_loss(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    queue = {"spool": True, "path": str(tmp_path / "queue")}
+
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"tasks": upstream(queue=queue)}):
+            pass
+        (tmp_path / "queue" / "tasks~queue.db").unlink()
+        assert "lost" not in caplog.text
+        async with RunningAgent(tmp_path, upstreams={"tasks": upstream(queue=queue)}):
+            pass
+        assert "is gone: if anything was stored in it, that is lost" in caplog.text
 
     run(main)

@@ -137,6 +137,13 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_what_it_waits_for_before_it_serves_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    health = pages()["health"][1] | {"phase": "starting", "waiting_for": "/spool/a.db is in use by another process, 7"}
+    with admin(pages(health=(200, health), ready=(503, {"ready": False, "phase": "starting"}))) as url:
+        assert show_status(url) == 1
+    assert "phase     starting  waits: /spool/a.db is in use by another process, 7\n" in capsys.readouterr().out
+
+
 def test_what_is_queued_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     queue = {"requests": 12, "bytes": 5 << 20, "outcomes": {"queued": 20, "delivered": 7, "expired": 1}}
     upstream = UPSTREAM | {"stats": UPSTREAM["stats"] | {"queue": queue}, "endpoints": []}

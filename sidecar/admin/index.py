@@ -69,7 +69,8 @@ def page(running: Running, routes: Sequence[Route], version: str) -> str:
         phase=_coloured(running.phase),
         status=_coloured(health["status"]),
         version=escape(version),
-        app=f"<p>app: {escape(health['app']['output'])}</p>",
+        app=(f"<p>waits: {escape(running.waiting_for)}</p>" if running.waiting_for else "")
+        + f"<p>app: {escape(health['app']['output'])}</p>",
         upstreams=_UPSTREAMS.format(rows=rows) if rows else "",
         routes="\n".join(_routes(routes)),
     )

@@ -29,6 +29,8 @@ def health(running: Running) -> dict[str, Any]:
     upstreams = {name: upstream_health(upstream) for name, upstream in running.upstreams.items()}
     registry = running.registry
     status = app.status
+    if status == "healthy" and running.waiting_for:
+        status = "warning"
     away = registry is not None and not registry.up
     if status == "healthy" and (away or any(found["status"] != "healthy" for found in upstreams.values())):
         status = "warning"
@@ -37,6 +39,7 @@ def health(running: Running) -> dict[str, Any]:
         "service": running.config.service.name,
         "id": running.config.service.id,
         "phase": running.phase,
+        "waiting_for": running.waiting_for or None,
         "app": {"status": app.status, "output": app.output},
         "upstreams": upstreams,
         "registry": None

@@ -113,7 +113,9 @@ class Api:
 
     async def ready(self, request: web.Request) -> web.Response:
         phase = self._running.phase
-        return answer({"ready": phase == "ready", "phase": phase}, 200 if phase == "ready" else 503)
+        waiting = self._running.waiting_for
+        found = {"ready": phase == "ready", "phase": phase} | ({"waiting_for": waiting} if waiting else {})
+        return answer(found, 200 if phase == "ready" else 503)
 
     async def health(self, request: web.Request) -> web.Response:
         return _health(report.health(self._running))

@@ -50,6 +50,7 @@ _LETTER: Final[dict[str, Any]] = {
     "attempts": _COUNT | {"description": "how often the broker refused it"},
     "bytes": _COUNT | {"description": "of its body"},
 }
+_WAITS: Final = {"description": "what another process has in use, and this one needs to start"}
 _FOUND: Final = _object(status=_STATUS, output=_TEXT)
 _FOUND_BY_NAME: Final = {"type": "object", "additionalProperties": _FOUND}
 
@@ -60,12 +61,17 @@ SCHEMAS: Final[dict[str, Any]] = {
         error={"type": "string", "const": "config"}, message=_TEXT, problems=_list(_object(path=_TEXT, message=_TEXT))
     ),
     "Index": _object(service=_TEXT, phase=_PHASE, version=_TEXT, endpoints=_list(_TEXT)),
-    "Ready": _object(ready=_FLAG, phase=_PHASE),
+    "Ready": {
+        "type": "object",
+        "properties": {"ready": _FLAG, "phase": _PHASE, "waiting_for": _TEXT | _WAITS},
+        "required": ["ready", "phase"],
+    },
     "Health": _object(
         status=_STATUS,
         service=_TEXT,
         id=_TEXT,
         phase=_PHASE,
+        waiting_for=_or_null(_TEXT) | _WAITS,
         app=_FOUND,
         upstreams=_FOUND_BY_NAME,
         registry=_or_null(

@@ -245,6 +245,11 @@ class Running(Protocol):
         ...
 
     @property
+    def waiting_for(self) -> str:
+        """What another process has in use, so that this one does not serve yet; empty: nothing."""
+        ...
+
+    @property
     def registry(self) -> Registry | None: ...
 
     @property

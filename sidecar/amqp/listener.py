@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.spool.port import SpoolPort
     from sidecar.amqp.tracing import MessageTracing
     from sidecar.amqp.watch import Watcher
+    from sidecar.disk.files import Files
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.resilience.wheel import Timer
     from sidecar.upstreams.endpoint import Endpoint
@@ -132,6 +133,10 @@ class AmqpListener(Listener):
         self.stopped.pop(session, None)
         if session in self._alarmed:
             self.alarm(session, False)
+
+    @property
+    def files(self) -> Sequence[Files]:
+        return () if self.port is None else (self.port.spool.files,)
 
     async def start(self) -> None:
         if self.port is not None:

@@ -80,8 +80,8 @@ class DatabaseFile:
         """As :meth:`open`, again; the lock stays. Raises :class:`SpoolError` when it is somebody else's or a later
         version's; such a file is not touched."""
         self.disconnect()
-        known = self.files.lock.exists()
         self.files.prepare()
+        known, self.files.known = self.files.known, True
         self.files.replace(self._wall())
         self._look_for_loss(known)
         self.files.create()

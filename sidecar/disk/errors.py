@@ -16,6 +16,10 @@ class SpoolError(ConfigError):
         self.text = text
 
 
+class InUseError(SpoolError):
+    """Another process has it."""
+
+
 class InDoubtError(SpoolError):
     """It failed when it was being made durable: it may be found there later, or not."""
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from sidecar.disk.errors import SpoolError
+from sidecar.disk.errors import InUseError, SpoolError
 
 logger = logging.getLogger("sidecar.disk")
 
@@ -22,7 +22,7 @@ class Files:
     """Where a database is. ``base`` is itself; what is being salvaged grows in ``growing`` and is ``whole`` from when
     everything is in it until it has taken the database's place; ``reserve`` is what :class:`.Reserve` holds."""
 
-    __slots__ = ("_lock", "base", "folder", "growing", "lock", "reserve", "wal", "whole")
+    __slots__ = ("_lock", "base", "folder", "growing", "known", "lock", "reserve", "wal", "whole")
 
     def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
@@ -34,9 +34,12 @@ class Files:
         self.whole = folder / (file + ".whole")
         self.reserve = folder / (file + ".reserve")
         self._lock = -1
+        #: There was a lock before ours, so there was a database.
+        self.known = False
 
     def prepare(self) -> None:
-        """Make the folder (0700) and the lock (0600), and take it, unless it is ours. Raises :class:`SpoolError`."""
+        """Make the folder (0700) and the lock (0600), and take it, unless it is ours. Raises :class:`SpoolError`;
+        :class:`InUseError`, when another process has it."""
         try:
             if self._lock >= 0:
                 found = os.fstat(self._lock)
@@ -49,17 +52,19 @@ class Files:
             raise SpoolError(f"{error.filename or self.folder}: {error.strerror}") from error
 
     def _take(self) -> None:
+        known = self.lock.exists()
         lock = os.open(self.lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             owner = os.read(lock, 20).decode("ascii", "replace").strip()
             os.close(lock)
-            raise SpoolError(f"{self.base} is in use by another process, {owner or 'unknown'}") from error
+            raise InUseError(f"{self.base} is in use by another process, {owner or 'unknown'}") from error
         except OSError:
             os.close(lock)
             raise
         self._lock = lock
+        self.known = known
         os.ftruncate(lock, 0)
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 

@@ -15,6 +15,7 @@ from sidecar.net.shortage import SHORTAGE
 from sidecar.proxy.sockets import reset, set_keepalive
 
 if TYPE_CHECKING:
+    from sidecar.disk.files import Files
     from sidecar.filters.api import Chain
     from sidecar.proxy.assembly import Assembly
     from sidecar.resilience.breaker import CircuitBreaker
@@ -117,6 +118,11 @@ class Listener:
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """That endpoint is no longer in the set."""
         raise NotImplementedError
+
+    @property
+    def files(self) -> Sequence[Files]:
+        """What it has on the disk for itself, which no other process may have at the same time."""
+        return ()
 
     async def start(self) -> None:
         """Bind and accept. Raises :class:`ListenerError`."""

@@ -21,6 +21,7 @@ from sidecar.telemetry.stats import QueueStats
 
 if TYPE_CHECKING:
     from sidecar.disk.errors import SpoolError
+    from sidecar.disk.files import Files
     from sidecar.proxy.http1.listener import HttpListener
     from sidecar.queue.database import Gone
     from sidecar.queue.record import Found, Request
@@ -95,6 +96,11 @@ class HttpQueue:
         if lane is None:
             lane = self.lanes[name] = Lane(self, name)
         return lane
+
+    @property
+    def files(self) -> Files:
+        """Where it is; for one process at a time."""
+        return self._database.file.files
 
     def open(self) -> None:
         """Read what is there, and begin to send it. Raises :class:`ListenerError`."""

@@ -116,7 +116,10 @@ class Store:
     async def close(self) -> None:
         """Do what was asked for, and end."""
         thread = self._thread
-        if thread is None or self._stop:
+        if thread is None:
+            self._database.close()  # it was claimed, and not opened
+            return
+        if self._stop:
             return
         self._stop = True
         self._wake.set()

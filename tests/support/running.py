@@ -109,6 +109,7 @@ class FakeRunning:
     config: Config = field(default_factory=_config)
     started: float = 1000.0
     phase: str = "ready"
+    waiting_for: str = ""
     registry: FakeRegistry | None = None
     upstreams: dict[str, FakeUpstream] = field(default_factory=dict)
     inbound: ListenerStats = field(default_factory=lambda: ListenerStats("inbound", "tasks"))

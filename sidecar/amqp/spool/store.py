@@ -26,6 +26,7 @@ from sidecar.amqp.spool.jobs import Call, Fetch, FetchDone, Job, Outcome, Put, P
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.writer import Writer
 from sidecar.disk.errors import SpoolError
+from sidecar.disk.files import Files
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
@@ -137,6 +138,11 @@ class Spool:
         self.dead_letters = DeadLetters(self._call)
         self._writer = Writer(self._database, self._jobs, self._wake, self._post)
 
+    @property
+    def files(self) -> Files:
+        """Where it is; for one process at a time."""
+        return self._database.file.files
+
     def open(self) -> None:
         """Read what is there, and begin. Raises :class:`SpoolError`."""
         self._database.open()
@@ -155,6 +161,8 @@ class Spool:
             await future
             self._runner.join()
             self._runner = None
+        else:
+            self._database.close()  # it was claimed, and not opened
 
     def put(self, messages: list[SpooledMessage], done: PutDone, urgent: bool = False) -> bool:
         """Store messages, in this order, all or none. ``done`` is called with them when they are on the disk and have

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sidecar.net.shortage import SHORTAGE
@@ -11,6 +12,7 @@ from sidecar.proxy.http1.downstream import Downstream
 from sidecar.proxy.listener import Listener
 
 if TYPE_CHECKING:
+    from sidecar.disk.files import Files
     from sidecar.filters.api import Chain
     from sidecar.proxy.http1.head import RequestHead
     from sidecar.proxy.http1.pool import Pool
@@ -27,6 +29,10 @@ class HttpListener(Listener):
     host: bytes
     #: Where requests are stored: a :class:`sidecar.queue.queue.HttpQueue`.
     queue: Any = None
+
+    @property
+    def files(self) -> Sequence[Files]:
+        return () if self.queue is None else (self.queue.files,)
 
     async def start(self) -> None:
         if self.queue is not None:
