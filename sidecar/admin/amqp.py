@@ -27,6 +27,7 @@ def port(name: str, view: AmqpView) -> dict[str, Any]:
     sessions = sorted(view.sessions(), key=lambda session: (-session.held, -session.since))[:MAX_SESSIONS]
     return {
         "name": name,
+        "refusing": {reason: utf8(words) for reason, words in view.refusing.items()},
         "blocked": stats.blocked,
         "blocked_seconds": round(blocked_seconds(stats), 3),
         "connections": stats.connections,
@@ -52,7 +53,7 @@ def port(name: str, view: AmqpView) -> dict[str, Any]:
 def doubts(view: AmqpView) -> list[str]:
     """What is not as it should be, a phrase each."""
     stats = view.stats
-    found = []
+    found = [f"clients are refused: {utf8(words)}" for words in view.refusing.values()]
     if stats.blocked:
         found.append("the broker has an alarm and takes no publishes")
     full = sum(1 for queue in stats.queues.values() if queue.full)

@@ -67,6 +67,8 @@ def _broken(upstream: UpstreamView) -> str:
     own, _ = _breakers(upstream)
     if own is not None and own.state == OPEN:
         return "the circuit breaker is open"
+    if upstream.amqp is not None and "no_broker" in upstream.amqp.refusing:
+        return "there is no broker"
     return "every endpoint has failed" if all(endpoint.ejected_until for endpoint in endpoints) else ""
 
 

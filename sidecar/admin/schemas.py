@@ -146,6 +146,11 @@ SCHEMAS: Final[dict[str, Any]] = {
     "AmqpPorts": _object(upstreams=_list(_ref("AmqpPort"))),
     "AmqpPort": _object(
         name=_TEXT,
+        refusing={
+            "type": "object",
+            "additionalProperties": _TEXT,
+            "description": "why clients are refused, in words, by reason: draining, no_broker, overloaded",
+        },
         blocked=_FLAG | {"description": "the broker has an alarm and takes no publishes"},
         blocked_seconds=_NUMBER | {"description": "of such alarms so far, in all"},
         connections=_COUNT | {"description": "past their handshake"},

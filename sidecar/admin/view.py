@@ -188,6 +188,11 @@ class AmqpView(Protocol):
         """By partitioned exchange, how many messages had nothing by which to find their partition."""
         ...
 
+    @property
+    def refusing(self) -> Mapping[str, str]:
+        """Why clients are refused, :data:`sidecar.amqp.door.REASONS` → words; empty: they are not."""
+        ...
+
     def holding(self) -> list[tuple[str, int]]:
         """What messages wait for, and how many each."""
         ...

@@ -17,6 +17,7 @@ from sidecar.amqp.alone import Alone
 from sidecar.amqp.channel import Channel
 from sidecar.amqp.comeback import Comeback
 from sidecar.amqp.dialler import Dialler
+from sidecar.amqp.door import NO_BROKER_CODES
 from sidecar.amqp.kept import KeptChannel
 from sidecar.amqp.legs import CLOSED, CLOSING, OPEN, OTHER_FULL, BrokerLeg, ClientLeg
 from sidecar.amqp.methods import channel_close, connection_close_ok, method, method_of
@@ -45,7 +46,7 @@ _AGAIN_SECONDS: Final = 1.0
 _CUT: Final = "the broker was lost in the middle of a message to the client"
 _UNANSWERED: Final = "the answer to a request of direct reply-to was lost with it"
 #: Why a client has no broker, if others would have none either.
-_NO_BROKER: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open", "local_shortage"})
+_NO_BROKER: Final = NO_BROKER_CODES | {"local_shortage"}
 
 
 class KeptSession(Session):
@@ -303,6 +304,7 @@ class KeptSession(Session):
     def rejoin(self, broker: BrokerLeg) -> None:
         """This is the broker from now on, though nothing is set up there."""
         self._port.reached(self)
+        self._listener.broker_found(broker.endpoint)
         self.broker = broker
         broker.reader.limit = self.handshake.frame_max
         self._link(True)
@@ -378,6 +380,7 @@ class KeptSession(Session):
     def reply(self, reply: Reply) -> None:
         if reply.code in _NO_BROKER and self.phase != ENDED and self.client.state == OPEN and self.stage == DIALLING:
             self._port.missed = self.listener.clock()
+            self._listener.turned_away(reply)
             self._receive()
         else:
             Session.reply(self, reply)
@@ -391,6 +394,11 @@ class KeptSession(Session):
         self._shake_hands()
         self._receiving = Receiving(self, self._port)
         self._receiving.begin()
+
+    def not_known(self, what: str) -> None:
+        """No broker has said yet that this client may have that. It has to come again."""
+        self._port.not_known(self.handshake.user, what)
+        self.hang_up("connect_failed")
 
     def broker_write(self, data: bytes) -> None:
         if self._receiving is None:

@@ -7,13 +7,17 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
+from sidecar.amqp.door import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Door
 from sidecar.amqp.hold import Hold
 from sidecar.amqp.legs import ClientLeg
+from sidecar.amqp.lookout import Lookout
+from sidecar.amqp.pair import DIALLING, GREETING
 from sidecar.amqp.policy import Policy
 from sidecar.amqp.session import Session
 from sidecar.amqp.stats import AmqpStats
 from sidecar.config.model import Amqp
-from sidecar.proxy.listener import Listener
+from sidecar.filters.bulkhead import Bulkhead
+from sidecar.proxy.listener import Connection, Listener
 from sidecar.resilience.breaker import OPEN as BREAKER_OPEN
 
 if TYPE_CHECKING:
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
     from sidecar.amqp.tracing import MessageTracing
     from sidecar.amqp.watch import Watcher
     from sidecar.disk.files import Files
+    from sidecar.proxy.errors import Reply
     from sidecar.resilience.breaker import CircuitBreaker
+    from sidecar.resilience.limiter import Limiter
     from sidecar.resilience.wheel import Timer
     from sidecar.upstreams.endpoint import Endpoint
 
@@ -71,6 +77,10 @@ class AmqpListener(Listener):
         #: With a spool: that, and all that belongs to it.
         self.port: SpoolPort | None = self._spool_port(config)
         self._timer: Timer = self.wheel.timer(self._tick)
+        self.door = Door(self.name, self._acceptor, self.clock)
+        self.lookout = Lookout(self)
+        #: Of the bulkhead; ``None``: there is none.
+        self._limiter: Limiter | None = None
 
     def _spool_port(self, config: Amqp) -> SpoolPort | None:
         if config.spool is None:
@@ -93,6 +103,9 @@ class AmqpListener(Listener):
 
     def configure(self, config: Amqp) -> None:
         """Another configuration, for what comes from now on."""
+        bulkheads = [each for each in self.chain.filters if isinstance(each, Bulkhead)]
+        self._limiter = bulkheads[0].limiter if bulkheads else None
+        self.see_to_room()
         if config == self.config:
             return
         self.config = config
@@ -162,6 +175,62 @@ class AmqpListener(Listener):
     def _addresses(self) -> Sequence[tuple[str, int]]:
         return [(endpoint.host, endpoint.port) for endpoint in self.cluster.eligible]
 
+    # -- who comes in --------------------------------------------------------------------------------------------------
+
+    def enter(self, connection: Connection) -> bool:
+        entered = Listener.enter(self, connection)
+        self.see_to_room()
+        return entered
+
+    def left(self, connection: Connection) -> None:
+        Listener.left(self, connection)
+        self.see_to_room()
+
+    def see_to_room(self) -> None:
+        """Somebody has come or gone, or there is room for another number of them."""
+        limiter = self._limiter
+        if limiter is not None and limiter.full:
+            self.door.shut(OVERLOADED, f"all {limiter.active} places are taken: bulkhead.max_connections")
+        elif self.limits.connections and len(self._connections) >= self.limits.connections:
+            self.door.shut(OVERLOADED, f"all {len(self._connections)} places are taken: limits.connections")
+        else:
+            self.door.open(OVERLOADED)
+
+    def turned_away(self, reply: Reply) -> None:
+        """A client could not be given a broker."""
+        if self.draining or reply.code not in NO_BROKER_CODES:
+            return
+        if reply.code != "circuit_open":
+            if self.port is not None:
+                return  # whoever comes next tries again, or a client that looks for its broker has found it
+            if any(not endpoint.ejected_until for endpoint in self.cluster.endpoints):
+                return  # there are others
+        if self.port is None:
+            self.door.shut(NO_BROKER, reply.message)
+        self.lookout.look()
+
+    def broker_lost(self) -> None:
+        """A broker has gone under a client: there may be none."""
+        if self.port is None and not self.draining:
+            self.lookout.look()
+
+    def broker_missing(self) -> None:
+        """No endpoint answers."""
+        if self.port is None:
+            self.door.shut(NO_BROKER, f"no broker of {self.name} can be reached")
+
+    def broker_found(self, endpoint: Endpoint) -> bool:
+        """A connection to a broker stands: nobody need wait for the breaker's time, or an ejection's, to be over.
+        ``False``: an operator wants it to be refused all the same."""
+        self.cluster.succeeded(endpoint)
+        for breaker in self.breakers:
+            if breaker.forced == "open":
+                return False
+            breaker.recovered()
+        self.lookout.rest()
+        self.door.open(NO_BROKER)
+        return True
+
     # -- holding -------------------------------------------------------------------------------------------------------
 
     def alarm(self, source: Session | str, on: bool) -> None:
@@ -228,9 +297,11 @@ class AmqpListener(Listener):
 
     def drain(self) -> None:
         self.draining = True
+        self.lookout.close()
+        self.door.shut(DRAINING, "the sidecar is shutting down")
         for connection in list(self._connections):
-            if isinstance(connection, ClientLeg) and connection.session not in self.sessions:
-                connection.abort()  # not past its handshake: nothing is lost
+            if isinstance(connection, ClientLeg) and connection.session.stage in (GREETING, DIALLING):
+                connection.session.hang_up("draining")  # later in its handshake, it would take that for an answer to it
 
     async def drained(self) -> None:
         """Returns when every client is gone; each one is sent away as soon as that loses nothing."""
@@ -248,6 +319,7 @@ class AmqpListener(Listener):
                 async with asyncio.timeout(2):
                     await watcher.close()
         await Listener.stop(self)
+        self.lookout.close()
         self._timer.close()
         if self.port is not None:
             await self.port.close()
@@ -281,6 +353,10 @@ class View:
     def unkeyed(self) -> Mapping[str, int]:
         exchanges = self._listener.policy.partitions.exchanges
         return {name: partition.without for name, partition in exchanges.items()}
+
+    @property
+    def refusing(self) -> Mapping[str, str]:
+        return self._listener.door.reasons
 
     def holding(self) -> list[tuple[str, int]]:
         return self._listener.hold.waiting()

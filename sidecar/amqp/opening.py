@@ -1,34 +1,30 @@
 """How a session begins: from the client's first byte to the broker's open-ok.
 
 GREETING ─ protocol header ─> DIALLING ─ start ─> HANDSHAKE ─ open-ok ─> RUNNING
-                                 └ no broker ─> REFUSING (a handshake of our own, to be able to say why)
+                                 └ no broker ─> closed (door.py says why nothing is said)
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from struct import pack
 from typing import TYPE_CHECKING, cast
 
 from sidecar.amqp.handshake import Handshake
-from sidecar.amqp.legs import OPEN, BrokerLeg, ClientLeg
-from sidecar.amqp.methods import connection_close_ok, method, method_of
-from sidecar.amqp.pair import CLOSE_SECONDS, DIALLING, GREETING, HANDSHAKE, REFUSING, RUNNING, Pair
+from sidecar.amqp.legs import CLOSED, OPEN, BrokerLeg, ClientLeg
+from sidecar.amqp.methods import connection_close_ok, method_of
+from sidecar.amqp.pair import DIALLING, GREETING, HANDSHAKE, RUNNING, Pair
 from sidecar.amqp.spec import (
     COMMAND_INVALID,
     CONNECTION_CLOSE,
     CONNECTION_CLOSE_OK,
-    CONNECTION_FORCED,
     CONNECTION_START,
-    CONNECTION_START_OK,
     HEARTBEAT,
     METHOD,
     PROTOCOL_HEADER,
     UNEXPECTED_FRAME,
     AmqpError,
 )
-from sidecar.amqp.tables import encode_table
 from sidecar.net.dial import dial, pace
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import CONNECTING, ENDED, TUNNEL
@@ -96,6 +92,7 @@ class Opening(Pair):
                 self.reply(self._refusal)
             else:
                 self.run()
+                self._listener.see_to_room()
 
     def _client_handshake(self, data: bytes) -> None:
         """The handshake, and what comes after a close."""
@@ -113,9 +110,6 @@ class Opening(Pair):
                 if found in (CONNECTION_CLOSE, CONNECTION_CLOSE_OK):
                     self.client.transport.close()
                     return
-            elif self.stage == REFUSING:
-                if found == CONNECTION_START_OK:
-                    self.close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {self._reason}")
             elif self.stage == HANDSHAKE:
                 self.broker_write(self.handshake.from_client(reader.data, start, end))
                 reader.limit = self.handshake.frame_max
@@ -160,17 +154,21 @@ class Opening(Pair):
             broker.transport.abort()
 
     def reply(self, reply: Reply) -> None:
-        """No broker, or no admission. A close can only follow a start, so the client gets one from us."""
-        if self.phase == ENDED or self.client.state != OPEN or self.stage == REFUSING:
-            return
-        self.error = reply.code
-        self.status = STATUS[reply.code]
-        self.stage = REFUSING
-        self._reason = reply.message
-        properties = encode_table({"product": "sidecar"})
-        arguments = b"\x00\x09" + properties + _long(b"PLAIN AMQPLAIN EXTERNAL") + _long(b"en_US")
-        self.client.write(method(0, CONNECTION_START, arguments))
-        self.deadlines.end_in(CLOSE_SECONDS)
+        """No broker, or no admission: it ends without a word, for those few that come before the door is shut."""
+        if self.phase != ENDED and self.client.state == OPEN:
+            self._listener.turned_away(reply)
+            self.hang_up(reply.code)
+
+    def hang_up(self, code: str) -> None:
+        """Close the client's connection in the middle of its handshake, for a reason that will pass. Before ``start``
+        and after ``open``, all clients take that for an outage. They do not for a reset: bunny, for one, loses count of
+        its tries by that."""
+        self.error = code
+        self.status = STATUS[code]
+        if self.end():
+            self.deadlines.close()
+            self.client.state = CLOSED
+            self.client.transport.close()
 
     # -- the broker ----------------------------------------------------------------------------------------------------
 
@@ -203,9 +201,9 @@ class Opening(Pair):
         self._link(True)
         self.collect(broker)
         self.listener.stats.tunnels += 1
-        self.listener.cluster.succeeded(broker.endpoint)
         for hook in self.chain.on_connected:
             hook(self)
+        self._listener.broker_found(broker.endpoint)
         self._shake_hands()
 
     def _opened(self) -> None:
@@ -246,7 +244,3 @@ class Opening(Pair):
         if broker is not self.broker or self.phase == ENDED or self.client.state != OPEN:
             return False
         return self.stage == HANDSHAKE and not self.handshake.open_sent
-
-
-def _long(data: bytes) -> bytes:
-    return pack(">I", len(data)) + data

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("sidecar.amqp")
 
 #: How far a session has come.
-GREETING, DIALLING, REFUSING, HANDSHAKE, RUNNING = range(5)
+GREETING, DIALLING, HANDSHAKE, RUNNING = range(4)
 
 #: Seconds: for a peer to answer a close; and for what is not done then to be cut.
 CLOSE_SECONDS: Final = 3.0
@@ -175,6 +175,8 @@ class Pair(Exchange):
         broker.write(connection_close_ok())
         broker.state = CLOSING
         broker.transport.close()
+        if code == CONNECTION_FORCED:
+            self._listener.broker_lost()
         if self.client.state == OPEN:
             self._without_broker(f"{code} {text}")
             self.client_write(frame)
@@ -188,6 +190,7 @@ class Pair(Exchange):
             self.error = "upstream_reset"
             self.status = STATUS[self.error]
             self.listener.cluster.failed(broker.endpoint, hard=False)
+            self._listener.broker_lost()
             where = f"the broker at {broker.endpoint.address}"
             self._without_broker("connection lost")
             self.close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {where} closed the connection")
@@ -275,6 +278,7 @@ class Pair(Exchange):
         if tunnel:
             stats.tunnels -= 1
         self._link(False)
+        self._listener.see_to_room()
         return True
 
     # -- time ----------------------------------------------------------------------------------------------------------

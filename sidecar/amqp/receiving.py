@@ -6,8 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sidecar.amqp.legs import OPEN
-from sidecar.amqp.reception import Login, Reception
-from sidecar.amqp.spec import AmqpError
+from sidecar.amqp.reception import Login, NotKnown, Reception
 from sidecar.proxy.exchange import ENDED
 
 if TYPE_CHECKING:
@@ -33,10 +32,14 @@ class Receiving:
     def takes(self, data: bytes) -> None:
         """A frame of the client for the broker. Raises :class:`AmqpError`."""
         reception = self._reception
-        answer = reception.takes(data)
+        try:
+            answer = reception.takes(data)
+        except NotKnown as error:
+            self._session.not_known(str(error))
+            return
         if answer:
             self._say(answer)
-        elif reception.login is not None and reception.account is None and self._verifying is None:
+        elif reception.login is not None and self._verifying is None:
             self._verifying = self._session.listener.loop.create_task(self._verify(reception.login))
 
     def cancel(self) -> None:
@@ -49,10 +52,7 @@ class Receiving:
         session = self._session
         if session.phase == ENDED or session.client.state != OPEN:
             return
-        try:
-            self._say(self._reception.admit(account))
-        except AmqpError as error:
-            session.fail(error)
+        self._say(self._reception.admit(account))
 
     def _say(self, frame: bytes) -> None:
         session = self._session

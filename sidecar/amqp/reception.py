@@ -9,8 +9,10 @@ The reception is in the broker's place, and the session's own :class:`Handshake`
 brings them together. When start-ok has come, the client says nothing before it has an answer: there is time to look its
 login up.
 
-A client that cannot be let in is told so with 320 right after start-ok (where the reason reaches it: aiormq loses what
-it is told after connection.open), and comes again. ``reception.login`` is what to log in with when there is a broker.
+A client that cannot be let in gets as far as ``connection.open``, and there its connection ends without a word
+(:class:`NotKnown`): every client comes again then, whatever it takes that for. An end after start-ok is a wrong
+password to most of them, and 320 after open ends bunny's recovery for good. ``reception.login`` is what to log in with
+when there is a broker.
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ from typing import TYPE_CHECKING, Final
 from sidecar.amqp.methods import Arguments, method, method_of
 from sidecar.amqp.spec import (
     COMMAND_INVALID,
-    CONNECTION_FORCED,
     CONNECTION_OPEN,
     CONNECTION_OPEN_OK,
     CONNECTION_START,
@@ -60,6 +61,10 @@ PROPERTIES: Final[dict[str, object]] = {
 }
 
 
+class NotKnown(Exception):
+    """No broker has let this client in before, as far as is remembered; the text says what it asked for."""
+
+
 class Login:
     """What a client has said of itself: ``mechanism`` and ``response`` prove who it is, ``properties`` is the table
     (with its length) that describes it."""
@@ -96,13 +101,14 @@ def renewed(mechanism: str, response: bytes, secret: bytes) -> bytes:
 class Reception:
     """One handshake. It asks nothing that :class:`Handshake` has not made sure of: frames come in their order."""
 
-    __slots__ = ("_known", "_tune", "account", "login")
+    __slots__ = ("_known", "_tune", "account", "login", "looked_up")
 
     def __init__(self, known: Known) -> None:
         self._known = known
         self._tune = known.tune or TUNE
-        #: Who it is, from start-ok on; and whether that is so, once it was looked up.
+        #: Who it is, from start-ok on; and whether that is so, once it was looked up (``None``: nobody knows).
         self.login: Login | None = None
+        self.looked_up = False
         self.account: Account | None = None
 
     def greeting(self) -> bytes:
@@ -110,29 +116,30 @@ class Reception:
         return method(0, CONNECTION_START, self._known.start or _introduction())
 
     def takes(self, data: bytes) -> bytes:
-        """A frame for the broker; what a broker says to it, empty for nothing. Raises :class:`AmqpError`."""
+        """A frame for the broker; what a broker says to it, empty for nothing. Raises :class:`AmqpError`, and
+        :class:`NotKnown` for one that has to come again."""
         end = len(data)
         found = method_of(data, 0, end)
         if found == CONNECTION_START_OK:
             self.login = login_of(data, 0, end)
             return b""
-        if self.account is None:
+        if not self.looked_up:
             raise AmqpError(COMMAND_INVALID, "COMMAND_INVALID - the login is still being looked at", found)
         if found == CONNECTION_TUNE_OK:
             self._agree(Arguments(data, 0, end).u16())
             return b""
         if found == CONNECTION_OPEN:
             vhost = Arguments(data, 0, end).short()
+            if self.account is None:
+                raise NotKnown("the login")
             if not self.account.opens(vhost):
-                shown = vhost[:80]
-                raise _later(f"the sidecar has not yet seen one let '{self.account.user}' into the vhost '{shown}'")
+                raise NotKnown(f"the vhost '{vhost[:80]}' for '{self.account.user}'")
             return method(0, CONNECTION_OPEN_OK, b"\x00")
         return b""
 
     def admit(self, account: Account | None) -> bytes:
-        """The login was looked up: ``connection.tune`` for an account, :class:`AmqpError` for none."""
-        if account is None:
-            raise _later("the sidecar has not yet seen one accept this login")
+        """The login was looked up: ``connection.tune``."""
+        self.looked_up = True
         self.account = account
         return method(0, CONNECTION_TUNE, pack(">HIH", *self._tune))
 
@@ -150,10 +157,6 @@ class Reception:
 def _introduction() -> bytes:
     """The arguments of a start of RabbitMQ's, when none was ever seen."""
     return b"\x00\x09" + encode_table(PROPERTIES) + _long(b"AMQPLAIN PLAIN") + _long(b"en_US")
-
-
-def _later(reason: str) -> AmqpError:
-    return AmqpError(CONNECTION_FORCED, f"CONNECTION_FORCED - there is no broker at present, and {reason}")
 
 
 def _long(data: bytes) -> bytes:

@@ -63,7 +63,11 @@ BULKHEAD = Section(
     model.Bulkhead,
     "How much may be under way at once, and how much may wait.",
     {
-        "max_connections": Key(_COUNT, "Most connections; 0: no limit."),
+        "max_connections": Key(
+            _COUNT,
+            "Most connections; 0: no limit, and for amqp as many as there are descriptors for, two each.",
+            default="100; for protocol amqp 0",
+        ),
         "max_requests": Key(
             _COUNT, "Most requests in flight; 0: no limit. For tcp and amqp, max_connections counts alone.", 20
         ),
@@ -263,11 +267,14 @@ UPSTREAM_ROUTE = Section(
 
 class _Port(Section):
     """The section of a port. Over TCP, silence is no fault unless ``timeout.idle`` says so: subscribers wait, and
-    queries take their time."""
+    queries take their time. An AMQP port takes as many connections as a broker would."""
 
     def build(self, value: Any, **more: Any) -> Any:
         if value.get("protocol") == "tcp":
             more["timeout"] = TIMEOUT.build({"idle": 0.0, **value.get("timeout", {})})
+        bulkhead = value.get("bulkhead", {})
+        if value.get("protocol") == "amqp" and bulkhead is not None:
+            more["bulkhead"] = BULKHEAD.build({"max_connections": 0, **bulkhead})
         return super().build(value, **more)
 
 

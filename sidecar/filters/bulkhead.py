@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 class Bulkhead:
     """The last filter before the first try: whoever passes holds a slot until the exchange ends. An HTTP/1.1 exchange
     needs a connection of its own, so the smaller of ``max_requests`` and ``max_connections`` counts; tunnels give both
-    back for a place among ``tunnels``. For TCP only ``max_connections`` counts."""
+    back for a place among ``tunnels``. For TCP and AMQP only ``max_connections`` counts. ``most`` is how many there may
+    be where the settings have no limit; 0: any number."""
 
-    def __init__(self, config: Config, stats: ListenerStats, clock: Callable[[], float]) -> None:
-        self.limiter = Limiter(_limit(config, stats), config.max_pending)
+    def __init__(self, config: Config, stats: ListenerStats, clock: Callable[[], float], most: int = 0) -> None:
+        self._most = most
+        self.limiter = Limiter(_limit(config, stats) or most, config.max_pending)
         self.tunnels = Limiter(config.max_tunnels, 0)
         self._upgrades = stats.protocol == "http"
         self._pending_timeout = config.pending_timeout
@@ -32,7 +34,7 @@ class Bulkhead:
         """Other settings, for what comes from now on; what is under way stays counted."""
         self.limiter.max_pending = config.max_pending
         self._pending_timeout = config.pending_timeout
-        self.limiter.resize(_limit(config, self._stats))
+        self.limiter.resize(_limit(config, self._stats) or self._most)
         self.tunnels.resize(config.max_tunnels)
 
     def on_request(self, x: Exchange) -> Reply | Wait | None:

@@ -1,8 +1,9 @@
-"""Listening sockets whose accepting can be paused without losing who connects meanwhile."""
+"""Listening sockets whose accepting can be paused without losing who connects meanwhile, or who connects is refused."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 from collections.abc import Callable, Sequence
@@ -16,20 +17,24 @@ TRIES: Final = 10
 
 class Acceptor:
     """Accepts on ``host`` and ``port`` with ``factory``'s protocols. The loop's servers get copies of the sockets, so a
-    pause closes only those: the kernel goes on taking connections into the queue."""
+    pause closes only those: the kernel goes on taking connections into the queue. Being shut is another thing than a
+    pause, and both may be so at once: nobody listens then, so the kernel answers with a reset."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self._loop = loop
         self._factory = factory
         self.sockets: list[socket.socket] = []
         self._servers: list[Any] = []
+        self._paused = False
+        self._shut = False
         self._resuming: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int) -> None:
         """Bind and accept. Raises :class:`OSError`."""
         self.sockets = await bind(self._loop, host, port)
         try:
-            await self._serve()
+            if not self._shut:
+                await self._serve()
         except BaseException:
             self.close()
             raise
@@ -46,29 +51,55 @@ class Acceptor:
 
     def pause(self) -> None:
         """Accept nothing more; who connects waits."""
-        for server in self._servers:
-            server.close()
-        self._servers.clear()
+        self._paused = True
+        self._stop_serving()
 
     def resume(self) -> None:
         """Accept again."""
-        if self.sockets and not self._servers and self._resuming is None:
+        self._paused = False
+        self._go_on()
+
+    def shut(self) -> None:
+        """Refuse connections, those that wait in the queue too. The port stays bound."""
+        self._shut = True
+        self._stop_serving()
+        for sock in self.sockets:
+            # Linux: it no longer listens, and can again.
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+
+    def reopen(self) -> None:
+        """Listen again."""
+        self._shut = False
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self.sockets and not (self._servers or self._paused or self._shut) and self._resuming is None:
             self._resuming = self._loop.create_task(self._resume())
 
     async def _resume(self) -> None:
         try:
             await self._serve()
         except OSError:
-            self.pause()
-            self._loop.call_later(1.0, self.resume)
+            self._stop_serving()
+            self._loop.call_later(1.0, self._go_on)
         finally:
             self._resuming = None
+        if self._shut:  # meanwhile
+            self.shut()
+        elif self._paused:
+            self._stop_serving()
+
+    def _stop_serving(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
 
     def close(self) -> None:
         """Stop listening."""
         if self._resuming is not None:
             self._resuming.cancel()
-        self.pause()
+        self._stop_serving()
         for sock in self.sockets:
             sock.close()
         self.sockets = []
@@ -103,14 +134,16 @@ def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.so
                 lacking = error
                 continue
             sockets.append(sock)
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             # Port 0 is chosen once, for all of them.
             chosen = sockets[0].getsockname()[1] if len(sockets) > 1 else port
             try:
-                sock.bind((address[0], chosen, *address[2:]))
+                _bind(sock, family, (address[0], chosen, *address[2:]))
+                if not chosen:
+                    # Linux keeps a port for a socket that has ceased to listen only if it was asked for by number.
+                    chosen = sock.getsockname()[1]
+                    sock.close()
+                    sock = sockets[0] = socket.socket(family, socket.SOCK_STREAM)
+                    _bind(sock, family, (address[0], chosen, *address[2:]))
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
                     raise
@@ -123,3 +156,11 @@ def _bind_all(addresses: Sequence[tuple[int, Any]], port: int) -> list[socket.so
     if lacking is not None and not sockets:
         raise lacking
     return sockets
+
+
+def _bind(sock: socket.socket, family: int, address: Any) -> None:
+    sock.setblocking(False)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind(address)

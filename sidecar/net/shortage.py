@@ -60,6 +60,13 @@ class Shortage:
         self.kept: dict[Callable[[], bool], None] = {}
         self.idle: dict[Callable[[], bool], None] = {}
 
+    @property
+    def pairs(self) -> int:
+        """How many relayed connections there may be, with a descriptor for each of the two ends, and the reserve
+        left."""
+        limit = self._limit()
+        return max(1, (limit - _reserve(limit)) // 2)
+
     # -- dialling ------------------------------------------------------------------------------------------------------
 
     async def dial(self, attempt: Callable[[], Awaitable[_T]]) -> _T:

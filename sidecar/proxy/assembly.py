@@ -44,6 +44,7 @@ from sidecar.filters.request_id import RequestId, new_request_id
 from sidecar.filters.retry import Retry
 from sidecar.filters.timeouts import Timeouts
 from sidecar.filters.tracing import Tracing
+from sidecar.net.shortage import SHORTAGE
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.http1.pool import Pool
 from sidecar.proxy.listener import Listener
@@ -160,7 +161,9 @@ class Assembly:
 
         def bulkhead(settings: model.Bulkhead, old: Bulkhead | None) -> Bulkhead:
             if old is None:
-                return Bulkhead(settings, self._stats, clock)
+                # A broker takes as many connections as it has descriptors for. So does a port of it: one more client
+                # would be accepted, and find no descriptor for its other end.
+                return Bulkhead(settings, self._stats, clock, SHORTAGE.pairs if self._stats.protocol == "amqp" else 0)
             old.resize(settings)
             return old
 

@@ -97,6 +97,12 @@ class CircuitBreaker:
         if self._state == HALF_OPEN or self.failures >= self.config.failure_threshold:
             self._enter(OPEN)
 
+    def recovered(self) -> None:
+        """It is known to be well, from elsewhere: close, unless an operator has decided."""
+        if self.forced == "auto" and self._state != CLOSED:
+            self.failures = 0
+            self._enter(CLOSED)
+
     def cancel(self, token: int) -> None:
         """The try that got ``token`` ended without a verdict; a trial call's permit is free again."""
         if token == self._generation and self._state == HALF_OPEN:

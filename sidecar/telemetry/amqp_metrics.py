@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
+from sidecar.amqp.door import REASONS
 from sidecar.amqp.stats import OTHER
 from sidecar.telemetry.text import utf8
 
@@ -71,6 +72,9 @@ def _ports(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
     unacked = GaugeMetricFamily("sidecar_amqp_unacked", "Deliveries that are not settled yet.", labels=labels)
     stalled = GaugeMetricFamily("sidecar_amqp_stalled", "Deliveries kept back from consumers now.", labels=labels)
     delivered = CounterMetricFamily("sidecar_amqp_delivered", "Messages handed to clients.", labels=labels)
+    refusing = GaugeMetricFamily(
+        "sidecar_amqp_refusing", "1 while clients are refused for that reason.", labels=[*labels, "reason"]
+    )
     for name, view in views.items():
         stats = view.stats
         blocked.add_metric([name], stats.blocked)
@@ -82,7 +86,9 @@ def _ports(views: Mapping[str, AmqpView]) -> Iterable[Metric]:
         unacked.add_metric([name], stats.unacked)
         stalled.add_metric([name], stats.stalled)
         delivered.add_metric([name], stats.delivered)
-    return blocked, blocked_for, connections, detached, channels, consumers, unacked, stalled, delivered
+        for reason in REASONS:
+            refusing.add_metric([name, reason], reason in view.refusing)
+    return blocked, blocked_for, connections, detached, channels, consumers, unacked, stalled, delivered, refusing
 
 
 def _exchanges(views: Mapping[str, AmqpView]) -> Iterable[Metric]:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import socket
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pika
 import pytest
 from pamqp import commands
-from pika.exceptions import AMQPConnectionError, ConnectionClosedByBroker
+from pika.exceptions import AMQPConnectionError
 
 from support.amqp_clients.raw import Listener, RawClient
-from support.processes import Sidecar, ending, free_port, wait_for
+from support.processes import Sidecar, ending, free_port, get, wait_for
 from support.rabbitmq import RabbitMQ, behind_sidecar, parameters_to
 
 
@@ -21,6 +23,21 @@ def closed(listener: Listener) -> commands.Connection.Close:
     assert isinstance(close, commands.Connection.Close)
     listener.send_on(0, commands.Connection.CloseOk())
     return close
+
+
+def refused(port: int) -> bool:
+    """Whether a connection there is refused, as where nobody listens."""
+    try:
+        socket.create_connection(("127.0.0.1", port), 10).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def refusing(sidecar: Sidecar) -> dict[str, str]:
+    """Why clients are refused, as operators see it."""
+    found: dict[str, str] = get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["refusing"]
+    return found
 
 
 def works(port: int) -> bool:
@@ -69,17 +86,17 @@ def test_the_broker_goes_and_comes_back(rabbitmq: RabbitMQ, tmp_path: Path) -> N
             for listener in listeners:
                 listener.__exit__()
 
-        # It is not there: a reason, in the first answer that a client can understand.
-        for _ in range(5):
-            with pytest.raises((AMQPConnectionError, ConnectionClosedByBroker), match="320"):
-                pika.BlockingConnection(parameters_to(port))
-        with RawClient(port, open=False) as client:
-            client.send_bytes(b"AMQP\x00\x00\x09\x01")
-            client.expect(commands.Connection.Start)
+        # It is not there, and so nobody listens here, as for who dials it directly.
+        wait_for(lambda: refused(port), "the port refuses connections")
+        with pytest.raises(AMQPConnectionError) as caught:
+            pika.BlockingConnection(parameters_to(port))
+        assert "Connection refused" in repr(caught.value)
+        assert list(refusing(sidecar)) == ["no_broker"]
 
         rabbitmq.start()
         rabbitmq.ready()
         wait_for(lambda: works(port), "clients are served again")
+        assert not refusing(sidecar)
         assert rabbitmq.depth("outage.durable") == 0
     rabbitmq.delete("outage.durable")
 
@@ -91,3 +108,55 @@ def test_another_broker_is_taken(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
         assert isinstance(sidecar, Sidecar)
         for _ in range(6):
             assert works(sidecar.port("rabbitmq"))
+
+
+def test_the_default_breaker_keeps_nobody_out_when_the_broker_is_back(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """A client that comes all the time opens the breaker, whose minute is not waited for."""
+    config = behind_sidecar(rabbitmq.port)
+    config["upstreams"]["rabbitmq"]["circuit_breaker"] = {"failure_threshold": 1, "reset_timeout": "10m"}
+    with ending(Sidecar(tmp_path, config)) as processes:
+        sidecar = processes[0].ready()
+        assert isinstance(sidecar, Sidecar)
+        port = sidecar.port("rabbitmq")
+        rabbitmq.kill()
+        with pytest.raises(AMQPConnectionError):  # whoever is the first to come is cut: there was no time to shut
+            pika.BlockingConnection(parameters_to(port))
+        wait_for(lambda: refused(port), "the port refuses connections")
+        rabbitmq.start()
+        rabbitmq.ready()
+        wait_for(lambda: works(port), "clients are served again", 10)
+
+
+def test_places_that_are_taken_and_draining_refuse_too(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    config = behind_sidecar(rabbitmq.port)
+    config["upstreams"]["rabbitmq"]["bulkhead"] = {"max_connections": 2}
+    config["drain"] = {"timeout": "20s"}
+    with ending(Sidecar(tmp_path, config)) as processes:
+        sidecar = processes[0].ready()
+        assert isinstance(sidecar, Sidecar)
+        port = sidecar.port("rabbitmq")
+        one, other = (pika.BlockingConnection(parameters_to(port)) for _ in range(2))
+        wait_for(lambda: refused(port), "the port refuses a third")
+        assert list(refusing(sidecar)) == ["overloaded"]
+        other.close()
+        wait_for(lambda: works(port), "there is room again")
+
+        # A delivery that is not acknowledged keeps the drain from ending.
+        queue = one.channel().queue_declare("", exclusive=True).method.queue
+        channel = one.channel()
+        channel.basic_publish("", queue, b"work")
+        wait_for(lambda: channel.basic_get(queue)[0], "the message is fetched")
+        sidecar.popen.terminate()
+        wait_for(lambda: refused(port), "one that drains takes nobody")
+        assert one.is_open
+        one.close()
+
+
+def test_the_hundred_and_first_connection(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """Brokers take as many as they have descriptors for, and so does a port that is told nothing else."""
+    with ending(Sidecar(tmp_path, behind_sidecar(rabbitmq.port))) as processes, ExitStack() as stack:
+        sidecar = processes[0].ready()
+        assert isinstance(sidecar, Sidecar)
+        for _ in range(101):
+            stack.enter_context(RawClient(sidecar.port("rabbitmq")))
+        assert works(sidecar.port("rabbitmq"))

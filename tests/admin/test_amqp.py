@@ -54,6 +54,7 @@ def test_everything_about_a_port() -> None:
         "/agents", "ai.tasks", published=40, forwarded=30, confirmed=25, nacked=1, nacked_here=2, returned=3,
         held=12, held_messages=6, held_bytes=600, held_seconds=1.23456, dropped=2,
     )  # fmt: skip
+    view.refusing = {"overloaded": "it is full"}
     view.held_bytes = 600
     view.waiting = [("the queue tasks", 4), ("the rate of ai.tasks", 2)]
     view.unkeyed = {"ai.tasks": 5}
@@ -63,6 +64,7 @@ def test_everything_about_a_port() -> None:
     assert amqp.ports(it) == [
         {
             "name": "rabbitmq",
+            "refusing": {"overloaded": "it is full"},
             "blocked": False,
             "blocked_seconds": 12.346,
             "connections": 2,

@@ -254,3 +254,18 @@ def test_the_values_of_the_example_that_are_defaults_are_those_of_the_model() ->
     for name in ("watch_interval", "hold", "max_message_size"):
         assert getattr(rabbitmq.amqp, name) == getattr(default, name), name
     assert rabbitmq.amqp.queues[1].low == 400
+
+
+@pytest.mark.parametrize(
+    ("upstream", "expected"),
+    [
+        ("", 0),
+        ("bulkhead: {max_pending: 5},", 0),
+        ("bulkhead: {max_connections: 7},", 7),
+    ],
+)
+def test_by_default_connections_are_bounded_as_a_brokers_are(upstream: str, expected: int) -> None:
+    bulkhead = config_of(text_of("", upstream)).upstreams["rabbitmq"].bulkhead
+    assert bulkhead is not None
+    assert bulkhead.max_connections == expected
+    assert config_of(text_of("", "bulkhead: off,")).upstreams["rabbitmq"].bulkhead is None

@@ -276,3 +276,14 @@ def test_a_route_has_a_bulkhead_of_its_own_or_shares_the_listeners() -> None:
             assert [(await c).status for c in clients] == [200] * 4
 
     run(main)
+
+
+def test_what_there_are_where_no_limit_is_set() -> None:
+    bench = Bench("amqp", max_connections=0)
+    mine = Bulkhead(Config(max_connections=0), bench.listener.stats, bench.clock, 480)
+    assert mine.limiter.limit == 480
+    mine.resize(Config(max_connections=7))
+    assert mine.limiter.limit == 7
+    mine.resize(Config(max_connections=0))
+    assert mine.limiter.limit == 480
+    assert bench.filter.limiter.limit == 0

@@ -1,4 +1,4 @@
-"""Which addresses a bind means, and that they all have one port."""
+"""Which addresses a bind means, that they all have one port, and when connections to it wait or are refused."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from sidecar.config.model import Upstream
 from sidecar.net.listen import Acceptor, bind
 from sidecar.proxy.listener import ListenerError
-from support.live import ANY_PORT, Live, read_answer, run
+from support.live import ANY_PORT, Live, read_answer, run, settle
 
 
 def _has_ipv6() -> bool:
@@ -119,5 +119,107 @@ def test_clients_of_both_families_are_served_and_known_by_their_addresses() -> N
                 assert (await read_answer(reader)).error == "no_endpoints"
                 writer.close()
             assert [record.client for record in live.log.records] == ["127.0.0.1", "::1"]
+
+    run(main)
+
+
+# -- pauses, and being shut --------------------------------------------------------------------------------------------
+
+
+class _Greets(asyncio.Protocol):
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.write(b"hi")
+
+
+async def greeted(port: int, host: str = "127.0.0.1") -> None:
+    reader, writer = await asyncio.open_connection(host, port)
+    assert await reader.readexactly(2) == b"hi"
+    writer.close()
+
+
+async def refused(port: int, host: str = "127.0.0.1") -> None:
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(host, port)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::", marks=ipv6)])
+def test_one_that_is_shut_refuses_and_keeps_its_port(host: str) -> None:
+    async def main() -> None:
+        acceptor = Acceptor(asyncio.get_running_loop(), _Greets)
+        await acceptor.start(host, 0)
+        port = acceptor.sockets[0].getsockname()[1]
+        dialled = ("127.0.0.1", "::1") if host == "::" else ("127.0.0.1",)
+        for _ in range(3):
+            acceptor.shut()
+            acceptor.shut()
+            for each in dialled:
+                await refused(port, each)
+            assert {sock.getsockname()[1] for sock in acceptor.sockets} == {port}
+            acceptor.reopen()
+            await settle()
+            for each in dialled:
+                await greeted(port, each)
+        acceptor.close()
+        await refused(port)
+
+    run(main)
+
+
+def test_who_waits_for_a_paused_one_is_reset_when_it_is_shut() -> None:
+    async def main() -> None:
+        acceptor = Acceptor(asyncio.get_running_loop(), _Greets)
+        await acceptor.start("127.0.0.1", 0)
+        port = acceptor.sockets[0].getsockname()[1]
+        acceptor.pause()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        acceptor.shut()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        writer.close()
+        # Each reason has to be gone.
+        acceptor.resume()
+        await settle()
+        await refused(port)
+        acceptor.pause()
+        acceptor.reopen()
+        await settle()
+        acceptor.resume()
+        await settle()
+        await greeted(port)
+        acceptor.close()
+
+    run(main)
+
+
+def test_being_shut_while_it_is_about_to_accept_again() -> None:
+    async def main() -> None:
+        acceptor = Acceptor(asyncio.get_running_loop(), _Greets)
+        await acceptor.start("127.0.0.1", 0)
+        port = acceptor.sockets[0].getsockname()[1]
+        acceptor.shut()
+        acceptor.reopen()
+        acceptor.shut()
+        await settle()
+        await refused(port)
+        acceptor.reopen()
+        await settle()
+        await greeted(port)
+        acceptor.close()
+
+    run(main)
+
+
+def test_one_that_is_shut_before_it_starts() -> None:
+    async def main() -> None:
+        acceptor = Acceptor(asyncio.get_running_loop(), _Greets)
+        acceptor.shut()
+        await acceptor.start("127.0.0.1", 0)
+        port = acceptor.sockets[0].getsockname()[1]
+        await refused(port)
+        acceptor.reopen()
+        await settle()
+        await greeted(port)
+        acceptor.close()
 
     run(main)

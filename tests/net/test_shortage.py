@@ -197,3 +197,8 @@ def test_who_connects_in_a_pause_is_served_after_it() -> None:
             socket.create_connection(address)
 
     run(main)
+
+
+@pytest.mark.parametrize(("limit", "pairs"), [(1024, 480), (65_536, 32_736), (256, 112), (1, 1)])
+def test_how_many_relayed_connections_fit(limit: int, pairs: int) -> None:
+    assert Shortage(lambda: limit).pairs == pairs

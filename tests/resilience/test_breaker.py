@@ -260,3 +260,29 @@ class Breaker(RuleBasedStateMachine):
 
 Breaker.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
 TestBreaker = Breaker.TestCase
+
+
+def test_what_is_well_elsewhere_closes_it_at_once() -> None:
+    clock, breaker, states = setup()
+    late = breaker.allow()
+    fail(breaker)
+    breaker.recovered()
+    assert states == [OPEN, CLOSED]
+    assert breaker.allow()
+    breaker.failure(late)  # of before
+    fail(breaker, 4)
+    assert breaker.state == CLOSED
+    fail(breaker, 1)
+    clock.advance(60)
+    assert breaker.allow()
+    assert breaker.state == HALF_OPEN
+    breaker.recovered()
+    assert breaker.state == CLOSED
+    assert states == [OPEN, CLOSED, OPEN, HALF_OPEN, CLOSED]
+
+
+def test_an_operators_word_is_not_overruled() -> None:
+    _, breaker, _ = setup()
+    breaker.force("open")
+    breaker.recovered()
+    assert breaker.state == OPEN

@@ -25,6 +25,7 @@ from struct import pack, unpack_from
 from typing import Any, cast
 
 from sidecar.amqp.listener import AmqpListener
+from sidecar.amqp.lookout import Call
 from sidecar.config import model
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.registry.api import Instance
@@ -695,6 +696,9 @@ class Stage:
         #: The brokers' ends of connections, as they were accepted.
         self.accepted: list[Peer] = []
         self._taken = 0
+        #: The brokers' ends of connections by which the port asks whether there is one. They answer, if they are to.
+        self.calls: list[Peer] = []
+        self.answering = True
         self.lines = _Lines()
         self.spans: list[Any] = []
         self._errors = _Errors()
@@ -725,7 +729,15 @@ class Stage:
         listener.cluster.update(Instance(host="10.0.0.1", port=5672 + number) for number in range(brokers))
 
     def _accepted(self, protocol: Any, transport: FakeTransport) -> None:
-        self.accepted.append(Peer(self.loop, transport))
+        if isinstance(protocol, Call):
+            self.calls.append(Peer(self.loop, transport))
+            if self.answering:
+                self.loop.call_soon(transport.feed, start())
+        else:
+            self.accepted.append(self._peer(transport))
+
+    def _peer(self, transport: FakeTransport) -> Peer:
+        return Peer(self.loop, transport)
 
     def connect(self) -> Peer:
         """A new client, which has said nothing yet."""
@@ -818,7 +830,7 @@ class Stage:
 
     def over(self, errors: bool = False) -> None:
         """Everybody leaves, if they have not; a minute later nothing may be left."""
-        for peer in (*self.clients, *self.accepted):
+        for peer in (*self.clients, *self.accepted, *self.calls):
             if not peer.transport.gone:
                 peer.transport.lose(ConnectionResetError())
                 self.loop.settle()
@@ -826,10 +838,11 @@ class Stage:
 
     def finished(self) -> None:
         """Everybody has gone by now: nothing is left of them."""
+        self.listener.lookout.close()
         self.advance(60)
         logging.getLogger("sidecar").removeHandler(self._errors)
         assert not self._errors.records, self._errors.records
-        for peer in (*self.clients, *self.accepted):
+        for peer in (*self.clients, *self.accepted, *self.calls):
             assert peer.transport.gone
         left = {what: number for what, number in self.counts().items() if number}
         assert not left, left

@@ -216,6 +216,8 @@ class KeptStage(Stage):
         self.clients = []
         self.accepted = []
         self._taken = 0
+        self.calls = []
+        self.answering = True
         self.lines = _Lines()
         self.spans = []
         self._errors = _Errors()
@@ -252,8 +254,8 @@ class KeptStage(Stage):
         self.replayer._lines._backoff = Backoff(model.Retry(initial_delay=0.5, max_delay=10.0), random.Random(2))
         self.replayer.start()
 
-    def _accepted(self, protocol: Any, transport: FakeTransport) -> None:
-        self.accepted.append(KeptPeer(self.loop, transport))
+    def _peer(self, transport: FakeTransport) -> Peer:
+        return KeptPeer(self.loop, transport)
 
     def connect(self) -> Peer:
         protocol = self.listener.protocol()

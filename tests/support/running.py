@@ -49,6 +49,7 @@ class FakeAmqp:
         self.clients: list[SessionView] = []
         self.spool: FakeSpool | None = None
         self.unkeyed: dict[str, int] = {}
+        self.refusing: dict[str, str] = {}
 
     def holding(self) -> list[tuple[str, int]]:
         return self.waiting

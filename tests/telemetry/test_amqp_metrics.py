@@ -32,6 +32,7 @@ CONTRACT = {
     "sidecar_amqp_unacked": {"upstream"},
     "sidecar_amqp_stalled": {"upstream"},
     "sidecar_amqp_delivered_total": {"upstream"},
+    "sidecar_amqp_refusing": {"upstream", "reason"},
     "sidecar_message_queue_depth": QUEUE,
     "sidecar_message_queue_consumers": QUEUE,
     "sidecar_message_queue_full": QUEUE,

@@ -46,6 +46,8 @@ _MOST_LOGINS: Final = 1000
 #: Seconds for what is held to be stored in the end.
 _LAST: Final = 5.0
 _UNBOUNDED: Final = 1 << 62
+#: Seconds between two lines about clients that are not known.
+_QUIET: Final = 60.0
 
 
 class SpoolPort:
@@ -78,6 +80,7 @@ class SpoolPort:
         #: Connections of our own that wait for those of clients.
         self._late: list[Publisher] = []
         self._swept = -_SWEEP
+        self._said_unknown = -_QUIET
         #: When a client last found no broker (the loop's time).
         self.missed = -1e9
         self._sweeping: asyncio.Task[None] | None = None
@@ -205,6 +208,16 @@ class SpoolPort:
             del self._logins[next(iter(self._logins))]
         if known is None or known.response != handshake.response:
             self._replayer.logins_changed()
+
+    def not_known(self, user: str, what: str) -> None:
+        """A client cannot be let in before there is a broker. Said once in a while, as it comes again and again."""
+        now = self._clock()
+        if now - self._said_unknown >= _QUIET:
+            self._said_unknown = now
+            logger.warning(
+                "there is no broker, and some clients are refused until there is: none has let them in before",
+                extra={"upstream": self._name, "user": user, "unknown": what},
+            )
 
     def seen(self, handshake: Handshake) -> None:
         """The broker has it in until now."""
