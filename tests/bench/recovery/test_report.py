@@ -27,8 +27,8 @@ RESULTS: dict[str, Outcomes] = {
     [
         ("pika", outcome(0.4, 1.2), "1.2"),
         ("pika", outcome(4.9, 5.1), "**5.1**"),
-        ("bunny", outcome(6.1, 5.0), "6.1 (own pause)"),
-        ("bunny", outcome(7.1, 5.0), "**7.1**"),
+        ("go", outcome(6.1, 5.0), "6.1 (own pause)"),
+        ("go", outcome(7.1, 5.0), "**7.1**"),
         ("bunny", outcome(None, 5.0), "**not in 75 s**, consumes"),
         ("bunny", outcome(None, 5.0, gone="no"), "**gave up**"),
         ("bunny", outcome(None, None, started=False), "did not start"),
