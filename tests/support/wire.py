@@ -5,20 +5,27 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import Any, Self
 
 from support.processes import free_port
 
 _LARGEST = 1 << 18
 
+#: Is told which connection it is (they are numbered), whether it was the side that dialled that spoke, and what it
+#: said; nothing: that side has ended.
+Watch = Callable[[int, bool, bytes], None]
+
 
 class Wire:
-    """Passes bytes from ``port`` to 127.0.0.1:``to`` and back, over as many connections as there are."""
+    """Passes bytes from ``port`` to 127.0.0.1:``to`` and back, over as many connections as there are. ``watch`` sees
+    them before they go on."""
 
-    def __init__(self, to: int) -> None:
+    def __init__(self, to: int, watch: Watch | None = None) -> None:
         self.to = to
+        self._watch = watch or (lambda number, upwards, data: None)
         self.port = free_port()
         #: Connections so far.
         self.count = 0
@@ -83,6 +90,7 @@ class Wire:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.count += 1
+        number = self.count
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
@@ -94,16 +102,20 @@ class Wire:
         finally:
             self._serving.discard(task)
         self._writers |= {writer, back}
-        for source, target in ((reader, back), (there, writer)):
-            pump = self._loop.create_task(self._pump(source, target))
+        for source, target, upwards in ((reader, back, True), (there, writer, False)):
+            pump = self._loop.create_task(self._pump(source, target, partial(self._watch, number, upwards)))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
 
-    async def _pump(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, source: asyncio.StreamReader, target: asyncio.StreamWriter, watch: Callable[[bytes], None]
+    ) -> None:
         with suppress(OSError):
             while data := await source.read(_LARGEST):
                 await self._flows.wait()
+                watch(data)
                 target.write(data)
                 await target.drain()
+        watch(b"")
         self._writers.discard(target)
         target.close()

@@ -45,6 +45,8 @@ class RawClient:
         port: int,
         *,
         vhost: str = "/",
+        user: str = "guest",
+        password: str = "guest",
         heartbeat: int = 0,
         open: bool = True,
         capabilities: dict[str, Any] | None = None,
@@ -55,6 +57,7 @@ class RawClient:
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.timeout = timeout
         self.frame_max = frame_max
+        self._login = f"\0{user}\0{password}"
         self._data = bytearray()
         self._kept: deque[Received] = deque()
         if open:
@@ -74,7 +77,7 @@ class RawClient:
         self.send_bytes(b"AMQP\x00\x00\x09\x01")
         self.expect(commands.Connection.Start)
         known: Any = {"product": "raw", "version": "1", "capabilities": capabilities or {}}
-        self.send(0, commands.Connection.StartOk(known, "PLAIN", "\0guest\0guest", "en_US"))
+        self.send(0, commands.Connection.StartOk(known, "PLAIN", self._login, "en_US"))
         tune = self.expect(commands.Connection.Tune)
         self.send(0, commands.Connection.TuneOk(tune.channel_max, min(self.frame_max, tune.frame_max), seconds))
         self.send(0, commands.Connection.Open(vhost))
