@@ -84,6 +84,7 @@ class Outcomes:
             if key is None:
                 continue
             keys[key] = None
+            returned = self._returned.pop(message.id, None) if self._returned else None
             stats = self._exchanges.exchange(message.vhost, message.exchange)
             if not taken:
                 stats.nacked += 1
@@ -91,8 +92,8 @@ class Outcomes:
                 self._failed(key, message, 0, "")
                 continue
             stats.confirmed += 1
-            if self._returned and message.id in self._returned:
-                code, text, again = self._returned.pop(message.id)
+            if returned is not None:
+                code, text, again = returned
                 if again:
                     self._put_aside(key, message, _LOOK_AGAIN)
                 else:
@@ -126,6 +127,7 @@ class Outcomes:
     def refused(self, publisher: Publisher, token: object, code: int, text: str) -> None:
         """A channel or a connection was closed because of a message."""
         assert isinstance(token, SpooledMessage)
+        self._returned.pop(token.id, None)
         key = self._take(token)
         if key is None:
             return

@@ -223,6 +223,20 @@ def test_what_finds_no_queue_is_a_dead_letter_once_clients_have_had_time_to_decl
     assert one.empty()
 
 
+def test_what_came_back_and_was_not_taken_either_is_sent_once_more() -> None:
+    one = Setting()
+    strange = True
+    one.broker.routes = lambda message: not strange
+    one.broker.rejects = lambda message: strange
+    one.spool.store(one.message("a"))
+    one.start()
+    strange = False
+    one.advance(40)
+    assert one.bodies() == ["a"]
+    assert one.settled == [(1, True)]
+    assert one.empty()
+
+
 def test_what_finds_no_queue_at_first_comes_in_order_when_there_is_one() -> None:
     one = Setting()
     there = False
