@@ -13,7 +13,7 @@ from sidecar.config import model
 from support.amqp_model import Broken
 from support.kept import KeptStage
 from support.kept_clients import Client, Message
-from support.kept_server import Server
+from support.kept_server import READER, USERS, Server
 
 Step = tuple[int, int, int]
 
@@ -30,7 +30,7 @@ LIMITS = (
 KINDS = (
     [0] + [1] * 8 + [2] * 2 + [3, 4, 5] * 2 + [6, 7] + [8] * 3 + [9, 10, 11] + [12] * 8 + [13] * 4 + [14] * 4 + [15]
     + [16] * 2 + [17] * 2 + [18] * 3 + [19] * 2 + [20] * 2 + [21] + [22] * 5 + [23, 24, 25, 26, 27, 28, 29, 30]
-    + [31] * 3
+    + [31] * 3 + [32] * 2 + [33, 34]
 )  # fmt: skip
 
 
@@ -56,6 +56,7 @@ class World:
         )
         self.server = Server(self.stage, self.window, self.heartbeat)
         self.clients: list[Client] = []
+        self.users = ["guest", *(rng.choice(("guest", "guest", *USERS)) for _ in range(LONGEST))]
         self._number = 0
         self.enter()
         client = self.clients[0]
@@ -73,7 +74,7 @@ class World:
         return self._number
 
     def enter(self) -> None:
-        client = Client(self, self.stage.connect(), len(self.clients), self.heartbeat)
+        client = Client(self, self.stage.connect(), len(self.clients), self.heartbeat, self.users[len(self.clients)])
         self.clients.append(client)
         for _ in range(4):
             self.turn()
@@ -94,7 +95,9 @@ class World:
     def acknowledged(self, message: Message) -> None:
         """The port vouches for a message: it is at the broker, or on the disk."""
         body = message.body
-        if body in self.server.safe:
+        if message.forged:
+            raise Broken(f"message {body!r} was acknowledged and is somebody else's")
+        if body in self.server.safe or body in self.server.vanished:
             return
         if self.ack == "broker":
             raise Broken(f"message {body!r} was acknowledged before the broker did")
@@ -136,7 +139,12 @@ class World:
         elif what == 1 and here:
             exchange, key = EXCHANGES[a % 4]
             bits = 1 if b % 9 == 0 and not self.plain and not self.mandatory else 0
-            client.publish(here, exchange, key, 10000 if b % 29 == 0 else b % 60, bits, (b % 7) * 13)
+            user_id = "" if self.plain else {5: client.user, 7: USERS[a % 3]}.get(b % 12, "")
+            alone = client.is_alone(here)
+            client.publish(here, exchange, key, 10000 if b % 29 == 0 else b % 60, bits, (b % 7) * 13, user_id)
+            if alone and client.messages[-1].forged:
+                client.turn()
+                assert here not in client.channels, "somebody else's message is not refused"
         elif what == 2 and here:
             client.select(here)
         elif what == 3 and here:
@@ -223,6 +231,13 @@ class World:
             if server.links and a % 2:
                 server.links[-1].peer.breaks()
                 server.look()
+        elif what == 32 and here and b % 2 == 0:
+            client.bind(here, f"q{a % 2}", "ex")
+        elif what == 33 and b % 2 == 0:
+            server.forget()
+            stage.away(("refuse", "accept", "silent")[a % 3])
+        elif what == 34:
+            server.set_up()
         elif what == 30 and here and not self.plain and b % 3 == 0:
             client.transact(here)
         self.read()
@@ -271,7 +286,8 @@ class World:
         assert stage.port.spool.messages == len(stage.disk.stored) == 0, stage.port.spool.keys
         for client in self.clients:
             for message in client.messages:
-                if message.body not in there:
+                assert not (message.forged and message.body in there), f"{message.body!r} is forged"
+                if message.body not in there and message.body not in server.vanished:
                     assert not message.acked, f"{message.body!r} was acknowledged and is lost"
                     assert message.excused or message.nacked or message.body in server.nacked, (
                         f"{message.body!r} is lost; {client.reason}"
@@ -285,6 +301,10 @@ class World:
                 if not channel.tx:
                     assert not channel.unconfirmed, (number, [each.body for each in channel.unconfirmed.values()])
             server.agrees(client)
+        for letter, reason, _ in stage.disk.letters:
+            refused = server.authors[letter.body.strip(b". ")] == READER
+            assert (reason == "access_refused") == refused or reason == "not_found", (letter, reason)
+            assert server.forgot or reason not in ("unroutable", "not_found"), (letter, reason)
         for body in server.again:
             raise Broken(f"{body!r} came again after it had been confirmed")
         if self.plain and not self.trouble:
@@ -297,6 +317,8 @@ class World:
             for message in client.messages:
                 lanes.setdefault(message.lane, []).append(message.body)
             for lane, bodies in lanes.items():
+                if lane[2:] in self.server.returned:
+                    continue  # what the broker gives back is tried again later
                 found = [body for body in arrived if body in set(bodies)]
                 assert found == [body for body in bodies if body in arrived], lane
 

@@ -244,9 +244,9 @@ def deliver(channel: int, consumer: str, tag: int, body: bytes = b"work", proper
     return begin + content(channel, body, properties)
 
 
-def returned(channel: int, key: str, body: bytes = b"hello", exchange: str = "") -> bytes:
+def returned(channel: int, key: str, body: bytes = b"hello", exchange: str = "", cut: int = 131064) -> bytes:
     begin = method(channel, 60, 50, pack(">H", 312) + short("NO_ROUTE") + short(exchange) + short(key))
-    return begin + content(channel, body)
+    return begin + content(channel, body, cut=cut)
 
 
 def get(channel: int, queue: str, no_ack: bool = False) -> bytes:

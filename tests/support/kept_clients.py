@@ -23,6 +23,8 @@ class Message:
         self.body = body
         #: May be in the spool; its loss is nobody's fault.
         self.spoolable = spoolable
+        #: It says that somebody else has published it.
+        self.forged = False
         self.excused = False
         self.acked = False
         self.nacked = False
@@ -58,8 +60,9 @@ class ClientChannel:
 class Client:
     """Reads at once (:meth:`turn`). ``safe`` says whether a message may be acknowledged now."""
 
-    def __init__(self, world: Any, peer: Peer, number: int, heartbeat: int) -> None:
+    def __init__(self, world: Any, peer: Peer, number: int, heartbeat: int, user: str) -> None:
         self.world = world
+        self.user = user
         self.peer = peer
         self.number = number
         self.heartbeat = heartbeat
@@ -138,7 +141,7 @@ class Client:
     def _connection(self, found: tuple[int, int], frame: bytes, answers: list[bytes]) -> None:
         if found == (10, 10) and self.stage == "start":
             self.stage = "tune"
-            answers.append(amqp.start_ok())
+            answers.append(amqp.start_ok(response=f"\0{self.user}\0secret"))
         elif found == (10, 30) and self.stage == "tune":
             self.stage = "opening"
             answers += [amqp.tune_ok(CHANNELS, FRAME_MAX, self.heartbeat), amqp.connection_open()]
@@ -247,6 +250,14 @@ class Client:
             return []
         return [number for number, channel in self.channels.items() if channel.open and not channel.closing]
 
+    def is_alone(self, number: int) -> bool:
+        """It has no broker, and nothing of that channel waits for one: what it says there has its answer at once."""
+        transport: Any = self.peer.transport
+        session = transport.protocol.session
+        channel = self.channels[number]
+        waits = channel.asked or channel.silent or channel.tx or transport.stuck or transport.unread
+        return bool(session.detached and not waits and session.channels[number].waiting is None)
+
     def ask(self, number: int, found: tuple[int, int], frame: bytes, silent: bool = False) -> None:
         if silent:
             self.channels[number].silent = True
@@ -260,19 +271,27 @@ class Client:
             self.channels[number] = ClientChannel(self._openings)
             self.ask(number, (20, 10), amqp.channel_open(number))
 
-    def publish(self, number: int, exchange: str, key: str, size: int, bits: int, pieces: int) -> None:
+    def publish(
+        self, number: int, exchange: str, key: str, size: int, bits: int, pieces: int, user_id: str = ""
+    ) -> None:
         channel = self.channels[number]
         lane = (self.number, channel.opening, exchange, key)
         body = b"%d " % self.world.number()
-        message = Message(self, lane, body.strip(), not bits and not channel.tx)
+        forged = user_id not in ("", self.user)
+        message = Message(self, lane, body.strip(), not (bits or channel.tx or forged))
+        message.forged = forged
         self.messages.append(message)
+        self.world.server.authors[message.body] = self.user
+        properties = b"\0\x10" + amqp.short(user_id) if user_id else b"\0\0"
         if channel.confirm:
             channel.published += 1
             channel.unconfirmed[channel.published] = message
         else:
             channel.sent.append(message)
         whole = body.ljust(size, b".")
-        frames = amqp.publish(number, key, whole, exchange=exchange, cut=FRAME_MAX - 8, bits=bits)
+        frames = amqp.publish(
+            number, key, whole, exchange=exchange, cut=FRAME_MAX - 8, bits=bits, properties=properties
+        )
         self.say(frames, pieces=pieces)
 
     def select(self, number: int) -> None:
@@ -290,6 +309,12 @@ class Client:
     def declare(self, number: int, queue: str, bits: int) -> None:
         args = b"\0\0" + amqp.short(queue) + bytes((bits,)) + amqp.table()
         self.ask(number, (50, 10), amqp.method(number, 50, 10, args))
+
+    def bind(self, number: int, queue: str, exchange: str) -> None:
+        """Both of them are declared first."""
+        self.declare(number, queue, 2)
+        self.ask(number, (40, 10), amqp.exchange_declare(number, exchange))
+        self.ask(number, (50, 20), amqp.queue_bind(number, queue, exchange, "key"))
 
     def consume(self, number: int, queue: str, no_ack: bool, no_wait: bool) -> None:
         self._consumers += 1

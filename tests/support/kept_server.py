@@ -1,11 +1,14 @@
 """A broker that keeps to AMQP's rules and has a memory, around an AMQP port with a spool: it goes and comes back, loses
-what it has not confirmed, and notices everything that it must not be sent. It plays on a
+what it has not confirmed, sometimes its memory too, and notices everything that it must not be sent. It plays on a
 :class:`support.kept.KeptStage`."""
 
 from __future__ import annotations
 
+import re
 from struct import unpack_from
 from typing import TYPE_CHECKING, Any
+
+from pamqp.header import ContentHeader
 
 from support import amqp
 from support.amqp import CLOSE_OK, GREETING, Peer, name
@@ -14,6 +17,11 @@ from support.kept import REPLAY, KeptStage, identity
 
 if TYPE_CHECKING:
     from support.kept_clients import Client
+
+#: Users who may log in; the last one may not publish.
+USERS = ("guest", "writer", "reader")
+READER = "reader"
+_LOGIN = re.compile(rb"PLAIN....\x00(\w+)\x00secret", re.DOTALL)
 
 FRAME_MAX = 4096
 CHANNELS = 6
@@ -33,11 +41,12 @@ def text(data: bytes, at: int) -> tuple[str, int]:
 
 
 class Taken:
-    """A publish, from the broker's point of view."""
+    """A publish, from the broker's point of view. ``nowhere``: no queue wants it."""
 
-    def __init__(self, body: bytes, link: Link) -> None:
+    def __init__(self, body: bytes, link: Link, nowhere: bool) -> None:
         self.body = body
         self.link = link
+        self.nowhere = nowhere
         self.confirmed = False
 
 
@@ -46,6 +55,7 @@ class LinkChannel:
         self.closing = False
         self.coming: Content | None = None
         self.identity = b""
+        self.user_id = ""
         self.confirm = False
         self.tx = False
         self.published = 0
@@ -65,6 +75,7 @@ class Link:
         self.peer = peer
         self.stage = "greeting"
         self.replay = False
+        self.user = ""
         self.channels: dict[int, LinkChannel] = {}
         self.rest = b""
         self.over = False
@@ -154,9 +165,12 @@ class Link:
                 raise Broken(f"content out of place: {name(frame)}")
             if kind == 2:
                 channel.identity = identity(frame)
+                found_header = ContentHeader()
+                found_header.unmarshal(payload)
+                channel.user_id = found_header.properties.user_id or ""
             if channel.coming.add(kind, payload):
-                self._published(channel, channel.coming)
-                channel.coming = None
+                content, channel.coming = channel.coming, None
+                self._published(number, channel, content, answers)
         elif channel.coming is not None:
             raise Broken(f"inside a publish: {name(frame)}")
         else:
@@ -169,6 +183,10 @@ class Link:
             self.stage = "closing"
         elif found == expected == (10, 11):
             self.replay = REPLAY in frame
+            login = _LOGIN.search(frame)
+            if login is None or login[1].decode() not in USERS:
+                raise Broken(f"nobody's login: {frame!r}")
+            self.user = login[1].decode()
             self.stage = "tune"
             answers.append(amqp.tune(CHANNELS, FRAME_MAX, self.server.heartbeat))
         elif found == expected == (10, 31):
@@ -194,18 +212,28 @@ class Link:
         if found == (60, 40):
             if not channel.confirm and not channel.tx:
                 raise Broken("published without confirms")
-            channel.coming = Content(b"")
+            channel.coming = Content(args)
         elif found in ((60, 80), (60, 90), (60, 120)):
             self._settled(channel, args, found != (60, 90))
         elif found == (50, 10):
             self._declare(number, channel, args, answers)
         elif found == (40, 10):
-            answers.append(amqp.method(number, 40, 11))
+            exchange, at = text(args, 2)
+            at = text(args, at)[1]
+            if args[at] & 1 and exchange not in server.exchanges:
+                self._close_channel(number, channel, 404, f"NOT_FOUND - no exchange '{exchange}' in vhost '/'", answers)
+            else:
+                server.exchanges.setdefault(exchange, set())
+                answers.append(amqp.method(number, 40, 11))
         elif found == (50, 20):
-            queue = text(args, 2)[0]
+            queue, at = text(args, 2)
+            exchange = text(args, at)[0]
             if queue not in server.queues:
                 self._close_channel(number, channel, 404, f"NOT_FOUND - no queue '{queue}'", answers)
+            elif exchange not in server.exchanges:
+                self._close_channel(number, channel, 404, f"NOT_FOUND - no exchange '{exchange}' in vhost '/'", answers)
             else:
+                server.exchanges[exchange].add(queue)
                 answers.append(amqp.method(number, 50, 21))
         elif found == (50, 40):
             server.queues.pop(text(args, 2)[0], None)
@@ -273,10 +301,12 @@ class Link:
         channel.last_queue = queue
         answers.append(amqp.queue_declare_ok(number, queue))
 
-    def _close_channel(self, number: int, channel: LinkChannel, code: int, reason: str, answers: list[bytes]) -> None:
+    def _close_channel(
+        self, number: int, channel: LinkChannel, code: int, reason: str, answers: list[bytes], cause: int = 0
+    ) -> None:
         channel.closing = True
         self._requeue(channel)
-        answers.append(amqp.channel_close(number, code, reason))
+        answers.append(amqp.channel_close(number, code, reason, cause))
 
     def _settled(self, channel: LinkChannel, args: bytes, can_be_many: bool) -> None:
         tag, bits = unpack_from(">QB", args)
@@ -301,16 +331,39 @@ class Link:
             channel.unacked[channel.tag] = queue, serial
         return serial
 
-    def _published(self, channel: LinkChannel, content: Content) -> None:
-        taken = Taken(content.body.strip(b". "), self)
-        self.server.takes(taken, channel.identity)
+    def _published(self, number: int, channel: LinkChannel, content: Content, answers: list[bytes]) -> None:
+        server = self.server
+        exchange, at = text(content.arguments, 2)
+        key, at = text(content.arguments, at)
+        mandatory = bool(content.arguments[at] & 1)
+        refusal: tuple[int, str] | None = None
+        if self.user == READER:
+            where = exchange or "amq.default"
+            refusal = 403, f"ACCESS_REFUSED - access to exchange '{where}' in vhost '/' refused for user '{READER}'"
+        elif channel.user_id not in ("", self.user):
+            refusal = 406, f"PRECONDITION_FAILED - user_id '{channel.user_id}', but authenticated user '{self.user}'"
+        elif exchange and exchange not in server.exchanges:
+            refusal = 404, f"NOT_FOUND - no exchange '{exchange}' in vhost '/'"
+        if refusal is not None:
+            self._close_channel(number, channel, *refusal, answers, 60 << 16 | 40)
+            return
+        wanted = server.exchanges[exchange] if exchange else {key}
+        taken = Taken(content.body.strip(b". "), self, not any(queue in server.queues for queue in wanted))
+        if taken.nowhere:
+            if mandatory:
+                answers.append(amqp.returned(number, key, content.body, exchange, FRAME_MAX - 8))
+            if self.replay:
+                if not mandatory:
+                    raise Broken(f"{taken.body!r} was sent to nowhere")
+                server.returned.add((exchange, key))
+        server.takes(taken, channel.identity)
         channel.published += 1
         if channel.confirm:
             channel.unconfirmed[channel.published] = taken
-            if len(channel.unconfirmed) > self.server.window and not self.replay:
+            if len(channel.unconfirmed) > server.window and not self.replay:
                 raise Broken(f"{len(channel.unconfirmed)} are unconfirmed")
         else:
-            taken.confirmed = True
+            server.confirmed(taken)
 
     # -- what it does of its own accord --
 
@@ -362,7 +415,10 @@ class Server:
         self.links: list[Link] = []
         self._accepted = 0
         #: Queue → who alone may use it.
-        self.queues: dict[str, Link | None] = {"q0": None, "q1": None}
+        self.queues: dict[str, Link | None] = {}
+        #: Exchange → the queues that get what is published to it.
+        self.exchanges: dict[str, set[str]] = {}
+        self.set_up()
         self.waiting: dict[str, int] = {}
         #: What it has, in the order in which it came.
         self.taken: list[Taken] = []
@@ -370,6 +426,14 @@ class Server:
         #: Messages that came once more after they had been confirmed.
         self.again: list[bytes] = []
         self.nacked: set[bytes] = set()
+        #: Messages that clients have published to nowhere by themselves, and had confirmed by the broker; exchanges and
+        #: routing keys of what came out of the spool, and had nowhere to go.
+        self.vanished: set[bytes] = set()
+        self.returned: set[tuple[str, str]] = set()
+        #: It has forgotten things.
+        self.forgot = False
+        #: Who has published a message.
+        self.authors: dict[bytes, str] = {}
         #: What each message is recognised by.
         self.ids: dict[bytes, bytes] = {}
         #: Serial numbers of deliveries that clients have settled.
@@ -410,17 +474,38 @@ class Server:
     def takes(self, taken: Taken, identity: bytes) -> None:
         if not identity or self.ids.setdefault(taken.body, identity) != identity:
             raise Broken(f"{taken.body!r} has the id {identity!r}, and had {self.ids.get(taken.body)!r}")
+        if self.authors[taken.body] != taken.link.user:
+            raise Broken(f"{taken.body!r} of {self.authors[taken.body]} came from {taken.link.user}")
         if taken.body in self.safe:
             self.again.append(taken.body)
-        self.taken.append(taken)
+        if not taken.nowhere:
+            self.taken.append(taken)
 
     def confirmed(self, taken: Taken) -> None:
         taken.confirmed = True
-        self.safe.add(taken.body)
+        if not taken.nowhere:
+            self.safe.add(taken.body)
+        elif not taken.link.replay:
+            self.vanished.add(taken.body)
 
     def refused(self, taken: Taken) -> None:
         self.nacked.add(taken.body)
-        self.taken.remove(taken)
+        if not taken.nowhere:
+            self.taken.remove(taken)
+
+    def set_up(self) -> None:
+        """Somebody who does not use the port declares what everybody uses."""
+        for queue in ("q0", "q1"):
+            self.queues.setdefault(queue, None)
+        self.exchanges.setdefault("ex", set()).add("q0")
+
+    def forget(self) -> None:
+        """All connections are lost, and with them whatever was declared: it comes back empty."""
+        self.crash(0)
+        self.queues.clear()
+        self.exchanges.clear()
+        self.waiting.clear()
+        self.forgot = True
 
     def gone(self, link: Link) -> None:
         for queue in [queue for queue, owner in self.queues.items() if owner is link]:
