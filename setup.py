@@ -18,6 +18,7 @@ HOT_PATH = [
     "sidecar/amqp/content.py",
     "sidecar/amqp/control.py",
     "sidecar/amqp/deadlines.py",
+    "sidecar/amqp/departure.py",
     "sidecar/amqp/frames.py",
     "sidecar/amqp/gates.py",
     "sidecar/amqp/handshake.py",

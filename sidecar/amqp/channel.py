@@ -49,10 +49,10 @@ class Channel(Sender):
     """One channel of a session, from its ``channel.open`` until both sides have closed it."""
 
     __slots__ = (
-        "confirms", "consumers", "consumes", "delivery", "departed", "ending", "gets", "header_end", "header_new",
-        "header_start", "incoming", "last_queue", "left", "method", "number", "offset", "open", "parts", "passing",
-        "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session", "stalled", "trace",
-        "unacked", "waiting",
+        "confirms", "consumers", "consumes", "declares", "delivery", "departed", "ending", "freed", "gets",
+        "header_end", "header_new", "header_start", "incoming", "last_queue", "left", "method", "number", "offset",
+        "open", "parts", "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session",
+        "stalled", "trace", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -88,6 +88,8 @@ class Channel(Sender):
         self.qos_asked: deque[bool] = deque()
         #: What the client has asked to be removed, and the broker has not answered.
         self.removals: deque[Removal] = deque()
+        #: Of each ``queue.declare`` under way its arguments, behind the reserved short; empty: of no interest.
+        self.declares: deque[bytes] = deque()
         #: What an empty queue name means: the queue declared last (§ "queue" domain).
         self.last_queue = ""
         #: Deliveries kept back; who takes the content that is coming in, if not the client; and the delivery that
@@ -97,14 +99,22 @@ class Channel(Sender):
         self.delivery: Delivery | None = None
         #: What the client has still to get of the message that it is getting: its header too (-1), or so many bytes.
         self.passing = 0
-        #: The client has closed it; the broker must hear nothing more of it. And how many ``basic.recover`` are under
-        #: way: what was delivered before their answer is not to be settled any more.
+        #: The client has closed it; the broker must hear nothing more of it.
         self.ending = False
-        self.recovering = 0
+        #: The client has closed it, or is gone, and it stays for what is held: deliveries go back.
+        self.freed = False
+        #: Of each ``basic.recover`` under way, whether it is the client's: what was delivered before the answer is not
+        #: to be settled any more.
+        self.recovering: deque[bool] = deque()
         #: Consumers cancelled without waiting for an answer, whose deliveries may still come.
         self.departed: dict[bytes, int] = {}
         #: What to add to the broker's delivery tags to get the client's: the tags of broker channels that are gone.
         self.offset = 0
+
+    @property
+    def takes(self) -> bool:
+        """It gets messages, or has some that are not settled."""
+        return bool(self.consumers or self.consumes or self.gets or self.unacked.count or self.stalled)
 
     # -- publishes -----------------------------------------------------------------------------------------------------
 
@@ -235,7 +245,6 @@ class Channel(Sender):
 
     def recovered(self) -> None:
         """The broker delivers again whatever was not settled, what is kept back here too."""
-        self.recovering = max(0, self.recovering - 1)
         for stalled in self.stalled:
             self.session.stalling.count(-1, -stalled.size())
             self.taken_back(stalled)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 from sidecar.amqp import spec
 from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal
 from sidecar.amqp.incoming import Stalled
-from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import (
     Arguments,
     basic_cancel,
@@ -46,6 +45,8 @@ _KNOWN: Final = _BARRIERS | {
     spec.EXCHANGE_BIND, spec.QUEUE_DECLARE, spec.QUEUE_BIND, spec.BASIC_QOS, spec.BASIC_CONSUME, spec.BASIC_CANCEL,
     spec.BASIC_CANCEL_OK, spec.BASIC_GET, spec.BASIC_RECOVER, spec.BASIC_RECOVER_ASYNC, spec.CONFIRM_SELECT,
 }  # fmt: skip
+#: Among the bits of ``queue.declare``.
+_EXCLUSIVE: Final = 4
 #: The answers to what takes something away.
 _REMOVED: Final = frozenset(
     {spec.EXCHANGE_DELETE_OK, spec.EXCHANGE_UNBIND_OK, spec.QUEUE_DELETE_OK, spec.QUEUE_UNBIND_OK}
@@ -130,6 +131,8 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         arguments.skip(2)
         arguments.short_bytes()
         channel.gets.append(bool(arguments.u8() & 1))
+    elif found == spec.QUEUE_DECLARE:
+        _declare(session, channel, data, start, end)
     elif found == spec.BASIC_CANCEL:
         arguments = Arguments(data, start, end)
         tag = arguments.short_bytes()
@@ -137,7 +140,7 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
             channel.depart(tag)
             session.consumer_gone(channel, tag)
     elif found == spec.BASIC_RECOVER:
-        channel.recovering += 1
+        channel.recovering.append(True)
     elif found == spec.BASIC_RECOVER_ASYNC:
         channel.recovered()
     elif found == spec.CHANNEL_CLOSE:
@@ -153,6 +156,19 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
     elif found not in _KNOWN:
         raise AmqpError(spec.COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} on a channel", found)
     return None
+
+
+def _declare(session: Session, channel: Channel, data: bytes, start: int, end: int) -> None:
+    """A queue."""
+    arguments = Arguments(data, start, end)
+    arguments.skip(2)
+    name = arguments.short()
+    bits = arguments.u8()
+    declared = data[start + 13 : end - 1] if bits & 5 == _EXCLUSIVE else b""
+    if not bits & 16:
+        channel.declares.append(declared)
+    elif declared and name:
+        session.departure.owns(name, declared)
 
 
 def _qos(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
@@ -236,6 +252,7 @@ def _removed(session: Session, removal: Removal) -> None:
         topology.exchange_deleted(vhost, removal.name)
     elif removal.method == spec.QUEUE_DELETE:
         topology.queue_deleted(vhost, removal.name)
+        session.departure.deleted(removal.name)
     elif removal.method == spec.EXCHANGE_UNBIND:
         topology.exchange_unbound(vhost, removal.name, removal.other, removal.key, removal.arguments)
     else:
@@ -308,16 +325,24 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         tag = Arguments(data, start, end).short_bytes()
         kind = channel.consume_ok(tag)
         session.consumer_came(channel, tag, kind)
-        if session.stalling.returning and kind != REPLIES and not channel.ending and session.client.state == OPEN:
-            session.broker_write(basic_cancel(channel.number, tag))
+        if kind != REPLIES and not channel.ending and session.speaks:
+            if channel.freed:
+                session.broker_write(session.departure.cancel(channel, tag))
+            elif session.stalling.returning:
+                session.broker_write(basic_cancel(channel.number, tag))
     elif found in (spec.BASIC_CANCEL_OK, spec.BASIC_CANCEL):
         session.consumer_gone(channel, Arguments(data, start, end).short_bytes())
     elif found == spec.BASIC_RECOVER_OK:
         channel.recovered()
+        if channel.recovering and not channel.recovering.popleft():
+            return b""
     elif found == spec.CHANNEL_OPEN_OK:
         channel.open = True
     elif found == spec.QUEUE_DECLARE_OK:
         channel.last_queue = name = Arguments(data, start, end).short()
+        declared = channel.declares.popleft() if channel.declares else b""
+        if declared:
+            session.departure.owns(name, declared)
         session.queue_declared(name)
     elif found in _REMOVED:
         if channel.removals:

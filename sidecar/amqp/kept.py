@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -244,6 +245,7 @@ class KeptChannel(Channel):
             self.session.stalling.count(-1, -stalled.size())
             self.taken_back(stalled)
         self.stalled.clear()
+        self.recovering = deque([True for clients in self.recovering if clients])
         self._drop_incoming()
         self.delivery = None
         self.offset = self.last_tag

@@ -103,7 +103,7 @@ class KeptSession(Session):
             return False
         channel.leaving = min(channel.leaving, self.listener.clock())
         channel.waiting = []
-        Session.wait(self, channel, frames)
+        self.waiting.add(channel, frames)
         return True
 
     def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
@@ -338,6 +338,11 @@ class KeptSession(Session):
         if self._listener.work_is_over:
             self.stalling.returning = False
             self.stalling.give_back()
+        for channel in list(self.channels.values()):
+            if channel.freed and channel.held:
+                self.departure.free(channel)
+        if self.departure.begun:
+            self.departure.begin()
         self._see_to_channels()
 
     def _see_to_channels(self) -> None:
@@ -419,6 +424,10 @@ class KeptSession(Session):
     def client_lost(self) -> None:
         self._leaves()
         Session.client_lost(self)
+        broker = self.broker
+        if self.alarmed and broker is not None and self.phase != ENDED and self.departure.matters:
+            # The broker does not read from this connection. What it has not confirmed, and what is held, is spooled.
+            broker.transport.abort()
 
     def _client_is_closing(self) -> None:
         self._leaves()

@@ -11,6 +11,7 @@ from sidecar.amqp.spec import (
     BASIC_GET_EMPTY,
     BASIC_NACK,
     BASIC_QOS,
+    BASIC_RECOVER,
     CHANNEL_CLOSE,
     CHANNEL_CLOSE_OK,
     CONFIRM_SELECT,
@@ -18,6 +19,7 @@ from sidecar.amqp.spec import (
     CONNECTION_CLOSE,
     CONNECTION_CLOSE_OK,
     CONNECTION_UNBLOCKED,
+    QUEUE_DELETE,
     SYNTAX_ERROR,
     AmqpError,
 )
@@ -174,6 +176,16 @@ def confirm_select(channel: int) -> bytes:
 def basic_cancel(channel: int, consumer: bytes) -> bytes:
     """``basic.cancel`` that wants no answer."""
     return method(channel, BASIC_CANCEL, bytes((len(consumer),)) + consumer + b"\x01")
+
+
+def basic_recover(channel: int) -> bytes:
+    """``basic.recover`` into the queues."""
+    return method(channel, BASIC_RECOVER, b"\x01")
+
+
+def queue_delete(channel: int, name: str) -> bytes:
+    """``queue.delete``, whatever is in it and whoever uses it, that wants no answer."""
+    return method(channel, QUEUE_DELETE, b"\x00\x00" + short(name) + b"\x04")
 
 
 def settlement(data: bytes, start: int, end: int) -> tuple[int, int]:

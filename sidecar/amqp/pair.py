@@ -105,10 +105,14 @@ class Pair(Exchange):
         """Something of the client is still held."""
         return False
 
+    def _goes(self) -> None:
+        """The client does, or has gone; its connection to the broker stays for what is held."""
+
     def client_closes(self, frame: bytes) -> bytes:
         """``connection.close``: it passes when nothing is held for this client any more."""
         if self._busy():
             self._close_frame = frame
+            self._goes()
             return b""
         self.client.state = CLOSING
         if self.broker is not None:
@@ -133,6 +137,7 @@ class Pair(Exchange):
         elif self._busy():
             # What it published goes on its way; its connection to the broker stays until then.
             self.deadlines.take_time()
+            self._goes()
         else:
             self._close_broker("the client is gone")
 
@@ -235,6 +240,8 @@ class Pair(Exchange):
         self.close_client(error.code, error.text, error.method)
         if self.stage == RUNNING and not self._busy():
             self._close_broker("the client broke the protocol")
+        elif self.stage == RUNNING:
+            self._goes()
         elif self.stage == HANDSHAKE and self.broker is not None:
             self.broker.transport.close()
 
@@ -245,7 +252,9 @@ class Pair(Exchange):
                 self.abort()
             return
         self.close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {reason}")
-        if not self._busy():
+        if self._busy():
+            self._goes()
+        else:
             self._close_broker(reason)
 
     # -- it is over ----------------------------------------------------------------------------------------------------

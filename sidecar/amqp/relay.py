@@ -11,7 +11,7 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import content, control
-from sidecar.amqp.channel import NO_ACK, REPLIES, Channel
+from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel
 from sidecar.amqp.incoming import NOBODY, Stalled, Unfinished
 from sidecar.amqp.legs import OPEN
 from sidecar.amqp.methods import basic_nack, channel_close_ok, method_of, settlement
@@ -363,8 +363,11 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
         new = data[start:at] + tag.to_bytes(8, "big") + data[at + 8 : end]
     consumer = data[start + 12 : at]
     kind = channel.kind(consumer)
-    if channel.ending or session.client.state != OPEN:
-        channel.incoming = NOBODY  # the end of the channel gives it back
+    if channel.ending or channel.freed or session.client.state != OPEN:
+        # The end of the channel gives it back, if there is nothing to wait for.
+        if channel.freed and kind == ACK and not (channel.ending or channel.recovering) and session.speaks:
+            session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
+        channel.incoming = NOBODY
         return b""
     if session.stalling.on and kind != REPLIES:
         if not session.stalling.returning:

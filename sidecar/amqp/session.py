@@ -6,10 +6,11 @@ How it begins is in opening.py, how it ends in pair.py; relay.py takes the frame
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import relay
 from sidecar.amqp.channel import Channel
+from sidecar.amqp.departure import Departure
 from sidecar.amqp.gates import Gate
 from sidecar.amqp.incoming import Unfinished
 from sidecar.amqp.legs import HOLD_FULL, OPEN, BrokerLeg, ClientLeg
@@ -18,7 +19,7 @@ from sidecar.amqp.opening import Opening
 from sidecar.amqp.pair import RUNNING
 from sidecar.amqp.policy import Routes
 from sidecar.amqp.publish import Publish
-from sidecar.amqp.spec import METHOD, REPLY_SUCCESS, AmqpError
+from sidecar.amqp.spec import CHANNEL_CLOSE, METHOD, REPLY_SUCCESS, AmqpError
 from sidecar.amqp.stalling import Stalling
 from sidecar.amqp.waiting import WaitingFrames
 from sidecar.proxy.exchange import ENDED
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from sidecar.amqp.policy import Policy
     from sidecar.amqp.tracing import MessageTracing
 
+_CHANNEL_CLOSE: Final = CHANNEL_CLOSE.to_bytes(4, "big")
+
 logger = logging.getLogger("sidecar.amqp")
 
 
@@ -36,8 +39,9 @@ class Session(Opening):
     """One client connection as an exchange: admission, tries and accounting are those of TCP connections."""
 
     __slots__ = (
-        "_counted", "_told_blocked", "alarmed", "channels", "closing", "detached", "hold", "keeps", "max_message_size",
-        "partial", "partial_limit", "policy", "refused", "routes", "stalling", "tracing", "waiting", "withheld",
+        "_counted", "_told_blocked", "alarmed", "channels", "closing", "departure", "detached", "hold", "keeps",
+        "max_message_size", "partial", "partial_limit", "policy", "refused", "routes", "stalling", "tracing", "waiting",
+        "withheld",
     )  # fmt: skip
 
     def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str) -> None:
@@ -59,6 +63,7 @@ class Session(Opening):
         self.withheld = 0
         self.stalling = Stalling(self)
         self.waiting = WaitingFrames(self)
+        self.departure = Departure(self)
         #: Publishes are kept until they are confirmed, and the session outlives its broker; there is none at present.
         self.keeps = False
         self.detached = False
@@ -107,6 +112,12 @@ class Session(Opening):
         return True
 
     @property
+    def speaks(self) -> bool:
+        """There is a broker that may be told something."""
+        broker = self.broker
+        return broker is not None and broker.state == OPEN and not self.detached
+
+    @property
     def told_blocked(self) -> bool:
         """The client knows that it should not publish."""
         return self._told_blocked
@@ -134,7 +145,9 @@ class Session(Opening):
         """Bytes came."""
         self.count_in(len(data))
         try:
-            if self.stage == RUNNING and self.client.state == OPEN:
+            if self._close_frame:
+                pass  # nothing may follow a close (§2.2.4)
+            elif self.stage == RUNNING and self.client.state == OPEN:
                 reader = self.client.reader
                 frames = reader.feed(data)
                 if frames:
@@ -214,6 +227,8 @@ class Session(Opening):
             self.client.stop(HOLD_FULL)
         if self.amqp_stats.blocked:
             self.tell_blocked("the broker has an alarm")
+        if self.departure.begun:
+            self.departure.look()
 
     def read_on(self) -> None:
         """There is room again for what is held."""
@@ -222,6 +237,8 @@ class Session(Opening):
     def wait(self, channel: Channel, frame: bytes) -> None:
         """A frame that must not overtake what its channel has held."""
         self.waiting.add(channel, frame)
+        if frame[7:11] == _CHANNEL_CLOSE and frame[0] == METHOD:
+            self.departure.free(channel)
 
     def emptied(self, channel: Channel) -> None:
         """Nothing is held for a channel any more: what waited for that goes on."""
@@ -232,6 +249,9 @@ class Session(Opening):
                 self.fail(error)
         if self._close_frame or self.client.state != OPEN:
             self._go_on_closing()
+
+    def _goes(self) -> None:
+        self.departure.begin()
 
     def _busy(self) -> bool:
         return any(channel.held or channel.waiting is not None for channel in self.channels.values())
