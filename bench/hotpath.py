@@ -21,11 +21,11 @@ from typing import Any, TypeVar, cast
 
 from sidecar import agent
 from sidecar.config import model
+from sidecar.core.instance import Instance
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.http1.downstream import Downstream
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.listener import Listener
-from sidecar.registry.api import Instance
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, setup
 

@@ -17,24 +17,24 @@ import logging
 import random
 import resource
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.admin.view import Health
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.host import default_id
 from sidecar.config.load import load
 from sidecar.config.model import Address, Config, Upstream
+from sidecar.core.health import Health
+from sidecar.core.instance import Instance
 from sidecar.net.resolver import SystemResolver
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.listener import Listener, ListenerError, bind_failure
 from sidecar.queue.leftover import report as report_leftovers
 from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
-from sidecar.registry.api import Instance
-from sidecar.reload import apply, check_fixed
+from sidecar.reload import apply, check_fixed, open_listener
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
@@ -47,6 +47,8 @@ from sidecar.upstreams.probe import probe
 from sidecar.upstreams.running import RunningUpstream
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from sidecar.admin.api import AdminServer
 
 logger = logging.getLogger("sidecar.agent")
@@ -100,7 +102,8 @@ class Agent:
         self._drain_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
         self._retiring: dict[asyncio.Task[None], Listener] = {}
-        self.names = Names(config.dns, SystemResolver(config.dns))
+        dns = config.dns
+        self.names = Names(dns, SystemResolver([str(it) for it in dns.servers], dns.timeout, dns.max_ttl))
         self._app: Expansion | None = None
         self._app_addresses: tuple[Address, ...] = ()
         rng = random.Random()
@@ -140,6 +143,14 @@ class Agent:
     def app_health(self) -> Health:
         return self._health
 
+    def families(self) -> Iterable[Metric]:
+        views = {name: it.amqp for name, it in self.upstreams.items() if it.amqp is not None}
+        if not views:
+            return ()
+        from sidecar.amqp.metrics import amqp_families
+
+        return amqp_families(views)
+
     async def check_app(self) -> Health:
         return await self._checker.check_now() if self._checker else self._health
 
@@ -172,7 +183,7 @@ class Agent:
             if not await self._claim():
                 return
             for listener in self._listeners():
-                await listener.start()
+                await open_listener(listener)
             report_leftovers(self.config)
             app = self.config.service.app
             if app is not None and reaches(app, [listener.address for listener in self._listeners()]):

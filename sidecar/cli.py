@@ -168,7 +168,7 @@ def _check(options: argparse.Namespace) -> int:
     if options.json:
         print("[]")
     else:
-        from sidecar.telemetry.text import counted
+        from sidecar.core.text import counted
 
         name = STDIN if options.file == "-" else options.file
         listeners = counted(summary.listeners, "listener")

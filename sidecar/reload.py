@@ -12,6 +12,7 @@ from sidecar.config.differences import differences
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.host import default_id
 from sidecar.config.model import Config, Inbound, Queue, Service, Upstream
+from sidecar.disk.errors import SpoolError
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.listener import Listener, ListenerError
 from sidecar.upstreams.running import RunningUpstream
@@ -98,7 +99,7 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
             continue
         added[name] = agent.create_upstream(name, upstream)
         try:
-            await added[name].listener.start()
+            await open_listener(added[name].listener)
         except (ListenerError, ConfigError) as error:
             await give_up()
             if isinstance(error, ConfigError):
@@ -137,6 +138,14 @@ async def apply(agent: Agent, config: Config, filename: str) -> list[str]:
     if config.admin.token != agent.config.admin.token:  # whoever asks is compared with the configuration's
         changes.append("admin.token: changed")
     return changes
+
+
+async def open_listener(listener: Listener) -> None:
+    """Start to listen. Raises :class:`ListenerError`, or :class:`ConfigError` where the spool cannot be used."""
+    try:
+        await listener.start()
+    except SpoolError as error:
+        raise ConfigError("spool", [Problem("", error.text)]) from error
 
 
 def _queue(name: str, running: Listener | None, new: Inbound | Upstream) -> list[Problem]:

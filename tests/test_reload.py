@@ -3,13 +3,16 @@ from __future__ import annotations
 import asyncio
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.port import SpoolPort
 from sidecar.config.errors import ConfigError
+from sidecar.disk.errors import SpoolError
+from sidecar.proxy.listener import Listener
+from sidecar.reload import open_listener
 from support.agents import NOBODY, RunningAgent, ask, upstream
 from support.live import Origin, ok, run, until
 from support.processes import free_port
@@ -311,6 +314,16 @@ def test_a_new_port_that_is_taken_changes_nothing(tmp_path: Path) -> None:
                     await ask(free)
 
     run(main)
+
+
+def test_a_spool_that_cannot_be_used_is_told_as_what_is_wrong_with_the_configuration() -> None:
+    class Port:
+        async def start(self) -> None:
+            raise SpoolError("/s/a.db is in use by another process, 1")
+
+    with pytest.raises(ConfigError) as refused:
+        run(lambda: open_listener(cast(Listener, Port())))
+    assert str(refused.value) == "spool: /s/a.db is in use by another process, 1"
 
 
 def test_a_port_cannot_go_over_to_another_upstream_at_once(tmp_path: Path) -> None:

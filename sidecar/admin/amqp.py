@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import spool
-from sidecar.telemetry.amqp_metrics import blocked_seconds, message_counts
-from sidecar.telemetry.text import utf8
+from sidecar.amqp.metrics import blocked_seconds, message_counts
+from sidecar.core.text import utf8
 
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView, Running, SessionView

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.amqp import content
 from sidecar.amqp.spec import HEADER, AmqpError
 from sidecar.amqp.tables import decode_table
-from sidecar.telemetry.text import utf8
+from sidecar.core.text import utf8
 
 if TYPE_CHECKING:
     from sidecar.amqp.spool.dead import DeadLetter

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import amqp
 from sidecar.config import model
+from sidecar.core.text import counted
 from sidecar.resilience.breaker import CLOSED, OPEN
 from sidecar.telemetry.stats import code_label
-from sidecar.telemetry.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

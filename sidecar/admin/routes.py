@@ -18,7 +18,8 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
 
 if TYPE_CHECKING:
-    from sidecar.admin.view import Health, Running, UpstreamView
+    from sidecar.admin.view import Running, UpstreamView
+    from sidecar.core.health import Health
     from sidecar.telemetry.logs import LogWriter
     from sidecar.telemetry.metrics import Metrics
 

@@ -6,7 +6,7 @@ from collections import Counter
 from heapq import nlargest
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.telemetry.text import utf8
+from sidecar.core.text import utf8
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

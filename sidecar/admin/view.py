@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,16 +14,11 @@ from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.endpoint import Endpoint
 
 if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
     from sidecar.amqp.spool.dead import DeadLetter
+    from sidecar.core.health import Health
     from sidecar.upstreams.names import Name
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """``status`` is ``healthy``, ``warning`` or ``unhealthy``; ``output`` a line that says why."""
-
-    status: str
-    output: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +270,10 @@ class Running(Protocol):
     def lookups(self) -> Mapping[str, int]:
         """Lookups of host names since the start, by what came of them: ``ok``, ``missing`` (there is no such name) or
         ``failed``."""
+        ...
+
+    def families(self) -> Iterable[Metric]:
+        """Prometheus families that protocols contribute beside those that all have."""
         ...
 
     def app_health(self) -> Health:

@@ -12,8 +12,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar import __version__
-from sidecar.config.errors import ConfigError, Problem, printable
-from sidecar.config.model import AmqpCredentials, Retry
+from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.model import AmqpCredentials
+from sidecar.core.text import printable
 from sidecar.resilience.backoff import Backoff
 from sidecar.resilience.token_bucket import TokenBucket
 
@@ -32,7 +33,7 @@ GOOD_AFTER: Final = 10.0
 CLOSE_SECONDS: Final = 1.0
 HEARTBEAT: Final = 10
 
-_backoff = Backoff(Retry(initial_delay=0.5, max_delay=10.0), random.Random())
+_backoff = Backoff(0.5, 10.0, random.Random())
 #: Full jitter may draw nothing at all; this much is waited in any case, seconds.
 _SHORTEST: Final = 0.05
 

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sidecar.config.containers import Fields
-from sidecar.config.errors import nearest, printable
+from sidecar.config.errors import nearest
 from sidecar.config.kinds import BROKEN, Place
+from sidecar.core.text import printable
 
 
 class AmqpUpstream(NamedTuple):

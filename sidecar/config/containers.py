@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from sidecar.config.document import Mapping, Node, Scalar, Sequence, join
-from sidecar.config.errors import nearest, printable
+from sidecar.config.errors import nearest
 from sidecar.config.hints import SYNONYMS, word
 from sidecar.config.kinds import BROKEN, HIDDEN, OMIT, Kind, Place, Refused, ScalarKind, describe, substituted
 from sidecar.config.model import INHERIT
+from sidecar.core.text import printable
 
 
 class ListOf(Kind):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from sidecar.config.containers import MapOf, Policy, Section
 from sidecar.config.document import join
-from sidecar.config.errors import printable
 from sidecar.config.kinds import OMIT, Kind
 from sidecar.config.model import INHERIT, Config, Secret
 from sidecar.config.schema import CONFIG
+from sidecar.core.text import printable
 
 #: The longest value that is written out, in characters.
 _LONGEST = 120

@@ -16,7 +16,8 @@ import yaml
 
 from sidecar.config import hints
 from sidecar.config.environment import shield, unshield
-from sidecar.config.errors import MAX_PROBLEMS, Line, Problem, TooManyProblems, printable
+from sidecar.config.errors import MAX_PROBLEMS, Line, Problem, TooManyProblems
+from sidecar.core.text import printable
 
 #: Largest file that is read, bytes.
 MAX_BYTES = 1 << 20

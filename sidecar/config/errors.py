@@ -107,9 +107,3 @@ def nearest(word: str, known: Iterable[str]) -> str:
     by_lower = {candidate.lower(): candidate for candidate in known}
     matches = get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=0.6)
     return by_lower[matches[0]] if matches else ""
-
-
-def printable(text: str, limit: int = 80) -> str:
-    """``text`` fit for a terminal: on one line, without control characters, cut at ``limit`` characters."""
-    cut = text if len(text) <= limit else text[:limit] + "…"
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)

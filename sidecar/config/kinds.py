@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from sidecar.config import document
 from sidecar.config.environment import BadVariable, UnsetVariable, substitute
-from sidecar.config.errors import MAX_PROBLEMS, Problem, TooManyProblems, printable
+from sidecar.config.errors import MAX_PROBLEMS, Problem, TooManyProblems
+from sidecar.core.text import printable
 
 #: A JSON Schema pattern for a value that is filled in from the environment.
 VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}

@@ -11,6 +11,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Final
 
+from sidecar.core.address import Address as Address
+
 
 class Inherit(enum.Enum):
     """The type of :data:`INHERIT`."""
@@ -53,17 +55,6 @@ class Secret:
 
 #: What a secret is that was not given.
 NO_SECRET: Final = Secret("")
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """A host (name, IPv4 or IPv6 without brackets) and a TCP port."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,7 +442,7 @@ class Upstream:
 class Admin:
     """The admin API's address and, as soon as that is not loopback, its token."""
 
-    bind: Address = Address("127.0.0.1", 15000)
+    bind: Address = Address("127.0.0.1", 15000)  # noqa: RUF009  # it is frozen
     token: Secret = NO_SECRET
 
 

@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sidecar.core.text import counted
 from sidecar.demo.mesh import INSTANCES, RESET_TIMEOUT, Mesh
 from sidecar.demo.observe import Observer
 from sidecar.demo.traffic import Traffic, quantile
-from sidecar.telemetry.text import counted
 
 #: Seconds: how long each scene is shown.
 STEADY = 5.0

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import errno
 
-from sidecar.config.errors import ConfigError, Problem
 
-
-class SpoolError(ConfigError):
+class SpoolError(Exception):
     """A spool or a queue cannot be used, or could not keep what it was given; the text says why, in words for an
     operator."""
 
     def __init__(self, text: str) -> None:
-        super().__init__("spool", [Problem("", text)])
+        super().__init__(text)
         self.text = text
 
 

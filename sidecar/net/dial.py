@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
+from sidecar.core.address import Address
 from sidecar.net.shortage import SHORTAGE, is_local, plain
-from sidecar.upstreams.endpoint import Endpoint
 
 #: Seconds that an attempt may be silent before the next address is tried beside it (RFC 8305 §5), and the least.
 PACE: Final = 0.25
@@ -25,14 +25,27 @@ def pace(timeout: float) -> float:
     return max(LEAST_PACE, min(PACE, timeout / 2))
 
 
+class Target(Protocol):
+    """Something with an address."""
+
+    @property
+    def host(self) -> str: ...
+
+    @property
+    def port(self) -> int: ...
+
+
+T = TypeVar("T", bound=Target)
+
+
 async def dial(
     loop: asyncio.AbstractEventLoop,
     protocol: asyncio.Protocol,
-    endpoint: Endpoint,
-    beside: Sequence[Endpoint],
+    endpoint: T,
+    beside: Sequence[T],
     delay: float,
-    blame: Callable[[Endpoint, OSError | None], None],
-    chosen: Callable[[Endpoint], None],
+    blame: Callable[[T, OSError | None], None],
+    chosen: Callable[[T], None],
 ) -> None:
     """Connect ``protocol`` to ``endpoint``, or to one of ``beside`` when that stands first: the next is tried when an
     attempt has failed, and beside those under way when one was silent for ``delay`` seconds. The losers are closed.
@@ -54,7 +67,7 @@ async def dial(
         raise
 
 
-async def _single(loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, endpoint: Endpoint) -> None:
+async def _single(loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, endpoint: Target) -> None:
     try:
         await loop.create_connection(lambda: protocol, endpoint.host, endpoint.port)
     except OSError as error:
@@ -64,24 +77,24 @@ async def _single(loop: asyncio.AbstractEventLoop, protocol: asyncio.Protocol, e
 async def connect(addresses: Sequence[tuple[str, int]], delay: float = PACE) -> socket.socket:
     """Connect to one of ``addresses``, of which there is at least one, in the same way. For the control plane. Raises
     OSError."""
-    endpoints = tuple(Endpoint(host, port) for host, port in addresses[:MOST])
+    endpoints = tuple(Address(host, port) for host, port in addresses[:MOST])
     _, sock = await _race(asyncio.get_running_loop(), endpoints, delay, _blame_nobody)
     return sock
 
 
-def _blame_nobody(endpoint: Endpoint, error: OSError | None) -> None:
+def _blame_nobody(endpoint: Target, error: OSError | None) -> None:
     pass
 
 
 async def _race(
     loop: asyncio.AbstractEventLoop,
-    endpoints: tuple[Endpoint, ...],
+    endpoints: tuple[T, ...],
     delay: float,
-    blame: Callable[[Endpoint, OSError | None], None],
-) -> tuple[Endpoint, socket.socket]:
+    blame: Callable[[T, OSError | None], None],
+) -> tuple[T, socket.socket]:
     first = endpoints[0]
     first_error: OSError | None = None
-    attempts: dict[asyncio.Task[socket.socket], tuple[Endpoint, float]] = {}
+    attempts: dict[asyncio.Task[socket.socket], tuple[T, float]] = {}
     upcoming = list(endpoints)
     try:
         while upcoming or attempts:
@@ -124,7 +137,7 @@ def _discard(task: asyncio.Task[socket.socket]) -> None:
         task.result().close()
 
 
-async def _attempt(loop: asyncio.AbstractEventLoop, endpoint: Endpoint) -> socket.socket:
+async def _attempt(loop: asyncio.AbstractEventLoop, endpoint: Target) -> socket.socket:
     sock = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)

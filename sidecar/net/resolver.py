@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 import aiodns
 import pycares
 
-from sidecar.config.model import Dns
 from sidecar.net.hosts import HostsFile, is_one_host
 
 #: Seconds that an answer of the hosts file counts for.
@@ -72,13 +71,22 @@ class Resolver(Protocol):
 
 
 class SystemResolver:
-    """The hosts file and the DNS. ``settings.servers`` stand for those of ``resolv.conf``. Nothing is started before
-    the first question to a server."""
+    """The hosts file and the DNS. ``servers`` (addresses with ports) stand for those of ``resolv.conf``; each has
+    ``timeout`` seconds for its first answer. An answer is used for ``max_ttl`` seconds at most. Nothing is started
+    before the first question to a server."""
 
     def __init__(
-        self, settings: Dns, *, hosts: HostsFile | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        servers: Sequence[str],
+        timeout: float,
+        max_ttl: float,
+        *,
+        hosts: HostsFile | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._settings = settings
+        self._servers = list(servers)
+        self._timeout = timeout
+        self._max_ttl = max_ttl
         self._hosts = hosts or HostsFile()
         self._clock = clock
         self._dns: aiodns.DNSResolver | None = None
@@ -121,12 +129,12 @@ class SystemResolver:
         """c-ares keeps answers for their whole TTL, which ``max_ttl`` is to be stronger than; a new channel knows
         nothing. The old one ends with the last question to it."""
         now = self._clock()
-        if self._dns is None or now - self._made >= self._settings.max_ttl:
+        if self._dns is None or now - self._made >= self._max_ttl:
             self._made = now
             # Without ``lookups``: pycares 5.2 frees that text before c-ares has read it.
             self._dns = aiodns.DNSResolver(
-                nameservers=[str(server) for server in self._settings.servers] or None,
-                timeout=self._settings.timeout,
+                nameservers=self._servers or None,
+                timeout=self._timeout,
                 tries=TRIES,
             )
         return self._dns

@@ -168,15 +168,27 @@ class Assembly:
             return old
 
         def breaker(settings: model.CircuitBreaker, _: object) -> CircuitBreaker:
-            mechanism = Breaker(settings, clock, lambda changed: context.breaker_changed(self._name, changed))
+            mechanism = Breaker(
+                settings.failure_threshold,
+                settings.reset_timeout,
+                settings.half_open_requests,
+                clock,
+                lambda changed: context.breaker_changed(self._name, changed),
+            )
             return CircuitBreaker(mechanism, settings)
+
+        def retry(settings: model.Retry, _: object) -> Retry:
+            delays = Backoff(
+                settings.initial_delay, settings.max_delay, context.rng, settings.backoff_type, settings.jitter
+            )
+            return Retry(settings, delays, clock)
 
         return Policies(
             timeout=build("timeout", lambda settings, _: settings),
             rate_limit=build("rate_limit", lambda settings, _: RateLimit(settings, clock)),
             bulkhead=build("bulkhead", bulkhead),
             circuit_breaker=build("circuit_breaker", breaker),
-            retry=build("retry", lambda settings, _: Retry(settings, Backoff(settings, context.rng), clock)),
+            retry=build("retry", retry),
             queue=build("queue", lambda settings, _: (settings, json.dumps(where) if where else "")),
         )
 

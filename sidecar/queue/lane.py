@@ -41,9 +41,10 @@ AGAIN: Final = 1.0
 #: How soon is looked again for those whose time has come while there is no room for them, seconds.
 SOON: Final = 0.05
 
-#: The pauses of a lane, while its upstream cannot take requests; and those of one request.
-PAUSES: Final = model.Retry(initial_delay=0.25, max_delay=5.0, jitter=False)
-DELAYS: Final = model.Retry(initial_delay=1.0, max_delay=300.0, jitter=False)
+#: The pauses of a lane, while its upstream cannot take requests; and those of one request: the first and the longest,
+#: seconds.
+PAUSES: Final = (0.25, 5.0)
+DELAYS: Final = (1.0, 300.0)
 
 #: Codes that say that the request did not reach the app.
 UNDELIVERED: Final = frozenset(
@@ -71,8 +72,8 @@ class Lane:
         self.coming = 0
         self.coming_bytes = 0
         self._queue = queue
-        self._pause = Backoff(PAUSES, queue.rng)
-        self._delay = Backoff(DELAYS, queue.rng)
+        self._pause = Backoff(*PAUSES, queue.rng, jitter=False)
+        self._delay = Backoff(*DELAYS, queue.rng, jitter=False)
         #: Fetched, and to be sent next; up to number ``_cursor`` all were fetched; behind it there may be ``_more``.
         self._ready: list[Request] = []
         self._cursor = 0
@@ -255,7 +256,7 @@ class Lane:
         self._failures += 1
         self._allowed = 1
         self._put_back(request)
-        self._block(max(self._pause.delay(self._failures), min(self._asked(result), PAUSES.max_delay)))
+        self._block(max(self._pause.delay(self._failures), min(self._asked(result), PAUSES[1])))
 
     def _maybe_delivered(self, request: Request, result: Result) -> None:
         self._failures += 1

@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 
 from sidecar.config.model import Config
-from sidecar.registry.api import Instance, OnChange, Registry
+from sidecar.core.instance import Instance, OnChange
+from sidecar.registry.api import Registry
 from sidecar.registry.errors import RegistryError
 
 __all__ = ["Instance", "OnChange", "Registry", "RegistryError", "create"]

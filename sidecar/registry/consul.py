@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.config.model import Address, Config, Discover, Secret
-from sidecar.registry.api import OnChange
+from sidecar.core.instance import OnChange
 from sidecar.registry.consul_client import Client
 from sidecar.registry.consul_registration import SOURCE, ConsulRegistration
 from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch

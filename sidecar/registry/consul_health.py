@@ -7,8 +7,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
+from sidecar.core.instance import Instance
 from sidecar.registry import validate
-from sidecar.registry.api import Instance
 
 #: Characters of an entry: nearly all have less than the first, and none may have more than the second.
 _SHORT: Final = 1 << 13

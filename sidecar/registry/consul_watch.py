@@ -13,7 +13,7 @@ from typing import Any
 
 from consul import ConsulException
 
-from sidecar.config.model import Discover, Retry
+from sidecar.config.model import Discover
 from sidecar.registry.consul_client import BadAnswer
 from sidecar.registry.consul_health import read
 from sidecar.registry.hold import Hold
@@ -35,8 +35,8 @@ AWAY = 10.0
 REFUSED = 30.0
 
 _rng = random.Random()
-_after_silence = Backoff(Retry(initial_delay=0.2, max_delay=AWAY), _rng)
-_after_refusal = Backoff(Retry(initial_delay=0.2, max_delay=REFUSED), _rng)
+_after_silence = Backoff(0.2, AWAY, _rng)
+_after_refusal = Backoff(0.2, REFUSED, _rng)
 
 
 def backoff(failures: int, error: BaseException) -> float:

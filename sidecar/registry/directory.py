@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sidecar.config.model import Config, Discover, Secret
-from sidecar.registry.api import Instance, OnChange
+from sidecar.core.instance import Instance, OnChange
 from sidecar.registry.directory_folder import HEARTBEAT, Folder
 from sidecar.registry.directory_record import check_size, encode
 from sidecar.registry.hold import Hold

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from sidecar.registry.directory_record import SUFFIX, Record, decode, file_name, is_file_name, temporary_name
 from sidecar.registry.directory_root import Root, entries, is_own, open_folder, read_file, write_new
 from sidecar.registry.validate import MAX_INSTANCES

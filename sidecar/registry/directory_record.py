@@ -12,8 +12,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from sidecar.config.model import Service
+from sidecar.core.instance import Instance
 from sidecar.registry import validate
-from sidecar.registry.api import Instance
 from sidecar.registry.errors import RegistryError
 
 #: Larger files are not read.

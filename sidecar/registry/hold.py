@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 
 #: Seconds that instances which a returning registry does not know are kept. A sidecar notices within its
 #: keep-alive interval (at most 10 s) and a retry (at most 10 s) that its registration is lost; the rest is for the

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from sidecar.resilience.token_bucket import TokenBucket
 
 log = logging.getLogger("sidecar.registry")

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable
 
 from sidecar.config.model import Discover
-from sidecar.registry.api import Instance, OnChange
+from sidecar.core.instance import Instance, OnChange
 
 log = logging.getLogger("sidecar.registry")
 

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from random import Random
 from typing import Final
 
-from sidecar.config import model
-
 #: The longest wait that ``Retry-After`` can ask for, seconds (a day).
 MAX_RETRY_AFTER: Final = 86_400.0
 
@@ -18,7 +16,8 @@ _LAST_STEP: Final = 64
 
 
 class Backoff:
-    """Delays between tries as a :class:`sidecar.config.model.Retry` asks for them.
+    """Delays between tries, seconds: ``initial`` before the first retry, never more than ``longest``. ``kind`` says how
+    they grow: ``exponential`` (each is twice the one before), ``linear`` or ``constant``.
 
     With ``jitter`` each is drawn evenly from 0 up to the delay ("full jitter", Marc Brooker, "Exponential Backoff and
     Jitter", AWS Architecture Blog, 2015): callers that failed together do not come back together.
@@ -26,11 +25,13 @@ class Backoff:
 
     __slots__ = ("_initial", "_jitter", "_max", "_random", "_type")
 
-    def __init__(self, config: model.Retry, rng: Random) -> None:
-        self._type = config.backoff_type
-        self._initial = config.initial_delay
-        self._max = config.max_delay
-        self._jitter = config.jitter
+    def __init__(
+        self, initial: float, longest: float, rng: Random, kind: str = "exponential", jitter: bool = True
+    ) -> None:
+        self._type = kind
+        self._initial = initial
+        self._max = longest
+        self._jitter = jitter
         self._random = rng.random
 
     def delay(self, attempt: int) -> float:

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, Literal
 
-from sidecar.config import model
-
 #: The states, as the metric ``sidecar_circuit_breaker_state`` gives them.
 CLOSED: Final = 0
 HALF_OPEN: Final = 1
@@ -23,8 +21,9 @@ _TRIAL_WAIT: Final = 1.0
 
 
 class CircuitBreaker:
-    """One breaker. ``clock`` gives seconds; ``on_change(breaker)`` is called after every change of state and must
-    not raise.
+    """One breaker: it opens after ``failure_threshold`` failures in a row, for ``reset_timeout`` seconds, and closes
+    after ``half_open_requests`` trial calls that went well. ``clock`` gives seconds; ``on_change(breaker)`` is called
+    after every change of state and must not raise.
 
     Before each try call :meth:`allow`. 0 means refused. Anything else is a token that goes back exactly once with the
     try's outcome: :meth:`success`, :meth:`failure`, or :meth:`cancel` when there is no verdict (the client left).
@@ -32,17 +31,21 @@ class CircuitBreaker:
     """
 
     __slots__ = (
-        "_clock", "_generation", "_half_open_at", "_on_change", "_open_total", "_permits", "_state", "_successes",
-        "config", "failures", "forced", "opened_at",
+        "_clock", "_failure_threshold", "_generation", "_half_open_at", "_half_open_requests", "_on_change",
+        "_open_total", "_permits", "_reset_timeout", "_state", "_successes", "failures", "forced", "opened_at",
     )  # fmt: skip
 
     def __init__(
         self,
-        config: model.CircuitBreaker,
+        failure_threshold: int,
+        reset_timeout: float,
+        half_open_requests: int,
         clock: Callable[[], float],
         on_change: Callable[[CircuitBreaker], None] | None = None,
     ) -> None:
-        self.config = config
+        self._failure_threshold = failure_threshold
+        self._reset_timeout = reset_timeout
+        self._half_open_requests = half_open_requests
         self._clock = clock
         self._on_change = on_change
         self._state = CLOSED
@@ -85,7 +88,7 @@ class CircuitBreaker:
             self.failures = 0
         else:
             self._successes += 1
-            if self._successes >= self.config.half_open_requests:
+            if self._successes >= self._half_open_requests:
                 self.failures = 0
                 self._enter(CLOSED)
 
@@ -94,7 +97,7 @@ class CircuitBreaker:
         if token != self._generation or self.forced != "auto":
             return
         self.failures += 1
-        if self._state == HALF_OPEN or self.failures >= self.config.failure_threshold:
+        if self._state == HALF_OPEN or self.failures >= self._failure_threshold:
             self._enter(OPEN)
 
     def recovered(self) -> None:
@@ -112,7 +115,7 @@ class CircuitBreaker:
         """Seconds after which asking again makes sense; 0 when nothing is refused. While an operator keeps it open
         nobody knows, and it is ``reset_timeout``."""
         if self.forced == "open":
-            return self.config.reset_timeout
+            return self._reset_timeout
         if self._state == OPEN:
             return max(0.0, self._half_open_at - self._clock())
         if self._state == HALF_OPEN and not self._permits:
@@ -146,9 +149,9 @@ class CircuitBreaker:
         self._generation += 1
         if state == OPEN:
             self.opened_at = self._clock()
-            self._half_open_at = inf if self.forced == "open" else self.opened_at + self.config.reset_timeout
+            self._half_open_at = inf if self.forced == "open" else self.opened_at + self._reset_timeout
         elif state == HALF_OPEN:
-            self._permits = self.config.half_open_requests
+            self._permits = self._half_open_requests
             self._successes = 0
         if state != before and self._on_change is not None:
             self._on_change(self)

@@ -18,6 +18,7 @@ import time
 from typing import Final
 
 from sidecar.config.model import Log
+from sidecar.core.text import counted
 from sidecar.telemetry.log_lines import (
     AccessRecord,
     JsonLines,
@@ -27,7 +28,6 @@ from sidecar.telemetry.log_lines import (
     record_fields,
     timestamp,
 )
-from sidecar.telemetry.text import counted
 
 __all__ = ["LEVELS", "AccessLog", "AccessRecord", "LogWriter", "setup"]
 

@@ -13,7 +13,6 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import INF, floatToGoString
 
 from sidecar import __version__
-from sidecar.telemetry.amqp_metrics import amqp_families
 from sidecar.telemetry.stats import QueueStats, code_label
 
 if TYPE_CHECKING:
@@ -49,8 +48,7 @@ class _Collector(Collector):
         yield from self._connections()
         yield from self._queues()
         yield from self._upstreams()
-        upstreams = self._running.upstreams.items()
-        yield from amqp_families({name: it.amqp for name, it in upstreams if it.amqp is not None})
+        yield from self._running.families()
         yield from self._itself()
 
     def _traffic(self) -> Iterable[Metric]:

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from sidecar import __version__
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Service, Tracing
-from sidecar.telemetry.text import utf8
+from sidecar.core.text import utf8
 
 logger = logging.getLogger("sidecar.spans")
 

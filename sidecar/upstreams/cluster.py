@@ -12,7 +12,7 @@ from math import inf
 from random import Random
 from typing import Final
 
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from sidecar.upstreams.balancers import Balancer
 from sidecar.upstreams.endpoint import Endpoint
 

@@ -13,8 +13,8 @@ import re
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
-from sidecar.admin.view import Health
 from sidecar.config.model import Address, Service
+from sidecar.core.health import Health
 from sidecar.net.dial import connect
 from sidecar.net.shortage import SHORTAGE, is_local
 

@@ -9,8 +9,8 @@ import ipaddress
 import socket
 from collections.abc import Callable, Iterable
 
-from sidecar.config.model import Address
-from sidecar.registry.api import Instance
+from sidecar.core.address import Address
+from sidecar.core.instance import Instance
 
 _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 

@@ -24,11 +24,11 @@ from dataclasses import replace
 from math import lcm
 from typing import Final
 
-from sidecar.config.errors import printable
 from sidecar.config.model import Dns
+from sidecar.core.instance import Instance, OnChange
+from sidecar.core.text import printable
 from sidecar.net.hosts import BadName, is_address, normal
 from sidecar.net.resolver import Answer, LookupFailed, Resolver
-from sidecar.registry.api import Instance, OnChange
 
 log = logging.getLogger("sidecar.names")
 

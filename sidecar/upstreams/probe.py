@@ -6,9 +6,9 @@ import asyncio
 import random
 from collections.abc import Sequence
 
-from sidecar.admin.view import Health
+from sidecar.core.health import Health
+from sidecar.core.text import counted
 from sidecar.net.shortage import SHORTAGE, is_local
-from sidecar.telemetry.text import counted
 from sidecar.upstreams.endpoint import Endpoint
 
 #: The most endpoints that are connected to for one answer: enough to know, and no storm of connections.

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sidecar.config.model import Address, Upstream
+from sidecar.core.instance import Instance
 from sidecar.proxy.listener import Listener
-from sidecar.registry.api import Instance, Registry
+from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams import loops

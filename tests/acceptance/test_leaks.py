@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from sidecar.config.model import Bulkhead, Limits, Retry, Timeout
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from support.plane import Peer, Plane, plane, run, until
 from support.processes import free_port, wait_for
 

@@ -14,10 +14,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sidecar import __version__
 from sidecar.admin.api import MAX_BODY, start_admin
 from sidecar.admin.door import Door
-from sidecar.admin.view import Health
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Address, Admin, Config, Consul, Secret
 from sidecar.config.show import effective
+from sidecar.core.health import Health
 from support.admin import Client, Levels, serving, with_admin
 from support.live import until
 from support.running import FakeRunning, FakeUpstream, running

@@ -10,7 +10,7 @@ import pytest
 import uvloop
 
 from sidecar.admin.door import Door
-from sidecar.admin.view import Health
+from sidecar.core.health import Health
 from support.admin import serving
 from support.live import until
 from support.running import running

@@ -7,9 +7,9 @@ import asyncio
 import pytest
 
 from sidecar.admin import report
-from sidecar.admin.view import Health
 from sidecar.config.model import CircuitBreaker, Match, Route
-from sidecar.registry.api import Instance
+from sidecar.core.health import Health
+from sidecar.core.instance import Instance
 from sidecar.telemetry.stats import QueueStats
 from sidecar.upstreams.endpoint import Endpoint
 from sidecar.upstreams.names import Expansion

@@ -6,7 +6,7 @@ import asyncio
 from struct import pack
 
 from sidecar.config.model import Amqp, Upstream
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from support.live import ANY_PORT, Live, run, until
 from support.silent import Silent
 

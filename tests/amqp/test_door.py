@@ -218,7 +218,7 @@ def test_there_are_no_endpoints_and_then_there_are() -> None:
     arrives(stage)
     assert refusing(stage) == [NO_BROKER]
     stage.advance(5)
-    from sidecar.registry.api import Instance
+    from sidecar.core.instance import Instance
 
     stage.listener.cluster.update([Instance(host="10.0.0.9", port=5672)])
     stage.advance(1.5)

@@ -59,7 +59,7 @@ def test_a_search_goes_on_until_there_is_a_broker() -> None:
 
 def test_who_has_found_a_broker_tells_the_replay() -> None:
     stage = KeptStage()
-    stage.replayer._lines._backoff = Backoff(model.Retry(initial_delay=1e6, max_delay=1e6), random.Random(1))
+    stage.replayer._lines._backoff = Backoff(1e6, 1e6, random.Random(1))
     client, broker = stage.open(1)
     stage.away()
     broker.breaks()

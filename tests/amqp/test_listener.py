@@ -49,7 +49,7 @@ def slow(channel: int, body: bytes = b"hello") -> bytes:
 
 def test_deliveries_wait_while_a_named_upstreams_breaker_is_open() -> None:
     stage = Stage(pause_on=("ollama",))
-    breaker = CircuitBreaker(model.CircuitBreaker(failure_threshold=1, reset_timeout=10.0), stage.loop)
+    breaker = CircuitBreaker(1, 10.0, 3, stage.loop)
     stage.listener.pause_on = lambda: [breaker]
     client, broker = stage.open(1)
     stage.consumer(client, broker, 1, "c")

@@ -19,7 +19,7 @@ from sidecar.amqp.policy import Policy
 from sidecar.amqp.stats import AmqpStats
 from sidecar.amqp.watch import Watcher
 from sidecar.config.errors import ConfigError
-from sidecar.config.model import Amqp, AmqpCredentials, AmqpQueue, Retry, Secret
+from sidecar.config.model import Amqp, AmqpCredentials, AmqpQueue, Secret
 from sidecar.resilience.backoff import Backoff
 from support.processes import free_port
 from support.rabbitmq import RabbitMQ, broker
@@ -40,7 +40,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that is missing is asked for again soon, and a broker that is away."""
     monkeypatch.setattr(watch, "MISSING_AGAIN", 0.1)
     monkeypatch.setattr(watch, "MISSING_LONG", 0.1)
-    monkeypatch.setattr(link, "_backoff", Backoff(Retry(initial_delay=0.05, max_delay=0.3), random.Random(1)))
+    monkeypatch.setattr(link, "_backoff", Backoff(0.05, 0.3, random.Random(1)))
 
 
 def config(*queues: str | AmqpQueue, **more: Any) -> Amqp:

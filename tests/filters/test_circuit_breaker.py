@@ -27,7 +27,9 @@ class Bench:
         self.clock = Clock()
         self.listener = FakeListener(self.clock, endpoints)
         config = Config(failure_threshold=1, **settings)
-        self.mechanism = Mechanism(config, self.clock)
+        self.mechanism = Mechanism(
+            config.failure_threshold, config.reset_timeout, config.half_open_requests, self.clock
+        )
         self.filter = CircuitBreaker(self.mechanism, config)
 
     def exchange(self) -> Any:

@@ -30,7 +30,8 @@ class Bench:
         self.clock = Clock()
         self.listener = FakeListener(self.clock, endpoints)
         config = Config(**{"jitter": False, **settings})
-        self.filter = Retry(config, Backoff(config, random.Random(1)), self.clock, lambda: WALL)
+        delays = Backoff(config.initial_delay, config.max_delay, random.Random(1), config.backoff_type, config.jitter)
+        self.filter = Retry(config, delays, self.clock, lambda: WALL)
 
     def exchange(self, method: str = "GET") -> Any:
         x = FakeExchange(self.listener, request(f"{method} / HTTP/1.1"))

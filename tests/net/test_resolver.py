@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.model import Address, Dns
 from sidecar.net.hosts import HostsFile
 from sidecar.net.resolver import HOSTS_TTL, Answer, LookupFailed, SystemResolver
 from support.clock import Clock
@@ -23,9 +22,7 @@ def server() -> Iterator[DnsServer]:
 
 
 def resolver(server: DnsServer, tmp_path: Path, clock: Clock | None = None, timeout: float = 2.0) -> SystemResolver:
-    host, _, port = server.address.rpartition(":")
-    settings = Dns(servers=(Address(host, int(port)),), timeout=timeout, max_ttl=60.0)
-    return SystemResolver(settings, hosts=HostsFile(tmp_path / "hosts"), clock=clock or Clock())
+    return SystemResolver([server.address], timeout, 60.0, hosts=HostsFile(tmp_path / "hosts"), clock=clock or Clock())
 
 
 async def failure(it: SystemResolver, name: str) -> tuple[str, bool]:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from sidecar.config.model import Address, Upstream
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from support.live import ANY_PORT, Live, Origin, fetch, ok, run, until
 from support.silent import Silent
 

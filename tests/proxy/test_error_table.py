@@ -8,8 +8,8 @@ import orjson
 import pytest
 
 from sidecar.config.model import Bulkhead, CircuitBreaker, Limits, RateLimit, Retry, Timeout
+from sidecar.core.instance import Instance
 from sidecar.proxy.errors import STATUS
-from sidecar.registry.api import Instance
 from support.plane import Answer, Peer, Plane, in_plane, silent_port, until
 from support.processes import free_port
 

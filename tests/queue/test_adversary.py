@@ -22,9 +22,7 @@ from support.queueing import OK, POST, ask, away, back, finished, outcomes, post
 def impatient(plane: Plane) -> Lane:
     """The lane, with pauses of no length."""
     lane: Lane = plane.listener.queue.lane("")
-    lane._pause = lane._delay = Backoff(
-        model.Retry(initial_delay=0.001, max_delay=0.001, jitter=False), random.Random(1)
-    )
+    lane._pause = lane._delay = Backoff(0.001, 0.001, random.Random(1), jitter=False)
     return lane
 
 

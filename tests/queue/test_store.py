@@ -262,8 +262,8 @@ def test_a_full_disk_refuses_and_goes_on_when_there_is_room(tmp_path: Path) -> N
         stored = 1 + results.count(None)
         assert 1 < stored < 20
         assert {str(it) for it in results if it is not None} == {
-            "spool: queued requests cannot be stored: database or disk is full (SQLITE_FULL)",
-            "spool: queued requests cannot be stored: the disk is full",
+            "queued requests cannot be stored: database or disk is full (SQLITE_FULL)",
+            "queued requests cannot be stored: the disk is full",
         }
         assert len(await held.bodies()) == stored
         await held.do(lambda it: it.file.sql.execute("PRAGMA max_page_count = 100000").fetchall() and None)

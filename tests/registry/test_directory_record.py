@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config.model import Service, Weights
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from sidecar.registry.directory_record import MAX_SIZE, decode, encode, file_name
 
 SERVICE = Service(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from sidecar.registry.hold import Hold
 from support.clock import Clock
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config import model
 from sidecar.resilience.backoff import MAX_RETRY_AFTER, Backoff, parse_retry_after
 
 #: Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110.
@@ -16,8 +15,7 @@ NOW = datetime(1994, 11, 6, 8, 49, 37, tzinfo=UTC).timestamp()
 
 
 def delays(kind: str, attempts: range, initial: float = 1.0, longest: float = 30.0) -> list[float]:
-    config = model.Retry(backoff_type=kind, initial_delay=initial, max_delay=longest, jitter=False)
-    backoff = Backoff(config, Random(1))
+    backoff = Backoff(initial, longest, Random(1), kind, jitter=False)
     return [backoff.delay(n) for n in attempts]
 
 
@@ -32,7 +30,7 @@ def test_shapes() -> None:
 @pytest.mark.parametrize("kind", ["exponential", "linear", "constant"])
 @pytest.mark.parametrize("attempt", [64, 10_000, 10**400])
 def test_big_attempts_do_not_overflow(kind: str, attempt: int) -> None:
-    backoff = Backoff(model.Retry(backoff_type=kind), Random(1))
+    backoff = Backoff(1.0, 30.0, Random(1), kind)
     assert 0 <= backoff.delay(attempt) <= 30
 
 
@@ -41,12 +39,11 @@ def test_jitter_stays_between_nothing_and_the_plain_delay(
     attempt: int, seed: int, initial: float, longest: float
 ) -> None:
     [plain] = delays("exponential", range(attempt, attempt + 1), initial, longest)
-    config = model.Retry(initial_delay=initial, max_delay=longest)
-    assert 0 <= Backoff(config, Random(seed)).delay(attempt) <= plain <= longest
+    assert 0 <= Backoff(initial, longest, Random(seed)).delay(attempt) <= plain <= longest
 
 
 def test_jitter_is_full() -> None:
-    backoff = Backoff(model.Retry(), Random(7))
+    backoff = Backoff(1.0, 30.0, Random(7))
     drawn = [backoff.delay(3) for _ in range(2000)]
     assert min(drawn) < 0.1
     assert max(drawn) > 3.9

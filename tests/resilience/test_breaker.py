@@ -7,17 +7,17 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.config import model
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN, CircuitBreaker
 from support.clock import Clock
 
-CONFIG = model.CircuitBreaker(failure_threshold=5, reset_timeout=60.0, half_open_requests=3)
+#: Failures in a row that open it, seconds until trial calls, and how many of them.
+NUMBERS = (5, 60.0, 3)
 
 
 def setup() -> tuple[Clock, CircuitBreaker, list[int]]:
     clock = Clock()
     states: list[int] = []
-    return clock, CircuitBreaker(CONFIG, clock, lambda b: states.append(b.state)), states
+    return clock, CircuitBreaker(*NUMBERS, clock, lambda b: states.append(b.state)), states
 
 
 def fail(breaker: CircuitBreaker, times: int = 5) -> None:
@@ -188,9 +188,7 @@ class Breaker(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
-        self.breaker = CircuitBreaker(
-            model.CircuitBreaker(failure_threshold=3, reset_timeout=10.0, half_open_requests=2), self.clock
-        )
+        self.breaker = CircuitBreaker(3, 10.0, 2, self.clock)
         self.state = CLOSED
         self.period = 0
         self.row = 0

@@ -27,8 +27,8 @@ from typing import Any, cast
 from sidecar.amqp.listener import AmqpListener
 from sidecar.amqp.lookout import Call
 from sidecar.config import model
+from sidecar.core.instance import Instance
 from sidecar.proxy.assembly import Context, create_listener
-from sidecar.registry.api import Instance
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
 from support.clock import Loop

@@ -6,9 +6,9 @@ import random
 from typing import Any
 
 from sidecar.config.model import Limits
+from sidecar.core.instance import Instance
 from sidecar.proxy.http1.head import RequestHead, ResponseHead, parse_request, parse_response
 from sidecar.proxy.trace import Trace, trace_of
-from sidecar.registry.api import Instance
 from sidecar.resilience.limiter import Limiter
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams import balancers

@@ -22,8 +22,8 @@ from typing import Any, cast
 from sidecar.amqp.listener import AmqpListener
 from sidecar.amqp.spool.port import SpoolPort
 from sidecar.config import model
+from sidecar.core.instance import Instance
 from sidecar.proxy.assembly import Context, create_listener
-from sidecar.registry.api import Instance
 from sidecar.resilience.backoff import Backoff
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
@@ -251,7 +251,7 @@ class KeptStage(Stage):
         self.disk = Disk(self.port.spool, loop)
         listener.cluster.update(Instance(host="10.0.0.1", port=5672 + number) for number in range(brokers))
         self.replayer = self.port._replayer
-        self.replayer._lines._backoff = Backoff(model.Retry(initial_delay=0.5, max_delay=10.0), random.Random(2))
+        self.replayer._lines._backoff = Backoff(0.5, 10.0, random.Random(2))
         self.replayer.start()
 
     def _peer(self, transport: FakeTransport) -> Peer:

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import uvloop
 
 from sidecar.config.model import Address, Inbound, Tracing, Upstream
+from sidecar.core.instance import Instance
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.listener import Listener
-from sidecar.registry.api import Instance
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessRecord

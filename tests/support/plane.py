@@ -26,10 +26,10 @@ from typing import Any, NamedTuple, TypeVar, cast
 import uvloop
 
 from sidecar.config import model
+from sidecar.core.instance import Instance
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.sockets import reset
-from sidecar.registry.api import Instance
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
 from support.clock import Loop

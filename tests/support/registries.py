@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sidecar.config.model import Address, Check, Config, Consul, Inbound, Registry, Secret, Service
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from support.patience import PATIENCE
 
 OFTEN = Check(interval=1.0)

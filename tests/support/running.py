@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sidecar.admin.view import Health, SessionView
+from prometheus_client.core import Metric
+
+from sidecar.admin.view import SessionView
+from sidecar.amqp.metrics import amqp_families
 from sidecar.amqp.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Secret, Service, Upstream
-from sidecar.registry.api import Instance, OnChange
+from sidecar.core.health import Health
+from sidecar.core.instance import Instance, OnChange
 from sidecar.resilience import breaker
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams.endpoint import Endpoint
@@ -95,7 +99,11 @@ class FakeUpstream:
         self.endpoints: list[Endpoint] = [Endpoint("10.0.0.1", 80, 10, "healthy", f"{name}-1")]
         self.amqp = FakeAmqp() if self.config.protocol == "amqp" else None
         settings = [self.config.circuit_breaker, *(route.circuit_breaker for route in self.config.routes)]
-        self.breakers = [breaker.CircuitBreaker(s, self.clock) for s in settings if isinstance(s, CircuitBreaker)]
+        self.breakers = [
+            breaker.CircuitBreaker(s.failure_threshold, s.reset_timeout, s.half_open_requests, self.clock)
+            for s in settings
+            if isinstance(s, CircuitBreaker)
+        ]
 
 
 def _config() -> Config:
@@ -125,6 +133,9 @@ class FakeRunning:
     @property
     def stats(self) -> Sequence[ListenerStats]:
         return [self.inbound, *(upstream.stats for upstream in self.upstreams.values())]
+
+    def families(self) -> Iterable[Metric]:
+        return amqp_families({name: it.amqp for name, it in self.upstreams.items() if it.amqp is not None})
 
     def app_health(self) -> Health:
         return self.app

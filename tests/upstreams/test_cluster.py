@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from sidecar.upstreams.balancers import NAMES, create
 from sidecar.upstreams.cluster import JITTER, LONGEST_EJECTION, SOFT_FAILURES, Cluster
 from sidecar.upstreams.endpoint import Endpoint

@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sidecar.admin.view import Health
 from sidecar.config.model import Address, Check, Service
+from sidecar.core.health import Health
 from sidecar.upstreams.health import FIRST_DELAY, MAX_BODY, AppChecker
 from support.processes import free_port
 from support.registries import until

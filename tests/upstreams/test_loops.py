@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from sidecar.config.model import Address
-from sidecar.registry.api import Instance
+from sidecar.core.instance import Instance
 from sidecar.upstreams.loops import apart, is_local, reaches
 
 

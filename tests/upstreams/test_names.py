@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from sidecar.config.model import Dns
+from sidecar.core.instance import Instance
 from sidecar.net.resolver import Answer
-from sidecar.registry.api import Instance
 from sidecar.upstreams import names as module
 from sidecar.upstreams.names import GRACE, MAX_ADDRESSES, MAX_LOOKED_AT, MAX_NAMES, Expansion, with_route
 from support.names import FakeNames, settled

@@ -11,7 +11,6 @@ from sidecar.amqp.dialler import Dialler, own_properties
 from sidecar.amqp.publishing.publisher import READY, Publisher
 from sidecar.amqp.replay.line import Line, Login
 from sidecar.amqp.spec import CONNECTION_FORCED, REPLY_SUCCESS, AmqpError
-from sidecar.config.model import Retry
 from sidecar.resilience.backoff import Backoff
 
 if TYPE_CHECKING:
@@ -62,7 +61,7 @@ class Lines:
         self._outcomes = outcomes
         self._released = released
         self._lost = lost
-        self._backoff = Backoff(Retry(initial_delay=0.5, max_delay=10.0), random.Random())
+        self._backoff = Backoff(0.5, 10.0, random.Random())
         self._lines: dict[tuple[str, str], Line] = {}
         #: Those that the broker blocks; who is told when there are some, and when there are none any more.
         self._alarmed: set[Line] = set()

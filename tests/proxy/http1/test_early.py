@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 
 from sidecar.config.model import Retry
+from sidecar.core.instance import Instance
 from sidecar.proxy.http1.downstream import LINGER_SECONDS, LINGER_SILENCE
-from sidecar.registry.api import Instance
 from support.plane import Peer, Plane, in_plane, until
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"

@@ -11,3 +11,9 @@ def utf8(text: str) -> str:
 def counted(number: int, noun: str) -> str:
     """``1 listener``, ``2 listeners``, for nouns whose plural ends so."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def printable(text: str, limit: int = 80) -> str:
+    """``text`` fit for a terminal: on one line, without control characters, cut at ``limit`` characters."""
+    cut = text if len(text) <= limit else text[:limit] + "…"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in cut)

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 
 from sidecar.amqp.door import REASONS
 from sidecar.amqp.stats import OTHER
-from sidecar.telemetry.text import utf8
+from sidecar.core.text import utf8
 
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView, SpoolView

@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.telemetry.text import utf8
+from sidecar.core.text import utf8
 
 
 @given(st.binary())
