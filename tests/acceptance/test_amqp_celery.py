@@ -1,0 +1,164 @@
+"""Celery through the sidecar's AMQP port, with a restart of the broker in the middle: two workers, beat, Flower and a
+user of theirs; a port without a spool and one with. ``AMQP_DIRECT=1`` has the same without a sidecar, too, which is the
+measure: what is lost there may be lost here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.amqp_clients.restart import Site
+from support.patience import PATIENCE
+from support.processes import Sidecar, ending, wait_for
+from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar, broker
+
+PORTS = ["direct"] if os.environ.get("AMQP_DIRECT") == "1" else ["relayed", "spooled"]
+QUEUES = ("classic", "quorum")
+
+
+@dataclass
+class Story:
+    """What became of one site."""
+
+    site: Site
+    said: dict[str, dict[str, Any]] = field(default_factory=dict)
+    ticks: int = 0  # how many beat had sent when the broker was back
+
+    @property
+    def accepted(self) -> set[str]:
+        """The tasks for which ``apply_async`` has returned, in the middle of the restart or not."""
+        return set(self.said["calm"]["accepted"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.said["after"]["facts"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Story]]:
+    """All sites live through the same restart, each on a virtual host of its own."""
+    folder = tmp_path_factory.mktemp("celery")
+    with broker() as server, ending(Sidecar(folder, _config(server, folder))) as processes, ExitStack() as stack:
+        sidecar = processes[0].ready()
+        assert isinstance(sidecar, Sidecar)
+        found: dict[str, Story] = {}
+        for name in PORTS:
+            server.add_vhost(name)
+            port = server.port if name == "direct" else sidecar.port(name)
+            # With a spool, what has been sent is safe without confirms.
+            site = Site(folder / name, f"amqp://guest:guest@127.0.0.1:{port}/{name}", confirm=name != "spooled")
+            stack.callback(site.close)
+            found[name] = Story(site)
+        _tell(found, server)
+        yield found
+
+
+def _config(server: RabbitMQ, folder: Path) -> dict[str, Any]:
+    config = behind_sidecar(server.port)
+    plain = config["upstreams"].pop("rabbitmq")
+    spool = {"credentials": GUEST, "spool": {"path": str(folder / "spool")}}
+    config["upstreams"] = {"relayed": plain, "spooled": {**plain, "amqp": spool}}
+    return config
+
+
+def _tell(stories: dict[str, Story], server: RabbitMQ) -> None:
+    everyone = list(stories.values())
+
+    def ask(word: str, *some: Story) -> None:
+        for story in some or everyone:
+            story.site.user.tell(word)
+        for story in some or everyone:
+            story.said[word] = story.site.user.answer()
+
+    for story in everyone:
+        story.site.ready()
+    ask("before")
+    for story in everyone:
+        _wait_for_runs(story, story.said["before"]["facts"]["gates"].values(), "the late ones have begun")
+        wait_for(partial(_online, story), "Flower sees the workers")
+    ask("steady")
+    server.stop()
+    ask("away")
+    if "spooled" in stories:
+        ask("ask", stories["spooled"])
+    for story in everyone:  # these end while nobody can be told
+        for queue in QUEUES:
+            story.site.open_gate(f"{queue}.away")
+    server.start()
+    server.ready()
+    ask("again")
+    for story in everyone:
+        story.ticks = len(story.site.ticks())
+        for queue in QUEUES:
+            story.site.open_gate(f"{queue}.after")
+    ask("calm")
+    ask("after")
+    if "spooled" in stories:  # else the queue of the answers was lost, as it is without a sidecar
+        ask("gates", stories["spooled"])
+
+
+def _online(story: Story) -> bool:
+    return story.site.online() == {"classic@here": True, "quorum@here": True}
+
+
+def _succeeded(story: Story, task: str) -> bool:
+    return story.site.seen_by_flower(task) == "SUCCESS"
+
+
+def _wait_for_runs(story: Story, tasks: Iterable[str], text: str) -> None:
+    wait_for(lambda: set(tasks) <= set(story.site.counts()), text)
+
+
+@pytest.fixture(params=PORTS)
+def story(request: pytest.FixtureRequest, stories: dict[str, Story]) -> Story:
+    return stories[request.param]
+
+
+def test_its_user_can_do_everything_before_and_after(story: Story) -> None:
+    """Results, ETAs, more ETAs than any bound, ``inspect``, ``revoke``, ``rate_limit`` and ``pool_grow``."""
+    problems = {f"{word}: {step}": text for word, said in story.said.items() for step, text in said["problems"].items()}
+    assert problems == {}
+    assert story.facts["back"] < PATIENCE / 2
+
+
+def test_what_was_accepted_runs(story: Story) -> None:
+    _wait_for_runs(story, story.accepted, "all that was accepted has run")
+
+
+def test_what_was_settled_runs_once(story: Story) -> None:
+    """What was not when the broker went may run twice: the gates, and what an ETA keeps at the worker."""
+    _wait_for_runs(story, story.accepted, "all that was accepted has run")
+    counts = story.site.counts()
+    assert {task: counts[task] for task in story.facts["once"] if counts[task] != 1} == {}
+    assert {task: counts[task] for task in story.accepted if counts[task] > 2} == {}
+    assert [counts[task] for task in story.facts["revoked"]] == [0] * 4
+    for run in story.site.runs():
+        assert run.at >= story.facts["due"].get(run.task, 0.0)
+
+
+def test_beat_goes_on(story: Story) -> None:
+    wait_for(lambda: len(story.site.ticks()) > story.ticks + 1, "beat sends after the restart")
+    _wait_for_runs(story, story.site.ticks(), "what beat sends runs")
+
+
+def test_flower_sees_the_workers_again(story: Story) -> None:
+    wait_for(lambda: _online(story), "both are online")
+    for task in story.facts["once"][-2:]:
+        wait_for(partial(_succeeded, story, task), "Flower knows of what has just run")
+
+
+@pytest.mark.skipif("spooled" not in PORTS, reason="there is no spool without a sidecar")
+def test_with_a_spool_nobody_notices(stories: dict[str, Story]) -> None:
+    story = stories["spooled"]
+    assert story.said["calm"]["refused"] == 0
+    for worker in story.site.workers:
+        assert [line for line in worker.output().splitlines() if "CRITICAL" in line or "Connection" in line] == []
