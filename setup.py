@@ -60,6 +60,7 @@ HOT_PATH = [
     "sidecar/amqp/settling.py",
     "sidecar/amqp/spec.py",
     "sidecar/amqp/spool/keeper.py",
+    "sidecar/amqp/spool/lifetimes.py",
     "sidecar/amqp/spool/message.py",
     "sidecar/amqp/stalling.py",
     "sidecar/amqp/stats.py",

@@ -60,6 +60,7 @@ _TOPOLOGY: Final = frozenset(
         spec.EXCHANGE_BIND,
         spec.EXCHANGE_UNBIND,
         spec.QUEUE_BIND,
+        spec.QUEUE_DECLARE,
         spec.QUEUE_UNBIND,
         spec.QUEUE_DELETE,
     }
@@ -205,15 +206,22 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
 
 
 def _learn(session: Session, channel: Channel, found: int, arguments: Arguments) -> None:
-    """What the client tells the broker about exchanges and bindings. What is made is taken as true before the answer:
-    if it is not, the worst is a message that is held in vain. What is removed, only with the answer."""
+    """What the client tells the broker about exchanges, queues and bindings. What is made is taken as true before the
+    answer: if it is not, the worst is a message that is held in vain. What is removed, only with the answer."""
     topology = session.policy.topology
     vhost = session.vhost
     arguments.skip(2)
     if found == spec.EXCHANGE_DECLARE:
         name, kind = arguments.short(), arguments.short()
-        if not arguments.u8() & 1:  # not passive
-            topology.exchange_declared(vhost, name, kind)
+        bits = arguments.u8()
+        if not bits & 1:  # not passive
+            topology.exchange_declared(vhost, name, kind, bool(bits & 2))
+    elif found == spec.QUEUE_DECLARE:
+        name = arguments.short()
+        bits = arguments.u8()
+        if name and not bits & 1:
+            durable = bits & 0b1110 == 2  # neither exclusive nor auto-delete
+            topology.queue_declared(vhost, name, not durable, _table(arguments))
     elif found == spec.EXCHANGE_DELETE:
         name = arguments.short()
         _remove(session, channel, Removal(found, name, "", "", {}), bool(arguments.u8() & 2))

@@ -16,11 +16,12 @@ from sidecar.amqp.patterns import PatternSet, is_literal
 
 log = logging.getLogger("sidecar.amqp")
 
-#: What is remembered of one vhost at most: bindings, the words of their keys all together, exchanges; and of how many
-#: vhosts. (A word costs about 100 bytes once its pattern is compiled.)
+#: What is remembered of one vhost at most: bindings, the words of their keys all together, exchanges, queues that limit
+#: the life of messages; and of how many vhosts. (A word costs about 100 bytes once its pattern is compiled.)
 MAX_BINDINGS: Final = 10_000
 MAX_WORDS: Final = 100_000
 MAX_EXCHANGES: Final = 10_000
+MAX_QUEUES: Final = 10_000
 MAX_VHOSTS: Final = 1_000
 #: Through how many exchanges a publish is followed.
 MAX_FOLLOWED: Final = 1_000
@@ -222,13 +223,18 @@ class _Vhost:
     """What is known of one vhost. Bindings to watched queues, and between exchanges, are kept apart from the many to
     queues that nobody watches: those go first when there are too many, and are not looked at to route a publish."""
 
-    __slots__ = ("kinds", "learnt", "near", "rest", "types", "watched")
+    __slots__ = ("kinds", "learnt", "lives", "near", "rest", "transient", "types", "watched")
 
     def __init__(self, watched: frozenset[str]) -> None:
         #: The declared exchanges' types, those heard of longest ago first; and when that was (:attr:`Topology.heard`).
         self.types: dict[str, str] = {}
         self.learnt: dict[str, int] = {}
         self.kinds: dict[str, int] = {name: _KINDS[kind] for name, kind in PREDECLARED.items()}
+        #: Exchanges that end with their broker.
+        self.transient: set[str] = set()
+        #: For how long a queue keeps a message, seconds, and whether it ends by itself, those heard of longest ago
+        #: first; the others keep it for ever.
+        self.lives: dict[str, tuple[float, bool]] = {}
         self.watched = watched
         self.near = _Store()
         self.rest = _Store()
@@ -269,6 +275,7 @@ class _Vhost:
         if known:
             del self.learnt[name]
             del self.kinds[name]
+            self.transient.discard(name)
         return known
 
     def trim(self) -> int:
@@ -346,10 +353,13 @@ class Topology:
                 known.watch(wanted)
         self._changed(True)
 
-    def exchange_declared(self, vhost: str, name: str, kind: str) -> None:
+    def exchange_declared(self, vhost: str, name: str, kind: str, durable: bool = True) -> None:
         """A client declares an exchange, and not passively: then the type says nothing."""
         self.heard += 1
         known = self._vhost(vhost)
+        if durable == (name in known.transient) and name not in PREDECLARED:
+            known.transient ^= {name}
+            self.version += 1
         if known.declared(name, kind, self.heard, False):
             near = name in known.near.fans
             if len(known.types) > MAX_EXCHANGES:
@@ -389,10 +399,45 @@ class Topology:
     ) -> None:
         self._unlearn(vhost, Binding(source, destination, routing_key, arguments, True))
 
+    def queue_declared(self, vhost: str, queue: str, transient: bool, arguments: Mapping[str, object]) -> None:
+        """A client declares a queue, and not passively. ``transient``: it ends by itself."""
+        life = _life(transient, arguments)
+        if not life and vhost not in self._vhosts:
+            return
+        lives = self._vhost(vhost).lives
+        found = (life, transient) if life else None
+        if lives.pop(queue, None) != found:
+            self.version += 1
+        if found is not None:
+            lives[queue] = found
+            if len(lives) > MAX_QUEUES:
+                del lives[next(iter(lives))]
+
+    def life(self, vhost: str, exchange: str, routing_key: str) -> tuple[float, bool]:
+        """For how long a message would be kept where it leads to, as far as is known, seconds: the longest time of
+        these queues (0: one of them keeps it for ever, or none is known). And whether all of them end by themselves."""
+        known = self._vhosts.get(vhost)
+        longest = 0.0
+        transient = True
+        if known is not None and known.lives:
+            for queue in self.queues(vhost, exchange, routing_key):
+                life = known.lives.get(queue)
+                if life is None:
+                    return 0.0, False
+                longest = max(longest, life[0])
+                transient = transient and life[1]
+        return longest, transient and longest > 0.0
+
+    def fleeting(self, vhost: str, exchange: str, routing_key: str) -> bool:
+        """Whether an exchange ends with its broker, and no queue is known to which it leads."""
+        known = self._vhosts.get(vhost)
+        return known is not None and exchange in known.transient and not self.queues(vhost, exchange, routing_key)
+
     def queue_deleted(self, vhost: str, queue: str) -> None:
         """All bindings to it are gone too."""
         known = self._vhosts.get(vhost)
         if known is not None:
+            known.lives.pop(queue, None)
             near = queue in known.watched
             if (known.near if near else known.rest).remove_queue(queue):
                 self._changed(near)
@@ -520,3 +565,16 @@ class Topology:
         self.version += 1
         if near and self.on_change is not None:
             self.on_change()
+
+
+def _life(transient: bool, arguments: Mapping[str, object]) -> float:
+    """For how long such a queue keeps a message that nobody fetches, seconds; 0: for ever. One that ends by itself
+    goes, with all that is in it, when nobody has used it for ``x-expires``."""
+    times = [_milliseconds(arguments.get("x-message-ttl"))]
+    if transient:
+        times.append(_milliseconds(arguments.get("x-expires")))
+    return min((max(time, 1) / 1000 for time in times if time is not None), default=0.0)
+
+
+def _milliseconds(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

@@ -149,6 +149,11 @@ SPOOL = Section(
         "mandatory": Key(
             Boolean(), "Spool mandatory and immediate publishes, too, though nobody can be told what is returned."
         ),
+        "transient": Key(
+            Duration("1s", "3650d", zero=True),
+            "How long one waits for an exchange that is not durable and leads to no known queue; 0: as long as others.",
+            "10s",
+        ),
     },
 )
 

@@ -356,7 +356,9 @@ class AmqpSpool:
     """Where publishes are kept that the broker cannot take now: a directory (absolute), and the bytes of all that is in
     it. A spooled publish is acknowledged when it is on disk (``ack`` is ``spool``), or when the broker has confirmed it
     at last (``broker``). Publishes that find it full are handled by ``over``: ``hold`` or ``nack``. ``window`` is how
-    many unconfirmed ones a channel may have. ``mandatory``: mandatory and immediate ones are spooled, too."""
+    many unconfirmed ones a channel may have. ``mandatory``: mandatory and immediate ones are spooled, too.
+    ``transient``: seconds for which one may be there whose exchange is not durable and leads to no queue that is known
+    (0: as long as others)."""
 
     path: str
     max_bytes: int = 1 << 30
@@ -364,6 +366,7 @@ class AmqpSpool:
     over: str = "hold"
     window: int = 256
     mandatory: bool = False
+    transient: float = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

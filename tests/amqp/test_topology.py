@@ -12,6 +12,7 @@ from sidecar.amqp.topology import (
     MAX_BINDINGS,
     MAX_EXCHANGES,
     MAX_FOLLOWED,
+    MAX_QUEUES,
     MAX_VHOSTS,
     MAX_WORDS,
     Binding,
@@ -442,3 +443,75 @@ def _reached(
                 (exchanges if to_exchange else queues).add(target)
         if len(exchanges) == before:
             return queues
+
+
+def test_how_long_a_message_is_kept_where_it_leads_to() -> None:
+    topology = learnt()
+    topology.queue_declared("/", "events", True, {"x-message-ttl": 5000, "x-expires": 60_000})
+    topology.queue_declared("/", "control", True, {"x-message-ttl": 300_000, "x-expires": 10_000})
+    topology.queue_declared("/", "kept", False, {"x-message-ttl": 300_000, "x-expires": 10_000})
+    topology.queue_declared("/", "at once", False, {"x-message-ttl": 0})
+    topology.queue_declared("/", "odd", False, {"x-message-ttl": "5000", "x-expires": True})
+    topology.queue_declared("/", "plain", False, {})
+    lives = {
+        "events": (5.0, True),
+        "control": (10.0, True),
+        "kept": (300.0, False),
+        "at once": (0.001, False),
+        "odd": (0.0, False),
+        "plain": (0.0, False),
+        "unknown": (0.0, False),
+    }
+    assert {name: topology.life("/", "", name) for name in lives} == lives
+    assert topology.life("/other", "", "events") == (0.0, False)
+    assert topology.life("/", "fanout", "x") == (0.0, False)
+    topology.bound("/", "fanout", "events", "")
+    assert topology.life("/", "fanout", "x") == (5.0, True)
+    topology.bound("/", "fanout", "control", "")
+    assert topology.life("/", "fanout", "x") == (10.0, True)
+    topology.bound("/", "fanout", "kept", "")
+    assert topology.life("/", "fanout", "x") == (300.0, False)
+    topology.bound("/", "fanout", "plain", "")
+    assert topology.life("/", "fanout", "x") == (0.0, False)
+    topology.queue_deleted("/", "plain")
+    topology.queue_deleted("/", "kept")
+    assert topology.life("/", "fanout", "x") == (10.0, True)
+    version = topology.version
+    topology.queue_declared("/", "control", True, {"x-message-ttl": 300_000, "x-expires": 10_000})
+    assert topology.version == version
+    topology.queue_declared("/", "control", False, {})
+    assert topology.version > version
+    assert topology.life("/", "fanout", "x") == (0.0, False)
+
+
+def test_what_is_remembered_of_queues_is_bounded() -> None:
+    topology = Topology()
+    topology.queue_declared("/", "first", True, {"x-expires": 1000})
+    for number in range(MAX_QUEUES):
+        topology.queue_declared("/", f"q{number}", True, {"x-expires": 1000})
+    assert topology.life("/", "", "first") == (0.0, False)
+    assert topology.life("/", "", "q0") == (1.0, True)
+
+
+def test_an_exchange_that_ends_with_its_broker_and_leads_nowhere() -> None:
+    topology = Topology()
+    assert not topology.fleeting("/", "control", "")
+    topology.exchange_declared("/", "control", "fanout", False)
+    topology.exchange_declared("/", "durable", "fanout", True)
+    topology.exchange_declared("/", "amq.fanout", "fanout", False)
+    assert topology.fleeting("/", "control", "x")
+    assert not topology.fleeting("/other", "control", "x")
+    assert not topology.fleeting("/", "durable", "x")
+    assert not topology.fleeting("/", "amq.fanout", "x")
+    assert not topology.fleeting("/", "", "x")
+    topology.bound("/", "control", "somebody", "")
+    assert not topology.fleeting("/", "control", "x")
+    topology.queue_deleted("/", "somebody")
+    assert topology.fleeting("/", "control", "x")
+    version = topology.version
+    topology.exchange_declared("/", "control", "fanout", True)
+    assert topology.version > version
+    assert not topology.fleeting("/", "control", "x")
+    topology.exchange_declared("/", "control", "fanout", False)
+    topology.exchange_deleted("/", "control")
+    assert not topology.fleeting("/", "control", "x")

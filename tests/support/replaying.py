@@ -207,6 +207,7 @@ class Setting:
         expires: float = 0.0,
         bits: int = 0,
         size: int = 0,
+        kept: float = 0.0,
     ) -> SpooledMessage:
         flags = 0x0800 if priority else 0
         properties = bytes((priority,)) if priority else b""
@@ -217,7 +218,7 @@ class Setting:
         padded = body.encode() + b"." * size
         frames = amqp.publish(1, key, padded, exchange=exchange, properties=header, bits=bits)
         lane = f"exchange {exchange}" if exchange else f"queue {key}"
-        return from_frames(frames, vhost, lane, self.wall(), expires)
+        return from_frames(frames, vhost, lane, self.wall(), expires, kept=kept)
 
     def put(self, *messages: SpooledMessage) -> None:
         """Store, and tell."""

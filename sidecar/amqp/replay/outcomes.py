@@ -199,7 +199,8 @@ class Outcomes:
         self._go_on(key)
 
     def bury(self, key: KeyReplay, message: SpooledMessage, reason: str, code: int, text: str) -> None:
-        """It becomes a dead letter. ``code`` and ``text`` are the broker's, as far as it gave any."""
+        """It becomes a dead letter, unless it was of use for a moment only and that is over. ``code`` and ``text`` are
+        the broker's, as far as it gave any."""
         self._prefetch.forget(key, message)
         asides = key.asides
         if asides.by_routing_key and asides.tries(message):
@@ -208,6 +209,12 @@ class Outcomes:
             else:
                 self._prefetch.release(key, message.routing_key)
         key.worked = key.moved
+        if message.brief and reason in (EXPIRED, UNROUTABLE):
+            self._stats.expired += 1
+            self._spool.remove([message])
+            if self.on_settled is not None:
+                self.on_settled([message], False)
+            return
         self._spool.dead(message, reason, code, text)
         dead = self._stats.dead
         dead[reason] = dead.get(reason, 0) + 1

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.hold import Sender
     from sidecar.amqp.policy import Route
     from sidecar.amqp.publish import Publish
+    from sidecar.amqp.spool.lifetimes import Lifetimes
     from sidecar.amqp.spool.store import Spool
     from sidecar.amqp.stats import AmqpStats
     from sidecar.config.model import AmqpSpool
@@ -29,10 +30,16 @@ ID_HEADER: Final = "x-sidecar-id"
 class Keeper:
     """One AMQP port's. ``wall`` is Unix time."""
 
-    __slots__ = ("_acks", "_count", "_prefix", "_stats", "_trouble", "_wall", "full", "on_added", "settings", "spool")
+    __slots__ = (
+        "_acks", "_count", "_lifetimes", "_prefix", "_stats", "_trouble", "_wall", "full", "on_added", "settings",
+        "spool",
+    )  # fmt: skip
 
-    def __init__(self, settings: AmqpSpool, spool: Spool, stats: AmqpStats, wall: Callable[[], float]) -> None:
+    def __init__(
+        self, settings: AmqpSpool, spool: Spool, stats: AmqpStats, wall: Callable[[], float], lifetimes: Lifetimes
+    ) -> None:
         self.settings = settings
+        self._lifetimes = lifetimes
         self.spool = spool
         self._stats = stats
         self._wall = wall
@@ -72,7 +79,19 @@ class Keeper:
     def _message(self, publish: Publish, now: float) -> SpooledMessage:
         route = publish.route
         sender = publish.sender
-        return from_frames(publish.frames, route.vhost, route.lane, now, route.expires, sender.origin, sender.user)
+        life = self._lifetimes.find(route)
+        return from_frames(
+            publish.frames,
+            route.vhost,
+            route.lane,
+            now,
+            route.expires,
+            sender.origin,
+            sender.user,
+            life.kept,
+            life.lasting,
+            self.settings.transient if life.fleeting else 0.0,
+        )
 
     def stored(self, publishes: list[Publish], messages: list[SpooledMessage]) -> None:
         """They are on disk."""

@@ -32,8 +32,12 @@ _FRAME: Final = Struct(">BHI")
 _METHOD: Final = Struct(">BHIIH")
 _UINT32: Final = Struct(">I")
 _END: Final = b"\xce"
-#: Of the bits of ``basic.publish``.
+#: The bits of ``basic.publish``; and one of our own (:attr:`SpooledMessage.brief`).
 _MANDATORY: Final = 1
+_PUBLISH: Final = 3
+_BRIEF: Final = 0x80
+#: The delivery mode of persistent messages.
+_PERSISTENT: Final = 2
 
 # Offsets in a content header's payload (§4.2.6.1).
 _BODY_SIZE: Final = 4
@@ -48,11 +52,12 @@ _LONGEST: Final = 1 << 32
 
 
 class SpooledMessage:
-    """One message. ``id`` is 0 until it is stored; ``flags`` are the bits of ``basic.publish``; ``user`` is who
-    published it, and as whom it is sent on (empty: not known); ``at`` is when it was taken and ``expires`` when it is
-    worth nothing any more (0: never), in Unix time; ``attempts`` counts the broker's refusals; ``header`` is its
-    content header's payload; ``origin`` says who published it, for people; ``trace`` is its ``traceparent`` (empty:
-    none). ``size`` is what it counts as, in bytes. None of what came with it may change once it is stored.
+    """One message. ``id`` is 0 until it is stored; ``flags`` are the bits of ``basic.publish`` and :attr:`brief`;
+    ``user`` is who published it, and as whom it is sent on (empty: not known); ``at`` is when it was taken and
+    ``expires`` when it is worth nothing any more (0: never), in Unix time; ``attempts`` counts the broker's refusals;
+    ``header`` is its content header's payload; ``origin`` says who published it, for people; ``trace`` is its
+    ``traceparent`` (empty: none). ``size`` is what it counts as, in bytes. None of what came with it may change once it
+    is stored.
 
     The body may be given as what it is in, with its ``start`` and ``end``: it stays there, so that what somebody else
     has in memory anyway is not there twice."""
@@ -129,6 +134,12 @@ class SpooledMessage:
         self._start = self._end = 0
 
     @property
+    def brief(self) -> bool:
+        """It is of use for a moment only, and no dead letter when that is over: its queue, or the broker's end, would
+        have dropped it."""
+        return bool(self.flags & _BRIEF)
+
+    @property
     def key(self) -> tuple[str, str]:
         """What it keeps its order in: virtual host and lane."""
         return self.vhost, self.lane
@@ -143,11 +154,22 @@ class SpooledMessage:
 
 
 def from_frames(
-    frames: bytes, vhost: str, lane: str, at: float, lifetime: float = 0.0, origin: str = "", user: str = ""
+    frames: bytes,
+    vhost: str,
+    lane: str,
+    at: float,
+    lifetime: float = 0.0,
+    origin: str = "",
+    user: str = "",
+    kept: float = 0.0,
+    lasting: bool = True,
+    transient: float = 0.0,
 ) -> SpooledMessage:
     """The message of a whole publish: its method, its header, its bodies, as
     :attr:`~sidecar.amqp.publish.Publish.frames` has them. ``user`` published it (empty: whom its ``user-id`` names). It
-    expires after its own ``expiration`` or after ``lifetime`` seconds (0: no limit), whichever is first. Raises
+    expires after its own ``expiration``, after ``lifetime`` seconds (0: no limit), or after the ``kept`` seconds for
+    which its queues keep it (0: for ever), whichever is first; where nothing of that limits it, after ``transient``
+    seconds (0: never). ``lasting``: it would outlive the broker where it leads to, if it is persistent. Raises
     :class:`AmqpError` when the frames are not a publish, or its properties do not fit their frame."""
     end = _frame(frames, 0, METHOD)
     arguments = Arguments(frames, 0, end)
@@ -184,6 +206,13 @@ def from_frames(
     own = seconds(properties.expiration)
     if own is not None and (not expires or at + own < expires):
         expires = at + own
+    flags &= _PUBLISH
+    if not (kept or expires):
+        kept = transient
+    if kept and (not expires or at + kept < expires):
+        expires = at + kept
+        if not (lasting and properties.delivery_mode == _PERSISTENT):
+            flags |= _BRIEF
     return SpooledMessage(
         vhost,
         lane,
@@ -224,7 +253,7 @@ def to_frames(message: SpooledMessage, channel: int, frame_max: int, now: float)
         exchange,
         bytes((len(routing_key),)),
         routing_key,
-        bytes((message.flags | _MANDATORY,)),
+        bytes((message.flags & _PUBLISH | _MANDATORY,)),
         _END,
         _FRAME.pack(HEADER, channel, len(header)),
         header,

@@ -22,6 +22,7 @@ from sidecar.amqp.publishing.publisher import GONE, Publisher
 from sidecar.amqp.replay.line import Login
 from sidecar.amqp.replay.replayer import Replayer
 from sidecar.amqp.spool.keeper import Keeper
+from sidecar.amqp.spool.lifetimes import Lifetimes
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import DeadLetters, Key, Spool
 from sidecar.disk.errors import SpoolError
@@ -87,7 +88,7 @@ class SpoolPort:
         #: (virtual host, user) → how that user logs in.
         self._logins: dict[tuple[str, str], Login] = {}
         self.spool = Spool(path, name, settings.max_bytes, loop, time.time)
-        self.keeper = Keeper(settings, self.spool, stats, time.time)
+        self.keeper = Keeper(settings, self.spool, stats, time.time, Lifetimes(policy.topology))
         self.known = Known(path / f"{name}.known.json")
         self.accounts = Accounts(path / f"{name}.accounts.json", config.credentials)
         self._saving = Saving([self.known, self.accounts])

@@ -21,6 +21,32 @@ def test_what_has_expired() -> None:
     assert one.empty()
 
 
+def test_what_its_queues_would_have_dropped_is_no_dead_letter() -> None:
+    one = Setting()
+    one.spool.store(
+        one.message("a", kept=5.0), one.message("b"), one.message("c", kept=50.0), one.message("d", kept=5.0)
+    )
+    one.loop.now += 10
+    one.start()
+    assert one.bodies() == ["b", "c"]
+    assert reasons(one) == []
+    assert one.replayer.stats.expired == 2
+    assert [number for number, taken in one.settled if not taken] == [1, 4]
+    assert one.log.lines == []
+    assert one.empty()
+
+
+def test_what_is_of_use_for_a_moment_and_finds_no_queue_is_no_dead_letter() -> None:
+    one = Setting()
+    one.broker.routes = lambda message: message.body != b"a"
+    one.spool.store(one.message("a", kept=3600.0), one.message("b"))
+    one.start()
+    one.advance(MISSING + 5)
+    assert reasons(one) == []
+    assert one.replayer.stats.expired == 1
+    assert one.empty()
+
+
 def test_what_is_nacked_is_tried_again_and_then_dead() -> None:
     one = Setting(dead_after=3)
     one.broker.rejects = lambda message: message.body == b"2"

@@ -98,6 +98,42 @@ def test_it_expires_by_its_own_time_or_by_the_rules_whichever_is_first(
     assert from_frames(publish(expiration=expiration), "/", "", 1000.0, lifetime).expires == expires
 
 
+@pytest.mark.parametrize(
+    ("delivery", "expiration", "lifetime", "kept", "lasting", "transient", "expires", "brief"),
+    [
+        (1, None, 0.0, 5.0, True, 0.0, 1005.0, True),
+        (None, None, 0.0, 5.0, True, 0.0, 1005.0, True),
+        (2, None, 0.0, 5.0, True, 0.0, 1005.0, False),  # somebody wants to know what became of it
+        (2, None, 0.0, 5.0, False, 0.0, 1005.0, True),
+        (1, "1000", 0.0, 5.0, True, 0.0, 1001.0, False),
+        (1, None, 3.0, 5.0, True, 0.0, 1003.0, False),
+        (1, None, 9.0, 5.0, True, 0.0, 1005.0, True),
+        (2, None, 0.0, 0.0, False, 10.0, 1010.0, True),
+        (None, None, 0.0, 0.0, False, 10.0, 1010.0, True),
+        (1, None, 3600.0, 0.0, False, 10.0, 4600.0, False),  # that was asked for
+        (1, "60000", 0.0, 0.0, False, 10.0, 1060.0, False),
+        (1, None, 0.0, 0.0, True, 0.0, 0.0, False),
+    ],
+)
+def test_it_is_kept_no_longer_than_where_it_leads_to(
+    delivery: int | None,
+    expiration: str | None,
+    lifetime: float,
+    kept: float,
+    lasting: bool,
+    transient: float,
+    expires: float,
+    brief: bool,
+) -> None:
+    frames = publish(expiration=expiration, delivery_mode=delivery, flags=2)
+    message = from_frames(frames, "/", "", 1000.0, lifetime, kept=kept, lasting=lasting, transient=transient)
+    assert (message.expires, message.brief) == (expires, brief)
+    again = unpack(pack(message))
+    assert (again.expires, again.brief) == (expires, brief)
+    found = from_frames(to_frames(message, 1, 0, 1000.0), "/", "", 1000.0)
+    assert (found.flags, found.brief) == (3, False)  # immediate as it was, mandatory as all, and no bit of ours
+
+
 @given(
     body=st.binary(max_size=100),
     exchange=texts,
