@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import socket
 from collections.abc import Callable, Sequence
@@ -64,8 +63,9 @@ class Acceptor:
         self._shut = True
         self._stop_serving()
         for sock in self.sockets:
-            # Linux: it no longer listens, and can again.
-            with contextlib.suppress(OSError):
+            # Linux: it no longer listens, and can again. To do that to one that does not listen would stay with it, and
+            # with whatever it accepts later.
+            if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 sock.shutdown(socket.SHUT_RDWR)
 
     def reopen(self) -> None:
