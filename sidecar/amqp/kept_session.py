@@ -28,9 +28,9 @@ from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.session import Session
 from sidecar.amqp.spec import ACCESS_REFUSED, CHANNEL_CLOSE, CONNECTION_FORCED, CONNECTION_UPDATE_SECRET_OK, METHOD
 from sidecar.amqp.stuck import Stuck
-from sidecar.filters.api import Retry
 from sidecar.proxy.errors import Reply
 from sidecar.proxy.exchange import ENDED, TUNNEL
+from sidecar.proxy.filter import Again
 
 if TYPE_CHECKING:
     from sidecar.amqp.listener import AmqpListener
@@ -375,12 +375,12 @@ class KeptSession(Session):
         else:
             Session.begin_try(self)
 
-    def retry_later(self, retry: Retry) -> None:
-        if retry.delay > 0:
+    def retry_later(self, again: Again) -> None:
+        if again.delay > 0:
             self._port.missed = self.listener.clock()
             self._receive()
         else:
-            Session.retry_later(self, retry)
+            Session.retry_later(self, again)
 
     def reply(self, reply: Reply) -> None:
         if reply.code in _NO_BROKER and self.phase != ENDED and self.client.state == OPEN and self.stage == DIALLING:

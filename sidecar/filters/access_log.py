@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from sidecar.proxy.filter import Filter
 from sidecar.proxy.trace import trace_of
 from sidecar.telemetry.logs import AccessLog as Log
 from sidecar.telemetry.logs import AccessRecord
@@ -13,8 +14,10 @@ if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
 
 
-class AccessLog:
+class AccessLog(Filter):
     """Last, when everything about the exchange is known. Only builds a tuple; the log's own thread formats it."""
+
+    name: ClassVar[str] = "access_log"
 
     def __init__(self, log: Log) -> None:
         self._log = log

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.config.model import Bulkhead as Config
-from sidecar.filters.api import WAIT, Wait
 from sidecar.proxy.errors import Reply
+from sidecar.proxy.filter import Filter, Wait
 from sidecar.resilience.limiter import Limiter
 from sidecar.telemetry.stats import ListenerStats
 
@@ -15,11 +15,14 @@ if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
 
 
-class Bulkhead:
+class Bulkhead(Filter):
     """The last filter before the first try: whoever passes holds a slot until the exchange ends. An HTTP/1.1 exchange
     needs a connection of its own, so the smaller of ``max_requests`` and ``max_connections`` counts; tunnels give both
     back for a place among ``tunnels``. For TCP and AMQP only ``max_connections`` counts. ``most`` is how many there may
     be where the settings have no limit; 0: any number."""
+
+    name: ClassVar[str] = "bulkhead"
+    stateful: ClassVar[bool] = True
 
     def __init__(self, config: Config, stats: ListenerStats, clock: Callable[[], float], most: int = 0) -> None:
         self._most = most
@@ -44,29 +47,62 @@ class Bulkhead:
                 return no_more_tunnels(x.listener.name, self.tunnels)  # before the app has set one up
         limiter = self.limiter
         if limiter.try_acquire():
-            x.slot = limiter
+            x.state[self.place] = limiter
             return None
-        if not self._pending_timeout or not limiter.enqueue(x):
+        waiter = _Waiting(self, x)
+        if not self._pending_timeout or not limiter.enqueue(waiter):
             return Reply(
                 "overloaded",
                 f"{limiter.active} in progress and {limiter.pending} waiting: {x.listener.name} takes no more",
                 1.0,
             )
-        x.queue = limiter
-        x.queue_deadline = min(x.deadline, self._clock() + self._pending_timeout)
+        x.state[self.place] = waiter
         self._stats.pending += 1
-        return WAIT
+        return Wait(
+            min(x.deadline, self._clock() + self._pending_timeout),
+            Reply("overloaded", f"waited too long for a free slot of {x.listener.name}", 1.0),
+        )
+
+    def granted(self, x: Exchange) -> None:
+        """A slot has become free, and is its."""
+        x.state[self.place] = self.limiter
+        self._stats.pending -= 1
+        x.grant()
+
+    def on_upgrade(self, x: Exchange) -> Reply | None:
+        """A tunnel gives its slot back for a place among the tunnels. There was one when it was asked for."""
+        tunnels = self.tunnels
+        if not tunnels.try_acquire():
+            return no_more_tunnels(x.listener.name, tunnels)
+        slot = x.state[self.place]
+        x.state[self.place] = tunnels
+        if slot is not None:
+            slot.release()
+        return None
 
     def on_end(self, x: Exchange) -> None:
-        queue = x.queue
-        if queue is not None:
-            x.queue = None
+        slot = x.state[self.place]
+        if slot is None:
+            return
+        x.state[self.place] = None
+        if isinstance(slot, _Waiting):
             self._stats.pending -= 1
-            queue.forget(x)
-        slot = x.slot
-        if slot is not None:
-            x.slot = None
+            self.limiter.forget(slot)
+        else:
             slot.release()
+
+
+class _Waiting:
+    """An exchange that waits for a slot."""
+
+    __slots__ = ("_bulkhead", "_x")
+
+    def __init__(self, bulkhead: Bulkhead, x: Exchange) -> None:
+        self._bulkhead = bulkhead
+        self._x = x
+
+    def granted(self) -> None:
+        self._bulkhead.granted(self._x)
 
 
 def no_more_tunnels(name: str, tunnels: Limiter) -> Reply:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.config.model import CircuitBreaker as Config
 from sidecar.proxy.errors import Reply
+from sidecar.proxy.filter import Filter
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.http1.head import ResponseHead
 
 
-class CircuitBreaker:
+class CircuitBreaker(Filter):
     """Asks before each try, and counts how the try went. Stands after the bulkhead, because a permit of a half-open
     breaker must not be spent on waiting in a queue.
 
@@ -21,6 +22,9 @@ class CircuitBreaker:
     leaves, a peer that is draining, and the failure of an endpoint that is already out of the rotation while others are
     in it. Otherwise one instance that dies under many connections would open the breaker of all the others.
     """
+
+    name: ClassVar[str] = "circuit_breaker"
+    stateful: ClassVar[bool] = True
 
     def __init__(self, mechanism: Mechanism, settings: Config) -> None:
         self.mechanism = mechanism
@@ -35,7 +39,7 @@ class CircuitBreaker:
     def on_try(self, x: Exchange) -> Reply | None:
         permit = self.mechanism.allow()
         if permit:
-            x.permit = permit
+            x.state[self.place] = permit
             return None
         return Reply(
             "circuit_open",
@@ -44,8 +48,8 @@ class CircuitBreaker:
         )
 
     def on_answer(self, x: Exchange, head: ResponseHead) -> None:
-        permit = x.permit
-        x.permit = 0
+        permit = x.state[self.place] or 0
+        x.state[self.place] = None
         if head.status not in self._statuses:
             self.mechanism.success(permit)
         elif _one_of_many(x) or head.fields.get(b"x-sidecar-error", b"").strip(b" \t") == b"draining":
@@ -54,8 +58,8 @@ class CircuitBreaker:
             self.mechanism.failure(permit)
 
     def on_failure(self, x: Exchange, kind: str) -> None:
-        permit = x.permit
-        x.permit = 0
+        permit = x.state[self.place] or 0
+        x.state[self.place] = None
         if kind in self._kinds and not _one_of_many(x):
             self.mechanism.failure(permit)
         else:
@@ -63,14 +67,14 @@ class CircuitBreaker:
 
     def on_connected(self, x: Exchange) -> None:
         """TCP: a connection that stands is a success, nothing more is known about it."""
-        permit = x.permit
-        x.permit = 0
+        permit = x.state[self.place] or 0
+        x.state[self.place] = None
         self.mechanism.success(permit)
 
     def on_end(self, x: Exchange) -> None:
-        permit = x.permit
+        permit = x.state[self.place] or 0
         if permit:
-            x.permit = 0
+            x.state[self.place] = None
             self.mechanism.cancel(permit)
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.proxy.errors import Reply
+from sidecar.proxy.filter import Filter
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
 
 
-class Drain:
+class Drain(Filter):
     """Answers ``draining``. A peer sidecar takes that as "never delivered" and goes to another instance at once, so a
     rolling update loses nothing."""
+
+    name: ClassVar[str] = "drain"
 
     def on_request(self, x: Exchange) -> Reply | None:
         if x.listener.draining:

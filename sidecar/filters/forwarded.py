@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
+
+from sidecar.proxy.filter import Filter
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
@@ -21,10 +23,12 @@ _GOOD: Final = {
 }
 
 
-class Forwarded:
+class Forwarded(Filter):
     """Inbound only: outbound, the client is always the app beside us. Each hop appends the peer it saw, so the list is
     as trustworthy as the peers themselves (RFC 7239 §8.1); a proto that an edge proxy has set is kept. A field that is
     malformed is dropped, so that what we add means what it says."""
+
+    name: ClassVar[str] = "forwarded"
 
     def on_request(self, x: HttpExchange) -> None:
         head = x.head

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
+
+from sidecar.proxy.filter import Filter
 
 if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
 
 
-class Host:
+class Host(Filter):
     """Writes it in the first line behind the request's, where RFC 9110 §7.2 wants it."""
+
+    name: ClassVar[str] = "host"
 
     def __init__(self, host: str) -> None:
         self._line = f"host: {host}\r\n".encode()

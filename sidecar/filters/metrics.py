@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
+from sidecar.proxy.filter import Filter
 from sidecar.telemetry.stats import METHODS, STATUSES, ListenerStats
 
 if TYPE_CHECKING:
@@ -12,8 +13,10 @@ if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
 
 
-class Metrics:
+class Metrics(Filter):
     """One per listener; adds to its :class:`~sidecar.telemetry.stats.ListenerStats`."""
+
+    name: ClassVar[str] = "metrics"
 
     def __init__(self, stats: ListenerStats, clock: Callable[[], float]) -> None:
         self._stats = stats
@@ -29,9 +32,11 @@ class Metrics:
             stats.rejected[x.error] += 1
 
 
-class ConnectionMetrics:
+class ConnectionMetrics(Filter):
     """The same for TCP and AMQP, where an exchange is a connection: its method is the protocol, its code 200, or that
     of the error it ended with."""
+
+    name: ClassVar[str] = "connection_metrics"
 
     def __init__(self, stats: ListenerStats, clock: Callable[[], float]) -> None:
         self._stats = stats

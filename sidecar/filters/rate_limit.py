@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from sidecar.config.model import RateLimit as Config
 from sidecar.proxy.errors import Reply
+from sidecar.proxy.filter import Filter
 from sidecar.resilience.token_bucket import KeyedBuckets, TokenBucket
 
 if TYPE_CHECKING:
@@ -14,9 +15,11 @@ if TYPE_CHECKING:
     from sidecar.proxy.http1.exchange import HttpExchange
 
 
-class RateLimit:
+class RateLimit(Filter):
     """One token bucket, or one for each key. Stands before the bulkhead: what is refused must not take up a place in
     its queue."""
+
+    name: ClassVar[str] = "rate_limit"
 
     def __init__(self, config: Config, clock: Callable[[], float]) -> None:
         self._clock = clock

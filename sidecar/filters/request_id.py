@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
+from sidecar.proxy.filter import Filter
 from sidecar.proxy.ids import Ids
 
 if TYPE_CHECKING:
@@ -20,8 +21,10 @@ def new_request_id(rng: random.Random) -> str:
     return f"{rng.getrandbits(128):032x}"
 
 
-class RequestId:
+class RequestId(Filter):
     """Keeps a usable id (then not a byte of the head changes) and replaces an unusable one."""
+
+    name: ClassVar[str] = "request_id"
 
     def __init__(self, rng: random.Random) -> None:
         self._ids = Ids(rng)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.config.model import Retry as Config
-from sidecar.filters.api import Retry as Again
 from sidecar.proxy.errors import NOT_DELIVERED
 from sidecar.proxy.exchange import CONNECT, MALFORMED, RACE
+from sidecar.proxy.filter import Again, Filter
 from sidecar.resilience.backoff import Backoff, parse_retry_after
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sidecar.proxy.http1.head import ResponseHead
 
 
-class Retry:
+class Retry(Filter):
     """Only before the first byte of an answer has gone back, only while the whole request is at hand, never past the
     deadline. What certainly did not reach an app (no connection, or a peer sidecar said so) may be repeated whatever
     its method is, and at once if there is another endpoint. Everything else needs a method of ``retry.methods`` and
@@ -27,6 +27,8 @@ class Retry:
 
     ``wall`` gives Unix time, which the dates in ``Retry-After`` are compared with.
     """
+
+    name: ClassVar[str] = "retry"
 
     def __init__(
         self, config: Config, backoff: Backoff, clock: Callable[[], float], wall: Callable[[], float] = time.time

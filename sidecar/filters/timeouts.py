@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.config.model import Timeout
+from sidecar.proxy.filter import Filter
 
 if TYPE_CHECKING:
     from sidecar.proxy.exchange import Exchange
 
 
-class Timeouts:
+class Timeouts(Filter):
     """``timeout.request`` from the beginning to the answer's head. The other times (connect, idle, total, and the
     share of one try) belong to phases, and the exchange itself reads them where the phase begins."""
+
+    name: ClassVar[str] = "timeout"
 
     def __init__(self, config: Timeout) -> None:
         self._request = min(config.request, config.total) if config.total else config.request

@@ -5,9 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from sidecar.config.model import Tracing as Config
+from sidecar.proxy.filter import Filter
 from sidecar.proxy.ids import Ids
 from sidecar.proxy.trace import SAMPLED, Trace, b3_lines, parse_b3, parse_traceparent, traceparent
 from sidecar.telemetry.spans import SpanRecord
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 _B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags")
 
 
-class Tracing:
+class Tracing(Filter):
     """Early in the chain, so that whatever happens later has a trace id.
 
     A context that we add no span to (it is not sampled, or no collector is configured) passes byte for byte: its parent
@@ -29,6 +30,8 @@ class Tracing:
     any. Where there is none of them, a span that is recorded has a trace of its own, and log lines name that one, or
     else the one that the client sent.
     """
+
+    name: ClassVar[str] = "tracing"
 
     def __init__(
         self, config: Config, kind: str, rng: random.Random, record: Callable[[SpanRecord], None] | None

@@ -25,14 +25,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.config import model
 from sidecar.config.model import INHERIT, Inbound, Match, Route, Upstream
 from sidecar.filters.access_log import AccessLog
-from sidecar.filters.api import ANY, KEEP, Chain
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.filters.circuit_breaker import CircuitBreaker
 from sidecar.filters.drain import Drain
@@ -45,6 +44,7 @@ from sidecar.filters.retry import Retry
 from sidecar.filters.timeouts import Timeouts
 from sidecar.filters.tracing import Tracing
 from sidecar.net.shortage import SHORTAGE
+from sidecar.proxy.filter import ANY, KEEP, Chain, Filter
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.http1.pool import Pool
 from sidecar.proxy.listener import Listener
@@ -231,7 +231,7 @@ class Assembly:
             self._metrics,
             self._access_log,
         )
-        return Chain(filters, timeout, timeout.request)
+        return Chain(placed(filters), timeout, timeout.request)
 
     def _chain(self, policies: Policies, queue: HttpQueue | None, *, delivery: bool = False) -> Chain:
         http = self._stats.protocol == "http"
@@ -266,8 +266,7 @@ class Assembly:
         )
         timeout = policies.timeout
         patience = min(timeout.request, breaker.settings.timeout_duration) if breaker else timeout.request
-        chain = Chain([f for f in filters if f is not None], timeout, patience)
-        chain.queue = storing
+        chain = Chain(placed(f for f in filters if f is not None), timeout, patience)
         if delivery:
             chain.keep = ANY  # what is stored is in memory until it is over
         elif queue is not None:
@@ -276,6 +275,19 @@ class Assembly:
             if policies.queue is not None:
                 chain.keep = max(KEEP, policies.queue[0].max_body)
         return chain
+
+
+#: Filters that remember something of each exchange; a filter's place is the same in all chains that it stands in.
+_PLACES: Final = {name: place for place, name in enumerate(("bulkhead", "circuit_breaker", "queue"))}
+
+
+def placed(filters: Iterable[Filter]) -> list[Filter]:
+    """The same filters; each one that needs a place for its state has it."""
+    found = list(filters)
+    for it in found:
+        if it.stateful:
+            it.place = _PLACES[it.name]
+    return found
 
 
 def create_listener(context: Context, name: str, config: Inbound | Upstream) -> Listener:

@@ -1,6 +1,7 @@
 """Every answer that the sidecar gives itself: the codes, their statuses, and the bytes on the wire.
 
-This is the only place that maps a code to a status, so the error table of the documentation can be checked against it.
+:data:`STATUS` is the one map from a code to its status, so the error table of the documentation can be checked against
+it. Filters that have codes of their own declare them there.
 """
 
 from __future__ import annotations
@@ -35,10 +36,24 @@ NOT_DELIVERED: Final = frozenset(
     {b"draining", b"connect_failed", b"connect_timeout", b"no_endpoints", b"local_shortage"}
 )
 
-_LINE: Final = {
-    status: f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n".encode()
-    for status in set(STATUS.values())
-}
+
+def _line(status: int) -> bytes:
+    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n".encode()
+
+
+_LINE: Final = {status: _line(status) for status in set(STATUS.values())}
+
+
+def declare(code: str, status: int) -> None:
+    """Enter a filter's code. Raises :class:`ValueError` when the code has another status already, or the status is no
+    error's."""
+    if STATUS.get(code, status) != status:
+        raise ValueError(f"the code {code} has the status {STATUS[code]} already, not {status}")
+    if status not in _LINE:
+        if not 400 <= status < 600 or status not in set(HTTPStatus):
+            raise ValueError(f"{status}, of the code {code}, is not the status of an error")
+        _LINE[status] = _line(status)
+    STATUS[code] = status
 
 
 class Reply:

@@ -12,22 +12,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.filters.api import WAIT, Hook, Retry
 from sidecar.net.shortage import SHORTAGE, is_local
 from sidecar.proxy.errors import Reply
+from sidecar.proxy.filter import HELD, Again, Answer, RequestHook, Wait
 
 if TYPE_CHECKING:
-    from sidecar.filters.api import Chain
+    from sidecar.proxy.filter import Chain
     from sidecar.proxy.listener import Listener
     from sidecar.proxy.trace import Trace
-    from sidecar.resilience.limiter import Limiter
     from sidecar.upstreams.endpoint import Endpoint
 
-#: Phases, in the order in which they are passed through; BACKOFF leads back to CONNECTING. STORING comes instead of an
-#: answer of our own, where requests are queued.
-NEW, PENDING, BACKOFF, CONNECTING, SENT, STORING, ANSWERING, TUNNEL, ENDED = range(9)
+#: Phases, in the order in which they are passed through; BACKOFF leads back to CONNECTING. PENDING is where filters
+#: make an exchange wait, or hold one that would be answered with an error.
+NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL, ENDED = range(8)
 
 #: Looks at how much the peers have read, per ``timeout.idle``.
 LOOKS: Final = 8
@@ -46,9 +45,31 @@ class Exchange:
     """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
 
     __slots__ = (
-        "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error",
-        "fresh", "hooks", "listener", "method", "permit", "phase", "queue", "queue_deadline", "replayable",
-        "request_id", "slot", "started", "status", "timed_out_connecting", "touched", "trace", "tried", "try_deadline",
+        "attempts",
+        "bytes_in",
+        "bytes_out",
+        "chain",
+        "client_ip",
+        "connecting",
+        "deadline",
+        "endpoint",
+        "error",
+        "fresh",
+        "hooks",
+        "listener",
+        "method",
+        "phase",
+        "replayable",
+        "request_id",
+        "started",
+        "state",
+        "status",
+        "suspended",
+        "timed_out_connecting",
+        "touched",
+        "trace",
+        "tried",
+        "try_deadline",
         "undrained",
     )  # fmt: skip
 
@@ -78,12 +99,10 @@ class Exchange:
         self.request_id = ""
         #: Its place in a trace, where more than passing it on is done with it.
         self.trace: Trace | None = None
-        #: The bulkhead slot and the breaker permit it holds, to be given back at the end.
-        self.slot: Limiter | None = None
-        self.permit = 0
-        #: The bulkhead's queue it stands in, and until when.
-        self.queue: Limiter | None = None
-        self.queue_deadline = 0.0
+        #: What filters remember of it, each at its own place.
+        self.state: list[Any] = chain.blank[:]
+        #: While it waits: for how long.
+        self.suspended: Wait | None = None
         #: Whether everything that the client sent is still at hand for another try.
         self.replayable = True
         #: How it ended: the status the client saw (0: none), and our own code if the answer was ours.
@@ -91,7 +110,7 @@ class Exchange:
         self.error = ""
         self.bytes_in = 0
         self.bytes_out = 0
-        self.hooks: Iterator[Hook] = iter(chain.on_request)
+        self.hooks: Iterator[RequestHook] = iter(chain.on_request)
 
     # -- the way through the chain ---------------------------------------------------------------------------------
 
@@ -100,36 +119,52 @@ class Exchange:
         for hook in self.hooks:
             verdict = hook(self)
             if verdict is not None:
-                if verdict is WAIT:
-                    self.phase = PENDING
-                    self.set_timer(self.queue_deadline)
-                else:
+                if isinstance(verdict, Reply):
                     self.reply(verdict)
+                elif isinstance(verdict, Wait):
+                    self._wait(verdict)
+                else:
+                    self.give(verdict)
                 return
         self.begin_try()
 
-    def granted(self) -> None:
-        """The bulkhead hands over a slot. What follows runs from the event loop: the giver is in the middle of its own
-        end, and a queue of exchanges that all fail at once must not become a stack."""
-        queue = self.queue
-        assert queue is not None
-        self.queue = None
-        self.slot = queue
-        self.listener.stats.pending -= 1
+    def _wait(self, wait: Wait) -> None:
+        if wait is not HELD:
+            self.phase = PENDING
+            self.suspended = wait
+            self.set_timer(wait.until)
+
+    def grant(self) -> None:
+        """What it has waited for is there. It goes on from the event loop: whoever grants it may be in the middle of
+        another exchange's end, and a queue of exchanges that all fail at once must not become a stack."""
+        self.suspended = None
         self.listener.loop.call_soon(self.resume)
 
     def resume(self) -> None:
         """Go on with the next hook, if one of them made it wait."""
         if self.phase == PENDING:
             self.phase = NEW
+            self.suspended = None
             self.run()
+
+    def take_over(self) -> Wait:
+        """A filter takes it over instead of the answer that it would have got, and gives one later. It may have ended
+        by then, and even when this returns: its times go on."""
+        self.phase = PENDING
+        self.suspended = HELD
+        self.touched = self.listener.clock()
+        self.check_idle(self.touched)
+        return HELD
 
     def begin_try(self) -> None:
         """Ask the breaker, pick an endpoint, and get a connection to it."""
         for hook in self.chain.on_try:
             verdict = hook(self)
             if verdict is not None:
-                self.reply(verdict)
+                if isinstance(verdict, Reply):
+                    self.reply(verdict)
+                else:
+                    self.give(verdict)
                 return
         listener = self.listener
         endpoint = listener.cluster.pick(self.client_ip, self.tried)
@@ -152,21 +187,21 @@ class Exchange:
         assert endpoint is not None
         if kind is not RACE:
             self.listener.cluster.failed(endpoint, hard=kind is CONNECT)
-        retry = None
+        again = None
         for hook in self.chain.on_failure:
-            retry = hook(self, kind) or retry
+            again = hook(self, kind) or again
         self.leave_endpoint()
-        if retry is not None:
-            self.retry_later(retry)
+        if again is not None:
+            self.retry_later(again)
         else:
             self.reply(self.explain(kind, endpoint))
 
-    def retry_later(self, retry: Retry) -> None:
-        """Wait as long as the retry filter says, then begin another try."""
-        self.listener.stats.retries[retry.reason] += 1
-        if retry.delay > 0:
+    def retry_later(self, again: Again) -> None:
+        """Wait as long as the filter says, then begin another try."""
+        self.listener.stats.retries[again.reason] += 1
+        if again.delay > 0:
             self.phase = BACKOFF
-            self.set_timer(self.listener.clock() + retry.delay)
+            self.set_timer(self.listener.clock() + again.delay)
         else:
             self.begin_try()
 
@@ -228,10 +263,14 @@ class Exchange:
             self.phase = NEW
             self.begin_try()
         elif phase == PENDING:
-            if self.queue is not None:
-                self.reply(Reply("overloaded", f"waited too long for a free slot of {self.listener.name}", 1.0))
-            elif self.slot is None:  # else a slot has just been granted
-                self.reply(Reply("timeout", "what is stored of this request could not be looked up in time"))
+            wait = self.suspended
+            if wait is HELD:
+                self.check_idle(now)
+            elif wait is not None:  # else it was granted, and goes on in a moment
+                if wait.otherwise is not None:
+                    self.reply(wait.otherwise)
+                else:
+                    self.resume()
         elif phase in (CONNECTING, SENT):
             if now < self.try_deadline:
                 self.set_timer(self.try_deadline)
@@ -307,6 +346,11 @@ class Exchange:
     def reply(self, reply: Reply) -> None:
         """Answer the client ourselves and end."""
         raise NotImplementedError
+
+    def give(self, answer: Answer) -> None:
+        """Answer what a filter has made, and end."""
+        self.status = answer.status
+        self.abort()
 
     def cut(self) -> None:
         """Let go of this try's connection, if it has one."""

@@ -16,8 +16,8 @@ from sidecar.proxy.sockets import reset, set_keepalive
 
 if TYPE_CHECKING:
     from sidecar.disk.files import Files
-    from sidecar.filters.api import Chain
     from sidecar.proxy.assembly import Assembly
+    from sidecar.proxy.filter import Chain
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.resilience.wheel import TimerWheel
     from sidecar.telemetry.stats import ListenerStats

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.config.model import Match
 
 if TYPE_CHECKING:
-    from sidecar.filters.api import Chain
+    from sidecar.proxy.filter import Chain
     from sidecar.proxy.http1.head import RequestHead
 
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")

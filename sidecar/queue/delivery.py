@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sidecar.config.model import Limits
 from sidecar.proxy.errors import ProtocolError
+from sidecar.proxy.filter import Filter
 from sidecar.proxy.http1.body import Body
 from sidecar.proxy.http1.downstream import Downstream
 from sidecar.proxy.http1.exchange import HttpExchange
@@ -236,8 +237,10 @@ def _head(raw: bytes) -> bytes:
     return raw[:-2]
 
 
-class Delivered:
+class Delivered(Filter):
     """The last filter of a chain for deliveries: says when one is over."""
+
+    name: ClassVar[str] = "delivered"
 
     def on_end(self, x: HttpExchange) -> None:
         wire = cast(object, x.client.transport)

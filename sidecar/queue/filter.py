@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from sidecar.config.model import Queue as Config
 from sidecar.disk.errors import InDoubtError
-from sidecar.filters.api import WAIT, Wait
 from sidecar.proxy.errors import STATUS, Reply
-from sidecar.proxy.exchange import PENDING, STORING
+from sidecar.proxy.exchange import PENDING
+from sidecar.proxy.filter import HELD, Filter, Wait
 from sidecar.queue import answers
 from sidecar.queue.delivery import HEADER, peers_code
 from sidecar.queue.lane import UNDELIVERED
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _KEY: Final = b"idempotency-key"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+#: What is said when the disk takes too long.
+_TOO_LONG: Final = Reply("timeout", "what is stored of this request could not be looked up in time")
 #: Codes of a peer sidecar that say that its app did not get the request.
 _PEERS: Final = frozenset(code.encode() for code in UNDELIVERED)
 
@@ -59,17 +61,17 @@ def _first(pair: tuple[bytes, bytes]) -> bytes:
     return pair[0]
 
 
-class Queue:
+class Queue(Filter):
     """One chain's. ``lane`` may be shared by chains."""
+
+    name: ClassVar[str] = "queue"
+    stateful: ClassVar[bool] = True
 
     def __init__(self, config: Config, queue: HttpQueue, lane: Lane) -> None:
         self._config = config
         self._queue = queue
         self._lane = lane
         self._scope = Scope(config.scope)
-        #: What is said to those that cannot be stored after all; and what has come of those that are not whole.
-        self._refusals: dict[HttpExchange, Reply] = {}
-        self._coming: dict[HttpExchange, int] = {}
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
@@ -80,9 +82,8 @@ class Queue:
         if self._queue.keyed and x.head.get(_KEY):
             if not self._fits(x):
                 return None
-            x.queue_deadline = x.deadline
             self._queue.find(self._id(x), _Known(self, x).found)
-            return WAIT
+            return Wait(x.deadline, _TOO_LONG)
         return self._at_once(x)
 
     def _at_once(self, x: HttpExchange) -> Reply | None:
@@ -91,58 +92,63 @@ class Queue:
             return Reply("overloaded", f"no more requests to {x.listener.name} can be queued", 1.0)
         return None
 
-    def on_answer(self, x: HttpExchange, head: ResponseHead) -> None:
+    def on_answer(self, x: HttpExchange, head: ResponseHead) -> Reply | None:
+        """An answer of a peer sidecar in place of its app can be queued."""
         if head.status < 500:
             self._lane.well()
-
-    def on_end(self, x: HttpExchange) -> None:
-        self._refusals.pop(x, None)
-        self._queue.receive(-self._coming.pop(x, 0))
-
-    # -- what the exchange asks ----------------------------------------------------------------------------------------
-
-    def refused(self, x: HttpExchange, head: ResponseHead) -> Reply | None:
-        """An answer of a peer sidecar in place of its app, which can be queued."""
+            return None
         code = peers_code(head)
         if code not in _PEERS or not self._fits(x):
             return None
         name = code.decode()
         return Reply(name, f"the sidecar of {x.listener.name} says: {name}") if STATUS[name] == head.status else None
 
-    def instead(self, x: HttpExchange, reply: Reply) -> bool:
+    def on_reply(self, x: HttpExchange, reply: Reply) -> Wait | None:
         """Take it, if it can be stored, instead of giving this answer."""
+        if x.state[self.place] is not None:
+            return None  # it was taken, and cannot be stored
         code = reply.code
         # Our own draining comes before any try: whoever is told that goes to another instance.
         if code not in UNDELIVERED or (code == "draining" and not x.tried) or not self._fits(x):
-            return False
+            return None
         if not self._queue.room(self._lane, x.kept_size):
             self._queue.stats.outcomes["refused"] += 1
-            return False
-        self._refusals[x] = reply
-        x.phase = STORING
+            return None
+        x.state[self.place] = taken = _Taken(reply)
+        held = x.take_over()
+        if x.phase != PENDING:
+            return held  # its time was over
         client = x.client
-        x.touched = x.listener.clock()
-        x.check_idle(x.touched)
-        if x.phase != STORING:
-            return True  # its time was over
         if x.request_done:
             self._store(x)
         else:
-            self._coming[x] = 0
-            self.more(x)
+            taken.coming = True
+            self._more(x, taken)
             if client.reading_paused:
                 client.resume_reading()
             if x.head.expects_continue and not x.bytes_in and not x.interims:
                 client.transport.write(_CONTINUE)
-        return True
+        return held
 
-    def more(self, x: HttpExchange) -> None:
-        """More of its body has come."""
-        if x not in self._refusals:
-            return  # it is being refused
+    def on_body(self, x: HttpExchange, data: bytes) -> None:
+        taken: _Taken | None = x.state[self.place]
+        if taken is not None and taken.coming and taken.refusal is not None:
+            self._more(x, taken)
+
+    def on_end(self, x: HttpExchange) -> None:
+        taken: _Taken | None = x.state[self.place]
+        if taken is not None:
+            taken.refusal = None
+            self._queue.receive(-taken.size)
+            taken.size = 0
+
+    # -- storing -------------------------------------------------------------------------------------------------------
+
+    def _more(self, x: HttpExchange, taken: _Taken) -> None:
+        """What has come of its body is one part more."""
         size = x.kept_size
-        grown = size - self._coming[x]
-        self._coming[x] = size
+        grown = size - taken.size
+        taken.size = size
         if not self._queue.receive(grown):
             self._queue.stats.outcomes["refused"] += 1
         elif size <= self._config.max_body:
@@ -150,9 +156,7 @@ class Queue:
                 self._store(x)
             return
         # From the event loop: whoever reads from the client is in the middle of that.
-        x.listener.loop.call_soon(self._refuse, x, self._refusals.pop(x))
-
-    # -- storing -------------------------------------------------------------------------------------------------------
+        x.listener.loop.call_soon(self._refuse, x, taken.refuse())
 
     def _fits(self, x: HttpExchange) -> bool:
         head = x.head
@@ -191,12 +195,11 @@ class Queue:
 
     def _give_up(self, x: HttpExchange) -> None:
         """It cannot be stored: answer as if there were no queue."""
-        reply = self._refusals.pop(x, None)
-        if reply is not None:
-            self._refuse(x, reply)
+        taken: _Taken = x.state[self.place]
+        self._refuse(x, taken.refuse())
 
-    def _refuse(self, x: HttpExchange, reply: Reply) -> None:
-        if x.phase == STORING:
+    def _refuse(self, x: HttpExchange, reply: Reply | None) -> None:
+        if reply is not None and x.suspended is HELD and x.phase == PENDING:
             x.reply(reply)
 
     def stored(self, x: HttpExchange, request: Request, found: Found | None, error: SpoolError | None) -> None:
@@ -204,8 +207,7 @@ class Queue:
         outcomes = self._queue.stats.outcomes
         if isinstance(error, InDoubtError):
             outcomes["unknown"] += 1
-            self._refusals.pop(x, None)
-            if x.phase == STORING:
+            if x.phase == PENDING:
                 x.error = "outcome_unknown"
                 x.respond(*answers.doubtful(request.id, x.listener.name, x.request_id))
             return
@@ -215,7 +217,7 @@ class Queue:
             return
         if found is None:
             outcomes["queued"] += 1
-        if x.phase != STORING:
+        if x.phase != PENDING:
             return  # the client has left; what is stored is delivered all the same
         if found is None:
             x.respond(*answers.accepted(request.id, answers.QUEUED, x.request_id))
@@ -241,6 +243,24 @@ class Queue:
 
     def _state(self, found: Found) -> str:
         return answers.state(found, self._queue.delivering(found.number))
+
+
+class _Taken:
+    """A request that was taken instead of an answer: ``refusal`` is that answer, until it is stored or refused. Its
+    body is ``coming``; ``size`` is what has come of that and is counted."""
+
+    __slots__ = ("coming", "refusal", "size")
+
+    def __init__(self, refusal: Reply) -> None:
+        self.refusal: Reply | None = refusal
+        self.coming = False
+        self.size = 0
+
+    def refuse(self) -> Reply | None:
+        """The answer after all, once."""
+        refusal = self.refusal
+        self.refusal = None
+        return refusal
 
 
 class _Storing:
@@ -270,8 +290,10 @@ class _Known:
         self._filter.known(self._x, found, error)
 
 
-class QueueDoor:
+class QueueDoor(Filter):
     """Answers what is asked at ``/.sidecar/queue/``; nothing of that goes to an upstream."""
+
+    name: ClassVar[str] = "queue_door"
 
     def __init__(self, queue: HttpQueue) -> None:
         self._queue = queue
@@ -282,10 +304,10 @@ class QueueDoor:
         id = id.removesuffix(answers.OUTCOME)
         # Who knows the whole of it may ask, so it is not for logs and spans.
         x.head.target = (answers.PREFIX + short(id) + (answers.OUTCOME if wants_outcome else "")).encode("latin-1")
-        x.queue_deadline = x.deadline
+        wait = Wait(x.deadline, _TOO_LONG)
         if x.method not in ("GET", "HEAD"):
             x.listener.loop.call_soon(_respond, x, answers.not_allowed(x.listener.name, x.request_id))
-            return WAIT
+            return wait
         asked = _Asked(self._queue, x, wants_outcome)
         if not wants_outcome:
             self._queue.find(id, asked.found)
@@ -293,7 +315,7 @@ class QueueDoor:
             return Reply("overloaded", "too many outcomes wait for clients that do not read them", 1.0)
         else:
             self._queue.outcomes.ask(x, id, asked.found)
-        return WAIT
+        return wait
 
 
 class _Asked:

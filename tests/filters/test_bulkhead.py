@@ -9,9 +9,10 @@ import pytest
 
 from sidecar.config.model import Bulkhead as Config
 from sidecar.config.model import Match, Route, Timeout, Upstream
-from sidecar.filters.api import WAIT
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.proxy.errors import Reply
+from sidecar.proxy.filter import Wait
+from sidecar.resilience.limiter import Limiter
 from support.clock import Clock
 from support.fakes import FakeExchange, FakeListener
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
@@ -31,12 +32,17 @@ class Bench:
         return x, self.filter.on_request(x)
 
 
+def holds(x: Any) -> bool:
+    """It has a slot."""
+    return isinstance(x.state[0], Limiter)
+
+
 def test_slots_then_the_queue_then_no_more() -> None:
     bench = Bench(max_requests=2, max_pending=2)
     held = [bench.ask() for _ in range(2)]
     assert [verdict for _, verdict in held] == [None, None]
     waiting = [bench.ask() for _ in range(2)]
-    assert [verdict for _, verdict in waiting] == [WAIT, WAIT]
+    assert [type(verdict) for _, verdict in waiting] == [Wait, Wait]
     assert bench.listener.stats.pending == 2
     _, refused = bench.ask()
     assert isinstance(refused, Reply)
@@ -50,7 +56,7 @@ def test_first_in_first_out() -> None:
     queue = [bench.ask()[0] for _ in range(5)]
     order = [first, *queue]
     for n, x in enumerate(order):
-        assert [y.slot is not None for y in order] == [k == n for k in range(6)]
+        assert [holds(y) for y in order] == [k == n for k in range(6)]
         bench.filter.on_end(x)
     assert bench.filter.limiter.active == 0
     assert bench.listener.stats.pending == 0
@@ -64,8 +70,8 @@ def test_who_leaves_the_queue_is_passed_over() -> None:
     bench.filter.on_end(second)
     assert bench.listener.stats.pending == 1
     bench.filter.on_end(first)
-    assert second.slot is None
-    assert third.slot is not None
+    assert not holds(second)
+    assert holds(third)
 
 
 def test_a_slot_goes_back_once() -> None:
@@ -82,9 +88,9 @@ def test_a_slot_granted_to_somebody_who_is_gone_by_then_goes_on() -> None:
     second, _ = bench.ask()
     third, _ = bench.ask()
     bench.filter.on_end(first)
-    assert second.slot is not None
+    assert holds(second)
     bench.filter.on_end(second)  # its client left before it could go on
-    assert third.slot is not None
+    assert holds(third)
 
 
 @pytest.mark.parametrize(
@@ -112,8 +118,8 @@ def test_without_a_queue_nobody_waits(settings: dict[str, Any]) -> None:
 def test_waiting_ends_with_the_exchanges_own_deadline() -> None:
     bench = Bench(max_requests=1, pending_timeout=60.0)
     bench.ask()
-    x, _ = bench.ask()
-    assert x.queue_deadline == x.deadline
+    x, wait = bench.ask()
+    assert wait.until == x.deadline
 
 
 def test_other_settings_keep_what_is_under_way() -> None:
@@ -121,12 +127,12 @@ def test_other_settings_keep_what_is_under_way() -> None:
     held = [bench.ask()[0] for _ in range(2)]
     waiting = [bench.ask()[0] for _ in range(2)]
     bench.filter.resize(Config(max_requests=3, max_pending=1))
-    assert [x.slot is not None for x in waiting] == [True, False]
+    assert [holds(x) for x in waiting] == [True, False]
     bench.filter.resize(Config(max_requests=1, max_pending=1))
     for x in (*held, waiting[0]):
-        assert waiting[1].slot is None
+        assert not holds(waiting[1])
         bench.filter.on_end(x)
-    assert waiting[1].slot is not None
+    assert holds(waiting[1])
 
 
 # -- as clients see it ---------------------------------------------------------------------

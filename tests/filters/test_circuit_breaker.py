@@ -48,7 +48,7 @@ def test_a_failure_of_each_kind_opens_it(kind: str) -> None:
     x = bench.allowed()
     bench.filter.on_failure(x, kind)
     assert bench.mechanism.state == OPEN
-    assert x.permit == 0
+    assert x.state == [None]
     verdict = bench.filter.on_try(bench.exchange())
     assert isinstance(verdict, Reply)
     assert (verdict.code, verdict.retry_after) == ("circuit_open", 60.0)

@@ -9,7 +9,6 @@ from sidecar.config.model import Limits
 from sidecar.core.instance import Instance
 from sidecar.proxy.http1.head import RequestHead, ResponseHead, parse_request, parse_response
 from sidecar.proxy.trace import Trace, trace_of
-from sidecar.resilience.limiter import Limiter
 from sidecar.telemetry.stats import ListenerStats
 from sidecar.upstreams import balancers
 from sidecar.upstreams.cluster import Cluster
@@ -58,10 +57,7 @@ class FakeExchange:
         self.endpoint: Endpoint | None = None
         self.tried: tuple[Endpoint, ...] = ()
         self.replayable = True
-        self.permit = 0
-        self.slot: Limiter | None = None
-        self.queue: Limiter | None = None
-        self.queue_deadline = 0.0
+        self.state: list[Any] = [None]
         self.request_id = ""
         self._trace: Trace | None = None
         self.status = 0
@@ -87,8 +83,6 @@ class FakeExchange:
         self.endpoint = self.listener.cluster.endpoints[number]
         return self.endpoint
 
-    def granted(self) -> None:
+    def grant(self) -> None:
         """What an exchange does when its turn comes."""
         self.grants += 1
-        self.slot, self.queue = self.queue, None
-        self.listener.stats.pending -= 1

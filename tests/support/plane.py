@@ -27,6 +27,7 @@ import uvloop
 
 from sidecar.config import model
 from sidecar.core.instance import Instance
+from sidecar.filters.bulkhead import Bulkhead
 from sidecar.proxy.assembly import Context, create_listener
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.sockets import reset
@@ -309,8 +310,8 @@ class Plane:
     def limiters(self) -> list[Any]:
         routes = self.listener.routes
         chains = [self.listener.chain, *(route[-1] for route in (routes._routes if routes else ()))]
-        places = [f.limiter for chain in chains for f in chain.filters if hasattr(f, "limiter")]
-        return places + [chain.tunnels for chain in chains if chain.tunnels is not None]
+        bulkheads = [f for chain in chains for f in chain.filters if isinstance(f, Bulkhead)]
+        return [limiter for it in bulkheads for limiter in (it.limiter, it.tunnels)]
 
 
 @contextlib.asynccontextmanager

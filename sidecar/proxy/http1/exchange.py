@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from sidecar.config.model import IDEMPOTENT
-from sidecar.filters.bulkhead import no_more_tunnels
 from sidecar.proxy.errors import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
-from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, RACE, RESET, SENT, STALLED, STORING, TUNNEL, Exchange
+from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, PENDING, RACE, RESET, SENT, STALLED, TUNNEL, Exchange
+from sidecar.proxy.filter import Again, Answer, Wait
 from sidecar.proxy.http1.body import Body
 from sidecar.proxy.http1.head import CHUNKED, UNTIL_CLOSE, without
 from sidecar.proxy.sockets import undelivered
 
 if TYPE_CHECKING:
-    from sidecar.filters.api import Chain, Retry
+    from sidecar.proxy.filter import Chain
     from sidecar.proxy.http1.downstream import Downstream
     from sidecar.proxy.http1.head import RequestHead, ResponseHead
     from sidecar.proxy.http1.upstream import Upstream
-    from sidecar.resilience.limiter import Limiter
     from sidecar.upstreams.endpoint import Endpoint
 
 #: The status that is counted when the client left before it had all of its answer.
@@ -86,8 +86,9 @@ class HttpExchange(Exchange):
             if timeout.total:
                 self.deadline = min(self.deadline, self.started + timeout.total)
             self.try_deadline = max(self.try_deadline, min(self.deadline, now + self.chain.patience))
-        elif self.phase == STORING:
-            self.chain.queue.more(self)
+        if data:
+            for hook in self.chain.on_body:
+                hook(self, data)
         return rest
 
     def _upload_due(self) -> float:
@@ -107,7 +108,7 @@ class HttpExchange(Exchange):
             self.pace = now + self.chain.timeout.request - (self.bytes_in / rate if rate else 0.0)
 
     def check_idle(self, now: float) -> None:
-        if self.phase != STORING or self.request_done:
+        if self.phase != PENDING or self.request_done:
             Exchange.check_idle(self, now)
         elif now < (due := self._upload_due()):
             self.set_timer(due)
@@ -257,34 +258,37 @@ class HttpExchange(Exchange):
             # The code of a peer sidecar that answered instead of its app.
             code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
             cluster.failed(endpoint, hard=code in NOT_DELIVERED)
-        retry: Retry | None = None
+        again: Again | None = None
+        instead: Reply | Answer | None = None
         for hook in self.chain.on_answer:
             verdict = hook(self, head)
             if verdict is not None:
-                retry = verdict
-        if retry is not None:
+                if isinstance(verdict, Again):
+                    again = verdict
+                elif instead is None:
+                    instead = verdict
+        if again is not None or instead is not None:
             self._give_up_answer(conn, head, rest)
             self.leave_endpoint()
-            self.retry_later(retry)
+            if again is not None:
+                self.retry_later(again)
+            elif isinstance(instead, Reply):
+                self.reply(instead)
+            elif instead is not None:
+                self.give(instead)
             return
-        if status >= 500 and self.chain.queue is not None:
-            refusal: Reply | None = self.chain.queue.refused(self, head)
-            if refusal is not None:
-                self._give_up_answer(conn, head, rest)
-                self.leave_endpoint()
-                self.reply(refusal)
-                return
         client = self.client
         raw = head.raw
         if status == 101:
-            tunnels = self.chain.tunnels
-            if tunnels is not None and not tunnels.try_acquire():  # there was a place when it was asked for
-                self.keep_client = False
-                self.reply(no_more_tunnels(self.listener.name, tunnels))
-                return
+            for may_upgrade in self.chain.on_upgrade:
+                refusal = may_upgrade(self)
+                if refusal is not None:
+                    self.keep_client = False
+                    self.reply(refusal)
+                    return
             self.status = status
             self.answer = head
-            self._upgraded(conn, raw, rest, tunnels)
+            self._upgraded(conn, raw, rest)
             return
         self.status = status
         self.answer = head
@@ -300,6 +304,9 @@ class HttpExchange(Exchange):
         if length == len(rest):  # all of it is here: the common case
             client.transport.write(raw + rest if rest else raw)
             self.count_out(length)
+            if rest:
+                for see in self.chain.on_answer_body:
+                    see(self, rest)
             self._let_go(conn, head)
             self.finish()
             return
@@ -334,6 +341,8 @@ class HttpExchange(Exchange):
         self.count_out(len(data))
         if data:
             self.client.transport.write(data)
+            for see in self.chain.on_answer_body:
+                see(self, data)
         self.touched = self.listener.clock()
         if body.done:
             if surplus:
@@ -365,9 +374,8 @@ class HttpExchange(Exchange):
             self.conn = None
             conn.close()
 
-    def _upgraded(self, conn: Upstream, raw: bytes, rest: bytes, place: Limiter | None) -> None:
-        """Both sides have left HTTP (RFC 9110 §7.8): bytes pass as they are. The request's slot and its place in the
-        pool are given back; what it holds from now on is a ``place`` among the tunnels."""
+    def _upgraded(self, conn: Upstream, raw: bytes, rest: bytes) -> None:
+        """Both sides have left HTTP (RFC 9110 §7.8): bytes pass as they are. Its place in the pool is given back."""
         self.phase = TUNNEL
         self.keep_client = False
         client = self.client
@@ -375,10 +383,6 @@ class HttpExchange(Exchange):
         self.count_out(len(rest))
         self.listener.stats.tunnels += 1
         self.pool.upgraded(conn)
-        slot = self.slot
-        self.slot = place
-        if slot is not None:
-            slot.release()
         client.resume_reading()  # before a write that may pause it again
         early = client.take_buffer()
         if early:
@@ -420,8 +424,12 @@ class HttpExchange(Exchange):
                 self.abort()
             return
         self.cut()
-        if self.chain.queue is not None and self.phase != STORING and self.chain.queue.instead(self, reply):
-            return
+        for hook in self.chain.on_reply:
+            verdict = hook(self, reply)
+            if verdict is not None:
+                if not isinstance(verdict, Wait):
+                    self.give(verdict)
+                return
         client = self.client
         self.error = reply.code
         keep = self.keep_client and self.request_done and not self.listener.draining
@@ -431,6 +439,14 @@ class HttpExchange(Exchange):
             render(reply, self.listener.name, self.request_id, close=not keep, head_only=self.method == "HEAD")
         )
         self.finish()
+
+    def give(self, answer: Answer) -> None:
+        status = answer.status
+        lines = [f"HTTP/1.1 {status} {_phrase(status)}\r\n"]
+        lines += [f"{name}: {value}\r\n" for name, value in answer.fields]
+        if self.request_id:
+            lines.append(f"x-request-id: {self.request_id}\r\n")
+        self.respond(status, "".join(lines).encode("latin-1"), answer.body)
 
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
         """Answer something of our own that is no error: ``lines`` are the status line and the fields, but for those
@@ -484,3 +500,10 @@ class HttpExchange(Exchange):
 
     def set_timer(self, deadline: float) -> None:
         self.client.timer.set(deadline)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

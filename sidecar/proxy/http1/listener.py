@@ -13,7 +13,7 @@ from sidecar.proxy.listener import Listener
 
 if TYPE_CHECKING:
     from sidecar.disk.files import Files
-    from sidecar.filters.api import Chain
+    from sidecar.proxy.filter import Chain
     from sidecar.proxy.http1.head import RequestHead
     from sidecar.proxy.http1.pool import Pool
     from sidecar.proxy.routes import Routes
