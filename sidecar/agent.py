@@ -34,7 +34,7 @@ from sidecar.proxy.listener import Listener, ListenerError, bind_failure
 from sidecar.queue.leftover import report as report_leftovers
 from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
-from sidecar.reload import apply, check_fixed, open_listener
+from sidecar.reload import carry_out, open_listener, planned
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
@@ -332,13 +332,10 @@ class Agent:
             config = await asyncio.to_thread(load, self._path)  # a large file must not hold up traffic
             if self.phase != "ready":
                 raise ConfigError(str(self._path), [Problem("", f"cannot be applied: the sidecar is {self.phase}")])
-            check_fixed(self, config, str(self._path))
-            changes = await apply(self, config, str(self._path))
-            if config.log.level != self.config.log.level:
+            todo = planned(self, config, str(self._path))
+            changes = await carry_out(self, todo, config, str(self._path))
+            if "log.level" in todo.settings:
                 self._log.set_level(config.log.level)
-                changes.append(f"log.level: {config.log.level}")
-            if config.drain != self.config.drain:
-                changes.append("drain: changed")
             self.config = config
             logger.info("reloaded", extra={"changes": changes})
             return changes

@@ -81,7 +81,7 @@ def _fill_standard_files() -> None:
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
-    from sidecar.arguments import add_admin
+    from sidecar.arguments import add_admin, admin_url
     from sidecar.spool_cli.parser import add_parser as add_spool
 
     parser = argparse.ArgumentParser(
@@ -108,12 +108,21 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="check a configuration file",
         description="Every mistake at once: where, what was found, what is allowed, what was most likely meant.",
-        epilog="exit codes: 0 the file is right; 2 it is not",
+        epilog="exit codes: 0 the file is right; 2 it is not; with --against also 1: a reload would be refused, or the "
+        "sidecar cannot be asked",
     )
     check.add_argument("file", metavar="FILE", help="the file; - for standard input")
     check.add_argument("--json", action="store_true", help="mistakes as a list of JSON objects, empty when all is fine")
     check.add_argument(
         "--offline", action="store_true", help="without the environment's variables and without secret files"
+    )
+    check.add_argument(
+        "--against", metavar="URL", type=admin_url,
+        help="tell what a reload with this file would change in the sidecar with this admin API; secrets are not "
+        "compared",
+    )  # fmt: skip
+    check.add_argument(
+        "--token-file", metavar="FILE", default="", help="its admin token (default: SIDECAR_ADMIN_TOKEN)"
     )
     check.set_defaults(command=_check)
 
@@ -152,7 +161,14 @@ def _check(options: argparse.Namespace) -> int:
     from sidecar.config.errors import ConfigError, Problem
     from sidecar.config.load import STDIN, check
 
+    if options.against and options.offline:
+        print("sidecar check: --against needs the environment and the secrets, so not --offline", file=sys.stderr)
+        return MISUSED
     try:
+        if options.against:
+            from sidecar.rehearsal import rehearse
+
+            return rehearse(options.file, options.against, options.token_file, as_json=options.json)
         summary = check(options.file, offline=options.offline)
     except ConfigError as error:
         if not options.json:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import socket
@@ -11,6 +12,8 @@ import pytest
 
 from sidecar import __version__
 from sidecar.cli import main
+from support.agents import RunningAgent, upstream
+from support.live import run
 from support.processes import ROOT
 
 GOOD = """
@@ -237,3 +240,32 @@ def test_importing_aiohttp_leaves_the_environment_alone(monkeypatch: pytest.Monk
     _import_aiohttp()
     assert os.environ["SSL_CERT_FILE"] == "/ours.pem"
     assert "SSL_CERT_DIR" not in os.environ
+
+
+def test_check_against_a_running_sidecar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def asked() -> None:
+        token = {"bind": "127.0.0.1:0", "token": "sesame"}
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}, admin=token) as it:
+            url = f"http://{it.agent.admin_address}"
+
+            async def check(*more: str) -> tuple[int, str]:
+                code = await asyncio.to_thread(main, ["check", str(it.file), "--against", url, *more])
+                return code, capsys.readouterr().out
+
+            assert await check() == (0, "a reload would change nothing\n")
+            it.write(upstreams={"a": upstream(timeout={"request": "3s"})})
+            assert await check() == (0, "a reload would change:\n  upstreams.a.timeout.request: 30 → 3\n")
+            it.write(tracing={"sample": 0.5})
+            code, out = await check("--json")
+            assert code == 1
+            assert [it["path"] for it in json.loads(out)["refused"]] == ["tracing.sample"]
+
+    run(asked)
+
+
+def test_check_against_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("service: {name: web}\n")
+    assert main(["check", str(file), "--against", "127.0.0.1:9"]) == 1
+    assert "cannot reach http://127.0.0.1:9" in capsys.readouterr().err
+    assert main(["check", str(file), "--against", "127.0.0.1:9", "--offline"]) == 2

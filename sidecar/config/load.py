@@ -38,6 +38,13 @@ def load_text(text: str, filename: str, environ: Mapping[str, str] | None = None
     return _named(config)
 
 
+def load_file(path: str) -> Config:
+    """As :func:`load`; ``-`` is standard input."""
+    if path != "-":
+        return load(path)
+    return load_text(_decoded(sys.stdin.buffer.read(document.MAX_BYTES + 1), STDIN), STDIN)
+
+
 class Summary(NamedTuple):
     """What there is to say of a file that is right."""
 

@@ -88,11 +88,16 @@ class Source(Protocol):
         ...
 
 
-class Admin:
-    """A running sidecar's admin API."""
+#: How to ask another one.
+_HINT: Final = "--admin URL; --path FOLDER looks at the files of one that is stopped"
 
-    def __init__(self, url: str, token: str = "") -> None:
+
+class Admin:
+    """A running sidecar's admin API. ``hint`` says which arguments lead to another one."""
+
+    def __init__(self, url: str, token: str = "", hint: str = _HINT) -> None:
         self._base = url.rstrip("/")
+        self._hint = hint
         if not self._base.startswith(("http://", "https://")):
             raise SourceError(f"{url!r} is not the URL of an admin API; one looks like http://127.0.0.1:15000")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -150,7 +155,7 @@ class Admin:
     def _unreachable(self, reason: object) -> str:
         return (
             f"cannot reach {self._base}: {_said(reason)}; is the sidecar running, and is this its admin.bind? "
-            "(--admin URL; --path FOLDER looks at the files of one that is stopped)"
+            f"({self._hint})"
         )
 
 
