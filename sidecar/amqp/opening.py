@@ -22,7 +22,6 @@ from sidecar.amqp.spec import (
     HEARTBEAT,
     METHOD,
     PROTOCOL_HEADER,
-    UNEXPECTED_FRAME,
     AmqpError,
 )
 from sidecar.net.dial import dial, pace
@@ -71,18 +70,20 @@ class Opening(Pair):
         if self.stage == GREETING:
             self._greet(data)
         elif self.stage == DIALLING:
-            self.abort()  # it has not been asked anything yet
+            self._too_early()  # it has not been asked anything yet
         else:
             self._client_handshake(data)
 
     def _greet(self, data: bytes) -> None:
         greeting = self._greeting = self._greeting + data
-        if not PROTOCOL_HEADER.startswith(greeting[:8]) or len(greeting) > 8:
+        if not PROTOCOL_HEADER.startswith(greeting[:8]):
             # Whatever it speaks, this is what is spoken here (§4.2.2).
             self.client.write(PROTOCOL_HEADER)
             self.error = "bad_request"
             self.status = STATUS[self.error]
             self.client.transport.close()
+        elif len(greeting) > 8:
+            self._too_early()
         elif len(greeting) == 8:
             self.stage = DIALLING
             self.deadlines.take_time()
@@ -101,7 +102,8 @@ class Opening(Pair):
         for kind, number, start, end in frames:
             if kind != METHOD or number:
                 if self.client.state == OPEN and kind != HEARTBEAT:
-                    raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - the handshake is not over")
+                    self._too_early()
+                    return
                 continue
             found = method_of(reader.data, start, end)
             if self.client.state != OPEN:
@@ -117,6 +119,16 @@ class Opening(Pair):
                     self.broker.reader.limit = self.handshake.frame_max
         if reader.error is not None and self.client.state == OPEN:
             raise reader.error
+
+    def _too_early(self) -> None:
+        """The client sends what only belongs on an open connection, or before it is asked: bunny does, when one thread
+        publishes while another one recovers. Nothing is said to it, as the broker does: it would take a close for the
+        answer to its login, and what is no frame for the end of everything."""
+        broker = self.broker
+        self.hang_up("bad_request")
+        if broker is not None and broker.state != CLOSED:
+            broker.state = CLOSED
+            broker.transport.close()
 
     # -- a connection to a broker --------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from support.amqp import (
     header,
     method,
     name,
+    publish,
     secure,
     secure_ok,
     start,
@@ -189,7 +190,6 @@ def test_the_agreed_frame_size_is_kept_to_by_both() -> None:
         b"AMQP\x03\x01\x00\x00",
         b"GET / HTTP/1.1\r\n\r\n",
         b"\x16\x03\x01\x02\x00",
-        GREETING + b"x",
     ],
 )
 def test_whoever_speaks_something_else_is_told_the_version(greeting: bytes) -> None:
@@ -232,16 +232,29 @@ def test_frame_max_must_be_possible(frame_max: int) -> None:
 
 
 @pytest.mark.parametrize("said", [channel_open(1), header(1, 5), frame(3, 0, b"x"), frame(2, 0, b"")], ids=name)
-def test_what_is_out_of_place_before_the_connection_is_open(said: bytes) -> None:
+def test_what_is_out_of_place_before_the_connection_is_open_ends_it_without_a_word(said: bytes) -> None:
+    """As with the broker, and so that the client comes again: a close would be taken for the answer to its login, and
+    what is no frame for the end of everything."""
     for step in (begun, tuned):
         stage = Stage()
         client, broker = step(stage)
         client.says(said)
-        client.gets_close(505, "UNEXPECTED_FRAME")
+        client.gets_nothing()
         assert broker.closed
-        client.says(CLOSE_OK)
         assert client.closed
+        assert stage.listener.stats.rejected["bad_request"]
         stage.finished()
+
+
+def test_what_comes_with_the_protocol_header_ends_it_without_a_word() -> None:
+    stage = Stage()
+    client = stage.connect()
+    client.says(GREETING + publish(1, "k", b"x"))
+    client.gets_nothing()
+    assert client.closed
+    assert not stage.accepted
+    assert stage.lines.records
+    stage.finished()
 
 
 @pytest.mark.parametrize(
@@ -290,12 +303,13 @@ def test_frames_that_are_none(said: bytes) -> None:
     stage.over()
 
 
-def test_whoever_speaks_before_there_is_an_answer_is_cut() -> None:
+def test_whoever_speaks_before_there_is_an_answer_gets_none() -> None:
     stage = Stage()
     client = stage.connect()
     client.says(GREETING)
     client.says(start_ok())
-    assert client.aborted
+    client.gets_nothing()
+    assert client.closed
     stage.over()
 
 

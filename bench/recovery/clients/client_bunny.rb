@@ -7,10 +7,13 @@ def say(word, about) = puts("#{word} #{about.to_s.gsub(/\s+/, ' ')}")
 
 # What the library says of its own tries.
 logger = Logger.new($stdout, level: Logger::WARN, formatter: ->(_level, _time, _name, text) { "fails #{text.gsub(/\s+/, ' ')}\n" })
+# What a thread publishes while another one recovers goes into the handshake, and the broker hangs up: so it waits.
+recovering = false
+hooks = { recovery_attempt_started: -> { recovering = true }, recovery_completed: -> { recovering = false } }
 begin
-  connection = Bunny.new(host: "127.0.0.1", port: PORT.to_i, logger: logger)
+  connection = Bunny.new(host: "127.0.0.1", port: PORT.to_i, logger: logger, **hooks)
   connection.start
-rescue Bunny::TCPConnectionFailed, Timeout::Error, SystemCallError => error
+rescue Bunny::TCPConnectionFailed, AMQ::Protocol::EmptyResponseError, Timeout::Error, SystemCallError => error # as its recovery does
   say "fails", error.inspect
   sleep 1
   retry
@@ -30,6 +33,8 @@ end
 
 begin
   loop do
+    sleep 0.1
+    next if recovering
     stamp = Time.now.to_f.to_s
     begin
       sent[channel.next_publish_seq_no] = stamp
@@ -37,7 +42,6 @@ begin
     rescue Bunny::Exception, SystemCallError, IOError => error
       say "unsent", error.inspect
     end
-    sleep 0.1
   end
 rescue StandardError => error
   say "gone", error.inspect
