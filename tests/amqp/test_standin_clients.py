@@ -27,7 +27,7 @@ from sidecar.amqp.frames import FrameReader
 from sidecar.amqp.handshake import HANDSHAKE_FRAME_MAX, Handshake
 from sidecar.amqp.known import Known
 from sidecar.amqp.methods import basic_ack, connection_close, connection_close_ok, method_of
-from sidecar.amqp.reception import Reception
+from sidecar.amqp.reception import NotKnown, Reception
 from sidecar.amqp.recorded import Recorded
 from sidecar.amqp.spec import (
     BASIC_PUBLISH,
@@ -73,6 +73,8 @@ class Client(asyncio.Protocol):
             for kind, number, start, end in self._reader.feed(data):
                 self._frame(kind, number, self._reader.data, start, end)
             assert self._reader.error is None
+        except NotKnown:
+            self._transport.close()
         except AmqpError as error:
             self._server.errors.append(error)
             self._transport.write(connection_close(error.code, error.text, error.method))
@@ -96,7 +98,7 @@ class Client(asyncio.Protocol):
             self._transport.close()
         elif not self._handshake.done:
             self._say(self._reception.takes(self._handshake.from_client(data, start, end)))
-            if self._reception.login is not None and self._reception.account is None:
+            if self._reception.login is not None and not self._reception.looked_up:
                 self._say(self._reception.admit(USERS.get(self._handshake.user)))
             self._reader.limit = self._handshake.frame_max
         elif found == BASIC_PUBLISH or kind != METHOD:
@@ -334,11 +336,13 @@ def test_strangers_are_told_to_come_again() -> None:
     server = Server(Known(), False)
 
     async def work(url: str) -> None:
-        with pytest.raises(aiormq.exceptions.ConnectionClosed, match="not yet seen one accept"):
+        with pytest.raises(aiormq.exceptions.AMQPConnectionError) as caught:
             await aio_pika.connect(url)
+        assert not isinstance(caught.value, aiormq.exceptions.AuthenticationError)
 
     with server.running() as url:
         stranger = url.replace("guest:guest", "stranger:secret")
         asyncio.run(work(stranger))
-        with pytest.raises(pika.exceptions.AMQPConnectionError, match="not yet seen one accept"):
+        with pytest.raises(pika.exceptions.AMQPConnectionError) as caught:
             pika.BlockingConnection(pika.URLParameters(stranger))
+        assert not isinstance(caught.value, pika.exceptions.AuthenticationError)
