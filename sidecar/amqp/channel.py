@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +21,7 @@ from sidecar.amqp.unacked import Unacked
 if TYPE_CHECKING:
     from sidecar.amqp.policy import Route
     from sidecar.amqp.session import Session
+    from sidecar.amqp.subscription import Subscription
     from sidecar.proxy.trace import Trace
 
 #: How a consumer takes its deliveries: it acknowledges them; it need not; and they are answers to its own requests
@@ -50,9 +52,9 @@ class Channel(Sender):
 
     __slots__ = (
         "confirms", "consumers", "consumes", "declares", "delivery", "departed", "ending", "freed", "gets",
-        "header_end", "header_new", "header_start", "incoming", "last_queue", "left", "method", "number", "offset",
-        "open", "parts", "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "route", "session",
-        "stalled", "trace", "unacked", "waiting",
+        "header_end", "header_new", "header_start", "incoming", "last_queue", "left", "limit", "method", "number",
+        "offset", "open", "parts", "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "route",
+        "session", "shared_limit", "stalled", "subscriptions", "trace", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -79,10 +81,15 @@ class Channel(Sender):
         self.waiting: list[bytes] | None = None
         #: Consumer tag → its kind (:data:`ACK`, …); and the same for those whose ``consume-ok`` is still to come.
         self.consumers: dict[bytes, int] = {}
-        self.consumes: list[tuple[bytes, int]] = []
+        self.consumes: list[tuple[bytes, int, Subscription]] = []
+        #: The same consumers as they were asked for.
+        self.subscriptions: dict[bytes, Subscription] = {}
         #: Whether each ``basic.get`` under way need not be acknowledged.
         self.gets: deque[bool] = deque()
         self.unacked = Unacked()
+        #: The prefetch limit for consumers to come (0: none), and that of all together (-1: none was set).
+        self.limit = 0
+        self.shared_limit = -1
         #: The client has set a prefetch limit; and of each ``qos`` under way, whether it was the client's.
         self.qos_known = False
         self.qos_asked: deque[bool] = deque()
@@ -258,9 +265,11 @@ class Channel(Sender):
         """The kind of a consumer that the broker has accepted. With RabbitMQ it is the queues that do, so this is not
         always the one that was asked for first."""
         for wanted in (tag, b""):
-            for place, (asked, kind) in enumerate(self.consumes):
+            for place, (asked, kind, subscription) in enumerate(self.consumes):
                 if asked == wanted:
                     del self.consumes[place]
+                    subscription.queue = subscription.queue or self.last_queue.encode("utf-8", "surrogateescape")
+                    self.subscriptions[tag] = subscription
                     return kind
         return ACK
 
@@ -357,13 +366,13 @@ class Channel(Sender):
         if not stalled.consumer:
             self.session.client_write(basic_get_empty(self.number))
 
-    def give_back(self, consumer: bytes | None = None) -> None:
-        """What was kept back (for one consumer, or for all) goes back into its queue. What need not be acknowledged the
-        broker has forgotten: that goes to the client after all."""
+    def give_back(self, consumers: Collection[bytes] | None = None) -> None:
+        """What was kept back (for these consumers, or for all) goes back into its queue. What need not be acknowledged
+        the broker has forgotten: that goes to the client after all."""
         session = self.session
         kept: deque[Stalled] = deque()
         for stalled in self.stalled:
-            if consumer is not None and stalled.consumer != consumer:
+            if consumers is not None and stalled.consumer not in consumers:
                 kept.append(stalled)
                 continue
             session.stalling.count(-1, -stalled.size())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import spec
 from sidecar.amqp.channel import ACK, NO_ACK, REPLIES, Channel, Removal
+from sidecar.amqp.facts import PASSIVE
 from sidecar.amqp.incoming import Stalled
 from sidecar.amqp.methods import (
     Arguments,
@@ -20,6 +21,7 @@ from sidecar.amqp.methods import (
     method_of,
 )
 from sidecar.amqp.spec import AmqpError
+from sidecar.amqp.subscription import Subscription
 from sidecar.amqp.tables import decode_table
 
 if TYPE_CHECKING:
@@ -45,8 +47,6 @@ _KNOWN: Final = _BARRIERS | {
     spec.EXCHANGE_BIND, spec.QUEUE_DECLARE, spec.QUEUE_BIND, spec.BASIC_QOS, spec.BASIC_CONSUME, spec.BASIC_CANCEL,
     spec.BASIC_CANCEL_OK, spec.BASIC_GET, spec.BASIC_RECOVER, spec.BASIC_RECOVER_ASYNC, spec.CONFIRM_SELECT,
 }  # fmt: skip
-#: Among the bits of ``queue.declare``.
-_EXCLUSIVE: Final = 4
 #: The answers to what takes something away.
 _REMOVED: Final = frozenset(
     {spec.EXCHANGE_DELETE_OK, spec.EXCHANGE_UNBIND_OK, spec.QUEUE_DELETE_OK, spec.QUEUE_UNBIND_OK}
@@ -137,6 +137,7 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
     elif found == spec.BASIC_CANCEL:
         arguments = Arguments(data, start, end)
         tag = arguments.short_bytes()
+        channel.subscriptions.pop(tag, None)
         if arguments.u8() & 1:
             channel.depart(tag)
             session.consumer_gone(channel, tag)
@@ -165,11 +166,11 @@ def _declare(session: Session, channel: Channel, data: bytes, start: int, end: i
     arguments.skip(2)
     name = arguments.short()
     bits = arguments.u8()
-    declared = data[start + 13 : end - 1] if bits & 5 == _EXCLUSIVE else b""
+    declared = b"" if bits & PASSIVE else data[start + 13 : end - 1]
     if not bits & 16:
         channel.declares.append(declared)
     elif declared and name:
-        session.departure.owns(name, declared)
+        session.has_queue(name, declared)
 
 
 def _qos(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
@@ -179,6 +180,11 @@ def _qos(session: Session, channel: Channel, data: bytes, start: int, end: int) 
     channel.qos_known = True
     channel.qos_asked.append(True)
     wanted = session.prefetch(count)
+    if scope & 1:
+        channel.shared_limit = wanted
+    else:
+        channel.limit = wanted
+        channel.shared_limit = -1  # RabbitMQ: a limit of each ends that of all together
     return None if wanted == count else method(channel.number, spec.BASIC_QOS, pack(">IHB", size, wanted, scope))
 
 
@@ -189,19 +195,23 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
     queue = arguments.short_bytes()
     tag = arguments.short_bytes()
     bits = arguments.u8()
+    table = arguments.long_bytes()
     kind = REPLIES if queue == _DIRECT_REPLY_TO else NO_ACK if bits & 2 else ACK
     before = after = b""
-    if bits & 8:  # no-wait
-        session.consumer_came(channel, tag, kind)
-        if session.stalling.returning and kind != REPLIES:
-            after = basic_cancel(channel.number, tag)
-    else:
-        channel.consumes.append((tag, kind))
     limit = session.prefetch(0)
     if kind == ACK and limit and not channel.qos_known:
         channel.qos_known = True
         channel.qos_asked.append(False)
+        channel.limit = limit
         before = basic_qos(channel.number, limit)
+    subscription = Subscription(queue, bits, len(table).to_bytes(4, "big") + table, channel.limit)
+    if bits & 8:  # no-wait
+        session.consumer_came(channel, tag, kind)
+        channel.subscriptions[tag] = subscription
+        if session.stalling.returning and kind != REPLIES:
+            after = basic_cancel(channel.number, tag)
+    else:
+        channel.consumes.append((tag, kind, subscription))
     return before + data[start:end] + after if before or after else None
 
 
@@ -350,7 +360,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         channel.last_queue = name = Arguments(data, start, end).short()
         declared = channel.declares.popleft() if channel.declares else b""
         if declared:
-            session.departure.owns(name, declared)
+            session.has_queue(name, declared)
         session.queue_declared(name)
     elif found in _REMOVED:
         if channel.removals:

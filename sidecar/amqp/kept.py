@@ -245,6 +245,8 @@ class KeptChannel(Channel):
             self.session.stalling.count(-1, -stalled.size())
             self.taken_back(stalled)
         self.stalled.clear()
+        for subscription in self.subscriptions.values():
+            subscription.away = False  # all of them are begun again over the next connection
         self.recovering = deque([True for clients in self.recovering if clients])
         self._drop_incoming()
         self.delivery = None

@@ -327,6 +327,7 @@ class KeptSession(Session):
         if self.client.full:
             broker.stop(OTHER_FULL)
         self._port.broker_is_back()
+        self.stalling.begin_again()
         broker.write(self._alone.back())
         logger.info(
             "a client has a broker again",

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.door import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Door
+from sidecar.amqp.ephemeral import EphemeralQueues
 from sidecar.amqp.hold import Hold
 from sidecar.amqp.legs import ClientLeg
 from sidecar.amqp.lookout import Lookout
@@ -62,6 +63,7 @@ class AmqpListener(Listener):
         self.hold = Hold(config.hold, self.amqp_stats, self.clock, self.loop.call_at)
         self.hold.on_room = self._on_room
         self.sessions: dict[Session, None] = {}
+        self.ephemeral = EphemeralQueues()
         #: Sessions that are not read from because the hold is full, and since when.
         self.stopped: dict[Session, float] = {}
         #: Who knows of an alarm of the broker: sessions, the watcher, the replay.
@@ -285,6 +287,9 @@ class AmqpListener(Listener):
     def _tick(self) -> None:
         self._see_to_deliveries()
         now = self.clock()
+        if self.stalled:
+            for session in list(self.sessions):
+                session.stalling.look(now, self.config.pause_keep)
         for session, since in self.stopped.items():
             if now - since >= PATIENCE:
                 session.tell_blocked("held back by the sidecar: too much is waiting")

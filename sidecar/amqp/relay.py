@@ -371,6 +371,13 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
         return b""
     if session.stalling.on and kind != REPLIES:
         if not session.stalling.returning:
+            subscription = channel.subscriptions.get(consumer)
+            if subscription is not None and subscription.away:
+                # It was on its way when we cancelled the consumer.
+                if not channel.recovering:
+                    session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
+                channel.incoming = NOBODY
+                return b""
             channel.incoming = stalled = Stalled(channel, tag, consumer, kind == NO_ACK, new or data[start:end])
             channel.stalled.append(stalled)
             session.stalling.count(1, end - start)

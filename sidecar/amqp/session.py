@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from sidecar.amqp.policy import Policy
     from sidecar.amqp.tracing import MessageTracing
 
+#: Among the bits of ``queue.declare``.
+_EXCLUSIVE: Final = 4
 _CHANNEL_CLOSE: Final = CHANNEL_CLOSE.to_bytes(4, "big")
 
 logger = logging.getLogger("sidecar.amqp")
@@ -126,6 +128,10 @@ class Session(Opening):
     def stalled_deliveries(self) -> int:
         """Deliveries kept back."""
         return sum(len(channel.stalled) for channel in self.channels.values())
+
+    def is_ephemeral(self, queue: bytes) -> bool:
+        """Whether a queue ends when nobody consumes from it."""
+        return (self.vhost, queue.decode("utf-8", "surrogateescape")) in self._listener.ephemeral
 
     @property
     def hold_bytes(self) -> int:
@@ -327,6 +333,13 @@ class Session(Opening):
         if self._close_frame or self.client.state != OPEN:
             self._go_on_closing()
 
+    def has_queue(self, name: str, declared: bytes) -> None:
+        """The client has declared a queue, not passively. ``declared``: the arguments, behind the reserved short."""
+        bits = declared[1 + declared[0]]
+        if bits & _EXCLUSIVE:
+            self.departure.owns(name, declared)
+        self._listener.ephemeral.declared(self.vhost, name, bits, declared)
+
     def queue_declared(self, name: str) -> None:
         """The broker has shown that the queue exists: if it is to be watched, that can begin."""
         self._listener.queue_declared(self.vhost, name)
@@ -341,7 +354,8 @@ class Session(Opening):
         """A consumer was cancelled, by either side."""
         if channel.consumers.pop(tag, None) is not None:
             self.amqp_stats.consumers -= 1
-            channel.give_back(tag)
+            channel.subscriptions.pop(tag, None)
+            channel.give_back((tag,))
 
     def stall(self, on: bool) -> None:
         """Keep deliveries back from now on, or hand them out again."""

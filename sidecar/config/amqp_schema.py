@@ -214,6 +214,11 @@ AMQP = Section(
             "Upstreams of this file; while the breaker of one is open, nothing is delivered to consumers.",
             ["ollama"],
         ),
+        "pause_keep": Key(
+            Duration("100ms", "24h"),
+            "How long deliveries that pause are kept back before they return to their queues: less than the broker's "
+            "consumer_timeout.",
+        ),
         "spool": Key(SPOOL, SPOOL.doc + " There is none unless it is given."),
         "dead_letters": Key(DEAD_LETTERS, DEAD_LETTERS.doc),
         "partitions": Key(

@@ -397,7 +397,8 @@ class AmqpBatch:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Amqp:
     """What is particular to an AMQP upstream. ``vhosts``: those that clients may open (empty: any). ``pause_on``: names
-    of upstreams whose open breaker pauses deliveries. ``management``: base URL of RabbitMQ's management API, or empty.
+    of upstreams whose open breaker pauses deliveries; ``pause_keep``: seconds for which they are kept back then, before
+    they go back into their queues. ``management``: base URL of RabbitMQ's management API, or empty.
     ``dead_letters`` counts only with a ``spool``. ``partitions``: by the name of the exchange, in any vhost.
     """
 
@@ -411,6 +412,7 @@ class Amqp:
     max_message_size: int = 16 << 20
     prefetch: AmqpPrefetch = AmqpPrefetch()
     pause_on: tuple[str, ...] = ()
+    pause_keep: float = 5.0
     spool: AmqpSpool | None = None
     dead_letters: AmqpDeadLetters = AmqpDeadLetters()
     partitions: dict[str, AmqpPartition] = field(default_factory=dict)

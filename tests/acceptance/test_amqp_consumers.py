@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
+import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,17 @@ from typing import Any
 from pamqp import commands
 
 from support.amqp_clients.raw import Listener, RawClient
+from support.patience import PATIENCE
 from support.processes import App, Sidecar, ending, free_port, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
+
+#: Milliseconds that the broker waits for an acknowledgement, in the test of that.
+CONSUMER_TIMEOUT = 5000
+
+
+def post(url: str) -> None:
+    with urllib.request.urlopen(urllib.request.Request(url, data=b""), timeout=PATIENCE) as answer:
+        assert answer.status == 200
 
 
 def fill(rabbitmq: RabbitMQ, queue: str, count: int) -> None:
@@ -139,3 +149,46 @@ def test_draining(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
         assert sidecar.popen.wait(60) == 0
         wait_for(lambda: rabbitmq.depth("consumers.drain") == 46, "five were worked on, one came")
     rabbitmq.delete("consumers.drain")
+
+
+def test_a_pause_outlasts_the_patience_of_the_broker(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
+    """What the client has not seen does not cost it its channel; a consumer straight at the broker that acknowledges
+    nothing says when that is due."""
+    rabbitmq.eval(f"application:set_env(rabbit, consumer_timeout, {CONSUMER_TIMEOUT}).")
+    rabbitmq.eval("application:set_env(rabbit, channel_tick_interval, 500).")
+    queues = {"consumers.lasting": {"durable": True}, "consumers.own": {"auto_delete": True}}
+    try:
+        config = behind_sidecar(rabbitmq.port, pause_on=["ollama"], pause_keep="1s")
+        config["upstreams"]["ollama"] = {"bind": "127.0.0.1:0", "endpoints": [f"127.0.0.1:{free_port()}"]}
+        with ExitStack() as stack:
+            (sidecar,) = stack.enter_context(ending(Sidecar(tmp_path, config)))
+            assert isinstance(sidecar, Sidecar)
+            client = RawClient(sidecar.ready().port("rabbitmq")).open_channel()
+            client.call(1, commands.Basic.Qos(prefetch_count=10), commands.Basic.QosOk)
+            for queue, flags in queues.items():
+                client.queue(1, queue, **flags)
+                client.call(1, commands.Basic.Consume(queue=queue, consumer_tag=queue), commands.Basic.ConsumeOk)
+            listener = stack.enter_context(Listener(client, ack=True))
+            breaker = f"{sidecar.admin}/upstreams/ollama/breaker"
+            post(f"{breaker}/open")
+            time.sleep(0.75)  # it is noticed at the next look, of which there are four in a second
+            fill(rabbitmq, "consumers.impatient", 1)
+            with rabbitmq.channel() as channel:
+                for queue in queues:
+                    for number in range(5):
+                        channel.basic_publish("", queue, b"%d" % number)
+            impatient = stack.enter_context(consumer(rabbitmq.port, "consumers.impatient", 1, ack=False))
+            wait_for(lambda: rabbitmq.depth("consumers.lasting") == 5, "they are ready for others")
+            wait_for(lambda: impatient.methods(commands.Channel.Close), "the broker has lost its patience")
+            time.sleep(CONSUMER_TIMEOUT / 1000)
+            assert deliveries(listener) == []
+            post(f"{breaker}/close")
+            wait_for(lambda: len(deliveries(listener)) == 10, "all of them come after the pause")
+            assert all(delivery.redelivered for delivery in deliveries(listener))
+            assert listener.methods(commands.Channel.Close) == []
+            assert listener.error is None
+    finally:
+        rabbitmq.eval("application:unset_env(rabbit, consumer_timeout).")
+        rabbitmq.eval("application:set_env(rabbit, channel_tick_interval, 60000).")
+        for queue in ("consumers.lasting", "consumers.impatient"):
+            rabbitmq.delete(queue)

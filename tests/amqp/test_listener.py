@@ -48,7 +48,7 @@ def slow(channel: int, body: bytes = b"hello") -> bytes:
 
 
 def test_deliveries_wait_while_a_named_upstreams_breaker_is_open() -> None:
-    stage = Stage(pause_on=("ollama",))
+    stage = Stage(pause_on=("ollama",), pause_keep=60.0)
     breaker = CircuitBreaker(1, 10.0, 3, stage.loop)
     stage.listener.pause_on = lambda: [breaker]
     client, broker = stage.open(1)

@@ -71,6 +71,7 @@ def test_amqp_is_shown_without_what_it_has_not() -> None:
         "max_message_size": 16 << 20,
         "prefetch": {"default": 0, "max": 0},
         "pause_on": [],
+        "pause_keep": 5,
     }
 
 
