@@ -258,7 +258,7 @@ class Agent:
         files = [it for listener in self._listeners() for it in listener.files]
         if not files:
             return True
-        from sidecar.disk.claim import claim
+        from sidecar.storage.claim import claim
 
         since = time.monotonic()
 

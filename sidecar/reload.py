@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Config
-from sidecar.disk.errors import SpoolError
 from sidecar.plan import Plan, Stored, plan, stranded
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.listener import Listener, ListenerError
+from sidecar.storage.errors import SpoolError
 from sidecar.upstreams.running import RunningUpstream
 
 if TYPE_CHECKING:

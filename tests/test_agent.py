@@ -11,9 +11,9 @@ import pytest
 
 from sidecar.agent import StartError
 from sidecar.config.model import Service
-from sidecar.disk.files import Files
 from sidecar.registry.directory_folder import Folder
 from sidecar.registry.directory_record import encode
+from sidecar.storage.files import Files
 from support.agents import NOBODY, RunningAgent, ask, upstream
 from support.live import Origin, ok, run, until
 from support.processes import free_port

@@ -21,7 +21,6 @@ ROOT = Path(sidecar.__file__).parent
 ROOMS: Mapping[str, str] = {
     "__main__": "cli",
     "arguments": "cli",
-    "disk": "storage",
     "plan": "agent",
     "proxy": "exchange",
     "proxy.assembly": "agent",

@@ -10,9 +10,9 @@ import pytest
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.port import SpoolPort
 from sidecar.config.errors import ConfigError
-from sidecar.disk.errors import SpoolError
 from sidecar.proxy.listener import Listener
 from sidecar.reload import open_listener
+from sidecar.storage.errors import SpoolError
 from support.agents import NOBODY, RunningAgent, ask, upstream
 from support.live import Origin, ok, run, until
 from support.processes import free_port

@@ -122,7 +122,7 @@ class Api:
             self._exports -= 1
 
     async def _export(self, request: web.Request, view: SpoolView, wanted: _Wanted) -> web.StreamResponse:
-        from sidecar.disk.errors import SpoolError
+        from sidecar.storage.errors import SpoolError
 
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
         now = self._clock()
@@ -226,7 +226,7 @@ class Api:
         """A handler that says it when the spool cannot be used."""
 
         async def tell(request: web.Request) -> web.StreamResponse:
-            from sidecar.disk.errors import SpoolError
+            from sidecar.storage.errors import SpoolError
 
             try:
                 return await handler(request)

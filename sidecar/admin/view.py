@@ -54,7 +54,7 @@ class SpoolKey(Protocol):
 
 class DeadLettersView(Protocol):
     """Messages of an upstream that nobody will send any more. The attributes are as of the last transaction; the
-    coroutines ask the disk, and may raise :class:`sidecar.disk.errors.SpoolError`."""
+    coroutines ask the disk, and may raise :class:`sidecar.storage.errors.SpoolError`."""
 
     @property
     def count(self) -> int: ...

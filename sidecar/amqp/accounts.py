@@ -22,10 +22,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sidecar.amqp.notebook import Kept, Notebook
 from sidecar.amqp.spec import AmqpError
 from sidecar.amqp.tables import decode_table
 from sidecar.config.model import AmqpCredentials
+from sidecar.storage.json_file import Kept, Notebook
 
 logger = logging.getLogger("sidecar.amqp")
 

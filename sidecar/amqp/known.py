@@ -16,8 +16,8 @@ from typing import Final
 
 from sidecar.amqp.facts import EXCHANGE, QUEUE, Fact, exists, from_wire
 from sidecar.amqp.methods import Arguments
-from sidecar.amqp.notebook import Kept, Notebook
 from sidecar.amqp.spec import CONNECTION_START, CONNECTION_TUNE, EXCHANGE_DECLARE, QUEUE_DECLARE, AmqpError
+from sidecar.storage.json_file import Kept, Notebook
 
 #: What is remembered at most; beyond it, what was confirmed the longest ago is forgotten, and first of all what ends by
 #: itself (answer queues, say).

@@ -28,11 +28,11 @@ if TYPE_CHECKING:
     from sidecar.amqp.spool.port import SpoolPort
     from sidecar.amqp.tracing import MessageTracing
     from sidecar.amqp.watch import Watcher
-    from sidecar.disk.files import Files
     from sidecar.proxy.errors import Reply
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.resilience.limiter import Limiter
     from sidecar.resilience.wheel import Timer
+    from sidecar.storage.files import Files
     from sidecar.upstreams.endpoint import Endpoint
 
 #: Seconds between two looks at what has no event of its own: breakers that deliveries wait for, clients that were not

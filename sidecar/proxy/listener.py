@@ -15,11 +15,11 @@ from sidecar.net.shortage import SHORTAGE
 from sidecar.proxy.sockets import reset, set_keepalive
 
 if TYPE_CHECKING:
-    from sidecar.disk.files import Files
     from sidecar.proxy.assembly import Assembly
     from sidecar.proxy.filter import Chain
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.resilience.wheel import TimerWheel
+    from sidecar.storage.files import Files
     from sidecar.telemetry.stats import ListenerStats
     from sidecar.upstreams.cluster import Cluster
     from sidecar.upstreams.endpoint import Endpoint

@@ -15,12 +15,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.disk.database import DatabaseFile
-from sidecar.disk.errors import DiskFullError
-from sidecar.disk.faults import FAILURES
-from sidecar.disk.salvage import count, rows
-from sidecar.disk.sqlite import Format, roll_back, scalar
 from sidecar.queue.record import Found, Outcome, Request
+from sidecar.storage.database import DatabaseFile
+from sidecar.storage.errors import DiskFullError
+from sidecar.storage.faults import FAILURES
+from sidecar.storage.salvage import count, rows
+from sidecar.storage.sqlite import Format, roll_back, scalar
 
 #: The schema that this version writes; files of another one are refused.
 SCHEMA: Final = 1
@@ -103,7 +103,7 @@ class Database:
         self.file.close()
 
     def load(self, sql: sqlite3.Connection) -> None:
-        """Read what is there; see :class:`sidecar.disk.database.Contents`."""
+        """Read what is there; see :class:`sidecar.storage.database.Contents`."""
         sql.execute("DELETE FROM probe")
         sql.execute("INSERT INTO secret SELECT ? WHERE NOT EXISTS (SELECT 1 FROM secret)", (secrets.token_bytes(32),))
         sql.execute("UPDATE secret SET value = value")
@@ -113,11 +113,11 @@ class Database:
         self._outcome_bytes = scalar(sql, "SELECT coalesce(sum(size), 0) FROM outcome INDEXED BY outcome_forget")
 
     def copy(self, reader: sqlite3.Connection | None, writer: sqlite3.Connection) -> int:
-        """See :class:`sidecar.disk.database.Contents`."""
+        """See :class:`sidecar.storage.database.Contents`."""
         return _copy(reader, writer, self.secret)
 
     def salvaged(self, lost: int) -> None:
-        """See :class:`sidecar.disk.database.Contents`."""
+        """See :class:`sidecar.storage.database.Contents`."""
         self.corrupt += max(lost, self.missing)
 
     @contextlib.contextmanager

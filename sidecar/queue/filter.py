@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from sidecar.config.model import Queue as Config
-from sidecar.disk.errors import InDoubtError
 from sidecar.proxy.errors import STATUS, Reply
 from sidecar.proxy.exchange import PENDING
 from sidecar.proxy.filter import HELD, Filter, Wait
@@ -21,13 +20,14 @@ from sidecar.queue import answers
 from sidecar.queue.delivery import HEADER, peers_code
 from sidecar.queue.lane import UNDELIVERED
 from sidecar.queue.record import Found, Request, digest_of, id_for_key, new_id, short
+from sidecar.storage.errors import InDoubtError
 
 if TYPE_CHECKING:
-    from sidecar.disk.errors import SpoolError
     from sidecar.proxy.http1.exchange import HttpExchange
     from sidecar.proxy.http1.head import ResponseHead
     from sidecar.queue.lane import Lane
     from sidecar.queue.queue import HttpQueue
+    from sidecar.storage.errors import SpoolError
 
 _KEY: Final = b"idempotency-key"
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -21,11 +21,11 @@ from sidecar.resilience.backoff import Backoff, parse_retry_after
 if TYPE_CHECKING:
     import asyncio
 
-    from sidecar.disk.errors import SpoolError
     from sidecar.queue.database import Database
     from sidecar.queue.delivery import Result
     from sidecar.queue.queue import HttpQueue
     from sidecar.queue.record import Request
+    from sidecar.storage.errors import SpoolError
 
 logger = logging.getLogger("sidecar.queue")
 

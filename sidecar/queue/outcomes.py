@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.proxy.exchange import ENDED
 
 if TYPE_CHECKING:
-    from sidecar.disk.errors import SpoolError
     from sidecar.proxy.http1.exchange import HttpExchange
     from sidecar.queue.database import Database
     from sidecar.queue.record import Found
     from sidecar.queue.store import Store
+    from sidecar.storage.errors import SpoolError
 
 #: Outcomes that are read from the disk at once, each with a body of up to ``max_body``.
 READING: Final = 8

@@ -20,11 +20,11 @@ from sidecar.queue.store import Store
 from sidecar.telemetry.stats import QueueStats
 
 if TYPE_CHECKING:
-    from sidecar.disk.errors import SpoolError
-    from sidecar.disk.files import Files
     from sidecar.proxy.http1.listener import HttpListener
     from sidecar.queue.database import Gone
     from sidecar.queue.record import Found, Request
+    from sidecar.storage.errors import SpoolError
+    from sidecar.storage.files import Files
 
 logger = logging.getLogger("sidecar.queue")
 
@@ -104,7 +104,7 @@ class HttpQueue:
 
     def open(self) -> None:
         """Read what is there, and begin to send it. Raises :class:`ListenerError`."""
-        from sidecar.disk.errors import SpoolError
+        from sidecar.storage.errors import SpoolError
 
         try:
             counts, self.keyed = self.store.open()

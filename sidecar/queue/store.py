@@ -16,9 +16,9 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Any, Final
 
-from sidecar.disk.errors import DiskFullError, InDoubtError, SpoolError
-from sidecar.disk.faults import FAILURES, damaged, describe, disk_full, refused
 from sidecar.queue.database import Counts, Database
+from sidecar.storage.errors import DiskFullError, InDoubtError, SpoolError
+from sidecar.storage.faults import FAILURES, damaged, describe, disk_full, refused
 
 logger = logging.getLogger("sidecar.queue")
 

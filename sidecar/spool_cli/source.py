@@ -224,7 +224,7 @@ class Files:
         self._database: Database = Database(folder, name)
 
     def __enter__(self) -> Files:
-        from sidecar.disk.errors import SpoolError
+        from sidecar.storage.errors import SpoolError
 
         # What is no spool at all would be taken for a damaged one, and set aside.
         if not _is_spool(self._database.file.files.base):
@@ -363,7 +363,7 @@ class _Telling:
         import sqlite3
 
         if isinstance(error, (sqlite3.Error, OSError)):
-            from sidecar.disk.faults import describe
+            from sidecar.storage.faults import describe
 
             raise SourceError(describe(error)) from error
 

@@ -11,9 +11,9 @@ import pytest
 
 from sidecar.amqp import accounts as module
 from sidecar.amqp.accounts import Account, Accounts
-from sidecar.amqp.notebook import Saving
 from sidecar.amqp.tables import encode_table
 from sidecar.config.model import AmqpCredentials, Secret
+from sidecar.storage.json_file import Saving
 
 DAY = 86_400.0
 

@@ -12,7 +12,6 @@ from sidecar.amqp import facts, known
 from sidecar.amqp.facts import Fact
 from sidecar.amqp.known import Known
 from sidecar.amqp.methods import method, short
-from sidecar.amqp.notebook import Saving
 from sidecar.amqp.spec import (
     CONNECTION_START,
     CONNECTION_TUNE,
@@ -21,6 +20,7 @@ from sidecar.amqp.spec import (
     QUEUE_BIND,
     QUEUE_DECLARE,
 )
+from sidecar.storage.json_file import Saving
 
 NONE = b"\0\0\0\0"
 START = method(0, CONNECTION_START, b"\0\x09" + NONE + NONE + NONE)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.disk.errors import InDoubtError
+from sidecar.storage.errors import InDoubtError
 from support.plane import Plane, in_plane
 from support.queueing import OK, POST, ask, away, back, finished, outcomes, post, queued, says
 

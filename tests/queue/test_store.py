@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.disk.errors import InDoubtError, SpoolError
 from sidecar.queue.database import Database
 from sidecar.queue.record import Found, Outcome, Request, digest_of, id_for_key, new_id
+from sidecar.storage.errors import InDoubtError, SpoolError
 from support.plane import until
 from support.queueing import Held, holding, put
 

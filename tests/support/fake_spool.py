@@ -16,7 +16,7 @@ from sidecar.amqp.spool.dead import DeadLetter
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.record import pack
 from sidecar.amqp.tables import encode_table
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 
 #: 2026-01-01T00:00:00Z, when what these helpers make was published.
 TAKEN = 1767225600.0

@@ -9,7 +9,7 @@ from sidecar.amqp.spool.changes import Changes
 from sidecar.amqp.spool.jobs import Call, Fetch, Outcome, Put, State
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import Spool
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 from support.amqp import FakeLoop
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 from sidecar.config import model
 from sidecar.core.instance import Instance
-from sidecar.disk.errors import SpoolError
 from sidecar.queue.database import Database
 from sidecar.queue.record import Found, Request
 from sidecar.queue.store import Store
+from sidecar.storage.errors import SpoolError
 from support.plane import Answer, Peer, Plane, run
 from support.processes import free_port
 

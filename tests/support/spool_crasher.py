@@ -17,7 +17,7 @@ from pathlib import Path
 from sidecar.amqp.spool import writer
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import Spool
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 
 LANES = ("a", "b", "c")
 

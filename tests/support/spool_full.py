@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from sidecar.amqp.spool import writer
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 from support.spools import Driver, fill_and_empty, message, number_of, run
 
 

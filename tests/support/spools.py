@@ -9,7 +9,7 @@ from typing import Any
 
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import Spool
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 from support.patience import PATIENCE
 
 AI = ("/", "ai.tasks")

@@ -25,9 +25,9 @@ from sidecar.amqp.spool.dead import DeadLetter, DeadTable
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.messages import MessageTable
 from sidecar.amqp.spool.record import pack
-from sidecar.disk.database import DatabaseFile
-from sidecar.disk.errors import DiskFullError
-from sidecar.disk.sqlite import Format, blob, roll_back, scalar
+from sidecar.storage.database import DatabaseFile
+from sidecar.storage.errors import DiskFullError
+from sidecar.storage.sqlite import Format, blob, roll_back, scalar
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
@@ -128,14 +128,14 @@ class Database:
         self.dead.load(self.file.sql)
 
     def copy(self, reader: sqlite3.Connection | None, writer: sqlite3.Connection) -> int:
-        """See :class:`sidecar.disk.database.Contents`."""
+        """See :class:`sidecar.storage.database.Contents`."""
         from sidecar.amqp.spool.salvage import copy
 
         self._before = self.messages.count
         return copy(reader, writer, max(self._next, self._next_block))
 
     def salvaged(self, lost: int) -> None:
-        """See :class:`sidecar.disk.database.Contents`."""
+        """See :class:`sidecar.storage.database.Contents`."""
         self.corrupt += max(lost, self._before - self.messages.count)
 
     # -- messages ------------------------------------------------------------------------------------------------------

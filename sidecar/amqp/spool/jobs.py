@@ -9,7 +9,7 @@ from typing import Any
 from sidecar.amqp.spool.changes import BadRow, Changes, Count, KeyName
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 
 PutDone = Callable[[list[SpooledMessage], SpoolError | None], None]
 FetchDone = Callable[[list[SpooledMessage]], None]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.spool.store import Spool
     from sidecar.amqp.stats import AmqpStats
     from sidecar.config.model import AmqpSpool
-    from sidecar.disk.errors import SpoolError
+    from sidecar.storage.errors import SpoolError
 
 logger = logging.getLogger("sidecar.amqp")
 

@@ -9,7 +9,7 @@ from typing import Final
 from sidecar.amqp.spool.changes import BadRow, Count, KeyName
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.record import BadRecordError, pack, unpack
-from sidecar.disk.sqlite import blob, text
+from sidecar.storage.sqlite import blob, text
 
 #: Rows bound in one statement, at the most.
 _ROWS: Final = 32

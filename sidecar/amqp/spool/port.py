@@ -16,7 +16,6 @@ from sidecar.amqp.accounts import Accounts
 from sidecar.amqp.dialler import plain
 from sidecar.amqp.known import Known
 from sidecar.amqp.link import Report
-from sidecar.amqp.notebook import Saving
 from sidecar.amqp.publishing.connector import Connector
 from sidecar.amqp.publishing.publisher import GONE, Publisher
 from sidecar.amqp.replay.line import Login
@@ -25,7 +24,8 @@ from sidecar.amqp.spool.keeper import Keeper
 from sidecar.amqp.spool.lifetimes import Lifetimes
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import DeadLetters, Key, Spool
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
+from sidecar.storage.json_file import Saving
 
 if TYPE_CHECKING:
     from sidecar.amqp.handshake import Handshake

@@ -8,8 +8,8 @@ from typing import Final
 from sidecar.amqp.spool.dead import has_text
 from sidecar.amqp.spool.messages import MessageTable
 from sidecar.amqp.spool.record import BadRecordError, unpack
-from sidecar.disk.faults import FAILURES
-from sidecar.disk.salvage import count, rows
+from sidecar.storage.faults import FAILURES
+from sidecar.storage.salvage import count, rows
 
 #: Rows of one transaction.
 _BATCH: Final = 500

@@ -25,8 +25,8 @@ from sidecar.amqp.spool.dead import DeadLetter
 from sidecar.amqp.spool.jobs import Call, Fetch, FetchDone, Job, Outcome, Put, PutDone, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.writer import Writer
-from sidecar.disk.errors import SpoolError
-from sidecar.disk.files import Files
+from sidecar.storage.errors import SpoolError
+from sidecar.storage.files import Files
 
 logger = logging.getLogger("sidecar.amqp.spool")
 

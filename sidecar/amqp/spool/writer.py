@@ -22,8 +22,8 @@ from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.jobs import Call, Fetch, Job, Outcome, Put, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.record import pack
-from sidecar.disk.errors import DiskFullError, SpoolError
-from sidecar.disk.faults import FAILURES, damaged, describe, disk_full, refused
+from sidecar.storage.errors import DiskFullError, SpoolError
+from sidecar.storage.faults import FAILURES, damaged, describe, disk_full, refused
 
 logger = logging.getLogger("sidecar.amqp.spool")
 

@@ -12,11 +12,11 @@ from sidecar.proxy.http1.downstream import Downstream
 from sidecar.proxy.listener import Listener
 
 if TYPE_CHECKING:
-    from sidecar.disk.files import Files
     from sidecar.proxy.filter import Chain
     from sidecar.proxy.http1.head import RequestHead
     from sidecar.proxy.http1.pool import Pool
     from sidecar.proxy.routes import Routes
+    from sidecar.storage.files import Files
     from sidecar.upstreams.endpoint import Endpoint
 
 

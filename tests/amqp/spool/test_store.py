@@ -8,7 +8,7 @@ from sidecar.amqp.spool import store, writer
 from sidecar.amqp.spool.changes import Changes, Death
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 from support.spools import AI, Driver, message, number_of, run
 
 

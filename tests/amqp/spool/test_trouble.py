@@ -20,7 +20,7 @@ import pytest
 from sidecar.amqp.spool import writer
 from sidecar.amqp.spool.changes import Changes, Death
 from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 from support.spools import AI, Driver, fill_and_empty, message, number_of, run
 
 ROOT = Path(__file__).parents[3]

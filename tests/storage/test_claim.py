@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.disk import claim as claims
-from sidecar.disk.claim import claim
-from sidecar.disk.errors import InUseError
-from sidecar.disk.files import Files
+from sidecar.storage import claim as claims
+from sidecar.storage.claim import claim
+from sidecar.storage.errors import InUseError
+from sidecar.storage.files import Files
 from support.live import run, until
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from sidecar.disk.errors import InUseError, SpoolError
-from sidecar.disk.files import Files
+from sidecar.storage.errors import InUseError, SpoolError
+from sidecar.storage.files import Files
 
 #: Seconds between two looks whether they are free: a thread that waits for a lock could not be ended.
 PAUSE: Final = 0.25

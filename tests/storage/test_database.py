@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.disk.database import DatabaseFile
-from sidecar.disk.errors import DiskFullError, SpoolError
-from sidecar.disk.faults import damaged, describe, disk_full, refused
-from sidecar.disk.salvage import rows
-from sidecar.disk.sqlite import Format, scalar
+from sidecar.storage.database import DatabaseFile
+from sidecar.storage.errors import DiskFullError, SpoolError
+from sidecar.storage.faults import damaged, describe, disk_full, refused
+from sidecar.storage.salvage import rows
+from sidecar.storage.sqlite import Format, scalar
 
 MIB = 1 << 20
 FORM = Format(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from sidecar.disk.errors import InUseError, SpoolError
+from sidecar.storage.errors import InUseError, SpoolError
 
 logger = logging.getLogger("sidecar.disk")
 

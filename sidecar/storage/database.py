@@ -10,12 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, Protocol
 
-from sidecar.disk.errors import SpoolError
-from sidecar.disk.faults import FAILURES, NotADatabaseError, damaged, describe, disk_full
-from sidecar.disk.files import Files, identity
-from sidecar.disk.reserve import Reserve, allocate
-from sidecar.disk.salvage import new_file
-from sidecar.disk.sqlite import Format, connect, roll_back, scalar
+from sidecar.storage.errors import SpoolError
+from sidecar.storage.faults import FAILURES, NotADatabaseError, damaged, describe, disk_full
+from sidecar.storage.files import Files, identity
+from sidecar.storage.reserve import Reserve, allocate
+from sidecar.storage.salvage import new_file
+from sidecar.storage.sqlite import Format, connect, roll_back, scalar
 
 logger = logging.getLogger("sidecar.disk")
 

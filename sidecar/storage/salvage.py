@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.disk.faults import FAILURES, describe
-from sidecar.disk.sqlite import Format, connect
+from sidecar.storage.faults import FAILURES, describe
+from sidecar.storage.sqlite import Format, connect
 
 logger = logging.getLogger("sidecar.disk")
 

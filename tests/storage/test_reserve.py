@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.disk.errors import DiskFullError
-from sidecar.disk.reserve import Reserve
+from sidecar.storage.errors import DiskFullError
+from sidecar.storage.reserve import Reserve
 
 MIB = 1 << 20
 

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from sidecar.disk.errors import DiskFullError
-from sidecar.disk.faults import disk_full
+from sidecar.storage.errors import DiskFullError
+from sidecar.storage.faults import disk_full
 
 #: It grows in such steps, bytes.
 _STEP: Final = 1 << 20

@@ -7,7 +7,7 @@ import sqlite3
 import struct
 from typing import Final
 
-from sidecar.disk.errors import SpoolError
+from sidecar.storage.errors import SpoolError
 
 #: What SQLite and the system raise. Damage can make SQLite's own error texts unreadable.
 FAILURES: Final = (sqlite3.Error, OSError, UnicodeDecodeError)

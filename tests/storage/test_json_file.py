@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.amqp import notebook
-from sidecar.amqp.notebook import Kept, Notebook, Saving
+from sidecar.storage import json_file
+from sidecar.storage.json_file import Kept, Notebook, Saving
 
 
 class Counter(Kept):
@@ -64,7 +64,7 @@ def test_what_cannot_even_be_set_aside(tmp_path: Path, caplog: pytest.LogCapture
 
 
 def test_what_changes_is_saved_by_itself_and_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(notebook, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(json_file, "SAVE_SECONDS", 0.0)
     it = Counter(tmp_path / "number.json")
     assert it.notebook is not None
     written = threading.Event()
