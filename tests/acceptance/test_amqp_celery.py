@@ -51,8 +51,8 @@ def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Stor
         sidecar = processes[0].ready()
         assert isinstance(sidecar, Sidecar)
         found: dict[str, Story] = {}
+        server.add_vhost(*PORTS)
         for name in PORTS:
-            server.add_vhost(name)
             port = server.port if name == "direct" else sidecar.port(name)
             # With a spool, what has been sent is safe without confirms.
             site = Site(folder / name, f"amqp://guest:guest@127.0.0.1:{port}/{name}", confirm=name != "spooled")

@@ -238,12 +238,16 @@ class RabbitMQ:
             f'rabbit_auth_backend_internal:set_permissions(<<"{name}">>, <<"{vhost}">>, {rights}, <<"tests">>).'
         )
 
-    def add_vhost(self, name: str) -> None:
-        """A virtual host in which ``guest`` may do everything."""
+    def add_vhost(self, *names: str) -> None:
+        """Virtual hosts in which ``guest`` may do everything."""
         self.eval(
-            f'rabbit_vhost:add(<<"{name}">>, <<"tests">>), '
-            f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, '
-            '<<".*">>, <<".*">>, <<".*">>, <<"tests">>).'
+            ", ".join(
+                f'rabbit_vhost:add(<<"{name}">>, <<"tests">>), '
+                f'rabbit_auth_backend_internal:set_permissions(<<"guest">>, <<"{name}">>, '
+                '<<".*">>, <<".*">>, <<".*">>, <<"tests">>)'
+                for name in names
+            )
+            + "."
         )
 
     def alarm(self, on: bool) -> None:

@@ -119,9 +119,9 @@ class User:
     def revoke_old(self) -> None:
         """The worker has what it had before, and hears that it is not to be."""
         deadline = time.monotonic() + WAIT
-        while not set(self.far) <= self._scheduled() and time.monotonic() < deadline:
+        while missing := set(self.far) - self._scheduled():
+            assert time.monotonic() < deadline, missing
             time.sleep(0.1)
-        assert self._scheduled() == set(self.far)
         app.control.revoke(self.far, reply=True, timeout=WAIT, limit=2)
         revoked = app.control.inspect(timeout=WAIT, limit=2).revoked()["classic@here"]
         assert set(self.far) <= set(revoked)
@@ -133,7 +133,7 @@ class User:
     # -- sending
 
     def _steady(self) -> None:
-        while not self.calm.wait(0.1):
+        while not self.calm.wait(0.2):
             for queue in QUEUES:
                 self._send(queue)
 
