@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar import __version__, signals
 
@@ -81,7 +81,7 @@ def _fill_standard_files() -> None:
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
-    from sidecar.arguments import add_admin, admin_url
+    from sidecar.arguments import add_admin
     from sidecar.spool_cli.parser import add_parser as add_spool
 
     parser = argparse.ArgumentParser(
@@ -104,27 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("file", metavar="FILE", help="the configuration, one YAML file per workload")
     run.set_defaults(command=_run)
 
-    check = commands.add_parser(
-        "check",
-        help="check a configuration file",
-        description="Every mistake at once: where, what was found, what is allowed, what was most likely meant.",
-        epilog="exit codes: 0 the file is right; 2 it is not; with --against also 1: a reload would be refused, or the "
-        "sidecar cannot be asked",
-    )
-    check.add_argument("file", metavar="FILE", help="the file; - for standard input")
-    check.add_argument("--json", action="store_true", help="mistakes as a list of JSON objects, empty when all is fine")
-    check.add_argument(
-        "--offline", action="store_true", help="without the environment's variables and without secret files"
-    )
-    check.add_argument(
-        "--against", metavar="URL", type=admin_url,
-        help="tell what a reload with this file would change in the sidecar with this admin API; secrets are not "
-        "compared",
-    )  # fmt: skip
-    check.add_argument(
-        "--token-file", metavar="FILE", default="", help="its admin token (default: SIDECAR_ADMIN_TOKEN)"
-    )
-    check.set_defaults(command=_check)
+    _add_check(commands)
 
     schema = commands.add_parser(
         "schema",
@@ -155,6 +135,32 @@ def _parser() -> argparse.ArgumentParser:
 
     add_spool(commands)
     return parser
+
+
+def _add_check(commands: Any) -> None:
+    from sidecar.arguments import admin_url
+
+    check = commands.add_parser(
+        "check",
+        help="check a configuration file",
+        description="Every mistake at once: where, what was found, what is allowed, what was most likely meant.",
+        epilog="exit codes: 0 the file is right; 2 it is not; with --against also 1: a reload would be refused, or the "
+        "sidecar cannot be asked",
+    )
+    check.add_argument("file", metavar="FILE", help="the file; - for standard input")
+    check.add_argument("--json", action="store_true", help="mistakes as a list of JSON objects, empty when all is fine")
+    check.add_argument(
+        "--offline", action="store_true", help="without the environment's variables and without secret files"
+    )
+    check.add_argument(
+        "--against", metavar="URL", type=admin_url,
+        help="tell what a reload with this file would change in the sidecar with this admin API; secrets are not "
+        "compared",
+    )  # fmt: skip
+    check.add_argument(
+        "--token-file", metavar="FILE", default="", help="its admin token (default: SIDECAR_ADMIN_TOKEN)"
+    )
+    check.set_defaults(command=_check)
 
 
 def _check(options: argparse.Namespace) -> int:
