@@ -40,7 +40,7 @@ class Kind:
     def missing(self) -> bool:
         """Whether something that it needs is not on this machine."""
         return any(shutil.which(need) is None and not Path(need).exists() for need in self.needs) or any(
-            importlib.util.find_spec(module) is None for module in self.modules
+            module not in sys.modules and importlib.util.find_spec(module) is None for module in self.modules
         )
 
     def prepare(self, folder: Path) -> list[str]:

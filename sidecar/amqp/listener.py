@@ -157,6 +157,8 @@ class AmqpListener(Listener):
         if self.port is not None:
             self.port.start()
         await Listener.start(self)
+        if self.port is None:
+            self.lookout.watch()
         self._look_after_watcher()
         self._timer.set(self.clock() + TICK)
 

@@ -4,6 +4,9 @@ While none could be had, all endpoints are asked again and again, at most a seco
 has gone under a client. Asked is by the protocol header, and a broker is what answers with ``connection.start``
 (AMQP 0-9-1 §4.2.2): ports that take connections and do no more (a load balancer's, those of a broker that stands still)
 are none.
+
+As long as no client is connected, nobody would notice that the broker goes. So now and then a connection is made, and
+closed at once: of that, RabbitMQ takes no notice in its log.
 """
 
 from __future__ import annotations
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
 #: the sidecars that lost a broker together do not all come back to it together.
 FIRST: Final = 0.1
 LONGEST: Final = 0.8
+#: Seconds between two glances while no client is connected, about, and before the first.
+IDLE: Final = 3.0
+SOON: Final = 0.1
 #: The most endpoints that are asked at once.
 MOST: Final = 8
 #: Bytes of an answer that are enough to know it: up to the method's number, and one more.
@@ -34,7 +40,7 @@ class Lookout:
     """One port's. The listener is told by ``broker_found(endpoint)`` or, after each round without an answer,
     ``broker_missing()``; then there is another round."""
 
-    __slots__ = ("_calls", "_listener", "_pause", "_timer", "_unsure")
+    __slots__ = ("_calls", "_idle", "_listener", "_pause", "_timer", "_unsure")
 
     def __init__(self, listener: AmqpListener) -> None:
         self._listener = listener
@@ -44,6 +50,18 @@ class Lookout:
         self._unsure = False
         self._pause = FIRST
         self._timer = listener.wheel.timer(self._on_timer)
+        self._idle = listener.wheel.timer(self._glance)
+
+    def watch(self) -> None:
+        """From now on, find out that there is none even when no client is connected."""
+        self._idle.set(self._listener.clock() + SOON)
+
+    def _glance(self) -> None:
+        listener = self._listener
+        resting = not self._calls and self._timer.deadline == inf
+        if resting and not listener.stats.upstream_active and listener.cluster.endpoints:
+            self._ask(silent=True)
+        self._idle.set(listener.clock() + IDLE * listener.rng.uniform(0.5, 1.5))
 
     def look(self) -> None:
         """Begin, unless that has been done."""
@@ -60,14 +78,15 @@ class Lookout:
         """Never look again."""
         self.rest()
         self._timer.close()
+        self._idle.close()
 
-    def _ask(self) -> None:
+    def _ask(self, silent: bool = False) -> None:
         listener = self._listener
         endpoints = listener.cluster.endpoints
         if len(endpoints) > MOST:
             endpoints = tuple(listener.rng.sample(endpoints, MOST))
         self._unsure = False
-        self._calls = {Call(self, endpoint) for endpoint in endpoints}
+        self._calls = {Call(self, endpoint, silent) for endpoint in endpoints}
         if not self._calls:
             self._in_vain()
             return
@@ -83,8 +102,12 @@ class Lookout:
             self._ask()
 
     def answered(self, call: Call) -> None:
-        """It is a broker."""
-        if call in self._calls and not self._listener.broker_found(call.endpoint):
+        """It is a broker; or silent, and takes connections."""
+        if call not in self._calls:
+            return
+        if call.silent:
+            self.rest()
+        elif not self._listener.broker_found(call.endpoint):
             self._hang_up()
             self._wait()
 
@@ -117,11 +140,12 @@ class Lookout:
 
 
 class Call(asyncio.Protocol):
-    """A connection to an endpoint, to hear whether a broker is there."""
+    """A connection to an endpoint, to hear whether a broker is there; a ``silent`` one, to see whether anybody is."""
 
-    def __init__(self, lookout: Lookout, endpoint: Endpoint) -> None:
+    def __init__(self, lookout: Lookout, endpoint: Endpoint, silent: bool) -> None:
         self._lookout = lookout
         self.endpoint = endpoint
+        self.silent = silent
         self._connecting: asyncio.Task[None] | None = None
         self._transport: asyncio.Transport | None = None
         self._said = b""
@@ -145,7 +169,10 @@ class Call(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.write(PROTOCOL_HEADER)
+        if self.silent:
+            self._lookout.answered(self)
+        else:
+            self._transport.write(PROTOCOL_HEADER)
 
     def data_received(self, data: bytes) -> None:
         self._said = said = self._said + data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pika
@@ -119,7 +119,7 @@ def test_the_default_breaker_keeps_nobody_out_when_the_broker_is_back(rabbitmq: 
         assert isinstance(sidecar, Sidecar)
         port = sidecar.port("rabbitmq")
         rabbitmq.kill()
-        with pytest.raises(AMQPConnectionError):  # whoever is the first to come is cut: there was no time to shut
+        with suppress(AMQPConnectionError):  # there may have been no time to refuse it
             pika.BlockingConnection(parameters_to(port))
         wait_for(lambda: refused(port), "the port refuses connections")
         rabbitmq.start()

@@ -213,6 +213,31 @@ def test_one_broker_of_several_is_enough() -> None:
     stage.over()
 
 
+def test_it_is_found_out_while_no_client_is_connected() -> None:
+    stage = Stage()
+    stage.listener.lookout.watch()
+    stage.advance(20)
+    assert 4 < len(stage.calls) < 20
+    assert not any(call.heard() for call in stage.calls)  # a broker that hears nothing logs nothing
+    assert all(call.transport.gone for call in stage.calls)
+    away(stage)
+    stage.advance(5)
+    assert refusing(stage) == [NO_BROKER]
+    back(stage)
+    stage.advance(1.5)
+    assert refusing(stage) == []
+    stage.over()
+
+
+def test_a_connected_client_is_enough_to_know() -> None:
+    stage = Stage()
+    stage.open(1)
+    stage.listener.lookout.watch()
+    stage.advance(20)
+    assert not stage.calls
+    stage.over()
+
+
 def test_there_are_no_endpoints_and_then_there_are() -> None:
     stage = Stage(brokers=0)
     arrives(stage)
