@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _measure(wanted: Sequence[Kind], scenarios: Sequence[str], logs: Path | None) -> dict[str, Any]:
     """What ``--json`` writes."""
     kinds = _there(wanted)
-    command = shlex.join(["python", "-m", "bench.recovery", *sys.argv[1:]])
+    only = [] if len(wanted) == len(KINDS) else ["--only", *(kind.name for kind in wanted)]
+    some = [] if len(scenarios) == len(SCENARIOS) else ["--scenario", *scenarios]
+    command = shlex.join(["python", "-m", "bench.recovery", *only, *some])
     machine = facts(datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"), os.getloadavg()[0], {})
     results = _run(kinds, scenarios, logs)
     return {

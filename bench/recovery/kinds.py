@@ -137,8 +137,9 @@ KINDS: Final = (
     Kind(
         name="bunny",
         package="apt-get install ruby-bunny",
-        recovery="its own (automatic recovery), every 5 s",
-        pause=5,
+        # It rests twice before its first try, as it first has to find out that its list of hosts is used up.
+        recovery="its own (automatic recovery), after 10 s, then every 5 s",
+        pause=10,
         command=["ruby", "{sources}/client_bunny.rb"],
         needs=["ruby", "/usr/share/rubygems-integration/all/specifications"],
         version=_debian("ruby-bunny"),
