@@ -11,14 +11,13 @@ import contextlib
 import logging
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Callable
-from threading import Event, Thread
 from typing import Any, Final
 
 from sidecar.queue.database import Counts, Database
 from sidecar.storage.errors import DiskFullError, InDoubtError, SpoolError
 from sidecar.storage.faults import FAILURES, damaged, describe, disk_full, refused
+from sidecar.storage.worker import Worker
 
 logger = logging.getLogger("sidecar.queue")
 
@@ -61,9 +60,7 @@ class Store:
     def __init__(self, database: Database, loop: asyncio.AbstractEventLoop) -> None:
         self._database = database
         self._loop = loop
-        self._jobs: deque[Job] = deque()
-        self._wake = Event()
-        self._thread: Thread | None = None
+        self._worker: Worker[Job] = Worker("queue", loop)
         self._stop = False
         self._waiting = 0
         #: The file is another one than before, or may have lost something: what is in it has to be counted again.
@@ -84,8 +81,7 @@ class Store:
         except FAILURES as error:
             self._database.close()
             raise SpoolError(f"{self._database.file.files.base}: {describe(error)}") from error
-        self._thread = Thread(target=self._run, name="queue", daemon=True)
-        self._thread.start()
+        self._worker.start(self._run)
         return found
 
     @property
@@ -106,37 +102,29 @@ class Store:
         """Have it done. ``done`` is called on the loop, with its result when all of it is on the disk, or with what
         went wrong."""
         job = Job(work, done, size)
-        if self._stop or self._thread is None:
+        if self._stop or not self._worker.running:
             self._loop.call_soon(done, None, SpoolError("the queue is closed"))
             return
         self._waiting += size
-        self._jobs.append(job)
-        self._wake.set()
+        self._worker.submit(job)
 
     async def close(self) -> None:
         """Do what was asked for, and end."""
-        thread = self._thread
-        if thread is None:
+        if not self._worker.running:
             self._database.close()  # it was claimed, and not opened
             return
         if self._stop:
             return
         self._stop = True
-        self._wake.set()
-        while thread.is_alive():  # noqa: ASYNC110 - what it posts at the end needs the loop to run
-            await asyncio.sleep(0.005)
-        await asyncio.sleep(0)
+        self._worker.wake()
+        await self._worker.ended()
 
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        jobs = self._jobs
-        while True:
-            if not jobs:
-                if self._stop:
-                    break
-                self._wake.wait(IDLE if self._behind or self.problem else None)
-            self._wake.clear()
+        jobs = self._worker.jobs
+        while jobs or not self._stop:
+            self._worker.wait(IDLE if self._behind or self.problem else None)
             batch: list[Job] = []
             size = 0
             while jobs and len(batch) < BATCH and size < BATCH_BYTES:
@@ -154,7 +142,7 @@ class Store:
             except Exception as error:
                 self._trouble(error)
             if batch:
-                self._post(self._settle, batch)
+                self._worker.post(self._settle, batch)
         with contextlib.suppress(*FAILURES):
             if self._database.file.usable:
                 self._database.checkpoint()
@@ -260,7 +248,7 @@ class Store:
         if lost:
             file = str(self._database.file.files.base)
             logger.error("stored requests are lost", extra={"requests": lost, "file": file})
-        self._post(self._recounted, None)
+        self._worker.post(self._recounted, None)
 
     def _refuse(self, batch: list[Job]) -> None:
         for job in batch:
@@ -272,10 +260,6 @@ class Store:
         elif self.problem and not problem:
             logger.info("requests can be stored again")
         self.problem = problem
-
-    def _post(self, call: Callable[[Any], None], argument: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
-            self._loop.call_soon_threadsafe(call, argument)
 
     # -- the loop ------------------------------------------------------------------------------------------------------
 

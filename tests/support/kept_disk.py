@@ -40,13 +40,13 @@ class Disk:
         self._fetches: list[Fetch] = []
         self._called = False
         self._again = False
-        spool._wake = cast(Any, _Bell(self._ring))
-        spool._runner = cast(Any, self)
+        spool._worker._wake = cast(Any, _Bell(self._ring))
+        spool._worker._thread = cast(Any, self)
 
     @property
     def jobs(self) -> int:
         """How much waits for it."""
-        return len(self._spool._jobs)
+        return len(self._spool._worker.jobs)
 
     def bodies(self) -> list[bytes]:
         """What is in the file, in order of ids."""
@@ -69,7 +69,7 @@ class Disk:
     def work(self, most: int = 1_000_000) -> None:
         """Do what has been asked, so many things at most, and say what came of it."""
         outcomes: list[Outcome] = []
-        jobs = self._spool._jobs
+        jobs = self._spool._worker.jobs
         while jobs and most > 0:
             most -= 1
             job = jobs.popleft()

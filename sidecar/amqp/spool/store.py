@@ -13,10 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any, Final
 
 from sidecar.amqp.spool.changes import Changes, Death, KeyName
@@ -27,6 +25,7 @@ from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.writer import Writer
 from sidecar.storage.errors import SpoolError
 from sidecar.storage.files import Files
+from sidecar.storage.worker import Worker
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
@@ -111,9 +110,7 @@ class Spool:
         self._loop = loop
         self._clock = clock_wall
         self._database = Database(path, name, max_bytes, clock_wall)
-        self._jobs: deque[Job] = deque()
-        self._wake = Event()
-        self._runner: Thread | None = None
+        self._worker: Worker[Job] = Worker("spool", loop)
         self._closing = False
         #: What has been removed, and is not queued yet.
         self._later: Changes | None = None
@@ -136,7 +133,7 @@ class Spool:
         #: Messages that were lost or set aside because the file was damaged, since the start.
         self.corrupt = 0
         self.dead_letters = DeadLetters(self._call)
-        self._writer = Writer(self._database, self._jobs, self._wake, self._post)
+        self._writer = Writer(self._database, self._worker, self._settle)
 
     @property
     def files(self) -> Files:
@@ -149,18 +146,16 @@ class Spool:
         for name, (count, size) in self._database.counts.items():
             self._more(name, count, size)
         self._heard(State(self._database, "", {}))
-        self._runner = Thread(target=self._writer.run, name="spool", daemon=True)
-        self._runner.start()
+        self._worker.start(self._writer.run)
 
     async def close(self) -> None:
         """Write what is queued, and end. Nothing may be asked of it any more."""
         self._closing = True
-        if self._runner is not None:
+        if self._worker.running:
             future: asyncio.Future[None] = self._loop.create_future()
             self._ask(Stop(future))
             await future
-            self._runner.join()
-            self._runner = None
+            await self._worker.ended()
         else:
             self._database.close()  # it was claimed, and not opened
 
@@ -229,7 +224,7 @@ class Spool:
 
     def _call(self, work: Callable[[Database], Any], messages: bool) -> asyncio.Future[Any]:
         future: asyncio.Future[Any] = self._loop.create_future()
-        if self._closing or self._runner is None:
+        if self._closing or not self._worker.running:
             future.set_exception(SpoolError("the spool is closed"))
         else:
             self._ask(Call(work, future, messages))
@@ -247,13 +242,11 @@ class Spool:
         later = self._later
         if later is not None:
             self._later = None
-            self._jobs.append(later)
-            self._wake.set()
+            self._worker.submit(later)
 
     def _ask(self, job: Job) -> None:
         self._flush()
-        self._jobs.append(job)
-        self._wake.set()
+        self._worker.submit(job)
 
     def _more(self, name: KeyName, count: int, size: int) -> None:
         key = self.keys.get(name)
@@ -283,14 +276,8 @@ class Spool:
             if self.on_room is not None:
                 self.on_room()
 
-    def _post(self, outcomes: list[Outcome]) -> None:
-        """In the thread: what came of a batch."""
-        try:
-            self._loop.call_soon_threadsafe(self._settle, outcomes)
-        except RuntimeError:
-            pass  # the loop is closed, and nobody waits any more
-
     def _settle(self, outcomes: list[Outcome]) -> None:
+        """What came of a batch."""
         for outcome in outcomes:
             try:
                 self._settle_one(outcome)

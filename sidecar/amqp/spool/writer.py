@@ -12,9 +12,7 @@ from __future__ import annotations
 import logging
 import struct
 import time
-from collections import deque
 from collections.abc import Callable
-from threading import Event
 from typing import Final
 
 from sidecar.amqp.spool.changes import Changes, Count, Death, KeyName, add_differences, copied, count_changes, removal
@@ -24,6 +22,7 @@ from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.record import pack
 from sidecar.storage.errors import DiskFullError, SpoolError
 from sidecar.storage.faults import FAILURES, damaged, describe, disk_full, refused
+from sidecar.storage.worker import Worker
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
@@ -51,13 +50,10 @@ _GONE: Final = 3
 class Writer:
     """What the thread runs."""
 
-    def __init__(
-        self, database: Database, jobs: deque[Job], wake: Event, post: Callable[[list[Outcome]], None]
-    ) -> None:
+    def __init__(self, database: Database, worker: Worker[Job], settle: Callable[[list[Outcome]], None]) -> None:
         self._database = database
-        self._jobs = jobs
-        self._wake = wake
-        self._post = post
+        self._worker = worker
+        self._settle = settle
         self._puts: list[Put] = []
         self._fetches: list[Fetch] = []
         self._calls: list[Call] = []
@@ -82,9 +78,7 @@ class Writer:
         if not self._database.file.reserve.held:
             self._trouble(DiskFullError())
         while self._stop is None:
-            if not self._jobs:
-                self._wake.wait(self._pause())
-            self._wake.clear()
+            self._worker.wait(self._pause())
             self._take()
             try:
                 self._round()
@@ -106,7 +100,7 @@ class Writer:
 
     def _take(self) -> None:
         """What the next transaction has in it."""
-        jobs = self._jobs
+        jobs = self._worker.jobs
         count = size = 0
         changes = self._changes
         while jobs and count < BATCH and size < BATCH_BYTES:
@@ -264,7 +258,7 @@ class Writer:
             outcomes.insert(0, state)
         if outcomes:
             self._outcomes = []
-            self._post(outcomes)
+            self._worker.post(self._settle, outcomes)
 
     # -- trouble and upkeep --------------------------------------------------------------------------------------------
 
@@ -391,7 +385,8 @@ class Writer:
                 extra={"messages": len(self._changes.removed) + len(self._changes.dead)},
             )
         self._database.close()
-        self._post([*self._fetches, stop])
+        last: list[Outcome] = [*self._fetches, stop]
+        self._worker.post(self._settle, last)
 
 
 def _can_be_written(death: Death) -> bool:
