@@ -21,6 +21,10 @@ PERSISTENT = commands.Basic.Properties(delivery_mode=2)
 _AHEAD = 40
 
 
+class Refused(Exception):
+    """The connection was closed while it was being made."""
+
+
 class Worker:
     """A thread that does ``work`` again and again, until it is told to end."""
 
@@ -40,19 +44,23 @@ class Worker:
         while not self.ending:
             try:
                 self.work()
-            except (AMQPError, OSError, EOFError) as error:
-                self.ledger.ended(f"{self.name}: {type(error).__name__} {str(error)[:70]}")
+            except (AMQPError, OSError, EOFError, Refused) as error:
+                self.ledger.ended(f"{self.name}: {type(error).__name__} {str(error)[:100]}")
             except BaseException as error:
                 self.error = error
                 return
             time.sleep(0.1)
 
+    def check(self) -> None:
+        """It is still at work."""
+        if self.error is not None:
+            raise self.error
+
     def end(self) -> None:
         self.ending = True
         self._thread.join(30)
         assert not self._thread.is_alive(), f"{self.name} does not end"
-        if self.error is not None:
-            raise self.error
+        self.check()
 
 
 class Publisher(Worker):
@@ -81,18 +89,23 @@ class Publisher(Worker):
 
     def work(self) -> None:
         self._sent = {}
-        with RawClient(self._port, timeout=30, user=self._user, password=self._password) as client:
-            try:
-                client.open_channel()
-                exchange = commands.Exchange.Declare(exchange="restarts", exchange_type="topic", durable=True)
-                client.call(1, exchange, commands.Exchange.DeclareOk)
-                client.confirms()
-            except AssertionError as error:
-                raise EOFError(str(error)) from None
+        with self._connected() as client:
             self._publish(client)
             while self._sent:
                 self._read(client, 0.1)
             client.close()
+
+    def _connected(self) -> RawClient:
+        client = None
+        try:
+            client = RawClient(self._port, timeout=30, user=self._user, password=self._password).open_channel()
+            exchange = commands.Exchange.Declare(exchange="restarts", exchange_type="topic", durable=True)
+            client.call(1, exchange, commands.Exchange.DeclareOk)
+            return client.confirms()
+        except AssertionError as error:  # not what was expected
+            if client is not None:
+                client.sock.close()
+            raise Refused(str(error)) from None
 
     def _publish(self, client: RawClient) -> None:
         began = due = time.monotonic()

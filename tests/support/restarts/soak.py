@@ -134,6 +134,8 @@ class Soak:
 
     def settle(self) -> None:
         """Until all that was confirmed has arrived or is dead; then see that nothing is missing."""
+        for worker in (*self.publishers, *self.consumers):
+            worker.check()
         for publisher in self.publishers:
             publisher.paused = True
         for publisher in self.publishers:
