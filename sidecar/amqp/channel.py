@@ -84,19 +84,20 @@ class Channel(Sender):
         self.consumes: list[tuple[bytes, int, Subscription]] = []
         #: The same consumers as they were asked for.
         self.subscriptions: dict[bytes, Subscription] = {}
-        #: Whether each ``basic.get`` under way need not be acknowledged.
-        self.gets: deque[bool] = deque()
+        #: Whether each ``basic.get`` under way need not be acknowledged. (Queues of flags are bytearrays here: an empty
+        #: deque takes 760 bytes, and each channel would have a few.)
+        self.gets = bytearray()
         self.unacked = Unacked()
         #: The prefetch limit for consumers to come (0: none), and that of all together (-1: none was set).
         self.limit = 0
         self.shared_limit = -1
         #: The client has set a prefetch limit; and of each ``qos`` under way, whether it was the client's.
         self.qos_known = False
-        self.qos_asked: deque[bool] = deque()
+        self.qos_asked = bytearray()
         #: What the client has asked to be removed, and the broker has not answered.
         self.removals: deque[Removal] = deque()
         #: Of each ``queue.declare`` under way its arguments, behind the reserved short; empty: of no interest.
-        self.declares: deque[bytes] = deque()
+        self.declares: list[bytes] = []
         #: What an empty queue name means: the queue declared last (§ "queue" domain).
         self.last_queue = ""
         #: Deliveries kept back; who takes the content that is coming in, if not the client; and the delivery that
@@ -112,7 +113,7 @@ class Channel(Sender):
         self.freed = False
         #: Of each ``basic.recover`` under way, whether it is the client's: what was delivered before the answer is not
         #: to be settled any more.
-        self.recovering: deque[bool] = deque()
+        self.recovering = bytearray()
         #: Consumers cancelled without waiting for an answer, whose deliveries may still come.
         self.departed: dict[bytes, int] = {}
         #: What to add to the broker's delivery tags to get the client's: the tags of broker channels that are gone.

@@ -317,7 +317,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
     if found == spec.BASIC_GET_OK:
         number = Arguments(data, start, end).u64() + channel.offset
         frame = data[start : start + 11] + number.to_bytes(8, "big") + data[start + 19 : end]
-        no_ack = channel.gets.popleft() if channel.gets else False
+        no_ack = bool(channel.gets.pop(0)) if channel.gets else False
         if channel.stalled:
             # Behind what is kept back: delivery tags must reach the client in their order.
             channel.incoming = stalled = Stalled(channel, number, b"", no_ack, frame)
@@ -329,7 +329,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         return frame
     elif found == spec.BASIC_GET_EMPTY:
         if channel.gets:
-            channel.gets.popleft()
+            channel.gets.pop(0)
     elif found == spec.BASIC_RETURN:
         arguments = Arguments(data, start, end)
         arguments.skip(2)
@@ -337,7 +337,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         session.amqp_stats.exchange(session.vhost, arguments.short()).returned += 1
         channel.passing = -1
     elif found == spec.BASIC_QOS_OK:
-        if channel.qos_asked and not channel.qos_asked.popleft():
+        if channel.qos_asked and not channel.qos_asked.pop(0):
             return b""
     elif found == spec.BASIC_CONSUME_OK:
         tag = Arguments(data, start, end).short_bytes()
@@ -352,13 +352,13 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         session.consumer_gone(channel, Arguments(data, start, end).short_bytes())
     elif found == spec.BASIC_RECOVER_OK:
         channel.recovered()
-        if channel.recovering and not channel.recovering.popleft():
+        if channel.recovering and not channel.recovering.pop(0):
             return b""
     elif found == spec.CHANNEL_OPEN_OK:
         channel.open = True
     elif found == spec.QUEUE_DECLARE_OK:
         channel.last_queue = name = Arguments(data, start, end).short()
-        declared = channel.declares.popleft() if channel.declares else b""
+        declared = channel.declares.pop(0) if channel.declares else b""
         if declared:
             session.has_queue(name, declared)
         session.queue_declared(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Final
 
@@ -247,7 +246,7 @@ class KeptChannel(Channel):
         self.stalled.clear()
         for subscription in self.subscriptions.values():
             subscription.away = False  # all of them are begun again over the next connection
-        self.recovering = deque([True for clients in self.recovering if clients])
+        self.recovering = bytearray(each for each in self.recovering if each)
         self._drop_incoming()
         self.delivery = None
         self.offset = self.last_tag
