@@ -63,6 +63,7 @@ HOT_PATH = [
     "sidecar/amqp/spool/keeper.py",
     "sidecar/amqp/spool/lifetimes.py",
     "sidecar/amqp/spool/message.py",
+    "sidecar/amqp/spool/shares.py",
     "sidecar/amqp/stalling.py",
     "sidecar/amqp/stats.py",
     "sidecar/amqp/subscription.py",

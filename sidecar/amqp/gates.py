@@ -34,15 +34,16 @@ _LITTER: Final = 64
 
 class Waiter:
     """Somebody in the line before ``gate``: those of lower ``rank`` go first, then those of lower ``arrival``. It
-    stands for so many ``messages``. To change rank or arrival, leave the line first."""
+    stands for so many ``messages`` and ``bytes``. To change rank or arrival, leave the line first."""
 
-    __slots__ = ("arrival", "gate", "messages", "rank", "ticket")
+    __slots__ = ("arrival", "bytes", "gate", "messages", "rank", "ticket")
 
     def __init__(self, gate: Gate) -> None:
         self.gate = gate
         self.rank = 0
         self.arrival = 0
         self.messages = 0
+        self.bytes = 0
         #: Tells its entry in the line from those it has left behind; 0: in no line.
         self.ticket = 0
 
@@ -51,14 +52,15 @@ class Gate:
     """One that is always open, and the base of those that are not. ``over`` says what becomes of a publish that comes
     to a closed gate: ``hold`` or ``nack``."""
 
-    __slots__ = ("_line", "_ticket", "apart", "messages", "name", "on_change", "over", "retired", "waiting")
+    __slots__ = ("_line", "_ticket", "apart", "bytes", "messages", "name", "on_change", "over", "retired", "waiting")
 
     def __init__(self, name: str, over: str = "hold") -> None:
         self.name = name
         self.over = over
-        #: How many are in the line, and how many messages they stand for.
+        #: How many are in the line, and how many messages and bytes they stand for.
         self.waiting = 0
         self.messages = 0
+        self.bytes = 0
         #: Called when the gate may have opened, if that is not known beforehand.
         self.on_change: Callable[[], None] | None = None
         #: It belongs to no route: whoever stands before it was sent there.
@@ -102,6 +104,7 @@ class Gate:
         waiter.ticket = ticket
         self.waiting += 1
         self.messages += waiter.messages
+        self.bytes += waiter.bytes
         heappush(self._line, (waiter.rank, waiter.arrival, ticket, waiter))
 
     def leave(self, waiter: Waiter) -> None:
@@ -109,6 +112,7 @@ class Gate:
         waiter.ticket = 0
         self.waiting -= 1
         self.messages -= waiter.messages
+        self.bytes -= waiter.bytes
         if len(self._line) > 2 * self.waiting + _LITTER:
             self._line = [entry for entry in self._line if self._valid(entry)]
             heapify(self._line)

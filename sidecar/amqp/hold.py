@@ -29,6 +29,9 @@ _PAUSE: Final = 0.002
 _EXPIRY_PAUSE: Final = 0.05
 #: There is room again below this part of both bounds.
 _ROOM: Final = 0.9
+#: Lines that are shorter than this part of the bounds may go on when they are reached, until this much is held in all.
+_SHARE: Final = 0.125
+_RESERVE: Final = 1.25
 
 
 class Handle(Protocol):
@@ -135,7 +138,8 @@ class Hold:
         #: Held now.
         self.messages = 0
         self.bytes = 0
-        #: A bound was reached, and there is no room again yet. It is for the clients' legs not to read on then.
+        #: A bound was reached, and there is no room again yet. It is for the clients' legs not to read on then, as far
+        #: as :meth:`crowded` says.
         self.full = False
         #: Called when there is room again: less than nine tenths of both bounds.
         self.on_room: Callable[[], None] | None = None
@@ -198,21 +202,24 @@ class Hold:
         name = "" if sender.one_lane else publish.route.lane
         arrival = publish.arrival or self.arrival()
         publish.arrival = arrival
+        size = len(publish.frames)
         lane = sender.lanes.get(name)
         if lane is None:
             lane = sender.lanes[name] = Lane(sender, name, gate)
             heappush(lane.heap, (-publish.priority, arrival, publish))
             lane.messages = 1
+            lane.bytes = size
             self._line_up(lane, gate, now)
         else:
             heappush(lane.heap, (-publish.priority, arrival, publish))
             lane.messages += 1
+            lane.bytes += size
             lane.gate.messages += 1
+            lane.gate.bytes += size
             if lane.heap[0][1] == arrival:
                 lane.gate.leave(lane)
                 self._line_up(lane, gate if gate.apart else self._place(lane), now)
         sender.held += 1
-        size = len(publish.frames)
         stats = publish.route.stats
         stats.held += 1
         stats.held_messages += 1
@@ -225,6 +232,17 @@ class Hold:
             if len(self._tagged) == 1:
                 self._arm(self._expires_at(now))
         self._measure()
+
+    def crowded(self, gate: Gate) -> bool:
+        """Whether nobody may bring more that waits for this gate: a bound was reached, and this line has a good part of
+        it. Who waits for something else is not to suffer for that, within a reserve."""
+        if not self.full:
+            return False
+        settings = self._settings
+        messages, size = settings.messages, settings.bytes
+        if self.messages >= messages * _RESERVE or self.bytes >= size * _RESERVE:
+            return True
+        return gate.messages >= messages * _SHARE or gate.bytes >= size * _SHARE
 
     def arrival(self) -> int:
         """A number for a publish that came just now. One that is held later, or again, has its place by it."""
@@ -286,6 +304,7 @@ class Hold:
             lane.gate.leave(lane)
             lane.heap = [held for held in lane.heap if held[1] not in expired]
             lane.messages = len(lane.heap)
+            lane.bytes = sum([len(held[2].frames) for held in lane.heap])
             if lane.heap:
                 heapify(lane.heap)
                 self._line_up(lane, self._place(lane), now)
@@ -422,6 +441,7 @@ class Hold:
         entry = heappop(lane.heap)
         publish = entry[2]
         lane.messages -= 1
+        lane.bytes -= len(publish.frames)
         if publish.tag:
             self._tagged.pop(entry[1], None)
         if lane.heap:

@@ -317,7 +317,7 @@ class KeptChannel(Channel):
         if publish.tag and here and self._keeper.settings.over == "nack":
             self.refuse(publish)
         elif here or self._may_fit(publish):
-            self.session.keep(publish, self._keeper.full, self.session.listener.clock())
+            self.session.keep(publish, self._keeper.gate(publish.route), self.session.listener.clock())
         else:
             # Neither the spool nor any channel will ever take it.
             publish.route.stats.dropped += 1

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.door import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Door
 from sidecar.amqp.ephemeral import EphemeralQueues
+from sidecar.amqp.gates import Gate
 from sidecar.amqp.hold import Hold
 from sidecar.amqp.legs import ClientLeg
 from sidecar.amqp.lookout import Lookout
@@ -64,8 +65,8 @@ class AmqpListener(Listener):
         self.hold.on_room = self._on_room
         self.sessions: dict[Session, None] = {}
         self.ephemeral = EphemeralQueues()
-        #: Sessions that are not read from because the hold is full, and since when.
-        self.stopped: dict[Session, float] = {}
+        #: Sessions that are not read from because the hold is full: since when, and what their last publish waits for.
+        self.stopped: dict[Session, tuple[float, Gate]] = {}
         #: Who knows of an alarm of the broker: sessions, the watcher, the replay.
         self._alarmed: dict[Session | str, None] = {}
         #: Whether deliveries are kept back at present.
@@ -257,11 +258,15 @@ class AmqpListener(Listener):
         self.alarm("replay", on)
 
     def _on_room(self) -> None:
-        stopped, self.stopped = self.stopped, {}
-        for session in stopped:
-            session.read_on()
-            if not self._alarmed:
-                session.tell_unblocked()
+        for session in list(self.stopped):
+            self._let_go(session)
+
+    def _let_go(self, session: Session) -> None:
+        """There is room for what it publishes."""
+        self.stopped.pop(session, None)
+        session.read_on()
+        if not self._alarmed:
+            session.tell_unblocked()
 
     # -- deliveries ----------------------------------------------------------------------------------------------------
 
@@ -292,8 +297,10 @@ class AmqpListener(Listener):
         if self.stalled:
             for session in list(self.sessions):
                 session.stalling.look(now, self.config.pause_keep)
-        for session, since in self.stopped.items():
-            if now - since >= PATIENCE:
+        for session, (since, gate) in list(self.stopped.items()):
+            if not self.hold.crowded(gate):  # there may be no room for others for long
+                self._let_go(session)
+            elif now - since >= PATIENCE:
                 session.tell_blocked("held back by the sidecar: too much is waiting")
         if self.port is not None:
             self.port.look()

@@ -228,8 +228,9 @@ class Session(Opening):
     def keep(self, publish: Publish, gate: Gate, now: float) -> None:
         """Hold a publish; stop reading when that was the last one there is room for."""
         self.hold.keep(publish, gate, now)
-        if self.hold.full:
-            self._listener.stopped.setdefault(self, now)
+        if self.hold.full and self.hold.crowded(gate):
+            stopped = self._listener.stopped
+            stopped[self] = (stopped[self][0] if self in stopped else now, gate)
             self.client.stop(HOLD_FULL)
         if self.amqp_stats.blocked:
             self.tell_blocked("the broker has an alarm")

@@ -544,6 +544,59 @@ def test_room(bounds: AmqpHold) -> None:
     assert rooms == [8]
 
 
+@pytest.mark.parametrize("bounds", [AmqpHold(messages=80), AmqpHold(bytes=8000)])
+def test_who_waits_for_something_else_has_room_where_one_line_fills_it(bounds: AmqpHold) -> None:
+    port = Port(bounds)
+    channel = Channel(port)
+    stuck, other = port.depth(), port.depth(name="other")
+    port.sample(stuck, 200)
+    port.sample(other, 200)
+    for _ in range(79):
+        channel.publish(port.route("stuck", [stuck]))
+    assert not port.hold.crowded(stuck)
+    channel.publish(port.route("stuck", [stuck]))
+    assert port.hold.crowded(stuck)
+    assert not port.hold.crowded(other)
+    for _ in range(9):
+        channel.publish(port.route("other", [other]))
+    assert not port.hold.crowded(other)
+    channel.publish(port.route("other", [other]))
+    assert port.hold.crowded(other), "it has an eighth itself"
+    port.sample(other, 0)
+    port.run(0.1)
+    assert full(port.hold)
+    assert not port.hold.crowded(other)
+    for number in range(20):
+        gate = port.depth(name=f"small {number}")
+        port.sample(gate, 200)
+        assert not port.hold.crowded(gate)
+        channel.publish(port.route(f"small {number}", [gate]))
+    assert port.hold.crowded(port.depth()), "the reserve is used up"
+    port.sample(stuck, 0)
+    port.run(0.1)
+    assert not full(port.hold)
+    assert not port.hold.crowded(stuck)
+
+
+def test_lines_know_their_bytes() -> None:
+    port = Port(AmqpHold(timeout=5.0))
+    gate, wide = port.depth(), port.depth(name="wide")
+    port.sample(gate, 200)
+    port.sample(wide, 200)
+    first, second = Channel(port, confirm=True), Channel(port)
+    for size in (10, 200, 3000):
+        first.publish(port.route("a", [gate]), size=size)
+        second.publish(port.route("a", [gate, wide]), priority=size % 7, size=size)
+    assert (gate.messages, gate.bytes) == (6, 6420)
+    port.run(6)  # what is in confirm mode is refused
+    assert (gate.messages, gate.bytes) == (3, 3210)
+    port.sample(gate, 0)
+    port.run(0.1)
+    assert (gate.messages, gate.bytes, wide.messages, wide.bytes) == (0, 0, 3, 3210)
+    port.hold.forget(second)
+    assert (wide.messages, wide.bytes) == (0, 0)
+
+
 def test_bounds_can_be_changed() -> None:
     port = Port(AmqpHold(messages=10))
     rooms: list[int] = []

@@ -13,6 +13,8 @@ from support.amqp import (
     blocked,
     channel_close,
     channel_close_ok,
+    channel_open_ok,
+    confirm_select_ok,
     nack,
     publish,
 )
@@ -102,4 +104,26 @@ def test_a_disk_that_does_not_work_is_not_tried_all_the_time() -> None:
     stage.advance(5)
     assert stage.disk.bodies() == [b"a"]
     stage.complains("no space")
+    stage.over()
+
+
+def test_a_key_that_stands_still_has_half_of_the_room_and_others_the_rest() -> None:
+    rule = model.AmqpPublish(exchange="quick", rate=0.1, burst=1, over="spool")
+    stage = KeptStage(spool={"max_bytes": 5000}, publish=(rule,))
+    client, broker = stage.open(1, confirms=True)
+    stage.away()
+    broker.breaks()
+    client.says(publish(1, "p", b"a" * 1000))
+    client.gets(ack(1, 1))
+    stage.there()
+    stage.back(channel_open_ok(1), confirm_select_ok(1))
+    client.says(publish(1, "p", b"b" * 1000))
+    client.gets(ack(1, 2))
+    client.says(publish(1, "p", b"c" * 1000))
+    client.gets_nothing()
+    assert dict(stage.listener.hold.waiting()) == {"room in the spool, for queue p of /": 1}
+    client.says(publish(1, "k", b"d", exchange="quick"), publish(1, "k", b"e" * 1000, exchange="quick"))
+    client.gets(ack(1, 5))
+    assert stage.disk.bodies() == [b"a" * 1000, b"b" * 1000, b"e" * 1000]
+    assert not stage.port.full
     stage.over()

@@ -431,6 +431,23 @@ def test_clients_are_not_read_from_while_the_hold_is_full() -> None:
     stage.over()
 
 
+def test_a_client_that_waits_for_something_else_is_read_while_one_line_fills_the_hold() -> None:
+    limits = tuple(model.AmqpPublish(exchange=exchange, rate=0.01, burst=1) for exchange in ("slow", "other"))
+    stage = Stage(publish=limits, hold=model.AmqpHold(messages=16))
+    client, _ = stage.open(1)
+    other, _ = stage.open(1)
+    client.says(*[slow(1) for _ in range(17)])
+    assert not client.is_read()
+    other.says(publish(1, "k", exchange="other"), publish(1, "k", exchange="other"))
+    assert other.is_read()
+    other.says(publish(1, "k", exchange="other"))
+    assert not other.is_read(), "it has an eighth of the room itself"
+    stage.advance(101)  # one of each has gone
+    assert other.is_read()
+    assert not client.is_read()
+    stage.over()
+
+
 # -- a client that is gone with something held -------------------------------------------------------------------------
 
 

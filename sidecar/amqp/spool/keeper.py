@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from sidecar.amqp.hold import Sender
     from sidecar.amqp.policy import Route
     from sidecar.amqp.publish import Publish
+    from sidecar.amqp.spool.changes import KeyName
     from sidecar.amqp.spool.lifetimes import Lifetimes
+    from sidecar.amqp.spool.shares import Shares
     from sidecar.amqp.spool.store import Spool
     from sidecar.amqp.stats import AmqpStats
     from sidecar.config.model import AmqpSpool
@@ -31,15 +33,24 @@ class Keeper:
     """One AMQP port's. ``wall`` is Unix time."""
 
     __slots__ = (
-        "_acks", "_count", "_lifetimes", "_prefix", "_stats", "_trouble", "_wall", "full", "on_added", "settings",
-        "spool",
+        "_acks", "_count", "_crowds", "_lifetimes", "_prefix", "_shares", "_stats", "_trouble", "_wall", "full",
+        "on_added", "settings", "spool",
     )  # fmt: skip
 
     def __init__(
-        self, settings: AmqpSpool, spool: Spool, stats: AmqpStats, wall: Callable[[], float], lifetimes: Lifetimes
+        self,
+        settings: AmqpSpool,
+        spool: Spool,
+        stats: AmqpStats,
+        wall: Callable[[], float],
+        lifetimes: Lifetimes,
+        shares: Shares,
     ) -> None:
         self.settings = settings
         self._lifetimes = lifetimes
+        self._shares = shares
+        #: Where publishes wait whose key has its share of the room.
+        self._crowds: dict[KeyName, SwitchGate] = {}
         self.spool = spool
         self._stats = stats
         self._wall = wall
@@ -66,6 +77,8 @@ class Keeper:
     def take(self, publishes: list[Publish], urgent: bool = False) -> bool:
         """Store them, in this order; each one's channel hears of it. ``False``: there is no room, and nothing was
         taken. ``urgent``: only room on the disk matters, as they cannot wait where they are."""
+        if not urgent and self._crowded(publishes[0].route):  # such come one by one
+            return False
         now = self._wall()
         messages = [self._message(publish, now) for publish in publishes]
         # While storing does not work, nothing may get ahead of what has come back from the disk.
@@ -75,6 +88,39 @@ class Keeper:
             return False
         self._stats.spooled += len(publishes)
         return True
+
+    def _crowded(self, route: Route) -> bool:
+        name = (route.vhost, route.lane)
+        gate = self._crowds.get(name)
+        if gate is not None and gate.closed:
+            return True
+        if not self._shares.refuses(name):
+            return False
+        if gate is None:
+            gate = self._crowds[name] = SwitchGate(f"room in the spool, for {route.lane} of {route.vhost}", apart=True)
+        gate.set(True)
+        return True
+
+    def gate(self, route: Route) -> SwitchGate:
+        """Where what was not taken waits until there is room for it."""
+        gate = self._crowds.get((route.vhost, route.lane))
+        return gate if gate is not None and gate.closed else self.full
+
+    @property
+    def held(self) -> int:
+        """Messages that wait for room."""
+        return self.full.messages + sum([gate.messages for gate in self._crowds.values()])
+
+    def look(self) -> None:
+        """Now and then: what waits for its key's share may have room, or need none any more."""
+        for name, gate in list(self._crowds.items()):
+            if gate.closed and self._shares.refuses(name, True):
+                if gate.waiting:
+                    gate.changed()  # some may go past the spool by now
+            elif gate.closed:
+                gate.set(False)
+            elif not gate.waiting:
+                del self._crowds[name]
 
     def _message(self, publish: Publish, now: float) -> SpooledMessage:
         route = publish.route

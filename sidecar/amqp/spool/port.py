@@ -23,6 +23,7 @@ from sidecar.amqp.replay.replayer import Replayer
 from sidecar.amqp.spool.keeper import Keeper
 from sidecar.amqp.spool.lifetimes import Lifetimes
 from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.shares import Shares
 from sidecar.amqp.spool.store import DeadLetters, Key, Spool
 from sidecar.storage.errors import SpoolError
 from sidecar.storage.json_file import Saving
@@ -88,7 +89,8 @@ class SpoolPort:
         #: (virtual host, user) → how that user logs in.
         self._logins: dict[tuple[str, str], Login] = {}
         self.spool = Spool(path, name, settings.max_bytes, loop, time.time)
-        self.keeper = Keeper(settings, self.spool, stats, time.time, Lifetimes(policy.topology))
+        shares = Shares(self.spool, self._moves, time.time)
+        self.keeper = Keeper(settings, self.spool, stats, time.time, Lifetimes(policy.topology), shares)
         self.known = Known(path / f"{name}.known.json")
         self.accounts = Accounts(path / f"{name}.accounts.json", config.credentials)
         self._saving = Saving([self.known, self.accounts])
@@ -142,19 +144,20 @@ class SpoolPort:
 
     async def _store_held(self) -> None:
         """What is held has nowhere else to go: it is stored whatever ``max_bytes`` says, as ``hold`` bounds it too."""
-        full = self.keeper.full
-        if not full.waiting:
+        keeper = self.keeper
+        if not keeper.held:
             return
         self.spool.max_bytes = _UNBOUNDED
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST):
-                while full.waiting:
-                    self.keeper.room()
+                while keeper.held:
+                    keeper.room()
+                    keeper.look()
                     await asyncio.sleep(0.01)
-        if full.messages:
+        if keeper.held:
             logger.error(
                 "messages are lost that were held, as the spool cannot store them",
-                extra={"upstream": self._name, "messages": full.messages, "reason": self.spool.problem},
+                extra={"upstream": self._name, "messages": keeper.held, "reason": self.spool.problem},
             )
 
     def configure(self, config: Amqp) -> None:
@@ -177,6 +180,7 @@ class SpoolPort:
             self.keeper.room()
         elif full.closed and full.waiting:
             full.changed()  # some may go past the spool by now
+        self.keeper.look()
         now = self._clock()
         if now - self._swept >= _SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
@@ -279,6 +283,10 @@ class SpoolPort:
         else:
             for message in messages:
                 self.keeper.died(message)
+
+    def _moves(self) -> bool:
+        """The broker is there, as far as clients know, and takes messages."""
+        return not self._searching and not self._stats.blocked
 
     # -- what the admin API sees ---------------------------------------------------------------------------------------
 

@@ -41,11 +41,13 @@ ROOM: Final = 0.9
 class Key:
     """What is in the spool of one virtual host and lane."""
 
-    __slots__ = ("bytes", "count")
+    __slots__ = ("bytes", "count", "moved")
 
     def __init__(self) -> None:
         self.count = 0
         self.bytes = 0
+        #: When one was delivered (Unix time); 0: none was yet.
+        self.moved = 0.0
 
 
 class DeadLetters:
@@ -198,9 +200,13 @@ class Spool:
 
     def remove(self, messages: list[SpooledMessage]) -> None:
         """They have been delivered: forget them with the next transaction."""
-        self._moved = self._clock()
+        now = self._moved = self._clock()
         for message in messages:
-            self._less((message.vhost, message.lane), 1, message.size)
+            name = (message.vhost, message.lane)
+            key = self.keys.get(name)
+            if key is not None:
+                key.moved = now
+            self._less(name, 1, message.size)
         self._soon().removed += messages
         self._room()
 
