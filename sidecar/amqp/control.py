@@ -60,7 +60,6 @@ _TOPOLOGY: Final = frozenset(
         spec.EXCHANGE_BIND,
         spec.EXCHANGE_UNBIND,
         spec.QUEUE_BIND,
-        spec.QUEUE_DECLARE,
         spec.QUEUE_UNBIND,
         spec.QUEUE_DELETE,
     }
@@ -134,6 +133,7 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         channel.gets.append(bool(arguments.u8() & 1))
     elif found == spec.QUEUE_DECLARE:
         _declare(session, channel, data, start, end)
+        _learn(session, channel, found, Arguments(data, start, end))
     elif found == spec.BASIC_CANCEL:
         arguments = Arguments(data, start, end)
         tag = arguments.short_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.amqp.tables import encode_table
 from sidecar.config import model
 from support.amqp import (
     CLOSE_OK,
@@ -526,3 +527,24 @@ def test_confirm_mode_is_entered_once() -> None:
     broker.says(confirm_select_ok(1), confirm_select_ok(1), ack(1, 2, True))
     client.gets(confirm_select_ok(1), confirm_select_ok(1), ack(1, 2, True))
     stage.over()
+
+
+def test_how_long_queues_keep_messages_is_learnt_and_what_ends_with_its_broker() -> None:
+    stage = Stage()
+    client, _ = stage.open(1)
+    arguments = encode_table({"x-message-ttl": 5000, "x-expires": 2000})
+
+    def declared(queue: str, bits: int) -> bytes:
+        return method(1, 50, 10, b"\x00\x00" + short(queue) + bytes((bits,)) + arguments)
+
+    client.says(
+        declared("durable", 2), declared("auto-delete", 2 | 8), declared("exclusive", 4), declared("passive", 1)
+    )
+    client.says(exchange_declare(1, "transient", "fanout"))
+    topology = stage.listener.policy.topology
+    lives = {"durable": (5.0, False), "auto-delete": (2.0, True), "exclusive": (2.0, True), "passive": (0.0, False)}
+    assert {queue: topology.life("/", "", queue) for queue in lives} == lives
+    assert topology.fleeting("/", "transient", "")
+    client.says(queue_declare(1, "durable"))
+    assert topology.life("/", "", "durable") == (0.0, False)
+    client.leaves()
