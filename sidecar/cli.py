@@ -164,6 +164,7 @@ def _add_check(commands: Any) -> None:
 
 
 def _check(options: argparse.Namespace) -> int:
+    import sidecar.filters.order  # noqa: F401 - filters declare their keys
     from sidecar.config.errors import ConfigError, Problem
     from sidecar.config.load import STDIN, check
 
@@ -200,12 +201,14 @@ def _check(options: argparse.Namespace) -> int:
 
 def _schema(options: argparse.Namespace) -> int:
     if options.text:
+        import sidecar.filters.order
         from sidecar.config.reference import reference
 
         print(reference())
         return 0
     import json
 
+    import sidecar.filters.order  # noqa: F401 - as above
     from sidecar.config.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))

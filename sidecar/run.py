@@ -10,6 +10,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
+import sidecar.filters.order  # noqa: F401 - filters declare their keys
 from sidecar import signals
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load

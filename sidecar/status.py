@@ -128,6 +128,9 @@ def table(asked: Asked, colour: bool) -> list[str]:
     queued = _queued_rows(asked.upstreams)
     if len(queued) > 1:
         lines += ["", *columns(queued, colour)]
+    filters = _filter_rows(asked.upstreams)
+    if len(filters) > 1:
+        lines += ["", *columns(filters, colour)]
     amqp = asked.amqp
     for block in (_amqp_rows(amqp, asked.upstreams), _waiting_rows(amqp), _queue_rows(amqp), _spool_rows(amqp)):
         if len(block) > 1:
@@ -185,6 +188,18 @@ def _queued_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for upstream in upstreams
         if (queue := upstream["stats"]["queue"]) is not None
+    ]
+    return rows
+
+
+def _filter_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["UPSTREAM", "FILTER", "WHAT", ">VALUE"]]
+    rows += [
+        [str(upstream["name"]), str(name), str(what), str(value)]
+        for upstream in upstreams
+        for name, shown in upstream["stats"].get("filters", {}).items()
+        for what, value in shown.items()
+        if isinstance(value, int | float | str)
     ]
     return rows
 

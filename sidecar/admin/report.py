@@ -143,6 +143,7 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
         "queue": None
         if queue is None
         else {"requests": queue.requests, "bytes": queue.bytes, "outcomes": dict(queue.outcomes)},
+        "filters": {name: {**it.counts, **it.view()} for name, it in list(stats.filters.items())},
         "bytes_in": stats.bytes_in,
         "bytes_out": stats.bytes_out,
         "connections": {

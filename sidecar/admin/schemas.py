@@ -126,6 +126,8 @@ SCHEMAS: Final[dict[str, Any]] = {
                 outcomes=_COUNTS | {"description": "what became of requests that may be queued, since the start"},
             )
         ),
+        filters={"type": "object", "additionalProperties": {"type": "object"}}
+        | {"description": "by name, what filters that declare it have counted, and show of themselves"},
         bytes_in=_COUNT,
         bytes_out=_COUNT,
         connections=_object(client=_COUNT, active=_COUNT, idle=_COUNT, tunnel=_COUNT),

@@ -167,6 +167,20 @@ class Section(Kind):
         self.cross = cross or []
         self._complete = complete
         self.defaults = {name: default for name, default in _defaults(model) if name in keys}
+        #: Keys that filters have declared; the model has their values in ``policies``.
+        self.declared: set[str] = set()
+
+    def declare(self, name: str, key: Key, default: Any) -> None:
+        """Add a filter's key."""
+        self.keys[name] = key
+        self.defaults[name] = default
+        self.declared.add(name)
+
+    def item(self, value: Any, name: str) -> Any:
+        """What the model's object has for a key."""
+        if name in self.declared:
+            return value.policies.get(name, self.defaults[name])
+        return getattr(value, name)
 
     def without(self, refused: dict[str, str]) -> Section:
         """The same section, with some keys refused for a reason."""
@@ -222,6 +236,9 @@ class Section(Kind):
 
     def build(self, value: Any, **more: Any) -> Any:
         arguments = {name: self.keys[name].kind.build(item) for name, item in value.items()} | more
+        policies = {name: arguments.pop(name) for name in self.declared if name in arguments}
+        if policies:
+            arguments["policies"] = policies
         if self._complete:
             self._complete(arguments)
         return self.model(**arguments)
@@ -231,7 +248,7 @@ class Section(Kind):
 
     def _shown(self, value: Any) -> Iterator[tuple[str, Any]]:
         for name, key in self.keys.items():
-            item = getattr(value, name)
+            item = self.item(value, name)
             if item is INHERIT or (item is None and not isinstance(key.kind, Policy)):
                 continue
             shown = key.kind.show(item)

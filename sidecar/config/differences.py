@@ -36,7 +36,7 @@ def differences(old: Config, new: Config) -> list[Difference]:
 
 def _section(section: Section, path: str, old: Any, new: Any) -> Iterator[Difference]:
     for name, key in section.keys.items():
-        yield from _value(key.kind, join(path, name), getattr(old, name), getattr(new, name))
+        yield from _value(key.kind, join(path, name), section.item(old, name), section.item(new, name))
 
 
 def _value(kind: Kind, path: str, old: Any, new: Any) -> Iterator[Difference]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from sidecar.core.address import Address as Address
 
@@ -254,7 +254,9 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A part of a listener's traffic with policies of its own. Inbound routes have no breaker and no retry."""
+    """A part of a listener's traffic with policies of its own. Inbound routes have no breaker and no retry. ``filters``
+    holds a :class:`sidecar.config.declared.Used` for each one of other packages; ``policies``, by name, the settings of
+    those of our own that declare them beside themselves."""
 
     match: Match
     rate_limit: RateLimit | Inherit | None = INHERIT
@@ -263,6 +265,8 @@ class Route:
     circuit_breaker: CircuitBreaker | Inherit | None = INHERIT
     retry: Retry | Inherit | None = INHERIT
     queue: Queue | Inherit | None = INHERIT
+    filters: tuple[Any, ...] | Inherit = INHERIT
+    policies: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,6 +280,8 @@ class Inbound:
     timeout: Timeout = Timeout()
     limits: Limits = Limits()
     queue: Queue | None = None
+    filters: tuple[Any, ...] = ()
+    policies: dict[str, Any] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
 
 
@@ -439,6 +445,8 @@ class Upstream:
     rate_limit: RateLimit | None = None
     limits: Limits = Limits()
     queue: Queue | None = None
+    filters: tuple[Any, ...] = ()
+    policies: dict[str, Any] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
     amqp: Amqp | None = None
 

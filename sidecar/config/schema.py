@@ -12,7 +12,11 @@ from typing import Any
 
 from sidecar.config import cross_schema, model
 from sidecar.config.amqp_schema import AMQP
-from sidecar.config.containers import Key, ListOf, MapOf, Policy, Section, Short
+from sidecar.config.containers import Fields, Key, ListOf, MapOf, Policy, Section, Short
+from sidecar.config.declared import Declared, UsedFilter, declared
+from sidecar.config.document import Node
+from sidecar.config.kinds import BROKEN, Place
+from sidecar.config.model import INHERIT
 from sidecar.config.values import (
     NAME,
     NOT_BUILT,
@@ -246,12 +250,13 @@ _SHARED_ROUTE = {
     "bulkhead": Key(Policy(BULKHEAD), "In place of the listener's; off: none."),
     "timeout": Key(ROUTE_TIMEOUT, "In place of the listener's."),
     "queue": Key(Policy(QUEUE), "In place of the listener's; off: none."),
+    "filters": Key(ListOf(UsedFilter(), maximum=32), "In place of the listener's."),
 }
 _NOT_INBOUND = "is for upstreams only: a failing app is not called less, or again, by its own sidecar"
 INBOUND_ROUTE = Section(
     model.Route,
     "A part of the traffic with policies of its own. The first route that matches wins.",
-    _SHARED_ROUTE,
+    dict(_SHARED_ROUTE),
     refused={"circuit_breaker": _NOT_INBOUND, "retry": _NOT_INBOUND},
 )
 UPSTREAM_ROUTE = Section(
@@ -269,6 +274,27 @@ class _Port(Section):
     """The section of a port. Over TCP, silence is no fault unless ``timeout.idle`` says so: subscribers wait, and
     queries take their time. An AMQP port takes as many connections as a broker would."""
 
+    side = "outbound"
+
+    def read(self, node: Node, at: Place) -> Any:
+        fields = super().read(node, at)
+        if isinstance(fields, Fields):
+            self._check_filters(fields, fields.value("protocol"))
+            for route in fields.get("routes", ()):
+                if isinstance(route, Fields):
+                    self._check_filters(route, "http")
+        return fields
+
+    def _check_filters(self, fields: Fields, protocol: Any) -> None:
+        """Each filter has to be one for such a port."""
+        if protocol is BROKEN:
+            return
+        found = [(it, place) for it, _, place in (u for u in fields.get("filters", ()) if u is not BROKEN)]
+        found += [(DECLARED[name], fields.places[name]) for name in fields.section.declared if name in fields]
+        for it, place in found:
+            if problem := it.problem(protocol, self.side):
+                place.report(problem)
+
     def build(self, value: Any, **more: Any) -> Any:
         if value.get("protocol") == "tcp":
             more["timeout"] = TIMEOUT.build({"idle": 0.0, **value.get("timeout", {})})
@@ -278,7 +304,11 @@ class _Port(Section):
         return super().build(value, **more)
 
 
-INBOUND = _Port(
+class _Inbound(_Port):
+    side = "inbound"
+
+
+INBOUND = _Inbound(
     model.Inbound,
     "The port that others dial; its address is the one that gets registered.",
     {
@@ -297,6 +327,9 @@ INBOUND = _Port(
         "timeout": Key(TIMEOUT, "How long each phase may take; connect is to the app."),
         "limits": Key(LIMITS, "What clients may send."),
         "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route."),
+        "filters": Key(
+            ListOf(UsedFilter(), maximum=32), "Filters of other packages: use is the name, the rest is their own."
+        ),
         "routes": Key(ListOf(INBOUND_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
     },
     refused={"circuit_breaker": _NOT_INBOUND, "retry": _NOT_INBOUND},
@@ -371,6 +404,9 @@ UPSTREAM = _Port(
         "rate_limit": Key(Policy(RATE_LIMIT), "There is none unless it is given."),
         "limits": Key(LIMITS, "What the app and the instances may send."),
         "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route."),
+        "filters": Key(
+            ListOf(UsedFilter(), maximum=32), "Filters of other packages: use is the name, the rest is their own."
+        ),
         "routes": Key(ListOf(UPSTREAM_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
         "amqp": Key(AMQP, AMQP.doc),
     },
@@ -552,6 +588,22 @@ CONFIG = Section(
     free=True,
     cross=cross_schema.root(),
 )
+
+
+#: Filters of our own that have declared their settings, by name.
+DECLARED: dict[str, Declared] = {}
+
+
+def declare(filter_class: Any) -> None:
+    """Add the key of a filter of our own to the sections where it may stand."""
+    it = declared(filter_class)
+    DECLARED[it.name] = it
+    doc = it.section.doc
+    for port, route in ((INBOUND, INBOUND_ROUTE), (UPSTREAM, UPSTREAM_ROUTE)):
+        if port.side in it.filter.sides:
+            port.declare(it.name, Key(Policy(it.section), doc), None)
+            if "http" in it.filter.protocols:
+                route.declare(it.name, Key(Policy(it.section), "In place of the listener's; off: none."), INHERIT)
 
 
 def json_schema() -> dict[str, Any]:

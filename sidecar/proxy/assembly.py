@@ -1,32 +1,16 @@
-"""Puts listeners together: which filters stand in a chain, in which order, and why.
+"""Puts listeners together: which filters stand in a chain.
 
-The order of a chain, and the reason for each place:
-
-1.  ``Timeouts``        the deadline counts from the start, waiting included, so it is set before anything can wait
-2.  ``Tracing``         whatever happens next, refusals too, has a trace id
-3.  ``RequestId``       ... and a request id
-4.  ``Forwarded``       inbound only; changes the head, never refuses, so before those that may
-5.  ``Drain``           inbound only; cheapest refusal first
-6.  ``RateLimit``       before the bulkhead: what is refused must not take up a place in its queue
-7.  ``Bulkhead``        the last one before the first try: whoever passes holds a slot until the end
-8.  ``CircuitBreaker``  before each try; after the bulkhead, or a half-open permit would be spent on waiting. Before
-                        ``Retry``, so that a failure is counted before it is decided whether to go on
-9.  ``Retry``           once a try went wrong
-10. ``Metrics``, ``AccessLog``   last: by then everything about the exchange is known
-
-Where requests may be stored instead of being refused, ``Queue`` stands before ``RateLimit``: what paces the traffic to
-the upstream is for the deliveries, which have a chain of their own.
-
-At the end of an exchange the ``on_end`` hooks run in this same order, so slots are given back first and counted last.
+The order of a chain, and the reason for each place, is :data:`sidecar.filters.order.ORDER`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import random
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.config import model
@@ -38,13 +22,14 @@ from sidecar.filters.drain import Drain
 from sidecar.filters.forwarded import Forwarded
 from sidecar.filters.host import Host
 from sidecar.filters.metrics import ConnectionMetrics, Metrics
+from sidecar.filters.order import DECLARING, RANK, STATEFUL
 from sidecar.filters.rate_limit import RateLimit
 from sidecar.filters.request_id import RequestId, new_request_id
 from sidecar.filters.retry import Retry
 from sidecar.filters.timeouts import Timeouts
 from sidecar.filters.tracing import Tracing
 from sidecar.net.shortage import SHORTAGE
-from sidecar.proxy.filter import ANY, KEEP, Chain, Filter
+from sidecar.proxy.filter import ANY, KEEP, Chain, Filter, Site
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.http1.pool import Pool
 from sidecar.proxy.listener import Listener
@@ -55,7 +40,7 @@ from sidecar.resilience.breaker import CircuitBreaker as Breaker
 from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog as AccessLogWriter
 from sidecar.telemetry.spans import SpanRecord
-from sidecar.telemetry.stats import ListenerStats
+from sidecar.telemetry.stats import FilterStats, ListenerStats
 from sidecar.upstreams import balancers
 from sidecar.upstreams.cluster import Cluster
 
@@ -93,6 +78,10 @@ class Policies:
     retry: Retry | None
     queue: tuple[model.Queue, str] | None = None
     """With the name of its lane: routes that have the listener's share that."""
+    declared: dict[str, Filter | None] = field(default_factory=dict)
+    """Those that declare their settings, by name."""
+    others: tuple[Filter, ...] = ()
+    """Those of other packages."""
 
 
 #: (policy, route) → its settings and the filter that was built from them.
@@ -150,8 +139,9 @@ class Assembly:
         def build(policy: str, make: Callable[[Any, Any], Any]) -> Any:
             """The filter for a policy; ``make`` gets the settings, and the filter that stood here before, if any."""
             settings = getattr(config, policy, None)  # inbound, there is neither breaker nor retry
-            if settings is INHERIT:
-                return getattr(main, policy)
+            return getattr(main, policy) if settings is INHERIT else keep(policy, settings, make)
+
+        def keep(policy: str, settings: Any, make: Callable[[Any, Any], Any]) -> Any:
             if settings is None:
                 return None
             old_settings, old = before.get((policy, where), (None, None))
@@ -183,7 +173,23 @@ class Assembly:
             )
             return Retry(settings, delays, clock)
 
+        declared: dict[str, Filter | None] = {}
+        for it in DECLARING:
+            settings = config.policies.get(it.name, None if main is None else INHERIT)
+            if settings is not INHERIT:
+                declared[it.name] = keep(it.name, settings, functools.partial(self._made, it))
+            elif main is not None:
+                declared[it.name] = main.declared[it.name]
+        if config.filters is INHERIT:
+            others = main.others if main is not None else ()
+        else:
+            others = tuple(
+                keep(f"filters[{n}]", used, lambda used, _: self._made(used.declared.filter, used.settings, None))
+                for n, used in enumerate(config.filters)
+            )
         return Policies(
+            declared=declared,
+            others=others,
             timeout=build("timeout", lambda settings, _: settings),
             rate_limit=build("rate_limit", lambda settings, _: RateLimit(settings, clock)),
             bulkhead=build("bulkhead", bulkhead),
@@ -191,6 +197,19 @@ class Assembly:
             retry=build("retry", retry),
             queue=build("queue", lambda settings, _: (settings, json.dumps(where) if where else "")),
         )
+
+    def _made(self, filter_class: Any, settings: Any, _: object) -> Filter:
+        """A filter that declares its settings, with counters that go on from those of the one before."""
+        stats, context = self._stats, self._context
+        name = filter_class.name
+        shown = stats.filters.get(name)
+        if shown is None:
+            own = filter_class in DECLARING
+            shown = stats.filters[name] = FilterStats(filter_class.counters, "sidecar_" if own else "sidecar_filter_")
+        site = Site(self._name, stats.direction, stats.protocol, context.clock, context.rng, shown.counts)
+        made: Filter = filter_class(settings, site)
+        shown.view = made.view
+        return made
 
     def _queue(self, listener: Listener, policies: Sequence[Policies]) -> HttpQueue | None:
         """Where the listener's requests are stored, if any are. It stays when nothing more is: what is there is to be
@@ -263,6 +282,8 @@ class Assembly:
             self._metrics if http else self._connection_metrics,
             self._access_log,
             last,
+            *policies.declared.values(),
+            *policies.others,
         )
         timeout = policies.timeout
         patience = min(timeout.request, breaker.settings.timeout_duration) if breaker else timeout.request
@@ -277,17 +298,23 @@ class Assembly:
         return chain
 
 
-#: Filters that remember something of each exchange; a filter's place is the same in all chains that it stands in.
-_PLACES: Final = {name: place for place, name in enumerate(("bulkhead", "circuit_breaker", "queue"))}
-
-
 def placed(filters: Iterable[Filter]) -> list[Filter]:
-    """The same filters; each one that needs a place for its state has it."""
-    found = list(filters)
+    """The same filters in their order, those of other packages behind the ones that they name; each one that needs a
+    place for its state has it."""
+    found = sorted(filters, key=_rank)
+    others = 0
     for it in found:
-        if it.stateful:
-            it.place = _PLACES[it.name]
+        if it.name in STATEFUL:
+            it.place = STATEFUL.index(it.name)
+        elif it.stateful:
+            it.place = len(STATEFUL) + others
+            others += 1
     return found
+
+
+def _rank(it: Filter) -> float:
+    rank = RANK.get(it.name)
+    return rank if rank is not None else RANK[it.after] + 0.5
 
 
 def create_listener(context: Context, name: str, config: Inbound | Upstream) -> Listener:

@@ -8,21 +8,14 @@ of others cost nothing. :func:`check` refuses a class whose hooks are misspelt o
 from __future__ import annotations
 
 import inspect
+import random
 import re
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias
 
 from sidecar.config.model import Timeout
+from sidecar.core.compiling import mypyc_attr
 from sidecar.proxy.errors import Reply, declare
-
-if TYPE_CHECKING:
-    from mypy_extensions import mypyc_attr
-else:
-
-    def mypyc_attr(**_):
-        """Only the compiler reads it; the package that has it is not needed at run time."""
-        return lambda cls: cls
-
 
 #: A request body up to this size is kept, so that the request can be sent again.
 KEEP: Final = 65536
@@ -68,6 +61,30 @@ class Answer:
         self.body = body
 
 
+class Site:
+    """Where a filter stands: the listener's ``name``, ``direction`` (``inbound`` or ``outbound``) and ``protocol``; its
+    ``clock``, in seconds, and the sidecar's random numbers. Settings that did not change keep their filter when the
+    configuration is read again. ``counts`` goes on whatever is read."""
+
+    __slots__ = ("clock", "counts", "direction", "name", "protocol", "rng")
+
+    def __init__(
+        self,
+        name: str,
+        direction: str,
+        protocol: str,
+        clock: Callable[[], float],
+        rng: random.Random,
+        counts: dict[str, int],
+    ) -> None:
+        self.name = name
+        self.direction = direction
+        self.protocol = protocol
+        self.clock = clock
+        self.rng = rng
+        self.counts = counts
+
+
 @mypyc_attr(allow_interpreted_subclasses=True)
 class Filter:
     """The base of all filters. An exchange ``x`` is of either kind (HTTP, TCP); a filter that reads what only one kind
@@ -77,11 +94,40 @@ class Filter:
     name: ClassVar[str] = ""
     #: The codes that it answers with and that no other part has, and their statuses.
     replies: ClassVar[dict[str, int]] = {}
+    #: Its settings: a class derived from ``sidecar.config.declared.Settings``; ``None``: it has none to declare.
+    settings_class: ClassVar[Any] = None
+    #: Where it may stand.
+    protocols: ClassVar[tuple[str, ...]] = ("http",)
+    sides: ClassVar[tuple[str, ...]] = ("inbound", "outbound")
+    #: The filter of ours that it stands behind, when it comes from another package.
+    after: ClassVar[str] = "rate_limit"
+    #: What it counts, by :meth:`count`: name and help text of each metric.
+    counters: ClassVar[dict[str, str]] = {}
     #: It remembers something of each exchange, in ``x.state[self.place]``; ``None`` at first.
     stateful: ClassVar[bool] = False
 
     #: Where it has its state. Set by the assembly.
     place: int = 0
+
+    def __init__(self, config: Any = None, site: Site | None = None) -> None:
+        """``config``: what was read of its settings. Filters of ours that need other things have constructors of their
+        own."""
+        self.config = config
+        self.site = site
+
+    @classmethod
+    def check(cls) -> None:
+        """Refuse the class if a chain cannot run it. Raises :class:`FilterError`."""
+        check(cls)
+
+    def count(self, counter: str) -> None:
+        """One more of those."""
+        if self.site is not None:
+            self.site.counts[counter] += 1
+
+    def view(self) -> dict[str, Any]:
+        """What the admin API shows of it, as JSON can hold it."""
+        return {}
 
     def on_request(self, x: Any) -> Reply | Answer | Wait | None:
         """Once, before the first try. ``None``: continue; else answer this, or wait."""
@@ -141,6 +187,9 @@ def check(filter_class: Any) -> None:
         raise FilterError(f"{who} is no subclass of sidecar.proxy.filter.Filter")
     if not _NAME.fullmatch(filter_class.name):
         raise FilterError(f"{who}: name is {filter_class.name!r}; it has to be lower-case letters, digits and _")
+    for counter in filter_class.counters:
+        if not _NAME.fullmatch(counter):
+            raise FilterError(f"{who}: the counter {counter!r} has to be lower-case letters, digits and _")
     for attribute in dir(filter_class):
         if attribute.startswith("on_") and attribute not in _HOOKS:
             raise FilterError(f"{who} has {attribute}, which is no hook; hooks are {', '.join(_HOOKS)}")

@@ -47,6 +47,7 @@ class _Collector(Collector):
         yield from self._traffic()
         yield from self._connections()
         yield from self._queues()
+        yield from self._filters()
         yield from self._upstreams()
         yield from self._running.families()
         yield from self._itself()
@@ -121,6 +122,17 @@ class _Collector(Collector):
             for outcome, n in total.outcomes.items():
                 outcomes.add_metric([name, outcome], n)
         return (waiting, size, outcomes) if sums else ()
+
+    def _filters(self) -> Iterable[Metric]:
+        families: dict[str, CounterMetricFamily] = {}
+        for stats in self._running.stats:
+            for name, it in list(stats.filters.items()):
+                for counter, help_text in it.counters.items():
+                    full = f"{it.prefix}{name}_{counter}"
+                    if full not in families:
+                        families[full] = CounterMetricFamily(full, help_text, labels=["direction", "upstream"])
+                    families[full].add_metric([stats.direction, stats.upstream], it.counts[counter])
+        return families.values()
 
     def _upstreams(self) -> Iterable[Metric]:
         state = GaugeMetricFamily(

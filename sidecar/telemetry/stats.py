@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Callable
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 #: Upper bounds of the latency buckets, seconds. 0.2 and 0.5 are limits in the reports, the rest is a 1-2.5-5 series.
 BUCKETS: Final[tuple[float, ...]] = (
@@ -75,14 +76,27 @@ class QueueStats:
         self.outcomes: defaultdict[str, int] = defaultdict(int)
 
 
+class FilterStats:
+    """What one filter of a listener counted. ``counters``: the help text of each; ``prefix`` is that of the metrics'
+    names. ``view``: what it shows of itself at present."""
+
+    __slots__ = ("counters", "counts", "prefix", "view")
+
+    def __init__(self, counters: dict[str, str], prefix: str) -> None:
+        self.counters = counters
+        self.counts: dict[str, int] = dict.fromkeys(counters, 0)
+        self.prefix = prefix
+        self.view: Callable[[], dict[str, Any]] = dict
+
+
 class ListenerStats:
     """What one listener counted. ``direction`` is ``inbound`` or ``outbound``; ``upstream`` is the upstream's name,
     for inbound that of the service. For TCP an exchange is a connection and there are no methods and codes."""
 
     __slots__ = (
         "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "direction", "duration",
-        "pending", "protocol", "queue", "rejected", "requests", "retries", "tunnels", "upstream", "upstream_active",
-        "upstream_idle",
+        "filters", "pending", "protocol", "queue", "rejected", "requests", "retries", "tunnels", "upstream",
+        "upstream_active", "upstream_idle",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
@@ -109,6 +123,8 @@ class ListenerStats:
         self.client_connections = 0
         #: Where requests are queued.
         self.queue: QueueStats | None = None
+        #: Of filters that declare what they count, by name.
+        self.filters: dict[str, FilterStats] = {}
         self.upstream_active = 0
         self.upstream_idle = 0
         self.tunnels = 0

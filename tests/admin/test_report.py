@@ -119,6 +119,7 @@ def test_everything_about_an_upstream() -> None:
             "retries": {"connect": 2},
             "rejected": {"timeout": 1},
             "queue": None,
+            "filters": {},
             "bytes_in": 0,
             "bytes_out": 0,
             "connections": {"client": 0, "active": 0, "idle": 0, "tunnel": 0},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -20,7 +19,7 @@ from sidecar.config.model import (
     Timeout,
     Upstream,
 )
-from sidecar.proxy import assembly
+from sidecar.filters.order import ORDER, RANK
 from sidecar.resilience.breaker import OPEN
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, until
 
@@ -88,11 +87,19 @@ def test_what_is_off_is_not_there() -> None:
     with_listener(Upstream(name="up", bind=ANY_PORT, bulkhead=None, circuit_breaker=None, retry=None), check)
 
 
-def test_the_documented_order_is_the_real_one() -> None:
-    documented = re.findall(
-        r"``([A-Z][A-Za-z]+)``", "\n".join(re.findall(r"^\d+\.  ?.*", assembly.__doc__ or "", re.M))
-    )
-    assert documented[: len(_ORDER)] == _ORDER
+def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
+    assert all(place.reason for place in ORDER)
+    of_chains: set[str] = set()
+
+    def check(live: Live) -> None:
+        ranks = [RANK[f.name] for f in live.listener.chain.filters]
+        assert ranks == sorted(ranks)
+        of_chains.update(f.name for f in live.listener.chain.filters)
+
+    with_listener(Inbound(bind=ANY_PORT, rate_limit=_LIMIT), check)
+    with_listener(Upstream(name="up", bind=ANY_PORT, host="a", protocol="http"), check)
+    with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
+    assert of_chains | {"queue", "queue_door", "delivered"} == RANK.keys()
 
 
 def test_a_route_shares_what_it_inherits_and_has_the_rest_for_itself() -> None:

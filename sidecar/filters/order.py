@@ -1,0 +1,54 @@
+"""The order of all filters in a chain, and the reason for each place.
+
+A filter that declares its settings needs its line here and its own file: the configuration, its schema and reference,
+the metrics, the admin API and ``sidecar status`` have it from there. A filter of another package stands behind the one
+that it names. At the end of an exchange the ``on_end`` hooks run in this same order, so slots are given
+back first and counted last.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final, NamedTuple
+
+from sidecar.config.schema import declare
+
+
+class Place(NamedTuple):
+    """A filter's name, why it stands there, and its class in the file of that name, if it declares its settings."""
+
+    name: str
+    reason: str
+    filter: str = ""
+
+
+ORDER: Final = (
+    Place("timeout", "the deadline counts from the start, waiting included: before anything can wait"),
+    Place("tracing", "whatever happens next, refusals too, has a trace id"),
+    Place("request_id", "... and a request id"),
+    Place("forwarded", "inbound only; changes the head, never refuses, so before those that may"),
+    Place("drain", "inbound only; the cheapest refusal first"),
+    Place("queue_door", "answers what is asked about queued requests; such a chain goes no further"),
+    Place("queue", "stores what all behind it refuse; what paces the traffic is for the deliveries"),
+    Place("host", "changes the head of what is let in"),
+    Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue"),
+    Place("bulkhead", "the last one before the first try: who passes holds a slot until the end"),
+    Place("circuit_breaker", "before each try; after the bulkhead, or a half-open permit would be spent on waiting"),
+    Place("retry", "after the breaker, so that a failure is counted before it is decided whether to go on"),
+    Place("metrics", "by then everything about the exchange is known"),
+    Place("connection_metrics", "the same over TCP"),
+    Place("access_log", "likewise"),
+    Place("delivered", "says that a stored request's exchange is over: the last word"),
+)
+
+#: Where each one stands.
+RANK: Final = {place.name: rank for rank, place in enumerate(ORDER)}
+#: Those that declare their settings.
+DECLARING: Final[tuple[Any, ...]] = tuple(
+    getattr(importlib.import_module(f"sidecar.filters.{place.name}"), place.filter) for place in ORDER if place.filter
+)
+#: Filters that remember something of each exchange have the same place for it in all chains: these, then others.
+STATEFUL: Final = ("bulkhead", "circuit_breaker", "queue", *(it.name for it in DECLARING if it.stateful))
+
+for _filter in DECLARING:
+    declare(_filter)
