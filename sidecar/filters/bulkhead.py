@@ -81,15 +81,16 @@ class Bulkhead(Filter):
         return None
 
     def on_end(self, x: Exchange) -> None:
-        slot = x.state[self.place]
+        state, place = x.state, self.place
+        slot = state[place]
         if slot is None:
             return
-        x.state[self.place] = None
-        if isinstance(slot, _Waiting):
+        state[place] = None
+        if slot is self.limiter or slot is self.tunnels:
+            slot.release()
+        else:
             self._stats.pending -= 1
             self.limiter.forget(slot)
-        else:
-            slot.release()
 
 
 class _Waiting:

@@ -48,8 +48,9 @@ class CircuitBreaker(Filter):
         )
 
     def on_answer(self, x: Exchange, head: ResponseHead) -> None:
-        permit = x.state[self.place] or 0
-        x.state[self.place] = None
+        state, place = x.state, self.place
+        permit = state[place] or 0
+        state[place] = None
         if head.status not in self._statuses:
             self.mechanism.success(permit)
         elif _one_of_many(x) or head.fields.get(b"x-sidecar-error", b"").strip(b" \t") == b"draining":
@@ -58,8 +59,9 @@ class CircuitBreaker(Filter):
             self.mechanism.failure(permit)
 
     def on_failure(self, x: Exchange, kind: str) -> None:
-        permit = x.state[self.place] or 0
-        x.state[self.place] = None
+        state, place = x.state, self.place
+        permit = state[place] or 0
+        state[place] = None
         if kind in self._kinds and not _one_of_many(x):
             self.mechanism.failure(permit)
         else:
@@ -67,8 +69,9 @@ class CircuitBreaker(Filter):
 
     def on_connected(self, x: Exchange) -> None:
         """TCP: a connection that stands is a success, nothing more is known about it."""
-        permit = x.state[self.place] or 0
-        x.state[self.place] = None
+        state, place = x.state, self.place
+        permit = state[place] or 0
+        state[place] = None
         self.mechanism.success(permit)
 
     def on_end(self, x: Exchange) -> None:

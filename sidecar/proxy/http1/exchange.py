@@ -304,7 +304,7 @@ class HttpExchange(Exchange):
         if length == len(rest):  # all of it is here: the common case
             client.transport.write(raw + rest if rest else raw)
             self.count_out(length)
-            if rest:
+            if rest and self.chain.on_answer_body:
                 for see in self.chain.on_answer_body:
                     see(self, rest)
             self._let_go(conn, head)
