@@ -246,7 +246,7 @@ class KeptChannel(Channel):
         self.stalled.clear()
         for subscription in self.subscriptions.values():
             subscription.away = False  # all of them are begun again over the next connection
-        self.recovering = bytearray(each for each in self.recovering if each)
+        self.recovering = self.recovering.replace(b"\x00", b"")
         self._drop_incoming()
         self.delivery = None
         self.offset = self.last_tag

@@ -13,7 +13,7 @@ import tasks
 from celery import group
 from celery.result import AsyncResult
 
-WAIT = 20.0
+WAIT = 60.0
 
 
 def results() -> None:

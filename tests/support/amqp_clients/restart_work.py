@@ -16,6 +16,7 @@ from typing import Any
 
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
+from kombu.exceptions import OperationalError
 from restart_tasks import app, gate, work
 
 WAIT = 60.0
@@ -106,7 +107,7 @@ class User:
         while heard != WORKERS and time.monotonic() < started + WAIT:
             try:
                 heard = {name for answer in app.control.ping(timeout=0.5) for name in answer}
-            except app.connection().connection_errors:
+            except (OperationalError, *app.connection().connection_errors):
                 time.sleep(0.1)
         self.facts["back"] = round(time.monotonic() - started, 1)
         assert heard == WORKERS, heard
