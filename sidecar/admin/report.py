@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sidecar.admin.view import Running, UpstreamView
     from sidecar.resilience.breaker import CircuitBreaker
-    from sidecar.telemetry.stats import ListenerStats
+    from sidecar.telemetry.stats import FilterStats, ListenerStats
     from sidecar.upstreams.endpoint import Endpoint
     from sidecar.upstreams.names import Name
 
@@ -143,7 +143,7 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
         "queue": None
         if queue is None
         else {"requests": queue.requests, "bytes": queue.bytes, "outcomes": dict(queue.outcomes)},
-        "filters": {name: {**it.counts, **it.view()} for name, it in list(stats.filters.items())},
+        "filters": {name: _filter(it) for name, it in list(stats.filters.items()) if it.view is not None},
         "bytes_in": stats.bytes_in,
         "bytes_out": stats.bytes_out,
         "connections": {
@@ -153,6 +153,11 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
             "tunnel": stats.tunnels,
         },
     }
+
+
+def _filter(it: FilterStats) -> dict[str, Any]:
+    failures = {"failures": sum(it.failures.values())} if it.failures else {}
+    return {**it.counts, **failures, **(it.view() if it.view is not None else {})}
 
 
 def _name(name: Name) -> dict[str, Any]:

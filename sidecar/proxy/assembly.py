@@ -30,6 +30,7 @@ from sidecar.filters.timeouts import Timeouts
 from sidecar.filters.tracing import Tracing
 from sidecar.net.shortage import SHORTAGE
 from sidecar.proxy.filter import ANY, KEEP, Chain, Filter, Site
+from sidecar.proxy.guard import Guard
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.http1.pool import Pool
 from sidecar.proxy.listener import Listener
@@ -98,6 +99,7 @@ class Assembly:
         self._name = name
         self._stats = stats
         self._built: Built = {}
+        self._guards: dict[str, Guard] = {}
         inbound = stats.direction == "inbound"
         self._tracing = Tracing(context.tracing, "server" if inbound else "client", context.rng, context.record_span)
         self._request_id = RequestId(context.rng)
@@ -113,6 +115,7 @@ class Assembly:
         self._host = Host(config.host) if isinstance(config, Upstream) and config.host else None
         main = self._policies(config, None, None, before)
         routes = [(route.match, self._policies(route, route.match, main, before)) for route in config.routes]
+        self._show([main, *(policies for _, policies in routes)])
         breakers = [p.circuit_breaker.mechanism for p in (main, *(p for _, p in routes)) if p.circuit_breaker]
         queue = self._queue(listener, [main, *(policies for _, policies in routes)])
         listener.chain = self._chain(main, queue)
@@ -202,14 +205,26 @@ class Assembly:
         """A filter that declares its settings, with counters that go on from those of the one before."""
         stats, context = self._stats, self._context
         name = filter_class.name
+        own = filter_class in DECLARING
         shown = stats.filters.get(name)
         if shown is None:
-            own = filter_class in DECLARING
             shown = stats.filters[name] = FilterStats(filter_class.counters, "sidecar_" if own else "sidecar_filter_")
         site = Site(self._name, stats.direction, stats.protocol, context.clock, context.rng, shown.counts)
         made: Filter = filter_class(settings, site)
-        shown.view = made.view
+        if not own:
+            made.guard = self._guards.setdefault(name, Guard(name, site, shown.failures))
         return made
+
+    def _show(self, policies: Sequence[Policies]) -> None:
+        """What each filter in use shows of itself: the port's own, else that of the first route that has it."""
+        in_use: dict[str, Filter] = {}
+        for it in policies:
+            for made in (*it.declared.values(), *it.others):
+                if made is not None:
+                    in_use.setdefault(made.name, made)
+        for name, shown in self._stats.filters.items():
+            found = in_use.get(name)
+            shown.view = None if found is None else found.view if found.guard is None else found.guard.view(found.view)
 
     def _queue(self, listener: Listener, policies: Sequence[Policies]) -> HttpQueue | None:
         """Where the listener's requests are stored, if any are. It stays when nothing more is: what is there is to be

@@ -29,6 +29,7 @@ STATUS: Final[dict[str, int]] = {
     "bad_upstream": 502,
     "connect_timeout": 504,
     "timeout": 504,
+    "filter_failed": 500,
 }
 
 #: Codes of a peer sidecar that mean: the request never reached the app, so any method may go elsewhere at once.

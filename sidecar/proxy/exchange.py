@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.net.shortage import SHORTAGE, is_local
 from sidecar.proxy.errors import Reply
-from sidecar.proxy.filter import HELD, Again, Answer, RequestHook, Wait
+from sidecar.proxy.filter import HELD, Again, Answer, Failed, RequestHook, Wait
 
 if TYPE_CHECKING:
     from sidecar.proxy.filter import Chain
@@ -187,14 +187,19 @@ class Exchange:
         assert endpoint is not None
         if kind is not RACE:
             self.listener.cluster.failed(endpoint, hard=kind is CONNECT)
-        again = None
+        again: Again | None = None
+        instead: Reply | None = None
         for hook in self.chain.on_failure:
-            again = hook(self, kind) or again
+            verdict = hook(self, kind)
+            if isinstance(verdict, Again):
+                again = verdict
+            elif verdict is not None and (instead is None or isinstance(verdict, Failed)):
+                instead = verdict
         self.leave_endpoint()
-        if again is not None:
+        if again is not None and not isinstance(instead, Failed):
             self.retry_later(again)
         else:
-            self.reply(self.explain(kind, endpoint))
+            self.reply(instead or self.explain(kind, endpoint))
 
     def retry_later(self, again: Again) -> None:
         """Wait as long as the filter says, then begin another try."""

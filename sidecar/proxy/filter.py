@@ -61,6 +61,12 @@ class Answer:
         self.body = body
 
 
+class Failed(Reply):
+    """The verdict of a hook that has raised: it counts more than those of other filters, trying again included."""
+
+    __slots__ = ()
+
+
 class Site:
     """Where a filter stands: the listener's ``name``, ``direction`` (``inbound`` or ``outbound``) and ``protocol``; its
     ``clock``, in seconds, and the sidecar's random numbers. Settings that did not change keep their filter when the
@@ -108,6 +114,8 @@ class Filter:
 
     #: Where it has its state. Set by the assembly.
     place: int = 0
+    #: What stands before its hooks (:class:`sidecar.proxy.guard.Guard`), if it comes from another package. Likewise.
+    guard: Any = None
 
     def __init__(self, config: Any = None, site: Site | None = None) -> None:
         """``config``: what was read of its settings. Filters of ours that need other things have constructors of their
@@ -133,31 +141,37 @@ class Filter:
         """Once, before the first try. ``None``: continue; else answer this, or wait."""
         return None
 
-    def on_body(self, x: Any, data: bytes) -> None:
-        """HTTP only: more of the request's body has come, as it goes on."""
+    def on_body(self, x: Any, data: bytes) -> Reply | None:
+        """HTTP only: more of the request's body has come, as it goes on. ``None``: continue; else answer this, or end
+        the answer that has begun."""
+        return None
 
     def on_try(self, x: Any) -> Reply | Answer | None:
         """Before each try. ``None``: continue; else answer this."""
         return None
 
-    def on_connected(self, x: Any) -> None:
-        """TCP only: the connection to the endpoint stands."""
+    def on_connected(self, x: Any) -> Reply | None:
+        """TCP only: the connection to the endpoint stands. ``None``: continue; else end it."""
+        return None
 
     def on_answer(self, x: Any, head: Any) -> Again | Reply | Answer | None:
         """HTTP only: a try has got an answer's head. ``None``: pass it on; else try again, or answer this instead.
         When filters differ, trying again counts most, and then the first one's word."""
         return None
 
-    def on_failure(self, x: Any, kind: str) -> Again | None:
-        """A try will not get an answer. ``None``: answer with the reason; else try again."""
+    def on_failure(self, x: Any, kind: str) -> Again | Reply | None:
+        """A try will not get an answer. ``None``: answer with the reason; else try again, or answer this instead.
+        When filters differ, it is as with :meth:`on_answer`."""
         return None
 
     def on_upgrade(self, x: Any) -> Reply | None:
         """HTTP only: the upstream agrees to leave HTTP (101). ``None``: continue; else answer this instead."""
         return None
 
-    def on_answer_body(self, x: Any, data: bytes) -> None:
-        """HTTP only: more of the answer's body goes to the client."""
+    def on_answer_body(self, x: Any, data: bytes) -> Reply | None:
+        """HTTP only: more of the answer's body is about to go to the client. ``None``: continue; else answer this, or
+        end the answer that has begun."""
+        return None
 
     def on_reply(self, x: Any, reply: Reply) -> Answer | Wait | None:
         """HTTP only: the sidecar is about to answer this error. ``None``: continue; else answer that instead, or what
@@ -217,10 +231,11 @@ def check(filter_class: Any) -> None:
 RequestHook: TypeAlias = "Callable[[Any], Reply | Answer | Wait | None]"
 TryHook: TypeAlias = "Callable[[Any], Reply | Answer | None]"
 AnswerHook: TypeAlias = "Callable[[Any, Any], Again | Reply | Answer | None]"
-FailureHook: TypeAlias = "Callable[[Any, str], Again | None]"
+FailureHook: TypeAlias = "Callable[[Any, str], Again | Reply | None]"
 UpgradeHook: TypeAlias = "Callable[[Any], Reply | None]"
 ReplyHook: TypeAlias = "Callable[[Any, Reply], Answer | Wait | None]"
-BodyHook: TypeAlias = "Callable[[Any, bytes], None]"
+BodyHook: TypeAlias = "Callable[[Any, bytes], Reply | None]"
+ConnectedHook: TypeAlias = "Callable[[Any], Reply | None]"
 EndHook: TypeAlias = "Callable[[Any], None]"
 
 
@@ -245,7 +260,7 @@ class Chain:
         self.on_request: tuple[RequestHook, ...] = self._hooks("on_request")
         self.on_body: tuple[BodyHook, ...] = self._hooks("on_body")
         self.on_try: tuple[TryHook, ...] = self._hooks("on_try")
-        self.on_connected: tuple[EndHook, ...] = self._hooks("on_connected")
+        self.on_connected: tuple[ConnectedHook, ...] = self._hooks("on_connected")
         self.on_answer: tuple[AnswerHook, ...] = self._hooks("on_answer")
         self.on_failure: tuple[FailureHook, ...] = self._hooks("on_failure")
         self.on_upgrade: tuple[UpgradeHook, ...] = self._hooks("on_upgrade")
@@ -255,4 +270,5 @@ class Chain:
 
     def _hooks(self, name: str) -> tuple[Any, ...]:
         base = getattr(Filter, name)
-        return tuple(getattr(f, name) for f in self.filters if getattr(type(f), name) is not base)
+        having = [f for f in self.filters if getattr(type(f), name) is not base]
+        return tuple(getattr(f, name) if f.guard is None else f.guard.hook(name, getattr(f, name)) for f in having)

@@ -197,8 +197,14 @@ class TcpExchange(Exchange):
         stats.upstream_active += 1
         stats.tunnels += 1
         self.listener.cluster.succeeded(far.endpoint)
+        refusal: Reply | None = None
         for hook in self.chain.on_connected:
-            hook(self)
+            verdict = hook(self)
+            if refusal is None:
+                refusal = verdict
+        if refusal is not None:
+            self.reply(refusal)
+            return
         self.touched = self.listener.clock()
         self.check_idle(self.touched)
         if self._early:

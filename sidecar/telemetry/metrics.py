@@ -125,6 +125,11 @@ class _Collector(Collector):
 
     def _filters(self) -> Iterable[Metric]:
         families: dict[str, CounterMetricFamily] = {}
+        failures = CounterMetricFamily(
+            "sidecar_filter_failures",
+            "Hooks of other packages' filters that raised.",
+            labels=["direction", "upstream", "filter", "hook"],
+        )
         for stats in self._running.stats:
             for name, it in list(stats.filters.items()):
                 for counter, help_text in it.counters.items():
@@ -132,7 +137,9 @@ class _Collector(Collector):
                     if full not in families:
                         families[full] = CounterMetricFamily(full, help_text, labels=["direction", "upstream"])
                     families[full].add_metric([stats.direction, stats.upstream], it.counts[counter])
-        return families.values()
+                for hook, n in list(it.failures.items()):
+                    failures.add_metric([stats.direction, stats.upstream, name, hook], n)
+        return (*families.values(), failures) if failures.samples else families.values()
 
     def _upstreams(self) -> Iterable[Metric]:
         state = GaugeMetricFamily(

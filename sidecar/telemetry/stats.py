@@ -77,16 +77,18 @@ class QueueStats:
 
 
 class FilterStats:
-    """What one filter of a listener counted. ``counters``: the help text of each; ``prefix`` is that of the metrics'
-    names. ``view``: what it shows of itself at present."""
+    """What one filter of a listener counted, now or before. ``counters``: the help text of each; ``prefix`` is that of
+    the metrics' names. ``view``: what it shows of itself at present; ``None``: it is no longer in use. ``failures``: by
+    hook, how often a filter of another package has raised."""
 
-    __slots__ = ("counters", "counts", "prefix", "view")
+    __slots__ = ("counters", "counts", "failures", "prefix", "view")
 
     def __init__(self, counters: dict[str, str], prefix: str) -> None:
         self.counters = counters
         self.counts: dict[str, int] = dict.fromkeys(counters, 0)
         self.prefix = prefix
-        self.view: Callable[[], dict[str, Any]] = dict
+        self.view: Callable[[], dict[str, Any]] | None = None
+        self.failures: dict[str, int] = {}
 
 
 class ListenerStats:

@@ -10,7 +10,7 @@ from sidecar.admin import report
 from sidecar.config.model import CircuitBreaker, Match, Route
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
-from sidecar.telemetry.stats import QueueStats
+from sidecar.telemetry.stats import FilterStats, QueueStats
 from sidecar.upstreams.endpoint import Endpoint
 from sidecar.upstreams.names import Expansion
 from support.names import FakeNames, settled
@@ -210,3 +210,13 @@ def test_a_host_that_works_over_one_family_is_well() -> None:
     assert found(upstream)[0] == "healthy"
     six.ejected_until = 1.0
     assert found(upstream)[0] == "unhealthy"
+
+
+def test_filters_that_are_in_use() -> None:
+    upstream = FakeUpstream("a")
+    used, gone = (FilterStats({"refused": "Refused."}, "sidecar_filter_") for _ in range(2))
+    used.view = lambda: {"limit": 5}
+    upstream.stats.filters.update(used=used, gone=gone)
+    assert report.upstream(upstream)["stats"]["filters"] == {"used": {"refused": 0, "limit": 5}}
+    used.failures.update(on_try=2, view=1)
+    assert report.upstream(upstream)["stats"]["filters"] == {"used": {"refused": 0, "failures": 3, "limit": 5}}

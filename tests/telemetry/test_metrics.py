@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sidecar import __version__
 from sidecar.config.model import CircuitBreaker, Match, Route
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.stats import BUCKETS
+from sidecar.telemetry.stats import BUCKETS, FilterStats
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
 
 #: The contract: names, and the labels of their samples.
@@ -188,3 +188,15 @@ def test_two_sidecars_in_one_process_do_not_mix() -> None:
     first, second = busy(), running()
     Metrics(first)
     assert not page(second).labels("sidecar_retries_total")
+
+
+def test_filters_also_when_they_are_no_longer_in_use() -> None:
+    it = running("ollama")
+    stats = it.upstreams["ollama"].stats
+    stats.filters["mine"] = mine = FilterStats({"refused": "Refused."}, "sidecar_filter_")
+    mine.counts["refused"] += 2
+    assert not page(it).labels("sidecar_filter_failures_total")
+    mine.failures["on_try"] = 3
+    labels = {"direction": "outbound", "upstream": "ollama"}
+    assert page(it)("sidecar_filter_mine_refused_total", **labels) == 2
+    assert page(it)("sidecar_filter_failures_total", **labels, filter="mine", hook="on_try") == 3

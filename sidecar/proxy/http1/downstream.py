@@ -186,7 +186,7 @@ class Downstream(Pausable):
             self._partial(data)
             return b""
         self._begun = 0
-        rest = b""
+        rest = early = b""
         raw = data
         if end != len(data):
             raw, rest = data[:end], data[end:]
@@ -199,6 +199,8 @@ class Downstream(Pausable):
                     raise ProtocolError(f"the request body is larger than {limit} bytes", "body_too_large")
                 if rest:
                     rest = x.request_body(rest)
+                    if x.chain.on_body:
+                        early = b"".join(x.kept)
         except ProtocolError as error:
             self.refuse(error)  # before it became an exchange: no filter and no upstream has seen it
             return b""
@@ -212,6 +214,8 @@ class Downstream(Pausable):
         self.exchange = x
         listener.stats.active += 1
         x.run()
+        if early and self.exchange is x:
+            x.see_body(early)
         return rest
 
     def _partial(self, data: bytes) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.config.model import IDEMPOTENT
 from sidecar.proxy.errors import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
 from sidecar.proxy.exchange import ANSWERING, ENDED, MALFORMED, PENDING, RACE, RESET, SENT, STALLED, TUNNEL, Exchange
-from sidecar.proxy.filter import Again, Answer, Wait
+from sidecar.proxy.filter import Again, Answer, Failed, Wait
 from sidecar.proxy.http1.body import Body
 from sidecar.proxy.http1.head import CHUNKED, UNTIL_CLOSE, without
 from sidecar.proxy.sockets import undelivered
@@ -86,10 +86,20 @@ class HttpExchange(Exchange):
             if timeout.total:
                 self.deadline = min(self.deadline, self.started + timeout.total)
             self.try_deadline = max(self.try_deadline, min(self.deadline, now + self.chain.patience))
-        if data:
-            for hook in self.chain.on_body:
-                hook(self, data)
+        if data and self.chain.on_body and self.client.exchange is self:
+            self.see_body(data)
         return rest
+
+    def see_body(self, data: bytes) -> None:
+        """Show the filters a part of the request's body. What came with the head is shown after ``on_request``."""
+        refusal: Reply | None = None
+        for hook in self.chain.on_body:
+            verdict = hook(self, data)
+            if refusal is None:
+                refusal = verdict
+        if refusal is not None:
+            self.keep_client = False
+            self.reply(refusal)
 
     def _upload_due(self) -> float:
         """When the time for the upload is over. The time for the answer, ``timeout.request``, runs from the request's
@@ -204,9 +214,15 @@ class HttpExchange(Exchange):
             return False
         self.raced = True
         self.fresh = True
+        failed: Failed | None = None
         for hook in self.chain.on_failure:
-            hook(self, RACE)
+            verdict = hook(self, RACE)
+            if isinstance(verdict, Failed):
+                failed = verdict
         self.leave_endpoint()
+        if failed is not None:
+            self.reply(failed)
+            return True
         self.attempts -= 1
         self.listener.stats.retries["race"] += 1
         self.begin_try()
@@ -265,12 +281,12 @@ class HttpExchange(Exchange):
             if verdict is not None:
                 if isinstance(verdict, Again):
                     again = verdict
-                elif instead is None:
+                elif instead is None or isinstance(verdict, Failed):
                     instead = verdict
         if again is not None or instead is not None:
             self._give_up_answer(conn, head, rest)
             self.leave_endpoint()
-            if again is not None:
+            if again is not None and not isinstance(instead, Failed):
                 self.retry_later(again)
             elif isinstance(instead, Reply):
                 self.reply(instead)
@@ -302,11 +318,10 @@ class HttpExchange(Exchange):
         elif self.head.version == 0:
             raw = raw[:-2] + b"connection: keep-alive\r\n\r\n"
         if length == len(rest):  # all of it is here: the common case
+            if rest and self.chain.on_answer_body and self._refused(rest):
+                return
             client.transport.write(raw + rest if rest else raw)
             self.count_out(length)
-            if rest and self.chain.on_answer_body:
-                for see in self.chain.on_answer_body:
-                    see(self, rest)
             self._let_go(conn, head)
             self.finish()
             return
@@ -338,11 +353,11 @@ class HttpExchange(Exchange):
             data = body.decoded()
         else:
             data = body.onward(data, used)
-        self.count_out(len(data))
         if data:
+            if self.chain.on_answer_body and self._refused(data):
+                return
             self.client.transport.write(data)
-            for see in self.chain.on_answer_body:
-                see(self, data)
+        self.count_out(len(data))
         self.touched = self.listener.clock()
         if body.done:
             if surplus:
@@ -351,6 +366,17 @@ class HttpExchange(Exchange):
             else:
                 self._let_go(conn, self.answer)
             self.finish()
+
+    def _refused(self, data: bytes) -> bool:
+        """Show the filters a part of the answer's body; whether one of them has ended the exchange because of it."""
+        refusal: Reply | None = None
+        for hook in self.chain.on_answer_body:
+            verdict = hook(self, data)
+            if refusal is None:
+                refusal = verdict
+        if refusal is not None:
+            self.reply(refusal)
+        return refusal is not None
 
     def _let_go(self, conn: Upstream, head: ResponseHead) -> None:
         """The answer is complete: keep the connection if both directions are at a message border. An upstream that
