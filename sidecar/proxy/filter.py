@@ -220,7 +220,8 @@ def check(filter_class: Any) -> None:
         try:
             found.bind(*wanted.parameters)
         except TypeError as error:
-            raise FilterError(f"{who}.{hook}{found} has to take {wanted}") from error
+            needed = ", ".join(wanted.parameters)  # without the / and the types that the compiled one has
+            raise FilterError(f"{who}.{hook}{found} has to take ({needed})") from error
     for code, status in filter_class.replies.items():
         try:
             declare(code, status)

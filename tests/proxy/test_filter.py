@@ -59,7 +59,7 @@ async def later(self: Any, x: Any) -> None: ...
         ({"name": ""}, "name is ''"),
         ({"name": "Über"}, "name is 'Über'"),
         ({"on_reqest": lambda self, x: None}, "has on_reqest, which is no hook; hooks are on_request,"),
-        ({"on_request": lambda self: None}, r"on_request\(self\) has to take \(self, x"),
+        ({"on_request": lambda self: None}, r"on_request\(self\) has to take \(self, x\)"),
         ({"on_answer": lambda self, x: None}, r"on_answer\(self, x\) has to take"),
         ({"on_end": lambda self, x, why: None}, r"on_end\(self, x, why\) has to take"),
         ({"on_end": later}, "on_end is a coroutine"),
