@@ -53,8 +53,8 @@ class Channel(Sender):
     __slots__ = (
         "confirms", "consumers", "consumes", "declares", "delivery", "departed", "ending", "freed", "gets",
         "header_end", "header_new", "header_start", "incoming", "last_queue", "left", "limit", "method", "number",
-        "offset", "open", "parts", "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "route",
-        "session", "shared_limit", "stalled", "subscriptions", "trace", "unacked", "waiting",
+        "offset", "open", "parts", "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "replies",
+        "route", "session", "shared_limit", "stalled", "subscriptions", "trace", "unacked", "waiting",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -82,6 +82,8 @@ class Channel(Sender):
         #: Consumer tag → its kind (:data:`ACK`, …); and the same for those whose ``consume-ok`` is still to come.
         self.consumers: dict[bytes, int] = {}
         self.consumes: list[tuple[bytes, int, Subscription]] = []
+        #: One of its consumers takes (or took) the answers to its own requests.
+        self.replies = False
         #: The same consumers as they were asked for.
         self.subscriptions: dict[bytes, Subscription] = {}
         #: Whether each ``basic.get`` under way need not be acknowledged. (Queues of flags are bytearrays here: an empty

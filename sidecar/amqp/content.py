@@ -38,14 +38,16 @@ from sidecar.amqp.tables import find, table_end, value_end
 # Offsets in the frame.
 _SIZE: Final = 3
 _CLASS: Final = 7
-_FLAGS: Final = 19
+#: Of the properties' flags, two octets.
+FLAGS: Final = 19
 _PROPERTIES: Final = 21
 #: The shortest header frame: no properties.
 _SHORTEST: Final = 22
 
 #: Class, weight, body size.
 _FIXED: Final = Struct(">HHQ")
-_UINT32: Final = Struct(">I")
+_pack_u32: Final = Struct(">I").pack
+_u32_at: Final = Struct(">I").unpack_from
 
 # The flags' upper byte, where the properties are that the splice has to do with.
 _CONTENT_TYPE: Final = CONTENT_TYPE >> 8
@@ -89,7 +91,7 @@ def body_size(data: bytes, start: int) -> int:
     it is one of another class than basic."""
     of_class: int
     body: int
-    if data[start + _SIZE : start + _CLASS] < b"\x00\x00\x00\x0e":
+    if data[start + _CLASS - 1] < 14 and data[start + _SIZE : start + _CLASS] < b"\x00\x00\x00\x0e":
         raise _short()
     of_class, _, body = _FIXED.unpack_from(data, start + _CLASS)
     if of_class != BASIC:
@@ -116,13 +118,14 @@ def inject(
     bytes long; or its flags go on in a second word, which no property uses. Raises :class:`AmqpError` (502) when the
     properties before the end of the headers do not fit the frame. Properties after them are the broker's to judge.
     """
-    if end - start < _SHORTEST:
+    size = end - start
+    if size < _SHORTEST:
         raise _short()
     # The end octet: being no more than there, one may look at the byte, and goes too far when the property is missing.
     last = end - 1
-    if data[start + _FLAGS + 1] & MORE_FLAGS:
+    if data[start + FLAGS + 1] & MORE_FLAGS:
         return None
-    flags = data[start + _FLAGS]
+    flags = data[start + FLAGS]
     at = start + _PROPERTIES
     if flags & _CONTENT_TYPE:
         at += 1 + data[at]
@@ -132,7 +135,7 @@ def inject(
     if flags & _HEADERS:
         if at + 4 > last:
             raise _cut_off()
-        length = int.from_bytes(data[at : at + 4], "big")
+        length: int = _u32_at(data, at)[0]
         after = at + 4 + length
         if after > last:
             raise _cut_off()
@@ -144,30 +147,34 @@ def inject(
         if instead and instead in kept:
             kept = _without(data, at, after, instead[1:])
             added -= length - len(kept)
-        if end - start + added > limit:
+        if size + added > limit:
             return None
-        return (
-            data[start : start + _SIZE]
-            + _UINT32.pack(end - start - 8 + added)
-            + data[start + _CLASS : at]
-            + _UINT32.pack(length + added)
-            + kept
-            + entries
-            + data[after:end]
+        return b"".join(
+            [
+                data[start : start + _SIZE],
+                _pack_u32(size - 8 + added),
+                data[start + _CLASS : at],
+                _pack_u32(length + added),
+                kept,
+                entries,
+                data[after:end],
+            ]
         )
     if at > last:
         raise _cut_off()
-    if end - start + added + 4 > limit:
+    if size + added + 4 > limit:
         return None
-    return (
-        data[start : start + _SIZE]
-        + _UINT32.pack(end - start - 4 + added)
-        + data[start + _CLASS : start + _FLAGS]
-        + bytes((flags | _HEADERS,))
-        + data[start + _FLAGS + 1 : at]
-        + _UINT32.pack(added)
-        + entries
-        + data[at:end]
+    return b"".join(
+        [
+            data[start : start + _SIZE],
+            _pack_u32(size - 4 + added),
+            data[start + _CLASS : start + FLAGS],
+            bytes((flags | _HEADERS,)),
+            data[start + FLAGS + 1 : at],
+            _pack_u32(added),
+            entries,
+            data[at:end],
+        ]
     )
 
 
@@ -175,7 +182,7 @@ def text_header(data: bytes, start: int, end: int, name: bytes) -> bytes | None:
     """The value of the headers' entry of that name (as it stands in a table: its length first) when it is a string,
     None otherwise. Raises :class:`AmqpError` (502) when the properties before the end of the headers do not fit the
     frame."""
-    if data.find(name, start, end) < 0 or not data[start + _FLAGS] & _HEADERS:
+    if data.find(name, start, end) < 0 or not data[start + FLAGS] & _HEADERS:
         return None
     last = end - 1
     at = _headers_at(data, start, last)
@@ -194,7 +201,7 @@ def priority(data: bytes, start: int, end: int) -> int:
     fit the frame."""
     if end - start < _SHORTEST:
         raise _short()
-    flags = data[start + _FLAGS] << 8
+    flags = data[start + FLAGS] << 8
     if not flags & PRIORITY:
         return 0
     last = end - 1
@@ -212,7 +219,7 @@ def user_id(data: bytes, start: int, end: int) -> str | None:
     """The ``user-id`` alone; ``None``: there is none, which costs a look at one bit. Raises as :func:`properties`."""
     if end - start < _SHORTEST:
         raise _short()
-    return properties(data, start, end).user_id if data[start + _FLAGS + 1] & USER_ID else None
+    return properties(data, start, end).user_id if data[start + FLAGS + 1] & USER_ID else None
 
 
 def properties(data: bytes, start: int, end: int) -> Properties:
@@ -221,7 +228,7 @@ def properties(data: bytes, start: int, end: int) -> Properties:
     if end - start < _SHORTEST:
         raise _short()
     last = end - 1
-    at = start + _FLAGS
+    at = start + FLAGS
     flags = int.from_bytes(data[at : at + 2], "big")
     more = flags
     at += 2
@@ -280,9 +287,9 @@ def _headers_at(data: bytes, start: int, last: int) -> int:
     """Where the headers are, or would be; ``last`` is where the end octet is."""
     if last - start < _SHORTEST - 1:
         raise _short()
-    flags = data[start + _FLAGS]
+    flags = data[start + FLAGS]
     at = start + _PROPERTIES
-    if data[start + _FLAGS + 1] & MORE_FLAGS:
+    if data[start + FLAGS + 1] & MORE_FLAGS:
         at += 2
         while at <= last and data[at - 1] & MORE_FLAGS:
             at += 2

@@ -12,7 +12,7 @@ from sidecar.amqp.gates import SwitchGate
 from sidecar.amqp.incoming import Unfinished
 from sidecar.amqp.methods import basic_ack, basic_get_empty, basic_nack, confirm_select
 from sidecar.amqp.publish import Publish
-from sidecar.amqp.spec import AmqpError
+from sidecar.amqp.spec import REPLY_TO, USER_ID, AmqpError
 from sidecar.amqp.stuck import STUCK
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _WINDOW_BYTES: Final = 8 << 20
 #: RabbitMQ's direct reply-to.
 _REPLY_TO: Final = b"amq.rabbitmq.reply-to"
+#: In the upper octet of the properties' flags.
+_HAS_REPLY_TO: Final = REPLY_TO >> 8
 #: ``mandatory`` and ``immediate`` among the bits of ``basic.publish``.
 _ANSWERED: Final = 3
 
@@ -333,18 +335,19 @@ class KeptChannel(Channel):
         return self.session.detached or self.session.channels.get(self.number) is not self
 
     def _spoolable(self, publish: Publish) -> bool:
-        if self.one_lane:
+        if self.one_lane or not self.user:
             return False
         route = publish.route
         if not route.exchange and route.routing_key.startswith(_REPLY_TO.decode()):
             return False
         frames = publish.frames
         header = size_at(frames, 3)[0] + 8
-        if not self.user or not self._own(frames, header):
-            return False  # whose name it may bear is for the broker to judge
-        if _is_request(frames):
+        flags = header + content.FLAGS
+        if frames[flags] & _HAS_REPLY_TO and _is_request(frames):
             return False  # its answer only this connection can get
-        return self._keeper.settings.mandatory or not frames[header - 2] & _ANSWERED
+        if frames[flags + 1] & USER_ID and not self._own(frames, header):
+            return False  # whose name it may bear is for the broker to judge
+        return not frames[header - 2] & _ANSWERED or self._keeper.settings.mandatory
 
     def _own(self, frames: bytes, header: int) -> bool:
         """The publish bears no user-id, or that of the user that this session has logged in as."""
@@ -363,7 +366,7 @@ class KeptChannel(Channel):
     def _sent(self, publish: Publish) -> bytes:
         publish.route.stats.forwarded += 1
         frames = publish.frames
-        if self.consumers and REPLIES in self.consumers.values() and _is_request(frames):
+        if self.replies and REPLIES in self.consumers.values() and _is_request(frames):
             self.asked += 1
         if self.one_lane or self.confirms is None:
             publish.frames = b""
@@ -384,4 +387,6 @@ class KeptChannel(Channel):
 def _is_request(frames: bytes) -> bool:
     """Whether a publish asks for a direct reply."""
     header = size_at(frames, 3)[0] + 8
+    if not frames[header + content.FLAGS] & _HAS_REPLY_TO:
+        return False
     return frames.find(_REPLY_TO, header, header + size_at(frames, header + 3)[0] + 8) >= 0

@@ -149,24 +149,29 @@ def _header(session: Session, channel: Channel, data: bytes, start: int, end: in
     if size > session.max_message_size:
         text = f"PRECONDITION_FAILED - message size {size} is larger than the sidecar's max_message_size, "
         return AmqpError(PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH, channel.number)
-    if session.detached:
-        # The broker would refuse it; and who may bear another's name (RabbitMQ's impersonators), only the broker knows.
-        claimed = content.user_id(data, start, end)
-        if claimed is not None and claimed != channel.user:
-            text = f"user_id property set to '{claimed}' but authenticated user was '{channel.user}'"
-            return AmqpError(PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", BASIC_PUBLISH, channel.number)
+    mark = instead = b""
+    if session.keeps:
+        if session.detached:
+            # The broker would refuse it; and who may bear another's name (RabbitMQ's impersonators), only it knows.
+            claimed = content.user_id(data, start, end)
+            if claimed is not None and claimed != channel.user:
+                text = f"user_id property set to '{claimed}' but authenticated user was '{channel.user}'"
+                return AmqpError(PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", BASIC_PUBLISH, channel.number)
+        mark = session.mark()
+        if mark:
+            instead = _ID
     tracing = session.tracing
     trace = tracing.begin()
-    mark = session.mark() if session.keeps else b""
-    instead = _ID if mark else b""
+    contexts = tracing.contexts
     new: bytes | None = None
-    if tracing.contexts:
+    if contexts:
         entries = tracing.entries(trace) + mark
-        new = content.inject(data, start, end, entries, session.frame_max, False, instead, tracing.contexts)
-        if new is None:  # most likely it has a trace of its own
+        new = content.inject(data, start, end, entries, session.frame_max, False, instead, contexts)
+    if new is None:
+        if contexts:  # most likely it has a trace of its own
             trace = tracing.of(data, start, end)
-    if new is None and mark:
-        new = content.inject(data, start, end, mark, session.frame_max, True, instead)
+        if mark:
+            new = content.inject(data, start, end, mark, session.frame_max, True, instead)
     channel.trace = trace
     if new is not None:
         channel.header_new = new

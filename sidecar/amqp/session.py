@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp import relay
-from sidecar.amqp.channel import Channel
+from sidecar.amqp.channel import REPLIES, Channel
 from sidecar.amqp.departure import Departure
 from sidecar.amqp.gates import Gate
 from sidecar.amqp.incoming import Unfinished
@@ -350,6 +350,8 @@ class Session(Opening):
         if tag not in channel.consumers:
             self.amqp_stats.consumers += 1
         channel.consumers[tag] = kind
+        if kind == REPLIES:
+            channel.replies = True
 
     def consumer_gone(self, channel: Channel, tag: bytes) -> None:
         """A consumer was cancelled, by either side."""

@@ -6,6 +6,7 @@ import pytest
 
 from sidecar.amqp.replay.outcomes import MISSING
 from sidecar.amqp.spec import BASIC_PUBLISH
+from sidecar.amqp.tables import table_entry
 from sidecar.config import model
 from support.amqp import (
     CLOSE_OK,
@@ -178,6 +179,18 @@ def test_what_is_not_spooled_waits_for_the_broker(what: str, confirms: bool) -> 
     client.gets_nothing()
     broker.says(ack(1, 1), ack(1, 2))
     client.gets(*((ack(1, 1), ack(1, 2)) if confirms else ()))
+    stage.over()
+
+
+def test_a_message_that_only_mentions_direct_reply_to_is_no_request() -> None:
+    entries = table_entry("from", REPLY_TO)
+    stage = KeptStage()
+    client, broker = stage.open(1, confirms=True)
+    lost(stage, broker)
+    headers = b"\x20\x00" + len(entries).to_bytes(4, "big") + entries
+    client.says(publish(1, "q", b"spooled", properties=headers))
+    client.gets(ack(1, 1))
+    assert stage.disk.bodies() == [b"spooled"]
     stage.over()
 
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.gates import SwitchGate
 from sidecar.amqp.spool.message import SpooledMessage, from_frames
-from sidecar.amqp.tables import table_entry
 
 if TYPE_CHECKING:
     from sidecar.amqp.hold import Sender
@@ -27,6 +26,8 @@ logger = logging.getLogger("sidecar.amqp")
 
 #: The header that tells a message from all others, so that its second delivery can be recognised.
 ID_HEADER: Final = "x-sidecar-id"
+#: Its entry in a table up to its value: the name, the tag of a long string, and the upper octets of a short length.
+_ENTRY: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode() + b"S\x00\x00\x00"
 
 
 class Keeper:
@@ -68,7 +69,8 @@ class Keeper:
     def mark(self) -> bytes:
         """The table entry with a new message's id."""
         self._count += 1
-        return table_entry(ID_HEADER, f"{self._prefix}-{self._count:x}")
+        value = f"{self._prefix}-{self._count:x}".encode()
+        return _ENTRY + bytes((len(value),)) + value
 
     def queued(self, route: Route) -> bool:
         """Messages of the route's key are in the spool: what comes now has to go behind them."""
