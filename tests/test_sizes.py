@@ -20,7 +20,7 @@ LATER = ("amqp", "filters", "proxy")
 FILES: Mapping[str, int] = {
     "agent.py": 450,
     "config/model.py": 520,
-    "config/schema.py": 570,
+    "config/schema.py": 545,
     "config/values.py": 740,
 }
 #: The same of functions.

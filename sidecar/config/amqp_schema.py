@@ -6,7 +6,8 @@ import math
 from typing import Any
 
 from sidecar.config import cross_schema, model
-from sidecar.config.containers import Key, ListOf, MapOf, Section
+from sidecar.config.containers import ListOf, MapOf, Section
+from sidecar.config.keys import Key
 from sidecar.config.values import (
     NAME,
     Boolean,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from sidecar.config.document import Mapping, Node, Scalar, Sequence, join
 from sidecar.config.errors import nearest
 from sidecar.config.hints import SYNONYMS, word
+from sidecar.config.keys import Key, defaults_of
 from sidecar.config.kinds import BROKEN, HIDDEN, OMIT, Kind, Place, Refused, ScalarKind, describe, substituted
 from sidecar.config.model import INHERIT
 from sidecar.core.text import printable
@@ -97,17 +97,6 @@ class MapOf(Kind):
         return {"type": "object", "additionalProperties": self.value.schema(), "maxProperties": self.maximum}
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Key:
-    """One key of a section. Its default is that of the model's field; ``default`` describes one that is computed."""
-
-    kind: Kind
-    doc: str
-    example: Any = None
-    required: bool = False
-    default: str = ""
-
-
 class Fields(dict[str, Any]):
     """What was read of one section: the keys that were given and are readable. Rules look at these, before the model
     is built."""
@@ -166,7 +155,7 @@ class Section(Kind):
         self.free = free
         self.cross = cross or []
         self._complete = complete
-        self.defaults = {name: default for name, default in _defaults(model) if name in keys}
+        self.defaults = {name: default for name, default in defaults_of(model) if name in keys}
         #: Keys that filters have declared; the model has their values in ``policies``.
         self.declared: set[str] = set()
 
@@ -338,14 +327,6 @@ def _missing(kind: Kind, at: Place) -> None:
         kind.read(Mapping({}, at.line), at)  # what is missing are its keys: service.name, not service
     else:
         at.report("is missing", allowed=kind.allowed)
-
-
-def _defaults(model: type) -> Iterator[tuple[str, Any]]:
-    for field in dataclasses.fields(model):
-        if field.default is not dataclasses.MISSING:
-            yield field.name, field.default
-        elif field.default_factory is not dataclasses.MISSING:
-            yield field.name, field.default_factory()
 
 
 class Policy(Kind):

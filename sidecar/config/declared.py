@@ -10,9 +10,10 @@ import dataclasses
 from importlib import metadata
 from typing import Any, Final, dataclass_transform
 
-from sidecar.config.containers import Fields, Key, Section
+from sidecar.config.containers import Fields, Section
 from sidecar.config.document import Mapping, Node, Scalar
 from sidecar.config.errors import nearest
+from sidecar.config.keys import Key
 from sidecar.config.kinds import BROKEN, Kind, Place, describe, substituted
 
 GROUP: Final = "sidecar.filters"

@@ -11,10 +11,12 @@ import math
 from typing import Any
 
 from sidecar.config import cross_schema, model
+from sidecar.config.agent_schema import ADMIN, CONSUL, DNS, DRAIN, LOG, TRACING
 from sidecar.config.amqp_schema import AMQP
-from sidecar.config.containers import Fields, Key, ListOf, MapOf, Policy, Section, Short
+from sidecar.config.containers import Fields, ListOf, MapOf, Policy, Section, Short
 from sidecar.config.declared import Declared, UsedFilter, declared
 from sidecar.config.document import Node
+from sidecar.config.keys import Key
 from sidecar.config.kinds import BROKEN, Place
 from sidecar.config.model import INHERIT
 from sidecar.config.values import (
@@ -27,16 +29,12 @@ from sidecar.config.values import (
     Host,
     HostPort,
     Integer,
-    IpPort,
     Method,
     Rate,
     RateKey,
     RegistryUrl,
-    SecretValue,
-    Share,
     Size,
     Text,
-    Url,
 )
 
 # A token of RFC 9110, section 5.6.2.
@@ -494,78 +492,6 @@ SERVICE = Section(
     },
     complete=_to_be_named,
     short="name",
-)
-
-CONSUL = Section(
-    model.Consul,
-    "What a Consul registry needs besides its address.",
-    {
-        "token": Key(SecretValue(), "ACL token.", "${CONSUL_HTTP_TOKEN:-}"),
-        "datacenter": Key(
-            Text("a datacenter's name", r"[A-Za-z0-9_-]{1,128}", empty=True), "Empty: the agent's.", "dc1"
-        ),
-    },
-)
-
-ADMIN = Section(
-    model.Admin,
-    "The admin API and its dashboard.",
-    {
-        "bind": Key(HostPort(system_port=True), "Where it listens.", "127.0.0.1:15000"),
-        "token": Key(SecretValue(), "Needed when bind is not loopback.", {"file": "/run/secrets/admin"}),
-    },
-    cross=cross_schema.admin(),
-)
-
-TRACING = Section(
-    model.Tracing,
-    "Distributed tracing.",
-    {
-        "sample": Key(Share(), "The share of new traces that is recorded: 0.01 or 1%."),
-        "otlp": Key(
-            Url(("http", "https")), "An OpenTelemetry collector (OTLP over HTTP); empty: none.", "http://jaeger:4318"
-        ),
-        "propagate": Key(
-            ListOf(Enum("w3c", "b3"), maximum=2),
-            "Trace headers that are understood and sent, of requests and messages; []: none.",
-            ["w3c", "b3"],
-        ),
-    },
-)
-
-LOG = Section(
-    model.Log,
-    "What the sidecar writes about itself and its traffic.",
-    {
-        "level": Key(Enum("debug", "info", "warning", "error"), "The least important lines that are written."),
-        "format": Key(Enum("json", "text"), "How a line looks."),
-        "access": Key(Enum("all", "errors", "off"), "Which exchanges get a line."),
-    },
-    short="level",
-)
-
-DRAIN = Section(
-    model.Drain,
-    "The end of a sidecar.",
-    {"timeout": Key(Duration(zero=True), "How long running exchanges may take to finish.", "30s")},
-    short="timeout",
-)
-
-DNS = Section(
-    model.Dns,
-    "How host names of endpoints are looked up: in /etc/hosts, then in the DNS.",
-    {
-        "min_ttl": Key(Duration(), "The soonest that a name is looked up again, whatever its TTL.", "1s"),
-        "max_ttl": Key(Duration(), "The latest.", "5m"),
-        "timeout": Key(
-            Duration(), "What a DNS server has for an answer, before it is asked again or another is.", "2s"
-        ),
-        "servers": Key(
-            ListOf(IpPort(53), maximum=8),
-            "DNS servers, instead of those of /etc/resolv.conf.",
-            ["10.0.0.2", "10.0.0.3:53"],
-        ),
-    },
 )
 
 CONFIG = Section(

@@ -1,0 +1,29 @@
+"""One key of a section, and what it is by default."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from sidecar.config.kinds import Kind
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a section. Its default is that of the model's field; ``default`` describes one that is computed."""
+
+    kind: Kind
+    doc: str
+    example: Any = None
+    required: bool = False
+    default: str = ""
+
+
+def defaults_of(model: type) -> Iterator[tuple[str, Any]]:
+    """The fields of a dataclass that have a default, with it."""
+    for field in dataclasses.fields(model):
+        if field.default is not dataclasses.MISSING:
+            yield field.name, field.default
+        elif field.default_factory is not dataclasses.MISSING:
+            yield field.name, field.default_factory()
