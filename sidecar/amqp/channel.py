@@ -51,7 +51,7 @@ class Channel(Sender):
     """One channel of a session, from its ``channel.open`` until both sides have closed it."""
 
     __slots__ = (
-        "confirms", "consumers", "consumes", "declares", "delivery", "departed", "ending", "freed", "gets",
+        "confirms", "consumers", "consumes", "declares", "delivery", "departed", "ending", "exchanges", "freed", "gets",
         "header_end", "header_new", "header_start", "incoming", "last_queue", "left", "limit", "method", "number",
         "offset", "open", "parts", "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "replies",
         "route", "session", "shared_limit", "stalled", "subscriptions", "trace", "unacked", "waiting",
@@ -100,6 +100,8 @@ class Channel(Sender):
         self.removals: deque[Removal] = deque()
         #: Of each ``queue.declare`` under way its arguments, behind the reserved short; empty: of no interest.
         self.declares: list[bytes] = []
+        #: Of each ``exchange.declare`` under way name and type, if the exchange would end with its broker.
+        self.exchanges: list[tuple[str, str] | None] = []
         #: What an empty queue name means: the queue declared last (§ "queue" domain).
         self.last_queue = ""
         #: Deliveries kept back; who takes the content that is coming in, if not the client; and the delivery that

@@ -20,6 +20,7 @@ from sidecar.amqp.methods import (
     method,
     method_of,
 )
+from sidecar.amqp.questions import EXCHANGE_DECLARE_OK
 from sidecar.amqp.spec import AmqpError
 from sidecar.amqp.subscription import Subscription
 from sidecar.amqp.tables import decode_table
@@ -133,7 +134,6 @@ def from_client(session: Session, channel: Channel, found: int, data: bytes, sta
         channel.gets.append(bool(arguments.u8() & 1))
     elif found == spec.QUEUE_DECLARE:
         _declare(session, channel, data, start, end)
-        _learn(session, channel, found, Arguments(data, start, end))
     elif found == spec.BASIC_CANCEL:
         arguments = Arguments(data, start, end)
         tag = arguments.short_bytes()
@@ -171,6 +171,18 @@ def _declare(session: Session, channel: Channel, data: bytes, start: int, end: i
         channel.declares.append(declared)
     elif declared and name:
         session.has_queue(name, declared)
+
+
+def _learn_life(session: Session, name: str, declared: bytes) -> None:
+    """A queue was declared so; see :meth:`Session.has_queue`."""
+    at = 1 + declared[0]
+    durable = declared[at] & 0b1110 == 2  # neither exclusive nor auto-delete
+    table = declared[at + 1 :]
+    try:
+        arguments = decode_table(table, 0, len(table))
+    except AmqpError:
+        return
+    session.policy.topology.queue_declared(session.vhost, name, not durable, arguments)
 
 
 def _qos(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
@@ -217,21 +229,19 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
 
 def _learn(session: Session, channel: Channel, found: int, arguments: Arguments) -> None:
     """What the client tells the broker about exchanges, queues and bindings. What is made is taken as true before the
-    answer: if it is not, the worst is a message that is held in vain. What is removed, only with the answer."""
+    answer: if it is not, the worst is a message that is held in vain. What is removed, only with the answer; so is
+    what limits the life of messages, as another declaration of the same may be refused."""
     topology = session.policy.topology
     vhost = session.vhost
     arguments.skip(2)
     if found == spec.EXCHANGE_DECLARE:
         name, kind = arguments.short(), arguments.short()
         bits = arguments.u8()
-        if not bits & 1:  # not passive
-            topology.exchange_declared(vhost, name, kind, bool(bits & 2))
-    elif found == spec.QUEUE_DECLARE:
-        name = arguments.short()
-        bits = arguments.u8()
-        if name and not bits & 1:
-            durable = bits & 0b1110 == 2  # neither exclusive nor auto-delete
-            topology.queue_declared(vhost, name, not durable, _table(arguments))
+        transient = not bits & 3  # nor passive
+        if not bits & 1:
+            topology.exchange_declared(vhost, name, kind, None if transient else True)
+        if not bits & 16:
+            channel.exchanges.append((name, kind) if transient else None)
     elif found == spec.EXCHANGE_DELETE:
         name = arguments.short()
         _remove(session, channel, Removal(found, name, "", "", {}), bool(arguments.u8() & 2))
@@ -361,7 +371,12 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         declared = channel.declares.pop(0) if channel.declares else b""
         if declared:
             session.has_queue(name, declared)
+            _learn_life(session, name, declared)
         session.queue_declared(name)
+    elif found == EXCHANGE_DECLARE_OK:
+        exchange = channel.exchanges.pop(0) if channel.exchanges else None
+        if exchange is not None:
+            session.policy.topology.exchange_declared(session.vhost, *exchange, False)
     elif found in _REMOVED:
         if channel.removals:
             _removed(session, channel.removals.popleft())

@@ -40,12 +40,14 @@ class Lookout:
     """One port's. The listener is told by ``broker_found(endpoint)`` or, after each round without an answer,
     ``broker_missing()``; then there is another round."""
 
-    __slots__ = ("_calls", "_idle", "_listener", "_pause", "_timer", "_unsure")
+    __slots__ = ("_calls", "_idle", "_listener", "_pause", "_silent", "_timer", "_unsure")
 
     def __init__(self, listener: AmqpListener) -> None:
         self._listener = listener
         #: Those of this round whose answer is not there yet.
         self._calls: set[Call] = set()
+        #: They are a glance.
+        self._silent = False
         #: This host lacked something to ask with.
         self._unsure = False
         self._pause = FIRST
@@ -64,9 +66,12 @@ class Lookout:
         self._idle.set(listener.clock() + IDLE * listener.rng.uniform(0.5, 1.5))
 
     def look(self) -> None:
-        """Begin, unless that has been done."""
-        if not self._calls and self._timer.deadline == inf:
-            self._ask()
+        """Begin, unless that has been done. A glance is not enough: it would end well without a broker."""
+        if self._calls and self._silent:
+            self._hang_up()
+        elif self._calls or self._timer.deadline != inf:
+            return
+        self._ask()
 
     def rest(self) -> None:
         """There is a broker."""
@@ -86,6 +91,7 @@ class Lookout:
         if len(endpoints) > MOST:
             endpoints = tuple(listener.rng.sample(endpoints, MOST))
         self._unsure = False
+        self._silent = silent
         self._calls = {Call(self, endpoint, silent) for endpoint in endpoints}
         if not self._calls:
             self._in_vain()
@@ -135,6 +141,7 @@ class Lookout:
 
     def _hang_up(self) -> None:
         calls, self._calls = self._calls, set()
+        self._silent = False
         for call in calls:
             call.end()
 

@@ -353,11 +353,12 @@ class Topology:
                 known.watch(wanted)
         self._changed(True)
 
-    def exchange_declared(self, vhost: str, name: str, kind: str, durable: bool = True) -> None:
-        """A client declares an exchange, and not passively: then the type says nothing."""
+    def exchange_declared(self, vhost: str, name: str, kind: str, durable: bool | None = True) -> None:
+        """A client declares an exchange, and not passively: then the type says nothing. ``durable`` is ``None`` as long
+        as it is not known."""
         self.heard += 1
         known = self._vhost(vhost)
-        if durable == (name in known.transient) and name not in PREDECLARED:
+        if durable is not None and durable == (name in known.transient) and name not in PREDECLARED:
             known.transient ^= {name}
             self.version += 1
         if known.declared(name, kind, self.heard, False):

@@ -531,7 +531,7 @@ def test_confirm_mode_is_entered_once() -> None:
 
 def test_how_long_queues_keep_messages_is_learnt_and_what_ends_with_its_broker() -> None:
     stage = Stage()
-    client, _ = stage.open(1)
+    client, broker = stage.open(1)
     arguments = encode_table({"x-message-ttl": 5000, "x-expires": 2000})
 
     def declared(queue: str, bits: int) -> bytes:
@@ -542,9 +542,33 @@ def test_how_long_queues_keep_messages_is_learnt_and_what_ends_with_its_broker()
     )
     client.says(exchange_declare(1, "transient", "fanout"))
     topology = stage.listener.policy.topology
+    assert topology.life("/", "", "durable") == (0.0, False)  # the broker may refuse it
+    assert not topology.fleeting("/", "transient", "")
+    broker.says(*[queue_declare_ok(1, queue) for queue in ("durable", "auto-delete", "exclusive", "passive")])
+    broker.says(method(1, 40, 11))
     lives = {"durable": (5.0, False), "auto-delete": (2.0, True), "exclusive": (2.0, True), "passive": (0.0, False)}
     assert {queue: topology.life("/", "", queue) for queue in lives} == lives
     assert topology.fleeting("/", "transient", "")
     client.says(queue_declare(1, "durable"))
+    broker.says(queue_declare_ok(1, "durable"))
     assert topology.life("/", "", "durable") == (0.0, False)
     client.leaves()
+
+
+def test_a_declaration_that_is_refused_ends_no_messages_life() -> None:
+    stage = Stage()
+    client, broker = stage.open(1)
+    topology = stage.listener.policy.topology
+    lasting = b"\x00\x00" + short("q") + b"\x02" + encode_table({})
+    brief = b"\x00\x00" + short("q") + b"\x04" + encode_table({"x-message-ttl": 1})
+    client.says(
+        method(1, 50, 10, lasting), method(1, 40, 10, b"\x00\x00" + short("e") + short("fanout") + b"\x02" + table())
+    )
+    broker.says(queue_declare_ok(1, "q"), method(1, 40, 11))
+    client.says(exchange_declare(1, "e", "fanout"), exchange_declare(1, "other", "fanout"), method(1, 50, 10, brief))
+    broker.says(channel_close(1, 406, "PRECONDITION_FAILED - inequivalent arg"))
+    assert topology.life("/", "", "q") == (0.0, False)
+    assert not topology.fleeting("/", "e", "")
+    assert not topology.fleeting("/", "other", "")
+    client.leaves()
+    broker.leaves()

@@ -392,3 +392,24 @@ def test_stopping_ends_the_search() -> None:
     stage.advance(10)
     assert not dialled
     stage.over()
+
+
+def test_a_glance_under_way_does_not_stand_for_the_question() -> None:
+    """It ends well wherever connections are taken; whether there is a broker has to be asked all the same."""
+    stage = Stage(upstream={"circuit_breaker": BREAKER})
+    [breaker] = stage.listener.breakers
+    stage.loop.dialled = lambda host, port: "silent"
+    stage.listener.lookout.watch()
+    stage.advance(0.3)
+    glancing = list(stage.loop.tasks)
+    assert len(glancing) == 1
+    breaker.force("open")
+    back(stage)
+    assert arrives(stage).closed
+    assert refusing(stage) == [NO_BROKER]
+    breaker.force("auto")
+    for task in glancing:
+        task._step()  # its connection stands
+    stage.advance(1.5)
+    assert refusing(stage) == []
+    stage.over()
