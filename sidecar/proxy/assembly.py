@@ -30,7 +30,7 @@ from sidecar.filters.timeouts import Timeouts
 from sidecar.filters.tracing import Tracing
 from sidecar.net.shortage import SHORTAGE
 from sidecar.proxy.filter import ANY, KEEP, Chain, Filter, Site
-from sidecar.proxy.guard import Guard
+from sidecar.proxy.guard import Guard, unmade
 from sidecar.proxy.http1.listener import HttpListener
 from sidecar.proxy.http1.pool import Pool
 from sidecar.proxy.listener import Listener
@@ -210,9 +210,17 @@ class Assembly:
         if shown is None:
             shown = stats.filters[name] = FilterStats(filter_class.counters, "sidecar_" if own else "sidecar_filter_")
         site = Site(self._name, stats.direction, stats.protocol, context.clock, context.rng, shown.counts)
-        made: Filter = filter_class(settings, site)
-        if not own:
-            made.guard = self._guards.setdefault(name, Guard(name, site, shown.failures))
+        made: Filter
+        if own:
+            made = filter_class(settings, site)
+            return made
+        guard = self._guards.setdefault(name, Guard(name, site, shown.failures))
+        try:
+            made = filter_class(settings, site)
+        except Exception as error:  # a reload must not stop in the middle
+            guard.failed("__init__", error)
+            made = unmade(filter_class)
+        made.guard = guard
         return made
 
     def _show(self, policies: Sequence[Policies]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from sidecar.proxy.errors import STATUS, Reply
-from sidecar.proxy.filter import HELD, Again, Answer, Failed, Site, Wait
+from sidecar.proxy.filter import HELD, Again, Answer, Failed, Filter, Site, Wait
 
 logger = logging.getLogger(__name__)
 
@@ -102,6 +102,17 @@ class Guard:
                 "more_since_the_last_line": untold,
             },
         )
+
+
+def unmade(filter_class: Any) -> Filter:
+    """What stands in for a filter whose constructor has raised: it lets nothing pass."""
+
+    def on_request(self: Any, x: Any) -> None:
+        raise RuntimeError("the filter could not be made; see the error of its __init__")
+
+    members = {"name": filter_class.name, "after": filter_class.after, "on_request": on_request}
+    stand_in: Filter = type("Unmade", (Filter,), members)()
+    return stand_in
 
 
 def _check(hook: str, verdict: object, allowed: tuple[type, ...]) -> None:

@@ -250,6 +250,25 @@ def test_tcp(hook: str) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("config", [HTTP, TCP], ids=["http", "tcp"])
+def test_one_that_cannot_be_made_lets_nothing_pass(config: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        def init(self: Any, config: Any, site: Any) -> None:
+            raise RuntimeError("it went wrong")
+
+        async with Origin() as origin, Live(config, origin.port) as live:
+            live.reload(filters=using(config, foreign("raising", __init__=init)).filters)
+            await fetch(live.port)
+            await until(live.nothing_left)
+            assert live.stats.rejected == {"filter_failed": 1}
+            assert live.stats.filters["raising"].failures == {"__init__": 1, "on_request": 1}
+            assert caplog.records[0].hook == "__init__"  # type: ignore[attr-defined]
+            live.reload(filters=())
+            assert (await fetch(live.port)).status == 200
+
+    run(main)
+
+
 def test_its_own_hooks_alone_are_guarded() -> None:
     async def main() -> None:
         async with Live(using(HTTP, raising("on_request"))) as live:
