@@ -411,3 +411,29 @@ def test_a_caller_hears_that_its_answer_is_lost(answered: bool) -> None:
     else:
         client.gets_close(320)
     stage.over()
+
+
+def test_a_client_whose_login_takes_no_end_keeps_nothing_in_the_spool() -> None:
+    """Another one that comes in shows as well that the broker is there."""
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    stage.away()
+    broker.breaks()
+    client.says(publish(1, "q", b"one"))
+    stage.advance(5)
+    stage.there()
+    stage.advance(3)
+    stage.broker().says(start())  # and no more
+    stage.open(1)
+    until = stage.loop.now + 60
+    logins: list[bytes] = []
+    while stage.loop.now < until and not any(REPLAY in login for login in logins):
+        stage.advance(0.5)
+        while len(stage.accepted) > stage._taken:
+            peer = stage.broker()
+            peer.heard()
+            peer.says(start())
+            logins.append(peer.heard())
+    assert any(REPLAY in login for login in logins)
+    assert stage.stats.detached == 1
+    stage.over()

@@ -76,7 +76,8 @@ class SpoolPort:
         self._config = config
         self._stats = stats
         self._clock = clock
-        #: Sessions that look for a broker; and since when one of those that did has found it (inf: none has).
+        #: Sessions that look for a broker; and since when one of those that did, or of newcomers, has found it (inf:
+        #: none has).
         self._searching: set[KeptSession] = set()
         self._found = inf
         #: Connections of our own that wait for those of clients.
@@ -200,6 +201,8 @@ class SpoolPort:
     def met(self, handshake: Handshake) -> None:
         """The broker has let a client in."""
         self.vouched(handshake)
+        if self._searching:
+            self._found = min(self._found, self._clock())
         self._replayer.broker_is_back()
         self.seen(handshake)
 
