@@ -45,32 +45,9 @@ class Exchange:
     """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
 
     __slots__ = (
-        "attempts",
-        "bytes_in",
-        "bytes_out",
-        "chain",
-        "client_ip",
-        "connecting",
-        "deadline",
-        "endpoint",
-        "error",
-        "fresh",
-        "hooks",
-        "listener",
-        "method",
-        "phase",
-        "replayable",
-        "request_id",
-        "started",
-        "state",
-        "status",
-        "suspended",
-        "timed_out_connecting",
-        "touched",
-        "trace",
-        "tried",
-        "try_deadline",
-        "undrained",
+        "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error",
+        "fresh", "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state", "status",
+        "suspended", "timed_out_connecting", "touched", "trace", "tried", "try_deadline", "undrained",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, chain: Chain, client_ip: str, started: float) -> None:
@@ -203,7 +180,7 @@ class Exchange:
 
     def retry_later(self, again: Again) -> None:
         """Wait as long as the filter says, then begin another try."""
-        self.listener.stats.retries[again.reason] += 1
+        self.listener.stats.retried(again.reason)
         if again.delay > 0:
             self.phase = BACKOFF
             self.set_timer(self.listener.clock() + again.delay)

@@ -22,6 +22,8 @@ BUCKETS: Final[tuple[float, ...]] = (
 STATUSES: Final = frozenset({0, 499, *map(int, HTTPStatus)})
 #: Methods that get a label of their own; all others are counted as ``other``.
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"})
+#: The most reasons for another try that are counted apart: filters of other packages have reasons of their own.
+MAX_REASONS: Final = 50
 
 
 def code_label(code: int) -> str:
@@ -130,6 +132,11 @@ class ListenerStats:
         self.upstream_active = 0
         self.upstream_idle = 0
         self.tunnels = 0
+
+    def retried(self, reason: str) -> None:
+        """A try is repeated; beyond :data:`MAX_REASONS` different reasons, it counts as ``other``."""
+        retries = self.retries
+        retries[reason if reason in retries or len(retries) < MAX_REASONS else "other"] += 1
 
     def passed(self) -> tuple[int, int]:
         """:attr:`bytes_in` and :attr:`bytes_out` as counters that never fall, as Prometheus needs them."""

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.telemetry.stats import BUCKETS, Histogram, ListenerStats
+from sidecar.telemetry.stats import BUCKETS, MAX_REASONS, Histogram, ListenerStats
 
 
 def test_a_value_on_a_bound_is_in_its_bucket() -> None:
@@ -53,3 +53,12 @@ def test_a_listener_starts_at_nothing() -> None:
     assert (stats.active, stats.pending, stats.bytes_in, dict(stats.requests)) == (0, 0, 0, {})
     with pytest.raises(AttributeError):
         stats.anything = 1  # type: ignore[attr-defined]
+
+
+def test_reasons_for_another_try_are_bounded() -> None:
+    stats = ListenerStats("outbound", "x")
+    for number in range(1000):
+        stats.retried(f"reason {number}")
+    stats.retried("reason 0")
+    assert len(stats.retries) == MAX_REASONS + 1
+    assert (stats.retries["reason 0"], stats.retries["other"]) == (2, 1000 - MAX_REASONS)

@@ -224,7 +224,7 @@ class HttpExchange(Exchange):
             self.reply(failed)
             return True
         self.attempts -= 1
-        self.listener.stats.retries["race"] += 1
+        self.listener.stats.retried("race")
         self.begin_try()
         return True
 
