@@ -36,6 +36,7 @@ def port(name: str, view: AmqpView) -> dict[str, Any]:
         "consumers": stats.consumers,
         "unacked": stats.unacked,
         "delivered": stats.delivered,
+        "paused": view.stalled,
         "stalled": stats.stalled,
         "held": {
             "messages": sum(exchange.held_messages for exchange in stats.exchanges.values()),

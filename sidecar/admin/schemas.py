@@ -161,6 +161,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         consumers=_COUNT,
         unacked=_COUNT | {"description": "deliveries that are not settled yet"},
         delivered=_COUNT,
+        paused=_FLAG | {"description": "consumers get nothing new: the app, or what it needs, is unwell"},
         stalled=_COUNT | {"description": "deliveries kept back from consumers now"},
         held=_object(
             messages=_COUNT,

@@ -188,6 +188,11 @@ class AmqpView(Protocol):
         """Why clients are refused, :data:`sidecar.amqp.door.REASONS` → words; empty: they are not."""
         ...
 
+    @property
+    def stalled(self) -> bool:
+        """Deliveries are paused, for what the app needs is away."""
+        ...
+
     def holding(self) -> list[tuple[str, int]]:
         """What messages wait for, and how many each."""
         ...

@@ -372,6 +372,10 @@ class View:
     def refusing(self) -> Mapping[str, str]:
         return self._listener.door.reasons
 
+    @property
+    def stalled(self) -> bool:
+        return self._listener.stalled
+
     def holding(self) -> list[tuple[str, int]]:
         return self._listener.hold.waiting()
 

@@ -45,6 +45,11 @@ def deliveries(listener: Listener) -> list[Any]:
     return listener.methods(commands.Basic.Deliver)
 
 
+def paused(sidecar: Sidecar) -> bool:
+    found: bool = get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["paused"]
+    return found
+
+
 def still(listener: Listener, count: int, seconds: float = 0.5) -> None:
     """No more than these come."""
     time.sleep(seconds)
@@ -73,7 +78,7 @@ def test_deliveries_wait_for_another_upstream(rabbitmq: RabbitMQ, tmp_path: Path
             ollama.kill()
             for _ in range(3):
                 assert get(asked)[0] in (502, 503, 504)
-            time.sleep(0.75)  # it is noticed at the next look, of which there are four in a second
+            wait_for(lambda: paused(sidecar), "it is noticed")
             listener.send(commands.Basic.Ack(5, multiple=True))
             still(listener, 10)
             wait_for(lambda: rabbitmq.depth("consumers.pause") == 285, "the acks have got through")
@@ -171,7 +176,7 @@ def test_a_pause_outlasts_the_patience_of_the_broker(rabbitmq: RabbitMQ, tmp_pat
             listener = stack.enter_context(Listener(client, ack=True))
             breaker = f"{sidecar.admin}/upstreams/ollama/breaker"
             post(f"{breaker}/open")
-            time.sleep(0.75)  # it is noticed at the next look, of which there are four in a second
+            wait_for(lambda: paused(sidecar), "it is noticed")
             fill(rabbitmq, "consumers.impatient", 1)
             with rabbitmq.channel() as channel:
                 for queue in queues:

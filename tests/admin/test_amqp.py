@@ -73,6 +73,7 @@ def test_everything_about_a_port() -> None:
             "consumers": 1,
             "unacked": 7,
             "delivered": 90,
+            "paused": False,
             "stalled": 3,
             "held": {
                 "messages": 6,

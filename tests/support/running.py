@@ -54,6 +54,7 @@ class FakeAmqp:
         self.spool: FakeSpool | None = None
         self.unkeyed: dict[str, int] = {}
         self.refusing: dict[str, str] = {}
+        self.stalled = False
 
     def holding(self) -> list[tuple[str, int]]:
         return self.waiting
