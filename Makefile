@@ -90,10 +90,10 @@ compiled: .venv-compiled/.stamp ## .venv-compiled: the sidecar as it goes into t
 test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the compiled build
 	@scripts/ensure-servers test
 	@export SIDECAR_COMPILED=1; $(call bounded,.venv-compiled/bin/pytest -q $(PARALLEL) -o pythonpath=tests \
-	    tests/proxy tests/resilience tests/upstreams \
+	    tests/core tests/exchange tests/http tests/tcp tests/net tests/resilience tests/endpoints \
 	    tests/acceptance/test_leaks.py tests/acceptance/test_mesh_consul.py tests/acceptance/test_lifecycle.py \
 	    tests/acceptance/test_tcp_servers.py tests/acceptance/test_amqp_pika.py tests/acceptance/test_amqp_frames.py \
-	    --deselect tests/proxy/test_routes.py $(ARGS))
+	    --deselect tests/exchange/test_routes.py $(ARGS))
 
 .PHONY: bench
 bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ, and the spool: CPU, latency, memory (an hour; ARGS='--part amqp' for one part, --quick for a few minutes)

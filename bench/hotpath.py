@@ -19,14 +19,14 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from sidecar import agent
+from sidecar.agent import lifecycle as agent
+from sidecar.agent.assembly import Context, create_listener
 from sidecar.config import model
 from sidecar.core.instance import Instance
-from sidecar.proxy.assembly import Context, create_listener
-from sidecar.proxy.http1.downstream import Downstream
-from sidecar.proxy.http1.listener import HttpListener
-from sidecar.proxy.listener import Listener
-from sidecar.resilience.wheel import TimerWheel
+from sidecar.exchange.listener import Listener
+from sidecar.http.h1.server import Downstream
+from sidecar.http.listener import HttpListener
+from sidecar.net.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, setup
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ pytest_plugins = [f"support.harness.{name}" for name in ("reaper", "scheduler", 
 def pytest_sessionstart() -> None:
     """Make sure that ``make test-compiled`` tests what is compiled."""
     if os.environ.get("SIDECAR_COMPILED") == "1":
-        from sidecar.proxy.http1 import head
+        from sidecar.http.h1 import head
 
         if not head.__file__.endswith(".so"):
             pytest.exit(f"this is not the compiled build: {head.__file__}", 1)

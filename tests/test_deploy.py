@@ -156,7 +156,7 @@ def test_the_package_holds_everything_and_the_command(tmp_path: Path) -> None:
         (entry_points,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))
         scripts = ConfigParser()
         scripts.read_string(archive.read(entry_points).decode())
-    assert dict(scripts["console_scripts"]) == {"sidecar": "sidecar.cli:main"}
+    assert dict(scripts["console_scripts"]) == {"sidecar": "sidecar.cli.main:main"}
     wanted = {
         path.relative_to(ROOT).as_posix()
         for path in (ROOT / "sidecar").rglob("*")

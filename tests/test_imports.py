@@ -17,29 +17,9 @@ import sidecar
 
 ROOT = Path(sidecar.__file__).parent
 
-#: Files and packages whose room is not called as their package is. The longest entry counts.
+#: Files whose room is not called as their package is.
 ROOMS: Mapping[str, str] = {
     "__main__": "cli",
-    "arguments": "cli",
-    "plan": "agent",
-    "proxy": "exchange",
-    "proxy.assembly": "agent",
-    "proxy.errors": "core",
-    "proxy.http1": "http",
-    "proxy.ids": "core",
-    "proxy.sockets": "net",
-    "proxy.tcp": "tcp",
-    "proxy.trace": "core",
-    "queue": "http_queue",
-    "rehearsal": "cli",
-    "reload": "agent",
-    "resilience.wheel": "net",
-    "run": "agent",
-    "signals": "agent",
-    "spool_cli": "cli",
-    "status": "cli",
-    "upstreams": "endpoints",
-    "upstreams.running": "agent",
 }
 
 _DATA_PLANE = {"core", "net", "endpoints", "resilience", "exchange"}
@@ -75,8 +55,8 @@ KNOWN: Mapping[str, set[str]] = {
     "admin.amqp": {"amqp"},
     "admin.api": {"config", "net", "resilience"},
     "admin.dead_letters": {"amqp", "storage"},
-    "admin.guard": {"config"},
-    "admin.letters": {"amqp"},
+    "admin.auth": {"config"},
+    "admin.dead_letter_view": {"amqp"},
     "admin.report": {"config", "endpoints", "resilience"},
     "admin.routes": {"config"},
     "admin.view": {"amqp", "config", "endpoints", "registry", "resilience"},
@@ -91,20 +71,20 @@ KNOWN: Mapping[str, set[str]] = {
     "filters.request_id": {"http"},
     "filters.retry": {"http"},
     "filters.tracing": {"http", "telemetry"},
-    "proxy.filter": {"config"},
-    "proxy.http1.exchange": {"config"},
-    "proxy.http1.head": {"config"},
-    "proxy.http1.listener": {"storage"},
-    "proxy.http1.pool": {"config", "telemetry"},
-    "proxy.listener": {"agent", "config", "storage", "telemetry"},
-    "proxy.routes": {"config", "http"},
-    "proxy.trace": {"http"},
-    "queue.delivery": {"config", "http"},
-    "queue.filter": {"config", "http"},
-    "queue.lane": {"config"},
-    "queue.leftover": {"config"},
-    "queue.outcomes": {"http"},
-    "queue.queue": {"config", "http", "telemetry"},
+    "exchange.filter": {"config"},
+    "http.exchange": {"config"},
+    "http.h1.head": {"config"},
+    "http.listener": {"storage"},
+    "http.pool": {"config", "telemetry"},
+    "exchange.listener": {"agent", "config", "storage", "telemetry"},
+    "exchange.routes": {"config", "http"},
+    "core.trace": {"http"},
+    "http_queue.delivery": {"config", "http"},
+    "http_queue.filter": {"config", "http"},
+    "http_queue.lane": {"config"},
+    "http_queue.leftover": {"config"},
+    "http_queue.outcomes": {"http"},
+    "http_queue.queue": {"config", "http", "telemetry"},
     "registry": {"config"},
     "registry.api": {"config"},
     "registry.consul": {"config"},
@@ -116,11 +96,11 @@ KNOWN: Mapping[str, set[str]] = {
     "telemetry.logs": {"config"},
     "telemetry.metrics": {"admin"},
     "telemetry.spans": {"config"},
-    "upstreams.health": {"config"},
-    "upstreams.names": {"config"},
+    "endpoints.health": {"config"},
+    "endpoints.names": {"config"},
 }
 #: The same within ``amqp``: package, and the one that it should not import.
-KNOWN_AMQP: set[tuple[str, str]] = {("spool", "replay")}
+KNOWN_AMQP: set[tuple[str, str]] = set()
 
 #: The most files that may import each other in a circle. All have to be of one room.
 CIRCLE = 6

@@ -12,7 +12,7 @@ from typing import Final
 
 from bench.amqp import wire
 from bench.amqp.wire import Confirms, WireError
-from sidecar.amqp import spec
+from sidecar.amqp.wire import constants
 
 #: Seconds within which anything that was asked for must come.
 PATIENCE: Final = 20.0
@@ -32,13 +32,13 @@ class Connection:
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BUFFER)
-            self._socket.sendall(spec.PROTOCOL_HEADER)
-            self.expect(spec.CONNECTION_START)
+            self._socket.sendall(constants.PROTOCOL_HEADER)
+            self.expect(constants.CONNECTION_START)
             self._socket.sendall(wire.start_ok("guest", "guest"))
-            tune = self.expect(spec.CONNECTION_TUNE)
+            tune = self.expect(constants.CONNECTION_TUNE)
             channel_max, frame_max = struct.unpack_from(">HI", tune)
             self._socket.sendall(wire.tune_ok(channel_max, frame_max) + wire.open_vhost("/"))
-            self.expect(spec.CONNECTION_OPEN_OK)
+            self.expect(constants.CONNECTION_OPEN_OK)
             self.call(wire.open_channel())
         except BaseException:
             self._socket.close()
@@ -126,15 +126,15 @@ class Connection:
         """The same for what came together with the answer to :meth:`call`, and will not make the socket readable."""
         data, done = self._buffer, 0
         for kind, start, end in wire.frames(data):
-            if kind == spec.METHOD:
+            if kind == constants.METHOD:
                 self._count(data, self._method(kind, start), start)
             done = end + 1
         self._keep(done)
 
     def _count(self, data: bytes, number: int, start: int) -> None:
-        if number == spec.BASIC_ACK:
+        if number == constants.BASIC_ACK:
             self.confirms.confirmed(int.from_bytes(data[start + 4 : start + 12], "big"), data[start + 12] & 1 == 1)
-        elif number == spec.BASIC_DELIVER:
+        elif number == constants.BASIC_DELIVER:
             at = start + 5 + data[start + 4]
             tag = int.from_bytes(data[at : at + 8], "big")
             if tag != self.delivered + 1:
@@ -145,7 +145,7 @@ class Connection:
 
     def _method(self, kind: int, start: int) -> int:
         """0: no method frame."""
-        return int.from_bytes(self._buffer[start : start + 4], "big") if kind == spec.METHOD else 0
+        return int.from_bytes(self._buffer[start : start + 4], "big") if kind == constants.METHOD else 0
 
     def _whole(self) -> int:
         end = 0
@@ -183,7 +183,7 @@ def wait_open(port: int, deadline: float, check: Callable[[], None] | None = Non
 
 def _text(data: bytes, number: int, start: int) -> str:
     """What the peer says in a close, or which method it is."""
-    if number in (spec.CONNECTION_CLOSE, spec.CHANNEL_CLOSE):
+    if number in (constants.CONNECTION_CLOSE, constants.CHANNEL_CLOSE):
         code = int.from_bytes(data[start + 4 : start + 6], "big")
         return f"closed with {code} {data[start + 7 : start + 7 + data[start + 6]].decode(errors='replace')}"
     return f"method {number >> 16}.{number & 0xFFFF} out of turn"

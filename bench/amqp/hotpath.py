@@ -11,9 +11,9 @@ from bench.amqp import wire
 from bench.amqp.cases import BODY_BYTES, EXCHANGE, PREFETCH, ROUTING_KEY
 from bench.contenders import RATE
 from bench.hotpath import Loop, Sink, make_listener, time_runs
-from sidecar.amqp import spec
-from sidecar.amqp.legs import BrokerLeg, ClientLeg
 from sidecar.amqp.listener import AmqpListener
+from sidecar.amqp.relay.connections import BrokerLeg, ClientLeg
+from sidecar.amqp.wire import constants
 from sidecar.config import model
 
 #: Messages in what one reading of a socket gives.
@@ -35,7 +35,7 @@ async def measure_amqp(messages: int, profile: bool) -> None:
     assert isinstance(listener, AmqpListener)
     client = ClientLeg(listener)
     client.connection_made(Sink())
-    client.data_received(spec.PROTOCOL_HEADER)
+    client.data_received(constants.PROTOCOL_HEADER)
     broker: BrokerLeg = await loop.upstream
     _shake_hands(client, broker)
     body = b"x" * BODY_BYTES
@@ -94,16 +94,16 @@ async def measure_amqp(messages: int, profile: bool) -> None:
 def _shake_hands(client: ClientLeg, broker: BrokerLeg) -> None:
     """To an open channel in confirm mode with a consumer."""
     mechanisms = pack(">BB", 0, 9) + wire.long(b"") + wire.long(b"PLAIN") + wire.long(b"en_US")
-    broker.data_received(wire.method(spec.CONNECTION_START, 0, mechanisms))
+    broker.data_received(wire.method(constants.CONNECTION_START, 0, mechanisms))
     client.data_received(wire.start_ok("guest", "guest"))
-    broker.data_received(wire.method(spec.CONNECTION_TUNE, 0, pack(">HIH", 2047, 131_072, 60)))
+    broker.data_received(wire.method(constants.CONNECTION_TUNE, 0, pack(">HIH", 2047, 131_072, 60)))
     client.data_received(wire.tune_ok(2047, 131_072) + wire.open_vhost("/"))
-    broker.data_received(wire.method(spec.CONNECTION_OPEN_OK, 0, wire.short("")))
+    broker.data_received(wire.method(constants.CONNECTION_OPEN_OK, 0, wire.short("")))
     client.data_received(wire.open_channel())
-    broker.data_received(wire.method(spec.CHANNEL_OPEN_OK, wire.CHANNEL, wire.long(b"")))
+    broker.data_received(wire.method(constants.CHANNEL_OPEN_OK, wire.CHANNEL, wire.long(b"")))
     client.data_received(wire.confirm_select())
-    broker.data_received(wire.method(spec.CONFIRM_SELECT_OK, wire.CHANNEL))
+    broker.data_received(wire.method(constants.CONFIRM_SELECT_OK, wire.CHANNEL))
     client.data_received(wire.qos(PREFETCH))
-    broker.data_received(wire.method(spec.BASIC_QOS_OK, wire.CHANNEL))
+    broker.data_received(wire.method(constants.BASIC_QOS_OK, wire.CHANNEL))
     client.data_received(wire.consume("bench", "bench"))
-    broker.data_received(wire.method(spec.BASIC_CONSUME_OK, wire.CHANNEL, wire.short("bench")))
+    broker.data_received(wire.method(constants.BASIC_CONSUME_OK, wire.CHANNEL, wire.short("bench")))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from bench.processes import BenchError
-from sidecar.amqp import spec
+from sidecar.amqp.wire import constants
 
 
 class WireError(BenchError):
@@ -19,7 +19,7 @@ class WireError(BenchError):
 
 _FRAME: Final = struct.Struct(">BHI")
 _ACK: Final = struct.Struct(">BHIIQBB")
-_FRAME_END: Final = bytes([spec.FRAME_END])
+_FRAME_END: Final = bytes([constants.FRAME_END])
 #: The one channel that each connection of the load uses.
 CHANNEL: Final = 1
 
@@ -29,7 +29,7 @@ def frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 
 def method(number: int, channel: int, arguments: bytes = b"") -> bytes:
-    return frame(spec.METHOD, channel, struct.pack(">I", number) + arguments)
+    return frame(constants.METHOD, channel, struct.pack(">I", number) + arguments)
 
 
 def short(text: str) -> bytes:
@@ -45,85 +45,85 @@ def long(data: bytes) -> bytes:
 
 def start_ok(user: str, password: str) -> bytes:
     secret = f"\0{user}\0{password}".encode()
-    return method(spec.CONNECTION_START_OK, 0, long(b"") + short("PLAIN") + long(secret) + short("en_US"))
+    return method(constants.CONNECTION_START_OK, 0, long(b"") + short("PLAIN") + long(secret) + short("en_US"))
 
 
 def tune_ok(channel_max: int, frame_max: int) -> bytes:
     """Without heartbeats: they would only be in the way of counting."""
-    return method(spec.CONNECTION_TUNE_OK, 0, struct.pack(">HIH", channel_max, frame_max, 0))
+    return method(constants.CONNECTION_TUNE_OK, 0, struct.pack(">HIH", channel_max, frame_max, 0))
 
 
 def open_vhost(vhost: str) -> bytes:
-    return method(spec.CONNECTION_OPEN, 0, short(vhost) + short("") + b"\0")
+    return method(constants.CONNECTION_OPEN, 0, short(vhost) + short("") + b"\0")
 
 
 def close_connection() -> bytes:
-    return method(spec.CONNECTION_CLOSE, 0, struct.pack(">H", spec.REPLY_SUCCESS) + short("") + b"\0\0\0\0")
+    return method(constants.CONNECTION_CLOSE, 0, struct.pack(">H", constants.REPLY_SUCCESS) + short("") + b"\0\0\0\0")
 
 
 def open_channel() -> bytes:
-    return method(spec.CHANNEL_OPEN, CHANNEL, short(""))
+    return method(constants.CHANNEL_OPEN, CHANNEL, short(""))
 
 
 def confirm_select() -> bytes:
-    return method(spec.CONFIRM_SELECT, CHANNEL, b"\0")
+    return method(constants.CONFIRM_SELECT, CHANNEL, b"\0")
 
 
 def declare_exchange(name: str, kind: str) -> bytes:
-    return method(spec.EXCHANGE_DECLARE, CHANNEL, b"\0\0" + short(name) + short(kind) + b"\0" + long(b""))
+    return method(constants.EXCHANGE_DECLARE, CHANNEL, b"\0\0" + short(name) + short(kind) + b"\0" + long(b""))
 
 
 def delete_exchange(name: str) -> bytes:
-    return method(spec.EXCHANGE_DELETE, CHANNEL, b"\0\0" + short(name) + b"\0")
+    return method(constants.EXCHANGE_DELETE, CHANNEL, b"\0\0" + short(name) + b"\0")
 
 
 def declare_queue(name: str, max_length: int = 0) -> bytes:
     """A transient classic queue; with ``max_length``, the oldest messages beyond it are dropped."""
     arguments = short("x-max-length") + b"l" + struct.pack(">q", max_length) if max_length else b""
-    return method(spec.QUEUE_DECLARE, CHANNEL, b"\0\0" + short(name) + b"\0" + long(arguments))
+    return method(constants.QUEUE_DECLARE, CHANNEL, b"\0\0" + short(name) + b"\0" + long(arguments))
 
 
 def bind_queue(name: str, exchange: str, routing_key: str) -> bytes:
     names = short(name) + short(exchange) + short(routing_key)
-    return method(spec.QUEUE_BIND, CHANNEL, b"\0\0" + names + b"\0" + long(b""))
+    return method(constants.QUEUE_BIND, CHANNEL, b"\0\0" + names + b"\0" + long(b""))
 
 
 def delete_queue(name: str) -> bytes:
-    return method(spec.QUEUE_DELETE, CHANNEL, b"\0\0" + short(name) + b"\0")
+    return method(constants.QUEUE_DELETE, CHANNEL, b"\0\0" + short(name) + b"\0")
 
 
 def qos(prefetch: int) -> bytes:
-    return method(spec.BASIC_QOS, CHANNEL, struct.pack(">IHB", 0, prefetch, 0))
+    return method(constants.BASIC_QOS, CHANNEL, struct.pack(">IHB", 0, prefetch, 0))
 
 
 def consume(queue: str, tag: str) -> bytes:
-    return method(spec.BASIC_CONSUME, CHANNEL, b"\0\0" + short(queue) + short(tag) + b"\0" + long(b""))
+    return method(constants.BASIC_CONSUME, CHANNEL, b"\0\0" + short(queue) + short(tag) + b"\0" + long(b""))
 
 
 def cancel(tag: str) -> bytes:
-    return method(spec.BASIC_CANCEL, CHANNEL, short(tag) + b"\0")
+    return method(constants.BASIC_CANCEL, CHANNEL, short(tag) + b"\0")
 
 
 def get(queue: str) -> bytes:
     """With ``no-ack``."""
-    return method(spec.BASIC_GET, CHANNEL, b"\0\0" + short(queue) + b"\x01")
+    return method(constants.BASIC_GET, CHANNEL, b"\0\0" + short(queue) + b"\x01")
 
 
 def ack(tag: int, multiple: bool = False) -> bytes:
     """For one delivery or publish, or all up to it."""
-    return _ACK.pack(spec.METHOD, CHANNEL, 13, spec.BASIC_ACK, tag, multiple, spec.FRAME_END)
+    return _ACK.pack(constants.METHOD, CHANNEL, 13, constants.BASIC_ACK, tag, multiple, constants.FRAME_END)
 
 
 def publish(exchange: str, routing_key: str, body: bytes, traced: bool = False) -> bytes:
     """A whole transient message; ``traced``: with a trace context, as an instrumented client sends it."""
     names = short(exchange) + short(routing_key)
-    return method(spec.BASIC_PUBLISH, CHANNEL, b"\0\0" + names + b"\0") + content(body, traced)
+    return method(constants.BASIC_PUBLISH, CHANNEL, b"\0\0" + names + b"\0") + content(body, traced)
 
 
 def deliver(consumer: str, tag: int, body: bytes) -> bytes:
     """The same, as the broker hands it to a consumer."""
     arguments = short(consumer) + struct.pack(">QB", tag, 0) + short("") + short("bench.queue")
-    return method(spec.BASIC_DELIVER, CHANNEL, arguments) + content(body)
+    return method(constants.BASIC_DELIVER, CHANNEL, arguments) + content(body)
 
 
 def content(body: bytes, traced: bool = False) -> bytes:
@@ -132,9 +132,9 @@ def content(body: bytes, traced: bool = False) -> bytes:
     if traced:
         headers += short("traceparent") + b"S" + long(f"00-{1:032x}-{1:016x}-00".encode())
     properties = short("application/json") + long(headers) + b"\x01"
-    flags = spec.CONTENT_TYPE | spec.HEADERS | spec.DELIVERY_MODE
-    header = struct.pack(">HHQH", spec.BASIC, 0, len(body), flags) + properties
-    return frame(spec.HEADER, CHANNEL, header) + frame(spec.BODY, CHANNEL, body)
+    flags = constants.CONTENT_TYPE | constants.HEADERS | constants.DELIVERY_MODE
+    header = struct.pack(">HHQH", constants.BASIC, 0, len(body), flags) + properties
+    return frame(constants.HEADER, CHANNEL, header) + frame(constants.BODY, CHANNEL, body)
 
 
 def frames(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -145,7 +145,7 @@ def frames(data: bytes) -> Iterator[tuple[int, int, int]]:
         end = at + 7 + size
         if end >= len(data):
             return
-        if data[end] != spec.FRAME_END:
+        if data[end] != constants.FRAME_END:
             raise WireError("a frame without its end")
         yield kind, at + 7, end
         at = end + 1

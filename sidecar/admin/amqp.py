@@ -10,7 +10,7 @@ from sidecar.core.text import utf8
 
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView, Running, SessionView
-    from sidecar.amqp.stats import ExchangeStats, QueueDepth
+    from sidecar.amqp.flow.stats import ExchangeStats, QueueDepth
 
 #: Connections that are listed one by one; all of them are counted.
 MAX_SESSIONS: Final = 200

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.admin import dead_letters, guard, index, openapi
-from sidecar.admin.door import Door
+from sidecar.admin import auth, dead_letters, openapi
+from sidecar.admin import start_page as index
+from sidecar.admin.connection_limit import Door
 from sidecar.admin.routes import Api, NotKnown, Route, answer
 from sidecar.net.listen import Acceptor
 from sidecar.resilience.token_bucket import TokenBucket
@@ -146,12 +147,12 @@ def _middleware(running: Running, door: Door) -> Any:
             response.force_close()
             return response
         try:
-            guard.check(running.config.admin, request.method, request.path, request.headers)
+            auth.check(running.config.admin, request.method, request.path, request.headers)
             if (request.content_length or 0) > MAX_BODY:
                 raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)
             found: web.StreamResponse = await handler(request)
             return found
-        except guard.Refused as refused:
+        except auth.Refused as refused:
             level = logging.DEBUG if lines.take(time.monotonic()) else logging.WARNING
             logger.log(level, "refused: %s", refused.code, extra=_asked(request))
             response = answer({"error": refused.code, "message": str(refused)}, refused.status)

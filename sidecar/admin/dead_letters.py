@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiohttp import web
 
-from sidecar.admin import letters, spool
+from sidecar.admin import dead_letter_view, spool
 from sidecar.admin.routes import Handler, NotKnown, Query, Route, answer
 
 if TYPE_CHECKING:
     from sidecar.admin.view import Running, SpoolView
-    from sidecar.amqp.spool.dead import DeadLetter
+    from sidecar.amqp.spool.dead_letters import DeadLetter
 
 logger = logging.getLogger("sidecar.admin")
 
@@ -98,7 +98,7 @@ class Api:
         now = self._clock()
         found: list[dict[str, Any]] = []
         async for step in self._steps(view, wanted, limit):
-            found += [letters.summary(letter, now) for letter in step]
+            found += [dead_letter_view.summary(letter, now) for letter in step]
         following = found[-1]["id"] if len(found) == limit else None
         return answer({"dead_letters": found, "next": following})
 
@@ -108,7 +108,7 @@ class Api:
             letter = await view.dead_letters.get(number)
             if letter is None:
                 raise _no_letter(number)
-            return answer(letters.whole(letter, self._clock()))
+            return answer(dead_letter_view.whole(letter, self._clock()))
 
     async def export(self, request: web.Request) -> web.StreamResponse:
         wanted = _Wanted.of(request, _AFTER, _LIMIT, *_WHICH)
@@ -300,4 +300,4 @@ async def _write(response: web.StreamResponse, letter: DeadLetter, now: float) -
 
 
 def _line(letter: DeadLetter, now: float) -> bytes:
-    return orjson.dumps(letters.whole(letter, now, None), option=orjson.OPT_APPEND_NEWLINE, default=str)
+    return orjson.dumps(dead_letter_view.whole(letter, now, None), option=orjson.OPT_APPEND_NEWLINE, default=str)

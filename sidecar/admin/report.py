@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sidecar.admin.view import Running, UpstreamView
+    from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.endpoints.names import Name
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.telemetry.stats import FilterStats, ListenerStats
-    from sidecar.upstreams.endpoint import Endpoint
-    from sidecar.upstreams.names import Name
 
 _BREAKER: Final = ("closed", "half_open", "open")
 

@@ -6,19 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from sidecar.amqp.stats import AmqpStats
+from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.config.model import Config, Upstream
+from sidecar.endpoints.endpoint import Endpoint
 from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.stats import ListenerStats
-from sidecar.upstreams.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
-    from sidecar.amqp.spool.dead import DeadLetter
+    from sidecar.amqp.spool.dead_letters import DeadLetter
     from sidecar.core.health import Health
-    from sidecar.upstreams.names import Name
+    from sidecar.endpoints.names import Name
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class AmqpView(Protocol):
 
     @property
     def refusing(self) -> Mapping[str, str]:
-        """Why clients are refused, :data:`sidecar.amqp.door.REASONS` → words; empty: they are not."""
+        """Why clients are refused, :data:`sidecar.amqp.admission.REASONS` → words; empty: they are not."""
         ...
 
     @property

@@ -7,34 +7,34 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.amqp.door import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Door
-from sidecar.amqp.ephemeral import EphemeralQueues
-from sidecar.amqp.gates import Gate
-from sidecar.amqp.hold import Hold
-from sidecar.amqp.legs import ClientLeg
-from sidecar.amqp.lookout import Lookout
-from sidecar.amqp.pair import DIALLING, GREETING
-from sidecar.amqp.policy import Policy
-from sidecar.amqp.session import Session
-from sidecar.amqp.stats import AmqpStats
+from sidecar.amqp.admission import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Door
+from sidecar.amqp.broker_probe import Lookout
+from sidecar.amqp.flow.gates import Gate
+from sidecar.amqp.flow.policy import Policy
+from sidecar.amqp.flow.scheduler import Hold
+from sidecar.amqp.flow.stats import AmqpStats
+from sidecar.amqp.relay.connections import ClientLeg
+from sidecar.amqp.relay.lifecycle import DIALLING, GREETING
+from sidecar.amqp.relay.session import Session
+from sidecar.amqp.topology.ephemeral import EphemeralQueues
 from sidecar.config.model import Amqp
+from sidecar.exchange.listener import Connection, Listener
 from sidecar.filters.bulkhead import Bulkhead
-from sidecar.proxy.listener import Connection, Listener
 from sidecar.resilience.breaker import OPEN as BREAKER_OPEN
 
 if TYPE_CHECKING:
     from random import Random
 
     from sidecar.admin.view import SessionView
-    from sidecar.amqp.spool.port import SpoolPort
-    from sidecar.amqp.tracing import MessageTracing
-    from sidecar.amqp.watch import Watcher
-    from sidecar.proxy.errors import Reply
+    from sidecar.amqp.flow.tracing import MessageTracing
+    from sidecar.amqp.monitor.watcher import Watcher
+    from sidecar.amqp.store_and_forward import SpoolPort
+    from sidecar.core.replies import Reply
+    from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.net.wheel import Timer
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.resilience.limiter import Limiter
-    from sidecar.resilience.wheel import Timer
     from sidecar.storage.files import Files
-    from sidecar.upstreams.endpoint import Endpoint
 
 #: Seconds between two looks at what has no event of its own: breakers that deliveries wait for, clients that were not
 #: read from for long.
@@ -88,7 +88,7 @@ class AmqpListener(Listener):
     def _spool_port(self, config: Amqp) -> SpoolPort | None:
         if config.spool is None:
             return None
-        from sidecar.amqp.spool.port import SpoolPort
+        from sidecar.amqp.store_and_forward import SpoolPort
 
         return SpoolPort(
             self.name,
@@ -134,7 +134,7 @@ class AmqpListener(Listener):
     def _session(self, client: ClientLeg, peer: str, client_ip: str) -> Session:
         if self.port is None:
             return Session(self, client, peer, client_ip)
-        from sidecar.amqp.kept_session import KeptSession
+        from sidecar.amqp.failover.session import KeptSession
 
         return KeptSession(self, client, peer, client_ip, self.port)
 
@@ -165,7 +165,7 @@ class AmqpListener(Listener):
 
     def _look_after_watcher(self) -> None:
         if self._watcher is None and self.config.credentials is not None and self._acceptor.sockets:
-            from sidecar.amqp.watch import Watcher
+            from sidecar.amqp.monitor.watcher import Watcher
 
             self._watcher = Watcher(
                 self.name, self.config, self.policy, self._addresses, self.clock, self._alarm_of_watcher

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from sidecar.amqp.door import REASONS
-from sidecar.amqp.stats import OTHER
+from sidecar.amqp.admission import REASONS
+from sidecar.amqp.flow.stats import OTHER
 from sidecar.core.text import utf8
 
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView, SpoolView
-    from sidecar.amqp.stats import AmqpStats, ExchangeStats
+    from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats
 
 _EXCHANGE: Final = ["upstream", "vhost", "exchange"]
 _QUEUE: Final = ["upstream", "vhost", "queue"]

@@ -12,7 +12,7 @@ class Instance:
 
     ``state`` is ``healthy`` or ``warning`` (unhealthy ones are not handed out); ``weight`` is the one that goes
     with that state. ``hostname`` is the name that ``host`` was found for, where a registry or the configuration gave a
-    name instead of an address (:mod:`sidecar.upstreams.names`). ``sidecar``: one stands there, and is believed when it
+    name instead of an address (:mod:`sidecar.endpoints.names`). ``sidecar``: one stands there, and is believed when it
     says that its app did not get a request.
     """
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar
 
-from sidecar.proxy.filter import Filter
-from sidecar.proxy.trace import trace_of
+from sidecar.core.trace import trace_of
+from sidecar.exchange.filter import Filter
 from sidecar.telemetry.logs import AccessLog as Log
 from sidecar.telemetry.logs import AccessRecord
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
+    from sidecar.exchange.exchange import Exchange
 
 
 class AccessLog(Filter):

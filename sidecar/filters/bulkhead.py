@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.config.model import Bulkhead as Config
-from sidecar.proxy.errors import Reply
-from sidecar.proxy.filter import Filter, Wait
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import Filter, Wait
 from sidecar.resilience.limiter import Limiter
 from sidecar.telemetry.stats import ListenerStats
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
+    from sidecar.exchange.exchange import Exchange
 
 
 class Bulkhead(Filter):

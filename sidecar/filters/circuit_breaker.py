@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.config.model import CircuitBreaker as Config
-from sidecar.proxy.errors import Reply
-from sidecar.proxy.filter import Filter
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import Filter
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
-    from sidecar.proxy.http1.head import ResponseHead
+    from sidecar.exchange.exchange import Exchange
+    from sidecar.http.h1.head import ResponseHead
 
 
 class CircuitBreaker(Filter):

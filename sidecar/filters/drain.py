@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from sidecar.proxy.errors import Reply
-from sidecar.proxy.filter import Filter
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
+    from sidecar.exchange.exchange import Exchange
 
 
 class Drain(Filter):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sidecar.proxy.filter import Filter
+from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.http.exchange import HttpExchange
 
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"

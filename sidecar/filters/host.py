@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from sidecar.proxy.filter import Filter
+from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.http.exchange import HttpExchange
 
 
 class Host(Filter):

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-from sidecar.proxy.filter import Filter
+from sidecar.exchange.filter import Filter
 from sidecar.telemetry.stats import METHODS, STATUSES, ListenerStats
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
-    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.exchange.exchange import Exchange
+    from sidecar.http.exchange import HttpExchange
 
 
 class Metrics(Filter):

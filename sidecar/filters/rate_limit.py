@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, cast
 
 from sidecar.config.model import RateLimit as Config
-from sidecar.proxy.errors import Reply
-from sidecar.proxy.filter import Filter
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import Filter
 from sidecar.resilience.token_bucket import KeyedBuckets, TokenBucket
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
-    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.exchange.exchange import Exchange
+    from sidecar.http.exchange import HttpExchange
 
 
 class RateLimit(Filter):

@@ -6,11 +6,11 @@ import random
 import re
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sidecar.proxy.filter import Filter
-from sidecar.proxy.ids import Ids
+from sidecar.core.ids import Ids
+from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.http.exchange import HttpExchange
 
 #: What is kept of a peer's id. It goes into logs and answers, so it is short and visible ASCII.
 _GOOD: Final = re.compile(rb"[\x21-\x7e]{1,128}")

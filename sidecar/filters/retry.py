@@ -7,15 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.config.model import Retry as Config
-from sidecar.proxy.errors import NOT_DELIVERED
-from sidecar.proxy.exchange import CONNECT, MALFORMED, RACE
-from sidecar.proxy.filter import Again, Filter
+from sidecar.core.replies import NOT_DELIVERED
+from sidecar.exchange.exchange import CONNECT, MALFORMED, RACE
+from sidecar.exchange.filter import Again, Filter
 from sidecar.resilience.backoff import Backoff, parse_retry_after
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
-    from sidecar.proxy.http1.exchange import HttpExchange
-    from sidecar.proxy.http1.head import ResponseHead
+    from sidecar.exchange.exchange import Exchange
+    from sidecar.http.exchange import HttpExchange
+    from sidecar.http.h1.head import ResponseHead
 
 
 class Retry(Filter):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.config.model import Timeout
-from sidecar.proxy.filter import Filter
+from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.proxy.exchange import Exchange
+    from sidecar.exchange.exchange import Exchange
 
 
 class Timeouts(Filter):

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from sidecar.config.model import Tracing as Config
-from sidecar.proxy.filter import Filter
-from sidecar.proxy.ids import Ids
-from sidecar.proxy.trace import SAMPLED, Trace, b3_lines, parse_b3, parse_traceparent, traceparent
+from sidecar.core.ids import Ids
+from sidecar.core.trace import SAMPLED, Trace, b3_lines, parse_b3, parse_traceparent, traceparent
+from sidecar.exchange.filter import Filter
 from sidecar.telemetry.spans import SpanRecord
 
 if TYPE_CHECKING:
-    from sidecar.proxy.http1.exchange import HttpExchange
+    from sidecar.http.exchange import HttpExchange
 
 _B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags")
 

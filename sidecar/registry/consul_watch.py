@@ -16,8 +16,8 @@ from consul import ConsulException
 from sidecar.config.model import Discover
 from sidecar.registry.consul_client import BadAnswer
 from sidecar.registry.consul_health import read
-from sidecar.registry.hold import Hold
 from sidecar.registry.link import Link
+from sidecar.registry.outage_grace import Hold
 from sidecar.registry.pace import Pace
 from sidecar.registry.validate import Refusals
 from sidecar.registry.watch import Watch

@@ -13,8 +13,8 @@ from sidecar.config.model import Config, Discover, Secret
 from sidecar.core.instance import Instance, OnChange
 from sidecar.registry.directory_folder import HEARTBEAT, Folder
 from sidecar.registry.directory_record import check_size, encode
-from sidecar.registry.hold import Hold
 from sidecar.registry.link import Link, describe
+from sidecar.registry.outage_grace import Hold
 from sidecar.registry.pace import Pace
 from sidecar.registry.watch import Watch
 

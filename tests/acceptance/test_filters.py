@@ -91,8 +91,8 @@ from typing import Any, ClassVar
 
 from sidecar.config.declared import Settings, key
 from sidecar.config.values import Text
-from sidecar.proxy.errors import Reply
-from sidecar.proxy.filter import Filter
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import Filter
 
 
 class StampSettings(Settings):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.admin import amqp
-from sidecar.upstreams.running import RunningUpstream
+from sidecar.agent.clusters import RunningUpstream
 from support.admin import Client, with_admin
 from support.running import FakeAmqp, FakeRunning, FakeUpstream, running
 

@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from sidecar import __version__
 from sidecar.admin.api import MAX_BODY, start_admin
-from sidecar.admin.door import Door
+from sidecar.admin.connection_limit import Door
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Address, Admin, Config, Consul, Secret
 from sidecar.config.show import effective

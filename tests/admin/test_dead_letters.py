@@ -15,7 +15,7 @@ import pytest
 
 from sidecar.admin import dead_letters
 from sidecar.admin.dead_letters import EXPORTS, MAX_PAGE, PAGE, STEP
-from sidecar.amqp.spool.dead import DeadLetter
+from sidecar.amqp.spool.dead_letters import DeadLetter
 from sidecar.amqp.spool.store import DeadLetters, Spool
 from sidecar.config.model import Address, Admin, Secret
 from support.admin import Client, serving, with_admin

@@ -8,10 +8,10 @@ from typing import Any
 
 from aiohttp import web
 
-from sidecar.admin.door import Door
+from sidecar.admin.connection_limit import Door
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import CircuitBreaker, Match, Route
-from sidecar.upstreams.endpoint import Endpoint
+from sidecar.endpoints.endpoint import Endpoint
 from support.admin import Client, Reply, serving, with_admin
 from support.fake_spool import FakeSpool, damaged, letter, message
 from support.json_schema import problems, resolve

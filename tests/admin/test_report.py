@@ -10,9 +10,9 @@ from sidecar.admin import report
 from sidecar.config.model import CircuitBreaker, Match, Route
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
+from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.names import Expansion
 from sidecar.telemetry.stats import FilterStats, QueueStats
-from sidecar.upstreams.endpoint import Endpoint
-from sidecar.upstreams.names import Expansion
 from support.names import FakeNames, settled
 from support.running import FakeRegistry, FakeUpstream, running
 

@@ -9,8 +9,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
+from sidecar.amqp.flow.stats import MAX_EXCHANGES
 from sidecar.amqp.metrics import MAX_REASONS
-from sidecar.amqp.stats import MAX_EXCHANGES
 from sidecar.telemetry.metrics import Metrics
 from support.fake_spool import FakeSpool, letter
 from support.running import FakeAmqp, FakeRunning, FakeUpstream, running

@@ -13,7 +13,7 @@ from sidecar.config.differences import differences
 from sidecar.config.model import INHERIT
 from sidecar.config.show import effective
 from sidecar.config.values import Duration, Integer
-from sidecar.proxy.filter import Filter
+from sidecar.exchange.filter import Filter
 from support.configs import config_of, problems_of
 
 

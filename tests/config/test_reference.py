@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.cli import main
+from sidecar.cli.main import main
 from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
 from sidecar.config.kinds import Kind
 from sidecar.config.load import check

@@ -9,9 +9,9 @@ import pytest
 
 from sidecar.config.model import Bulkhead as Config
 from sidecar.config.model import Match, Route, Timeout, Upstream
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import Wait
 from sidecar.filters.bulkhead import Bulkhead
-from sidecar.proxy.errors import Reply
-from sidecar.proxy.filter import Wait
 from sidecar.resilience.limiter import Limiter
 from support.clock import Clock
 from support.fakes import FakeExchange, FakeListener

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 import sidecar.filters
-from sidecar.proxy.filter import Filter, check
-from sidecar.queue.delivery import Delivered
-from sidecar.queue.filter import Queue, QueueDoor
+from sidecar.exchange.filter import Filter, check
+from sidecar.http_queue.delivery import Delivered
+from sidecar.http_queue.filter import Queue, QueueDoor
 
 
 def ours() -> Iterator[Any]:

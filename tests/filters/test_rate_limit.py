@@ -8,8 +8,8 @@ import pytest
 
 from sidecar.config.model import Inbound, Upstream
 from sidecar.config.model import RateLimit as Config
+from sidecar.core.replies import Reply
 from sidecar.filters.rate_limit import RateLimit
-from sidecar.proxy.errors import Reply
 from support.clock import Clock
 from support.fakes import FakeExchange, FakeListener, request
 from support.live import ANY_PORT, Live, Origin, fetch, run

@@ -9,8 +9,8 @@ import pytest
 
 from sidecar.config.model import Inbound, Retry, Upstream
 from sidecar.config.model import Tracing as Config
+from sidecar.core.trace import parse_traceparent
 from sidecar.filters.tracing import Tracing
-from sidecar.proxy.trace import parse_traceparent
 from sidecar.telemetry.spans import SpanRecord
 from support.clock import Clock
 from support.fakes import FakeExchange, FakeListener, request

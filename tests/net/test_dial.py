@@ -10,8 +10,8 @@ from typing import Any, cast
 
 import pytest
 
+from sidecar.endpoints.endpoint import Endpoint
 from sidecar.net import dial
-from sidecar.upstreams.endpoint import Endpoint
 from support.live import run, until
 from support.silent import Silent
 

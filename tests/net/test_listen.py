@@ -10,8 +10,8 @@ from typing import cast
 import pytest
 
 from sidecar.config.model import Upstream
+from sidecar.exchange.listener import ListenerError
 from sidecar.net.listen import Acceptor, bind
-from sidecar.proxy.listener import ListenerError
 from support.live import ANY_PORT, Live, read_answer, run, settle
 
 

@@ -14,10 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.admin import report
+from sidecar.endpoints.balancers import create
+from sidecar.endpoints.cluster import Cluster
 from sidecar.registry.consul_health import instances, read
 from sidecar.registry.validate import Refusals
-from sidecar.upstreams.balancers import create
-from sidecar.upstreams.cluster import Cluster
 from support.clock import Clock
 
 

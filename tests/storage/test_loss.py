@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from sidecar.amqp.spool import writer
-from sidecar.queue import store
-from sidecar.queue.record import Request, new_id
+from sidecar.http_queue import store
+from sidecar.http_queue.record import Request, new_id
 from support.plane import run, until
 from support.queueing import Held, holding
 from support.spools import Driver, message

@@ -11,7 +11,7 @@ import aiohttp
 import orjson
 
 from sidecar.admin.api import start_admin
-from sidecar.admin.door import Door
+from sidecar.admin.connection_limit import Door
 from support.running import FakeRunning
 
 

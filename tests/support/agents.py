@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from sidecar.agent import Agent
+from sidecar.agent.lifecycle import Agent
 from sidecar.config.load import load
 from sidecar.telemetry.logs import LogWriter
 from support.patience import PATIENCE

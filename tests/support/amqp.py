@@ -24,12 +24,12 @@ from collections.abc import Callable, Coroutine, Generator
 from struct import pack, unpack_from
 from typing import Any, cast
 
+from sidecar.agent.assembly import Context, create_listener
+from sidecar.amqp.broker_probe import Call
 from sidecar.amqp.listener import AmqpListener
-from sidecar.amqp.lookout import Call
 from sidecar.config import model
 from sidecar.core.instance import Instance
-from sidecar.proxy.assembly import Context, create_listener
-from sidecar.resilience.wheel import TimerWheel
+from sidecar.net.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
 from support.clock import Loop
 

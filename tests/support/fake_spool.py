@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sidecar.amqp.spec import (
+from sidecar.amqp.spool.codec import pack
+from sidecar.amqp.spool.dead_letters import DeadLetter
+from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.wire.constants import (
     BASIC,
     CONTENT_TYPE,
     CORRELATION_ID,
     HEADERS,
     MESSAGE_ID,
 )
-from sidecar.amqp.spool.dead import DeadLetter
-from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.record import pack
-from sidecar.amqp.tables import encode_table
+from sidecar.amqp.wire.tables import encode_table
 from sidecar.storage.errors import SpoolError
 
 #: 2026-01-01T00:00:00Z, when what these helpers make was published.

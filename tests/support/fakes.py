@@ -7,12 +7,12 @@ from typing import Any
 
 from sidecar.config.model import Limits
 from sidecar.core.instance import Instance
-from sidecar.proxy.http1.head import RequestHead, ResponseHead, parse_request, parse_response
-from sidecar.proxy.trace import Trace, trace_of
+from sidecar.core.trace import Trace, trace_of
+from sidecar.endpoints import balancers
+from sidecar.endpoints.cluster import Cluster
+from sidecar.endpoints.endpoint import Endpoint
+from sidecar.http.h1.head import RequestHead, ResponseHead, parse_request, parse_response
 from sidecar.telemetry.stats import ListenerStats
-from sidecar.upstreams import balancers
-from sidecar.upstreams.cluster import Cluster
-from sidecar.upstreams.endpoint import Endpoint
 from support.clock import Clock
 
 

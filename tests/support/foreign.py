@@ -7,7 +7,7 @@ from typing import Any
 
 from sidecar.config.declared import Used, declared
 from sidecar.config.model import Retry, Upstream
-from sidecar.proxy.filter import Filter
+from sidecar.exchange.filter import Filter
 from support.live import ANY_PORT
 
 HTTP = Upstream(name="up", bind=ANY_PORT, retry=Retry(jitter=False), circuit_breaker=None)

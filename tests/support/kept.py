@@ -19,13 +19,13 @@ from functools import partial
 from struct import pack, unpack_from
 from typing import Any, cast
 
+from sidecar.agent.assembly import Context, create_listener
 from sidecar.amqp.listener import AmqpListener
-from sidecar.amqp.spool.port import SpoolPort
+from sidecar.amqp.store_and_forward import SpoolPort
 from sidecar.config import model
 from sidecar.core.instance import Instance
-from sidecar.proxy.assembly import Context, create_listener
+from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.backoff import Backoff
-from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
 from support import clock
 from support.amqp import (

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from sidecar.amqp.spool.changes import Changes
 from sidecar.amqp.spool.jobs import Call, Fetch, Outcome, Put, State
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import Spool
+from sidecar.amqp.spool.transaction import Changes
 from sidecar.storage.errors import SpoolError
 from support.amqp import FakeLoop
 

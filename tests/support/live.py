@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import uvloop
 
+from sidecar.agent.assembly import Context, create_listener
 from sidecar.config.model import Address, Inbound, Tracing, Upstream
 from sidecar.core.instance import Instance
-from sidecar.proxy.assembly import Context, create_listener
-from sidecar.proxy.listener import Listener
+from sidecar.exchange.listener import Listener
+from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker
-from sidecar.resilience.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessRecord
 from sidecar.telemetry.spans import SpanRecord
 from support.clock import Clock

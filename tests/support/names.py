@@ -7,8 +7,8 @@ import random
 from collections import Counter
 
 from sidecar.config.model import Dns
+from sidecar.endpoints.names import Names
 from sidecar.net.resolver import Answer, LookupFailed
-from sidecar.upstreams.names import Names
 from support.clock import Clock
 
 

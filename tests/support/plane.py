@@ -25,13 +25,13 @@ from typing import Any, NamedTuple, TypeVar, cast
 
 import uvloop
 
+from sidecar.agent.assembly import Context, create_listener
 from sidecar.config import model
 from sidecar.core.instance import Instance
 from sidecar.filters.bulkhead import Bulkhead
-from sidecar.proxy.assembly import Context, create_listener
-from sidecar.proxy.http1.listener import HttpListener
-from sidecar.proxy.sockets import reset
-from sidecar.resilience.wheel import TimerWheel
+from sidecar.http.listener import HttpListener
+from sidecar.net.sockets import reset
+from sidecar.net.wheel import TimerWheel
 from sidecar.telemetry.logs import AccessLog, LogWriter
 from support.clock import Loop
 from support.patience import PATIENCE

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sidecar.amqp.dialler import Dialler, own_properties, plain
-from sidecar.amqp.publishing.audience import Audience
-from sidecar.amqp.publishing.publisher import READY, Publisher
-from sidecar.amqp.spec import AmqpError
-from sidecar.resilience.wheel import TimerWheel
+from sidecar.amqp.publisher.callbacks import Audience
+from sidecar.amqp.publisher.connection import READY, Publisher
+from sidecar.amqp.wire.client_handshake import Dialler, own_properties, plain
+from sidecar.amqp.wire.constants import AmqpError
+from sidecar.net.wheel import TimerWheel
 from support import amqp
 from support.amqp import FakeLoop
 from support.taking_broker import Connection, TakingBroker

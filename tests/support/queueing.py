@@ -11,9 +11,9 @@ from typing import Any
 
 from sidecar.config import model
 from sidecar.core.instance import Instance
-from sidecar.queue.database import Database
-from sidecar.queue.record import Found, Request
-from sidecar.queue.store import Store
+from sidecar.http_queue.database import Database
+from sidecar.http_queue.record import Found, Request
+from sidecar.http_queue.store import Store
 from sidecar.storage.errors import SpoolError
 from support.plane import Answer, Peer, Plane, run
 from support.processes import free_port

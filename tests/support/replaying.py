@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, cast
 
-from sidecar.amqp.dialler import plain
-from sidecar.amqp.hold import Hold
-from sidecar.amqp.policy import Policy
-from sidecar.amqp.replay.line import Login
-from sidecar.amqp.replay.replayer import Replayer
+from sidecar.amqp.flow.policy import Policy
+from sidecar.amqp.flow.scheduler import Hold
+from sidecar.amqp.flow.stats import AmqpStats
+from sidecar.amqp.replay.dispatcher import Replayer
+from sidecar.amqp.replay.publisher_slot import Login
 from sidecar.amqp.spool.message import SpooledMessage, from_frames
 from sidecar.amqp.spool.store import Spool
-from sidecar.amqp.stats import AmqpStats
+from sidecar.amqp.wire.client_handshake import plain
 from sidecar.config.model import Amqp
-from sidecar.resilience.wheel import TimerWheel
+from sidecar.net.wheel import TimerWheel
 from support import amqp
 from support.amqp import FakeLoop
 from support.taking_broker import TakingBroker
@@ -140,7 +140,7 @@ def copy(message: SpooledMessage) -> SpooledMessage:
 
 
 class Log:
-    """As :class:`sidecar.amqp.link.Report`."""
+    """As :class:`sidecar.amqp.monitor.connection.Report`."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []

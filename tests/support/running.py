@@ -9,15 +9,15 @@ from typing import Any
 from prometheus_client.core import Metric
 
 from sidecar.admin.view import SessionView
+from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.metrics import amqp_families
-from sidecar.amqp.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Secret, Service, Upstream
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
+from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.names import Name
 from sidecar.resilience import breaker
 from sidecar.telemetry.stats import ListenerStats
-from sidecar.upstreams.endpoint import Endpoint
-from sidecar.upstreams.names import Name
 from support.clock import Clock
 from support.fake_spool import FakeSpool
 

@@ -12,14 +12,14 @@ from sidecar.amqp.spool.message import SpooledMessage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sidecar.amqp.link import Report
-    from sidecar.amqp.publishing.publisher import Publisher
-    from sidecar.amqp.replay.key import KeyName, KeyReplay
+    from sidecar.amqp.flow.stats import AmqpStats
+    from sidecar.amqp.monitor.connection import Report
+    from sidecar.amqp.publisher.connection import Publisher
+    from sidecar.amqp.replay.backoff import Rests
     from sidecar.amqp.replay.prefetch import Prefetch
-    from sidecar.amqp.replay.rests import Rests
     from sidecar.amqp.replay.stats import ReplayStats
+    from sidecar.amqp.replay.stream import KeyName, KeyReplay
     from sidecar.amqp.spool.store import Spool
-    from sidecar.amqp.stats import AmqpStats
 
 #: For how long an exchange may be missing before its messages are given up, or a queue after a connection stands, and
 #: between two looks for it (seconds): after a restart of the broker, clients declare again what was not durable.

@@ -12,16 +12,16 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.replay.reading import BEGINNING
+from sidecar.amqp.replay.cursor import BEGINNING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sidecar.amqp.replay.key import KeyReplay
-    from sidecar.amqp.replay.reading import Cursor
+    from sidecar.amqp.replay.cursor import Cursor
+    from sidecar.amqp.replay.stream import KeyReplay
     from sidecar.amqp.spool.message import SpooledMessage
     from sidecar.amqp.spool.store import Spool
-    from sidecar.resilience.wheel import TimerWheel
+    from sidecar.net.wheel import TimerWheel
 
 #: What is in memory at once, sent or not: messages and bytes; and how little room is not worth fetching for.
 AHEAD: Final = 1000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from sidecar.amqp.spec import (
+from sidecar.amqp.wire.constants import (
     ACCESS_REFUSED,
     COMMAND_INVALID,
     CONTENT_TOO_LARGE,

@@ -20,11 +20,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from sidecar.amqp.spool.changes import BadRow, Changes, Count, KeyName, count_changes
-from sidecar.amqp.spool.dead import DeadLetter, DeadTable
+from sidecar.amqp.spool.codec import pack
+from sidecar.amqp.spool.dead_letters import DeadLetter, DeadTable
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.messages import MessageTable
-from sidecar.amqp.spool.record import pack
+from sidecar.amqp.spool.transaction import BadRow, Changes, Count, KeyName, count_changes
 from sidecar.storage.database import DatabaseFile
 from sidecar.storage.errors import DiskFullError
 from sidecar.storage.sqlite import Format, blob, roll_back, scalar

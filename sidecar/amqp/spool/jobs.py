@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.amqp.spool.changes import BadRow, Changes, Count, KeyName
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.transaction import BadRow, Changes, Count, KeyName
 from sidecar.storage.errors import SpoolError
 
 PutDone = Callable[[list[SpooledMessage], SpoolError | None], None]

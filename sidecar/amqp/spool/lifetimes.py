@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sidecar.amqp.policy import Route
-    from sidecar.amqp.topology import Topology
+    from sidecar.amqp.flow.policy import Route
+    from sidecar.amqp.topology.bindings import Topology
 
 #: Routes whose answer is remembered; with more, it is begun anew.
 _MOST: Final = 10_000

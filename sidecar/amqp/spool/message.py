@@ -5,9 +5,8 @@ from __future__ import annotations
 from struct import Struct
 from typing import Final
 
-from sidecar.amqp import content
-from sidecar.amqp.methods import Arguments
-from sidecar.amqp.spec import (
+from sidecar.amqp.wire import content
+from sidecar.amqp.wire.constants import (
     BASIC_PUBLISH,
     BODY,
     CONTENT_ENCODING,
@@ -27,6 +26,7 @@ from sidecar.amqp.spec import (
     UNEXPECTED_FRAME,
     AmqpError,
 )
+from sidecar.amqp.wire.methods import Arguments
 
 _FRAME: Final = Struct(">BHI")
 _METHOD: Final = Struct(">BHIIH")
@@ -166,11 +166,11 @@ def from_frames(
     transient: float = 0.0,
 ) -> SpooledMessage:
     """The message of a whole publish: its method, its header, its bodies, as
-    :attr:`~sidecar.amqp.publish.Publish.frames` has them. ``user`` published it (empty: whom its ``user-id`` names). It
-    expires after its own ``expiration``, after ``lifetime`` seconds (0: no limit), or after the ``kept`` seconds for
-    which its queues keep it (0: for ever), whichever is first; where nothing of that limits it, after ``transient``
-    seconds (0: never). ``lasting``: it would outlive the broker where it leads to, if it is persistent. Raises
-    :class:`AmqpError` when the frames are not a publish, or its properties do not fit their frame."""
+    :attr:`~sidecar.amqp.flow.publish.Publish.frames` has them. ``user`` published it (empty: whom its ``user-id``
+    names). It expires after its own ``expiration``, after ``lifetime`` seconds (0: no limit), or after the ``kept``
+    seconds for which its queues keep it (0: for ever), whichever is first; where nothing of that limits it, after
+    ``transient`` seconds (0: never). ``lasting``: it would outlive the broker where it leads to, if it is persistent.
+    Raises :class:`AmqpError` when the frames are not a publish, or its properties do not fit their frame."""
     end = _frame(frames, 0, METHOD)
     arguments = Arguments(frames, 0, end)
     if _UINT32.unpack_from(frames, 7)[0] != BASIC_PUBLISH:

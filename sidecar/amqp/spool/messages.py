@@ -6,9 +6,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Final
 
-from sidecar.amqp.spool.changes import BadRow, Count, KeyName
+from sidecar.amqp.spool.codec import BadRecordError, pack, unpack
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.record import BadRecordError, pack, unpack
+from sidecar.amqp.spool.transaction import BadRow, Count, KeyName
 from sidecar.storage.sqlite import blob, text
 
 #: Rows bound in one statement, at the most.

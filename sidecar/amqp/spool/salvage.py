@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
-from sidecar.amqp.spool.dead import has_text
+from sidecar.amqp.spool.codec import BadRecordError, unpack
+from sidecar.amqp.spool.dead_letters import has_text
 from sidecar.amqp.spool.messages import MessageTable
-from sidecar.amqp.spool.record import BadRecordError, unpack
 from sidecar.storage.faults import FAILURES
 from sidecar.storage.salvage import count, rows
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sidecar.amqp.spool.changes import KeyName
     from sidecar.amqp.spool.store import Key, Spool
+    from sidecar.amqp.spool.transaction import KeyName
 
 #: The part of the room that keys which stand still may have, each and all together.
 SHARE: Final = 0.5

@@ -17,11 +17,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.amqp.spool.changes import Changes, Death, KeyName
 from sidecar.amqp.spool.database import Database
-from sidecar.amqp.spool.dead import DeadLetter
+from sidecar.amqp.spool.dead_letters import DeadLetter
 from sidecar.amqp.spool.jobs import Call, Fetch, FetchDone, Job, Outcome, Put, PutDone, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.transaction import Changes, Death, KeyName
 from sidecar.amqp.spool.writer import Writer
 from sidecar.storage.errors import SpoolError
 from sidecar.storage.files import Files

@@ -15,11 +15,20 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from sidecar.amqp.spool.changes import Changes, Count, Death, KeyName, add_differences, copied, count_changes, removal
+from sidecar.amqp.spool.codec import pack
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.jobs import Call, Fetch, Job, Outcome, Put, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.record import pack
+from sidecar.amqp.spool.transaction import (
+    Changes,
+    Count,
+    Death,
+    KeyName,
+    add_differences,
+    copied,
+    count_changes,
+    removal,
+)
 from sidecar.storage.errors import DiskFullError, SpoolError
 from sidecar.storage.faults import FAILURES, damaged, describe, disk_full, refused
 from sidecar.storage.worker import Worker

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecar.amqp.replay.keys import PATIENCE
 from sidecar.amqp.replay.prefetch import AHEAD, AHEAD_BYTES, MOMENT
+from sidecar.amqp.replay.streams import PATIENCE
 from sidecar.config.model import Amqp, AmqpQueue
 from support.replaying import Setting, numbered
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.amqp.replay.asides import MOST_ASIDE, MOST_SKIPPED
+from sidecar.amqp.replay.deferred import MOST_ASIDE, MOST_SKIPPED
 from sidecar.amqp.replay.outcomes import MISSING
 from support import amqp
 from support.replaying import Setting, numbered, reasons

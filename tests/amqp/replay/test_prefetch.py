@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from sidecar.amqp.replay.key import FIRST_WINDOW
 from sidecar.amqp.replay.prefetch import AHEAD, AHEAD_BYTES
+from sidecar.amqp.replay.stream import FIRST_WINDOW
 from support.replaying import Setting, numbered
 
 

@@ -16,9 +16,9 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from sidecar.amqp.spool.changes import Changes
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.transaction import Changes
 
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
 KILLS = 1000 if SOAK else 100

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.amqp.frames import FrameReader
-from sidecar.amqp.methods import frame
-from sidecar.amqp.spec import AmqpError
+from sidecar.amqp.spool.codec import BadRecordError, pack, unpack
 from sidecar.amqp.spool.message import SpooledMessage, from_frames, to_frames
-from sidecar.amqp.spool.record import BadRecordError, pack, unpack
+from sidecar.amqp.wire.constants import AmqpError
+from sidecar.amqp.wire.frames import FrameReader
+from sidecar.amqp.wire.methods import frame
 
 MANDATORY = 1
 

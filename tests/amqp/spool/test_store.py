@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.amqp.spool import store, writer
-from sidecar.amqp.spool.changes import Changes, Death
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.transaction import Changes, Death
 from sidecar.storage.errors import SpoolError
 from support.spools import AI, Driver, message, number_of, run
 

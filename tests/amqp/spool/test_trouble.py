@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.amqp.spool import writer
-from sidecar.amqp.spool.changes import Changes, Death
 from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
+from sidecar.amqp.spool.transaction import Changes, Death
 from sidecar.storage.errors import SpoolError
 from support.spools import AI, Driver, fill_and_empty, message, number_of, run
 

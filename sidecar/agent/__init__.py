@@ -1,0 +1,1 @@
+"""A running sidecar: put together, started, reloaded, drained."""

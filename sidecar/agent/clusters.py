@@ -1,0 +1,112 @@
+"""An upstream of a running sidecar."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from sidecar.config.model import Address, Upstream
+from sidecar.core.instance import Instance
+from sidecar.endpoints import loops
+from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.names import Expansion, Name, Names
+from sidecar.exchange.listener import Listener
+from sidecar.registry.api import Registry
+from sidecar.resilience.breaker import CircuitBreaker
+from sidecar.telemetry.stats import ListenerStats
+
+if TYPE_CHECKING:
+    from sidecar.admin.view import AmqpView
+
+logger = logging.getLogger("sidecar.upstreams")
+
+
+class RunningUpstream:
+    """Its configuration, its listener, and the watch that feeds it. Implements
+    :class:`sidecar.admin.view.UpstreamView`. ``outbound`` gives the addresses at which the sidecar listens for its app:
+    endpoints there are refused."""
+
+    def __init__(
+        self,
+        config: Upstream,
+        listener: Listener,
+        names: Names,
+        outbound: Callable[[], Iterable[Address]] = tuple,
+    ) -> None:
+        self.config = config
+        self.listener = listener
+        self._outbound = outbound
+        self._instances: tuple[Instance, ...] | None = None
+        self._loops: list[str] = []
+        self._unwatch: Callable[[], None] | None = None
+        self._expansion = Expansion(names, f"upstream {config.name}", self._found)
+
+    @property
+    def stats(self) -> ListenerStats:
+        return self.listener.stats
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        self.listener.cluster.refresh()
+        return self.listener.cluster.endpoints
+
+    @property
+    def names(self) -> Sequence[Name]:
+        return self._expansion.names
+
+    @property
+    def problem(self) -> str:
+        return self._expansion.problem
+
+    @property
+    def breakers(self) -> Sequence[CircuitBreaker]:
+        return self.listener.breakers
+
+    @property
+    def amqp(self) -> AmqpView | None:
+        # Only an AMQP port's listener has this; asking for its class would load all of that for everybody.
+        view: AmqpView | None = getattr(self.listener, "amqp_view", None)
+        return view
+
+    def follow(self, registry: Registry | None) -> None:
+        """Get endpoints from where the configuration says, from now on. Those it had stay until there are others."""
+        self._stop_watching()
+        if self.config.discover is not None:
+            assert registry is not None, "the configuration makes sure that there is a registry to discover in"
+            self._unwatch = registry.watch(self.config.discover, self._expansion.update)
+        else:
+            self._expansion.update(
+                Instance(host=e.address.host, port=e.address.port, weight=e.weight, sidecar=e.sidecar)
+                for e in self.config.endpoints
+            )
+
+    def listeners_changed(self) -> None:
+        """The sidecar listens somewhere else than before."""
+        if self._instances is not None:
+            self._found(self._instances)
+
+    def leave(self) -> None:
+        """Stop following."""
+        self._stop_watching()
+        self._expansion.close()
+
+    def _stop_watching(self) -> None:
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+
+    def _found(self, instances: tuple[Instance, ...]) -> None:
+        self._instances = instances
+        good, looped = loops.apart(instances, self._outbound())
+        addresses = [str(Address(instance.host, instance.port)) for instance in looped]
+        if addresses != self._loops:
+            self._loops = addresses
+            if addresses:
+                logger.warning(
+                    "upstream %s: %s refused, as this sidecar itself listens there for its app",
+                    self.config.name, ", ".join(addresses),
+                )  # fmt: skip
+        cluster = self.listener.cluster
+        cluster.problem = self._expansion.problem
+        cluster.update(good)

@@ -1,0 +1,440 @@
+"""A running sidecar: put together, started, reloaded, drained and stopped.
+
+    start → its files are no other's → listeners bound → registry answered (or its grace passed) → ready
+          → the app is well → registered → … → SIGTERM → deregistered → draining → stopped
+
+Everything slow happens in here or below the control plane. The listeners only ever get finished things handed in:
+chains by the assembly, endpoints by the registry's watches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import gc
+import logging
+import random
+import resource
+import time
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.agent.assembly import Context, create_listener
+from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.reload import carry_out, open_listener, planned
+from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.host import default_id
+from sidecar.config.load import load
+from sidecar.config.model import Address, Config, Upstream
+from sidecar.core.health import Health
+from sidecar.core.instance import Instance
+from sidecar.endpoints.health import AppChecker
+from sidecar.endpoints.loops import reaches
+from sidecar.endpoints.names import Expansion, Names
+from sidecar.endpoints.probe import probe
+from sidecar.exchange.listener import Listener, ListenerError, bind_failure
+from sidecar.http_queue.leftover import report as report_leftovers
+from sidecar.net.resolver import SystemResolver
+from sidecar.net.wheel import TimerWheel
+from sidecar.registry import Registry, RegistryError
+from sidecar.registry import create as create_registry
+from sidecar.resilience.breaker import CircuitBreaker
+from sidecar.telemetry.logs import AccessLog, LogWriter
+from sidecar.telemetry.spans import SpanExporter
+from sidecar.telemetry.stats import ListenerStats
+
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
+
+    from sidecar.admin.api import AdminServer
+
+logger = logging.getLogger("sidecar.agent")
+
+#: How long a registry that does not answer holds up readiness. After that we serve what we know (static endpoints,
+#: and whatever the registry says later): failing towards serving.
+REGISTRY_GRACE: Final = 5.0
+#: The same for the first answers about host names: a DNS server that has not answered by then is silent.
+NAMES_GRACE: Final = 2.0
+#: Allocations between two runs of the garbage collector, and runs between two of the next generation. Exchanges are
+#: freed by their counts; the collector is for the few cycles that closed connections leave.
+GC_THRESHOLD: Final = (10_000, 20, 50)
+_BREAKER_STATES: Final = ("closed", "half-open", "open")
+#: What the registry calls the states of health.
+_CHECK_STATES: Final = {"healthy": "passing", "warning": "warning", "unhealthy": "critical"}
+
+
+class StartError(Exception):
+    """The sidecar could not start; the text is for the person who started it."""
+
+
+class Agent:
+    """One sidecar. Implements :class:`sidecar.admin.view.Running`. Whatever becomes of :meth:`start`, :meth:`stop` it.
+
+    Raises :class:`sidecar.config.errors.ConfigError` when something that the configuration asks for is not installed.
+    """
+
+    def __init__(self, config: Config, path: str | Path, log: LogWriter) -> None:
+        self.config = config
+        self.started = time.monotonic()
+        self.phase = "starting"
+        #: What another process has in use, and this one needs before it can serve.
+        self.waiting_for = ""
+        self.upstreams: dict[str, RunningUpstream] = {}
+        self.inbound: Listener | None = None
+        self.registry: Registry | None = None
+        self.admin_address: Address | None = None
+        self._path = path
+        self._log = log
+        self._loop = asyncio.get_running_loop()
+        self._spans: SpanExporter | None = None
+        self._checker: AppChecker | None = None
+        self._admin: AdminServer | None = None
+        self._health = (
+            Health("warning", "the app has not been checked yet")
+            if config.service.app
+            else Health("healthy", "there is no app to check")
+        )
+        #: It could not start, and whoever asked for that is told why.
+        self._failed = False
+        self._drain_asked = asyncio.Event()
+        self._reloading = asyncio.Lock()
+        self._retiring: dict[asyncio.Task[None], Listener] = {}
+        dns = config.dns
+        self.names = Names(dns, SystemResolver([str(it) for it in dns.servers], dns.timeout, dns.max_ttl))
+        self._app: Expansion | None = None
+        self._app_addresses: tuple[Address, ...] = ()
+        rng = random.Random()
+        self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
+        if config.tracing.otlp:
+            self._spans = SpanExporter(config.tracing, config.service)
+        self._context = Context(
+            loop=self._loop,
+            wheel=self._wheel,
+            clock=time.monotonic,
+            rng=rng,
+            access_log=AccessLog(config.log.access, log),
+            record_span=self._spans.record if self._spans else None,
+            tracing=config.tracing,
+            breaker_changed=_log_breaker,
+        )
+
+    # -- what the admin API sees ---------------------------------------------------------------------------------------
+
+    @property
+    def stats(self) -> Sequence[ListenerStats]:
+        own = [self.inbound.stats] if self.inbound else []
+        return own + [upstream.stats for upstream in self.upstreams.values()]
+
+    @property
+    def log_lines_dropped(self) -> int:
+        return self._log.dropped
+
+    @property
+    def spans_dropped(self) -> int:
+        return self._spans.dropped if self._spans else 0
+
+    @property
+    def lookups(self) -> Mapping[str, int]:
+        return self.names.lookups
+
+    def app_health(self) -> Health:
+        return self._health
+
+    def families(self) -> Iterable[Metric]:
+        views = {name: it.amqp for name, it in self.upstreams.items() if it.amqp is not None}
+        if not views:
+            return ()
+        from sidecar.amqp.metrics import amqp_families
+
+        return amqp_families(views)
+
+    async def check_app(self) -> Health:
+        return await self._checker.check_now() if self._checker else self._health
+
+    async def probe(self, upstream: str) -> Health:
+        """See :func:`sidecar.endpoints.probe.probe`."""
+        running = self.upstreams[upstream]
+        return await probe(running.endpoints, running.config.timeout.connect)
+
+    def drain(self) -> None:
+        """Begin to drain; while it still starts, that is what it does next."""
+        if self.phase in ("starting", "ready"):
+            self.phase = "draining"
+            self._drain_asked.set()
+
+    # -- start ---------------------------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind, discover, become ready. Raises :class:`StartError`, or :class:`~sidecar.config.errors.ConfigError`."""
+        _raise_file_limit()
+        try:
+            if self.config.inbound is not None:
+                self._create_inbound()
+            if self.config.service.app is not None:
+                self._follow_app(self.config.service.app)
+                self._checker = AppChecker(self.config.service, self._on_health, self._where_the_app_is)
+            for name, config in self.config.upstreams.items():
+                self.upstreams[name] = self.create_upstream(name, config)
+            self.connect_breakers()
+            await self._start_admin()
+            if not await self._claim():
+                return
+            for listener in self._listeners():
+                await open_listener(listener)
+            report_leftovers(self.config)
+            app = self.config.service.app
+            if app is not None and reaches(app, [listener.address for listener in self._listeners()]):
+                raise StartError(f"service.app: {app} is where the sidecar itself listens, not the app")
+            self.registry = create_registry(self._config_to_register())
+        except (ListenerError, RegistryError) as error:
+            self._failed = True
+            raise StartError(str(error)) from error
+        except ConfigError:
+            self._failed = True
+            raise
+        for upstream in self.upstreams.values():
+            upstream.follow(self.registry)
+        if self.registry is not None:
+            await self._await_registry()
+        if self._checker is not None:
+            self._checker.start()
+        await self._await_names()
+        # What exists now lives as long as the process: the collector need not look at it again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
+        if self._drain_asked.is_set():  # meanwhile
+            return
+        self.phase = "ready"
+        logger.info(
+            "ready",
+            extra={
+                "service": self.config.service.name,
+                "seconds": round(time.monotonic() - self.started, 3),
+                "admin": str(self.admin_address),
+                "listeners": {listener.name: str(listener.address) for listener in self._listeners()},
+            },
+        )
+
+    def _create_inbound(self) -> None:
+        config = self.config
+        assert config.inbound is not None
+        assert config.service.app is not None, "the configuration makes sure that inbound has an app"
+        self.inbound = create_listener(self._context, config.service.name, config.inbound)
+
+    def _follow_app(self, app: Address) -> None:
+        """Know the app's addresses, from now on."""
+
+        def found(instances: tuple[Instance, ...]) -> None:
+            self._app_addresses = tuple(Address(instance.host, instance.port) for instance in instances)
+            if self.inbound is not None:
+                self.inbound.cluster.problem = following.problem
+                self.inbound.cluster.update(instances)
+
+        self._app = following = Expansion(self.names, "service.app", found)
+        following.update([Instance(host=app.host, port=app.port, id="app")])
+
+    def _where_the_app_is(self) -> Sequence[Address]:
+        """The app's addresses. Raises OSError when there are none."""
+        if not self._app_addresses and self._app is not None:
+            raise OSError(self._app.problem)
+        return self._app_addresses
+
+    async def _start_admin(self) -> None:
+        from sidecar.admin.api import start_admin
+
+        try:
+            self._admin = await start_admin(self, self._log)
+        except OSError as error:
+            raise ListenerError(f"admin: cannot listen on {self.config.admin.bind}: {bind_failure(error)}") from error
+        self.admin_address = Address(*self._admin.address)
+
+    async def _claim(self) -> bool:
+        """Wait until no other process has the files of spools and queues, before anything listens: clients are refused
+        as by a sidecar that is not there yet, and try again. ``False``: a drain was asked for before that."""
+        files = [it for listener in self._listeners() for it in listener.files]
+        if not files:
+            return True
+        from sidecar.storage.claim import claim
+
+        since = time.monotonic()
+
+        def told(waiting: str) -> None:
+            self.waiting_for = waiting
+            if waiting:
+                logger.warning("not listening yet: %s; waiting until that ends", waiting)
+            else:
+                logger.info("what was waited for is free", extra={"seconds": round(time.monotonic() - since, 3)})
+
+        return await self._answered(claim(files, told), None) and not self._drain_asked.is_set()
+
+    async def _await_registry(self) -> None:
+        assert self.registry is not None
+        if not await self._answered(self.registry.answered(), REGISTRY_GRACE):
+            logger.warning("the registry has not answered; serving what is known")
+
+    async def _await_names(self) -> None:
+        if not await self._answered(self.names.answered(), NAMES_GRACE):
+            silent = [name.name for name in self.names.known if not name.answered.is_set()]
+            logger.warning("some names do not resolve yet; serving what is known", extra={"names": silent[:20]})
+
+    async def _answered(self, first: Coroutine[Any, Any, None], seconds: float | None) -> bool:
+        """Wait so long (None: without end) for ``first``; whether it came, or a drain was asked for."""
+        answered = self._loop.create_task(first)
+        drain = self._loop.create_task(self._drain_asked.wait())
+        try:
+            done, _ = await asyncio.wait({answered, drain}, timeout=seconds, return_when="FIRST_COMPLETED")
+        finally:
+            answered.cancel()
+            drain.cancel()
+        return bool(done)
+
+    def _config_to_register(self) -> Config:
+        """With the port that the system chose, where it was to choose one: others must be told a real one."""
+        config = self.config
+        if self.inbound is None or config.inbound is None or config.inbound.bind.port:
+            return config
+        bind = self.inbound.address
+        service = config.service
+        if service.id == default_id(service.name, 0):
+            service = replace(service, id=default_id(service.name, bind.port))
+        return replace(config, service=service, inbound=replace(config.inbound, bind=bind))
+
+    def _listeners(self) -> list[Listener]:
+        own = [self.inbound] if self.inbound else []
+        return own + [upstream.listener for upstream in self.upstreams.values()]
+
+    def _outbound(self) -> list[Address]:
+        return [upstream.listener.address for upstream in self.upstreams.values()]
+
+    def _on_health(self, health: Health) -> None:
+        """A check of the app has a result. Registration begins with the first, so that nobody is sent here before."""
+        changed = health.status != self._health.status
+        self._health = health
+        if changed:
+            logger.info("the app is %s", health.status, extra={"output": health.output})
+            for upstream in self.upstreams.values():
+                upstream.listener.app_health(health.status != "unhealthy")
+        registry = self.registry
+        if registry is not None and self.phase in ("starting", "ready"):
+            registry.set_health(_CHECK_STATES[health.status], health.output)
+            registry.register()
+
+    # -- reload --------------------------------------------------------------------------------------------------------
+
+    async def reload(self) -> Sequence[str]:
+        """Read the file again and apply it; what changed, a line each. Raises :class:`ConfigError`, and has changed
+        nothing then."""
+        async with self._reloading:
+            config = await asyncio.to_thread(load, self._path)  # a large file must not hold up traffic
+            if self.phase != "ready":
+                raise ConfigError(str(self._path), [Problem("", f"cannot be applied: the sidecar is {self.phase}")])
+            todo = planned(self, config, str(self._path))
+            changes = await carry_out(self, todo, config, str(self._path))
+            if "log.level" in todo.settings:
+                self._log.set_level(config.log.level)
+            self.config = config
+            logger.info("reloaded", extra={"changes": changes})
+            return changes
+
+    def create_upstream(self, name: str, config: Upstream) -> RunningUpstream:
+        """An upstream that neither listens nor follows the registry yet."""
+        listener = create_listener(self._context, name, config)
+        listener.app_health(self._health.status != "unhealthy")
+        return RunningUpstream(config, listener, self.names, self._outbound)
+
+    def connect_breakers(self) -> None:
+        """Tell AMQP ports whose open breakers keep deliveries back (``amqp.pause_on``)."""
+        for upstream in self.upstreams.values():
+            amqp = upstream.config.amqp
+            if amqp is not None:
+                upstream.listener.follow_breakers(functools.partial(self._breakers_of, amqp.pause_on))
+
+    def _breakers_of(self, names: Sequence[str]) -> Sequence[CircuitBreaker]:
+        return [breaker for name in names if name in self.upstreams for breaker in self.upstreams[name].breakers]
+
+    def retire(self, upstream: RunningUpstream) -> None:
+        """Take an upstream out of service; what is under way on it is given ``drain.timeout`` in the background."""
+        upstream.leave()
+        upstream.listener.close_socket()
+        upstream.listener.drain()
+        task = self._loop.create_task(_finish(upstream.listener, self.config.drain.timeout))
+        self._retiring[task] = upstream.listener
+        task.add_done_callback(lambda _: self._retiring.pop(task))
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def run_until_drained(self) -> None:
+        """Serve until somebody asks to drain, then drain. Outbound goes on meanwhile: the app may need its upstreams
+        to finish what it has begun."""
+        await self._drain_asked.wait()
+        timeout = self.config.drain.timeout
+        logger.info("draining", extra={"timeout": timeout, "active": sum(s.active for s in self.stats)})
+        for upstream in self.upstreams.values():
+            upstream.listener.stop_work()
+        if self.registry is not None:
+            await self.registry.deregister()
+        if self.inbound is not None:
+            self.inbound.drain()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                if self.inbound is not None:
+                    await self.inbound.drained()
+                for upstream in self.upstreams.values():
+                    upstream.listener.drain()
+                for upstream in self.upstreams.values():
+                    await upstream.listener.drained()
+        left = sum(s.active for s in self.stats)
+        if left:
+            logger.warning("the drain timeout is over; cutting what is left", extra={"active": left})
+
+    async def stop(self) -> None:
+        """Close everything, whatever state it is in; takes a few seconds at most. One that cannot be closed does not
+        keep the others open."""
+        self.phase = "stopped"
+        for upstream in self.upstreams.values():
+            upstream.leave()
+        if self._app is not None:
+            self._app.close()
+        for task in self._retiring:
+            task.cancel()
+        closing = [listener.stop for listener in (*self._listeners(), *self._retiring.values())]
+        if self._checker is not None:
+            closing.append(self._checker.close)
+        closing.append(self.names.close)
+        if self.registry is not None:
+            closing += [self.registry.deregister, self.registry.close]
+        if self._admin is not None:
+            closing.append(self._admin.close)
+        if self._spans is not None:
+            closing.append(functools.partial(asyncio.to_thread, self._spans.close))
+        for close in closing:
+            try:
+                await close()
+            except Exception:
+                logger.exception("something could not be closed")
+        if not self._failed:
+            logger.info("stopped", extra={"service": self.config.service.name})
+
+
+async def _finish(listener: Listener, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await listener.drained()
+    await listener.stop()
+
+
+def _log_breaker(name: str, breaker: CircuitBreaker) -> None:
+    level = logging.INFO if breaker.state == 0 else logging.WARNING
+    logger.log(level, "the breaker of %s is %s", name, _BREAKER_STATES[breaker.state])
+
+
+def _raise_file_limit() -> None:
+    """Every connection is a file: use all that we are allowed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

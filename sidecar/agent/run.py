@@ -1,0 +1,156 @@
+"""``sidecar run``: a sidecar in the foreground, from reading its file to its exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Final
+
+import sidecar.filters.order  # noqa: F401 - filters declare their keys
+from sidecar.agent import signals
+from sidecar.config.errors import ConfigError
+from sidecar.config.load import load
+from sidecar.config.model import Log
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sidecar.agent.lifecycle import Agent
+    from sidecar.config.model import Config
+
+#: Exit codes: could not start, or lost what it needs; wrong usage or configuration.
+FAILED: Final = 1
+MISUSED: Final = 2
+
+logger = logging.getLogger("sidecar.agent")
+
+
+def run(path: str) -> int:
+    """Serve until SIGTERM, drain, stop. Signals are expected to be held back (:mod:`sidecar.agent.signals`), and
+    are let in as soon as there are handlers."""
+    try:
+        config = load(path)  # before anything heavy is imported: a wrong file is told at once
+    except ConfigError as error:
+        return _refuse(error)
+    if signals.asked_to_end():
+        return 0
+    import uvloop
+
+    _import_aiohttp()
+    if signals.asked_to_end():
+        return 0
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(config, path))
+
+
+def _refuse(error: ConfigError) -> int:
+    """Tell what is wrong with the file: people as text, and whoever reads a log as one line of it."""
+    if sys.stderr.isatty() or error.log_format == "text":
+        print(error, file=sys.stderr)
+    else:
+        from sidecar.telemetry.logs import setup
+
+        log = setup(Log(), "")
+        logger.error("not started: the configuration cannot be used", extra=error.as_dict())
+        log.close()
+    return MISUSED
+
+
+def _import_aiohttp() -> None:
+    """aiohttp reads the certificate authorities while it is imported, for a default that nothing in here uses (TLS to
+    Consul has a context of its own): 2 MB of memory and a third of the time to start, unless it finds none."""
+    before = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
+    os.environ.update(dict.fromkeys(before, os.devnull))
+    try:
+        import aiohttp  # noqa: F401
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+async def _serve(config: Config, path: str) -> int:
+    from sidecar.agent.lifecycle import Agent, StartError
+    from sidecar.telemetry.logs import setup
+
+    log = setup(config.log, config.service.name)
+    try:
+        agent = Agent(config, path, log)
+        started = asyncio.Event()
+        life = asyncio.ensure_future(_live(agent, started))
+        with _handled_signals(agent, life, started):
+            await life
+    except asyncio.CancelledError:
+        return 0  # the second signal
+    except StartError as error:
+        logger.error("not started: %s", error)
+        return FAILED
+    except ConfigError as error:
+        logger.error("not started: %s", error, extra=error.as_dict())
+        return MISUSED
+    except Exception:
+        logger.exception("ended by a fault of the sidecar's own")
+        return FAILED
+    finally:
+        log.close()
+    return 0
+
+
+async def _live(agent: Agent, started: asyncio.Event) -> None:
+    try:
+        await agent.start()
+        started.set()
+        await agent.run_until_drained()
+    finally:
+        await agent.stop()
+
+
+@contextlib.contextmanager
+def _handled_signals(agent: Agent, life: asyncio.Future[None], started: asyncio.Event) -> Iterator[None]:
+    """SIGTERM and Ctrl-C drain; the second one, or one before there is anything to drain, stops at once. SIGHUP
+    reloads, as soon as there is something to reload. SIGUSR1 and SIGUSR2, which others rotate logs with, do nothing."""
+    loop = asyncio.get_running_loop()
+    reloading: set[asyncio.Task[None]] = set()
+
+    def terminate() -> None:
+        if agent.phase == "ready":
+            agent.drain()
+        elif agent.phase != "stopped":  # that is bounded, and is not to be left half done
+            life.cancel()
+
+    def reload() -> None:
+        if reloading and not started.is_set():
+            return  # the one that waits for the start reads the file as it is then
+        task = loop.create_task(_reload(agent, started))
+        reloading.add(task)
+        task.add_done_callback(reloading.discard)
+
+    def nothing(name: str) -> None:
+        logger.warning("%s does nothing: the log goes to standard error, and no file is reopened", name)
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    loop.add_signal_handler(signal.SIGINT, terminate)
+    loop.add_signal_handler(signal.SIGHUP, reload)
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        loop.add_signal_handler(number, nothing, number.name)
+    signals.release()
+    try:
+        yield
+    finally:
+        for number in signals.SURVIVED:
+            loop.remove_signal_handler(number)
+        signals.ignore()
+
+
+async def _reload(agent: Agent, started: asyncio.Event) -> None:
+    await started.wait()
+    try:
+        await agent.reload()
+    except ConfigError as error:
+        logger.error("not reloaded, nothing has changed:\n%s", error)

@@ -1,0 +1,392 @@
+"""A channel whose publishes are kept until somebody stands for them: the broker by its confirm, or the spool."""
+
+from __future__ import annotations
+
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.flow.confirms import Confirms
+from sidecar.amqp.flow.gates import SwitchGate
+from sidecar.amqp.flow.publish import Publish
+from sidecar.amqp.relay.channel import REPLIES, Channel, size_at
+from sidecar.amqp.relay.deliveries import Unfinished
+from sidecar.amqp.relay.watchdog import STUCK
+from sidecar.amqp.wire import content
+from sidecar.amqp.wire.constants import REPLY_TO, USER_ID, AmqpError
+from sidecar.amqp.wire.methods import basic_ack, basic_get_empty, basic_nack, confirm_select
+
+if TYPE_CHECKING:
+    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.spool.intake import Keeper
+
+#: Bytes of unconfirmed publishes that a channel may have, whatever their number.
+_WINDOW_BYTES: Final = 8 << 20
+#: RabbitMQ's direct reply-to.
+_REPLY_TO: Final = b"amq.rabbitmq.reply-to"
+#: In the upper octet of the properties' flags.
+_HAS_REPLY_TO: Final = REPLY_TO >> 8
+#: ``mandatory`` and ``immediate`` among the bits of ``basic.publish``.
+_ANSWERED: Final = 3
+
+
+class KeptChannel(Channel):
+    """Its publishes are confirmed by the broker even if the client did not ask for that, and kept until then. Those of
+    a channel in tx mode are not: they are the transaction's."""
+
+    __slots__ = (
+        "_confirming", "_keeper", "_kept_bytes", "_limit", "asked", "behind", "client_confirms", "gate", "last_tag",
+        "late", "leaving", "storing",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, number: int, keeper: Keeper) -> None:
+        Channel.__init__(self, session, number)
+        self._keeper = keeper
+        self._limit = keeper.settings.window
+        #: The broker confirms what is published on this channel; and the client wants to know.
+        self._confirming = False
+        self.client_confirms = False
+        self._kept_bytes = 0
+        #: Requests of direct reply-to that the broker has got, and the client no answer to.
+        self.asked = 0
+        #: Publishes that are on their way to the disk.
+        self.storing = 0
+        #: Since when a close, of it or of its connection, waits until the broker has confirmed everything (what is not
+        #: confirmed by the time of the answer might be lost with the broker); inf: none does.
+        self.leaving = inf
+        #: It waits no longer: what is not confirmed then goes again, out of the spool.
+        self.late = False
+        #: The highest delivery tag that the client has seen.
+        self.last_tag = 0
+        self.gate = SwitchGate("confirms of the broker")
+        self.window = self.gate
+        self._measure()  # there may be no broker
+        #: Where publishes wait whose place in the spool is not known yet.
+        self.behind = SwitchGate("confirms of the broker", apart=True)
+
+    def select_confirms(self) -> None:
+        self.client_confirms = True
+        self._confirming = True
+        if self.confirms is None:
+            self.confirms = Confirms()
+
+    def submit(self, frames: bytes, now: float) -> bytes:
+        """A whole publish: what is to be written to the broker now."""
+        route = self.route
+        assert route is not None
+        self.route = None
+        self.left = -1
+        route.stats.published += 1
+        before = b""
+        if not self._confirming and not self.one_lane:
+            self._confirming = True
+            self.confirms = Confirms()
+            before = self.session.control(confirm_select(self.number))
+        tag = self.confirms.received() if self.client_confirms and self.confirms is not None else 0
+        header = size_at(frames, 3)[0] + 8
+        end = header + size_at(frames, header + 3)[0] + 8
+        publish = Publish(self, route, tag, frames, content.priority(frames, header, end), now)
+        publish.trace = self.trace
+        self.trace = None
+        hold = self.session.hold
+        publish.arrival = hold.arrival()
+        if self.held:
+            lane = self.lanes.get("" if self.one_lane else route.lane)
+            if lane is not None:
+                self.session.keep(publish, lane.gate, now)
+                return before
+        if self._spoolable(publish):
+            if self.session.detached or self.session.amqp_stats.blocked:
+                self._spool(publish, now)
+                return before
+            if self._keeper.queued(route):
+                self._line_up(publish, now)
+                return before
+            gate = hold.closed(self, route, now)
+            if gate is not None and gate.over == "spool":
+                self._spool(publish, now)
+                return before
+        else:
+            gate = hold.closed(self, route, now)
+        if gate is None:
+            return before + self._sent(publish)
+        if tag and gate.over == "nack":
+            self.refuse(publish)
+        else:
+            self.session.keep(publish, gate, now)
+        return before
+
+    def _line_up(self, publish: Publish, now: float) -> None:
+        """It goes into the spool, where others are; but not before it is known what becomes of those that the broker
+        has not confirmed: if they are lost, they go there, too, and have to be in front of it."""
+        if self._under_way(publish.route.lane):
+            self.behind.set(True)
+            self.session.keep(publish, self.behind, now)
+        else:
+            self._spool(publish, now)
+
+    def _under_way(self, lane: str) -> bool:
+        confirms = self.confirms
+        if confirms is None or not confirms.unanswered or self._alone or self.session.amqp_stats.blocked:
+            return False
+        return any(publish.route.lane == lane for publish in confirms.left())
+
+    def exempt(self, publish: Publish) -> bool:
+        # As in submit().
+        elsewhere = self._alone or self.session.amqp_stats.blocked or self._keeper.queued(publish.route)
+        return elsewhere and self._spoolable(publish)
+
+    def bypasses(self, publish: Publish) -> bool:
+        # It waits for room in the spool, and needs none any more.
+        return not self.exempt(publish)
+
+    def spoolable(self, publish: Publish) -> bool:
+        return self._spoolable(publish)
+
+    def spool(self, publish: Publish) -> None:
+        self._spool(publish, self.session.listener.clock())
+
+    def spool_held(self) -> None:
+        """The broker is gone: what was held for whatever reason is safer on the disk. What may not be spooled, and what
+        is behind that in its lane, stays."""
+        now = self.session.listener.clock()
+        staying: set[str] = set()
+        for publish in self.session.hold.forget(self):
+            lane = publish.route.lane
+            if lane not in staying and self._spoolable(publish):
+                self._spool(publish, now, True)
+            else:
+                staying.add(lane)
+                self.session.keep(publish, self.gate, now)
+
+    def forward(self, publish: Publish) -> None:
+        if self.exempt(publish):
+            self._line_up(publish, self.session.listener.clock())
+        else:
+            self.session.broker_write(self._sent(publish))
+
+    def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
+        confirms = self.confirms
+        if confirms is None:
+            return b""
+        tags: list[int] = []
+        stats = self.session.amqp_stats
+        for publish in confirms.settled(number, multiple):
+            self._kept_bytes -= len(publish.frames)
+            publish.frames = b""
+            if positive:
+                publish.route.stats.confirmed += 1
+            else:
+                # One that asked for no confirms would not have heard of it: that is how queues drop what they reject.
+                publish.route.stats.nacked += 1
+            if publish.trace is not None:
+                self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
+            if publish.tag:
+                tags.append(publish.tag)
+        self._measure()
+        self.behind.set(False)
+        if not confirms.unanswered:
+            self.session.hurry()
+            if self.leaving != inf:
+                self.session.listener.loop.call_soon(self.session.emptied, self)
+        answers = confirms.answers(tags)
+        if positive:
+            stats.acks_by_broker += len(tags)
+        if confirms.same and self.client_confirms:
+            return None
+        if positive:
+            return b"".join([basic_ack(self.number, tag, many) for tag, many in answers])
+        return b"".join([basic_nack(self.number, tag, many, False) for tag, many in answers])
+
+    def broker_lost(self, now: float) -> None:
+        """What the broker has not confirmed it may have, or not: it goes again, out of the spool."""
+        confirms = self.confirms
+        if confirms is None:
+            self._measure()
+            return
+        publishes = confirms.left()
+        confirms.restart()
+        self._kept_bytes = 0
+        spoolable: list[Publish] = []
+        others: list[Publish] = []
+        for publish in publishes:
+            (spoolable if self._spoolable(publish) else others).append(publish)
+        if spoolable:
+            self.storing += len(spoolable)
+            if not self._keeper.take(spoolable, True):
+                self.storing -= len(spoolable)
+                for publish in spoolable:
+                    self.no_room(publish)
+        for publish in others:
+            if self.session.detached:
+                # It goes again over the client's next connection, before everything that came later.
+                self.session.keep(publish, self.gate, now)
+            elif publish.tag:
+                self.refuse(publish)
+            else:
+                publish.route.stats.dropped += 1
+        self._measure()
+
+    def delivered(self, tag: int, consumer: bytes, no_ack: bool) -> None:
+        Channel.delivered(self, tag, consumer, no_ack)
+        if self.asked and self.kind(consumer) == REPLIES:
+            self.asked -= 1
+        if tag > self.last_tag:
+            self.last_tag = tag
+
+    def undelivered(self, tag: int) -> bool:
+        self.last_tag = tag - 1
+        return Channel.undelivered(self, tag)
+
+    def detach(self, now: float) -> None:
+        """The broker's channel is gone, and everything that only it knew."""
+        stats = self.session.amqp_stats
+        stats.unacked -= self.unacked.count
+        self.unacked.clear()
+        for stalled in self.stalled:
+            self.session.stalling.count(-1, -stalled.size())
+            self.taken_back(stalled)
+        self.stalled.clear()
+        for subscription in self.subscriptions.values():
+            subscription.away = False  # all of them are begun again over the next connection
+        self.recovering = self.recovering.replace(b"\x00", b"")
+        self._drop_incoming()
+        self.delivery = None
+        self.offset = self.last_tag
+        self.broker_lost(now)
+
+    def _drop_incoming(self) -> None:
+        """What has come of a message is of no use: the broker has the whole of it, and delivers that again."""
+        incoming = self.incoming
+        self.incoming = None
+        if isinstance(incoming, Unfinished):
+            incoming.ends()
+            if incoming.is_answer():
+                self.session.client_write(basic_get_empty(self.number))
+
+    @property
+    def unconfirmed(self) -> bool:
+        """A close waits for the broker's word on something."""
+        return not self.late and self.confirms is not None and self.confirms.unanswered > 0
+
+    def look(self, now: float) -> bool:
+        """Whether a close that waits for confirms has done so for too long, since now."""
+        if self.late or now - self.leaving <= STUCK or not self.unconfirmed:
+            return False
+        self.late = True
+        return True
+
+    def close_up(self, now: float) -> None:
+        """The client has closed it."""
+        if self.late:
+            self.broker_lost(now)
+
+    def measure(self) -> None:
+        """How many publishes may be unconfirmed may have changed."""
+        self._measure()
+
+    def refuse(self, publish: Publish) -> None:
+        if self.session.channels.get(self.number) is self:
+            Channel.refuse(self, publish)
+
+    def confirmed(self, publishes: list[Publish]) -> int:
+        """Somebody stands for these: the client is told, where it wants to be. How many of them that were."""
+        confirms = self.confirms
+        if confirms is None or not self.client_confirms or self.session.channels.get(self.number) is not self:
+            return 0
+        tags = [publish.tag for publish in publishes if publish.tag]
+        answers = confirms.answers(tags)
+        self.session.client_write(b"".join([basic_ack(self.number, tag, many) for tag, many in answers]))
+        return len(tags)
+
+    def stored(self, count: int) -> None:
+        """So many publishes are no longer on their way to the disk."""
+        self.storing -= count
+        if not self.storing and not self.held:
+            self.session.emptied(self)
+
+    def give_up(self, publish: Publish) -> None:
+        """It was held, and what it was held for is gone: into the spool, if that may be."""
+        if self._spoolable(publish) and self._may_fit(publish):
+            self._spool(publish, self.session.listener.clock(), True)
+            return
+        if publish.tag:
+            self.refuse(publish)
+        publish.route.stats.dropped += 1
+
+    def no_room(self, publish: Publish) -> None:
+        """The spool cannot take it."""
+        here = self.session.channels.get(self.number) is self
+        if publish.tag and here and self._keeper.settings.over == "nack":
+            self.refuse(publish)
+        elif here or self._may_fit(publish):
+            self.session.keep(publish, self._keeper.gate(publish.route), self.session.listener.clock())
+        else:
+            # Neither the spool nor any channel will ever take it.
+            publish.route.stats.dropped += 1
+
+    def _may_fit(self, publish: Publish) -> bool:
+        """The spool can take it, once enough has left."""
+        return len(publish.frames) < self._keeper.spool.max_bytes
+
+    @property
+    def _alone(self) -> bool:
+        """There is no broker to write to: the connection is lost, or this channel was closed while something of it was
+        on its way to the disk."""
+        return self.session.detached or self.session.channels.get(self.number) is not self
+
+    def _spoolable(self, publish: Publish) -> bool:
+        if self.one_lane or not self.user:
+            return False
+        route = publish.route
+        if not route.exchange and route.routing_key.startswith(_REPLY_TO.decode()):
+            return False
+        frames = publish.frames
+        header = size_at(frames, 3)[0] + 8
+        flags = header + content.FLAGS
+        if frames[flags] & _HAS_REPLY_TO and _is_request(frames):
+            return False  # its answer only this connection can get
+        if frames[flags + 1] & USER_ID and not self._own(frames, header):
+            return False  # whose name it may bear is for the broker to judge
+        return not frames[header - 2] & _ANSWERED or self._keeper.settings.mandatory
+
+    def _own(self, frames: bytes, header: int) -> bool:
+        """The publish bears no user-id, or that of the user that this session has logged in as."""
+        try:
+            claimed = content.user_id(frames, header, header + size_at(frames, header + 3)[0] + 8)
+        except AmqpError:
+            return False
+        return claimed is None or claimed == self.user
+
+    def _spool(self, publish: Publish, now: float, urgent: bool = False) -> None:
+        self.storing += 1
+        if not self._keeper.take([publish], urgent):
+            self.storing -= 1
+            self.no_room(publish)
+
+    def _sent(self, publish: Publish) -> bytes:
+        publish.route.stats.forwarded += 1
+        frames = publish.frames
+        if self.replies and REPLIES in self.consumers.values() and _is_request(frames):
+            self.asked += 1
+        if self.one_lane or self.confirms is None:
+            publish.frames = b""
+            return frames
+        self._kept_bytes += len(frames)
+        self.confirms.forwarded(publish)
+        self._measure()
+        return frames
+
+    def _measure(self) -> None:
+        confirms = self.confirms
+        unanswered = confirms.unanswered if confirms is not None else 0
+        closed = unanswered >= self._limit or self._kept_bytes >= _WINDOW_BYTES or self.session.detached
+        if closed != self.gate.closed:
+            self.gate.set(closed)
+
+
+def _is_request(frames: bytes) -> bool:
+    """Whether a publish asks for a direct reply."""
+    header = size_at(frames, 3)[0] + 8
+    if not frames[header + content.FLAGS] & _HAS_REPLY_TO:
+        return False
+    return frames.find(_REPLY_TO, header, header + size_at(frames, header + 3)[0] + 8) >= 0

@@ -1,0 +1,157 @@
+"""The way back to a broker, for a session that has lost its own: one is found, the client logged in there, and
+everything that it had set up is set up once more before anything else."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.failover.reconnect import FIRST, Redial
+from sidecar.amqp.relay import forward
+from sidecar.amqp.relay.connections import OPEN, BrokerLeg
+from sidecar.amqp.topology.recovery import Restoration, Unrestorable
+from sidecar.amqp.wire.constants import METHOD, AmqpError
+from sidecar.amqp.wire.methods import method_of
+from sidecar.exchange.exchange import ENDED
+
+if TYPE_CHECKING:
+    from random import Random
+
+    from sidecar.amqp.failover.session import KeptSession
+
+logger = logging.getLogger("sidecar.amqp")
+
+#: How often in a row to try to set up anew what a client had.
+_MOST_RESTORATIONS: Final = 10
+
+
+class Comeback:
+    """One session's. It is told by ``rejoin(leg)`` when there is a broker, by ``attached(leg)`` when all is as before;
+    or the client hears why not."""
+
+    __slots__ = ("_redial", "_restoration", "_rng", "_session", "_tries")
+
+    def __init__(self, session: KeptSession, rng: Random) -> None:
+        self._session = session
+        self._rng = rng
+        self._redial: Redial | None = None
+        self._restoration: Restoration | None = None
+        #: How often in a row that came to nothing.
+        self._tries = 0
+
+    @property
+    def is_restoring(self) -> bool:
+        """There is a broker, and not everything is set up there."""
+        return self._restoration is not None
+
+    @property
+    def has_opened(self) -> bool:
+        """The client's channels are being opened there."""
+        return self._restoration is not None and self._restoration.opened
+
+    def search(self, pause: float = FIRST) -> None:
+        """Begin (again); ``pause`` is for how many seconds to wait first, about."""
+        self._restoration = None
+        self._redial = Redial(self, self._session, self._rng, pause)
+
+    def hurry(self) -> None:
+        """Do not wait for the next try."""
+        if self._redial is not None:
+            self._redial.hurry()
+
+    def cancel(self) -> None:
+        """The session needs no broker any more."""
+        redial, self._redial = self._redial, None
+        if redial is not None:
+            redial.cancel()
+
+    # -- what the connections hear -------------------------------------------------------------------------------------
+
+    def connected(self, broker: BrokerLeg) -> bool:
+        """A socket stands; whether that is to do with this."""
+        if self._redial is None:
+            return False
+        self._redial.connected(broker)
+        return True
+
+    def said(self, broker: BrokerLeg, data: bytes) -> bool:
+        """Bytes came; whether they are to do with this."""
+        if self._redial is not None and self._redial.mine(broker):
+            self._redial.said(broker, data)
+            return True
+        if self._restoration is not None and broker is self._session.broker:
+            frames = broker.reader.feed(data)
+            self._restore(broker, broker.reader.data, frames)
+            return True
+        return False
+
+    def lost(self, broker: BrokerLeg) -> bool:
+        """A connection is gone; whether that was the one that is being made."""
+        if self._redial is None or not self._redial.mine(broker):
+            return False
+        self._redial.lost()
+        return True
+
+    # -- what becomes of a search --------------------------------------------------------------------------------------
+
+    def found(self, broker: BrokerLeg, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
+        """There is a broker; ``frames`` is what it has said since it has let the client in."""
+        self._redial = None
+        session = self._session
+        if session.phase == ENDED or session.client.state != OPEN:
+            broker.transport.close()
+            return
+        session.rejoin(broker)
+        self._restoration = Restoration(session.recorded, session.channel_max)
+        try:
+            broker.write(self._restoration.begin())
+        except Unrestorable as error:
+            self._failed(broker, error)
+            return
+        self._restore(broker, data, frames)
+
+    def refused(self, error: AmqpError) -> None:
+        """The broker will not have this client any more."""
+        self._redial = None
+        if self._session.client.state == OPEN:
+            self._session.close_client(error.code, error.text)
+
+    def _restore(self, broker: BrokerLeg, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
+        """What the broker says while things are set up."""
+        session = self._session
+        try:
+            for index, (kind, number, start, end) in enumerate(frames):
+                restoration = self._restoration
+                if restoration is None:
+                    forward.from_broker(session, data, frames[index:])
+                    return
+                answer: bytes | None = None
+                if kind == METHOD:
+                    answer = restoration.said(number, method_of(data, start, end), data, start, end)
+                if answer is None:
+                    forward.from_broker(session, data, [(kind, number, start, end)])
+                else:
+                    broker.write(answer)
+                self._look(broker)
+            if broker.reader.error is not None:
+                raise broker.reader.error
+            self._look(broker)
+        except Unrestorable as error:
+            self._failed(broker, error)
+        except AmqpError as error:
+            logger.warning("the broker at %s broke the protocol: %s", broker.endpoint.address, error)
+            broker.transport.abort()
+
+    def _look(self, broker: BrokerLeg) -> None:
+        """Whether all is as it was before."""
+        if self._restoration is not None and self._restoration.done:
+            self._restoration = None
+            self._tries = 0
+            self._session.attached(broker)
+
+    def _failed(self, broker: BrokerLeg, error: Unrestorable) -> None:
+        """What the client had cannot be had again: it has to know, unless that may pass."""
+        self._tries += 1
+        if not error.passing or self._tries >= _MOST_RESTORATIONS:
+            self._session.close_client(error.code, error.text)
+        broker.transport.abort()

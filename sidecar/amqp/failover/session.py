@@ -1,0 +1,502 @@
+"""A session that outlives its broker: what the client publishes meanwhile goes into the spool.
+
+    attached ─ broker lost ─> detached ─ another connection, logged in as the client ─> attached
+                                  └ the broker will not have this client any more ─> closed with the broker's words
+
+While it is detached, a stand-in answers what the client asks (offline.py), and a way back is looked for (recovery.py).
+What died with the connection and cannot be made again (server-named queues) ends the session with ``320``, so that the
+client's own recovery runs.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.admission import NO_BROKER_CODES
+from sidecar.amqp.failover.buffered_channel import KeptChannel
+from sidecar.amqp.failover.offline import Alone
+from sidecar.amqp.failover.offline_login import Receiving
+from sidecar.amqp.failover.recovery import Comeback
+from sidecar.amqp.failover.server_handshake import renewed
+from sidecar.amqp.relay.channel import Channel
+from sidecar.amqp.relay.connections import CLOSED, CLOSING, OPEN, OTHER_FULL, BrokerLeg, ClientLeg
+from sidecar.amqp.relay.lifecycle import CLOSE_SECONDS, DIALLING, HANDSHAKE, RUNNING
+from sidecar.amqp.relay.session import Session
+from sidecar.amqp.relay.watchdog import Stuck
+from sidecar.amqp.topology.client_state import Recorded
+from sidecar.amqp.wire.client_handshake import Dialler
+from sidecar.amqp.wire.constants import (
+    ACCESS_REFUSED,
+    CHANNEL_CLOSE,
+    CONNECTION_FORCED,
+    CONNECTION_UPDATE_SECRET_OK,
+    METHOD,
+)
+from sidecar.amqp.wire.methods import channel_close, connection_close_ok, method, method_of
+from sidecar.core.replies import Reply
+from sidecar.exchange.exchange import ENDED, TUNNEL
+from sidecar.exchange.filter import Again
+
+if TYPE_CHECKING:
+    from sidecar.amqp.listener import AmqpListener
+    from sidecar.amqp.spool.intake import Keeper
+    from sidecar.amqp.store_and_forward import SpoolPort
+
+logger = logging.getLogger("sidecar.amqp")
+
+#: Seconds for which a broker that could not be reached is not tried for the next client.
+_AWAY_SECONDS: Final = 1.0
+#: Seconds to wait, about, before a broker is looked for that was lost before everything was set up there.
+_AGAIN_SECONDS: Final = 1.0
+_CUT: Final = "the broker was lost in the middle of a message to the client"
+_UNANSWERED: Final = "the answer to a request of direct reply-to was lost with it"
+#: Why a client has no broker, if others would have none either.
+_NO_BROKER: Final = NO_BROKER_CODES | {"local_shortage"}
+
+
+class KeptSession(Session):
+    """A session of a port that has a spool."""
+
+    __slots__ = ("_alone", "_comeback", "_keeper", "_port", "_receiving", "_stuck")
+
+    def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str, port: SpoolPort) -> None:
+        Session.__init__(self, listener, client, peer, client_ip)
+        self.keeps = True
+        self.handshake.keeps_login = True
+        self._port = port
+        self._keeper: Keeper = port.keeper
+        self._alone = Alone(self, port.known, "")
+        self._comeback = Comeback(self, listener.rng)
+        #: While a client comes in without a broker.
+        self._receiving: Receiving | None = None
+        self._stuck = Stuck(self)
+
+    @property
+    def recorded(self) -> Recorded:
+        """What the client has set up."""
+        return self._alone.recorded
+
+    # -- what passes ---------------------------------------------------------------------------------------------------
+
+    def mark(self) -> bytes:
+        return self._keeper.mark()
+
+    def new_channel(self, number: int) -> Channel:
+        channel = KeptChannel(self, number, self._keeper)
+        channel.origin = f"{self.handshake.user} ({self.handshake.product})"
+        channel.user = self.handshake.identity
+        return channel
+
+    def control(self, frames: bytes) -> bytes:
+        if not self.detached:
+            if self._leaves_channel(frames):
+                return b""
+            self._alone.recorded.asks(frames)
+            return frames
+        self._alone.takes(frames)
+        return b""
+
+    def _leaves_channel(self, frames: bytes) -> bool:
+        """A channel is to be closed, and waits with that for the broker's word on what was published there."""
+        if len(frames) < 12 or method_of(frames, 0, len(frames)) != CHANNEL_CLOSE:
+            return False
+        channel = self.channels.get(frames[1] << 8 | frames[2])
+        if channel is None:
+            return False
+        assert isinstance(channel, KeptChannel)
+        if not channel.unconfirmed:
+            return False
+        channel.leaving = min(channel.leaving, self.listener.clock())
+        channel.waiting = []
+        self.waiting.add(channel, frames)
+        return True
+
+    def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
+        self._alone.recorded.answers(number, found, data, start, end)
+
+    def new_secret(self, secret: bytes) -> bytes | None:
+        handshake = self.handshake
+        handshake.response = renewed(handshake.mechanism, handshake.response, secret)
+        self._port.vouched(handshake)
+        if not self.detached:
+            return None
+        self.client_write(method(0, CONNECTION_UPDATE_SECRET_OK))
+        return b""
+
+    def withholds(self, size: int) -> bool:
+        return size <= self.max_message_size and self.withheld + size <= self.partial_limit
+
+    def wait(self, channel: Channel, frame: bytes) -> None:
+        assert isinstance(channel, KeptChannel)
+        busy = channel.held or channel.storing
+        if not self.detached or busy or not self._alone.overtakes(channel, frame):
+            Session.wait(self, channel, frame)
+
+    def emptied(self, channel: Channel) -> None:
+        if self.detached and self._alone.waits(channel.number):
+            return  # the broker is missing, not only what was held
+        Session.emptied(self, channel)
+        if self.detached:
+            self._alone.answer()
+
+    def channel_gone(self, channel: Channel) -> None:
+        assert isinstance(channel, KeptChannel)
+        self._alone.recorded.channel_gone(channel.number)
+        Session.channel_gone(self, channel)
+        if channel.ending:
+            channel.close_up(self.listener.clock())
+
+    def client_said(self, data: bytes) -> None:
+        Session.client_said(self, data)
+        if self.detached:
+            self._alone.answer()
+
+    @property
+    def client_may_be_silent(self) -> bool:
+        # py-amqp, for one, while it blocks in a declaration.
+        return self.detached and self._alone.is_waiting
+
+    def look(self, now: float) -> None:
+        """Something may have waited too long for a broker; or there is one, and it says nothing."""
+        broker = self.broker
+        if self.detached:
+            if self.client.state == OPEN:
+                self._alone.look(now)
+        elif broker is not None and self.stage == RUNNING and self._stuck.look(broker, now):
+            logger.warning("the broker at %s answers nothing any more", broker.endpoint.address)
+            broker.transport.abort()
+        elif not self.amqp_stats.blocked:
+            for channel in list(self.channels.values()):
+                assert isinstance(channel, KeptChannel)
+                if channel.look(now) and not channel.held and not channel.storing:
+                    self.emptied(channel)
+
+    # -- what the connections to brokers hear --------------------------------------------------------------------------
+
+    def connected(self, broker: BrokerLeg) -> None:
+        if not self._comeback.connected(broker):
+            Session.connected(self, broker)
+
+    def broker_said(self, broker: BrokerLeg, data: bytes) -> None:
+        if not self.detached or not self._comeback.said(broker, data):
+            Session.broker_said(self, broker, data)
+
+    def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
+        mine = broker is self.broker
+        if mine and self._comeback.is_restoring and self.client.state == OPEN:
+            self._lost_again(broker)
+        elif self._comeback.lost(broker):
+            pass
+        elif mine and self._outlives():
+            self._detach(broker, "connection lost")
+        else:
+            Session.broker_lost(self, broker, error)
+
+    def broker_closes(self, code: int, text: str, frame: bytes) -> None:
+        broker = self.broker
+        if code == ACCESS_REFUSED and self.stage == HANDSHAKE:
+            self._port.accounts.refused(self.handshake.mechanism, self.handshake.response)
+        if code == CONNECTION_FORCED and broker is not None and self._outlives():
+            broker.write(connection_close_ok())
+            broker.transport.close()
+            if self.detached:
+                self._lost_again(broker)
+            else:
+                self._detach(broker, f"{code} {text}")
+        else:
+            Session.broker_closes(self, code, text, frame)
+
+    def _broker_handshake(self, broker: BrokerLeg, number: int, data: bytes, start: int, end: int) -> None:
+        if not number:
+            self._port.known.hears(method_of(data, start, end), data, start, end)
+        Session._broker_handshake(self, broker, number, data, start, end)
+
+    def _opened(self) -> None:
+        self._alone = Alone(self, self._port.known, self.vhost)
+        if self.broker is not None:
+            self._port.met(self.handshake)
+        Session._opened(self)
+
+    # -- the broker goes -----------------------------------------------------------------------------------------------
+
+    def _outlives(self) -> bool:
+        """The client need not know that its broker is gone."""
+        if self.stage != RUNNING or self.phase == ENDED or self.client.state != OPEN:
+            return False
+        reason = _CUT if self._cut() else _UNANSWERED if self._asks() else self.recorded.irretrievable()
+        if reason:
+            logger.info("a client cannot outlive its broker: %s", reason, extra={"client": self.peer})
+        return not reason
+
+    def _asks(self) -> bool:
+        """The client waits for the answer to a request, which was for this connection."""
+        return any(isinstance(channel, KeptChannel) and channel.asked > 0 for channel in self.channels.values())
+
+    def _cut(self) -> bool:
+        """The client has got a part of a message, and nobody has the rest of it."""
+        return any(channel.passing for channel in self.channels.values())
+
+    def _detach(self, broker: BrokerLeg, reason: str) -> None:
+        self._port.seen(self.handshake)
+        self._leave(broker)
+        self.listener.cluster.failed(broker.endpoint, hard=False)
+        logger.warning(
+            "the broker is gone; its client stays, and what it publishes is spooled",
+            extra={"upstream": self.listener.name, "client": self.peer, "reason": reason},
+        )
+        self._stand_alone()
+        now = self.listener.clock()
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
+            channel.detach(now)
+            channel.spool_held()
+        self._alone.lost(now)
+        self._see_to_channels()
+
+    def _lost_again(self, broker: BrokerLeg) -> None:
+        """While everything was being set up anew."""
+        self._leave(broker)
+        if self._cut():
+            self.close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {_CUT}")
+            return
+        self._comeback.search(_AGAIN_SECONDS)
+        now = self.listener.clock()
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
+            channel.detach(now)  # consumers that were there again may have got something
+        # What came in the meantime, and what the stand-in had left to the broker.
+        self._alone.lost(now)
+
+    def _leave(self, broker: BrokerLeg) -> None:
+        self.broker = None
+        broker.state = CLOSED
+        self._link(False)
+        self.leave_endpoint()
+        self.tried = ()
+        if self.alarmed:
+            self.broker_unblocked()
+
+    def _stand_alone(self) -> None:
+        self.detached = True
+        self.amqp_stats.detached += 1
+        self._port.searches(self)
+        self._end_closes()
+        self.client.stops = 0
+        self.client.resume_reading()
+        self._comeback.search()
+
+    # -- and comes back ------------------------------------------------------------------------------------------------
+
+    def dialler(self) -> Dialler:
+        """A login as the client's own was."""
+        handshake = self.handshake
+        return Dialler(
+            handshake.mechanism,
+            handshake.response,
+            handshake.vhost,
+            handshake.properties,
+            heartbeat=handshake.heartbeat,
+            frame_max=handshake.frame_max,
+            channel_max=handshake.channel_max,
+            exact=True,
+            locale=handshake.locale or "en_US",
+        )
+
+    def hurry_back(self) -> None:
+        """There is a broker: others have found it."""
+        self._comeback.hurry()
+
+    def rejoin(self, broker: BrokerLeg) -> None:
+        """This is the broker from now on, though nothing is set up there."""
+        self._port.reached(self)
+        self._listener.broker_found(broker.endpoint)
+        self.broker = broker
+        broker.reader.limit = self.handshake.frame_max
+        self._link(True)
+        self.collect(broker)
+        self.endpoint = broker.endpoint
+        broker.endpoint.active += 1
+        self._end_closes()
+
+    def _end_closes(self) -> None:
+        """Nobody but us answers on channels that are being closed."""
+        self.refused.clear()
+        for number in self.closing:
+            self.closing[number] = True
+
+    def attached(self, broker: BrokerLeg) -> None:
+        """All is as it was before."""
+        self.detached = False
+        self.amqp_stats.detached -= 1
+        self._port.left(self)
+        if self.client.full:
+            broker.stop(OTHER_FULL)
+        self._port.broker_is_back()
+        self.stalling.begin_again()
+        broker.write(self._alone.back())
+        logger.info(
+            "a client has a broker again",
+            extra={"upstream": self.listener.name, "client": self.peer, "endpoint": broker.endpoint.address},
+        )
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
+            channel.measure()
+        if self._listener.work_is_over:
+            self.stalling.returning = False
+            self.stalling.give_back()
+        for channel in list(self.channels.values()):
+            if channel.freed and channel.held:
+                self.departure.free(channel)
+        if self.departure.begun:
+            self.departure.begin()
+        self._see_to_channels()
+
+    def _see_to_channels(self) -> None:
+        """What waits for what is held may go on where nothing is."""
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
+            if not channel.held and not channel.storing:
+                self.emptied(channel)
+
+    def stop_work(self) -> None:
+        if not self.detached:  # else it is done when there is a broker again
+            Session.stop_work(self)
+
+    def refuse_channel(self, channel: Channel, code: int, text: str, cause: int) -> None:
+        if self.detached and not self._comeback.has_opened:
+            # No broker knows of this channel, and none is to answer.
+            self.client_write(channel_close(channel.number, code, text, cause))
+            self.closing[channel.number] = True
+            self.channel_gone(channel)
+        else:
+            Session.refuse_channel(self, channel, code, text, cause)
+
+    # -- a client that comes while there is none -----------------------------------------------------------------------
+
+    def begin_try(self) -> None:
+        endpoints = self.listener.cluster.endpoints
+        away = self.listener.clock() - self._port.missed < _AWAY_SECONDS
+        if not self.attempts and away and all(endpoint.ejected_until for endpoint in endpoints):
+            self._receive()  # it was not there a moment ago
+        else:
+            Session.begin_try(self)
+
+    def retry_later(self, again: Again) -> None:
+        if again.delay > 0:
+            self._port.missed = self.listener.clock()
+            self._receive()
+        else:
+            Session.retry_later(self, again)
+
+    def reply(self, reply: Reply) -> None:
+        if reply.code in _NO_BROKER and self.phase != ENDED and self.client.state == OPEN and self.stage == DIALLING:
+            self._port.missed = self.listener.clock()
+            self._listener.turned_away(reply)
+            self._receive()
+        else:
+            Session.reply(self, reply)
+
+    def _receive(self) -> None:
+        """Be the broker in the handshake."""
+        self.phase = TUNNEL
+        self.status = 200
+        self.stage = HANDSHAKE
+        self.listener.stats.tunnels += 1
+        self._shake_hands()
+        self._receiving = Receiving(self, self._port)
+        self._receiving.begin()
+
+    def not_known(self, what: str) -> None:
+        """No broker has said yet that this client may have that. It has to come again."""
+        self._port.not_known(self.handshake.user, what)
+        self.hang_up("connect_failed")
+
+    def broker_write(self, data: bytes) -> None:
+        if self._receiving is None:
+            Session.broker_write(self, data)
+        else:
+            self._receiving.takes(data)
+
+    def received(self) -> None:
+        """The handshake is over, without a broker."""
+        self._receiving = None
+        self._port.vouched(self.handshake)
+        self.client.reader.limit = self.handshake.frame_max
+        self._opened()
+        self._stand_alone()
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    def client_lost(self) -> None:
+        self._leaves()
+        Session.client_lost(self)
+        broker = self.broker
+        if self.alarmed and broker is not None and self.phase != ENDED and self.departure.matters:
+            # The broker does not read from this connection. What it has not confirmed, and what is held, is spooled.
+            broker.transport.abort()
+
+    def _client_is_closing(self) -> None:
+        self._leaves()
+        Session._client_is_closing(self)
+
+    def _leaves(self) -> None:
+        now = self.listener.clock()
+        for channel in self.channels.values():
+            assert isinstance(channel, KeptChannel)
+            channel.leaving = min(channel.leaving, now)
+
+    def client_closes(self, frame: bytes) -> bytes:
+        self._leaves()
+        if self.detached and not self._busy():
+            self.client_write(connection_close_ok())
+            self._reason = "closed"
+            self.client.state = CLOSING
+            self.client.transport.close()
+            self.deadlines.end_in(CLOSE_SECONDS)
+            return b""
+        return Session.client_closes(self, frame)
+
+    def _busy(self) -> bool:
+        for channel in self.channels.values():
+            assert isinstance(channel, KeptChannel)
+            if channel.held or channel.storing or channel.unconfirmed:
+                return True
+            waiting = channel.waiting
+            # A client that leaves without a broker wants no more answers.
+            if waiting is not None and (not self.detached or any(frame[0] != METHOD for frame in waiting)):
+                return True
+        return False
+
+    def _without_broker(self, reason: str) -> None:
+        self._spool_unconfirmed()
+        Session._without_broker(self, reason)
+
+    def _spool_unconfirmed(self) -> None:
+        now = self.listener.clock()
+        for channel in list(self.channels.values()):
+            assert isinstance(channel, KeptChannel)
+            channel.broker_lost(now)
+
+    def _drop_held(self, channel: Channel) -> None:
+        """What was held when its channel or connection went is spooled as well."""
+        assert isinstance(channel, KeptChannel)
+        for publish in self.hold.forget(channel):
+            channel.give_up(publish)
+
+    def end(self) -> bool:
+        if self._receiving is not None:
+            self._receiving.cancel()
+        self._comeback.cancel()
+        if self._counted and self.broker is not None:
+            self._port.seen(self.handshake)
+        if self.phase != ENDED:
+            self._spool_unconfirmed()
+        if not Session.end(self):
+            return False
+        self.recorded.end()
+        if self.detached:
+            self.detached = False
+            self.amqp_stats.detached -= 1
+            self._port.left(self)
+        return True

@@ -1,0 +1,29 @@
+"""One message on its way from a client to the broker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sidecar.amqp.flow.policy import Route
+    from sidecar.amqp.flow.scheduler import Sender
+    from sidecar.core.trace import Trace
+
+
+class Publish:
+    """One whole message of a client. ``tag`` is the client's number of it in confirm mode, 0 without; ``frames`` are
+    all its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when
+    it came, in the loop's time; ``trace`` is set when a span of it is to be recorded."""
+
+    __slots__ = ("arrival", "frames", "priority", "route", "sender", "since", "tag", "trace")
+
+    def __init__(self, sender: Sender, route: Route, tag: int, frames: bytes, priority: int, since: float) -> None:
+        self.sender = sender
+        self.route = route
+        self.tag = tag
+        self.frames = frames
+        self.priority = priority
+        self.since = since
+        self.trace: Trace | None = None
+        #: Its place in the order in which publishes came, as far as they were held; 0: it was not.
+        self.arrival = 0

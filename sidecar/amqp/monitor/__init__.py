@@ -1,0 +1,1 @@
+"""Watches the depth of queues and alarms over connections of its own."""

@@ -1,0 +1,406 @@
+"""Keeps an eye on the broker: how deep the watched queues are, and whether it has raised an alarm.
+
+Both are asked for over connections of the sidecar's own. A queue's depth is what a passive ``queue.declare`` answers
+(§1.7.2.1: the number of messages that are ready), on a channel for each queue, because a queue that is missing costs
+the channel. The alarm has a connection to itself: RabbitMQ says ``connection.blocked`` only to a connection that
+publishes, and then reads nothing from it any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.amqp.flow.policy import Policy
+from sidecar.amqp.monitor.connection import Addresses, BrokerLink, Report, describe, end, require_aio_pika
+from sidecar.amqp.monitor.management_api import Management
+from sidecar.config.model import Amqp, AmqpCredentials
+
+if TYPE_CHECKING:
+    from aio_pika import Connection
+    from aiormq.abc import AbstractChannel
+
+#: How often a queue is asked for that is nearly full or over its limit, seconds.
+URGENT: Final = 0.05
+#: Questions per second that all queues of a port which are not urgent may cost together; with more queues each of them
+#: is asked for less often. (A question costs the sidecar about 0.1 ms of CPU.)
+MAX_QUESTIONS: Final = 200.0
+#: How long an answer may take before the connection is given up, and how old the last one may be before the depth
+#: counts as unknown, seconds.
+ANSWER_SECONDS: Final = 2.0
+UNKNOWN_AFTER: Final = 2.0
+#: How soon a queue is asked for again that cannot be watched, seconds: when a client has declared it, the first times,
+#: and then (each time is an error in the broker's log).
+MISSING_SOON: Final = 0.05
+MISSING_AGAIN: Final = 2.0
+MISSING_LONG: Final = 10.0
+_SOON: Final = 10
+#: How soon the alarm probe is tried again that may not publish, seconds.
+REFUSED_AGAIN: Final = 60.0
+
+#: Where the probe's messages go: to a queue that does not exist, so nowhere.
+PROBE_KEY: Final = "sidecar.alarm-probe"
+PROBE: Final = "the alarm probe"
+
+Key = tuple[str, str]
+
+
+class Watcher:
+    """Watches one upstream's broker, if there are ``credentials``: feeds the policy's depth gates and, with a
+    management API, its topology, and tells ``on_alarm`` when the broker raises an alarm and when it ends it.
+    ``addresses`` are the broker's endpoints at present; ``clock`` is the loop's. Raises
+    :class:`sidecar.config.errors.ConfigError` when aio-pika is needed and missing."""
+
+    def __init__(
+        self, name: str, config: Amqp, policy: Policy, addresses: Addresses, clock: Callable[[], float],
+        on_alarm: Callable[[bool], None],
+    ) -> None:  # fmt: skip
+        if config.credentials is not None:
+            require_aio_pika(name)
+        self._name = name
+        self._config = config
+        self._policy = policy
+        self._addresses = addresses
+        self._clock = clock
+        self._on_alarm = on_alarm
+        self._started = False
+        self._report = Report(name, clock)
+        self._links: dict[str, BrokerLink] = {}
+        self._queues: dict[Key, QueueWatch] = {}
+        self._probe: AlarmProbe | None = None
+        self._alarmed = False
+        self._management: Management | None = None
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def interval(self) -> float:
+        """How often a queue that is not urgent is asked for, seconds."""
+        return max(self._config.watch_interval, len(self._queues) / MAX_QUESTIONS)
+
+    @property
+    def pause(self) -> float:
+        """The configured time between two questions, seconds."""
+        return self._config.watch_interval
+
+    def start(self) -> None:
+        self._started = True
+        self._adjust()
+
+    def update(self, config: Amqp) -> None:
+        """Another configuration; the policy has it already."""
+        if config.credentials is not None:
+            require_aio_pika(self._name)
+        if config.credentials != self._config.credentials:
+            self._stop()
+        self._config = config
+        if self._started:
+            self._adjust()
+
+    async def close(self) -> None:
+        self._started = False
+        self._stop()
+        if self._ending:
+            await asyncio.wait(self._ending)
+
+    def _adjust(self) -> None:
+        """Begin what is missing, end what is not wanted any more."""
+        config = self._config
+        credentials = config.credentials
+        if credentials is None:
+            self._stop()
+            return
+        wanted = {(queue.vhost, queue.name) for queue in config.queues}
+        for key in [key for key in self._queues if key not in wanted]:
+            self._end(self._queues.pop(key).close())
+        vhosts = {vhost for vhost, _ in wanted}
+        for vhost in [vhost for vhost in self._links if vhost not in vhosts]:
+            self._end(self._links.pop(vhost).close())
+        for key in sorted(wanted):
+            vhost = key[0]
+            if vhost not in self._links:
+                self._links[vhost] = self._link(f"watching the queues of vhost {vhost}", vhost, credentials)
+            watch = self._queues.get(key)
+            if watch is None:
+                watch = self._queues[key] = QueueWatch(self, self._links[vhost], key)
+            gate = self._policy.depth_gates.get(key)
+            if gate is not None:
+                gate.on_urgent = watch.hurry
+        self._adjust_probe(credentials)
+        self._adjust_management(credentials, tuple(sorted(vhosts)))
+
+    def _adjust_probe(self, credentials: AmqpCredentials) -> None:
+        config = self._config
+        vhost = config.queues[0].vhost if config.queues else config.vhosts[0] if config.vhosts else "/"
+        if self._probe is not None and self._probe.vhost != vhost:
+            self._stop_probe()
+        if self._probe is None:
+            self._probe = AlarmProbe(self, self._link("watching for alarms", vhost, credentials))
+
+    def _adjust_management(self, credentials: AmqpCredentials, vhosts: tuple[str, ...]) -> None:
+        url = self._config.management
+        if self._management is not None and (self._management.url, self._management.vhosts) != (url, vhosts):
+            self._end(self._management.close())
+            self._management = None
+        if self._management is None and url and vhosts:
+            self._management = Management(url, credentials, vhosts, self._policy.topology, self._report)
+
+    def _link(self, source: str, vhost: str, credentials: AmqpCredentials) -> BrokerLink:
+        return BrokerLink(source, vhost, credentials, self._addresses, self._report, self._clock)
+
+    def _stop(self) -> None:
+        """End everything."""
+        for watch in self._queues.values():
+            self._end(watch.close())
+        self._queues.clear()
+        self._stop_probe()
+        if self._management is not None:
+            self._end(self._management.close())
+            self._management = None
+        for link in self._links.values():
+            self._end(link.close())
+        self._links.clear()
+
+    def _stop_probe(self) -> None:
+        probe = self._probe
+        if probe is not None:
+            self.alarm(probe, False)
+            self._probe = None
+            self._end(probe.close())
+
+    def _end(self, ending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(ending)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    def declared(self, vhost: str, queue: str) -> None:
+        """A client has declared this queue, so it is worth asking for if it was missing."""
+        watch = self._queues.get((vhost, queue))
+        if watch is not None:
+            watch.there()
+
+    # -- what comes out
+
+    def sampled(self, key: Key, depth: int, consumers: int, asked_at: float) -> bool:
+        """A queue's depth; whether it should be asked for soon again."""
+        gate = self._policy.depth_gates.get(key)
+        if gate is None:
+            return False
+        gate.sampled(depth, consumers, asked_at, self._clock())
+        return gate.urgent
+
+    def unknown(self, key: Key, problem: str) -> None:
+        gate = self._policy.depth_gates.get(key)
+        if gate is not None:
+            gate.unknown(problem, self._clock())
+
+    def alarm(self, probe: AlarmProbe, on: bool) -> None:
+        """What the probe has found; one that is being ended has no say any more."""
+        if probe is self._probe and on != self._alarmed:
+            self._alarmed = on
+            self._on_alarm(on)
+
+    @property
+    def report(self) -> Report:
+        return self._report
+
+    def now(self) -> float:
+        return self._clock()
+
+
+class QueueWatch:
+    """Asks for one queue's depth, over and over."""
+
+    def __init__(self, watcher: Watcher, link: BrokerLink, key: Key) -> None:
+        self._watcher = watcher
+        self._link = link
+        self._key = key
+        self._source = f"watching queue {key[1]} of vhost {key[0]}"
+        #: When the broker last answered about it.
+        self._heard = watcher.now()
+        self._missed = 0
+        self._wake = asyncio.Event()
+        self._task = asyncio.create_task(self._run(), name=f"amqp {self._source}")
+
+    def hurry(self) -> None:
+        """Ask soon: the queue may be nearly full."""
+        self._wake.set()
+
+    def there(self) -> None:
+        """It may not be missing any more."""
+        if self._missed:
+            self._wake.set()
+
+    async def close(self) -> None:
+        await end(self._task)
+        self._watcher.report.gone(self._source)
+
+    async def _run(self) -> None:
+        while True:
+            connection = await self._connection()
+            try:
+                await self._ask(connection)
+            except asyncio.CancelledError:
+                if _cancelled():
+                    raise
+                # aiormq cancels whoever waits on a connection that is closed.
+                self._link.drop(connection, ConnectionError("it was closed"))
+            except Exception as error:
+                problem = self._trouble(error)
+                if not problem:
+                    self._link.drop(connection, error)
+                    continue
+                self._watcher.unknown(self._key, problem)
+                self._watcher.report.bad(
+                    self._source, problem, f"{problem}; its depth is not known, nothing is held for it"
+                )
+                self._missed += 1
+                await self._pause()
+
+    async def _connection(self) -> Connection:
+        """Wait for one; meanwhile the depth becomes unknown."""
+        patience = max(0.0, self._heard + UNKNOWN_AFTER - self._watcher.now())
+        while True:
+            try:
+                async with asyncio.timeout(patience):
+                    return await self._link.connection()
+            except TimeoutError:
+                self._watcher.unknown(self._key, f"no connection to the broker: {self._link.problem}")
+                patience = UNKNOWN_AFTER
+
+    async def _ask(self, connection: Connection) -> None:
+        """Ask as long as it works."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            opened = await connection.channel(publisher_confirms=False)
+        try:
+            channel = await opened.get_underlay_channel()
+            while True:
+                await self._sample(channel)
+        finally:
+            if not opened.is_closed:
+                self._link.background(opened.close())
+
+    async def _sample(self, channel: AbstractChannel) -> None:
+        watcher = self._watcher
+        asked_at = watcher.now()
+        answer = await channel.queue_declare(self._key[1], passive=True, timeout=ANSWER_SECONDS)
+        self._heard = self._link.heard = watcher.now()
+        self._missed = 0
+        watcher.report.good(self._source)
+        self._wake.clear()
+        urgent = watcher.sampled(self._key, answer.message_count or 0, answer.consumer_count or 0, asked_at)
+        due = asked_at + (URGENT if urgent else watcher.interval)
+        while (rest := due - watcher.now()) > 0.0:
+            await self._sleep(rest)
+            due = min(due, asked_at + URGENT)
+
+    async def _pause(self) -> None:
+        """The time until a queue is asked for again that could not be."""
+        await asyncio.sleep(MISSING_SOON)
+        await self._sleep((MISSING_AGAIN if self._missed < _SOON else MISSING_LONG) - MISSING_SOON)
+
+    async def _sleep(self, seconds: float) -> None:
+        """So long at most, until somebody is in a hurry."""
+        timer = asyncio.get_running_loop().call_later(seconds, self._wake.set)
+        try:
+            await self._wake.wait()
+        finally:
+            timer.cancel()
+            self._wake.clear()
+
+    def _trouble(self, error: Exception) -> str:
+        """Why just this queue cannot be asked for; empty: the error is about the connection."""
+        from aiormq import exceptions
+
+        now = self._watcher.now()
+        if isinstance(error, TimeoutError):
+            # A quorum queue without its majority does not answer, and the others do.
+            return "no answer in time" if now - self._link.heard < ANSWER_SECONDS else ""
+        if not isinstance(error, exceptions.ChannelClosed):
+            return ""
+        self._heard = self._link.heard = now
+        if isinstance(error, exceptions.ChannelNotFoundEntity) and "no queue" in str(error):
+            return "no such queue"
+        if isinstance(error, exceptions.ChannelAccessRefused):
+            return "no permission to ask for it"
+        if isinstance(error, exceptions.ChannelLockedResource):
+            return "it is exclusive to another connection"
+        return f"the broker refuses to tell: {describe(error)}"
+
+
+class AlarmProbe:
+    """Finds out about the broker's alarms: publishes an empty message that leads nowhere, now and then, and sees
+    whether the broker blocks that."""
+
+    def __init__(self, watcher: Watcher, link: BrokerLink) -> None:
+        self._watcher = watcher
+        self._link = link
+        self._task = asyncio.create_task(self._run(), name="amqp alarm probe")
+
+    @property
+    def vhost(self) -> str:
+        return self._link.vhost
+
+    async def close(self) -> None:
+        await end(self._task)
+        self._watcher.report.gone(PROBE)
+        await self._link.close()
+
+    async def _run(self) -> None:
+        from aiormq.exceptions import ChannelAccessRefused
+
+        while True:
+            connection = await self._connection()
+            try:
+                await self._probe(connection)
+            except asyncio.CancelledError:
+                if _cancelled():
+                    raise
+                self._link.drop(connection, ConnectionError("it was closed"))
+            except ChannelAccessRefused as error:
+                self._watcher.alarm(self, False)
+                self._watcher.report.bad(
+                    PROBE, "refused", f"may not publish to the default exchange, so alarms are seen only by "
+                    f"the connections of clients: {describe(error)}",
+                )  # fmt: skip
+                await asyncio.sleep(REFUSED_AGAIN)
+            except Exception as error:
+                self._link.drop(connection, error)
+
+    async def _connection(self) -> Connection:
+        """Wait for one. Without, nobody would tell the end of an alarm, so it does not last."""
+        try:
+            async with asyncio.timeout(UNKNOWN_AFTER):
+                return await self._link.connection()
+        except TimeoutError:
+            self._watcher.alarm(self, False)
+            return await self._link.connection()
+
+    async def _probe(self, connection: Connection) -> None:
+        from aio_pika import DeliveryMode, Message
+
+        message = Message(b"", delivery_mode=DeliveryMode.NOT_PERSISTENT)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            channel = await connection.channel(publisher_confirms=True)
+        while True:
+            try:
+                # The confirm comes after connection.blocked. Without a body it comes all the same: RabbitMQ stops
+                # reading behind the content header that it blocks.
+                await channel.default_exchange.publish(message, PROBE_KEY, mandatory=False, timeout=ANSWER_SECONDS)
+            except TimeoutError:
+                if not self._link.blocked(connection):
+                    raise
+            self._watcher.report.good(PROBE)
+            if self._link.blocked(connection):
+                self._watcher.alarm(self, True)
+                await self._link.unblocked(connection)
+                if self._link.blocked(connection):
+                    return
+            self._watcher.alarm(self, False)
+            await asyncio.sleep(self._watcher.pause)
+
+
+def _cancelled() -> bool:
+    """Whether it is us who are cancelled, and not what we wait for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -1,0 +1,1 @@
+"""A connection that publishes with confirms."""

@@ -1,1 +1,0 @@
-"""Publishing over connections of the sidecar's own, with confirms."""

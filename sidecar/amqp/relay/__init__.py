@@ -1,0 +1,1 @@
+"""A client and its broker, and the frames between them."""

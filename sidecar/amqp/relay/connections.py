@@ -1,0 +1,193 @@
+"""The two ends of a session: the accepted connection, and the one to a broker."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.amqp.wire.frames import FrameReader
+from sidecar.amqp.wire.handshake import HANDSHAKE_FRAME_MAX
+from sidecar.amqp.wire.methods import HEARTBEAT_FRAME
+from sidecar.exchange.exchange import CONNECTING
+from sidecar.net.sockets import Pausable, keep_alive
+
+if TYPE_CHECKING:
+    from sidecar.amqp.listener import AmqpListener
+    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.relay.write_batch import Batch
+    from sidecar.endpoints.endpoint import Endpoint
+
+#: Why a leg is not read from; any number at once.
+OTHER_FULL: Final = 1  # the other leg cannot take more
+HOLD_FULL: Final = 2  # no more can be held
+STALL_FULL: Final = 4  # no more deliveries can be kept back
+WAITING_FULL: Final = 8  # no more frames can wait for what is held
+
+#: How a leg stands.
+OPEN, CLOSING, CLOSED = range(3)
+
+
+class Leg(Pausable):
+    """What both ends do alike."""
+
+    __slots__ = ("heard", "reader", "reads", "said", "session", "silent", "state", "stops")
+
+    session: Session
+
+    def __init__(self) -> None:
+        Pausable.__init__(self)
+        self.reader = FrameReader(HANDSHAKE_FRAME_MAX)
+        self.state = OPEN
+        self.stops = 0
+        #: How often something has come.
+        self.reads = 0
+        #: Whether there was anything since the last beat, in and out; and how many beats long there was nothing in.
+        self.heard = False
+        self.said = False
+        self.silent = 0
+
+    def write(self, data: bytes) -> None:
+        """Send it, unless the leg is gone."""
+        if data and self.state != CLOSED:
+            self.said = True
+            self.transport.write(data)
+
+    def beat(self) -> bool:
+        """Half a heartbeat's time is over: say something if nothing was said. ``False``: the peer has not been heard
+        of for twice the time (§4.2.7), though it was listened to."""
+        if not self.said:
+            self.write(HEARTBEAT_FRAME)
+        self.said = False
+        if self.heard or self.reading_paused:
+            self.silent = 0
+        else:
+            self.silent += 1
+        self.heard = False
+        return self.silent < 4
+
+    def stop(self, reason: int) -> None:
+        """Do not read, for one more reason."""
+        self.stops |= reason
+        self.pause_reading()
+
+    def go(self, reason: int) -> None:
+        """That reason is gone."""
+        self.stops &= ~reason
+        if not self.stops:
+            self.resume_reading()
+
+    def eof_received(self) -> bool:
+        """AMQP has no half-closed connections: this is the end."""
+        return False
+
+
+class ClientLeg(Leg):
+    """The accepted end. What the listener keeps of a connection."""
+
+    __slots__ = ("full", "listener")
+
+    def __init__(self, listener: AmqpListener) -> None:
+        Leg.__init__(self)
+        self.listener = listener
+        #: It cannot take more at present.
+        self.full = False
+
+    @property
+    def idle(self) -> bool:
+        """Closing it now loses nothing."""
+        return self.session.idle
+
+    @property
+    def idle_since(self) -> float:
+        """Idle ones make no room for others here."""
+        return 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        peer = transport.get_extra_info("peername")
+        self.listener.accept(self, f"{peer[0]}:{peer[1]}" if peer else "", peer[0] if peer else "")
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        self.session.client_said(data)
+
+    def pause_writing(self) -> None:
+        self.full = True
+        broker = self.session.broker
+        if broker is not None:
+            broker.stop(OTHER_FULL)
+
+    def resume_writing(self) -> None:
+        self.full = False
+        broker = self.session.broker
+        if broker is not None:
+            broker.go(OTHER_FULL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.state = CLOSED
+        self.session.client_lost()
+
+    def close(self) -> None:
+        self.session.shut_down("the sidecar is shutting down")
+
+    def abort(self) -> None:
+        self.session.abort()
+
+
+class BrokerLeg(Leg):
+    """The end that leads to a broker."""
+
+    __slots__ = ("batch", "endpoint")
+
+    def __init__(self, session: Session, endpoint: Endpoint) -> None:
+        Leg.__init__(self)
+        self.session = session
+        self.endpoint = endpoint
+        #: Where small publishes are collected, if they are.
+        self.batch: Batch | None = None
+
+    def chosen(self, endpoint: Endpoint) -> None:
+        """Another address of the same name was quicker."""
+        session = self.session
+        if session.phase == CONNECTING and session.endpoint is self.endpoint:
+            session.moved(endpoint)
+        self.endpoint = endpoint
+
+    def write(self, data: bytes) -> None:
+        batch = self.batch
+        if batch is None:
+            Leg.write(self, data)
+        elif data and self.state != CLOSED:
+            self.said = True
+            batch.send(data)
+
+    def write_soon(self, data: bytes) -> None:
+        """Publishes: they may wait for others."""
+        batch = self.batch
+        if batch is None:
+            Leg.write(self, data)
+        elif data and self.state != CLOSED:
+            self.said = True
+            batch.add(data)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        keep_alive(self.transport)
+        self.session.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = True
+        self.reads += 1
+        self.session.broker_said(self, data)
+
+    def pause_writing(self) -> None:
+        self.session.client.stop(OTHER_FULL)
+
+    def resume_writing(self) -> None:
+        self.session.client.go(OTHER_FULL)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.batch is not None:
+            self.batch.close()
+        self.state = CLOSED
+        self.session.broker_lost(self, exc)

@@ -1,0 +1,120 @@
+"""Deliveries that are kept back: while what the app needs is away, or for good because the sidecar drains.
+
+The broker waits for the acknowledgement of what is kept back, and not for ever: after its ``consumer_timeout``
+(RabbitMQ: 30 minutes, or less) it closes the channel, though the client has not even seen the message. So in a pause
+that lasts, deliveries go back into their queues after a while, and their consumers are cancelled at the broker (else it
+would deliver them again at once). After the pause the consumers begin again. The client hears nothing of that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.relay.channel import REPLIES
+from sidecar.amqp.relay.connections import OPEN, STALL_FULL
+from sidecar.amqp.relay.subscription import resume
+from sidecar.amqp.wire.methods import basic_cancel
+
+if TYPE_CHECKING:
+    from sidecar.amqp.relay.channel import Channel
+    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.relay.subscription import Subscription
+
+#: What each message of a stream has among its headers (RabbitMQ). It cannot go back: a nack is as good as an ack there.
+_STREAM: Final = b"\x0fx-stream-offset"
+
+
+class Stalling:
+    """Those of one session. ``on``: deliveries are not handed out; ``returning``: they go back into their queues."""
+
+    __slots__ = ("_bytes", "_session", "_since", "on", "returning")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self.on = False
+        self.returning = False
+        self._bytes = 0
+        #: When the pause began, or what was kept back in it went back.
+        self._since = 0.0
+
+    def count(self, messages: int, size: int) -> None:
+        """So many more deliveries, and bytes of them, are kept back. When that is too much, the broker is not read
+        from."""
+        session = self._session
+        session.amqp_stats.stalled += messages
+        self._bytes += size
+        broker = session.broker
+        if broker is not None:
+            if self._bytes >= session.hold_bytes:
+                broker.stop(STALL_FULL)
+            elif broker.stops & STALL_FULL:
+                broker.go(STALL_FULL)
+
+    def switch(self, on: bool) -> None:
+        """Keep deliveries back from now on, or hand them out again, with what was kept back."""
+        if self.returning or self.on == on:
+            return
+        self.on = on
+        session = self._session
+        if on:
+            self.begin_again()
+            return
+        for channel in list(session.channels.values()):
+            session.client_write(channel.release())
+            if session.speaks and not (channel.ending or channel.freed):
+                session.broker_write(resume(channel))
+
+    def begin_again(self) -> None:
+        """Nothing is kept back yet in this pause."""
+        self._since = self._session.listener.clock()
+
+    def look(self, now: float, keep: float) -> None:
+        """Now and then in a pause: put back what was kept back for about ``keep`` seconds."""
+        session = self._session
+        if self.on and not self.returning and now - self._since >= keep and session.speaks:
+            self._since = now
+            for channel in list(session.channels.values()):
+                # In a transaction, a nack would be void until the client commits.
+                if channel.stalled and not (channel.ending or channel.one_lane or channel.recovering):
+                    self._put_back(channel)
+
+    def _put_back(self, channel: Channel) -> None:
+        session = self._session
+        going: dict[bytes, None] = {}
+        staying: set[bytes] = set()
+        for stalled in channel.stalled:
+            header = stalled.header()
+            if not stalled.consumer or stalled.no_ack or not header or _STREAM in header:
+                staying.add(stalled.consumer)
+            else:
+                going[stalled.consumer] = None
+        for tag in going:
+            if tag in staying:
+                continue
+            subscription = channel.subscriptions.get(tag)
+            if subscription is not None and self._may_go(subscription):
+                subscription.away = True
+                session.broker_write(basic_cancel(channel.number, tag))
+        channel.give_back(going.keys() - staying)
+        if not any(stalled.consumer for stalled in channel.stalled):
+            session.client_write(channel.release())  # what it has fetched waits for no delivery any more
+
+    def _may_go(self, subscription: Subscription) -> bool:
+        """Whether a consumer can be cancelled and comes back. Its queue might end with it, and a place that is its
+        alone might be taken. Then what it has goes back all the same, and comes again at once."""
+        queue = subscription.queue
+        return bool(queue) and not subscription.exclusive and not self._session.is_ephemeral(queue)
+
+    def give_back(self) -> None:
+        """No more deliveries. What was kept back goes to others, and so does what still comes."""
+        if self.returning:
+            return
+        self.on = self.returning = True
+        session = self._session
+        if session.client.state != OPEN:
+            return
+        for channel in session.channels.values():
+            for tag, kind in channel.consumers.items():
+                if kind != REPLIES and not channel.ending:
+                    session.broker_write(basic_cancel(channel.number, tag))
+            channel.give_back()

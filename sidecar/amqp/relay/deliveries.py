@@ -1,0 +1,138 @@
+"""Messages of the broker that do not pass to the client as they come in: they are kept back, wait for their rest, or
+are nobody's any more."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.relay.connections import OPEN
+from sidecar.amqp.wire import content
+from sidecar.amqp.wire.constants import BASIC_GET_OK, BODY, FRAME_OVERHEAD, HEADER, UNEXPECTED_FRAME, AmqpError
+from sidecar.amqp.wire.methods import method_of
+
+if TYPE_CHECKING:
+    from sidecar.amqp.relay.channel import Channel
+    from sidecar.core.trace import Trace
+
+_size_at: Final = Struct(">I").unpack_from
+
+
+class Delivery:
+    """What is remembered of a delivery until it is settled, when spans are wanted. ``trace`` is set when there is to be
+    one of this delivery."""
+
+    __slots__ = ("consumer", "since", "trace")
+
+    def __init__(self, consumer: str, since: float) -> None:
+        self.consumer = consumer
+        self.since = since
+        self.trace: Trace | None = None
+
+
+class Incoming:
+    """Takes the content of a message in the client's place. This one has no use for it."""
+
+    __slots__ = ()
+
+    def take(self, data: bytes, start: int, end: int) -> bytes:
+        """The next frame; what the client gets now."""
+        return b""
+
+
+NOBODY: Final = Incoming()
+
+
+class Message(Incoming):
+    """One for the client, in its frames. ``tag`` is its delivery tag for the client (0: it is no delivery, but comes
+    back to who has published it), ``consumer`` the tag of its consumer; ``no_ack``: it need not be acknowledged."""
+
+    __slots__ = ("channel", "consumer", "frames", "no_ack", "tag")
+
+    def __init__(self, channel: Channel, tag: int, consumer: bytes, no_ack: bool, frames: bytes) -> None:
+        self.channel = channel
+        self.tag = tag
+        self.consumer = consumer
+        self.no_ack = no_ack
+        #: Whole frames, in pieces; its method comes first.
+        self.frames = [frames]
+
+    def header(self) -> bytes:
+        """From its content header on, as far as that is in one piece; empty: it has not come yet."""
+        first = self.frames[0]
+        at = int(_size_at(first, 3)[0]) + FRAME_OVERHEAD
+        if at < len(first):
+            return first[at:]
+        return self.frames[1] if len(self.frames) > 1 else b""
+
+
+class Stalled(Message):
+    """Kept back from its consumer."""
+
+    __slots__ = ()
+
+    def take(self, data: bytes, start: int, end: int) -> bytes:
+        self.frames.append(data[start:end])
+        self.channel.session.stalling.count(0, end - start)
+        return b""
+
+    def size(self) -> int:
+        """Its bytes so far."""
+        return sum(map(len, self.frames))
+
+    def missing(self) -> int:
+        """What is still to come of it: its header too (-1), or so many bytes of body."""
+        if len(self.frames) == 1:
+            return -1
+        return content.body_size(self.frames[1], 0) - sum([len(each) - FRAME_OVERHEAD for each in self.frames[2:]])
+
+
+class Unfinished(Message):
+    """Waits until it is whole: the broker may be lost before. ``missing``: so many bytes of body, or its header too
+    (-1)."""
+
+    __slots__ = ("_cost", "missing")
+
+    def __init__(self, channel: Channel, tag: int, consumer: bytes, no_ack: bool, frames: bytes, missing: int) -> None:
+        Message.__init__(self, channel, tag, consumer, no_ack, frames)
+        self.missing = missing
+        #: Bytes that it counts as, among those of its session.
+        self._cost = 0
+        self._grow(len(frames))
+
+    def take(self, data: bytes, start: int, end: int) -> bytes:
+        session = self.channel.session
+        self.frames.append(data[start:end])
+        self._grow(end - start)
+        if data[start] == HEADER and self.missing < 0:
+            self.missing = content.body_size(data, start)
+            fits = session.withholds(self.missing)
+        elif data[start] == BODY and self.missing >= end - start - FRAME_OVERHEAD:
+            self.missing -= end - start - FRAME_OVERHEAD
+            fits = session.withholds(0)
+        else:
+            raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - the parts of a message do not fit together")
+        if self.missing and fits:
+            return b""
+        self.ends()
+        channel = self.channel
+        if channel.ending or session.client.state != OPEN:
+            channel.incoming = NOBODY  # the end of the channel gives it back
+            return b""
+        channel.passing = self.missing
+        return b"".join(channel.hand_over(self))
+
+    def ends(self) -> None:
+        """It waits no more."""
+        self.channel.incoming = None
+        self.channel.session.withheld -= self._cost
+        self._cost = 0
+
+    def is_answer(self) -> bool:
+        """The client has asked for it by ``basic.get``."""
+        return method_of(self.frames[0], 0, len(self.frames[0])) == BASIC_GET_OK
+
+    def _grow(self, size: int) -> None:
+        # Every piece costs something, small ones too.
+        self._cost += size + 64
+        self.channel.session.withheld += size + 64

@@ -1,0 +1,78 @@
+"""Who may send next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.amqp.replay.stream import KeyReplay
+
+#: How many messages a key sends in one turn, and how many are sent before others on this loop have theirs.
+_TURN: Final = 16
+_AT_ONCE: Final = 500
+
+
+class Turns:
+    """Keys that have something to send have turns of a few messages; those whose next message has the highest priority
+    have theirs first. ``send_next`` does what is to be done with a key's next message (``False``: it has to wait),
+    ``had_turn`` is called with a key after its turn, and ``round_over`` when all have had theirs or enough was sent."""
+
+    __slots__ = (
+        "_call_soon", "_clock", "_had_turn", "_heap", "_number", "_round_over", "_send_next", "_woken", "running"
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        call_soon: Callable[[Callable[[], None]], object],
+        send_next: Callable[[KeyReplay, float], bool],
+        had_turn: Callable[[KeyReplay], None],
+        round_over: Callable[[], None],
+    ) -> None:
+        self._clock = clock
+        self._call_soon = call_soon
+        self._send_next = send_next
+        self._had_turn = had_turn
+        self._round_over = round_over
+        #: (−priority of the next, number of the turn, key)
+        self._heap: list[tuple[int, int, KeyReplay]] = []
+        self._number = 0
+        self._woken = False
+        #: There are turns at all.
+        self.running = False
+
+    def offer(self, key: KeyReplay) -> None:
+        """It has its turn, if it has something to send."""
+        if key.ready and not key.queued:
+            self._number += 1
+            key.queued = True
+            heappush(self._heap, (-key.loaded[0].priority, self._number, key))
+
+    def wake(self) -> None:
+        """See to everything, once in this turn of the loop."""
+        if not self._woken and self.running:
+            self._woken = True
+            self._call_soon(self._go_round)
+
+    def _go_round(self) -> None:
+        self._woken = False
+        if not self.running:
+            return
+        now = self._clock()
+        heap = self._heap
+        send_next = self._send_next
+        left = _AT_ONCE
+        while heap and left > 0:
+            rank, _, key = heappop(heap)
+            key.queued = False
+            count = 0
+            while key.ready and count < _TURN and -key.loaded[0].priority == rank and send_next(key, now):
+                count += 1
+            left -= count + 1
+            self.offer(key)
+            self._had_turn(key)
+        self._round_over()
+        if heap:
+            self.wake()

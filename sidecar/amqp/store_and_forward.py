@@ -1,0 +1,354 @@
+"""The spool of one AMQP port with all that belongs to it: what fills it, what empties it, and what clients are told
+from while there is no broker."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.failover.credential_cache import Accounts
+from sidecar.amqp.monitor.connection import Report
+from sidecar.amqp.publisher.connection import GONE, Publisher
+from sidecar.amqp.publisher.connector import Connector
+from sidecar.amqp.replay.dispatcher import Replayer
+from sidecar.amqp.replay.publisher_slot import Login
+from sidecar.amqp.spool.intake import Keeper
+from sidecar.amqp.spool.lifetimes import Lifetimes
+from sidecar.amqp.spool.message import SpooledMessage
+from sidecar.amqp.spool.shares import Shares
+from sidecar.amqp.spool.store import DeadLetters, Key, Spool
+from sidecar.amqp.topology.broker_catalog import Known
+from sidecar.amqp.wire.client_handshake import plain
+from sidecar.storage.errors import SpoolError
+from sidecar.storage.json_file import Saving
+
+if TYPE_CHECKING:
+    from sidecar.amqp.failover.session import KeptSession
+    from sidecar.amqp.flow.policy import Policy
+    from sidecar.amqp.flow.scheduler import Hold
+    from sidecar.amqp.flow.stats import AmqpStats
+    from sidecar.amqp.wire.handshake import Handshake
+    from sidecar.config.model import Amqp, AmqpSpool
+    from sidecar.net.wheel import TimerWheel
+
+logger = logging.getLogger("sidecar.amqp.spool")
+
+#: Seconds between two looks for dead letters that are too old.
+_SWEEP: Final = 3600.0
+#: Once one client has its broker again, the seconds for which the sidecar's own connections wait for the others.
+_CLIENTS_FIRST: Final = 30.0
+#: Logins of clients that are remembered, so that what they left behind can be sent after they have gone.
+_MOST_LOGINS: Final = 1000
+#: Seconds for what is held to be stored in the end.
+_LAST: Final = 5.0
+_UNBOUNDED: Final = 1 << 62
+#: Seconds between two lines about clients that are not known.
+_QUIET: Final = 60.0
+
+
+class SpoolPort:
+    """One port's. Raises :class:`SpoolError` when the folder cannot be used. Implements
+    :class:`sidecar.admin.view.SpoolView`."""
+
+    def __init__(
+        self,
+        name: str,
+        config: Amqp,
+        settings: AmqpSpool,
+        *,
+        stats: AmqpStats,
+        hold: Hold,
+        policy: Policy,
+        addresses: Callable[[], Sequence[tuple[str, int]]],
+        loop: asyncio.AbstractEventLoop,
+        wheel: TimerWheel,
+        clock: Callable[[], float],
+        on_alarm: Callable[[bool], None],
+    ) -> None:
+        path = self._path = Path(settings.path)
+        self._name = name
+        self._config = config
+        self._stats = stats
+        self._clock = clock
+        #: Sessions that look for a broker; and since when one of those that did, or of newcomers, has found it (inf:
+        #: none has).
+        self._searching: set[KeptSession] = set()
+        self._found = inf
+        #: Connections of our own that wait for those of clients.
+        self._late: list[Publisher] = []
+        self._swept = -_SWEEP
+        self._said_unknown = -_QUIET
+        #: When a client last found no broker (the loop's time).
+        self.missed = -1e9
+        self._sweeping: asyncio.Task[None] | None = None
+        #: (virtual host, user) → how that user logs in.
+        self._logins: dict[tuple[str, str], Login] = {}
+        self.spool = Spool(path, name, settings.max_bytes, loop, time.time)
+        shares = Shares(self.spool, self._moves, time.time)
+        self.keeper = Keeper(settings, self.spool, stats, time.time, Lifetimes(policy.topology), shares)
+        self.known = Known(path / f"{name}.known.json")
+        self.accounts = Accounts(path / f"{name}.accounts.json", config.credentials)
+        self._saving = Saving([self.known, self.accounts])
+        self._connector = Connector(addresses, loop)
+        self._replayer = Replayer(
+            name,
+            self.spool,
+            hold,
+            policy.routes,
+            self.login,
+            self._connect,
+            wheel,
+            clock,
+            time.time,
+            loop.call_soon,
+            Report(name, clock),
+            settings.window,
+            config.dead_letters.after,
+        )
+        self._replayer.on_settled = self._settled
+        self._replayer.on_alarm = on_alarm
+        self.keeper.on_added = self._replayer.added
+        self.spool.on_room = self.keeper.room
+        self.spool.on_revived = self._replayer.look
+
+    def start(self) -> None:
+        """Read what is there, and begin to send it. Raises :class:`SpoolError`."""
+        self.spool.open()
+        self.known.load()
+        self.accounts.load()
+        self._saving.start()
+        self._replayer.start()
+        if self.spool.messages:
+            logger.info(
+                "there are messages in the spool", extra={"upstream": self._name, "messages": self.spool.messages}
+            )
+
+    async def close(self) -> None:
+        """Write what is on its way to the disk, and what was held for room in the spool, and end."""
+        await self._replayer.close()
+        await self._store_held()
+        self._connector.close()
+        await self.accounts.close()
+        await self._saving.close()
+        await self.spool.close()
+        if self.spool.messages:
+            logger.warning(
+                "messages stay in the spool, and are sent when the upstream is there again",
+                extra={"upstream": self._name, "messages": self.spool.messages, "path": str(self._path)},
+            )
+
+    async def _store_held(self) -> None:
+        """What is held has nowhere else to go: it is stored whatever ``max_bytes`` says, as ``hold`` bounds it too."""
+        keeper = self.keeper
+        if not keeper.held:
+            return
+        self.spool.max_bytes = _UNBOUNDED
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LAST):
+                while keeper.held:
+                    keeper.room()
+                    keeper.look()
+                    await asyncio.sleep(0.01)
+        if keeper.held:
+            logger.error(
+                "messages are lost that were held, as the spool cannot store them",
+                extra={"upstream": self._name, "messages": keeper.held, "reason": self.spool.problem},
+            )
+
+    def configure(self, config: Amqp) -> None:
+        """Another configuration; the folder is the same."""
+        self._config = config
+        self.accounts.credentials = config.credentials
+        settings = config.spool
+        if settings is not None:
+            self.keeper.settings = settings
+            self.spool.resize(settings.max_bytes)
+            self._replayer.configure(settings.window, config.dead_letters.after)
+            self._replayer.logins_changed()
+
+    def look(self) -> None:
+        """Now and then: what has no event of its own."""
+        spool = self.spool
+        self._connect_late()
+        full = self.keeper.full
+        if full.closed and not spool.full and not spool.problem:
+            self.keeper.room()
+        elif full.closed and full.waiting:
+            full.changed()  # some may go past the spool by now
+        self.keeper.look()
+        now = self._clock()
+        if now - self._swept >= _SWEEP and (self._sweeping is None or self._sweeping.done()):
+            self._swept = now
+            self._sweeping = asyncio.get_running_loop().create_task(self._sweep())
+
+    async def _sweep(self) -> None:
+        try:
+            gone = await self.spool.dead_letters.expire(time.time() - self._config.dead_letters.keep)
+        except SpoolError as error:
+            logger.warning("dead letters that are too old cannot be dropped: %s", error.text)
+            return
+        if gone:
+            logger.info("dead letters were dropped because of their age", extra={"messages": gone})
+
+    # -- logins --------------------------------------------------------------------------------------------------------
+
+    def met(self, handshake: Handshake) -> None:
+        """The broker has let a client in."""
+        self.vouched(handshake)
+        if self._searching:
+            self._found = min(self._found, self._clock())
+        self._replayer.broker_is_back()
+        self.seen(handshake)
+
+    def vouched(self, handshake: Handshake) -> None:
+        """A client's login is good: the broker says so, or has said so before of the very same one. What the client
+        publishes is sent with it."""
+        key = (handshake.vhost, handshake.identity)
+        known = self._logins.pop(key, None)
+        self._logins[key] = Login(handshake.mechanism, handshake.response)
+        if len(self._logins) > _MOST_LOGINS:
+            del self._logins[next(iter(self._logins))]
+        if known is None or known.response != handshake.response:
+            self._replayer.logins_changed()
+
+    def not_known(self, user: str, what: str) -> None:
+        """A client cannot be let in before there is a broker. Said once in a while, as it comes again and again."""
+        now = self._clock()
+        if now - self._said_unknown >= _QUIET:
+            self._said_unknown = now
+            logger.warning(
+                "there is no broker, and some clients are refused until there is: none has let them in before",
+                extra={"upstream": self._name, "user": user, "unknown": what},
+            )
+
+    def seen(self, handshake: Handshake) -> None:
+        """The broker has it in until now."""
+        self.accounts.accepted(handshake.mechanism, handshake.response, handshake.vhost)
+
+    # -- the way back --------------------------------------------------------------------------------------------------
+
+    def searches(self, session: KeptSession) -> None:
+        """A client has no broker, and looks for one."""
+        self._searching.add(session)
+        self._found = inf
+
+    def reached(self, session: KeptSession) -> None:
+        """It has found one: the others need not wait for their next try."""
+        self._found = min(self._found, self._clock())
+        for other in self._searching:
+            if other is not session:
+                other.hurry_back()
+
+    def left(self, session: KeptSession) -> None:
+        """It looks no longer, as it has all that it had, or its client has gone."""
+        self._searching.discard(session)
+        if not self._searching:
+            self._connect_late()
+
+    def broker_is_back(self) -> None:
+        """A client has just reached it again."""
+        self._replayer.broker_is_back()
+
+    def _connect(self, publisher: Publisher) -> None:
+        """Clients first: queues that live and die with them have to be there again before what was meant for them."""
+        self._late.append(publisher)
+        self._connect_late()
+
+    def _connect_late(self) -> None:
+        if self._searching and self._clock() < self._found + _CLIENTS_FIRST:
+            return
+        late, self._late = self._late, []
+        for publisher in late:
+            if publisher.stage != GONE:  # it may have given up waiting
+                self._connector.connect(publisher)
+
+    def login(self, vhost: str, user: str) -> Login | None:
+        """How to log in as that user (empty: as whoever may)."""
+        own = self._config.credentials
+        if own is not None and user in ("", own.username):
+            return Login("PLAIN", plain(own.username, own.password.reveal()))
+        found = self._logins.get((vhost, user))
+        if found is None and not user:
+            for (where, _), login in self._logins.items():
+                if where == vhost:
+                    found = login
+        return found
+
+    def _settled(self, messages: list[SpooledMessage], delivered: bool) -> None:
+        if delivered:
+            self.keeper.delivered(messages)
+        else:
+            for message in messages:
+                self.keeper.died(message)
+
+    def _moves(self) -> bool:
+        """The broker is there, as far as clients know, and takes messages."""
+        return not self._searching and not self._stats.blocked
+
+    # -- what the admin API sees ---------------------------------------------------------------------------------------
+
+    @property
+    def messages(self) -> int:
+        return self.spool.messages
+
+    @property
+    def bytes(self) -> int:
+        return self.spool.bytes
+
+    @property
+    def max_bytes(self) -> int:
+        return self.spool.max_bytes
+
+    @property
+    def full(self) -> bool:
+        return self.spool.full
+
+    @property
+    def problem(self) -> str:
+        return self.spool.problem
+
+    @property
+    def keys(self) -> Mapping[tuple[str, str], Key]:
+        return self.spool.keys
+
+    @property
+    def still(self) -> float:
+        return self.spool.still
+
+    @property
+    def parked(self) -> int:
+        return self._replayer.stats.parked
+
+    @property
+    def obstacles(self) -> Sequence[tuple[str, str, str]]:
+        return self._replayer.problems
+
+    @property
+    def spooled(self) -> int:
+        return self._stats.spooled
+
+    @property
+    def replayed(self) -> int:
+        return self._replayer.stats.replayed
+
+    @property
+    def expired(self) -> int:
+        return self._replayer.stats.expired
+
+    @property
+    def corrupt(self) -> int:
+        return self.spool.corrupt
+
+    @property
+    def acks(self) -> Mapping[str, int]:
+        return {"broker": self._stats.acks_by_broker, "spool": self._stats.acks_by_spool}
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        return self.spool.dead_letters

@@ -1,0 +1,1 @@
+"""Exchanges, queues and bindings: what was declared, and which queues a publish leads to."""

@@ -1,0 +1,213 @@
+"""What the broker has answered well, so that it can be answered without it: declarations and bindings, and how the
+broker introduces itself (connection.start and connection.tune, AMQP 0-9-1 §1.4.2.1 and 1.4.2.5).
+
+It is a memory, not a truth: somebody else may have deleted a queue since. Whatever is answered out of it is declared
+to the broker as soon as there is one (recovery.py), so the worst is a queue that is made again.
+"""
+
+from __future__ import annotations
+
+import time
+from base64 import b64decode, b64encode
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from sidecar.amqp.topology.declarations import EXCHANGE, QUEUE, Fact, exists, from_wire
+from sidecar.amqp.wire.constants import CONNECTION_START, CONNECTION_TUNE, EXCHANGE_DECLARE, QUEUE_DECLARE, AmqpError
+from sidecar.amqp.wire.methods import Arguments
+from sidecar.storage.json_file import Kept, Notebook
+
+#: What is remembered at most; beyond it, what was confirmed the longest ago is forgotten, and first of all what ends by
+#: itself (answer queues, say).
+MAX_FACTS: Final = 10_000
+MAX_BYTES: Final = 4 * 1024 * 1024
+#: No broker says more about itself.
+MAX_START: Final = 16_384
+#: The file: everything in base64, and names of vhosts.
+MAX_FILE: Final = 8 * MAX_BYTES
+
+_EXCHANGES: Final = ("amq.direct", "amq.fanout", "amq.topic", "amq.headers", "amq.match")
+
+
+class Known(Kept):
+    """What is known of one broker (or cluster), in all vhosts."""
+
+    __slots__ = ("_bytes", "_facts", "_names", "_transient", "start", "tune")
+
+    def __init__(self, path: Path | None = None, wall: Callable[[], float] = time.time) -> None:
+        """``path`` is the file that it is kept in."""
+        notebook = Notebook(path, "what is known of the broker", MAX_FILE, wall) if path is not None else None
+        Kept.__init__(self, notebook)
+        #: (vhost, key) → the fact, the one confirmed the longest ago first.
+        self._facts: OrderedDict[tuple[str, bytes], Fact] = OrderedDict()
+        #: Those of them that say of something that it ends by itself.
+        self._transient: OrderedDict[tuple[str, bytes], None] = OrderedDict()
+        #: (vhost, kind and name) → the keys of the facts about it.
+        self._names: dict[tuple[str, str], set[bytes]] = {}
+        self._bytes = 0
+        #: The arguments of the broker's connection.start; empty: not met yet.
+        self.start = b""
+        #: Its channel-max, frame-max, heartbeat.
+        self.tune: tuple[int, int, int] | None = None
+
+    # -- facts ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def count(self) -> int:
+        """How many facts."""
+        return len(self._facts)
+
+    def knows(self, vhost: str, fact: Fact) -> bool:
+        """Whether the broker has said yes to it."""
+        if (vhost, fact.key) in self._facts:
+            return True
+        return fact.passive and fact.method == EXCHANGE_DECLARE and fact.name in _EXCHANGES
+
+    def has_queue(self, vhost: str, name: str) -> bool:
+        """Whether there is such a queue, as far as is known."""
+        return self.knows(vhost, exists(QUEUE_DECLARE, name))
+
+    def has_exchange(self, vhost: str, name: str) -> bool:
+        """Whether there is such an exchange, as far as is known."""
+        return self.knows(vhost, exists(EXCHANGE_DECLARE, name))
+
+    def learn(self, vhost: str, fact: Fact) -> None:
+        """The broker has said yes to it."""
+        if fact.server_named:
+            return
+        declares = fact.method in (QUEUE_DECLARE, EXCHANGE_DECLARE)
+        if declares and not fact.passive:
+            if (vhost, fact.key) not in self._facts:
+                # It was deleted and made anew, if it used to be something else.
+                for key in self._about(vhost, fact.names()[0]):
+                    other = self._facts[vhost, key]
+                    if other.method == fact.method and other.name == fact.name:
+                        self._drop(vhost, key)
+            self._add(vhost, fact.existence())
+        self._add(vhost, fact)
+
+    def forget(self, vhost: str, fact: Fact) -> None:
+        """It is so no more (an unbind)."""
+        if (vhost, fact.key) in self._facts:
+            self._drop(vhost, fact.key)
+
+    def forget_queue(self, vhost: str, name: str) -> None:
+        """It was deleted, its bindings with it."""
+        for key in self._about(vhost, QUEUE + name):
+            self._drop(vhost, key)
+
+    def forget_exchange(self, vhost: str, name: str) -> None:
+        """It was deleted, its bindings with it."""
+        for key in self._about(vhost, EXCHANGE + name):
+            self._drop(vhost, key)
+
+    def about_exchange(self, vhost: str, name: str) -> list[Fact]:
+        """What to tell a broker that does not have this exchange any more: its declaration and the bindings to it that
+        are known, in an order in which they can be stated. Empty when it was never declared through here."""
+        facts = [self._facts[vhost, key] for key in self._about(vhost, EXCHANGE + name)]
+        declarations = [fact for fact in facts if fact.method == EXCHANGE_DECLARE and not fact.passive]
+        return declarations + [fact for fact in facts if fact.other == name] if declarations else []
+
+    def _about(self, vhost: str, name: str) -> list[bytes]:
+        return list(self._names.get((vhost, name), ()))
+
+    def _add(self, vhost: str, fact: Fact) -> None:
+        place = (vhost, fact.key)
+        if place in self._facts:
+            self._facts.move_to_end(place)
+            if place in self._transient:
+                self._transient.move_to_end(place)
+            return
+        self._facts[place] = fact
+        if fact.transient and not fact.passive:
+            self._transient[place] = None
+        self._bytes += fact.size
+        for name in fact.names():
+            self._names.setdefault((vhost, name), set()).add(fact.key)
+        self.dirty = True
+        while len(self._facts) > MAX_FACTS or self._bytes > MAX_BYTES:
+            self._drop_one()
+
+    def _drop_one(self) -> None:
+        """Forget what matters the least: a queue of somebody's own before one that everybody declares."""
+        if self._transient:
+            vhost, key = next(iter(self._transient))
+            for about in self._about(vhost, self._facts[vhost, key].names()[0]):
+                self._drop(vhost, about)
+        else:
+            self._drop(*next(iter(self._facts)))
+
+    def _drop(self, vhost: str, key: bytes) -> None:
+        fact = self._facts.pop((vhost, key))
+        self._transient.pop((vhost, key), None)
+        self._bytes -= fact.size
+        for name in fact.names():
+            keys = self._names[vhost, name]
+            keys.discard(key)
+            if not keys:
+                del self._names[vhost, name]
+        self.dirty = True
+
+    # -- the broker itself ---------------------------------------------------------------------------------------------
+
+    def hears(self, found: int, data: bytes, start: int, end: int) -> None:
+        """A method that the broker says in a handshake. Raises :class:`AmqpError`."""
+        if found == CONNECTION_START:
+            said = data[start + 11 : end - 1]
+            if said != self.start and len(said) <= MAX_START:
+                self.start = said
+                self.dirty = True
+        elif found == CONNECTION_TUNE:
+            arguments = Arguments(data, start, end)
+            tune = (arguments.u16(), arguments.u32(), arguments.u16())
+            if tune != self.tune:
+                self.tune = tune
+                self.dirty = True
+
+    # -- the file ------------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Take up what the file says. Blocks."""
+        content = self.notebook.read() if self.notebook is not None else None
+        if content is None or self.notebook is None:
+            return
+        try:
+            self._take_up(content)
+        except (AmqpError, AttributeError, KeyError, TypeError, ValueError) as error:
+            self._facts.clear()
+            self._transient.clear()
+            self._names.clear()
+            self._bytes = 0
+            self.start = b""
+            self.tune = None
+            self.notebook.set_aside(f"{type(error).__name__}: {error}")
+        self.dirty = False
+
+    def _take_up(self, content: dict[str, object]) -> None:
+        facts = content["facts"]
+        if not isinstance(facts, list):
+            raise TypeError("facts are not a list")
+        for vhost, found, wire in facts:
+            if not isinstance(vhost, str) or not isinstance(found, int):
+                raise TypeError("a fact is not one")
+            self._add(vhost, from_wire(found, b64decode(wire, validate=True)))
+        start, tune = content["start"], content["tune"]
+        if not isinstance(start, str) or not isinstance(tune, list):
+            raise TypeError("the broker's introduction is not one")
+        self.start = b64decode(start, validate=True)
+        if tune:
+            channel_max, frame_max, heartbeat = tune
+            if not 0 <= channel_max < 1 << 16 or not 0 <= frame_max < 1 << 32 or not 0 <= heartbeat < 1 << 16:
+                raise ValueError("the broker's limits are none")
+            self.tune = (channel_max, frame_max, heartbeat)
+
+    def content(self) -> dict[str, object]:
+        return {
+            "start": b64encode(self.start).decode(),
+            "tune": list(self.tune or ()),
+            "facts": [
+                [vhost, fact.method, b64encode(fact.wire()).decode()] for (vhost, _), fact in self._facts.items()
+            ],
+        }

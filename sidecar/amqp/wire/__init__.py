@@ -1,0 +1,1 @@
+"""AMQP 0-9-1 as bytes: frames, methods, tables, handshakes. No input or output."""

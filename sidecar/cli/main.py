@@ -1,0 +1,234 @@
+"""The command line. Each command imports what it needs itself, so that ``check`` and ``--help`` answer at once, and
+``run`` holds signals back before anything else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+from sidecar import __version__
+from sidecar.agent import signals
+
+if TYPE_CHECKING:
+    import argparse
+
+#: Exit code: wrong usage or configuration.
+MISUSED = 2
+
+_EPILOG = """\
+examples:
+  sidecar check sidecar.yaml            every mistake in the file at once
+  sidecar check --offline --json -      from standard input, for CI: no secrets needed, JSON for machines
+  sidecar run sidecar.yaml              until SIGTERM, which drains; SIGHUP reads the file again
+  sidecar schema --text | less          every key, what it means, its default
+  sidecar schema > sidecar.schema.json  the same for your editor
+  sidecar status                        what the sidecar on this host is doing
+  sidecar spool --help                  messages that the broker did not take
+  sidecar demo                          a small mesh to look at, in your terminal
+
+where to begin: sidecar demo, then a file of your own:
+  service: {name: shop}
+  upstreams:
+    clock: {bind: "127.0.0.1:9000", endpoints: ["127.0.0.1:8081"]}
+
+exit codes: 0 fine; 1 could not start or lost what it needs, or cannot be asked; 2 usage or configuration
+"""
+
+_RUN_EPILOG = """signals:
+  SIGTERM, SIGINT   drain: no new requests, what is under way may finish (drain.timeout); a second one stops at once
+  SIGHUP            read the file again; a change that takes a restart is refused as a whole, and named in the log
+
+exit codes: 0 drained and stopped; 1 could not start; 2 usage or configuration
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command, by default the one that the process was started with, and return its exit code."""
+    if arguments is None and sys.argv[1:2] == ["run"]:
+        signals.hold()
+    from sidecar.config.errors import ConfigError
+
+    _fill_standard_files()
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.command is None:
+        parser.print_help(sys.stderr)
+        return MISUSED
+    try:
+        code: int = options.command(options)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return MISUSED
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter would try to write the rest once more
+        return 0
+    return code
+
+
+def _fill_standard_files() -> None:
+    """Started with a standard file closed, the next socket would get its number, and whatever is printed with it."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    from sidecar.cli.arguments import add_admin
+    from sidecar.cli.spool.parser import add_parser as add_spool
+
+    parser = argparse.ArgumentParser(
+        prog="sidecar",
+        description="A proxy beside each service: it finds instances, balances, retries, limits, and explains itself.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(command=None)
+    parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="run a sidecar in the foreground",
+        description="Run a sidecar in the foreground. Its log goes to standard error.",
+        epilog=_RUN_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("file", metavar="FILE", help="the configuration, one YAML file per workload")
+    run.set_defaults(command=_run)
+
+    _add_check(commands)
+
+    schema = commands.add_parser(
+        "schema",
+        help="print every key of the file: as JSON Schema, or to read",
+        description="JSON Schema (draft 2020-12) of the file: every key with its meaning, for editors.",
+        epilog="For editors with the YAML language server, the file's first line can be: "
+        "# yaml-language-server: $schema=sidecar.schema.json",
+    )
+    schema.add_argument("--text", action="store_true", help="to read: every key, what is allowed, its default")
+    schema.set_defaults(command=_schema)
+
+    demo = commands.add_parser(
+        "demo",
+        help="run a small mesh and show what happens when things fail",
+        description="Real services with a sidecar each, on this machine. Ends by itself within a minute.",
+    )
+    demo.add_argument("--serve", action="store_true", help="keep the mesh running, without the show, until Ctrl-C")
+    demo.set_defaults(command=_demo)
+
+    status = commands.add_parser(
+        "status",
+        help="ask a running sidecar how it is",
+        description="How a running sidecar is, and what becomes of its traffic, as a table.",
+        epilog="exit codes: 0 ready, and not unhealthy; 1 it is not, or cannot be asked; 2 usage",
+    )
+    add_admin(status)
+    status.set_defaults(command=_status)
+
+    add_spool(commands)
+    return parser
+
+
+def _add_check(commands: Any) -> None:
+    from sidecar.cli.arguments import admin_url
+
+    check = commands.add_parser(
+        "check",
+        help="check a configuration file",
+        description="Every mistake at once: where, what was found, what is allowed, what was most likely meant.",
+        epilog="exit codes: 0 the file is right; 2 it is not; with --against also 1: a reload would be refused, or the "
+        "sidecar cannot be asked",
+    )
+    check.add_argument("file", metavar="FILE", help="the file; - for standard input")
+    check.add_argument("--json", action="store_true", help="mistakes as a list of JSON objects, empty when all is fine")
+    check.add_argument(
+        "--offline", action="store_true", help="without the environment's variables and without secret files"
+    )
+    check.add_argument(
+        "--against", metavar="URL", type=admin_url,
+        help="tell what a reload with this file would change in the sidecar with this admin API; secrets are not "
+        "compared",
+    )  # fmt: skip
+    check.add_argument(
+        "--token-file", metavar="FILE", default="", help="its admin token (default: SIDECAR_ADMIN_TOKEN)"
+    )
+    check.set_defaults(command=_check)
+
+
+def _check(options: argparse.Namespace) -> int:
+    import sidecar.filters.order  # noqa: F401 - filters declare their keys
+    from sidecar.config.errors import ConfigError, Problem
+    from sidecar.config.load import STDIN, check
+
+    if options.against and options.offline:
+        print("sidecar check: --against needs the environment and the secrets, so not --offline", file=sys.stderr)
+        return MISUSED
+    try:
+        if options.against:
+            from sidecar.cli.rehearsal import rehearse
+
+            return rehearse(options.file, options.against, options.token_file, as_json=options.json)
+        summary = check(options.file, offline=options.offline)
+    except ConfigError as error:
+        if not options.json:
+            raise
+        import json
+
+        found = [problem.as_dict(error.filename) for problem in error.problems]
+        if error.more:
+            more = Problem("", f"and more; only the first {len(found)} problems are shown")
+            found.append(more.as_dict(error.filename))
+        print(json.dumps(found, indent=2))
+        return MISUSED
+    if options.json:
+        print("[]")
+    else:
+        from sidecar.core.text import counted
+
+        name = STDIN if options.file == "-" else options.file
+        listeners = counted(summary.listeners, "listener")
+        print(f"{name}: fine ({summary.service}: {listeners}, registry: {summary.registry})")
+    return 0
+
+
+def _schema(options: argparse.Namespace) -> int:
+    if options.text:
+        import sidecar.filters.order
+        from sidecar.config.reference import reference
+
+        print(reference())
+        return 0
+    import json
+
+    import sidecar.filters.order  # noqa: F401 - as above
+    from sidecar.config.schema import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from sidecar.demo import run_demo
+
+    return run_demo(serve=options.serve)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from sidecar.cli.status import show_status
+
+    return show_status(options.admin)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from sidecar.agent.run import run
+
+    return run(options.file)

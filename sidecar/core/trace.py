@@ -1,0 +1,103 @@
+"""Trace context on the wire: W3C ``traceparent`` and Zipkin's B3. Parsing and writing only, no I/O and no policy.
+
+Sources: W3C Trace Context, level 2, §3.2; openzipkin/b3-propagation. The OpenTelemetry SDK would do the same in thirty
+times the time, so it is only used where spans are exported.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.http.h1.head import RequestHead
+
+_TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_B3: Final = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d]))?(?:-[0-9a-f]{16})?")
+_ID: Final = re.compile(rb"[0-9a-f]{16}|[0-9a-f]{32}")
+#: "d" is debug, which is sampled; words are from before the specification.
+_B3_SAMPLED: Final[dict[bytes | None, bool]] = {b"0": False, b"1": True, b"d": True, b"false": False, b"true": True}
+_NO_TRACE: Final = b"0" * 32
+_NO_SPAN: Final = b"0" * 16
+
+
+#: ``trace-flags``: it is recorded; its trace id is random (level 2).
+SAMPLED: Final = 1
+_RANDOM: Final = 2
+
+
+#: The flags that we write, as text: a table is quicker than formatting.
+_FLAGS: Final = {flags: f"{flags:02x}" for flags in range(4)}
+
+
+class Trace:
+    """Where an exchange stands in its trace. All ids are lower-case hexadecimal; ``parent_id`` is empty when the
+    trace began here."""
+
+    __slots__ = ("flags", "parent_id", "sampled", "span_id", "trace_id")
+
+    def __init__(self, trace_id: str, span_id: str, parent_id: str, flags: int) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.parent_id = parent_id
+        self.flags = flags
+        self.sampled = bool(flags & SAMPLED)
+
+
+def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:
+    """(trace id, span id, flags), or ``None`` when it is malformed. A version above 00 may have more parts; flags that
+    we do not know are cleared (§3.2.2.5)."""
+    found = _TRACEPARENT.fullmatch(value)
+    if found is None:
+        return None
+    version, trace_id, span_id, flags, more = found.groups()
+    if version == b"ff" or (version == b"00" and more) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
+        return None
+    return trace_id.decode(), span_id.decode(), int(flags, 16) & (SAMPLED | _RANDOM)
+
+
+def trace_of(head: RequestHead) -> Trace | None:
+    """The context that a request goes on with, read from its head."""
+    given = head.get(b"traceparent")
+    context = parse_traceparent(given) if given is not None else None
+    return Trace(context[0], context[1], "", context[2]) if context is not None else None
+
+
+def traceparent(trace: Trace) -> bytes:
+    """The header line for what comes after us, and the empty line that ends a head."""
+    return f"traceparent: 00-{trace.trace_id}-{trace.span_id}-{_FLAGS[trace.flags]}\r\n\r\n".encode()
+
+
+def parse_b3(fields: dict[bytes, bytes]) -> tuple[str, str, bool | None]:
+    """From ``b3`` or the ``x-b3-…`` fields: trace id of 32 digits and span id, both empty when there is no usable
+    context, and whether it is sampled (``None``: you decide). The last can come alone ("deny")."""
+    single = fields.get(b"b3")
+    if single is not None:
+        value = single.strip(b" \t").lower()
+        found = _B3.fullmatch(value)
+        if found is None:
+            return "", "", _B3_SAMPLED.get(value)
+        trace_id, span_id, flag = found.groups()
+    else:
+        trace_id = fields.get(b"x-b3-traceid", b"").strip(b" \t").lower()
+        span_id = fields.get(b"x-b3-spanid", b"").strip(b" \t").lower()
+        flag = fields.get(b"x-b3-sampled", b"").strip(b" \t").lower()
+        if fields.get(b"x-b3-flags", b"").strip(b" \t") == b"1":
+            flag = b"d"
+    sampled = _B3_SAMPLED.get(flag)
+    if not (_ID.fullmatch(trace_id) and len(span_id) == 16 and _ID.fullmatch(span_id)):
+        return "", "", sampled
+    if not trace_id.strip(b"0") or not span_id.strip(b"0"):
+        return "", "", sampled
+    return trace_id.decode().zfill(32), span_id.decode(), sampled
+
+
+def b3_lines(trace: Trace, single: bool) -> bytes:
+    """The B3 header lines for what comes after us."""
+    sampled = "1" if trace.sampled else "0"
+    if single:
+        return f"b3: {trace.trace_id}-{trace.span_id}-{sampled}\r\n".encode()
+    lines = f"x-b3-traceid: {trace.trace_id}\r\nx-b3-spanid: {trace.span_id}\r\nx-b3-sampled: {sampled}\r\n"
+    if trace.parent_id:
+        lines += f"x-b3-parentspanid: {trace.parent_id}\r\n"
+    return lines.encode()

@@ -1,0 +1,188 @@
+"""A cluster: the endpoints of one upstream, and which of them are in the rotation.
+
+The registry says which endpoints exist (:meth:`Cluster.update`). What their tries come to says which of them are
+ejected for a while: at once when an endpoint cannot be reached, after several failures in a row otherwise. Each
+ejection in a row lasts twice as long as the one before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from math import inf
+from random import Random
+from typing import Final
+
+from sidecar.core.instance import Instance
+from sidecar.endpoints.balancers import Balancer
+from sidecar.endpoints.endpoint import Endpoint
+
+#: Soft failures in a row that eject an endpoint.
+SOFT_FAILURES: Final = 5
+#: Seconds: the first ejection, and the longest; each is stretched or shortened by up to :data:`JITTER`, so that
+#: sidecars that lost an endpoint together do not all come back to it together.
+FIRST_EJECTION: Final = 1.0
+LONGEST_EJECTION: Final = 30.0
+JITTER: Final = 0.2
+
+
+class Cluster:
+    """The endpoints of the upstream ``name``. ``on_change()`` is called whenever :attr:`endpoints` or
+    :attr:`eligible` have changed; ``on_removed(endpoint)`` for each one that left the set.
+
+    Read :attr:`endpoints` (all of them) and :attr:`eligible` (those in the rotation; when failures have ejected
+    every one of them, all: then the breaker decides, not this). Both are replaced, never edited.
+    """
+
+    __slots__ = (
+        "_balancer", "_by_address", "_clock", "_next_return", "_on_change", "_rng", "eligible", "endpoints", "name",
+        "on_removed", "problem",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        balancer: Balancer,
+        clock: Callable[[], float],
+        rng: Random,
+        on_change: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self._balancer = balancer
+        self._clock = clock
+        self._rng = rng
+        self._on_change = on_change
+        self.on_removed: Callable[[Endpoint], None] | None = None
+        #: Why there are no endpoints, where that is known; for people.
+        self.problem = ""
+        self.endpoints: tuple[Endpoint, ...] = ()
+        self.eligible: tuple[Endpoint, ...] = ()
+        self._by_address: dict[tuple[str, int], Endpoint] = {}
+        #: When the next ejected endpoint comes back; inf: none is ejected.
+        self._next_return = inf
+
+    def pick(self, key: str = "", tried: Collection[Endpoint] = ()) -> Endpoint | None:
+        """Where the next try should go; None when the cluster is empty. ``tried`` are the endpoints that this
+        exchange has already been sent to: they are avoided as long as there are others in the rotation."""
+        if self._next_return != inf:
+            self.refresh()
+        endpoints: Sequence[Endpoint] = self.eligible
+        if tried:
+            endpoints = (
+                [e for e in endpoints if e not in tried]
+                # In a warning state, but better than one that has just failed.
+                or [e for e in self.endpoints if e.weight and not e.ejected_until and e not in tried]
+                or endpoints
+            )
+        if not endpoints:
+            return None
+        return self._balancer.pick(endpoints, key)
+
+    def beside(self, endpoint: Endpoint) -> tuple[Endpoint, ...]:
+        """Other addresses in the rotation of the name that this one was found for, in the order in which to try them
+        when it is silent: the families in turn, the other one first (RFC 8305 §4). Empty when there was no name."""
+        hostname = endpoint.hostname
+        if not hostname:
+            return ()
+        others = [
+            e for e in self.eligible
+            if e is not endpoint and e.hostname == hostname and e.port == endpoint.port
+        ]  # fmt: skip
+        same = [e for e in others if (":" in e.host) == (":" in endpoint.host)]
+        other = [e for e in others if e not in same]
+        found: list[Endpoint] = []
+        while other or same:
+            if other:
+                found.append(other.pop(0))
+            if same:
+                found.append(same.pop(0))
+        return tuple(found)
+
+    def succeeded(self, endpoint: Endpoint) -> None:
+        """A try at the endpoint went well."""
+        if not endpoint.failures and not endpoint.ejections:
+            return
+        if endpoint.ejected_until:
+            # Begun before the ejection, unless everyone was ejected: then it was tried in spite of it, and is well.
+            if endpoint not in self.eligible:
+                return
+            endpoint.ejected_until = 0.0
+            endpoint.failures = endpoint.ejections = 0
+            self._changed()
+        else:
+            endpoint.failures = endpoint.ejections = 0
+
+    def failed(self, endpoint: Endpoint, hard: bool) -> None:
+        """A try at the endpoint failed. ``hard``: it could not be reached (no connection, or its peer says that it
+        cannot reach its app); otherwise it answered badly, too late or only in part."""
+        endpoint.failures += 1
+        if endpoint.ejected_until or not (hard or endpoint.failures >= SOFT_FAILURES):
+            return
+        if self._by_address.get((endpoint.host, endpoint.port)) is not endpoint:
+            return
+        # The exponent is bounded because 2 to the power of a count that grows for days would overflow.
+        length = min(FIRST_EJECTION * 2 ** min(endpoint.ejections, 16), LONGEST_EJECTION)
+        endpoint.ejections += 1
+        endpoint.ejected_until = self._clock() + length * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        self._changed()
+
+    def attempt_failed(self, endpoint: Endpoint, error: OSError | None) -> None:
+        """One of several addresses of a name could not be connected to (``None``: it was silent) while another was
+        tried, too."""
+        self.failed(endpoint, hard=True)
+
+    def refresh(self) -> None:
+        """Let endpoints back in whose ejection is over. :meth:`pick` does this itself; call it before showing the
+        endpoints to somebody."""
+        now = self._clock()
+        if now < self._next_return:
+            return
+        for endpoint in self.endpoints:
+            if endpoint.ejected_until <= now:
+                endpoint.ejected_until = 0.0
+        self._changed()
+
+    def update(self, instances: Iterable[Instance]) -> None:
+        """Take over a new set. An endpoint whose host and port are in it stays the same object. Of several instances
+        with one address the first counts."""
+        before = self._by_address
+        after: dict[tuple[str, int], Endpoint] = {}
+        for instance in instances:
+            address = (instance.host, instance.port)
+            if address in after:
+                continue
+            endpoint = before.get(address)
+            if endpoint is None:
+                endpoint = Endpoint(
+                    instance.host, instance.port, instance.weight, instance.state, instance.id, instance.hostname,
+                    instance.sidecar,
+                )  # fmt: skip
+            else:
+                endpoint.weight = instance.weight
+                endpoint.state = instance.state
+                endpoint.id = instance.id
+                endpoint.hostname = instance.hostname
+                endpoint.sidecar = instance.sidecar
+            after[address] = endpoint
+        self._by_address = after
+        self.endpoints = tuple(after.values())
+        for address, endpoint in before.items():
+            if address not in after:
+                endpoint.gone = True
+        self._changed()
+        if self.on_removed is not None:
+            for address, endpoint in before.items():
+                if address not in after:
+                    self.on_removed(endpoint)
+
+    def _changed(self) -> None:
+        """Work out who is in the rotation."""
+        ejections = [e.ejected_until for e in self.endpoints if e.ejected_until]
+        self._next_return = min(ejections, default=inf)
+        # A weight of 0 is how an instance in the warning state asks for no traffic.
+        candidates = [e for e in self.endpoints if e.weight and not e.ejected_until]
+        if not self._balancer.weighs:
+            candidates = [e for e in candidates if e.state == "healthy"] or candidates
+        self.eligible = tuple(candidates) or self.endpoints
+        self._balancer.update(self.eligible)
+        if self._on_change is not None:
+            self._on_change()

@@ -1,0 +1,363 @@
+"""The exchange: one request and its answer, or one TCP connection, on its way through a listener's chain.
+
+This file holds what HTTP and TCP share: running the hooks, waiting when a filter says so, one try after the other, and
+exactly one end. An exchange is always in one of the phases below; every timer and every peer's event is read against
+it, so a late event (a connect that succeeds after the client has left, say) finds nothing to do.
+
+The hot path allocates one exchange and nothing else: no task, no future, no timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final
+
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import HELD, Again, Answer, Failed, RequestHook, Wait
+from sidecar.net.shortage import SHORTAGE, is_local
+
+if TYPE_CHECKING:
+    from sidecar.core.trace import Trace
+    from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.exchange.filter import Chain
+    from sidecar.exchange.listener import Listener
+
+#: Phases, in the order in which they are passed through; BACKOFF leads back to CONNECTING. PENDING is where filters
+#: make an exchange wait, or hold one that would be answered with an error.
+NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL, ENDED = range(8)
+
+#: Looks at how much the peers have read, per ``timeout.idle``.
+LOOKS: Final = 8
+#: Failures of a try, as the policies name them: could not connect; no answer in time; cut off before an answer; a kept
+#: connection that closed just as it was used; an answer that is not HTTP.
+CONNECT: Final = "connect"
+TIMEOUT: Final = "timeout"
+RESET: Final = "reset"
+RACE: Final = "race"
+MALFORMED: Final = "malformed"
+#: What is said to a client whose request does not come.
+STALLED: Final = "the rest of the request did not arrive in time"
+
+
+class Exchange:
+    """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
+
+    __slots__ = (
+        "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error",
+        "fresh", "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state", "status",
+        "suspended", "timed_out_connecting", "touched", "trace", "tried", "try_deadline", "undrained",
+    )  # fmt: skip
+
+    def __init__(self, listener: Listener, chain: Chain, client_ip: str, started: float) -> None:
+        self.listener = listener
+        self.chain = chain
+        self.client_ip = client_ip
+        #: The request's; a TCP connection has none.
+        self.method = ""
+        #: Time (of the listener's clock) at which it began.
+        self.started = started
+        #: Times by which an answer must have begun, all tries included; and by which this try must have.
+        self.deadline = 0.0
+        self.try_deadline = 0.0
+        #: Time (of the listener's clock) of the last byte in either direction.
+        self.touched = started
+        #: Bytes that the peers had left to read at the last look.
+        self.undrained = 0
+        self.phase = NEW
+        self.attempts = 0
+        self.endpoint: Endpoint | None = None
+        self.tried: tuple[Endpoint, ...] = ()
+        #: The next try must not use a kept connection.
+        self.fresh = False
+        self.connecting: asyncio.Task[None] | None = None
+        self.timed_out_connecting = False
+        self.request_id = ""
+        #: Its place in a trace, where more than passing it on is done with it.
+        self.trace: Trace | None = None
+        #: What filters remember of it, each at its own place.
+        self.state: list[Any] = chain.blank[:]
+        #: While it waits: for how long.
+        self.suspended: Wait | None = None
+        #: Whether everything that the client sent is still at hand for another try.
+        self.replayable = True
+        #: How it ended: the status the client saw (0: none), and our own code if the answer was ours.
+        self.status = 0
+        self.error = ""
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self.hooks: Iterator[RequestHook] = iter(chain.on_request)
+
+    # -- the way through the chain ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Call the request hooks from where they stopped, then begin the first try."""
+        for hook in self.hooks:
+            verdict = hook(self)
+            if verdict is not None:
+                if isinstance(verdict, Reply):
+                    self.reply(verdict)
+                elif isinstance(verdict, Wait):
+                    self._wait(verdict)
+                else:
+                    self.give(verdict)
+                return
+        self.begin_try()
+
+    def _wait(self, wait: Wait) -> None:
+        if wait is not HELD:
+            self.phase = PENDING
+            self.suspended = wait
+            self.set_timer(wait.until)
+
+    def grant(self) -> None:
+        """What it has waited for is there. It goes on from the event loop: whoever grants it may be in the middle of
+        another exchange's end, and a queue of exchanges that all fail at once must not become a stack."""
+        self.suspended = None
+        self.listener.loop.call_soon(self.resume)
+
+    def resume(self) -> None:
+        """Go on with the next hook, if one of them made it wait."""
+        if self.phase == PENDING:
+            self.phase = NEW
+            self.suspended = None
+            self.run()
+
+    def take_over(self) -> Wait:
+        """A filter takes it over instead of the answer that it would have got, and gives one later. It may have ended
+        by then, and even when this returns: its times go on."""
+        self.phase = PENDING
+        self.suspended = HELD
+        self.touched = self.listener.clock()
+        self.check_idle(self.touched)
+        return HELD
+
+    def begin_try(self) -> None:
+        """Ask the breaker, pick an endpoint, and get a connection to it."""
+        for hook in self.chain.on_try:
+            verdict = hook(self)
+            if verdict is not None:
+                if isinstance(verdict, Reply):
+                    self.reply(verdict)
+                else:
+                    self.give(verdict)
+                return
+        listener = self.listener
+        endpoint = listener.cluster.pick(self.client_ip, self.tried)
+        if endpoint is None:
+            problem = listener.cluster.problem
+            why = f": {problem}" if problem else ""
+            self.reply(Reply("no_endpoints", f"no healthy instance of {listener.name} is known{why}"))
+            return
+        self.endpoint = endpoint
+        endpoint.active += 1
+        self.attempts += 1
+        self.phase = CONNECTING
+        self.open(endpoint)
+
+    # -- how a try can go wrong --------------------------------------------------------------------------------------
+
+    def try_failed(self, kind: str) -> None:
+        """This try will bring no answer: tell the filters, then try again or answer for the upstream."""
+        endpoint = self.endpoint
+        assert endpoint is not None
+        if kind is not RACE:
+            self.listener.cluster.failed(endpoint, hard=kind is CONNECT)
+        again: Again | None = None
+        instead: Reply | None = None
+        for hook in self.chain.on_failure:
+            verdict = hook(self, kind)
+            if isinstance(verdict, Again):
+                again = verdict
+            elif verdict is not None and (instead is None or isinstance(verdict, Failed)):
+                instead = verdict
+        self.leave_endpoint()
+        if again is not None and not isinstance(instead, Failed):
+            self.retry_later(again)
+        else:
+            self.reply(instead or self.explain(kind, endpoint))
+
+    def retry_later(self, again: Again) -> None:
+        """Wait as long as the filter says, then begin another try."""
+        self.listener.stats.retried(again.reason)
+        if again.delay > 0:
+            self.phase = BACKOFF
+            self.set_timer(self.listener.clock() + again.delay)
+        else:
+            self.begin_try()
+
+    def leave_endpoint(self) -> None:
+        """The try is over; remember where it went, so that the next one goes elsewhere."""
+        endpoint = self.endpoint
+        if endpoint is not None:
+            endpoint.active -= 1
+            self.endpoint = None
+            self.tried += (endpoint,)
+
+    def moved(self, endpoint: Endpoint) -> None:
+        """The connection of this try will be to another address of the same name, which was quicker."""
+        self.leave_endpoint()
+        self.endpoint = endpoint
+        endpoint.active += 1
+
+    def connect_failed(self, error: Exception | None) -> None:
+        """The connection could not be made (``None``: not in time)."""
+        self.connecting = None
+        if self.phase == CONNECTING:
+            if isinstance(error, OSError) and is_local(error):
+                self._fall_short(error)
+                return
+            self.timed_out_connecting = error is None
+            self.try_failed(CONNECT)
+
+    def _fall_short(self, error: OSError) -> None:
+        """This host lacks something for another connection. Neither the endpoint nor the upstream is to blame, so no
+        filter hears of it: the breaker's permit goes back unused at the end."""
+        SHORTAGE.met(error)
+        self.leave_endpoint()
+        reason = os.strerror(error.errno or 0)
+        self.reply(Reply("local_shortage", f"the sidecar cannot open another connection: {reason}", 1.0))
+
+    def refuse_connection(self) -> None:
+        """All connections that the bulkhead allows are in use."""
+        self.leave_endpoint()
+        self.reply(Reply("overloaded", f"all connections to {self.listener.name} are in use", 1.0))
+
+    def explain(self, kind: str, endpoint: Endpoint) -> Reply:
+        """The answer that stands for a failed try."""
+        where = f"{self.listener.name} at {endpoint.where}"
+        tries = f" ({self.attempts} tries)" if self.attempts > 1 else ""
+        if kind is CONNECT:
+            if self.timed_out_connecting:
+                return Reply("connect_timeout", f"no connection to {where} in time{tries}")
+            return Reply("connect_failed", f"could not connect to {where}{tries}")
+        if kind is TIMEOUT:
+            return Reply("timeout", f"no answer from {where} in time{tries}")
+        if kind is MALFORMED:
+            return Reply("bad_upstream", f"the answer from {where} was not valid HTTP{tries}")
+        return Reply("upstream_reset", f"{where} closed the connection before it answered{tries}")
+
+    def check_timer(self, now: float) -> None:
+        """The client's timer went off: do what the phase has been waiting for, or set the timer again."""
+        phase = self.phase
+        if phase == BACKOFF:
+            self.phase = NEW
+            self.begin_try()
+        elif phase == PENDING:
+            wait = self.suspended
+            if wait is HELD:
+                self.check_idle(now)
+            elif wait is not None:  # else it was granted, and goes on in a moment
+                if wait.otherwise is not None:
+                    self.reply(wait.otherwise)
+                else:
+                    self.resume()
+        elif phase in (CONNECTING, SENT):
+            if now < self.try_deadline:
+                self.set_timer(self.try_deadline)
+            elif self.client_stalls():
+                self.reply(Reply("timeout", STALLED))
+            else:
+                self.cut()
+                if phase == CONNECTING and now < self.deadline:
+                    self.connect_failed(None)
+                else:
+                    self.try_failed(TIMEOUT)
+        else:
+            self.check_idle(now)
+
+    def check_idle(self, now: float) -> None:
+        """Bytes are flowing, or should be: end it when neither side has said anything for too long. While a peer reads
+        what it was sent before, there is no silence; so this is looked at :data:`LOOKS` times as often."""
+        timeout = self.chain.timeout
+        idle = self.longest_silence()
+        due = float("inf")
+        look = due
+        if idle:
+            look = now + idle / LOOKS
+            if now > self.touched:
+                left = self.undelivered()
+                if left < self.undrained - self.least_read(idle / LOOKS):
+                    self.touched = now
+                elif left and not self.undrained:  # what was read of it before this first look is not known
+                    self.touched = max(self.touched, now - idle / LOOKS)
+                self.undrained = left
+            due = self.touched + idle
+        if timeout.total and self.phase != TUNNEL:
+            due = min(due, self.started + timeout.total)
+        if now < due:
+            self.set_timer(min(due, look))
+        else:
+            self.error = "timeout"
+            self.abort()
+
+    def count_in(self, size: int) -> None:
+        """Bytes from the client. Counted as they pass, not at the end: a tunnel may live for days."""
+        self.bytes_in += size
+        self.listener.stats.bytes_in += size
+
+    def count_out(self, size: int) -> None:
+        """Bytes to the client."""
+        self.bytes_out += size
+        self.listener.stats.bytes_out += size
+
+    # -- the end ---------------------------------------------------------------------------------------------------
+
+    def end(self) -> bool:
+        """Give everything back, once; whether this call was the one that did."""
+        if self.phase == ENDED:
+            return False
+        self.phase = ENDED
+        for hook in self.chain.on_end:
+            hook(self)
+        endpoint = self.endpoint
+        if endpoint is not None:
+            endpoint.active -= 1
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
+        return True
+
+    # -- what HTTP and TCP do differently --------------------------------------------------------------------------
+
+    def open(self, endpoint: Endpoint) -> None:
+        """Get a connection to the endpoint and send what there is."""
+        raise NotImplementedError
+
+    def reply(self, reply: Reply) -> None:
+        """Answer the client ourselves and end."""
+        raise NotImplementedError
+
+    def give(self, answer: Answer) -> None:
+        """Answer what a filter has made, and end."""
+        self.status = answer.status
+        self.abort()
+
+    def cut(self) -> None:
+        """Let go of this try's connection, if it has one."""
+        raise NotImplementedError
+
+    def abort(self) -> None:
+        """End it so that both sides notice that it is incomplete."""
+        raise NotImplementedError
+
+    def client_stalls(self) -> bool:
+        """Whether it is the client that is waited for. That says nothing about the endpoint."""
+        return False
+
+    def longest_silence(self) -> float:
+        """Seconds after which :meth:`check_idle` ends it; 0: never."""
+        return self.chain.timeout.idle
+
+    def least_read(self, seconds: float) -> float:
+        """Bytes of what was written that a peer must read in that time, or it is silent."""
+        return 0.0
+
+    def undelivered(self) -> int:
+        """Bytes that were written to either side and that it has not read, as far as can be known."""
+        return 0
+
+    def set_timer(self, deadline: float) -> None:
+        """Have :meth:`check_timer` called at that time."""
+        raise NotImplementedError

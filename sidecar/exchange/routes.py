@@ -1,0 +1,101 @@
+"""Finds the route of a request: compiled once, matched in about a microsecond.
+
+A path can be written in many ways. Routes see the normal one, and the request goes on as it came.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Final
+
+from sidecar.config.model import Match
+
+if TYPE_CHECKING:
+    from sidecar.exchange.filter import Chain
+    from sidecar.http.h1.head import RequestHead
+
+_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+
+Predicate = Callable[[bytes], object]
+
+
+def glob(pattern: str) -> Predicate:
+    """A function that says whether bytes match a glob (``*`` any run, ``?`` one, nothing else is special). The two
+    common shapes, a literal and a literal with a star at its end, need no regular expression."""
+    raw = pattern.encode()
+    if b"*" not in raw and b"?" not in raw:
+        return raw.__eq__
+    if raw.endswith(b"*") and b"*" not in raw[:-1] and b"?" not in raw:
+        prefix = raw[:-1]
+        return lambda value: value.startswith(prefix)
+    # Between two stars the earliest place is as good as any later one, so each part is an atomic group: nothing is
+    # tried twice, and a target made for it cannot make matching slow.
+    first, *others = [re.escape(part).replace(rb"\?", rb".") for part in re.split(rb"\*+", raw)]
+    last = rb".*" + others.pop() if others else b""
+    middle = b"".join(rb"(?>.*?%b)" % part for part in others)
+    return re.compile(first + middle + last, re.DOTALL).fullmatch
+
+
+def normal(path: bytes) -> bytes:
+    """The same path in the form that routes see (RFC 3986 §6.2.2): unreserved characters as they are, other escapes in
+    upper case, and no dot segments. A slash that is escaped stays so: it separates nothing."""
+    if b"%" in path:
+        path = _ESCAPE.sub(_unescaped, path)
+    if b"/." in path and path.startswith(b"/"):
+        path = _without_dots(path)
+    return path
+
+
+def _unescaped(escape: re.Match[bytes]) -> bytes:
+    code = int(escape[1], 16)
+    return bytes((code,)) if code in _UNRESERVED else escape[0].upper()
+
+
+def _without_dots(path: bytes) -> bytes:
+    """RFC 3986 §5.2.4."""
+    kept: list[bytes] = []
+    segments = path[1:].split(b"/")
+    for segment in segments:
+        if segment == b"..":
+            if kept:
+                kept.pop()
+        elif segment != b".":
+            kept.append(segment)
+    if segments[-1] in (b".", b".."):
+        kept.append(b"")
+    return b"/" + b"/".join(kept)
+
+
+class Routes:
+    """Routes in their order; the first match wins. What is asked for below the path ``ours`` is the sidecar's own,
+    however it goes on: it has a route, and no other one gets it."""
+
+    def __init__(self, routes: Sequence[tuple[Match, Chain]], ours: str = "") -> None:
+        self._ours = ours.encode()
+        self._routes = tuple(
+            (
+                None if match.path == "*" else glob(_ESCAPE.sub(_unescaped, match.path.encode()).decode()),
+                frozenset(match.methods),
+                tuple((name.encode(), glob(value)) for name, value in match.headers.items()),
+                chain,
+            )
+            for match, chain in routes
+        )
+
+    def match(self, head: RequestHead) -> Chain | None:
+        """The chain of the first route that matches."""
+        path = head.path
+        if (b"%" in path or b"/." in path) and not (self._ours and path.startswith(self._ours)):
+            path = normal(path)
+        method = head.method
+        for on_path, methods, headers, chain in self._routes:
+            if (on_path is None or on_path(path)) and (not methods or method in methods):
+                for name, on_value in headers:
+                    value = head.get(name)
+                    if value is None or not on_value(value):
+                        break
+                else:
+                    return chain
+        return None

@@ -1,0 +1,1 @@
+"""HTTP ports: requests, their answers, and kept connections."""

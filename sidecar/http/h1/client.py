@@ -1,0 +1,168 @@
+"""The upstream's end of an HTTP/1.1 connection: requests out, answers in; kept between them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final, cast
+
+from sidecar.core.replies import ProtocolError
+from sidecar.exchange.exchange import ANSWERING, SENT, TUNNEL
+from sidecar.http.h1.head import hopeless_answer, is_switch, parse_response
+from sidecar.net.sockets import Pausable, keep_alive, unread
+
+if TYPE_CHECKING:
+    from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.http.exchange import HttpExchange
+    from sidecar.http.pool import Pool
+
+#: How long the last bytes of a tunnel may take to be read.
+FLUSH_SECONDS: Final = 60.0
+
+
+class Upstream(Pausable):
+    """One connection to an endpoint. ``exchange`` is the one that uses it now; without one it lies in the pool."""
+
+    __slots__ = (
+        "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer", "tunnel",
+    )  # fmt: skip
+
+    def __init__(self, pool: Pool, endpoint: Endpoint, exchange: HttpExchange) -> None:
+        Pausable.__init__(self)
+        self.pool = pool
+        self.endpoint = endpoint
+        self.exchange: HttpExchange | None = exchange
+        #: The task that opens it.
+        self.task: asyncio.Task[None] | None = None
+        #: The beginning of a head that is not complete yet.
+        self.buffer = b""
+        #: It has carried an exchange before.
+        self.reused = False
+        self.idle_since = 0.0
+        #: The connection stands, and is counted; until it is gone, and counted out.
+        self.made = False
+        self.gone = False
+        #: It has left HTTP: :meth:`Pool.upgraded`.
+        self.tunnel = False
+        self.timer = pool.wheel.timer(self._expired)
+
+    def chosen(self, endpoint: Endpoint) -> None:
+        """Another address of the same name was quicker."""
+        self.endpoint = endpoint
+        x = self.exchange
+        if x is not None and x.connecting is self.task:
+            x.moved(endpoint)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Hands itself to the exchange at once, before anything that the upstream might say."""
+        self.transport = cast(asyncio.Transport, transport)
+        x = self.exchange
+        if x is None or x.connecting is not self.task:
+            self.close()  # nobody waits for it any more
+            return
+        keep_alive(self.transport)
+        self.made = True
+        self.task = None
+        self.pool.stats.upstream_active += 1
+        x.connected(self)
+
+    def data_received(self, data: bytes) -> None:
+        x = self.exchange
+        if x is None:
+            self.close()  # nobody asked: whatever this is, it must not become somebody's answer
+            return
+        phase = x.phase
+        if phase == SENT:
+            seen = 0
+            if self.buffer:
+                seen = len(self.buffer)
+                data = self.buffer + data
+                self.buffer = b""
+            while data:
+                end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0) + 4
+                if end == 3:
+                    if len(data) > self.pool.limits.head:
+                        x.malformed(ProtocolError("the answer's head is too large", "bad_upstream"))
+                    elif hopeless_answer(data, seen):
+                        x.malformed(ProtocolError("the upstream's answer is not valid HTTP", "bad_upstream"))
+                    else:
+                        self.buffer = data
+                    return
+                seen = 0
+                rest = b""
+                raw = data
+                if end != len(data):
+                    raw, rest = data[:end], data[end:]
+                try:
+                    head = parse_response(raw, self.pool.limits, x.method, self.endpoint.sidecar)
+                    if head.status == 101 and not is_switch(head, x.head.upgrade):
+                        raise ProtocolError("a protocol switch that nobody asked for", "bad_upstream")
+                except ProtocolError as error:
+                    x.malformed(error)
+                    return
+                if head.status >= 200 or head.status == 101:
+                    x.answered(self, head, rest)
+                    return
+                x.interim(head)
+                if self.exchange is None:
+                    return
+                data = rest
+        elif phase == ANSWERING:
+            x.answer_body(self, data)
+        elif phase == TUNNEL:
+            x.tunnel_out(data)
+
+    def eof_received(self) -> bool:
+        x = self.exchange
+        if x is not None and x.phase == TUNNEL:
+            x.tunnel_closed(by_client=False)
+            return True
+        # Not by close(), which would first try to get rid of a request that nobody reads any more.
+        self.transport.abort()
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.timer.close()
+        x = self.exchange
+        if exc is not None and x is not None and self.made and x.phase in (SENT, ANSWERING):
+            # An answer that came before all of the request was read, and then a reset for the rest (RFC 9112 §9.5).
+            for data in unread(self.transport):
+                if self.exchange is not None:
+                    self.data_received(data)
+        if not self.made or self.gone:
+            return
+        self.gone = True
+        self.pool.lost(self)
+        x = self.exchange
+        if x is not None:
+            self.exchange = None
+            # A write fails with EPIPE when the upstream had closed in an orderly way before.
+            x.lost(self, cleanly=exc is None or isinstance(exc, BrokenPipeError))
+
+    def pause_writing(self) -> None:
+        if self.exchange is not None:
+            self.exchange.client.pause_reading()
+
+    def resume_writing(self) -> None:
+        x = self.exchange
+        if x is not None:
+            x.client.resume_reading()
+            x.upload_resumed()
+
+    def close(self) -> None:
+        """Leave the exchange and close; what was written but not sent is dropped, nobody waits for it. It is counted
+        out at once, not when the loop comes to it: whoever is let in next needs the room."""
+        self.exchange = None
+        if self.made and not self.gone:
+            self.gone = True
+            self.pool.lost(self)
+        self.transport.abort()
+
+    def finish(self) -> None:
+        """Leave the exchange and close once everything written is out, or nobody has read it for too long."""
+        self.exchange = None
+        self.timer.set(self.pool.clock() + FLUSH_SECONDS)
+        self.transport.close()
+
+    def _expired(self) -> None:
+        if self.exchange is None:
+            self.close()

@@ -1,0 +1,97 @@
+"""An HTTP/1.1 port: routes, the connection pool, and the accepted connections."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+from sidecar.core.replies import STATUS, Reply, render
+from sidecar.exchange.listener import Listener
+from sidecar.http.h1.server import Downstream
+from sidecar.net.shortage import SHORTAGE
+
+if TYPE_CHECKING:
+    from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.exchange.filter import Chain
+    from sidecar.exchange.routes import Routes
+    from sidecar.http.h1.head import RequestHead
+    from sidecar.http.pool import Pool
+    from sidecar.storage.files import Files
+
+
+class HttpListener(Listener):
+    """``routes`` is ``None`` where there are none; ``host`` is for HTTP/1.0 requests that name none. The assembly sets
+    them, and the pool."""
+
+    pool: Pool
+    routes: Routes | None
+    host: bytes
+    #: Where requests are stored: a :class:`sidecar.http_queue.queue.HttpQueue`.
+    queue: Any = None
+
+    @property
+    def files(self) -> Sequence[Files]:
+        return () if self.queue is None else (self.queue.files,)
+
+    async def start(self) -> None:
+        if self.queue is not None:
+            self.queue.open()
+        await super().start()
+        SHORTAGE.kept[self.pool.give_up] = None
+
+    def protocol(self) -> asyncio.Protocol:
+        return cast(asyncio.Protocol, Downstream(self))
+
+    def route(self, head: RequestHead) -> Chain:
+        """The chain for that request."""
+        if self.routes is not None:
+            chain = self.routes.match(head)
+            if chain is not None:
+                return chain
+        return self.chain
+
+    def admit(self, connection: Downstream) -> bool:
+        """Take in a connection, or tell it that there is no room."""
+        if self.enter(connection):
+            return True
+        if connection.transport.is_closing():
+            self.refused("local_shortage")
+            return False
+        self.refused("overloaded")
+        reply = Reply("overloaded", f"{self.limits.connections} clients are connected, more are not taken", 1.0)
+        connection.transport.write(render(reply, self.name, self.new_request_id(), close=True))
+        connection.close_gently()
+        self.turn_away(connection)
+        return False
+
+    def refused(self, code: str) -> None:
+        """Count a request that never became an exchange."""
+        self.stats.rejected[code] += 1
+        self.stats.requests["other", STATUS[code]] += 1
+
+    def endpoint_removed(self, endpoint: Endpoint) -> None:
+        self.pool.forget(endpoint)
+
+    def stop_work(self) -> None:
+        if self.queue is not None:
+            self.queue.pause()
+
+    def drain(self) -> None:
+        self.stop_work()
+        super().drain()
+
+    async def drained(self) -> None:
+        """Returns when nothing is under way any more, and all answers are out."""
+        await super().drained()
+        while not all(cast(Downstream, it).flushed for it in self._connections):  # noqa: ASYNC110 - as there
+            await asyncio.sleep(0.05)
+
+    async def stop(self) -> None:
+        if self.queue is not None:
+            self.queue.stop()
+        await super().stop()
+        SHORTAGE.kept.pop(self.pool.give_up, None)
+        self.pool.close()
+        if self.queue is not None:
+            await self.queue.close()

@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from typing import Final
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sidecar.amqp.relay.write_batch import FULL, Batch
+from support.clock import Loop
+
+LINGER: Final = 0.005
+
+
+class Wire:
+    """A batch, its clock, and what has left it: time and bytes of each write."""
+
+    def __init__(self) -> None:
+        self.loop = Loop(0.0)
+        self.writes: list[tuple[float, bytes]] = []
+        self.batch = Batch(
+            LINGER,
+            lambda data: self.writes.append((self.loop.now, data)),
+            self.loop,
+            lambda delay, call: self.loop.call_at(self.loop.now + delay, call),
+        )
+
+    def at(self, when: float, data: bytes) -> None:
+        self.loop.run_until(when)
+        self.batch.add(data)
+
+
+def test_what_comes_alone_leaves_at_once() -> None:
+    wire = Wire()
+    for when in (0.0, 1.0, 2.0):
+        wire.at(when, b"a")
+        assert not wire.loop.armed()
+    assert wire.writes == [(0.0, b"a"), (1.0, b"a"), (2.0, b"a")]
+
+
+def test_what_comes_soon_after_is_collected() -> None:
+    wire = Wire()
+    for data in (b"a", b"b", b"c"):
+        wire.batch.add(data)
+    wire.at(0.004, b"d")
+    assert wire.batch.size == 3
+    wire.loop.run_until(1.0)
+    assert wire.writes == [(0.0, b"a"), (LINGER, b"bcd")]
+    assert wire.batch.size == 0
+    # The pause is over, and there is no timer for nothing.
+    assert not wire.loop.armed()
+    wire.at(2.0, b"e")
+    assert wire.writes[-1] == (2.0, b"e")
+
+
+def test_a_stream_leaves_once_in_a_time() -> None:
+    wire = Wire()
+    for i in range(1000):
+        wire.at(i / 10_000, b"x")
+    wire.loop.run_until(1.0)
+    assert sum(len(data) for _, data in wire.writes) == 1000
+    assert len(wire.writes) <= 0.1 / LINGER + 2
+    assert wire.loop.woken <= 0.1 / LINGER + 2
+
+
+def test_a_full_batch_does_not_wait() -> None:
+    wire = Wire()
+    wire.batch.add(b"first")
+    wire.batch.add(b"x" * (FULL - 2))
+    wire.batch.add(b"y")
+    assert len(wire.writes) == 1
+    wire.batch.add(b"z")
+    assert wire.writes[1:] == [(0.0, b"x" * (FULL - 2) + b"yz")]
+    wire.batch.add(b"w" * FULL)
+    assert wire.writes[2:] == [(0.0, b"w" * FULL)]
+
+
+def test_what_must_leave_takes_along_what_waits() -> None:
+    wire = Wire()
+    wire.batch.add(b"a")
+    wire.batch.add(b"b")
+    wire.batch.send(b"c")
+    wire.batch.send(b"d")
+    assert wire.writes == [(0.0, b"a"), (0.0, b"bc"), (0.0, b"d")]
+
+
+def test_flushing() -> None:
+    wire = Wire()
+    wire.batch.flush()
+    wire.batch.add(b"a")
+    wire.batch.add(b"b")
+    wire.batch.flush()
+    wire.batch.flush()
+    assert wire.writes == [(0.0, b"a"), (0.0, b"b")]
+
+
+def test_whoever_waits_for_answers_does_not_wait_here() -> None:
+    wire = Wire()
+    for i in range(100):
+        wire.at(i * 0.0003, b"x")
+        wire.batch.hurry()
+    assert [when for when, _ in wire.writes] == [pytest.approx(i * 0.0003) for i in range(100)]
+    assert not wire.loop.armed()
+
+
+def test_hurrying_lets_out_what_waits() -> None:
+    wire = Wire()
+    wire.batch.add(b"a")
+    wire.batch.add(b"b")
+    wire.batch.hurry()
+    wire.batch.add(b"c")
+    wire.batch.add(b"d")
+    assert wire.writes == [(0.0, b"a"), (0.0, b"b"), (0.0, b"c")]
+    wire.loop.run_until(LINGER)
+    assert wire.writes[3:] == [(LINGER, b"d")]
+
+
+def test_the_end() -> None:
+    wire = Wire()
+    wire.batch.add(b"a")
+    wire.batch.add(b"b")
+    wire.batch.close()
+    assert wire.writes == [(0.0, b"a"), (0.0, b"b")]
+    assert not wire.loop.armed()
+    wire.batch.close()
+
+
+def test_another_linger() -> None:
+    wire = Wire()
+    wire.batch.add(b"a")
+    wire.batch.linger = 1.0
+    wire.at(LINGER / 2, b"b")
+    wire.at(LINGER * 2, b"c")
+    wire.loop.run_until(2.0)
+    assert wire.writes == [(0.0, b"a"), (LINGER, b"b"), (LINGER + 1.0, b"c")]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 0.02),
+            st.sampled_from(["add", "add", "add", "add", "send", "flush", "hurry", "close"]),
+            st.sampled_from([1, 10, 500, FULL // 3, FULL]),
+        ),
+        max_size=60,
+    )
+)
+def test_everything_leaves_in_order_and_in_time(steps: list[tuple[float, str, int]]) -> None:
+    wire = Wire()
+    given_at: list[tuple[float, int]] = []
+    expected = b""
+    for number, (pause, what, size) in enumerate(steps):
+        wire.loop.run_until(wire.loop.now + pause)
+        if what in ("add", "send"):
+            data = bytes((number,)) * size
+            expected += data
+            given_at.append((wire.loop.now, len(expected)))
+            (wire.batch.add if what == "add" else wire.batch.send)(data)
+        else:
+            {"flush": wire.batch.flush, "hurry": wire.batch.hurry, "close": wire.batch.close}[what]()
+        left = b"".join(data for _, data in wire.writes)
+        assert len(left) + wire.batch.size == len(expected)
+        assert wire.batch.size < FULL
+        if what != "add":
+            assert left == expected
+        assert len(wire.loop.armed()) <= 1
+    wire.loop.run_until(wire.loop.now + 1.0)
+    assert b"".join(data for _, data in wire.writes) == expected
+    assert not wire.loop.armed()
+    done = 0
+    left_at: list[tuple[float, int]] = []
+    for when, data in wire.writes:
+        assert data
+        done += len(data)
+        left_at.append((when, done))
+    for when, upto in given_at:
+        left_when = next(time for time, total in left_at if total >= upto)
+        assert when <= left_when <= when + LINGER + 1e-9

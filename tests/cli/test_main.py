@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sidecar import __version__
+from sidecar.cli.main import main
+from support.agents import RunningAgent, upstream
+from support.live import run
+from support.processes import ROOT
+
+GOOD = """
+service: {name: web}
+upstreams:
+  tasks: {bind: "127.0.0.1:0", endpoints: ["127.0.0.1:9"]}
+admin: {bind: "127.0.0.1:0"}
+"""
+BAD = """
+service: {name: web}
+upstreams:
+  tasks:
+    bind: 127.0.0.1:8000
+    endpoints: ["127.0.0.1:9"]
+    retry: {max_atempts: 3}
+    balancer: roundrobin
+admin: {bind: "127.0.0.1:0"}
+"""
+
+
+def sidecar(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # type: ignore[call-overload,no-any-return]
+        [sys.executable, "-m", "sidecar", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, **options,
+    )  # fmt: skip
+
+
+def config(folder: Path, text: str) -> str:
+    file = folder / "sidecar.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for word in ("run", "check", "schema", "demo", "status", "spool", "examples:", "SIGTERM", "SIGHUP", "exit codes"):
+        assert word in text
+
+
+@pytest.mark.parametrize("command", ["run", "check", "schema", "demo", "status", "spool"])
+def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert command in capsys.readouterr().out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"sidecar {__version__}\n"
+
+
+def test_without_arguments_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "usage: sidecar" in err
+
+
+@pytest.mark.parametrize("arguments", [["runn", "x"], ["run"], ["run", "a", "b"], ["check"], ["--nope"]])
+def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "usage: sidecar" in capsys.readouterr().err
+
+
+def test_check_of_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", config(tmp_path, GOOD)]) == 0
+    out, err = capsys.readouterr()
+    assert "fine" in out
+    assert "web" in out
+    assert err == ""
+
+
+def test_check_tells_every_error_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", config(tmp_path, BAD)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "upstreams.tasks.retry.max_atempts" in err
+    assert "max_attempts" in err
+    assert "upstreams.tasks.balancer" in err
+    assert "round_robin" in err
+    assert "Traceback" not in err
+
+
+def test_check_counts_in_the_right_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", config(tmp_path, GOOD)]) == 0
+    assert "(web: 1 listener, registry: none)" in capsys.readouterr().out
+    assert main(["check", config(tmp_path, "service: {name: web}")]) == 0
+    assert "(web: 0 listeners, registry: none)" in capsys.readouterr().out
+
+
+def test_check_reads_standard_input() -> None:
+    assert sidecar("check", "-", input=GOOD).stdout.startswith("<stdin>: fine (web: ")
+    ended = sidecar("check", "-", input=BAD)
+    assert ended.returncode == 2
+    assert "<stdin>:8:5: upstreams.tasks.balancer: " in ended.stderr
+
+
+def test_check_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--json", config(tmp_path, GOOD)]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    file = config(tmp_path, BAD)
+    assert main(["check", "--json", file]) == 2
+    out, err = capsys.readouterr()
+    assert err == ""
+    first, second = json.loads(out)
+    assert first == {
+        "file": file, "line": 7, "column": 13, "path": "upstreams.tasks.retry.max_atempts",
+        "message": "is not a known key", "found": "", "nearest": "max_attempts", "allowed": first["allowed"],
+    }  # fmt: skip
+    assert second["nearest"] == "round_robin"
+
+
+def test_check_without_the_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = GOOD.replace("name: web", "name: '${NOBODY_HAS_SET_THIS}'") + "consul: {token: {file: none}}\n"
+    assert main(["check", "--offline", config(tmp_path, text)]) == 0
+    assert main(["check", config(tmp_path, text)]) == 2
+    assert "NOBODY_HAS_SET_THIS" in capsys.readouterr().err
+
+
+def test_check_of_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(tmp_path / "nothing.yaml")]) == 2
+    assert "No such file" in capsys.readouterr().err
+
+
+def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    assert schema["type"] == "object"
+    assert {"service", "registry", "inbound", "upstreams", "admin"} <= set(schema["properties"])
+
+
+def test_run_with_a_bad_file_ends_at_once(tmp_path: Path) -> None:
+    ended = sidecar("run", config(tmp_path, BAD))
+    assert ended.returncode == 2
+    assert "upstreams.tasks.retry.max_atempts" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("which", ["upstream", "admin"])
+def test_a_port_in_use_is_told_plainly(tmp_path: Path, which: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        old = 'bind: "127.0.0.1:0", e' if which == "upstream" else 'admin: {bind: "127.0.0.1:0"'
+        ended = sidecar("run", config(tmp_path, GOOD.replace(old, old.replace("127.0.0.1:0", address))))
+    assert ended.returncode == 1
+    (line,) = (json.loads(line) for line in ended.stderr.splitlines())
+    assert line["level"] == "error"
+    assert line["msg"].startswith("not started: ")
+    assert address in line["msg"]
+    assert "Address already in use" in line["msg"]
+
+
+def test_a_start_that_fails_is_told_in_the_format_of_the_log(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        text = GOOD.replace('admin: {bind: "127.0.0.1:0"}', f"admin: {{bind: '{address}'}}\nlog: {{format: text}}")
+        ended = sidecar("run", config(tmp_path, text))
+    assert ended.returncode == 1
+    (line,) = ended.stderr.splitlines()
+    assert "error   sidecar.agent not started: admin: cannot listen" in line
+
+
+@pytest.mark.parametrize("wrong", ["upstreams: 1", "a: b: c", "\t- x"])
+def test_a_wrong_file_is_one_line_of_json_for_a_log(tmp_path: Path, wrong: str) -> None:
+    ended = sidecar("run", config(tmp_path, wrong))
+    assert ended.returncode == 2
+    (line,) = (json.loads(line) for line in ended.stderr.splitlines())
+    assert (line["level"], line["msg"]) == ("error", "not started: the configuration cannot be used")
+    assert line["problems"]
+    assert all(problem["message"] and problem["file"].endswith("sidecar.yaml") for problem in line["problems"])
+
+
+def test_a_wrong_file_is_text_where_the_log_is(tmp_path: Path) -> None:
+    ended = sidecar("run", config(tmp_path, BAD + "log: {format: text}\n"))
+    assert ended.returncode == 2
+    assert "    did you mean max_attempts?" in ended.stderr.splitlines()
+
+
+def test_tracing_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
+    # A package of that name that cannot be imported hides the real one.
+    (tmp_path / "opentelemetry.py").write_text("raise ImportError('not installed')")
+    text = GOOD + 'tracing: {otlp: "http://127.0.0.1:4318"}\n'
+    ended = sidecar("run", config(tmp_path, text), env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
+    assert ended.returncode in (1, 2)
+    last = json.loads(ended.stderr.splitlines()[-1])
+    assert 'pip install "sidecar[otlp]"' in last["msg"]
+    assert "exception" not in last
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sidecar", "schema"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert err == b""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_standard_files_do_not_matter(tmp_path: Path, closed: str) -> None:
+    command = f'"{sys.executable}" -m sidecar check "{config(tmp_path, GOOD)}" {closed}'
+    assert subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, timeout=60).returncode == 0
+
+
+def test_importing_aiohttp_leaves_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sidecar.agent.run import _import_aiohttp
+
+    monkeypatch.setenv("SSL_CERT_FILE", "/ours.pem")
+    monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+    _import_aiohttp()
+    assert os.environ["SSL_CERT_FILE"] == "/ours.pem"
+    assert "SSL_CERT_DIR" not in os.environ
+
+
+def test_check_against_a_running_sidecar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def asked() -> None:
+        token = {"bind": "127.0.0.1:0", "token": "sesame"}
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}, admin=token) as it:
+            url = f"http://{it.agent.admin_address}"
+
+            async def check(*more: str) -> tuple[int, str]:
+                code = await asyncio.to_thread(main, ["check", str(it.file), "--against", url, *more])
+                return code, capsys.readouterr().out
+
+            assert await check() == (0, "a reload would change nothing\n")
+            it.write(upstreams={"a": upstream(timeout={"request": "3s"})})
+            assert await check() == (0, "a reload would change:\n  upstreams.a.timeout.request: 30 → 3\n")
+            it.write(tracing={"sample": 0.5})
+            code, out = await check("--json")
+            assert code == 1
+            assert [it["path"] for it in json.loads(out)["refused"]] == ["tracing.sample"]
+
+    run(asked)
+
+
+def test_check_against_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("service: {name: web}\n")
+    assert main(["check", str(file), "--against", "127.0.0.1:9"]) == 1
+    assert "cannot reach http://127.0.0.1:9" in capsys.readouterr().err
+    assert main(["check", str(file), "--against", "127.0.0.1:9", "--offline"]) == 2

@@ -1,0 +1,51 @@
+"""Trace context on the wire."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sidecar.core.trace import Trace, b3_lines, parse_b3, parse_traceparent, traceparent
+
+_IDS = st.integers(1, 2**128 - 1).map(lambda n: f"{n:032x}")
+_SPANS = st.integers(1, 2**64 - 1).map(lambda n: f"{n:016x}")
+_FLAGS = st.integers(0, 3)
+
+
+@given(_IDS, _SPANS, _FLAGS)
+def test_what_is_written_is_read_again(trace_id: str, span_id: str, flags: int) -> None:
+    trace = Trace(trace_id, span_id, "", flags)
+    assert trace.sampled is bool(flags & 1)
+    line = traceparent(trace)
+    assert line.startswith(b"traceparent: ")
+    assert line.endswith(b"\r\n\r\n")
+    assert parse_traceparent(line[13:-4]) == (trace_id, span_id, flags)
+
+
+@given(_IDS, _SPANS, _SPANS, _FLAGS, st.booleans())
+def test_the_same_for_b3(trace_id: str, span_id: str, parent_id: str, flags: int, single: bool) -> None:
+    trace = Trace(trace_id, span_id, parent_id, flags)
+    lines = b3_lines(trace, single).split(b"\r\n")
+    assert lines.pop() == b""
+    fields = {name: value for name, _, value in (line.partition(b": ") for line in lines)}
+    assert (b"b3" in fields) is single
+    assert parse_b3(fields) == (trace_id, span_id, trace.sampled)
+
+
+@given(st.binary(max_size=64))
+def test_nothing_that_comes_makes_it_fail(value: bytes) -> None:
+    parse_traceparent(value)
+    parse_b3({b"b3": value})
+    parse_b3({b"x-b3-traceid": value, b"x-b3-spanid": value, b"x-b3-sampled": value, b"x-b3-flags": value})
+
+
+def test_unusable_b3() -> None:
+    good = {b"x-b3-traceid": b" 80f198ee56343ba864fe8b2a57d3eff7", b"x-b3-spanid": b" e457b5a2e4d86bd1"}
+    assert parse_b3(good) == ("80f198ee56343ba864fe8b2a57d3eff7", "e457b5a2e4d86bd1", None)
+    nothing = ("", "", None)
+    assert parse_b3({}) == nothing
+    assert parse_b3({**good, b"x-b3-spanid": b"0" * 16}) == nothing
+    assert parse_b3({**good, b"x-b3-traceid": b"0" * 32}) == nothing
+    assert parse_b3({**good, b"x-b3-traceid": b"xyz"}) == nothing
+    assert parse_b3({**good, b"x-b3-spanid": good[b"x-b3-traceid"]}) == nothing
+    assert parse_b3({b"b3": b"nonsense", **good}) == nothing

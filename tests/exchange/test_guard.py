@@ -1,0 +1,366 @@
+"""A filter of another package that raises ends its own exchange, which is accounted for once, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from sidecar.config.model import CircuitBreaker, Upstream
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import HELD, Again, Answer, Filter, Site, Wait
+from sidecar.exchange.guard import QUIET_SECONDS, VERDICTS, Guard
+from support.clock import Clock
+from support.foreign import HTTP, TCP, foreign, using
+from support.live import Live, Origin, fetch, ok, run, until
+from support.processes import free_port
+
+
+def raising(*hooks: str, **members: Any) -> Any:
+    """A filter whose hooks raise."""
+
+    def fails(self: Any, *_: Any) -> Any:
+        raise RuntimeError("it went wrong")
+
+    def fails_with(self: Any, x: Any, _: Any) -> Any:
+        raise RuntimeError("it went wrong")
+
+    def fails_alone(self: Any, x: Any) -> Any:
+        raise RuntimeError("it went wrong")
+
+    two = ("on_body", "on_answer", "on_failure", "on_answer_body", "on_reply")
+    return foreign("raising", **{hook: fails_with if hook in two else fails_alone for hook in hooks}, **members)
+
+
+class Witness:
+    """A second filter of another package, which notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.ends: list[tuple[int, str]] = []
+        ends = self.ends
+
+        def on_end(self: Any, x: Any) -> None:
+            ends.append((x.status, x.error))
+
+        self.filter = foreign("witness", on_end=on_end)
+
+
+def accounted(live: Live, witness: Witness, ends: int = 1) -> None:
+    """Every exchange has ended once, and everything was given back."""
+    stats = live.stats
+    assert sum(stats.requests.values()) == stats.duration.count() == len(live.log.records) == len(witness.ends) == ends
+
+
+async def tcp_ends(port: int) -> None:
+    """A TCP client that says something; returns when the other side is through with it."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n")
+        writer.write_eof()
+        while await reader.read(65536):
+            pass
+    except OSError:
+        pass
+    finally:
+        writer.transport.abort()
+
+
+@pytest.mark.parametrize("hook", ["on_request", "on_try", "on_answer", "on_body", "on_answer_body"])
+def test_http(hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        witness = Witness()
+        config = using(HTTP, raising(hook), witness.filter)
+        async with Origin(ok(b"12345")) as origin, Live(config, origin.port) as live:
+            answer = await fetch(live.port, method="POST", body=b"abc")
+            assert (answer.status, answer.error) == (500, "filter_failed")
+            assert b'"message":"the filter raising failed"' in answer.body
+            await until(live.nothing_left)
+            accounted(live, witness)
+            assert witness.ends == [(500, "filter_failed")]
+            assert live.stats.rejected == {"filter_failed": 1}
+            assert live.stats.filters["raising"].failures == {hook: 1}
+            (record,) = [r for r in caplog.records if r.name == "sidecar.filters"]
+            assert (record.filter, record.hook, record.upstream) == ("raising", hook, "up")  # type: ignore[attr-defined]
+            assert record.exc_info is not None
+            assert str(record.exc_info[1]) == "it went wrong"
+            live.reload(filters=())
+            assert (await fetch(live.port)).status == 200
+
+    run(main)
+
+
+def test_a_body_that_comes_later(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        witness = Witness()
+        async with (
+            Origin() as origin,
+            Live(using(HTTP, raising("on_body"), witness.filter), origin.port) as live,
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 6\r\n\r\n")
+            await until(lambda: live.stats.active)
+            writer.write(b"abc")
+            assert b" 500 " in await reader.readline()
+            assert await reader.read() != b""  # to the end: where the next message would begin is not known
+            writer.transport.abort()
+            await until(live.nothing_left)
+            accounted(live, witness)
+
+    run(main)
+
+
+def test_an_answer_that_has_begun_is_cut() -> None:
+    async def main() -> None:
+        witness = Witness()
+
+        def on_answer_body(self: Any, x: Any, data: bytes) -> None:
+            if data.startswith(b"2"):
+                raise RuntimeError("it went wrong")
+
+        gate = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n111")
+            await gate.wait()
+            writer.write(b"222")
+            writer.close()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        config = using(HTTP, foreign("late", on_answer_body=on_answer_body), witness.filter)
+        async with Live(config, server.sockets[0].getsockname()[1]) as live:
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            writer.write(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n")
+            await reader.readuntil(b"111")
+            gate.set()
+            with pytest.raises(ConnectionResetError):
+                await reader.readexactly(3)
+            writer.transport.abort()
+            await until(live.nothing_left)
+            accounted(live, witness)
+            assert witness.ends == [(200, "filter_failed")]
+        server.close()
+
+    run(main)
+
+
+def test_trying_again_counts_less() -> None:
+    async def main() -> None:
+        witness = Witness()
+        config = using(HTTP, raising("on_answer", "on_failure"), witness.filter)
+        async with Origin(ok(status="503 no")) as origin, Live(config, origin.port) as live:
+            assert (await fetch(live.port)).error == "filter_failed"
+            assert len(origin.requests) == 1
+            live.endpoints(free_port())
+            assert (await fetch(live.port)).error == "filter_failed"
+            await until(live.nothing_left)
+            accounted(live, witness, 2)
+            assert live.stats.filters["raising"].failures == {"on_answer": 1, "on_failure": 1}
+            assert not live.stats.retries
+
+    run(main)
+
+
+def test_a_kept_connection_that_closes_just_then() -> None:
+    async def main() -> None:
+        witness = Witness()
+        answers = [ok(), None, ok()]
+
+        async def serve(_: object) -> bytes | None:
+            return answers.pop(0)
+
+        config = using(HTTP, raising("on_failure"), witness.filter)
+        async with Origin(serve) as origin, Live(config, origin.port) as live:
+            assert (await fetch(live.port)).status == 200
+            assert (await fetch(live.port)).error == "filter_failed"
+            await until(live.nothing_left)
+            accounted(live, witness, 2)
+            assert len(origin.requests) == 2
+
+    run(main)
+
+
+def test_an_upgrade() -> None:
+    async def main() -> None:
+        witness = Witness()
+
+        async def serve(_: object) -> bytes:
+            return b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
+
+        config = using(HTTP, raising("on_upgrade"), witness.filter)
+        async with Origin(serve) as origin, Live(config, origin.port) as live:
+            answer = await fetch(live.port, fields=["connection: upgrade", "upgrade: x"])
+            assert answer.error == "filter_failed"
+            await until(live.nothing_left)
+            accounted(live, witness)
+
+    run(main)
+
+
+@pytest.mark.parametrize("config", [HTTP, TCP], ids=["http", "tcp"])
+def test_the_end_of_the_others_is_not_skipped(config: Upstream) -> None:
+    async def main() -> None:
+        witness = Witness()
+        async with (
+            Origin(ok(b"x: y", "connection: close")) as origin,
+            Live(using(config, raising("on_end"), witness.filter), origin.port) as live,
+        ):
+            await tcp_ends(live.port)
+            await until(live.nothing_left)
+            accounted(live, witness)
+            assert witness.ends == [(200, "")]
+            assert live.stats.filters["raising"].failures == {"on_end": 1}
+
+    run(main)
+
+
+def test_an_error_that_is_about_to_be_answered_stands() -> None:
+    async def main() -> None:
+        witness = Witness()
+        async with Live(using(HTTP, raising("on_reply"), witness.filter)) as live:
+            assert (await fetch(live.port)).error == "no_endpoints"
+            accounted(live, witness)
+            assert live.stats.filters["raising"].failures == {"on_reply": 1}
+
+    run(main)
+
+
+@pytest.mark.parametrize("hook", ["on_request", "on_try", "on_connected", "on_failure"])
+def test_tcp(hook: str) -> None:
+    async def main() -> None:
+        witness = Witness()
+        config = using(replace(TCP, circuit_breaker=CircuitBreaker()), raising(hook), witness.filter)
+        async with Origin() as origin, Live(config, origin.port) as live:
+            if hook == "on_failure":
+                live.endpoints(free_port())
+            await tcp_ends(live.port)
+            await until(lambda: witness.ends)
+            await until(live.nothing_left)
+            accounted(live, witness)
+            assert witness.ends == [(500, "filter_failed")]
+            assert live.stats.rejected == {"filter_failed": 1}
+            live.reload(filters=())
+            live.endpoints(origin.port)
+            assert (await fetch(live.port)).status == 200
+
+    run(main)
+
+
+@pytest.mark.parametrize("config", [HTTP, TCP], ids=["http", "tcp"])
+def test_one_that_cannot_be_made_lets_nothing_pass(config: Upstream, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        def init(self: Any, config: Any, site: Any) -> None:
+            raise RuntimeError("it went wrong")
+
+        async with Origin() as origin, Live(config, origin.port) as live:
+            live.reload(filters=using(config, foreign("raising", __init__=init)).filters)
+            await fetch(live.port)
+            await until(live.nothing_left)
+            assert live.stats.rejected == {"filter_failed": 1}
+            assert live.stats.filters["raising"].failures == {"__init__": 1, "on_request": 1}
+            assert caplog.records[0].hook == "__init__"  # type: ignore[attr-defined]
+            live.reload(filters=())
+            assert (await fetch(live.port)).status == 200
+
+    run(main)
+
+
+def test_its_own_hooks_alone_are_guarded() -> None:
+    async def main() -> None:
+        async with Live(using(HTTP, raising("on_request"))) as live:
+            assert [f.name for f in live.listener.chain.filters if f.guard is not None] == ["raising"]
+            ours = [f.on_request for f in live.listener.chain.filters if f.guard is None]
+            assert len([hook for hook in live.listener.chain.on_request if hook not in ours]) == 1
+
+    run(main)
+
+
+# -- without a listener --------------------------------------------------------------------------------------------
+
+
+def guard(clock: Clock, failures: dict[str, int]) -> Guard:
+    site: Any = Site("up", "outbound", "http", clock, None, {})  # type: ignore[arg-type]
+    return Guard("it", site, failures)
+
+
+def fails(*_: object) -> Any:
+    raise RuntimeError("it went wrong")
+
+
+def test_what_goes_on_failing_is_logged_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    clock, failures = Clock(), dict[str, int]()
+    run_it = guard(clock, failures).hook("on_request", fails)
+    for _ in range(1000):
+        assert run_it(None).code == "filter_failed"
+    assert len(caplog.records) == 1
+    clock.now += QUIET_SECONDS
+    run_it(None)
+    assert [r.more_since_the_last_line for r in caplog.records] == [0, 999]  # type: ignore[attr-defined]
+    assert failures == {"on_request": 1001}
+    assert caplog.records[0].levelno == logging.ERROR
+
+
+#: Made within the hook: the compiled build refuses some of them at once.
+BAD: list[tuple[str, Callable[[], object]]] = [
+    ("on_request", lambda: "no verdict"),
+    ("on_request", lambda: Again(0.0, "x")),
+    ("on_body", lambda: Answer(200)),
+    ("on_request", lambda: Reply("no_such_code", "")),
+    ("on_request", lambda: Reply("timeout", "\ud800")),
+    ("on_request", lambda: Reply("timeout", "", float("nan"))),
+    ("on_request", lambda: Answer(101)),
+    ("on_request", lambda: Answer("200")),  # type: ignore[arg-type]
+    ("on_request", lambda: Answer(200, [("x", "a\r\ny: b")])),
+    ("on_request", lambda: Answer(200, [("x y", "a")])),
+    ("on_request", lambda: Answer(200, [("x", "\u20ac")])),
+    ("on_request", lambda: Answer(200, [("Content-Length", "5")])),
+    ("on_request", lambda: Answer(200, [("x",)])),  # type: ignore[list-item]
+    ("on_request", lambda: Answer(200, (), "text")),  # type: ignore[arg-type]
+    ("on_request", lambda: Wait(float("inf"))),
+    ("on_request", lambda: Wait(1.0, Reply("no_such_code", ""))),
+    ("on_answer", lambda: Again(None, "x")),  # type: ignore[arg-type]
+    ("on_answer", lambda: Again(1.0, 5)),  # type: ignore[arg-type]
+    ("on_reply", lambda: Wait(1.0)),
+]
+
+
+@pytest.mark.parametrize(("hook", "verdict"), BAD)
+def test_what_could_not_be_carried_out_is_a_failure(hook: str, verdict: Callable[[], object]) -> None:
+    failures: dict[str, int] = {}
+    got = guard(Clock(), failures).hook(hook, lambda *_: verdict())(None)
+    assert got is None if hook == "on_reply" else got.code == "filter_failed"
+    assert failures == {hook: 1}
+
+
+GOOD: list[tuple[str, object]] = [
+    ("on_request", None),
+    ("on_request", Reply("timeout", "later", 1)),
+    ("on_request", Answer(200, [("x-a", "b c")], b"body")),
+    ("on_request", Wait(5, Reply("timeout", "over"))),
+    ("on_answer", Again(0.0, "x")),
+    ("on_reply", HELD),
+    ("on_end", "whatever"),
+]
+
+
+@pytest.mark.parametrize(("hook", "verdict"), GOOD)
+def test_verdicts_pass_as_they_are(hook: str, verdict: object) -> None:
+    failures: dict[str, int] = {}
+    assert guard(Clock(), failures).hook(hook, lambda *_: verdict)(None) is verdict
+    assert not failures
+
+
+def test_every_hook_has_its_verdicts() -> None:
+    assert set(VERDICTS) == {name for name in dir(Filter) if name.startswith("on_")}
+
+
+@pytest.mark.parametrize("show", [fails, lambda: "text", lambda: {"a": object()}, lambda: {"a": float("nan")}])
+def test_a_view_that_fails_is_empty(show: Callable[[], Any]) -> None:
+    failures: dict[str, int] = {}
+    assert guard(Clock(), failures).view(show)() == {}
+    assert failures == {"view": 1}
+    assert guard(Clock(), failures).view(lambda: {"a": [1]})() == {"a": [1]}
