@@ -6,8 +6,8 @@ where they are offered and picks the login mechanism from the list, kombu takes 
 where the product is not RabbitMQ. The limits are that broker's too: what is agreed on has to be good for it later.
 
 The reception is in the broker's place, and the session's own :class:`Handshake` between it and the client;
-offline_login.py brings them together. When start-ok has come, the client says nothing before it has an answer: there is time to look its
-login up.
+offline_login.py brings them together. When start-ok has come, the client says nothing before it has an answer: there is
+time to look its login up.
 
 A client that cannot be let in gets as far as ``connection.open``, and there its connection ends without a word
 (:class:`NotKnown`): every client comes again then, whatever it takes that for. An end after start-ok is a wrong
