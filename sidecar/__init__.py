@@ -1,64 +1,253 @@
 """A service sidecar: a proxy attached to one workload, which carries its inbound and outbound traffic.
 
-The words used in this code, a line each:
+The words used in this code, a line each. Every name of a module or package is here, whole or word by word.
 
-access log       one line per finished exchange
-admin API        the HTTP port for operators: health, metrics, upstreams, reload, drain
-agent            the object that is a running sidecar: it starts, reloads, drains and stops everything else
-alarm            the broker is short of memory or disk and takes no publishes
-answer           what an upstream or the app sends back; a *reply* is what the sidecar says itself
-app              the service's own process, which listens on localhost
-attached         a session that has a broker; without one, for the time being, it is detached
-attempt, try     one sending of a request to one endpoint; an exchange may have several
-balancer         picks one endpoint out of those that are eligible
-batch            small writes to a broker that leave as one
-broker           a server of AMQP, RabbitMQ that is; an endpoint of an AMQP upstream
-bulkhead         bounds what is under way at once, with a bounded queue in front
-chain            the ordered hooks of the filters that an exchange runs through
-channel          one of several conversations on an AMQP connection; confirms and delivery tags are counted on each
-circuit breaker  closed: calls pass; open: they are refused at once; half-open: a few pass to find out
-cluster          the endpoints of one upstream, and which of them are eligible
-confirm          the broker's answer to a publish that it has taken (ack) or not (nack)
-control plane    everything that is not in the way of traffic: registry, health, admin, export
-data plane       what moves bytes: listeners, exchanges, pools, relays
-dead letter      a spooled message that will not be sent any more, kept with the reason
-depth            how many messages of a queue are ready to be delivered
-downstream       the client's side of an exchange; upstream is the other one
-drain            finish what is under way, take in nothing new
-ejection         taking a failing endpoint out of the rotation for a while
-endpoint         one address of an upstream
-exchange         one request with its answer, or one TCP or AMQP connection, from its beginning to its one end; and,
-                 about brokers, what publishes are sent to
-filter           applies one mechanism to traffic; it lets an exchange continue, or replies to it
-frame            what an AMQP connection is cut into: a method, a header, a piece of a body, a heartbeat
-gate             what a publish may have to wait for: a rate, a queue's depth, an alarm, confirms, room in the spool
-head             a message's first line and header fields
-hold             what is held of an AMQP port: publishes that wait for a gate
-inbound          traffic from others to the app
-instance         one instance of a service, as a registry knows it
-keeper           puts publishes of an AMQP port into its spool, and answers for them
-key              what keeps its order in the spool: a virtual host and a lane, whoever published it
-lane             publishes that must keep their order: those of one channel to one exchange
-leg              one of the two connections of a session: the client's, the broker's
-listener         one bound address and what belongs to it
-mechanism        a pure object with injected time: token bucket, breaker, backoff, limiter
-outbound         traffic from the app to others
-partition        one of several routing keys that an exchange's messages are spread over
-pool             kept connections to the endpoints of an upstream
-publish          one message that a client sends, whole: method, header, body
-reception        the sidecar in the broker's place in a handshake
-registry         where instances are made known and found: Consul, a directory, or none
-replay           sending what is in the spool
-restoration      saying again, over a new broker connection, what a client had set up over the last
-route            a part of a listener's traffic with policies of its own
-session          an AMQP connection of a client and the one to a broker that belongs to it; with a spool, one broker
-                 connection after the other
-spool            what is on disk of an AMQP port: publishes that the broker has not confirmed, and dead letters
-stand-in         the sidecar in the broker's place, for a detached session
-tunnel           an exchange that has left HTTP (an upgrade), or a TCP connection: bytes pass as they are
-upstream         one thing that the app dials, under a name
-wheel            the one clock for all deadlines of the data plane
-window           how many publishes of a channel, or messages of a key, the broker may have left unconfirmed
+access log                one line per finished exchange
+address                   where something listens or is dialled: a host and a port, or a path
+admin, admin API          the HTTP port for operators: health, metrics, upstreams, reload, drain
+admission                 whether an AMQP port takes clients at all; when it does not, it stops listening
+agent                     the object that is a running sidecar: it starts, reloads, drains and stops everything else
+alarm                     the broker is short of memory or disk and takes no publishes
+AMQP                      the protocol of RabbitMQ, version 0-9-1
+answer                    what an upstream or the app sends back; a *reply* is what the sidecar says itself
+api                       the interface that all variants of something have in common
+app                       the service's own process, which listens on localhost
+argument                  what a command is given on the command line
+assembly                  putting listeners together: which filters stand in a chain, with which settings
+attached                  a session that has a broker; without one, for the time being, it is detached
+attempt, try              one sending of a request to one endpoint; an exchange may have several
+auth                      who may do what on the admin API
+backoff                   how long to wait before the next attempt
+balancer                  picks one endpoint out of those that are eligible
+batch                     small writes to a broker that leave as one
+binding                   the rule by which an exchange of a broker hands messages to a queue or to another exchange
+body                      what follows a message's head
+breaker, circuit breaker  closed: calls pass; open: they are refused at once; half-open: a few pass to find out
+broker                    a server of AMQP, RabbitMQ that is; an endpoint of an AMQP upstream
+broker catalog            what the broker has agreed to, so that it can be answered without it
+broker stub               the sidecar in the broker's place, for a session that has no broker
+buffered channel          a channel whose publishes are kept until the broker or the spool has confirmed them
+bulkhead                  bounds what is under way at once, with a bounded queue in front
+callback                  a function that is given to something, to be called when it has an answer
+chain                     the ordered hooks of the filters that an exchange runs through
+channel                   one of several conversations on an AMQP connection; confirms and delivery tags are counted on
+                          each
+check                     looks whether something is as it should be: a health check, the checks before a publish
+claim                     one process takes a file for itself, and waits while another one has it
+CLI                       the command line: ``sidecar run``, ``check``, ``status`` and the others
+client                    who dials: the peer in front of a listener; also the dialling end of a protocol
+client state              what an AMQP client has set up over one connection: declarations, bindings, consumers, confirm
+                          mode
+cluster                   the endpoints of one upstream, and which of them are eligible
+codec                     a record as bytes, and back
+command                   one word of the command line, and what it does
+compiling                 making native code of the hot path with mypyc
+config                    the configuration file, read and checked; nothing of it is ignored
+confirm                   the broker's answer to a publish that it has taken (ack) or not (nack)
+connection                one TCP connection, with what belongs to it
+connection limit          the most connections that a port accepts at once
+connector                 makes connections, and makes them again
+constant                  a number of a specification, with a name
+Consul                    the registry of HashiCorp; the sidecar talks to the agent on its own host
+consumer                  who receives the messages of a queue
+consumer pause            no new deliveries while the app, or something that it needs, is unwell
+container                 a kind of configuration value that holds others: a list, a map, a section
+content                   the header frame of a message: its size and its properties
+control                   AMQP's methods that are neither publish, delivery nor acknowledgement
+control plane             everything that is not in the way of traffic: registry, health, admin, export
+core                      the words that all packages share; it imports none of them
+credential cache          the logins that the broker has accepted before
+cross schema              what keys of the configuration have to do with each other
+cursor                    how far a stream of the spool has been read
+data plane                what moves bytes: listeners, exchanges, pools, relays
+database                  one file of SQLite, which one process has for itself
+dead letter               a spooled message that will not be sent any more, kept with the reason
+declaration, declared     an AMQP client's request that an exchange or a queue be there; of settings: beside their user
+deferred                  messages of a stream that the broker has not taken this time, and that others may overtake
+delivery                  a message on its way to a consumer, or a stored request on its way to its upstream
+demo                      a small mesh with failures, shown in a terminal
+departure                 an AMQP client goes while publishes of it are held, and frees what it leaves at the broker
+depth                     how many messages of a queue are ready to be delivered
+dial                      to open a connection
+difference                what two configurations do not have in common, key by key
+directory                 a shared folder as the registry; it needs no server
+dispatcher                sends what is in the spool, each message when its turn has come
+document                  the configuration file as a tree of nodes that know their lines
+downstream                the client's side of an exchange; upstream is the other one
+drain                     finish what is under way, take in nothing new
+ejection                  taking a failing endpoint out of the rotation for a while
+endpoint                  one address of an upstream
+environment               the variables that a configuration file may name
+ephemeral                 a queue that ends with its last consumer
+error                     what is wrong, in a shape that can be shown
+exchange                  one request with its answer, or one TCP or AMQP connection, from its beginning to its one end;
+                          and, about brokers, what publishes are sent to
+failover                  a client stays connected while its broker goes and another one comes
+fair scheduler            lets streams send in turn, so that none waits for a busy one
+fault                     an error of the disk or the database, told by its meaning
+file                      what is on the disk under one name
+filter                    applies one mechanism to traffic; it lets an exchange continue, or replies to it
+flow                      when a publish may go on: policies, gates and the scheduler
+folder                    where a registry without a server has its files
+forward                   to pass frames on, from the client to the broker and back
+forwarded                 who really asked, told to the app in ``x-forwarded-for`` and its kin
+frame                     what an AMQP connection is cut into: a method, a header, a piece of a body, a heartbeat
+gate                      what a publish may have to wait for: a rate, a queue's depth, an alarm, confirms, room in the
+                          spool
+guard                     keeps a failing filter of another package within its own exchange
+h1                        HTTP/1.1 on the wire
+handshake                 the beginning of an AMQP connection, from the protocol header to ``connection.open-ok``
+head                      a message's first line and header fields
+health                    whether the app, an instance or an endpoint can do its work
+heartbeat                 an empty AMQP frame that says that its sender is alive
+hint                      what the author of a wrong configuration may have meant
+hold                      to let a publish wait for its gates; *held* is what waits there
+hook                      a method of a filter that is called at one point of an exchange
+host                      a machine or its name; also the header field that names who is asked
+HTTP                      the protocol of requests and answers, here HTTP/1.1
+HTTP queue                requests that are stored on disk until their upstream takes them
+id                        random characters that name one request, trace or message
+inbound                   traffic from others to the app
+instance                  one instance of a service, as a registry knows it
+intake                    puts publishes of an AMQP port into its spool, and answers for them
+job                       what the event loop asks of the thread that owns a database
+JSON                      the notation of answers, logs and small files
+key                       a name in the configuration file, with its kind and its default
+kind                      what a value in the configuration may be
+lane                      what must keep its order: an AMQP channel's publishes to one exchange, the stored requests of
+                          one route
+leftover                  stored requests that no queue of the configuration delivers any more
+lifecycle                 the states of something that lives for a while: it starts, works, drains and ends
+lifetime                  how long a message may wait before its queues would have dropped it
+limiter                   so many at once, so many waiting, first come, first served
+line                      one line of a log
+link                      whether the registry answers
+listen                    to accept connections at an address
+listener                  one bound address and what belongs to it
+load                      to read and check the configuration
+log                       what the sidecar has to tell, as lines of JSON or text
+login                     the user, password and virtual host with which a client opens an AMQP connection
+loop                      an endpoint that leads back to the sidecar itself; elsewhere the event loop
+main                      where a program begins
+management API            RabbitMQ's HTTP port, asked for bindings
+match                     to find what a pattern is true of
+mechanism                 a pure object with injected time: token bucket, breaker, backoff, limiter
+mesh                      services that reach each other through sidecars
+message                   what a broker hands from publishers to consumers; in HTTP, a request or an answer
+method                    a command of AMQP, such as ``basic.publish``, with its arguments
+metric                    a number for Prometheus
+model                     the configuration, typed, as the rest of the program reads it
+monitor                   watches a broker's queues and alarms, over connections of the sidecar's own
+name                      a host name, which becomes addresses before the data plane sees it
+net                       sockets and names: dialling, listening, resolving, the timer wheel
+observe                   to ask running sidecars how they are
+offline                   a session or login without a broker at present
+OpenAPI                   the admin API's description of itself
+opening                   how an AMQP session begins, up to the broker's ``connection.open-ok``
+order                     the places of all filters in a chain, with the reasons
+outage grace              endpoints stay in use while a registry that has lost its data is filled again
+outbound                  traffic from the app to others
+outcome                   what became of a stored request or a replayed message
+pace                      how fast a background loop may turn
+parser                    reads arguments, or text, into something with a shape
+partition                 one of several routing keys that an exchange's messages are spread over
+passive declare           asks a broker whether an exchange is there, without making one
+pending frame             a client's frame that must not overtake a held publish
+picture                   one moment of the demo, drawn
+plan                      what another configuration would change, found out before anything is changed
+policy                    which gates a publish must pass; in a configuration, a mechanism with its settings
+pool                      kept connections to the endpoints of an upstream
+port                      a number to listen at; an *AMQP port* is a listener that speaks AMQP
+prefetch                  messages that are read ahead: of a consumer from its queue, of the replay from the spool
+probe                     a connection or question whose only purpose is to find out whether somebody is there
+probe channel             a channel on which a message that may close it is tried alone
+publish                   one message that a client sends, whole: method, header, body
+publisher                 a connection of the sidecar's own that publishes with confirms
+publisher pool            the publishers of a replay, one for each user and virtual host
+publisher slot            one place of that pool: its publisher, and what waits for it
+queue                     what waits in line; a broker's queue holds messages for its consumers
+rate limit                so many per second on average, so many at once at most
+reason                    why a message became a dead letter
+reconnect                 to find a new broker for a session that has lost its own
+record                    one entry of a database or file
+recovery                  setting up again, over a new broker connection, what a client had set up over the last
+reference                 every key of the configuration, to read
+registration              one workload made known in a registry
+registry                  where instances are made known and found: Consul, a directory, or none
+rehearsal                 ``sidecar check --against``: a reload's plan, printed and not carried out
+relay                     passes bytes or frames between a client and an upstream
+reload                    carries a plan out: another configuration for a running sidecar
+replay                    sending what is in the spool
+reply                     an answer of the sidecar's own, with its code; an *answer* comes from the app or the upstream
+report                    what the admin API says, as plain data
+request                   what an HTTP client sends; a ``request id`` names it in all logs
+reserve                   room set aside: on a disk, so that something can still be written; of descriptors
+resilience                the mechanisms against failures and overload
+resolver                  looks host names up: in the hosts file, then in the DNS
+retry                     another attempt after one that failed, where that is safe
+root                      the folder under which all others of a registry stand
+route                     a part of a listener's traffic with policies of its own; in AMQP, what one exchange and
+                          routing key lead to
+RPC                       a question on an AMQP channel and the method that is its answer
+rule                      what has to fit together among keys of a configuration
+run                       ``sidecar run``, or one run of the demo
+salvage                   takes what can be read out of a damaged database
+scheduler                 lets held publishes go, by priority and arrival, when their gates open
+schema                    what a configuration or an answer may contain, as JSON Schema
+send queue                the messages of one channel of a publisher: to be sent, sent, refused
+server                    the accepting end of a protocol
+service                   what a workload offers, under the name that others discover
+session                   an AMQP connection of a client and the one to a broker that belongs to it; with a spool, one
+                          broker connection after the other
+settling                  what a client says of its deliveries: ack, nack, reject
+share                     how much of the spool's room one stream may have
+shortage                  the host is out of descriptors, ports or memory for sockets
+show                      a configuration in the shape of its file again, secrets aside
+signal                    what the system tells a process: SIGTERM, SIGHUP
+socket                    the system's end of a connection
+source                    where a command gets what it shows: a running sidecar, or files
+span                      one step of a trace: when it began and ended, and how
+splice                    what goes on of one read: slices as they came, and what replaces others
+spool                     what is on disk of an AMQP port: publishes that the broker has not confirmed, and dead letters
+SQLite                    the database in a file that the standard library brings
+start page                the admin API's page at ``/``
+stats                     counters of the data plane: plain integers
+status                    ``sidecar status``; in HTTP, an answer's number
+storage                   databases and small files on this host's disk
+store                     a database as the event loop sees it
+store and forward         the spool of an AMQP port with all that fills and empties it
+story                     what is done to the demo's mesh, in which order
+stream                    spooled messages that keep their order: those of one virtual host and exchange
+subscription              a consumer as it was asked for, so that it can be begun again
+summary                   what is left to read after the demo
+table                     a map of names to typed values in AMQP; rows of a database
+TCP                       bytes in order, whatever they mean
+telemetry                 what can be seen of a running sidecar: counters, metrics, logs, spans
+text                      what people read; it may come from strangers, and is made safe to show
+timeout                   how long something may take
+token bucket              tokens arrive at a rate and are taken by what passes; the mechanism of a rate limit
+topic                     an exchange whose bindings are patterns of words
+topology                  exchanges, queues and bindings, and which queues a publish leads to
+trace                     all spans of one request, through all services; its context travels in header fields
+tracing                   carrying trace contexts on, and recording spans of those that are sampled
+traffic                   requests and their answers; in the demo, its clients
+transaction               changes of a database that are all made and synced, or none
+tunnel                    an exchange that has left HTTP (an upgrade), or a TCP connection: bytes pass as they are
+unacked                   deliveries that their client has not settled
+unconfirmed               publishes that the broker has not confirmed
+upstream                  one thing that the app dials, under a name
+validate                  to take nothing from a registry that is not what it should be
+value                     what stands behind a key of the configuration
+view                      what is shown of something, as data
+watch                     to follow one service in the registry
+watchdog                  notices a broker that is connected and does nothing
+watcher                   samples the depth of queues, and hears of alarms
+wheel                     the one clock for all deadlines of the data plane
+window                    how many publishes of a channel, or messages of a stream, the broker may have left unconfirmed
+wire                      AMQP as bytes; no input or output
+worker                    the one thread that owns a database
+write batch               small writes to a broker, collected until the end of a read or a short time
+writer                    the thread that owns the spool's database
 """
 
 __version__ = "0.1.0"
