@@ -73,6 +73,7 @@ HOT_PATH = [
     "sidecar/amqp/wire/tables.py",
     "sidecar/core/ids.py",
     "sidecar/core/replies.py",
+    "sidecar/core/stats.py",
     "sidecar/core/trace.py",
     "sidecar/endpoints/balancers.py",
     "sidecar/endpoints/cluster.py",
@@ -106,7 +107,6 @@ HOT_PATH = [
     "sidecar/resilience/limiter.py",
     "sidecar/resilience/token_bucket.py",
     "sidecar/tcp/relay.py",
-    "sidecar/telemetry/stats.py",
 ]
 
 extensions = []

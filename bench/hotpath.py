@@ -23,11 +23,12 @@ from sidecar.agent import lifecycle as agent
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.config import model
 from sidecar.core.instance import Instance
+from sidecar.core.records import AccessLog
 from sidecar.exchange.listener import Listener
 from sidecar.http.h1.server import Downstream
 from sidecar.http.listener import HttpListener
 from sidecar.net.wheel import TimerWheel
-from sidecar.telemetry.logs import AccessLog, setup
+from sidecar.telemetry.logs import setup
 
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ def make_listener(loop: Loop, upstream: model.Upstream) -> Listener:
         wheel=TimerWheel(loop.call_at, time.monotonic),
         clock=time.monotonic,
         rng=rng,
-        access_log=AccessLog("errors", setup(model.Log(level="warning"), "bench")),
+        access_log=AccessLog("errors", setup(model.Log(level="warning"), "bench").put),
         record_span=None,
         tracing=model.Tracing(sample=0.0),
         breaker_changed=lambda name, breaker: None,

@@ -6,18 +6,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin import amqp
 from sidecar.config import model
+from sidecar.core.stats import code_label
 from sidecar.core.text import counted
 from sidecar.resilience.breaker import CLOSED, OPEN
-from sidecar.telemetry.stats import code_label
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sidecar.admin.view import Running, UpstreamView
+    from sidecar.core.stats import FilterStats, ListenerStats
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.endpoints.names import Name
     from sidecar.resilience.breaker import CircuitBreaker
-    from sidecar.telemetry.stats import FilterStats, ListenerStats
 
 _BREAKER: Final = ("closed", "half_open", "open")
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.config.model import Config, Upstream
+from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
-from sidecar.telemetry.stats import ListenerStats
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric

@@ -15,6 +15,9 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.config import model
 from sidecar.config.model import INHERIT, Inbound, Match, Route, Upstream
+from sidecar.core.records import AccessLog as AccessLogWriter
+from sidecar.core.records import SpanRecord
+from sidecar.core.stats import FilterStats, ListenerStats
 from sidecar.endpoints import balancers
 from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import ANY, KEEP, Chain, Filter, Site
@@ -41,9 +44,6 @@ from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.backoff import Backoff
 from sidecar.resilience.breaker import CircuitBreaker as Breaker
 from sidecar.tcp.relay import TcpListener
-from sidecar.telemetry.logs import AccessLog as AccessLogWriter
-from sidecar.telemetry.spans import SpanRecord
-from sidecar.telemetry.stats import FilterStats, ListenerStats
 
 if TYPE_CHECKING:
     from sidecar.http_queue.delivery import Delivered

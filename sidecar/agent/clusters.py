@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 from sidecar.config.model import Address, Upstream
 from sidecar.core.instance import Instance
+from sidecar.core.stats import ListenerStats
 from sidecar.endpoints import loops
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Expansion, Name, Names
 from sidecar.exchange.listener import Listener
 from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
-from sidecar.telemetry.stats import ListenerStats
 
 if TYPE_CHECKING:
     from sidecar.admin.view import AmqpView

@@ -31,6 +31,8 @@ from sidecar.config.load import load
 from sidecar.config.model import Address, Config, Upstream
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
+from sidecar.core.records import AccessLog
+from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.health import AppChecker
 from sidecar.endpoints.loops import reaches
 from sidecar.endpoints.names import Expansion, Names
@@ -42,9 +44,8 @@ from sidecar.net.wheel import TimerWheel
 from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
 from sidecar.resilience.breaker import CircuitBreaker
-from sidecar.telemetry.logs import AccessLog, LogWriter
+from sidecar.telemetry.logs import LogWriter
 from sidecar.telemetry.spans import SpanExporter
-from sidecar.telemetry.stats import ListenerStats
 
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
@@ -115,7 +116,7 @@ class Agent:
             wheel=self._wheel,
             clock=time.monotonic,
             rng=rng,
-            access_log=AccessLog(config.log.access, log),
+            access_log=AccessLog(config.log.access, log.put),
             record_span=self._spans.record if self._spans else None,
             tracing=config.tracing,
             breaker_changed=_log_breaker,

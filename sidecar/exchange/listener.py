@@ -16,13 +16,13 @@ from sidecar.net.sockets import reset, set_keepalive
 
 if TYPE_CHECKING:
     from sidecar.agent.assembly import Assembly
+    from sidecar.core.stats import ListenerStats
     from sidecar.endpoints.cluster import Cluster
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.exchange.filter import Chain
     from sidecar.net.wheel import TimerWheel
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.storage.files import Files
-    from sidecar.telemetry.stats import ListenerStats
 
 #: What to do about the usual reasons why an address cannot be bound.
 _HINTS: Final = {

@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, ClassVar
 
+from sidecar.core.records import AccessLog as Log
+from sidecar.core.records import AccessRecord
 from sidecar.core.trace import trace_of
 from sidecar.exchange.filter import Filter
-from sidecar.telemetry.logs import AccessLog as Log
-from sidecar.telemetry.logs import AccessRecord
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange

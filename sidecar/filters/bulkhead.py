@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sidecar.config.model import Bulkhead as Config
 from sidecar.core.replies import Reply
+from sidecar.core.stats import ListenerStats
 from sidecar.exchange.filter import Filter, Wait
 from sidecar.resilience.limiter import Limiter
-from sidecar.telemetry.stats import ListenerStats
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
+from sidecar.core.stats import METHODS, STATUSES, ListenerStats
 from sidecar.exchange.filter import Filter
-from sidecar.telemetry.stats import METHODS, STATUSES, ListenerStats
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class Metrics(Filter):
-    """One per listener; adds to its :class:`~sidecar.telemetry.stats.ListenerStats`."""
+    """One per listener; adds to its :class:`~sidecar.core.stats.ListenerStats`."""
 
     name: ClassVar[str] = "metrics"
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from sidecar.config.model import Tracing as Config
 from sidecar.core.ids import Ids
+from sidecar.core.records import SpanRecord
 from sidecar.core.trace import SAMPLED, Trace, b3_lines, parse_b3, parse_traceparent, traceparent
 from sidecar.exchange.filter import Filter
-from sidecar.telemetry.spans import SpanRecord
 
 if TYPE_CHECKING:
     from sidecar.http.exchange import HttpExchange

@@ -18,11 +18,11 @@ from sidecar.net.sockets import reset
 
 if TYPE_CHECKING:
     from sidecar.config.model import Limits
+    from sidecar.core.stats import ListenerStats
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.http.exchange import HttpExchange
     from sidecar.http.h1.head import ResponseHead
     from sidecar.net.wheel import TimerWheel
-    from sidecar.telemetry.stats import ListenerStats
 
 #: A request that cannot be sent again only goes on a connection that was used this recently, or on a fresh one.
 FRESH_SECONDS: Final = 1.0

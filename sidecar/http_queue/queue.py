@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config import model
+from sidecar.core.stats import QueueStats
 from sidecar.exchange.listener import ListenerError
 from sidecar.http_queue.database import Database
 from sidecar.http_queue.lane import Lane
 from sidecar.http_queue.outcomes import Outcomes
 from sidecar.http_queue.record import file_name
 from sidecar.http_queue.store import Store
-from sidecar.telemetry.stats import QueueStats
 
 if TYPE_CHECKING:
     from sidecar.http.listener import HttpListener

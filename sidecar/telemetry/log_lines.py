@@ -10,9 +10,11 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import orjson
+
+from sidecar.core.records import AccessRecord
 
 #: The longest message and the longest traceback, in characters: what waits in the queue has to be bounded.
 MAX_TEXT: Final = 16384
@@ -23,27 +25,6 @@ _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dic
 }  # fmt: skip
 _LEVELS: Final = {"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "critical"}
 _COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "debug": "\x1b[2m"}
-
-
-class AccessRecord(NamedTuple):
-    """A finished exchange. ``time`` is Unix time, ``duration`` seconds; ``target`` is without its query, which may
-    hold secrets; ``status`` 0: the client left before an answer."""
-
-    time: float
-    direction: str
-    upstream: str
-    method: str
-    target: str
-    status: int
-    error: str | None
-    duration: float
-    bytes_in: int
-    bytes_out: int
-    endpoint: str | None
-    attempts: int
-    client: str
-    request_id: str
-    trace_id: str | None
 
 
 class Lines(Protocol):

@@ -12,15 +12,14 @@ import logging
 import os
 import queue
 import select
-import sys
 import threading
 import time
 from typing import Final
 
 from sidecar.config.model import Log
+from sidecar.core.records import AccessRecord
 from sidecar.core.text import counted
 from sidecar.telemetry.log_lines import (
-    AccessRecord,
     JsonLines,
     Lines,
     TextLines,
@@ -28,8 +27,6 @@ from sidecar.telemetry.log_lines import (
     record_fields,
     timestamp,
 )
-
-__all__ = ["LEVELS", "AccessLog", "AccessRecord", "LogWriter", "setup"]
 
 #: The levels that can be set, the most talkative first.
 LEVELS: Final = ("debug", "info", "warning", "error")
@@ -150,21 +147,6 @@ class LogWriter(logging.Handler):
             "msg": text,
             "service": self._service,
         }
-
-
-class AccessLog:
-    """Which exchanges get a line: ``all``, ``errors`` (5xx, and whatever the sidecar answered itself) or ``off``."""
-
-    def __init__(self, mode: str, writer: LogWriter) -> None:
-        #: Hot path: lines are for statuses from this one on.
-        self._from = {"all": 0, "errors": 500, "off": sys.maxsize}[mode]
-        self._errors = mode != "off"
-        #: Queue an :class:`AccessRecord`; never blocks.
-        self.record = writer.put
-
-    def enabled_for(self, status: int, error: str | None) -> bool:
-        """Whether an exchange that ended so gets a line."""
-        return status >= self._from or (self._errors and bool(error))
 
 
 def setup(config: Log, service: str, fd: int = 2) -> LogWriter:

@@ -13,11 +13,11 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import INF, floatToGoString
 
 from sidecar import __version__
-from sidecar.telemetry.stats import QueueStats, code_label
+from sidecar.core.stats import QueueStats, code_label
 
 if TYPE_CHECKING:
     from sidecar.admin.view import Running
-    from sidecar.telemetry.stats import Histogram
+    from sidecar.core.stats import Histogram
 
 
 class Metrics:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from sidecar import __version__
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Service, Tracing
+from sidecar.core.records import SpanRecord
 from sidecar.core.text import utf8
 
 logger = logging.getLogger("sidecar.spans")
@@ -33,21 +34,6 @@ class SpanError(ConfigError):
 
     def __init__(self, text: str) -> None:
         super().__init__("tracing.otlp", [Problem("", text)])
-
-
-class SpanRecord(NamedTuple):
-    """One exchange, or one message, as a span. ``kind`` is ``server``, ``client``, ``producer`` or ``consumer``;
-    ``parent_id`` 0: none; times are Unix time in nanoseconds."""
-
-    trace_id: int
-    span_id: int
-    parent_id: int
-    name: str
-    kind: str
-    start_ns: int
-    end_ns: int
-    attributes: dict[str, str | int]
-    ok: bool
 
 
 class SpanExporter:

@@ -10,9 +10,9 @@ from sidecar.admin import report
 from sidecar.config.model import CircuitBreaker, Match, Route
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
+from sidecar.core.stats import FilterStats, QueueStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Expansion
-from sidecar.telemetry.stats import FilterStats, QueueStats
 from support.names import FakeNames, settled
 from support.running import FakeRegistry, FakeUpstream, running
 

@@ -9,9 +9,9 @@ import pytest
 
 from sidecar.config.model import Inbound, Retry, Upstream
 from sidecar.config.model import Tracing as Config
+from sidecar.core.records import SpanRecord
 from sidecar.core.trace import parse_traceparent
 from sidecar.filters.tracing import Tracing
-from sidecar.telemetry.spans import SpanRecord
 from support.clock import Clock
 from support.fakes import FakeExchange, FakeListener, request
 from support.live import ANY_PORT, Live, Origin, fetch, ok, run

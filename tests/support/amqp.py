@@ -29,8 +29,8 @@ from sidecar.amqp.broker_probe import Call
 from sidecar.amqp.listener import AmqpListener
 from sidecar.config import model
 from sidecar.core.instance import Instance
+from sidecar.core.records import AccessLog
 from sidecar.net.wheel import TimerWheel
-from sidecar.telemetry.logs import AccessLog, LogWriter
 from support.clock import Loop
 
 GREETING = b"AMQP\x00\x00\x09\x01"
@@ -711,7 +711,7 @@ class Stage:
             wheel=self.wheel,
             clock=self.loop,
             rng=random.Random(1),
-            access_log=AccessLog("all", cast(LogWriter, self.lines)),
+            access_log=AccessLog("all", self.lines.put),
             record_span=self.spans.append if spans else None,
             tracing=model.Tracing(sample=sample, propagate=propagate),
             breaker_changed=lambda name, breaker: None,

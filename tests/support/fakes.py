@@ -7,12 +7,12 @@ from typing import Any
 
 from sidecar.config.model import Limits
 from sidecar.core.instance import Instance
+from sidecar.core.stats import ListenerStats
 from sidecar.core.trace import Trace, trace_of
 from sidecar.endpoints import balancers
 from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.http.h1.head import RequestHead, ResponseHead, parse_request, parse_response
-from sidecar.telemetry.stats import ListenerStats
 from support.clock import Clock
 
 

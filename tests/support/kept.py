@@ -24,9 +24,9 @@ from sidecar.amqp.listener import AmqpListener
 from sidecar.amqp.store_and_forward import SpoolPort
 from sidecar.config import model
 from sidecar.core.instance import Instance
+from sidecar.core.records import AccessLog
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.backoff import Backoff
-from sidecar.telemetry.logs import AccessLog, LogWriter
 from support import clock
 from support.amqp import (
     GREETING,
@@ -230,7 +230,7 @@ class KeptStage(Stage):
             wheel=self.wheel,
             clock=self.loop,
             rng=random.Random(1),
-            access_log=AccessLog("all", cast(LogWriter, self.lines)),
+            access_log=AccessLog("all", self.lines.put),
             record_span=self.spans.append if spans else None,
             tracing=model.Tracing(sample=sample),
             breaker_changed=lambda name, breaker: None,

@@ -14,11 +14,10 @@ import uvloop
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.config.model import Address, Inbound, Tracing, Upstream
 from sidecar.core.instance import Instance
+from sidecar.core.records import AccessRecord, SpanRecord
 from sidecar.exchange.listener import Listener
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker
-from sidecar.telemetry.logs import AccessRecord
-from sidecar.telemetry.spans import SpanRecord
 from support.clock import Clock
 from support.patience import PATIENCE
 

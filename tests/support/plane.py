@@ -28,11 +28,11 @@ import uvloop
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.config import model
 from sidecar.core.instance import Instance
+from sidecar.core.records import AccessLog
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.http.listener import HttpListener
 from sidecar.net.sockets import reset
 from sidecar.net.wheel import TimerWheel
-from sidecar.telemetry.logs import AccessLog, LogWriter
 from support.clock import Loop
 from support.patience import PATIENCE
 
@@ -226,7 +226,7 @@ class Plane:
             wheel=self.wheel,
             clock=self.clock,
             rng=random.Random(1),
-            access_log=AccessLog("all", cast(LogWriter, self.lines)),
+            access_log=AccessLog("all", self.lines.put),
             record_span=None,
             tracing=model.Tracing(sample=0),
             breaker_changed=lambda name, breaker: None,

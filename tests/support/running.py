@@ -14,10 +14,10 @@ from sidecar.amqp.metrics import amqp_families
 from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Secret, Service, Upstream
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
+from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Name
 from sidecar.resilience import breaker
-from sidecar.telemetry.stats import ListenerStats
 from support.clock import Clock
 from support.fake_spool import FakeSpool
 

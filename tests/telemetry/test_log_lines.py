@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config.model import Secret
+from sidecar.core.records import AccessRecord
 from sidecar.telemetry.log_lines import (
     MAX_TEXT,
-    AccessRecord,
     JsonLines,
     Lines,
     TextLines,

@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from sidecar.config.model import Log
+from sidecar.core.records import AccessLog, AccessRecord
 from sidecar.telemetry import logs
-from sidecar.telemetry.logs import AccessLog, AccessRecord, LogWriter, setup
+from sidecar.telemetry.logs import LogWriter, setup
 
 ROOT = Path(__file__).parents[2]
 ACCESS = AccessRecord(0.0, "inbound", "tasks", "GET", "/", 200, None, 0.1, 0, 0, None, 1, "127.0.0.1", "r", None)
@@ -90,7 +91,7 @@ def until(condition: Any, seconds: float = 60.0) -> None:
 
 def test_lines_come_in_order(pipe: Pipe) -> None:
     with logging_to(pipe) as writer:
-        access = AccessLog("all", writer)
+        access = AccessLog("all", writer.put)
         for n in range(500):
             logging.getLogger("sidecar.x").info("%d", n)
             access.record(ACCESS._replace(status=n))
@@ -117,7 +118,7 @@ def test_a_pipe_that_nobody_reads_stops_nobody(pipe: Pipe, monkeypatch: pytest.M
             logger.info("kept")
         for _ in range(7):
             logger.info("dropped")
-        AccessLog("all", writer).record(ACCESS)
+        AccessLog("all", writer.put).record(ACCESS)
         assert writer.dropped == 8
         reader = _InThread(pipe)
     lines = [json.loads(line) for line in reader.text().splitlines() if line]
@@ -225,7 +226,7 @@ def test_warnings_of_python_are_logged(pipe: Pipe) -> None:
 )
 def test_which_exchanges_get_a_line(pipe: Pipe, mode: str, expected: list[bool]) -> None:
     with logging_to(pipe) as writer:
-        log = AccessLog(mode, writer)
+        log = AccessLog(mode, writer.put)
         cases = [(200, ""), (404, None), (500, None), (429, "rate_limited")]
         assert [log.enabled_for(status, error) for status, error in cases] == expected
 

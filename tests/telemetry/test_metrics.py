@@ -13,8 +13,8 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 
 from sidecar import __version__
 from sidecar.config.model import CircuitBreaker, Match, Route
+from sidecar.core.stats import BUCKETS, FilterStats
 from sidecar.telemetry.metrics import Metrics
-from sidecar.telemetry.stats import BUCKETS, FilterStats
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
 
 #: The contract: names, and the labels of their samples.

@@ -13,8 +13,9 @@ import pytest
 from sidecar import __version__
 from sidecar.config.errors import ConfigError
 from sidecar.config.model import Service, Tracing
+from sidecar.core.records import SpanRecord
 from sidecar.telemetry import spans
-from sidecar.telemetry.spans import SpanError, SpanExporter, SpanRecord
+from sidecar.telemetry.spans import SpanError, SpanExporter
 from support.collector import Collector
 
 SERVICE = Service(name="tasks", id="tasks-1", address="10.0.0.5")

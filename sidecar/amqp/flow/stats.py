@@ -1,5 +1,5 @@
 """What an AMQP port counts: plain integers that the relay adds to, read when somebody asks (see
-:mod:`sidecar.telemetry.stats`)."""
+:mod:`sidecar.core.stats`)."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from sidecar.amqp.wire.content import B3, TRACEPARENT, text_header
 from sidecar.amqp.wire.tables import table_entry
 from sidecar.config.model import Tracing as Config
 from sidecar.core.ids import Ids
+from sidecar.core.records import SpanRecord
 from sidecar.core.trace import SAMPLED, Trace, parse_b3, parse_traceparent
-from sidecar.telemetry.spans import SpanRecord
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import Route

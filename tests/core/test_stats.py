@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.telemetry.stats import BUCKETS, MAX_REASONS, Histogram, ListenerStats
+from sidecar.core.stats import BUCKETS, MAX_REASONS, Histogram, ListenerStats
 
 
 def test_a_value_on_a_bound_is_in_its_bucket() -> None:

@@ -1,0 +1,61 @@
+"""What the data plane tells about a finished exchange or message, as plain tuples.
+
+Making one is all that the hot path does; whoever takes it (:mod:`sidecar.telemetry`) formats and sends it elsewhere.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+
+class AccessRecord(NamedTuple):
+    """A finished exchange. ``time`` is Unix time, ``duration`` seconds; ``target`` is without its query, which may
+    hold secrets; ``status`` 0: the client left before an answer."""
+
+    time: float
+    direction: str
+    upstream: str
+    method: str
+    target: str
+    status: int
+    error: str | None
+    duration: float
+    bytes_in: int
+    bytes_out: int
+    endpoint: str | None
+    attempts: int
+    client: str
+    request_id: str
+    trace_id: str | None
+
+
+class SpanRecord(NamedTuple):
+    """One exchange, or one message, as a span. ``kind`` is ``server``, ``client``, ``producer`` or ``consumer``;
+    ``parent_id`` 0: none; times are Unix time in nanoseconds."""
+
+    trace_id: int
+    span_id: int
+    parent_id: int
+    name: str
+    kind: str
+    start_ns: int
+    end_ns: int
+    attributes: dict[str, str | int]
+    ok: bool
+
+
+class AccessLog:
+    """Which exchanges get a line: ``all``, ``errors`` (5xx, and whatever the sidecar answered itself) or ``off``."""
+
+    def __init__(self, mode: str, record: Callable[[AccessRecord], None]) -> None:
+        #: Hot path: lines are for statuses from this one on.
+        self._from = {"all": 0, "errors": 500, "off": sys.maxsize}[mode]
+        self._errors = mode != "off"
+        #: Queue an :class:`AccessRecord`; never blocks.
+        self.record = record
+
+    def enabled_for(self, status: int, error: str | None) -> bool:
+        """Whether an exchange that ended so gets a line."""
+        return status >= self._from or (self._errors and bool(error))
