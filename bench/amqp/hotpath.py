@@ -12,7 +12,7 @@ from bench.amqp.cases import BODY_BYTES, EXCHANGE, PREFETCH, ROUTING_KEY
 from bench.contenders import RATE
 from bench.hotpath import Loop, Sink, make_listener, time_runs
 from sidecar.amqp.listener import AmqpListener
-from sidecar.amqp.relay.connections import BrokerLeg, ClientLeg
+from sidecar.amqp.relay.connections import BrokerConnection, ClientConnection
 from sidecar.amqp.wire import constants
 from sidecar.config import model
 
@@ -33,10 +33,10 @@ async def measure_amqp(messages: int, profile: bool) -> None:
     )
     listener = make_listener(loop, upstream)
     assert isinstance(listener, AmqpListener)
-    client = ClientLeg(listener)
+    client = ClientConnection(listener)
     client.connection_made(Sink())
     client.data_received(constants.PROTOCOL_HEADER)
-    broker: BrokerLeg = await loop.upstream
+    broker: BrokerConnection = await loop.upstream
     _shake_hands(client, broker)
     body = b"x" * BODY_BYTES
     sent = delivered = 0
@@ -91,7 +91,7 @@ async def measure_amqp(messages: int, profile: bool) -> None:
     assert stats.unacked == 0, "not every ack was counted"
 
 
-def _shake_hands(client: ClientLeg, broker: BrokerLeg) -> None:
+def _shake_hands(client: ClientConnection, broker: BrokerConnection) -> None:
     """To an open channel in confirm mode with a consumer."""
     mechanisms = pack(">BB", 0, 9) + wire.long(b"") + wire.long(b"PLAIN") + wire.long(b"en_US")
     broker.data_received(wire.method(constants.CONNECTION_START, 0, mechanisms))

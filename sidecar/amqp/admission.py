@@ -29,7 +29,7 @@ NO_BROKER_CODES: Final = frozenset({"connect_failed", "connect_timeout", "no_end
 QUIET_SECONDS: Final = 60.0
 
 
-class Door:
+class Admission:
     """One port's. It is shut while there are ``reasons``: one of :data:`REASONS` → words for people."""
 
     __slots__ = ("_acceptor", "_announced", "_clock", "_logged", "_name", "reasons")

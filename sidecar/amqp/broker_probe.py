@@ -36,7 +36,7 @@ MOST: Final = 8
 _ENOUGH: Final = 12
 
 
-class Lookout:
+class BrokerProbe:
     """One port's. The listener is told by ``broker_found(endpoint)`` or, after each round without an answer,
     ``broker_missing()``; then there is another round."""
 
@@ -45,7 +45,7 @@ class Lookout:
     def __init__(self, listener: AmqpListener) -> None:
         self._listener = listener
         #: Those of this round whose answer is not there yet.
-        self._calls: set[Call] = set()
+        self._calls: set[ProbeConnection] = set()
         #: They are a glance.
         self._silent = False
         #: This host lacked something to ask with.
@@ -92,7 +92,7 @@ class Lookout:
             endpoints = tuple(listener.rng.sample(endpoints, MOST))
         self._unsure = False
         self._silent = silent
-        self._calls = {Call(self, endpoint, silent) for endpoint in endpoints}
+        self._calls = {ProbeConnection(self, endpoint, silent) for endpoint in endpoints}
         if not self._calls:
             self._in_vain()
             return
@@ -107,7 +107,7 @@ class Lookout:
         else:
             self._ask()
 
-    def answered(self, call: Call) -> None:
+    def answered(self, call: ProbeConnection) -> None:
         """It is a broker; or silent, and takes connections."""
         if call not in self._calls:
             return
@@ -117,7 +117,7 @@ class Lookout:
             self._hang_up()
             self._wait()
 
-    def failed(self, call: Call, error: OSError | None = None) -> None:
+    def failed(self, call: ProbeConnection, error: OSError | None = None) -> None:
         """It is none, or cannot be reached."""
         if call not in self._calls:
             return
@@ -146,11 +146,11 @@ class Lookout:
             call.end()
 
 
-class Call(asyncio.Protocol):
+class ProbeConnection(asyncio.Protocol):
     """A connection to an endpoint, to hear whether a broker is there; a ``silent`` one, to see whether anybody is."""
 
-    def __init__(self, lookout: Lookout, endpoint: Endpoint, silent: bool) -> None:
-        self._lookout = lookout
+    def __init__(self, probe: BrokerProbe, endpoint: Endpoint, silent: bool) -> None:
+        self._probe = probe
         self.endpoint = endpoint
         self.silent = silent
         self._connecting: asyncio.Task[None] | None = None
@@ -166,7 +166,7 @@ class Call(asyncio.Protocol):
             await SHORTAGE.dial(lambda: loop.create_connection(lambda: self, host, port))
         except OSError as error:
             self._connecting = None
-            self._lookout.failed(self, error)
+            self._probe.failed(self, error)
 
     def end(self) -> None:
         if self._transport is not None:
@@ -177,7 +177,7 @@ class Call(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         if self.silent:
-            self._lookout.answered(self)
+            self._probe.answered(self)
         else:
             self._transport.write(PROTOCOL_HEADER)
 
@@ -186,9 +186,9 @@ class Call(asyncio.Protocol):
         if len(said) < _ENOUGH:
             return
         if said[0] == METHOD and method_of(said, 0, _ENOUGH) == CONNECTION_START:
-            self._lookout.answered(self)
+            self._probe.answered(self)
         else:
-            self._lookout.failed(self)
+            self._probe.failed(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lookout.failed(self)
+        self._probe.failed(self)

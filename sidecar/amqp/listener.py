@@ -7,13 +7,13 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.amqp.admission import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Door
-from sidecar.amqp.broker_probe import Lookout
+from sidecar.amqp.admission import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Admission
+from sidecar.amqp.broker_probe import BrokerProbe
 from sidecar.amqp.flow.gates import Gate
 from sidecar.amqp.flow.policy import Policy
 from sidecar.amqp.flow.scheduler import Hold
 from sidecar.amqp.flow.stats import AmqpStats
-from sidecar.amqp.relay.connections import ClientLeg
+from sidecar.amqp.relay.connections import ClientConnection
 from sidecar.amqp.relay.lifecycle import DIALLING, GREETING
 from sidecar.amqp.relay.session import Session
 from sidecar.amqp.topology.ephemeral import EphemeralQueues
@@ -70,18 +70,18 @@ class AmqpListener(Listener):
         #: Who knows of an alarm of the broker: sessions, the watcher, the replay.
         self._alarmed: dict[Session | str, None] = {}
         #: Whether deliveries are kept back at present.
-        self.stalled = False
+        self.paused = False
         #: The sidecar is about to drain: nobody gets deliveries any more.
         self.work_is_over = False
         self._app_is_well = True
-        #: The breakers whose being open keeps deliveries back; set by the agent.
+        #: The breakers whose being open pauses deliveries; set by the agent.
         self.pause_on: Callable[[], Sequence[CircuitBreaker]] = _nobody
         self._watcher: Watcher | None = None
         #: With a spool: that, and all that belongs to it.
         self.port: SpoolPort | None = self._spool_port(config)
         self._timer: Timer = self.wheel.timer(self._tick)
-        self.door = Door(self.name, self._acceptor, self.clock)
-        self.lookout = Lookout(self)
+        self.admission = Admission(self.name, self._acceptor, self.clock)
+        self.probe = BrokerProbe(self)
         #: Of the bulkhead; ``None``: there is none.
         self._limiter: Limiter | None = None
 
@@ -122,21 +122,21 @@ class AmqpListener(Listener):
         self._look_after_watcher()
 
     def protocol(self) -> asyncio.Protocol:
-        return cast(asyncio.Protocol, ClientLeg(self))
+        return cast(asyncio.Protocol, ClientConnection(self))
 
-    def accept(self, client: ClientLeg, peer: str, client_ip: str) -> None:
+    def accept(self, client: ClientConnection, peer: str, client_ip: str) -> None:
         """A client has connected."""
         client.session = self._session(client, peer, client_ip)
         client.session.start()
         if self._timer.deadline == float("inf"):
             self._timer.set(self.clock() + TICK)
 
-    def _session(self, client: ClientLeg, peer: str, client_ip: str) -> Session:
+    def _session(self, client: ClientConnection, peer: str, client_ip: str) -> Session:
         if self.port is None:
             return Session(self, client, peer, client_ip)
-        from sidecar.amqp.failover.session import KeptSession
+        from sidecar.amqp.failover.session import BufferedSession
 
-        return KeptSession(self, client, peer, client_ip, self.port)
+        return BufferedSession(self, client, peer, client_ip, self.port)
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: the broker ends them when it goes."""
@@ -159,7 +159,7 @@ class AmqpListener(Listener):
             self.port.start()
         await Listener.start(self)
         if self.port is None:
-            self.lookout.watch()
+            self.probe.watch()
         self._look_after_watcher()
         self._timer.set(self.clock() + TICK)
 
@@ -195,11 +195,11 @@ class AmqpListener(Listener):
         """Somebody has come or gone, or there is room for another number of them."""
         limiter = self._limiter
         if limiter is not None and limiter.full:
-            self.door.shut(OVERLOADED, f"all {limiter.active} places are taken: bulkhead.max_connections")
+            self.admission.shut(OVERLOADED, f"all {limiter.active} places are taken: bulkhead.max_connections")
         elif self.limits.connections and len(self._connections) >= self.limits.connections:
-            self.door.shut(OVERLOADED, f"all {len(self._connections)} places are taken: limits.connections")
+            self.admission.shut(OVERLOADED, f"all {len(self._connections)} places are taken: limits.connections")
         else:
-            self.door.open(OVERLOADED)
+            self.admission.open(OVERLOADED)
 
     def turned_away(self, reply: Reply) -> None:
         """A client could not be given a broker."""
@@ -211,18 +211,18 @@ class AmqpListener(Listener):
             if any(not endpoint.ejected_until for endpoint in self.cluster.endpoints):
                 return  # there are others
         if self.port is None:
-            self.door.shut(NO_BROKER, reply.message)
-        self.lookout.look()
+            self.admission.shut(NO_BROKER, reply.message)
+        self.probe.look()
 
     def broker_lost(self) -> None:
         """A broker has gone under a client: there may be none."""
         if self.port is None and not self.draining:
-            self.lookout.look()
+            self.probe.look()
 
     def broker_missing(self) -> None:
         """No endpoint answers."""
         if self.port is None:
-            self.door.shut(NO_BROKER, f"no broker of {self.name} can be reached")
+            self.admission.shut(NO_BROKER, f"no broker of {self.name} can be reached")
 
     def broker_found(self, endpoint: Endpoint) -> bool:
         """A connection to a broker stands: nobody need wait for the breaker's time, or an ejection's, to be over.
@@ -232,8 +232,8 @@ class AmqpListener(Listener):
             if breaker.forced == "open":
                 return False
             breaker.recovered()
-        self.lookout.rest()
-        self.door.open(NO_BROKER)
+        self.probe.rest()
+        self.admission.open(NO_BROKER)
         return True
 
     # -- holding -------------------------------------------------------------------------------------------------------
@@ -279,10 +279,10 @@ class AmqpListener(Listener):
 
     def _see_to_deliveries(self) -> None:
         stall = not self._app_is_well or any(breaker.state == BREAKER_OPEN for breaker in self.pause_on())
-        if stall != self.stalled:
-            self.stalled = stall
+        if stall != self.paused:
+            self.paused = stall
             for session in list(self.sessions):
-                session.stall(stall)
+                session.pause_deliveries(stall)
 
     def stop_work(self) -> None:
         self.work_is_over = True
@@ -294,9 +294,9 @@ class AmqpListener(Listener):
     def _tick(self) -> None:
         self._see_to_deliveries()
         now = self.clock()
-        if self.stalled:
+        if self.paused:
             for session in list(self.sessions):
-                session.stalling.look(now, self.config.pause_keep)
+                session.consumer_pause.look(now, self.config.pause_keep)
         for session, (since, gate) in list(self.stopped.items()):
             if not self.hold.crowded(gate):  # there may be no room for others for long
                 self._let_go(session)
@@ -311,10 +311,10 @@ class AmqpListener(Listener):
 
     def drain(self) -> None:
         self.draining = True
-        self.lookout.close()
-        self.door.shut(DRAINING, "the sidecar is shutting down")
+        self.probe.close()
+        self.admission.shut(DRAINING, "the sidecar is shutting down")
         for connection in list(self._connections):
-            if isinstance(connection, ClientLeg) and connection.session.stage in (GREETING, DIALLING):
+            if isinstance(connection, ClientConnection) and connection.session.stage in (GREETING, DIALLING):
                 connection.session.hang_up("draining")  # later in its handshake, it would take that for an answer to it
 
     async def drained(self) -> None:
@@ -333,7 +333,7 @@ class AmqpListener(Listener):
                 async with asyncio.timeout(2):
                     await watcher.close()
         await Listener.stop(self)
-        self.lookout.close()
+        self.probe.close()
         self._timer.close()
         if self.port is not None:
             await self.port.close()
@@ -370,11 +370,11 @@ class View:
 
     @property
     def refusing(self) -> Mapping[str, str]:
-        return self._listener.door.reasons
+        return self._listener.admission.reasons
 
     @property
     def stalled(self) -> bool:
-        return self._listener.stalled
+        return self._listener.paused
 
     def holding(self) -> list[tuple[str, int]]:
         return self._listener.hold.waiting()
@@ -396,7 +396,7 @@ class View:
                 unacked=session.unacked,
                 held=session.held,
                 blocked=session.told_blocked,
-                stalled=session.stalled_deliveries,
+                stalled=session.paused_deliveries,
             )
             for session in self._listener.sessions
         ]

@@ -12,7 +12,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.failover.credential_cache import Accounts
+from sidecar.amqp.failover.credential_cache import CredentialCache
 from sidecar.amqp.monitor.connection import Report
 from sidecar.amqp.publisher.connection import GONE, Publisher
 from sidecar.amqp.publisher.connector import Connector
@@ -29,7 +29,7 @@ from sidecar.storage.errors import SpoolError
 from sidecar.storage.json_file import Saving
 
 if TYPE_CHECKING:
-    from sidecar.amqp.failover.session import KeptSession
+    from sidecar.amqp.failover.session import BufferedSession
     from sidecar.amqp.flow.policy import Policy
     from sidecar.amqp.flow.scheduler import Hold
     from sidecar.amqp.flow.stats import AmqpStats
@@ -78,7 +78,7 @@ class SpoolPort:
         self._clock = clock
         #: Sessions that look for a broker; and since when one of those that did, or of newcomers, has found it (inf:
         #: none has).
-        self._searching: set[KeptSession] = set()
+        self._searching: set[BufferedSession] = set()
         self._found = inf
         #: Connections of our own that wait for those of clients.
         self._late: list[Publisher] = []
@@ -93,8 +93,8 @@ class SpoolPort:
         shares = Shares(self.spool, self._moves, time.time)
         self.keeper = Keeper(settings, self.spool, stats, time.time, Lifetimes(policy.topology), shares)
         self.known = Known(path / f"{name}.known.json")
-        self.accounts = Accounts(path / f"{name}.accounts.json", config.credentials)
-        self._saving = Saving([self.known, self.accounts])
+        self.credential_cache = CredentialCache(path / f"{name}.credential_cache.json", config.credentials)
+        self._saving = Saving([self.known, self.credential_cache])
         self._connector = Connector(addresses, loop)
         self._replayer = Replayer(
             name,
@@ -121,7 +121,7 @@ class SpoolPort:
         """Read what is there, and begin to send it. Raises :class:`SpoolError`."""
         self.spool.open()
         self.known.load()
-        self.accounts.load()
+        self.credential_cache.load()
         self._saving.start()
         self._replayer.start()
         if self.spool.messages:
@@ -134,7 +134,7 @@ class SpoolPort:
         await self._replayer.close()
         await self._store_held()
         self._connector.close()
-        await self.accounts.close()
+        await self.credential_cache.close()
         await self._saving.close()
         await self.spool.close()
         if self.spool.messages:
@@ -164,7 +164,7 @@ class SpoolPort:
     def configure(self, config: Amqp) -> None:
         """Another configuration; the folder is the same."""
         self._config = config
-        self.accounts.credentials = config.credentials
+        self.credential_cache.credentials = config.credentials
         settings = config.spool
         if settings is not None:
             self.keeper.settings = settings
@@ -229,23 +229,23 @@ class SpoolPort:
 
     def seen(self, handshake: Handshake) -> None:
         """The broker has it in until now."""
-        self.accounts.accepted(handshake.mechanism, handshake.response, handshake.vhost)
+        self.credential_cache.accepted(handshake.mechanism, handshake.response, handshake.vhost)
 
     # -- the way back --------------------------------------------------------------------------------------------------
 
-    def searches(self, session: KeptSession) -> None:
+    def searches(self, session: BufferedSession) -> None:
         """A client has no broker, and looks for one."""
         self._searching.add(session)
         self._found = inf
 
-    def reached(self, session: KeptSession) -> None:
+    def reached(self, session: BufferedSession) -> None:
         """It has found one: the others need not wait for their next try."""
         self._found = min(self._found, self._clock())
         for other in self._searching:
             if other is not session:
                 other.hurry_back()
 
-    def left(self, session: KeptSession) -> None:
+    def left(self, session: BufferedSession) -> None:
         """It looks no longer, as it has all that it had, or its client has gone."""
         self._searching.discard(session)
         if not self._searching:

@@ -231,8 +231,8 @@ def test_an_accounts_password_is_swapped_for_all_that_log_in_with_it(tmp_path: P
             login = port.login("/", "it")
             assert login is not None
             assert login.response == b"\0it\0two"
-            assert port.accounts.credentials is not None
-            assert port.accounts.credentials.password.reveal() == "two"
+            assert port.credential_cache.credentials is not None
+            assert port.credential_cache.credentials.password.reveal() == "two"
 
     run(main)
 

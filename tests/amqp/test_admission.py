@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from sidecar.amqp.admission import NO_BROKER, OVERLOADED, QUIET_SECONDS, Door
+from sidecar.amqp.admission import NO_BROKER, OVERLOADED, QUIET_SECONDS, Admission
 from sidecar.config import model
 from sidecar.net.listen import Acceptor
 from sidecar.resilience.breaker import CLOSED, OPEN
@@ -55,35 +55,35 @@ def broken_off(stage: Stage) -> None:
     broker.breaks()
 
 
-# -- the door ----------------------------------------------------------------------------------------------------------
+# -- admission ---------------------------------------------------------------------------------------------------------
 
 
 def test_it_is_shut_while_there_is_any_reason() -> None:
     acceptor = _Acceptor()
-    door = Door("rabbit", cast(Acceptor, acceptor), Clock())
-    door.shut(NO_BROKER, "gone")
-    door.shut(NO_BROKER, "still gone")
-    door.shut(OVERLOADED, "full")
-    assert door.reasons == {NO_BROKER: "gone", OVERLOADED: "full"}
-    door.open(NO_BROKER)
+    admission = Admission("rabbit", cast(Acceptor, acceptor), Clock())
+    admission.shut(NO_BROKER, "gone")
+    admission.shut(NO_BROKER, "still gone")
+    admission.shut(OVERLOADED, "full")
+    assert admission.reasons == {NO_BROKER: "gone", OVERLOADED: "full"}
+    admission.open(NO_BROKER)
     assert acceptor.events == ["shut"]
-    door.open(OVERLOADED)
-    door.open(OVERLOADED)
+    admission.open(OVERLOADED)
+    admission.open(OVERLOADED)
     assert acceptor.events == ["shut", "reopen"]
 
 
 def test_a_reason_that_comes_and_goes_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     clock = Clock()
-    door = Door("rabbit", cast(Acceptor, _Acceptor()), clock)
+    admission = Admission("rabbit", cast(Acceptor, _Acceptor()), clock)
     for _ in range(5):
-        door.shut(OVERLOADED, "full")
-        door.open(OVERLOADED)
+        admission.shut(OVERLOADED, "full")
+        admission.open(OVERLOADED)
     said = ["AMQP clients are refused: full", "AMQP clients are no longer refused"]
     assert caplog.messages == said
     clock.advance(QUIET_SECONDS)
-    door.shut(OVERLOADED, "full")
-    door.open(OVERLOADED)
+    admission.shut(OVERLOADED, "full")
+    admission.open(OVERLOADED)
     assert caplog.messages == said * 2
 
 
@@ -215,7 +215,7 @@ def test_one_broker_of_several_is_enough() -> None:
 
 def test_it_is_found_out_while_no_client_is_connected() -> None:
     stage = Stage()
-    stage.listener.lookout.watch()
+    stage.listener.probe.watch()
     stage.advance(20)
     assert 4 < len(stage.calls) < 20
     assert not any(call.heard() for call in stage.calls)  # a broker that hears nothing logs nothing
@@ -232,7 +232,7 @@ def test_it_is_found_out_while_no_client_is_connected() -> None:
 def test_a_connected_client_is_enough_to_know() -> None:
     stage = Stage()
     stage.open(1)
-    stage.listener.lookout.watch()
+    stage.listener.probe.watch()
     stage.advance(20)
     assert not stage.calls
     stage.over()
@@ -399,7 +399,7 @@ def test_a_glance_under_way_does_not_stand_for_the_question() -> None:
     stage = Stage(upstream={"circuit_breaker": BREAKER})
     [breaker] = stage.listener.breakers
     stage.loop.dialled = lambda host, port: "silent"
-    stage.listener.lookout.watch()
+    stage.listener.probe.watch()
     stage.advance(0.3)
     glancing = list(stage.loop.tasks)
     assert len(glancing) == 1

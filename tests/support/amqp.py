@@ -25,7 +25,7 @@ from struct import pack, unpack_from
 from typing import Any, cast
 
 from sidecar.agent.assembly import Context, create_listener
-from sidecar.amqp.broker_probe import Call
+from sidecar.amqp.broker_probe import ProbeConnection
 from sidecar.amqp.listener import AmqpListener
 from sidecar.config import model
 from sidecar.core.instance import Instance
@@ -729,7 +729,7 @@ class Stage:
         listener.cluster.update(Instance(host="10.0.0.1", port=5672 + number) for number in range(brokers))
 
     def _accepted(self, protocol: Any, transport: FakeTransport) -> None:
-        if isinstance(protocol, Call):
+        if isinstance(protocol, ProbeConnection):
             self.calls.append(Peer(self.loop, transport))
             if self.answering:
                 self.loop.call_soon(transport.feed, start())
@@ -838,7 +838,7 @@ class Stage:
 
     def finished(self) -> None:
         """Everybody has gone by now: nothing is left of them."""
-        self.listener.lookout.close()
+        self.listener.probe.close()
         self.advance(60)
         logging.getLogger("sidecar").removeHandler(self._errors)
         assert not self._errors.records, self._errors.records

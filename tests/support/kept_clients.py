@@ -104,7 +104,7 @@ class Client:
         transport: Any = self.peer.transport
         theirs = transport.protocol.session.channels
         for number, channel in self.channels.items():
-            if channel.asked or channel.silent or channel.closing or (number in theirs and theirs[number].waiting):
+            if channel.asked or channel.silent or channel.closing or (number in theirs and theirs[number].pending):
                 # What stands behind something that waits for a broker.
                 for message in (*channel.unconfirmed.values(), *channel.sent):
                     message.excused = True
@@ -256,7 +256,7 @@ class Client:
         session = transport.protocol.session
         channel = self.channels[number]
         waits = channel.asked or channel.silent or channel.tx or transport.stuck or transport.unread
-        return bool(session.detached and not waits and session.channels[number].waiting is None)
+        return bool(session.detached and not waits and session.channels[number].pending is None)
 
     def ask(self, number: int, found: tuple[int, int], frame: bytes, silent: bool = False) -> None:
         if silent:

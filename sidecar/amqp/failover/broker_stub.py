@@ -1,6 +1,6 @@
 """What a client's methods are answered while there is no broker, sans-I/O.
 
-The stand-in is in the broker's place: what would be written to the broker goes to :meth:`Standin.takes`, and what that
+The stub is in the broker's place: what would be written to the broker goes to :meth:`BrokerStub.takes`, and what that
 returns is treated as if the broker had said it. So everything that the relay knows (consumers, prefetch, confirm
 mode, what an empty queue name means) stays right without a case of its own. Publishes never come here.
 
@@ -82,7 +82,7 @@ def made_up_tag() -> str:
     return "amq.ctag-" + secrets.token_urlsafe(16)
 
 
-class Waiting:
+class PendingRequests:
     """What waits for the broker on one channel: its frames, until when they may, and what the first of them is."""
 
     __slots__ = ("due", "frames", "what")
@@ -93,7 +93,7 @@ class Waiting:
         self.frames: list[bytes] = []
 
 
-class Standin:
+class BrokerStub:
     """In the broker's place for one session. ``patience`` is how long something may wait, seconds."""
 
     __slots__ = ("_known", "_make_tag", "_patience", "_recorded", "_size", "_vhost", "_waiting")
@@ -112,7 +112,7 @@ class Standin:
         self._patience = patience
         self._make_tag = make_tag
         #: By channel.
-        self._waiting: dict[int, Waiting] = {}
+        self._waiting: dict[int, PendingRequests] = {}
         self._size = 0
 
     def takes(self, data: bytes, now: float) -> bytes:
@@ -267,7 +267,7 @@ class Standin:
     def _wait(self, number: int, found: int, data: bytes, start: int, end: int, now: float) -> None:
         waiting = self._waiting.get(number)
         if waiting is None:
-            waiting = Waiting(now + self._patience, self._describe(found, data, start, end))
+            waiting = PendingRequests(now + self._patience, self._describe(found, data, start, end))
             self._waiting[number] = waiting
         waiting.frames.append(data[start:end])
         self._size += end - start

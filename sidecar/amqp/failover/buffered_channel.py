@@ -9,8 +9,8 @@ from sidecar.amqp.flow.confirms import Confirms
 from sidecar.amqp.flow.gates import SwitchGate
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.relay.channel import REPLIES, Channel, size_at
-from sidecar.amqp.relay.deliveries import Unfinished
-from sidecar.amqp.relay.watchdog import STUCK
+from sidecar.amqp.relay.deliveries import PartialMessage
+from sidecar.amqp.relay.watchdog import STUCK_SECONDS
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import REPLY_TO, USER_ID, AmqpError
 from sidecar.amqp.wire.methods import basic_ack, basic_get_empty, basic_nack, confirm_select
@@ -29,7 +29,7 @@ _HAS_REPLY_TO: Final = REPLY_TO >> 8
 _ANSWERED: Final = 3
 
 
-class KeptChannel(Channel):
+class BufferedChannel(Channel):
     """Its publishes are confirmed by the broker even if the client did not ask for that, and kept until then. Those of
     a channel in tx mode are not: they are the transaction's."""
 
@@ -92,7 +92,7 @@ class KeptChannel(Channel):
         if self.held:
             lane = self.lanes.get("" if self.one_lane else route.lane)
             if lane is not None:
-                self.session.keep(publish, lane.gate, now)
+                self.session.schedule(publish, lane.gate, now)
                 return before
         if self._spoolable(publish):
             if self.session.detached or self.session.amqp_stats.blocked:
@@ -112,7 +112,7 @@ class KeptChannel(Channel):
         if tag and gate.over == "nack":
             self.refuse(publish)
         else:
-            self.session.keep(publish, gate, now)
+            self.session.schedule(publish, gate, now)
         return before
 
     def _line_up(self, publish: Publish, now: float) -> None:
@@ -120,19 +120,19 @@ class KeptChannel(Channel):
         has not confirmed: if they are lost, they go there, too, and have to be in front of it."""
         if self._under_way(publish.route.lane):
             self.behind.set(True)
-            self.session.keep(publish, self.behind, now)
+            self.session.schedule(publish, self.behind, now)
         else:
             self._spool(publish, now)
 
     def _under_way(self, lane: str) -> bool:
         confirms = self.confirms
-        if confirms is None or not confirms.unanswered or self._alone or self.session.amqp_stats.blocked:
+        if confirms is None or not confirms.unanswered or self._cut_off or self.session.amqp_stats.blocked:
             return False
         return any(publish.route.lane == lane for publish in confirms.left())
 
     def exempt(self, publish: Publish) -> bool:
         # As in submit().
-        elsewhere = self._alone or self.session.amqp_stats.blocked or self._keeper.queued(publish.route)
+        elsewhere = self._cut_off or self.session.amqp_stats.blocked or self._keeper.queued(publish.route)
         return elsewhere and self._spoolable(publish)
 
     def bypasses(self, publish: Publish) -> bool:
@@ -156,7 +156,7 @@ class KeptChannel(Channel):
                 self._spool(publish, now, True)
             else:
                 staying.add(lane)
-                self.session.keep(publish, self.gate, now)
+                self.session.schedule(publish, self.gate, now)
 
     def forward(self, publish: Publish) -> None:
         if self.exempt(publish):
@@ -219,7 +219,7 @@ class KeptChannel(Channel):
         for publish in others:
             if self.session.detached:
                 # It goes again over the client's next connection, before everything that came later.
-                self.session.keep(publish, self.gate, now)
+                self.session.schedule(publish, self.gate, now)
             elif publish.tag:
                 self.refuse(publish)
             else:
@@ -242,10 +242,10 @@ class KeptChannel(Channel):
         stats = self.session.amqp_stats
         stats.unacked -= self.unacked.count
         self.unacked.clear()
-        for stalled in self.stalled:
-            self.session.stalling.count(-1, -stalled.size())
-            self.taken_back(stalled)
-        self.stalled.clear()
+        for paused in self.paused:
+            self.session.consumer_pause.count(-1, -paused.size())
+            self.taken_back(paused)
+        self.paused.clear()
         for subscription in self.subscriptions.values():
             subscription.away = False  # all of them are begun again over the next connection
         self.recovering = self.recovering.replace(b"\x00", b"")
@@ -258,7 +258,7 @@ class KeptChannel(Channel):
         """What has come of a message is of no use: the broker has the whole of it, and delivers that again."""
         incoming = self.incoming
         self.incoming = None
-        if isinstance(incoming, Unfinished):
+        if isinstance(incoming, PartialMessage):
             incoming.ends()
             if incoming.is_answer():
                 self.session.client_write(basic_get_empty(self.number))
@@ -270,7 +270,7 @@ class KeptChannel(Channel):
 
     def look(self, now: float) -> bool:
         """Whether a close that waits for confirms has done so for too long, since now."""
-        if self.late or now - self.leaving <= STUCK or not self.unconfirmed:
+        if self.late or now - self.leaving <= STUCK_SECONDS or not self.unconfirmed:
             return False
         self.late = True
         return True
@@ -319,7 +319,7 @@ class KeptChannel(Channel):
         if publish.tag and here and self._keeper.settings.over == "nack":
             self.refuse(publish)
         elif here or self._may_fit(publish):
-            self.session.keep(publish, self._keeper.gate(publish.route), self.session.listener.clock())
+            self.session.schedule(publish, self._keeper.gate(publish.route), self.session.listener.clock())
         else:
             # Neither the spool nor any channel will ever take it.
             publish.route.stats.dropped += 1
@@ -329,7 +329,7 @@ class KeptChannel(Channel):
         return len(publish.frames) < self._keeper.spool.max_bytes
 
     @property
-    def _alone(self) -> bool:
+    def _cut_off(self) -> bool:
         """There is no broker to write to: the connection is lost, or this channel was closed while something of it was
         on its way to the disk."""
         return self.session.detached or self.session.channels.get(self.number) is not self

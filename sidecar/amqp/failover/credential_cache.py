@@ -48,7 +48,7 @@ _BLOCK: Final = 8
 _MEMORY: Final = 64 * 1024 * 1024
 
 
-class Account:
+class Credential:
     """A login that is good. It keeps nothing of the secret but the hash. ``any_vhost``: it is the sidecar's own."""
 
     __slots__ = ("any_vhost", "digest", "salt", "user", "vhosts")
@@ -71,7 +71,7 @@ class Account:
         return self.any_vhost or vhost in self.vhosts
 
 
-class Accounts(Kept):
+class CredentialCache(Kept):
     """All of one upstream. ``credentials`` is the sidecar's own account."""
 
     __slots__ = ("_by_secret", "_by_user", "_count", "_key", "_lock", "_pending", "_tasks", "_wall", "credentials")
@@ -89,9 +89,9 @@ class Accounts(Kept):
         self.credentials = credentials
         #: Of this process: what finds a login that was hashed before.
         self._key = secrets.token_bytes(32)
-        self._by_secret: dict[bytes, Account] = {}
+        self._by_secret: dict[bytes, Credential] = {}
         #: User → its logins; the user seen the longest ago first.
-        self._by_user: OrderedDict[str, list[Account]] = OrderedDict()
+        self._by_user: OrderedDict[str, list[Credential]] = OrderedDict()
         self._count = 0
         self._lock = asyncio.Lock()
         self._pending = 0
@@ -124,13 +124,13 @@ class Accounts(Kept):
         if account is not None and not account.any_vhost:
             self._forget(account)
 
-    async def verify(self, mechanism: str, response: bytes) -> Account | None:
+    async def verify(self, mechanism: str, response: bytes) -> Credential | None:
         """The account of a login that was accepted before; ``None``: it was not, or not lately."""
         login = _login(mechanism, response)
         if login is None:
             return None
         if self._is_own(login):
-            return Account(login[0], b"", b"", any_vhost=True)
+            return Credential(login[0], b"", b"", any_vhost=True)
         self._expire(login[0])
         account = self._by_secret.get(self._quick(login))
         if account is not None:
@@ -150,7 +150,7 @@ class Accounts(Kept):
 
     # -- logins --------------------------------------------------------------------------------------------------------
 
-    async def _find(self, login: tuple[str, bytes]) -> Account | None:
+    async def _find(self, login: tuple[str, bytes]) -> Credential | None:
         async with self._lock:
             if not self._by_user.get(login[0]):
                 await asyncio.to_thread(_hash, login[1], b"\x00" * 16)  # as long as for a user that there is
@@ -162,14 +162,14 @@ class Accounts(Kept):
                 account = await self._look_up(login)
                 if account is None:
                     salt = secrets.token_bytes(16)
-                    account = Account(login[0], salt, await asyncio.to_thread(_hash, login[1], salt))
+                    account = Credential(login[0], salt, await asyncio.to_thread(_hash, login[1], salt))
                     self._add(account)
                     self._by_secret[self._quick(login)] = account
             self._seen(account, vhost)
         finally:
             self._pending -= 1
 
-    async def _look_up(self, login: tuple[str, bytes]) -> Account | None:
+    async def _look_up(self, login: tuple[str, bytes]) -> Credential | None:
         """With the lock held, so that nobody hashes what another has just hashed."""
         found = self._by_secret.get(self._quick(login))
         if found is not None:
@@ -183,7 +183,7 @@ class Accounts(Kept):
         self._by_secret[self._quick(login)] = found
         return found
 
-    def _add(self, account: Account) -> None:
+    def _add(self, account: Credential) -> None:
         accounts = self._by_user.setdefault(account.user, [])
         accounts.append(account)
         self._by_user.move_to_end(account.user)
@@ -194,7 +194,7 @@ class Accounts(Kept):
             self._forget(self._by_user[next(iter(self._by_user))][0])
         self.dirty = True
 
-    def _seen(self, account: Account, vhost: str) -> None:
+    def _seen(self, account: Credential, vhost: str) -> None:
         now = self._wall()
         before = account.vhosts.get(vhost)
         if before is not None and 0 <= now - before < _SEEN_STEP:
@@ -216,7 +216,7 @@ class Accounts(Kept):
             if not account.vhosts:
                 self._forget(account)
 
-    def _forget(self, account: Account) -> None:
+    def _forget(self, account: Credential) -> None:
         accounts = self._by_user.get(account.user, [])
         if account in accounts:
             accounts.remove(account)
@@ -260,7 +260,7 @@ class Accounts(Kept):
         for user, salt, digest, vhosts in logins:
             if not isinstance(user, str) or not isinstance(vhosts, dict):
                 raise TypeError("a login is not one")
-            account = Account(user, b64decode(salt, validate=True), b64decode(digest, validate=True))
+            account = Credential(user, b64decode(salt, validate=True), b64decode(digest, validate=True))
             if len(account.salt) != 16 or len(account.digest) != 32:
                 raise ValueError("a hash is not one")
             # A clock that was ahead must not make it good for longer.
@@ -302,7 +302,7 @@ def _login(mechanism: str, response: bytes) -> tuple[str, bytes] | None:
     return user, secret
 
 
-def _seen_at(account: Account) -> float:
+def _seen_at(account: Credential) -> float:
     return account.seen
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.amqp.relay.connections import BrokerLeg
+from sidecar.amqp.relay.connections import BrokerConnection
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.net.dial import dial, pace
 from sidecar.net.shortage import SHORTAGE, is_local
@@ -13,8 +13,8 @@ from sidecar.net.shortage import SHORTAGE, is_local
 if TYPE_CHECKING:
     from random import Random
 
-    from sidecar.amqp.failover.recovery import Comeback
-    from sidecar.amqp.failover.session import KeptSession
+    from sidecar.amqp.failover.recovery import Recovering
+    from sidecar.amqp.failover.session import BufferedSession
     from sidecar.amqp.wire.client_handshake import Dialler
 
 #: Seconds before the first try, and the longest between two; each is stretched or shortened by up to half, so that the
@@ -27,19 +27,20 @@ HURRY: Final = 0.2
 LOGIN_SECONDS: Final = 5.0
 
 
-class Redial:
-    """One search, for ``comeback`` of ``session``: that is told by ``found(leg, …)``, once, or ``refused(error)`` when
-    the broker will not have this client any more. ``pause``: about how many seconds to wait first."""
+class Reconnect:
+    """One search, for ``recovering`` of ``session``: that is told by ``found(connection, …)``, once, or
+    ``refused(error)`` when the broker will not have this client any more. ``pause``: about how many seconds to wait
+    first."""
 
-    __slots__ = ("_comeback", "_connecting", "_dialler", "_leg", "_pause", "_rng", "_session", "_timer")
+    __slots__ = ("_connecting", "_connection", "_dialler", "_pause", "_recovering", "_rng", "_session", "_timer")
 
-    def __init__(self, comeback: Comeback, session: KeptSession, rng: Random, pause: float) -> None:
-        self._comeback = comeback
+    def __init__(self, recovering: Recovering, session: BufferedSession, rng: Random, pause: float) -> None:
+        self._recovering = recovering
         self._session = session
         self._pause = pause
         self._rng = rng
         #: The try that is being made: its connection, and the login over it.
-        self._leg: BrokerLeg | None = None
+        self._connection: BrokerConnection | None = None
         self._dialler: Dialler | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._timer = session.listener.wheel.timer(self._on_timer)
@@ -53,38 +54,38 @@ class Redial:
     def hurry(self) -> None:
         """There is a broker: try again soon, though not all of a sidecar's clients at the very same time."""
         soon = self._session.listener.clock() + HURRY * self._rng.random()
-        if self._leg is None and soon < self._timer.deadline:
+        if self._connection is None and soon < self._timer.deadline:
             self._timer.set(soon)
 
-    def mine(self, leg: BrokerLeg) -> bool:
+    def mine(self, connection: BrokerConnection) -> bool:
         """Whether this connection is the one that is being made."""
-        return leg is self._leg
+        return connection is self._connection
 
-    def connected(self, leg: BrokerLeg) -> None:
+    def connected(self, connection: BrokerConnection) -> None:
         """A socket stands."""
         dialler = self._dialler
-        if leg is not self._leg or dialler is None:
-            leg.transport.abort()
+        if connection is not self._connection or dialler is None:
+            connection.transport.abort()
             return
-        leg.write(dialler.greeting())
+        connection.write(dialler.greeting())
 
-    def said(self, leg: BrokerLeg, data: bytes) -> None:
+    def said(self, connection: BrokerConnection, data: bytes) -> None:
         """Bytes came."""
         dialler = self._dialler
         if dialler is None:
             return
-        reader = leg.reader
+        reader = connection.reader
         frames = reader.feed(data)
         for index, (_, _, start, end) in enumerate(frames):
-            leg.write(dialler.feed(reader.data, start, end))
+            connection.write(dialler.feed(reader.data, start, end))
             if dialler.failure is not None:
                 self._failed()
                 return
             if dialler.done:
-                self._leg = None
+                self._connection = None
                 self._timer.close()
-                self._session.listener.cluster.succeeded(leg.endpoint)
-                self._comeback.found(leg, reader.data, frames[index + 1 :])
+                self._session.listener.cluster.succeeded(connection.endpoint)
+                self._recovering.found(connection, reader.data, frames[index + 1 :])
                 return
         if reader.error is not None:
             self._failed()
@@ -99,7 +100,7 @@ class Redial:
         self._pause = min(2 * self._pause, LONGEST)
 
     def _on_timer(self) -> None:
-        if self._leg is None:
+        if self._connection is None:
             self._try()
         else:
             self._failed()  # it takes too long
@@ -112,45 +113,46 @@ class Redial:
             self._wait()
             return
         self._dialler = session.dialler()
-        self._leg = leg = BrokerLeg(session, endpoint)
+        self._connection = connection = BrokerConnection(session, endpoint)
         self._timer.set(listener.clock() + session.chain.timeout.connect + LOGIN_SECONDS)
-        self._connecting = listener.loop.create_task(self._connect(leg))
+        self._connecting = listener.loop.create_task(self._connect(connection))
 
-    async def _connect(self, leg: BrokerLeg) -> None:
+    async def _connect(self, connection: BrokerConnection) -> None:
         session = self._session
         cluster = session.listener.cluster
         try:
             await dial(
-                session.listener.loop, cast(asyncio.Protocol, leg), leg.endpoint, cluster.beside(leg.endpoint),
-                pace(session.chain.timeout.connect), cluster.attempt_failed, leg.chosen,
+                session.listener.loop, cast(asyncio.Protocol, connection), connection.endpoint,
+                cluster.beside(connection.endpoint),
+                pace(session.chain.timeout.connect), cluster.attempt_failed, connection.chosen,
             )  # fmt: skip
         except OSError as error:
-            if leg is self._leg:
+            if connection is self._connection:
                 self._connecting = None
                 self._failed(error)
 
     def _failed(self, error: OSError | None = None) -> None:
         session = self._session
-        leg, dialler = self._leg, self._dialler
-        if leg is None or dialler is None:
+        connection, dialler = self._connection, self._dialler
+        if connection is None or dialler is None:
             return
         self._let_go()
         failure = dialler.failure
         if failure is not None and dialler.permanent:
             self._timer.close()
-            self._comeback.refused(AmqpError(failure.code, failure.text))
+            self._recovering.refused(AmqpError(failure.code, failure.text))
             return
         if error is not None and is_local(error):
             SHORTAGE.met(error)
         else:
-            session.listener.cluster.failed(leg.endpoint, hard=True)
+            session.listener.cluster.failed(connection.endpoint, hard=True)
         self._wait()
 
     def _let_go(self) -> None:
         """Of the try that is being made, if there is one."""
-        leg, self._leg = self._leg, None
+        connection, self._connection = self._connection, None
         connecting, self._connecting = self._connecting, None
         if connecting is not None:
             connecting.cancel()
-        if leg is not None and hasattr(leg, "transport"):
-            leg.transport.close()
+        if connection is not None and hasattr(connection, "transport"):
+            connection.transport.close()

@@ -6,9 +6,9 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.failover.reconnect import FIRST, Redial
+from sidecar.amqp.failover.reconnect import FIRST, Reconnect
 from sidecar.amqp.relay import forward
-from sidecar.amqp.relay.connections import OPEN, BrokerLeg
+from sidecar.amqp.relay.connections import OPEN, BrokerConnection
 from sidecar.amqp.topology.recovery import Restoration, Unrestorable
 from sidecar.amqp.wire.constants import METHOD, AmqpError
 from sidecar.amqp.wire.methods import method_of
@@ -17,7 +17,7 @@ from sidecar.exchange.exchange import ENDED
 if TYPE_CHECKING:
     from random import Random
 
-    from sidecar.amqp.failover.session import KeptSession
+    from sidecar.amqp.failover.session import BufferedSession
 
 logger = logging.getLogger("sidecar.amqp")
 
@@ -25,16 +25,16 @@ logger = logging.getLogger("sidecar.amqp")
 _MOST_RESTORATIONS: Final = 10
 
 
-class Comeback:
-    """One session's. It is told by ``rejoin(leg)`` when there is a broker, by ``attached(leg)`` when all is as before;
-    or the client hears why not."""
+class Recovering:
+    """One session's. It is told by ``rejoin(connection)`` when there is a broker, by ``attached(connection)`` when all
+    is as before; or the client hears why not."""
 
-    __slots__ = ("_redial", "_restoration", "_rng", "_session", "_tries")
+    __slots__ = ("_reconnect", "_restoration", "_rng", "_session", "_tries")
 
-    def __init__(self, session: KeptSession, rng: Random) -> None:
+    def __init__(self, session: BufferedSession, rng: Random) -> None:
         self._session = session
         self._rng = rng
-        self._redial: Redial | None = None
+        self._reconnect: Reconnect | None = None
         self._restoration: Restoration | None = None
         #: How often in a row that came to nothing.
         self._tries = 0
@@ -52,32 +52,32 @@ class Comeback:
     def search(self, pause: float = FIRST) -> None:
         """Begin (again); ``pause`` is for how many seconds to wait first, about."""
         self._restoration = None
-        self._redial = Redial(self, self._session, self._rng, pause)
+        self._reconnect = Reconnect(self, self._session, self._rng, pause)
 
     def hurry(self) -> None:
         """Do not wait for the next try."""
-        if self._redial is not None:
-            self._redial.hurry()
+        if self._reconnect is not None:
+            self._reconnect.hurry()
 
     def cancel(self) -> None:
         """The session needs no broker any more."""
-        redial, self._redial = self._redial, None
-        if redial is not None:
-            redial.cancel()
+        reconnect, self._reconnect = self._reconnect, None
+        if reconnect is not None:
+            reconnect.cancel()
 
     # -- what the connections hear -------------------------------------------------------------------------------------
 
-    def connected(self, broker: BrokerLeg) -> bool:
+    def connected(self, broker: BrokerConnection) -> bool:
         """A socket stands; whether that is to do with this."""
-        if self._redial is None:
+        if self._reconnect is None:
             return False
-        self._redial.connected(broker)
+        self._reconnect.connected(broker)
         return True
 
-    def said(self, broker: BrokerLeg, data: bytes) -> bool:
+    def said(self, broker: BrokerConnection, data: bytes) -> bool:
         """Bytes came; whether they are to do with this."""
-        if self._redial is not None and self._redial.mine(broker):
-            self._redial.said(broker, data)
+        if self._reconnect is not None and self._reconnect.mine(broker):
+            self._reconnect.said(broker, data)
             return True
         if self._restoration is not None and broker is self._session.broker:
             frames = broker.reader.feed(data)
@@ -85,18 +85,18 @@ class Comeback:
             return True
         return False
 
-    def lost(self, broker: BrokerLeg) -> bool:
+    def lost(self, broker: BrokerConnection) -> bool:
         """A connection is gone; whether that was the one that is being made."""
-        if self._redial is None or not self._redial.mine(broker):
+        if self._reconnect is None or not self._reconnect.mine(broker):
             return False
-        self._redial.lost()
+        self._reconnect.lost()
         return True
 
     # -- what becomes of a search --------------------------------------------------------------------------------------
 
-    def found(self, broker: BrokerLeg, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
+    def found(self, broker: BrokerConnection, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
         """There is a broker; ``frames`` is what it has said since it has let the client in."""
-        self._redial = None
+        self._reconnect = None
         session = self._session
         if session.phase == ENDED or session.client.state != OPEN:
             broker.transport.close()
@@ -112,11 +112,11 @@ class Comeback:
 
     def refused(self, error: AmqpError) -> None:
         """The broker will not have this client any more."""
-        self._redial = None
+        self._reconnect = None
         if self._session.client.state == OPEN:
             self._session.close_client(error.code, error.text)
 
-    def _restore(self, broker: BrokerLeg, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
+    def _restore(self, broker: BrokerConnection, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
         """What the broker says while things are set up."""
         session = self._session
         try:
@@ -142,14 +142,14 @@ class Comeback:
             logger.warning("the broker at %s broke the protocol: %s", broker.endpoint.address, error)
             broker.transport.abort()
 
-    def _look(self, broker: BrokerLeg) -> None:
+    def _look(self, broker: BrokerConnection) -> None:
         """Whether all is as it was before."""
         if self._restoration is not None and self._restoration.done:
             self._restoration = None
             self._tries = 0
             self._session.attached(broker)
 
-    def _failed(self, broker: BrokerLeg, error: Unrestorable) -> None:
+    def _failed(self, broker: BrokerConnection, error: Unrestorable) -> None:
         """What the client had cannot be had again: it has to know, unless that may pass."""
         self._tries += 1
         if not error.passing or self._tries >= _MOST_RESTORATIONS:

@@ -5,13 +5,13 @@ channels with confirms without the capability ``publisher_confirms``, py-amqp as
 where they are offered and picks the login mechanism from the list, kombu takes prefetch limits to mean something else
 where the product is not RabbitMQ. The limits are that broker's too: what is agreed on has to be good for it later.
 
-The reception is in the broker's place, and the session's own :class:`Handshake` between it and the client;
-offline_login.py brings them together. When start-ok has come, the client says nothing before it has an answer: there is
-time to look its login up.
+The handshake is in the broker's place, and the session's own :class:`Handshake` between it and the client;
+offline_login.py brings them together. When start-ok has come, the client says nothing before it has an answer: there
+is time to look its login up.
 
 A client that cannot be let in gets as far as ``connection.open``, and there its connection ends without a word
-(:class:`NotKnown`): every client comes again then, whatever it takes that for. An end after start-ok is a wrong
-password to most of them, and 320 after open ends bunny's recovery for good. ``reception.login`` is what to log in with
+(:class:`UnknownClient`): every client comes again then, whatever it takes that for. An end after start-ok is a wrong
+password to most of them, and 320 after open ends bunny's recovery for good. ``handshake.login`` is what to log in with
 when there is a broker.
 """
 
@@ -35,7 +35,7 @@ from sidecar.amqp.wire.methods import Arguments, method, method_of
 from sidecar.amqp.wire.tables import decode_table, encode_table
 
 if TYPE_CHECKING:
-    from sidecar.amqp.failover.credential_cache import Account
+    from sidecar.amqp.failover.credential_cache import Credential
     from sidecar.amqp.topology.broker_catalog import Known
 
 #: RabbitMQ's own defaults: channel-max, frame-max, heartbeat in seconds.
@@ -61,7 +61,7 @@ PROPERTIES: Final[dict[str, object]] = {
 }
 
 
-class NotKnown(Exception):
+class UnknownClient(Exception):
     """No broker has let this client in before, as far as is remembered; the text says what it asked for."""
 
 
@@ -98,7 +98,7 @@ def renewed(mechanism: str, response: bytes, secret: bytes) -> bytes:
     return response
 
 
-class Reception:
+class ServerHandshake:
     """One handshake. It asks nothing that :class:`Handshake` has not made sure of: frames come in their order."""
 
     __slots__ = ("_known", "_tune", "account", "login", "looked_up")
@@ -109,7 +109,7 @@ class Reception:
         #: Who it is, from start-ok on; and whether that is so, once it was looked up (``None``: nobody knows).
         self.login: Login | None = None
         self.looked_up = False
-        self.account: Account | None = None
+        self.account: Credential | None = None
 
     def greeting(self) -> bytes:
         """``connection.start``."""
@@ -117,7 +117,7 @@ class Reception:
 
     def takes(self, data: bytes) -> bytes:
         """A frame for the broker; what a broker says to it, empty for nothing. Raises :class:`AmqpError`, and
-        :class:`NotKnown` for one that has to come again."""
+        :class:`UnknownClient` for one that has to come again."""
         end = len(data)
         found = method_of(data, 0, end)
         if found == CONNECTION_START_OK:
@@ -131,13 +131,13 @@ class Reception:
         if found == CONNECTION_OPEN:
             vhost = Arguments(data, 0, end).short()
             if self.account is None:
-                raise NotKnown("the login")
+                raise UnknownClient("the login")
             if not self.account.opens(vhost):
-                raise NotKnown(f"the vhost '{vhost[:80]}' for '{self.account.user}'")
+                raise UnknownClient(f"the vhost '{vhost[:80]}' for '{self.account.user}'")
             return method(0, CONNECTION_OPEN_OK, b"\x00")
         return b""
 
-    def admit(self, account: Account | None) -> bytes:
+    def admit(self, account: Credential | None) -> bytes:
         """The login was looked up: ``connection.tune``."""
         self.looked_up = True
         self.account = account

@@ -3,7 +3,7 @@
     attached ─ broker lost ─> detached ─ another connection, logged in as the client ─> attached
                                   └ the broker will not have this client any more ─> closed with the broker's words
 
-While it is detached, a stand-in answers what the client asks (offline.py), and a way back is looked for (recovery.py).
+While it is detached, a stub answers what the client asks (offline.py), and a way back is looked for (recovery.py).
 What died with the connection and cannot be made again (server-named queues) ends the session with ``320``, so that the
 client's own recovery runs.
 """
@@ -14,16 +14,16 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.admission import NO_BROKER_CODES
-from sidecar.amqp.failover.buffered_channel import KeptChannel
-from sidecar.amqp.failover.offline import Alone
-from sidecar.amqp.failover.offline_login import Receiving
-from sidecar.amqp.failover.recovery import Comeback
+from sidecar.amqp.failover.buffered_channel import BufferedChannel
+from sidecar.amqp.failover.offline import Offline
+from sidecar.amqp.failover.offline_login import OfflineLogin
+from sidecar.amqp.failover.recovery import Recovering
 from sidecar.amqp.failover.server_handshake import renewed
 from sidecar.amqp.relay.channel import Channel
-from sidecar.amqp.relay.connections import CLOSED, CLOSING, OPEN, OTHER_FULL, BrokerLeg, ClientLeg
+from sidecar.amqp.relay.connections import CLOSED, CLOSING, OPEN, OTHER_FULL, BrokerConnection, ClientConnection
 from sidecar.amqp.relay.lifecycle import CLOSE_SECONDS, DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.relay.session import Session
-from sidecar.amqp.relay.watchdog import Stuck
+from sidecar.amqp.relay.watchdog import Watchdog
 from sidecar.amqp.topology.client_state import Recorded
 from sidecar.amqp.wire.client_handshake import Dialler
 from sidecar.amqp.wire.constants import (
@@ -55,27 +55,29 @@ _UNANSWERED: Final = "the answer to a request of direct reply-to was lost with i
 _NO_BROKER: Final = NO_BROKER_CODES | {"local_shortage"}
 
 
-class KeptSession(Session):
+class BufferedSession(Session):
     """A session of a port that has a spool."""
 
-    __slots__ = ("_alone", "_comeback", "_keeper", "_port", "_receiving", "_stuck")
+    __slots__ = ("_keeper", "_offline", "_offline_login", "_port", "_recovering", "_watchdog")
 
-    def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str, port: SpoolPort) -> None:
+    def __init__(
+        self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str, port: SpoolPort
+    ) -> None:
         Session.__init__(self, listener, client, peer, client_ip)
-        self.keeps = True
+        self.buffers = True
         self.handshake.keeps_login = True
         self._port = port
         self._keeper: Keeper = port.keeper
-        self._alone = Alone(self, port.known, "")
-        self._comeback = Comeback(self, listener.rng)
+        self._offline = Offline(self, port.known, "")
+        self._recovering = Recovering(self, listener.rng)
         #: While a client comes in without a broker.
-        self._receiving: Receiving | None = None
-        self._stuck = Stuck(self)
+        self._offline_login: OfflineLogin | None = None
+        self._watchdog = Watchdog(self)
 
     @property
     def recorded(self) -> Recorded:
         """What the client has set up."""
-        return self._alone.recorded
+        return self._offline.recorded
 
     # -- what passes ---------------------------------------------------------------------------------------------------
 
@@ -83,7 +85,7 @@ class KeptSession(Session):
         return self._keeper.mark()
 
     def new_channel(self, number: int) -> Channel:
-        channel = KeptChannel(self, number, self._keeper)
+        channel = BufferedChannel(self, number, self._keeper)
         channel.origin = f"{self.handshake.user} ({self.handshake.product})"
         channel.user = self.handshake.identity
         return channel
@@ -92,9 +94,9 @@ class KeptSession(Session):
         if not self.detached:
             if self._leaves_channel(frames):
                 return b""
-            self._alone.recorded.asks(frames)
+            self._offline.recorded.asks(frames)
             return frames
-        self._alone.takes(frames)
+        self._offline.takes(frames)
         return b""
 
     def _leaves_channel(self, frames: bytes) -> bool:
@@ -104,16 +106,16 @@ class KeptSession(Session):
         channel = self.channels.get(frames[1] << 8 | frames[2])
         if channel is None:
             return False
-        assert isinstance(channel, KeptChannel)
+        assert isinstance(channel, BufferedChannel)
         if not channel.unconfirmed:
             return False
         channel.leaving = min(channel.leaving, self.listener.clock())
-        channel.waiting = []
-        self.waiting.add(channel, frames)
+        channel.pending = []
+        self.pending_frames.add(channel, frames)
         return True
 
     def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
-        self._alone.recorded.answers(number, found, data, start, end)
+        self._offline.recorded.answers(number, found, data, start, end)
 
     def new_secret(self, secret: bytes) -> bytes | None:
         handshake = self.handshake
@@ -128,21 +130,21 @@ class KeptSession(Session):
         return size <= self.max_message_size and self.withheld + size <= self.partial_limit
 
     def wait(self, channel: Channel, frame: bytes) -> None:
-        assert isinstance(channel, KeptChannel)
+        assert isinstance(channel, BufferedChannel)
         busy = channel.held or channel.storing
-        if not self.detached or busy or not self._alone.overtakes(channel, frame):
+        if not self.detached or busy or not self._offline.overtakes(channel, frame):
             Session.wait(self, channel, frame)
 
     def emptied(self, channel: Channel) -> None:
-        if self.detached and self._alone.waits(channel.number):
+        if self.detached and self._offline.waits(channel.number):
             return  # the broker is missing, not only what was held
         Session.emptied(self, channel)
         if self.detached:
-            self._alone.answer()
+            self._offline.answer()
 
     def channel_gone(self, channel: Channel) -> None:
-        assert isinstance(channel, KeptChannel)
-        self._alone.recorded.channel_gone(channel.number)
+        assert isinstance(channel, BufferedChannel)
+        self._offline.recorded.channel_gone(channel.number)
         Session.channel_gone(self, channel)
         if channel.ending:
             channel.close_up(self.listener.clock())
@@ -150,43 +152,43 @@ class KeptSession(Session):
     def client_said(self, data: bytes) -> None:
         Session.client_said(self, data)
         if self.detached:
-            self._alone.answer()
+            self._offline.answer()
 
     @property
     def client_may_be_silent(self) -> bool:
         # py-amqp, for one, while it blocks in a declaration.
-        return self.detached and self._alone.is_waiting
+        return self.detached and self._offline.is_waiting
 
     def look(self, now: float) -> None:
         """Something may have waited too long for a broker; or there is one, and it says nothing."""
         broker = self.broker
         if self.detached:
             if self.client.state == OPEN:
-                self._alone.look(now)
-        elif broker is not None and self.stage == RUNNING and self._stuck.look(broker, now):
+                self._offline.look(now)
+        elif broker is not None and self.stage == RUNNING and self._watchdog.look(broker, now):
             logger.warning("the broker at %s answers nothing any more", broker.endpoint.address)
             broker.transport.abort()
         elif not self.amqp_stats.blocked:
             for channel in list(self.channels.values()):
-                assert isinstance(channel, KeptChannel)
+                assert isinstance(channel, BufferedChannel)
                 if channel.look(now) and not channel.held and not channel.storing:
                     self.emptied(channel)
 
     # -- what the connections to brokers hear --------------------------------------------------------------------------
 
-    def connected(self, broker: BrokerLeg) -> None:
-        if not self._comeback.connected(broker):
+    def connected(self, broker: BrokerConnection) -> None:
+        if not self._recovering.connected(broker):
             Session.connected(self, broker)
 
-    def broker_said(self, broker: BrokerLeg, data: bytes) -> None:
-        if not self.detached or not self._comeback.said(broker, data):
+    def broker_said(self, broker: BrokerConnection, data: bytes) -> None:
+        if not self.detached or not self._recovering.said(broker, data):
             Session.broker_said(self, broker, data)
 
-    def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
+    def broker_lost(self, broker: BrokerConnection, error: Exception | None) -> None:
         mine = broker is self.broker
-        if mine and self._comeback.is_restoring and self.client.state == OPEN:
+        if mine and self._recovering.is_restoring and self.client.state == OPEN:
             self._lost_again(broker)
-        elif self._comeback.lost(broker):
+        elif self._recovering.lost(broker):
             pass
         elif mine and self._outlives():
             self._detach(broker, "connection lost")
@@ -196,7 +198,7 @@ class KeptSession(Session):
     def broker_closes(self, code: int, text: str, frame: bytes) -> None:
         broker = self.broker
         if code == ACCESS_REFUSED and self.stage == HANDSHAKE:
-            self._port.accounts.refused(self.handshake.mechanism, self.handshake.response)
+            self._port.credential_cache.refused(self.handshake.mechanism, self.handshake.response)
         if code == CONNECTION_FORCED and broker is not None and self._outlives():
             broker.write(connection_close_ok())
             broker.transport.close()
@@ -207,13 +209,13 @@ class KeptSession(Session):
         else:
             Session.broker_closes(self, code, text, frame)
 
-    def _broker_handshake(self, broker: BrokerLeg, number: int, data: bytes, start: int, end: int) -> None:
+    def _broker_handshake(self, broker: BrokerConnection, number: int, data: bytes, start: int, end: int) -> None:
         if not number:
             self._port.known.hears(method_of(data, start, end), data, start, end)
         Session._broker_handshake(self, broker, number, data, start, end)
 
     def _opened(self) -> None:
-        self._alone = Alone(self, self._port.known, self.vhost)
+        self._offline = Offline(self, self._port.known, self.vhost)
         if self.broker is not None:
             self._port.met(self.handshake)
         Session._opened(self)
@@ -231,13 +233,13 @@ class KeptSession(Session):
 
     def _asks(self) -> bool:
         """The client waits for the answer to a request, which was for this connection."""
-        return any(isinstance(channel, KeptChannel) and channel.asked > 0 for channel in self.channels.values())
+        return any(isinstance(channel, BufferedChannel) and channel.asked > 0 for channel in self.channels.values())
 
     def _cut(self) -> bool:
         """The client has got a part of a message, and nobody has the rest of it."""
         return any(channel.passing for channel in self.channels.values())
 
-    def _detach(self, broker: BrokerLeg, reason: str) -> None:
+    def _detach(self, broker: BrokerConnection, reason: str) -> None:
         self._port.seen(self.handshake)
         self._leave(broker)
         self.listener.cluster.failed(broker.endpoint, hard=False)
@@ -248,27 +250,27 @@ class KeptSession(Session):
         self._stand_alone()
         now = self.listener.clock()
         for channel in list(self.channels.values()):
-            assert isinstance(channel, KeptChannel)
+            assert isinstance(channel, BufferedChannel)
             channel.detach(now)
             channel.spool_held()
-        self._alone.lost(now)
+        self._offline.lost(now)
         self._see_to_channels()
 
-    def _lost_again(self, broker: BrokerLeg) -> None:
+    def _lost_again(self, broker: BrokerConnection) -> None:
         """While everything was being set up anew."""
         self._leave(broker)
         if self._cut():
             self.close_client(CONNECTION_FORCED, f"CONNECTION_FORCED - {_CUT}")
             return
-        self._comeback.search(_AGAIN_SECONDS)
+        self._recovering.search(_AGAIN_SECONDS)
         now = self.listener.clock()
         for channel in list(self.channels.values()):
-            assert isinstance(channel, KeptChannel)
+            assert isinstance(channel, BufferedChannel)
             channel.detach(now)  # consumers that were there again may have got something
-        # What came in the meantime, and what the stand-in had left to the broker.
-        self._alone.lost(now)
+        # What came in the meantime, and what the stub had left to the broker.
+        self._offline.lost(now)
 
-    def _leave(self, broker: BrokerLeg) -> None:
+    def _leave(self, broker: BrokerConnection) -> None:
         self.broker = None
         broker.state = CLOSED
         self._link(False)
@@ -284,7 +286,7 @@ class KeptSession(Session):
         self._end_closes()
         self.client.stops = 0
         self.client.resume_reading()
-        self._comeback.search()
+        self._recovering.search()
 
     # -- and comes back ------------------------------------------------------------------------------------------------
 
@@ -305,9 +307,9 @@ class KeptSession(Session):
 
     def hurry_back(self) -> None:
         """There is a broker: others have found it."""
-        self._comeback.hurry()
+        self._recovering.hurry()
 
-    def rejoin(self, broker: BrokerLeg) -> None:
+    def rejoin(self, broker: BrokerConnection) -> None:
         """This is the broker from now on, though nothing is set up there."""
         self._port.reached(self)
         self._listener.broker_found(broker.endpoint)
@@ -325,7 +327,7 @@ class KeptSession(Session):
         for number in self.closing:
             self.closing[number] = True
 
-    def attached(self, broker: BrokerLeg) -> None:
+    def attached(self, broker: BrokerConnection) -> None:
         """All is as it was before."""
         self.detached = False
         self.amqp_stats.detached -= 1
@@ -333,18 +335,18 @@ class KeptSession(Session):
         if self.client.full:
             broker.stop(OTHER_FULL)
         self._port.broker_is_back()
-        self.stalling.begin_again()
-        broker.write(self._alone.back())
+        self.consumer_pause.begin_again()
+        broker.write(self._offline.back())
         logger.info(
             "a client has a broker again",
             extra={"upstream": self.listener.name, "client": self.peer, "endpoint": broker.endpoint.address},
         )
         for channel in list(self.channels.values()):
-            assert isinstance(channel, KeptChannel)
+            assert isinstance(channel, BufferedChannel)
             channel.measure()
         if self._listener.work_is_over:
-            self.stalling.returning = False
-            self.stalling.give_back()
+            self.consumer_pause.returning = False
+            self.consumer_pause.give_back()
         for channel in list(self.channels.values()):
             if channel.freed and channel.held:
                 self.departure.free(channel)
@@ -355,7 +357,7 @@ class KeptSession(Session):
     def _see_to_channels(self) -> None:
         """What waits for what is held may go on where nothing is."""
         for channel in list(self.channels.values()):
-            assert isinstance(channel, KeptChannel)
+            assert isinstance(channel, BufferedChannel)
             if not channel.held and not channel.storing:
                 self.emptied(channel)
 
@@ -364,7 +366,7 @@ class KeptSession(Session):
             Session.stop_work(self)
 
     def refuse_channel(self, channel: Channel, code: int, text: str, cause: int) -> None:
-        if self.detached and not self._comeback.has_opened:
+        if self.detached and not self._recovering.has_opened:
             # No broker knows of this channel, and none is to answer.
             self.client_write(channel_close(channel.number, code, text, cause))
             self.closing[channel.number] = True
@@ -404,8 +406,8 @@ class KeptSession(Session):
         self.stage = HANDSHAKE
         self.listener.stats.tunnels += 1
         self._shake_hands()
-        self._receiving = Receiving(self, self._port)
-        self._receiving.begin()
+        self._offline_login = OfflineLogin(self, self._port)
+        self._offline_login.begin()
 
     def not_known(self, what: str) -> None:
         """No broker has said yet that this client may have that. It has to come again."""
@@ -413,14 +415,14 @@ class KeptSession(Session):
         self.hang_up("connect_failed")
 
     def broker_write(self, data: bytes) -> None:
-        if self._receiving is None:
+        if self._offline_login is None:
             Session.broker_write(self, data)
         else:
-            self._receiving.takes(data)
+            self._offline_login.takes(data)
 
     def received(self) -> None:
         """The handshake is over, without a broker."""
-        self._receiving = None
+        self._offline_login = None
         self._port.vouched(self.handshake)
         self.client.reader.limit = self.handshake.frame_max
         self._opened()
@@ -443,7 +445,7 @@ class KeptSession(Session):
     def _leaves(self) -> None:
         now = self.listener.clock()
         for channel in self.channels.values():
-            assert isinstance(channel, KeptChannel)
+            assert isinstance(channel, BufferedChannel)
             channel.leaving = min(channel.leaving, now)
 
     def client_closes(self, frame: bytes) -> bytes:
@@ -453,16 +455,16 @@ class KeptSession(Session):
             self._reason = "closed"
             self.client.state = CLOSING
             self.client.transport.close()
-            self.deadlines.end_in(CLOSE_SECONDS)
+            self.timer.end_in(CLOSE_SECONDS)
             return b""
         return Session.client_closes(self, frame)
 
     def _busy(self) -> bool:
         for channel in self.channels.values():
-            assert isinstance(channel, KeptChannel)
+            assert isinstance(channel, BufferedChannel)
             if channel.held or channel.storing or channel.unconfirmed:
                 return True
-            waiting = channel.waiting
+            waiting = channel.pending
             # A client that leaves without a broker wants no more answers.
             if waiting is not None and (not self.detached or any(frame[0] != METHOD for frame in waiting)):
                 return True
@@ -475,19 +477,19 @@ class KeptSession(Session):
     def _spool_unconfirmed(self) -> None:
         now = self.listener.clock()
         for channel in list(self.channels.values()):
-            assert isinstance(channel, KeptChannel)
+            assert isinstance(channel, BufferedChannel)
             channel.broker_lost(now)
 
     def _drop_held(self, channel: Channel) -> None:
         """What was held when its channel or connection went is spooled as well."""
-        assert isinstance(channel, KeptChannel)
+        assert isinstance(channel, BufferedChannel)
         for publish in self.hold.forget(channel):
             channel.give_up(publish)
 
     def end(self) -> bool:
-        if self._receiving is not None:
-            self._receiving.cancel()
-        self._comeback.cancel()
+        if self._offline_login is not None:
+            self._offline_login.cancel()
+        self._recovering.cancel()
         if self._counted and self.broker is not None:
             self._port.seen(self.handshake)
         if self.phase != ENDED:

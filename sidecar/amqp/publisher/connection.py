@@ -21,7 +21,7 @@ from sidecar.amqp.publisher.passive_declare import LOOKUP
 from sidecar.amqp.publisher.probe_channel import TRIAL
 from sidecar.amqp.publisher.send_queue import Outgoing
 from sidecar.amqp.publisher.unconfirmed import Sent
-from sidecar.amqp.relay.connections import CLOSED, Leg
+from sidecar.amqp.relay.connections import CLOSED, Connection
 from sidecar.amqp.wire.constants import (
     BASIC_ACK,
     BASIC_NACK,
@@ -71,7 +71,7 @@ CLOSE_SECONDS: Final = 3.0
 _OPEN_FRAMES: Final = method(CHANNEL, CHANNEL_OPEN, b"\x00") + method(CHANNEL, CONFIRM_SELECT, b"\x00")
 
 
-class Publisher(Leg):
+class Publisher(Connection):
     """One connection for one user and virtual host, which are the dialler's. It is the protocol of a transport that
     somebody else makes (see :meth:`failed`); ``endpoint`` is where to, for people. ``wary``: so many messages have to
     be answered before there may be more than one on its way, because one of them closed the connection before.
@@ -93,7 +93,7 @@ class Publisher(Leg):
         wary: int = 0,
         looks: bool = True,
     ) -> None:
-        Leg.__init__(self)
+        Connection.__init__(self)
         self.endpoint = endpoint
         self.stage = LOGIN
         #: The broker takes nothing from this connection at present.

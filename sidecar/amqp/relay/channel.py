@@ -12,7 +12,14 @@ from sidecar.amqp.flow.gates import Gate
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.flow.scheduler import Sender
 from sidecar.amqp.relay.connections import OPEN
-from sidecar.amqp.relay.deliveries import NOBODY, Delivery, Incoming, Message, Stalled, Unfinished
+from sidecar.amqp.relay.deliveries import (
+    DISCARD,
+    ContentSink,
+    DeliverySpan,
+    IncomingMessage,
+    PartialMessage,
+    PausedDelivery,
+)
 from sidecar.amqp.relay.unacked import Unacked
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import BASIC_DELIVER, BASIC_RETURN, CHANNEL_CLOSE, FRAME_OVERHEAD, METHOD, AmqpError
@@ -53,8 +60,8 @@ class Channel(Sender):
     __slots__ = (
         "confirms", "consumers", "consumes", "declares", "delivery", "departed", "ending", "exchanges", "freed", "gets",
         "header_end", "header_new", "header_start", "incoming", "last_queue", "left", "limit", "method", "number",
-        "offset", "open", "parts", "passing", "qos_asked", "qos_known", "received", "recovering", "removals", "replies",
-        "route", "session", "shared_limit", "stalled", "subscriptions", "trace", "unacked", "waiting",
+        "offset", "open", "parts", "passing", "paused", "pending", "qos_asked", "qos_known", "received", "recovering",
+        "removals", "replies", "route", "session", "shared_limit", "subscriptions", "trace", "unacked",
     )  # fmt: skip
 
     def __init__(self, session: Session, number: int) -> None:
@@ -78,7 +85,7 @@ class Channel(Sender):
         self.trace: Trace | None = None
         self.confirms: Confirms | None = None
         #: Frames of the client that wait until nothing is held any more, because they must not overtake it.
-        self.waiting: list[bytes] | None = None
+        self.pending: list[bytes] | None = None
         #: Consumer tag → its kind (:data:`ACK`, …); and the same for those whose ``consume-ok`` is still to come.
         self.consumers: dict[bytes, int] = {}
         self.consumes: list[tuple[bytes, int, Subscription]] = []
@@ -106,9 +113,9 @@ class Channel(Sender):
         self.last_queue = ""
         #: Deliveries kept back; who takes the content that is coming in, if not the client; and the delivery that
         #: passes, when its trace is wanted.
-        self.stalled: deque[Stalled] = deque()
-        self.incoming: Incoming | None = None
-        self.delivery: Delivery | None = None
+        self.paused: deque[PausedDelivery] = deque()
+        self.incoming: ContentSink | None = None
+        self.delivery: DeliverySpan | None = None
         #: What the client has still to get of the message that it is getting: its header too (-1), or so many bytes.
         self.passing = 0
         #: The client has closed it; the broker must hear nothing more of it.
@@ -126,7 +133,7 @@ class Channel(Sender):
     @property
     def takes(self) -> bool:
         """It gets messages, or has some that are not settled."""
-        return bool(self.consumers or self.consumes or self.gets or self.unacked.count or self.stalled)
+        return bool(self.consumers or self.consumes or self.gets or self.unacked.count or self.paused)
 
     # -- publishes -----------------------------------------------------------------------------------------------------
 
@@ -160,7 +167,7 @@ class Channel(Sender):
             self.trace = None
         return gate
 
-    def keep(self, frames: bytes, gate: Gate, now: float) -> None:
+    def schedule(self, frames: bytes, gate: Gate, now: float) -> None:
         """The incoming publish, whole, has to wait for ``gate``; or is refused, when that is the gate's rule and the
         client can be told."""
         route = self.route
@@ -176,7 +183,7 @@ class Channel(Sender):
         if tag and gate.over == "nack":
             self.refuse(publish)
         else:
-            self.session.keep(publish, gate, now)
+            self.session.schedule(publish, gate, now)
 
     def select_confirms(self) -> None:
         """The client wants its publishes confirmed from now on."""
@@ -240,7 +247,7 @@ class Channel(Sender):
 
     def closes(self) -> bool:
         """The client's ``channel.close`` is among the frames that wait."""
-        return any(len(f) >= 12 and f[0] == METHOD and size_at(f, 7)[0] == CHANNEL_CLOSE for f in self.waiting or ())
+        return any(len(f) >= 12 and f[0] == METHOD and size_at(f, 7)[0] == CHANNEL_CLOSE for f in self.pending or ())
 
     def kind(self, consumer: bytes) -> int:
         """How a consumer takes its deliveries."""
@@ -257,12 +264,12 @@ class Channel(Sender):
 
     def recovered(self) -> None:
         """The broker delivers again whatever was not settled, what is kept back here too."""
-        for stalled in self.stalled:
-            self.session.stalling.count(-1, -stalled.size())
-            self.taken_back(stalled)
-        if isinstance(self.incoming, Stalled):
-            self.incoming = NOBODY
-        self.stalled.clear()
+        for paused in self.paused:
+            self.session.consumer_pause.count(-1, -paused.size())
+            self.taken_back(paused)
+        if isinstance(self.incoming, PausedDelivery):
+            self.incoming = DISCARD
+        self.paused.clear()
         self.session.amqp_stats.unacked -= self.unacked.count
         self.unacked.clear()
 
@@ -288,12 +295,12 @@ class Channel(Sender):
         if no_ack:
             return
         if session.tracing.recording:
-            self.delivery = Delivery(consumer.decode("utf-8", "replace"), session.listener.clock())
+            self.delivery = DeliverySpan(consumer.decode("utf-8", "replace"), session.listener.clock())
         before = self.unacked.count
         self.unacked.delivered(tag, self.delivery)
         stats.unacked += self.unacked.count - before
 
-    def hand_over(self, message: Message) -> list[bytes]:
+    def hand_over(self, message: IncomingMessage) -> list[bytes]:
         """What had to wait is for the client now, and counts as delivered: its frames."""
         if message.tag:
             self.delivered(message.tag, message.consumer, message.no_ack)
@@ -323,7 +330,7 @@ class Channel(Sender):
             tag = int.from_bytes(frames[after : after + 8], "big")
         elif found != BASIC_RETURN:
             tag = int.from_bytes(frames[11:19], "big")
-        message = Unfinished(self, tag, consumer, True, frames, missing)
+        message = PartialMessage(self, tag, consumer, True, frames, missing)
         if not self.session.withholds(max(missing, 0)):
             message.ends()
             return frames
@@ -344,13 +351,13 @@ class Channel(Sender):
         stats.unacked -= 1
         return False
 
-    def _rest(self, stalled: Stalled) -> bool:
+    def _rest(self, paused: PausedDelivery) -> bool:
         """What was kept back, and has not all come in, is for the client after all: whether it has to wait for that."""
-        missing = stalled.missing()
+        missing = paused.missing()
         self.incoming = None
         if missing and self.session.withholds(max(missing, 0)):
-            frames = b"".join(stalled.frames)
-            self.incoming = Unfinished(self, stalled.tag, stalled.consumer, stalled.no_ack, frames, missing)
+            frames = b"".join(paused.frames)
+            self.incoming = PartialMessage(self, paused.tag, paused.consumer, paused.no_ack, frames, missing)
             return True
         self.passing = missing
         return False
@@ -358,36 +365,36 @@ class Channel(Sender):
     def release(self) -> bytes:
         """What was kept back of deliveries, for the client."""
         frames: list[bytes] = []
-        while self.stalled:
-            stalled = self.stalled.popleft()
-            self.session.stalling.count(-1, -stalled.size())
-            if stalled is not self.incoming or not self._rest(stalled):
-                frames.extend(self.hand_over(stalled))
+        while self.paused:
+            paused = self.paused.popleft()
+            self.session.consumer_pause.count(-1, -paused.size())
+            if paused is not self.incoming or not self._rest(paused):
+                frames.extend(self.hand_over(paused))
         return b"".join(frames)
 
-    def taken_back(self, stalled: Stalled) -> None:
+    def taken_back(self, paused: PausedDelivery) -> None:
         """The broker has a message again that was kept back: if a client waits for it in a ``basic.get``, there is
         none."""
-        if not stalled.consumer:
+        if not paused.consumer:
             self.session.client_write(basic_get_empty(self.number))
 
     def give_back(self, consumers: Collection[bytes] | None = None) -> None:
         """What was kept back (for these consumers, or for all) goes back into its queue. What need not be acknowledged
         the broker has forgotten: that goes to the client after all."""
         session = self.session
-        kept: deque[Stalled] = deque()
-        for stalled in self.stalled:
-            if consumers is not None and stalled.consumer not in consumers:
-                kept.append(stalled)
+        kept: deque[PausedDelivery] = deque()
+        for paused in self.paused:
+            if consumers is not None and paused.consumer not in consumers:
+                kept.append(paused)
                 continue
-            session.stalling.count(-1, -stalled.size())
-            if stalled.no_ack:
-                if stalled is not self.incoming or not self._rest(stalled):
-                    session.client_write(b"".join(self.hand_over(stalled)))
+            session.consumer_pause.count(-1, -paused.size())
+            if paused.no_ack:
+                if paused is not self.incoming or not self._rest(paused):
+                    session.client_write(b"".join(self.hand_over(paused)))
                 continue
             if not self.ending and not self.recovering and session.client.state == OPEN:
-                session.broker_write(basic_nack(self.number, stalled.tag - self.offset, False, True))
-            self.taken_back(stalled)
-            if stalled is self.incoming:
-                self.incoming = NOBODY
-        self.stalled = kept
+                session.broker_write(basic_nack(self.number, paused.tag - self.offset, False, True))
+            self.taken_back(paused)
+            if paused is self.incoming:
+                self.incoming = DISCARD
+        self.paused = kept

@@ -14,20 +14,20 @@ from sidecar.net.sockets import Pausable, keep_alive
 if TYPE_CHECKING:
     from sidecar.amqp.listener import AmqpListener
     from sidecar.amqp.relay.session import Session
-    from sidecar.amqp.relay.write_batch import Batch
+    from sidecar.amqp.relay.write_batch import WriteBatch
     from sidecar.endpoints.endpoint import Endpoint
 
-#: Why a leg is not read from; any number at once.
-OTHER_FULL: Final = 1  # the other leg cannot take more
+#: Why a connection is not read from; any number at once.
+OTHER_FULL: Final = 1  # the other connection cannot take more
 HOLD_FULL: Final = 2  # no more can be held
-STALL_FULL: Final = 4  # no more deliveries can be kept back
-WAITING_FULL: Final = 8  # no more frames can wait for what is held
+PAUSE_FULL: Final = 4  # no more deliveries can be kept back
+PENDING_FULL: Final = 8  # no more frames can wait for what is held
 
-#: How a leg stands.
+#: How a connection stands.
 OPEN, CLOSING, CLOSED = range(3)
 
 
-class Leg(Pausable):
+class Connection(Pausable):
     """What both ends do alike."""
 
     __slots__ = ("heard", "reader", "reads", "said", "session", "silent", "state", "stops")
@@ -47,7 +47,7 @@ class Leg(Pausable):
         self.silent = 0
 
     def write(self, data: bytes) -> None:
-        """Send it, unless the leg is gone."""
+        """Send it, unless the connection is gone."""
         if data and self.state != CLOSED:
             self.said = True
             self.transport.write(data)
@@ -81,13 +81,13 @@ class Leg(Pausable):
         return False
 
 
-class ClientLeg(Leg):
-    """The accepted end. What the listener keeps of a connection."""
+class ClientConnection(Connection):
+    """The accepted end. What the listener counts."""
 
     __slots__ = ("full", "listener")
 
     def __init__(self, listener: AmqpListener) -> None:
-        Leg.__init__(self)
+        Connection.__init__(self)
         self.listener = listener
         #: It cannot take more at present.
         self.full = False
@@ -134,17 +134,17 @@ class ClientLeg(Leg):
         self.session.abort()
 
 
-class BrokerLeg(Leg):
+class BrokerConnection(Connection):
     """The end that leads to a broker."""
 
     __slots__ = ("batch", "endpoint")
 
     def __init__(self, session: Session, endpoint: Endpoint) -> None:
-        Leg.__init__(self)
+        Connection.__init__(self)
         self.session = session
         self.endpoint = endpoint
         #: Where small publishes are collected, if they are.
-        self.batch: Batch | None = None
+        self.batch: WriteBatch | None = None
 
     def chosen(self, endpoint: Endpoint) -> None:
         """Another address of the same name was quicker."""
@@ -156,7 +156,7 @@ class BrokerLeg(Leg):
     def write(self, data: bytes) -> None:
         batch = self.batch
         if batch is None:
-            Leg.write(self, data)
+            Connection.write(self, data)
         elif data and self.state != CLOSED:
             self.said = True
             batch.send(data)
@@ -165,7 +165,7 @@ class BrokerLeg(Leg):
         """Publishes: they may wait for others."""
         batch = self.batch
         if batch is None:
-            Leg.write(self, data)
+            Connection.write(self, data)
         elif data and self.state != CLOSED:
             self.said = True
             batch.add(data)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.channel import REPLIES
-from sidecar.amqp.relay.connections import OPEN, STALL_FULL
+from sidecar.amqp.relay.connections import OPEN, PAUSE_FULL
 from sidecar.amqp.relay.subscription import resume
 from sidecar.amqp.wire.methods import basic_cancel
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _STREAM: Final = b"\x0fx-stream-offset"
 
 
-class Stalling:
+class ConsumerPause:
     """Those of one session. ``on``: deliveries are not handed out; ``returning``: they go back into their queues."""
 
     __slots__ = ("_bytes", "_session", "_since", "on", "returning")
@@ -46,9 +46,9 @@ class Stalling:
         broker = session.broker
         if broker is not None:
             if self._bytes >= session.hold_bytes:
-                broker.stop(STALL_FULL)
-            elif broker.stops & STALL_FULL:
-                broker.go(STALL_FULL)
+                broker.stop(PAUSE_FULL)
+            elif broker.stops & PAUSE_FULL:
+                broker.go(PAUSE_FULL)
 
     def switch(self, on: bool) -> None:
         """Keep deliveries back from now on, or hand them out again, with what was kept back."""
@@ -75,19 +75,19 @@ class Stalling:
             self._since = now
             for channel in list(session.channels.values()):
                 # In a transaction, a nack would be void until the client commits.
-                if channel.stalled and not (channel.ending or channel.one_lane or channel.recovering):
+                if channel.paused and not (channel.ending or channel.one_lane or channel.recovering):
                     self._put_back(channel)
 
     def _put_back(self, channel: Channel) -> None:
         session = self._session
         going: dict[bytes, None] = {}
         staying: set[bytes] = set()
-        for stalled in channel.stalled:
-            header = stalled.header()
-            if not stalled.consumer or stalled.no_ack or not header or _STREAM in header:
-                staying.add(stalled.consumer)
+        for paused in channel.paused:
+            header = paused.header()
+            if not paused.consumer or paused.no_ack or not header or _STREAM in header:
+                staying.add(paused.consumer)
             else:
-                going[stalled.consumer] = None
+                going[paused.consumer] = None
         for tag in going:
             if tag in staying:
                 continue
@@ -96,7 +96,7 @@ class Stalling:
                 subscription.away = True
                 session.broker_write(basic_cancel(channel.number, tag))
         channel.give_back(going.keys() - staying)
-        if not any(stalled.consumer for stalled in channel.stalled):
+        if not any(paused.consumer for paused in channel.paused):
             session.client_write(channel.release())  # what it has fetched waits for no delivery any more
 
     def _may_go(self, subscription: Subscription) -> bool:

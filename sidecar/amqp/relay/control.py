@@ -9,7 +9,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES, Channel, Removal
-from sidecar.amqp.relay.deliveries import Stalled
+from sidecar.amqp.relay.deliveries import PausedDelivery
 from sidecar.amqp.relay.subscription import Subscription
 from sidecar.amqp.topology.declarations import PASSIVE
 from sidecar.amqp.wire import constants
@@ -76,7 +76,7 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
     if kind == constants.HEARTBEAT:
         if number:
             raise AmqpError(constants.UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
-        return b""  # each leg has its own
+        return b""  # each connection has its own
     if number in session.closing:
         return _on_closing(session, kind, number, data, start, end)
     if kind != constants.METHOD:
@@ -123,7 +123,7 @@ def _on_closing(session: Session, kind: int, number: int, data: bytes, start: in
 def from_client(session: Session, channel: Channel, found: int, data: bytes, start: int, end: int) -> bytes | None:
     """A method of the client on an open channel."""
     if found in _BARRIERS and channel.held:
-        channel.waiting = []
+        channel.pending = []
         session.wait(channel, data[start:end])
         return b""
     if found == constants.BASIC_QOS:
@@ -223,7 +223,7 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
     if bits & 8:  # no-wait
         session.consumer_came(channel, tag, kind)
         channel.subscriptions[tag] = subscription
-        if session.stalling.returning and kind != REPLIES:
+        if session.consumer_pause.returning and kind != REPLIES:
             after = basic_cancel(channel.number, tag)
     else:
         channel.consumes.append((tag, kind, subscription))
@@ -331,11 +331,11 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         number = Arguments(data, start, end).u64() + channel.offset
         frame = data[start : start + 11] + number.to_bytes(8, "big") + data[start + 19 : end]
         no_ack = bool(channel.gets.pop(0)) if channel.gets else False
-        if channel.stalled:
+        if channel.paused:
             # Behind what is kept back: delivery tags must reach the client in their order.
-            channel.incoming = stalled = Stalled(channel, number, b"", no_ack, frame)
-            channel.stalled.append(stalled)
-            session.stalling.count(1, len(frame))
+            channel.incoming = paused = PausedDelivery(channel, number, b"", no_ack, frame)
+            channel.paused.append(paused)
+            session.consumer_pause.count(1, len(frame))
             return b""
         channel.delivered(number, b"", no_ack)
         channel.passing = -1
@@ -359,7 +359,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
         if kind != REPLIES and not channel.ending and session.speaks:
             if channel.freed:
                 session.broker_write(session.departure.cancel(channel, tag))
-            elif session.stalling.returning:
+            elif session.consumer_pause.returning:
                 session.broker_write(basic_cancel(channel.number, tag))
     elif found in (constants.BASIC_CANCEL_OK, constants.BASIC_CANCEL):
         session.consumer_gone(channel, Arguments(data, start, end).short_bytes())

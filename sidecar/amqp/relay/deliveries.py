@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _size_at: Final = Struct(">I").unpack_from
 
 
-class Delivery:
+class DeliverySpan:
     """What is remembered of a delivery until it is settled, when spans are wanted. ``trace`` is set when there is to be
     one of this delivery."""
 
@@ -30,7 +30,7 @@ class Delivery:
         self.trace: Trace | None = None
 
 
-class Incoming:
+class ContentSink:
     """Takes the content of a message in the client's place. This one has no use for it."""
 
     __slots__ = ()
@@ -40,10 +40,10 @@ class Incoming:
         return b""
 
 
-NOBODY: Final = Incoming()
+DISCARD: Final = ContentSink()
 
 
-class Message(Incoming):
+class IncomingMessage(ContentSink):
     """One for the client, in its frames. ``tag`` is its delivery tag for the client (0: it is no delivery, but comes
     back to who has published it), ``consumer`` the tag of its consumer; ``no_ack``: it need not be acknowledged."""
 
@@ -66,14 +66,14 @@ class Message(Incoming):
         return self.frames[1] if len(self.frames) > 1 else b""
 
 
-class Stalled(Message):
+class PausedDelivery(IncomingMessage):
     """Kept back from its consumer."""
 
     __slots__ = ()
 
     def take(self, data: bytes, start: int, end: int) -> bytes:
         self.frames.append(data[start:end])
-        self.channel.session.stalling.count(0, end - start)
+        self.channel.session.consumer_pause.count(0, end - start)
         return b""
 
     def size(self) -> int:
@@ -87,14 +87,14 @@ class Stalled(Message):
         return content.body_size(self.frames[1], 0) - sum([len(each) - FRAME_OVERHEAD for each in self.frames[2:]])
 
 
-class Unfinished(Message):
+class PartialMessage(IncomingMessage):
     """Waits until it is whole: the broker may be lost before. ``missing``: so many bytes of body, or its header too
     (-1)."""
 
     __slots__ = ("_cost", "missing")
 
     def __init__(self, channel: Channel, tag: int, consumer: bytes, no_ack: bool, frames: bytes, missing: int) -> None:
-        Message.__init__(self, channel, tag, consumer, no_ack, frames)
+        IncomingMessage.__init__(self, channel, tag, consumer, no_ack, frames)
         self.missing = missing
         #: Bytes that it counts as, among those of its session.
         self._cost = 0
@@ -117,7 +117,7 @@ class Unfinished(Message):
         self.ends()
         channel = self.channel
         if channel.ending or session.client.state != OPEN:
-            channel.incoming = NOBODY  # the end of the channel gives it back
+            channel.incoming = DISCARD  # the end of the channel gives it back
             return b""
         channel.passing = self.missing
         return b"".join(channel.hand_over(self))

@@ -87,8 +87,8 @@ class Departure:
             return
         frames: list[bytes] = []
         # What it has settled is the transaction's, and has to wait for its end; unless that never comes.
-        commits = TX_COMMIT in map(_method, channel.waiting or ())
-        if channel.waiting is not None and not commits:
+        commits = TX_COMMIT in map(_method, channel.pending or ())
+        if channel.pending is not None and not commits:
             frames.extend(self._settle(channel))
         if not commits:
             channel.recovering.append(False)
@@ -113,14 +113,14 @@ class Departure:
         nobody commits, it is void."""
         session = self._session
         said: list[bytes] = []
-        waiting = session.waiting.forget(channel)
-        channel.waiting = []
+        waiting = session.pending_frames.forget(channel)
+        channel.pending = []
         void = channel.one_lane
         for frame in waiting:
             found = _method(frame)
             void = void or found == TX_SELECT
             if found not in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
-                session.waiting.add(channel, frame)
+                session.pending_frames.add(channel, frame)
             elif not void:
                 try:
                     new = settle(session, channel, found, frame, 0, len(frame))
@@ -153,7 +153,7 @@ class Departure:
 
 
 def _stays(channel: Channel) -> bool:
-    return channel.held > 0 or channel.waiting is not None
+    return channel.held > 0 or channel.pending is not None
 
 
 def _method(frame: bytes) -> int:

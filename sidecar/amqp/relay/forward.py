@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.amqp.relay import control
 from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES, Channel
 from sidecar.amqp.relay.connections import OPEN
-from sidecar.amqp.relay.deliveries import NOBODY, Stalled, Unfinished
+from sidecar.amqp.relay.deliveries import DISCARD, PartialMessage, PausedDelivery
 from sidecar.amqp.relay.settling import settle
 from sidecar.amqp.spool.intake import ID_HEADER
 from sidecar.amqp.wire import content
@@ -72,9 +72,9 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 run.until(start)
                 session.broker_write(run.take())
                 new = control.off_channel(session, kind, number, data, start, end)
-                if session.keeps and number in channels:
+                if session.buffers and number in channels:
                     new = session.control(data[start:end])
-            elif channel.waiting is not None:
+            elif channel.pending is not None:
                 session.wait(channel, data[start:end])
                 new = b""
             elif kind == METHOD:
@@ -98,7 +98,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     run.until(start)
                     session.broker_write(run.take())
                     new = control.from_client(session, channel, method, data, start, end)
-                    if session.keeps:
+                    if session.buffers:
                         new = session.control(data[start:end] if new is None else new)
             elif kind in (HEADER, BODY):
                 if kind == BODY:
@@ -151,7 +151,7 @@ def _header(session: Session, channel: Channel, data: bytes, start: int, end: in
         text = f"PRECONDITION_FAILED - message size {size} is larger than the sidecar's max_message_size, "
         return AmqpError(PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH, channel.number)
     mark = instead = b""
-    if session.keeps:
+    if session.buffers:
         if session.detached:
             # The broker would refuse it; and who may bear another's name (RabbitMQ's impersonators), only it knows.
             claimed = content.user_id(data, start, end)
@@ -223,7 +223,7 @@ def _whole(session: Session, channel: Channel, run: Run, begun: int, end: int, n
         session.partial -= channel.received
         channel.parts = []
         channel.received = 0
-    if session.keeps:
+    if session.buffers:
         if begun >= 0:
             whole = channel.piece(run.data, begun, end)
             run.replace(begun, end, b"")
@@ -234,14 +234,14 @@ def _whole(session: Session, channel: Channel, run: Run, begun: int, end: int, n
         if gate is None:
             run.out.append(whole)
         else:
-            channel.keep(whole, gate, now)
+            channel.schedule(whole, gate, now)
     elif gate is None:
         if channel.header_new:
             run.replace(channel.header_start, channel.header_end, channel.header_new)
             channel.header_new = b""
     else:
         run.replace(begun, end, b"")
-        channel.keep(channel.piece(run.data, begun, end), gate, now)
+        channel.schedule(channel.piece(run.data, begun, end), gate, now)
 
 
 def _set_aside(session: Session, channel: Channel, run: Run, begun: int, end: int) -> None:
@@ -267,7 +267,7 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
     start = end = frames[0][2]
     run = Run(data, start)
     new: bytes | None
-    keeps = session.keeps
+    buffers = session.buffers
     #: With a spool: the channel that is being talked on, and where its last message begins. The client gets whole ones,
     #: as the broker may be lost in the middle of one.
     opened: Channel | None = None
@@ -292,7 +292,7 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 method = method_of(data, start, end)
                 if method == BASIC_DELIVER:
                     new = _deliver(session, channel, data, start, end)
-                    if keeps:
+                    if buffers:
                         opened = channel
                         begun = start
                 elif method in (BASIC_ACK, BASIC_NACK):
@@ -301,10 +301,10 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 else:
                     run.until(start)
                     session.client_write(run.take())
-                    if session.keeps:
+                    if session.buffers:
                         session.answers(number, method, data, start, end)
                     new = control.from_broker(session, channel, method, data, start, end)
-                    if keeps:
+                    if buffers:
                         opened = channel
                         begun = start
             elif channel.incoming is not None:
@@ -331,7 +331,7 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
 
 def _next(channel: Channel) -> None:
     """A method ends the content that was coming in."""
-    if channel.passing or isinstance(channel.incoming, Unfinished):
+    if channel.passing or isinstance(channel.incoming, PartialMessage):
         raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a method inside a message")
     channel.incoming = None
 
@@ -373,26 +373,26 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
         # The end of the channel gives it back, if there is nothing to wait for.
         if channel.freed and kind == ACK and not (channel.ending or channel.recovering) and session.speaks:
             session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
-        channel.incoming = NOBODY
+        channel.incoming = DISCARD
         return b""
-    if session.stalling.on and kind != REPLIES:
-        if not session.stalling.returning:
+    if session.consumer_pause.on and kind != REPLIES:
+        if not session.consumer_pause.returning:
             subscription = channel.subscriptions.get(consumer)
             if subscription is not None and subscription.away:
                 # It was on its way when we cancelled the consumer.
                 if not channel.recovering:
                     session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
-                channel.incoming = NOBODY
+                channel.incoming = DISCARD
                 return b""
-            channel.incoming = stalled = Stalled(channel, tag, consumer, kind == NO_ACK, new or data[start:end])
-            channel.stalled.append(stalled)
-            session.stalling.count(1, end - start)
+            channel.incoming = paused = PausedDelivery(channel, tag, consumer, kind == NO_ACK, new or data[start:end])
+            channel.paused.append(paused)
+            session.consumer_pause.count(1, end - start)
             return b""
         if kind != NO_ACK:
             # We drain: it goes to somebody else at once.
             if not channel.recovering:
                 session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
-            channel.incoming = NOBODY
+            channel.incoming = DISCARD
             return b""
     channel.delivered(tag, consumer, kind != 0)
     channel.passing = -1

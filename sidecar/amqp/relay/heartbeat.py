@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sidecar.net.wheel import Timer
 
 
-class Deadlines:
+class SessionTimer:
     """Those of one session, over its one timer: whoever is called by that asks :meth:`is_over` and :meth:`beats`, and
     then for the next time (:meth:`arm`)."""
 

@@ -1,4 +1,4 @@
-"""The two legs of a session, a client's and a broker's, and how they end: each for itself.
+"""The two connections of a session, a client's and a broker's, and how they end: each for itself.
 
 The broker's outlives the client's as long as something of the client is held, and the client's outlives the broker's
 until it has been told why. How they come about is in opening.py, what passes between them in session.py.
@@ -10,9 +10,9 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.flow.stats import AmqpStats
-from sidecar.amqp.relay.connections import CLOSED, CLOSING, OPEN, BrokerLeg, ClientLeg
-from sidecar.amqp.relay.heartbeat import Deadlines
-from sidecar.amqp.relay.write_batch import Batch
+from sidecar.amqp.relay.connections import CLOSED, CLOSING, OPEN, BrokerConnection, ClientConnection
+from sidecar.amqp.relay.heartbeat import SessionTimer
+from sidecar.amqp.relay.write_batch import WriteBatch
 from sidecar.amqp.wire.constants import CONNECTION_FORCED, REPLY_SUCCESS, AmqpError
 from sidecar.amqp.wire.methods import connection_close, connection_close_ok
 from sidecar.core.replies import STATUS
@@ -32,16 +32,15 @@ CLOSE_SECONDS: Final = 3.0
 
 
 class Pair(Exchange):
-    """What two legs that belong together have: a stage, deadlines, and an end."""
+    """What two connections that belong together have: a stage, deadlines, and an end."""
 
     __slots__ = (
-        "_close_frame", "_linked", "_listener", "_reason", "amqp_stats", "broker", "client", "deadlines", "peer",
-        "stage",
+        "_close_frame", "_linked", "_listener", "_reason", "amqp_stats", "broker", "client", "peer", "stage", "timer",
     )  # fmt: skip
 
-    broker: BrokerLeg | None
+    broker: BrokerConnection | None
 
-    def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str) -> None:
+    def __init__(self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str) -> None:
         Exchange.__init__(self, listener, listener.chain, client_ip, listener.clock())
         self.method = "AMQP"
         self._listener = listener
@@ -57,7 +56,7 @@ class Pair(Exchange):
         self._reason = ""
         #: There is a connection to a broker that counts as one.
         self._linked = False
-        self.deadlines = Deadlines(listener.wheel.timer(self._on_timer), listener.clock)
+        self.timer = SessionTimer(listener.wheel.timer(self._on_timer), listener.clock)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -80,12 +79,12 @@ class Pair(Exchange):
         if broker is not None:
             broker.write_soon(data)
 
-    def collect(self, broker: BrokerLeg) -> None:
+    def collect(self, broker: BrokerConnection) -> None:
         """Let small publishes leave together, where that is configured."""
         settings = self._listener.config.batch
         if settings is not None:
             listener = self.listener
-            broker.batch = Batch(settings.linger, broker.transport.write, listener.clock, listener.loop.call_later)
+            broker.batch = WriteBatch(settings.linger, broker.transport.write, listener.clock, listener.loop.call_later)
 
     def hurry(self) -> None:
         """Nothing is unanswered: whoever publishes waits for no more."""
@@ -117,7 +116,7 @@ class Pair(Exchange):
         self.client.state = CLOSING
         if self.broker is not None:
             self.broker.state = CLOSING
-        self.deadlines.end_in(CLOSE_SECONDS)
+        self.timer.end_in(CLOSE_SECONDS)
         return frame
 
     def client_lost(self) -> None:
@@ -136,7 +135,7 @@ class Pair(Exchange):
             self._end_if_over()
         elif self._busy():
             # What it published goes on its way; its connection to the broker stays until then.
-            self.deadlines.take_time()
+            self.timer.take_time()
             self._goes()
         else:
             self._close_broker("the client is gone")
@@ -155,7 +154,7 @@ class Pair(Exchange):
         if broker is not None and broker.state == OPEN:
             broker.write(connection_close(REPLY_SUCCESS, reason))
             broker.state = CLOSING
-            self.deadlines.end_in(CLOSE_SECONDS)
+            self.timer.end_in(CLOSE_SECONDS)
 
     def broker_closed(self) -> None:
         """``connection.close-ok`` from the broker."""
@@ -187,7 +186,7 @@ class Pair(Exchange):
             self.client_write(frame)
             self._client_is_closing()
 
-    def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
+    def broker_lost(self, broker: BrokerConnection, error: Exception | None) -> None:
         """The connection to the broker is gone."""
         if broker is not self.broker or self.phase == ENDED:
             return  # one that came too late, or was let go
@@ -220,7 +219,7 @@ class Pair(Exchange):
         client.state = CLOSING
         client.stops = 0
         client.resume_reading()
-        self.deadlines.end_in(CLOSE_SECONDS)
+        self.timer.end_in(CLOSE_SECONDS)
 
     # -- we end it -----------------------------------------------------------------------------------------------------
 
@@ -263,11 +262,11 @@ class Pair(Exchange):
         broker = self.broker
         if self.client.state == CLOSED and (broker is None or broker.state == CLOSED):
             self.end()
-            self.deadlines.close()
+            self.timer.close()
 
     def abort(self) -> None:
         if self.end():
-            self.deadlines.close()
+            self.timer.close()
             self.client.state = CLOSED
             reset(self.client.transport)
             broker = self.broker
@@ -293,7 +292,7 @@ class Pair(Exchange):
     # -- time ----------------------------------------------------------------------------------------------------------
 
     def set_timer(self, deadline: float) -> None:
-        self.deadlines.timer.set(deadline)
+        self.timer.timer.set(deadline)
 
     def _on_timer(self) -> None:
         if self.phase == ENDED:
@@ -302,31 +301,31 @@ class Pair(Exchange):
         if self.stage == DIALLING:
             self.check_timer(now)
             return
-        if self.deadlines.is_over(now):
+        if self.timer.is_over(now):
             self._too_late()
-        if self.phase != ENDED and self.deadlines.beats(now):
+        if self.phase != ENDED and self.timer.beats(now):
             self._beat()
         if self.phase != ENDED:
-            self.deadlines.arm()
+            self.timer.arm()
 
     def _too_late(self) -> None:
         """What should have ended by itself has not; unless it is only read slowly."""
         left, before = self.undelivered(), self.undrained
         self.undrained = left
         if left < before or (left and not before):
-            self.deadlines.end_in(CLOSE_SECONDS)
+            self.timer.end_in(CLOSE_SECONDS)
             return
         broker = self.broker
         if broker is not None and broker.state != CLOSED and self.stage == RUNNING:
             if broker.state == OPEN and self._busy():
                 # The client did not answer its close; what is held of it still goes.
-                self.deadlines.take_time()
+                self.timer.take_time()
                 self.client.state = CLOSED
                 reset(self.client.transport)
                 return
             if self.amqp_stats.blocked:
                 # The broker reads nothing until its alarm is over, and what was written to it must not be thrown away.
-                self.deadlines.end_in(CLOSE_SECONDS)
+                self.timer.end_in(CLOSE_SECONDS)
                 return
         self.error = self.error or "timeout"
         self.abort()

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
-from sidecar.amqp.relay.connections import CLOSED, OPEN, BrokerLeg, ClientLeg
+from sidecar.amqp.relay.connections import CLOSED, OPEN, BrokerConnection, ClientConnection
 from sidecar.amqp.relay.lifecycle import DIALLING, GREETING, HANDSHAKE, RUNNING, Pair
 from sidecar.amqp.wire.constants import (
     COMMAND_INVALID,
@@ -41,7 +41,7 @@ class Opening(Pair):
 
     __slots__ = ("_greeting", "_refusal", "handshake")
 
-    def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str) -> None:
+    def __init__(self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str) -> None:
         Pair.__init__(self, listener, client, peer, client_ip)
         self._greeting = b""
         #: Why it was not even admitted.
@@ -59,9 +59,9 @@ class Opening(Pair):
     def _shake_hands(self) -> None:
         """What comes now has to be over before long."""
         if self.chain.timeout.head:
-            self.deadlines.end_in(self.chain.timeout.head)
+            self.timer.end_in(self.chain.timeout.head)
         else:
-            self.deadlines.take_time()
+            self.timer.take_time()
 
     # -- the client ----------------------------------------------------------------------------------------------------
 
@@ -86,7 +86,7 @@ class Opening(Pair):
             self._too_early()
         elif len(greeting) == 8:
             self.stage = DIALLING
-            self.deadlines.take_time()
+            self.timer.take_time()
             if self._listener.draining:
                 self._refusal = Reply("draining", "the sidecar is shutting down")
             if self._refusal is not None:
@@ -138,17 +138,17 @@ class Opening(Pair):
         self.connecting = self.listener.loop.create_task(self._connect(endpoint))
 
     async def _connect(self, endpoint: Endpoint) -> None:
-        leg = BrokerLeg(cast("Session", self), endpoint)
+        broker = BrokerConnection(cast("Session", self), endpoint)
         cluster = self.listener.cluster
         try:
             await dial(
-                self.listener.loop, cast(asyncio.Protocol, leg), endpoint, cluster.beside(endpoint),
-                pace(self.chain.timeout.connect), cluster.attempt_failed, leg.chosen,
+                self.listener.loop, cast(asyncio.Protocol, broker), endpoint, cluster.beside(endpoint),
+                pace(self.chain.timeout.connect), cluster.attempt_failed, broker.chosen,
             )  # fmt: skip
         except OSError as error:
             self.connect_failed(error)
 
-    def connected(self, broker: BrokerLeg) -> None:
+    def connected(self, broker: BrokerConnection) -> None:
         """A socket stands; the try has succeeded once there is a ``start`` on it."""
         if self.phase != CONNECTING or broker.endpoint is not self.endpoint:
             broker.transport.abort()  # the client has left, or the time was over, in this very moment
@@ -178,7 +178,7 @@ class Opening(Pair):
         self.error = code
         self.status = STATUS[code]
         if self.end():
-            self.deadlines.close()
+            self.timer.close()
             self.client.state = CLOSED
             self.client.transport.close()
 
@@ -188,7 +188,7 @@ class Opening(Pair):
         """Frames of the broker that belong to the ordinary flow."""
         raise NotImplementedError
 
-    def _broker_handshake(self, broker: BrokerLeg, number: int, data: bytes, start: int, end: int) -> None:
+    def _broker_handshake(self, broker: BrokerConnection, number: int, data: bytes, start: int, end: int) -> None:
         found = method_of(data, start, end)
         if self.stage == RUNNING:  # pipelined behind open-ok
             self._broker_passes(data, [(METHOD, number, start, end)])
@@ -205,7 +205,7 @@ class Opening(Pair):
         if self.handshake.done:
             self._opened()
 
-    def _started(self, broker: BrokerLeg) -> None:
+    def _started(self, broker: BrokerConnection) -> None:
         self.connecting = None
         self.phase = TUNNEL
         self.status = 200
@@ -222,10 +222,10 @@ class Opening(Pair):
         """The handshake is over."""
         handshake = self.handshake
         self.stage = RUNNING
-        self.deadlines.take_time()
+        self.timer.take_time()
         if handshake.heartbeat:
-            self.deadlines.beat_every(handshake.heartbeat / 2)
-        self.deadlines.arm()
+            self.timer.beat_every(handshake.heartbeat / 2)
+        self.timer.arm()
         logger.info(
             "an AMQP client has connected",
             extra={
@@ -238,7 +238,7 @@ class Opening(Pair):
             },
         )
 
-    def broker_lost(self, broker: BrokerLeg, error: Exception | None) -> None:
+    def broker_lost(self, broker: BrokerConnection, error: Exception | None) -> None:
         if broker is self.broker and self.phase == CONNECTING:
             self.broker = None
             self.connect_failed(error or ConnectionResetError())
@@ -251,7 +251,7 @@ class Opening(Pair):
         else:
             Pair.broker_lost(self, broker, error)
 
-    def _is_refused(self, broker: BrokerLeg) -> bool:
+    def _is_refused(self, broker: BrokerConnection) -> bool:
         """Whether the end of this connection is the broker's answer to a login."""
         if broker is not self.broker or self.phase == ENDED or self.client.state != OPEN:
             return False

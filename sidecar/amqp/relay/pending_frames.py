@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.amqp.relay import forward
-from sidecar.amqp.relay.connections import WAITING_FULL
+from sidecar.amqp.relay.connections import PENDING_FULL
 from sidecar.amqp.relay.settling import pinned
 
 if TYPE_CHECKING:
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from sidecar.amqp.relay.session import Session
 
 
-class WaitingFrames:
-    """Those of one session; they are in :attr:`Channel.waiting`. A client that has too many is not read from."""
+class PendingFrames:
+    """Those of one session; they are in :attr:`Channel.pending`. A client that has too many is not read from."""
 
     __slots__ = ("_bytes", "_session")
 
@@ -24,22 +24,22 @@ class WaitingFrames:
 
     def add(self, channel: Channel, frame: bytes) -> None:
         """One more."""
-        assert channel.waiting is not None
-        channel.waiting.append(pinned(channel, frame))
+        assert channel.pending is not None
+        channel.pending.append(pinned(channel, frame))
         self._bytes += len(frame) + 64
         session = self._session
         if self._bytes > session.max_message_size:
-            session.client.stop(WAITING_FULL)
+            session.client.stop(PENDING_FULL)
 
     def forget(self, channel: Channel) -> list[bytes]:
         """What has waited on a channel; nothing of it waits any more."""
-        waiting = channel.waiting or []
-        channel.waiting = None
+        waiting = channel.pending or []
+        channel.pending = None
         if waiting:
             self._bytes -= sum(map(len, waiting)) + 64 * len(waiting)
             session = self._session
             if self._bytes <= session.max_message_size:
-                session.client.go(WAITING_FULL)
+                session.client.go(PENDING_FULL)
         return waiting
 
     def take_in(self, channel: Channel) -> None:

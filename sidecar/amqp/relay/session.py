@@ -13,13 +13,13 @@ from sidecar.amqp.flow.policy import Routes
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.relay import forward
 from sidecar.amqp.relay.channel import REPLIES, Channel
-from sidecar.amqp.relay.connections import HOLD_FULL, OPEN, BrokerLeg, ClientLeg
-from sidecar.amqp.relay.consumer_pause import Stalling
-from sidecar.amqp.relay.deliveries import Unfinished
+from sidecar.amqp.relay.connections import HOLD_FULL, OPEN, BrokerConnection, ClientConnection
+from sidecar.amqp.relay.consumer_pause import ConsumerPause
+from sidecar.amqp.relay.deliveries import PartialMessage
 from sidecar.amqp.relay.departure import Departure
 from sidecar.amqp.relay.lifecycle import RUNNING
 from sidecar.amqp.relay.opening import Opening
-from sidecar.amqp.relay.pending_frames import WaitingFrames
+from sidecar.amqp.relay.pending_frames import PendingFrames
 from sidecar.amqp.wire.constants import CHANNEL_CLOSE, METHOD, REPLY_SUCCESS, AmqpError
 from sidecar.amqp.wire.methods import blocked, channel_close, unblocked
 from sidecar.exchange.exchange import ENDED
@@ -41,12 +41,12 @@ class Session(Opening):
     """One client connection as an exchange: admission, tries and accounting are those of TCP connections."""
 
     __slots__ = (
-        "_counted", "_told_blocked", "alarmed", "channels", "closing", "departure", "detached", "hold", "keeps",
-        "max_message_size", "partial", "partial_limit", "policy", "refused", "routes", "stalling", "tracing", "waiting",
-        "withheld",
+        "_counted", "_told_blocked", "alarmed", "buffers", "channels", "closing", "consumer_pause", "departure",
+        "detached", "hold", "max_message_size", "partial", "partial_limit", "pending_frames", "policy", "refused",
+        "routes", "tracing", "withheld",
     )  # fmt: skip
 
-    def __init__(self, listener: AmqpListener, client: ClientLeg, peer: str, client_ip: str) -> None:
+    def __init__(self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str) -> None:
         Opening.__init__(self, listener, client, peer, client_ip)
         self.hold: Hold = listener.hold
         self.policy: Policy = listener.policy
@@ -63,11 +63,11 @@ class Session(Opening):
         self.partial_limit = listener.config.hold.bytes + listener.config.max_message_size
         #: The same for messages to the client that it gets once they are whole.
         self.withheld = 0
-        self.stalling = Stalling(self)
-        self.waiting = WaitingFrames(self)
+        self.consumer_pause = ConsumerPause(self)
+        self.pending_frames = PendingFrames(self)
         self.departure = Departure(self)
         #: Publishes are kept until they are confirmed, and the session outlives its broker; there is none at present.
-        self.keeps = False
+        self.buffers = False
         self.detached = False
         #: The broker has told this connection of an alarm; and we have told the client to publish nothing.
         self.alarmed = False
@@ -105,9 +105,9 @@ class Session(Opening):
             return self.stage != RUNNING
         for channel in self.channels.values():
             confirms = channel.confirms
-            if channel.held or channel.unacked.count or channel.waiting is not None:
+            if channel.held or channel.unacked.count or channel.pending is not None:
                 return False
-            if channel.passing or isinstance(channel.incoming, Unfinished):
+            if channel.passing or isinstance(channel.incoming, PartialMessage):
                 return False
             if channel.route is not None or (confirms is not None and confirms.unanswered):
                 return False
@@ -125,9 +125,9 @@ class Session(Opening):
         return self._told_blocked
 
     @property
-    def stalled_deliveries(self) -> int:
+    def paused_deliveries(self) -> int:
         """Deliveries kept back."""
-        return sum(len(channel.stalled) for channel in self.channels.values())
+        return sum(len(channel.paused) for channel in self.channels.values())
 
     def is_ephemeral(self, queue: bytes) -> bool:
         """Whether a queue ends when nobody consumes from it."""
@@ -145,7 +145,7 @@ class Session(Opening):
             return prefetch.default
         return min(count, prefetch.max) if prefetch.max else count
 
-    # -- what the legs hear --------------------------------------------------------------------------------------------
+    # -- what the connections hear -------------------------------------------------------------------------------------
 
     def client_said(self, data: bytes) -> None:
         """Bytes came."""
@@ -165,7 +165,7 @@ class Session(Opening):
         except AmqpError as error:
             self.fail(error)
 
-    def broker_said(self, broker: BrokerLeg, data: bytes) -> None:
+    def broker_said(self, broker: BrokerConnection, data: bytes) -> None:
         """Bytes came."""
         if broker is not self.broker or self.phase == ENDED:
             return
@@ -195,9 +195,9 @@ class Session(Opening):
         self.amqp_stats.connections += 1
         self._counted = True
         listener.sessions[self] = None
-        self.stalling.switch(listener.stalled)
+        self.consumer_pause.switch(listener.paused)
         if listener.work_is_over:
-            self.stalling.give_back()
+            self.consumer_pause.give_back()
 
     # -- without a broker, see kept_session ----------------------------------------------------------------------------
 
@@ -225,7 +225,7 @@ class Session(Opening):
 
     # -- what is held --------------------------------------------------------------------------------------------------
 
-    def keep(self, publish: Publish, gate: Gate, now: float) -> None:
+    def schedule(self, publish: Publish, gate: Gate, now: float) -> None:
         """Hold a publish; stop reading when that was the last one there is room for."""
         self.hold.keep(publish, gate, now)
         if self.hold.full and self.hold.crowded(gate):
@@ -243,15 +243,15 @@ class Session(Opening):
 
     def wait(self, channel: Channel, frame: bytes) -> None:
         """A frame that must not overtake what its channel has held."""
-        self.waiting.add(channel, frame)
+        self.pending_frames.add(channel, frame)
         if frame[7:11] == _CHANNEL_CLOSE and frame[0] == METHOD:
             self.departure.free(channel)
 
     def emptied(self, channel: Channel) -> None:
         """Nothing is held for a channel any more: what waited for that goes on."""
-        if channel.waiting is not None:
+        if channel.pending is not None:
             try:
-                self.waiting.take_in(channel)
+                self.pending_frames.take_in(channel)
             except AmqpError as error:
                 self.fail(error)
         if self._close_frame or self.client.state != OPEN:
@@ -261,7 +261,7 @@ class Session(Opening):
         self.departure.begin()
 
     def _busy(self) -> bool:
-        return any(channel.held or channel.waiting is not None for channel in self.channels.values())
+        return any(channel.held or channel.pending is not None for channel in self.channels.values())
 
     def _drop_held(self, channel: Channel) -> None:
         dropped = self.hold.forget(channel)
@@ -323,14 +323,14 @@ class Session(Opening):
         stats.channels -= 1
         stats.consumers -= len(channel.consumers)
         stats.unacked -= channel.unacked.count
-        for stalled in channel.stalled:
-            self.stalling.count(-1, -stalled.size())
-        channel.stalled.clear()
+        for paused in channel.paused:
+            self.consumer_pause.count(-1, -paused.size())
+        channel.paused.clear()
         self.partial -= channel.received
-        if isinstance(channel.incoming, Unfinished):
+        if isinstance(channel.incoming, PartialMessage):
             channel.incoming.ends()
         self._drop_held(channel)
-        self.waiting.forget(channel)
+        self.pending_frames.forget(channel)
         if self._close_frame or self.client.state != OPEN:
             self._go_on_closing()
 
@@ -360,14 +360,14 @@ class Session(Opening):
             channel.subscriptions.pop(tag, None)
             channel.give_back((tag,))
 
-    def stall(self, on: bool) -> None:
+    def pause_deliveries(self, on: bool) -> None:
         """Keep deliveries back from now on, or hand them out again."""
-        self.stalling.switch(on)
+        self.consumer_pause.switch(on)
 
     def stop_work(self) -> None:
         """We drain: no more deliveries."""
         if self.stage == RUNNING:
-            self.stalling.give_back()
+            self.consumer_pause.give_back()
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

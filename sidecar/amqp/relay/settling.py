@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.amqp.relay.deliveries import Delivery
+from sidecar.amqp.relay.deliveries import DeliverySpan
 from sidecar.amqp.wire.constants import BASIC_ACK, BASIC_NACK, BASIC_REJECT, METHOD
 from sidecar.amqp.wire.methods import basic_ack, basic_nack, method_of, settlement
 
@@ -26,7 +26,7 @@ def settle(session: Session, channel: Channel, method: int, data: bytes, start: 
             frame = pinned(channel, data[start:end])
             return settle(session, channel, method, frame, 0, end - start) or frame
         return b""
-    if multiple and channel.stalled and tag >= channel.stalled[0].tag:
+    if multiple and channel.paused and tag >= channel.paused[0].tag:
         return _around(session, channel, method, tag, bool(bits & 2))
     _settled(session, channel, tag, multiple, method == BASIC_ACK)
     offset = channel.offset
@@ -66,6 +66,6 @@ def _settled(session: Session, channel: Channel, tag: int, multiple: bool, taken
     unacked = channel.unacked
     before = unacked.count
     for note in unacked.settled(tag, multiple):
-        if isinstance(note, Delivery) and note.trace is not None:
+        if isinstance(note, DeliverySpan) and note.trace is not None:
             session.tracing.consumed(note.trace, note.consumer, note.since, taken)
     session.amqp_stats.unacked -= before - unacked.count

@@ -5,26 +5,26 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sidecar.amqp.relay.connections import BrokerLeg
+    from sidecar.amqp.relay.connections import BrokerConnection
     from sidecar.amqp.relay.session import Session
 
 #: Seconds without a word of the broker, and without a confirm, after which it is given up.
-STUCK: Final = 5.0
+STUCK_SECONDS: Final = 5.0
 
 
-class Stuck:
+class Watchdog:
     """Looks at the broker of one session."""
 
     __slots__ = ("_broker", "_reads", "_session", "_since")
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        #: Who was looked at, what it has said so far (see :attr:`Leg.reads`), and since when it has been so much.
-        self._broker: BrokerLeg | None = None
+        #: Who was looked at, what it has said so far (:attr:`Connection.reads`), and since when it has been so much.
+        self._broker: BrokerConnection | None = None
         self._reads = 0
         self._since = session.started
 
-    def look(self, broker: BrokerLeg, now: float) -> bool:
+    def look(self, broker: BrokerConnection, now: float) -> bool:
         """Now and then; whether it is to be given up."""
         deaf = broker.reading_paused or self._session.amqp_stats.blocked
         if broker is not self._broker or broker.reads != self._reads or deaf or not self._unanswered():
@@ -32,7 +32,7 @@ class Stuck:
             self._reads = broker.reads
             self._since = now
             return False
-        return now - self._since > STUCK
+        return now - self._since > STUCK_SECONDS
 
     def _unanswered(self) -> bool:
         """A publish has no confirm yet."""

@@ -2,8 +2,8 @@
 
 The first write after a pause leaves at once, so whoever writes seldom loses nothing by it; what follows it within
 ``linger`` waits for the end of that time. A batch that is full leaves before. Whoever waits for the answers to what it
-has written would wait in vain for more to come: it says so (:meth:`Batch.hurry`). Everything leaves in the order in
-which it came.
+has written would wait in vain for more to come: it says so (:meth:`WriteBatch.hurry`). Everything leaves in the order
+in which it came.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 FULL: Final = 64 << 10
 
 
-class Batch:
+class WriteBatch:
     """What is collected for one connection. ``linger`` (seconds) is the longest that anything waits, and may be changed
     at any time; ``write`` takes what leaves."""
 

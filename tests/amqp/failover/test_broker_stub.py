@@ -94,7 +94,7 @@ class Away:
         self.known = Known()
         teach(self.known, *known)
         self.recorded = Recorded(self.known, "/")
-        self.standin = broker_stub.Standin(self.recorded, self.known, "/", patience, lambda: "amq.ctag-made-up")
+        self.standin = broker_stub.BrokerStub(self.recorded, self.known, "/", patience, lambda: "amq.ctag-made-up")
         assert self.asks(OPEN) == [CHANNEL_OPEN_OK]
 
     def asks(self, *frames: bytes, now: float = 0.0) -> list[int]:
@@ -307,7 +307,7 @@ def test_what_was_asked_and_not_answered_is_answered_when_the_broker_is_lost() -
     known = Known()
     teach(known, queue_declare("q"))
     recorded = Recorded(known, "/")
-    session = broker_stub.Standin(recorded, known, "/", 30.0)
+    session = broker_stub.BrokerStub(recorded, known, "/", 30.0)
     recorded.asks(OPEN + method(1, CONFIRM_SELECT, b"\0") + queue_declare("q") + consume("q", "c"))
     recorded.asks(method(2, CHANNEL_OPEN, b"\0") + queue_declare("new", channel=2) + basic_qos(2, 5))
     recorded.answers(1, CHANNEL_OPEN_OK, method(1, CHANNEL_OPEN_OK, NO_TABLE), 0, 16)

@@ -21,9 +21,9 @@ import pika
 import pytest
 from aio_pika.abc import AbstractIncomingMessage
 
-from sidecar.amqp.failover.broker_stub import Standin
-from sidecar.amqp.failover.credential_cache import Account
-from sidecar.amqp.failover.server_handshake import NotKnown, Reception
+from sidecar.amqp.failover.broker_stub import BrokerStub
+from sidecar.amqp.failover.credential_cache import Credential
+from sidecar.amqp.failover.server_handshake import ServerHandshake, UnknownClient
 from sidecar.amqp.topology import declarations
 from sidecar.amqp.topology.broker_catalog import Known
 from sidecar.amqp.topology.client_state import Recorded
@@ -43,7 +43,7 @@ from sidecar.amqp.wire.methods import basic_ack, connection_close, connection_cl
 
 kombu: Any = importlib.import_module("kombu")  # its lazy module is untyped
 
-USERS = {"guest": Account("guest", b"", b"", any_vhost=True)}
+USERS = {"guest": Credential("guest", b"", b"", any_vhost=True)}
 
 
 class Client(asyncio.Protocol):
@@ -54,9 +54,9 @@ class Client(asyncio.Protocol):
         self._reader = FrameReader(HANDSHAKE_FRAME_MAX)
         self._greeted = False
         self._handshake = Handshake()
-        self._reception = Reception(server.known)
+        self._reception = ServerHandshake(server.known)
         self._recorded = Recorded(server.known, "/")
-        self._standin = Standin(self._recorded, server.known, "/", server.patience)
+        self._standin = BrokerStub(self._recorded, server.known, "/", server.patience)
         self._published: dict[int, int] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -73,7 +73,7 @@ class Client(asyncio.Protocol):
             for kind, number, start, end in self._reader.feed(data):
                 self._frame(kind, number, self._reader.data, start, end)
             assert self._reader.error is None
-        except NotKnown:
+        except UnknownClient:
             self._transport.close()
         except AmqpError as error:
             self._server.errors.append(error)

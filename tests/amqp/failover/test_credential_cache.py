@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sidecar.amqp.failover import credential_cache as module
-from sidecar.amqp.failover.credential_cache import Account, Accounts
+from sidecar.amqp.failover.credential_cache import Credential, CredentialCache
 from sidecar.amqp.wire.tables import encode_table
 from sidecar.config.model import AmqpCredentials, Secret
 from sidecar.storage.json_file import Saving
@@ -49,18 +49,18 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(work)
 
 
-async def accept(accounts: Accounts, user: str, password: str, vhost: str = "/") -> None:
+async def accept(accounts: CredentialCache, user: str, password: str, vhost: str = "/") -> None:
     accounts.accepted("PLAIN", plain(user, password), vhost)
     await accounts.close()
 
 
-async def verify(accounts: Accounts, user: str, password: str) -> Account | None:
+async def verify(accounts: CredentialCache, user: str, password: str) -> Credential | None:
     return await accounts.verify("PLAIN", plain(user, password))
 
 
 def test_whom_the_broker_has_let_in_may_come_in(hashes: list[bytes]) -> None:
     async def work() -> None:
-        accounts = Accounts(wall=Clock())
+        accounts = CredentialCache(wall=Clock())
         assert await verify(accounts, "anna", "secret") is None
         await accept(accounts, "anna", "secret")
         account = await verify(accounts, "anna", "secret")
@@ -81,7 +81,7 @@ def test_whom_the_broker_has_let_in_may_come_in(hashes: list[bytes]) -> None:
 
 def test_a_login_is_the_same_whichever_way_it_is_said() -> None:
     async def work() -> None:
-        accounts = Accounts(wall=Clock())
+        accounts = CredentialCache(wall=Clock())
         await accept(accounts, "anna", "s\u00e9cret")
         response = encode_table({"LOGIN": "anna", "PASSWORD": "s\u00e9cret"})[4:]
         assert await accounts.verify("AMQPLAIN", response) is not None
@@ -108,7 +108,7 @@ def test_a_login_is_the_same_whichever_way_it_is_said() -> None:
 )
 def test_what_proves_nothing_is_neither_kept_nor_good(mechanism: str, response: bytes) -> None:
     async def work() -> None:
-        accounts = Accounts(wall=Clock())
+        accounts = CredentialCache(wall=Clock())
         accounts.accepted(mechanism, response, "/")
         accounts.refused(mechanism, response)
         await accounts.close()
@@ -120,7 +120,9 @@ def test_what_proves_nothing_is_neither_kept_nor_good(mechanism: str, response: 
 
 def test_the_sidecars_own_account_is_always_good(hashes: list[bytes]) -> None:
     async def work() -> None:
-        accounts = Accounts(credentials=AmqpCredentials(username="sidecar", password=Secret("own")), wall=Clock())
+        accounts = CredentialCache(
+            credentials=AmqpCredentials(username="sidecar", password=Secret("own")), wall=Clock()
+        )
         account = await verify(accounts, "sidecar", "own")
         assert account is not None
         assert account.opens("/anything")
@@ -128,7 +130,7 @@ def test_the_sidecars_own_account_is_always_good(hashes: list[bytes]) -> None:
         assert await verify(accounts, "other", "own") is None
         await accept(accounts, "sidecar", "own")
         assert accounts.count == 0
-        unset = Accounts(credentials=AmqpCredentials(username="sidecar"), wall=Clock())
+        unset = CredentialCache(credentials=AmqpCredentials(username="sidecar"), wall=Clock())
         assert await unset.verify("PLAIN", b"\0sidecar\0") is None
 
     run(work())
@@ -138,7 +140,7 @@ def test_the_sidecars_own_account_is_always_good(hashes: list[bytes]) -> None:
 def test_a_week_after_it_was_last_accepted_it_is_forgotten() -> None:
     async def work() -> None:
         clock = Clock()
-        accounts = Accounts(wall=clock)
+        accounts = CredentialCache(wall=clock)
         await accept(accounts, "anna", "secret")
         clock.now += 6 * DAY
         await accept(accounts, "anna", "secret")
@@ -155,7 +157,7 @@ def test_a_week_after_it_was_last_accepted_it_is_forgotten() -> None:
 def test_each_vhost_has_its_own_week() -> None:
     async def work() -> None:
         clock = Clock()
-        accounts = Accounts(wall=clock)
+        accounts = CredentialCache(wall=clock)
         await accept(accounts, "anna", "secret", "/old")
         clock.now += 6 * DAY
         await accept(accounts, "anna", "secret", "/new")
@@ -170,7 +172,7 @@ def test_each_vhost_has_its_own_week() -> None:
 
 def test_whom_the_broker_refuses_is_forgotten() -> None:
     async def work() -> None:
-        accounts = Accounts(wall=Clock())
+        accounts = CredentialCache(wall=Clock())
         await accept(accounts, "anna", "old")
         await accept(accounts, "anna", "new")
         accounts.refused("PLAIN", plain("anna", "old"))
@@ -186,7 +188,7 @@ def test_a_restart_is_survived_and_the_file_says_no_secret(tmp_path: Path, hashe
     clock = Clock()
 
     async def work() -> None:
-        accounts = Accounts(path, wall=clock)
+        accounts = CredentialCache(path, wall=clock)
         accounts.load()
         await accept(accounts, "anna", "secret", "/\udcff")
         await accept(accounts, "bert", "geheim")
@@ -196,7 +198,7 @@ def test_a_restart_is_survived_and_the_file_says_no_secret(tmp_path: Path, hashe
         assert "anna" in text
         assert "secret" not in text
         assert "geheim" not in text
-        again = Accounts(path, wall=clock)
+        again = CredentialCache(path, wall=clock)
         again.load()
         hashes.clear()
         for _ in range(3):
@@ -207,7 +209,7 @@ def test_a_restart_is_survived_and_the_file_says_no_secret(tmp_path: Path, hashe
         assert await verify(again, "bert", "secret") is None
         # What is refused and was never verified in this process is found as well, once it was tried.
         clock.now += 8 * DAY
-        late = Accounts(path, wall=clock)
+        late = CredentialCache(path, wall=clock)
         late.load()
         assert late.count == 0
 
@@ -220,11 +222,11 @@ def test_a_clock_that_was_ahead_gives_nobody_more_time(tmp_path: Path) -> None:
 
     async def work() -> None:
         clock.now += 300 * DAY
-        accounts = Accounts(path, wall=clock)
+        accounts = CredentialCache(path, wall=clock)
         await accept(accounts, "anna", "secret")
         await Saving([accounts]).save()
         clock.now -= 300 * DAY
-        again = Accounts(path, wall=clock)
+        again = CredentialCache(path, wall=clock)
         again.load()
         clock.now += 8 * DAY
         assert await verify(again, "anna", "secret") is None
@@ -239,7 +241,7 @@ def test_a_clock_that_was_ahead_gives_nobody_more_time(tmp_path: Path) -> None:
 def test_a_corrupt_file_is_set_aside(logins: object, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "logins.json"
     path.write_text(json.dumps({"version": 1, "logins": logins}))
-    accounts = Accounts(path, wall=Clock())
+    accounts = CredentialCache(path, wall=Clock())
     accounts.load()
     assert accounts.count == 0
     assert "corrupt" in caplog.text
@@ -253,7 +255,7 @@ def test_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def work() -> None:
         clock = Clock()
-        accounts = Accounts(wall=clock)
+        accounts = CredentialCache(wall=clock)
         for number in range(4):
             clock.now += 1
             await accept(accounts, "anna", f"secret{number}")
@@ -285,7 +287,7 @@ def test_a_storm_of_logins_is_hashed_one_by_one_and_only_so_many_wait(
     monkeypatch.setattr(module, "MAX_PENDING", 10)
 
     async def work() -> None:
-        accounts = Accounts(wall=Clock())
+        accounts = CredentialCache(wall=Clock())
         await accept(accounts, "anna", "secret")
         hashes.clear()
         found = await asyncio.gather(*[verify(accounts, "anna", f"wrong{n}") for n in range(100)])
@@ -306,7 +308,7 @@ def test_a_storm_of_logins_is_hashed_one_by_one_and_only_so_many_wait(
 
 def test_many_connections_of_one_new_login_are_hashed_once_and_kept_once(hashes: list[bytes]) -> None:
     async def work() -> None:
-        accounts = Accounts(wall=Clock())
+        accounts = CredentialCache(wall=Clock())
         for _ in range(20):
             accounts.accepted("PLAIN", plain("anna", "secret"), "/")
         await accounts.close()

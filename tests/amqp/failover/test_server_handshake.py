@@ -4,8 +4,8 @@ from struct import pack
 
 import pytest
 
-from sidecar.amqp.failover.credential_cache import Account
-from sidecar.amqp.failover.server_handshake import PROPERTIES, NotKnown, Reception, renewed
+from sidecar.amqp.failover.credential_cache import Credential
+from sidecar.amqp.failover.server_handshake import PROPERTIES, ServerHandshake, UnknownClient, renewed
 from sidecar.amqp.topology.broker_catalog import Known
 from sidecar.amqp.wire.constants import (
     COMMAND_INVALID,
@@ -40,8 +40,8 @@ def open_(vhost: str = "/") -> bytes:
     return method(0, CONNECTION_OPEN, short(vhost) + b"\0\0")
 
 
-def anna(*vhosts: str) -> Account:
-    account = Account("anna", b"", b"")
+def anna(*vhosts: str) -> Credential:
+    account = Credential("anna", b"", b"")
     account.vhosts = dict.fromkeys(vhosts, 1.0)
     return account
 
@@ -49,7 +49,7 @@ def anna(*vhosts: str) -> Account:
 class Client:
     def __init__(self, known: Known) -> None:
         self.handshake = Handshake()
-        self.reception = Reception(known)
+        self.reception = ServerHandshake(known)
         self.hears(self.reception.greeting())
 
     def hears(self, frame: bytes) -> None:
@@ -133,7 +133,7 @@ def test_strangers_are_to_come_again_when_there_is_a_broker() -> None:
     client.hears(client.reception.admit(None))
     assert client.heard == method(0, CONNECTION_TUNE, pack(">HIH", 2047, 131_072, 60))
     client.says(tune_ok())
-    with pytest.raises(NotKnown, match="the login"):
+    with pytest.raises(UnknownClient, match="the login"):
         client.says(open_())
 
 
@@ -142,7 +142,7 @@ def test_so_is_who_was_never_let_into_the_vhost() -> None:
     client.says(start_ok())
     client.hears(client.reception.admit(anna("/")))
     client.says(tune_ok())
-    with pytest.raises(NotKnown, match="the vhost '/other' for 'anna'"):
+    with pytest.raises(UnknownClient, match="the vhost '/other' for 'anna'"):
         client.says(open_("/other"))
 
 

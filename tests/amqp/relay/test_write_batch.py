@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.relay.write_batch import FULL, Batch
+from sidecar.amqp.relay.write_batch import FULL, WriteBatch
 from support.clock import Loop
 
 LINGER: Final = 0.005
@@ -18,7 +18,7 @@ class Wire:
     def __init__(self) -> None:
         self.loop = Loop(0.0)
         self.writes: list[tuple[float, bytes]] = []
-        self.batch = Batch(
+        self.batch = WriteBatch(
             LINGER,
             lambda data: self.writes.append((self.loop.now, data)),
             self.loop,

@@ -6,7 +6,7 @@ from struct import pack
 
 import pytest
 
-from sidecar.amqp.failover.broker_stub import Standin
+from sidecar.amqp.failover.broker_stub import BrokerStub
 from sidecar.amqp.topology.broker_catalog import Known
 from sidecar.amqp.topology.client_state import Recorded
 from sidecar.amqp.topology.recovery import Restoration, Unrestorable
@@ -210,7 +210,7 @@ def test_a_durable_queue_that_the_broker_named_is_still_there() -> None:
 def test_what_the_stand_in_has_answered_is_said_to_the_broker() -> None:
     known = Known()
     recorded = Recorded(known, "/")
-    standin = Standin(recorded, known, "/")
+    standin = BrokerStub(recorded, known, "/")
     asked = open_(1) + declare("mine", 4) + method(1, CONFIRM_SELECT, b"\1") + basic_qos(1, 9) + consume("mine", "c")
     assert standin.takes(asked, 0.0)
     broker = Broker(Restoration(recorded, 0))
