@@ -161,6 +161,7 @@ port                      a number to listen at; an *AMQP port* is a listener th
 prefetch                  messages that are read ahead: of a consumer from its queue, of the replay from the spool
 probe                     a connection or question whose only purpose is to find out whether somebody is there
 probe channel             a channel on which a message that may close it is tried alone
+protocol                  what is spoken on a connection; also what an object has to offer, without its class
 publish                   one message that a client sends, whole: method, header, body
 publisher                 a connection of the sidecar's own that publishes with confirms
 publisher pool            the publishers of a replay, one for each user and virtual host

@@ -52,15 +52,13 @@ AMQP_APART = {"spool", "monitor"}
 
 #: Rules that are broken today: the file, and the rooms that it should not import. ``amqp`` stands for all of its files.
 KNOWN: Mapping[str, set[str]] = {
-    "admin.amqp": {"amqp"},
     "admin.api": {"config", "net", "resilience"},
     "admin.dead_letters": {"amqp", "storage"},
     "admin.auth": {"config"},
-    "admin.dead_letter_view": {"amqp"},
-    "admin.report": {"config", "endpoints", "resilience"},
-    "admin.routes": {"config"},
+    "admin.report": {"amqp", "config", "endpoints", "resilience"},
+    "admin.routes": {"amqp", "config"},
     "admin.view": {"amqp", "config", "endpoints", "registry", "resilience"},
-    "amqp": {"admin", "config", "filters"},
+    "amqp": {"config", "filters"},
     "filters.circuit_breaker": {"http"},
     "filters.forwarded": {"http"},
     "filters.host": {"http"},

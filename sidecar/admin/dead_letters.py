@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiohttp import web
 
-from sidecar.admin import dead_letter_view, spool
 from sidecar.admin.routes import Handler, NotKnown, Query, Route, answer
+from sidecar.amqp.views import dead_letter as dead_letter_view
+from sidecar.amqp.views import spool
 
 if TYPE_CHECKING:
-    from sidecar.admin.view import Running, SpoolView
+    from sidecar.admin.view import Running
     from sidecar.amqp.spool.dead_letters import DeadLetter
+    from sidecar.amqp.views.protocols import SpoolView
 
 logger = logging.getLogger("sidecar.admin")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.admin import amqp
+from sidecar.amqp.views import port as amqp
 from sidecar.config import model
 from sidecar.core.stats import code_label
 from sidecar.core.text import counted

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 from aiohttp import web
 
-from sidecar.admin import amqp, report
+from sidecar.admin import report
+from sidecar.amqp.views import port as amqp
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
 
@@ -184,7 +185,9 @@ class Api:
         return answer(report.upstream(view))
 
     async def amqp(self, request: web.Request) -> web.Response:
-        return answer({"upstreams": amqp.ports(self._running)})
+        return answer(
+            {"upstreams": amqp.ports({name: it.amqp for name, it in self._running.upstreams.items() if it.amqp})}
+        )
 
     async def reload(self, request: web.Request) -> web.Response:
         try:

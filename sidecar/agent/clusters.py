@@ -17,7 +17,7 @@ from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
 
 if TYPE_CHECKING:
-    from sidecar.admin.view import AmqpView
+    from sidecar.amqp.views.protocols import AmqpView
 
 logger = logging.getLogger("sidecar.upstreams")
 

@@ -25,10 +25,10 @@ from sidecar.resilience.breaker import OPEN as BREAKER_OPEN
 if TYPE_CHECKING:
     from random import Random
 
-    from sidecar.admin.view import SessionView
     from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.monitor.watcher import Watcher
     from sidecar.amqp.store_and_forward import SpoolPort
+    from sidecar.amqp.views.protocols import SessionView
     from sidecar.core.replies import Reply
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.net.wheel import Timer
@@ -346,7 +346,7 @@ class AmqpListener(Listener):
 
 
 class View:
-    """Implements :class:`sidecar.admin.view.AmqpView`."""
+    """Implements :class:`sidecar.amqp.views.protocols.AmqpView`."""
 
     def __init__(self, listener: AmqpListener) -> None:
         self._listener = listener
@@ -380,7 +380,7 @@ class View:
         return self._listener.hold.waiting()
 
     def sessions(self) -> list[SessionView]:
-        from sidecar.admin.view import SessionView
+        from sidecar.amqp.views.protocols import SessionView
 
         now = self._listener.clock()
         return [

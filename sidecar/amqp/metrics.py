@@ -14,8 +14,8 @@ from sidecar.amqp.flow.stats import OTHER
 from sidecar.core.text import utf8
 
 if TYPE_CHECKING:
-    from sidecar.admin.view import AmqpView, SpoolView
     from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats
+    from sidecar.amqp.views.protocols import AmqpView, SpoolView
 
 _EXCHANGE: Final = ["upstream", "vhost", "exchange"]
 _QUEUE: Final = ["upstream", "vhost", "queue"]

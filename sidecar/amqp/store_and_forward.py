@@ -54,7 +54,7 @@ _QUIET: Final = 60.0
 
 class SpoolPort:
     """One port's. Raises :class:`SpoolError` when the folder cannot be used. Implements
-    :class:`sidecar.admin.view.SpoolView`."""
+    :class:`sidecar.amqp.views.protocols.SpoolView`."""
 
     def __init__(
         self,

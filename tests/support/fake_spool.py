@@ -60,7 +60,7 @@ def damaged(number: int, died: float = TAKEN + 60) -> DeadLetter:
 
 
 class FakeKey:
-    """Implements :class:`sidecar.admin.view.SpoolKey`."""
+    """Implements :class:`sidecar.amqp.views.protocols.SpoolKey`."""
 
     def __init__(self, count: int, size: int) -> None:
         self.count = count
@@ -68,7 +68,7 @@ class FakeKey:
 
 
 class FakeLetters:
-    """Implements :class:`sidecar.admin.view.DeadLettersView`. ``broken`` is why the file cannot be used."""
+    """Implements :class:`sidecar.amqp.views.protocols.DeadLettersView`. ``broken`` is why the file cannot be used."""
 
     def __init__(self) -> None:
         self.letters: dict[int, DeadLetter] = {}
@@ -134,7 +134,7 @@ class FakeLetters:
 
 
 class FakeSpool:
-    """Implements :class:`sidecar.admin.view.SpoolView`."""
+    """Implements :class:`sidecar.amqp.views.protocols.SpoolView`."""
 
     def __init__(self) -> None:
         self.messages = 0

@@ -8,9 +8,9 @@ from typing import Any
 
 from prometheus_client.core import Metric
 
-from sidecar.admin.view import SessionView
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.metrics import amqp_families
+from sidecar.amqp.views.protocols import SessionView
 from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Secret, Service, Upstream
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
@@ -44,7 +44,7 @@ class FakeRegistry:
 
 
 class FakeAmqp:
-    """What is particular to an AMQP upstream. Implements :class:`sidecar.admin.view.AmqpView`."""
+    """What is particular to an AMQP upstream. Implements :class:`sidecar.amqp.views.protocols.AmqpView`."""
 
     def __init__(self) -> None:
         self.stats = AmqpStats()

@@ -252,8 +252,8 @@ class Files:
                 os.chown(file, owner.st_uid, owner.st_gid)
 
     def state(self) -> Mapping[str, Any]:
-        from sidecar.admin import spool
         from sidecar.amqp.spool.store import Key
+        from sidecar.amqp.views import spool
 
         keys = {}
         for name, (count, size) in self._database.counts.items():
@@ -270,29 +270,29 @@ class Files:
         }
 
     def page(self, which: Which, after: int, limit: int) -> tuple[list[Mapping[str, Any]], int | None]:
-        from sidecar.admin import dead_letter_view
+        from sidecar.amqp.views import dead_letter
 
         now = time.time()
-        found = [dead_letter_view.summary(letter, now) for letter in self._letters(which, after, limit)]
+        found = [dead_letter.summary(letter, now) for letter in self._letters(which, after, limit)]
         return list(found), found[-1]["id"] if len(found) == limit else None
 
     def show(self, number: int) -> Mapping[str, Any]:
-        from sidecar.admin import dead_letter_view
+        from sidecar.amqp.views import dead_letter
 
         with _Telling():
             letter = self._database.get_dead(number)
         if letter is None:
             raise _no_letter(number)
-        return dead_letter_view.whole(letter, time.time())
+        return dead_letter.whole(letter, time.time())
 
     def export(self, which: Which, after: int, limit: int | None) -> Iterator[bytes]:
         import orjson
 
-        from sidecar.admin import dead_letter_view
+        from sidecar.amqp.views import dead_letter
 
         now = time.time()
         for letter in self._letters(which, after, limit if limit is not None else sys.maxsize):
-            yield orjson.dumps(dead_letter_view.whole(letter, now, None), option=orjson.OPT_APPEND_NEWLINE, default=str)
+            yield orjson.dumps(dead_letter.whole(letter, now, None), option=orjson.OPT_APPEND_NEWLINE, default=str)
 
     def replay(self, number: int) -> None:
         raise SourceError("what is to be delivered once more needs a sidecar that runs (--admin URL)")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sidecar.admin import report, spool
+from sidecar.admin import report
+from sidecar.amqp.views import spool
 from support.fake_spool import FakeSpool, damaged, letter
 from support.running import FakeRunning, FakeUpstream, running
 

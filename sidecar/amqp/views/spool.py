@@ -1,4 +1,4 @@
-"""What the admin API says about the spool of an AMQP port, as plain data."""
+"""The spool of an AMQP port, as plain data."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sidecar.core.text import utf8
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sidecar.admin.view import SpoolKey, SpoolView
+    from sidecar.amqp.views.protocols import SpoolKey, SpoolView
 
 #: Keys that are listed one by one; all of them are counted.
 MAX_KEYS: Final = 200

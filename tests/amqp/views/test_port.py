@@ -8,10 +8,15 @@ from typing import Any
 
 import pytest
 
-from sidecar.admin import amqp
 from sidecar.agent.clusters import RunningUpstream
+from sidecar.amqp.views.port import MAX_SESSIONS, ports
 from support.admin import Client, with_admin
 from support.running import FakeAmqp, FakeRunning, FakeUpstream, running
+
+
+def listed(it: FakeRunning) -> list[dict[str, Any]]:
+    """All ports of a sidecar."""
+    return ports({name: view.amqp for name, view in it.upstreams.items() if view.amqp is not None})
 
 
 def broker() -> tuple[FakeRunning, FakeAmqp]:
@@ -22,9 +27,9 @@ def broker() -> tuple[FakeRunning, FakeAmqp]:
 
 
 def test_an_upstream_that_speaks_something_else_is_not_listed() -> None:
-    assert amqp.ports(running("ollama")) == []
+    assert listed(running("ollama")) == []
     it, _ = broker()
-    assert [port["name"] for port in amqp.ports(it)] == ["rabbitmq"]
+    assert [port["name"] for port in listed(it)] == ["rabbitmq"]
 
 
 def test_a_running_upstream_has_what_its_listener_has() -> None:
@@ -61,7 +66,7 @@ def test_everything_about_a_port() -> None:
     view.queue("tasks", depth=11, full=True)
     view.queue("gone", depth=-1, problem="no such queue")
     view.session(1, held=6, blocked=True, stalled=3)
-    assert amqp.ports(it) == [
+    assert listed(it) == [
         {
             "name": "rabbitmq",
             "refusing": {"overloaded": "it is full"},
@@ -121,7 +126,7 @@ def test_everything_about_a_port() -> None:
 def test_an_alarm_that_lasts_counts_already() -> None:
     it, view = broker()
     view.stats.blocked, view.stats.blocked_since, view.stats.blocked_seconds = True, time.monotonic() - 5, 2.0
-    (port,) = amqp.ports(it)
+    (port,) = listed(it)
     assert port["blocked"] is True
     assert port["blocked_seconds"] == pytest.approx(7.0, abs=1)
 
@@ -130,8 +135,8 @@ def test_of_many_connections_those_that_matter_are_listed() -> None:
     it, view = broker()
     for number in range(1, 1001):
         view.session(number, since=float(number), held=number % 2)
-    (port,) = amqp.ports(it)
-    assert len(port["sessions"]) == amqp.MAX_SESSIONS
+    (port,) = listed(it)
+    assert len(port["sessions"]) == MAX_SESSIONS
     assert [session["client"] for session in port["sessions"][:2]] == ["10.0.0.1:999", "10.0.0.1:997"]
     assert all(session["held"] for session in port["sessions"])
 

@@ -1,24 +1,26 @@
-"""What the admin API says about AMQP ports, as plain data."""
+"""AMQP ports, as plain data."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.admin import spool
 from sidecar.amqp.metrics import blocked_seconds, message_counts
+from sidecar.amqp.views import spool
 from sidecar.core.text import utf8
 
 if TYPE_CHECKING:
-    from sidecar.admin.view import AmqpView, Running, SessionView
+    from collections.abc import Mapping
+
     from sidecar.amqp.flow.stats import ExchangeStats, QueueDepth
+    from sidecar.amqp.views.protocols import AmqpView, SessionView
 
 #: Connections that are listed one by one; all of them are counted.
 MAX_SESSIONS: Final = 200
 
 
-def ports(running: Running) -> list[dict[str, Any]]:
-    """All AMQP upstreams of a sidecar."""
-    return [port(name, view.amqp) for name, view in running.upstreams.items() if view.amqp is not None]
+def ports(views: Mapping[str, AmqpView]) -> list[dict[str, Any]]:
+    """All AMQP upstreams of a sidecar, by name."""
+    return [port(name, view) for name, view in views.items()]
 
 
 def port(name: str, view: AmqpView) -> dict[str, Any]:
