@@ -151,6 +151,7 @@ outcome                   what became of a stored request or a replayed message
 pace                      how fast a background loop may turn
 parser                    reads arguments, or text, into something with a shape
 partition                 one of several routing keys that an exchange's messages are spread over
+phase                     how far an exchange has come: waiting, connecting, answering and the others
 passive declare           asks a broker whether an exchange is there, without making one
 pending frame             a client's frame that must not overtake a held publish
 picture                   one moment of the demo, drawn

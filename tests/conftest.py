@@ -15,7 +15,7 @@ from support.rabbitmq import RabbitMQ, broker
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 
-pytest_plugins = [f"support.harness.{name}" for name in ("reaper", "scheduler", "time_limit", "garbage")]
+pytest_plugins = [f"support.harness.{name}" for name in ("reaper", "scheduler", "time_limit", "garbage", "phases")]
 
 
 def pytest_sessionstart() -> None:

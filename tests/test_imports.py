@@ -73,7 +73,7 @@ KNOWN: Mapping[str, set[str]] = {
     "http.listener": {"storage"},
     "http.pool": {"config"},
     "exchange.listener": {"agent", "config", "storage"},
-    "exchange.routes": {"config", "http"},
+    "exchange.routes": {"http"},
     "core.trace": {"http"},
     "http_queue.delivery": {"config", "http"},
     "http_queue.filter": {"config", "http"},

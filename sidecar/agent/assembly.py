@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.config import model
-from sidecar.config.model import INHERIT, Inbound, Match, Route, Upstream
+from sidecar.config.model import INHERIT, Inbound, Match, Upstream
 from sidecar.core.records import AccessLog as AccessLogWriter
 from sidecar.core.records import SpanRecord
 from sidecar.core.stats import FilterStats, ListenerStats
@@ -23,7 +23,7 @@ from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import ANY, KEEP, Chain, Filter, Site
 from sidecar.exchange.guard import Guard, unmade
 from sidecar.exchange.listener import Listener
-from sidecar.exchange.routes import Routes
+from sidecar.exchange.routes import Route, Routes
 from sidecar.filters.access_log import AccessLog
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.filters.circuit_breaker import CircuitBreaker
@@ -118,14 +118,15 @@ class Assembly:
         self._show([main, *(policies for _, policies in routes)])
         breakers = [p.circuit_breaker.mechanism for p in (main, *(p for _, p in routes)) if p.circuit_breaker]
         queue = self._queue(listener, [main, *(policies for _, policies in routes)])
-        listener.chain = self._chain(main, queue)
+        listener.default_route = Route(self._chain(main, queue), listener.cluster)
         listener.breakers = tuple(dict.fromkeys(breakers))
         listener.limits = config.limits
         if isinstance(listener, HttpListener):
-            chains = [(match, self._chain(policies, queue)) for match, policies in routes]
+            table = [(match, Route(self._chain(policies, queue), listener.cluster)) for match, policies in routes]
             if queue is not None:
-                chains.insert(0, (Match(path=f"{_DOOR}*"), self._door(config.timeout, queue)))
-            listener.routes = Routes(chains, _DOOR if queue is not None else "") if chains else None
+                door = Route(self._door(config.timeout, queue), listener.cluster)
+                table.insert(0, (Match(path=f"{_DOOR}*"), door))
+            listener.routes = Routes(table, _DOOR if queue is not None else "") if table else None
             listener.pool.max_connections = config.bulkhead.max_connections if config.bulkhead else 0
             listener.pool.keepalive = config.timeout.keepalive
             listener.pool.limits = config.limits
@@ -133,7 +134,7 @@ class Assembly:
             cast(Any, listener).configure(config.amqp)
 
     def _policies(
-        self, config: Inbound | Upstream | Route, match: Match | None, main: Policies | None, before: Built
+        self, config: Inbound | Upstream | model.Route, match: Match | None, main: Policies | None, before: Built
     ) -> Policies:
         context = self._context
         clock = context.clock

@@ -1,42 +1,31 @@
 """The exchange: one request and its answer, or one TCP connection, on its way through a listener's chain.
 
-This file holds what HTTP and TCP share: running the hooks, waiting when a filter says so, one try after the other, and
-exactly one end. An exchange is always in one of the phases below; every timer and every peer's event is read against
-it, so a late event (a connect that succeeds after the client has left, say) finds nothing to do.
+This file holds what HTTP and TCP share: running the hooks, waiting when a filter says so, one attempt after the other,
+and exactly one end. What leads from which phase to which is the table in :mod:`sidecar.exchange.phases`.
 
-The hot path allocates one exchange and nothing else: no task, no future, no timer.
+The hot path allocates one exchange and one attempt, and nothing else: no task, no future, no timer.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.replies import Reply
+from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, TIMEOUT, Attempt
 from sidecar.exchange.filter import HELD, Again, Answer, Failed, RequestHook, Wait
+from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT, TUNNEL
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
     from sidecar.core.trace import Trace
     from sidecar.endpoints.endpoint import Endpoint
-    from sidecar.exchange.filter import Chain
     from sidecar.exchange.listener import Listener
-
-#: Phases, in the order in which they are passed through; BACKOFF leads back to CONNECTING. PENDING is where filters
-#: make an exchange wait, or hold one that would be answered with an error.
-NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL, ENDED = range(8)
+    from sidecar.exchange.routes import Route
 
 #: Looks at how much the peers have read, per ``timeout.idle``.
 LOOKS: Final = 8
-#: Failures of a try, as the policies name them: could not connect; no answer in time; cut off before an answer; a kept
-#: connection that closed just as it was used; an answer that is not HTTP.
-CONNECT: Final = "connect"
-TIMEOUT: Final = "timeout"
-RESET: Final = "reset"
-RACE: Final = "race"
-MALFORMED: Final = "malformed"
 #: What is said to a client whose request does not come.
 STALLED: Final = "the rest of the request did not arrive in time"
 
@@ -45,34 +34,33 @@ class Exchange:
     """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
 
     __slots__ = (
-        "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "connecting", "deadline", "endpoint", "error",
-        "fresh", "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state", "status",
-        "suspended", "timed_out_connecting", "touched", "trace", "tried", "try_deadline", "undrained",
+        "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "error", "fresh",
+        "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state", "status", "suspended",
+        "touched", "trace", "tried", "undrained",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener, chain: Chain, client_ip: str, started: float) -> None:
+    def __init__(self, listener: Listener, route: Route, client_ip: str, started: float) -> None:
         self.listener = listener
-        self.chain = chain
+        self.chain = chain = route.chain
+        self.cluster = route.cluster
         self.client_ip = client_ip
         #: The request's; a TCP connection has none.
         self.method = ""
         #: Time (of the listener's clock) at which it began.
         self.started = started
-        #: Times by which an answer must have begun, all tries included; and by which this try must have.
+        #: Time by which an answer must have begun, all attempts included.
         self.deadline = 0.0
-        self.try_deadline = 0.0
         #: Time (of the listener's clock) of the last byte in either direction.
         self.touched = started
         #: Bytes that the peers had left to read at the last look.
         self.undrained = 0
         self.phase = NEW
+        #: The attempt under way; how many there were, with it; and where those before it went.
+        self.attempt: Attempt | None = None
         self.attempts = 0
-        self.endpoint: Endpoint | None = None
         self.tried: tuple[Endpoint, ...] = ()
-        #: The next try must not use a kept connection.
+        #: The next attempt must not use a kept connection.
         self.fresh = False
-        self.connecting: asyncio.Task[None] | None = None
-        self.timed_out_connecting = False
         self.request_id = ""
         #: Its place in a trace, where more than passing it on is done with it.
         self.trace: Trace | None = None
@@ -88,6 +76,12 @@ class Exchange:
         self.bytes_in = 0
         self.bytes_out = 0
         self.hooks: Iterator[RequestHook] = iter(chain.on_request)
+
+    @property
+    def endpoint(self) -> Endpoint | None:
+        """Where the attempt under way goes."""
+        attempt = self.attempt
+        return attempt.endpoint if attempt is not None else None
 
     # -- the way through the chain ---------------------------------------------------------------------------------
 
@@ -143,27 +137,24 @@ class Exchange:
                 else:
                     self.give(verdict)
                 return
-        listener = self.listener
-        endpoint = listener.cluster.pick(self.client_ip, self.tried)
+        endpoint = self.cluster.pick(self.client_ip, self.tried)
         if endpoint is None:
-            problem = listener.cluster.problem
+            problem = self.cluster.problem
             why = f": {problem}" if problem else ""
-            self.reply(Reply("no_endpoints", f"no healthy instance of {listener.name} is known{why}"))
+            self.reply(Reply("no_endpoints", f"no healthy instance of {self.listener.name} is known{why}"))
             return
-        self.endpoint = endpoint
+        self.attempt = attempt = Attempt(endpoint)
         endpoint.active += 1
         self.attempts += 1
         self.phase = CONNECTING
-        self.open(endpoint)
+        self.open(attempt)
 
     # -- how a try can go wrong --------------------------------------------------------------------------------------
 
-    def try_failed(self, kind: str) -> None:
-        """This try will bring no answer: tell the filters, then try again or answer for the upstream."""
-        endpoint = self.endpoint
-        assert endpoint is not None
+    def try_failed(self, attempt: Attempt, kind: str) -> None:
+        """This attempt will bring no answer: tell the filters, then try again or answer for the upstream."""
         if kind is not RACE:
-            self.listener.cluster.failed(endpoint, hard=kind is CONNECT)
+            self.cluster.failed(attempt.endpoint, hard=kind is CONNECT)
         again: Again | None = None
         instead: Reply | None = None
         for hook in self.chain.on_failure:
@@ -176,7 +167,7 @@ class Exchange:
         if again is not None and not isinstance(instead, Failed):
             self.retry_later(again)
         else:
-            self.reply(instead or self.explain(kind, endpoint))
+            self.reply(instead or self.explain(kind, attempt))
 
     def retry_later(self, again: Again) -> None:
         """Wait as long as the filter says, then begin another try."""
@@ -188,28 +179,29 @@ class Exchange:
             self.begin_try()
 
     def leave_endpoint(self) -> None:
-        """The try is over; remember where it went, so that the next one goes elsewhere."""
-        endpoint = self.endpoint
-        if endpoint is not None:
-            endpoint.active -= 1
-            self.endpoint = None
-            self.tried += (endpoint,)
+        """The attempt is over; remember where it went, so that the next one goes elsewhere."""
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.endpoint.active -= 1
+            self.attempt = None
+            self.tried += (attempt.endpoint,)
 
-    def moved(self, endpoint: Endpoint) -> None:
-        """The connection of this try will be to another address of the same name, which was quicker."""
-        self.leave_endpoint()
-        self.endpoint = endpoint
+    def moved(self, attempt: Attempt, endpoint: Endpoint) -> None:
+        """The connection of this attempt will be to another address of the same name, which was quicker."""
+        attempt.endpoint.active -= 1
+        self.tried += (attempt.endpoint,)
+        attempt.endpoint = endpoint
         endpoint.active += 1
 
-    def connect_failed(self, error: Exception | None) -> None:
+    def connect_failed(self, attempt: Attempt, error: Exception | None) -> None:
         """The connection could not be made (``None``: not in time)."""
-        self.connecting = None
+        attempt.connecting = None
         if self.phase == CONNECTING:
             if isinstance(error, OSError) and is_local(error):
                 self._fall_short(error)
                 return
-            self.timed_out_connecting = error is None
-            self.try_failed(CONNECT)
+            attempt.timed_out = error is None
+            self.try_failed(attempt, CONNECT)
 
     def _fall_short(self, error: OSError) -> None:
         """This host lacks something for another connection. Neither the endpoint nor the upstream is to blame, so no
@@ -224,12 +216,12 @@ class Exchange:
         self.leave_endpoint()
         self.reply(Reply("overloaded", f"all connections to {self.listener.name} are in use", 1.0))
 
-    def explain(self, kind: str, endpoint: Endpoint) -> Reply:
-        """The answer that stands for a failed try."""
-        where = f"{self.listener.name} at {endpoint.where}"
+    def explain(self, kind: str, attempt: Attempt) -> Reply:
+        """The answer that stands for a failed attempt."""
+        where = f"{self.listener.name} at {attempt.endpoint.where}"
         tries = f" ({self.attempts} tries)" if self.attempts > 1 else ""
         if kind is CONNECT:
-            if self.timed_out_connecting:
+            if attempt.timed_out:
                 return Reply("connect_timeout", f"no connection to {where} in time{tries}")
             return Reply("connect_failed", f"could not connect to {where}{tries}")
         if kind is TIMEOUT:
@@ -254,16 +246,18 @@ class Exchange:
                 else:
                     self.resume()
         elif phase in (CONNECTING, SENT):
-            if now < self.try_deadline:
-                self.set_timer(self.try_deadline)
+            attempt = self.attempt
+            assert attempt is not None
+            if now < attempt.deadline:
+                self.set_timer(attempt.deadline)
             elif self.client_stalls():
                 self.reply(Reply("timeout", STALLED))
             else:
                 self.cut()
                 if phase == CONNECTING and now < self.deadline:
-                    self.connect_failed(None)
+                    self.connect_failed(attempt, None)
                 else:
-                    self.try_failed(TIMEOUT)
+                    self.try_failed(attempt, TIMEOUT)
         else:
             self.check_idle(now)
 
@@ -311,18 +305,16 @@ class Exchange:
         self.phase = ENDED
         for hook in self.chain.on_end:
             hook(self)
-        endpoint = self.endpoint
-        if endpoint is not None:
-            endpoint.active -= 1
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.endpoint.active -= 1
+            attempt.stop_connecting()
         return True
 
     # -- what HTTP and TCP do differently --------------------------------------------------------------------------
 
-    def open(self, endpoint: Endpoint) -> None:
-        """Get a connection to the endpoint and send what there is."""
+    def open(self, attempt: Attempt) -> None:
+        """Get a connection to the attempt's endpoint and send what there is."""
         raise NotImplementedError
 
     def reply(self, reply: Reply) -> None:
@@ -335,7 +327,7 @@ class Exchange:
         self.abort()
 
     def cut(self) -> None:
-        """Let go of this try's connection, if it has one."""
+        """Let go of the attempt's connection, if it has one."""
         raise NotImplementedError
 
     def abort(self) -> None:

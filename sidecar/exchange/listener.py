@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.endpoints.cluster import Cluster
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.exchange.filter import Chain
+    from sidecar.exchange.routes import Route
     from sidecar.net.wheel import TimerWheel
     from sidecar.resilience.breaker import CircuitBreaker
     from sidecar.storage.files import Files
@@ -68,8 +69,8 @@ class Listener:
     is refused before it has one. Chains are replaced as a whole on reload; what is under way keeps the one it began
     with."""
 
-    #: What an exchange runs; for HTTP, one that no route matches. Set by the assembly, as are ``limits``.
-    chain: Chain
+    #: What an exchange gets; for HTTP, one that no other route matches. Set by the assembly, as are ``limits``.
+    default_route: Route
     limits: Limits
     assembly: Assembly
 
@@ -107,9 +108,14 @@ class Listener:
         cluster.on_removed = self.endpoint_removed
 
     @property
+    def chain(self) -> Chain:
+        """The listener's own chain."""
+        return self.default_route.chain
+
+    @property
     def timeout(self) -> Timeout:
         """The listener's own times; a route's are in its chain."""
-        return self.chain.timeout
+        return self.default_route.chain.timeout
 
     def protocol(self) -> asyncio.Protocol:
         """A protocol object for a connection that is being accepted."""

@@ -6,12 +6,11 @@ A path can be written in many ways. Routes see the normal one, and the request g
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final
-
-from sidecar.config.model import Match
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
+    from sidecar.endpoints.cluster import Cluster
     from sidecar.exchange.filter import Chain
     from sidecar.http.h1.head import RequestHead
 
@@ -19,6 +18,29 @@ _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
 
 Predicate = Callable[[bytes], object]
+
+
+class Route:
+    """What a request gets: the chain that it runs through, and the cluster that it goes to."""
+
+    __slots__ = ("chain", "cluster")
+
+    def __init__(self, chain: Chain, cluster: Cluster) -> None:
+        self.chain = chain
+        self.cluster = cluster
+
+
+class Match(Protocol):
+    """What a request must have to get a route: a path and fields that match globs, and one of the methods, if any."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def methods(self) -> Sequence[str]: ...
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
 
 
 def glob(pattern: str) -> Predicate:
@@ -72,30 +94,30 @@ class Routes:
     """Routes in their order; the first match wins. What is asked for below the path ``ours`` is the sidecar's own,
     however it goes on: it has a route, and no other one gets it."""
 
-    def __init__(self, routes: Sequence[tuple[Match, Chain]], ours: str = "") -> None:
+    def __init__(self, routes: Sequence[tuple[Match, Route]], ours: str = "") -> None:
         self._ours = ours.encode()
         self._routes = tuple(
             (
                 None if match.path == "*" else glob(_ESCAPE.sub(_unescaped, match.path.encode()).decode()),
                 frozenset(match.methods),
                 tuple((name.encode(), glob(value)) for name, value in match.headers.items()),
-                chain,
+                route,
             )
-            for match, chain in routes
+            for match, route in routes
         )
 
-    def match(self, head: RequestHead) -> Chain | None:
-        """The chain of the first route that matches."""
+    def match(self, head: RequestHead) -> Route | None:
+        """The first route that matches."""
         path = head.path
         if (b"%" in path or b"/." in path) and not (self._ours and path.startswith(self._ours)):
             path = normal(path)
         method = head.method
-        for on_path, methods, headers, chain in self._routes:
+        for on_path, methods, headers, route in self._routes:
             if (on_path is None or on_path(path)) and (not methods or method in methods):
                 for name, on_value in headers:
                     value = head.get(name)
                     if value is None or not on_value(value):
                         break
                 else:
-                    return chain
+                    return route
         return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.config.model import Retry as Config
 from sidecar.core.replies import NOT_DELIVERED
-from sidecar.exchange.exchange import CONNECT, MALFORMED, RACE
+from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE
 from sidecar.exchange.filter import Again, Filter
 from sidecar.resilience.backoff import Backoff, parse_retry_after
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.config.model import IDEMPOTENT
 from sidecar.core.replies import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
-from sidecar.exchange.exchange import ANSWERING, ENDED, MALFORMED, PENDING, RACE, RESET, SENT, STALLED, TUNNEL, Exchange
+from sidecar.exchange.attempt import MALFORMED, RACE, RESET, Attempt
+from sidecar.exchange.exchange import STALLED, Exchange
 from sidecar.exchange.filter import Again, Answer, Failed, Wait
+from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, SENT, TUNNEL
 from sidecar.http.h1.body import Body
 from sidecar.http.h1.head import CHUNKED, UNTIL_CLOSE, without
 from sidecar.net.sockets import undelivered
 
 if TYPE_CHECKING:
-    from sidecar.endpoints.endpoint import Endpoint
-    from sidecar.exchange.filter import Chain
+    from sidecar.exchange.routes import Route
     from sidecar.http.h1.client import Upstream
     from sidecar.http.h1.head import RequestHead, ResponseHead
     from sidecar.http.h1.server import Downstream
@@ -27,27 +28,26 @@ MAX_INTERIMS: Final = 32
 
 
 class HttpExchange(Exchange):
-    """A request that was parsed. ``client`` is the connection it came from; ``conn`` the one its try uses."""
+    """A request that was parsed. ``client`` is the connection it came from."""
 
     __slots__ = (
-        "answer", "body", "client", "conn", "half_closed", "head", "interims", "keep_client", "kept", "kept_size",
+        "answer", "body", "client", "half_closed", "head", "interims", "keep_client", "kept", "kept_size",
         "pace", "pool", "problem", "raced", "reply_body", "request_done",
     )  # fmt: skip
 
-    def __init__(self, client: Downstream, head: RequestHead, chain: Chain, now: float) -> None:
-        Exchange.__init__(self, client.listener, chain, client.ip, now)
+    def __init__(self, client: Downstream, head: RequestHead, route: Route, now: float) -> None:
+        Exchange.__init__(self, client.listener, route, client.ip, now)
         self.client = client
         self.pool = client.listener.pool
         self.head = head
         self.method = head.method
-        self.conn: Upstream | None = None
         self.answer: ResponseHead | None = None
         #: What is still to come of the request's body (None: nothing), and of the answer's.
         self.body: Body | None = Body(head.length) if head.length else None
         self.reply_body: Body | None = None
         self.request_done = head.length == 0
         #: Where the time for the upload stood before its first byte; see :meth:`_upload_due`.
-        self.pace = now + chain.timeout.request if head.length else 0.0
+        self.pace = now + self.chain.timeout.request if head.length else 0.0
         #: Body bytes received so far, for the first or another try; empty and not replayable once it was too much.
         self.kept: list[bytes] = []
         self.kept_size = 0
@@ -85,7 +85,9 @@ class HttpExchange(Exchange):
             self.deadline = self._upload_due()
             if timeout.total:
                 self.deadline = min(self.deadline, self.started + timeout.total)
-            self.try_deadline = max(self.try_deadline, min(self.deadline, now + self.chain.patience))
+            attempt = self.attempt
+            assert attempt is not None
+            attempt.deadline = max(attempt.deadline, min(self.deadline, now + self.chain.patience))
         if data and self.chain.on_body and self.client.exchange is self:
             self.see_body(data)
         return rest
@@ -125,6 +127,12 @@ class HttpExchange(Exchange):
         else:
             self.reply(Reply("timeout", STALLED))
 
+    @property
+    def conn(self) -> Upstream | None:
+        """The connection of the attempt under way."""
+        attempt = self.attempt
+        return cast("Upstream | None", attempt.conn) if attempt is not None else None
+
     def _pass_on(self, data: bytes) -> None:
         conn = self.conn
         if self.replayable:
@@ -152,29 +160,30 @@ class HttpExchange(Exchange):
 
     # -- tries -----------------------------------------------------------------------------------------------------
 
-    def open(self, endpoint: Endpoint) -> None:
+    def open(self, attempt: Attempt) -> None:
         pool = self.pool
         conn = None
         if not self.fresh:
-            conn = pool.take(endpoint, self.method in IDEMPOTENT)
+            conn = pool.take(attempt.endpoint, self.method in IDEMPOTENT)
         if conn is not None:
-            self.connected(conn)
+            self.connected(attempt, conn)
         else:
             timeout = self.chain.timeout.connect
-            self.try_deadline = min(self.deadline, self.listener.clock() + timeout)
-            self.set_timer(self.try_deadline)
-            pool.connect(endpoint, self)
+            attempt.deadline = min(self.deadline, self.listener.clock() + timeout)
+            self.set_timer(attempt.deadline)
+            pool.connect(self, attempt)
 
-    def connected(self, conn: Upstream) -> None:
+    def connected(self, attempt: Attempt, conn: Upstream) -> None:
         """Send the head and what has arrived of the body. ``timeout.request`` and the breaker's share of it run."""
         client = self.client
         if client.reading_paused:
             client.resume_reading()  # before the writes, which may pause it again
             self.upload_resumed()
-        self.connecting = None
+        attempt.connecting = None
         self.phase = SENT
-        self.conn = conn
+        attempt.conn = conn
         conn.exchange = self
+        conn.attempt = attempt
         kept = self.kept
         if kept:
             conn.transport.write(self.head.raw + b"".join(kept))
@@ -183,26 +192,25 @@ class HttpExchange(Exchange):
                 kept.clear()
         else:
             conn.transport.write(self.head.raw)
-        self.try_deadline = deadline = min(self.deadline, self.listener.clock() + self.chain.patience)
+        attempt.deadline = deadline = min(self.deadline, self.listener.clock() + self.chain.patience)
         client.timer.set(deadline)
 
-    def lost(self, conn: Upstream, cleanly: bool) -> None:
+    def lost(self, attempt: Attempt, conn: Upstream, cleanly: bool) -> None:
         """The upstream's connection was closed or (not ``cleanly``) broke."""
         if self.phase == SENT:
-            self.conn = None
+            attempt.conn = None
             if conn.reused and not conn.buffer and not self.interims and self._again_after_race():
                 return
-            self.try_failed(RESET)
+            self.try_failed(attempt, RESET)
         elif self.phase == ANSWERING:
             reply_body = self.reply_body
             # Whoever closes without having read everything resets the connection; that is no sign of a part missing.
             if (cleanly or not self.request_done) and reply_body is not None and reply_body.closed():
-                self.conn = None
+                attempt.conn = None
                 self.finish()
             else:
                 self.error = "upstream_reset"
-                if self.endpoint is not None:
-                    self.listener.cluster.failed(self.endpoint, hard=False)
+                self.cluster.failed(attempt.endpoint, hard=False)
                 self.abort()
         elif self.phase == TUNNEL:
             self.abort()  # an orderly end is an EOF from each side
@@ -229,45 +237,44 @@ class HttpExchange(Exchange):
         return True
 
     def cut(self) -> None:
-        conn = self.conn
-        if conn is not None:
-            self.conn = None
-            conn.close()
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
+        attempt = self.attempt
+        if attempt is not None:
+            conn = self.conn
+            if conn is not None:
+                attempt.conn = None
+                conn.close()
+            attempt.stop_connecting()
 
     # -- the answer ------------------------------------------------------------------------------------------------
 
-    def malformed(self, error: ProtocolError) -> None:
+    def malformed(self, attempt: Attempt, error: ProtocolError) -> None:
         """What came from the upstream is not HTTP, or is ambiguous."""
         self.cut()
         self.problem = str(error)
         if self.phase == SENT:
-            self.try_failed(MALFORMED)
+            self.try_failed(attempt, MALFORMED)
         else:
             self.error = "bad_upstream"
             self.abort()
 
-    def explain(self, kind: str, endpoint: Endpoint) -> Reply:
+    def explain(self, kind: str, attempt: Attempt) -> Reply:
         if kind is MALFORMED:
-            return Reply("bad_upstream", f"{self.listener.name} at {endpoint.address}: {self.problem}")
-        return Exchange.explain(self, kind, endpoint)
+            return Reply("bad_upstream", f"{self.listener.name} at {attempt.endpoint.address}: {self.problem}")
+        return Exchange.explain(self, kind, attempt)
 
-    def interim(self, head: ResponseHead) -> None:
+    def interim(self, attempt: Attempt, head: ResponseHead) -> None:
         """A 1xx answer: forwarded as it comes, but never to an HTTP/1.0 client (RFC 9110 §15.2)."""
         self.interims += 1
         if self.interims > MAX_INTERIMS:
-            self.malformed(ProtocolError(f"more than {MAX_INTERIMS} interim answers", "bad_upstream"))
+            self.malformed(attempt, ProtocolError(f"more than {MAX_INTERIMS} interim answers", "bad_upstream"))
         elif self.head.version == 1:
             self.client.transport.write(head.raw)
 
-    def answered(self, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
+    def answered(self, attempt: Attempt, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
         """The final head, with what came behind it."""
         status = head.status
-        cluster = self.listener.cluster
-        endpoint = self.endpoint
-        assert endpoint is not None
+        cluster = self.cluster
+        endpoint = attempt.endpoint
         if status < 500:
             cluster.succeeded(endpoint)
         else:
@@ -284,7 +291,7 @@ class HttpExchange(Exchange):
                 elif instead is None or isinstance(verdict, Failed):
                     instead = verdict
         if again is not None or instead is not None:
-            self._give_up_answer(conn, head, rest)
+            self._give_up_answer(attempt, conn, head, rest)
             self.leave_endpoint()
             if again is not None and not isinstance(instead, Failed):
                 self.retry_later(again)
@@ -322,7 +329,7 @@ class HttpExchange(Exchange):
                 return
             client.transport.write(raw + rest if rest else raw)
             self.count_out(length)
-            self._let_go(conn, head)
+            self._let_go(attempt, conn, head)
             self.finish()
             return
         self.phase = ANSWERING
@@ -336,9 +343,9 @@ class HttpExchange(Exchange):
         if client.paused_writing:
             conn.pause_reading()
         if rest:
-            self.answer_body(conn, rest)
+            self.answer_body(attempt, conn, rest)
 
-    def answer_body(self, conn: Upstream, data: bytes) -> None:
+    def answer_body(self, attempt: Attempt, conn: Upstream, data: bytes) -> None:
         """More of the answer's body."""
         body = self.reply_body
         assert body is not None
@@ -346,7 +353,7 @@ class HttpExchange(Exchange):
         try:
             used = body.feed(data)
         except ProtocolError as error:
-            self.malformed(error)
+            self.malformed(attempt, error)
             return
         surplus = used < len(data)
         if self.head.version == 0 and self.answer.length == CHUNKED:
@@ -362,9 +369,9 @@ class HttpExchange(Exchange):
         if body.done:
             if surplus:
                 conn.close()  # bytes that nobody asked for: this connection can't be trusted again
-                self.conn = None
+                attempt.conn = None
             else:
-                self._let_go(conn, self.answer)
+                self._let_go(attempt, conn, self.answer)
             self.finish()
 
     def _refused(self, data: bytes) -> bool:
@@ -378,10 +385,10 @@ class HttpExchange(Exchange):
             self.reply(refusal)
         return refusal is not None
 
-    def _let_go(self, conn: Upstream, head: ResponseHead) -> None:
+    def _let_go(self, attempt: Attempt, conn: Upstream, head: ResponseHead) -> None:
         """The answer is complete: keep the connection if both directions are at a message border. An upstream that
         answered before it read all of the request may never read the rest."""
-        self.conn = None
+        attempt.conn = None
         if (
             head.keep_alive
             and self.request_done
@@ -392,12 +399,12 @@ class HttpExchange(Exchange):
         else:
             conn.close()
 
-    def _give_up_answer(self, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
+    def _give_up_answer(self, attempt: Attempt, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
         """This answer will not be used; its connection can be only if all of it is here."""
         if head.length == len(rest):
-            self._let_go(conn, head)
+            self._let_go(attempt, conn, head)
         else:
-            self.conn = None
+            attempt.conn = None
             conn.close()
 
     def _upgraded(self, conn: Upstream, raw: bytes, rest: bytes) -> None:
@@ -420,8 +427,9 @@ class HttpExchange(Exchange):
 
     def tunnel_in(self, data: bytes) -> None:
         """Client → upstream."""
-        if self.conn is not None:
-            self.conn.transport.write(data)
+        conn = self.conn
+        if conn is not None:
+            conn.transport.write(data)
             self.count_in(len(data))
             self.touched = self.listener.clock()
 
@@ -437,7 +445,8 @@ class HttpExchange(Exchange):
             self.finish()
             return
         self.half_closed = True
-        transport = self.conn.transport if by_client and self.conn is not None else self.client.transport
+        conn = self.conn
+        transport = conn.transport if by_client and conn is not None else self.client.transport
         if not transport.is_closing():
             transport.write_eof()
 
@@ -496,12 +505,14 @@ class HttpExchange(Exchange):
         unread = not self.request_done
         if not self.end():
             return
+        attempt = self.attempt
         if tunnel:
             self.listener.stats.tunnels -= 1
-            if self.conn is not None:
-                self.conn.finish()
-                self.conn = None
-        if self.conn is not None or self.connecting is not None:
+            conn = self.conn
+            if conn is not None and attempt is not None:
+                attempt.conn = None
+                conn.finish()
+        if attempt is not None and attempt.conn is not None:
             self.cut()
         self.client.exchange_done(self.keep_client, unread)
 

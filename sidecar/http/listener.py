@@ -13,8 +13,7 @@ from sidecar.net.shortage import SHORTAGE
 
 if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
-    from sidecar.exchange.filter import Chain
-    from sidecar.exchange.routes import Routes
+    from sidecar.exchange.routes import Route, Routes
     from sidecar.http.h1.head import RequestHead
     from sidecar.http.pool import Pool
     from sidecar.storage.files import Files
@@ -43,13 +42,13 @@ class HttpListener(Listener):
     def protocol(self) -> asyncio.Protocol:
         return cast(asyncio.Protocol, Downstream(self))
 
-    def route(self, head: RequestHead) -> Chain:
-        """The chain for that request."""
+    def route(self, head: RequestHead) -> Route:
+        """The route of that request."""
         if self.routes is not None:
-            chain = self.routes.match(head)
-            if chain is not None:
-                return chain
-        return self.chain
+            route = self.routes.match(head)
+            if route is not None:
+                return route
+        return self.default_route
 
     def admit(self, connection: Downstream) -> bool:
         """Take in a connection, or tell it that there is no room."""

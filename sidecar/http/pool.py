@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.config.model import Limits
     from sidecar.core.stats import ListenerStats
     from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.exchange.attempt import Attempt
     from sidecar.http.exchange import HttpExchange
     from sidecar.http.h1.head import ResponseHead
     from sidecar.net.wheel import TimerWheel
@@ -98,15 +99,15 @@ class Pool:
         else:
             idle.append(conn)
 
-    def connect(self, endpoint: Endpoint, exchange: HttpExchange) -> None:
-        """Open a connection for an exchange, which is told by ``connected`` or ``connect_failed``."""
+    def connect(self, exchange: HttpExchange, attempt: Attempt) -> None:
+        """Open a connection for an attempt of an exchange, which is told by ``connected`` or ``connect_failed``."""
         if self.max_connections and self.total >= self.max_connections and not self.give_up():
             exchange.refuse_connection()
             return
         self.total += 1
-        conn = Upstream(self, endpoint, exchange)
+        conn = Upstream(self, exchange, attempt)
         task = self.loop.create_task(self._connect(conn, exchange))
-        conn.task = exchange.connecting = task
+        conn.task = attempt.connecting = task
         self._connecting.add(task)
 
         def done(task: asyncio.Task[None]) -> None:
@@ -120,14 +121,15 @@ class Pool:
 
     async def _connect(self, conn: Upstream, exchange: HttpExchange) -> None:
         endpoint = conn.endpoint
+        cluster = exchange.cluster
         try:
             await dial(
-                self.loop, cast(asyncio.Protocol, conn), endpoint, exchange.listener.cluster.beside(endpoint),
-                pace(exchange.chain.timeout.connect), exchange.listener.cluster.attempt_failed, conn.chosen,
+                self.loop, cast(asyncio.Protocol, conn), endpoint, cluster.beside(endpoint),
+                pace(exchange.chain.timeout.connect), cluster.attempt_failed, conn.chosen,
             )  # fmt: skip
         except Exception as error:  # a host name that cannot even be encoded is a ValueError
-            if not conn.made and exchange.connecting is conn.task:
-                exchange.connect_failed(error)
+            if not conn.made and conn.attempt.connecting is conn.task:
+                exchange.connect_failed(conn.attempt, error)
 
     def upgraded(self, conn: Upstream) -> None:
         """It has become a tunnel, and gives its place to others."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 from sidecar.config.model import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.filter import Filter
+from sidecar.exchange.routes import Route
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.body import Body
 from sidecar.http.h1.head import CHUNKED, ResponseHead, parse_request, without
@@ -168,9 +169,10 @@ def _exchange(listener: HttpListener, client: Downstream, request: Request) -> H
     # Behind the parser, which takes for a client's what it reads.
     head.raw = b"%b%b: %b\r\n\r\n" % (head.raw[:-2], HEADER, request.id.encode())
     # The route that it came by may have gone.
-    chain = listener.route(head).delivery or listener.chain.delivery
+    route = listener.route(head)
+    chain = route.chain.delivery or listener.chain.delivery
     assert chain is not None
-    x = HttpExchange(client, head, chain, listener.clock())
+    x = HttpExchange(client, head, Route(chain, route.cluster), listener.clock())
     x.request_id = request.request_id
     size = len(request.body)
     if x.body is None:

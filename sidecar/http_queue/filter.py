@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from sidecar.config.model import Queue as Config
 from sidecar.core.replies import STATUS, Reply
-from sidecar.exchange.exchange import PENDING
 from sidecar.exchange.filter import HELD, Filter, Wait
+from sidecar.exchange.phases import PENDING
 from sidecar.http_queue import answers
 from sidecar.http_queue.delivery import HEADER, peers_code
 from sidecar.http_queue.lane import UNDELIVERED

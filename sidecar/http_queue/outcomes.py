@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.exchange.exchange import ENDED
+from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
     from sidecar.http.exchange import HttpExchange

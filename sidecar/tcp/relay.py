@@ -6,13 +6,15 @@ import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.replies import STATUS, Reply
-from sidecar.exchange.exchange import CONNECTING, ENDED, TUNNEL, Exchange
+from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.listener import Listener
+from sidecar.exchange.phases import CONNECTING, ENDED, TUNNEL
 from sidecar.net.dial import dial, pace
 from sidecar.net.sockets import Pausable, keep_alive, reset, unacknowledged, undelivered
 
 if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.exchange.attempt import Attempt
 
 #: Bytes that are taken from a client before the other end stands; with more, it is not read from.
 EARLY_LIMIT: Final = 65536
@@ -113,18 +115,17 @@ class Client(_Side):
 class Far(_Side):
     """The end that leads to an endpoint."""
 
-    __slots__ = ("endpoint",)
+    __slots__ = ("attempt",)
 
-    def __init__(self, exchange: TcpExchange, endpoint: Endpoint) -> None:
+    def __init__(self, exchange: TcpExchange, attempt: Attempt) -> None:
         _Side.__init__(self)
         self.exchange = exchange
-        self.endpoint = endpoint
+        self.attempt = attempt
 
     def chosen(self, endpoint: Endpoint) -> None:
         """Another address of the same name was quicker."""
-        if self.exchange.endpoint is self.endpoint:
-            self.exchange.moved(endpoint)
-        self.endpoint = endpoint
+        if self.exchange.attempt is self.attempt:
+            self.exchange.moved(self.attempt, endpoint)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -145,7 +146,7 @@ class TcpExchange(Exchange):
     __slots__ = ("_early", "_early_size", "client", "far", "finishing", "half_closed", "timer")
 
     def __init__(self, listener: TcpListener, client: Client, client_ip: str) -> None:
-        Exchange.__init__(self, listener, listener.chain, client_ip, listener.clock())
+        Exchange.__init__(self, listener, listener.default_route, client_ip, listener.clock())
         self.client = client
         self.far: Far | None = None
         #: The side that has finished sending.
@@ -168,35 +169,37 @@ class TcpExchange(Exchange):
 
     # -- connecting ------------------------------------------------------------------------------------------------
 
-    def open(self, endpoint: Endpoint) -> None:
-        self.try_deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
-        self.set_timer(self.try_deadline)
-        self.connecting = self.listener.loop.create_task(self._connect(endpoint))
+    def open(self, attempt: Attempt) -> None:
+        attempt.deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
+        self.set_timer(attempt.deadline)
+        attempt.connecting = self.listener.loop.create_task(self._connect(attempt))
 
-    async def _connect(self, endpoint: Endpoint) -> None:
-        far = Far(self, endpoint)
-        cluster = self.listener.cluster
+    async def _connect(self, attempt: Attempt) -> None:
+        far = Far(self, attempt)
+        cluster = self.cluster
+        endpoint = attempt.endpoint
         try:
             await dial(
                 self.listener.loop, cast(asyncio.Protocol, far), endpoint, cluster.beside(endpoint),
                 pace(self.chain.timeout.connect), cluster.attempt_failed, far.chosen,
             )  # fmt: skip
         except OSError as error:
-            self.connect_failed(error)
+            self.connect_failed(attempt, error)
 
     def connected(self, far: Far) -> None:
         """The other end stands. Called from its ``connection_made``, so that it comes before anything that it says."""
-        if self.phase != CONNECTING or far.endpoint is not self.endpoint:
+        attempt = far.attempt
+        if self.phase != CONNECTING or attempt is not self.attempt:
             far.transport.abort()  # the client has left, or the time was over, in this very moment
             return
-        self.connecting = None
+        attempt.connecting = None
         self.far = far
         self.phase = TUNNEL
         self.status = 200
         stats = self.listener.stats
         stats.upstream_active += 1
         stats.tunnels += 1
-        self.listener.cluster.succeeded(far.endpoint)
+        self.cluster.succeeded(attempt.endpoint)
         refusal: Reply | None = None
         for hook in self.chain.on_connected:
             verdict = hook(self)
@@ -323,9 +326,8 @@ class TcpExchange(Exchange):
         return True
 
     def cut(self) -> None:
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
+        if self.attempt is not None:
+            self.attempt.stop_connecting()
 
     def set_timer(self, deadline: float) -> None:
         self.timer.set(deadline)

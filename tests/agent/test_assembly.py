@@ -41,7 +41,7 @@ def filters(live: Live, chain: Any = None) -> dict[str, Any]:
 
 
 def route_chain(live: Live, number: int = 0) -> Any:
-    return live.listener.routes._routes[number][3]  # type: ignore[attr-defined]
+    return live.listener.routes._routes[number][3].chain  # type: ignore[attr-defined]
 
 
 _ORDER = ["Timeouts", "Tracing", "RequestId", "Forwarded", "Drain", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry",

@@ -10,7 +10,7 @@ import pytest
 from sidecar.config.model import CircuitBreaker as Config
 from sidecar.config.model import Match, Retry, Route, Timeout, Upstream
 from sidecar.core.replies import Reply
-from sidecar.exchange.exchange import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
+from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.filters.circuit_breaker import CircuitBreaker
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism

@@ -11,7 +11,7 @@ import pytest
 
 from sidecar.config.model import CircuitBreaker, Timeout, Upstream
 from sidecar.config.model import Retry as Config
-from sidecar.exchange.exchange import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
+from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.filters.retry import Retry
 from sidecar.resilience.backoff import Backoff
 from support.clock import Clock

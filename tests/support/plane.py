@@ -309,7 +309,7 @@ class Plane:
 
     def limiters(self) -> list[Any]:
         routes = self.listener.routes
-        chains = [self.listener.chain, *(route[-1] for route in (routes._routes if routes else ()))]
+        chains = [self.listener.chain, *(route[-1].chain for route in (routes._routes if routes else ()))]
         bulkheads = [f for chain in chains for f in chain.filters if isinstance(f, Bulkhead)]
         return [limiter for it in bulkheads for limiter in (it.limiter, it.tunnels)]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.amqp.failover.server_handshake import Login, ServerHandshake, UnknownClient
 from sidecar.amqp.relay.connections import OPEN
-from sidecar.exchange.exchange import ENDED
+from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
     from sidecar.amqp.failover.session import BufferedSession

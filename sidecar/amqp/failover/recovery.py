@@ -12,7 +12,7 @@ from sidecar.amqp.relay.connections import OPEN, BrokerConnection
 from sidecar.amqp.topology.recovery import Restoration, Unrestorable
 from sidecar.amqp.wire.constants import METHOD, AmqpError
 from sidecar.amqp.wire.methods import method_of
-from sidecar.exchange.exchange import ENDED
+from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
     from random import Random

@@ -35,8 +35,9 @@ from sidecar.amqp.wire.constants import (
 )
 from sidecar.amqp.wire.methods import channel_close, connection_close_ok, method, method_of
 from sidecar.core.replies import Reply
-from sidecar.exchange.exchange import ENDED, TUNNEL
+from sidecar.exchange.attempt import Attempt
 from sidecar.exchange.filter import Again
+from sidecar.exchange.phases import ENDED, TUNNEL
 
 if TYPE_CHECKING:
     from sidecar.amqp.listener import AmqpListener
@@ -317,7 +318,7 @@ class BufferedSession(Session):
         broker.reader.limit = self.handshake.frame_max
         self._link(True)
         self.collect(broker)
-        self.endpoint = broker.endpoint
+        self.attempt = Attempt(broker.endpoint)
         broker.endpoint.active += 1
         self._end_closes()
 

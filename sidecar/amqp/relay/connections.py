@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.amqp.wire.frames import FrameReader
 from sidecar.amqp.wire.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.wire.methods import HEARTBEAT_FRAME
-from sidecar.exchange.exchange import CONNECTING
+from sidecar.exchange.phases import CONNECTING
 from sidecar.net.sockets import Pausable, keep_alive
 
 if TYPE_CHECKING:
@@ -149,8 +149,9 @@ class BrokerConnection(Connection):
     def chosen(self, endpoint: Endpoint) -> None:
         """Another address of the same name was quicker."""
         session = self.session
-        if session.phase == CONNECTING and session.endpoint is self.endpoint:
-            session.moved(endpoint)
+        attempt = session.attempt
+        if session.phase == CONNECTING and attempt is not None and attempt.endpoint is self.endpoint:
+            session.moved(attempt, endpoint)
         self.endpoint = endpoint
 
     def write(self, data: bytes) -> None:

@@ -16,7 +16,8 @@ from sidecar.amqp.relay.write_batch import WriteBatch
 from sidecar.amqp.wire.constants import CONNECTION_FORCED, REPLY_SUCCESS, AmqpError
 from sidecar.amqp.wire.methods import connection_close, connection_close_ok
 from sidecar.core.replies import STATUS
-from sidecar.exchange.exchange import ENDED, TUNNEL, Exchange
+from sidecar.exchange.exchange import Exchange
+from sidecar.exchange.phases import ENDED, TUNNEL
 from sidecar.net.sockets import reset, undelivered
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Pair(Exchange):
     broker: BrokerConnection | None
 
     def __init__(self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str) -> None:
-        Exchange.__init__(self, listener, listener.chain, client_ip, listener.clock())
+        Exchange.__init__(self, listener, listener.default_route, client_ip, listener.clock())
         self.method = "AMQP"
         self._listener = listener
         self.amqp_stats: AmqpStats = listener.amqp_stats

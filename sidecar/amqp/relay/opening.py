@@ -25,13 +25,13 @@ from sidecar.amqp.wire.constants import (
 from sidecar.amqp.wire.handshake import Handshake
 from sidecar.amqp.wire.methods import connection_close_ok, method_of
 from sidecar.core.replies import STATUS, Reply
-from sidecar.exchange.exchange import CONNECTING, ENDED, TUNNEL
+from sidecar.exchange.phases import CONNECTING, ENDED, TUNNEL
 from sidecar.net.dial import dial, pace
 
 if TYPE_CHECKING:
     from sidecar.amqp.listener import AmqpListener
     from sidecar.amqp.relay.session import Session
-    from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.exchange.attempt import Attempt
 
 logger = logging.getLogger("sidecar.amqp")
 
@@ -132,21 +132,22 @@ class Opening(Pair):
 
     # -- a connection to a broker --------------------------------------------------------------------------------------
 
-    def open(self, endpoint: Endpoint) -> None:
-        self.try_deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
-        self.set_timer(self.try_deadline)
-        self.connecting = self.listener.loop.create_task(self._connect(endpoint))
+    def open(self, attempt: Attempt) -> None:
+        attempt.deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
+        self.set_timer(attempt.deadline)
+        attempt.connecting = self.listener.loop.create_task(self._connect(attempt))
 
-    async def _connect(self, endpoint: Endpoint) -> None:
+    async def _connect(self, attempt: Attempt) -> None:
+        endpoint = attempt.endpoint
         broker = BrokerConnection(cast("Session", self), endpoint)
-        cluster = self.listener.cluster
+        cluster = self.cluster
         try:
             await dial(
                 self.listener.loop, cast(asyncio.Protocol, broker), endpoint, cluster.beside(endpoint),
                 pace(self.chain.timeout.connect), cluster.attempt_failed, broker.chosen,
             )  # fmt: skip
         except OSError as error:
-            self.connect_failed(error)
+            self.connect_failed(attempt, error)
 
     def connected(self, broker: BrokerConnection) -> None:
         """A socket stands; the try has succeeded once there is a ``start`` on it."""
@@ -157,9 +158,8 @@ class Opening(Pair):
         broker.write(PROTOCOL_HEADER)
 
     def cut(self) -> None:
-        if self.connecting is not None:
-            self.connecting.cancel()
-            self.connecting = None
+        if self.attempt is not None:
+            self.attempt.stop_connecting()
         broker = self.broker
         if broker is not None:
             self.broker = None
@@ -206,7 +206,9 @@ class Opening(Pair):
             self._opened()
 
     def _started(self, broker: BrokerConnection) -> None:
-        self.connecting = None
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.connecting = None
         self.phase = TUNNEL
         self.status = 200
         self.stage = HANDSHAKE
@@ -241,7 +243,9 @@ class Opening(Pair):
     def broker_lost(self, broker: BrokerConnection, error: Exception | None) -> None:
         if broker is self.broker and self.phase == CONNECTING:
             self.broker = None
-            self.connect_failed(error or ConnectionResetError())
+            attempt = self.attempt
+            assert attempt is not None
+            self.connect_failed(attempt, error or ConnectionResetError())
         elif self._is_refused(broker):
             # How brokers refuse a user, and what clients take for that.
             self.error = "upstream_reset"

@@ -22,7 +22,7 @@ from sidecar.amqp.relay.opening import Opening
 from sidecar.amqp.relay.pending_frames import PendingFrames
 from sidecar.amqp.wire.constants import CHANNEL_CLOSE, METHOD, REPLY_SUCCESS, AmqpError
 from sidecar.amqp.wire.methods import blocked, channel_close, unblocked
-from sidecar.exchange.exchange import ENDED
+from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import Policy

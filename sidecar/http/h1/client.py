@@ -6,12 +6,13 @@ import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.replies import ProtocolError
-from sidecar.exchange.exchange import ANSWERING, SENT, TUNNEL
+from sidecar.exchange.phases import ANSWERING, SENT, TUNNEL
 from sidecar.http.h1.head import hopeless_answer, is_switch, parse_response
 from sidecar.net.sockets import Pausable, keep_alive, unread
 
 if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.exchange.attempt import Attempt
     from sidecar.http.exchange import HttpExchange
     from sidecar.http.pool import Pool
 
@@ -20,17 +21,20 @@ FLUSH_SECONDS: Final = 60.0
 
 
 class Upstream(Pausable):
-    """One connection to an endpoint. ``exchange`` is the one that uses it now; without one it lies in the pool."""
+    """One connection to an endpoint. ``exchange`` is the one that uses it now, for that ``attempt``; without one it
+    lies in the pool."""
 
     __slots__ = (
-        "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer", "tunnel",
+        "attempt", "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer",
+        "tunnel",
     )  # fmt: skip
 
-    def __init__(self, pool: Pool, endpoint: Endpoint, exchange: HttpExchange) -> None:
+    def __init__(self, pool: Pool, exchange: HttpExchange, attempt: Attempt) -> None:
         Pausable.__init__(self)
         self.pool = pool
-        self.endpoint = endpoint
+        self.endpoint = attempt.endpoint
         self.exchange: HttpExchange | None = exchange
+        self.attempt = attempt
         #: The task that opens it.
         self.task: asyncio.Task[None] | None = None
         #: The beginning of a head that is not complete yet.
@@ -49,21 +53,21 @@ class Upstream(Pausable):
         """Another address of the same name was quicker."""
         self.endpoint = endpoint
         x = self.exchange
-        if x is not None and x.connecting is self.task:
-            x.moved(endpoint)
+        if x is not None and self.attempt.connecting is self.task:
+            x.moved(self.attempt, endpoint)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Hands itself to the exchange at once, before anything that the upstream might say."""
         self.transport = cast(asyncio.Transport, transport)
         x = self.exchange
-        if x is None or x.connecting is not self.task:
+        if x is None or self.attempt.connecting is not self.task:
             self.close()  # nobody waits for it any more
             return
         keep_alive(self.transport)
         self.made = True
         self.task = None
         self.pool.stats.upstream_active += 1
-        x.connected(self)
+        x.connected(self.attempt, self)
 
     def data_received(self, data: bytes) -> None:
         x = self.exchange
@@ -81,9 +85,9 @@ class Upstream(Pausable):
                 end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0) + 4
                 if end == 3:
                     if len(data) > self.pool.limits.head:
-                        x.malformed(ProtocolError("the answer's head is too large", "bad_upstream"))
+                        self._malformed(x, "the answer's head is too large")
                     elif hopeless_answer(data, seen):
-                        x.malformed(ProtocolError("the upstream's answer is not valid HTTP", "bad_upstream"))
+                        self._malformed(x, "the upstream's answer is not valid HTTP")
                     else:
                         self.buffer = data
                     return
@@ -97,19 +101,22 @@ class Upstream(Pausable):
                     if head.status == 101 and not is_switch(head, x.head.upgrade):
                         raise ProtocolError("a protocol switch that nobody asked for", "bad_upstream")
                 except ProtocolError as error:
-                    x.malformed(error)
+                    x.malformed(self.attempt, error)
                     return
                 if head.status >= 200 or head.status == 101:
-                    x.answered(self, head, rest)
+                    x.answered(self.attempt, self, head, rest)
                     return
-                x.interim(head)
+                x.interim(self.attempt, head)
                 if self.exchange is None:
                     return
                 data = rest
         elif phase == ANSWERING:
-            x.answer_body(self, data)
+            x.answer_body(self.attempt, self, data)
         elif phase == TUNNEL:
             x.tunnel_out(data)
+
+    def _malformed(self, x: HttpExchange, what: str) -> None:
+        x.malformed(self.attempt, ProtocolError(what, "bad_upstream"))
 
     def eof_received(self) -> bool:
         x = self.exchange
@@ -136,7 +143,7 @@ class Upstream(Pausable):
         if x is not None:
             self.exchange = None
             # A write fails with EPIPE when the upstream had closed in an orderly way before.
-            x.lost(self, cleanly=exc is None or isinstance(exc, BrokenPipeError))
+            x.lost(self.attempt, self, cleanly=exc is None or isinstance(exc, BrokenPipeError))
 
     def pause_writing(self) -> None:
         if self.exchange is not None:

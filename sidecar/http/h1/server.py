@@ -8,7 +8,8 @@ from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.replies import ProtocolError, Reply, render
-from sidecar.exchange.exchange import ANSWERING, LOOKS, TUNNEL
+from sidecar.exchange.exchange import LOOKS
+from sidecar.exchange.phases import ANSWERING, TUNNEL
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.head import hopeless, parse_request
 from sidecar.net.sockets import Pausable, broken, reset, undelivered
@@ -143,14 +144,16 @@ class Downstream(Pausable):
     def pause_writing(self) -> None:
         self.paused_writing = True
         x = self.exchange
-        if x is not None and x.conn is not None:
-            x.conn.pause_reading()
+        conn = x.conn if x is not None else None
+        if conn is not None:
+            conn.pause_reading()
 
     def resume_writing(self) -> None:
         self.paused_writing = False
         x = self.exchange
-        if x is not None and x.conn is not None:
-            x.conn.resume_reading()
+        conn = x.conn if x is not None else None
+        if conn is not None:
+            conn.resume_reading()
         elif x is None:
             self.resume_reading()
             self._next()
@@ -344,7 +347,7 @@ class Downstream(Pausable):
 
     def _set_idle_timer(self) -> None:
         listener = self.listener
-        idle = listener.chain.timeout.idle
+        idle = listener.default_route.chain.timeout.idle
         self.idle_since = now = listener.clock()
         if idle:
             self._quiet_since = now
@@ -370,7 +373,7 @@ class Downstream(Pausable):
         """Whether the client's time without an exchange is not over yet, and then the timer is set again. As long as it
         reads the rest of its last answer it is not idle; see :meth:`Exchange.check_idle`."""
         listener = self.listener
-        idle = listener.chain.timeout.idle
+        idle = listener.default_route.chain.timeout.idle
         now = listener.clock()
         left = undelivered(self.transport)
         if self._linger_until and not left:

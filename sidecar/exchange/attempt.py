@@ -1,0 +1,42 @@
+"""One attempt of an exchange to get an answer, and the ways in which it can fail."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.net.sockets import Pausable
+
+#: Failures of an attempt, as the policies name them: could not connect; no answer in time; cut off before an answer; a
+#: kept connection that closed just as it was used; an answer that is not HTTP.
+CONNECT: Final = "connect"
+TIMEOUT: Final = "timeout"
+RESET: Final = "reset"
+RACE: Final = "race"
+MALFORMED: Final = "malformed"
+
+
+class Attempt:
+    """Where an attempt goes, and the connection that it has or waits for. What happens to a connection is told to the
+    exchange together with its attempt, which may be over by then."""
+
+    __slots__ = ("conn", "connecting", "deadline", "endpoint", "timed_out")
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        #: Time (of the listener's clock) by which there must be a connection, and then the beginning of an answer.
+        self.deadline = 0.0
+        #: The connection that it uses, where others may use that before and after it (HTTP).
+        self.conn: Pausable | None = None
+        #: The task that opens one.
+        self.connecting: asyncio.Task[None] | None = None
+        #: There was no connection in time.
+        self.timed_out = False
+
+    def stop_connecting(self) -> None:
+        """Wait for no connection any more."""
+        if self.connecting is not None:
+            self.connecting.cancel()
+            self.connecting = None
