@@ -151,9 +151,9 @@ outcome                   what became of a stored request or a replayed message
 pace                      how fast a background loop may turn
 parser                    reads arguments, or text, into something with a shape
 partition                 one of several routing keys that an exchange's messages are spread over
-phase                     how far an exchange has come: waiting, connecting, answering and the others
 passive declare           asks a broker whether an exchange is there, without making one
 pending frame             a client's frame that must not overtake a held publish
+phase                     how far an exchange has come: waiting, connecting, answering and the others
 picture                   one moment of the demo, drawn
 plan                      what another configuration would change, found out before anything is changed
 policy                    which gates a publish must pass; in a configuration, a mechanism with its settings
