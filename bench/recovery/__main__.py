@@ -52,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Debian keeps servers in sbin, which an ordinary user's PATH leaves out.
     os.environ["PATH"] = os.environ.get("PATH", "") + os.pathsep + "/usr/sbin"
     try:
-        if options.known:
-            found = json.loads(options.known.read_text())
+        if options.catalog:
+            found = json.loads(options.catalog.read_text())
         else:
             found = _measure([kind for kind in KINDS if kind.name in options.only], options.scenario, options.logs)
     except (BenchError, OSError, ValueError) as error:

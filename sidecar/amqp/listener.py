@@ -11,7 +11,7 @@ from sidecar.amqp.admission import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOA
 from sidecar.amqp.broker_probe import BrokerProbe
 from sidecar.amqp.flow.gates import Gate
 from sidecar.amqp.flow.policy import Policy
-from sidecar.amqp.flow.scheduler import Hold
+from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.relay.connections import ClientConnection
 from sidecar.amqp.relay.lifecycle import DIALLING, GREETING
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.monitor.watcher import Watcher
-    from sidecar.amqp.store_and_forward import SpoolPort
+    from sidecar.amqp.store_and_forward import StoreAndForward
     from sidecar.amqp.views.protocols import SessionView
     from sidecar.core.replies import Reply
     from sidecar.endpoints.endpoint import Endpoint
@@ -50,7 +50,7 @@ class AmqpListener(Listener):
 
     tracing: MessageTracing
     config: Amqp
-    hold: Hold
+    scheduler: Scheduler
     policy: Policy
 
     def set_up(self, config: Amqp, tracing: MessageTracing, rng: Random) -> None:
@@ -61,8 +61,8 @@ class AmqpListener(Listener):
         self.rng = rng
         self.amqp_stats = AmqpStats()
         self.policy = Policy(config, self.amqp_stats, self.clock)
-        self.hold = Hold(config.hold, self.amqp_stats, self.clock, self.loop.call_at)
-        self.hold.on_room = self._on_room
+        self.scheduler = Scheduler(config.hold, self.amqp_stats, self.clock, self.loop.call_at)
+        self.scheduler.on_room = self._on_room
         self.sessions: dict[Session, None] = {}
         self.ephemeral = EphemeralQueues()
         #: Sessions that are not read from because the hold is full: since when, and what their last publish waits for.
@@ -78,30 +78,30 @@ class AmqpListener(Listener):
         self.pause_on: Callable[[], Sequence[CircuitBreaker]] = _nobody
         self._watcher: Watcher | None = None
         #: With a spool: that, and all that belongs to it.
-        self.port: SpoolPort | None = self._spool_port(config)
+        self.port: StoreAndForward | None = self._spool_port(config)
         self._timer: Timer = self.wheel.timer(self._tick)
         self.admission = Admission(self.name, self._acceptor, self.clock)
         self.probe = BrokerProbe(self)
         #: Of the bulkhead; ``None``: there is none.
         self._limiter: Limiter | None = None
 
-    def _spool_port(self, config: Amqp) -> SpoolPort | None:
+    def _spool_port(self, config: Amqp) -> StoreAndForward | None:
         if config.spool is None:
             return None
-        from sidecar.amqp.store_and_forward import SpoolPort
+        from sidecar.amqp.store_and_forward import StoreAndForward
 
-        return SpoolPort(
+        return StoreAndForward(
             self.name,
             config,
             config.spool,
             stats=self.amqp_stats,
-            hold=self.hold,
+            scheduler=self.scheduler,
             policy=self.policy,
             addresses=self._addresses,
             loop=self.loop,
             wheel=self.wheel,
             clock=self.clock,
-            on_alarm=self._alarm_of_replayer,
+            on_alarm=self._alarm_of_dispatcher,
         )
 
     def configure(self, config: Amqp) -> None:
@@ -113,8 +113,8 @@ class AmqpListener(Listener):
             return
         self.config = config
         self.policy.update(config)
-        self.hold.settings = config.hold
-        self.hold.gates_changed(self.clock())
+        self.scheduler.settings = config.hold
+        self.scheduler.gates_changed(self.clock())
         if self.port is not None:
             self.port.configure(config)
         if self._watcher is not None:
@@ -245,7 +245,7 @@ class AmqpListener(Listener):
             self._alarmed[source] = None
         else:
             self._alarmed.pop(source, None)
-        self.hold.alarm(bool(self._alarmed), self.clock())
+        self.scheduler.alarm(bool(self._alarmed), self.clock())
         if not self._alarmed:
             for session in self.sessions:
                 if session not in self.stopped:
@@ -254,7 +254,7 @@ class AmqpListener(Listener):
     def _alarm_of_watcher(self, on: bool) -> None:
         self.alarm("watcher", on)
 
-    def _alarm_of_replayer(self, on: bool) -> None:
+    def _alarm_of_dispatcher(self, on: bool) -> None:
         self.alarm("replay", on)
 
     def _on_room(self) -> None:
@@ -298,7 +298,7 @@ class AmqpListener(Listener):
             for session in list(self.sessions):
                 session.consumer_pause.look(now, self.config.pause_keep)
         for session, (since, gate) in list(self.stopped.items()):
-            if not self.hold.crowded(gate):  # there may be no room for others for long
+            if not self.scheduler.crowded(gate):  # there may be no room for others for long
                 self._let_go(session)
             elif now - since >= PATIENCE:
                 session.tell_blocked("held back by the sidecar: too much is waiting")
@@ -356,12 +356,12 @@ class View:
         return self._listener.amqp_stats
 
     @property
-    def spool(self) -> SpoolPort | None:
+    def spool(self) -> StoreAndForward | None:
         return self._listener.port
 
     @property
     def held_bytes(self) -> int:
-        return self._listener.hold.bytes
+        return self._listener.scheduler.bytes
 
     @property
     def unkeyed(self) -> Mapping[str, int]:
@@ -377,7 +377,7 @@ class View:
         return self._listener.paused
 
     def holding(self) -> list[tuple[str, int]]:
-        return self._listener.hold.waiting()
+        return self._listener.scheduler.waiting()
 
     def sessions(self) -> list[SessionView]:
         from sidecar.amqp.views.protocols import SessionView

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.failover.credential_cache import CredentialCache
-from sidecar.amqp.monitor.connection import Report
+from sidecar.amqp.monitor.connection import TroubleLog
 from sidecar.amqp.publisher.connection import GONE, Publisher
 from sidecar.amqp.publisher.connector import Connector
-from sidecar.amqp.replay.dispatcher import Replayer
-from sidecar.amqp.replay.publisher_slot import Login
-from sidecar.amqp.spool.intake import Keeper
+from sidecar.amqp.replay.dispatcher import Dispatcher
+from sidecar.amqp.replay.publisher_slot import SaslLogin
+from sidecar.amqp.spool.intake import Intake
 from sidecar.amqp.spool.lifetimes import Lifetimes
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.shares import Shares
-from sidecar.amqp.spool.store import DeadLetters, Key, Spool
-from sidecar.amqp.topology.broker_catalog import Known
+from sidecar.amqp.spool.store import DeadLetters, Spool, StreamCount
+from sidecar.amqp.topology.broker_catalog import BrokerCatalog
 from sidecar.amqp.wire.client_handshake import plain
 from sidecar.storage.errors import SpoolError
 from sidecar.storage.json_file import Saving
@@ -31,7 +31,7 @@ from sidecar.storage.json_file import Saving
 if TYPE_CHECKING:
     from sidecar.amqp.failover.session import BufferedSession
     from sidecar.amqp.flow.policy import Policy
-    from sidecar.amqp.flow.scheduler import Hold
+    from sidecar.amqp.flow.scheduler import Scheduler
     from sidecar.amqp.flow.stats import AmqpStats
     from sidecar.amqp.wire.handshake import Handshake
     from sidecar.config.model import Amqp, AmqpSpool
@@ -52,7 +52,7 @@ _UNBOUNDED: Final = 1 << 62
 _QUIET: Final = 60.0
 
 
-class SpoolPort:
+class StoreAndForward:
     """One port's. Raises :class:`SpoolError` when the folder cannot be used. Implements
     :class:`sidecar.amqp.views.protocols.SpoolView`."""
 
@@ -63,7 +63,7 @@ class SpoolPort:
         settings: AmqpSpool,
         *,
         stats: AmqpStats,
-        hold: Hold,
+        scheduler: Scheduler,
         policy: Policy,
         addresses: Callable[[], Sequence[tuple[str, int]]],
         loop: asyncio.AbstractEventLoop,
@@ -88,18 +88,18 @@ class SpoolPort:
         self.missed = -1e9
         self._sweeping: asyncio.Task[None] | None = None
         #: (virtual host, user) → how that user logs in.
-        self._logins: dict[tuple[str, str], Login] = {}
+        self._logins: dict[tuple[str, str], SaslLogin] = {}
         self.spool = Spool(path, name, settings.max_bytes, loop, time.time)
         shares = Shares(self.spool, self._moves, time.time)
-        self.keeper = Keeper(settings, self.spool, stats, time.time, Lifetimes(policy.topology), shares)
-        self.known = Known(path / f"{name}.known.json")
+        self.intake = Intake(settings, self.spool, stats, time.time, Lifetimes(policy.bindings), shares)
+        self.catalog = BrokerCatalog(path / f"{name}.known.json")
         self.credential_cache = CredentialCache(path / f"{name}.credential_cache.json", config.credentials)
-        self._saving = Saving([self.known, self.credential_cache])
+        self._saving = Saving([self.catalog, self.credential_cache])
         self._connector = Connector(addresses, loop)
-        self._replayer = Replayer(
+        self._dispatcher = Dispatcher(
             name,
             self.spool,
-            hold,
+            scheduler,
             policy.routes,
             self.login,
             self._connect,
@@ -107,23 +107,23 @@ class SpoolPort:
             clock,
             time.time,
             loop.call_soon,
-            Report(name, clock),
+            TroubleLog(name, clock),
             settings.window,
             config.dead_letters.after,
         )
-        self._replayer.on_settled = self._settled
-        self._replayer.on_alarm = on_alarm
-        self.keeper.on_added = self._replayer.added
-        self.spool.on_room = self.keeper.room
-        self.spool.on_revived = self._replayer.look
+        self._dispatcher.on_settled = self._settled
+        self._dispatcher.on_alarm = on_alarm
+        self.intake.on_added = self._dispatcher.added
+        self.spool.on_room = self.intake.room
+        self.spool.on_revived = self._dispatcher.look
 
     def start(self) -> None:
         """Read what is there, and begin to send it. Raises :class:`SpoolError`."""
         self.spool.open()
-        self.known.load()
+        self.catalog.load()
         self.credential_cache.load()
         self._saving.start()
-        self._replayer.start()
+        self._dispatcher.start()
         if self.spool.messages:
             logger.info(
                 "there are messages in the spool", extra={"upstream": self._name, "messages": self.spool.messages}
@@ -131,7 +131,7 @@ class SpoolPort:
 
     async def close(self) -> None:
         """Write what is on its way to the disk, and what was held for room in the spool, and end."""
-        await self._replayer.close()
+        await self._dispatcher.close()
         await self._store_held()
         self._connector.close()
         await self.credential_cache.close()
@@ -144,21 +144,22 @@ class SpoolPort:
             )
 
     async def _store_held(self) -> None:
-        """What is held has nowhere else to go: it is stored whatever ``max_bytes`` says, as ``hold`` bounds it too."""
-        keeper = self.keeper
-        if not keeper.held:
+        """What is held has nowhere else to go: it is stored whatever ``max_bytes`` says, as ``scheduler`` bounds it
+        too."""
+        intake = self.intake
+        if not intake.held:
             return
         self.spool.max_bytes = _UNBOUNDED
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LAST):
-                while keeper.held:
-                    keeper.room()
-                    keeper.look()
+                while intake.held:
+                    intake.room()
+                    intake.look()
                     await asyncio.sleep(0.01)
-        if keeper.held:
+        if intake.held:
             logger.error(
                 "messages are lost that were held, as the spool cannot store them",
-                extra={"upstream": self._name, "messages": keeper.held, "reason": self.spool.problem},
+                extra={"upstream": self._name, "messages": intake.held, "reason": self.spool.problem},
             )
 
     def configure(self, config: Amqp) -> None:
@@ -167,21 +168,21 @@ class SpoolPort:
         self.credential_cache.credentials = config.credentials
         settings = config.spool
         if settings is not None:
-            self.keeper.settings = settings
+            self.intake.settings = settings
             self.spool.resize(settings.max_bytes)
-            self._replayer.configure(settings.window, config.dead_letters.after)
-            self._replayer.logins_changed()
+            self._dispatcher.configure(settings.window, config.dead_letters.after)
+            self._dispatcher.logins_changed()
 
     def look(self) -> None:
         """Now and then: what has no event of its own."""
         spool = self.spool
         self._connect_late()
-        full = self.keeper.full
+        full = self.intake.full
         if full.closed and not spool.full and not spool.problem:
-            self.keeper.room()
+            self.intake.room()
         elif full.closed and full.waiting:
             full.changed()  # some may go past the spool by now
-        self.keeper.look()
+        self.intake.look()
         now = self._clock()
         if now - self._swept >= _SWEEP and (self._sweeping is None or self._sweeping.done()):
             self._swept = now
@@ -203,7 +204,7 @@ class SpoolPort:
         self.vouched(handshake)
         if self._searching:
             self._found = min(self._found, self._clock())
-        self._replayer.broker_is_back()
+        self._dispatcher.broker_is_back()
         self.seen(handshake)
 
     def vouched(self, handshake: Handshake) -> None:
@@ -211,11 +212,11 @@ class SpoolPort:
         publishes is sent with it."""
         key = (handshake.vhost, handshake.identity)
         known = self._logins.pop(key, None)
-        self._logins[key] = Login(handshake.mechanism, handshake.response)
+        self._logins[key] = SaslLogin(handshake.mechanism, handshake.response)
         if len(self._logins) > _MOST_LOGINS:
             del self._logins[next(iter(self._logins))]
         if known is None or known.response != handshake.response:
-            self._replayer.logins_changed()
+            self._dispatcher.logins_changed()
 
     def not_known(self, user: str, what: str) -> None:
         """A client cannot be let in before there is a broker. Said once in a while, as it comes again and again."""
@@ -253,7 +254,7 @@ class SpoolPort:
 
     def broker_is_back(self) -> None:
         """A client has just reached it again."""
-        self._replayer.broker_is_back()
+        self._dispatcher.broker_is_back()
 
     def _connect(self, publisher: Publisher) -> None:
         """Clients first: queues that live and die with them have to be there again before what was meant for them."""
@@ -268,11 +269,11 @@ class SpoolPort:
             if publisher.stage != GONE:  # it may have given up waiting
                 self._connector.connect(publisher)
 
-    def login(self, vhost: str, user: str) -> Login | None:
+    def login(self, vhost: str, user: str) -> SaslLogin | None:
         """How to log in as that user (empty: as whoever may)."""
         own = self._config.credentials
         if own is not None and user in ("", own.username):
-            return Login("PLAIN", plain(own.username, own.password.reveal()))
+            return SaslLogin("PLAIN", plain(own.username, own.password.reveal()))
         found = self._logins.get((vhost, user))
         if found is None and not user:
             for (where, _), login in self._logins.items():
@@ -282,10 +283,10 @@ class SpoolPort:
 
     def _settled(self, messages: list[SpooledMessage], delivered: bool) -> None:
         if delivered:
-            self.keeper.delivered(messages)
+            self.intake.delivered(messages)
         else:
             for message in messages:
-                self.keeper.died(message)
+                self.intake.died(message)
 
     def _moves(self) -> bool:
         """The broker is there, as far as clients know, and takes messages."""
@@ -314,8 +315,8 @@ class SpoolPort:
         return self.spool.problem
 
     @property
-    def keys(self) -> Mapping[tuple[str, str], Key]:
-        return self.spool.keys
+    def keys(self) -> Mapping[tuple[str, str], StreamCount]:
+        return self.spool.streams
 
     @property
     def still(self) -> float:
@@ -323,11 +324,11 @@ class SpoolPort:
 
     @property
     def parked(self) -> int:
-        return self._replayer.stats.parked
+        return self._dispatcher.stats.parked
 
     @property
     def obstacles(self) -> Sequence[tuple[str, str, str]]:
-        return self._replayer.problems
+        return self._dispatcher.problems
 
     @property
     def spooled(self) -> int:
@@ -335,11 +336,11 @@ class SpoolPort:
 
     @property
     def replayed(self) -> int:
-        return self._replayer.stats.replayed
+        return self._dispatcher.stats.replayed
 
     @property
     def expired(self) -> int:
-        return self._replayer.stats.expired
+        return self._dispatcher.stats.expired
 
     @property
     def corrupt(self) -> int:

@@ -9,7 +9,7 @@ import pytest
 
 from sidecar.agent.reload import open_listener
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.store_and_forward import SpoolPort
+from sidecar.amqp.store_and_forward import StoreAndForward
 from sidecar.config.errors import ConfigError
 from sidecar.exchange.listener import Listener
 from sidecar.storage.errors import SpoolError
@@ -225,7 +225,7 @@ def test_an_accounts_password_is_swapped_for_all_that_log_in_with_it(tmp_path: P
             view = it.agent.upstreams["a"].amqp
             assert view is not None
             port = view.spool
-            assert isinstance(port, SpoolPort)
+            assert isinstance(port, StoreAndForward)
             secret.write_text("two")
             assert await it.agent.reload() == ["upstreams.a: changed"]
             login = port.login("/", "it")
@@ -258,7 +258,7 @@ def test_a_spool_moves_with_a_restart_and_is_not_left_in_silence(
             view = it.agent.upstreams["a"].amqp
             assert view is not None
             port = view.spool
-            assert isinstance(port, SpoolPort)
+            assert isinstance(port, StoreAndForward)
             stored = asyncio.Event()
             message = SpooledMessage("/", "ai.tasks", "ai.tasks", "key", b"", b"work")
             assert port.spool.put([message], lambda *_: stored.set())

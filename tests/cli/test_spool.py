@@ -23,7 +23,7 @@ import pytest
 from sidecar.admin import dead_letters
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.transaction import Changes, Death
+from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
 from sidecar.cli.main import main
 from sidecar.cli.spool.text import age, letter_lines, list_lines
 from sidecar.config.model import Address, Admin, Secret
@@ -535,10 +535,10 @@ def filled(folder: Path, name: str = "rabbitmq") -> list[int]:
     database = Database(folder, name)
     database.open()
     try:
-        changes = Changes()
+        changes = Transaction()
         for number in range(40):
             of: SpooledMessage = message(b"%d" % number, exchange="" if number % 4 else "ai.tasks")
-            changes.dead.append(Death(of, "expired" if number % 2 else "nacked", 0, time.time() - 90))
+            changes.dead.append(NewDeadLetter(of, "expired" if number % 2 else "nacked", 0, time.time() - 90))
         database.write([message() for _ in range(5)], changes)
         return [found.id for found in database.list_dead(1000)]
     finally:

@@ -800,7 +800,7 @@ class Stage:
 
     def counts(self) -> dict[str, int]:
         """Everything that must be zero when nobody is there."""
-        listener, stats, hold = self.listener, self.stats, self.listener.hold
+        listener, stats, hold = self.listener, self.stats, self.listener.scheduler
         exchanges = stats.exchanges.values()
         return {
             "connections": stats.connections,

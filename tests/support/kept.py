@@ -21,7 +21,7 @@ from typing import Any, cast
 
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.amqp.listener import AmqpListener
-from sidecar.amqp.store_and_forward import SpoolPort
+from sidecar.amqp.store_and_forward import StoreAndForward
 from sidecar.config import model
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog
@@ -247,12 +247,12 @@ class KeptStage(Stage):
         assert listener.port is not None
         self.listener = listener
         self.stats = listener.amqp_stats
-        self.port: SpoolPort = listener.port
+        self.port: StoreAndForward = listener.port
         self.disk = Disk(self.port.spool, loop)
         listener.cluster.update(Instance(host="10.0.0.1", port=5672 + number) for number in range(brokers))
-        self.replayer = self.port._replayer
-        self.replayer._lines._backoff = Backoff(0.5, 10.0, random.Random(2))
-        self.replayer.start()
+        self.dispatcher = self.port._dispatcher
+        self.dispatcher._pool._backoff = Backoff(0.5, 10.0, random.Random(2))
+        self.dispatcher.start()
 
     def _peer(self, transport: FakeTransport) -> Peer:
         return KeptPeer(self.loop, transport)
@@ -330,7 +330,7 @@ class KeptStage(Stage):
             "detached": self.stats.detached,
             "waiting for the disk": self.port.spool._waiting,
             "jobs": self.disk.jobs,
-            "unconfirmed": self.replayer.unconfirmed,
+            "unconfirmed": self.dispatcher.unconfirmed,
             "late": len(self.port._late),
         }
 

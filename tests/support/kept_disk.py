@@ -8,7 +8,7 @@ from typing import Any, cast
 from sidecar.amqp.spool.jobs import Call, Fetch, Outcome, Put, State
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import Spool
-from sidecar.amqp.spool.transaction import Changes
+from sidecar.amqp.spool.transaction import Transaction
 from sidecar.storage.errors import SpoolError
 from support.amqp import FakeLoop
 
@@ -36,7 +36,7 @@ class Disk:
         self._said = ""
         self._next = 1
         #: Removals and the like that could not be written down; questions that wait for that.
-        self._changes: list[Changes] = []
+        self._changes: list[Transaction] = []
         self._fetches: list[Fetch] = []
         self._called = False
         self._again = False
@@ -76,7 +76,7 @@ class Disk:
             if isinstance(job, Put):
                 self._put(job)
                 outcomes.append(job)
-            elif isinstance(job, Changes):
+            elif isinstance(job, Transaction):
                 self._changes.append(job)
             elif isinstance(job, Fetch):
                 self._fetches.append(job)
@@ -109,7 +109,7 @@ class Disk:
             self._next += 1
             self.stored[message.id] = _copy(message)
 
-    def _change(self, changes: Changes) -> None:
+    def _change(self, changes: Transaction) -> None:
         for message in changes.removed:
             del self.stored[message.id]
         for message in changes.tried:
@@ -121,10 +121,12 @@ class Disk:
             self.letters.append((death.message, death.reason, death.code))
 
     def _fetch(self, job: Fetch) -> None:
-        mine = sorted((each for each in self.stored.values() if each.key == job.key), key=lambda each: each.cursor)
+        mine = sorted(
+            (each for each in self.stored.values() if each.stream == job.stream), key=lambda each: each.position
+        )
         left = job.limit_bytes
         for message in mine:
-            if job.after is not None and message.cursor <= job.after:
+            if job.after is not None and message.position <= job.after:
                 continue
             left -= message.size
             if len(job.messages) == job.limit or (job.messages and left < 0):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from sidecar.amqp.publisher.callbacks import Audience
+from sidecar.amqp.publisher.callbacks import Callbacks
 from sidecar.amqp.publisher.connection import READY, Publisher
-from sidecar.amqp.wire.client_handshake import Dialler, own_properties, plain
+from sidecar.amqp.wire.client_handshake import ClientHandshake, own_properties, plain
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.net.wheel import TimerWheel
 from support import amqp
@@ -19,7 +19,7 @@ NO_ORDERS = (404, "NOT_FOUND - no exchange 'orders' in vhost '/'")
 USER_ID = (406, "PRECONDITION_FAILED - user_id property set to 'eve' but authenticated user was 'guest'")
 
 
-class Told(Audience):
+class Told(Callbacks):
     """Writes down what it is told."""
 
     def __init__(self) -> None:
@@ -70,8 +70,8 @@ class Setting:
         self.broker.heartbeat = heartbeat
         self.told = Told()
         wheel = TimerWheel(self.loop.call_at, self.loop)
-        dialler = Dialler("PLAIN", plain("guest", "guest"), "/", own_properties("tests"), heartbeat)
-        self.publisher = Publisher(dialler, self.told, wheel, self.loop, self.loop.call_soon, wary=wary, looks=looks)
+        handshake = ClientHandshake("PLAIN", plain("guest", "guest"), "/", own_properties("tests"), heartbeat)
+        self.publisher = Publisher(handshake, self.told, wheel, self.loop, self.loop.call_soon, wary=wary, looks=looks)
 
     def connected(self) -> Setting:
         self.broker.connect(self.publisher)

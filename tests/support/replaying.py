@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from sidecar.amqp.flow.policy import Policy
-from sidecar.amqp.flow.scheduler import Hold
+from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats
-from sidecar.amqp.replay.dispatcher import Replayer
-from sidecar.amqp.replay.publisher_slot import Login
+from sidecar.amqp.replay.dispatcher import Dispatcher
+from sidecar.amqp.replay.publisher_slot import SaslLogin
 from sidecar.amqp.spool.message import SpooledMessage, from_frames
 from sidecar.amqp.spool.store import Spool
 from sidecar.amqp.wire.client_handshake import plain
@@ -19,7 +19,7 @@ from support import amqp
 from support.amqp import FakeLoop
 from support.taking_broker import TakingBroker
 
-KeyName = tuple[str, str]
+StreamName = tuple[str, str]
 #: Loop time and Unix time in these tests differ by this much.
 EPOCH = 1_700_000_000.0
 
@@ -38,13 +38,13 @@ class FakeSpool:
     def __init__(self, loop: FakeLoop) -> None:
         self._loop = loop
         self.slow = False
-        self.keys: dict[KeyName, Count] = {}
+        self.streams: dict[StreamName, Count] = {}
         #: What is on the disk, by id.
         self.stored: dict[int, SpooledMessage] = {}
         self.dead_letters: list[tuple[SpooledMessage, str, int]] = []
         #: What the broker said of those.
         self.texts: list[str] = []
-        self.fetches: list[tuple[KeyName, Any, int, int]] = []
+        self.fetches: list[tuple[StreamName, Any, int, int]] = []
         self.removed: list[SpooledMessage] = []
         self._next = 1
         self._jobs: list[Callable[[], None]] = []
@@ -60,22 +60,22 @@ class FakeSpool:
             message.id = self._next
             self._next += 1
             self.stored[message.id] = message
-            key = self.keys.setdefault(message.key, Count())
+            key = self.streams.setdefault(message.stream, Count())
             key.count += 1
             key.bytes += message.size
         return list(messages)
 
-    def fetch(self, key: KeyName, after: Any, limit: int, limit_bytes: int, done: Any) -> None:
+    def fetch(self, key: StreamName, after: Any, limit: int, limit_bytes: int, done: Any) -> None:
         assert limit > 0
         assert limit_bytes > 0
         self.fetches.append((key, after, limit, limit_bytes))
         self._ask(lambda: self._fetch(key, after, limit, limit_bytes, done))
 
-    def _fetch(self, key: KeyName, after: Any, limit: int, limit_bytes: int, done: Any) -> None:
-        mine = sorted((each for each in self.stored.values() if each.key == key), key=lambda each: each.cursor)
+    def _fetch(self, key: StreamName, after: Any, limit: int, limit_bytes: int, done: Any) -> None:
+        mine = sorted((each for each in self.stored.values() if each.stream == key), key=lambda each: each.position)
         found: list[SpooledMessage] = []
         for each in mine:
-            if after is not None and each.cursor <= after:
+            if after is not None and each.position <= after:
                 continue
             limit_bytes -= each.size
             if len(found) == limit or (found and limit_bytes < 0):
@@ -110,10 +110,10 @@ class FakeSpool:
             del self.stored[message.id]
 
     def _less(self, message: SpooledMessage) -> None:
-        key = self.keys[message.key]
+        key = self.streams[message.stream]
         key.count -= 1
         if not key.count:
-            del self.keys[message.key]
+            del self.streams[message.stream]
 
     def _ask(self, job: Callable[[], None]) -> None:
         self._jobs.append(job)
@@ -140,7 +140,7 @@ def copy(message: SpooledMessage) -> SpooledMessage:
 
 
 class Log:
-    """As :class:`sidecar.amqp.monitor.connection.Report`."""
+    """As :class:`sidecar.amqp.monitor.connection.TroubleLog`."""
 
     def __init__(self) -> None:
         self.lines: list[tuple[str, str]] = []
@@ -169,31 +169,32 @@ class Setting:
         self.stats = AmqpStats()
         self.config = config or Amqp()
         self.policy = Policy(self.config, self.stats, self.loop)
-        self.hold = Hold(self.config.hold, self.stats, self.loop, self.loop.call_at)
+        self.scheduler = Scheduler(self.config.hold, self.stats, self.loop, self.loop.call_at)
         self.log = Log()
         #: Who can log in, beside the sidecar itself.
         self.users: set[str] = set()
         self.account = True
         self.password = "theirs"
         self.settled: list[tuple[int, bool]] = []
-        self.replayer = self.make(window, dead_after)
+        self.dispatcher = self.make(window, dead_after)
 
-    def make(self, window: int = 256, dead_after: int = 5) -> Replayer:
+    def make(self, window: int = 256, dead_after: int = 5) -> Dispatcher:
         wheel = TimerWheel(self.loop.call_at, self.loop)
-        replayer = Replayer(
-            "rabbitmq", cast(Spool, self.spool), self.hold, self.policy.routes, self.login, self.broker.connect, wheel,
+        dispatcher = Dispatcher(
+            "rabbitmq", cast(Spool, self.spool), self.scheduler, self.policy.routes, self.login, self.broker.connect,
+            wheel,
             self.loop, self.wall, self.loop.call_soon, cast(Any, self.log), window, dead_after,
         )  # fmt: skip
-        replayer.on_settled = lambda messages, taken: self.settled.extend((each.id, taken) for each in messages)
-        return replayer
+        dispatcher.on_settled = lambda messages, taken: self.settled.extend((each.id, taken) for each in messages)
+        return dispatcher
 
     def wall(self) -> float:
         return self.loop.now + EPOCH
 
-    def login(self, vhost: str, user: str) -> Login | None:
+    def login(self, vhost: str, user: str) -> SaslLogin | None:
         if not user:
-            return Login("PLAIN", plain("sidecar", "secret")) if self.account else None
-        return Login("PLAIN", plain(user, self.password)) if user in self.users else None
+            return SaslLogin("PLAIN", plain("sidecar", "secret")) if self.account else None
+        return SaslLogin("PLAIN", plain(user, self.password)) if user in self.users else None
 
     def message(
         self,
@@ -222,13 +223,13 @@ class Setting:
 
     def put(self, *messages: SpooledMessage) -> None:
         """Store, and tell."""
-        self.replayer.added(self.spool.store(*messages))
+        self.dispatcher.added(self.spool.store(*messages))
 
     def bodies(self) -> list[str]:
         return [body.decode().rstrip(".") for body in self.broker.bodies()]
 
     def start(self) -> Setting:
-        self.replayer.start()
+        self.dispatcher.start()
         self.loop.settle()
         return self
 
@@ -238,13 +239,13 @@ class Setting:
     def empty(self) -> bool:
         """All is done, and nothing of it is left anywhere."""
         self.loop.settle()
-        left = self.replayer
-        if self.spool.keys or self.spool.stored:
+        left = self.dispatcher
+        if self.spool.streams or self.spool.stored:
             return False
         assert not left.unconfirmed
         assert left._prefetch.ahead == left._prefetch.ahead_bytes == 0
-        assert not left._keys
-        assert self.hold.messages == 0
+        assert not left._streams
+        assert self.scheduler.messages == 0
         return True
 
 

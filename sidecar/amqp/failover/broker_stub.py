@@ -47,15 +47,15 @@ from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.topology import declarations
-from sidecar.amqp.topology.client_state import DIRECT_REPLY_TO, Recorded, RecordedChannel
-from sidecar.amqp.topology.declarations import STATING, Fact
+from sidecar.amqp.topology.client_state import DIRECT_REPLY_TO, ChannelState, ClientState
+from sidecar.amqp.topology.declarations import STATING, Declaration
 from sidecar.amqp.wire import constants
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.amqp.wire.methods import Arguments, channel_close, method, short
-from sidecar.amqp.wire.rpc import ANSWERS, methods_in, silent
+from sidecar.amqp.wire.rpc import ANSWERS, methods_in, no_wait
 
 if TYPE_CHECKING:
-    from sidecar.amqp.topology.broker_catalog import Known
+    from sidecar.amqp.topology.broker_catalog import BrokerCatalog
 
 #: How long something may wait for the broker, seconds, when nobody says otherwise: longer than a broker takes to start.
 PATIENCE: Final = 120.0
@@ -96,18 +96,18 @@ class PendingRequests:
 class BrokerStub:
     """In the broker's place for one session. ``patience`` is how long something may wait, seconds."""
 
-    __slots__ = ("_known", "_make_tag", "_patience", "_recorded", "_size", "_vhost", "_waiting")
+    __slots__ = ("_catalog", "_client_state", "_make_tag", "_patience", "_size", "_vhost", "_waiting")
 
     def __init__(
         self,
-        recorded: Recorded,
-        known: Known,
+        client_state: ClientState,
+        catalog: BrokerCatalog,
         vhost: str,
         patience: float = PATIENCE,
         make_tag: Callable[[], str] = made_up_tag,
     ) -> None:
-        self._recorded = recorded
-        self._known = known
+        self._client_state = client_state
+        self._catalog = catalog
         self._vhost = vhost
         self._patience = patience
         self._make_tag = make_tag
@@ -120,15 +120,17 @@ class BrokerStub:
         the connection."""
         out: list[bytes] = []
         for number, found, start, end in methods_in(data):
-            if self._recorded.forgotten:
-                raise AmqpError(constants.RESOURCE_ERROR, f"RESOURCE_ERROR - {self._recorded.irretrievable()}", found)
-            if found == constants.CHANNEL_CLOSE and not self._recorded.restoring:
+            if self._client_state.forgotten:
+                raise AmqpError(
+                    constants.RESOURCE_ERROR, f"RESOURCE_ERROR - {self._client_state.irretrievable()}", found
+                )
+            if found == constants.CHANNEL_CLOSE and not self._client_state.recovering:
                 self._drop(number)
             if number in self._waiting:
                 self._wait(number, found, data, start, end, now)
                 continue
             # What would be answered now would be missing from what is being said again: the broker shall answer it.
-            answer = None if self._recorded.restoring else self._answer(number, found, data, start, end)
+            answer = None if self._client_state.recovering else self._answer(number, found, data, start, end)
             if answer is None:
                 self._wait(number, found, data, start, end, now)
             elif answer:
@@ -138,11 +140,11 @@ class BrokerStub:
     def lost(self, now: float) -> bytes:
         """The broker connection is gone, or a new one in the middle of a restoration: what it would have said to what
         it was asked and did not answer. Raises :class:`AmqpError`."""
-        recorded = self._recorded
-        recorded.restoring = False
+        client_state = self._client_state
+        client_state.recovering = False
         before, self._waiting = self._waiting, {}
         self._size = 0
-        out = [self.takes(recorded.unanswered(each), now) for each in list(recorded.channels.values())]
+        out = [self.takes(client_state.unanswered(each), now) for each in list(client_state.channels.values())]
         patience = self._patience
         out.extend([self.takes(b"".join(each.frames), each.due - patience) for each in before.values()])
         return b"".join(out)
@@ -152,8 +154,8 @@ class BrokerStub:
         frames = b"".join([b"".join(waiting.frames) for waiting in self._waiting.values()])
         self._waiting.clear()
         self._size = 0
-        self._recorded.restoring = False
-        self._recorded.asks(frames)
+        self._client_state.recovering = False
+        self._client_state.asks(frames)
         return frames
 
     @property
@@ -185,11 +187,11 @@ class BrokerStub:
 
     def _answer(self, number: int, found: int, data: bytes, start: int, end: int) -> bytes | None:
         """What to answer; ``None``: it has to wait."""
-        recorded = self._recorded
+        client_state = self._client_state
         if found == constants.CHANNEL_OPEN:
-            recorded.open(number)
+            client_state.open(number)
             return method(number, constants.CHANNEL_OPEN_OK, b"\x00\x00\x00\x00")
-        channel = recorded.channels.get(number)
+        channel = client_state.channels.get(number)
         if found not in ANSWERS or channel is None:
             # Settlements of deliveries, recover-async and what answers us.
             return b""
@@ -202,17 +204,17 @@ class BrokerStub:
             return None
         answering = constants.BASIC_GET_EMPTY if found == constants.BASIC_GET else ANSWERS[found]
         answer = method(number, answering, arguments)
-        quiet = silent(found, data, start, end)
-        recorded.done(number, found, data[start:end], b"" if quiet else answer)
+        quiet = no_wait(found, data, start, end)
+        client_state.done(number, found, data[start:end], b"" if quiet else answer)
         return b"" if quiet else answer
 
-    def _arguments(self, channel: RecordedChannel, found: int, data: bytes, start: int, end: int) -> bytes | None:
+    def _arguments(self, channel: ChannelState, found: int, data: bytes, start: int, end: int) -> bytes | None:
         """Those of the answer, ``None`` when only the broker has one."""
         if found in STATING:
-            fact, _ = declarations.read(found, data, start, end, channel.last_queue)
-            if not self._states(fact):
+            declaration, _ = declarations.read(found, data, start, end, channel.last_queue)
+            if not self._states(declaration):
                 return None
-            return short(fact.name) + pack(">II", 0, 0) if found == constants.QUEUE_DECLARE else b""
+            return short(declaration.name) + pack(">II", 0, 0) if found == constants.QUEUE_DECLARE else b""
         if found == constants.BASIC_CONSUME:
             return self._consumes(channel, Arguments(data, start, end))
         if found == constants.BASIC_CANCEL:
@@ -227,24 +229,24 @@ class BrokerStub:
             return b""
         return None
 
-    def _states(self, fact: Fact) -> bool:
+    def _states(self, declaration: Declaration) -> bool:
         """Whether the broker will surely say yes to this."""
-        recorded = self._recorded
-        known = self._known
+        client_state = self._client_state
+        catalog = self._catalog
         vhost = self._vhost
-        name = fact.name
+        name = declaration.name
         if not name:
             return False
-        if fact.key in recorded.declared or known.knows(vhost, fact):
+        if declaration.key in client_state.declared or catalog.knows(vhost, declaration):
             return True
-        if fact.method == constants.QUEUE_DECLARE:
-            there = recorded.has_queue(name) or known.has_queue(vhost, name)
-            return there if fact.passive else fact.own and not there and not name.startswith("amq.")
-        if fact.method == constants.QUEUE_BIND:
-            return recorded.has_own_queue(name) and known.has_exchange(vhost, fact.other)
+        if declaration.method == constants.QUEUE_DECLARE:
+            there = client_state.has_queue(name) or catalog.has_queue(vhost, name)
+            return there if declaration.passive else declaration.own and not there and not name.startswith("amq.")
+        if declaration.method == constants.QUEUE_BIND:
+            return client_state.has_own_queue(name) and catalog.has_exchange(vhost, declaration.other)
         return False
 
-    def _consumes(self, channel: RecordedChannel, arguments: Arguments) -> bytes | None:
+    def _consumes(self, channel: ChannelState, arguments: Arguments) -> bytes | None:
         arguments.skip(2)
         queue = arguments.short() or channel.last_queue
         tag = arguments.short_bytes()
@@ -252,14 +254,14 @@ class BrokerStub:
             return None  # the broker will say what it thinks of that
         if (
             queue != DIRECT_REPLY_TO
-            and not self._recorded.has_queue(queue)
-            and not self._known.has_queue(self._vhost, queue)
+            and not self._client_state.has_queue(queue)
+            and not self._catalog.has_queue(self._vhost, queue)
         ):
             return None
         return bytes((len(tag),)) + tag if tag else short(self._make_tag())
 
     def _refuse(self, number: int, found: int, text: str) -> bytes:
-        self._recorded.channel_gone(number)
+        self._client_state.channel_gone(number)
         return channel_close(number, constants.PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", found)
 
     # -- what waits ----------------------------------------------------------------------------------------------------

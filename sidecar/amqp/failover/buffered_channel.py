@@ -17,7 +17,7 @@ from sidecar.amqp.wire.methods import basic_ack, basic_get_empty, basic_nack, co
 
 if TYPE_CHECKING:
     from sidecar.amqp.relay.session import Session
-    from sidecar.amqp.spool.intake import Keeper
+    from sidecar.amqp.spool.intake import Intake
 
 #: Bytes of unconfirmed publishes that a channel may have, whatever their number.
 _WINDOW_BYTES: Final = 8 << 20
@@ -34,14 +34,14 @@ class BufferedChannel(Channel):
     a channel in tx mode are not: they are the transaction's."""
 
     __slots__ = (
-        "_confirming", "_keeper", "_kept_bytes", "_limit", "asked", "behind", "client_confirms", "gate", "last_tag",
+        "_confirming", "_intake", "_kept_bytes", "_limit", "asked", "behind", "client_confirms", "gate", "last_tag",
         "late", "leaving", "storing",
     )  # fmt: skip
 
-    def __init__(self, session: Session, number: int, keeper: Keeper) -> None:
+    def __init__(self, session: Session, number: int, intake: Intake) -> None:
         Channel.__init__(self, session, number)
-        self._keeper = keeper
-        self._limit = keeper.settings.window
+        self._intake = intake
+        self._limit = intake.settings.window
         #: The broker confirms what is published on this channel; and the client wants to know.
         self._confirming = False
         self.client_confirms = False
@@ -87,8 +87,8 @@ class BufferedChannel(Channel):
         publish = Publish(self, route, tag, frames, content.priority(frames, header, end), now)
         publish.trace = self.trace
         self.trace = None
-        hold = self.session.hold
-        publish.arrival = hold.arrival()
+        scheduler = self.session.scheduler
+        publish.arrival = scheduler.arrival()
         if self.held:
             lane = self.lanes.get("" if self.one_lane else route.lane)
             if lane is not None:
@@ -98,15 +98,15 @@ class BufferedChannel(Channel):
             if self.session.detached or self.session.amqp_stats.blocked:
                 self._spool(publish, now)
                 return before
-            if self._keeper.queued(route):
+            if self._intake.queued(route):
                 self._line_up(publish, now)
                 return before
-            gate = hold.closed(self, route, now)
+            gate = scheduler.closed_gate(self, route, now)
             if gate is not None and gate.over == "spool":
                 self._spool(publish, now)
                 return before
         else:
-            gate = hold.closed(self, route, now)
+            gate = scheduler.closed_gate(self, route, now)
         if gate is None:
             return before + self._sent(publish)
         if tag and gate.over == "nack":
@@ -132,7 +132,7 @@ class BufferedChannel(Channel):
 
     def exempt(self, publish: Publish) -> bool:
         # As in submit().
-        elsewhere = self._cut_off or self.session.amqp_stats.blocked or self._keeper.queued(publish.route)
+        elsewhere = self._cut_off or self.session.amqp_stats.blocked or self._intake.queued(publish.route)
         return elsewhere and self._spoolable(publish)
 
     def bypasses(self, publish: Publish) -> bool:
@@ -150,7 +150,7 @@ class BufferedChannel(Channel):
         is behind that in its lane, stays."""
         now = self.session.listener.clock()
         staying: set[str] = set()
-        for publish in self.session.hold.forget(self):
+        for publish in self.session.scheduler.forget(self):
             lane = publish.route.lane
             if lane not in staying and self._spoolable(publish):
                 self._spool(publish, now, True)
@@ -212,7 +212,7 @@ class BufferedChannel(Channel):
             (spoolable if self._spoolable(publish) else others).append(publish)
         if spoolable:
             self.storing += len(spoolable)
-            if not self._keeper.take(spoolable, True):
+            if not self._intake.take(spoolable, True):
                 self.storing -= len(spoolable)
                 for publish in spoolable:
                     self.no_room(publish)
@@ -316,17 +316,17 @@ class BufferedChannel(Channel):
     def no_room(self, publish: Publish) -> None:
         """The spool cannot take it."""
         here = self.session.channels.get(self.number) is self
-        if publish.tag and here and self._keeper.settings.over == "nack":
+        if publish.tag and here and self._intake.settings.over == "nack":
             self.refuse(publish)
         elif here or self._may_fit(publish):
-            self.session.schedule(publish, self._keeper.gate(publish.route), self.session.listener.clock())
+            self.session.schedule(publish, self._intake.gate(publish.route), self.session.listener.clock())
         else:
             # Neither the spool nor any channel will ever take it.
             publish.route.stats.dropped += 1
 
     def _may_fit(self, publish: Publish) -> bool:
         """The spool can take it, once enough has left."""
-        return len(publish.frames) < self._keeper.spool.max_bytes
+        return len(publish.frames) < self._intake.spool.max_bytes
 
     @property
     def _cut_off(self) -> bool:
@@ -347,7 +347,7 @@ class BufferedChannel(Channel):
             return False  # its answer only this connection can get
         if frames[flags + 1] & USER_ID and not self._own(frames, header):
             return False  # whose name it may bear is for the broker to judge
-        return not frames[header - 2] & _ANSWERED or self._keeper.settings.mandatory
+        return not frames[header - 2] & _ANSWERED or self._intake.settings.mandatory
 
     def _own(self, frames: bytes, header: int) -> bool:
         """The publish bears no user-id, or that of the user that this session has logged in as."""
@@ -359,7 +359,7 @@ class BufferedChannel(Channel):
 
     def _spool(self, publish: Publish, now: float, urgent: bool = False) -> None:
         self.storing += 1
-        if not self._keeper.take([publish], urgent):
+        if not self._intake.take([publish], urgent):
             self.storing -= 1
             self.no_room(publish)
 

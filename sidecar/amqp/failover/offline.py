@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.amqp.failover.broker_stub import BrokerStub
 from sidecar.amqp.relay import control, forward
-from sidecar.amqp.topology.client_state import Recorded
+from sidecar.amqp.topology.client_state import ClientState
 from sidecar.amqp.wire.constants import METHOD, AmqpError
 from sidecar.amqp.wire.frames import FrameReader
 from sidecar.amqp.wire.handshake import HANDSHAKE_FRAME_MAX
@@ -20,18 +20,18 @@ from sidecar.amqp.wire.methods import method_of
 if TYPE_CHECKING:
     from sidecar.amqp.relay.channel import Channel
     from sidecar.amqp.relay.session import Session
-    from sidecar.amqp.topology.broker_catalog import Known
+    from sidecar.amqp.topology.broker_catalog import BrokerCatalog
 
 
 class Offline:
-    """One client's. ``recorded`` is what it has set up, with a broker and without."""
+    """One client's. ``client_state`` is what it has set up, with a broker and without."""
 
-    __slots__ = ("_late", "_replies", "_session", "_stub", "recorded")
+    __slots__ = ("_late", "_replies", "_session", "_stub", "client_state")
 
-    def __init__(self, session: Session, known: Known, vhost: str) -> None:
+    def __init__(self, session: Session, catalog: BrokerCatalog, vhost: str) -> None:
         self._session = session
-        self.recorded = Recorded(known, vhost)
-        self._stub = BrokerStub(self.recorded, known, vhost)
+        self.client_state = ClientState(catalog, vhost)
+        self._stub = BrokerStub(self.client_state, catalog, vhost)
         #: What the stub has said and the client has not heard; and frames that overtake those that wait.
         self._replies: list[bytes] = []
         self._late: list[tuple[Channel, bytes]] = []

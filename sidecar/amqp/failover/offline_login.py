@@ -11,7 +11,7 @@ from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
     from sidecar.amqp.failover.session import BufferedSession
-    from sidecar.amqp.store_and_forward import SpoolPort
+    from sidecar.amqp.store_and_forward import StoreAndForward
 
 
 class OfflineLogin:
@@ -19,10 +19,10 @@ class OfflineLogin:
 
     __slots__ = ("_handshake", "_port", "_session", "_verifying")
 
-    def __init__(self, session: BufferedSession, port: SpoolPort) -> None:
+    def __init__(self, session: BufferedSession, port: StoreAndForward) -> None:
         self._session = session
         self._port = port
-        self._handshake = ServerHandshake(port.known)
+        self._handshake = ServerHandshake(port.catalog)
         self._verifying: asyncio.Task[None] | None = None
 
     def begin(self) -> None:

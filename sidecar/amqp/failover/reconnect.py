@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sidecar.amqp.failover.recovery import Recovering
     from sidecar.amqp.failover.session import BufferedSession
-    from sidecar.amqp.wire.client_handshake import Dialler
+    from sidecar.amqp.wire.client_handshake import ClientHandshake
 
 #: Seconds before the first try, and the longest between two; each is stretched or shortened by up to half, so that the
 #: sidecars that lost a broker together do not all come back to it together.
@@ -41,7 +41,7 @@ class Reconnect:
         self._rng = rng
         #: The try that is being made: its connection, and the login over it.
         self._connection: BrokerConnection | None = None
-        self._dialler: Dialler | None = None
+        self._dialler: ClientHandshake | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._timer = session.listener.wheel.timer(self._on_timer)
         self._wait()

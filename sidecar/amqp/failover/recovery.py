@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.amqp.failover.reconnect import FIRST, Reconnect
 from sidecar.amqp.relay import forward
 from sidecar.amqp.relay.connections import OPEN, BrokerConnection
-from sidecar.amqp.topology.recovery import Restoration, Unrestorable
+from sidecar.amqp.topology.recovery import TopologyRecovery, Unrecoverable
 from sidecar.amqp.wire.constants import METHOD, AmqpError
 from sidecar.amqp.wire.methods import method_of
 from sidecar.exchange.phases import ENDED
@@ -29,29 +29,29 @@ class Recovering:
     """One session's. It is told by ``rejoin(connection)`` when there is a broker, by ``attached(connection)`` when all
     is as before; or the client hears why not."""
 
-    __slots__ = ("_reconnect", "_restoration", "_rng", "_session", "_tries")
+    __slots__ = ("_reconnect", "_recovery", "_rng", "_session", "_tries")
 
     def __init__(self, session: BufferedSession, rng: Random) -> None:
         self._session = session
         self._rng = rng
         self._reconnect: Reconnect | None = None
-        self._restoration: Restoration | None = None
+        self._recovery: TopologyRecovery | None = None
         #: How often in a row that came to nothing.
         self._tries = 0
 
     @property
     def is_restoring(self) -> bool:
         """There is a broker, and not everything is set up there."""
-        return self._restoration is not None
+        return self._recovery is not None
 
     @property
     def has_opened(self) -> bool:
         """The client's channels are being opened there."""
-        return self._restoration is not None and self._restoration.opened
+        return self._recovery is not None and self._recovery.opened
 
     def search(self, pause: float = FIRST) -> None:
         """Begin (again); ``pause`` is for how many seconds to wait first, about."""
-        self._restoration = None
+        self._recovery = None
         self._reconnect = Reconnect(self, self._session, self._rng, pause)
 
     def hurry(self) -> None:
@@ -79,7 +79,7 @@ class Recovering:
         if self._reconnect is not None and self._reconnect.mine(broker):
             self._reconnect.said(broker, data)
             return True
-        if self._restoration is not None and broker is self._session.broker:
+        if self._recovery is not None and broker is self._session.broker:
             frames = broker.reader.feed(data)
             self._restore(broker, broker.reader.data, frames)
             return True
@@ -102,10 +102,10 @@ class Recovering:
             broker.transport.close()
             return
         session.rejoin(broker)
-        self._restoration = Restoration(session.recorded, session.channel_max)
+        self._recovery = TopologyRecovery(session.client_state, session.channel_max)
         try:
-            broker.write(self._restoration.begin())
-        except Unrestorable as error:
+            broker.write(self._recovery.begin())
+        except Unrecoverable as error:
             self._failed(broker, error)
             return
         self._restore(broker, data, frames)
@@ -121,13 +121,13 @@ class Recovering:
         session = self._session
         try:
             for index, (kind, number, start, end) in enumerate(frames):
-                restoration = self._restoration
-                if restoration is None:
+                recovery = self._recovery
+                if recovery is None:
                     forward.from_broker(session, data, frames[index:])
                     return
                 answer: bytes | None = None
                 if kind == METHOD:
-                    answer = restoration.said(number, method_of(data, start, end), data, start, end)
+                    answer = recovery.said(number, method_of(data, start, end), data, start, end)
                 if answer is None:
                     forward.from_broker(session, data, [(kind, number, start, end)])
                 else:
@@ -136,7 +136,7 @@ class Recovering:
             if broker.reader.error is not None:
                 raise broker.reader.error
             self._look(broker)
-        except Unrestorable as error:
+        except Unrecoverable as error:
             self._failed(broker, error)
         except AmqpError as error:
             logger.warning("the broker at %s broke the protocol: %s", broker.endpoint.address, error)
@@ -144,12 +144,12 @@ class Recovering:
 
     def _look(self, broker: BrokerConnection) -> None:
         """Whether all is as it was before."""
-        if self._restoration is not None and self._restoration.done:
-            self._restoration = None
+        if self._recovery is not None and self._recovery.done:
+            self._recovery = None
             self._tries = 0
             self._session.attached(broker)
 
-    def _failed(self, broker: BrokerConnection, error: Unrestorable) -> None:
+    def _failed(self, broker: BrokerConnection, error: Unrecoverable) -> None:
         """What the client had cannot be had again: it has to know, unless that may pass."""
         self._tries += 1
         if not error.passing or self._tries >= _MOST_RESTORATIONS:

@@ -36,7 +36,7 @@ from sidecar.amqp.wire.tables import decode_table, encode_table
 
 if TYPE_CHECKING:
     from sidecar.amqp.failover.credential_cache import Credential
-    from sidecar.amqp.topology.broker_catalog import Known
+    from sidecar.amqp.topology.broker_catalog import BrokerCatalog
 
 #: RabbitMQ's own defaults: channel-max, frame-max, heartbeat in seconds.
 TUNE: Final = (2047, 131_072, 60)
@@ -101,11 +101,11 @@ def renewed(mechanism: str, response: bytes, secret: bytes) -> bytes:
 class ServerHandshake:
     """One handshake. It asks nothing that :class:`Handshake` has not made sure of: frames come in their order."""
 
-    __slots__ = ("_known", "_tune", "account", "login", "looked_up")
+    __slots__ = ("_catalog", "_tune", "account", "login", "looked_up")
 
-    def __init__(self, known: Known) -> None:
-        self._known = known
-        self._tune = known.tune or TUNE
+    def __init__(self, catalog: BrokerCatalog) -> None:
+        self._catalog = catalog
+        self._tune = catalog.tune or TUNE
         #: Who it is, from start-ok on; and whether that is so, once it was looked up (``None``: nobody knows).
         self.login: Login | None = None
         self.looked_up = False
@@ -113,7 +113,7 @@ class ServerHandshake:
 
     def greeting(self) -> bytes:
         """``connection.start``."""
-        return method(0, CONNECTION_START, self._known.start or _introduction())
+        return method(0, CONNECTION_START, self._catalog.start or _introduction())
 
     def takes(self, data: bytes) -> bytes:
         """A frame for the broker; what a broker says to it, empty for nothing. Raises :class:`AmqpError`, and

@@ -24,8 +24,8 @@ from sidecar.amqp.relay.connections import CLOSED, CLOSING, OPEN, OTHER_FULL, Br
 from sidecar.amqp.relay.lifecycle import CLOSE_SECONDS, DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.relay.session import Session
 from sidecar.amqp.relay.watchdog import Watchdog
-from sidecar.amqp.topology.client_state import Recorded
-from sidecar.amqp.wire.client_handshake import Dialler
+from sidecar.amqp.topology.client_state import ClientState
+from sidecar.amqp.wire.client_handshake import ClientHandshake
 from sidecar.amqp.wire.constants import (
     ACCESS_REFUSED,
     CHANNEL_CLOSE,
@@ -41,8 +41,8 @@ from sidecar.exchange.phases import ENDED, TUNNEL
 
 if TYPE_CHECKING:
     from sidecar.amqp.listener import AmqpListener
-    from sidecar.amqp.spool.intake import Keeper
-    from sidecar.amqp.store_and_forward import SpoolPort
+    from sidecar.amqp.spool.intake import Intake
+    from sidecar.amqp.store_and_forward import StoreAndForward
 
 logger = logging.getLogger("sidecar.amqp")
 
@@ -59,34 +59,34 @@ _NO_BROKER: Final = NO_BROKER_CODES | {"local_shortage"}
 class BufferedSession(Session):
     """A session of a port that has a spool."""
 
-    __slots__ = ("_keeper", "_offline", "_offline_login", "_port", "_recovering", "_watchdog")
+    __slots__ = ("_intake", "_offline", "_offline_login", "_port", "_recovering", "_watchdog")
 
     def __init__(
-        self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str, port: SpoolPort
+        self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str, port: StoreAndForward
     ) -> None:
         Session.__init__(self, listener, client, peer, client_ip)
         self.buffers = True
         self.handshake.keeps_login = True
         self._port = port
-        self._keeper: Keeper = port.keeper
-        self._offline = Offline(self, port.known, "")
+        self._intake: Intake = port.intake
+        self._offline = Offline(self, port.catalog, "")
         self._recovering = Recovering(self, listener.rng)
         #: While a client comes in without a broker.
         self._offline_login: OfflineLogin | None = None
         self._watchdog = Watchdog(self)
 
     @property
-    def recorded(self) -> Recorded:
+    def client_state(self) -> ClientState:
         """What the client has set up."""
-        return self._offline.recorded
+        return self._offline.client_state
 
     # -- what passes ---------------------------------------------------------------------------------------------------
 
     def mark(self) -> bytes:
-        return self._keeper.mark()
+        return self._intake.mark()
 
     def new_channel(self, number: int) -> Channel:
-        channel = BufferedChannel(self, number, self._keeper)
+        channel = BufferedChannel(self, number, self._intake)
         channel.origin = f"{self.handshake.user} ({self.handshake.product})"
         channel.user = self.handshake.identity
         return channel
@@ -95,7 +95,7 @@ class BufferedSession(Session):
         if not self.detached:
             if self._leaves_channel(frames):
                 return b""
-            self._offline.recorded.asks(frames)
+            self._offline.client_state.asks(frames)
             return frames
         self._offline.takes(frames)
         return b""
@@ -116,7 +116,7 @@ class BufferedSession(Session):
         return True
 
     def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
-        self._offline.recorded.answers(number, found, data, start, end)
+        self._offline.client_state.answers(number, found, data, start, end)
 
     def new_secret(self, secret: bytes) -> bytes | None:
         handshake = self.handshake
@@ -145,7 +145,7 @@ class BufferedSession(Session):
 
     def channel_gone(self, channel: Channel) -> None:
         assert isinstance(channel, BufferedChannel)
-        self._offline.recorded.channel_gone(channel.number)
+        self._offline.client_state.channel_gone(channel.number)
         Session.channel_gone(self, channel)
         if channel.ending:
             channel.close_up(self.listener.clock())
@@ -212,11 +212,11 @@ class BufferedSession(Session):
 
     def _broker_handshake(self, broker: BrokerConnection, number: int, data: bytes, start: int, end: int) -> None:
         if not number:
-            self._port.known.hears(method_of(data, start, end), data, start, end)
+            self._port.catalog.hears(method_of(data, start, end), data, start, end)
         Session._broker_handshake(self, broker, number, data, start, end)
 
     def _opened(self) -> None:
-        self._offline = Offline(self, self._port.known, self.vhost)
+        self._offline = Offline(self, self._port.catalog, self.vhost)
         if self.broker is not None:
             self._port.met(self.handshake)
         Session._opened(self)
@@ -227,7 +227,7 @@ class BufferedSession(Session):
         """The client need not know that its broker is gone."""
         if self.stage != RUNNING or self.phase == ENDED or self.client.state != OPEN:
             return False
-        reason = _CUT if self._cut() else _UNANSWERED if self._asks() else self.recorded.irretrievable()
+        reason = _CUT if self._cut() else _UNANSWERED if self._asks() else self.client_state.irretrievable()
         if reason:
             logger.info("a client cannot outlive its broker: %s", reason, extra={"client": self.peer})
         return not reason
@@ -291,10 +291,10 @@ class BufferedSession(Session):
 
     # -- and comes back ------------------------------------------------------------------------------------------------
 
-    def dialler(self) -> Dialler:
+    def dialler(self) -> ClientHandshake:
         """A login as the client's own was."""
         handshake = self.handshake
-        return Dialler(
+        return ClientHandshake(
             handshake.mechanism,
             handshake.response,
             handshake.vhost,
@@ -484,7 +484,7 @@ class BufferedSession(Session):
     def _drop_held(self, channel: Channel) -> None:
         """What was held when its channel or connection went is spooled as well."""
         assert isinstance(channel, BufferedChannel)
-        for publish in self.hold.forget(channel):
+        for publish in self.scheduler.forget(channel):
             channel.give_up(publish)
 
     def end(self) -> bool:
@@ -497,7 +497,7 @@ class BufferedSession(Session):
             self._spool_unconfirmed()
         if not Session.end(self):
             return False
-        self.recorded.end()
+        self.client_state.end()
         if self.detached:
             self.detached = False
             self.amqp_stats.detached -= 1

@@ -50,7 +50,7 @@ class Waiter:
 
 class Gate:
     """One that is always open, and the base of those that are not. ``over`` says what becomes of a publish that comes
-    to a closed gate: ``hold`` or ``nack``."""
+    to a closed gate: ``scheduler`` or ``nack``."""
 
     __slots__ = ("_line", "_ticket", "apart", "bytes", "messages", "name", "on_change", "over", "retired", "waiting")
 
@@ -326,34 +326,9 @@ class DepthGate(Gate):
             self.changed()
 
 
-class AlarmGate(Gate):
-    """Closed while the broker has an alarm (memory, disk) and takes no publishes from anybody. What waits here is never
-    refused, and never for too long."""
-
-    __slots__ = ("closed",)
-
-    def __init__(self) -> None:
-        super().__init__("alarm of the broker", "hold")
-        self.closed = False
-
-    def open(self, now: float) -> bool:
-        return not (self.closed or self.waiting)
-
-    def admit(self, now: float) -> bool:
-        return not self.closed
-
-    def wake_at(self, now: float) -> float:
-        return inf if self.closed else now
-
-    def set(self, closed: bool) -> None:
-        """The alarm was raised, or has ended."""
-        self.closed = closed
-        if not closed:
-            self.changed()
-
-
 class SwitchGate(Gate):
-    """Closed and opened by somebody else; for one channel, or (``apart``) for whoever is sent there."""
+    """A gate that its owner closes and opens, for an alarm of the broker, for one channel, or (``apart``) for publishes
+    that are sent there beside their route. What waits here is never refused for being closed."""
 
     __slots__ = ("closed",)
 

@@ -8,7 +8,7 @@ from typing import Final
 from sidecar.amqp.flow.gates import DepthGate, Gate, RateGate
 from sidecar.amqp.flow.partitions import Partition, Partitions
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
-from sidecar.amqp.topology.bindings import Topology
+from sidecar.amqp.topology.bindings import Bindings
 from sidecar.amqp.topology.topic_match import Predicate, compile_pattern
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
 from sidecar.config.model import Amqp, AmqpPublish
@@ -24,7 +24,7 @@ _ANY: Final = "*"
 _DEFAULT_EXCHANGE: Final = ("", "amq.default")
 
 
-class Route:
+class PublishRoute:
     """What is the same for all publishes to one exchange with one routing key. Publishes of a channel with the same
     ``lane`` keep their order: those to one exchange, for the default exchange those to one queue (§4.7). ``gates``:
     of the watched queues that it leads to, as far as is known, then of the rate limit. ``expires``: how long such a
@@ -53,7 +53,7 @@ class Route:
         self.partition = partition
 
 
-class Rule:
+class PublishRule:
     """A publish rule, compiled. ``gate`` is None when there is no limit."""
 
     __slots__ = ("_exchange", "_vhost", "expires", "gate", "matches_key")
@@ -77,17 +77,17 @@ def exchange_pattern(text: str) -> Predicate:
     return compile_pattern("" if text in _DEFAULT_EXCHANGE else text)
 
 
-class Exchange:
+class ExchangeRules:
     """What publishes to one exchange have in common."""
 
     __slots__ = ("rules", "stats")
 
-    def __init__(self, rules: Sequence[Rule], stats: ExchangeStats) -> None:
+    def __init__(self, rules: Sequence[PublishRule], stats: ExchangeStats) -> None:
         self.rules = rules
         self.stats = stats
 
 
-class Routes:
+class RouteTable:
     """The routes of one vhost, found by what a publish says on the wire."""
 
     __slots__ = ("_exchanges", "_found", "_policy", "_version", "vhost")
@@ -96,10 +96,10 @@ class Routes:
         self.vhost = vhost
         self._policy = policy
         self._version = policy.version
-        self._found: dict[bytes, Route] = {}
-        self._exchanges: dict[str, Exchange] = {}
+        self._found: dict[bytes, PublishRoute] = {}
+        self._exchanges: dict[str, ExchangeRules] = {}
 
-    def find(self, key: bytes) -> Route:
+    def find(self, key: bytes) -> PublishRoute:
         """The route for an exchange and a routing key, as they stand in ``basic.publish``: two short strings. Raises
         :class:`AmqpError` (502) when they are not."""
         if self._version == self._policy.version:
@@ -108,7 +108,7 @@ class Routes:
                 return route
         return self._compile(key)
 
-    def _compile(self, key: bytes) -> Route:
+    def _compile(self, key: bytes) -> PublishRoute:
         policy = self._policy
         if self._version != policy.version:
             self._version = policy.version
@@ -129,7 +129,7 @@ class Routes:
                 if rule.gate is not None:
                     gates.append(rule.gate)
                 break
-        route = Route(
+        route = PublishRoute(
             self.vhost, name, routing_key, tuple(gates), exchange.stats, expires, policy.partitions.find(name)
         )
         if len(self._found) >= MAX_ROUTES:
@@ -154,8 +154,18 @@ class Policy:
     configuration's order."""
 
     __slots__ = (
-        "_clock", "_numbers", "_queues", "_rates", "_routes", "_rules", "_stats", "depth_gates", "partitions",
-        "rate_gates", "topology", "version",
+        "_clock",
+        "_numbers",
+        "_queues",
+        "_rates",
+        "_routes",
+        "_rules",
+        "_stats",
+        "bindings",
+        "depth_gates",
+        "partitions",
+        "rate_gates",
+        "version",
     )  # fmt: skip
 
     def __init__(self, config: Amqp, stats: AmqpStats, clock: Callable[[], float]) -> None:
@@ -163,8 +173,8 @@ class Policy:
         self._clock = clock
         self.version = 0
         self.partitions = Partitions(config.partitions)
-        self.topology = Topology()
-        self.topology.on_change = self._topology_changed
+        self.bindings = Bindings()
+        self.bindings.on_change = self._bindings_changed
         self.depth_gates: dict[tuple[str, str], DepthGate] = {}
         self.rate_gates: Sequence[RateGate] = ()
         #: The same gates: by what their rules match, and by vhost and queue.
@@ -172,18 +182,18 @@ class Policy:
         self._queues: dict[str, dict[str, DepthGate]] = {}
         #: Rate and burst of each rate gate.
         self._numbers: dict[tuple[str, str, str], tuple[float, int]] = {}
-        self._rules: tuple[Rule, ...] = ()
-        self._routes: dict[str, Routes] = {}
+        self._rules: tuple[PublishRule, ...] = ()
+        self._routes: dict[str, RouteTable] = {}
         self.update(config)
 
-    def routes(self, vhost: str) -> Routes:
+    def routes(self, vhost: str) -> RouteTable:
         """The routes of a vhost that the broker has let a client open: the same object for all its connections."""
         routes = self._routes.pop(vhost, None)
         if routes is None:
             if len(self._routes) >= MAX_VHOSTS:
                 # The one that was asked for longest ago. Whoever has it keeps it, and it goes on working.
                 del self._routes[next(iter(self._routes))]
-            routes = Routes(self, vhost)
+            routes = RouteTable(self, vhost)
         self._routes[vhost] = routes
         return routes
 
@@ -194,20 +204,20 @@ class Policy:
         self.partitions.update(config.partitions)
         self._update_queues(config, now)
         self._update_rules(config, now)
-        self.topology.watch(self.depth_gates)
+        self.bindings.watch(self.depth_gates)
         self.version += 1
 
-    def exchange(self, vhost: str, name: str) -> Exchange:
+    def exchange(self, vhost: str, name: str) -> ExchangeRules:
         """What publishes to an exchange have in common."""
         rules = [rule for rule in self._rules if rule.matches(vhost, name)]
-        return Exchange(rules, self._stats.exchange(vhost, name))
+        return ExchangeRules(rules, self._stats.exchange(vhost, name))
 
     def queue_gates(self, vhost: str, exchange: str, routing_key: str) -> list[Gate]:
         """Those of the watched queues that a publish leads to, as far as is known."""
         gates: list[Gate] = []
         queues = self._queues.get(vhost)
         if queues is not None:
-            reached = self.topology.watched_queues(vhost, exchange, routing_key)
+            reached = self.bindings.watched_queues(vhost, exchange, routing_key)
             if reached:
                 for name, gate in queues.items():
                     if name in reached:
@@ -243,7 +253,7 @@ class Policy:
     def _update_rules(self, config: Amqp, now: float) -> None:
         gates: dict[tuple[str, str, str], RateGate] = {}
         settings: dict[tuple[str, str, str], tuple[float, int]] = {}
-        rules: list[Rule] = []
+        rules: list[PublishRule] = []
         for wanted in config.publish:
             key = (wanted.vhost, wanted.exchange, wanted.routing_key)
             # A second rule for exactly the same publishes never has its turn.
@@ -257,7 +267,7 @@ class Policy:
                 gate.over = wanted.over
                 gates[key] = gate
                 settings[key] = numbers
-            rules.append(Rule(wanted, gates.get(key)))
+            rules.append(PublishRule(wanted, gates.get(key)))
         gone = [gate for key, gate in self._rates.items() if key not in gates]
         self._rates = gates
         self._numbers = settings
@@ -266,7 +276,7 @@ class Policy:
         for gate in gone:
             gate.retire(now)
 
-    def _topology_changed(self) -> None:
+    def _bindings_changed(self) -> None:
         self.version += 1
 
 

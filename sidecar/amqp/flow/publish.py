@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.policy import Route
+    from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.amqp.flow.scheduler import Sender
     from sidecar.core.trace import Trace
 
@@ -17,7 +17,9 @@ class Publish:
 
     __slots__ = ("arrival", "frames", "priority", "route", "sender", "since", "tag", "trace")
 
-    def __init__(self, sender: Sender, route: Route, tag: int, frames: bytes, priority: int, since: float) -> None:
+    def __init__(
+        self, sender: Sender, route: PublishRoute, tag: int, frames: bytes, priority: int, since: float
+    ) -> None:
         self.sender = sender
         self.route = route
         self.tag = tag

@@ -13,10 +13,10 @@ from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sidecar.amqp.flow.gates import AlarmGate, Gate, Waiter
+from sidecar.amqp.flow.gates import Gate, SwitchGate, Waiter
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.policy import Route
+    from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.amqp.flow.publish import Publish
     from sidecar.amqp.flow.stats import AmqpStats
     from sidecar.config.model import AmqpHold
@@ -46,7 +46,7 @@ class Sender:
     __slots__ = ("held", "lanes", "one_lane", "origin", "user", "window")
 
     def __init__(self) -> None:
-        #: Kept by :class:`Hold`: how many publishes are held, and the lanes they are in.
+        #: Kept by :class:`Scheduler`: how many publishes are held, and the lanes they are in.
         self.held = 0
         self.lanes: dict[str, Lane] = {}
         #: Everything must stay in order (a channel in tx mode); to be changed only while nothing is held.
@@ -111,7 +111,7 @@ class Lane(Waiter):
         self.heap: list[tuple[int, int, Publish]] = []
 
 
-class Hold:
+class Scheduler:
     """Everything held on one port. ``call_at`` is the loop's, ``clock`` must be the same time.
 
     It keeps the ``held…`` numbers of the exchanges' counters and the ``blocked…`` ones of the port's; what is
@@ -143,7 +143,7 @@ class Hold:
         self.full = False
         #: Called when there is room again: less than nine tenths of both bounds.
         self.on_room: Callable[[], None] | None = None
-        self._alarm = AlarmGate()
+        self._alarm = SwitchGate("alarm of the broker")
         self._alarm_since = 0.0
         #: How long alarms have lasted in all, before the present one.
         self._alarm_seconds = 0.0
@@ -173,7 +173,7 @@ class Hold:
         self._see_to_room()
         self._arm(self._clock())
 
-    def closed(self, sender: Sender, route: Route, now: float) -> Gate | None:
+    def closed_gate(self, sender: Sender, route: PublishRoute, now: float) -> Gate | None:
         """None: a publish may go now, and is counted as gone by its gates. Otherwise the gate it has to wait for, or
         its lane has."""
         if sender.held:
@@ -196,8 +196,8 @@ class Hold:
             gate.passed(now)
         return None
 
-    def keep(self, publish: Publish, gate: Gate, now: float) -> None:
-        """Hold a publish until its gates are open; ``gate`` is what :meth:`closed` said."""
+    def enqueue(self, publish: Publish, gate: Gate, now: float) -> None:
+        """Hold a publish until its gates are open; ``gate`` is what :meth:`closed_gate` said."""
         sender = publish.sender
         name = "" if sender.one_lane else publish.route.lane
         arrival = publish.arrival or self.arrival()

@@ -20,7 +20,7 @@ from sidecar.core.records import SpanRecord
 from sidecar.core.trace import SAMPLED, Trace, parse_b3, parse_traceparent
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.policy import Route
+    from sidecar.amqp.flow.policy import PublishRoute
 
 #: An entry of a field table up to its value: the name, the tag of a long string, and its length (55).
 _ENTRY: Final = b"\x0btraceparentS\x00\x00\x00\x37"
@@ -87,7 +87,7 @@ class MessageTracing:
                     return Trace(trace_id, self._ids.take(16), parent_id, SAMPLED)
         return None
 
-    def published(self, trace: Trace, route: Route, since: float, ok: bool) -> None:
+    def published(self, trace: Trace, route: PublishRoute, since: float, ok: bool) -> None:
         """A message has left, and its answer is there if one was asked for."""
         self._span(
             trace,

@@ -64,7 +64,7 @@ def describe(error: BaseException) -> str:
     return printable(text or type(error).__name__, 200)
 
 
-class Report:
+class TroubleLog:
     """The log lines about watching one upstream: a line when a *source* gets into trouble of some kind or out of it,
     and only one when several sources have the same trouble."""
 
@@ -95,11 +95,11 @@ class Report:
         log.log(logging.DEBUG if self._lines.take(self._clock()) else level, text, *args)
 
 
-class BrokerLink:
+class MonitorConnection:
     """One connection to one vhost, made anew whenever it is lost. ``source`` names it in the log and to the broker."""
 
     def __init__(
-        self, source: str, vhost: str, credentials: AmqpCredentials, addresses: Addresses, report: Report,
+        self, source: str, vhost: str, credentials: AmqpCredentials, addresses: Addresses, report: TroubleLog,
         clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self.source = source

@@ -15,8 +15,8 @@ from urllib.parse import quote
 
 import orjson
 
-from sidecar.amqp.monitor.connection import Report, describe, end
-from sidecar.amqp.topology.bindings import Binding, Topology
+from sidecar.amqp.monitor.connection import TroubleLog, describe, end
+from sidecar.amqp.topology.bindings import Binding, Bindings
 from sidecar.config.model import AmqpCredentials
 
 if TYPE_CHECKING:
@@ -33,16 +33,16 @@ SOURCE: Final = "the management API"
 _rng = random.Random()
 
 
-class Management:
+class ManagementApi:
     """Asks for the exchanges and bindings of ``vhosts`` until it is closed."""
 
     def __init__(
-        self, url: str, credentials: AmqpCredentials, vhosts: tuple[str, ...], topology: Topology, report: Report
+        self, url: str, credentials: AmqpCredentials, vhosts: tuple[str, ...], store: Bindings, report: TroubleLog
     ) -> None:
         self.url = url
         self.vhosts = vhosts
         self._credentials = credentials
-        self._topology = topology
+        self._store = store
         self._report = report
         #: vhost → a digest of what was told last, and the topology's version with that in it.
         self._known: dict[str, tuple[bytes, int]] = {}
@@ -75,18 +75,18 @@ class Management:
                 await asyncio.sleep(INTERVAL * _rng.uniform(0.9, 1.1))
 
     async def _ask(self, session: ClientSession, vhost: str) -> None:
-        topology = self._topology
-        heard = topology.heard
+        store = self._store
+        heard = store.heard
         exchanges = await self._get(session, "exchanges", vhost, "name,type")
         bindings = await self._get(
             session, "bindings", vhost, "source,destination,destination_type,routing_key,arguments"
         )  # fmt: skip
         told = await asyncio.to_thread(_digest, exchanges, bindings)
-        if (told, topology.version) == self._known.get(vhost) and not topology.forgotten:
+        if (told, store.version) == self._known.get(vhost) and not store.forgotten:
             return  # nothing has changed, and comparing ten thousand bindings would hold up the loop for 40 ms
         found = await asyncio.to_thread(parse_bindings, bindings)
-        topology.replace(vhost, parse_exchanges(exchanges), found, heard)
-        self._known[vhost] = told, topology.version
+        store.replace(vhost, parse_exchanges(exchanges), found, heard)
+        self._known[vhost] = told, store.version
 
     async def _get(self, session: ClientSession, what: str, vhost: str, columns: str) -> bytes:
         from yarl import URL

@@ -13,8 +13,8 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.amqp.flow.policy import Policy
-from sidecar.amqp.monitor.connection import Addresses, BrokerLink, Report, describe, end, require_aio_pika
-from sidecar.amqp.monitor.management_api import Management
+from sidecar.amqp.monitor.connection import Addresses, MonitorConnection, TroubleLog, describe, end, require_aio_pika
+from sidecar.amqp.monitor.management_api import ManagementApi
 from sidecar.config.model import Amqp, AmqpCredentials
 
 if TYPE_CHECKING:
@@ -65,12 +65,12 @@ class Watcher:
         self._clock = clock
         self._on_alarm = on_alarm
         self._started = False
-        self._report = Report(name, clock)
-        self._links: dict[str, BrokerLink] = {}
+        self._report = TroubleLog(name, clock)
+        self._links: dict[str, MonitorConnection] = {}
         self._queues: dict[Key, QueueWatch] = {}
         self._probe: AlarmProbe | None = None
         self._alarmed = False
-        self._management: Management | None = None
+        self._management: ManagementApi | None = None
         self._ending: set[asyncio.Task[None]] = set()
 
     @property
@@ -143,10 +143,10 @@ class Watcher:
             self._end(self._management.close())
             self._management = None
         if self._management is None and url and vhosts:
-            self._management = Management(url, credentials, vhosts, self._policy.topology, self._report)
+            self._management = ManagementApi(url, credentials, vhosts, self._policy.bindings, self._report)
 
-    def _link(self, source: str, vhost: str, credentials: AmqpCredentials) -> BrokerLink:
-        return BrokerLink(source, vhost, credentials, self._addresses, self._report, self._clock)
+    def _link(self, source: str, vhost: str, credentials: AmqpCredentials) -> MonitorConnection:
+        return MonitorConnection(source, vhost, credentials, self._addresses, self._report, self._clock)
 
     def _stop(self) -> None:
         """End everything."""
@@ -201,7 +201,7 @@ class Watcher:
             self._on_alarm(on)
 
     @property
-    def report(self) -> Report:
+    def report(self) -> TroubleLog:
         return self._report
 
     def now(self) -> float:
@@ -211,7 +211,7 @@ class Watcher:
 class QueueWatch:
     """Asks for one queue's depth, over and over."""
 
-    def __init__(self, watcher: Watcher, link: BrokerLink, key: Key) -> None:
+    def __init__(self, watcher: Watcher, link: MonitorConnection, key: Key) -> None:
         self._watcher = watcher
         self._link = link
         self._key = key
@@ -332,7 +332,7 @@ class AlarmProbe:
     """Finds out about the broker's alarms: publishes an empty message that leads nowhere, now and then, and sees
     whether the broker blocks that."""
 
-    def __init__(self, watcher: Watcher, link: BrokerLink) -> None:
+    def __init__(self, watcher: Watcher, link: MonitorConnection) -> None:
         self._watcher = watcher
         self._link = link
         self._task = asyncio.create_task(self._run(), name="amqp alarm probe")

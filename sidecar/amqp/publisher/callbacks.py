@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.wire.constants import AmqpError
 
 
-class Audience(Protocol):
+class Callbacks(Protocol):
     """What it has to have. Its methods must not raise. ``token`` is what came with the message. May send from within
     all of them, but not after :meth:`lost`."""
 

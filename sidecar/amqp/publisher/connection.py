@@ -7,7 +7,7 @@
 It answers for every message that it was given: the broker has it, or refuses it, or the connection was lost first.
 
 Whose turn it is, and which message is to blame when the broker closes the channel, is the matter of
-:class:`~sidecar.amqp.publisher.send_queue.Outgoing`.
+:class:`~sidecar.amqp.publisher.send_queue.SendQueue`.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.amqp.publisher.passive_declare import LOOKUP
-from sidecar.amqp.publisher.probe_channel import TRIAL
-from sidecar.amqp.publisher.send_queue import Outgoing
+from sidecar.amqp.publisher.passive_declare import CHECK_CHANNEL
+from sidecar.amqp.publisher.probe_channel import PROBE_CHANNEL
+from sidecar.amqp.publisher.send_queue import SendQueue
 from sidecar.amqp.publisher.unconfirmed import Sent
 from sidecar.amqp.relay.connections import CLOSED, Connection
 from sidecar.amqp.wire.constants import (
@@ -55,8 +55,8 @@ from sidecar.amqp.wire.methods import (
 from sidecar.net.sockets import keep_alive
 
 if TYPE_CHECKING:
-    from sidecar.amqp.publisher.callbacks import Audience
-    from sidecar.amqp.wire.client_handshake import Dialler
+    from sidecar.amqp.publisher.callbacks import Callbacks
+    from sidecar.amqp.wire.client_handshake import ClientHandshake
     from sidecar.net.wheel import TimerWheel
 
 #: The channel that everything is published on; frames that are given to :meth:`Publisher.send` are for it.
@@ -78,14 +78,14 @@ class Publisher(Connection):
     """
 
     __slots__ = (
-        "_audience", "_clock", "_dialler", "_interval", "_made", "_outgoing", "_taken", "_timer", "_untaken", "alarmed",
-        "endpoint", "full", "stage", "suspects", "unanswered",
+        "_callbacks", "_clock", "_handshake", "_interval", "_made", "_send_queue", "_taken", "_timer", "_untaken",
+        "alarmed", "endpoint", "full", "stage", "suspects", "unanswered",
     )  # fmt: skip
 
     def __init__(
         self,
-        dialler: Dialler,
-        audience: Audience,
+        handshake: ClientHandshake,
+        callbacks: Callbacks,
         wheel: TimerWheel,
         clock: Callable[[], float],
         call_soon: Callable[[Callable[[], None]], object],
@@ -104,11 +104,11 @@ class Publisher(Connection):
         self.unanswered = 0
         #: When the connection was lost because of a message, and nobody knows which: so many it can have been.
         self.suspects = 0
-        self._dialler = dialler
-        self._audience = audience
+        self._handshake = handshake
+        self._callbacks = callbacks
         self._clock = clock
         self._made = False
-        self._outgoing = Outgoing(self.write, call_soon, wary, looks)
+        self._send_queue = SendQueue(self.write, call_soon, wary, looks)
         #: Answers of one reading.
         self._taken: list[object] = []
         self._untaken: list[object] = []
@@ -119,17 +119,17 @@ class Publisher(Connection):
     @property
     def frame_max(self) -> int:
         """The largest frame that may be sent."""
-        return self._dialler.frame_max
+        return self._handshake.frame_max
 
     @property
     def permanent(self) -> bool:
         """The login or the virtual host was refused."""
-        return self._dialler.permanent
+        return self._handshake.permanent
 
     @property
     def looks(self) -> bool:
         """Exchanges are looked for before anything is published to them; no longer if the broker does not allow it."""
-        return self._outgoing.exchanges.looks
+        return self._send_queue.exchanges.looks
 
     @property
     def open(self) -> bool:
@@ -142,24 +142,24 @@ class Publisher(Connection):
         """Publish a whole message (its frames, for :data:`CHANNEL`, none longer than :attr:`frame_max`). It is written
         at the end of this turn of the loop, or by :meth:`flush`. To one that is gone nothing may be sent."""
         self.unanswered += 1
-        self._outgoing.send(Sent(frames, token))
+        self._send_queue.send(Sent(frames, token))
 
     def recall(self, exchange: bytes) -> list[object]:
         """Take back what is for that exchange and waits here, because it is looked for or its messages are tried one by
         one: the tokens, in order."""
-        taken: list[object] = [sent.token for sent in self._outgoing.recall(exchange)]
+        taken: list[object] = [sent.token for sent in self._send_queue.recall(exchange)]
         self.unanswered -= len(taken)
         return taken
 
     def flush(self) -> None:
         """Write what has been collected."""
-        self._outgoing.flush()
+        self._send_queue.flush()
 
     def close(self, reason: str = "nothing left to publish") -> None:
-        """Say goodbye; :meth:`Audience.lost` follows. Give it nothing any more."""
+        """Say goodbye; :meth:`Callbacks.lost` follows. Give it nothing any more."""
         if self.stage in (READY, OPENING):
             self.flush()
-            self._outgoing.open = False
+            self._send_queue.open = False
             self.write(connection_close(REPLY_SUCCESS, reason))
             self.stage = CLOSING
             self._timer.set(self._clock() + CLOSE_SECONDS)
@@ -179,7 +179,7 @@ class Publisher(Connection):
             self.transport.abort()
             return
         keep_alive(self.transport)
-        self.transport.write(self._dialler.greeting())
+        self.transport.write(self._handshake.greeting())
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(
@@ -192,7 +192,7 @@ class Publisher(Connection):
     def resume_writing(self) -> None:
         self.full = False
         if self.stage == READY:
-            self._audience.writable(self)
+            self._callbacks.writable(self)
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
@@ -208,10 +208,10 @@ class Publisher(Connection):
                     continue  # heartbeats, and the content of what is returned
                 elif number == CHANNEL:
                     self._on_channel(reader.data, start, end)
-                elif number == LOOKUP:
-                    self._on_lookup(reader.data, start, end)
-                elif number == TRIAL:
-                    self._on_trial(reader.data, start, end)
+                elif number == CHECK_CHANNEL:
+                    self._on_passive_declare(reader.data, start, end)
+                elif number == PROBE_CHANNEL:
+                    self._on_probe(reader.data, start, end)
                 elif number == 0:
                     self._on_connection(reader.data, start, end)
             if reader.error is not None:
@@ -221,25 +221,25 @@ class Publisher(Connection):
             self._end(AmqpError(CONNECTION_FORCED, f"the broker broke the protocol: {error}"))
             return
         self._tell()
-        self._outgoing.look()
+        self._send_queue.look()
 
     # -- what the broker says ------------------------------------------------------------------------------------------
 
     def _log_in(self, data: bytes, start: int, end: int) -> None:
-        dialler = self._dialler
-        self.write(dialler.feed(data, start, end))
-        if dialler.failure is not None:
-            self._end(dialler.failure, True)
-        elif dialler.done:
-            self.reader.limit = dialler.frame_max
-            if dialler.heartbeat:
-                self._interval = dialler.heartbeat / 2
+        handshake = self._handshake
+        self.write(handshake.feed(data, start, end))
+        if handshake.failure is not None:
+            self._end(handshake.failure, True)
+        elif handshake.done:
+            self.reader.limit = handshake.frame_max
+            if handshake.heartbeat:
+                self._interval = handshake.heartbeat / 2
                 self._timer.set(self._clock() + self._interval)
             else:
                 self._timer.cancel()
-            exchanges = self._outgoing.exchanges
-            exchanges.looks = exchanges.looks and dialler.channel_max >= LOOKUP
-            exchanges.apart = exchanges.looks and dialler.channel_max >= TRIAL
+            exchanges = self._send_queue.exchanges
+            exchanges.looks = exchanges.looks and handshake.channel_max >= CHECK_CHANNEL
+            exchanges.apart = exchanges.looks and handshake.channel_max >= PROBE_CHANNEL
             self.stage = OPENING
             self.write(_OPEN_FRAMES)
 
@@ -247,7 +247,7 @@ class Publisher(Connection):
         found = method_of(data, start, end)
         if found in (BASIC_ACK, BASIC_NACK):
             tag, bits = settlement(data, start, end)
-            answered = self._outgoing.settle(tag, bits & 1 != 0)
+            answered = self._send_queue.settle(tag, bits & 1 != 0)
             self.unanswered -= len(answered)
             (self._taken if found == BASIC_ACK else self._untaken).extend([sent.token for sent in answered])
         elif found == BASIC_RETURN:
@@ -256,14 +256,14 @@ class Publisher(Connection):
             begin = arguments.pos
             arguments.short_bytes()
             arguments.short_bytes()
-            back = self._outgoing.unconfirmed.came_back(data[begin : arguments.pos])
+            back = self._send_queue.unconfirmed.came_back(data[begin : arguments.pos])
             if back is not None:
-                self._audience.returned(self, back.token, code, text)
+                self._callbacks.returned(self, back.token, code, text)
         elif found == CONFIRM_SELECT_OK:
             if self.stage == OPENING:
                 self.stage = READY
-                self._outgoing.opened()
-                self._audience.ready(self)
+                self._send_queue.opened()
+                self._callbacks.ready(self)
         elif found == CHANNEL_CLOSE:
             arguments = Arguments(data, start, end)
             code, text = arguments.u16(), arguments.short()
@@ -273,9 +273,9 @@ class Publisher(Connection):
         elif found == CHANNEL_FLOW:
             self.write(method(CHANNEL, CHANNEL_FLOW_OK, bytes((Arguments(data, start, end).u8(),))))
 
-    def _on_lookup(self, data: bytes, start: int, end: int) -> None:
-        exchanges = self._outgoing.exchanges
-        answer = exchanges.lookup.feed(data, start, end)
+    def _on_passive_declare(self, data: bytes, start: int, end: int) -> None:
+        exchanges = self._send_queue.exchanges
+        answer = exchanges.passive_declare.feed(data, start, end)
         if answer is None:
             return
         exchange, code, text = answer
@@ -290,25 +290,25 @@ class Publisher(Connection):
             self._refuse(sent, code, text)
         exchanges.missed(exchange)
 
-    def _on_trial(self, data: bytes, start: int, end: int) -> None:
-        outgoing = self._outgoing
+    def _on_probe(self, data: bytes, start: int, end: int) -> None:
+        send_queue = self._send_queue
         found = method_of(data, start, end)
         if found in (BASIC_ACK, BASIC_NACK):
-            sent = outgoing.tried()
+            sent = send_queue.tried()
             if sent is not None:
                 self.unanswered -= 1
                 (self._taken if found == BASIC_ACK else self._untaken).append(sent.token)
-        elif found == BASIC_RETURN and outgoing.trial.sent is not None:
+        elif found == BASIC_RETURN and send_queue.probe.sent is not None:
             arguments = Arguments(data, start, end)
-            self._audience.returned(self, outgoing.trial.sent.token, arguments.u16(), arguments.short())
+            self._callbacks.returned(self, send_queue.probe.sent.token, arguments.u16(), arguments.short())
         elif found == CHANNEL_CLOSE:
             arguments = Arguments(data, start, end)
             code, text = arguments.u16(), arguments.short()
-            self.write(channel_close_ok(TRIAL))
+            self.write(channel_close_ok(PROBE_CHANNEL))
             if self.stage != CLOSING:
                 self._tell()
-                guilty = outgoing.trial_closed(code, arguments.u32())
-                if outgoing.hopeless:
+                guilty = send_queue.probe_closed(code, arguments.u32())
+                if send_queue.hopeless:
                     self._end(AmqpError(code, text))
                 elif guilty is not None:
                     self._refuse(guilty, code, text)
@@ -319,7 +319,7 @@ class Publisher(Connection):
             on = found == CONNECTION_BLOCKED
             if on != self.alarmed:
                 self.alarmed = on
-                self._audience.blocked(self, on, Arguments(data, start, end).short() if on else "")
+                self._callbacks.blocked(self, on, Arguments(data, start, end).short() if on else "")
         elif found == CONNECTION_CLOSE:
             arguments = Arguments(data, start, end)
             code, text, cause = arguments.u16(), arguments.short(), arguments.u32()
@@ -327,12 +327,12 @@ class Publisher(Connection):
             self._tell()
             self.write(connection_close_ok())
             if cause in (CHANNEL_OPEN, EXCHANGE_DECLARE):
-                self._outgoing.exchanges.looks = False  # as where a user may have one channel
+                self._send_queue.exchanges.looks = False  # as where a user may have one channel
             elif code not in (REPLY_SUCCESS, CONNECTION_FORCED):
-                self.suspects = self._outgoing.on_way
+                self.suspects = self._send_queue.on_way
                 if self.suspects == 1:
                     self.suspects = 0
-                    self._refuse(self._outgoing.take_one(), code, text)
+                    self._refuse(self._send_queue.take_one(), code, text)
             self._end(AmqpError(code, text), True)
         elif found == CONNECTION_CLOSE_OK:
             self._tell()
@@ -344,21 +344,21 @@ class Publisher(Connection):
         """Pass on the answers of this reading."""
         if self._taken:
             tokens, self._taken = self._taken, []
-            self._audience.answered(self, tokens, True)
+            self._callbacks.answered(self, tokens, True)
         if self._untaken:
             tokens, self._untaken = self._untaken, []
-            self._audience.answered(self, tokens, False)
+            self._callbacks.answered(self, tokens, False)
 
     def _refuse(self, sent: Sent, code: int, text: str) -> None:
         self.unanswered -= 1
-        self._audience.refused(self, sent.token, code, text)
+        self._callbacks.refused(self, sent.token, code, text)
 
     def _channel_closed(self, code: int, text: str, cause: int) -> None:
         """Open it again."""
         self.stage = OPENING
         self._tell()
-        guilty = self._outgoing.closed(code, text, cause)
-        if self._outgoing.hopeless:
+        guilty = self._send_queue.closed(code, text, cause)
+        if self._send_queue.hopeless:
             self._end(AmqpError(code, text))
             return
         self.write(_OPEN_FRAMES)
@@ -388,5 +388,5 @@ class Publisher(Connection):
                 self.transport.close()
             else:
                 self.transport.abort()
-        left: list[object] = [sent.token for sent in self._outgoing.take_all()]
-        self._audience.lost(self, left, error)
+        left: list[object] = [sent.token for sent in self._send_queue.take_all()]
+        self._callbacks.lost(self, left, error)

@@ -14,7 +14,7 @@ from sidecar.amqp.wire.constants import CHANNEL_CLOSE, CHANNEL_OPEN, EXCHANGE_DE
 from sidecar.amqp.wire.methods import Arguments, channel_close_ok, method, method_of
 
 #: The channel.
-LOOKUP: Final = 2
+CHECK_CHANNEL: Final = 2
 
 _EXCHANGE_DECLARE_OK: Final = EXCHANGE_DECLARE + 1
 #: Questions under way at once: all behind one whose answer closes the channel have to be asked again.
@@ -23,7 +23,7 @@ _AT_ONCE: Final = 32
 _PASSIVE: Final = b"\x06direct\x01\x00\x00\x00\x00"
 
 
-class Lookup:
+class PassiveDeclare:
     """The questions of one connection, in order."""
 
     __slots__ = ("_asked", "_asking", "_closed", "_open")
@@ -50,14 +50,16 @@ class Lookup:
         parts: list[bytes] = []
         if self._closed:
             self._closed = False
-            parts.append(channel_close_ok(LOOKUP))
+            parts.append(channel_close_ok(CHECK_CHANNEL))
         while self._asking and len(self._asked) < _AT_ONCE:
             if not self._open:
                 self._open = True
-                parts.append(method(LOOKUP, CHANNEL_OPEN, b"\x00"))
+                parts.append(method(CHECK_CHANNEL, CHANNEL_OPEN, b"\x00"))
             exchange = self._asking.popleft()
             self._asked.append(exchange)
-            parts.append(method(LOOKUP, EXCHANGE_DECLARE, b"\x00\x00" + bytes((len(exchange),)) + exchange + _PASSIVE))
+            parts.append(
+                method(CHECK_CHANNEL, EXCHANGE_DECLARE, b"\x00\x00" + bytes((len(exchange),)) + exchange + _PASSIVE)
+            )
         return b"".join(parts)
 
     def feed(self, data: bytes, start: int, end: int) -> tuple[bytes, int, str] | None:

@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from sidecar.amqp.publisher.unconfirmed import Sent
 
 #: The channel.
-TRIAL: Final = 3
+PROBE_CHANNEL: Final = 3
 
-_OPEN_FRAMES: Final = method(TRIAL, CHANNEL_OPEN, b"\x00") + method(TRIAL, CONFIRM_SELECT, b"\x00")
+_OPEN_FRAMES: Final = method(PROBE_CHANNEL, CHANNEL_OPEN, b"\x00") + method(PROBE_CHANNEL, CONFIRM_SELECT, b"\x00")
 _CHANNEL: Final = Struct(">H")
 _SIZE: Final = Struct(">I")
 
 
-class Trial:
+class ProbeChannel:
     """That of one connection. ``sent`` is what is on its way there."""
 
     __slots__ = ("_open", "sent")
@@ -34,7 +34,7 @@ class Trial:
     def frames(self, sent: Sent) -> bytes:
         """It is on its way: what is to be written."""
         self.sent = sent
-        frames = _on_trial(sent.frames)
+        frames = _on_probe(sent.frames)
         if self._open:
             return frames
         self._open = True
@@ -51,12 +51,12 @@ class Trial:
         return self.answered()
 
 
-def _on_trial(frames: bytes) -> bytes:
+def _on_probe(frames: bytes) -> bytes:
     """The same frames for this channel."""
     changed = bytearray(frames)
     start = 0
     while start < len(changed):
-        _CHANNEL.pack_into(changed, start + 1, TRIAL)
+        _CHANNEL.pack_into(changed, start + 1, PROBE_CHANNEL)
         (size,) = _SIZE.unpack_from(changed, start + 3)
         start += size + FRAME_OVERHEAD
     return bytes(changed)

@@ -16,8 +16,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from typing import Final
 
-from sidecar.amqp.publisher.exchange_checks import LONGEST_DOUBT, Exchanges, exchange_in
-from sidecar.amqp.publisher.probe_channel import Trial
+from sidecar.amqp.publisher.exchange_checks import LONGEST_CHECK, ExchangeChecks, exchange_in
+from sidecar.amqp.publisher.probe_channel import ProbeChannel
 from sidecar.amqp.publisher.unconfirmed import Sent, Unconfirmed
 from sidecar.amqp.wire.constants import ACCESS_REFUSED, BASIC_PUBLISH, NOT_FOUND
 
@@ -31,13 +31,13 @@ _MOST_CLOSES: Final = 3
 _NAMING: Final = (ACCESS_REFUSED, NOT_FOUND)
 
 
-class Outgoing:
+class SendQueue:
     """``write`` sends bytes. ``wary``: so many messages have to be answered before there may be more than one on its
     way. ``looks``: exchanges are looked for before they are first used."""
 
     __slots__ = (
         "_call_soon", "_closes", "_flushing", "_out", "_queue", "_size", "_strikes", "_write", "exchanges", "open",
-        "trial", "unconfirmed", "wary",
+        "probe", "unconfirmed", "wary",
     )  # fmt: skip
 
     def __init__(
@@ -52,9 +52,9 @@ class Outgoing:
         #: The channel is there.
         self.open = False
         self.wary = wary
-        self.exchanges = Exchanges(looks)
+        self.exchanges = ExchangeChecks(looks)
         self.unconfirmed = Unconfirmed()
-        self.trial = Trial()
+        self.probe = ProbeChannel()
         #: What waits for the channel, or, while we are wary, for its turn.
         self._queue: deque[Sent] = deque()
         #: How many were no good since we were last wary of nothing.
@@ -88,11 +88,11 @@ class Outgoing:
         self._flushing = False
         exchanges = self.exchanges
         if exchanges.busy and self.open:
-            self._write(exchanges.lookup.frames())
-            if exchanges.apart and not self.wary and self.trial.sent is None:
+            self._write(exchanges.passive_declare.frames())
+            if exchanges.apart and not self.wary and self.probe.sent is None:
                 sent = exchanges.next()
                 if sent is not None:
-                    self._write(self.trial.frames(sent))
+                    self._write(self.probe.frames(sent))
         out = self._out
         if out:
             self._out = []
@@ -112,16 +112,16 @@ class Outgoing:
     @property
     def on_way(self) -> int:
         """How many were sent and not answered."""
-        return self.unconfirmed.count + (self.trial.sent is not None)
+        return self.unconfirmed.count + (self.probe.sent is not None)
 
     def take_one(self) -> Sent:
         """The only one of these."""
-        return self.trial.answered() or self.unconfirmed.take_all()[0]
+        return self.probe.answered() or self.unconfirmed.take_all()[0]
 
     def take_all(self) -> list[Sent]:
         """The end: what has no answer, what was sent first."""
         self.open = False
-        tried = self.trial.closed()
+        tried = self.probe.closed()
         left = self.unconfirmed.take_all() + ([] if tried is None else [tried])
         left += self.exchanges.take_all() + list(self._queue)
         self._queue.clear()
@@ -172,14 +172,14 @@ class Outgoing:
                 self.wary = max(0, self.wary - len(answered))
                 if not self.wary:
                     self._strikes = 0
-            if self.exchanges.doubts:
+            if self.exchanges.checks:
                 for sent in answered:
                     self.exchanges.answered(sent)
         return answered
 
     def tried(self) -> Sent | None:
         """The broker has answered the one that went apart."""
-        sent = self.trial.answered()
+        sent = self.probe.answered()
         if sent is not None:
             self._closes = 0
             self.exchanges.answered(sent)
@@ -204,9 +204,9 @@ class Outgoing:
         self._queue.extendleft(reversed(self.exchanges.put_back(left, guilty, self.wary > 0)))
         return guilty
 
-    def trial_closed(self, code: int, cause: int) -> Sent | None:
+    def probe_closed(self, code: int, cause: int) -> Sent | None:
         """The broker has closed the channel apart: because of this message, if it was because of one."""
-        sent = self.trial.closed()
+        sent = self.probe.closed()
         if sent is None:
             return None
         if cause != BASIC_PUBLISH:
@@ -239,7 +239,7 @@ class Outgoing:
                     exchanges.suspect(lane, count)
         elif guilty is not None:
             # As with exchanges: each one makes for twice as many answers until there may be many on their way again.
-            self.wary = max(self.wary, min(1 << self._strikes, LONGEST_DOUBT))
+            self.wary = max(self.wary, min(1 << self._strikes, LONGEST_CHECK))
             self._strikes = min(self._strikes + 1, 16)
         else:
             self.wary = max(self.wary, len(left))

@@ -26,7 +26,7 @@ from sidecar.amqp.wire.constants import BASIC_DELIVER, BASIC_RETURN, CHANNEL_CLO
 from sidecar.amqp.wire.methods import basic_ack, basic_get_empty, basic_nack, method_of
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.policy import Route
+    from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.amqp.relay.session import Session
     from sidecar.amqp.relay.subscription import Subscription
     from sidecar.core.trace import Trace
@@ -71,7 +71,7 @@ class Channel(Sender):
         #: The broker has answered ``channel.open``.
         self.open = False
         #: The publish that is coming in: where it leads, and how many bytes of body are missing (-1: its header too).
-        self.route: Route | None = None
+        self.route: PublishRoute | None = None
         self.left = -1
         #: Its frames so far, when they came in more than one piece; and their size.
         self.parts: list[bytes] = []
@@ -153,7 +153,7 @@ class Channel(Sender):
         self.left = -1
         stats = route.stats
         stats.published += 1
-        gate = self.session.hold.closed(self, route, now)
+        gate = self.session.scheduler.closed_gate(self, route, now)
         if gate is None:
             self.route = None
             stats.forwarded += 1

@@ -185,7 +185,7 @@ def _learn_life(session: Session, name: str, declared: bytes) -> None:
         arguments = decode_table(table, 0, len(table))
     except AmqpError:
         return
-    session.policy.topology.queue_declared(session.vhost, name, not durable, arguments)
+    session.policy.bindings.queue_declared(session.vhost, name, not durable, arguments)
 
 
 def _qos(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
@@ -234,7 +234,7 @@ def _learn(session: Session, channel: Channel, found: int, arguments: Arguments)
     """What the client tells the broker about exchanges, queues and bindings. What is made is taken as true before the
     answer: if it is not, the worst is a message that is held in vain. What is removed, only with the answer; so is
     what limits the life of messages, as another declaration of the same may be refused."""
-    topology = session.policy.topology
+    topology = session.policy.bindings
     vhost = session.vhost
     arguments.skip(2)
     if found == constants.EXCHANGE_DECLARE:
@@ -277,7 +277,7 @@ def _remove(session: Session, channel: Channel, removal: Removal, no_wait: bool)
 
 def _removed(session: Session, removal: Removal) -> None:
     """The broker has deleted or unbound it."""
-    topology = session.policy.topology
+    topology = session.policy.bindings
     vhost = session.vhost
     if removal.method == constants.EXCHANGE_DELETE:
         topology.exchange_deleted(vhost, removal.name)
@@ -379,7 +379,7 @@ def from_broker(session: Session, channel: Channel, found: int, data: bytes, sta
     elif found == EXCHANGE_DECLARE_OK:
         exchange = channel.exchanges.pop(0) if channel.exchanges else None
         if exchange is not None:
-            session.policy.topology.exchange_declared(session.vhost, *exchange, False)
+            session.policy.bindings.exchange_declared(session.vhost, *exchange, False)
     elif found in _REMOVED:
         if channel.removals:
             _removed(session, channel.removals.popleft())

@@ -36,7 +36,7 @@ from sidecar.amqp.wire.constants import (
     AmqpError,
 )
 from sidecar.amqp.wire.methods import basic_nack, channel_close_ok, method_of, settlement
-from sidecar.amqp.wire.splice import Run
+from sidecar.amqp.wire.splice import Splice
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.partitions import Partition
@@ -53,7 +53,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
     channels = session.channels
     now = session.listener.clock()
     start = end = frames[0][2]
-    run = Run(data, start)
+    splice = Splice(data, start)
     #: The channel whose publish began in ``data`` and is still incomplete, and where it began.
     opened: Channel | None = None
     begun = 0
@@ -64,13 +64,13 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
             channel = channels.get(number)
             if opened is not None and channel is not opened:
                 # Another channel's frame in the middle of a publish: what there is of that one waits with its channel.
-                _set_aside(session, opened, run, begun, start)
+                _set_aside(session, opened, splice, begun, start)
                 opened = None
             if channel is None:
                 # Whatever this leads to must not overtake what came before it.
                 urgent = True
-                run.until(start)
-                session.broker_write(run.take())
+                splice.until(start)
+                session.broker_write(splice.take())
                 new = control.off_channel(session, kind, number, data, start, end)
                 if session.buffers and number in channels:
                     new = session.control(data[start:end])
@@ -95,8 +95,8 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     new = settle(session, channel, method, data, start, end)
                 else:
                     urgent = True
-                    run.until(start)
-                    session.broker_write(run.take())
+                    splice.until(start)
+                    session.broker_write(splice.take())
                     new = control.from_client(session, channel, method, data, start, end)
                     if session.buffers:
                         new = session.control(data[start:end] if new is None else new)
@@ -106,30 +106,30 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 else:
                     refusal = _header(session, channel, data, start, end, begun if opened is not None else -1)
                     if refusal is not None:
-                        run.replace(begun if opened is not None else start, end, b"")
-                        session.broker_write(run.take())
+                        splice.replace(begun if opened is not None else start, end, b"")
+                        session.broker_write(splice.take())
                         opened = None
                         session.refuse_channel(channel, refusal.code, refusal.text, BASIC_PUBLISH)
                         continue
                 if opened is None:
                     _add(session, channel, channel.piece(data, start, end))
-                    run.replace(start, end, b"")
+                    splice.replace(start, end, b"")
                 if channel.left == 0:
-                    _whole(session, channel, run, begun if opened is not None else -1, end, now)
+                    _whole(session, channel, splice, begun if opened is not None else -1, end, now)
                     opened = None
                 continue
             else:
                 raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
             if new is not None:
-                run.replace(start, end, new)
+                splice.replace(start, end, new)
         if opened is not None:
-            _set_aside(session, opened, run, begun, end)
+            _set_aside(session, opened, splice, begun, end)
     except AmqpError:
         end = begun if opened is not None else start
         raise
     finally:
-        run.until(end)
-        out = run.take()
+        splice.until(end)
+        out = splice.take()
         if out:
             session.touched = now
             if urgent:
@@ -214,7 +214,7 @@ def _body(channel: Channel, size: int) -> None:
         raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body longer than its header says")
 
 
-def _whole(session: Session, channel: Channel, run: Run, begun: int, end: int, now: float) -> None:
+def _whole(session: Session, channel: Channel, splice: Splice, begun: int, end: int, now: float) -> None:
     """A publish is complete: it passes, or is held. ``begun`` is where it begins in the run; -1: it has been taken out
     of it."""
     whole = b""
@@ -225,29 +225,29 @@ def _whole(session: Session, channel: Channel, run: Run, begun: int, end: int, n
         channel.received = 0
     if session.buffers:
         if begun >= 0:
-            whole = channel.piece(run.data, begun, end)
-            run.replace(begun, end, b"")
-        run.out.append(channel.submit(whole, now))
+            whole = channel.piece(splice.data, begun, end)
+            splice.replace(begun, end, b"")
+        splice.out.append(channel.submit(whole, now))
         return
     gate = channel.accept(now)
     if begun < 0:
         if gate is None:
-            run.out.append(whole)
+            splice.out.append(whole)
         else:
             channel.schedule(whole, gate, now)
     elif gate is None:
         if channel.header_new:
-            run.replace(channel.header_start, channel.header_end, channel.header_new)
+            splice.replace(channel.header_start, channel.header_end, channel.header_new)
             channel.header_new = b""
     else:
-        run.replace(begun, end, b"")
-        channel.schedule(channel.piece(run.data, begun, end), gate, now)
+        splice.replace(begun, end, b"")
+        channel.schedule(channel.piece(splice.data, begun, end), gate, now)
 
 
-def _set_aside(session: Session, channel: Channel, run: Run, begun: int, end: int) -> None:
+def _set_aside(session: Session, channel: Channel, splice: Splice, begun: int, end: int) -> None:
     """An incomplete publish is taken out of the run."""
-    _add(session, channel, channel.piece(run.data, begun, end))
-    run.replace(begun, end, b"")
+    _add(session, channel, channel.piece(splice.data, begun, end))
+    splice.replace(begun, end, b"")
 
 
 def _add(session: Session, channel: Channel, piece: bytes) -> None:
@@ -265,7 +265,7 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
     protocol."""
     channels = session.channels
     start = end = frames[0][2]
-    run = Run(data, start)
+    splice = Splice(data, start)
     new: bytes | None
     buffers = session.buffers
     #: With a spool: the channel that is being talked on, and where its last message begins. The client gets whole ones,
@@ -276,14 +276,14 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
         for kind, number, start, end in frames:
             channel = channels.get(number)
             if opened is not None and channel is not opened:
-                _withhold(opened, run, begun, start)
+                _withhold(opened, splice, begun, start)
                 opened = None
             if session.refused and number in session.refused:
                 new = _from_refused(session, kind, number, data, start, end)
             elif channel is None:
                 # A close must not overtake what came before it.
-                run.until(start)
-                session.client_write(run.take())
+                splice.until(start)
+                session.client_write(splice.take())
                 new = control.off_channel_of_broker(session, kind, number, data, start, end)
             elif kind == METHOD:
                 if channel.incoming is not None or (opened is not None and opened.passing):
@@ -299,8 +299,8 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     tag, bits = settlement(data, start, end)
                     new = channel.answered(tag, bool(bits & 1), method == BASIC_ACK)
                 else:
-                    run.until(start)
-                    session.client_write(run.take())
+                    splice.until(start)
+                    session.client_write(splice.take())
                     if session.buffers:
                         session.answers(number, method, data, start, end)
                     new = control.from_broker(session, channel, method, data, start, end)
@@ -318,15 +318,15 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                         channel.delivery.trace = session.tracing.of(data, start, end)
                 continue
             if new is not None:
-                run.replace(start, end, new)
+                splice.replace(start, end, new)
     except AmqpError:
         end = start
         raise
     finally:
         if opened is not None:
-            _withhold(opened, run, begun, end)
-        run.until(end)
-        session.client_write(run.take())
+            _withhold(opened, splice, begun, end)
+        splice.until(end)
+        session.client_write(splice.take())
 
 
 def _next(channel: Channel) -> None:
@@ -336,10 +336,10 @@ def _next(channel: Channel) -> None:
     channel.incoming = None
 
 
-def _withhold(channel: Channel, run: Run, begun: int, end: int) -> None:
+def _withhold(channel: Channel, splice: Splice, begun: int, end: int) -> None:
     """What comes next is not on this channel: if that cuts a message, all there is of it waits with its channel."""
     if channel.passing:
-        run.replace(end, end, channel.withhold(run.withdraw(begun, end)))
+        splice.replace(end, end, channel.withhold(splice.withdraw(begun, end)))
 
 
 def _from_refused(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes:

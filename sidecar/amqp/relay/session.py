@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.flow.gates import Gate
-from sidecar.amqp.flow.policy import Routes
+from sidecar.amqp.flow.policy import RouteTable
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.relay import forward
 from sidecar.amqp.relay.channel import REPLIES, Channel
@@ -26,7 +26,7 @@ from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import Policy
-    from sidecar.amqp.flow.scheduler import Hold
+    from sidecar.amqp.flow.scheduler import Scheduler
     from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.listener import AmqpListener
 
@@ -41,17 +41,33 @@ class Session(Opening):
     """One client connection as an exchange: admission, tries and accounting are those of TCP connections."""
 
     __slots__ = (
-        "_counted", "_told_blocked", "alarmed", "buffers", "channels", "closing", "consumer_pause", "departure",
-        "detached", "hold", "max_message_size", "partial", "partial_limit", "pending_frames", "policy", "refused",
-        "routes", "tracing", "withheld",
+        "_counted",
+        "_told_blocked",
+        "alarmed",
+        "buffers",
+        "channels",
+        "closing",
+        "consumer_pause",
+        "departure",
+        "detached",
+        "max_message_size",
+        "partial",
+        "partial_limit",
+        "pending_frames",
+        "policy",
+        "refused",
+        "routes",
+        "scheduler",
+        "tracing",
+        "withheld",
     )  # fmt: skip
 
     def __init__(self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str) -> None:
         Opening.__init__(self, listener, client, peer, client_ip)
-        self.hold: Hold = listener.hold
+        self.scheduler: Scheduler = listener.scheduler
         self.policy: Policy = listener.policy
         self.tracing: MessageTracing = listener.tracing
-        self.routes: Routes = listener.policy.routes("/")
+        self.routes: RouteTable = listener.policy.routes("/")
         self.max_message_size = listener.config.max_message_size
         self.channels: dict[int, Channel] = {}
         #: Channels that the client has still to say close-ok to; whether the close is ours (or the broker's).
@@ -227,8 +243,8 @@ class Session(Opening):
 
     def schedule(self, publish: Publish, gate: Gate, now: float) -> None:
         """Hold a publish; stop reading when that was the last one there is room for."""
-        self.hold.keep(publish, gate, now)
-        if self.hold.full and self.hold.crowded(gate):
+        self.scheduler.enqueue(publish, gate, now)
+        if self.scheduler.full and self.scheduler.crowded(gate):
             stopped = self._listener.stopped
             stopped[self] = (stopped[self][0] if self in stopped else now, gate)
             self.client.stop(HOLD_FULL)
@@ -264,7 +280,7 @@ class Session(Opening):
         return any(channel.held or channel.pending is not None for channel in self.channels.values())
 
     def _drop_held(self, channel: Channel) -> None:
-        dropped = self.hold.forget(channel)
+        dropped = self.scheduler.forget(channel)
         for publish in dropped:
             publish.route.stats.dropped += 1
         if dropped:

@@ -8,13 +8,13 @@ if TYPE_CHECKING:
     from sidecar.amqp.spool.message import SpooledMessage
 
 #: A message's place in its key: −priority and id.
-Cursor = tuple[int, int]
+Position = tuple[int, int]
 
 #: Before the first message of any key.
 BEGINNING: Final = (-1000, 0)
 
 
-class Reading:
+class Cursor:
     """One key's. Messages may come, go and be forgotten while the spool is being asked: what it answers then is put
     right by :meth:`done`."""
 
@@ -22,7 +22,7 @@ class Reading:
 
     def __init__(self) -> None:
         #: The place of the last one fetched, and whether there was nothing behind it.
-        self.after: Cursor = BEGINNING
+        self.after: Position = BEGINNING
         self.ended = False
         #: The spool is being asked; ids that were done with meanwhile (a dict takes less than a set, while empty).
         self.busy = False
@@ -30,7 +30,7 @@ class Reading:
         #: There is something that belongs before what has been read.
         self.urgent = False
         #: Where to go back to when it has answered, and whether the answer counts for nothing.
-        self._back: Cursor | None = None
+        self._back: Position | None = None
         self._void = False
 
     def begin(self) -> None:
@@ -48,15 +48,15 @@ class Reading:
             self._void = False
             messages = []
         elif messages:
-            self.after = messages[-1].cursor
+            self.after = messages[-1].position
         if back is not None and back < self.after:
             self.after = back
             self.urgent = True
         return messages
 
-    def added(self, cursor: Cursor) -> None:
+    def added(self, position: Position) -> None:
         """There is a new message."""
-        before = cursor[0], cursor[1] - 1
+        before = position[0], position[1] - 1
         self.ended = False
         if self.busy:
             if self._back is None or before < self._back:
@@ -65,7 +65,7 @@ class Reading:
             self.after = before
             self.urgent = True
 
-    def rewind(self, cursor: Cursor) -> None:
+    def rewind(self, position: Position) -> None:
         """Everything from that place on is to be read, whether it was before or not."""
         self._void = self.busy
-        self.added(cursor)
+        self.added(position)

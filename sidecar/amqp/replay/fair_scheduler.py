@@ -7,17 +7,18 @@ from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sidecar.amqp.replay.stream import KeyReplay
+    from sidecar.amqp.replay.stream import Stream
 
 #: How many messages a key sends in one turn, and how many are sent before others on this loop have theirs.
 _TURN: Final = 16
 _AT_ONCE: Final = 500
 
 
-class Turns:
+class FairScheduler:
     """Keys that have something to send have turns of a few messages; those whose next message has the highest priority
-    have theirs first. ``send_next`` does what is to be done with a key's next message (``False``: it has to wait),
-    ``had_turn`` is called with a key after its turn, and ``round_over`` when all have had theirs or enough was sent."""
+    have theirs first. ``send_next`` does what is to be done with a stream's next message (``False``: it has to wait),
+    ``had_turn`` is called with a stream after its turn, and ``round_over`` when all have had theirs or enough was
+    sent."""
 
     __slots__ = (
         "_call_soon", "_clock", "_had_turn", "_heap", "_number", "_round_over", "_send_next", "_woken", "running"
@@ -27,8 +28,8 @@ class Turns:
         self,
         clock: Callable[[], float],
         call_soon: Callable[[Callable[[], None]], object],
-        send_next: Callable[[KeyReplay, float], bool],
-        had_turn: Callable[[KeyReplay], None],
+        send_next: Callable[[Stream, float], bool],
+        had_turn: Callable[[Stream], None],
         round_over: Callable[[], None],
     ) -> None:
         self._clock = clock
@@ -37,18 +38,18 @@ class Turns:
         self._had_turn = had_turn
         self._round_over = round_over
         #: (−priority of the next, number of the turn, key)
-        self._heap: list[tuple[int, int, KeyReplay]] = []
+        self._heap: list[tuple[int, int, Stream]] = []
         self._number = 0
         self._woken = False
         #: There are turns at all.
         self.running = False
 
-    def offer(self, key: KeyReplay) -> None:
+    def offer(self, stream: Stream) -> None:
         """It has its turn, if it has something to send."""
-        if key.ready and not key.queued:
+        if stream.ready and not stream.queued:
             self._number += 1
-            key.queued = True
-            heappush(self._heap, (-key.loaded[0].priority, self._number, key))
+            stream.queued = True
+            heappush(self._heap, (-stream.loaded[0].priority, self._number, stream))
 
     def wake(self) -> None:
         """See to everything, once in this turn of the loop."""
@@ -65,14 +66,14 @@ class Turns:
         send_next = self._send_next
         left = _AT_ONCE
         while heap and left > 0:
-            rank, _, key = heappop(heap)
-            key.queued = False
+            rank, _, stream = heappop(heap)
+            stream.queued = False
             count = 0
-            while key.ready and count < _TURN and -key.loaded[0].priority == rank and send_next(key, now):
+            while stream.ready and count < _TURN and -stream.loaded[0].priority == rank and send_next(stream, now):
                 count += 1
             left -= count + 1
-            self.offer(key)
-            self._had_turn(key)
+            self.offer(stream)
+            self._had_turn(stream)
         self._round_over()
         if heap:
             self.wake()

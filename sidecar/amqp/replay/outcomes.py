@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sidecar.amqp.flow.stats import AmqpStats
-    from sidecar.amqp.monitor.connection import Report
+    from sidecar.amqp.monitor.connection import TroubleLog
     from sidecar.amqp.publisher.connection import Publisher
-    from sidecar.amqp.replay.backoff import Rests
+    from sidecar.amqp.replay.backoff import StreamBackoff
     from sidecar.amqp.replay.prefetch import Prefetch
     from sidecar.amqp.replay.stats import ReplayStats
-    from sidecar.amqp.replay.stream import KeyName, KeyReplay
+    from sidecar.amqp.replay.stream import Stream, StreamName
     from sidecar.amqp.spool.store import Spool
 
 #: For how long an exchange may be missing before its messages are given up, or a queue after a connection stands, and
@@ -33,30 +33,42 @@ _MOST_TROUBLES: Final = 100
 
 
 class Outcomes:
-    """``keys`` are those there are. ``go_on`` is called with each key that may have something to do after an answer."""
+    """``streams`` are those there are. ``go_on`` is called with each key that may have something to do after an
+    answer."""
 
     __slots__ = (
-        "_clock", "_exchanges", "_go_on", "_keys", "_prefetch", "_report", "_rests", "_returned", "_spool", "_stats",
-        "_troubled", "dead_after", "on_settled",
+        "_backoff",
+        "_clock",
+        "_exchanges",
+        "_go_on",
+        "_prefetch",
+        "_report",
+        "_returned",
+        "_spool",
+        "_stats",
+        "_streams",
+        "_troubled",
+        "dead_after",
+        "on_settled",
     )  # fmt: skip
 
     def __init__(
         self,
         spool: Spool,
-        keys: Mapping[KeyName, KeyReplay],
+        streams: Mapping[StreamName, Stream],
         prefetch: Prefetch,
-        rests: Rests,
+        backoff: StreamBackoff,
         stats: ReplayStats,
         exchanges: AmqpStats,
         clock: Callable[[], float],
-        report: Report,
+        report: TroubleLog,
         dead_after: int,
-        go_on: Callable[[KeyReplay], None],
+        go_on: Callable[[Stream], None],
     ) -> None:
         self._spool = spool
-        self._keys = keys
+        self._streams = streams
         self._prefetch = prefetch
-        self._rests = rests
+        self._backoff = backoff
         self._stats = stats
         self._exchanges = exchanges
         self._clock = clock
@@ -76,33 +88,33 @@ class Outcomes:
     def answered(self, tokens: list[object], taken: bool) -> None:
         """It has these messages, or could not take them this time."""
         done: list[SpooledMessage] = []
-        keys: dict[KeyReplay, None] = {}
+        streams: dict[Stream, None] = {}
         for token in tokens:
             assert isinstance(token, SpooledMessage)
             message = token
-            key = self._take(message)
-            if key is None:
+            stream = self._take(message)
+            if stream is None:
                 continue
-            keys[key] = None
+            streams[stream] = None
             returned = self._returned.pop(message.id, None) if self._returned else None
             stats = self._exchanges.exchange(message.vhost, message.exchange)
             if not taken:
                 stats.nacked += 1
                 self._stats.nacked += 1
-                self._failed(key, message, 0, "")
+                self._failed(stream, message, 0, "")
                 continue
             stats.confirmed += 1
             if returned is not None:
                 code, text, again = returned
                 if again:
-                    self._put_aside(key, message, _LOOK_AGAIN)
+                    self._put_aside(stream, message, _LOOK_AGAIN)
                 else:
-                    self.bury(key, message, UNROUTABLE, code, text)
+                    self.bury(stream, message, UNROUTABLE, code, text)
             else:
-                self._prefetch.forget(key, message)
+                self._prefetch.forget(stream, message)
                 done.append(message)
-                if key.asides.by_routing_key and key.asides.tries(message):
-                    self._prefetch.release(key, message.routing_key)
+                if stream.deferred.by_routing_key and stream.deferred.tries(message):
+                    self._prefetch.release(stream, message.routing_key)
                 if self._troubled:
                     self._works(message)
         if done:
@@ -110,13 +122,13 @@ class Outcomes:
             self._spool.remove(done)
             if self.on_settled is not None:
                 self.on_settled(done, True)
-        for key in keys:
+        for stream in streams:
             if taken:
-                key.worked = key.moved
-                if not key.paused:
-                    key.missing_since = inf
-                    key.widen()
-            self._go_on(key)
+                stream.worked = stream.moved
+                if not stream.paused:
+                    stream.missing_since = inf
+                    stream.widen()
+            self._go_on(stream)
 
     def returned(self, token: object, code: int, text: str, since: float) -> None:
         """A message found no queue; its confirm follows. The connection has stood ``since`` then: while it is young,
@@ -128,87 +140,87 @@ class Outcomes:
         """A channel or a connection was closed because of a message."""
         assert isinstance(token, SpooledMessage)
         self._returned.pop(token.id, None)
-        key = self._take(token)
-        if key is None:
+        stream = self._take(token)
+        if stream is None:
             return
         now = self._clock()
         reason = for_good(code, text)
-        if reason == MISSED and now - min(key.missing_since, now) < MISSING:
-            key.missing_since = min(key.missing_since, now)
+        if reason == MISSED and now - min(stream.missing_since, now) < MISSING:
+            stream.missing_since = min(stream.missing_since, now)
             again = [token]
             for other in publisher.recall(token.exchange.encode("utf-8", "surrogateescape")):
                 assert isinstance(other, SpooledMessage)
                 if self._take(other) is not None:
                     again.append(other)
-            key.insert(again)
-            key.allowed = 1
-            self._rests.pause(key, _LOOK_AGAIN)
+            stream.insert(again)
+            stream.allowed = 1
+            self._backoff.pause(stream, _LOOK_AGAIN)
         elif reason:
-            self.bury(key, token, reason, code, text)
+            self.bury(stream, token, reason, code, text)
             if reason == MISSED:
-                key.widen()  # the others need not find it out one by one
+                stream.widen()  # the others need not find it out one by one
         else:
-            self._failed(key, token, code, text)
-        self._go_on(key)
+            self._failed(stream, token, code, text)
+        self._go_on(stream)
 
-    def lost(self, tokens: list[object]) -> list[KeyReplay]:
+    def lost(self, tokens: list[object]) -> list[Stream]:
         """There will be no answer for these. They are sent again, in their old places; their keys."""
-        again: dict[KeyReplay, list[SpooledMessage]] = {}
+        again: dict[Stream, list[SpooledMessage]] = {}
         for token in tokens:
             assert isinstance(token, SpooledMessage)
-            key = self._take(token)
-            if key is not None:
+            stream = self._take(token)
+            if stream is not None:
                 self._returned.pop(token.id, None)
-                again.setdefault(key, []).append(token)
-        for key, messages in again.items():
-            key.insert(messages)
+                again.setdefault(stream, []).append(token)
+        for stream, messages in again.items():
+            stream.insert(messages)
         return list(again)
 
-    def _take(self, message: SpooledMessage) -> KeyReplay | None:
+    def _take(self, message: SpooledMessage) -> Stream | None:
         """Something is known of a message that was sent: its key."""
-        key = self._keys.get(message.key)
-        if key is None or message.id not in key.sent:
+        stream = self._streams.get(message.stream)
+        if stream is None or message.id not in stream.sent:
             return None
-        self._prefetch.counts(key)
-        key.moved = self._clock()
-        del key.sent[message.id]
-        return key
+        self._prefetch.counts(stream)
+        stream.moved = self._clock()
+        del stream.sent[message.id]
+        return stream
 
     # -- what was not taken --------------------------------------------------------------------------------------------
 
-    def _failed(self, key: KeyReplay, message: SpooledMessage, code: int, text: str) -> None:
+    def _failed(self, stream: Stream, message: SpooledMessage, code: int, text: str) -> None:
         """The broker did not take it this time."""
         self._spool.tried([message])
         if 0 < self.dead_after <= message.attempts:
-            self.bury(key, message, NACKED, code, text)
+            self.bury(stream, message, NACKED, code, text)
         else:
-            self._put_aside(key, message, min(_FIRST_PAUSE * (1 << min(message.attempts - 1, 16)), _LONGEST_PAUSE))
+            self._put_aside(stream, message, min(_FIRST_PAUSE * (1 << min(message.attempts - 1, 16)), _LONGEST_PAUSE))
 
-    def _put_aside(self, key: KeyReplay, message: SpooledMessage, pause: float) -> None:
+    def _put_aside(self, stream: Stream, message: SpooledMessage, pause: float) -> None:
         """Try it again after a pause. The messages with the same routing key wait with it, because they are to stay in
         order; others go on, as they may lead elsewhere."""
-        self._prefetch.forget(key, message)
-        if key.asking is not None and key.asking.routing_key == message.routing_key:
-            key.withdraw()
-        if key.asides.put(message):
-            self._rests.retry(key, message.routing_key, pause)
+        self._prefetch.forget(stream, message)
+        if stream.asking is not None and stream.asking.routing_key == message.routing_key:
+            stream.withdraw()
+        if stream.deferred.put(message):
+            self._backoff.retry(stream, message.routing_key, pause)
 
-    def retry(self, key: KeyReplay, routing_key: str) -> None:
+    def retry(self, stream: Stream, routing_key: str) -> None:
         """Try the first of those that were not taken again."""
-        key.asides.call(routing_key)
-        self._go_on(key)
+        stream.deferred.call(routing_key)
+        self._go_on(stream)
 
-    def bury(self, key: KeyReplay, message: SpooledMessage, reason: str, code: int, text: str) -> None:
+    def bury(self, stream: Stream, message: SpooledMessage, reason: str, code: int, text: str) -> None:
         """It becomes a dead letter, unless it was of use for a moment only and that is over. ``code`` and ``text`` are
         the broker's, as far as it gave any."""
-        self._prefetch.forget(key, message)
-        asides = key.asides
-        if asides.by_routing_key and asides.tries(message):
-            if asides.gave_up(message.routing_key):
-                self._rests.retry(key, message.routing_key, _FIRST_PAUSE if reason == NACKED else 0.0)
+        self._prefetch.forget(stream, message)
+        deferred = stream.deferred
+        if deferred.by_routing_key and deferred.tries(message):
+            if deferred.gave_up(message.routing_key):
+                self._backoff.retry(stream, message.routing_key, _FIRST_PAUSE if reason == NACKED else 0.0)
             else:
-                self._prefetch.release(key, message.routing_key)
-        key.worked = key.moved
+                self._prefetch.release(stream, message.routing_key)
+        stream.worked = stream.moved
         if message.brief and reason in (EXPIRED, UNROUTABLE):
             self._stats.expired += 1
             self._spool.remove([message])

@@ -17,8 +17,8 @@ from sidecar.amqp.replay.cursor import BEGINNING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sidecar.amqp.replay.cursor import Cursor
-    from sidecar.amqp.replay.stream import KeyReplay
+    from sidecar.amqp.replay.cursor import Position
+    from sidecar.amqp.replay.stream import Stream
     from sidecar.amqp.spool.message import SpooledMessage
     from sidecar.amqp.spool.store import Spool
     from sidecar.net.wheel import TimerWheel
@@ -37,27 +37,36 @@ _MOST_STALLED_BYTES: Final = AHEAD_BYTES
 
 
 class Prefetch:
-    """Fetches for the keys that want to, in turn. ``fetched`` is called with each that got an answer, ``keys`` are all
-    there are."""
+    """Fetches for the keys that want to, in turn. ``fetched`` is called with each that got an answer, ``streams`` are
+    all there are."""
 
     __slots__ = (
-        "_clock", "_fetched", "_hungry", "_keys", "_spool", "_timer", "ahead", "ahead_bytes", "most", "stalled",
+        "_clock",
+        "_fetched",
+        "_hungry",
+        "_spool",
+        "_streams",
+        "_timer",
+        "ahead",
+        "ahead_bytes",
+        "most",
+        "stalled",
         "stalled_bytes",
     )  # fmt: skip
 
     def __init__(
         self,
         spool: Spool,
-        keys: Callable[[], Iterable[KeyReplay]],
-        fetched: Callable[[KeyReplay], None],
+        streams: Callable[[], Iterable[Stream]],
+        fetched: Callable[[Stream], None],
         wheel: TimerWheel,
         clock: Callable[[], float],
     ) -> None:
         self._spool = spool
-        self._keys = keys
+        self._streams = streams
         self._fetched = fetched
         self._clock = clock
-        self._hungry: deque[KeyReplay] = deque()
+        self._hungry: deque[Stream] = deque()
         self._timer = wheel.timer(self._on_timer)
         #: What is in memory, and what is being fetched; and how many messages that may be.
         self.most = AHEAD
@@ -71,29 +80,29 @@ class Prefetch:
         """Nobody gives up anything any more."""
         self._timer.close()
 
-    def want(self, key: KeyReplay) -> None:
+    def want(self, stream: Stream) -> None:
         """It should fetch, when it is its turn, if it has not enough, or less important ones."""
-        reading = key.reading
-        if key.gone:
+        cursor = stream.cursor
+        if stream.gone:
             return
-        if key.parked and reading.urgent and reading.after < key.parked_to:
-            key.unpark()
-            self.reread(key, key.parked_from)  # all of them, or they would be overtaken
+        if stream.parked and cursor.urgent and cursor.after < stream.parked_to:
+            stream.unpark()
+            self.reread(stream, stream.parked_from)  # all of them, or they would be overtaken
             return
-        if key.stuck and key.free and not key.asides.full:
-            self._moves(key)
-        if key.hungry or reading.busy:
+        if stream.stuck and stream.free and not stream.deferred.full:
+            self._moves(stream)
+        if stream.hungry or cursor.busy:
             return
-        if not (key.asides.due and key.free):
-            if reading.ended or key.stuck:
+        if not (stream.deferred.due and stream.free):
+            if cursor.ended or stream.stuck:
                 return
-            if len(key.loaded) * 2 > key.allowed and not reading.urgent:
+            if len(stream.loaded) * 2 > stream.allowed and not cursor.urgent:
                 return
-            there = self._spool.keys.get(key.name)
-            if there is None or (there.count <= key.known and not key.left):
+            there = self._spool.streams.get(stream.name)
+            if there is None or (there.count <= stream.known and not stream.left):
                 return
-        key.hungry = True
-        self._hungry.append(key)
+        stream.hungry = True
+        self._hungry.append(stream)
 
     def feed(self) -> None:
         """Fetch for those who want to, as long as there is room."""
@@ -104,148 +113,148 @@ class Prefetch:
                 if self._timer.deadline == inf:
                     self._timer.set(self._clock() + MOMENT)
                 return
-            key = self._hungry.popleft()
-            key.hungry = False
-            if key.gone:
+            stream = self._hungry.popleft()
+            stream.hungry = False
+            if stream.gone:
                 continue
-            if key.asides.due and key.free:
-                self._fetch_called(key, room_bytes)
-                self.want(key)
-            elif not key.reading.ended and not key.stuck:
-                self._fetch(key, room, room_bytes)
+            if stream.deferred.due and stream.free:
+                self._fetch_called(stream, room_bytes)
+                self.want(stream)
+            elif not stream.cursor.ended and not stream.stuck:
+                self._fetch(stream, room, room_bytes)
 
-    def _fetch(self, key: KeyReplay, room: int, room_bytes: int) -> None:
-        there = self._spool.keys.get(key.name)
-        count = min(room, key.allowed)
+    def _fetch(self, stream: Stream, room: int, room_bytes: int) -> None:
+        there = self._spool.streams.get(stream.name)
+        count = min(room, stream.allowed)
         limit = size = min(room_bytes, AHEAD_BYTES // 4)
         if there is not None and there.count > 0:
             count = min(count, there.count)
             size = min(limit, there.bytes * count // there.count)
-        key.reading.begin()
+        stream.cursor.begin()
         self._reserve(count, size)
-        self._spool.fetch(key.name, key.reading.after, count, limit, partial(self._answered, key, count, size))
+        self._spool.fetch(stream.name, stream.cursor.after, count, limit, partial(self._answered, stream, count, size))
 
-    def _answered(self, key: KeyReplay, count: int, size: int, messages: list[SpooledMessage]) -> None:
+    def _answered(self, stream: Stream, count: int, size: int, messages: list[SpooledMessage]) -> None:
         self._reserve(-count, -size)
-        key.moved = self._clock()
-        messages = key.reading.done(messages)
-        if not key.gone:
-            for message in key.take_in(messages):
+        stream.moved = self._clock()
+        messages = stream.cursor.done(messages)
+        if not stream.gone:
+            for message in stream.take_in(messages):
                 self._count(message)
-            self._fetched(key)
+            self._fetched(stream)
 
-    def _fetch_called(self, key: KeyReplay, room_bytes: int) -> None:
+    def _fetch_called(self, stream: Stream, room_bytes: int) -> None:
         """Fetch one that is to be tried again."""
-        called = key.asides.called()
+        called = stream.deferred.called()
         if called is not None:
-            routing_key, cursor = called
+            routing_key, position = called
             self._reserve(1, 0)
-            answered = partial(self._came, key, routing_key, cursor)
-            self._spool.fetch(key.name, (cursor[0], cursor[1] - 1), 1, room_bytes, answered)
+            answered = partial(self._came, stream, routing_key, position)
+            self._spool.fetch(stream.name, (position[0], position[1] - 1), 1, room_bytes, answered)
 
-    def _came(self, key: KeyReplay, routing_key: str, cursor: Cursor, messages: list[SpooledMessage]) -> None:
+    def _came(self, stream: Stream, routing_key: str, position: Position, messages: list[SpooledMessage]) -> None:
         self._reserve(-1, 0)
-        if key.gone:
+        if stream.gone:
             return
-        message = messages[0] if messages and messages[0].cursor == cursor else None
-        if key.asides.take(routing_key, cursor, message) and message is not None:
-            self.counts(key)
-            key.moved = self._clock()
+        message = messages[0] if messages and messages[0].position == position else None
+        if stream.deferred.take(routing_key, position, message) and message is not None:
+            self.counts(stream)
+            stream.moved = self._clock()
             self._count(message)
-            key.loaded.insert(0, message)
-        elif key.asides.nothing(routing_key):
-            self.release(key, routing_key)
-        self._fetched(key)
+            stream.loaded.insert(0, message)
+        elif stream.deferred.nothing(routing_key):
+            self.release(stream, routing_key)
+        self._fetched(stream)
 
-    def forget(self, key: KeyReplay, message: SpooledMessage) -> None:
+    def forget(self, stream: Stream, message: SpooledMessage) -> None:
         """A message is not in memory any more."""
         self.ahead -= 1
         self.ahead_bytes -= message.size
-        if key.reading.busy:
-            key.reading.gone[message.id] = None
+        if stream.cursor.busy:
+            stream.cursor.gone[message.id] = None
 
     # -- reading again -------------------------------------------------------------------------------------------------
 
-    def release(self, key: KeyReplay, routing_key: str) -> None:
+    def release(self, stream: Stream, routing_key: str) -> None:
         """What was not taken with this routing key may all go, and what was left behind it."""
-        cursor = key.asides.release(routing_key)
-        if cursor is not None:
-            self.reread(key, cursor)
+        position = stream.deferred.release(routing_key)
+        if position is not None:
+            self.reread(stream, position)
 
-    def reread(self, key: KeyReplay, cursor: Cursor = BEGINNING) -> None:
+    def reread(self, stream: Stream, position: Position = BEGINNING) -> None:
         """Read the key's messages again from that place on, but for those that are on their way."""
-        key.withdraw()
-        self.counts(key)
-        self._unload(key)
-        key.unseen = 0
-        key.reading.rewind(cursor)
-        self.want(key)
+        stream.withdraw()
+        self.counts(stream)
+        self._unload(stream)
+        stream.unseen = 0
+        stream.cursor.rewind(position)
+        self.want(stream)
 
-    def leave(self, key: KeyReplay) -> None:
+    def leave(self, stream: Stream) -> None:
         """Nothing of the key is in memory any more; nothing of it is on its way."""
-        key.withdraw()
-        self.counts(key)
-        for message in key.loaded:
-            self.forget(key, message)
-        key.loaded = []
+        stream.withdraw()
+        self.counts(stream)
+        for message in stream.loaded:
+            self.forget(stream, message)
+        stream.loaded = []
 
-    def _unload(self, key: KeyReplay) -> None:
+    def _unload(self, stream: Stream) -> None:
         """Leave in the spool what was fetched and is in no line."""
         kept: list[SpooledMessage] = []
-        for message in key.loaded:
-            if message is key.asking:
+        for message in stream.loaded:
+            if message is stream.asking:
                 kept.append(message)
                 continue
-            self.forget(key, message)
-            if key.asides.by_routing_key and key.asides.tries(message):
-                key.asides.put_back(message)
+            self.forget(stream, message)
+            if stream.deferred.by_routing_key and stream.deferred.tries(message):
+                stream.deferred.put_back(message)
             else:
-                key.reading.rewind(message.cursor)
-        key.loaded = kept
+                stream.cursor.rewind(message.position)
+        stream.loaded = kept
 
     # -- those that cannot move ----------------------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
         """Somebody wants room, and there was none."""
         now = self._clock()
-        for key in self._keys():
-            if key.stalled or now - key.moved < MOMENT or key.ready or key.reading.busy:
+        for stream in self._streams():
+            if stream.stalled or now - stream.moved < MOMENT or stream.ready or stream.cursor.busy:
                 continue
-            if len(key.loaded) > (1 if key.asking is not None else 0):
-                key.stuck = True
-                key.allowed = 1
-                self._unload(key)
-            if now - key.moved >= _STALL:
-                self._stall(key)
+            if len(stream.loaded) > (1 if stream.asking is not None else 0):
+                stream.stuck = True
+                stream.allowed = 1
+                self._unload(stream)
+            if now - stream.moved >= _STALL:
+                self._stall(stream)
         self.feed()
 
-    def _stall(self, key: KeyReplay) -> None:
+    def _stall(self, stream: Stream) -> None:
         """What is still in memory of it counts apart, if it may. If not, it loses its place in the gate's line."""
-        messages = self._kept(key)
+        messages = self._kept(stream)
         size = sum([message.size for message in messages])
         fits = self.stalled + len(messages) <= _MOST_STALLED and self.stalled_bytes + size <= _MOST_STALLED_BYTES
         if messages and (fits or not self.stalled):
-            key.stuck = key.stalled = True
+            stream.stuck = stream.stalled = True
             self._set_apart(len(messages), size)
-        elif key.asking is not None:
-            key.withdraw()
-            self._unload(key)
-            self.want(key)
+        elif stream.asking is not None:
+            stream.withdraw()
+            self._unload(stream)
+            self.want(stream)
 
-    def _moves(self, key: KeyReplay) -> None:
+    def _moves(self, stream: Stream) -> None:
         """It can move again."""
-        key.stuck = False
-        self.counts(key)
+        stream.stuck = False
+        self.counts(stream)
 
-    def counts(self, key: KeyReplay) -> None:
+    def counts(self, stream: Stream) -> None:
         """What is in memory of it counts again as everybody's, if it did not."""
-        if key.stalled:
-            key.stalled = False
-            messages = self._kept(key)
+        if stream.stalled:
+            stream.stalled = False
+            messages = self._kept(stream)
             self._set_apart(-len(messages), -sum([message.size for message in messages]))
 
-    def _kept(self, key: KeyReplay) -> list[SpooledMessage]:
-        return [*key.sent.values(), *key.loaded]
+    def _kept(self, stream: Stream) -> list[SpooledMessage]:
+        return [*stream.sent.values(), *stream.loaded]
 
     def _set_apart(self, count: int, size: int) -> None:
         self.stalled += count

@@ -9,12 +9,12 @@ from sidecar.amqp.publisher.connection import Publisher
 
 if TYPE_CHECKING:
     from sidecar.amqp.replay.outcomes import Outcomes
-    from sidecar.amqp.replay.publisher_pool import Lines
-    from sidecar.amqp.replay.stream import KeyReplay
+    from sidecar.amqp.replay.publisher_pool import PublisherPool
+    from sidecar.amqp.replay.stream import Stream
     from sidecar.amqp.wire.constants import AmqpError
 
 
-class Login:
+class SaslLogin:
     """What to log in with: a SASL mechanism and its response. It never appears anywhere as text."""
 
     __slots__ = ("mechanism", "response")
@@ -23,29 +23,42 @@ class Login:
         self.mechanism = mechanism
         self.response = response
 
-    def same(self, other: Login) -> bool:
+    def same(self, other: SaslLogin) -> bool:
         """Whether both are one user's."""
         return self.mechanism == other.mechanism and self.response == other.response
 
 
-class Line:
+class PublisherSlot:
     """It is there with or without a connection, which is made when there is something to send. As its publisher's
-    audience it tells ``lines`` what becomes of the connection, and ``outcomes`` what becomes of messages."""
+    audience it tells ``pool`` what becomes of the connection, and ``outcomes`` what becomes of messages."""
 
     __slots__ = (
-        "_lines", "_outcomes", "_waiting", "failures", "idle_since", "login", "looks", "problem", "publisher",
-        "rejected", "retry_at", "since", "user", "vhost", "wary",
+        "_outcomes",
+        "_pool",
+        "_waiting",
+        "failures",
+        "idle_since",
+        "login",
+        "looks",
+        "problem",
+        "publisher",
+        "rejected",
+        "retry_at",
+        "since",
+        "user",
+        "vhost",
+        "wary",
     )  # fmt: skip
 
-    def __init__(self, lines: Lines, outcomes: Outcomes, vhost: str, user: str) -> None:
-        self._lines = lines
+    def __init__(self, pool: PublisherPool, outcomes: Outcomes, vhost: str, user: str) -> None:
+        self._pool = pool
         self._outcomes = outcomes
         self.vhost = vhost
         #: Empty: the sidecar's own account.
         self.user = user
         self.publisher: Publisher | None = None
         #: What it was last made with.
-        self.login: Login | None = None
+        self.login: SaslLogin | None = None
         #: How often in a row it came to nothing (-1: never tried), when to try again, and why it does not work (empty:
         #: it does).
         self.failures = -1
@@ -61,7 +74,7 @@ class Line:
         #: Exchanges are looked for before they are used.
         self.looks = True
         #: The keys that wait for it.
-        self._waiting: dict[KeyReplay, None] = {}
+        self._waiting: dict[Stream, None] = {}
 
     @property
     def source(self) -> str:
@@ -80,40 +93,40 @@ class Line:
         """Some key waits for it."""
         return bool(self._waiting)
 
-    def wait(self, key: KeyReplay) -> None:
+    def wait(self, stream: Stream) -> None:
         """The key sends nothing until it is told about the line."""
-        self._waiting[key] = None
-        key.waiting = True
+        self._waiting[stream] = None
+        stream.waiting = True
 
-    def release(self) -> list[KeyReplay]:
+    def release(self) -> list[Stream]:
         """The keys that have waited; they may see whether they can go on."""
-        keys = list(self._waiting)
+        streams = list(self._waiting)
         self._waiting.clear()
-        for key in keys:
-            key.waiting = False
-        return keys
+        for stream in streams:
+            stream.waiting = False
+        return streams
 
     # -- the publisher's news ------------------------------------------------------------------------------------------
 
     def ready(self, publisher: Publisher) -> None:
         self.failures = 0
-        self.since = self._lines.now()
+        self.since = self._pool.now()
         self.problem = ""
         self.rejected = False
         self.wary = 0
-        self._lines.works(self)
+        self._pool.works(self)
 
     def writable(self, publisher: Publisher) -> None:
-        self._lines.works(self)
+        self._pool.works(self)
 
     def blocked(self, publisher: Publisher, on: bool, reason: str) -> None:
-        self._lines.blocked(self, on)
+        self._pool.blocked(self, on)
 
     def lost(self, publisher: Publisher, left: list[object], error: AmqpError) -> None:
         self.publisher = None
         self.wary = publisher.suspects
         self.looks = publisher.looks
-        self._lines.lost(self, publisher, left, error)
+        self._pool.lost(self, publisher, left, error)
 
     def answered(self, publisher: Publisher, tokens: list[object], taken: bool) -> None:
         self._outcomes.answered(tokens, taken)

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.flow.scheduler import Sender
-from sidecar.amqp.replay.cursor import BEGINNING, Reading
-from sidecar.amqp.replay.deferred import Asides
+from sidecar.amqp.replay.cursor import BEGINNING, Cursor
+from sidecar.amqp.replay.deferred import Deferred
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.gates import Gate
-    from sidecar.amqp.flow.policy import Route
-    from sidecar.amqp.flow.scheduler import Hold
-    from sidecar.amqp.replay.cursor import Cursor
-    from sidecar.amqp.replay.publisher_slot import Line
+    from sidecar.amqp.flow.policy import PublishRoute
+    from sidecar.amqp.flow.scheduler import Scheduler
+    from sidecar.amqp.replay.cursor import Position
+    from sidecar.amqp.replay.publisher_slot import PublisherSlot
     from sidecar.amqp.replay.stats import ReplayStats
     from sidecar.amqp.spool.message import SpooledMessage
 
-KeyName = tuple[str, str]
+StreamName = tuple[str, str]
 
 #: A key begins with so many unconfirmed messages at most, and may have twice as many each time some are confirmed: one
 #: that gets no answers keeps little from the others.
@@ -29,39 +29,64 @@ FIRST_WINDOW: Final = 32
 _MOST_USERS: Final = 100
 
 
-class KeyReplay(Sender):
+class Stream(Sender):
     """What is known of one key. It holds no more than its first message in the gates' lines; the rest waits here, or in
     the spool. ``admitted`` is called with a message whose gates are open; ``window`` is how many may be unconfirmed.
 
     There may be thousands of them, so what is empty should be small."""
 
     __slots__ = (
-        "_admitted", "_hold", "_stats", "_users", "allowed", "asides", "asking", "crosses", "gone", "hungry", "line",
-        "loaded", "missing_since", "moved", "name", "parked", "parked_from", "parked_to", "paused", "queued", "reading",
-        "sent", "stalled", "stuck", "unseen", "waiting", "window_size", "worked",
+        "_admitted",
+        "_scheduler",
+        "_stats",
+        "_users",
+        "allowed",
+        "asking",
+        "crosses",
+        "cursor",
+        "deferred",
+        "gone",
+        "hungry",
+        "loaded",
+        "missing_since",
+        "moved",
+        "name",
+        "parked",
+        "parked_from",
+        "parked_to",
+        "paused",
+        "queued",
+        "sent",
+        "slot",
+        "stalled",
+        "stuck",
+        "unseen",
+        "waiting",
+        "window_size",
+        "worked",
     )  # fmt: skip
 
     def __init__(
         self,
-        name: KeyName,
-        hold: Hold,
+        name: StreamName,
+        scheduler: Scheduler,
         stats: ReplayStats,
-        admitted: Callable[[KeyReplay, SpooledMessage], None],
+        admitted: Callable[[Stream, SpooledMessage], None],
         window: int,
         now: float,
     ) -> None:
         Sender.__init__(self)
         self.one_lane = True
         self.name = name
-        self._hold = hold
+        self._scheduler = scheduler
         self._stats = stats
         self._admitted = admitted
-        self.reading = Reading()
+        self.cursor = Cursor()
         #: Fetched and not sent, in order; sent but not answered, by id, and over which connection; what was not taken.
         self.loaded: list[SpooledMessage] = []
         self.sent: dict[int, SpooledMessage] = {}
-        self.line: Line | None = None
-        self.asides = Asides()
+        self.slot: PublisherSlot | None = None
+        self.deferred = Deferred()
         #: How many may be unconfirmed, at present and at all.
         self.allowed = min(FIRST_WINDOW, window)
         self.window_size = window
@@ -89,24 +114,24 @@ class KeyReplay(Sender):
         #: Messages left where they are because their user's login is not known: how many, the places of the first and
         #: the last, these users.
         self.parked = 0
-        self.parked_from: Cursor = BEGINNING
-        self.parked_to: Cursor = BEGINNING
+        self.parked_from: Position = BEGINNING
+        self.parked_to: Position = BEGINNING
         self._users: dict[str, None] = {}
         #: How many ticks in a row there were more in the spool than we know of.
         self.unseen = 0
 
     # -- the gates -----------------------------------------------------------------------------------------------------
 
-    def ask(self, gate: Gate, route: Route, message: SpooledMessage, now: float) -> None:
+    def ask(self, gate: Gate, route: PublishRoute, message: SpooledMessage, now: float) -> None:
         """Stand in line before a gate, for the first message."""
         self.asking = message
-        self._hold.keep(Publish(self, route, 0, b"", message.priority, now), gate, now)
+        self._scheduler.enqueue(Publish(self, route, 0, b"", message.priority, now), gate, now)
 
     def withdraw(self) -> None:
         """Leave the line of the gate."""
         if self.asking is not None:
             self.asking = None
-            self._hold.forget(self)
+            self._scheduler.forget(self)
 
     def forward(self, publish: Publish) -> None:
         message = self.asking
@@ -134,43 +159,43 @@ class KeyReplay(Sender):
         """It has something that may be sent."""
         if not self.loaded or not self.free:
             return False
-        asides = self.asides
-        return not asides.by_routing_key or asides.may_pass(self.loaded[0])
+        deferred = self.deferred
+        return not deferred.by_routing_key or deferred.may_pass(self.loaded[0])
 
     @property
     def left(self) -> bool:
         """Messages were fetched and left in the spool; how many is not exactly known."""
-        return self.parked > 0 or self.asides.skips
+        return self.parked > 0 or self.deferred.skips
 
     @property
     def known(self) -> int:
         """Messages of it that we know of."""
-        return len(self.loaded) + len(self.sent) + self.asides.count
+        return len(self.loaded) + len(self.sent) + self.deferred.count
 
     @property
     def quiet(self) -> bool:
         """Nothing is under way."""
-        return not (self.sent or self.reading.busy or self.hungry or self.queued or self.paused)
+        return not (self.sent or self.cursor.busy or self.hungry or self.queued or self.paused)
 
     @property
     def idle(self) -> bool:
         """Nothing of it is anywhere, either."""
-        return self.quiet and not self.loaded and not self.asides.by_routing_key
+        return self.quiet and not self.loaded and not self.deferred.by_routing_key
 
     def has(self, message: SpooledMessage) -> bool:
         """Whether it is among those that were sent or not taken, or done with just now."""
-        return message.id in self.sent or message.id in self.reading.gone or self.asides.has(message)
+        return message.id in self.sent or message.id in self.cursor.gone or self.deferred.has(message)
 
     def insert(self, messages: list[SpooledMessage]) -> None:
         """Put messages where they belong among those that are to be sent."""
-        self.loaded = sorted([*self.loaded, *messages], key=_cursor)
+        self.loaded = sorted([*self.loaded, *messages], key=_position)
 
     def take_in(self, messages: list[SpooledMessage]) -> list[SpooledMessage]:
         """Those of the fetched ones that are new; they are to be sent."""
         new = [message for message in messages if not self.has(message)]
-        self.reading.gone.clear()
+        self.cursor.gone.clear()
         loaded = self.loaded
-        if new and loaded and new[0].cursor <= loaded[-1].cursor:
+        if new and loaded and new[0].position <= loaded[-1].position:
             there = {message.id for message in loaded}
             new = [message for message in new if message.id not in there]
             self.insert(new)
@@ -193,11 +218,11 @@ class KeyReplay(Sender):
 
     def park(self, message: SpooledMessage) -> None:
         """It is left in the spool, because it can only go as its user."""
-        cursor = message.cursor
+        position = message.position
         if not self.parked:
-            self.parked_from = self.parked_to = cursor
-        self.parked_from = min(self.parked_from, cursor)
-        self.parked_to = max(self.parked_to, cursor)
+            self.parked_from = self.parked_to = position
+        self.parked_from = min(self.parked_from, position)
+        self.parked_to = max(self.parked_to, position)
         self.parked += 1
         self._stats.parked += 1
         if len(self._users) < _MOST_USERS:
@@ -218,5 +243,5 @@ class KeyReplay(Sender):
         return list(self._users)
 
 
-def _cursor(message: SpooledMessage) -> tuple[int, int]:
-    return message.cursor
+def _position(message: SpooledMessage) -> tuple[int, int]:
+    return message.position

@@ -5,52 +5,52 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.replay.stream import KeyName, KeyReplay
+from sidecar.amqp.replay.stream import Stream, StreamName
 
 if TYPE_CHECKING:
     from sidecar.amqp.spool.store import Spool
 
 #: How many at once: with more, those that are done make room for others, and those of which nothing has come to its
 #: end for so many seconds (longer than a missing exchange is waited for).
-MOST_KEYS: Final = 4000
+MOST_STREAMS: Final = 4000
 PATIENCE: Final = 20.0
 #: A look at all names costs something; it is worth it for so many free places.
 _PLACES: Final = 256
 
 
-class Keys:
+class Streams:
     """``by_name`` are those that are seen to; ``make`` begins with one more. Of the others only the spool knows, and
     each of them has its turn."""
 
     __slots__ = ("_make", "_others", "_spool", "by_name", "most")
 
-    def __init__(self, spool: Spool, make: Callable[[KeyName], KeyReplay]) -> None:
+    def __init__(self, spool: Spool, make: Callable[[StreamName], Stream]) -> None:
         self._spool = spool
         self._make = make
-        self.by_name: dict[KeyName, KeyReplay] = {}
+        self.by_name: dict[StreamName, Stream] = {}
         #: Those that come next, the last one first. Some may be gone by then.
-        self._others: list[KeyName] = []
-        self.most = MOST_KEYS
+        self._others: list[StreamName] = []
+        self.most = MOST_STREAMS
 
     def __len__(self) -> int:
         return len(self.by_name)
 
-    def find(self, name: KeyName) -> KeyReplay | None:
+    def find(self, name: StreamName) -> Stream | None:
         """That one; ``None``: its turn comes later."""
-        key = self.by_name.get(name)
-        if key is None and len(self.by_name) < self.most:
-            key = self.by_name[name] = self._make(name)
-        return key
+        stream = self.by_name.get(name)
+        if stream is None and len(self.by_name) < self.most:
+            stream = self.by_name[name] = self._make(name)
+        return stream
 
-    def drop(self, key: KeyReplay) -> None:
+    def drop(self, stream: Stream) -> None:
         """It is not seen to any more."""
-        key.unpark()
-        key.gone = True
-        del self.by_name[key.name]
+        stream.unpark()
+        stream.gone = True
+        del self.by_name[stream.name]
 
     def fill(self, few: bool = False) -> None:
         """Take in as many as there are places for; ``few``: even if these are few."""
-        there: Mapping[KeyName, object] = self._spool.keys
+        there: Mapping[StreamName, object] = self._spool.streams
         mine = self.by_name
         free = self.most - len(mine)
         if not self._others and free > 0 and (few or (free >= min(_PLACES, self.most // 4) and len(there) > len(mine))):
@@ -61,10 +61,10 @@ class Keys:
             if name in there:
                 self.find(name)
 
-    def stuck(self, now: float) -> list[KeyReplay]:
+    def stuck(self, now: float) -> list[Stream]:
         """Those that have to make room for others."""
-        wanted = len(self._spool.keys) - len(self.by_name)
+        wanted = len(self._spool.streams) - len(self.by_name)
         if len(self.by_name) < self.most or wanted <= 0:
             return []
-        found = [key for key in self.by_name.values() if now - key.worked >= PATIENCE and key.quiet]
+        found = [stream for stream in self.by_name.values() if now - stream.worked >= PATIENCE and stream.quiet]
         return found[:wanted]

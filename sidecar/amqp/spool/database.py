@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from sidecar.amqp.spool.codec import pack
-from sidecar.amqp.spool.dead_letters import DeadLetter, DeadTable
+from sidecar.amqp.spool.dead_letters import DeadLetter, DeadLetterTable
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.messages import MessageTable
-from sidecar.amqp.spool.transaction import BadRow, Changes, Count, KeyName, count_changes
+from sidecar.amqp.spool.transaction import BadRow, Count, StreamName, Transaction, count_changes
 from sidecar.storage.database import DatabaseFile
 from sidecar.storage.errors import DiskFullError
 from sidecar.storage.sqlite import Format, blob, roll_back, scalar
@@ -78,7 +78,7 @@ class Database:
     """One upstream's spool on the disk. ``max_dead`` bounds the dead letters, bytes: the oldest go first, which is
     logged and counted in ``dropped``. Beside what each method says, all raise ``sqlite3.Error`` or ``OSError`` when the
     file cannot be used; then nothing of what was asked for has been done. Messages are stored only as long as there is
-    room beside them for their removal (:meth:`DatabaseFile.hold`); else that raises :class:`DiskFullError`."""
+    room beside them for their removal (:meth:`DatabaseFile.scheduler`); else that raises :class:`DiskFullError`."""
 
     def __init__(
         self, folder: Path, name: str, max_dead: int = 1 << 62, clock_wall: Callable[[], float] = time.time
@@ -95,12 +95,12 @@ class Database:
         #: Bytes of log that are not yet in the database, about.
         self.behind = 0
         self.messages = MessageTable()
-        self.dead = DeadTable()
+        self.dead = DeadLetterTable()
         #: While it is being copied: how many messages there were.
         self._before = 0
 
     @property
-    def counts(self) -> dict[KeyName, Count]:
+    def counts(self) -> dict[StreamName, Count]:
         """Messages by key, as committed."""
         return self.messages.counts
 
@@ -140,7 +140,7 @@ class Database:
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
-    def write(self, puts: Sequence[SpooledMessage], changes: Changes) -> None:
+    def write(self, puts: Sequence[SpooledMessage], changes: Transaction) -> None:
         """All of it in one transaction, which is on the disk when this returns; the messages then have their ids."""
         if puts:
             self._check_room()
@@ -158,7 +158,7 @@ class Database:
             raise
         self._count(puts, changes)
 
-    def _change(self, sql: sqlite3.Connection, changes: Changes) -> None:
+    def _change(self, sql: sqlite3.Connection, changes: Transaction) -> None:
         if changes.tried:
             sql.executemany(_TRIED, {message.id: (message.attempts, message.id) for message in changes.tried}.values())
         for death in changes.dead:
@@ -184,16 +184,16 @@ class Database:
         if changes.removed:
             sql.execute(_DELETE, (_ids(changes.removed),))
 
-    def _count(self, puts: Sequence[SpooledMessage], changes: Changes) -> None:
+    def _count(self, puts: Sequence[SpooledMessage], changes: Transaction) -> None:
         self.behind += _PAGE + count_changes(self.counts, puts, changes)
         self.corrupt += len(changes.bad)
 
     def fetch(
-        self, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int
+        self, stream: StreamName, after: tuple[int, int] | None, limit: int, limit_bytes: int
     ) -> tuple[list[SpooledMessage], list[BadRow]]:
         """The next messages of a key behind that place, at most so many and (but for the first) so many bytes; and
         those in between that are not what was written."""
-        return self.messages.fetch(self.file.sql, key, after, limit, limit_bytes)
+        return self.messages.fetch(self.file.sql, stream, after, limit, limit_bytes)
 
     # -- dead letters --------------------------------------------------------------------------------------------------
 
@@ -244,7 +244,7 @@ class Database:
                 message.empty()  # there may be many, and large ones
                 messages.append(message)
             self.file.hold()
-        self._count(messages, Changes())
+        self._count(messages, Transaction())
         return messages
 
     # -- upkeep --------------------------------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ class Database:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """Committed, and on the disk, at the end; or as if it had not been."""
         sql = self.file.sql
-        keys, next_, next_block = self.messages.keys, self._next, self._next_block
+        streams, next_, next_block = self.messages.streams, self._next, self._next_block
         sql.execute("BEGIN IMMEDIATE")
         try:
             yield sql
@@ -299,7 +299,7 @@ class Database:
         except BaseException:
             roll_back(sql)
             self._next, self._next_block = next_, next_block
-            self.messages.forget(keys)
+            self.messages.forget(streams)
             self.dead.load(sql)
             raise
 

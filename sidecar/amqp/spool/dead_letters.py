@@ -43,7 +43,7 @@ class DeadLetter:
 _SELECT = "SELECT id, died, reason, code, size, attempts, data, text FROM dead "
 
 
-class DeadTable:
+class DeadLetterTable:
     """Their table. ``reasons`` is how many there are of each; all are counted as soon as they change, and to be loaded
     again when the transaction fails."""
 

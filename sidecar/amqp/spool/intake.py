@@ -11,14 +11,14 @@ from sidecar.amqp.flow.gates import SwitchGate
 from sidecar.amqp.spool.message import SpooledMessage, from_frames
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.policy import Route
+    from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.amqp.flow.publish import Publish
     from sidecar.amqp.flow.scheduler import Sender
     from sidecar.amqp.flow.stats import AmqpStats
     from sidecar.amqp.spool.lifetimes import Lifetimes
     from sidecar.amqp.spool.shares import Shares
     from sidecar.amqp.spool.store import Spool
-    from sidecar.amqp.spool.transaction import KeyName
+    from sidecar.amqp.spool.transaction import StreamName
     from sidecar.config.model import AmqpSpool
     from sidecar.storage.errors import SpoolError
 
@@ -30,7 +30,7 @@ ID_HEADER: Final = "x-sidecar-id"
 _ENTRY: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode() + b"S\x00\x00\x00"
 
 
-class Keeper:
+class Intake:
     """One AMQP port's. ``wall`` is Unix time."""
 
     __slots__ = (
@@ -51,7 +51,7 @@ class Keeper:
         self._lifetimes = lifetimes
         self._shares = shares
         #: Where publishes wait whose key has its share of the room.
-        self._crowds: dict[KeyName, SwitchGate] = {}
+        self._crowds: dict[StreamName, SwitchGate] = {}
         self.spool = spool
         self._stats = stats
         self._wall = wall
@@ -72,9 +72,9 @@ class Keeper:
         value = f"{self._prefix}-{self._count:x}".encode()
         return _ENTRY + bytes((len(value),)) + value
 
-    def queued(self, route: Route) -> bool:
+    def queued(self, route: PublishRoute) -> bool:
         """Messages of the route's key are in the spool: what comes now has to go behind them."""
-        return (route.vhost, route.lane) in self.spool.keys
+        return (route.vhost, route.lane) in self.spool.streams
 
     def take(self, publishes: list[Publish], urgent: bool = False) -> bool:
         """Store them, in this order; each one's channel hears of it. ``False``: there is no room, and nothing was
@@ -91,7 +91,7 @@ class Keeper:
         self._stats.spooled += len(publishes)
         return True
 
-    def _crowded(self, route: Route) -> bool:
+    def _crowded(self, route: PublishRoute) -> bool:
         name = (route.vhost, route.lane)
         gate = self._crowds.get(name)
         if gate is not None and gate.closed:
@@ -103,7 +103,7 @@ class Keeper:
         gate.set(True)
         return True
 
-    def gate(self, route: Route) -> SwitchGate:
+    def gate(self, route: PublishRoute) -> SwitchGate:
         """Where what was not taken waits until there is room for it."""
         gate = self._crowds.get((route.vhost, route.lane))
         return gate if gate is not None and gate.closed else self.full
@@ -193,14 +193,14 @@ class Keeper:
 class _Stored:
     """Waits for a batch to be stored."""
 
-    __slots__ = ("_keeper", "_publishes")
+    __slots__ = ("_intake", "_publishes")
 
-    def __init__(self, keeper: Keeper, publishes: list[Publish]) -> None:
-        self._keeper = keeper
+    def __init__(self, intake: Intake, publishes: list[Publish]) -> None:
+        self._intake = intake
         self._publishes = publishes
 
     def done(self, messages: list[SpooledMessage], error: SpoolError | None) -> None:
         if error is None:
-            self._keeper.stored(self._publishes, messages)
+            self._intake.stored(self._publishes, messages)
         else:
-            self._keeper.failed(self._publishes, error)
+            self._intake.failed(self._publishes, error)

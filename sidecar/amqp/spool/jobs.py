@@ -8,7 +8,7 @@ from typing import Any
 
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.transaction import BadRow, Changes, Count, KeyName
+from sidecar.amqp.spool.transaction import BadRow, Count, StreamName, Transaction
 from sidecar.storage.errors import SpoolError
 
 PutDone = Callable[[list[SpooledMessage], SpoolError | None], None]
@@ -30,12 +30,12 @@ class Put:
 class Fetch:
     """Messages that somebody wants."""
 
-    __slots__ = ("after", "bad", "done", "key", "limit", "limit_bytes", "messages")
+    __slots__ = ("after", "bad", "done", "limit", "limit_bytes", "messages", "stream")
 
     def __init__(
-        self, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone
+        self, stream: StreamName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone
     ) -> None:
-        self.key = key
+        self.stream = stream
         self.after = after
         self.limit = limit
         self.limit_bytes = limit_bytes
@@ -72,7 +72,7 @@ class State:
 
     __slots__ = ("corrupt", "count", "dropped", "missing", "problem", "reasons", "size")
 
-    def __init__(self, database: Database, problem: str, missing: dict[KeyName, Count]) -> None:
+    def __init__(self, database: Database, problem: str, missing: dict[StreamName, Count]) -> None:
         self.problem = problem
         self.missing = missing
         self.corrupt = database.corrupt
@@ -94,5 +94,5 @@ class State:
         )
 
 
-Job = Put | Fetch | Call | Stop | Changes
+Job = Put | Fetch | Call | Stop | Transaction
 Outcome = Put | Fetch | Call | Stop | State

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.policy import Route
-    from sidecar.amqp.topology.bindings import Topology
+    from sidecar.amqp.flow.policy import PublishRoute
+    from sidecar.amqp.topology.bindings import Bindings
 
 #: Routes whose answer is remembered; with more, it is begun anew.
 _MOST: Final = 10_000
@@ -27,22 +27,22 @@ class Lifetime:
 class Lifetimes:
     """What is known of one port's routes."""
 
-    __slots__ = ("_found", "_topology", "_version")
+    __slots__ = ("_bindings", "_found", "_version")
 
-    def __init__(self, topology: Topology) -> None:
-        self._topology = topology
+    def __init__(self, bindings: Bindings) -> None:
+        self._bindings = bindings
         self._version = -1
-        self._found: dict[Route, Lifetime] = {}
+        self._found: dict[PublishRoute, Lifetime] = {}
 
-    def find(self, route: Route) -> Lifetime:
+    def find(self, route: PublishRoute) -> Lifetime:
         """That of what takes this route."""
-        topology = self._topology
-        if self._version != topology.version or len(self._found) >= _MOST:
-            self._version = topology.version
+        bindings = self._bindings
+        if self._version != bindings.version or len(self._found) >= _MOST:
+            self._version = bindings.version
             self._found.clear()
         found = self._found.get(route)
         if found is None:
-            kept, transient = topology.life(route.vhost, route.exchange, route.routing_key)
-            fleeting = not kept and topology.fleeting(route.vhost, route.exchange, route.routing_key)
+            kept, transient = bindings.life(route.vhost, route.exchange, route.routing_key)
+            fleeting = not kept and bindings.fleeting(route.vhost, route.exchange, route.routing_key)
             found = self._found[route] = Lifetime(kept, not (transient or fleeting), fleeting)
         return found

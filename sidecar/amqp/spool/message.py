@@ -140,12 +140,12 @@ class SpooledMessage:
         return bool(self.flags & _BRIEF)
 
     @property
-    def key(self) -> tuple[str, str]:
+    def stream(self) -> tuple[str, str]:
         """What it keeps its order in: virtual host and lane."""
         return self.vhost, self.lane
 
     @property
-    def cursor(self) -> tuple[int, int]:
+    def position(self) -> tuple[int, int]:
         """Its place in its key."""
         return -self.priority, self.id
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from sidecar.amqp.spool.codec import BadRecordError, pack, unpack
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.transaction import BadRow, Count, KeyName
+from sidecar.amqp.spool.transaction import BadRow, Count, StreamName
 from sidecar.storage.sqlite import blob, text
 
 #: Rows bound in one statement, at the most.
@@ -37,11 +37,11 @@ Row = tuple[int, int, int, int, int, bytes]
 class MessageTable:
     """Messages, and the keys that they are of. ``counts`` is how many there are by key, as committed."""
 
-    __slots__ = ("_keys", "counts")
+    __slots__ = ("_streams", "counts")
 
     def __init__(self) -> None:
-        self.counts: dict[KeyName, Count] = {}
-        self._keys: dict[KeyName, int] = {}
+        self.counts: dict[StreamName, Count] = {}
+        self._streams: dict[StreamName, int] = {}
 
     @property
     def count(self) -> int:
@@ -49,33 +49,33 @@ class MessageTable:
         return sum(count for count, _ in self.counts.values())
 
     @property
-    def keys(self) -> int:
+    def streams(self) -> int:
         """How many keys are known."""
-        return len(self._keys)
+        return len(self._streams)
 
     def load(self, sql: sqlite3.Connection) -> None:
         """Read the keys, and count what is there."""
         sql.execute("DELETE FROM key WHERE id NOT IN (SELECT DISTINCT key FROM message INDEXED BY message_order)")
-        self._keys = {}
-        for key, vhost, lane in sql.execute("SELECT id, vhost, lane FROM key"):
-            self._keys[text(vhost), text(lane)] = key
+        self._streams = {}
+        for stream, vhost, lane in sql.execute("SELECT id, vhost, lane FROM key"):
+            self._streams[text(vhost), text(lane)] = stream
         self.recount(sql)
 
     def recount(self, sql: sqlite3.Connection) -> None:
         """Count again what is there."""
-        names = {key: name for name, key in self._keys.items()}
+        names = {stream: name for name, stream in self._streams.items()}
         self.counts = {}
-        for key, count, size in sql.execute(
+        for stream, count, size in sql.execute(
             "SELECT key, count(*), sum(size) FROM message INDEXED BY message_order GROUP BY key"
         ):
-            if key not in names:
+            if stream not in names:
                 raise sqlite3.DatabaseError("messages of an unknown key")
-            self.counts[names[key]] = [count, size]
+            self.counts[names[stream]] = [count, size]
 
-    def forget(self, keys: int) -> None:
+    def forget(self, streams: int) -> None:
         """There are only so many keys after all: those that came later were rolled back."""
-        if len(self._keys) > keys:
-            self._keys = dict(list(self._keys.items())[:keys])
+        if len(self._streams) > streams:
+            self._streams = dict(list(self._streams.items())[:streams])
 
     def insert(self, sql: sqlite3.Connection, messages: Sequence[SpooledMessage]) -> None:
         """Write messages, which have their numbers."""
@@ -97,20 +97,22 @@ class MessageTable:
     def row(self, sql: sqlite3.Connection, message: SpooledMessage) -> Row:
         """The columns of a message that has its number; its key is made when it is a new one."""
         name = message.vhost, message.lane
-        key = self._keys.get(name)
-        if key is None:
-            key = sql.execute("INSERT INTO key (vhost, lane) VALUES (?, ?)", (blob(name[0]), blob(name[1]))).lastrowid
-            assert key is not None
-            self._keys[name] = key
-        return message.id, key, _LOWEST - message.priority, message.size, message.attempts, pack(message)
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = sql.execute(
+                "INSERT INTO key (vhost, lane) VALUES (?, ?)", (blob(name[0]), blob(name[1]))
+            ).lastrowid
+            assert stream is not None
+            self._streams[name] = stream
+        return message.id, stream, _LOWEST - message.priority, message.size, message.attempts, pack(message)
 
     def fetch(
-        self, sql: sqlite3.Connection, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int
+        self, sql: sqlite3.Connection, stream: StreamName, after: tuple[int, int] | None, limit: int, limit_bytes: int
     ) -> tuple[list[SpooledMessage], list[BadRow]]:
         """See :meth:`Database.fetch`."""
         messages: list[SpooledMessage] = []
         bad: list[BadRow] = []
-        number = self._keys.get(key)
+        number = self._streams.get(stream)
         if number is None:
             return messages, bad
         rank, last = (-1, 0) if after is None else (_LOWEST + after[0], after[1])
@@ -125,7 +127,7 @@ class MessageTable:
                     if message.id != row:
                         raise BadRecordError("a record of another message")
                 except BadRecordError:
-                    bad.append(BadRow(row, key, size))
+                    bad.append(BadRow(row, stream, size))
                     continue
                 message.attempts = attempts
                 messages.append(message)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from sidecar.amqp.spool.store import Key, Spool
-    from sidecar.amqp.spool.transaction import KeyName
+    from sidecar.amqp.spool.store import Spool, StreamCount
+    from sidecar.amqp.spool.transaction import StreamName
 
 #: The part of the room that keys which stand still may have, each and all together.
 SHARE: Final = 0.5
@@ -33,23 +33,23 @@ class Shares:
         #: What is there of keys that stand still, as of the last look.
         self._still_bytes = 0
 
-    def refuses(self, name: KeyName, again: bool = False) -> bool:
+    def refuses(self, name: StreamName, again: bool = False) -> bool:
         """Whether there is no more room for this key, though perhaps for others. ``again``: it was so before."""
         spool = self._spool
         limit = spool.max_bytes * (SHARE * _ROOM if again else SHARE)
         if spool.bytes < limit:
             return False
-        key = spool.keys.get(name)
-        if key is None or not self._moves():
+        stream = spool.streams.get(name)
+        if stream is None or not self._moves():
             return False
         now = self._clock()
-        if not _still(key, now):
+        if not _still(stream, now):
             return False
         if now - self._looked_at >= _PAUSE or now < self._looked_at:
             self._looked_at = now
-            self._still_bytes = sum([it.bytes for it in spool.keys.values() if _still(it, now)])
-        return key.bytes >= limit or self._still_bytes >= limit
+            self._still_bytes = sum([it.bytes for it in spool.streams.values() if _still(it, now)])
+        return stream.bytes >= limit or self._still_bytes >= limit
 
 
-def _still(key: Key, now: float) -> bool:
-    return not 0.0 <= now - key.moved < STILL
+def _still(stream: StreamCount, now: float) -> bool:
+    return not 0.0 <= now - stream.moved < STILL

@@ -21,7 +21,7 @@ from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.dead_letters import DeadLetter
 from sidecar.amqp.spool.jobs import Call, Fetch, FetchDone, Job, Outcome, Put, PutDone, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.transaction import Changes, Death, KeyName
+from sidecar.amqp.spool.transaction import NewDeadLetter, StreamName, Transaction
 from sidecar.amqp.spool.writer import Writer
 from sidecar.storage.errors import SpoolError
 from sidecar.storage.files import Files
@@ -38,7 +38,7 @@ LINGER: Final = 0.005
 ROOM: Final = 0.9
 
 
-class Key:
+class StreamCount:
     """What is in the spool of one virtual host and lane."""
 
     __slots__ = ("bytes", "count", "moved")
@@ -115,12 +115,12 @@ class Spool:
         self._worker: Worker[Job] = Worker("spool", loop)
         self._closing = False
         #: What has been removed, and is not queued yet.
-        self._later: Changes | None = None
+        self._later: Transaction | None = None
         #: Bytes of memory that wait for the disk.
         self._waiting = 0
         self.max_bytes = max_bytes
         #: Messages that are not removed yet, those on their way to the disk included; and their bytes.
-        self.keys: dict[KeyName, Key] = {}
+        self.streams: dict[StreamName, StreamCount] = {}
         self.messages = 0
         self.bytes = 0
         #: When one has left, or the first one has come (Unix time).
@@ -192,20 +192,22 @@ class Spool:
         """For how long nothing has left that was there, seconds."""
         return max(0.0, self._clock() - self._moved) if self.messages else 0.0
 
-    def fetch(self, key: KeyName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone) -> None:
-        """The next messages of ``key`` on the disk, by falling priority and then by id, that are behind ``after`` (a
-        :attr:`~SpooledMessage.cursor`; None: from the beginning): at most ``limit``, and no more than ``limit_bytes``
+    def fetch(
+        self, stream: StreamName, after: tuple[int, int] | None, limit: int, limit_bytes: int, done: FetchDone
+    ) -> None:
+        """The next messages of ``stream`` on the disk, by falling priority and then by id, that are behind ``after`` (a
+        :attr:`~SpooledMessage.position`; None: from the beginning): at most ``limit``, and no more than ``limit_bytes``
         unless it is a single one. ``done`` is called once, after everything asked for before is on the disk."""
-        self._ask(Fetch(key, after, limit, limit_bytes, done))
+        self._ask(Fetch(stream, after, limit, limit_bytes, done))
 
     def remove(self, messages: list[SpooledMessage]) -> None:
         """They have been delivered: forget them with the next transaction."""
         now = self._moved = self._clock()
         for message in messages:
             name = (message.vhost, message.lane)
-            key = self.keys.get(name)
-            if key is not None:
-                key.moved = now
+            stream = self.streams.get(name)
+            if stream is not None:
+                stream.moved = now
             self._less(name, 1, message.size)
         self._soon().removed += messages
         self._room()
@@ -220,7 +222,7 @@ class Spool:
         """Nobody will send it any more: it becomes a dead letter, and is no message of its key from now on. It need not
         have been in the spool (its id is 0 then). ``text`` is what the broker said, with that ``code``."""
         now = self._clock()
-        self._soon().dead.append(Death(message, reason, code, now, text))
+        self._soon().dead.append(NewDeadLetter(message, reason, code, now, text))
         if message.id:
             self._moved = now
             self._less((message.vhost, message.lane), 1, message.size)
@@ -236,11 +238,11 @@ class Spool:
             self._ask(Call(work, future, messages))
         return future
 
-    def _soon(self) -> Changes:
+    def _soon(self) -> Transaction:
         """Changes that nobody waits for: what comes within a few milliseconds is one transaction."""
         later = self._later
         if later is None:
-            later = self._later = Changes()
+            later = self._later = Transaction()
             self._loop.call_later(LINGER, self._flush)
         return later
 
@@ -254,25 +256,25 @@ class Spool:
         self._flush()
         self._worker.submit(job)
 
-    def _more(self, name: KeyName, count: int, size: int) -> None:
-        key = self.keys.get(name)
-        if key is None:
-            key = self.keys[name] = Key()
-        key.count += count
-        key.bytes += size
+    def _more(self, name: StreamName, count: int, size: int) -> None:
+        stream = self.streams.get(name)
+        if stream is None:
+            stream = self.streams[name] = StreamCount()
+        stream.count += count
+        stream.bytes += size
         self.messages += count
         self.bytes += size
 
-    def _less(self, name: KeyName, count: int, size: int) -> None:
-        key = self.keys.get(name)
-        if key is None:
+    def _less(self, name: StreamName, count: int, size: int) -> None:
+        stream = self.streams.get(name)
+        if stream is None:
             return
-        if count >= key.count:
-            count = key.count
-            size = key.bytes
-            del self.keys[name]
-        key.count -= count
-        key.bytes -= size
+        if count >= stream.count:
+            count = stream.count
+            size = stream.bytes
+            del self.streams[name]
+        stream.count -= count
+        stream.bytes -= size
         self.messages -= count
         self.bytes -= size
 
@@ -300,14 +302,14 @@ class Spool:
             outcome.done(outcome.messages, outcome.error)
         elif isinstance(outcome, Fetch):
             for bad in outcome.bad:
-                self._less(bad.key, 1, bad.size)
+                self._less(bad.stream, 1, bad.size)
             outcome.done(outcome.messages)
         elif isinstance(outcome, State):
             self._heard(outcome)
         elif isinstance(outcome, Call):
             if outcome.revives and outcome.result:
                 for message in outcome.result:
-                    self._more(message.key, 1, message.size)
+                    self._more(message.stream, 1, message.size)
                 if self.on_revived is not None:
                     self.on_revived()
             if outcome.future.done():

@@ -7,16 +7,16 @@ from typing import Final
 
 from sidecar.amqp.spool.message import SpooledMessage
 
-#: How many bytes of messages :meth:`Changes.piece` has, unless it is a single one.
+#: How many bytes of messages :meth:`Transaction.piece` has, unless it is a single one.
 _BYTES: Final = 512 << 10
 
 #: Virtual host and lane.
-KeyName = tuple[str, str]
+StreamName = tuple[str, str]
 #: Of one key, how many messages and bytes.
 Count = list[int]
 
 
-class Death:
+class NewDeadLetter:
     """A message on its way to the dead letters. ``text`` is what the broker said; ``stored``: out of the spool, which
     it need not have been in."""
 
@@ -34,15 +34,15 @@ class Death:
 class BadRow:
     """A message that is not what was written; ``size`` is what it counted as."""
 
-    __slots__ = ("id", "key", "size")
+    __slots__ = ("id", "size", "stream")
 
-    def __init__(self, number: int, key: KeyName, size: int) -> None:
+    def __init__(self, number: int, stream: StreamName, size: int) -> None:
         self.id = number
-        self.key = key
+        self.stream = stream
         self.size = size
 
 
-class Changes:
+class Transaction:
     """What one transaction does beside storing messages."""
 
     __slots__ = ("bad", "dead", "removed", "tried")
@@ -50,15 +50,15 @@ class Changes:
     def __init__(self) -> None:
         self.removed: list[SpooledMessage] = []
         self.tried: list[SpooledMessage] = []
-        self.dead: list[Death] = []
+        self.dead: list[NewDeadLetter] = []
         self.bad: list[BadRow] = []
 
     def __bool__(self) -> bool:
         return bool(self.removed or self.tried or self.dead or self.bad)
 
-    def piece(self, rows: int) -> Changes:
+    def piece(self, rows: int) -> Transaction:
         """The first ones, at most so many, which need little room."""
-        piece = Changes()
+        piece = Transaction()
         size = _BYTES
         if self.tried:
             piece.tried = self.tried[:rows]
@@ -78,7 +78,7 @@ class Changes:
             piece.removed = self.removed[:rows]
         return piece
 
-    def drop(self, piece: Changes) -> None:
+    def drop(self, piece: Transaction) -> None:
         """A piece of it, or all of it, is done."""
         del self.tried[: len(piece.tried)]
         del self.dead[: len(piece.dead)]
@@ -86,7 +86,7 @@ class Changes:
         del self.removed[: len(piece.removed)]
 
 
-def count_changes(counts: dict[KeyName, Count], puts: Iterable[SpooledMessage], changes: Changes) -> int:
+def count_changes(counts: dict[StreamName, Count], puts: Iterable[SpooledMessage], changes: Transaction) -> int:
     """Let ``counts`` follow a transaction. About how many bytes it has written."""
     written = 0
     for message in puts:
@@ -102,34 +102,36 @@ def count_changes(counts: dict[KeyName, Count], puts: Iterable[SpooledMessage], 
     for death in changes.dead:
         written += 2 * death.message.size
         if death.stored:
-            _less(counts, death.message.key, death.message.size)
+            _less(counts, death.message.stream, death.message.size)
     for bad in changes.bad:
-        _less(counts, bad.key, bad.size)
+        _less(counts, bad.stream, bad.size)
     return written
 
 
-def _less(counts: dict[KeyName, Count], key: KeyName, size: int) -> None:
-    count = counts.get(key)
+def _less(counts: dict[StreamName, Count], stream: StreamName, size: int) -> None:
+    count = counts.get(stream)
     if count is not None:
         count[0] -= 1
         count[1] -= size
         if count[0] <= 0:
-            del counts[key]
+            del counts[stream]
 
 
-def removal(messages: list[SpooledMessage]) -> Changes:
+def removal(messages: list[SpooledMessage]) -> Transaction:
     """That these have gone."""
-    changes = Changes()
+    changes = Transaction()
     changes.removed = messages
     return changes
 
 
-def copied(counts: dict[KeyName, Count]) -> dict[KeyName, Count]:
+def copied(counts: dict[StreamName, Count]) -> dict[StreamName, Count]:
     """As they are now."""
     return {name: [count, size] for name, (count, size) in counts.items()}
 
 
-def add_differences(before: dict[KeyName, Count], after: dict[KeyName, Count], missing: dict[KeyName, Count]) -> None:
+def add_differences(
+    before: dict[StreamName, Count], after: dict[StreamName, Count], missing: dict[StreamName, Count]
+) -> None:
     """Add to ``missing`` what is no longer there."""
     for name in {**before, **after}:
         count, size = before.get(name, (0, 0))

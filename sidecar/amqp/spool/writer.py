@@ -20,10 +20,10 @@ from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.jobs import Call, Fetch, Job, Outcome, Put, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.transaction import (
-    Changes,
     Count,
-    Death,
-    KeyName,
+    NewDeadLetter,
+    StreamName,
+    Transaction,
     add_differences,
     copied,
     count_changes,
@@ -68,14 +68,14 @@ class Writer:
         self._calls: list[Call] = []
         self._stop: Stop | None = None
         #: What is to be changed; it stays here until it is.
-        self._changes = Changes()
+        self._changes = Transaction()
         self._state = _FINE
         self._error: Exception | None = None
         self._next_try = 0.0
         self._problem = ""
         #: What the file should hold, while it is out of use; and what it turned out not to.
-        self._before: dict[KeyName, Count] | None = None
-        self._missing: dict[KeyName, Count] = {}
+        self._before: dict[StreamName, Count] | None = None
+        self._missing: dict[StreamName, Count] = {}
         #: There may be pages that the file system can have back, when there is time.
         self._shrinking = False
         self._outcomes: list[Outcome] = []
@@ -118,7 +118,7 @@ class Writer:
                 self._puts.append(job)
                 count += len(job.messages)
                 size += job.size
-            elif isinstance(job, Changes):
+            elif isinstance(job, Transaction):
                 changes.removed += job.removed
                 changes.tried += job.tried
                 changes.dead += [death for death in job.dead if _can_be_written(death)]
@@ -196,7 +196,7 @@ class Writer:
             elif self._problem:
                 self._checkpoint()
 
-    def _commit(self, messages: list[SpooledMessage], changes: Changes) -> Exception | None:
+    def _commit(self, messages: list[SpooledMessage], changes: Transaction) -> Exception | None:
         """A transaction with these messages and changes; what went wrong."""
         try:
             self._database.write(messages, changes)
@@ -220,7 +220,7 @@ class Writer:
         while fetches:
             fetch = fetches[0]
             try:
-                fetch.messages, bad = self._database.fetch(fetch.key, fetch.after, fetch.limit, fetch.limit_bytes)
+                fetch.messages, bad = self._database.fetch(fetch.stream, fetch.after, fetch.limit, fetch.limit_bytes)
             except FAILURES as error:
                 self._trouble(error)
                 return
@@ -327,7 +327,7 @@ class Writer:
                 database.file.salvage(self._error)
             database.write((), self._changes)
             count_changes(self._before, (), self._changes)
-            self._changes = Changes()
+            self._changes = Transaction()
             database.recount()
         except (*FAILURES, SpoolError) as error:
             text = describe(error)
@@ -398,7 +398,7 @@ class Writer:
         self._worker.post(self._settle, last)
 
 
-def _can_be_written(death: Death) -> bool:
+def _can_be_written(death: NewDeadLetter) -> bool:
     """What cannot be must not keep back the rest; it is only lost if it has never been in the spool."""
     try:
         if not death.stored:

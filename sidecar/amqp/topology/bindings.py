@@ -80,7 +80,7 @@ class Binding:
         self.to_exchange = to_exchange
         self.digest = digest(arguments) if arguments else b""
         self.words = routing_key.count(".") + 1
-        #: When it was last heard of (:attr:`Topology.heard`).
+        #: When it was last heard of (:attr:`Bindings.heard`).
         self.learnt = 0
 
     @property
@@ -98,7 +98,7 @@ def _name(item: tuple[str, object]) -> str:
     return item[0]
 
 
-class _Fan:
+class _ExchangeBindings:
     """What leads away from one exchange."""
 
     __slots__ = ("_by_key", "_patterns")
@@ -150,14 +150,14 @@ class _Fan:
             found.update(targets)
 
 
-class _Store:
+class _BindingTable:
     """Bindings in the order in which they were last heard of, and where they lead."""
 
     __slots__ = ("bindings", "fans", "sources", "targets", "words")
 
     def __init__(self) -> None:
         self.bindings: dict[_Identity, Binding] = {}
-        self.fans: dict[str, _Fan] = {}
+        self.fans: dict[str, _ExchangeBindings] = {}
         #: The bindings of an exchange, and those to a (name, to_exchange).
         self.sources: dict[str, set[_Identity]] = {}
         self.targets: dict[tuple[str, bool], set[_Identity]] = {}
@@ -172,7 +172,7 @@ class _Store:
         self.targets.setdefault((binding.target, binding.to_exchange), set()).add(identity)
         fan = self.fans.get(binding.source)
         if fan is None:
-            fan = self.fans[binding.source] = _Fan()
+            fan = self.fans[binding.source] = _ExchangeBindings()
         fan.add(binding)
 
     def remove(self, identity: _Identity) -> Binding | None:
@@ -219,14 +219,14 @@ class _Store:
         return True
 
 
-class _Vhost:
+class _VhostBindings:
     """What is known of one vhost. Bindings to watched queues, and between exchanges, are kept apart from the many to
     queues that nobody watches: those go first when there are too many, and are not looked at to route a publish."""
 
     __slots__ = ("kinds", "learnt", "lives", "near", "rest", "transient", "types", "watched")
 
     def __init__(self, watched: frozenset[str]) -> None:
-        #: The declared exchanges' types, those heard of longest ago first; and when that was (:attr:`Topology.heard`).
+        #: The declared exchanges' types, those heard of longest ago first; and when that was (:attr:`Bindings.heard`).
         self.types: dict[str, str] = {}
         self.learnt: dict[str, int] = {}
         self.kinds: dict[str, int] = {name: _KINDS[kind] for name, kind in PREDECLARED.items()}
@@ -236,10 +236,10 @@ class _Vhost:
         #: first; the others keep it for ever.
         self.lives: dict[str, tuple[float, bool]] = {}
         self.watched = watched
-        self.near = _Store()
-        self.rest = _Store()
+        self.near = _BindingTable()
+        self.rest = _BindingTable()
 
-    def store(self, binding: Binding) -> _Store:
+    def store(self, binding: Binding) -> _BindingTable:
         return self.near if binding.to_exchange or binding.target in self.watched else self.rest
 
     def watch(self, queues: frozenset[str]) -> None:
@@ -321,7 +321,7 @@ class _Vhost:
             queues.add(name)
 
 
-class Topology:
+class Bindings:
     """Every vhost's exchanges and bindings, within bounds. Names are as in the protocol; the empty exchange is the
     default one, which leads to the queue that the routing key names.
 
@@ -336,7 +336,7 @@ class Topology:
         self.heard = 0
         self.forgotten = 0
         self.on_change: Callable[[], None] | None = None
-        self._vhosts: dict[str, _Vhost] = {}
+        self._vhosts: dict[str, _VhostBindings] = {}
         self._watched: dict[str, frozenset[str]] = {}
         #: Vhosts whose bounds were reached: one line of log each.
         self._full: set[str] = set()
@@ -516,7 +516,7 @@ class Topology:
                 found.add(routing_key)
         return found
 
-    def _vhost(self, name: str) -> _Vhost:
+    def _vhost(self, name: str) -> _VhostBindings:
         known = self._vhosts.get(name)
         if known is None:
             if len(self._vhosts) >= MAX_VHOSTS:
@@ -524,7 +524,7 @@ class Topology:
                 del self._vhosts[oldest]
                 self._full.discard(oldest)
                 self.forgotten += 1
-            known = self._vhosts[name] = _Vhost(self._watched.get(name, frozenset()))
+            known = self._vhosts[name] = _VhostBindings(self._watched.get(name, frozenset()))
         return known
 
     def _learn(self, vhost: str, binding: Binding) -> None:
@@ -544,7 +544,7 @@ class Topology:
             if store.remove(binding.identity) is not None:
                 self._changed(store is known.near)
 
-    def _trim(self, vhost: str, known: _Vhost) -> bool:
+    def _trim(self, vhost: str, known: _VhostBindings) -> bool:
         """Whether the watched queues' bindings had to go as well."""
         near = len(known.near.bindings)
         count = known.trim()

@@ -14,14 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from sidecar.amqp.topology.declarations import EXCHANGE, QUEUE, Fact, exists, from_wire
+from sidecar.amqp.topology.declarations import EXCHANGE, QUEUE, Declaration, exists, from_wire
 from sidecar.amqp.wire.constants import CONNECTION_START, CONNECTION_TUNE, EXCHANGE_DECLARE, QUEUE_DECLARE, AmqpError
 from sidecar.amqp.wire.methods import Arguments
 from sidecar.storage.json_file import Kept, Notebook
 
 #: What is remembered at most; beyond it, what was confirmed the longest ago is forgotten, and first of all what ends by
 #: itself (answer queues, say).
-MAX_FACTS: Final = 10_000
+MAX_DECLARATIONS: Final = 10_000
 MAX_BYTES: Final = 4 * 1024 * 1024
 #: No broker says more about itself.
 MAX_START: Final = 16_384
@@ -31,17 +31,17 @@ MAX_FILE: Final = 8 * MAX_BYTES
 _EXCHANGES: Final = ("amq.direct", "amq.fanout", "amq.topic", "amq.headers", "amq.match")
 
 
-class Known(Kept):
+class BrokerCatalog(Kept):
     """What is known of one broker (or cluster), in all vhosts."""
 
-    __slots__ = ("_bytes", "_facts", "_names", "_transient", "start", "tune")
+    __slots__ = ("_bytes", "_declarations", "_names", "_transient", "start", "tune")
 
     def __init__(self, path: Path | None = None, wall: Callable[[], float] = time.time) -> None:
         """``path`` is the file that it is kept in."""
         notebook = Notebook(path, "what is known of the broker", MAX_FILE, wall) if path is not None else None
         Kept.__init__(self, notebook)
         #: (vhost, key) → the fact, the one confirmed the longest ago first.
-        self._facts: OrderedDict[tuple[str, bytes], Fact] = OrderedDict()
+        self._declarations: OrderedDict[tuple[str, bytes], Declaration] = OrderedDict()
         #: Those of them that say of something that it ends by itself.
         self._transient: OrderedDict[tuple[str, bytes], None] = OrderedDict()
         #: (vhost, kind and name) → the keys of the facts about it.
@@ -57,13 +57,13 @@ class Known(Kept):
     @property
     def count(self) -> int:
         """How many facts."""
-        return len(self._facts)
+        return len(self._declarations)
 
-    def knows(self, vhost: str, fact: Fact) -> bool:
+    def knows(self, vhost: str, declaration: Declaration) -> bool:
         """Whether the broker has said yes to it."""
-        if (vhost, fact.key) in self._facts:
+        if (vhost, declaration.key) in self._declarations:
             return True
-        return fact.passive and fact.method == EXCHANGE_DECLARE and fact.name in _EXCHANGES
+        return declaration.passive and declaration.method == EXCHANGE_DECLARE and declaration.name in _EXCHANGES
 
     def has_queue(self, vhost: str, name: str) -> bool:
         """Whether there is such a queue, as far as is known."""
@@ -73,25 +73,25 @@ class Known(Kept):
         """Whether there is such an exchange, as far as is known."""
         return self.knows(vhost, exists(EXCHANGE_DECLARE, name))
 
-    def learn(self, vhost: str, fact: Fact) -> None:
+    def learn(self, vhost: str, declaration: Declaration) -> None:
         """The broker has said yes to it."""
-        if fact.server_named:
+        if declaration.server_named:
             return
-        declares = fact.method in (QUEUE_DECLARE, EXCHANGE_DECLARE)
-        if declares and not fact.passive:
-            if (vhost, fact.key) not in self._facts:
+        declares = declaration.method in (QUEUE_DECLARE, EXCHANGE_DECLARE)
+        if declares and not declaration.passive:
+            if (vhost, declaration.key) not in self._declarations:
                 # It was deleted and made anew, if it used to be something else.
-                for key in self._about(vhost, fact.names()[0]):
-                    other = self._facts[vhost, key]
-                    if other.method == fact.method and other.name == fact.name:
+                for key in self._about(vhost, declaration.names()[0]):
+                    other = self._declarations[vhost, key]
+                    if other.method == declaration.method and other.name == declaration.name:
                         self._drop(vhost, key)
-            self._add(vhost, fact.existence())
-        self._add(vhost, fact)
+            self._add(vhost, declaration.existence())
+        self._add(vhost, declaration)
 
-    def forget(self, vhost: str, fact: Fact) -> None:
+    def forget(self, vhost: str, declaration: Declaration) -> None:
         """It is so no more (an unbind)."""
-        if (vhost, fact.key) in self._facts:
-            self._drop(vhost, fact.key)
+        if (vhost, declaration.key) in self._declarations:
+            self._drop(vhost, declaration.key)
 
     def forget_queue(self, vhost: str, name: str) -> None:
         """It was deleted, its bindings with it."""
@@ -103,47 +103,47 @@ class Known(Kept):
         for key in self._about(vhost, EXCHANGE + name):
             self._drop(vhost, key)
 
-    def about_exchange(self, vhost: str, name: str) -> list[Fact]:
+    def about_exchange(self, vhost: str, name: str) -> list[Declaration]:
         """What to tell a broker that does not have this exchange any more: its declaration and the bindings to it that
         are known, in an order in which they can be stated. Empty when it was never declared through here."""
-        facts = [self._facts[vhost, key] for key in self._about(vhost, EXCHANGE + name)]
-        declarations = [fact for fact in facts if fact.method == EXCHANGE_DECLARE and not fact.passive]
-        return declarations + [fact for fact in facts if fact.other == name] if declarations else []
+        found = [self._declarations[vhost, key] for key in self._about(vhost, EXCHANGE + name)]
+        declarations = [each for each in found if each.method == EXCHANGE_DECLARE and not each.passive]
+        return declarations + [each for each in found if each.other == name] if declarations else []
 
     def _about(self, vhost: str, name: str) -> list[bytes]:
         return list(self._names.get((vhost, name), ()))
 
-    def _add(self, vhost: str, fact: Fact) -> None:
-        place = (vhost, fact.key)
-        if place in self._facts:
-            self._facts.move_to_end(place)
+    def _add(self, vhost: str, declaration: Declaration) -> None:
+        place = (vhost, declaration.key)
+        if place in self._declarations:
+            self._declarations.move_to_end(place)
             if place in self._transient:
                 self._transient.move_to_end(place)
             return
-        self._facts[place] = fact
-        if fact.transient and not fact.passive:
+        self._declarations[place] = declaration
+        if declaration.transient and not declaration.passive:
             self._transient[place] = None
-        self._bytes += fact.size
-        for name in fact.names():
-            self._names.setdefault((vhost, name), set()).add(fact.key)
+        self._bytes += declaration.size
+        for name in declaration.names():
+            self._names.setdefault((vhost, name), set()).add(declaration.key)
         self.dirty = True
-        while len(self._facts) > MAX_FACTS or self._bytes > MAX_BYTES:
+        while len(self._declarations) > MAX_DECLARATIONS or self._bytes > MAX_BYTES:
             self._drop_one()
 
     def _drop_one(self) -> None:
         """Forget what matters the least: a queue of somebody's own before one that everybody declares."""
         if self._transient:
             vhost, key = next(iter(self._transient))
-            for about in self._about(vhost, self._facts[vhost, key].names()[0]):
+            for about in self._about(vhost, self._declarations[vhost, key].names()[0]):
                 self._drop(vhost, about)
         else:
-            self._drop(*next(iter(self._facts)))
+            self._drop(*next(iter(self._declarations)))
 
     def _drop(self, vhost: str, key: bytes) -> None:
-        fact = self._facts.pop((vhost, key))
+        declaration = self._declarations.pop((vhost, key))
         self._transient.pop((vhost, key), None)
-        self._bytes -= fact.size
-        for name in fact.names():
+        self._bytes -= declaration.size
+        for name in declaration.names():
             keys = self._names[vhost, name]
             keys.discard(key)
             if not keys:
@@ -176,7 +176,7 @@ class Known(Kept):
         try:
             self._take_up(content)
         except (AmqpError, AttributeError, KeyError, TypeError, ValueError) as error:
-            self._facts.clear()
+            self._declarations.clear()
             self._transient.clear()
             self._names.clear()
             self._bytes = 0
@@ -186,10 +186,10 @@ class Known(Kept):
         self.dirty = False
 
     def _take_up(self, content: dict[str, object]) -> None:
-        facts = content["facts"]
-        if not isinstance(facts, list):
+        listed = content["facts"]
+        if not isinstance(listed, list):
             raise TypeError("facts are not a list")
-        for vhost, found, wire in facts:
+        for vhost, found, wire in listed:
             if not isinstance(vhost, str) or not isinstance(found, int):
                 raise TypeError("a fact is not one")
             self._add(vhost, from_wire(found, b64decode(wire, validate=True)))
@@ -208,6 +208,6 @@ class Known(Kept):
             "start": b64encode(self.start).decode(),
             "tune": list(self.tune or ()),
             "facts": [
-                [vhost, fact.method, b64encode(fact.wire()).decode()] for (vhost, _), fact in self._facts.items()
+                [vhost, each.method, b64encode(each.wire()).decode()] for (vhost, _), each in self._declarations.items()
             ],
         }

@@ -11,17 +11,17 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.topology import declarations
-from sidecar.amqp.topology.declarations import ENDING, STATING, Fact
+from sidecar.amqp.topology.declarations import ENDING, STATING, Declaration
 from sidecar.amqp.wire import constants
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.amqp.wire.methods import Arguments, method, short
-from sidecar.amqp.wire.rpc import ANSWERING, ANSWERS, Asked, methods_in, place_of, silent
+from sidecar.amqp.wire.rpc import ANSWERING, ANSWERS, PendingCall, find_call, methods_in, no_wait
 
 if TYPE_CHECKING:
-    from sidecar.amqp.topology.broker_catalog import Known
+    from sidecar.amqp.topology.broker_catalog import BrokerCatalog
 
 #: What is remembered of one connection at most; one that has set up more cannot be set up again.
-MAX_FACTS: Final = 10_000
+MAX_DECLARATIONS: Final = 10_000
 MAX_CONSUMERS: Final = 10_000
 MAX_BYTES: Final = 2 * 1024 * 1024
 
@@ -33,7 +33,7 @@ _STREAM: Final = b"\x0cx-queue-typeS\x00\x00\x00\x06stream"
 DIRECT_REPLY_TO: Final = "amq.rabbitmq.reply-to"
 
 
-class RecordedConsumer:
+class ConsumerState:
     """A consumer. ``limit`` is the prefetch limit that was set when it came (-1: none was); ``bits`` and ``table`` are
     its own."""
 
@@ -57,7 +57,7 @@ class RecordedConsumer:
         return method(channel, constants.BASIC_CONSUME, arguments + self.table)
 
 
-class RecordedChannel:
+class ChannelState:
     """What is set up on one channel. ``limit`` is the prefetch limit for consumers to come and ``shared_limit`` the one
     that they all share, -1 when none was set (§1.8.3.1 "global", with RabbitMQ's meaning). ``asked_limit`` is what
     ``limit`` will be when everything is answered."""
@@ -70,29 +70,37 @@ class RecordedChannel:
         self.limit = -1
         self.asked_limit = -1
         self.shared_limit = -1
-        self.consumers: OrderedDict[bytes, RecordedConsumer] = OrderedDict()
+        self.consumers: OrderedDict[bytes, ConsumerState] = OrderedDict()
         #: What an empty queue name means: the queue declared last.
         self.last_queue = ""
-        self.asked: deque[Asked] = deque()
+        self.asked: deque[PendingCall] = deque()
 
 
-class Recorded:
+class ClientState:
     """What one session has set up."""
 
     __slots__ = (
-        "_bytes", "_consumers", "_known", "_queues", "_vhost", "channels", "declared", "forgotten", "restoring",
+        "_bytes",
+        "_catalog",
+        "_consumers",
+        "_queues",
+        "_vhost",
+        "channels",
+        "declared",
+        "forgotten",
+        "recovering",
     )  # fmt: skip
 
-    def __init__(self, known: Known, vhost: str) -> None:
-        self._known = known
+    def __init__(self, catalog: BrokerCatalog, vhost: str) -> None:
+        self._catalog = catalog
         self._vhost = vhost
-        self.channels: dict[int, RecordedChannel] = {}
+        self.channels: dict[int, ChannelState] = {}
         #: By key, in the order in which they were stated.
-        self.declared: OrderedDict[bytes, Fact] = OrderedDict()
+        self.declared: OrderedDict[bytes, Declaration] = OrderedDict()
         #: It was too much to be remembered: nothing of this is true any more.
         self.forgotten = False
         #: It is being said again to a new broker: what is added now would be missing there.
-        self.restoring = False
+        self.recovering = False
         #: The queues among them, and whether each is its own.
         self._queues: dict[str, bool] = {}
         self._bytes = 0
@@ -114,7 +122,7 @@ class Recorded:
                 continue
             if found == constants.BASIC_QOS and (limit := _limit(data, start, end)) >= 0:
                 channel.asked_limit = limit
-            asked = Asked(found, data[start:end], silent(found, data, start, end), channel.asked_limit)
+            asked = PendingCall(found, data[start:end], no_wait(found, data, start, end), channel.asked_limit)
             channel.asked.append(asked)
             self._grow(end - start + 100)
 
@@ -136,18 +144,18 @@ class Recorded:
         tag = b""
         if found in (constants.BASIC_CONSUME_OK, constants.BASIC_CANCEL_OK):
             tag = Arguments(data, start, end).short_bytes()
-        place = place_of(channel.asked, found, tag)
+        place = find_call(channel.asked, found, tag)
         if place < 0:
             return  # somebody else has asked
         before = [channel.asked.popleft() for _ in range(place)]
         answered = channel.asked.popleft()
-        channel.asked.extendleft([each for each in reversed(before) if not each.silent])
+        channel.asked.extendleft([each for each in reversed(before) if not each.no_wait])
         for each in before:
-            if each.silent:
+            if each.no_wait:
                 self._settled(number, each, b"")
         self._settled(number, answered, data[start:end])
 
-    def _settled(self, number: int, asked: Asked, answer: bytes) -> None:
+    def _settled(self, number: int, asked: PendingCall, answer: bytes) -> None:
         if self.forgotten:
             return
         self._bytes -= len(asked.frame) + 100
@@ -188,7 +196,7 @@ class Recorded:
         elif found == constants.CHANNEL_CLOSE:
             self.channel_gone(number)
 
-    def unanswered(self, channel: RecordedChannel) -> bytes:
+    def unanswered(self, channel: ChannelState) -> bytes:
         """What was asked on a channel and not answered; it is forgotten here."""
         frames = b"".join([asked.frame for asked in channel.asked])
         self._bytes -= len(frames) + 100 * len(channel.asked)
@@ -198,7 +206,7 @@ class Recorded:
     def open(self, number: int) -> None:
         """A channel begins."""
         self.channel_gone(number)
-        self.channels[number] = RecordedChannel()
+        self.channels[number] = ChannelState()
 
     def channel_gone(self, number: int) -> None:
         """A channel does not exist any more."""
@@ -222,21 +230,21 @@ class Recorded:
                     return f"where its consumer was in the stream '{consumer.queue}' is not known"
         return ""
 
-    def _reads_stream(self, consumer: RecordedConsumer) -> bool:
+    def _reads_stream(self, consumer: ConsumerState) -> bool:
         """It reads a stream: it would begin anew, or miss what came meanwhile."""
         if _OFFSET in consumer.table:
             return True
         return any(
-            _STREAM in fact.table
-            for fact in self.declared.values()
-            if fact.method == constants.QUEUE_DECLARE and fact.name == consumer.queue
+            _STREAM in declaration.table
+            for declaration in self.declared.values()
+            if declaration.method == constants.QUEUE_DECLARE and declaration.name == consumer.queue
         )
 
     def lost_name(self) -> str:
         """A queue that ends with the connection and that nobody can declare again, as the broker made up its name."""
-        for fact in self.declared.values():
-            if fact.server_named and fact.transient:
-                return fact.name
+        for declaration in self.declared.values():
+            if declaration.server_named and declaration.transient:
+                return declaration.name
         return ""
 
     def has_queue(self, name: str) -> bool:
@@ -244,19 +252,19 @@ class Recorded:
         return name in self._queues
 
     def has_own_queue(self, name: str) -> bool:
-        """Whether it has declared a queue of this name for itself (:attr:`Fact.own`)."""
+        """Whether it has declared a queue of this name for itself (:attr:`Declaration.own`)."""
         return self._queues.get(name, False)
 
-    def state(self, fact: Fact) -> None:
+    def state(self, declaration: Declaration) -> None:
         """It is so, for as long as nobody ends it."""
-        if fact.key not in self.declared:
-            self.declared[fact.key] = fact
-            if fact.method == constants.QUEUE_DECLARE:
-                self._queues[fact.name] = fact.own
-            if len(self.declared) > MAX_FACTS:
+        if declaration.key not in self.declared:
+            self.declared[declaration.key] = declaration
+            if declaration.method == constants.QUEUE_DECLARE:
+                self._queues[declaration.name] = declaration.own
+            if len(self.declared) > MAX_DECLARATIONS:
                 self.forget()
             else:
-                self._grow(fact.size)
+                self._grow(declaration.size)
 
     def forget(self) -> None:
         """Give up."""
@@ -272,24 +280,24 @@ class Recorded:
         if self._bytes > MAX_BYTES:
             self.forget()
 
-    def _stated(self, channel: RecordedChannel, found: int, frame: bytes, answer: bytes) -> None:
-        fact, _ = declarations.read(found, frame, 0, len(frame), channel.last_queue)
+    def _stated(self, channel: ChannelState, found: int, frame: bytes, answer: bytes) -> None:
+        declaration, _ = declarations.read(found, frame, 0, len(frame), channel.last_queue)
         if found == constants.QUEUE_DECLARE and answer:
             name = Arguments(answer, 0, len(answer)).short()
-            if not fact.name:
-                fact = named(fact, name)
+            if not declaration.name:
+                declaration = named(declaration, name)
             channel.last_queue = name
-        if not fact.exclusive:  # nobody else has any use for that
-            self._known.learn(self._vhost, fact)
-        if not fact.passive:
-            self.state(fact)
+        if not declaration.exclusive:  # nobody else has any use for that
+            self._catalog.learn(self._vhost, declaration)
+        if not declaration.passive:
+            self.state(declaration)
 
-    def _ended(self, channel: RecordedChannel, found: int, frame: bytes) -> None:
+    def _ended(self, channel: ChannelState, found: int, frame: bytes) -> None:
         if found in (constants.QUEUE_UNBIND, constants.EXCHANGE_UNBIND):
-            fact = declarations.read(found, frame, 0, len(frame), channel.last_queue)[0]
-            self._known.forget(self._vhost, fact)
-            self._end(fact.key)
-            self._unbound(fact.other)
+            declaration = declarations.read(found, frame, 0, len(frame), channel.last_queue)[0]
+            self._catalog.forget(self._vhost, declaration)
+            self._end(declaration.key)
+            self._unbound(declaration.other)
             return
         arguments = Arguments(frame, 0, len(frame))
         arguments.skip(2)
@@ -302,14 +310,14 @@ class Recorded:
     def _gone(self, kind: str, name: str) -> None:
         """A queue or an exchange is no more, and so are its bindings; with them may go exchanges that end unused."""
         if kind == declarations.QUEUE:
-            self._known.forget_queue(self._vhost, name)
+            self._catalog.forget_queue(self._vhost, name)
         else:
-            self._known.forget_exchange(self._vhost, name)
+            self._catalog.forget_exchange(self._vhost, name)
         named = kind + name
-        ended = [fact for fact in self.declared.values() if named in fact.names()]
-        for fact in ended:
-            self._end(fact.key)
-        for source in {fact.other for fact in ended if fact.other}:
+        ended = [declaration for declaration in self.declared.values() if named in declaration.names()]
+        for declaration in ended:
+            self._end(declaration.key)
+        for source in {declaration.other for declaration in ended if declaration.other}:
             self._unbound(source)
 
     def _unbound(self, exchange: str) -> None:
@@ -317,7 +325,7 @@ class Recorded:
         own = next(
             (f for f in self.declared.values() if f.method == constants.EXCHANGE_DECLARE and f.name == exchange), None
         )
-        if own is not None and own.ends_unused and all(fact.other != exchange for fact in self.declared.values()):
+        if own is not None and own.ends_unused and all(each.other != exchange for each in self.declared.values()):
             self._gone(declarations.EXCHANGE, exchange)
 
     def _unused(self, queue: str) -> None:
@@ -334,17 +342,17 @@ class Recorded:
         """The client's connection has ended: what ends with it nobody needs to know any more."""
         for channel in list(self.channels):
             self.channel_gone(channel)
-        for fact in [fact for fact in self.declared.values() if fact.exclusive]:
-            self._gone(declarations.QUEUE, fact.name)
+        for declaration in [declaration for declaration in self.declared.values() if declaration.exclusive]:
+            self._gone(declarations.QUEUE, declaration.name)
 
     def _end(self, key: bytes) -> None:
-        fact = self.declared.pop(key, None)
-        if fact is not None:
-            self._bytes -= fact.size
-            if fact.method == constants.QUEUE_DECLARE:
-                self._queues.pop(fact.name, None)
+        declaration = self.declared.pop(key, None)
+        if declaration is not None:
+            self._bytes -= declaration.size
+            if declaration.method == constants.QUEUE_DECLARE:
+                self._queues.pop(declaration.name, None)
 
-    def _consumes(self, channel: RecordedChannel, frame: bytes, answer: bytes, limit: int) -> None:
+    def _consumes(self, channel: ChannelState, frame: bytes, answer: bytes, limit: int) -> None:
         arguments = Arguments(frame, 0, len(frame))
         arguments.skip(2)
         queue = arguments.short() or channel.last_queue
@@ -356,16 +364,16 @@ class Recorded:
         if not tag:
             return  # nobody will ever know its tag
         self._cancelled(channel, tag)
-        consumer = RecordedConsumer(tag, queue, bits, len(table).to_bytes(4, "big") + table, limit)
+        consumer = ConsumerState(tag, queue, bits, len(table).to_bytes(4, "big") + table, limit)
         channel.consumers[tag] = consumer
         self._consumers += 1
-        self._known.learn(self._vhost, declarations.exists(constants.QUEUE_DECLARE, queue))
+        self._catalog.learn(self._vhost, declarations.exists(constants.QUEUE_DECLARE, queue))
         if self._consumers > MAX_CONSUMERS:
             self.forget()
         else:
             self._grow(consumer.size)
 
-    def _cancelled(self, channel: RecordedChannel, tag: bytes) -> None:
+    def _cancelled(self, channel: ChannelState, tag: bytes) -> None:
         consumer = channel.consumers.pop(tag, None)
         if consumer is not None:
             self._consumers -= 1
@@ -381,8 +389,8 @@ def _limit(data: bytes, start: int, end: int) -> int:
     return -1 - count if arguments.u8() & 1 else count
 
 
-def named(fact: Fact, name: str) -> Fact:
+def named(declaration: Declaration, name: str) -> Declaration:
     """A queue that was declared without a name has got this one."""
-    new = Fact(constants.QUEUE_DECLARE, name, "", short(name), fact.bits, fact.table)
+    new = Declaration(constants.QUEUE_DECLARE, name, "", short(name), declaration.bits, declaration.table)
     new.server_named = True
     return new

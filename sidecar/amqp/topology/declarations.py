@@ -41,7 +41,7 @@ QUEUE: Final = "q"
 EXCHANGE: Final = "e"
 
 
-class Fact:
+class Declaration:
     """One of them. ``method`` is the one that states it. ``name`` is the queue or exchange that is declared, or what is
     bound (the destination); ``other`` the exchange that it is bound to, empty for a declaration. ``key`` is the same
     for facts that say the same, in whatever order and number format their arguments came. ``server_named``: the broker
@@ -112,18 +112,18 @@ class Fact:
         """The method that states it and wants an answer."""
         return method(channel, self.method, b"\x00\x00" + self.wire())
 
-    def existence(self) -> Fact:
+    def existence(self) -> Declaration:
         """Of a declaration: that there is such a queue or exchange."""
         return exists(self.method, self.name)
 
 
-def exists(found: int, name: str) -> Fact:
+def exists(found: int, name: str) -> Declaration:
     """That there is such a queue or exchange; ``found`` is the method that would declare it."""
     parts = short(name)
-    return Fact(found, name, "", parts if found == QUEUE_DECLARE else parts + b"\x00", PASSIVE, _EMPTY_TABLE)
+    return Declaration(found, name, "", parts if found == QUEUE_DECLARE else parts + b"\x00", PASSIVE, _EMPTY_TABLE)
 
 
-def read(found: int, data: bytes, start: int, end: int, last_queue: str = "") -> tuple[Fact, bool]:
+def read(found: int, data: bytes, start: int, end: int, last_queue: str = "") -> tuple[Declaration, bool]:
     """The fact that a method states, or, of an unbind, the one that it ends; and whether no answer is wanted. An empty
     queue name means ``last_queue`` when something is bound (§ "queue.bind"). Raises :class:`AmqpError`."""
     arguments = Arguments(data, start, end)
@@ -134,14 +134,16 @@ def read(found: int, data: bytes, start: int, end: int, last_queue: str = "") ->
         if bits & PASSIVE:
             return exists(found, name), bool(bits & _DECLARE_NO_WAIT)
         kept = bits & (_DURABLE | _EXCLUSIVE | _QUEUE_AUTO_DELETE)
-        return Fact(found, name, "", short(name), kept, _table(arguments)), bool(bits & _DECLARE_NO_WAIT)
+        return Declaration(found, name, "", short(name), kept, _table(arguments)), bool(bits & _DECLARE_NO_WAIT)
     if found == EXCHANGE_DECLARE:
         name, kind = arguments.short(), arguments.short()
         bits = arguments.u8()
         if bits & PASSIVE:
             return exists(found, name), bool(bits & _DECLARE_NO_WAIT)
         kept = bits & (_DURABLE | _EXCHANGE_AUTO_DELETE | _EXCHANGE_INTERNAL)
-        return Fact(found, name, "", short(name) + short(kind), kept, _table(arguments)), bool(bits & _DECLARE_NO_WAIT)
+        return Declaration(found, name, "", short(name) + short(kind), kept, _table(arguments)), bool(
+            bits & _DECLARE_NO_WAIT
+        )
     name, other, routing_key = arguments.short(), arguments.short(), arguments.short()
     no_wait = bool(arguments.u8() & _BIND_NO_WAIT) if found != QUEUE_UNBIND else False
     if found in (QUEUE_BIND, QUEUE_UNBIND):
@@ -152,11 +154,11 @@ def read(found: int, data: bytes, start: int, end: int, last_queue: str = "") ->
     else:
         found = EXCHANGE_BIND
     parts = short(name) + short(other) + short(routing_key)
-    return Fact(found, name, other, parts, 0, _table(arguments)), no_wait
+    return Declaration(found, name, other, parts, 0, _table(arguments)), no_wait
 
 
-def from_wire(found: int, wire: bytes) -> Fact:
-    """The fact again out of :meth:`Fact.wire`. Raises :class:`AmqpError`."""
+def from_wire(found: int, wire: bytes) -> Declaration:
+    """The fact again out of :meth:`Declaration.wire`. Raises :class:`AmqpError`."""
     if found not in STATING:
         raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - no declaration or binding")
     frame = method(0, found, b"\x00\x00" + wire)

@@ -15,7 +15,7 @@ from __future__ import annotations
 from struct import pack
 from typing import Final
 
-from sidecar.amqp.topology.client_state import Recorded, RecordedChannel
+from sidecar.amqp.topology.client_state import ChannelState, ClientState
 from sidecar.amqp.topology.declarations import PASSIVE
 from sidecar.amqp.wire.constants import (
     BASIC_QOS,
@@ -36,7 +36,7 @@ RESOURCE_LOCKED: Final = 405
 _ANSWERS: Final = frozenset(ANSWERS.values())
 
 
-class Unrestorable(AmqpError):
+class Unrecoverable(AmqpError):
     """What a client had set up cannot be had again: its connection is to be closed with this. ``passing``: it may be
     different when the broker has buried the old connection (an exclusive queue is still locked, an auto-delete one
     went just now); then another try makes sense, a second later and over another connection."""
@@ -46,13 +46,13 @@ class Unrestorable(AmqpError):
         self.passing = passing
 
 
-class Restoration:
+class TopologyRecovery:
     """One, over a broker connection that is open. ``channel_max`` is what was agreed on with the broker (0: 65535)."""
 
-    __slots__ = ("_awaited", "_channel_max", "_own", "_recorded", "done")
+    __slots__ = ("_awaited", "_channel_max", "_client_state", "_own", "done")
 
-    def __init__(self, recorded: Recorded, channel_max: int) -> None:
-        self._recorded = recorded
+    def __init__(self, client_state: ClientState, channel_max: int) -> None:
+        self._client_state = client_state
         self._channel_max = channel_max or 65_535
         #: Our own channel, while it is open.
         self._own = 0
@@ -63,23 +63,23 @@ class Restoration:
 
     def begin(self) -> bytes:
         """What to tell the broker first. From here on the stand-in answers nothing that would have to be set up, too.
-        Raises :class:`Unrestorable`."""
-        recorded = self._recorded
-        reason = recorded.irretrievable()
-        if not reason and (name := recorded.lost_name()):
+        Raises :class:`Unrecoverable`."""
+        client_state = self._client_state
+        reason = client_state.irretrievable()
+        if not reason and (name := client_state.lost_name()):
             reason = f"the queue '{name}', which the broker had named, went with it"
-        if not reason and any(number > self._channel_max for number in recorded.channels):
+        if not reason and any(number > self._channel_max for number in client_state.channels):
             reason = "the new one does not allow as many channels"
         if reason:
-            raise Unrestorable(reason, False)
-        recorded.restoring = True
-        facts = [fact for fact in recorded.declared.values() if not (fact.server_named or fact.bits & PASSIVE)]
-        if not facts:
+            raise Unrecoverable(reason, False)
+        client_state.recovering = True
+        found = [each for each in client_state.declared.values() if not (each.server_named or each.bits & PASSIVE)]
+        if not found:
             return self._channels()
-        free = (n for n in range(1, self._channel_max + 1) if n not in recorded.channels)
+        free = (n for n in range(1, self._channel_max + 1) if n not in client_state.channels)
         self._own = own = next(free, 1)  # if none is: the client's first one is not open here yet
-        self._awaited[own] = len(facts) + 1
-        return method(own, CHANNEL_OPEN, b"\x00") + b"".join([fact.frame(own) for fact in facts])
+        self._awaited[own] = len(found) + 1
+        return method(own, CHANNEL_OPEN, b"\x00") + b"".join([declaration.frame(own) for declaration in found])
 
     @property
     def opened(self) -> bool:
@@ -88,14 +88,14 @@ class Restoration:
 
     def said(self, number: int, found: int, data: bytes, start: int, end: int) -> bytes | None:
         """The broker has said this method on a channel: what to say to that, empty for nothing; ``None``: it is for the
-        client (deliveries to the consumers that are back). Raises :class:`Unrestorable`; then this broker connection is
-        of no use to anybody."""
+        client (deliveries to the consumers that are back). Raises :class:`Unrecoverable`; then this broker connection
+        is of no use to anybody."""
         if number not in self._awaited or (found not in _ANSWERS and found != CHANNEL_CLOSE):
             return None
         if found == CHANNEL_CLOSE:
             arguments = Arguments(data, start, end)
             code, text = arguments.u16(), arguments.short()
-            raise Unrestorable(
+            raise Unrecoverable(
                 f"what was set up over it is refused now: {text or code}", code in (NOT_FOUND, RESOURCE_LOCKED)
             )
         self._awaited[number] -= 1
@@ -114,15 +114,15 @@ class Restoration:
     def _channels(self) -> bytes:
         """The client's channels, all at once."""
         frames: list[bytes] = []
-        for number, channel in self._recorded.channels.items():
+        for number, channel in self._client_state.channels.items():
             before = len(frames)
-            _restore(number, channel, frames)
+            _recover_channel(number, channel, frames)
             self._awaited[number] = len(frames) - before
         self.done = not self._awaited
         return b"".join(frames)
 
 
-def _restore(number: int, channel: RecordedChannel, frames: list[bytes]) -> None:
+def _recover_channel(number: int, channel: ChannelState, frames: list[bytes]) -> None:
     """Each of these frames is answered once."""
     frames.append(method(number, CHANNEL_OPEN, b"\x00"))
     if channel.confirm:

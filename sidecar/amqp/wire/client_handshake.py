@@ -62,7 +62,7 @@ def own_properties(name: str) -> bytes:
     )
 
 
-class Dialler:
+class ClientHandshake:
     """One handshake. ``mechanism`` and ``response`` are the login (SASL), ``properties`` the client's properties as an
     encoded table; to those it adds that it wants to be told of alarms and of a refused login.
 

@@ -65,30 +65,30 @@ _NO_WAIT: Final[dict[int, tuple[int, int]]] = {
 }
 
 
-class Asked:
-    """A method that went to the broker. ``silent``: no answer is wanted, one to a later method means that it went well.
-    ``limit`` is the prefetch limit that a consumer gets."""
+class PendingCall:
+    """A method that went to the broker. ``no_wait``: no answer is wanted, one to a later method means that it went
+    well. ``limit`` is the prefetch limit that a consumer gets."""
 
-    __slots__ = ("frame", "limit", "method", "silent")
+    __slots__ = ("frame", "limit", "method", "no_wait")
 
-    def __init__(self, found: int, frame: bytes, silent: bool, limit: int) -> None:
+    def __init__(self, found: int, frame: bytes, no_wait: bool, limit: int) -> None:
         self.method = found
         self.frame = frame
-        self.silent = silent
+        self.no_wait = no_wait
         self.limit = limit
 
     def is_answered(self, found: int, tag: bytes) -> bool:
         """Whether this method of the broker answers it; ``tag`` is that of the consumer it is about, as it was asked
         for."""
-        if self.silent or ANSWERS[self.method] != found:
+        if self.no_wait or ANSWERS[self.method] != found:
             return False
         return (
             self.method not in (constants.BASIC_CONSUME, constants.BASIC_CANCEL)
-            or consumer_of(self.method, self.frame) == tag
+            or consumer_tag(self.method, self.frame) == tag
         )
 
 
-def place_of(asked: deque[Asked], found: int, tag: bytes) -> int:
+def find_call(asked: deque[PendingCall], found: int, tag: bytes) -> int:
     """Where the method is that this one answers; -1: nowhere. A tag may be one that the broker has made up."""
     tags = (tag, b"") if found == constants.BASIC_CONSUME_OK else (tag,)
     for wanted in tags:
@@ -98,7 +98,7 @@ def place_of(asked: deque[Asked], found: int, tag: bytes) -> int:
     return -1
 
 
-def consumer_of(found: int, frame: bytes) -> bytes:
+def consumer_tag(found: int, frame: bytes) -> bytes:
     """The tag in a ``basic.consume`` or ``basic.cancel``; empty: the broker makes one up."""
     arguments = Arguments(frame, 0, len(frame))
     if found == constants.BASIC_CONSUME:
@@ -107,7 +107,7 @@ def consumer_of(found: int, frame: bytes) -> bytes:
     return arguments.short_bytes()
 
 
-def silent(found: int, data: bytes, start: int, end: int) -> bool:
+def no_wait(found: int, data: bytes, start: int, end: int) -> bool:
     """Whether a method says that it wants no answer."""
     arguments = Arguments(data, start, end)
     if found in _NO_WAIT:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Run:
+class Splice:
     """What is to be passed on of one reading, ``data``, in order. The run is what lies between :attr:`start` and where
     the loop is; what stands before it is in ``out``."""
 

@@ -252,12 +252,12 @@ class Files:
                 os.chown(file, owner.st_uid, owner.st_gid)
 
     def state(self) -> Mapping[str, Any]:
-        from sidecar.amqp.spool.store import Key
+        from sidecar.amqp.spool.store import StreamCount
         from sidecar.amqp.views import spool
 
         keys = {}
         for name, (count, size) in self._database.counts.items():
-            key = keys[name] = Key()
+            key = keys[name] = StreamCount()
             key.count, key.bytes = count, size
         dead = self._database.dead
         return {

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from sidecar.amqp.failover import broker_stub
 from sidecar.amqp.topology import declarations
-from sidecar.amqp.topology.broker_catalog import Known
-from sidecar.amqp.topology.client_state import Recorded
+from sidecar.amqp.topology.broker_catalog import BrokerCatalog
+from sidecar.amqp.topology.client_state import ClientState
 from sidecar.amqp.wire.constants import (
     BASIC_CANCEL_OK,
     BASIC_CONSUME,
@@ -82,19 +82,21 @@ def consume(queue: str, tag: str = "", bits: int = 0, channel: int = 1) -> bytes
     return method(channel, BASIC_CONSUME, b"\0\0" + short(queue) + short(tag) + bytes((bits,)) + NO_TABLE)
 
 
-def teach(known: Known, *frames: bytes, vhost: str = "/") -> None:
+def teach(catalog: BrokerCatalog, *frames: bytes, vhost: str = "/") -> None:
     for frame in frames:
-        known.learn(vhost, declarations.read(int.from_bytes(frame[7:11], "big"), frame, 0, len(frame))[0])
+        catalog.learn(vhost, declarations.read(int.from_bytes(frame[7:11], "big"), frame, 0, len(frame))[0])
 
 
 class Away:
     """A session without a broker."""
 
-    def __init__(self, *known: bytes, patience: float = 30.0) -> None:
-        self.known = Known()
-        teach(self.known, *known)
-        self.recorded = Recorded(self.known, "/")
-        self.standin = broker_stub.BrokerStub(self.recorded, self.known, "/", patience, lambda: "amq.ctag-made-up")
+    def __init__(self, *catalog: bytes, patience: float = 30.0) -> None:
+        self.catalog = BrokerCatalog()
+        teach(self.catalog, *catalog)
+        self.client_state = ClientState(self.catalog, "/")
+        self.standin = broker_stub.BrokerStub(
+            self.client_state, self.catalog, "/", patience, lambda: "amq.ctag-made-up"
+        )
         assert self.asks(OPEN) == [CHANNEL_OPEN_OK]
 
     def asks(self, *frames: bytes, now: float = 0.0) -> list[int]:
@@ -115,7 +117,7 @@ def test_what_needs_no_broker_is_answered() -> None:
 
 def test_what_wants_no_answer_gets_none() -> None:
     away = Away(queue_declare("q"))
-    silent = (
+    no_wait = (
         method(1, CONFIRM_SELECT, b"\1"),
         queue_declare("q", 2 | 16),
         consume("q", "c", 8),
@@ -124,9 +126,9 @@ def test_what_wants_no_answer_gets_none() -> None:
         basic_nack(1, 7, False, True),
         method(1, BASIC_RECOVER_ASYNC, b"\1"),
     )
-    assert away.asks(*silent) == []
+    assert away.asks(*no_wait) == []
     assert away.standin.due == inf
-    assert away.recorded.channels[1].confirm
+    assert away.client_state.channels[1].confirm
 
 
 def test_declarations_that_are_known_are_answered_and_remembered() -> None:
@@ -149,7 +151,11 @@ def test_declarations_that_are_known_are_answered_and_remembered() -> None:
         QUEUE_DECLARE_OK,
         EXCHANGE_DECLARE_OK,
     ]
-    assert [fact.method for fact in away.recorded.declared.values()] == [EXCHANGE_DECLARE, QUEUE_DECLARE, QUEUE_BIND]
+    assert [declaration.method for declaration in away.client_state.declared.values()] == [
+        EXCHANGE_DECLARE,
+        QUEUE_DECLARE,
+        QUEUE_BIND,
+    ]
 
 
 def test_a_client_may_make_queues_for_itself() -> None:
@@ -186,7 +192,7 @@ def test_an_empty_queue_name_means_the_last_one() -> None:
         QUEUE_BIND_OK,
         BASIC_CONSUME_OK,
     ]
-    assert away.recorded.channels[1].consumers[b"c"].queue == "orders"
+    assert away.client_state.channels[1].consumers[b"c"].queue == "orders"
 
 
 @pytest.mark.parametrize(
@@ -231,7 +237,7 @@ def test_what_only_the_broker_knows_waits_for_it(frame: bytes) -> None:
     assert away.standin.due == inf
     assert not away.standin.waits(1)
     # And from now on it is the broker who is expected to answer.
-    assert [asked.frame for asked in away.recorded.channels[1].asked] == [frame, basic_qos(1, 10)]
+    assert [asked.frame for asked in away.client_state.channels[1].asked] == [frame, basic_qos(1, 10)]
 
 
 def test_what_is_too_late_says_what_it_is() -> None:
@@ -267,7 +273,7 @@ def test_a_consumer_gets_a_tag_when_it_brings_none() -> None:
     away = Away(queue_declare("q"))
     answer = away.standin.takes(consume("q"), 0.0)
     assert answer == method(1, BASIC_CONSUME_OK, short("amq.ctag-made-up"))
-    assert list(away.recorded.channels[1].consumers) == [b"amq.ctag-made-up"]
+    assert list(away.client_state.channels[1].consumers) == [b"amq.ctag-made-up"]
     assert broker_stub.made_up_tag() != broker_stub.made_up_tag()
 
 
@@ -287,7 +293,7 @@ def test_a_cancelled_consumer_does_not_come_back() -> None:
     away.asks(consume("q", "c"))
     answer = away.standin.takes(method(1, 0x003C001E, short("c") + b"\0"), 0.0)
     assert answer == method(1, BASIC_CANCEL_OK, short("c"))
-    assert not away.recorded.channels[1].consumers
+    assert not away.client_state.channels[1].consumers
 
 
 @pytest.mark.parametrize("found", [TX_COMMIT, TX_ROLLBACK])
@@ -300,17 +306,17 @@ def test_without_a_transaction_there_is_none_to_end(found: int) -> None:
         PRECONDITION_FAILED,
         "PRECONDITION_FAILED - channel is not transactional",
     )
-    assert 1 not in away.recorded.channels
+    assert 1 not in away.client_state.channels
 
 
 def test_what_was_asked_and_not_answered_is_answered_when_the_broker_is_lost() -> None:
-    known = Known()
-    teach(known, queue_declare("q"))
-    recorded = Recorded(known, "/")
-    session = broker_stub.BrokerStub(recorded, known, "/", 30.0)
-    recorded.asks(OPEN + method(1, CONFIRM_SELECT, b"\0") + queue_declare("q") + consume("q", "c"))
-    recorded.asks(method(2, CHANNEL_OPEN, b"\0") + queue_declare("new", channel=2) + basic_qos(2, 5))
-    recorded.answers(1, CHANNEL_OPEN_OK, method(1, CHANNEL_OPEN_OK, NO_TABLE), 0, 16)
+    catalog = BrokerCatalog()
+    teach(catalog, queue_declare("q"))
+    client_state = ClientState(catalog, "/")
+    session = broker_stub.BrokerStub(client_state, catalog, "/", 30.0)
+    client_state.asks(OPEN + method(1, CONFIRM_SELECT, b"\0") + queue_declare("q") + consume("q", "c"))
+    client_state.asks(method(2, CHANNEL_OPEN, b"\0") + queue_declare("new", channel=2) + basic_qos(2, 5))
+    client_state.answers(1, CHANNEL_OPEN_OK, method(1, CHANNEL_OPEN_OK, NO_TABLE), 0, 16)
     answers = session.lost(1.0)
     assert [(number, found) for number, found, _, _ in methods_in(answers)] == [
         (1, CONFIRM_SELECT_OK),
@@ -318,8 +324,8 @@ def test_what_was_asked_and_not_answered_is_answered_when_the_broker_is_lost() -
         (1, BASIC_CONSUME_OK),
         (2, CHANNEL_OPEN_OK),
     ]
-    assert recorded.channels[1].confirm
-    assert list(recorded.channels[1].consumers) == [b"c"]
+    assert client_state.channels[1].confirm
+    assert list(client_state.channels[1].consumers) == [b"c"]
     assert session.back() == queue_declare("new", channel=2) + basic_qos(2, 5)
 
 
@@ -335,23 +341,23 @@ def test_the_waiting_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_during_a_restoration_the_broker_shall_answer() -> None:
     """What would be answered then would be missing from what is being said again."""
     away = Away(queue_declare("q"))
-    away.recorded.restoring = True
+    away.client_state.recovering = True
     asked = consume("q", "c") + channel_close(1, 200, "") + OPEN
     assert away.asks(asked, now=3.0) == []
     assert away.standin.waits(1)
     assert away.standin.back() == asked
-    assert not away.recorded.restoring
+    assert not away.client_state.recovering
 
 
 def test_a_restoration_that_ends_too_early_leaves_what_came_meanwhile_to_the_stand_in() -> None:
     away = Away(queue_declare("q"))
     away.asks(method(2, CHANNEL_OPEN, b"\0"))
     away.asks(queue_declare("unknown", channel=2), now=1.0)
-    away.recorded.restoring = True
+    away.client_state.recovering = True
     away.asks(consume("q", "c"), now=3.0)
     away.asks(basic_qos(2, 5), now=3.0)
     assert [found for _, found, _, _ in methods_in(away.standin.lost(4.0))] == [BASIC_CONSUME_OK]
-    assert list(away.recorded.channels[1].consumers) == [b"c"]
+    assert list(away.client_state.channels[1].consumers) == [b"c"]
     assert away.standin.due == 31.0
     assert away.standin.back() == queue_declare("unknown", channel=2) + basic_qos(2, 5)
 

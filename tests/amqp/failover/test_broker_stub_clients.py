@@ -25,8 +25,8 @@ from sidecar.amqp.failover.broker_stub import BrokerStub
 from sidecar.amqp.failover.credential_cache import Credential
 from sidecar.amqp.failover.server_handshake import ServerHandshake, UnknownClient
 from sidecar.amqp.topology import declarations
-from sidecar.amqp.topology.broker_catalog import Known
-from sidecar.amqp.topology.client_state import Recorded
+from sidecar.amqp.topology.broker_catalog import BrokerCatalog
+from sidecar.amqp.topology.client_state import ClientState
 from sidecar.amqp.wire.constants import (
     BASIC_PUBLISH,
     CHANNEL_OPEN,
@@ -54,9 +54,9 @@ class Client(asyncio.Protocol):
         self._reader = FrameReader(HANDSHAKE_FRAME_MAX)
         self._greeted = False
         self._handshake = Handshake()
-        self._reception = ServerHandshake(server.known)
-        self._recorded = Recorded(server.known, "/")
-        self._standin = BrokerStub(self._recorded, server.known, "/", server.patience)
+        self._reception = ServerHandshake(server.catalog)
+        self._client_state = ClientState(server.catalog, "/")
+        self._standin = BrokerStub(self._client_state, server.catalog, "/", server.patience)
         self._published: dict[int, int] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -110,7 +110,7 @@ class Client(asyncio.Protocol):
     def _take(self, number: int) -> None:
         """A publish is there, its bodies at the latest with the next reading."""
         self._server.published += 1
-        channel = self._recorded.channels[number]
+        channel = self._client_state.channels[number]
         if channel.confirm:
             self._published[number] = tag = self._published.get(number, 0) + 1
             self._transport.write(basic_ack(number, tag, False))
@@ -124,9 +124,9 @@ class Client(asyncio.Protocol):
         if found == CHANNEL_OPEN:
             self._published.pop(frame[1] << 8 | frame[2], None)
         if server.learning and found in declarations.STATING:
-            fact, _ = declarations.read(found, frame, 0, len(frame))
-            if fact.name:
-                server.known.learn("/", fact)
+            declaration, _ = declarations.read(found, frame, 0, len(frame))
+            if declaration.name:
+                server.catalog.learn("/", declaration)
         self._transport.write(self._standin.takes(frame, server.loop.time()))
         number = unpack_from(">H", frame, 1)[0]
         if self._standin.waits(number):
@@ -137,8 +137,8 @@ class Client(asyncio.Protocol):
 class Server:
     """It runs in a thread of its own, as some clients block theirs."""
 
-    def __init__(self, known: Known, learning: bool, patience: float = 60.0) -> None:
-        self.known = known
+    def __init__(self, catalog: BrokerCatalog, learning: bool, patience: float = 60.0) -> None:
+        self.catalog = catalog
         self.learning = learning
         self.patience = patience
         self.published = 0
@@ -179,9 +179,9 @@ class Server:
 
 def twice(work: Callable[[str], int]) -> None:
     """The work of a client; how many messages it has published."""
-    known = Known()
+    catalog = BrokerCatalog()
     for learning in (True, False):
-        server = Server(known, learning)
+        server = Server(catalog, learning)
         with server.running() as url:
             published = work(url)
         assert server.waiting == []
@@ -280,7 +280,7 @@ def test_a_client_at_work_does_not_notice(work: Callable[[str], int]) -> None:
 
 
 def test_with_pika_what_waits_for_too_long_ends_as_when_a_broker_shuts_down() -> None:
-    server = Server(Known(), False, 0.1)
+    server = Server(BrokerCatalog(), False, 0.1)
     with server.running() as url:
         connection = pika.BlockingConnection(pika.URLParameters(url))
         channel = connection.channel()
@@ -289,7 +289,7 @@ def test_with_pika_what_waits_for_too_long_ends_as_when_a_broker_shuts_down() ->
 
 
 def test_with_kombu_what_waits_for_too_long_is_recoverable() -> None:
-    server = Server(Known(), False, 0.1)
+    server = Server(BrokerCatalog(), False, 0.1)
     with server.running() as url, kombu.Connection(url) as connection:
         queue = kombu.Queue("new", channel=connection.default_channel)
         with pytest.raises(connection.recoverable_connection_errors):
@@ -297,7 +297,7 @@ def test_with_kombu_what_waits_for_too_long_is_recoverable() -> None:
 
 
 def test_aio_pika_comes_again_after_waiting_for_too_long() -> None:
-    server = Server(Known(), False, 0.1)
+    server = Server(BrokerCatalog(), False, 0.1)
 
     async def work(url: str) -> None:
         connection = await aio_pika.connect_robust(url, reconnect_interval=0.01)
@@ -316,7 +316,7 @@ def test_aio_pika_comes_again_after_waiting_for_too_long() -> None:
 
 
 def test_an_aio_pika_client_that_loses_patience_goes_on_with_another_channel() -> None:
-    server = Server(Known(), False)
+    server = Server(BrokerCatalog(), False)
 
     async def work(url: str) -> None:
         connection = await aio_pika.connect(url)
@@ -333,7 +333,7 @@ def test_an_aio_pika_client_that_loses_patience_goes_on_with_another_channel() -
 
 
 def test_strangers_are_told_to_come_again() -> None:
-    server = Server(Known(), False)
+    server = Server(BrokerCatalog(), False)
 
     async def work(url: str) -> None:
         with pytest.raises(aiormq.exceptions.AMQPConnectionError) as caught:

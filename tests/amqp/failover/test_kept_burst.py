@@ -47,11 +47,11 @@ def test_over_a_rate() -> None:
     stage.disk.slow = True
     burst(client)
     broker.says(ack(1, 1))
-    assert stage.listener.hold.messages > 0
+    assert stage.listener.scheduler.messages > 0
     to_the_disk(stage)
     assert len(stage.disk.stored) == COUNT - 1
     assert acked(client) == COUNT
-    assert stage.listener.hold.messages == 0
+    assert stage.listener.scheduler.messages == 0
     assert client.is_read()
     stage.over()
 

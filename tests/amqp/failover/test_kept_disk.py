@@ -121,7 +121,7 @@ def test_a_key_that_stands_still_has_half_of_the_room_and_others_the_rest() -> N
     client.gets(ack(1, 2))
     client.says(publish(1, "p", b"c" * 1000))
     client.gets_nothing()
-    assert dict(stage.listener.hold.waiting()) == {"room in the spool, for queue p of /": 1}
+    assert dict(stage.listener.scheduler.waiting()) == {"room in the spool, for queue p of /": 1}
     client.says(publish(1, "k", b"d", exchange="quick"), publish(1, "k", b"e" * 1000, exchange="quick"))
     client.gets(ack(1, 5))
     assert stage.disk.bodies() == [b"a" * 1000, b"b" * 1000, b"e" * 1000]

@@ -267,7 +267,7 @@ class World:
             busy = (
                 stage.port.spool.messages
                 or stage.stats.detached
-                or stage.listener.hold.messages
+                or stage.listener.scheduler.messages
                 or stage.disk.jobs
                 or len(server.taken) != before[1]
             )
@@ -281,9 +281,9 @@ class World:
         counts = stage.counts()
         there = {taken.body for taken in server.taken} | self.bodies()
         if not self.trouble:
-            assert not counts["held"], stage.listener.hold.waiting()
+            assert not counts["held"], stage.listener.scheduler.waiting()
         assert not counts["detached"]
-        assert stage.port.spool.messages == len(stage.disk.stored) == 0, stage.port.spool.keys
+        assert stage.port.spool.messages == len(stage.disk.stored) == 0, stage.port.spool.streams
         for client in self.clients:
             for message in client.messages:
                 assert not (message.forged and message.body in there), f"{message.body!r} is forged"

@@ -215,7 +215,7 @@ def test_on_a_channel_that_is_opened_meanwhile_such_a_message_waits_too() -> Non
     client.gets(channel_open_ok(3))
     stage.disk.broken = "no space"
     client.says(publish(3, "q", b"a"))
-    assert stage.listener.hold.messages == 1
+    assert stage.listener.scheduler.messages == 1
     client.says(publish(3, "q", b"b", bits=MANDATORY))
     stage.disk.broken = ""
     stage.advance(3)

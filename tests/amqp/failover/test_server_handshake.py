@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.amqp.failover.credential_cache import Credential
 from sidecar.amqp.failover.server_handshake import PROPERTIES, ServerHandshake, UnknownClient, renewed
-from sidecar.amqp.topology.broker_catalog import Known
+from sidecar.amqp.topology.broker_catalog import BrokerCatalog
 from sidecar.amqp.wire.constants import (
     COMMAND_INVALID,
     CONNECTION_OPEN,
@@ -47,9 +47,9 @@ def anna(*vhosts: str) -> Credential:
 
 
 class Client:
-    def __init__(self, known: Known) -> None:
+    def __init__(self, catalog: BrokerCatalog) -> None:
         self.handshake = Handshake()
-        self.reception = ServerHandshake(known)
+        self.reception = ServerHandshake(catalog)
         self.hears(self.reception.greeting())
 
     def hears(self, frame: bytes) -> None:
@@ -60,7 +60,7 @@ class Client:
 
 
 def test_a_client_comes_in() -> None:
-    client = Client(Known())
+    client = Client(BrokerCatalog())
     arguments = Arguments(client.heard, 0, len(client.heard))
     assert client.heard[7:11] == CONNECTION_START.to_bytes(4, "big")
     assert (arguments.u8(), arguments.u8()) == (0, 9)
@@ -88,12 +88,12 @@ def test_a_client_comes_in() -> None:
 
 
 def test_it_introduces_itself_as_the_broker_that_was_there() -> None:
-    known = Known()
+    catalog = BrokerCatalog()
     greeting = method(0, CONNECTION_START, b"\0\x09" + encode_table({"product": "RabbitMQ", "version": "9.9"}))
-    known.hears(CONNECTION_START, greeting, 0, len(greeting))
+    catalog.hears(CONNECTION_START, greeting, 0, len(greeting))
     tune = method(0, CONNECTION_TUNE, pack(">HIH", 100, 65_536, 580))
-    known.hears(CONNECTION_TUNE, tune, 0, len(tune))
-    client = Client(known)
+    catalog.hears(CONNECTION_TUNE, tune, 0, len(tune))
+    client = Client(catalog)
     assert client.heard == greeting
     client.says(start_ok())
     client.hears(client.reception.admit(anna("/")))
@@ -104,9 +104,9 @@ def test_it_introduces_itself_as_the_broker_that_was_there() -> None:
     (2047, 2047, True), (2047, 1, True), (2047, 0, False), (2047, 2048, False), (0, 0, True), (0, 65_535, True),
 ])  # fmt: skip
 def test_no_more_channels_than_the_broker_allows(offered: int, channel_max: int, good: bool) -> None:
-    known = Known()
-    known.tune = (offered, 131_072, 60)
-    client = Client(known)
+    catalog = BrokerCatalog()
+    catalog.tune = (offered, 131_072, 60)
+    client = Client(catalog)
     client.says(start_ok())
     client.hears(client.reception.admit(anna("/")))
     if good:
@@ -118,7 +118,7 @@ def test_no_more_channels_than_the_broker_allows(offered: int, channel_max: int,
 
 
 def test_nobody_goes_on_before_the_login_was_looked_up() -> None:
-    client = Client(Known())
+    client = Client(BrokerCatalog())
     client.says(start_ok())
     with pytest.raises(AmqpError) as caught:
         client.says(tune_ok())
@@ -128,7 +128,7 @@ def test_nobody_goes_on_before_the_login_was_looked_up() -> None:
 
 
 def test_strangers_are_to_come_again_when_there_is_a_broker() -> None:
-    client = Client(Known())
+    client = Client(BrokerCatalog())
     client.says(start_ok())
     client.hears(client.reception.admit(None))
     assert client.heard == method(0, CONNECTION_TUNE, pack(">HIH", 2047, 131_072, 60))
@@ -138,7 +138,7 @@ def test_strangers_are_to_come_again_when_there_is_a_broker() -> None:
 
 
 def test_so_is_who_was_never_let_into_the_vhost() -> None:
-    client = Client(Known())
+    client = Client(BrokerCatalog())
     client.says(start_ok())
     client.hears(client.reception.admit(anna("/")))
     client.says(tune_ok())

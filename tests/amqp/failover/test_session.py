@@ -59,7 +59,7 @@ def test_a_search_goes_on_until_there_is_a_broker() -> None:
 
 def test_who_has_found_a_broker_tells_the_replay() -> None:
     stage = KeptStage()
-    stage.replayer._lines._backoff = Backoff(1e6, 1e6, random.Random(1))
+    stage.dispatcher._pool._backoff = Backoff(1e6, 1e6, random.Random(1))
     client, broker = stage.open(1)
     stage.away()
     broker.breaks()
@@ -373,12 +373,12 @@ def test_a_channel_that_the_sidecar_closes_while_queues_are_declared_anew_is_not
 
 
 def test_consumers_are_cancelled_when_there_is_a_broker_again() -> None:
-    for restoring in (False, True):
+    for recovering in (False, True):
         stage = KeptStage()
         client, broker = stage.open(1)
         stage.consumer(client, broker, 1, "c")
         broker.breaks()
-        if not restoring:
+        if not recovering:
             stage.listener.stop_work()
         broker = stage.back()
         broker.heard()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.flow.gates import IN_FLIGHT, AlarmGate, DepthGate, Gate, RateGate, Waiter
+from sidecar.amqp.flow.gates import IN_FLIGHT, DepthGate, Gate, RateGate, SwitchGate, Waiter
 from sidecar.amqp.flow.stats import QueueDepth
 
 
@@ -34,8 +34,8 @@ def told(callback: object) -> int:
     return callback.times
 
 
-def closed(gate: DepthGate | AlarmGate) -> bool:
-    assert isinstance(gate, AlarmGate) or gate.queue.full == gate.closed
+def closed(gate: DepthGate | SwitchGate) -> bool:
+    assert isinstance(gate, SwitchGate) or gate.queue.full == gate.closed
     return gate.closed
 
 
@@ -98,7 +98,12 @@ def test_those_who_left_leave_nothing_behind() -> None:
 
 
 def test_whoever_comes_later_stands_behind() -> None:
-    for gate in (Gate("any"), AlarmGate(), depth_gate(), RateGate("rate", 1000, 100, "hold", 0.0)):
+    for gate in (
+        Gate("any"),
+        SwitchGate("alarm of the broker"),
+        depth_gate(),
+        RateGate("rate", 1000, 100, "hold", 0.0),
+    ):
         assert gate.open(0.0)
         one = waiter(gate, 0, 1)
         assert not gate.open(0.0)
@@ -450,7 +455,7 @@ def test_a_storm_does_not_drown_the_queue(seed: int) -> None:
 
 
 def test_alarm() -> None:
-    gate = AlarmGate()
+    gate = SwitchGate("alarm of the broker")
     gate.on_change = changes = Told()
     assert gate.open(0.0)
     gate.set(True)

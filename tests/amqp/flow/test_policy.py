@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.flow.gates import DepthGate, Gate, RateGate
-from sidecar.amqp.flow.policy import MAX_EXCHANGES, MAX_ROUTES, MAX_VHOSTS, Policy, Route
+from sidecar.amqp.flow.policy import MAX_EXCHANGES, MAX_ROUTES, MAX_VHOSTS, Policy, PublishRoute
 from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.flow.scheduler import Hold, Sender
+from sidecar.amqp.flow.scheduler import Scheduler, Sender
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
 from sidecar.config.model import Amqp, AmqpHold, AmqpPublish, AmqpQueue
@@ -134,9 +134,9 @@ def test_queues_come_before_the_rate() -> None:
         AmqpPublish(rate=1),
         queues=(AmqpQueue(name="b"), AmqpQueue(name="a", over="nack"), AmqpQueue(name="a", vhost="/agents")),
     )
-    of.topology.bound("/", "x", "a", "k")
-    of.topology.bound("/", "x", "b", "k")
-    of.topology.bound("/", "x", "c", "k")
+    of.bindings.bound("/", "x", "a", "k")
+    of.bindings.bound("/", "x", "b", "k")
+    of.bindings.bound("/", "x", "c", "k")
     assert gates(of, "x", "k") == ["queue b of /", "queue a of /", "rate of *, #"]
     assert gates(of, "x", "l") == ["rate of *, #"]
     assert gates(of, "", "a") == ["queue a of /", "rate of *, #"]
@@ -151,15 +151,15 @@ def test_queues_come_before_the_rate() -> None:
 def test_bindings_are_learnt_while_publishes_run() -> None:
     of = policy(queues=(AmqpQueue(name="q"),))
     assert gates(of, "x", "a.b") == []
-    of.topology.exchange_declared("/", "x", "topic")
-    of.topology.bound("/", "x", "q", "a.*")
+    of.bindings.exchange_declared("/", "x", "topic")
+    of.bindings.bound("/", "x", "q", "a.*")
     assert gates(of, "x", "a.b") == ["queue q of /"]
     before = of.version
     found = of.routes("/").find(key("x", "a.b"))
-    of.topology.bound("/", "x", "unwatched", "#")
+    of.bindings.bound("/", "x", "unwatched", "#")
     assert of.version == before
     assert of.routes("/").find(key("x", "a.b")) is found
-    of.topology.unbound("/", "x", "q", "a.*")
+    of.bindings.unbound("/", "x", "q", "a.*")
     assert gates(of, "x", "a.b") == []
 
 
@@ -182,7 +182,7 @@ def test_a_reload_keeps_what_a_gate_knows() -> None:
     rule = AmqpPublish(exchange="x", rate=10, burst=2)
     of = policy(rule, queues=(AmqpQueue(name="q", high=10, low=5),))
     rate, depth = of.rate_gates[0], of.depth_gates["/", "q"]
-    of.topology.bound("/", "x", "q", "k")
+    of.bindings.bound("/", "x", "q", "k")
     before = of.routes("/").find(key("x", "k"))
     assert rate.open(1000.0)
     assert rate.open(1000.0)
@@ -288,15 +288,15 @@ def test_a_reload_lets_go_what_it_no_longer_limits() -> None:
     stats = AmqpStats()
     rule = AmqpPublish(exchange="x", rate=0.001, burst=1)
     of = Policy(Amqp(publish=(rule,), queues=(AmqpQueue(name="q", high=10, low=5),)), stats, loop)
-    hold = Hold(AmqpHold(), stats, loop, loop.call_at)
+    scheduler = Scheduler(AmqpHold(), stats, loop, loop.call_at)
     of.depth_gates["/", "q"].sampled(10, 0, loop.now, loop.now)
     channel = Channel()
     routes = of.routes("/")
     for exchange, routing_key in (("x", "a"), ("x", "b"), ("", "q"), ("x", "c"), ("", "q")):
         route = routes.find(key(exchange, routing_key))
-        gate = hold.closed(channel, route, loop.now)
+        gate = scheduler.closed_gate(channel, route, loop.now)
         if gate is not None:
-            hold.keep(Publish(channel, route, 0, b"frames", 0, loop.now), gate, loop.now)
+            scheduler.enqueue(Publish(channel, route, 0, b"frames", 0, loop.now), gate, loop.now)
     loop.run_until(loop.now + 10)
     assert channel.held == 4
     of.update(Amqp(publish=(rule,)))
@@ -305,12 +305,12 @@ def test_a_reload_lets_go_what_it_no_longer_limits() -> None:
     of.update(Amqp(publish=(AmqpPublish(exchange="x"),)))
     loop.run_until(loop.now + 0.1)
     assert [publish.route.routing_key for publish in channel.sent[2:]] == ["b", "c"]
-    assert (hold.messages, channel.held) == (0, 0)
+    assert (scheduler.messages, channel.held) == (0, 0)
 
 
 def test_gates_are_what_they_are_said_to_be() -> None:
     of = policy(AmqpPublish(rate=1), queues=(AmqpQueue(name="q"),))
-    found: Route = of.routes("/").find(key("", "q"))
+    found: PublishRoute = of.routes("/").find(key("", "q"))
     assert [type(gate) for gate in found.gates] == [DepthGate, RateGate]
 
 
@@ -358,8 +358,8 @@ def test_what_is_kept_is_never_out_of_date(steps: list[tuple[object, ...]]) -> N
 def learn(policy: Policy, step: tuple[object, ...]) -> None:
     match step:
         case ("bound", str(exchange), str(queue), str(pattern)):
-            policy.topology.bound("/", exchange, queue, pattern)
+            policy.bindings.bound("/", exchange, queue, pattern)
         case ("unbound", str(exchange), str(queue), str(pattern)):
-            policy.topology.unbound("/", exchange, queue, pattern)
+            policy.bindings.unbound("/", exchange, queue, pattern)
         case ("declared", str(exchange), str(kind)):
-            policy.topology.exchange_declared("/", exchange, kind)
+            policy.bindings.exchange_declared("/", exchange, kind)

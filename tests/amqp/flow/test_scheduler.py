@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from sidecar.amqp.flow.confirms import Confirms
 from sidecar.amqp.flow.gates import DepthGate, Gate, RateGate
-from sidecar.amqp.flow.policy import Route
+from sidecar.amqp.flow.policy import PublishRoute
 from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.flow.scheduler import Hold, Sender
+from sidecar.amqp.flow.scheduler import Scheduler, Sender
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.config.model import AmqpHold
 from support.clock import Call, Loop
@@ -44,19 +44,19 @@ class Channel(Sender):
         #: How often nothing was held any more.
         self.emptied_times = 0
 
-    def publish(self, route: Route, priority: int = 0, size: int = 100) -> Publish:
+    def publish(self, route: PublishRoute, priority: int = 0, size: int = 100) -> Publish:
         self.count += 1
         now = self.port.loop.now
         tag = self.count if self.confirm else 0
         publish = Publish(self, route, tag, b"x" * size, priority, now)
-        gate = self.port.hold.closed(self, route, now)
+        gate = self.port.scheduler.closed_gate(self, route, now)
         if gate is None:
             publish.frames = b""
             self.sent.append(publish)
         elif tag and gate.over == "nack":
             self.refuse(publish)
         else:
-            self.port.hold.keep(publish, gate, now)
+            self.port.scheduler.enqueue(publish, gate, now)
         return publish
 
     def forward(self, publish: Publish) -> None:
@@ -81,7 +81,7 @@ class Port:
     def __init__(self, bounds: AmqpHold = BOUNDS, loop: Loop | None = None) -> None:
         self.loop = loop or Loop()
         self.stats = AmqpStats()
-        self.hold = Hold(bounds, self.stats, self.loop, self.loop.call_at)
+        self.scheduler = Scheduler(bounds, self.stats, self.loop, self.loop.call_at)
 
     def rate(self, rate: float, burst: int = 1, over: str = "hold") -> RateGate:
         return RateGate(f"rate {rate}", rate, burst, over, self.loop.now)
@@ -92,19 +92,19 @@ class Port:
     def sample(self, gate: DepthGate, depth: int) -> None:
         gate.sampled(depth, 1, self.loop.now, self.loop.now)
 
-    def route(self, exchange: str, gates: Sequence[Gate] = (), key: str = "key") -> Route:
-        return Route("/", exchange, key, tuple(gates), self.stats.exchange("/", exchange))
+    def route(self, exchange: str, gates: Sequence[Gate] = (), key: str = "key") -> PublishRoute:
+        return PublishRoute("/", exchange, key, tuple(gates), self.stats.exchange("/", exchange))
 
     def run(self, seconds: float) -> None:
         self.loop.run_until(self.loop.now + seconds)
 
 
-def messages(hold: Hold) -> int:
-    return hold.messages
+def messages(scheduler: Scheduler) -> int:
+    return scheduler.messages
 
 
-def full(hold: Hold) -> bool:
-    return hold.full
+def full(scheduler: Scheduler) -> bool:
+    return scheduler.full
 
 
 # -- one gate ----------------------------------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_nothing_is_held_without_a_reason() -> None:
     for _ in range(100):
         channel.publish(port.route("free"))
     assert len(channel.sent) == 100
-    assert port.hold.waiting() == []
+    assert port.scheduler.waiting() == []
     assert port.loop.armed() == []
     assert port.stats.exchange("/", "free").held == 0
 
@@ -130,8 +130,8 @@ def test_held_until_the_queue_has_room() -> None:
     held = [channel.publish(route, size=50) for _ in range(10)]
     assert channel.sent == []
     assert channel.held == 10
-    assert (port.hold.messages, port.hold.bytes) == (10, 500)
-    assert port.hold.waiting() == [("queue tasks of /", 10)]
+    assert (port.scheduler.messages, port.scheduler.bytes) == (10, 500)
+    assert port.scheduler.waiting() == [("queue tasks of /", 10)]
     stats = route.stats
     assert (stats.held, stats.held_messages, stats.held_bytes, stats.held_seconds) == (10, 10, 500, 0.0)
     assert port.loop.armed() == [], "the gate will tell"
@@ -145,10 +145,10 @@ def test_held_until_the_queue_has_room() -> None:
     port.run(0)
     assert channel.sent == held
     assert channel.emptied_times == 1
-    assert (port.hold.messages, port.hold.bytes) == (0, 0)
+    assert (port.scheduler.messages, port.scheduler.bytes) == (0, 0)
     assert (stats.held, stats.held_messages, stats.held_bytes) == (10, 0, 0)
     assert stats.held_seconds == pytest.approx(40)
-    assert port.hold.waiting() == []
+    assert port.scheduler.waiting() == []
     assert gate.estimate == 90, "those that were let go are counted"
     channel.publish(route)
     assert len(channel.sent) == 11
@@ -174,12 +174,12 @@ def test_no_more_leave_than_there_is_room_for() -> None:
 
 def test_only_so_many_at_once() -> None:
     port = Port()
-    port.hold.alarm(True, port.loop.now)
+    port.scheduler.alarm(True, port.loop.now)
     channel = Channel(port)
     route = port.route("any")
     for _ in range(1200):
         channel.publish(route)
-    port.hold.alarm(False, port.loop.now)
+    port.scheduler.alarm(False, port.loop.now)
     assert len(port.loop.armed()) == 1
     counts = []
     while port.loop.armed():
@@ -193,18 +193,18 @@ def test_only_so_many_at_once() -> None:
 
 def test_nobody_is_overtaken_while_the_held_leave() -> None:
     port = Port()
-    port.hold.alarm(True, port.loop.now)
+    port.scheduler.alarm(True, port.loop.now)
     first, second = Channel(port), Channel(port)
     route = port.route("any")
     held = [first.publish(route) for _ in range(600)]
-    port.hold.alarm(False, port.loop.now)
+    port.scheduler.alarm(False, port.loop.now)
     (call,) = port.loop.armed()
     port.loop.calls.clear()
     call.callback()
     assert first.sent == held[:500]
     late = second.publish(port.route("other"))
     assert second.sent == []
-    assert port.hold.waiting() == [("alarm of the broker", 101)]
+    assert port.scheduler.waiting() == [("alarm of the broker", 101)]
     port.run(0)
     assert first.sent == held
     assert second.sent == [late]
@@ -312,18 +312,18 @@ def test_a_lane_goes_from_gate_to_gate() -> None:
     both = port.route("work", [one, two], "both")
     only = port.route("work", [two], "two")
     order = [channel.publish(both), channel.publish(only)]
-    assert port.hold.waiting() == [("queue one of /", 2)]
+    assert port.scheduler.waiting() == [("queue one of /", 2)]
     port.sample(one, 0)
     port.run(0.01)
-    assert port.hold.waiting() == [("queue two of /", 2)]
-    port.hold.alarm(True, port.loop.now)
+    assert port.scheduler.waiting() == [("queue two of /", 2)]
+    port.scheduler.alarm(True, port.loop.now)
     port.sample(two, 0)
     port.run(0.01)
-    assert port.hold.waiting() == [("alarm of the broker", 2)]
+    assert port.scheduler.waiting() == [("alarm of the broker", 2)]
     port.sample(two, 100)
-    port.hold.alarm(False, port.loop.now)
+    port.scheduler.alarm(False, port.loop.now)
     port.run(0.01)
-    assert port.hold.waiting() == [("queue two of /", 2)]
+    assert port.scheduler.waiting() == [("queue two of /", 2)]
     port.sample(two, 0)
     port.run(0.01)
     assert channel.sent == order
@@ -352,7 +352,7 @@ def test_tokens_are_not_taken_in_vain() -> None:
 
 def test_priority_inside_a_lane_and_between_lanes() -> None:
     port = Port()
-    port.hold.alarm(True, port.loop.now)
+    port.scheduler.alarm(True, port.loop.now)
     one, two = Channel(port), Channel(port)
     route = port.route("work")
     order: list[tuple[str, Publish]] = []
@@ -367,7 +367,7 @@ def test_priority_inside_a_lane_and_between_lanes() -> None:
             order.append((name, publish))
 
         channel.forward = forward  # type: ignore[method-assign]
-    port.hold.alarm(False, port.loop.now)
+    port.scheduler.alarm(False, port.loop.now)
     port.run(0.01)
     assert order == [("two", high), ("one", middle), ("two", middle_too), ("one", low), ("two", lower)]
 
@@ -407,12 +407,12 @@ def test_a_gate_met_later_may_refuse() -> None:
     port = Port()
     plain, confirming = Channel(port), Channel(port, confirm=True)
     route = port.route("work", [port.rate(10, 2, "nack")])
-    port.hold.alarm(True, port.loop.now)
+    port.scheduler.alarm(True, port.loop.now)
     for _ in range(4):
         plain.publish(route)
         confirming.publish(route)
     assert confirming.refused == [], "the alarm refuses nobody"
-    port.hold.alarm(False, port.loop.now)
+    port.scheduler.alarm(False, port.loop.now)
     port.run(0.01)
     assert len(plain.sent) + len(confirming.sent) == 2
     assert len(confirming.sent) + len(confirming.refused) == 4
@@ -436,17 +436,17 @@ def test_held_for_too_long() -> None:
     port.run(0.2)
     assert confirming.refused == [late]
     assert confirming.emptied_times == 0
-    assert port.hold.waiting() == [(gate.name, 2)]
+    assert port.scheduler.waiting() == [(gate.name, 2)]
     port.run(2)
     assert confirming.refused == [late, later]
     assert confirming.emptied_times == 1
     assert route.stats.held_seconds == pytest.approx(10, abs=0.2)
     port.run(100)
-    assert messages(port.hold) == 1
+    assert messages(port.scheduler) == 1
     port.sample(gate, 0)
     port.run(0.01)
     assert plain.sent == [kept]
-    assert messages(port.hold) == 0
+    assert messages(port.scheduler) == 0
 
 
 def test_the_timeout_can_be_changed() -> None:
@@ -457,7 +457,7 @@ def test_the_timeout_can_be_changed() -> None:
     channel.publish(port.route("work", [gate]))
     port.run(1000)
     assert channel.refused == []
-    port.hold.settings = BOUNDS
+    port.scheduler.settings = BOUNDS
     port.run(0.1)
     assert len(channel.refused) == 1
 
@@ -469,15 +469,15 @@ def test_an_alarm_does_not_count_as_waiting() -> None:
     channel = Channel(port, confirm=True)
     channel.publish(port.route("work", [gate]))
     port.run(3)
-    port.hold.alarm(True, port.loop.now)
+    port.scheduler.alarm(True, port.loop.now)
     channel.publish(port.route("other"))
-    port.hold.alarm(True, port.loop.now)
+    port.scheduler.alarm(True, port.loop.now)
     port.run(60)
     assert channel.refused == []
-    port.hold.expire(port.loop.now)
+    port.scheduler.expire(port.loop.now)
     assert channel.refused == []
     assert (port.stats.blocked, port.stats.blocked_since) == (True, 1003.0)
-    port.hold.alarm(False, port.loop.now)
+    port.scheduler.alarm(False, port.loop.now)
     assert (port.stats.blocked, port.stats.blocked_seconds) == (False, 60.0)
     port.run(1.9)
     assert len(channel.sent) == 1
@@ -526,19 +526,19 @@ def test_those_who_stay_keep_their_order() -> None:
 def test_room(bounds: AmqpHold) -> None:
     port = Port(bounds)
     rooms: list[int] = []
-    port.hold.on_room = lambda: rooms.append(port.hold.messages)
+    port.scheduler.on_room = lambda: rooms.append(port.scheduler.messages)
     channel = Channel(port)
     route = port.route("work", [port.rate(1)])
     for _ in range(10):
         channel.publish(route)
-    assert not full(port.hold)
+    assert not full(port.scheduler)
     channel.publish(route)
-    assert full(port.hold)
+    assert full(port.scheduler)
     port.run(1.5)
-    assert full(port.hold)
+    assert full(port.scheduler)
     assert rooms == []
     port.run(1)
-    assert not full(port.hold)
+    assert not full(port.scheduler)
     assert rooms == [8]
     port.run(5)
     assert rooms == [8]
@@ -553,29 +553,29 @@ def test_who_waits_for_something_else_has_room_where_one_line_fills_it(bounds: A
     port.sample(other, 200)
     for _ in range(79):
         channel.publish(port.route("stuck", [stuck]))
-    assert not port.hold.crowded(stuck)
+    assert not port.scheduler.crowded(stuck)
     channel.publish(port.route("stuck", [stuck]))
-    assert port.hold.crowded(stuck)
-    assert not port.hold.crowded(other)
+    assert port.scheduler.crowded(stuck)
+    assert not port.scheduler.crowded(other)
     for _ in range(9):
         channel.publish(port.route("other", [other]))
-    assert not port.hold.crowded(other)
+    assert not port.scheduler.crowded(other)
     channel.publish(port.route("other", [other]))
-    assert port.hold.crowded(other), "it has an eighth itself"
+    assert port.scheduler.crowded(other), "it has an eighth itself"
     port.sample(other, 0)
     port.run(0.1)
-    assert full(port.hold)
-    assert not port.hold.crowded(other)
+    assert full(port.scheduler)
+    assert not port.scheduler.crowded(other)
     for number in range(20):
         gate = port.depth(name=f"small {number}")
         port.sample(gate, 200)
-        assert not port.hold.crowded(gate)
+        assert not port.scheduler.crowded(gate)
         channel.publish(port.route(f"small {number}", [gate]))
-    assert port.hold.crowded(port.depth()), "the reserve is used up"
+    assert port.scheduler.crowded(port.depth()), "the reserve is used up"
     port.sample(stuck, 0)
     port.run(0.1)
-    assert not full(port.hold)
-    assert not port.hold.crowded(stuck)
+    assert not full(port.scheduler)
+    assert not port.scheduler.crowded(stuck)
 
 
 def test_lines_know_their_bytes() -> None:
@@ -593,26 +593,26 @@ def test_lines_know_their_bytes() -> None:
     port.sample(gate, 0)
     port.run(0.1)
     assert (gate.messages, gate.bytes, wide.messages, wide.bytes) == (0, 0, 3, 3210)
-    port.hold.forget(second)
+    port.scheduler.forget(second)
     assert (wide.messages, wide.bytes) == (0, 0)
 
 
 def test_bounds_can_be_changed() -> None:
     port = Port(AmqpHold(messages=10))
     rooms: list[int] = []
-    port.hold.on_room = lambda: rooms.append(port.hold.messages)
-    port.hold.alarm(True, port.loop.now)
+    port.scheduler.on_room = lambda: rooms.append(port.scheduler.messages)
+    port.scheduler.alarm(True, port.loop.now)
     channel = Channel(port)
     for _ in range(10):
         channel.publish(port.route("work"))
-    assert full(port.hold)
-    port.hold.settings = AmqpHold(messages=20)
-    assert not full(port.hold)
+    assert full(port.scheduler)
+    port.scheduler.settings = AmqpHold(messages=20)
+    assert not full(port.scheduler)
     assert rooms == [10]
-    port.hold.settings = AmqpHold(messages=5)
-    assert full(port.hold)
-    assert len(port.hold.forget(channel)) == 10
-    assert not full(port.hold)
+    port.scheduler.settings = AmqpHold(messages=5)
+    assert full(port.scheduler)
+    assert len(port.scheduler.forget(channel)) == 10
+    assert not full(port.scheduler)
     assert rooms == [10, 0]
 
 
@@ -624,13 +624,13 @@ def test_forget() -> None:
     one, two = port.route("one", [gate]), port.route("two", [gate])
     order = [channel.publish(one), channel.publish(two), channel.publish(one, 9), channel.publish(two)]
     stays = other.publish(one)
-    assert port.hold.forget(channel) == order
-    assert port.hold.forget(channel) == []
+    assert port.scheduler.forget(channel) == order
+    assert port.scheduler.forget(channel) == []
     assert channel.emptied_times == 0
     assert (channel.held, channel.lanes) == (0, {})
-    assert (port.hold.messages, port.hold.bytes) == (1, 100)
+    assert (port.scheduler.messages, port.scheduler.bytes) == (1, 100)
     assert (one.stats.held_messages, two.stats.held_messages) == (1, 0)
-    assert port.hold.waiting() == [(gate.name, 1)]
+    assert port.scheduler.waiting() == [(gate.name, 1)]
     port.run(100)
     assert channel.refused == []
     assert other.refused == [stays]
@@ -645,9 +645,9 @@ def test_channels_that_come_and_go_leave_nothing_behind() -> None:
         channel = Channel(port, confirm=True)
         channel.publish(route)
         channel.publish(route, 5)
-        port.hold.forget(channel)
+        port.scheduler.forget(channel)
     assert len(gate._line) < 100
-    assert len(port.hold._tagged) == 0
+    assert len(port.scheduler._tagged) == 0
     assert len(port.loop.armed()) <= 1
 
 
@@ -674,7 +674,7 @@ def test_gates_changed() -> None:
     held = [channel.publish(route) for _ in range(2)]
     rate.on_change = None
     rate.change(1000, 10, "hold", port.loop.now)
-    port.hold.gates_changed(port.loop.now)
+    port.scheduler.gates_changed(port.loop.now)
     port.run(0)
     assert channel.sent == held
 
@@ -686,10 +686,10 @@ def test_a_gate_may_have_opened_meanwhile() -> None:
     gate = port.depth()
     port.sample(gate, 100)
     route = port.route("work", [gate])
-    assert port.hold.closed(channel, route, port.loop.now) is gate
+    assert port.scheduler.closed_gate(channel, route, port.loop.now) is gate
     port.sample(gate, 0)
     publish = Publish(channel, route, 0, b"frames", 0, port.loop.now)
-    port.hold.keep(publish, gate, port.loop.now)
+    port.scheduler.enqueue(publish, gate, port.loop.now)
     port.run(0.01)
     assert channel.sent == [publish]
 
@@ -697,7 +697,7 @@ def test_a_gate_may_have_opened_meanwhile() -> None:
 class Chatty(Channel):
     """One that publishes, or goes, in the middle of everything."""
 
-    def __init__(self, port: Port, route: Route) -> None:
+    def __init__(self, port: Port, route: PublishRoute) -> None:
         super().__init__(port)
         self.route = route
         self.more = 3
@@ -705,7 +705,7 @@ class Chatty(Channel):
     def forward(self, publish: Publish) -> None:
         super().forward(publish)
         if self.more == 2:
-            self.port.hold.forget(self)
+            self.port.scheduler.forget(self)
         if self.more:
             self.more -= 1
             self.publish(self.route)
@@ -728,9 +728,9 @@ def test_a_sender_may_do_anything_when_its_turn_comes() -> None:
     port.run(3)
     assert len(other.sent) == 5
     assert channel.more == 0
-    assert messages(port.hold) == 0
+    assert messages(port.scheduler) == 0
     assert (channel.held, channel.lanes) == (0, {})
-    assert port.hold.waiting() == []
+    assert port.scheduler.waiting() == []
     assert route.stats.held_messages == route.stats.held_bytes == 0
 
 
@@ -744,7 +744,7 @@ class Checked(Channel):
         super().__init__(port, confirm)
         self.book = book
 
-    def publish(self, route: Route, priority: int = 0, size: int = 100) -> Publish:
+    def publish(self, route: PublishRoute, priority: int = 0, size: int = 100) -> Publish:
         sent = len(self.sent)
         refused = len(self.refused)
         publish = super().publish(route, priority, size)
@@ -787,9 +787,9 @@ class Book:
                 assert gate.estimate <= gate.queue.high
 
     def check(self) -> None:
-        hold = self.port.hold
-        assert hold.messages == len(self.held) == sum(count for _, count in hold.waiting())
-        assert hold.bytes == sum(len(publish.frames) for publish in self.held)
+        scheduler = self.port.scheduler
+        assert scheduler.messages == len(self.held) == sum(count for _, count in scheduler.waiting())
+        assert scheduler.bytes == sum(len(publish.frames) for publish in self.held)
         exchanges: dict[ExchangeStats, int] = {}
         senders: dict[Sender, int] = {}
         for publish in self.held:
@@ -821,7 +821,7 @@ def test_any_mix(steps: list[tuple[str, int, int, int]], timeout: float, over: s
     """Lanes keep their order, nobody passes a closed gate, the counters are right; once all is open, all are out."""
     port = Port(replace(BOUNDS, timeout=timeout))
     book = Book(port)
-    hold, loop = port.hold, port.loop
+    scheduler, loop = port.scheduler, port.loop
     depths = [port.depth(10, 5, name="one"), port.depth(8, 8, over, name="two")]
     rates = [port.rate(20, 2), port.rate(50, 1, over)]
     routes = [
@@ -846,11 +846,11 @@ def test_any_mix(steps: list[tuple[str, int, int, int]], timeout: float, over: s
         elif what == "unknown":
             depths[first].unknown("gone", now)
         elif what == "alarm":
-            hold.alarm(first == 1, now)
+            scheduler.alarm(first == 1, now)
         elif what == "run":
             port.run(first / 1000)
         else:
-            found = hold.forget(channels[first])
+            found = scheduler.forget(channels[first])
             assert found == [publish for publish in book.held if publish.sender is channels[first]]
             book.held = [publish for publish in book.held if publish.sender is not channels[first]]
             gone += len(found)
@@ -858,14 +858,14 @@ def test_any_mix(steps: list[tuple[str, int, int, int]], timeout: float, over: s
         if timeout and not port.stats.blocked:
             port.run(0)
     event("some are left" if book.held else "none are left")
-    hold.alarm(False, loop.now)
+    scheduler.alarm(False, loop.now)
     for _ in range(40):
         for gate in depths:
             gate.sampled(0, 1, loop.now, loop.now)
         port.run(0.5)
         book.check()
     assert not book.held
-    assert hold.waiting() == []
+    assert scheduler.waiting() == []
     assert loop.armed() == []
     published = sum(channel.count for channel in channels)
     assert published == gone + sum(len(channel.sent) + len(channel.refused) for channel in channels)
@@ -885,7 +885,7 @@ class Confirming(Checked):
         self.reached = 0
         self.open: set[int] = set()
 
-    def publish(self, route: Route, priority: int = 0, size: int = 100) -> Publish:
+    def publish(self, route: PublishRoute, priority: int = 0, size: int = 100) -> Publish:
         self.unanswered.add(self.confirms.received())
         sent = len(self.sent)
         publish = super().publish(route, priority, size)
@@ -957,9 +957,9 @@ def test_every_number_is_answered_once(steps: list[tuple[str, int, int]]) -> Non
         elif what == "run":
             port.run(first / 1000)
         else:
-            port.hold.alarm(first == 1, port.loop.now)
+            port.scheduler.alarm(first == 1, port.loop.now)
         book.check()
-    port.hold.alarm(False, port.loop.now)
+    port.scheduler.alarm(False, port.loop.now)
     port.run(5)
     event("translated" if not channel.confirms.same else "same numbers")
     assert book.held == []

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.amqp.monitor import management_api
-from sidecar.amqp.monitor.connection import Report
-from sidecar.amqp.monitor.management_api import Management, ManagementError, parse_bindings, parse_exchanges
-from sidecar.amqp.topology.bindings import Topology
+from sidecar.amqp.monitor.connection import TroubleLog
+from sidecar.amqp.monitor.management_api import ManagementApi, ManagementError, parse_bindings, parse_exchanges
+from sidecar.amqp.topology.bindings import Bindings
 from sidecar.config.model import AmqpCredentials, Secret
 from support.rabbitmq import RabbitMQ, broker
 from support.registries import until
@@ -39,12 +39,12 @@ def run(what: Any) -> None:
     asyncio.run(asyncio.wait_for(what, 180))
 
 
-def asking(url: str, topology: Topology, *vhosts: str, credentials: AmqpCredentials = GUEST) -> Management:
+def asking(url: str, topology: Bindings, *vhosts: str, credentials: AmqpCredentials = GUEST) -> ManagementApi:
     clock = asyncio.get_running_loop().time
-    return Management(url, credentials, vhosts, topology, Report("rabbitmq", clock))
+    return ManagementApi(url, credentials, vhosts, topology, TroubleLog("rabbitmq", clock))
 
 
-async def reaches(topology: Topology, vhost: str, *queues: str) -> None:
+async def reaches(topology: Bindings, vhost: str, *queues: str) -> None:
     """Wait until a publish leads just there."""
     await until(lambda: topology.queues(vhost, "ai.tasks", "ai.inference.now") == set(queues), "it leads there")
 
@@ -104,7 +104,7 @@ def test_what_a_broker_tells(rabbit: RabbitMQ) -> None:
                 channel.queue_bind("inference", "ai.tasks", "ai.inference.#")
                 channel.exchange_bind("ai.inner", "ai.tasks", "#", arguments={"x": 1})
                 channel.queue_bind("audit", "ai.inner")
-        topology = Topology()
+        topology = Bindings()
         vhosts = ("/", "/agents x%y")
         asker = asking(f"http://127.0.0.1:{rabbit.management_port}/", topology, *vhosts)
         for vhost in vhosts:
@@ -121,7 +121,7 @@ def test_what_a_broker_tells(rabbit: RabbitMQ) -> None:
 def test_credentials_that_are_not_good_enough(rabbit: RabbitMQ, caplog: pytest.LogCaptureFixture) -> None:
     async def check() -> None:
         bad = AmqpCredentials(username="nobody", password=Secret(PASSWORD))
-        asker = asking(f"http://127.0.0.1:{rabbit.management_port}", Topology(), "/", credentials=bad)
+        asker = asking(f"http://127.0.0.1:{rabbit.management_port}", Bindings(), "/", credentials=bad)
         await until(lambda: "401" in caplog.text, "it is told")
         await asyncio.sleep(0.5)
         await asker.close()
@@ -134,7 +134,7 @@ def test_credentials_that_are_not_good_enough(rabbit: RabbitMQ, caplog: pytest.L
 def test_trouble_and_its_end_are_told_once_and_what_is_known_stays(caplog: pytest.LogCaptureFixture) -> None:
     async def check() -> None:
         async with Api() as api:
-            topology = Topology()
+            topology = Bindings()
             topology.exchange_declared("/", "e", "fanout")
             topology.bound("/", "e", "q", "", {})
             api.status = 500
@@ -161,7 +161,7 @@ def test_trouble_and_its_end_are_told_once_and_what_is_known_stays(caplog: pytes
 def test_an_answer_that_was_known_is_not_compared_again(monkeypatch: pytest.MonkeyPatch) -> None:
     replaced: list[str] = []
 
-    class Counting(Topology):
+    class Counting(Bindings):
         __slots__ = ()
 
         def replace(self, vhost: str, *rest: Any, **more: Any) -> None:
@@ -188,7 +188,7 @@ def test_an_answer_that_was_known_is_not_compared_again(monkeypatch: pytest.Monk
 
 def test_nobody_there(caplog: pytest.LogCaptureFixture) -> None:
     async def check() -> None:
-        asker = asking("http://127.0.0.1:1", Topology(), "/", "other")
+        asker = asking("http://127.0.0.1:1", Bindings(), "/", "other")
         await until(lambda: "management" in caplog.text, "it is told")
         await asyncio.sleep(0.3)
         await asker.close()
@@ -201,7 +201,7 @@ def test_a_redirect_is_not_followed(caplog: pytest.LogCaptureFixture) -> None:
     async def check() -> None:
         async with Api() as api, Api() as other:
             api.status, api.headers = 302, {"Location": other.url}
-            asker = asking(api.url, Topology(), "/")
+            asker = asking(api.url, Bindings(), "/")
             await until(lambda: "302" in caplog.text, "it is told")
             await asker.close()
             assert not other.asked
@@ -213,7 +213,7 @@ def test_an_endless_answer_is_cut(caplog: pytest.LogCaptureFixture, monkeypatch:
     async def check() -> None:
         async with Api() as api:
             api.body = None
-            asker = asking(api.url, Topology(), "/")
+            asker = asking(api.url, Bindings(), "/")
             await until(lambda: "longer than" in caplog.text, "it is told")
             await asker.close()
 
@@ -224,7 +224,7 @@ def test_an_endless_answer_is_cut(caplog: pytest.LogCaptureFixture, monkeypatch:
 def test_what_it_is_asked_for() -> None:
     async def check() -> None:
         async with Api() as api:
-            asker = asking(api.url, Topology(), "a/b ü%2F?")
+            asker = asking(api.url, Bindings(), "a/b ü%2F?")
             await until(lambda: len(api.asked) >= 2, "it is asked")
             await asker.close()
             assert api.asked[0].raw_path.startswith("/api/exchanges/a%2Fb%20%C3%BC%252F%3F?columns=")

@@ -17,7 +17,7 @@ from sidecar.amqp.flow.policy import Policy
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.monitor import connection as link
 from sidecar.amqp.monitor import watcher as watch
-from sidecar.amqp.monitor.connection import Report, WatchError
+from sidecar.amqp.monitor.connection import TroubleLog, WatchError
 from sidecar.amqp.monitor.watcher import Watcher
 from sidecar.config.errors import ConfigError
 from sidecar.config.model import Amqp, AmqpCredentials, AmqpQueue, Secret
@@ -578,7 +578,7 @@ def test_a_cancellation_that_is_forgotten_is_repeated() -> None:
 
 def test_trouble_that_several_have_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sidecar.amqp")
-    report = Report("rabbitmq", lambda: 0.0)
+    report = TroubleLog("rabbitmq", lambda: 0.0)
     for _ in range(3):
         report.bad("one", "OSError", "refused")
         report.bad("two", "OSError", "refused")

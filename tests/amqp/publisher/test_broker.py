@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from sidecar.amqp.flow.policy import Policy
-from sidecar.amqp.flow.scheduler import Hold
+from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats
-from sidecar.amqp.monitor.connection import Report
-from sidecar.amqp.publisher.callbacks import Audience
+from sidecar.amqp.monitor.connection import TroubleLog
+from sidecar.amqp.publisher.callbacks import Callbacks
 from sidecar.amqp.publisher.connection import Publisher
 from sidecar.amqp.publisher.connector import Connector
-from sidecar.amqp.replay.dispatcher import Replayer
-from sidecar.amqp.replay.publisher_slot import Login
+from sidecar.amqp.replay.dispatcher import Dispatcher
+from sidecar.amqp.replay.publisher_slot import SaslLogin
 from sidecar.amqp.spool.message import from_frames
 from sidecar.amqp.spool.store import Spool
-from sidecar.amqp.wire.client_handshake import Dialler, own_properties, plain
+from sidecar.amqp.wire.client_handshake import ClientHandshake, own_properties, plain
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.config.model import Amqp
 from sidecar.net.wheel import TimerWheel
@@ -30,7 +30,7 @@ from support.rabbitmq import RabbitMQ
 from support.registries import until
 
 
-class Told(Audience):
+class Told(Callbacks):
     def __init__(self) -> None:
         self.taken: list[Any] = []
         self.untaken: list[Any] = []
@@ -68,9 +68,9 @@ class Setting:
     def __init__(self, rabbit: RabbitMQ, user: str = "guest", password: str = "guest", vhost: str = "/") -> None:
         loop = asyncio.get_running_loop()
         self.told = Told()
-        dialler = Dialler("PLAIN", plain(user, password), vhost, own_properties("tests"))
+        handshake = ClientHandshake("PLAIN", plain(user, password), vhost, own_properties("tests"))
         wheel = TimerWheel(loop.call_at, loop.time)
-        self.publisher = Publisher(dialler, self.told, wheel, loop.time, loop.call_soon)
+        self.publisher = Publisher(handshake, self.told, wheel, loop.time, loop.call_soon)
         Connector(lambda: [("127.0.0.1", rabbit.port)], loop).connect(self.publisher)
 
     def send(self, name: str, exchange: str = "", key: str = "", bits: int = 0, properties: bytes = b"\0\0") -> None:
@@ -251,7 +251,7 @@ def test_a_spool_is_emptied_over_connections_that_break(names: RabbitMQ, tmp_pat
         stats = AmqpStats()
         settings = Amqp()
         policy = Policy(settings, stats, loop.time)
-        hold = Hold(settings.hold, stats, loop.time, loop.call_at)
+        scheduler = Scheduler(settings.hold, stats, loop.time, loop.call_at)
         connector = Connector(lambda: [("127.0.0.1", names.port)], loop)
         publishers: list[Publisher] = []
 
@@ -259,26 +259,27 @@ def test_a_spool_is_emptied_over_connections_that_break(names: RabbitMQ, tmp_pat
             publishers.append(publisher)
             connector.connect(publisher)
 
-        replayer = Replayer(
-            "rabbitmq", spool, hold, policy.routes, lambda vhost, user: Login("PLAIN", plain("guest", "guest")),
+        dispatcher = Dispatcher(
+            "rabbitmq", spool, scheduler, policy.routes,
+            lambda vhost, user: SaslLogin("PLAIN", plain("guest", "guest")),
             connect, TimerWheel(loop.call_at, loop.time), loop.time, time.time, loop.call_soon,
-            Report("rabbitmq", loop.time), window,
+            TroubleLog("rabbitmq", loop.time), window,
         )  # fmt: skip
         left = [count // 5, 2 * count // 5, 3 * count // 5]
         assert len(left) == breaks
 
         def settled(messages: object, taken: bool) -> None:
-            if left and replayer.stats.replayed >= left[0]:
+            if left and dispatcher.stats.replayed >= left[0]:
                 del left[0]
                 loop.call_soon(publishers[-1].transport.abort)
 
-        replayer.on_settled = settled
-        replayer.start()
-        await until(lambda: not spool.keys, "all of it")
-        assert replayer.stats.replayed == count
+        dispatcher.on_settled = settled
+        dispatcher.start()
+        await until(lambda: not spool.streams, "all of it")
+        assert dispatcher.stats.replayed == count
         assert len(publishers) > breaks
         assert stats.exchange("/", "pub-jobs").confirmed == count
-        await replayer.close()
+        await dispatcher.close()
         connector.close()
         await spool.close()
 

@@ -6,7 +6,7 @@ import pytest
 
 from sidecar.amqp.publisher.connection import Publisher
 from sidecar.amqp.publisher.connector import Connector
-from sidecar.amqp.wire.client_handshake import Dialler, own_properties, plain
+from sidecar.amqp.wire.client_handshake import ClientHandshake, own_properties, plain
 from sidecar.net.wheel import TimerWheel
 from support import amqp
 from support.processes import free_port
@@ -18,8 +18,8 @@ def test_a_broker_that_is_not_there(known: bool) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         told = Told()
-        dialler = Dialler("PLAIN", plain("guest", "guest"), "/", own_properties("tests"))
-        publisher = Publisher(dialler, told, TimerWheel(loop.call_at, loop.time), loop.time, loop.call_soon)
+        handshake = ClientHandshake("PLAIN", plain("guest", "guest"), "/", own_properties("tests"))
+        publisher = Publisher(handshake, told, TimerWheel(loop.call_at, loop.time), loop.time, loop.call_soon)
         publisher.send(amqp.publish(1, "k"), "a")
         addresses = [("127.0.0.1", free_port())] if known else []
         connector = Connector(lambda: addresses, loop)
@@ -41,8 +41,8 @@ def test_addresses_take_turns() -> None:
         tried: list[str] = []
         for _ in range(6):
             told = Told()
-            dialler = Dialler("PLAIN", plain("guest", "guest"), "/", own_properties("tests"))
-            publisher = Publisher(dialler, told, TimerWheel(loop.call_at, loop.time), loop.time, loop.call_soon)
+            handshake = ClientHandshake("PLAIN", plain("guest", "guest"), "/", own_properties("tests"))
+            publisher = Publisher(handshake, told, TimerWheel(loop.call_at, loop.time), loop.time, loop.call_soon)
             connector.connect(publisher)
             await told.over.wait()
             tried.append(publisher.endpoint)

@@ -541,7 +541,7 @@ def test_how_long_queues_keep_messages_is_learnt_and_what_ends_with_its_broker()
         declared("durable", 2), declared("auto-delete", 2 | 8), declared("exclusive", 4), declared("passive", 1)
     )
     client.says(exchange_declare(1, "transient", "fanout"))
-    topology = stage.listener.policy.topology
+    topology = stage.listener.policy.bindings
     assert topology.life("/", "", "durable") == (0.0, False)  # the broker may refuse it
     assert not topology.fleeting("/", "transient", "")
     broker.says(*[queue_declare_ok(1, queue) for queue in ("durable", "auto-delete", "exclusive", "passive")])
@@ -558,7 +558,7 @@ def test_how_long_queues_keep_messages_is_learnt_and_what_ends_with_its_broker()
 def test_a_declaration_that_is_refused_ends_no_messages_life() -> None:
     stage = Stage()
     client, broker = stage.open(1)
-    topology = stage.listener.policy.topology
+    topology = stage.listener.policy.bindings
     lasting = b"\x00\x00" + short("q") + b"\x02" + encode_table({})
     brief = b"\x00\x00" + short("q") + b"\x04" + encode_table({"x-message-ttl": 1})
     client.says(

@@ -402,7 +402,7 @@ def test_what_is_held_stops_neither_other_lanes_nor_acknowledgements() -> None:
     client.gets(deliver(1, "c", 1))
     client.says(slow(1, b"3"), ack(1, 1), publish(1, "k"), publish(2, "k"), get(1, "q"), queue_declare(2, "q"))
     broker.gets(ack(1, 1), publish(1, "k"), publish(2, "k"), get(1, "q"), queue_declare(2, "q"))
-    assert stage.listener.hold.messages == 2
+    assert stage.listener.scheduler.messages == 2
     stage.advance(1.1)
     broker.gets(slow(1, b"2"))
     stage.advance(1)

@@ -96,7 +96,7 @@ def check(it: Stage) -> None:
         assert kept < BOUND + 2 * session.frame_max
         assert session.partial == sum(channel.received for channel in session.channels.values())
     # One reading of one client may go beyond.
-    assert it.listener.hold.messages < 20 + 200
+    assert it.listener.scheduler.messages < 20 + 200
 
 
 CLIENT_HANDSHAKE = [GREETING, start_ok(), tune_ok(), connection_open()]

@@ -489,7 +489,7 @@ def test_what_is_held_is_lost_with_the_broker_and_counted() -> None:
     broker.breaks()
     client.gets_close(320)
     assert stage.stats.exchanges["/", "slow"].dropped == 9
-    assert stage.listener.hold.messages == 0
+    assert stage.listener.scheduler.messages == 0
     stage.over()
 
 

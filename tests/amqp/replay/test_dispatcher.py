@@ -20,7 +20,7 @@ def test_what_is_there_at_the_start_is_sent_in_order() -> None:
     one.start()
     assert one.bodies() == numbered(700)
     assert one.empty()
-    assert one.replayer.stats.replayed == 700
+    assert one.dispatcher.stats.replayed == 700
     assert one.settled == [(number + 1, True) for number in range(700)]
     assert one.broker.connections[0].user == "sidecar"
 
@@ -67,7 +67,7 @@ def test_no_more_than_the_window_is_unconfirmed() -> None:
     one.start()
     most = 0
     while not one.empty():
-        most = max(most, one.replayer.unconfirmed)
+        most = max(most, one.dispatcher.unconfirmed)
         one.broker.says_all()
     assert most == 50
     assert one.bodies() == numbered(400)
@@ -129,7 +129,7 @@ def test_a_queue_that_is_too_full() -> None:
     one.start()
     one.advance(3)
     assert one.bodies() == []
-    assert one.hold.waiting() == [("queue tasks of /", 1)]
+    assert one.scheduler.waiting() == [("queue tasks of /", 1)]
     gate.sampled(40, 1, one.loop.now, one.loop.now)
     one.advance(0.1)
     assert one.bodies() == numbered(60)
@@ -140,12 +140,12 @@ def test_a_queue_that_is_too_full() -> None:
 
 def test_an_alarm_that_others_have_heard_of() -> None:
     one = Setting()
-    one.hold.alarm(True, one.loop.now)
+    one.scheduler.alarm(True, one.loop.now)
     one.spool.store(*[one.message(name) for name in numbered(10)])
     one.start()
     one.advance(5)
     assert one.bodies() == []
-    one.hold.alarm(False, one.loop.now)
+    one.scheduler.alarm(False, one.loop.now)
     one.advance(0.1)
     assert one.bodies() == numbered(10)
     assert one.empty()
@@ -160,7 +160,7 @@ def test_the_end_waits_for_confirms() -> None:
         one.broker.answers = False
         one.spool.store(*[one.message(name) for name in numbered(10)])
         one.start()
-        ending = asyncio.create_task(one.replayer.close())
+        ending = asyncio.create_task(one.dispatcher.close())
         await asyncio.sleep(0)
         one.broker.says_all()
         await asyncio.sleep(0)
@@ -182,7 +182,7 @@ def test_the_end_does_not_wait_for_long() -> None:
         one.broker.answers = False
         one.spool.store(one.message("a"))
         one.start()
-        await one.replayer.close(0.01)
+        await one.dispatcher.close(0.01)
         assert one.spool.messages == 1
 
     asyncio.run(scenario())
@@ -200,8 +200,8 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
     connection ended."""
     rng = random.Random(seed)
     one = Setting(window=rng.choice([1, 4, 32]), dead_after=rng.choice([0, 3]))
-    one.replayer._prefetch.most = rng.choice([18, 40, AHEAD])
-    one.replayer._keys.most = rng.choice([2, 1000])
+    one.dispatcher._prefetch.most = rng.choice([18, 40, AHEAD])
+    one.dispatcher._streams.most = rng.choice([2, 1000])
     one.broker.exchanges = {"a", "b"}
     one.broker.heartbeat = 10
     orderly = rng.random() < 0.5
@@ -237,7 +237,7 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
         elif action < 0.7:
             one.broker.away = False
             if rng.random() < 0.5:
-                one.replayer.broker_is_back()
+                one.dispatcher.broker_is_back()
         elif action < 0.75:
             flaky.clear()
             full = set(rng.sample("klm", rng.randrange(3))) if not orderly else set()
@@ -245,16 +245,16 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
             one.broker.exchanges = {"a", "b"} | ({"c"} if rng.random() < 0.5 else set())
         elif action < 0.85 and not known:
             one.users = set(rng.sample(["alice", "bob"], rng.randrange(3)))
-            one.replayer.logins_changed()
+            one.dispatcher.logins_changed()
         elif action < 0.9:
-            one.hold.alarm(rng.random() < 0.5, one.loop.now)
+            one.scheduler.alarm(rng.random() < 0.5, one.loop.now)
         for connection in one.broker.open:
             if connection.waiting and rng.random() < 0.5:
                 number = rng.choice(sorted(connection.waiting))
                 connection.answer(number, rng.random() < 0.5, orderly or rng.random() < 0.9)
         one.loop.settle()
         one.spool.work()
-        assert one.replayer._prefetch.ahead <= AHEAD
+        assert one.dispatcher._prefetch.ahead <= AHEAD
         one.advance(rng.choice([0.0, 0.01, 0.5, 3.0]))
     flaky.clear()
     full.clear()
@@ -263,15 +263,15 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
     one.users = {"alice", "bob"}
     one.broker.away = False
     one.broker.answers = True
-    one.hold.alarm(False, one.loop.now)
+    one.scheduler.alarm(False, one.loop.now)
     one.broker.says_all()
     one.advance(400)
-    assert one.empty(), (one.spool.keys, one.replayer.problems)
+    assert one.empty(), (one.spool.streams, one.dispatcher.problems)
     dead = {message.body for message, _, _ in one.spool.dead_letters}
     taken = one.broker.bodies()
     assert {message.body for message in sent} == dead | set(taken)
-    window = one.replayer._window
-    assert len(taken) - len(set(taken)) <= one.broker.ends * 3 * window + one.replayer.stats.nacked
+    window = one.dispatcher._window
+    assert len(taken) - len(set(taken)) <= one.broker.ends * 3 * window + one.dispatcher.stats.nacked
     if orderly:
         lanes: dict[tuple[str, int, str], list[int]] = {}
         place = {body: number for number, body in reversed(list(enumerate(taken)))}
@@ -282,4 +282,4 @@ def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:
         for places in lanes.values():
             assert places == sorted(places)
     assert sorted(number for number, _ in one.settled) == list(range(1, len(sent) + 1))
-    assert one.replayer.stats.replayed + sum(one.replayer.stats.dead.values()) == len(sent)
+    assert one.dispatcher.stats.replayed + sum(one.dispatcher.stats.dead.values()) == len(sent)

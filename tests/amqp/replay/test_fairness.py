@@ -67,14 +67,14 @@ def test_those_that_cannot_move_leave_their_room(hindrance: Hindrance, to_exchan
     one.start()
     for _ in range(40):
         one.advance(0.1)
-        assert one.replayer._prefetch.ahead <= AHEAD
+        assert one.dispatcher._prefetch.ahead <= AHEAD
     assert one.bodies() == numbered(500)
     # And when they can:
     one.broker.rejects = lambda message: False
     one.broker.exchanges = None
     one.broker.refuses.clear()
     one.users = {"alice", "nobody"}
-    one.replayer.logins_changed()
+    one.dispatcher.logins_changed()
     for name in STUCK:
         one.policy.depth_gates["/", name].sampled(0, 1, one.loop.now, one.loop.now)
     for _ in range(400):
@@ -87,7 +87,7 @@ def test_those_that_cannot_move_leave_their_room(hindrance: Hindrance, to_exchan
         taken[name].append(int(number))
     assert all(numbers == list(range(100)) for numbers in taken.values())
     assert one.empty()
-    assert one.replayer._prefetch.stalled == one.replayer._prefetch.stalled_bytes == 0
+    assert one.dispatcher._prefetch.stalled == one.dispatcher._prefetch.stalled_bytes == 0
 
 
 def test_those_without_answers_leave_their_room() -> None:
@@ -108,7 +108,7 @@ def test_those_without_answers_leave_their_room() -> None:
     one.broker.says_all()
     one.advance(5)
     assert one.empty()
-    assert one.replayer._prefetch.stalled == one.replayer._prefetch.stalled_bytes == 0
+    assert one.dispatcher._prefetch.stalled == one.dispatcher._prefetch.stalled_bytes == 0
 
 
 def test_one_that_waits_at_a_gate_keeps_its_place_and_little_else() -> None:
@@ -118,10 +118,10 @@ def test_one_that_waits_at_a_gate_keeps_its_place_and_little_else() -> None:
         one.spool.store(*[one.message(f"{name} {n}", "", key=name, size=20_000) for n in range(100)])
     one.start()
     one.advance(20)
-    assert one.hold.waiting() == [(f"queue {name} of /", 1) for name in STUCK]
-    prefetch = one.replayer._prefetch
+    assert one.scheduler.waiting() == [(f"queue {name} of /", 1) for name in STUCK]
+    prefetch = one.dispatcher._prefetch
     assert prefetch.ahead_bytes + prefetch.stalled_bytes <= 2 * AHEAD_BYTES
-    held = sum(len(key.loaded) for key in one.replayer._all())
+    held = sum(len(key.loaded) for key in one.dispatcher._all())
     fetches = len(one.spool.fetches)
     one.put(one.message("urgent", "good"))
     one.advance(2 * MOMENT)
@@ -137,7 +137,7 @@ def test_large_messages_are_not_fetched_by_all_at_once() -> None:
     for name in STUCK:
         one.spool.store(*[one.message(f"{name} {n}", name, size=100_000) for n in range(10)])
     one.start()
-    assert one.replayer._prefetch.ahead_bytes < AHEAD_BYTES * 5 // 4
+    assert one.dispatcher._prefetch.ahead_bytes < AHEAD_BYTES * 5 // 4
     one.broker.answers = True
     one.broker.says_all()
     one.advance(1)
@@ -153,7 +153,7 @@ def test_large_ones_at_closed_gates_keep_nobody_for_long() -> None:
     one.start()
     for _ in range(100):
         one.advance(0.2)
-        assert one.replayer._prefetch.ahead_bytes + one.replayer._prefetch.stalled_bytes <= 5 * AHEAD_BYTES
+        assert one.dispatcher._prefetch.ahead_bytes + one.dispatcher._prefetch.stalled_bytes <= 5 * AHEAD_BYTES
     assert one.bodies() == numbered(5)
     for name in STUCK[:6]:
         one.policy.depth_gates["/", name].sampled(0, 1, one.loop.now, one.loop.now)
@@ -167,14 +167,14 @@ def test_large_ones_at_closed_gates_keep_nobody_for_long() -> None:
 
 def test_every_key_has_its_turn() -> None:
     one = Setting()
-    one.replayer._keys.most = 20
+    one.dispatcher._streams.most = 20
     one.spool.store(*[one.message(f"x{n} {name}", f"x{n}") for name in numbered(3) for n in range(100)])
     one.start()
     one.put(*[one.message(f"y{n} {name}", f"y{n}") for name in numbered(3) for n in range(100)])
     most = 0
     for _ in range(50):
         one.advance(0.1)
-        most = max(most, len(one.replayer._keys))
+        most = max(most, len(one.dispatcher._streams))
     assert len(one.bodies()) == len(set(one.bodies())) == 600
     assert one.empty()
     assert most <= 20
@@ -183,7 +183,7 @@ def test_every_key_has_its_turn() -> None:
 @pytest.mark.parametrize("hindrance", [full_queues, missing_exchanges, no_connection, closed_gates, unknown_users])
 def test_those_that_cannot_move_make_room_for_other_keys(hindrance: Hindrance) -> None:
     one = Setting(CONFIG, dead_after=0)
-    one.replayer._keys.most = 20
+    one.dispatcher._streams.most = 20
     more = hindrance(one)
     exchanges = hindrance is missing_exchanges
     for name in STUCK:
@@ -193,12 +193,12 @@ def test_those_that_cannot_move_make_room_for_other_keys(hindrance: Hindrance) -
     one.start()
     one.advance(4 * PATIENCE + 10)
     assert one.bodies() == numbered(50)
-    assert len(one.replayer._keys) <= 20
-    assert one.replayer.stats.parked <= 20 * 9
+    assert len(one.dispatcher._streams) <= 20
+    assert one.dispatcher.stats.parked <= 20 * 9
     one.broker.rejects = lambda message: False
     one.broker.refuses.clear()
     one.users = {"alice", "nobody"}
-    one.replayer.logins_changed()
+    one.dispatcher.logins_changed()
     for _ in range(200):
         one.advance(1)
         for name in STUCK:

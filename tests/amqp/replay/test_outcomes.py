@@ -16,7 +16,7 @@ def test_what_has_expired() -> None:
     assert one.bodies() == ["b", "c"]
     assert reasons(one) == [("a", "expired", 0)]
     assert one.spool.texts == [""]
-    assert one.replayer.stats.expired == 1
+    assert one.dispatcher.stats.expired == 1
     assert (1, False) in one.settled
     assert one.empty()
 
@@ -30,7 +30,7 @@ def test_what_its_queues_would_have_dropped_is_no_dead_letter() -> None:
     one.start()
     assert one.bodies() == ["b", "c"]
     assert reasons(one) == []
-    assert one.replayer.stats.expired == 2
+    assert one.dispatcher.stats.expired == 2
     assert [number for number, taken in one.settled if not taken] == [1, 4]
     assert one.log.lines == []
     assert one.empty()
@@ -43,7 +43,7 @@ def test_what_is_of_use_for_a_moment_and_finds_no_queue_is_no_dead_letter() -> N
     one.start()
     one.advance(MISSING + 5)
     assert reasons(one) == []
-    assert one.replayer.stats.expired == 1
+    assert one.dispatcher.stats.expired == 1
     assert one.empty()
 
 
@@ -58,7 +58,7 @@ def test_what_is_nacked_is_tried_again_and_then_dead() -> None:
     one.advance(5)
     assert reasons(one) == [("2", "nacked", 0)]
     assert sorted(one.bodies()) == ["0", "1", "3", "4"]
-    assert one.replayer.stats.nacked == 3
+    assert one.dispatcher.stats.nacked == 3
     assert one.empty()
 
 
@@ -69,7 +69,7 @@ def test_nothing_is_given_up_if_so_configured() -> None:
     one.start()
     one.advance(1000)
     assert not reasons(one)
-    assert one.replayer.stats.nacked < 60
+    assert one.dispatcher.stats.nacked < 60
     one.broker.rejects = lambda message: False
     one.advance(31)
     assert one.bodies() == numbered(5)
@@ -88,7 +88,7 @@ def test_a_full_queue_keeps_only_what_leads_there() -> None:
     one.put(one.message("f300", key="full"), one.message("o300", key="other"))
     one.advance(60)
     assert one.bodies() == numbered(301, "o")
-    assert one.replayer.stats.nacked < 200
+    assert one.dispatcher.stats.nacked < 200
     full.clear()
     one.advance(31)
     assert one.bodies()[301:] == numbered(301, "f")
@@ -159,7 +159,7 @@ def test_what_is_refused_for_good(code: int, text: str, reason: str) -> None:
     assert reasons(one) == [("3", reason, abs(code)), ("7", reason, abs(code))]
     assert sorted(set(one.bodies())) == [name for name in numbered(10) if name not in ("3", "7")]
     assert one.spool.texts == [text, text]
-    assert one.replayer.stats.dead == {reason: 2}
+    assert one.dispatcher.stats.dead == {reason: 2}
     assert one.empty()
     assert len(one.log.lines) <= 4
 

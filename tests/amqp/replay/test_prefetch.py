@@ -12,7 +12,7 @@ def test_what_is_in_memory_is_bounded_whatever_there_is() -> None:
         one.spool.store(*[one.message(name, exchange) for name in numbered(100)])
     one.start()
     for _ in range(12):
-        assert one.replayer._prefetch.ahead <= AHEAD
+        assert one.dispatcher._prefetch.ahead <= AHEAD
         one.broker.says_all()
     one.broker.answers = True
     one.broker.says_all()
@@ -25,7 +25,7 @@ def test_large_messages_count_by_their_size() -> None:
     for exchange in numbered(8, "x"):
         one.spool.store(*[one.message(name, exchange, size=500_000) for name in numbered(6)])
     one.start()
-    seen = one.replayer._prefetch.ahead_bytes
+    seen = one.dispatcher._prefetch.ahead_bytes
     assert seen < 2 * AHEAD_BYTES
     one.broker.answers = True
     one.broker.says_all()
@@ -46,7 +46,7 @@ def test_one_without_answers_does_not_keep_the_others() -> None:
                     connection.answer(number)
         one.loop.settle()
     assert len([body for body in one.bodies() if body.startswith("l")]) == 500
-    assert one.replayer.unconfirmed == FIRST_WINDOW
+    assert one.dispatcher.unconfirmed == FIRST_WINDOW
     silent.clear()
     one.broker.answers = True
     one.broker.says_all()
@@ -75,7 +75,7 @@ def test_those_that_get_no_answers_any_more_leave_their_room() -> None:
     for _ in range(300):
         one.advance(0.1)
         answer()
-        assert one.replayer._prefetch.ahead <= AHEAD
+        assert one.dispatcher._prefetch.ahead <= AHEAD
     assert len([body for body in one.bodies() if body[0] == "y"]) == 500
     silent.clear()
     one.broker.answers = True
@@ -85,7 +85,7 @@ def test_those_that_get_no_answers_any_more_leave_their_room() -> None:
         numbered(500, "y") + [name for x in range(4) for name in numbered(1500, f"x{x}")]
     )
     assert one.empty()
-    assert one.replayer._prefetch.stalled == 0
+    assert one.dispatcher._prefetch.stalled == 0
 
 
 def test_a_higher_priority_that_comes_while_the_spool_is_asked() -> None:

@@ -37,13 +37,13 @@ def test_the_broker_comes_back() -> None:
     one.start()
     one.advance(60)
     assert 6 <= one.broker.dialled <= 60
-    assert one.replayer.problems
+    assert one.dispatcher.problems
     one.broker.away = False
-    one.replayer.broker_is_back()
+    one.dispatcher.broker_is_back()
     one.loop.settle()
     assert one.bodies() == numbered(20)
     assert one.empty()
-    assert not one.replayer.problems
+    assert not one.dispatcher.problems
     assert [text for _, text in one.log.lines] == [
         "what is in the spool waits: cannot connect: it is away",
         "works again",
@@ -85,9 +85,9 @@ def test_without_an_account_everything_waits() -> None:
     one.start()
     one.advance(10)
     assert one.broker.dialled == 0
-    assert one.replayer.problems == [("/", "", "there is no account to publish with")]
+    assert one.dispatcher.problems == [("/", "", "there is no account to publish with")]
     one.account = True
-    one.replayer.logins_changed()
+    one.dispatcher.logins_changed()
     one.loop.settle()
     assert one.empty()
 
@@ -121,7 +121,7 @@ def test_a_user_who_may_have_one_channel() -> None:
 def test_an_alarm_that_it_hears_of_itself() -> None:
     one = Setting()
     alarms: list[bool] = []
-    one.replayer.on_alarm = alarms.append
+    one.dispatcher.on_alarm = alarms.append
     one.start()
     one.put(one.message("a"))
     one.loop.settle()
@@ -139,7 +139,7 @@ def test_an_alarm_that_it_hears_of_itself() -> None:
 def test_a_lost_connection_ends_an_alarm() -> None:
     one = Setting()
     alarms: list[bool] = []
-    one.replayer.on_alarm = alarms.append
+    one.dispatcher.on_alarm = alarms.append
     one.start()
     one.put(one.message("a"))
     one.loop.settle()
@@ -167,18 +167,18 @@ def test_one_whose_user_is_not_known_waits_and_the_others_go() -> None:
     one.spool.store(one.message("b", user="bob"))
     one.start()
     assert one.bodies() == numbered(50)
-    assert one.replayer.stats.parked == 2
+    assert one.dispatcher.stats.parked == 2
     one.put(one.message("more"))
     one.advance(10)
     assert one.bodies()[-1] == "more"
-    assert one.replayer.stats.parked == 2
+    assert one.dispatcher.stats.parked == 2
     assert one.spool.messages == 2
     assert len(one.spool.fetches) < 20
     one.users = {"bob"}
-    one.replayer.logins_changed()
+    one.dispatcher.logins_changed()
     one.loop.settle()
     assert one.bodies()[-2:] == ["a", "b"]
-    assert one.replayer.stats.parked == 0
+    assert one.dispatcher.stats.parked == 0
     assert one.empty()
     assert len(one.log.lines) == 1
 
@@ -191,7 +191,7 @@ def test_a_user_whom_the_broker_refuses_meanwhile() -> None:
     one.start()
     one.advance(5)
     assert one.bodies() == ["b"]
-    assert one.replayer.stats.parked == 1
+    assert one.dispatcher.stats.parked == 1
     one.broker.refuses.clear()
     one.advance(40)
     assert one.bodies() == ["b", "a"]

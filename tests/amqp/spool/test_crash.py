@@ -18,7 +18,7 @@ from pathlib import Path
 
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.transaction import Changes
+from sidecar.amqp.spool.transaction import Transaction
 
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
 KILLS = 1000 if SOAK else 100
@@ -38,7 +38,7 @@ def contents(folder: Path, name: str = "crash") -> tuple[dict[str, list[SpooledM
         messages, bad = database.fetch(key, None, 1_000_000, 1 << 40)
         assert not bad
         assert (count, size) == (len(messages), sum(it.size for it in messages))
-        assert [it.cursor for it in messages] == sorted(it.cursor for it in messages)
+        assert [it.position for it in messages] == sorted(it.position for it in messages)
         lanes[key[1]] = messages
     dead: set[int] = set()
     letters = database.list_dead(1000)
@@ -140,7 +140,7 @@ def test_a_log_that_ends_anywhere_is_good_up_to_the_last_transaction_that_is_who
         for _ in range(count):
             number += 1
             messages.append(SpooledMessage("/", "a", "e", "k", b"h", b"%d:" % number + b"x" * 900))
-        database.write(messages, Changes())
+        database.write(messages, Transaction())
         ends.append(wal.stat().st_size)
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)

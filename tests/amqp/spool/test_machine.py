@@ -86,7 +86,7 @@ class SpoolMachine(RuleBasedStateMachine):
         """In steps, as a replayer does."""
         found: list[SpooledMessage] = []
         while True:
-            after = found[-1].cursor if found else None
+            after = found[-1].position if found else None
             step = self.loop.run_until_complete(self.driver.fetch(("/", lane), after, limit, size))
             if not step:
                 break
@@ -147,7 +147,7 @@ class SpoolMachine(RuleBasedStateMachine):
                 old = letters[0].message
                 (revived,) = [
                     it
-                    for it in self.loop.run_until_complete(self.driver.fetch(old.key))
+                    for it in self.loop.run_until_complete(self.driver.fetch(old.stream))
                     if number_of(it) == of_reason[0][0]
                 ]
                 self.driver.spool.remove([revived])
@@ -192,10 +192,10 @@ class SpoolMachine(RuleBasedStateMachine):
     def counts_are_true(self) -> None:
         spool = self.driver.spool
         for lane in LANES:
-            key = spool.keys.get(("/", lane))
+            key = spool.streams.get(("/", lane))
             assert (0 if key is None else key.count) == len(self.model.lane(lane))
         assert spool.messages == len(self.model.messages)
-        assert spool.bytes == sum(it.bytes for it in spool.keys.values())
+        assert spool.bytes == sum(it.bytes for it in spool.streams.values())
         assert spool.problem == ""
         assert spool.corrupt == 0
 

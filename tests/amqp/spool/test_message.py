@@ -71,7 +71,7 @@ def test_a_publish_is_taken_apart() -> None:
     message = from_frames(frames, "/", "lane", 1000.0, origin="celery")
     assert from_frames(frames, "/", "lane", 1000.0, user="publisher").user == "publisher"
     assert message.id == 0
-    assert message.key == ("/", "lane")
+    assert message.stream == ("/", "lane")
     assert (message.exchange, message.routing_key, message.flags) == ("ai.tasks", "a.b", 1)
     assert (message.priority, message.user, message.trace, message.origin) == (7, "worker", TRACE, "celery")
     assert message.body == b"0123456789"

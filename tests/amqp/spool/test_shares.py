@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from sidecar.amqp.spool.shares import SHARE, STILL, Shares
-from sidecar.amqp.spool.store import Key
+from sidecar.amqp.spool.store import StreamCount
 
 A, B, C = ("/", "exchange a"), ("/", "exchange b"), ("/", "exchange c")
 
@@ -11,21 +11,21 @@ class Room:
 
     def __init__(self, **sizes: int) -> None:
         self.max_bytes = 1000
-        self.keys: dict[tuple[str, str], Key] = {}
+        self.streams: dict[tuple[str, str], StreamCount] = {}
         self.now = 1000.0
         self.moves = True
         for name, size in sizes.items():
-            self.keys["/", f"exchange {name}"] = key = Key()
+            self.streams["/", f"exchange {name}"] = key = StreamCount()
             key.bytes = size
         self.shares = Shares(self, lambda: self.moves, lambda: self.now)  # type: ignore[arg-type]
 
     @property
     def bytes(self) -> int:
-        return sum(key.bytes for key in self.keys.values())
+        return sum(key.bytes for key in self.streams.values())
 
     def refused(self, again: bool = False) -> list[str]:
         self.now += 1.0  # another look
-        return [name[1][-1] for name in self.keys if self.shares.refuses(name, again)]
+        return [name[1][-1] for name in self.streams if self.shares.refuses(name, again)]
 
 
 def test_one_that_has_never_moved_has_its_share_and_no_more() -> None:
@@ -39,21 +39,21 @@ def test_one_that_has_never_moved_has_its_share_and_no_more() -> None:
 
 def test_one_that_moves_may_have_all() -> None:
     room = Room(a=900, b=50)
-    room.keys[A].moved = room.now
+    room.streams[A].moved = room.now
     assert room.refused() == []
     room.now += STILL
     assert room.refused() == ["a", "b"]
-    room.keys[A].moved = room.now
+    room.streams[A].moved = room.now
     assert room.refused() == []
 
 
 def test_those_that_stand_still_have_their_share_together() -> None:
     room = Room(a=240, b=250, c=400)
-    room.keys[C].moved = room.now + 10
+    room.streams[C].moved = room.now + 10
     room.now += 10
     assert room.refused() == []
-    room.keys[A].bytes = 260
-    room.keys[C].moved = room.now
+    room.streams[A].bytes = 260
+    room.streams[C].moved = room.now
     assert room.refused() == ["a", "b"]
 
 
@@ -67,5 +67,5 @@ def test_there_is_room_again_only_when_there_is_some() -> None:
     room = Room(a=470)
     assert room.refused() == []
     assert room.refused(again=True) == ["a"]
-    room.keys[A].bytes = 449
+    room.streams[A].bytes = 449
     assert room.refused(again=True) == []

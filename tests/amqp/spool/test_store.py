@@ -7,7 +7,7 @@ import pytest
 from sidecar.amqp.spool import store, writer
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.amqp.spool.transaction import Changes, Death
+from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
 from sidecar.storage.errors import SpoolError
 from support.spools import AI, Driver, message, number_of, run
 
@@ -21,18 +21,18 @@ def test_what_was_put_is_fetched_in_order_and_gone_once_removed(tmp_path: Path) 
         ids = [it.id for it in messages]
         assert ids == sorted(set(ids))
         assert ids[0] > 0
-        assert spool.keys[AI].count == 100
+        assert spool.streams[AI].count == 100
         found = await driver.fetch(limit=60)
         assert [number_of(it) for it in found] == list(range(60))
         assert [it.body for it in found] == [it.body for it in messages[:60]]
-        found += await driver.fetch(after=found[-1].cursor)
+        found += await driver.fetch(after=found[-1].position)
         assert [number_of(it) for it in found] == list(range(100))
         spool.remove(found[:99])
-        assert spool.messages == spool.keys[AI].count == 1
+        assert spool.messages == spool.streams[AI].count == 1
         assert spool.bytes == found[99].size
         assert await driver.numbers() == [99]
         spool.remove(found[99:])
-        assert spool.keys == {}
+        assert spool.streams == {}
         assert spool.bytes == 0
         assert await driver.numbers() == []
 
@@ -46,7 +46,7 @@ def test_it_is_all_there_after_a_restart(tmp_path: Path) -> None:
         driver.spool.dead((await driver.fetch(("/", "other")))[0], "no such exchange", 404)
 
     async def after(driver: Driver) -> None:
-        assert {key: it.count for key, it in driver.spool.keys.items()} == {AI: 2}
+        assert {key: it.count for key, it in driver.spool.streams.items()} == {AI: 2}
         found = await driver.fetch()
         assert [(number_of(it), it.attempts) for it in found] == [(3, 1), (1, 0)]
         (letter,) = await driver.spool.dead_letters.list(10)
@@ -75,7 +75,7 @@ def test_a_higher_priority_comes_first_and_each_keeps_its_order(tmp_path: Path) 
         first = await driver.fetch(limit=2)
         await driver.put(message(6, priority=9), message(7, priority=255))
         # What comes later and has passed the reader's place is found by the next reading from the beginning.
-        assert [number_of(it) for it in await driver.fetch(after=first[-1].cursor)] == [6, 1, 4, 0, 2]
+        assert [number_of(it) for it in await driver.fetch(after=first[-1].position)] == [6, 1, 4, 0, 2]
         assert await driver.numbers() == [3, 7, 5, 6, 1, 4, 0, 2]
 
     run(tmp_path, test)
@@ -189,7 +189,7 @@ def test_names_that_are_no_text_survive(tmp_path: Path) -> None:
         driver.spool.dead(SpooledMessage(name, name, name, name, b"h", b"b"), name, 0)
 
     async def after(driver: Driver) -> None:
-        assert list(driver.spool.keys) == [(name, name)]
+        assert list(driver.spool.streams) == [(name, name)]
         (it,) = await driver.fetch((name, name))
         assert (it.exchange, it.routing_key, it.user) == (name, name, name)
         assert len(await driver.spool.dead_letters.list(1, exchange=name)) == 1
@@ -262,7 +262,7 @@ def test_dead_letters_are_listed_by_reason_and_exchange_and_dropped(tmp_path: Pa
         for it in messages:  # the last one was never in the spool
             spool.dead(it, "expired" if number_of(it) % 2 else "no exchange", 0 if number_of(it) % 2 else 404)
             driver.now += 1
-        assert spool.keys == {}
+        assert spool.streams == {}
         letters = await dead.list(100)
         assert [number_of(it.message) for it in letters if it.message] == [0, 1, 2, 3, 4, 5]
         assert [it.died for it in letters] == [1000, 1001, 1002, 1003, 1004, 1005]
@@ -326,7 +326,7 @@ def test_a_dead_letter_is_sent_again_behind_the_others_and_has_its_time_anew(tmp
         found = await driver.fetch()
         assert [number_of(it) for it in found] == [2, 1]
         assert (found[1].at, found[1].expires, found[1].attempts) == (5000.0, 5060.0, 0)
-        assert spool.messages == spool.keys[AI].count == 2
+        assert spool.messages == spool.streams[AI].count == 2
         assert spool.bytes == sum(it.size for it in found)
 
     run(tmp_path, test)
@@ -374,8 +374,8 @@ def test_for_how_long_nothing_has_left(tmp_path: Path) -> None:
 def test_what_is_done_with_dead_letters_makes_the_log_longer(tmp_path: Path) -> None:
     database = Database(tmp_path, "rabbitmq")
     database.open()
-    changes = Changes()
-    changes.dead = [Death(message(number), "expired", 0, 900.0) for number in range(30)]
+    changes = Transaction()
+    changes.dead = [NewDeadLetter(message(number), "expired", 0, 900.0) for number in range(30)]
     database.write([], changes)
     letters = [letter.id for letter in database.list_dead(100)]
     for action in (database.replay_dead, database.drop_dead):

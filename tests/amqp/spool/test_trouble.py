@@ -19,7 +19,7 @@ import pytest
 
 from sidecar.amqp.spool import writer
 from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
-from sidecar.amqp.spool.transaction import Changes, Death
+from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
 from sidecar.storage.errors import SpoolError
 from support.spools import AI, Driver, fill_and_empty, message, number_of, run
 
@@ -35,7 +35,7 @@ def stored(tmp_path: Path, *numbers: int, size: int = 1000) -> Path:
     """A spool with these messages that is in use by nobody; its file."""
     database = Database(tmp_path, "rabbitmq")
     database.open()
-    database.write([message(number, size=size) for number in numbers], Changes())
+    database.write([message(number, size=size) for number in numbers], Transaction())
     database.close()
     return tmp_path / "rabbitmq.db"
 
@@ -157,7 +157,7 @@ def test_an_error_of_the_disk_is_told_and_the_file_opened_anew(
         assert await driver.numbers() == [2]
         assert spool.problem == ""
         await driver.put(message(5))
-        assert spool.messages == spool.keys[AI].count == 2
+        assert spool.messages == spool.streams[AI].count == 2
         assert await driver.numbers() == [2, 5]
 
     with caplog.at_level(logging.INFO, "sidecar.amqp.spool"):
@@ -337,9 +337,9 @@ def old(tmp_path: Path) -> Path:
     database = Database(tmp_path, "rabbitmq")
     database.open()
     messages = [message(1), message(2)]
-    database.write(messages, Changes())
-    changes = Changes()
-    changes.dead.append(Death(messages[0], "nacked", 0, 5.0, "new"))
+    database.write(messages, Transaction())
+    changes = Transaction()
+    changes.dead.append(NewDeadLetter(messages[0], "nacked", 0, 5.0, "new"))
     database.write([], changes)
     database.close()
     sql = sqlite3.connect(tmp_path / "rabbitmq.db")
@@ -430,10 +430,10 @@ def test_whoever_asks_for_few_does_not_take_damaged_ones_for_the_end(tmp_path: P
         (first,) = await driver.fetch(limit=1)
         assert number_of(first) == 3
         assert twice == [[3], [3]]
-        (second,) = await driver.fetch(after=first.cursor, limit=1)
+        (second,) = await driver.fetch(after=first.position, limit=1)
         assert number_of(second) == 5
-        assert await driver.fetch(after=second.cursor, limit=1) == []
-        assert spool.messages == spool.keys[AI].count == 2
+        assert await driver.fetch(after=second.position, limit=1) == []
+        assert spool.messages == spool.streams[AI].count == 2
         assert spool.corrupt == spool.dead_letters.count == 4
 
     run(tmp_path, test)

@@ -15,21 +15,21 @@ from sidecar.amqp.topology.bindings import (
     MAX_VHOSTS,
     MAX_WORDS,
     Binding,
-    Topology,
+    Bindings,
     digest,
 )
 from sidecar.amqp.topology.topic_match import compile_pattern
 
 
-def learnt() -> Topology:
-    topology = Topology()
+def learnt() -> Bindings:
+    topology = Bindings()
     for kind in ("direct", "fanout", "topic", "headers"):
         topology.exchange_declared("/", kind, kind)
     return topology
 
 
 def test_the_default_exchange_leads_to_the_queue_of_that_name() -> None:
-    topology = Topology()
+    topology = Bindings()
     assert topology.queues("/", "", "tasks") == {"tasks"}
     topology.bound("/", "", "other", "tasks")
     assert topology.queues("/", "", "tasks") == {"tasks"}
@@ -59,7 +59,7 @@ def test_types() -> None:
 
 
 def test_a_type_that_is_learnt_after_the_bindings() -> None:
-    topology = Topology()
+    topology = Bindings()
     topology.bound("/", "x", "q", "a.*")
     assert topology.queues("/", "x", "a.b") == {"q"}
     topology.exchange_declared("/", "x", "direct")
@@ -72,7 +72,7 @@ def test_a_type_that_is_learnt_after_the_bindings() -> None:
 
 
 def test_two_types_for_one_exchange() -> None:
-    topology = Topology()
+    topology = Bindings()
     topology.exchange_declared("/", "x", "topic")
     topology.bound("/", "x", "q", "a.*")
     version = topology.version
@@ -90,7 +90,7 @@ def test_two_types_for_one_exchange() -> None:
 
 
 def test_exchanges_that_every_vhost_has() -> None:
-    topology = Topology()
+    topology = Bindings()
     topology.exchange_declared("/", "amq.topic", "fanout")
     for exchange in ("amq.direct", "amq.fanout", "amq.topic", "amq.headers", "amq.match"):
         topology.bound("/", exchange, "q", "a.*")
@@ -162,7 +162,7 @@ def test_rings_of_exchanges_end() -> None:
 
 
 def test_a_long_way_is_not_followed_to_its_end() -> None:
-    topology = Topology()
+    topology = Bindings()
     for number in range(MAX_FOLLOWED + 20):
         topology.exchange_bound("/", f"x{number}", f"x{number + 1}", "#")
         topology.bound("/", f"x{number}", f"q{number}", "#")
@@ -192,7 +192,7 @@ def test_deleting_a_queue_or_an_exchange() -> None:
 
 
 def test_version_grows_with_what_is_new() -> None:
-    topology = Topology()
+    topology = Bindings()
     seen = [topology.version]
 
     def is_news() -> bool:
@@ -222,7 +222,7 @@ def test_version_grows_with_what_is_new() -> None:
 
 
 def test_only_what_concerns_watched_queues_is_told() -> None:
-    topology = Topology()
+    topology = Bindings()
     told: list[int] = []
     topology.on_change = lambda: told.append(topology.version)
 
@@ -378,7 +378,7 @@ _changes = st.one_of(
 @settings(max_examples=400, deadline=None)
 @given(changes=st.lists(_changes, max_size=30))
 def test_the_same_as_a_plain_set_of_bindings(changes: list[tuple[object, ...]]) -> None:
-    topology = Topology()
+    topology = Bindings()
     types: dict[object, object] = {}
     bindings: set[tuple[object, object, object, bool]] = set()
     watched: set[object] = set()
@@ -485,7 +485,7 @@ def test_how_long_a_message_is_kept_where_it_leads_to() -> None:
 
 
 def test_what_is_remembered_of_queues_is_bounded() -> None:
-    topology = Topology()
+    topology = Bindings()
     topology.queue_declared("/", "first", True, {"x-expires": 1000})
     for number in range(MAX_QUEUES):
         topology.queue_declared("/", f"q{number}", True, {"x-expires": 1000})
@@ -494,7 +494,7 @@ def test_what_is_remembered_of_queues_is_bounded() -> None:
 
 
 def test_an_exchange_that_ends_with_its_broker_and_leads_nowhere() -> None:
-    topology = Topology()
+    topology = Bindings()
     assert not topology.fleeting("/", "control", "")
     topology.exchange_declared("/", "control", "fanout", False)
     topology.exchange_declared("/", "durable", "fanout", True)

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.amqp.topology import broker_catalog, declarations
-from sidecar.amqp.topology.broker_catalog import Known
-from sidecar.amqp.topology.declarations import Fact
+from sidecar.amqp.topology.broker_catalog import BrokerCatalog
+from sidecar.amqp.topology.declarations import Declaration
 from sidecar.amqp.wire.constants import (
     CONNECTION_START,
     CONNECTION_TUNE,
@@ -27,32 +27,32 @@ START = method(0, CONNECTION_START, b"\0\x09" + NONE + NONE + NONE)
 TUNE = method(0, CONNECTION_TUNE, b"\x07\xff\0\1\0\0\0\x3c")
 
 
-def queue(name: str, bits: int = 2) -> Fact:
+def queue(name: str, bits: int = 2) -> Declaration:
     return declarations.from_wire(QUEUE_DECLARE, short(name) + bytes((bits,)) + NONE)
 
 
-def exchange(name: str, kind: str = "topic") -> Fact:
+def exchange(name: str, kind: str = "topic") -> Declaration:
     return declarations.from_wire(EXCHANGE_DECLARE, short(name) + short(kind) + b"\2" + NONE)
 
 
-def bound(name: str, source: str, key: str = "k") -> Fact:
+def bound(name: str, source: str, key: str = "k") -> Declaration:
     return declarations.from_wire(QUEUE_BIND, short(name) + short(source) + short(key) + b"\0" + NONE)
 
 
-def exchange_bound(name: str, source: str) -> Fact:
+def exchange_bound(name: str, source: str) -> Declaration:
     return declarations.from_wire(EXCHANGE_BIND, short(name) + short(source) + short("k") + b"\0" + NONE)
 
 
-def hears(it: Known, frame: bytes) -> None:
+def hears(it: BrokerCatalog, frame: bytes) -> None:
     it.hears(int.from_bytes(frame[7:11], "big"), frame, 0, len(frame))
 
 
-def changed(it: Known) -> bool:
+def changed(it: BrokerCatalog) -> bool:
     return it.dirty
 
 
 def test_what_was_learnt_is_known_in_its_vhost() -> None:
-    it = Known()
+    it = BrokerCatalog()
     it.learn("/", queue("q"))
     assert it.knows("/", queue("q"))
     assert it.knows("/", queue("q", 1))
@@ -64,7 +64,7 @@ def test_what_was_learnt_is_known_in_its_vhost() -> None:
 
 
 def test_the_exchanges_that_always_are() -> None:
-    it = Known()
+    it = BrokerCatalog()
     assert it.has_exchange("/", "amq.topic")
     assert it.has_exchange("/", "amq.direct")
     assert not it.has_exchange("/", "amq.new")
@@ -72,7 +72,7 @@ def test_the_exchanges_that_always_are() -> None:
 
 
 def test_what_is_made_anew_with_other_arguments_is_no_longer_the_old() -> None:
-    it = Known()
+    it = BrokerCatalog()
     it.learn("/", queue("q", 2))
     it.learn("/", bound("q", "e"))
     it.learn("/", queue("q", 0))
@@ -83,8 +83,8 @@ def test_what_is_made_anew_with_other_arguments_is_no_longer_the_old() -> None:
 
 
 def test_deleting_takes_the_bindings_along() -> None:
-    it = Known()
-    for fact in (
+    it = BrokerCatalog()
+    for declaration in (
         queue("q"),
         queue("p"),
         exchange("e"),
@@ -93,7 +93,7 @@ def test_deleting_takes_the_bindings_along() -> None:
         bound("p", "e"),
         bound("q", "f"),
     ):
-        it.learn("/", fact)
+        it.learn("/", declaration)
     it.learn("/", exchange_bound("f", "e"))
     it.forget_queue("/", "q")
     assert not it.knows("/", queue("q"))
@@ -116,19 +116,19 @@ def test_deleting_takes_the_bindings_along() -> None:
 
 
 def test_what_to_tell_a_broker_that_lost_an_exchange() -> None:
-    it = Known()
+    it = BrokerCatalog()
     it.learn("/", bound("q", "e"))
     assert it.about_exchange("/", "e") == []
-    for fact in (exchange("e"), exchange_bound("e", "f"), exchange_bound("f", "e"), exchange("f")):
-        it.learn("/", fact)
+    for declaration in (exchange("e"), exchange_bound("e", "f"), exchange_bound("f", "e"), exchange("f")):
+        it.learn("/", declaration)
     told = it.about_exchange("/", "e")
     assert told[0].key == exchange("e").key
-    assert {fact.key for fact in told[1:]} == {bound("q", "e").key, exchange_bound("f", "e").key}
+    assert {declaration.key for declaration in told[1:]} == {bound("q", "e").key, exchange_bound("f", "e").key}
 
 
 def test_it_is_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_catalog, "MAX_FACTS", 10)
-    it = Known()
+    it = BrokerCatalog()
     for number in range(8):
         it.learn("/", bound(f"q{number}", "e"))
         it.learn("/", bound("again", "e"))
@@ -146,20 +146,20 @@ def test_it_is_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_names_that_the_broker_made_up_are_not_worth_remembering() -> None:
-    it = Known()
-    fact = queue("amq.gen-1")
-    fact.server_named = True
-    it.learn("/", fact)
+    it = BrokerCatalog()
+    declaration = queue("amq.gen-1")
+    declaration.server_named = True
+    it.learn("/", declaration)
     assert it.count == 0
 
 
 def test_a_restart_is_survived(tmp_path: Path) -> None:
     path = tmp_path / "spool" / "rabbitmq.known.json"
-    it = Known(path)
+    it = BrokerCatalog(path)
     it.load()
     assert not changed(it)
-    for fact in (queue("q"), queue("caf\udce9"), exchange("e"), bound("q", "e")):
-        it.learn("/\udcff", fact)
+    for declaration in (queue("q"), queue("caf\udce9"), exchange("e"), bound("q", "e")):
+        it.learn("/\udcff", declaration)
     hears(it, START)
     hears(it, TUNE)
     assert changed(it)
@@ -167,7 +167,7 @@ def test_a_restart_is_survived(tmp_path: Path) -> None:
     assert not changed(it)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-    again = Known(path)
+    again = BrokerCatalog(path)
     again.load()
     assert not changed(again)
     assert again.count == it.count
@@ -207,7 +207,7 @@ def test_a_corrupt_file_is_set_aside(
     monkeypatch.setattr(broker_catalog, "MAX_FILE", 150_000 if text[:1] == "[" else 1000)
     path = tmp_path / "known.json"
     path.write_text(text)
-    it = Known(path, wall=lambda: 1234.5)
+    it = BrokerCatalog(path, wall=lambda: 1234.5)
     with caplog.at_level(logging.WARNING):
         it.load()
     assert it.count == 0
@@ -225,7 +225,7 @@ def test_a_file_that_cannot_be_read_or_written_is_a_line_in_the_log(
 ) -> None:
     folder = tmp_path / "known.json"
     folder.mkdir()
-    it = Known(folder)
+    it = BrokerCatalog(folder)
     it.load()
     assert "cannot be read" in caplog.text
     it.learn("/", queue("q"))
@@ -241,14 +241,14 @@ def test_a_file_that_cannot_be_read_or_written_is_a_line_in_the_log(
 
 
 def test_a_broker_that_says_too_much_is_not_repeated() -> None:
-    it = Known()
+    it = BrokerCatalog()
     hears(it, method(0, CONNECTION_START, bytes(broker_catalog.MAX_START + 1)))
     assert it.start == b""
 
 
 def test_what_everybody_declares_is_remembered_longer_than_answer_queues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker_catalog, "MAX_FACTS", 20)
-    it = Known()
+    it = BrokerCatalog()
     it.learn("/", queue("orders"))
     for number in range(100):
         it.learn("/", queue(f"answers.{number}", 8))

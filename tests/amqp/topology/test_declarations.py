@@ -21,7 +21,7 @@ from sidecar.amqp.wire.tables import encode_table
 NONE = b"\0\0\0\0"
 
 
-def read(found: int, arguments: bytes, last_queue: str = "") -> declarations.Fact:
+def read(found: int, arguments: bytes, last_queue: str = "") -> declarations.Declaration:
     frame = method(3, found, b"\0\0" + arguments)
     return declarations.read(found, frame, 0, len(frame), last_queue)[0]
 
@@ -57,16 +57,16 @@ def test_what_differs_is_not_the_same() -> None:
         read(QUEUE_BIND, short("q") + short("e") + short("k") + b"\0" + encode_table({"x-match": "all"})),
         read(EXCHANGE_BIND, short("q") + short("e") + short("k") + b"\0" + NONE),
     ]
-    assert len({fact.key for fact in different}) == len(different)
+    assert len({declaration.key for declaration in different}) == len(different)
 
 
 def test_a_fact_is_told_as_it_was_heard_but_for_the_answer() -> None:
     table = b"\0\0\0\5\1bB\1\1a"[:4] + b"\1bB\1\1"
     table = (4).to_bytes(4, "big") + b"\1bB\1"
-    fact = read(QUEUE_DECLARE, short("q") + bytes((2 | 8 | 16,)) + table)
-    assert fact.frame(7) == method(7, QUEUE_DECLARE, b"\0\0" + short("q") + bytes((2 | 8,)) + table)
-    again = declarations.from_wire(QUEUE_DECLARE, fact.wire())
-    assert (again.key, again.name, again.bits) == (fact.key, fact.name, fact.bits)
+    declaration = read(QUEUE_DECLARE, short("q") + bytes((2 | 8 | 16,)) + table)
+    assert declaration.frame(7) == method(7, QUEUE_DECLARE, b"\0\0" + short("q") + bytes((2 | 8,)) + table)
+    again = declarations.from_wire(QUEUE_DECLARE, declaration.wire())
+    assert (again.key, again.name, again.bits) == (declaration.key, declaration.name, declaration.bits)
 
 
 def test_what_wants_no_answer() -> None:
@@ -99,10 +99,10 @@ def test_an_empty_queue_name_means_the_last_one() -> None:
 
 
 def test_what_ends_by_itself() -> None:
-    def queue(bits: int) -> declarations.Fact:
+    def queue(bits: int) -> declarations.Declaration:
         return read(QUEUE_DECLARE, short("q") + bytes((bits,)) + NONE)
 
-    def exchange(bits: int) -> declarations.Fact:
+    def exchange(bits: int) -> declarations.Declaration:
         return read(EXCHANGE_DECLARE, short("e") + short("topic") + bytes((bits,)) + NONE)
 
     assert [queue(bits).transient for bits in (0, 2, 6, 10)] == [True, False, True, True]
@@ -123,10 +123,10 @@ def test_existence() -> None:
 @given(st.sampled_from(sorted(declarations.STATING | {QUEUE_DELETE})), st.binary(max_size=100))
 def test_whatever_is_in_a_file_or_a_frame(found: int, data: bytes) -> None:
     try:
-        fact = declarations.from_wire(found, data)
+        declaration = declarations.from_wire(found, data)
     except AmqpError:
         return
-    assert declarations.from_wire(found, fact.wire()).key == fact.key
+    assert declarations.from_wire(found, declaration.wire()).key == declaration.key
 
 
 def test_only_declarations_and_bindings_are_facts() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.amqp.wire.client_handshake import Dialler, own_properties, plain
+from sidecar.amqp.wire.client_handshake import ClientHandshake, own_properties, plain
 from sidecar.amqp.wire.frames import FrameReader
 from sidecar.amqp.wire.methods import connection_close_ok
 from sidecar.amqp.wire.tables import decode_table
@@ -26,30 +26,30 @@ from support.amqp import (
 )
 
 
-def dialler(**wanted: Any) -> Dialler:
+def dialler(**wanted: Any) -> ClientHandshake:
     given = {"vhost": "/agents", "properties": own_properties("tests"), **wanted}
-    return Dialler("PLAIN", plain("guest", "secret"), **given)
+    return ClientHandshake("PLAIN", plain("guest", "secret"), **given)
 
 
-def says(one: Dialler, frame: bytes) -> bytes:
+def says(one: ClientHandshake, frame: bytes) -> bytes:
     return one.feed(b"before" + frame + b"after", 6, 6 + len(frame))
 
 
-def finished(one: Dialler) -> bool:
+def finished(one: ClientHandshake) -> bool:
     return one.done
 
 
-def accepted(one: Dialler) -> bool:
+def accepted(one: ClientHandshake) -> bool:
     return one.accepted
 
 
-def logged_in(one: Dialler, offer: bytes) -> bytes:
+def logged_in(one: ClientHandshake, offer: bytes) -> bytes:
     """What it answers to ``tune``."""
     assert says(one, start())
     return says(one, offer)
 
 
-def failure_of(one: Dialler) -> tuple[int, str]:
+def failure_of(one: ClientHandshake) -> tuple[int, str]:
     assert one.failure is not None
     assert not one.done
     return one.failure.code, one.failure.text
