@@ -117,12 +117,11 @@ class Stamp(Filter):
         return {"header": self.config.header}
 '''
 STAMP_TEST = """from sidecar.filters.stamp import Stamp, StampSettings
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener, request
+from support.http import Stage, request
 
 
 def test_it() -> None:
-    x = FakeExchange(FakeListener(Clock()), request("GET / HTTP/1.1", "x-stamp: 1"))
+    x = Stage().exchange(request("GET / HTTP/1.1", "x-stamp: 1"))
     assert Stamp(StampSettings()).on_request(x) is None
 """
 LINE = '    Place("stamp", "what has no stamp takes no token", "Stamp"),\n'

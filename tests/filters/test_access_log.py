@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.filters.access_log import AccessLog
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener, request
+from support.http import Stage, request
 
 
 class Log:
@@ -25,7 +24,7 @@ class Log:
 
 def test_the_log_decides() -> None:
     log: Any = Log(enabled=False)
-    x: Any = FakeExchange(FakeListener(Clock()), request())
+    x = Stage().exchange()
     x.status = 200
     AccessLog(log).on_end(x)
     assert (log.asked, log.records) == ([(200, "")], [])
@@ -33,12 +32,12 @@ def test_the_log_decides() -> None:
 
 def test_the_endpoint_is_the_last_one_tried() -> None:
     log: Any = Log(enabled=True)
-    clock = Clock()
-    x: Any = FakeExchange(FakeListener(clock, endpoints=2), request("GET /a?b=c HTTP/1.1"))
-    x.try_at(0)
-    x.try_at(1)
-    x.tried, x.endpoint = (*x.tried, x.endpoint), None
-    clock.advance(0.5)
+    stage = Stage(endpoints=2)
+    x = stage.exchange(request("GET /a?b=c HTTP/1.1"))
+    stage.tries(x, 0)
+    stage.tries(x, 1)
+    x.leave_endpoint()
+    stage.loop.advance(0.5)
     AccessLog(log).on_end(x)
     (record,) = log.records
     assert (record.endpoint, record.attempts, record.target) == ("10.0.0.1:2", 2, "/a")
@@ -48,6 +47,6 @@ def test_the_endpoint_is_the_last_one_tried() -> None:
 
 def test_tcp_has_no_head() -> None:
     log: Any = Log(enabled=True)
-    AccessLog(log).on_end(FakeExchange(FakeListener(Clock(), protocol="tcp")))  # type: ignore[arg-type]
+    AccessLog(log).on_end(Stage(protocol="tcp", endpoints=0).tcp_exchange())
     (record,) = log.records
     assert (record.method, record.target, record.endpoint) == ("TCP", "", None)

@@ -13,22 +13,18 @@ from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Wait
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.resilience.limiter import Limiter
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener
+from support.http import Stage
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
 
 
 class Bench:
     def __init__(self, protocol: str = "http", **settings: Any) -> None:
-        self.clock = Clock()
-        self.listener = FakeListener(self.clock, protocol=protocol)
-        self.filter = Bulkhead(Config(**settings), self.listener.stats, self.clock)
-
-    def exchange(self) -> Any:
-        return FakeExchange(self.listener)
+        self.stage = Stage(protocol=protocol)
+        self.stats = self.stage.stats
+        self.filter = Bulkhead(Config(**settings), self.stats, self.stage.loop)
 
     def ask(self) -> tuple[Any, Any]:
-        x = self.exchange()
+        x = self.stage.exchange()
         return x, self.filter.on_request(x)
 
 
@@ -43,7 +39,7 @@ def test_slots_then_the_queue_then_no_more() -> None:
     assert [verdict for _, verdict in held] == [None, None]
     waiting = [bench.ask() for _ in range(2)]
     assert [type(verdict) for _, verdict in waiting] == [Wait, Wait]
-    assert bench.listener.stats.pending == 2
+    assert bench.stats.pending == 2
     _, refused = bench.ask()
     assert isinstance(refused, Reply)
     assert (refused.code, refused.retry_after) == ("overloaded", 1.0)
@@ -59,7 +55,7 @@ def test_first_in_first_out() -> None:
         assert [holds(y) for y in order] == [k == n for k in range(6)]
         bench.filter.on_end(x)
     assert bench.filter.limiter.active == 0
-    assert bench.listener.stats.pending == 0
+    assert bench.stats.pending == 0
 
 
 def test_who_leaves_the_queue_is_passed_over() -> None:
@@ -68,7 +64,7 @@ def test_who_leaves_the_queue_is_passed_over() -> None:
     second, _ = bench.ask()
     third, _ = bench.ask()
     bench.filter.on_end(second)
-    assert bench.listener.stats.pending == 1
+    assert bench.stats.pending == 1
     bench.filter.on_end(first)
     assert not holds(second)
     assert holds(third)
@@ -285,8 +281,8 @@ def test_a_route_has_a_bulkhead_of_its_own_or_shares_the_listeners() -> None:
 
 
 def test_what_there_are_where_no_limit_is_set() -> None:
-    bench = Bench("amqp", max_connections=0)
-    mine = Bulkhead(Config(max_connections=0), bench.listener.stats, bench.clock, 480)
+    bench = Bench("tcp", max_connections=0)
+    mine = Bulkhead(Config(max_connections=0), bench.stats, bench.stage.loop, 480)
     assert mine.limiter.limit == 480
     mine.resize(Config(max_connections=7))
     assert mine.limiter.limit == 7

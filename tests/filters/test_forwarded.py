@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
 
 from sidecar.config.model import Inbound, Upstream
 from sidecar.filters.forwarded import Forwarded
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener, request
+from support.http import Stage, request
 from support.live import ANY_PORT, Live, Origin, fetch, run
 
 
 def send(*fields: str, ip: str = "10.1.1.1") -> dict[str, list[str]]:
-    x: Any = FakeExchange(FakeListener(Clock()), request("GET / HTTP/1.1", *fields), ip)
+    x = Stage(inbound=True).exchange(request("GET / HTTP/1.1", *fields), ip)
     Forwarded().on_request(x)
     assert x.head.raw.endswith(b"\r\n\r\n")
     assert x.head.raw.count(b"\r\n\r\n") == 1

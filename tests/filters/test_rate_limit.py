@@ -10,20 +10,20 @@ from sidecar.config.model import Inbound, Upstream
 from sidecar.config.model import RateLimit as Config
 from sidecar.core.replies import Reply
 from sidecar.filters.rate_limit import RateLimit
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener, request
+from support.http import Stage, request
 from support.live import ANY_PORT, Live, Origin, fetch, run
 
 
 class Bench:
     def __init__(self, **settings: Any) -> None:
-        self.clock = Clock()
-        self.listener = FakeListener(self.clock)
-        self.filter = RateLimit(Config(**{"rate": 1.0, "burst": 2, **settings}), self.clock)
+        self.stage = Stage()
+        self.filter = RateLimit(Config(**{"rate": 1.0, "burst": 2, **settings}), self.stage.loop)
 
     def ask(self, line: str = "GET / HTTP/1.1", *fields: str, ip: str = "10.0.0.1") -> Reply | None:
-        x: Any = FakeExchange(self.listener, request(line, *fields), ip)
-        return self.filter.on_request(x)
+        x = self.stage.exchange(request(line, *fields), ip)
+        refused = self.filter.on_request(x)
+        x.client_gone()
+        return refused
 
 
 def test_one_bucket_for_all() -> None:
@@ -34,7 +34,7 @@ def test_one_bucket_for_all() -> None:
     assert refused is not None
     assert refused.code == "rate_limited"
     assert refused.retry_after == pytest.approx(1.0)
-    bench.clock.advance(1.0)
+    bench.stage.loop.advance(1.0)
     assert bench.ask() is None
     assert bench.ask() is not None
 

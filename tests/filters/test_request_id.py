@@ -10,13 +10,12 @@ import pytest
 
 from sidecar.config.model import Upstream
 from sidecar.filters.request_id import RequestId, new_request_id
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener, request
+from support.http import Stage, request
 from support.live import ANY_PORT, Live, fetch, run
 
 
 def send(*fields: str) -> Any:
-    x: Any = FakeExchange(FakeListener(Clock()), request("GET / HTTP/1.1", *fields))
+    x = Stage().exchange(request("GET / HTTP/1.1", *fields))
     RequestId(random.Random(1)).on_request(x)
     return x
 

@@ -14,8 +14,7 @@ from sidecar.config.model import Retry as Config
 from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.filters.retry import Retry
 from sidecar.resilience.backoff import Backoff
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener, answer, request
+from support.http import Stage, answer, request
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
 from support.processes import free_port
 
@@ -27,15 +26,14 @@ class Bench:
     """A retry filter, and exchanges whose first try is under way."""
 
     def __init__(self, endpoints: int = 1, **settings: Any) -> None:
-        self.clock = Clock()
-        self.listener = FakeListener(self.clock, endpoints)
+        self.stage = Stage(endpoints=endpoints)
         config = Config(**{"jitter": False, **settings})
         delays = Backoff(config.initial_delay, config.max_delay, random.Random(1), config.backoff_type, config.jitter)
-        self.filter = Retry(config, delays, self.clock, lambda: WALL)
+        self.filter = Retry(config, delays, self.stage.loop, lambda: WALL)
 
     def exchange(self, method: str = "GET") -> Any:
-        x = FakeExchange(self.listener, request(f"{method} / HTTP/1.1"))
-        x.try_at(0)
+        x = self.stage.exchange(request(f"{method} / HTTP/1.1"))
+        self.stage.tries(x)
         return x
 
 
@@ -66,7 +64,7 @@ def test_a_failed_connect_goes_elsewhere_at_once_and_waits_when_there_is_nowhere
     again = bench.filter.on_failure(x, CONNECT)
     assert again is not None
     assert again.delay == 0.0
-    x.try_at(1)
+    bench.stage.tries(x, 1)
     again = bench.filter.on_failure(x, CONNECT)
     assert again is not None
     assert again.delay == 2.0
@@ -104,7 +102,7 @@ def test_max_attempts_counts_the_first() -> None:
     bench = Bench(max_attempts=2)
     x = bench.exchange()
     assert bench.filter.on_failure(x, RESET) is not None
-    x.try_at(0)
+    bench.stage.tries(x)
     assert bench.filter.on_failure(x, RESET) is None
 
 
@@ -119,9 +117,9 @@ def test_a_body_that_is_gone_cannot_be_repeated() -> None:
 def test_never_past_the_deadline() -> None:
     bench = Bench()
     x = bench.exchange()
-    bench.clock.advance(28.9)
+    bench.stage.loop.advance(28.9)
     assert bench.filter.on_failure(x, RESET) is not None
-    bench.clock.advance(0.2)
+    bench.stage.loop.advance(0.2)
     assert bench.filter.on_failure(x, RESET) is None
 
 
@@ -180,7 +178,8 @@ def test_what_a_peer_may_have_delivered_does_not(code: str) -> None:
 def test_a_peers_code_of_an_earlier_try_does_not_stick() -> None:
     bench = Bench(endpoints=2)
     x = bench.exchange("POST")
-    x.peer_error = b"draining"
+    assert bench.filter.on_answer(x, answer(503, "x-sidecar-error: draining")) is not None
+    bench.stage.tries(x, 1)
     assert bench.filter.on_answer(x, answer(404)) is None
     assert bench.filter.on_answer(x, answer(503)) is None
 

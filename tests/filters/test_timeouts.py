@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 from sidecar.config.model import Bulkhead, CircuitBreaker, Match, Retry, Route, Timeout, Upstream
 from sidecar.filters.timeouts import Timeouts
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener
+from support.http import Stage
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
 
 
@@ -18,9 +16,9 @@ async def never(_: Request) -> bytes:
 
 
 def test_the_deadline_counts_from_the_beginning() -> None:
-    clock = Clock()
-    x: Any = FakeExchange(FakeListener(clock))
-    clock.advance(3)
+    stage = Stage()
+    x = stage.exchange()
+    stage.loop.advance(3)
     Timeouts(Timeout(request=10.0)).on_request(x)
     assert x.deadline == x.started + 10.0
 

@@ -10,10 +10,9 @@ import pytest
 from sidecar.config.model import Inbound, Retry, Upstream
 from sidecar.config.model import Tracing as Config
 from sidecar.core.records import SpanRecord
-from sidecar.core.trace import parse_traceparent
+from sidecar.core.trace import parse_traceparent, trace_of
 from sidecar.filters.tracing import Tracing
-from support.clock import Clock
-from support.fakes import FakeExchange, FakeListener, request
+from support.http import Stage, request
 from support.live import ANY_PORT, Live, Origin, fetch, ok, run
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -28,13 +27,18 @@ class Bench:
     ) -> None:
         self.spans: list[SpanRecord] = []
         config = Config(sample=sample, propagate=("w3c", "b3") if b3 else propagate)
-        self.listener = FakeListener(Clock())
+        self.stage = Stage()
         self.filter = Tracing(config, "client", random.Random(1), self.spans.append if exporting else None)
 
     def send(self, *fields: str) -> Any:
-        x: Any = FakeExchange(self.listener, request("GET /a?q=1 HTTP/1.1", *fields))
+        x = self.stage.exchange(request("GET /a?q=1 HTTP/1.1", *fields))
         self.filter.on_request(x)
         return x
+
+
+def trace(x: Any) -> Any:
+    """What the filter set, else what the request goes on with."""
+    return x.trace or trace_of(x.head)
 
 
 def values(x: Any, name: str) -> list[str]:
@@ -48,23 +52,23 @@ def test_an_unsampled_context_passes_byte_for_byte() -> None:
     fields = (UNSAMPLED, "TraceState: a=1,b=2", "baggage: k=v")
     x = Bench().send(*fields)
     assert x.head.raw == request("GET /a?q=1 HTTP/1.1", *fields).raw
-    assert (x.trace.trace_id, x.trace.span_id, x.trace.sampled) == (TRACE, PARENT, False)
+    assert (trace(x).trace_id, trace(x).span_id, trace(x).sampled) == (TRACE, PARENT, False)
 
 
 def test_a_sampled_one_gets_our_span_and_keeps_its_state() -> None:
     bench = Bench()
     x = bench.send("tracestate: a=1", SAMPLED, "baggage: k=v")
     (sent,) = values(x, "traceparent")
-    assert sent == f"00-{TRACE}-{x.trace.span_id}-01"
-    assert x.trace.span_id != PARENT
-    assert x.trace.parent_id == PARENT
+    assert sent == f"00-{TRACE}-{trace(x).span_id}-01"
+    assert trace(x).span_id != PARENT
+    assert trace(x).parent_id == PARENT
     assert values(x, "tracestate") == ["a=1"]
     assert values(x, "baggage") == ["k=v"]
     x.status = 200
     bench.filter.on_end(x)
     (span,) = bench.spans
     assert (span.trace_id, span.parent_id) == (int(TRACE, 16), int(PARENT, 16))
-    assert span.span_id == int(x.trace.span_id, 16)
+    assert span.span_id == int(trace(x).span_id, 16)
     assert span.attributes["url.path"] == "/a"  # never the query: it may hold secrets
     assert span.ok
 
@@ -102,38 +106,38 @@ def test_a_later_version_is_understood() -> None:
 def test_a_malformed_one_is_replaced_and_its_state_dropped(value: str) -> None:
     x = Bench().send(f"traceparent: {value}", "tracestate: a=1", "baggage: k=v")
     (sent,) = values(x, "traceparent")
-    assert parse_traceparent(sent.encode()) == (x.trace.trace_id, x.trace.span_id, 0)
-    assert x.trace.trace_id != TRACE
+    assert parse_traceparent(sent.encode()) == (trace(x).trace_id, trace(x).span_id, 0)
+    assert trace(x).trace_id != TRACE
     assert values(x, "tracestate") == []
     assert values(x, "baggage") == ["k=v"]
 
 
 def test_where_none_came_a_new_one_begins() -> None:
     bench = Bench()
-    ids = {bench.send().trace.trace_id for _ in range(50)}
+    ids = {trace(bench.send()).trace_id for _ in range(50)}
     assert len(ids) == 50
     x = bench.send("tracestate: a=1")  # it belongs to no trace
     assert values(x, "tracestate") == []
-    assert values(x, "traceparent") == [f"00-{x.trace.trace_id}-{x.trace.span_id}-00"]
+    assert values(x, "traceparent") == [f"00-{trace(x).trace_id}-{trace(x).span_id}-00"]
 
 
 @pytest.mark.parametrize(("sample", "least", "most"), [(0.0, 0, 0), (0.5, 400, 600), (1.0, 1000, 1000)])
 def test_the_share_of_new_traces_that_is_sampled(sample: float, least: int, most: int) -> None:
     bench = Bench(sample=sample)
-    assert least <= sum(bench.send().trace.sampled for _ in range(1000)) <= most
+    assert least <= sum(trace(bench.send()).sampled for _ in range(1000)) <= most
 
 
 def test_b3_is_left_alone_unless_asked_for() -> None:
     x = Bench().send(f"b3: {TRACE}-{PARENT}-1")
-    assert x.trace.trace_id != TRACE
+    assert trace(x).trace_id != TRACE
     assert values(x, "b3") == [f"{TRACE}-{PARENT}-1"]
 
 
 def test_b3_single() -> None:
     x = Bench(b3=True).send(f"b3: {TRACE}-{PARENT}-1-05e3ac9a4f6e3b90")
-    assert (x.trace.trace_id, x.trace.parent_id, x.trace.sampled) == (TRACE, PARENT, True)
-    assert values(x, "b3") == [f"{TRACE}-{x.trace.span_id}-1"]
-    assert values(x, "traceparent") == [f"00-{TRACE}-{x.trace.span_id}-01"]
+    assert (trace(x).trace_id, trace(x).parent_id, trace(x).sampled) == (TRACE, PARENT, True)
+    assert values(x, "b3") == [f"{TRACE}-{trace(x).span_id}-1"]
+    assert values(x, "traceparent") == [f"00-{TRACE}-{trace(x).span_id}-01"]
 
 
 def test_b3_multi() -> None:
@@ -143,9 +147,9 @@ def test_b3_multi() -> None:
         "X-B3-Sampled: 0",
         "X-B3-ParentSpanId: 05e3ac9a4f6e3b90",
     )
-    assert x.trace.trace_id == "0" * 16 + TRACE[:16]
-    assert values(x, "x-b3-traceid") == [x.trace.trace_id]
-    assert values(x, "x-b3-spanid") == [x.trace.span_id]
+    assert trace(x).trace_id == "0" * 16 + TRACE[:16]
+    assert values(x, "x-b3-traceid") == [trace(x).trace_id]
+    assert values(x, "x-b3-spanid") == [trace(x).span_id]
     assert values(x, "x-b3-sampled") == ["0"]
     assert values(x, "x-b3-parentspanid") == [PARENT]
 
@@ -155,13 +159,13 @@ def test_b3_multi() -> None:
 )
 def test_a_b3_decision_alone_is_honoured(field: str, sampled: bool) -> None:
     x = Bench(b3=True, sample=0.0 if sampled else 1.0).send(field)
-    assert x.trace.sampled is sampled
+    assert trace(x).sampled is sampled
 
 
 def test_w3c_goes_before_b3() -> None:
     x = Bench(b3=True).send(SAMPLED, "b3: 80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-0")
-    assert x.trace.trace_id == TRACE
-    assert values(x, "b3") == [f"{TRACE}-{x.trace.span_id}-1"]
+    assert trace(x).trace_id == TRACE
+    assert values(x, "b3") == [f"{TRACE}-{trace(x).span_id}-1"]
 
 
 COMBINATIONS = [(), ("w3c",), ("b3",), ("w3c", "b3")]
@@ -198,7 +202,7 @@ def test_b3_fields_pass_where_that_is_not_listed(propagate: tuple[str, ...]) -> 
 def test_b3_alone_goes_on_with_the_trace_that_came() -> None:
     bench = Bench(propagate=("b3",))
     x = bench.send(B3_SENT, f"traceparent: 00-{'1' * 32}-{PARENT}-01")
-    assert values(x, "b3") == [f"{TRACE}-{x.trace.span_id}-1"]
+    assert values(x, "b3") == [f"{TRACE}-{trace(x).span_id}-1"]
     assert values(x, "traceparent") == [f"00-{'1' * 32}-{PARENT}-01"]
     bench.filter.on_end(x)
     assert [span.trace_id for span in bench.spans] == [int(TRACE, 16)]
@@ -209,9 +213,9 @@ def test_where_nothing_is_listed_a_span_has_a_trace_of_its_own_and_the_log_names
     x = bench.send(SAMPLED)
     bench.filter.on_end(x)
     [span] = bench.spans
-    assert x.trace.trace_id == f"{span.trace_id:032x}" != TRACE
-    assert Bench(propagate=()).send(SAMPLED).trace.trace_id == TRACE  # for the log; nothing of it was touched
-    assert Bench(sample=1.0, propagate=(), exporting=False).send().trace is None
+    assert trace(x).trace_id == f"{span.trace_id:032x}" != TRACE
+    assert trace(Bench(propagate=()).send(SAMPLED)).trace_id == TRACE  # for the log; nothing of it was touched
+    assert trace(Bench(sample=1.0, propagate=(), exporting=False).send()) is None
 
 
 def test_the_same_trace_on_every_try_and_in_the_log() -> None:

@@ -30,8 +30,6 @@ from sidecar.resilience.backoff import Backoff
 from support import clock
 from support.amqp import (
     GREETING,
-    FakeLoop,
-    FakeTransport,
     Peer,
     Stage,
     _Errors,
@@ -47,6 +45,7 @@ from support.amqp import (
     tune,
 )
 from support.kept_disk import Disk
+from support.loop import FakeLoop, FakeTransport
 
 #: How the replay introduces itself.
 REPLAY = b"sidecar rabbit: spool"

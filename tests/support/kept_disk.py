@@ -10,7 +10,7 @@ from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.store import Spool
 from sidecar.amqp.spool.transaction import Transaction
 from sidecar.storage.errors import SpoolError
-from support.amqp import FakeLoop
+from support.loop import FakeLoop
 
 
 class _Bell:

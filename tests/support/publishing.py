@@ -11,7 +11,7 @@ from sidecar.amqp.wire.client_handshake import ClientHandshake, own_properties, 
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.net.wheel import TimerWheel
 from support import amqp
-from support.amqp import FakeLoop
+from support.loop import FakeLoop
 from support.taking_broker import Connection, TakingBroker
 
 NO_ACCESS = (403, "ACCESS_REFUSED - access to exchange 'orders' in vhost '/' refused for user 'guest'")

@@ -16,7 +16,7 @@ from sidecar.amqp.wire.client_handshake import plain
 from sidecar.config.model import Amqp
 from sidecar.net.wheel import TimerWheel
 from support import amqp
-from support.amqp import FakeLoop
+from support.loop import FakeLoop
 from support.taking_broker import TakingBroker
 
 StreamName = tuple[str, str]

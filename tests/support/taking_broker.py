@@ -1,6 +1,6 @@
 """A broker that takes publishes, without sockets: for what publishes over connections of its own.
 
-It sits at the other end of :class:`support.amqp.FakeTransport`, knows exchanges, users and messages that it dislikes,
+It sits at the other end of :class:`support.loop.FakeTransport`, knows exchanges, users and messages that it dislikes,
 and writes down what it has taken. It confirms at once, or when a test says so. Like the rest of the tests' brokers it
 shares no code with what it tests.
 """
@@ -12,7 +12,7 @@ from struct import pack, unpack_from
 from typing import Any
 
 from support import amqp
-from support.amqp import FakeLoop, FakeTransport
+from support.loop import FakeLoop, FakeTransport
 
 
 class Taken:
