@@ -95,6 +95,23 @@ test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the
 	    tests/acceptance/test_tcp_servers.py tests/acceptance/test_amqp_pika.py tests/acceptance/test_amqp_frames.py \
 	    --deselect tests/exchange/test_routes.py $(ARGS))
 
+# Without what only whole processes against real servers show, and in CI as well: it costs twice the time of these tests.
+.PHONY: coverage
+coverage: .venv/.stamp-dev ## Which lines and branches the unit tests reach, by package; fails below tests/coverage_floors.toml
+	@scripts/ensure-servers test
+	@rm -rf .cache/coverage && mkdir -p .cache/coverage
+	@$(call bounded,$(PY) -m coverage run -m pytest -q $(PARALLEL) tests \
+	    --ignore tests/acceptance --ignore tests/bench --ignore tests/loadtest $(ARGS))
+	@$(PY) scripts/coverage-table
+
+# What pyproject.toml names, one change at a time, each in a process of its own that may take 15 times as long as its tests.
+# What is done is kept in mutants/: stopped, it goes on where it was.
+.PHONY: mutate
+mutate: .venv/.stamp-mutate ## Change the mechanisms' code in small ways and see that tests notice (half an hour; ARGS='sidecar.resilience.*' for some)
+	@timeout --foreground --signal=INT --kill-after=1m 2h nice $(PY) -m mutmut run --max-children 2 $(ARGS)
+	@$(PY) -m mutmut results
+	@echo "docs/testing.md has a verdict on each that is known; mutmut show NAME prints one"
+
 .PHONY: bench
 bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ, and the spool: CPU, latency, memory (an hour; ARGS='--part amqp' for one part, --quick for a few minutes)
 	@scripts/ensure-servers bench
@@ -114,5 +131,5 @@ audit: .venv/.stamp-dev ## Look those and what is installed up in a database of 
 
 .PHONY: clean
 clean: ## Remove what was installed, built and cached in this folder
-	rm -rf .venv .venv-compiled .venv-newest .cache build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-compiled .venv-newest .cache mutants build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -38,7 +38,7 @@ class Metrics:
 
 
 class _Collector(Collector):
-    """See the table of metrics in the README for what each one means."""
+    """docs/reference.md has a table of what each one means."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
