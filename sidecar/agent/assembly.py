@@ -46,7 +46,7 @@ from sidecar.resilience.breaker import CircuitBreaker as Breaker
 from sidecar.tcp.relay import TcpListener
 
 if TYPE_CHECKING:
-    from sidecar.http_queue.delivery import Delivered
+    from sidecar.http.delivery import Delivered
     from sidecar.http_queue.filter import Queue
     from sidecar.http_queue.queue import HttpQueue
 
@@ -247,10 +247,11 @@ class Assembly:
             return None
         if lanes and listener.queue is None:
             # Only where it is used, as AMQP.
+            from sidecar.http.delivery import deliver
             from sidecar.http_queue.queue import HttpQueue
 
             path = next(iter(lanes.values()))[0].path
-            listener.queue = HttpQueue(listener, path, self._context.rng)
+            listener.queue = HttpQueue(listener, functools.partial(deliver, listener), path, self._context.rng)
         queue: HttpQueue | None = listener.queue
         if queue is not None:
             queue.configure(lanes)
@@ -283,7 +284,7 @@ class Assembly:
         storing: Queue | None = None
         last: Delivered | None = None
         if delivery:
-            from sidecar.http_queue.delivery import Delivered
+            from sidecar.http.delivery import Delivered
 
             last = Delivered()
         elif policies.queue is not None and queue is not None:

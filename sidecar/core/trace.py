@@ -7,10 +7,7 @@ times the time, so it is only used where spans are exported.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from sidecar.http.h1.head import RequestHead
+from typing import Final
 
 _TRACEPARENT: Final = re.compile(rb"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _B3: Final = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d]))?(?:-[0-9a-f]{16})?")
@@ -56,16 +53,15 @@ def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:
     return trace_id.decode(), span_id.decode(), int(flags, 16) & (SAMPLED | _RANDOM)
 
 
-def trace_of(head: RequestHead) -> Trace | None:
-    """The context that a request goes on with, read from its head."""
-    given = head.get(b"traceparent")
+def trace_of(given: bytes | None) -> Trace | None:
+    """The context that a request goes on with, read from its ``traceparent``."""
     context = parse_traceparent(given) if given is not None else None
     return Trace(context[0], context[1], "", context[2]) if context is not None else None
 
 
 def traceparent(trace: Trace) -> bytes:
-    """The header line for what comes after us, and the empty line that ends a head."""
-    return f"traceparent: 00-{trace.trace_id}-{trace.span_id}-{_FLAGS[trace.flags]}\r\n\r\n".encode()
+    """The field's value for what comes after us."""
+    return f"00-{trace.trace_id}-{trace.span_id}-{_FLAGS[trace.flags]}".encode()
 
 
 def parse_b3(fields: dict[bytes, bytes]) -> tuple[str, str, bool | None]:
@@ -92,12 +88,13 @@ def parse_b3(fields: dict[bytes, bytes]) -> tuple[str, str, bool | None]:
     return trace_id.decode().zfill(32), span_id.decode(), sampled
 
 
-def b3_lines(trace: Trace, single: bool) -> bytes:
-    """The B3 header lines for what comes after us."""
-    sampled = "1" if trace.sampled else "0"
+def b3_fields(trace: Trace, single: bool) -> list[tuple[bytes, bytes]]:
+    """The B3 fields for what comes after us."""
+    sampled = b"1" if trace.sampled else b"0"
+    trace_id, span_id = trace.trace_id.encode(), trace.span_id.encode()
     if single:
-        return f"b3: {trace.trace_id}-{trace.span_id}-{sampled}\r\n".encode()
-    lines = f"x-b3-traceid: {trace.trace_id}\r\nx-b3-spanid: {trace.span_id}\r\nx-b3-sampled: {sampled}\r\n"
+        return [(b"b3", b"%b-%b-%b" % (trace_id, span_id, sampled))]
+    fields = [(b"x-b3-traceid", trace_id), (b"x-b3-spanid", span_id), (b"x-b3-sampled", sampled)]
     if trace.parent_id:
-        lines += f"x-b3-parentspanid: {trace.parent_id}\r\n"
-    return lines.encode()
+        fields.append((b"x-b3-parentspanid", trace.parent_id.encode()))
+    return fields

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 if TYPE_CHECKING:
     from sidecar.endpoints.cluster import Cluster
     from sidecar.exchange.filter import Chain
-    from sidecar.http.h1.head import RequestHead
+    from sidecar.exchange.message import RequestHead
 
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
 _UNRESERVED: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")

@@ -12,6 +12,7 @@ from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
+    from sidecar.exchange.message import RequestHead
 
 
 class AccessLog(Filter):
@@ -27,8 +28,8 @@ class AccessLog(Filter):
             return
         listener = x.listener
         endpoint = x.endpoint or (x.tried[-1] if x.tried else None)
-        head = getattr(x, "head", None)
-        trace = x.trace or (trace_of(head) if head else None)
+        head: RequestHead | None = getattr(x, "head", None)
+        trace = x.trace or (trace_of(head.get(b"traceparent")) if head else None)
         self._log.record(
             AccessRecord(
                 time=time.time(),

@@ -11,7 +11,7 @@ from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
-    from sidecar.http.h1.head import ResponseHead
+    from sidecar.exchange.message import ResponseHead
 
 
 class CircuitBreaker(Filter):
@@ -53,7 +53,7 @@ class CircuitBreaker(Filter):
         state[place] = None
         if head.status not in self._statuses:
             self.mechanism.success(permit)
-        elif _one_of_many(x) or head.fields.get(b"x-sidecar-error", b"").strip(b" \t") == b"draining":
+        elif _one_of_many(x) or head.peer_error == b"draining":
             self.mechanism.cancel(permit)
         else:
             self.mechanism.failure(permit)

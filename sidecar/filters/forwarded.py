@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.http.exchange import HttpExchange
+    from sidecar.exchange.message import RequestHead
+    from sidecar.exchange.request import Request
 
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
@@ -30,29 +31,29 @@ class Forwarded(Filter):
 
     name: ClassVar[str] = "forwarded"
 
-    def on_request(self, x: HttpExchange) -> None:
+    def on_request(self, x: Request) -> None:
         head = x.head
         fields = head.fields
         ip = x.client_ip.encode("ascii", "replace")
         if b"x-forwarded-for" not in fields and b"x-forwarded-proto" not in fields and b"forwarded" not in fields:
-            head.raw = b"%bx-forwarded-for: %b\r\nx-forwarded-proto: http\r\n\r\n" % (head.raw[:-2], ip)
+            head.add(b"x-forwarded-for", ip)
+            head.add(b"x-forwarded-proto", b"http")
             return
         has_forwarded = b"forwarded" in fields
         for name, good in _GOOD.items():
             if name in fields and not good.fullmatch(fields[name].strip(b" \t")):
                 head.remove(name)
-        lines = [_append(x, b"x-forwarded-for", ip)]
+        _append(head, b"x-forwarded-for", ip)
         if b"x-forwarded-proto" not in fields:
-            lines.append(b"x-forwarded-proto: http\r\n")
+            head.add(b"x-forwarded-proto", b"http")
         if has_forwarded:
             node = b'"[%b]"' % ip if b":" in ip else ip  # RFC 7239 §6: IPv6 in brackets and quotes
-            lines.append(_append(x, b"forwarded", b"for=%b;proto=http" % node))
-        head.raw = head.raw[:-2] + b"".join(lines) + b"\r\n"
+            _append(head, b"forwarded", b"for=%b;proto=http" % node)
 
 
-def _append(x: HttpExchange, name: bytes, value: bytes) -> bytes:
-    """A list field's new line; the old ones are taken out."""
-    old = x.head.fields.get(name, b"").strip(b" \t")
-    if name in x.head.fields:
-        x.head.remove(name)
-    return b"%b: %b, %b\r\n" % (name, old, value) if old else b"%b: %b\r\n" % (name, value)
+def _append(head: RequestHead, name: bytes, value: bytes) -> None:
+    """Write a list field with one element more; its old lines are taken out."""
+    old = head.fields.get(name, b"").strip(b" \t")
+    if name in head.fields:
+        head.remove(name)
+    head.add(name, b"%b, %b" % (old, value) if old else value)

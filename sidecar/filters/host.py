@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.http.exchange import HttpExchange
+    from sidecar.exchange.request import Request
 
 
 class Host(Filter):
@@ -16,10 +16,9 @@ class Host(Filter):
     name: ClassVar[str] = "host"
 
     def __init__(self, host: str) -> None:
-        self._line = f"host: {host}\r\n".encode()
+        self._host = host.encode()
 
-    def on_request(self, x: HttpExchange) -> None:
+    def on_request(self, x: Request) -> None:
         head = x.head
         head.remove(b"host")
-        start = head.raw.index(b"\r\n") + 2
-        head.raw = head.raw[:start] + self._line + head.raw[start:]
+        head.put_first(b"host", self._host)

@@ -10,7 +10,6 @@ from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
-    from sidecar.http.exchange import HttpExchange
 
 
 class Metrics(Filter):
@@ -22,7 +21,7 @@ class Metrics(Filter):
         self._stats = stats
         self._clock = clock
 
-    def on_end(self, x: HttpExchange) -> None:
+    def on_end(self, x: Exchange) -> None:
         stats = self._stats
         method = x.method
         status = x.status

@@ -12,7 +12,7 @@ from sidecar.resilience.token_bucket import KeyedBuckets, TokenBucket
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
-    from sidecar.http.exchange import HttpExchange
+    from sidecar.exchange.request import Request
 
 
 class RateLimit(Filter):
@@ -49,7 +49,7 @@ class RateLimit(Filter):
         """What the bucket is chosen by. Everybody without the header shares one."""
         if self._by_ip:
             return x.client_ip
-        head = cast("HttpExchange", x).head  # the configuration allows other keys for HTTP only
+        head = cast("Request", x).head  # the configuration allows other keys for HTTP only
         if self._header:
             return head.get(self._header) or b""
         return head.path

@@ -10,7 +10,7 @@ from sidecar.core.ids import Ids
 from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.http.exchange import HttpExchange
+    from sidecar.exchange.request import Request
 
 #: What is kept of a peer's id. It goes into logs and answers, so it is short and visible ASCII.
 _GOOD: Final = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -29,7 +29,7 @@ class RequestId(Filter):
     def __init__(self, rng: random.Random) -> None:
         self._ids = Ids(rng)
 
-    def on_request(self, x: HttpExchange) -> None:
+    def on_request(self, x: Request) -> None:
         head = x.head
         given = head.fields.get(b"x-request-id")
         if given is not None:
@@ -39,4 +39,4 @@ class RequestId(Filter):
                 return
             head.remove(b"x-request-id")
         x.request_id = made = self._ids.take(32)
-        head.raw = head.raw[:-2] + f"x-request-id: {made}\r\n\r\n".encode()
+        head.add(b"x-request-id", made.encode())

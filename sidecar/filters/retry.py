@@ -14,8 +14,8 @@ from sidecar.resilience.backoff import Backoff, parse_retry_after
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
-    from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.head import ResponseHead
+    from sidecar.exchange.message import ResponseHead
+    from sidecar.exchange.request import Request
 
 
 class Retry(Filter):
@@ -42,11 +42,11 @@ class Retry(Filter):
             frozenset(range(500, 600)) if "5xx" in config.on else frozenset()
         )
 
-    def on_answer(self, x: HttpExchange, head: ResponseHead) -> Again | None:
+    def on_answer(self, x: Request, head: ResponseHead) -> Again | None:
         status = head.status
         if status < 400:
             return None
-        code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
+        code = head.peer_error
         if status >= 500 and code in NOT_DELIVERED and CONNECT in self._config.on:
             return self._again(x, str(status), at_once=True)
         if status not in self.statuses or x.method not in self._config.methods:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from sidecar.config.model import Tracing as Config
 from sidecar.core.ids import Ids
 from sidecar.core.records import SpanRecord
-from sidecar.core.trace import SAMPLED, Trace, b3_lines, parse_b3, parse_traceparent, traceparent
+from sidecar.core.trace import SAMPLED, Trace, b3_fields, parse_b3, parse_traceparent, traceparent
 from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
-    from sidecar.http.exchange import HttpExchange
+    from sidecar.exchange.request import Request
 
 _B3_FIELDS: Final = (b"b3", b"x-b3-traceid", b"x-b3-spanid", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-flags")
 
@@ -44,7 +44,7 @@ class Tracing(Filter):
         self._ids = Ids(rng)
         self._record = record
 
-    def on_request(self, x: HttpExchange) -> None:
+    def on_request(self, x: Request) -> None:
         head = x.head
         if self._w3c:
             given = head.fields.get(b"traceparent")
@@ -67,7 +67,7 @@ class Tracing(Filter):
                 # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
                 if self._w3c:
                     ids = self._ids.take(48)
-                    head.raw = head.raw[:-2] + f"traceparent: 00-{ids[:32]}-{ids[32:]}-00\r\n\r\n".encode()
+                    head.add(b"traceparent", f"00-{ids[:32]}-{ids[32:]}-00".encode())
                 return
             if not self._w3c and self._record is None:
                 return  # a trace that nobody would ever see
@@ -75,7 +75,7 @@ class Tracing(Filter):
         x.trace = trace = Trace(trace_id or take(32), take(16), parent_id, SAMPLED if sampled else 0)
         self._write(x, trace)
 
-    def _go_on(self, x: HttpExchange, trace_id: str, parent_id: str, flags: int) -> None:
+    def _go_on(self, x: Request, trace_id: str, parent_id: str, flags: int) -> None:
         """The context that the request came with is a good one."""
         if flags & SAMPLED and self._record is not None:
             x.trace = trace = Trace(trace_id, self._ids.take(16), parent_id, flags)
@@ -85,7 +85,7 @@ class Tracing(Filter):
             x.trace = trace = Trace(trace_id, parent_id, "", flags)
             self._write_b3(x, trace)
 
-    def on_end(self, x: HttpExchange) -> None:
+    def on_end(self, x: Request) -> None:
         trace = x.trace
         if trace is None or not trace.sampled or self._record is None:
             return
@@ -117,16 +117,17 @@ class Tracing(Filter):
             )
         )
 
-    def _write(self, x: HttpExchange, trace: Trace) -> None:
+    def _write(self, x: Request, trace: Trace) -> None:
         if self._w3c:
-            x.head.raw = x.head.raw[:-2] + traceparent(trace)
+            x.head.add(b"traceparent", traceparent(trace))
         if self._b3:
             self._write_b3(x, trace)
 
-    def _write_b3(self, x: HttpExchange, trace: Trace) -> None:
+    def _write_b3(self, x: Request, trace: Trace) -> None:
         head = x.head
         single = b"b3" in head.fields
         for name in _B3_FIELDS:
             if name in head.fields:
                 head.remove(name)
-        head.raw = b"%b%b\r\n" % (head.raw[:-2], b3_lines(trace, single))
+        for name, value in b3_fields(trace, single):
+            head.add(name, value)

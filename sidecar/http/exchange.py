@@ -11,14 +11,17 @@ from sidecar.exchange.attempt import MALFORMED, RACE, RESET, Attempt
 from sidecar.exchange.exchange import STALLED, Exchange
 from sidecar.exchange.filter import Again, Answer, Failed, Wait
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, SENT, TUNNEL
+from sidecar.exchange.request import Request
 from sidecar.http.h1.body import Body
 from sidecar.http.h1.head import CHUNKED, UNTIL_CLOSE, without
 from sidecar.net.sockets import undelivered
 
 if TYPE_CHECKING:
+    import asyncio
+
     from sidecar.exchange.routes import Route
     from sidecar.http.h1.client import Upstream
-    from sidecar.http.h1.head import RequestHead, ResponseHead
+    from sidecar.http.h1.head import RequestBlock, ResponseBlock
     from sidecar.http.h1.server import Downstream
 
 #: The status that is counted when the client left before it had all of its answer.
@@ -27,21 +30,23 @@ CLIENT_LEFT: Final = 499
 MAX_INTERIMS: Final = 32
 
 
-class HttpExchange(Exchange):
+class HttpExchange(Request):
     """A request that was parsed. ``client`` is the connection it came from."""
 
     __slots__ = (
-        "answer", "body", "client", "half_closed", "head", "interims", "keep_client", "kept", "kept_size",
-        "pace", "pool", "problem", "raced", "reply_body", "request_done",
+        "answer", "body", "client", "half_closed", "keep_client", "kept",
+        "pace", "pool", "problem", "raced", "reply_body", "version",
     )  # fmt: skip
 
-    def __init__(self, client: Downstream, head: RequestHead, route: Route, now: float) -> None:
+    def __init__(self, client: Downstream, head: RequestBlock, route: Route, now: float) -> None:
         Exchange.__init__(self, client.listener, route, client.ip, now)
         self.client = client
         self.pool = client.listener.pool
         self.head = head
         self.method = head.method
-        self.answer: ResponseHead | None = None
+        #: The minor version of HTTP/1 that the client speaks.
+        self.version = head.version
+        self.answer: ResponseBlock | None = None
         #: What is still to come of the request's body (None: nothing), and of the answer's.
         self.body: Body | None = Body(head.length) if head.length else None
         self.reply_body: Body | None = None
@@ -62,6 +67,20 @@ class HttpExchange(Exchange):
         self.keep_client = head.keep_alive
 
     # -- from the client -------------------------------------------------------------------------------------------
+
+    def body_so_far(self) -> bytes:
+        return b"".join(self.kept)
+
+    def ask_for_body(self) -> None:
+        client = self.client
+        if client.reading_paused:
+            client.resume_reading()
+        if self.head.expects_continue and not self.bytes_in and not self.interims:
+            client.ask_for_body()
+
+    @property
+    def client_transport(self) -> asyncio.Transport:
+        return self.client.transport
 
     def request_body(self, data: bytes) -> bytes:
         """Take what belongs to the request's body and return the rest. Raises :class:`ProtocolError`."""
@@ -186,12 +205,12 @@ class HttpExchange(Exchange):
         conn.attempt = attempt
         kept = self.kept
         if kept:
-            conn.transport.write(self.head.raw + b"".join(kept))
+            conn.transport.write(self.head.as_http1() + b"".join(kept))
             if self.kept_size > self.chain.keep:
                 self.replayable = False
                 kept.clear()
         else:
-            conn.transport.write(self.head.raw)
+            conn.transport.write(self.head.as_http1())
         attempt.deadline = deadline = min(self.deadline, self.listener.clock() + self.chain.patience)
         client.timer.set(deadline)
 
@@ -262,15 +281,15 @@ class HttpExchange(Exchange):
             return Reply("bad_upstream", f"{self.listener.name} at {attempt.endpoint.address}: {self.problem}")
         return Exchange.explain(self, kind, attempt)
 
-    def interim(self, attempt: Attempt, head: ResponseHead) -> None:
+    def interim(self, attempt: Attempt, head: ResponseBlock) -> None:
         """A 1xx answer: forwarded as it comes, but never to an HTTP/1.0 client (RFC 9110 §15.2)."""
         self.interims += 1
         if self.interims > MAX_INTERIMS:
             self.malformed(attempt, ProtocolError(f"more than {MAX_INTERIMS} interim answers", "bad_upstream"))
-        elif self.head.version == 1:
+        elif self.version == 1:
             self.client.transport.write(head.raw)
 
-    def answered(self, attempt: Attempt, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
+    def answered(self, attempt: Attempt, conn: Upstream, head: ResponseBlock, rest: bytes) -> None:
         """The final head, with what came behind it."""
         status = head.status
         cluster = self.cluster
@@ -317,12 +336,12 @@ class HttpExchange(Exchange):
         self.answer = head
         length = head.length
         keep = self.keep_client and length != UNTIL_CLOSE and not self.listener.draining
-        if not self.request_done or (length == CHUNKED and self.head.version == 0):
+        if not self.request_done or (length == CHUNKED and self.version == 0):
             keep = False
         self.keep_client = keep
         if not keep:
             raw = raw[:-2] + b"connection: close\r\n\r\n"
-        elif self.head.version == 0:
+        elif self.version == 0:
             raw = raw[:-2] + b"connection: keep-alive\r\n\r\n"
         if length == len(rest):  # all of it is here: the common case
             if rest and self.chain.on_answer_body and self._refused(rest):
@@ -333,7 +352,7 @@ class HttpExchange(Exchange):
             self.finish()
             return
         self.phase = ANSWERING
-        decode = length == CHUNKED and self.head.version == 0
+        decode = length == CHUNKED and self.version == 0
         if decode:
             raw = without(raw, b"transfer-encoding")
         self.reply_body = Body(length, decode, lenient=True)
@@ -356,7 +375,7 @@ class HttpExchange(Exchange):
             self.malformed(attempt, error)
             return
         surplus = used < len(data)
-        if self.head.version == 0 and self.answer.length == CHUNKED:
+        if self.version == 0 and self.answer.length == CHUNKED:
             data = body.decoded()
         else:
             data = body.onward(data, used)
@@ -385,7 +404,7 @@ class HttpExchange(Exchange):
             self.reply(refusal)
         return refusal is not None
 
-    def _let_go(self, attempt: Attempt, conn: Upstream, head: ResponseHead) -> None:
+    def _let_go(self, attempt: Attempt, conn: Upstream, head: ResponseBlock) -> None:
         """The answer is complete: keep the connection if both directions are at a message border. An upstream that
         answered before it read all of the request may never read the rest."""
         attempt.conn = None
@@ -399,7 +418,7 @@ class HttpExchange(Exchange):
         else:
             conn.close()
 
-    def _give_up_answer(self, attempt: Attempt, conn: Upstream, head: ResponseHead, rest: bytes) -> None:
+    def _give_up_answer(self, attempt: Attempt, conn: Upstream, head: ResponseBlock, rest: bytes) -> None:
         """This answer will not be used; its connection can be only if all of it is here."""
         if head.length == len(rest):
             self._let_go(attempt, conn, head)
@@ -484,8 +503,6 @@ class HttpExchange(Exchange):
         self.respond(status, "".join(lines).encode("latin-1"), answer.body)
 
     def respond(self, status: int, lines: bytes, body: bytes) -> None:
-        """Answer something of our own that is no error: ``lines`` are the status line and the fields, but for those
-        about framing."""
         if self.phase >= ANSWERING:
             return
         self.cut()

@@ -13,8 +13,8 @@ from sidecar.net.shortage import SHORTAGE
 
 if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.exchange.message import RequestHead
     from sidecar.exchange.routes import Route, Routes
-    from sidecar.http.h1.head import RequestHead
     from sidecar.http.pool import Pool
     from sidecar.storage.files import Files
 

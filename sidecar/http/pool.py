@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.exchange.attempt import Attempt
     from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.head import ResponseHead
+    from sidecar.http.h1.head import ResponseBlock
     from sidecar.net.wheel import TimerWheel
 
 #: A request that cannot be sent again only goes on a connection that was used this recently, or on a fresh one.
@@ -71,7 +71,7 @@ class Pool:
             return conn
         return None
 
-    def put(self, conn: Upstream, head: ResponseHead) -> None:
+    def put(self, conn: Upstream, head: ResponseBlock) -> None:
         """The exchange is done with it, and both directions are at a message border."""
         conn.exchange = None
         if conn.transport.is_closing():

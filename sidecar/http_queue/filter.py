@@ -14,23 +14,22 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from sidecar.config.model import Queue as Config
 from sidecar.core.replies import STATUS, Reply
+from sidecar.exchange.delivery import HEADER
 from sidecar.exchange.filter import HELD, Filter, Wait
 from sidecar.exchange.phases import PENDING
 from sidecar.http_queue import answers
-from sidecar.http_queue.delivery import HEADER, peers_code
 from sidecar.http_queue.lane import UNDELIVERED
 from sidecar.http_queue.record import Found, Request, digest_of, id_for_key, new_id, short
 from sidecar.storage.errors import InDoubtError
 
 if TYPE_CHECKING:
-    from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.head import ResponseHead
+    from sidecar.exchange.message import ResponseHead
+    from sidecar.exchange.request import Request as Incoming
     from sidecar.http_queue.lane import Lane
     from sidecar.http_queue.queue import HttpQueue
     from sidecar.storage.errors import SpoolError
 
 _KEY: Final = b"idempotency-key"
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 #: What is said when the disk takes too long.
 _TOO_LONG: Final = Reply("timeout", "what is stored of this request could not be looked up in time")
 #: Codes of a peer sidecar that say that its app did not get the request.
@@ -75,7 +74,7 @@ class Queue(Filter):
 
     # -- hooks ---------------------------------------------------------------------------------------------------------
 
-    def on_request(self, x: HttpExchange) -> Reply | Wait | None:
+    def on_request(self, x: Incoming) -> Reply | Wait | None:
         """Known by its key already, or to be queued at once; everything else is tried."""
         if x.method not in self._config.methods:
             return None
@@ -86,24 +85,24 @@ class Queue(Filter):
             return Wait(x.deadline, _TOO_LONG)
         return self._at_once(x)
 
-    def _at_once(self, x: HttpExchange) -> Reply | None:
+    def _at_once(self, x: Incoming) -> Reply | None:
         config = self._config
         if (config.when == "always" or (config.in_order and self._lane.waiting)) and self._fits(x):
             return Reply("overloaded", f"no more requests to {x.listener.name} can be queued", 1.0)
         return None
 
-    def on_answer(self, x: HttpExchange, head: ResponseHead) -> Reply | None:
+    def on_answer(self, x: Incoming, head: ResponseHead) -> Reply | None:
         """An answer of a peer sidecar in place of its app can be queued."""
         if head.status < 500:
             self._lane.well()
             return None
-        code = peers_code(head)
+        code = head.peer_error
         if code not in _PEERS or not self._fits(x):
             return None
         name = code.decode()
         return Reply(name, f"the sidecar of {x.listener.name} says: {name}") if STATUS[name] == head.status else None
 
-    def on_reply(self, x: HttpExchange, reply: Reply) -> Wait | None:
+    def on_reply(self, x: Incoming, reply: Reply) -> Wait | None:
         """Take it, if it can be stored, instead of giving this answer."""
         if x.state[self.place] is not None:
             return None  # it was taken, and cannot be stored
@@ -118,24 +117,20 @@ class Queue(Filter):
         held = x.take_over()
         if x.phase != PENDING:
             return held  # its time was over
-        client = x.client
         if x.request_done:
             self._store(x)
         else:
             taken.coming = True
             self._more(x, taken)
-            if client.reading_paused:
-                client.resume_reading()
-            if x.head.expects_continue and not x.bytes_in and not x.interims:
-                client.transport.write(_CONTINUE)
+            x.ask_for_body()
         return held
 
-    def on_body(self, x: HttpExchange, data: bytes) -> None:
+    def on_body(self, x: Incoming, data: bytes) -> None:
         taken: _Taken | None = x.state[self.place]
         if taken is not None and taken.coming and taken.refusal is not None:
             self._more(x, taken)
 
-    def on_end(self, x: HttpExchange) -> None:
+    def on_end(self, x: Incoming) -> None:
         taken: _Taken | None = x.state[self.place]
         if taken is not None:
             taken.refusal = None
@@ -144,7 +139,7 @@ class Queue(Filter):
 
     # -- storing -------------------------------------------------------------------------------------------------------
 
-    def _more(self, x: HttpExchange, taken: _Taken) -> None:
+    def _more(self, x: Incoming, taken: _Taken) -> None:
         """What has come of its body is one part more."""
         size = x.kept_size
         grown = size - taken.size
@@ -158,7 +153,7 @@ class Queue(Filter):
         # From the event loop: whoever reads from the client is in the middle of that.
         x.listener.loop.call_soon(self._refuse, x, taken.refuse())
 
-    def _fits(self, x: HttpExchange) -> bool:
+    def _fits(self, x: Incoming) -> bool:
         head = x.head
         limit = self._config.max_body
         return (
@@ -169,17 +164,17 @@ class Queue(Filter):
             and x.kept_size <= limit
         )
 
-    def _store(self, x: HttpExchange) -> None:
+    def _store(self, x: Incoming) -> None:
         queue = self._queue
         head = x.head
-        body = b"".join(x.kept)
+        body = x.body_so_far()
         key = head.get(_KEY)
         for name in (b"expect", HEADER):
             head.remove(name)
         now = queue.wall()
         request = Request(
             id=self._id(x) if key else new_id(), lane=self._lane.name, at=now, expires=now + self._config.expires,
-            client=x.client_ip, request_id=x.request_id, head=head.raw, body=body,
+            client=x.client_ip, request_id=x.request_id, head=head.as_http1(), body=body,
             digest=digest_of(queue.store.secret, body) if key else b"",
         )  # fmt: skip
         if not queue.room(self._lane, request.size):
@@ -188,21 +183,21 @@ class Queue(Filter):
             return
         queue.put(self._lane, request, _Storing(self, x, request).done)
 
-    def _id(self, x: HttpExchange) -> str:
+    def _id(self, x: Incoming) -> str:
         """Of a request with a key: the same key of somebody else, or for something else, is another one."""
         head = x.head
-        return id_for_key(self._queue.store.secret, self._scope.of(head.method, head.target, head.raw))
+        return id_for_key(self._queue.store.secret, self._scope.of(head.method, head.target, head.as_http1()))
 
-    def _give_up(self, x: HttpExchange) -> None:
+    def _give_up(self, x: Incoming) -> None:
         """It cannot be stored: answer as if there were no queue."""
         taken: _Taken = x.state[self.place]
         self._refuse(x, taken.refuse())
 
-    def _refuse(self, x: HttpExchange, reply: Reply | None) -> None:
+    def _refuse(self, x: Incoming, reply: Reply | None) -> None:
         if reply is not None and x.suspended is HELD and x.phase == PENDING:
             x.reply(reply)
 
-    def stored(self, x: HttpExchange, request: Request, found: Found | None, error: SpoolError | None) -> None:
+    def stored(self, x: Incoming, request: Request, found: Found | None, error: SpoolError | None) -> None:
         """It is on the disk, or cannot be."""
         outcomes = self._queue.stats.outcomes
         if isinstance(error, InDoubtError):
@@ -227,7 +222,7 @@ class Queue(Filter):
             outcomes["repeated"] += 1
             x.respond(*answers.accepted(found.id, self._state(found), x.request_id))
 
-    def known(self, x: HttpExchange, found: Found | None, error: SpoolError | None) -> None:
+    def known(self, x: Incoming, found: Found | None, error: SpoolError | None) -> None:
         """Whether a request with that key is here already."""
         if x.phase != PENDING:
             return
@@ -268,7 +263,7 @@ class _Storing:
 
     __slots__ = ("_filter", "_request", "_x")
 
-    def __init__(self, filter: Queue, x: HttpExchange, request: Request) -> None:
+    def __init__(self, filter: Queue, x: Incoming, request: Request) -> None:
         self._filter = filter
         self._x = x
         self._request = request
@@ -282,7 +277,7 @@ class _Known:
 
     __slots__ = ("_filter", "_x")
 
-    def __init__(self, filter: Queue, x: HttpExchange) -> None:
+    def __init__(self, filter: Queue, x: Incoming) -> None:
         self._filter = filter
         self._x = x
 
@@ -298,7 +293,7 @@ class QueueDoor(Filter):
     def __init__(self, queue: HttpQueue) -> None:
         self._queue = queue
 
-    def on_request(self, x: HttpExchange) -> Reply | Wait:
+    def on_request(self, x: Incoming) -> Reply | Wait:
         id = x.head.path.decode("latin-1").removeprefix(answers.PREFIX)
         wants_outcome = id.endswith(answers.OUTCOME)
         id = id.removesuffix(answers.OUTCOME)
@@ -323,7 +318,7 @@ class _Asked:
 
     __slots__ = ("_outcome", "_queue", "_x")
 
-    def __init__(self, queue: HttpQueue, x: HttpExchange, outcome: bool) -> None:
+    def __init__(self, queue: HttpQueue, x: Incoming, outcome: bool) -> None:
         self._queue = queue
         self._x = x
         self._outcome = outcome
@@ -346,6 +341,6 @@ class _Asked:
                 _respond(x, answers.replay(found, x.listener.name, x.request_id))
 
 
-def _respond(x: HttpExchange, answer: tuple[int, bytes, bytes]) -> None:
+def _respond(x: Incoming, answer: tuple[int, bytes, bytes]) -> None:
     if x.phase == PENDING:
         x.respond(*answer)

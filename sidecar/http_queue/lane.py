@@ -14,15 +14,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.config import model
-from sidecar.http_queue.delivery import deliver
 from sidecar.http_queue.record import Outcome, short
 from sidecar.resilience.backoff import Backoff, parse_retry_after
 
 if TYPE_CHECKING:
     import asyncio
 
+    from sidecar.exchange.delivery import Result
     from sidecar.http_queue.database import Database
-    from sidecar.http_queue.delivery import Result
     from sidecar.http_queue.queue import HttpQueue
     from sidecar.http_queue.record import Request
     from sidecar.storage.errors import SpoolError
@@ -224,7 +223,7 @@ class Lane:
 
         settings = self.settings
         longest = max(LONGEST, settings.expires)
-        self.active[request.number] = deliver(queue.listener, request, settings.max_body, longest, done)
+        self.active[request.number] = queue.deliver(request, settings.max_body, longest, done)
 
     def _settle(self, request: Request, result: Result) -> None:
         """A delivery is over."""

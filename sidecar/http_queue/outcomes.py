@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
-    from sidecar.http.exchange import HttpExchange
+    from sidecar.exchange.request import Request
     from sidecar.http_queue.database import Database
     from sidecar.http_queue.record import Found
     from sidecar.http_queue.store import Store
@@ -29,10 +29,10 @@ class Outcomes:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._reading = 0
-        self._waiting: deque[tuple[HttpExchange, str, Callable[[Any, SpoolError | None], None]]] = deque()
+        self._waiting: deque[tuple[Request, str, Callable[[Any, SpoolError | None], None]]] = deque()
         self._taking: list[asyncio.Transport] = []
 
-    def ask(self, x: HttpExchange, id: str, done: Callable[[Found | None, SpoolError | None], None]) -> None:
+    def ask(self, x: Request, id: str, done: Callable[[Found | None, SpoolError | None], None]) -> None:
         """Have one read, with its body, when it is its turn. ``done`` answers the exchange with it."""
         self._waiting.append((x, id, done))
         self._next()
@@ -51,8 +51,8 @@ class Outcomes:
                 self._reading += 1
                 self._read(x, id, done)
 
-    def _read(self, x: HttpExchange, id: str, done: Callable[[Any, SpoolError | None], None]) -> None:
-        transport = x.client.transport
+    def _read(self, x: Request, id: str, done: Callable[[Any, SpoolError | None], None]) -> None:
+        transport = x.client_transport
 
         def work(database: Database) -> Any:
             return database.find(id, True)

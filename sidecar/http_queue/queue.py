@@ -20,7 +20,8 @@ from sidecar.http_queue.record import file_name
 from sidecar.http_queue.store import Store
 
 if TYPE_CHECKING:
-    from sidecar.http.listener import HttpListener
+    from sidecar.exchange.delivery import Deliver
+    from sidecar.exchange.listener import Listener
     from sidecar.http_queue.database import Gone
     from sidecar.http_queue.record import Found, Request
     from sidecar.storage.errors import SpoolError
@@ -38,12 +39,19 @@ Put = Callable[["Found | None", "SpoolError | None"], None]
 
 
 class HttpQueue:
-    """``lanes`` by name. ``wall`` is Unix time, ``clock`` the loop's idea of it."""
+    """``lanes`` by name. ``deliver`` sends a request through the listener's chains. ``wall`` is Unix time, ``clock``
+    the loop's idea of it."""
 
     def __init__(
-        self, listener: HttpListener, path: str, rng: random.Random, wall: Callable[[], float] = time.time
+        self,
+        listener: Listener,
+        deliver: Deliver,
+        path: str,
+        rng: random.Random,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.listener = listener
+        self.deliver = deliver
         self.loop: asyncio.AbstractEventLoop = listener.loop
         self.clock: Callable[[], float] = listener.loop.time
         self.wall = wall

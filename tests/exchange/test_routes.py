@@ -17,7 +17,7 @@ from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import Chain
 from sidecar.exchange.routes import Route as Target
 from sidecar.exchange.routes import Routes, glob, normal
-from sidecar.http.h1.head import RequestHead
+from sidecar.http.h1.head import RequestBlock
 from support.clock import Clock
 from support.http import request
 from support.live import ANY_PORT, Live, Origin, fetch, run
@@ -34,7 +34,7 @@ def found(table: Routes, line: str, *fields: str) -> int | None:
     return number(table, request(f"{line} HTTP/1.1", *fields))
 
 
-def number(table: Routes, head: RequestHead) -> int | None:
+def number(table: Routes, head: RequestBlock) -> int | None:
     route = table.match(head)
     return None if route is None else int(route.cluster.name)
 

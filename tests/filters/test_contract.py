@@ -12,7 +12,7 @@ import pytest
 
 import sidecar.filters
 from sidecar.exchange.filter import Filter, check
-from sidecar.http_queue.delivery import Delivered
+from sidecar.http.delivery import Delivered
 from sidecar.http_queue.filter import Queue, QueueDoor
 
 

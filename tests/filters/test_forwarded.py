@@ -15,10 +15,10 @@ from support.live import ANY_PORT, Live, Origin, fetch, run
 def send(*fields: str, ip: str = "10.1.1.1") -> dict[str, list[str]]:
     x = Stage(inbound=True).exchange(request("GET / HTTP/1.1", *fields), ip)
     Forwarded().on_request(x)
-    assert x.head.raw.endswith(b"\r\n\r\n")
-    assert x.head.raw.count(b"\r\n\r\n") == 1
+    assert x.head.as_http1().endswith(b"\r\n\r\n")
+    assert x.head.as_http1().count(b"\r\n\r\n") == 1
     found: dict[str, list[str]] = {}
-    for name, value in re.findall(r"(?i)\r\n((?:x-)?forwarded[a-z-]*): ?([^\r]*)", x.head.raw.decode()):
+    for name, value in re.findall(r"(?i)\r\n((?:x-)?forwarded[a-z-]*): ?([^\r]*)", x.head.as_http1().decode()):
         found.setdefault(name.lower(), []).append(value)
     return found
 

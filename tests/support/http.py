@@ -34,7 +34,7 @@ from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.filter import Filter
 from sidecar.exchange.listener import Listener
 from sidecar.http.exchange import HttpExchange
-from sidecar.http.h1.head import RequestHead, ResponseHead, parse_request, parse_response
+from sidecar.http.h1.head import RequestBlock, ResponseBlock, parse_request, parse_response
 from sidecar.http.h1.server import Downstream
 from sidecar.http.listener import HttpListener
 from sidecar.net.wheel import TimerWheel
@@ -48,13 +48,13 @@ F = TypeVar("F", bound=Filter)
 _BIND = Address("127.0.0.1", 0)
 
 
-def request(text: str = "GET /x HTTP/1.1", *fields: str) -> RequestHead:
+def request(text: str = "GET /x HTTP/1.1", *fields: str) -> RequestBlock:
     """A parsed request head; ``host`` is added."""
     lines = [text, "host: t", *fields, "", ""]
     return parse_request("\r\n".join(lines).encode("latin-1"), Limits())
 
 
-def answer(status: int, *fields: str) -> ResponseHead:
+def answer(status: int, *fields: str) -> ResponseBlock:
     """A parsed answer's head, of a sidecar."""
     lines = [f"HTTP/1.1 {status} x", *fields, "", ""]
     return parse_response("\r\n".join(lines).encode("latin-1"), Limits(), "GET", peer=True)
@@ -252,7 +252,7 @@ class Stage:
         """The filter of that class in the port's own chain."""
         return next(it for it in self.listener.chain.filters if isinstance(it, kind))
 
-    def exchange(self, head: RequestHead | None = None, ip: str = "10.1.1.1") -> HttpExchange:
+    def exchange(self, head: RequestBlock | None = None, ip: str = "10.1.1.1") -> HttpExchange:
         """An exchange for that head that no filter has seen, with half a minute until its deadline."""
         protocol, _ = self._connect(ip)
         assert isinstance(protocol, Downstream)

@@ -17,6 +17,7 @@ from typing import Final
 
 from sidecar.config.model import Limits
 from sidecar.core.replies import ProtocolError
+from sidecar.exchange.message import RequestHead, ResponseHead
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 #: A field line. The value holds no control byte but tab, so neither CR, LF nor NUL; a line that begins with a space
@@ -90,14 +91,11 @@ Fields = dict[bytes, bytes]
 Pairs = list[tuple[bytes, bytes]]
 
 
-class RequestHead:
-    """A request's head. ``raw`` is what goes on: the received bytes less hop-by-hop fields.
+class RequestBlock(RequestHead):
+    """A request's head as a block of lines. ``raw`` is what goes on: the received bytes less hop-by-hop fields. The
+    ``length`` may be :data:`CHUNKED`. ``version`` is the minor one that the client speaks."""
 
-    ``fields`` has the known fields only, by lower-case name; :meth:`get` finds any. ``length`` is the body's size,
-    or :data:`CHUNKED`. ``upgrade`` is the protocol asked for, or empty.
-    """
-
-    __slots__ = ("expects_continue", "fields", "keep_alive", "length", "method", "raw", "target", "upgrade", "version")
+    __slots__ = ("keep_alive", "raw", "version")
 
     def __init__(self, raw: bytes, method: str, target: bytes, version: int, fields: Fields) -> None:
         self.raw = raw
@@ -110,13 +108,7 @@ class RequestHead:
         self.upgrade = b""
         self.expects_continue = False
 
-    @property
-    def path(self) -> bytes:
-        """The target without its query."""
-        return self.target.partition(b"?")[0]
-
     def get(self, name: bytes) -> bytes | None:
-        """The first value of a field, by its lower-case name, or ``None``."""
         if name in self.fields:
             return self.fields[name].strip(b" \t")
         raw = self.raw
@@ -124,16 +116,26 @@ class RequestHead:
         at = raw.lower().find(begin)
         return raw[at + len(begin) : raw.index(b"\r\n", at + 2)].strip(b" \t") if at >= 0 else None
 
+    def add(self, name: bytes, value: bytes) -> None:
+        self.raw = b"%b%b: %b\r\n\r\n" % (self.raw[:-2], name, value)
+
+    def put_first(self, name: bytes, value: bytes) -> None:
+        raw = self.raw
+        start = raw.index(b"\r\n") + 2
+        self.raw = b"%b%b: %b\r\n%b" % (raw[:start], name, value, raw[start:])
+
     def remove(self, name: bytes) -> None:
-        """Take every line of that lower-case name out of what goes on."""
         self.raw = without(self.raw, name)
         self.fields.pop(name, None)
 
+    def as_http1(self) -> bytes:
+        return self.raw
 
-class ResponseHead:
-    """An answer's head; attributes as in :class:`RequestHead`. ``length`` may also be :data:`UNTIL_CLOSE`."""
 
-    __slots__ = ("fields", "keep_alive", "length", "raw", "status")
+class ResponseBlock(ResponseHead):
+    """An answer's head; attributes as in :class:`RequestBlock`. ``length`` may also be :data:`UNTIL_CLOSE`."""
+
+    __slots__ = ("keep_alive", "raw")
 
     def __init__(self, raw: bytes, status: int, fields: Fields, length: int, keep_alive: bool) -> None:
         self.raw = raw
@@ -143,7 +145,7 @@ class ResponseHead:
         self.keep_alive = keep_alive
 
 
-def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestHead:
+def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestBlock:
     """Parse one whole head, final empty line included. An HTTP/1.0 request goes on as HTTP/1.1, where a Host is a must:
     without one it gets ``default_host``. Raises :class:`ProtocolError`."""
     if len(raw) > limits.head:
@@ -166,7 +168,7 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     if len(fields) != len(pairs):
         fields = _merge(pairs)
     version = 0 if minor == b"0" else 1
-    head = RequestHead(raw, name, target, version, fields)
+    head = RequestBlock(raw, name, target, version, fields)
     host = fields.get(b"host")
     if host is None:
         if version == 1:
@@ -203,7 +205,7 @@ def _other_method(method: bytes) -> str:
     return name
 
 
-def _other_forms(head: RequestHead) -> None:
+def _other_forms(head: RequestBlock) -> None:
     """Targets that do not begin with a slash (RFC 9112 §3.2): absolute-form becomes origin-form, ``*`` stays."""
     target = head.target
     if target == b"*" and head.method == "OPTIONS":
@@ -241,7 +243,7 @@ def _without_port(authority: bytes, default: bytes) -> bytes:
     return authority.removesuffix(b":").removesuffix(default)
 
 
-def _hop_by_hop(head: RequestHead, fields: Fields, pairs: Pairs) -> None:
+def _hop_by_hop(head: RequestBlock, fields: Fields, pairs: Pairs) -> None:
     options = _options(fields)
     head.keep_alive = _kept_alive(options, head.version)
     upgrade = fields.get(b"upgrade", b"").strip(b" \t")
@@ -266,7 +268,7 @@ def _hides_requests(upgrade: bytes) -> bool:
     return any(protocol.startswith(_HIDDEN_PROTOCOLS) for protocol in _protocols(upgrade))
 
 
-def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) -> ResponseHead:
+def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) -> ResponseBlock:
     """Parse one whole head of an answer to ``method``. ``peer``: a sidecar has sent it, so that it may have
     ``x-sidecar-`` fields. Raises :class:`ProtocolError` with code ``bad_upstream``."""
     found = _RESPONSE.fullmatch(raw)
@@ -318,10 +320,10 @@ def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) 
             raw = _onward(raw, pairs, options)
     if version == 0:
         raw = b"HTTP/1.1" + raw[8:]
-    return ResponseHead(raw, status, fields, length, keep_alive)
+    return ResponseBlock(raw, status, fields, length, keep_alive)
 
 
-def is_switch(head: ResponseHead, upgrade: bytes) -> bool:
+def is_switch(head: ResponseBlock, upgrade: bytes) -> bool:
     """Whether a 101 leads to a protocol that was asked for (RFC 9110 §7.8); ``upgrade`` is what went on."""
     return bool(upgrade) and not _protocols(head.fields.get(b"upgrade", b"")) - _protocols(upgrade)
 

@@ -129,7 +129,7 @@ class Downstream(Pausable):
         """Whether a client that has finished sending is taken to be gone. Before its answer begins it can be asked
         (:meth:`_probe_client`), unless it speaks HTTP/1.0; and the answer's head asks again. In the middle of an answer
         there is nothing to ask with, and a quiet stream would go on for nobody."""
-        return (x.phase == ANSWERING or x.head.version == 0) and not self.listener.limits.half_close
+        return (x.phase == ANSWERING or x.version == 0) and not self.listener.limits.half_close
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
@@ -242,6 +242,10 @@ class Downstream(Pausable):
         self._buffer += data
         if len(self._buffer) > PIPELINE_LIMIT:
             self.pause_reading()
+
+    def ask_for_body(self) -> None:
+        """Tell the client to go on (RFC 9110 §10.1.1), as nobody else will."""
+        self.transport.write(_CONTINUE)
 
     def take_buffer(self) -> bytes:
         """The held bytes, which are then somebody else's."""
@@ -400,7 +404,7 @@ class Downstream(Pausable):
         if broken(self.transport):
             x.client_gone()
             return
-        if x.head.version:
+        if x.version:
             self.transport.write(_CONTINUE)
         self._probe = self.listener.loop.call_later(self._probe_delay, self._probe_client)
         self._probe_delay *= 2

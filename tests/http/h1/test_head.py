@@ -15,8 +15,8 @@ from sidecar.core.replies import ProtocolError
 from sidecar.http.h1.head import (
     CHUNKED,
     UNTIL_CLOSE,
-    RequestHead,
-    ResponseHead,
+    RequestBlock,
+    ResponseBlock,
     hopeless,
     hopeless_answer,
     is_switch,
@@ -27,7 +27,7 @@ from sidecar.http.h1.head import (
 LIMITS = Limits()
 
 
-def request(*lines: bytes, first: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: a\r\n") -> RequestHead:
+def request(*lines: bytes, first: bytes = b"GET / HTTP/1.1", host: bytes = b"Host: a\r\n") -> RequestBlock:
     return parse_request(first + b"\r\n" + host + b"".join(line + b"\r\n" for line in lines) + b"\r\n", LIMITS)
 
 
@@ -249,7 +249,7 @@ def test_answers(lines: bytes, method: str, length: int, keep: bool) -> None:
     assert (head.length, head.keep_alive) == (length, keep)
 
 
-def answer(lines: bytes, method: str = "GET", peer: bool = False) -> ResponseHead:
+def answer(lines: bytes, method: str = "GET", peer: bool = False) -> ResponseBlock:
     return parse_response(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n", LIMITS, method, peer)
 
 

@@ -13,19 +13,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sidecar.config.model import Limits
 from sidecar.core.replies import ProtocolError
+from sidecar.exchange.delivery import HEADER, Result, Stored
 from sidecar.exchange.filter import Filter
 from sidecar.exchange.routes import Route
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.body import Body
-from sidecar.http.h1.head import CHUNKED, ResponseHead, parse_request, without
+from sidecar.http.h1.head import CHUNKED, parse_request, without
 from sidecar.http.h1.server import Downstream
 
 if TYPE_CHECKING:
     from sidecar.http.listener import HttpListener
-    from sidecar.http_queue.record import Request
 
-#: Says which stored request this is, so that one that comes twice can be recognised.
-HEADER: Final = b"x-sidecar-queued"
 #: What framing adds to a body, at most, and what comes before it: interim answers, and the head.
 _SLACK: Final = 256 * 1024
 
@@ -34,25 +32,6 @@ _SLACK: Final = 256 * 1024
 _UNLIMITED: Final = Limits(head=1 << 31, headers=1 << 31, target=1 << 31, body=0)
 
 _RETRY_AFTER: Final = re.compile(rb"\r\n(?i:retry-after):[ \t]*+([^\r]*)")
-
-
-class Result:
-    """How a delivery ended. ``status`` 0: there was no exchange at all. ``error`` is our own code, or a peer sidecar's;
-    ``ours``: the answer was not the upstream's. ``head`` and ``body`` as in
-    :class:`sidecar.http_queue.record.Outcome`."""
-
-    __slots__ = ("body", "error", "head", "message", "ours", "retry_after", "status", "whole")
-
-    def __init__(self, status: int, error: str, ours: bool, message: str = "") -> None:
-        self.status = status
-        self.error = error
-        self.ours = ours
-        self.message = message
-        self.head = b""
-        self.body = b""
-        self.whole = True
-        #: As the answer's field says it; empty: it does not.
-        self.retry_after = b""
 
 
 class Wire(asyncio.Transport):
@@ -113,10 +92,10 @@ class Wire(asyncio.Transport):
 
 
 def deliver(
-    listener: HttpListener, request: Request, max_body: int, longest: float, done: Callable[[Result], None]
+    listener: HttpListener, request: Stored, max_body: int, longest: float, done: Callable[[Result], None]
 ) -> Callable[[], None]:
-    """Send a request. ``done`` is called once, later, unless what this returns is called before: that breaks it off. An
-    answer that has not come whole after ``longest`` seconds is not waited for any longer."""
+    """Send a stored request (:data:`sidecar.exchange.delivery.Deliver`). ``done`` is called later, unless what this
+    returns is called before."""
     loop = listener.loop
     timer: asyncio.TimerHandle | None = None
 
@@ -164,10 +143,10 @@ def deliver(
     return cancel
 
 
-def _exchange(listener: HttpListener, client: Downstream, request: Request) -> HttpExchange:
+def _exchange(listener: HttpListener, client: Downstream, request: Stored) -> HttpExchange:
     head = parse_request(request.head, _UNLIMITED, listener.host)
     # Behind the parser, which takes for a client's what it reads.
-    head.raw = b"%b%b: %b\r\n\r\n" % (head.raw[:-2], HEADER, request.id.encode())
+    head.add(HEADER, request.id.encode())
     # The route that it came by may have gone.
     route = listener.route(head)
     chain = route.chain.delivery or listener.chain.delivery
@@ -189,11 +168,6 @@ def _exchange(listener: HttpListener, client: Downstream, request: Request) -> H
     return x
 
 
-def peers_code(head: ResponseHead) -> bytes:
-    """The code of a sidecar that answers in place of its app; empty: it is the app's own answer."""
-    return head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
-
-
 def _result(wire: Wire, x: HttpExchange, max_body: int) -> Result:
     answer = x.answer
     if answer is None:
@@ -202,7 +176,7 @@ def _result(wire: Wire, x: HttpExchange, max_body: int) -> Result:
         if found:
             result.retry_after = bytes(found[1])
         return result
-    peers = peers_code(answer).decode("latin-1")
+    peers = answer.peer_error.decode("latin-1")
     result = Result(answer.status, x.error or peers, bool(x.error))
     if x.error:
         return result

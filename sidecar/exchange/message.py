@@ -1,0 +1,60 @@
+"""Heads as filters and routes see them, whatever protocol they came in. How one is written is its protocol's affair."""
+
+from __future__ import annotations
+
+
+class RequestHead:
+    """A request's head. ``fields`` has the fields that a proxy acts upon, by lower-case name, as they came;
+    :meth:`get` finds any. ``length`` is the body's size; below 0: it is not known before its end. ``upgrade`` is the
+    protocol asked for, or empty. ``expects_continue``: the client sends its body when it is told to go on.
+
+    What is not changed goes on as it came, byte for byte."""
+
+    __slots__ = ("expects_continue", "fields", "length", "method", "target", "upgrade")
+
+    expects_continue: bool
+    fields: dict[bytes, bytes]
+    length: int
+    method: str
+    target: bytes
+    upgrade: bytes
+
+    @property
+    def path(self) -> bytes:
+        """The target without its query."""
+        return self.target.partition(b"?")[0]
+
+    def get(self, name: bytes) -> bytes | None:
+        """The first value of a field, by its lower-case name, or ``None``."""
+        raise NotImplementedError
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Have a field more behind all others. Neither may hold what ends a line."""
+        raise NotImplementedError
+
+    def put_first(self, name: bytes, value: bytes) -> None:
+        """Have a field more in front of all others."""
+        raise NotImplementedError
+
+    def remove(self, name: bytes) -> None:
+        """Take every field of that lower-case name out."""
+        raise NotImplementedError
+
+    def as_http1(self) -> bytes:
+        """The whole head as HTTP/1.1 writes it, the empty line at its end included."""
+        raise NotImplementedError
+
+
+class ResponseHead:
+    """An answer's head; attributes as in :class:`RequestHead`."""
+
+    __slots__ = ("fields", "length", "status")
+
+    fields: dict[bytes, bytes]
+    length: int
+    status: int
+
+    @property
+    def peer_error(self) -> bytes:
+        """The code of a sidecar that answers in place of its app; empty: it is the app's own answer."""
+        return self.fields.get(b"x-sidecar-error", b"").strip(b" \t")
