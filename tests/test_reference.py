@@ -17,7 +17,7 @@ CODES = "import json, sidecar.filters.order, sidecar.core.replies as it; print(j
 
 def test_every_error_code_stands_in_the_table() -> None:
     ran = subprocess.run([sys.executable, "-c", CODES], cwd=ROOT, capture_output=True, check=True)
-    found = {}
+    found: dict[str, str] = {}
     for row in ROW.finditer((ROOT / "docs" / "reference.md").read_text("utf-8")):
         codes, statuses = re.findall(r"\w+", row["codes"]), re.findall(r"\d+", row["statuses"])
         found |= dict(zip(codes, statuses * len(codes) if len(statuses) == 1 else statuses, strict=False))

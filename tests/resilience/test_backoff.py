@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from email.utils import formatdate
 from random import Random
@@ -21,6 +23,7 @@ def delays(kind: str, attempts: range, initial: float = 1.0, longest: float = 30
 
 def test_shapes() -> None:
     assert delays("exponential", range(1, 8)) == [1, 2, 4, 8, 16, 30, 30]
+    assert delays("exponential", range(1, 4), 0.25) == [0.25, 0.5, 1]
     assert delays("linear", range(1, 5), 10.0) == [10, 20, 30, 30]
     assert delays("constant", range(1, 4), 2.0) == [2, 2, 2]
     assert delays("constant", range(1, 2), 50.0) == [30]
@@ -84,10 +87,26 @@ def test_a_two_digit_year_is_the_nearest_that_makes_sense() -> None:
     assert parse_retry_after(b"Sunday, 06-Nov-94 08:50:37 GMT", in_2026) == 0
 
 
+@pytest.fixture
+def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_tokyo")
+def test_the_time_zone_of_this_host_does_not_matter() -> None:
+    assert parse_retry_after(b"Sun, 06 Nov 1994 08:50:37 GMT", NOW) == 60
+    in_1999 = datetime(1999, 12, 31, 23, 59, 0, tzinfo=UTC).timestamp()
+    assert parse_retry_after(b"Saturday, 01-Jan-50 00:00:00 GMT", in_1999) == 0, "1950: 51 years ahead is too far"
+
+
 @pytest.mark.parametrize(
     "value",
     [
-        b"", b"soon", b"-1", b"+1", b"1.5", b"1e3", b"12 34", b"\xb2", b"1,2",
+        b"", b"soon", b"\x0b7", b"7\r", b"X7", b"-1", b"+1", b"1.5", b"1e3", b"12 34", b"\xb2", b"1,2",
         b"Sun, 31 Feb 1994 08:49:37 GMT", b"Sun, 06 Nov 1994 25:49:37 GMT", b"Sun, 06 Nov 1994 08:49:61 GMT",
         b"Sun, 06 Nov 0000 08:49:37 GMT", b"Sun, 06 Nov 1994 08:49:37 CET", b"Sun, 06 Nov 1994 08:49:37",
         b"Sun, 06 nov 1994 08:49:37 GMT", b"x" * 100_000,

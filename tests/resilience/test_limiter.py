@@ -17,6 +17,7 @@ class Waiting:
 
 def test_limit_then_queue_then_refusal() -> None:
     limiter = Limiter(2, 1)
+    assert limiter.limit == 2
     assert [limiter.try_acquire() for _ in range(3)] == [True, True, False]
     waiter = Waiting()
     assert limiter.enqueue(waiter)

@@ -72,6 +72,7 @@ def test_each_key_has_its_bucket() -> None:
 
 
 def test_the_number_of_keys_is_bounded() -> None:
+    assert KeyedBuckets(1, 2, Clock()).max_keys == 10_000
     buckets = KeyedBuckets(1, 2, Clock(), max_keys=100)
     for i in range(1000):
         assert buckets.take(str(i)) == 0.0
