@@ -7,14 +7,16 @@ list ``filters``, by the name of their entry point in the group ``sidecar.filter
 from __future__ import annotations
 
 import dataclasses
-from importlib import metadata
-from typing import Any, Final, dataclass_transform
+from typing import TYPE_CHECKING, Any, Final, dataclass_transform
 
 from sidecar.config.containers import Fields, Section
 from sidecar.config.document import Mapping, Node, Scalar
 from sidecar.config.errors import nearest
 from sidecar.config.keys import Key
 from sidecar.config.kinds import BROKEN, Kind, Place, describe, substituted
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "sidecar.filters"
 
@@ -78,12 +80,14 @@ class Used:
 _found: dict[str, Declared] = {}
 
 
-def installed() -> dict[str, metadata.EntryPoint]:
+def installed() -> dict[str, EntryPoint]:
     """Filters of other packages, by name."""
+    from importlib import metadata  # a megabyte, which only those who use such filters pay
+
     return {it.name: it for it in metadata.entry_points(group=GROUP)}
 
 
-def find(point: metadata.EntryPoint) -> Declared:
+def find(point: EntryPoint) -> Declared:
     """What is declared there. Raises :class:`ValueError` with the reason when it cannot be used."""
     if point.name not in _found:
         try:
