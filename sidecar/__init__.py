@@ -196,11 +196,13 @@ run                       ``sidecar run``, or one run of the demo
 salvage                   takes what can be read out of a damaged database
 scheduler                 lets held publishes go, by priority and arrival, when their gates open
 schema                    what a configuration or an answer may contain, as JSON Schema
+secret           a value that no log, view or error shows: a password, a token
 send queue                the messages of one channel of a publisher: to be sent, sent, refused
 server                    the accepting end of a protocol
 service                   what a workload offers, under the name that others discover
 session                   an AMQP connection of a client and the one to a broker that belongs to it; with a spool, one
                           broker connection after the other
+setting          one value of the configuration, as what it is for takes it
 settling                  what a client says of its deliveries: ack, nack, reject
 share                     how much of the spool's room one stream may have
 shortage                  the host is out of descriptors, ports or memory for sockets

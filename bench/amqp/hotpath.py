@@ -15,6 +15,7 @@ from sidecar.amqp.listener import AmqpListener
 from sidecar.amqp.relay.connections import BrokerConnection, ClientConnection
 from sidecar.amqp.wire import constants
 from sidecar.config import model
+from sidecar.core.amqp_settings import Amqp, AmqpPublish
 
 #: Messages in what one reading of a socket gives.
 PORTIONS = (1, 40)
@@ -29,7 +30,7 @@ async def measure_amqp(messages: int, profile: bool) -> None:
         bind=model.Address("127.0.0.1", 0),
         protocol="amqp",
         endpoints=(model.StaticEndpoint(address=model.Address("127.0.0.1", 1)),),
-        amqp=model.Amqp(publish=(model.AmqpPublish(exchange=EXCHANGE, rate=RATE, burst=RATE),)),
+        amqp=Amqp(publish=(AmqpPublish(exchange=EXCHANGE, rate=RATE, burst=RATE),)),
     )
     listener = make_listener(loop, upstream)
     assert isinstance(listener, AmqpListener)

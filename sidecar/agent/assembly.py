@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.config import model
 from sidecar.config.model import INHERIT, Inbound, Match, Upstream
+from sidecar.core.amqp_settings import Amqp
 from sidecar.core.records import AccessLog as AccessLogWriter
 from sidecar.core.records import SpanRecord
 from sidecar.core.stats import FilterStats, ListenerStats
@@ -131,7 +132,8 @@ class Assembly:
             listener.pool.keepalive = config.timeout.keepalive
             listener.pool.limits = config.limits
         elif isinstance(config, Upstream) and config.amqp is not None:
-            cast(Any, listener).configure(config.amqp)
+            bulkhead = main.bulkhead
+            cast(Any, listener).configure(config.amqp, bulkhead.limiter if bulkhead is not None else None)
 
     def _policies(
         self, config: Inbound | Upstream | model.Route, match: Match | None, main: Policies | None, before: Built
@@ -379,10 +381,11 @@ def _kind(protocol: str) -> type[Listener]:
     return AmqpListener
 
 
-def _set_up_amqp(listener: Listener, context: Context, config: model.Amqp) -> None:
+def _set_up_amqp(listener: Listener, context: Context, config: Amqp) -> None:
     from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.listener import AmqpListener
 
     assert isinstance(listener, AmqpListener)
-    tracing = MessageTracing(context.tracing, context.rng, context.record_span, context.clock)
+    sample, propagate = context.tracing.sample, context.tracing.propagate
+    tracing = MessageTracing(sample, propagate, context.rng, context.record_span, context.clock)
     listener.set_up(config, tracing, context.rng)

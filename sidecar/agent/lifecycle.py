@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
-from sidecar.agent.reload import carry_out, open_listener, planned
+from sidecar.agent.reload import carry_out, open_listener, planned, require_libraries
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.host import default_id
 from sidecar.config.load import load
@@ -172,6 +172,7 @@ class Agent:
         """Bind, discover, become ready. Raises :class:`StartError`, or :class:`~sidecar.config.errors.ConfigError`."""
         _raise_file_limit()
         try:
+            require_libraries(self.config)
             if self.config.inbound is not None:
                 self._create_inbound()
             if self.config.service.app is not None:

@@ -23,15 +23,21 @@ if TYPE_CHECKING:
 def planned(agent: Agent, config: Config, filename: str) -> Plan:
     """The plan from what runs to ``config``. Raises :class:`ConfigError` when it cannot be carried out, instead of
     ignoring what cannot change."""
-    for upstream in config.upstreams.values():
-        if upstream.amqp is not None and upstream.amqp.credentials is not None:
-            from sidecar.amqp.monitor.connection import require_aio_pika
-
-            require_aio_pika(upstream.name)
+    require_libraries(config)
     found = plan(agent.config, config, _stored(agent))
     if found.refused:
         raise ConfigError(filename, found.refused)
     return found
+
+
+def require_libraries(config: Config) -> None:
+    """Raise :class:`ConfigError` when something that it asks for is not installed."""
+    for upstream in config.upstreams.values():
+        if upstream.amqp is not None and upstream.amqp.credentials is not None:
+            from sidecar.amqp.monitor.connection import missing_library
+
+            if missing := missing_library():
+                raise ConfigError(f"upstreams.{upstream.name}.amqp.credentials", [Problem("", missing)])
 
 
 async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> list[str]:

@@ -17,9 +17,8 @@ from sidecar.amqp.relay.connections import ClientConnection
 from sidecar.amqp.relay.lifecycle import DIALLING, GREETING
 from sidecar.amqp.relay.session import Session
 from sidecar.amqp.topology.ephemeral import EphemeralQueues
-from sidecar.config.model import Amqp
+from sidecar.core.amqp_settings import Amqp
 from sidecar.exchange.listener import Connection, Listener
-from sidecar.filters.bulkhead import Bulkhead
 from sidecar.resilience.breaker import OPEN as BREAKER_OPEN
 
 if TYPE_CHECKING:
@@ -54,7 +53,7 @@ class AmqpListener(Listener):
     policy: Policy
 
     def set_up(self, config: Amqp, tracing: MessageTracing, rng: Random) -> None:
-        """Once, before anything else. Raises :class:`sidecar.config.errors.ConfigError` when the spool cannot be
+        """Once, before anything else. Raises :class:`sidecar.storage.errors.SpoolError` when the spool cannot be
         used."""
         self.config = config
         self.tracing = tracing
@@ -104,10 +103,9 @@ class AmqpListener(Listener):
             on_alarm=self._alarm_of_dispatcher,
         )
 
-    def configure(self, config: Amqp) -> None:
-        """Another configuration, for what comes from now on."""
-        bulkheads = [each for each in self.chain.filters if isinstance(each, Bulkhead)]
-        self._limiter = bulkheads[0].limiter if bulkheads else None
+    def configure(self, config: Amqp, limiter: Limiter | None) -> None:
+        """Another configuration, for what comes from now on. ``limiter`` bounds the connections, if anything does."""
+        self._limiter = limiter
         self.see_to_room()
         if config == self.config:
             return

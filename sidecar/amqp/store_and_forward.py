@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.flow.scheduler import Scheduler
     from sidecar.amqp.flow.stats import AmqpStats
     from sidecar.amqp.wire.handshake import Handshake
-    from sidecar.config.model import Amqp, AmqpSpool
+    from sidecar.core.amqp_settings import Amqp, AmqpSpool
     from sidecar.net.wheel import TimerWheel
 
 logger = logging.getLogger("sidecar.amqp.spool")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from sidecar.config import cross_schema, model
+from sidecar.config import cross_schema
 from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.keys import Key
 from sidecar.config.values import (
@@ -22,6 +22,18 @@ from sidecar.config.values import (
     Text,
     TopicPattern,
     Url,
+)
+from sidecar.core.amqp_settings import (
+    Amqp,
+    AmqpBatch,
+    AmqpCredentials,
+    AmqpDeadLetters,
+    AmqpHold,
+    AmqpPartition,
+    AmqpPrefetch,
+    AmqpPublish,
+    AmqpQueue,
+    AmqpSpool,
 )
 
 _VHOST = ShortString("the name of a vhost", empty=False)
@@ -44,7 +56,7 @@ def _complete_prefetch(arguments: dict[str, Any]) -> None:
 
 
 CREDENTIALS = Section(
-    model.AmqpCredentials,
+    AmqpCredentials,
     "The sidecar's own account at the broker, for watching queues and alarms; clients keep theirs.",
     {
         "username": Key(ShortString("the name of a user"), "Name of the account.", "sidecar", required=True),
@@ -53,7 +65,7 @@ CREDENTIALS = Section(
 )
 
 PUBLISH = Section(
-    model.AmqpPublish,
+    AmqpPublish,
     "A limit for what is published; the first rule that matches a message is the one for it.",
     {
         "vhost": Key(_VHOST, "In this vhost; *: in any.", "/agents"),
@@ -84,7 +96,7 @@ PUBLISH = Section(
 )
 
 QUEUE = Section(
-    model.AmqpQueue,
+    AmqpQueue,
     "A queue that is not to grow: what leads there is held back from high until low.",
     {
         "name": Key(
@@ -99,7 +111,7 @@ QUEUE = Section(
 )
 
 HOLD = Section(
-    model.AmqpHold,
+    AmqpHold,
     "How much may be held in all; at that, clients that publish are not read from until there is room.",
     {
         "messages": Key(Integer(1, 10_000_000), "Most messages."),
@@ -114,7 +126,7 @@ HOLD = Section(
 )
 
 PREFETCH = Section(
-    model.AmqpPrefetch,
+    AmqpPrefetch,
     "How many messages a consumer may have at once without having acknowledged them.",
     {
         "default": Key(Integer(0, 65535), "For those that set no limit; 0: leaves them alone.", 100, default="max"),
@@ -124,7 +136,7 @@ PREFETCH = Section(
 )
 
 SPOOL = Section(
-    model.AmqpSpool,
+    AmqpSpool,
     "Publishes that the broker cannot take now are kept on disk, and delivered later, in order.",
     {
         "path": Key(
@@ -159,7 +171,7 @@ SPOOL = Section(
 )
 
 DEAD_LETTERS = Section(
-    model.AmqpDeadLetters,
+    AmqpDeadLetters,
     "What was spooled and is refused for good is kept aside, with the reason.",
     {
         "after": Key(Integer(1, 1000), "A message that the broker has nacked so many times is one."),
@@ -168,7 +180,7 @@ DEAD_LETTERS = Section(
 )
 
 PARTITION = Section(
-    model.AmqpPartition,
+    AmqpPartition,
     "Publishes to an exchange are spread over routing keys: <routing key>.<partition>, from 0.",
     {
         "count": Key(
@@ -184,7 +196,7 @@ PARTITION = Section(
 )
 
 BATCH = Section(
-    model.AmqpBatch,
+    AmqpBatch,
     "Small publishes are collected, and leave in one write.",
     {
         "linger": Key(Duration("1ms", "1s"), "The longest that one waits for more of them.", "5ms", required=True),
@@ -193,7 +205,7 @@ BATCH = Section(
 
 
 AMQP = Section(
-    model.Amqp,
+    Amqp,
     "For protocol amqp: limits for what is published, queues that are watched, and how much is held back.",
     {
         "vhosts": Key(ListOf(_VHOST, minimum=1, maximum=1000), "Those that clients may open.", ["/"], default="any"),

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 from sidecar.config.containers import MapOf, Policy, Section
 from sidecar.config.document import join
 from sidecar.config.kinds import OMIT, Kind
-from sidecar.config.model import INHERIT, Config, Secret
+from sidecar.config.model import INHERIT, Config
 from sidecar.config.schema import CONFIG
+from sidecar.core.secret import Secret
 from sidecar.core.text import printable
 
 #: The longest value that is written out, in characters.

@@ -36,6 +36,7 @@ from sidecar.config.values import (
     Size,
     Text,
 )
+from sidecar.core.amqp_settings import Amqp
 
 # A token of RFC 9110, section 5.6.2.
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
@@ -360,7 +361,7 @@ def _complete_upstream(arguments: dict[str, Any]) -> None:
     """Without endpoints, an upstream's instances are those of the service with its own name. An AMQP one has all of
     that protocol's settings, be it their defaults."""
     if arguments.get("protocol") == "amqp":
-        arguments.setdefault("amqp", model.Amqp())
+        arguments.setdefault("amqp", Amqp())
     discover: model.Discover | None = arguments.get("discover")
     if discover is None and "endpoints" not in arguments:
         arguments["discover"] = model.Discover(service=arguments["name"])

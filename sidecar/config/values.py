@@ -14,7 +14,8 @@ from sidecar.config import hints
 from sidecar.config.document import Mapping, Node, Scalar
 from sidecar.config.errors import nearest
 from sidecar.config.kinds import BROKEN, VARIABLE, Kind, Place, Refused, ScalarKind, substituted
-from sidecar.config.model import Address, Registry, Secret
+from sidecar.config.model import Address, Registry
+from sidecar.core.secret import Secret
 from sidecar.core.text import printable
 
 _N = TypeVar("_N", int, float)

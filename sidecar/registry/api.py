@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sidecar.config.model import Discover, Secret
+from sidecar.config.model import Discover
 from sidecar.core.instance import OnChange
+from sidecar.core.secret import Secret
 
 
 class Registry(Protocol):

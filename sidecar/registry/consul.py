@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.config.model import Address, Config, Discover, Secret
+from sidecar.config.model import Address, Config, Discover
 from sidecar.core.instance import OnChange
+from sidecar.core.secret import Secret
 from sidecar.registry.consul_client import Client
 from sidecar.registry.consul_registration import SOURCE, ConsulRegistration
 from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch

@@ -9,8 +9,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sidecar.config.model import Config, Discover, Secret
+from sidecar.config.model import Config, Discover
 from sidecar.core.instance import Instance, OnChange
+from sidecar.core.secret import Secret
 from sidecar.registry.directory_folder import HEARTBEAT, Folder
 from sidecar.registry.directory_record import check_size, encode
 from sidecar.registry.link import Link, describe

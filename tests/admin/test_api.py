@@ -15,9 +15,10 @@ from sidecar import __version__
 from sidecar.admin.api import MAX_BODY, start_admin
 from sidecar.admin.connection_limit import Door
 from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.model import Address, Admin, Config, Consul, Secret
+from sidecar.config.model import Address, Admin, Config, Consul
 from sidecar.config.show import effective
 from sidecar.core.health import Health
+from sidecar.core.secret import Secret
 from support.admin import Client, Levels, serving, with_admin
 from support.live import until
 from support.running import FakeRunning, FakeUpstream, running

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from sidecar.admin.auth import Refused, check
-from sidecar.config.model import NO_SECRET, Address, Admin, Secret
+from sidecar.config.model import Address, Admin
+from sidecar.core.secret import NO_SECRET, Secret
 
 LOCAL = Admin(bind=Address("127.0.0.1", 15000))
 LOCAL_TOKEN = Admin(bind=Address("127.0.0.1", 15000), token=Secret("tökén"))

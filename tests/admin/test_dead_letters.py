@@ -17,7 +17,8 @@ from sidecar.admin import dead_letters
 from sidecar.admin.dead_letters import EXPORTS, MAX_PAGE, PAGE, STEP
 from sidecar.amqp.spool.dead_letters import DeadLetter
 from sidecar.amqp.spool.store import DeadLetters, Spool
-from sidecar.config.model import Address, Admin, Secret
+from sidecar.config.model import Address, Admin
+from sidecar.core.secret import Secret
 from support.admin import Client, serving, with_admin
 from support.fake_spool import FakeLetters, FakeSpool, damaged, letter, message
 from support.live import until

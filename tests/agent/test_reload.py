@@ -2,15 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from sidecar.agent.reload import open_listener
+from sidecar.agent.reload import open_listener, require_libraries
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.store_and_forward import StoreAndForward
 from sidecar.config.errors import ConfigError
+from sidecar.config.model import Address, Config, Service, Upstream
+from sidecar.core.amqp_settings import Amqp, AmqpCredentials
 from sidecar.exchange.listener import Listener
 from sidecar.storage.errors import SpoolError
 from support.agents import NOBODY, RunningAgent, ask, upstream
@@ -324,6 +327,22 @@ def test_a_spool_that_cannot_be_used_is_told_as_what_is_wrong_with_the_configura
     with pytest.raises(ConfigError) as refused:
         run(lambda: open_listener(cast(Listener, Port())))
     assert str(refused.value) == "spool: /s/a.db is in use by another process, 1"
+
+
+def test_what_is_not_installed_is_told_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def watched(credentials: AmqpCredentials | None) -> Config:
+        bind = Address("127.0.0.1", 1)
+        broker = Upstream(name="rabbitmq", bind=bind, protocol="amqp", amqp=Amqp(credentials=credentials))
+        return Config(
+            service=Service(name="orders", id="orders-1", address="127.0.0.1"), upstreams={"rabbitmq": broker}
+        )
+
+    monkeypatch.setitem(sys.modules, "aio_pika", None)
+    require_libraries(watched(None))
+    with pytest.raises(ConfigError) as caught:
+        require_libraries(watched(AmqpCredentials(username="sidecar")))
+    assert "sidecar[amqp]" in str(caught.value)
+    assert "upstreams.rabbitmq.amqp.credentials" in str(caught.value)
 
 
 def test_a_port_cannot_go_over_to_another_upstream_at_once(tmp_path: Path) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from struct import pack
 
-from sidecar.config.model import Amqp, Upstream
+from sidecar.config.model import Upstream
+from sidecar.core.amqp_settings import Amqp
 from sidecar.core.instance import Instance
 from support.live import ANY_PORT, Live, run, until
 from support.silent import Silent

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpHold, AmqpPrefetch, AmqpPublish, AmqpQueue
 from sidecar.resilience.breaker import CircuitBreaker
 from support.amqp import (
     CLOSE_OK,
@@ -36,7 +37,7 @@ from support.amqp import (
     table,
 )
 
-SLOW = (model.AmqpPublish(exchange="slow", rate=1.0, burst=1),)
+SLOW = (AmqpPublish(exchange="slow", rate=1.0, burst=1),)
 
 
 def slow(channel: int, body: bytes = b"hello") -> bytes:
@@ -353,7 +354,7 @@ def test_too_many_clients_are_sent_away() -> None:
 
 def reload(stage: Stage, **changes: object) -> None:
     stage.config = replace(stage.config, **changes)  # type: ignore[arg-type]
-    stage.listener.configure(stage.config)
+    stage.listener.configure(stage.config, None)
     stage.advance(0.01)
 
 
@@ -371,11 +372,11 @@ def test_limits_come_and_go_with_a_reload() -> None:
 
 
 def test_a_larger_hold_is_read_on_with() -> None:
-    stage = Stage(publish=SLOW, hold=model.AmqpHold(messages=2))
+    stage = Stage(publish=SLOW, hold=AmqpHold(messages=2))
     client, _ = stage.open(1)
     client.says(slow(1), slow(1), slow(1))
     assert not client.is_read()
-    reload(stage, hold=model.AmqpHold(messages=100))
+    reload(stage, hold=AmqpHold(messages=100))
     assert client.is_read()
     stage.over()
 
@@ -383,14 +384,14 @@ def test_a_larger_hold_is_read_on_with() -> None:
 def test_prefetch_limits_of_a_reload_are_for_what_comes_then() -> None:
     stage = Stage()
     client, broker = stage.open(1)
-    reload(stage, prefetch=model.AmqpPrefetch(default=3, max=5))
+    reload(stage, prefetch=AmqpPrefetch(default=3, max=5))
     client.says(consume(1, "q", "c"))
     broker.gets(method(1, 60, 10, b"\0\0\0\0\0\3\0"), consume(1, "q", "c"))
     stage.over()
 
 
 def test_a_queue_that_is_watched_no_more_holds_nothing() -> None:
-    stage = Stage(queues=(model.AmqpQueue(name="q", high=10, low=5),))
+    stage = Stage(queues=(AmqpQueue(name="q", high=10, low=5),))
     client, broker = stage.open(1)
     stage.listener.policy.depth_gates["/", "q"].sampled(50, 0, stage.loop.now, stage.loop.now)
     client.says(publish(1, "q"))

@@ -26,7 +26,8 @@ from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
 from sidecar.cli.main import main
 from sidecar.cli.spool.text import age, letter_lines, list_lines
-from sidecar.config.model import Address, Admin, Secret
+from sidecar.config.model import Address, Admin
+from sidecar.core.secret import Secret
 from support.admin import serving
 from support.fake_spool import FakeSpool, damaged, letter, message
 from support.processes import ROOT, free_port

@@ -8,20 +8,11 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.load import load
-from sidecar.config.model import (
-    Amqp,
-    AmqpCredentials,
-    AmqpHold,
-    AmqpPrefetch,
-    AmqpPublish,
-    AmqpQueue,
-    Config,
-    Discover,
-    Secret,
-    Upstream,
-)
+from sidecar.config.model import Config, Discover, Upstream
 from sidecar.config.schema import json_schema
 from sidecar.config.show import effective
+from sidecar.core.amqp_settings import Amqp, AmqpCredentials, AmqpHold, AmqpPrefetch, AmqpPublish, AmqpQueue
+from sidecar.core.secret import Secret
 from support.configs import config_of, problem_of
 
 HEAD = "service: {name: tasks}\nregistry: directory:///run/mesh\n"

@@ -8,7 +8,10 @@ import pytest
 import yaml
 
 from sidecar.config.load import load_text
-from sidecar.config.model import (
+from sidecar.config.model import Config
+from sidecar.config.schema import json_schema
+from sidecar.config.show import effective
+from sidecar.core.amqp_settings import (
     Amqp,
     AmqpBatch,
     AmqpDeadLetters,
@@ -16,10 +19,7 @@ from sidecar.config.model import (
     AmqpPublish,
     AmqpQueue,
     AmqpSpool,
-    Config,
 )
-from sidecar.config.schema import json_schema
-from sidecar.config.show import effective
 from support.configs import config_of, problem_of
 
 HEAD = "service: {name: tasks}\nregistry: directory:///run/mesh\n"

@@ -23,11 +23,11 @@ from sidecar.config.model import (
     RateLimit,
     Registry,
     Retry,
-    Secret,
     Service,
     StaticEndpoint,
     Timeout,
 )
+from sidecar.core.secret import Secret
 from support.configs import FULL, config_of, error_of, problem_of, problems_of
 
 #: The example of the contract, less what this version does not have.

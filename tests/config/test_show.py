@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.config.load import load_text
-from sidecar.config.model import NO_SECRET, Admin, Config, Consul
+from sidecar.config.model import Admin, Config, Consul
 from sidecar.config.show import effective
+from sidecar.core.secret import NO_SECRET
 from support.configs import FULL, config_of
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidecar.config.document import Mapping, Node, Scalar, Sequence, parse
 from sidecar.config.errors import Problem
 from sidecar.config.kinds import BROKEN, Kind, Place, Reading
-from sidecar.config.model import Address, Registry, Secret
+from sidecar.config.model import Address, Registry
 from sidecar.config.values import (
     NAME,
     Boolean,
@@ -36,6 +36,7 @@ from sidecar.config.values import (
     is_loopback,
     is_wildcard,
 )
+from sidecar.core.secret import Secret
 
 
 def read(kind: Kind, yaml: str, environ: dict[str, str] | None = None, directory: Path = Path()) -> Any:

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from sidecar import registry as registries
-from sidecar.config.model import Check, Config, Discover, Secret, Weights
+from sidecar.config.model import Check, Config, Discover, Weights
+from sidecar.core.secret import Secret
 from sidecar.registry.consul import ConsulRegistry
 from support.clock import Clock
 from support.consul import ConsulAgent

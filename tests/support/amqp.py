@@ -26,6 +26,7 @@ from sidecar.agent.assembly import Context, create_listener
 from sidecar.amqp.broker_probe import ProbeConnection
 from sidecar.amqp.listener import AmqpListener
 from sidecar.config import model
+from sidecar.core.amqp_settings import Amqp, AmqpPrefetch
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog
 from sidecar.net.wheel import TimerWheel
@@ -457,8 +458,8 @@ class Stage:
         self.spans: list[Any] = []
         self._errors = _Errors()
         logging.getLogger("sidecar").addHandler(self._errors)
-        amqp.setdefault("prefetch", model.AmqpPrefetch(default=0, max=0))
-        self.config = model.Amqp(**amqp)
+        amqp.setdefault("prefetch", AmqpPrefetch(default=0, max=0))
+        self.config = Amqp(**amqp)
         policies: dict[str, Any] = {"retry": None, "circuit_breaker": None, "bulkhead": None, **(upstream or {})}
         context = Context(
             loop=cast(asyncio.AbstractEventLoop, self.loop),

@@ -23,8 +23,10 @@ from sidecar.agent.assembly import Context, create_listener
 from sidecar.amqp.listener import AmqpListener
 from sidecar.amqp.store_and_forward import StoreAndForward
 from sidecar.config import model
+from sidecar.core.amqp_settings import Amqp, AmqpCredentials, AmqpPrefetch, AmqpSpool
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog
+from sidecar.core.secret import Secret
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.backoff import Backoff
 from support import clock
@@ -221,9 +223,9 @@ class KeptStage(Stage):
         self.spans = []
         self._errors = _Errors()
         logging.getLogger("sidecar").addHandler(self._errors)
-        amqp.setdefault("prefetch", model.AmqpPrefetch(default=0, max=0))
-        amqp.setdefault("credentials", model.AmqpCredentials(username="guest", password=model.Secret("secret")))
-        self.config = model.Amqp(spool=model.AmqpSpool(path="/nowhere", **(spool or {})), **amqp)
+        amqp.setdefault("prefetch", AmqpPrefetch(default=0, max=0))
+        amqp.setdefault("credentials", AmqpCredentials(username="guest", password=Secret("secret")))
+        self.config = Amqp(spool=AmqpSpool(path="/nowhere", **(spool or {})), **amqp)
         context = Context(
             loop=cast(asyncio.AbstractEventLoop, self.loop),
             wheel=self.wheel,

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.config.model import Address, Check, Config, Consul, Inbound, Registry, Secret, Service
+from sidecar.config.model import Address, Check, Config, Consul, Inbound, Registry, Service
 from sidecar.core.instance import Instance
+from sidecar.core.secret import Secret
 from support.patience import PATIENCE
 
 OFTEN = Check(interval=1.0)

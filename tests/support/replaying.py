@@ -13,7 +13,7 @@ from sidecar.amqp.replay.publisher_slot import SaslLogin
 from sidecar.amqp.spool.message import SpooledMessage, from_frames
 from sidecar.amqp.spool.store import Spool
 from sidecar.amqp.wire.client_handshake import plain
-from sidecar.config.model import Amqp
+from sidecar.core.amqp_settings import Amqp
 from sidecar.net.wheel import TimerWheel
 from support import amqp
 from support.loop import FakeLoop

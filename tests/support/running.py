@@ -11,9 +11,10 @@ from prometheus_client.core import Metric
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.metrics import amqp_families
 from sidecar.amqp.views.protocols import SessionView
-from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Secret, Service, Upstream
+from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Service, Upstream
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
+from sidecar.core.secret import Secret
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Name

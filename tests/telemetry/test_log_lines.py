@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.model import Secret
 from sidecar.core.records import AccessRecord
+from sidecar.core.secret import Secret
 from sidecar.telemetry.log_lines import (
     MAX_TEXT,
     JsonLines,

@@ -24,7 +24,7 @@ from typing import Final
 
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.amqp.wire.tables import decode_table
-from sidecar.config.model import AmqpCredentials
+from sidecar.core.amqp_settings import AmqpCredentials
 from sidecar.storage.json_file import Kept, Notebook
 
 logger = logging.getLogger("sidecar.amqp")

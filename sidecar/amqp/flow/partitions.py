@@ -38,7 +38,7 @@ from sidecar.amqp.wire.constants import (
     AmqpError,
 )
 from sidecar.amqp.wire.tables import find, table_end, value_end
-from sidecar.config.model import AmqpPartition
+from sidecar.core.amqp_settings import AmqpPartition
 
 #: How many values' partitions are remembered for an exchange, and the longest value that is; publishers choose both.
 MAX_REMEMBERED: Final = 10_000

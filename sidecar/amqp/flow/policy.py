@@ -11,7 +11,7 @@ from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.topology.bindings import Bindings
 from sidecar.amqp.topology.topic_match import Predicate, compile_pattern
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
-from sidecar.config.model import Amqp, AmqpPublish
+from sidecar.core.amqp_settings import Amqp, AmqpPublish
 
 #: How many routes of a vhost are kept compiled, and what is known of how many of its exchanges; when there are more,
 #: it is begun anew. Publishers choose both.

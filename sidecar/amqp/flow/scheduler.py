@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.amqp.flow.publish import Publish
     from sidecar.amqp.flow.stats import AmqpStats
-    from sidecar.config.model import AmqpHold
+    from sidecar.core.amqp_settings import AmqpHold
 
 #: The most that is done at a time: publishes that leave, lanes that change their line.
 _AT_ONCE: Final = 500

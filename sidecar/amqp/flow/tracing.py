@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.wire.content import B3, TRACEPARENT, text_header
 from sidecar.amqp.wire.tables import table_entry
-from sidecar.config.model import Tracing as Config
 from sidecar.core.ids import Ids
 from sidecar.core.records import SpanRecord
 from sidecar.core.trace import SAMPLED, Trace, parse_b3, parse_traceparent
@@ -27,20 +26,22 @@ _ENTRY: Final = b"\x0btraceparentS\x00\x00\x00\x37"
 
 
 class MessageTracing:
-    """One per AMQP port. ``record`` takes finished spans; ``None``: there is no collector."""
+    """One per AMQP port. ``sample`` is the share of new traces that is recorded, 0 to 1; ``propagate`` has ``w3c``,
+    ``b3``, both or neither. ``record`` takes finished spans; ``None``: there is no collector."""
 
     __slots__ = ("_b3", "_clock", "_ids", "_record", "_rng", "_sample", "_w3c", "contexts", "recording")
 
     def __init__(
         self,
-        config: Config,
+        sample: float,
+        propagate: tuple[str, ...],
         rng: random.Random,
         record: Callable[[SpanRecord], None] | None,
         clock: Callable[[], float],
     ) -> None:
-        self._sample = config.sample
-        self._w3c = "w3c" in config.propagate
-        self._b3 = "b3" in config.propagate
+        self._sample = sample
+        self._w3c = "w3c" in propagate
+        self._b3 = "b3" in propagate
         #: The headers that carry a context, as they stand in a table; none: nothing is put into messages.
         self.contexts: tuple[bytes, ...] = tuple(
             name for name, listed in ((TRACEPARENT, self._w3c), (B3, self._b3)) if listed

@@ -12,8 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar import __version__
-from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.model import AmqpCredentials
+from sidecar.core.amqp_settings import AmqpCredentials
 from sidecar.core.text import printable
 from sidecar.resilience.backoff import Backoff
 from sidecar.resilience.token_bucket import TokenBucket
@@ -38,22 +37,17 @@ _backoff = Backoff(0.5, 10.0, random.Random())
 _SHORTEST: Final = 0.05
 
 
-class WatchError(ConfigError):
-    """A broker cannot be watched as configured; the text says what to install."""
-
-    def __init__(self, upstream: str, text: str) -> None:
-        super().__init__(f"upstreams.{upstream}.amqp.credentials", [Problem("", text)])
-
-
-def require_aio_pika(upstream: str) -> None:
-    """Raises :class:`WatchError` when it is not installed."""
+def missing_library() -> str:
+    """Why no broker can be watched here, with what to install; empty when it can."""
     try:
         import aio_pika  # noqa: F401
-    except ImportError as error:
-        raise WatchError(
-            upstream, 'needs aio-pika: pip install "sidecar[amqp]", or leave the credentials out'
-        ) from error
-    # They tell about every failed attempt, with tracebacks; we log transitions.
+    except ImportError:
+        return 'needs aio-pika: pip install "sidecar[amqp]", or leave the credentials out'
+    return ""
+
+
+def quieten() -> None:
+    """Keep aio-pika from logging every failed attempt with its traceback; transitions are logged here."""
     for name in ("aio_pika", "aiormq"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

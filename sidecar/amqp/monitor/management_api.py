@@ -17,7 +17,7 @@ import orjson
 
 from sidecar.amqp.monitor.connection import TroubleLog, describe, end
 from sidecar.amqp.topology.bindings import Binding, Bindings
-from sidecar.config.model import AmqpCredentials
+from sidecar.core.amqp_settings import AmqpCredentials
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession

@@ -13,9 +13,9 @@ from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.amqp.flow.policy import Policy
-from sidecar.amqp.monitor.connection import Addresses, MonitorConnection, TroubleLog, describe, end, require_aio_pika
+from sidecar.amqp.monitor.connection import Addresses, MonitorConnection, TroubleLog, describe, end, quieten
 from sidecar.amqp.monitor.management_api import ManagementApi
-from sidecar.config.model import Amqp, AmqpCredentials
+from sidecar.core.amqp_settings import Amqp, AmqpCredentials
 
 if TYPE_CHECKING:
     from aio_pika import Connection
@@ -49,15 +49,13 @@ Key = tuple[str, str]
 class Watcher:
     """Watches one upstream's broker, if there are ``credentials``: feeds the policy's depth gates and, with a
     management API, its topology, and tells ``on_alarm`` when the broker raises an alarm and when it ends it.
-    ``addresses`` are the broker's endpoints at present; ``clock`` is the loop's. Raises
-    :class:`sidecar.config.errors.ConfigError` when aio-pika is needed and missing."""
+    ``addresses`` are the broker's endpoints at present; ``clock`` is the loop's. It needs
+    aio-pika (:func:`~sidecar.amqp.monitor.connection.missing_library`)."""
 
     def __init__(
         self, name: str, config: Amqp, policy: Policy, addresses: Addresses, clock: Callable[[], float],
         on_alarm: Callable[[bool], None],
     ) -> None:  # fmt: skip
-        if config.credentials is not None:
-            require_aio_pika(name)
         self._name = name
         self._config = config
         self._policy = policy
@@ -85,12 +83,11 @@ class Watcher:
 
     def start(self) -> None:
         self._started = True
+        quieten()
         self._adjust()
 
     def update(self, config: Amqp) -> None:
         """Another configuration; the policy has it already."""
-        if config.credentials is not None:
-            require_aio_pika(self._name)
         if config.credentials != self._config.credentials:
             self._stop()
         self._config = config

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.spool.shares import Shares
     from sidecar.amqp.spool.store import Spool
     from sidecar.amqp.spool.transaction import StreamName
-    from sidecar.config.model import AmqpSpool
+    from sidecar.core.amqp_settings import AmqpSpool
     from sidecar.storage.errors import SpoolError
 
 logger = logging.getLogger("sidecar.amqp")

@@ -12,7 +12,8 @@ import pytest
 from sidecar.amqp.failover import credential_cache as module
 from sidecar.amqp.failover.credential_cache import Credential, CredentialCache
 from sidecar.amqp.wire.tables import encode_table
-from sidecar.config.model import AmqpCredentials, Secret
+from sidecar.core.amqp_settings import AmqpCredentials
+from sidecar.core.secret import Secret
 from sidecar.storage.json_file import Saving
 
 DAY = 86_400.0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpCredentials
+from sidecar.core.secret import Secret
 from support.amqp import (
     CLOSE_OK,
     GREETING,
@@ -165,7 +166,7 @@ def test_the_sidecars_own_account_comes_in_though_no_broker_was_ever_seen() -> N
 
 @pytest.mark.parametrize(("password", "vhost"), [("secret", "/"), ("wrong", "/"), ("secret", "closed")])
 def test_those_come_in_whom_the_broker_has_let_in_before(password: str, vhost: str) -> None:
-    stage = KeptStage(credentials=model.AmqpCredentials(username="own", password=model.Secret("own")))
+    stage = KeptStage(credentials=AmqpCredentials(username="own", password=Secret("own")))
     stage.open()[0].leaves()
     client = arriving(stage, password)
     client.gets(tune())

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpPublish
 from support.amqp import Peer, ack, blocked, cut, publish
 from support.kept import KeptStage
 
@@ -16,7 +16,7 @@ COUNT = 120
 
 
 def rated(over: str) -> dict[str, Any]:
-    return {"publish": (model.AmqpPublish(exchange="ai", rate=0.1, burst=1, over=over),)}
+    return {"publish": (AmqpPublish(exchange="ai", rate=0.1, burst=1, over=over),)}
 
 
 def burst(client: Peer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpPublish, AmqpSpool
 from support.amqp import (
     CLOSE_OK,
     ack,
@@ -21,7 +21,7 @@ from support.amqp import (
 )
 from support.kept import SELECT, KeptStage
 
-SLOW = (model.AmqpPublish(exchange="slow", rate=0.1, burst=1),)
+SLOW = (AmqpPublish(exchange="slow", rate=0.1, burst=1),)
 
 
 def test_closes_wait_for_the_confirms_of_the_broker() -> None:
@@ -112,7 +112,7 @@ def test_a_channel_is_closed_once_what_it_has_published_may_go_to_the_disk() -> 
     client.says(publish(1, "q", b"one"), publish(1, "q", b"two"), channel_close(1))
     client.gets_nothing()
     assert len(stage.disk.stored) == 1
-    stage.port.configure(replace(stage.config, spool=model.AmqpSpool(path="/nowhere", max_bytes=4000)))
+    stage.port.configure(replace(stage.config, spool=AmqpSpool(path="/nowhere", max_bytes=4000)))
     stage.advance(2)
     client.gets(channel_close_ok(1))
     assert stage.disk.bodies()[1:] == [b"one", b"two"]

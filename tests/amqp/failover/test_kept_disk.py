@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpPublish, AmqpSpool
 from support.amqp import (
     UNBLOCKED,
     ack,
@@ -82,7 +82,7 @@ def test_a_larger_spool_takes_what_waits_for_it_though_nothing_leaves() -> None:
     client.says(publish(1, "p", b"a" * 640), publish(1, "q", b"b"))
     client.gets(ack(1, 1))
     stage.advance(20)
-    stage.port.configure(replace(stage.config, spool=model.AmqpSpool(path="/nowhere", max_bytes=2000)))
+    stage.port.configure(replace(stage.config, spool=AmqpSpool(path="/nowhere", max_bytes=2000)))
     stage.advance(0.1)
     client.gets(ack(1, 2))
     assert not stage.port.full
@@ -108,7 +108,7 @@ def test_a_disk_that_does_not_work_is_not_tried_all_the_time() -> None:
 
 
 def test_a_key_that_stands_still_has_half_of_the_room_and_others_the_rest() -> None:
-    rule = model.AmqpPublish(exchange="quick", rate=0.1, burst=1, over="spool")
+    rule = AmqpPublish(exchange="quick", rate=0.1, burst=1, over="spool")
     stage = KeptStage(spool={"max_bytes": 5000}, publish=(rule,))
     client, broker = stage.open(1, confirms=True)
     stage.away()

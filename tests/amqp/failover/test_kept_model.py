@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpHold, AmqpPublish
 from support.amqp_model import Broken
 from support.kept import KeptStage
 from support.kept_clients import Client, Message
@@ -23,8 +23,8 @@ LONGEST = 120
 
 EXCHANGES = (("", "q0"), ("", "q1"), ("ex", "a"), ("ex", "b"))
 LIMITS = (
-    model.AmqpPublish(exchange="ex", rate=5.0, burst=2, over="spool"),
-    model.AmqpPublish(exchange="*", routing_key="q1", rate=5.0, burst=2),
+    AmqpPublish(exchange="ex", rate=5.0, burst=2, over="spool"),
+    AmqpPublish(exchange="*", routing_key="q1", rate=5.0, burst=2),
 )
 #: Kinds of steps, each as often as it is likely.
 KINDS = (
@@ -52,7 +52,7 @@ class World:
         self.stage = KeptStage(
             spool=spool,
             publish=() if self.plain or rng.random() < 0.5 else LIMITS,
-            hold=model.AmqpHold(messages=30, bytes=60_000, timeout=rng.choice((0.0, 20.0))),
+            hold=AmqpHold(messages=30, bytes=60_000, timeout=rng.choice((0.0, 20.0))),
         )
         self.server = Server(self.stage, self.window, self.heartbeat)
         self.clients: list[Client] = []

@@ -7,7 +7,8 @@ import pytest
 from sidecar.amqp.replay.outcomes import MISSING
 from sidecar.amqp.wire.constants import BASIC_PUBLISH
 from sidecar.amqp.wire.tables import table_entry
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpCredentials, AmqpHold, AmqpPublish
+from sidecar.core.secret import Secret
 from support.amqp import (
     CLOSE_OK,
     Peer,
@@ -229,7 +230,7 @@ def test_on_a_channel_that_is_opened_meanwhile_such_a_message_waits_too() -> Non
 
 
 def test_what_was_held_behind_such_a_message_stays_behind_it() -> None:
-    rate = model.AmqpPublish(exchange="slow", rate=0.1, burst=1)
+    rate = AmqpPublish(exchange="slow", rate=0.1, burst=1)
     stage = KeptStage(publish=(rate,))
     client, broker = stage.open(1)
     passes = publish(1, "k", b"a", exchange="slow")
@@ -253,7 +254,7 @@ def test_what_was_held_behind_such_a_message_stays_behind_it() -> None:
 
 @pytest.mark.parametrize("what", UNSPOOLABLE)
 def test_what_is_not_spooled_is_refused_when_there_is_no_broker_for_too_long(what: str) -> None:
-    stage = KeptStage(hold=model.AmqpHold(timeout=20.0))
+    stage = KeptStage(hold=AmqpHold(timeout=20.0))
     client, broker = stage.open(1, confirms=True)
     client.says(UNSPOOLABLE[what])
     lost(stage, broker)
@@ -474,7 +475,7 @@ def test_whose_name_a_message_may_bear_is_for_the_broker_to_judge() -> None:
 
 
 def test_what_is_spooled_goes_as_the_user_who_has_published_it() -> None:
-    stage = KeptStage(credentials=model.AmqpCredentials(username="sidecar", password=model.Secret("other")))
+    stage = KeptStage(credentials=AmqpCredentials(username="sidecar", password=Secret("other")))
     client, broker = stage.open(1, confirms=True)
     lost(stage, broker)
     client.says(publish(1, "q", b"a"))

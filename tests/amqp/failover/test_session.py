@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpPublish
 from sidecar.resilience.backoff import Backoff
 from support.amqp import (
     CLOSE_OK,
@@ -36,7 +36,7 @@ from support.amqp import (
 )
 from support.kept import REPLAY, KeptStage, replayed
 
-SLOW = (model.AmqpPublish(exchange="slow", rate=0.1, burst=1),)
+SLOW = (AmqpPublish(exchange="slow", rate=0.1, burst=1),)
 
 
 def test_a_search_goes_on_until_there_is_a_broker() -> None:

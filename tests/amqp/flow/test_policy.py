@@ -12,7 +12,7 @@ from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.flow.scheduler import Scheduler, Sender
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
-from sidecar.config.model import Amqp, AmqpHold, AmqpPublish, AmqpQueue
+from sidecar.core.amqp_settings import Amqp, AmqpHold, AmqpPublish, AmqpQueue
 from support.clock import Clock, Loop
 
 

@@ -14,7 +14,7 @@ from sidecar.amqp.flow.policy import PublishRoute
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.flow.scheduler import Scheduler, Sender
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
-from sidecar.config.model import AmqpHold
+from sidecar.core.amqp_settings import AmqpHold
 from support.clock import Call, Loop
 
 BOUNDS = AmqpHold(messages=100_000, bytes=1 << 30, timeout=30.0)

@@ -16,7 +16,8 @@ from sidecar.amqp.monitor import management_api
 from sidecar.amqp.monitor.connection import TroubleLog
 from sidecar.amqp.monitor.management_api import ManagementApi, ManagementError, parse_bindings, parse_exchanges
 from sidecar.amqp.topology.bindings import Bindings
-from sidecar.config.model import AmqpCredentials, Secret
+from sidecar.core.amqp_settings import AmqpCredentials
+from sidecar.core.secret import Secret
 from support.rabbitmq import RabbitMQ, broker
 from support.registries import until
 

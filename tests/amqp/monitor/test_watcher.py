@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -17,10 +16,10 @@ from sidecar.amqp.flow.policy import Policy
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.monitor import connection as link
 from sidecar.amqp.monitor import watcher as watch
-from sidecar.amqp.monitor.connection import TroubleLog, WatchError
+from sidecar.amqp.monitor.connection import TroubleLog
 from sidecar.amqp.monitor.watcher import Watcher
-from sidecar.config.errors import ConfigError
-from sidecar.config.model import Amqp, AmqpCredentials, AmqpQueue, Secret
+from sidecar.core.amqp_settings import Amqp, AmqpCredentials, AmqpQueue
+from sidecar.core.secret import Secret
 from sidecar.resilience.backoff import Backoff
 from support.processes import free_port
 from support.rabbitmq import RabbitMQ, broker
@@ -516,19 +515,6 @@ def test_many_queues_are_asked_for_less_often() -> None:
             assert it.watcher.interval == 3.0
             assert it.watcher.pause == OFTEN
 
-    run(check())
-
-
-def test_aio_pika_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def check() -> None:
-        Setting(Amqp())
-        with pytest.raises(WatchError) as caught:
-            Setting(config())
-        assert isinstance(caught.value, ConfigError)
-        assert "sidecar[amqp]" in str(caught.value)
-        assert "upstreams.rabbitmq.amqp.credentials" in str(caught.value)
-
-    monkeypatch.setitem(sys.modules, "aio_pika", None)
     run(check())
 
 

@@ -23,7 +23,7 @@ from sidecar.amqp.spool.message import from_frames
 from sidecar.amqp.spool.store import Spool
 from sidecar.amqp.wire.client_handshake import ClientHandshake, own_properties, plain
 from sidecar.amqp.wire.constants import AmqpError
-from sidecar.config.model import Amqp
+from sidecar.core.amqp_settings import Amqp
 from sidecar.net.wheel import TimerWheel
 from support import amqp
 from support.rabbitmq import RabbitMQ

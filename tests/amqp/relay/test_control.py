@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.amqp.wire.tables import encode_table
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpHold, AmqpPrefetch, AmqpPublish, AmqpQueue
 from support.amqp import (
     CLOSE_OK,
     DEAF,
@@ -47,7 +47,7 @@ from support.amqp import (
     tx_select,
 )
 
-SLOW = (model.AmqpPublish(exchange="slow", rate=1.0, burst=1),)
+SLOW = (AmqpPublish(exchange="slow", rate=1.0, burst=1),)
 
 
 def slow(channel: int, body: bytes = b"hello") -> bytes:
@@ -56,7 +56,7 @@ def slow(channel: int, body: bytes = b"hello") -> bytes:
 
 
 def limited(default: int, largest: int) -> Stage:
-    return Stage(prefetch=model.AmqpPrefetch(default=default, max=largest))
+    return Stage(prefetch=AmqpPrefetch(default=default, max=largest))
 
 
 # -- channels ----------------------------------------------------------------------------------------------------------
@@ -446,7 +446,7 @@ def test_an_alarm_ends_with_the_connection_that_told_of_it() -> None:
 
 
 def test_an_alarm_of_a_minute_costs_nobody_anything() -> None:
-    stage = Stage(hold=model.AmqpHold(timeout=5.0))
+    stage = Stage(hold=AmqpHold(timeout=5.0))
     client, broker = stage.open(1, properties=DEAF, confirms=True, heartbeat=10)
     gone, left = stage.open(1)
     broker.says(blocked("low on memory"))
@@ -474,7 +474,7 @@ def test_an_alarm_of_a_minute_costs_nobody_anything() -> None:
 
 def learner() -> tuple[Stage, Peer, Peer]:
     """A port with a watched queue that is full."""
-    stage = Stage(queues=(model.AmqpQueue(name="q", high=10, low=5),))
+    stage = Stage(queues=(AmqpQueue(name="q", high=10, low=5),))
     client, broker = stage.open(1, 2, 3, 4, 5)
     gate = stage.listener.policy.depth_gates["/", "q"]
     gate.sampled(50, 0, stage.loop.now, stage.loop.now)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpHold
 from support.amqp import (
     CLOSE_OK,
     HEARTBEAT,
@@ -175,7 +175,7 @@ def test_large_ones_pass_as_they_come() -> None:
 
 
 def test_so_much_may_wait_on_all_channels_together() -> None:
-    stage = KeptStage(max_message_size=1000, hold=model.AmqpHold(bytes=2000))
+    stage = KeptStage(max_message_size=1000, hold=AmqpHold(bytes=2000))
     client, broker = stage.open(1, 2, 3, 4)
     for number in range(1, 5):
         stage.consumer(client, broker, number, "c")
@@ -192,7 +192,7 @@ def test_so_much_may_wait_on_all_channels_together() -> None:
 
 
 def test_a_body_in_very_small_frames_is_not_kept_for_ever() -> None:
-    stage, client, broker = consuming(max_message_size=1000, hold=model.AmqpHold(bytes=2000))
+    stage, client, broker = consuming(max_message_size=1000, hold=AmqpHold(bytes=2000))
     begin = cut(deliver(1, "c", 1, b"x" * 500))[:2]
     broker.says(*begin)
     for _ in range(100):

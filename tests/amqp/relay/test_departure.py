@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.amqp.relay.departure import MAX_QUEUES
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpPublish
 from support.amqp import (
     CLOSE_OK,
     UNBLOCKED,
@@ -43,7 +43,7 @@ from support.amqp import (
 )
 from support.kept import KeptStage
 
-SLOW = (model.AmqpPublish(exchange="slow", rate=1.0, burst=1),)
+SLOW = (AmqpPublish(exchange="slow", rate=1.0, burst=1),)
 #: The highest channel that is agreed on, where nothing else is: ours.
 OWN = 2047
 

@@ -6,13 +6,13 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpHold, AmqpPrefetch, AmqpPublish
 from support.amqp import DEAF, PROPERTIES, Stage
 from support.amqp_model import Broker, Client
 
 LIMITS = (
-    model.AmqpPublish(exchange="slow", rate=2.0, burst=2),
-    model.AmqpPublish(exchange="short", rate=5.0, burst=1, over="nack"),
+    AmqpPublish(exchange="slow", rate=2.0, burst=2),
+    AmqpPublish(exchange="short", rate=5.0, burst=1, over="nack"),
 )
 EXCHANGES = ("", "free", "slow", "slow", "short")
 #: Kinds of steps, by what they need.
@@ -26,9 +26,9 @@ class World:
     def __init__(self, deaf: bool, prefetch: int, heartbeat: int, timeout: float = 8.0) -> None:
         self.stage = Stage(
             publish=LIMITS,
-            hold=model.AmqpHold(messages=20, bytes=5000, timeout=timeout),
+            hold=AmqpHold(messages=20, bytes=5000, timeout=timeout),
             max_message_size=1000,
-            prefetch=model.AmqpPrefetch(default=prefetch, max=10),
+            prefetch=AmqpPrefetch(default=prefetch, max=10),
             sample=0.5,
             spans=True,
         )

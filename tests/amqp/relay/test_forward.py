@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpHold, AmqpPublish
 from support.amqp import (
     HEARTBEAT,
     Stage,
@@ -44,7 +44,7 @@ from support.amqp import (
     tx_select,
 )
 
-SLOW = (model.AmqpPublish(exchange="slow", rate=1.0, burst=1),)
+SLOW = (AmqpPublish(exchange="slow", rate=1.0, burst=1),)
 
 
 def slow(channel: int, body: bytes = b"hello", properties: bytes = b"\0\0") -> bytes:
@@ -367,7 +367,7 @@ def test_both_close_a_channel_at_the_same_time() -> None:
 
 
 def test_unfinished_publishes_are_bounded() -> None:
-    stage = Stage(hold=model.AmqpHold(messages=10, bytes=1000), max_message_size=1000)
+    stage = Stage(hold=AmqpHold(messages=10, bytes=1000), max_message_size=1000)
     client, broker = stage.open(1, 2, 3, 4)
     for number in (1, 2):
         client.says(*cut(publish(number, "k", b"x" * 900, cut=700))[:-1])
@@ -380,7 +380,7 @@ def test_unfinished_publishes_are_bounded() -> None:
 
 
 def test_endless_empty_frames_are_bounded() -> None:
-    stage = Stage(hold=model.AmqpHold(messages=10, bytes=1000), max_message_size=1000)
+    stage = Stage(hold=AmqpHold(messages=10, bytes=1000), max_message_size=1000)
     client, _ = stage.open(1)
     client.says(*cut(publish(1, "k", b"x"))[:2])
     for _ in range(100):
@@ -470,7 +470,7 @@ def test_an_answer_to_everything_does_not_count_for_what_is_held() -> None:
 
 
 def test_over_nack_refuses_at_once_in_confirm_mode_and_holds_otherwise() -> None:
-    limit = model.AmqpPublish(exchange="slow", rate=1.0, burst=1, over="nack")
+    limit = AmqpPublish(exchange="slow", rate=1.0, burst=1, over="nack")
     stage = Stage(publish=(limit,))
     client, broker = stage.open(1, confirms=True)
     client.says(channel_open(2))
@@ -488,7 +488,7 @@ def test_over_nack_refuses_at_once_in_confirm_mode_and_holds_otherwise() -> None
 
 
 def test_a_held_publish_is_refused_in_time() -> None:
-    stage = Stage(publish=SLOW, hold=model.AmqpHold(timeout=2.0))
+    stage = Stage(publish=SLOW, hold=AmqpHold(timeout=2.0))
     client, broker = stage.open(1, confirms=True)
     client.says(*[slow(1, bytes((48 + n,))) for n in range(6)])
     stage.advance(3)
@@ -712,7 +712,7 @@ def test_all_of_nothing_while_deliveries_wait_is_nothing() -> None:
 
 
 def test_deliveries_that_wait_are_bounded() -> None:
-    stage = Stage(hold=model.AmqpHold(bytes=10_000))
+    stage = Stage(hold=AmqpHold(bytes=10_000))
     client, broker = stage.open(1)
     stage.consumer(client, broker, 1, "c", no_ack=True)
     stage.listener.app_health(False)
@@ -771,7 +771,7 @@ def test_a_session_full_of_channels() -> None:
 def test_frame_order_inside_a_lane_never_changes() -> None:
     for seed in range(20):
         rng = random.Random(seed)
-        stage = Stage(publish=(model.AmqpPublish(exchange="slow", rate=20.0, burst=3),))
+        stage = Stage(publish=(AmqpPublish(exchange="slow", rate=20.0, burst=3),))
         client, broker = stage.open(1, 2)
         bodies: dict[tuple[int, str], list[bytes]] = {}
         for number in range(60):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpHold, AmqpPrefetch, AmqpPublish, AmqpQueue
 from support.amqp import (
     CLOSE_OK,
     GREETING,
@@ -63,7 +63,7 @@ from support.amqp import (
 )
 
 MAX_MESSAGE = 2000
-HOLD = model.AmqpHold(messages=20, bytes=5000, timeout=5.0)
+HOLD = AmqpHold(messages=20, bytes=5000, timeout=5.0)
 #: The most that may be kept for one connection in all, with what it costs to keep it.
 BOUND = 200_000
 
@@ -71,13 +71,13 @@ BOUND = 200_000
 def stage() -> Stage:
     return Stage(
         publish=(
-            model.AmqpPublish(exchange="slow", rate=2.0, burst=1),
-            model.AmqpPublish(exchange="short", rate=2.0, burst=1, over="nack"),
+            AmqpPublish(exchange="slow", rate=2.0, burst=1),
+            AmqpPublish(exchange="short", rate=2.0, burst=1, over="nack"),
         ),
-        queues=(model.AmqpQueue(name="q", high=3, low=1),),
+        queues=(AmqpQueue(name="q", high=3, low=1),),
         hold=HOLD,
         max_message_size=MAX_MESSAGE,
-        prefetch=model.AmqpPrefetch(default=5, max=10),
+        prefetch=AmqpPrefetch(default=5, max=10),
         sample=0.5,
         spans=True,
     )

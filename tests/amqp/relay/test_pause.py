@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidecar.amqp.topology.ephemeral import MOST, EphemeralQueues
-from sidecar.config import model
+from sidecar.core.amqp_settings import Amqp, AmqpPrefetch
 from support.amqp import (
     Peer,
     Stage,
@@ -239,7 +239,7 @@ def test_a_broker_that_is_lost_in_a_pause() -> None:
 
 def test_the_time_can_be_changed() -> None:
     stage, _client, broker = paused()
-    stage.listener.configure(model.Amqp(pause_keep=1.0, prefetch=model.AmqpPrefetch()))
+    stage.listener.configure(Amqp(pause_keep=1.0, prefetch=AmqpPrefetch()), None)
     broker.says(deliver(1, "c", 1))
     stage.advance(1.5)
     broker.gets(cancel(1, "c", no_wait=True), nack(1, 1, requeue=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.config import model
+from sidecar.core.amqp_settings import AmqpHold, AmqpPublish
 from support.amqp import (
     CLOSE_OK,
     GREETING,
@@ -31,7 +32,7 @@ from support.amqp import (
     tune_ok,
 )
 
-SLOW = (model.AmqpPublish(exchange="slow", rate=1.0, burst=1),)
+SLOW = (AmqpPublish(exchange="slow", rate=1.0, burst=1),)
 
 
 def slow(channel: int, body: bytes = b"hello") -> bytes:
@@ -374,7 +375,7 @@ def test_a_client_is_read_from_when_the_broker_it_waited_for_is_gone() -> None:
 
 
 def test_a_client_is_read_from_when_the_broker_closes_while_the_hold_is_full() -> None:
-    stage = Stage(publish=SLOW, hold=model.AmqpHold(messages=2))
+    stage = Stage(publish=SLOW, hold=AmqpHold(messages=2))
     client, broker = stage.open(1)
     other, _ = stage.open(1)
     client.says(slow(1))
@@ -408,8 +409,8 @@ def test_a_broker_is_read_from_when_the_client_it_waited_for_is_gone() -> None:
 
 
 def test_clients_are_not_read_from_while_the_hold_is_full() -> None:
-    limit = model.AmqpPublish(exchange="slow", rate=0.5, burst=1)
-    stage = Stage(publish=(limit,), hold=model.AmqpHold(messages=3))
+    limit = AmqpPublish(exchange="slow", rate=0.5, burst=1)
+    stage = Stage(publish=(limit,), hold=AmqpHold(messages=3))
     client, broker = stage.open(1)
     other, far = stage.open(1)
     client.says(*[slow(1, b"%d" % number) for number in range(4)])
@@ -432,8 +433,8 @@ def test_clients_are_not_read_from_while_the_hold_is_full() -> None:
 
 
 def test_a_client_that_waits_for_something_else_is_read_while_one_line_fills_the_hold() -> None:
-    limits = tuple(model.AmqpPublish(exchange=exchange, rate=0.01, burst=1) for exchange in ("slow", "other"))
-    stage = Stage(publish=limits, hold=model.AmqpHold(messages=16))
+    limits = tuple(AmqpPublish(exchange=exchange, rate=0.01, burst=1) for exchange in ("slow", "other"))
+    stage = Stage(publish=limits, hold=AmqpHold(messages=16))
     client, _ = stage.open(1)
     other, _ = stage.open(1)
     client.says(*[slow(1) for _ in range(17)])
@@ -453,7 +454,7 @@ def test_a_client_that_waits_for_something_else_is_read_while_one_line_fills_the
 
 def test_what_a_client_left_behind_goes_its_way() -> None:
     for how in ("leaves", "breaks"):
-        stage = Stage(publish=SLOW, hold=model.AmqpHold(timeout=3.0))
+        stage = Stage(publish=SLOW, hold=AmqpHold(timeout=3.0))
         client, broker = stage.open(1, 2, heartbeat=4)
         client.says(*[slow(1, b"%d" % number) for number in range(20)], queue_delete(1, "q"), publish(1, "k", b"end"))
         getattr(client, how)()
@@ -566,7 +567,7 @@ def test_any_traffic_counts_as_a_heartbeat() -> None:
 
 
 def test_whoever_is_not_read_from_is_not_taken_for_dead() -> None:
-    stage = Stage(publish=SLOW, hold=model.AmqpHold(messages=1))
+    stage = Stage(publish=SLOW, hold=AmqpHold(messages=1))
     limit = stage.config.publish[0]
     assert limit.rate == 1.0
     client, broker = stage.open(1, heartbeat=2)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.amqp.replay.prefetch import AHEAD
 from sidecar.amqp.spool.message import SpooledMessage
-from sidecar.config.model import Amqp, AmqpPublish, AmqpQueue
+from sidecar.core.amqp_settings import Amqp, AmqpPublish, AmqpQueue
 from support.replaying import Setting, numbered
 
 # -- the ordinary case -------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from sidecar.amqp.replay.prefetch import AHEAD, AHEAD_BYTES, MOMENT
 from sidecar.amqp.replay.streams import PATIENCE
-from sidecar.config.model import Amqp, AmqpQueue
+from sidecar.core.amqp_settings import Amqp, AmqpQueue
 from support.replaying import Setting, numbered
 
 STUCK = numbered(64, "stuck")

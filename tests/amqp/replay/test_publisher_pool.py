@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from sidecar.amqp.replay.publisher_pool import IDLE
-from sidecar.config.model import Amqp, AmqpPublish
+from sidecar.core.amqp_settings import Amqp, AmqpPublish
 from support import amqp
 from support.replaying import Setting, numbered
 
