@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from sidecar.config.model import Bulkhead as Config
-from sidecar.config.model import Match, Route, Timeout, Upstream
+from sidecar.config.model import Match, Route, Timeout
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Wait
 from sidecar.filters.bulkhead import Bulkhead
 from sidecar.resilience.limiter import Limiter
 from support.http import Stage
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
 
 
 class Bench:
@@ -134,150 +132,101 @@ def test_other_settings_keep_what_is_under_way() -> None:
 # -- as clients see it ---------------------------------------------------------------------
 
 
-class Held:
-    """An origin's handler: each request waits until the test lets it go."""
-
-    def __init__(self) -> None:
-        self.waiting: dict[str, asyncio.Event] = {}
-
-    async def __call__(self, request: Request) -> bytes:
-        event = self.waiting[request.target] = asyncio.Event()
-        await event.wait()
-        return ok(request.target.encode())
-
-    def release(self, target: str) -> None:
-        self.waiting[target].set()
-
-
-def _config(**settings: Any) -> Upstream:
-    return Upstream(name="up", bind=ANY_PORT, retry=None, bulkhead=Config(**settings))
+def stage(**settings: Any) -> Stage:
+    return Stage(retry=None, bulkhead=Config(**settings))
 
 
 def test_requests_wait_in_their_order() -> None:
-    async def main() -> None:
-        held = Held()
-        async with Origin(held) as origin, Live(_config(max_requests=1), origin.port) as live:
-            clients = []
-            for n in range(4):
-                clients.append(asyncio.ensure_future(fetch(live.port, f"/{n}")))
-                await until(lambda n=n: live.stats.active == n + 1)  # type: ignore[misc]
-            assert live.stats.pending == 3
-            for n in range(4):
-                await until(lambda n=n: f"/{n}" in held.waiting)  # type: ignore[misc]
-                assert len(held.waiting) == n + 1
-                held.release(f"/{n}")
-            assert [(await c).body for c in clients] == [b"/0", b"/1", b"/2", b"/3"]
-            await until(live.nothing_left)
-
-    run(main)
+    it = stage(max_requests=1)
+    clients = [it.asks(f"GET /{n}") for n in range(4)]
+    assert it.stats.pending == 3
+    for n, client in enumerate(clients):
+        upstream = it.upstream()
+        assert upstream.hears().target == f"/{n}"
+        assert it.asked() == []
+        upstream.answers(200, b"%d" % n)
+        assert client.gets().body == b"%d" % n
+    assert it.nothing_left()
+    it.over()
 
 
 def test_a_full_queue_and_a_wait_that_is_too_long() -> None:
-    async def main() -> None:
-        held = Held()
-        config = _config(max_requests=1, max_pending=1, pending_timeout=3.0)
-        async with Origin(held) as origin, Live(config, origin.port) as live:
-            first = asyncio.ensure_future(fetch(live.port, "/1"))
-            await until(lambda: held.waiting)
-            second = asyncio.ensure_future(fetch(live.port, "/2"))
-            await until(lambda: live.stats.pending == 1)
-            refused = await fetch(live.port, "/3")
-            assert (refused.status, refused.error, refused.fields["retry-after"]) == (503, "overloaded", "1")
-            live.time.advance(3.1)
-            late = await second
-            assert (late.status, late.error) == (503, "overloaded")
-            assert live.stats.pending == 0
-            held.release("/1")
-            assert (await first).status == 200
-            assert len(origin.requests) == 1
-            await until(live.nothing_left)
-
-    run(main)
+    it = stage(max_requests=1, max_pending=1, pending_timeout=3.0)
+    first, second = it.asks("GET /1"), it.asks("GET /2")
+    assert it.stats.pending == 1
+    refused = it.asks("GET /3").gets()
+    assert (refused.status, refused.error, refused.fields["retry-after"]) == (503, "overloaded", "1")
+    it.advance(2.9)
+    assert second.gets_nothing()
+    it.advance(0.2)
+    late = second.gets()
+    assert (late.status, late.error) == (503, "overloaded")
+    assert it.stats.pending == 0
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers()
+    assert first.gets().status == 200
+    assert it.asked() == []
+    assert it.nothing_left()
+    it.over()
 
 
 def test_a_client_that_leaves_the_queue_is_never_sent() -> None:
-    async def main() -> None:
-        held = Held()
-        async with Origin(held) as origin, Live(_config(max_requests=1), origin.port) as live:
-            first = asyncio.ensure_future(fetch(live.port, "/1"))
-            await until(lambda: held.waiting)
-            leaving = asyncio.ensure_future(fetch(live.port, "/2"))
-            await until(lambda: live.stats.pending == 1)
-            third = asyncio.ensure_future(fetch(live.port, "/3"))
-            await until(lambda: live.stats.pending == 2)
-            leaving.cancel()
-            await until(lambda: live.stats.pending == 1)
-            held.release("/1")
-            await until(lambda: "/3" in held.waiting)
-            held.release("/3")
-            assert ((await first).status, (await third).status) == (200, 200)
-            assert [r.target for r in origin.requests] == ["/1", "/3"]
-            await until(live.nothing_left)
-
-    run(main)
+    it = stage(max_requests=1)
+    first, leaving, third = (it.asks(f"GET /{n}") for n in range(3))
+    assert it.stats.pending == 2
+    leaving.breaks()
+    assert it.stats.pending == 1
+    for target, client in (("/0", first), ("/2", third)):
+        upstream = it.upstream()
+        assert upstream.hears().target == target
+        upstream.answers()
+        assert client.gets().status == 200
+    assert it.asked() == []
+    assert it.nothing_left()
+    it.over()
 
 
 def test_a_slot_of_a_client_that_leaves_in_the_moment_of_its_turn_comes_back() -> None:
-    async def main() -> None:
-        held = Held()
-        async with Origin(held) as origin, Live(_config(max_requests=1), origin.port) as live:
-            first = asyncio.ensure_future(fetch(live.port, "/1"))
-            await until(lambda: held.waiting)
-            second = asyncio.ensure_future(fetch(live.port, "/2"))
-            await until(lambda: live.stats.pending == 1)
-            connections: Any = live.listener._connections
-            by_target = {connection.exchange.head.target: connection for connection in connections}
-            # In one turn of the loop: the first ends, the second is granted its slot and loses its client.
-            by_target[b"/1"].exchange.client_gone()
-            assert live.stats.pending == 0
-            by_target[b"/2"].exchange.client_gone()
-            await settle()
-            assert live.nothing_left()
-            assert len(origin.requests) == 1
-            assert ((await first).status, (await second).status) == (0, 0)
-
-    run(main)
+    it = stage(max_requests=1)
+    first, second = it.asks("GET /1"), it.asks("GET /2")
+    it.upstream().hears()
+    # In one turn of the loop: the first ends, the second is granted its slot and loses its client.
+    first.transport.lose(ConnectionResetError())
+    assert it.stats.pending == 0
+    second.transport.lose(ConnectionResetError())
+    assert it.nothing_left()
+    assert it.asked() == []
+    it.over()
 
 
 def test_when_a_client_leaves_the_next_one_gets_its_connection_too() -> None:
-    async def main() -> None:
-        held = Held()
-        async with Origin(held) as origin, Live(_config(max_requests=1, max_connections=1), origin.port) as live:
-            first = asyncio.ensure_future(fetch(live.port, "/1"))
-            await until(lambda: held.waiting)
-            second = asyncio.ensure_future(fetch(live.port, "/2"))
-            await until(lambda: live.stats.pending == 1)
-            first.cancel()
-            await until(lambda: "/2" in held.waiting or second.done())
-            held.release("/2")
-            assert (await second).status == 200
-
-    run(main)
+    it = stage(max_requests=1, max_connections=1)
+    first, second = it.asks("GET /1"), it.asks("GET /2")
+    assert it.upstream().hears().target == "/1"
+    first.breaks()
+    upstream = it.upstream()
+    assert upstream.hears().target == "/2"
+    upstream.answers()
+    assert second.gets().status == 200
+    it.over()
 
 
 def test_a_route_has_a_bulkhead_of_its_own_or_shares_the_listeners() -> None:
-    async def main() -> None:
-        held = Held()
-        routes = (
-            Route(match=Match(path="/own/*"), bulkhead=Config(max_requests=1, max_pending=0)),
-            Route(match=Match(path="/off/*"), bulkhead=None),
-            Route(match=Match(path="/shared/*"), timeout=Timeout(request=5.0)),
-        )
-        config = Upstream(
-            name="up", bind=ANY_PORT, retry=None, bulkhead=Config(max_requests=1, max_pending=0), routes=routes
-        )
-        async with Origin(held) as origin, Live(config, origin.port) as live:
-            clients = []
-            for target in ("/x", "/own/x", "/off/1", "/off/2"):
-                clients.append(asyncio.ensure_future(fetch(live.port, target)))
-                await until(lambda target=target: target in held.waiting or clients[-1].done(), target)  # type: ignore[misc]
-            for target in ("/y", "/own/y", "/shared/y"):
-                assert (await fetch(live.port, target)).error == "overloaded"
-            for target in list(held.waiting):
-                held.release(target)
-            assert [(await c).status for c in clients] == [200] * 4
-
-    run(main)
+    routes = (
+        Route(match=Match(path="/own/*"), bulkhead=Config(max_requests=1, max_pending=0)),
+        Route(match=Match(path="/off/*"), bulkhead=None),
+        Route(match=Match(path="/shared/*"), timeout=Timeout(request=5.0)),
+    )
+    it = Stage(retry=None, bulkhead=Config(max_requests=1, max_pending=0), routes=routes)
+    clients = [it.asks(f"GET {target}") for target in ("/x", "/own/x", "/off/1", "/off/2")]
+    for target in ("/y", "/own/y", "/shared/y"):
+        assert it.asks(f"GET {target}").gets().error == "overloaded"
+    for upstream in it.asked():
+        upstream.hears()
+        upstream.answers()
+    assert [client.gets().status for client in clients] == [200] * 4
+    it.over()
 
 
 def test_what_there_are_where_no_limit_is_set() -> None:

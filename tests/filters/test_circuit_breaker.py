@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from sidecar.config.model import CircuitBreaker as Config
-from sidecar.config.model import Match, Retry, Route, Timeout, Upstream
+from sidecar.config.model import Match, Retry, Route, Timeout
 from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.filters.circuit_breaker import CircuitBreaker
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
-from support.http import Stage, answer
-from support.live import ANY_PORT, Answer, Live, Origin, Request, fetch, ok, run, until
-from support.processes import free_port
+from support.http import Message, Stage, answer
 
 
 class Bench:
@@ -134,128 +131,118 @@ def test_a_half_open_permit_comes_back_however_the_try_ends(end: str) -> None:
 
 # -- as clients see it ---------------------------------------------------------------------
 
-_CONFIG = Upstream(
-    name="up",
-    bind=ANY_PORT,
-    retry=None,
-    timeout=Timeout(request=10.0),
-    circuit_breaker=Config(failure_threshold=3, timeout_duration=2.0, reset_timeout=60.0, half_open_requests=3),
-)
+_BREAKER = Config(failure_threshold=3, timeout_duration=2.0, reset_timeout=60.0, half_open_requests=3)
+
+
+def stage(endpoints: int = 1, **policies: Any) -> Stage:
+    settings = {"retry": None, "timeout": Timeout(request=10.0), "circuit_breaker": _BREAKER, **policies}
+    return Stage(endpoints=endpoints, **settings)
+
+
+def goes(it: Stage, status: int, target: str = "/") -> Message:
+    """A request that reaches the upstream, which answers that."""
+    client = it.asks(f"GET {target}")
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers(status)
+    return client.gets()
+
+
+def refused(it: Stage) -> Message:
+    """A request that does not."""
+    answered = it.asks().gets()
+    assert it.asked() == []
+    return answered
 
 
 def test_open_half_open_closed() -> None:
-    async def main() -> None:
-        async with Origin(ok(status="500 no")) as origin, Live(_CONFIG, origin.port) as live:
-            for _ in range(3):
-                assert (await fetch(live.port)).status == 500
-            refused = await fetch(live.port)
-            assert (refused.status, refused.error) == (503, "circuit_open")
-            assert refused.fields["retry-after"] == "60"
-            assert len(origin.requests) == 3
-            live.time.advance(40)
-            assert (await fetch(live.port)).fields["retry-after"] == "20"
-            live.time.advance(20)
-            origin.handler = ok()
-            for _ in range(3):
-                assert (await fetch(live.port)).status == 200
-            assert live.breaker_states == [OPEN, HALF_OPEN, CLOSED]
-            assert live.stats.rejected["circuit_open"] == 2
-
-    run(main)
+    it = stage()
+    for _ in range(3):
+        assert goes(it, 500).status == 500
+    answered = refused(it)
+    assert (answered.status, answered.error) == (503, "circuit_open")
+    assert answered.fields["retry-after"] == "60"
+    it.advance(40)
+    assert refused(it).fields["retry-after"] == "20"
+    it.advance(20)
+    for _ in range(3):
+        assert goes(it, 200).status == 200
+    assert it.breaker_states == [OPEN, HALF_OPEN, CLOSED]
+    assert it.stats.rejected["circuit_open"] == 2
+    it.over()
 
 
 def test_exactly_half_open_requests_reach_the_upstream() -> None:
-    async def main() -> None:
-        gate = asyncio.Event()
-
-        async def held(_: Request) -> bytes:
-            await gate.wait()
-            return ok()
-
-        async with Origin(ok(status="503 no")) as origin, Live(_CONFIG, origin.port) as live:
-            for _ in range(3):
-                await fetch(live.port)
-            live.time.advance(60)
-            origin.requests.clear()
-            origin.handler = held
-            clients = [asyncio.ensure_future(fetch(live.port)) for _ in range(20)]
-            await until(lambda: sum(c.done() for c in clients) == 17 and len(origin.requests) == 3)
-            refused = [c.result() for c in clients if c.done()]
-            assert {(a.status, a.error, a.fields["retry-after"]) for a in refused} == {(503, "circuit_open", "1")}
-            gate.set()
-            answers: list[Answer] = await asyncio.gather(*clients)
-            assert sorted(a.status for a in answers) == [200] * 3 + [503] * 17
-            assert len(origin.requests) == 3
-            assert (await fetch(live.port)).status == 200
-
-    run(main)
+    it = stage()
+    for _ in range(3):
+        goes(it, 503)
+    it.advance(60)
+    clients = [it.asks() for _ in range(20)]
+    upstreams = it.asked()
+    assert len(upstreams) == 3
+    late = [client.gets() for client in clients[3:]]
+    assert {(a.status, a.error, a.fields["retry-after"]) for a in late} == {(503, "circuit_open", "1")}
+    for upstream in upstreams:
+        upstream.hears()
+        upstream.answers()
+    assert [client.gets().status for client in clients[:3]] == [200] * 3
+    assert goes(it, 200).status == 200
+    it.over()
 
 
 def test_a_client_that_leaves_gives_its_half_open_permit_back() -> None:
-    async def main() -> None:
-        async def held(_: Request) -> bytes:
-            await asyncio.Event().wait()
-            return b""
-
-        async with Origin(None) as origin, Live(_CONFIG, origin.port) as live:
-            for _ in range(3):
-                assert (await fetch(live.port)).error == "upstream_reset"
-            live.time.advance(60)
-            origin.handler = held
-            origin.requests.clear()
-            clients = [asyncio.ensure_future(fetch(live.port)) for _ in range(3)]
-            await until(lambda: len(origin.requests) == 3)
-            assert (await fetch(live.port)).error == "circuit_open"
-            for client in clients:
-                client.cancel()
-            await until(lambda: live.stats.active == 0)
-            origin.handler = ok()
-            for _ in range(3):
-                assert (await fetch(live.port)).status == 200
-            assert live.breaker_states[-1] == CLOSED
-
-    run(main)
+    it = stage()
+    for _ in range(3):
+        client = it.asks()
+        upstream = it.upstream()
+        upstream.hears()
+        upstream.breaks()
+        assert client.gets().error == "upstream_reset"
+    it.advance(60)
+    clients = [it.asks() for _ in range(3)]
+    for upstream in it.asked():
+        upstream.hears()
+    assert refused(it).error == "circuit_open"
+    for client in clients:
+        client.breaks()
+    for _ in range(3):
+        assert goes(it, 200).status == 200
+    assert it.breaker_states[-1] == CLOSED
+    it.over()
 
 
 def test_a_call_without_a_head_is_cut_after_timeout_duration_and_counts() -> None:
-    async def main() -> None:
-        async def never(_: Request) -> bytes:
-            await asyncio.Event().wait()
-            return b""
-
-        async with Origin(never) as origin, Live(_CONFIG, origin.port) as live:
-            for count in range(3):
-                client = asyncio.ensure_future(fetch(live.port))
-                await until(lambda count=count: len(origin.requests) == count + 1)  # type: ignore[misc]
-                live.time.advance(2.1)
-                answered = await client
-                assert (answered.status, answered.error) == (504, "timeout")
-            assert (await fetch(live.port)).error == "circuit_open"
-
-    run(main)
+    it = stage()
+    for _ in range(3):
+        client = it.asks()
+        upstream = it.upstream()
+        upstream.hears()
+        it.advance(1.9)
+        assert client.gets_nothing()
+        it.advance(0.2)
+        answered = client.gets()
+        assert (answered.status, answered.error) == (504, "timeout")
+        assert upstream.aborted
+    assert refused(it).error == "circuit_open"
+    it.over()
 
 
 def test_a_dead_instance_under_many_connections_does_not_open_it() -> None:
-    async def main() -> None:
-        config = Upstream(name="up", bind=ANY_PORT, circuit_breaker=_CONFIG.circuit_breaker, retry=Retry())
-        async with Origin() as origin, Live(config, free_port(), origin.port) as live:
-            answers = await asyncio.gather(*(fetch(live.port) for _ in range(40)))
-            assert {a.status for a in answers} == {200}
-            assert live.breaker_states == []
-
-    run(main)
+    it = stage(endpoints=2, retry=Retry())
+    it.loop.dialled = lambda host, port: "refuse" if port == 1 else "accept"
+    clients = [it.asks() for _ in range(40)]
+    for upstream in it.asked():
+        upstream.hears()
+        upstream.answers()
+    assert {client.gets().status for client in clients} == {200}
+    assert it.breaker_states == []
+    it.over()
 
 
 def test_a_route_without_a_breaker_is_not_refused() -> None:
-    async def main() -> None:
-        route = Route(match=Match(path="/free/*"), circuit_breaker=None)
-        config = Upstream(
-            name="up", bind=ANY_PORT, retry=None, circuit_breaker=_CONFIG.circuit_breaker, routes=(route,)
-        )
-        async with Origin(ok(status="500 no")) as origin, Live(config, origin.port) as live:
-            for _ in range(3):
-                await fetch(live.port)
-            assert (await fetch(live.port)).status == 503
-            assert (await fetch(live.port, "/free/x")).status == 500
-
-    run(main)
+    it = stage(routes=(Route(match=Match(path="/free/*"), circuit_breaker=None),))
+    for _ in range(3):
+        goes(it, 500)
+    assert refused(it).status == 503
+    assert goes(it, 500, "/free/x").status == 500
+    it.over()

@@ -6,12 +6,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Inbound, Upstream
 from sidecar.config.model import RateLimit as Config
 from sidecar.core.replies import Reply
 from sidecar.filters.rate_limit import RateLimit
-from support.http import Stage, request
-from support.live import ANY_PORT, Live, Origin, fetch, run
+from support.http import Message, Stage, request
 
 
 class Bench:
@@ -86,29 +84,30 @@ def test_the_message(settings: dict[str, Any], message: str) -> None:
     assert refused.message == message
 
 
-def test_a_client_is_told_when_to_come_again() -> None:
-    async def main() -> None:
-        config = Inbound(bind=ANY_PORT, rate_limit=Config(rate=0.5, burst=1, key="header:x-agent"))
-        async with Origin() as origin, Live(config, origin.port) as live:
-            assert (await fetch(live.port, fields=["x-agent: a"])).status == 200
-            refused = await fetch(live.port, fields=["x-agent: a"])
-            assert (refused.status, refused.error, refused.fields["retry-after"]) == (429, "rate_limited", "2")
-            assert (await fetch(live.port, fields=["x-agent: b"])).status == 200
-            live.time.advance(2)
-            assert (await fetch(live.port, fields=["x-agent: a"])).status == 200
-            assert live.stats.rejected == {"rate_limited": 1}
-            assert live.nothing_left()
+def asks(stage: Stage, *fields: str) -> Message:
+    """What becomes of a request that the upstream, if it gets it, answers at once."""
+    client = stage.asks("GET /", *fields)
+    for upstream in stage.asked():
+        upstream.hears()
+        upstream.answers()
+    return client.gets()
 
-    run(main)
+
+def test_a_client_is_told_when_to_come_again() -> None:
+    stage = Stage(inbound=True, rate_limit=Config(rate=0.5, burst=1, key="header:x-agent"))
+    assert asks(stage, "x-agent: a").status == 200
+    refused = asks(stage, "x-agent: a")
+    assert (refused.status, refused.error, refused.fields["retry-after"]) == (429, "rate_limited", "2")
+    assert asks(stage, "x-agent: b").status == 200
+    stage.advance(2)
+    assert asks(stage, "x-agent: a").status == 200
+    assert stage.stats.rejected == {"rate_limited": 1}
+    assert stage.nothing_left()
+    stage.over()
 
 
 def test_what_is_refused_takes_no_place_in_the_bulkhead() -> None:
-    async def main() -> None:
-        config = Upstream(name="up", bind=ANY_PORT, rate_limit=Config(rate=1.0, burst=1))
-        async with Origin() as origin, Live(config, origin.port) as live:
-            for _ in range(5):
-                await fetch(live.port)
-            assert len(origin.requests) == 1
-            assert live.nothing_left()
-
-    run(main)
+    stage = Stage(rate_limit=Config(rate=1.0, burst=1))
+    assert [asks(stage).status for _ in range(5)] == [200, 429, 429, 429, 429]
+    assert stage.nothing_left()
+    stage.over()

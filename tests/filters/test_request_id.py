@@ -8,10 +8,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Upstream
 from sidecar.filters.request_id import RequestId, new_request_id
 from support.http import Stage, request
-from support.live import ANY_PORT, Live, fetch, run
 
 
 def send(*fields: str) -> Any:
@@ -51,11 +49,9 @@ def test_new_ones_differ() -> None:
 
 
 def test_a_reply_carries_it() -> None:
-    async def main() -> None:
-        async with Live(Upstream(name="up", bind=ANY_PORT)) as live:
-            refused = await fetch(live.port, fields=["x-request-id: mine"])
-            assert refused.fields["x-request-id"] == "mine"
-            assert b'"request_id":"mine"' in refused.body
-            assert live.log.records[0].request_id == "mine"
-
-    run(main)
+    stage = Stage(endpoints=0)
+    refused = stage.asks("GET /", "x-request-id: mine").gets()
+    assert refused.fields["x-request-id"] == "mine"
+    assert b'"request_id":"mine"' in refused.body
+    assert stage.records[0].request_id == "mine"
+    stage.over()

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from email.utils import formatdate
 from typing import Any
 
 import pytest
 
-from sidecar.config.model import CircuitBreaker, Timeout, Upstream
+from sidecar.config.model import CircuitBreaker, Timeout
 from sidecar.config.model import Retry as Config
 from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.filters.retry import Retry
 from sidecar.resilience.backoff import Backoff
 from support.http import Stage, answer, request
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, settle, until
-from support.processes import free_port
 
 #: Unix time, as far as the tests go.
 WALL = 1_800_000_000.0
@@ -186,191 +183,196 @@ def test_a_peers_code_of_an_earlier_try_does_not_stick() -> None:
 
 # -- as upstreams and clients see it ---------------------------------------------------------------------
 
-_CONFIG = Upstream(
-    name="up", bind=ANY_PORT, retry=Config(jitter=False), circuit_breaker=CircuitBreaker(failure_threshold=100)
-)
+
+def stage(endpoints: int = 1, **settings: Any) -> Stage:
+    breaker = CircuitBreaker(failure_threshold=100)
+    return Stage(endpoints=endpoints, retry=Config(**{"jitter": False, **settings}), circuit_breaker=breaker)
 
 
 def test_an_upstream_sees_each_try_and_the_client_one_answer() -> None:
-    async def main() -> None:
-        async with Origin(ok(b"no", status="503 no")) as origin, Live(_CONFIG, origin.port) as live:
-            client = asyncio.ensure_future(fetch(live.port))
-            await until(lambda: len(origin.requests) == 1)
-            await settle()
-            live.time.advance(0.9)
-            await settle()
-            assert len(origin.requests) == 1
-            live.time.advance(0.2)  # 1 s
-            await until(lambda: len(origin.requests) == 2)
-            await settle()
-            origin.handler = ok(b"yes")
-            live.time.advance(2.1)
-            answered = await client
-            assert (answered.status, answered.body, len(origin.requests)) == (200, b"yes", 3)
-            assert len({r.fields["x-request-id"] for r in origin.requests}) == 1
-            assert live.stats.retries == {"503": 2}
-            assert live.log.records[-1].attempts == 3
-
-    run(main)
+    it = stage()
+    client = it.asks()
+    ids = []
+    for delay, status, body in ((1.0, 503, b"no"), (2.0, 503, b"no"), (0.0, 200, b"yes")):
+        upstream = it.upstream()
+        ids.append(upstream.hears().fields["x-request-id"])
+        upstream.answers(status, body)
+        if delay:
+            it.advance(delay - 0.1)
+            assert it.asked() == []
+            it.advance(0.2)
+    assert (client.gets().body, len(set(ids))) == (b"yes", 1)
+    assert it.stats.retries == {"503": 2}
+    assert it.records[-1].attempts == 3
+    it.over()
 
 
 def test_the_last_answer_is_passed_on_as_it_is() -> None:
-    async def main() -> None:
-        config = Upstream(name="up", bind=ANY_PORT, retry=Config(max_attempts=2, initial_delay=0.0))
-        async with Origin(ok(b"sorry", "x-a: b", status="503 no")) as origin, Live(config, origin.port) as live:
-            answered = await fetch(live.port)
-            assert (answered.status, answered.body, answered.fields["x-a"]) == (503, b"sorry", "b")
-            assert answered.error == ""
-            assert len(origin.requests) == 2
-
-    run(main)
+    it = stage(max_attempts=2, initial_delay=0.0)
+    client = it.asks()
+    for _ in range(2):
+        upstream = it.upstream()
+        upstream.hears()
+        upstream.answers(503, b"sorry", "x-a: b")
+    answered = client.gets()
+    assert (answered.status, answered.body, answered.fields["x-a"]) == (503, b"sorry", "b")
+    assert answered.error == ""
+    assert it.asked() == []
+    it.over()
 
 
 def test_a_post_is_not_sent_twice() -> None:
-    async def main() -> None:
-        async with Origin(ok(status="503 no")) as origin, Live(_CONFIG, origin.port) as live:
-            assert (await fetch(live.port, method="POST", body=b"x")).status == 503
-            origin.handler = None
-            answered = await fetch(live.port, method="POST", body=b"x")
-            assert (answered.status, answered.error) == (502, "upstream_reset")
-            assert len(origin.requests) == 2
-
-    run(main)
+    it = stage()
+    client = it.asks("POST /", body=b"x")
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers(503)
+    assert client.gets().status == 503
+    client.asks("POST /", body=b"x")
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.breaks()
+    answered = client.gets()
+    assert (answered.status, answered.error) == (502, "upstream_reset")
+    it.advance(60)
+    assert it.asked() == []
+    it.over()
 
 
 @pytest.mark.parametrize(("size", "tries"), [(1, 2), (65536, 2), (65537, 1)])
 def test_a_body_is_kept_up_to_64_kib(size: int, tries: int) -> None:
     body = random.Random(size).randbytes(size)
-
-    async def main() -> None:
-        async def second_time(_: Request) -> bytes:
-            return ok() if len(origin.requests) > 1 else ok(status="503 no")
-
-        config = Upstream(name="up", bind=ANY_PORT, retry=Config(max_attempts=3, initial_delay=0.0))
-        async with Origin(second_time) as origin, Live(config, origin.port) as live:
-            answered = await fetch(live.port, method="PUT", body=body)
-            assert answered.status == (200 if tries == 2 else 503)
-            assert [r.body == body for r in origin.requests] == [True] * tries
-
-    run(main)
+    it = stage(initial_delay=0.0)
+    client = it.asks("PUT /", body=body)
+    for status in (503, 200)[:tries]:
+        upstream = it.upstream()
+        assert upstream.hears().body == body
+        upstream.answers(status)
+    assert client.gets().status == status
+    assert it.asked() == []
+    it.over()
 
 
 def test_a_post_that_could_not_connect_goes_to_another_endpoint_at_once() -> None:
-    async def main() -> None:
-        async with Origin() as origin, Live(_CONFIG, free_port(), origin.port) as live:
-            for _ in range(4):
-                assert (await fetch(live.port, method="POST", body=b"abc")).status == 200
-            assert [r.body for r in origin.requests] == [b"abc"] * 4
-            assert live.stats.retries["connect"] == 1  # then it is out of the rotation
-            assert live.nothing_left()
-
-    run(main)
+    it = stage(endpoints=2)
+    it.loop.dialled = lambda host, port: "refuse" if port == 1 else "accept"
+    client = it.client()
+    for _ in range(4):
+        client.asks("POST /", body=b"abc")
+        upstream = it.upstream()
+        assert upstream.hears().body == b"abc"
+        upstream.answers()
+        assert client.gets().status == 200
+    assert it.stats.retries["connect"] == 1  # then it is out of the rotation
+    assert it.nothing_left()
+    it.over()
 
 
 def test_a_post_to_a_draining_peer_goes_to_another_endpoint_at_once() -> None:
-    draining = ok(b"{}", "x-sidecar-error: draining", status="503 Service Unavailable")
-
-    async def main() -> None:
-        async with Origin(draining) as old, Origin() as new, Live(_CONFIG, old.port, new.port) as live:
-            live.endpoints(old.port, new.port, sidecars=True)
-            answers = [await fetch(live.port, method="POST", body=b"abc") for _ in range(4)]
-            assert [a.status for a in answers] == [200] * 4
-            assert (len(old.requests), len(new.requests)) == (1, 4)
-            assert live.breaker_states == []
-
-    run(main)
+    it = stage()
+    it.endpoints(2, sidecars=True)
+    client = it.asks("POST /", body=b"abc")
+    old = it.upstream()
+    old.hears()
+    old.answers(503, b"{}", "x-sidecar-error: draining")
+    for _ in range(4):
+        new = it.upstream()
+        assert new is not old
+        assert new.hears().body == b"abc"
+        new.answers()
+        assert client.gets().status == 200
+        client.asks("POST /", body=b"abc")
+    assert it.breaker_states == []
+    it.over()
 
 
 @pytest.mark.parametrize("code", ["draining", "connect_failed", "no_endpoints"])
 def test_an_app_that_says_so_is_not_believed(code: str) -> None:
-    lie = ok(b"{}", f"x-sidecar-error: {code}", status="503 Service Unavailable")
-
-    async def main() -> None:
-        async with Origin(lie) as one, Origin(lie) as two, Live(_CONFIG, one.port, two.port) as live:
-            answer = await fetch(live.port, method="POST", body=b"abc")
-            assert answer.status == 503
-            assert "x-sidecar-error" not in answer.fields
-            assert len(one.requests) + len(two.requests) == 1
-            assert not any(endpoint.ejected_until for endpoint in live.listener.cluster.endpoints)
-
-    run(main)
+    it = stage(endpoints=2)
+    client = it.asks("POST /", body=b"abc")
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers(503, b"{}", f"x-sidecar-error: {code}")
+    answered = client.gets()
+    assert answered.status == 503
+    assert "x-sidecar-error" not in answered.fields
+    assert it.asked() == []
+    assert not any(endpoint.ejected_until for endpoint in it.listener.cluster.endpoints)
+    it.over()
 
 
 def test_a_closed_keep_alive_connection_costs_a_get_nothing() -> None:
-    async def main() -> None:
-        async def once(_: Request) -> bytes | None:
-            return ok() if len(origin.requests) != 2 else None
-
-        async with Origin(once) as origin, Live(_CONFIG, origin.port) as live:
-            assert (await fetch(live.port)).status == 200
-            assert (await fetch(live.port)).status == 200  # the second request met a connection being closed
-            assert len(origin.requests) == 3
-            assert live.stats.retries == {"race": 1}
-
-    run(main)
+    it = stage()
+    client = it.asks()
+    kept = it.upstream()
+    kept.hears()
+    kept.answers()
+    assert client.gets().status == 200
+    client.asks()
+    kept.hears()
+    kept.leaves()  # the second request met a connection being closed
+    fresh = it.upstream()
+    assert fresh is not kept
+    fresh.hears()
+    fresh.answers()
+    assert client.gets().status == 200
+    assert it.stats.retries == {"race": 1}
+    it.over()
 
 
 def test_retry_after_is_waited_for() -> None:
-    async def main() -> None:
-        async with (
-            Origin(ok(b"", "retry-after: 5", status="503 no")) as origin,
-            Live(_CONFIG, origin.port) as live,
-        ):
-            client = asyncio.ensure_future(fetch(live.port))
-            await until(lambda: len(origin.requests) == 1)
-            await settle()
-            origin.handler = ok()
-            live.time.advance(4.9)
-            await settle()
-            assert len(origin.requests) == 1
-            live.time.advance(0.2)
-            assert (await client).status == 200
-
-    run(main)
+    it = stage()
+    client = it.asks()
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers(503, b"", "retry-after: 5")
+    it.advance(4.9)
+    assert it.asked() == []
+    it.advance(0.2)
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers()
+    assert client.gets().status == 200
+    it.over()
 
 
 def test_the_deadline_ends_the_tries() -> None:
-    async def main() -> None:
-        config = Upstream(
-            name="up", bind=ANY_PORT, retry=Config(max_attempts=10, jitter=False), timeout=Timeout(request=2.5)
-        )
-        async with Origin(ok(status="503 no")) as origin, Live(config, origin.port) as live:
-            client = asyncio.ensure_future(fetch(live.port))
-            await until(lambda: len(origin.requests) == 1)
-            await settle()
-            live.time.advance(1.05)
-            answered = await client  # the next delay, 2 s, would end after the deadline
-            assert (answered.status, len(origin.requests)) == (503, 2)
-
-    run(main)
+    it = Stage(retry=Config(max_attempts=10, jitter=False), timeout=Timeout(request=2.5))
+    client = it.asks()
+    for _ in range(2):
+        upstream = it.upstream()
+        upstream.hears()
+        upstream.answers(503)
+        it.advance(1.05)
+    assert client.gets().status == 503  # the next delay, 2 s, would end after the deadline
+    assert it.asked() == []
+    it.over()
 
 
 def test_a_client_that_leaves_during_the_backoff_is_not_tried_for_again() -> None:
-    async def main() -> None:
-        async with Origin(ok(status="503 no")) as origin, Live(_CONFIG, origin.port) as live:
-            client = asyncio.ensure_future(fetch(live.port))
-            await until(lambda: live.stats.retries["503"] == 1)
-            client.cancel()
-            await until(lambda: live.stats.active == 0)
-            live.time.advance(60)
-            await settle()
-            assert len(origin.requests) == 1
-            assert live.nothing_left()
-
-    run(main)
+    it = stage()
+    client = it.asks()
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers(503)
+    assert it.stats.retries["503"] == 1
+    client.breaks()
+    assert it.stats.active == 0
+    it.advance(60)
+    assert it.asked() == []
+    assert it.nothing_left()
+    it.over()
 
 
 def test_not_after_the_first_byte_of_an_answer() -> None:
-    async def main() -> None:
-        async def half(_: Request) -> bytes:
-            return b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf"
-
-        async with Origin(half) as origin, Live(_CONFIG, origin.port) as live:
-            client = asyncio.ensure_future(fetch(live.port))
-            await until(lambda: live.stats.bytes_out == 4)
-            await origin.stop()
-            assert (await client).status == 0  # cut off: the client cannot take it for the whole
-            assert len(origin.requests) == 1
-            await until(live.nothing_left)
-
-    run(main)
+    it = stage()
+    client = it.asks()
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.says(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf")
+    upstream.breaks()
+    assert client.aborted  # the client cannot take it for the whole
+    it.advance(60)
+    assert it.asked() == []
+    assert it.nothing_left()
+    it.over()

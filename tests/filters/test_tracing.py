@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Inbound, Retry, Upstream
+from sidecar.config.model import Retry
 from sidecar.config.model import Tracing as Config
 from sidecar.core.records import SpanRecord
 from sidecar.core.trace import parse_traceparent, trace_of
 from sidecar.filters.tracing import Tracing
 from support.http import Stage, request
-from support.live import ANY_PORT, Live, Origin, fetch, ok, run
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"
@@ -219,33 +218,29 @@ def test_where_nothing_is_listed_a_span_has_a_trace_of_its_own_and_the_log_names
 
 
 def test_the_same_trace_on_every_try_and_in_the_log() -> None:
-    async def main() -> None:
-        config = Upstream(name="up", bind=ANY_PORT, retry=Retry(initial_delay=0.0))
-        async with (
-            Origin(ok(status="503 no")) as origin,
-            Live(config, origin.port, tracing=Config(sample=1.0)) as live,
-        ):
-            await fetch(live.port)
-            sent = [r.fields["traceparent"] for r in origin.requests]
-            assert len(sent) == 3
-            assert len(set(sent)) == 1
-            (span,) = live.spans
-            assert f"{span.trace_id:032x}-{span.span_id:016x}" in sent[0]
-            assert span.attributes["http.response.status_code"] == 503
-            assert span.attributes["sidecar.attempts"] == 3
-            assert span.attributes["server.address"] == f"127.0.0.1:{origin.port}"
-            assert (span.kind, span.ok) == ("client", False)
-            assert live.log.records[0].trace_id == f"{span.trace_id:032x}"
-
-    run(main)
+    stage = Stage(retry=Retry(initial_delay=0.0), tracing=Config(sample=1.0))
+    client = stage.asks()
+    sent = []
+    for _ in range(3):
+        upstream = stage.upstream()
+        sent.append(upstream.hears().fields["traceparent"])
+        upstream.answers(503)
+    assert client.gets().status == 503
+    assert len(set(sent)) == 1
+    (span,) = stage.spans
+    assert f"{span.trace_id:032x}-{span.span_id:016x}" in sent[0]
+    assert span.attributes["http.response.status_code"] == 503
+    assert span.attributes["sidecar.attempts"] == 3
+    assert span.attributes["server.address"] == "10.0.0.1:1"
+    assert (span.kind, span.ok) == ("client", False)
+    assert stage.records[0].trace_id == f"{span.trace_id:032x}"
+    stage.over()
 
 
 def test_an_inbound_span_of_something_that_was_refused() -> None:
-    async def main() -> None:
-        async with Live(Inbound(bind=ANY_PORT), tracing=Config(sample=1.0)) as live:
-            assert (await fetch(live.port)).error == "no_endpoints"
-            (span,) = live.spans
-            assert (span.kind, span.ok, span.attributes["error.type"]) == ("server", False, "no_endpoints")
-            assert "server.address" not in span.attributes
-
-    run(main)
+    stage = Stage(inbound=True, endpoints=0, tracing=Config(sample=1.0))
+    assert stage.asks().gets().error == "no_endpoints"
+    (span,) = stage.spans
+    assert (span.kind, span.ok, span.attributes["error.type"]) == ("server", False, "no_endpoints")
+    assert "server.address" not in span.attributes
+    stage.over()

@@ -104,7 +104,7 @@ def test_whenever_it_is_killed_all_that_was_acknowledged_and_not_removed_is_ther
         stdout=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None

@@ -34,7 +34,7 @@ class CeleryWorker(Process):
 
     def __init__(self, folder: Path, port: int) -> None:
         command = [sys.executable, "-m", "celery", "-A", "tasks", "worker", "-c", "1", "-l", "info", "-n", "w1@here"]
-        super().__init__(command, folder / "worker.log", {**_celery(port), "PYTHONPATH": str(HERE)})
+        super().__init__(command, folder / "worker.log", _celery(port))
 
     def ready(self) -> CeleryWorker:
         wait_for(lambda: "w1@here ready" in self.output() or self.popen.poll() is not None, "the worker is ready")
@@ -56,7 +56,12 @@ class CeleryWorker(Process):
 
 
 def _celery(port: int) -> dict[str, str]:
-    return {"BROKER": f"amqp://guest:guest@127.0.0.1:{port}//", "C_FORCE_ROOT": "1", "PYTHONWARNINGS": "ignore"}
+    return {
+        "BROKER": f"amqp://guest:guest@127.0.0.1:{port}//",
+        "C_FORCE_ROOT": "1",
+        "PYTHONPATH": str(HERE),
+        "PYTHONWARNINGS": "ignore",
+    }
 
 
 def _start(command: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
