@@ -10,7 +10,7 @@ from setuptools import setup
 
 #: What every request and every relayed byte runs through.
 HOT_PATH = [
-    "sidecar/amqp/failover/buffered_channel.py",
+    "sidecar/amqp/failover/buffered_path.py",
     "sidecar/amqp/failover/offline.py",
     "sidecar/amqp/failover/recovery.py",
     "sidecar/amqp/failover/session.py",
@@ -30,6 +30,8 @@ HOT_PATH = [
     "sidecar/amqp/publisher/probe_channel.py",
     "sidecar/amqp/publisher/send_queue.py",
     "sidecar/amqp/publisher/unconfirmed.py",
+    "sidecar/amqp/relay/acks.py",
+    "sidecar/amqp/relay/answers.py",
     "sidecar/amqp/relay/channel.py",
     "sidecar/amqp/relay/connections.py",
     "sidecar/amqp/relay/consumer_pause.py",
@@ -40,11 +42,8 @@ HOT_PATH = [
     "sidecar/amqp/relay/heartbeat.py",
     "sidecar/amqp/relay/lifecycle.py",
     "sidecar/amqp/relay/opening.py",
-    "sidecar/amqp/relay/pending_frames.py",
+    "sidecar/amqp/relay/publishing.py",
     "sidecar/amqp/relay/session.py",
-    "sidecar/amqp/relay/settling.py",
-    "sidecar/amqp/relay/subscription.py",
-    "sidecar/amqp/relay/unacked.py",
     "sidecar/amqp/relay/write_batch.py",
     "sidecar/amqp/replay/backoff.py",
     "sidecar/amqp/replay/cursor.py",

@@ -3,6 +3,7 @@
 The words used in this code, a line each. Every name of a module or package is here, whole or word by word.
 
 access log                one line per finished exchange
+ack                       what a client says of a delivery that it has dealt with, and a broker of a publish; also nack
 address                   where something listens or is dialled: a host and a port, or a path
 admin, admin API          the HTTP port for operators: health, metrics, upstreams, reload, drain
 admission                 whether an AMQP port takes clients at all; when it does not, it stops listening
@@ -26,7 +27,7 @@ breaker, circuit breaker  closed: calls pass; open: they are refused at once; ha
 broker                    a server of AMQP, RabbitMQ that is; an endpoint of an AMQP upstream
 broker catalog            what the broker has agreed to, so that it can be answered without it
 broker stub               the sidecar in the broker's place, for a session that has no broker
-buffered channel          a channel whose publishes are kept until the broker or the spool has confirmed them
+buffered path             the way of publishes with a spool: each is kept until the broker or the spool has confirmed it
 bulkhead                  bounds what is under way at once, with a bounded queue in front
 callback                  a function that is given to something, to be called when it has an answer
 chain                     the ordered hooks of the filters that an exchange runs through
@@ -167,6 +168,7 @@ publish                   one message that a client sends, whole: method, header
 publisher                 a connection of the sidecar's own that publishes with confirms
 publisher pool            the publishers of a replay, one for each user and virtual host
 publisher slot            one place of that pool: its publisher, and what waits for it
+publishing                how a channel's publishes get to the broker, and what waits behind them
 queue                     what waits in line; a broker's queue holds messages for its consumers
 rate limit                so many per second on average, so many at once at most
 reason                    why a message became a dead letter
@@ -203,7 +205,6 @@ service                   what a workload offers, under the name that others dis
 session                   an AMQP connection of a client and the one to a broker that belongs to it; with a spool, one
                           broker connection after the other
 setting          one value of the configuration, as what it is for takes it
-settling                  what a client says of its deliveries: ack, nack, reject
 share                     how much of the spool's room one stream may have
 shortage                  the host is out of descriptors, ports or memory for sockets
 show                      a configuration in the shape of its file again, secrets aside

@@ -51,7 +51,7 @@ from sidecar.amqp.topology.client_state import DIRECT_REPLY_TO, ChannelState, Cl
 from sidecar.amqp.topology.declarations import STATING, Declaration
 from sidecar.amqp.wire import constants
 from sidecar.amqp.wire.constants import AmqpError
-from sidecar.amqp.wire.methods import Arguments, channel_close, method, short
+from sidecar.amqp.wire.methods import Arguments, channel_close, method, method_name, short
 from sidecar.amqp.wire.rpc import ANSWERS, methods_in, no_wait
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ class BrokerStub:
     def _describe(self, found: int, data: bytes, start: int, end: int) -> str:
         name = _NAMES.get(found)
         if name is None:
-            return f"method {found >> 16}.{found & 0xFFFF}"
+            return method_name(found)
         if found == constants.TX_SELECT:
             return name
         arguments = Arguments(data, start, end)

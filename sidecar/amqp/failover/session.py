@@ -14,16 +14,16 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.admission import NO_BROKER_CODES
-from sidecar.amqp.failover.buffered_channel import BufferedChannel
+from sidecar.amqp.failover.buffered_path import Buffered
 from sidecar.amqp.failover.offline import Offline
 from sidecar.amqp.failover.offline_login import OfflineLogin
 from sidecar.amqp.failover.recovery import Recovering
 from sidecar.amqp.failover.server_handshake import renewed
+from sidecar.amqp.failover.watchdog import Watchdog
 from sidecar.amqp.relay.channel import Channel
 from sidecar.amqp.relay.connections import CLOSED, CLOSING, OPEN, OTHER_FULL, BrokerConnection, ClientConnection
 from sidecar.amqp.relay.lifecycle import CLOSE_SECONDS, DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.relay.session import Session
-from sidecar.amqp.relay.watchdog import Watchdog
 from sidecar.amqp.topology.client_state import ClientState
 from sidecar.amqp.wire.client_handshake import ClientHandshake
 from sidecar.amqp.wire.constants import (
@@ -82,14 +82,17 @@ class BufferedSession(Session):
 
     # -- what passes ---------------------------------------------------------------------------------------------------
 
-    def mark(self) -> bytes:
-        return self._intake.mark()
-
     def new_channel(self, number: int) -> Channel:
-        channel = BufferedChannel(self, number, self._intake)
-        channel.origin = f"{self.handshake.user} ({self.handshake.product})"
-        channel.user = self.handshake.identity
+        channel = Channel(self, number)
+        channel.path = path = Buffered(self, channel, self._intake)
+        path.origin = f"{self.handshake.user} ({self.handshake.product})"
+        path.user = self.handshake.identity
         return channel
+
+    def _path(self, channel: Channel) -> Buffered:
+        path = channel.path
+        assert isinstance(path, Buffered)
+        return path
 
     def control(self, frames: bytes) -> bytes:
         if not self.detached:
@@ -107,10 +110,10 @@ class BufferedSession(Session):
         channel = self.channels.get(frames[1] << 8 | frames[2])
         if channel is None:
             return False
-        assert isinstance(channel, BufferedChannel)
-        if not channel.unconfirmed:
+        path = self._path(channel)
+        if not path.unconfirmed:
             return False
-        channel.leaving = min(channel.leaving, self.listener.clock())
+        path.leaving = min(path.leaving, self.listener.clock())
         channel.pending = []
         self.pending_frames.add(channel, frames)
         return True
@@ -131,8 +134,8 @@ class BufferedSession(Session):
         return size <= self.max_message_size and self.withheld + size <= self.partial_limit
 
     def wait(self, channel: Channel, frame: bytes) -> None:
-        assert isinstance(channel, BufferedChannel)
-        busy = channel.held or channel.storing
+        path = self._path(channel)
+        busy = path.held or path.storing
         if not self.detached or busy or not self._offline.overtakes(channel, frame):
             Session.wait(self, channel, frame)
 
@@ -144,11 +147,10 @@ class BufferedSession(Session):
             self._offline.answer()
 
     def channel_gone(self, channel: Channel) -> None:
-        assert isinstance(channel, BufferedChannel)
         self._offline.client_state.channel_gone(channel.number)
         Session.channel_gone(self, channel)
         if channel.ending:
-            channel.close_up(self.listener.clock())
+            self._path(channel).close_up(self.listener.clock())
 
     def client_said(self, data: bytes) -> None:
         Session.client_said(self, data)
@@ -171,8 +173,8 @@ class BufferedSession(Session):
             broker.transport.abort()
         elif not self.amqp_stats.blocked:
             for channel in list(self.channels.values()):
-                assert isinstance(channel, BufferedChannel)
-                if channel.look(now) and not channel.held and not channel.storing:
+                path = self._path(channel)
+                if path.look(now) and not path.held and not path.storing:
                     self.emptied(channel)
 
     # -- what the connections to brokers hear --------------------------------------------------------------------------
@@ -234,7 +236,7 @@ class BufferedSession(Session):
 
     def _asks(self) -> bool:
         """The client waits for the answer to a request, which was for this connection."""
-        return any(isinstance(channel, BufferedChannel) and channel.asked > 0 for channel in self.channels.values())
+        return any(channel.asked > 0 for channel in self.channels.values())
 
     def _cut(self) -> bool:
         """The client has got a part of a message, and nobody has the rest of it."""
@@ -251,9 +253,10 @@ class BufferedSession(Session):
         self._stand_alone()
         now = self.listener.clock()
         for channel in list(self.channels.values()):
-            assert isinstance(channel, BufferedChannel)
-            channel.detach(now)
-            channel.spool_held()
+            channel.detach()
+            path = self._path(channel)
+            path.broker_lost(now)
+            path.spool_held()
         self._offline.lost(now)
         self._see_to_channels()
 
@@ -266,8 +269,8 @@ class BufferedSession(Session):
         self._recovering.search(_AGAIN_SECONDS)
         now = self.listener.clock()
         for channel in list(self.channels.values()):
-            assert isinstance(channel, BufferedChannel)
-            channel.detach(now)  # consumers that were there again may have got something
+            channel.detach()  # consumers that were there again may have got something
+            self._path(channel).broker_lost(now)
         # What came in the meantime, and what the stub had left to the broker.
         self._offline.lost(now)
 
@@ -343,13 +346,12 @@ class BufferedSession(Session):
             extra={"upstream": self.listener.name, "client": self.peer, "endpoint": broker.endpoint.address},
         )
         for channel in list(self.channels.values()):
-            assert isinstance(channel, BufferedChannel)
-            channel.measure()
+            self._path(channel).measure()
         if self._listener.work_is_over:
             self.consumer_pause.returning = False
             self.consumer_pause.give_back()
         for channel in list(self.channels.values()):
-            if channel.freed and channel.held:
+            if channel.freed and channel.path.held:
                 self.departure.free(channel)
         if self.departure.begun:
             self.departure.begin()
@@ -358,8 +360,8 @@ class BufferedSession(Session):
     def _see_to_channels(self) -> None:
         """What waits for what is held may go on where nothing is."""
         for channel in list(self.channels.values()):
-            assert isinstance(channel, BufferedChannel)
-            if not channel.held and not channel.storing:
+            path = self._path(channel)
+            if not path.held and not path.storing:
                 self.emptied(channel)
 
     def stop_work(self) -> None:
@@ -446,8 +448,8 @@ class BufferedSession(Session):
     def _leaves(self) -> None:
         now = self.listener.clock()
         for channel in self.channels.values():
-            assert isinstance(channel, BufferedChannel)
-            channel.leaving = min(channel.leaving, now)
+            path = self._path(channel)
+            path.leaving = min(path.leaving, now)
 
     def client_closes(self, frame: bytes) -> bytes:
         self._leaves()
@@ -462,8 +464,7 @@ class BufferedSession(Session):
 
     def _busy(self) -> bool:
         for channel in self.channels.values():
-            assert isinstance(channel, BufferedChannel)
-            if channel.held or channel.storing or channel.unconfirmed:
+            if channel.path.busy:
                 return True
             waiting = channel.pending
             # A client that leaves without a broker wants no more answers.
@@ -478,14 +479,13 @@ class BufferedSession(Session):
     def _spool_unconfirmed(self) -> None:
         now = self.listener.clock()
         for channel in list(self.channels.values()):
-            assert isinstance(channel, BufferedChannel)
-            channel.broker_lost(now)
+            self._path(channel).broker_lost(now)
 
     def _drop_held(self, channel: Channel) -> None:
         """What was held when its channel or connection went is spooled as well."""
-        assert isinstance(channel, BufferedChannel)
-        for publish in self.scheduler.forget(channel):
-            channel.give_up(publish)
+        path = self._path(channel)
+        for publish in self.scheduler.forget(path):
+            path.give_up(publish)
 
     def end(self) -> bool:
         if self._offline_login is not None:

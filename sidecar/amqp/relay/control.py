@@ -1,16 +1,18 @@
-"""Everything that is neither a publish nor a delivery nor an acknowledgement: what the relay makes of it.
+"""What a client says besides publishes and acks: what the relay makes of each method.
 
 A handler says what goes on in place of a frame: ``None``, the frame as it is; empty bytes, nothing; other bytes, those.
+The broker's methods are in answers.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
+from sidecar.amqp.relay.answers import removed
 from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES, Channel, Removal
-from sidecar.amqp.relay.deliveries import PausedDelivery
-from sidecar.amqp.relay.subscription import Subscription
+from sidecar.amqp.relay.consumer_pause import Subscription
 from sidecar.amqp.topology.declarations import PASSIVE
 from sidecar.amqp.wire import constants
 from sidecar.amqp.wire.constants import AmqpError
@@ -20,9 +22,9 @@ from sidecar.amqp.wire.methods import (
     basic_qos,
     channel_close_ok,
     method,
+    method_name,
     method_of,
 )
-from sidecar.amqp.wire.rpc import EXCHANGE_DECLARE_OK
 from sidecar.amqp.wire.tables import decode_table
 
 if TYPE_CHECKING:
@@ -42,33 +44,13 @@ _BARRIERS: Final = frozenset(
         constants.QUEUE_UNBIND,
     }
 )
-#: All that a client may say on a channel. An unknown method makes RabbitMQ drop the connection without a word.
-_KNOWN: Final = _BARRIERS | {
-    constants.ACCESS_REQUEST, constants.CHANNEL_OPEN, constants.CHANNEL_FLOW, constants.CHANNEL_FLOW_OK,
-    constants.EXCHANGE_DECLARE, constants.EXCHANGE_BIND, constants.QUEUE_DECLARE, constants.QUEUE_BIND,
-    constants.BASIC_QOS, constants.BASIC_CONSUME, constants.BASIC_CANCEL, constants.BASIC_CANCEL_OK,
-    constants.BASIC_GET, constants.BASIC_RECOVER, constants.BASIC_RECOVER_ASYNC, constants.CONFIRM_SELECT,
-}  # fmt: skip
-#: The answers to what takes something away.
-_REMOVED: Final = frozenset(
-    {constants.EXCHANGE_DELETE_OK, constants.EXCHANGE_UNBIND_OK, constants.QUEUE_DELETE_OK, constants.QUEUE_UNBIND_OK}
-)
 #: RabbitMQ's pseudo-queue for answers.
 _DIRECT_REPLY_TO: Final = b"amq.rabbitmq.reply-to"
-_TOPOLOGY: Final = frozenset(
-    {
-        constants.EXCHANGE_DECLARE,
-        constants.EXCHANGE_DELETE,
-        constants.EXCHANGE_BIND,
-        constants.EXCHANGE_UNBIND,
-        constants.QUEUE_BIND,
-        constants.QUEUE_UNBIND,
-        constants.QUEUE_DELETE,
-    }
-)
+#: Among the bits of declarations.
+_NO_WAIT: Final = 16
 
 
-# -- from the client ---------------------------------------------------------------------------------------------------
+# -- on no open channel ------------------------------------------------------------------------------------------------
 
 
 def off_channel(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
@@ -89,15 +71,14 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
             return session.client_closes(data[start:end])
         if found == constants.CONNECTION_UPDATE_SECRET:
             return session.new_secret(Arguments(data, start, end).long_bytes())
-        raise AmqpError(constants.COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} is not for channel 0", found)
+        text = f"COMMAND_INVALID - {method_name(found)} is not for channel 0"
+        raise AmqpError(constants.COMMAND_INVALID, text, found)
     if found != constants.CHANNEL_OPEN:
-        raise AmqpError(
-            constants.CHANNEL_ERROR, f"CHANNEL_ERROR - {_name(found)} on channel {number}, which is not open", found
-        )
+        text = f"CHANNEL_ERROR - {method_name(found)} on channel {number}, which is not open"
+        raise AmqpError(constants.CHANNEL_ERROR, text, found)
     if session.channel_max and number > session.channel_max:
-        raise AmqpError(
-            constants.NOT_ALLOWED, f"NOT_ALLOWED - channel {number} is above channel_max, {session.channel_max}", found
-        )
+        text = f"NOT_ALLOWED - channel {number} is above channel_max, {session.channel_max}"
+        raise AmqpError(constants.NOT_ALLOWED, text, found)
     session.channels[number] = session.new_channel(number)
     session.amqp_stats.channels += 1
     return None
@@ -120,72 +101,56 @@ def _on_closing(session: Session, kind: int, number: int, data: bytes, start: in
     return b""
 
 
+# -- on an open channel ------------------------------------------------------------------------------------------------
+
+
 def from_client(session: Session, channel: Channel, found: int, data: bytes, start: int, end: int) -> bytes | None:
-    """A method of the client on an open channel."""
-    if found in _BARRIERS and channel.held:
+    """A method of the client on an open channel. An unknown one makes RabbitMQ drop the connection without a word."""
+    if found in _BARRIERS and channel.path.held:
         channel.pending = []
         session.wait(channel, data[start:end])
         return b""
-    if found == constants.BASIC_QOS:
-        return _qos(session, channel, data, start, end)
-    if found == constants.BASIC_CONSUME:
-        return _consume(session, channel, data, start, end)
-    if found == constants.BASIC_GET:
-        arguments = Arguments(data, start, end)
-        arguments.skip(2)
-        arguments.short_bytes()
-        channel.gets.append(bool(arguments.u8() & 1))
-    elif found == constants.QUEUE_DECLARE:
-        _declare(session, channel, data, start, end)
-    elif found == constants.BASIC_CANCEL:
-        arguments = Arguments(data, start, end)
-        tag = arguments.short_bytes()
-        channel.subscriptions.pop(tag, None)
-        if arguments.u8() & 1:
-            channel.depart(tag)
-            session.consumer_gone(channel, tag)
-    elif found == constants.BASIC_RECOVER:
-        channel.recovering.append(True)
-    elif found == constants.BASIC_RECOVER_ASYNC:
-        channel.recovered()
-    elif found == constants.CHANNEL_CLOSE:
-        channel.ending = True
-    elif found == constants.CONFIRM_SELECT:
-        channel.select_confirms()
-    elif found == constants.TX_SELECT:
-        channel.one_lane = True
-    elif found == constants.CHANNEL_OPEN:
-        raise AmqpError(constants.CHANNEL_ERROR, f"CHANNEL_ERROR - channel {channel.number} is open already", found)
-    elif found in _TOPOLOGY:
-        _learn(session, channel, found, Arguments(data, start, end))
-    elif found not in _KNOWN:
-        raise AmqpError(constants.COMMAND_INVALID, f"COMMAND_INVALID - {_name(found)} on a channel", found)
+    handler = _HANDLERS.get(found)
+    if handler is None:
+        text = f"COMMAND_INVALID - {method_name(found)} on a channel"
+        raise AmqpError(constants.COMMAND_INVALID, text, found)
+    return handler(session, channel, data, start, end)
+
+
+def _pass(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    """Nothing that matters here."""
     return None
 
 
-def _declare(session: Session, channel: Channel, data: bytes, start: int, end: int) -> None:
-    """A queue."""
+def _open(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    text = f"CHANNEL_ERROR - channel {channel.number} is open already"
+    raise AmqpError(constants.CHANNEL_ERROR, text, constants.CHANNEL_OPEN)
+
+
+def _close(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    channel.ending = True
+    return None
+
+
+def _confirm_select(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    channel.path.select_confirms()
+    return None
+
+
+def _tx_select(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    channel.path.one_lane = True
+    return None
+
+
+# -- consumers ---------------------------------------------------------------------------------------------------------
+
+
+def _get(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
     arguments = Arguments(data, start, end)
     arguments.skip(2)
-    name = arguments.short()
-    bits = arguments.u8()
-    declared = b"" if bits & PASSIVE else data[start + 13 : end - 1]
-    if not bits & 16:
-        channel.declares.append(declared)
-    elif declared and name:
-        session.has_queue(name, declared)
-
-
-def _learn_life(session: Session, name: str, declared: bytes) -> None:
-    """A queue was declared so; see :meth:`Session.has_queue`."""
-    at = 1 + declared[0]
-    durable = declared[at] & 0b1110 == 2  # neither exclusive nor auto-delete
-    table = declared[at + 1 :]
-    try:
-        arguments = decode_table(table, 0, len(table))
-    except AmqpError:
-        return
-    session.policy.bindings.queue_declared(session.vhost, name, not durable, arguments)
+    arguments.short_bytes()
+    channel.gets.append(bool(arguments.u8() & 1))
+    return None
 
 
 def _qos(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
@@ -230,64 +195,113 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
     return before + data[start:end] + after if before or after else None
 
 
-def _learn(session: Session, channel: Channel, found: int, arguments: Arguments) -> None:
-    """What the client tells the broker about exchanges, queues and bindings. What is made is taken as true before the
-    answer: if it is not, the worst is a message that is held in vain. What is removed, only with the answer; so is
-    what limits the life of messages, as another declaration of the same may be refused."""
-    topology = session.policy.bindings
-    vhost = session.vhost
+def _cancel(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = Arguments(data, start, end)
+    tag = arguments.short_bytes()
+    channel.subscriptions.pop(tag, None)
+    if arguments.u8() & 1:
+        channel.depart(tag)
+        session.consumer_gone(channel, tag)
+    return None
+
+
+def _recover(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    channel.recovering.append(True)
+    return None
+
+
+def _recover_async(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    channel.recovered()
+    return None
+
+
+# -- topology ----------------------------------------------------------------------------------------------------------
+#
+# What is made is taken as true before the answer: if it is not, the worst is a message that is held in vain. What is
+# removed, only with the answer; so is what limits the life of messages, as another declaration of the same may be
+# refused.
+
+
+def _queue_declare(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = Arguments(data, start, end)
     arguments.skip(2)
-    if found == constants.EXCHANGE_DECLARE:
-        name, kind = arguments.short(), arguments.short()
-        bits = arguments.u8()
-        transient = not bits & 3  # nor passive
-        if not bits & 1:
-            topology.exchange_declared(vhost, name, kind, None if transient else True)
-        if not bits & 16:
-            channel.exchanges.append((name, kind) if transient else None)
-    elif found == constants.EXCHANGE_DELETE:
-        name = arguments.short()
-        _remove(session, channel, Removal(found, name, "", "", {}), bool(arguments.u8() & 2))
-    elif found == constants.QUEUE_DELETE:
-        name = arguments.short() or channel.last_queue
-        _remove(session, channel, Removal(found, name, "", "", {}), bool(arguments.u8() & 4))
-    elif found in (constants.EXCHANGE_BIND, constants.EXCHANGE_UNBIND):
-        destination, source, key = arguments.short(), arguments.short(), arguments.short()
-        no_wait = bool(arguments.u8() & 1)
-        table = _table(arguments)
-        if found == constants.EXCHANGE_BIND:
-            topology.exchange_bound(vhost, source, destination, key, table)
-        else:
-            _remove(session, channel, Removal(found, source, destination, key, table), no_wait)
-    else:
-        queue, exchange, key = arguments.short() or channel.last_queue, arguments.short(), arguments.short()
-        if found == constants.QUEUE_BIND:
-            arguments.skip(1)
-            topology.bound(vhost, exchange, queue, key, _table(arguments))
-        else:
-            _remove(session, channel, Removal(found, exchange, queue, key, _table(arguments)), False)
+    name = arguments.short()
+    bits = arguments.u8()
+    declared = b"" if bits & PASSIVE else data[start + 13 : end - 1]
+    if not bits & _NO_WAIT:
+        channel.declares.append(declared)
+    elif declared and name:
+        session.has_queue(name, declared)
+    return None
 
 
-def _remove(session: Session, channel: Channel, removal: Removal, no_wait: bool) -> None:
+def _exchange_declare(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = _behind_short(data, start, end)
+    name, kind = arguments.short(), arguments.short()
+    bits = arguments.u8()
+    transient = not bits & 3  # nor passive
+    if not bits & PASSIVE:
+        session.policy.bindings.exchange_declared(session.vhost, name, kind, None if transient else True)
+    if not bits & _NO_WAIT:
+        channel.exchanges.append((name, kind) if transient else None)
+    return None
+
+
+def _exchange_delete(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = _behind_short(data, start, end)
+    removal = Removal(constants.EXCHANGE_DELETE, arguments.short(), "", "", {})
+    return _remove(session, channel, removal, bool(arguments.u8() & 2))
+
+
+def _queue_delete(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = _behind_short(data, start, end)
+    removal = Removal(constants.QUEUE_DELETE, arguments.short() or channel.last_queue, "", "", {})
+    return _remove(session, channel, removal, bool(arguments.u8() & 4))
+
+
+def _exchange_bind(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = _behind_short(data, start, end)
+    destination, source, key = arguments.short(), arguments.short(), arguments.short()
+    arguments.skip(1)
+    session.policy.bindings.exchange_bound(session.vhost, source, destination, key, _table(arguments))
+    return None
+
+
+def _exchange_unbind(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = _behind_short(data, start, end)
+    destination, source, key = arguments.short(), arguments.short(), arguments.short()
+    no_wait = bool(arguments.u8() & 1)
+    removal = Removal(constants.EXCHANGE_UNBIND, source, destination, key, _table(arguments))
+    return _remove(session, channel, removal, no_wait)
+
+
+def _queue_bind(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = _behind_short(data, start, end)
+    queue, exchange, key = arguments.short() or channel.last_queue, arguments.short(), arguments.short()
+    arguments.skip(1)
+    session.policy.bindings.bound(session.vhost, exchange, queue, key, _table(arguments))
+    return None
+
+
+def _queue_unbind(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+    arguments = _behind_short(data, start, end)
+    queue, exchange, key = arguments.short() or channel.last_queue, arguments.short(), arguments.short()
+    return _remove(session, channel, Removal(constants.QUEUE_UNBIND, exchange, queue, key, _table(arguments)), False)
+
+
+def _behind_short(data: bytes, start: int, end: int) -> Arguments:
+    """The arguments behind the reserved short that comes first."""
+    arguments = Arguments(data, start, end)
+    arguments.skip(2)
+    return arguments
+
+
+def _remove(session: Session, channel: Channel, removal: Removal, no_wait: bool) -> bytes | None:
     if no_wait:
-        _removed(session, removal)
+        removed(session, removal)
     else:
         channel.removals.append(removal)
-
-
-def _removed(session: Session, removal: Removal) -> None:
-    """The broker has deleted or unbound it."""
-    topology = session.policy.bindings
-    vhost = session.vhost
-    if removal.method == constants.EXCHANGE_DELETE:
-        topology.exchange_deleted(vhost, removal.name)
-    elif removal.method == constants.QUEUE_DELETE:
-        topology.queue_deleted(vhost, removal.name)
-        session.departure.deleted(removal.name)
-    elif removal.method == constants.EXCHANGE_UNBIND:
-        topology.exchange_unbound(vhost, removal.name, removal.other, removal.key, removal.arguments)
-    else:
-        topology.unbound(vhost, removal.name, removal.other, removal.key, removal.arguments)
+    return None
 
 
 def _table(arguments: Arguments) -> dict[str, object]:
@@ -295,108 +309,31 @@ def _table(arguments: Arguments) -> dict[str, object]:
     return decode_table(len(table).to_bytes(4, "big") + table, 0, len(table) + 4) if table else {}
 
 
-# -- from the broker ---------------------------------------------------------------------------------------------------
-
-
-def off_channel_of_broker(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
-    """A frame of the broker that belongs to no open channel."""
-    if kind == constants.HEARTBEAT:
-        return b""
-    if number:
-        if kind == constants.METHOD and method_of(data, start, end) == constants.CHANNEL_CLOSE_OK:
-            return None
-        return b""  # said before the broker knew that it is closed
-    found = method_of(data, start, end)
-    if found == constants.CONNECTION_CLOSE:
-        arguments = Arguments(data, start, end)
-        session.broker_closes(arguments.u16(), arguments.short(), data[start:end])
-        return b""
-    if found == constants.CONNECTION_CLOSE_OK:
-        session.broker_closed()
-        return b""
-    if found == constants.CONNECTION_BLOCKED:
-        session.broker_blocked(Arguments(data, start, end).short())
-        return b""
-    if found == constants.CONNECTION_UNBLOCKED:
-        session.broker_unblocked()
-        return b""
-    if found == constants.CONNECTION_UPDATE_SECRET_OK:
-        return None
-    raise AmqpError(constants.COMMAND_INVALID, f"{_name(found)} from the broker on channel 0", found)
-
-
-def from_broker(session: Session, channel: Channel, found: int, data: bytes, start: int, end: int) -> bytes | None:
-    """A method of the broker on an open channel."""
-    if found == constants.BASIC_GET_OK:
-        number = Arguments(data, start, end).u64() + channel.offset
-        frame = data[start : start + 11] + number.to_bytes(8, "big") + data[start + 19 : end]
-        no_ack = bool(channel.gets.pop(0)) if channel.gets else False
-        if channel.paused:
-            # Behind what is kept back: delivery tags must reach the client in their order.
-            channel.incoming = paused = PausedDelivery(channel, number, b"", no_ack, frame)
-            channel.paused.append(paused)
-            session.consumer_pause.count(1, len(frame))
-            return b""
-        channel.delivered(number, b"", no_ack)
-        channel.passing = -1
-        return frame
-    elif found == constants.BASIC_GET_EMPTY:
-        if channel.gets:
-            channel.gets.pop(0)
-    elif found == constants.BASIC_RETURN:
-        arguments = Arguments(data, start, end)
-        arguments.skip(2)
-        arguments.short_bytes()
-        session.amqp_stats.exchange(session.vhost, arguments.short()).returned += 1
-        channel.passing = -1
-    elif found == constants.BASIC_QOS_OK:
-        if channel.qos_asked and not channel.qos_asked.pop(0):
-            return b""
-    elif found == constants.BASIC_CONSUME_OK:
-        tag = Arguments(data, start, end).short_bytes()
-        kind = channel.consume_ok(tag)
-        session.consumer_came(channel, tag, kind)
-        if kind != REPLIES and not channel.ending and session.speaks:
-            if channel.freed:
-                session.broker_write(session.departure.cancel(channel, tag))
-            elif session.consumer_pause.returning:
-                session.broker_write(basic_cancel(channel.number, tag))
-    elif found in (constants.BASIC_CANCEL_OK, constants.BASIC_CANCEL):
-        session.consumer_gone(channel, Arguments(data, start, end).short_bytes())
-    elif found == constants.BASIC_RECOVER_OK:
-        channel.recovered()
-        if channel.recovering and not channel.recovering.pop(0):
-            return b""
-    elif found == constants.CHANNEL_OPEN_OK:
-        channel.open = True
-    elif found == constants.QUEUE_DECLARE_OK:
-        channel.last_queue = name = Arguments(data, start, end).short()
-        declared = channel.declares.pop(0) if channel.declares else b""
-        if declared:
-            session.has_queue(name, declared)
-            _learn_life(session, name, declared)
-        session.queue_declared(name)
-    elif found == EXCHANGE_DECLARE_OK:
-        exchange = channel.exchanges.pop(0) if channel.exchanges else None
-        if exchange is not None:
-            session.policy.bindings.exchange_declared(session.vhost, *exchange, False)
-    elif found in _REMOVED:
-        if channel.removals:
-            _removed(session, channel.removals.popleft())
-    elif found == constants.CHANNEL_CLOSE:
-        session.closing[channel.number] = False
-        if channel.closes():
-            # The client's own close stands behind held publishes that are lost now: nobody else will answer it.
-            session.client_write(data[start:end] + channel_close_ok(channel.number))
-            session.channel_gone(channel)
-            return b""
-        session.channel_gone(channel)
-    elif found == constants.CHANNEL_CLOSE_OK:
-        session.channel_gone(channel)
-    elif found >> 16 == 10:
-        raise AmqpError(constants.COMMAND_INVALID, f"{_name(found)} from the broker on a channel", found)
-    return None
-
-
-def _name(found: int) -> str:
-    return f"method {found >> 16}.{found & 0xFFFF}"
+#: All that a client may say on a channel, besides publishes and acks.
+_HANDLERS: Final[dict[int, Callable[[Session, Channel, bytes, int, int], bytes | None]]] = {
+    constants.ACCESS_REQUEST: _pass,
+    constants.BASIC_CANCEL: _cancel,
+    constants.BASIC_CANCEL_OK: _pass,
+    constants.BASIC_CONSUME: _consume,
+    constants.BASIC_GET: _get,
+    constants.BASIC_QOS: _qos,
+    constants.BASIC_RECOVER: _recover,
+    constants.BASIC_RECOVER_ASYNC: _recover_async,
+    constants.CHANNEL_CLOSE: _close,
+    constants.CHANNEL_FLOW: _pass,
+    constants.CHANNEL_FLOW_OK: _pass,
+    constants.CHANNEL_OPEN: _open,
+    constants.CONFIRM_SELECT: _confirm_select,
+    constants.EXCHANGE_BIND: _exchange_bind,
+    constants.EXCHANGE_DECLARE: _exchange_declare,
+    constants.EXCHANGE_DELETE: _exchange_delete,
+    constants.EXCHANGE_UNBIND: _exchange_unbind,
+    constants.QUEUE_BIND: _queue_bind,
+    constants.QUEUE_DECLARE: _queue_declare,
+    constants.QUEUE_DELETE: _queue_delete,
+    constants.QUEUE_PURGE: _pass,
+    constants.QUEUE_UNBIND: _queue_unbind,
+    constants.TX_COMMIT: _pass,
+    constants.TX_ROLLBACK: _pass,
+    constants.TX_SELECT: _tx_select,
+}

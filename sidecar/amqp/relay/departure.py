@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from sidecar.amqp.relay.acks import settle
 from sidecar.amqp.relay.channel import REPLIES
-from sidecar.amqp.relay.settling import settle
 from sidecar.amqp.wire.constants import (
     BASIC_ACK,
     BASIC_NACK,
@@ -96,7 +96,7 @@ class Departure:
             if kind != REPLIES:  # a held request may not go without that
                 frames.append(self.cancel(channel, tag))
         if not commits:
-            if channel.one_lane:
+            if channel.path.one_lane:
                 frames.append(method(channel.number, TX_ROLLBACK))
             frames.append(basic_recover(channel.number))
         session.broker_write(b"".join(frames))
@@ -115,7 +115,7 @@ class Departure:
         said: list[bytes] = []
         waiting = session.pending_frames.forget(channel)
         channel.pending = []
-        void = channel.one_lane
+        void = channel.path.one_lane
         for frame in waiting:
             found = _method(frame)
             void = void or found == TX_SELECT
@@ -153,7 +153,7 @@ class Departure:
 
 
 def _stays(channel: Channel) -> bool:
-    return channel.held > 0 or channel.pending is not None
+    return channel.path.held > 0 or channel.pending is not None
 
 
 def _method(frame: bytes) -> int:

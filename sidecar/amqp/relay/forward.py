@@ -1,7 +1,7 @@
 """The two flows of an open connection: frames from the client to the broker, and back.
 
-Runs of frames that pass as they are stay one slice of what was read; only what is changed, held or dropped cuts a run.
-A publish (method, header and bodies on one channel) goes on only once it is whole; with a spool, so does what the
+Frames side by side that pass as they are stay one slice of what was read; only what is changed, held or dropped cuts
+it. A publish (method, header and bodies on one channel) goes on only once it is whole; with a spool, so does what the
 broker sends.
 """
 
@@ -10,12 +10,11 @@ from __future__ import annotations
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.relay import control
+from sidecar.amqp.relay import answers, control
+from sidecar.amqp.relay.acks import settle
 from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES, Channel
 from sidecar.amqp.relay.connections import OPEN
 from sidecar.amqp.relay.deliveries import DISCARD, PartialMessage, PausedDelivery
-from sidecar.amqp.relay.settling import settle
-from sidecar.amqp.spool.intake import ID_HEADER
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import (
     BASIC_ACK,
@@ -29,8 +28,6 @@ from sidecar.amqp.wire.constants import (
     FRAME_OVERHEAD,
     HEADER,
     METHOD,
-    PRECONDITION_FAILED,
-    RESOURCE_ERROR,
     SYNTAX_ERROR,
     UNEXPECTED_FRAME,
     AmqpError,
@@ -39,12 +36,12 @@ from sidecar.amqp.wire.methods import basic_nack, channel_close_ok, method_of, s
 from sidecar.amqp.wire.splice import Splice
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.partitions import Partition
     from sidecar.amqp.relay.session import Session
 
+#: What a client says of deliveries.
+_SETTLING: Final = frozenset({BASIC_ACK, BASIC_NACK, BASIC_REJECT})
+
 _u64: Final = Struct(">Q").unpack_from
-#: As it stands in a table.
-_ID: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode()
 
 
 def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -54,78 +51,53 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
     now = session.listener.clock()
     start = end = frames[0][2]
     splice = Splice(data, start)
-    #: The channel whose publish began in ``data`` and is still incomplete, and where it began.
+    #: The channel whose publish began in ``data`` and is still incomplete.
     opened: Channel | None = None
-    begun = 0
-    #: Somebody waits for an answer.
+    #: The client waits for an answer.
     urgent = False
     try:
         for kind, number, start, end in frames:
             channel = channels.get(number)
             if opened is not None and channel is not opened:
                 # Another channel's frame in the middle of a publish: what there is of that one waits with its channel.
-                _set_aside(session, opened, splice, begun, start)
+                opened.publish.set_aside(splice, start)
                 opened = None
             if channel is None:
                 # Whatever this leads to must not overtake what came before it.
                 urgent = True
-                splice.until(start)
-                session.broker_write(splice.take())
+                _write(session, splice, start)
                 new = control.off_channel(session, kind, number, data, start, end)
                 if session.buffers and number in channels:
                     new = session.control(data[start:end])
             elif channel.pending is not None:
                 session.wait(channel, data[start:end])
                 new = b""
-            elif kind == METHOD:
+            elif kind != METHOD:
+                opened = _content(session, channel, opened, splice, kind, start, end, now)
+                continue
+            else:
                 method = method_of(data, start, end)
-                if channel.route is not None:
+                publish = channel.publish
+                if publish.route is not None:
                     raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a method inside a publish", method)
                 if method == BASIC_PUBLISH:
-                    # Class, method and a reserved short come first; behind exchange and routing key an octet of bits.
-                    if end - start < 17:
-                        raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - basic.publish ends too early", method)
-                    channel.route = route = session.routes.find(data[start + 13 : end - 2])
-                    if route.partition is not None:
-                        channel.method = data[start:end]
+                    publish.begin(data, start, end)
                     opened = channel
-                    begun = start
                     continue
-                if method in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
+                if method in _SETTLING:
                     new = settle(session, channel, method, data, start, end)
                 else:
                     urgent = True
-                    splice.until(start)
-                    session.broker_write(splice.take())
+                    _write(session, splice, start)
                     new = control.from_client(session, channel, method, data, start, end)
                     if session.buffers:
                         new = session.control(data[start:end] if new is None else new)
-            elif kind in (HEADER, BODY):
-                if kind == BODY:
-                    _body(channel, end - start - FRAME_OVERHEAD)
-                else:
-                    refusal = _header(session, channel, data, start, end, begun if opened is not None else -1)
-                    if refusal is not None:
-                        splice.replace(begun if opened is not None else start, end, b"")
-                        session.broker_write(splice.take())
-                        opened = None
-                        session.refuse_channel(channel, refusal.code, refusal.text, BASIC_PUBLISH)
-                        continue
-                if opened is None:
-                    _add(session, channel, channel.piece(data, start, end))
-                    splice.replace(start, end, b"")
-                if channel.left == 0:
-                    _whole(session, channel, splice, begun if opened is not None else -1, end, now)
-                    opened = None
-                continue
-            else:
-                raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
             if new is not None:
                 splice.replace(start, end, new)
         if opened is not None:
-            _set_aside(session, opened, splice, begun, end)
+            opened.publish.set_aside(splice, end)
     except AmqpError:
-        end = begun if opened is not None else start
+        end = start if opened is None else opened.publish.begun
         raise
     finally:
         splice.until(end)
@@ -138,126 +110,41 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 session.broker_publish(out)
 
 
-def _header(session: Session, channel: Channel, data: bytes, start: int, end: int, begun: int) -> AmqpError | None:
-    """The header of a publish: how long it will be, its trace and its partition. Returns why its channel has to be
-    closed, if it has. ``begun`` is where its method is in ``data``; -1: that was set aside."""
-    route = channel.route
-    if route is None:
-        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - content without a publish")
-    if channel.left >= 0:
-        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a second header in one publish")
-    channel.left = size = content.body_size(data, start)
-    if size > session.max_message_size:
-        text = f"PRECONDITION_FAILED - message size {size} is larger than the sidecar's max_message_size, "
-        return AmqpError(PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH, channel.number)
-    mark = instead = b""
-    if session.buffers:
-        if session.detached:
-            # The broker would refuse it; and who may bear another's name (RabbitMQ's impersonators), only it knows.
-            claimed = content.user_id(data, start, end)
-            if claimed is not None and claimed != channel.user:
-                text = f"user_id property set to '{claimed}' but authenticated user was '{channel.user}'"
-                return AmqpError(PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", BASIC_PUBLISH, channel.number)
-        mark = session.mark()
-        if mark:
-            instead = _ID
-    tracing = session.tracing
-    trace = tracing.begin()
-    contexts = tracing.contexts
-    new: bytes | None = None
-    if contexts:
-        entries = tracing.entries(trace) + mark
-        new = content.inject(data, start, end, entries, session.frame_max, False, instead, contexts)
-    if new is None:
-        if contexts:  # most likely it has a trace of its own
-            trace = tracing.of(data, start, end)
-        if mark:
-            new = content.inject(data, start, end, mark, session.frame_max, True, instead)
-    channel.trace = trace
-    if new is not None:
-        channel.header_new = new
-        channel.header_start = start
-        channel.header_end = end
-    if route.partition is not None:
-        return _partition(session, channel, route.partition, data, start, end, begun)
-    return None
+def _write(session: Session, splice: Splice, end: int) -> None:
+    """Let everything go to the broker that stands before ``end``."""
+    splice.until(end)
+    session.broker_write(splice.take())
 
 
-def _partition(
-    session: Session, channel: Channel, partition: Partition, data: bytes, start: int, end: int, begun: int
-) -> AmqpError | None:
-    """Give the publish the routing key of its partition."""
-    try:
-        method = partition.rewrite(channel.method, data, start, end)
-    except AmqpError as error:
-        if error.channel:
-            return error
-        raise
-    channel.method = b""
-    channel.route = session.routes.find(method[13:-2])
-    if begun >= 0:
-        # Method and header stand side by side: both are replaced as one.
-        channel.header_new = method + (channel.header_new or data[start:end])
-        channel.header_start = begun
-        channel.header_end = end
+def _content(
+    session: Session,
+    channel: Channel,
+    opened: Channel | None,
+    splice: Splice,
+    kind: int,
+    start: int,
+    end: int,
+    now: float,
+) -> Channel | None:
+    """A header or body of a publish. Returns ``opened``, or ``None`` when there is no such channel any more."""
+    publish = channel.publish
+    if kind == BODY:
+        publish.take_body(end - start - FRAME_OVERHEAD)
+    elif kind == HEADER:
+        refusal = publish.take_header(splice.data, start, end)
+        if refusal is not None:
+            splice.replace(start if opened is None else publish.begun, end, b"")
+            session.broker_write(splice.take())
+            session.refuse_channel(channel, refusal.code, refusal.text, BASIC_PUBLISH)
+            return None
     else:
-        channel.parts = [method]
-    return None
-
-
-def _body(channel: Channel, size: int) -> None:
-    """A part of a publish's body."""
-    if channel.route is None or channel.left < 0:
-        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body without a header")
-    channel.left -= size
-    if channel.left < 0:
-        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body longer than its header says")
-
-
-def _whole(session: Session, channel: Channel, splice: Splice, begun: int, end: int, now: float) -> None:
-    """A publish is complete: it passes, or is held. ``begun`` is where it begins in the run; -1: it has been taken out
-    of it."""
-    whole = b""
-    if begun < 0:
-        whole = b"".join(channel.parts)
-        session.partial -= channel.received
-        channel.parts = []
-        channel.received = 0
-    if session.buffers:
-        if begun >= 0:
-            whole = channel.piece(splice.data, begun, end)
-            splice.replace(begun, end, b"")
-        splice.out.append(channel.submit(whole, now))
-        return
-    gate = channel.accept(now)
-    if begun < 0:
-        if gate is None:
-            splice.out.append(whole)
-        else:
-            channel.schedule(whole, gate, now)
-    elif gate is None:
-        if channel.header_new:
-            splice.replace(channel.header_start, channel.header_end, channel.header_new)
-            channel.header_new = b""
-    else:
-        splice.replace(begun, end, b"")
-        channel.schedule(channel.piece(splice.data, begun, end), gate, now)
-
-
-def _set_aside(session: Session, channel: Channel, splice: Splice, begun: int, end: int) -> None:
-    """An incomplete publish is taken out of the run."""
-    _add(session, channel, channel.piece(splice.data, begun, end))
-    splice.replace(begun, end, b"")
-
-
-def _add(session: Session, channel: Channel, piece: bytes) -> None:
-    """A piece of an incomplete publish. Every piece costs something, empty ones too."""
-    size = len(piece) + 64
-    channel.parts.append(piece)
-    channel.received += size
-    session.partial += size
-    if session.partial > session.partial_limit:
-        raise AmqpError(RESOURCE_ERROR, "RESOURCE_ERROR - too many unfinished publishes at once")
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
+    if opened is None:
+        publish.add(splice, start, end)
+    if publish.left == 0:
+        channel.path.submit(publish, splice, end, now)
+        return None
+    return opened
 
 
 def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
@@ -284,7 +171,7 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 # A close must not overtake what came before it.
                 splice.until(start)
                 session.client_write(splice.take())
-                new = control.off_channel_of_broker(session, kind, number, data, start, end)
+                new = answers.off_channel(session, kind, number, data, start, end)
             elif kind == METHOD:
                 if channel.incoming is not None or (opened is not None and opened.passing):
                     _next(channel)
@@ -297,13 +184,13 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                         begun = start
                 elif method in (BASIC_ACK, BASIC_NACK):
                     tag, bits = settlement(data, start, end)
-                    new = channel.answered(tag, bool(bits & 1), method == BASIC_ACK)
+                    new = channel.path.answered(tag, bool(bits & 1), method == BASIC_ACK)
                 else:
                     splice.until(start)
                     session.client_write(splice.take())
                     if session.buffers:
                         session.answers(number, method, data, start, end)
-                    new = control.from_broker(session, channel, method, data, start, end)
+                    new = answers.from_broker(session, channel, method, data, start, end)
                     if buffers:
                         opened = channel
                         begun = start

@@ -19,7 +19,7 @@ from sidecar.amqp.relay.deliveries import PartialMessage
 from sidecar.amqp.relay.departure import Departure
 from sidecar.amqp.relay.lifecycle import RUNNING
 from sidecar.amqp.relay.opening import Opening
-from sidecar.amqp.relay.pending_frames import PendingFrames
+from sidecar.amqp.relay.publishing import Direct, PendingFrames
 from sidecar.amqp.wire.constants import CHANNEL_CLOSE, METHOD, REPLY_SUCCESS, AmqpError
 from sidecar.amqp.wire.methods import blocked, channel_close, unblocked
 from sidecar.exchange.phases import ENDED
@@ -107,7 +107,7 @@ class Session(Opening):
     @property
     def held(self) -> int:
         """Publishes held, on all channels."""
-        return sum(channel.held for channel in self.channels.values())
+        return sum(channel.path.held for channel in self.channels.values())
 
     @property
     def unacked(self) -> int:
@@ -120,12 +120,12 @@ class Session(Opening):
         if self.stage != RUNNING or self.partial:
             return self.stage != RUNNING
         for channel in self.channels.values():
-            confirms = channel.confirms
-            if channel.held or channel.unacked.count or channel.pending is not None:
+            confirms = channel.path.confirms
+            if channel.path.held or channel.unacked.count or channel.pending is not None:
                 return False
             if channel.passing or isinstance(channel.incoming, PartialMessage):
                 return False
-            if channel.route is not None or (confirms is not None and confirms.unanswered):
+            if channel.publish.route is not None or (confirms is not None and confirms.unanswered):
                 return False
         return True
 
@@ -217,10 +217,6 @@ class Session(Opening):
 
     # -- without a broker, see kept_session ----------------------------------------------------------------------------
 
-    def mark(self) -> bytes:
-        """Table entries for each message that passes, besides those of its trace."""
-        return b""
-
     def control(self, frames: bytes) -> bytes:
         """What the client asks of the broker (no publishes, deliveries or settlements): what is to be written to it."""
         return frames
@@ -242,7 +238,7 @@ class Session(Opening):
     # -- what is held --------------------------------------------------------------------------------------------------
 
     def schedule(self, publish: Publish, gate: Gate, now: float) -> None:
-        """Hold a publish; stop reading when that was the last one there is room for."""
+        """Scheduler a publish; stop reading when that was the last one there is room for."""
         self.scheduler.enqueue(publish, gate, now)
         if self.scheduler.full and self.scheduler.crowded(gate):
             stopped = self._listener.stopped
@@ -267,20 +263,32 @@ class Session(Opening):
         """Nothing is held for a channel any more: what waited for that goes on."""
         if channel.pending is not None:
             try:
-                self.pending_frames.take_in(channel)
+                self._take_in(channel)
             except AmqpError as error:
                 self.fail(error)
         if self._close_frame or self.client.state != OPEN:
             self._go_on_closing()
 
+    def _take_in(self, channel: Channel) -> None:
+        """What has waited on a channel comes in now, as if it had just been read. Raises :class:`AmqpError`."""
+        pending = self.pending_frames.forget(channel)
+        frames: list[tuple[int, int, int, int]] = []
+        start = 0
+        for frame in pending:
+            end = start + len(frame)
+            frames.append((frame[0], frame[1] << 8 | frame[2], start, end))
+            start = end
+        if frames:
+            forward.from_client(self, b"".join(pending), frames)
+
     def _goes(self) -> None:
         self.departure.begin()
 
     def _busy(self) -> bool:
-        return any(channel.held or channel.pending is not None for channel in self.channels.values())
+        return any(channel.path.held or channel.pending is not None for channel in self.channels.values())
 
     def _drop_held(self, channel: Channel) -> None:
-        dropped = self.scheduler.forget(channel)
+        dropped = self.scheduler.forget(channel.path)
         for publish in dropped:
             publish.route.stats.dropped += 1
         if dropped:
@@ -320,7 +328,9 @@ class Session(Opening):
 
     def new_channel(self, number: int) -> Channel:
         """The client opens a channel."""
-        return Channel(self, number)
+        channel = Channel(self, number)
+        channel.path = Direct(self, channel)
+        return channel
 
     def refuse_channel(self, channel: Channel, code: int, text: str, cause: int) -> None:
         """Close a channel from our side, in both directions."""
@@ -342,7 +352,7 @@ class Session(Opening):
         for paused in channel.paused:
             self.consumer_pause.count(-1, -paused.size())
         channel.paused.clear()
-        self.partial -= channel.received
+        self.partial -= channel.publish.size
         if isinstance(channel.incoming, PartialMessage):
             channel.incoming.ends()
         self._drop_held(channel)

@@ -96,6 +96,11 @@ def method_of(data: bytes, start: int, end: int) -> int:
     return int(_U32.unpack_from(data, start + 7)[0])
 
 
+def method_name(method: int) -> str:
+    """A method for people, by its numbers."""
+    return f"method {method >> 16}.{method & 0xFFFF}"
+
+
 def frame(kind: int, channel: int, payload: bytes) -> bytes:
     """A frame."""
     return pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"

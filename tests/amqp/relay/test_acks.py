@@ -3,7 +3,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.relay.unacked import Unacked
+from sidecar.amqp.relay.acks import Unacked
 
 
 def test_single_and_multiple() -> None:

@@ -1,23 +1,26 @@
-"""A channel whose publishes are kept until somebody stands for them: the broker by its confirm, or the spool."""
+"""The publish path with a spool: publishes are buffered until somebody stands for them, the broker by its confirm, or
+the spool."""
 
 from __future__ import annotations
 
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from sidecar.amqp.failover.watchdog import STUCK_SECONDS
 from sidecar.amqp.flow.confirms import Confirms
 from sidecar.amqp.flow.gates import SwitchGate
-from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.relay.channel import REPLIES, Channel, size_at
-from sidecar.amqp.relay.deliveries import PartialMessage
-from sidecar.amqp.relay.watchdog import STUCK_SECONDS
+from sidecar.amqp.relay.channel import REPLIES
+from sidecar.amqp.relay.publishing import IncomingPublish, PublishPath, answer, size_at
 from sidecar.amqp.wire import content
-from sidecar.amqp.wire.constants import REPLY_TO, USER_ID, AmqpError
-from sidecar.amqp.wire.methods import basic_ack, basic_get_empty, basic_nack, confirm_select
+from sidecar.amqp.wire.constants import BASIC_PUBLISH, PRECONDITION_FAILED, REPLY_TO, USER_ID, AmqpError
+from sidecar.amqp.wire.methods import basic_ack, confirm_select
 
 if TYPE_CHECKING:
+    from sidecar.amqp.flow.publish import Publish
+    from sidecar.amqp.relay.channel import Channel
     from sidecar.amqp.relay.session import Session
     from sidecar.amqp.spool.intake import Intake
+    from sidecar.amqp.wire.splice import Splice
 
 #: Bytes of unconfirmed publishes that a channel may have, whatever their number.
 _WINDOW_BYTES: Final = 8 << 20
@@ -29,25 +32,24 @@ _HAS_REPLY_TO: Final = REPLY_TO >> 8
 _ANSWERED: Final = 3
 
 
-class BufferedChannel(Channel):
-    """Its publishes are confirmed by the broker even if the client did not ask for that, and kept until then. Those of
-    a channel in tx mode are not: they are the transaction's."""
+class Buffered(PublishPath):
+    """One channel's publishes are confirmed by the broker even if the client did not ask for that, and buffered until
+    then. Those of a channel in tx mode are not: they are the transaction's."""
 
     __slots__ = (
-        "_confirming", "_intake", "_kept_bytes", "_limit", "asked", "behind", "client_confirms", "gate", "last_tag",
-        "late", "leaving", "storing",
+        "_buffered", "_confirming", "_intake", "_limit", "behind", "client_confirms", "gate", "late", "leaving",
+        "storing",
     )  # fmt: skip
 
-    def __init__(self, session: Session, number: int, intake: Intake) -> None:
-        Channel.__init__(self, session, number)
+    def __init__(self, session: Session, channel: Channel, intake: Intake) -> None:
+        PublishPath.__init__(self, session, channel)
         self._intake = intake
         self._limit = intake.settings.window
         #: The broker confirms what is published on this channel; and the client wants to know.
         self._confirming = False
         self.client_confirms = False
-        self._kept_bytes = 0
-        #: Requests of direct reply-to that the broker has got, and the client no answer to.
-        self.asked = 0
+        #: Bytes of the publishes that the broker has not confirmed.
+        self._buffered = 0
         #: Publishes that are on their way to the disk.
         self.storing = 0
         #: Since when a close, of it or of its connection, waits until the broker has confirmed everything (what is not
@@ -55,65 +57,89 @@ class BufferedChannel(Channel):
         self.leaving = inf
         #: It waits no longer: what is not confirmed then goes again, out of the spool.
         self.late = False
-        #: The highest delivery tag that the client has seen.
-        self.last_tag = 0
         self.gate = SwitchGate("confirms of the broker")
         self.window = self.gate
-        self._measure()  # there may be no broker
+        self.measure()  # there may be no broker
         #: Where publishes wait whose place in the spool is not known yet.
         self.behind = SwitchGate("confirms of the broker", apart=True)
+
+    @property
+    def busy(self) -> bool:
+        return self.held > 0 or self.storing > 0 or self.unconfirmed
+
+    @property
+    def unconfirmed(self) -> bool:
+        """A close waits for the broker's word on something."""
+        return not self.late and self.confirms is not None and self.confirms.unanswered > 0
+
+    @property
+    def _is_gone(self) -> bool:
+        """The channel was closed."""
+        return self.session.channels.get(self.channel.number) is not self.channel
+
+    @property
+    def _cut_off(self) -> bool:
+        """There is no broker to write to: the connection is lost, or this channel was closed while something of it was
+        on its way to the disk."""
+        return self.session.detached or self._is_gone
+
+    # -- from the client -----------------------------------------------------------------------------------------------
 
     def select_confirms(self) -> None:
         self.client_confirms = True
         self._confirming = True
-        if self.confirms is None:
-            self.confirms = Confirms()
+        PublishPath.select_confirms(self)
 
-    def submit(self, frames: bytes, now: float) -> bytes:
-        """A whole publish: what is to be written to the broker now."""
-        route = self.route
+    def refusal(self, data: bytes, start: int, end: int) -> AmqpError | None:
+        if not self.session.detached:
+            return None
+        # The broker would refuse it; and who may bear another's name (RabbitMQ's impersonators), only it knows.
+        claimed = content.user_id(data, start, end)
+        if claimed is None or claimed == self.user:
+            return None
+        text = f"user_id property set to '{claimed}' but authenticated user was '{self.user}'"
+        return AmqpError(PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", BASIC_PUBLISH, self.channel.number)
+
+    def mark(self) -> bytes:
+        return self._intake.mark()
+
+    def submit(self, incoming: IncomingPublish, splice: Splice, end: int, now: float) -> None:
+        frames = incoming.take_out(splice, end)
+        route = incoming.route
         assert route is not None
-        self.route = None
-        self.left = -1
+        incoming.left = -1
         route.stats.published += 1
-        before = b""
+        out = splice.out
         if not self._confirming and not self.one_lane:
             self._confirming = True
             self.confirms = Confirms()
-            before = self.session.control(confirm_select(self.number))
+            out.append(self.session.control(confirm_select(self.channel.number)))
         tag = self.confirms.received() if self.client_confirms and self.confirms is not None else 0
-        header = size_at(frames, 3)[0] + 8
-        end = header + size_at(frames, header + 3)[0] + 8
-        publish = Publish(self, route, tag, frames, content.priority(frames, header, end), now)
-        publish.trace = self.trace
-        self.trace = None
+        publish = self.publish(incoming, frames, tag, now)
         scheduler = self.session.scheduler
         publish.arrival = scheduler.arrival()
         if self.held:
             lane = self.lanes.get("" if self.one_lane else route.lane)
             if lane is not None:
                 self.session.schedule(publish, lane.gate, now)
-                return before
-        if self._spoolable(publish):
+                return
+        spoolable = self._spoolable(publish)
+        if spoolable:
             if self.session.detached or self.session.amqp_stats.blocked:
                 self._spool(publish, now)
-                return before
+                return
             if self._intake.queued(route):
                 self._line_up(publish, now)
-                return before
-            gate = scheduler.closed_gate(self, route, now)
-            if gate is not None and gate.over == "spool":
-                self._spool(publish, now)
-                return before
-        else:
-            gate = scheduler.closed_gate(self, route, now)
+                return
+        gate = scheduler.closed_gate(self, route, now)
         if gate is None:
-            return before + self._sent(publish)
-        if tag and gate.over == "nack":
+            out.append(self._sent(publish))
+        elif spoolable and gate.over == "spool":
+            self._spool(publish, now)
+        elif tag and gate.over == "nack":
             self.refuse(publish)
         else:
             self.session.schedule(publish, gate, now)
-        return before
 
     def _line_up(self, publish: Publish, now: float) -> None:
         """It goes into the spool, where others are; but not before it is known what becomes of those that the broker
@@ -129,6 +155,8 @@ class BufferedChannel(Channel):
         if confirms is None or not confirms.unanswered or self._cut_off or self.session.amqp_stats.blocked:
             return False
         return any(publish.route.lane == lane for publish in confirms.left())
+
+    # -- what was held -------------------------------------------------------------------------------------------------
 
     def exempt(self, publish: Publish) -> bool:
         # As in submit().
@@ -164,14 +192,20 @@ class BufferedChannel(Channel):
         else:
             self.session.broker_write(self._sent(publish))
 
+    def refuse(self, publish: Publish) -> None:
+        if not self._is_gone:
+            PublishPath.refuse(self, publish)
+
+    # -- the broker's word ---------------------------------------------------------------------------------------------
+
     def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
         confirms = self.confirms
         if confirms is None:
             return b""
         tags: list[int] = []
-        stats = self.session.amqp_stats
+        session = self.session
         for publish in confirms.settled(number, multiple):
-            self._kept_bytes -= len(publish.frames)
+            self._buffered -= len(publish.frames)
             publish.frames = b""
             if positive:
                 publish.route.stats.confirmed += 1
@@ -179,33 +213,31 @@ class BufferedChannel(Channel):
                 # One that asked for no confirms would not have heard of it: that is how queues drop what they reject.
                 publish.route.stats.nacked += 1
             if publish.trace is not None:
-                self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
+                session.tracing.published(publish.trace, publish.route, publish.since, positive)
             if publish.tag:
                 tags.append(publish.tag)
-        self._measure()
+        self.measure()
         self.behind.set(False)
         if not confirms.unanswered:
-            self.session.hurry()
+            session.hurry()
             if self.leaving != inf:
-                self.session.listener.loop.call_soon(self.session.emptied, self)
+                session.listener.loop.call_soon(session.emptied, self.channel)
         answers = confirms.answers(tags)
         if positive:
-            stats.acks_by_broker += len(tags)
+            session.amqp_stats.acks_by_broker += len(tags)
         if confirms.same and self.client_confirms:
             return None
-        if positive:
-            return b"".join([basic_ack(self.number, tag, many) for tag, many in answers])
-        return b"".join([basic_nack(self.number, tag, many, False) for tag, many in answers])
+        return answer(self.channel.number, answers, positive)
 
     def broker_lost(self, now: float) -> None:
         """What the broker has not confirmed it may have, or not: it goes again, out of the spool."""
         confirms = self.confirms
         if confirms is None:
-            self._measure()
+            self.measure()
             return
         publishes = confirms.left()
         confirms.restart()
-        self._kept_bytes = 0
+        self._buffered = 0
         spoolable: list[Publish] = []
         others: list[Publish] = []
         for publish in publishes:
@@ -224,49 +256,17 @@ class BufferedChannel(Channel):
                 self.refuse(publish)
             else:
                 publish.route.stats.dropped += 1
-        self._measure()
+        self.measure()
 
-    def delivered(self, tag: int, consumer: bytes, no_ack: bool) -> None:
-        Channel.delivered(self, tag, consumer, no_ack)
-        if self.asked and self.kind(consumer) == REPLIES:
-            self.asked -= 1
-        if tag > self.last_tag:
-            self.last_tag = tag
+    def measure(self) -> None:
+        """Open or close the window: how many publishes are unconfirmed, or may be, has changed."""
+        confirms = self.confirms
+        unanswered = confirms.unanswered if confirms is not None else 0
+        closed = unanswered >= self._limit or self._buffered >= _WINDOW_BYTES or self.session.detached
+        if closed != self.gate.closed:
+            self.gate.set(closed)
 
-    def undelivered(self, tag: int) -> bool:
-        self.last_tag = tag - 1
-        return Channel.undelivered(self, tag)
-
-    def detach(self, now: float) -> None:
-        """The broker's channel is gone, and everything that only it knew."""
-        stats = self.session.amqp_stats
-        stats.unacked -= self.unacked.count
-        self.unacked.clear()
-        for paused in self.paused:
-            self.session.consumer_pause.count(-1, -paused.size())
-            self.taken_back(paused)
-        self.paused.clear()
-        for subscription in self.subscriptions.values():
-            subscription.away = False  # all of them are begun again over the next connection
-        self.recovering = self.recovering.replace(b"\x00", b"")
-        self._drop_incoming()
-        self.delivery = None
-        self.offset = self.last_tag
-        self.broker_lost(now)
-
-    def _drop_incoming(self) -> None:
-        """What has come of a message is of no use: the broker has the whole of it, and delivers that again."""
-        incoming = self.incoming
-        self.incoming = None
-        if isinstance(incoming, PartialMessage):
-            incoming.ends()
-            if incoming.is_answer():
-                self.session.client_write(basic_get_empty(self.number))
-
-    @property
-    def unconfirmed(self) -> bool:
-        """A close waits for the broker's word on something."""
-        return not self.late and self.confirms is not None and self.confirms.unanswered > 0
+    # -- the client goes -----------------------------------------------------------------------------------------------
 
     def look(self, now: float) -> bool:
         """Whether a close that waits for confirms has done so for too long, since now."""
@@ -276,33 +276,27 @@ class BufferedChannel(Channel):
         return True
 
     def close_up(self, now: float) -> None:
-        """The client has closed it."""
+        """The client has closed the channel."""
         if self.late:
             self.broker_lost(now)
 
-    def measure(self) -> None:
-        """How many publishes may be unconfirmed may have changed."""
-        self._measure()
-
-    def refuse(self, publish: Publish) -> None:
-        if self.session.channels.get(self.number) is self:
-            Channel.refuse(self, publish)
+    # -- the spool's word ----------------------------------------------------------------------------------------------
 
     def confirmed(self, publishes: list[Publish]) -> int:
         """Somebody stands for these: the client is told, where it wants to be. How many of them that were."""
         confirms = self.confirms
-        if confirms is None or not self.client_confirms or self.session.channels.get(self.number) is not self:
+        if confirms is None or not self.client_confirms or self._is_gone:
             return 0
         tags = [publish.tag for publish in publishes if publish.tag]
-        answers = confirms.answers(tags)
-        self.session.client_write(b"".join([basic_ack(self.number, tag, many) for tag, many in answers]))
+        number = self.channel.number
+        self.session.client_write(b"".join([basic_ack(number, tag, many) for tag, many in confirms.answers(tags)]))
         return len(tags)
 
     def stored(self, count: int) -> None:
         """So many publishes are no longer on their way to the disk."""
         self.storing -= count
         if not self.storing and not self.held:
-            self.session.emptied(self)
+            self.session.emptied(self.channel)
 
     def give_up(self, publish: Publish) -> None:
         """It was held, and what it was held for is gone: into the spool, if that may be."""
@@ -315,7 +309,7 @@ class BufferedChannel(Channel):
 
     def no_room(self, publish: Publish) -> None:
         """The spool cannot take it."""
-        here = self.session.channels.get(self.number) is self
+        here = not self._is_gone
         if publish.tag and here and self._intake.settings.over == "nack":
             self.refuse(publish)
         elif here or self._may_fit(publish):
@@ -327,12 +321,6 @@ class BufferedChannel(Channel):
     def _may_fit(self, publish: Publish) -> bool:
         """The spool can take it, once enough has left."""
         return len(publish.frames) < self._intake.spool.max_bytes
-
-    @property
-    def _cut_off(self) -> bool:
-        """There is no broker to write to: the connection is lost, or this channel was closed while something of it was
-        on its way to the disk."""
-        return self.session.detached or self.session.channels.get(self.number) is not self
 
     def _spoolable(self, publish: Publish) -> bool:
         if self.one_lane or not self.user:
@@ -366,22 +354,16 @@ class BufferedChannel(Channel):
     def _sent(self, publish: Publish) -> bytes:
         publish.route.stats.forwarded += 1
         frames = publish.frames
-        if self.replies and REPLIES in self.consumers.values() and _is_request(frames):
-            self.asked += 1
+        channel = self.channel
+        if channel.replies and REPLIES in channel.consumers.values() and _is_request(frames):
+            channel.asked += 1
         if self.one_lane or self.confirms is None:
             publish.frames = b""
             return frames
-        self._kept_bytes += len(frames)
+        self._buffered += len(frames)
         self.confirms.forwarded(publish)
-        self._measure()
+        self.measure()
         return frames
-
-    def _measure(self) -> None:
-        confirms = self.confirms
-        unanswered = confirms.unanswered if confirms is not None else 0
-        closed = unanswered >= self._limit or self._kept_bytes >= _WINDOW_BYTES or self.session.detached
-        if closed != self.gate.closed:
-            self.gate.set(closed)
 
 
 def _is_request(frames: bytes) -> bool:

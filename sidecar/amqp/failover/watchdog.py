@@ -37,7 +37,7 @@ class Watchdog:
     def _unanswered(self) -> bool:
         """A publish has no confirm yet."""
         for channel in self._session.channels.values():
-            confirms = channel.confirms
+            confirms = channel.path.confirms
             if confirms is not None and confirms.unanswered:
                 return True
         return False

@@ -1,0 +1,379 @@
+"""A channel's publishes on their way to the broker: the one that is being read, the path that whole ones take, and the
+frames that wait behind held ones."""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+from sidecar.amqp.flow.confirms import Confirms
+from sidecar.amqp.flow.gates import Gate
+from sidecar.amqp.flow.publish import Publish
+from sidecar.amqp.flow.scheduler import Sender
+from sidecar.amqp.relay.acks import pinned
+from sidecar.amqp.relay.connections import PENDING_FULL
+from sidecar.amqp.spool.intake import ID_HEADER
+from sidecar.amqp.wire import content
+from sidecar.amqp.wire.constants import (
+    BASIC_PUBLISH,
+    PRECONDITION_FAILED,
+    RESOURCE_ERROR,
+    SYNTAX_ERROR,
+    UNEXPECTED_FRAME,
+    AmqpError,
+)
+from sidecar.amqp.wire.methods import basic_ack, basic_nack
+
+if TYPE_CHECKING:
+    from sidecar.amqp.flow.partitions import Partition
+    from sidecar.amqp.flow.policy import PublishRoute
+    from sidecar.amqp.relay.channel import Channel
+    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.wire.splice import Splice
+    from sidecar.core.trace import Trace
+
+#: As it stands in a table.
+_ID: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode()
+#: Bytes that each piece costs, however small it is.
+PIECE: Final = 64
+
+size_at: Final = Struct(">I").unpack_from
+
+
+class IncomingPublish:
+    """The publish of one channel that is being read: its method, its header and its bodies, until it is whole.
+
+    While all of it is in what was read last, it stays there: ``begun`` is where. When the reading ends before it does,
+    or another channel's frame comes between, it is set aside in pieces (``begun`` is -1 then).
+    """
+
+    __slots__ = (
+        "_channel", "_header_end", "_header_start", "_method", "_parts", "_session", "begun", "header", "left", "route",
+        "size", "trace",
+    )  # fmt: skip
+
+    def __init__(self, session: Session, channel: Channel) -> None:
+        self._session = session
+        self._channel = channel
+        #: Where it leads; ``None``: there is none.
+        self.route: PublishRoute | None = None
+        self.begun = -1
+        #: How many bytes of body are missing; -1: its header too.
+        self.left = -1
+        #: What to send in place of its header, and where that is in what is being read; empty: as it is.
+        self.header = b""
+        self._header_start = 0
+        self._header_end = 0
+        #: Its method, when that is to be changed once the header is known.
+        self._method = b""
+        self.trace: Trace | None = None
+        #: What was set aside, and what that costs, bytes.
+        self._parts: list[bytes] = []
+        self.size = 0
+
+    def begin(self, data: bytes, start: int, end: int) -> None:
+        """Take its method. Raises :class:`AmqpError`."""
+        # Class, method and a reserved short come first; behind exchange and routing key an octet of bits.
+        if end - start < 17:
+            raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - basic.publish ends too early", BASIC_PUBLISH)
+        self.route = route = self._session.routes.find(data[start + 13 : end - 2])
+        if route.partition is not None:
+            self._method = data[start:end]
+        self.begun = start
+
+    def take_header(self, data: bytes, start: int, end: int) -> AmqpError | None:
+        """Take its header: how long it will be, its trace and its partition. Returns why its channel has to be closed,
+        if it has. Raises :class:`AmqpError` for what ends the connection."""
+        route = self.route
+        if route is None:
+            raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - content without a publish")
+        if self.left >= 0:
+            raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a second header in one publish")
+        session = self._session
+        self.left = size = content.body_size(data, start)
+        if size > session.max_message_size:
+            text = f"PRECONDITION_FAILED - message size {size} is larger than the sidecar's max_message_size, "
+            number = self._channel.number
+            return AmqpError(PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH, number)
+        mark = instead = b""
+        if session.buffers:
+            path = self._channel.path
+            refusal = path.refusal(data, start, end)
+            if refusal is not None:
+                return refusal
+            mark = path.mark()
+            if mark:
+                instead = _ID
+        tracing = session.tracing
+        trace = tracing.begin()
+        contexts = tracing.contexts
+        new: bytes | None = None
+        if contexts:
+            entries = tracing.entries(trace) + mark
+            new = content.inject(data, start, end, entries, session.frame_max, False, instead, contexts)
+        if new is None:
+            if contexts:  # most likely it has a trace of its own
+                trace = tracing.of(data, start, end)
+            if mark:
+                new = content.inject(data, start, end, mark, session.frame_max, True, instead)
+        self.trace = trace
+        if new is not None:
+            self.header = new
+            self._header_start = start
+            self._header_end = end
+        if route.partition is not None:
+            return self._into_partition(route.partition, data, start, end)
+        return None
+
+    def _into_partition(self, partition: Partition, data: bytes, start: int, end: int) -> AmqpError | None:
+        """Give it the routing key of its partition."""
+        try:
+            method = partition.rewrite(self._method, data, start, end)
+        except AmqpError as error:
+            if error.channel:
+                return error
+            raise
+        self._method = b""
+        self.route = self._session.routes.find(method[13:-2])
+        if self.begun >= 0:
+            # Method and header stand side by side: both are replaced as one.
+            self.header = method + (self.header or data[start:end])
+            self._header_start = self.begun
+            self._header_end = end
+        else:
+            self._parts = [method]
+        return None
+
+    def take_body(self, size: int) -> None:
+        """Count a part of its body. Raises :class:`AmqpError`."""
+        if self.route is None or self.left < 0:
+            raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body without a header")
+        self.left -= size
+        if self.left < 0:
+            raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body longer than its header says")
+
+    def set_aside(self, splice: Splice, end: int) -> None:
+        """Take what there is of it out of the splice, up to ``end``. Raises :class:`AmqpError` when too much is set
+        aside on all channels of the session."""
+        self.add(splice, self.begun, end)
+        self.begun = -1
+
+    def add(self, splice: Splice, start: int, end: int) -> None:
+        """Set a further piece of it aside. Every piece costs something, empty ones too."""
+        piece = self._piece(splice.data, start, end)
+        session = self._session
+        size = len(piece) + PIECE
+        self._parts.append(piece)
+        self.size += size
+        session.partial += size
+        if session.partial > session.partial_limit:
+            raise AmqpError(RESOURCE_ERROR, "RESOURCE_ERROR - too many unfinished publishes at once")
+        splice.replace(start, end, b"")
+
+    def _piece(self, data: bytes, start: int, end: int) -> bytes:
+        """Its frames in ``data[start:end]``, with the new header in place of the old one."""
+        if not self.header:
+            return data[start:end]
+        whole = data[start : self._header_start] + self.header + data[self._header_end : end]
+        self.header = b""
+        return whole
+
+    def pass_on(self, splice: Splice) -> None:
+        """It is whole, and goes on: where it is, if it has not been set aside."""
+        if self.begun < 0:
+            splice.out.append(self._assemble())
+        else:
+            self.begun = -1
+            if self.header:
+                splice.replace(self._header_start, self._header_end, self.header)
+                self.header = b""
+
+    def take_out(self, splice: Splice, end: int) -> bytes:
+        """It is whole, and does not go on with the splice, where it ends at ``end``: its frames."""
+        begun = self.begun
+        if begun < 0:
+            return self._assemble()
+        self.begun = -1
+        whole = self._piece(splice.data, begun, end)
+        splice.replace(begun, end, b"")
+        return whole
+
+    def _assemble(self) -> bytes:
+        whole = b"".join(self._parts)
+        self._session.partial -= self.size
+        self._parts = []
+        self.size = 0
+        return whole
+
+
+class PublishPath(Sender):
+    """The way of one channel's whole publishes to the broker, and of its confirms back to the client."""
+
+    __slots__ = ("channel", "confirms", "session")
+
+    def __init__(self, session: Session, channel: Channel) -> None:
+        Sender.__init__(self)
+        self.session = session
+        self.channel = channel
+        self.confirms: Confirms | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Something of it is still to be done, whether its client waits for that or not."""
+        return self.held > 0
+
+    def select_confirms(self) -> None:
+        """The client wants its publishes confirmed from now on."""
+        if self.confirms is None:
+            self.confirms = Confirms()
+
+    def refusal(self, data: bytes, start: int, end: int) -> AmqpError | None:
+        """Why a publish with this header cannot be taken."""
+        return None
+
+    def mark(self) -> bytes:
+        """Table entries for a message that passes, besides those of its trace."""
+        return b""
+
+    def submit(self, incoming: IncomingPublish, splice: Splice, end: int, now: float) -> None:
+        """Take the incoming publish, which is whole with what ends at ``end`` of the splice."""
+        raise NotImplementedError
+
+    def publish(self, incoming: IncomingPublish, frames: bytes, tag: int, now: float) -> Publish:
+        """The incoming publish, with its frames."""
+        route = incoming.route
+        assert route is not None
+        incoming.route = None
+        header = size_at(frames, 3)[0] + 8
+        end = header + size_at(frames, header + 3)[0] + 8
+        publish = Publish(self, route, tag, frames, content.priority(frames, header, end), now)
+        publish.trace = incoming.trace
+        incoming.trace = None
+        return publish
+
+    def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
+        """The broker's answer to publishes, in the client's numbers; ``None``: as it came."""
+        raise NotImplementedError
+
+    def refuse(self, publish: Publish) -> None:
+        """Tell the client that its publish was not taken."""
+        publish.frames = b""
+        publish.route.stats.nacked_here += 1
+        if publish.trace is not None:
+            self.session.tracing.published(publish.trace, publish.route, publish.since, False)
+        confirms = self.confirms
+        assert confirms is not None
+        number = self.channel.number
+        for tag, multiple in confirms.answers([publish.tag]):
+            self.session.client_write(basic_nack(number, tag, multiple, False))
+
+    def emptied(self) -> None:
+        """Nothing is held for this channel any more."""
+        self.session.emptied(self.channel)
+
+
+class Direct(PublishPath):
+    """The path without a spool: a publish goes to the broker at once, or is held before a gate."""
+
+    __slots__ = ()
+
+    def submit(self, incoming: IncomingPublish, splice: Splice, end: int, now: float) -> None:
+        route = incoming.route
+        assert route is not None
+        incoming.left = -1
+        stats = route.stats
+        stats.published += 1
+        gate = self.session.scheduler.closed_gate(self, route, now)
+        if gate is not None:
+            self._hold(incoming, incoming.take_out(splice, end), gate, now)
+            return
+        incoming.route = None
+        stats.forwarded += 1
+        confirms = self.confirms
+        if confirms is not None:
+            publish = Publish(self, route, confirms.received(), b"", 0, now)
+            publish.trace = incoming.trace
+            confirms.forwarded(publish)
+        elif incoming.trace is not None:
+            self.session.tracing.published(incoming.trace, route, now, True)
+        incoming.trace = None
+        incoming.pass_on(splice)
+
+    def _hold(self, incoming: IncomingPublish, frames: bytes, gate: Gate, now: float) -> None:
+        """Let it wait for ``gate``; or refuse it, when that is the gate's rule and the client can be told."""
+        confirms = self.confirms
+        publish = self.publish(incoming, frames, confirms.received() if confirms is not None else 0, now)
+        if publish.tag and gate.over == "nack":
+            self.refuse(publish)
+        else:
+            self.session.schedule(publish, gate, now)
+
+    def forward(self, publish: Publish) -> None:
+        frames = publish.frames
+        publish.frames = b""
+        publish.route.stats.forwarded += 1
+        if self.confirms is not None:
+            self.confirms.forwarded(publish)
+        if publish.trace is not None and not publish.tag:
+            self.session.tracing.published(publish.trace, publish.route, publish.since, True)
+        self.session.broker_write(frames)
+
+    def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
+        confirms = self.confirms
+        if confirms is None:
+            return None
+        tags: list[int] = []
+        for publish in confirms.settled(number, multiple):
+            stats = publish.route.stats
+            if positive:
+                stats.confirmed += 1
+            else:
+                stats.nacked += 1
+            if publish.tag:
+                tags.append(publish.tag)
+                if publish.trace is not None:
+                    self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
+        if not confirms.unanswered:
+            self.session.hurry()
+        answers = confirms.answers(tags)
+        if confirms.same:
+            return None
+        return answer(self.channel.number, answers, positive)
+
+
+def answer(number: int, answers: list[tuple[int, bool]], positive: bool) -> bytes:
+    """The frames that tell a client of its publishes, by (number, multiple), what has become of them."""
+    if positive:
+        return b"".join([basic_ack(number, tag, many) for tag, many in answers])
+    return b"".join([basic_nack(number, tag, many, False) for tag, many in answers])
+
+
+class PendingFrames:
+    """A session's frames that wait for what their channels have held, as they must not overtake it
+    (:attr:`Channel.pending`). A client that has too many is not read from."""
+
+    __slots__ = ("_bytes", "_session")
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._bytes = 0
+
+    def add(self, channel: Channel, frame: bytes) -> None:
+        """One more."""
+        assert channel.pending is not None
+        channel.pending.append(pinned(channel, frame))
+        self._bytes += len(frame) + PIECE
+        session = self._session
+        if self._bytes > session.max_message_size:
+            session.client.stop(PENDING_FULL)
+
+    def forget(self, channel: Channel) -> list[bytes]:
+        """What has waited on a channel; nothing of it waits any more."""
+        pending = channel.pending or []
+        channel.pending = None
+        if pending:
+            self._bytes -= sum(map(len, pending)) + PIECE * len(pending)
+            session = self._session
+            if self._bytes <= session.max_message_size:
+                session.client.go(PENDING_FULL)
+        return pending
