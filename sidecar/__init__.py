@@ -145,6 +145,7 @@ observe                   to ask running sidecars how they are
 offline                   a session or login without a broker at present
 OpenAPI                   the admin API's description of itself
 opening                   how an AMQP session begins, up to the broker's ``connection.open-ok``
+operation                 what can be asked over the admin API: method, path, who answers, and its documentation
 order                     the places of all filters in a chain, with the reasons
 outage grace              endpoints stay in use while a registry that has lost its data is filled again
 outbound                  traffic from the app to others
@@ -198,7 +199,7 @@ run                       ``sidecar run``, or one run of the demo
 salvage                   takes what can be read out of a damaged database
 scheduler                 lets held publishes go, by priority and arrival, when their gates open
 schema                    what a configuration or an answer may contain, as JSON Schema
-secret           a value that no log, view or error shows: a password, a token
+secret                    a value that no log, view or error shows: a password, a token
 send queue                the messages of one channel of a publisher: to be sent, sent, refused
 server                    the accepting end of a protocol
 service                   what a workload offers, under the name that others discover
@@ -209,6 +210,7 @@ share                     how much of the spool's room one stream may have
 shortage                  the host is out of descriptors, ports or memory for sockets
 show                      a configuration in the shape of its file again, secrets aside
 signal                    what the system tells a process: SIGTERM, SIGHUP
+snapshot                  how something running is at one moment, as plain data
 socket                    the system's end of a connection
 source                    where a command gets what it shows: a running sidecar, or files
 span                      one step of a trace: when it began and ended, and how

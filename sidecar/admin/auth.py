@@ -10,15 +10,24 @@ from __future__ import annotations
 
 import hmac
 import re
+from dataclasses import dataclass
 from typing import Final
 
 from multidict import MultiMapping
 
-from sidecar.config.model import Admin
-from sidecar.config.values import is_loopback
+from sidecar.core.address import is_loopback
+from sidecar.core.secret import NO_SECRET, Secret
 
 #: A Host field: name or address, IPv6 in brackets, perhaps a port (RFC 9110, section 7.2).
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """``host`` is what the admin API is bound to; ``token`` what changing needs, if there is one."""
+
+    host: str
+    token: Secret = NO_SECRET
 
 
 class Refused(Exception):
@@ -30,13 +39,13 @@ class Refused(Exception):
         self.code = code
 
 
-def check(admin: Admin, method: str, path: str, headers: MultiMapping[str]) -> None:
+def check(access: Access, method: str, path: str, headers: MultiMapping[str]) -> None:
     """Raises :class:`Refused`."""
     changes = method not in ("GET", "HEAD", "OPTIONS")
-    local = is_loopback(admin.bind.host)
+    local = is_loopback(access.host)
     hosts = headers.getall("Host", [])
     # Health checkers that speak HTTP/1.0 send no Host; browsers, which this is against, always do.
-    if local and hosts and not (len(hosts) == 1 and _leads_here(hosts[0], admin)):
+    if local and hosts and not (len(hosts) == 1 and _leads_here(hosts[0], access)):
         raise Refused(421, "wrong_host", "this admin API is local; ask it as localhost or 127.0.0.1")
     origin = headers.get("Origin")
     # Port included: another page on this very host is another site, too.
@@ -44,7 +53,7 @@ def check(admin: Admin, method: str, path: str, headers: MultiMapping[str]) -> N
         raise Refused(403, "wrong_origin", "a page of another site may not change anything here")
     published = path.startswith("/amqp/") and "/dead-letters" in path
     if changes or published or (path == "/config" and not local):
-        token = admin.token.reveal()
+        token = access.token.reveal()
         if token and not _given(headers, token):
             raise Refused(
                 401, "token_needed", "send the admin token: 'Authorization: Bearer …' or 'X-Sidecar-Token: …'"
@@ -53,12 +62,12 @@ def check(admin: Admin, method: str, path: str, headers: MultiMapping[str]) -> N
             raise Refused(403, "no_token", "set admin.token: without one this is only allowed on a loopback address")
 
 
-def _leads_here(host: str, admin: Admin) -> bool:
+def _leads_here(host: str, access: Access) -> bool:
     found = _HOST.fullmatch(host)
     if found is None:
         return False
     name = (found["v6"] or found["name"]).lower()
-    return is_loopback(name) or name == admin.bind.host.lower()
+    return is_loopback(name) or name == access.host.lower()
 
 
 def _given(headers: MultiMapping[str], token: str) -> bool:

@@ -1,25 +1,22 @@
-"""The admin API's own description, made from its routes."""
+"""The admin API's own description, made from its operations."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from sidecar import __version__
-from sidecar.admin.schemas import SCHEMAS
-
-if TYPE_CHECKING:
-    from sidecar.admin.routes import Route
+from sidecar.core.operations import Operation
 
 _TOKEN: Final[list[dict[str, list[str]]]] = [{"bearer": []}, {"token": []}]
 
 
-def document(routes: Sequence[Route]) -> dict[str, Any]:
-    """An OpenAPI 3.1 document."""
+def document(operations: Sequence[Operation], schemas: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an OpenAPI 3.1 document. ``schemas`` are those that the operations name."""
     paths: dict[str, dict[str, Any]] = {}
-    for route in routes:
-        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
+    for it in operations:
+        paths.setdefault(it.path, {})[it.method.lower()] = _operation(it)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -31,7 +28,7 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
         },
         "paths": paths,
         "components": {
-            "schemas": SCHEMAS,
+            "schemas": schemas,
             "responses": {"Error": {"description": "anything else", "content": _json("Error")}},
             "securitySchemes": {
                 "bearer": {"type": "http", "scheme": "bearer"},
@@ -41,38 +38,38 @@ def document(routes: Sequence[Route]) -> dict[str, Any]:
     }
 
 
-def _operation(route: Route) -> dict[str, Any]:
+def _operation(it: Operation) -> dict[str, Any]:
     operation: dict[str, Any] = {
-        "summary": route.summary,
-        "operationId": re.sub(r"\W+", "_", f"{route.method.lower()}{route.path}").strip("_"),
+        "summary": it.summary,
+        "operationId": re.sub(r"\W+", "_", f"{it.method.lower()}{it.path}").strip("_"),
         "parameters": [
             {"name": name, "in": "path", "required": True, "schema": _parameter(name)}
-            for name in re.findall(r"{(\w+)}", route.path)
+            for name in re.findall(r"{(\w+)}", it.path)
         ]
         + [
             {"name": query.name, "in": "query", "description": query.summary, "schema": {"type": query.kind}}
-            for query in route.query
+            for query in it.query
         ],
-        "responses": {str(status): _response(route, status) for status in route.answers}
+        "responses": {str(status): _response(it, status) for status in it.answers}
         | {"default": {"$ref": "#/components/responses/Error"}},
     }
-    if route.body:
+    if it.body:
         operation["requestBody"] = {
             "required": True,
-            "content": _json(route.body) | {"text/plain": {"schema": {"type": "string"}}},
+            "content": _json(it.body) | {"text/plain": {"schema": {"type": "string"}}},
         }
-    if route.method != "GET" or route.private:
+    if it.method != "GET" or it.private:
         operation["security"] = [*_TOKEN, {}]  # {}: where no token is configured
-    elif route.path == "/config":
+    elif it.path == "/config":
         operation["security"] = [{}, *_TOKEN]
     return operation
 
 
-def _response(route: Route, status: int) -> dict[str, Any]:
-    response: dict[str, Any] = {"description": route.answers[status]}
+def _response(it: Operation, status: int) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": it.answers[status]}
     if status < 300 or status == 503:  # "unhealthy" and "not ready" are answers, not errors
-        content = _json(route.schema) if route.schema else {}
-        response["content"] = content | {kind: {"schema": {"type": "string"}} for kind in route.pages}
+        content = _json(it.schema) if it.schema else {}
+        response["content"] = content | {kind: {"schema": {"type": "string"}} for kind in it.pages}
     else:
         response["content"] = _json("ConfigProblems" if status == 422 else "Error")
     return response

@@ -1,90 +1,78 @@
-"""What the admin API says, as plain data: made from a running sidecar, without any HTTP."""
+"""What the admin API says, as plain data: made from snapshots, without any HTTP."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any
 
-from sidecar.amqp.views import port as amqp
-from sidecar.config import model
-from sidecar.core.stats import code_label
+from sidecar.admin.snapshots import (
+    BreakerSnapshot,
+    EndpointSnapshot,
+    NameSnapshot,
+    SidecarSnapshot,
+    UpstreamSnapshot,
+)
+from sidecar.core.stats import FilterStats, ListenerStats, code_label
 from sidecar.core.text import counted
-from sidecar.resilience.breaker import CLOSED, OPEN
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from sidecar.admin.view import Running, UpstreamView
-    from sidecar.core.stats import FilterStats, ListenerStats
-    from sidecar.endpoints.endpoint import Endpoint
-    from sidecar.endpoints.names import Name
-    from sidecar.resilience.breaker import CircuitBreaker
-
-_BREAKER: Final = ("closed", "half_open", "open")
 
 
-def health(running: Running) -> dict[str, Any]:
+def health(now: SidecarSnapshot, upstreams: Iterable[UpstreamSnapshot]) -> dict[str, Any]:
     """The workload's own health. ``unhealthy`` only if the app is: an upstream that is down, or whose breaker is open,
     is a warning, and so is a registry that is away, because restarting this workload would not mend them."""
-    app = running.app_health()
-    upstreams = {name: upstream_health(upstream) for name, upstream in running.upstreams.items()}
-    registry = running.registry
-    status = app.status
-    if status == "healthy" and running.waiting_for:
-        status = "warning"
+    found = {it.name: upstream_health(it) for it in upstreams}
+    registry = now.registry
+    status = now.app.status
     away = registry is not None and not registry.up
-    if status == "healthy" and (away or any(found["status"] != "healthy" for found in upstreams.values())):
+    if status == "healthy" and (now.waiting_for or away or any(it["status"] != "healthy" for it in found.values())):
         status = "warning"
     return {
         "status": status,
-        "service": running.config.service.name,
-        "id": running.config.service.id,
-        "phase": running.phase,
-        "waiting_for": running.waiting_for or None,
-        "app": {"status": app.status, "output": app.output},
-        "upstreams": upstreams,
+        "service": now.service,
+        "id": now.id,
+        "phase": now.phase,
+        "waiting_for": now.waiting_for or None,
+        "app": {"status": now.app.status, "output": now.app.output},
+        "upstreams": found,
         "registry": None
         if registry is None
-        else {"url": str(running.config.registry), "up": registry.up, "age": round(registry.age, 3)},
+        else {"url": registry.url, "up": registry.up, "age": round(registry.age, 3)},
     }
 
 
-def upstream_health(upstream: UpstreamView) -> dict[str, Any]:
+def upstream_health(upstream: UpstreamSnapshot) -> dict[str, Any]:
     """From what traffic and the registry have shown, without asking anybody."""
-    messages = [] if upstream.amqp is None else amqp.doubts(upstream.amqp)
     if broken := _broken(upstream):
-        return {"status": "unhealthy", "output": "; ".join([broken, *messages])}
-    doubts = _doubts(upstream) + messages
+        return {"status": "unhealthy", "output": "; ".join([broken, *upstream.doubts])}
+    doubts = [*_doubts(upstream), *upstream.doubts]
     if doubts:
         return {"status": "warning", "output": "; ".join(doubts)}
     return {"status": "healthy", "output": counted(len(upstream.endpoints), "endpoint")}
 
 
-def _broken(upstream: UpstreamView) -> str:
+def _broken(upstream: UpstreamSnapshot) -> str:
     """Why nothing gets through; empty when something may."""
     endpoints = upstream.endpoints
     if not endpoints:
         return f"no endpoints are known{f': {upstream.problem}' if upstream.problem else ''}"
-    own, _ = _breakers(upstream)
-    if own is not None and own.state == OPEN:
+    if upstream.breaker is not None and upstream.breaker.state == "open":
         return "the circuit breaker is open"
-    if upstream.amqp is not None and "no_broker" in upstream.amqp.refusing:
-        return "there is no broker"
-    return "every endpoint has failed" if all(endpoint.ejected_until for endpoint in endpoints) else ""
+    if upstream.broken:
+        return upstream.broken
+    return "every endpoint has failed" if all(endpoint.ejected for endpoint in endpoints) else ""
 
 
-def _doubts(upstream: UpstreamView) -> list[str]:
+def _doubts(upstream: UpstreamSnapshot) -> list[str]:
     """What is not as it should be, a phrase each."""
     endpoints = upstream.endpoints
-    own, of_routes = _breakers(upstream)
     doubts = []
-    if own is not None and own.state != CLOSED:
+    if upstream.breaker is not None and upstream.breaker.state != "closed":
         doubts.append("the circuit breaker is half-open")
     doubts += [
-        f"the circuit breaker of route {path} is {_BREAKER[breaker.state].replace('_', '-')}"
-        for path, breaker in of_routes
-        if breaker.state != CLOSED
+        f"the circuit breaker of route {breaker.path} is {breaker.state.replace('_', '-')}"
+        for breaker in upstream.route_breakers
+        if breaker.state != "closed"
     ]
-    ejected = sum(1 for endpoint in endpoints if endpoint.ejected_until and not _is_spare(endpoint, endpoints))
+    ejected = sum(1 for endpoint in endpoints if endpoint.ejected and not _is_spare(endpoint, endpoints))
     if ejected:
         doubts.append(f"{ejected} of {counted(len(endpoints), 'endpoint')} {_are(ejected)} ejected")
     warning = sum(1 for endpoint in endpoints if endpoint.state == "warning")
@@ -98,30 +86,28 @@ def _are(number: int) -> str:
     return "is" if number == 1 else "are"
 
 
-def _is_spare(endpoint: Endpoint, endpoints: Sequence[Endpoint]) -> bool:
+def _is_spare(endpoint: EndpointSnapshot, endpoints: Sequence[EndpointSnapshot]) -> bool:
     """Whether it belongs to a family of addresses of its host none of which works, while the other family does:
     ``localhost`` has two, and a server that listens on one of them is well."""
     if not endpoint.hostname:
         return False
-    in_use = [":" in e.host for e in endpoints if e.hostname == endpoint.hostname and not e.ejected_until]
+    in_use = [":" in e.host for e in endpoints if e.hostname == endpoint.hostname and not e.ejected]
     return bool(in_use) and (":" in endpoint.host) not in in_use
 
 
-def upstream(view: UpstreamView) -> dict[str, Any]:
+def upstream(now: UpstreamSnapshot) -> dict[str, Any]:
     """Everything about one upstream."""
-    config = view.config
-    own, of_routes = _breakers(view)
     return {
-        "name": config.name,
-        "bind": str(config.bind),
-        "protocol": config.protocol,
-        "balancer": config.balancer,
-        "health": upstream_health(view)["status"],
-        "endpoints": [_endpoint(endpoint) for endpoint in view.endpoints],
-        "names": [_name(name) for name in view.names],
-        "breaker": _breaker(own) if own else None,
-        "route_breakers": [{"path": path, **_breaker(breaker)} for path, breaker in of_routes],
-        "stats": listener(view.stats),
+        "name": now.name,
+        "bind": now.bind,
+        "protocol": now.protocol,
+        "balancer": now.balancer,
+        "health": upstream_health(now)["status"],
+        "endpoints": [_endpoint(endpoint) for endpoint in now.endpoints],
+        "names": [_name(name) for name in now.names],
+        "breaker": _breaker(now.breaker) if now.breaker is not None else None,
+        "route_breakers": [{"path": breaker.path, **_breaker(breaker)} for breaker in now.route_breakers],
+        "stats": listener(now.stats),
     }
 
 
@@ -160,42 +146,33 @@ def _filter(it: FilterStats) -> dict[str, Any]:
     return {**it.counts, **failures, **(it.view() if it.view is not None else {})}
 
 
-def _name(name: Name) -> dict[str, Any]:
-    age = name.age
+def _name(name: NameSnapshot) -> dict[str, Any]:
     return {
         "name": name.name,
         "addresses": list(name.addresses),
-        "age": None if age is None else round(age, 3),
+        "age": None if name.age is None else round(name.age, 3),
         "error": name.error or None,
     }
 
 
-def _endpoint(endpoint: Endpoint) -> dict[str, Any]:
+def _endpoint(endpoint: EndpointSnapshot) -> dict[str, Any]:
     return {
         "address": endpoint.address,
         "hostname": endpoint.hostname or None,
         "id": endpoint.id,
         "weight": endpoint.weight,
         "state": endpoint.state,
-        "ejected": bool(endpoint.ejected_until),
+        "ejected": endpoint.ejected,
         "active": endpoint.active,
         "failures": endpoint.failures,
     }
 
 
-def _breakers(view: UpstreamView) -> tuple[CircuitBreaker | None, list[tuple[str, CircuitBreaker]]]:
-    """The upstream's own, and those of routes that have one, with their route's path."""
-    breakers = list(view.breakers)
-    own = breakers.pop(0) if breakers and view.config.circuit_breaker is not None else None
-    routes = [r for r in view.config.routes if isinstance(r.circuit_breaker, model.CircuitBreaker)]
-    return own, [(route.match.path, breaker) for route, breaker in zip(routes, breakers, strict=False)]
-
-
-def _breaker(breaker: CircuitBreaker) -> dict[str, Any]:
+def _breaker(breaker: BreakerSnapshot) -> dict[str, Any]:
     return {
-        "state": _BREAKER[breaker.state],
+        "state": breaker.state,
         "forced": breaker.forced,
         "failures": breaker.failures,
-        "open_seconds": round(breaker.open_seconds(), 3),
-        "retry_after": round(breaker.retry_after(), 3),
+        "open_seconds": round(breaker.open_seconds, 3),
+        "retry_after": round(breaker.retry_after, 3),
     }

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import Any, Final
 
 from sidecar.admin import report
+from sidecar.admin.commands import Commands
+from sidecar.core.operations import Operation, Page
 
-if TYPE_CHECKING:
-    from sidecar.admin.routes import Route
-    from sidecar.admin.view import Running
+#: The last three do not follow default-src.
+_POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'"
+)
 
 _PAGE = """<!doctype html>
 <html lang="en">
@@ -58,45 +61,45 @@ _UPSTREAMS = """<h2>Upstreams</h2>
 </table></div>"""
 
 
-def page(running: Running, routes: Sequence[Route], version: str) -> str:
+def page(commands: Commands, operations: Sequence[Operation], version: str) -> Page:
     """HTML; it loads itself again every few seconds. What can be opened without an argument is a link."""
-    service = running.config.service
-    health = report.health(running)
-    rows = "\n".join(_upstreams(running))
-    return _PAGE.format(
-        service=escape(service.name),
-        id=escape(service.id),
-        phase=_coloured(running.phase),
+    now = commands.snapshot()
+    upstreams = [commands.upstream(name) for name in commands.upstreams()]
+    health = report.health(now, upstreams)
+    rows = "\n".join(_upstream(report.upstream(it)) for it in upstreams)
+    text = _PAGE.format(
+        service=escape(now.service),
+        id=escape(now.id),
+        phase=_coloured(now.phase),
         status=_coloured(health["status"]),
         version=escape(version),
-        app=(f"<p>waits: {escape(running.waiting_for)}</p>" if running.waiting_for else "")
+        app=(f"<p>waits: {escape(now.waiting_for)}</p>" if now.waiting_for else "")
         + f"<p>app: {escape(health['app']['output'])}</p>",
         upstreams=_UPSTREAMS.format(rows=rows) if rows else "",
-        routes="\n".join(_routes(routes)),
+        routes="\n".join(_operations(operations)),
+    )
+    return Page(text.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": _POLICY})
+
+
+def _upstream(found: dict[str, Any]) -> str:
+    stats = found["stats"]
+    name = escape(found["name"])
+    in_use = sum(1 for endpoint in found["endpoints"] if not endpoint["ejected"])
+    breaker = found["breaker"]
+    return (
+        f'<tr><td><a href="/upstreams/{name}">{name}</a></td><td>{_coloured(found["health"])}</td>'
+        f"<td><code>{escape(found['bind'])}</code></td>"
+        f"<td>{_coloured(breaker['state']) if breaker else 'off'}</td>"
+        f'<td class="n">{in_use} of {len(found["endpoints"])}</td><td class="n">{stats["active"]}</td>'
+        f'<td class="n">{sum(stats["requests"].values())}</td><td class="n">{stats["p99_ms"]:g} ms</td></tr>'
     )
 
 
-def _upstreams(running: Running) -> Iterator[str]:
-    for view in running.upstreams.values():
-        found = report.upstream(view)
-        stats = found["stats"]
-        name = escape(found["name"])
-        in_use = sum(1 for endpoint in found["endpoints"] if not endpoint["ejected"])
-        breaker = found["breaker"]
-        yield (
-            f'<tr><td><a href="/upstreams/{name}">{name}</a></td><td>{_coloured(found["health"])}</td>'
-            f"<td><code>{escape(found['bind'])}</code></td>"
-            f"<td>{_coloured(breaker['state']) if breaker else 'off'}</td>"
-            f'<td class="n">{in_use} of {len(found["endpoints"])}</td><td class="n">{stats["active"]}</td>'
-            f'<td class="n">{sum(stats["requests"].values())}</td><td class="n">{stats["p99_ms"]:g} ms</td></tr>'
-        )
-
-
-def _routes(routes: Sequence[Route]) -> Iterator[str]:
-    for route in routes:
-        path = escape(route.path)
-        shown = f'<a href="{path}">{path}</a>' if route.method == "GET" and "{" not in path else f"<code>{path}</code>"
-        yield f'<tr><td class="m">{route.method}</td><td>{shown}</td><td>{escape(route.summary)}</td></tr>'
+def _operations(operations: Sequence[Operation]) -> Iterator[str]:
+    for it in operations:
+        path = escape(it.path)
+        shown = f'<a href="{path}">{path}</a>' if it.method == "GET" and "{" not in path else f"<code>{path}</code>"
+        yield f'<tr><td class="m">{it.method}</td><td>{shown}</td><td>{escape(it.summary)}</td></tr>'
 
 
 def _coloured(word: str) -> str:

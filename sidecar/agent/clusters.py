@@ -23,9 +23,8 @@ logger = logging.getLogger("sidecar.upstreams")
 
 
 class RunningUpstream:
-    """Its configuration, its listener, and the watch that feeds it. Implements
-    :class:`sidecar.admin.view.UpstreamView`. ``outbound`` gives the addresses at which the sidecar listens for its app:
-    endpoints there are refused."""
+    """Its configuration, its listener, and the watch that feeds it. ``outbound`` gives the addresses at which the
+    sidecar listens for its app: endpoints there are refused."""
 
     def __init__(
         self,

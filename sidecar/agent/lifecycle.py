@@ -17,7 +17,7 @@ import logging
 import random
 import resource
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -48,9 +48,7 @@ from sidecar.telemetry.logs import LogWriter
 from sidecar.telemetry.spans import SpanExporter
 
 if TYPE_CHECKING:
-    from prometheus_client.core import Metric
-
-    from sidecar.admin.api import AdminServer
+    from sidecar.admin.server import AdminServer
 
 logger = logging.getLogger("sidecar.agent")
 
@@ -72,7 +70,7 @@ class StartError(Exception):
 
 
 class Agent:
-    """One sidecar. Implements :class:`sidecar.admin.view.Running`. Whatever becomes of :meth:`start`, :meth:`stop` it.
+    """One sidecar. Whatever becomes of :meth:`start`, :meth:`stop` it.
 
     Raises :class:`sidecar.config.errors.ConfigError` when something that the configuration asks for is not installed.
     """
@@ -143,14 +141,6 @@ class Agent:
 
     def app_health(self) -> Health:
         return self._health
-
-    def families(self) -> Iterable[Metric]:
-        views = {name: it.amqp for name, it in self.upstreams.items() if it.amqp is not None}
-        if not views:
-            return ()
-        from sidecar.amqp.metrics import amqp_families
-
-        return amqp_families(views)
 
     async def check_app(self) -> Health:
         return await self._checker.check_now() if self._checker else self._health
@@ -246,10 +236,10 @@ class Agent:
         return self._app_addresses
 
     async def _start_admin(self) -> None:
-        from sidecar.admin.api import start_admin
+        from sidecar.agent import admin
 
         try:
-            self._admin = await start_admin(self, self._log)
+            self._admin = await admin.start(self, self._log)
         except OSError as error:
             raise ListenerError(f"admin: cannot listen on {self.config.admin.bind}: {bind_failure(error)}") from error
         self.admin_address = Address(*self._admin.address)

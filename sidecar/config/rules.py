@@ -14,7 +14,8 @@ from sidecar.config import amqp_rules
 from sidecar.config.containers import Fields
 from sidecar.config.kinds import BROKEN, Place
 from sidecar.config.model import Address, Admin, Registry
-from sidecar.config.values import is_loopback, is_wildcard
+from sidecar.config.values import is_wildcard
+from sidecar.core.address import is_loopback
 
 #: What a listener of a protocol has no use for: its sections, and keys inside them. The rest it has.
 NOT_FOR: dict[str, dict[str, frozenset[str]]] = {

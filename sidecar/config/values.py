@@ -322,14 +322,6 @@ def is_wildcard(host: str) -> bool:
         return False
 
 
-def is_loopback(host: str) -> bool:
-    """Whether ``host`` can be reached from this machine (or network namespace) only."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.rstrip(".").lower() == "localhost"
-
-
 def _bracketed_host(text: str) -> str:
     if text.startswith("[") and text.endswith("]"):
         host = text[1:-1]

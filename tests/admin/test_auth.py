@@ -7,20 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
-from sidecar.admin.auth import Refused, check
-from sidecar.config.model import Address, Admin
+from sidecar.admin.auth import Access, Refused, check
 from sidecar.core.secret import NO_SECRET, Secret
 
-LOCAL = Admin(bind=Address("127.0.0.1", 15000))
-LOCAL_TOKEN = Admin(bind=Address("127.0.0.1", 15000), token=Secret("tökén"))
-OPEN = Admin(bind=Address("0.0.0.0", 15000), token=Secret("tökén"))
+LOCAL = Access("127.0.0.1")
+LOCAL_TOKEN = Access("127.0.0.1", Secret("tökén"))
+OPEN = Access("0.0.0.0", Secret("tökén"))
 HERE = "127.0.0.1:15000"
 
 
-def status(admin: Admin, method: str, path: str, *headers: tuple[str, str]) -> int:
+def status(access: Access, method: str, path: str, *headers: tuple[str, str]) -> int:
     """200, or that of the refusal."""
     try:
-        check(admin, method, path, CIMultiDict(headers))
+        check(access, method, path, CIMultiDict(headers))
     except Refused as refused:
         return refused.status
     return 200
@@ -44,8 +43,8 @@ def test_other_names_are_refused_on_loopback(host: str) -> None:
 
 
 def test_the_bound_name_is_a_name_of_this_host() -> None:
-    admin = Admin(bind=Address("::1", 15000))
-    assert status(admin, "GET", "/", ("Host", "[::1]:15000")) == 200
+    access = Access("::1")
+    assert status(access, "GET", "/", ("Host", "[::1]:15000")) == 200
 
 
 def test_two_hosts_are_refused_and_none_is_fine() -> None:
@@ -77,7 +76,7 @@ def test_an_origin_without_a_host_is_another_site() -> None:
     assert status(LOCAL, "POST", "/drain", ("Origin", "http://127.0.0.1:15000")) == 403
 
 
-@pytest.mark.parametrize("admin", [LOCAL_TOKEN, OPEN])
+@pytest.mark.parametrize("access", [LOCAL_TOKEN, OPEN])
 @pytest.mark.parametrize(
     ("headers", "expected"),
     [
@@ -93,11 +92,11 @@ def test_an_origin_without_a_host_is_another_site() -> None:
         ([("X-Sidecar-Token", "")], 401),
     ],
 )
-def test_changes_need_the_token(admin: Admin, headers: list[tuple[str, str]], expected: int) -> None:
+def test_changes_need_the_token(access: Access, headers: list[tuple[str, str]], expected: int) -> None:
     for method in ("POST", "PUT", "DELETE", "PATCH"):
-        assert status(admin, method, "/drain", ("Host", HERE), *headers) == expected
+        assert status(access, method, "/drain", ("Host", HERE), *headers) == expected
     for path in ("/health", "/metrics", "/upstreams", "/ready"):
-        assert status(admin, "GET", path, ("Host", HERE), *headers) == 200
+        assert status(access, "GET", path, ("Host", HERE), *headers) == 200
 
 
 def test_the_configuration_is_for_holders_of_the_token_where_others_can_connect() -> None:
@@ -109,21 +108,21 @@ def test_the_configuration_is_for_holders_of_the_token_where_others_can_connect(
 
 @pytest.mark.parametrize("path", ["/amqp/rabbitmq/dead-letters", "/amqp/a/dead-letters/17", "/amqp/a/b/dead-letters/x"])
 def test_what_clients_have_published_is_for_holders_of_the_token(path: str) -> None:
-    for admin in (LOCAL_TOKEN, OPEN):
-        assert status(admin, "GET", path, ("Host", HERE)) == 401
-        assert status(admin, "HEAD", path, ("Host", HERE)) == 401
-        assert status(admin, "GET", path, ("Host", HERE), ("X-Sidecar-Token", "tökén")) == 200
+    for access in (LOCAL_TOKEN, OPEN):
+        assert status(access, "GET", path, ("Host", HERE)) == 401
+        assert status(access, "HEAD", path, ("Host", HERE)) == 401
+        assert status(access, "GET", path, ("Host", HERE), ("X-Sidecar-Token", "tökén")) == 200
     assert status(LOCAL, "GET", path, ("Host", HERE)) == 200
     assert status(LOCAL_TOKEN, "GET", "/amqp/rabbitmq/spool", ("Host", HERE)) == 200
 
 
 def test_without_a_token_nothing_changes_from_outside() -> None:
-    admin = Admin(bind=Address("0.0.0.0", 15000), token=NO_SECRET)
-    assert status(admin, "POST", "/drain") == 403
-    assert status(admin, "GET", "/health") == 200
+    access = Access("0.0.0.0", NO_SECRET)
+    assert status(access, "POST", "/drain") == 403
+    assert status(access, "GET", "/health") == 200
 
 
 @given(st.lists(st.tuples(st.sampled_from(["Host", "Origin", "Authorization", "X-Sidecar-Token"]), st.text())))
 def test_nothing_else_than_refused_is_raised(headers: list[tuple[str, str]]) -> None:
-    for admin in (LOCAL, LOCAL_TOKEN, OPEN):
-        status(admin, "POST", "/drain", *headers)
+    for access in (LOCAL, LOCAL_TOKEN, OPEN):
+        status(access, "POST", "/drain", *headers)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any, cast
 
 import pytest
 
 from sidecar.admin import report
+from sidecar.agent import snapshots
+from sidecar.agent.lifecycle import Agent
 from sidecar.config.model import CircuitBreaker, Match, Route
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
@@ -14,7 +17,7 @@ from sidecar.core.stats import FilterStats, QueueStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Expansion
 from support.names import FakeNames, settled
-from support.running import FakeRegistry, FakeUpstream, running
+from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
 
 ROUTES = (
     Route(match=Match(path="/shared/*")),
@@ -23,8 +26,13 @@ ROUTES = (
 )
 
 
+def health_of(it: FakeRunning) -> dict[str, Any]:
+    now = snapshots.of_sidecar(cast(Agent, it))
+    return report.health(now, [upstream.now for upstream in it.upstreams.values()])
+
+
 def found(upstream: FakeUpstream) -> tuple[str, str]:
-    health = report.upstream_health(upstream)
+    health = report.upstream_health(upstream.now)
     return health["status"], health["output"]
 
 
@@ -69,7 +77,7 @@ def test_a_routes_breaker_is_not_taken_for_the_upstreams() -> None:
     upstream = FakeUpstream("a", circuit_breaker=None, routes=ROUTES)
     upstream.breakers[0].force("open")
     assert found(upstream)[0] == "warning"
-    shown = report.upstream(upstream)
+    shown = report.upstream(upstream.now)
     assert shown["breaker"] is None
     assert [(b["path"], b["state"], b["forced"]) for b in shown["route_breakers"]] == [("/own/*", "open", "open")]
 
@@ -89,7 +97,7 @@ def test_everything_about_an_upstream() -> None:
     own = upstream.breakers[0]
     own.force("open")
     upstream.clock.advance(1.5)
-    assert report.upstream(upstream) == {
+    assert report.upstream(upstream.now) == {
         "name": "ollama",
         "bind": "127.0.0.1:11434",
         "protocol": "http",
@@ -153,17 +161,17 @@ def test_a_broker_with_an_alarm_and_full_queues_are_a_warning() -> None:
 @pytest.mark.parametrize("app", ["healthy", "warning", "unhealthy"])
 def test_only_the_app_makes_the_whole_unhealthy(app: str) -> None:
     it = running("a", app=Health(app, "said"))
-    assert report.health(it)["status"] == app
+    assert health_of(it)["status"] == app
     it.upstreams["a"].endpoints = []
-    health = report.health(it)
+    health = health_of(it)
     assert health["status"] == ("warning" if app == "healthy" else app)
     assert health["upstreams"]["a"]["status"] == "unhealthy"
 
 
 def test_a_registry_that_is_away_is_a_warning() -> None:
-    assert report.health(running())["registry"] is None
-    assert report.health(running(registry=FakeRegistry()))["status"] == "healthy"
-    health = report.health(running(registry=FakeRegistry(up=False, age=3.00049)))
+    assert health_of(running())["registry"] is None
+    assert health_of(running(registry=FakeRegistry()))["status"] == "healthy"
+    health = health_of(running(registry=FakeRegistry(up=False, age=3.00049)))
     assert (health["status"], health["registry"]) == ("warning", {"url": "none", "up": False, "age": 3.0})
 
 
@@ -184,7 +192,7 @@ def test_names() -> None:
         expansion.close()
 
     asyncio.run(main())
-    assert report.upstream(upstream)["names"] == [
+    assert report.upstream(upstream.now)["names"] == [
         {"name": "db.test", "addresses": ["10.0.0.1"], "age": 2.5, "error": None},
         {"name": "gone.test", "addresses": [], "age": None, "error": "there is no such name"},
     ]
@@ -201,7 +209,7 @@ def test_a_host_that_works_over_one_family_is_well() -> None:
     upstream.endpoints = [four, six]
     six.ejected_until = 1.0
     assert found(upstream) == ("healthy", "2 endpoints")
-    assert report.upstream(upstream)["endpoints"][1]["hostname"] == "localhost"
+    assert report.upstream(upstream.now)["endpoints"][1]["hostname"] == "localhost"
     upstream.endpoints = [four, Endpoint("127.0.0.2", 80, hostname="localhost"), six]
     upstream.endpoints[1].ejected_until = 1.0
     six.ejected_until = 0.0
@@ -217,6 +225,6 @@ def test_filters_that_are_in_use() -> None:
     used, gone = (FilterStats({"refused": "Refused."}, "sidecar_filter_") for _ in range(2))
     used.view = lambda: {"limit": 5}
     upstream.stats.filters.update(used=used, gone=gone)
-    assert report.upstream(upstream)["stats"]["filters"] == {"used": {"refused": 0, "limit": 5}}
+    assert report.upstream(upstream.now)["stats"]["filters"] == {"used": {"refused": 0, "limit": 5}}
     used.failures.update(on_try=2, view=1)
-    assert report.upstream(upstream)["stats"]["filters"] == {"used": {"refused": 0, "failures": 3, "limit": 5}}
+    assert report.upstream(upstream.now)["stats"]["filters"] == {"used": {"refused": 0, "failures": 3, "limit": 5}}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from prometheus_client.samples import Sample
 
+from sidecar.agent.admin import metrics
+from sidecar.agent.lifecycle import Agent
 from sidecar.amqp.flow.stats import MAX_EXCHANGES
 from sidecar.amqp.metrics import MAX_REASONS
-from sidecar.telemetry.metrics import Metrics
 from support.fake_spool import FakeSpool, letter
 from support.running import FakeAmqp, FakeRunning, FakeUpstream, running
 
@@ -58,7 +60,7 @@ CONTRACT = {
 
 
 def samples(of: FakeRunning) -> list[Sample]:
-    return [s for family in parse_text(Metrics(of).render("")[0].decode()) for s in family.samples]
+    return [s for family in parse_text(metrics(cast(Agent, of)).render("")[0].decode()) for s in family.samples]
 
 
 def value(of: FakeRunning, name: str, **labels: str) -> float:
@@ -109,7 +111,7 @@ def test_names_and_labels(name: str) -> None:
 
 
 def test_without_an_amqp_upstream_nothing_is_said_about_one() -> None:
-    page = Metrics(running("ollama")).render("")[0].decode()
+    page = metrics(cast(Agent, running("ollama"))).render("")[0].decode()
     assert "amqp" not in page
     assert "message_queue" not in page
 
@@ -165,7 +167,7 @@ def test_partitions() -> None:
 def test_without_a_spool_nothing_is_said_about_one() -> None:
     it, view = broker()
     view.spool = None
-    page = Metrics(it).render("")[0].decode()
+    page = metrics(cast(Agent, it)).render("")[0].decode()
     assert "sidecar_amqp_connections" in page
     assert "spool" not in page
     assert "dead_letter" not in page

@@ -20,10 +20,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.admin import dead_letters
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
+from sidecar.amqp.views import operations
 from sidecar.cli.main import main
 from sidecar.cli.spool.text import age, letter_lines, list_lines
 from sidecar.config.model import Address, Admin
@@ -336,7 +336,7 @@ def test_replay_and_drop_of_some(capsys: Capsys) -> None:
 def test_replay_of_all_goes_on_until_it_is_done(capsys: Capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     it, spool = broker()
     spool.dead_letters.add(*(letter(number) for number in range(10, 60)))
-    monkeypatch.setattr(dead_letters, "CHANGE_SECONDS", -1.0)
+    monkeypatch.setattr(operations, "CHANGE_SECONDS", -1.0)
     with sidecar(it) as url:
         assert run("replay", "--reason", "expired", "--admin", url) == 0
         assert run("replay", "--all", "--admin", url) == 0

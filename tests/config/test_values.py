@@ -33,9 +33,9 @@ from sidecar.config.values import (
     Text,
     TopicPattern,
     Url,
-    is_loopback,
     is_wildcard,
 )
+from sidecar.core.address import is_loopback
 from sidecar.core.secret import Secret
 
 

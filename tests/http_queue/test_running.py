@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from sidecar.agent.admin import metrics
 from sidecar.config.errors import ConfigError
 from sidecar.config.model import Queue
 from sidecar.config.show import effective
-from sidecar.telemetry.metrics import Metrics
 from support.agents import RunningAgent, ask, upstream
 from support.configs import config_of, problem_of
 from support.live import run
@@ -85,7 +85,7 @@ def test_a_reload_changes_how_and_not_where(tmp_path: Path) -> None:
             assert await refused(it, a=moved, b=plain) == "upstreams.a.bind"
             it.write(upstreams={"a": plain, "b": plain})
             assert await it.agent.reload() == ["upstreams.a: changed"]
-            page = Metrics(it.agent).render("")[0].decode()
+            page = metrics(it.agent).render("")[0].decode()
             assert 'sidecar_queued_requests{upstream="a"} 0.0' in page
             assert 'upstream="b"} 0.0\n# HELP sidecar_queued_bytes' not in page
 
@@ -120,7 +120,7 @@ def test_a_service_may_have_the_name_of_an_upstream(tmp_path: Path) -> None:
             for port in (inbound.address.port, it.port("web")):
                 status, fields, _ = await ask(port, "POST", "/", b"x")
                 assert (status, fields["location"].startswith("/.sidecar/queue/")) == (202, True)
-            page = Metrics(it.agent).render("")[0].decode()
+            page = metrics(it.agent).render("")[0].decode()
             assert page.count('sidecar_queued_requests{upstream="web"}') == 1
             assert 'sidecar_queued_total{outcome="queued",upstream="web"} 2.0' in page
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.admin import report
+from sidecar.agent import snapshots
 from sidecar.endpoints.balancers import create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.registry.consul_health import instances, read
@@ -180,7 +181,9 @@ def test_any_json_gives_instances_that_can_be_shown_or_a_value_error(answer: Any
     assert len(found) + len(refused) <= len(answer)
     cluster = Cluster("web", create("weighted", Random(1)), lambda: 0.0, Random(1))
     cluster.update(found)
-    shown = json.loads(orjson.dumps([report._endpoint(endpoint) for endpoint in cluster.endpoints]))
+    shown = json.loads(
+        orjson.dumps([report._endpoint(snapshots._endpoint(endpoint)) for endpoint in cluster.endpoints])
+    )
     assert len(shown) == len({(i.host, i.port) for i in found})
     orjson.dumps([asdict(instance) for instance in found])
     for problem in refused:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import aiohttp
 import orjson
 
-from sidecar.admin.api import start_admin
 from sidecar.admin.connection_limit import Door
+from sidecar.admin.server import start_admin
+from sidecar.agent import admin
+from sidecar.agent.lifecycle import Agent
+from sidecar.telemetry.logs import LogWriter
 from support.running import FakeRunning
 
 
@@ -74,7 +77,9 @@ class Client:
 async def serving(of: FakeRunning, door: Door | None = None) -> AsyncIterator[Client]:
     """The admin API of a sidecar."""
     levels = Levels()
-    server: Any = await start_admin(of, levels, door)  # type: ignore[arg-type]
+    agent, log = cast(Agent, of), cast(LogWriter, levels)
+    commands, contributed = admin.commands(agent, log), admin.contributed(agent)
+    server = await start_admin(commands, contributed, of.config.admin.bind, door)
     try:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
             client = Client(server.address, session)

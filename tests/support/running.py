@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from prometheus_client.core import Metric
-
+from sidecar.admin.snapshots import UpstreamSnapshot
+from sidecar.agent import snapshots
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
-from sidecar.amqp.metrics import amqp_families
 from sidecar.amqp.views.protocols import SessionView
 from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Service, Upstream
 from sidecar.core.health import Health
@@ -107,6 +106,11 @@ class FakeUpstream:
             if isinstance(s, CircuitBreaker)
         ]
 
+    @property
+    def now(self) -> UpstreamSnapshot:
+        """What the admin API is told of it."""
+        return snapshots.of_upstream(self)  # type: ignore[arg-type]
+
 
 def _config() -> Config:
     return Config(service=Service(name="tasks", id="tasks-1", address="10.0.0.5"), admin=LOCAL)
@@ -114,7 +118,8 @@ def _config() -> Config:
 
 @dataclass
 class FakeRunning:
-    """Implements :class:`sidecar.admin.view.Running`. ``deep`` is what the app's check and the probes find: a health,
+    """Stands in for :class:`sidecar.agent.lifecycle.Agent`, as what is
+    shown of one sees it. ``deep`` is what the app's check and the probes find: a health,
     or an error to raise."""
 
     config: Config = field(default_factory=_config)
@@ -135,9 +140,6 @@ class FakeRunning:
     @property
     def stats(self) -> Sequence[ListenerStats]:
         return [self.inbound, *(upstream.stats for upstream in self.upstreams.values())]
-
-    def families(self) -> Iterable[Metric]:
-        return amqp_families({name: it.amqp for name, it in self.upstreams.items() if it.amqp is not None})
 
     def app_health(self) -> Health:
         return self.app

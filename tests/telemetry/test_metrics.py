@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,9 +13,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar import __version__
+from sidecar.agent.admin import metrics
+from sidecar.agent.lifecycle import Agent
 from sidecar.config.model import CircuitBreaker, Match, Route
 from sidecar.core.stats import BUCKETS, FilterStats
-from sidecar.telemetry.metrics import Metrics
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
 
 #: The contract: names, and the labels of their samples.
@@ -54,7 +56,7 @@ class Page:
 
 
 def page(of: FakeRunning) -> Page:
-    return Page(parse_text(Metrics(of).render("")[0].decode()))
+    return Page(parse_text(metrics(cast(Agent, of)).render("")[0].decode()))
 
 
 def busy() -> FakeRunning:
@@ -162,7 +164,7 @@ def test_every_sample_is_unique() -> None:
 
 def test_openmetrics_where_it_is_asked_for() -> None:
     accept = "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,*/*;q=0.1"
-    body, content_type = Metrics(busy()).render(accept)
+    body, content_type = metrics(cast(Agent, busy())).render(accept)
     assert content_type.startswith("application/openmetrics-text; version=1.0.0; charset=utf-8")
     found = Page(parse_openmetrics(body.decode()))  # type: ignore[no-untyped-call]  # a strict parser
     assert found("sidecar_retries_total", upstream="ollama", reason="connect") == 3
@@ -172,21 +174,20 @@ def test_openmetrics_where_it_is_asked_for() -> None:
     "accept", ["", "*/*", "text/html", "text/plain; version=bogus", "text/plain;version=1.0.0; escaping=x", "\udcff;;,"]
 )
 def test_text_otherwise(accept: str) -> None:
-    body, content_type = Metrics(busy()).render(accept)
+    body, content_type = metrics(cast(Agent, busy())).render(accept)
     assert content_type.startswith("text/plain; version=0.0.4")
     assert list(parse_text(body.decode()))
 
 
 @pytest.mark.parametrize("version", ["; version=bogus", ";version=", ""])
 def test_an_odd_version_is_no_error(version: str) -> None:
-    assert (
-        Metrics(busy()).render(f"application/openmetrics-text{version}")[1].startswith("application/openmetrics-text")
-    )
+    content_type = metrics(cast(Agent, busy())).render(f"application/openmetrics-text{version}")[1]
+    assert content_type.startswith("application/openmetrics-text")
 
 
 def test_two_sidecars_in_one_process_do_not_mix() -> None:
     first, second = busy(), running()
-    Metrics(first)
+    metrics(cast(Agent, first))
     assert not page(second).labels("sidecar_retries_total")
 
 

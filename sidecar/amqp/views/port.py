@@ -53,6 +53,11 @@ def port(name: str, view: AmqpView) -> dict[str, Any]:
     }
 
 
+def broken(view: AmqpView) -> str:
+    """Return why nothing gets through; empty when something may."""
+    return "there is no broker" if "no_broker" in view.refusing else ""
+
+
 def doubts(view: AmqpView) -> list[str]:
     """What is not as it should be, a phrase each."""
     stats = view.stats

@@ -76,20 +76,20 @@ def test_reasons_that_look_the_same_are_one() -> None:
 def test_what_is_wrong_with_a_spool_is_a_warning() -> None:
     it, kept = broker()
     upstream = it.upstreams["rabbitmq"]
-    assert report.upstream_health(upstream)["status"] == "healthy"
+    assert report.upstream_health(upstream.now)["status"] == "healthy"
     kept.full = True
-    assert report.upstream_health(upstream) == {"status": "warning", "output": "the spool is full"}
+    assert report.upstream_health(upstream.now) == {"status": "warning", "output": "the spool is full"}
     kept.problem = "no space left on device"
-    assert report.upstream_health(upstream)["output"] == "the spool does not work: no space left on device"
+    assert report.upstream_health(upstream.now)["output"] == "the spool does not work: no space left on device"
 
 
 def test_what_keeps_the_spool_from_being_sent_is_a_warning() -> None:
     it, kept = broker()
     upstream = it.upstreams["rabbitmq"]
     kept.obstacles = [("/", "", "the broker refuses the login")] * (spool.MAX_OBSTACLES + 1)
-    assert report.upstream_health(upstream)["status"] == "healthy"
+    assert report.upstream_health(upstream.now)["status"] == "healthy"
     kept.key("exchange ai.tasks", 3, 900)
-    assert report.upstream_health(upstream) == {
+    assert report.upstream_health(upstream.now) == {
         "status": "warning",
         "output": "what is in the spool waits: the broker refuses the login",
     }
@@ -103,4 +103,4 @@ def test_connections_without_a_broker_are_a_warning() -> None:
     view = it.upstreams["rabbitmq"].amqp
     assert view is not None
     view.stats.detached = 3
-    assert report.upstream_health(it.upstreams["rabbitmq"])["output"] == "3 connections are without a broker"
+    assert report.upstream_health(it.upstreams["rabbitmq"].now)["output"] == "3 connections are without a broker"

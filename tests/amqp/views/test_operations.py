@@ -13,10 +13,10 @@ import aiohttp
 import orjson
 import pytest
 
-from sidecar.admin import dead_letters
-from sidecar.admin.dead_letters import EXPORTS, MAX_PAGE, PAGE, STEP
 from sidecar.amqp.spool.dead_letters import DeadLetter
 from sidecar.amqp.spool.store import DeadLetters, Spool
+from sidecar.amqp.views import operations
+from sidecar.amqp.views.operations import EXPORTS, MAX_PAGE, PAGE, STEP
 from sidecar.config.model import Address, Admin
 from sidecar.core.secret import Secret
 from support.admin import Client, serving, with_admin
@@ -244,7 +244,7 @@ async def answered(client: Client, status: int) -> str:
 
 def test_few_export_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     it, _ = broker(letter(1, message(b"\xff" * 8_000_000)))
-    monkeypatch.setattr(dead_letters, "EXPORT_SECONDS", 0.3)
+    monkeypatch.setattr("sidecar.admin.server.STREAM_SECONDS", 0.3)
 
     async def test(client: Client) -> None:
         # They ask, and do not read.
@@ -319,7 +319,7 @@ def test_what_dies_again_at_once_is_replayed_once() -> None:
 def test_a_long_change_is_done_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     it, found = broker(*many(50))
     found.add(damaged(1))  # which stays, and is in nobody's way
-    monkeypatch.setattr(dead_letters, "CHANGE_SECONDS", -1.0)
+    monkeypatch.setattr(operations, "CHANGE_SECONDS", -1.0)
 
     async def test(client: Client) -> None:
         first = (await client.post(f"{HERE}/replay")).json

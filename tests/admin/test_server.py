@@ -12,14 +12,14 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar import __version__
-from sidecar.admin.api import MAX_BODY, start_admin
 from sidecar.admin.connection_limit import Door
+from sidecar.admin.server import MAX_BODY
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Address, Admin, Config, Consul
 from sidecar.config.show import effective
 from sidecar.core.health import Health
 from sidecar.core.secret import Secret
-from support.admin import Client, Levels, serving, with_admin
+from support.admin import Client, serving, with_admin
 from support.live import until
 from support.running import FakeRunning, FakeUpstream, running
 
@@ -170,7 +170,7 @@ def test_whoever_asks_at_the_same_time_shares_one_deep_check() -> None:
 
 
 def test_a_deep_check_is_bounded_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.admin.routes.DEEP_SECONDS", 0.01)
+    monkeypatch.setattr("sidecar.admin.operations.DEEP_SECONDS", 0.01)
     it = running("ollama")
 
     async def probe(upstream: str) -> Health:
@@ -332,7 +332,7 @@ def test_a_large_body_that_does_not_say_so() -> None:
 
 
 def test_a_body_that_does_not_come(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sidecar.admin.routes.BODY_SECONDS", 0.02)
+    monkeypatch.setattr("sidecar.admin.server.BODY_SECONDS", 0.02)
 
     async def test(client: Client) -> None:
         reader, writer = await asyncio.open_connection(*client.address)
@@ -492,7 +492,8 @@ def test_a_port_that_is_taken() -> None:
             other = running()
             other.config = config_with(other, Admin(bind=Address(*client.address)))
             with pytest.raises(OSError, match="in use"):
-                await start_admin(other, Levels())  # type: ignore[arg-type]
+                async with serving(other):
+                    pass
 
     asyncio.run(main())
 

@@ -1,0 +1,49 @@
+"""What the admin API can ask of the sidecar: plain functions, which the agent hands in."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sidecar.admin.auth import Access
+from sidecar.admin.snapshots import SidecarSnapshot, UpstreamSnapshot
+from sidecar.core.health import Health
+
+
+class ReloadRefused(Exception):
+    """The configuration file cannot be used, and nothing has changed. The text says all of it; ``problems`` are path
+    and message of each."""
+
+    def __init__(self, text: str, problems: Sequence[tuple[str, str]]) -> None:
+        super().__init__(text)
+        self.problems = problems
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Commands:
+    """Each may be called at any time."""
+
+    #: Who may do what, at present.
+    access: Callable[[], Access]
+    #: How the sidecar is, and the names of its upstreams.
+    snapshot: Callable[[], SidecarSnapshot]
+    upstreams: Callable[[], Sequence[str]]
+    #: How one of them is.
+    upstream: Callable[[str], UpstreamSnapshot]
+    #: The effective configuration, without secrets.
+    config: Callable[[], Mapping[str, Any]]
+    #: Prometheus' page for an Accept field, and its content type.
+    metrics: Callable[[str], tuple[bytes, str]]
+    #: Check the app now.
+    check_app: Callable[[], Awaitable[Health]]
+    #: Connect to endpoints of an upstream now ("deep" health).
+    probe: Callable[[str], Awaitable[Health]]
+    #: Hold all breakers of an upstream ``open`` or ``close``, or leave them to themselves (``auto``).
+    force_breakers: Callable[[str, str], None]
+    #: Read the configuration file again and apply it; what changed, a line each. Raises :class:`ReloadRefused`.
+    reload: Callable[[], Awaitable[Sequence[str]]]
+    #: Begin to drain, as SIGTERM does.
+    drain: Callable[[], None]
+    #: Set the least severe level that is logged. Raises :class:`ValueError`.
+    set_log_level: Callable[[str], None]

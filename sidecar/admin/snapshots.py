@@ -1,0 +1,91 @@
+"""What the admin API is told about a running sidecar: plain data of one moment. The agent takes it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sidecar.core.health import Health
+from sidecar.core.stats import ListenerStats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointSnapshot:
+    """An endpoint, ejected ones too; ``hostname`` is the name that ``host`` was found for, or empty."""
+
+    host: str
+    address: str
+    hostname: str
+    id: str
+    weight: int
+    state: str
+    ejected: bool
+    active: int
+    failures: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameSnapshot:
+    """A host name of which endpoints come; ``age`` is the seconds since it was last looked up well, ``error`` why the
+    last lookup failed, or empty."""
+
+    name: str
+    addresses: Sequence[str]
+    age: float | None
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakerSnapshot:
+    """``state`` is ``closed``, ``half_open`` or ``open``; ``path`` that of the route that has this breaker for itself,
+    empty for the upstream's own; the rest as :class:`sidecar.resilience.breaker.CircuitBreaker` has it."""
+
+    path: str
+    state: str
+    forced: str
+    failures: int
+    open_seconds: float
+    retry_after: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamSnapshot:
+    """One upstream. ``problem`` says what is wrong with its host names, where one has no address; ``broken`` why its
+    protocol lets nothing through; both are empty when nothing is. ``doubts`` are the protocol's, too, a phrase each.
+    ``breaker`` is None when it is switched off."""
+
+    name: str
+    bind: str
+    protocol: str
+    balancer: str
+    endpoints: Sequence[EndpointSnapshot]
+    names: Sequence[NameSnapshot]
+    problem: str
+    breaker: BreakerSnapshot | None
+    route_breakers: Sequence[BreakerSnapshot]
+    stats: ListenerStats
+    broken: str = ""
+    doubts: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RegistrySnapshot:
+    """``age`` is the seconds since it last answered."""
+
+    url: str
+    up: bool
+    age: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarSnapshot:
+    """The sidecar without its upstreams. ``phase`` is ``starting``, ``ready``, ``draining`` or ``stopped``;
+    ``waiting_for`` what another process has in use, so that this one does not serve yet, or empty; ``app`` the last
+    result of the app's own check."""
+
+    service: str
+    id: str
+    phase: str
+    waiting_for: str
+    app: Health
+    registry: RegistrySnapshot | None

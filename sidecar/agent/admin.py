@@ -1,0 +1,95 @@
+"""What the agent hands to the admin API: commands, families of metrics, and operations that other rooms contribute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from sidecar.admin.auth import Access
+from sidecar.admin.commands import Commands, ReloadRefused
+from sidecar.admin.server import AdminServer, start_admin
+from sidecar.agent import snapshots
+from sidecar.config.errors import ConfigError
+from sidecar.config.show import effective
+from sidecar.core.metrics import Family, Source
+from sidecar.core.operations import Contribution
+from sidecar.endpoints import metrics as endpoint_metrics
+from sidecar.registry import metrics as registry_metrics
+from sidecar.resilience import metrics as breaker_metrics
+from sidecar.telemetry.metrics import Metrics, own_families
+
+if TYPE_CHECKING:
+    from sidecar.agent.lifecycle import Agent
+    from sidecar.amqp.views.protocols import AmqpView
+    from sidecar.telemetry.logs import LogWriter
+
+
+async def start(agent: Agent, log: LogWriter) -> AdminServer:
+    """Serve on ``admin.bind``. Raises :class:`OSError` when that cannot be bound."""
+    return await start_admin(commands(agent, log), contributed(agent), agent.config.admin.bind)
+
+
+def commands(agent: Agent, log: LogWriter) -> Commands:
+    """Return what the admin API may ask of this agent, and of its log."""
+    page = metrics(agent)
+
+    def force_breakers(name: str, mode: str) -> None:
+        for breaker in agent.upstreams[name].breakers:
+            breaker.force(mode)  # type: ignore[arg-type]  # the API has checked it
+
+    async def reload() -> Sequence[str]:
+        try:
+            return await agent.reload()
+        except ConfigError as error:
+            raise ReloadRefused(str(error), [(it.path, it.message) for it in error.problems]) from error
+
+    return Commands(
+        access=lambda: Access(agent.config.admin.bind.host, agent.config.admin.token),
+        snapshot=lambda: snapshots.of_sidecar(agent),
+        upstreams=lambda: tuple(agent.upstreams),
+        upstream=lambda name: snapshots.of_upstream(agent.upstreams[name]),
+        config=lambda: effective(agent.config),
+        metrics=page.render,
+        check_app=lambda: agent.check_app(),
+        probe=lambda name: agent.probe(name),
+        force_breakers=force_breakers,
+        reload=reload,
+        drain=agent.drain,
+        set_log_level=log.set_level,
+    )
+
+
+def contributed(agent: Agent) -> Sequence[Contribution]:
+    """Return the operations of other rooms. They are there whether a protocol is in use or not."""
+    from sidecar.amqp.views.operations import Api
+
+    return (Api(lambda: _ports(agent)).contribution(),)
+
+
+def metrics(agent: Agent) -> Metrics:
+    """Return the metrics of this agent, with the families of everything that it runs."""
+
+    def upstreams() -> Iterable[Family]:
+        yield from breaker_metrics.families({name: it.breakers for name, it in agent.upstreams.items()})
+        yield from endpoint_metrics.families({name: it.endpoints for name, it in agent.upstreams.items()})
+
+    def amqp() -> Iterable[Family]:
+        ports = _ports(agent)
+        if not ports:
+            return ()
+        from sidecar.amqp.metrics import amqp_families
+
+        return amqp_families(ports)
+
+    sources: Sequence[Source] = (
+        upstreams,
+        amqp,
+        lambda: registry_metrics.families(agent.registry) if agent.registry is not None else (),
+        lambda: endpoint_metrics.lookup_families(agent.lookups),
+        lambda: own_families(agent.config.service.name, agent.log_lines_dropped, agent.spans_dropped),
+    )
+    return Metrics(lambda: agent.stats, sources)
+
+
+def _ports(agent: Agent) -> Mapping[str, AmqpView]:
+    return {name: view for name, it in agent.upstreams.items() if (view := it.amqp) is not None}

@@ -1,0 +1,103 @@
+"""Takes snapshots of a running sidecar, for the admin API: plain data, made of the objects that are at work."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from sidecar.admin.snapshots import (
+    BreakerSnapshot,
+    EndpointSnapshot,
+    NameSnapshot,
+    RegistrySnapshot,
+    SidecarSnapshot,
+    UpstreamSnapshot,
+)
+from sidecar.config import model
+
+if TYPE_CHECKING:
+    from sidecar.agent.clusters import RunningUpstream
+    from sidecar.agent.lifecycle import Agent
+    from sidecar.endpoints.endpoint import Endpoint
+    from sidecar.endpoints.names import Name
+    from sidecar.resilience.breaker import CircuitBreaker
+
+#: By :attr:`sidecar.resilience.breaker.CircuitBreaker.state`.
+BREAKER_STATES: Final = ("closed", "half_open", "open")
+
+
+def of_sidecar(agent: Agent) -> SidecarSnapshot:
+    """How the sidecar is, without its upstreams."""
+    service, registry = agent.config.service, agent.registry
+    return SidecarSnapshot(
+        service=service.name,
+        id=service.id,
+        phase=agent.phase,
+        waiting_for=agent.waiting_for,
+        app=agent.app_health(),
+        registry=None if registry is None else RegistrySnapshot(str(agent.config.registry), registry.up, registry.age),
+    )
+
+
+def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
+    """How an upstream is."""
+    config, amqp = running.config, running.amqp
+    broken, doubts = "", []
+    if amqp is not None:
+        from sidecar.amqp.views import port
+
+        broken, doubts = port.broken(amqp), port.doubts(amqp)
+    own, of_routes = _breakers(config, running.breakers)
+    return UpstreamSnapshot(
+        name=config.name,
+        bind=str(config.bind),
+        protocol=config.protocol,
+        balancer=config.balancer,
+        endpoints=[_endpoint(endpoint) for endpoint in running.endpoints],
+        names=[_name(name) for name in running.names],
+        problem=running.problem,
+        breaker=own,
+        route_breakers=of_routes,
+        stats=running.stats,
+        broken=broken,
+        doubts=doubts,
+    )
+
+
+def _breakers(
+    config: model.Upstream, breakers: Sequence[CircuitBreaker]
+) -> tuple[BreakerSnapshot | None, list[BreakerSnapshot]]:
+    """The upstream's own, and those of routes that have one for themselves."""
+    rest = list(breakers)
+    own = _breaker(rest.pop(0)) if rest and config.circuit_breaker is not None else None
+    routes = [it for it in config.routes if isinstance(it.circuit_breaker, model.CircuitBreaker)]
+    return own, [_breaker(breaker, route.match.path) for route, breaker in zip(routes, rest, strict=False)]
+
+
+def _breaker(breaker: CircuitBreaker, path: str = "") -> BreakerSnapshot:
+    return BreakerSnapshot(
+        path=path,
+        state=BREAKER_STATES[breaker.state],
+        forced=breaker.forced,
+        failures=breaker.failures,
+        open_seconds=breaker.open_seconds(),
+        retry_after=breaker.retry_after(),
+    )
+
+
+def _endpoint(endpoint: Endpoint) -> EndpointSnapshot:
+    return EndpointSnapshot(
+        host=endpoint.host,
+        address=endpoint.address,
+        hostname=endpoint.hostname,
+        id=endpoint.id,
+        weight=endpoint.weight,
+        state=endpoint.state,
+        ejected=bool(endpoint.ejected_until),
+        active=endpoint.active,
+        failures=endpoint.failures,
+    )
+
+
+def _name(name: Name) -> NameSnapshot:
+    return NameSnapshot(name=name.name, addresses=name.addresses, age=name.age, error=name.error)

@@ -1,0 +1,147 @@
+"""The shapes of what AMQP ports show, as JSON Schema."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sidecar.core.json_schema import COUNT, COUNTS, FLAG, NUMBER, TEXT, array, or_null, record, ref
+
+_LETTER: Final[dict[str, Any]] = {
+    "id": COUNT | {"description": "grows with each death"},
+    "died": or_null(TEXT) | {"description": "RFC 3339"},
+    "age": NUMBER | {"description": "seconds since then"},
+    "reason": TEXT,
+    "code": COUNT | {"description": "the broker's; 0: it was not the broker"},
+    "text": TEXT | {"description": "what the broker said; empty when it said nothing"},
+    "readable": FLAG | {"description": "false: what is left of it is no message any more"},
+    "vhost": TEXT,
+    "exchange": TEXT | {"description": "empty: the default exchange"},
+    "routing_key": TEXT,
+    "user": TEXT | {"description": "the property user-id"},
+    "origin": TEXT | {"description": "who published it"},
+    "trace": TEXT | {"description": "its traceparent"},
+    "published": or_null(TEXT) | {"description": "RFC 3339"},
+    "expires": or_null(TEXT) | {"description": "likewise; null: never"},
+    "priority": COUNT,
+    "attempts": COUNT | {"description": "how often the broker refused it"},
+    "bytes": COUNT | {"description": "of its body"},
+}
+
+SCHEMAS: Final[dict[str, Any]] = {
+    "AmqpPorts": record(upstreams=array(ref("AmqpPort"))),
+    "AmqpPort": record(
+        name=TEXT,
+        refusing={
+            "type": "object",
+            "additionalProperties": TEXT,
+            "description": "why clients are refused, in words, by reason: draining, no_broker, overloaded",
+        },
+        blocked=FLAG | {"description": "the broker has an alarm and takes no publishes"},
+        blocked_seconds=NUMBER | {"description": "of such alarms so far, in all"},
+        connections=COUNT | {"description": "past their handshake"},
+        detached=COUNT | {"description": "of these, those without a broker at present"},
+        channels=COUNT,
+        consumers=COUNT,
+        unacked=COUNT | {"description": "deliveries that are not settled yet"},
+        delivered=COUNT,
+        paused=FLAG | {"description": "consumers get nothing new: the app, or what it needs, is unwell"},
+        stalled=COUNT | {"description": "deliveries kept back from consumers now"},
+        held=record(
+            messages=COUNT,
+            bytes=COUNT,
+            waiting_for=array(record(what=TEXT, messages=COUNT)),
+        ),
+        exchanges=array(ref("AmqpExchange")),
+        queues=array(ref("AmqpQueue")),
+        unkeyed=COUNTS
+        | {"description": "by partitioned exchange, messages that went to partition 0 for want of a value"},
+        spool=or_null(ref("Spool")),
+        sessions=array(ref("AmqpSession")) | {"description": "200 at most: those with the most held, then the oldest"},
+    ),
+    "AmqpExchange": record(
+        vhost=TEXT,
+        exchange=TEXT | {"description": "empty: the default exchange"},
+        published=COUNT | {"description": "whole messages taken from clients"},
+        forwarded=COUNT | {"description": "passed on to the broker"},
+        confirmed=COUNT | {"description": "by the broker"},
+        nacked=COUNT | {"description": "by the broker"},
+        refused=COUNT | {"description": "nacked by the sidecar"},
+        returned=COUNT | {"description": "by the broker: no queue took them"},
+        held=COUNT | {"description": "that had to wait, all of them"},
+        dropped=COUNT | {"description": "held, and lost with their channel or connection"},
+        held_messages=COUNT | {"description": "now"},
+        held_bytes=COUNT | {"description": "now"},
+        held_seconds=NUMBER | {"description": "waited, all messages together"},
+    ),
+    "AmqpQueue": record(
+        vhost=TEXT,
+        queue=TEXT,
+        depth=or_null(COUNT) | {"description": "ready messages; null: not known"},
+        consumers=or_null(COUNT),
+        high=COUNT,
+        low=COUNT,
+        full=FLAG | {"description": "publishes that lead there are held or refused"},
+        problem=TEXT | {"description": "why it cannot be watched; empty when it can"},
+    ),
+    "AmqpSession": record(
+        client=TEXT,
+        product=TEXT,
+        user=TEXT,
+        vhost=TEXT,
+        endpoint=TEXT | {"description": "the broker's address"},
+        since=NUMBER | {"description": "how long ago it came, seconds"},
+        channels=COUNT,
+        consumers=COUNT,
+        unacked=COUNT,
+        held=COUNT,
+        blocked=FLAG | {"description": "it was told to publish nothing for now"},
+        stalled=COUNT,
+    ),
+    "Spool": record(
+        messages=COUNT | {"description": "kept for the broker now"},
+        bytes=COUNT | {"description": "what they count as"},
+        max_bytes=COUNT,
+        full=FLAG,
+        problem=TEXT | {"description": "why it does not work at present; empty when it does"},
+        still_seconds=NUMBER | {"description": "for how long nothing has left it though something is there"},
+        parked=COUNT | {"description": "messages that wait for the login of the user they have to be sent as"},
+        obstacles=array(record(vhost=TEXT, user=TEXT, problem=TEXT))
+        | {"description": "connections that cannot be made, and why (20 at most); no user: the sidecar's own account"},
+        spooled=COUNT | {"description": "messages that were put into it since the start"},
+        replayed=COUNT | {"description": "messages that left it for the broker, which confirmed them"},
+        expired=COUNT | {"description": "messages that were too old when their turn came"},
+        corrupt=COUNT | {"description": "messages that could not be read again"},
+        acks=COUNTS | {"description": "publishes confirmed to clients, by who vouched for them: broker, spool"},
+        keys=COUNT | {"description": "vhosts and lanes that have messages"},
+        waiting=array(record(vhost=TEXT, lane=TEXT, messages=COUNT, bytes=COUNT))
+        | {"description": "200 at most: those with the most messages; each keeps its own order"},
+        dead_letters=record(
+            messages=COUNT,
+            bytes=COUNT,
+            dropped=COUNT | {"description": "that had to go for newer ones"},
+            reasons=COUNTS,
+        ),
+    ),
+    "DeadLetters": record(
+        dead_letters=array(ref("DeadLetterSummary")),
+        next=or_null(COUNT) | {"description": "ask again with this as after; null: there are no more"},
+    ),
+    "DeadLetterSummary": record(**_LETTER),
+    "DeadLetter": record(
+        **_LETTER,
+        mandatory=FLAG,
+        properties={"type": "object", "description": "AMQP's, as the client sent them"},
+        headers={"type": "object", "description": "likewise"},
+        body=record(
+            size=COUNT | {"description": "bytes, all of them"},
+            cut=FLAG | {"description": "content is only the first 64 KiB; an export has everything"},
+            encoding={"type": "string", "enum": ["text", "base64"]},
+            content=TEXT,
+        ),
+    ),
+    "Changed": record(
+        messages=COUNT | {"description": "how many"},
+        next=or_null(COUNT) | {"description": "ask again, with this as after and before as it is; null: that is all"},
+        before=or_null(NUMBER) | {"description": "only those were meant that had died by then, Unix time"},
+    ),
+}
