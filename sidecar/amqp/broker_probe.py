@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.wire.constants import CONNECTION_START, METHOD, PROTOCOL_HEADER
 from sidecar.amqp.wire.methods import method_of
+from sidecar.net.dial import dial
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
@@ -161,9 +162,8 @@ class ProbeConnection(asyncio.Protocol):
         self._connecting = loop.create_task(self._connect(loop))
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> None:
-        host, port = self.endpoint.host, self.endpoint.port
         try:
-            await SHORTAGE.dial(lambda: loop.create_connection(lambda: self, host, port))
+            await dial(loop, self, self.endpoint)
         except OSError as error:
             self._connecting = None
             self._probe.failed(self, error)

@@ -7,6 +7,7 @@ ejection in a row lasts twice as long as the one before.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from random import Random
@@ -15,6 +16,7 @@ from typing import Final
 from sidecar.core.instance import Instance
 from sidecar.endpoints.balancers import Balancer
 from sidecar.endpoints.endpoint import Endpoint
+from sidecar.net.dial import dial, pace
 
 #: Soft failures in a row that eject an endpoint.
 SOFT_FAILURES: Final = 5
@@ -124,6 +126,19 @@ class Cluster:
         endpoint.ejections += 1
         endpoint.ejected_until = self._clock() + length * self._rng.uniform(1 - JITTER, 1 + JITTER)
         self._changed()
+
+    async def dial(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        protocol: object,
+        endpoint: Endpoint,
+        within: float,
+        chosen: Callable[[Endpoint], None],
+    ) -> None:
+        """Connect ``protocol`` to an endpoint, or to another address of its host name when that is quicker: then
+        ``chosen`` is told. ``within``: the seconds
+        that there are for it; the caller ends it after that. Raises OSError."""
+        await dial(loop, protocol, endpoint, self.beside(endpoint), pace(within), self.attempt_failed, chosen)
 
     def attempt_failed(self, endpoint: Endpoint, error: OSError | None) -> None:
         """One of several addresses of a name could not be connected to (``None``: it was silent) while another was

@@ -10,10 +10,9 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from sidecar.http.h1.client import Upstream
-from sidecar.net.dial import dial, pace
 from sidecar.net.sockets import reset
 
 if TYPE_CHECKING:
@@ -120,13 +119,8 @@ class Pool:
         task.add_done_callback(done)
 
     async def _connect(self, conn: Upstream, exchange: HttpExchange) -> None:
-        endpoint = conn.endpoint
-        cluster = exchange.cluster
         try:
-            await dial(
-                self.loop, cast(asyncio.Protocol, conn), endpoint, cluster.beside(endpoint),
-                pace(exchange.chain.timeout.connect), cluster.attempt_failed, conn.chosen,
-            )  # fmt: skip
+            await exchange.cluster.dial(self.loop, conn, conn.endpoint, exchange.chain.timeout.connect, conn.chosen)
         except Exception as error:  # a host name that cannot even be encoded is a ValueError
             if not conn.made and conn.attempt.connecting is conn.task:
                 exchange.connect_failed(conn.attempt, error)

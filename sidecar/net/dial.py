@@ -1,6 +1,7 @@
 """Dialling: a connection to an address, or to the quickest of several that mean the same (RFC 8305).
 
-Only addresses come here, never names: nothing in here waits for a resolver.
+All connections to upstreams are made by :func:`dial`, those of the control plane by :func:`connect`. Only addresses
+come here, never names: nothing in here waits for a resolver.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol, TypeVar
+from typing import Final, Protocol, TypeVar, cast
 
 from sidecar.core.address import Address
 from sidecar.net.shortage import SHORTAGE, is_local, plain
@@ -40,28 +41,32 @@ T = TypeVar("T", bound=Target)
 
 async def dial(
     loop: asyncio.AbstractEventLoop,
-    protocol: asyncio.Protocol,
+    protocol: object,
     endpoint: T,
-    beside: Sequence[T],
-    delay: float,
-    blame: Callable[[T, OSError | None], None],
-    chosen: Callable[[T], None],
+    beside: Sequence[T] = (),
+    delay: float = PACE,
+    blame: Callable[[T, OSError | None], None] | None = None,
+    chosen: Callable[[T], None] | None = None,
 ) -> None:
-    """Connect ``protocol`` to ``endpoint``, or to one of ``beside`` when that stands first: the next is tried when an
-    attempt has failed, and beside those under way when one was silent for ``delay`` seconds. The losers are closed.
+    """Connect ``protocol`` (an :class:`asyncio.Protocol` by its methods) to ``endpoint``, or to one of ``beside`` when
+    that stands first: the next is tried when an attempt has failed, and beside those under way when one was silent for
+    ``delay`` seconds. The losers are closed.
 
     ``chosen`` is called with another endpoint that has won, before the protocol hears of its connection. ``blame`` is
     called for each attempt that failed (with its error) or was silent (``None``), but not for what this host lacked;
     for ``endpoint`` only when another one has won, as otherwise its error is raised, an :class:`OSError`.
     """
+    wanted = cast(asyncio.Protocol, protocol)
     if not beside:
-        await SHORTAGE.dial(lambda: _single(loop, protocol, endpoint))
+        await SHORTAGE.dial(lambda: _single(loop, wanted, endpoint))
         return
-    winner, sock = await SHORTAGE.dial(lambda: _race(loop, (endpoint, *beside[: MOST - 1]), delay, blame))
+    winner, sock = await SHORTAGE.dial(
+        lambda: _race(loop, (endpoint, *beside[: MOST - 1]), delay, blame or _blame_nobody)
+    )
     try:
-        if winner is not endpoint:
+        if winner is not endpoint and chosen is not None:
             chosen(winner)
-        await loop.create_connection(lambda: protocol, sock=sock)
+        await loop.create_connection(lambda: wanted, sock=sock)
     except BaseException:
         sock.close()
         raise

@@ -9,7 +9,6 @@ from sidecar.core.replies import STATUS, Reply
 from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.listener import Listener
 from sidecar.exchange.phases import CONNECTING, ENDED, TUNNEL
-from sidecar.net.dial import dial, pace
 from sidecar.net.sockets import Pausable, keep_alive, reset, unacknowledged, undelivered
 
 if TYPE_CHECKING:
@@ -176,13 +175,8 @@ class TcpExchange(Exchange):
 
     async def _connect(self, attempt: Attempt) -> None:
         far = Far(self, attempt)
-        cluster = self.cluster
-        endpoint = attempt.endpoint
         try:
-            await dial(
-                self.listener.loop, cast(asyncio.Protocol, far), endpoint, cluster.beside(endpoint),
-                pace(self.chain.timeout.connect), cluster.attempt_failed, far.chosen,
-            )  # fmt: skip
+            await self.cluster.dial(self.listener.loop, far, attempt.endpoint, self.chain.timeout.connect, far.chosen)
         except OSError as error:
             self.connect_failed(attempt, error)
 

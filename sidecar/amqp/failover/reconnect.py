@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.connections import BrokerConnection
 from sidecar.amqp.wire.constants import AmqpError
-from sidecar.net.dial import dial, pace
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
@@ -119,12 +118,10 @@ class Reconnect:
 
     async def _connect(self, connection: BrokerConnection) -> None:
         session = self._session
-        cluster = session.listener.cluster
         try:
-            await dial(
-                session.listener.loop, cast(asyncio.Protocol, connection), connection.endpoint,
-                cluster.beside(connection.endpoint),
-                pace(session.chain.timeout.connect), cluster.attempt_failed, connection.chosen,
+            await session.cluster.dial(
+                session.listener.loop, connection, connection.endpoint,
+                session.chain.timeout.connect, connection.chosen,
             )  # fmt: skip
         except OSError as error:
             if connection is self._connection:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
+from sidecar.core.address import Address
+from sidecar.net.dial import dial
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
@@ -43,9 +45,7 @@ class Connector:
         host, port = addresses[self._turn % len(addresses)]
         publisher.endpoint = f"{host}:{port}"
         try:
-            await SHORTAGE.dial(
-                lambda: self._loop.create_connection(lambda: cast(asyncio.Protocol, publisher), host, port)
-            )
+            await dial(self._loop, publisher, Address(host, port))
         except OSError as error:
             if is_local(error):
                 SHORTAGE.met(error)

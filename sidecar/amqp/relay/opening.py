@@ -6,7 +6,6 @@ GREETING ─ protocol header ─> DIALLING ─ start ─> HANDSHAKE ─ open-ok 
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from typing import TYPE_CHECKING, cast
 
@@ -26,7 +25,6 @@ from sidecar.amqp.wire.handshake import Handshake
 from sidecar.amqp.wire.methods import connection_close_ok, method_of
 from sidecar.core.replies import STATUS, Reply
 from sidecar.exchange.phases import CONNECTING, ENDED, TUNNEL
-from sidecar.net.dial import dial, pace
 
 if TYPE_CHECKING:
     from sidecar.amqp.listener import AmqpListener
@@ -140,12 +138,8 @@ class Opening(Pair):
     async def _connect(self, attempt: Attempt) -> None:
         endpoint = attempt.endpoint
         broker = BrokerConnection(cast("Session", self), endpoint)
-        cluster = self.cluster
         try:
-            await dial(
-                self.listener.loop, cast(asyncio.Protocol, broker), endpoint, cluster.beside(endpoint),
-                pace(self.chain.timeout.connect), cluster.attempt_failed, broker.chosen,
-            )  # fmt: skip
+            await self.cluster.dial(self.listener.loop, broker, endpoint, self.chain.timeout.connect, broker.chosen)
         except OSError as error:
             self.connect_failed(attempt, error)
 
