@@ -21,7 +21,7 @@ import yaml
 from sidecar.demo.ports import free_ports
 
 INSTANCES = ("tasks-1", "tasks-2", "tasks-3")
-#: Seconds from open to half-open for the model's breaker: short, because somebody is watching.
+#: Seconds from open to half-open for the model's breaker: short, for the sake of the audience.
 RESET_TIMEOUT = 3.0
 #: Seconds that everything may take to start, and to drain.
 START = 20.0
@@ -40,7 +40,7 @@ class Process:
         self.arguments = [sys.executable, "-m", *arguments]
         self.log = log
         self._popen: subprocess.Popen[bytes] | None = None
-        #: Whether it is meant to be running.
+        #: It is meant to be running.
         self.wanted = False
 
     @property

@@ -1,4 +1,4 @@
-"""What the sidecars say of themselves, through their admin APIs."""
+"""Asks the sidecars how they are, through their admin APIs."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ TASKS_RATE = 120.0
 MODEL_RATE = 6.0
 #: Seconds after which the story is given up; with start and stop that stays below a minute.
 LONGEST = 45.0
-#: Seconds after which ``--serve`` starts again what somebody has killed.
+#: Seconds after which ``--serve`` restarts a killed process.
 REVIVE = 5.0
 
 

@@ -1,4 +1,4 @@
-"""What is left to read when the show is over."""
+"""The text that stays when the show is over."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ class Sample:
 
 @dataclass(slots=True)
 class Tally:
-    """What one phase came to."""
+    """The outcome of one phase."""
 
     requests: int = 0
     errors: Counter[str] = field(default_factory=Counter)
@@ -49,7 +49,7 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What the last :data:`WINDOW` seconds were like: per second, and seconds."""
+    """Rates of the last :data:`WINDOW` seconds, per second, and latencies, in seconds."""
 
     rate: float
     instances: dict[str, float]

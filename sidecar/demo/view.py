@@ -102,7 +102,7 @@ def render(line: Line, width: int, colour: bool) -> str:
 
 
 def can_say(text: str, out: TextIO) -> bool:
-    """Whether the output's encoding has these characters."""
+    """Return whether the output's encoding has these characters."""
     try:
         text.encode(out.encoding or "ascii")
     except (UnicodeEncodeError, LookupError):
@@ -111,7 +111,7 @@ def can_say(text: str, out: TextIO) -> bool:
 
 
 def on_terminal(out: TextIO) -> bool:
-    """Whether this is a terminal that understands cursor movements."""
+    """Return whether this is a terminal that understands cursor movements."""
     return out.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb")
 
 

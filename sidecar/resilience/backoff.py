@@ -35,7 +35,7 @@ class Backoff:
         self._random = rng.random
 
     def delay(self, attempt: int) -> float:
-        """Seconds to wait before retry number ``attempt``; 1 is the first retry."""
+        """Return the seconds to wait before retry number ``attempt``; 1 is the first retry."""
         step = min(max(attempt, 1), _LAST_STEP)
         delay = self._initial
         if self._type == "exponential":
@@ -64,8 +64,8 @@ _DATES: Final = tuple(
 
 
 def parse_retry_after(value: bytes, now_wall: float) -> float | None:
-    """The seconds that a ``Retry-After`` header asks for (RFC 9110 §10.2.3: seconds or an HTTP date), 0 for a date
-    gone by, at most :data:`MAX_RETRY_AFTER`. None when the value is neither. ``now_wall`` is Unix time."""
+    """Return the seconds that a ``Retry-After`` header asks for (RFC 9110 §10.2.3: seconds or an HTTP date): 0 for a
+    date gone by, at most :data:`MAX_RETRY_AFTER`, None for a value that is neither. ``now_wall`` is Unix time."""
     value = value.strip(b" \t")
     if value.isdigit():
         # The length first: turning a number of thousands of digits into an int is slow, then refused.
@@ -80,7 +80,7 @@ def parse_retry_after(value: bytes, now_wall: float) -> float | None:
 
 
 def _timestamp(date: re.Match[bytes], now_wall: float) -> float | None:
-    """Unix time of a matched date; None when there is no such day or hour."""
+    """Return the Unix time of a matched date; None when there is no such day or hour."""
     year = int(date["year"])
     if len(date["year"]) == 2:
         # RFC 9110 §5.6.7: a two-digit year that seems more than 50 years ahead is in the past.

@@ -1,7 +1,7 @@
 """The bulkhead's mechanism: so many at once, so many waiting, first come, first served.
 
-A slot that is given back goes straight to whoever has waited longest, so nobody is overtaken and a slot is never
-seen free while somebody waits for it.
+A slot that is given back goes straight to the waiter that has waited longest. So no waiter is overtaken, and a free
+slot means that the queue is empty.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from typing import Protocol
 
 
 class Waiter(Protocol):
-    """Somebody who waits for a slot. Must be hashable by identity."""
+    """What waits for a slot. Must be hashable by identity."""
 
     def granted(self) -> None:
-        """It is your turn; the slot is already counted as yours. Must not raise; may call :meth:`Limiter.release`."""
+        """Take the slot, which is counted as taken already. Must not raise; may call :meth:`Limiter.release`."""
         ...
 
 
 class Limiter:
-    """At most ``limit`` slots (0: any number), at most ``max_pending`` waiters (0: nobody waits).
+    """At most ``limit`` slots (0: any number), at most ``max_pending`` waiters (0: none).
 
-    Take a slot by :meth:`try_acquire`; when that fails, :meth:`enqueue`. Every slot, however it was come by, goes back
-    by one :meth:`release`. How long to wait is for the waiter to decide, who then says :meth:`forget`.
+    Take a slot by :meth:`try_acquire`; when that fails, :meth:`enqueue`. Every slot goes back by one
+    :meth:`release`. How long to wait is the caller's decision; it gives up by :meth:`forget`.
     """
 
     __slots__ = ("_granting", "_slots", "_waiting", "active", "limit", "max_pending")
@@ -40,23 +40,23 @@ class Limiter:
 
     @property
     def pending(self) -> int:
-        """How many wait."""
+        """Return how many wait."""
         return len(self._waiting)
 
     @property
     def full(self) -> bool:
-        """No slot is free."""
+        """Return True when all slots are taken."""
         return self.active >= self._slots
 
     def try_acquire(self) -> bool:
-        """Take a slot if one is free and nobody waits for it."""
+        """Take a slot if one is free and the queue is empty; return whether it was."""
         if self.active < self._slots and not self._waiting:
             self.active += 1
             return True
         return False
 
     def enqueue(self, waiter: Waiter) -> bool:
-        """Wait for a slot, after :meth:`try_acquire` failed. False: the queue is full."""
+        """Wait for a slot, after :meth:`try_acquire` failed. Return False when the queue is full."""
         if len(self._waiting) >= self.max_pending:
             return False
         self._waiting[waiter] = None
@@ -69,7 +69,7 @@ class Limiter:
             self._grant()
 
     def forget(self, waiter: Waiter) -> None:
-        """The waiter has given up. Nothing happens when it does not wait (any more)."""
+        """Drop a waiter that has given up, if it still waits."""
         self._waiting.pop(waiter, None)
 
     def resize(self, limit: int) -> None:

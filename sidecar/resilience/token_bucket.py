@@ -33,7 +33,7 @@ class TokenBucket:
         self._full_at = now
 
     def take(self, now: float) -> float:
-        """0.0 when a token was taken, otherwise the seconds until there is one. ``now`` must not go back."""
+        """Take a token: return 0.0, or the seconds until there is one. ``now`` must not go back."""
         full_at = self._full_at
         if full_at < now:
             full_at = now
@@ -47,8 +47,8 @@ class KeyedBuckets:
     """A token bucket per key (a client's address, a path, a header's value), at most ``max_keys`` of them.
 
     When a new key finds no room, a bucket that is full goes, because that one is no different from a new one; among
-    the eight least recently used if none of those is full, the very oldest. Somebody with more keys than there is
-    room for can so get fresh buckets, but never more memory.
+    the eight least recently used if none of those is full, the very oldest. A client with more keys than there is
+    room for gets fresh buckets that way, but no more memory.
     """
 
     __slots__ = ("_clock", "_full_at", "_interval", "_reach", "_tolerance", "max_keys")
@@ -64,7 +64,7 @@ class KeyedBuckets:
         return len(self._full_at)
 
     def take(self, key: bytes | str) -> float:
-        """0.0 when a token of the key's bucket was taken, otherwise the seconds until there is one."""
+        """Take a token of the key's bucket: return 0.0, or the seconds until there is one."""
         name: bytes | str | int = key if len(key) <= _LONGEST_KEY else hash(key)
         now = self._clock()
         buckets = self._full_at
@@ -82,8 +82,8 @@ class KeyedBuckets:
         return full_at - now - self._reach
 
     def _make_room(self, now: float) -> None:
-        """Before a key comes in: drop up to two old buckets that are full (so the table shrinks again after a
-        crowd has gone), and one bucket in any case when there is no room."""
+        """Make room for a new key: drop up to two old buckets that are full, so that the table shrinks after a crowd
+        has gone. When there is no room, drop one bucket in any case."""
         buckets = self._full_at
         for _ in range(2):
             if not buckets or buckets[next(iter(buckets))] > now:
@@ -99,7 +99,8 @@ class KeyedBuckets:
 
 
 def _times(rate: float, burst: int) -> tuple[float, float, float]:
-    """Seconds per token; how far ahead of now a bucket with one token left is full; the same with the slack."""
+    """Return the seconds per token, how far ahead of now a bucket with one token left is full, and that plus the
+    slack."""
     if not rate > 0 or burst < 1:
         raise ValueError(f"a token bucket needs a rate above 0 and a burst of at least 1, not {rate} and {burst}")
     interval = 1 / rate

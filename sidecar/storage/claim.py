@@ -1,4 +1,4 @@
-"""Files for one process are waited for: in a rolling update, the one before has them until it has drained."""
+"""Waits for files of another process: in a rolling update, the one before keeps them until it has drained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A database's file: opened, known for what it is, watched, and copied when it is damaged or gone."""
+"""A database's file: opened, recognised, watched, and copied when it is damaged or gone."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _STEP: Final = 1 << 20
 
 
 class Contents(Protocol):
-    """What is in a file, which only its user knows."""
+    """The content of a file, as its user knows it."""
 
     def load(self, sql: sqlite3.Connection) -> None:
         """The file was opened: read what has to be known of it, and write something, which shows that it can be
@@ -32,7 +32,7 @@ class Contents(Protocol):
         ...
 
     def copy(self, reader: sqlite3.Connection | None, writer: sqlite3.Connection) -> int:
-        """Write what can be read (None: nothing) into a new file. How much is known to be lost."""
+        """Write what can be read (None: nothing) into a new file. Return how much is known to be lost."""
         ...
 
     def salvaged(self, lost: int) -> None:
@@ -65,7 +65,7 @@ class DatabaseFile:
     # -- opening and closing -------------------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Make or read the file, which nobody else has; what can be read of a damaged one is copied. Raises
+        """Make or read the file, whose lock is held. Of a damaged one, what can be read is copied. Raises
         :class:`SpoolError`, with a text for an operator, when it is of no use."""
         try:
             self.connect()
@@ -77,8 +77,8 @@ class DatabaseFile:
             raise
 
     def connect(self) -> None:
-        """As :meth:`open`, again; the lock stays. Raises :class:`SpoolError` when it is somebody else's or a later
-        version's; such a file is not touched."""
+        """Open the file again; the lock stays. Raises :class:`SpoolError` for a file of another program or of a later
+        version, which stays untouched."""
         self.disconnect()
         self.files.prepare()
         known, self.files.known = self.files.known, True
@@ -113,7 +113,7 @@ class DatabaseFile:
         )
 
     def _check_header(self) -> None:
-        """Whose it is, and of which version (SQLite's file format, §1.3), before SQLite writes to it."""
+        """Check the file's application and version (SQLite's file format, §1.3) before SQLite writes to it."""
         header = self.files.header()
         if not header:
             return
@@ -175,19 +175,19 @@ class DatabaseFile:
 
     @property
     def usable(self) -> bool:
-        """Whether it is open."""
+        """Return whether the file is open."""
         return self._sql is not None
 
     @property
     def sql(self) -> sqlite3.Connection:
-        """The connection."""
+        """Return the connection."""
         if self._sql is None:
             raise sqlite3.OperationalError(f"{self.files.base} is not open")
         return self._sql
 
     def moved(self) -> str:
-        """What has become of the file that is open, if its name does not lead to all of it any more: what is written
-        goes where nobody will find it. Empty: nothing."""
+        """Say what has become of the open file when its name does not lead to it any more: later writes would be lost.
+        Empty: it is in its place."""
         try:
             found = os.stat(self.files.base)
         except OSError:
@@ -225,11 +225,11 @@ class DatabaseFile:
         """Copy the log into the file, so that the log can begin anew in the room that it has."""
         self.sql.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         self._size = os.stat(self.files.base).st_size
-        # Somebody may have cut it short meanwhile: all pages are in it now, or should be.
+        # The log may have been truncated meanwhile: all pages are in it now, or should be.
         self._least = max(self._size, scalar(self.sql, "PRAGMA page_count") * self._form.page)
 
     def make_room(self) -> None:
-        """The disk is full: what was set aside is needed now."""
+        """Use what was set aside, because the disk is full."""
         self.reserve.give_up()
         self.checkpoint()
 

@@ -1,4 +1,4 @@
-"""What is wrong with what should be kept on the disk."""
+"""Errors of what is kept on the disk."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import errno
 
 
 class SpoolError(Exception):
-    """A spool or a queue cannot be used, or could not keep what it was given; the text says why, in words for an
-    operator."""
+    """A spool or a queue cannot be used, or could not store what it was given. The text says why, for an operator."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -15,15 +14,15 @@ class SpoolError(Exception):
 
 
 class InUseError(SpoolError):
-    """Another process has it."""
+    """Another process has the file."""
 
 
 class InDoubtError(SpoolError):
-    """It failed when it was being made durable: it may be found there later, or not."""
+    """Syncing failed: after a restart the change may be there, or not."""
 
 
 class DiskFullError(OSError):
-    """There is no room for more, though perhaps for what makes room."""
+    """The disk is full for new data; a deletion may still succeed."""
 
     def __init__(self) -> None:
         super().__init__(errno.ENOSPC, "the disk is full")

@@ -1,4 +1,4 @@
-"""What an error of a database means."""
+"""The meaning of a database's errors."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class NotADatabaseError(sqlite3.DatabaseError):
-    """The file has not even the beginning of a database."""
+    """The file does not begin as a database does."""
 
 
 def damaged(error: BaseException) -> bool:
-    """Whether the file is not what SQLite has written."""
+    """Return whether the file is damaged: it differs from what SQLite has written."""
     code = getattr(error, "sqlite_errorcode", None)
     if code is None:
         return isinstance(error, UnicodeDecodeError | NotADatabaseError) or type(error) is sqlite3.DatabaseError
@@ -30,14 +30,14 @@ def damaged(error: BaseException) -> bool:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Whether there is no space; the file can be used all the same, and the transaction has left nothing behind."""
+    """Return whether the disk is full. The file stays usable, and the transaction has left nothing behind."""
     if isinstance(error, OSError):
         return error.errno in _FULL
     return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_FULL
 
 
 def refused(error: BaseException) -> bool:
-    """Whether it is what was to be written that is wrong, not the file."""
+    """Return whether the data to be written is at fault; the file is sound then."""
     if isinstance(error, sqlite3.Error):
         return (
             isinstance(error, sqlite3.DataError | sqlite3.InterfaceError | sqlite3.ProgrammingError)
@@ -49,7 +49,7 @@ def refused(error: BaseException) -> bool:
 
 
 def describe(error: BaseException) -> str:
-    """What is wrong, for people."""
+    """Describe an error, for people."""
     name = getattr(error, "sqlite_errorname", "")
     if isinstance(error, SpoolError):
         return error.text

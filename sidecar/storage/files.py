@@ -1,4 +1,4 @@
-"""A database's files: private, locked for one process, and known to be on the disk."""
+"""A database's files: private, locked for one process, synced to the disk."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Files:
         os.pwrite(lock, b"%d\n" % os.getpid(), 0)
 
     def release(self) -> None:
-        """Let another process have it."""
+        """Release the lock."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -87,7 +87,7 @@ class Files:
         sync_folder(self.folder)
 
     def header(self) -> bytes:
-        """The first hundred bytes. As with :meth:`create`, not while it is open."""
+        """Return the first hundred bytes. As with :meth:`create`, not while the database is open."""
         with self.base.open("rb") as file:
             return file.read(100)
 
@@ -107,14 +107,14 @@ class Files:
         return aside
 
     def size(self) -> int | None:
-        """The database's, bytes, without its log; None: there is none."""
+        """Return the database's size in bytes, without its log; None without a file."""
         try:
             return self.base.stat().st_size
         except FileNotFoundError:
             return None
 
     def set_aside(self, now: float) -> Path:
-        """Give the database and its log, or what there is of them, another name: the database's is that."""
+        """Rename the database and its log, as far as they exist. Return the database's new name."""
         aside = self._aside(int(now))
         if self.wal.exists():
             self.wal.rename(aside.with_name(aside.name + "-wal"))
@@ -123,7 +123,7 @@ class Files:
         return aside
 
     def _aside(self, now: int) -> Path:
-        """A name that is free; the oldest files that were set aside go when there are too many."""
+        """Return a free name. Of too many files that were set aside, the oldest are deleted."""
         start = f"{self.base.name}.corrupt-"
         kept = sorted(
             it.name for it in self.folder.iterdir() if it.name.startswith(start) and not it.name.endswith("-wal")
@@ -137,13 +137,13 @@ class Files:
         return self.folder / (start + str(now))
 
     def discard_growing(self) -> None:
-        """Remove what a salvage left behind that did not come to its end."""
+        """Remove what an interrupted salvage has left behind."""
         for suffix in ("", "-wal", "-journal"):
             self.growing.with_name(self.growing.name + suffix).unlink(missing_ok=True)
 
 
 def make_folder(folder: Path) -> None:
-    """The folder, 0700, and those above it; they are on the disk when this returns. One that exists stays as it is."""
+    """Make a folder (0700) and its parents, synced. An existing one stays as it is."""
     if folder.is_dir():
         return
     if folder.exists():
@@ -155,7 +155,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """What was made, renamed or removed in it is on the disk."""
+    """Sync a folder: what was made, renamed or removed in it is on the disk then."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -164,7 +164,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Which file this is; None: there is none."""
+    """Return the identity of a file (device and inode); None without one."""
     try:
         found = os.stat(path)
     except OSError:

@@ -1,4 +1,4 @@
-"""Small files of what is remembered over a restart: JSON, written whole, for this user only."""
+"""Small JSON files that outlive a restart: written whole, for this user only."""
 
 from __future__ import annotations
 
@@ -18,22 +18,21 @@ _VERSION: Final = 1
 
 
 class Notebook:
-    """One file. A reader finds all of one version of it, never a half; one that is not what it should be is set aside
-    under a name of its own. Nothing here raises: what cannot be kept is a line in the log, and forgotten with the
-    process."""
+    """One file. A reader finds a whole version of it, never a half. A file with other content is set aside under a
+    name of its own. Nothing here raises: what cannot be written is logged, and lost with the process."""
 
     __slots__ = ("_failing", "_max_bytes", "_path", "_wall", "_what")
 
     def __init__(self, path: Path, what: str, max_bytes: int, wall: Callable[[], float]) -> None:
         self._path = path
-        #: What it is, for the log.
+        #: The file's purpose, for the log.
         self._what = what
         self._max_bytes = max_bytes
         self._wall = wall
         self._failing = False
 
     def read(self) -> dict[str, object] | None:
-        """What it says; ``None``: nothing. Blocks."""
+        """Read the file; None without content. Blocks."""
         path = self._path
         try:
             with path.open("rb") as file:
@@ -55,7 +54,7 @@ class Notebook:
         return content
 
     def set_aside(self, reason: str) -> None:
-        """It is broken: keep it under another name, for people, and begin anew."""
+        """Keep a broken file under another name, for people, and begin anew."""
         aside = self._path.with_name(f"{self._path.name}.corrupt-{int(self._wall())}")
         try:
             os.replace(self._path, aside)
@@ -65,7 +64,7 @@ class Notebook:
             logger.warning("%s is corrupt (%s); it begins empty, the old one is kept as %s", self._what, reason, aside)
 
     def write(self, content: dict[str, object]) -> bool:
-        """Say this from now on. Blocks until it is on disk; ``False``: it could not be."""
+        """Replace the content. Blocks until it is on disk; returns False when it could not be written."""
         data = json.dumps({"version": _VERSION, **content}, separators=(",", ":")).encode()
         fresh = self._path.with_name(self._path.name + ".new")
         try:
@@ -89,7 +88,7 @@ class Notebook:
 
 
 class Kept:
-    """Something that is kept in a notebook."""
+    """Data that is kept in a :class:`Notebook`."""
 
     __slots__ = ("dirty", "notebook")
 
@@ -100,12 +99,12 @@ class Kept:
         self.dirty = False
 
     def content(self) -> dict[str, object]:
-        """What to write."""
+        """Return the content to write."""
         raise NotImplementedError
 
 
 class Saving:
-    """Writes what has changed, off the loop, every second; and once more at the end."""
+    """Writes changed files, off the loop, every second, and once more at the end."""
 
     def __init__(self, kept: Sequence[Kept]) -> None:
         self._kept = kept
@@ -122,7 +121,7 @@ class Saving:
         await self.save()
 
     async def save(self) -> None:
-        """Write now what has changed. What cannot be written is tried again the next time."""
+        """Write changed files now. One that cannot be written is tried again the next time."""
         for kept in self._kept:
             notebook = kept.notebook
             if kept.dirty and notebook is not None:

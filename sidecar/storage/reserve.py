@@ -1,4 +1,4 @@
-"""Room that is set aside on a disk, so that something can still be written when it is full."""
+"""Disk space that is set aside, so that a full disk can still be written to."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from sidecar.storage.faults import disk_full
 
 #: It grows in such steps, bytes.
 _STEP: Final = 1 << 20
-#: Not every file system can set room aside; then there is none, and nobody is kept from anything.
+#: Some file systems cannot set room aside; then there is none, and all else works as ever.
 _CANNOT: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 
 
 def allocate(file: int, size: int) -> None:
-    """Let a file have so many bytes at least, and their room on the disk. Raises :class:`DiskFullError`, and
-    ``OSError``."""
+    """Allocate at least so many bytes for a file. Raises :class:`DiskFullError`, and ``OSError``."""
     try:
         os.posix_fallocate(file, 0, size)
     except OSError as error:
@@ -30,7 +29,7 @@ def allocate(file: int, size: int) -> None:
 
 
 class Reserve:
-    """A file of a certain size, that is deleted when there is no other room. ``held``: it is there."""
+    """A file of a fixed size, deleted when there is no other room. ``held``: it is there."""
 
     __slots__ = ("_path", "_size", "held")
 
@@ -40,8 +39,8 @@ class Reserve:
         self.held = False
 
     def hold(self, size: int) -> None:
-        """Set aside so many bytes at least. Raises :class:`DiskFullError` when they are not to be had, and ``OSError``;
-        what was held is held no more then."""
+        """Set at least so many bytes aside. Raises :class:`DiskFullError` when there is too little room, and
+        ``OSError``; the reserve is given up then."""
         if self.held and size <= self._size:
             return
         size = -(-size // _STEP) * _STEP
@@ -59,12 +58,12 @@ class Reserve:
         self.held = True
 
     def check(self) -> None:
-        """Somebody may have deleted the file."""
+        """Notice that the file was deleted by another program."""
         if self.held and not self._path.exists():
             self.held = False
 
     def give_up(self) -> bool:
-        """Make the room free; whether there was any."""
+        """Free the room. Return whether there was any."""
         self.held = False
         self._size = 0
         try:

@@ -1,4 +1,4 @@
-"""Takes what can be read out of a damaged database, row by row."""
+"""Reads what can be read of a damaged database, row by row."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def rows(reader: sqlite3.Connection, table: str, columns: str) -> Iterator[tuple
 
 
 def count(reader: sqlite3.Connection, table: str, index: str) -> int:
-    """How many rows the index lists; 0 when it cannot be read."""
+    """Return how many rows the index lists; 0 when it cannot be read."""
     try:
         return int(reader.execute(f"SELECT count(*) FROM {table} INDEXED BY {index}").fetchone()[0])
     except FAILURES:
@@ -73,7 +73,7 @@ def count(reader: sqlite3.Connection, table: str, index: str) -> int:
 
 
 def _readable(reader: sqlite3.Connection, query: str, key: int) -> bool:
-    """Whether the row of that key, or the first behind it, can be read, or there is none."""
+    """Return whether the row of that key, or the first one after it, can be read, or there is none."""
     try:
         reader.execute(f"{query} LIMIT 1", (key - 1,)).fetchall()
     except FAILURES:

@@ -1,4 +1,4 @@
-"""SQLite, as it is used here: one process alone, a log that is synced with every transaction."""
+"""SQLite's settings: one process, a log that is synced with every transaction."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def connect(path: Path, form: Format) -> sqlite3.Connection:
         sql.execute(f"PRAGMA cache_size = -{form.cache >> 10}")
         if not sql.execute("PRAGMA schema_version").fetchone()[0]:
             # Before there is a log, so that the file's own header says whose it is from the beginning; and all of it at
-            # once, as auto_vacuum alone would make a database that is nobody's.
+            # once, as auto_vacuum alone would make a database without an owner.
             sql.execute(f"PRAGMA page_size = {form.page}")
             sql.executescript(
                 f"BEGIN; PRAGMA auto_vacuum = INCREMENTAL; PRAGMA application_id = {form.application}; "
@@ -57,7 +57,7 @@ def connect(path: Path, form: Format) -> sqlite3.Connection:
 
 
 def scalar(sql: sqlite3.Connection, statement: str) -> int:
-    """The one number that a statement has for an answer."""
+    """Return the one number that a statement gives."""
     row = sql.execute(statement).fetchone()
     if row is None:
         raise sqlite3.DatabaseError("a row is missing")
@@ -65,7 +65,7 @@ def scalar(sql: sqlite3.Connection, statement: str) -> int:
 
 
 def roll_back(sql: sqlite3.Connection) -> None:
-    """End a transaction that failed, unless SQLite has done so itself."""
+    """Roll back a failed transaction, unless SQLite has done so itself."""
     try:
         if sql.in_transaction:
             sql.execute("ROLLBACK")
@@ -74,10 +74,10 @@ def roll_back(sql: sqlite3.Connection) -> None:
 
 
 def blob(text: str) -> bytes:
-    """A name as it is stored: it may hold what is no text, and SQLite's texts may not."""
+    """Return a name as it is stored. Names may hold bytes that are no text; SQLite's texts may not."""
     return text.encode("utf-8", "surrogateescape")
 
 
 def text(blob: bytes) -> str:
-    """The name again."""
+    """Return the name that was stored."""
     return blob.decode("utf-8", "surrogateescape")

@@ -1,4 +1,4 @@
-"""The one thread that owns a database, and the jobs that the event loop has for it."""
+"""The one thread that owns a database, and the event loop's jobs for it."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class Worker(Generic[J]):
 
     @property
     def running(self) -> bool:
-        """Whether it was started, and has not :meth:`ended`."""
+        """Return whether the thread was started and has not :meth:`ended`."""
         return self._thread is not None
 
     def start(self, run: Callable[[], None]) -> None:
-        """Begin: ``run`` is what the thread does, until it returns."""
+        """Start the thread. It ends when ``run`` returns."""
         self._thread = Thread(target=run, name=self._name, daemon=True)
         self._thread.start()
 
     def submit(self, job: J) -> None:
-        """Put a job behind the others."""
+        """Append a job."""
         self.jobs.append(job)
         self._wake.set()
 
     def wake(self) -> None:
-        """Have the thread look around, though there is no job."""
+        """Let the thread wake up without a job."""
         self._wake.set()
 
     async def ended(self) -> None:
-        """Return when the thread has, and what it posted is done."""
+        """Wait until the thread has ended and all that it posted is done."""
         thread = self._thread
         while thread is not None and thread.is_alive():  # noqa: ASYNC110 - what it posts needs the loop to run
             await asyncio.sleep(0.005)
@@ -56,13 +56,12 @@ class Worker(Generic[J]):
     # -- the thread ----------------------------------------------------------------------------------------------------
 
     def wait(self, seconds: float | None) -> None:
-        """Wait so long (None: without end) until there is a job, or :meth:`wake` was called; not at all when there is
-        one."""
+        """Wait until there is a job or :meth:`wake` was called, at most ``seconds`` (None: without end)."""
         if not self.jobs:
             self._wake.wait(seconds)
         self._wake.clear()
 
     def post(self, call: Callable[[A], None], argument: A) -> None:
-        """Have it called on the loop."""
-        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody waits any more
+        """Call a function on the loop."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so no result is awaited any more
             self._loop.call_soon_threadsafe(call, argument)
