@@ -83,34 +83,25 @@ format: .venv/.stamp-dev ## Bring the code into the form that lint wants
 .PHONY: compiled
 compiled: .venv-compiled/.stamp ## .venv-compiled: the sidecar as it goes into the image, its hot path compiled
 
-# With what is installed, not with the sources of this folder (hence the pythonpath; SIDECAR_COMPILED has that checked). Not
-# the acceptance tests of what is not compiled, and not those that put stand-ins where compiled code wants the real
-# thing: the filters' and the routes'.
+# What is installed is tested, not the sources of this folder: neither pytest nor a child that it starts has those on its
+# path (hence PYTHONSAFEPATH), and tests/conftest.py has that checked. What is compiled has its tests in these folders.
+COMPILED_PYTEST := .venv-compiled/bin/python -m pytest -o pythonpath=tests
+COMPILED_TESTS := $(addprefix tests/,agent amqp core endpoints exchange filters http http_queue net resilience storage tcp) \
+    $(addprefix tests/acceptance/test_,leaks.py mesh_consul.py lifecycle.py tcp_servers.py amqp_pika.py amqp_frames.py)
+
 .PHONY: test-compiled
-test-compiled: .venv-compiled/.stamp ## The tests of the data plane, against the compiled build
+test-compiled: .venv-compiled/.stamp ## All tests against the compiled build
 	@scripts/ensure-servers test
-	@export SIDECAR_COMPILED=1; $(call bounded,.venv-compiled/bin/pytest -q $(PARALLEL) -o pythonpath=tests \
-	    tests/core tests/exchange tests/http tests/tcp tests/net tests/resilience tests/endpoints \
-	    tests/acceptance/test_leaks.py tests/acceptance/test_mesh_consul.py tests/acceptance/test_lifecycle.py \
-	    tests/acceptance/test_tcp_servers.py tests/acceptance/test_amqp_pika.py tests/acceptance/test_amqp_frames.py \
-	    --deselect tests/exchange/test_routes.py $(ARGS))
+ifeq ($(ARGS),)
+	@export SIDECAR_COMPILED=1 PYTHONSAFEPATH=1; $(call bounded,$(COMPILED_PYTEST) -q $(PARALLEL))
+else
+	@export SIDECAR_COMPILED=1 PYTHONSAFEPATH=1; $(COMPILED_PYTEST) $(ARGS)
+endif
 
-# Without what only whole processes against real servers show, and in CI as well: it costs twice the time of these tests.
-.PHONY: coverage
-coverage: .venv/.stamp-dev ## Which lines and branches the unit tests reach, by package; fails below tests/coverage_floors.toml
+.PHONY: test-hot-path
+test-hot-path: .venv-compiled/.stamp ## Those of them that are of what is compiled, and of a whole data plane
 	@scripts/ensure-servers test
-	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	@$(call bounded,$(PY) -m coverage run -m pytest -q $(PARALLEL) tests \
-	    --ignore tests/acceptance --ignore tests/bench --ignore tests/loadtest $(ARGS))
-	@$(PY) scripts/coverage-table
-
-# What pyproject.toml names, one change at a time, each in a process of its own that may take 15 times as long as its tests.
-# What is done is kept in mutants/: stopped, it goes on where it was.
-.PHONY: mutate
-mutate: .venv/.stamp-mutate ## Change the mechanisms' code in small ways and see that tests notice (half an hour; ARGS='sidecar.resilience.*' for some)
-	@timeout --foreground --signal=INT --kill-after=1m 2h nice $(PY) -m mutmut run --max-children 2 $(ARGS)
-	@$(PY) -m mutmut results
-	@echo "docs/testing.md has a verdict on each that is known; mutmut show NAME prints one"
+	@export SIDECAR_COMPILED=1 PYTHONSAFEPATH=1; $(call bounded,$(COMPILED_PYTEST) -q $(PARALLEL) $(COMPILED_TESTS))
 
 .PHONY: bench
 bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ, and the spool: CPU, latency, memory (an hour; ARGS='--part amqp' for one part, --quick for a few minutes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 
 from sidecar.filters.order import DECLARING
@@ -27,3 +28,10 @@ def test_every_file_of_the_hot_path_is_there_and_every_filter_is_on_it() -> None
     # The access log mostly looks at one attribute and returns. Those that declare their settings may be interpreted.
     declaring = {f"sidecar/filters/{it.name}.py" for it in DECLARING}
     assert filters - set(files) - declaring == {"sidecar/filters/access_log.py", "sidecar/filters/order.py"}
+
+
+def test_continuous_integration_runs_the_tests_of_all_that_is_compiled() -> None:
+    text = (ROOT / "Makefile").read_text().replace("\\\n", " ")
+    (listed,) = re.findall(r"^COMPILED_TESTS := \$\(addprefix tests/,([a-z_ ]+)\)", text, re.MULTILINE)
+    assert {Path(file).parts[1] for file in hot_path()} <= set(listed.split())
+    assert "make test-hot-path\n" in (ROOT / ".ci" / "run").read_text()
