@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pytest
+
 from sidecar.config import model
 from sidecar.core.amqp_settings import AmqpHold, AmqpPrefetch, AmqpPublish, AmqpQueue
 from sidecar.resilience.breaker import CircuitBreaker
@@ -252,6 +254,7 @@ def test_deliveries_of_a_consumer_that_was_cancelled_without_waiting() -> None:
 
 def drain(stage: Stage, steps: Sequence[object]) -> list[bool]:
     """Drain; between the steps time passes. Whether it was over after each of them."""
+    turn = asyncio.sleep
 
     async def main() -> list[bool]:
         stage.listener.stop_work()
@@ -263,12 +266,15 @@ def drain(stage: Stage, steps: Sequence[object]) -> list[bool]:
                 step()
             for _ in range(3):
                 stage.advance(1)
-                await asyncio.sleep(0.06)
+                for _ in range(5):
+                    await turn(0)
             over.append(task.done())
         task.cancel()
         return over
 
-    return asyncio.run(main())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "sleep", lambda seconds: turn(0))  # it looks whether it is over every turn
+        return asyncio.run(main())
 
 
 def test_a_client_is_sent_away_when_all_is_settled() -> None:

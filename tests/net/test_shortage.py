@@ -11,7 +11,7 @@ import socket
 import pytest
 
 from sidecar.net.listen import Acceptor
-from sidecar.net.shortage import LOOK_SECONDS, QUIET_SECONDS, Shortage, is_local, plain
+from sidecar.net.shortage import QUIET_SECONDS, Shortage, is_local, plain
 from support.clock import Clock
 from support.live import run, settle, until
 
@@ -119,7 +119,14 @@ def test_traffic_leaves_a_reserve() -> None:
 def test_accepting_pauses_when_nothing_can_be_given_up_and_goes_on_by_itself() -> None:
     async def main() -> None:
         limit = 800
-        shortage = Shortage(lambda: limit)
+        asked = 0
+
+        def descriptors() -> int:
+            nonlocal asked
+            asked += 1
+            return limit
+
+        shortage = Shortage(descriptors)
         doors = Doors()
         shortage.accepting[doors] = None
         kept = [1]
@@ -132,7 +139,8 @@ def test_accepting_pauses_when_nothing_can_be_given_up_and_goes_on_by_itself() -
         shortage.accepted(9)
         shortage.accepted(10)
         assert doors.events == ["pause"]
-        await asyncio.sleep(3 * LOOK_SECONDS)
+        before = asked
+        await until(lambda: asked >= before + 3, "it has looked again and again")
         assert doors.events == ["pause"]
         limit = 1 << 20
         await until(lambda: doors.events == ["pause", "resume"])
