@@ -41,6 +41,17 @@ def test_what_the_page_names_is_there() -> None:
     assert [name for name in named if name != "setup.py" and not any(it.endswith(f"/{name}") for it in files)] == []
 
 
+def test_the_classes_that_the_page_names_are_there() -> None:
+    code = "\n".join(path.read_text("utf-8") for path in sorted(ROOT.rglob("*.py")))
+    gone = []
+    for name, method in re.findall(r"`([A-Z][a-z]\w*)(?:\.(\w+))?`", PAGE.read_text("utf-8")):
+        if not re.search(rf"^class {name}\b", code, re.MULTILINE):
+            gone.append(name)
+        elif method and not re.search(rf"\bdef {method}\b", code):
+            gone.append(f"{name}.{method}")
+    assert gone == []
+
+
 @pytest.mark.parametrize("text", ["  core/    words\n    ids.py   ids; a.py: b", "  core/    words\n    ids.py, a.py"])
 def test_names_are_read_with_their_folders(text: str) -> None:
     assert list(paths(text)) == ["core/", "core/ids.py", "core/a.py"]

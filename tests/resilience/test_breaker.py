@@ -29,6 +29,7 @@ def fail(breaker: CircuitBreaker, times: int = 5) -> None:
 
 def test_opens_after_failures_in_a_row() -> None:
     clock, breaker, states = setup()
+    assert breaker.opened_at == 0.0
     fail(breaker, 4)
     breaker.success(breaker.allow())
     assert breaker.failures == 0
