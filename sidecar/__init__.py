@@ -231,6 +231,7 @@ table                     a map of names to typed values in AMQP; rows of a data
 TCP                       bytes in order, whatever they mean
 telemetry                 what can be seen of a running sidecar: counters, metrics, logs, spans
 text                      what people read; it may come from strangers, and is made safe to show
+time                      seconds; the times of a chain are how long each phase of its exchanges may take
 timeout                   how long something may take
 token bucket              tokens arrive at a rate and are taken by what passes; the mechanism of a rate limit
 topic                     an exchange whose bindings are patterns of words

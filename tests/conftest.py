@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+import sidecar.filters.order  # noqa: F401 - filters declare their keys
 from support.rabbitmq import RabbitMQ, broker
 
 # An example that takes long says something about what else the machine does.

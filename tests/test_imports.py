@@ -52,9 +52,7 @@ AMQP_APART = {"spool", "monitor"}
 
 #: Rules that are broken today: the file, and the rooms that it should not import.
 KNOWN: Mapping[str, set[str]] = {
-    "exchange.filter": {"config"},
     "http.delivery": {"config"},
-    "http.exchange": {"config"},
     "http.h1.head": {"config"},
     "http.listener": {"storage"},
     "http.pool": {"config"},

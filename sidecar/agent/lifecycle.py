@@ -148,7 +148,7 @@ class Agent:
     async def probe(self, upstream: str) -> Health:
         """See :func:`sidecar.endpoints.probe.probe`."""
         running = self.upstreams[upstream]
-        return await probe(running.endpoints, running.config.timeout.connect)
+        return await probe(running.endpoints, running.listener.chain.timeout.connect)
 
     def drain(self) -> None:
         """Begin to drain; while it still starts, that is what it does next."""

@@ -69,8 +69,8 @@ def _breakers(
 ) -> tuple[BreakerSnapshot | None, list[BreakerSnapshot]]:
     """The upstream's own, and those of routes that have one for themselves."""
     rest = list(breakers)
-    own = _breaker(rest.pop(0)) if rest and config.circuit_breaker is not None else None
-    routes = [it for it in config.routes if isinstance(it.circuit_breaker, model.CircuitBreaker)]
+    own = _breaker(rest.pop(0)) if rest and config.policies.get("circuit_breaker", True) else None
+    routes = [it for it in config.routes if it.policies.get("circuit_breaker")]
     return own, [_breaker(breaker, route.match.path) for route, breaker in zip(routes, rest, strict=False)]
 
 

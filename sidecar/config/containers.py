@@ -157,13 +157,15 @@ class Section(Kind):
         self._complete = complete
         self.defaults = {name: default for name, default in defaults_of(model) if name in keys}
         #: Keys that filters have declared; the model has their values in ``policies``.
-        self.declared: set[str] = set()
+        self.declared: dict[str, None] = {}
 
     def declare(self, name: str, key: Key, default: Any) -> None:
-        """Add a filter's key."""
-        self.keys[name] = key
+        """Add a filter's key, before ``filters``."""
+        at = list(self.keys).index("filters")
+        items = list(self.keys.items())
+        self.keys = dict([*items[:at], (name, key), *items[at:]])
         self.defaults[name] = default
-        self.declared.add(name)
+        self.declared[name] = None
 
     def item(self, value: Any, name: str) -> Any:
         """What the model's object has for a key."""
@@ -225,12 +227,15 @@ class Section(Kind):
 
     def build(self, value: Any, **more: Any) -> Any:
         arguments = {name: self.keys[name].kind.build(item) for name, item in value.items()} | more
-        policies = {name: arguments.pop(name) for name in self.declared if name in arguments}
-        if policies:
-            arguments["policies"] = policies
+        if self.declared:
+            arguments["policies"] = self.policies(value, {name: arguments.pop(name, None) for name in self.declared})
         if self._complete:
             self._complete(arguments)
         return self.model(**arguments)
+
+    def policies(self, value: Any, built: dict[str, Any]) -> dict[str, Any]:
+        """The settings of filters, by name: of those that were given."""
+        return {name: settings for name, settings in built.items() if name in value}
 
     def show(self, value: Any) -> Any:
         return dict(self._shown(value))

@@ -5,16 +5,16 @@ Each function gives a list for ``allOf``. Whatever may come from the environment
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from sidecar.config.kinds import VARIABLE
-from sidecar.config.rules import NOT_FOR
 
 Schema = dict[str, Any]
 
 _OFF: Schema = {"enum": ["off", False]}
 #: What a key that a protocol has no use for may still be: as if it were not there.
-_NOTHING: dict[str, Schema] = {"routes": {"maxItems": 0}, "queue": _OFF, "host": {"enum": ["", None]}}
+_NOTHING: Final[dict[str, Schema]] = {"routes": {"maxItems": 0}, "host": {"enum": ["", None]}}
 
 
 def _is(key: str, *values: Any) -> Schema:
@@ -39,23 +39,21 @@ def _never(*all_of: Schema) -> Schema:
     return {"not": {"allOf": list(all_of)}}
 
 
-def listener() -> list[Schema]:
-    """What is not for a protocol."""
+def listener(not_for: Callable[[str], Mapping[str, frozenset[str]]]) -> list[Schema]:
+    """What is not for a protocol: ``not_for`` says what that is."""
     found: list[Schema] = []
-    for protocol, sections in NOT_FOR.items():
+    for protocol in ("tcp", "amqp"):
         properties = {
-            name: {"properties": dict.fromkeys(sorted(keys), False)} if keys else _NOTHING[name]
-            for name, keys in sections.items()
+            name: {"properties": dict.fromkeys(sorted(keys), False)} if keys else _NOTHING.get(name, _OFF)
+            for name, keys in not_for(protocol).items()
         }
-        if properties:
-            found.append({"if": _is("protocol", protocol), "then": {"properties": properties}})
+        found.append({"if": _is("protocol", protocol), "then": {"properties": properties}})
     return found
 
 
 def upstream() -> list[Schema]:
     """One source of endpoints; ``amqp`` for that protocol."""
     return [
-        *listener(),
         _never(_given("discover"), _given("endpoints")),
         {"if": _given("amqp"), "then": _may_be("protocol", "amqp")},
     ]

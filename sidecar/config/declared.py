@@ -1,4 +1,4 @@
-"""Settings that are declared beside the filter that reads them: its keys, their errors and schema, and who has them.
+"""Settings that are declared beside what reads them: the keys, their errors and schema, and which filter has them.
 
 A filter of our own has a key of its name, in the sections of ports and of routes. Those of other packages stand in the
 list ``filters``, by the name of their entry point in the group ``sidecar.filters``.
@@ -7,10 +7,12 @@ list ``filters``, by the name of their entry point in the group ``sidecar.filter
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Final, dataclass_transform
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final, dataclass_transform
 
-from sidecar.config.containers import Fields, Section
-from sidecar.config.document import Mapping, Node, Scalar
+from sidecar.config import document
+from sidecar.config.containers import Fields, Policy, Section
+from sidecar.config.document import Node, Scalar
 from sidecar.config.errors import nearest
 from sidecar.config.keys import Key
 from sidecar.config.kinds import BROKEN, Kind, Place, describe, substituted
@@ -21,27 +23,66 @@ if TYPE_CHECKING:
 GROUP: Final = "sidecar.filters"
 
 
-def key(kind: Kind, doc: str, *, default: Any = dataclasses.MISSING, example: Any = None) -> Any:
+def key(
+    kind: Kind,
+    doc: str,
+    *,
+    default: Any = dataclasses.MISSING,
+    example: Any = None,
+    told: str = "",
+    protocols: tuple[str, ...] = (),
+    route: str = "",
+) -> Any:
     """A key of some :class:`Settings`: its kind, a line about it, and the default, without which it is required.
-    ``example`` stands in the schema."""
-    required = default is dataclasses.MISSING
-    return dataclasses.field(default=default, metadata={"key": Key(kind, doc, example, required)})
+    ``example`` stands in the schema. ``told`` describes a default that :meth:`Settings.complete` computes.
+    ``protocols``: of the port, those that have a use for it (empty: all). ``route``: why a route may not have it."""
+    declaration = Key(kind, doc, example, default is dataclasses.MISSING and not told, told, protocols, route)
+    if isinstance(default, dict):
+        return dataclasses.field(default_factory=default.copy, metadata={"key": declaration})
+    return dataclasses.field(default=default, metadata={"key": declaration})
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(key,))
-class Settings:
-    """The base of a filter's settings: a frozen dataclass whose fields are made by :func:`key`. The docstring of the
-    class is what the reference says of the section."""
+class _Declaration(type):
+    """Makes a frozen dataclass of each class. As a metaclass, because the compiler leaves its classes alone then, and
+    they have their annotations."""
 
-    def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
-        dataclasses.dataclass(frozen=True, kw_only=True)(cls)
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
+        made: type = super().__new__(cls, name, bases, namespace)
+        return dataclasses.dataclass(frozen=True, kw_only=True)(made)
 
 
-def section(settings: type) -> Section:
-    """The section of a file that becomes such settings."""
-    keys = {it.name: it.metadata["key"] for it in dataclasses.fields(settings)}
-    return Section(settings, " ".join((settings.__doc__ or "").split()), keys)
+class Settings(metaclass=_Declaration):
+    """The base of all settings: a frozen dataclass whose fields are made by :func:`key`. The docstring of the class is
+    what the reference says of the section."""
+
+    #: The key that is meant by those who write a single value in place of the mapping; they are told so.
+    short: ClassVar[str] = ""
+    #: JSON Schema of what the keys have to do with each other, for ``allOf``.
+    cross: ClassVar[Sequence[dict[str, Any]]] = ()
+    #: Defaults that differ for a protocol of the port.
+    by_protocol: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    @staticmethod
+    def complete(given: dict[str, Any]) -> None:
+        """Fill in defaults that depend on other values."""
+
+    @staticmethod
+    def check(given: Sequence[Fields], protocol: str) -> None:
+        """Report what does not fit together. ``given`` are the sections of a filter at one port: its own, then those of
+        its routes; ``protocol`` is the port's."""
+
+
+def section(settings: type[Settings], doc: str = "") -> Section:
+    """The section of a file that becomes such settings; ``doc`` is by default the docstring of the class."""
+    return Section(
+        settings,
+        doc or " ".join((settings.__doc__ or "").split()),
+        {it.name: it.metadata["key"] for it in dataclasses.fields(settings)},
+        complete=settings.complete,
+        short=settings.short,
+        cross=list(settings.cross),
+    )
 
 
 class _Nothing(Settings):
@@ -50,11 +91,12 @@ class _Nothing(Settings):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Declared:
-    """A filter as the configuration sees it."""
+    """A filter as the configuration sees it. ``kind`` is that of its key, if it is one of our own."""
 
     name: str
     filter: Any
     section: Section
+    kind: Kind
 
     def problem(self, protocol: str, side: str) -> str:
         """Why it may not stand at such a port; empty when it may."""
@@ -62,11 +104,30 @@ class Declared:
             return f"is for {', '.join(self.filter.protocols)} only"
         return "" if side in self.filter.sides else f"is for {', '.join(self.filter.sides)} only"
 
+    def standard(self, protocol: str) -> Any:
+        """Its settings at a port where its key is left out; ``None``: it does not stand there."""
+        if self.filter.setting is not None:
+            return self.filter.setting.kind.build("")
+        return self._build({}, protocol) if self.filter.by_default else None
+
+    def build(self, value: Any, protocol: str) -> Any:
+        """Its settings at a port, from what was read of its key."""
+        return self._build(value, protocol) if isinstance(value, Fields) else self.kind.build(value)
+
+    def _build(self, given: Mapping[str, Any], protocol: str) -> Any:
+        settings: type[Settings] = self.filter.settings_class
+        return self.section.build({**settings.by_protocol.get(protocol, {}), **given})
+
 
 def declared(filter_class: Any) -> Declared:
     """A filter's declaration. Raises what its ``check()`` raises."""
     filter_class.check()
-    return Declared(filter_class.name, filter_class, section(filter_class.settings_class or _Nothing))
+    found = section(filter_class.settings_class or _Nothing, filter_class.doc)
+    if filter_class.setting is not None:
+        kind = filter_class.setting.kind
+    else:
+        kind = Policy(found) if filter_class.optional else found
+    return Declared(filter_class.name, filter_class, found, kind)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -106,7 +167,7 @@ class UsedFilter(Kind):
     allowed = "a mapping with use, the name of a filter that is installed, and its settings"
 
     def read(self, node: Node, at: Place) -> Any:
-        if not isinstance(node, Mapping):
+        if not isinstance(node, document.Mapping):
             return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
         use = node.entries.get("use")
         if use is None:
@@ -125,7 +186,7 @@ class UsedFilter(Kind):
             it = find(point)
         except ValueError as error:
             return place.report(str(error))
-        rest = Mapping({name: entry for name, entry in node.entries.items() if name != "use"}, node.line)
+        rest = document.Mapping({name: entry for name, entry in node.entries.items() if name != "use"}, node.line)
         fields = it.section.read(rest, at)
         return BROKEN if fields is BROKEN else (it, fields, place)
 

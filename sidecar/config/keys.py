@@ -11,13 +11,16 @@ from sidecar.config.kinds import Kind
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Key:
-    """One key of a section. Its default is that of the model's field; ``default`` describes one that is computed."""
+    """One key of a section. Its default is that of the model's field; ``default`` describes one that is computed.
+    ``protocols``: of the port, those that have a use for it (empty: all). ``route``: why a route may not have it."""
 
     kind: Kind
     doc: str
     example: Any = None
     required: bool = False
     default: str = ""
+    protocols: tuple[str, ...] = ()
+    route: str = ""
 
 
 def defaults_of(model: type) -> Iterator[tuple[str, Any]]:

@@ -87,47 +87,6 @@ class Consul:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RateLimit:
-    """A token bucket: ``rate`` tokens per second, at most ``burst`` of them, one bucket per ``key``.
-
-    ``key`` is ``none``, ``ip``, ``path`` or ``header:<name>``.
-    """
-
-    rate: float
-    burst: int
-    key: str = "none"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bulkhead:
-    """How much may be under way at once; 0 for a count means no limit. ``max_tunnels`` counts upgraded connections
-    (WebSockets), and none of the others counts them."""
-
-    max_connections: int = 100
-    max_requests: int = 100
-    max_pending: int = 200
-    max_tunnels: int = 1000
-    pending_timeout: float = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Timeout:
-    """How long each phase may take; 0 switches one off (``connect`` and ``request`` excepted).
-
-    ``request`` runs until the head of the answer, retries and waiting included; ``idle`` is the longest silence;
-    ``total`` covers the whole exchange; ``head`` is what a client has to send its request head in, from its first
-    byte; ``keepalive`` is how long an unused upstream connection is kept.
-    """
-
-    connect: float = 1.0
-    request: float = 30.0
-    idle: float = 300.0
-    total: float = 0.0
-    head: float = 10.0
-    keepalive: float = 4.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """What a peer may send: bytes of a head, number of headers, bytes of a target, bytes of a body (0: any);
     ``body_rate`` is the least bytes per second of a body that is under way (0: any); ``connections`` is how many
@@ -141,38 +100,6 @@ class Limits:
     body_rate: int = 1024
     connections: int = 16384
     half_close: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitBreaker:
-    """Stop calling what keeps failing. ``failure_on`` holds ``connect``, ``timeout``, ``reset``, ``5xx`` or
-    single statuses; see the contract for the four numbers."""
-
-    failure_threshold: int = 5
-    timeout_duration: float = 30.0
-    reset_timeout: float = 60.0
-    half_open_requests: int = 3
-    failure_on: frozenset[str] = frozenset({"connect", "timeout", "reset", "5xx"})
-
-
-IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
-    """Try again, later and elsewhere. ``max_attempts`` counts the first try; delays are seconds.
-
-    ``backoff_type`` is ``exponential``, ``linear`` or ``constant``. ``on`` holds ``connect``, ``reset``,
-    ``timeout``, ``5xx`` or single statuses; ``methods`` are upper case.
-    """
-
-    max_attempts: int = 3
-    backoff_type: str = "exponential"
-    initial_delay: float = 1.0
-    max_delay: float = 30.0
-    jitter: bool = True
-    on: frozenset[str] = frozenset({"connect", "reset", "502", "503", "504"})
-    methods: frozenset[str] = IDEMPOTENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,16 +152,11 @@ class Queue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A part of a listener's traffic with policies of its own. Inbound routes have no breaker and no retry. ``filters``
-    holds a :class:`sidecar.config.declared.Used` for each one of other packages; ``policies``, by name, the settings of
-    those of our own that declare them beside themselves."""
+    """A part of a listener's traffic with filters of its own. ``policies`` are the settings of our own filters, by name
+    (``None``: off), as far as they differ from the port's; ``filters`` holds a :class:`sidecar.config.declared.Used`
+    for each one of other packages."""
 
     match: Match
-    rate_limit: RateLimit | Inherit | None = INHERIT
-    bulkhead: Bulkhead | Inherit | None = INHERIT
-    timeout: Timeout | Inherit = INHERIT
-    circuit_breaker: CircuitBreaker | Inherit | None = INHERIT
-    retry: Retry | Inherit | None = INHERIT
     queue: Queue | Inherit | None = INHERIT
     filters: tuple[Any, ...] | Inherit = INHERIT
     policies: dict[str, Any] = field(default_factory=dict)
@@ -242,13 +164,11 @@ class Route:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inbound:
-    """The port others dial. ``protocol`` is ``http`` or ``tcp``."""
+    """The port others dial. ``protocol`` is ``http`` or ``tcp``. ``policies`` and ``filters`` are as for routes; what
+    is left out of ``policies`` is at its default."""
 
     bind: Address
     protocol: str = "http"
-    rate_limit: RateLimit | None = None
-    bulkhead: Bulkhead | None = Bulkhead()
-    timeout: Timeout = Timeout()
     limits: Limits = Limits()
     queue: Queue | None = None
     filters: tuple[Any, ...] = ()
@@ -277,20 +197,14 @@ class StaticEndpoint:
 class Upstream:
     """One thing the app dials. Exactly one of ``discover`` and ``endpoints`` is set. ``protocol`` is ``http``, ``tcp``
     or ``amqp``; for the last two, ``retry.max_attempts`` counts connect attempts and there are no routes. ``amqp`` is
-    set for that protocol and no other. ``host`` is the Host field that endpoints get; empty: the one that came."""
+    set for that protocol and no other. ``policies`` and ``filters`` are as for inbound."""
 
     name: str
     bind: Address
     protocol: str = "http"
-    host: str = ""
     discover: Discover | None = None
     endpoints: tuple[StaticEndpoint, ...] = ()
     balancer: str = "round_robin"
-    timeout: Timeout = Timeout()
-    circuit_breaker: CircuitBreaker | None = CircuitBreaker()
-    retry: Retry | None = Retry()
-    bulkhead: Bulkhead | None = Bulkhead()
-    rate_limit: RateLimit | None = None
     limits: Limits = Limits()
     queue: Queue | None = None
     filters: tuple[Any, ...] = ()

@@ -14,32 +14,9 @@ from sidecar.config import amqp_rules
 from sidecar.config.containers import Fields
 from sidecar.config.kinds import BROKEN, Place
 from sidecar.config.model import Address, Admin, Registry
+from sidecar.config.schema import DECLARED, not_for
 from sidecar.config.values import is_wildcard
 from sidecar.core.address import is_loopback
-
-#: What a listener of a protocol has no use for: its sections, and keys inside them. The rest it has.
-NOT_FOR: dict[str, dict[str, frozenset[str]]] = {
-    "http": {},
-    "tcp": {
-        "host": frozenset(),
-        "routes": frozenset(),
-        "queue": frozenset(),
-        "timeout": frozenset({"request", "head", "keepalive"}),
-        "limits": frozenset({"head", "headers", "target", "body", "body_rate", "half_close"}),
-        "bulkhead": frozenset({"max_tunnels"}),
-        "retry": frozenset({"on", "methods"}),
-    },
-    # Not idle: whether a peer still lives is what AMQP's own heartbeats are for. But head: the handshake's.
-    "amqp": {
-        "host": frozenset(),
-        "routes": frozenset(),
-        "queue": frozenset(),
-        "timeout": frozenset({"request", "idle", "keepalive"}),
-        "limits": frozenset({"head", "headers", "target", "body", "body_rate", "half_close"}),
-        "bulkhead": frozenset({"max_tunnels"}),
-        "retry": frozenset({"on", "methods"}),
-    },
-}
 
 
 class Listener(NamedTuple):
@@ -207,40 +184,6 @@ def _endpoints_differ(root: Fields) -> None:
                 seen.add(address)
 
 
-def _delays_in_order(root: Fields) -> None:
-    """``initial_delay`` is not above ``max_delay``."""
-    for upstream in upstreams(root):
-        for fields in _policies(upstream):
-            retry = fields.section_of("retry")
-            if retry is None or not retry.known("initial_delay", "max_delay"):
-                continue
-            initial, longest = retry.value("initial_delay"), retry.value("max_delay")
-            if initial > longest:
-                retry.place.report(
-                    "has an initial_delay above its max_delay",
-                    found=f"initial_delay {initial:g} s, max_delay {longest:g} s",
-                    allowed="initial_delay at most max_delay",
-                )
-
-
-def _connect_within_request(root: Fields) -> None:
-    """``timeout.connect`` is not above ``timeout.request``, of which it is a part. By default it is not."""
-    for listener in traffic(root):
-        if listener.value("protocol") != "http":
-            continue
-        for fields in _policies(listener):
-            timeout = fields.section_of("timeout")
-            if timeout is None or "connect" not in timeout or not timeout.known("request"):
-                continue
-            connect, request = timeout["connect"], timeout.value("request")
-            if connect > request:
-                timeout.places["connect"].report(
-                    "is longer than request, of which it is a part",
-                    found=f"connect {connect:g} s, request {request:g} s",
-                    allowed="connect at most as long as request",
-                )
-
-
 def _one_queue(root: Fields) -> None:
     """Queues are on disk, those of one listener in one place, and one that keeps the order delivers singly."""
     for listener in traffic(root):
@@ -317,7 +260,7 @@ def _fits_the_protocol(root: Fields) -> None:
         if protocol in (BROKEN, "http"):
             continue
         wrong = f"is not for protocol {protocol}"
-        for name, keys in NOT_FOR[protocol].items():
+        for name, keys in not_for(protocol).items():
             section = listener.section_of(name)
             if not keys and (listener.get(name) or section is not None):
                 listener.places[name].report(wrong, allowed="protocol: http, or leave it out")
@@ -325,9 +268,18 @@ def _fits_the_protocol(root: Fields) -> None:
                 if section and key in keys:
                     rest = ", ".join(known for known in section.section.keys if known not in keys)
                     section.places[key].report(wrong, allowed=f"{rest}; or protocol: http")
-        limit = listener.section_of("rate_limit")
-        if limit and limit.value("key") not in (BROKEN, "none", "ip"):
-            limit.places["key"].report(wrong, found=f'"{limit.value("key")}"', allowed="none, ip")
+
+
+def _filters_say(root: Fields) -> None:
+    """What each filter has to say about its own settings."""
+    for listener in traffic(root):
+        protocol = listener.value("protocol")
+        if protocol is BROKEN:
+            continue
+        for name in listener.section.declared:
+            given = [found for fields in _policies(listener) if (found := fields.section_of(name)) is not None]
+            if given:
+                DECLARED[name].filter.settings_class.check(given, protocol)
 
 
 _RULES = (
@@ -336,12 +288,11 @@ _RULES = (
     _inbound_needs_app,
     _one_source_of_endpoints,
     _endpoints_differ,
-    _delays_in_order,
-    _connect_within_request,
     _target_fits_head,
     _one_queue,
     _one_check,
     _admin_is_guarded,
     _fits_the_protocol,
+    _filters_say,
     *amqp_rules.RULES,
 )

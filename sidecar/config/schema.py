@@ -1,13 +1,13 @@
 """Every key of the configuration file: its kind, its range, a line about it, and an example.
 
-Defaults are those of :mod:`sidecar.config.model` and stand nowhere else. This table drives loading, error messages,
-:func:`json_schema` and :func:`sidecar.config.show.effective`. What spans several keys is in ``rules``.
+Filters declare theirs beside themselves, and :func:`declare` enters them here. Other defaults are those of
+:mod:`sidecar.config.model` and stand nowhere else. This table drives loading, error messages, :func:`json_schema` and
+:func:`sidecar.config.show.effective`. What spans several keys is in ``rules``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from sidecar.config import cross_schema, model
@@ -20,18 +20,16 @@ from sidecar.config.keys import Key
 from sidecar.config.kinds import BROKEN, Place
 from sidecar.config.model import INHERIT
 from sidecar.config.values import (
+    HOST_FIELD,
     NAME,
     NOT_BUILT,
     Boolean,
     Duration,
     Enum,
-    Failure,
     Host,
     HostPort,
     Integer,
     Method,
-    Rate,
-    RateKey,
     RegistryUrl,
     Size,
     Text,
@@ -42,146 +40,31 @@ from sidecar.core.amqp_settings import Amqp
 _TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
 _METHOD = Method()
 _HEADER = Text("a header name", _TOKEN, convert=str.lower)
-# RFC 9110, section 7.2: uri-host [":" port]; those of RFC 3986 that anybody uses.
-_HOST = Text(
-    "a host name or an address, with a port or without",
-    r"(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?",
-    empty=True,
-)
-_COUNT = Integer(0, 1_000_000)
-
-RATE_LIMIT = Section(
-    model.RateLimit,
-    "At most so many requests (tcp, amqp: connections) in a time; more are answered 429 (tcp, amqp: closed).",
-    {
-        "rate": Key(Rate(), "How fast tokens come back.", "100/s", required=True),
-        "burst": Key(Integer(1, 1_000_000), "The most tokens there can be.", 200, default="one second's worth"),
-        "key": Key(RateKey(), "What has a bucket of its own: all together, each client, each path, each header value."),
-    },
-    complete=lambda arguments: arguments.setdefault("burst", max(1, math.ceil(arguments["rate"]))),
-    short="rate",
-)
-
-BULKHEAD = Section(
-    model.Bulkhead,
-    "How much may be under way at once, and how much may wait.",
-    {
-        "max_connections": Key(
-            _COUNT,
-            "Most connections; 0: no limit, and for amqp as many as there are descriptors for, two each.",
-            default="100; for protocol amqp 0",
-        ),
-        "max_requests": Key(
-            _COUNT, "Most requests in flight; 0: no limit. For tcp and amqp, max_connections counts alone.", 20
-        ),
-        "max_pending": Key(_COUNT, "Most requests that wait for their turn; 0: none waits."),
-        "max_tunnels": Key(
-            _COUNT, "Most WebSockets and other upgraded connections, which none of the others counts; 0: no limit."
-        ),
-        "pending_timeout": Key(Duration(zero=True), "The longest one waits for its turn.", "5s"),
-    },
-    short="max_requests",
-)
-
-
-def _complete_timeout(arguments: dict[str, Any]) -> None:
-    if "request" in arguments:
-        arguments.setdefault("connect", min(model.Timeout().connect, arguments["request"]))
-
-
-TIMEOUT = Section(
-    model.Timeout,
-    "How long each phase may take.",
-    {
-        "connect": Key(Duration(), "To connect.", "1s", default="1s, or request where that is shorter"),
-        "request": Key(
-            Duration(),
-            "Until the head of the answer, waiting and retries included. While an upload keeps to limits.body_rate, "
-            "from its latest byte on.",
-            "30s",
-        ),
-        "idle": Key(
-            Duration(zero=True),
-            "The longest silence in either direction; a peer that still reads what it was sent is not silent. 0: any.",
-            "5m",
-            default="5m; for protocol tcp 0",
-        ),
-        "total": Key(Duration(zero=True), "The whole exchange; off by default, so that long streams live."),
-        "head": Key(
-            Duration(zero=True),
-            "For a client to send its request head, from the first byte on; amqp: to finish its handshake.",
-        ),
-        "keepalive": Key(Duration(zero=True), "How long an unused connection to an endpoint is kept."),
-    },
-    short="request",
-    complete=_complete_timeout,
-)
-ROUTE_TIMEOUT = TIMEOUT.without(
-    {
-        "head": "is not for a route: which route it is, is known only after the head",
-        "keepalive": "is not for a route: connections are kept by the listener",
-    }
-)
+_HTTP = ("http",)
 
 LIMITS = Section(
     model.Limits,
     "What a peer may send.",
     {
-        "head": Key(Size("256B", "1MiB"), "Size of a head.", "64KiB"),
-        "headers": Key(Integer(1, 10_000), "Number of headers."),
-        "target": Key(Size("16B", "1MiB"), "Size of the target (path and query).", "8KiB"),
-        "body": Key(Size("1B", "1024TiB", zero=True), "Size of a body.", "10MiB"),
+        "head": Key(Size("256B", "1MiB"), "Size of a head.", "64KiB", protocols=_HTTP),
+        "headers": Key(Integer(1, 10_000), "Number of headers.", protocols=_HTTP),
+        "target": Key(Size("16B", "1MiB"), "Size of the target (path and query).", "8KiB", protocols=_HTTP),
+        "body": Key(Size("1B", "1024TiB", zero=True), "Size of a body.", "10MiB", protocols=_HTTP),
         "body_rate": Key(
             Size("1B", "1GiB", zero=True),
             "The least bytes per second: of an upload, on average after timeout.request; of what a client reads of its "
             "answer, lest it count as silence. 0: any.",
             "1KiB",
+            protocols=_HTTP,
         ),
         "connections": Key(Integer(1, 1_000_000), "How many clients this listener holds."),
         "half_close": Key(
             Boolean(),
             "Clients may finish sending and go on reading. Else one that does so while its answer streams, or speaks "
             "HTTP/1.0, has left, and the call is cancelled. For http only: tcp passes a half-close on.",
+            protocols=_HTTP,
         ),
     },
-)
-
-CIRCUIT_BREAKER = Section(
-    model.CircuitBreaker,
-    "Stop calling what keeps failing, and try it again later.",
-    {
-        "failure_threshold": Key(Integer(1, 10_000), "So many failures in a row open it."),
-        "timeout_duration": Key(Duration(), "A call without an answer's head after this is cut and is a failure.", 30),
-        "reset_timeout": Key(Duration(), "From open to half-open.", 60),
-        "half_open_requests": Key(Integer(1, 10_000), "So many trial calls, all of which have to go well to close it."),
-        "failure_on": Key(
-            ListOf(Failure("connect", "timeout", "reset", "5xx"), minimum=1, maximum=64, into=frozenset),
-            "What is a failure.",
-            ["connect", "timeout", 503],
-        ),
-    },
-    short="failure_threshold",
-)
-
-RETRY = Section(
-    model.Retry,
-    "Try again, later and elsewhere.",
-    {
-        "max_attempts": Key(Integer(1, 20), "Most tries, the first included."),
-        "backoff_type": Key(Enum("exponential", "linear", "constant"), "How the delays grow."),
-        "initial_delay": Key(Duration(zero=True), "Before the second try.", 1),
-        "max_delay": Key(Duration(zero=True), "The longest delay.", "30s"),
-        "jitter": Key(Boolean(), "Spread the delays at random, so that clients do not come back all at once."),
-        "on": Key(
-            ListOf(Failure("connect", "reset", "timeout", "5xx"), minimum=1, maximum=64, into=frozenset),
-            "What is tried again.",
-            ["connect", "reset", 502, 503, 504],
-        ),
-        "methods": Key(
-            ListOf(_METHOD, minimum=1, maximum=64, into=frozenset), "Methods that may be repeated.", ["GET"]
-        ),
-    },
-    short="max_attempts",
 )
 
 QUEUE = Section(
@@ -243,68 +126,63 @@ MATCH = Section(
     },
 )
 
-_SHARED_ROUTE = {
+_ROUTE = {
     "match": Key(MATCH, "Which requests.", required=True),
-    "rate_limit": Key(Policy(RATE_LIMIT), "In place of the listener's; off: none."),
-    "bulkhead": Key(Policy(BULKHEAD), "In place of the listener's; off: none."),
-    "timeout": Key(ROUTE_TIMEOUT, "In place of the listener's."),
     "queue": Key(Policy(QUEUE), "In place of the listener's; off: none."),
     "filters": Key(ListOf(UsedFilter(), maximum=32), "In place of the listener's."),
 }
-_NOT_INBOUND = "is for upstreams only: a failing app is not called less, or again, by its own sidecar"
 INBOUND_ROUTE = Section(
     model.Route,
     "A part of the traffic with policies of its own. The first route that matches wins.",
-    dict(_SHARED_ROUTE),
-    refused={"circuit_breaker": _NOT_INBOUND, "retry": _NOT_INBOUND},
+    dict(_ROUTE),
 )
 UPSTREAM_ROUTE = Section(
     model.Route,
     INBOUND_ROUTE.doc,
-    _SHARED_ROUTE
-    | {
-        "circuit_breaker": Key(Policy(CIRCUIT_BREAKER), "In place of the listener's, with a state of its own."),
-        "retry": Key(Policy(RETRY), "In place of the listener's; off: none."),
-    },
+    dict(_ROUTE),
 )
 
 
 class _Port(Section):
-    """The section of a port. Over TCP, silence is no fault unless ``timeout.idle`` says so: subscribers wait, and
-    queries take their time. An AMQP port takes as many connections as a broker would."""
+    """The section of a port: each filter has to be one for such a port, and those that are left out may have settings
+    all the same."""
 
     side = "outbound"
 
     def read(self, node: Node, at: Place) -> Any:
         fields = super().read(node, at)
         if isinstance(fields, Fields):
-            self._check_filters(fields, fields.value("protocol"))
+            if (protocol := fields.value("protocol")) is not BROKEN:
+                _check_filters(fields, protocol, self.side)
             for route in fields.get("routes", ()):
                 if isinstance(route, Fields):
-                    self._check_filters(route, "http")
+                    _check_filters(route, "http", self.side)
         return fields
 
-    def _check_filters(self, fields: Fields, protocol: Any) -> None:
-        """Each filter has to be one for such a port."""
-        if protocol is BROKEN:
-            return
-        found = [(it, place) for it, _, place in (u for u in fields.get("filters", ()) if u is not BROKEN)]
-        found += [(DECLARED[name], fields.places[name]) for name in fields.section.declared if name in fields]
-        for it, place in found:
-            if problem := it.problem(protocol, self.side):
-                place.report(problem)
+    def policies(self, value: Any, built: dict[str, Any]) -> dict[str, Any]:
+        protocol = value.get("protocol", self.defaults["protocol"])
+        found = {}
+        for name in built:
+            it = DECLARED[name]
+            if protocol in it.filter.protocols:
+                found[name] = it.build(value[name], protocol) if name in value else it.standard(protocol)
+        return found
 
-    def build(self, value: Any, **more: Any) -> Any:
-        if value.get("protocol") == "tcp":
-            more["timeout"] = TIMEOUT.build({"idle": 0.0, **value.get("timeout", {})})
-        bulkhead = value.get("bulkhead", {})
-        if value.get("protocol") == "amqp" and bulkhead is not None:
-            more["bulkhead"] = BULKHEAD.build({"max_connections": 0, **bulkhead})
-        return super().build(value, **more)
+    def schema(self) -> dict[str, Any]:
+        schema = super().schema()
+        return schema | {"allOf": [*cross_schema.listener(not_for), *schema.get("allOf", ())]}
 
 
 class _Inbound(_Port):
     side = "inbound"
+
+
+def _check_filters(fields: Fields, protocol: str, side: str) -> None:
+    for it, given, place in (used for used in fields.get("filters", ()) if used is not BROKEN):
+        if problem := it.problem(protocol, side):
+            place.report(problem)
+        if it.filter.settings_class is not None:
+            it.filter.settings_class.check([given], protocol)
 
 
 INBOUND = _Inbound(
@@ -321,18 +199,15 @@ INBOUND = _Inbound(
             ),
             "What is spoken there.",
         ),
-        "rate_limit": Key(Policy(RATE_LIMIT), "Admission by rate; there is none unless it is given."),
-        "bulkhead": Key(Policy(BULKHEAD), "Admission by what is under way."),
-        "timeout": Key(TIMEOUT, "How long each phase may take; connect is to the app."),
         "limits": Key(LIMITS, "What clients may send."),
-        "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route."),
+        "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route.", protocols=_HTTP),
         "filters": Key(
             ListOf(UsedFilter(), maximum=32), "Filters of other packages: use is the name, the rest is their own."
         ),
-        "routes": Key(ListOf(INBOUND_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
+        "routes": Key(
+            ListOf(INBOUND_ROUTE, maximum=1000), "Parts of the traffic with policies of their own.", protocols=_HTTP
+        ),
     },
-    refused={"circuit_breaker": _NOT_INBOUND, "retry": _NOT_INBOUND},
-    cross=cross_schema.listener(),
 )
 
 DISCOVER = Section(
@@ -375,9 +250,6 @@ UPSTREAM = _Port(
     {
         "bind": Key(HostPort(system_port=True), "The address the app dials.", "127.0.0.1:11434", required=True),
         "protocol": Key(Enum("http", "tcp", "amqp", unbuilt=("grpc",)), "What is spoken there."),
-        "host": Key(
-            _HOST, "Host that endpoints are asked for.", "api.example", default="the one that the app asked for"
-        ),
         "discover": Key(
             DISCOVER,
             "Instances from the registry.",
@@ -396,17 +268,14 @@ UPSTREAM = _Port(
             ),
             "Which instance gets the next request.",
         ),
-        "timeout": Key(TIMEOUT, "How long each phase may take."),
-        "circuit_breaker": Key(Policy(CIRCUIT_BREAKER), CIRCUIT_BREAKER.doc),
-        "retry": Key(Policy(RETRY), RETRY.doc),
-        "bulkhead": Key(Policy(BULKHEAD), BULKHEAD.doc),
-        "rate_limit": Key(Policy(RATE_LIMIT), "There is none unless it is given."),
         "limits": Key(LIMITS, "What the app and the instances may send."),
-        "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route."),
+        "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route.", protocols=_HTTP),
         "filters": Key(
             ListOf(UsedFilter(), maximum=32), "Filters of other packages: use is the name, the rest is their own."
         ),
-        "routes": Key(ListOf(UPSTREAM_ROUTE, maximum=1000), "Parts of the traffic with policies of their own."),
+        "routes": Key(
+            ListOf(UPSTREAM_ROUTE, maximum=1000), "Parts of the traffic with policies of their own.", protocols=_HTTP
+        ),
         "amqp": Key(AMQP, AMQP.doc),
     },
     complete=_complete_upstream,
@@ -419,7 +288,7 @@ CHECK = Section(
     {
         "http": Key(Text("a path that begins with /", r"/[^\x00-\x20\x7f#]{0,2047}"), "Path to get.", "/health"),
         "host": Key(
-            _HOST,
+            HOST_FIELD,
             "Host to ask for, where the app answers to some only (Django's ALLOWED_HOSTS).",
             "app.example",
             default="the address of service.app",
@@ -522,15 +391,49 @@ DECLARED: dict[str, Declared] = {}
 
 
 def declare(filter_class: Any) -> None:
-    """Add the key of a filter of our own to the sections where it may stand."""
+    """Add the key of a filter of our own to the sections where it may stand, and to others the reason why not."""
     it = declared(filter_class)
     DECLARED[it.name] = it
-    doc = it.section.doc
+    docs = {"route": "In place of the listener's; off: none.", **filter_class.key_docs}
+    of_route = _of_route(it, docs["route"])
     for port, route in ((INBOUND, INBOUND_ROUTE), (UPSTREAM, UPSTREAM_ROUTE)):
-        if port.side in it.filter.sides:
-            port.declare(it.name, Key(Policy(it.section), doc), None)
-            if "http" in it.filter.protocols:
-                route.declare(it.name, Key(Policy(it.section), "In place of the listener's; off: none."), INHERIT)
+        sections = [port, route] if "http" in filter_class.protocols and filter_class.setting is None else [port]
+        if port.side not in filter_class.sides:
+            if filter_class.refused:
+                for section in sections:
+                    section.refused[it.name] = filter_class.refused
+            continue
+        port.declare(it.name, _key(it, docs.get(port.side, it.section.doc)), it.standard("http"))
+        if len(sections) == 2:
+            route.declare(it.name, of_route, INHERIT)
+
+
+def _key(it: Declared, doc: str) -> Key:
+    protocols: tuple[str, ...] = it.filter.protocols
+    if it.filter.setting is not None:
+        setting: Key = it.filter.setting
+        return dataclasses.replace(setting, protocols=protocols)
+    return Key(it.kind, doc, protocols=protocols)
+
+
+def _of_route(it: Declared, doc: str) -> Key:
+    refused = {name: key.route for name, key in it.section.keys.items() if key.route}
+    section = it.section.without(refused) if refused else it.section
+    return Key(Policy(section) if it.filter.optional else section, doc)
+
+
+def not_for(protocol: str) -> dict[str, frozenset[str]]:
+    """What a port of a protocol has no use for: its keys, or, where there are such, keys inside them."""
+    found = {}
+    for name, key in (INBOUND.keys | UPSTREAM.keys).items():
+        section = key.kind.section if isinstance(key.kind, Policy) else key.kind
+        if key.protocols and protocol not in key.protocols:
+            found[name] = frozenset[str]()
+        elif isinstance(section, Section):
+            inside = (inner for inner, it in section.keys.items() if it.protocols and protocol not in it.protocols)
+            if names := frozenset(inside):
+                found[name] = names
+    return found
 
 
 def json_schema() -> dict[str, Any]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sidecar.config.model import Config
-from sidecar.config.rules import NOT_FOR
-from sidecar.config.schema import CONFIG
+from sidecar.config.schema import CONFIG, not_for
 
 
 def effective(config: Config) -> dict[str, Any]:
@@ -22,7 +21,7 @@ def effective(config: Config) -> dict[str, Any]:
 def _drop_what_it_has_not(listener: dict[str, Any]) -> None:
     """Leave out what would be refused in the file: what the protocol has not, and details of rates and spools that are
     none."""
-    for name, keys in NOT_FOR[listener["protocol"]].items():
+    for name, keys in not_for(listener["protocol"]).items():
         if not keys:
             listener.pop(name, None)
         elif isinstance(section := listener.get(name), dict):

@@ -551,6 +551,12 @@ class MessageKey(ScalarKind):
         return {"type": "string", "minLength": 1}
 
 
+#: RFC 9110, section 7.2: uri-host [":" port]; those of RFC 3986 that anybody uses.
+HOST_FIELD = Text(
+    "a host name or an address, with a port or without",
+    r"(?:[A-Za-z0-9_.-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?",
+    empty=True,
+)
 #: Names end up in file names, metric labels and Consul paths, hence no leading dot and no slash.
 NAME = Text("a name of letters, digits, . _ - (at most 128, not starting with a dot)", r"(?!\.)[A-Za-z0-9._-]{1,128}")
 

@@ -12,14 +12,12 @@ from typing import Final
 
 import orjson
 
-#: The contract's error table.
+#: The contract's error table, without what filters declare.
 STATUS: Final[dict[str, int]] = {
     "bad_request": 400,
     "headers_too_large": 431,
     "body_too_large": 413,
-    "rate_limited": 429,
     "no_endpoints": 503,
-    "circuit_open": 503,
     "overloaded": 503,
     "draining": 503,
     "local_shortage": 503,
@@ -42,7 +40,7 @@ def _line(status: int) -> bytes:
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n".encode()
 
 
-_LINE: Final = {status: _line(status) for status in set(STATUS.values())}
+_LINE: Final[dict[int, bytes]] = {status: _line(status) for status in set(STATUS.values())}
 
 
 def declare(code: str, status: int) -> None:

@@ -13,9 +13,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, TypeAlias
 
-from sidecar.config.model import Timeout
 from sidecar.core.compiling import mypyc_attr
 from sidecar.core.replies import Reply, declare
+from sidecar.core.stats import ListenerStats
+from sidecar.exchange.times import Times
 
 #: A request body up to this size is kept, so that the request can be sent again.
 KEEP: Final = 65536
@@ -70,25 +71,31 @@ class Failed(Reply):
 class Site:
     """Where a filter stands: the listener's ``name``, ``direction`` (``inbound`` or ``outbound``) and ``protocol``; its
     ``clock``, in seconds, and the sidecar's random numbers. Settings that did not change keep their filter when the
-    configuration is read again. ``counts`` goes on whatever is read."""
+    configuration is read again. ``stats`` are the listener's, ``counts`` the filter's own; both go on whatever is read.
+    ``pairs``: how many connections there are descriptors for, two each. ``breaker_changed`` is to be called with a
+    breaker whose state is another."""
 
-    __slots__ = ("clock", "counts", "direction", "name", "protocol", "rng")
+    __slots__ = ("breaker_changed", "clock", "counts", "direction", "name", "pairs", "protocol", "rng", "stats")
 
     def __init__(
         self,
         name: str,
-        direction: str,
-        protocol: str,
+        stats: ListenerStats,
         clock: Callable[[], float],
         rng: random.Random,
         counts: dict[str, int],
+        pairs: int = 0,
+        breaker_changed: Callable[[Any], None] = lambda _: None,
     ) -> None:
         self.name = name
-        self.direction = direction
-        self.protocol = protocol
+        self.direction = stats.direction
+        self.protocol = stats.protocol
+        self.stats = stats
         self.clock = clock
         self.rng = rng
         self.counts = counts
+        self.pairs = pairs
+        self.breaker_changed = breaker_changed
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -102,6 +109,18 @@ class Filter:
     replies: ClassVar[dict[str, int]] = {}
     #: Its settings: a class derived from ``sidecar.config.declared.Settings``; ``None``: it has none to declare.
     settings_class: ClassVar[Any] = None
+    #: Of ours: its one setting, in place of a section (a ``sidecar.config.keys.Key``).
+    setting: ClassVar[Any] = None
+    #: What the reference says of its section; empty: the docstring of the settings.
+    doc: ClassVar[str] = ""
+    #: What it says of its key ``inbound``, ``outbound`` and for a ``route``, where that is something else.
+    key_docs: ClassVar[dict[str, str]] = {}
+    #: Of ours: with ``off`` in place of the section it does not stand there.
+    optional: ClassVar[bool] = True
+    #: Of ours: it stands, with its defaults, at ports where its key is left out.
+    by_default: ClassVar[bool] = False
+    #: Of ours: why its key is refused on the side that it is not for.
+    refused: ClassVar[str] = ""
     #: Where it may stand.
     protocols: ClassVar[tuple[str, ...]] = ("http",)
     sides: ClassVar[tuple[str, ...]] = ("inbound", "outbound")
@@ -132,6 +151,14 @@ class Filter:
         """One more of those."""
         if self.site is not None:
             self.site.counts[counter] += 1
+
+    def adapt(self, config: Any) -> bool:
+        """Go on with other settings, and what it remembers. Return False if another filter has to take its place."""
+        return False
+
+    def patience(self) -> float:
+        """The seconds that one try may wait for an answer's head."""
+        return float(ANY)
 
     def view(self) -> dict[str, Any]:
         """What the admin API shows of it, as JSON can hold it."""
@@ -251,7 +278,7 @@ class Chain:
         "on_failure", "on_reply", "on_request", "on_try", "on_upgrade", "patience", "timeout",
     )  # fmt: skip
 
-    def __init__(self, filters: Sequence[Filter], timeout: Timeout, patience: float) -> None:
+    def __init__(self, filters: Sequence[Filter], timeout: Times, patience: float) -> None:
         self.keep = KEEP
         self.delivery: Chain | None = None
         self.filters = tuple(filters)

@@ -9,7 +9,8 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sidecar.config.model import Address, Limits, Timeout
+from sidecar.config.model import Address, Limits
+from sidecar.exchange.times import Times
 from sidecar.net.listen import Acceptor
 from sidecar.net.shortage import SHORTAGE
 from sidecar.net.sockets import reset, set_keepalive
@@ -113,7 +114,7 @@ class Listener:
         return self.default_route.chain
 
     @property
-    def timeout(self) -> Timeout:
+    def timeout(self) -> Times:
         """The listener's own times; a route's are in its chain."""
         return self.default_route.chain.timeout
 

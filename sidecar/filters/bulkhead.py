@@ -2,43 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from sidecar.config.model import Bulkhead as Config
+from sidecar.config.declared import Settings, key
+from sidecar.config.values import Duration, Integer
 from sidecar.core.replies import Reply
 from sidecar.core.stats import ListenerStats
-from sidecar.exchange.filter import Filter, Wait
+from sidecar.exchange.filter import Filter, Site, Wait
 from sidecar.resilience.limiter import Limiter
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
 
 
+_COUNT: Final = Integer(0, 1_000_000)
+
+
+class BulkheadSettings(Settings):
+    """0 for a count means no limit. ``max_tunnels`` counts upgraded connections (WebSockets), and none of the others
+    counts them."""
+
+    short = "max_requests"
+    by_protocol: ClassVar[Mapping[str, Mapping[str, Any]]] = {"amqp": {"max_connections": 0}}
+
+    max_connections: int = key(
+        _COUNT,
+        "Most connections; 0: no limit, and for amqp as many as there are descriptors for, two each.",
+        default=100,
+        told="100; for protocol amqp 0",
+    )
+    max_requests: int = key(
+        _COUNT,
+        "Most requests in flight; 0: no limit. For tcp and amqp, max_connections counts alone.",
+        default=100,
+        example=20,
+    )
+    max_pending: int = key(_COUNT, "Most requests that wait for their turn; 0: none waits.", default=200)
+    max_tunnels: int = key(
+        _COUNT,
+        "Most WebSockets and other upgraded connections, which none of the others counts; 0: no limit.",
+        default=1000,
+        protocols=("http",),
+    )
+    pending_timeout: float = key(Duration(zero=True), "The longest one waits for its turn.", default=5.0, example="5s")
+
+
 class Bulkhead(Filter):
     """The last filter before the first try: whoever passes holds a slot until the exchange ends. An HTTP/1.1 exchange
     needs a connection of its own, so the smaller of ``max_requests`` and ``max_connections`` counts; tunnels give both
-    back for a place among ``tunnels``. For TCP and AMQP only ``max_connections`` counts. ``most`` is how many there may
-    be where the settings have no limit; 0: any number."""
+    back for a place among ``tunnels``. For TCP and AMQP only ``max_connections`` counts.
+
+    A broker takes as many connections as it has descriptors for. So does a port of it: one more client would be
+    accepted, and find no descriptor for its other end."""
 
     name: ClassVar[str] = "bulkhead"
     stateful: ClassVar[bool] = True
+    settings_class: ClassVar[Any] = BulkheadSettings
+    doc: ClassVar[str] = "How much may be under way at once, and how much may wait."
+    key_docs: ClassVar[dict[str, str]] = {"inbound": "Admission by what is under way."}
+    by_default: ClassVar[bool] = True
+    protocols: ClassVar[tuple[str, ...]] = ("http", "tcp", "amqp")
 
-    def __init__(self, config: Config, stats: ListenerStats, clock: Callable[[], float], most: int = 0) -> None:
-        self._most = most
+    def __init__(self, config: BulkheadSettings, site: Site) -> None:
+        super().__init__(config, site)
+        stats = site.stats
+        #: How many there may be where the settings have no limit; 0: any number.
+        self._most = most = site.pairs if stats.protocol == "amqp" else 0
         self.limiter = Limiter(_limit(config, stats) or most, config.max_pending)
         self.tunnels = Limiter(config.max_tunnels, 0)
         self._upgrades = stats.protocol == "http"
         self._pending_timeout = config.pending_timeout
         self._stats = stats
-        self._clock = clock
+        self._clock = site.clock
 
-    def resize(self, config: Config) -> None:
+    def adapt(self, config: BulkheadSettings) -> bool:
         """Other settings, for what comes from now on; what is under way stays counted."""
+        self.config = config
         self.limiter.max_pending = config.max_pending
         self._pending_timeout = config.pending_timeout
         self.limiter.resize(_limit(config, self._stats) or self._most)
         self.tunnels.resize(config.max_tunnels)
+        return True
 
     def on_request(self, x: Exchange) -> Reply | Wait | None:
         if self._upgrades and self.tunnels.full:
@@ -111,7 +156,7 @@ def no_more_tunnels(name: str, tunnels: Limiter) -> Reply:
     return Reply("overloaded", f"{tunnels.active} tunnels to {name} are open: no more (bulkhead.max_tunnels)", 1.0)
 
 
-def _limit(config: Config, stats: ListenerStats) -> int:
+def _limit(config: BulkheadSettings, stats: ListenerStats) -> int:
     """How many may be under way at once; 0: any number."""
     limits = [config.max_connections]
     if stats.protocol == "http":

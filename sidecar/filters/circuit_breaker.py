@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sidecar.config.model import CircuitBreaker as Config
+from sidecar.config.containers import ListOf
+from sidecar.config.declared import Settings, key
+from sidecar.config.values import Duration, Failure, Integer
 from sidecar.core.replies import Reply
-from sidecar.exchange.filter import Filter
+from sidecar.exchange.filter import Filter, Site
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
     from sidecar.exchange.message import ResponseHead
+
+
+class CircuitBreakerSettings(Settings):
+    """``failure_on`` holds ``connect``, ``timeout``, ``reset``, ``5xx`` or single statuses."""
+
+    short = "failure_threshold"
+
+    failure_threshold: int = key(Integer(1, 10_000), "So many failures in a row open it.", default=5)
+    timeout_duration: float = key(
+        Duration(), "A call without an answer's head after this is cut and is a failure.", default=30.0, example=30
+    )
+    reset_timeout: float = key(Duration(), "From open to half-open.", default=60.0, example=60)
+    half_open_requests: int = key(
+        Integer(1, 10_000), "So many trial calls, all of which have to go well to close it.", default=3
+    )
+    failure_on: frozenset[str] = key(
+        ListOf(Failure("connect", "timeout", "reset", "5xx"), minimum=1, maximum=64, into=frozenset),
+        "What is a failure.",
+        default=frozenset({"connect", "timeout", "reset", "5xx"}),
+        example=["connect", "timeout", 503],
+    )
 
 
 class CircuitBreaker(Filter):
@@ -25,16 +48,34 @@ class CircuitBreaker(Filter):
 
     name: ClassVar[str] = "circuit_breaker"
     stateful: ClassVar[bool] = True
+    settings_class: ClassVar[Any] = CircuitBreakerSettings
+    doc: ClassVar[str] = "Stop calling what keeps failing, and try it again later."
+    key_docs: ClassVar[dict[str, str]] = {"route": "In place of the listener's, with a state of its own."}
+    by_default: ClassVar[bool] = True
+    protocols: ClassVar[tuple[str, ...]] = ("http", "tcp", "amqp")
+    sides: ClassVar[tuple[str, ...]] = ("outbound",)
+    refused: ClassVar[str] = "is for upstreams only: a failing app is not called less, or again, by its own sidecar"
+    replies: ClassVar[dict[str, int]] = {"circuit_open": 503}
 
-    def __init__(self, mechanism: Mechanism, settings: Config) -> None:
-        self.mechanism = mechanism
-        self.settings = settings
-        failure_on = settings.failure_on
+    def __init__(self, config: CircuitBreakerSettings, site: Site) -> None:
+        super().__init__(config, site)
+        self.mechanism = Mechanism(
+            config.failure_threshold,
+            config.reset_timeout,
+            config.half_open_requests,
+            site.clock,
+            site.breaker_changed,
+        )
+        self._longest: float = config.timeout_duration
+        failure_on = config.failure_on
         self._kinds = failure_on | ({"malformed"} if "reset" in failure_on else frozenset())
         statuses = {int(item) for item in failure_on if item.isdigit()}
         if "5xx" in failure_on:
             statuses.update(range(500, 600))
         self._statuses = frozenset(statuses)
+
+    def patience(self) -> float:
+        return self._longest
 
     def on_try(self, x: Exchange) -> Reply | None:
         permit = self.mechanism.allow()

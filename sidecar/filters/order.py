@@ -23,18 +23,22 @@ class Place(NamedTuple):
 
 
 ORDER: Final = (
-    Place("timeout", "the deadline counts from the start, waiting included: before anything can wait"),
+    Place("timeout", "the deadline counts from the start, waiting included: before anything can wait", "Timeout"),
     Place("tracing", "whatever happens next, refusals too, has a trace id"),
     Place("request_id", "... and a request id"),
     Place("forwarded", "inbound only; changes the head, never refuses, so before those that may"),
     Place("drain", "inbound only; the cheapest refusal first"),
     Place("queue_door", "answers what is asked about queued requests; such a chain goes no further"),
     Place("queue", "stores what all behind it refuse; what paces the traffic is for the deliveries"),
-    Place("host", "changes the head of what is let in"),
-    Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue"),
-    Place("bulkhead", "the last one before the first try: who passes holds a slot until the end"),
-    Place("circuit_breaker", "before each try; after the bulkhead, or a half-open permit would be spent on waiting"),
-    Place("retry", "after the breaker, so that a failure is counted before it is decided whether to go on"),
+    Place("host", "changes the head of what is let in", "Host"),
+    Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue", "RateLimit"),
+    Place("bulkhead", "the last one before the first try: who passes holds a slot until the end", "Bulkhead"),
+    Place(
+        "circuit_breaker",
+        "before each try; after the bulkhead, or a half-open permit would be spent on waiting",
+        "CircuitBreaker",
+    ),
+    Place("retry", "after the breaker, so that a failure is counted before it is decided whether to go on", "Retry"),
     Place("metrics", "by then everything about the exchange is known"),
     Place("connection_metrics", "the same over TCP"),
     Place("access_log", "likewise"),
@@ -48,7 +52,7 @@ DECLARING: Final[tuple[Any, ...]] = tuple(
     getattr(importlib.import_module(f"sidecar.filters.{place.name}"), place.filter) for place in ORDER if place.filter
 )
 #: Filters that remember something of each exchange have the same place for it in all chains: these, then others.
-STATEFUL: Final = ("bulkhead", "circuit_breaker", "queue", *(it.name for it in DECLARING if it.stateful))
+STATEFUL: Final = ("queue", *(it.name for it in DECLARING if it.stateful))
 
 for _filter in DECLARING:
     declare(_filter)

@@ -3,19 +3,63 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from sidecar.config.model import Retry as Config
+from sidecar.config.containers import ListOf
+from sidecar.config.declared import Settings, key
+from sidecar.config.values import Boolean, Duration, Enum, Failure, Integer, Method
+from sidecar.core.methods import IDEMPOTENT
 from sidecar.core.replies import NOT_DELIVERED
 from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE
-from sidecar.exchange.filter import Again, Filter
+from sidecar.exchange.filter import Again, Filter, Site
 from sidecar.resilience.backoff import Backoff, parse_retry_after
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
     from sidecar.exchange.message import ResponseHead
     from sidecar.exchange.request import Request
+
+
+class RetrySettings(Settings):
+    """``max_attempts`` counts the first try; delays are seconds; ``methods`` are upper case."""
+
+    short = "max_attempts"
+
+    max_attempts: int = key(Integer(1, 20), "Most tries, the first included.", default=3)
+    backoff_type: str = key(Enum("exponential", "linear", "constant"), "How the delays grow.", default="exponential")
+    initial_delay: float = key(Duration(zero=True), "Before the second try.", default=1.0, example=1)
+    max_delay: float = key(Duration(zero=True), "The longest delay.", default=30.0, example="30s")
+    jitter: bool = key(
+        Boolean(), "Spread the delays at random, so that clients do not come back all at once.", default=True
+    )
+    on: frozenset[str] = key(
+        ListOf(Failure("connect", "reset", "timeout", "5xx"), minimum=1, maximum=64, into=frozenset),
+        "What is tried again.",
+        default=frozenset({"connect", "reset", "502", "503", "504"}),
+        example=["connect", "reset", 502, 503, 504],
+        protocols=("http",),
+    )
+    methods: frozenset[str] = key(
+        ListOf(Method(), minimum=1, maximum=64, into=frozenset),
+        "Methods that may be repeated.",
+        default=IDEMPOTENT,
+        example=["GET"],
+        protocols=("http",),
+    )
+
+    @staticmethod
+    def check(given: Sequence[Any], protocol: str) -> None:
+        for fields in given:
+            if not fields.known("initial_delay", "max_delay"):
+                continue
+            initial, longest = fields.value("initial_delay"), fields.value("max_delay")
+            if initial > longest:
+                fields.place.report(
+                    "has an initial_delay above its max_delay",
+                    found=f"initial_delay {initial:g} s, max_delay {longest:g} s",
+                    allowed="initial_delay at most max_delay",
+                )
 
 
 class Retry(Filter):
@@ -29,13 +73,18 @@ class Retry(Filter):
     """
 
     name: ClassVar[str] = "retry"
+    settings_class: ClassVar[Any] = RetrySettings
+    doc: ClassVar[str] = "Try again, later and elsewhere."
+    by_default: ClassVar[bool] = True
+    protocols: ClassVar[tuple[str, ...]] = ("http", "tcp", "amqp")
+    sides: ClassVar[tuple[str, ...]] = ("outbound",)
+    refused: ClassVar[str] = "is for upstreams only: a failing app is not called less, or again, by its own sidecar"
 
-    def __init__(
-        self, config: Config, backoff: Backoff, clock: Callable[[], float], wall: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, config: RetrySettings, site: Site, wall: Callable[[], float] = time.time) -> None:
+        super().__init__(config, site)
         self._config = config
-        self._backoff = backoff
-        self._clock = clock
+        self._backoff = Backoff(config.initial_delay, config.max_delay, site.rng, config.backoff_type, config.jitter)
+        self._clock = site.clock
         self._wall = wall
         #: Answers after which it is tried again.
         self.statuses = frozenset(int(item) for item in config.on if item.isdigit()) | (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.config.model import IDEMPOTENT
+from sidecar.core.methods import IDEMPOTENT
 from sidecar.core.replies import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
 from sidecar.exchange.attempt import MALFORMED, RACE, RESET, Attempt
 from sidecar.exchange.exchange import STALLED, Exchange

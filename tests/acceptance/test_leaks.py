@@ -21,8 +21,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Bulkhead, Limits, Retry, Timeout
+from sidecar.config.model import Limits
 from sidecar.core.instance import Instance
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from support.plane import Peer, Plane, plane, run, until
 from support.processes import free_port, wait_for
 
@@ -313,9 +316,9 @@ def test_clients_that_leave_at_every_stage_leave_nothing_behind() -> None:
 
     async def main() -> None:
         settings: dict[str, Any] = {
-            "retry": Retry(initial_delay=0.2, max_delay=1),
-            "bulkhead": Bulkhead(max_requests=60, max_connections=70, max_pending=30, pending_timeout=1),
-            "timeout": Timeout(request=3, idle=5, head=2, keepalive=1),
+            "retry": RetrySettings(initial_delay=0.2, max_delay=1),
+            "bulkhead": BulkheadSettings(max_requests=60, max_connections=70, max_pending=30, pending_timeout=1),
+            "timeout": TimeoutSettings(request=3, idle=5, head=2, keepalive=1),
             "limits": Limits(body=1000),
             "circuit_breaker": None,
         }

@@ -10,11 +10,13 @@ from aiohttp import web
 
 from sidecar.admin.connection_limit import Door
 from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.model import CircuitBreaker, Match, Route
+from sidecar.config.model import Match
 from sidecar.endpoints.endpoint import Endpoint
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.admin import Client, Reply, serving, with_admin
 from support.fake_spool import FakeSpool, damaged, letter, message
 from support.json_schema import problems, resolve
+from support.ports import route_of
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
 
 
@@ -78,7 +80,7 @@ def test_the_document_is_well_formed() -> None:
 def everything() -> FakeRunning:
     """A sidecar in which no list is empty."""
     it = running("ollama", registry=FakeRegistry(), changes=["drain: changed"])
-    routes = (Route(match=Match(path="/a"), circuit_breaker=CircuitBreaker()),)
+    routes = (route_of(match=Match(path="/a"), circuit_breaker=CircuitBreakerSettings()),)
     it.upstreams["redis"] = upstream = FakeUpstream("redis", routes=routes)
     upstream.endpoints.append(Endpoint("::1", 6379, state="warning"))
     upstream.stats.requests["GET", 200] += 1

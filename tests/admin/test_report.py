@@ -10,19 +10,21 @@ import pytest
 from sidecar.admin import report
 from sidecar.agent import snapshots
 from sidecar.agent.lifecycle import Agent
-from sidecar.config.model import CircuitBreaker, Match, Route
+from sidecar.config.model import Match, Route
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
 from sidecar.core.stats import FilterStats, QueueStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Expansion
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.names import FakeNames, settled
+from support.ports import route_of
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
 
 ROUTES = (
     Route(match=Match(path="/shared/*")),
-    Route(match=Match(path="/off/*"), circuit_breaker=None),
-    Route(match=Match(path="/own/*"), circuit_breaker=CircuitBreaker()),
+    route_of(match=Match(path="/off/*"), circuit_breaker=None),
+    route_of(match=Match(path="/own/*"), circuit_breaker=CircuitBreakerSettings()),
 )
 
 

@@ -7,21 +7,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sidecar.config.model import (
-    Bulkhead,
-    CircuitBreaker,
-    Inbound,
-    Limits,
-    Match,
-    RateLimit,
-    Retry,
-    Route,
-    Timeout,
-    Upstream,
-)
+from sidecar.config.model import Inbound, Limits, Match, Route, Upstream
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.order import ORDER, RANK
+from sidecar.filters.rate_limit import RateLimitSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import OPEN
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, until
+from support.ports import inbound_of, route_of, upstream_of
 
 
 def with_listener(config: Inbound | Upstream, check: Callable[[Live], None]) -> None:
@@ -44,47 +39,47 @@ def route_chain(live: Live, number: int = 0) -> Any:
     return live.listener.routes._routes[number][3].chain  # type: ignore[attr-defined]
 
 
-_ORDER = ["Timeouts", "Tracing", "RequestId", "Forwarded", "Drain", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry",
+_ORDER = ["Timeout", "Tracing", "RequestId", "Forwarded", "Drain", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry",
           "Metrics", "AccessLog"]  # fmt: skip
-_LIMIT = RateLimit(rate=1.0, burst=1)
+_LIMIT = RateLimitSettings(rate=1.0, burst=1)
 
 
 def test_outbound_http() -> None:
     def check(live: Live) -> None:
         assert names(live) == [name for name in _ORDER if name not in ("Forwarded", "Drain")]
 
-    with_listener(Upstream(name="up", bind=ANY_PORT, rate_limit=_LIMIT), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, rate_limit=_LIMIT), check)
 
 
 def test_inbound_http() -> None:
     def check(live: Live) -> None:
         assert names(live) == [name for name in _ORDER if name not in ("CircuitBreaker", "Retry")]
 
-    with_listener(Inbound(bind=ANY_PORT, rate_limit=_LIMIT), check)
+    with_listener(inbound_of(bind=ANY_PORT, rate_limit=_LIMIT), check)
 
 
 def test_outbound_tcp() -> None:
     def check(live: Live) -> None:
         assert names(live) == [
-            "Timeouts", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry", "ConnectionMetrics", "AccessLog",
+            "Timeout", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry", "ConnectionMetrics", "AccessLog",
         ]  # fmt: skip
 
-    with_listener(Upstream(name="up", bind=ANY_PORT, protocol="tcp", rate_limit=_LIMIT), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, protocol="tcp", rate_limit=_LIMIT), check)
 
 
 def test_inbound_tcp() -> None:
     def check(live: Live) -> None:
-        assert names(live) == ["Timeouts", "Drain", "Bulkhead", "ConnectionMetrics", "AccessLog"]
+        assert names(live) == ["Timeout", "Drain", "Bulkhead", "ConnectionMetrics", "AccessLog"]
 
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
 
 
 def test_what_is_off_is_not_there() -> None:
     def check(live: Live) -> None:
-        assert names(live) == ["Timeouts", "Tracing", "RequestId", "Metrics", "AccessLog"]
+        assert names(live) == ["Timeout", "Tracing", "RequestId", "Metrics", "AccessLog"]
         assert live.listener.breakers == ()
 
-    with_listener(Upstream(name="up", bind=ANY_PORT, bulkhead=None, circuit_breaker=None, retry=None), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, bulkhead=None, circuit_breaker=None, retry=None), check)
 
 
 def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
@@ -96,8 +91,8 @@ def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
         assert ranks == sorted(ranks)
         of_chains.update(f.name for f in live.listener.chain.filters)
 
-    with_listener(Inbound(bind=ANY_PORT, rate_limit=_LIMIT), check)
-    with_listener(Upstream(name="up", bind=ANY_PORT, host="a", protocol="http"), check)
+    with_listener(inbound_of(bind=ANY_PORT, rate_limit=_LIMIT), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", protocol="http"), check)
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
     assert of_chains | {"queue", "queue_door", "delivered"} == RANK.keys()
 
@@ -120,12 +115,14 @@ def test_a_route_shares_what_it_inherits_and_has_the_rest_for_itself() -> None:
         assert route_chain(live, 1).patience == 7.0
 
     routes = (
-        Route(match=Match(path="/a", headers={"x-a": "b"}), rate_limit=_LIMIT, retry=None),
-        Route(
-            match=Match(path="/b"), circuit_breaker=CircuitBreaker(timeout_duration=7.0), timeout=Timeout(request=9.0)
+        route_of(match=Match(path="/a", headers={"x-a": "b"}), rate_limit=_LIMIT, retry=None),
+        route_of(
+            match=Match(path="/b"),
+            circuit_breaker=CircuitBreakerSettings(timeout_duration=7.0),
+            timeout=TimeoutSettings(request=9.0),
         ),
     )
-    with_listener(Upstream(name="up", bind=ANY_PORT, rate_limit=_LIMIT, routes=routes), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, rate_limit=_LIMIT, routes=routes), check)
 
 
 def test_a_route_of_an_inbound_listener_has_no_breaker() -> None:
@@ -137,19 +134,21 @@ def test_a_route_of_an_inbound_listener_has_no_breaker() -> None:
 
 def test_a_reload_keeps_the_state_of_what_did_not_change() -> None:
     async def main() -> None:
-        config = Upstream(
+        config = upstream_of(
             name="up",
             bind=ANY_PORT,
             retry=None,
-            circuit_breaker=CircuitBreaker(failure_threshold=1),
-            rate_limit=RateLimit(rate=1.0, burst=3),
-            routes=(Route(match=Match(path="/r", headers={"x-a": "b"}), rate_limit=RateLimit(rate=1.0, burst=1)),),
+            circuit_breaker=CircuitBreakerSettings(failure_threshold=1),
+            rate_limit=RateLimitSettings(rate=1.0, burst=3),
+            routes=(
+                route_of(match=Match(path="/r", headers={"x-a": "b"}), rate_limit=RateLimitSettings(rate=1.0, burst=1)),
+            ),
         )
         async with Origin(ok(status="500 no")) as origin, Live(config, origin.port) as live:
             before, before_route = filters(live), filters(live, route_chain(live))
             await fetch(live.port)
             assert live.breaker_states == [OPEN]
-            live.reload(timeout=Timeout(request=7.0), retry=Retry(), limits=Limits(body=5))
+            live.reload(timeout=TimeoutSettings(request=7.0), retry=RetrySettings(), limits=Limits(body=5))
             after, after_route = filters(live), filters(live, route_chain(live))
             for name in ("CircuitBreaker", "RateLimit", "Bulkhead", "Metrics"):
                 assert after[name] is before[name]
@@ -158,7 +157,7 @@ def test_a_reload_keeps_the_state_of_what_did_not_change() -> None:
             assert live.listener.timeout.request == 7.0
             assert live.listener.limits.body == 5
             assert (await fetch(live.port)).error == "circuit_open"
-            live.reload(circuit_breaker=CircuitBreaker(failure_threshold=2), rate_limit=None)
+            live.reload(circuit_breaker=CircuitBreakerSettings(failure_threshold=2), rate_limit=None)
             assert (await fetch(live.port)).status == 500
             assert filters(live)["Bulkhead"] is before["Bulkhead"]
             live.reload(routes=())
@@ -175,11 +174,11 @@ def test_a_reload_counts_what_is_under_way() -> None:
             await gate.wait()
             return ok()
 
-        config = Upstream(name="up", bind=ANY_PORT, bulkhead=Bulkhead(max_requests=2, max_pending=0))
+        config = upstream_of(name="up", bind=ANY_PORT, bulkhead=BulkheadSettings(max_requests=2, max_pending=0))
         async with Origin(held) as origin, Live(config, origin.port) as live:
             clients = [asyncio.ensure_future(fetch(live.port)) for _ in range(2)]
             await until(lambda: len(origin.requests) == 2)
-            live.reload(bulkhead=replace(config.bulkhead, max_requests=3))  # type: ignore[type-var]
+            live.reload(bulkhead=replace(config.policies["bulkhead"], max_requests=3))
             clients.append(asyncio.ensure_future(fetch(live.port)))
             await until(lambda: len(origin.requests) == 3)
             assert (await fetch(live.port)).error == "overloaded"

@@ -11,13 +11,17 @@ import pytest
 
 from sidecar.amqp.admission import NO_BROKER, OVERLOADED, QUIET_SECONDS, Admission
 from sidecar.config import model
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.net.listen import Acceptor
 from sidecar.resilience.breaker import CLOSED, OPEN
 from support.amqp import GREETING, Peer, Stage, close, start, tune
 from support.clock import Clock
 from support.kept import KeptStage
+from support.ports import upstream_of
 
-BREAKER = model.CircuitBreaker(failure_threshold=1, reset_timeout=60.0)
+BREAKER = CircuitBreakerSettings(failure_threshold=1, reset_timeout=60.0)
 
 
 class _Acceptor:
@@ -305,7 +309,7 @@ def test_with_a_spool_clients_come_in_and_an_open_breaker_closes() -> None:
 
 
 def test_it_is_shut_while_every_place_is_taken() -> None:
-    stage = Stage(upstream={"bulkhead": model.Bulkhead(max_connections=2)})
+    stage = Stage(upstream={"bulkhead": BulkheadSettings(max_connections=2)})
     first, broker = stage.open(1)
     assert refusing(stage) == []
     stage.open(1)
@@ -327,7 +331,7 @@ def test_the_same_for_clients_that_have_said_nothing() -> None:
 
 
 def test_who_has_waited_too_long_for_a_place_is_sent_away() -> None:
-    stage = Stage(upstream={"bulkhead": model.Bulkhead(max_connections=1, max_pending=1, pending_timeout=5.0)})
+    stage = Stage(upstream={"bulkhead": BulkheadSettings(max_connections=1, max_pending=1, pending_timeout=5.0)})
     stage.open(1)
     second = arrives(stage)
     stage.advance(5.1)
@@ -337,10 +341,10 @@ def test_who_has_waited_too_long_for_a_place_is_sent_away() -> None:
 
 
 def test_more_places_by_a_reload_open_it() -> None:
-    stage = Stage(upstream={"bulkhead": model.Bulkhead(max_connections=1)})
+    stage = Stage(upstream={"bulkhead": BulkheadSettings(max_connections=1)})
     stage.open(1)
-    config = model.Upstream(
-        name="rabbit", bind=stage.listener.bind, protocol="amqp", amqp=stage.config, bulkhead=model.Bulkhead()
+    config = upstream_of(
+        name="rabbit", bind=stage.listener.bind, protocol="amqp", amqp=stage.config, bulkhead=BulkheadSettings()
     )
     stage.listener.assembly.apply(stage.listener, config)
     assert refusing(stage) == []
@@ -348,7 +352,7 @@ def test_more_places_by_a_reload_open_it() -> None:
 
 
 def test_a_rate_that_is_exceeded_is_no_word_about_the_login_either() -> None:
-    stage = Stage(upstream={"rate_limit": model.RateLimit(rate=0.1, burst=1)})
+    stage = Stage(upstream={"rate_limit": RateLimitSettings(rate=0.1, burst=1)})
     stage.open(1)
     client = arrives(stage)
     client.gets_nothing()

@@ -256,7 +256,7 @@ def test_the_values_of_the_example_that_are_defaults_are_those_of_the_model() ->
     ],
 )
 def test_by_default_connections_are_bounded_as_a_brokers_are(upstream: str, expected: int) -> None:
-    bulkhead = config_of(text_of("", upstream)).upstreams["rabbitmq"].bulkhead
+    bulkhead = config_of(text_of("", upstream)).upstreams["rabbitmq"].policies["bulkhead"]
     assert bulkhead is not None
     assert bulkhead.max_connections == expected
-    assert config_of(text_of("", "bulkhead: off,")).upstreams["rabbitmq"].bulkhead is None
+    assert config_of(text_of("", "bulkhead: off,")).upstreams["rabbitmq"].policies["bulkhead"] is None

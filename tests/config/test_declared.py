@@ -102,14 +102,14 @@ def test_one_of_our_own_has_a_key_of_its_name(monkeypatch: pytest.MonkeyPatch) -
     for section in (schema.INBOUND, schema.INBOUND_ROUTE, schema.UPSTREAM, schema.UPSTREAM_ROUTE):
         for attribute in ("keys", "defaults", "declared"):
             monkeypatch.setattr(section, attribute, getattr(section, attribute).copy())
-    monkeypatch.setattr(schema, "DECLARED", {})
+    monkeypatch.setitem(schema.DECLARED, "stamp", declared.declared(Stamp))  # and gone again in the end
     schema.declare(Stamp)
     assert "stamp" not in schema.INBOUND.keys
     assert schema.UPSTREAM.schema()["properties"]["stamp"]["anyOf"][0]["description"] == "How old a stamp may be."
     routes = "routes: [{match: {path: /a}}, {match: {path: /b}, stamp: off}, {match: {path: /c}, stamp: {most: 9}}]"
     config = config_of(text(f"stamp: {{most: 2}}, {routes}"))
     tasks = config.upstreams["tasks"]
-    assert tasks.policies == {"stamp": StampSettings(most=2)}
+    assert tasks.policies["stamp"] == StampSettings(most=2)
     assert [it.policies for it in tasks.routes] == [{}, {"stamp": None}, {"stamp": StampSettings(most=9)}]
     assert effective(config)["upstreams"]["tasks"]["stamp"] == {"most": 2, "age": 60.0}
     other = config_of(text(f"stamp: {{most: 3}}, {routes}"))
@@ -117,4 +117,4 @@ def test_one_of_our_own_has_a_key_of_its_name(monkeypatch: pytest.MonkeyPatch) -
         ("upstreams.tasks.stamp.most", "2", "3")
     ]
     (problem,) = problems_of(text("stamp: {most: 3}", "tcp"))
-    assert (problem.path, problem.message) == ("upstreams.tasks.stamp", "is for http only")
+    assert (problem.path, problem.message) == ("upstreams.tasks.stamp", "is not for protocol tcp")

@@ -71,10 +71,10 @@ def test_values_are_typed_after_substitution() -> None:
     assert config.service.weights.passing == 7
     upstream = config.upstreams["a"]
     assert upstream.bind.port == 810
-    assert upstream.retry is not None
-    assert not upstream.retry.jitter
-    assert upstream.retry.max_delay == 5.0
-    assert upstream.bulkhead is None
+    assert upstream.policies["retry"] is not None
+    assert not upstream.policies["retry"].jitter
+    assert upstream.policies["retry"].max_delay == 5.0
+    assert upstream.policies["bulkhead"] is None
 
 
 def test_a_plain_variable_with_a_number_is_a_number() -> None:

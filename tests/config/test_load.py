@@ -11,23 +11,13 @@ import pytest
 from sidecar.config import host
 from sidecar.config.errors import MAX_PROBLEMS, ConfigError
 from sidecar.config.load import load, load_text
-from sidecar.config.model import (
-    INHERIT,
-    Address,
-    Bulkhead,
-    CircuitBreaker,
-    Config,
-    Discover,
-    Limits,
-    Match,
-    RateLimit,
-    Registry,
-    Retry,
-    Service,
-    StaticEndpoint,
-    Timeout,
-)
+from sidecar.config.model import Address, Config, Discover, Limits, Match, Registry, Service, StaticEndpoint
 from sidecar.core.secret import Secret
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.rate_limit import RateLimitSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from support.configs import FULL, config_of, error_of, problem_of, problems_of
 
 #: The example of the contract, less what this version does not have.
@@ -90,16 +80,16 @@ def test_the_example_of_the_contract(tmp_path: Path) -> None:
     assert config.consul.token.reveal() == "hunter3"
     assert config.admin.token.reveal() == "hunter2"
     assert config.inbound is not None
-    assert config.inbound.rate_limit == RateLimit(rate=100.0, burst=200)
+    assert config.inbound.policies["rate_limit"] == RateLimitSettings(rate=100.0, burst=200)
     [route] = config.inbound.routes
     assert route.match == Match(path="/api/v1/tasks/*", methods=("POST",), headers={"x-priority": "low"})
-    assert route.rate_limit == RateLimit(rate=10.0, burst=10)
-    assert route.bulkhead is INHERIT
+    assert route.policies["rate_limit"] == RateLimitSettings(rate=10.0, burst=10)
+    assert "bulkhead" not in route.policies
     ollama = config.upstreams["ollama"]
     assert ollama.discover == Discover(service="ollama", tag="gpu")
-    assert ollama.bulkhead == Bulkhead(max_connections=100, max_requests=20, max_pending=100)
-    assert ollama.retry == Retry()
-    assert ollama.circuit_breaker == CircuitBreaker()
+    assert ollama.policies["bulkhead"] == BulkheadSettings(max_connections=100, max_requests=20, max_pending=100)
+    assert ollama.policies["retry"] == RetrySettings()
+    assert ollama.policies["circuit_breaker"] == CircuitBreakerSettings()
     assert config.upstreams["redis"].discover == Discover(service="redis")
     assert "hunter" not in repr(config)
 
@@ -143,10 +133,10 @@ def test_defaults_of_a_partial_policy() -> None:
         FULL.replace("127.0.0.1:11434}", "127.0.0.1:11434, timeout: {idle: 1m}, retry: {max_attempts: 5}}")
     )
     ollama = config.upstreams["ollama"]
-    assert ollama.timeout == Timeout(idle=60.0)
-    assert ollama.retry == Retry(max_attempts=5)
+    assert ollama.policies["timeout"] == TimeoutSettings(idle=60.0)
+    assert ollama.policies["retry"] == RetrySettings(max_attempts=5)
     assert ollama.limits == Limits()
-    assert ollama.rate_limit is None
+    assert ollama.policies["rate_limit"] is None
 
 
 @pytest.mark.parametrize("off", ["off", "'off'", "false", "Off", "${OFF}"])
@@ -166,12 +156,10 @@ def test_policies_that_are_off(off: str) -> None:
     )
     upstream = config.upstreams["b"]
     one, other = upstream.routes
-    for policies_of in (upstream, one):
-        assert policies_of.retry is None
-        assert policies_of.circuit_breaker is None
-        assert policies_of.bulkhead is None
-        assert policies_of.rate_limit is None
-    assert one.timeout is other.retry is other.circuit_breaker is other.bulkhead is other.rate_limit is INHERIT
+    none = dict.fromkeys(("retry", "circuit_breaker", "bulkhead", "rate_limit"))
+    assert upstream.policies.items() >= none.items()
+    assert one.policies == none
+    assert other.policies == {}
 
 
 def test_details_of_values() -> None:
@@ -196,16 +184,16 @@ def test_details_of_values() -> None:
         StaticEndpoint(address=Address("c", 1)),
         StaticEndpoint(address=Address("::1", 2), weight=3),
     )
-    assert upstream.circuit_breaker is not None
-    assert upstream.circuit_breaker.timeout_duration == 30.0
-    assert upstream.circuit_breaker.failure_on == {"502", "503", "5xx", "connect"}
-    assert upstream.retry is not None
-    assert upstream.retry.on == {"timeout", "429"}
-    assert upstream.retry.methods == {"GET", "POST"}
-    assert upstream.rate_limit == RateLimit(rate=0.5, burst=1)
+    assert upstream.policies["circuit_breaker"] is not None
+    assert upstream.policies["circuit_breaker"].timeout_duration == 30.0
+    assert upstream.policies["circuit_breaker"].failure_on == {"502", "503", "5xx", "connect"}
+    assert upstream.policies["retry"] is not None
+    assert upstream.policies["retry"].on == {"timeout", "429"}
+    assert upstream.policies["retry"].methods == {"GET", "POST"}
+    assert upstream.policies["rate_limit"] == RateLimitSettings(rate=0.5, burst=1)
     [route] = upstream.routes
     assert route.match == Match(methods=("PATCH",), headers={"x-tier": "go*"})
-    assert route.rate_limit == RateLimit(rate=2.5, burst=3, key="header:x-id")
+    assert route.policies["rate_limit"] == RateLimitSettings(rate=2.5, burst=3, key="header:x-id")
 
 
 def test_anchors_spare_repetition() -> None:
@@ -217,7 +205,8 @@ def test_anchors_spare_repetition() -> None:
           d: {<<: *b, bind: 127.0.0.1:2}
         """
     )
-    assert config.upstreams["d"].retry == config.upstreams["b"].retry == Retry(max_attempts=7)
+    upstreams = config.upstreams
+    assert upstreams["d"].policies["retry"] == upstreams["b"].policies["retry"] == RetrySettings(max_attempts=7)
 
 
 # Errors
@@ -398,7 +387,7 @@ upstreams:
 """
     config = config_of(text)
     assert config.inbound is not None
-    assert config.inbound.timeout == Timeout(idle=0.0)
-    assert config.upstreams["quiet"].timeout == Timeout(connect=3.0, idle=0.0)
-    assert config.upstreams["asked"].timeout == Timeout(idle=3.0)
-    assert config.upstreams["http"].timeout == Timeout(connect=3.0, idle=300.0)
+    assert config.inbound.policies["timeout"] == TimeoutSettings(idle=0.0)
+    assert config.upstreams["quiet"].policies["timeout"] == TimeoutSettings(connect=3.0, idle=0.0)
+    assert config.upstreams["asked"].policies["timeout"] == TimeoutSettings(idle=3.0)
+    assert config.upstreams["http"].policies["timeout"] == TimeoutSettings(connect=3.0, idle=300.0)

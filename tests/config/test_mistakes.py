@@ -134,7 +134,7 @@ def test_what_is_right(text: str) -> None:
 
 def test_a_default_yields_to_what_is_shorter() -> None:
     config = load_text(UP % "timeout: {request: 10ms}", "sidecar.yaml", {})
-    assert config.upstreams["b"].timeout.connect == 0.01
+    assert config.upstreams["b"].policies["timeout"].connect == 0.01
 
 
 @pytest.mark.parametrize(("text", "share"), [("10%", 0.1), ("0%", 0), ("100%", 1), ("0.5%", 0.005), ("0.25", 0.25)])
@@ -145,7 +145,7 @@ def test_a_share_may_be_a_percentage(text: str, share: float) -> None:
 def test_keys_for_anchors() -> None:
     text = "x-often: &often {max_attempts: 5}\nx-more: [1, {a: ${UNSET}}]\n" + UP % "retry: *often"
     config = load_text(text, "sidecar.yaml", {})
-    retry = config.upstreams["b"].retry
+    retry = config.upstreams["b"].policies["retry"]
     assert retry is not None
     assert retry.max_attempts == 5
     [problem] = problems_of(UP % "x-mine: 1")  # at the top only: elsewhere it may be a mistake

@@ -14,19 +14,27 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.config.model import Bulkhead, CircuitBreaker, RateLimit, Retry, Timeout, Upstream
+from sidecar.config.model import Upstream
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.rate_limit import RateLimitSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import CLOSED
 from support.live import ANY_PORT, Live, fetch, ok, run, until
+from support.ports import upstream_of
 from support.processes import free_port
 
-_HTTP = Upstream(
+_HTTP = upstream_of(
     name="up",
     bind=ANY_PORT,
-    timeout=Timeout(request=3.0, idle=2.0, connect=1.0),
-    retry=Retry(initial_delay=0.2, on=frozenset({"connect", "reset", "timeout", "5xx"})),
-    circuit_breaker=CircuitBreaker(failure_threshold=4, timeout_duration=1.0, reset_timeout=1.0, half_open_requests=2),
-    bulkhead=Bulkhead(max_connections=6, max_requests=6, max_pending=5, pending_timeout=1.0),
-    rate_limit=RateLimit(rate=200.0, burst=20),
+    timeout=TimeoutSettings(request=3.0, idle=2.0, connect=1.0),
+    retry=RetrySettings(initial_delay=0.2, on=frozenset({"connect", "reset", "timeout", "5xx"})),
+    circuit_breaker=CircuitBreakerSettings(
+        failure_threshold=4, timeout_duration=1.0, reset_timeout=1.0, half_open_requests=2
+    ),
+    bulkhead=BulkheadSettings(max_connections=6, max_requests=6, max_pending=5, pending_timeout=1.0),
+    rate_limit=RateLimitSettings(rate=200.0, burst=20),
 )
 _TCP = replace(_HTTP, protocol="tcp")
 

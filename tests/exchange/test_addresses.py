@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from sidecar.config.model import Address, Upstream
 from sidecar.core.instance import Instance
 from support.live import ANY_PORT, Live, Origin, fetch, ok, run, until
+from support.ports import upstream_of
 from support.silent import Silent
 
 HOST = "two.test"
 
 
-def http(**more: object) -> Upstream:
-    return Upstream(name="up", bind=ANY_PORT, retry=None, circuit_breaker=None, **more)  # type: ignore[arg-type]
+def http(**more: Any) -> Upstream:
+    return upstream_of(name="up", bind=ANY_PORT, retry=None, circuit_breaker=None, **more)
 
 
 def addresses(live: Live, *addresses: Address) -> None:

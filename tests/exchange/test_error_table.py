@@ -7,9 +7,14 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from sidecar.config.model import Bulkhead, CircuitBreaker, Limits, RateLimit, Retry, Timeout
+from sidecar.config.model import Limits
 from sidecar.core.instance import Instance
 from sidecar.core.replies import STATUS
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.rate_limit import RateLimitSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from support.plane import Answer, Peer, Plane, in_plane, silent_port, until
 from support.processes import free_port
 
@@ -78,7 +83,7 @@ def test_rate_limited() -> None:
         client.send(GET)  # the connection is still good
         await upstream.head()
 
-    in_plane(test, rate_limit=RateLimit(rate=0.1, burst=1))
+    in_plane(test, rate_limit=RateLimitSettings(rate=0.1, burst=1))
 
 
 def test_no_endpoints() -> None:
@@ -101,7 +106,7 @@ def test_circuit_open() -> None:
         client.send(GET)
         check(await client.answer(), "circuit_open", retry_after=True)
 
-    in_plane(test, circuit_breaker=CircuitBreaker(failure_threshold=1))
+    in_plane(test, circuit_breaker=CircuitBreakerSettings(failure_threshold=1))
 
 
 def test_overloaded() -> None:
@@ -122,7 +127,7 @@ def test_overloaded() -> None:
         upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
         assert (await third.answer()).status == 200
 
-    in_plane(test, bulkhead=Bulkhead(max_requests=1, max_pending=1))
+    in_plane(test, bulkhead=BulkheadSettings(max_requests=1, max_pending=1))
 
 
 def test_too_many_clients() -> None:
@@ -216,12 +221,12 @@ def test_bad_upstream() -> None:
 @pytest.mark.parametrize(
     ("timeout", "breaker", "seconds"),
     [
-        (Timeout(request=3), CircuitBreaker(), 3.1),
-        (Timeout(request=30), CircuitBreaker(timeout_duration=2), 2.1),
-        (Timeout(request=30, total=4), None, 4.1),
+        (TimeoutSettings(request=3), CircuitBreakerSettings(), 3.1),
+        (TimeoutSettings(request=30), CircuitBreakerSettings(timeout_duration=2), 2.1),
+        (TimeoutSettings(request=30, total=4), None, 4.1),
     ],
 )
-def test_timeout(timeout: Timeout, breaker: CircuitBreaker | None, seconds: float) -> None:
+def test_timeout(timeout: TimeoutSettings, breaker: CircuitBreakerSettings | None, seconds: float) -> None:
     async def test(plane: Plane) -> None:
         client = await get(plane)
         upstream = await plane.upstream.accepted()
@@ -256,4 +261,4 @@ def test_a_retry_is_told_apart_from_an_answer() -> None:
         assert (await client.answer()).status == 200
         assert plane.stats.retries == {"503": 1}
 
-    in_plane(test, upstreams=2, retry=Retry())
+    in_plane(test, upstreams=2, retry=RetrySettings())

@@ -6,9 +6,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sidecar.config.model import Timeout
 from sidecar.core import replies as errors
 from sidecar.exchange.filter import Chain, Filter, FilterError, check
+from sidecar.exchange.times import Times
+
+TIMES = Times(connect=1.0, request=30.0, idle=300.0, total=0.0, head=10.0, keepalive=4.0)
 
 
 class Asks(Filter):
@@ -26,7 +28,7 @@ class AsksAndEnds(Asks):
 
 def test_a_chain_holds_the_hooks_that_are_overridden() -> None:
     first, second = Asks(), AsksAndEnds()
-    chain = Chain([first, second], Timeout(), 5.0)
+    chain = Chain([first, second], TIMES, 5.0)
     assert chain.on_request == (first.on_request, second.on_request)
     assert chain.on_end == (second.on_end,)
     assert not any((chain.on_try, chain.on_answer, chain.on_failure, chain.on_connected, chain.on_body))
@@ -37,8 +39,8 @@ def test_a_chain_holds_the_hooks_that_are_overridden() -> None:
 def test_only_those_that_say_so_have_a_place_for_state() -> None:
     second = AsksAndEnds()
     second.place = 2
-    assert Chain([Asks()], Timeout(), 5.0).blank == []
-    assert Chain([Asks(), second], Timeout(), 5.0).blank == [None, None, None]
+    assert Chain([Asks()], TIMES, 5.0).blank == []
+    assert Chain([Asks(), second], TIMES, 5.0).blank == [None, None, None]
 
 
 def test_good_ones_pass() -> None:

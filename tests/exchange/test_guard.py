@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from sidecar.config.model import CircuitBreaker, Upstream
+from sidecar.config.model import Upstream
 from sidecar.core.replies import Reply
-from sidecar.exchange.filter import HELD, Again, Answer, Filter, Site, Wait
+from sidecar.exchange.filter import HELD, Again, Answer, Filter, Wait
 from sidecar.exchange.guard import QUIET_SECONDS, VERDICTS, Guard
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.clock import Clock
 from support.foreign import HTTP, TCP, foreign, using
 from support.live import Live, Origin, fetch, ok, run, until
+from support.ports import changed, site
 from support.processes import free_port
 
 
@@ -233,7 +234,7 @@ def test_an_error_that_is_about_to_be_answered_stands() -> None:
 def test_tcp(hook: str) -> None:
     async def main() -> None:
         witness = Witness()
-        config = using(replace(TCP, circuit_breaker=CircuitBreaker()), raising(hook), witness.filter)
+        config = using(changed(TCP, circuit_breaker=CircuitBreakerSettings()), raising(hook), witness.filter)
         async with Origin() as origin, Live(config, origin.port) as live:
             if hook == "on_failure":
                 live.endpoints(free_port())
@@ -283,8 +284,7 @@ def test_its_own_hooks_alone_are_guarded() -> None:
 
 
 def guard(clock: Clock, failures: dict[str, int]) -> Guard:
-    site: Any = Site("up", "outbound", "http", clock, None, {})  # type: ignore[arg-type]
-    return Guard("it", site, failures)
+    return Guard("it", site(clock), failures)
 
 
 def fails(*_: object) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from sidecar.config.model import Address, Inbound, Limits, Upstream
 from sidecar.exchange.listener import MAX_REFUSED, ListenerError
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, read_answer, run, settle, until
+from support.ports import upstream_of
 
 _CONFIG = Upstream(name="up", bind=ANY_PORT)
 
@@ -234,7 +235,7 @@ def test_an_idle_connection_is_found_behind_any_number_of_busy_ones() -> None:
             return b""
 
         busy = 100
-        config = Upstream(name="up", bind=ANY_PORT, limits=Limits(connections=busy + 2), bulkhead=None)
+        config = upstream_of(name="up", bind=ANY_PORT, limits=Limits(connections=busy + 2), bulkhead=None)
         async with Origin(never) as origin, Live(config, origin.port) as live:
             requests = [asyncio.ensure_future(fetch(live.port)) for _ in range(busy)]
             await until(lambda: len(origin.requests) == busy)

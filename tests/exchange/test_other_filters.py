@@ -11,12 +11,16 @@ import pytest
 
 from sidecar.admin import report
 from sidecar.config.declared import Settings, Used, key
-from sidecar.config.model import Match, RateLimit, Retry, Route, Timeout
+from sidecar.config.model import Match, Route
 from sidecar.config.values import Text
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Again, Answer, Wait
+from sidecar.filters.rate_limit import RateLimitSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from support.foreign import HTTP, TCP, foreign, used, using
 from support.live import Live, Origin, fetch, ok, read_answer, run, until
+from support.ports import changed
 from support.processes import free_port
 
 
@@ -171,7 +175,7 @@ def test_another_try() -> None:
         def on_answer(x: Any, head: Any) -> Again | None:
             return Again(2.0, "busy") if head.status == 202 and x.attempts < 3 else None
 
-        config = using(replace(HTTP, retry=None), foreign(on_answer=hook_of_two(on_answer)))
+        config = using(changed(HTTP, retry=None), foreign(on_answer=hook_of_two(on_answer)))
         async with Origin(ok(status="202 Accepted")) as origin, Live(config, origin.port) as live:
             client = asyncio.ensure_future(fetch(live.port, method="POST", body=b"abc"))
             for tries in (1, 2):
@@ -192,7 +196,7 @@ def test_another_try_after_a_failure(config: Any) -> None:
         def on_failure(x: Any, kind: str) -> Again | Reply:
             return Again(0.0, "mine") if x.attempts < 2 else Reply("overloaded", f"after a {kind}")
 
-        config_ = using(replace(config, retry=None), foreign(on_failure=hook_of_two(on_failure)))
+        config_ = using(changed(config, retry=None), foreign(on_failure=hook_of_two(on_failure)))
         async with Live(config_, free_port(), free_port()) as live:
             answer = await fetch(live.port)
             assert answer.error == ("overloaded" if config is HTTP else "")
@@ -331,7 +335,11 @@ def test_a_reload_keeps_what_did_not_change() -> None:
         async with Origin() as origin, Live(config, origin.port) as live:
             await fetch(live.port)
             before = live.listener.chain.filters
-            live.reload(timeout=Timeout(request=7.0), retry=Retry(), rate_limit=RateLimit(rate=100.0, burst=10))
+            live.reload(
+                timeout=TimeoutSettings(request=7.0),
+                retry=RetrySettings(),
+                rate_limit=RateLimitSettings(rate=100.0, burst=10),
+            )
             await fetch(live.port)
             after = live.listener.chain.filters
             assert [f for f in before if f.name == "counting"] == [f for f in after if f.name == "counting"]

@@ -11,21 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.model import Inbound, Match, RateLimit, Route, Timeout
+from sidecar.config.model import Match, Route
 from sidecar.endpoints.balancers import create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import Chain
 from sidecar.exchange.routes import Route as Target
 from sidecar.exchange.routes import Routes, glob, normal
+from sidecar.exchange.times import Times
+from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.http.h1.head import RequestBlock
 from support.clock import Clock
 from support.http import request
 from support.live import ANY_PORT, Live, Origin, fetch, run
+from support.ports import inbound_of, route_of
 
 
 def routes(*matches: Match) -> Routes:
     """Routes to clusters whose name is their number."""
-    chain, rng = Chain((), Timeout(), 1.0), random.Random(1)
+    chain, rng = Chain((), Times(1.0, 30.0, 300.0, 0.0, 10.0, 4.0), 1.0), random.Random(1)
     clusters = [Cluster(str(n), create("round_robin", rng), Clock(), rng) for n in range(len(matches))]
     return Routes([(match, Target(chain, cluster)) for match, cluster in zip(matches, clusters, strict=True)])
 
@@ -165,12 +168,12 @@ def test_a_match_takes_about_a_microsecond() -> None:
 
 def test_policies_of_a_route_replace_those_of_the_listener() -> None:
     async def main() -> None:
-        config = Inbound(
+        config = inbound_of(
             bind=ANY_PORT,
-            rate_limit=RateLimit(rate=1.0, burst=2),
+            rate_limit=RateLimitSettings(rate=1.0, burst=2),
             routes=(
-                Route(match=Match(path="/own"), rate_limit=RateLimit(rate=1.0, burst=1)),
-                Route(match=Match(path="/off"), rate_limit=None),
+                route_of(match=Match(path="/own"), rate_limit=RateLimitSettings(rate=1.0, burst=1)),
+                route_of(match=Match(path="/off"), rate_limit=None),
                 Route(match=Match(path="/shared", headers={"x-a": "b"})),
             ),
         )

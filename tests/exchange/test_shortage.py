@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import CircuitBreaker, Upstream
+from sidecar.config.model import Upstream
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.net.shortage import SHORTAGE
 from support.live import ANY_PORT, Live, Origin, fetch, ok, run, until
+from support.ports import upstream_of
 
-_BREAKER = CircuitBreaker(failure_threshold=1)
+_BREAKER = CircuitBreakerSettings(failure_threshold=1)
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def lacking(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL])
 def test_neither_the_endpoint_nor_the_upstream_is_blamed(lacking: list[int], number: int) -> None:
     async def main() -> None:
-        config = Upstream(name="up", bind=ANY_PORT, circuit_breaker=_BREAKER)
+        config = upstream_of(name="up", bind=ANY_PORT, circuit_breaker=_BREAKER)
         async with Origin(ok()) as origin, Live(config, origin.port) as live:
             for _ in range(3):
                 lacking[:] = [number]
@@ -56,7 +58,7 @@ def test_neither_the_endpoint_nor_the_upstream_is_blamed(lacking: list[int], num
 
 def test_a_half_open_breaker_gets_its_permit_back(lacking: list[int]) -> None:
     async def main() -> None:
-        config = Upstream(name="up", bind=ANY_PORT, circuit_breaker=_BREAKER, retry=None)
+        config = upstream_of(name="up", bind=ANY_PORT, circuit_breaker=_BREAKER, retry=None)
         async with Origin(ok()) as origin, Live(config, 1) as live:
             assert (await fetch(live.port)).error == "connect_failed"
             live.endpoints(origin.port)
@@ -99,7 +101,7 @@ def test_an_idle_client_makes_room_too_but_not_one_that_has_just_come(lacking: l
 
 def test_over_tcp(lacking: list[int]) -> None:
     async def main() -> None:
-        config = Upstream(name="up", bind=ANY_PORT, protocol="tcp", circuit_breaker=_BREAKER)
+        config = upstream_of(name="up", bind=ANY_PORT, protocol="tcp", circuit_breaker=_BREAKER)
         async with Origin(ok()) as origin, Live(config, origin.port) as live:
             lacking[:] = [errno.EADDRNOTAVAIL]
             reader, writer = await asyncio.open_connection("127.0.0.1", live.port)

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Timeout, Upstream
+from sidecar.config.model import Upstream
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.net.sockets import KEEPALIVE_SECONDS, undelivered
 from support.live import ANY_PORT, Live, fetch, run, until
+from support.ports import upstream_of
 
 SIZE = 6_000_000
 
@@ -62,7 +64,7 @@ def play(scene: Any, idle: float, half_close: bool) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Burst, "127.0.0.1", 0)
-        config = Upstream(name="up", bind=ANY_PORT, protocol="tcp", timeout=Timeout(idle=idle))
+        config = upstream_of(name="up", bind=ANY_PORT, protocol="tcp", timeout=TimeoutSettings(idle=idle))
         async with Live(config, server.sockets[0].getsockname()[1]) as live:
             (listening,) = live.listener._acceptor.sockets  # what it accepts has its options
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65536)

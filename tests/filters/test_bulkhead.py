@@ -6,20 +6,22 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Bulkhead as Config
-from sidecar.config.model import Match, Route, Timeout
+from sidecar.config.model import Match
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Wait
 from sidecar.filters.bulkhead import Bulkhead
+from sidecar.filters.bulkhead import BulkheadSettings as Config
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.limiter import Limiter
 from support.http import Stage
+from support.ports import route_of, site
 
 
 class Bench:
     def __init__(self, protocol: str = "http", **settings: Any) -> None:
         self.stage = Stage(protocol=protocol)
         self.stats = self.stage.stats
-        self.filter = Bulkhead(Config(**settings), self.stats, self.stage.loop)
+        self.filter = Bulkhead(Config(**settings), site(self.stage.loop, stats=self.stats))
 
     def ask(self) -> tuple[Any, Any]:
         x = self.stage.exchange()
@@ -120,9 +122,9 @@ def test_other_settings_keep_what_is_under_way() -> None:
     bench = Bench(max_requests=2, max_pending=10)
     held = [bench.ask()[0] for _ in range(2)]
     waiting = [bench.ask()[0] for _ in range(2)]
-    bench.filter.resize(Config(max_requests=3, max_pending=1))
+    bench.filter.adapt(Config(max_requests=3, max_pending=1))
     assert [holds(x) for x in waiting] == [True, False]
-    bench.filter.resize(Config(max_requests=1, max_pending=1))
+    bench.filter.adapt(Config(max_requests=1, max_pending=1))
     for x in (*held, waiting[0]):
         assert not holds(waiting[1])
         bench.filter.on_end(x)
@@ -214,9 +216,9 @@ def test_when_a_client_leaves_the_next_one_gets_its_connection_too() -> None:
 
 def test_a_route_has_a_bulkhead_of_its_own_or_shares_the_listeners() -> None:
     routes = (
-        Route(match=Match(path="/own/*"), bulkhead=Config(max_requests=1, max_pending=0)),
-        Route(match=Match(path="/off/*"), bulkhead=None),
-        Route(match=Match(path="/shared/*"), timeout=Timeout(request=5.0)),
+        route_of(match=Match(path="/own/*"), bulkhead=Config(max_requests=1, max_pending=0)),
+        route_of(match=Match(path="/off/*"), bulkhead=None),
+        route_of(match=Match(path="/shared/*"), timeout=TimeoutSettings(request=5.0)),
     )
     it = Stage(retry=None, bulkhead=Config(max_requests=1, max_pending=0), routes=routes)
     clients = [it.asks(f"GET {target}") for target in ("/x", "/own/x", "/off/1", "/off/2")]
@@ -231,10 +233,10 @@ def test_a_route_has_a_bulkhead_of_its_own_or_shares_the_listeners() -> None:
 
 def test_what_there_are_where_no_limit_is_set() -> None:
     bench = Bench("tcp", max_connections=0)
-    mine = Bulkhead(Config(max_connections=0), bench.stats, bench.stage.loop, 480)
+    mine = Bulkhead(Config(max_connections=0), site(bench.stage.loop, "amqp", pairs=480))
     assert mine.limiter.limit == 480
-    mine.resize(Config(max_connections=7))
+    mine.adapt(Config(max_connections=7))
     assert mine.limiter.limit == 7
-    mine.resize(Config(max_connections=0))
+    mine.adapt(Config(max_connections=0))
     assert mine.limiter.limit == 480
     assert bench.filter.limiter.limit == 0

@@ -6,14 +6,16 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import CircuitBreaker as Config
-from sidecar.config.model import Match, Retry, Route, Timeout
+from sidecar.config.model import Match
 from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.filters.circuit_breaker import CircuitBreaker
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings as Config
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
-from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 from support.http import Message, Stage, answer
+from support.ports import route_of, site
 
 
 class Bench:
@@ -24,10 +26,8 @@ class Bench:
         self.clock = self.stage.loop
         self.cluster = self.stage.listener.cluster
         config = Config(failure_threshold=1, **settings)
-        self.mechanism = Mechanism(
-            config.failure_threshold, config.reset_timeout, config.half_open_requests, self.clock
-        )
-        self.filter = CircuitBreaker(self.mechanism, config)
+        self.filter = CircuitBreaker(config, site(self.clock))
+        self.mechanism = self.filter.mechanism
 
     def exchange(self) -> Any:
         return self.stage.exchange()
@@ -135,7 +135,7 @@ _BREAKER = Config(failure_threshold=3, timeout_duration=2.0, reset_timeout=60.0,
 
 
 def stage(endpoints: int = 1, **policies: Any) -> Stage:
-    settings = {"retry": None, "timeout": Timeout(request=10.0), "circuit_breaker": _BREAKER, **policies}
+    settings = {"retry": None, "timeout": TimeoutSettings(request=10.0), "circuit_breaker": _BREAKER, **policies}
     return Stage(endpoints=endpoints, **settings)
 
 
@@ -228,7 +228,7 @@ def test_a_call_without_a_head_is_cut_after_timeout_duration_and_counts() -> Non
 
 
 def test_a_dead_instance_under_many_connections_does_not_open_it() -> None:
-    it = stage(endpoints=2, retry=Retry())
+    it = stage(endpoints=2, retry=RetrySettings())
     it.loop.dialled = lambda host, port: "refuse" if port == 1 else "accept"
     clients = [it.asks() for _ in range(40)]
     for upstream in it.asked():
@@ -240,7 +240,7 @@ def test_a_dead_instance_under_many_connections_does_not_open_it() -> None:
 
 
 def test_a_route_without_a_breaker_is_not_refused() -> None:
-    it = stage(routes=(Route(match=Match(path="/free/*"), circuit_breaker=None),))
+    it = stage(routes=(route_of(match=Match(path="/free/*"), circuit_breaker=None),))
     for _ in range(3):
         goes(it, 500)
     assert refused(it).status == 503

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sidecar.config.model import Retry
+from sidecar.filters.retry import RetrySettings
 from support.http import Stage
 
 
 def test_it_replaces_the_one_that_was_asked_for_on_every_try() -> None:
-    stage = Stage(host="api.example:8443", retry=Retry(initial_delay=0.0))
+    stage = Stage(host="api.example:8443", retry=RetrySettings(initial_delay=0.0))
     client = stage.asks("GET /", "x-host: kept")
     for _ in range(3):
         upstream = stage.upstream()

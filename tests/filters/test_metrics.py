@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from sidecar.config.model import Retry
+from sidecar.filters.retry import RetrySettings
 from support.http import Client, Stage
 
 
 def stage(**policies: Any) -> Stage:
-    return Stage(retry=Retry(max_attempts=2, initial_delay=0.0), **policies)
+    return Stage(retry=RetrySettings(max_attempts=2, initial_delay=0.0), **policies)
 
 
 def answered(it: Stage, line: str, status: int = 200, body: bytes = b"ok", sent: bytes = b"") -> Client:

@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import RateLimit as Config
 from sidecar.core.replies import Reply
 from sidecar.filters.rate_limit import RateLimit
+from sidecar.filters.rate_limit import RateLimitSettings as Config
 from support.http import Message, Stage, request
+from support.ports import site
 
 
 class Bench:
     def __init__(self, **settings: Any) -> None:
         self.stage = Stage()
-        self.filter = RateLimit(Config(**{"rate": 1.0, "burst": 2, **settings}), self.stage.loop)
+        self.filter = RateLimit(Config(**{"rate": 1.0, "burst": 2, **settings}), site(self.stage.loop))
 
     def ask(self, line: str = "GET / HTTP/1.1", *fields: str, ip: str = "10.0.0.1") -> Reply | None:
         x = self.stage.exchange(request(line, *fields), ip)

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import CircuitBreaker, Timeout
-from sidecar.config.model import Retry as Config
 from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.retry import Retry
-from sidecar.resilience.backoff import Backoff
+from sidecar.filters.retry import RetrySettings as Config
+from sidecar.filters.timeout import TimeoutSettings
 from support.http import Stage, answer, request
+from support.ports import site
 
 #: Unix time, as far as the tests go.
 WALL = 1_800_000_000.0
@@ -25,8 +26,7 @@ class Bench:
     def __init__(self, endpoints: int = 1, **settings: Any) -> None:
         self.stage = Stage(endpoints=endpoints)
         config = Config(**{"jitter": False, **settings})
-        delays = Backoff(config.initial_delay, config.max_delay, random.Random(1), config.backoff_type, config.jitter)
-        self.filter = Retry(config, delays, self.stage.loop, lambda: WALL)
+        self.filter = Retry(config, site(self.stage.loop), lambda: WALL)
 
     def exchange(self, method: str = "GET") -> Any:
         x = self.stage.exchange(request(f"{method} / HTTP/1.1"))
@@ -185,7 +185,7 @@ def test_a_peers_code_of_an_earlier_try_does_not_stick() -> None:
 
 
 def stage(endpoints: int = 1, **settings: Any) -> Stage:
-    breaker = CircuitBreaker(failure_threshold=100)
+    breaker = CircuitBreakerSettings(failure_threshold=100)
     return Stage(endpoints=endpoints, retry=Config(**{"jitter": False, **settings}), circuit_breaker=breaker)
 
 
@@ -337,7 +337,7 @@ def test_retry_after_is_waited_for() -> None:
 
 
 def test_the_deadline_ends_the_tries() -> None:
-    it = Stage(retry=Config(max_attempts=10, jitter=False), timeout=Timeout(request=2.5))
+    it = Stage(retry=Config(max_attempts=10, jitter=False), timeout=TimeoutSettings(request=2.5))
     client = it.asks()
     for _ in range(2):
         upstream = it.upstream()

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Retry
 from sidecar.config.model import Tracing as Config
 from sidecar.core.records import SpanRecord
 from sidecar.core.trace import parse_traceparent, trace_of
+from sidecar.filters.retry import RetrySettings
 from sidecar.filters.tracing import Tracing
 from support.http import Stage, request
 
@@ -218,7 +218,7 @@ def test_where_nothing_is_listed_a_span_has_a_trace_of_its_own_and_the_log_names
 
 
 def test_the_same_trace_on_every_try_and_in_the_log() -> None:
-    stage = Stage(retry=Retry(initial_delay=0.0), tracing=Config(sample=1.0))
+    stage = Stage(retry=RetrySettings(initial_delay=0.0), tracing=Config(sample=1.0))
     client = stage.asks()
     sent = []
     for _ in range(3):

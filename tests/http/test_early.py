@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from sidecar.config.model import Retry
 from sidecar.core.instance import Instance
+from sidecar.filters.retry import RetrySettings
 from sidecar.http.h1.server import LINGER_SECONDS, LINGER_SILENCE
 from support.plane import Peer, Plane, in_plane, until
 
@@ -151,7 +151,7 @@ def test_an_early_answer_may_be_tried_again(hasty: Hasty) -> None:
             assert (await client.answer()).status == 413
         assert plane.stats.retries == {"503": 1}
 
-    in_plane(test, retry=Retry(initial_delay=0.0))
+    in_plane(test, retry=RetrySettings(initial_delay=0.0))
 
 
 def test_a_client_that_expects_continue_gets_the_final_answer() -> None:

@@ -8,14 +8,17 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecar.config.model import Bulkhead, Limits, Retry, Timeout
+from sidecar.config.model import Limits
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.net.sockets import undelivered
 from support.plane import Peer, Plane, in_plane, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-AT_ONCE = Retry(initial_delay=0.0)
+AT_ONCE = RetrySettings(initial_delay=0.0)
 
 LEAVE: dict[str, Callable[[Peer], None]] = {"close": Peer.close, "reset": Peer.reset}
 
@@ -77,7 +80,7 @@ def test_the_client_leaves_while_it_waits(leave: Callable[[Peer], None]) -> None
         plane.advance(100)
         assert len(plane.upstream.peers) == 1
 
-    in_plane(test, bulkhead=Bulkhead(max_requests=1), retry=Retry(initial_delay=5, jitter=False))
+    in_plane(test, bulkhead=BulkheadSettings(max_requests=1), retry=RetrySettings(initial_delay=5, jitter=False))
 
 
 # -- half-closed clients --------------------------------------------------------------------------------------------
@@ -166,7 +169,7 @@ def test_an_old_client_that_closes_has_left(stage: str) -> None:
         if stage == "sent":
             await upstream.gone()
 
-    in_plane(test, retry=Retry(initial_delay=5, jitter=False), bulkhead=Bulkhead(max_requests=1))
+    in_plane(test, retry=RetrySettings(initial_delay=5, jitter=False), bulkhead=BulkheadSettings(max_requests=1))
 
 
 def test_clients_that_half_close_can_be_allowed_to() -> None:
@@ -219,7 +222,7 @@ def test_an_old_client_that_finished_sending_and_then_left_is_noticed() -> None:
         await until(lambda: plane.stats.active == 0, "nothing is active")
         assert not client.received
 
-    in_plane(test, retry=Retry(initial_delay=5, jitter=False), limits=Limits(half_close=True))
+    in_plane(test, retry=RetrySettings(initial_delay=5, jitter=False), limits=Limits(half_close=True))
 
 
 # -- kept connections that close as they are used ------------------------------------------------------------------
@@ -331,7 +334,7 @@ def test_a_body_that_arrives_while_there_is_nowhere_to_send_it_stops_the_client(
         upstream.send(OK)
         await client.answer()
 
-    in_plane(test, bulkhead=Bulkhead(max_requests=1))
+    in_plane(test, bulkhead=BulkheadSettings(max_requests=1))
 
 
 def test_an_endpoint_that_is_removed_while_it_works() -> None:
@@ -402,7 +405,7 @@ def test_a_head_has_its_time_from_its_first_byte_however_it_drips() -> None:
         assert (answer.status, answer.fields["x-sidecar-error"]) == (400, "bad_request")
         assert await client.read_all() == b""
 
-    in_plane(test, timeout=Timeout(head=10))
+    in_plane(test, timeout=TimeoutSettings(head=10))
 
 
 def test_idle_clients_are_closed() -> None:
@@ -418,7 +421,7 @@ def test_idle_clients_are_closed() -> None:
         plane.advance(4)
         assert await client.read_all() == b""
 
-    in_plane(test, timeout=Timeout(idle=5))
+    in_plane(test, timeout=TimeoutSettings(idle=5))
 
 
 def test_an_answer_that_stops_is_cut_and_one_that_goes_on_lives() -> None:
@@ -435,7 +438,7 @@ def test_an_answer_that_stops_is_cut_and_one_that_goes_on_lives() -> None:
         await upstream.gone()
         assert plane.stats.rejected == {"timeout": 1}
 
-    in_plane(test, timeout=Timeout(idle=5, request=1))
+    in_plane(test, timeout=TimeoutSettings(idle=5, request=1))
 
 
 def test_the_total_time_bounds_streams_too() -> None:
@@ -450,7 +453,7 @@ def test_the_total_time_bounds_streams_too() -> None:
         plane.advance(1.1)
         await client.was_reset()
 
-    in_plane(test, timeout=Timeout(total=6))
+    in_plane(test, timeout=TimeoutSettings(total=6))
 
 
 def blameless(plane: Plane) -> None:
@@ -504,7 +507,7 @@ def test_a_byte_now_and_then_buys_no_time(head: bytes, byte: bytes) -> None:
         await upstream.gone()
         blameless(plane)
 
-    in_plane(test, timeout=Timeout(request=4))
+    in_plane(test, timeout=TimeoutSettings(request=4))
 
 
 def test_a_long_upload_has_its_time() -> None:
@@ -521,7 +524,7 @@ def test_a_long_upload_has_its_time() -> None:
         upstream.send(OK)
         assert (await client.answer()).body == b"ok"
 
-    in_plane(test, timeout=Timeout(request=4))
+    in_plane(test, timeout=TimeoutSettings(request=4))
 
 
 @pytest.mark.parametrize("rate", [0, 1], ids=["none", "lower"])
@@ -536,7 +539,7 @@ def test_the_least_rate_can_be_lowered(rate: int) -> None:
         upstream.send(OK)
         assert (await client.answer()).body == b"ok"
 
-    in_plane(test, timeout=Timeout(request=4), limits=Limits(body_rate=rate))
+    in_plane(test, timeout=TimeoutSettings(request=4), limits=Limits(body_rate=rate))
 
 
 def test_time_in_which_the_upstream_does_not_read_is_not_the_clients() -> None:
@@ -557,7 +560,7 @@ def test_time_in_which_the_upstream_does_not_read_is_not_the_clients() -> None:
         upstream.send(OK)
         assert (await client.answer()).body == b"ok"
 
-    in_plane(test, timeout=Timeout(request=4), limits=Limits(body_rate=1 << 30))
+    in_plane(test, timeout=TimeoutSettings(request=4), limits=Limits(body_rate=1 << 30))
 
 
 def test_an_upstream_that_does_not_say_continue_is_the_upstreams_failure() -> None:
@@ -604,7 +607,7 @@ def test_a_slow_reader_gets_the_rest_of_an_answer_that_is_finished(request_: byt
         client.transport.resume_reading()
         await draining
 
-    in_plane(test, timeout=Timeout(idle=5))
+    in_plane(test, timeout=TimeoutSettings(idle=5))
 
 
 def test_a_client_that_does_not_take_its_last_bytes_is_cut_in_the_end() -> None:
@@ -620,4 +623,4 @@ def test_a_client_that_does_not_take_its_last_bytes_is_cut_in_the_end() -> None:
         await client.was_reset()
         assert len(client.received) < size
 
-    in_plane(test, timeout=Timeout(idle=5))
+    in_plane(test, timeout=TimeoutSettings(idle=5))

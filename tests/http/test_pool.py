@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.config.model import Bulkhead, Timeout
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.timeout import TimeoutSettings
 from support.plane import Peer, Plane, in_plane, until
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -46,7 +47,7 @@ def test_unused_ones_are_closed_in_time() -> None:
         await upstreams[1].gone()
         await until(lambda: plane.listener.pool.total == 0, "nothing is kept")
 
-    in_plane(test, timeout=Timeout(keepalive=4))
+    in_plane(test, timeout=TimeoutSettings(keepalive=4))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_the_upstreams_own_time_is_honoured(told: bytes, kept: float) -> None:
             plane.advance(0.2)
         await upstream.gone()
 
-    in_plane(test, timeout=Timeout(keepalive=4))
+    in_plane(test, timeout=TimeoutSettings(keepalive=4))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_connections_are_bounded_and_idle_ones_make_room() -> None:
         assert plane.listener.pool.total == 3
         assert len(fresh) == 3
 
-    in_plane(test, bulkhead=Bulkhead(max_connections=0, max_requests=0))
+    in_plane(test, bulkhead=BulkheadSettings(max_connections=0, max_requests=0))
 
 
 def test_an_endpoint_that_leaves_takes_its_kept_connections_along() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.config.model import Bulkhead, Timeout
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.timeout import TimeoutSettings
 from support.plane import Peer, Plane, in_plane, until
 
 ASK = b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
@@ -117,7 +118,7 @@ def test_a_tunnel_takes_no_place_from_requests_and_is_cut_when_silent() -> None:
         await upstream.gone()
         assert tunnels.active == 0
 
-    in_plane(test, bulkhead=Bulkhead(max_connections=1), timeout=Timeout(idle=5, total=3))
+    in_plane(test, bulkhead=BulkheadSettings(max_connections=1), timeout=TimeoutSettings(idle=5, total=3))
 
 
 def test_tunnels_have_a_bound_of_their_own() -> None:
@@ -141,7 +142,7 @@ def test_tunnels_have_a_bound_of_their_own() -> None:
         await until(lambda: plane.stats.tunnels == 1, "one is gone")
         await tunnel(plane)
 
-    in_plane(test, bulkhead=Bulkhead(max_tunnels=2))
+    in_plane(test, bulkhead=BulkheadSettings(max_tunnels=2))
 
 
 def test_hundreds_of_tunnels_turn_no_request_away() -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from sidecar.config import model
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.http_queue import lane as lanes
 from sidecar.http_queue import outcomes as outcomes_
 from sidecar.http_queue import queue as queues
 from sidecar.http_queue.lane import Lane
 from sidecar.resilience.backoff import Backoff
 from support.plane import Peer, Plane, in_plane, until
+from support.ports import route_of
 from support.queueing import OK, POST, ask, away, back, finished, outcomes, post, queued, says
 
 
@@ -244,7 +246,7 @@ def test_what_came_by_a_route_that_is_no_more_is_sent_after_a_restart(tmp_path: 
         upstream.send(OK)
         await until(lambda: plane.stats.queue is not None and not plane.stats.queue.requests, "it is delivered")
 
-    route = model.Route(match=model.Match(path="/tasks"), **queued(tmp_path))
+    route = route_of(match=model.Match(path="/tasks"), **queued(tmp_path))
     in_plane(store, routes=(route,))
     in_plane(deliver, **queued(tmp_path))
 
@@ -265,7 +267,7 @@ def test_an_answer_that_stops_in_the_middle_is_a_try_that_failed(tmp_path: Path)
         status = await finished(await plane.connect(), answer.fields["location"])
         assert (status["status"], status["reason"], status["attempts"]) == ("failed", "timeout", 1)
 
-    in_plane(test, timeout=model.Timeout(idle=5, request=5), **queued(tmp_path, when="always", attempts=1))
+    in_plane(test, timeout=TimeoutSettings(idle=5, request=5), **queued(tmp_path, when="always", attempts=1))
 
 
 def test_a_body_that_drips_is_not_waited_for_to_be_stored(tmp_path: Path) -> None:
@@ -281,4 +283,4 @@ def test_a_body_that_drips_is_not_waited_for_to_be_stored(tmp_path: Path) -> Non
         assert says(await client.answer(), 504, "timeout")
         assert not plane.upstream.peers
 
-    in_plane(test, timeout=model.Timeout(request=4), **queued(tmp_path, when="always"))
+    in_plane(test, timeout=TimeoutSettings(request=4), **queued(tmp_path, when="always"))

@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.config import model
+from sidecar.filters.rate_limit import RateLimitSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from support.plane import Plane, in_plane, until
 from support.queueing import OK, POST, ask, away, back, finished, outcomes, post, queued, says
 
@@ -336,7 +339,7 @@ def test_a_disk_that_does_not_say_what_it_has_holds_up_nobody_for_ever(
         plane.advance(5.1)
         assert says(await client.answer(), 504, "timeout")
 
-    in_plane(test, **queued(tmp_path), timeout=model.Timeout(request=5))
+    in_plane(test, **queued(tmp_path), timeout=TimeoutSettings(request=5))
 
 
 def test_a_client_that_leaves_meanwhile(tmp_path: Path) -> None:
@@ -462,7 +465,7 @@ def test_limits_pace_the_deliveries_and_not_what_is_taken_in(tmp_path: Path) -> 
         assert (await finished(client, answers[1].fields["location"]))["status"] == "done"
         assert "tried" not in outcomes(plane)
 
-    in_plane(test, **queued(tmp_path, when="always"), rate_limit=model.RateLimit(rate=10.0, burst=1))
+    in_plane(test, **queued(tmp_path, when="always"), rate_limit=RateLimitSettings(rate=10.0, burst=1))
 
 
 def test_an_app_that_is_busy_gets_it_later_and_others_meanwhile(tmp_path: Path) -> None:
@@ -479,7 +482,7 @@ def test_an_app_that_is_busy_gets_it_later_and_others_meanwhile(tmp_path: Path) 
         status = await finished(client, locations[0])
         assert (status["status"], status["attempts"]) == ("done", 0)
 
-    in_plane(test, **{**queued(tmp_path, when="always", attempts=1), "retry": model.Retry(max_attempts=1)})
+    in_plane(test, **{**queued(tmp_path, when="always", attempts=1), "retry": RetrySettings(max_attempts=1)})
 
 
 def test_requests_in_a_row_on_one_connection(tmp_path: Path) -> None:

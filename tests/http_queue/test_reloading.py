@@ -14,6 +14,7 @@ from sidecar.config.errors import ConfigError
 from support.agents import RunningAgent, ask, upstream
 from support.live import run
 from support.plane import Plane, in_plane, until
+from support.ports import route_of, upstream_of
 from support.processes import free_port
 from support.queueing import OK, POST, away, back, finished, post, queued
 
@@ -22,12 +23,12 @@ _TASKS = model.Match(path="/tasks")
 
 def reload(plane: Plane, **settings: Any) -> None:
     """Give the listener these policies, and no other."""
-    config = model.Upstream(name="up", bind=plane.listener.bind, **settings)
+    config = upstream_of(name="up", bind=plane.listener.bind, **settings)
     plane.listener.assembly.apply(plane.listener, config)
 
 
 def _route(path: Path, **more: Any) -> model.Route:
-    return model.Route(match=_TASKS, **queued(path, **more))
+    return route_of(match=_TASKS, **queued(path, **more))
 
 
 @pytest.mark.parametrize("before", ["listener", "route"])
@@ -37,7 +38,7 @@ def test_what_was_acknowledged_is_delivered_after_a_reload(tmp_path: Path, befor
     settings = queued(tmp_path) if before == "listener" else {**plain, "routes": (_route(tmp_path),)}
     changed: dict[str, dict[str, Any]] = {
         "off": plain,
-        "another route": {**plain, "routes": (model.Route(match=model.Match(path="/other"), **queued(tmp_path)),)},
+        "another route": {**plain, "routes": (route_of(match=model.Match(path="/other"), **queued(tmp_path)),)},
         "lower limits": {**settings, "limits": model.Limits(head=128, headers=2, target=64, body=2, connections=1)},
         "lower bounds": queued(tmp_path, max_body=1, max_bytes=1, attempts=1, keep=60.0),
     }

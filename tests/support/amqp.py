@@ -32,6 +32,7 @@ from sidecar.core.records import AccessLog
 from sidecar.net.wheel import TimerWheel
 from support import loop
 from support.loop import FakeLoop, FakeTransport
+from support.ports import upstream_of
 
 GREETING = b"AMQP\x00\x00\x09\x01"
 
@@ -474,7 +475,7 @@ class Stage:
         listener = create_listener(
             context,
             "rabbit",
-            model.Upstream(
+            upstream_of(
                 name="rabbit", bind=model.Address("127.0.0.1", 0), protocol="amqp", amqp=self.config, **policies
             ),
         )

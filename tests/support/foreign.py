@@ -6,11 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 from sidecar.config.declared import Used, declared
-from sidecar.config.model import Retry, Upstream
+from sidecar.config.model import Upstream
 from sidecar.exchange.filter import Filter
+from sidecar.filters.retry import RetrySettings
 from support.live import ANY_PORT
+from support.ports import upstream_of
 
-HTTP = Upstream(name="up", bind=ANY_PORT, retry=Retry(jitter=False), circuit_breaker=None)
+HTTP = upstream_of(name="up", bind=ANY_PORT, retry=RetrySettings(jitter=False), circuit_breaker=None)
 TCP = replace(HTTP, protocol="tcp")
 
 

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar, cast
 
 from sidecar.agent.assembly import Context, create_listener
@@ -42,6 +41,7 @@ from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.tcp.relay import Client as TcpClient
 from support import loop
 from support.loop import FakeLoop, FakeTransport
+from support.ports import changed, inbound_of, upstream_of
 
 F = TypeVar("F", bound=Filter)
 
@@ -176,9 +176,9 @@ class Stage:
         self.records: list[AccessRecord] = []
         self.breaker_states: list[int] = []
         self.config: Inbound | Upstream = (
-            Inbound(bind=_BIND, protocol=protocol, **policies)
+            inbound_of(bind=_BIND, protocol=protocol, **policies)
             if inbound
-            else Upstream(name="up", bind=_BIND, protocol=protocol, **policies)
+            else upstream_of(name="up", bind=_BIND, protocol=protocol, **policies)
         )
         context = Context(
             loop=cast(asyncio.AbstractEventLoop, self.loop),
@@ -201,7 +201,7 @@ class Stage:
 
     def reload(self, **changes: Any) -> None:
         """Apply the configuration with these keys changed."""
-        self.config = replace(self.config, **changes)
+        self.config = changed(self.config, **changes)
         self.listener.assembly.apply(self.listener, self.config)
 
     # -- the dialogue --------------------------------------------------------------------------------------------------

@@ -48,6 +48,7 @@ from support.amqp import (
 )
 from support.kept_disk import Disk
 from support.loop import FakeLoop, FakeTransport
+from support.ports import upstream_of
 
 #: How the replay introduces itself.
 REPLAY = b"sidecar rabbit: spool"
@@ -240,7 +241,7 @@ class KeptStage(Stage):
         listener = create_listener(
             context,
             "rabbit",
-            model.Upstream(
+            upstream_of(
                 name="rabbit", bind=model.Address("127.0.0.1", 0), protocol="amqp", amqp=self.config, **policies
             ),
         )

@@ -20,6 +20,7 @@ from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker
 from support.clock import Clock
 from support.patience import PATIENCE
+from support.ports import changed
 
 ANY_PORT = Address("127.0.0.1", 0)
 
@@ -139,7 +140,7 @@ class Live:
 
     def reload(self, **changes: Any) -> None:
         """Apply the configuration with these keys changed."""
-        self.config = replace(self.config, **changes)
+        self.config = changed(self.config, **changes)
         self.listener.assembly.apply(self.listener, self.config)
 
     @property

@@ -35,6 +35,7 @@ from sidecar.net.sockets import reset
 from sidecar.net.wheel import TimerWheel
 from support.clock import Loop
 from support.patience import PATIENCE
+from support.ports import inbound_of, upstream_of
 
 T = TypeVar("T")
 
@@ -318,7 +319,7 @@ class Plane:
 async def plane(*, upstreams: int = 1, inbound: bool = False, **policies: Any) -> AsyncIterator[Plane]:
     """A running :class:`Plane`. ``policies`` are those of :class:`model.Upstream` or :class:`model.Inbound`."""
     bind = model.Address("127.0.0.1", 0)
-    config = model.Inbound(bind=bind, **policies) if inbound else model.Upstream(name="up", bind=bind, **policies)
+    config = inbound_of(bind=bind, **policies) if inbound else upstream_of(name="up", bind=bind, **policies)
     it = Plane(config, upstreams)
     await it.start()
     try:

@@ -10,16 +10,18 @@ from sidecar.admin.snapshots import UpstreamSnapshot
 from sidecar.agent import snapshots
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.views.protocols import SessionView
-from sidecar.config.model import Address, Admin, CircuitBreaker, Config, Discover, Service, Upstream
+from sidecar.config.model import Address, Admin, Config, Discover, Service
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Name
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.resilience import breaker
 from support.clock import Clock
 from support.fake_spool import FakeSpool
+from support.ports import upstream_of
 
 LOCAL = Admin(bind=Address("127.0.0.1", 0))
 
@@ -93,17 +95,18 @@ class FakeUpstream:
 
     def __init__(self, name: str, **config: Any) -> None:
         self.clock = Clock()
-        self.config = Upstream(name=name, bind=Address("127.0.0.1", 11434), **config)
+        self.config = upstream_of(name=name, bind=Address("127.0.0.1", 11434), **config)
         self.stats = ListenerStats("outbound", name)
         self.names: list[Name] = []
         self.problem = ""
         self.endpoints: list[Endpoint] = [Endpoint("10.0.0.1", 80, 10, "healthy", f"{name}-1")]
         self.amqp = FakeAmqp() if self.config.protocol == "amqp" else None
-        settings = [self.config.circuit_breaker, *(route.circuit_breaker for route in self.config.routes)]
+        own = self.config.policies.get("circuit_breaker", CircuitBreakerSettings())
+        settings = [own, *(route.policies.get("circuit_breaker") for route in self.config.routes)]
         self.breakers = [
             breaker.CircuitBreaker(s.failure_threshold, s.reset_timeout, s.half_open_requests, self.clock)
             for s in settings
-            if isinstance(s, CircuitBreaker)
+            if isinstance(s, CircuitBreakerSettings)
         ]
 
     @property

@@ -11,19 +11,25 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.config.model import Bulkhead, CircuitBreaker, Inbound, Limits, RateLimit, Retry, Timeout, Upstream
+from sidecar.config.model import Inbound, Limits
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.rate_limit import RateLimitSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
 from support.live import ANY_PORT, Live, run, settle, until
+from support.ports import changed, upstream_of
 from support.processes import free_port
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
-_CONFIG = Upstream(
+_CONFIG = upstream_of(
     name="up",
     bind=ANY_PORT,
     protocol="tcp",
-    retry=Retry(jitter=False),
-    circuit_breaker=CircuitBreaker(failure_threshold=2),
+    retry=RetrySettings(jitter=False),
+    circuit_breaker=CircuitBreakerSettings(failure_threshold=2),
 )
 
 
@@ -283,7 +289,7 @@ def test_a_connect_that_hangs_is_cut_and_goes_elsewhere() -> None:
 def test_the_breaker_opens_refuses_and_closes_again() -> None:
     async def main() -> None:
         port = free_port()
-        config = replace(_CONFIG, retry=None)
+        config = changed(_CONFIG, retry=None)
         async with Live(config, port) as live:
             for _ in range(3):
                 reader, writer = await dial(live)
@@ -321,7 +327,7 @@ def test_no_endpoints() -> None:
 
 def test_silence_ends_it() -> None:
     async def main() -> None:
-        config = replace(_CONFIG, timeout=Timeout(idle=10.0))
+        config = changed(_CONFIG, timeout=TimeoutSettings(idle=10.0))
         async with Server() as server, Live(config, server.port) as live:
             reader, writer = await dial(live)
             for _ in range(3):
@@ -340,7 +346,7 @@ def test_silence_ends_it() -> None:
 
 def test_silence_is_no_end_where_idle_is_off() -> None:
     async def main() -> None:
-        config = replace(_CONFIG, timeout=Timeout(idle=0.0))
+        config = changed(_CONFIG, timeout=TimeoutSettings(idle=0.0))
         async with Server() as server, Live(config, server.port) as live:
             reader, writer = await dial(live)
             writer.write(b"x")
@@ -418,7 +424,7 @@ def test_a_client_that_never_reads_the_rest_is_cut_in_the_end() -> None:
         writer.write(bytes(4_000_000))
 
     async def main() -> None:
-        config = replace(_CONFIG, timeout=Timeout(idle=10.0))
+        config = changed(_CONFIG, timeout=TimeoutSettings(idle=10.0))
         async with Server(burst) as server, Live(config, server.port) as live:
             with socket.socket() as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -437,8 +443,8 @@ def test_a_client_that_never_reads_the_rest_is_cut_in_the_end() -> None:
 
 def test_connections_are_limited_and_wait_their_turn() -> None:
     async def main() -> None:
-        bulkhead = Bulkhead(max_connections=2, max_requests=1, max_pending=1, pending_timeout=5.0)
-        config = replace(_CONFIG, bulkhead=bulkhead)
+        bulkhead = BulkheadSettings(max_connections=2, max_requests=1, max_pending=1, pending_timeout=5.0)
+        config = changed(_CONFIG, bulkhead=bulkhead)
         async with Server() as server, Live(config, server.port) as live:
             talking = [await dial(live) for _ in range(2)]
             for reader, writer in talking:
@@ -463,7 +469,7 @@ def test_connections_are_limited_and_wait_their_turn() -> None:
 
 def test_waiting_too_long_and_leaving_the_queue() -> None:
     async def main() -> None:
-        config = replace(_CONFIG, bulkhead=Bulkhead(max_connections=1, max_pending=5, pending_timeout=5.0))
+        config = changed(_CONFIG, bulkhead=BulkheadSettings(max_connections=1, max_pending=5, pending_timeout=5.0))
         async with Server() as server, Live(config, server.port) as live:
             reader, writer = await dial(live)
             writer.write(b"x")
@@ -522,7 +528,7 @@ def test_too_many_clients() -> None:
 
 def test_new_connections_are_rate_limited() -> None:
     async def main() -> None:
-        config = replace(_CONFIG, rate_limit=RateLimit(rate=1.0, burst=1, key="ip"))
+        config = changed(_CONFIG, rate_limit=RateLimitSettings(rate=1.0, burst=1, key="ip"))
         async with Server() as server, Live(config, server.port) as live:
             reader, writer = await dial(live)
             writer.write(b"x")

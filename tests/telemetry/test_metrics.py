@@ -15,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sidecar import __version__
 from sidecar.agent.admin import metrics
 from sidecar.agent.lifecycle import Agent
-from sidecar.config.model import CircuitBreaker, Match, Route
+from sidecar.config.model import Match
 from sidecar.core.stats import BUCKETS, FilterStats
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from support.ports import route_of
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
 
 #: The contract: names, and the labels of their samples.
@@ -134,7 +136,9 @@ def test_endpoints_by_state() -> None:
 
 def test_of_several_breakers_the_worst_is_shown() -> None:
     it = running()
-    upstream = FakeUpstream("ollama", routes=(Route(match=Match(path="/a"), circuit_breaker=CircuitBreaker()),))
+    upstream = FakeUpstream(
+        "ollama", routes=(route_of(match=Match(path="/a"), circuit_breaker=CircuitBreakerSettings()),)
+    )
     it.upstreams["ollama"] = upstream
     assert page(it)("sidecar_circuit_breaker_state", upstream="ollama") == 0
     upstream.breakers[1].force("open")

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from sidecar.config import model
 from sidecar.core.amqp_settings import AmqpHold, AmqpPublish
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.retry import RetrySettings
 from support.amqp import (
     CLOSE_OK,
     GREETING,
@@ -91,7 +93,7 @@ def test_a_broker_that_does_not_answer() -> None:
 
 
 def test_the_next_broker_is_tried() -> None:
-    stage = Stage(brokers=3, upstream={"retry": model.Retry(max_attempts=3, initial_delay=0.1, jitter=False)})
+    stage = Stage(brokers=3, upstream={"retry": RetrySettings(max_attempts=3, initial_delay=0.1, jitter=False)})
     dialled: list[int] = []
 
     def verdict(host: str, port: int) -> str:
@@ -113,7 +115,7 @@ def test_the_next_broker_is_tried() -> None:
 
 
 def test_a_broker_that_hangs_up_before_its_start() -> None:
-    stage = Stage(brokers=2, upstream={"retry": model.Retry(max_attempts=2, initial_delay=0.1, jitter=False)})
+    stage = Stage(brokers=2, upstream={"retry": RetrySettings(max_attempts=2, initial_delay=0.1, jitter=False)})
     client = stage.connect()
     client.says(GREETING)
     stage.broker().leaves()
@@ -125,7 +127,7 @@ def test_a_broker_that_hangs_up_before_its_start() -> None:
 
 
 def test_an_open_breaker_is_told_too() -> None:
-    stage = Stage(upstream={"circuit_breaker": model.CircuitBreaker(failure_threshold=2)})
+    stage = Stage(upstream={"circuit_breaker": CircuitBreakerSettings(failure_threshold=2)})
     stage.loop.dialled = lambda host, port: "refuse"
     for _ in range(2):
         client = stage.connect()
@@ -139,7 +141,7 @@ def test_an_open_breaker_is_told_too() -> None:
 
 def test_a_client_that_leaves_while_a_broker_is_looked_for() -> None:
     for verdict in ("silent", "accept", "refuse"):
-        stage = Stage(upstream={"retry": model.Retry(max_attempts=3, initial_delay=1.0)})
+        stage = Stage(upstream={"retry": RetrySettings(max_attempts=3, initial_delay=1.0)})
         stage.loop.dialled = lambda host, port, verdict=verdict: verdict  # type: ignore[misc]
         client = stage.connect()
         client.says(GREETING)
@@ -148,7 +150,7 @@ def test_a_client_that_leaves_while_a_broker_is_looked_for() -> None:
 
 
 def test_waiting_for_a_place() -> None:
-    stage = Stage(upstream={"bulkhead": model.Bulkhead(max_connections=1, max_pending=1, pending_timeout=5.0)})
+    stage = Stage(upstream={"bulkhead": BulkheadSettings(max_connections=1, max_pending=1, pending_timeout=5.0)})
     first, broker = stage.open(1)
     second = stage.connect()
     second.says(GREETING)

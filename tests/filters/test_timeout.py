@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from sidecar.config.model import Bulkhead, CircuitBreaker, Match, Retry, Route, Timeout
-from sidecar.filters.timeouts import Timeouts
+from sidecar.config.model import Match
+from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import Timeout, TimeoutSettings
 from support.http import Stage
+from support.ports import route_of, site
 
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n"
 
@@ -13,12 +17,12 @@ def test_the_deadline_counts_from_the_beginning() -> None:
     stage = Stage()
     x = stage.exchange()
     stage.loop.advance(3)
-    Timeouts(Timeout(request=10.0)).on_request(x)
+    Timeout(TimeoutSettings(request=10.0), site(stage.loop)).on_request(x)
     assert x.deadline == x.started + 10.0
 
 
 def test_no_answer_in_time() -> None:
-    stage = Stage(timeout=Timeout(request=5.0))
+    stage = Stage(timeout=TimeoutSettings(request=5.0))
     client = stage.asks()
     stage.advance(4.9)
     assert client.gets_nothing()
@@ -31,7 +35,7 @@ def test_no_answer_in_time() -> None:
 
 
 def test_waiting_in_the_bulkheads_queue_counts() -> None:
-    stage = Stage(timeout=Timeout(request=5.0), bulkhead=Bulkhead(max_requests=1, pending_timeout=60.0))
+    stage = Stage(timeout=TimeoutSettings(request=5.0), bulkhead=BulkheadSettings(max_requests=1, pending_timeout=60.0))
     first = stage.asks("GET /1")
     stage.upstream().hears()
     stage.advance(3)
@@ -50,9 +54,9 @@ def test_waiting_in_the_bulkheads_queue_counts() -> None:
 
 def test_the_smaller_of_request_and_timeout_duration_counts_for_a_try() -> None:
     stage = Stage(
-        timeout=Timeout(request=60.0),
-        circuit_breaker=CircuitBreaker(timeout_duration=2.0),
-        retry=Retry(on=frozenset({"timeout"}), jitter=False),
+        timeout=TimeoutSettings(request=60.0),
+        circuit_breaker=CircuitBreakerSettings(timeout_duration=2.0),
+        retry=RetrySettings(on=frozenset({"timeout"}), jitter=False),
     )
     client = stage.asks()
     stage.upstream().hears()
@@ -67,7 +71,7 @@ def test_the_smaller_of_request_and_timeout_duration_counts_for_a_try() -> None:
 
 
 def test_a_long_answer_lives_while_it_says_something() -> None:
-    stage = Stage(timeout=Timeout(request=1.0, idle=10.0))
+    stage = Stage(timeout=TimeoutSettings(request=1.0, idle=10.0))
     client = stage.asks()
     upstream = stage.upstream()
     upstream.hears()
@@ -81,7 +85,7 @@ def test_a_long_answer_lives_while_it_says_something() -> None:
 
 
 def test_silence_in_the_middle_of_an_answer_ends_it() -> None:
-    stage = Stage(timeout=Timeout(idle=10.0))
+    stage = Stage(timeout=TimeoutSettings(idle=10.0))
     client = stage.asks()
     stage.upstream().says(_HEAD + b"1")
     assert stage.stats.bytes_out == 1
@@ -94,7 +98,7 @@ def test_silence_in_the_middle_of_an_answer_ends_it() -> None:
 
 
 def test_total_ends_even_an_answer_that_goes_on() -> None:
-    stage = Stage(timeout=Timeout(total=15.0))
+    stage = Stage(timeout=TimeoutSettings(total=15.0))
     client = stage.asks()
     upstream = stage.upstream()
     upstream.says(_HEAD + b"1")
@@ -108,8 +112,8 @@ def test_total_ends_even_an_answer_that_goes_on() -> None:
 
 
 def test_a_route_has_times_of_its_own() -> None:
-    route = Route(match=Match(path="/slow/*"), timeout=Timeout(request=60.0), circuit_breaker=None)
-    stage = Stage(timeout=Timeout(request=5.0), routes=(route,))
+    route = route_of(match=Match(path="/slow/*"), timeout=TimeoutSettings(request=60.0), circuit_breaker=None)
+    stage = Stage(timeout=TimeoutSettings(request=5.0), routes=(route,))
     quick, slow = stage.asks(), stage.asks("GET /slow/x")
     stage.advance(5.1)
     assert quick.gets().error == "timeout"
