@@ -90,7 +90,7 @@ def make_listener(loop: Loop, upstream: model.Upstream) -> Listener:
         wheel=TimerWheel(loop.call_at, time.monotonic),
         clock=time.monotonic,
         rng=rng,
-        access_log=AccessLog("errors", setup(model.Log(level="warning"), "bench").put),
+        access_log=AccessLog("errors", setup("warning", "json", "bench").put),
         record_span=None,
         tracing=model.Tracing(sample=0.0),
         breaker_changed=lambda name, breaker: None,

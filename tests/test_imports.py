@@ -61,18 +61,6 @@ KNOWN: Mapping[str, set[str]] = {
     "http_queue.lane": {"config"},
     "http_queue.leftover": {"config"},
     "http_queue.queue": {"config"},
-    "registry": {"config"},
-    "registry.api": {"config"},
-    "registry.consul": {"config"},
-    "registry.consul_registration": {"config"},
-    "registry.consul_watch": {"config"},
-    "registry.directory": {"config"},
-    "registry.directory_record": {"config"},
-    "registry.watch": {"config"},
-    "telemetry.logs": {"config"},
-    "telemetry.spans": {"config"},
-    "endpoints.health": {"config"},
-    "endpoints.names": {"config"},
 }
 #: The same within ``amqp``: package, and the one that it should not import.
 KNOWN_AMQP: set[tuple[str, str]] = {("relay", "listener"), ("failover", "listener")}

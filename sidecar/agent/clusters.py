@@ -71,9 +71,10 @@ class RunningUpstream:
     def follow(self, registry: Registry | None) -> None:
         """Get endpoints from where the configuration says, from now on. Those it had stay until there are others."""
         self._stop_watching()
-        if self.config.discover is not None:
+        discover = self.config.discover
+        if discover is not None:
             assert registry is not None, "the configuration makes sure that there is a registry to discover in"
-            self._unwatch = registry.watch(self.config.discover, self._expansion.update)
+            self._unwatch = registry.watch(discover.service, discover.tag, self._expansion.update)
         else:
             self._expansion.update(
                 Instance(host=e.address.host, port=e.address.port, weight=e.weight, sidecar=e.sidecar)

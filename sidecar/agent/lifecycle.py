@@ -18,15 +18,14 @@ import random
 import resource
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from sidecar.agent import settings
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.reload import carry_out, open_listener, planned, require_libraries
 from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.host import default_id
 from sidecar.config.load import load
 from sidecar.config.model import Address, Config, Upstream
 from sidecar.core.health import Health
@@ -45,7 +44,7 @@ from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.logs import LogWriter
-from sidecar.telemetry.spans import SpanExporter
+from sidecar.telemetry.spans import SpanError, SpanExporter
 
 if TYPE_CHECKING:
     from sidecar.admin.server import AdminServer
@@ -102,13 +101,15 @@ class Agent:
         self._reloading = asyncio.Lock()
         self._retiring: dict[asyncio.Task[None], Listener] = {}
         dns = config.dns
-        self.names = Names(dns, SystemResolver([str(it) for it in dns.servers], dns.timeout, dns.max_ttl))
+        self.names = Names(
+            SystemResolver([str(it) for it in dns.servers], dns.timeout, dns.max_ttl), dns.min_ttl, dns.max_ttl
+        )
         self._app: Expansion | None = None
         self._app_addresses: tuple[Address, ...] = ()
         rng = random.Random()
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
-            self._spans = SpanExporter(config.tracing, config.service)
+            self._spans = _span_exporter(config)
         self._context = Context(
             loop=self._loop,
             wheel=self._wheel,
@@ -167,7 +168,9 @@ class Agent:
                 self._create_inbound()
             if self.config.service.app is not None:
                 self._follow_app(self.config.service.app)
-                self._checker = AppChecker(self.config.service, self._on_health, self._where_the_app_is)
+                self._checker = AppChecker(
+                    self.config.service.app, settings.of_app_check(self.config), self._on_health, self._where_the_app_is
+                )
             for name, config in self.config.upstreams.items():
                 self.upstreams[name] = self.create_upstream(name, config)
             self.connect_breakers()
@@ -180,7 +183,9 @@ class Agent:
             app = self.config.service.app
             if app is not None and reaches(app, [listener.address for listener in self._listeners()]):
                 raise StartError(f"service.app: {app} is where the sidecar itself listens, not the app")
-            self.registry = create_registry(self._config_to_register())
+            self.registry = create_registry(
+                settings.of_registry(self.config, self.inbound.address.port if self.inbound else 0)
+            )
         except (ListenerError, RegistryError) as error:
             self._failed = True
             raise StartError(str(error)) from error
@@ -283,17 +288,6 @@ class Agent:
             answered.cancel()
             drain.cancel()
         return bool(done)
-
-    def _config_to_register(self) -> Config:
-        """With the port that the system chose, where it was to choose one: others must be told a real one."""
-        config = self.config
-        if self.inbound is None or config.inbound is None or config.inbound.bind.port:
-            return config
-        bind = self.inbound.address
-        service = config.service
-        if service.id == default_id(service.name, 0):
-            service = replace(service, id=default_id(service.name, bind.port))
-        return replace(config, service=service, inbound=replace(config.inbound, bind=bind))
 
     def _listeners(self) -> list[Listener]:
         own = [self.inbound] if self.inbound else []
@@ -410,6 +404,13 @@ class Agent:
                 logger.exception("something could not be closed")
         if not self._failed:
             logger.info("stopped", extra={"service": self.config.service.name})
+
+
+def _span_exporter(config: Config) -> SpanExporter:
+    try:
+        return SpanExporter(config.tracing.otlp, config.service.name, config.service.id)
+    except SpanError as error:
+        raise ConfigError("tracing.otlp", [Problem("", str(error))]) from error
 
 
 async def _finish(listener: Listener, seconds: float) -> None:

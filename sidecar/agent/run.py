@@ -14,7 +14,6 @@ import sidecar.filters.order  # noqa: F401 - filters declare their keys
 from sidecar.agent import signals
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
-from sidecar.config.model import Log
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +53,7 @@ def _refuse(error: ConfigError) -> int:
     else:
         from sidecar.telemetry.logs import setup
 
-        log = setup(Log(), "")
+        log = setup("info", "json", "")
         logger.error("not started: the configuration cannot be used", extra=error.as_dict())
         log.close()
     return MISUSED
@@ -79,7 +78,7 @@ async def _serve(config: Config, path: str) -> int:
     from sidecar.agent.lifecycle import Agent, StartError
     from sidecar.telemetry.logs import setup
 
-    log = setup(config.log, config.service.name)
+    log = setup(config.log.level, config.log.format, config.service.name)
     try:
         agent = Agent(config, path, log)
         started = asyncio.Event()

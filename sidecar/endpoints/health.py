@@ -11,9 +11,10 @@ import logging
 import random
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from urllib.parse import quote
 
-from sidecar.config.model import Address, Service
+from sidecar.core.address import Address
 from sidecar.core.health import Health
 from sidecar.net.dial import connect
 from sidecar.net.shortage import SHORTAGE, is_local
@@ -33,26 +34,36 @@ BODY_TIME = 0.5
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: .*)?\r?\n", re.DOTALL)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppCheck:
+    """``http`` is the path to GET (None: a TCP connection is enough), with ``host`` in its Host field (empty: where the
+    app listens). Times are seconds."""
+
+    http: str | None = None
+    host: str = ""
+    interval: float = 10.0
+    timeout: float = 5.0
+
+
 class AppChecker:
-    """Checks ``service.app`` every ``check.interval`` seconds, more often until it is well for the first time.
+    """Checks ``app`` every ``check.interval`` seconds, more often until it is well for the first time.
 
     ``on_result`` is called with every result. HTTP: 2xx is healthy, 429 a warning, everything else (redirects too)
     unhealthy, as Consul judges its own checks. Otherwise: healthy when the port accepts a connection. What does not
-    answer within ``check.timeout`` is unhealthy. ``addresses`` gives those that ``service.app`` has at present, or
-    raises OSError; without it, ``service.app`` is one itself.
+    answer within ``check.timeout`` is unhealthy. ``addresses`` gives those that ``app`` has at present, or
+    raises OSError; without it, ``app`` is one itself.
     """
 
     def __init__(
         self,
-        service: Service,
+        app: Address,
+        check: AppCheck,
         on_result: Callable[[Health], None],
         addresses: Callable[[], Sequence[Address]] | None = None,
     ) -> None:
-        if service.app is None:
-            raise ValueError("there is no app to check: service.app is not set")
-        self._app = app = service.app
+        self._app = app
         self._addresses = addresses or (lambda: (app,))
-        self._check = service.check
+        self._check = check
         self._on_result = on_result
         self._task: asyncio.Task[None] | None = None
         self._running: asyncio.Task[Health] | None = None

@@ -24,7 +24,6 @@ from dataclasses import replace
 from math import lcm
 from typing import Final
 
-from sidecar.config.model import Dns
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.text import printable
 from sidecar.net.hosts import BadName, is_address, normal
@@ -131,7 +130,7 @@ class Name:
                 extra={"addresses": addresses, "before": self.addresses},
             )
             self.addresses = addresses
-        ttl = max(names.settings.min_ttl, min(answer.ttl, names.settings.max_ttl))
+        ttl = max(names.min_ttl, min(answer.ttl, names.max_ttl))
         return ttl + names.rng.uniform(0.0, min(ttl * LATE, LATEST))
 
     def _failed(self, error: str, missing: bool) -> float:
@@ -157,20 +156,23 @@ class Name:
 
 
 class Names:
-    """All names that a sidecar looks up. ``reachable`` keeps of a name's addresses those that this host has a route
+    """All names that a sidecar looks up. ``min_ttl`` and ``max_ttl`` bound the seconds after which one is looked up
+    again. ``reachable`` keeps of a name's addresses those that this host has a route
     to; ``sleep`` and ``clock`` are the event loop's."""
 
     def __init__(
         self,
-        settings: Dns,
         resolver: Resolver,
+        min_ttl: float,
+        max_ttl: float,
         *,
         reachable: Callable[[Sequence[str]], Sequence[str]] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Sleep = asyncio.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        self.settings = settings
+        self.min_ttl = min_ttl
+        self.max_ttl = max_ttl
         self.resolver = resolver
         self.reachable = reachable or with_route
         self.clock = clock

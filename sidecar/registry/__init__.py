@@ -9,26 +9,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from sidecar.config.model import Config
 from sidecar.core.instance import Instance, OnChange
 from sidecar.registry.api import Registry
 from sidecar.registry.errors import RegistryError
+from sidecar.registry.settings import CONSUL, Settings, Workload
 
-__all__ = ["Instance", "OnChange", "Registry", "RegistryError", "create"]
+__all__ = ["CONSUL", "Instance", "OnChange", "Registry", "RegistryError", "Settings", "Workload", "create"]
 
 
-def create(config: Config, *, clock: Callable[[], float] = time.monotonic) -> Registry | None:
-    """The registry that ``config`` names, or None for ``none``. Nothing is sent before the first ``watch`` or
+def create(settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> Registry | None:
+    """The registry that ``settings`` name, or None for ``none``. Nothing is sent before the first ``watch`` or
     ``register``. ``clock`` gives seconds, never going back.
 
     Raises :class:`RegistryError` when a registry folder cannot be created or written.
     """
-    if config.registry.kind == "consul":
+    if settings.kind == "consul":
         from sidecar.registry.consul import ConsulRegistry
 
-        return ConsulRegistry(config, clock=clock)
-    if config.registry.kind == "directory":
+        return ConsulRegistry(settings, clock=clock)
+    if settings.kind == "directory":
         from sidecar.registry.directory import DirectoryRegistry
 
-        return DirectoryRegistry(config, clock=clock)
+        return DirectoryRegistry(settings, clock=clock)
     return None

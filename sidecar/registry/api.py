@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from sidecar.config.model import Discover
 from sidecar.core.instance import OnChange
 from sidecar.core.secret import Secret
 
@@ -23,10 +22,10 @@ class Registry(Protocol):
         """Seconds since the registry last answered; 0 while it is up."""
         ...
 
-    def watch(self, discover: Discover, on_change: OnChange) -> Callable[[], None]:
-        """Follow a service's instances until the returned function is called. Watches of the same ``discover``
-        share one query. Before the first answer there is no call; while the registry is away the last set
-        stays valid and there is no call either."""
+    def watch(self, service: str, tag: str, on_change: OnChange) -> Callable[[], None]:
+        """Follow a service's instances, those with ``tag`` (empty: all), until the returned function is called.
+        Watches of the same service and tag share one query. Before the first answer there is no call; while the
+        registry is away the last set stays valid and there is no call either."""
         ...
 
     async def answered(self) -> None:

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.config.model import Address, Config, Discover
 from sidecar.core.instance import OnChange
 from sidecar.core.secret import Secret
 from sidecar.registry.consul_client import Client
 from sidecar.registry.consul_registration import SOURCE, ConsulRegistration
 from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch
 from sidecar.registry.link import Link
+from sidecar.registry.settings import Settings
 
 #: Connections to the agent. Each watch holds one; an agent accepts 200 from one address by default.
 CONNECTIONS = 190
@@ -21,13 +21,13 @@ CONNECTIONS = 190
 class ConsulRegistry:
     """See :class:`sidecar.registry.api.Registry`. Talks to the local agent, never to the catalog itself."""
 
-    def __init__(self, config: Config, *, clock: Callable[[], float]) -> None:
-        self._config = config
-        self._token = config.consul.token
+    def __init__(self, settings: Settings, *, clock: Callable[[], float]) -> None:
+        self._settings = settings
+        self._token = settings.token
         self._clock = clock
-        self._address = config.registry.address or Address("127.0.0.1", 8500)
+        self._address = settings.address
         self._client: Any = None
-        self._watches: dict[Discover, ConsulWatch] = {}
+        self._watches: dict[tuple[str, str], ConsulWatch] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._registration: ConsulRegistration | None = None
         self._health: tuple[str, str] | None = None
@@ -41,16 +41,17 @@ class ConsulRegistry:
     def age(self) -> float:
         return self._link.age
 
-    def watch(self, discover: Discover, on_change: OnChange) -> Callable[[], None]:
-        watch = self._watches.get(discover)
+    def watch(self, service: str, tag: str, on_change: OnChange) -> Callable[[], None]:
+        key = (service, tag)
+        watch = self._watches.get(key)
         if watch is None:
-            watch = self._watches[discover] = ConsulWatch(discover, self._connect, self._link, self._clock)
+            watch = self._watches[key] = ConsulWatch(service, tag, self._connect, self._link, self._clock)
         unsubscribe = watch.subscribe(on_change)
 
         def cancel() -> None:
             unsubscribe()
-            if not watch.wanted and self._watches.get(discover) is watch:
-                del self._watches[discover]
+            if not watch.wanted and self._watches.get(key) is watch:
+                del self._watches[key]
                 ending = asyncio.create_task(watch.stop())
                 self._ending.add(ending)
                 ending.add_done_callback(self._ending.discard)
@@ -63,11 +64,9 @@ class ConsulRegistry:
 
     def register(self) -> None:
         """A workload without an inbound port has nothing that others could dial and is not registered."""
-        inbound = self._config.inbound
-        if self._registration is None and inbound is not None:
-            self._registration = ConsulRegistration(
-                self._config.service, inbound.bind.port, self._connect, self._link, self._clock
-            )
+        workload = self._settings.workload
+        if self._registration is None and workload is not None:
+            self._registration = ConsulRegistration(workload, self._connect, self._link, self._clock)
             if self._health is not None:
                 self._registration.set_health(*self._health)
 
@@ -110,8 +109,8 @@ class ConsulRegistry:
             self._client = Client(
                 self._address.host if ":" not in self._address.host else f"[{self._address.host}]",
                 self._address.port,
-                tls=self._config.registry.tls,
-                datacenter=self._config.consul.datacenter or None,
+                tls=self._settings.tls,
+                datacenter=self._settings.datacenter or None,
                 connections=CONNECTIONS,
                 # aiohttp's own limit of 300 s would cut blocking queries; every call has a timeout of its own.
                 timeout=WAIT * 17 / 16 + 2 * ANSWER,

@@ -12,11 +12,11 @@ from typing import Any
 
 from consul import ConsulException, NotFound
 
-from sidecar.config.model import Service
 from sidecar.registry.consul_health import SIDECAR
 from sidecar.registry.consul_watch import backoff
 from sidecar.registry.link import Link, describe
 from sidecar.registry.pace import Pace
+from sidecar.registry.settings import Workload
 
 log = logging.getLogger("sidecar.registry")
 
@@ -47,16 +47,13 @@ class ConsulRegistration:
     (``deregister_critical_service_after``), and it comes back once it is well.
     """
 
-    def __init__(
-        self, service: Service, port: int, client: Callable[[], Any], link: Link, clock: Callable[[], float]
-    ) -> None:
-        self._service = service
-        self._port = port
+    def __init__(self, workload: Workload, client: Callable[[], Any], link: Link, clock: Callable[[], float]) -> None:
+        self._workload = workload
         self._client = client
         self._link = link
         self._clock = clock
-        self._check_id = f"service:{service.id}"
-        self._interval = min(max(service.check.interval, 1.0), KEEP_ALIVE)
+        self._check_id = f"service:{workload.id}"
+        self._interval = min(max(workload.check_interval, 1.0), KEEP_ALIVE)
         self._pace = Pace(1.0, 4, clock)  # never slower than the renewals
         self._wake = asyncio.Event()
         self._stopping = False
@@ -108,14 +105,14 @@ class ConsulRegistration:
         except Exception as error:
             log.warning(
                 "could not deregister %s: %s; Consul takes it out when its check was critical for %.0f s",
-                self._service.id, describe(error), self._deregister_after,
+                self._workload.id, describe(error), self._deregister_after,
             )  # fmt: skip
         self._task.cancel()
         self._link.gone(SOURCE)
 
     @property
     def _deregister_after(self) -> float:
-        return max(SHORTEST_DEREGISTRATION, self._service.check.deregister_critical_service_after)
+        return max(SHORTEST_DEREGISTRATION, self._workload.deregister_after)
 
     async def _run(self) -> None:
         while not self._stopping:
@@ -160,26 +157,26 @@ class ConsulRegistration:
         if self._registered and (self._status != self._reported or self._clock() >= self._report_at):
             self._registered = await self._report()
             if not self._registered:
-                log.warning("Consul does not know %s any more", self._service.id)
+                log.warning("Consul does not know %s any more", self._workload.id)
         if not self._registered and self._due() <= 0:
             await self._register()
             if not await self._report():
                 raise ConsulException("the agent forgot the registration at once")
 
     async def _register(self) -> None:
-        service, status = self._service, self._status
+        workload, status = self._workload, self._status
         self._attempted = True
         accepted = await self._client().agent.service.register(
-            service.name,
-            service_id=service.id,
-            address=service.address,
-            port=self._port,
-            tags=list(service.tags),
-            meta=_meta(service),
-            weights={"Passing": service.weights.passing, "Warning": service.weights.warning},
+            workload.name,
+            service_id=workload.id,
+            address=workload.address,
+            port=workload.port,
+            tags=list(workload.tags),
+            meta=_meta(workload),
+            weights={"Passing": workload.passing_weight, "Warning": workload.warning_weight},
             check={
                 "CheckID": self._check_id,
-                "Name": f"{service.name} as its sidecar sees it",
+                "Name": f"{workload.name} as its sidecar sees it",
                 "TTL": f"{3 * self._interval:.3f}s",
                 "Status": status,  # without it a running service would be critical for a moment
                 "DeregisterCriticalServiceAfter": f"{self._deregister_after:.0f}s",
@@ -190,7 +187,7 @@ class ConsulRegistration:
             raise ConsulException("the registration was not accepted")
         self._accepted = self._registered = True
         self._reconcile_at = self._clock() + RECONCILE * random.uniform(0.9, 1.1)
-        log.info("registered %s with Consul as %s, %s", service.id, service.name, status)
+        log.info("registered %s with Consul as %s, %s", workload.id, workload.name, status)
 
     async def _report(self) -> bool:
         """Renew the check; False when the agent does not know it."""
@@ -214,31 +211,31 @@ class ConsulRegistration:
 
     async def _known_to_agent(self) -> bool:
         """Whether the agent has this workload as it should be; somebody may have registered over it."""
-        wanted = self._service
+        wanted = self._workload
         services = await self._client().agent.services(filter_expr=f"ID == {json.dumps(wanted.id, ensure_ascii=False)}")
         self._reconcile_at = self._clock() + RECONCILE * random.uniform(0.9, 1.1)
         found = (services or {}).get(wanted.id) if isinstance(services, dict | None) else None
         return isinstance(found, dict) and _as_said(found) == {
             "Service": wanted.name,
             "Address": wanted.address,
-            "Port": self._port,
+            "Port": self._workload.port,
             "Tags": sorted(wanted.tags),
             "Meta": _meta(wanted),
-            "Weights": {"Passing": wanted.weights.passing, "Warning": wanted.weights.warning},
+            "Weights": {"Passing": wanted.passing_weight, "Warning": wanted.warning_weight},
         }
 
     async def _leave(self) -> None:
         try:
-            await self._client().agent.service.deregister(self._service.id)
+            await self._client().agent.service.deregister(self._workload.id)
         except ConsulException as error:
             if "Unknown service" not in str(error):
                 raise
-        log.info("deregistered %s from Consul", self._service.id)
+        log.info("deregistered %s from Consul", self._workload.id)
 
 
-def _meta(service: Service) -> dict[str, str]:
+def _meta(workload: Workload) -> dict[str, str]:
     """What it is registered with: that a sidecar stands before it, too."""
-    return {**service.meta, SIDECAR: "1"}
+    return {**workload.meta, SIDECAR: "1"}
 
 
 def _as_said(found: dict[str, Any]) -> dict[str, Any]:

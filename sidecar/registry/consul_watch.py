@@ -13,7 +13,6 @@ from typing import Any
 
 from consul import ConsulException
 
-from sidecar.config.model import Discover
 from sidecar.registry.consul_client import BadAnswer
 from sidecar.registry.consul_health import read
 from sidecar.registry.link import Link
@@ -49,15 +48,17 @@ def backoff(failures: int, error: BaseException) -> float:
 class ConsulWatch(Watch):
     """One query, shared by everyone who follows the same service and tag. ``client`` gives the py-consul client."""
 
-    def __init__(self, discover: Discover, client: Callable[[], Any], link: Link, clock: Callable[[], float]) -> None:
-        super().__init__(discover)
+    def __init__(
+        self, service: str, tag: str, client: Callable[[], Any], link: Link, clock: Callable[[], float]
+    ) -> None:
+        super().__init__(service, tag)
         self._client = client
         self._link = link
-        self.source = f"watch of {discover.service}" + (f" with tag {discover.tag}" if discover.tag else "")
+        self.source = f"watch of {service}" + (f" with tag {tag}" if tag else "")
         #: A change is seen at once, a service that changes all the time once a second.
         self._pace = Pace(1.0, 10, clock)
         self._hold = Hold(clock)
-        self._refusals = Refusals(discover.service, clock)
+        self._refusals = Refusals(service, clock)
         self._release: asyncio.TimerHandle | None = None
         self._failures = 0
         self._last_index = 0
@@ -97,9 +98,7 @@ class ConsulWatch(Watch):
         wait = WAIT * _rng.uniform(0.9, 1.0)
         # Consul itself adds up to a sixteenth to the wait.
         async with asyncio.timeout(ANSWER + (wait * 17 / 16 if index else 0)):
-            number, text = await self._client().instances(
-                self.discover.service, index=index, wait=f"{wait:.0f}s", tag=self.discover.tag
-            )
+            number, text = await self._client().instances(self.service, index=index, wait=f"{wait:.0f}s", tag=self.tag)
         answered = _index(number)
         refused: list[str] = []
         try:

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from sidecar.config.model import Config, Discover
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret
 from sidecar.registry.directory_folder import HEARTBEAT, Folder
@@ -17,6 +16,7 @@ from sidecar.registry.directory_record import check_size, encode
 from sidecar.registry.link import Link, describe
 from sidecar.registry.outage_grace import Hold
 from sidecar.registry.pace import Pace
+from sidecar.registry.settings import Settings, Workload
 from sidecar.registry.watch import Watch
 
 log = logging.getLogger("sidecar.registry")
@@ -32,15 +32,15 @@ T = TypeVar("T")
 
 
 class _FolderWatch(Watch):
-    def __init__(self, discover: Discover, clock: Callable[[], float]) -> None:
-        super().__init__(discover)
+    def __init__(self, service: str, tag: str, clock: Callable[[], float]) -> None:
+        super().__init__(service, tag)
         self._hold = Hold(clock)
 
     def away(self) -> None:
         self._hold.outage()
 
     def found(self, instances: tuple[Instance, ...]) -> None:
-        tag = self.discover.tag
+        tag = self.tag
         usable = self._hold.apply(tuple(i for i in instances if not tag or tag in i.tags))
         if usable != self.known:
             self.publish(usable)
@@ -50,16 +50,16 @@ class DirectoryRegistry:
     """See :class:`sidecar.registry.api.Registry`. One thread does all the disk's work, so a slow disk never holds
     up traffic. Raises :class:`sidecar.registry.errors.RegistryError` when the folder cannot be used."""
 
-    def __init__(self, config: Config, *, clock: Callable[[], float]) -> None:
-        self._config = config
+    def __init__(self, settings: Settings, *, clock: Callable[[], float]) -> None:
+        self._workload = settings.workload
         self._clock = clock
-        self._folder = Folder(Path(config.registry.path), clock=clock)
+        self._folder = Folder(Path(settings.path), clock=clock)
         self._folder.prepare()
-        if config.inbound is not None:
-            check_size(config.service)
-        self._link = Link(f"directory://{config.registry.path}", clock)
+        if settings.workload is not None:
+            check_size(settings.workload)
+        self._link = Link(f"directory://{settings.path}", clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
-        self._watches: dict[Discover, _FolderWatch] = {}
+        self._watches: dict[tuple[str, str], _FolderWatch] = {}
         self._poll: asyncio.Task[None] | None = None
         self._heartbeat: asyncio.Task[None] | None = None
         self._wake = asyncio.Event()
@@ -76,18 +76,19 @@ class DirectoryRegistry:
     def age(self) -> float:
         return self._link.age
 
-    def watch(self, discover: Discover, on_change: OnChange) -> Callable[[], None]:
-        watch = self._watches.get(discover)
+    def watch(self, service: str, tag: str, on_change: OnChange) -> Callable[[], None]:
+        key = (service, tag)
+        watch = self._watches.get(key)
         if watch is None:
-            watch = self._watches[discover] = _FolderWatch(discover, self._clock)
+            watch = self._watches[key] = _FolderWatch(service, tag, self._clock)
         unsubscribe = watch.subscribe(on_change)
         if self._poll is None:
             self._poll = asyncio.create_task(self._keep_looking(), name="registry poll")
 
         def cancel() -> None:
             unsubscribe()
-            if not watch.wanted and self._watches.get(discover) is watch:
-                del self._watches[discover]
+            if not watch.wanted and self._watches.get(key) is watch:
+                del self._watches[key]
                 watch.answered.set()
 
         return cancel
@@ -98,9 +99,8 @@ class DirectoryRegistry:
 
     def register(self) -> None:
         """A workload without an inbound port has nothing that others could dial and is not registered."""
-        if self._heartbeat is None and self._config.inbound is not None:
-            port = self._config.inbound.bind.port
-            self._heartbeat = asyncio.create_task(self._keep_registered(port), name="registry heartbeat")
+        if self._heartbeat is None and self._workload is not None:
+            self._heartbeat = asyncio.create_task(self._keep_registered(self._workload), name="registry heartbeat")
 
     def set_health(self, status: str, output: str) -> None:
         self._output = output
@@ -113,17 +113,17 @@ class DirectoryRegistry:
 
     async def deregister(self) -> None:
         heartbeat, self._heartbeat = self._heartbeat, None
-        if heartbeat is None:
+        workload = self._workload
+        if heartbeat is None or workload is None:
             return
         heartbeat.cancel()
         await asyncio.wait({heartbeat})
-        service = self._config.service
         try:
             async with asyncio.timeout(LEAVE):
                 # The thread takes one job after the other, so a write under way comes first.
-                await self._in_thread(self._folder.remove, service.name, service.id)
+                await self._in_thread(self._folder.remove, workload.name, workload.id)
         except Exception as error:
-            log.warning("could not deregister %s: %s; its file turns stale by itself", service.id, describe(error))
+            log.warning("could not deregister %s: %s; its file turns stale by itself", workload.id, describe(error))
 
     async def close(self) -> None:
         """The registration stays until it is stale; call :meth:`deregister` before to take it out."""
@@ -157,12 +157,12 @@ class DirectoryRegistry:
 
     async def _look(self) -> Exception | None:
         """Look once; what went wrong with single services. Raises OSError when the registry cannot be read at all."""
-        services = {discover.service for discover in self._watches}
+        services = {service for service, _ in self._watches}
         found, failed = await self._in_thread(self._read, services)
-        for discover, watch in tuple(self._watches.items()):
-            if discover.service in found:
-                watch.found(found[discover.service])
-            elif discover.service in failed:
+        for watch in tuple(self._watches.values()):
+            if watch.service in found:
+                watch.found(found[watch.service])
+            elif watch.service in failed:
                 watch.away()
         return next(iter(failed.values()), None)
 
@@ -182,14 +182,13 @@ class DirectoryRegistry:
             self._folder.check()
         return found, failed
 
-    async def _keep_registered(self, port: int) -> None:
-        service = self._config.service
+    async def _keep_registered(self, workload: Workload) -> None:
         while True:
             await self._pace.turn()
             self._wake.clear()
             try:
-                content = encode(service, port, self._status, self._output)
-                await self._in_thread(self._folder.write, service.name, service.id, content)
+                content = encode(workload, self._status, self._output)
+                await self._in_thread(self._folder.write, workload.name, workload.id, content)
                 self._link.ok("registration")
             except Exception as error:
                 self._link.failed("registration", error)

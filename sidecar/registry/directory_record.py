@@ -7,14 +7,14 @@ import json
 import re
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from urllib.parse import quote
 
-from sidecar.config.model import Service
 from sidecar.core.instance import Instance
 from sidecar.registry import validate
 from sidecar.registry.errors import RegistryError
+from sidecar.registry.settings import Workload
 
 #: Larger files are not read.
 MAX_SIZE = 65536
@@ -75,26 +75,26 @@ def is_record(folder: str, name: str, data: bytes) -> bool:
         return False
 
 
-def encode(service: Service, port: int, status: str, output: str) -> bytes:
+def encode(workload: Workload, status: str, output: str) -> bytes:
     """The file's content."""
     content = {
-        "service": service.name,
-        "id": service.id,
-        "host": service.address,
-        "port": port,
-        "tags": service.tags,
-        "meta": service.meta,
+        "service": workload.name,
+        "id": workload.id,
+        "host": workload.address,
+        "port": workload.port,
+        "tags": workload.tags,
+        "meta": workload.meta,
         "sidecar": True,
-        "weights": {"passing": service.weights.passing, "warning": service.weights.warning},
+        "weights": {"passing": workload.passing_weight, "warning": workload.warning_weight},
         "status": status,
         "output": output[:1000],
     }
     return json.dumps(content, separators=(",", ":")).encode()
 
 
-def check_size(service: Service) -> None:
+def check_size(workload: Workload) -> None:
     """Raises :class:`RegistryError` when others would not read this workload's file."""
-    size = len(encode(service, 65535, "critical", "x" * 1000))
+    size = len(encode(replace(workload, port=65535), "critical", "x" * 1000))
     if size > MAX_SIZE:
         raise RegistryError(
             f"registry: service.tags and service.meta make a file of {size} bytes; one of at most {MAX_SIZE} is read"

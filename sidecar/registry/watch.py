@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from sidecar.config.model import Discover
 from sidecar.core.instance import Instance, OnChange
 
 log = logging.getLogger("sidecar.registry")
@@ -32,8 +31,9 @@ class _Subscriber:
 class Watch:
     """The set is compared before anyone is called, so a return of a query that brings nothing new costs nothing."""
 
-    def __init__(self, discover: Discover) -> None:
-        self.discover = discover
+    def __init__(self, service: str, tag: str) -> None:
+        self.service = service
+        self.tag = tag
         #: None until the first answer.
         self.known: tuple[Instance, ...] | None = None
         #: Set with the first answer, or when the watch ends.

@@ -16,7 +16,6 @@ import threading
 import time
 from typing import Final
 
-from sidecar.config.model import Log
 from sidecar.core.records import AccessRecord
 from sidecar.core.text import counted
 from sidecar.telemetry.log_lines import (
@@ -46,13 +45,13 @@ MAX_TARGET: Final = 1024
 
 class LogWriter(logging.Handler):
     """Takes records from the logging module and from the access log; its own thread writes them to the file
-    descriptor ``fd``, which it does not close."""
+    descriptor ``fd``, which it does not close. ``format`` is ``json`` or ``text``."""
 
-    def __init__(self, config: Log, service: str, fd: int) -> None:
+    def __init__(self, format: str, service: str, fd: int) -> None:
         super().__init__()
         self._service = service
         self._fd = fd
-        self._lines: Lines = JsonLines() if config.format == "json" else TextLines(colour=_wants_colour(fd))
+        self._lines: Lines = JsonLines() if format == "json" else TextLines(colour=_wants_colour(fd))
         self._queue: queue.SimpleQueue[bytes | AccessRecord | None] = queue.SimpleQueue()
         #: Lines that were not written because the queue was full, or writing failed. (Threads that drop at the very
         #: same moment may be counted as one.)
@@ -149,12 +148,12 @@ class LogWriter(logging.Handler):
         }
 
 
-def setup(config: Log, service: str, fd: int = 2) -> LogWriter:
-    """Send everything that is logged, Python's warnings too, to a :class:`LogWriter` on ``fd`` (standard error). The
-    caller closes it; at the latest the interpreter's end does."""
-    writer = LogWriter(config, service, fd)
+def setup(level: str, format: str, service: str, fd: int = 2) -> LogWriter:
+    """Send everything that is logged from ``level`` on, Python's warnings too, to a :class:`LogWriter` on ``fd``
+    (standard error). The caller closes it; at the latest the interpreter's end does."""
+    writer = LogWriter(format, service, fd)
     logging.root.handlers[:] = [writer]
-    writer.set_level(config.level)
+    writer.set_level(level)
     logging.captureWarnings(True)
     # Libraries tell about every request at INFO.
     for name in ("aiohttp.access", "urllib3", "opentelemetry"):

@@ -13,8 +13,6 @@ from collections import deque
 from typing import Any, Final
 
 from sidecar import __version__
-from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.model import Service, Tracing
 from sidecar.core.records import SpanRecord
 from sidecar.core.text import utf8
 
@@ -29,17 +27,15 @@ SEND_SECONDS: Final = 1.5
 FLUSH_SECONDS: Final = 2.0
 
 
-class SpanError(ConfigError):
-    """Spans cannot be exported as configured; the text says what to install."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__("tracing.otlp", [Problem("", text)])
+class SpanError(Exception):
+    """Spans cannot be exported; the text says what to install."""
 
 
 class SpanExporter:
-    """Sends spans to ``tracing.otlp``. Raises :class:`SpanError` when the packages for it are missing."""
+    """Sends spans of an instance of a service to the collector at ``url``. Raises :class:`SpanError` when the packages
+    for it are missing."""
 
-    def __init__(self, tracing: Tracing, service: Service) -> None:
+    def __init__(self, url: str, service: str, instance: str) -> None:
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource
@@ -53,9 +49,9 @@ class SpanExporter:
         sdk.propagate = False  # it logs every failure; we log transitions, with its reason
         # ``create`` adds what OTEL_RESOURCE_ATTRIBUTES says, as users of OpenTelemetry expect.
         self._resource = Resource.create(
-            {"service.name": service.name, "service.instance.id": service.id, "sidecar.version": __version__}
+            {"service.name": service, "service.instance.id": instance, "sidecar.version": __version__}
         )
-        self._exporter = OTLPSpanExporter(endpoint=f"{tracing.otlp.rstrip('/')}/v1/traces", timeout=SEND_SECONDS)
+        self._exporter = OTLPSpanExporter(endpoint=f"{url.rstrip('/')}/v1/traces", timeout=SEND_SECONDS)
         self._waiting: deque[SpanRecord] = deque()
         #: Spans that were not delivered, and those that were.
         self.dropped = 0

@@ -4,13 +4,17 @@ import asyncio
 import json
 import os
 import socket
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from sidecar.agent import lifecycle
 from sidecar.agent.lifecycle import StartError
-from sidecar.config.model import Service
+from sidecar.config.errors import ConfigError
+from sidecar.config.model import Config, Service, Tracing
+from sidecar.registry import Workload
 from sidecar.registry.directory_folder import Folder
 from sidecar.registry.directory_record import encode
 from sidecar.storage.files import Files
@@ -161,8 +165,8 @@ def test_an_instance_that_is_its_own_listener_is_refused_and_one_that_is_its_inb
     folder.prepare()
 
     def say(service: str, port: int) -> None:
-        it = Service(name=service, id=f"{service}-{port}", address="127.0.0.1")
-        folder.write(service, it.id, encode(it, port, "passing", ""))
+        it = Workload(name=service, id=f"{service}-{port}", address="127.0.0.1", port=port)
+        folder.write(service, it.id, encode(it, "passing", ""))
 
     async def main() -> None:
         async with (
@@ -197,8 +201,8 @@ def test_a_reload_that_listens_at_an_endpoint_takes_that_one_out(tmp_path: Path)
         folder = Folder(tmp_path / "mesh")
         folder.prepare()
         for n in (port, 9):
-            there = Service(name="a", id=f"a-{n}", address="127.0.0.1")
-            folder.write("a", there.id, encode(there, n, "passing", ""))
+            there = Workload(name="a", id=f"a-{n}", address="127.0.0.1", port=n)
+            folder.write("a", there.id, encode(there, "passing", ""))
         ups = {"a": {"bind": "127.0.0.1:0", "discover": {"service": "a"}}}
         async with RunningAgent(tmp_path, registry=f"directory://{tmp_path / 'mesh'}", upstreams=ups) as it:
             await until(lambda: len(it.agent.upstreams["a"].endpoints) == 2)
@@ -411,3 +415,10 @@ def test_a_first_start_with_a_queue_tells_of_no_loss(tmp_path: Path, caplog: pyt
         assert "is gone: if anything was stored in it, that is lost" in caplog.text
 
     run(main)
+
+
+def test_spans_that_cannot_be_exported_are_a_mistake_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
+    service = Service(name="web", id="web-1", address="127.0.0.1")
+    with pytest.raises(ConfigError, match=r"^tracing\.otlp: needs the OpenTelemetry packages: pip install"):
+        lifecycle._span_exporter(Config(service=service, tracing=Tracing(otlp="http://127.0.0.1:4318")))

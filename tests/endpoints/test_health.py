@@ -8,15 +8,11 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from sidecar.config.model import Address, Check, Service
+from sidecar.core.address import Address
 from sidecar.core.health import Health
-from sidecar.endpoints.health import FIRST_DELAY, MAX_BODY, AppChecker
+from sidecar.endpoints.health import FIRST_DELAY, MAX_BODY, AppCheck, AppChecker
 from support.processes import free_port
 from support.registries import until
-
-
-def service(port: int, check: Check) -> Service:
-    return Service(name="web", id="web-1", address="127.0.0.1", app=Address("127.0.0.1", port), check=check)
 
 
 class App:
@@ -41,14 +37,14 @@ class App:
             writer.close()
 
 
-def checked(app: App, check: Check, main: Callable[[AppChecker], Awaitable[None]]) -> list[Health]:
+def checked(app: App, check: AppCheck, main: Callable[[AppChecker], Awaitable[None]]) -> list[Health]:
     """Run ``main`` with a checker of this app; returns the results that were reported."""
     results: list[Health] = []
 
     async def run() -> None:
         server = await asyncio.start_server(app.serve, "127.0.0.1", 0)
         async with asyncio.timeout(180), server:
-            checker = AppChecker(service(server.sockets[0].getsockname()[1], check), results.append)
+            checker = AppChecker(Address("127.0.0.1", server.sockets[0].getsockname()[1]), check, results.append)
             try:
                 await main(checker)
             finally:
@@ -67,7 +63,7 @@ def once(answer: bytes | None, path: str = "/health", timeout: float = 1.0, keep
     async def main(checker: AppChecker) -> None:
         await checker.check_now()
 
-    (health,) = checked(App(answer, keep_open=keep_open), Check(http=path, timeout=timeout), main)
+    (health,) = checked(App(answer, keep_open=keep_open), AppCheck(http=path, timeout=timeout), main)
     return health
 
 
@@ -80,7 +76,7 @@ def test_the_host_that_is_asked_for(host: str, sent: str) -> None:
     async def main(checker: AppChecker) -> None:
         await checker.check_now()
 
-    checked(app, Check(http="/health", host=host), main)
+    checked(app, AppCheck(http="/health", host=host), main)
     [head] = app.heads
     assert head.count(b"Host:") == 1
     assert f"\r\nHost: {sent}" in head.decode()
@@ -107,7 +103,7 @@ def test_the_request_is_plain_and_the_query_is_sent_but_not_told() -> None:
     async def main(checker: AppChecker) -> None:
         assert (await checker.check_now()).output == "GET /häl th: 200"
 
-    checked(app, Check(http="/häl th?key=s3cret"), main)
+    checked(app, AppCheck(http="/häl th?key=s3cret"), main)
     head = app.heads[0].decode("ascii")
     assert head.startswith("GET /h%C3%A4l%20th?key=s3cret HTTP/1.1\r\nHost: 127.0.0.1:")
     assert "Connection: close\r\n" in head
@@ -119,7 +115,7 @@ def test_a_path_cannot_add_a_header() -> None:
     async def main(checker: AppChecker) -> None:
         await checker.check_now()
 
-    checked(app, Check(http="/a HTTP/1.1\r\nEvil: 1"), main)
+    checked(app, AppCheck(http="/a HTTP/1.1\r\nEvil: 1"), main)
     assert b"\r\nEvil" not in app.heads[0]
 
 
@@ -166,14 +162,13 @@ def test_a_tcp_check_is_a_connect() -> None:
     async def main(checker: AppChecker) -> None:
         assert (await checker.check_now()).status == "healthy"
 
-    checked(App(b""), Check(tcp=True), main)
-    checked(App(b""), Check(), main)
+    checked(App(b""), AppCheck(), main)
 
 
 def test_a_closed_port_is_unhealthy() -> None:
     async def main() -> None:
-        for check in (Check(tcp=True), Check(http="/health")):
-            checker = AppChecker(service(free_port(), check), lambda health: None)
+        for check in (AppCheck(), AppCheck(http="/health")):
+            checker = AppChecker(Address("127.0.0.1", free_port()), check, lambda health: None)
             health = await checker.check_now()
             assert health.status == "unhealthy"
             assert "onnect" in health.output
@@ -195,7 +190,7 @@ def test_while_the_app_starts_it_is_asked_often_and_then_at_the_interval() -> No
         await asyncio.sleep(0.3)
         assert len(app.heads) == asked
 
-    results = checked(app, Check(http="/health", interval=60), main)
+    results = checked(app, AppCheck(http="/health", interval=60), main)
     assert [health.status for health in results] == ["unhealthy"] * (len(results) - 1) + ["healthy"]
 
 
@@ -210,7 +205,7 @@ def test_an_app_that_was_well_is_asked_at_the_interval() -> None:
         app.answer = answer(429)
         await until(lambda: checker.health.status == "warning", "noticed")
 
-    checked(app, Check(http="/health", interval=0.1), main)
+    checked(app, AppCheck(http="/health", interval=0.1), main)
 
 
 def test_many_callers_share_one_check() -> None:
@@ -223,7 +218,7 @@ def test_many_callers_share_one_check() -> None:
         first.cancel()  # the others get their result all the same
         assert {(await other).status for other in others} == {"healthy"}
 
-    assert len(checked(app, Check(http="/health"), main)) == 1
+    assert len(checked(app, AppCheck(http="/health"), main)) == 1
     assert len(app.heads) == 1
 
 
@@ -238,10 +233,5 @@ def test_a_listener_that_raises_does_not_end_the_checks(caplog: pytest.LogCaptur
         checker.start()
         await until(lambda: len(app.heads) >= 3, "it goes on")
 
-    checked(app, Check(http="/health", interval=0.05), main)
+    checked(app, AppCheck(http="/health", interval=0.05), main)
     assert "broken listener" in caplog.text
-
-
-def test_without_an_app_there_is_nothing_to_check() -> None:
-    with pytest.raises(ValueError, match=r"service\.app"):
-        AppChecker(Service(name="a", id="a", address="h"), lambda health: None)

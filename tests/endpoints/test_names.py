@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Dns
 from sidecar.core.instance import Instance
 from sidecar.endpoints import names as module
 from sidecar.endpoints.names import GRACE, MAX_ADDRESSES, MAX_LOOKED_AT, MAX_NAMES, Expansion, with_route
@@ -20,8 +19,8 @@ from support.names import FakeNames, settled
 class Setup:
     """An upstream that follows names, and what it is told."""
 
-    def __init__(self, settings: Dns | None = None) -> None:
-        self.names = FakeNames(settings)
+    def __init__(self, min_ttl: float = 1.0, max_ttl: float = 300.0) -> None:
+        self.names = FakeNames(min_ttl, max_ttl)
         self.dns = self.names.fake
         self.time = self.names.time
         self.told: list[tuple[Instance, ...]] = []
@@ -114,7 +113,7 @@ def test_a_name_that_moves_is_followed_within_its_ttl_and_a_second() -> None:
 @pytest.mark.parametrize(("ttl", "expected"), [(0, 2.0), (1, 2.0), (5, 5.0), (3600, 20.0)])
 def test_a_ttl_has_a_floor_and_a_ceiling(ttl: float, expected: float) -> None:
     async def main() -> None:
-        s = Setup(Dns(min_ttl=2.0, max_ttl=20.0))
+        s = Setup(min_ttl=2.0, max_ttl=20.0)
         s.dns.set("db.test", "10.0.0.1", ttl=ttl)
         s.follow("db.test")
         await settled()

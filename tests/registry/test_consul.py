@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 
 from sidecar import registry as registries
-from sidecar.config.model import Check, Config, Discover, Weights
 from sidecar.core.secret import Secret
+from sidecar.registry import Settings
 from sidecar.registry.consul import ConsulRegistry
 from support.clock import Clock
 from support.consul import ConsulAgent
-from support.registries import Seen, consul_config, until
+from support.registries import Seen, consul_settings, until
 
 
 @pytest.fixture(scope="module")
@@ -36,8 +36,8 @@ def agent(shared: ConsulAgent) -> Iterator[ConsulAgent]:
 
 
 @asynccontextmanager
-async def opened(config: Config, **more: Any) -> Any:
-    registry = registries.create(config, **more)
+async def opened(settings: Settings, **more: Any) -> Any:
+    registry = registries.create(settings, **more)
     assert isinstance(registry, ConsulRegistry)
     try:
         yield registry
@@ -62,16 +62,17 @@ def status(agent: ConsulAgent, id: str = "tasks-1") -> str | None:
 
 
 def test_a_workload_is_registered_once_it_is_well_and_taken_out_on_deregister(agent: ConsulAgent) -> None:
-    config = consul_config(
+    settings = consul_settings(
         agent.http_port,
         tags=("ai", "v1"),
         meta={"version": "1.0"},
-        weights=Weights(passing=7, warning=2),
+        passing_weight=7,
+        warning_weight=2,
         address="10.0.0.5",
     )
 
     async def main() -> None:
-        async with opened(config) as registry:
+        async with opened(settings) as registry:
             registry.register()
             registry.register()
             registry.set_health("critical", "no answer")
@@ -99,10 +100,10 @@ def test_a_workload_is_registered_once_it_is_well_and_taken_out_on_deregister(ag
 
 
 def test_changes_of_health_are_reported_at_once_and_the_check_is_renewed(agent: ConsulAgent) -> None:
-    config = consul_config(agent.http_port, check=Check(interval=1.0))  # the TTL is 3 s
+    settings = consul_settings(agent.http_port, check_interval=1.0)  # the TTL is 3 s
 
     async def main() -> None:
-        async with opened(config) as registry:
+        async with opened(settings) as registry:
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: status(agent) == "passing", "passing")
@@ -121,7 +122,7 @@ def test_changes_of_health_are_reported_at_once_and_the_check_is_renewed(agent: 
 
 def test_a_flapping_app_does_not_storm_consul(agent: ConsulAgent) -> None:
     async def main() -> None:
-        async with opened(consul_config(agent.http_port, check=Check(interval=60))) as registry:
+        async with opened(consul_settings(agent.http_port, check_interval=60)) as registry:
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: status(agent) == "passing", "passing")
@@ -148,7 +149,7 @@ def test_a_critical_workload_is_shown_after_a_grace(agent: ConsulAgent, monkeypa
     monkeypatch.setattr("sidecar.registry.consul_registration.GRACE", 0.3)
 
     async def main() -> None:
-        async with opened(consul_config(agent.http_port)) as registry:
+        async with opened(consul_settings(agent.http_port)) as registry:
             registry.set_health("critical", "connection refused")
             registry.register()
             await until(lambda: status(agent) == "critical", "registered as critical")
@@ -167,7 +168,7 @@ def test_a_lost_or_overwritten_registration_is_put_right(agent: ConsulAgent, mon
     monkeypatch.setattr("sidecar.registry.consul_registration.RECONCILE", 0.3)
 
     async def main() -> None:
-        async with opened(consul_config(agent.http_port, tags=("a",))) as registry:
+        async with opened(consul_settings(agent.http_port, tags=("a",))) as registry:
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: status(agent) == "passing", "registered")
@@ -182,10 +183,10 @@ def test_a_lost_or_overwritten_registration_is_put_right(agent: ConsulAgent, mon
 
 def test_discovery_follows_within_a_second(agent: ConsulAgent) -> None:
     async def main() -> None:
-        async with opened(consul_config(agent.http_port)) as registry:
+        async with opened(consul_settings(agent.http_port)) as registry:
             seen, tagged = Seen(), Seen()
-            registry.watch(Discover(service="ollama"), seen)
-            registry.watch(Discover(service="ollama", tag="gpu"), tagged)
+            registry.watch("ollama", "", seen)
+            registry.watch("ollama", "gpu", tagged)
             await registry.answered()
             assert (seen.ids, tagged.ids) == ([], [])
             assert registry.up
@@ -227,13 +228,13 @@ def test_discovery_follows_within_a_second(agent: ConsulAgent) -> None:
 def test_watches_of_one_service_share_a_query(agent: ConsulAgent) -> None:
     async def main() -> None:
         await asyncio.to_thread(agent.register, "redis", "r1", 6379)
-        async with opened(consul_config(agent.http_port)) as registry:
+        async with opened(consul_settings(agent.http_port)) as registry:
             first, second, late = Seen(), Seen(), Seen()
-            cancel_first = registry.watch(Discover(service="redis"), first)
-            cancel_second = registry.watch(Discover(service="redis"), second)
+            cancel_first = registry.watch("redis", "", first)
+            cancel_second = registry.watch("redis", "", second)
             assert len(asyncio.all_tasks()) == 2  # this one and the query's
             await registry.answered()
-            cancel_late = registry.watch(Discover(service="redis"), late)
+            cancel_late = registry.watch("redis", "", late)
             await asyncio.sleep(0)
             assert first.sets == second.sets == late.sets
             cancel_first()
@@ -247,7 +248,7 @@ def test_watches_of_one_service_share_a_query(agent: ConsulAgent) -> None:
             assert len(asyncio.all_tasks()) == 1
             # and one can begin anew
             again = Seen()
-            registry.watch(Discover(service="redis"), again)
+            registry.watch("redis", "", again)
             await until(lambda: again.ids == ["r1", "r2"], "followed again")
 
     run(main)
@@ -258,10 +259,10 @@ def test_a_listener_that_raises_harms_nobody(agent: ConsulAgent, caplog: pytest.
         raise RuntimeError("broken listener")
 
     async def main() -> None:
-        async with opened(consul_config(agent.http_port)) as registry:
+        async with opened(consul_settings(agent.http_port)) as registry:
             seen = Seen()
-            registry.watch(Discover(service="redis"), broken)
-            registry.watch(Discover(service="redis"), seen)
+            registry.watch("redis", "", broken)
+            registry.watch("redis", "", seen)
             await until(lambda: seen.ids == [], "the other one is told")
             await asyncio.to_thread(agent.register, "redis", "r1", 6379)
             await until(lambda: seen.ids == ["r1"], "again")
@@ -276,10 +277,10 @@ def test_an_agent_that_returns_without_its_data_does_not_take_the_endpoints_alon
     caplog.set_level(logging.INFO, "sidecar.registry")
 
     async def main(agent: ConsulAgent) -> None:
-        async with opened(consul_config(agent.http_port, check=Check(interval=10))) as registry:
+        async with opened(consul_settings(agent.http_port, check_interval=10)) as registry:
             own, other = Seen(), Seen()
-            registry.watch(Discover(service="tasks"), own)
-            registry.watch(Discover(service="redis"), other)
+            registry.watch("tasks", "", own)
+            registry.watch("redis", "", other)
             await asyncio.to_thread(agent.register, "redis", "r1", 6379)
             await asyncio.to_thread(agent.register, "redis", "r2", 6380)
             registry.register()
@@ -315,9 +316,9 @@ def test_a_frozen_agent_holds_nothing_up(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sidecar.registry.consul_registration.CALL", 0.5)
 
     async def main(agent: ConsulAgent) -> None:
-        async with opened(consul_config(agent.http_port)) as registry:
+        async with opened(consul_settings(agent.http_port)) as registry:
             seen = Seen()
-            registry.watch(Discover(service="tasks"), seen)
+            registry.watch("tasks", "", seen)
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: seen.ids == ["tasks-1"], "known")
@@ -347,9 +348,9 @@ def test_acl(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
         )  # fmt: skip
         # The configuration decides, not what the environment happens to hold.
         monkeypatch.setitem(os.environ, "CONSUL_HTTP_TOKEN", "00000000-0000-4000-8000-00000000dead")
-        async with opened(consul_config(agent.http_port, token=token)) as registry:
+        async with opened(consul_settings(agent.http_port, token=token)) as registry:
             seen = Seen()
-            registry.watch(Discover(service="tasks"), seen)
+            registry.watch("tasks", "", seen)
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: seen.ids == ["tasks-1"], "registered and found")
@@ -357,8 +358,8 @@ def test_acl(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
             await until(lambda: seen.ids == [], "taken out")
         monkeypatch.delitem(os.environ, "CONSUL_HTTP_TOKEN")
         wrong = "5ec2e75e-c2e7-4000-8000-0123456789ab"
-        async with opened(consul_config(agent.http_port, token=wrong)) as registry:
-            registry.watch(Discover(service="tasks"), seen)
+        async with opened(consul_settings(agent.http_port, token=wrong)) as registry:
+            registry.watch("tasks", "", seen)
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: "403" in caplog.text or "ACL" in caplog.text, "the refusal is logged")
@@ -375,11 +376,11 @@ def test_acl(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
 
 def test_the_datacenter_is_asked_for(agent: ConsulAgent) -> None:
     async def main() -> None:
-        async with opened(consul_config(agent.http_port, datacenter="dc1")) as registry:
-            registry.watch(Discover(service="tasks"), Seen())
+        async with opened(consul_settings(agent.http_port, datacenter="dc1")) as registry:
+            registry.watch("tasks", "", Seen())
             await registry.answered()
-        async with opened(consul_config(agent.http_port, datacenter="elsewhere")) as registry:
-            registry.watch(Discover(service="tasks"), Seen())
+        async with opened(consul_settings(agent.http_port, datacenter="elsewhere")) as registry:
+            registry.watch("tasks", "", Seen())
             await until(lambda: registry._link._failing, "there is no such datacenter")
 
     run(main)
@@ -388,11 +389,11 @@ def test_the_datacenter_is_asked_for(agent: ConsulAgent) -> None:
 def test_nothing_is_up_before_it_was_asked_and_none_gives_none(agent: ConsulAgent) -> None:
     async def main() -> None:
         clock = Clock()
-        async with opened(consul_config(agent.http_port), clock=clock) as registry:
+        async with opened(consul_settings(agent.http_port), clock=clock) as registry:
             await registry.answered()  # nothing is watched
             assert not registry.up
             clock.now += 5
             assert registry.age == 5
 
     run(main)
-    assert registries.create(Config(service=consul_config(1).service)) is None
+    assert registries.create(Settings(workload=consul_settings(1).workload)) is None

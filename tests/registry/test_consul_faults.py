@@ -13,13 +13,12 @@ import pytest
 from consul import ConsulException
 from consul.exceptions import ACLPermissionDenied, ClientError
 
-from sidecar.config.model import Discover
 from sidecar.registry import consul_client, consul_watch
 from sidecar.registry.consul import ConsulRegistry
 from sidecar.registry.consul_client import MAX_ANSWER
 from sidecar.registry.consul_registration import ConsulRegistration
 from sidecar.registry.link import Link
-from support.registries import Seen, consul_config, until
+from support.registries import Seen, consul_settings, tasks, until
 
 
 def nodes(*ids: str) -> list[dict[str, Any]]:
@@ -77,10 +76,10 @@ def watching(
         server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
         async with asyncio.timeout(100), server:
             registry = ConsulRegistry(
-                consul_config(server.sockets[0].getsockname()[1]), clock=asyncio.get_running_loop().time
+                consul_settings(server.sockets[0].getsockname()[1]), clock=asyncio.get_running_loop().time
             )
             seen = Seen()
-            registry.watch(Discover(service="web"), seen)
+            registry.watch("web", "", seen)
             try:
                 await main(fake, registry, seen)
             finally:
@@ -212,8 +211,8 @@ def test_an_endless_answer_is_left_at_its_bound(
         server = await asyncio.start_server(endless.serve, "127.0.0.1", 0)
         async with asyncio.timeout(100), server:
             port = server.sockets[0].getsockname()[1]
-            registry = ConsulRegistry(consul_config(port), clock=asyncio.get_running_loop().time)
-            registry.watch(Discover(service="web"), Seen())
+            registry = ConsulRegistry(consul_settings(port), clock=asyncio.get_running_loop().time)
+            registry.watch("web", "", Seen())
             await until(lambda: caplog.records, "the failure is told")
             await registry.close()
 
@@ -231,8 +230,8 @@ def test_a_body_that_drips_has_an_end(monkeypatch: pytest.MonkeyPatch, caplog: p
         server = await asyncio.start_server(dripping.serve, "127.0.0.1", 0)
         async with asyncio.timeout(100), server:
             port = server.sockets[0].getsockname()[1]
-            registry = ConsulRegistry(consul_config(port), clock=asyncio.get_running_loop().time)
-            registry.watch(Discover(service="web"), Seen())
+            registry = ConsulRegistry(consul_settings(port), clock=asyncio.get_running_loop().time)
+            registry.watch("web", "", Seen())
             await until(lambda: caplog.records, "the failure is told")
             await registry.close()
 
@@ -251,9 +250,9 @@ def test_a_redirect_is_not_followed_and_the_token_stays_here(monkeypatch: pytest
         fake = FakeAgent(*[away] * 100)
         server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
         async with asyncio.timeout(100), server, other:
-            config = consul_config(server.sockets[0].getsockname()[1], token="secret")
-            registry = ConsulRegistry(config, clock=asyncio.get_running_loop().time)
-            registry.watch(Discover(service="web"), Seen())
+            settings = consul_settings(server.sockets[0].getsockname()[1], token="secret")
+            registry = ConsulRegistry(settings, clock=asyncio.get_running_loop().time)
+            registry.watch("web", "", Seen())
             registry.register()
             registry.set_health("passing", "")
             await until(lambda: len(fake.asked) >= 4, "asked again and again, reading and writing")
@@ -287,10 +286,10 @@ def test_one_service_that_is_answered_badly_leaves_the_other_watches_alone(monke
         monkeypatch.setattr(consul_watch, "backoff", lambda failures, error: 0.01)
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with asyncio.timeout(100), server:
-            config = consul_config(server.sockets[0].getsockname()[1])
-            registry = ConsulRegistry(config, clock=asyncio.get_running_loop().time)
+            settings = consul_settings(server.sockets[0].getsockname()[1])
+            registry = ConsulRegistry(settings, clock=asyncio.get_running_loop().time)
             for service in ("bad", "one", "two"):
-                registry.watch(Discover(service=service), Seen())
+                registry.watch(service, "", Seen())
             await until(lambda: sum("/bad" in path for path in asked) >= 5, "the bad one is asked again")
             assert sum("/one" in path for path in asked) == 2
             await registry.close()
@@ -318,8 +317,7 @@ async def known_to_agent(services: Any) -> bool:
             return services
 
     loop = asyncio.get_running_loop()
-    service = consul_config(1).service
-    registration = ConsulRegistration(service, 1, Agent, Link("consul", loop.time), loop.time)
+    registration = ConsulRegistration(tasks(port=1, address="127.0.0.1"), Agent, Link("consul", loop.time), loop.time)
     try:
         return await registration._known_to_agent()
     finally:

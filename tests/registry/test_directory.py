@@ -13,16 +13,15 @@ from pathlib import Path
 import pytest
 
 from sidecar import registry as registries
-from sidecar.config.model import Config, Discover
-from sidecar.registry import RegistryError
+from sidecar.registry import RegistryError, Settings
 from sidecar.registry.directory import DirectoryRegistry
 from sidecar.registry.directory_root import MARKER
-from support.registries import Seen, directory_config, until
+from support.registries import Seen, directory_settings, until
 
 
 @asynccontextmanager
-async def opened(config: Config) -> AsyncIterator[DirectoryRegistry]:
-    registry = registries.create(config)
+async def opened(settings: Settings) -> AsyncIterator[DirectoryRegistry]:
+    registry = registries.create(settings)
     assert isinstance(registry, DirectoryRegistry)
     try:
         async with asyncio.timeout(100):
@@ -37,12 +36,12 @@ def test_sidecars_find_each_other_within_a_second(tmp_path: Path) -> None:
     path = str(tmp_path / "mesh")
 
     async def main() -> None:
-        async with opened(directory_config(path, "tasks-1", tags=("v1",))) as one, opened(
-            directory_config(path, "tasks-2", address="10.0.0.7")
+        async with opened(directory_settings(path, "tasks-1", tags=("v1",))) as one, opened(
+            directory_settings(path, "tasks-2", address="10.0.0.7")
         ) as two:  # fmt: skip
             seen, tagged = Seen(), Seen()
-            two.watch(Discover(service="tasks"), seen)
-            cancel = two.watch(Discover(service="tasks", tag="v1"), tagged)
+            two.watch("tasks", "", seen)
+            cancel = two.watch("tasks", "v1", tagged)
             await two.answered()
             assert (seen.ids, tagged.ids) == ([], [])
             assert two.up
@@ -77,9 +76,9 @@ def test_a_folder_that_vanishes_keeps_what_is_known_and_heals(
     path = tmp_path / "mesh"
 
     async def main() -> None:
-        async with opened(directory_config(str(path))) as registry:
+        async with opened(directory_settings(str(path))) as registry:
             seen = Seen()
-            registry.watch(Discover(service="tasks"), seen)
+            registry.watch("tasks", "", seen)
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: seen.ids == ["tasks-1"], "known")
@@ -100,7 +99,7 @@ def test_a_folder_that_vanishes_keeps_what_is_known_and_heals(
 
 def test_deregistering_from_a_folder_that_is_gone_does_not_raise(tmp_path: Path) -> None:
     async def main() -> None:
-        async with opened(directory_config(str(tmp_path / "mesh"))) as registry:
+        async with opened(directory_settings(str(tmp_path / "mesh"))) as registry:
             registry.register()
             await until(lambda: list(tmp_path.rglob("tasks-1.json")), "written")
             await asyncio.to_thread(shutil.rmtree, tmp_path / "mesh")
@@ -115,13 +114,13 @@ def test_deregistering_from_a_folder_that_is_gone_does_not_raise(tmp_path: Path)
 def test_a_folder_that_cannot_be_used_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RegistryError, match="cannot be used"):
-        registries.create(directory_config(str(tmp_path / "file")))
+        registries.create(directory_settings(str(tmp_path / "file")))
 
 
 def test_more_tags_than_others_would_read_are_refused_at_once(tmp_path: Path) -> None:
     tags = tuple(f"{n}{'é' * 200}" for n in range(200))
     with pytest.raises(RegistryError, match="tags"):
-        registries.create(directory_config(str(tmp_path / "mesh"), tags=tags))
+        registries.create(directory_settings(str(tmp_path / "mesh"), tags=tags))
 
 
 def test_a_services_folder_that_others_have_spoiled_is_so_for_that_service_only(
@@ -131,10 +130,10 @@ def test_a_services_folder_that_others_have_spoiled_is_so_for_that_service_only(
     path = tmp_path / "mesh"
 
     async def main() -> None:
-        async with opened(directory_config(str(path))) as registry:
+        async with opened(directory_settings(str(path))) as registry:
             seen, other = Seen(), Seen()
-            registry.watch(Discover(service="tasks"), seen)
-            registry.watch(Discover(service="spoiled"), other)
+            registry.watch("tasks", "", seen)
+            registry.watch("spoiled", "", other)
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: seen.ids == ["tasks-1"] and other.ids == [], "known")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config.model import Service
+from sidecar.registry import Workload
 from sidecar.registry.directory_folder import LITTER, STALE, Folder
 from sidecar.registry.directory_record import MAX_SIZE, encode
 from sidecar.registry.directory_root import MARKER
@@ -30,8 +30,8 @@ class Mesh:
         return Folder(self.path, clock=self.clock, wall=self.wall)
 
     def beat(self, id: str, port: int = 80, status: str = "passing") -> Path:
-        service = Service(name="web", id=id, address="10.0.0.1")
-        self.folder.write("web", id, encode(service, port, status, ""))
+        service = Workload(name="web", id=id, address="10.0.0.1", port=port)
+        self.folder.write("web", id, encode(service, status, ""))
         return self.stamp(self.path / "web" / f"{id}.json")
 
     def stamp(self, file: Path) -> Path:
@@ -120,8 +120,8 @@ HOSTILE = {
     "large.json": b" " * (MAX_SIZE + 1),
     "list.json": b"[]",
     # somebody else's name
-    "stolen.json": encode(Service(name="web", id="a", address="10.6.6.6"), 80, "passing", ""),
-    "other.json": encode(Service(name="db", id="other", address="10.6.6.6"), 80, "passing", ""),
+    "stolen.json": encode(Workload(name="web", id="a", address="10.6.6.6", port=80), "passing", ""),
+    "other.json": encode(Workload(name="db", id="other", address="10.6.6.6", port=80), "passing", ""),
 }
 
 
@@ -167,7 +167,7 @@ def test_long_stale_files_are_removed_by_anyone(mesh: Mesh, caplog: pytest.LogCa
     old = mesh.beat("old")
     left = mesh.put(".old.json.77", b'{"service":"we')
     empty = mesh.put(".new.json.0123456789abcdef", b"")
-    mesh.folder.write("db", "d", encode(Service(name="db", id="d", address="10.0.0.1"), 80, "passing", ""))
+    mesh.folder.write("db", "d", encode(Workload(name="db", id="d", address="10.0.0.1", port=80), "passing", ""))
     only = mesh.stamp(mesh.path / "db" / "d.json")
     mesh.pass_time(LITTER + 1)
     fresh = mesh.beat("fresh")
@@ -212,7 +212,7 @@ def test_what_is_not_the_registrys_is_never_touched(mesh: Mesh, tmp_path_factory
     """However old it is, wherever it is, whatever leads to it."""
     mesh.beat("a")
     outside = tmp_path_factory.mktemp("outside")
-    record = encode(Service(name="web", id="lost", address="10.0.0.1"), 80, "passing", "")
+    record = encode(Workload(name="web", id="lost", address="10.0.0.1", port=80), "passing", "")
     (outside / "thesis.txt").write_text("precious")
     (outside / "lost.json").write_bytes(record)
     (mesh.path / "top.json").write_bytes(record)
@@ -254,8 +254,8 @@ def test_a_services_folder_that_is_a_link_is_neither_read_nor_written_nor_remove
     outside.chmod(0o700)
     mesh.path.chmod(0o777)
     (mesh.path / "web").symlink_to(outside)
-    service = Service(name="web", id="a", address="10.0.0.1")
-    (outside / "a.json").write_bytes(encode(service, 80, "passing", ""))
+    service = Workload(name="web", id="a", address="10.0.0.1", port=80)
+    (outside / "a.json").write_bytes(encode(service, "passing", ""))
     mesh.stamp(outside / "a.json")
     with pytest.raises(NotADirectoryError):
         mesh.folder.write("web", "a", b"{}")
@@ -356,8 +356,8 @@ def test_so_many_and_so_large_files_are_read_and_no_more(
 
 def test_odd_names_stay_inside_the_folder(mesh: Mesh) -> None:
     for name in ("..", "../up", "a/b", ".", "x" * 500):
-        service = Service(name=name, id=name, address="10.0.0.1")
-        mesh.folder.write(name, name, encode(service, 80, "passing", ""))
+        service = Workload(name=name, id=name, address="10.0.0.1", port=80)
+        mesh.folder.write(name, name, encode(service, "passing", ""))
         for file in mesh.path.rglob("*.json"):
             mesh.stamp(file)
         assert [instance.id for instance in mesh.folder.read(name)] == [name]

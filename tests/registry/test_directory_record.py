@@ -9,26 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.model import Service, Weights
 from sidecar.core.instance import Instance
+from sidecar.registry import Workload
 from sidecar.registry.directory_record import MAX_SIZE, decode, encode, file_name
 
-SERVICE = Service(
+SERVICE = Workload(
     name="tasks",
     id="tasks-1",
     address="10.0.0.5",
     tags=("a", "b"),
     meta={"v": "1"},
-    weights=Weights(passing=5, warning=2),
+    port=10030,
+    passing_weight=5,
+    warning_weight=2,
 )
-GOOD = json.loads(encode(SERVICE, 10030, "passing", "fine"))
+GOOD = json.loads(encode(SERVICE, "passing", "fine"))
 
 
 @pytest.mark.parametrize(
     ("status", "state", "weight"), [("passing", "healthy", 5), ("warning", "warning", 2), ("critical", "critical", 5)]
 )
 def test_what_is_written_can_be_read(status: str, state: str, weight: int) -> None:
-    record = decode(encode(SERVICE, 10030, status, "GET /health: 200"))
+    record = decode(encode(SERVICE, status, "GET /health: 200"))
     assert record.service == "tasks"
     assert record.instance == Instance(
         host="10.0.0.5",

@@ -41,7 +41,7 @@ class RunningAgent:
         self.write()
         config = load(self.file)
         self._null = os.open(os.devnull, os.O_WRONLY)
-        self._log = LogWriter(config.log, config.service.name, self._null)
+        self._log = LogWriter(config.log.format, config.service.name, self._null)
         self.agent = Agent(config, self.file, self._log)
         try:
             await self.agent.start()

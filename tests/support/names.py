@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import Counter
 
-from sidecar.config.model import Dns
 from sidecar.endpoints.names import Names
 from sidecar.net.resolver import Answer, LookupFailed
 from support.clock import Clock
@@ -84,12 +83,13 @@ async def settled() -> None:
 class FakeNames(Names):
     """Names over a resolver and a clock of a test's; every address has a route."""
 
-    def __init__(self, settings: Dns | None = None) -> None:
+    def __init__(self, min_ttl: float = 1.0, max_ttl: float = 300.0) -> None:
         self.fake = FakeResolver()
         self.time = Sleeps()
         super().__init__(
-            settings or Dns(),
             self.fake,
+            min_ttl,
+            max_ttl,
             reachable=lambda addresses: addresses,
             clock=self.time,
             sleep=self.time.sleep,

@@ -7,31 +7,32 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from sidecar.config.model import Address, Check, Config, Consul, Inbound, Registry, Service
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.secret import Secret
+from sidecar.registry import Settings, Workload
 from support.patience import PATIENCE
 
-OFTEN = Check(interval=1.0)
 
-
-def consul_config(port: int, *, token: str = "", check: Check = OFTEN, datacenter: str = "", **service: Any) -> Config:
+def consul_settings(port: int, *, token: str = "", datacenter: str = "", **workload: Any) -> Settings:
     """A workload ``tasks-1`` with inbound port 10030 whose registry is the Consul agent at this port."""
-    return Config(
-        service=Service(**{"name": "tasks", "id": "tasks-1", "address": "127.0.0.1", "check": check, **service}),
-        registry=Registry(kind="consul", address=Address("127.0.0.1", port)),
-        consul=Consul(token=Secret(token), datacenter=datacenter),
-        inbound=Inbound(bind=Address("0.0.0.0", 10030)),
+    return Settings(
+        kind="consul",
+        address=Address("127.0.0.1", port),
+        token=Secret(token),
+        datacenter=datacenter,
+        workload=tasks(**{"address": "127.0.0.1", "check_interval": 1.0, **workload}),
     )
 
 
-def directory_config(path: str, id: str = "tasks-1", **service: Any) -> Config:
+def directory_settings(path: str, id: str = "tasks-1", **workload: Any) -> Settings:
     """The same with a folder as the registry."""
-    return Config(
-        service=Service(**{"name": "tasks", "id": id, "address": "127.0.0.1", **service}),
-        registry=Registry(kind="directory", path=path),
-        inbound=Inbound(bind=Address("0.0.0.0", 10030)),
-    )
+    return Settings(kind="directory", path=path, workload=tasks(id=id, **{"address": "127.0.0.1", **workload}))
+
+
+def tasks(**more: Any) -> Workload:
+    """The workload."""
+    return Workload(**{"name": "tasks", "id": "tasks-1", "port": 10030, **more})
 
 
 class Seen:

@@ -17,7 +17,6 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Log
 from sidecar.core.records import AccessLog, AccessRecord
 from sidecar.telemetry import logs
 from sidecar.telemetry.logs import LogWriter, setup
@@ -67,19 +66,19 @@ def pipe() -> Iterator[Pipe]:
 
 
 @contextlib.contextmanager
-def logging_to(pipe: Pipe, **config: Any) -> Iterator[LogWriter]:
+def logging_to(pipe: Pipe, level: str = "info", format: str = "json") -> Iterator[LogWriter]:
     """Set up, and put everything back that is global."""
     names = [None, "sidecar", "aiohttp.access", "urllib3", "opentelemetry"]
     handlers = list(logging.root.handlers)
     levels = [logging.getLogger(name).level for name in names]
-    writer = setup(Log(**config), "tasks", pipe.writer)
+    writer = setup(level, format, "tasks", pipe.writer)
     try:
         yield writer
     finally:
         writer.close()
         logging.root.handlers[:] = handlers
-        for name, level in zip(names, levels, strict=True):
-            logging.getLogger(name).setLevel(level)
+        for name, before in zip(names, levels, strict=True):
+            logging.getLogger(name).setLevel(before)
 
 
 def until(condition: Any, seconds: float = 60.0) -> None:
@@ -233,8 +232,8 @@ def test_which_exchanges_get_a_line(pipe: Pipe, mode: str, expected: list[bool])
 
 def test_what_was_logged_last_is_written_at_the_interpreters_end() -> None:
     program = (
-        "import logging; from sidecar.telemetry.logs import setup; from sidecar.config.model import Log\n"
-        "setup(Log(), 'tasks'); logging.getLogger('sidecar.x').info('last words')"
+        "import logging; from sidecar.telemetry.logs import setup\n"
+        "setup('info', 'json', 'tasks'); logging.getLogger('sidecar.x').info('last words')"
     )
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)

@@ -11,14 +11,11 @@ from contextlib import contextmanager
 import pytest
 
 from sidecar import __version__
-from sidecar.config.errors import ConfigError
-from sidecar.config.model import Service, Tracing
 from sidecar.core.records import SpanRecord
 from sidecar.telemetry import spans
 from sidecar.telemetry.spans import SpanError, SpanExporter
 from support.collector import Collector
 
-SERVICE = Service(name="tasks", id="tasks-1", address="10.0.0.5")
 RECORD = SpanRecord(
     trace_id=0x0AF7651916CD43DD8448EB211C80319C,
     span_id=0xB7AD6B7169203331,
@@ -47,7 +44,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 @contextmanager
 def exporting(url: str) -> Iterator[SpanExporter]:
     sdk = logging.getLogger("opentelemetry.exporter")
-    exporter = SpanExporter(Tracing(otlp=url), SERVICE)
+    exporter = SpanExporter(url, "tasks", "tasks-1")
     try:
         yield exporter
     finally:
@@ -172,8 +169,7 @@ def test_a_collector_that_hangs_holds_up_nobody(collector: Collector) -> None:
 def test_without_the_packages_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
     with pytest.raises(SpanError) as caught:
-        SpanExporter(Tracing(otlp="http://127.0.0.1:4318"), SERVICE)
-    assert isinstance(caught.value, ConfigError)  # so the command line shows it as it shows any mistake in the file
+        SpanExporter("http://127.0.0.1:4318", "tasks", "tasks-1")
     assert str(caught.value) == (
-        'tracing.otlp: needs the OpenTelemetry packages: pip install "sidecar[otlp]", or leave tracing.otlp out'
+        'needs the OpenTelemetry packages: pip install "sidecar[otlp]", or leave tracing.otlp out'
     )
