@@ -44,7 +44,7 @@ help: ## What you can do here
 	@echo
 	@echo "All of them:"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-	    while IFS=$$'\t' read -r name text; do printf '  make %-13s %s\n' "$$name" "$$text"; done
+	    while IFS=$$'\t' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 .PHONY: install
 install: .venv/.stamp ## The command itself, as .venv/bin/sidecar
@@ -102,6 +102,29 @@ endif
 test-hot-path: .venv-compiled/.stamp ## Those of them that are of what is compiled, and of a whole data plane
 	@scripts/ensure-servers test
 	@export SIDECAR_COMPILED=1 PYTHONSAFEPATH=1; $(call bounded,$(COMPILED_PYTEST) -q $(PARALLEL) $(COMPILED_TESTS))
+
+# The unit tests, which are all but these. The acceptance tests start whole processes, which are not looked into.
+NO_UNIT_TESTS := tests/acceptance tests/bench tests/loadtest
+
+.PHONY: coverage
+coverage: .venv/.stamp-dev ## The unit tests, and which lines and branches they reach, by package; fails below tests/coverage_floors.toml
+	@scripts/ensure-servers test
+	@rm -rf .cache/coverage && mkdir -p .cache/coverage
+	@$(call bounded,$(PY) -m coverage run -m pytest -q $(PARALLEL) tests $(addprefix --ignore ,$(NO_UNIT_TESTS)) $(ARGS))
+	@$(PY) scripts/coverage-table
+
+.PHONY: test-processes
+test-processes: .venv/.stamp-dev ## All tests but the unit tests: what whole processes do, against real servers
+	@scripts/ensure-servers test
+	@$(call bounded,$(PY) -m pytest -q $(PARALLEL) $(NO_UNIT_TESTS) $(ARGS))
+
+# What pyproject.toml names, one change at a time, each in a process of its own that may take 15 times as long as its tests.
+# What is done is kept in mutants/: stopped, it goes on where it was.
+.PHONY: mutate
+mutate: .venv/.stamp-mutate ## Change the mechanisms' code in small ways and see that tests notice (half an hour; ARGS='sidecar.resilience.*' for some)
+	@timeout --foreground --signal=INT --kill-after=1m 2h nice $(PY) -m mutmut run --max-children 2 $(ARGS)
+	@$(PY) -m mutmut results
+	@echo "docs/testing.md has a verdict on each that is known; mutmut show NAME prints one"
 
 .PHONY: bench
 bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ, and the spool: CPU, latency, memory (an hour; ARGS='--part amqp' for one part, --quick for a few minutes)
