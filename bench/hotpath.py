@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from sidecar.agent import lifecycle as agent
+from sidecar.agent import process
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.config import model
 from sidecar.core.instance import Instance
@@ -105,7 +105,7 @@ def time_runs(name: str, prepare: Callable[[int], T], run: Callable[[T], None], 
     and what it leaves to the garbage collector; with ``profile``, where the time goes."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*agent.GC_THRESHOLD)  # as in a running sidecar
+    gc.set_threshold(*process.GC_THRESHOLD)  # as in a running sidecar
     run(prepare(2000))
     times = []
     for _ in range(5):

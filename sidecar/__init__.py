@@ -164,6 +164,7 @@ port                      a number to listen at; an *AMQP port* is a listener th
 prefetch                  messages that are read ahead: of a consumer from its queue, of the replay from the spool
 probe                     a connection or question whose only purpose is to find out whether somebody is there
 probe channel             a channel on which a message that may close it is tried alone
+process                   one running program: the sidecar's own, as the operating system sees it
 protocol                  what is spoken on a connection; also what an object has to offer, without its class
 publish                   one message that a client sends, whole: method, header, body
 publisher                 a connection of the sidecar's own that publishes with confirms
@@ -189,6 +190,7 @@ request                   what an HTTP client sends; a ``request id`` names it i
 reserve                   room set aside: on a disk, so that something can still be written; of descriptors
 resilience                the mechanisms against failures and overload
 resolver                  looks host names up: in the hosts file, then in the DNS
+retirement                what is under way on an upstream that was taken out of service has time to finish
 retry                     another attempt after one that failed, where that is safe
 root                      the folder under which all others of a registry stand
 route                     a part of a listener's traffic with policies of its own; in AMQP, what one exchange and

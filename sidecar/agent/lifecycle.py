@@ -12,19 +12,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import gc
 import logging
 import random
-import resource
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.agent import settings
+from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.process import freeze_garbage, raise_file_limit
 from sidecar.agent.reload import carry_out, open_listener, planned, require_libraries
+from sidecar.agent.retirement import Retirement
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load
 from sidecar.config.model import Address, Config, Upstream
@@ -32,9 +33,8 @@ from sidecar.core.health import Health
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog
 from sidecar.core.stats import ListenerStats
-from sidecar.endpoints.health import AppChecker
 from sidecar.endpoints.loops import reaches
-from sidecar.endpoints.names import Expansion, Names
+from sidecar.endpoints.names import Names
 from sidecar.endpoints.probe import probe
 from sidecar.exchange.listener import Listener, ListenerError, bind_failure
 from sidecar.http_queue.leftover import report as report_leftovers
@@ -56,9 +56,6 @@ logger = logging.getLogger("sidecar.agent")
 REGISTRY_GRACE: Final = 5.0
 #: The same for the first answers about host names: a DNS server that has not answered by then is silent.
 NAMES_GRACE: Final = 2.0
-#: Allocations between two runs of the garbage collector, and runs between two of the next generation. Exchanges are
-#: freed by their counts; the collector is for the few cycles that closed connections leave.
-GC_THRESHOLD: Final = (10_000, 20, 50)
 _BREAKER_STATES: Final = ("closed", "half-open", "open")
 #: What the registry calls the states of health.
 _CHECK_STATES: Final = {"healthy": "passing", "warning": "warning", "unhealthy": "critical"}
@@ -88,7 +85,6 @@ class Agent:
         self._log = log
         self._loop = asyncio.get_running_loop()
         self._spans: SpanExporter | None = None
-        self._checker: AppChecker | None = None
         self._admin: AdminServer | None = None
         self._health = (
             Health("warning", "the app has not been checked yet")
@@ -99,13 +95,12 @@ class Agent:
         self._failed = False
         self._drain_asked = asyncio.Event()
         self._reloading = asyncio.Lock()
-        self._retiring: dict[asyncio.Task[None], Listener] = {}
+        self._retirement = Retirement()
         dns = config.dns
         self.names = Names(
             SystemResolver([str(it) for it in dns.servers], dns.timeout, dns.max_ttl), dns.min_ttl, dns.max_ttl
         )
-        self._app: Expansion | None = None
-        self._app_addresses: tuple[Address, ...] = ()
+        self._app: App | None = None
         rng = random.Random()
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
@@ -144,7 +139,7 @@ class Agent:
         return self._health
 
     async def check_app(self) -> Health:
-        return await self._checker.check_now() if self._checker else self._health
+        return await self._app.check_now() if self._app else self._health
 
     async def probe(self, upstream: str) -> Health:
         """See :func:`sidecar.endpoints.probe.probe`."""
@@ -161,16 +156,15 @@ class Agent:
 
     async def start(self) -> None:
         """Bind, discover, become ready. Raises :class:`StartError`, or :class:`~sidecar.config.errors.ConfigError`."""
-        _raise_file_limit()
+        raise_file_limit()
         try:
             require_libraries(self.config)
             if self.config.inbound is not None:
                 self._create_inbound()
-            if self.config.service.app is not None:
-                self._follow_app(self.config.service.app)
-                self._checker = AppChecker(
-                    self.config.service.app, settings.of_app_check(self.config), self._on_health, self._where_the_app_is
-                )
+            app = self.config.service.app
+            if app is not None:
+                check = settings.of_app_check(self.config)
+                self._app = App(app, check, self.names, self._on_app_addresses, self._on_health)
             for name, config in self.config.upstreams.items():
                 self.upstreams[name] = self.create_upstream(name, config)
             self.connect_breakers()
@@ -180,7 +174,6 @@ class Agent:
             for listener in self._listeners():
                 await open_listener(listener)
             report_leftovers(self.config)
-            app = self.config.service.app
             if app is not None and reaches(app, [listener.address for listener in self._listeners()]):
                 raise StartError(f"service.app: {app} is where the sidecar itself listens, not the app")
             self.registry = create_registry(
@@ -196,13 +189,10 @@ class Agent:
             upstream.follow(self.registry)
         if self.registry is not None:
             await self._await_registry()
-        if self._checker is not None:
-            self._checker.start()
+        if self._app is not None:
+            self._app.start()
         await self._await_names()
-        # What exists now lives as long as the process: the collector need not look at it again and again.
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLD)
+        freeze_garbage()
         if self._drain_asked.is_set():  # meanwhile
             return
         self.phase = "ready"
@@ -222,23 +212,10 @@ class Agent:
         assert config.service.app is not None, "the configuration makes sure that inbound has an app"
         self.inbound = create_listener(self._context, config.service.name, config.inbound)
 
-    def _follow_app(self, app: Address) -> None:
-        """Know the app's addresses, from now on."""
-
-        def found(instances: tuple[Instance, ...]) -> None:
-            self._app_addresses = tuple(Address(instance.host, instance.port) for instance in instances)
-            if self.inbound is not None:
-                self.inbound.cluster.problem = following.problem
-                self.inbound.cluster.update(instances)
-
-        self._app = following = Expansion(self.names, "service.app", found)
-        following.update([Instance(host=app.host, port=app.port, id="app")])
-
-    def _where_the_app_is(self) -> Sequence[Address]:
-        """The app's addresses. Raises OSError when there are none."""
-        if not self._app_addresses and self._app is not None:
-            raise OSError(self._app.problem)
-        return self._app_addresses
+    def _on_app_addresses(self, instances: tuple[Instance, ...], problem: str) -> None:
+        if self.inbound is not None:
+            self.inbound.cluster.problem = problem
+            self.inbound.cluster.update(instances)
 
     async def _start_admin(self) -> None:
         from sidecar.agent import admin
@@ -344,12 +321,7 @@ class Agent:
 
     def retire(self, upstream: RunningUpstream) -> None:
         """Take an upstream out of service; what is under way on it is given ``drain.timeout`` in the background."""
-        upstream.leave()
-        upstream.listener.close_socket()
-        upstream.listener.drain()
-        task = self._loop.create_task(_finish(upstream.listener, self.config.drain.timeout))
-        self._retiring[task] = upstream.listener
-        task.add_done_callback(lambda _: self._retiring.pop(task))
+        self._retirement.add(upstream, self.config.drain.timeout)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -384,12 +356,10 @@ class Agent:
         for upstream in self.upstreams.values():
             upstream.leave()
         if self._app is not None:
-            self._app.close()
-        for task in self._retiring:
-            task.cancel()
-        closing = [listener.stop for listener in (*self._listeners(), *self._retiring.values())]
-        if self._checker is not None:
-            closing.append(self._checker.close)
+            self._app.leave()
+        closing = [listener.stop for listener in (*self._listeners(), *self._retirement.end())]
+        if self._app is not None:
+            closing.append(self._app.close)
         closing.append(self.names.close)
         if self.registry is not None:
             closing += [self.registry.deregister, self.registry.close]
@@ -413,21 +383,6 @@ def _span_exporter(config: Config) -> SpanExporter:
         raise ConfigError("tracing.otlp", [Problem("", str(error))]) from error
 
 
-async def _finish(listener: Listener, seconds: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await listener.drained()
-    await listener.stop()
-
-
 def _log_breaker(name: str, breaker: CircuitBreaker) -> None:
     level = logging.INFO if breaker.state == 0 else logging.WARNING
     logger.log(level, "the breaker of %s is %s", name, _BREAKER_STATES[breaker.state])
-
-
-def _raise_file_limit() -> None:
-    """Every connection is a file: use all that we are allowed."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
