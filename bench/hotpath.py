@@ -30,7 +30,6 @@ from sidecar.http.h1.server import Downstream
 from sidecar.http.listener import HttpListener
 from sidecar.net.wheel import TimerWheel
 from sidecar.telemetry.logs import setup
-from support.ports import upstream_of
 
 T = TypeVar("T")
 
@@ -130,11 +129,11 @@ def time_runs(name: str, prepare: Callable[[int], T], run: Callable[[T], None], 
 
 async def measure_http(exchanges: int, profile: bool) -> None:
     loop = Loop()
-    upstream = upstream_of(
+    upstream = model.Upstream(
         name="up",
         bind=model.Address("127.0.0.1", 0),
         endpoints=(model.StaticEndpoint(address=model.Address("127.0.0.1", 1)),),
-        rate_limit=RateLimitSettings(rate=1e6, burst=1_000_000),
+        policies={"rate_limit": RateLimitSettings(rate=1e6, burst=1_000_000)},
     )
     listener = make_listener(loop, upstream)
     assert isinstance(listener, HttpListener)

@@ -38,7 +38,7 @@ RULES: Mapping[str, set[str]] = {
     "http": _DATA_PLANE,
     "tcp": _DATA_PLANE,
     "amqp": {*_DATA_PLANE, "storage"},  # storage: the spool
-    "http_queue": {*_DATA_PLANE, "storage"},  # storage: requests that wait
+    "http_queue": {*_DATA_PLANE, "config", "storage"},  # config: as filters; storage: requests that wait
     "admin": {"core", "net", "resilience"},  # net: it listens, too; resilience: a bound for its log lines
     "demo": {"core"},
 }
@@ -57,10 +57,6 @@ KNOWN: Mapping[str, set[str]] = {
     "http.listener": {"storage"},
     "http.pool": {"config"},
     "exchange.listener": {"agent", "config", "storage"},
-    "http_queue.filter": {"config"},
-    "http_queue.lane": {"config"},
-    "http_queue.leftover": {"config"},
-    "http_queue.queue": {"config"},
 }
 #: The same within ``amqp``: package, and the one that it should not import.
 KNOWN_AMQP: set[tuple[str, str]] = {("relay", "listener"), ("failover", "listener")}

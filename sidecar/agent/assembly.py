@@ -138,14 +138,14 @@ class Assembly:
             if it.problem(self._stats.protocol, self._stats.direction):
                 continue
             settings = config.policies.get(name, it.standard(self._stats.protocol) if main is None else INHERIT)
-            if settings is not INHERIT:
+            if settings is not INHERIT and name == "queue":
+                made[name] = settings and (settings, json.dumps(where) if where else "")
+            elif settings is not INHERIT:
                 made[name] = keep(name, it.filter, settings) if settings else None
         if config.filters is not INHERIT:
             made["filters"] = tuple(
                 keep(f"filters[{n}]", used.declared.filter, used.settings) for n, used in enumerate(config.filters)
             )
-        if config.queue is not INHERIT:
-            made["queue"] = config.queue and (config.queue, json.dumps(where) if where else "")
         return made
 
     def _made(self, filter_class: Any, settings: Any) -> Filter:
@@ -197,9 +197,7 @@ class Assembly:
     def _queue(self, listener: Listener, every: Sequence[Made]) -> HttpQueue | None:
         """Where the listener's requests are stored, if any are. It stays when nothing more is: what is there is to be
         delivered."""
-        lanes = {
-            made["queue"][1]: (made["queue"][0], self._tried_again(made)) for made in every if made["queue"] is not None
-        }
+        lanes = {made["queue"][1]: (made["queue"][0], self._tried_again(made)) for made in every if made.get("queue")}
         if not isinstance(listener, HttpListener):
             return None
         if lanes and listener.queue is None:
@@ -238,7 +236,7 @@ class Assembly:
             from sidecar.http.delivery import Delivered
 
             last = Delivered()
-        elif made["queue"] is not None and queue is not None:
+        elif made.get("queue") and queue is not None:
             from sidecar.http_queue.filter import Queue
 
             settings, lane = made["queue"]
@@ -261,7 +259,7 @@ class Assembly:
         elif queue is not None:
             # Also where nothing more is to be stored: what is there may have come by any route that there was.
             chain.delivery = self._chain(made, queue, delivery=True)
-            if made["queue"] is not None:
+            if made.get("queue"):
                 chain.keep = max(KEEP, made["queue"][0].max_body)
         return chain
 

@@ -12,7 +12,7 @@ from typing import Final
 from sidecar.config.differences import Difference, differences
 from sidecar.config.errors import Problem
 from sidecar.config.host import default_id
-from sidecar.config.model import Config, Inbound, Queue, Upstream
+from sidecar.config.model import Config, Inbound, Upstream
 
 _RESTART: Final = "a change of this takes a restart"
 #: What is read once, at the start: keys, with all that is under those that end with a dot…
@@ -168,7 +168,7 @@ def _queues(config: Config) -> dict[str, Stored]:
 
 
 def _queue_paths(listener: Inbound | Upstream) -> set[str]:
-    return {it.queue.path for it in (listener, *listener.routes) if isinstance(it.queue, Queue)}
+    return {queue.path for it in (listener, *listener.routes) if (queue := it.policies.get("queue")) is not None}
 
 
 def _spool_path(upstream: Upstream) -> str:

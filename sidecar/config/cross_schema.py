@@ -17,7 +17,7 @@ _OFF: Schema = {"enum": ["off", False]}
 _NOTHING: Final[dict[str, Schema]] = {"routes": {"maxItems": 0}, "host": {"enum": ["", None]}}
 
 
-def _is(key: str, *values: Any) -> Schema:
+def is_(key: str, *values: Any) -> Schema:
     """The key is there, with one of these values."""
     return {"required": [key], "properties": {key: {"enum": list(values)}}}
 
@@ -35,7 +35,7 @@ def _not_empty(key: str) -> Schema:
     return {"required": [key], "properties": {key: {"minLength": 1}}}
 
 
-def _never(*all_of: Schema) -> Schema:
+def never(*all_of: Schema) -> Schema:
     return {"not": {"allOf": list(all_of)}}
 
 
@@ -47,32 +47,21 @@ def listener(not_for: Callable[[str], Mapping[str, frozenset[str]]]) -> list[Sch
             name: {"properties": dict.fromkeys(sorted(keys), False)} if keys else _NOTHING.get(name, _OFF)
             for name, keys in not_for(protocol).items()
         }
-        found.append({"if": _is("protocol", protocol), "then": {"properties": properties}})
+        found.append({"if": is_("protocol", protocol), "then": {"properties": properties}})
     return found
 
 
 def upstream() -> list[Schema]:
     """One source of endpoints; ``amqp`` for that protocol."""
     return [
-        _never(_given("discover"), _given("endpoints")),
+        never(_given("discover"), _given("endpoints")),
         {"if": _given("amqp"), "then": _may_be("protocol", "amqp")},
-    ]
-
-
-def queue() -> list[Schema]:
-    """Queues are on disk; one that keeps the order delivers singly."""
-    return [
-        _never(_is("spool", False)),
-        {
-            "if": _is("in_order", True),
-            "then": {"properties": {"concurrency": {"anyOf": [{"const": 1}, VARIABLE]}}},
-        },
     ]
 
 
 def check() -> list[Schema]:
     """One kind of check."""
-    return [_never(_given("http"), _is("tcp", True)), {"if": _not_empty("host"), "then": _given("http")}]
+    return [never(_given("http"), is_("tcp", True)), {"if": _not_empty("host"), "then": _given("http")}]
 
 
 def admin() -> list[Schema]:
@@ -100,7 +89,7 @@ def amqp() -> list[Schema]:
             _given("spool"),
         ]
     }
-    spooling: Schema = {"not": _is("over", "spool")}
+    spooling: Schema = {"not": is_("over", "spool")}
     return [
         {"if": account, "then": _given("credentials")},
         {"dependentRequired": {"dead_letters": ["spool"]}},
@@ -113,7 +102,7 @@ def amqp() -> list[Schema]:
 
 def root() -> list[Schema]:
     """Inbound needs an app; an upstream without endpoints a registry."""
-    without = {"anyOf": [{"not": _given("registry")}, _is("registry", "none")]}
+    without = {"anyOf": [{"not": _given("registry")}, is_("registry", "none")]}
     return [
         {"if": _given("inbound"), "then": {"properties": {"service": _given("app")}}},
         {"if": without, "then": {"properties": {"upstreams": {"additionalProperties": _given("endpoints")}}}},

@@ -44,11 +44,13 @@ def key(
 
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(key,))
 class _Declaration(type):
-    """Makes a frozen dataclass of each class. As a metaclass, because the compiler leaves its classes alone then, and
-    they have their annotations."""
+    """Makes a frozen dataclass of each class. As a metaclass, because the compiler leaves its classes alone then. It
+    annotates whatever they assign, though, so fields are what :func:`key` has made."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
-        made: type = super().__new__(cls, name, bases, namespace)
+        annotations = namespace.get("__annotations__", {})
+        fields = {name: of for name, of in annotations.items() if isinstance(namespace.get(name), dataclasses.Field)}
+        made: type = super().__new__(cls, name, bases, namespace | {"__annotations__": fields})
         return dataclasses.dataclass(frozen=True, kw_only=True)(made)
 
 

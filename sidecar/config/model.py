@@ -113,43 +113,6 @@ class Match:
     headers: dict[str, str] = field(default_factory=dict)
 
 
-#: Methods whose requests are worth keeping when nobody waits for their answer.
-CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-
-#: Fields by which services usually know who asks.
-IDENTITY: Final = frozenset(
-    {
-        "authorization", "proxy-authorization", "cookie", "api-key", "apikey", "x-api-key", "x-auth-token",
-        "x-access-token", "x-session-token", "x-amz-security-token", "x-goog-api-key", "ocp-apim-subscription-key",
-        "x-forwarded-user", "x-remote-user", "x-tenant-id", "x-client-cert", "x-forwarded-client-cert",
-    }
-)  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queue:
-    """Requests are stored and answered 202, and delivered later. ``spool``: on disk, under ``path`` (there is no
-    other kind). ``when``: ``unavailable`` (what could not be delivered) or ``always``. ``methods`` are upper case.
-    ``max_body`` bounds the body of a request, and what is kept of an answer's; ``max_bytes`` all that waits, and all
-    outcomes, each by itself. ``expires`` is how long a request may wait, ``attempts`` how often it is tried when it may
-    have been delivered (0: any number), ``keep`` how long its outcome can be asked for, ``concurrency`` how many are
-    delivered at once. ``in_order``: one after the other, and what comes meanwhile queues behind. ``scope``: lower-case
-    fields that say whose an Idempotency-Key is."""
-
-    spool: bool = True
-    path: str = "/var/lib/sidecar/queue"
-    when: str = "unavailable"
-    methods: frozenset[str] = CHANGING
-    max_body: int = 1 << 20
-    max_bytes: int = 256 << 20
-    expires: float = 3600.0
-    attempts: int = 10
-    keep: float = 3600.0
-    concurrency: int = 4
-    in_order: bool = False
-    scope: frozenset[str] = IDENTITY
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """A part of a listener's traffic with filters of its own. ``policies`` are the settings of our own filters, by name
@@ -157,7 +120,6 @@ class Route:
     for each one of other packages."""
 
     match: Match
-    queue: Queue | Inherit | None = INHERIT
     filters: tuple[Any, ...] | Inherit = INHERIT
     policies: dict[str, Any] = field(default_factory=dict)
 
@@ -170,7 +132,6 @@ class Inbound:
     bind: Address
     protocol: str = "http"
     limits: Limits = Limits()
-    queue: Queue | None = None
     filters: tuple[Any, ...] = ()
     policies: dict[str, Any] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
@@ -206,7 +167,6 @@ class Upstream:
     endpoints: tuple[StaticEndpoint, ...] = ()
     balancer: str = "round_robin"
     limits: Limits = Limits()
-    queue: Queue | None = None
     filters: tuple[Any, ...] = ()
     policies: dict[str, Any] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()

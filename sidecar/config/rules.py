@@ -184,29 +184,6 @@ def _endpoints_differ(root: Fields) -> None:
                 seen.add(address)
 
 
-def _one_queue(root: Fields) -> None:
-    """Queues are on disk, those of one listener in one place, and one that keeps the order delivers singly."""
-    for listener in traffic(root):
-        first = ""
-        for fields in _policies(listener):
-            queue = fields.section_of("queue")
-            if queue is None:
-                continue
-            if queue.value("spool") is False:
-                queue.places["spool"].report("is not built yet: a queue in memory", allowed="true; or queue: off")
-            path = queue.value("path")
-            if path is not BROKEN:
-                if first and path != first:
-                    queue.places.get("path", queue.place).report(
-                        "is another directory than that of a queue before it", found=path, allowed=first
-                    )
-                first = first or path
-            if queue.value("in_order") is True and queue.get("concurrency", 1) != 1:
-                queue.places["concurrency"].report(
-                    "does not go with in_order", found=str(queue["concurrency"]), allowed="1, or in_order: false"
-                )
-
-
 def _target_fits_head(root: Fields) -> None:
     """``limits.target`` is not above ``limits.head``."""
     for fields in traffic(root):
@@ -289,7 +266,6 @@ _RULES = (
     _one_source_of_endpoints,
     _endpoints_differ,
     _target_fits_head,
-    _one_queue,
     _one_check,
     _admin_is_guarded,
     _fits_the_protocol,

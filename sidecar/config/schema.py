@@ -20,6 +20,7 @@ from sidecar.config.keys import Key
 from sidecar.config.kinds import BROKEN, Place
 from sidecar.config.model import INHERIT
 from sidecar.config.values import (
+    HEADER,
     HOST_FIELD,
     NAME,
     NOT_BUILT,
@@ -36,10 +37,7 @@ from sidecar.config.values import (
 )
 from sidecar.core.amqp_settings import Amqp
 
-# A token of RFC 9110, section 5.6.2.
-_TOKEN = r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}"
 _METHOD = Method()
-_HEADER = Text("a header name", _TOKEN, convert=str.lower)
 _HTTP = ("http",)
 
 LIMITS = Section(
@@ -67,47 +65,6 @@ LIMITS = Section(
     },
 )
 
-QUEUE = Section(
-    model.Queue,
-    "Requests are stored on disk and answered 202 with a location to ask for the outcome, and delivered later.",
-    {
-        "spool": Key(Boolean(), "Store them on disk; there is no other way yet.", True),
-        "path": Key(
-            Text("an absolute path, as /var/lib/sidecar/queue", r"/[^\x00-\x1f\x7f]{0,1023}"),
-            "The directory, on a local disk, the same for all routes; it is made when there is none.",
-            "/var/lib/sidecar/queue",
-        ),
-        "when": Key(
-            Enum("unavailable", "always"),
-            "unavailable: what could not be delivered, once it was tried as ever; always: everything, at once.",
-        ),
-        "methods": Key(
-            ListOf(_METHOD, minimum=1, maximum=64, into=frozenset), "Requests with these methods only.", ["POST"]
-        ),
-        "max_body": Key(
-            Size("1B", "16MiB"), "Requests with a larger body are not stored; of an answer, no more is kept.", "1MiB"
-        ),
-        "max_bytes": Key(
-            Size("1MiB", "1024TiB"), "The most that waits; and the most of outcomes that is kept.", "256MiB"
-        ),
-        "expires": Key(Duration("1s", "3650d"), "What could not be delivered for so long has failed.", "1h"),
-        "attempts": Key(
-            Integer(0, 1000),
-            "So many tries that may have reached the app, and it has failed; 0: any number. Tries that certainly "
-            "did not reach it do not count.",
-        ),
-        "keep": Key(Duration("1s", "3650d"), "How long an outcome can be asked for.", "1h"),
-        "concurrency": Key(Integer(1, 1000), "Most that are delivered at once."),
-        "in_order": Key(Boolean(), "Deliver one after the other; while some wait, whatever comes queues behind them."),
-        "scope": Key(
-            ListOf(_HEADER, maximum=64, into=frozenset),
-            "Headers that say who asks. An Idempotency-Key belongs to clients that send the same values of all these.",
-            ["authorization", "x-api-key"],
-        ),
-    },
-    cross=cross_schema.queue(),
-)
-
 MATCH = Section(
     model.Match,
     "Which requests a route is for; a part left out matches everything.",
@@ -119,7 +76,7 @@ MATCH = Section(
         ),
         "methods": Key(ListOf(_METHOD, maximum=64), "Any of these methods.", ["POST"]),
         "headers": Key(
-            MapOf(_HEADER, Text("a glob of the header's value"), maximum=32),
+            MapOf(HEADER, Text("a glob of the header's value"), maximum=32),
             "All of these headers, with a value that the glob matches.",
             {"x-priority": "low"},
         ),
@@ -128,7 +85,6 @@ MATCH = Section(
 
 _ROUTE = {
     "match": Key(MATCH, "Which requests.", required=True),
-    "queue": Key(Policy(QUEUE), "In place of the listener's; off: none."),
     "filters": Key(ListOf(UsedFilter(), maximum=32), "In place of the listener's."),
 }
 INBOUND_ROUTE = Section(
@@ -200,7 +156,6 @@ INBOUND = _Inbound(
             "What is spoken there.",
         ),
         "limits": Key(LIMITS, "What clients may send."),
-        "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route.", protocols=_HTTP),
         "filters": Key(
             ListOf(UsedFilter(), maximum=32), "Filters of other packages: use is the name, the rest is their own."
         ),
@@ -269,7 +224,6 @@ UPSTREAM = _Port(
             "Which instance gets the next request.",
         ),
         "limits": Key(LIMITS, "What the app and the instances may send."),
-        "queue": Key(Policy(QUEUE), "There is none unless it is given, here or for a route.", protocols=_HTTP),
         "filters": Key(
             ListOf(UsedFilter(), maximum=32), "Filters of other packages: use is the name, the rest is their own."
         ),

@@ -551,6 +551,8 @@ class MessageKey(ScalarKind):
         return {"type": "string", "minLength": 1}
 
 
+#: A token of RFC 9110, section 5.6.2.
+HEADER = Text("a header name", r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}", convert=str.lower)
 #: RFC 9110, section 7.2: uri-host [":" port]; those of RFC 3986 that anybody uses.
 HOST_FIELD = Text(
     "a host name or an address, with a port or without",

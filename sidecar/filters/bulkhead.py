@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sidecar.config.declared import Settings, key
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _COUNT: Final = Integer(0, 1_000_000)
+_BY_PROTOCOL: Final = {"amqp": {"max_connections": 0}}
 
 
 class BulkheadSettings(Settings):
@@ -24,7 +24,7 @@ class BulkheadSettings(Settings):
     counts them."""
 
     short = "max_requests"
-    by_protocol: ClassVar[Mapping[str, Mapping[str, Any]]] = {"amqp": {"max_connections": 0}}
+    by_protocol = _BY_PROTOCOL
 
     max_connections: int = key(
         _COUNT,

@@ -15,11 +15,13 @@ from sidecar.config.schema import declare
 
 
 class Place(NamedTuple):
-    """A filter's name, why it stands there, and its class in the file of that name, if it declares its settings."""
+    """A filter's name, why it stands there, and its class, if it declares its settings; in the file of that name or in
+    another ``module``."""
 
     name: str
     reason: str
     filter: str = ""
+    module: str = ""
 
 
 ORDER: Final = (
@@ -29,7 +31,12 @@ ORDER: Final = (
     Place("forwarded", "inbound only; changes the head, never refuses, so before those that may"),
     Place("drain", "inbound only; the cheapest refusal first"),
     Place("queue_door", "answers what is asked about queued requests; such a chain goes no further"),
-    Place("queue", "stores what all behind it refuse; what paces the traffic is for the deliveries"),
+    Place(
+        "queue",
+        "stores what all behind it refuse; what paces the traffic is for the deliveries",
+        "QueueDeclaration",
+        "sidecar.http_queue.settings",
+    ),
     Place("host", "changes the head of what is let in", "Host"),
     Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue", "RateLimit"),
     Place("bulkhead", "the last one before the first try: who passes holds a slot until the end", "Bulkhead"),
@@ -49,10 +56,12 @@ ORDER: Final = (
 RANK: Final = {place.name: rank for rank, place in enumerate(ORDER)}
 #: Those that declare their settings.
 DECLARING: Final[tuple[Any, ...]] = tuple(
-    getattr(importlib.import_module(f"sidecar.filters.{place.name}"), place.filter) for place in ORDER if place.filter
+    getattr(importlib.import_module(place.module or f"sidecar.filters.{place.name}"), place.filter)
+    for place in ORDER
+    if place.filter
 )
 #: Filters that remember something of each exchange have the same place for it in all chains: these, then others.
-STATEFUL: Final = ("queue", *(it.name for it in DECLARING if it.stateful))
+STATEFUL: Final = tuple(it.name for it in DECLARING if it.stateful)
 
 for _filter in DECLARING:
     declare(_filter)

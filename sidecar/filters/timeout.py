@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sidecar.config.declared import Settings, key
 from sidecar.config.values import Duration
@@ -14,12 +14,15 @@ if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
 
 
+#: Over TCP, silence is no fault unless it is said to be: subscribers wait, and queries take their time.
+_BY_PROTOCOL: Final = {"tcp": {"idle": 0.0}}
+
+
 class TimeoutSettings(Settings):
     """Seconds; 0 switches one off (``connect`` and ``request`` excepted)."""
 
     short = "request"
-    # Over TCP, silence is no fault unless it is said to be: subscribers wait, and queries take their time.
-    by_protocol: ClassVar[Mapping[str, Mapping[str, Any]]] = {"tcp": {"idle": 0.0}}
+    by_protocol = _BY_PROTOCOL
 
     connect: float = key(
         Duration(), "To connect.", default=1.0, example="1s", told="1s, or request where that is shorter"

@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sidecar.config.model import Queue as Config
 from sidecar.core.replies import STATUS, Reply
 from sidecar.exchange.delivery import HEADER
 from sidecar.exchange.filter import HELD, Filter, Wait
@@ -20,6 +19,7 @@ from sidecar.exchange.phases import PENDING
 from sidecar.http_queue import answers
 from sidecar.http_queue.lane import UNDELIVERED
 from sidecar.http_queue.record import Found, Request, digest_of, id_for_key, new_id, short
+from sidecar.http_queue.settings import QueueDeclaration, QueueSettings
 from sidecar.storage.errors import InDoubtError
 
 if TYPE_CHECKING:
@@ -60,13 +60,10 @@ def _first(pair: tuple[bytes, bytes]) -> bytes:
     return pair[0]
 
 
-class Queue(Filter):
+class Queue(QueueDeclaration):
     """One chain's. ``lane`` may be shared by chains."""
 
-    name: ClassVar[str] = "queue"
-    stateful: ClassVar[bool] = True
-
-    def __init__(self, config: Config, queue: HttpQueue, lane: Lane) -> None:
+    def __init__(self, config: QueueSettings, queue: HttpQueue, lane: Lane) -> None:
         self._config = config
         self._queue = queue
         self._lane = lane

@@ -13,8 +13,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.config import model
 from sidecar.http_queue.record import Outcome, short
+from sidecar.http_queue.settings import QueueSettings
 from sidecar.resilience.backoff import Backoff, parse_retry_after
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Lane:
 
     def __init__(self, queue: HttpQueue, name: str) -> None:
         self.name = name
-        self.settings = model.Queue()
+        self.settings = QueueSettings()
         self.statuses: frozenset[int] = frozenset({502, 503, 504})
         #: What is on the disk and has no outcome.
         self.count = 0

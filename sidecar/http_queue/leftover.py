@@ -9,8 +9,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from sidecar.config.model import Queue
 from sidecar.http_queue.record import file_name
+from sidecar.http_queue.settings import QueueSettings
 
 if TYPE_CHECKING:
     from sidecar.config.model import Config
@@ -24,15 +24,15 @@ def report(config: Config) -> None:
     """Log what is stored in the folders of this configuration's queues, and in the default one, in files that none of
     its listeners reads. Those that another process has in use are its own affair."""
     used: set[Path] = set()
-    folders = {Path(Queue().path)}
+    folders = {Path(QueueSettings().path)}
     for name, listener in (("", config.inbound), *config.upstreams.items()):
         if listener is None:
             continue
         for it in (listener, *listener.routes):
-            if isinstance(it.queue, Queue):
-                folders.add(Path(it.queue.path))
+            if (queue := it.policies.get("queue")) is not None:
+                folders.add(Path(queue.path))
                 used_name = file_name(name or config.service.name, "outbound" if name else "inbound")
-                used.add(Path(it.queue.path) / f"{used_name}.db")
+                used.add(Path(queue.path) / f"{used_name}.db")
     for folder in sorted(folders):
         for file, count in _stored(folder, used):
             logger.warning(

@@ -10,13 +10,13 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.config import model
 from sidecar.core.stats import QueueStats
 from sidecar.exchange.listener import ListenerError
 from sidecar.http_queue.database import Database
 from sidecar.http_queue.lane import Lane
 from sidecar.http_queue.outcomes import Outcomes
 from sidecar.http_queue.record import file_name
+from sidecar.http_queue.settings import QueueSettings
 from sidecar.http_queue.store import Store
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class HttpQueue:
         self._configured: frozenset[str] = frozenset()
         self._timer: asyncio.TimerHandle | None = None
 
-    def configure(self, settings: Mapping[str, tuple[model.Queue, Collection[int]]]) -> None:
+    def configure(self, settings: Mapping[str, tuple[QueueSettings, Collection[int]]]) -> None:
         """By lane: how it is to be done, and the statuses after which a request is sent again. Lanes that are not
         named go on as they were."""
         for name, (queue, statuses) in settings.items():

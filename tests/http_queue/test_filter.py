@@ -9,7 +9,9 @@ from sidecar.config import model
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
+from sidecar.http_queue.settings import QueueSettings
 from support.plane import Plane, in_plane, until
+from support.ports import route_of
 from support.queueing import OK, POST, ask, away, back, finished, outcomes, post, queued, says
 
 
@@ -384,7 +386,7 @@ def test_inbound_the_app_hears_once_who_asked(tmp_path: Path) -> None:
         upstream.send(OK)
         assert (await finished(client, answer.fields["location"]))["status"] == "done"
 
-    in_plane(test, inbound=True, queue=model.Queue(path=str(tmp_path)))
+    in_plane(test, inbound=True, queue=QueueSettings(path=str(tmp_path)))
 
 
 def test_what_is_under_way_may_finish_when_no_more_is_sent(tmp_path: Path) -> None:
@@ -534,5 +536,5 @@ def test_routes_have_queues_and_bodies_of_their_own(tmp_path: Path) -> None:
         lanes = plane.listener.queue.lanes
         assert [json.loads(name)[0] for name, lane in lanes.items() if lane.count] == ["/tasks"]
 
-    route = model.Route(match=model.Match(path="/tasks"), queue=model.Queue(path=str(tmp_path)))
+    route = route_of(match=model.Match(path="/tasks"), queue=QueueSettings(path=str(tmp_path)))
     in_plane(test, routes=(route,), retry=None, circuit_breaker=None)

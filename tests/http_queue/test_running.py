@@ -7,8 +7,8 @@ import pytest
 
 from sidecar.agent.admin import metrics
 from sidecar.config.errors import ConfigError
-from sidecar.config.model import Queue
 from sidecar.config.show import effective
+from sidecar.http_queue.settings import QueueSettings
 from support.agents import RunningAgent, ask, upstream
 from support.configs import config_of, problem_of
 from support.live import run
@@ -27,8 +27,8 @@ upstreams:
 
 def test_the_shortest_configuration() -> None:
     config = config_of(_FILE % ("off", "{spool: true}"))
-    assert config.upstreams["a"].queue is None
-    assert config.upstreams["a"].routes[0].queue == Queue()
+    assert config.upstreams["a"].policies["queue"] is None
+    assert config.upstreams["a"].routes[0].policies["queue"] == QueueSettings()
     shown = effective(config)["upstreams"]["a"]
     assert shown["queue"] == "off"
     assert shown["routes"][0]["queue"]["expires"] == 3600

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import IDENTITY, Queue
 from sidecar.http_queue.filter import Scope
 from sidecar.http_queue.record import id_for_key
+from sidecar.http_queue.settings import IDENTITY, QueueSettings
 from support.configs import config_of, problem_of
 from support.plane import Plane, in_plane
 from support.queueing import POST, ask, away, post, queued, says
@@ -106,8 +106,8 @@ def test_the_scope_can_be_set(tmp_path: Path) -> None:
 
 def test_the_scope_in_the_configuration() -> None:
     text = "service: {name: a}\nupstreams: {a: {bind: 127.0.0.1:1, endpoints: [h:1], queue: {scope: %s}}}"
-    queue = config_of(text % "[X-User, cookie]").upstreams["a"].queue
-    assert isinstance(queue, Queue)
+    queue = config_of(text % "[X-User, cookie]").upstreams["a"].policies["queue"]
+    assert isinstance(queue, QueueSettings)
     assert queue.scope == {"x-user", "cookie"}
     assert problem_of(text % "[a b]").path == "upstreams.a.queue.scope[0]"
 

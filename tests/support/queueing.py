@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sidecar.config import model
 from sidecar.core.instance import Instance
 from sidecar.http_queue.database import Database
 from sidecar.http_queue.record import Found, Request
+from sidecar.http_queue.settings import QueueSettings
 from sidecar.http_queue.store import Store
 from sidecar.storage.errors import SpoolError
 from support.plane import Answer, Peer, Plane, run
@@ -23,7 +23,7 @@ OK = b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\nX-App: yes\r\n\r\nok"
 
 
 def queued(path: Path, **more: Any) -> dict[str, Any]:
-    settings = {"queue": model.Queue(path=str(path), **more), "retry": None, "circuit_breaker": None}
+    settings = {"queue": QueueSettings(path=str(path), **more), "retry": None, "circuit_breaker": None}
     return settings
 
 
