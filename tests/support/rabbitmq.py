@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -24,6 +25,32 @@ from support.processes import free_port, missing, wait_for
 
 # The scripts themselves: those on PATH change to the user "rabbitmq" as root, and refuse to run as anyone else.
 SCRIPTS = (Path("/usr/lib/rabbitmq/bin"), Path("/usr/local/lib/rabbitmq/bin"), Path("/opt/rabbitmq/sbin"))
+
+
+#: Runs in the broker's virtual machine: evaluates what it is sent, one connection after the other. A ``rabbitmqctl``
+#: starts a virtual machine of its own for that, which keeps two cores busy for a second.
+_EVALUATOR = """
+spawn(fun() ->
+    {ok, Listening} = gen_tcp:listen(%d, [binary, {ip, {127,0,0,1}}, {packet, 4}, {active, false}, {reuseaddr, true}]),
+    Evaluate = fun(Text) ->
+        {ok, Tokens, _} = erl_scan:string(binary_to_list(Text)),
+        {ok, Expressions} = erl_parse:parse_exprs(Tokens),
+        {value, Value, _} = erl_eval:exprs(Expressions, []),
+        Value
+    end,
+    Serve = fun Again() ->
+        {ok, Socket} = gen_tcp:accept(Listening),
+        {ok, Text} = gen_tcp:recv(Socket, 0),
+        Answer = try io_lib:format("1~tp", [Evaluate(Text)])
+            catch Class:Reason -> io_lib:format("0~tp: ~tp", [Class, Reason])
+        end,
+        gen_tcp:send(Socket, unicode:characters_to_binary(Answer)),
+        gen_tcp:close(Socket),
+        Again()
+    end,
+    Serve()
+end).
+"""
 
 
 class RabbitMQ:
@@ -54,6 +81,7 @@ class RabbitMQ:
         self._epmd: subprocess.Popen[bytes] | None = None
         self._frozen = False
         self._epmd_port = free_port()
+        self._evaluator_port = free_port()
         self._write(settings)
         self._env = self._environment(schedulers)
         try:
@@ -82,6 +110,7 @@ class RabbitMQ:
         (self.folder / "rabbitmq.conf").write_text("\n".join([*lines, settings, ""]))
         (self.folder / "plugins").write_text("[rabbitmq_management].\n" if self.management_port else "[].\n")
         (self.folder / "environment").write_text("")
+        (self.folder / "evaluator").write_text(_EVALUATOR % self._evaluator_port)
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             cookie.touch(mode=0o600)
@@ -108,7 +137,9 @@ class RabbitMQ:
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": f"{loopback} +S {schedulers}:{schedulers} +A 8",
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": (
+                f'{loopback} +S {schedulers}:{schedulers} +A 8 -eval file:eval("{self.folder}/evaluator").'
+            ),
             "RABBITMQ_CTL_ERL_ARGS": f"{loopback} +S 1:1 +A 1",
             "RABBITMQ_CTL_DIST_PORT_MIN": "0",
             "RABBITMQ_CTL_DIST_PORT_MAX": "0",
@@ -210,8 +241,7 @@ class RabbitMQ:
     # -- what one does to it from outside
 
     def ctl(self, *arguments: str, seconds: float = 1.5 * PATIENCE) -> str:
-        """What ``rabbitmqctl`` prints about this node. It takes a second or two to start, so where a connection can do
-        it as well, use that."""
+        """What ``rabbitmqctl`` prints about this node. It takes a second or two to start; :meth:`eval` takes none."""
         done = subprocess.run(
             [str(self._scripts / "rabbitmqctl"), "-q", "-n", self.node, *arguments],
             env=self._env,
@@ -224,9 +254,16 @@ class RabbitMQ:
         assert done.returncode == 0, f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def eval(self, expression: str) -> str:
-        """What an Erlang expression is in the broker: several changes for the price of one ``rabbitmqctl``."""
-        return self.ctl("eval", expression).strip()
+    def eval(self, expression: str, seconds: float = 1.5 * PATIENCE) -> str:
+        """What an Erlang expression is in the virtual machine of the broker, which need not run in it."""
+        wait_for(lambda: _listens(self._evaluator_port), "it evaluates expressions")  # from when it has started
+        with socket.create_connection(("127.0.0.1", self._evaluator_port), seconds) as sock:
+            text = expression.encode()
+            sock.sendall(len(text).to_bytes(4, "big") + text)
+            with sock.makefile("rb") as file:
+                answer = file.read()[4:].decode()
+        assert answer.startswith("1"), f"{expression}: {answer[1:]}"
+        return answer[1:]
 
     def add_user(
         self, name: str, password: str, *, vhost: str = "/", permissions: tuple[str, str, str] = (".*", ".*", ".*")
@@ -252,7 +289,7 @@ class RabbitMQ:
 
     def alarm(self, on: bool) -> None:
         """The memory alarm: publishing connections are no longer read."""
-        self.ctl("set_vm_memory_high_watermark", "0" if on else "0.8")
+        self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({'0' if on else '0.8'}).")
 
     # -- what one asks it, past everything that is tested
 

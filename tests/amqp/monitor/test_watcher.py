@@ -533,7 +533,8 @@ def test_it_ends_whatever_it_is_doing(rabbit: RabbitMQ) -> None:
                 await asyncio.sleep(rng.random() * 0.08)
                 begun = it.clock()
             assert it.clock() - begun < link.CLOSE_SECONDS + 30
-        await until(lambda: "sidecar" not in rabbit.ctl("list_connections", "client_properties"), "all were closed")
+        connections = "rabbit_networking:connection_info_all([client_properties])."
+        await until(lambda: "sidecar" not in rabbit.eval(connections), "all were closed")
 
     run(check())
 
