@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,21 +70,28 @@ def test_stopping_twice_is_the_same_as_once(tmp_path: Path) -> None:
     run(main)
 
 
-def test_one_that_cannot_be_closed_does_not_keep_the_others_open(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def broken() -> None:
+class Unstoppable:
+    """A queue with which a listener cannot be stopped."""
+
+    files = None
+
+    def pause(self) -> None: ...
+
+    def stop(self) -> None:
         raise RuntimeError("cannot be closed")
 
+
+def test_one_that_cannot_be_closed_does_not_keep_the_others_open(tmp_path: Path) -> None:
     async def main() -> None:
         async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
-            monkeypatch.setattr(it.agent.upstreams["a"].listener, "stop", broken)
+            listener: Any = it.agent.upstreams["a"].listener
+            listener.queue = Unstoppable()
             admin = it.agent.admin_address
             assert admin is not None
             await it.agent.stop()
             with pytest.raises(ConnectionRefusedError):
                 await ask(admin.port)
-            monkeypatch.undo()
+            listener.queue = None
 
     run(main)
 

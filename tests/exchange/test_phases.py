@@ -15,11 +15,12 @@ from sidecar.exchange import phases
 from sidecar.exchange.phases import ENDED, NEW, PHASES, STEPS, mermaid
 
 ROOT = Path(sidecar.__file__).parent
+PAGE = Path(__file__).parents[2] / "docs" / "architecture.md"
 NAMES = [name for name, _ in PHASES]
 
 
 def test_the_page_has_the_diagram_of_the_table() -> None:
-    page = (ROOT.parent / "docs" / "architecture.md").read_text("utf-8")
+    page = PAGE.read_text("utf-8")
     assert re.findall(r"```mermaid\n(stateDiagram.*?)```", page, re.DOTALL) == [mermaid()]
 
 

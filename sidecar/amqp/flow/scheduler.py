@@ -14,6 +14,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.amqp.flow.gates import Gate, SwitchGate, Waiter
+from sidecar.core.compiling import mypyc_attr
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import PublishRoute
@@ -40,6 +41,7 @@ class Handle(Protocol):
     def cancel(self) -> object: ...
 
 
+@mypyc_attr(allow_interpreted_subclasses=True)  # tests have senders of their own
 class Sender:
     """A channel, as far as holding is concerned: the base of what implements it. Its methods must not raise."""
 
