@@ -211,6 +211,7 @@ setting          one value of the configuration, as what it is for takes it
 share                     how much of the spool's room one stream may have
 shortage                  the host is out of descriptors, ports or memory for sockets
 show                      a configuration in the shape of its file again, secrets aside
+side, broker side         what is there in the broker's place for a session: the broker, or what stands in for it
 signal                    what the system tells a process: SIGTERM, SIGHUP
 snapshot                  how something running is at one moment, as plain data
 socket                    the system's end of a connection

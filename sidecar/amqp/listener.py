@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.admission import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Admission
 from sidecar.amqp.broker_probe import BrokerProbe
-from sidecar.amqp.flow.gates import Gate
 from sidecar.amqp.flow.policy import Policy
 from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats
-from sidecar.amqp.relay.connections import ClientConnection
+from sidecar.amqp.relay.connections import HOLD_FULL, ClientConnection, Port
 from sidecar.amqp.relay.lifecycle import DIALLING, GREETING
 from sidecar.amqp.relay.session import Session
 from sidecar.amqp.topology.ephemeral import EphemeralQueues
@@ -44,13 +43,8 @@ PATIENCE: Final = 1.0
 QUIET: Final = 0.5
 
 
-class AmqpListener(Listener):
+class AmqpListener(Port):
     """A port that speaks AMQP. The assembly sets ``tracing`` and calls :meth:`configure`."""
-
-    tracing: MessageTracing
-    config: Amqp
-    scheduler: Scheduler
-    policy: Policy
 
     def set_up(self, config: Amqp, tracing: MessageTracing, rng: Random) -> None:
         """Once, before anything else. Raises :class:`sidecar.storage.errors.SpoolError` when the spool cannot be
@@ -62,15 +56,12 @@ class AmqpListener(Listener):
         self.policy = Policy(config, self.amqp_stats, self.clock)
         self.scheduler = Scheduler(config.hold, self.amqp_stats, self.clock, self.loop.call_at)
         self.scheduler.on_room = self._on_room
-        self.sessions: dict[Session, None] = {}
+        self.sessions = {}
         self.ephemeral = EphemeralQueues()
-        #: Sessions that are not read from because the hold is full: since when, and what their last publish waits for.
-        self.stopped: dict[Session, tuple[float, Gate]] = {}
+        self.stopped = {}
         #: Who knows of an alarm of the broker: sessions, the watcher, the replay.
         self._alarmed: dict[Session | str, None] = {}
-        #: Whether deliveries are kept back at present.
         self.paused = False
-        #: The sidecar is about to drain: nobody gets deliveries any more.
         self.work_is_over = False
         self._app_is_well = True
         #: The breakers whose being open pauses deliveries; set by the agent.
@@ -125,16 +116,17 @@ class AmqpListener(Listener):
     def accept(self, client: ClientConnection, peer: str, client_ip: str) -> None:
         """A client has connected."""
         client.session = self._session(client, peer, client_ip)
-        client.session.start()
+        client.session.opening.start()
         if self._timer.deadline == float("inf"):
             self._timer.set(self.clock() + TICK)
 
     def _session(self, client: ClientConnection, peer: str, client_ip: str) -> Session:
-        if self.port is None:
-            return Session(self, client, peer, client_ip)
-        from sidecar.amqp.failover.session import BufferedSession
+        session = Session(self, client, peer, client_ip)
+        if self.port is not None:
+            from sidecar.amqp.failover.session import Failover
 
-        return BufferedSession(self, client, peer, client_ip, self.port)
+            session.side = Failover(session, self.port, self.rng).attached
+        return session
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: the broker ends them when it goes."""
@@ -238,7 +230,7 @@ class AmqpListener(Listener):
 
     def alarm(self, source: Session | str, on: bool) -> None:
         """Somebody has learnt that the broker takes no publishes (or does again). As long as one says so, nothing is
-        published: a connection that the broker has not blocked yet keeps its consumers' acknowledgements flowing."""
+        published: a connection that the broker has not blocked yet lets its consumers' acknowledgements flow."""
         if on:
             self._alarmed[source] = None
         else:
@@ -262,7 +254,7 @@ class AmqpListener(Listener):
     def _let_go(self, session: Session) -> None:
         """There is room for what it publishes."""
         self.stopped.pop(session, None)
-        session.read_on()
+        session.client.go(HOLD_FULL)
         if not self._alarmed:
             session.tell_unblocked()
 
@@ -280,7 +272,7 @@ class AmqpListener(Listener):
         if stall != self.paused:
             self.paused = stall
             for session in list(self.sessions):
-                session.pause_deliveries(stall)
+                session.consumer_pause.switch(stall)
 
     def stop_work(self) -> None:
         self.work_is_over = True
@@ -303,7 +295,7 @@ class AmqpListener(Listener):
         if self.port is not None:
             self.port.look()
             for session in list(self.sessions):
-                session.look(now)
+                session.side.look(now)
         if self.stats.active or self.port is not None:
             self._timer.set(now + TICK)
 
@@ -313,7 +305,8 @@ class AmqpListener(Listener):
         self.admission.shut(DRAINING, "the sidecar is shutting down")
         for connection in list(self._connections):
             if isinstance(connection, ClientConnection) and connection.session.stage in (GREETING, DIALLING):
-                connection.session.hang_up("draining")  # later in its handshake, it would take that for an answer to it
+                # Later in its handshake, it would take that for an answer to it.
+                connection.session.opening.hang_up("draining")
 
     async def drained(self) -> None:
         """Returns when every client is gone; each one is sent away as soon as that loses nothing."""
@@ -391,10 +384,10 @@ class View:
                 since=round(now - session.started, 3),
                 channels=len(session.channels),
                 consumers=sum(len(channel.consumers) for channel in session.channels.values()),
-                unacked=session.unacked,
-                held=session.held,
+                unacked=sum(channel.unacked.count for channel in session.channels.values()),
+                held=sum(channel.path.held for channel in session.channels.values()),
                 blocked=session.told_blocked,
-                stalled=session.paused_deliveries,
+                stalled=sum(len(channel.paused) for channel in session.channels.values()),
             )
             for session in self._listener.sessions
         ]

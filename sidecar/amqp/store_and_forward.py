@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.failover.credential_cache import CredentialCache
+from sidecar.amqp.failover.port import FailoverPort
 from sidecar.amqp.monitor.connection import TroubleLog
 from sidecar.amqp.publisher.connection import GONE, Publisher
 from sidecar.amqp.publisher.connector import Connector
@@ -29,7 +30,6 @@ from sidecar.storage.errors import SpoolError
 from sidecar.storage.json_file import Saving
 
 if TYPE_CHECKING:
-    from sidecar.amqp.failover.session import BufferedSession
     from sidecar.amqp.flow.policy import Policy
     from sidecar.amqp.flow.scheduler import Scheduler
     from sidecar.amqp.flow.stats import AmqpStats
@@ -52,7 +52,7 @@ _UNBOUNDED: Final = 1 << 62
 _QUIET: Final = 60.0
 
 
-class StoreAndForward:
+class StoreAndForward(FailoverPort):
     """One port's. Raises :class:`SpoolError` when the folder cannot be used. Implements
     :class:`sidecar.amqp.views.protocols.SpoolView`."""
 
@@ -76,9 +76,9 @@ class StoreAndForward:
         self._config = config
         self._stats = stats
         self._clock = clock
-        #: Sessions that look for a broker; and since when one of those that did, or of newcomers, has found it (inf:
-        #: none has).
-        self._searching: set[BufferedSession] = set()
+        #: For each session that looks for a broker, what to call when another one has found it; and since when one of
+        #: those that did, or of newcomers, has (inf: none).
+        self._searching: set[Callable[[], None]] = set()
         self._found = inf
         #: Connections of our own that wait for those of clients.
         self._late: list[Publisher] = []
@@ -234,21 +234,21 @@ class StoreAndForward:
 
     # -- the way back --------------------------------------------------------------------------------------------------
 
-    def searches(self, session: BufferedSession) -> None:
+    def searches(self, hurry: Callable[[], None]) -> None:
         """A client has no broker, and looks for one."""
-        self._searching.add(session)
+        self._searching.add(hurry)
         self._found = inf
 
-    def reached(self, session: BufferedSession) -> None:
+    def reached(self, hurry: Callable[[], None]) -> None:
         """It has found one: the others need not wait for their next try."""
         self._found = min(self._found, self._clock())
         for other in self._searching:
-            if other is not session:
-                other.hurry_back()
+            if other != hurry:
+                other()
 
-    def left(self, session: BufferedSession) -> None:
+    def left(self, hurry: Callable[[], None]) -> None:
         """It looks no longer, as it has all that it had, or its client has gone."""
-        self._searching.discard(session)
+        self._searching.discard(hurry)
         if not self._searching:
             self._connect_late()
 

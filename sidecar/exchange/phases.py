@@ -49,7 +49,7 @@ STEPS: Final = (
     Step("the connection stands (HTTP)", "connected", (CONNECTING,), SENT),
     Step("the connection stands (TCP)", "connected", (CONNECTING,), TUNNEL),
     Step("the broker says hello (AMQP)", "_started", (CONNECTING,), TUNNEL),
-    Step("there is no broker, and the sidecar stands in (AMQP)", "_receive", (NEW, CONNECTING), TUNNEL),
+    Step("there is no broker, and the sidecar stands in (AMQP)", "receive", (NEW, CONNECTING), TUNNEL),
     Step("the answer's head has come", "answered", (SENT,), ANSWERING),
     Step("the upstream agrees to an upgrade", "_upgraded", (SENT,), TUNNEL),
     Step("it is over", "end", (NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL), ENDED),

@@ -21,7 +21,7 @@ delete, purge, unbind, tx.select          wait for the broker
 tx.commit, tx.rollback                    406: the channel has no transaction
 ========================================  ==============================================================================
 
-Counts in answers (messages, consumers) are 0. What waits keeps everything behind it on its channel waiting (order!);
+Counts in answers (messages, consumers) are 0. Behind what waits, everything else on its channel waits too (order!);
 other channels go on. When something has waited for ``patience`` seconds, the whole connection is closed with 320
 (connection-forced), which is what a broker says that shuts down. Of all codes it is the one that clients recover from
 by themselves: py-amqp (and so kombu and Celery) has it among its recoverable errors, aio-pika's robust connections
@@ -34,7 +34,7 @@ direct reply-to) wait for the broker too, as what is held does: a ``basic.return
 wants the message, which is not known, and aio-pika (whose publishes are mandatory unless it is told otherwise) and pika
 raise an exception for it.
 
-It is asked by offline.py. What a client has set up (client_state.py) is kept right by both: by what is said here, and
+It is asked by offline.py. What a client has set up (client_state.py) is noted by both: by what is said here, and
 by what passes while there is a broker.
 """
 

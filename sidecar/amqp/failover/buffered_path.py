@@ -10,10 +10,10 @@ from sidecar.amqp.failover.watchdog import STUCK_SECONDS
 from sidecar.amqp.flow.confirms import Confirms
 from sidecar.amqp.flow.gates import SwitchGate
 from sidecar.amqp.relay.channel import REPLIES
-from sidecar.amqp.relay.publishing import IncomingPublish, PublishPath, answer, size_at
+from sidecar.amqp.relay.publishing import IncomingPublish, PublishPath, size_at
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, PRECONDITION_FAILED, REPLY_TO, USER_ID, AmqpError
-from sidecar.amqp.wire.methods import basic_ack, confirm_select
+from sidecar.amqp.wire.methods import confirm_select, publish_answers
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.publish import Publish
@@ -113,7 +113,7 @@ class Buffered(PublishPath):
         if not self._confirming and not self.one_lane:
             self._confirming = True
             self.confirms = Confirms()
-            out.append(self.session.control(confirm_select(self.channel.number)))
+            out.append(self.session.side.request(confirm_select(self.channel.number)))
         tag = self.confirms.received() if self.client_confirms and self.confirms is not None else 0
         publish = self.publish(incoming, frames, tag, now)
         scheduler = self.session.scheduler
@@ -219,7 +219,7 @@ class Buffered(PublishPath):
         self.measure()
         self.behind.set(False)
         if not confirms.unanswered:
-            session.hurry()
+            self._hurry()
             if self.leaving != inf:
                 session.listener.loop.call_soon(session.emptied, self.channel)
         answers = confirms.answers(tags)
@@ -227,10 +227,10 @@ class Buffered(PublishPath):
             session.amqp_stats.acks_by_broker += len(tags)
         if confirms.same and self.client_confirms:
             return None
-        return answer(self.channel.number, answers, positive)
+        return publish_answers(self.channel.number, answers, positive)
 
     def broker_lost(self, now: float) -> None:
-        """What the broker has not confirmed it may have, or not: it goes again, out of the spool."""
+        # What the broker has not confirmed it may have, or not: it goes again, out of the spool.
         confirms = self.confirms
         if confirms is None:
             self.measure()
@@ -276,9 +276,13 @@ class Buffered(PublishPath):
         return True
 
     def close_up(self, now: float) -> None:
-        """The client has closed the channel."""
-        if self.late:
+        if self.channel.ending and self.late:
             self.broker_lost(now)
+
+    def drop_held(self) -> None:
+        # What was held when its channel or connection went is spooled as well.
+        for publish in self.session.scheduler.forget(self):
+            self._give_up(publish)
 
     # -- the spool's word ----------------------------------------------------------------------------------------------
 
@@ -289,7 +293,7 @@ class Buffered(PublishPath):
             return 0
         tags = [publish.tag for publish in publishes if publish.tag]
         number = self.channel.number
-        self.session.client_write(b"".join([basic_ack(number, tag, many) for tag, many in confirms.answers(tags)]))
+        self.session.client_write(publish_answers(number, confirms.answers(tags), True))
         return len(tags)
 
     def stored(self, count: int) -> None:
@@ -298,7 +302,7 @@ class Buffered(PublishPath):
         if not self.storing and not self.held:
             self.session.emptied(self.channel)
 
-    def give_up(self, publish: Publish) -> None:
+    def _give_up(self, publish: Publish) -> None:
         """It was held, and what it was held for is gone: into the spool, if that may be."""
         if self._spoolable(publish) and self._may_fit(publish):
             self._spool(publish, self.session.listener.clock(), True)

@@ -1,8 +1,9 @@
 """Who may come in while there is no broker to ask: whom it has let in before, and the sidecar's own account.
 
-Of a login only a salted scrypt hash (RFC 7914) is kept, and only of the mechanisms that prove something by a secret of
-the client's: PLAIN (RFC 4616) and RabbitMQ's AMQPLAIN. Hashing takes some 50 ms and 16 MiB, so it is done off the loop,
-one at a time, and once a login: for as long as the process lives a keyed hash with a key of its own finds it at once.
+Of a login only a salted scrypt hash (RFC 7914) is stored, and only of the mechanisms that prove something by a secret
+of the client's: PLAIN (RFC 4616) and RabbitMQ's AMQPLAIN. Hashing takes some 50 ms and 16 MiB, so it is done off the
+loop, one at a time, and once a login: for as long as the process lives a keyed hash with a key of its own finds it at
+once.
 
 A login is forgotten a week after the broker has last accepted it. Until then, whoever knows the old password of a user
 may publish into the spool while the broker is away, and no longer than that: nobody gets anything out.
@@ -49,7 +50,7 @@ _MEMORY: Final = 64 * 1024 * 1024
 
 
 class Credential:
-    """A login that is good. It keeps nothing of the secret but the hash. ``any_vhost``: it is the sidecar's own."""
+    """A login that is good. Of the secret it has the hash alone. ``any_vhost``: it is the sidecar's own."""
 
     __slots__ = ("any_vhost", "digest", "salt", "user", "vhosts")
 
@@ -82,7 +83,7 @@ class CredentialCache(Kept):
         credentials: AmqpCredentials | None = None,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """``path`` is the file that they are kept in."""
+        """``path`` is the file that they are stored in."""
         notebook = Notebook(path, "the list of accepted logins", MAX_FILE, wall) if path is not None else None
         Kept.__init__(self, notebook)
         self._wall = wall

@@ -6,56 +6,54 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from sidecar.amqp.failover.server_handshake import Login, ServerHandshake, UnknownClient
+from sidecar.amqp.failover.side import FailoverSide
 from sidecar.amqp.relay.connections import OPEN
 from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
-    from sidecar.amqp.failover.session import BufferedSession
-    from sidecar.amqp.store_and_forward import StoreAndForward
+    from sidecar.amqp.failover.session import Failover
 
 
-class OfflineLogin:
-    """One client's handshake, in the broker's place. The session is told by ``received()``, or fails."""
+class OfflineLogin(FailoverSide):
+    """The broker's place in one client's handshake. It ends well with ``failover.received()``."""
 
-    __slots__ = ("_handshake", "_port", "_session", "_verifying")
+    __slots__ = ("_handshake", "_verifying")
 
-    def __init__(self, session: BufferedSession, port: StoreAndForward) -> None:
-        self._session = session
-        self._port = port
-        self._handshake = ServerHandshake(port.catalog)
+    def __init__(self, failover: Failover) -> None:
+        FailoverSide.__init__(self, failover)
+        self._handshake = ServerHandshake(failover.port.catalog)
         self._verifying: asyncio.Task[None] | None = None
 
     def begin(self) -> None:
         """The first word."""
         self._say(self._handshake.greeting())
 
-    def takes(self, data: bytes) -> None:
-        """A frame of the client for the broker. Raises :class:`AmqpError`."""
+    def login(self, frame: bytes) -> None:
         handshake = self._handshake
         try:
-            answer = handshake.takes(data)
+            answer = handshake.takes(frame)
         except UnknownClient as error:
-            self._session.not_known(str(error))
+            self.failover.not_known(str(error))
             return
         if answer:
             self._say(answer)
         elif handshake.login is not None and self._verifying is None:
-            self._verifying = self._session.listener.loop.create_task(self._verify(handshake.login))
+            self._verifying = self.session.listener.loop.create_task(self._verify(handshake.login))
 
-    def cancel(self) -> None:
-        """The client has gone."""
+    def ends(self) -> None:
         if self._verifying is not None:
             self._verifying.cancel()
+        FailoverSide.ends(self)
 
     async def _verify(self, login: Login) -> None:
-        account = await self._port.credential_cache.verify(login.mechanism, login.response)
-        session = self._session
+        credential = await self.failover.port.credential_cache.verify(login.mechanism, login.response)
+        session = self.session
         if session.phase == ENDED or session.client.state != OPEN:
             return
-        self._say(self._handshake.admit(account))
+        self._say(self._handshake.admit(credential))
 
     def _say(self, frame: bytes) -> None:
-        session = self._session
+        session = self.session
         session.client_write(session.handshake.from_broker(frame, 0, len(frame)))
         if session.handshake.done:
-            session.received()
+            self.failover.received()

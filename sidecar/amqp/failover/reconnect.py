@@ -10,10 +10,7 @@ from sidecar.amqp.wire.constants import AmqpError
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
-    from random import Random
-
-    from sidecar.amqp.failover.recovery import Recovering
-    from sidecar.amqp.failover.session import BufferedSession
+    from sidecar.amqp.failover.offline import Offline
     from sidecar.amqp.wire.client_handshake import ClientHandshake
 
 #: Seconds before the first try, and the longest between two; each is stretched or shortened by up to half, so that the
@@ -27,17 +24,17 @@ LOGIN_SECONDS: Final = 5.0
 
 
 class Reconnect:
-    """One search, for ``recovering`` of ``session``: that is told by ``found(connection, …)``, once, or
+    """One search, for a session that is ``offline``: that side is told by ``found(connection, …)``, once, or
     ``refused(error)`` when the broker will not have this client any more. ``pause``: about how many seconds to wait
     first."""
 
-    __slots__ = ("_connecting", "_connection", "_dialler", "_pause", "_recovering", "_rng", "_session", "_timer")
+    __slots__ = ("_connecting", "_connection", "_dialler", "_offline", "_pause", "_rng", "_session", "_timer")
 
-    def __init__(self, recovering: Recovering, session: BufferedSession, rng: Random, pause: float) -> None:
-        self._recovering = recovering
-        self._session = session
+    def __init__(self, offline: Offline, pause: float) -> None:
+        self._offline = offline
+        self._session = session = offline.session
         self._pause = pause
-        self._rng = rng
+        self._rng = offline.failover.rng
         #: The try that is being made: its connection, and the login over it.
         self._connection: BrokerConnection | None = None
         self._dialler: ClientHandshake | None = None
@@ -83,8 +80,8 @@ class Reconnect:
             if dialler.done:
                 self._connection = None
                 self._timer.close()
-                self._session.listener.cluster.succeeded(connection.endpoint)
-                self._recovering.found(connection, reader.data, frames[index + 1 :])
+                self._session.cluster.succeeded(connection.endpoint)
+                self._offline.found(connection, reader.data, frames[index + 1 :])
                 return
         if reader.error is not None:
             self._failed()
@@ -111,7 +108,7 @@ class Reconnect:
         if endpoint is None:
             self._wait()
             return
-        self._dialler = session.dialler()
+        self._dialler = self._offline.failover.dialler()
         self._connection = connection = BrokerConnection(session, endpoint)
         self._timer.set(listener.clock() + session.chain.timeout.connect + LOGIN_SECONDS)
         self._connecting = listener.loop.create_task(self._connect(connection))
@@ -137,12 +134,12 @@ class Reconnect:
         failure = dialler.failure
         if failure is not None and dialler.permanent:
             self._timer.close()
-            self._recovering.refused(AmqpError(failure.code, failure.text))
+            self._offline.refused(AmqpError(failure.code, failure.text))
             return
         if error is not None and is_local(error):
             SHORTAGE.met(error)
         else:
-            session.listener.cluster.failed(connection.endpoint, hard=True)
+            session.cluster.failed(connection.endpoint, hard=True)
         self._wait()
 
     def _let_go(self) -> None:

@@ -1,23 +1,21 @@
-"""The way back to a broker, for a session that has lost its own: one is found, the client logged in there, and
-everything that it had set up is set up once more before anything else."""
+"""The way back to a broker, once one is found and the client logged in there: everything that it had set up is set up
+once more before anything else."""
 
 from __future__ import annotations
 
 import logging
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.failover.reconnect import FIRST, Reconnect
+from sidecar.amqp.failover.offline import Detached
 from sidecar.amqp.relay import forward
-from sidecar.amqp.relay.connections import OPEN, BrokerConnection
+from sidecar.amqp.relay.connections import OPEN
 from sidecar.amqp.topology.recovery import TopologyRecovery, Unrecoverable
-from sidecar.amqp.wire.constants import METHOD, AmqpError
-from sidecar.amqp.wire.methods import method_of
-from sidecar.exchange.phases import ENDED
+from sidecar.amqp.wire.constants import CONNECTION_FORCED, METHOD, AmqpError
+from sidecar.amqp.wire.methods import connection_close_ok, method_of
 
 if TYPE_CHECKING:
-    from random import Random
-
-    from sidecar.amqp.failover.session import BufferedSession
+    from sidecar.amqp.failover.session import Failover
+    from sidecar.amqp.relay.connections import BrokerConnection
 
 logger = logging.getLogger("sidecar.amqp")
 
@@ -25,100 +23,56 @@ logger = logging.getLogger("sidecar.amqp")
 _MOST_RESTORATIONS: Final = 10
 
 
-class Recovering:
-    """One session's. It is told by ``rejoin(connection)`` when there is a broker, by ``attached(connection)`` when all
-    is as before; or the client hears why not."""
+class Recovering(Detached):
+    """There is a broker, and not everything is set up there. The client still hears the stub."""
 
-    __slots__ = ("_reconnect", "_recovery", "_rng", "_session", "_tries")
+    __slots__ = ("_recovery",)
 
-    def __init__(self, session: BufferedSession, rng: Random) -> None:
-        self._session = session
-        self._rng = rng
-        self._reconnect: Reconnect | None = None
-        self._recovery: TopologyRecovery | None = None
-        #: How often in a row that came to nothing.
-        self._tries = 0
+    def __init__(self, failover: Failover) -> None:
+        Detached.__init__(self, failover)
+        session = failover.session
+        self._recovery: TopologyRecovery | None = TopologyRecovery(failover.client_state, session.handshake.channel_max)
 
     @property
-    def is_restoring(self) -> bool:
-        """There is a broker, and not everything is set up there."""
-        return self._recovery is not None
-
-    @property
-    def has_opened(self) -> bool:
-        """The client's channels are being opened there."""
+    def has_channels(self) -> bool:
         return self._recovery is not None and self._recovery.opened
 
-    def search(self, pause: float = FIRST) -> None:
-        """Begin (again); ``pause`` is for how many seconds to wait first, about."""
-        self._recovery = None
-        self._reconnect = Reconnect(self, self._session, self._rng, pause)
-
-    def hurry(self) -> None:
-        """Do not wait for the next try."""
-        if self._reconnect is not None:
-            self._reconnect.hurry()
-
-    def cancel(self) -> None:
-        """The session needs no broker any more."""
-        reconnect, self._reconnect = self._reconnect, None
-        if reconnect is not None:
-            reconnect.cancel()
-
-    # -- what the connections hear -------------------------------------------------------------------------------------
-
-    def connected(self, broker: BrokerConnection) -> bool:
-        """A socket stands; whether that is to do with this."""
-        if self._reconnect is None:
-            return False
-        self._reconnect.connected(broker)
-        return True
-
-    def said(self, broker: BrokerConnection, data: bytes) -> bool:
-        """Bytes came; whether they are to do with this."""
-        if self._reconnect is not None and self._reconnect.mine(broker):
-            self._reconnect.said(broker, data)
-            return True
-        if self._recovery is not None and broker is self._session.broker:
-            frames = broker.reader.feed(data)
-            self._restore(broker, broker.reader.data, frames)
-            return True
-        return False
-
-    def lost(self, broker: BrokerConnection) -> bool:
-        """A connection is gone; whether that was the one that is being made."""
-        if self._reconnect is None or not self._reconnect.mine(broker):
-            return False
-        self._reconnect.lost()
-        return True
-
-    # -- what becomes of a search --------------------------------------------------------------------------------------
-
-    def found(self, broker: BrokerConnection, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
-        """There is a broker; ``frames`` is what it has said since it has let the client in."""
-        self._reconnect = None
-        session = self._session
-        if session.phase == ENDED or session.client.state != OPEN:
-            broker.transport.close()
-            return
-        session.rejoin(broker)
-        self._recovery = TopologyRecovery(session.client_state, session.channel_max)
+    def begin(self, broker: BrokerConnection, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
+        """Set up the first of it; ``frames`` is what the broker has said so far."""
+        recovery = self._recovery
+        assert recovery is not None
         try:
-            broker.write(self._recovery.begin())
+            broker.write(recovery.begin())
         except Unrecoverable as error:
             self._failed(broker, error)
             return
         self._restore(broker, data, frames)
 
-    def refused(self, error: AmqpError) -> None:
-        """The broker will not have this client any more."""
-        self._reconnect = None
-        if self._session.client.state == OPEN:
-            self._session.close_client(error.code, error.text)
+    def said(self, broker: BrokerConnection, data: bytes) -> bool:
+        if broker is not self.session.broker:
+            return False
+        frames = broker.reader.feed(data)
+        self._restore(broker, broker.reader.data, frames)
+        return True
+
+    def closed(self, code: int, text: str) -> bool:
+        broker = self.session.broker
+        if code != CONNECTION_FORCED or broker is None or not self.failover.outlives():
+            return False
+        broker.write(connection_close_ok())
+        broker.transport.close()
+        self.failover.lost_again(broker)
+        return True
+
+    def lost(self, broker: BrokerConnection) -> bool:
+        if broker is not self.session.broker or self.session.client.state != OPEN:
+            return False
+        self.failover.lost_again(broker)
+        return True
 
     def _restore(self, broker: BrokerConnection, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
         """What the broker says while things are set up."""
-        session = self._session
+        session = self.session
         try:
             for index, (kind, number, start, end) in enumerate(frames):
                 recovery = self._recovery
@@ -146,12 +100,12 @@ class Recovering:
         """Whether all is as it was before."""
         if self._recovery is not None and self._recovery.done:
             self._recovery = None
-            self._tries = 0
-            self._session.attached(broker)
+            self.failover.reattach(broker)
 
     def _failed(self, broker: BrokerConnection, error: Unrecoverable) -> None:
         """What the client had cannot be had again: it has to know, unless that may pass."""
-        self._tries += 1
-        if not error.passing or self._tries >= _MOST_RESTORATIONS:
-            self._session.close_client(error.code, error.text)
+        failover = self.failover
+        failover.tries += 1
+        if not error.passing or failover.tries >= _MOST_RESTORATIONS:
+            self.session.lifecycle.close_client(error.code, error.text)
         broker.transport.abort()

@@ -19,6 +19,9 @@ from sidecar.amqp.wire.tables import decode_table
 if TYPE_CHECKING:
     from sidecar.amqp.relay.session import Session
 
+#: Among the bits of ``queue.declare``.
+_EXCLUSIVE: Final = 4
+
 
 def off_channel(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
     """A frame of the broker that belongs to no open channel."""
@@ -31,9 +34,9 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
     found = method_of(data, start, end)
     if found == constants.CONNECTION_CLOSE:
         arguments = Arguments(data, start, end)
-        session.broker_closes(arguments.u16(), arguments.short(), data[start:end])
+        session.lifecycle.broker_closes(arguments.u16(), arguments.short(), data[start:end])
     elif found == constants.CONNECTION_CLOSE_OK:
-        session.broker_closed()
+        session.lifecycle.broker_closed()
     elif found == constants.CONNECTION_BLOCKED:
         session.broker_blocked(Arguments(data, start, end).short())
     elif found == constants.CONNECTION_UNBLOCKED:
@@ -97,7 +100,7 @@ def _qos_ok(session: Session, channel: Channel, data: bytes, start: int, end: in
 def _consume_ok(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
     tag = Arguments(data, start, end).short_bytes()
     kind = channel.consume_ok(tag)
-    session.consumer_came(channel, tag, kind)
+    channel.consumer_came(tag, kind)
     if kind != REPLIES and not channel.ending and session.speaks:
         if channel.freed:
             session.broker_write(session.departure.cancel(channel, tag))
@@ -107,7 +110,7 @@ def _consume_ok(session: Session, channel: Channel, data: bytes, start: int, end
 
 
 def _cancelled(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
-    session.consumer_gone(channel, Arguments(data, start, end).short_bytes())
+    channel.consumer_gone(Arguments(data, start, end).short_bytes())
     return None
 
 
@@ -147,14 +150,22 @@ def _queue_declare_ok(session: Session, channel: Channel, data: bytes, start: in
     channel.last_queue = name = Arguments(data, start, end).short()
     declared = channel.declares.pop(0) if channel.declares else b""
     if declared:
-        session.has_queue(name, declared)
+        has_queue(session, name, declared)
         _learn_lifetime(session, name, declared)
-    session.queue_declared(name)
+    session.port.queue_declared(session.vhost, name)
     return None
 
 
+def has_queue(session: Session, name: str, declared: bytes) -> None:
+    """The client has declared a queue, not passively. ``declared``: the arguments, behind the reserved short."""
+    bits = declared[1 + declared[0]]
+    if bits & _EXCLUSIVE:
+        session.departure.owns(name, declared)
+    session.port.ephemeral.declared(session.vhost, name, bits, declared)
+
+
 def _learn_lifetime(session: Session, name: str, declared: bytes) -> None:
-    """A queue was declared so; see :meth:`Session.has_queue`."""
+    """A queue was declared so; see :func:`has_queue`."""
     at = 1 + declared[0]
     durable = declared[at] & 0b1110 == 2  # neither exclusive nor auto-delete
     table = declared[at + 1 :]

@@ -121,11 +121,36 @@ class Channel:
         return bool(self.consumers or self.consumes or self.gets or self.unacked.count or self.paused)
 
     @property
+    def idle(self) -> bool:
+        """Nothing would be lost or done twice by closing it now."""
+        path = self.path
+        if path.held or self.unacked.count or self.pending is not None:
+            return False
+        if self.passing or isinstance(self.incoming, PartialMessage):
+            return False
+        return self.publish.route is None and (path.confirms is None or not path.confirms.unanswered)
+
+    @property
     def closes(self) -> bool:
         """The client's ``channel.close`` is among the frames that wait."""
         return any(len(f) >= 12 and f[0] == METHOD and size_at(f, 7)[0] == CHANNEL_CLOSE for f in self.pending or ())
 
     # -- consumers -----------------------------------------------------------------------------------------------------
+
+    def consumer_came(self, tag: bytes, kind: int) -> None:
+        """A consumer is there."""
+        if tag not in self.consumers:
+            self.session.amqp_stats.consumers += 1
+        self.consumers[tag] = kind
+        if kind == REPLIES:
+            self.replies = True
+
+    def consumer_gone(self, tag: bytes) -> None:
+        """A consumer was cancelled, by either side."""
+        if self.consumers.pop(tag, None) is not None:
+            self.session.amqp_stats.consumers -= 1
+            self.subscriptions.pop(tag, None)
+            self.give_back((tag,))
 
     def kind(self, consumer: bytes) -> int:
         """How a consumer takes its deliveries."""

@@ -1,30 +1,92 @@
-"""The two ends of a session: the accepted connection, and the one to a broker."""
+"""The two ends of a session, the accepted connection and the one to a broker, and the port that has accepted it."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
+from sidecar.amqp.relay.write_batch import WriteBatch
 from sidecar.amqp.wire.frames import FrameReader
 from sidecar.amqp.wire.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.wire.methods import HEARTBEAT_FRAME
+from sidecar.exchange.listener import Listener
 from sidecar.exchange.phases import CONNECTING
 from sidecar.net.sockets import Pausable, keep_alive
 
 if TYPE_CHECKING:
-    from sidecar.amqp.listener import AmqpListener
+    from random import Random
+
+    from sidecar.amqp.flow.gates import Gate
+    from sidecar.amqp.flow.policy import Policy
+    from sidecar.amqp.flow.scheduler import Scheduler
+    from sidecar.amqp.flow.stats import AmqpStats
+    from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.relay.session import Session
-    from sidecar.amqp.relay.write_batch import WriteBatch
+    from sidecar.amqp.topology.ephemeral import EphemeralQueues
+    from sidecar.core.amqp_settings import Amqp
+    from sidecar.core.replies import Reply
     from sidecar.endpoints.endpoint import Endpoint
 
 #: Why a connection is not read from; any number at once.
 OTHER_FULL: Final = 1  # the other connection cannot take more
 HOLD_FULL: Final = 2  # no more can be held
-PAUSE_FULL: Final = 4  # no more deliveries can be kept back
+PAUSE_FULL: Final = 4  # no more deliveries can be paused
 PENDING_FULL: Final = 8  # no more frames can wait for what is held
 
 #: How a connection stands.
 OPEN, CLOSING, CLOSED = range(3)
+
+
+class Port(Listener):
+    """A listener that speaks AMQP, as its sessions see it: what they share, and what they tell it."""
+
+    config: Amqp
+    scheduler: Scheduler
+    policy: Policy
+    tracing: MessageTracing
+    rng: Random
+    amqp_stats: AmqpStats
+    ephemeral: EphemeralQueues
+    #: Those that have come through their handshake.
+    sessions: dict[Session, None]
+    #: Sessions that are not read from because the hold is full: since when, and what their last publish waits for.
+    stopped: dict[Session, tuple[float, Gate]]
+    #: Whether deliveries are paused at present.
+    paused: bool
+    #: The sidecar is about to drain: nobody gets deliveries any more.
+    work_is_over: bool
+
+    def accept(self, client: ClientConnection, peer: str, client_ip: str) -> None:
+        """A client has connected."""
+        raise NotImplementedError
+
+    def see_to_room(self) -> None:
+        """A client has come or gone, or there is room for another number of them."""
+        raise NotImplementedError
+
+    def turned_away(self, reply: Reply) -> None:
+        """A client could not be given a broker."""
+        raise NotImplementedError
+
+    def broker_found(self, endpoint: Endpoint) -> bool:
+        """A connection to a broker stands. ``False``: an operator wants it to be refused all the same."""
+        raise NotImplementedError
+
+    def broker_lost(self) -> None:
+        """A broker has gone under a client: there may be none."""
+        raise NotImplementedError
+
+    def alarm(self, source: Session | str, on: bool) -> None:
+        """The broker takes no publishes (or does again), says ``source``."""
+        raise NotImplementedError
+
+    def queue_declared(self, vhost: str, queue: str) -> None:
+        """A client has declared a queue well: if it is to be watched, that can begin."""
+        raise NotImplementedError
+
+    def forget(self, session: Session) -> None:
+        """A session has ended."""
+        raise NotImplementedError
 
 
 class Connection(Pausable):
@@ -84,11 +146,11 @@ class Connection(Pausable):
 class ClientConnection(Connection):
     """The accepted end. What the listener counts."""
 
-    __slots__ = ("full", "listener")
+    __slots__ = ("_port", "full")
 
-    def __init__(self, listener: AmqpListener) -> None:
+    def __init__(self, port: Port) -> None:
         Connection.__init__(self)
-        self.listener = listener
+        self._port = port
         #: It cannot take more at present.
         self.full = False
 
@@ -105,7 +167,7 @@ class ClientConnection(Connection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
         peer = transport.get_extra_info("peername")
-        self.listener.accept(self, f"{peer[0]}:{peer[1]}" if peer else "", peer[0] if peer else "")
+        self._port.accept(self, f"{peer[0]}:{peer[1]}" if peer else "", peer[0] if peer else "")
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
@@ -153,6 +215,12 @@ class BrokerConnection(Connection):
         if session.phase == CONNECTING and attempt is not None and attempt.endpoint is self.endpoint:
             session.moved(attempt, endpoint)
         self.endpoint = endpoint
+
+    def collect(self, port: Port) -> None:
+        """Let small publishes leave together, where that is configured."""
+        settings = port.config.batch
+        if settings is not None:
+            self.batch = WriteBatch(settings.linger, self.transport.write, port.clock, port.loop.call_later)
 
     def write(self, data: bytes) -> None:
         batch = self.batch

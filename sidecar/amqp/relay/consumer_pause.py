@@ -1,6 +1,6 @@
-"""Deliveries that are kept back: while what the app needs is away, or for good because the sidecar drains.
+"""Pauses of deliveries: while what the app needs is away, or for good because the sidecar drains.
 
-The broker waits for the acknowledgement of what is kept back, and not for ever: after its ``consumer_timeout``
+The broker waits for the acknowledgement of a paused delivery, and not for ever: after its ``consumer_timeout``
 (RabbitMQ: 30 minutes, or less) it closes the channel, though the client has not even seen the message. So in a pause
 that lasts, deliveries go back into their queues after a while, and their consumers are cancelled at the broker (else it
 would deliver them again at once). After the pause the consumers begin again. The client hears nothing of that.
@@ -53,7 +53,7 @@ class Subscription:
 
 
 class ConsumerPause:
-    """Those of one session. ``on``: deliveries are not handed out; ``returning``: they go back into their queues."""
+    """That of one session. ``on``: deliveries are not handed out; ``returning``: they go back into their queues."""
 
     __slots__ = ("_bytes", "_session", "_since", "on", "returning")
 
@@ -62,24 +62,24 @@ class ConsumerPause:
         self.on = False
         self.returning = False
         self._bytes = 0
-        #: When the pause began, or what was kept back in it went back.
+        #: When the pause began, or paused deliveries went back.
         self._since = 0.0
 
     def count(self, messages: int, size: int) -> None:
-        """So many more deliveries, and bytes of them, are kept back. When that is too much, the broker is not read
+        """Count so many more deliveries, and bytes of them, as paused. When that is too much, the broker is not read
         from."""
         session = self._session
         session.amqp_stats.stalled += messages
         self._bytes += size
         broker = session.broker
         if broker is not None:
-            if self._bytes >= session.hold_bytes:
+            if self._bytes >= session.port.config.hold.bytes:
                 broker.stop(PAUSE_FULL)
             elif broker.stops & PAUSE_FULL:
                 broker.go(PAUSE_FULL)
 
     def switch(self, on: bool) -> None:
-        """Keep deliveries back from now on, or hand them out again, with what was kept back."""
+        """Pause deliveries from now on, or hand them out again, the paused ones first."""
         if self.returning or self.on == on:
             return
         self.on = on
@@ -93,13 +93,13 @@ class ConsumerPause:
                 session.broker_write(resume(channel))
 
     def begin_again(self) -> None:
-        """Nothing is kept back yet in this pause."""
+        """Nothing is paused yet in this pause."""
         self._since = self._session.listener.clock()
 
-    def look(self, now: float, keep: float) -> None:
-        """Now and then in a pause: put back what was kept back for about ``keep`` seconds."""
+    def look(self, now: float, limit: float) -> None:
+        """Now and then in a pause: put deliveries back that were paused for about ``limit`` seconds."""
         session = self._session
-        if self.on and not self.returning and now - self._since >= keep and session.speaks:
+        if self.on and not self.returning and now - self._since >= limit and session.speaks:
             self._since = now
             for channel in list(session.channels.values()):
                 # In a transaction, a nack would be void until the client commits.
@@ -131,10 +131,15 @@ class ConsumerPause:
         """Whether a consumer can be cancelled and comes back. Its queue might end with it, and a place that is its
         alone might be taken. Then what it has goes back all the same, and comes again at once."""
         queue = subscription.queue
-        return bool(queue) and not subscription.exclusive and not self._session.is_ephemeral(queue)
+        return bool(queue) and not subscription.exclusive and not self._is_ephemeral(queue)
+
+    def _is_ephemeral(self, queue: bytes) -> bool:
+        """Whether a queue ends with its last consumer."""
+        session = self._session
+        return (session.vhost, queue.decode("utf-8", "surrogateescape")) in session.port.ephemeral
 
     def give_back(self) -> None:
-        """No more deliveries. What was kept back goes to others, and so does what still comes."""
+        """No more deliveries. Paused ones go to others, and so do those that still come."""
         if self.returning:
             return
         self.on = self.returning = True

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from struct import pack
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.relay.answers import removed
+from sidecar.amqp.relay.answers import has_queue, removed
 from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES, Channel, Removal
 from sidecar.amqp.relay.consumer_pause import Subscription
 from sidecar.amqp.topology.declarations import PASSIVE
@@ -68,19 +68,19 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
     found = method_of(data, start, end)
     if number == 0:
         if found == constants.CONNECTION_CLOSE:
-            return session.client_closes(data[start:end])
+            return session.lifecycle.client_closes(data[start:end])
         if found == constants.CONNECTION_UPDATE_SECRET:
-            return session.new_secret(Arguments(data, start, end).long_bytes())
+            return session.side.new_secret(Arguments(data, start, end).long_bytes())
         text = f"COMMAND_INVALID - {method_name(found)} is not for channel 0"
         raise AmqpError(constants.COMMAND_INVALID, text, found)
     if found != constants.CHANNEL_OPEN:
         text = f"CHANNEL_ERROR - {method_name(found)} on channel {number}, which is not open"
         raise AmqpError(constants.CHANNEL_ERROR, text, found)
-    if session.channel_max and number > session.channel_max:
-        text = f"NOT_ALLOWED - channel {number} is above channel_max, {session.channel_max}"
+    most = session.handshake.channel_max
+    if most and number > most:
+        text = f"NOT_ALLOWED - channel {number} is above channel_max, {most}"
         raise AmqpError(constants.NOT_ALLOWED, text, found)
-    session.channels[number] = session.new_channel(number)
-    session.amqp_stats.channels += 1
+    session.new_channel(number)
     return None
 
 
@@ -153,13 +153,21 @@ def _get(session: Session, channel: Channel, data: bytes, start: int, end: int) 
     return None
 
 
+def _prefetch(session: Session, count: int) -> int:
+    """The prefetch limit that a consumer gets who asks for ``count`` (0: for no limit)."""
+    prefetch = session.port.config.prefetch
+    if count == 0:
+        return prefetch.default
+    return min(count, prefetch.max) if prefetch.max else count
+
+
 def _qos(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
     """A prefetch limit: none becomes the default, a larger one the largest."""
     arguments = Arguments(data, start, end)
     size, count, scope = arguments.u32(), arguments.u16(), arguments.u8()
     channel.qos_known = True
     channel.qos_asked.append(True)
-    wanted = session.prefetch(count)
+    wanted = _prefetch(session, count)
     if scope & 1:
         channel.shared_limit = wanted
     else:
@@ -178,7 +186,7 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
     table = arguments.long_bytes()
     kind = REPLIES if queue == _DIRECT_REPLY_TO else NO_ACK if bits & 2 else ACK
     before = after = b""
-    limit = session.prefetch(0)
+    limit = _prefetch(session, 0)
     if kind == ACK and limit and not channel.qos_known:
         channel.qos_known = True
         channel.qos_asked.append(False)
@@ -186,7 +194,7 @@ def _consume(session: Session, channel: Channel, data: bytes, start: int, end: i
         before = basic_qos(channel.number, limit)
     subscription = Subscription(queue, bits, len(table).to_bytes(4, "big") + table, channel.limit)
     if bits & 8:  # no-wait
-        session.consumer_came(channel, tag, kind)
+        channel.consumer_came(tag, kind)
         channel.subscriptions[tag] = subscription
         if session.consumer_pause.returning and kind != REPLIES:
             after = basic_cancel(channel.number, tag)
@@ -201,7 +209,7 @@ def _cancel(session: Session, channel: Channel, data: bytes, start: int, end: in
     channel.subscriptions.pop(tag, None)
     if arguments.u8() & 1:
         channel.depart(tag)
-        session.consumer_gone(channel, tag)
+        channel.consumer_gone(tag)
     return None
 
 
@@ -231,7 +239,7 @@ def _queue_declare(session: Session, channel: Channel, data: bytes, start: int, 
     if not bits & _NO_WAIT:
         channel.declares.append(declared)
     elif declared and name:
-        session.has_queue(name, declared)
+        has_queue(session, name, declared)
     return None
 
 

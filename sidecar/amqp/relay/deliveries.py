@@ -1,5 +1,5 @@
-"""Messages of the broker that do not pass to the client as they come in: they are kept back, wait for their rest, or
-are nobody's any more."""
+"""Messages of the broker that do not pass to the client as they come in: they are paused, wait for their rest, or are
+nobody's any more."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class IncomingMessage(ContentSink):
 
 
 class PausedDelivery(IncomingMessage):
-    """Kept back from its consumer."""
+    """Waits for the end of a pause."""
 
     __slots__ = ()
 

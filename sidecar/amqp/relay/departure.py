@@ -105,8 +105,8 @@ class Departure:
         """The client is no longer interested in this consumer of a freed channel: what to tell the broker."""
         session = self._session
         channel.depart(tag)
-        session.consumer_gone(channel, tag)
-        return session.control(basic_cancel(channel.number, tag))
+        channel.consumer_gone(tag)
+        return session.side.request(basic_cancel(channel.number, tag))
 
     def _settle(self, channel: Channel) -> list[bytes]:
         """What the client has said of deliveries, and waits: that need wait for nothing any more. In a transaction that
@@ -135,7 +135,7 @@ class Departure:
         if not self._queues:
             return
         taken = (session.channels, session.closing, session.refused)
-        for number in range(session.channel_max or 65_535, 0, -1):
+        for number in range(session.handshake.channel_max or 65_535, 0, -1):
             if not any(number in numbers for numbers in taken):
                 break
         else:

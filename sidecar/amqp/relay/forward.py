@@ -53,8 +53,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
     splice = Splice(data, start)
     #: The channel whose publish began in ``data`` and is still incomplete.
     opened: Channel | None = None
-    #: The client waits for an answer.
-    urgent = False
+    urgent = False  # the client waits for an answer
     try:
         for kind, number, start, end in frames:
             channel = channels.get(number)
@@ -68,7 +67,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 _write(session, splice, start)
                 new = control.off_channel(session, kind, number, data, start, end)
                 if session.buffers and number in channels:
-                    new = session.control(data[start:end])
+                    new = session.side.request(data[start:end])
             elif channel.pending is not None:
                 session.wait(channel, data[start:end])
                 new = b""
@@ -91,7 +90,7 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     _write(session, splice, start)
                     new = control.from_client(session, channel, method, data, start, end)
                     if session.buffers:
-                        new = session.control(data[start:end] if new is None else new)
+                        new = session.side.request(data[start:end] if new is None else new)
             if new is not None:
                 splice.replace(start, end, new)
         if opened is not None:
@@ -104,10 +103,28 @@ def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int,
         out = splice.take()
         if out:
             session.touched = now
-            if urgent:
-                session.broker_write(out)
-            else:
-                session.broker_publish(out)
+            _send(session, out, urgent)
+
+
+def _send(session: Session, out: bytes, urgent: bool) -> None:
+    """Send to the broker; what is not urgent may leave together with what comes later."""
+    if urgent:
+        session.broker_write(out)
+    else:
+        session.broker_publish(out)
+
+
+def take_pending(session: Session, channel: Channel) -> None:
+    """Take what has waited on a channel, as if it had just been read. Raises :class:`AmqpError`."""
+    pending = session.pending_frames.forget(channel)
+    frames: list[tuple[int, int, int, int]] = []
+    start = 0
+    for frame in pending:
+        end = start + len(frame)
+        frames.append((frame[0], frame[1] << 8 | frame[2], start, end))
+        start = end
+    if frames:
+        from_client(session, b"".join(pending), frames)
 
 
 def _write(session: Session, splice: Splice, end: int) -> None:
@@ -153,7 +170,6 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
     channels = session.channels
     start = end = frames[0][2]
     splice = Splice(data, start)
-    new: bytes | None
     buffers = session.buffers
     #: With a spool: the channel that is being talked on, and where its last message begins. The client gets whole ones,
     #: as the broker may be lost in the middle of one.
@@ -177,20 +193,14 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                     _next(channel)
                 channel.delivery = None
                 method = method_of(data, start, end)
-                if method == BASIC_DELIVER:
-                    new = _deliver(session, channel, data, start, end)
-                    if buffers:
-                        opened = channel
-                        begun = start
-                elif method in (BASIC_ACK, BASIC_NACK):
+                if method in (BASIC_ACK, BASIC_NACK):
                     tag, bits = settlement(data, start, end)
                     new = channel.path.answered(tag, bool(bits & 1), method == BASIC_ACK)
                 else:
-                    splice.until(start)
-                    session.client_write(splice.take())
-                    if session.buffers:
-                        session.answers(number, method, data, start, end)
-                    new = answers.from_broker(session, channel, method, data, start, end)
+                    if method == BASIC_DELIVER:
+                        new = _deliver(session, channel, data, start, end)
+                    else:
+                        new = _answer(session, channel, splice, method, start, end)
                     if buffers:
                         opened = channel
                         begun = start
@@ -216,6 +226,14 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
         session.client_write(splice.take())
 
 
+def _answer(session: Session, channel: Channel, splice: Splice, method: int, start: int, end: int) -> bytes | None:
+    """Neither a delivery nor a confirm: what it leads to must not overtake what came before it."""
+    splice.until(start)
+    session.client_write(splice.take())
+    session.side.answered(channel.number, method, splice.data, start, end)
+    return answers.from_broker(session, channel, method, splice.data, start, end)
+
+
 def _next(channel: Channel) -> None:
     """A method ends the content that was coming in."""
     if channel.passing or isinstance(channel.incoming, PartialMessage):
@@ -229,7 +247,7 @@ def _withhold(channel: Channel, splice: Splice, begun: int, end: int) -> None:
         splice.replace(end, end, channel.withhold(splice.withdraw(begun, end)))
 
 
-def _from_refused(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes:
+def _from_refused(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
     """On a channel that we have closed the broker still talks about the old one, until it has answered."""
     if kind == METHOD:
         method = method_of(data, start, end)

@@ -3,6 +3,7 @@ frames that wait behind held ones."""
 
 from __future__ import annotations
 
+import logging
 from struct import Struct
 from typing import TYPE_CHECKING, Final
 
@@ -22,7 +23,7 @@ from sidecar.amqp.wire.constants import (
     UNEXPECTED_FRAME,
     AmqpError,
 )
-from sidecar.amqp.wire.methods import basic_ack, basic_nack
+from sidecar.amqp.wire.methods import basic_nack, publish_answers
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.partitions import Partition
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 _ID: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode()
 #: Bytes that each piece costs, however small it is.
 PIECE: Final = 64
+
+logger = logging.getLogger("sidecar.amqp")
 
 size_at: Final = Struct(">I").unpack_from
 
@@ -110,12 +113,12 @@ class IncomingPublish:
         new: bytes | None = None
         if contexts:
             entries = tracing.entries(trace) + mark
-            new = content.inject(data, start, end, entries, session.frame_max, False, instead, contexts)
+            new = content.inject(data, start, end, entries, session.handshake.frame_max, False, instead, contexts)
         if new is None:
             if contexts:  # most likely it has a trace of its own
                 trace = tracing.of(data, start, end)
             if mark:
-                new = content.inject(data, start, end, mark, session.frame_max, True, instead)
+                new = content.inject(data, start, end, mark, session.handshake.frame_max, True, instead)
         self.trace = trace
         if new is not None:
             self.header = new
@@ -255,6 +258,30 @@ class PublishPath(Sender):
         """The broker's answer to publishes, in the client's numbers; ``None``: as it came."""
         raise NotImplementedError
 
+    def _hurry(self) -> None:
+        """Nothing is unanswered: no more is to be waited for."""
+        broker = self.session.broker
+        if broker is not None and broker.batch is not None:
+            broker.batch.hurry()
+
+    def broker_lost(self, now: float) -> None:
+        """The broker is gone, and with it what it has not confirmed."""
+
+    def drop_held(self) -> None:
+        """The channel or the connection is gone: what is held is lost."""
+        session = self.session
+        dropped = session.scheduler.forget(self)
+        for publish in dropped:
+            publish.route.stats.dropped += 1
+        if dropped:
+            logger.warning(
+                "held messages are lost: the broker has closed their channel or connection",
+                extra={"upstream": session.listener.name, "client": session.peer, "messages": len(dropped)},
+            )
+
+    def close_up(self, now: float) -> None:
+        """The channel is gone."""
+
     def refuse(self, publish: Publish) -> None:
         """Tell the client that its publish was not taken."""
         publish.frames = b""
@@ -334,18 +361,11 @@ class Direct(PublishPath):
                 if publish.trace is not None:
                     self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
         if not confirms.unanswered:
-            self.session.hurry()
+            self._hurry()
         answers = confirms.answers(tags)
         if confirms.same:
             return None
-        return answer(self.channel.number, answers, positive)
-
-
-def answer(number: int, answers: list[tuple[int, bool]], positive: bool) -> bytes:
-    """The frames that tell a client of its publishes, by (number, multiple), what has become of them."""
-    if positive:
-        return b"".join([basic_ack(number, tag, many) for tag, many in answers])
-    return b"".join([basic_nack(number, tag, many, False) for tag, many in answers])
+        return publish_answers(self.channel.number, answers, positive)
 
 
 class PendingFrames:

@@ -1,6 +1,7 @@
-"""A session: one client's connection, its connection to a broker, and what passes between them.
+"""A session: one client's connection, its connection to a broker, and what belongs to both.
 
-How it begins is in opening.py, how it ends in lifecycle.py; forward.py takes the frames, channel.py knows a channel.
+How it begins is in opening.py, how it ends in lifecycle.py, what there is without a broker in broker_side.py;
+forward.py takes the frames, channel.py knows a channel.
 """
 
 from __future__ import annotations
@@ -8,67 +9,73 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.flow.gates import Gate
-from sidecar.amqp.flow.policy import RouteTable
-from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.relay import forward
-from sidecar.amqp.relay.channel import REPLIES, Channel
-from sidecar.amqp.relay.connections import HOLD_FULL, OPEN, BrokerConnection, ClientConnection
+from sidecar.amqp.relay.broker_side import Attached, BrokerSide
+from sidecar.amqp.relay.channel import Channel
+from sidecar.amqp.relay.connections import CLOSING, HOLD_FULL, OPEN, BrokerConnection, ClientConnection, Port
 from sidecar.amqp.relay.consumer_pause import ConsumerPause
 from sidecar.amqp.relay.deliveries import PartialMessage
 from sidecar.amqp.relay.departure import Departure
-from sidecar.amqp.relay.lifecycle import RUNNING
+from sidecar.amqp.relay.lifecycle import GREETING, RUNNING, Lifecycle
 from sidecar.amqp.relay.opening import Opening
-from sidecar.amqp.relay.publishing import Direct, PendingFrames
+from sidecar.amqp.relay.publishing import PendingFrames
 from sidecar.amqp.wire.constants import CHANNEL_CLOSE, METHOD, REPLY_SUCCESS, AmqpError
+from sidecar.amqp.wire.handshake import Handshake
 from sidecar.amqp.wire.methods import blocked, channel_close, unblocked
-from sidecar.exchange.phases import ENDED
+from sidecar.exchange.exchange import Exchange
+from sidecar.exchange.phases import ENDED, TUNNEL
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.policy import Policy
+    from sidecar.amqp.flow.gates import Gate
+    from sidecar.amqp.flow.policy import Policy, RouteTable
+    from sidecar.amqp.flow.publish import Publish
     from sidecar.amqp.flow.scheduler import Scheduler
+    from sidecar.amqp.flow.stats import AmqpStats
     from sidecar.amqp.flow.tracing import MessageTracing
-    from sidecar.amqp.listener import AmqpListener
+    from sidecar.core.replies import Reply
+    from sidecar.exchange.attempt import Attempt
+    from sidecar.exchange.filter import Again
 
-#: Among the bits of ``queue.declare``.
-_EXCLUSIVE: Final = 4
 _CHANNEL_CLOSE: Final = CHANNEL_CLOSE.to_bytes(4, "big")
 
 logger = logging.getLogger("sidecar.amqp")
 
 
-class Session(Opening):
-    """One client connection as an exchange: admission, tries and accounting are those of TCP connections."""
+class Session(Exchange):
+    """One client connection as an exchange: admission, attempts and accounting are those of TCP connections."""
 
     __slots__ = (
-        "_counted",
-        "_told_blocked",
-        "alarmed",
-        "buffers",
-        "channels",
-        "closing",
-        "consumer_pause",
-        "departure",
-        "detached",
-        "max_message_size",
-        "partial",
-        "partial_limit",
-        "pending_frames",
-        "policy",
-        "refused",
-        "routes",
-        "scheduler",
-        "tracing",
-        "withheld",
+        "_linked", "alarmed", "amqp_stats", "broker", "buffers", "channels", "client", "closing", "consumer_pause",
+        "counted", "departure", "detached", "handshake", "lifecycle", "max_message_size", "opening", "partial",
+        "partial_limit", "peer", "pending_frames", "policy", "port", "refused", "routes", "scheduler", "side", "stage",
+        "told_blocked", "tracing", "withheld",
     )  # fmt: skip
 
-    def __init__(self, listener: AmqpListener, client: ClientConnection, peer: str, client_ip: str) -> None:
-        Opening.__init__(self, listener, client, peer, client_ip)
-        self.scheduler: Scheduler = listener.scheduler
-        self.policy: Policy = listener.policy
-        self.tracing: MessageTracing = listener.tracing
-        self.routes: RouteTable = listener.policy.routes("/")
-        self.max_message_size = listener.config.max_message_size
+    def __init__(self, port: Port, client: ClientConnection, peer: str, client_ip: str) -> None:
+        Exchange.__init__(self, port, port.default_route, client_ip, port.clock())
+        self.method = "AMQP"
+        self.port = port
+        self.amqp_stats: AmqpStats = port.amqp_stats
+        self.scheduler: Scheduler = port.scheduler
+        self.policy: Policy = port.policy
+        self.tracing: MessageTracing = port.tracing
+        self.routes: RouteTable = port.policy.routes("/")
+        self.max_message_size = port.config.max_message_size
+        self.client = client
+        #: The client's address and port.
+        self.peer = peer
+        self.broker: BrokerConnection | None = None
+        #: How far it has come (lifecycle.py).
+        self.stage = GREETING
+        self.handshake = Handshake(port.config.vhosts)
+        self.opening = Opening(self)
+        self.lifecycle = Lifecycle(self)
+        #: What is there in the broker's place.
+        self.side: BrokerSide = Attached(self)
+        #: Publishes are buffered until they are confirmed, and messages until they are whole, as the session outlives
+        #: its broker; and there is none at present.
+        self.buffers = False
+        self.detached = False
         self.channels: dict[int, Channel] = {}
         #: Channels that the client has still to say close-ok to; whether the close is ours (or the broker's).
         self.closing: dict[int, bool] = {}
@@ -76,19 +83,18 @@ class Session(Opening):
         self.refused: dict[int, int] = {}
         #: Bytes of unfinished publishes on all channels, and how many there may be.
         self.partial = 0
-        self.partial_limit = listener.config.hold.bytes + listener.config.max_message_size
+        self.partial_limit = port.config.hold.bytes + port.config.max_message_size
         #: The same for messages to the client that it gets once they are whole.
         self.withheld = 0
         self.consumer_pause = ConsumerPause(self)
         self.pending_frames = PendingFrames(self)
         self.departure = Departure(self)
-        #: Publishes are kept until they are confirmed, and the session outlives its broker; there is none at present.
-        self.buffers = False
-        self.detached = False
         #: The broker has told this connection of an alarm; and we have told the client to publish nothing.
         self.alarmed = False
-        self._told_blocked = False
-        self._counted = False
+        self.told_blocked = False
+        #: There is a connection to a broker that counts as one; and the handshake is over.
+        self._linked = False
+        self.counted = False
 
     # -- what others ask -----------------------------------------------------------------------------------------------
 
@@ -97,37 +103,23 @@ class Session(Opening):
         return self.handshake.vhost
 
     @property
-    def channel_max(self) -> int:
-        return self.handshake.channel_max
-
-    @property
-    def frame_max(self) -> int:
-        return self.handshake.frame_max
-
-    @property
-    def held(self) -> int:
-        """Publishes held, on all channels."""
-        return sum(channel.path.held for channel in self.channels.values())
-
-    @property
-    def unacked(self) -> int:
-        """Deliveries that the client has not settled."""
-        return sum(channel.unacked.count for channel in self.channels.values())
-
-    @property
     def idle(self) -> bool:
         """Nothing would be lost or done twice by closing it now."""
         if self.stage != RUNNING or self.partial:
             return self.stage != RUNNING
+        return all(channel.idle for channel in self.channels.values())
+
+    @property
+    def busy(self) -> bool:
+        """Something of the client is still held."""
         for channel in self.channels.values():
-            confirms = channel.path.confirms
-            if channel.path.held or channel.unacked.count or channel.pending is not None:
-                return False
-            if channel.passing or isinstance(channel.incoming, PartialMessage):
-                return False
-            if channel.publish.route is not None or (confirms is not None and confirms.unanswered):
-                return False
-        return True
+            if channel.path.busy:
+                return True
+            pending = channel.pending
+            # A client that leaves without a broker wants no more answers.
+            if pending is not None and (not self.detached or any(frame[0] != METHOD for frame in pending)):
+                return True
+        return False
 
     @property
     def speaks(self) -> bool:
@@ -135,31 +127,36 @@ class Session(Opening):
         broker = self.broker
         return broker is not None and broker.state == OPEN and not self.detached
 
-    @property
-    def told_blocked(self) -> bool:
-        """The client knows that it should not publish."""
-        return self._told_blocked
+    def withholds(self, size: int) -> bool:
+        """Whether a message for the client, of which so many bytes of body are to come, can wait until they have."""
+        return self.buffers and size <= self.max_message_size and self.withheld + size <= self.partial_limit
 
-    @property
-    def paused_deliveries(self) -> int:
-        """Deliveries kept back."""
-        return sum(len(channel.paused) for channel in self.channels.values())
+    # -- writing -------------------------------------------------------------------------------------------------------
 
-    def is_ephemeral(self, queue: bytes) -> bool:
-        """Whether a queue ends when nobody consumes from it."""
-        return (self.vhost, queue.decode("utf-8", "surrogateescape")) in self._listener.ephemeral
+    def client_write(self, data: bytes) -> None:
+        """Send to the client, if it is there; nothing may follow a close of ours (§2.2.4)."""
+        state = self.client.state
+        if data and (state == OPEN or (state == CLOSING and not self.lifecycle.reason)):
+            self.count_out(len(data))
+            self.client.write(data)
 
-    @property
-    def hold_bytes(self) -> int:
-        """How much may be held, and so much of deliveries kept back."""
-        return self._listener.config.hold.bytes
+    def broker_write(self, data: bytes) -> None:
+        """Send to the broker, if it is there."""
+        broker = self.broker
+        if data and broker is not None:
+            broker.write(data)
 
-    def prefetch(self, count: int) -> int:
-        """The prefetch limit that a consumer gets who asks for ``count`` (0: for no limit)."""
-        prefetch = self._listener.config.prefetch
-        if count == 0:
-            return prefetch.default
-        return min(count, prefetch.max) if prefetch.max else count
+    def broker_publish(self, data: bytes) -> None:
+        """The same for publishes, which may leave together with later ones."""
+        broker = self.broker
+        if broker is not None:
+            broker.write_soon(data)
+
+    def link(self, linked: bool) -> None:
+        """Whether there is a connection to a broker that counts as one."""
+        if linked != self._linked:
+            self._linked = linked
+            self.listener.stats.upstream_active += 1 if linked else -1
 
     # -- what the connections hear -------------------------------------------------------------------------------------
 
@@ -167,7 +164,7 @@ class Session(Opening):
         """Bytes came."""
         self.count_in(len(data))
         try:
-            if self._close_frame:
+            if self.lifecycle.close_frame:
                 pass  # nothing may follow a close (§2.2.4)
             elif self.stage == RUNNING and self.client.state == OPEN:
                 reader = self.client.reader
@@ -177,12 +174,27 @@ class Session(Opening):
                 if reader.error is not None:
                     raise reader.error
             else:
-                self._client_opens(data)
+                self.opening.client_said(data)
         except AmqpError as error:
-            self.fail(error)
+            self.lifecycle.fail(error)
+        if self.detached:
+            self.side.answer()
+
+    def client_lost(self) -> None:
+        """The client is gone, well or badly."""
+        self.side.client_leaves()
+        self.lifecycle.client_lost()
+        self.side.client_left()
+
+    def connected(self, broker: BrokerConnection) -> None:
+        """A socket to a broker stands."""
+        if not self.side.connected(broker):
+            self.opening.connected(broker)
 
     def broker_said(self, broker: BrokerConnection, data: bytes) -> None:
         """Bytes came."""
+        if self.detached and self.side.said(broker, data):
+            return
         if broker is not self.broker or self.phase == ENDED:
             return
         reader = broker.reader
@@ -194,46 +206,30 @@ class Session(Opening):
             else:
                 for kind, number, start, end in frames:
                     if kind == METHOD:
-                        self._broker_handshake(broker, number, reader.data, start, end)
+                        self.opening.broker_said(broker, number, reader.data, start, end)
             if reader.error is not None:
                 raise reader.error
         except AmqpError as error:
             logger.warning("the broker at %s broke the protocol: %s", broker.endpoint.address, error)
             broker.transport.abort()
 
-    def _broker_passes(self, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
-        forward.from_broker(self, data, frames)
+    def broker_lost(self, broker: BrokerConnection, error: Exception | None) -> None:
+        """A connection to a broker is gone."""
+        if not self.side.lost(broker) and not self.opening.broker_lost(broker, error):
+            self.lifecycle.broker_lost(broker)
 
-    def _opened(self) -> None:
-        Opening._opened(self)
-        listener = self._listener
+    def opened(self) -> None:
+        """The handshake is over."""
+        self.side.opened()
+        self.opening.done()
+        port = self.port
         self.routes = self.policy.routes(self.vhost)
         self.amqp_stats.connections += 1
-        self._counted = True
-        listener.sessions[self] = None
-        self.consumer_pause.switch(listener.paused)
-        if listener.work_is_over:
+        self.counted = True
+        port.sessions[self] = None
+        self.consumer_pause.switch(port.paused)
+        if port.work_is_over:
             self.consumer_pause.give_back()
-
-    # -- without a broker, see kept_session ----------------------------------------------------------------------------
-
-    def control(self, frames: bytes) -> bytes:
-        """What the client asks of the broker (no publishes, deliveries or settlements): what is to be written to it."""
-        return frames
-
-    def answers(self, number: int, found: int, data: bytes, start: int, end: int) -> None:
-        """The broker says this on a channel, and it is neither a delivery nor a confirm."""
-
-    def withholds(self, size: int) -> bool:
-        """Whether a message for the client, of which so many bytes of body are to come, can wait until they have."""
-        return False
-
-    def new_secret(self, secret: bytes) -> bytes | None:
-        """``connection.update-secret``: what goes on in its place."""
-        return None
-
-    def look(self, now: float) -> None:
-        """Now and then."""
 
     # -- what is held --------------------------------------------------------------------------------------------------
 
@@ -241,7 +237,7 @@ class Session(Opening):
         """Scheduler a publish; stop reading when that was the last one there is room for."""
         self.scheduler.enqueue(publish, gate, now)
         if self.scheduler.full and self.scheduler.crowded(gate):
-            stopped = self._listener.stopped
+            stopped = self.port.stopped
             stopped[self] = (stopped[self][0] if self in stopped else now, gate)
             self.client.stop(HOLD_FULL)
         if self.amqp_stats.blocked:
@@ -249,53 +245,26 @@ class Session(Opening):
         if self.departure.begun:
             self.departure.look()
 
-    def read_on(self) -> None:
-        """There is room again for what is held."""
-        self.client.go(HOLD_FULL)
-
     def wait(self, channel: Channel, frame: bytes) -> None:
         """A frame that must not overtake what its channel has held."""
+        if self.side.overtakes(channel, frame):
+            return
         self.pending_frames.add(channel, frame)
         if frame[7:11] == _CHANNEL_CLOSE and frame[0] == METHOD:
             self.departure.free(channel)
 
     def emptied(self, channel: Channel) -> None:
         """Nothing is held for a channel any more: what waited for that goes on."""
+        if self.detached and self.side.waits(channel):
+            return  # the broker is missing, not only what was held
         if channel.pending is not None:
             try:
-                self._take_in(channel)
+                forward.take_pending(self, channel)
             except AmqpError as error:
-                self.fail(error)
-        if self._close_frame or self.client.state != OPEN:
-            self._go_on_closing()
-
-    def _take_in(self, channel: Channel) -> None:
-        """What has waited on a channel comes in now, as if it had just been read. Raises :class:`AmqpError`."""
-        pending = self.pending_frames.forget(channel)
-        frames: list[tuple[int, int, int, int]] = []
-        start = 0
-        for frame in pending:
-            end = start + len(frame)
-            frames.append((frame[0], frame[1] << 8 | frame[2], start, end))
-            start = end
-        if frames:
-            forward.from_client(self, b"".join(pending), frames)
-
-    def _goes(self) -> None:
-        self.departure.begin()
-
-    def _busy(self) -> bool:
-        return any(channel.path.held or channel.pending is not None for channel in self.channels.values())
-
-    def _drop_held(self, channel: Channel) -> None:
-        dropped = self.scheduler.forget(channel.path)
-        for publish in dropped:
-            publish.route.stats.dropped += 1
-        if dropped:
-            logger.warning(
-                "held messages are lost: the broker has closed their channel or connection",
-                extra={"upstream": self.listener.name, "client": self.peer, "messages": len(dropped)},
-            )
+                self.lifecycle.fail(error)
+        self.lifecycle.go_on_closing()
+        if self.detached:
+            self.side.answer()
 
     # -- alarms --------------------------------------------------------------------------------------------------------
 
@@ -303,46 +272,48 @@ class Session(Opening):
         """The broker has an alarm, and this connection has published."""
         self.alarmed = True
         self.tell_blocked(reason)
-        self._listener.alarm(self, True)
+        self.port.alarm(self, True)
 
     def broker_unblocked(self) -> None:
         """The alarm is over."""
         self.alarmed = False
         self.tell_unblocked()
-        self._listener.alarm(self, False)
+        self.port.alarm(self, False)
 
     def tell_blocked(self, reason: str) -> None:
         """Tell a client that can hear it to publish nothing."""
-        if self.handshake.hears_blocked and not self._told_blocked and self.client.state == OPEN:
-            self._told_blocked = True
+        if self.handshake.hears_blocked and not self.told_blocked and self.client.state == OPEN:
+            self.told_blocked = True
             self.client_write(blocked(reason))
 
     def tell_unblocked(self) -> None:
         """It may publish again."""
-        if self._told_blocked and not self.alarmed:
-            self._told_blocked = False
+        if self.told_blocked and not self.alarmed:
+            self.told_blocked = False
             if self.client.state == OPEN:
                 self.client_write(unblocked())
 
     # -- channels and consumers ----------------------------------------------------------------------------------------
 
-    def new_channel(self, number: int) -> Channel:
+    def new_channel(self, number: int) -> None:
         """The client opens a channel."""
-        channel = Channel(self, number)
-        channel.path = Direct(self, channel)
-        return channel
+        self.channels[number] = channel = Channel(self, number)
+        channel.path = self.side.publish_path(channel)
+        self.amqp_stats.channels += 1
 
     def refuse_channel(self, channel: Channel, code: int, text: str, cause: int) -> None:
         """Close a channel from our side, in both directions."""
         number = channel.number
         self.client_write(channel_close(number, code, text, cause))
-        self.broker_write(channel_close(number, REPLY_SUCCESS, "closed by the sidecar"))
+        if self.side.has_channels:
+            self.broker_write(channel_close(number, REPLY_SUCCESS, "closed by the sidecar"))
+            self.refused[number] = self.refused.get(number, 0) + 1
         self.closing[number] = True
-        self.refused[number] = self.refused.get(number, 0) + 1
         self.channel_gone(channel)
 
     def channel_gone(self, channel: Channel) -> None:
         """A channel does not exist any more; what was held for it goes with it."""
+        self.side.channel_gone(channel.number)
         if self.channels.pop(channel.number, None) is None:
             return
         stats = self.amqp_stats
@@ -355,76 +326,69 @@ class Session(Opening):
         self.partial -= channel.publish.size
         if isinstance(channel.incoming, PartialMessage):
             channel.incoming.ends()
-        self._drop_held(channel)
+        channel.path.drop_held()
         self.pending_frames.forget(channel)
-        if self._close_frame or self.client.state != OPEN:
-            self._go_on_closing()
-
-    def has_queue(self, name: str, declared: bytes) -> None:
-        """The client has declared a queue, not passively. ``declared``: the arguments, behind the reserved short."""
-        bits = declared[1 + declared[0]]
-        if bits & _EXCLUSIVE:
-            self.departure.owns(name, declared)
-        self._listener.ephemeral.declared(self.vhost, name, bits, declared)
-
-    def queue_declared(self, name: str) -> None:
-        """The broker has shown that the queue exists: if it is to be watched, that can begin."""
-        self._listener.queue_declared(self.vhost, name)
-
-    def consumer_came(self, channel: Channel, tag: bytes, kind: int) -> None:
-        """A consumer is there."""
-        if tag not in channel.consumers:
-            self.amqp_stats.consumers += 1
-        channel.consumers[tag] = kind
-        if kind == REPLIES:
-            channel.replies = True
-
-    def consumer_gone(self, channel: Channel, tag: bytes) -> None:
-        """A consumer was cancelled, by either side."""
-        if channel.consumers.pop(tag, None) is not None:
-            self.amqp_stats.consumers -= 1
-            channel.subscriptions.pop(tag, None)
-            channel.give_back((tag,))
-
-    def pause_deliveries(self, on: bool) -> None:
-        """Keep deliveries back from now on, or hand them out again."""
-        self.consumer_pause.switch(on)
+        self.lifecycle.go_on_closing()
+        channel.path.close_up(self.listener.clock())
 
     def stop_work(self) -> None:
         """We drain: no more deliveries."""
-        if self.stage == RUNNING:
+        if self.stage == RUNNING and not self.detached:  # else it is done when there is a broker again
             self.consumer_pause.give_back()
 
-    # -- the end -------------------------------------------------------------------------------------------------------
+    # -- as an exchange ------------------------------------------------------------------------------------------------
 
-    def _without_broker(self, reason: str) -> None:
-        Opening._without_broker(self, reason)
-        for channel in self.channels.values():
-            self._drop_held(channel)
+    def begin_try(self) -> None:
+        if not self.side.begins_try():
+            Exchange.begin_try(self)
 
-    def _client_is_closing(self) -> None:
-        Opening._client_is_closing(self)
-        self._listener.stopped.pop(self, None)
+    def retry_later(self, again: Again) -> None:
+        if not self.side.retries_later(again):
+            Exchange.retry_later(self, again)
+
+    def reply(self, reply: Reply) -> None:
+        if not self.side.replies(reply):
+            self.opening.reply(reply)
+
+    def open(self, attempt: Attempt) -> None:
+        self.opening.open(attempt)
+
+    def cut(self) -> None:
+        self.opening.cut()
+
+    def set_timer(self, deadline: float) -> None:
+        self.lifecycle.timer.timer.set(deadline)
+
+    def undelivered(self) -> int:
+        return self.lifecycle.undelivered()
+
+    def shut_down(self, reason: str) -> None:
+        """End it politely."""
+        self.lifecycle.shut_down(reason)
+
+    def abort(self) -> None:
+        self.lifecycle.abort()
 
     def end(self) -> bool:
-        if not Opening.end(self):
+        tunnel = self.phase == TUNNEL
+        if self.phase != ENDED:
+            self.side.ends()
+        if not Exchange.end(self):
             return False
+        stats = self.listener.stats
+        stats.active -= 1
+        if tunnel:
+            stats.tunnels -= 1
+        self.link(False)
+        port = self.port
+        port.see_to_room()
         for channel in list(self.channels.values()):
             self.channel_gone(channel)
-        listener = self._listener
-        if self._counted:
+        if self.counted:
+            self.counted = False
             self.amqp_stats.connections -= 1
-            del listener.sessions[self]
-            logger.info(
-                "an AMQP client has gone",
-                extra={
-                    "upstream": listener.name,
-                    "client": self.peer,
-                    "product": self.handshake.product,
-                    "user": self.handshake.user,
-                    "vhost": self.handshake.vhost,
-                    "seconds": round(listener.clock() - self.started, 3),
-                },
-            )
-        listener.forget(self)
+            del port.sessions[self]
+            self.lifecycle.log_end()
+        port.forget(self)
+        self.side.ended()
         return True

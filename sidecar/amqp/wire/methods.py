@@ -168,6 +168,13 @@ def basic_nack(channel: int, tag: int, multiple: bool, requeue: bool) -> bytes:
     return pack(">BHIIQBB", 1, channel, 13, BASIC_NACK, tag, multiple | requeue << 1, 0xCE)
 
 
+def publish_answers(channel: int, answers: list[tuple[int, bool]], positive: bool) -> bytes:
+    """What has become of publishes, by their (number, multiple): ``basic.ack`` or ``basic.nack`` of each."""
+    if positive:
+        return b"".join([basic_ack(channel, tag, many) for tag, many in answers])
+    return b"".join([basic_nack(channel, tag, many, False) for tag, many in answers])
+
+
 def basic_qos(channel: int, count: int) -> bytes:
     """``basic.qos`` for the consumers that begin after it."""
     return method(channel, BASIC_QOS, pack(">IHB", 0, count, 0))

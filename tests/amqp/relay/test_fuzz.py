@@ -93,7 +93,7 @@ def check(it: Stage) -> None:
             kept += sum(len(part) + 64 for part in channel.publish._parts)
             kept += sum(len(part) + 64 for part in channel.pending or ())
             kept += sum(stalled.size() + 64 for stalled in channel.paused)
-        assert kept < BOUND + 2 * session.frame_max
+        assert kept < BOUND + 2 * session.handshake.frame_max
         assert session.partial == sum(channel.publish.size for channel in session.channels.values())
     # One reading of one client may go beyond.
     assert it.listener.scheduler.messages < 20 + 200

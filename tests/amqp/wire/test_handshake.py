@@ -87,7 +87,7 @@ def test_everything_passes_in_order(pieces: int) -> None:
         speaker.gets_nothing()
     [session] = stage.listener.sessions
     assert (session.vhost, session.handshake.user, session.handshake.product) == ("/agents", "guest", "test 1.0")
-    assert (session.channel_max, session.frame_max, session.handshake.heartbeat) == (100, 8192, 30)
+    assert (session.handshake.channel_max, session.handshake.frame_max, session.handshake.heartbeat) == (100, 8192, 30)
     stage.over()
 
 
