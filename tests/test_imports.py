@@ -59,7 +59,7 @@ KNOWN: Mapping[str, set[str]] = {
     "exchange.listener": {"agent", "config", "storage"},
 }
 #: The same within ``amqp``: package, and the one that it should not import.
-KNOWN_AMQP: set[tuple[str, str]] = {("relay", "listener"), ("failover", "listener")}
+KNOWN_AMQP: set[tuple[str, str]] = set()
 
 #: The most files that may import each other in a circle. All have to be of one room.
 CIRCLE = 6

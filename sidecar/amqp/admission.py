@@ -22,9 +22,6 @@ NO_BROKER: Final = "no_broker"
 OVERLOADED: Final = "overloaded"
 REASONS: Final = (DRAINING, NO_BROKER, OVERLOADED)
 
-#: Answers to one client after which the next one would have no broker either.
-NO_BROKER_CODES: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open"})
-
 #: Seconds between two lines of log about one reason: a port may be full, and not, many times a second.
 QUIET_SECONDS: Final = 60.0
 

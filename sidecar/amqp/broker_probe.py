@@ -21,7 +21,7 @@ from sidecar.net.dial import dial
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
-    from sidecar.amqp.listener import AmqpListener
+    from sidecar.amqp.relay.connections import Port
     from sidecar.endpoints.endpoint import Endpoint
 
 #: Seconds between two rounds: the first pause, and the longest. Each is stretched or shortened by up to half, so that
@@ -38,13 +38,13 @@ _ENOUGH: Final = 12
 
 
 class BrokerProbe:
-    """One port's. The listener is told by ``broker_found(endpoint)`` or, after each round without an answer,
+    """One port's. That is told by ``broker_found(endpoint)`` or, after each round without an answer,
     ``broker_missing()``; then there is another round."""
 
-    __slots__ = ("_calls", "_idle", "_listener", "_pause", "_silent", "_timer", "_unsure")
+    __slots__ = ("_calls", "_idle", "_pause", "_port", "_silent", "_timer", "_unsure")
 
-    def __init__(self, listener: AmqpListener) -> None:
-        self._listener = listener
+    def __init__(self, port: Port) -> None:
+        self._port = port
         #: Those of this round whose answer is not there yet.
         self._calls: set[ProbeConnection] = set()
         #: They are a glance.
@@ -52,19 +52,19 @@ class BrokerProbe:
         #: This host lacked something to ask with.
         self._unsure = False
         self._pause = FIRST
-        self._timer = listener.wheel.timer(self._on_timer)
-        self._idle = listener.wheel.timer(self._glance)
+        self._timer = port.wheel.timer(self._on_timer)
+        self._idle = port.wheel.timer(self._glance)
 
     def watch(self) -> None:
         """From now on, find out that there is none even when no client is connected."""
-        self._idle.set(self._listener.clock() + SOON)
+        self._idle.set(self._port.clock() + SOON)
 
     def _glance(self) -> None:
-        listener = self._listener
+        port = self._port
         resting = not self._calls and self._timer.deadline == inf
-        if resting and not listener.stats.upstream_active and listener.cluster.endpoints:
+        if resting and not port.stats.upstream_active and port.cluster.endpoints:
             self._ask(silent=True)
-        self._idle.set(listener.clock() + IDLE * listener.rng.uniform(0.5, 1.5))
+        self._idle.set(port.clock() + IDLE * port.rng.uniform(0.5, 1.5))
 
     def look(self) -> None:
         """Begin, unless that has been done. A glance is not enough: it would end well without a broker."""
@@ -87,19 +87,19 @@ class BrokerProbe:
         self._idle.close()
 
     def _ask(self, silent: bool = False) -> None:
-        listener = self._listener
-        endpoints = listener.cluster.endpoints
+        port = self._port
+        endpoints = port.cluster.endpoints
         if len(endpoints) > MOST:
-            endpoints = tuple(listener.rng.sample(endpoints, MOST))
+            endpoints = tuple(port.rng.sample(endpoints, MOST))
         self._unsure = False
         self._silent = silent
         self._calls = {ProbeConnection(self, endpoint, silent) for endpoint in endpoints}
         if not self._calls:
             self._in_vain()
             return
-        self._timer.set(listener.clock() + listener.chain.timeout.connect)
+        self._timer.set(port.clock() + port.chain.timeout.connect)
         for call in list(self._calls):
-            call.begin(listener.loop)
+            call.begin(port.loop)
 
     def _on_timer(self) -> None:
         if self._calls:
@@ -114,7 +114,7 @@ class BrokerProbe:
             return
         if call.silent:
             self.rest()
-        elif not self._listener.broker_found(call.endpoint):
+        elif not self._port.broker_found(call.endpoint):
             self._hang_up()
             self._wait()
 
@@ -132,12 +132,12 @@ class BrokerProbe:
 
     def _in_vain(self) -> None:
         if not self._unsure:
-            self._listener.broker_missing()
+            self._port.broker_missing()
         self._wait()
 
     def _wait(self) -> None:
-        listener = self._listener
-        self._timer.set(listener.clock() + self._pause * listener.rng.uniform(0.5, 1.5))
+        port = self._port
+        self._timer.set(port.clock() + self._pause * port.rng.uniform(0.5, 1.5))
         self._pause = min(2 * self._pause, LONGEST)
 
     def _hang_up(self) -> None:

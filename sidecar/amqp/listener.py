@@ -7,13 +7,14 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.amqp.admission import DRAINING, NO_BROKER, NO_BROKER_CODES, OVERLOADED, Admission
+from sidecar.amqp.admission import DRAINING, NO_BROKER, OVERLOADED, Admission
 from sidecar.amqp.broker_probe import BrokerProbe
 from sidecar.amqp.flow.policy import Policy
 from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.relay.connections import HOLD_FULL, ClientConnection, Port
 from sidecar.amqp.relay.lifecycle import DIALLING, GREETING
+from sidecar.amqp.relay.opening import NO_BROKER_CODES
 from sidecar.amqp.relay.session import Session
 from sidecar.amqp.topology.ephemeral import EphemeralQueues
 from sidecar.core.amqp_settings import Amqp

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.admission import NO_BROKER_CODES
 from sidecar.amqp.failover.buffered_path import Buffered
 from sidecar.amqp.failover.server_handshake import renewed
 from sidecar.amqp.relay.broker_side import BrokerSide
 from sidecar.amqp.relay.connections import OPEN
 from sidecar.amqp.relay.lifecycle import DIALLING, HANDSHAKE, RUNNING
+from sidecar.amqp.relay.opening import NO_BROKER_CODES
 from sidecar.amqp.wire.constants import ACCESS_REFUSED, CHANNEL_CLOSE, CONNECTION_FORCED
 from sidecar.amqp.wire.methods import connection_close_ok, method_of
 from sidecar.exchange.phases import ENDED

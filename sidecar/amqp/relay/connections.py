@@ -72,6 +72,10 @@ class Port(Listener):
         """A connection to a broker stands. ``False``: an operator wants it to be refused all the same."""
         raise NotImplementedError
 
+    def broker_missing(self) -> None:
+        """No endpoint answers."""
+        raise NotImplementedError
+
     def broker_lost(self) -> None:
         """A broker has gone under a client: there may be none."""
         raise NotImplementedError

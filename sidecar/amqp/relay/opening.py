@@ -7,7 +7,7 @@ GREETING ─ protocol header ─> DIALLING ─ start ─> HANDSHAKE ─ open-ok 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay import forward
 from sidecar.amqp.relay.connections import CLOSED, OPEN, BrokerConnection
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from sidecar.exchange.attempt import Attempt
 
 logger = logging.getLogger("sidecar.amqp")
+
+#: Answers to one client after which the next one would have no broker either.
+NO_BROKER_CODES: Final = frozenset({"connect_failed", "connect_timeout", "no_endpoints", "circuit_open"})
 
 
 class Opening:
