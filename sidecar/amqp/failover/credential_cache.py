@@ -109,9 +109,9 @@ class CredentialCache(Kept):
         login = _login(mechanism, response)
         if login is None or self._is_own(login) or len(vhost) > 255:
             return
-        account = self._by_secret.get(self._quick(login))
-        if account is not None:
-            self._seen(account, vhost)
+        credential = self._by_secret.get(self._quick(login))
+        if credential is not None:
+            self._seen(credential, vhost)
         elif self._pending < MAX_PENDING:
             self._pending += 1
             task = asyncio.get_running_loop().create_task(self._remember(login, vhost))
@@ -121,21 +121,21 @@ class CredentialCache(Kept):
     def refused(self, mechanism: str, response: bytes) -> None:
         """The broker does not know this login (any more)."""
         login = _login(mechanism, response)
-        account = self._by_secret.get(self._quick(login)) if login is not None else None
-        if account is not None and not account.any_vhost:
-            self._forget(account)
+        credential = self._by_secret.get(self._quick(login)) if login is not None else None
+        if credential is not None and not credential.any_vhost:
+            self._forget(credential)
 
     async def verify(self, mechanism: str, response: bytes) -> Credential | None:
-        """The account of a login that was accepted before; ``None``: it was not, or not lately."""
+        """The credential of a login that was accepted before; ``None``: it was not, or not lately."""
         login = _login(mechanism, response)
         if login is None:
             return None
         if self._is_own(login):
             return Credential(login[0], b"", b"", any_vhost=True)
         self._expire(login[0])
-        account = self._by_secret.get(self._quick(login))
-        if account is not None:
-            return account
+        credential = self._by_secret.get(self._quick(login))
+        if credential is not None:
+            return credential
         if self._pending >= MAX_PENDING:
             return None
         self._pending += 1
@@ -160,13 +160,13 @@ class CredentialCache(Kept):
     async def _remember(self, login: tuple[str, bytes], vhost: str) -> None:
         try:
             async with self._lock:
-                account = await self._look_up(login)
-                if account is None:
+                credential = await self._look_up(login)
+                if credential is None:
                     salt = secrets.token_bytes(16)
-                    account = Credential(login[0], salt, await asyncio.to_thread(_hash, login[1], salt))
-                    self._add(account)
-                    self._by_secret[self._quick(login)] = account
-            self._seen(account, vhost)
+                    credential = Credential(login[0], salt, await asyncio.to_thread(_hash, login[1], salt))
+                    self._add(credential)
+                    self._by_secret[self._quick(login)] = credential
+            self._seen(credential, vhost)
         finally:
             self._pending -= 1
 
@@ -175,56 +175,56 @@ class CredentialCache(Kept):
         found = self._by_secret.get(self._quick(login))
         if found is not None:
             return found
-        for account in list(self._by_user.get(login[0], ())):
-            digest = await asyncio.to_thread(_hash, login[1], account.salt)
-            if hmac.compare_digest(digest, account.digest):
-                found = account
+        for credential in list(self._by_user.get(login[0], ())):
+            digest = await asyncio.to_thread(_hash, login[1], credential.salt)
+            if hmac.compare_digest(digest, credential.digest):
+                found = credential
         if found is None or found not in self._by_user.get(login[0], ()):
             return None
         self._by_secret[self._quick(login)] = found
         return found
 
-    def _add(self, account: Credential) -> None:
-        accounts = self._by_user.setdefault(account.user, [])
-        accounts.append(account)
-        self._by_user.move_to_end(account.user)
+    def _add(self, credential: Credential) -> None:
+        theirs = self._by_user.setdefault(credential.user, [])
+        theirs.append(credential)
+        self._by_user.move_to_end(credential.user)
         self._count += 1
-        while len(accounts) > MAX_OF_USER:
-            self._forget(min(accounts[:-1], key=_seen_at))
+        while len(theirs) > MAX_OF_USER:
+            self._forget(min(theirs[:-1], key=_seen_at))
         while self._count > MAX_LOGINS:
             self._forget(self._by_user[next(iter(self._by_user))][0])
         self.dirty = True
 
-    def _seen(self, account: Credential, vhost: str) -> None:
+    def _seen(self, credential: Credential, vhost: str) -> None:
         now = self._wall()
-        before = account.vhosts.get(vhost)
+        before = credential.vhosts.get(vhost)
         if before is not None and 0 <= now - before < _SEEN_STEP:
             return
-        account.vhosts[vhost] = now
-        if len(account.vhosts) > MAX_VHOSTS:
-            del account.vhosts[min(account.vhosts, key=account.vhosts.__getitem__)]
-        if account.user in self._by_user:
-            self._by_user.move_to_end(account.user)
+        credential.vhosts[vhost] = now
+        if len(credential.vhosts) > MAX_VHOSTS:
+            del credential.vhosts[min(credential.vhosts, key=credential.vhosts.__getitem__)]
+        if credential.user in self._by_user:
+            self._by_user.move_to_end(credential.user)
         self.dirty = True
 
     def _expire(self, user: str) -> None:
         """Forget what of a user's logins was not accepted lately."""
         limit = self._wall() - KEEP_SECONDS
-        for account in list(self._by_user.get(user, ())):
-            for vhost in [vhost for vhost, seen in account.vhosts.items() if seen < limit]:
-                del account.vhosts[vhost]
+        for credential in list(self._by_user.get(user, ())):
+            for vhost in [vhost for vhost, seen in credential.vhosts.items() if seen < limit]:
+                del credential.vhosts[vhost]
                 self.dirty = True
-            if not account.vhosts:
-                self._forget(account)
+            if not credential.vhosts:
+                self._forget(credential)
 
-    def _forget(self, account: Credential) -> None:
-        accounts = self._by_user.get(account.user, [])
-        if account in accounts:
-            accounts.remove(account)
+    def _forget(self, credential: Credential) -> None:
+        theirs = self._by_user.get(credential.user, [])
+        if credential in theirs:
+            theirs.remove(credential)
             self._count -= 1
-            if not accounts:
-                del self._by_user[account.user]
-            for key in [key for key, other in self._by_secret.items() if other is account]:
+            if not theirs:
+                del self._by_user[credential.user]
+            for key in [key for key, other in self._by_secret.items() if other is credential]:
                 del self._by_secret[key]
             self.dirty = True
 
@@ -261,20 +261,20 @@ class CredentialCache(Kept):
         for user, salt, digest, vhosts in logins:
             if not isinstance(user, str) or not isinstance(vhosts, dict):
                 raise TypeError("a login is not one")
-            account = Credential(user, b64decode(salt, validate=True), b64decode(digest, validate=True))
-            if len(account.salt) != 16 or len(account.digest) != 32:
+            credential = Credential(user, b64decode(salt, validate=True), b64decode(digest, validate=True))
+            if len(credential.salt) != 16 or len(credential.digest) != 32:
                 raise ValueError("a hash is not one")
             # A clock that was ahead must not make it good for longer.
-            account.vhosts = {vhost: min(float(seen), now) for vhost, seen in vhosts.items()}
-            self._add(account)
+            credential.vhosts = {vhost: min(float(seen), now) for vhost, seen in vhosts.items()}
+            self._add(credential)
             self._expire(user)
 
     def content(self) -> dict[str, object]:
         return {
             "logins": [
                 [each.user, b64encode(each.salt).decode(), b64encode(each.digest).decode(), dict(each.vhosts)]
-                for accounts in self._by_user.values()
-                for each in accounts
+                for theirs in self._by_user.values()
+                for each in theirs
             ]
         }
 
@@ -303,8 +303,8 @@ def _login(mechanism: str, response: bytes) -> tuple[str, bytes] | None:
     return user, secret
 
 
-def _seen_at(account: Credential) -> float:
-    return account.seen
+def _seen_at(credential: Credential) -> float:
+    return credential.seen
 
 
 def _hash(secret: bytes, salt: bytes) -> bytes:

@@ -101,7 +101,7 @@ def renewed(mechanism: str, response: bytes, secret: bytes) -> bytes:
 class ServerHandshake:
     """One handshake. It asks nothing that :class:`Handshake` has not made sure of: frames come in their order."""
 
-    __slots__ = ("_catalog", "_tune", "account", "login", "looked_up")
+    __slots__ = ("_catalog", "_tune", "credential", "login", "looked_up")
 
     def __init__(self, catalog: BrokerCatalog) -> None:
         self._catalog = catalog
@@ -109,7 +109,7 @@ class ServerHandshake:
         #: Who it is, from start-ok on; and whether that is so, once it was looked up (``None``: nobody knows).
         self.login: Login | None = None
         self.looked_up = False
-        self.account: Credential | None = None
+        self.credential: Credential | None = None
 
     def greeting(self) -> bytes:
         """``connection.start``."""
@@ -130,17 +130,17 @@ class ServerHandshake:
             return b""
         if found == CONNECTION_OPEN:
             vhost = Arguments(data, 0, end).short()
-            if self.account is None:
+            if self.credential is None:
                 raise UnknownClient("the login")
-            if not self.account.opens(vhost):
-                raise UnknownClient(f"the vhost '{vhost[:80]}' for '{self.account.user}'")
+            if not self.credential.opens(vhost):
+                raise UnknownClient(f"the vhost '{vhost[:80]}' for '{self.credential.user}'")
             return method(0, CONNECTION_OPEN_OK, b"\x00")
         return b""
 
-    def admit(self, account: Credential | None) -> bytes:
+    def admit(self, credential: Credential | None) -> bytes:
         """The login was looked up: ``connection.tune``."""
         self.looked_up = True
-        self.account = account
+        self.credential = credential
         return method(0, CONNECTION_TUNE, pack(">HIH", *self._tune))
 
     def _agree(self, channel_max: int) -> None:
