@@ -69,11 +69,13 @@ delivery                  a message on its way to a consumer, or a stored reques
 demo                      a small mesh with failures, shown in a terminal
 departure                 an AMQP client goes while publishes of it are held, and frees what it leaves at the broker
 depth                     how many messages of a queue are ready to be delivered
+diagnose                  say in words what is wrong with a message
 dial                      to open a connection
 difference                what two configurations do not have in common, key by key
 directory                 a shared folder as the registry; it needs no server
 dispatcher                sends what is in the spool, each message when its turn has come
 document                  the configuration file as a tree of nodes that know their lines
+download                  an answer's body on its way to the client
 downstream                the client's side of an exchange; upstream is the other one
 drain                     finish what is under way, take in nothing new
 ejection                  taking a failing endpoint out of the rotation for a while
@@ -93,10 +95,12 @@ folder                    where a registry without a server has its files
 forward                   to pass frames on, from the client to the broker and back
 forwarded                 who really asked, told to the app in ``x-forwarded-for`` and its kin
 frame                     what an AMQP connection is cut into: a method, a header, a piece of a body, a heartbeat
+framing                   where a message's body ends: by its length, in chunks, or with the connection
 gate                      what a publish may have to wait for: a rate, a queue's depth, an alarm, confirms, room in the
                           spool
 guard                     keeps a failing filter of another package within its own exchange
 h1                        HTTP/1.1 on the wire
+half close                one side of a connection has finished sending, and still reads
 handshake                 the beginning of an AMQP connection, from the protocol header to ``connection.open-ok``
 head                      a message's first line and header fields
 health                    whether the app, an instance or an endpoint can do its work
@@ -242,10 +246,12 @@ topology                  exchanges, queues and bindings, and which queues a pub
 trace                     all spans of one request, through all services; its context travels in header fields
 tracing                   carrying trace contexts on, and recording spans of those that are sampled
 traffic                   requests and their answers; in the demo, its clients
+trailer                   a field behind a chunked body
 transaction               changes of a database that are all made and synced, or none
 tunnel                    an exchange that has left HTTP (an upgrade), or a TCP connection: bytes pass as they are
 unacked                   deliveries that their client has not settled
 unconfirmed               publishes that the broker has not confirmed
+upload                    a request's body on its way to the upstream
 upstream                  one thing that the app dials, under a name
 validate                  to take nothing from a registry that is not what it should be
 value                     what stands behind a key of the configuration

@@ -16,7 +16,7 @@ FUNCTION = 60
 
 #: Rooms, or packages of one, that are not judged yet.
 LATER = (
-    "amqp/flow", "amqp/monitor", "amqp/spool", "amqp/topology", "amqp/wire", "exchange", "filters", "http", "tcp",
+    "amqp/flow", "amqp/monitor", "amqp/spool", "amqp/topology", "amqp/wire", "filters",
 )  # fmt: skip
 #: Longer files of today, and the most lines that they may have.
 FILES: Mapping[str, int] = {

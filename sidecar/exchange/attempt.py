@@ -22,7 +22,10 @@ class Attempt:
     """Where an attempt goes, and the connection that it has or waits for. What happens to a connection is told to the
     exchange together with its attempt, which may be over by then."""
 
-    __slots__ = ("conn", "connecting", "deadline", "endpoint", "timed_out")
+    __slots__ = ("conn", "connecting", "deadline", "endpoint", "problem", "timed_out")
+
+    #: What was wrong with its answer, if that was :data:`MALFORMED`.
+    problem: str
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.endpoint = endpoint

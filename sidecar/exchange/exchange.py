@@ -227,7 +227,7 @@ class Exchange:
         if kind is TIMEOUT:
             return Reply("timeout", f"no answer from {where} in time{tries}")
         if kind is MALFORMED:
-            return Reply("bad_upstream", f"the answer from {where} was not valid HTTP{tries}")
+            return Reply("bad_upstream", f"{self.listener.name} at {attempt.endpoint.address}: {attempt.problem}")
         return Reply("upstream_reset", f"{where} closed the connection before it answered{tries}")
 
     def check_timer(self, now: float) -> None:
@@ -308,7 +308,8 @@ class Exchange:
         attempt = self.attempt
         if attempt is not None:
             attempt.endpoint.active -= 1
-            attempt.stop_connecting()
+            if attempt.connecting is not None:
+                attempt.stop_connecting()
         return True
 
     # -- what HTTP and TCP do differently --------------------------------------------------------------------------

@@ -50,8 +50,8 @@ STEPS: Final = (
     Step("the connection stands (TCP)", "connected", (CONNECTING,), TUNNEL),
     Step("the broker says hello (AMQP)", "_started", (CONNECTING,), TUNNEL),
     Step("there is no broker, and the sidecar stands in (AMQP)", "receive", (NEW, CONNECTING), TUNNEL),
-    Step("the answer's head has come", "answered", (SENT,), ANSWERING),
-    Step("the upstream agrees to an upgrade", "_upgraded", (SENT,), TUNNEL),
+    Step("the answer's head has come, and more follows", "_stream", (SENT,), ANSWERING),
+    Step("the upstream agrees to an upgrade", "begin_tunnel", (SENT,), TUNNEL),
     Step("it is over", "end", (NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL), ENDED),
 )
 

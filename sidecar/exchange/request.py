@@ -10,15 +10,18 @@ from sidecar.exchange.message import RequestHead
 
 class Request(Exchange):
     """An exchange of HTTP, of whatever version. ``head`` is the request's. ``request_done``: all of its body has come.
-    ``interims`` counts the 1xx answers so far, ``kept_size`` the bytes of the body that are at hand: all that have
-    come, while it is :attr:`replayable`."""
+    ``interims`` counts the 1xx answers so far."""
 
-    __slots__ = ("head", "interims", "kept_size", "request_done")
+    __slots__ = ("head", "interims", "request_done")
 
     head: RequestHead
     interims: int
-    kept_size: int
     request_done: bool
+
+    @property
+    def kept_size(self) -> int:
+        """Bytes of the body that are at hand: all that have come, while it is :attr:`replayable`."""
+        raise NotImplementedError
 
     def body_so_far(self) -> bytes:
         """What is at hand of the body."""

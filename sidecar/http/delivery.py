@@ -18,7 +18,9 @@ from sidecar.exchange.filter import Filter
 from sidecar.exchange.routes import Route
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.body import Body
-from sidecar.http.h1.head import CHUNKED, parse_request, without
+from sidecar.http.h1.framing import CHUNKED
+from sidecar.http.h1.head import parse_request
+from sidecar.http.h1.lines import without
 from sidecar.http.h1.server import Downstream
 
 if TYPE_CHECKING:
@@ -154,13 +156,10 @@ def _exchange(listener: HttpListener, client: Downstream, request: Stored) -> Ht
     x = HttpExchange(client, head, Route(chain, route.cluster), listener.clock())
     x.request_id = request.request_id
     size = len(request.body)
-    if x.body is None:
+    if x.upload is None:
         complete = not size
     else:
-        complete = x.body.feed(request.body) == size and x.body.done
-        x.body = None
-        x.kept.append(request.body)
-        x.kept_size = size
+        complete = x.upload.take_whole(request.body)
         x.count_in(size)
     if not complete:
         raise ProtocolError("the body is not what its framing says")

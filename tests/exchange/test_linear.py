@@ -26,7 +26,8 @@ from sidecar.endpoints.health import _STATUS_LINE
 from sidecar.exchange.routes import glob, normal
 from sidecar.filters.forwarded import _GOOD
 from sidecar.http.h1.body import Chunked
-from sidecar.http.h1.head import hopeless, parse_request, parse_response, without
+from sidecar.http.h1.head import hopeless, parse_request, parse_response
+from sidecar.http.h1.lines import without
 from sidecar.http.pool import _TIMEOUT
 from sidecar.registry import consul_health, directory_record
 from sidecar.resilience.backoff import parse_retry_after

@@ -29,7 +29,7 @@ LEAVE: dict[str, Callable[[Peer], None]] = {"close": Peer.close, "reset": Peer.r
 @pytest.mark.parametrize("leave", LEAVE.values(), ids=LEAVE)
 @pytest.mark.parametrize("sent", [GET, POST, POST + b"abc", GET + GET], ids=["GET", "head", "part", "pipeline"])
 def test_the_upstream_is_let_go_as_soon_as_the_client_is_gone(leave: Callable[[Peer], None], sent: bytes) -> None:
-    """A plain close looks like a half-close until something is sent; see Downstream._probe_client."""
+    """A plain close looks like a half-close until something is sent; see HalfClose."""
 
     async def test(plane: Plane) -> None:
         client, upstream = await plane.request(sent)

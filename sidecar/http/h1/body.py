@@ -12,7 +12,8 @@ import re
 from typing import Final
 
 from sidecar.core.replies import ProtocolError
-from sidecar.http.h1.head import CHUNKED, UNTIL_CLOSE, check_begun_trailer, check_trailer
+from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
+from sidecar.http.h1.trailers import check_begun_trailer, check_trailer
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]++"
 _QUOTED: Final = rb'"(?:[\t\x20\x21\x23-\x5b\x5d-\x7e\x80-\xff]|\\[\t\x20-\x7e\x80-\xff])*+"'

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.phases import ANSWERING, SENT, TUNNEL
 from sidecar.http.h1.head import hopeless_answer, is_switch, parse_response
+from sidecar.http.tunnel import closed, from_upstream
 from sidecar.net.sockets import Pausable, keep_alive, unread
 
 if TYPE_CHECKING:
@@ -111,9 +112,10 @@ class Upstream(Pausable):
                     return
                 data = rest
         elif phase == ANSWERING:
-            x.answer_body(self.attempt, self, data)
+            if x.download is not None:
+                x.download.take(x, self.attempt, self, data)
         elif phase == TUNNEL:
-            x.tunnel_out(data)
+            from_upstream(x, data)
 
     def _malformed(self, x: HttpExchange, what: str) -> None:
         x.malformed(self.attempt, ProtocolError(what, "bad_upstream"))
@@ -121,7 +123,7 @@ class Upstream(Pausable):
     def eof_received(self) -> bool:
         x = self.exchange
         if x is not None and x.phase == TUNNEL:
-            x.tunnel_closed(by_client=False)
+            closed(x, by_client=False)
             return True
         # Not by close(), which would first try to get rid of a request that nobody reads any more.
         self.transport.abort()
@@ -153,7 +155,8 @@ class Upstream(Pausable):
         x = self.exchange
         if x is not None:
             x.client.resume_reading()
-            x.upload_resumed()
+            if x.upload is not None:
+                x.upload.resumed(x)
 
     def close(self) -> None:
         """Leave the exchange and close; what was written but not sent is dropped, nobody waits for it. It is counted

@@ -18,22 +18,19 @@ from typing import Final
 from sidecar.config.model import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.message import RequestHead, ResponseHead
+from sidecar.http.h1.diagnose import diagnose
+from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE, framing, merge
+from sidecar.http.h1.lines import END_TO_END, TOKEN, Fields, Pairs, without
 
-_TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 #: A field line. The value holds no control byte but tab, so neither CR, LF nor NUL; a line that begins with a space
 #: (obs-fold) or has one before its colon does not match.
-_FIELDS: Final = rb"(?:" + _TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
+_FIELDS: Final = rb"(?:" + TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n)*+"
 
-_REQUEST: Final = re.compile(rb"(" + _TOKEN + rb"++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n" + _FIELDS + rb"\r\n")
+_REQUEST: Final = re.compile(rb"(" + TOKEN + rb"++) ([\x21-\x7e\x80-\xff]++) HTTP/1\.([01])\r\n" + _FIELDS + rb"\r\n")
 _RESPONSE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [\t\x20-\x7e\x80-\xff]*+)?\r\n" + _FIELDS + rb"\r\n")
-_FIELD: Final = re.compile(_TOKEN + rb"++:[\t\x20-\x7e\x80-\xff]*+\r\n")
-#: The beginning of a field line, or of the empty line behind the last one.
-_FIELD_BEGUN: Final = re.compile(rb"\r|" + _TOKEN + rb"++(?::[\t\x20-\x7e\x80-\xff]*+\r?)?")
-_VALUE_BEGUN: Final = re.compile(rb"[\t\x20-\x7e\x80-\xff]*+\r?")
-
 #: Besides those that are known by name: fields that only sidecars may send, which are found under an empty name. Apps
 #: that make variables of names do not see the difference between a hyphen and an underscore.
-_OURS_HERE: Final = rb"|x[-_]sidecar[-_]" + _TOKEN + rb"*+"
+_OURS_HERE: Final = rb"|x[-_]sidecar[-_]" + TOKEN + rb"*+"
 #: The fields that a proxy acts upon. The look-ahead on the first letter spares most lines the alternation.
 _KNOWN_IN_REQUEST: Final = re.compile(
     rb"\r\n(?=[bcefhkptuxBCEFHKPTUX])(?i:(host|connection|content-length|transfer-encoding|traceparent|tracestate"
@@ -62,33 +59,11 @@ _HOP_BY_HOP: Final = frozenset(
 )
 #: Those, and what only sidecars may say.
 _ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error", b""})
-#: Naming one of these in Connection must not make them vanish, or the message would change its meaning.
-_END_TO_END: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"upgrade"})
-#: What a trailer section must not hold (RFC 9110 §6.5.1): a recipient that merges it into the head would read another
-#: message, or take for ours what only a hop may say.
-_NOT_IN_TRAILERS: Final = _END_TO_END | {
-    b"connection", b"proxy-connection", b"te", b"trailer", b"expect", b"authorization", b"forwarded",
-    b"x-forwarded-for", b"x-forwarded-proto", b"x-request-id", b"traceparent",
-}  # fmt: skip
-_LONGEST_TRAILER_NAME: Final = 256
 #: Each connection option costs a pass over the head, so there may only be so many.
 _MAX_OPTIONS: Final = 32
-#: Fields that must not be repeated with another value.
-_SINGLE: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
-
 #: How the names of protocols begin that would be requests again: HTTP (h2c among it), and TLS.
 _HIDDEN_PROTOCOLS: Final = (b"h2", b"http", b"tls")
-#: Digits of a length that fits any counter.
-_LONGEST_LENGTH: Final = 18
-
 METHOD_NAMES: Final = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")}
-
-#: Body framings; a value of 0 or more is a Content-Length.
-CHUNKED: Final = -1
-UNTIL_CLOSE: Final = -2
-
-Fields = dict[bytes, bytes]
-Pairs = list[tuple[bytes, bytes]]
 
 
 class RequestBlock(RequestHead):
@@ -117,7 +92,7 @@ class RequestBlock(RequestHead):
         return raw[at + len(begin) : raw.index(b"\r\n", at + 2)].strip(b" \t") if at >= 0 else None
 
     def add(self, name: bytes, value: bytes) -> None:
-        self.raw = b"%b%b: %b\r\n\r\n" % (self.raw[:-2], name, value)
+        self.raw = b"".join((self.raw[:-2], name, b": ", value, b"\r\n\r\n"))
 
     def put_first(self, name: bytes, value: bytes) -> None:
         raw = self.raw
@@ -154,7 +129,7 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
         raise ProtocolError(f"the request has more than {limits.headers} header fields", "headers_too_large")
     found = _REQUEST.fullmatch(raw)
     if found is None:
-        raise ProtocolError(_diagnose(raw))
+        raise ProtocolError(diagnose(raw))
     method, target, minor = found.groups()
     name = METHOD_NAMES.get(method)
     if name is None:
@@ -166,7 +141,7 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     for field, value in pairs:
         fields[field.lower()] = value
     if len(fields) != len(pairs):
-        fields = _merge(pairs)
+        fields = merge(pairs)
     version = 0 if minor == b"0" else 1
     head = RequestBlock(raw, name, target, version, fields)
     host = fields.get(b"host")
@@ -176,7 +151,7 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     elif not _HOST_VALUE.fullmatch(host):
         raise ProtocolError("the Host field is not a host and port")
     if b"content-length" in fields or b"transfer-encoding" in fields:
-        head.length, head.raw = _framing(raw, fields, version, False)
+        head.length, head.raw = framing(raw, fields, version, False)
     if target[0] != 0x2F:  # "/"
         _other_forms(head)
     if version == 0:
@@ -254,7 +229,7 @@ def _hop_by_hop(head: RequestBlock, fields: Fields, pairs: Pairs) -> None:
     if b"" in fields:
         raw = _OURS.sub(b"", raw)  # nothing that a client says of us is believed
     for name in options:
-        if name not in _END_TO_END:
+        if name not in END_TO_END:
             fields.pop(name, None)
     if head.upgrade:
         raw = b"%bconnection: upgrade\r\nupgrade: %b\r\n\r\n" % (raw[:-2], head.upgrade)
@@ -273,7 +248,7 @@ def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) 
     ``x-sidecar-`` fields. Raises :class:`ProtocolError` with code ``bad_upstream``."""
     found = _RESPONSE.fullmatch(raw)
     if found is None:
-        raise ProtocolError("the upstream's answer is not valid HTTP: " + _diagnose(raw), "bad_upstream")
+        raise ProtocolError("the upstream's answer is not valid HTTP: " + diagnose(raw), "bad_upstream")
     if len(raw) > limits.head:
         raise ProtocolError(f"the head of the upstream's answer is larger than {limits.head} bytes", "bad_upstream")
     if raw.count(b"\r\n") > limits.headers + 2:
@@ -288,10 +263,10 @@ def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) 
     keep_alive = version == 1
     try:
         if len(fields) != len(pairs):
-            fields = _merge(pairs, lengths=True)
+            fields = merge(pairs, lengths=True)
         length = UNTIL_CLOSE
         if b"content-length" in fields or b"transfer-encoding" in fields:
-            length, raw = _framing(raw, fields, version, True)
+            length, raw = framing(raw, fields, version, True)
         connection = fields.get(b"connection")
         if connection == b" keep-alive":
             keep_alive = True
@@ -344,7 +319,7 @@ def _onward(raw: bytes, pairs: Pairs, options: tuple[bytes, ...]) -> bytes:
         if name.lower() in _HOP_BY_HOP:
             raw = raw.replace(b"\r\n%b:%b\r\n" % (name, value), b"\r\n", 1)
     for name in options:
-        if name not in _END_TO_END:
+        if name not in END_TO_END:
             raw = without(raw, name)
     return raw
 
@@ -362,49 +337,6 @@ def hopeless_answer(partial: bytes, start: int = 0) -> bool:
     return not _BEGINNING.startswith(partial[: len(_BEGINNING)]) or hopeless(partial, start)
 
 
-def check_trailer(line: bytes) -> None:
-    """Refuse a line of a trailer section that is malformed, or would change the message's framing or routing (RFC 9110
-    §6.5.1). Raises :class:`ProtocolError`."""
-    if not _FIELD.fullmatch(line):
-        raise ProtocolError("a trailer field is malformed")
-    name = line.partition(b":")[0].lower()
-    if len(name) > _LONGEST_TRAILER_NAME:
-        raise ProtocolError("a trailer field's name is too long")
-    if name in _NOT_IN_TRAILERS or name.replace(b"_", b"-").startswith(b"x-sidecar-"):
-        raise ProtocolError("a trailer field that only a head may have")
-
-
-def check_begun_trailer(line: bytes, seen: int) -> None:
-    """The same for the beginning of a line, which must not be passed on before it was looked at. Its first ``seen``
-    bytes were; of a value they are not looked at again."""
-    if b":" not in line[:seen][: _LONGEST_TRAILER_NAME + 1]:
-        if not _FIELD_BEGUN.fullmatch(line):
-            raise ProtocolError("a trailer field is malformed")
-        if b":" not in line[: _LONGEST_TRAILER_NAME + 1] and len(line) > _LONGEST_TRAILER_NAME:
-            raise ProtocolError("a trailer field's name is too long")
-    elif not _VALUE_BEGUN.fullmatch(line, seen - 1 if line[seen - 1] == 0x0D else seen):
-        raise ProtocolError("a trailer field is malformed")
-
-
-def without(raw: bytes, name: bytes) -> bytes:
-    """A head without the lines of one field (by lower-case name). By plain search: peers invent names, and an
-    expression for each of them would have to be compiled and kept."""
-    begin = b"\r\n" + name + b":"
-    lower = raw.lower()
-    at = lower.find(begin)
-    if at < 0:
-        return raw
-    end = raw.index(b"\r\n", at + 2)
-    pieces = [raw[:at]]
-    at = lower.find(begin, end)
-    while at >= 0:
-        pieces.append(raw[end:at])
-        end = raw.index(b"\r\n", at + 2)
-        at = lower.find(begin, end)
-    pieces.append(raw[end:])
-    return b"".join(pieces)
-
-
 def _options(fields: Fields) -> tuple[bytes, ...]:
     """The connection options, lower case."""
     value = fields.get(b"connection")
@@ -416,95 +348,3 @@ def _options(fields: Fields) -> tuple[bytes, ...]:
     if len(options) > _MAX_OPTIONS:
         raise ProtocolError(f"more than {_MAX_OPTIONS} connection options")
     return options
-
-
-def _merge(pairs: Pairs, lengths: bool = False) -> Fields:
-    """Repeated fields become one list (RFC 9110 §5.3), except those that must not be repeated; ``lengths``: a
-    Content-Length may."""
-    fields: Fields = {}
-    for name, value in pairs:
-        lower = name.lower()
-        if lower not in fields:
-            fields[lower] = value
-        elif lower not in _SINGLE or (lengths and lower == b"content-length"):
-            fields[lower] += b"," + value
-        elif lower != b"content-length" or fields[lower].strip(b" \t") != value.strip(b" \t"):
-            raise ProtocolError(f"more than one {lower.decode()} field")
-        else:
-            raise ProtocolError("content-length is given twice")
-    return fields
-
-
-def _framing(raw: bytes, fields: Fields, version: int, answer: bool) -> tuple[int, bytes]:
-    """The body's length, or :data:`CHUNKED` (RFC 9112 §6.3, less most leniency), and the head, in which that now stands
-    in its usual form."""
-    coding = fields.get(b"transfer-encoding")
-    length = fields.get(b"content-length")
-    if length is None:
-        if coding == b" chunked" and version:
-            return CHUNKED, raw
-    elif coding is None:
-        digits = length.strip(b" \t")
-        if digits.isdigit() and (digits[0] != 0x30 or len(digits) == 1) and len(digits) <= _LONGEST_LENGTH:
-            return int(digits), raw
-    return _odd_framing(raw, coding, length, version, answer)
-
-
-def _odd_framing(
-    raw: bytes, coding: bytes | None, length: bytes | None, version: int, answer: bool
-) -> tuple[int, bytes]:
-    """The same for what is not in its usual form."""
-    what = "answer" if answer else "request"
-    if coding is not None:
-        if length is not None:
-            raise ProtocolError(f"the {what} has both Content-Length and Transfer-Encoding")
-        if version == 0:
-            raise ProtocolError(f"the {what} is HTTP/1.0 and has a Transfer-Encoding")
-        if coding.strip(b" ").lower() == b"chunked":
-            return CHUNKED, raw
-        if not answer or coding.strip(b" \t").lower() != b"chunked":
-            raise ProtocolError(f"the {what}'s Transfer-Encoding is not exactly 'chunked'")
-        return CHUNKED, b"%btransfer-encoding: chunked\r\n\r\n" % without(raw, b"transfer-encoding")[:-2]
-    assert length is not None
-    # In an answer the same length again says nothing else (RFC 9110 §8.6).
-    given = [item.strip(b" \t") for item in length.split(b",")] if answer else [length.strip(b" \t")]
-    values = {digits.lstrip(b"0") or digits[-1:] for digits in given}
-    if len(values) > 1:
-        raise ProtocolError("more than one content-length field")
-    digits = values.pop()
-    if not digits.isdigit() or len(digits) > _LONGEST_LENGTH or not (answer or len(given[0]) <= _LONGEST_LENGTH):
-        raise ProtocolError(f"the {what}'s Content-Length is not a number")
-    # Without zeros in front: some would read it as octal.
-    return int(digits), b"%bcontent-length: %b\r\n\r\n" % (without(raw, b"content-length")[:-2], digits)
-
-
-def _diagnose(raw: bytes) -> str:
-    """What is wrong with a head that did not match, in words. Only for refusals, so it may take its time."""
-    line, _, rest = raw.partition(b"\r\n")
-    if b"\x00" in raw:
-        return "a NUL byte in the head"
-    if re.search(rb"(?<!\r)\n|\r(?!\n)", raw):
-        return "a bare CR or LF in the head"
-    if not line.startswith(b"HTTP/"):
-        parts = line.split(b" ")
-        if len(parts) != 3:
-            return "the first line is not 'METHOD target HTTP/1.1'"
-        if not re.fullmatch(_TOKEN + rb"+", parts[0]):
-            return "the method is not a token"
-        if not re.fullmatch(rb"[\x21-\x7e\x80-\xff]+", parts[1]):
-            return "a control byte in the request target"
-        if not re.fullmatch(rb"HTTP/1\.[01]", parts[2]):
-            return "only HTTP/1.0 and HTTP/1.1 are spoken here"
-    for field in rest.split(b"\r\n"):
-        if field[:1] in (b" ", b"\t"):
-            return "a folded header line (obs-fold)"
-        name, colon, value = field.partition(b":")
-        if not field:
-            break
-        if not colon:
-            return "a header line without a colon"
-        if not re.fullmatch(_TOKEN + rb"+", name):
-            return "a header name with a space or a forbidden character"
-        if not re.fullmatch(rb"[\t\x20-\x7e\x80-\xff]*", value):
-            return "a control byte in a header value"
-    return "a malformed head"

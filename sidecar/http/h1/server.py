@@ -11,8 +11,11 @@ from sidecar.core.replies import ProtocolError, Reply, render
 from sidecar.exchange.exchange import LOOKS
 from sidecar.exchange.phases import ANSWERING, TUNNEL
 from sidecar.http.exchange import HttpExchange
+from sidecar.http.h1.half_close import HalfClose
 from sidecar.http.h1.head import hopeless, parse_request
-from sidecar.net.sockets import Pausable, broken, reset, undelivered
+from sidecar.http.tunnel import closed, from_client
+from sidecar.http.upload import show
+from sidecar.net.sockets import Pausable, reset, undelivered
 
 if TYPE_CHECKING:
     from sidecar.http.listener import HttpListener
@@ -24,10 +27,7 @@ PIPELINE_LIMIT: Final = 65536
 #: everything; what they send costs a read, and is dropped.
 LINGER_SECONDS: Final = 30.0
 LINGER_SILENCE: Final = 2.0
-#: When a client has finished sending, how soon to find out whether it still reads; then twice as late each time.
-PROBE_SECONDS: Final = 0.25
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Downstream(Pausable):
@@ -35,8 +35,8 @@ class Downstream(Pausable):
     ``half_closed``: the client has finished sending."""
 
     __slots__ = (
-        "_begun", "_buffer", "_linger_until", "_parsing", "_probe", "_probe_delay", "_quiet_since", "_undrained",
-        "closing", "exchange", "half_closed", "idle_since", "ip", "listener", "paused_writing", "timer",
+        "_begun", "_buffer", "_linger_until", "_parsing", "_quiet_since", "_undrained",
+        "closing", "exchange", "half_closed", "idle_since", "ip", "listener", "paused_writing", "probe", "timer",
     )  # fmt: skip
 
     def __init__(self, listener: HttpListener) -> None:
@@ -58,8 +58,7 @@ class Downstream(Pausable):
         #: Between exchanges: since when nothing has come, and nothing was read; and what there was left to read.
         self._quiet_since = 0.0
         self._undrained = 0
-        self._probe: asyncio.TimerHandle | None = None
-        self._probe_delay = PROBE_SECONDS
+        self.probe: HalfClose | None = None
         self.timer = listener.wheel.timer(self._on_timer)
 
     @property
@@ -96,12 +95,12 @@ class Downstream(Pausable):
                 self._buffer = b""
             self._parse(data)
         elif x.phase == TUNNEL:
-            x.tunnel_in(data)
-        elif x.request_done:
+            from_client(x, data)
+        elif x.request_done or x.upload is None:
             self._hold(data)
         else:
             try:
-                rest = x.request_body(data)
+                rest = x.upload.take(x, data)
             except ProtocolError as error:
                 self._bad_body(x, error)
                 return
@@ -115,7 +114,7 @@ class Downstream(Pausable):
             # Requests that are held are still answered; without any there is nothing left to do.
             return bool(self._buffer) and not self._begun and not self.closing
         if x.phase == TUNNEL:
-            x.tunnel_closed(by_client=True)
+            closed(x, by_client=True)
             return True
         if not x.request_done or self._has_left(x):
             x.client_gone()
@@ -127,7 +126,7 @@ class Downstream(Pausable):
 
     def _has_left(self, x: HttpExchange) -> bool:
         """Whether a client that has finished sending is taken to be gone. Before its answer begins it can be asked
-        (:meth:`_probe_client`), unless it speaks HTTP/1.0; and the answer's head asks again. In the middle of an answer
+        (:class:`HalfClose`), unless it speaks HTTP/1.0; and the answer's head asks again. In the middle of an answer
         there is nothing to ask with, and a quiet stream would go on for nobody."""
         return (x.phase == ANSWERING or x.version == 0) and not self.listener.limits.half_close
 
@@ -196,14 +195,14 @@ class Downstream(Pausable):
         try:
             head = parse_request(raw, listener.limits, listener.host)
             x = HttpExchange(self, head, listener.route(head), listener.clock())
-            if x.body is not None:
+            if x.upload is not None:
                 limit = listener.limits.body
                 if limit and head.length > limit:
                     raise ProtocolError(f"the request body is larger than {limit} bytes", "body_too_large")
                 if rest:
-                    rest = x.request_body(rest)
+                    rest = x.upload.take(x, rest)
                     if x.chain.on_body:
-                        early = b"".join(x.kept)
+                        early = x.body_so_far()
         except ProtocolError as error:
             self.refuse(error)  # before it became an exchange: no filter and no upstream has seen it
             return b""
@@ -218,7 +217,7 @@ class Downstream(Pausable):
         listener.stats.active += 1
         x.run()
         if early and self.exchange is x:
-            x.see_body(early)
+            show(x, early)
         return rest
 
     def _partial(self, data: bytes) -> None:
@@ -242,10 +241,6 @@ class Downstream(Pausable):
         self._buffer += data
         if len(self._buffer) > PIPELINE_LIMIT:
             self.pause_reading()
-
-    def ask_for_body(self) -> None:
-        """Tell the client to go on (RFC 9110 §10.1.1), as nobody else will."""
-        self.transport.write(_CONTINUE)
 
     def take_buffer(self) -> bytes:
         """The held bytes, which are then somebody else's."""
@@ -276,7 +271,7 @@ class Downstream(Pausable):
     def exchange_done(self, keep: bool, unread: bool) -> None:
         """The exchange is over: on to the next request, or close."""
         self.exchange = None
-        if self._probe is not None:
+        if self.probe is not None:
             self._stop_probe()
         self.listener.stats.active -= 1
         if self.closing:
@@ -392,29 +387,11 @@ class Downstream(Pausable):
         self.timer.set(min(due, now + look) if left else due)
         return True
 
-    def _probe_client(self) -> None:
-        """Has the client only finished sending (a half-close, legal), or is it gone altogether? Both look the same
-        until something is sent to it: a 100 (Continue), which every HTTP/1.1 client ignores when it did not ask for
-        one (RFC 9110 §15.2.1). If the client is gone, its host answers with a reset. HTTP/1.0 knows no 100; there, only
-        a reset of the client's own accord can be seen."""
-        self._probe = None
-        x = self.exchange
-        if x is None or x.phase >= ANSWERING:
-            return
-        if broken(self.transport):
-            x.client_gone()
-            return
-        if x.version:
-            self.transport.write(_CONTINUE)
-        self._probe = self.listener.loop.call_later(self._probe_delay, self._probe_client)
-        self._probe_delay *= 2
-
     def _watch_half_closed(self) -> None:
-        if self._probe is None:
-            self._probe_delay = PROBE_SECONDS
-            self._probe = self.listener.loop.call_later(PROBE_SECONDS, self._probe_client)
+        if self.probe is None:
+            self.probe = HalfClose(self)
 
     def _stop_probe(self) -> None:
-        if self._probe is not None:
-            self._probe.cancel()
-            self._probe = None
+        if self.probe is not None:
+            self.probe.cancel()
+            self.probe = None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.replies import ProtocolError
 from sidecar.http.h1.body import Body, Chunked
-from sidecar.http.h1.head import CHUNKED, UNTIL_CLOSE
+from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
 
 WHOLE = b'5;ext="a b"\r\nhello\r\n00A\r\n0123456789\r\n0\r\nX-Sum: 1\r\nY:\r\n\r\n'
 AFTER = b"GET / HTTP/1.1\r\n"

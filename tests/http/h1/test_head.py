@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from sidecar.config.model import Limits
 from sidecar.core.replies import ProtocolError
+from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
 from sidecar.http.h1.head import (
-    CHUNKED,
-    UNTIL_CLOSE,
     RequestBlock,
     ResponseBlock,
     hopeless,

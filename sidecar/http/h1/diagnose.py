@@ -1,0 +1,39 @@
+"""What is wrong with a head, in words."""
+
+from __future__ import annotations
+
+import re
+
+from sidecar.http.h1.lines import TOKEN
+
+
+def diagnose(raw: bytes) -> str:
+    """What is wrong with a head that did not match, in words. Only for refusals, so it may take its time."""
+    line, _, rest = raw.partition(b"\r\n")
+    if b"\x00" in raw:
+        return "a NUL byte in the head"
+    if re.search(rb"(?<!\r)\n|\r(?!\n)", raw):
+        return "a bare CR or LF in the head"
+    if not line.startswith(b"HTTP/"):
+        parts = line.split(b" ")
+        if len(parts) != 3:
+            return "the first line is not 'METHOD target HTTP/1.1'"
+        if not re.fullmatch(TOKEN + rb"+", parts[0]):
+            return "the method is not a token"
+        if not re.fullmatch(rb"[\x21-\x7e\x80-\xff]+", parts[1]):
+            return "a control byte in the request target"
+        if not re.fullmatch(rb"HTTP/1\.[01]", parts[2]):
+            return "only HTTP/1.0 and HTTP/1.1 are spoken here"
+    for field in rest.split(b"\r\n"):
+        if field[:1] in (b" ", b"\t"):
+            return "a folded header line (obs-fold)"
+        name, colon, value = field.partition(b":")
+        if not field:
+            break
+        if not colon:
+            return "a header line without a colon"
+        if not re.fullmatch(TOKEN + rb"+", name):
+            return "a header name with a space or a forbidden character"
+        if not re.fullmatch(rb"[\t\x20-\x7e\x80-\xff]*", value):
+            return "a control byte in a header value"
+    return "a malformed head"
