@@ -15,13 +15,9 @@ FILE = 400
 FUNCTION = 60
 
 #: Rooms, or packages of one, that are not judged yet.
-LATER = (
-    "amqp/flow", "amqp/monitor", "amqp/spool", "amqp/topology", "amqp/wire", "filters",
-)  # fmt: skip
+LATER = ("amqp/flow", "amqp/monitor", "amqp/spool", "amqp/topology", "amqp/wire")
 #: Longer files of today, and the most lines that they may have.
-FILES: Mapping[str, int] = {
-    "config/values.py": 740,
-}
+FILES: Mapping[str, int] = {}
 #: The same of functions.
 FUNCTIONS: Mapping[str, int] = {}
 

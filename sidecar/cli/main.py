@@ -114,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="For editors with the YAML language server, the file's first line can be: "
         "# yaml-language-server: $schema=sidecar.schema.json",
     )
-    schema.add_argument("--text", action="store_true", help="to read: every key, what is allowed, its default")
+    kind = schema.add_mutually_exclusive_group()
+    kind.add_argument("--text", action="store_true", help="to read: every key, what is allowed, its default")
+    kind.add_argument("--markdown", action="store_true", help="the same as a page")
     schema.set_defaults(command=_schema)
 
     demo = commands.add_parser(
@@ -201,15 +203,15 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _schema(options: argparse.Namespace) -> int:
-    if options.text:
-        import sidecar.filters.order
-        from sidecar.config.reference import reference
+    import sidecar.filters.order  # noqa: F401 - filters declare their keys
 
-        print(reference())
+    if options.text or options.markdown:
+        from sidecar.config.reference import markdown, reference
+
+        print(reference() if options.text else markdown(), end="\n" if options.text else "")
         return 0
     import json
 
-    import sidecar.filters.order  # noqa: F401 - as above
     from sidecar.config.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from sidecar.config import cross_schema, model
+from sidecar.config.addresses import HostPort, IpPort, Url
 from sidecar.config.containers import ListOf, Section
 from sidecar.config.keys import Key
-from sidecar.config.values import Duration, Enum, HostPort, IpPort, SecretValue, Share, Text, Url
+from sidecar.config.secrets import SecretValue
+from sidecar.config.values import Duration, Enum, Share, Text
 
 CONSUL = Section(
     model.Consul,

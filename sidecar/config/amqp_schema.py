@@ -6,23 +6,12 @@ import math
 from typing import Any
 
 from sidecar.config import cross_schema
+from sidecar.config.addresses import Url
+from sidecar.config.amqp_values import MessageKey, ShortString, TopicPattern
 from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.keys import Key
-from sidecar.config.values import (
-    NAME,
-    Boolean,
-    Duration,
-    Enum,
-    Integer,
-    MessageKey,
-    Rate,
-    SecretValue,
-    ShortString,
-    Size,
-    Text,
-    TopicPattern,
-    Url,
-)
+from sidecar.config.secrets import SecretValue
+from sidecar.config.values import NAME, Boolean, Duration, Enum, Integer, Rate, Size, Text
 from sidecar.core.amqp_settings import (
     Amqp,
     AmqpBatch,

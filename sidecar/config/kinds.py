@@ -18,6 +18,8 @@ from sidecar.config.environment import BadVariable, UnsetVariable, substitute
 from sidecar.config.errors import MAX_PROBLEMS, Problem, TooManyProblems
 from sidecar.core.text import printable
 
+#: Characters that no value may have that is shown or sent.
+CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 #: A JSON Schema pattern for a value that is filled in from the environment.
 VARIABLE: Final = {"type": "string", "pattern": r"\$\{"}
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sidecar.config import document, host, rules
+from sidecar.config.addresses import is_wildcard
 from sidecar.config.containers import Fields
 from sidecar.config.errors import ConfigError, Line, Problem, TooManyProblems
 from sidecar.config.kinds import BROKEN, Place, Reading
 from sidecar.config.model import Config, Registry
 from sidecar.config.schema import CONFIG
-from sidecar.config.values import is_wildcard
 
 #: What standard input is called in messages.
 STDIN = "<stdin>"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, NamedTuple
 
 from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.keys import Key
 from sidecar.config.kinds import OMIT, Kind
 from sidecar.config.schema import CONFIG
 from sidecar.config.values import Duration, Size
@@ -16,29 +17,92 @@ _SIZES: Final = {"TiB": 1 << 40, "GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10,
 _DURATIONS: Final = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
 
+_INTRODUCTION: Final = (
+    "Every key of a configuration file: what it means, what is allowed, and its default.",
+    "<name> is a name of your own; [] an item of a list. Text may hold ${VARIABLE} and ${VARIABLE:-default}.",
+)
+
+
+class Told(NamedTuple):
+    """A section at one place. ``like``: it has the same keys as that one before; then ``keys`` is empty."""
+
+    path: str
+    alternative: str
+    doc: str
+    keys: Sequence[ToldKey]
+    like: str = ""
+
+
+class ToldKey(NamedTuple):
+    """``allowed`` is empty for sections, of which the keys follow; ``default`` where there is none."""
+
+    name: str
+    required: bool
+    doc: str
+    allowed: str
+    default: str
+
+
 def reference() -> str:
-    """The text. Sections that stand in several places with the same keys are told once."""
-    lines = [
-        "Every key of a configuration file: what it means, what is allowed, and its default.",
-        "<name> is a name of your own; [] an item of a list. Text may hold ${VARIABLE} and ${VARIABLE:-default}.",
-    ]
-    told: dict[Section, str] = {}
-    for path, section, alternative in _sections(CONFIG, "", ""):
-        lines += ["", f"{path or 'the file'}{alternative}"]
-        if section in told:
-            lines.append(f"  as {told[section]}")
+    """The text, for a terminal."""
+    lines = list(_INTRODUCTION)
+    for it in told():
+        lines += ["", f"{it.path}{it.alternative}"]
+        if it.like:
+            lines.append(f"  as {it.like}")
             continue
-        told[section] = path or "the file"
-        lines += _wrapped(section.doc, "  ")
-        for name, key in section.keys.items():
-            lines.append(f"  {name}{' (required)' if key.required else ''}")
+        lines += _wrapped(it.doc, "  ")
+        for key in it.keys:
+            lines.append(f"  {key.name}{' (required)' if key.required else ''}")
             lines += _wrapped(key.doc, "      ")
-            if not isinstance(key.kind, Section | Policy):  # of which the keys follow below
-                lines += _wrapped(f"allowed: {key.kind.allowed}", "      ")
-            default = key.default or section.shown_default(name, key)
-            if default is not OMIT and default not in ("", [], {}):
-                lines += _wrapped(f"default: {_text(key.kind, default)}", "      ")
+            if key.allowed:
+                lines += _wrapped(f"allowed: {key.allowed}", "      ")
+            if key.default:
+                lines += _wrapped(f"default: {key.default}", "      ")
     return "\n".join(lines)
+
+
+def markdown() -> str:
+    """The same as a page: a heading and a table for each section."""
+    lines = ["# Configuration", "", *(_cell(line) for line in _INTRODUCTION)]
+    for it in told():
+        lines += ["", f"## {_cell(it.path)}{it.alternative}", ""]
+        if it.like:
+            lines.append(f"As `{it.like}`.")
+            continue
+        lines.append(_cell(it.doc))
+        if it.keys:
+            lines += ["", "| key | meaning | allowed | default |", "|---|---|---|---|"]
+        for key in it.keys:
+            name = f"`{key.name}`{' (required)' if key.required else ''}"
+            lines.append(f"| {name} | {' | '.join(map(_cell, (key.doc, key.allowed, key.default)))} |")
+    return "\n".join(lines) + "\n"
+
+
+def told() -> Iterator[Told]:
+    """All sections. Those that stand in several places with the same keys have them once."""
+    before: dict[Section, str] = {}
+    for path, section, alternative in _sections(CONFIG, "", ""):
+        here = path or "the file"
+        if section in before:
+            yield Told(here, alternative, "", (), before[section])
+            continue
+        before[section] = here
+        yield Told(here, alternative, section.doc, [_key(section, name, key) for name, key in section.keys.items()])
+
+
+def _key(section: Section, name: str, key: Key) -> ToldKey:
+    allowed = "" if isinstance(key.kind, Section | Policy) else key.kind.allowed
+    default = key.default or section.shown_default(name, key)
+    shown = "" if default is OMIT or default in ("", [], {}) else _text(key.kind, default)
+    return ToldKey(name, key.required, key.doc, allowed, shown)
+
+
+def _cell(text: str) -> str:
+    """Text as Markdown takes it for text."""
+    for character in "\\*_<|[":
+        text = text.replace(character, f"\\{character}")
+    return text
 
 
 def _sections(kind: Kind, path: str, alternative: str) -> Iterator[tuple[str, Section, str]]:

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sidecar.config import amqp_rules
+from sidecar.config.addresses import is_wildcard
 from sidecar.config.containers import Fields
 from sidecar.config.kinds import BROKEN, Place
 from sidecar.config.model import Address, Admin, Registry
 from sidecar.config.schema import DECLARED, not_for
-from sidecar.config.values import is_wildcard
 from sidecar.core.address import is_loopback
 
 

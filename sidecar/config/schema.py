@@ -11,6 +11,7 @@ import dataclasses
 from typing import Any
 
 from sidecar.config import cross_schema, model
+from sidecar.config.addresses import Host, HostPort, RegistryUrl
 from sidecar.config.agent_schema import ADMIN, CONSUL, DNS, DRAIN, LOG, TRACING
 from sidecar.config.amqp_schema import AMQP
 from sidecar.config.containers import Fields, ListOf, MapOf, Policy, Section, Short
@@ -27,11 +28,8 @@ from sidecar.config.values import (
     Boolean,
     Duration,
     Enum,
-    Host,
-    HostPort,
     Integer,
     Method,
-    RegistryUrl,
     Size,
     Text,
 )

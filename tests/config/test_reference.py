@@ -11,7 +11,7 @@ from sidecar.cli.main import main
 from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
 from sidecar.config.kinds import Kind
 from sidecar.config.load import check
-from sidecar.config.reference import reference
+from sidecar.config.reference import markdown, reference
 from sidecar.config.schema import CONFIG
 
 ROOT = Path(__file__).parents[2]
@@ -63,3 +63,13 @@ def test_what_stands_in_several_places_is_told_once() -> None:
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
 def test_the_examples_are_right(file: Path) -> None:
     assert check(file, offline=True).service
+
+
+def test_the_page_is_what_is_declared() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
+    assert page == markdown(), "sidecar schema --markdown > docs/configuration.md"
+
+
+def test_the_page_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["schema", "--markdown"]) == 0
+    assert capsys.readouterr().out == markdown()

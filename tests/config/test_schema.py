@@ -17,8 +17,8 @@ from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.kinds import BROKEN, Kind, Place, Reading
 from sidecar.config.load import load_text
 from sidecar.config.schema import CONFIG, json_schema
+from sidecar.config.secrets import SecretValue
 from sidecar.config.show import effective
-from sidecar.config.values import SecretValue
 from support.configs import FULL, config_of
 
 

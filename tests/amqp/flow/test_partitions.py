@@ -16,7 +16,7 @@ from pamqp import frame as pamqp_frame
 from sidecar.amqp.flow import partitions
 from sidecar.amqp.flow.partitions import MAX_REMEMBERED, Partition, Partitions, partition_of
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, PRECONDITION_FAILED, SYNTAX_ERROR, AmqpError
-from sidecar.config.values import MessageKey
+from sidecar.config.amqp_values import MessageKey
 from sidecar.core.amqp_settings import AmqpPartition
 
 CHANNEL = 5
