@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from typing import Any
 
+import pytest
 from aiohttp import web
 
 from sidecar.admin.connection_limit import Door
@@ -13,11 +13,13 @@ from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.model import Match
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
-from support.admin import Client, Reply, serving, with_admin
+from support.admin import Asking, Reply, serving
 from support.fake_spool import FakeSpool, damaged, letter, message
 from support.json_schema import problems, resolve
 from support.ports import route_of
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
+
+pytestmark = pytest.mark.asyncio
 
 
 def registered(door: Door) -> set[tuple[str, str]]:
@@ -42,39 +44,34 @@ def references(node: Any) -> list[str]:
     return [r for value in node for r in references(value)] if isinstance(node, list) else []
 
 
-def test_every_route_is_described_and_everything_described_is_a_route() -> None:
-    async def main() -> None:
-        door = Door()
-        async with serving(running(), door) as client:
-            document = (await client.get("/openapi.json")).json
-            assert described(document).keys() == registered(door)
-
-    asyncio.run(main())
-
-
-def test_the_document_is_well_formed() -> None:
-    async def test(client: Client) -> None:
+async def test_every_route_is_described_and_everything_described_is_a_route() -> None:
+    door = Door()
+    async with serving(running(), door) as client:
         document = (await client.get("/openapi.json")).json
-        assert document["openapi"].startswith("3.1.")
-        assert document["info"].keys() >= {"title", "version"}
-        operations = described(document)
-        ids = [it["operationId"] for it in operations.values()]
-        assert len(ids) == len(set(ids))
-        for (method, path), it in operations.items():
-            assert it["summary"]
-            assert [p["name"] for p in it["parameters"] if p["in"] == "path"] == re.findall(r"{(\w+)}", path)
-            assert all(p["schema"] for p in it["parameters"])
-            assert all(p["required"] if p["in"] == "path" else p["description"] for p in it["parameters"])
-            assert "default" in it["responses"]
-            for status, response in it["responses"].items():
-                assert status == "default" or (response["description"] and response["content"])
-            assert ("security" in it) == (method != "get" or path == "/config" or "/dead-letters" in path)
-        for reference in references(document):
-            resolve(reference, document)
-        used = {reference.rpartition("/")[2] for reference in references(document)}
-        assert used >= document["components"]["schemas"].keys()
+        assert described(document).keys() == registered(door)
 
-    with_admin(running(), test)
+
+async def test_the_document_is_well_formed(admin: Asking) -> None:
+    client = await admin(running())
+    document = (await client.get("/openapi.json")).json
+    assert document["openapi"].startswith("3.1.")
+    assert document["info"].keys() >= {"title", "version"}
+    operations = described(document)
+    ids = [it["operationId"] for it in operations.values()]
+    assert len(ids) == len(set(ids))
+    for (method, path), it in operations.items():
+        assert it["summary"]
+        assert [p["name"] for p in it["parameters"] if p["in"] == "path"] == re.findall(r"{(\w+)}", path)
+        assert all(p["schema"] for p in it["parameters"])
+        assert all(p["required"] if p["in"] == "path" else p["description"] for p in it["parameters"])
+        assert "default" in it["responses"]
+        for status, response in it["responses"].items():
+            assert status == "default" or (response["description"] and response["content"])
+        assert ("security" in it) == (method != "get" or path == "/config" or "/dead-letters" in path)
+    for reference in references(document):
+        resolve(reference, document)
+    used = {reference.rpartition("/")[2] for reference in references(document)}
+    assert used >= document["components"]["schemas"].keys()
 
 
 def everything() -> FakeRunning:
@@ -143,26 +140,23 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
 ]
 
 
-def test_answers_are_as_described() -> None:
+async def test_answers_are_as_described(admin: Asking) -> None:
     it = everything()
     seen = set()
-
-    async def test(client: Client) -> None:
-        document = (await client.get("/openapi.json")).json
-        for method, path, body in REQUESTS:
-            key = found(document, method, path)
-            seen.add(key)
-            reply = await client.ask(method, path, body)
-            differences = wrong(document, described(document)[key], reply)
-            assert differences == [], (method, path)
-        assert seen == described(document).keys()
-        it.changes = ConfigError("s.yaml", [Problem("a", "b")])
-        reply = await client.post("/reload")
-        assert reply.status == 422
-        differences = wrong(document, document["paths"]["/reload"]["post"], reply)
-        assert differences == []
-
-    with_admin(it, test)
+    client = await admin(it)
+    document = (await client.get("/openapi.json")).json
+    for method, path, body in REQUESTS:
+        key = found(document, method, path)
+        seen.add(key)
+        reply = await client.ask(method, path, body)
+        differences = wrong(document, described(document)[key], reply)
+        assert differences == [], (method, path)
+    assert seen == described(document).keys()
+    it.changes = ConfigError("s.yaml", [Problem("a", "b")])
+    reply = await client.post("/reload")
+    assert reply.status == 422
+    differences = wrong(document, document["paths"]["/reload"]["post"], reply)
+    assert differences == []
 
 
 def found(document: dict[str, Any], method: str, path: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""A real admin server around a fake sidecar, and a client for it."""
+"""The admin server around a fake sidecar, and aiohttp's test client for it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any, NamedTuple, cast
 
 import aiohttp
 import orjson
+import pytest
+from aiohttp.test_utils import BaseTestServer, TestClient
+from yarl import URL
 
 from sidecar.admin.connection_limit import Door
-from sidecar.admin.server import start_admin
-from sidecar.agent import admin
+from sidecar.admin.server import AdminServer, start_admin
+from sidecar.agent import admin as handed
 from sidecar.agent.lifecycle import Agent
 from sidecar.telemetry.logs import LogWriter
 from support.running import FakeRunning
+
+TIMEOUT = aiohttp.ClientTimeout(total=60)
 
 
 class Reply(NamedTuple):
@@ -50,20 +55,49 @@ class Levels:
         self.level = name
 
 
+class Served(BaseTestServer):
+    """The admin server itself. One of aiohttp's own would have neither its limits nor its way to listen."""
+
+    def __init__(self, of: FakeRunning, door: Door | None = None) -> None:
+        super().__init__()
+        self.levels = Levels()
+        self._of = of
+        self._door = door
+        self._admin: AdminServer | None = None
+
+    @property
+    def address(self) -> tuple[str, int]:
+        assert self._admin is not None
+        return self._admin.address
+
+    async def start_server(self, loop: asyncio.AbstractEventLoop | None = None, **_: Any) -> None:
+        agent, log = cast(Agent, self._of), cast(LogWriter, self.levels)
+        bind = self._of.config.admin.bind
+        self._admin = await start_admin(handed.commands(agent, log), handed.contributed(agent), bind, self._door)
+        host, port = self._admin.address
+        self._root = URL.build(scheme="http", host=host, port=port)
+
+    async def _make_runner(self, **_: Any) -> Any:
+        raise NotImplementedError
+
+    async def close(self) -> None:
+        server, self._admin = self._admin, None
+        if server is not None:
+            await server.close()
+
+
 class Client:
     """Asks one server."""
 
-    def __init__(self, address: tuple[str, int], session: aiohttp.ClientSession) -> None:
-        self.address = address
-        self.levels = Levels()
-        self._session = session
+    def __init__(self, served: Served, client: TestClient[Any, Any]) -> None:
+        self.address = served.address
+        self.levels = served.levels
+        self._client = client
 
     async def ask(self, method: str, path: str, data: bytes | None = None, **headers: str) -> Reply:
         """``headers`` with _ for -."""
         fields = {name.replace("_", "-"): value for name, value in headers.items()}
-        host, port = self.address
-        url = f"http://{host}:{port}{path}"
-        async with self._session.request(method, url, data=data, headers=fields, allow_redirects=False) as response:
+        async with self._client.request(method, path, data=data, headers=fields, allow_redirects=False) as response:
             return Reply(response.status, response.headers, await response.read())
 
     async def get(self, path: str, **headers: str) -> Reply:
@@ -73,27 +107,25 @@ class Client:
         return await self.ask("POST", path, None, **headers)
 
 
+#: Serves the admin API of a sidecar, through this door, until the test ends.
+Asking = Callable[..., Awaitable[Client]]
+
+
+@pytest.fixture
+def admin(aiohttp_client: Callable[..., Awaitable[TestClient[Any, Any]]]) -> Asking:
+    """``await admin(sidecar)`` gives a client of that sidecar's admin API."""
+
+    async def served(of: FakeRunning, door: Door | None = None) -> Client:
+        server = Served(of, door)
+        return Client(server, await aiohttp_client(server, timeout=TIMEOUT))
+
+    return served
+
+
 @asynccontextmanager
 async def serving(of: FakeRunning, door: Door | None = None) -> AsyncIterator[Client]:
-    """The admin API of a sidecar."""
-    levels = Levels()
-    agent, log = cast(Agent, of), cast(LogWriter, levels)
-    commands, contributed = admin.commands(agent, log), admin.contributed(agent)
-    server = await start_admin(commands, contributed, of.config.admin.bind, door)
-    try:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=5)) as session:
-            client = Client(server.address, session)
-            client.levels = levels
-            yield client
-    finally:
-        await server.close()
-
-
-def with_admin(of: FakeRunning, test: Callable[[Client], Awaitable[None]]) -> None:
-    """Run a test against the admin API of a sidecar."""
-
-    async def main() -> None:
-        async with asyncio.timeout(180), serving(of) as client:
-            await test(client)
-
-    asyncio.run(main())
+    """The same for tests with a loop of their own, and for those of the end."""
+    server = Served(of, door)
+    client: TestClient[Any, Any] = TestClient(server, timeout=TIMEOUT)
+    async with client:
+        yield Client(server, client)

@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.amqp.views.port import MAX_SESSIONS, ports
-from support.admin import Client, with_admin
+from support.admin import Asking
 from support.running import FakeAmqp, FakeRunning, FakeUpstream, running
 
 
@@ -141,18 +141,16 @@ def test_of_many_connections_those_that_matter_are_listed() -> None:
     assert all(session["held"] for session in port["sessions"])
 
 
-def test_names_that_are_no_text_are_shown_all_the_same() -> None:
+@pytest.mark.asyncio
+async def test_names_that_are_no_text_are_shown_all_the_same(admin: Asking) -> None:
     it, view = broker()
     name = b"\xff\x00tasks".decode("utf-8", "surrogateescape")
     view.exchange(name, name)
     view.session(1, product=name, user=name, vhost=name)
-
-    async def test(client: Client) -> None:
-        reply = await client.get("/amqp")
-        assert reply.status == 200
-        (port,) = reply.json["upstreams"]
-        assert port["exchanges"][0]["exchange"] == "\\udcff\x00tasks"
-        assert port["sessions"][0]["product"] == "\\udcff\x00tasks"
-        assert (await client.get("/metrics")).status == 200
-
-    with_admin(it, test)
+    client = await admin(it)
+    reply = await client.get("/amqp")
+    assert reply.status == 200
+    (port,) = reply.json["upstreams"]
+    assert port["exchanges"][0]["exchange"] == "\\udcff\x00tasks"
+    assert port["sessions"][0]["product"] == "\\udcff\x00tasks"
+    assert (await client.get("/metrics")).status == 200
