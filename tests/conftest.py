@@ -19,6 +19,12 @@ settings.load_profile("unhurried")
 pytest_plugins = [f"support.harness.{name}" for name in ("reaper", "scheduler", "time_limit", "garbage", "phases")]
 
 
+def pytest_configure() -> None:
+    """Count what runs in the tests' own processes: what they start is slower else, and imports more than a sidecar."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
 def pytest_sessionstart() -> None:
     """Make sure that ``make test-compiled`` tests what is compiled."""
     if os.environ.get("SIDECAR_COMPILED") == "1":
