@@ -124,6 +124,7 @@ lane                      what must keep its order: an AMQP channel's publishes 
 leftover                  stored requests that no queue of the configuration delivers any more
 lifecycle                 the states of something that lives for a while: it starts, works, drains and ends
 lifetime                  how long a message may wait before its queues would have dropped it
+limit                     the most of something that a peer may send, or the sidecar takes
 limiter                   so many at once, so many waiting, first come, first served
 line                      one line of a log
 link                      whether the registry answers

@@ -51,13 +51,7 @@ AMQP = ("wire", "topology", "flow", "spool", "monitor", "relay", "publisher", "r
 AMQP_APART = {"spool", "monitor"}
 
 #: Rules that are broken today: the file, and the rooms that it should not import.
-KNOWN: Mapping[str, set[str]] = {
-    "http.delivery": {"config"},
-    "http.h1.head": {"config"},
-    "http.listener": {"storage"},
-    "http.pool": {"config"},
-    "exchange.listener": {"agent", "config", "storage"},
-}
+KNOWN: Mapping[str, set[str]] = {}
 #: The same within ``amqp``: package, and the one that it should not import.
 KNOWN_AMQP: set[tuple[str, str]] = set()
 
@@ -65,7 +59,8 @@ KNOWN_AMQP: set[tuple[str, str]] = set()
 CIRCLE = 6
 #: Larger circles of today, and those across rooms: the rooms, and the most files.
 KNOWN_CIRCLES: Sequence[tuple[set[str], int]] = [
-    ({"agent", "amqp", "exchange", "filters", "http", "http_queue", "tcp"}, 64),
+    ({"amqp"}, 14),
+    ({"http"}, 9),
 ]
 
 

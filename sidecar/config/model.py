@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from sidecar.core.address import Address as Address
 from sidecar.core.amqp_settings import Amqp
+from sidecar.core.limits import Limits as Limits
 from sidecar.core.secret import NO_SECRET, Secret
 
 
@@ -87,22 +88,6 @@ class Consul:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a peer may send: bytes of a head, number of headers, bytes of a target, bytes of a body (0: any);
-    ``body_rate`` is the least bytes per second of a body that is under way (0: any); ``connections`` is how many
-    clients one listener holds. ``half_close``: clients may finish sending and still read their answer, whenever they
-    do it."""
-
-    head: int = 65536
-    headers: int = 100
-    target: int = 8192
-    body: int = 0
-    body_rate: int = 1024
-    connections: int = 16384
-    half_close: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Match:
     """Which requests a route is for; an empty part matches everything. ``path`` is a glob in which ``*`` is any
     run of characters, slashes too, and ``?`` one character; it is matched against the path without the query,
@@ -131,7 +116,7 @@ class Inbound:
 
     bind: Address
     protocol: str = "http"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     filters: tuple[Any, ...] = ()
     policies: dict[str, Any] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()
@@ -166,7 +151,7 @@ class Upstream:
     discover: Discover | None = None
     endpoints: tuple[StaticEndpoint, ...] = ()
     balancer: str = "round_robin"
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     filters: tuple[Any, ...] = ()
     policies: dict[str, Any] = field(default_factory=dict)
     routes: tuple[Route, ...] = ()

@@ -7,16 +7,16 @@ import errno
 import os
 import socket
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sidecar.config.model import Address, Limits
+from sidecar.core.address import Address
+from sidecar.core.limits import Limits
 from sidecar.exchange.times import Times
 from sidecar.net.listen import Acceptor
 from sidecar.net.shortage import SHORTAGE
 from sidecar.net.sockets import reset, set_keepalive
 
 if TYPE_CHECKING:
-    from sidecar.agent.assembly import Assembly
     from sidecar.core.stats import ListenerStats
     from sidecar.endpoints.cluster import Cluster
     from sidecar.endpoints.endpoint import Endpoint
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from sidecar.exchange.routes import Route
     from sidecar.net.wheel import TimerWheel
     from sidecar.resilience.breaker import CircuitBreaker
-    from sidecar.storage.files import Files
 
 #: What to do about the usual reasons why an address cannot be bound.
 _HINTS: Final = {
@@ -44,6 +43,14 @@ MAX_REFUSED: Final = 64
 
 class ListenerError(Exception):
     """A listener could not be opened; the text says which, where and why."""
+
+
+class Assembly(Protocol):
+    """Builds the chains of a listener."""
+
+    def apply(self, listener: Any, config: Any) -> None:
+        """Give the listener the chains for another configuration."""
+        ...
 
 
 class Connection(Protocol):
@@ -127,8 +134,9 @@ class Listener:
         raise NotImplementedError
 
     @property
-    def files(self) -> Sequence[Files]:
-        """What it has on the disk for itself, which no other process may have at the same time."""
+    def files(self) -> Sequence[Any]:
+        """What it has on the disk for itself, which no other process may have at the same time: what
+        :func:`sidecar.storage.claim.claim` waits for."""
         return ()
 
     async def start(self) -> None:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from sidecar.config.model import Limits
+from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.delivery import HEADER, Result, Stored
 from sidecar.exchange.filter import Filter

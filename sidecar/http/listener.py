@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from sidecar.exchange.message import RequestHead
     from sidecar.exchange.routes import Route, Routes
     from sidecar.http.pool import Pool
-    from sidecar.storage.files import Files
 
 
 class HttpListener(Listener):
@@ -30,7 +29,7 @@ class HttpListener(Listener):
     queue: Any = None
 
     @property
-    def files(self) -> Sequence[Files]:
+    def files(self) -> Sequence[Any]:
         return () if self.queue is None else (self.queue.files,)
 
     async def start(self) -> None:

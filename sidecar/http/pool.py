@@ -16,7 +16,7 @@ from sidecar.http.h1.client import Upstream
 from sidecar.net.sockets import reset
 
 if TYPE_CHECKING:
-    from sidecar.config.model import Limits
+    from sidecar.core.limits import Limits
     from sidecar.core.stats import ListenerStats
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.exchange.attempt import Attempt

@@ -15,7 +15,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from sidecar.config.model import Limits
+from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.message import RequestHead, ResponseHead
 from sidecar.http.h1.diagnose import diagnose
