@@ -154,10 +154,11 @@ class Server(_Peer):
 
 class Stage:
     """A port of that protocol with everybody who has to do with it. ``policies`` are those of an upstream's or, if it
-    is ``inbound``, of the service's configuration. ``spans``: they are recorded."""
+    is ``inbound``, of the service's configuration; or that is given whole. ``spans``: they are recorded."""
 
     def __init__(
         self,
+        config: Inbound | Upstream | None = None,
         *,
         inbound: bool = False,
         protocol: str = "http",
@@ -175,11 +176,10 @@ class Stage:
         self.spans: list[SpanRecord] = []
         self.records: list[AccessRecord] = []
         self.breaker_states: list[int] = []
-        self.config: Inbound | Upstream = (
-            inbound_of(bind=_BIND, protocol=protocol, **policies)
-            if inbound
-            else upstream_of(name="up", bind=_BIND, protocol=protocol, **policies)
-        )
+        if config is None:
+            own = {"bind": _BIND, "protocol": protocol, **policies}
+            config = inbound_of(**own) if inbound else upstream_of(name="up", **own)
+        self.config = config
         context = Context(
             loop=cast(asyncio.AbstractEventLoop, self.loop),
             wheel=self.wheel,
@@ -224,8 +224,9 @@ class Stage:
         return asked[0]
 
     def asked(self) -> list[Server]:
-        """The upstream's ends of all such connections, in the order in which they were made."""
-        return [it for it in self.accepted if not it.silent()]
+        """The upstream's ends of all such connections that stand, in the order in which they were made."""
+        self.loop.settle()
+        return [it for it in self.accepted if it.connected and not it.silent()]
 
     def advance(self, seconds: float) -> None:
         """Let time pass, timers included."""
