@@ -118,7 +118,7 @@ test-processes: .venv/.stamp-dev ## All tests but the unit tests: what whole pro
 	@scripts/ensure-servers test
 	@$(call bounded,$(PY) -m pytest -q $(PARALLEL) $(NO_UNIT_TESTS) $(ARGS))
 
-# What pyproject.toml names, one change at a time, each in a process of its own that may take 15 times as long as its tests.
+# What pyproject.toml names, one change at a time, each in a process of its own that may take five times as long as its tests.
 # What is done is kept in mutants/: stopped, it goes on where it was.
 .PHONY: mutate
 mutate: .venv/.stamp-mutate ## Change the mechanisms' code in small ways and see that tests notice (half an hour; ARGS='sidecar.resilience.*' for some)

@@ -7,13 +7,17 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 import sidecar.filters.order  # noqa: F401 - filters declare their keys
 from support.rabbitmq import RabbitMQ, broker
 
 # An example that takes long says something about what else the machine does.
 settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# One failure is enough for `make mutate`, the smallest takes long to find.
+settings.register_profile(
+    "mutate", settings.get_profile("unhurried"), phases=[Phase.explicit, Phase.generate], database=None
+)
 settings.load_profile("unhurried")
 
 pytest_plugins = [f"support.harness.{name}" for name in ("reaper", "scheduler", "time_limit", "garbage", "phases")]

@@ -112,6 +112,28 @@ def test_from_before_confirm_mode() -> None:
     assert answer(confirms, 3, True) == [(2, True)]
 
 
+def test_the_oldest_is_the_first_that_was_passed_on() -> None:
+    confirms = Confirms()
+    assert confirms.oldest() is None
+    first, second = passed(confirms, 2)
+    assert confirms.oldest() is first
+    confirms.settled(1, False)
+    assert confirms.oldest() is second
+
+
+def test_another_channel_of_a_broker_counts_from_1_again() -> None:
+    confirms = Confirms()
+    passed(confirms, 3)
+    assert answer(confirms, 1, False) == [(1, False)]
+    confirms.restart()
+    assert not same(confirms)
+    assert confirms.left() == []
+    assert confirms.settled(1, True) == []
+    passed(confirms, 1)
+    assert answer(confirms, 1, False) == [(4, False)], "2 and 3 have no answer yet"
+    assert confirms.answers([2, 3]) == [(3, True)]
+
+
 @pytest.mark.parametrize("multiple", [False, True])
 def test_numbers_nobody_used(multiple: bool) -> None:
     confirms = Confirms()

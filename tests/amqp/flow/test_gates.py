@@ -43,11 +43,12 @@ def urgent(gate: DepthGate) -> bool:
     return gate.urgent
 
 
-def waiter(gate: Gate, rank: int, arrival: int, messages: int = 1) -> Waiter:
+def waiter(gate: Gate, rank: int, arrival: int, messages: int = 1, size: int = 0) -> Waiter:
     one = Waiter(gate)
     one.rank = rank
     one.arrival = arrival
     one.messages = messages
+    one.bytes = size
     gate.join(one)
     return one
 
@@ -57,17 +58,18 @@ def waiter(gate: Gate, rank: int, arrival: int, messages: int = 1) -> Waiter:
 
 def test_a_line_is_by_rank_then_arrival() -> None:
     gate = Gate("any")
-    third = waiter(gate, 0, 1, 5)
-    second = waiter(gate, -3, 9)
-    first = waiter(gate, -3, 2)
-    assert gate.waiting == 3
-    assert gate.messages == 7
+    third = waiter(gate, 0, 1, 5, 500)
+    second = waiter(gate, -3, 9, 1, 20)
+    first = waiter(gate, -3, 2, 1, 3)
+    assert (gate.waiting, gate.messages, gate.bytes) == (3, 7, 523)
     order = []
     while (one := gate.first()) is not None:
         order.append(one)
         gate.leave(one)
+        assert one.ticket == 0
+        assert gate.bytes == 523 - sum(it.bytes for it in order)
     assert order == [first, second, third]
-    assert (gate.waiting, gate.messages) == (0, 0)
+    assert (gate.waiting, gate.messages, gate.bytes) == (0, 0, 0)
 
 
 def test_one_may_leave_from_the_middle_and_come_back_elsewhere() -> None:
@@ -207,10 +209,13 @@ def test_retired_gates_are_open() -> None:
         assert all(gate.admit(1.0) for _ in range(10))
         gate.leave(one)
         assert all(gate.open(1.0) for _ in range(10))
+    assert not rate.waiting
+    assert rate.wake_at(0.5) == 0.5, "not when the next token was due"
     depth.sampled(1000, 0, 2.0, 2.0)
-    depth.unknown("late news", 2.0)
     assert depth.open(2.0)
     assert depth.queue.depth == -1
+    depth.unknown("late news", 2.0)
+    assert depth.queue.problem == ""
 
 
 # -- depth -------------------------------------------------------------------------------------------------------------
@@ -299,6 +304,10 @@ def test_lost_sight_of() -> None:
     assert told(gate.on_change) == 1
     queue = gate.queue
     assert (queue.depth, queue.consumers, queue.full, queue.problem) == (-1, -1, False, "no such queue")
+    assert not urgent(gate)
+    for _ in range(1000):
+        gate.passed(2.5)
+    assert gate.open(2.5), "without a sample, nothing is too many"
     gate.sampled(99, 3, 3.0, 3.0)
     assert queue.problem == ""
     assert not closed(gate), "what was before is forgotten"
@@ -326,6 +335,16 @@ def test_other_bounds() -> None:
     for _ in range(110):
         assert gate.open(2.0)
         gate.passed(2.0)
+    assert closed(gate)
+
+
+def test_other_bounds_of_an_empty_queue() -> None:
+    gate = depth_gate(100, 80)
+    gate.sampled(0, 0, 1.0, 1.0)
+    for _ in range(60):
+        gate.passed(1.0)
+    gate.queue.high, gate.queue.low = 50, 40
+    gate.reconsider(1.0)
     assert closed(gate)
 
 
@@ -456,8 +475,12 @@ def test_a_storm_does_not_drown_the_queue(seed: int) -> None:
 
 def test_alarm() -> None:
     gate = SwitchGate("alarm of the broker")
+    assert (gate.name, gate.over, gate.apart, gate.closed) == ("alarm of the broker", "hold", False, False)
+    assert SwitchGate("channel", apart=True).apart
     gate.on_change = changes = Told()
     assert gate.open(0.0)
+    gate.set(False)
+    assert changes.times == 0, "it was open before"
     gate.set(True)
     assert closed(gate)
     assert not gate.open(0.0)
