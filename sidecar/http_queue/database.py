@@ -17,10 +17,9 @@ from typing import Any, Final
 
 from sidecar.http_queue.record import Found, Outcome, Request
 from sidecar.storage.database import DatabaseFile
-from sidecar.storage.errors import DiskFullError
 from sidecar.storage.faults import FAILURES
 from sidecar.storage.salvage import count, rows
-from sidecar.storage.sqlite import Format, roll_back, scalar
+from sidecar.storage.sqlite import Format, scalar
 
 #: The schema that this version writes; files of another one are refused.
 SCHEMA: Final = 1
@@ -82,9 +81,6 @@ class Database:
         #: Requests in the file (-1: it was not opened yet), and how many fewer there were than thought when it was.
         self._requests = -1
         self.missing = 0
-        #: How far the last transaction has come: to what cannot be taken back, and whether that has succeeded.
-        self.committing = False
-        self.committed = False
         #: Something is stored in this transaction.
         self._storing = False
         #: Makes ids of clients' keys.
@@ -123,19 +119,14 @@ class Database:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Committed, and on the disk, at the end; or as if it had not been."""
-        sql = self.file.sql
         before = self._outcome_bytes, self._requests
-        self._storing = self.committing = self.committed = False
-        sql.execute("BEGIN IMMEDIATE")
+        self._storing = False
         try:
-            yield
-            if self._storing:
-                self.file.hold()
-            self.committing = True
-            sql.execute("COMMIT")
-            self.committed = True
+            with self.file.transaction():
+                yield
+                if self._storing:
+                    self.file.hold()
         except BaseException:
-            roll_back(sql)
             self._outcome_bytes, self._requests = before
             raise
 
@@ -170,8 +161,7 @@ class Database:
             if row is not None:
                 request.number = row[0]
                 return None
-        if not self.file.reserve.held:
-            raise DiskFullError
+        self.file.check_room()
         self._storing = True
         cursor = self.file.sql.execute(
             "INSERT INTO request (id, lane, at, expires, attempts, size, client, request_id, digest, crc, head, body) "
@@ -305,13 +295,8 @@ class Database:
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
     def probe(self) -> None:
-        """Find out whether a request's worth can be written, and set room aside. Raises :class:`DiskFullError` when
-        there is too little."""
-        self.file.reserve.check()
-        self.file.hold()
-        with self.transaction():
-            self.file.sql.execute("INSERT INTO probe VALUES (zeroblob(65536))")
-            self.file.sql.execute("DELETE FROM probe")
+        """As :meth:`DatabaseFile.probe`."""
+        self.file.probe()
 
     def checkpoint(self) -> None:
         """Copy the log into the database, so that the log can begin anew, and give unused pages back."""

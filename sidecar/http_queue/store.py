@@ -158,7 +158,7 @@ class Store:
             self._commit(batch)
         except Exception as error:
             # A log that could not be synced may be whole all the same; one that did not fit is not.
-            doubt = self._database.committed or (self._database.committing and not disk_full(error))
+            doubt = self._database.file.committed or (self._database.file.committing and not disk_full(error))
             if damaged(error) and not repaired:
                 self._trouble(error)
                 self._do(batch, repaired=True)

@@ -6,11 +6,11 @@ import contextlib
 import logging
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
-from sidecar.storage.errors import SpoolError
+from sidecar.storage.errors import DiskFullError, SpoolError
 from sidecar.storage.faults import FAILURES, NotADatabaseError, damaged, describe, disk_full
 from sidecar.storage.files import Files, identity
 from sidecar.storage.reserve import Reserve, allocate
@@ -45,7 +45,8 @@ class DatabaseFile:
     raise ``sqlite3.Error`` or ``OSError`` when the file cannot be used."""
 
     __slots__ = (
-        "_contents", "_file", "_form", "_growing", "_least", "_log", "_size", "_sql", "_wall", "files", "reserve",
+        "_contents", "_file", "_form", "_growing", "_least", "_log", "_size", "_sql", "_wall", "committed",
+        "committing", "files", "reserve",
     )  # fmt: skip
 
     def __init__(self, folder: Path, name: str, form: Format, contents: Contents, wall: Callable[[], float]) -> None:
@@ -61,6 +62,9 @@ class DatabaseFile:
         self._growing = -1
         self._size = 0
         self._least = 0
+        #: How far the last transaction has come: to what cannot be taken back, and whether that has succeeded.
+        self.committing = False
+        self.committed = False
 
     # -- opening and closing -------------------------------------------------------------------------------------------
 
@@ -201,6 +205,21 @@ class DatabaseFile:
             self._log = log  # SQLite makes it with the first write
         return "" if log == self._log else "without its log"
 
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """Committed, and on the disk, at the end; or rolled back."""
+        sql = self.sql
+        self.committing = self.committed = False
+        sql.execute("BEGIN IMMEDIATE")
+        try:
+            yield sql
+            self.committing = True
+            sql.execute("COMMIT")
+            self.committed = True
+        except BaseException:
+            roll_back(sql)
+            raise
+
     # -- room ----------------------------------------------------------------------------------------------------------
 
     def hold(self, spare: int = 0) -> None:
@@ -220,6 +239,25 @@ class DatabaseFile:
             self._size = grown
             self._least = os.fstat(self._growing).st_size  # not every file system can allocate
         self.reserve.hold(max(0, form.log_room - log) + form.room + spare)
+
+    def check_room(self) -> None:
+        """Raise :class:`DiskFullError` when nothing may be stored, as it might not be possible to remove it again."""
+        if not self.reserve.held:
+            raise DiskFullError
+
+    def probe(self, spare: int = 0) -> None:
+        """Find out whether something can be written, and is on the disk; and set room aside, as :meth:`hold`. Raises
+        :class:`DiskFullError` when there is too little."""
+        self.reserve.check()
+        self.hold(spare)
+        sql = self.sql
+        try:
+            # Not one transaction: what it takes away again, it need not write.
+            sql.execute("INSERT INTO probe VALUES (zeroblob(65536))")
+            sql.execute("DELETE FROM probe")
+        except sqlite3.Error:
+            roll_back(sql)
+            raise
 
     def checkpoint(self) -> None:
         """Copy the log into the file, so that the log can begin anew in the room that it has."""

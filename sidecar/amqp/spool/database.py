@@ -26,8 +26,7 @@ from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.messages import MessageTable
 from sidecar.amqp.spool.transaction import BadRow, Count, StreamName, Transaction, count_changes
 from sidecar.storage.database import DatabaseFile
-from sidecar.storage.errors import DiskFullError
-from sidecar.storage.sqlite import Format, blob, roll_back, scalar
+from sidecar.storage.sqlite import Format, blob, scalar
 
 logger = logging.getLogger("sidecar.amqp.spool")
 
@@ -143,7 +142,7 @@ class Database:
     def write(self, puts: Sequence[SpooledMessage], changes: Transaction) -> None:
         """All of it in one transaction, which is on the disk when this returns; the messages then have their ids."""
         if puts:
-            self._check_room()
+            self.file.check_room()
         try:
             with self._transaction() as sql:
                 self._reserve(sql, len(puts) + 2 * len(changes.dead) + len(changes.bad))
@@ -226,7 +225,7 @@ class Database:
         in them. What is no message any more stays."""
         now = self._clock()
         messages: list[SpooledMessage] = []
-        self._check_room()
+        self.file.check_room()
         with self._transaction() as sql:
             self._reserve(sql, len(numbers))
             for number in numbers:
@@ -250,17 +249,8 @@ class Database:
     # -- upkeep --------------------------------------------------------------------------------------------------------
 
     def probe(self) -> None:
-        """Find out whether a message's worth can be written, and is on the disk; and set room aside. Raises
-        :class:`DiskFullError` when there is too little."""
-        self.file.reserve.check()
-        self.file.hold(_SPARE)
-        sql = self.file.sql
-        try:
-            sql.execute("INSERT INTO probe VALUES (zeroblob(65536))")
-            sql.execute("DELETE FROM probe")
-        except sqlite3.Error:
-            roll_back(sql)
-            raise
+        """As :meth:`DatabaseFile.probe`."""
+        self.file.probe(_SPARE)
 
     def checkpoint(self) -> None:
         """As :meth:`DatabaseFile.checkpoint`."""
@@ -292,20 +282,14 @@ class Database:
         """Committed, and on the disk, at the end; or as if it had not been."""
         sql = self.file.sql
         streams, next_, next_block = self.messages.streams, self._next, self._next_block
-        sql.execute("BEGIN IMMEDIATE")
         try:
-            yield sql
-            sql.execute("COMMIT")
+            with self.file.transaction():
+                yield sql
         except BaseException:
-            roll_back(sql)
             self._next, self._next_block = next_, next_block
             self.messages.forget(streams)
             self.dead.load(sql)
             raise
-
-    def _check_room(self) -> None:
-        if not self.file.reserve.held:
-            raise DiskFullError
 
     def _reserve(self, sql: sqlite3.Connection, count: int) -> None:
         """So many numbers can be taken without asking the file again."""
