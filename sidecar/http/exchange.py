@@ -131,7 +131,6 @@ class HttpExchange(Request):
             client.resume_reading()  # before the writes, which may pause it again
             if self.upload is not None:
                 self.upload.resumed(self)
-        attempt.connecting = None
         self.phase = SENT
         attempt.conn = conn
         conn.exchange = self
@@ -215,14 +214,14 @@ class HttpExchange(Request):
     def answered(self, attempt: Attempt, conn: Upstream, head: ResponseBlock, rest: bytes) -> None:
         """The final head, with what came behind it."""
         status = head.status
-        cluster = self.cluster
         endpoint = attempt.endpoint
         if status < 500:
-            cluster.succeeded(endpoint)
+            if endpoint.failures or endpoint.ejections:  # else there is nothing to say
+                self.cluster.succeeded(endpoint)
         else:
             # The code of a peer sidecar that answered instead of its app.
             code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
-            cluster.failed(endpoint, hard=code in NOT_DELIVERED)
+            self.cluster.failed(endpoint, hard=code in NOT_DELIVERED)
         again: Again | None = None
         instead: Reply | Answer | None = None
         for hook in self.chain.on_answer:
@@ -262,7 +261,8 @@ class HttpExchange(Request):
         elif not rest or not self.chain.on_answer_body or not refused(self, rest):
             # All of it is here: the common case.
             self.client.transport.write(raw + rest if rest else raw)
-            self.count_out(length)
+            self.bytes_out += length
+            self.listener.stats.bytes_out += length
             self.let_go(attempt, conn, head)
             self.finish()
 

@@ -68,6 +68,7 @@ class Upstream(Pausable):
         self.made = True
         self.task = None
         self.pool.stats.upstream_active += 1
+        self.attempt.connecting = None
         x.connected(self.attempt, self)
 
     def data_received(self, data: bytes) -> None:

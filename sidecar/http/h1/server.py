@@ -194,7 +194,8 @@ class Downstream(Pausable):
             raw, rest = data[:end], data[end:]
         try:
             head = parse_request(raw, listener.limits, listener.host)
-            x = HttpExchange(self, head, listener.route(head), listener.clock())
+            route = listener.default_route if listener.routes is None else listener.route(head)
+            x = HttpExchange(self, head, route, listener.clock())
             if x.upload is not None:
                 limit = listener.limits.body
                 if limit and head.length > limit:
