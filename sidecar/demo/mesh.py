@@ -33,7 +33,8 @@ class MeshError(Exception):
 
 
 class Process:
-    """A child with its log. A session of its own keeps the terminal's Ctrl-C from it: the demo ends it, in order."""
+    """A child process with its log. It has a session of its own, so that the terminal's Ctrl-C passes it by: the demo
+    ends its processes in order."""
 
     def __init__(self, name: str, arguments: list[str], log: Path) -> None:
         self.name = name
@@ -45,7 +46,7 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 before the first start."""
+        """Return its process id; 0 before the first start."""
         return self._popen.pid if self._popen else 0
 
     @property
@@ -53,7 +54,7 @@ class Process:
         return self._popen is not None and self._popen.poll() is None
 
     def start(self) -> None:
-        """Start it, also again."""
+        """Start it, for the first time or again."""
         self.wanted = True
         with self.log.open("ab") as log:
             self._popen = subprocess.Popen(
@@ -65,14 +66,14 @@ class Process:
             self._popen.send_signal(number)
 
     def kill(self) -> None:
-        """End it at once, and leave no zombie."""
+        """Kill it, and collect its exit code."""
         self.wanted = False
         if self._popen is not None:
             self._popen.kill()
             self._popen.wait()
 
     def last_words(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         try:
             lines = self.log.read_text(errors="replace").splitlines()
         except OSError:
@@ -116,12 +117,12 @@ class Workload:
 
     @property
     def url(self) -> str:
-        """Where others reach it."""
+        """Return the URL at which others reach it."""
         return f"http://127.0.0.1:{self.port}"
 
     @property
     def admin(self) -> str:
-        """The admin API of its sidecar."""
+        """Return the URL of its sidecar's admin API."""
         return f"http://127.0.0.1:{self.admin_port}"
 
     @property
@@ -133,7 +134,7 @@ class Workload:
             process.start()
 
     def kill(self) -> None:
-        """Both at once, as when their host dies."""
+        """Kill both at once, as when their host dies."""
         for process in self.processes:
             process.signal(signal.SIGKILL)
         for process in self.processes:
@@ -170,12 +171,12 @@ class Mesh:
             workload.start()
 
     def ended(self) -> list[Process]:
-        """The processes that have ended and should not have."""
+        """Return the processes that have ended by themselves."""
         found = [process for workload in self.workloads for process in workload.processes]
         return [process for process in found if process.wanted and not process.running]
 
     def check_alive(self) -> None:
-        """Raise :class:`MeshError` if a process has ended that should not have."""
+        """Raise :class:`MeshError` if a process has ended by itself."""
         for process in self.ended():
             raise MeshError(f"{process.name} has ended by itself; the end of its log:\n{process.last_words()}")
 

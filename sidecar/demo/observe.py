@@ -71,7 +71,7 @@ class Observer:
             (self.tasks if upstream["name"] == "tasks" else self.model).update(upstream)
 
     async def wait_ready(self) -> None:
-        """Until every sidecar is ready, every app is well, and web's sidecar knows all instances. Raises
+        """Wait until every sidecar is ready, every app is well, and web's sidecar knows all instances. Raises
         :class:`~sidecar.demo.mesh.MeshError` or :class:`TimeoutError`."""
         async with asyncio.timeout(START):
             for workload in self._mesh.workloads:
@@ -95,7 +95,7 @@ class Observer:
             return False
 
     async def memory(self) -> dict[str, int]:
-        """Resident bytes of each sidecar, from its own metrics; one that does not answer is left out."""
+        """Return the resident bytes of each sidecar that answers, from its own metrics."""
         found: dict[str, int] = {}
         for workload in self._mesh.workloads:
             try:

@@ -37,7 +37,7 @@ class Picture:
 
 
 def take(story: Story) -> Picture:
-    """The picture of now."""
+    """Return the picture of this moment."""
     model = story.model.total()
     return Picture(
         clock=story.clock,
@@ -57,7 +57,7 @@ def take(story: Story) -> Picture:
 
 
 def state_of(instance: str, picture: Picture) -> Piece:
-    """How web's sidecar sees an instance."""
+    """Say how web's sidecar sees an instance."""
     if instance in picture.seen_tasks.in_rotation:
         return ("in rotation", "good") if instance not in picture.dead else ("dead, not noticed yet", "bad")
     dead = "dead, " if instance in picture.dead else ""
@@ -65,7 +65,7 @@ def state_of(instance: str, picture: Picture) -> Piece:
 
 
 def plain(picture: Picture) -> str:
-    """One line, for logs and pipes."""
+    """Return one line, for logs and pipes."""
     shares = "  ".join(f"{name} {picture.tasks.instances.get(name, 0.0):3.0f}/s" for name in INSTANCES)
     return (
         f"tasks {picture.tasks.rate:4.0f} req/s  {shares}  p50 {_ms(picture.tasks.p50)}  p99 {_ms(picture.tasks.p99)}  "
@@ -75,7 +75,7 @@ def plain(picture: Picture) -> str:
 
 
 def draw(picture: Picture, width: int, height: int, full: str = "█") -> list[Line]:
-    """The picture for a terminal of this size; ``full`` is what bars are made of. Never more lines than fit."""
+    """Return the picture for a terminal of this size, cut to its lines; ``full`` is the character of the bars."""
     inner = min(width, 110) - 2
     clock = f"{int(picture.clock) // 60:02d}:{picture.clock % 60:04.1f}"
     name = " sidecar demo "

@@ -11,7 +11,7 @@ _LOWEST = 20_000
 
 
 def free_ports(count: int) -> list[int]:
-    """Different free ports of 127.0.0.1, below the range from which the system takes the ports of outgoing
+    """Return different free ports of 127.0.0.1, below the range from which the system takes the ports of outgoing
     connections: there, one of thousands of connections could take a port while its owner is away."""
     try:
         highest = int(_RANGE.read_text().split()[0]) - 1

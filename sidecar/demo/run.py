@@ -58,7 +58,7 @@ async def _run(serve: bool) -> int:
 
 @asynccontextmanager
 async def _mesh() -> AsyncIterator[tuple[Mesh, Observer, aiohttp.ClientSession]]:
-    """A mesh that is ready. At the end of the block its processes end and its files go."""
+    """Start a mesh and give it once it is ready; end its processes and remove its files after the block."""
     with tempfile.TemporaryDirectory(prefix="sidecar-demo-") as folder:
         mesh = Mesh(Path(folder))
         timeout = aiohttp.ClientTimeout(total=10)
@@ -112,7 +112,7 @@ async def _demo() -> int:
 
 
 async def _tell(story: Story, view: View, *background: Coroutine[Any, Any, None]) -> bool:
-    """Tell the story while the traffic runs; whether it came to its end."""
+    """Tell the story while the traffic runs. Return whether it came to its end."""
     tasks = [asyncio.ensure_future(work) for work in (*background, _show(story, view))]
     try:
         async with asyncio.timeout(LONGEST):

@@ -30,7 +30,7 @@ class Service:
         self._upstreams = upstreams
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, to its end."""
+        """Serve one connection to its end."""
         try:
             while await self._exchange(reader, writer):
                 pass
@@ -40,7 +40,7 @@ class Service:
             writer.close()
 
     async def _exchange(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
-        """One request; whether the connection can be used again."""
+        """Serve one request. Return whether the connection can be used again."""
         head = await reader.readuntil(b"\r\n\r\n")
         first, *lines = head.decode("latin-1").split("\r\n")
         method, path, _ = first.split(" ")
@@ -79,7 +79,7 @@ class Service:
     async def _pass_on(
         self, method: str, upstream: str, path: str, fields: dict[str, str], body: bytes, writer: asyncio.StreamWriter
     ) -> None:
-        """Ask an upstream, and hand its answer through as it comes, to the end of the connection."""
+        """Ask an upstream, and pass its answer on as it comes, to the end of the connection."""
         port = self._upstreams[upstream]
         lines = [f"{method} {path} HTTP/1.1", f"host: {upstream}", "connection: close", f"content-length: {len(body)}"]
         lines += [f"{name}: {fields[name]}" for name in _PASSED_ON if name in fields]

@@ -1,4 +1,4 @@
-"""The story: what is done to the mesh, in which order, and what is expected to come of it."""
+"""The story: what is done to the mesh, in which order, with which expected result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PHASES = ("steady", "killed", "back", "model down", "model back")
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Something that was expected, and whether it came so; ``text`` holds the figure."""
+    """An expectation, and whether it was met; ``text`` has the figure."""
 
     text: str
     good: bool
@@ -65,11 +65,11 @@ class Story:
 
     @property
     def clock(self) -> float:
-        """Seconds since the beginning."""
+        """Return the seconds since the beginning."""
         return time.monotonic() - self.started
 
     async def tell(self) -> None:
-        """All chapters. Raises :class:`~sidecar.demo.mesh.MeshError` when a process ends that should not."""
+        """Tell all chapters. Raises :class:`~sidecar.demo.mesh.MeshError` when a process ends by itself."""
         await self._steady()
         await self._kill_one()
         await self._bring_back()
@@ -200,7 +200,7 @@ class Story:
         self._expect(not errors, f"{errors or 0} errors in {requests} requests {when}")
 
     async def _until(self, condition: Callable[[], bool], seconds: float, since: float) -> float | None:
-        """Seconds after ``since`` at which the condition was seen; None when it was not in time."""
+        """Return the seconds from ``since`` until the condition was seen; None when it came too late."""
         while not condition():
             if time.monotonic() - since > seconds:
                 return None

@@ -23,7 +23,7 @@ What to try next ("sidecar" is {command})
 
 
 def summary(story: Story, memory: dict[str, int]) -> str:
-    """The whole text. ``memory``: resident bytes of each sidecar."""
+    """Return the whole text. ``memory``: resident bytes of each sidecar."""
     tasks, model = story.tasks.total(), story.model.total()
     seen_tasks, seen_model = story.observer.tasks, story.observer.model
     lines = ["Summary", "", _columns("", "requests", "errors", "p50", "p99")]
@@ -52,7 +52,7 @@ def summary(story: Story, memory: dict[str, int]) -> str:
 
 
 def command() -> str:
-    """How this program can be called from here."""
+    """Return the command by which this program can be called from here."""
     script = Path(sys.executable).with_name("sidecar")
     if not script.exists():
         return f"{_from_here(Path(sys.executable))} -m sidecar"
@@ -75,12 +75,12 @@ def _aligned_errors(tally: Tally) -> list[str]:
 
 
 def _columns(name: str, *cells: object) -> str:
-    """A line of the table; its columns begin and end where those of all others do."""
+    """Return a line of the table, with the columns of all others."""
     return f"{name:<27}" + "".join(f"{cell!s:>{width}}" for cell, width in zip(cells, (9, 8, 10, 10), strict=False))
 
 
 def _counts(counts: dict[str, int]) -> str:
-    """A sum and its parts."""
+    """Return a sum and its parts, as text."""
     if not counts:
         return "0"
     return f"{sum(counts.values())}: " + ", ".join(f"{reason} {count}" for reason, count in counts.items())

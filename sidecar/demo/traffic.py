@@ -1,4 +1,4 @@
-"""The clients of the demo: requests at a steady pace, and what became of each."""
+"""The clients of the demo: requests at a steady pace, and the outcome of each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MOST_UNDER_WAY = 200
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One finished request. ``error`` is empty when it went well; ``seconds`` is what the client waited."""
+    """One finished request. ``error`` is empty for a success; ``seconds`` is how long the client waited."""
 
     at: float
     instance: str
@@ -59,7 +59,7 @@ class Moment:
 
 
 def _code(status: int, body: bytes) -> str:
-    """A sidecar's own answers say in their body what it was, and web has passed that on."""
+    """Return the error code of a sidecar's own answer: it stands in the body, and web has passed that on."""
     try:
         return str(json.loads(body)["error"])
     except (ValueError, LookupError, TypeError):
@@ -67,13 +67,13 @@ def _code(status: int, body: bytes) -> str:
 
 
 def quantile(values: list[float], q: float) -> float:
-    """The ``q`` quantile (0 to 1) of the values, one of them; 0 when there are none."""
+    """Return the ``q`` quantile (0 to 1) of the values, which is one of them; 0 without values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(q * len(ordered)))] if ordered else 0.0
 
 
 class Traffic:
-    """``rate`` requests per second to ``url``, whatever becomes of them. Set :attr:`phase` to say where they count."""
+    """Sends ``rate`` requests per second to ``url``, whatever their outcome. :attr:`phase` says where they count."""
 
     def __init__(self, session: aiohttp.ClientSession, method: str, url: str, rate: float) -> None:
         self._session = session
@@ -89,7 +89,7 @@ class Traffic:
         self.latest: dict[str, float] = {}
 
     async def run(self) -> None:
-        """Until cancelled; what is under way then is let go."""
+        """Send until cancelled; requests under way are dropped then."""
         self._started = due = time.monotonic()
         try:
             while True:
@@ -125,7 +125,7 @@ class Traffic:
         self.phases.setdefault(self.phase, Tally()).add(sample)
 
     def moment(self) -> Moment:
-        """The figures of now."""
+        """Return the figures of this moment."""
         now = time.monotonic()
         recent = self._recent
         while recent and recent[0].at < now - WINDOW:
@@ -142,7 +142,7 @@ class Traffic:
         )
 
     def total(self) -> Tally:
-        """All phases together."""
+        """Return the figures of all phases together."""
         whole = Tally()
         for tally in self.phases.values():
             whole.requests += tally.requests

@@ -1,4 +1,4 @@
-"""Where the story is shown: a terminal that is redrawn in place, or plain lines for logs and pipes."""
+"""The views of the story: a terminal that is redrawn in place, or plain lines for logs and pipes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Lines:
 
 
 def render(line: Line, width: int, colour: bool) -> str:
-    """A line as text, cut at ``width`` characters."""
+    """Return a line as text, cut at ``width`` characters."""
     parts = []
     for text, style in line:
         piece = text[:width]
@@ -116,7 +116,7 @@ def on_terminal(out: TextIO) -> bool:
 
 
 def choose(out: TextIO = sys.stdout) -> View:
-    """The view that fits the output."""
+    """Return the view that fits the output."""
     if on_terminal(out):
         return Terminal(out, colour=not os.environ.get("NO_COLOR"))
     return Lines(out)
