@@ -95,8 +95,9 @@ def undelivered(transport: asyncio.Transport) -> int:
 def unacknowledged(transport: asyncio.Transport) -> int:
     """Bytes that the kernel was given and that the peer's host has not acknowledged; also from ``connection_lost``,
     when the transport has dropped its own buffer."""
+    sock = transport.get_extra_info("socket")
     try:
-        return _queued(transport.get_extra_info("socket").fileno(), termios.TIOCOUTQ)
+        return 0 if sock is None else _queued(sock.fileno(), termios.TIOCOUTQ)
     except OSError:
         return 0
 

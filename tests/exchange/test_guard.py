@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +15,8 @@ from sidecar.exchange.guard import QUIET_SECONDS, VERDICTS, Guard
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.clock import Clock
 from support.foreign import HTTP, TCP, foreign, using
-from support.live import Live, Origin, fetch, ok, run, until
+from support.http import Client, Stage
 from support.ports import changed, site
-from support.processes import free_port
 
 
 def raising(*hooks: str, **members: Any) -> Any:
@@ -50,234 +48,183 @@ class Witness:
         self.filter = foreign("witness", on_end=on_end)
 
 
-def accounted(live: Live, witness: Witness, ends: int = 1) -> None:
+def accounted(stage: Stage, witness: Witness, ends: int = 1) -> None:
     """Every exchange has ended once, and everything was given back."""
-    stats = live.stats
-    assert sum(stats.requests.values()) == stats.duration.count() == len(live.log.records) == len(witness.ends) == ends
+    assert stage.nothing_left()
+    stats = stage.stats
+    assert sum(stats.requests.values()) == stats.duration.count() == len(stage.records) == len(witness.ends) == ends
 
 
-async def tcp_ends(port: int) -> None:
-    """A TCP client that says something; returns when the other side is through with it."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    try:
-        writer.write(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n")
-        writer.write_eof()
-        while await reader.read(65536):
-            pass
-    except OSError:
-        pass
-    finally:
-        writer.transport.abort()
+def answered(stage: Stage, line: str = "GET /", *fields: str, body: bytes = b"", status: int = 200) -> Client:
+    """A client with a request, which the upstream answers if it gets it."""
+    client = stage.asks(line, *fields, body=body)
+    for upstream in stage.asked():
+        upstream.hears()
+        upstream.answers(status, b"12345")
+    return client
 
 
 @pytest.mark.parametrize("hook", ["on_request", "on_try", "on_answer", "on_body", "on_answer_body"])
 def test_http(hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        witness = Witness()
-        config = using(HTTP, raising(hook), witness.filter)
-        async with Origin(ok(b"12345")) as origin, Live(config, origin.port) as live:
-            answer = await fetch(live.port, method="POST", body=b"abc")
-            assert (answer.status, answer.error) == (500, "filter_failed")
-            assert b'"message":"the filter raising failed"' in answer.body
-            await until(live.nothing_left)
-            accounted(live, witness)
-            assert witness.ends == [(500, "filter_failed")]
-            assert live.stats.rejected == {"filter_failed": 1}
-            assert live.stats.filters["raising"].failures == {hook: 1}
-            (record,) = [r for r in caplog.records if r.name == "sidecar.filters"]
-            assert (record.filter, record.hook, record.upstream) == ("raising", hook, "up")  # type: ignore[attr-defined]
-            assert record.exc_info is not None
-            assert str(record.exc_info[1]) == "it went wrong"
-            live.reload(filters=())
-            assert (await fetch(live.port)).status == 200
-
-    run(main)
+    witness = Witness()
+    stage = Stage(using(HTTP, raising(hook), witness.filter))
+    answer = answered(stage, "POST /", body=b"abc").gets()
+    assert (answer.status, answer.error) == (500, "filter_failed")
+    assert b'"message":"the filter raising failed"' in answer.body
+    accounted(stage, witness)
+    assert witness.ends == [(500, "filter_failed")]
+    assert stage.stats.rejected == {"filter_failed": 1}
+    assert stage.stats.filters["raising"].failures == {hook: 1}
+    (record,) = [r for r in caplog.records if r.name == "sidecar.filters"]
+    assert (record.filter, record.hook, record.upstream) == ("raising", hook, "up")  # type: ignore[attr-defined]
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "it went wrong"
+    stage.reload(filters=())
+    assert answered(stage).gets().status == 200
+    stage.over()
 
 
-def test_a_body_that_comes_later(caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        witness = Witness()
-        async with (
-            Origin() as origin,
-            Live(using(HTTP, raising("on_body"), witness.filter), origin.port) as live,
-        ):
-            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
-            writer.write(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 6\r\n\r\n")
-            await until(lambda: live.stats.active)
-            writer.write(b"abc")
-            assert b" 500 " in await reader.readline()
-            assert await reader.read() != b""  # to the end: where the next message would begin is not known
-            writer.transport.abort()
-            await until(live.nothing_left)
-            accounted(live, witness)
-
-    run(main)
+def test_a_body_that_comes_later() -> None:
+    witness = Witness()
+    stage = Stage(using(HTTP, raising("on_body"), witness.filter))
+    client = stage.client()
+    client.says(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 6\r\n\r\n")
+    assert client.gets_nothing()
+    client.says(b"abc")
+    answer = client.gets()
+    assert answer.status == 500
+    assert answer.fields["connection"] == "close"  # where the next message would begin is not known
+    accounted(stage, witness)
+    stage.over()
 
 
 def test_an_answer_that_has_begun_is_cut() -> None:
-    async def main() -> None:
-        witness = Witness()
+    witness = Witness()
 
-        def on_answer_body(self: Any, x: Any, data: bytes) -> None:
-            if data.startswith(b"2"):
-                raise RuntimeError("it went wrong")
+    def on_answer_body(self: Any, x: Any, data: bytes) -> None:
+        if data.startswith(b"2"):
+            raise RuntimeError("it went wrong")
 
-        gate = asyncio.Event()
-
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await reader.readuntil(b"\r\n\r\n")
-            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n111")
-            await gate.wait()
-            writer.write(b"222")
-            writer.close()
-
-        server = await asyncio.start_server(serve, "127.0.0.1", 0)
-        config = using(HTTP, foreign("late", on_answer_body=on_answer_body), witness.filter)
-        async with Live(config, server.sockets[0].getsockname()[1]) as live:
-            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
-            writer.write(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n")
-            await reader.readuntil(b"111")
-            gate.set()
-            with pytest.raises(ConnectionResetError):
-                await reader.readexactly(3)
-            writer.transport.abort()
-            await until(live.nothing_left)
-            accounted(live, witness)
-            assert witness.ends == [(200, "filter_failed")]
-        server.close()
-
-    run(main)
+    stage = Stage(using(HTTP, foreign("late", on_answer_body=on_answer_body), witness.filter))
+    client = stage.asks()
+    upstream = stage.upstream()
+    upstream.says(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n111")
+    assert client.heard().endswith(b"111")
+    upstream.says(b"222")
+    assert client.heard() == b""
+    assert client.aborted
+    accounted(stage, witness)
+    assert witness.ends == [(200, "filter_failed")]
+    stage.over()
 
 
 def test_trying_again_counts_less() -> None:
-    async def main() -> None:
-        witness = Witness()
-        config = using(HTTP, raising("on_answer", "on_failure"), witness.filter)
-        async with Origin(ok(status="503 no")) as origin, Live(config, origin.port) as live:
-            assert (await fetch(live.port)).error == "filter_failed"
-            assert len(origin.requests) == 1
-            live.endpoints(free_port())
-            assert (await fetch(live.port)).error == "filter_failed"
-            await until(live.nothing_left)
-            accounted(live, witness, 2)
-            assert live.stats.filters["raising"].failures == {"on_answer": 1, "on_failure": 1}
-            assert not live.stats.retries
-
-    run(main)
+    witness = Witness()
+    stage = Stage(using(HTTP, raising("on_answer", "on_failure"), witness.filter))
+    assert answered(stage, status=503).gets().error == "filter_failed"
+    assert stage.asked() == []
+    stage.endpoints(0)
+    stage.endpoints(1)
+    stage.loop.dialled = lambda host, port: "refuse"
+    assert stage.asks().gets().error == "filter_failed"
+    accounted(stage, witness, 2)
+    assert stage.stats.filters["raising"].failures == {"on_answer": 1, "on_failure": 1}
+    assert not stage.stats.retries
+    stage.over()
 
 
 def test_a_kept_connection_that_closes_just_then() -> None:
-    async def main() -> None:
-        witness = Witness()
-        answers = [ok(), None, ok()]
-
-        async def serve(_: object) -> bytes | None:
-            return answers.pop(0)
-
-        config = using(HTTP, raising("on_failure"), witness.filter)
-        async with Origin(serve) as origin, Live(config, origin.port) as live:
-            assert (await fetch(live.port)).status == 200
-            assert (await fetch(live.port)).error == "filter_failed"
-            await until(live.nothing_left)
-            accounted(live, witness, 2)
-            assert len(origin.requests) == 2
-
-    run(main)
+    witness = Witness()
+    stage = Stage(using(HTTP, raising("on_failure"), witness.filter))
+    assert answered(stage).gets().status == 200
+    client = stage.asks()
+    upstream = stage.upstream()
+    upstream.hears()
+    upstream.leaves()
+    assert client.gets().error == "filter_failed"
+    accounted(stage, witness, 2)
+    assert len(stage.accepted) == 1
+    stage.over()
 
 
 def test_an_upgrade() -> None:
-    async def main() -> None:
-        witness = Witness()
-
-        async def serve(_: object) -> bytes:
-            return b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n"
-
-        config = using(HTTP, raising("on_upgrade"), witness.filter)
-        async with Origin(serve) as origin, Live(config, origin.port) as live:
-            answer = await fetch(live.port, fields=["connection: upgrade", "upgrade: x"])
-            assert answer.error == "filter_failed"
-            await until(live.nothing_left)
-            accounted(live, witness)
-
-    run(main)
+    witness = Witness()
+    stage = Stage(using(HTTP, raising("on_upgrade"), witness.filter))
+    client = stage.asks("GET /", "connection: upgrade", "upgrade: x")
+    upstream = stage.upstream()
+    upstream.hears()
+    upstream.says(b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n")
+    assert client.gets().error == "filter_failed"
+    accounted(stage, witness)
+    stage.over()
 
 
 @pytest.mark.parametrize("config", [HTTP, TCP], ids=["http", "tcp"])
 def test_the_end_of_the_others_is_not_skipped(config: Upstream) -> None:
-    async def main() -> None:
-        witness = Witness()
-        async with (
-            Origin(ok(b"x: y", "connection: close")) as origin,
-            Live(using(config, raising("on_end"), witness.filter), origin.port) as live,
-        ):
-            await tcp_ends(live.port)
-            await until(live.nothing_left)
-            accounted(live, witness)
-            assert witness.ends == [(200, "")]
-            assert live.stats.filters["raising"].failures == {"on_end": 1}
-
-    run(main)
+    witness = Witness()
+    stage = Stage(using(config, raising("on_end"), witness.filter))
+    client = stage.asks()
+    upstream = stage.upstream()
+    upstream.hears()
+    upstream.answers(200, b"ok", "connection: close")
+    upstream.leaves()
+    client.leaves()
+    accounted(stage, witness)
+    assert witness.ends == [(200, "")]
+    assert stage.stats.filters["raising"].failures == {"on_end": 1}
+    stage.over()
 
 
 def test_an_error_that_is_about_to_be_answered_stands() -> None:
-    async def main() -> None:
-        witness = Witness()
-        async with Live(using(HTTP, raising("on_reply"), witness.filter)) as live:
-            assert (await fetch(live.port)).error == "no_endpoints"
-            accounted(live, witness)
-            assert live.stats.filters["raising"].failures == {"on_reply": 1}
-
-    run(main)
+    witness = Witness()
+    stage = Stage(using(HTTP, raising("on_reply"), witness.filter), endpoints=0)
+    assert stage.asks().gets().error == "no_endpoints"
+    accounted(stage, witness)
+    assert stage.stats.filters["raising"].failures == {"on_reply": 1}
+    stage.over()
 
 
 @pytest.mark.parametrize("hook", ["on_request", "on_try", "on_connected", "on_failure"])
 def test_tcp(hook: str) -> None:
-    async def main() -> None:
-        witness = Witness()
-        config = using(changed(TCP, circuit_breaker=CircuitBreakerSettings()), raising(hook), witness.filter)
-        async with Origin() as origin, Live(config, origin.port) as live:
-            if hook == "on_failure":
-                live.endpoints(free_port())
-            await tcp_ends(live.port)
-            await until(lambda: witness.ends)
-            await until(live.nothing_left)
-            accounted(live, witness)
-            assert witness.ends == [(500, "filter_failed")]
-            assert live.stats.rejected == {"filter_failed": 1}
-            live.reload(filters=())
-            live.endpoints(origin.port)
-            assert (await fetch(live.port)).status == 200
-
-    run(main)
+    witness = Witness()
+    stage = Stage(using(changed(TCP, circuit_breaker=CircuitBreakerSettings()), raising(hook), witness.filter))
+    if hook == "on_failure":
+        stage.loop.dialled = lambda host, port: "refuse"
+    client = stage.asks()
+    assert client.silent()
+    assert not client.connected
+    accounted(stage, witness)
+    assert witness.ends == [(500, "filter_failed")]
+    assert stage.stats.rejected == {"filter_failed": 1}
+    stage.reload(filters=())
+    stage.loop.dialled = lambda host, port: "accept"
+    assert answered(stage).gets().status == 200
+    stage.over()
 
 
 @pytest.mark.parametrize("config", [HTTP, TCP], ids=["http", "tcp"])
 def test_one_that_cannot_be_made_lets_nothing_pass(config: Upstream, caplog: pytest.LogCaptureFixture) -> None:
-    async def main() -> None:
-        def init(self: Any, config: Any, site: Any) -> None:
-            raise RuntimeError("it went wrong")
+    def init(self: Any, config: Any, site: Any) -> None:
+        raise RuntimeError("it went wrong")
 
-        async with Origin() as origin, Live(config, origin.port) as live:
-            live.reload(filters=using(config, foreign("raising", __init__=init)).filters)
-            await fetch(live.port)
-            await until(live.nothing_left)
-            assert live.stats.rejected == {"filter_failed": 1}
-            assert live.stats.filters["raising"].failures == {"__init__": 1, "on_request": 1}
-            assert caplog.records[0].hook == "__init__"  # type: ignore[attr-defined]
-            live.reload(filters=())
-            assert (await fetch(live.port)).status == 200
-
-    run(main)
+    stage = Stage(config)
+    stage.reload(filters=using(config, foreign("raising", __init__=init)).filters)
+    stage.asks()
+    assert stage.asked() == []
+    assert stage.nothing_left()
+    assert stage.stats.rejected == {"filter_failed": 1}
+    assert stage.stats.filters["raising"].failures == {"__init__": 1, "on_request": 1}
+    assert caplog.records[0].hook == "__init__"  # type: ignore[attr-defined]
+    stage.reload(filters=())
+    assert answered(stage).gets().status == 200
+    stage.over()
 
 
 def test_its_own_hooks_alone_are_guarded() -> None:
-    async def main() -> None:
-        async with Live(using(HTTP, raising("on_request"))) as live:
-            assert [f.name for f in live.listener.chain.filters if f.guard is not None] == ["raising"]
-            ours = [f.on_request for f in live.listener.chain.filters if f.guard is None]
-            assert len([hook for hook in live.listener.chain.on_request if hook not in ours]) == 1
-
-    run(main)
+    chain = Stage(using(HTTP, raising("on_request"))).listener.chain
+    assert [f.name for f in chain.filters if f.guard is not None] == ["raising"]
+    ours = [f.on_request for f in chain.filters if f.guard is None]
+    assert len([hook for hook in chain.on_request if hook not in ours]) == 1
 
 
 # -- without a listener --------------------------------------------------------------------------------------------
