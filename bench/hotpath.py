@@ -21,7 +21,9 @@ from typing import Any, TypeVar, cast
 
 from sidecar.agent import process
 from sidecar.agent.assembly import Context, create_listener
-from sidecar.config import model
+from sidecar.config.agent import Tracing
+from sidecar.config.traffic import StaticEndpoint, Upstream
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog
 from sidecar.exchange.listener import Listener
@@ -81,7 +83,7 @@ class Loop:
         self.upstream.set_result(conn)
 
 
-def make_listener(loop: Loop, upstream: model.Upstream) -> Listener:
+def make_listener(loop: Loop, upstream: Upstream) -> Listener:
     """A listener as the sidecar makes it, with one endpoint."""
     rng = random.Random(1)
     context = Context(
@@ -91,7 +93,7 @@ def make_listener(loop: Loop, upstream: model.Upstream) -> Listener:
         rng=rng,
         access_log=AccessLog("errors", setup("warning", "json", "bench").put),
         record_span=None,
-        tracing=model.Tracing(sample=0.0),
+        tracing=Tracing(sample=0.0),
         breaker_changed=lambda name, breaker: None,
     )
     listener = create_listener(context, upstream.name, upstream)
@@ -129,10 +131,10 @@ def time_runs(name: str, prepare: Callable[[int], T], run: Callable[[T], None], 
 
 async def measure_http(exchanges: int, profile: bool) -> None:
     loop = Loop()
-    upstream = model.Upstream(
+    upstream = Upstream(
         name="up",
-        bind=model.Address("127.0.0.1", 0),
-        endpoints=(model.StaticEndpoint(address=model.Address("127.0.0.1", 1)),),
+        bind=Address("127.0.0.1", 0),
+        endpoints=(StaticEndpoint(address=Address("127.0.0.1", 1)),),
         policies={"rate_limit": RateLimitSettings(rate=1e6, burst=1_000_000)},
     )
     listener = make_listener(loop, upstream)

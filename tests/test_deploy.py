@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from sidecar.config.load import load
-from sidecar.config.model import Config
+from sidecar.config.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.sidecars.yml").read_text())

@@ -14,7 +14,8 @@ from bench.hotpath import Loop, Sink, make_listener, time_runs
 from sidecar.amqp.listener import AmqpListener
 from sidecar.amqp.relay.connections import BrokerConnection, ClientConnection
 from sidecar.amqp.wire import constants
-from sidecar.config import model
+from sidecar.config.traffic import StaticEndpoint, Upstream
+from sidecar.core.address import Address
 from sidecar.core.amqp_settings import Amqp, AmqpPublish
 
 #: Messages in what one reading of a socket gives.
@@ -25,11 +26,11 @@ Portions = list[tuple[bytes, bytes]]
 
 async def measure_amqp(messages: int, profile: bool) -> None:
     loop = Loop()
-    upstream = model.Upstream(
+    upstream = Upstream(
         name="rabbitmq",
-        bind=model.Address("127.0.0.1", 0),
+        bind=Address("127.0.0.1", 0),
         protocol="amqp",
-        endpoints=(model.StaticEndpoint(address=model.Address("127.0.0.1", 1)),),
+        endpoints=(StaticEndpoint(address=Address("127.0.0.1", 1)),),
         amqp=Amqp(publish=(AmqpPublish(exchange=EXCHANGE, rate=RATE, burst=RATE),)),
     )
     listener = make_listener(loop, upstream)

@@ -13,9 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sidecar.config import model
-from sidecar.config.model import INHERIT, Inbound, Match, Upstream
+from sidecar.config.agent import Tracing as TracingSettings
+from sidecar.config.keys import INHERIT
 from sidecar.config.schema import DECLARED
+from sidecar.config.traffic import Inbound, Match, Upstream
+from sidecar.config.traffic import Route as RouteSettings
 from sidecar.core.amqp_settings import Amqp
 from sidecar.core.records import AccessLog as AccessLogWriter
 from sidecar.core.records import SpanRecord
@@ -61,7 +63,7 @@ class Context:
     rng: random.Random
     access_log: AccessLogWriter
     record_span: Callable[[SpanRecord], None] | None
-    tracing: model.Tracing
+    tracing: TracingSettings
     breaker_changed: Callable[[str, Breaker], None]
 
 
@@ -118,7 +120,7 @@ class Assembly:
 
     def _filters(
         self,
-        config: Inbound | Upstream | model.Route,
+        config: Inbound | Upstream | RouteSettings,
         match: Match | None,
         main: Made | None,
         before: Mapping[Any, Any],

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from sidecar.config.model import Address, Upstream
+from sidecar.config.traffic import Upstream
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints import loops

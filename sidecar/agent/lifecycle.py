@@ -28,7 +28,9 @@ from sidecar.agent.reload import carry_out, open_listener, planned, require_libr
 from sidecar.agent.retirement import Retirement
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load
-from sidecar.config.model import Address, Config, Upstream
+from sidecar.config.schema import Config
+from sidecar.config.traffic import Upstream
+from sidecar.core.address import Address
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog

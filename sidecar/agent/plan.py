@@ -12,7 +12,8 @@ from typing import Final
 from sidecar.config.differences import Difference, differences
 from sidecar.config.errors import Problem
 from sidecar.config.host import default_id
-from sidecar.config.model import Config, Inbound, Upstream
+from sidecar.config.schema import Config
+from sidecar.config.traffic import Inbound, Upstream
 
 _RESTART: Final = "a change of this takes a restart"
 #: What is read once, at the start: keys, with all that is under those that end with a dot…

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.plan import Plan, Stored, plan, stranded
 from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.model import Config
+from sidecar.config.schema import Config
 from sidecar.exchange.listener import Listener, ListenerError
 from sidecar.http.listener import HttpListener
 from sidecar.storage.errors import SpoolError

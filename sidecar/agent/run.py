@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sidecar.agent.lifecycle import Agent
-    from sidecar.config.model import Config
+    from sidecar.config.schema import Config
 
 #: Exit codes: could not start, or lost what it needs; wrong usage or configuration.
 FAILED: Final = 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidecar import registry
 from sidecar.config.host import default_id
-from sidecar.config.model import Config
+from sidecar.config.schema import Config
 from sidecar.endpoints.health import AppCheck
 
 

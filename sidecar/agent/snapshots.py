@@ -13,7 +13,7 @@ from sidecar.admin.snapshots import (
     SidecarSnapshot,
     UpstreamSnapshot,
 )
-from sidecar.config import model
+from sidecar.config.traffic import Upstream
 
 if TYPE_CHECKING:
     from sidecar.agent.clusters import RunningUpstream
@@ -65,7 +65,7 @@ def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
 
 
 def _breakers(
-    config: model.Upstream, breakers: Sequence[CircuitBreaker]
+    config: Upstream, breakers: Sequence[CircuitBreaker]
 ) -> tuple[BreakerSnapshot | None, list[BreakerSnapshot]]:
     """The upstream's own, and those of routes that have one for themselves."""
     rest = list(breakers)

@@ -11,7 +11,7 @@ from sidecar.agent.plan import Plan, plan
 from sidecar.cli.spool.source import Admin, SourceError, token
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load_file, load_text
-from sidecar.config.model import Config
+from sidecar.config.schema import Config
 from sidecar.config.show import effective
 
 FINE: Final = 0

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn
 
 from sidecar.config.document import Scalar
 from sidecar.config.errors import nearest
 from sidecar.config.kinds import CONTROL, Refused, ScalarKind
-from sidecar.config.model import Address, Registry
+from sidecar.core.address import Address
 from sidecar.core.text import printable
 
 _HOSTNAME = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,62})(?:\.[A-Za-z0-9_][A-Za-z0-9_-]{0,62})*\.?")
@@ -188,8 +189,23 @@ class Url(ScalarKind):
         return {"type": "string", "pattern": rf"^$|^({'|'.join(self.schemes)})://|\$\{{"}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Registry:
+    """Where instances are found: ``consul`` (host, port, tls), ``directory`` (path) or ``none``."""
+
+    kind: str = "none"
+    address: Address | None = None
+    tls: bool = False
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.kind == "consul":
+            return f"consul{'+tls' if self.tls else ''}://{self.address}"
+        return f"directory://{self.path}" if self.kind == "directory" else "none"
+
+
 class RegistryUrl(ScalarKind):
-    """Where the registry is, as the model's :class:`Registry`."""
+    """Where the registry is, as a :class:`Registry`."""
 
     allowed = "consul://host:port, consul+tls://host:port, directory:///absolute/path, or none"
     _PORTS: ClassVar = {"consul": 8500, "consul+tls": 8501}

@@ -8,9 +8,8 @@ from typing import Any
 from sidecar.config.document import Mapping, Node, Scalar, Sequence, join
 from sidecar.config.errors import nearest
 from sidecar.config.hints import SYNONYMS, word
-from sidecar.config.keys import Key, defaults_of
+from sidecar.config.keys import INHERIT, Key, defaults_of
 from sidecar.config.kinds import BROKEN, HIDDEN, OMIT, Kind, Place, Refused, ScalarKind, describe, substituted
-from sidecar.config.model import INHERIT
 from sidecar.core.text import printable
 
 

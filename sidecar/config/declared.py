@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, dataclass_transform
 
 from sidecar.config import document
 from sidecar.config.containers import Fields, Policy, Section
@@ -45,7 +45,7 @@ def key(
 @dataclass_transform(kw_only_default=True, frozen_default=True, field_specifiers=(key,))
 class _Declaration(type):
     """Makes a frozen dataclass of each class. As a metaclass, because the compiler leaves its classes alone then. It
-    annotates whatever they assign, though, so fields are what :func:`key` has made."""
+    annotates whatever they assign, though, so fields are what :func:`key` (or :func:`dataclasses.field`) has made."""
 
     def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any]) -> Any:
         annotations = namespace.get("__annotations__", {})
@@ -60,6 +60,10 @@ class Settings(metaclass=_Declaration):
 
     #: The key that is meant by those who write a single value in place of the mapping; they are told so.
     short: ClassVar[str] = ""
+    #: Keys that are known elsewhere, or planned, and not allowed here: why.
+    refused: ClassVar[Mapping[str, str]] = {}
+    #: Keys that begin with ``x-`` are for anchors and other programs, and are passed over.
+    free: ClassVar[bool] = False
     #: JSON Schema of what the keys have to do with each other, for ``allOf``.
     cross: ClassVar[Sequence[dict[str, Any]]] = ()
     #: Defaults that differ for a protocol of the port.
@@ -75,14 +79,24 @@ class Settings(metaclass=_Declaration):
         its routes; ``protocol`` is the port's."""
 
 
+Kept = TypeVar("Kept", bound=Section)
+
+
 def section(settings: type[Settings], doc: str = "") -> Section:
     """The section of a file that becomes such settings; ``doc`` is by default the docstring of the class."""
-    return Section(
+    return section_as(Section, settings, doc)
+
+
+def section_as(kind: type[Kept], settings: type[Settings], doc: str = "") -> Kept:
+    """The same, of a kind of its own."""
+    return kind(
         settings,
         doc or " ".join((settings.__doc__ or "").split()),
-        {it.name: it.metadata["key"] for it in dataclasses.fields(settings)},
+        {it.name: it.metadata["key"] for it in dataclasses.fields(settings) if "key" in it.metadata},
+        refused=dict(settings.refused),
         complete=settings.complete,
         short=settings.short,
+        free=settings.free,
         cross=list(settings.cross),
     )
 

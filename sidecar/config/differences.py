@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from sidecar.config.containers import MapOf, Policy, Section
 from sidecar.config.document import join
+from sidecar.config.keys import INHERIT
 from sidecar.config.kinds import OMIT, Kind
-from sidecar.config.model import INHERIT, Config
-from sidecar.config.schema import CONFIG
+from sidecar.config.schema import CONFIG, Config
 from sidecar.core.secret import Secret
 from sidecar.core.text import printable
 

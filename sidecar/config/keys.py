@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from sidecar.config.kinds import Kind
+
+
+class Inherit(enum.Enum):
+    """The type of :data:`INHERIT`."""
+
+    INHERIT = "inherit"
+
+    def __repr__(self) -> str:
+        return "INHERIT"
+
+
+#: In a route: what the listener has (and its state is shared).
+INHERIT: Final = Inherit.INHERIT
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

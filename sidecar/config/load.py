@@ -1,4 +1,4 @@
-"""From a configuration file to a :class:`~sidecar.config.model.Config`, or to every problem it has."""
+"""From a configuration file to a :class:`~sidecar.config.schema.Config`, or to every problem it has."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from sidecar.config import document, host, rules
-from sidecar.config.addresses import is_wildcard
+from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.containers import Fields
 from sidecar.config.errors import ConfigError, Line, Problem, TooManyProblems
 from sidecar.config.kinds import BROKEN, Place, Reading
-from sidecar.config.model import Config, Registry
-from sidecar.config.schema import CONFIG
+from sidecar.config.schema import CONFIG, Config
 
 #: What standard input is called in messages.
 STDIN = "<stdin>"

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from sidecar.config import amqp_rules
-from sidecar.config.addresses import is_wildcard
+from sidecar.config.addresses import Registry, is_wildcard
+from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
 from sidecar.config.kinds import BROKEN, Place
-from sidecar.config.model import Address, Admin, Registry
 from sidecar.config.schema import DECLARED, not_for
-from sidecar.core.address import is_loopback
+from sidecar.core.address import Address, is_loopback
 
 
 class Listener(NamedTuple):

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sidecar.config.model import Config
-from sidecar.config.schema import CONFIG, not_for
+from sidecar.config.schema import CONFIG, Config, not_for
 
 
 def effective(config: Config) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sidecar.config.model import Tracing as Config
+from sidecar.config.agent import Tracing as Config
 from sidecar.core.ids import Ids
 from sidecar.core.records import SpanRecord
 from sidecar.core.trace import SAMPLED, Trace, b3_fields, parse_b3, parse_traceparent, traceparent

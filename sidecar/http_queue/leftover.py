@@ -13,7 +13,7 @@ from sidecar.http_queue.record import file_name
 from sidecar.http_queue.settings import QueueSettings
 
 if TYPE_CHECKING:
-    from sidecar.config.model import Config
+    from sidecar.config.schema import Config
 
 logger = logging.getLogger("sidecar.queue")
 

@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Limits
 from sidecar.core.instance import Instance
+from sidecar.core.limits import Limits
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings

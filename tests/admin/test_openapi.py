@@ -10,7 +10,7 @@ from aiohttp import web
 
 from sidecar.admin.connection_limit import Door
 from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.model import Match
+from sidecar.config.traffic import Match
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.admin import Asking, Reply, serving

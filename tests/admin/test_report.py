@@ -10,7 +10,7 @@ import pytest
 from sidecar.admin import report
 from sidecar.agent import snapshots
 from sidecar.agent.lifecycle import Agent
-from sidecar.config.model import Match, Route
+from sidecar.config.traffic import Match, Route
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
 from sidecar.core.stats import FilterStats, QueueStats

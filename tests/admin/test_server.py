@@ -14,9 +14,11 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sidecar import __version__
 from sidecar.admin.connection_limit import Door
 from sidecar.admin.server import MAX_BODY
+from sidecar.config.agent import Admin, Consul
 from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.model import Address, Admin, Config, Consul
+from sidecar.config.schema import Config
 from sidecar.config.show import effective
+from sidecar.core.address import Address
 from sidecar.core.health import Health
 from sidecar.core.secret import Secret
 from support.admin import Asking, Client, Served, serving

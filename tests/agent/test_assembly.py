@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from sidecar.config.model import Inbound, Limits, Match, Route, Upstream
+from sidecar.config.traffic import Inbound, Match, Route, Upstream
+from sidecar.core.limits import Limits
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.order import ORDER, RANK

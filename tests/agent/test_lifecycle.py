@@ -13,8 +13,10 @@ import pytest
 
 from sidecar.agent import lifecycle
 from sidecar.agent.lifecycle import StartError
+from sidecar.config.agent import Tracing
 from sidecar.config.errors import ConfigError
-from sidecar.config.model import Config, Service, Tracing
+from sidecar.config.schema import Config
+from sidecar.config.service import Service
 from sidecar.registry import Workload
 from sidecar.registry.directory_folder import Folder
 from sidecar.registry.directory_record import encode

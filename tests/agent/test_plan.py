@@ -7,7 +7,7 @@ import yaml
 from sidecar.agent.plan import Plan, Stored, plan
 from sidecar.cli.rehearsal import as_dict, lines
 from sidecar.config.load import load_text
-from sidecar.config.model import Config
+from sidecar.config.schema import Config
 
 A = {"bind": "127.0.0.1:7001", "endpoints": ["127.0.0.1:9"]}
 B = {"bind": "127.0.0.1:7002", "endpoints": ["127.0.0.1:9"]}

@@ -12,7 +12,10 @@ from sidecar.agent.reload import open_listener, require_libraries
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.store_and_forward import StoreAndForward
 from sidecar.config.errors import ConfigError
-from sidecar.config.model import Address, Config, Service, Upstream
+from sidecar.config.schema import Config
+from sidecar.config.service import Service
+from sidecar.config.traffic import Upstream
+from sidecar.core.address import Address
 from sidecar.core.amqp_settings import Amqp, AmqpCredentials
 from sidecar.exchange.listener import Listener
 from sidecar.storage.errors import SpoolError

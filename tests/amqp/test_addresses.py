@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from struct import pack
 
-from sidecar.config.model import Upstream
+from sidecar.config.traffic import Upstream
 from sidecar.core.amqp_settings import Amqp
 from sidecar.core.instance import Instance
 from support.live import ANY_PORT, Live, run, until

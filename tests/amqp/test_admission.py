@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from sidecar.amqp.admission import NO_BROKER, OVERLOADED, QUIET_SECONDS, Admission
-from sidecar.config import model
+from sidecar.core.limits import Limits
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.rate_limit import RateLimitSettings
@@ -321,7 +321,7 @@ def test_it_is_shut_while_every_place_is_taken() -> None:
 
 
 def test_the_same_for_clients_that_have_said_nothing() -> None:
-    stage = Stage(upstream={"limits": model.Limits(connections=2)})
+    stage = Stage(upstream={"limits": Limits(connections=2)})
     stage.connect()
     second = stage.connect()
     assert refusing(stage) == [OVERLOADED]

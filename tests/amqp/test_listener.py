@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.config import model
 from sidecar.core.amqp_settings import AmqpHold, AmqpPrefetch, AmqpPublish, AmqpQueue
+from sidecar.core.limits import Limits
 from sidecar.resilience.breaker import CircuitBreaker
 from support.amqp import (
     CLOSE_OK,
@@ -343,7 +343,7 @@ def test_stopping_cuts_whatever_is_left() -> None:
 
 
 def test_too_many_clients_are_sent_away() -> None:
-    stage = Stage(upstream={"limits": model.Limits(connections=1)})
+    stage = Stage(upstream={"limits": Limits(connections=1)})
     first, _ = stage.open(1)
     second = stage.connect()
     second.says(GREETING)

@@ -26,7 +26,8 @@ from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
 from sidecar.amqp.views import operations
 from sidecar.cli.main import main
 from sidecar.cli.spool.text import age, letter_lines, list_lines
-from sidecar.config.model import Address, Admin
+from sidecar.config.agent import Admin
+from sidecar.core.address import Address
 from sidecar.core.secret import Secret
 from support.admin import serving
 from support.fake_spool import FakeSpool, damaged, letter, message

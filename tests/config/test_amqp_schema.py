@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sidecar.config.load import load
-from sidecar.config.model import Config, Discover, Upstream
-from sidecar.config.schema import json_schema
+from sidecar.config.schema import Config, json_schema
 from sidecar.config.show import effective
+from sidecar.config.traffic import Discover, Upstream
 from sidecar.core.amqp_settings import Amqp, AmqpCredentials, AmqpHold, AmqpPrefetch, AmqpPublish, AmqpQueue
 from sidecar.core.secret import Secret
 from support.configs import config_of, problem_of

@@ -8,8 +8,7 @@ import pytest
 import yaml
 
 from sidecar.config.load import load_text
-from sidecar.config.model import Config
-from sidecar.config.schema import json_schema
+from sidecar.config.schema import Config, json_schema
 from sidecar.config.show import effective
 from sidecar.core.amqp_settings import (
     Amqp,

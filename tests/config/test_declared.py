@@ -7,10 +7,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from sidecar.config import declared, schema
+from sidecar.config import declared, schema, traffic
 from sidecar.config.declared import Settings, key
 from sidecar.config.differences import differences
-from sidecar.config.model import INHERIT
+from sidecar.config.keys import INHERIT
 from sidecar.config.show import effective
 from sidecar.config.values import Duration, Integer
 from sidecar.exchange.filter import Filter
@@ -99,7 +99,7 @@ def test_where_it_may_not_stand() -> None:
 
 
 def test_one_of_our_own_has_a_key_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    for section in (schema.INBOUND, schema.INBOUND_ROUTE, schema.UPSTREAM, schema.UPSTREAM_ROUTE):
+    for section in (schema.INBOUND, traffic.INBOUND_ROUTE, schema.UPSTREAM, traffic.UPSTREAM_ROUTE):
         for attribute in ("keys", "defaults", "declared"):
             monkeypatch.setattr(section, attribute, getattr(section, attribute).copy())
     monkeypatch.setitem(schema.DECLARED, "stamp", declared.declared(Stamp))  # and gone again in the end

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sidecar.config.differences import differences
 from sidecar.config.load import load_text
-from sidecar.config.model import Config
+from sidecar.config.schema import Config
 
 BASE = """
 service: {name: web}

@@ -12,8 +12,7 @@ from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
 from sidecar.config.errors import ConfigError
 from sidecar.config.kinds import Kind
 from sidecar.config.load import load_text
-from sidecar.config.model import Config
-from sidecar.config.schema import CONFIG
+from sidecar.config.schema import CONFIG, Config
 from support.configs import FULL
 
 _WORDS = (

@@ -9,9 +9,14 @@ from pathlib import Path
 import pytest
 
 from sidecar.config import host
+from sidecar.config.addresses import Registry
 from sidecar.config.errors import MAX_PROBLEMS, ConfigError
 from sidecar.config.load import load, load_text
-from sidecar.config.model import Address, Config, Discover, Limits, Match, Registry, Service, StaticEndpoint
+from sidecar.config.schema import Config
+from sidecar.config.service import Service
+from sidecar.config.traffic import Discover, Match, StaticEndpoint
+from sidecar.core.address import Address
+from sidecar.core.limits import Limits
 from sidecar.core.secret import Secret
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings

@@ -8,8 +8,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.config.agent import Admin, Consul
 from sidecar.config.load import load_text
-from sidecar.config.model import Admin, Config, Consul
+from sidecar.config.schema import Config
 from sidecar.config.show import effective
 from sidecar.core.secret import NO_SECRET
 from support.configs import FULL, config_of

@@ -8,15 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.addresses import Host, HostPort, IpPort, RegistryUrl, Url, is_wildcard
+from sidecar.config.addresses import Host, HostPort, IpPort, Registry, RegistryUrl, Url, is_wildcard
 from sidecar.config.amqp_values import MessageKey, ShortString, TopicPattern
 from sidecar.config.document import Mapping, Node, Scalar, Sequence, parse
 from sidecar.config.errors import Problem
 from sidecar.config.kinds import BROKEN, Kind, Place, Reading
-from sidecar.config.model import Address, Registry
 from sidecar.config.secrets import SecretValue
 from sidecar.config.values import NAME, Boolean, Duration, Enum, Failure, Integer, Number, Rate, RateKey, Size, Text
-from sidecar.core.address import is_loopback
+from sidecar.core.address import Address, is_loopback
 from sidecar.core.secret import Secret
 
 

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from sidecar.config.model import Address
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.endpoints.loops import apart, is_local, reaches
 

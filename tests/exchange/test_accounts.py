@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.config.model import Upstream
+from sidecar.config.traffic import Upstream
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.rate_limit import RateLimitSettings

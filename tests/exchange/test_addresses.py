@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from sidecar.config.model import Address, Upstream
+from sidecar.config.traffic import Upstream
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from support.live import ANY_PORT, Live, Origin, fetch, ok, run, until
 from support.ports import upstream_of

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import orjson
 import pytest
 
-from sidecar.config.model import Limits
 from sidecar.core.instance import Instance
+from sidecar.core.limits import Limits
 from sidecar.core.replies import STATUS
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Upstream
+from sidecar.config.traffic import Upstream
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import HELD, Again, Answer, Filter, Wait
 from sidecar.exchange.guard import QUIET_SECONDS, VERDICTS, Guard

@@ -19,7 +19,7 @@ from sidecar.config import document
 from sidecar.config.environment import BadVariable, substitute
 from sidecar.config.errors import TooManyProblems
 from sidecar.config.kinds import _USER_INFO
-from sidecar.config.model import Limits
+from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.core.trace import parse_b3, parse_traceparent
 from sidecar.endpoints.health import _STATUS_LINE

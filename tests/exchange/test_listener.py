@@ -7,7 +7,9 @@ import socket
 
 import pytest
 
-from sidecar.config.model import Address, Inbound, Limits, Upstream
+from sidecar.config.traffic import Inbound, Upstream
+from sidecar.core.address import Address
+from sidecar.core.limits import Limits
 from sidecar.exchange.listener import MAX_REFUSED, ListenerError
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, read_answer, run, settle, until
 from support.ports import upstream_of

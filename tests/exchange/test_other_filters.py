@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.admin import report
 from sidecar.config.declared import Settings, Used, key
-from sidecar.config.model import Match, Route
+from sidecar.config.traffic import Match, Route
 from sidecar.config.values import Text
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Again, Answer, Wait

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.config.model import Match, Route
+from sidecar.config.traffic import Match, Route
 from sidecar.endpoints.balancers import create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import Chain

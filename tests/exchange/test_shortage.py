@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Upstream
+from sidecar.config.traffic import Upstream
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.net.shortage import SHORTAGE
 from support.live import ANY_PORT, Live, Origin, fetch, ok, run, until

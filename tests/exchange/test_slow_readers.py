@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Upstream
+from sidecar.config.traffic import Upstream
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.net.sockets import KEEPALIVE_SECONDS, undelivered
 from support.live import ANY_PORT, Live, fetch, run, until

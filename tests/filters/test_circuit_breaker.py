@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Match
+from sidecar.config.traffic import Match
 from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.filters.circuit_breaker import CircuitBreaker

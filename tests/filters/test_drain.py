@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from sidecar.config.model import Inbound, Upstream
+from sidecar.config.traffic import Inbound, Upstream
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, until
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sidecar.config.model import Match
+from sidecar.config.traffic import Match
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.retry import RetrySettings

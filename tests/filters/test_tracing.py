@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.config.model import Tracing as Config
+from sidecar.config.agent import Tracing as Config
 from sidecar.core.records import SpanRecord
 from sidecar.core.trace import parse_traceparent, trace_of
 from sidecar.filters.retry import RetrySettings

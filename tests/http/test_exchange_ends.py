@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sidecar.config.model import Limits
+from sidecar.core.limits import Limits
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings

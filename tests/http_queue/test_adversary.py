@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config import model
+from sidecar.config.traffic import Match
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.http_queue import lane as lanes
 from sidecar.http_queue import outcomes as outcomes_
@@ -246,7 +246,7 @@ def test_what_came_by_a_route_that_is_no_more_is_sent_after_a_restart(tmp_path: 
         upstream.send(OK)
         await until(lambda: plane.stats.queue is not None and not plane.stats.queue.requests, "it is delivered")
 
-    route = route_of(match=model.Match(path="/tasks"), **queued(tmp_path))
+    route = route_of(match=Match(path="/tasks"), **queued(tmp_path))
     in_plane(store, routes=(route,))
     in_plane(deliver, **queued(tmp_path))
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sidecar.config import model
+from sidecar.config.traffic import Match
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
@@ -536,5 +536,5 @@ def test_routes_have_queues_and_bodies_of_their_own(tmp_path: Path) -> None:
         lanes = plane.listener.queue.lanes
         assert [json.loads(name)[0] for name, lane in lanes.items() if lane.count] == ["/tasks"]
 
-    route = route_of(match=model.Match(path="/tasks"), queue=QueueSettings(path=str(tmp_path)))
+    route = route_of(match=Match(path="/tasks"), queue=QueueSettings(path=str(tmp_path)))
     in_plane(test, routes=(route,), retry=None, circuit_breaker=None)

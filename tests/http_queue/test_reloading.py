@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from sidecar.config import model
 from sidecar.config.errors import ConfigError
+from sidecar.config.traffic import Match, Route
+from sidecar.core.limits import Limits
 from support.agents import RunningAgent, ask, upstream
 from support.live import run
 from support.plane import Plane, in_plane, until
@@ -18,7 +19,7 @@ from support.ports import route_of, upstream_of
 from support.processes import free_port
 from support.queueing import OK, POST, away, back, finished, post, queued
 
-_TASKS = model.Match(path="/tasks")
+_TASKS = Match(path="/tasks")
 
 
 def reload(plane: Plane, **settings: Any) -> None:
@@ -27,7 +28,7 @@ def reload(plane: Plane, **settings: Any) -> None:
     plane.listener.assembly.apply(plane.listener, config)
 
 
-def _route(path: Path, **more: Any) -> model.Route:
+def _route(path: Path, **more: Any) -> Route:
     return route_of(match=_TASKS, **queued(path, **more))
 
 
@@ -38,8 +39,8 @@ def test_what_was_acknowledged_is_delivered_after_a_reload(tmp_path: Path, befor
     settings = queued(tmp_path) if before == "listener" else {**plain, "routes": (_route(tmp_path),)}
     changed: dict[str, dict[str, Any]] = {
         "off": plain,
-        "another route": {**plain, "routes": (route_of(match=model.Match(path="/other"), **queued(tmp_path)),)},
-        "lower limits": {**settings, "limits": model.Limits(head=128, headers=2, target=64, body=2, connections=1)},
+        "another route": {**plain, "routes": (route_of(match=Match(path="/other"), **queued(tmp_path)),)},
+        "lower limits": {**settings, "limits": Limits(head=128, headers=2, target=64, body=2, connections=1)},
         "lower bounds": queued(tmp_path, max_body=1, max_bytes=1, attempts=1, keep=60.0),
     }
 
@@ -80,7 +81,7 @@ def test_a_delivery_that_is_under_way_may_finish(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fields", [98, 99, 100])
 @pytest.mark.parametrize("inbound", [False, True])
 def test_a_request_that_is_just_within_the_limits_is_delivered(tmp_path: Path, fields: int, inbound: bool) -> None:
-    limits = model.Limits(head=16384)
+    limits = Limits(head=16384)
     settings = queued(tmp_path)
     if inbound:
         settings = {"queue": settings["queue"]}
@@ -111,7 +112,7 @@ def test_deliveries_need_no_place_among_the_clients(tmp_path: Path) -> None:
         upstream.send(OK)
         assert (await finished(client, answer.fields["location"]))["status"] == "done"
 
-    in_plane(test, limits=model.Limits(connections=1), **queued(tmp_path, when="always"))
+    in_plane(test, limits=Limits(connections=1), **queued(tmp_path, when="always"))
 
 
 def _config(folder: Path, app: int, **more: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from sidecar.config.model import Upstream
+from sidecar.config.traffic import Upstream
 from sidecar.exchange.listener import ListenerError
 from sidecar.net.listen import Acceptor, bind
 from support.live import ANY_PORT, Live, read_answer, run, settle

@@ -25,7 +25,8 @@ from typing import Any, cast
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.amqp.broker_probe import ProbeConnection
 from sidecar.amqp.listener import AmqpListener
-from sidecar.config import model
+from sidecar.config.agent import Tracing
+from sidecar.core.address import Address
 from sidecar.core.amqp_settings import Amqp, AmqpPrefetch
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog
@@ -469,15 +470,13 @@ class Stage:
             rng=random.Random(1),
             access_log=AccessLog("all", self.lines.put),
             record_span=self.spans.append if spans else None,
-            tracing=model.Tracing(sample=sample, propagate=propagate),
+            tracing=Tracing(sample=sample, propagate=propagate),
             breaker_changed=lambda name, breaker: None,
         )
         listener = create_listener(
             context,
             "rabbit",
-            upstream_of(
-                name="rabbit", bind=model.Address("127.0.0.1", 0), protocol="amqp", amqp=self.config, **policies
-            ),
+            upstream_of(name="rabbit", bind=Address("127.0.0.1", 0), protocol="amqp", amqp=self.config, **policies),
         )
         assert isinstance(listener, AmqpListener)
         self.listener = listener

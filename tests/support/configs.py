@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load_text
-from sidecar.config.model import Config
+from sidecar.config.schema import Config
 
 #: Inbound and one upstream of each protocol.
 FULL = """

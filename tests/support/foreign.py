@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from sidecar.config.declared import Used, declared
-from sidecar.config.model import Upstream
+from sidecar.config.traffic import Upstream
 from sidecar.exchange.filter import Filter
 from sidecar.filters.retry import RetrySettings
 from support.live import ANY_PORT

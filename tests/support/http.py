@@ -24,8 +24,11 @@ import random
 from typing import Any, NamedTuple, TypeVar, cast
 
 from sidecar.agent.assembly import Context, create_listener
-from sidecar.config.model import Address, Inbound, Limits, Tracing, Upstream
+from sidecar.config.agent import Tracing
+from sidecar.config.traffic import Inbound, Upstream
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
+from sidecar.core.limits import Limits
 from sidecar.core.records import AccessLog, AccessRecord, SpanRecord
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.exchange.attempt import Attempt

@@ -22,7 +22,8 @@ from typing import Any, cast
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.amqp.listener import AmqpListener
 from sidecar.amqp.store_and_forward import StoreAndForward
-from sidecar.config import model
+from sidecar.config.agent import Tracing
+from sidecar.core.address import Address
 from sidecar.core.amqp_settings import Amqp, AmqpCredentials, AmqpPrefetch, AmqpSpool
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog
@@ -234,16 +235,14 @@ class KeptStage(Stage):
             rng=random.Random(1),
             access_log=AccessLog("all", self.lines.put),
             record_span=self.spans.append if spans else None,
-            tracing=model.Tracing(sample=sample),
+            tracing=Tracing(sample=sample),
             breaker_changed=lambda name, breaker: None,
         )
         policies: dict[str, Any] = {"retry": None, "circuit_breaker": None, "bulkhead": None, **(upstream or {})}
         listener = create_listener(
             context,
             "rabbit",
-            upstream_of(
-                name="rabbit", bind=model.Address("127.0.0.1", 0), protocol="amqp", amqp=self.config, **policies
-            ),
+            upstream_of(name="rabbit", bind=Address("127.0.0.1", 0), protocol="amqp", amqp=self.config, **policies),
         )
         assert isinstance(listener, AmqpListener)
         assert listener.port is not None

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 import uvloop
 
 from sidecar.agent.assembly import Context, create_listener
-from sidecar.config.model import Address, Inbound, Tracing, Upstream
+from sidecar.config.agent import Tracing
+from sidecar.config.traffic import Inbound, Upstream
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessRecord, SpanRecord
 from sidecar.exchange.listener import Listener

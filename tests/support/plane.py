@@ -26,7 +26,9 @@ from typing import Any, NamedTuple, TypeVar, cast
 import uvloop
 
 from sidecar.agent.assembly import Context, create_listener
-from sidecar.config import model
+from sidecar.config.agent import Tracing
+from sidecar.config.traffic import Inbound, Upstream
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog
 from sidecar.filters.bulkhead import Bulkhead
@@ -214,7 +216,7 @@ class Plane:
 
     listener: HttpListener
 
-    def __init__(self, config: model.Upstream | model.Inbound, upstreams: int) -> None:
+    def __init__(self, config: Upstream | Inbound, upstreams: int) -> None:
         self.loop = asyncio.get_running_loop()
         self.clock = Loop()
         self.wheel = TimerWheel(self.clock.call_at, self.clock)
@@ -229,7 +231,7 @@ class Plane:
             rng=random.Random(1),
             access_log=AccessLog("all", self.lines.put),
             record_span=None,
-            tracing=model.Tracing(sample=0),
+            tracing=Tracing(sample=0),
             breaker_changed=lambda name, breaker: None,
         )
         self.context = context
@@ -318,7 +320,7 @@ class Plane:
 @contextlib.asynccontextmanager
 async def plane(*, upstreams: int = 1, inbound: bool = False, **policies: Any) -> AsyncIterator[Plane]:
     """A running :class:`Plane`. ``policies`` are those of :class:`model.Upstream` or :class:`model.Inbound`."""
-    bind = model.Address("127.0.0.1", 0)
+    bind = Address("127.0.0.1", 0)
     config = inbound_of(bind=bind, **policies) if inbound else upstream_of(name="up", bind=bind, **policies)
     it = Plane(config, upstreams)
     await it.start()

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from sidecar.config.model import Inbound, Route, Upstream
 from sidecar.config.schema import DECLARED
+from sidecar.config.traffic import Inbound, Route, Upstream
 from sidecar.core.stats import ListenerStats
 from sidecar.exchange.filter import Site
 

@@ -10,7 +10,11 @@ from sidecar.admin.snapshots import UpstreamSnapshot
 from sidecar.agent import snapshots
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.views.protocols import SessionView
-from sidecar.config.model import Address, Admin, Config, Discover, Service
+from sidecar.config.agent import Admin
+from sidecar.config.schema import Config
+from sidecar.config.service import Service
+from sidecar.config.traffic import Discover
+from sidecar.core.address import Address
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret

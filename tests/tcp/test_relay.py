@@ -11,7 +11,8 @@ from dataclasses import replace
 
 import pytest
 
-from sidecar.config.model import Inbound, Limits
+from sidecar.config.traffic import Inbound
+from sidecar.core.limits import Limits
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.rate_limit import RateLimitSettings

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sidecar import __version__
 from sidecar.agent.admin import metrics
 from sidecar.agent.lifecycle import Agent
-from sidecar.config.model import Match
+from sidecar.config.traffic import Match
 from sidecar.core.stats import BUCKETS, FilterStats
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.ports import route_of

@@ -17,7 +17,8 @@ from sidecar.amqp.spool.dead_letters import DeadLetter
 from sidecar.amqp.spool.store import DeadLetters, Spool
 from sidecar.amqp.views import operations
 from sidecar.amqp.views.operations import EXPORTS, MAX_PAGE, PAGE, STEP
-from sidecar.config.model import Address, Admin
+from sidecar.config.agent import Admin
+from sidecar.core.address import Address
 from sidecar.core.secret import Secret
 from support.admin import Asking, Client, serving
 from support.fake_spool import FakeLetters, FakeSpool, damaged, letter, message

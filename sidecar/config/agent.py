@@ -1,0 +1,100 @@
+"""The keys about the sidecar itself, not its traffic."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.config import cross_schema
+from sidecar.config.addresses import HostPort, IpPort, Url
+from sidecar.config.containers import ListOf
+from sidecar.config.declared import Settings, key
+from sidecar.config.secrets import SecretValue
+from sidecar.config.values import Duration, Enum, Share, Text
+from sidecar.core.address import Address
+from sidecar.core.secret import NO_SECRET, Secret
+
+_LOCAL: Final = Address("127.0.0.1", 15000)
+
+
+class Consul(Settings):
+    """What a Consul registry needs besides its address."""
+
+    token: Secret = key(SecretValue(), "ACL token.", default=NO_SECRET, example="${CONSUL_HTTP_TOKEN:-}")
+    datacenter: str = key(
+        Text("a datacenter's name", r"[A-Za-z0-9_-]{1,128}", empty=True),
+        "Empty: the agent's.",
+        default="",
+        example="dc1",
+    )
+
+
+class Admin(Settings):
+    """The admin API and its dashboard."""
+
+    cross = cross_schema.admin()
+
+    bind: Address = key(HostPort(system_port=True), "Where it listens.", default=_LOCAL, example="127.0.0.1:15000")
+    token: Secret = key(
+        SecretValue(), "Needed when bind is not loopback.", default=NO_SECRET, example={"file": "/run/secrets/admin"}
+    )
+
+
+class Tracing(Settings):
+    """Distributed tracing."""
+
+    sample: float = key(Share(), "The share of new traces that is recorded: 0.01 or 1%.", default=0.01)
+    otlp: str = key(
+        Url(("http", "https")),
+        "An OpenTelemetry collector (OTLP over HTTP); empty: none.",
+        default="",
+        example="http://jaeger:4318",
+    )
+    propagate: tuple[str, ...] = key(
+        ListOf(Enum("w3c", "b3"), maximum=2),
+        "Trace headers that are understood and sent, of requests and messages; []: none.",
+        default=("w3c",),
+        example=["w3c", "b3"],
+    )
+
+
+class Log(Settings):
+    """What the sidecar writes about itself and its traffic."""
+
+    short = "level"
+
+    level: str = key(
+        Enum("debug", "info", "warning", "error"), "The least important lines that are written.", default="info"
+    )
+    format: str = key(Enum("json", "text"), "How a line looks.", default="json")
+    access: str = key(Enum("all", "errors", "off"), "Which exchanges get a line.", default="errors")
+
+
+class Drain(Settings):
+    """The end of a sidecar."""
+
+    short = "timeout"
+
+    timeout: float = key(
+        Duration(zero=True), "How long running exchanges may take to finish.", default=30.0, example="30s"
+    )
+
+
+class Dns(Settings):
+    """How host names of endpoints are looked up: in /etc/hosts, then in the DNS."""
+
+    min_ttl: float = key(
+        Duration(), "The soonest that a name is looked up again, whatever its TTL.", default=1.0, example="1s"
+    )
+    max_ttl: float = key(Duration(), "The latest.", default=300.0, example="5m")
+    timeout: float = key(
+        Duration(),
+        "What a DNS server has for an answer, before it is asked again or another is.",
+        default=2.0,
+        example="2s",
+    )
+    servers: tuple[Address, ...] = key(
+        ListOf(IpPort(53), maximum=8),
+        "DNS servers, instead of those of /etc/resolv.conf.",
+        default=(),
+        example=["10.0.0.2", "10.0.0.3:53"],
+    )
