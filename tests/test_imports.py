@@ -60,7 +60,6 @@ CIRCLE = 6
 #: Larger circles of today, and those across rooms: the rooms, and the most files.
 KNOWN_CIRCLES: Sequence[tuple[set[str], int]] = [
     ({"amqp"}, 14),
-    ({"http"}, 9),
 ]
 
 

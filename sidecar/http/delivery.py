@@ -153,7 +153,7 @@ def _exchange(listener: HttpListener, client: Downstream, request: Stored) -> Ht
     route = listener.route(head)
     chain = route.chain.delivery or listener.chain.delivery
     assert chain is not None
-    x = HttpExchange(client, head, Route(chain, route.cluster), listener.clock())
+    x = HttpExchange(client, listener, listener.pool, head, Route(chain, route.cluster), listener.clock())
     x.request_id = request.request_id
     size = len(request.body)
     if x.upload is None:

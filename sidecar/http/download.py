@@ -9,8 +9,8 @@ from sidecar.http.h1.body import Body
 
 if TYPE_CHECKING:
     from sidecar.exchange.attempt import Attempt
+    from sidecar.http.ends import UpstreamEnd
     from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.client import Upstream
 
 
 class Download:
@@ -22,7 +22,7 @@ class Download:
         self.body = Body(length, decode, lenient=True)
         self._decode = decode
 
-    def take(self, x: HttpExchange, attempt: Attempt, conn: Upstream, data: bytes) -> None:
+    def take(self, x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, data: bytes) -> None:
         """More of it has come."""
         body = self.body
         answer = x.answer

@@ -13,8 +13,7 @@ from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, SENT, TUNNEL
 from sidecar.exchange.request import Request
 from sidecar.http.download import Download, refused
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
-from sidecar.http.h1.half_close import CONTINUE
-from sidecar.http.h1.lines import own_head, without
+from sidecar.http.h1.lines import CONTINUE, own_head, without
 from sidecar.http.tunnel import begin_tunnel
 from sidecar.http.upload import Upload
 from sidecar.net.sockets import undelivered
@@ -22,10 +21,10 @@ from sidecar.net.sockets import undelivered
 if TYPE_CHECKING:
     import asyncio
 
+    from sidecar.exchange.listener import Listener
     from sidecar.exchange.routes import Route
-    from sidecar.http.h1.client import Upstream
+    from sidecar.http.ends import ClientEnd, UpstreamEnd, UpstreamPool
     from sidecar.http.h1.head import RequestBlock, ResponseBlock
-    from sidecar.http.h1.server import Downstream
 
 #: The status that is counted when the client left before it had all of its answer.
 CLIENT_LEFT: Final = 499
@@ -43,10 +42,12 @@ class HttpExchange(Request):
     #: In a tunnel: one side has finished sending.
     half_closed: bool
 
-    def __init__(self, client: Downstream, head: RequestBlock, route: Route, now: float) -> None:
-        Exchange.__init__(self, client.listener, route, client.ip, now)
+    def __init__(
+        self, client: ClientEnd, listener: Listener, pool: UpstreamPool, head: RequestBlock, route: Route, now: float
+    ) -> None:
+        Exchange.__init__(self, listener, route, client.ip, now)
         self.client = client
-        self.pool = client.listener.pool
+        self.pool = pool
         self.head = head
         self.method = head.method
         #: The minor version of HTTP/1 that the client speaks.
@@ -93,10 +94,10 @@ class HttpExchange(Request):
             self.reply(Reply("timeout", STALLED))
 
     @property
-    def conn(self) -> Upstream | None:
+    def conn(self) -> UpstreamEnd | None:
         """The connection of the attempt under way."""
         attempt = self.attempt
-        return cast("Upstream | None", attempt.conn) if attempt is not None else None
+        return cast("UpstreamEnd | None", attempt.conn) if attempt is not None else None
 
     def client_gone(self) -> None:
         """The client closed or reset its connection: nobody waits for this any more."""
@@ -119,12 +120,11 @@ class HttpExchange(Request):
         if conn is not None:
             self.connected(attempt, conn)
         else:
-            timeout = self.chain.timeout.connect
-            attempt.deadline = min(self.deadline, self.listener.clock() + timeout)
+            attempt.deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
             self.set_timer(attempt.deadline)
             pool.connect(self, attempt)
 
-    def connected(self, attempt: Attempt, conn: Upstream) -> None:
+    def connected(self, attempt: Attempt, conn: UpstreamEnd) -> None:
         """Send the head and what has arrived of the body. ``timeout.request`` and the breaker's share of it run."""
         client = self.client
         if client.reading_paused:
@@ -142,7 +142,7 @@ class HttpExchange(Request):
         attempt.deadline = deadline = min(self.deadline, self.listener.clock() + self.chain.patience)
         client.timer.set(deadline)
 
-    def lost(self, attempt: Attempt, conn: Upstream, cleanly: bool) -> None:
+    def lost(self, attempt: Attempt, conn: UpstreamEnd, cleanly: bool) -> None:
         """The upstream's connection was closed or (not ``cleanly``) broke."""
         if self.phase == SENT:
             attempt.conn = None
@@ -211,7 +211,7 @@ class HttpExchange(Request):
         elif self.version == 1:
             self.client.transport.write(head.raw)
 
-    def answered(self, attempt: Attempt, conn: Upstream, head: ResponseBlock, rest: bytes) -> None:
+    def answered(self, attempt: Attempt, conn: UpstreamEnd, head: ResponseBlock, rest: bytes) -> None:
         """The final head, with what came behind it."""
         status = head.status
         endpoint = attempt.endpoint
@@ -266,7 +266,7 @@ class HttpExchange(Request):
             self.let_go(attempt, conn, head)
             self.finish()
 
-    def _switch(self, conn: Upstream, head: ResponseBlock, rest: bytes) -> None:
+    def _switch(self, conn: UpstreamEnd, head: ResponseBlock, rest: bytes) -> None:
         """The upstream agrees to leave HTTP."""
         for may_upgrade in self.chain.on_upgrade:
             refusal = may_upgrade(self)
@@ -278,7 +278,7 @@ class HttpExchange(Request):
         self.answer = head
         begin_tunnel(self, conn, head.raw, rest)
 
-    def _stream(self, attempt: Attempt, conn: Upstream, raw: bytes, rest: bytes) -> None:
+    def _stream(self, attempt: Attempt, conn: UpstreamEnd, raw: bytes, rest: bytes) -> None:
         """Pass the head on, and what has come of the body: more is to come."""
         assert self.answer is not None
         client = self.client
@@ -296,7 +296,7 @@ class HttpExchange(Request):
         if rest:
             download.take(self, attempt, conn, rest)
 
-    def let_go(self, attempt: Attempt, conn: Upstream, head: ResponseBlock) -> None:
+    def let_go(self, attempt: Attempt, conn: UpstreamEnd, head: ResponseBlock) -> None:
         """The answer is complete: keep the connection if both directions are at a message border. An upstream that
         answered before it read all of the request may never read the rest."""
         attempt.conn = None
@@ -310,7 +310,7 @@ class HttpExchange(Request):
         else:
             conn.close()
 
-    def _give_up_answer(self, attempt: Attempt, conn: Upstream, head: ResponseBlock, rest: bytes) -> None:
+    def _give_up_answer(self, attempt: Attempt, conn: UpstreamEnd, head: ResponseBlock, rest: bytes) -> None:
         """This answer will not be used; its connection can be only if all of it is here."""
         if head.length == len(rest):
             self.let_go(attempt, conn, head)
@@ -333,12 +333,11 @@ class HttpExchange(Request):
                 if not isinstance(verdict, Wait):
                     self.give(verdict)
                 return
-        client = self.client
         self.error = reply.code
         keep = self.keep_client and self.request_done and not self.listener.draining
         self.keep_client = keep
         self.status = STATUS[reply.code]
-        client.transport.write(
+        self.client.transport.write(
             render(reply, self.listener.name, self.request_id, close=not keep, head_only=self.method == "HEAD")
         )
         self.finish()

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from sidecar.http.ends import UpstreamEnd, UpstreamPool
 from sidecar.http.h1.client import Upstream
 from sidecar.net.sockets import reset
 
@@ -29,7 +30,7 @@ FRESH_SECONDS: Final = 1.0
 _TIMEOUT: Final = re.compile(rb"timeout=([0-9]{1,6})")
 
 
-class Pool:
+class Pool(UpstreamPool):
     """All connections of one listener to its upstream. ``max_connections`` bounds those in use and kept together
     (0: no bound; tunnels are not among them), ``keepalive`` is how many seconds an unused one is kept, ``limits`` are
     those of answers' heads."""
@@ -54,7 +55,6 @@ class Pool:
         self._connecting: set[asyncio.Task[None]] = set()
 
     def take(self, endpoint: Endpoint, idempotent: bool) -> Upstream | None:
-        """A kept connection to that endpoint, or ``None``."""
         idle = self._idle.get(endpoint)
         while idle:
             conn = idle.pop()
@@ -70,8 +70,8 @@ class Pool:
             return conn
         return None
 
-    def put(self, conn: Upstream, head: ResponseBlock) -> None:
-        """The exchange is done with it, and both directions are at a message border."""
+    def put(self, conn: UpstreamEnd, head: ResponseBlock) -> None:
+        assert isinstance(conn, Upstream)
         conn.exchange = None
         if conn.transport.is_closing():
             return
@@ -99,7 +99,6 @@ class Pool:
             idle.append(conn)
 
     def connect(self, exchange: HttpExchange, attempt: Attempt) -> None:
-        """Open a connection for an attempt of an exchange, which is told by ``connected`` or ``connect_failed``."""
         if self.max_connections and self.total >= self.max_connections and not self.give_up():
             exchange.refuse_connection()
             return
@@ -125,8 +124,8 @@ class Pool:
             if not conn.made and conn.attempt.connecting is conn.task:
                 exchange.connect_failed(conn.attempt, error)
 
-    def upgraded(self, conn: Upstream) -> None:
-        """It has become a tunnel, and gives its place to others."""
+    def upgraded(self, conn: UpstreamEnd) -> None:
+        assert isinstance(conn, Upstream)
         conn.tunnel = True
         self.total -= 1
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 from sidecar.exchange.phases import TUNNEL
 
 if TYPE_CHECKING:
+    from sidecar.http.ends import UpstreamEnd
     from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.client import Upstream
 
 
-def begin_tunnel(x: HttpExchange, conn: Upstream, raw: bytes, rest: bytes) -> None:
+def begin_tunnel(x: HttpExchange, conn: UpstreamEnd, raw: bytes, rest: bytes) -> None:
     """Write the head of the answer, ``raw``, and what came behind it. The connection's place in the pool is given
     back."""
     x.phase = TUNNEL
@@ -42,7 +42,7 @@ def from_client(x: HttpExchange, data: bytes) -> None:
 
 
 def from_upstream(x: HttpExchange, data: bytes) -> None:
-    """Upstream → client."""
+    """UpstreamEnd → client."""
     x.client.transport.write(data)
     x.count_out(len(data))
     x.touched = x.listener.clock()

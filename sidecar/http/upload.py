@@ -9,8 +9,8 @@ from sidecar.exchange.phases import SENT
 from sidecar.http.h1.body import Body
 
 if TYPE_CHECKING:
+    from sidecar.http.ends import UpstreamEnd
     from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.client import Upstream
 
 
 class Upload:
@@ -73,7 +73,7 @@ class Upload:
         if conn is not None:
             conn.transport.write(data)
 
-    def begin(self, x: HttpExchange, conn: Upstream) -> None:
+    def begin(self, x: HttpExchange, conn: UpstreamEnd) -> None:
         """Send the head, and what has come of the body."""
         conn.transport.write(x.head.as_http1() + b"".join(self.kept))
         if self.kept_size > x.chain.keep:

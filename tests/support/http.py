@@ -262,7 +262,7 @@ class Stage:
         assert isinstance(protocol, Downstream)
         assert isinstance(self.listener, HttpListener)
         head = head or request()
-        x = HttpExchange(protocol, head, self.listener.route(head), self.loop())
+        x = HttpExchange(protocol, self.listener, self.listener.pool, head, self.listener.route(head), self.loop())
         x.deadline = x.started + 30.0
         return x
 

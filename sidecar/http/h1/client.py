@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.phases import ANSWERING, SENT, TUNNEL
+from sidecar.http.ends import UpstreamEnd
 from sidecar.http.h1.head import hopeless_answer, is_switch, parse_response
 from sidecar.http.tunnel import closed, from_upstream
 from sidecar.net.sockets import Pausable, keep_alive, unread
@@ -21,26 +22,22 @@ if TYPE_CHECKING:
 FLUSH_SECONDS: Final = 60.0
 
 
-class Upstream(Pausable):
-    """One connection to an endpoint. ``exchange`` is the one that uses it now, for that ``attempt``; without one it
-    lies in the pool."""
+class Upstream(UpstreamEnd):
+    """One connection to an endpoint."""
 
     __slots__ = (
-        "attempt", "buffer", "endpoint", "exchange", "gone", "idle_since", "made", "pool", "reused", "task", "timer",
-        "tunnel",
+        "endpoint", "gone", "idle_since", "made", "pool", "task", "timer", "tunnel",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, exchange: HttpExchange, attempt: Attempt) -> None:
         Pausable.__init__(self)
         self.pool = pool
         self.endpoint = attempt.endpoint
-        self.exchange: HttpExchange | None = exchange
+        self.exchange = exchange
         self.attempt = attempt
         #: The task that opens it.
         self.task: asyncio.Task[None] | None = None
-        #: The beginning of a head that is not complete yet.
         self.buffer = b""
-        #: It has carried an exchange before.
         self.reused = False
         self.idle_since = 0.0
         #: The connection stands, and is counted; until it is gone, and counted out.

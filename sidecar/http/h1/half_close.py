@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Final
 
 from sidecar.exchange.phases import ANSWERING
+from sidecar.http.h1.lines import CONTINUE
 from sidecar.net.sockets import broken
 
 if TYPE_CHECKING:
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 #: When a client has finished sending, how soon to find out whether it still reads; then twice as late each time.
 PROBE_SECONDS: Final = 0.25
-CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class HalfClose:

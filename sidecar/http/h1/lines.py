@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 Fields: TypeAlias = dict[bytes, bytes]
 Pairs: TypeAlias = list[tuple[bytes, bytes]]
 
+#: An interim answer: go on with the body (RFC 9110 §10.1.1). A client that did not ask for it ignores it (§15.2.1).
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 #: Naming one of these in Connection must not make them vanish, or the message would change its meaning.
 END_TO_END: Final = frozenset({b"host", b"content-length", b"transfer-encoding", b"close", b"keep-alive", b"upgrade"})

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.core.replies import ProtocolError, Reply, render
 from sidecar.exchange.exchange import LOOKS
 from sidecar.exchange.phases import ANSWERING, TUNNEL
+from sidecar.http.ends import ClientEnd
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.half_close import HalfClose
 from sidecar.http.h1.head import hopeless, parse_request
@@ -30,19 +31,19 @@ LINGER_SILENCE: Final = 2.0
 _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 
 
-class Downstream(Pausable):
+class Downstream(ClientEnd):
     """One accepted connection. ``ip`` is the peer's address. ``closing``: no more requests are taken from it;
     ``half_closed``: the client has finished sending."""
 
     __slots__ = (
         "_begun", "_buffer", "_linger_until", "_parsing", "_quiet_since", "_undrained",
-        "closing", "exchange", "half_closed", "idle_since", "ip", "listener", "paused_writing", "probe", "timer",
+        "closing", "idle_since", "listener", "probe",
     )  # fmt: skip
 
     def __init__(self, listener: HttpListener) -> None:
         Pausable.__init__(self)
         self.listener = listener
-        self.exchange: HttpExchange | None = None
+        self.exchange = None
         self.ip = ""
         self.closing = False
         self.half_closed = False
@@ -195,7 +196,7 @@ class Downstream(Pausable):
         try:
             head = parse_request(raw, listener.limits, listener.host)
             route = listener.default_route if listener.routes is None else listener.route(head)
-            x = HttpExchange(self, head, route, listener.clock())
+            x = HttpExchange(self, listener, listener.pool, head, route, listener.clock())
             if x.upload is not None:
                 limit = listener.limits.body
                 if limit and head.length > limit:
