@@ -48,7 +48,7 @@ HOT_PATH = [
     "sidecar/amqp/relay/opening.py",
     "sidecar/amqp/relay/publishing.py",
     "sidecar/amqp/relay/session.py",
-    "sidecar/amqp/relay/write_batch.py",
+    "sidecar/amqp/relay/session_state.py",
     "sidecar/amqp/replay/backoff.py",
     "sidecar/amqp/replay/cursor.py",
     "sidecar/amqp/replay/deferred.py",

@@ -213,6 +213,7 @@ server                    the accepting end of a protocol
 service                   what a workload offers, under the name that others discover
 session                   an AMQP connection of a client and the one to a broker that belongs to it; with a spool, one
                           broker connection after the other
+session state             what all parts of the relay know of a session
 setting          one value of the configuration, as what it is for takes it
 share                     how much of the spool's room one stream may have
 shortage                  the host is out of descriptors, ports or memory for sockets

@@ -21,7 +21,7 @@ from sidecar.net.dial import dial
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
-    from sidecar.amqp.relay.connections import Port
+    from sidecar.amqp.relay.session_state import Port
     from sidecar.endpoints.endpoint import Endpoint
 
 #: Seconds between two rounds: the first pause, and the longest. Each is stretched or shortened by up to half, so that

@@ -12,10 +12,10 @@ from sidecar.amqp.broker_probe import BrokerProbe
 from sidecar.amqp.flow.policy import Policy
 from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats
-from sidecar.amqp.relay.connections import HOLD_FULL, ClientConnection, Port
-from sidecar.amqp.relay.lifecycle import DIALLING, GREETING
+from sidecar.amqp.relay.connections import HOLD_FULL, ClientConnection
 from sidecar.amqp.relay.opening import NO_BROKER_CODES
 from sidecar.amqp.relay.session import Session
+from sidecar.amqp.relay.session_state import DIALLING, GREETING, Port, SessionState
 from sidecar.amqp.topology.ephemeral import EphemeralQueues
 from sidecar.core.amqp_settings import Amqp
 from sidecar.exchange.listener import Connection, Listener
@@ -57,11 +57,12 @@ class AmqpListener(Port):
         self.policy = Policy(config, self.amqp_stats, self.clock)
         self.scheduler = Scheduler(config.hold, self.amqp_stats, self.clock, self.loop.call_at)
         self.scheduler.on_room = self._on_room
-        self.sessions = {}
+        #: Those that have come through their handshake.
+        self.sessions: dict[Session, None] = {}
         self.ephemeral = EphemeralQueues()
         self.stopped = {}
         #: Who knows of an alarm of the broker: sessions, the watcher, the replay.
-        self._alarmed: dict[Session | str, None] = {}
+        self._alarmed: dict[SessionState | str, None] = {}
         self.paused = False
         self.work_is_over = False
         self._app_is_well = True
@@ -115,7 +116,6 @@ class AmqpListener(Port):
         return cast(asyncio.Protocol, ClientConnection(self))
 
     def accept(self, client: ClientConnection, peer: str, client_ip: str) -> None:
-        """A client has connected."""
         client.session = self._session(client, peer, client_ip)
         client.session.opening.start()
         if self._timer.deadline == float("inf"):
@@ -135,8 +135,13 @@ class AmqpListener(Port):
     def _make_room(self, rest: float = 0.0) -> bool:
         return False  # a consumer that has nothing to do is not idle in the sense meant there
 
-    def forget(self, session: Session) -> None:
-        """A session has ended."""
+    def opened(self, session: SessionState) -> None:
+        assert isinstance(session, Session)
+        self.sessions[session] = None
+
+    def forget(self, session: SessionState) -> None:
+        if isinstance(session, Session):
+            self.sessions.pop(session, None)
         self.stopped.pop(session, None)
         if session in self._alarmed:
             self.alarm(session, False)
@@ -164,7 +169,6 @@ class AmqpListener(Port):
             self._watcher.start()
 
     def queue_declared(self, vhost: str, queue: str) -> None:
-        """A client has declared a queue well."""
         if self._watcher is not None:
             self._watcher.declared(vhost, queue)
 
@@ -193,7 +197,6 @@ class AmqpListener(Port):
             self.admission.open(OVERLOADED)
 
     def turned_away(self, reply: Reply) -> None:
-        """A client could not be given a broker."""
         if self.draining or reply.code not in NO_BROKER_CODES:
             return
         if reply.code != "circuit_open":
@@ -206,12 +209,10 @@ class AmqpListener(Port):
         self.probe.look()
 
     def broker_lost(self) -> None:
-        """A broker has gone under a client: there may be none."""
         if self.port is None and not self.draining:
             self.probe.look()
 
     def broker_missing(self) -> None:
-        """No endpoint answers."""
         if self.port is None:
             self.admission.shut(NO_BROKER, f"no broker of {self.name} can be reached")
 
@@ -229,7 +230,7 @@ class AmqpListener(Port):
 
     # -- holding -------------------------------------------------------------------------------------------------------
 
-    def alarm(self, source: Session | str, on: bool) -> None:
+    def alarm(self, source: SessionState | str, on: bool) -> None:
         """Somebody has learnt that the broker takes no publishes (or does again). As long as one says so, nothing is
         published: a connection that the broker has not blocked yet lets its consumers' acknowledgements flow."""
         if on:
@@ -252,7 +253,7 @@ class AmqpListener(Port):
         for session in list(self.stopped):
             self._let_go(session)
 
-    def _let_go(self, session: Session) -> None:
+    def _let_go(self, session: SessionState) -> None:
         """There is room for what it publishes."""
         self.stopped.pop(session, None)
         session.client.go(HOLD_FULL)
@@ -288,11 +289,11 @@ class AmqpListener(Port):
         if self.paused:
             for session in list(self.sessions):
                 session.consumer_pause.look(now, self.config.pause_keep)
-        for session, (since, gate) in list(self.stopped.items()):
+        for waiting, (since, gate) in list(self.stopped.items()):
             if not self.scheduler.crowded(gate):  # there may be no room for others for long
-                self._let_go(session)
+                self._let_go(waiting)
             elif now - since >= PATIENCE:
-                session.tell_blocked("held back by the sidecar: too much is waiting")
+                waiting.tell_blocked("held back by the sidecar: too much is waiting")
         if self.port is not None:
             self.port.look()
             for session in list(self.sessions):
@@ -307,7 +308,7 @@ class AmqpListener(Port):
         for connection in list(self._connections):
             if isinstance(connection, ClientConnection) and connection.session.stage in (GREETING, DIALLING):
                 # Later in its handshake, it would take that for an answer to it.
-                connection.session.opening.hang_up("draining")
+                connection.session.hang_up("draining")
 
     async def drained(self) -> None:
         """Returns when every client is gone; each one is sent away as soon as that loses nothing."""

@@ -18,7 +18,6 @@ from sidecar.amqp.wire.methods import confirm_select, publish_answers
 if TYPE_CHECKING:
     from sidecar.amqp.flow.publish import Publish
     from sidecar.amqp.relay.channel import Channel
-    from sidecar.amqp.relay.session import Session
     from sidecar.amqp.spool.intake import Intake
     from sidecar.amqp.wire.splice import Splice
 
@@ -37,12 +36,13 @@ class Buffered(PublishPath):
     then. Those of a channel in tx mode are not: they are the transaction's."""
 
     __slots__ = (
-        "_buffered", "_confirming", "_intake", "_limit", "behind", "client_confirms", "gate", "late", "leaving",
-        "storing",
+        "_buffered", "_confirming", "_intake", "_limit", "behind", "channel", "client_confirms", "gate", "late",
+        "leaving", "storing",
     )  # fmt: skip
 
-    def __init__(self, session: Session, channel: Channel, intake: Intake) -> None:
-        PublishPath.__init__(self, session, channel)
+    def __init__(self, channel: Channel, intake: Intake) -> None:
+        PublishPath.__init__(self, channel.session, channel.number)
+        self.channel = channel
         self._intake = intake
         self._limit = intake.settings.window
         #: The broker confirms what is published on this channel; and the client wants to know.
@@ -73,15 +73,10 @@ class Buffered(PublishPath):
         return not self.late and self.confirms is not None and self.confirms.unanswered > 0
 
     @property
-    def _is_gone(self) -> bool:
-        """The channel was closed."""
-        return self.session.channels.get(self.channel.number) is not self.channel
-
-    @property
     def _cut_off(self) -> bool:
         """There is no broker to write to: the connection is lost, or this channel was closed while something of it was
         on its way to the disk."""
-        return self.session.detached or self._is_gone
+        return self.session.detached or self.channel.gone
 
     # -- from the client -----------------------------------------------------------------------------------------------
 
@@ -98,7 +93,7 @@ class Buffered(PublishPath):
         if claimed is None or claimed == self.user:
             return None
         text = f"user_id property set to '{claimed}' but authenticated user was '{self.user}'"
-        return AmqpError(PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", BASIC_PUBLISH, self.channel.number)
+        return AmqpError(PRECONDITION_FAILED, f"PRECONDITION_FAILED - {text}", BASIC_PUBLISH, self.number)
 
     def mark(self) -> bytes:
         return self._intake.mark()
@@ -113,7 +108,7 @@ class Buffered(PublishPath):
         if not self._confirming and not self.one_lane:
             self._confirming = True
             self.confirms = Confirms()
-            out.append(self.session.side.request(confirm_select(self.channel.number)))
+            out.append(self.session.request(confirm_select(self.number)))
         tag = self.confirms.received() if self.client_confirms and self.confirms is not None else 0
         publish = self.publish(incoming, frames, tag, now)
         scheduler = self.session.scheduler
@@ -193,7 +188,7 @@ class Buffered(PublishPath):
             self.session.broker_write(self._sent(publish))
 
     def refuse(self, publish: Publish) -> None:
-        if not self._is_gone:
+        if not self.channel.gone:
             PublishPath.refuse(self, publish)
 
     # -- the broker's word ---------------------------------------------------------------------------------------------
@@ -221,13 +216,13 @@ class Buffered(PublishPath):
         if not confirms.unanswered:
             self._hurry()
             if self.leaving != inf:
-                session.listener.loop.call_soon(session.emptied, self.channel)
+                session.listener.loop.call_soon(self.emptied)
         answers = confirms.answers(tags)
         if positive:
             session.amqp_stats.acks_by_broker += len(tags)
         if confirms.same and self.client_confirms:
             return None
-        return publish_answers(self.channel.number, answers, positive)
+        return publish_answers(self.number, answers, positive)
 
     def broker_lost(self, now: float) -> None:
         # What the broker has not confirmed it may have, or not: it goes again, out of the spool.
@@ -289,18 +284,17 @@ class Buffered(PublishPath):
     def confirmed(self, publishes: list[Publish]) -> int:
         """Somebody stands for these: the client is told, where it wants to be. How many of them that were."""
         confirms = self.confirms
-        if confirms is None or not self.client_confirms or self._is_gone:
+        if confirms is None or not self.client_confirms or self.channel.gone:
             return 0
         tags = [publish.tag for publish in publishes if publish.tag]
-        number = self.channel.number
-        self.session.client_write(publish_answers(number, confirms.answers(tags), True))
+        self.session.client_write(publish_answers(self.number, confirms.answers(tags), True))
         return len(tags)
 
     def stored(self, count: int) -> None:
         """So many publishes are no longer on their way to the disk."""
         self.storing -= count
         if not self.storing and not self.held:
-            self.session.emptied(self.channel)
+            self.emptied()
 
     def _give_up(self, publish: Publish) -> None:
         """It was held, and what it was held for is gone: into the spool, if that may be."""
@@ -313,7 +307,7 @@ class Buffered(PublishPath):
 
     def no_room(self, publish: Publish) -> None:
         """The spool cannot take it."""
-        here = not self._is_gone
+        here = not self.channel.gone
         if publish.tag and here and self._intake.settings.over == "nack":
             self.refuse(publish)
         elif here or self._may_fit(publish):

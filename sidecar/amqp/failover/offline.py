@@ -141,8 +141,8 @@ class Detached(FailoverSide):
         assert isinstance(path, Buffered)
         return not path.held and not path.storing and self.failover.stub.overtakes(channel, frame)
 
-    def waits(self, channel: Channel) -> bool:
-        return self.failover.stub.waits(channel.number)
+    def waits(self, number: int) -> bool:
+        return self.failover.stub.waits(number)
 
     def answer(self) -> None:
         self.failover.stub.answer()

@@ -21,7 +21,7 @@ from sidecar.amqp.failover.recovery import Recovering
 from sidecar.amqp.failover.side import Recorded
 from sidecar.amqp.failover.watchdog import Watchdog
 from sidecar.amqp.relay.connections import CLOSED, OPEN, OTHER_FULL
-from sidecar.amqp.relay.lifecycle import RUNNING
+from sidecar.amqp.relay.session_state import RUNNING
 from sidecar.amqp.wire.client_handshake import ClientHandshake
 from sidecar.amqp.wire.constants import CONNECTION_FORCED
 from sidecar.exchange.attempt import Attempt
@@ -233,7 +233,7 @@ class Failover:
         """What waits for what is held may go on where nothing is."""
         for path in self.paths():
             if not path.held and not path.storing:
-                self.session.emptied(path.channel)
+                path.emptied()
 
     # -- a client that comes while there is none -----------------------------------------------------------------------
 

@@ -9,8 +9,8 @@ from sidecar.amqp.failover.buffered_path import Buffered
 from sidecar.amqp.failover.server_handshake import renewed
 from sidecar.amqp.relay.broker_side import BrokerSide
 from sidecar.amqp.relay.connections import OPEN
-from sidecar.amqp.relay.lifecycle import DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.relay.opening import NO_BROKER_CODES
+from sidecar.amqp.relay.session_state import DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.wire.constants import ACCESS_REFUSED, CHANNEL_CLOSE, CONNECTION_FORCED
 from sidecar.amqp.wire.methods import connection_close_ok, method_of
 from sidecar.exchange.phases import ENDED
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.relay.channel import Channel
     from sidecar.amqp.relay.connections import BrokerConnection
     from sidecar.amqp.relay.publishing import PublishPath
+    from sidecar.amqp.relay.session import Session
     from sidecar.core.replies import Reply
     from sidecar.exchange.filter import Again
 
@@ -34,18 +35,21 @@ _NO_BROKER: Final = NO_BROKER_CODES | {"local_shortage"}
 class FailoverSide(BrokerSide):
     """What is the same with a broker and without."""
 
-    __slots__ = ("failover",)
+    __slots__ = ("failover", "session")
 
     def __init__(self, failover: Failover) -> None:
-        BrokerSide.__init__(self, failover.session)
         self.failover = failover
+        self.session: Session = failover.session
 
     def publish_path(self, channel: Channel) -> PublishPath:
         handshake = self.session.handshake
-        path = Buffered(self.session, channel, self.failover.port.intake)
+        path = Buffered(channel, self.failover.port.intake)
         path.origin = f"{handshake.user} ({handshake.product})"
         path.user = handshake.identity
         return path
+
+    def login(self, frame: bytes) -> None:
+        self.session.broker_write(frame)
 
     def new_secret(self, secret: bytes) -> bytes | None:
         handshake = self.session.handshake
@@ -126,7 +130,7 @@ class Recorded(FailoverSide):
         elif not session.amqp_stats.blocked:
             for path in self.failover.paths():
                 if path.look(now) and not path.held and not path.storing:
-                    session.emptied(path.channel)
+                    path.emptied()
 
     # -- the broker goes -----------------------------------------------------------------------------------------------
 

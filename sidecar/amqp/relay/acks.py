@@ -15,7 +15,7 @@ from sidecar.amqp.wire.methods import basic_ack, basic_nack, method_of, settleme
 
 if TYPE_CHECKING:
     from sidecar.amqp.relay.channel import Channel
-    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.relay.session_state import SessionState
 
 
 class Unacked:
@@ -70,7 +70,7 @@ class Unacked:
         self._notes.clear()
 
 
-def settle(session: Session, channel: Channel, method: int, data: bytes, start: int, end: int) -> bytes | None:
+def settle(session: SessionState, channel: Channel, method: int, data: bytes, start: int, end: int) -> bytes | None:
     """Take an ``ack``, ``nack`` or ``reject`` of deliveries; return what goes on in its place (``None``: itself)."""
     tag, bits = settlement(data, start, end)
     multiple = bool(bits & 1) and method != BASIC_REJECT
@@ -104,7 +104,7 @@ def pinned(channel: Channel, frame: bytes) -> bytes:
     return frame
 
 
-def _around(session: Session, channel: Channel, method: int, tag: int, requeue: bool) -> bytes:
+def _around(session: SessionState, channel: Channel, method: int, tag: int, requeue: bool) -> bytes:
     """Settle all deliveries up to ``tag``, but for the paused ones: the client does not know of them."""
     frames = []
     for each in channel.unacked.tags(tag):
@@ -116,7 +116,7 @@ def _around(session: Session, channel: Channel, method: int, tag: int, requeue: 
     return b"".join(frames)
 
 
-def _settled(session: Session, channel: Channel, tag: int, multiple: bool, taken: bool) -> None:
+def _settled(session: SessionState, channel: Channel, tag: int, multiple: bool, taken: bool) -> None:
     notes = channel.unacked.settled(tag, multiple)
     for note in notes:
         if isinstance(note, DeliverySpan) and note.trace is not None:

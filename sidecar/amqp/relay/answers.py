@@ -71,7 +71,7 @@ def _get_ok(session: Session, channel: Channel, data: bytes, start: int, end: in
         # Behind paused deliveries: delivery tags must reach the client in their order.
         channel.incoming = paused = PausedDelivery(channel, number, b"", no_ack, frame)
         channel.paused.append(paused)
-        session.consumer_pause.count(1, len(frame))
+        session.count_paused(1, len(frame))
         return b""
     channel.delivered(number, b"", no_ack)
     channel.passing = -1

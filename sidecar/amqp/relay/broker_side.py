@@ -13,7 +13,7 @@ from sidecar.amqp.relay.publishing import Direct, PublishPath
 if TYPE_CHECKING:
     from sidecar.amqp.relay.channel import Channel
     from sidecar.amqp.relay.connections import BrokerConnection
-    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.relay.session_state import SessionState
     from sidecar.core.replies import Reply
     from sidecar.exchange.filter import Again
 
@@ -21,20 +21,17 @@ if TYPE_CHECKING:
 class BrokerSide:
     """What a session asks of it. Here are the answers of a side that has no spool: nothing outlives its broker."""
 
-    __slots__ = ("session",)
-
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    __slots__ = ()
 
     # -- what passes ---------------------------------------------------------------------------------------------------
 
     def publish_path(self, channel: Channel) -> PublishPath:
         """The path for the publishes of a new channel."""
-        return Direct(self.session, channel)
+        raise NotImplementedError
 
     def login(self, frame: bytes) -> None:
         """A frame of the client's handshake. Raises :class:`AmqpError`."""
-        self.session.broker_write(frame)
+        raise NotImplementedError
 
     def request(self, frames: bytes) -> bytes:
         """What the client asks of the broker (no publishes, deliveries or settlements): what is to be written to it."""
@@ -72,7 +69,7 @@ class BrokerSide:
         """A frame that must not overtake what is held: whether it need not wait all the same, and was taken."""
         return False
 
-    def waits(self, channel: Channel) -> bool:
+    def waits(self, number: int) -> bool:
         """Whether a channel waits for a broker, not only for what is held."""
         return False
 
@@ -132,4 +129,13 @@ class BrokerSide:
 class Attached(BrokerSide):
     """A session without a spool: its broker is there, or it ends."""
 
-    __slots__ = ()
+    __slots__ = ("_session",)
+
+    def __init__(self, session: SessionState) -> None:
+        self._session = session
+
+    def publish_path(self, channel: Channel) -> PublishPath:
+        return Direct(self._session, channel.number)
+
+    def login(self, frame: bytes) -> None:
+        self._session.broker_write(frame)

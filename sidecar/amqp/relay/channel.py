@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.relay.acks import Unacked
-from sidecar.amqp.relay.connections import OPEN
+from sidecar.amqp.relay.acks import Unacked, pinned
+from sidecar.amqp.relay.connections import OPEN, PENDING_FULL
 from sidecar.amqp.relay.deliveries import (
     DISCARD,
     ContentSink,
@@ -16,13 +16,20 @@ from sidecar.amqp.relay.deliveries import (
     PartialMessage,
     PausedDelivery,
 )
-from sidecar.amqp.relay.publishing import IncomingPublish, PublishPath, size_at
-from sidecar.amqp.wire.constants import BASIC_DELIVER, BASIC_RETURN, CHANNEL_CLOSE, FRAME_OVERHEAD, METHOD, AmqpError
-from sidecar.amqp.wire.methods import basic_get_empty, basic_nack, method_of
+from sidecar.amqp.relay.publishing import PIECE, IncomingPublish, PublishPath, size_at
+from sidecar.amqp.wire.constants import (
+    BASIC_CONSUME,
+    BASIC_DELIVER,
+    BASIC_RETURN,
+    CHANNEL_CLOSE,
+    FRAME_OVERHEAD,
+    METHOD,
+    AmqpError,
+)
+from sidecar.amqp.wire.methods import basic_get_empty, basic_nack, method, method_of
 
 if TYPE_CHECKING:
-    from sidecar.amqp.relay.consumer_pause import Subscription
-    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.relay.session_state import SessionState
     from sidecar.core.trace import Trace
 
 #: How a consumer takes its deliveries: it acknowledges them; it need not; and they are answers to its own requests
@@ -31,6 +38,35 @@ ACK, NO_ACK, REPLIES = range(3)
 
 #: Consumers that are remembered after they were cancelled.
 _MOST_DEPARTED: Final = 1000
+
+#: Among the bits of ``basic.consume``.
+_EXCLUSIVE: Final = 4
+_NO_WAIT: Final = 8
+
+
+class Subscription:
+    """A consumer as it was asked for (§1.8.3.3 "basic.consume"), so that it can be cancelled and begun again without
+    its client. ``queue`` is empty while it is not known which one an empty name meant; ``limit`` is the prefetch limit
+    that it was begun with (0: none). ``away``: we have cancelled it, and it is to come back."""
+
+    __slots__ = ("_bits", "_table", "away", "limit", "queue")
+
+    def __init__(self, queue: bytes, bits: int, table: bytes, limit: int) -> None:
+        self.queue = queue
+        self.limit = limit
+        self.away = False
+        self._bits = bits
+        self._table = table
+
+    @property
+    def exclusive(self) -> bool:
+        """Nobody else may consume from its queue."""
+        return bool(self._bits & _EXCLUSIVE)
+
+    def frame(self, channel: int, tag: bytes) -> bytes:
+        """The ``basic.consume`` that begins it again under its tag, and wants no answer."""
+        names = b"\x00\x00" + bytes((len(self.queue),)) + self.queue + bytes((len(tag),)) + tag
+        return method(channel, BASIC_CONSUME, names + bytes((self._bits | _NO_WAIT,)) + self._table)
 
 
 class Removal:
@@ -51,7 +87,7 @@ class Channel:
 
     __slots__ = (
         "asked", "consumers", "consumes", "declares", "delivery", "departed", "ending", "exchanges", "freed", "gets",
-        "incoming", "last_queue", "last_tag", "limit", "number", "offset", "open", "passing", "path", "paused",
+        "gone", "incoming", "last_queue", "last_tag", "limit", "number", "offset", "open", "passing", "path", "paused",
         "pending", "publish", "qos_asked", "qos_known", "recovering", "removals", "replies", "session", "shared_limit",
         "subscriptions", "unacked",
     )  # fmt: skip
@@ -59,12 +95,12 @@ class Channel:
     #: What takes its whole publishes; set by who makes the channel.
     path: PublishPath
 
-    def __init__(self, session: Session, number: int) -> None:
+    def __init__(self, session: SessionState, number: int) -> None:
         self.session = session
         self.number = number
         #: The broker has answered ``channel.open``.
         self.open = False
-        self.publish = IncomingPublish(session, self)
+        self.publish = IncomingPublish(session)
         #: Frames of the client that wait until nothing is held any more, because they must not overtake it.
         self.pending: list[bytes] | None = None
         #: Consumer tag → its kind (:data:`ACK`, …); and the same for those whose ``consume-ok`` is still to come.
@@ -101,6 +137,8 @@ class Channel:
         self.delivery: DeliverySpan | None = None
         #: What the client has still to get of the message that it is getting: its header too (-1), or so many bytes.
         self.passing = 0
+        #: It is one no more.
+        self.gone = False
         #: The client has closed it; the broker must hear nothing more of it.
         self.ending = False
         #: The client has closed it, or is gone, and it stays for what is held: deliveries go back.
@@ -114,11 +152,6 @@ class Channel:
         self.last_tag = 0
         #: What to add to the broker's delivery tags to get the client's: the tags of broker channels that are gone.
         self.offset = 0
-
-    @property
-    def takes(self) -> bool:
-        """It gets messages, or has some that are not settled."""
-        return bool(self.consumers or self.consumes or self.gets or self.unacked.count or self.paused)
 
     @property
     def idle(self) -> bool:
@@ -273,7 +306,7 @@ class Channel:
         frames: list[bytes] = []
         while self.paused:
             paused = self.paused.popleft()
-            self.session.consumer_pause.count(-1, -paused.size())
+            self.session.count_paused(-1, -paused.size())
             if paused is not self.incoming or not self._must_wait(paused):
                 frames.extend(self.hand_over(paused))
         return b"".join(frames)
@@ -292,7 +325,7 @@ class Channel:
             if consumers is not None and paused.consumer not in consumers:
                 staying.append(paused)
                 continue
-            session.consumer_pause.count(-1, -paused.size())
+            session.count_paused(-1, -paused.size())
             if paused.no_ack:
                 if paused is not self.incoming or not self._must_wait(paused):
                     session.client_write(b"".join(self.hand_over(paused)))
@@ -307,7 +340,7 @@ class Channel:
     def _return_paused(self) -> None:
         """The broker has all paused deliveries again."""
         for paused in self.paused:
-            self.session.consumer_pause.count(-1, -paused.size())
+            self.session.count_paused(-1, -paused.size())
             self.taken_back(paused)
         self.paused.clear()
 
@@ -333,3 +366,34 @@ class Channel:
             incoming.ends()
             if incoming.is_answer():
                 self.session.client_write(basic_get_empty(self.number))
+
+
+class PendingFrames:
+    """A session's frames that wait for what their channels have held, as they must not overtake it
+    (:attr:`Channel.pending`). A client that has too many is not read from."""
+
+    __slots__ = ("_bytes", "_session")
+
+    def __init__(self, session: SessionState) -> None:
+        self._session = session
+        self._bytes = 0
+
+    def add(self, channel: Channel, frame: bytes) -> None:
+        """One more."""
+        assert channel.pending is not None
+        channel.pending.append(pinned(channel, frame))
+        self._bytes += len(frame) + PIECE
+        session = self._session
+        if self._bytes > session.max_message_size:
+            session.client.stop(PENDING_FULL)
+
+    def forget(self, channel: Channel) -> list[bytes]:
+        """What has waited on a channel; nothing of it waits any more."""
+        pending = channel.pending or []
+        channel.pending = None
+        if pending:
+            self._bytes -= sum(map(len, pending)) + PIECE * len(pending)
+            session = self._session
+            if self._bytes <= session.max_message_size:
+                session.client.go(PENDING_FULL)
+        return pending

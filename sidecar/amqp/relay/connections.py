@@ -1,30 +1,24 @@
-"""The two ends of a session, the accepted connection and the one to a broker, and the port that has accepted it."""
+"""The two ends of a session: the accepted connection, and the one to a broker.
+
+Small writes to a broker may be collected for a short time, and leave as one (:class:`WriteBatch`).
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.amqp.relay.write_batch import WriteBatch
 from sidecar.amqp.wire.frames import FrameReader
 from sidecar.amqp.wire.handshake import HANDSHAKE_FRAME_MAX
 from sidecar.amqp.wire.methods import HEARTBEAT_FRAME
-from sidecar.exchange.listener import Listener
 from sidecar.exchange.phases import CONNECTING
 from sidecar.net.sockets import Pausable, keep_alive
 
 if TYPE_CHECKING:
-    from random import Random
-
-    from sidecar.amqp.flow.gates import Gate
-    from sidecar.amqp.flow.policy import Policy
-    from sidecar.amqp.flow.scheduler import Scheduler
-    from sidecar.amqp.flow.stats import AmqpStats
-    from sidecar.amqp.flow.tracing import MessageTracing
-    from sidecar.amqp.relay.session import Session
-    from sidecar.amqp.topology.ephemeral import EphemeralQueues
-    from sidecar.core.amqp_settings import Amqp
-    from sidecar.core.replies import Reply
+    from sidecar.amqp.flow.scheduler import Handle
+    from sidecar.amqp.relay.session_state import Port, SessionState
     from sidecar.endpoints.endpoint import Endpoint
 
 #: Why a connection is not read from; any number at once.
@@ -36,61 +30,90 @@ PENDING_FULL: Final = 8  # no more frames can wait for what is held
 #: How a connection stands.
 OPEN, CLOSING, CLOSED = range(3)
 
+#: So many bytes are not worth waiting for more, bytes.
+FULL: Final = 64 << 10
 
-class Port(Listener):
-    """A listener that speaks AMQP, as its sessions see it: what they share, and what they tell it."""
 
-    config: Amqp
-    scheduler: Scheduler
-    policy: Policy
-    tracing: MessageTracing
-    rng: Random
-    amqp_stats: AmqpStats
-    ephemeral: EphemeralQueues
-    #: Those that have come through their handshake.
-    sessions: dict[Session, None]
-    #: Sessions that are not read from because the hold is full: since when, and what their last publish waits for.
-    stopped: dict[Session, tuple[float, Gate]]
-    #: Whether deliveries are paused at present.
-    paused: bool
-    #: The sidecar is about to drain: nobody gets deliveries any more.
-    work_is_over: bool
+class WriteBatch:
+    """Small writes to a broker, collected for one connection. Sans-I/O.
 
-    def accept(self, client: ClientConnection, peer: str, client_ip: str) -> None:
-        """A client has connected."""
-        raise NotImplementedError
+    The first write after a pause leaves at once, so whoever writes seldom loses nothing by it; what follows it within
+    ``linger`` waits for the end of that time. A batch that is full leaves before. Whoever waits for the answers to what
+    it has written would wait in vain for more to come: it says so (:meth:`hurry`). Everything leaves in the order in
+    which it came. ``linger`` (seconds) is the longest that anything waits, and may be changed
+    at any time; ``write`` takes what leaves."""
 
-    def see_to_room(self) -> None:
-        """A client has come or gone, or there is room for another number of them."""
-        raise NotImplementedError
+    __slots__ = ("_call_later", "_clock", "_free", "_parts", "_timer", "_write", "linger", "size")
 
-    def turned_away(self, reply: Reply) -> None:
-        """A client could not be given a broker."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        linger: float,
+        write: Callable[[bytes], None],
+        clock: Callable[[], float],
+        call_later: Callable[[float, Callable[[], None]], Handle],
+    ) -> None:
+        self.linger = linger
+        #: Bytes that wait.
+        self.size = 0
+        self._write = write
+        self._clock = clock
+        self._call_later = call_later
+        self._parts: list[bytes] = []
+        self._timer: Handle | None = None
+        #: When something may leave without waiting for more.
+        self._free = -inf
 
-    def broker_found(self, endpoint: Endpoint) -> bool:
-        """A connection to a broker stands. ``False``: an operator wants it to be refused all the same."""
-        raise NotImplementedError
+    def add(self, data: bytes) -> None:
+        """Write it, soon; never before what was given earlier."""
+        if not self._parts:
+            # No timer as long as nothing waits: they would cost those who write seldom more than they save.
+            now = self._clock()
+            wait = self._free - now
+            if wait <= 0:
+                self._free = now + self.linger
+                self._write(data)
+                return
+            if self._timer is None:
+                self._timer = self._call_later(wait, self._due)
+        self._parts.append(data)
+        self.size += len(data)
+        if self.size >= FULL:
+            self.flush()
 
-    def broker_missing(self) -> None:
-        """No endpoint answers."""
-        raise NotImplementedError
+    def send(self, data: bytes) -> None:
+        """Write it now, together with all that waits."""
+        if self._parts:
+            self._parts.append(data)
+            self.flush()
+        else:
+            self._write(data)
 
-    def broker_lost(self) -> None:
-        """A broker has gone under a client: there may be none."""
-        raise NotImplementedError
+    def flush(self) -> None:
+        """Write what waits now."""
+        parts = self._parts
+        if parts:
+            self._parts = []
+            self.size = 0
+            self._free = self._clock() + self.linger
+            self._write(parts[0] if len(parts) == 1 else b"".join(parts))
 
-    def alarm(self, source: Session | str, on: bool) -> None:
-        """The broker takes no publishes (or does again), says ``source``."""
-        raise NotImplementedError
+    def hurry(self) -> None:
+        """All that has left was answered: what waits leaves, and what comes next leaves at once."""
+        if self._parts:
+            self.flush()
+        self._free = -inf
 
-    def queue_declared(self, vhost: str, queue: str) -> None:
-        """A client has declared a queue well: if it is to be watched, that can begin."""
-        raise NotImplementedError
+    def close(self) -> None:
+        """Write what waits, and leave no timer behind."""
+        self.hurry()
+        timer = self._timer
+        if timer is not None:
+            self._timer = None
+            timer.cancel()
 
-    def forget(self, session: Session) -> None:
-        """A session has ended."""
-        raise NotImplementedError
+    def _due(self) -> None:
+        self._timer = None
+        self.flush()
 
 
 class Connection(Pausable):
@@ -98,7 +121,7 @@ class Connection(Pausable):
 
     __slots__ = ("heard", "reader", "reads", "said", "session", "silent", "state", "stops")
 
-    session: Session
+    session: SessionState
 
     def __init__(self) -> None:
         Pausable.__init__(self)
@@ -205,7 +228,7 @@ class BrokerConnection(Connection):
 
     __slots__ = ("batch", "endpoint")
 
-    def __init__(self, session: Session, endpoint: Endpoint) -> None:
+    def __init__(self, session: SessionState, endpoint: Endpoint) -> None:
         Connection.__init__(self)
         self.session = session
         self.endpoint = endpoint

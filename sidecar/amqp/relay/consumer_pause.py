@@ -12,71 +12,30 @@ from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.channel import REPLIES
-from sidecar.amqp.relay.connections import OPEN, PAUSE_FULL
-from sidecar.amqp.wire.constants import BASIC_CONSUME, BASIC_QOS
+from sidecar.amqp.relay.connections import OPEN
+from sidecar.amqp.wire.constants import BASIC_QOS
 from sidecar.amqp.wire.methods import basic_cancel, method
 
 if TYPE_CHECKING:
-    from sidecar.amqp.relay.channel import Channel
-    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.relay.channel import Channel, Subscription
+    from sidecar.amqp.relay.session_state import SessionState
 
 #: What each message of a stream has among its headers (RabbitMQ). It cannot go back: a nack is as good as an ack there.
 _STREAM: Final = b"\x0fx-stream-offset"
-#: Among the bits of ``basic.consume``.
-_EXCLUSIVE: Final = 4
-_NO_WAIT: Final = 8
-
-
-class Subscription:
-    """A consumer as it was asked for (§1.8.3.3 "basic.consume"), so that it can be cancelled and begun again without
-    its client. ``queue`` is empty while it is not known which one an empty name meant; ``limit`` is the prefetch limit
-    that it was begun with (0: none). ``away``: we have cancelled it, and it is to come back."""
-
-    __slots__ = ("_bits", "_table", "away", "limit", "queue")
-
-    def __init__(self, queue: bytes, bits: int, table: bytes, limit: int) -> None:
-        self.queue = queue
-        self.limit = limit
-        self.away = False
-        self._bits = bits
-        self._table = table
-
-    @property
-    def exclusive(self) -> bool:
-        """Nobody else may consume from its queue."""
-        return bool(self._bits & _EXCLUSIVE)
-
-    def frame(self, channel: int, tag: bytes) -> bytes:
-        """The ``basic.consume`` that begins it again under its tag, and wants no answer."""
-        names = b"\x00\x00" + bytes((len(self.queue),)) + self.queue + bytes((len(tag),)) + tag
-        return method(channel, BASIC_CONSUME, names + bytes((self._bits | _NO_WAIT,)) + self._table)
 
 
 class ConsumerPause:
     """That of one session. ``on``: deliveries are not handed out; ``returning``: they go back into their queues."""
 
-    __slots__ = ("_bytes", "_session", "_since", "on", "returning")
+    __slots__ = ("_channels", "_session", "_since", "on", "returning")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: SessionState, channels: dict[int, Channel]) -> None:
         self._session = session
+        self._channels = channels
         self.on = False
         self.returning = False
-        self._bytes = 0
         #: When the pause began, or paused deliveries went back.
         self._since = 0.0
-
-    def count(self, messages: int, size: int) -> None:
-        """Count so many more deliveries, and bytes of them, as paused. When that is too much, the broker is not read
-        from."""
-        session = self._session
-        session.amqp_stats.stalled += messages
-        self._bytes += size
-        broker = session.broker
-        if broker is not None:
-            if self._bytes >= session.port.config.hold.bytes:
-                broker.stop(PAUSE_FULL)
-            elif broker.stops & PAUSE_FULL:
-                broker.go(PAUSE_FULL)
 
     def switch(self, on: bool) -> None:
         """Pause deliveries from now on, or hand them out again, the paused ones first."""
@@ -87,7 +46,7 @@ class ConsumerPause:
         if on:
             self.begin_again()
             return
-        for channel in list(session.channels.values()):
+        for channel in list(self._channels.values()):
             session.client_write(channel.release())
             if session.speaks and not (channel.ending or channel.freed):
                 session.broker_write(resume(channel))
@@ -101,7 +60,7 @@ class ConsumerPause:
         session = self._session
         if self.on and not self.returning and now - self._since >= limit and session.speaks:
             self._since = now
-            for channel in list(session.channels.values()):
+            for channel in list(self._channels.values()):
                 # In a transaction, a nack would be void until the client commits.
                 if channel.paused and not (channel.ending or channel.path.one_lane or channel.recovering):
                     self._put_back(channel)
@@ -146,7 +105,7 @@ class ConsumerPause:
         session = self._session
         if session.client.state != OPEN:
             return
-        for channel in session.channels.values():
+        for channel in self._channels.values():
             for tag, kind in channel.consumers.items():
                 if kind != REPLIES and not channel.ending:
                     session.broker_write(basic_cancel(channel.number, tag))

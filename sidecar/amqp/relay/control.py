@@ -11,8 +11,7 @@ from struct import pack
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.answers import has_queue, removed
-from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES, Channel, Removal
-from sidecar.amqp.relay.consumer_pause import Subscription
+from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES, Channel, Removal, Subscription
 from sidecar.amqp.topology.declarations import PASSIVE
 from sidecar.amqp.wire import constants
 from sidecar.amqp.wire.constants import AmqpError

@@ -73,7 +73,7 @@ class PausedDelivery(IncomingMessage):
 
     def take(self, data: bytes, start: int, end: int) -> bytes:
         self.frames.append(data[start:end])
-        self.channel.session.consumer_pause.count(0, end - start)
+        self.channel.session.count_paused(0, end - start)
         return b""
 
     def size(self) -> int:

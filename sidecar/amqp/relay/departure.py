@@ -27,8 +27,8 @@ from sidecar.amqp.wire.constants import (
 from sidecar.amqp.wire.methods import basic_cancel, basic_recover, channel_close, method, method_of, queue_delete
 
 if TYPE_CHECKING:
-    from sidecar.amqp.relay.channel import Channel
-    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.relay.channel import Channel, PendingFrames
+    from sidecar.amqp.relay.session_state import SessionState
 
 #: Exclusive queues that are remembered of one connection; with more, the oldest last as long as the connection.
 MAX_QUEUES: Final = 256
@@ -37,10 +37,12 @@ MAX_QUEUES: Final = 256
 class Departure:
     """That of one session. ``begun``: the client has gone, or has said that it goes."""
 
-    __slots__ = ("_done", "_queues", "_session", "begun")
+    __slots__ = ("_channels", "_done", "_pending_frames", "_queues", "_session", "begun")
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: SessionState, channels: dict[int, Channel], pending_frames: PendingFrames) -> None:
         self._session = session
+        self._channels = channels
+        self._pending_frames = pending_frames
         self.begun = False
         self._done = False
         #: Exclusive queues of the connection, by name, with the arguments of the ``queue.declare`` that made them,
@@ -50,7 +52,7 @@ class Departure:
     @property
     def matters(self) -> bool:
         """Something hangs on the broker connection that others may wait for."""
-        return bool(self._queues) or any(channel.takes for channel in self._session.channels.values())
+        return bool(self._queues) or any(map(_takes, self._channels.values()))
 
     def owns(self, name: str, declared: bytes) -> None:
         """The connection has an exclusive queue of this name; ``declared`` as in the arguments of its declaration."""
@@ -71,10 +73,10 @@ class Departure:
     def look(self) -> None:
         """Free all, if the client goes and its connection has to stay."""
         session = self._session
-        if self._done or not session.speaks or not any(map(_stays, session.channels.values())):
+        if self._done or not session.speaks or not any(map(_stays, self._channels.values())):
             return
         self._done = True
-        for channel in list(session.channels.values()):
+        for channel in list(self._channels.values()):
             self.free(channel)
         self._delete_queues()
 
@@ -83,7 +85,7 @@ class Departure:
         still comes goes back, too."""
         session = self._session
         channel.freed = True
-        if not session.speaks or channel.ending or not channel.takes:
+        if not session.speaks or channel.ending or not _takes(channel):
             return
         frames: list[bytes] = []
         # What it has settled is the transaction's, and has to wait for its end; unless that never comes.
@@ -106,21 +108,21 @@ class Departure:
         session = self._session
         channel.depart(tag)
         channel.consumer_gone(tag)
-        return session.side.request(basic_cancel(channel.number, tag))
+        return session.request(basic_cancel(channel.number, tag))
 
     def _settle(self, channel: Channel) -> list[bytes]:
         """What the client has said of deliveries, and waits: that need wait for nothing any more. In a transaction that
         nobody commits, it is void."""
         session = self._session
         said: list[bytes] = []
-        waiting = session.pending_frames.forget(channel)
+        waiting = self._pending_frames.forget(channel)
         channel.pending = []
         void = channel.path.one_lane
         for frame in waiting:
             found = _method(frame)
             void = void or found == TX_SELECT
             if found not in (BASIC_ACK, BASIC_NACK, BASIC_REJECT):
-                session.pending_frames.add(channel, frame)
+                self._pending_frames.add(channel, frame)
             elif not void:
                 try:
                     new = settle(session, channel, found, frame, 0, len(frame))
@@ -134,7 +136,7 @@ class Departure:
         session = self._session
         if not self._queues:
             return
-        taken = (session.channels, session.closing, session.refused)
+        taken = (self._channels, session.closing, session.refused)
         for number in range(session.handshake.channel_max or 65_535, 0, -1):
             if not any(number in numbers for numbers in taken):
                 break
@@ -150,6 +152,11 @@ class Departure:
         frames.append(channel_close(number, REPLY_SUCCESS, ""))
         session.refused[number] = 1
         session.broker_write(b"".join(frames))
+
+
+def _takes(channel: Channel) -> bool:
+    """Whether it gets messages, or has some that are not settled."""
+    return bool(channel.consumers or channel.consumes or channel.gets or channel.unacked.count or channel.paused)
 
 
 def _stays(channel: Channel) -> bool:

@@ -148,7 +148,7 @@ def _content(
     if kind == BODY:
         publish.take_body(end - start - FRAME_OVERHEAD)
     elif kind == HEADER:
-        refusal = publish.take_header(splice.data, start, end)
+        refusal = publish.take_header(channel.path, splice.data, start, end)
         if refusal is not None:
             splice.replace(start if opened is None else publish.begun, end, b"")
             session.broker_write(splice.take())
@@ -291,7 +291,7 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
                 return b""
             channel.incoming = paused = PausedDelivery(channel, tag, consumer, kind == NO_ACK, new or data[start:end])
             channel.paused.append(paused)
-            session.consumer_pause.count(1, end - start)
+            session.count_paused(1, end - start)
             return b""
         if kind != NO_ACK:
             # We drain: it goes to somebody else at once.

@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.connections import CLOSED, CLOSING, OPEN
+from sidecar.amqp.relay.session_state import DIALLING, HANDSHAKE, RUNNING
 from sidecar.amqp.wire.constants import CONNECTION_FORCED, REPLY_SUCCESS, AmqpError
 from sidecar.amqp.wire.methods import connection_close, connection_close_ok
 from sidecar.core.replies import STATUS
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from sidecar.net.wheel import Timer
 
 logger = logging.getLogger("sidecar.amqp")
-
-#: How far a session has come.
-GREETING, DIALLING, HANDSHAKE, RUNNING = range(4)
 
 #: Seconds: for a peer to answer a close; and for what is not done then to be cut.
 CLOSE_SECONDS: Final = 3.0
@@ -86,14 +84,12 @@ class SessionTimer:
 class Lifecycle:
     """That of one session."""
 
-    __slots__ = ("_session", "close_frame", "reason", "timer")
+    __slots__ = ("_session", "close_frame", "timer")
 
     def __init__(self, session: Session) -> None:
         self._session = session
         #: The client's ``connection.close``, as long as something of it is still held.
         self.close_frame = b""
-        #: Why it ends, once that is so.
-        self.reason = ""
         self.timer = SessionTimer(session.listener.wheel.timer(self._on_timer), session.listener.clock)
 
     # -- the client goes -----------------------------------------------------------------------------------------------
@@ -109,7 +105,7 @@ class Lifecycle:
         client, broker = session.client, session.broker
         if session.detached:
             session.client_write(connection_close_ok())
-            self.reason = "closed"
+            session.reason = "closed"
             client.transport.close()
             frame = b""
         elif broker is not None:
@@ -168,9 +164,9 @@ class Lifecycle:
     def _client_has_closed(self) -> None:
         """If it was the client who wanted to, it has its answer now."""
         session = self._session
-        if session.client.state == CLOSING and not self.reason:
+        if session.client.state == CLOSING and not session.reason:
             session.client_write(connection_close_ok())
-            self.reason = "closed"
+            session.reason = "closed"
             session.client.transport.close()
 
     # -- the broker goes -----------------------------------------------------------------------------------------------
@@ -216,7 +212,7 @@ class Lifecycle:
         now = session.listener.clock()
         for path in paths:
             path.broker_lost(now)
-        self.reason = reason
+        session.reason = reason
         extra = {"upstream": session.listener.name, "client": session.peer, "reason": reason}
         logger.warning("the broker has closed a connection", extra=extra)
         for path in paths:
@@ -224,8 +220,9 @@ class Lifecycle:
 
     def close_client(self, code: int, text: str, cause: int = 0) -> None:
         """Send the client a ``connection.close``, for this reason."""
-        self.reason = self.reason or text
-        self._session.client_write(connection_close(code, text, cause))
+        session = self._session
+        session.reason = session.reason or text
+        session.client_write(connection_close(code, text, cause))
         self._client_is_closing()
 
     def _client_is_closing(self) -> None:

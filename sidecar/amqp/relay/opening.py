@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay import forward
 from sidecar.amqp.relay.connections import CLOSED, OPEN, BrokerConnection
-from sidecar.amqp.relay.lifecycle import DIALLING, GREETING, HANDSHAKE, RUNNING
+from sidecar.amqp.relay.session_state import DIALLING, GREETING, HANDSHAKE, RUNNING
 from sidecar.amqp.wire.constants import (
     COMMAND_INVALID,
     CONNECTION_CLOSE,

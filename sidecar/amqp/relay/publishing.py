@@ -1,5 +1,4 @@
-"""A channel's publishes on their way to the broker: the one that is being read, the path that whole ones take, and the
-frames that wait behind held ones."""
+"""A channel's publishes on their way to the broker: the one that is being read, and the path that whole ones take."""
 
 from __future__ import annotations
 
@@ -11,8 +10,6 @@ from sidecar.amqp.flow.confirms import Confirms
 from sidecar.amqp.flow.gates import Gate
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.flow.scheduler import Sender
-from sidecar.amqp.relay.acks import pinned
-from sidecar.amqp.relay.connections import PENDING_FULL
 from sidecar.amqp.spool.intake import ID_HEADER
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import (
@@ -28,8 +25,7 @@ from sidecar.amqp.wire.methods import basic_nack, publish_answers
 if TYPE_CHECKING:
     from sidecar.amqp.flow.partitions import Partition
     from sidecar.amqp.flow.policy import PublishRoute
-    from sidecar.amqp.relay.channel import Channel
-    from sidecar.amqp.relay.session import Session
+    from sidecar.amqp.relay.session_state import SessionState
     from sidecar.amqp.wire.splice import Splice
     from sidecar.core.trace import Trace
 
@@ -51,13 +47,12 @@ class IncomingPublish:
     """
 
     __slots__ = (
-        "_channel", "_header_end", "_header_start", "_method", "_parts", "_session", "begun", "header", "left", "route",
-        "size", "trace",
+        "_header_end", "_header_start", "_method", "_parts", "_session", "begun", "header", "left", "route", "size",
+        "trace",
     )  # fmt: skip
 
-    def __init__(self, session: Session, channel: Channel) -> None:
+    def __init__(self, session: SessionState) -> None:
         self._session = session
-        self._channel = channel
         #: Where it leads; ``None``: there is none.
         self.route: PublishRoute | None = None
         self.begun = -1
@@ -84,7 +79,7 @@ class IncomingPublish:
             self._method = data[start:end]
         self.begun = start
 
-    def take_header(self, data: bytes, start: int, end: int) -> AmqpError | None:
+    def take_header(self, path: PublishPath, data: bytes, start: int, end: int) -> AmqpError | None:
         """Take its header: how long it will be, its trace and its partition. Returns why its channel has to be closed,
         if it has. Raises :class:`AmqpError` for what ends the connection."""
         route = self.route
@@ -96,11 +91,9 @@ class IncomingPublish:
         self.left = size = content.body_size(data, start)
         if size > session.max_message_size:
             text = f"PRECONDITION_FAILED - message size {size} is larger than the sidecar's max_message_size, "
-            number = self._channel.number
-            return AmqpError(PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH, number)
+            return AmqpError(PRECONDITION_FAILED, text + str(session.max_message_size), BASIC_PUBLISH, path.number)
         mark = instead = b""
         if session.buffers:
-            path = self._channel.path
             refusal = path.refusal(data, start, end)
             if refusal is not None:
                 return refusal
@@ -212,12 +205,12 @@ class IncomingPublish:
 class PublishPath(Sender):
     """The way of one channel's whole publishes to the broker, and of its confirms back to the client."""
 
-    __slots__ = ("channel", "confirms", "session")
+    __slots__ = ("confirms", "number", "session")
 
-    def __init__(self, session: Session, channel: Channel) -> None:
+    def __init__(self, session: SessionState, number: int) -> None:
         Sender.__init__(self)
         self.session = session
-        self.channel = channel
+        self.number = number
         self.confirms: Confirms | None = None
 
     @property
@@ -290,13 +283,12 @@ class PublishPath(Sender):
             self.session.tracing.published(publish.trace, publish.route, publish.since, False)
         confirms = self.confirms
         assert confirms is not None
-        number = self.channel.number
         for tag, multiple in confirms.answers([publish.tag]):
-            self.session.client_write(basic_nack(number, tag, multiple, False))
+            self.session.client_write(basic_nack(self.number, tag, multiple, False))
 
     def emptied(self) -> None:
         """Nothing is held for this channel any more."""
-        self.session.emptied(self.channel)
+        self.session.emptied(self.number, self)
 
 
 class Direct(PublishPath):
@@ -365,35 +357,4 @@ class Direct(PublishPath):
         answers = confirms.answers(tags)
         if confirms.same:
             return None
-        return publish_answers(self.channel.number, answers, positive)
-
-
-class PendingFrames:
-    """A session's frames that wait for what their channels have held, as they must not overtake it
-    (:attr:`Channel.pending`). A client that has too many is not read from."""
-
-    __slots__ = ("_bytes", "_session")
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._bytes = 0
-
-    def add(self, channel: Channel, frame: bytes) -> None:
-        """One more."""
-        assert channel.pending is not None
-        channel.pending.append(pinned(channel, frame))
-        self._bytes += len(frame) + PIECE
-        session = self._session
-        if self._bytes > session.max_message_size:
-            session.client.stop(PENDING_FULL)
-
-    def forget(self, channel: Channel) -> list[bytes]:
-        """What has waited on a channel; nothing of it waits any more."""
-        pending = channel.pending or []
-        channel.pending = None
-        if pending:
-            self._bytes -= sum(map(len, pending)) + PIECE * len(pending)
-            session = self._session
-            if self._bytes <= session.max_message_size:
-                session.client.go(PENDING_FULL)
-        return pending
+        return publish_answers(self.number, answers, positive)

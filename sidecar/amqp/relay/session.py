@@ -11,27 +11,23 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay import forward
 from sidecar.amqp.relay.broker_side import Attached, BrokerSide
-from sidecar.amqp.relay.channel import Channel
-from sidecar.amqp.relay.connections import CLOSING, HOLD_FULL, OPEN, BrokerConnection, ClientConnection, Port
+from sidecar.amqp.relay.channel import Channel, PendingFrames
+from sidecar.amqp.relay.connections import HOLD_FULL, OPEN, BrokerConnection, ClientConnection
 from sidecar.amqp.relay.consumer_pause import ConsumerPause
 from sidecar.amqp.relay.deliveries import PartialMessage
 from sidecar.amqp.relay.departure import Departure
-from sidecar.amqp.relay.lifecycle import GREETING, RUNNING, Lifecycle
+from sidecar.amqp.relay.lifecycle import Lifecycle
 from sidecar.amqp.relay.opening import Opening
-from sidecar.amqp.relay.publishing import PendingFrames
+from sidecar.amqp.relay.session_state import RUNNING, Port, SessionState
 from sidecar.amqp.wire.constants import CHANNEL_CLOSE, METHOD, REPLY_SUCCESS, AmqpError
-from sidecar.amqp.wire.handshake import Handshake
-from sidecar.amqp.wire.methods import blocked, channel_close, unblocked
+from sidecar.amqp.wire.methods import channel_close
 from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.phases import ENDED, TUNNEL
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.gates import Gate
-    from sidecar.amqp.flow.policy import Policy, RouteTable
     from sidecar.amqp.flow.publish import Publish
-    from sidecar.amqp.flow.scheduler import Scheduler
-    from sidecar.amqp.flow.stats import AmqpStats
-    from sidecar.amqp.flow.tracing import MessageTracing
+    from sidecar.amqp.flow.scheduler import Sender
     from sidecar.core.replies import Reply
     from sidecar.exchange.attempt import Attempt
     from sidecar.exchange.filter import Again
@@ -41,66 +37,25 @@ _CHANNEL_CLOSE: Final = CHANNEL_CLOSE.to_bytes(4, "big")
 logger = logging.getLogger("sidecar.amqp")
 
 
-class Session(Exchange):
+class Session(SessionState):
     """One client connection as an exchange: admission, attempts and accounting are those of TCP connections."""
 
-    __slots__ = (
-        "_linked", "alarmed", "amqp_stats", "broker", "buffers", "channels", "client", "closing", "consumer_pause",
-        "counted", "departure", "detached", "handshake", "lifecycle", "max_message_size", "opening", "partial",
-        "partial_limit", "peer", "pending_frames", "policy", "port", "refused", "routes", "scheduler", "side", "stage",
-        "told_blocked", "tracing", "withheld",
-    )  # fmt: skip
+    __slots__ = ("channels", "consumer_pause", "counted", "departure", "lifecycle", "opening", "pending_frames", "side")
 
     def __init__(self, port: Port, client: ClientConnection, peer: str, client_ip: str) -> None:
-        Exchange.__init__(self, port, port.default_route, client_ip, port.clock())
-        self.method = "AMQP"
-        self.port = port
-        self.amqp_stats: AmqpStats = port.amqp_stats
-        self.scheduler: Scheduler = port.scheduler
-        self.policy: Policy = port.policy
-        self.tracing: MessageTracing = port.tracing
-        self.routes: RouteTable = port.policy.routes("/")
-        self.max_message_size = port.config.max_message_size
-        self.client = client
-        #: The client's address and port.
-        self.peer = peer
-        self.broker: BrokerConnection | None = None
-        #: How far it has come (lifecycle.py).
-        self.stage = GREETING
-        self.handshake = Handshake(port.config.vhosts)
+        SessionState.__init__(self, port, client, peer, client_ip)
         self.opening = Opening(self)
         self.lifecycle = Lifecycle(self)
         #: What is there in the broker's place.
         self.side: BrokerSide = Attached(self)
-        #: Publishes are buffered until they are confirmed, and messages until they are whole, as the session outlives
-        #: its broker; and there is none at present.
-        self.buffers = False
-        self.detached = False
         self.channels: dict[int, Channel] = {}
-        #: Channels that the client has still to say close-ok to; whether the close is ours (or the broker's).
-        self.closing: dict[int, bool] = {}
-        #: Channels whose close of ours the broker has still to answer; how many closes.
-        self.refused: dict[int, int] = {}
-        #: Bytes of unfinished publishes on all channels, and how many there may be.
-        self.partial = 0
-        self.partial_limit = port.config.hold.bytes + port.config.max_message_size
-        #: The same for messages to the client that it gets once they are whole.
-        self.withheld = 0
-        self.consumer_pause = ConsumerPause(self)
         self.pending_frames = PendingFrames(self)
-        self.departure = Departure(self)
-        #: The broker has told this connection of an alarm; and we have told the client to publish nothing.
-        self.alarmed = False
-        self.told_blocked = False
-        #: There is a connection to a broker that counts as one; and the handshake is over.
-        self._linked = False
+        self.consumer_pause = ConsumerPause(self, self.channels)
+        self.departure = Departure(self, self.channels, self.pending_frames)
+        #: The handshake is over.
         self.counted = False
 
     # -- what others ask -----------------------------------------------------------------------------------------------
-
-    @property
-    def vhost(self) -> str:
-        return self.handshake.vhost
 
     @property
     def idle(self) -> bool:
@@ -120,43 +75,6 @@ class Session(Exchange):
             if pending is not None and (not self.detached or any(frame[0] != METHOD for frame in pending)):
                 return True
         return False
-
-    @property
-    def speaks(self) -> bool:
-        """There is a broker that may be told something."""
-        broker = self.broker
-        return broker is not None and broker.state == OPEN and not self.detached
-
-    def withholds(self, size: int) -> bool:
-        """Whether a message for the client, of which so many bytes of body are to come, can wait until they have."""
-        return self.buffers and size <= self.max_message_size and self.withheld + size <= self.partial_limit
-
-    # -- writing -------------------------------------------------------------------------------------------------------
-
-    def client_write(self, data: bytes) -> None:
-        """Send to the client, if it is there; nothing may follow a close of ours (§2.2.4)."""
-        state = self.client.state
-        if data and (state == OPEN or (state == CLOSING and not self.lifecycle.reason)):
-            self.count_out(len(data))
-            self.client.write(data)
-
-    def broker_write(self, data: bytes) -> None:
-        """Send to the broker, if it is there."""
-        broker = self.broker
-        if data and broker is not None:
-            broker.write(data)
-
-    def broker_publish(self, data: bytes) -> None:
-        """The same for publishes, which may leave together with later ones."""
-        broker = self.broker
-        if broker is not None:
-            broker.write_soon(data)
-
-    def link(self, linked: bool) -> None:
-        """Whether there is a connection to a broker that counts as one."""
-        if linked != self._linked:
-            self._linked = linked
-            self.listener.stats.upstream_active += 1 if linked else -1
 
     # -- what the connections hear -------------------------------------------------------------------------------------
 
@@ -226,7 +144,7 @@ class Session(Exchange):
         self.routes = self.policy.routes(self.vhost)
         self.amqp_stats.connections += 1
         self.counted = True
-        port.sessions[self] = None
+        port.opened(self)
         self.consumer_pause.switch(port.paused)
         if port.work_is_over:
             self.consumer_pause.give_back()
@@ -234,7 +152,6 @@ class Session(Exchange):
     # -- what is held --------------------------------------------------------------------------------------------------
 
     def schedule(self, publish: Publish, gate: Gate, now: float) -> None:
-        """Scheduler a publish; stop reading when that was the last one there is room for."""
         self.scheduler.enqueue(publish, gate, now)
         if self.scheduler.full and self.scheduler.crowded(gate):
             stopped = self.port.stopped
@@ -245,6 +162,12 @@ class Session(Exchange):
         if self.departure.begun:
             self.departure.look()
 
+    def request(self, frames: bytes) -> bytes:
+        return self.side.request(frames)
+
+    def hang_up(self, code: str) -> None:
+        self.opening.hang_up(code)
+
     def wait(self, channel: Channel, frame: bytes) -> None:
         """A frame that must not overtake what its channel has held."""
         if self.side.overtakes(channel, frame):
@@ -253,11 +176,11 @@ class Session(Exchange):
         if frame[7:11] == _CHANNEL_CLOSE and frame[0] == METHOD:
             self.departure.free(channel)
 
-    def emptied(self, channel: Channel) -> None:
-        """Nothing is held for a channel any more: what waited for that goes on."""
-        if self.detached and self.side.waits(channel):
+    def emptied(self, number: int, sender: Sender) -> None:
+        if self.detached and self.side.waits(number):
             return  # the broker is missing, not only what was held
-        if channel.pending is not None:
+        channel = self.channels.get(number)
+        if channel is not None and channel.path is sender and channel.pending is not None:
             try:
                 forward.take_pending(self, channel)
             except AmqpError as error:
@@ -265,33 +188,6 @@ class Session(Exchange):
         self.lifecycle.go_on_closing()
         if self.detached:
             self.side.answer()
-
-    # -- alarms --------------------------------------------------------------------------------------------------------
-
-    def broker_blocked(self, reason: str) -> None:
-        """The broker has an alarm, and this connection has published."""
-        self.alarmed = True
-        self.tell_blocked(reason)
-        self.port.alarm(self, True)
-
-    def broker_unblocked(self) -> None:
-        """The alarm is over."""
-        self.alarmed = False
-        self.tell_unblocked()
-        self.port.alarm(self, False)
-
-    def tell_blocked(self, reason: str) -> None:
-        """Tell a client that can hear it to publish nothing."""
-        if self.handshake.hears_blocked and not self.told_blocked and self.client.state == OPEN:
-            self.told_blocked = True
-            self.client_write(blocked(reason))
-
-    def tell_unblocked(self) -> None:
-        """It may publish again."""
-        if self.told_blocked and not self.alarmed:
-            self.told_blocked = False
-            if self.client.state == OPEN:
-                self.client_write(unblocked())
 
     # -- channels and consumers ----------------------------------------------------------------------------------------
 
@@ -313,6 +209,7 @@ class Session(Exchange):
 
     def channel_gone(self, channel: Channel) -> None:
         """A channel does not exist any more; what was held for it goes with it."""
+        channel.gone = True
         self.side.channel_gone(channel.number)
         if self.channels.pop(channel.number, None) is None:
             return
@@ -321,7 +218,7 @@ class Session(Exchange):
         stats.consumers -= len(channel.consumers)
         stats.unacked -= channel.unacked.count
         for paused in channel.paused:
-            self.consumer_pause.count(-1, -paused.size())
+            self.count_paused(-1, -paused.size())
         channel.paused.clear()
         self.partial -= channel.publish.size
         if isinstance(channel.incoming, PartialMessage):
@@ -387,7 +284,6 @@ class Session(Exchange):
         if self.counted:
             self.counted = False
             self.amqp_stats.connections -= 1
-            del port.sessions[self]
             self.lifecycle.log_end()
         port.forget(self)
         self.side.ended()

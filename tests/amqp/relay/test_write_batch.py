@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.relay.write_batch import FULL, WriteBatch
+from sidecar.amqp.relay.connections import FULL, WriteBatch
 from support.clock import Loop
 
 LINGER: Final = 0.005
