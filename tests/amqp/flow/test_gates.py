@@ -58,6 +58,9 @@ def waiter(gate: Gate, rank: int, arrival: int, messages: int = 1, size: int = 0
 
 def test_a_line_is_by_rank_then_arrival() -> None:
     gate = Gate("any")
+    fresh = Waiter(gate)
+    assert fresh.gate is gate
+    assert (fresh.rank, fresh.arrival, fresh.messages, fresh.bytes, fresh.ticket) == (0, 0, 0, 0, 0)
     third = waiter(gate, 0, 1, 5, 500)
     second = waiter(gate, -3, 9, 1, 20)
     first = waiter(gate, -3, 2, 1, 3)
