@@ -93,6 +93,16 @@ def test_one_may_leave_from_the_middle_and_come_back_elsewhere() -> None:
     assert other.first() is None
 
 
+def test_the_place_that_one_had_before_is_not_kept() -> None:
+    gate = Gate("any")
+    first = waiter(gate, 0, 1)
+    second = waiter(gate, 0, 2)
+    gate.leave(first)
+    first.rank = 1
+    gate.join(first)
+    assert gate.first() is second
+
+
 def test_those_who_left_leave_nothing_behind() -> None:
     gate = Gate("any")
     stays = waiter(gate, -1, 0)
