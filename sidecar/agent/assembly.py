@@ -45,8 +45,6 @@ from sidecar.resilience.breaker import CircuitBreaker as Breaker
 from sidecar.tcp.relay import TcpListener
 
 if TYPE_CHECKING:
-    from sidecar.http.delivery import Delivered
-    from sidecar.http_queue.filter import Queue
     from sidecar.http_queue.queue import HttpQueue
 
 #: What clients ask of a queue: see :mod:`sidecar.http_queue.answers`.
@@ -84,12 +82,18 @@ class Assembly:
         #: (key, route) → its settings and the filter that was built from them.
         self._built: dict[tuple[str, object], tuple[Any, Filter]] = {}
         self._guards: dict[str, Guard] = {}
-        inbound = stats.direction == "inbound"
-        self._tracing = Tracing(context.tracing, "server" if inbound else "client", context.rng, context.record_span)
-        self._request_id = RequestId(context.rng)
-        self._metrics = Metrics(stats, context.clock)
-        self._connection_metrics = ConnectionMetrics(stats, context.clock)
-        self._access_log = AccessLog(context.access_log)
+        clock, inbound = context.clock, stats.direction == "inbound"
+        always: tuple[Filter, ...] = (
+            Tracing(context.tracing, "server" if inbound else "client", context.rng, context.record_span),
+            RequestId(context.rng),
+            Forwarded(),
+            Drain(),
+            Metrics(stats, clock),
+            ConnectionMetrics(stats, clock),
+            AccessLog(context.access_log),
+        )
+        #: Those that are not in the configuration.
+        self._always = [it for it in always if stats.protocol in it.protocols and stats.direction in it.sides]
 
     def apply(self, listener: Listener, config: Inbound | Upstream) -> None:
         """Give the listener the chains for this configuration."""
@@ -226,35 +230,22 @@ class Assembly:
     def _door(self, timeout: Timeout, queue: HttpQueue) -> Chain:
         from sidecar.http_queue.filter import QueueDoor
 
-        filters = (timeout, self._tracing, self._request_id, QueueDoor(queue), self._metrics, self._access_log)
-        return Chain(placed(filters), timeout.times, timeout.times.request)
+        both = [it for it in self._always if "outbound" in it.sides]  # it is the sidecar that answers, not the app
+        return Chain(placed([timeout, QueueDoor(queue), *both]), timeout.times, timeout.times.request)
 
     def _chain(self, made: Made, queue: HttpQueue | None, *, delivery: bool = False) -> Chain:
-        http = self._stats.protocol == "http"
-        inbound = self._stats.direction == "inbound" and not delivery
-        storing: Queue | None = None
-        last: Delivered | None = None
+        # A stored request has been taken in: there is nobody to turn away, and no client to name.
+        filters = [*_in_use(made), *(it for it in self._always if not delivery or "outbound" in it.sides)]
         if delivery:
             from sidecar.http.delivery import Delivered
 
-            last = Delivered()
+            filters.append(Delivered())
         elif made.get("queue") and queue is not None:
             from sidecar.http_queue.filter import Queue
 
             settings, lane = made["queue"]
-            storing = Queue(settings, queue, queue.lane(lane))
-        filters = [
-            self._tracing if http else None,
-            self._request_id if http else None,
-            Forwarded() if http and inbound else None,
-            Drain() if inbound else None,
-            storing,
-            self._metrics if http else self._connection_metrics,
-            self._access_log,
-            last,
-            *_in_use(made),
-        ]
-        found = placed(f for f in filters if f is not None)
+            filters.append(Queue(settings, queue, queue.lane(lane)))
+        found = placed(filters)
         chain = Chain(found, made["timeout"].times, min(f.patience() for f in found))
         if delivery:
             chain.keep = ANY  # what is stored is in memory until it is over

@@ -19,6 +19,7 @@ class AccessLog(Filter):
     """Last, when everything about the exchange is known. Only builds a tuple; the log's own thread formats it."""
 
     name: ClassVar[str] = "access_log"
+    protocols: ClassVar[tuple[str, ...]] = ("http", "tcp", "amqp")
 
     def __init__(self, log: Log) -> None:
         self._log = log

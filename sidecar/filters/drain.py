@@ -16,6 +16,8 @@ class Drain(Filter):
     rolling update loses nothing."""
 
     name: ClassVar[str] = "drain"
+    protocols: ClassVar[tuple[str, ...]] = ("http", "tcp", "amqp")
+    sides: ClassVar[tuple[str, ...]] = ("inbound",)
 
     def on_request(self, x: Exchange) -> Reply | None:
         if x.listener.draining:

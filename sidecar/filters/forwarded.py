@@ -30,6 +30,7 @@ class Forwarded(Filter):
     malformed is dropped, so that what we add means what it says."""
 
     name: ClassVar[str] = "forwarded"
+    sides: ClassVar[tuple[str, ...]] = ("inbound",)
 
     def on_request(self, x: Request) -> None:
         head = x.head

@@ -36,6 +36,7 @@ class ConnectionMetrics(Filter):
     of the error it ended with."""
 
     name: ClassVar[str] = "connection_metrics"
+    protocols: ClassVar[tuple[str, ...]] = ("tcp", "amqp")
 
     def __init__(self, stats: ListenerStats, clock: Callable[[], float]) -> None:
         self._stats = stats
