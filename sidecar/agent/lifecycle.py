@@ -84,7 +84,7 @@ class Agent:
         self.registry: Registry | None = None
         self.admin_address: Address | None = None
         self._path = path
-        self._log = log
+        self.log = log
         self._loop = asyncio.get_running_loop()
         self._spans: SpanExporter | None = None
         self._admin: AdminServer | None = None
@@ -127,7 +127,7 @@ class Agent:
 
     @property
     def log_lines_dropped(self) -> int:
-        return self._log.dropped
+        return self.log.dropped
 
     @property
     def spans_dropped(self) -> int:
@@ -223,7 +223,7 @@ class Agent:
         from sidecar.agent import admin
 
         try:
-            self._admin = await admin.start(self, self._log)
+            self._admin = await admin.start(self, self.log)
         except OSError as error:
             raise ListenerError(f"admin: cannot listen on {self.config.admin.bind}: {bind_failure(error)}") from error
         self.admin_address = Address(*self._admin.address)
@@ -299,9 +299,6 @@ class Agent:
                 raise ConfigError(str(self._path), [Problem("", f"cannot be applied: the sidecar is {self.phase}")])
             todo = planned(self, config, str(self._path))
             changes = await carry_out(self, todo, config, str(self._path))
-            if "log.level" in todo.settings:
-                self._log.set_level(config.log.level)
-            self.config = config
             logger.info("reloaded", extra={"changes": changes})
             return changes
 

@@ -41,9 +41,8 @@ def require_libraries(config: Config) -> None:
 
 
 async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> list[str]:
-    """Bring listeners, their policies and tokens to ``config``; what changed, a line each. The log's level is the
-    agent's. Raises :class:`ConfigError` when a
-    new listener cannot be opened; all is as before then."""
+    """Bring all of the agent to ``config``; what changed, a line each. Raises :class:`ConfigError` when a new listener
+    cannot be opened; all is as before then."""
     opened = await _open(agent, todo, config, filename)
     changes: list[str] = []
     for name in list(agent.upstreams):
@@ -70,6 +69,9 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
         changes.append("inbound: changed")
     if "consul.token" in todo.settings and agent.registry is not None:
         agent.registry.use_token(config.consul.token)
+    if "log.level" in todo.settings:
+        agent.log.set_level(config.log.level)
+    agent.config = config  # from which the admin token and the time to drain are read
     changes += [f"{key}: {config.log.level if key == 'log.level' else 'changed'}" for key in todo.settings]
     return changes
 

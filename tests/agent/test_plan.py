@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import yaml
@@ -8,6 +10,7 @@ from sidecar.agent.plan import Plan, Stored, plan
 from sidecar.cli.rehearsal import as_dict, lines
 from sidecar.config.load import load_text
 from sidecar.config.schema import Config
+from sidecar.core.secret import Secret
 
 A = {"bind": "127.0.0.1:7001", "endpoints": ["127.0.0.1:9"]}
 B = {"bind": "127.0.0.1:7002", "endpoints": ["127.0.0.1:9"]}
@@ -95,3 +98,57 @@ def test_upstreams_with_stored_requests_stay() -> None:
     assert refused(found) == ["upstreams.a"]
     assert "3 requests are stored" in found.refused[0].message
     assert refused(between({"a": QUEUED}, {"a": A}, waiting)) == []
+
+
+#: Something in every section.
+WHOLE: dict[str, Any] = {
+    "service": {"name": "web", "address": "127.0.0.1", "app": "127.0.0.1:9", "tags": ["a"], "meta": {"a": "b"}},
+    "registry": "consul://127.0.0.1:8500",
+    "consul": {"token": "one"},
+    "inbound": {"bind": "127.0.0.1:7000", "rate_limit": {"rate": "5/s"}},
+    "upstreams": {"a": {**A, "rate_limit": {"rate": "5/s"}, "routes": [{"match": {"path": "/x"}}]}},
+    "admin": {"token": "one"},
+    "tracing": {"otlp": "http://127.0.0.1:4318"},
+    "dns": {"servers": ["127.0.0.1:53"]},
+}
+
+
+def test_no_change_of_any_value_is_ignored() -> None:
+    old = config(**WHOLE)
+    ignored = [path for path, new in others(old, "") if plan(old, new).empty]
+    seen = {path.split(".")[1] for path, _ in others(old, "")}
+    assert seen == {field.name for field in fields(Config)}
+    assert ignored == []
+
+
+def test_a_plan_changes_neither_configuration() -> None:
+    old, new = config(**WHOLE), config(upstreams={"b": B})
+    assert plan(old, new) == plan(old, new)
+    assert (old, new) == (config(**WHOLE), config(upstreams={"b": B}))
+
+
+def others(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """This value with one of all that it holds replaced by another, for each; with the path of that."""
+    if is_dataclass(value) and not isinstance(value, type):
+        for field in fields(value):
+            for where, changed in others(getattr(value, field.name), f"{path}.{field.name}"):
+                yield where, replace(value, **{field.name: changed})
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from ((where, {**value, key: changed}) for where, changed in others(item, f"{path}.{key}"))
+        if value:
+            yield path, {}
+    elif isinstance(value, tuple):
+        for n, item in enumerate(value):
+            for where, changed in others(item, f"{path}[{n}]"):
+                yield where, (*value[:n], changed, *value[n + 1 :])
+    elif isinstance(value, bool):
+        yield path, not value
+    elif isinstance(value, (int, float)):
+        yield path, value + 1
+    elif isinstance(value, str):
+        yield path, f"{value}x"
+    elif isinstance(value, Secret):
+        yield path, Secret("another")
+    elif isinstance(value, frozenset):
+        yield path, value | {"x"}
