@@ -20,7 +20,7 @@ from sidecar.core.amqp_settings import Amqp, AmqpPublish
 
 #: Messages in what one reading of a socket gives.
 PORTIONS = (1, 40)
-#: What one leg reads, and what the other then does.
+#: What one connection reads, and what the other then does.
 Portions = list[tuple[bytes, bytes]]
 
 

@@ -1,6 +1,6 @@
 """Real clients at their ordinary work while there is no broker: none of them notices.
 
-Each does its work twice, before a server that has nothing behind it but a reception and a stand-in. The first time it
+Each does its work twice, before a server that has nothing behind it but a handshake and a stub. The first time it
 learns whatever the client declares, the second time it is a server that has known that for long.
 """
 
@@ -47,7 +47,7 @@ USERS = {"guest": Credential("guest", b"", b"", any_vhost=True)}
 
 
 class Client(asyncio.Protocol):
-    """One connection: everything that a session does with a stand-in, and publishes that are taken at once."""
+    """One connection: everything that a session does with a stub, and publishes that are taken at once."""
 
     def __init__(self, server: Server) -> None:
         self._server = server

@@ -336,7 +336,7 @@ def test_a_broker_that_does_not_finish_its_messages_is_left(wrong: bytes) -> Non
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_every_message_comes_once_and_in_one_piece(data: st.DataObject) -> None:
-    """Frames of several channels in any order, in reads of any size, with deliveries kept back in between."""
+    """Frames of several channels in any order, in reads of any size, with deliveries paused in between."""
     tight = data.draw(st.booleans(), "some have to pass as they come")
     stage = KeptStage(max_message_size=150 if tight else 300)
     client, broker = stage.open(1, 2, 3)

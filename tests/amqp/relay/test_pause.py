@@ -1,4 +1,4 @@
-"""Pauses of deliveries that last: what is kept back returns to its queue before the broker loses patience."""
+"""Pauses of deliveries that last: a paused delivery returns to its queue before the broker loses patience."""
 
 from __future__ import annotations
 

@@ -327,7 +327,7 @@ def test_the_client_closes_when_we_do() -> None:
     stage.finished()
 
 
-# -- legs that are full ------------------------------------------------------------------------------------------------
+# -- connections that are full -----------------------------------------------------------------------------------------
 
 
 def test_a_slow_broker_stops_its_client_and_no_other() -> None:

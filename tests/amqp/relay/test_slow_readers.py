@@ -11,8 +11,8 @@ from support.amqp import Stage
 def closing(stage: Stage) -> tuple[Any, Any]:
     """A session whose broker has gone while its client has much to read; the client's transport, and the session."""
     client, broker = stage.open()
-    (leg,) = stage.listener._connections
-    session = leg.session  # type: ignore[attr-defined]
+    (connection,) = stage.listener._connections
+    session = connection.session  # type: ignore[attr-defined]
     client.transport.stuck = True
     session.client_write(bytes(10_000))
     broker.transport.lose(ConnectionResetError())
