@@ -171,6 +171,7 @@ prefetch                  messages that are read ahead: of a consumer from its q
 probe                     a connection or question whose only purpose is to find out whether somebody is there
 probe channel             a channel on which a message that may close it is tried alone
 process                   one running program: the sidecar's own, as the operating system sees it
+property                  what a message says of itself beside its body: its type, its priority, its headers
 protocol                  what is spoken on a connection; also what an object has to offer, without its class
 publish                   one message that a client sends, whole: method, header, body
 publisher                 a connection of the sidecar's own that publishes with confirms
@@ -258,6 +259,7 @@ upload                    a request's body on its way to the upstream
 upstream                  one thing that the app dials, under a name
 validate                  to take nothing from a registry that is not what it should be
 value                     what stands behind a key of the configuration
+vhost                     a part of a broker, with exchanges and queues of its own
 view                      what is shown of something, as data
 watch                     to follow one service in the registry
 watchdog                  notices a broker that is connected and does nothing

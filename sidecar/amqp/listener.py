@@ -104,8 +104,8 @@ class AmqpListener(Port):
             return
         self.config = config
         self.policy.update(config)
-        self.scheduler.settings = config.hold
-        self.scheduler.gates_changed(self.clock())
+        self.scheduler.configure(config.hold)
+        self.scheduler.wake()
         if self.port is not None:
             self.port.configure(config)
         if self._watcher is not None:

@@ -17,26 +17,9 @@ from hashlib import sha256
 from struct import Struct
 from typing import Final
 
-from sidecar.amqp.wire.constants import (
-    APP_ID,
-    BASIC_PUBLISH,
-    CONTENT_ENCODING,
-    CONTENT_TYPE,
-    CORRELATION_ID,
-    DELIVERY_MODE,
-    EXPIRATION,
-    HEADERS,
-    MESSAGE_ID,
-    MORE_FLAGS,
-    PRECONDITION_FAILED,
-    PRIORITY,
-    REPLY_TO,
-    SYNTAX_ERROR,
-    TIMESTAMP,
-    TYPE,
-    USER_ID,
-    AmqpError,
-)
+from sidecar.amqp.wire.constants import BASIC_PUBLISH, HEADERS, PRECONDITION_FAILED, SYNTAX_ERROR, AmqpError
+from sidecar.amqp.wire.content import place
+from sidecar.amqp.wire.properties import PROPERTIES
 from sidecar.amqp.wire.tables import find, table_end, value_end
 from sidecar.core.amqp_settings import AmqpPartition
 
@@ -47,31 +30,6 @@ MAX_VALUE: Final = 255
 _UINT32: Final = Struct(">I")
 _U64_MASK: Final = 0xFFFFFFFFFFFFFFFF
 
-# Offsets in a content header frame, as in ``content``.
-_FLAGS: Final = 19
-_PROPERTIES: Final = 21
-_SHORTEST: Final = 22
-
-#: How long a property is: so many bytes; a short string; a table.
-_SHORT: Final = 0
-_TABLE: Final = -1
-#: The properties up to the last one that can be asked for, in their order: name, flag, length.
-_ORDER: Final[tuple[tuple[str, int, int], ...]] = (
-    ("content-type", CONTENT_TYPE, _SHORT),
-    ("content-encoding", CONTENT_ENCODING, _SHORT),
-    ("headers", HEADERS, _TABLE),
-    ("delivery-mode", DELIVERY_MODE, 1),
-    ("priority", PRIORITY, 1),
-    ("correlation-id", CORRELATION_ID, _SHORT),
-    ("reply-to", REPLY_TO, _SHORT),
-    ("expiration", EXPIRATION, _SHORT),
-    ("message-id", MESSAGE_ID, _SHORT),
-    ("timestamp", TIMESTAMP, 8),
-    ("type", TYPE, _SHORT),
-    ("user-id", USER_ID, _SHORT),
-    ("app-id", APP_ID, _SHORT),
-)
-
 _STRINGS: Final = b"Sx"
 _BOOLEAN: Final = ord("t")
 #: Bytes of a whole number with that tag, and which are signed (see ``tables``).
@@ -79,6 +37,9 @@ _WHOLE: Final[dict[int, int]] = {
     ord(tag): size for tags, size in (("bB", 1), ("su", 2), ("Ii", 4), ("lL", 8)) for tag in tags
 }
 _SIGNED: Final = b"bsIlL"
+
+#: The properties' flags by their names in the configuration.
+_FLAGS: Final[dict[str, int]] = {name.replace("_", "-"): flag for name, flag, _ in PROPERTIES}
 
 #: What decides: an entry of the headers, a property, a word of the routing key.
 _BY_HEADER, _BY_PROPERTY, _BY_WORD = range(3)
@@ -104,7 +65,7 @@ def _jump(key: int, count: int) -> int:
 class Partition:
     """What is spread of one exchange. ``without`` counts the messages that had no value to go by."""
 
-    __slots__ = ("_before", "_flag", "_kind", "_mark", "_name", "_suffixes", "_word", "by", "count", "without")
+    __slots__ = ("_flag", "_kind", "_mark", "_name", "_suffixes", "_word", "by", "count", "without")
 
     def __init__(self, settings: AmqpPartition) -> None:
         self.count = settings.count
@@ -117,25 +78,18 @@ class Partition:
         self._mark = b""
         self._word = 0
         what, _, name = settings.by.partition(":")
-        wanted = "headers"
+        #: The flag of the property to look at.
+        self._flag = HEADERS
         if not name:
             self._name = what.encode()
             #: The name as it stands in a table, after its length.
             self._mark = bytes((len(self._name),)) + self._name
         elif what == "property":
             self._kind = _BY_PROPERTY
-            wanted = name
+            self._flag = _FLAGS[name]
         else:
             self._kind = _BY_WORD
             self._word = int(name) - 1
-        #: The property to look at, and the lengths of those before it.
-        self._flag = 0
-        self._before: list[tuple[int, int]] = []
-        for known, flag, size in _ORDER:
-            if known == wanted:
-                self._flag = flag
-                break
-            self._before.append((flag, size))
 
     def rewrite(self, method: bytes, data: bytes, start: int, end: int) -> bytes:
         """``method``, the whole frame of a ``basic.publish``, with the message's partition in its routing key. The
@@ -192,37 +146,9 @@ class Partition:
             self._suffixes[value] = suffix
         return suffix
 
-    def _find(self, data: bytes, start: int, end: int) -> int:
-        """Where the property is that matters; -1: the message has none."""
-        if end - start < _SHORTEST:
-            raise _cut_off()
-        last = end - 1
-        at = start + _FLAGS
-        flags = data[at] << 8 | data[at + 1]
-        if not flags & self._flag:
-            return -1
-        at = start + _PROPERTIES
-        if flags & MORE_FLAGS:
-            at += 2
-            while at <= last and data[at - 1] & MORE_FLAGS:
-                at += 2
-        for flag, size in self._before:
-            if flags & flag:
-                if at >= last:
-                    raise _cut_off()
-                if size > 0:
-                    at += size
-                elif size == _SHORT:
-                    at += 1 + data[at]
-                else:
-                    at = table_end(data, at, last)
-        if at >= last:
-            raise _cut_off()
-        return at
-
     def _property(self, data: bytes, start: int, end: int) -> bytes:
         """The value of the property, empty when there is none."""
-        at = self._find(data, start, end)
+        at = place(data, start, end, self._flag)
         if at < 0:
             return b""
         after = at + 1 + data[at]
@@ -233,7 +159,7 @@ class Partition:
     def _header(self, data: bytes, start: int, end: int) -> bytes:
         """The value of the headers' entry, empty when there is none, it is not of a kind that can be gone by, or the
         table is not well-formed: then the broker will say so."""
-        at = self._find(data, start, end)
+        at = place(data, start, end, self._flag)
         if at < 0:
             return b""
         after = table_end(data, at, end - 1)

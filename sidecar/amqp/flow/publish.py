@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from sidecar.amqp.flow.lanes import Sender
     from sidecar.amqp.flow.policy import PublishRoute
-    from sidecar.amqp.flow.scheduler import Sender
     from sidecar.core.trace import Trace
 
 

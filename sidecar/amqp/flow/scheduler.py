@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from heapq import heapify, heappop, heappush
 from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
-from sidecar.amqp.flow.gates import Gate, SwitchGate, Waiter
-from sidecar.core.compiling import mypyc_attr
+from sidecar.amqp.flow.gates import Gate, SwitchGate
+from sidecar.amqp.flow.lanes import Lane, Sender
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import PublishRoute
@@ -39,78 +38,6 @@ class Handle(Protocol):
     """What ``call_at`` returns, as :class:`asyncio.TimerHandle`."""
 
     def cancel(self) -> object: ...
-
-
-@mypyc_attr(allow_interpreted_subclasses=True)  # tests have senders of their own
-class Sender:
-    """A channel, as far as holding is concerned: the base of what implements it. Its methods must not raise."""
-
-    __slots__ = ("held", "lanes", "one_lane", "origin", "user", "window")
-
-    def __init__(self) -> None:
-        #: Kept by :class:`Scheduler`: how many publishes are held, and the lanes they are in.
-        self.held = 0
-        self.lanes: dict[str, Lane] = {}
-        #: Everything must stay in order (a channel in tx mode); to be changed only while nothing is held.
-        self.one_lane = False
-        #: A gate that every publish of this channel has to pass, before all others; ``None``: there is none.
-        self.window: Gate | None = None
-        #: Whose it is, for people; and the user that it publishes as, exactly (empty: not known).
-        self.origin = ""
-        self.user = ""
-
-    def exempt(self, publish: Publish) -> bool:
-        """Whether no gate of the broker's matters to this one, as it does not go there now."""
-        return False
-
-    def spoolable(self, publish: Publish) -> bool:
-        """Whether it may go into the spool where it would have to wait, if its gate says ``over: spool``."""
-        return False
-
-    def spool(self, publish: Publish) -> None:
-        """It goes there."""
-        raise NotImplementedError
-
-    def bypasses(self, publish: Publish) -> bool:
-        """Whether it need no longer wait at a gate that it was sent to apart from its route."""
-        return False
-
-    def forward(self, publish: Publish) -> None:
-        """Its turn has come: write it to the broker."""
-        raise NotImplementedError
-
-    def refuse(self, publish: Publish) -> None:
-        """It will not go (and is in confirm mode): answer it with a basic.nack."""
-        raise NotImplementedError
-
-    def emptied(self) -> None:
-        """Nothing is held for this channel any more, because the last of it was forwarded or refused."""
-        raise NotImplementedError
-
-    def stored(self, count: int) -> None:
-        """So many of its publishes are no longer on their way to the disk."""
-        raise NotImplementedError
-
-    def confirmed(self, publishes: list[Publish]) -> int:
-        """Somebody stands for these: whoever wants to know is told. How many of them that were."""
-        raise NotImplementedError
-
-    def no_room(self, publish: Publish) -> None:
-        """It could not be stored."""
-        raise NotImplementedError
-
-
-class Lane(Waiter):
-    """The held publishes of one lane; at least one."""
-
-    __slots__ = ("heap", "name", "sender")
-
-    def __init__(self, sender: Sender, name: str, gate: Gate) -> None:
-        super().__init__(gate)
-        self.sender = sender
-        self.name = name
-        #: A heap of (−priority, number of arrival, publish).
-        self.heap: list[tuple[int, int, Publish]] = []
 
 
 class Scheduler:
@@ -163,13 +90,8 @@ class Scheduler:
         self._looked_at = -inf
         self._expired_at = -inf
 
-    @property
-    def settings(self) -> AmqpHold:
-        """The bounds and the timeout; may be replaced at any time."""
-        return self._settings
-
-    @settings.setter
-    def settings(self, settings: AmqpHold) -> None:
+    def configure(self, settings: AmqpHold) -> None:
+        """Take other bounds and another timeout."""
         self._settings = settings
         self._measure()
         self._see_to_room()
@@ -208,14 +130,10 @@ class Scheduler:
         lane = sender.lanes.get(name)
         if lane is None:
             lane = sender.lanes[name] = Lane(sender, name, gate)
-            heappush(lane.heap, (-publish.priority, arrival, publish))
-            lane.messages = 1
-            lane.bytes = size
+            lane.push(publish, size)
             self._line_up(lane, gate, now)
         else:
-            heappush(lane.heap, (-publish.priority, arrival, publish))
-            lane.messages += 1
-            lane.bytes += size
+            lane.push(publish, size)
             lane.gate.messages += 1
             lane.gate.bytes += size
             if lane.heap[0][1] == arrival:
@@ -271,17 +189,16 @@ class Scheduler:
         if not sender.held:
             return []
         now = self._clock()
-        entries: list[tuple[int, Publish]] = []
+        found: dict[int, Publish] = {}
         for lane in sender.lanes.values():
             lane.gate.leave(lane)
             for entry in lane.heap:
                 self._tagged.pop(entry[1], None)
-                entries.append((entry[1], entry[2]))
+                found[entry[1]] = entry[2]
                 self._gone(entry[2], now)
         sender.lanes.clear()
-        entries.sort(key=_arrival)
         self._see_to_room()
-        return [entry[1] for entry in entries]
+        return [found[arrival] for arrival in sorted(found)]
 
     def expire(self, now: float) -> None:
         """Refuse what is in confirm mode and was held for longer than the timeout. Time during which the broker had an
@@ -304,28 +221,24 @@ class Scheduler:
             lanes[entry[2]] = None
         for lane in lanes:
             lane.gate.leave(lane)
-            lane.heap = [held for held in lane.heap if held[1] not in expired]
-            lane.messages = len(lane.heap)
-            lane.bytes = sum([len(held[2].frames) for held in lane.heap])
+            lane.drop(expired)
             if lane.heap:
-                heapify(lane.heap)
                 self._line_up(lane, self._place(lane), now)
             else:
                 del lane.sender.lanes[lane.name]
         for publish in expired.values():
             self._gone(publish, now)
         for publish in expired.values():
-            sender = publish.sender
-            sender.refuse(publish)
+            publish.sender.refuse(publish)
         for lane in lanes:
             if not lane.sender.held:
                 lane.sender.emptied()
         if lanes:
             self._see_to_room()
 
-    def gates_changed(self, now: float) -> None:
-        """The configuration was changed: see to every line now."""
-        self._arm(now)
+    def wake(self) -> None:
+        """See to every line now: a gate may have opened."""
+        self._arm(self._clock())
 
     def waiting(self) -> list[tuple[str, int]]:
         """The gates that publishes wait for, and how many there are."""
@@ -348,7 +261,7 @@ class Scheduler:
         gate.join(lane)
         if gate not in self._gates:
             self._gates[gate] = None
-            gate.on_change = self._wake
+            gate.on_change = self.wake
         if self._when > now:
             self._arm(max(gate.wake_at(now), self._looked_at + _PAUSE))
 
@@ -440,12 +353,9 @@ class Scheduler:
         """Take the first publish out of its lane."""
         gate = lane.gate
         gate.leave(lane)
-        entry = heappop(lane.heap)
-        publish = entry[2]
-        lane.messages -= 1
-        lane.bytes -= len(publish.frames)
+        publish = lane.pop()
         if publish.tag:
-            self._tagged.pop(entry[1], None)
+            self._tagged.pop(publish.arrival, None)
         if lane.heap:
             self._line_up(lane, self._place(lane), now)
         else:
@@ -477,15 +387,8 @@ class Scheduler:
         return max(first[0] + self._alarm_seconds + self._settings.timeout, self._expired_at + _EXPIRY_PAUSE)
 
     def _next(self, now: float) -> float:
-        when = inf
-        for gate in self._gates:
-            if gate.waiting:
-                when = min(when, gate.wake_at(now))
+        when = min([gate.wake_at(now) for gate in self._gates if gate.waiting], default=inf)
         return min(max(when, now + _PAUSE), self._expires_at(now))
-
-    def _wake(self) -> None:
-        """A gate may have opened."""
-        self._arm(self._clock())
 
     def _arm(self, when: float) -> None:
         if when < self._when:
@@ -493,7 +396,3 @@ class Scheduler:
                 self._handle.cancel()
             self._when = when
             self._handle = self._call_at(when, self._look)
-
-
-def _arrival(entry: tuple[int, Publish]) -> int:
-    return entry[0]

@@ -16,7 +16,8 @@ from urllib.parse import quote
 import orjson
 
 from sidecar.amqp.monitor.connection import TroubleLog, describe, end
-from sidecar.amqp.topology.bindings import Binding, Bindings
+from sidecar.amqp.topology.binding import Binding
+from sidecar.amqp.topology.bindings import Bindings
 from sidecar.core.amqp_settings import AmqpCredentials
 
 if TYPE_CHECKING:

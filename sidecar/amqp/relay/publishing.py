@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.flow.confirms import Confirms
 from sidecar.amqp.flow.gates import Gate
+from sidecar.amqp.flow.lanes import Sender
 from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.flow.scheduler import Sender
 from sidecar.amqp.spool.intake import ID_HEADER
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import (

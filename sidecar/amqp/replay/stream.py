@@ -6,8 +6,8 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from sidecar.amqp.flow.lanes import Sender
 from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.flow.scheduler import Sender
 from sidecar.amqp.replay.cursor import BEGINNING, Cursor
 from sidecar.amqp.replay.deferred import Deferred
 

@@ -11,9 +11,9 @@ from sidecar.amqp.flow.gates import SwitchGate
 from sidecar.amqp.spool.message import SpooledMessage, from_frames
 
 if TYPE_CHECKING:
+    from sidecar.amqp.flow.lanes import Sender
     from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.amqp.flow.publish import Publish
-    from sidecar.amqp.flow.scheduler import Sender
     from sidecar.amqp.flow.stats import AmqpStats
     from sidecar.amqp.spool.lifetimes import Lifetimes
     from sidecar.amqp.spool.shares import Shares

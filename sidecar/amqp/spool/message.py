@@ -9,19 +9,11 @@ from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import (
     BASIC_PUBLISH,
     BODY,
-    CONTENT_ENCODING,
     CONTENT_TOO_LARGE,
-    CONTENT_TYPE,
-    CORRELATION_ID,
-    DELIVERY_MODE,
     EXPIRATION,
     FRAME_OVERHEAD,
     HEADER,
-    HEADERS,
     METHOD,
-    MORE_FLAGS,
-    PRIORITY,
-    REPLY_TO,
     SYNTAX_ERROR,
     UNEXPECTED_FRAME,
     AmqpError,
@@ -39,10 +31,8 @@ _BRIEF: Final = 0x80
 #: The delivery mode of persistent messages.
 _PERSISTENT: Final = 2
 
-# Offsets in a content header's payload (§4.2.6.1).
-_BODY_SIZE: Final = 4
-_FLAGS: Final = 12
-_PROPERTIES: Final = 14
+#: Where the frame would begin of which a content header's payload is a part.
+_FRAME_START: Final = -7
 
 #: What a message costs beside its content: its row, its place in the index, this object's attributes.
 OVERHEAD: Final = 128
@@ -185,30 +175,13 @@ def from_frames(
     properties = content.properties(frames, start, end)
     traceparent = content.text_header(frames, start, end, content.TRACEPARENT)
     header = frames[start + 7 : end - 1]
-    body = frames
-    first = last = end
-    parts: list[bytes] = []
-    total = len(frames)
-    while end < total:
-        start = end
-        end = _frame(frames, start, BODY)
-        if not parts and end == total:  # all of it in one frame, as mostly
-            first, last = start + 7, end - 1
-        else:
-            parts.append(frames[start + 7 : end - 1])
-        missing -= end - start - FRAME_OVERHEAD
-    if parts:
-        body = b"".join(parts)
-        first, last = 0, len(body)
-    if missing:
-        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body of another size than its header says")
+    body, first, last = _body(frames, end, missing)
     expires = at + lifetime if lifetime else 0.0
     own = seconds(properties.expiration)
     if own is not None and (not expires or at + own < expires):
         expires = at + own
     flags &= _PUBLISH
-    if not (kept or expires):
-        kept = transient
+    kept = kept or (0.0 if expires else transient)
     if kept and (not expires or at + kept < expires):
         expires = at + kept
         if not (lasting and properties.delivery_mode == _PERSISTENT):
@@ -232,6 +205,27 @@ def from_frames(
     )
 
 
+def _body(frames: bytes, end: int, size: int) -> tuple[bytes, int, int]:
+    """What the body is in, and where it begins and ends there: the frames from ``end`` on, ``size`` bytes in all."""
+    first = last = end
+    parts: list[bytes] = []
+    total = len(frames)
+    while end < total:
+        start = end
+        end = _frame(frames, start, BODY)
+        if not parts and end == total:  # all of it in one frame, as mostly
+            first, last = start + 7, end - 1
+        else:
+            parts.append(frames[start + 7 : end - 1])
+        size -= end - start - FRAME_OVERHEAD
+    if size:
+        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a body of another size than its header says")
+    if not parts:
+        return frames, first, last
+    body = b"".join(parts)
+    return body, 0, len(body)
+
+
 def to_frames(message: SpooledMessage, channel: int, frame_max: int, now: float) -> bytes:
     """The publish anew, for ``channel`` of a connection with that ``frame_max`` (0: no limit). Its ``expiration``, if
     it has one, is less by the time since it was taken; every other byte of its header is as it was. It is
@@ -240,7 +234,7 @@ def to_frames(message: SpooledMessage, channel: int, frame_max: int, now: float)
     exchange = message.exchange.encode("utf-8", "surrogateescape")
     routing_key = message.routing_key.encode("utf-8", "surrogateescape")
     header = message.header
-    if header[_FLAGS] << 8 & EXPIRATION and now > message.at:
+    if now > message.at:
         header = _aged(header, now - message.at)
     if frame_max and len(header) > frame_max - FRAME_OVERHEAD:
         raise AmqpError(
@@ -292,29 +286,14 @@ def _frame(frames: bytes, start: int, kind: int) -> int:
 
 
 def _aged(header: bytes, age: float) -> bytes:
-    """The header with ``age`` seconds less in its ``expiration``; as it was when that is not a number."""
-    flags = header[_FLAGS] << 8 | header[_FLAGS + 1]
-    at = _PROPERTIES
-    more = flags
-    try:
-        while more & MORE_FLAGS:
-            more = header[at] << 8 | header[at + 1]
-            at += 2
-        for flag in (CONTENT_TYPE, CONTENT_ENCODING):
-            if flags & flag:
-                at += 1 + header[at]
-        if flags & HEADERS:
-            at += 4 + int(_UINT32.unpack_from(header, at)[0])
-        if flags & DELIVERY_MODE:
-            at += 1
-        if flags & PRIORITY:
-            at += 1
-        for flag in (CORRELATION_ID, REPLY_TO):
-            if flags & flag:
-                at += 1 + header[at]
-        after = at + 1 + header[at]
-    except Exception as error:  # what was stored had been read; somebody else made this header
-        raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - a message's properties do not fit their frame") from error
+    """The header with ``age`` seconds less in its ``expiration``; as it was when there is none, or it is not
+    a number. Raises :class:`AmqpError` (502) when the properties do not fit."""
+    at = content.place(header, _FRAME_START, len(header) + 1, EXPIRATION)
+    if at < 0:
+        return header
+    after = at + 1 + header[at]
+    if after > len(header):
+        raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - a message's properties do not fit their frame")
     own = seconds(header[at + 1 : after].decode("utf-8", "replace"))
     if own is None:
         return header

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import struct
 from collections.abc import Iterable
 from typing import Final
 
+from sidecar.amqp.spool.codec import pack
 from sidecar.amqp.spool.message import SpooledMessage
+
+logger = logging.getLogger("sidecar.amqp.spool")
 
 #: How many bytes of messages :meth:`Transaction.piece` has, unless it is a single one.
 _BYTES: Final = 512 << 10
@@ -29,6 +34,18 @@ class NewDeadLetter:
         self.died = died
         self.text = text
         self.stored = message.id != 0
+
+
+def writable(letter: NewDeadLetter) -> bool:
+    """Whether it can be written down. One that cannot must not keep back the rest; it is lost only if it was never in
+    the spool."""
+    try:
+        if not letter.stored:
+            pack(letter.message)
+    except (ValueError, struct.error) as error:
+        logger.error("a message is lost: it cannot be written down as a dead letter: %s", error)
+        return False
+    return True
 
 
 class BadRow:

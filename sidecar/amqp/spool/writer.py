@@ -10,24 +10,22 @@ is copied into the file, and removals are then written a few at a time, each tim
 from __future__ import annotations
 
 import logging
-import struct
 import time
 from collections.abc import Callable
 from typing import Final
 
-from sidecar.amqp.spool.codec import pack
 from sidecar.amqp.spool.database import Database
 from sidecar.amqp.spool.jobs import Call, Fetch, Job, Outcome, Put, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.transaction import (
     Count,
-    NewDeadLetter,
     StreamName,
     Transaction,
     add_differences,
     copied,
     count_changes,
     removal,
+    writable,
 )
 from sidecar.storage.errors import DiskFullError, SpoolError
 from sidecar.storage.faults import FAILURES, damaged, describe, disk_full, refused
@@ -121,7 +119,7 @@ class Writer:
             elif isinstance(job, Transaction):
                 changes.removed += job.removed
                 changes.tried += job.tried
-                changes.dead += [death for death in job.dead if _can_be_written(death)]
+                changes.dead += [death for death in job.dead if writable(death)]
                 count += len(job.removed)
             elif isinstance(job, Fetch):
                 self._fetches.append(job)
@@ -396,14 +394,3 @@ class Writer:
         self._database.close()
         last: list[Outcome] = [*self._fetches, stop]
         self._worker.post(self._settle, last)
-
-
-def _can_be_written(death: NewDeadLetter) -> bool:
-    """What cannot be must not keep back the rest; it is only lost if it has never been in the spool."""
-    try:
-        if not death.stored:
-            pack(death.message)
-    except (ValueError, struct.error) as error:
-        logger.error("a message is lost: it cannot be written down as a dead letter: %s", error)
-        return False
-    return True

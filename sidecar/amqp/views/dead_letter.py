@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import HEADER, AmqpError
+from sidecar.amqp.wire.properties import PROPERTIES, TABLE
 from sidecar.amqp.wire.tables import decode_table
 from sidecar.core.text import utf8
 
@@ -25,10 +26,7 @@ MOST_TEXT: Final = 1024 * 1024
 _FRAME: Final = Struct(">BHI")
 _MANDATORY: Final = 1
 #: The properties that are shown as they are.
-_NAMES: Final = (
-    "app_id", "cluster_id", "content_encoding", "content_type", "correlation_id", "delivery_mode", "expiration",
-    "message_id", "priority", "reply_to", "timestamp", "type", "user_id",
-)  # fmt: skip
+_NAMES: Final = tuple(sorted(name for name, _, kind in PROPERTIES if kind != TABLE))
 
 
 def summary(letter: DeadLetter, now: float) -> dict[str, Any]:

@@ -13,26 +13,18 @@ from struct import Struct
 from typing import Final
 
 from sidecar.amqp.wire.constants import (
-    APP_ID,
     BASIC,
-    CLUSTER_ID,
     CONTENT_ENCODING,
     CONTENT_TYPE,
-    CORRELATION_ID,
-    DELIVERY_MODE,
-    EXPIRATION,
     HEADERS,
-    MESSAGE_ID,
     MORE_FLAGS,
     PRIORITY,
-    REPLY_TO,
     SYNTAX_ERROR,
-    TIMESTAMP,
-    TYPE,
     UNEXPECTED_FRAME,
     USER_ID,
     AmqpError,
 )
+from sidecar.amqp.wire.properties import PROPERTIES, SHORT_STRING, TABLE, Properties
 from sidecar.amqp.wire.tables import find, table_end, value_end
 
 # Offsets in the frame.
@@ -60,32 +52,6 @@ B3: Final = b"\x02b3"
 _STRING: Final = ord("S")
 
 
-class Properties:
-    """A message's properties, None where there is none. ``headers`` is the table as it was sent, with its length;
-    ``timestamp`` is seconds since 1970, and ``expiration`` milliseconds in digits, if the client did as it should."""
-
-    __slots__ = (
-        "app_id", "cluster_id", "content_encoding", "content_type", "correlation_id", "delivery_mode", "expiration",
-        "headers", "message_id", "priority", "reply_to", "timestamp", "type", "user_id",
-    )  # fmt: skip
-
-    def __init__(self) -> None:
-        self.content_type: str | None = None
-        self.content_encoding: str | None = None
-        self.headers: bytes | None = None
-        self.delivery_mode: int | None = None
-        self.priority: int | None = None
-        self.correlation_id: str | None = None
-        self.reply_to: str | None = None
-        self.expiration: str | None = None
-        self.message_id: str | None = None
-        self.timestamp: int | None = None
-        self.type: str | None = None
-        self.user_id: str | None = None
-        self.app_id: str | None = None
-        self.cluster_id: str | None = None
-
-
 def body_size(data: bytes, start: int) -> int:
     """Bytes of the body that follows. Raises :class:`AmqpError`: 502 when the frame is too short for a header, 505 when
     it is one of another class than basic."""
@@ -100,24 +66,17 @@ def body_size(data: bytes, start: int) -> int:
 
 
 def inject(
-    data: bytes,
-    start: int,
-    end: int,
-    entries: bytes,
-    limit: int,
-    anyway: bool = False,
-    instead: bytes = b"",
+    data: bytes, start: int, end: int, entries: bytes, limit: int, anyway: bool = False, instead: bytes = b"",
     contexts: tuple[bytes, ...] = (TRACEPARENT,),
-) -> bytes | None:
-    """The frame anew, with ``entries`` (as :func:`~sidecar.amqp.wire.tables.table_entry` makes them) at the end of the
-    ``headers`` property, or in a new one; but for the two lengths no other byte changes. Entries named ``instead`` (as
-    that stands in a table: its length first) at the top of the headers go for them.
+) -> bytes | None:  # fmt: skip
+    """Add ``entries`` (see :func:`~sidecar.amqp.wire.tables.table_entry`) at the end of the ``headers`` property, or in
+    a new one, and return the frame; but for two lengths no other byte changes. Entries named ``instead`` (as that
+    stands in a table: its length first) at the top of the headers go for them.
 
-    None when it must stay as it is: its headers have one of ``contexts`` (named like ``instead``) at their top already,
-    or are no table that could be searched for them (``anyway``: that does not matter); it would be more than ``limit``
-    bytes long; or its flags go on in a second word, which no property uses. Raises :class:`AmqpError` (502) when the
-    properties before the end of the headers do not fit the frame. Properties after them are the broker's to judge.
-    """
+    Return None for a frame that must stay as it is: its headers have one of ``contexts`` (named like ``instead``) at
+    their top, or cannot be searched for them (``anyway``: that does not matter); it would be longer than ``limit``
+    bytes; or its flags go on in a second word, which no property uses. Raises :class:`AmqpError` (502) when the
+    properties up to the headers do not fit the frame. Properties after them are the broker's to judge."""
     size = end - start
     if size < _SHORTEST:
         raise _short()
@@ -131,45 +90,52 @@ def inject(
         at += 1 + data[at]
     if flags & _CONTENT_ENCODING and at <= last:
         at += 1 + data[at]
-    added = len(entries)
-    if flags & _HEADERS:
-        if at + 4 > last:
-            raise _cut_off()
-        length: int = _u32_at(data, at)[0]
-        after = at + 4 + length
-        if after > last:
-            raise _cut_off()
-        if not anyway:
-            for name in contexts:
-                if data.find(name, at, after) >= 0 and _has(data, at, after, name[1:]):
-                    return None
-        kept = data[at + 4 : after]
-        if instead and instead in kept:
-            kept = _without(data, at, after, instead[1:])
-            added -= length - len(kept)
-        if size + added > limit:
-            return None
-        return b"".join(
-            [
-                data[start : start + _SIZE],
-                _pack_u32(size - 8 + added),
-                data[start + _CLASS : at],
-                _pack_u32(length + added),
-                kept,
-                entries,
-                data[after:end],
-            ]
-        )
-    if at > last:
+    if not flags & _HEADERS:
+        return _with_headers(data, start, end, at, entries, limit)
+    if at + 4 > last:
         raise _cut_off()
-    if size + added + 4 > limit:
+    length: int = _u32_at(data, at)[0]
+    after = at + 4 + length
+    if after > last:
+        raise _cut_off()
+    if not anyway:
+        for name in contexts:
+            if data.find(name, at, after) >= 0 and _has(data, at, after, name[1:]):
+                return None
+    added = len(entries)
+    before = data[at + 4 : after]
+    if instead and instead in before:
+        before = _without(data, at, after, instead[1:])
+        added -= length - len(before)
+    if size + added > limit:
         return None
     return b"".join(
         [
             data[start : start + _SIZE],
-            _pack_u32(size - 4 + added),
+            _pack_u32(size - 8 + added),
+            data[start + _CLASS : at],
+            _pack_u32(length + added),
+            before,
+            entries,
+            data[after:end],
+        ]
+    )
+
+
+def _with_headers(data: bytes, start: int, end: int, at: int, entries: bytes, limit: int) -> bytes | None:
+    """Return the frame with a ``headers`` property of these entries at ``at``; None when that is more than ``limit``
+    bytes."""
+    if at > end - 1:
+        raise _cut_off()
+    added = len(entries)
+    if end - start + added + 4 > limit:
+        return None
+    return b"".join(
+        [
+            data[start : start + _SIZE],
+            _pack_u32(end - start - 4 + added),
             data[start + _CLASS : start + FLAGS],
-            bytes((flags | _HEADERS,)),
+            bytes((data[start + FLAGS] | _HEADERS,)),
             data[start + FLAGS + 1 : at],
             _pack_u32(added),
             entries,
@@ -184,9 +150,8 @@ def text_header(data: bytes, start: int, end: int, name: bytes) -> bytes | None:
     frame."""
     if data.find(name, start, end) < 0 or not data[start + FLAGS] & _HEADERS:
         return None
-    last = end - 1
-    at = _headers_at(data, start, last)
-    after = table_end(data, at, last)
+    at = place(data, start, end, HEADERS)
+    after = table_end(data, at, end - 1)
     try:
         tag_at = find(data, at, after, name[1:])
         if tag_at < 0 or data[tag_at] != _STRING:
@@ -196,23 +161,40 @@ def text_header(data: bytes, start: int, end: int, name: bytes) -> bytes | None:
         return None
 
 
-def priority(data: bytes, start: int, end: int) -> int:
-    """The message's priority, 0 when it has none. Raises :class:`AmqpError` (502) when the properties before it do not
-    fit the frame."""
+def place(data: bytes, start: int, end: int, wanted: int) -> int:
+    """Where the property with that flag is; -1: the message has none. Raises :class:`AmqpError` (502) when the
+    properties up to it do not fit the frame."""
     if end - start < _SHORTEST:
         raise _short()
-    flags = data[start + FLAGS] << 8
-    if not flags & PRIORITY:
-        return 0
+    at = start + FLAGS
+    flags = data[at] << 8 | data[at + 1]
+    if not flags & wanted:
+        return -1
     last = end - 1
-    at = _headers_at(data, start, last)
-    if flags & HEADERS:
-        at = table_end(data, at, last)
-    if flags & DELIVERY_MODE:
-        at += 1
-    if at >= last:
-        raise _cut_off()
-    return data[at]
+    at = start + _PROPERTIES
+    if flags & MORE_FLAGS:
+        at += 2
+        while at <= last and data[at - 1] & MORE_FLAGS:
+            at += 2
+    for _, flag, size in PROPERTIES:
+        if at >= last:
+            raise _cut_off()
+        if flag == wanted:
+            break
+        if flags & flag:
+            if size > 0:
+                at += size
+            elif size == SHORT_STRING:
+                at += 1 + data[at]
+            else:
+                at = table_end(data, at, last)
+    return at
+
+
+def priority(data: bytes, start: int, end: int) -> int:
+    """The message's priority, 0 when it has none. Raises as :func:`place`."""
+    at = place(data, start, end, PRIORITY)
+    return 0 if at < 0 else data[at]
 
 
 def user_id(data: bytes, start: int, end: int) -> str | None:
@@ -238,68 +220,20 @@ def properties(data: bytes, start: int, end: int) -> Properties:
         more = int.from_bytes(data[at : at + 2], "big")
         at += 2
     found = Properties()
-    if flags & CONTENT_TYPE:
-        found.content_type = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & CONTENT_ENCODING:
-        found.content_encoding = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & HEADERS:
-        after = table_end(data, at, last)
-        found.headers = data[at:after]
-        at = after
-    if flags & DELIVERY_MODE:
-        found.delivery_mode = _number(data, at, 1, last)
-        at += 1
-    if flags & PRIORITY:
-        found.priority = _number(data, at, 1, last)
-        at += 1
-    if flags & CORRELATION_ID:
-        found.correlation_id = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & REPLY_TO:
-        found.reply_to = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & EXPIRATION:
-        found.expiration = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & MESSAGE_ID:
-        found.message_id = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & TIMESTAMP:
-        found.timestamp = _number(data, at, 8, last)
-        at += 8
-    if flags & TYPE:
-        found.type = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & USER_ID:
-        found.user_id = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & APP_ID:
-        found.app_id = _text(data, at, last)
-        at += 1 + data[at]
-    if flags & CLUSTER_ID:
-        found.cluster_id = _text(data, at, last)
+    for name, flag, size in PROPERTIES:
+        if not flags & flag:
+            continue
+        if size == SHORT_STRING:
+            setattr(found, name, _text(data, at, last))
+            at += 1 + data[at]
+        elif size == TABLE:
+            after = table_end(data, at, last)
+            setattr(found, name, data[at:after])
+            at = after
+        else:
+            setattr(found, name, _number(data, at, size, last))
+            at += size
     return found
-
-
-def _headers_at(data: bytes, start: int, last: int) -> int:
-    """Where the headers are, or would be; ``last`` is where the end octet is."""
-    if last - start < _SHORTEST - 1:
-        raise _short()
-    flags = data[start + FLAGS]
-    at = start + _PROPERTIES
-    if data[start + FLAGS + 1] & MORE_FLAGS:
-        at += 2
-        while at <= last and data[at - 1] & MORE_FLAGS:
-            at += 2
-    if flags & _CONTENT_TYPE and at <= last:
-        at += 1 + data[at]
-    if flags & _CONTENT_ENCODING and at <= last:
-        at += 1 + data[at]
-    if at > last:
-        raise _cut_off()
-    return at
 
 
 def _has(data: bytes, at: int, after: int, name: bytes) -> bool:

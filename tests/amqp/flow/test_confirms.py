@@ -5,9 +5,9 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.flow.confirms import Confirms
+from sidecar.amqp.flow.lanes import Sender
 from sidecar.amqp.flow.policy import PublishRoute
 from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.flow.scheduler import Sender
 from sidecar.amqp.flow.stats import ExchangeStats
 
 SENDER = Sender()

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.flow.gates import DepthGate, Gate, RateGate
+from sidecar.amqp.flow.lanes import Sender
 from sidecar.amqp.flow.policy import MAX_EXCHANGES, MAX_ROUTES, MAX_VHOSTS, Policy, PublishRoute
 from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.flow.scheduler import Scheduler, Sender
+from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
 from sidecar.core.amqp_settings import Amqp, AmqpHold, AmqpPublish, AmqpQueue

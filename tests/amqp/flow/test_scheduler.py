@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from sidecar.amqp.flow.confirms import Confirms
 from sidecar.amqp.flow.gates import DepthGate, Gate, RateGate
+from sidecar.amqp.flow.lanes import Sender
 from sidecar.amqp.flow.policy import PublishRoute
 from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.flow.scheduler import Scheduler, Sender
+from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.core.amqp_settings import AmqpHold
 from support.clock import Call, Loop
@@ -457,7 +458,7 @@ def test_the_timeout_can_be_changed() -> None:
     channel.publish(port.route("work", [gate]))
     port.run(1000)
     assert channel.refused == []
-    port.scheduler.settings = BOUNDS
+    port.scheduler.configure(BOUNDS)
     port.run(0.1)
     assert len(channel.refused) == 1
 
@@ -606,10 +607,10 @@ def test_bounds_can_be_changed() -> None:
     for _ in range(10):
         channel.publish(port.route("work"))
     assert full(port.scheduler)
-    port.scheduler.settings = AmqpHold(messages=20)
+    port.scheduler.configure(AmqpHold(messages=20))
     assert not full(port.scheduler)
     assert rooms == [10]
-    port.scheduler.settings = AmqpHold(messages=5)
+    port.scheduler.configure(AmqpHold(messages=5))
     assert full(port.scheduler)
     assert len(port.scheduler.forget(channel)) == 10
     assert not full(port.scheduler)
@@ -674,7 +675,7 @@ def test_gates_changed() -> None:
     held = [channel.publish(route) for _ in range(2)]
     rate.on_change = None
     rate.change(1000, 10, "hold", port.loop.now)
-    port.scheduler.gates_changed(port.loop.now)
+    port.scheduler.wake()
     port.run(0)
     assert channel.sent == held
 

@@ -15,7 +15,7 @@ import pytest
 from sidecar.amqp.flow.policy import Policy
 from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.monitor import connection as link
-from sidecar.amqp.monitor import watcher as watch
+from sidecar.amqp.monitor import queue_watch, watcher
 from sidecar.amqp.monitor.connection import TroubleLog
 from sidecar.amqp.monitor.watcher import Watcher
 from sidecar.core.amqp_settings import Amqp, AmqpCredentials, AmqpQueue
@@ -38,8 +38,8 @@ def rabbit() -> Iterator[RabbitMQ]:
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """A queue that is missing is asked for again soon, and a broker that is away."""
-    monkeypatch.setattr(watch, "MISSING_AGAIN", 0.1)
-    monkeypatch.setattr(watch, "MISSING_LONG", 0.1)
+    monkeypatch.setattr(queue_watch, "MISSING_AGAIN", 0.1)
+    monkeypatch.setattr(queue_watch, "MISSING_LONG", 0.1)
     monkeypatch.setattr(link, "_backoff", Backoff(0.05, 0.3, random.Random(1)))
 
 
@@ -185,7 +185,7 @@ def test_it_hurries_when_a_gate_is_urgent(rabbit: RabbitMQ) -> None:
             await until(lambda: len(gate.asked) == 8, "then often")
             assert gate.asked[1] - hurried < 1.0, "at once"
             for before, after in zip(gate.asked[1:-1], gate.asked[2:], strict=True):
-                assert after - before >= watch.URGENT - 0.003
+                assert after - before >= queue_watch.URGENT - 0.003
             gate.urgent = False
             for _ in range(3):
                 gate.on_urgent()
@@ -231,7 +231,7 @@ def test_a_queue_that_a_client_declares_is_asked_for_at_once(rabbit: RabbitMQ, m
             it.watcher.declared("/", "new")
             await until(lambda: it.depth("new") == 0, "it is there")
 
-    monkeypatch.setattr(watch, "MISSING_AGAIN", 60.0)
+    monkeypatch.setattr(queue_watch, "MISSING_AGAIN", 60.0)
     run(check())
 
 
@@ -283,7 +283,8 @@ def test_a_queue_that_does_not_answer_does_not_disturb_the_others(
         await until(lambda: len(stuck.asked) > count, "it answers again")
         await watcher.close()
 
-    monkeypatch.setattr(watch, "ANSWER_SECONDS", 0.4)
+    for module in (queue_watch, watcher):
+        monkeypatch.setattr(module, "ANSWER_SECONDS", 0.4)
     run(check())
 
 
@@ -328,7 +329,8 @@ def test_a_wrong_password(rabbit: RabbitMQ, caplog: pytest.LogCaptureFixture, mo
             it.update(config("q"))
             await until(lambda: it.depth("q") == 0, "the right one works")
 
-    monkeypatch.setattr(watch, "UNKNOWN_AFTER", 0.5)
+    for module in (queue_watch, watcher):
+        monkeypatch.setattr(module, "UNKNOWN_AFTER", 0.5)
     caplog.set_level(logging.INFO, "sidecar.amqp")
     run(check())
     assert "wr0ng" not in caplog.text
@@ -343,7 +345,8 @@ def test_a_vhost_that_is_not_there(rabbit: RabbitMQ, monkeypatch: pytest.MonkeyP
             assert "there is no vhost nowhere" in it.problem("q", "nowhere")
             assert "cannot ask for" in it.problem("q", "..")
 
-    monkeypatch.setattr(watch, "UNKNOWN_AFTER", 0.5)
+    for module in (queue_watch, watcher):
+        monkeypatch.setattr(module, "UNKNOWN_AFTER", 0.5)
     run(check())
 
 
@@ -366,7 +369,8 @@ def test_no_broker_at_all(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.
             await until(lambda: "there is no endpoint" in it.problem("q"), "the reason is kept up to date")
             await asyncio.sleep(0.3)
 
-    monkeypatch.setattr(watch, "UNKNOWN_AFTER", 0.3)
+    for module in (queue_watch, watcher):
+        monkeypatch.setattr(module, "UNKNOWN_AFTER", 0.3)
     run(check())
     assert caplog.text.count("Connect call failed") == 1
 
@@ -387,7 +391,8 @@ def test_a_broker_that_hangs_up_is_not_hammered(monkeypatch: pytest.MonkeyPatch)
             await asyncio.sleep(1.0)
         assert 2 <= calls <= 60
 
-    monkeypatch.setattr(watch, "UNKNOWN_AFTER", 0.3)
+    for module in (queue_watch, watcher):
+        monkeypatch.setattr(module, "UNKNOWN_AFTER", 0.3)
     run(check())
 
 
@@ -403,13 +408,13 @@ def test_a_broker_that_stops_and_comes_back(rabbit: RabbitMQ, caplog: pytest.Log
             rabbit.freeze()
             frozen = it.clock()
             await until(lambda: it.problem("lasting"), "it stands still")
-            assert it.clock() - frozen < watch.ANSWER_SECONDS + watch.UNKNOWN_AFTER + 1.0
+            assert it.clock() - frozen < queue_watch.ANSWER_SECONDS + queue_watch.UNKNOWN_AFTER + 1.0
             rabbit.thaw()
             await until(lambda: it.depth("lasting") == 0, "it goes on")
             await asyncio.to_thread(rabbit.stop)
             stopped = it.clock()
             await until(lambda: it.problem("lasting"), "it is away")
-            assert it.clock() - stopped < watch.UNKNOWN_AFTER + 1.0
+            assert it.clock() - stopped < queue_watch.UNKNOWN_AFTER + 1.0
             assert it.depth("lasting") == -1
             rabbit.start()
             await asyncio.to_thread(rabbit.ready)

@@ -7,18 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.amqp.topology.bindings import (
-    MAX_BINDINGS,
-    MAX_EXCHANGES,
-    MAX_FOLLOWED,
-    MAX_QUEUES,
-    MAX_VHOSTS,
-    MAX_WORDS,
-    Binding,
-    Bindings,
-    digest,
-)
+from sidecar.amqp.topology.binding import Binding, digest
+from sidecar.amqp.topology.bindings import MAX_EXCHANGES, MAX_QUEUES, MAX_VHOSTS, Bindings
 from sidecar.amqp.topology.topic_match import compile_pattern
+from sidecar.amqp.topology.vhost import MAX_BINDINGS, MAX_FOLLOWED, MAX_WORDS
 
 
 def learnt() -> Bindings:

@@ -13,7 +13,8 @@ from pamqp import header
 
 from sidecar.amqp.wire import constants
 from sidecar.amqp.wire.constants import SYNTAX_ERROR, UNEXPECTED_FRAME, AmqpError
-from sidecar.amqp.wire.content import TRACEPARENT, Properties, body_size, inject, priority, properties, text_header
+from sidecar.amqp.wire.content import TRACEPARENT, body_size, inject, priority, properties, text_header
+from sidecar.amqp.wire.properties import Properties
 from sidecar.amqp.wire.tables import decode_table, table_entry
 
 VALUE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
