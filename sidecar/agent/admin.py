@@ -14,6 +14,7 @@ from sidecar.config.show import effective
 from sidecar.core.metrics import Family, Source
 from sidecar.core.operations import Contribution
 from sidecar.endpoints import metrics as endpoint_metrics
+from sidecar.http_queue import metrics as queue_metrics
 from sidecar.registry import metrics as registry_metrics
 from sidecar.resilience import metrics as breaker_metrics
 from sidecar.telemetry.metrics import Metrics, own_families
@@ -82,6 +83,7 @@ def metrics(agent: Agent) -> Metrics:
         return amqp_families(ports)
 
     sources: Sequence[Source] = (
+        lambda: queue_metrics.families(agent.stats),
         upstreams,
         amqp,
         lambda: registry_metrics.families(agent.registry) if agent.registry is not None else (),

@@ -79,7 +79,7 @@ class Settings(metaclass=_Declaration):
         its routes; ``protocol`` is the port's."""
 
 
-Kept = TypeVar("Kept", bound=Section)
+SectionKind = TypeVar("SectionKind", bound=Section)
 
 
 def section(settings: type[Settings], doc: str = "") -> Section:
@@ -87,7 +87,7 @@ def section(settings: type[Settings], doc: str = "") -> Section:
     return section_as(Section, settings, doc)
 
 
-def section_as(kind: type[Kept], settings: type[Settings], doc: str = "") -> Kept:
+def section_as(kind: type[SectionKind], settings: type[Settings], doc: str = "") -> SectionKind:
     """The same, of a kind of its own."""
     return kind(
         settings,

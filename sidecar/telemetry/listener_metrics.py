@@ -8,14 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.utils import INF, floatToGoString
 
-from sidecar.core.stats import Histogram, ListenerStats, QueueStats, code_label
+from sidecar.core.stats import Histogram, ListenerStats, code_label
 
 
 def families(listeners: Sequence[ListenerStats]) -> Iterator[Metric]:
-    """Traffic, connections, queued requests, and what filters count."""
+    """Traffic, connections, and what filters count."""
     yield from _traffic(listeners)
     yield from _connections(listeners)
-    yield from _queues(listeners)
     yield from _filters(listeners)
 
 
@@ -65,30 +64,6 @@ def _connections(listeners: Sequence[ListenerStats]) -> Iterable[Metric]:
         connections.add_metric([*labels, "idle"], stats.upstream_idle)
         connections.add_metric([*labels, "tunnel"], stats.tunnels)
     return [connections]
-
-
-def _queues(listeners: Sequence[ListenerStats]) -> Iterable[Metric]:
-    labels = ["upstream"]
-    waiting = GaugeMetricFamily("sidecar_queued_requests", "Stored requests that have no outcome yet.", labels=labels)
-    size = GaugeMetricFamily("sidecar_queued_bytes", "What they take on disk, about.", labels=labels)
-    outcomes = CounterMetricFamily(
-        "sidecar_queued", "What became of requests that may be queued.", labels=[*labels, "outcome"]
-    )
-    sums: dict[str, QueueStats] = {}  # a service may have the name of an upstream
-    for stats in listeners:
-        queue = stats.queue
-        if queue is not None:
-            total = sums.setdefault(stats.upstream, QueueStats())
-            total.requests += queue.requests
-            total.bytes += queue.bytes
-            for outcome, n in list(queue.outcomes.items()):
-                total.outcomes[outcome] += n
-    for name, total in sums.items():
-        waiting.add_metric([name], total.requests)
-        size.add_metric([name], total.bytes)
-        for outcome, n in total.outcomes.items():
-            outcomes.add_metric([name, outcome], n)
-    return (waiting, size, outcomes) if sums else ()
 
 
 def _filters(listeners: Sequence[ListenerStats]) -> Iterable[Metric]:
