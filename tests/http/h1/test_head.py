@@ -402,3 +402,12 @@ def test_hopeless_is_said_once_and_is_right(seed: bytes, changes: list[tuple[int
     if in_pieces:
         with pytest.raises(ProtocolError):
             parse_request(raw, LIMITS)
+
+
+def test_a_head_is_changed_by_names_and_values() -> None:
+    head = request(b"A: 1", b"b: 2", b"a: 3")
+    head.add(b"x-c", b"4")
+    head.put_first(b"first", b"0")
+    head.remove(b"a")
+    assert head.as_http1() == b"GET / HTTP/1.1\r\nfirst: 0\r\nHost: a\r\nb: 2\r\nx-c: 4\r\n\r\n"
+    assert [head.get(name) for name in (b"first", b"host", b"a", b"x-c")] == [b"0", b"a", None, b"4"]
