@@ -26,8 +26,8 @@ from sidecar.exchange.phases import ENDED, TUNNEL
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.gates import Gate
+    from sidecar.amqp.flow.lanes import Sender
     from sidecar.amqp.flow.publish import Publish
-    from sidecar.amqp.flow.scheduler import Sender
     from sidecar.core.replies import Reply
     from sidecar.exchange.attempt import Attempt
     from sidecar.exchange.filter import Again

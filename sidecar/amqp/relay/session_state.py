@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from random import Random
 
     from sidecar.amqp.flow.gates import Gate
+    from sidecar.amqp.flow.lanes import Sender
     from sidecar.amqp.flow.policy import Policy, RouteTable
     from sidecar.amqp.flow.publish import Publish
-    from sidecar.amqp.flow.scheduler import Scheduler, Sender
+    from sidecar.amqp.flow.scheduler import Scheduler
     from sidecar.amqp.flow.stats import AmqpStats
     from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.relay.connections import BrokerConnection, ClientConnection
