@@ -176,8 +176,17 @@ def test_a_closed_port_is_unhealthy() -> None:
     asyncio.run(main())
 
 
-def test_while_the_app_starts_it_is_asked_often_and_then_at_the_interval() -> None:
+def test_while_the_app_starts_it_is_asked_often_and_then_at_the_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     app = App(answer(503))
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noted(seconds: float) -> None:
+        if seconds >= FIRST_DELAY:
+            pauses.append(seconds)
+        await sleep(seconds)
+
+    monkeypatch.setattr(asyncio, "sleep", noted)
 
     async def main(checker: AppChecker) -> None:
         checker.start()
@@ -186,9 +195,10 @@ def test_while_the_app_starts_it_is_asked_often_and_then_at_the_interval() -> No
         assert checker.health.status == "unhealthy"
         app.answer = answer(200)
         assert await until(lambda: checker.health.status == "healthy", "noticed soon") < 10 * FIRST_DELAY
-        asked = len(app.heads)
-        await asyncio.sleep(0.3)
-        assert len(app.heads) == asked
+        await until(lambda: len(pauses) == len(app.heads), "it waits again")
+        *often, last = pauses
+        assert often == [FIRST_DELAY * 2**n for n in range(len(often))]
+        assert 0.95 * 60 <= last <= 60
 
     results = checked(app, AppCheck(http="/health", interval=60), main)
     assert [health.status for health in results] == ["unhealthy"] * (len(results) - 1) + ["healthy"]

@@ -244,8 +244,8 @@ def test_watches_of_one_service_share_a_query(agent: ConsulAgent) -> None:
             assert first.ids == ["r1"]
             cancel_second()
             cancel_late()
-            await asyncio.sleep(0.05)
-            assert len(asyncio.all_tasks()) == 1
+            while len(asyncio.all_tasks()) > 1:  # noqa: ASYNC110 - it ends, or the test's time does
+                await asyncio.sleep(0.001)
             # and one can begin anew
             again = Seen()
             registry.watch("redis", "", again)
