@@ -26,7 +26,8 @@ from sidecar.core.limits import Limits
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
-from support.plane import Peer, Plane, plane, run, until
+from support.patience import until
+from support.plane import Peer, Plane, plane, run
 from support.processes import free_port, wait_for
 
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"

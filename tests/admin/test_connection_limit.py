@@ -12,7 +12,7 @@ import uvloop
 from sidecar.admin.connection_limit import Door
 from sidecar.core.health import Health
 from support.admin import serving
-from support.live import until
+from support.patience import until
 from support.running import running
 
 REQUEST = b"GET /ready HTTP/1.1\r\nHost: localhost\r\n\r\n"

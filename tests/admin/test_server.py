@@ -22,7 +22,7 @@ from sidecar.core.address import Address
 from sidecar.core.health import Health
 from sidecar.core.secret import Secret
 from support.admin import Asking, Client, Served, serving
-from support.live import until
+from support.patience import until
 from support.running import FakeRunning, FakeUpstream, running
 
 pytestmark = pytest.mark.asyncio

@@ -16,7 +16,8 @@ from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import OPEN
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, until
+from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run
+from support.patience import until
 from support.ports import inbound_of, route_of, upstream_of
 
 

@@ -22,7 +22,8 @@ from sidecar.registry.directory_folder import Folder
 from sidecar.registry.directory_record import encode
 from sidecar.storage.files import Files
 from support.agents import NOBODY, RunningAgent, ask, upstream
-from support.live import Origin, ok, run, until
+from support.live import Origin, ok, run
+from support.patience import until
 from support.processes import free_port
 
 

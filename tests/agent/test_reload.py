@@ -20,7 +20,8 @@ from sidecar.core.amqp_settings import Amqp, AmqpCredentials
 from sidecar.exchange.listener import Listener
 from sidecar.storage.errors import SpoolError
 from support.agents import NOBODY, RunningAgent, ask, upstream
-from support.live import Origin, ok, run, until
+from support.live import Origin, ok, run
+from support.patience import until
 from support.processes import free_port
 
 

@@ -8,7 +8,8 @@ from struct import pack
 from sidecar.config.traffic import Upstream
 from sidecar.core.amqp_settings import Amqp
 from sidecar.core.instance import Instance
-from support.live import ANY_PORT, Live, run, until
+from support.live import ANY_PORT, Live, run
+from support.patience import until
 from support.silent import Silent
 
 #: connection.start, with an empty table, in a frame of channel 0.

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from sidecar.demo.ports import free_ports
 from sidecar.demo.traffic import Tally, Traffic, quantile
-from support.live import Origin, Request, ok, run, until
+from support.live import Origin, Request, ok, run
+from support.patience import until
 from support.processes import free_port
 
 

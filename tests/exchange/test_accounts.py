@@ -21,7 +21,8 @@ from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import CLOSED
-from support.live import ANY_PORT, Live, fetch, ok, run, until
+from support.live import ANY_PORT, Live, fetch, ok, run
+from support.patience import until
 from support.ports import upstream_of
 from support.processes import free_port
 

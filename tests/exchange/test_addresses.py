@@ -10,7 +10,8 @@ from typing import Any
 from sidecar.config.traffic import Upstream
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
-from support.live import ANY_PORT, Live, Origin, fetch, ok, run, until
+from support.live import ANY_PORT, Live, Origin, fetch, ok, run
+from support.patience import until
 from support.ports import upstream_of
 from support.silent import Silent
 

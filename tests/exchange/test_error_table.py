@@ -15,7 +15,8 @@ from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
-from support.plane import Answer, Peer, Plane, in_plane, silent_port, until
+from support.patience import until
+from support.plane import Answer, Peer, Plane, in_plane, silent_port
 from support.processes import free_port
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\nx-request-id: given\r\n\r\n"

@@ -11,7 +11,8 @@ from sidecar.config.traffic import Inbound, Upstream
 from sidecar.core.address import Address
 from sidecar.core.limits import Limits
 from sidecar.exchange.listener import MAX_REFUSED, ListenerError
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, read_answer, run, settle, until
+from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, read_answer, run, settle
+from support.patience import until
 from support.ports import upstream_of
 
 _CONFIG = Upstream(name="up", bind=ANY_PORT)

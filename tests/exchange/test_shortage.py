@@ -12,7 +12,8 @@ import pytest
 from sidecar.config.traffic import Upstream
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.net.shortage import SHORTAGE
-from support.live import ANY_PORT, Live, Origin, fetch, ok, run, until
+from support.live import ANY_PORT, Live, Origin, fetch, ok, run
+from support.patience import until
 from support.ports import upstream_of
 
 _BREAKER = CircuitBreakerSettings(failure_threshold=1)

@@ -11,7 +11,8 @@ import pytest
 from sidecar.config.traffic import Upstream
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.net.sockets import KEEPALIVE_SECONDS, undelivered
-from support.live import ANY_PORT, Live, fetch, run, until
+from support.live import ANY_PORT, Live, fetch, run
+from support.patience import until
 from support.ports import upstream_of
 
 SIZE = 6_000_000

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from sidecar.config.traffic import Inbound, Upstream
-from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run, until
+from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run
+from support.patience import until
 
 
 def test_new_work_is_turned_away_and_what_is_under_way_finishes() -> None:

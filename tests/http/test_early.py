@@ -11,7 +11,8 @@ import pytest
 from sidecar.core.instance import Instance
 from sidecar.filters.retry import RetrySettings
 from sidecar.http.h1.server import LINGER_SECONDS, LINGER_SILENCE
-from support.plane import Peer, Plane, in_plane, until
+from support.patience import until
+from support.plane import Peer, Plane, in_plane
 
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n"
 HEAD = b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\n"

@@ -13,7 +13,8 @@ from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.net.sockets import undelivered
-from support.plane import Peer, Plane, in_plane, until
+from support.patience import until
+from support.plane import Peer, Plane, in_plane
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\n"

@@ -6,7 +6,8 @@ import pytest
 
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.timeout import TimeoutSettings
-from support.plane import Peer, Plane, in_plane, until
+from support.patience import until
+from support.plane import Peer, Plane, in_plane
 
 ASK = b"GET /chat HTTP/1.1\r\nHost: a\r\nConnection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n\r\n"
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"

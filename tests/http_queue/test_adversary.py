@@ -16,7 +16,8 @@ from sidecar.http_queue import outcomes as outcomes_
 from sidecar.http_queue import queue as queues
 from sidecar.http_queue.lane import Lane
 from sidecar.resilience.backoff import Backoff
-from support.plane import Peer, Plane, in_plane, until
+from support.patience import until
+from support.plane import Peer, Plane, in_plane
 from support.ports import route_of
 from support.queueing import OK, POST, ask, away, back, finished, outcomes, post, queued, says
 

@@ -10,7 +10,8 @@ from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.http_queue.settings import QueueSettings
-from support.plane import Plane, in_plane, until
+from support.patience import until
+from support.plane import Plane, in_plane
 from support.ports import route_of
 from support.queueing import OK, POST, ask, away, back, finished, outcomes, post, queued, says
 

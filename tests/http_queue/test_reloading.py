@@ -14,7 +14,8 @@ from sidecar.config.traffic import Match, Route
 from sidecar.core.limits import Limits
 from support.agents import RunningAgent, ask, upstream
 from support.live import run
-from support.plane import Plane, in_plane, until
+from support.patience import until
+from support.plane import Plane, in_plane
 from support.ports import route_of, upstream_of
 from support.processes import free_port
 from support.queueing import OK, POST, away, back, finished, post, queued

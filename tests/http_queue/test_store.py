@@ -13,7 +13,7 @@ import pytest
 from sidecar.http_queue.database import Database
 from sidecar.http_queue.record import Found, Outcome, Request, digest_of, id_for_key, new_id
 from sidecar.storage.errors import InDoubtError, SpoolError
-from support.plane import until
+from support.patience import until
 from support.queueing import Held, holding, put
 
 HEAD = b"POST / HTTP/1.1\r\nhost: a\r\n\r\n"

@@ -12,7 +12,8 @@ import pytest
 
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.net import dial
-from support.live import run, until
+from support.live import run
+from support.patience import until
 from support.silent import Silent
 
 DELAY = 0.02

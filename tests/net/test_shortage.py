@@ -13,7 +13,8 @@ import pytest
 from sidecar.net.listen import Acceptor
 from sidecar.net.shortage import QUIET_SECONDS, Shortage, is_local, plain
 from support.clock import Clock
-from support.live import run, settle, until
+from support.live import run, settle
+from support.patience import until
 
 
 class Doors:

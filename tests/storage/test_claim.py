@@ -9,7 +9,8 @@ from sidecar.storage import claim as claims
 from sidecar.storage.claim import claim
 from sidecar.storage.errors import InUseError
 from sidecar.storage.files import Files
-from support.live import run, until
+from support.live import run
+from support.patience import until
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,8 @@ import pytest
 from sidecar.amqp.spool import writer
 from sidecar.http_queue import store
 from sidecar.http_queue.record import Request, new_id
-from support.plane import run, until
+from support.patience import until
+from support.plane import run
 from support.queueing import Held, holding
 from support.spools import Driver, message
 

@@ -37,15 +37,6 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], seconds: float = PATIENCE
     uvloop.run(bounded())
 
 
-async def until(condition: Callable[[], Any], text: str = "it happened", seconds: float = PATIENCE) -> None:
-    """Let the loop run until the condition is true."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + seconds
-    while not condition():
-        assert loop.time() < deadline, f"not within {seconds} s: {text}"
-        await asyncio.sleep(0.002)
-
-
 async def settle() -> None:
     """Let whatever is in sockets on this host arrive and be worked off."""
     for _ in range(5):

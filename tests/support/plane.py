@@ -36,20 +36,10 @@ from sidecar.http.listener import HttpListener
 from sidecar.net.sockets import reset
 from sidecar.net.wheel import TimerWheel
 from support.clock import Loop
-from support.patience import PATIENCE
+from support.patience import PATIENCE, until
 from support.ports import inbound_of, upstream_of
 
 T = TypeVar("T")
-
-
-async def until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition that only the event loop can bring about."""
-    try:
-        async with asyncio.timeout(PATIENCE):
-            while not condition():  # noqa: ASYNC110 - what is waited for has no event
-                await asyncio.sleep(0.001)
-    except TimeoutError:
-        raise AssertionError(f"not in time: {what}") from None
 
 
 class Answer(NamedTuple):

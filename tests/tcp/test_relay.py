@@ -19,7 +19,8 @@ from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
-from support.live import ANY_PORT, Live, run, settle, until
+from support.live import ANY_PORT, Live, run, settle
+from support.patience import until
 from support.ports import changed, upstream_of
 from support.processes import free_port
 
