@@ -53,8 +53,8 @@ _QUIET: Final = 60.0
 
 
 class StoreAndForward(FailoverPort):
-    """One port's. Raises :class:`SpoolError` when the folder cannot be used. Implements
-    :class:`sidecar.amqp.views.protocols.SpoolView`."""
+    """The spool of one port with all that fills and empties it. Raises :class:`SpoolError` when the folder cannot be
+    used. Implements :class:`sidecar.amqp.views.protocols.SpoolView`."""
 
     def __init__(
         self,

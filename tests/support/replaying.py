@@ -219,7 +219,7 @@ class Setting:
         padded = body.encode() + b"." * size
         frames = amqp.publish(1, key, padded, exchange=exchange, properties=header, bits=bits)
         lane = f"exchange {exchange}" if exchange else f"queue {key}"
-        return from_frames(frames, vhost, lane, self.wall(), expires, kept=kept)
+        return from_frames(frames, vhost, lane, self.wall(), expires, ttl=kept)
 
     def put(self, *messages: SpooledMessage) -> None:
         """Store, and tell."""

@@ -20,7 +20,7 @@ class Sender:
     __slots__ = ("held", "lanes", "one_lane", "origin", "user", "window")
 
     def __init__(self) -> None:
-        #: Kept by :class:`Scheduler`: how many publishes are held, and the lanes they are in.
+        #: Counted by :class:`Scheduler`: how many publishes are held, and the lanes they are in.
         self.held = 0
         self.lanes: dict[str, Lane] = {}
         #: Everything must stay in order (a channel in tx mode); to be changed only while nothing is held.

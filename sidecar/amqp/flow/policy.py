@@ -13,11 +13,11 @@ from sidecar.amqp.topology.topic_match import Predicate, compile_pattern
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
 from sidecar.core.amqp_settings import Amqp, AmqpPublish
 
-#: How many routes of a vhost are kept compiled, and what is known of how many of its exchanges; when there are more,
-#: it is begun anew. Publishers choose both.
+#: How many routes of a vhost are remembered compiled, and what is known of how many of its exchanges; when there are
+#: more, it is begun anew. Publishers choose both.
 MAX_ROUTES: Final = 10_000
 MAX_EXCHANGES: Final = 1_000
-#: How many vhosts' routes are kept; the broker has accepted each of them.
+#: How many vhosts' routes are remembered; the broker has accepted each of them.
 MAX_VHOSTS: Final = 1_000
 
 _ANY: Final = "*"
@@ -191,7 +191,7 @@ class Policy:
         routes = self._routes.pop(vhost, None)
         if routes is None:
             if len(self._routes) >= MAX_VHOSTS:
-                # The one that was asked for longest ago. Whoever has it keeps it, and it goes on working.
+                # The one that was asked for longest ago. It goes on working for those who have it.
                 del self._routes[next(iter(self._routes))]
             routes = RouteTable(self, vhost)
         self._routes[vhost] = routes

@@ -1,4 +1,4 @@
-"""What is held back on an AMQP port, and how it leaves.
+"""Publishes that wait on an AMQP port, and how they leave.
 
 The publishes of a channel that must stay in order (to one exchange, see AMQP 0-9-1 §4.7) are a *lane*. A lane waits as
 a whole, in the line of the gate that its first publish waits for; lanes do not wait for each other. Inside a lane, and
@@ -41,9 +41,10 @@ class Handle(Protocol):
 
 
 class Scheduler:
-    """Everything held on one port. ``call_at`` is the loop's, ``clock`` must be the same time.
+    """Lets publishes of one port wait until their gates open. ``call_at`` is the loop's, ``clock`` must be the same
+    time.
 
-    It keeps the ``held…`` numbers of the exchanges' counters and the ``blocked…`` ones of the port's; what is
+    It counts the ``held…`` numbers of the exchanges' counters and the ``blocked…`` ones of the port's; what is
     published, forwarded, refused or dropped is counted by those who do it.
     """
 

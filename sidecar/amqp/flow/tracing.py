@@ -26,8 +26,9 @@ _ENTRY: Final = b"\x0btraceparentS\x00\x00\x00\x37"
 
 
 class MessageTracing:
-    """One per AMQP port. ``sample`` is the share of new traces that is recorded, 0 to 1; ``propagate`` has ``w3c``,
-    ``b3``, both or neither. ``record`` takes finished spans; ``None``: there is no collector."""
+    """Trace context of the messages of one AMQP port. ``sample`` is the share of new traces that is recorded, 0 to 1;
+    ``propagate`` has ``w3c``, ``b3``, both or neither. ``record`` takes finished spans; ``None``: there is no
+    collector."""
 
     __slots__ = ("_b3", "_clock", "_ids", "_record", "_rng", "_sample", "_w3c", "contexts", "recording")
 

@@ -1,4 +1,4 @@
-"""Who gives a publisher its messages."""
+"""What a publisher tells its owner."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
 
 class Callbacks(Protocol):
-    """What it has to have. Its methods must not raise. ``token`` is what came with the message. May send from within
-    all of them, but not after :meth:`lost`."""
+    """Methods that a publisher calls. They must not raise. ``token`` is what came with the message. Messages may be
+    sent from within all of them, but not after :meth:`lost`."""
 
     def ready(self, publisher: Publisher) -> None:
         """It can be given messages."""

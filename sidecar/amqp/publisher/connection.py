@@ -72,7 +72,7 @@ _OPEN_FRAMES: Final = method(CHANNEL, CHANNEL_OPEN, b"\x00") + method(CHANNEL, C
 
 
 class Publisher(Connection):
-    """One connection for one user and virtual host, which are the dialler's. It is the protocol of a transport that
+    """One connection for one user and virtual host, which are the handshake's. It is the protocol of a transport that
     somebody else makes (see :meth:`failed`); ``endpoint`` is where to, for people. ``wary``: so many messages have to
     be answered before there may be more than one on its way, because one of them closed the connection before.
     """
@@ -136,7 +136,7 @@ class Publisher(Connection):
         """What is given now can go now, as far as anybody knows."""
         return self.stage == READY and not self.full and not self.alarmed
 
-    # -- what the audience does ----------------------------------------------------------------------------------------
+    # -- what its owner does -------------------------------------------------------------------------------------------
 
     def send(self, frames: bytes, token: object) -> None:
         """Publish a whole message (its frames, for :data:`CHANNEL`, none longer than :attr:`frame_max`). It is written

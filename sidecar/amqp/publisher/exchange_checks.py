@@ -37,8 +37,8 @@ class ExchangeCheck:
 
 
 class ExchangeChecks:
-    """Those of one connection. ``looks``: they are looked for before they are first used. ``apart``: what goes one by
-    one goes over a channel of its own."""
+    """The exchanges of one connection, and which of them are trusted. ``looks``: they are looked for before they are
+    first used. ``apart``: what goes one by one goes over a channel of its own."""
 
     __slots__ = ("_strikes", "apart", "checks", "looks", "passive_declare", "trusted")
 
@@ -58,7 +58,7 @@ class ExchangeChecks:
         return bool(self.checks) or self.passive_declare.due
 
     def holds(self, sent: Sent) -> bool:
-        """The turn of a message has come; ``True``: its exchange or queue is not trusted, so it is kept here until
+        """The turn of a message has come; ``True``: its exchange or queue is not trusted, so it waits here until
         :meth:`free` or :meth:`next` gives it back."""
         exchange = sent.exchange()
         if not self.checks and exchange in self.trusted:
@@ -174,8 +174,8 @@ class ExchangeChecks:
             self._look_for(exchange, check)
 
     def put_back(self, left: list[Sent], guilty: Sent | None, all_at_once: bool) -> list[Sent]:
-        """What was on its way, but for the ``guilty`` one, is to be sent again, before all that waits: what of it is
-        not kept here. ``all_at_once`` as in :meth:`free`."""
+        """What was on its way, but for the ``guilty`` one, is to be sent again, before all that waits: what of it
+        does not wait here. ``all_at_once`` as in :meth:`free`."""
         if not self.apart:
             for check in self.checks.values():
                 check.alone = None

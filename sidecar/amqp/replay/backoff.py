@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 
 class StreamBackoff:
-    """``over`` is called with a key and a routing key when a pause is over: that of what was not taken with this
-    routing key, or, with ``None``, that of the whole key."""
+    """``over`` is called with a stream and a routing key when a pause is over: that of what was not taken with this
+    routing key, or, with ``None``, that of the whole stream."""
 
     __slots__ = ("_clock", "_entries", "_number", "_over", "_timer")
 
@@ -22,13 +22,13 @@ class StreamBackoff:
     ) -> None:
         self._clock = clock
         self._over = over
-        #: (until when, number, key, routing key)
+        #: (until when, number, stream, routing key)
         self._entries: list[tuple[float, int, Stream, str | None]] = []
         self._number = 0
         self._timer = wheel.timer(self._on_timer)
 
     def pause(self, stream: Stream, seconds: float) -> None:
-        """Send nothing of the key for that long."""
+        """Send nothing of the stream for that long."""
         stream.withdraw()
         if not stream.paused:
             stream.paused = True

@@ -1,4 +1,4 @@
-"""How far a key has been read from the spool."""
+"""How far a stream has been read from the spool."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sidecar.amqp.spool.message import SpooledMessage
 
-#: A message's place in its key: −priority and id.
+#: A message's place in its stream: −priority and id.
 Position = tuple[int, int]
 
-#: Before the first message of any key.
+#: Before the first message of any stream.
 BEGINNING: Final = (-1000, 0)
 
 
 class Cursor:
-    """One key's. Messages may come, go and be forgotten while the spool is being asked: what it answers then is put
-    right by :meth:`done`."""
+    """How far one stream has been read. Messages may come, go and be forgotten while the spool is being asked: what it
+    answers then is put right by :meth:`done`."""
 
     __slots__ = ("_back", "_void", "after", "busy", "ended", "gone", "urgent")
 

@@ -1,4 +1,4 @@
-"""What a key's broker did not take this time, by routing key."""
+"""What a stream's broker did not take this time, by routing key."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from sidecar.amqp.replay.cursor import Position
     from sidecar.amqp.spool.message import SpooledMessage
 
-#: How many messages of a key that were not taken are remembered before it stops; and how many later ones with the same
-#: routing keys are passed over, if there is no other between them.
+#: How many messages of a stream that were not taken are remembered before it stops; and how many later ones with the
+#: same routing keys are passed over, if there is no other between them.
 MOST_ASIDE: Final = 256
 MOST_SKIPPED: Final = 500
 
@@ -31,7 +31,7 @@ class DeferredGroup:
 
 
 class Deferred:
-    """All of a key. The others go on, as they may lead elsewhere."""
+    """All messages of a stream that the broker did not take this time. The others go on, as they may lead elsewhere."""
 
     __slots__ = ("_due", "by_routing_key", "count", "skipped", "skips")
 
@@ -52,15 +52,15 @@ class Deferred:
         return self.count >= MOST_ASIDE or self.skipped >= MOST_SKIPPED
 
     def may_pass(self, message: SpooledMessage) -> bool:
-        """Whether something is to be done with the key's next message."""
+        """Whether something is to be done with the stream's next message."""
         group = self.by_routing_key.get(message.routing_key)
         if group is None:
             return self.count < MOST_ASIDE
         return group.trying is message or self.skipped < MOST_SKIPPED
 
     def passes(self, message: SpooledMessage) -> bool:
-        """The key's next message has its turn: whether it may be sent. If not, one with the same routing key is before
-        it, and it is left in the spool."""
+        """The stream's next message has its turn: whether it may be sent. If not, one with the same routing key is
+        before it, and it is left in the spool."""
         group = self.by_routing_key.get(message.routing_key)
         if group is None:
             self.skipped = 0

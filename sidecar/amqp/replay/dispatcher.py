@@ -1,8 +1,9 @@
 """Sends what is in the spool, over connections of the sidecar's own.
 
-What belongs together (a *key*: virtual host and lane) leaves in order: higher priority first, then what came first.
-Keys take turns, a few messages each; a key whose next message has a higher priority has its turn first. Each message
-passes the limits that hold for everybody, in the same lines, and leaves the spool when the broker has confirmed it.
+What belongs together (a *stream*: virtual host and lane) leaves in order: higher priority first, then what came first.
+Streams take turns, a few messages each; a stream whose next message has a higher priority has its turn first. Each
+message passes the limits that hold for everybody, in the same lines, and leaves the spool when the broker has confirmed
+it.
 
     hungry ─ fetch ─> loaded ─ gates, window, connection ─> sent ─ ack ──> removed
               ^         ^                                     ├── connection lost: loaded again
@@ -227,7 +228,7 @@ class Dispatcher:
         """The connections that cannot be made: virtual host, user, why."""
         return self._pool.problems
 
-    # -- keys ----------------------------------------------------------------------------------------------------------
+    # -- streams -------------------------------------------------------------------------------------------------------
 
     def _begin(self, name: StreamName) -> Stream:
         """See to one more."""
@@ -282,7 +283,7 @@ class Dispatcher:
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def _send_next(self, stream: Stream, now: float) -> bool:
-        """Do what is to be done with a key's next message. ``False``: it has to wait."""
+        """Do what is to be done with a stream's next message. ``False``: it has to wait."""
         message = stream.loaded[0]
         if stream.stalled:
             self._prefetch.counts(stream)
@@ -319,7 +320,7 @@ class Dispatcher:
         return True
 
     def _admitted(self, stream: Stream, message: SpooledMessage) -> None:
-        """The gates that the key's first message waited for are open."""
+        """The gates that the stream's first message waited for are open."""
         self._prefetch.counts(stream)
         slot = stream.slot
         if self._turns.running and slot is not None and slot.open and message in stream.loaded:

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sidecar.amqp.replay.stream import Stream
 
-#: How many messages a key sends in one turn, and how many are sent before others on this loop have theirs.
+#: How many messages a stream sends in one turn, and how many are sent before others on this loop have theirs.
 _TURN: Final = 16
 _AT_ONCE: Final = 500
 
 
 class FairScheduler:
-    """Keys that have something to send have turns of a few messages; those whose next message has the highest priority
-    have theirs first. ``send_next`` does what is to be done with a stream's next message (``False``: it has to wait),
-    ``had_turn`` is called with a stream after its turn, and ``round_over`` when all have had theirs or enough was
-    sent."""
+    """Streams that have something to send have turns of a few messages; those whose next message has the highest
+    priority have theirs first. ``send_next`` does what is to be done with a stream's next message (``False``: it has to
+    wait), ``had_turn`` is called with a stream after its turn, and ``round_over`` when all have had theirs or enough
+    was sent."""
 
     __slots__ = (
         "_call_soon", "_clock", "_had_turn", "_heap", "_number", "_round_over", "_send_next", "_woken", "running"
@@ -37,7 +37,7 @@ class FairScheduler:
         self._send_next = send_next
         self._had_turn = had_turn
         self._round_over = round_over
-        #: (−priority of the next, number of the turn, key)
+        #: (−priority of the next, number of the turn, stream)
         self._heap: list[tuple[int, int, Stream]] = []
         self._number = 0
         self._woken = False

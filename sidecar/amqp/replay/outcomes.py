@@ -33,7 +33,7 @@ _MOST_TROUBLES: Final = 100
 
 
 class Outcomes:
-    """``streams`` are those there are. ``go_on`` is called with each key that may have something to do after an
+    """``streams`` are those there are. ``go_on`` is called with each stream that may have something to do after an
     answer."""
 
     __slots__ = (
@@ -164,7 +164,7 @@ class Outcomes:
         self._go_on(stream)
 
     def lost(self, tokens: list[object]) -> list[Stream]:
-        """There will be no answer for these. They are sent again, in their old places; their keys."""
+        """There will be no answer for these. They are sent again, in their old places; their streams."""
         again: dict[Stream, list[SpooledMessage]] = {}
         for token in tokens:
             assert isinstance(token, SpooledMessage)
@@ -177,7 +177,7 @@ class Outcomes:
         return list(again)
 
     def _take(self, message: SpooledMessage) -> Stream | None:
-        """Something is known of a message that was sent: its key."""
+        """Something is known of a message that was sent: its stream."""
         stream = self._streams.get(message.stream)
         if stream is None or message.id not in stream.sent:
             return None

@@ -1,6 +1,6 @@
 """What is in memory of the spool: who may fetch more, and who has to leave its room to others.
 
-There is one rule: a key that cannot move, for whatever reason, gives its room to those who can, as soon as they want
+There is one rule: a stream that cannot move, for whatever reason, gives its room to those who can, as soon as they want
 it. What it had fetched is fetched again when it can.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 AHEAD: Final = 1000
 AHEAD_BYTES: Final = 4 << 20
 _LITTLE: Final = 16
-#: After so many seconds without moving a key gives up what it has fetched, if there is somebody who wants its room;
+#: After so many seconds without moving a stream gives up what it has fetched, if there is somebody who wants its room;
 MOMENT: Final = 0.25
 #: after so many, what it has sent, or what stands in the line of a gate, does not count any more. Of that, so much may
 #: be in memory beside the rest.
@@ -37,8 +37,8 @@ _MOST_STALLED_BYTES: Final = AHEAD_BYTES
 
 
 class Prefetch:
-    """Fetches for the keys that want to, in turn. ``fetched`` is called with each that got an answer, ``streams`` are
-    all there are."""
+    """Fetches for the streams that want to, in turn. ``fetched`` is called with each that got an answer, ``streams``
+    are all there are."""
 
     __slots__ = (
         "_clock",
@@ -72,7 +72,7 @@ class Prefetch:
         self.most = AHEAD
         self.ahead = 0
         self.ahead_bytes = 0
-        #: What is in memory of keys that cannot move, and does not count.
+        #: What is in memory of streams that cannot move, and does not count.
         self.stalled = 0
         self.stalled_bytes = 0
 
@@ -182,7 +182,7 @@ class Prefetch:
             self.reread(stream, position)
 
     def reread(self, stream: Stream, position: Position = BEGINNING) -> None:
-        """Read the key's messages again from that place on, but for those that are on their way."""
+        """Read the stream's messages again from that place on, but for those that are on their way."""
         stream.withdraw()
         self.counts(stream)
         self._unload(stream)
@@ -191,7 +191,7 @@ class Prefetch:
         self.want(stream)
 
     def leave(self, stream: Stream) -> None:
-        """Nothing of the key is in memory any more; nothing of it is on its way."""
+        """Nothing of the stream is in memory any more; nothing of it is on its way."""
         stream.withdraw()
         self.counts(stream)
         for message in stream.loaded:
@@ -200,17 +200,17 @@ class Prefetch:
 
     def _unload(self, stream: Stream) -> None:
         """Leave in the spool what was fetched and is in no line."""
-        kept: list[SpooledMessage] = []
+        staying: list[SpooledMessage] = []
         for message in stream.loaded:
             if message is stream.asking:
-                kept.append(message)
+                staying.append(message)
                 continue
             self.forget(stream, message)
             if stream.deferred.by_routing_key and stream.deferred.tries(message):
                 stream.deferred.put_back(message)
             else:
                 stream.cursor.rewind(message.position)
-        stream.loaded = kept
+        stream.loaded = staying
 
     # -- those that cannot move ----------------------------------------------------------------------------------------
 
@@ -230,7 +230,7 @@ class Prefetch:
 
     def _stall(self, stream: Stream) -> None:
         """What is still in memory of it counts apart, if it may. If not, it loses its place in the gate's line."""
-        messages = self._kept(stream)
+        messages = self._in_memory(stream)
         size = sum([message.size for message in messages])
         fits = self.stalled + len(messages) <= _MOST_STALLED and self.stalled_bytes + size <= _MOST_STALLED_BYTES
         if messages and (fits or not self.stalled):
@@ -250,10 +250,10 @@ class Prefetch:
         """What is in memory of it counts again as everybody's, if it did not."""
         if stream.stalled:
             stream.stalled = False
-            messages = self._kept(stream)
+            messages = self._in_memory(stream)
             self._set_apart(-len(messages), -sum([message.size for message in messages]))
 
-    def _kept(self, stream: Stream) -> list[SpooledMessage]:
+    def _in_memory(self, stream: Stream) -> list[SpooledMessage]:
         return [*stream.sent.values(), *stream.loaded]
 
     def _set_apart(self, count: int, size: int) -> None:

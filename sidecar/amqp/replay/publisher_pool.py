@@ -31,7 +31,7 @@ _SHORTEST_PAUSE: Final = 0.05
 class PublisherPool:
     """Makes connections, tries again with growing pauses, and ends those with nothing to do. ``login`` and ``connect``
     are :class:`~sidecar.amqp.replay.dispatcher.Dispatcher`'s; ``outcomes`` hears what becomes of messages, ``released``
-    of keys that have waited and may go on, ``lost`` of a connection that is gone, with what it has not answered."""
+    of streams that have waited and may go on, ``lost`` of a connection that is gone, with what it has not answered."""
 
     __slots__ = (
         "_alarmed",

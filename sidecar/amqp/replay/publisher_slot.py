@@ -29,8 +29,9 @@ class SaslLogin:
 
 
 class PublisherSlot:
-    """It is there with or without a connection, which is made when there is something to send. As its publisher's
-    audience it tells ``pool`` what becomes of the connection, and ``outcomes`` what becomes of messages."""
+    """A place for one user's connection to one virtual host. It is there with or without the connection, which is made
+    when there is something to send. As its publisher's callbacks it tells ``pool`` what becomes of the connection, and
+    ``outcomes`` what becomes of messages."""
 
     __slots__ = (
         "_outcomes",
@@ -73,7 +74,7 @@ class PublisherSlot:
         self.wary = 0
         #: Exchanges are looked for before they are used.
         self.looks = True
-        #: The keys that wait for it.
+        #: The streams that wait for it.
         self._waiting: dict[Stream, None] = {}
 
     @property
@@ -90,16 +91,16 @@ class PublisherSlot:
 
     @property
     def awaited(self) -> bool:
-        """Some key waits for it."""
+        """Some stream waits for it."""
         return bool(self._waiting)
 
     def wait(self, stream: Stream) -> None:
-        """The key sends nothing until it is told about the line."""
+        """The stream sends nothing until it is told about the slot."""
         self._waiting[stream] = None
         stream.waiting = True
 
     def release(self) -> list[Stream]:
-        """The keys that have waited; they may see whether they can go on."""
+        """The streams that have waited; they may see whether they can go on."""
         streams = list(self._waiting)
         self._waiting.clear()
         for stream in streams:

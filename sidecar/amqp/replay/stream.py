@@ -1,4 +1,4 @@
-"""One key: what belongs together, virtual host and lane, and leaves in order."""
+"""One stream: what belongs together, virtual host and lane, and leaves in order."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 StreamName = tuple[str, str]
 
-#: A key begins with so many unconfirmed messages at most, and may have twice as many each time some are confirmed: one
-#: that gets no answers keeps little from the others.
+#: A stream begins with so many unconfirmed messages at most, and may have twice as many each time some are confirmed:
+#: one that gets no answers takes little from the others.
 FIRST_WINDOW: Final = 32
-#: Users that a key's messages wait for whose names are remembered.
+#: Users that a stream's messages wait for whose names are remembered.
 _MOST_USERS: Final = 100
 
 
 class Stream(Sender):
-    """What is known of one key. It holds no more than its first message in the gates' lines; the rest waits here, or in
-    the spool. ``admitted`` is called with a message whose gates are open; ``window`` is how many may be unconfirmed.
+    """What is known of one stream. It holds no more than its first message in the gates' lines; the rest waits here, or
+    in the spool. ``admitted`` is called with a message whose gates are open; ``window`` is how many may be unconfirmed.
 
     There may be thousands of them, so what is empty should be small."""
 

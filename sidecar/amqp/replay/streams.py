@@ -1,4 +1,4 @@
-"""The keys that are seen to, of all that are in the spool."""
+"""The streams that are seen to, of all that are in the spool."""
 
 from __future__ import annotations
 

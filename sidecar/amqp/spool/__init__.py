@@ -1,1 +1,1 @@
-"""Store-and-forward: messages that are kept on this host's disk until the broker has them."""
+"""Store-and-forward: messages that are on this host's disk until the broker has them."""

@@ -1,7 +1,7 @@
 """The spool's database, SQLite; everything in it is synchronous and for one thread at a time.
 
-A row per message, in the order they came, and an index that lists them by key, priority and number; so the next ones of
-a key are a range of the index, and all counts can be read from it alone. Rows of a transaction are bound in few
+A row per message, in the order they came, and an index that lists them by stream, priority and number; so the next ones
+of a stream are a range of the index, and all counts can be read from it alone. Rows of a transaction are bound in few
 statements: each statement gives up the interpreter's lock and has to win it back from a busy event loop.
 
 The log is written and synced with every transaction (WAL, ``synchronous=FULL``), so that what is committed survives a
@@ -100,7 +100,7 @@ class Database:
 
     @property
     def counts(self) -> dict[StreamName, Count]:
-        """Messages by key, as committed."""
+        """Messages by stream, as committed."""
         return self.messages.counts
 
     # -- opening and closing -------------------------------------------------------------------------------------------
@@ -190,7 +190,7 @@ class Database:
     def fetch(
         self, stream: StreamName, after: tuple[int, int] | None, limit: int, limit_bytes: int
     ) -> tuple[list[SpooledMessage], list[BadRow]]:
-        """The next messages of a key behind that place, at most so many and (but for the first) so many bytes; and
+        """The next messages of a stream behind that place, at most so many and (but for the first) so many bytes; and
         those in between that are not what was written."""
         return self.messages.fetch(self.file.sql, stream, after, limit, limit_bytes)
 
@@ -221,8 +221,8 @@ class Database:
         return count
 
     def replay_dead(self, numbers: Sequence[int]) -> list[SpooledMessage]:
-        """Put them behind the other messages of their keys, as if they had come now; those that were, without what was
-        in them. What is no message any more stays."""
+        """Put them behind the other messages of their streams, as if they had come now; those that were, without what
+        was in them. What is no message any more stays."""
         now = self._clock()
         messages: list[SpooledMessage] = []
         self.file.check_room()

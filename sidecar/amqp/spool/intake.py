@@ -31,7 +31,7 @@ _ENTRY: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode() + b"S\x00\x00\x00"
 
 
 class Intake:
-    """One AMQP port's. ``wall`` is Unix time."""
+    """Puts publishes of one AMQP port into its spool, and answers for them. ``wall`` is Unix time."""
 
     __slots__ = (
         "_acks", "_count", "_crowds", "_lifetimes", "_prefix", "_shares", "_stats", "_trouble", "_wall", "full",
@@ -50,7 +50,7 @@ class Intake:
         self.settings = settings
         self._lifetimes = lifetimes
         self._shares = shares
-        #: Where publishes wait whose key has its share of the room.
+        #: Where publishes wait whose stream has its share of the room.
         self._crowds: dict[StreamName, SwitchGate] = {}
         self.spool = spool
         self._stats = stats
@@ -73,7 +73,7 @@ class Intake:
         return _ENTRY + bytes((len(value),)) + value
 
     def queued(self, route: PublishRoute) -> bool:
-        """Messages of the route's key are in the spool: what comes now has to go behind them."""
+        """Messages of the route's stream are in the spool: what comes now has to go behind them."""
         return (route.vhost, route.lane) in self.spool.streams
 
     def take(self, publishes: list[Publish], urgent: bool = False) -> bool:
@@ -114,7 +114,7 @@ class Intake:
         return self.full.messages + sum([gate.messages for gate in self._crowds.values()])
 
     def look(self) -> None:
-        """Now and then: what waits for its key's share may have room, or need none any more."""
+        """Now and then: what waits for its stream's share may have room, or need none any more."""
         for name, gate in list(self._crowds.items()):
             if gate.closed and self._shares.refuses(name, True):
                 if gate.waiting:
@@ -136,7 +136,7 @@ class Intake:
             route.expires,
             sender.origin,
             sender.user,
-            life.kept,
+            life.ttl,
             life.lasting,
             self.settings.transient if life.fleeting else 0.0,
         )

@@ -68,7 +68,7 @@ class Stop:
 
 class State:
     """What the loop should know about the database. ``missing`` is what the loop counts and the file does not have, by
-    key (less than 0: the other way)."""
+    stream (less than 0: the other way)."""
 
     __slots__ = ("corrupt", "count", "dropped", "missing", "problem", "reasons", "size")
 

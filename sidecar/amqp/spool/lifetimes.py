@@ -13,13 +13,13 @@ _MOST: Final = 10_000
 
 
 class Lifetime:
-    """``kept``: seconds for which its queues keep a message (0: for ever, or nobody knows). ``lasting``: one that is
-    persistent would outlive the broker there, as far as is known. ``fleeting``: see :meth:`.Topology.fleeting`."""
+    """``ttl``: seconds for which its queues keep a message (0: for ever, or nobody knows). ``lasting``: one that is
+    persistent would outlive the broker there, as far as is known. ``fleeting``: see :meth:`.Bindings.fleeting`."""
 
-    __slots__ = ("fleeting", "kept", "lasting")
+    __slots__ = ("fleeting", "lasting", "ttl")
 
-    def __init__(self, kept: float, lasting: bool, fleeting: bool) -> None:
-        self.kept = kept
+    def __init__(self, ttl: float, lasting: bool, fleeting: bool) -> None:
+        self.ttl = ttl
         self.lasting = lasting
         self.fleeting = fleeting
 
@@ -42,7 +42,7 @@ class Lifetimes:
             self._found.clear()
         found = self._found.get(route)
         if found is None:
-            kept, transient = bindings.life(route.vhost, route.exchange, route.routing_key)
-            fleeting = not kept and bindings.fleeting(route.vhost, route.exchange, route.routing_key)
-            found = self._found[route] = Lifetime(kept, not (transient or fleeting), fleeting)
+            ttl, transient = bindings.life(route.vhost, route.exchange, route.routing_key)
+            fleeting = not ttl and bindings.fleeting(route.vhost, route.exchange, route.routing_key)
+            found = self._found[route] = Lifetime(ttl, not (transient or fleeting), fleeting)
         return found

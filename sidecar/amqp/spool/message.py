@@ -131,12 +131,12 @@ class SpooledMessage:
 
     @property
     def stream(self) -> tuple[str, str]:
-        """What it keeps its order in: virtual host and lane."""
+        """What it has its order in: virtual host and lane."""
         return self.vhost, self.lane
 
     @property
     def position(self) -> tuple[int, int]:
-        """Its place in its key."""
+        """Its place in its stream."""
         return -self.priority, self.id
 
     def __repr__(self) -> str:
@@ -151,13 +151,13 @@ def from_frames(
     lifetime: float = 0.0,
     origin: str = "",
     user: str = "",
-    kept: float = 0.0,
+    ttl: float = 0.0,
     lasting: bool = True,
     transient: float = 0.0,
 ) -> SpooledMessage:
     """The message of a whole publish: its method, its header, its bodies, as
     :attr:`~sidecar.amqp.flow.publish.Publish.frames` has them. ``user`` published it (empty: whom its ``user-id``
-    names). It expires after its own ``expiration``, after ``lifetime`` seconds (0: no limit), or after the ``kept``
+    names). It expires after its own ``expiration``, after ``lifetime`` seconds (0: no limit), or after the ``ttl``
     seconds for which its queues keep it (0: for ever), whichever is first; where nothing of that limits it, after
     ``transient`` seconds (0: never). ``lasting``: it would outlive the broker where it leads to, if it is persistent.
     Raises :class:`AmqpError` when the frames are not a publish, or its properties do not fit their frame."""
@@ -181,9 +181,9 @@ def from_frames(
     if own is not None and (not expires or at + own < expires):
         expires = at + own
     flags &= _PUBLISH
-    kept = kept or (0.0 if expires else transient)
-    if kept and (not expires or at + kept < expires):
-        expires = at + kept
+    ttl = ttl or (0.0 if expires else transient)
+    if ttl and (not expires or at + ttl < expires):
+        expires = at + ttl
         if not (lasting and properties.delivery_mode == _PERSISTENT):
             flags |= _BRIEF
     return SpooledMessage(

@@ -30,12 +30,12 @@ _FETCH: Final = (
 #: The last rank is that of priority 0.
 _LOWEST: Final = 255
 
-#: Number, key, rank, size, attempts, record.
+#: Number, stream, rank, size, attempts, record.
 Row = tuple[int, int, int, int, int, bytes]
 
 
 class MessageTable:
-    """Messages, and the keys that they are of. ``counts`` is how many there are by key, as committed."""
+    """Messages, and the streams that they are of. ``counts`` is how many there are by stream, as committed."""
 
     __slots__ = ("_streams", "counts")
 
@@ -50,11 +50,11 @@ class MessageTable:
 
     @property
     def streams(self) -> int:
-        """How many keys are known."""
+        """How many streams are known."""
         return len(self._streams)
 
     def load(self, sql: sqlite3.Connection) -> None:
-        """Read the keys, and count what is there."""
+        """Read the streams, and count what is there."""
         sql.execute("DELETE FROM key WHERE id NOT IN (SELECT DISTINCT key FROM message INDEXED BY message_order)")
         self._streams = {}
         for stream, vhost, lane in sql.execute("SELECT id, vhost, lane FROM key"):
@@ -73,7 +73,7 @@ class MessageTable:
             self.counts[names[stream]] = [count, size]
 
     def forget(self, streams: int) -> None:
-        """There are only so many keys after all: those that came later were rolled back."""
+        """There are only so many streams after all: those that came later were rolled back."""
         if len(self._streams) > streams:
             self._streams = dict(list(self._streams.items())[:streams])
 
@@ -95,7 +95,7 @@ class MessageTable:
         _insert_rows(sql, rows)
 
     def row(self, sql: sqlite3.Connection, message: SpooledMessage) -> Row:
-        """The columns of a message that has its number; its key is made when it is a new one."""
+        """The columns of a message that has its number; its stream is made when it is a new one."""
         name = message.vhost, message.lane
         stream = self._streams.get(name)
         if stream is None:

@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from sidecar.amqp.spool.store import Spool, StreamCount
     from sidecar.amqp.spool.transaction import StreamName
 
-#: The part of the room that keys which stand still may have, each and all together.
+#: The part of the room that streams which stand still may have, each and all together.
 SHARE: Final = 0.5
-#: Seconds without a delivery after which a key stands still; so does one of which nothing was delivered yet.
+#: Seconds without a delivery after which a stream stands still; so does one of which nothing was delivered yet.
 STILL: Final = 2.0
-#: Seconds between two looks at all keys.
+#: Seconds between two looks at all streams.
 _PAUSE: Final = 1.0
 #: There is room again below this part of the share.
 _ROOM: Final = 0.9
 
 
 class Shares:
-    """Those of one spool. ``moves`` says whether the broker takes messages at all: while it does not, all keys stand
-    still, and whoever comes first has the room. ``clock`` is the spool's."""
+    """How much of a spool's room each stream may have. ``moves`` says whether the broker takes messages at all: while
+    it does not, all streams stand still, and whoever comes first has the room. ``clock`` is the spool's."""
 
     __slots__ = ("_clock", "_looked_at", "_moves", "_spool", "_still_bytes")
 
@@ -30,11 +30,11 @@ class Shares:
         self._moves = moves
         self._clock = clock
         self._looked_at = 0.0
-        #: What is there of keys that stand still, as of the last look.
+        #: What is there of streams that stand still, as of the last look.
         self._still_bytes = 0
 
     def refuses(self, name: StreamName, again: bool = False) -> bool:
-        """Whether there is no more room for this key, though perhaps for others. ``again``: it was so before."""
+        """Whether there is no more room for this stream, though perhaps for others. ``again``: it was so before."""
         spool = self._spool
         limit = spool.max_bytes * (SHARE * _ROOM if again else SHARE)
         if spool.bytes < limit:

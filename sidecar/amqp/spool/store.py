@@ -76,7 +76,7 @@ class DeadLetters:
         return found
 
     async def replay(self, numbers: Sequence[int]) -> int:
-        """Put them behind the other messages of their keys, as if they had come now. How many were; damaged ones and
+        """Put them behind the other messages of their streams, as if they had come now. How many were; damaged ones and
         numbers that there are not stay out."""
         messages: Sequence[SpooledMessage] = await self._call(lambda it: it.replay_dead(numbers), True)
         return len(messages)
@@ -219,8 +219,8 @@ class Spool:
         self._soon().tried += messages
 
     def dead(self, message: SpooledMessage, reason: str, code: int, text: str = "") -> None:
-        """Nobody will send it any more: it becomes a dead letter, and is no message of its key from now on. It need not
-        have been in the spool (its id is 0 then). ``text`` is what the broker said, with that ``code``."""
+        """Nobody will send it any more: it becomes a dead letter, and is no message of its stream from now on. It need
+        not have been in the spool (its id is 0 then). ``text`` is what the broker said, with that ``code``."""
         now = self._clock()
         self._soon().dead.append(NewDeadLetter(message, reason, code, now, text))
         if message.id:

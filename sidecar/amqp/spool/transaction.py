@@ -17,7 +17,7 @@ _BYTES: Final = 512 << 10
 
 #: Virtual host and lane.
 StreamName = tuple[str, str]
-#: Of one key, how many messages and bytes.
+#: Of one stream, how many messages and bytes.
 Count = list[int]
 
 

@@ -37,14 +37,14 @@ class BrokerCatalog(Kept):
     __slots__ = ("_bytes", "_declarations", "_names", "_transient", "start", "tune")
 
     def __init__(self, path: Path | None = None, wall: Callable[[], float] = time.time) -> None:
-        """``path`` is the file that it is kept in."""
+        """``path`` is the file that remembers it over a restart."""
         notebook = Notebook(path, "what is known of the broker", MAX_FILE, wall) if path is not None else None
         Kept.__init__(self, notebook)
-        #: (vhost, key) → the fact, the one confirmed the longest ago first.
+        #: (vhost, key) → the declaration, the one confirmed the longest ago first.
         self._declarations: OrderedDict[tuple[str, bytes], Declaration] = OrderedDict()
         #: Those of them that say of something that it ends by itself.
         self._transient: OrderedDict[tuple[str, bytes], None] = OrderedDict()
-        #: (vhost, kind and name) → the keys of the facts about it.
+        #: (vhost, kind and name) → the keys of the declarations about it.
         self._names: dict[tuple[str, str], set[bytes]] = {}
         self._bytes = 0
         #: The arguments of the broker's connection.start; empty: not met yet.
@@ -52,11 +52,11 @@ class BrokerCatalog(Kept):
         #: Its channel-max, frame-max, heartbeat.
         self.tune: tuple[int, int, int] | None = None
 
-    # -- facts ---------------------------------------------------------------------------------------------------------
+    # -- declarations --------------------------------------------------------------------------------------------------
 
     @property
     def count(self) -> int:
-        """How many facts."""
+        """How many declarations."""
         return len(self._declarations)
 
     def knows(self, vhost: str, declaration: Declaration) -> bool:

@@ -1,4 +1,4 @@
-"""Declarations and bindings as facts that can be remembered, compared, and told to a broker again (AMQP 0-9-1 §1.7.2
+"""Declarations and bindings as objects that can be remembered, compared, and told to a broker again (AMQP 0-9-1 §1.7.2
 and 1.7.3: exchange.declare, queue.declare, queue.bind; RabbitMQ's exchange.bind)."""
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ EXCHANGE: Final = "e"
 
 
 class Declaration:
-    """One of them. ``method`` is the one that states it. ``name`` is the queue or exchange that is declared, or what is
-    bound (the destination); ``other`` the exchange that it is bound to, empty for a declaration. ``key`` is the same
-    for facts that say the same, in whatever order and number format their arguments came. ``server_named``: the broker
-    has made up the name."""
+    """A declaration or a binding. ``method`` is the one that states it. ``name`` is the queue or exchange that is
+    declared, or what is bound (the destination); ``other`` the exchange that it is bound to, empty for a declaration.
+    ``key`` is the same for declarations that say the same, in whatever order and number format their arguments came.
+    ``server_named``: the broker has made up the name."""
 
     __slots__ = ("_parts", "bits", "key", "method", "name", "other", "server_named", "table")
 
@@ -124,8 +124,8 @@ def exists(found: int, name: str) -> Declaration:
 
 
 def read(found: int, data: bytes, start: int, end: int, last_queue: str = "") -> tuple[Declaration, bool]:
-    """The fact that a method states, or, of an unbind, the one that it ends; and whether no answer is wanted. An empty
-    queue name means ``last_queue`` when something is bound (§ "queue.bind"). Raises :class:`AmqpError`."""
+    """The declaration that a method states, or, of an unbind, the one that it ends; and whether no answer is wanted. An
+    empty queue name means ``last_queue`` when something is bound (§ "queue.bind"). Raises :class:`AmqpError`."""
     arguments = Arguments(data, start, end)
     arguments.skip(2)
     if found == QUEUE_DECLARE:
@@ -133,15 +133,15 @@ def read(found: int, data: bytes, start: int, end: int, last_queue: str = "") ->
         bits = arguments.u8()
         if bits & PASSIVE:
             return exists(found, name), bool(bits & _DECLARE_NO_WAIT)
-        kept = bits & (_DURABLE | _EXCLUSIVE | _QUEUE_AUTO_DELETE)
-        return Declaration(found, name, "", short(name), kept, _table(arguments)), bool(bits & _DECLARE_NO_WAIT)
+        wanted = bits & (_DURABLE | _EXCLUSIVE | _QUEUE_AUTO_DELETE)
+        return Declaration(found, name, "", short(name), wanted, _table(arguments)), bool(bits & _DECLARE_NO_WAIT)
     if found == EXCHANGE_DECLARE:
         name, kind = arguments.short(), arguments.short()
         bits = arguments.u8()
         if bits & PASSIVE:
             return exists(found, name), bool(bits & _DECLARE_NO_WAIT)
-        kept = bits & (_DURABLE | _EXCHANGE_AUTO_DELETE | _EXCHANGE_INTERNAL)
-        return Declaration(found, name, "", short(name) + short(kind), kept, _table(arguments)), bool(
+        wanted = bits & (_DURABLE | _EXCHANGE_AUTO_DELETE | _EXCHANGE_INTERNAL)
+        return Declaration(found, name, "", short(name) + short(kind), wanted, _table(arguments)), bool(
             bits & _DECLARE_NO_WAIT
         )
     name, other, routing_key = arguments.short(), arguments.short(), arguments.short()
@@ -158,7 +158,7 @@ def read(found: int, data: bytes, start: int, end: int, last_queue: str = "") ->
 
 
 def from_wire(found: int, wire: bytes) -> Declaration:
-    """The fact again out of :meth:`Declaration.wire`. Raises :class:`AmqpError`."""
+    """The declaration again out of :meth:`Declaration.wire`. Raises :class:`AmqpError`."""
     if found not in STATING:
         raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - no declaration or binding")
     frame = method(0, found, b"\x00\x00" + wire)

@@ -15,7 +15,7 @@ _EXPIRES: Final = b"\x09x-expires"
 
 
 class EphemeralQueues:
-    """Those of one port, as far as they were declared through it."""
+    """The queues of one port that end with their last consumer, as far as they were declared through it."""
 
     __slots__ = ("_queues",)
 

@@ -47,7 +47,8 @@ class Unrecoverable(AmqpError):
 
 
 class TopologyRecovery:
-    """One, over a broker connection that is open. ``channel_max`` is what was agreed on with the broker (0: 65535)."""
+    """Sets up again, over a broker connection that is open, what a client had set up over the last one. ``channel_max``
+    is what was agreed on with the broker (0: 65535)."""
 
     __slots__ = ("_awaited", "_channel_max", "_client_state", "_own", "done")
 
@@ -62,8 +63,8 @@ class TopologyRecovery:
         self.done = False
 
     def begin(self) -> bytes:
-        """What to tell the broker first. From here on the stand-in answers nothing that would have to be set up, too.
-        Raises :class:`Unrecoverable`."""
+        """What to tell the broker first. From here on the broker stub answers nothing that would have to be set up,
+        too. Raises :class:`Unrecoverable`."""
         client_state = self._client_state
         reason = client_state.irretrievable()
         if not reason and (name := client_state.lost_name()):

@@ -40,7 +40,7 @@ _KINDS: Final = {
 
 
 class VhostBindings:
-    """What is known of one vhost. Bindings to watched queues, and between exchanges, are kept apart from the many to
+    """What is known of one vhost. Bindings to watched queues, and between exchanges, are apart from the many to
     queues that nobody watches: those go first when there are too many, and are not looked at to route a publish."""
 
     __slots__ = ("kinds", "learnt", "lives", "near", "rest", "transient", "types", "watched")

@@ -246,20 +246,20 @@ def _has(data: bytes, at: int, after: int, name: bytes) -> bool:
 
 def _without(data: bytes, at: int, after: int, name: bytes) -> bytes:
     """The table's entries but those of that name; all of them when it cannot be read to its end."""
-    kept: list[bytes] = []
+    left: list[bytes] = []
     run = entry = at + 4
     try:
         while entry < after:
             tag_at = entry + 1 + data[entry]
             over = value_end(data, tag_at, after)
             if data[entry + 1 : tag_at] == name:
-                kept.append(data[run:entry])
+                left.append(data[run:entry])
                 run = over
             entry = over
     except AmqpError:
         return data[at + 4 : after]
-    kept.append(data[run:after])
-    return b"".join(kept)
+    left.append(data[run:after])
+    return b"".join(left)
 
 
 def _text(data: bytes, at: int, last: int) -> str:

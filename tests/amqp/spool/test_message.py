@@ -99,7 +99,7 @@ def test_it_expires_by_its_own_time_or_by_the_rules_whichever_is_first(
 
 
 @pytest.mark.parametrize(
-    ("delivery", "expiration", "lifetime", "kept", "lasting", "transient", "expires", "brief"),
+    ("delivery", "expiration", "lifetime", "ttl", "lasting", "transient", "expires", "brief"),
     [
         (1, None, 0.0, 5.0, True, 0.0, 1005.0, True),
         (None, None, 0.0, 5.0, True, 0.0, 1005.0, True),
@@ -119,14 +119,14 @@ def test_it_is_kept_no_longer_than_where_it_leads_to(
     delivery: int | None,
     expiration: str | None,
     lifetime: float,
-    kept: float,
+    ttl: float,
     lasting: bool,
     transient: float,
     expires: float,
     brief: bool,
 ) -> None:
     frames = publish(expiration=expiration, delivery_mode=delivery, flags=2)
-    message = from_frames(frames, "/", "", 1000.0, lifetime, kept=kept, lasting=lasting, transient=transient)
+    message = from_frames(frames, "/", "", 1000.0, lifetime, ttl=ttl, lasting=lasting, transient=transient)
     assert (message.expires, message.brief) == (expires, brief)
     again = unpack(pack(message))
     assert (again.expires, again.brief) == (expires, brief)
