@@ -79,6 +79,12 @@ class Settings(metaclass=_Declaration):
         its routes; ``protocol`` is the port's."""
 
 
+def said(settings: type[Settings], name: str) -> Any:
+    """What the class says under that name, unless it has a key of it: then what all say."""
+    keys = {it.name for it in dataclasses.fields(settings)}
+    return getattr(Settings if name in keys else settings, name)
+
+
 SectionKind = TypeVar("SectionKind", bound=Section)
 
 
@@ -93,11 +99,11 @@ def section_as(kind: type[SectionKind], settings: type[Settings], doc: str = "")
         settings,
         doc or " ".join((settings.__doc__ or "").split()),
         {it.name: it.metadata["key"] for it in dataclasses.fields(settings) if "key" in it.metadata},
-        refused=dict(settings.refused),
-        complete=settings.complete,
-        short=settings.short,
-        free=settings.free,
-        cross=list(settings.cross),
+        refused=dict(said(settings, "refused")),
+        complete=said(settings, "complete"),
+        short=said(settings, "short"),
+        free=said(settings, "free"),
+        cross=list(said(settings, "cross")),
     )
 
 
@@ -131,8 +137,13 @@ class Declared:
         return self._build(value, protocol) if isinstance(value, Fields) else self.kind.build(value)
 
     def _build(self, given: Mapping[str, Any], protocol: str) -> Any:
-        settings: type[Settings] = self.filter.settings_class
-        return self.section.build({**settings.by_protocol.get(protocol, {}), **given})
+        settings: type[Settings] = self.filter.settings_class or _Nothing
+        return self.section.build({**said(settings, "by_protocol").get(protocol, {}), **given})
+
+    def check(self, given: Sequence[Fields], protocol: str) -> None:
+        """Report what does not fit together in its sections at one port."""
+        if self.filter.settings_class is not None:
+            said(self.filter.settings_class, "check")(given, protocol)
 
 
 def declared(filter_class: Any) -> Declared:

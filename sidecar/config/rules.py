@@ -256,7 +256,7 @@ def _filters_say(root: Fields) -> None:
         for name in listener.section.declared:
             given = [found for fields in _policies(listener) if (found := fields.section_of(name)) is not None]
             if given:
-                DECLARED[name].filter.settings_class.check(given, protocol)
+                DECLARED[name].check(given, protocol)
 
 
 _RULES = (

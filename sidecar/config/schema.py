@@ -61,8 +61,7 @@ def _check_filters(fields: Fields, protocol: str, side: str) -> None:
     for it, given, place in (used for used in fields.get("filters", ()) if used is not BROKEN):
         if problem := it.problem(protocol, side):
             place.report(problem)
-        if it.filter.settings_class is not None:
-            it.filter.settings_class.check([given], protocol)
+        it.check([given], protocol)
 
 
 INBOUND: Final = section_as(_Inbound, Inbound)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib import metadata
 from typing import Any, ClassVar
 
 import pytest
 
 from sidecar.config import declared, schema, traffic
+from sidecar.config.containers import Fields
 from sidecar.config.declared import Settings, key
 from sidecar.config.differences import differences
 from sidecar.config.keys import INHERIT
@@ -118,3 +120,62 @@ def test_one_of_our_own_has_a_key_of_its_name(monkeypatch: pytest.MonkeyPatch) -
     ]
     (problem,) = problems_of(text("stamp: {most: 3}", "tcp"))
     assert (problem.path, problem.message) == ("upstreams.tasks.stamp", "is not for protocol tcp")
+
+
+class Wordy(Settings):
+    """Keys that are called like what settings say of themselves."""
+
+    check: int = key(Integer(1, 10), "One.", default=1)  # type: ignore[assignment]
+    short: int = key(Integer(1, 10), "Two.", default=2)  # type: ignore[assignment, misc]
+    free: int = key(Integer(1, 10), "Three.", default=3)  # type: ignore[assignment, misc]
+    by_protocol: int = key(Integer(1, 10), "Four.", default=4)  # type: ignore[assignment, misc]
+
+
+class WordyFilter(Filter):
+    name: ClassVar[str] = "wordy"
+    settings_class: ClassVar[Any] = Wordy
+
+
+def test_any_word_may_be_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = metadata.EntryPoint("wordy", f"{__name__}:WordyFilter", declared.GROUP)
+    monkeypatch.setattr(declared, "installed", lambda: {"wordy": point})
+    (used,) = config_of(text("filters: [{use: wordy, check: 5}]")).upstreams["tasks"].filters
+    assert used.settings == Wordy(check=5)
+    (problem,) = problems_of(text("filters: [{use: wordy, x-y: 5}]"))
+    assert problem.message == "is not a known key"
+
+
+class Ordered(Settings):
+    """Two that have to be in order."""
+
+    least: int = key(Integer(1, 10), "The least.", default=1)
+    most: int = key(Integer(1, 10), "The most.", told="twice the least")
+
+    @staticmethod
+    def complete(given: dict[str, Any]) -> None:
+        given.setdefault("most", 2 * given.get("least", 1))
+
+    @staticmethod
+    def check(given: Sequence[Fields], protocol: str) -> None:
+        for fields in given:
+            if "most" in fields and fields["most"] < fields.value("least"):
+                fields.places["most"].report(f"is below the least, over {protocol}")
+
+
+class OrderedFilter(Filter):
+    name: ClassVar[str] = "ordered"
+    doc: ClassVar[str] = "In order."
+    settings_class: ClassVar[Any] = Ordered
+
+
+def test_settings_have_a_say_in_what_fits_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    point = metadata.EntryPoint("ordered", f"{__name__}:OrderedFilter", declared.GROUP)
+    monkeypatch.setattr(declared, "installed", lambda: {"ordered": point})
+    (used,) = config_of(text("filters: [{use: ordered, least: 3}]")).upstreams["tasks"].filters
+    assert used.settings == Ordered(least=3, most=6)
+    assert used.declared.section.doc == "In order."
+    routes = "routes: [{match: {path: /a}, filters: [{use: ordered, least: 3, most: 2}]}]"
+    (problem,) = problems_of(text(routes))
+    assert (problem.path, problem.message) == (
+        "upstreams.tasks.routes[0].filters[0].most", "is below the least, over http",
+    )  # fmt: skip
