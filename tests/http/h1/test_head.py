@@ -177,6 +177,10 @@ def test_protocols_that_would_hide_requests_are_not_asked_for(upgrade: str) -> N
         ("WebSocket", "websocket", True),
         ("websocket, spdy/3.1", "SPDY/3.1", True),
         ("websocket", "", True),
+        ("a,b", "b\t, a", True),
+        ("a, xb", "xb", True),
+        ("a, X", "", True),
+        ("Xa", "a", False),
         ("websocket", "h2c", False),
         ("websocket", "websocket, h2c", False),
         ("", "", False),
@@ -205,6 +209,10 @@ def test_get_finds_any_field() -> None:
     assert head.get(b"x-b") is None
     head.remove(b"x-a")
     assert head.get(b"x-a") is None
+    head = request(b"Y: XX", b"X-Request-Id: XidX", b"Z:")
+    assert (head.get(b"y"), head.get(b"x-request-id"), head.get(b"z")) == (b"XX", b"XidX", b"")
+    head.remove(b"x-request-id")
+    assert head.get(b"x-request-id") is None
 
 
 def test_connection_options_that_peers_invent_leave_nothing_behind() -> None:
@@ -245,7 +253,34 @@ def test_connection_options_that_peers_invent_leave_nothing_behind() -> None:
 )
 def test_answers(lines: bytes, method: str, length: int, keep: bool) -> None:
     head = parse_response(b"HTTP/1.1 " + lines + b"\r\n", LIMITS, method)
-    assert (head.length, head.keep_alive) == (length, keep)
+    assert (head.status, head.length, head.keep_alive) == (int(lines[:3]), length, keep)
+
+
+@pytest.mark.parametrize(
+    ("raw", "limits", "text"),
+    [
+        (b"HTTP/2.0 200 OK\r\n\r\n", LIMITS, "the upstream's answer is not valid HTTP: a malformed head"),
+        (
+            b"HTTP/1.1 200 OK\r\nA: b\r\n\r\n",
+            Limits(head=24),
+            "the head of the upstream's answer is larger than 24 bytes",
+        ),
+        (
+            b"HTTP/1.1 200 OK\r\nA: b\r\nC: d\r\n\r\n",
+            Limits(headers=1),
+            "the upstream's answer has more than 1 header fields",
+        ),
+    ],
+)
+def test_bad_answers_are_the_upstreams(raw: bytes, limits: Limits, text: str) -> None:
+    with pytest.raises(ProtocolError, match="^" + re.escape(text)) as error:
+        parse_response(raw, limits, "GET")
+    assert error.value.code == "bad_upstream"
+
+
+def test_an_answer_exactly_at_the_limits() -> None:
+    raw = b"HTTP/1.1 200 OK\r\nA: b\r\nC: d\r\n\r\n"
+    assert parse_response(raw, Limits(head=len(raw), headers=2), "GET").raw == raw
 
 
 def answer(lines: bytes, method: str = "GET", peer: bool = False) -> ResponseBlock:
