@@ -21,6 +21,10 @@ BOUND := 30m
 bounded = timeout --foreground --signal=INT --kill-after=1m $(BOUND) $(1) || { code=$$?; \
     case $$code in 124|137) echo "The tests were not done after $(BOUND), and were stopped" >&2 ;; esac; exit $$code; }
 
+# Tests whose own processes are looked into, by the tracer of coverage.py; what they start is not.
+covered = rm -rf .cache/coverage && mkdir -p .cache/coverage && \
+    $(call bounded,$(PY) -m coverage run -m pytest -q $(PARALLEL) $(1) $(ARGS)) && $(PY) scripts/coverage-table
+
 # One stamp per extra of pyproject.toml; a change there installs again.
 .venv/.stamp: pyproject.toml scripts/ensure-venv
 	@scripts/ensure-venv
@@ -54,9 +58,11 @@ demo: .venv/.stamp ## A small mesh: services, sidecars, failures and what become
 	@$(PY) -m sidecar demo $(ARGS)
 
 .PHONY: test
-test: .venv/.stamp-dev ## All tests, against real servers where they can be had
+test: .venv/.stamp-dev ## All tests, against real servers where they can be had (COVERAGE=1: branches are counted, too)
 	@scripts/ensure-servers test
-ifeq ($(ARGS),)
+ifneq ($(COVERAGE),)
+	@$(call covered,)
+else ifeq ($(ARGS),)
 	@$(call bounded,$(PY) -m pytest -q $(PARALLEL))
 else
 	@$(PY) -m pytest $(ARGS)
@@ -103,20 +109,10 @@ test-hot-path: .venv-compiled/.stamp ## Those of them that are of what is compil
 	@scripts/ensure-servers test
 	@export SIDECAR_COMPILED=1 PYTHONSAFEPATH=1; $(call bounded,$(COMPILED_PYTEST) -q $(PARALLEL) $(COMPILED_TESTS))
 
-# The unit tests, which are all but these. The acceptance tests start whole processes, which are not looked into.
-NO_UNIT_TESTS := tests/acceptance tests/bench tests/loadtest
-
 .PHONY: coverage
 coverage: .venv/.stamp-dev ## The unit tests, and which lines and branches they reach, by package; fails below tests/coverage_floors.toml
 	@scripts/ensure-servers test
-	@rm -rf .cache/coverage && mkdir -p .cache/coverage
-	@$(call bounded,$(PY) -m coverage run -m pytest -q $(PARALLEL) tests $(addprefix --ignore ,$(NO_UNIT_TESTS)) $(ARGS))
-	@$(PY) scripts/coverage-table
-
-.PHONY: test-processes
-test-processes: .venv/.stamp-dev ## All tests but the unit tests: what whole processes do, against real servers
-	@scripts/ensure-servers test
-	@$(call bounded,$(PY) -m pytest -q $(PARALLEL) $(NO_UNIT_TESTS) $(ARGS))
+	@$(call covered,tests $(addprefix --ignore tests/,acceptance bench loadtest))
 
 # What pyproject.toml names, one change at a time, each in a process of its own that may take five times as long as its tests.
 # What is done is kept in mutants/: stopped, it goes on where it was.
