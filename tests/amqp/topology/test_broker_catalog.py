@@ -127,7 +127,7 @@ def test_what_to_tell_a_broker_that_lost_an_exchange() -> None:
 
 
 def test_it_is_bounded_and_the_oldest_goes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_catalog, "MAX_FACTS", 10)
+    monkeypatch.setattr(broker_catalog, "MAX_DECLARATIONS", 10)
     it = BrokerCatalog()
     for number in range(8):
         it.learn("/", bound(f"q{number}", "e"))
@@ -247,7 +247,7 @@ def test_a_broker_that_says_too_much_is_not_repeated() -> None:
 
 
 def test_what_everybody_declares_is_remembered_longer_than_answer_queues(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(broker_catalog, "MAX_FACTS", 20)
+    monkeypatch.setattr(broker_catalog, "MAX_DECLARATIONS", 20)
     it = BrokerCatalog()
     it.learn("/", queue("orders"))
     for number in range(100):

@@ -307,7 +307,7 @@ def test_a_transaction_does_not_outlive_its_connection() -> None:
     assert it.client_state.irretrievable() == ""
 
 
-@pytest.mark.parametrize("limit", ["MAX_FACTS", "MAX_CONSUMERS", "MAX_BYTES"])
+@pytest.mark.parametrize("limit", ["MAX_DECLARATIONS", "MAX_CONSUMERS", "MAX_BYTES"])
 def test_what_is_too_much_is_given_up(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_state, limit, 500 if limit == "MAX_BYTES" else 3)
     it = Attached()
