@@ -136,7 +136,7 @@ def test_bad_names_are_nobody_elses_trouble(tmp_path: Path, dns: DnsServer) -> N
         processes += [plain, tried]
         plain.ready()
         tried.ready()
-        assert tried.seconds_to_ready < 10  # the silent name holds it up for two
+        assert tried.seconds_to_ready < 30  # the silent name holds it up for two
         dns.zones["lost.test"] = Zone(silent=True)
         asyncio.run(traffic(dns, port, plain, tried))
 
@@ -211,7 +211,7 @@ def test_a_name_that_comes_later_is_taken_in(tmp_path: Path, dns: DnsServer) -> 
         sidecar = Sidecar(tmp_path, config(dns, port, "late"))
         processes.append(sidecar)
         sidecar.ready()
-        assert sidecar.seconds_to_ready < 5
+        assert sidecar.seconds_to_ready < 20
         url = f"http://127.0.0.1:{sidecar.port('late')}/"
         status, body = get(url)
         assert (status, body["error"]) == (503, "no_endpoints")

@@ -55,7 +55,7 @@ def _silent_raw(port: int) -> None:
         started = time.monotonic()
         with pytest.raises((EOFError, ConnectionResetError)):
             _read_on(client, IDLE)
-        assert 1.5 < time.monotonic() - started < 6
+        assert 1.5 < time.monotonic() - started < 20
 
 
 def _read_on(client: RawClient, seconds: float) -> None:
