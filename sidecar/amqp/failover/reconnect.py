@@ -28,7 +28,7 @@ class Reconnect:
     ``refused(error)`` when the broker will not have this client any more. ``pause``: about how many seconds to wait
     first."""
 
-    __slots__ = ("_connecting", "_connection", "_dialler", "_offline", "_pause", "_rng", "_session", "_timer")
+    __slots__ = ("_connecting", "_connection", "_handshake", "_offline", "_pause", "_rng", "_session", "_timer")
 
     def __init__(self, offline: Offline, pause: float) -> None:
         self._offline = offline
@@ -37,7 +37,7 @@ class Reconnect:
         self._rng = offline.failover.rng
         #: The try that is being made: its connection, and the login over it.
         self._connection: BrokerConnection | None = None
-        self._dialler: ClientHandshake | None = None
+        self._handshake: ClientHandshake | None = None
         self._connecting: asyncio.Task[None] | None = None
         self._timer = session.listener.wheel.timer(self._on_timer)
         self._wait()
@@ -59,25 +59,25 @@ class Reconnect:
 
     def connected(self, connection: BrokerConnection) -> None:
         """A socket stands."""
-        dialler = self._dialler
-        if connection is not self._connection or dialler is None:
+        handshake = self._handshake
+        if connection is not self._connection or handshake is None:
             connection.transport.abort()
             return
-        connection.write(dialler.greeting())
+        connection.write(handshake.greeting())
 
     def said(self, connection: BrokerConnection, data: bytes) -> None:
         """Bytes came."""
-        dialler = self._dialler
-        if dialler is None:
+        handshake = self._handshake
+        if handshake is None:
             return
         reader = connection.reader
         frames = reader.feed(data)
         for index, (_, _, start, end) in enumerate(frames):
-            connection.write(dialler.feed(reader.data, start, end))
-            if dialler.failure is not None:
+            connection.write(handshake.feed(reader.data, start, end))
+            if handshake.failure is not None:
                 self._failed()
                 return
-            if dialler.done:
+            if handshake.done:
                 self._connection = None
                 self._timer.close()
                 self._session.cluster.succeeded(connection.endpoint)
@@ -108,7 +108,7 @@ class Reconnect:
         if endpoint is None:
             self._wait()
             return
-        self._dialler = self._offline.failover.dialler()
+        self._handshake = self._offline.failover.client_handshake()
         self._connection = connection = BrokerConnection(session, endpoint)
         self._timer.set(listener.clock() + session.chain.timeout.connect + LOGIN_SECONDS)
         self._connecting = listener.loop.create_task(self._connect(connection))
@@ -127,12 +127,12 @@ class Reconnect:
 
     def _failed(self, error: OSError | None = None) -> None:
         session = self._session
-        connection, dialler = self._connection, self._dialler
-        if connection is None or dialler is None:
+        connection, handshake = self._connection, self._handshake
+        if connection is None or handshake is None:
             return
         self._let_go()
-        failure = dialler.failure
-        if failure is not None and dialler.permanent:
+        failure = handshake.failure
+        if failure is not None and handshake.permanent:
             self._timer.close()
             self._offline.refused(AmqpError(failure.code, failure.text))
             return

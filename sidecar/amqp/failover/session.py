@@ -162,7 +162,7 @@ class Failover:
 
     # -- and comes back ------------------------------------------------------------------------------------------------
 
-    def dialler(self) -> ClientHandshake:
+    def client_handshake(self) -> ClientHandshake:
         """A login as the client's own was."""
         handshake = self.session.handshake
         return ClientHandshake(

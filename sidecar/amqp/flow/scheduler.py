@@ -122,7 +122,7 @@ class Scheduler:
         return None
 
     def enqueue(self, publish: Publish, gate: Gate, now: float) -> None:
-        """Hold a publish until its gates are open; ``gate`` is what :meth:`closed_gate` said."""
+        """Let a publish wait until its gates are open; ``gate`` is what :meth:`closed_gate` said."""
         sender = publish.sender
         name = "" if sender.one_lane else publish.route.lane
         arrival = publish.arrival or self.arrival()

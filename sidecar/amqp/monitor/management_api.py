@@ -45,7 +45,7 @@ class ManagementApi:
         self._credentials = credentials
         self._store = store
         self._report = report
-        #: vhost → a digest of what was told last, and the topology's version with that in it.
+        #: vhost → a digest of what was told last, and the bindings' version with that in it.
         self._known: dict[str, tuple[bytes, int]] = {}
         self._task = asyncio.create_task(self._run(), name="amqp management")
 

@@ -26,7 +26,7 @@ from support.amqp import (
 )
 
 
-def dialler(**wanted: Any) -> ClientHandshake:
+def handshake(**wanted: Any) -> ClientHandshake:
     given = {"vhost": "/agents", "properties": own_properties("tests"), **wanted}
     return ClientHandshake("PLAIN", plain("guest", "secret"), **given)
 
@@ -56,7 +56,7 @@ def failure_of(one: ClientHandshake) -> tuple[int, str]:
 
 
 def test_a_whole_handshake() -> None:
-    one = dialler()
+    one = handshake()
     assert one.greeting() == GREETING
     answer = says(one, start())
     assert answer[7:11] == pack(">HH", 10, 11)
@@ -73,12 +73,12 @@ def test_a_whole_handshake() -> None:
 
 def test_it_wants_to_hear_of_alarms_and_of_a_refused_login_whatever_else_the_client_said() -> None:
     given = {"product": "pika", "capabilities": {"connection__blocked": False, "basic__nack": True}}
-    answer = says(dialler(properties=table(**given)), start())
+    answer = says(handshake(properties=table(**given)), start())
     assert decode_table(answer, 11, len(answer)) == {
         "product": "pika",
         "capabilities": {"basic.nack": True, "connection.blocked": True, "authentication_failure_close": True},
     }
-    answer = says(dialler(properties=table()), start())
+    answer = says(handshake(properties=table()), start())
     assert decode_table(answer, 11, len(answer)) == {
         "capabilities": {"connection.blocked": True, "authentication_failure_close": True}
     }
@@ -99,7 +99,7 @@ def test_it_wants_to_hear_of_alarms_and_of_a_refused_login_whatever_else_the_cli
     ],
 )
 def test_what_is_agreed_on(wanted: dict[str, Any], offer: tuple[int, int, int], agreed: tuple[int, int, int]) -> None:
-    one = dialler(**wanted)
+    one = handshake(**wanted)
     assert logged_in(one, tune(*offer)) == tune_ok(*agreed) + connection_open("/agents")
     assert (one.channel_max, one.frame_max, one.heartbeat) == agreed
 
@@ -111,7 +111,7 @@ def test_what_is_agreed_on(wanted: dict[str, Any], offer: tuple[int, int, int], 
 def test_a_broker_that_allows_less_than_a_client_has_been_promised(
     channel_max: int, frame_max: int, offer: tuple[int, int, int]
 ) -> None:
-    one = dialler(exact=True, channel_max=channel_max, frame_max=frame_max)
+    one = handshake(exact=True, channel_max=channel_max, frame_max=frame_max)
     assert logged_in(one, tune(*offer)) == b""
     code, text = failure_of(one)
     assert code == 320  # which a client recovers from, with what is allowed now
@@ -134,7 +134,7 @@ def test_a_broker_that_allows_less_than_a_client_has_been_promised(
     ],
 )
 def test_the_broker_refuses(code: int, text: str, permanent: bool) -> None:
-    one = dialler()
+    one = handshake()
     says(one, start())
     assert says(one, close(code, text)) == connection_close_ok()
     assert failure_of(one) == (code, text)
@@ -143,14 +143,14 @@ def test_the_broker_refuses(code: int, text: str, permanent: bool) -> None:
 
 
 def test_a_mechanism_that_the_broker_does_not_offer() -> None:
-    one = dialler()
+    one = handshake()
     assert says(one, start("AMQPLAIN PLAINER")) == b""
     assert failure_of(one)[0] == 403
     assert one.permanent
 
 
 def test_a_challenge_cannot_be_answered() -> None:
-    one = dialler()
+    one = handshake()
     says(one, start())
     assert says(one, secure("and now?")) == b""
     assert failure_of(one)[0] == 403
@@ -166,7 +166,7 @@ def test_frames_out_of_place() -> None:
         ((), channel_open_ok(1)),
         ((start(),), method(0, 10, 10)),
     ):
-        one = dialler()
+        one = handshake()
         for earlier in before:
             says(one, earlier)
         says(one, frame)
@@ -179,7 +179,7 @@ def test_frames_cut_short_never_raise() -> None:
     for frame in whole:
         payload = frame[7:-1]
         for size in range(len(payload)):
-            one = dialler()
+            one = handshake()
             if frame is not whole[0]:
                 says(one, whole[0])
             says(one, pack(">BHI", 1, 0, size) + payload[:size] + b"\xce")
@@ -187,14 +187,14 @@ def test_frames_cut_short_never_raise() -> None:
 
 
 def test_heartbeats_are_no_answer() -> None:
-    one = dialler()
+    one = handshake()
     assert says(one, HEARTBEAT) == b""
     assert one.failure is None
 
 
 def test_the_password_is_in_no_error() -> None:
     for frame in (start("NONE"), tune(), close(403, "refused"), secure("?")):
-        one = dialler()
+        one = handshake()
         says(one, frame)
         if one.failure is not None:
             assert "secret" not in str(one.failure)
@@ -202,7 +202,7 @@ def test_the_password_is_in_no_error() -> None:
 
 
 def test_it_works_with_frames_as_a_reader_cuts_them() -> None:
-    one = dialler()
+    one = handshake()
     reader = FrameReader(65536)
     said = b""
     stream = start() + tune() + connection_open_ok()
