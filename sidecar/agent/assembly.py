@@ -79,8 +79,8 @@ class Assembly:
         self._context = context
         self._name = name
         self._stats = stats
-        #: (key, route) → its settings and the filter that was built from them.
-        self._built: dict[tuple[str, object], tuple[Any, Filter]] = {}
+        #: (key, route) → its class, its settings and the filter that was built from them.
+        self._built: dict[tuple[str, object], tuple[Any, Any, Filter]] = {}
         self._guards: dict[str, Guard] = {}
         clock, inbound = context.clock, stats.direction == "inbound"
         always: tuple[Filter, ...] = (
@@ -133,10 +133,13 @@ class Assembly:
         where = match and (match.path, match.methods, tuple(sorted(match.headers.items())))
 
         def keep(name: str, filter_class: Any, settings: Any) -> Filter:
-            old_settings, old = before.get((name, where), (None, None))
-            same = old is not None and (old_settings == settings or (old.guard is None and old.adapt(settings)))
+            # Settings alone do not tell: those of filters that have none are all equal.
+            old_class, old_settings, old = before.get((name, where), (None, None, None))
+            same = old_class is filter_class and (
+                old_settings == settings or (old.guard is None and old.adapt(settings))
+            )
             made: Filter = old if same else self._made(filter_class, settings)
-            self._built[name, where] = (settings, made)
+            self._built[name, where] = (filter_class, settings, made)
             return made
 
         made: Made = {} if main is None else dict(main)
@@ -246,7 +249,7 @@ class Assembly:
             settings, lane = made["queue"]
             filters.append(Queue(settings, queue, queue.lane(lane)))
         found = placed(filters)
-        chain = Chain(found, made["timeout"].times, min(f.patience() for f in found))
+        chain = Chain(found, made["timeout"].times, min(f.patience() for f in found if f.guard is None))
         if delivery:
             chain.keep = ANY  # what is stored is in memory until it is over
         elif queue is not None:

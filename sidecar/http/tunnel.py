@@ -42,7 +42,7 @@ def from_client(x: HttpExchange, data: bytes) -> None:
 
 
 def from_upstream(x: HttpExchange, data: bytes) -> None:
-    """UpstreamEnd → client."""
+    """Upstream → client."""
     x.client.transport.write(data)
     x.count_out(len(data))
     x.touched = x.listener.clock()

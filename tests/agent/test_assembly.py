@@ -9,6 +9,7 @@ from typing import Any
 
 from sidecar.config.traffic import Inbound, Match, Route, Upstream
 from sidecar.core.limits import Limits
+from sidecar.exchange.filter import Filter
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.order import ORDER, RANK
@@ -16,6 +17,7 @@ from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import OPEN
+from support.foreign import used
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run
 from support.patience import until
 from support.ports import inbound_of, route_of, upstream_of
@@ -166,6 +168,45 @@ def test_a_reload_keeps_the_state_of_what_did_not_change() -> None:
             assert not live.listener.routes  # type: ignore[attr-defined]
 
     run(main)
+
+
+class First(Filter):
+    name = "first"
+
+    def on_request(self, x: Any) -> None:
+        """It does nothing."""
+
+
+class Second(First):
+    name = "second"
+
+
+def test_a_reload_replaces_filters_of_other_packages_that_have_no_settings() -> None:
+    def check(live: Live) -> None:
+        kept = filters(live)["First"]
+        live.reload(filters=(used(First), used(Second)))
+        assert filters(live)["First"] is kept
+        assert "Second" in filters(live)
+        live.reload(filters=(used(Second),))
+        assert "First" not in filters(live)
+        assert "Second" in filters(live)
+        live.reload(filters=(used(First),))
+        assert "Second" not in filters(live)
+
+    with_listener(upstream_of(name="up", bind=ANY_PORT, filters=(used(First),)), check)
+
+
+class Impatient(First):
+    name = "impatient"
+    patience: Any = 5.0
+
+
+def test_a_filter_of_another_package_does_not_say_how_long_a_try_may_take() -> None:
+    def check(live: Live) -> None:
+        assert "Impatient" in filters(live)
+        assert live.listener.timeout.request == TimeoutSettings().request
+
+    with_listener(upstream_of(name="up", bind=ANY_PORT, filters=(used(Impatient),)), check)
 
 
 def test_a_reload_counts_what_is_under_way() -> None:

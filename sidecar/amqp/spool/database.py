@@ -77,7 +77,7 @@ class Database:
     """One upstream's spool on the disk. ``max_dead`` bounds the dead letters, bytes: the oldest go first, which is
     logged and counted in ``dropped``. Beside what each method says, all raise ``sqlite3.Error`` or ``OSError`` when the
     file cannot be used; then nothing of what was asked for has been done. Messages are stored only as long as there is
-    room beside them for their removal (:meth:`DatabaseFile.scheduler`); else that raises :class:`DiskFullError`."""
+    room beside them for their removal (:meth:`DatabaseFile.hold`); else that raises :class:`DiskFullError`."""
 
     def __init__(
         self, folder: Path, name: str, max_dead: int = 1 << 62, clock_wall: Callable[[], float] = time.time
@@ -282,13 +282,16 @@ class Database:
         """Committed, and on the disk, at the end; or as if it had not been."""
         sql = self.file.sql
         streams, next_, next_block = self.messages.streams, self._next, self._next_block
+        begun = False
         try:
             with self.file.transaction():
+                begun = True
                 yield sql
         except BaseException:
-            self._next, self._next_block = next_, next_block
-            self.messages.forget(streams)
-            self.dead.load(sql)
+            if begun:
+                self._next, self._next_block = next_, next_block
+                self.messages.forget(streams)
+                self.dead.load(sql)
             raise
 
     def _reserve(self, sql: sqlite3.Connection, count: int) -> None:
