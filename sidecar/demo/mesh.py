@@ -24,7 +24,7 @@ INSTANCES = ("tasks-1", "tasks-2", "tasks-3")
 #: Seconds from open to half-open for the model's breaker: short, for the sake of the audience.
 RESET_TIMEOUT = 3.0
 #: Seconds that everything may take to start, and to drain.
-START = 20.0
+START = 60.0
 DRAIN = 3.0
 
 
