@@ -30,6 +30,7 @@ broker stub               the sidecar in the broker's place, for a session that 
 buffered path             the way of publishes with a spool: each is kept until the broker or the spool has confirmed it
 bulkhead                  bounds what is under way at once, with a bounded queue in front
 callback                  a function that is given to something, to be called when it has an answer
+cause                     why a connection could not be made, in one word
 chain                     the ordered hooks of the filters that an exchange runs through
 channel                   one of several conversations on an AMQP connection; confirms and delivery tags are counted on
                           each
@@ -179,6 +180,7 @@ publisher pool            the publishers of a replay, one for each user and virt
 publisher slot            one place of that pool: its publisher, and what waits for it
 publishing                how a channel's publishes get to the broker, and what waits behind them
 queue                     what waits in line; a broker's queue holds messages for its consumers
+race                      two things at once of which one wins: a kept connection that closes just as it is used
 rate limit                so many per second on average, so many at once at most
 reason                    why a message became a dead letter
 reconnect                 to find a new broker for a session that has lost its own
@@ -234,7 +236,7 @@ status                    ``sidecar status``; in HTTP, an answer's number
 storage                   databases and small files on this host's disk
 store                     a database as the event loop sees it
 store and forward         the spool of an AMQP port with all that fills and empties it
-story                     what is done to the demo's mesh, in which order
+story                     what is done to the demo's mesh, in which order; of an exchange: the steps that it noted
 stream                    spooled messages that keep their order: those of one virtual host and exchange
 subscription              a consumer as it was asked for, so that it can be begun again
 summary                   what is left to read after the demo

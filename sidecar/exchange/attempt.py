@@ -22,21 +22,41 @@ class Attempt:
     """Where an attempt goes, and the connection that it has or waits for. What happens to a connection is told to the
     exchange together with its attempt, which may be over by then."""
 
-    __slots__ = ("conn", "connecting", "deadline", "endpoint", "problem", "timed_out")
+    __slots__ = (
+        "began",
+        "cause",
+        "conn",
+        "connecting",
+        "deadline",
+        "endpoint",
+        "failure",
+        "kept",
+        "problem",
+        "sent",
+        "took",
+    )
 
     #: What was wrong with its answer, if that was :data:`MALFORMED`.
     problem: str
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: Endpoint, began: float = 0.0) -> None:
         self.endpoint = endpoint
+        #: Times (of the listener's clock): when it began, and when it had a connection (0: never); whether that was a
+        #: kept one.
+        self.began = began
+        self.sent = 0.0
+        self.kept = False
+        #: When it is over without an answer: how it failed (one of the kinds above; "": it did not); why, as
+        #: :mod:`sidecar.net.causes` has words for it, if that is known; and the seconds that it took.
+        self.failure = ""
+        self.cause = ""
+        self.took = 0.0
         #: Time (of the listener's clock) by which there must be a connection, and then the beginning of an answer.
         self.deadline = 0.0
         #: The connection that it uses, where others may use that before and after it (HTTP).
         self.conn: Pausable | None = None
         #: The task that opens one.
         self.connecting: asyncio.Task[None] | None = None
-        #: There was no connection in time.
-        self.timed_out = False
 
     def stop_connecting(self) -> None:
         """Wait for no connection any more."""

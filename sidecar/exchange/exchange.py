@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.replies import Reply
-from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, TIMEOUT, Attempt
+from sidecar.exchange.attempt import CONNECT, RACE, TIMEOUT, Attempt
 from sidecar.exchange.filter import HELD, Again, Answer, Failed, RequestHook, Wait
 from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT, TUNNEL
+from sidecar.exchange.story import MOST_NOTES, Note, explain
+from sidecar.net.causes import cause_of
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ class Exchange:
 
     __slots__ = (
         "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "error", "fresh",
-        "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state", "status", "suspended",
-        "touched", "trace", "tried", "undrained",
+        "head_at", "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state", "status",
+        "story", "suspended", "touched", "trace", "tried", "undrained",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, route: Route, client_ip: str, started: float) -> None:
@@ -52,13 +54,15 @@ class Exchange:
         self.deadline = 0.0
         #: Time (of the listener's clock) of the last byte in either direction.
         self.touched = started
+        #: Time (of the listener's clock) at which the head of an answer came that was not all there at once; 0: none.
+        self.head_at = 0.0
         #: Bytes that the peers had left to read at the last look.
         self.undrained = 0
         self.phase = NEW
-        #: The attempt under way; how many there were, with it; and where those before it went.
+        #: The attempt under way; how many there were, with it; and those before it.
         self.attempt: Attempt | None = None
         self.attempts = 0
-        self.tried: tuple[Endpoint, ...] = ()
+        self.tried: tuple[Attempt, ...] = ()
         #: The next attempt must not use a kept connection.
         self.fresh = False
         self.request_id = ""
@@ -66,6 +70,8 @@ class Exchange:
         self.trace: Trace | None = None
         #: What filters remember of it, each at its own place.
         self.state: list[Any] = chain.blank[:]
+        #: What happened to it besides the ordinary, for those who ask why: see :meth:`note`.
+        self.story: list[Note] | None = None
         #: While it waits: for how long.
         self.suspended: Wait | None = None
         #: Whether everything that the client sent is still at hand for another try.
@@ -82,6 +88,19 @@ class Exchange:
         """Where the attempt under way goes."""
         attempt = self.attempt
         return attempt.endpoint if attempt is not None else None
+
+    def been(self, endpoint: Endpoint) -> bool:
+        """Whether an attempt before this one went there."""
+        return any(attempt.endpoint is endpoint for attempt in self.tried)
+
+    def note(self, what: str, detail: dict[str, Any]) -> None:
+        """Remember a step, and what was known when it was taken. Only for what is out of the ordinary: an exchange that
+        is simply passed on notes nothing. ``detail`` is plain JSON, without anything of bodies or secrets."""
+        story = self.story
+        if story is None:
+            self.story = story = []
+        if len(story) < MOST_NOTES:
+            story.append(Note(self.listener.clock(), what, detail))
 
     # -- the way through the chain ---------------------------------------------------------------------------------
 
@@ -137,13 +156,14 @@ class Exchange:
                 else:
                     self.give(verdict)
                 return
-        endpoint = self.cluster.pick(self.client_ip, self.tried)
+        tried = [attempt.endpoint for attempt in self.tried] if self.tried else ()
+        endpoint = self.cluster.pick(self.client_ip, tried)
         if endpoint is None:
             problem = self.cluster.problem
             why = f": {problem}" if problem else ""
             self.reply(Reply("no_endpoints", f"no healthy instance of {self.listener.name} is known{why}"))
             return
-        self.attempt = attempt = Attempt(endpoint)
+        self.attempt = attempt = Attempt(endpoint, self.listener.clock())
         endpoint.active += 1
         self.attempts += 1
         self.phase = CONNECTING
@@ -153,6 +173,7 @@ class Exchange:
 
     def try_failed(self, attempt: Attempt, kind: str) -> None:
         """This attempt will bring no answer: tell the filters, then try again or answer for the upstream."""
+        attempt.failure = kind
         if kind is not RACE:
             self.cluster.failed(attempt.endpoint, hard=kind is CONNECT)
         again: Again | None = None
@@ -167,7 +188,7 @@ class Exchange:
         if again is not None and not isinstance(instead, Failed):
             self.retry_later(again)
         else:
-            self.reply(instead or self.explain(kind, attempt))
+            self.reply(instead or explain(self, kind, attempt))
 
     def retry_later(self, again: Again) -> None:
         """Wait as long as the filter says, then begin another try."""
@@ -183,13 +204,18 @@ class Exchange:
         attempt = self.attempt
         if attempt is not None:
             attempt.endpoint.active -= 1
+            attempt.took = self.listener.clock() - attempt.began
             self.attempt = None
-            self.tried += (attempt.endpoint,)
+            self.tried += (attempt,)
 
     def moved(self, attempt: Attempt, endpoint: Endpoint) -> None:
         """The connection of this attempt will be to another address of the same name, which was quicker."""
         attempt.endpoint.active -= 1
-        self.tried += (attempt.endpoint,)
+        slower = Attempt(attempt.endpoint, attempt.began)
+        slower.failure = CONNECT
+        slower.cause = "timeout"
+        slower.took = self.listener.clock() - attempt.began
+        self.tried += (slower,)
         attempt.endpoint = endpoint
         endpoint.active += 1
 
@@ -197,10 +223,10 @@ class Exchange:
         """The connection could not be made (``None``: not in time)."""
         attempt.connecting = None
         if self.phase == CONNECTING:
+            attempt.cause = cause_of(error)
             if isinstance(error, OSError) and is_local(error):
                 self._fall_short(error)
                 return
-            attempt.timed_out = error is None
             self.try_failed(attempt, CONNECT)
 
     def _fall_short(self, error: OSError) -> None:
@@ -215,20 +241,6 @@ class Exchange:
         """All connections that the bulkhead allows are in use."""
         self.leave_endpoint()
         self.reply(Reply("overloaded", f"all connections to {self.listener.name} are in use", 1.0))
-
-    def explain(self, kind: str, attempt: Attempt) -> Reply:
-        """The answer that stands for a failed attempt."""
-        where = f"{self.listener.name} at {attempt.endpoint.where}"
-        tries = f" ({self.attempts} tries)" if self.attempts > 1 else ""
-        if kind is CONNECT:
-            if attempt.timed_out:
-                return Reply("connect_timeout", f"no connection to {where} in time{tries}")
-            return Reply("connect_failed", f"could not connect to {where}{tries}")
-        if kind is TIMEOUT:
-            return Reply("timeout", f"no answer from {where} in time{tries}")
-        if kind is MALFORMED:
-            return Reply("bad_upstream", f"{self.listener.name} at {attempt.endpoint.address}: {attempt.problem}")
-        return Reply("upstream_reset", f"{where} closed the connection before it answered{tries}")
 
     def check_timer(self, now: float) -> None:
         """The client's timer went off: do what the phase has been waiting for, or set the timer again."""

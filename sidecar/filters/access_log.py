@@ -28,7 +28,7 @@ class AccessLog(Filter):
         if not self._log.enabled_for(x.status, x.error):
             return
         listener = x.listener
-        endpoint = x.endpoint or (x.tried[-1] if x.tried else None)
+        endpoint = x.endpoint or (x.tried[-1].endpoint if x.tried else None)
         head: RequestHead | None = getattr(x, "head", None)
         trace = x.trace or (trace_of(head.get(b"traceparent")) if head else None)
         self._log.record(

@@ -118,7 +118,7 @@ class Retry(Filter):
         if x.attempts >= self._config.max_attempts or not x.replayable:
             return None
         delay = None
-        if at_once and any(e is not x.endpoint and e not in x.tried for e in x.listener.cluster.eligible):
+        if at_once and any(e is not x.endpoint and not x.been(e) for e in x.listener.cluster.eligible):
             delay = 0.0
         elif told is not None:
             delay = parse_retry_after(told, self._wall())

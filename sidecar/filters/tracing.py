@@ -100,7 +100,7 @@ class Tracing(Filter):
             "sidecar.request_id": x.request_id,
         }
         if x.tried or x.endpoint:
-            attributes["server.address"] = (x.endpoint or x.tried[-1]).address
+            attributes["server.address"] = (x.endpoint or x.tried[-1].endpoint).address
         if x.error:
             attributes["error.type"] = x.error
         self._record(

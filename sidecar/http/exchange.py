@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.methods import IDEMPOTENT
 from sidecar.core.replies import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
-from sidecar.exchange.attempt import MALFORMED, RACE, RESET, Attempt
+from sidecar.exchange.attempt import MALFORMED, RESET, Attempt
 from sidecar.exchange.exchange import STALLED, Exchange
 from sidecar.exchange.filter import Again, Answer, Failed, Wait
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, SENT, TUNNEL
@@ -14,6 +14,7 @@ from sidecar.exchange.request import Request
 from sidecar.http.download import Download, refused
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
 from sidecar.http.h1.lines import CONTINUE, own_head, without
+from sidecar.http.race import again_after_race
 from sidecar.http.tunnel import begin_tunnel
 from sidecar.http.upload import Upload
 from sidecar.net.sockets import undelivered
@@ -133,20 +134,22 @@ class HttpExchange(Request):
                 self.upload.resumed(self)
         self.phase = SENT
         attempt.conn = conn
+        attempt.kept = conn.reused
         conn.exchange = self
         conn.attempt = attempt
         if self.upload is not None:
             self.upload.begin(self, conn)
         else:
             conn.transport.write(self.head.as_http1())
-        attempt.deadline = deadline = min(self.deadline, self.listener.clock() + self.chain.patience)
+        attempt.sent = now = self.listener.clock()
+        attempt.deadline = deadline = min(self.deadline, now + self.chain.patience)
         client.timer.set(deadline)
 
     def lost(self, attempt: Attempt, conn: UpstreamEnd, cleanly: bool) -> None:
         """The upstream's connection was closed or (not ``cleanly``) broke."""
         if self.phase == SENT:
             attempt.conn = None
-            if conn.reused and not conn.buffer and not self.interims and self._again_after_race():
+            if conn.reused and not conn.buffer and not self.interims and again_after_race(self):
                 return
             self.try_failed(attempt, RESET)
         elif self.phase == ANSWERING:
@@ -161,26 +164,6 @@ class HttpExchange(Request):
                 self.abort()
         elif self.phase == TUNNEL:
             self.abort()  # an orderly end is an EOF from each side
-
-    def _again_after_race(self) -> bool:
-        """A kept connection closed just as it was used (RFC 9112 §9.3.1): the upstream has not read the request, as
-        far as one can know, so an idempotent one goes again, once, on a fresh connection. That is no failure."""
-        if self.fresh or not self.replayable or self.method not in IDEMPOTENT:
-            return False
-        self.fresh = True
-        failed: Failed | None = None
-        for hook in self.chain.on_failure:
-            verdict = hook(self, RACE)
-            if isinstance(verdict, Failed):
-                failed = verdict
-        self.leave_endpoint()
-        if failed is not None:
-            self.reply(failed)
-            return True
-        self.attempts -= 1
-        self.listener.stats.retried("race")
-        self.begin_try()
-        return True
 
     def cut(self) -> None:
         attempt = self.attempt
@@ -289,7 +272,7 @@ class HttpExchange(Request):
             raw = without(raw, b"transfer-encoding")
         self.download = download = Download(length, decode)
         client.transport.write(raw)
-        self.touched = self.listener.clock()
+        self.touched = self.head_at = self.listener.clock()
         self.check_idle(self.touched)
         if client.paused_writing:
             conn.pause_reading()

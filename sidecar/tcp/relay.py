@@ -187,6 +187,7 @@ class TcpExchange(Exchange):
             far.transport.abort()  # the client has left, or the time was over, in this very moment
             return
         attempt.connecting = None
+        attempt.sent = self.listener.clock()
         self.far = far
         self.phase = TUNNEL
         self.status = 200

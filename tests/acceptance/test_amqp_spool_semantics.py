@@ -86,6 +86,18 @@ def login(spooled: Spooled, user: str, password: str) -> pika.BlockingConnection
     return pika.BlockingConnection(parameters_to(spooled.port, credentials=pika.PlainCredentials(user, password)))
 
 
+def patient_login(spooled: Spooled, user: str, password: str) -> pika.BlockingConnection:
+    """As a client does that tries again: right after an outage it may come too early."""
+    ends = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return login(spooled, user, password)
+        except AMQPConnectionError:
+            if time.monotonic() > ends:
+                raise
+            time.sleep(0.1)
+
+
 # -- consumers
 
 
@@ -153,9 +165,9 @@ def test_an_exclusive_queue_of_its_own_is_made_again(rabbitmq: RabbitMQ, wire: W
 
 
 def test_known_users_come_in_and_others_do_not(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:
-    login(spooled, "bob", "secret").close()
+    patient_login(spooled, "bob", "secret").close()
     away(wire, spooled)
-    bob = login(spooled, "bob", "secret")
+    bob = patient_login(spooled, "bob", "secret")
     channel = bob.channel()
     channel.confirm_delivery()
     channel.basic_publish("", "spool.q", b"from bob", pika.BasicProperties(user_id="bob"))
@@ -172,7 +184,7 @@ def test_known_users_come_in_and_others_do_not(rabbitmq: RabbitMQ, wire: Wire, s
 
 def test_who_may_not_write_does_not_write_by_way_of_the_spool(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:
     rabbitmq.add_user("reader", "secret", permissions=("^$", "^$", ".*"))
-    reader = login(spooled, "reader", "secret")
+    reader = patient_login(spooled, "reader", "secret")
     away(wire, spooled)
     channel = reader.channel()
     channel.confirm_delivery()
@@ -187,7 +199,7 @@ def test_who_may_not_write_does_not_write_by_way_of_the_spool(rabbitmq: RabbitMQ
 
 def test_it_goes_as_its_user_once_that_one_has_logged_in(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:
     """Passwords are not on the disk: after a restart, the sidecar waits for the login of whoever it is from."""
-    bob = login(spooled, "bob", "secret")
+    bob = patient_login(spooled, "bob", "secret")
     away(wire, spooled)
     channel = bob.channel()
     channel.confirm_delivery()
@@ -196,7 +208,7 @@ def test_it_goes_as_its_user_once_that_one_has_logged_in(rabbitmq: RabbitMQ, wir
     wire.mend()
     spooled.start()
     wait_for(lambda: spooled.spool()["parked"] == 1, "it waits for bob")
-    login(spooled, "bob", "secret").close()
+    patient_login(spooled, "bob", "secret").close()
     assert bodies(rabbitmq, "spool.q", 1) == [b"before the restart"]
     spooled.empty()
     with pytest.raises(AMQPConnectionError):
