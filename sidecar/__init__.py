@@ -169,7 +169,8 @@ policy                    which gates a publish must pass; in a configuration, a
 pool                      kept connections to the endpoints of an upstream
 port                      a number to listen at; an *AMQP port* is a listener that speaks AMQP
 prefetch                  messages that are read ahead: of a consumer from its queue, of the replay from the spool
-probe                     a connection or question whose only purpose is to find out whether somebody is there
+probe                     a connection or question whose only purpose is to find out whether somebody is there;
+                          *probes* is the listener for machines, which ask whether the workload is well
 probe channel             a channel on which a message that may close it is tried alone
 process                   one running program: the sidecar's own, as the operating system sees it
 property                  what a message says of itself beside its body: its type, its priority, its headers

@@ -37,8 +37,8 @@ STREAM_SECONDS: Final = 60.0
 #: Scrapers, which come every 15 to 60 seconds, keep their connections.
 KEEPALIVE_SECONDS: Final = 75.0
 
+_NOWHERE: Final = "there is no such path; GET / lists what there is"
 _CODES: Final = {
-    404: ("not_found", "there is no such path; GET / lists what there is"),
     405: ("method_not_allowed", "this path has other methods; see the Allow header"),
     413: ("too_large", f"a body may have {MAX_BODY} bytes at most"),
 }
@@ -68,8 +68,13 @@ async def start_admin(
 ) -> AdminServer:
     """Serve at ``bind``. Raises :class:`OSError` when that cannot be bound."""
     door = door or Door()
+    return await serve(application(commands, contributed, door), bind, door)
+
+
+async def serve(app: web.Application, bind: Address, door: Door) -> AdminServer:
+    """Serve what ``app`` answers, to those whom the door lets in. Raises :class:`OSError`."""
     runner = web.AppRunner(
-        application(commands, contributed, door),
+        app,
         access_log=None,
         logger=_malformed,
         keepalive_timeout=KEEPALIVE_SECONDS,
@@ -117,7 +122,14 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
     schemas = dict(SCHEMAS)
     for it in contributed:
         schemas |= it.schemas
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(commands.access, door)])
+    return routed(operations, commands.access, door)
+
+
+def routed(
+    operations: Sequence[Operation], access: Callable[[], auth.Access], door: Door, nowhere: str = _NOWHERE
+) -> web.Application:
+    """Return what answers these operations, and with ``nowhere`` for every other path. The door counts requests."""
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(access, door, nowhere)])
     app.on_response_prepare.append(_common_headers)
     for operation in operations:
         handler = _handler(operation)
@@ -198,7 +210,8 @@ def _asked(request: web.Request) -> dict[str, str | None]:
     return {"client": request.remote, "method": request.method, "path": request.path[:80]}
 
 
-def _middleware(access: Callable[[], auth.Access], door: Door) -> Any:
+def _middleware(access: Callable[[], auth.Access], door: Door, nowhere: str) -> Any:
+    codes = _CODES | {404: ("not_found", nowhere)}
     lines = TokenBucket(0.1, 10, time.monotonic())
 
     @web.middleware
@@ -225,7 +238,7 @@ def _middleware(access: Callable[[], auth.Access], door: Door) -> Any:
         except NotKnown as error:
             return _refusal(404, "not_found", str(error))
         except web.HTTPException as error:
-            response = _refusal(error.status, *_CODES.get(error.status, ("bad_request", error.reason)))
+            response = _refusal(error.status, *codes.get(error.status, ("bad_request", error.reason)))
             if "Allow" in error.headers:
                 response.headers["Allow"] = error.headers["Allow"]
             return response

@@ -38,7 +38,7 @@ from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.loops import reaches
 from sidecar.endpoints.names import Names
 from sidecar.endpoints.probe import probe
-from sidecar.exchange.listener import Listener, ListenerError, bind_failure
+from sidecar.exchange.listener import Listener, ListenerError
 from sidecar.http_queue.leftover import report as report_leftovers
 from sidecar.net.resolver import SystemResolver
 from sidecar.net.wheel import TimerWheel
@@ -49,7 +49,7 @@ from sidecar.telemetry.logs import LogWriter
 from sidecar.telemetry.spans import SpanError, SpanExporter
 
 if TYPE_CHECKING:
-    from sidecar.admin.server import AdminServer
+    from sidecar.agent.admin import Listening
 
 logger = logging.getLogger("sidecar.agent")
 
@@ -83,11 +83,12 @@ class Agent:
         self.inbound: Listener | None = None
         self.registry: Registry | None = None
         self.admin_address: Address | None = None
+        self.probes_address: Address | None = None
         self._path = path
         self.log = log
         self._loop = asyncio.get_running_loop()
         self._spans: SpanExporter | None = None
-        self._admin: AdminServer | None = None
+        self._admin: Listening | None = None
         self._health = (
             Health("warning", "the app has not been checked yet")
             if config.service.app
@@ -204,6 +205,7 @@ class Agent:
                 "service": self.config.service.name,
                 "seconds": round(time.monotonic() - self.started, 3),
                 "admin": str(self.admin_address),
+                **({"probes": str(self.probes_address)} if self.probes_address else {}),
                 "listeners": {listener.name: str(listener.address) for listener in self._listeners()},
             },
         )
@@ -222,11 +224,10 @@ class Agent:
     async def _start_admin(self) -> None:
         from sidecar.agent import admin
 
-        try:
-            self._admin = await admin.start(self, self.log)
-        except OSError as error:
-            raise ListenerError(f"admin: cannot listen on {self.config.admin.bind}: {bind_failure(error)}") from error
-        self.admin_address = Address(*self._admin.address)
+        self._admin = await admin.start(self, self.log)
+        self.admin_address = Address(*self._admin.admin.address)
+        if self._admin.probes is not None:
+            self.probes_address = Address(*self._admin.probes.address)
 
     async def _claim(self) -> bool:
         """Wait until no other process has the files of spools and queues, before anything listens: clients are refused

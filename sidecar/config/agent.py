@@ -39,6 +39,16 @@ class Admin(Settings):
     )
 
 
+class Probes(Settings):
+    """A listener for machines: /ready, /health and /metrics, read-only, without a token. None unless given."""
+
+    short = "bind"
+
+    bind: Address = key(
+        HostPort(system_port=True), "Where it listens; 0.0.0.0:15020 is what others expect.", example="0.0.0.0:15020"
+    )
+
+
 class Tracing(Settings):
     """Distributed tracing."""
 

@@ -60,6 +60,9 @@ def _listeners(root: Fields) -> Iterator[Listener]:
             yield Listener(admin.places["bind"], address)
     else:
         yield Listener(root.place.at("admin", 0).at("bind", 0), Admin().bind)
+    probes = root.section_of("probes")
+    if probes is not None and isinstance(address := probes.get("bind"), Address):
+        yield Listener(probes.places["bind"], address)
 
 
 def _listeners_apart(root: Fields) -> None:

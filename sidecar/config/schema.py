@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sidecar.config import cross_schema
 from sidecar.config.addresses import Registry, RegistryUrl
-from sidecar.config.agent import Admin, Consul, Dns, Drain, Log, Tracing
+from sidecar.config.agent import Admin, Consul, Dns, Drain, Log, Probes, Tracing
 from sidecar.config.containers import Fields, MapOf, Policy, Section
 from sidecar.config.declared import Declared, Settings, declared, key, section, section_as
 from sidecar.config.document import Node
@@ -66,7 +66,7 @@ def _check_filters(fields: Fields, protocol: str, side: str) -> None:
 
 INBOUND: Final = section_as(_Inbound, Inbound)
 UPSTREAM: Final = section_as(_Port, Upstream)
-_SERVICE, _CONSUL, _ADMIN = section(Service), section(Consul), section(Admin)
+_SERVICE, _CONSUL, _ADMIN, _PROBES = section(Service), section(Consul), section(Admin), section(Probes)
 _TRACING, _LOG, _DRAIN, _DNS = section(Tracing), section(Log), section(Drain), section(Dns)
 
 
@@ -89,6 +89,7 @@ class Config(Settings):
         MapOf(NAME, UPSTREAM, maximum=1000, named=True), "What the app dials, by name.", default={}
     )
     admin: Admin = key(_ADMIN, _ADMIN.doc, default=Admin())
+    probes: Probes | None = key(_PROBES, _PROBES.doc, default=None)
     tracing: Tracing = key(_TRACING, _TRACING.doc, default=Tracing())
     log: Log = key(_LOG, _LOG.doc, default=Log())
     drain: Drain = key(_DRAIN, _DRAIN.doc, default=Drain())

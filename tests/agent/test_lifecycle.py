@@ -73,6 +73,38 @@ def test_stopping_twice_is_the_same_as_once(tmp_path: Path) -> None:
     run(main)
 
 
+def test_machines_have_a_listener_of_their_own(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path, probes={"bind": "127.0.0.1:0"}, upstreams={"a": upstream()}) as it:
+            probes = it.agent.probes_address
+            assert probes is not None
+            assert (await ask(probes.port, path="/ready"))[0] == 200
+            assert (await ask(probes.port, path="/config"))[0] == 404
+            it.write(probes={"bind": "127.0.0.1:1"})
+            with pytest.raises(ConfigError, match=r"probes\.bind"):
+                await it.agent.reload()
+            it.write(probes=None)
+            with pytest.raises(ConfigError, match="probes"):
+                await it.agent.reload()
+            await it.agent.stop()
+            with pytest.raises(ConnectionRefusedError):
+                await ask(probes.port)
+
+    run(main)
+
+
+def test_a_port_for_machines_that_is_taken_is_told(tmp_path: Path) -> None:
+    async def main() -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            with pytest.raises(StartError, match=r"probes: cannot listen on 127\.0\.0\.1"):
+                async with RunningAgent(tmp_path, probes={"bind": f"127.0.0.1:{taken.getsockname()[1]}"}):
+                    pass
+
+    run(main)
+
+
 class Unstoppable:
     """A queue with which a listener cannot be stopped."""
 

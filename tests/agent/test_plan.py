@@ -109,6 +109,7 @@ WHOLE: dict[str, Any] = {
     "upstreams": {"a": {**A, "rate_limit": {"rate": "5/s"}, "routes": [{"match": {"path": "/x"}}]}},
     "admin": {"token": "one"},
     "tracing": {"otlp": "http://127.0.0.1:4318"},
+    "probes": {"bind": "0.0.0.0:15020"},
     "dns": {"servers": ["127.0.0.1:53"]},
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.config.agent import Probes
+from sidecar.core.address import Address
 from support.configs import config_of, problem_of, problems_of
 
 HEAD = "service: {name: tasks, app: 127.0.0.1:8080}\nregistry: directory:///run/mesh\n"
@@ -61,6 +63,16 @@ def test_inbound_and_admin_are_listeners_too() -> None:
     assert (problem.path, problem.message) == ("inbound.bind", "is the same port as admin.bind")
     problem = problem_of(HEAD + "inbound: {bind: 0.0.0.0:15000}\nadmin: {token: x}")
     assert problem.path == "inbound.bind"
+
+
+def test_the_listener_for_machines_is_one_too() -> None:
+    problem = problem_of(HEAD + "inbound: {bind: 0.0.0.0:1}\nprobes: {bind: 127.0.0.1:1}")
+    assert (problem.path, problem.message) == ("probes.bind", "is the same port as inbound.bind")
+    assert problem_of(HEAD + "probes: {bind: 127.0.0.1:15000}").path == "probes.bind"
+    assert problem_of(HEAD + "probes: {}").path == "probes.bind"
+    assert problem_of(HEAD + "probes: 0.0.0.0:15020").path == "probes"
+    assert config_of(HEAD + "probes: {bind: 0.0.0.0:15020}").probes == Probes(bind=Address("0.0.0.0", 15020))
+    assert config_of(HEAD).probes is None
 
 
 def test_a_conflict_is_found_even_if_a_listener_has_other_problems() -> None:
