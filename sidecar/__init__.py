@@ -132,6 +132,7 @@ line                      one line of a log
 link                      whether the registry answers
 listen                    to accept connections at an address
 listener                  one bound address and what belongs to it
+listening                 the servers beside the traffic: the admin API and the listener for machines
 load                      to read and check the configuration
 log                       what the sidecar has to tell, as lines of JSON or text
 login                     the user, password and virtual host with which a client opens an AMQP connection

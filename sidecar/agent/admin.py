@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sidecar.admin.auth import Access
 from sidecar.admin.commands import Commands, ReloadRefused
 from sidecar.admin.probes import start_probes
-from sidecar.admin.server import AdminServer, start_admin
+from sidecar.admin.server import start_admin
 from sidecar.agent import snapshots
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
-from sidecar.core.address import Address
 from sidecar.core.metrics import Family, Source
 from sidecar.core.operations import Contribution
 from sidecar.endpoints import metrics as endpoint_metrics
-from sidecar.exchange.listener import ListenerError, bind_failure
 from sidecar.http_queue import metrics as queue_metrics
 from sidecar.registry import metrics as registry_metrics
 from sidecar.resilience import metrics as breaker_metrics
@@ -24,44 +22,17 @@ from sidecar.telemetry.metrics import Metrics, own_families
 
 if TYPE_CHECKING:
     from sidecar.agent.lifecycle import Agent
+    from sidecar.agent.listening import Listening
     from sidecar.amqp.views.protocols import AmqpView
     from sidecar.telemetry.logs import LogWriter
 
 
-class Listening:
-    """The admin API, and the listener for machines where there is one; each has an ``address``."""
-
-    def __init__(self, admin: AdminServer) -> None:
-        self.admin = admin
-        self.probes: AdminServer | None = None
-
-    async def close(self) -> None:
-        """Stop both."""
-        for server in (self.probes, self.admin):
-            if server is not None:
-                await server.close()
-
-
-async def start(agent: Agent, log: LogWriter) -> Listening:
+async def start(agent: Agent, log: LogWriter, listening: Listening) -> None:
     """Serve on ``admin.bind`` and ``probes.bind``. Raises :class:`ListenerError` when one cannot be bound."""
     handed, config = commands(agent, log), agent.config
-    listening = Listening(
-        await _bound("admin", config.admin.bind, start_admin(handed, contributed(agent), config.admin.bind))
-    )
+    await listening.add("admin", config.admin.bind, start_admin(handed, contributed(agent), config.admin.bind))
     if config.probes is not None:
-        try:
-            listening.probes = await _bound("probes", config.probes.bind, start_probes(handed, config.probes.bind))
-        except ListenerError:
-            await listening.close()
-            raise
-    return listening
-
-
-async def _bound(key: str, bind: Address, starting: Awaitable[AdminServer]) -> AdminServer:
-    try:
-        return await starting
-    except OSError as error:
-        raise ListenerError(f"{key}: cannot listen on {bind}: {bind_failure(error)}") from error
+        await listening.add("probes", config.probes.bind, start_probes(handed, config.probes.bind))
 
 
 def commands(agent: Agent, log: LogWriter) -> Commands:

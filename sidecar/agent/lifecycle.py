@@ -17,12 +17,13 @@ import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from sidecar.agent import settings
 from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.listening import Listening
 from sidecar.agent.process import freeze_garbage, raise_file_limit
 from sidecar.agent.reload import carry_out, open_listener, planned, require_libraries
 from sidecar.agent.retirement import Retirement
@@ -47,9 +48,6 @@ from sidecar.registry import create as create_registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.logs import LogWriter
 from sidecar.telemetry.spans import SpanError, SpanExporter
-
-if TYPE_CHECKING:
-    from sidecar.agent.admin import Listening
 
 logger = logging.getLogger("sidecar.agent")
 
@@ -83,12 +81,11 @@ class Agent:
         self.inbound: Listener | None = None
         self.registry: Registry | None = None
         self.admin_address: Address | None = None
-        self.probes_address: Address | None = None
         self._path = path
         self.log = log
         self._loop = asyncio.get_running_loop()
         self._spans: SpanExporter | None = None
-        self._admin: Listening | None = None
+        self.listening = Listening()
         self._health = (
             Health("warning", "the app has not been checked yet")
             if config.service.app
@@ -188,6 +185,7 @@ class Agent:
         except ConfigError:
             self._failed = True
             raise
+        self.listening.enroll(self.registry, self.config)
         for upstream in self.upstreams.values():
             upstream.follow(self.registry)
         if self.registry is not None:
@@ -204,8 +202,7 @@ class Agent:
             extra={
                 "service": self.config.service.name,
                 "seconds": round(time.monotonic() - self.started, 3),
-                "admin": str(self.admin_address),
-                **({"probes": str(self.probes_address)} if self.probes_address else {}),
+                **{name: str(address) for name, address in self.listening.addresses.items()},
                 "listeners": {listener.name: str(listener.address) for listener in self._listeners()},
             },
         )
@@ -224,10 +221,8 @@ class Agent:
     async def _start_admin(self) -> None:
         from sidecar.agent import admin
 
-        self._admin = await admin.start(self, self.log)
-        self.admin_address = Address(*self._admin.admin.address)
-        if self._admin.probes is not None:
-            self.probes_address = Address(*self._admin.probes.address)
+        await admin.start(self, self.log, self.listening)
+        self.admin_address = self.listening.addresses["admin"]
 
     async def _claim(self) -> bool:
         """Wait until no other process has the files of spools and queues, before anything listens: clients are refused
@@ -362,9 +357,8 @@ class Agent:
             closing.append(self._app.close)
         closing.append(self.names.close)
         if self.registry is not None:
-            closing += [self.registry.deregister, self.registry.close]
-        if self._admin is not None:
-            closing.append(self._admin.close)
+            closing += [functools.partial(self.listening.leave, self.registry), self.registry.close]
+        closing.append(self.listening.close)
         if self._spans is not None:
             closing.append(functools.partial(asyncio.to_thread, self._spans.close))
         for close in closing:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from sidecar import registry
+from collections.abc import Iterable
+from typing import Final
+
+from sidecar import __version__, registry
 from sidecar.config.host import default_id
 from sidecar.config.schema import Config
 from sidecar.endpoints.health import AppCheck
+
+#: Characters of a value in the meta of a service (Consul's documentation of ``/v1/agent/service/register``).
+MAX_META_VALUE: Final = 512
 
 
 def of_registry(config: Config, port: int) -> registry.Settings:
@@ -39,6 +45,38 @@ def _workload(config: Config, port: int) -> registry.Workload:
         check_interval=service.check.interval,
         deregister_after=service.check.deregister_critical_service_after,
     )
+
+
+def of_probes(config: Config, port: int) -> registry.Workload:
+    """Return what the listener for machines at ``port`` is registered as: a service of its own, so that nobody takes it
+    for an instance of the app's."""
+    service = config.service
+    name = f"{service.name}-sidecar"
+    inbound = config.inbound.bind.port if config.inbound else None
+    given = service.id != default_id(service.name, inbound)
+    return registry.Workload(
+        name=name,
+        id=f"{service.id}-sidecar" if given else default_id(name, port),
+        address=service.address,
+        port=port,
+        tags=("sidecar",),
+        meta={
+            "metrics_port": str(port),
+            "service": service.name,
+            "upstreams": _listed(config.upstreams),
+            "version": __version__,
+        },
+        fronted=False,
+    )
+
+
+def _listed(names: Iterable[str]) -> str:
+    """Names behind commas; those that Consul's bound of a value leaves no room for are only counted, as ``+3``."""
+    found = ",".join(names)
+    if len(found) <= MAX_META_VALUE:
+        return found
+    shown = found[: MAX_META_VALUE - len(",+1000")].rpartition(",")[0]
+    return f"{shown},+{found.count(',') - shown.count(',')}"
 
 
 def of_app_check(config: Config) -> AppCheck:

@@ -10,11 +10,21 @@ import time
 from collections.abc import Callable
 
 from sidecar.core.instance import Instance, OnChange
-from sidecar.registry.api import Registry
+from sidecar.registry.api import Registration, Registry
 from sidecar.registry.errors import RegistryError
 from sidecar.registry.settings import CONSUL, Settings, Workload
 
-__all__ = ["CONSUL", "Instance", "OnChange", "Registry", "RegistryError", "Settings", "Workload", "create"]
+__all__ = [
+    "CONSUL",
+    "Instance",
+    "OnChange",
+    "Registration",
+    "Registry",
+    "RegistryError",
+    "Settings",
+    "Workload",
+    "create",
+]
 
 
 def create(settings: Settings, *, clock: Callable[[], float] = time.monotonic) -> Registry | None:

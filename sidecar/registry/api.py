@@ -7,6 +7,24 @@ from typing import Protocol
 
 from sidecar.core.instance import OnChange
 from sidecar.core.secret import Secret
+from sidecar.registry.settings import Workload
+
+
+class Registration(Protocol):
+    """A workload that is kept registered: in the background, retried for ever, paced."""
+
+    def set_health(self, status: str, output: str) -> None:
+        """Report its health: ``passing``, ``warning`` or ``critical`` with a line of text. Before the first time it
+        counts as critical."""
+        ...
+
+    def change(self, workload: Workload) -> None:
+        """Register it so from now on; name, id, address and port stay."""
+        ...
+
+    async def leave(self) -> None:
+        """Take it out; bounded in time, never raises."""
+        ...
 
 
 class Registry(Protocol):
@@ -32,6 +50,10 @@ class Registry(Protocol):
         """Returns when every watch under way has had its first answer (at once when there is none)."""
         ...
 
+    def enroll(self, workload: Workload) -> Registration:
+        """Start to keep a workload registered, beside the one of the settings."""
+        ...
+
     def register(self) -> None:
         """Start to keep this workload registered (in the background; retried for ever, paced). Calls after the
         first have no effect."""
@@ -50,5 +72,5 @@ class Registry(Protocol):
         ...
 
     async def close(self) -> None:
-        """Stop every background task and close connections."""
+        """Stop every background task and close connections. What is registered stays so."""
         ...

@@ -9,10 +9,10 @@ from typing import Any
 from sidecar.core.instance import OnChange
 from sidecar.core.secret import Secret
 from sidecar.registry.consul_client import Client
-from sidecar.registry.consul_registration import SOURCE, ConsulRegistration
+from sidecar.registry.consul_registration import ConsulRegistration
 from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch
 from sidecar.registry.link import Link
-from sidecar.registry.settings import Settings
+from sidecar.registry.settings import Settings, Workload
 
 #: Connections to the agent. Each watch holds one; an agent accepts 200 from one address by default.
 CONNECTIONS = 190
@@ -29,6 +29,8 @@ class ConsulRegistry:
         self._client: Any = None
         self._watches: dict[tuple[str, str], ConsulWatch] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        #: All, that of the settings' workload included.
+        self._registrations: list[ConsulRegistration] = []
         self._registration: ConsulRegistration | None = None
         self._health: tuple[str, str] | None = None
         self._link = Link(f"consul://{self._address}", clock, self._returned)
@@ -62,11 +64,16 @@ class ConsulRegistry:
         for watch in tuple(self._watches.values()):
             await watch.answered.wait()
 
+    def enroll(self, workload: Workload) -> ConsulRegistration:
+        registration = ConsulRegistration(workload, self._connect, self._link, self._clock)
+        self._registrations.append(registration)
+        return registration
+
     def register(self) -> None:
         """A workload without an inbound port has nothing that others could dial and is not registered."""
         workload = self._settings.workload
         if self._registration is None and workload is not None:
-            self._registration = ConsulRegistration(workload, self._connect, self._link, self._clock)
+            self._registration = self.enroll(workload)
             if self._health is not None:
                 self._registration.set_health(*self._health)
 
@@ -83,19 +90,20 @@ class ConsulRegistry:
             self._client.token = token.reveal() or None
         for watch in self._watches.values():
             watch.restart()
-        if self._registration is not None:
-            self._registration.renew()
+        for registration in self._registrations:
+            registration.renew()
 
     async def deregister(self) -> None:
         registration, self._registration = self._registration, None
         if registration is not None:
-            await registration.stop(deregister=True)
+            self._registrations.remove(registration)
+            await registration.leave()
 
     async def close(self) -> None:
-        """The registration stays; call :meth:`deregister` before to take it out."""
-        registration, self._registration = self._registration, None
-        if registration is not None:
-            await registration.stop(deregister=False)
+        """Registrations stay; call :meth:`deregister`, and ``leave`` of each, before to take them out."""
+        self._registration = None
+        await asyncio.gather(*(registration.stop(deregister=False) for registration in self._registrations))
+        self._registrations.clear()
         watches = tuple(self._watches.values())
         self._watches.clear()
         await asyncio.gather(*(watch.stop() for watch in watches), *self._ending)
@@ -121,9 +129,10 @@ class ConsulRegistry:
 
     def _returned(self, source: str) -> None:
         """Consul answers again after it could not be reached: let no other loop sleep out its backoff or wait on a
-        dead connection, and find out whether the registration survived."""
+        dead connection, and find out whether registrations survived."""
         for watch in self._watches.values():
             if watch.source != source:
                 watch.restart()
-        if self._registration is not None and source != SOURCE:
-            self._registration.confirm()
+        for registration in self._registrations:
+            if registration.source != source:
+                registration.confirm()

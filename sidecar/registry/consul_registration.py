@@ -34,8 +34,6 @@ LEAVE = 2.0
 #: Consul accepts no less.
 SHORTEST_DEREGISTRATION = 60.0
 
-SOURCE = "registration"
-
 
 class ConsulRegistration:
     """Registered with the first health that is not critical, or after :data:`GRACE` seconds with a critical one.
@@ -52,6 +50,7 @@ class ConsulRegistration:
         self._client = client
         self._link = link
         self._clock = clock
+        self.source = f"registration of {workload.id}"
         self._check_id = f"service:{workload.id}"
         self._interval = min(max(workload.check_interval, 1.0), KEEP_ALIVE)
         self._pace = Pace(1.0, 4, clock)  # never slower than the renewals
@@ -83,12 +82,22 @@ class ConsulRegistration:
         self._report_at = 0.0
         self._wake.set()
 
+    def change(self, workload: Workload) -> None:
+        """Register it so from now on; name, id, address and port stay."""
+        if workload != self._workload:
+            self._workload = workload
+            self.renew()
+
     def renew(self) -> None:
         """Register again, also while it is critical, if it is registered."""
         if self._registered:
             self._registered = self._accepted = False
             self._grace_ends = self._clock()
         self._wake.set()
+
+    async def leave(self) -> None:
+        """Take the workload out; at most :data:`LEAVE` seconds, never raises."""
+        await self.stop(deregister=True)
 
     async def stop(self, *, deregister: bool) -> None:
         """End it and, when asked to, take the workload out; at most :data:`LEAVE` seconds, never raises."""
@@ -108,7 +117,7 @@ class ConsulRegistration:
                 self._workload.id, describe(error), self._deregister_after,
             )  # fmt: skip
         self._task.cancel()
-        self._link.gone(SOURCE)
+        self._link.gone(self.source)
 
     @property
     def _deregister_after(self) -> float:
@@ -124,10 +133,10 @@ class ConsulRegistration:
                     await self._sync()
                 delay = self._due()
                 if delay == math.inf:
-                    self._link.gone(SOURCE)
+                    self._link.gone(self.source)
             except Exception as error:
                 self._failures += 1
-                self._link.failed(SOURCE, error, away=not isinstance(error, ConsulException))
+                self._link.failed(self.source, error, away=not isinstance(error, ConsulException))
                 delay = backoff(self._failures, error)
             finally:
                 self._calling = False
@@ -204,7 +213,7 @@ class ConsulRegistration:
                 raise
             known = False
         self._failures = 0
-        self._link.ok(SOURCE)
+        self._link.ok(self.source)
         self._reported = status
         self._report_at = self._clock() + self._interval * random.uniform(0.9, 1.0)
         return known
@@ -234,8 +243,8 @@ class ConsulRegistration:
 
 
 def _meta(workload: Workload) -> dict[str, str]:
-    """What it is registered with: that a sidecar stands before it, too."""
-    return {**workload.meta, SIDECAR: "1"}
+    """What it is registered with: that a sidecar stands before it, too, if one does."""
+    return {**workload.meta, SIDECAR: "1"} if workload.fronted else workload.meta
 
 
 def _as_said(found: dict[str, Any]) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from typing import TypeVar
 
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret
-from sidecar.registry.directory_folder import HEARTBEAT, Folder
-from sidecar.registry.directory_record import check_size, encode
-from sidecar.registry.link import Link, describe
+from sidecar.registry.directory_folder import Folder
+from sidecar.registry.directory_record import check_size
+from sidecar.registry.directory_registration import DirectoryRegistration
+from sidecar.registry.link import Link
 from sidecar.registry.outage_grace import Hold
-from sidecar.registry.pace import Pace
 from sidecar.registry.settings import Settings, Workload
 from sidecar.registry.watch import Watch
 
@@ -25,8 +25,6 @@ log = logging.getLogger("sidecar.registry")
 POLL = 0.4
 #: Seconds between two clean-ups.
 TIDY = 60.0
-#: Seconds that the deregistration may take.
-LEAVE = 2.0
 
 T = TypeVar("T")
 
@@ -61,11 +59,10 @@ class DirectoryRegistry:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="registry")
         self._watches: dict[tuple[str, str], _FolderWatch] = {}
         self._poll: asyncio.Task[None] | None = None
-        self._heartbeat: asyncio.Task[None] | None = None
-        self._wake = asyncio.Event()
-        self._pace = Pace(2.0, 4, clock)
-        self._status = "critical"
-        self._output = "not checked yet"
+        #: All, that of the settings' workload included.
+        self._registrations: list[DirectoryRegistration] = []
+        self._registration: DirectoryRegistration | None = None
+        self._health: tuple[str, str] | None = None
         self._tidy_at = clock()
 
     @property
@@ -97,42 +94,42 @@ class DirectoryRegistry:
         for watch in tuple(self._watches.values()):
             await watch.answered.wait()
 
+    def enroll(self, workload: Workload) -> DirectoryRegistration:
+        registration = DirectoryRegistration(workload, self._folder, self._in_thread, self._link, self._clock)
+        self._registrations.append(registration)
+        return registration
+
     def register(self) -> None:
         """A workload without an inbound port has nothing that others could dial and is not registered."""
-        if self._heartbeat is None and self._workload is not None:
-            self._heartbeat = asyncio.create_task(self._keep_registered(self._workload), name="registry heartbeat")
+        if self._registration is None and self._workload is not None:
+            self._registration = self.enroll(self._workload)
+            if self._health is not None:
+                self._registration.set_health(*self._health)
 
     def set_health(self, status: str, output: str) -> None:
-        self._output = output
-        if status != self._status:
-            self._status = status
-            self._wake.set()
+        self._health = (status, output)
+        if self._registration is not None:
+            self._registration.set_health(status, output)
 
     def use_token(self, token: Secret) -> None:
         """A folder knows users and groups, not tokens."""
 
     async def deregister(self) -> None:
-        heartbeat, self._heartbeat = self._heartbeat, None
-        workload = self._workload
-        if heartbeat is None or workload is None:
-            return
-        heartbeat.cancel()
-        await asyncio.wait({heartbeat})
-        try:
-            async with asyncio.timeout(LEAVE):
-                # The thread takes one job after the other, so a write under way comes first.
-                await self._in_thread(self._folder.remove, workload.name, workload.id)
-        except Exception as error:
-            log.warning("could not deregister %s: %s; its file turns stale by itself", workload.id, describe(error))
+        registration, self._registration = self._registration, None
+        if registration is not None:
+            self._registrations.remove(registration)
+            await registration.leave()
 
     async def close(self) -> None:
-        """The registration stays until it is stale; call :meth:`deregister` before to take it out."""
-        tasks = [task for task in (self._poll, self._heartbeat) if task is not None]
-        self._poll = self._heartbeat = None
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """Registrations stay until they are stale; call :meth:`deregister`, and ``leave`` of each, before to take them
+        out."""
+        self._registration = None
+        await asyncio.gather(*(registration.stop() for registration in self._registrations))
+        self._registrations.clear()
+        poll, self._poll = self._poll, None
+        if poll is not None:
+            poll.cancel()
+            await asyncio.wait({poll})
         for watch in self._watches.values():
             watch.answered.set()
         self._watches.clear()
@@ -181,19 +178,3 @@ class DirectoryRegistry:
         if failed:
             self._folder.check()
         return found, failed
-
-    async def _keep_registered(self, workload: Workload) -> None:
-        while True:
-            await self._pace.turn()
-            self._wake.clear()
-            try:
-                content = encode(workload, self._status, self._output)
-                await self._in_thread(self._folder.write, workload.name, workload.id, content)
-                self._link.ok("registration")
-            except Exception as error:
-                self._link.failed("registration", error)
-            try:
-                async with asyncio.timeout(HEARTBEAT):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass

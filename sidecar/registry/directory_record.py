@@ -84,7 +84,7 @@ def encode(workload: Workload, status: str, output: str) -> bytes:
         "port": workload.port,
         "tags": workload.tags,
         "meta": workload.meta,
-        "sidecar": True,
+        "sidecar": workload.fronted,
         "weights": {"passing": workload.passing_weight, "warning": workload.warning_weight},
         "status": status,
         "output": output[:1000],

@@ -15,7 +15,8 @@ CONSUL: Final = Address("127.0.0.1", 8500)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
     """What others find: a service's instance, where they dial it, and the weights that it asks for by its health.
-    ``check_interval`` is how often its app is checked, ``deregister_after`` how long it may be critical; seconds."""
+    ``check_interval`` is how often its app is checked, ``deregister_after`` how long it may be critical; seconds.
+    ``fronted``: a sidecar stands before it."""
 
     name: str
     id: str
@@ -27,6 +28,7 @@ class Workload:
     warning_weight: int = 1
     check_interval: float = 10.0
     deregister_after: float = 60.0
+    fronted: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

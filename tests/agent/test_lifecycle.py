@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from sidecar import __version__
 from sidecar.agent import lifecycle
 from sidecar.agent.lifecycle import StartError
+from sidecar.agent.settings import MAX_META_VALUE, of_probes
 from sidecar.config.agent import Tracing
 from sidecar.config.errors import ConfigError
+from sidecar.config.host import hostname
 from sidecar.config.schema import Config
 from sidecar.config.service import Service
 from sidecar.registry import Workload
@@ -76,8 +79,7 @@ def test_stopping_twice_is_the_same_as_once(tmp_path: Path) -> None:
 def test_machines_have_a_listener_of_their_own(tmp_path: Path) -> None:
     async def main() -> None:
         async with RunningAgent(tmp_path, probes={"bind": "127.0.0.1:0"}, upstreams={"a": upstream()}) as it:
-            probes = it.agent.probes_address
-            assert probes is not None
+            probes = it.agent.listening.addresses["probes"]
             assert (await ask(probes.port, path="/ready"))[0] == 200
             assert (await ask(probes.port, path="/config"))[0] == 404
             it.write(probes={"bind": "127.0.0.1:1"})
@@ -91,6 +93,61 @@ def test_machines_have_a_listener_of_their_own(tmp_path: Path) -> None:
                 await ask(probes.port)
 
     run(main)
+
+
+def test_a_sidecar_whose_app_never_is_well_is_found_by_machines(tmp_path: Path) -> None:
+    mesh = tmp_path / "mesh"
+
+    def record() -> dict[str, Any]:
+        (file,) = (mesh / "web-sidecar").glob("*.json")
+        found: dict[str, Any] = json.loads(file.read_bytes())
+        return found
+
+    async def main() -> None:
+        async with RunningAgent(
+            tmp_path,
+            registry=f"directory://{mesh}",
+            service={"name": "web", "address": "10.0.0.5", "app": NOBODY},
+            inbound={"bind": "127.0.0.1:0"},
+            probes={"bind": "127.0.0.1:0"},
+            upstreams={"a": upstream(), "b": upstream()},
+        ) as it:
+            port = it.agent.listening.addresses["probes"].port
+            await until(lambda: list(mesh.glob("web-sidecar/*.json")))
+            found = record()
+            assert (found["service"], found["host"], found["port"]) == ("web-sidecar", "10.0.0.5", port)
+            assert (found["status"], found["sidecar"], found["tags"]) == ("passing", False, ["sidecar"])
+            assert found["id"] == f"web-sidecar-{hostname()}-{port}"
+            meta = {"metrics_port": str(port), "service": "web", "upstreams": "a,b", "version": __version__}
+            assert found["meta"] == meta
+            it.write(upstreams={"a": upstream()})
+            await it.agent.reload()
+            await until(lambda: record()["meta"]["upstreams"] == "a")
+            it.agent.drain()
+            await it.agent.run_until_drained()
+            assert record()["status"] == "passing"  # it is still to be seen how the drain goes
+            await it.agent.stop()
+            assert not (mesh / "web-sidecar").exists()
+
+    run(main)
+
+
+def test_an_id_that_was_given_is_part_of_that_of_the_listener_for_machines() -> None:
+    service = Service(name="web", id="web-7", address="10.0.0.5")
+    assert of_probes(Config(service=service), 15020).id == "web-7-sidecar"
+
+
+@pytest.mark.parametrize("count", [0, 1, 40, 1000])
+def test_the_names_of_upstreams_fit_what_consul_takes(count: int) -> None:
+    names = [f"upstream-{n}" for n in range(count)]
+    upstreams: dict[str, Any] = dict.fromkeys(names)
+    config = Config(service=Service(name="web", id="w", address="10.0.0.5"), upstreams=upstreams)
+    found = of_probes(config, 15020).meta["upstreams"]
+    shown, _, more = found.partition(",+")
+    assert len(found) <= MAX_META_VALUE
+    kept = shown.split(",") if shown else []
+    assert kept == names[: len(kept)]
+    assert len(kept) + int(more or 0) == count
 
 
 def test_a_port_for_machines_that_is_taken_is_told(tmp_path: Path) -> None:

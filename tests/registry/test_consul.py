@@ -14,7 +14,7 @@ import pytest
 
 from sidecar import registry as registries
 from sidecar.core.secret import Secret
-from sidecar.registry import Settings
+from sidecar.registry import Settings, Workload
 from sidecar.registry.consul import ConsulRegistry
 from support.clock import Clock
 from support.consul import ConsulAgent
@@ -94,6 +94,42 @@ def test_a_workload_is_registered_once_it_is_well_and_taken_out_on_deregister(ag
             begun = loop.time()
             await registry.deregister()
             assert loop.time() - begun < 30
+            assert await asyncio.to_thread(agent.services) == {}
+
+    run(main)
+
+
+def beside(**more: Any) -> Workload:
+    """What is registered beside the workload."""
+    return Workload(
+        **{
+            "name": "tasks-sidecar", "id": "tasks-1-sidecar", "address": "127.0.0.1", "port": 15020,
+            "tags": ("sidecar",), "meta": {"metrics_port": "15020"}, "fronted": False, **more,
+        }
+    )  # fmt: skip
+
+
+def test_another_workload_is_registered_beside_one_that_never_is_well(agent: ConsulAgent) -> None:
+    async def main() -> None:
+        async with opened(consul_settings(agent.http_port)) as registry:
+            registry.register()
+            registry.set_health("critical", "no answer")
+            other = registry.enroll(beside())
+            other.set_health("passing", "this sidecar runs")
+            await until(lambda: status(agent, "tasks-1-sidecar") == "passing", "registered")
+            found = await asyncio.to_thread(agent.services)
+            assert found.keys() == {"tasks-1-sidecar"}
+            assert found["tasks-1-sidecar"]["Service"] == "tasks-sidecar"
+            assert found["tasks-1-sidecar"]["Meta"] == {"metrics_port": "15020"}
+            assert agent.instances("tasks") == set()
+            other.change(beside(meta={"metrics_port": "15020", "upstreams": "ollama"}))
+            await until(lambda: "upstreams" in agent.services()["tasks-1-sidecar"]["Meta"], "changed")
+            await asyncio.to_thread(agent.deregister, "tasks-1-sidecar")  # it gets lost
+            registry.set_health("passing", "fine")
+            await until(lambda: agent.services().keys() == {"tasks-1", "tasks-1-sidecar"}, "both, the lost one again")
+            await registry.deregister()
+            await until(lambda: agent.services().keys() == {"tasks-1-sidecar"}, "only the workload is taken out")
+            await other.leave()
             assert await asyncio.to_thread(agent.services) == {}
 
     run(main)

@@ -8,12 +8,13 @@ import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from sidecar import registry as registries
-from sidecar.registry import RegistryError, Settings
+from sidecar.registry import RegistryError, Settings, Workload
 from sidecar.registry.directory import DirectoryRegistry
 from sidecar.registry.directory_root import MARKER
 from support.registries import Seen, directory_settings, until
@@ -67,11 +68,38 @@ def test_sidecars_find_each_other_within_a_second(tmp_path: Path) -> None:
     assert [file.name for file in Path(path).iterdir()] == [MARKER]
 
 
+def test_another_workload_is_registered_beside_one_that_never_is_well(tmp_path: Path) -> None:
+    path = tmp_path / "mesh"
+    beside = Workload(name="tasks-sidecar", id="tasks-1-sidecar", address="127.0.0.1", port=15020, fronted=False)
+
+    async def main() -> None:
+        async with opened(directory_settings(str(path))) as registry:
+            seen, others = Seen(), Seen()
+            registry.watch("tasks", "", seen)
+            registry.watch("tasks-sidecar", "", others)
+            registry.register()
+            other = registry.enroll(beside)
+            other.set_health("passing", "this sidecar runs")
+            await until(lambda: others.ids == ["tasks-1-sidecar"], "found")
+            assert seen.ids == []
+            assert not others.sets[-1][0].sidecar
+            other.change(replace(beside, meta={"upstreams": "ollama"}))
+            await until(lambda: others.sets[-1][0].meta == {"upstreams": "ollama"}, "changed")
+            (path / "tasks-sidecar" / "tasks-1-sidecar.json").unlink()
+            await until(lambda: others.ids == [], "lost")
+            await until(lambda: others.ids == ["tasks-1-sidecar"], "written again")
+            await registry.deregister()
+            await other.leave()
+
+    asyncio.run(main())
+    assert [file.name for file in path.iterdir()] == [MARKER]
+
+
 def test_a_folder_that_vanishes_keeps_what_is_known_and_heals(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO, "sidecar.registry")
-    monkeypatch.setattr("sidecar.registry.directory.HEARTBEAT", 0.2)
+    monkeypatch.setattr("sidecar.registry.directory_registration.HEARTBEAT", 0.2)
     monkeypatch.setattr("sidecar.registry.directory.POLL", 0.05)
     path = tmp_path / "mesh"
 

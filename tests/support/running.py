@@ -22,6 +22,7 @@ from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Name
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.registry import Registration, Workload
 from sidecar.resilience import breaker
 from support.clock import Clock
 from support.fake_spool import FakeSpool
@@ -42,6 +43,9 @@ class FakeRegistry:
         return lambda: None
 
     async def answered(self) -> None: ...
+    def enroll(self, workload: Workload) -> Registration:
+        raise NotImplementedError
+
     def register(self) -> None: ...
     def set_health(self, status: str, output: str) -> None: ...
     def use_token(self, token: Secret) -> None: ...

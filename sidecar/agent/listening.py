@@ -1,0 +1,61 @@
+"""The servers beside the traffic: the admin API, and the listener for machines with its registration."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Mapping
+from typing import TYPE_CHECKING
+
+from sidecar.agent import settings
+from sidecar.config.schema import Config
+from sidecar.core.address import Address
+from sidecar.exchange.listener import ListenerError, bind_failure
+from sidecar.registry import Registration, Registry
+
+if TYPE_CHECKING:
+    from sidecar.admin.server import AdminServer
+
+
+class Listening:
+    """Those that run, by the name of their section."""
+
+    def __init__(self) -> None:
+        self._servers: dict[str, AdminServer] = {}
+        self._enrolled: Registration | None = None
+
+    async def add(self, name: str, bind: Address, starting: Awaitable[AdminServer]) -> None:
+        """Wait until that one serves. Raises :class:`ListenerError` when it cannot."""
+        try:
+            self._servers[name] = await starting
+        except OSError as error:
+            raise ListenerError(f"{name}: cannot listen on {bind}: {bind_failure(error)}") from error
+
+    @property
+    def addresses(self) -> Mapping[str, Address]:
+        """Where they really listen."""
+        return {name: Address(*server.address) for name, server in self._servers.items()}
+
+    def enroll(self, registry: Registry | None, config: Config) -> None:
+        """Make the listener for machines known, also while the app is not well: that is when scrapers need it. With
+        another configuration it is registered anew."""
+        if registry is None or "probes" not in self._servers:
+            return
+        workload = settings.of_probes(config, self._servers["probes"].address[1])
+        if self._enrolled is None:
+            self._enrolled = registry.enroll(workload)
+            self._enrolled.set_health("passing", "this sidecar runs")
+        else:
+            self._enrolled.change(workload)
+
+    async def leave(self, registry: Registry) -> None:
+        """Take out what is still registered, the workload too."""
+        enrolled, self._enrolled = self._enrolled, None
+        leaving = [registry.deregister(), *(it.leave() for it in (enrolled,) if it is not None)]
+        await asyncio.gather(*leaving)
+
+    async def close(self) -> None:
+        """Stop all of them."""
+        servers = [*self._servers.values()]
+        self._servers.clear()
+        for server in servers:
+            await server.close()
