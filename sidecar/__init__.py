@@ -87,6 +87,7 @@ ephemeral                 a queue that ends with its last consumer
 error                     what is wrong, in a shape that can be shown
 exchange                  one request with its answer, or one TCP or AMQP connection, from its beginning to its one end;
                           and, about brokers, what publishes are sent to
+exposition                metrics as the text that scrapers read
 failover                  a client stays connected while its broker goes and another one comes
 fair scheduler            lets streams send in turn, so that none waits for a busy one
 fault                     an error of the disk or the database, told by its meaning

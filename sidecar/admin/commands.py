@@ -34,7 +34,7 @@ class Commands:
     #: The effective configuration, without secrets.
     config: Callable[[], Mapping[str, Any]]
     #: Prometheus' page for an Accept field, and its content type.
-    metrics: Callable[[str], tuple[bytes, str]]
+    metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
     #: Check the app now.
     check_app: Callable[[], Awaitable[Health]]
     #: Connect to endpoints of an upstream now ("deep" health).

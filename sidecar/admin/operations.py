@@ -109,7 +109,7 @@ class Api:
         }
 
     async def metrics(self, call: Call) -> Page:
-        return Page(*self._commands.metrics(call.accept))
+        return Page(*await self._commands.metrics(call.accept))
 
     async def config(self, call: Call) -> Answer:
         return Answer(self._commands.config())

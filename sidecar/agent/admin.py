@@ -55,7 +55,7 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         upstreams=lambda: tuple(agent.upstreams),
         upstream=lambda name: snapshots.of_upstream(agent.upstreams[name]),
         config=lambda: effective(agent.config),
-        metrics=page.render,
+        metrics=page.page,
         check_app=lambda: agent.check_app(),
         probe=lambda name: agent.probe(name),
         force_breakers=force_breakers,

@@ -31,20 +31,30 @@ def code_label(code: int) -> str:
     return f"{code}xx" if 0 < code < 10 else str(code)
 
 
-class Histogram:
-    """Counts per bucket (not cumulative; the last one is above every bound) and the sum of what was observed."""
+#: An observed value and the sampled trace that it is of: trace id, value, Unix time.
+Exemplar = tuple[str, float, float]
 
-    __slots__ = ("bounds", "counts", "total")
+
+class Histogram:
+    """Counts per bucket (not cumulative; the last one is above every bound) and the sum of what was observed.
+    ``exemplars`` has the newest one of a bucket, by its number, where there is one."""
+
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: tuple[float, ...] = BUCKETS) -> None:
         self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+        self.exemplars: dict[int, Exemplar] = {}
 
     def observe(self, value: float) -> None:
         """Count one value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def exemplify(self, value: float, trace_id: str, at: float) -> None:
+        """Remember which trace a value was of. :meth:`observe` counts it."""
+        self.exemplars[bisect_left(self.bounds, value)] = (trace_id, value, at)
 
     def count(self) -> int:
         """How many values were observed."""

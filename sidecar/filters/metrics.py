@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -17,16 +18,21 @@ class Metrics(Filter):
 
     name: ClassVar[str] = "metrics"
 
-    def __init__(self, stats: ListenerStats, clock: Callable[[], float]) -> None:
+    def __init__(self, stats: ListenerStats, clock: Callable[[], float], wall: Callable[[], float] = time.time) -> None:
         self._stats = stats
         self._clock = clock
+        self._wall = wall
 
     def on_end(self, x: Exchange) -> None:
         stats = self._stats
         method = x.method
         status = x.status
         stats.requests[method if method in METHODS else "other", status if status in STATUSES else status // 100] += 1
-        stats.duration.observe(self._clock() - x.started)
+        took = self._clock() - x.started
+        stats.duration.observe(took)
+        trace = x.trace
+        if trace is not None and trace.sampled:
+            stats.duration.exemplify(took, trace.trace_id, self._wall())
         if x.error:
             stats.rejected[x.error] += 1
 

@@ -5,91 +5,75 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
-from prometheus_client.utils import INF, floatToGoString
-
-from sidecar.core.stats import Histogram, ListenerStats, code_label
+from sidecar.core.metrics import Family, counter, gauge, histogram
+from sidecar.core.stats import ListenerStats, code_label
 
 
-def families(listeners: Sequence[ListenerStats]) -> Iterator[Metric]:
+def families(listeners: Sequence[ListenerStats]) -> Iterator[Family]:
     """Traffic, connections, and what filters count."""
     yield from _traffic(listeners)
     yield from _connections(listeners)
     yield from _filters(listeners)
 
 
-def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Metric]:
+def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     both = ["direction", "upstream"]
-    requests = CounterMetricFamily("sidecar_requests", "Finished exchanges.", labels=[*both, "method", "code"])
-    duration = HistogramMetricFamily(
-        "sidecar_request_duration_seconds", "From a request's head to the end of its answer.", labels=both
-    )
-    active = GaugeMetricFamily("sidecar_requests_active", "Exchanges under way.", labels=both)
-    pending = GaugeMetricFamily("sidecar_requests_pending", "Exchanges waiting in the bulkhead.", labels=both)
-    retries = CounterMetricFamily("sidecar_retries", "Tries that were repeated.", labels=["upstream", "reason"])
-    rejected = CounterMetricFamily(
-        "sidecar_rejected", "Exchanges that the sidecar itself answered or cut.", labels=[*both, "error"]
-    )
+    requests = counter("sidecar_requests", "Finished exchanges.", [*both, "method", "code"])
+    duration = histogram("sidecar_request_duration_seconds", "From a request's head to the end of its answer.", both)
+    active = gauge("sidecar_requests_active", "Exchanges under way.", both)
+    pending = gauge("sidecar_requests_pending", "Exchanges waiting in the bulkhead.", both)
+    retries = counter("sidecar_retries", "Tries that were repeated.", ["upstream", "reason"])
+    rejected = counter("sidecar_rejected", "Exchanges that the sidecar itself answered or cut.", [*both, "error"])
     reasons: Counter[tuple[str, str]] = Counter()  # a service may have the name of an upstream
-    passed = CounterMetricFamily("sidecar_bytes", "Body and tunnel bytes.", labels=[*both, "way"])
+    passed = counter("sidecar_bytes", "Body and tunnel bytes.", [*both, "way"])
     for stats in listeners:
         labels = [stats.direction, stats.upstream]
         for (method, code), n in list(stats.requests.items()):
-            requests.add_metric([*labels, method, code_label(code)], n)
-        duration.add_metric(labels, _cumulated(stats.duration), stats.duration.total)
-        active.add_metric(labels, stats.active)
-        pending.add_metric(labels, stats.pending)
+            requests.add([*labels, method, code_label(code)], n)
+        duration.add_histogram(labels, stats.duration)
+        active.add(labels, stats.active)
+        pending.add(labels, stats.pending)
         for reason, n in list(stats.retries.items()):
             reasons[stats.upstream, reason] += n
         for error, n in list(stats.rejected.items()):
-            rejected.add_metric([*labels, error], n)
+            rejected.add([*labels, error], n)
         bytes_in, bytes_out = stats.passed()
-        passed.add_metric([*labels, "in"], bytes_in)
-        passed.add_metric([*labels, "out"], bytes_out)
+        passed.add([*labels, "in"], bytes_in)
+        passed.add([*labels, "out"], bytes_out)
     for key, n in reasons.items():
-        retries.add_metric(key, n)
+        retries.add(key, n)
     return requests, duration, active, pending, retries, rejected, passed
 
 
-def _connections(listeners: Sequence[ListenerStats]) -> Iterable[Metric]:
-    connections = GaugeMetricFamily(
+def _connections(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
+    connections = gauge(
         "sidecar_connections",
         "Open connections: accepted (client), to an endpoint and in use (active) or kept (idle), relayed (tunnel).",
-        labels=["direction", "upstream", "state"],
+        ["direction", "upstream", "state"],
     )
     for stats in listeners:
         labels = [stats.direction, stats.upstream]
-        connections.add_metric([*labels, "client"], stats.client_connections)
-        connections.add_metric([*labels, "active"], stats.upstream_active)
-        connections.add_metric([*labels, "idle"], stats.upstream_idle)
-        connections.add_metric([*labels, "tunnel"], stats.tunnels)
+        connections.add([*labels, "client"], stats.client_connections)
+        connections.add([*labels, "active"], stats.upstream_active)
+        connections.add([*labels, "idle"], stats.upstream_idle)
+        connections.add([*labels, "tunnel"], stats.tunnels)
     return [connections]
 
 
-def _filters(listeners: Sequence[ListenerStats]) -> Iterable[Metric]:
-    families: dict[str, CounterMetricFamily] = {}
-    failures = CounterMetricFamily(
+def _filters(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
+    families: dict[str, Family] = {}
+    failures = counter(
         "sidecar_filter_failures",
         "Hooks of other packages' filters that raised.",
-        labels=["direction", "upstream", "filter", "hook"],
+        ["direction", "upstream", "filter", "hook"],
     )
     for stats in listeners:
         for name, it in list(stats.filters.items()):
-            for counter, help_text in it.counters.items():
-                full = f"{it.prefix}{name}_{counter}"
+            for counted, help_text in it.counters.items():
+                full = f"{it.prefix}{name}_{counted}"
                 if full not in families:
-                    families[full] = CounterMetricFamily(full, help_text, labels=["direction", "upstream"])
-                families[full].add_metric([stats.direction, stats.upstream], it.counts[counter])
+                    families[full] = counter(full, help_text, ["direction", "upstream"])
+                families[full].add([stats.direction, stats.upstream], it.counts[counted])
             for hook, n in list(it.failures.items()):
-                failures.add_metric([stats.direction, stats.upstream, name, hook], n)
+                failures.add([stats.direction, stats.upstream, name, hook], n)
     return (*families.values(), failures) if failures.samples else families.values()
-
-
-def _cumulated(histogram: Histogram) -> list[tuple[str, float]]:
-    """(upper bound, count up to it) as Prometheus wants them."""
-    seen = 0
-    buckets = []
-    for bound, n in zip((*histogram.bounds, INF), histogram.counts, strict=True):
-        seen += n
-        buckets.append((floatToGoString(bound), float(seen)))  # type: ignore[no-untyped-call]
-    return buckets

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator, Sequence
+from time import perf_counter
+from typing import Final
 
-from prometheus_client import CollectorRegistry, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 
 from sidecar import __version__
 from sidecar.core.metrics import Family, Source, counter, gauge
 from sidecar.core.stats import ListenerStats
 from sidecar.telemetry import listener_metrics
+from sidecar.telemetry.exposition import CLASSIC, OPENMETRICS, Page, wants_openmetrics
+
+#: Seconds that a page may hold up the event loop at once, about: then traffic has a turn.
+SLICE: Final = 0.001
 
 
 class Metrics:
@@ -20,39 +24,39 @@ class Metrics:
     of all listeners, inbound first; ``sources`` the families of those who own something else."""
 
     def __init__(self, listeners: Callable[[], Sequence[ListenerStats]], sources: Sequence[Source]) -> None:
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(_Collector(listeners, sources))
-        ProcessCollector(registry=self._registry)
-        PlatformCollector(registry=self._registry)
+        self._sources: Sequence[Source] = (lambda: listener_metrics.families(listeners()), *sources)
+        self._process = CollectorRegistry(auto_describe=False)
+        ProcessCollector(registry=self._process)
+        PlatformCollector(registry=self._process)
+        GCCollector(registry=self._process)
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics where ``accept`` asks for it, else Prometheus' text format."""
-        # Only one of two fixed strings goes on: the encoder's parser stumbles over odd versions.
-        wanted = "application/openmetrics-text" if "application/openmetrics-text" in accept else ""
-        encode, content_type = choose_encoder(wanted)
-        return encode(self._registry), content_type
+        openmetrics = wants_openmetrics(accept)
+        page = Page(openmetrics)
+        for _ in self._steps(page):
+            pass
+        return page.finish(), OPENMETRICS if openmetrics else CLASSIC
 
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """The same, in pieces: what else is ready has its turn between them."""
+        openmetrics = wants_openmetrics(accept)
+        page = Page(openmetrics)
+        began = perf_counter()
+        for _ in self._steps(page):
+            if perf_counter() - began > SLICE:
+                await asyncio.sleep(0)
+                began = perf_counter()
+        return page.finish(), OPENMETRICS if openmetrics else CLASSIC
 
-class _Collector(Collector):
-    """docs/reference.md has a table of what each one means."""
-
-    def __init__(self, listeners: Callable[[], Sequence[ListenerStats]], sources: Sequence[Source]) -> None:
-        self._listeners = listeners
-        self._sources = sources
-
-    def collect(self) -> Iterator[Metric]:
-        yield from listener_metrics.families(self._listeners())
+    def _steps(self, page: Page) -> Iterator[None]:
         for source in self._sources:
             for family in source():
-                yield _metric(family)
-
-
-def _metric(family: Family) -> Metric:
-    kind = CounterMetricFamily if family.kind == "counter" else GaugeMetricFamily
-    metric = kind(family.name, family.help, labels=family.labels)
-    for labels, value in family.samples:
-        metric.add_metric(labels, value)
-    return metric
+                page.add(family)
+                yield
+        for metric in self._process.collect():
+            page.add_metric(metric)
+            yield
 
 
 def own_families(service: str, log_lines_dropped: int, spans_dropped: int) -> Sequence[Family]:

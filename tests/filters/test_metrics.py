@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
+from sidecar.config.agent import Tracing
 from sidecar.filters.retry import RetrySettings
+from sidecar.telemetry.exposition import Page
+from sidecar.telemetry.listener_metrics import families
 from support.http import Client, Stage
 
 
@@ -73,4 +78,41 @@ def test_a_client_that_leaves() -> None:
     assert it.stats.requests == {("GET", 499): 1}
     assert not it.stats.rejected
     assert len(it.records) == 1
+    it.over()
+
+
+def test_a_sampled_trace_is_the_example_of_its_bucket() -> None:
+    it = stage(tracing=Tracing(sample=0.0))
+    answered(it, "GET /")
+    assert it.stats.duration.exemplars == {}
+    traces = [f"{n:032x}" for n in (1, 2, 3)]
+    for trace, flags in zip(traces, ("01", "01", "00"), strict=True):
+        client = it.asks("GET /", f"traceparent: 00-{trace}-00f067aa0ba902b7-{flags}")
+        upstream = it.upstream()
+        upstream.hears()
+        it.loop.advance(0.3)
+        upstream.answers(200, b"ok")
+        client.gets()
+    ((trace_id, value, _),) = it.stats.duration.exemplars.values()
+    assert trace_id == traces[1]  # the newest that is sampled
+    assert value == pytest.approx(0.3)
+    assert it.stats.duration.count() == 4
+    it.over()
+
+
+def test_nothing_that_peers_make_up_adds_a_series() -> None:
+    it = stage(circuit_breaker=None, tracing=Tracing(sample=1.0))
+    sizes = []
+    for n in range(3000):
+        client = it.asks(f"M{n} /{n}?q={n}", f"x-request-id: {n}", f"x-{n}: {n}")
+        upstream = it.upstream()
+        upstream.hears()
+        upstream.answers(200 + n % 800, b"")
+        client.gets()
+        if n in (999, 2999):
+            page = Page(openmetrics=True)
+            for family in families([it.stats]):
+                page.add(family)
+            sizes.append(page.finish().count(b"\n"))
+    assert sizes[0] == sizes[1] < 400
     it.over()
