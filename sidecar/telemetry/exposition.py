@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from math import inf, isnan
+from math import inf
 from typing import Final
 
 from prometheus_client.metrics_core import Metric
@@ -20,6 +20,8 @@ from sidecar.core.stats import Exemplar, Histogram
 CLASSIC: Final = "text/plain; version=0.0.4; charset=utf-8"
 OPENMETRICS: Final = "application/openmetrics-text; version=1.0.0; charset=utf-8"
 
+#: Numbers that Python writes in another way.
+_ODD: Final = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
 #: A weight that says "never" (RFC 9110, section 12.4.2).
 _REFUSED: Final = re.compile(r"q\s*=\s*0(\.0*)?")
 
@@ -75,14 +77,14 @@ class Page:
         for at, n in enumerate(it.counts):
             seen += n
             more = _exemplar(exemplars[at]) if exemplars and at in exemplars else ""
-            self._parts.append(f"{begin}{ends[at]}{seen}{more}\n")
+            self._parts.append(f"{begin}{ends[at]}{seen}.0{more}\n")
         among = f"{{{common}}}" if common else ""
-        self._parts.append(f"{name}_count{among} {seen}\n{name}_sum{among} {_number(it.total)}\n")
+        self._parts.append(f"{name}_count{among} {seen}.0\n{name}_sum{among} {_number(it.total)}\n")
 
     def _ends(self, bounds: tuple[float, ...]) -> list[str]:
         found = self._bounds.get(bounds)
         if found is None:
-            found = self._bounds[bounds] = [f'"{_number(float(bound))}"}} ' for bound in (*bounds, inf)]
+            found = self._bounds[bounds] = [f'"{_number(bound)}"}} ' for bound in (*bounds, inf)]
         return found
 
     def _escape(self, value: str) -> str:
@@ -110,11 +112,8 @@ def _line(name: str, labels: Iterable[str]) -> str:
 
 
 def _number(value: float) -> str:
-    if isinstance(value, int):  # a truth value, too
-        return str(int(value))
-    if value in (inf, -inf):
-        return "+Inf" if value > 0 else "-Inf"
-    return "NaN" if isnan(value) else repr(value)
+    text = repr(float(value))
+    return _ODD.get(text, text)
 
 
 def _exemplar(it: Exemplar) -> str:

@@ -61,7 +61,7 @@ def test_an_outage_is_bridged(tmp_path: Path) -> None:
         )
         page = get(f"{sidecar.admin}/metrics")[1]
         assert 'sidecar_queued_requests{upstream="tasks"} 0.0' in page
-        assert 'sidecar_queued_total{outcome="delivered",upstream="tasks"} 100.0' in page
+        assert 'sidecar_queued_total{upstream="tasks",outcome="delivered"} 100.0' in page
 
 
 def test_a_killed_sidecar_has_lost_nothing_that_it_acknowledged(tmp_path: Path) -> None:

@@ -122,6 +122,6 @@ def test_a_service_may_have_the_name_of_an_upstream(tmp_path: Path) -> None:
                 assert (status, fields["location"].startswith("/.sidecar/queue/")) == (202, True)
             page = metrics(it.agent).render("")[0].decode()
             assert page.count('sidecar_queued_requests{upstream="web"}') == 1
-            assert 'sidecar_queued_total{outcome="queued",upstream="web"} 2.0' in page
+            assert 'sidecar_queued_total{upstream="web",outcome="queued"} 2.0' in page
 
     run(main)
