@@ -75,6 +75,7 @@ dial                      to open a connection
 difference                what two configurations do not have in common, key by key
 directory                 a shared folder as the registry; it needs no server
 dispatcher                sends what is in the spool, each message when its turn has come
+DNS                       the servers that host names are looked up at
 document                  the configuration file as a tree of nodes that know their lines
 download                  an answer's body on its way to the client
 downstream                the client's side of an exchange; upstream is the other one
@@ -137,6 +138,7 @@ listening                 the servers beside the traffic: the admin API and the 
 load                      to read and check the configuration
 log                       what the sidecar has to tell, as lines of JSON or text
 login                     the user, password and virtual host with which a client opens an AMQP connection
+lookup                    a question for the addresses of a host name, and what comes back
 loop                      an endpoint that leads back to the sidecar itself; elsewhere the event loop
 main                      where a program begins
 management API            RabbitMQ's HTTP port, asked for bindings

@@ -42,7 +42,6 @@ from sidecar.http.pool import Pool
 from sidecar.net.shortage import SHORTAGE
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker as Breaker
-from sidecar.tcp.relay import TcpListener
 
 if TYPE_CHECKING:
     from sidecar.http_queue.queue import HttpQueue
@@ -314,9 +313,11 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
 def _kind(protocol: str) -> type[Listener]:
     if protocol == "http":
         return HttpListener
+    # The others only where they are used: they are a good deal of code.
     if protocol == "tcp":
+        from sidecar.tcp.relay import TcpListener
+
         return TcpListener
-    # Only where it is used: it is a good deal of code.
     from sidecar.amqp.listener import AmqpListener
 
     return AmqpListener

@@ -27,7 +27,7 @@ from typing import Final
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.text import printable
 from sidecar.net.hosts import BadName, is_address, normal
-from sidecar.net.resolver import Answer, LookupFailed, Resolver
+from sidecar.net.lookup import Answer, LookupFailed, Resolver
 
 log = logging.getLogger("sidecar.names")
 

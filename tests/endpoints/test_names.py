@@ -12,7 +12,7 @@ import pytest
 from sidecar.core.instance import Instance
 from sidecar.endpoints import names as module
 from sidecar.endpoints.names import GRACE, MAX_ADDRESSES, MAX_LOOKED_AT, MAX_NAMES, Expansion, with_route
-from sidecar.net.resolver import Answer
+from sidecar.net.lookup import Answer
 from support.names import FakeNames, settled
 
 

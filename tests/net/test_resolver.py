@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from sidecar.net.hosts import HostsFile
-from sidecar.net.resolver import HOSTS_TTL, Answer, LookupFailed, SystemResolver
+from sidecar.net.lookup import Answer, LookupFailed
+from sidecar.net.resolver import HOSTS_TTL, SystemResolver
 from support.clock import Clock
 from support.dns import SERVFAIL, A, DnsServer, Zone
 from support.live import run

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 
 from sidecar.endpoints.names import Names
-from sidecar.net.resolver import Answer, LookupFailed
+from sidecar.net.lookup import Answer, LookupFailed
 from support.clock import Clock
 
 

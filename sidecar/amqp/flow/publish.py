@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.lanes import Sender
     from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.core.trace import Trace
+
+#: The header that tells a message from all others, so that its second delivery can be recognised.
+ID_HEADER: Final = "x-sidecar-id"
 
 
 class Publish:

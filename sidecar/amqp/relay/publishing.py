@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.amqp.flow.confirms import Confirms
 from sidecar.amqp.flow.gates import Gate
 from sidecar.amqp.flow.lanes import Sender
-from sidecar.amqp.flow.publish import Publish
-from sidecar.amqp.spool.intake import ID_HEADER
+from sidecar.amqp.flow.publish import ID_HEADER, Publish
 from sidecar.amqp.wire import content
 from sidecar.amqp.wire.constants import (
     BASIC_PUBLISH,

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.flow.gates import SwitchGate
+from sidecar.amqp.flow.publish import ID_HEADER
 from sidecar.amqp.spool.message import SpooledMessage, from_frames
 
 if TYPE_CHECKING:
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("sidecar.amqp")
 
-#: The header that tells a message from all others, so that its second delivery can be recognised.
-ID_HEADER: Final = "x-sidecar-id"
 #: Its entry in a table up to its value: the name, the tag of a long string, and the upper octets of a short length.
 _ENTRY: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode() + b"S\x00\x00\x00"
 
