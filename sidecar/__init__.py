@@ -158,6 +158,8 @@ OpenAPI                   the admin API's description of itself
 opening                   how an AMQP session begins, up to the broker's ``connection.open-ok``
 operation                 what can be asked over the admin API: method, path, who answers, and its documentation
 order                     the places of all filters in a chain, with the reasons
+otel environment          the environment variables that OpenTelemetry has names for
+OTLP                      OpenTelemetry's protocol, in which spans go to a collector
 outage grace              endpoints stay in use while a registry that has lost its data is filled again
 outbound                  traffic from the app to others
 outcome                   what became of a stored request or a replayed message

@@ -45,7 +45,7 @@ def test_each_package_has_a_version_and_hashes_and_nothing_says_from_where(name:
 def test_they_are_what_the_package_asks_for() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [Requirement(it) for it in (*project["dependencies"], *extras["amqp"], *extras["otlp"])]
+    wanted = [Requirement(it) for it in (*project["dependencies"], *extras["amqp"])]
     found = pins("constraints.txt")
     for requirement in wanted:
         version, _ = found[canonicalize_name(requirement.name)]
@@ -68,7 +68,7 @@ def test_they_hold_what_those_need_in_turn(name: str) -> None:
 def test_what_runs_has_upper_bounds() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    for it in (*project["dependencies"], *extras["amqp"], *extras["otlp"], *extras["loadtest"]):
+    for it in (*project["dependencies"], *extras["amqp"], *extras["loadtest"]):
         assert any(spec.operator in ("<", "<=") for spec in Requirement(it).specifier), it
 
 

@@ -18,6 +18,7 @@ from sidecar.endpoints import metrics as endpoint_metrics
 from sidecar.http_queue import metrics as queue_metrics
 from sidecar.registry import metrics as registry_metrics
 from sidecar.resilience import metrics as breaker_metrics
+from sidecar.telemetry import spans
 from sidecar.telemetry.metrics import Metrics, own_families
 
 if TYPE_CHECKING:
@@ -93,7 +94,8 @@ def metrics(agent: Agent) -> Metrics:
         amqp,
         lambda: registry_metrics.families(agent.registry) if agent.registry is not None else (),
         lambda: endpoint_metrics.lookup_families(agent.lookups),
-        lambda: own_families(agent.config.service.name, agent.log_lines_dropped, agent.spans_dropped),
+        lambda: own_families(agent.config.service.name, agent.log_lines_dropped),
+        lambda: spans.families(agent.spans),
     )
     return Metrics(lambda: agent.stats, sources)
 

@@ -47,7 +47,7 @@ from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.logs import LogWriter
-from sidecar.telemetry.spans import SpanError, SpanExporter
+from sidecar.telemetry.spans import SpanExporter
 
 logger = logging.getLogger("sidecar.agent")
 
@@ -84,7 +84,8 @@ class Agent:
         self._path = path
         self.log = log
         self._loop = asyncio.get_running_loop()
-        self._spans: SpanExporter | None = None
+        #: Sends spans to the collector, if there is one.
+        self.spans: SpanExporter | None = None
         self.listening = Listening()
         self._health = (
             Health("warning", "the app has not been checked yet")
@@ -104,14 +105,14 @@ class Agent:
         rng = random.Random()
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
-            self._spans = _span_exporter(config)
+            self.spans = SpanExporter(config.tracing.otlp, config.service.name, config.service.id)
         self._context = Context(
             loop=self._loop,
             wheel=self._wheel,
             clock=time.monotonic,
             rng=rng,
             access_log=AccessLog(config.log.access, log.put),
-            record_span=self._spans.record if self._spans else None,
+            record_span=self.spans.record if self.spans else None,
             tracing=config.tracing,
             breaker_changed=_log_breaker,
         )
@@ -126,10 +127,6 @@ class Agent:
     @property
     def log_lines_dropped(self) -> int:
         return self.log.dropped
-
-    @property
-    def spans_dropped(self) -> int:
-        return self._spans.dropped if self._spans else 0
 
     @property
     def lookups(self) -> Mapping[str, int]:
@@ -359,8 +356,8 @@ class Agent:
         if self.registry is not None:
             closing += [functools.partial(self.listening.leave, self.registry), self.registry.close]
         closing.append(self.listening.close)
-        if self._spans is not None:
-            closing.append(functools.partial(asyncio.to_thread, self._spans.close))
+        if self.spans is not None:
+            closing.append(functools.partial(asyncio.to_thread, self.spans.close))
         for close in closing:
             try:
                 await close()
@@ -368,13 +365,6 @@ class Agent:
                 logger.exception("something could not be closed")
         if not self._failed:
             logger.info("stopped", extra={"service": self.config.service.name})
-
-
-def _span_exporter(config: Config) -> SpanExporter:
-    try:
-        return SpanExporter(config.tracing.otlp, config.service.name, config.service.id)
-    except SpanError as error:
-        raise ConfigError("tracing.otlp", [Problem("", str(error))]) from error
 
 
 def _log_breaker(name: str, breaker: CircuitBreaker) -> None:

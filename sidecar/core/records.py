@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Final, NamedTuple
+
+#: The longest text in a span, characters.
+LONGEST_TEXT: Final = 1024
 
 
 class AccessRecord(NamedTuple):
@@ -32,18 +35,21 @@ class AccessRecord(NamedTuple):
 
 
 class SpanRecord(NamedTuple):
-    """One exchange, or one message, as a span. ``kind`` is ``server``, ``client``, ``producer`` or ``consumer``;
-    ``parent_id`` 0: none; times are Unix time in nanoseconds."""
+    """One exchange, try or message as a span. Ids are lower-case hexadecimal, of 32 and 16 digits; ``parent_id`` empty:
+    none. ``kind`` is ``server``, ``client``, ``internal``, ``producer`` or ``consumer``; times are Unix time in
+    nanoseconds; ``links`` are (trace id, span id). Texts are no longer than :data:`LONGEST_TEXT`: thousands of spans
+    may wait."""
 
-    trace_id: int
-    span_id: int
-    parent_id: int
+    trace_id: str
+    span_id: str
+    parent_id: str
     name: str
     kind: str
     start_ns: int
     end_ns: int
     attributes: dict[str, str | int]
     ok: bool
+    links: tuple[tuple[str, str], ...] = ()
 
 
 class AccessLog:

@@ -105,9 +105,9 @@ class Tracing(Filter):
             attributes["error.type"] = x.error
         self._record(
             SpanRecord(
-                trace_id=int(trace.trace_id, 16),
-                span_id=int(trace.span_id, 16),
-                parent_id=int(trace.parent_id or "0", 16),
+                trace_id=trace.trace_id,
+                span_id=trace.span_id,
+                parent_id=trace.parent_id,
                 name=f"{x.method} {x.listener.name}",
                 kind=self._kind,
                 start_ns=now - int(duration * 1e9),

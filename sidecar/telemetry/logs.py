@@ -156,7 +156,7 @@ def setup(level: str, format: str, service: str, fd: int = 2) -> LogWriter:
     writer.set_level(level)
     logging.captureWarnings(True)
     # Libraries tell about every request at INFO.
-    for name in ("aiohttp.access", "urllib3", "opentelemetry"):
+    for name in ("aiohttp.access", "urllib3"):
         logging.getLogger(name).setLevel(logging.WARNING)
     atexit.register(writer.close)
     return writer

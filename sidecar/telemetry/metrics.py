@@ -59,12 +59,10 @@ class Metrics:
             yield
 
 
-def own_families(service: str, log_lines_dropped: int, spans_dropped: int) -> Sequence[Family]:
-    """Return what telemetry has lost, and which sidecar this is."""
+def own_families(service: str, log_lines_dropped: int) -> Sequence[Family]:
+    """Return what logs have lost, and which sidecar this is."""
     lines = counter("sidecar_log_lines_dropped", "Log lines that could not be written.")
     lines.add((), log_lines_dropped)
-    spans = counter("sidecar_spans_dropped", "Spans that were not delivered.")
-    spans.add((), spans_dropped)
     info = gauge("sidecar_build_info", "Which sidecar this is.", ("version", "service"))
     info.add((__version__, service), 1)
-    return lines, spans, info
+    return lines, info

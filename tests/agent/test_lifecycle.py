@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import socket
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ from typing import Any
 import pytest
 
 from sidecar import __version__
-from sidecar.agent import lifecycle
 from sidecar.agent.lifecycle import StartError
 from sidecar.agent.settings import MAX_META_VALUE, of_probes
-from sidecar.config.agent import Tracing
 from sidecar.config.errors import ConfigError
 from sidecar.config.host import hostname
 from sidecar.config.schema import Config
@@ -515,10 +512,3 @@ def test_a_first_start_with_a_queue_tells_of_no_loss(tmp_path: Path, caplog: pyt
         assert "is gone: if anything was stored in it, that is lost" in caplog.text
 
     run(main)
-
-
-def test_spans_that_cannot_be_exported_are_a_mistake_in_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http.trace_exporter", None)
-    service = Service(name="web", id="web-1", address="127.0.0.1")
-    with pytest.raises(ConfigError, match=r"^tracing\.otlp: needs the OpenTelemetry packages: pip install"):
-        lifecycle._span_exporter(Config(service=service, tracing=Tracing(otlp="http://127.0.0.1:4318")))

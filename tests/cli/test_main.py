@@ -204,17 +204,6 @@ def test_a_wrong_file_is_text_where_the_log_is(tmp_path: Path) -> None:
     assert "    did you mean max_attempts?" in ended.stderr.splitlines()
 
 
-def test_tracing_without_its_packages_says_what_to_install(tmp_path: Path) -> None:
-    # A package of that name that cannot be imported hides the real one.
-    (tmp_path / "opentelemetry.py").write_text("raise ImportError('not installed')")
-    text = GOOD + 'tracing: {otlp: "http://127.0.0.1:4318"}\n'
-    ended = sidecar("run", config(tmp_path, text), env={**os.environ, "PYTHONPATH": str(tmp_path)})
-    assert ended.returncode in (1, 2)
-    last = json.loads(ended.stderr.splitlines()[-1])
-    assert 'pip install "sidecar[otlp]"' in last["msg"]
-    assert "exception" not in last
-
-
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sidecar", "schema"], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE

@@ -142,7 +142,7 @@ class FakeRunning:
     inbound: ListenerStats = field(default_factory=lambda: ListenerStats("inbound", "tasks"))
     lookups: dict[str, int] = field(default_factory=lambda: {"ok": 0, "missing": 0, "failed": 0})
     log_lines_dropped: int = 0
-    spans_dropped: int = 0
+    spans: Any = None
     app: Health = Health("healthy", "GET /health: 200")  # noqa: RUF009  # it is frozen
     deep: dict[str, Health | Exception] = field(default_factory=dict)
     changes: Sequence[str] | Exception = ()

@@ -68,7 +68,7 @@ def pipe() -> Iterator[Pipe]:
 @contextlib.contextmanager
 def logging_to(pipe: Pipe, level: str = "info", format: str = "json") -> Iterator[LogWriter]:
     """Set up, and put everything back that is global."""
-    names = [None, "sidecar", "aiohttp.access", "urllib3", "opentelemetry"]
+    names = [None, "sidecar", "aiohttp.access", "urllib3"]
     handlers = list(logging.root.handlers)
     levels = [logging.getLogger(name).level for name in names]
     writer = setup(level, format, "tasks", pipe.writer)

@@ -63,7 +63,7 @@ def page(of: FakeRunning) -> Page:
 
 def busy() -> FakeRunning:
     """Something in every metric."""
-    it = running("ollama", registry=FakeRegistry(up=False, age=12.5), log_lines_dropped=4, spans_dropped=5)
+    it = running("ollama", registry=FakeRegistry(up=False, age=12.5), log_lines_dropped=4)
     it.inbound.requests["GET", 200] += 7
     stats = it.upstreams["ollama"].stats
     stats.requests["POST", 503] += 2
@@ -99,7 +99,8 @@ def test_values() -> None:
     assert it("sidecar_registry_up") == 0
     assert it("sidecar_registry_age_seconds") == 12.5
     assert it("sidecar_log_lines_dropped_total") == 4
-    assert it("sidecar_spans_dropped_total") == 5
+    assert it("sidecar_spans_sent_total") == 0
+    assert it("sidecar_spans_dropped_total", reason="queue_full") == 0
     assert it("sidecar_build_info", version=__version__, service="tasks") == 1
 
 

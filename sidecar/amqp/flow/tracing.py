@@ -124,9 +124,9 @@ class MessageTracing:
         attributes["messaging.system"] = "rabbitmq"
         self._record(
             SpanRecord(
-                trace_id=int(trace.trace_id, 16),
-                span_id=int(trace.span_id, 16),
-                parent_id=int(trace.parent_id or "0", 16),
+                trace_id=trace.trace_id,
+                span_id=trace.span_id,
+                parent_id=trace.parent_id,
                 name=name,
                 kind=kind,
                 start_ns=now - int((self._clock() - since) * 1e9),

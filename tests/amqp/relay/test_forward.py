@@ -209,7 +209,7 @@ def test_a_trace_context_is_never_touched() -> None:
     client.says(said)
     assert broker.heard() == said
     [span] = stage.spans
-    assert (span.kind, f"{span.trace_id:032x}", f"{span.parent_id:016x}") == ("producer", "ab" * 16, "cd" * 8)
+    assert (span.kind, span.trace_id, span.parent_id) == ("producer", "ab" * 16, "cd" * 8)
     stage.over()
 
 
@@ -239,7 +239,7 @@ def test_a_sampled_delivery_is_a_span_from_its_coming_to_its_acknowledgement() -
     stage.advance(2)
     client.says(ack(1, 2, True))
     [span] = stage.spans
-    assert (span.kind, f"{span.trace_id:032x}", span.ok) == ("consumer", "ab" * 16, True)
+    assert (span.kind, span.trace_id, span.ok) == ("consumer", "ab" * 16, True)
     assert span.end_ns - span.start_ns == pytest.approx(2e9, rel=0.01)
     stage.over()
 

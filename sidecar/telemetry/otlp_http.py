@@ -1,0 +1,164 @@
+"""Posts bytes to a collector over HTTP/1.1: one connection that is kept, bounded times and sizes, no redirects.
+
+Whatever the collector does, a post is over when its time is (but for the lookup of its name, which has times of its
+own), and an answer is read up to :data:`MOST_ANSWER`.
+"""
+
+from __future__ import annotations
+
+import io
+import socket
+import ssl
+import time
+from collections.abc import Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, Final, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from sidecar import __version__
+from sidecar.core.text import printable
+
+#: Bytes of an answer that are read, its head included.
+MOST_ANSWER: Final = 65536
+#: How a kept connection fails that the collector has closed meanwhile.
+_GONE: Final = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+
+
+class CollectorError(Exception):
+    """The collector did not answer, or not in HTTP; the text says why, without anything secret."""
+
+
+class Answer(NamedTuple):
+    """What the collector said. ``retry_after``: seconds that it asks to wait, or ``None``."""
+
+    status: int
+    retry_after: float | None
+    body: bytes
+
+
+class CollectorClient:
+    """A collector at ``url`` (http or https); ``headers`` go with each request. For one thread."""
+
+    def __init__(self, url: str, headers: Mapping[str, str]) -> None:
+        parts = urlsplit(url)
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._path = quote(f"{parts.path.rstrip('/')}/v1/traces", safe="/%:@!$&'()*+,;=~")
+        self._headers = {
+            "user-agent": f"sidecar/{__version__}",
+            **headers,
+            "content-type": "application/json",
+        }
+        # Here and not when it is needed: reading the authorities holds the interpreter's lock for milliseconds.
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._connection: HTTPConnection | None = None
+
+    def post(self, body: bytes, seconds: float) -> Answer:
+        """Send it, and return the answer; raise :class:`CollectorError` when there is none in so many seconds."""
+        due = time.monotonic() + seconds
+        kept = self._connection is not None
+        try:
+            try:
+                return self._post(body, due)
+            except _GONE:
+                if not kept:
+                    raise
+                self.close()
+                return self._post(body, due)
+        except TimeoutError as error:
+            self.close()
+            raise CollectorError("it did not answer in time") from error
+        except OSError as error:
+            self.close()
+            raise CollectorError(printable(error.strerror or str(error) or type(error).__name__)) from error
+        except (HTTPException, ValueError) as error:  # ValueError: a chunk's size, for one, that is no number
+            self.close()
+            raise CollectorError(f"its answer is not HTTP ({type(error).__name__})") from error
+
+    def close(self) -> None:
+        """Close the connection; the next post makes another one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _post(self, body: bytes, due: float) -> Answer:
+        connection = self._connection
+        if connection is None:
+            self._connection = connection = self._connect(due)
+        wire = _Wire(connection.sock, due)
+        connection.sock = wire
+        try:
+            connection.request("POST", self._path, body, self._headers)
+            response = connection.getresponse()
+            content = response.read(MOST_ANSWER)  # without a number, as much is set aside as the answer says it has
+        finally:
+            connection.sock = wire.socket
+        if response.will_close or not response.isclosed():
+            self.close()
+        return Answer(response.status, _seconds(response.getheader("retry-after")), content)
+
+    def _connect(self, due: float) -> HTTPConnection:
+        left = max(due - time.monotonic(), 0.001)
+        connection: HTTPConnection
+        if self._tls is not None:
+            connection = HTTPSConnection(self._host, self._port, timeout=left, context=self._tls)
+        else:
+            connection = HTTPConnection(self._host, self._port, timeout=left)
+        try:
+            connection.connect()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _seconds(given: str | None) -> float | None:
+    """``Retry-After`` in seconds; a date is as good as nothing."""
+    text = (given or "").strip()
+    return float(text) if text.isascii() and text.isdigit() and len(text) < 7 else None
+
+
+class _Wire:
+    """A socket that keeps a deadline and a bound for what is read, in front of :mod:`http.client`, which has neither:
+    a socket's timeout begins anew with each byte."""
+
+    def __init__(self, of: socket.socket, due: float) -> None:
+        self.socket = of
+        self._due = due
+
+    def remaining(self) -> float:
+        """Seconds that are left; raises :class:`TimeoutError` when none are."""
+        left = self._due - time.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+    def sendall(self, data: bytes) -> None:
+        self.socket.settimeout(self.remaining())
+        self.socket.sendall(data)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        return io.BufferedReader(_Reading(self))
+
+    def close(self) -> None:
+        """Leave it open: an answer after which the connection ends is still to be read."""
+
+
+class _Reading(io.RawIOBase):
+    """One answer as it comes in."""
+
+    def __init__(self, wire: _Wire) -> None:
+        self._wire = wire
+        self._left = MOST_ANSWER
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._left <= 0:
+            return 0  # no more is looked at, as if it ended here
+        wire = self._wire
+        wire.socket.settimeout(wire.remaining())
+        size = wire.socket.recv_into(buffer, min(len(buffer), self._left))
+        self._left -= size
+        return size
