@@ -123,6 +123,7 @@ job                       what the event loop asks of the thread that owns a dat
 JSON                      the notation of answers, logs and small files
 key                       a name in the configuration file, with its kind and its default
 kind                      what a value in the configuration may be
+lag                       how late the event loop is: a stall of it is one of all traffic
 lane                      what must keep its order: an AMQP channel's publishes to one exchange, the stored requests of
                           one route
 leftover                  stored requests that no queue of the configuration delivers any more

@@ -12,7 +12,7 @@ from sidecar.admin.server import start_admin
 from sidecar.agent import snapshots
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
-from sidecar.core.metrics import Family, Source
+from sidecar.core.metrics import Family, Source, gauge
 from sidecar.core.operations import Contribution
 from sidecar.endpoints import metrics as endpoint_metrics
 from sidecar.http_queue import metrics as queue_metrics
@@ -77,8 +77,11 @@ def metrics(agent: Agent) -> Metrics:
     """Return the metrics of this agent, with the families of everything that it runs."""
 
     def upstreams() -> Iterable[Family]:
+        yield _info(agent)
         yield from breaker_metrics.families({name: it.breakers for name, it in agent.upstreams.items()})
-        yield from endpoint_metrics.families({name: it.endpoints for name, it in agent.upstreams.items()})
+        endpoints = {name: it.endpoints for name, it in agent.upstreams.items()}
+        yield from endpoint_metrics.families(endpoints)
+        yield from endpoint_metrics.endpoint_families(endpoints)
 
     def amqp() -> Iterable[Family]:
         ports = _ports(agent)
@@ -94,10 +97,20 @@ def metrics(agent: Agent) -> Metrics:
         amqp,
         lambda: registry_metrics.families(agent.registry) if agent.registry is not None else (),
         lambda: endpoint_metrics.lookup_families(agent.lookups),
+        agent.lag.families,
         lambda: own_families(agent.config.service.name, agent.log_lines_dropped),
         lambda: spans.families(agent.spans),
     )
     return Metrics(lambda: agent.stats, sources)
+
+
+def _info(agent: Agent) -> Family:
+    """Which service an upstream stands for: the name that the app's port has may be another."""
+    info = gauge("sidecar_upstream_info", "What an upstream is.", ("upstream", "service", "protocol", "balancer"))
+    for name, it in agent.upstreams.items():
+        discover = it.config.discover
+        info.add((name, discover.service if discover else "", it.config.protocol, it.config.balancer), 1)
+    return info
 
 
 def _ports(agent: Agent) -> Mapping[str, AmqpView]:

@@ -107,18 +107,18 @@ class Assembly:
         listener.default_route = Route(self._chain(main, queue), listener.cluster)
         listener.breakers = tuple(dict.fromkeys(breakers))
         listener.limits = config.limits
+        bulkhead = main["bulkhead"]
+        self._stats.limit = bulkhead.limiter.limit if bulkhead is not None else 0
         if isinstance(listener, HttpListener):
             table = [(match, Route(self._chain(made, queue), listener.cluster)) for match, made in routes]
             if queue is not None:
                 door = Route(self._door(main["timeout"], queue), listener.cluster)
                 table.insert(0, (Match(path=f"{_DOOR}*"), door))
             listener.routes = Routes(table, _DOOR if queue is not None else "") if table else None
-            bulkhead = main["bulkhead"]
             listener.pool.max_connections = bulkhead.config.max_connections if bulkhead else 0
             listener.pool.keepalive = main["timeout"].times.keepalive
             listener.pool.limits = config.limits
         elif isinstance(config, Upstream) and config.amqp is not None:
-            bulkhead = main["bulkhead"]
             cast(Any, listener).configure(config.amqp, bulkhead.limiter if bulkhead is not None else None)
 
     def _filters(

@@ -47,6 +47,7 @@ from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.logs import LogWriter
+from sidecar.telemetry.loop_lag import LoopLag
 from sidecar.telemetry.spans import SpanExporter
 
 logger = logging.getLogger("sidecar.agent")
@@ -104,6 +105,7 @@ class Agent:
         self._app: App | None = None
         rng = random.Random()
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
+        self.lag = LoopLag(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
             self.spans = SpanExporter(config.tracing.otlp, config.service.name, config.service.id)
         self._context = Context(
@@ -191,6 +193,7 @@ class Agent:
             self._app.start()
         await self._await_names()
         freeze_garbage()
+        self.lag.start()
         if self._drain_asked.is_set():  # meanwhile
             return
         self.phase = "ready"
@@ -345,6 +348,7 @@ class Agent:
         """Close everything, whatever state it is in; takes a few seconds at most. One that cannot be closed does not
         keep the others open."""
         self.phase = "stopped"
+        self.lag.stop()
         for upstream in self.upstreams.values():
             upstream.leave()
         if self._app is not None:

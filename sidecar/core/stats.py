@@ -109,7 +109,7 @@ class ListenerStats:
 
     __slots__ = (
         "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "direction", "duration",
-        "filters", "pending", "protocol", "queue", "rejected", "requests", "retries", "tunnels", "upstream",
+        "filters", "limit", "pending", "protocol", "queue", "rejected", "requests", "retries", "tunnels", "upstream",
         "upstream_active", "upstream_idle",
     )  # fmt: skip
 
@@ -123,6 +123,8 @@ class ListenerStats:
         self.duration = Histogram()
         #: Exchanges under way (waiting ones included).
         self.active = 0
+        #: The most exchanges at once that the port's own bulkhead allows; 0: any number.
+        self.limit = 0
         #: Exchanges waiting in a bulkhead's queue.
         self.pending = 0
         #: Why a try was repeated (connect, reset, timeout, or a status) → how often.

@@ -117,6 +117,7 @@ class Cluster:
         """A try at the endpoint failed. ``hard``: it could not be reached (no connection, or its peer says that it
         cannot reach its app); otherwise it answered badly, too late or only in part."""
         endpoint.failures += 1
+        endpoint.failed += 1
         if endpoint.ejected_until or not (hard or endpoint.failures >= SOFT_FAILURES):
             return
         if self._by_address.get((endpoint.host, endpoint.port)) is not endpoint:

@@ -14,8 +14,8 @@ class Endpoint:
     """
 
     __slots__ = (
-        "active", "current", "ejected_until", "ejections", "failures", "gone", "host", "hostname", "id", "port",
-        "sidecar", "state", "weight",
+        "active", "current", "ejected_until", "ejections", "failed", "failures", "gone", "host", "hostname", "id",
+        "port", "sidecar", "state", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -37,6 +37,9 @@ class Endpoint:
         self.sidecar = sidecar
         self.gone = False
         self.active = 0
+        #: Tries that were sent there, and those that it failed, in all.
+        self.tries = 0
+        self.failed = 0
         #: Failed tries in a row.
         self.failures = 0
         #: Ejections in a row, the exponent of the next one's length.

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
 
 from sidecar.core.metrics import Family, counter, gauge
 from sidecar.endpoints.endpoint import Endpoint
+
+#: Endpoints of an upstream that have series of their own, and the label of all that are beyond.
+MAX_ENDPOINTS: Final = 50
+OTHER: Final = "other"
 
 
 def families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[Family]:
@@ -18,6 +23,30 @@ def families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[Family]:
         for state, n in counts.items():
             endpoints.add((name, state), n)
     return (endpoints,)
+
+
+def endpoint_families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[Family]:
+    """Return what single endpoints count. The first :data:`MAX_ENDPOINTS` of an upstream have series of their own, the
+    others share those of :data:`OTHER`."""
+    labels = ("upstream", "endpoint")
+    tries = counter("sidecar_endpoint_requests", "Tries that were sent to an endpoint.", labels)
+    failures = counter("sidecar_endpoint_failures", "Those that it failed.", labels)
+    active = gauge("sidecar_endpoint_active", "Exchanges under way there.", labels)
+    ejected = gauge("sidecar_endpoint_ejected", "1 while failures keep it out of the rotation.", labels)
+    for name, known in upstreams.items():
+        others = [0, 0, 0, 0]
+        for n, endpoint in enumerate(known):
+            counts = endpoint.tries, endpoint.failed, endpoint.active, bool(endpoint.ejected_until)
+            if n < MAX_ENDPOINTS:
+                label = (name, endpoint.address)
+                for family, value in zip((tries, failures, active, ejected), counts, strict=True):
+                    family.add(label, value)
+            else:
+                others = [there + more for there, more in zip(others, counts, strict=True)]
+        if len(known) > MAX_ENDPOINTS:
+            for family, value in zip((tries, failures, active, ejected), others, strict=True):
+                family.add((name, OTHER), value)
+    return tries, failures, active, ejected
 
 
 def lookup_families(lookups: Mapping[str, int]) -> Iterable[Family]:

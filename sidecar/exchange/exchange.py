@@ -165,6 +165,7 @@ class Exchange:
             return
         self.attempt = attempt = Attempt(endpoint, self.listener.clock())
         endpoint.active += 1
+        endpoint.tries += 1
         self.attempts += 1
         self.phase = CONNECTING
         self.open(attempt)
@@ -218,6 +219,7 @@ class Exchange:
         self.tried += (slower,)
         attempt.endpoint = endpoint
         endpoint.active += 1
+        endpoint.tries += 1
 
     def connect_failed(self, attempt: Attempt, error: Exception | None) -> None:
         """The connection could not be made (``None``: not in time)."""

@@ -22,9 +22,12 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     duration = histogram("sidecar_request_duration_seconds", "From a request's head to the end of its answer.", both)
     active = gauge("sidecar_requests_active", "Exchanges under way.", both)
     pending = gauge("sidecar_requests_pending", "Exchanges waiting in the bulkhead.", both)
+    limit = gauge("sidecar_concurrency_limit", "The most exchanges at once that the bulkhead allows.", ["upstream"])
     retries = counter("sidecar_retries", "Tries that were repeated.", ["upstream", "reason"])
     rejected = counter("sidecar_rejected", "Exchanges that the sidecar itself answered or cut.", [*both, "error"])
-    reasons: Counter[tuple[str, str]] = Counter()  # a service may have the name of an upstream
+    # A service may have the name of an upstream.
+    reasons: Counter[tuple[str, str]] = Counter()
+    limits: dict[str, int] = {}
     passed = counter("sidecar_bytes", "Body and tunnel bytes.", [*both, "way"])
     for stats in listeners:
         labels = [stats.direction, stats.upstream]
@@ -33,6 +36,7 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         duration.add_histogram(labels, stats.duration)
         active.add(labels, stats.active)
         pending.add(labels, stats.pending)
+        limits[stats.upstream] = stats.limit
         for reason, n in list(stats.retries.items()):
             reasons[stats.upstream, reason] += n
         for error, n in list(stats.rejected.items()):
@@ -42,7 +46,10 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         passed.add([*labels, "out"], bytes_out)
     for key, n in reasons.items():
         retries.add(key, n)
-    return requests, duration, active, pending, retries, rejected, passed
+    for name, most in limits.items():
+        if most:
+            limit.add((name,), most)
+    return requests, duration, active, pending, limit, retries, rejected, passed
 
 
 def _connections(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

@@ -24,6 +24,7 @@ from sidecar.endpoints.names import Name
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.registry import Registration, Workload
 from sidecar.resilience import breaker
+from sidecar.telemetry.loop_lag import LoopLag
 from support.clock import Clock
 from support.fake_spool import FakeSpool
 from support.ports import upstream_of
@@ -141,6 +142,7 @@ class FakeRunning:
     upstreams: dict[str, FakeUpstream] = field(default_factory=dict)
     inbound: ListenerStats = field(default_factory=lambda: ListenerStats("inbound", "tasks"))
     lookups: dict[str, int] = field(default_factory=lambda: {"ok": 0, "missing": 0, "failed": 0})
+    lag: LoopLag = field(default_factory=lambda: LoopLag(lambda when, call: None, lambda: 0.0))
     log_lines_dropped: int = 0
     spans: Any = None
     app: Health = Health("healthy", "GET /health: 200")  # noqa: RUF009  # it is frozen

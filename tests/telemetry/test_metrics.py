@@ -15,8 +15,10 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from sidecar import __version__
 from sidecar.agent.admin import metrics
 from sidecar.agent.lifecycle import Agent
-from sidecar.config.traffic import Match
+from sidecar.config.traffic import Discover, Match
 from sidecar.core.stats import BUCKETS, FilterStats
+from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.metrics import MAX_ENDPOINTS
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.ports import route_of
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
@@ -35,11 +37,20 @@ CONTRACT = {
     "sidecar_endpoints": {"upstream", "state"},
     "sidecar_connections": {"direction", "upstream", "state"},
     "sidecar_bytes_total": {"direction", "upstream", "way"},
+    "sidecar_concurrency_limit": {"upstream"},
+    "sidecar_endpoint_requests_total": {"upstream", "endpoint"},
+    "sidecar_endpoint_failures_total": {"upstream", "endpoint"},
+    "sidecar_endpoint_active": {"upstream", "endpoint"},
+    "sidecar_endpoint_ejected": {"upstream", "endpoint"},
+    "sidecar_upstream_info": {"upstream", "service", "protocol", "balancer"},
+    "sidecar_event_loop_lag_seconds_bucket": {"le"},
     "sidecar_registry_up": set(),
     "sidecar_registry_age_seconds": set(),
     "process_resident_memory_bytes": set(),
     "process_cpu_seconds_total": set(),
     "process_open_fds": set(),
+    "process_max_fds": set(),
+    "python_gc_collections_total": {"generation"},
 }
 
 
@@ -70,7 +81,7 @@ def busy() -> FakeRunning:
     stats.requests["POST", 2] += 1
     stats.retries["connect"] += 3
     stats.rejected["circuit_open"] += 2
-    stats.active, stats.pending = 6, 1
+    stats.active, stats.pending, stats.limit = 6, 1, 20
     stats.bytes_in, stats.bytes_out = 100, 2000
     stats.client_connections, stats.upstream_active, stats.upstream_idle, stats.tunnels = 4, 3, 2, 1
     return it
@@ -133,6 +144,31 @@ def test_endpoints_by_state() -> None:
     found = page(it)
     counts = {"healthy": 0, "warning": 0, "ejected": 1}
     assert {state: found("sidecar_endpoints", upstream="ollama", state=state) for state in counts} == counts
+
+
+def test_endpoints_that_are_beyond_the_bound_are_counted_together() -> None:
+    it = running("ollama")
+    many = [Endpoint("10.0.0.1", port) for port in range(1, MAX_ENDPOINTS + 4)]
+    for n, endpoint in enumerate(many, 1):
+        endpoint.tries, endpoint.failed, endpoint.active = n, 1, 2
+        endpoint.ejected_until = 1e9 if n > MAX_ENDPOINTS + 1 else 0.0
+    it.upstreams["ollama"].endpoints = many
+    found = page(it)
+    assert len(found.labels("sidecar_endpoint_requests_total")) == MAX_ENDPOINTS + 1
+    first, other = ({"upstream": "ollama", "endpoint": name} for name in ("10.0.0.1:1", "other"))
+    assert found("sidecar_endpoint_requests_total", **first) == 1
+    assert found("sidecar_endpoint_requests_total", **other) == sum(range(MAX_ENDPOINTS + 1, MAX_ENDPOINTS + 4))
+    assert [found(f"sidecar_endpoint_{name}", **first) for name in ("failures_total", "active", "ejected")] == [1, 2, 0]
+    assert [found(f"sidecar_endpoint_{name}", **other) for name in ("failures_total", "active", "ejected")] == [3, 6, 2]
+
+
+def test_an_upstream_says_which_service_it_is() -> None:
+    it = running()
+    it.upstreams["llm"] = FakeUpstream("llm", discover=Discover(service="ollama"))
+    it.upstreams["redis"] = FakeUpstream("redis", protocol="tcp")
+    info = {labels["upstream"]: labels for labels in page(it).labels("sidecar_upstream_info")}
+    assert (info["llm"]["service"], info["llm"]["protocol"]) == ("ollama", "http")
+    assert (info["redis"]["service"], info["redis"]["protocol"]) == ("", "tcp")
 
 
 def test_of_several_breakers_the_worst_is_shown() -> None:

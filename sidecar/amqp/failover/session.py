@@ -195,6 +195,7 @@ class Failover:
         broker.collect(session.port)
         session.attempt = Attempt(broker.endpoint)
         broker.endpoint.active += 1
+        broker.endpoint.tries += 1
         self._end_closes()
         session.side = side = Recovering(self)
         side.begin(broker, data, frames)
