@@ -109,6 +109,7 @@ HOT_PATH = [
     "sidecar/filters/tracing.py",
     "sidecar/http/download.py",
     "sidecar/http/ends.py",
+    "sidecar/http/errors.py",
     "sidecar/http/exchange.py",
     "sidecar/http/h1/body.py",
     "sidecar/http/h1/client.py",

@@ -13,7 +13,7 @@ from sidecar.admin.snapshots import (
     UpstreamSnapshot,
 )
 from sidecar.core.stats import FilterStats, ListenerStats, code_label
-from sidecar.core.text import counted
+from sidecar.core.text import counted, timestamp
 
 
 def health(now: SidecarSnapshot, upstreams: Iterable[UpstreamSnapshot]) -> dict[str, Any]:
@@ -126,6 +126,8 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
         "p99_ms": round(stats.duration.quantile(0.99) * 1000, 3),
         "retries": dict(stats.retries),
         "rejected": dict(stats.rejected),
+        "connect_failures": dict(stats.connect_failures),
+        "peer_errors": dict(stats.peer_errors),
         "queue": None
         if queue is None
         else {"requests": queue.requests, "bytes": queue.bytes, "outcomes": dict(queue.outcomes)},
@@ -152,6 +154,7 @@ def _name(name: NameSnapshot) -> dict[str, Any]:
         "addresses": list(name.addresses),
         "age": None if name.age is None else round(name.age, 3),
         "error": name.error or None,
+        "cause": name.cause or None,
     }
 
 
@@ -165,7 +168,15 @@ def _endpoint(endpoint: EndpointSnapshot) -> dict[str, Any]:
         "ejected": endpoint.ejected,
         "active": endpoint.active,
         "failures": endpoint.failures,
+        "last_error": _last_error(endpoint),
     }
+
+
+def _last_error(endpoint: EndpointSnapshot) -> dict[str, Any] | None:
+    if endpoint.last_error is None:
+        return None
+    at, kind, text = endpoint.last_error
+    return {"at": timestamp(at), "kind": kind, "text": text}
 
 
 def _breaker(breaker: BreakerSnapshot) -> dict[str, Any]:

@@ -60,12 +60,20 @@ SCHEMAS: Final[dict[str, Any]] = {
         ejected=FLAG,
         active=COUNT,
         failures=COUNT | {"description": "in a row"},
+        last_error=or_null(
+            record(
+                at=TEXT | {"description": "RFC 3339"},
+                kind=TEXT | {"description": "a cause, status (its app answered 5xx) or peer (its sidecar did)"},
+                text=TEXT,
+            )
+        ),
     ),
     "Name": record(
         name=TEXT,
         addresses=array(TEXT),
         age=or_null(NUMBER | {"description": "seconds since it was last looked up well"}),
         error=or_null(TEXT | {"description": "why the last lookup failed"}),
+        cause=or_null(TEXT | {"description": "the same in one word"}),
     ),
     "Stats": record(
         requests=COUNTS | {"description": "finished exchanges by status; 0: the client left before an answer"},
@@ -75,6 +83,8 @@ SCHEMAS: Final[dict[str, Any]] = {
         p99_ms=NUMBER,
         retries=COUNTS,
         rejected=COUNTS,
+        connect_failures=COUNTS | {"description": "connections that could not be made, by cause"},
+        peer_errors=COUNTS | {"description": "answers of peer sidecars in place of their apps, by code"},
         queue=or_null(
             record(
                 requests=COUNT | {"description": "stored, and without an outcome yet"},

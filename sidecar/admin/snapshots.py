@@ -11,7 +11,8 @@ from sidecar.core.stats import ListenerStats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSnapshot:
-    """An endpoint, ejected ones too; ``hostname`` is the name that ``host`` was found for, or empty."""
+    """An endpoint, ejected ones too; ``hostname`` is the name that ``host`` was found for, or empty; ``last_error`` is
+    its Unix time, its word and its text."""
 
     host: str
     address: str
@@ -22,17 +23,19 @@ class EndpointSnapshot:
     ejected: bool
     active: int
     failures: int
+    last_error: tuple[float, str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameSnapshot:
     """A host name of which endpoints come; ``age`` is the seconds since it was last looked up well, ``error`` why the
-    last lookup failed, or empty."""
+    last lookup failed, or empty, and ``cause`` the word for that."""
 
     name: str
     addresses: Sequence[str]
     age: float | None
     error: str
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,8 @@ from sidecar.endpoints.names import Expansion, Names
 class App:
     """Knows the addresses that ``address`` stands for from now on; checks the app as soon as it is started.
 
-    ``on_addresses`` is called whenever they have changed, with an instance for each and why there is none (empty: there
-    are some); ``on_health`` with every result of a check.
+    ``on_addresses`` is called whenever they have changed, with an instance for each and why there is none, for people
+    and in one word (empty: there are some); ``on_health`` with every result of a check.
     """
 
     def __init__(
@@ -23,7 +23,7 @@ class App:
         address: Address,
         check: AppCheck,
         names: Names,
-        on_addresses: Callable[[tuple[Instance, ...], str], None],
+        on_addresses: Callable[[tuple[Instance, ...], str, str], None],
         on_health: Callable[[Health], None],
     ) -> None:
         self._on_addresses = on_addresses
@@ -50,7 +50,7 @@ class App:
 
     def _found(self, instances: tuple[Instance, ...]) -> None:
         self._addresses = tuple(Address(instance.host, instance.port) for instance in instances)
-        self._on_addresses(instances, self._expansion.problem)
+        self._on_addresses(instances, self._expansion.problem, self._expansion.cause)
 
     def _where(self) -> Sequence[Address]:
         """Its addresses. Raises OSError when there are none."""

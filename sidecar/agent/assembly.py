@@ -290,6 +290,7 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     stats = ListenerStats("inbound" if inbound else "outbound", name, config.protocol)
     balancer = "round_robin" if isinstance(config, Inbound) else config.balancer
     cluster = Cluster(name, balancers.create(balancer, context.rng), context.clock, context.rng)
+    cluster.connect_failures = stats.connect_failures
     listener = _kind(config.protocol)(
         name=name,
         bind=config.bind,

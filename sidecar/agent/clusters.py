@@ -110,4 +110,5 @@ class RunningUpstream:
                 )  # fmt: skip
         cluster = self.listener.cluster
         cluster.problem = self._expansion.problem
+        cluster.cause = self._expansion.cause
         cluster.update(good)

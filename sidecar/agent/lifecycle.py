@@ -213,9 +213,9 @@ class Agent:
         assert config.service.app is not None, "the configuration makes sure that inbound has an app"
         self.inbound = create_listener(self._context, config.service.name, config.inbound)
 
-    def _on_app_addresses(self, instances: tuple[Instance, ...], problem: str) -> None:
+    def _on_app_addresses(self, instances: tuple[Instance, ...], problem: str, cause: str) -> None:
         if self.inbound is not None:
-            self.inbound.cluster.problem = problem
+            self.inbound.cluster.problem, self.inbound.cluster.cause = problem, cause
             self.inbound.cluster.update(instances)
 
     async def _start_admin(self) -> None:

@@ -96,8 +96,9 @@ def _endpoint(endpoint: Endpoint) -> EndpointSnapshot:
         ejected=bool(endpoint.ejected_until),
         active=endpoint.active,
         failures=endpoint.failures,
+        last_error=endpoint.last_error,
     )
 
 
 def _name(name: Name) -> NameSnapshot:
-    return NameSnapshot(name=name.name, addresses=name.addresses, age=name.age, error=name.error)
+    return NameSnapshot(name=name.name, addresses=name.addresses, age=name.age, error=name.error, cause=name.cause)

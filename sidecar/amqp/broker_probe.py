@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.wire.constants import CONNECTION_START, METHOD, PROTOCOL_HEADER
 from sidecar.amqp.wire.methods import method_of
+from sidecar.net.causes import cause_of, words_for
 from sidecar.net.dial import dial
 from sidecar.net.shortage import SHORTAGE, is_local
 
@@ -124,6 +125,10 @@ class BrokerProbe:
             return
         self._calls.remove(call)
         call.end()
+        if error is not None:
+            self._port.cluster.remember(call.endpoint, cause_of(error), words_for(error))
+        elif not call.silent:
+            self._port.cluster.remember(call.endpoint, "malformed", "it takes connections, and speaks no AMQP")
         if error is not None and is_local(error):
             SHORTAGE.met(error)
             self._unsure = True

@@ -160,7 +160,8 @@ def _upstream_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
 
 
 def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    rows = [["UPSTREAM", "ENDPOINT", "ID", "STATE", ">WEIGHT", ">ACTIVE"]]
+    errors = any(endpoint.get("last_error") for upstream in upstreams for endpoint in upstream["endpoints"])
+    rows = [["UPSTREAM", "ENDPOINT", "ID", "STATE", ">WEIGHT", ">ACTIVE", *(["LAST ERROR"] if errors else [])]]
     rows += [
         [
             str(upstream["name"]),
@@ -169,11 +170,16 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             "ejected" if endpoint["ejected"] else str(endpoint["state"]),
             str(endpoint["weight"]),
             str(endpoint["active"]),
+            *([_last_error(endpoint.get("last_error"))] if errors else []),
         ]
         for upstream in upstreams
         for endpoint in upstream["endpoints"]
     ]
     return rows
+
+
+def _last_error(error: Mapping[str, Any] | None) -> str:
+    return f"{error['text']} ({error['at']})" if error else "-"
 
 
 def _queued_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:

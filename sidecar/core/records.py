@@ -15,7 +15,8 @@ LONGEST_TEXT: Final = 1024
 
 class AccessRecord(NamedTuple):
     """A finished exchange. ``time`` is Unix time, ``duration`` seconds; ``target`` is without its query, which may
-    hold secrets; ``status`` 0: the client left before an answer."""
+    hold secrets; ``status`` 0: the client left before an answer. ``cause`` is a word of
+    :mod:`sidecar.net.causes`, ``peer_error`` the code of a sidecar that answered in place of its app."""
 
     time: float
     direction: str
@@ -32,6 +33,8 @@ class AccessRecord(NamedTuple):
     client: str
     request_id: str
     trace_id: str | None
+    cause: str = ""
+    peer_error: str = ""
 
 
 class SpanRecord(NamedTuple):

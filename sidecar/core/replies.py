@@ -78,6 +78,13 @@ class ProtocolError(Exception):
         self.code = code
 
 
+def known(code: bytes) -> str:
+    """A code that a peer sidecar gave; ``other`` for one that nobody here knows, as what peers send must not become
+    labels without a bound."""
+    text = code.decode("latin-1")
+    return text if text in STATUS else "other"
+
+
 def render(reply: Reply, upstream: str, request_id: str, *, close: bool, head_only: bool = False) -> bytes:
     """The whole answer. ``Retry-After`` is rounded up to seconds (RFC 9110 §10.2.3), so that nobody is early."""
     body = orjson.dumps({"error": reply.code, "message": reply.message, "upstream": upstream, "request_id": request_id})

@@ -108,8 +108,9 @@ class ListenerStats:
     for inbound that of the service. For TCP an exchange is a connection and there are no methods and codes."""
 
     __slots__ = (
-        "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "direction", "duration",
-        "filters", "limit", "pending", "protocol", "queue", "rejected", "requests", "retries", "tunnels", "upstream",
+        "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "connect_failures",
+        "direction", "duration", "filters", "limit", "peer_errors", "pending", "protocol", "queue", "rejected",
+        "requests", "retries", "tunnels", "upstream",
         "upstream_active", "upstream_idle",
     )  # fmt: skip
 
@@ -131,6 +132,10 @@ class ListenerStats:
         self.retries: defaultdict[str, int] = defaultdict(int)
         #: The contract's error codes → answers that the sidecar gave itself.
         self.rejected: defaultdict[str, int] = defaultdict(int)
+        #: Why connections could not be made → how often; the cluster counts them.
+        self.connect_failures: dict[str, int] = {}
+        #: The codes of peer sidecars that answered in place of their app → how often.
+        self.peer_errors: defaultdict[str, int] = defaultdict(int)
         #: Body and tunnel bytes, from the client and to the client. What a reset destroyed is taken back from them.
         self.bytes_in = 0
         self.bytes_out = 0

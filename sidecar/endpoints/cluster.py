@@ -8,6 +8,7 @@ ejection in a row lasts twice as long as the one before.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from random import Random
@@ -15,8 +16,10 @@ from typing import Final
 
 from sidecar.core.instance import Instance
 from sidecar.endpoints.balancers import Balancer
-from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.endpoint import Endpoint, LastError
+from sidecar.net.causes import cause_of, words_for
 from sidecar.net.dial import dial, pace
+from sidecar.net.shortage import is_local
 
 #: Soft failures in a row that eject an endpoint.
 SOFT_FAILURES: Final = 5
@@ -36,8 +39,8 @@ class Cluster:
     """
 
     __slots__ = (
-        "_balancer", "_by_address", "_clock", "_next_return", "_on_change", "_rng", "eligible", "endpoints", "name",
-        "on_removed", "problem",
+        "_balancer", "_by_address", "_clock", "_next_return", "_on_change", "_rng", "_wall", "cause",
+        "connect_failures", "eligible", "endpoints", "name", "on_removed", "problem",
     )  # fmt: skip
 
     def __init__(
@@ -47,15 +50,20 @@ class Cluster:
         clock: Callable[[], float],
         rng: Random,
         on_change: Callable[[], None] | None = None,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
         self._balancer = balancer
         self._clock = clock
         self._rng = rng
         self._on_change = on_change
+        self._wall = wall
         self.on_removed: Callable[[Endpoint], None] | None = None
-        #: Why there are no endpoints, where that is known; for people.
+        #: Why there are no endpoints, where that is known: for people, and a word of :mod:`sidecar.net.causes`.
         self.problem = ""
+        self.cause = ""
+        #: By such words: connections that could not be made, and exchanges that found no endpoint because of a name.
+        self.connect_failures: dict[str, int] = {}
         self.endpoints: tuple[Endpoint, ...] = ()
         self.eligible: tuple[Endpoint, ...] = ()
         self._by_address: dict[tuple[str, int], Endpoint] = {}
@@ -113,9 +121,12 @@ class Cluster:
         else:
             endpoint.failures = endpoint.ejections = 0
 
-    def failed(self, endpoint: Endpoint, hard: bool) -> None:
+    def failed(self, endpoint: Endpoint, hard: bool, kind: str = "", text: str = "") -> None:
         """A try at the endpoint failed. ``hard``: it could not be reached (no connection, or its peer says that it
-        cannot reach its app); otherwise it answered badly, too late or only in part."""
+        cannot reach its app); otherwise it answered badly, too late or only in part. ``kind`` and ``text`` are what is
+        remembered of it (:class:`~sidecar.endpoints.endpoint.LastError`)."""
+        if kind:
+            self.remember(endpoint, kind, text)
         endpoint.failures += 1
         endpoint.failed += 1
         if endpoint.ejected_until or not (hard or endpoint.failures >= SOFT_FAILURES):
@@ -141,10 +152,24 @@ class Cluster:
         that there are for it; the caller ends it after that. Raises OSError."""
         await dial(loop, protocol, endpoint, self.beside(endpoint), pace(within), self.attempt_failed, chosen)
 
-    def attempt_failed(self, endpoint: Endpoint, error: OSError | None) -> None:
-        """One of several addresses of a name could not be connected to (``None``: it was silent) while another was
-        tried, too."""
-        self.failed(endpoint, hard=True)
+    def attempt_failed(self, endpoint: Endpoint, error: Exception | None) -> None:
+        """A connection to the endpoint could not be made (``None``: it was silent), be it the only one of its try or
+        one of several addresses that were tried together. What this host lacked is counted and shown, and is no
+        failure of the endpoint."""
+        cause = cause_of(error)
+        self.count(cause)
+        if is_local(error):
+            self.remember(endpoint, cause, words_for(error))
+        else:
+            self.failed(endpoint, True, cause, words_for(error))
+
+    def count(self, cause: str) -> None:
+        """One more of :attr:`connect_failures`."""
+        self.connect_failures[cause] = self.connect_failures.get(cause, 0) + 1
+
+    def remember(self, endpoint: Endpoint, kind: str, text: str) -> None:
+        """Have that as the endpoint's last error."""
+        endpoint.last_error = LastError(self._wall(), kind, text)
 
     def refresh(self) -> None:
         """Let endpoints back in whose ejection is over. :meth:`pick` does this itself; call it before showing the

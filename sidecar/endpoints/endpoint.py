@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class LastError(NamedTuple):
+    """How the last try at an endpoint that failed did so: Unix time, a word and a bounded text. The word is one of
+    :mod:`sidecar.net.causes`, or ``status`` (its app answered 5xx), or ``peer`` (its sidecar did, in place of the
+    app)."""
+
+    at: float
+    kind: str
+    text: str
+
 
 class Endpoint:
     """An address of an upstream. The object lives as long as its address stays in the set, whatever else about the
@@ -15,7 +27,7 @@ class Endpoint:
 
     __slots__ = (
         "active", "current", "ejected_until", "ejections", "failed", "failures", "gone", "host", "hostname", "id",
-        "port", "sidecar", "state", "tries", "weight",
+        "last_error", "port", "sidecar", "state", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -45,6 +57,8 @@ class Endpoint:
         #: Ejections in a row, the exponent of the next one's length.
         self.ejections = 0
         self.ejected_until = 0.0
+        #: It stays when later tries go well: it says when it was.
+        self.last_error: LastError | None = None
         #: Scratch value of the smooth weighted balancer.
         self.current = 0
 

@@ -57,8 +57,9 @@ class Name:
     def __init__(self, name: str, names: Names) -> None:
         self.name = name
         self.addresses: tuple[str, ...] = ()
-        #: Why the last lookup failed; empty when it did not.
+        #: Why the last lookup failed, for people and in one word (:mod:`sidecar.net.causes`); empty when it did not.
         self.error = ""
+        self.cause = "lookup_pending"
         #: There was a first answer, or a first failure.
         self.answered = asyncio.Event()
         self._names = names
@@ -117,7 +118,7 @@ class Name:
         names.lookups["ok"] += 1
         if self.error:
             log.info("the name %s resolves again", self.name)
-        self.error = ""
+        self.error = self.cause = ""
         self._failures = 0
         self._good = names.clock()
         self._missing = None
@@ -150,6 +151,7 @@ class Name:
                 self.name, error, "; its last addresses stay in use" if self.addresses else "",
             )  # fmt: skip
         self.error = error
+        self.cause = "no_such_name" if missing else "lookup_failed"
         self._failures += 1
         delay = min(FIRST_RETRY * 2.0 ** min(self._failures - 1, 16), LONGEST_RETRY)
         return delay * names.rng.uniform(0.8, 1.2)
@@ -236,6 +238,13 @@ class Expansion:
         ]
         more = f"; and {len(found) - 3} more" if len(found) > 3 else ""
         return "; ".join(found[:3]) + more
+
+    @property
+    def cause(self) -> str:
+        """The word for :attr:`problem`, of :mod:`sidecar.net.causes`; empty when nothing is wrong with the names."""
+        if self._refused:
+            return "no_such_name"
+        return next((name.cause for name in self._followed.values() if not name.addresses), "")
 
     def update(self, instances: Iterable[Instance]) -> None:
         """Take over a new set. Those with addresses count at once."""

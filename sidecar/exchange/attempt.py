@@ -16,6 +16,8 @@ TIMEOUT: Final = "timeout"
 RESET: Final = "reset"
 RACE: Final = "race"
 MALFORMED: Final = "malformed"
+#: Why those failed that had a connection, as :mod:`sidecar.net.causes` has words for it.
+CAUSE: Final = {TIMEOUT: "no_answer", RESET: "reset", MALFORMED: "malformed"}
 
 
 class Attempt:
@@ -31,13 +33,12 @@ class Attempt:
         "endpoint",
         "failure",
         "kept",
+        "peer_error",
         "problem",
         "sent",
+        "status",
         "took",
     )
-
-    #: What was wrong with its answer, if that was :data:`MALFORMED`.
-    problem: str
 
     def __init__(self, endpoint: Endpoint, began: float = 0.0) -> None:
         self.endpoint = endpoint
@@ -50,6 +51,11 @@ class Attempt:
         #: :mod:`sidecar.net.causes` has words for it, if that is known; and the seconds that it took.
         self.failure = ""
         self.cause = ""
+        #: In words: why there was no connection, or what was wrong with an answer that was :data:`MALFORMED`.
+        self.problem = ""
+        #: The status of its answer (0: none), and the code of a peer sidecar that gave it in place of its app.
+        self.status = 0
+        self.peer_error = ""
         self.took = 0.0
         #: Time (of the listener's clock) by which there must be a connection, and then the beginning of an answer.
         self.deadline = 0.0

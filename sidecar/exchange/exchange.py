@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.replies import Reply
-from sidecar.exchange.attempt import CONNECT, RACE, TIMEOUT, Attempt
+from sidecar.exchange.attempt import CAUSE, CONNECT, TIMEOUT, Attempt
 from sidecar.exchange.filter import HELD, Again, Answer, Failed, RequestHook, Wait
 from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT, TUNNEL
 from sidecar.exchange.story import MOST_NOTES, Note, explain
-from sidecar.net.causes import cause_of
+from sidecar.net.causes import CAUSES, cause_of, words_for
 from sidecar.net.shortage import SHORTAGE, is_local
 
 if TYPE_CHECKING:
@@ -161,6 +161,8 @@ class Exchange:
         if endpoint is None:
             problem = self.cluster.problem
             why = f": {problem}" if problem else ""
+            if self.cluster.cause:
+                self.cluster.count(self.cluster.cause)
             self.reply(Reply("no_endpoints", f"no healthy instance of {self.listener.name} is known{why}"))
             return
         self.attempt = attempt = Attempt(endpoint, self.listener.clock())
@@ -175,8 +177,9 @@ class Exchange:
     def try_failed(self, attempt: Attempt, kind: str) -> None:
         """This attempt will bring no answer: tell the filters, then try again or answer for the upstream."""
         attempt.failure = kind
-        if kind is not RACE:
-            self.cluster.failed(attempt.endpoint, hard=kind is CONNECT)
+        if kind in CAUSE:
+            attempt.cause = CAUSE[kind]
+            self.cluster.failed(attempt.endpoint, False, attempt.cause, attempt.problem or CAUSES[attempt.cause])
         again: Again | None = None
         instead: Reply | None = None
         for hook in self.chain.on_failure:
@@ -214,7 +217,8 @@ class Exchange:
         attempt.endpoint.active -= 1
         slower = Attempt(attempt.endpoint, attempt.began)
         slower.failure = CONNECT
-        slower.cause = "timeout"
+        blamed = attempt.endpoint.last_error  # a moment ago, by Cluster.attempt_failed
+        slower.cause = blamed.kind if blamed is not None and blamed.kind in CAUSES else "timeout"
         slower.took = self.listener.clock() - attempt.began
         self.tried += (slower,)
         attempt.endpoint = endpoint
@@ -226,6 +230,8 @@ class Exchange:
         attempt.connecting = None
         if self.phase == CONNECTING:
             attempt.cause = cause_of(error)
+            attempt.problem = words_for(error)
+            self.cluster.attempt_failed(attempt.endpoint, error)
             if isinstance(error, OSError) and is_local(error):
                 self._fall_short(error)
                 return
@@ -235,6 +241,8 @@ class Exchange:
         """This host lacks something for another connection. Neither the endpoint nor the upstream is to blame, so no
         filter hears of it: the breaker's permit goes back unused at the end."""
         SHORTAGE.met(error)
+        if self.attempt is not None:
+            self.attempt.failure = CONNECT
         self.leave_endpoint()
         reason = os.strerror(error.errno or 0)
         self.reply(Reply("local_shortage", f"the sidecar cannot open another connection: {reason}", 1.0))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import CONNECT, MALFORMED, TIMEOUT, Attempt
-from sidecar.net.causes import CAUSES
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
@@ -31,7 +30,7 @@ def explain(x: Exchange, kind: str, attempt: Attempt) -> Reply:
     if kind is CONNECT:
         if attempt.cause == "timeout":
             return Reply("connect_timeout", f"no connection to {where} in time{tries}")
-        return Reply("connect_failed", f"could not connect to {where}: {CAUSES[attempt.cause]}{tries}")
+        return Reply("connect_failed", f"could not connect to {where}: {attempt.problem}{tries}")
     if kind is TIMEOUT:
         return Reply("timeout", f"no answer from {where} in time{tries}")
     if kind is MALFORMED:

@@ -11,6 +11,7 @@ from sidecar.core.trace import trace_of
 from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
+    from sidecar.exchange.attempt import Attempt
     from sidecar.exchange.exchange import Exchange
     from sidecar.exchange.message import RequestHead
 
@@ -28,7 +29,7 @@ class AccessLog(Filter):
         if not self._log.enabled_for(x.status, x.error):
             return
         listener = x.listener
-        endpoint = x.endpoint or (x.tried[-1].endpoint if x.tried else None)
+        last = x.attempt or (x.tried[-1] if x.tried else None)
         head: RequestHead | None = getattr(x, "head", None)
         trace = x.trace or (trace_of(head.get(b"traceparent")) if head else None)
         self._log.record(
@@ -43,10 +44,19 @@ class AccessLog(Filter):
                 duration=listener.clock() - x.started,
                 bytes_in=x.bytes_in,
                 bytes_out=x.bytes_out,
-                endpoint=endpoint.address if endpoint else None,
+                endpoint=last.endpoint.address if last else None,
                 attempts=x.attempts,
                 client=x.client_ip,
                 request_id=x.request_id,
                 trace_id=trace.trace_id if trace else None,
+                cause=_cause(x, last),
+                peer_error=last.peer_error if last else "",
             )
         )
+
+
+def _cause(x: Exchange, last: Attempt | None) -> str:
+    """Why it failed, in one word, if that is known."""
+    if x.error == "no_endpoints":
+        return x.cluster.cause
+    return last.cause if x.error and last is not None else ""

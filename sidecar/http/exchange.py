@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.methods import IDEMPOTENT
-from sidecar.core.replies import NOT_DELIVERED, STATUS, ProtocolError, Reply, render
+from sidecar.core.replies import STATUS, ProtocolError, Reply, render
 from sidecar.exchange.attempt import MALFORMED, RESET, Attempt
 from sidecar.exchange.exchange import STALLED, Exchange
 from sidecar.exchange.filter import Again, Answer, Failed, Wait
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, SENT, TUNNEL
 from sidecar.exchange.request import Request
 from sidecar.http.download import Download, refused
+from sidecar.http.errors import judge
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
 from sidecar.http.h1.lines import CONTINUE, own_head, without
 from sidecar.http.race import again_after_race
@@ -160,7 +161,10 @@ class HttpExchange(Request):
                 self.finish()
             else:
                 self.error = "upstream_reset"
-                self.cluster.failed(attempt.endpoint, hard=False)
+                attempt.cause = "reset"
+                self.cluster.failed(
+                    attempt.endpoint, False, "reset", "it closed the connection in the middle of an answer"
+                )
                 self.abort()
         elif self.phase == TUNNEL:
             self.abort()  # an orderly end is an EOF from each side
@@ -184,6 +188,8 @@ class HttpExchange(Request):
             self.try_failed(attempt, MALFORMED)
         else:
             self.error = "bad_upstream"
+            attempt.cause = "malformed"
+            self.cluster.remember(attempt.endpoint, attempt.cause, attempt.problem)
             self.abort()
 
     def interim(self, attempt: Attempt, head: ResponseBlock) -> None:
@@ -198,13 +204,11 @@ class HttpExchange(Request):
         """The final head, with what came behind it."""
         status = head.status
         endpoint = attempt.endpoint
-        if status < 500:
-            if endpoint.failures or endpoint.ejections:  # else there is nothing to say
-                self.cluster.succeeded(endpoint)
-        else:
-            # The code of a peer sidecar that answered instead of its app.
-            code = head.fields.get(b"x-sidecar-error", b"").strip(b" \t")
-            self.cluster.failed(endpoint, hard=code in NOT_DELIVERED)
+        attempt.status = status
+        if status >= 400:
+            judge(self, attempt, head)
+        elif endpoint.failures or endpoint.ejections:  # else there is nothing to say
+            self.cluster.succeeded(endpoint)
         again: Again | None = None
         instead: Reply | Answer | None = None
         for hook in self.chain.on_answer:

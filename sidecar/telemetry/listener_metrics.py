@@ -12,6 +12,7 @@ from sidecar.core.stats import ListenerStats, code_label
 def families(listeners: Sequence[ListenerStats]) -> Iterator[Family]:
     """Traffic, connections, and what filters count."""
     yield from _traffic(listeners)
+    yield from _failures(listeners)
     yield from _connections(listeners)
     yield from _filters(listeners)
 
@@ -50,6 +51,24 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         if most:
             limit.add((name,), most)
     return requests, duration, active, pending, limit, retries, rejected, passed
+
+
+def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
+    connect = counter(
+        "sidecar_connect_failures", "Connections that could not be made, by cause.", ["direction", "upstream", "cause"]
+    )
+    peers = counter(
+        "sidecar_peer_errors",
+        "Answers of peer sidecars in place of their apps, by code.",
+        ["direction", "upstream", "error"],
+    )
+    for stats in listeners:
+        labels = [stats.direction, stats.upstream]
+        for cause, n in list(stats.connect_failures.items()):
+            connect.add([*labels, cause], n)
+        for error, n in list(stats.peer_errors.items()):
+            peers.add([*labels, error], n)
+    return connect, peers
 
 
 def _connections(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
-import time
 from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 import orjson
 
 from sidecar.core.records import AccessRecord
+from sidecar.core.text import timestamp
 
 #: The longest message and the longest traceback, in characters: what waits in the queue has to be bounded.
 MAX_TEXT: Final = 16384
@@ -102,6 +102,8 @@ def access_fields(record: AccessRecord, service: str) -> dict[str, Any]:
         "target": record.target,
         "status": record.status,
         "error": record.error,
+        "cause": record.cause,
+        "peer_error": record.peer_error,
         "duration": round(record.duration, 6),
         "bytes_in": record.bytes_in,
         "bytes_out": record.bytes_out,
@@ -112,12 +114,6 @@ def access_fields(record: AccessRecord, service: str) -> dict[str, Any]:
         "trace_id": record.trace_id,
     }
     return {key: value for key, value in fields.items() if value is not None and value != ""}
-
-
-def timestamp(seconds: float) -> str:
-    """Unix time as RFC 3339, UTC, with milliseconds."""
-    whole, milliseconds = divmod(int(seconds * 1000), 1000)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{milliseconds:03d}Z"
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -17,14 +17,13 @@ import time
 from typing import Final
 
 from sidecar.core.records import AccessRecord
-from sidecar.core.text import counted
+from sidecar.core.text import counted, timestamp
 from sidecar.telemetry.log_lines import (
     JsonLines,
     Lines,
     TextLines,
     access_fields,
     record_fields,
-    timestamp,
 )
 
 #: The levels that can be set, the most talkative first.

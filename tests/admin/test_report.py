@@ -14,7 +14,7 @@ from sidecar.config.traffic import Match, Route
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
 from sidecar.core.stats import FilterStats, QueueStats
-from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.endpoint import Endpoint, LastError
 from sidecar.endpoints.names import Expansion
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.names import FakeNames, settled
@@ -95,7 +95,10 @@ def test_everything_about_an_upstream() -> None:
     stats.retries["connect"] += 2
     stats.rejected["timeout"] += 1
     stats.active = 5
+    stats.connect_failures["refused"] = 1
+    stats.peer_errors["draining"] += 1
     upstream.endpoints[0].active = 5
+    upstream.endpoints[0].last_error = LastError(1_700_000_000.5, "refused", "connection refused")
     own = upstream.breakers[0]
     own.force("open")
     upstream.clock.advance(1.5)
@@ -115,6 +118,7 @@ def test_everything_about_an_upstream() -> None:
                 "ejected": False,
                 "active": 5,
                 "failures": 0,
+                "last_error": {"at": "2023-11-14T22:13:20.500Z", "kind": "refused", "text": "connection refused"},
             }
         ],
         "names": [],
@@ -128,6 +132,8 @@ def test_everything_about_an_upstream() -> None:
             "p99_ms": 24.85,
             "retries": {"connect": 2},
             "rejected": {"timeout": 1},
+            "connect_failures": {"refused": 1},
+            "peer_errors": {"draining": 1},
             "queue": None,
             "filters": {},
             "bytes_in": 0,
@@ -195,9 +201,10 @@ def test_names() -> None:
 
     asyncio.run(main())
     assert report.upstream(upstream.now)["names"] == [
-        {"name": "db.test", "addresses": ["10.0.0.1"], "age": 2.5, "error": None},
-        {"name": "gone.test", "addresses": [], "age": None, "error": "there is no such name"},
-    ]
+        {"name": "db.test", "addresses": ["10.0.0.1"], "age": 2.5, "error": None, "cause": None},
+        {"name": "gone.test", "addresses": [], "age": None, "error": "there is no such name",
+         "cause": "no_such_name"},
+    ]  # fmt: skip
     assert found(upstream) == ("warning", "gone.test does not resolve: there is no such name")
     upstream.endpoints = []
     assert found(upstream) == (

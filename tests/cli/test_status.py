@@ -137,6 +137,17 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
     )
 
 
+def test_an_endpoint_that_has_failed_says_how_and_when(capsys: pytest.CaptureFixture[str]) -> None:
+    error = {"at": "2026-01-02T03:04:05.678Z", "kind": "refused", "text": "connection refused"}
+    endpoints = [UPSTREAM["endpoints"][0], UPSTREAM["endpoints"][1] | {"last_error": error}]
+    with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"endpoints": endpoints}]}))) as url:
+        assert show_status(url) == 0
+    table = capsys.readouterr().out.partition("ENDPOINT")[2].splitlines()
+    assert table[0].endswith("ACTIVE  LAST ERROR")
+    assert table[1].endswith("3  -")
+    assert table[2].endswith("0  connection refused (2026-01-02T03:04:05.678Z)")
+
+
 def test_what_it_waits_for_before_it_serves_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     health = pages()["health"][1] | {"phase": "starting", "waiting_for": "/spool/a.db is in use by another process, 7"}
     with admin(pages(health=(200, health), ready=(503, {"ready": False, "phase": "starting"}))) as url:

@@ -31,6 +31,8 @@ def test_names_that_cannot_be_names_and_silence_are_failures() -> None:
         began = time.monotonic()
         found = await probe([Endpoint("x" * 70 + ".test", 1), Endpoint("127.0.0.1", 9)], 0.5)
         assert found.status == "unhealthy"
+        assert found.output.startswith("0 of 2 endpoints take connections; ")
+        assert "there is no such name (1)" in found.output
         assert time.monotonic() - began < 30
 
     run(main)

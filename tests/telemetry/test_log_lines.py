@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.records import AccessRecord
 from sidecar.core.secret import Secret
+from sidecar.core.text import timestamp
 from sidecar.telemetry.log_lines import (
     MAX_TEXT,
     JsonLines,
@@ -21,7 +22,6 @@ from sidecar.telemetry.log_lines import (
     TextLines,
     access_fields,
     record_fields,
-    timestamp,
 )
 
 FORMATS: list[Lines] = [JsonLines(), TextLines(), TextLines(colour=True)]

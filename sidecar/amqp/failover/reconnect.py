@@ -88,7 +88,7 @@ class Reconnect:
 
     def lost(self) -> None:
         """The connection is gone before it was one."""
-        self._failed()
+        self._failed(ConnectionResetError())
 
     def _wait(self) -> None:
         """Until the next try."""
@@ -136,10 +136,14 @@ class Reconnect:
             self._timer.close()
             self._offline.refused(AmqpError(failure.code, failure.text))
             return
-        if error is not None and is_local(error):
-            SHORTAGE.met(error)
+        if failure is not None:
+            session.cluster.failed(connection.endpoint, True, "other", f"it refused the login: {failure.code}")
+        elif connection.reader.error is not None:
+            session.cluster.failed(connection.endpoint, True, "malformed", "it speaks no AMQP")
         else:
-            session.cluster.failed(connection.endpoint, hard=True)
+            if error is not None and is_local(error):
+                SHORTAGE.met(error)
+            session.cluster.attempt_failed(connection.endpoint, error)
         self._wait()
 
     def _let_go(self) -> None:

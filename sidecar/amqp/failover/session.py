@@ -26,6 +26,7 @@ from sidecar.amqp.wire.client_handshake import ClientHandshake
 from sidecar.amqp.wire.constants import CONNECTION_FORCED
 from sidecar.exchange.attempt import Attempt
 from sidecar.exchange.phases import ENDED
+from sidecar.net.causes import CAUSES
 
 if TYPE_CHECKING:
     from random import Random
@@ -104,7 +105,7 @@ class Failover:
         session = self.session
         self.port.seen(session.handshake)
         self._leave(broker)
-        session.cluster.failed(broker.endpoint, hard=False)
+        session.cluster.failed(broker.endpoint, False, "reset", CAUSES["reset"])
         logger.warning(
             "the broker is gone; its client stays, and what it publishes is spooled",
             extra={"upstream": session.listener.name, "client": session.peer, "reason": reason},

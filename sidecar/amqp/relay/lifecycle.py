@@ -17,6 +17,7 @@ from sidecar.amqp.wire.constants import CONNECTION_FORCED, REPLY_SUCCESS, AmqpEr
 from sidecar.amqp.wire.methods import connection_close, connection_close_ok
 from sidecar.core.replies import STATUS
 from sidecar.exchange.phases import ENDED
+from sidecar.net.causes import CAUSES
 from sidecar.net.sockets import reset, undelivered
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class Lifecycle:
         if session.client.state == OPEN:
             session.error = "upstream_reset"
             session.status = STATUS[session.error]
-            session.cluster.failed(broker.endpoint, hard=False)
+            session.cluster.failed(broker.endpoint, False, "reset", CAUSES["reset"])
             session.port.broker_lost()
             where = f"the broker at {broker.endpoint.address}"
             self._without_broker("connection lost")
