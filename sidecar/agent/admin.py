@@ -10,6 +10,7 @@ from sidecar.admin.commands import Commands, ReloadRefused
 from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
 from sidecar.agent import snapshots
+from sidecar.agent.process import memory_limit
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
 from sidecar.core.metrics import Family, Source, gauge
@@ -98,7 +99,7 @@ def metrics(agent: Agent) -> Metrics:
         lambda: registry_metrics.families(agent.registry) if agent.registry is not None else (),
         lambda: endpoint_metrics.lookup_families(agent.lookups),
         agent.lag.families,
-        lambda: own_families(agent.config.service.name, agent.log_lines_dropped),
+        lambda: own_families(agent.config.service.name, agent.log_lines_dropped, memory_limit()),
         lambda: spans.families(agent.spans),
     )
     return Metrics(lambda: agent.stats, sources)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import gc
+import os
 import resource
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 #: Allocations between two runs of the garbage collector, and runs between two of the next generation. Exchanges are
@@ -18,6 +22,31 @@ def raise_file_limit() -> None:
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+@functools.cache
+def memory_limit(groups: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many bytes of memory this process may have: its container's limit, or what the machine has."""
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in _limit_files(groups, root):
+        with contextlib.suppress(OSError, ValueError):  # "max": there is none
+            limits.append(int(path.read_text()))
+    return min(limits)
+
+
+def _limit_files(groups: Path, root: Path) -> Iterator[Path]:
+    """Where the kernel says it, for both versions of control groups (cgroups(7)). In a container the group's own path
+    may be another one than that of its file system, whose root it is then."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            yield from (root / where / "memory.max" for where in (path.strip("/"), ""))
+        elif "memory" in controllers.split(","):
+            yield from (root / "memory" / where / "memory.limit_in_bytes" for where in (path.strip("/"), ""))
 
 
 def freeze_garbage() -> None:

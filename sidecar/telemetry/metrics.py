@@ -59,10 +59,12 @@ class Metrics:
             yield
 
 
-def own_families(service: str, log_lines_dropped: int) -> Sequence[Family]:
-    """Return what logs have lost, and which sidecar this is."""
+def own_families(service: str, log_lines_dropped: int, memory_limit: int) -> Sequence[Family]:
+    """Return what logs have lost, how much memory there may be, and which sidecar this is."""
     lines = counter("sidecar_log_lines_dropped", "Log lines that could not be written.")
     lines.add((), log_lines_dropped)
     info = gauge("sidecar_build_info", "Which sidecar this is.", ("version", "service"))
     info.add((__version__, service), 1)
-    return lines, info
+    memory = gauge("sidecar_memory_limit_bytes", "The memory that its container, or else its machine, has.")
+    memory.add((), memory_limit)
+    return lines, memory, info

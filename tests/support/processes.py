@@ -193,6 +193,11 @@ class Sidecar(Process):
         """The admin API's URL."""
         return f"http://{self._ready['admin']}"
 
+    @property
+    def probes(self) -> str:
+        """Where the listener for machines is."""
+        return str(self._ready["probes"])
+
     def rss(self) -> int:
         """Resident memory, bytes."""
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
