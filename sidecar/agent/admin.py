@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sidecar.admin.auth import Access
@@ -20,7 +21,7 @@ from sidecar.http_queue import metrics as queue_metrics
 from sidecar.registry import metrics as registry_metrics
 from sidecar.resilience import metrics as breaker_metrics
 from sidecar.telemetry import spans
-from sidecar.telemetry.metrics import Metrics, own_families
+from sidecar.telemetry.metrics import Metrics, Shared, own_families
 
 if TYPE_CHECKING:
     from sidecar.agent.lifecycle import Agent
@@ -34,7 +35,8 @@ async def start(agent: Agent, log: LogWriter, listening: Listening) -> None:
     handed, config = commands(agent, log), agent.config
     await listening.add("admin", config.admin.bind, start_admin(handed, contributed(agent), config.admin.bind))
     if config.probes is not None:
-        await listening.add("probes", config.probes.bind, start_probes(handed, config.probes.bind))
+        for_all = replace(handed, metrics=Shared(handed.metrics).page)
+        await listening.add("probes", config.probes.bind, start_probes(for_all, config.probes.bind))
 
 
 def commands(agent: Agent, log: LogWriter) -> Commands:

@@ -32,7 +32,7 @@ class Page:
     def __init__(self, openmetrics: bool) -> None:
         self._openmetrics = openmetrics
         self._parts: list[str] = []
-        self._escaped: dict[str, str] = {}
+        self._escape = _Escaped().__getitem__
         #: Bounds of histograms → how they begin a sample's end, ``le`` being the last label.
         self._bounds: dict[tuple[float, ...], list[str]] = {}
 
@@ -87,12 +87,12 @@ class Page:
             found = self._bounds[bounds] = [f'"{_number(bound)}"}} ' for bound in (*bounds, inf)]
         return found
 
-    def _escape(self, value: str) -> str:
-        """A label's value. The same ones come again and again."""
-        found = self._escaped.get(value)
-        if found is None:
-            found = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
-            self._escaped[value] = found
+
+class _Escaped(dict[str, str]):
+    """Values of labels, as they are written: the same ones come again and again."""
+
+    def __missing__(self, value: str) -> str:
+        found = self[value] = value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
         return found
 
 

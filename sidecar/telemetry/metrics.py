@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Final
 
@@ -17,6 +17,8 @@ from sidecar.telemetry.exposition import CLASSIC, OPENMETRICS, Page, wants_openm
 
 #: Seconds that a page may hold up the event loop at once, about: then traffic has a turn.
 SLICE: Final = 0.001
+#: Seconds for which a page is given to all who ask, where anybody may.
+FRESH: Final = 0.25
 
 
 class Metrics:
@@ -32,22 +34,20 @@ class Metrics:
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics where ``accept`` asks for it, else Prometheus' text format."""
-        openmetrics = wants_openmetrics(accept)
-        page = Page(openmetrics)
+        page, media = _begun(accept)
         for _ in self._steps(page):
             pass
-        return page.finish(), OPENMETRICS if openmetrics else CLASSIC
+        return page.finish(), media
 
     async def page(self, accept: str) -> tuple[bytes, str]:
         """The same, in pieces: what else is ready has its turn between them."""
-        openmetrics = wants_openmetrics(accept)
-        page = Page(openmetrics)
+        page, media = _begun(accept)
         began = perf_counter()
         for _ in self._steps(page):
             if perf_counter() - began > SLICE:
                 await asyncio.sleep(0)
                 began = perf_counter()
-        return page.finish(), OPENMETRICS if openmetrics else CLASSIC
+        return page.finish(), media
 
     def _steps(self, page: Page) -> Iterator[None]:
         for source in self._sources:
@@ -57,6 +57,29 @@ class Metrics:
         for metric in self._process.collect():
             page.add_metric(metric)
             yield
+
+
+def _begun(accept: str) -> tuple[Page, str]:
+    openmetrics = wants_openmetrics(accept)
+    return Page(openmetrics), OPENMETRICS if openmetrics else CLASSIC
+
+
+class Shared:
+    """Pages for everybody: one is made at most once in :data:`FRESH` seconds, however many ask."""
+
+    def __init__(self, make: Callable[[str], Awaitable[tuple[bytes, str]]]) -> None:
+        self._make = make
+        #: Fresh ones, and those that are being made, by their format.
+        self._pages: dict[str, asyncio.Future[tuple[bytes, str]]] = {}
+
+    async def page(self, accept: str) -> tuple[bytes, str]:
+        """As :meth:`Metrics.page`."""
+        media = OPENMETRICS if wants_openmetrics(accept) else CLASSIC
+        page = self._pages.get(media)
+        if page is None:
+            page = self._pages[media] = asyncio.ensure_future(self._make(media))
+            asyncio.get_running_loop().call_later(FRESH, self._pages.pop, media)
+        return await asyncio.shield(page)
 
 
 def own_families(service: str, log_lines_dropped: int, memory_limit: int) -> Sequence[Family]:
