@@ -85,6 +85,8 @@ class TestPair:
         assert config.service.app is not None
         assert str(config.service.app) == f"127.0.0.1:{port}"
         assert config.admin.bind.host == "127.0.0.1"
+        assert config.probes is not None
+        assert str(config.probes.bind) == "0.0.0.0:15020"
 
     def test_only_the_sidecars_port_is_published_and_only_on_this_host(self, app: str) -> None:
         inbound = config_of(app).inbound
