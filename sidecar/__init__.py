@@ -32,6 +32,7 @@ bulkhead                  bounds what is under way at once, with a bounded queue
 callback                  a function that is given to something, to be called when it has an answer
 cause                     why a connection could not be made, in one word
 chain                     the ordered hooks of the filters that an exchange runs through
+changes                   of a running sidecar: told as events
 channel                   one of several conversations on an AMQP connection; confirms and delivery tags are counted on
                           each
 check                     looks whether something is as it should be: a health check, the checks before a publish
@@ -86,12 +87,14 @@ endpoint                  one address of an upstream
 environment               the variables that a configuration file may name
 ephemeral                 a queue that ends with its last consumer
 error                     what is wrong, in a shape that can be shown
+event                     a change of a running sidecar: a line of its log, a count, and one of the last 200
 exchange                  one request with its answer, or one TCP or AMQP connection, from its beginning to its one end;
                           and, about brokers, what publishes are sent to
 exposition                metrics as the text that scrapers read
 failover                  a client stays connected while its broker goes and another one comes
 fair scheduler            lets streams send in turn, so that none waits for a busy one
 fault                     an error of the disk or the database, told by its meaning
+feed                      what listeners of the admin API are told once a second
 file                      what is on the disk under one name
 filter                    applies one mechanism to traffic; it lets an exchange continue, or replies to it
 flow                      when a publish may go on: policies, gates and the scheduler
@@ -187,6 +190,7 @@ publisher                 a connection of the sidecar's own that publishes with 
 publisher pool            the publishers of a replay, one for each user and virtual host
 publisher slot            one place of that pool: its publisher, and what waits for it
 publishing                how a channel's publishes get to the broker, and what waits behind them
+pulse                     how the sidecar is, in a few numbers of the last seconds
 queue                     what waits in line; a broker's queue holds messages for its consumers
 race                      two things at once of which one wins: a kept connection that closes just as it is used
 rate limit                so many per second on average, so many at once at most

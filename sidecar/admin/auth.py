@@ -21,6 +21,9 @@ from sidecar.core.secret import NO_SECRET, Secret
 #: A Host field: name or address, IPv6 in brackets, perhaps a port (RFC 9110, section 7.2).
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
 
+#: What tells of clients and of what operators do.
+_PRIVATE: Final = ("/events",)
+
 
 @dataclass(frozen=True, slots=True)
 class Access:
@@ -52,7 +55,7 @@ def check(access: Access, method: str, path: str, headers: MultiMapping[str]) ->
     if changes and origin is not None and [origin.lower().partition("://")[2]] != [host.lower() for host in hosts]:
         raise Refused(403, "wrong_origin", "a page of another site may not change anything here")
     published = path.startswith("/amqp/") and "/dead-letters" in path
-    if changes or published or (path == "/config" and not local):
+    if changes or published or path.startswith(_PRIVATE) or (path == "/config" and not local):
         token = access.token.reveal()
         if token and not _given(headers, token):
             raise Refused(

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from sidecar.admin.auth import Access
+from sidecar.admin.holds import Wish
 from sidecar.admin.snapshots import SidecarSnapshot, UpstreamSnapshot
+from sidecar.core.events import Event
 from sidecar.core.health import Health
 
 
@@ -39,11 +41,13 @@ class Commands:
     check_app: Callable[[], Awaitable[Health]]
     #: Connect to endpoints of an upstream now ("deep" health).
     probe: Callable[[str], Awaitable[Health]]
-    #: Hold all breakers of an upstream ``open`` or ``close``, or leave them to themselves (``auto``).
-    force_breakers: Callable[[str, str], None]
+    #: Hold all breakers of an upstream ``open`` or ``close``, or leave them to themselves (``auto``); who wants that.
+    force_breakers: Callable[[str, str, Wish], None]
     #: Read the configuration file again and apply it; what changed, a line each. Raises :class:`ReloadRefused`.
     reload: Callable[[], Awaitable[Sequence[str]]]
-    #: Begin to drain, as SIGTERM does.
-    drain: Callable[[], None]
+    #: Begin to drain, as SIGTERM does; who asked for that.
+    drain: Callable[[str], None]
+    #: What has changed since the event of that number (0: all that is remembered), the oldest first.
+    events: Callable[[int], Sequence[Event]]
     #: Set the least severe level that is logged. Raises :class:`ValueError`.
     set_log_level: Callable[[str], None]

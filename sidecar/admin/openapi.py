@@ -55,7 +55,7 @@ def _operation(it: Operation) -> dict[str, Any]:
     }
     if it.body:
         operation["requestBody"] = {
-            "required": True,
+            "required": not it.bare,
             "content": _json(it.body) | {"text/plain": {"schema": {"type": "string"}}},
         }
     if it.method != "GET" or it.private:

@@ -11,8 +11,9 @@ import orjson
 
 from sidecar.admin import report
 from sidecar.admin.commands import Commands, ReloadRefused
+from sidecar.admin.holds import BadWish, wished
 from sidecar.core.health import Health
-from sidecar.core.operations import REFUSED, Answer, Call, NotKnown, Operation, Page
+from sidecar.core.operations import REFUSED, Answer, Call, NotKnown, Operation, Page, Query
 
 logger = logging.getLogger("sidecar.admin")
 
@@ -52,7 +53,12 @@ class Api:
             Operation("POST", "/upstreams/{name}/breaker/{mode}",
                       "Hold an upstream's breakers, its routes' too, open or closed, "
                       "or leave them to themselves (auto)",
-                      self.breaker, {200: "the upstream", 409: "it has no breaker", **unknown, **REFUSED}, "Upstream"),
+                      self.breaker,
+                      {200: "the upstream", 400: "not said so that it can be done", 409: "it has no breaker",
+                       **unknown, **REFUSED}, "Upstream", body="Hold", bare=True,
+                      query=(Query("by", "who wants it; by default the client's address"),
+                             Query("reason", "why: clients are told"),
+                             Query("for", "for how long, as 10m; then it is left to itself"))),
             Operation("POST", "/reload", "Read the configuration file again", self.reload,
                       {200: "what changed", 422: "the file cannot be used; nothing has changed", **REFUSED}, "Changes"),
             Operation("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain, {202: "draining", **REFUSED},
@@ -129,8 +135,11 @@ class Api:
         now = self._commands.upstream(name)
         if now.breaker is None and not now.route_breakers:
             return Answer({"error": "no_breaker", "message": "its circuit breaker is switched off"}, 409)
-        self._commands.force_breakers(name, mode)
-        logger.info("the breaker of %s was told: %s", name, mode, extra={"client": call.client})
+        try:
+            wish = await wished(call)
+        except BadWish as error:
+            return Answer({"error": "bad_hold", "message": str(error)}, 400)
+        self._commands.force_breakers(name, mode, wish)
         return Answer(report.upstream(self._commands.upstream(name)))
 
     async def reload(self, call: Call) -> Answer:
@@ -142,8 +151,7 @@ class Api:
         return Answer({"changes": list(changes)})
 
     async def drain(self, call: Call) -> Answer:
-        logger.info("told to drain", extra={"client": call.client})
-        self._commands.drain()
+        self._commands.drain(call.client or "")
         return Answer({"phase": self._commands.snapshot().phase}, 202)
 
     async def log_level(self, call: Call) -> Answer:

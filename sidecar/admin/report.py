@@ -14,6 +14,7 @@ from sidecar.admin.snapshots import (
 )
 from sidecar.core.stats import FilterStats, ListenerStats, code_label
 from sidecar.core.text import counted, timestamp
+from sidecar.resilience.breaker import Hold, held_words
 
 
 def health(now: SidecarSnapshot, upstreams: Iterable[UpstreamSnapshot]) -> dict[str, Any]:
@@ -55,7 +56,8 @@ def _broken(upstream: UpstreamSnapshot) -> str:
     if not endpoints:
         return f"no endpoints are known{f': {upstream.problem}' if upstream.problem else ''}"
     if upstream.breaker is not None and upstream.breaker.state == "open":
-        return "the circuit breaker is open"
+        forced = upstream.breaker.forced == "open"
+        return f"the circuit breaker is {held_words('open', upstream.breaker.held) if forced else 'open'}"
     if upstream.broken:
         return upstream.broken
     return "every endpoint has failed" if all(endpoint.ejected for endpoint in endpoints) else ""
@@ -186,4 +188,14 @@ def _breaker(breaker: BreakerSnapshot) -> dict[str, Any]:
         "failures": breaker.failures,
         "open_seconds": round(breaker.open_seconds, 3),
         "retry_after": round(breaker.retry_after, 3),
+        "held": None if breaker.held is None else _hold(breaker.held),
+    }
+
+
+def _hold(held: Hold) -> dict[str, Any]:
+    return {
+        "by": held.by,
+        "reason": held.reason,
+        "since": timestamp(held.since),
+        "until": timestamp(held.until) if held.until else None,
     }

@@ -50,7 +50,12 @@ SCHEMAS: Final[dict[str, Any]] = {
         failures=COUNT | {"description": "in a row"},
         open_seconds=NUMBER | {"description": "spent open so far, in all"},
         retry_after=NUMBER | {"description": "seconds; 0: calls pass"},
+        held=or_null(
+            record(by=TEXT, reason=TEXT, since=TEXT, until=or_null(TEXT))
+            | {"description": "who holds it by hand, why, since when and until when"}
+        ),
     ),
+    "Hold": {"type": "object", "properties": {"by": TEXT, "reason": TEXT, "for": TEXT}, "additionalProperties": False},
     "Endpoint": record(
         address=TEXT,
         hostname=or_null(TEXT | {"description": "the name that the address was found for"}),

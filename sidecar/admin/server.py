@@ -16,6 +16,7 @@ from sidecar import __version__
 from sidecar.admin import auth, openapi, start_page
 from sidecar.admin.commands import Commands
 from sidecar.admin.connection_limit import Door
+from sidecar.admin.feed import Feed
 from sidecar.admin.operations import Api
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.core.address import Address
@@ -32,7 +33,7 @@ _malformed.setLevel(logging.CRITICAL)
 #: The largest body that anybody needs to send, bytes; and how long it may take to come in, seconds.
 MAX_BODY: Final = 4096
 BODY_SECONDS: Final = 5.0
-#: How long a stream waits for someone to read on, seconds.
+#: How long a stream waits for someone to read on, seconds, at most.
 STREAM_SECONDS: Final = 60.0
 #: Scrapers, which come every 15 to 60 seconds, keep their connections.
 KEEPALIVE_SECONDS: Final = 75.0
@@ -112,6 +113,7 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
             }
         )
 
+    contributed = (Feed(commands).contribution(), *contributed)
     operations = (
         Operation("GET", "/", "What there is: this list", index, {200: "JSON, or a page for a browser"}, "Index",
                   pages=("text/html",)),
@@ -148,6 +150,7 @@ def _handler(operation: Operation) -> Callable[[web.Request], Awaitable[web.Stre
                 query=tuple(request.query.items()),
                 client=request.remote,
                 accept=request.headers.get("Accept", ""),
+                last_event_id=request.headers.get("Last-Event-ID", ""),
                 read=partial(_body, request),
             )
         )
@@ -172,8 +175,10 @@ async def _streamed(request: web.Request, stream: Stream) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": stream.media})
     try:
         await response.prepare(request)
+        if request.method == "HEAD":
+            return response
         async for piece in stream.pieces:
-            async with asyncio.timeout(STREAM_SECONDS):
+            async with asyncio.timeout(min(STREAM_SECONDS, stream.patience)):
                 await response.write(piece)
         await response.write_eof()
     except ConnectionError:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sidecar.core.health import Health
 from sidecar.core.stats import ListenerStats
+from sidecar.resilience.breaker import Hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +42,8 @@ class NameSnapshot:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BreakerSnapshot:
     """``state`` is ``closed``, ``half_open`` or ``open``; ``path`` that of the route that has this breaker for itself,
-    empty for the upstream's own; the rest as :class:`sidecar.resilience.breaker.CircuitBreaker` has it."""
+    empty for the upstream's own; ``held`` an operator's decision about it; the rest as
+    :class:`sidecar.resilience.breaker.CircuitBreaker` has it."""
 
     path: str
     state: str
@@ -49,13 +51,14 @@ class BreakerSnapshot:
     failures: int
     open_seconds: float
     retry_after: float
+    held: Hold | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamSnapshot:
     """One upstream. ``problem`` says what is wrong with its host names, where one has no address; ``broken`` why its
     protocol lets nothing through; both are empty when nothing is. ``doubts`` are the protocol's, too, a phrase each.
-    ``breaker`` is None when it is switched off."""
+    ``breaker`` is None when it is switched off; ``amqp`` has what an AMQP port counts, in short."""
 
     name: str
     bind: str
@@ -69,6 +72,7 @@ class UpstreamSnapshot:
     stats: ListenerStats
     broken: str = ""
     doubts: Sequence[str] = ()
+    amqp: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,10 +10,11 @@ from sidecar.admin.auth import Access
 from sidecar.admin.commands import Commands, ReloadRefused
 from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
-from sidecar.agent import snapshots
+from sidecar.agent import changes, holds, snapshots
 from sidecar.agent.process import memory_limit
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
+from sidecar.core.events import EVENTS
 from sidecar.core.metrics import Family, Source, gauge
 from sidecar.core.operations import Contribution
 from sidecar.endpoints import metrics as endpoint_metrics
@@ -43,10 +44,6 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
     """Return what the admin API may ask of this agent, and of its log."""
     page = metrics(agent)
 
-    def force_breakers(name: str, mode: str) -> None:
-        for breaker in agent.upstreams[name].breakers:
-            breaker.force(mode)  # type: ignore[arg-type]  # the API has checked it
-
     async def reload() -> Sequence[str]:
         try:
             return await agent.reload()
@@ -62,9 +59,10 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         metrics=page.page,
         check_app=lambda: agent.check_app(),
         probe=lambda name: agent.probe(name),
-        force_breakers=force_breakers,
+        force_breakers=lambda name, mode, wish: holds.force(name, agent.upstreams[name].breakers, mode, wish),
         reload=reload,
         drain=agent.drain,
+        events=EVENTS.since,
         set_log_level=log.set_level,
     )
 
@@ -85,6 +83,7 @@ def metrics(agent: Agent) -> Metrics:
         endpoints = {name: it.endpoints for name, it in agent.upstreams.items()}
         yield from endpoint_metrics.families(endpoints)
         yield from endpoint_metrics.endpoint_families(endpoints)
+        yield from endpoint_metrics.ejection_families({name: it.ejections for name, it in agent.upstreams.items()})
 
     def amqp() -> Iterable[Family]:
         ports = _ports(agent)
@@ -99,6 +98,8 @@ def metrics(agent: Agent) -> Metrics:
         upstreams,
         amqp,
         lambda: registry_metrics.families(agent.registry) if agent.registry is not None else (),
+        changes.families,
+        lambda: agent.last_reload.families(),
         lambda: endpoint_metrics.lookup_families(agent.lookups),
         agent.lag.families,
         lambda: own_families(agent.config.service.name, agent.log_lines_dropped, memory_limit()),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from sidecar.config.traffic import Upstream
@@ -50,6 +50,10 @@ class RunningUpstream:
     def endpoints(self) -> Sequence[Endpoint]:
         self.listener.cluster.refresh()
         return self.listener.cluster.endpoints
+
+    @property
+    def ejections(self) -> Mapping[str, int]:
+        return self.listener.cluster.ejections
 
     @property
     def names(self) -> Sequence[Name]:

@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from sidecar.agent import settings
+from sidecar.agent import changes, settings
 from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
@@ -57,7 +57,6 @@ logger = logging.getLogger("sidecar.agent")
 REGISTRY_GRACE: Final = 5.0
 #: The same for the first answers about host names: a DNS server that has not answered by then is silent.
 NAMES_GRACE: Final = 2.0
-_BREAKER_STATES: Final = ("closed", "half-open", "open")
 #: What the registry calls the states of health.
 _CHECK_STATES: Final = {"healthy": "passing", "warning": "warning", "unhealthy": "critical"}
 
@@ -96,6 +95,8 @@ class Agent:
         #: It could not start, and whoever asked for that is told why.
         self._failed = False
         self._drain_asked = asyncio.Event()
+        self._drained_by = ""
+        self.last_reload = changes.LastReload()
         self._reloading = asyncio.Lock()
         self._retirement = Retirement()
         dns = config.dns
@@ -116,7 +117,7 @@ class Agent:
             access_log=AccessLog(config.log.access, log.put),
             record_span=self.spans.record if self.spans else None,
             tracing=config.tracing,
-            breaker_changed=_log_breaker,
+            breaker_changed=changes.breaker,
         )
 
     # -- what the admin API sees ---------------------------------------------------------------------------------------
@@ -145,9 +146,10 @@ class Agent:
         running = self.upstreams[upstream]
         return await probe(running.endpoints, running.listener.chain.timeout.connect)
 
-    def drain(self) -> None:
-        """Begin to drain; while it still starts, that is what it does next."""
+    def drain(self, by: str = "") -> None:
+        """Begin to drain; while it still starts, that is what it does next. ``by``: who wants it, for the log."""
         if self.phase in ("starting", "ready"):
+            self._drained_by = by
             self.phase = "draining"
             self._drain_asked.set()
 
@@ -197,14 +199,11 @@ class Agent:
         if self._drain_asked.is_set():  # meanwhile
             return
         self.phase = "ready"
-        logger.info(
-            "ready",
-            extra={
-                "service": self.config.service.name,
-                "seconds": round(time.monotonic() - self.started, 3),
-                **{name: str(address) for name, address in self.listening.addresses.items()},
-                "listeners": {listener.name: str(listener.address) for listener in self._listeners()},
-            },
+        changes.ready(
+            service=self.config.service.name,
+            seconds=round(time.monotonic() - self.started, 3),
+            **{name: str(address) for name, address in self.listening.addresses.items()},
+            listeners={listener.name: str(listener.address) for listener in self._listeners()},
         )
 
     def _create_inbound(self) -> None:
@@ -276,7 +275,7 @@ class Agent:
         changed = health.status != self._health.status
         self._health = health
         if changed:
-            logger.info("the app is %s", health.status, extra={"output": health.output})
+            changes.app(health)
             for upstream in self.upstreams.values():
                 upstream.listener.app_health(health.status != "unhealthy")
         registry = self.registry
@@ -290,13 +289,17 @@ class Agent:
         """Read the file again and apply it; what changed, a line each. Raises :class:`ConfigError`, and has changed
         nothing then."""
         async with self._reloading:
-            config = await asyncio.to_thread(load, self._path)  # a large file must not hold up traffic
-            if self.phase != "ready":
-                raise ConfigError(str(self._path), [Problem("", f"cannot be applied: the sidecar is {self.phase}")])
-            todo = planned(self, config, str(self._path))
-            changes = await carry_out(self, todo, config, str(self._path))
-            logger.info("reloaded", extra={"changes": changes})
-            return changes
+            try:
+                config = await asyncio.to_thread(load, self._path)  # a large file must not hold up traffic
+                if self.phase != "ready":
+                    raise ConfigError(str(self._path), [Problem("", f"cannot be applied: the sidecar is {self.phase}")])
+                todo = planned(self, config, str(self._path))
+                changed = await carry_out(self, todo, config, str(self._path))
+            except ConfigError as error:
+                self.last_reload.refused(error)
+                raise
+            self.last_reload.done(changed)
+            return changed
 
     def create_upstream(self, name: str, config: Upstream) -> RunningUpstream:
         """An upstream that neither listens nor follows the registry yet."""
@@ -325,7 +328,7 @@ class Agent:
         to finish what it has begun."""
         await self._drain_asked.wait()
         timeout = self.config.drain.timeout
-        logger.info("draining", extra={"timeout": timeout, "active": sum(s.active for s in self.stats)})
+        changes.draining(timeout, sum(s.active for s in self.stats), self._drained_by)
         for upstream in self.upstreams.values():
             upstream.listener.stop_work()
         if self.registry is not None:
@@ -369,8 +372,3 @@ class Agent:
                 logger.exception("something could not be closed")
         if not self._failed:
             logger.info("stopped", extra={"service": self.config.service.name})
-
-
-def _log_breaker(name: str, breaker: CircuitBreaker) -> None:
-    level = logging.INFO if breaker.state == 0 else logging.WARNING
-    logger.log(level, "the breaker of %s is %s", name, _BREAKER_STATES[breaker.state])

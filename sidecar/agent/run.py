@@ -151,5 +151,5 @@ async def _reload(agent: Agent, started: asyncio.Event) -> None:
     await started.wait()
     try:
         await agent.reload()
-    except ConfigError as error:
-        logger.error("not reloaded, nothing has changed:\n%s", error)
+    except ConfigError:
+        pass  # that has been told

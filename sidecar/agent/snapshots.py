@@ -42,11 +42,11 @@ def of_sidecar(agent: Agent) -> SidecarSnapshot:
 def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
     """How an upstream is."""
     config, amqp = running.config, running.amqp
-    broken, doubts = "", []
+    broken, doubts, summary = "", [], None
     if amqp is not None:
         from sidecar.amqp.views import port
 
-        broken, doubts = port.broken(amqp), port.doubts(amqp)
+        broken, doubts, summary = port.broken(amqp), port.doubts(amqp), port.summary(amqp)
     own, of_routes = _breakers(config, running.breakers)
     return UpstreamSnapshot(
         name=config.name,
@@ -61,6 +61,7 @@ def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
         stats=running.stats,
         broken=broken,
         doubts=doubts,
+        amqp=summary,
     )
 
 
@@ -75,6 +76,7 @@ def _breakers(
 
 
 def _breaker(breaker: CircuitBreaker, path: str = "") -> BreakerSnapshot:
+    breaker.look()
     return BreakerSnapshot(
         path=path,
         state=BREAKER_STATES[breaker.state],
@@ -82,6 +84,7 @@ def _breaker(breaker: CircuitBreaker, path: str = "") -> BreakerSnapshot:
         failures=breaker.failures,
         open_seconds=breaker.open_seconds(),
         retry_after=breaker.retry_after(),
+        held=breaker.held,
     )
 
 

@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from sidecar.core.events import EVENTS
+
 if TYPE_CHECKING:
     from sidecar.net.listen import Acceptor
 
@@ -51,7 +53,7 @@ class Admission:
         if now - self._logged.get(reason, -QUIET_SECONDS) >= QUIET_SECONDS:
             self._logged[reason] = now
             self._announced.add(reason)
-            logger.warning("AMQP clients are refused: %s", words, extra={"upstream": self._name, "reason": reason})
+            self._tell(logging.WARNING, reason, f"AMQP clients are refused: {words}")
 
     def open(self, reason: str) -> None:
         """That reason is gone."""
@@ -61,4 +63,7 @@ class Admission:
             self._acceptor.reopen()
         if reason in self._announced:
             self._announced.remove(reason)
-            logger.info("AMQP clients are no longer refused", extra={"upstream": self._name, "reason": reason})
+            self._tell(logging.INFO, reason, "AMQP clients are no longer refused")
+
+    def _tell(self, level: int, reason: str, text: str) -> None:
+        EVENTS.tell(logger, level, "broker" if reason == NO_BROKER else "admission", text, self._name, reason=reason)

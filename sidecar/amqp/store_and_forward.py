@@ -26,6 +26,7 @@ from sidecar.amqp.spool.shares import Shares
 from sidecar.amqp.spool.store import DeadLetters, Spool, StreamCount
 from sidecar.amqp.topology.broker_catalog import BrokerCatalog
 from sidecar.amqp.wire.client_handshake import plain
+from sidecar.core.events import EVENTS
 from sidecar.storage.errors import SpoolError
 from sidecar.storage.json_file import Saving
 
@@ -55,6 +56,9 @@ _QUIET: Final = 60.0
 class StoreAndForward(FailoverPort):
     """The spool of one port with all that fills and empties it. Raises :class:`SpoolError` when the folder cannot be
     used. Implements :class:`sidecar.amqp.views.protocols.SpoolView`."""
+
+    #: There was a broker when that was last looked at.
+    _there: bool = True
 
     def __init__(
         self,
@@ -201,6 +205,7 @@ class StoreAndForward(FailoverPort):
 
     def met(self, handshake: Handshake) -> None:
         """The broker has let a client in."""
+        self._broker(True)
         self.vouched(handshake)
         if self._searching:
             self._found = min(self._found, self._clock())
@@ -236,15 +241,27 @@ class StoreAndForward(FailoverPort):
 
     def searches(self, hurry: Callable[[], None]) -> None:
         """A client has no broker, and looks for one."""
+        self._broker(False)
         self._searching.add(hurry)
         self._found = inf
 
     def reached(self, hurry: Callable[[], None]) -> None:
         """It has found one: the others need not wait for their next try."""
+        self._broker(True)
         self._found = min(self._found, self._clock())
         for other in self._searching:
             if other != hurry:
                 other()
+
+    def _broker(self, there: bool) -> None:
+        """Whether clients have a broker: told when that changes, however many of them notice."""
+        if there != self._there:
+            self._there = there
+            text = "there is a broker again" if there else "there is no broker; what is published goes to the spool"
+            EVENTS.tell(
+                logger, logging.INFO if there else logging.WARNING, "broker", f"{self._name}: {text}", self._name,
+                up=there,
+            )  # fmt: skip
 
     def left(self, hurry: Callable[[], None]) -> None:
         """It looks no longer, as it has all that it had, or its client has gone."""

@@ -125,6 +125,9 @@ def table(asked: Asked, colour: bool) -> list[str]:
         endpoints = _endpoint_rows(asked.upstreams)
         if len(endpoints) > 1:
             lines += ["", *columns(endpoints, colour)]
+    held = _held_rows(asked.upstreams)
+    if len(held) > 1:
+        lines += ["", *columns(held, colour)]
     queued = _queued_rows(asked.upstreams)
     if len(queued) > 1:
         lines += ["", *columns(queued, colour)]
@@ -156,6 +159,16 @@ def _upstream_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
                 _ms(stats["p99_ms"]),
             ]
         )
+    return rows
+
+
+def _held_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["UPSTREAM", "BREAKER HELD", "BY", "UNTIL", "REASON"]]
+    rows += [
+        [str(upstream["name"]), str(breaker["forced"]), *(str(held[key] or "-") for key in ("by", "until", "reason"))]
+        for upstream in upstreams
+        if (breaker := upstream["breaker"]) and (held := breaker.get("held"))
+    ]
     return rows
 
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request. ``parts`` are the parameters of its path, ``query`` those behind the question mark, in their order;
-    ``accept`` is the field of that name. ``read`` gives the body, which is small and has to come in soon."""
+    ``accept`` is the field of that name, ``last_event_id`` Last-Event-ID. ``read`` gives the body, which is small and
+    has to come in soon."""
 
     parts: Mapping[str, str]
     query: Sequence[tuple[str, str]]
     client: str | None
     accept: str
     read: Callable[[], Awaitable[bytes]]
+    last_event_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,8 @@ class Stream:
     pieces: AsyncIterator[bytes | memoryview]
     media: str
     close: Callable[[], None]
+    #: How long it waits for someone to read on, seconds.
+    patience: float = inf
 
 
 class NotKnown(Exception):
@@ -74,7 +79,7 @@ class Query:
 class Operation:
     """``path`` in OpenAPI's form; ``answers`` maps statuses to what they mean. ``schema`` names the shape of a good
     answer's JSON, ``body`` that of what to send (empty: none); ``pages`` are other media types that it can answer in.
-    ``private``: reading it needs the token, too."""
+    ``private``: reading it needs the token, too. ``bare``: the body may be left out."""
 
     method: str
     path: str
@@ -86,6 +91,7 @@ class Operation:
     pages: tuple[str, ...] = ()
     query: tuple[Query, ...] = ()
     private: bool = False
+    bare: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,18 +8,23 @@ ejection in a row lasts twice as long as the one before.
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from random import Random
 from typing import Final
 
+from sidecar.core.events import EVENTS
 from sidecar.core.instance import Instance
+from sidecar.core.text import counted
 from sidecar.endpoints.balancers import Balancer
 from sidecar.endpoints.endpoint import Endpoint, LastError
 from sidecar.net.causes import cause_of, words_for
 from sidecar.net.dial import dial, pace
 from sidecar.net.shortage import is_local
+
+logger = logging.getLogger("sidecar.upstreams")
 
 #: Soft failures in a row that eject an endpoint.
 SOFT_FAILURES: Final = 5
@@ -40,7 +45,7 @@ class Cluster:
 
     __slots__ = (
         "_balancer", "_by_address", "_clock", "_next_return", "_on_change", "_rng", "_wall", "cause",
-        "connect_failures", "eligible", "endpoints", "name", "on_removed", "problem",
+        "connect_failures", "ejections", "eligible", "endpoints", "name", "on_removed", "problem",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +69,8 @@ class Cluster:
         self.cause = ""
         #: By such words: connections that could not be made, and exchanges that found no endpoint because of a name.
         self.connect_failures: dict[str, int] = {}
+        #: Why endpoints were ejected → how often: ``unreachable``, or ``consecutive`` failures.
+        self.ejections: dict[str, int] = {}
         self.endpoints: tuple[Endpoint, ...] = ()
         self.eligible: tuple[Endpoint, ...] = ()
         self._by_address: dict[tuple[str, int], Endpoint] = {}
@@ -117,6 +124,7 @@ class Cluster:
                 return
             endpoint.ejected_until = 0.0
             endpoint.failures = endpoint.ejections = 0
+            self._readmitted(endpoint, "a try went well")
             self._changed()
         else:
             endpoint.failures = endpoint.ejections = 0
@@ -136,7 +144,9 @@ class Cluster:
         # The exponent is bounded because 2 to the power of a count that grows for days would overflow.
         length = min(FIRST_EJECTION * 2 ** min(endpoint.ejections, 16), LONGEST_EJECTION)
         endpoint.ejections += 1
-        endpoint.ejected_until = self._clock() + length * self._rng.uniform(1 - JITTER, 1 + JITTER)
+        length *= self._rng.uniform(1 - JITTER, 1 + JITTER)
+        endpoint.ejected_until = self._clock() + length
+        self._ejected(endpoint, "unreachable" if hard else "consecutive", length)
         self._changed()
 
     async def dial(
@@ -178,8 +188,9 @@ class Cluster:
         if now < self._next_return:
             return
         for endpoint in self.endpoints:
-            if endpoint.ejected_until <= now:
+            if endpoint.ejected_until and endpoint.ejected_until <= now:
                 endpoint.ejected_until = 0.0
+                self._readmitted(endpoint, "its time out is over")
         self._changed()
 
     def update(self, instances: Iterable[Instance]) -> None:
@@ -206,6 +217,7 @@ class Cluster:
             after[address] = endpoint
         self._by_address = after
         self.endpoints = tuple(after.values())
+        self._came_and_went(before, after)
         for address, endpoint in before.items():
             if address not in after:
                 endpoint.gone = True
@@ -214,6 +226,33 @@ class Cluster:
             for address, endpoint in before.items():
                 if address not in after:
                     self.on_removed(endpoint)
+
+    def _ejected(self, endpoint: Endpoint, reason: str, length: float) -> None:
+        self.ejections[reason] = self.ejections.get(reason, 0) + 1
+        last = endpoint.last_error
+        words = last.text if last is not None else "it cannot be reached"
+        why = words if reason == "unreachable" else f"{endpoint.failures} failures in a row, the last: {words}"
+        EVENTS.tell(
+            logger, logging.WARNING, "ejection", f"{self.name}: {endpoint.where} is ejected for {length:.1f} s: {why}",
+            self.name, endpoint=endpoint.address, reason=reason, cause=last.kind if last is not None else "",
+            seconds=round(length, 1), failures=endpoint.failures,
+        )  # fmt: skip
+
+    def _readmitted(self, endpoint: Endpoint, why: str) -> None:
+        EVENTS.tell(
+            logger, logging.INFO, "readmission", f"{self.name}: {endpoint.where} is in the rotation again: {why}",
+            self.name, endpoint=endpoint.address,
+        )  # fmt: skip
+
+    def _came_and_went(self, before: dict[tuple[str, int], Endpoint], after: dict[tuple[str, int], Endpoint]) -> None:
+        came = [endpoint.address for address, endpoint in after.items() if address not in before]
+        gone = [endpoint.address for address, endpoint in before.items() if address not in after]
+        if came or gone:
+            EVENTS.tell(
+                logger, logging.INFO if after else logging.WARNING, "endpoints",
+                f"{self.name}: {counted(len(came), 'endpoint')} came, {len(gone)} went; there are {len(after)}",
+                self.name, came=came, gone=gone, endpoints=len(after),
+            )  # fmt: skip
 
     def _changed(self) -> None:
         """Work out who is in the rotation."""

@@ -49,6 +49,17 @@ def endpoint_families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[F
     return tries, failures, active, ejected
 
 
+def ejection_families(upstreams: Mapping[str, Mapping[str, int]]) -> Iterable[Family]:
+    """Return how often endpoints of each upstream were ejected, by reason."""
+    found = counter(
+        "sidecar_ejections", "Endpoints that were ejected: unreachable, consecutive (failures).", ("upstream", "reason")
+    )
+    for name, reasons in upstreams.items():
+        for reason, n in reasons.items():
+            found.add((name, reason), n)
+    return (found,)
+
+
 def lookup_families(lookups: Mapping[str, int]) -> Iterable[Family]:
     """Return the lookups of host names, by what came of them."""
     found = counter("sidecar_dns_lookups", "Lookups of host names: ok, missing (no such name), failed.", ("outcome",))

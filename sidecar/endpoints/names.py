@@ -24,6 +24,7 @@ from dataclasses import replace
 from math import lcm
 from typing import Final
 
+from sidecar.core.events import EVENTS
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.text import printable
 from sidecar.net.hosts import BadName, is_address, normal
@@ -117,7 +118,7 @@ class Name:
         names = self._names
         names.lookups["ok"] += 1
         if self.error:
-            log.info("the name %s resolves again", self.name)
+            EVENTS.tell(log, logging.INFO, "name", f"the name {self.name} resolves again")
         self.error = self.cause = ""
         self._failures = 0
         self._good = names.clock()
@@ -146,10 +147,8 @@ class Name:
         elif names.clock() - self._missing >= GRACE:
             self.addresses = ()
         if error != self.error or kept != self.addresses:
-            log.warning(
-                "the name %s does not resolve: %s%s",
-                self.name, error, "; its last addresses stay in use" if self.addresses else "",
-            )  # fmt: skip
+            kept_on = "; its last addresses stay in use" if self.addresses else ""
+            EVENTS.tell(log, logging.WARNING, "name", f"the name {self.name} does not resolve: {error}{kept_on}")
         self.error = error
         self.cause = "no_such_name" if missing else "lookup_failed"
         self._failures += 1

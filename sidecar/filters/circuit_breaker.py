@@ -10,6 +10,7 @@ from sidecar.config.values import Duration, Failure, Integer
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Filter, Site
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
+from sidecar.resilience.breaker import held_words
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
@@ -82,11 +83,12 @@ class CircuitBreaker(Filter):
         if permit:
             x.state[self.place] = permit
             return None
-        return Reply(
-            "circuit_open",
-            f"{x.listener.name} has failed too often and is not being called",
-            self.mechanism.retry_after(),
-        )
+        mechanism = self.mechanism
+        if mechanism.forced == "open":
+            why = f"{x.listener.name} is not being called: its circuit breaker is {held_words('open', mechanism.held)}"
+        else:
+            why = f"{x.listener.name} has failed too often and is not being called"
+        return Reply("circuit_open", why, mechanism.retry_after())
 
     def on_answer(self, x: Exchange, head: ResponseHead) -> None:
         state, place = x.state, self.place

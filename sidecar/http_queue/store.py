@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from sidecar.core.events import EVENTS
 from sidecar.http_queue.database import Counts, Database
 from sidecar.storage.errors import DiskFullError, InDoubtError, SpoolError
 from sidecar.storage.faults import FAILURES, damaged, describe, disk_full, refused
@@ -247,7 +248,7 @@ class Store:
         lost = self._database.missing
         if lost:
             file = str(self._database.file.files.base)
-            logger.error("stored requests are lost", extra={"requests": lost, "file": file})
+            EVENTS.tell(logger, logging.ERROR, "queue", "stored requests are lost", requests=lost, file=file)
         self._worker.post(self._recounted, None)
 
     def _refuse(self, batch: list[Job]) -> None:
@@ -256,9 +257,10 @@ class Store:
 
     def _say(self, problem: str) -> None:
         if problem and not self.problem:
-            logger.error("requests cannot be stored: %s", problem, extra={"file": str(self._database.file.files.base)})
+            file = str(self._database.file.files.base)
+            EVENTS.tell(logger, logging.ERROR, "queue", f"requests cannot be stored: {problem}", file=file)
         elif self.problem and not problem:
-            logger.info("requests can be stored again")
+            EVENTS.tell(logger, logging.INFO, "queue", "requests can be stored again")
         self.problem = problem
 
     # -- the loop ------------------------------------------------------------------------------------------------------

@@ -17,6 +17,8 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final, Protocol, TypeVar
 
+from sidecar.core.events import EVENTS
+
 logger = logging.getLogger("sidecar.shortage")
 
 _T = TypeVar("_T")
@@ -94,7 +96,10 @@ class Shortage:
         if now - self._reported.get(number, -QUIET_SECONDS) >= QUIET_SECONDS:
             self._reported[number] = now
             lacking = _LACKING.get(number, "something").format(limit=self._limit())
-            logger.warning("out of %s; idle connections are given up, and what needs a new one is refused", lacking)
+            EVENTS.tell(
+                logger, logging.WARNING, "shortage",
+                f"out of {lacking}; idle connections are given up, and what needs a new one is refused",
+            )  # fmt: skip
 
     def _leave_reserve(self) -> None:
         limit = self._limit()

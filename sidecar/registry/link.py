@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from sidecar.core.events import EVENTS
 from sidecar.resilience.token_bucket import TokenBucket
 
 log = logging.getLogger("sidecar.registry")
@@ -52,7 +53,9 @@ class Link:
         self._last = self._clock()
         self._answered = True
         if self._failing.pop(source, None) is not None and not self._failing:
-            self._log(logging.INFO, "registry %s answers again after %.1f s", self._name, self._last - self._since)
+            self._tell(
+                logging.INFO, True, f"registry {self._name} answers again after {self._last - self._since:.1f} s"
+            )
         if self._away:
             self._away = False
             self._on_return(source)
@@ -63,19 +66,23 @@ class Link:
         kind = type(error).__name__
         if self._failing.get(source) == kind:
             return
-        if not self._failing:
-            self._since = self._clock()
+        first = not self._failing
         known = kind in self._failing.values()
         self._failing[source] = kind
-        self._log(
-            logging.DEBUG if known else logging.WARNING,
-            "registry %s: %s failed: %s; what is known stays in use, trying again",
-            self._name, source, describe(error),
-        )  # fmt: skip
+        text = f"registry {self._name}: {source} failed: {describe(error)}; what is known stays in use, trying again"
+        if first:
+            self._since = self._clock()
+            self._tell(logging.WARNING, False, text)
+        else:
+            log.log(self._level(logging.DEBUG if known else logging.WARNING), "%s", text)
 
     def gone(self, source: str) -> None:
         """This source ended and has no say any more."""
         self._failing.pop(source, None)
 
-    def _log(self, level: int, text: str, *args: object) -> None:
-        log.log(logging.DEBUG if self._lines.take(self._clock()) else level, text, *args)
+    def _tell(self, level: int, up: bool, text: str) -> None:
+        EVENTS.tell(log, self._level(level), "registry", text, up=up)
+
+    def _level(self, level: int) -> int:
+        """That, while there are not too many lines."""
+        return logging.DEBUG if self._lines.take(self._clock()) else level

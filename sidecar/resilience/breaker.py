@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
+
+from sidecar.core.text import timestamp
 
 #: The states, as the metric ``sidecar_circuit_breaker_state`` gives them.
 CLOSED: Final = 0
@@ -18,12 +20,32 @@ OPEN: Final = 2
 
 #: What :meth:`CircuitBreaker.retry_after` says while trial calls are under way: their end is near but unknown.
 _TRIAL_WAIT: Final = 1.0
+#: :attr:`CircuitBreaker.cause` of what an operator did.
+BY_HAND: Final = "by hand"
+
+
+class Hold(NamedTuple):
+    """An operator's decision: who, why, since when and until when (Unix time; 0: until told otherwise)."""
+
+    by: str
+    reason: str
+    since: float
+    until: float
+
+
+def held_words(mode: str, hold: Hold | None) -> str:
+    """``held open by hand``, with who, why and until when, as far as that is known."""
+    if hold is None:
+        return f"held {mode} by hand"
+    by = f" by {hold.by}" if hold.by else " by hand"
+    until = f", until {timestamp(hold.until)}" if hold.until else ""
+    return f"held {mode}{by}{until}{f': {hold.reason}' if hold.reason else ''}"
 
 
 class CircuitBreaker:
     """One breaker: it opens after ``failure_threshold`` failures in a row, for ``reset_timeout`` seconds, and closes
     after ``half_open_requests`` trial calls that went well. ``clock`` gives seconds; ``on_change(breaker)`` is called
-    after every change of state and must not raise.
+    after every change of state, and when a hold ends by itself, and must not raise.
 
     Before each try call :meth:`allow`. 0 means refused. Anything else is a token that goes back exactly once with the
     try's outcome: :meth:`success`, :meth:`failure`, or :meth:`cancel` when there is no verdict (the client left).
@@ -31,8 +53,23 @@ class CircuitBreaker:
     """
 
     __slots__ = (
-        "_clock", "_failure_threshold", "_generation", "_half_open_at", "_half_open_requests", "_on_change",
-        "_open_total", "_permits", "_reset_timeout", "_state", "_successes", "failures", "forced", "opened_at",
+        "_clock",
+        "_failure_threshold",
+        "_generation",
+        "_half_open_at",
+        "_half_open_requests",
+        "_hold_ends",
+        "_on_change",
+        "_open_total",
+        "_permits",
+        "_reset_timeout",
+        "_state",
+        "_successes",
+        "cause",
+        "failures",
+        "forced",
+        "held",
+        "opened_at",
     )  # fmt: skip
 
     def __init__(
@@ -56,7 +93,11 @@ class CircuitBreaker:
         self.opened_at = 0.0
         #: Who decides: ``auto`` (the breaker), ``open`` or ``closed`` (an operator).
         self.forced: Literal["auto", "open", "closed"] = "auto"
+        #: The operator's decision while there is one; and what has led to the present state, for people.
+        self.held: Hold | None = None
+        self.cause = ""
         self._half_open_at = inf
+        self._hold_ends = inf
         self._open_total = 0.0
         self._permits = 0
         self._successes = 0
@@ -65,7 +106,7 @@ class CircuitBreaker:
     def state(self) -> int:
         """:data:`CLOSED`, :data:`HALF_OPEN` or :data:`OPEN`, at this moment."""
         if self._state == OPEN and self._clock() >= self._half_open_at:
-            return HALF_OPEN
+            return CLOSED if self.forced == "open" else HALF_OPEN
         return self._state
 
     def allow(self) -> int:
@@ -74,7 +115,10 @@ class CircuitBreaker:
             if self._state == OPEN:
                 if self._clock() < self._half_open_at:
                     return 0
-                self._enter(HALF_OPEN)
+                if self.forced == "open":
+                    self.look()
+                    return self._generation
+                self._enter(HALF_OPEN, "its time is over, and it is tried again")
             if not self._permits:
                 return 0
             self._permits -= 1
@@ -90,21 +134,26 @@ class CircuitBreaker:
             self._successes += 1
             if self._successes >= self._half_open_requests:
                 self.failures = 0
-                self._enter(CLOSED)
+                self._enter(CLOSED, f"{self._successes} trial calls went well")
 
     def failure(self, token: int) -> None:
         """The try that got ``token`` failed."""
-        if token != self._generation or self.forced != "auto":
+        if token != self._generation:
+            return
+        if self.forced != "auto":
+            self.look()
             return
         self.failures += 1
-        if self._state == HALF_OPEN or self.failures >= self._failure_threshold:
-            self._enter(OPEN)
+        if self._state == HALF_OPEN:
+            self._enter(OPEN, "a trial call failed")
+        elif self.failures >= self._failure_threshold:
+            self._enter(OPEN, f"{self.failures} failures in a row")
 
     def recovered(self) -> None:
         """It is known to be well, from elsewhere: close, unless an operator has decided."""
         if self.forced == "auto" and self._state != CLOSED:
             self.failures = 0
-            self._enter(CLOSED)
+            self._enter(CLOSED, "it is known to be well again")
 
     def cancel(self, token: int) -> None:
         """The try that got ``token`` ended without a verdict; a trial call's permit is free again."""
@@ -113,9 +162,9 @@ class CircuitBreaker:
 
     def retry_after(self) -> float:
         """Seconds after which asking again makes sense; 0 when nothing is refused. While an operator keeps it open
-        nobody knows, and it is ``reset_timeout``."""
+        without saying until when, it is ``reset_timeout``."""
         if self.forced == "open":
-            return self._reset_timeout
+            return self._reset_timeout if self._hold_ends == inf else max(0.0, self._hold_ends - self._clock())
         if self._state == OPEN:
             return max(0.0, self._half_open_at - self._clock())
         if self._state == HALF_OPEN and not self._permits:
@@ -126,14 +175,31 @@ class CircuitBreaker:
         """Seconds spent open so far, in all; half-open does not count."""
         return self._open_total + self._open_now()
 
-    def force(self, mode: Literal["open", "close", "auto"]) -> None:
-        """Keep it ``open`` or closed (``close``; nothing is counted then) until told ``auto``, which begins again:
-        closed, with no failures. Raises :class:`ValueError` for any other word."""
+    def force(self, mode: Literal["open", "close", "auto"], held: Hold | None = None, seconds: float = inf) -> None:
+        """Keep it ``open`` or closed (``close``; nothing is counted then) for so long, or until told ``auto``, which
+        begins again: closed, with no failures. ``held`` is what is told of it. Raises :class:`ValueError` for any other
+        word."""
         if mode not in ("open", "close", "auto"):
             raise ValueError(f"a circuit breaker can be forced to open, close or auto, not {mode!r}")
         self.forced = "closed" if mode == "close" else mode
+        self.held = None if mode == "auto" else held
+        self._hold_ends = inf if mode == "auto" else self._clock() + seconds
         self.failures = 0
-        self._enter(OPEN if mode == "open" else CLOSED)
+        self._enter(OPEN if mode == "open" else CLOSED, BY_HAND)
+
+    def look(self) -> None:
+        """Leave it to itself again if the time for which an operator holds it is over. Calls do this when they meet
+        it; who shows it to somebody should, too."""
+        if self._clock() < self._hold_ends:
+            return
+        self.forced = "auto"
+        self.held = None
+        self._hold_ends = inf
+        self.failures = 0
+        changed = self._state != CLOSED
+        self._enter(CLOSED, "the time for which it was held by hand is over")
+        if not changed and self._on_change is not None:
+            self._on_change(self)
 
     def _open_now(self) -> float:
         """Seconds of the present open period."""
@@ -141,15 +207,16 @@ class CircuitBreaker:
             return 0.0
         return min(self._clock(), self._half_open_at) - self.opened_at
 
-    def _enter(self, state: int) -> None:
+    def _enter(self, state: int, cause: str) -> None:
         """Begin a state, the same one again too: its tokens, permits and times are new."""
+        self.cause = cause
         self._open_total += self._open_now()
         before = self._state
         self._state = state
         self._generation += 1
         if state == OPEN:
             self.opened_at = self._clock()
-            self._half_open_at = inf if self.forced == "open" else self.opened_at + self._reset_timeout
+            self._half_open_at = self._hold_ends if self.forced == "open" else self.opened_at + self._reset_timeout
         elif state == HALF_OPEN:
             self._permits = self._half_open_requests
             self._successes = 0

@@ -67,7 +67,7 @@ async def test_the_document_is_well_formed(admin: Asking) -> None:
         assert "default" in it["responses"]
         for status, response in it["responses"].items():
             assert status == "default" or (response["description"] and response["content"])
-        assert ("security" in it) == (method != "get" or path == "/config" or "/dead-letters" in path)
+        assert ("security" in it) == (method != "get" or path in ("/config", "/events") or "/dead-letters" in path)
     for reference in references(document):
         resolve(reference, document)
     used = {reference.rpartition("/")[2] for reference in references(document)}
@@ -132,6 +132,9 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("POST", "/amqp/rabbitmq/dead-letters/drop?reasons=nacked", None),
     ("POST", "/upstreams/redis/breaker/open", None),
     ("POST", "/upstreams/bare/breaker/open", None),
+    ("POST", "/upstreams/redis/breaker/close?by=ops", b'{"reason": "why not", "for": "10m"}'),
+    ("POST", "/upstreams/redis/breaker/open?for=ever", None),
+    ("GET", "/events", None),
     ("POST", "/reload", None),
     ("POST", "/drain", None),
     ("PUT", "/log-level", b'{"level": "debug"}'),

@@ -122,7 +122,14 @@ def test_everything_about_an_upstream() -> None:
             }
         ],
         "names": [],
-        "breaker": {"state": "open", "forced": "open", "failures": 0, "open_seconds": 1.5, "retry_after": 60.0},
+        "breaker": {
+            "state": "open",
+            "forced": "open",
+            "failures": 0,
+            "open_seconds": 1.5,
+            "retry_after": 60.0,
+            "held": None,
+        },
         "route_breakers": [],
         "stats": {
             "requests": {"200": 4, "0": 1},

@@ -338,3 +338,12 @@ def test_a_real_sidecar_and_its_exit_code(tmp_path: Path) -> None:
     assert "phase     ready" in run.stdout
     assert "tasks" in run.stdout
     assert run.stderr == ""
+
+
+def test_a_breaker_that_is_held_is_shown_with_who_and_why(capsys: pytest.CaptureFixture[str]) -> None:
+    held = {"by": "ops", "reason": "moving", "since": "2026-01-01T00:00:00.000Z", "until": None}
+    breaker = {"state": "open", "forced": "open", "held": held}
+    with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"breaker": breaker}]}))) as url:
+        assert show_status(url) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if "ops" in line)
+    assert line.split()[1:] == ["open", "ops", "-", "moving"]

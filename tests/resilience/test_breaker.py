@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN, CircuitBreaker
+from sidecar.resilience.breaker import BY_HAND, CLOSED, HALF_OPEN, OPEN, CircuitBreaker, Hold, held_words
 from support.clock import Clock
 
 #: Failures in a row that open it, seconds until trial calls, and how many of them.
@@ -285,3 +285,56 @@ def test_an_operators_word_is_not_overruled() -> None:
     breaker.force("open")
     breaker.recovered()
     assert breaker.state == OPEN
+
+
+def test_a_hold_ends_by_itself() -> None:
+    clock, breaker, states = setup()
+    hold = Hold("ops", "moving", 0.0, 0.0)
+    breaker.force("open", hold, 30.0)
+    assert (breaker.forced, breaker.held, breaker.cause) == ("open", hold, BY_HAND)
+    clock.advance(29)
+    assert (breaker.allow(), breaker.retry_after()) == (0, 1.0)
+    clock.advance(1)
+    assert breaker.state == CLOSED
+    assert breaker.allow()
+    assert (breaker.forced, breaker.held, breaker.state) == ("auto", None, CLOSED)
+    assert states == [OPEN, CLOSED]
+    assert breaker.open_seconds() == 30.0
+
+
+def test_the_end_of_a_hold_that_let_all_through_is_told_too() -> None:
+    clock, breaker, states = setup()
+    breaker.force("close", Hold("ops", "", 0.0, 0.0), 30.0)
+    fail(breaker)
+    assert breaker.state == CLOSED
+    clock.advance(30)
+    breaker.failure(breaker.allow())
+    assert (breaker.forced, states) == ("auto", [CLOSED])
+    assert "is over" in breaker.cause
+    fail(breaker)
+    assert (breaker.state, breaker.cause) == (OPEN, "5 failures in a row")
+
+
+def test_a_later_word_counts() -> None:
+    clock, breaker, _ = setup()
+    breaker.force("open", Hold("a", "", 0.0, 0.0), 30.0)
+    breaker.force("open", Hold("b", "", 0.0, 0.0))
+    clock.advance(10_000)
+    breaker.look()
+    assert breaker.allow() == 0
+    assert breaker.retry_after() == NUMBERS[1]
+    assert breaker.held is not None
+    assert breaker.held.by == "b"
+
+
+@pytest.mark.parametrize(
+    ("hold", "words"),
+    [
+        (None, "held open by hand"),
+        (Hold("", "", 0.0, 0.0), "held open by hand"),
+        (Hold("ops", "", 0.0, 0.0), "held open by ops"),
+        (Hold("ops", "moving", 0.0, 61.0), "held open by ops, until 1970-01-01T00:01:01.000Z: moving"),
+    ],
+)
+def test_a_hold_in_words(hold: Hold | None, words: str) -> None:
+    assert held_words("open", hold) == words

@@ -8,6 +8,7 @@ from typing import Any
 
 from sidecar.admin.snapshots import UpstreamSnapshot
 from sidecar.agent import snapshots
+from sidecar.agent.changes import LastReload
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.views.protocols import SessionView
 from sidecar.config.agent import Admin
@@ -112,6 +113,7 @@ class FakeUpstream:
         self.amqp = FakeAmqp() if self.config.protocol == "amqp" else None
         own = self.config.policies.get("circuit_breaker", CircuitBreakerSettings())
         settings = [own, *(route.policies.get("circuit_breaker") for route in self.config.routes)]
+        self.ejections: dict[str, int] = {}
         self.breakers = [
             breaker.CircuitBreaker(s.failure_threshold, s.reset_timeout, s.half_open_requests, self.clock)
             for s in settings
@@ -148,6 +150,7 @@ class FakeRunning:
     app: Health = Health("healthy", "GET /health: 200")  # noqa: RUF009  # it is frozen
     deep: dict[str, Health | Exception] = field(default_factory=dict)
     changes: Sequence[str] | Exception = ()
+    last_reload: LastReload = field(default_factory=LastReload)
     checked: list[str] = field(default_factory=list)
 
     @property
@@ -168,7 +171,7 @@ class FakeRunning:
             raise self.changes
         return self.changes
 
-    def drain(self) -> None:
+    def drain(self, by: str = "") -> None:
         self.phase = "draining"
 
     def _found(self, name: str) -> Health:

@@ -27,6 +27,7 @@ from sidecar.amqp.spool.transaction import (
     removal,
     writable,
 )
+from sidecar.core.events import EVENTS
 from sidecar.storage.errors import DiskFullError, SpoolError
 from sidecar.storage.faults import FAILURES, damaged, describe, disk_full, refused
 from sidecar.storage.worker import Worker
@@ -274,7 +275,8 @@ class Writer:
         text = describe(error)
         now = time.monotonic()
         if not self._problem:
-            logger.error("the spool does not work: %s", text, extra={"file": str(self._database.file.files.base)})
+            file = str(self._database.file.files.base)
+            EVENTS.tell(logger, logging.ERROR, "spool", f"the spool does not work: {text}", file=file)
         if not self._problem or now >= self._next_try:
             self._next_try = now + RETRY
         self._problem = text
@@ -339,7 +341,7 @@ class Writer:
         lost = sum(it[0] for it in self._before.values()) - sum(it[0] for it in database.counts.values())
         if lost > 0:
             file = str(database.file.files.base)
-            logger.error("messages of the spool are lost", extra={"messages": lost, "file": file})
+            EVENTS.tell(logger, logging.ERROR, "spool", "messages of the spool are lost", messages=lost, file=file)
         self._before = None
         self._error = None
         self._state = _FINE
@@ -358,7 +360,7 @@ class Writer:
         if self._problem and self._state == _FINE:
             self._problem = "" if self._database.file.reserve.held else describe(DiskFullError())
             if not self._problem:
-                logger.info("the spool works again")
+                EVENTS.tell(logger, logging.INFO, "spool", "the spool works again")
 
     def _keep_up(self) -> None:
         """There is time."""

@@ -53,6 +53,17 @@ def port(name: str, view: AmqpView) -> dict[str, Any]:
     }
 
 
+def summary(view: AmqpView) -> dict[str, int]:
+    """Return the few numbers that say how a port is."""
+    stats, stored = view.stats, view.spool
+    return {
+        "connections": stats.connections,
+        "detached": stats.detached,
+        "held": sum(exchange.held_messages for exchange in stats.exchanges.values()),
+        "spooled": stored.messages if stored is not None else 0,
+    }
+
+
 def broken(view: AmqpView) -> str:
     """Return why nothing gets through; empty when something may."""
     return "there is no broker" if "no_broker" in view.refusing else ""
