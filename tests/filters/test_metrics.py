@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 
 from sidecar.config.agent import Tracing
+from sidecar.core.stats import BUCKETS, STATUSES
+from sidecar.core.trace import SAMPLED, Trace
+from sidecar.filters.metrics import Metrics
 from sidecar.filters.retry import RetrySettings
 from sidecar.telemetry.exposition import Page
 from sidecar.telemetry.listener_metrics import families
@@ -100,16 +103,29 @@ def test_a_sampled_trace_is_the_example_of_its_bucket() -> None:
     it.over()
 
 
+def test_a_hundred_thousand_different_requests_take_no_more_room_than_some() -> None:
+    it = stage()
+    x, counted = it.exchange(), Metrics(it.stats, it.loop, it.loop)
+    for n in range(100_000):
+        x.method, x.status, x.request_id = f"M{n}", n % 1000, f"{n}"
+        x.trace = Trace(f"{n:032x}", f"{n:016x}", "", SAMPLED)
+        x.error = "" if n % 3 else "timeout"
+        counted.on_end(x)
+    assert len(it.stats.requests) <= len(STATUSES) + 10
+    assert len(it.stats.duration.exemplars) <= len(BUCKETS) + 1
+    assert set(it.stats.rejected) == {"timeout"}
+
+
 def test_nothing_that_peers_make_up_adds_a_series() -> None:
     it = stage(circuit_breaker=None, tracing=Tracing(sample=1.0))
     sizes = []
-    for n in range(3000):
+    for n in range(1500):
         client = it.asks(f"M{n} /{n}?q={n}", f"x-request-id: {n}", f"x-{n}: {n}")
         upstream = it.upstream()
         upstream.hears()
         upstream.answers(200 + n % 800, b"")
         client.gets()
-        if n in (999, 2999):
+        if n in (999, 1499):
             page = Page(openmetrics=True)
             for family in families([it.stats]):
                 page.add(family)
