@@ -2,7 +2,7 @@
 
 The words used in this code, a line each. Every name of a module or package is here, whole or word by word.
 
-access log                one line per finished exchange
+access, access log        one line per finished exchange
 ack                       what a client says of a delivery that it has dealt with, and a broker of a publish; also nack
 address                   where something listens or is dialled: a host and a port, or a path
 admin, admin API          the HTTP port for operators: health, metrics, upstreams, reload, drain

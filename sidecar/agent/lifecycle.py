@@ -83,6 +83,8 @@ class Agent:
         self.admin_address: Address | None = None
         self._path = path
         self.log = log
+        access = config.log.access
+        self.access_log = AccessLog(access.mode, log.put, access.sample, access.slow)
         self._loop = asyncio.get_running_loop()
         #: Sends spans to the collector, if there is one.
         self.spans: SpanExporter | None = None
@@ -114,7 +116,7 @@ class Agent:
             wheel=self._wheel,
             clock=time.monotonic,
             rng=rng,
-            access_log=AccessLog(config.log.access, log.put),
+            access_log=self.access_log,
             record_span=self.spans.record if self.spans else None,
             tracing=config.tracing,
             breaker_changed=changes.breaker,

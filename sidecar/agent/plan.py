@@ -22,7 +22,7 @@ _FIXED: Final = (
     "inbound.protocol",
 )  # fmt: skip
 #: … except for these.
-_FREE: Final = ("consul.token", "admin.token", "log.level")
+_FREE: Final = ("consul.token", "admin.token", "log.level", "log.access")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def plan(old: Config, new: Config, stored: Mapping[str, Stored] | None = None) -
     if stored is None:
         stored = _queues(old)
     kept = [name for name, upstream in new.upstreams.items() if _stays(old, name, upstream)]
-    settings = [key for key in ("consul.token", "admin.token", "log.level") if _get(old, key) != _get(new, key)]
+    settings = [key for key in _FREE if _get(old, key) != _get(new, key)]
     if old.drain != new.drain:
         settings.append("drain")
     return Plan(

@@ -72,6 +72,9 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
         agent.registry.use_token(config.consul.token)
     if "log.level" in todo.settings:
         agent.log.set_level(config.log.level)
+    if "log.access" in todo.settings:
+        access = config.log.access
+        agent.access_log.set_mode(access.mode, access.sample, access.slow)
     agent.config = config  # from which the admin token and the time to drain are read
     changes += [f"{key}: {config.log.level if key == 'log.level' else 'changed'}" for key in todo.settings]
     return changes

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Final
+import dataclasses
+from typing import Any, ClassVar, Final
 
 from sidecar.config import cross_schema
 from sidecar.config.addresses import HostPort, IpPort, Url
-from sidecar.config.containers import ListOf
-from sidecar.config.declared import Settings, key
+from sidecar.config.containers import ListOf, Short
+from sidecar.config.declared import Settings, key, section
+from sidecar.config.document import Mapping, Node, Sequence
+from sidecar.config.kinds import Place, describe
 from sidecar.config.secrets import SecretValue
 from sidecar.config.values import Duration, Enum, Share, Text
 from sidecar.core.address import Address
+from sidecar.core.records import MODES
 from sidecar.core.secret import NO_SECRET, Secret
 
 _LOCAL: Final = Address("127.0.0.1", 15000)
@@ -67,6 +71,43 @@ class Tracing(Settings):
     )
 
 
+class AccessLines(Settings):
+    """Lines for all that failed, and for some of the others."""
+
+    refused: ClassVar[dict[str, str]] = {"mode": "is written in place of the mapping: log: {access: errors}"}
+
+    #: ``all``, ``errors`` or ``off``; with a mapping in its place it is ``errors``.
+    mode: str = dataclasses.field(default="errors")
+    sample: float = key(
+        Share(), "The share of the others that get one: the same requests at each hop.", default=0.0, example="1%"
+    )
+    slow: float = key(
+        Duration(zero=True), "Those whose answer begins later than this get one; 0: none.", default=0.0, example="500ms"
+    )
+
+
+class _AccessKind(Short):
+    """One word, or a mapping."""
+
+    def __init__(self) -> None:
+        words = Enum(*MODES)
+        self.section, self.main, self.kind = section(AccessLines), "all, errors or off", words
+        self.allowed = f"{words.allowed}; or a mapping with {', '.join(self.section.keys)}"
+
+    def read(self, node: Node, at: Place) -> Any:
+        if isinstance(node, Mapping):
+            return self.section.read(node, at)
+        if isinstance(node, Sequence):
+            return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
+        return self.kind.read(node, at)
+
+    def build(self, value: Any) -> AccessLines:
+        return AccessLines(mode=value) if isinstance(value, str) else self.section.build(value)
+
+    def show(self, value: AccessLines) -> Any:
+        return value.mode if value == AccessLines(mode=value.mode) else self.section.show(value)
+
+
 class Log(Settings):
     """What the sidecar writes about itself and its traffic."""
 
@@ -76,7 +117,12 @@ class Log(Settings):
         Enum("debug", "info", "warning", "error"), "The least important lines that are written.", default="info"
     )
     format: str = key(Enum("json", "text"), "How a line looks.", default="json")
-    access: str = key(Enum("all", "errors", "off"), "Which exchanges get a line.", default="errors")
+    access: AccessLines = key(
+        _AccessKind(),
+        "Which exchanges get a line; errors: those that failed.",
+        default=AccessLines(),
+        example={"sample": "1%", "slow": "500ms"},
+    )
 
 
 class Drain(Settings):

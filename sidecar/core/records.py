@@ -7,16 +7,40 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from math import inf
 from typing import Final, NamedTuple
+from zlib import crc32
 
 #: The longest text in a span, characters.
 LONGEST_TEXT: Final = 1024
+
+#: The modes of the access log, and from which status on an exchange has a line whatever else is true of it.
+MODES: Final = {"all": 0, "errors": 500, "off": sys.maxsize}
+
+
+class Try(NamedTuple):
+    """One attempt of a finished exchange. ``failure`` is its kind (:mod:`sidecar.exchange.attempt`), ``cause`` a word
+    of :mod:`sidecar.net.causes`; ``status`` and ``peer_error`` are those of its answer; ``at`` is when it began,
+    seconds after the exchange, ``seconds`` what it took."""
+
+    endpoint: str
+    at: float
+    failure: str
+    cause: str
+    status: int
+    peer_error: str
+    seconds: float
 
 
 class AccessRecord(NamedTuple):
     """A finished exchange. ``time`` is Unix time, ``duration`` seconds; ``target`` is without its query, which may
     hold secrets; ``status`` 0: the client left before an answer. ``cause`` is a word of
-    :mod:`sidecar.net.causes`, ``peer_error`` the code of a sidecar that answered in place of its app."""
+    :mod:`sidecar.net.causes`, ``peer_error`` the code of a sidecar that answered in place of its app. ``span_id``:
+    that of our own span.
+
+    ``began``, ``sent`` and ``head`` are seconds from its beginning to that of its last attempt, to that one's
+    connection, and to the head of the answer; below 0: it did not come to that. ``kept``: the connection was there
+    already. ``tries``: all attempts, in order, if there was more than one, or if it failed."""
 
     time: float
     direction: str
@@ -35,6 +59,12 @@ class AccessRecord(NamedTuple):
     trace_id: str | None
     cause: str = ""
     peer_error: str = ""
+    span_id: str = ""
+    began: float = -1.0
+    sent: float = -1.0
+    head: float = -1.0
+    kept: bool = False
+    tries: tuple[Try, ...] = ()
 
 
 class SpanRecord(NamedTuple):
@@ -56,15 +86,45 @@ class SpanRecord(NamedTuple):
 
 
 class AccessLog:
-    """Which exchanges get a line: ``all``, ``errors`` (5xx, and whatever the sidecar answered itself) or ``off``."""
+    """Which exchanges get a line: the one place that knows. See :meth:`set_mode`; any thread may call that."""
 
-    def __init__(self, mode: str, record: Callable[[AccessRecord], None]) -> None:
-        #: Hot path: lines are for statuses from this one on.
-        self._from = {"all": 0, "errors": 500, "off": sys.maxsize}[mode]
-        self._errors = mode != "off"
+    def __init__(
+        self, mode: str, record: Callable[[AccessRecord], None], sample: float = 0.0, slow: float = 0.0
+    ) -> None:
         #: Queue an :class:`AccessRecord`; never blocks.
         self.record = record
+        #: Of exchanges without an id: how many of them there were, in shares of a line.
+        self._owed = 0.0
+        self.set_mode(mode, sample, slow)
+
+    def set_mode(self, mode: str, sample: float = 0.0, slow: float = 0.0) -> None:
+        """From now on: ``all``; ``off``; or ``errors``, which are 5xx and whatever the sidecar answered itself or cut.
+        With ``errors`` also a share of the others, from 0 to 1, and those whose answer began only after ``slow``
+        seconds (0: none for that). Raises :class:`ValueError`."""
+        if mode not in MODES:
+            raise ValueError(f"no such mode: {mode[:40]!r}; there are {', '.join(MODES)}")
+        self.mode, self.sample, self.slow = mode, sample, slow
+        #: Hot path: lines are for statuses from this one on.
+        self._from = MODES[mode]
+        self._errors = mode != "off"
+        #: Whether :meth:`picks` has to be asked about those that went well.
+        self.choosy = mode == "errors" and bool(sample or slow)
+        self._below = sample * 2**32
+        self._slow = slow or inf
 
     def enabled_for(self, status: int, error: str | None) -> bool:
         """Whether an exchange that ended so gets a line."""
         return status >= self._from or (self._errors and bool(error))
+
+    def picks(self, request_id: str, seconds: float) -> bool:
+        """Whether one that went well gets a line all the same: it was slow, or is in the sample. That goes by its id,
+        so that a request has lines at all of its hops or at none, and by counting where there is no id."""
+        if seconds >= self._slow:
+            return True
+        if request_id:
+            return crc32(request_id.encode("utf-8", "replace")) < self._below
+        self._owed += self.sample
+        if self._owed < 1.0:
+            return False
+        self._owed -= 1.0
+        return True

@@ -6,9 +6,10 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from sidecar.core.records import AccessLog as Log
-from sidecar.core.records import AccessRecord
+from sidecar.core.records import AccessRecord, Try
 from sidecar.core.trace import trace_of
 from sidecar.exchange.filter import Filter
+from sidecar.exchange.request import Request
 
 if TYPE_CHECKING:
     from sidecar.exchange.attempt import Attempt
@@ -26,33 +27,77 @@ class AccessLog(Filter):
         self._log = log
 
     def on_end(self, x: Exchange) -> None:
-        if not self._log.enabled_for(x.status, x.error):
-            return
-        listener = x.listener
-        last = x.attempt or (x.tried[-1] if x.tried else None)
-        head: RequestHead | None = getattr(x, "head", None)
-        trace = x.trace or (trace_of(head.get(b"traceparent")) if head else None)
-        self._log.record(
-            AccessRecord(
-                time=time.time(),
-                direction=listener.stats.direction,
-                upstream=listener.name,
-                method=head.method if head else listener.stats.protocol.upper(),
-                target=head.target.partition(b"?")[0].decode("latin-1") if head else "",
-                status=x.status,
-                error=x.error or None,
-                duration=listener.clock() - x.started,
-                bytes_in=x.bytes_in,
-                bytes_out=x.bytes_out,
-                endpoint=last.endpoint.address if last else None,
-                attempts=x.attempts,
-                client=x.client_ip,
-                request_id=x.request_id,
-                trace_id=trace.trace_id if trace else None,
-                cause=_cause(x, last),
-                peer_error=last.peer_error if last else "",
-            )
-        )
+        log = self._log
+        if log.enabled_for(x.status, x.error):
+            log.record(_record(x, x.listener.clock()))
+        elif log.choosy:
+            now = x.listener.clock()
+            if log.picks(x.request_id, _answered(x, now) - x.started):
+                log.record(_record(x, now))
+
+
+def _answered(x: Exchange, now: float) -> float:
+    """When its answer began; of a connection, when that stood. An answer that was all there at once has just ended."""
+    if x.head_at:
+        return x.head_at
+    last = x.attempt
+    return last.sent if last is not None and last.sent and not isinstance(x, Request) else now
+
+
+def _record(x: Exchange, now: float) -> AccessRecord:
+    listener, started = x.listener, x.started
+    last = x.attempt or (x.tried[-1] if x.tried else None)
+    head: RequestHead | None = getattr(x, "head", None)
+    trace = x.trace or (trace_of(head.get(b"traceparent")) if head else None)
+    began = sent = answered = -1.0
+    kept = False
+    if last is not None:
+        began = last.began - started
+        kept = last.kept
+        if last.sent:
+            sent = last.sent - started
+        if x.head_at:
+            answered = x.head_at - started
+        elif last is x.attempt and last.status:
+            answered = now - started
+    return AccessRecord(
+        time=time.time(),
+        direction=listener.stats.direction,
+        upstream=listener.name,
+        method=head.method if head else listener.stats.protocol.upper(),
+        target=head.target.partition(b"?")[0].decode("latin-1") if head else "",
+        status=x.status,
+        error=x.error or None,
+        duration=now - started,
+        bytes_in=x.bytes_in,
+        bytes_out=x.bytes_out,
+        endpoint=last.endpoint.address if last else None,
+        attempts=x.attempts,
+        client=x.client_ip,
+        request_id=x.request_id,
+        trace_id=trace.trace_id if trace else None,
+        cause=_cause(x, last),
+        peer_error=last.peer_error if last else "",
+        span_id=x.trace.span_id if x.trace and x.trace.sampled else "",
+        began=began,
+        sent=sent,
+        head=answered,
+        kept=kept,
+        tries=_tries(x, now) if x.tried else (),
+    )
+
+
+def _tries(x: Exchange, now: float) -> tuple[Try, ...]:
+    """The attempts before the last one, and that one, if it is not among them."""
+    started = x.started
+    found = [_try(it, started, it.took) for it in x.tried]
+    if x.attempt is not None:
+        found.append(_try(x.attempt, started, now - x.attempt.began))
+    return tuple(found)
+
+
+def _try(it: Attempt, started: float, seconds: float) -> Try:
+    return Try(it.endpoint.address, it.began - started, it.failure, it.cause, it.status, it.peer_error, seconds)
 
 
 def _cause(x: Exchange, last: Attempt | None) -> str:

@@ -13,7 +13,6 @@ from typing import Any, Final, Protocol
 
 import orjson
 
-from sidecar.core.records import AccessRecord
 from sidecar.core.text import timestamp
 
 #: The longest message and the longest traceback, in characters: what waits in the queue has to be bounded.
@@ -25,6 +24,13 @@ _STANDARD: Final = frozenset(logging.LogRecord("", 0, "", 0, "", (), None).__dic
 }  # fmt: skip
 _LEVELS: Final = {"DEBUG": "debug", "INFO": "info", "WARNING": "warning", "ERROR": "error", "CRITICAL": "critical"}
 _COLOURS: Final = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31m", "debug": "\x1b[2m"}
+_FAINT: Final = "\x1b[2m"
+_STATUS_COLOURS: Final = {"1": "\x1b[32m", "2": "\x1b[32m", "3": "\x1b[36m", "4": "\x1b[33m", "5": "\x1b[31m"}
+#: What stands at the beginning of an access line, or is no news on it.
+_FIRST: Final = frozenset(
+    {"ts", "level", "logger", "msg", "service", "direction", "upstream", "method", "target", "status", "error", "cause",
+     "peer_error", "duration"}
+)  # fmt: skip
 
 
 class Lines(Protocol):
@@ -32,6 +38,10 @@ class Lines(Protocol):
 
     def line(self, fields: dict[str, Any]) -> bytes:
         """One line, its end included. ``fields`` has ts, level, logger, msg and service first. Never raises."""
+        ...
+
+    def access(self, fields: dict[str, Any]) -> bytes:
+        """The same for a line of the access log."""
         ...
 
 
@@ -44,9 +54,12 @@ class JsonLines:
         except Exception:  # a lone surrogate, an integer beyond 64 bits, a __str__ that raises
             return json.dumps({str(key): _plain(value) for key, value in fields.items()}).encode() + b"\n"
 
+    access = line
+
 
 class TextLines:
-    """``time level logger message key=value …`` for people."""
+    """``time level logger message key=value …`` for people. Of exchanges: ``time level direction upstream method target
+    status error duration key=value …``."""
 
     def __init__(self, colour: bool = False) -> None:
         self._colour = colour
@@ -63,6 +76,25 @@ class TextLines:
         if "exception" in fields:
             text = f"{text}\n    {_indented(fields['exception'])}"
         return f"{text}\n".encode()
+
+    def access(self, fields: dict[str, Any]) -> bytes:
+        status = str(fields["status"])
+        said = [_escaped(str(fields[key])) for key in ("error", "cause", "peer_error") if key in fields]
+        words = [
+            fields["ts"],
+            self._painted(fields["level"].ljust(7), _COLOURS.get(fields["level"], "")),
+            fields["direction"],
+            _escaped(fields["upstream"]),
+            _escaped(f"{fields['method']} {fields.get('target', '')}".rstrip()),
+            self._painted(status, _STATUS_COLOURS.get(status[0], "")),
+            *said,
+            _milliseconds(fields["duration"]),
+        ]
+        more = " ".join(f"{key}={_word(_told(key, value))}" for key, value in fields.items() if key not in _FIRST)
+        return f"{' '.join(words)} {self._painted(more, _FAINT)}\n".encode()
+
+    def _painted(self, text: str, colour: str) -> str:
+        return f"{colour}{text}\x1b[0m" if self._colour and colour else text
 
 
 def record_fields(record: logging.LogRecord, service: str) -> dict[str, Any]:
@@ -87,35 +119,6 @@ def record_fields(record: logging.LogRecord, service: str) -> dict[str, Any]:
     return fields
 
 
-def access_fields(record: AccessRecord, service: str) -> dict[str, Any]:
-    """An access line; what is not there (no error, no endpoint, …) is left out."""
-    good = record.status < 500 and not record.error
-    fields = {
-        "ts": timestamp(record.time),
-        "level": "info" if good else "warning",
-        "logger": "sidecar.access",
-        "msg": f"{record.method} {record.target} {record.status}",
-        "service": service,
-        "direction": record.direction,
-        "upstream": record.upstream,
-        "method": record.method,
-        "target": record.target,
-        "status": record.status,
-        "error": record.error,
-        "cause": record.cause,
-        "peer_error": record.peer_error,
-        "duration": round(record.duration, 6),
-        "bytes_in": record.bytes_in,
-        "bytes_out": record.bytes_out,
-        "endpoint": record.endpoint,
-        "attempts": record.attempts,
-        "client": record.client,
-        "request_id": record.request_id,
-        "trace_id": record.trace_id,
-    }
-    return {key: value for key, value in fields.items() if value is not None and value != ""}
-
-
 def _message(record: logging.LogRecord) -> str:
     try:
         text = record.getMessage()
@@ -134,6 +137,23 @@ def _plain(value: Any) -> Any:
         return str(value)
     except Exception:
         return f"<{type(value).__name__}>"
+
+
+def _told(key: str, value: Any) -> str:
+    """A field of an access line, as people read it."""
+    if key in ("waited", "connecting", "first_byte"):
+        return _milliseconds(value)
+    if key != "tries":
+        return str(_plain(value))
+    tries = []
+    for it in value:
+        said = [it["endpoint"], *(str(it[name]) for name in ("status", "failure", "cause", "peer_error") if name in it)]
+        tries.append(f"{' '.join(said)} {_milliseconds(it.get('seconds', 0.0))}")
+    return ", ".join(tries)
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1000:.3g}ms" if seconds < 1 else f"{seconds:.3f}s"
 
 
 def _word(value: Any) -> str:

@@ -18,11 +18,11 @@ from typing import Final
 
 from sidecar.core.records import AccessRecord
 from sidecar.core.text import counted, timestamp
+from sidecar.telemetry.access_lines import access_fields
 from sidecar.telemetry.log_lines import (
     JsonLines,
     Lines,
     TextLines,
-    access_fields,
     record_fields,
 )
 
@@ -110,7 +110,7 @@ class LogWriter(logging.Handler):
                 elif isinstance(item, bytes):
                     lines.append(item)
                 else:
-                    lines.append(self._lines.line(access_fields(item, self._service)))
+                    lines.append(self._lines.access(access_fields(item, self._service)))
                 if len(lines) >= BATCH:
                     self._write(lines)
                 try:

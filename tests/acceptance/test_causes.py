@@ -119,9 +119,11 @@ def test_each_cause_is_told_apart(tmp_path: Path) -> None:
 
 def _out_of_descriptors(sidecar: Sidecar) -> None:
     """It is this host's fault, and the endpoint's state says so without holding it against it."""
-    before = get(sidecar.admin + "/upstreams/refused")[1]["endpoints"][0]["failures"]
     _, most = resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE)
-    with socket.create_connection(("127.0.0.1", sidecar.port("refused")), 10) as client:
+    with socket.create_connection(("127.0.0.1", sidecar.port("refused")), 60) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        assert b"nothing listens there" in client.recv(65536)  # so it has been accepted
+        before = get(sidecar.admin + "/upstreams/refused")[1]["endpoints"][0]["failures"]
         used = len(os.listdir(f"/proc/{sidecar.pid}/fd"))
         resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE, (used, most))
         try:

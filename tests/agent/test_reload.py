@@ -296,8 +296,11 @@ def test_inbound_takes_a_restart(tmp_path: Path) -> None:
 def test_level_and_drain_change(tmp_path: Path) -> None:
     async def main() -> None:
         async with RunningAgent(tmp_path) as it:
-            it.write(log={"level": "warning"}, drain={"timeout": "1s"})
-            assert await it.agent.reload() == ["log.level: warning", "drain: changed"]
+            access = {"sample": "1%", "slow": "500ms"}
+            it.write(log={"level": "warning", "access": access}, drain={"timeout": "1s"})
+            assert await it.agent.reload() == ["log.level: warning", "log.access: changed", "drain: changed"]
+            log = it.agent.access_log
+            assert (log.mode, log.sample, log.slow) == ("errors", 0.01, 0.5)
             assert it.agent.config.drain.timeout == 1
 
     run(main)

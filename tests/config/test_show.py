@@ -83,6 +83,7 @@ def test_it_loads_as_the_same_configuration() -> None:
     assert config_of(json.dumps(effective(config))) == config
 
 
+_ACCESS = st.sampled_from(["off", "all", {"sample": "1%", "slow": "500ms"}])
 _DURATIONS = st.one_of(st.integers(1, 86400), st.floats(0.001, 86400), st.sampled_from(["250ms", "3s", "5m", "1h"]))
 _RATE_LIMITS = st.fixed_dictionaries(
     {"rate": st.tuples(st.integers(1, 10**6), st.sampled_from("smh")).map(lambda pair: f"{pair[0]}/{pair[1]}")},
@@ -167,7 +168,9 @@ _CONFIGS = st.fixed_dictionaries(
     optional={
         "inbound": st.fixed_dictionaries({"bind": st.just("0.0.0.0:0"), "protocol": st.sampled_from(["http", "tcp"])}),
         "tracing": st.fixed_dictionaries({}, optional={"sample": st.floats(0, 1), "otlp": st.just("http://j:1")}),
-        "log": st.fixed_dictionaries({}, optional={"access": st.sampled_from(["off", "all"])}),
+        "log": st.fixed_dictionaries(
+            {}, optional={"access": st.sampled_from(["off", "all", {"sample": "1%", "slow": "500ms"}])}
+        ),
         "drain": st.fixed_dictionaries({"timeout": _DURATIONS}),
         "consul": st.just({"token": "hunter2", "datacenter": "dc"}),
     },

@@ -80,6 +80,7 @@ class AccessLines:
 
     def __init__(self) -> None:
         self.records: list[AccessRecord] = []
+        self.choosy = False
 
     def enabled_for(self, status: int, error: str | None) -> bool:
         return True

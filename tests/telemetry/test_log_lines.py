@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.records import AccessRecord
+from sidecar.core.records import AccessRecord, Try
 from sidecar.core.secret import Secret
 from sidecar.core.text import timestamp
+from sidecar.telemetry.access_lines import access_fields
 from sidecar.telemetry.log_lines import (
     MAX_TEXT,
     JsonLines,
     Lines,
     TextLines,
-    access_fields,
     record_fields,
 )
 
@@ -176,6 +176,7 @@ def test_an_access_line() -> None:
         "status": 503,
         "error": "circuit_open",
         "duration": 0.012346,
+        "waited": 0.012346,
         "bytes_in": 10,
         "bytes_out": 20,
         "attempts": 0,
@@ -194,8 +195,57 @@ def test_a_good_exchange_is_info_and_zeros_stay() -> None:
 def test_a_target_cannot_forge_a_line(target: str) -> None:
     made = access_fields(ACCESS._replace(target=target), "tasks")
     as_json(made)
-    text = TextLines().line(made).decode()
-    assert all(line.startswith("    ") for line in text.removesuffix("\n").split("\n")[1:])
+    for lines in FORMATS[1:]:
+        text = lines.access(made).decode()
+        assert text.endswith("\n")
+        assert not re.search(r"[\x00-\x1a\x1c-\x1f\x7f-\x9f\u2028\u2029\u202e]", text[:-1])
+    assert "\x1b" not in TextLines().access(made).decode()
+
+
+TRIES = (
+    Try("10.0.0.1:80", 0.25, "connect", "refused", 0, "", 0.002),
+    Try("10.0.0.2:80", 1.252, "", "", 503, "draining", 0.1),
+)
+
+
+def test_an_access_line_of_several_attempts() -> None:
+    """Where the time went: a quarter of a second in a queue, one between the attempts."""
+    made = access_fields(
+        ACCESS._replace(
+            status=503, error=None, peer_error="draining", duration=1.352, began=1.252, sent=1.262, head=1.352,
+            endpoint="10.0.0.2:80", attempts=2, tries=TRIES, span_id="b7ad6b7169203331",
+        ),
+        "tasks",
+    )  # fmt: skip
+    assert (made["waited"], made["connecting"], made["first_byte"]) == (1.25, 0.01, 1.352)
+    assert made["tries"] == [
+        {"endpoint": "10.0.0.1:80", "at": 0.25, "seconds": 0.002, "failure": "connect", "cause": "refused"},
+        {"endpoint": "10.0.0.2:80", "at": 1.252, "seconds": 0.1, "status": 503, "peer_error": "draining"},
+    ]
+    assert (made["peer_error"], made["span_id"]) == ("draining", "b7ad6b7169203331")
+    assert TextLines().access(made).decode() == (
+        "2023-11-14T22:13:20.123Z warning outbound ollama POST /api/generate 503 draining 1.352s waited=1.250s "
+        "connecting=10ms first_byte=1.352s bytes_in=10 bytes_out=20 endpoint=10.0.0.2:80 attempts=2 "
+        'tries="10.0.0.1:80 connect refused 2ms, 10.0.0.2:80 503 draining 100ms" client=127.0.0.1 request_id=r-1 '
+        "trace_id=0af7651916cd43dd8448eb211c80319c span_id=b7ad6b7169203331\n"
+    )
+
+
+def test_timings_of_attempts_that_did_not_come_to_an_answer() -> None:
+    one = (Try("10.0.0.1:80", 0.0, "connect", "timeout", 0, "", 1.0),)
+    made = access_fields(ACCESS._replace(began=0.0, duration=1.0, tries=one), "tasks")
+    assert made["connecting"] == 1.0
+    assert not {"waited", "first_byte"} & made.keys()
+    kept = access_fields(ACCESS._replace(began=0.0, sent=0.0, kept=True, head=0.5, duration=0.5), "tasks")
+    assert "connecting" not in kept
+    # It gave up while it waited for its next attempt.
+    assert access_fields(ACCESS._replace(began=0.0, duration=3.0, tries=one), "tasks")["waited"] == 2.0
+
+
+def test_colours_of_access_lines() -> None:
+    made = access_fields(ACCESS, "tasks")
+    assert b"\x1b[31m503\x1b[0m circuit_open" in TextLines(colour=True).access(made)
+    assert b"\x1b" not in TextLines().access(made)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.0, "1970-01-01T00:00:00.000Z"), (1.9996, "1970-01-01T00:00:01.999Z")])
