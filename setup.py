@@ -131,6 +131,7 @@ HOT_PATH = [
     "sidecar/net/wheel.py",
     "sidecar/resilience/breaker.py",
     "sidecar/resilience/limiter.py",
+    "sidecar/resilience/sampling.py",
     "sidecar/resilience/token_bucket.py",
     "sidecar/tcp/relay.py",
 ]

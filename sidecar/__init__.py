@@ -58,6 +58,7 @@ container                 a kind of configuration value that holds others: a lis
 content                   the header frame of a message: its size and its properties
 control                   AMQP's methods that are neither publish, delivery nor acknowledgement
 control plane             everything that is not in the way of traffic: registry, health, admin, export
+convention                a name that others use for the same thing, too: OpenTelemetry's, for what spans say
 core                      the words that all packages share; it imports none of them
 credential cache          the logins that the broker has accepted before
 cross schema              what keys of the configuration have to do with each other
@@ -220,6 +221,7 @@ RPC                       a question on an AMQP channel and the method that is i
 rule                      what has to fit together among keys of a configuration
 run                       ``sidecar run``, or one run of the demo
 salvage                   takes what can be read out of a damaged database
+sampling                  which traces are recorded: a share of them, and what failed or was slow
 scheduler                 lets held publishes go, by priority and arrival, when their gates open
 schema                    what a configuration or an answer may contain, as JSON Schema
 secret                    a value that no log, view or error shows: a password, a token

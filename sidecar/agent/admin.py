@@ -103,7 +103,7 @@ def metrics(agent: Agent) -> Metrics:
         lambda: endpoint_metrics.lookup_families(agent.lookups),
         agent.lag.families,
         lambda: own_families(agent.config.service.name, agent.log_lines_dropped, memory_limit()),
-        lambda: spans.families(agent.spans),
+        lambda: spans.families(agent.spans, agent.spans_withheld),
     )
     return Metrics(lambda: agent.stats, sources)
 

@@ -10,7 +10,7 @@ import functools
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.config.agent import Tracing as TracingSettings
@@ -42,6 +42,7 @@ from sidecar.http.pool import Pool
 from sidecar.net.shortage import SHORTAGE
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker as Breaker
+from sidecar.resilience.sampling import Sampling, slowness
 
 if TYPE_CHECKING:
     from sidecar.http_queue.queue import HttpQueue
@@ -62,6 +63,13 @@ class Context:
     record_span: Callable[[SpanRecord], None] | None
     tracing: TracingSettings
     breaker_changed: Callable[[str, Breaker], None]
+    sampling: Sampling = field(init=False)
+
+    def __post_init__(self) -> None:
+        tracing = self.tracing
+        slow = slowness(tracing.always, tracing.slow)
+        sampling = Sampling(tracing.sample, "errors" in tracing.always, slow, self.clock)
+        object.__setattr__(self, "sampling", sampling)  # it is frozen
 
 
 #: The filters of a port or a route, by the name of their key: ``None`` where one is switched off. Under ``filters``
@@ -83,7 +91,7 @@ class Assembly:
         self._guards: dict[str, Guard] = {}
         clock, inbound = context.clock, stats.direction == "inbound"
         always: tuple[Filter, ...] = (
-            Tracing(context.tracing, "server" if inbound else "client", context.rng, context.record_span),
+            Tracing(context.tracing.propagate, inbound, context.rng, context.sampling, context.record_span),
             RequestId(context.rng),
             Forwarded(),
             Drain(),
@@ -110,7 +118,7 @@ class Assembly:
         bulkhead = main["bulkhead"]
         self._stats.limit = bulkhead.limiter.limit if bulkhead is not None else 0
         if isinstance(listener, HttpListener):
-            table = [(match, Route(self._chain(made, queue), listener.cluster)) for match, made in routes]
+            table = [(match, Route(self._chain(made, queue, match), listener.cluster)) for match, made in routes]
             if queue is not None:
                 door = Route(self._door(main["timeout"], queue), listener.cluster)
                 table.insert(0, (Match(path=f"{_DOOR}*"), door))
@@ -235,7 +243,9 @@ class Assembly:
         both = [it for it in self._always if "outbound" in it.sides]  # it is the sidecar that answers, not the app
         return Chain(placed([timeout, QueueDoor(queue), *both]), timeout.times, timeout.times.request)
 
-    def _chain(self, made: Made, queue: HttpQueue | None, *, delivery: bool = False) -> Chain:
+    def _chain(
+        self, made: Made, queue: HttpQueue | None, match: Match | None = None, *, delivery: bool = False
+    ) -> Chain:
         # A stored request has been taken in: there is nobody to turn away, and no client to name.
         filters = [*_in_use(made), *(it for it in self._always if not delivery or "outbound" in it.sides)]
         if delivery:
@@ -249,11 +259,13 @@ class Assembly:
             filters.append(Queue(settings, queue, queue.lane(lane)))
         found = placed(filters)
         chain = Chain(found, made["timeout"].times, min(f.patience() for f in found if f.guard is None))
+        if match is not None and match.path != "*":
+            chain.route = match.path
         if delivery:
             chain.keep = ANY  # what is stored is in memory until it is over
         elif queue is not None:
             # Also where nothing more is to be stored: what is there may have come by any route that there was.
-            chain.delivery = self._chain(made, queue, delivery=True)
+            chain.delivery = self._chain(made, queue, match, delivery=True)
             if made.get("queue"):
                 chain.keep = max(KEEP, made["queue"][0].max_body)
         return chain

@@ -134,6 +134,10 @@ class Agent:
         return self.log.dropped
 
     @property
+    def spans_withheld(self) -> int:
+        return self._context.sampling.withheld
+
+    @property
     def lookups(self) -> Mapping[str, int]:
         return self.names.lookups
 

@@ -69,6 +69,16 @@ class Tracing(Settings):
         default=("w3c",),
         example=["w3c", "b3"],
     )
+    always: tuple[str, ...] = key(
+        ListOf(Enum("errors", "slow"), maximum=2),
+        "What is recorded though its trace is not sampled, at most 10 per second: what failed or was tried again; "
+        "what was slow.",
+        default=("errors", "slow"),
+        example=["errors", "slow"],
+    )
+    slow: float = key(
+        Duration(), "From when on an exchange is slow: until the head of its answer.", default=1.0, example="1s"
+    )
 
 
 class AccessLines(Settings):

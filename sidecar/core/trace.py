@@ -29,9 +29,9 @@ _FLAGS: Final = {flags: f"{flags:02x}" for flags in range(4)}
 
 class Trace:
     """Where an exchange stands in its trace. All ids are lower-case hexadecimal; ``parent_id`` is empty when the
-    trace began here."""
+    trace began here. ``tries``: where each try is a span of its own, their ids."""
 
-    __slots__ = ("flags", "parent_id", "sampled", "span_id", "trace_id")
+    __slots__ = ("flags", "parent_id", "sampled", "span_id", "trace_id", "tries")
 
     def __init__(self, trace_id: str, span_id: str, parent_id: str, flags: int) -> None:
         self.trace_id = trace_id
@@ -39,6 +39,11 @@ class Trace:
         self.parent_id = parent_id
         self.flags = flags
         self.sampled = bool(flags & SAMPLED)
+        self.tries: tuple[str, ...] = ()
+
+    def below(self, span_id: str) -> Trace:
+        """A span of that id below this one."""
+        return Trace(self.trace_id, span_id, self.span_id, self.flags)
 
 
 def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:

@@ -33,6 +33,7 @@ class Attempt:
         "endpoint",
         "failure",
         "kept",
+        "moved",
         "peer_error",
         "problem",
         "sent",
@@ -57,6 +58,8 @@ class Attempt:
         self.status = 0
         self.peer_error = ""
         self.took = 0.0
+        #: It went on at another address of the same name, as a part of the attempt after this.
+        self.moved = False
         #: Time (of the listener's clock) by which there must be a connection, and then the beginning of an answer.
         self.deadline = 0.0
         #: The connection that it uses, where others may use that before and after it (HTTP).

@@ -165,6 +165,9 @@ class Exchange:
                 self.cluster.count(self.cluster.cause)
             self.reply(Reply("no_endpoints", f"no healthy instance of {self.listener.name} is known{why}"))
             return
+        if self.tried:
+            for differ in self.chain.on_again:
+                differ(self)
         self.attempt = attempt = Attempt(endpoint, self.listener.clock())
         endpoint.active += 1
         endpoint.tries += 1
@@ -216,6 +219,7 @@ class Exchange:
         """The connection of this attempt will be to another address of the same name, which was quicker."""
         attempt.endpoint.active -= 1
         slower = Attempt(attempt.endpoint, attempt.began)
+        slower.moved = True
         slower.failure = CONNECT
         blamed = attempt.endpoint.last_error  # a moment ago, by Cluster.attempt_failed
         slower.cause = blamed.kind if blamed is not None and blamed.kind in CAUSES else "timeout"

@@ -177,6 +177,9 @@ class Filter:
         """Before each try. ``None``: continue; else answer this."""
         return None
 
+    def on_again(self, x: Any) -> None:
+        """A try follows another one: change what is to differ in it."""
+
     def on_connected(self, x: Any) -> Reply | None:
         """TCP only: the connection to the endpoint stands. ``None``: continue; else end it."""
         return None
@@ -210,8 +213,8 @@ class Filter:
 
 
 _HOOKS: Final = (
-    "on_request", "on_body", "on_try", "on_connected", "on_answer", "on_failure", "on_upgrade", "on_answer_body",
-    "on_reply", "on_end",
+    "on_request", "on_body", "on_try", "on_again", "on_connected", "on_answer", "on_failure", "on_upgrade",
+    "on_answer_body", "on_reply", "on_end",
 )  # fmt: skip
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -265,21 +268,24 @@ ReplyHook: TypeAlias = "Callable[[Any, Reply], Answer | Wait | None]"
 BodyHook: TypeAlias = "Callable[[Any, bytes], Reply | None]"
 ConnectedHook: TypeAlias = "Callable[[Any], Reply | None]"
 EndHook: TypeAlias = "Callable[[Any], None]"
+AgainHook: TypeAlias = "Callable[[Any], None]"
 
 
 class Chain:
     """The hooks of an ordered list of filters, and the times that every phase of an exchange reads: ``timeout``, and
     ``patience``, the seconds that one try may wait for an answer's head. ``keep``: bytes of a request's body that are
     kept, so that it can be sent again. ``delivery``: the chain of stored requests, on a listener that has a place for
-    them. ``blank`` is what an exchange's ``state`` is at first."""
+    them. ``route``: the paths that it is for, as a glob; empty: any. ``blank`` is what an exchange's ``state`` is at
+    first."""
 
     __slots__ = (
-        "blank", "delivery", "filters", "keep", "on_answer", "on_answer_body", "on_body", "on_connected", "on_end",
-        "on_failure", "on_reply", "on_request", "on_try", "on_upgrade", "patience", "timeout",
+        "blank", "delivery", "filters", "keep", "on_again", "on_answer", "on_answer_body", "on_body", "on_connected",
+        "on_end", "on_failure", "on_reply", "on_request", "on_try", "on_upgrade", "patience", "route", "timeout",
     )  # fmt: skip
 
     def __init__(self, filters: Sequence[Filter], timeout: Times, patience: float) -> None:
         self.keep = KEEP
+        self.route = ""
         self.delivery: Chain | None = None
         self.filters = tuple(filters)
         self.blank: list[Any] = [None] * max((f.place + 1 for f in filters if f.stateful), default=0)
@@ -288,6 +294,7 @@ class Chain:
         self.on_request: tuple[RequestHook, ...] = self._hooks("on_request")
         self.on_body: tuple[BodyHook, ...] = self._hooks("on_body")
         self.on_try: tuple[TryHook, ...] = self._hooks("on_try")
+        self.on_again: tuple[AgainHook, ...] = self._hooks("on_again")
         self.on_connected: tuple[ConnectedHook, ...] = self._hooks("on_connected")
         self.on_answer: tuple[AnswerHook, ...] = self._hooks("on_answer")
         self.on_failure: tuple[FailureHook, ...] = self._hooks("on_failure")

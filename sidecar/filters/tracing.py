@@ -1,17 +1,18 @@
-"""Carries the trace context through, begins a trace where none came, and records a span of what is sampled."""
+"""Carries the trace context through, begins a trace where none came, and records spans of what is sampled, and of what
+failed or was slow."""
 
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from sidecar.config.agent import Tracing as Config
 from sidecar.core.ids import Ids
 from sidecar.core.records import SpanRecord
 from sidecar.core.trace import SAMPLED, Trace, b3_fields, parse_b3, parse_traceparent, traceparent
 from sidecar.exchange.filter import Filter
+from sidecar.exchange.spans import spans
+from sidecar.resilience.sampling import Sampling
 
 if TYPE_CHECKING:
     from sidecar.exchange.request import Request
@@ -29,19 +30,25 @@ class Tracing(Filter):
     Only the formats of ``tracing.propagate`` are understood and written: the fields of another are end-to-end ones like
     any. Where there is none of them, a span that is recorded has a trace of its own, and log lines name that one, or
     else the one that the client sent.
+
+    Outbound, each try is a span below that of the exchange, and the request names its try as its parent.
     """
 
     name: ClassVar[str] = "tracing"
 
     def __init__(
-        self, config: Config, kind: str, rng: random.Random, record: Callable[[SpanRecord], None] | None
+        self,
+        propagate: tuple[str, ...],
+        inbound: bool,
+        rng: random.Random,
+        sampling: Sampling,
+        record: Callable[[SpanRecord], None] | None,
     ) -> None:
-        self._sample = config.sample
-        self._w3c = "w3c" in config.propagate
-        self._b3 = "b3" in config.propagate
-        self._kind = kind
-        self._rng = rng
+        self._w3c = "w3c" in propagate
+        self._b3 = "b3" in propagate
+        self._inbound = inbound
         self._ids = Ids(rng)
+        self._sampling = sampling
         self._record = record
 
     def on_request(self, x: Request) -> None:
@@ -60,62 +67,91 @@ class Tracing(Filter):
         sampled = None
         if self._b3:
             trace_id, parent_id, sampled = parse_b3(head.fields)
+        ids = self._ids.take(48)
+        if not trace_id:
+            trace_id = ids[:32]
         if sampled is None:
-            sampled = self._rng.random() < self._sample
+            sampled = self._sampling.sampled(trace_id)
         if not self._b3:
             if not sampled:
                 # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
                 if self._w3c:
-                    ids = self._ids.take(48)
-                    head.add(b"traceparent", f"00-{ids[:32]}-{ids[32:]}-00".encode())
+                    head.add(b"traceparent", f"00-{trace_id}-{ids[32:]}-00".encode())
                 return
             if not self._w3c and self._record is None:
                 return  # a trace that nobody would ever see
-        take = self._ids.take
-        x.trace = trace = Trace(trace_id or take(32), take(16), parent_id, SAMPLED if sampled else 0)
-        self._write(x, trace)
+        self._begin(x, Trace(trace_id, ids[32:], parent_id, SAMPLED if sampled else 0))
 
     def _go_on(self, x: Request, trace_id: str, parent_id: str, flags: int) -> None:
         """The context that the request came with is a good one."""
         if flags & SAMPLED and self._record is not None:
-            x.trace = trace = Trace(trace_id, self._ids.take(16), parent_id, flags)
             x.head.remove(b"traceparent")
-            self._write(x, trace)
+            self._begin(x, Trace(trace_id, self._ids.take(16), parent_id, flags))
         elif self._b3:
             x.trace = trace = Trace(trace_id, parent_id, "", flags)
             self._write_b3(x, trace)
 
-    def on_end(self, x: Request) -> None:
+    def _begin(self, x: Request, trace: Trace) -> None:
+        """This is the exchange's span. What is sent names it as its parent, or the try that sends it."""
+        x.trace = trace
+        if trace.sampled and self._record is not None and not self._inbound:
+            self._write_try(x, trace)
+        else:
+            self._write(x, trace)
+
+    def on_again(self, x: Request) -> None:
         trace = x.trace
-        if trace is None or not trace.sampled or self._record is None:
+        if trace is not None and trace.tries:
+            head = x.head
+            if self._w3c:
+                head.remove(b"traceparent")
+            if self._b3:
+                single = head.get(b"b3")
+                for name in _B3_FIELDS:
+                    head.remove(name)
+                if single is not None:
+                    head.fields[b"b3"] = single  # its form is kept
+            self._write_try(x, trace)
+
+    def _write_try(self, x: Request, trace: Trace) -> None:
+        """The next try is a span of its own."""
+        id = self._ids.take(16)
+        trace.tries += (id,)
+        self._write(x, trace.below(id))
+
+    def on_end(self, x: Request) -> None:
+        record = self._record
+        if record is None:
             return
-        now = time.time_ns()
-        duration = x.listener.clock() - x.started
-        attributes: dict[str, str | int] = {
-            "http.request.method": x.method,
-            "url.path": x.head.path.decode("latin-1"),
-            "http.response.status_code": x.status,
-            "sidecar.upstream": x.listener.name,
-            "sidecar.attempts": x.attempts,
-            "sidecar.request_id": x.request_id,
-        }
-        if x.tried or x.endpoint:
-            attributes["server.address"] = (x.endpoint or x.tried[-1].endpoint).address
-        if x.error:
-            attributes["error.type"] = x.error
-        self._record(
-            SpanRecord(
-                trace_id=trace.trace_id,
-                span_id=trace.span_id,
-                parent_id=trace.parent_id,
-                name=f"{x.method} {x.listener.name}",
-                kind=self._kind,
-                start_ns=now - int(duration * 1e9),
-                end_ns=now,
-                attributes=attributes,
-                ok=x.status < 500 and not x.error,
-            )
-        )
+        trace = x.trace
+        if trace is None or not trace.sampled:
+            sampling = self._sampling
+            bad = _failed(x)
+            # What went through a tunnel is not late.
+            took = 0.0 if x.status == 101 else (x.head_at or x.listener.clock()) - x.started
+            if (not bad and took < sampling.slow) or not sampling.always(bad, took):
+                return
+            trace = self._place(x)
+        for span in spans(x, trace, self._inbound):
+            record(span)
+
+    def _place(self, x: Request) -> Trace:
+        """Where an exchange that is not sampled stands in its trace. What was sent says it, and no flag is turned: its
+        span has the id that is on the wire, or is one more child of the caller's where that is the parent there."""
+        take = self._ids.take
+        trace = x.trace
+        if self._w3c:
+            given = x.head.fields.get(b"traceparent")
+            context = parse_traceparent((given or x.head.get(b"traceparent") or b"").strip(b" \t"))
+            if context is not None and given is not None:
+                trace = Trace(context[0], take(16), context[1], context[2])
+            elif context is not None and trace is None:
+                trace = Trace(context[0], context[1], "", context[2])
+        if trace is None:
+            trace = Trace(take(32), take(16), "", 0)
+        if not self._inbound:
+            trace.tries = tuple([take(16) for _ in range(x.attempts + len(x.tried))])
+        return trace
 
     def _write(self, x: Request, trace: Trace) -> None:
         if self._w3c:
@@ -131,3 +167,10 @@ class Tracing(Filter):
                 head.remove(name)
         for name, value in b3_fields(trace, single):
             head.add(name, value)
+
+
+def _failed(x: Request) -> bool:
+    """Whether an exchange is one that is always recorded: it failed, or was tried again. What a client did wrong is no
+    failure, and neither is that it left."""
+    status = x.status
+    return status >= 500 or x.attempts > 1 or (x.error != "" and not 400 <= status < 500)

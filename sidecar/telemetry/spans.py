@@ -143,11 +143,15 @@ class SpanExporter:
             logger.log(level, text, *why, extra={"dropped": sum(self.dropped.values())})
 
 
-def families(exporter: SpanExporter | None) -> Sequence[Family]:
-    """Return what became of spans; without a collector there are none."""
+def families(exporter: SpanExporter | None, withheld: int) -> Sequence[Family]:
+    """Return what became of spans; without a collector there are none. ``withheld`` counts exchanges and messages."""
     sent = counter("sidecar_spans_sent", "Spans that the trace collector took.")
     dropped = counter("sidecar_spans_dropped", "Spans that were not delivered, by reason.", ("reason",))
     sent.add((), exporter.sent if exporter is not None else 0)
     for reason in REASONS:
         dropped.add((reason,), exporter.dropped[reason] if exporter is not None else 0)
-    return sent, dropped
+    kept = counter(
+        "sidecar_traces_withheld", "Failed or slow exchanges and messages that came too fast for all to be recorded."
+    )
+    kept.add((), withheld)
+    return sent, dropped, kept

@@ -4,64 +4,115 @@ from __future__ import annotations
 
 import http.client
 import json
-import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pika
 import pytest
 
-from support.collector import Collector
-from support.processes import App, Sidecar, ending, get, wait_for
+from support.collector import Collector, attributes
+from support.processes import App, Sidecar, ending, free_port, wait_for
 from support.rabbitmq import RabbitMQ, behind_sidecar, parameters_to
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 CALLER = "b7ad6b7169203331"
 
 
-def _ask(url: str, flags: str) -> None:
-    request = urllib.request.Request(url, headers={"traceparent": f"00-{TRACE}-{CALLER}-{flags}"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        assert answer.status == 200
-
-
-def test_the_spans_of_a_chain_hang_together(tmp_path: Path) -> None:
+@contextmanager
+def _pair(tmp_path: Path, collector: Collector, **tracing: Any) -> Iterator[tuple[Sidecar, Sidecar]]:
+    """The sidecars of web and tasks, and the app behind the second. What ``both`` leads to has a second address, where
+    nothing listens."""
     app = App(tmp_path, "app")
-    with Collector() as collector, ending(app) as processes:
+    with ending(app) as processes:
         app.ready()
-        tracing = {"tracing": {"otlp": collector.url, "sample": 0}}
+        more = {"tracing": {"otlp": collector.url, **tracing}}
         callee = Sidecar(tmp_path, {
-            "service": {"name": "tasks", "app": f"127.0.0.1:{app.port}"}, "inbound": {"bind": "127.0.0.1:0"}, **tracing,
+            "service": {"name": "tasks", "app": f"127.0.0.1:{app.port}"}, "inbound": {"bind": "127.0.0.1:0"}, **more,
         }, "callee")  # fmt: skip
         processes.append(callee)
-        callee.ready()
+        there, nowhere = f"127.0.0.1:{callee.ready().port('tasks')}", f"127.0.0.1:{free_port()}"
         caller = Sidecar(tmp_path, {
-            "service": {"name": "web"}, **tracing,
-            "upstreams": {"tasks": {"bind": "127.0.0.1:0", "endpoints": [f"127.0.0.1:{callee.port('tasks')}"]}},
+            "service": {"name": "web"}, **more,
+            "upstreams": {
+                "tasks": {"bind": "127.0.0.1:0", "endpoints": [there]},
+                "both": {"bind": "127.0.0.1:0", "endpoints": [nowhere, there]},
+            },
         }, "caller")  # fmt: skip
         processes.append(caller)
-        caller.ready()
-        url = f"http://127.0.0.1:{caller.port('tasks')}/who"
-        _ask(url, "00")  # not sampled: no spans
-        _ask(url, "01")
-        wait_for(lambda: len(collector.spans) >= 2, "both spans")
-        by_service = {
-            next(a.value.string_value for a in sent.resource.attributes if a.key == "service.name"): span
-            for sent in collector.resources
-            for scope in sent.scope_spans
-            for span in scope.spans
-        }
-        outbound, inbound = by_service["web"], by_service["tasks"]
-        assert len(collector.spans) == 2
-        assert {outbound.trace_id.hex(), inbound.trace_id.hex()} == {TRACE}
-        assert outbound.parent_span_id.hex() == CALLER
-        assert inbound.parent_span_id == outbound.span_id
-        assert outbound.kind == outbound.SPAN_KIND_CLIENT
-        assert inbound.kind == inbound.SPAN_KIND_SERVER
-        seen = get(f"http://127.0.0.1:{app.port}/who")[1]["headers"]
-        assert "traceparent" not in seen  # asked directly, without a sidecar
+        yield caller.ready(), callee
         assert caller.terminate() == 0
         assert callee.terminate() == 0
+
+
+def _ask(port: int, fields: dict[str, str], path: str = "/who", status: int = 200) -> None:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request("GET", path, headers=fields)
+        answer = connection.getresponse()
+        answer.read()
+        assert answer.status == status
+    finally:
+        connection.close()
+
+
+def _connected(collector: Collector, trace: str, parent: str) -> dict[str, list[Any]]:
+    """The spans of a trace by kind, as soon as its server span is there: each hangs below another, or the caller's."""
+
+    def whole() -> dict[str, list[Any]]:
+        found: dict[str, list[Any]] = {"internal": [], "client": [], "server": []}
+        for span in collector.spans:
+            if span.trace_id.hex() == trace:
+                found[span.SpanKind.Name(span.kind).removeprefix("SPAN_KIND_").lower()].append(span)
+        return found if found["server"] and found["internal"] else {}
+
+    found: dict[str, list[Any]] = wait_for(whole, f"the spans of {trace}")
+    ids = {span.span_id.hex() for kind in found.values() for span in kind}
+    for kind in found.values():
+        for span in kind:
+            assert span.parent_span_id.hex() in ids | {parent}
+    return found
+
+
+def test_a_request_through_two_sidecars_is_one_trace(tmp_path: Path) -> None:
+    with Collector() as collector, _pair(tmp_path, collector, sample=0, propagate=["w3c", "b3"]) as (caller, _):
+        tasks, both = caller.port("tasks"), caller.port("both")
+        _ask(tasks, {"traceparent": f"00-{TRACE}-{CALLER}-00"})  # not sampled, nothing wrong with it: no spans
+
+        _ask(tasks, {"traceparent": f"00-{'1' * 32}-{CALLER}-01"})
+        found = _connected(collector, "1" * 32, CALLER)
+        (whole,), (one,), (server,) = found["internal"], found["client"], found["server"]
+        assert (whole.parent_span_id.hex(), one.parent_span_id) == (CALLER, whole.span_id)
+        assert server.parent_span_id == one.span_id
+        assert not any(span.trace_id.hex() == TRACE for span in collector.spans)
+
+        # Twice: by turns, one of them begins at the address where nothing listens.
+        for trace in ("2" * 32, "3" * 32):
+            _ask(both, {"traceparent": f"00-{trace}-{CALLER}-01"})
+        every = [_connected(collector, trace, CALLER) for trace in ("2" * 32, "3" * 32)]
+        (twice,) = [found for found in every if len(found["client"]) == 2]
+        refused, good = sorted(twice["client"], key=lambda span: span.start_time_unix_nano)
+        assert attributes(refused)["error.type"] == "connect_failed"
+        assert attributes(refused)["sidecar.cause"] == "refused"
+        assert attributes(good)["http.request.resend_count"] == 1
+        assert twice["server"][0].parent_span_id == good.span_id
+
+        _ask(tasks, {"b3": f"{'4' * 32}-{CALLER}-1"})
+        _connected(collector, "4" * 32, CALLER)
+        _ask(tasks, {"X-B3-TraceId": "5" * 16, "X-B3-SpanId": CALLER, "X-B3-Sampled": "1"})
+        found = _connected(collector, "0" * 16 + "5" * 16, CALLER)
+        assert found["server"][0].parent_span_id == found["client"][0].span_id
+
+        # Failed ones arrive though they were not sampled: of a caller's trace, and of one that began here.
+        _ask(tasks, {"traceparent": f"00-{'6' * 32}-{CALLER}-00"}, "/status/500", 500)
+        _connected(collector, "6" * 32, CALLER)
+        before = len(collector.spans)
+        _ask(tasks, {}, "/status/500", 500)
+        wait_for(lambda: len(collector.spans) == before + 3, "the spans of a trace without a caller")
+        trace = collector.spans[-1].trace_id.hex()
+        found = _connected(collector, trace, "")
+        assert found["server"][0].parent_span_id == found["internal"][0].span_id
 
 
 #: What is ours beside the trace: request id, and who was forwarded for.

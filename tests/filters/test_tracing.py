@@ -12,6 +12,7 @@ from sidecar.core.records import SpanRecord
 from sidecar.core.trace import parse_traceparent, trace_of
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.tracing import Tracing
+from sidecar.resilience.sampling import Sampling
 from support.http import Stage, request
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -22,12 +23,18 @@ UNSAMPLED = f"traceparent: 00-{TRACE}-{PARENT}-00"
 
 class Bench:
     def __init__(
-        self, sample: float = 0.0, b3: bool = False, exporting: bool = True, propagate: tuple[str, ...] = ("w3c",)
+        self,
+        sample: float = 0.0,
+        b3: bool = False,
+        exporting: bool = True,
+        propagate: tuple[str, ...] = ("w3c",),
+        inbound: bool = True,
     ) -> None:
         self.spans: list[SpanRecord] = []
-        config = Config(sample=sample, propagate=("w3c", "b3") if b3 else propagate)
         self.stage = Stage()
-        self.filter = Tracing(config, "client", random.Random(1), self.spans.append if exporting else None)
+        sampling = Sampling(sample, True, 1.0, self.stage.loop)
+        record = self.spans.append if exporting else None
+        self.filter = Tracing(("w3c", "b3") if b3 else propagate, inbound, random.Random(1), sampling, record)
 
     def send(self, *fields: str) -> Any:
         x = self.stage.exchange(request("GET /a?q=1 HTTP/1.1", *fields))
@@ -226,15 +233,39 @@ def test_the_same_trace_on_every_try_and_in_the_log() -> None:
         sent.append(upstream.hears().fields["traceparent"])
         upstream.answers(503)
     assert client.gets().status == 503
-    assert len(set(sent)) == 1
-    (span,) = stage.spans
-    assert f"{span.trace_id}-{span.span_id}" in sent[0]
-    assert span.attributes["http.response.status_code"] == 503
-    assert span.attributes["sidecar.attempts"] == 3
-    assert span.attributes["server.address"] == "10.0.0.1:1"
-    assert (span.kind, span.ok) == ("client", False)
-    assert stage.records[0].trace_id == span.trace_id
+    *tries, whole = stage.spans
+    assert sent == [f"00-{whole.trace_id}-{span.span_id}-01" for span in tries]
+    assert len(set(sent)) == 3
+    assert stage.records[0].trace_id == whole.trace_id
     stage.over()
+
+
+def test_b3_is_another_one_for_each_try() -> None:
+    stage = Stage(retry=RetrySettings(initial_delay=0.0), tracing=Config(sample=1.0, propagate=("w3c", "b3")))
+    client = stage.asks("GET /", f"b3: {TRACE}-{PARENT}-1")
+    heard = []
+    for status in (503, 200):
+        upstream = stage.upstream()
+        heard.append(upstream.hears())
+        upstream.answers(status)
+    assert client.gets().status == 200
+    *tries, whole = stage.spans
+    assert (whole.trace_id, whole.parent_id) == (TRACE, PARENT)
+    for message, span in zip(heard, tries, strict=True):
+        assert message.head.count(b"b3: ") == message.head.count(b"traceparent: ") == 1
+        assert message.fields["b3"] == f"{TRACE}-{span.span_id}-1"
+        assert message.fields["traceparent"] == f"00-{TRACE}-{span.span_id}-01"
+    stage.over()
+
+
+def test_a_span_that_no_try_used_has_the_id_that_was_written() -> None:
+    stage = Stage(endpoints=0, tracing=Config(sample=1.0))
+    x = stage.exchange()
+    tracing = stage.filter(Tracing)
+    tracing.on_request(x)
+    tracing.on_end(x)
+    (span,) = stage.spans
+    assert values(x, "traceparent") == [f"00-{span.trace_id}-{span.span_id}-01"]
 
 
 def test_an_inbound_span_of_something_that_was_refused() -> None:
@@ -242,5 +273,5 @@ def test_an_inbound_span_of_something_that_was_refused() -> None:
     assert stage.asks().gets().error == "no_endpoints"
     (span,) = stage.spans
     assert (span.kind, span.ok, span.attributes["error.type"]) == ("server", False, "no_endpoints")
-    assert "server.address" not in span.attributes
+    assert span.attributes["sidecar.error"] == "no_endpoints"
     stage.over()

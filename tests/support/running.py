@@ -147,6 +147,7 @@ class FakeRunning:
     lag: LoopLag = field(default_factory=lambda: LoopLag(lambda when, call: None, lambda: 0.0))
     log_lines_dropped: int = 0
     spans: Any = None
+    spans_withheld: int = 0
     app: Health = Health("healthy", "GET /health: 200")  # noqa: RUF009  # it is frozen
     deep: dict[str, Health | Exception] = field(default_factory=dict)
     changes: Sequence[str] | Exception = ()

@@ -250,7 +250,8 @@ def test_the_service_s_name_may_come_from_the_environment(
 def test_metrics_of_what_became_of_spans(collector: Collector) -> None:
     with exporting(collector.url) as exporter:
         exporter.record(RECORD)
-    sent, dropped = families(exporter)
+    sent, dropped, withheld = families(exporter, 7)
+    assert withheld.samples == [((), 7)]
     assert sent.samples == [((), 1)]
     assert {labels[0]: value for labels, value in dropped.samples} == dict.fromkeys(spans.REASONS, 0)
-    assert families(None)[0].samples == [((), 0)]
+    assert families(None, 0)[0].samples == [((), 0)]
