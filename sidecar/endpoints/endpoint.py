@@ -27,7 +27,7 @@ class Endpoint:
 
     __slots__ = (
         "active", "current", "ejected_until", "ejections", "failed", "failures", "gone", "host", "hostname", "id",
-        "last_error", "port", "sidecar", "state", "tries", "weight",
+        "last_error", "port", "seconds", "sidecar", "state", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -49,8 +49,9 @@ class Endpoint:
         self.sidecar = sidecar
         self.gone = False
         self.active = 0
-        #: Tries that were sent there, and those that it failed, in all.
+        #: In all: tries that were sent there, seconds that those took which are over, and those that it failed.
         self.tries = 0
+        self.seconds = 0.0
         self.failed = 0
         #: Failed tries in a row.
         self.failures = 0

@@ -29,24 +29,27 @@ def endpoint_families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[F
     """Return what single endpoints count. The first :data:`MAX_ENDPOINTS` of an upstream have series of their own, the
     others share those of :data:`OTHER`."""
     labels = ("upstream", "endpoint")
-    tries = counter("sidecar_endpoint_requests", "Tries that were sent to an endpoint.", labels)
-    failures = counter("sidecar_endpoint_failures", "Those that it failed.", labels)
-    active = gauge("sidecar_endpoint_active", "Exchanges under way there.", labels)
-    ejected = gauge("sidecar_endpoint_ejected", "1 while failures keep it out of the rotation.", labels)
+    each = (
+        counter("sidecar_endpoint_requests", "Tries that were sent to an endpoint.", labels),
+        counter("sidecar_endpoint_seconds", "Time of those that are over.", labels),
+        counter("sidecar_endpoint_failures", "Those that it failed.", labels),
+        gauge("sidecar_endpoint_active", "Exchanges under way there.", labels),
+        gauge("sidecar_endpoint_ejected", "1 while failures keep it out of the rotation.", labels),
+    )
     for name, known in upstreams.items():
-        others = [0, 0, 0, 0]
-        for n, endpoint in enumerate(known):
-            counts = endpoint.tries, endpoint.failed, endpoint.active, bool(endpoint.ejected_until)
+        others = [0.0] * len(each)
+        for n, it in enumerate(known):
+            counts = it.tries, it.seconds, it.failed, it.active, bool(it.ejected_until)
             if n < MAX_ENDPOINTS:
-                label = (name, endpoint.address)
-                for family, value in zip((tries, failures, active, ejected), counts, strict=True):
+                label = (name, it.address)
+                for family, value in zip(each, counts, strict=True):
                     family.add(label, value)
             else:
                 others = [there + more for there, more in zip(others, counts, strict=True)]
         if len(known) > MAX_ENDPOINTS:
-            for family, value in zip((tries, failures, active, ejected), others, strict=True):
+            for family, value in zip(each, others, strict=True):
                 family.add((name, OTHER), value)
-    return tries, failures, active, ejected
+    return each
 
 
 def ejection_families(upstreams: Mapping[str, Mapping[str, int]]) -> Iterable[Family]:

@@ -212,6 +212,7 @@ class Exchange:
         if attempt is not None:
             attempt.endpoint.active -= 1
             attempt.took = self.listener.clock() - attempt.began
+            attempt.endpoint.seconds += attempt.took
             self.attempt = None
             self.tried += (attempt,)
 

@@ -28,8 +28,12 @@ class Metrics(Filter):
         method = x.method
         status = x.status
         stats.requests[method if method in METHODS else "other", status if status in STATUSES else status // 100] += 1
-        took = self._clock() - x.started
+        now = self._clock()
+        took = now - x.started
         stats.duration.observe(took)
+        attempt = x.attempt
+        if attempt is not None:
+            attempt.endpoint.seconds += now - attempt.began
         trace = x.trace
         if trace is not None and trace.sampled:
             stats.duration.exemplify(took, trace.trace_id, self._wall())
@@ -52,6 +56,10 @@ class ConnectionMetrics(Filter):
     def on_end(self, x: Exchange) -> None:
         stats = self._stats
         stats.requests[self._method, x.status] += 1
-        stats.duration.observe(self._clock() - x.started)
+        now = self._clock()
+        stats.duration.observe(now - x.started)
+        attempt = x.attempt
+        if attempt is not None:
+            attempt.endpoint.seconds += now - attempt.began
         if x.error:
             stats.rejected[x.error] += 1

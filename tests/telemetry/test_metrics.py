@@ -40,6 +40,7 @@ CONTRACT = {
     "sidecar_concurrency_limit": {"upstream"},
     "sidecar_endpoint_requests_total": {"upstream", "endpoint"},
     "sidecar_endpoint_failures_total": {"upstream", "endpoint"},
+    "sidecar_endpoint_seconds_total": {"upstream", "endpoint"},
     "sidecar_endpoint_active": {"upstream", "endpoint"},
     "sidecar_endpoint_ejected": {"upstream", "endpoint"},
     "sidecar_upstream_info": {"upstream", "service", "protocol", "balancer"},

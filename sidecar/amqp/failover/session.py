@@ -194,7 +194,7 @@ class Failover:
         broker.reader.limit = session.handshake.frame_max
         session.link(True)
         broker.collect(session.port)
-        session.attempt = Attempt(broker.endpoint)
+        session.attempt = Attempt(broker.endpoint, session.listener.clock())
         broker.endpoint.active += 1
         broker.endpoint.tries += 1
         self._end_closes()
