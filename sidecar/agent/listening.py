@@ -10,7 +10,7 @@ from sidecar.agent import settings
 from sidecar.config.schema import Config
 from sidecar.core.address import Address
 from sidecar.exchange.listener import ListenerError, bind_failure
-from sidecar.registry import Registration, Registry
+from sidecar.registry import Registration, Registry, Workload
 
 if TYPE_CHECKING:
     from sidecar.admin.server import AdminServer
@@ -36,16 +36,18 @@ class Listening:
         return {name: Address(*server.address) for name, server in self._servers.items()}
 
     def enroll(self, registry: Registry | None, config: Config) -> None:
-        """Make the listener for machines known, also while the app is not well: that is when scrapers need it. With
-        another configuration it is registered anew."""
-        if registry is None or "probes" not in self._servers:
-            return
-        workload = settings.of_probes(config, self._servers["probes"].address[1])
-        if self._enrolled is None:
-            self._enrolled = registry.enroll(workload)
+        """Make the listener for machines known, also while the app is not well: that is when scrapers need it."""
+        if registry is not None and "probes" in self._servers:
+            self._enrolled = registry.enroll(self._workload(config))
             self._enrolled.set_health("passing", "this sidecar runs")
-        else:
-            self._enrolled.change(workload)
+
+    def changed(self, config: Config) -> None:
+        """Register it anew for another configuration, if it is registered."""
+        if self._enrolled is not None:
+            self._enrolled.change(self._workload(config))
+
+    def _workload(self, config: Config) -> Workload:
+        return settings.of_probes(config, self._servers["probes"].address[1])
 
     async def leave(self, registry: Registry) -> None:
         """Take out what is still registered, the workload too."""

@@ -67,7 +67,7 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
     if todo.inbound and agent.inbound is not None and config.inbound is not None:
         agent.inbound.assembly.apply(agent.inbound, config.inbound)
         changes.append("inbound: changed")
-    agent.listening.enroll(agent.registry, config)
+    agent.listening.changed(config)
     if "consul.token" in todo.settings and agent.registry is not None:
         agent.registry.use_token(config.consul.token)
     if "log.level" in todo.settings:
