@@ -14,6 +14,7 @@ answer                    what an upstream or the app sends back; a *reply* is w
 api                       the interface that all variants of something have in common
 app                       the service's own process, which listens on localhost
 argument                  what a command is given on the command line
+asking                    a command asks a running sidecar
 assembly                  putting listeners together: which filters stand in a chain, with which settings
 attached                  a session that has a broker; without one, for the time being, it is detached
 attempt, try              one sending of a request to one endpoint; an exchange may have several

@@ -45,9 +45,13 @@ class Commands:
     force_breakers: Callable[[str, str, Wish], None]
     #: Read the configuration file again and apply it; what changed, a line each. Raises :class:`ReloadRefused`.
     reload: Callable[[], Awaitable[Sequence[str]]]
+    #: Read it and change nothing; what would be changed. Raises :class:`ReloadRefused` when the file is wrong.
+    rehearse: Callable[[], Awaitable[Mapping[str, Any]]]
     #: Begin to drain, as SIGTERM does; who asked for that.
     drain: Callable[[str], None]
     #: What has changed since the event of that number (0: all that is remembered), the oldest first.
     events: Callable[[int], Sequence[Event]]
-    #: Set the least severe level that is logged. Raises :class:`ValueError`.
-    set_log_level: Callable[[str], None]
+    #: Set the least severe level that is logged; who wants that. Raises :class:`ValueError`.
+    set_log_level: Callable[[str, str], None]
+    #: Likewise, which exchanges get a line, until the next reload that changes it. Raises :class:`ValueError`.
+    set_access_log: Callable[[str, str], None]

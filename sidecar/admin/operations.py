@@ -19,6 +19,7 @@ logger = logging.getLogger("sidecar.admin")
 
 #: How long a deep check may take, seconds.
 DEEP_SECONDS: Final = 10.0
+_FLAGS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 
 
 class Api:
@@ -60,12 +61,17 @@ class Api:
                              Query("reason", "why: clients are told"),
                              Query("for", "for how long, as 10m; then it is left to itself"))),
             Operation("POST", "/reload", "Read the configuration file again", self.reload,
-                      {200: "what changed", 422: "the file cannot be used; nothing has changed", **REFUSED}, "Changes"),
+                      {200: "what changed, or would", 400: "dry_run is something else",
+                       422: "the file cannot be used; nothing has changed", **REFUSED}, "Changes",
+                      query=(Query("dry_run", "1: only tell what would change"),)),
             Operation("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain, {202: "draining", **REFUSED},
                       "Phase"),
             Operation("PUT", "/log-level", "Set the log level, until the next start or change of the file",
                       self.log_level, {200: "set", 400: "no such level", 413: "not a level", **REFUSED}, "Level",
                       body="Level"),
+            Operation("PUT", "/access-log", "Set which exchanges get a line: all, errors or off, until the next start "
+                      "or change of the file", self.access_log,
+                      {200: "set", 400: "no such mode", 413: "not a mode", **REFUSED}, "Access", body="Access"),
         )  # fmt: skip
 
     async def ready(self, call: Call) -> Answer:
@@ -143,7 +149,12 @@ class Api:
         return Answer(report.upstream(self._commands.upstream(name)))
 
     async def reload(self, call: Call) -> Answer:
+        rehearsal = dict(call.query).get("dry_run", "0").lower()
+        if rehearsal not in _FLAGS:
+            return Answer({"error": "bad_request", "message": "dry_run is 1 or 0"}, 400)
         try:
+            if _FLAGS[rehearsal]:
+                return Answer(await self._commands.rehearse())
             changes = await self._commands.reload()
         except ReloadRefused as error:
             problems = [{"path": path, "message": message} for path, message in error.problems]
@@ -155,13 +166,20 @@ class Api:
         return Answer({"phase": self._commands.snapshot().phase}, 202)
 
     async def log_level(self, call: Call) -> Answer:
-        level = _level(await call.read())
+        level = _word(await call.read(), "level")
         try:
-            self._commands.set_log_level(level)
+            self._commands.set_log_level(level, call.client or "")
         except ValueError as error:
             return Answer({"error": "bad_level", "message": str(error)}, 400)
-        logger.info("the log level is %s", level, extra={"client": call.client})
         return Answer({"level": level})
+
+    async def access_log(self, call: Call) -> Answer:
+        mode = _word(await call.read(), "access")
+        try:
+            self._commands.set_access_log(mode, call.client or "")
+        except ValueError as error:
+            return Answer({"error": "bad_mode", "message": str(error)}, 400)
+        return Answer({"access": mode})
 
     def _known(self, name: str) -> str:
         """The name of an upstream. Raises :class:`NotKnown` when there is none of that name."""
@@ -188,13 +206,13 @@ async def _bounded(check: Awaitable[Health]) -> dict[str, Any]:
     return {"status": found.status, "output": found.output}
 
 
-def _level(body: bytes) -> str:
-    """What was asked for: the text itself, or a JSON string, or ``level`` of a JSON object."""
+def _word(body: bytes, key: str) -> str:
+    """What was asked for: the text itself, or a JSON string, or that key of a JSON object."""
     found: Any = body.decode("utf-8", "replace")
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
         pass
     if isinstance(found, dict):
-        found = found.get("level", "")
+        found = found.get(key, "")
     return str(found).strip().lower()

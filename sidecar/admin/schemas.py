@@ -116,7 +116,21 @@ SCHEMAS: Final[dict[str, Any]] = {
         stats=ref("Stats"),
     ),
     "Upstreams": record(upstreams=array(ref("Upstream"))),
-    "Changes": record(changes=array(TEXT)),
+    "Changes": {
+        "description": "changes, a line each; with dry_run what would change: text for people, and the plan",
+        "oneOf": [
+            record(changes=array(TEXT)),
+            record(
+                text=array(TEXT),
+                refused=array(record(path=TEXT, message=TEXT)),
+                removed=array(TEXT),
+                opened=array(TEXT),
+                changed=array(TEXT),
+                differences=array(record(path=TEXT, old=TEXT, new=TEXT)),
+            ),
+        ],
+    },
+    "Access": record(access={"type": "string", "enum": ["all", "errors", "off"]}),
     "Phase": record(phase=_PHASE),
     "Level": record(level={"type": "string", "enum": ["debug", "info", "warning", "error"]}),
 }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.admin.auth import Access
 from sidecar.admin.commands import Commands, ReloadRefused
 from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
-from sidecar.agent import changes, holds, snapshots
+from sidecar.agent import changes, holds, plan_report, snapshots
 from sidecar.agent.process import memory_limit
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
@@ -48,7 +48,22 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         try:
             return await agent.reload()
         except ConfigError as error:
-            raise ReloadRefused(str(error), [(it.path, it.message) for it in error.problems]) from error
+            raise _refused(error) from error
+
+    async def rehearse() -> Mapping[str, Any]:
+        try:
+            found = await agent.rehearse()
+        except ConfigError as error:
+            raise _refused(error) from error
+        return {"text": list(plan_report.lines(found)), **plan_report.as_dict(found)}
+
+    def set_log_level(level: str, by: str) -> None:
+        log.set_level(level)
+        changes.setting("log.level", level, by)
+
+    def set_access_log(mode: str, by: str) -> None:
+        agent.access_log.set_mode(mode)
+        changes.setting("log.access", mode, by)
 
     return Commands(
         access=lambda: Access(agent.config.admin.bind.host, agent.config.admin.token),
@@ -61,10 +76,16 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         probe=lambda name: agent.probe(name),
         force_breakers=lambda name, mode, wish: holds.force(name, agent.upstreams[name].breakers, mode, wish),
         reload=reload,
+        rehearse=rehearse,
         drain=agent.drain,
         events=EVENTS.since,
-        set_log_level=log.set_level,
+        set_log_level=set_log_level,
+        set_access_log=set_access_log,
     )
+
+
+def _refused(error: ConfigError) -> ReloadRefused:
+    return ReloadRefused(str(error), [(it.path, it.message) for it in error.problems])
 
 
 def contributed(agent: Agent) -> Sequence[Contribution]:

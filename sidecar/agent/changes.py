@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Final
+
+import orjson
 
 from sidecar.config.errors import ConfigError
 from sidecar.core.events import EVENTS
@@ -49,16 +52,25 @@ def draining(timeout: float, active: int, by: str) -> None:
     )
 
 
-class LastReload:
-    """How the last reload went; the configuration of the start counts as a good one."""
+def setting(key: str, value: str, by: str) -> None:
+    """Something is another than the file says; ``by`` is who wanted that."""
+    EVENTS.tell(logger, logging.INFO, "setting", f"{key} is {value} until it is changed again", client=by)
 
-    def __init__(self) -> None:
+
+class LastReload:
+    """How the last reload went; the configuration of the start counts as a good one. ``config`` gives what runs,
+    without secrets."""
+
+    def __init__(self, config: Callable[[], Mapping[str, Any]]) -> None:
+        self._config = config
+        self.version = _version(config())
         self.good = True
         #: Unix time of the last good one.
         self.at = time.time()
 
     def done(self, changes: Sequence[str]) -> None:
         """All of the file is applied; ``changes`` has a line each."""
+        self.version = _version(self._config())
         self.good = True
         self.at = time.time()
         EVENTS.tell(logger, logging.INFO, "reload", "reloaded", changes=changes)
@@ -77,7 +89,16 @@ class LastReload:
         good.add((), float(self.good))
         at = gauge("sidecar_config_last_reload_timestamp_seconds", "When the configuration that runs was applied.")
         at.add((), self.at)
-        return good, at
+        version = gauge(
+            "sidecar_config_info", "Always 1: a hash of the configuration that runs, without its secrets.", ("hash",)
+        )
+        version.add((self.version,), 1.0)
+        return good, at, version
+
+
+def _version(config: Mapping[str, Any]) -> str:
+    """Short, and the same for the same configuration."""
+    return sha256(orjson.dumps(config, default=str, option=orjson.OPT_SORT_KEYS)).hexdigest()[:12]
 
 
 def families() -> Iterable[Family]:

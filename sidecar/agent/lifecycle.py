@@ -24,12 +24,14 @@ from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.listening import Listening
+from sidecar.agent.plan import Plan
 from sidecar.agent.process import freeze_garbage, raise_file_limit
-from sidecar.agent.reload import carry_out, open_listener, planned, require_libraries
+from sidecar.agent.reload import carry_out, compared, open_listener, planned, require_libraries
 from sidecar.agent.retirement import Retirement
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load
 from sidecar.config.schema import Config
+from sidecar.config.show import effective
 from sidecar.config.traffic import Upstream
 from sidecar.core.address import Address
 from sidecar.core.health import Health
@@ -98,7 +100,7 @@ class Agent:
         self._failed = False
         self._drain_asked = asyncio.Event()
         self._drained_by = ""
-        self.last_reload = changes.LastReload()
+        self.last_reload = changes.LastReload(lambda: effective(self.config))
         self._reloading = asyncio.Lock()
         self._retirement = Retirement()
         dns = config.dns
@@ -111,7 +113,7 @@ class Agent:
         self.lag = LoopLag(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
             self.spans = SpanExporter(config.tracing.otlp, config.service.name, config.service.id)
-        self._context = Context(
+        self.context = Context(
             loop=self._loop,
             wheel=self._wheel,
             clock=time.monotonic,
@@ -135,7 +137,7 @@ class Agent:
 
     @property
     def spans_withheld(self) -> int:
-        return self._context.sampling.withheld
+        return self.context.sampling.withheld
 
     @property
     def lookups(self) -> Mapping[str, int]:
@@ -216,7 +218,7 @@ class Agent:
         config = self.config
         assert config.inbound is not None
         assert config.service.app is not None, "the configuration makes sure that inbound has an app"
-        self.inbound = create_listener(self._context, config.service.name, config.inbound)
+        self.inbound = create_listener(self.context, config.service.name, config.inbound)
 
     def _on_app_addresses(self, instances: tuple[Instance, ...], problem: str, cause: str) -> None:
         if self.inbound is not None:
@@ -307,9 +309,16 @@ class Agent:
             self.last_reload.done(changed)
             return changed
 
+    async def rehearse(self) -> Plan:
+        """Read the file again and change nothing; what a reload would. Raises :class:`ConfigError` when the file is
+        wrong."""
+        config = await asyncio.to_thread(load, self._path)
+        require_libraries(config)
+        return compared(self, config)
+
     def create_upstream(self, name: str, config: Upstream) -> RunningUpstream:
         """An upstream that neither listens nor follows the registry yet."""
-        listener = create_listener(self._context, name, config)
+        listener = create_listener(self.context, name, config)
         listener.app_health(self._health.status != "unhealthy")
         return RunningUpstream(config, listener, self.names, self._outbound)
 

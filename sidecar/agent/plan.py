@@ -22,7 +22,15 @@ _FIXED: Final = (
     "inbound.protocol",
 )  # fmt: skip
 #: … except for these.
-_FREE: Final = ("consul.token", "admin.token", "log.level", "log.access")
+_FREE: Final = (
+    "consul.token",
+    "admin.token",
+    "log.level",
+    "log.access",
+    "tracing.sample",
+    "tracing.always",
+    "tracing.slow",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +145,7 @@ def _in_place(old: Upstream, new: Upstream) -> list[Problem]:
         Problem(
             f"upstreams.{new.name}.{key}", f"{_RESTART}, or another bind: {getattr(old, key)} → {getattr(new, key)}"
         )
-        for key in ("protocol", "balancer")
+        for key in ("protocol",)
         if getattr(old, key) != getattr(new, key)
     ]
     before, after = _spool_path(old), _spool_path(new)

@@ -5,14 +5,17 @@ Nothing that can fail comes after the first thing that is changed, so a reload h
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.plan import Plan, Stored, plan, stranded
+from sidecar.config.agent import Tracing
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.schema import Config
+from sidecar.endpoints import balancers
 from sidecar.exchange.listener import Listener, ListenerError
 from sidecar.http.listener import HttpListener
+from sidecar.resilience.sampling import slowness
 from sidecar.storage.errors import SpoolError
 
 if TYPE_CHECKING:
@@ -24,10 +27,15 @@ def planned(agent: Agent, config: Config, filename: str) -> Plan:
     """The plan from what runs to ``config``. Raises :class:`ConfigError` when it cannot be carried out, instead of
     ignoring what cannot change."""
     require_libraries(config)
-    found = plan(agent.config, config, _stored(agent))
+    found = compared(agent, config)
     if found.refused:
         raise ConfigError(filename, found.refused)
     return found
+
+
+def compared(agent: Agent, config: Config) -> Plan:
+    """The plan, whether it can be carried out or not."""
+    return plan(agent.config, config, _stored(agent))
 
 
 def require_libraries(config: Config) -> None:
@@ -75,6 +83,8 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
     if "log.access" in todo.settings:
         access = config.log.access
         agent.access_log.set_mode(access.mode, access.sample, access.slow)
+    if any(key.startswith("tracing.") for key in todo.settings):
+        _sample(agent, config.tracing)
     agent.config = config  # from which the admin token and the time to drain are read
     changes += [f"{key}: {config.log.level if key == 'log.level' else 'changed'}" for key in todo.settings]
     return changes
@@ -122,10 +132,21 @@ def _queue_of(listener: Listener) -> HttpQueue | None:
     return listener.queue if isinstance(listener, HttpListener) else None
 
 
+def _sample(agent: Agent, tracing: Tracing) -> None:
+    """Record other traces from now on."""
+    slow = slowness(tracing.always, tracing.slow)
+    agent.context.sampling.configure(tracing.sample, "errors" in tracing.always, slow)
+    for running in agent.upstreams.values():
+        if running.amqp is not None:
+            cast(Any, running.listener).tracing.resample(tracing.sample)
+
+
 def _change(agent: Agent, running: RunningUpstream, config: Config) -> None:
     """Give a running upstream its new configuration."""
     old, new = running.config, config.upstreams[running.config.name]
     running.config = new
     running.listener.assembly.apply(running.listener, new)
+    if old.balancer != new.balancer:
+        running.listener.cluster.use(balancers.create(new.balancer, agent.context.rng))
     if (old.discover, old.endpoints) != (new.discover, new.endpoints):
         running.follow(agent.registry)

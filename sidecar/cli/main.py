@@ -24,6 +24,7 @@ examples:
   sidecar schema --text | less          every key, what it means, its default
   sidecar schema > sidecar.schema.json  the same for your editor
   sidecar status                        what the sidecar on this host is doing
+  sidecar diff sidecar.yaml             what a reload would change in it
   sidecar spool --help                  messages that the broker did not take
   sidecar demo                          a small mesh to look at, in your terminal
 
@@ -82,7 +83,7 @@ def _fill_standard_files() -> None:
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
-    from sidecar.cli.arguments import add_admin
+    from sidecar.cli.asking import add_parsers as add_asking
     from sidecar.cli.spool.parser import add_parser as add_spool
 
     parser = argparse.ArgumentParser(
@@ -127,15 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--serve", action="store_true", help="keep the mesh running, without the show, until Ctrl-C")
     demo.set_defaults(command=_demo)
 
-    status = commands.add_parser(
-        "status",
-        help="ask a running sidecar how it is",
-        description="How a running sidecar is, and what becomes of its traffic, as a table.",
-        epilog="exit codes: 0 ready, and not unhealthy; 1 it is not, or cannot be asked; 2 usage",
-    )
-    add_admin(status)
-    status.set_defaults(command=_status)
-
+    add_asking(commands)
     add_spool(commands)
     return parser
 
@@ -222,12 +215,6 @@ def _demo(options: argparse.Namespace) -> int:
     from sidecar.demo import run_demo
 
     return run_demo(serve=options.serve)
-
-
-def _status(options: argparse.Namespace) -> int:
-    from sidecar.cli.status import show_status
-
-    return show_status(options.admin)
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -94,6 +94,11 @@ class Cluster:
             return None
         return self._balancer.pick(endpoints, key)
 
+    def use(self, balancer: Balancer) -> None:
+        """Choose by another balancer from now on; all else that is known stays."""
+        self._balancer = balancer
+        self._changed()
+
     def beside(self, endpoint: Endpoint) -> tuple[Endpoint, ...]:
         """Other addresses in the rotation of the name that this one was found for, in the order in which to try them
         when it is silent: the families in turn, the other one first (RFC 8305 §4). Empty when there was no name."""

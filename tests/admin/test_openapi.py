@@ -136,9 +136,13 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("POST", "/upstreams/redis/breaker/open?for=ever", None),
     ("GET", "/events", None),
     ("POST", "/reload", None),
+    ("POST", "/reload?dry_run=1", None),
+    ("POST", "/reload?dry_run=perhaps", None),
     ("POST", "/drain", None),
     ("PUT", "/log-level", b'{"level": "debug"}'),
     ("PUT", "/log-level", b"loud"),
+    ("PUT", "/access-log", b'{"access": "off"}'),
+    ("PUT", "/access-log", b"loud"),
     ("GET", "/openapi.json", None),
 ]
 

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from sidecar.agent.plan import Plan, Stored, plan
-from sidecar.cli.rehearsal import as_dict, lines
+from sidecar.agent.plan_report import as_dict, lines
 from sidecar.config.load import load_text
 from sidecar.config.schema import Config
 from sidecar.core.secret import Secret
@@ -59,10 +59,10 @@ def test_upstreams_come_go_move_and_change() -> None:
 
 
 def test_what_is_read_at_the_start_is_refused() -> None:
-    found = plan(config(tracing={"sample": 0.5}), config(tracing={"sample": 1.0}))
-    assert refused(found) == ["tracing.sample"]
+    found = plan(config(tracing={"propagate": ["b3"]}), config(tracing={"propagate": ["w3c"]}))
+    assert refused(found) == ["tracing.propagate"]
     assert next(lines(found)) == "a reload would be refused:"
-    assert as_dict(found)["refused"] == [{"path": "tracing.sample", "message": found.refused[0].message}]
+    assert as_dict(found)["refused"] == [{"path": "tracing.propagate", "message": found.refused[0].message}]
     assert refused(
         plan(config(), config(inbound={"bind": "127.0.0.1:0"}, service={"name": "web", "app": "127.0.0.1:9"}))
     )
@@ -79,9 +79,9 @@ def test_a_port_is_not_handed_over_at_once() -> None:
     assert refused(between({"a": A}, {"b": A})) == ["upstreams.b.bind"]
 
 
-def test_an_upstream_in_its_place_keeps_protocol_balancer_and_spool() -> None:
+def test_an_upstream_in_its_place_keeps_protocol_and_spool() -> None:
     found = between({"a": A}, {"a": {**A, "protocol": "tcp", "balancer": "random"}})
-    assert refused(found) == ["upstreams.a.protocol", "upstreams.a.balancer"]
+    assert refused(found) == ["upstreams.a.protocol"]
 
 
 def test_where_requests_are_queued_stays() -> None:

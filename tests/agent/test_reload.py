@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 import socket
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from sidecar.config.service import Service
 from sidecar.config.traffic import Upstream
 from sidecar.core.address import Address
 from sidecar.core.amqp_settings import Amqp, AmqpCredentials
+from sidecar.core.events import EVENTS
 from sidecar.exchange.listener import Listener
 from sidecar.storage.errors import SpoolError
 from support.agents import NOBODY, RunningAgent, ask, upstream
@@ -159,10 +162,9 @@ def test_endpoints_and_discovery_can_change(tmp_path: Path) -> None:
         ({"service": {"name": "other"}}, ["service.name"]),
         ({"registry": "consul://127.0.0.1:8500"}, ["registry"]),
         ({"admin": {"bind": "127.0.0.1:1"}}, ["admin.bind"]),
-        ({"tracing": {"sample": 1.0}}, ["tracing.sample"]),
+        ({"tracing": {"propagate": []}}, ["tracing.propagate"]),
         ({"consul": {"datacenter": "x"}}, ["consul.datacenter"]),
         ({"log": {"format": "text"}}, ["log.format"]),
-        ({"upstreams": {"a": upstream(balancer="random")}}, ["upstreams.a.balancer"]),
         ({"upstreams": {"a": upstream(protocol="tcp")}}, ["upstreams.a.protocol"]),
     ],
 )
@@ -397,5 +399,117 @@ def test_reloads_at_the_same_time_come_one_after_the_other(tmp_path: Path) -> No
             first, second = await asyncio.gather(it.agent.reload(), it.agent.reload())
             assert len(first) == 1
             assert second == []
+
+    run(main)
+
+
+def test_a_balancer_changes_under_a_connection_that_stays(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with origin(b"a") as app, origin(b"b") as other:
+            to = (f"127.0.0.1:{app.port}", f"127.0.0.1:{other.port}")
+            async with RunningAgent(tmp_path, upstreams={"a": upstream(*to)}) as it:
+                reader, writer = await asyncio.open_connection("127.0.0.1", it.port("a"))
+
+                async def again() -> bytes:
+                    writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 200")
+                    return await reader.readexactly(1)
+
+                assert {await again() for _ in range(2)} == {b"a", b"b"}
+                endpoints = it.agent.upstreams["a"].endpoints
+                it.write(upstreams={"a": upstream(*to, balancer="ip_hash")})
+                assert await it.agent.reload() == ["upstreams.a: changed"]
+                assert len({await again() for _ in range(4)}) == 1  # one client, one endpoint
+                assert it.agent.upstreams["a"].endpoints == endpoints
+                assert sum(endpoint.tries for endpoint in endpoints) == 6
+                writer.close()
+
+    run(main)
+
+
+def test_a_dry_run_tells_what_would_change_and_changes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
+            before = it.agent.config
+            same = json.loads((await it.ask("POST", "/reload?dry_run=1"))[2])
+            assert same["text"] == ["a reload would change nothing"]
+            assert same["differences"] == []
+            it.write(upstreams={"a": upstream(timeout={"request": "3s"}), "b": upstream()})
+            told = json.loads((await it.ask("POST", "/reload?dry_run=true"))[2])
+            assert told["text"] == [
+                "a reload would change:", "  upstreams.b: opened", "  upstreams.a.timeout.request: 30 → 3"
+            ]  # fmt: skip
+            assert (told["opened"], told["changed"], told["refused"]) == (["b"], ["a"], [])
+            it.write(service={"name": "other"})
+            told = json.loads((await it.ask("POST", "/reload?dry_run=1"))[2])
+            assert [problem["path"] for problem in told["refused"]] == ["service.name"]
+            it.file.write_text("service: {nam: web}")
+            status, _, body = await it.ask("POST", "/reload?dry_run=1")
+            assert (status, json.loads(body)["error"]) == (422, "config")
+            assert (await it.ask("POST", "/reload?dry_run=maybe"))[0] == 400
+            assert it.agent.config is before
+            assert it.agent.last_reload.good
+
+    run(main)
+
+
+def test_how_the_last_reload_went_is_an_event_a_line_and_a_metric(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path) as it:
+
+            async def metrics() -> dict[str, float]:
+                lines = (await it.ask("GET", "/metrics"))[2].decode().splitlines()
+                return {k: float(v) for k, _, v in (x.rpartition(" ") for x in lines if x.startswith("sidecar_config"))}
+
+            started = await metrics()
+            assert started["sidecar_config_last_reload_successful"] == 1
+            it.file.write_text("service: {nam: web}")
+            before = EVENTS.newest
+            with caplog.at_level(logging.INFO, "sidecar"):
+                assert (await it.ask("POST", "/reload"))[0] == 422
+            assert [event.kind for event in EVENTS.since(before)] == ["reload_refused"]
+            assert len([it for it in caplog.records if "not reloaded" in it.getMessage()]) == 1
+            bad = await metrics()
+            assert bad == {**started, "sidecar_config_last_reload_successful": 0}
+            it.write(drain={"timeout": "3s"})
+            with caplog.at_level(logging.INFO, "sidecar"):
+                assert (await it.ask("POST", "/reload"))[0] == 200
+            assert EVENTS.since(before)[-1].kind == "reload"
+            assert [it.getMessage() for it in caplog.records].count("reloaded") == 1
+            good = await metrics()
+            assert good["sidecar_config_last_reload_successful"] == 1
+            assert (
+                good["sidecar_config_last_reload_timestamp_seconds"]
+                >= started["sidecar_config_last_reload_timestamp_seconds"]
+            )
+            assert [it for it in good if "hash" in it] != [it for it in started if "hash" in it]
+
+    run(main)
+
+
+def test_what_is_traced_and_logged_changes_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with (
+            origin(b"a") as app,
+            RunningAgent(tmp_path, upstreams={"a": upstream(f"127.0.0.1:{app.port}")}, tracing={"sample": 0}) as it,
+        ):
+            sampling = it.agent.context.sampling
+            assert not sampling.sampled("f" * 32)
+            it.write(tracing={"sample": 1, "always": [], "slow": "9s"}, log={"access": "all", "level": "debug"})
+            assert sorted(await it.agent.reload()) == [
+                "log.access: changed", "log.level: debug", "tracing.always: changed", "tracing.sample: changed",
+                "tracing.slow: changed",
+            ]  # fmt: skip
+            assert sampling.sampled("0" * 32)
+            assert not sampling.errors
+            assert it.agent.access_log.mode == "all"
+            status, _, body = await it.ask("PUT", "/access-log", b"off")
+            assert (status, json.loads(body)) == (200, {"access": "off"})
+            assert it.agent.access_log.mode == "off"
+            assert [event.kind for event in EVENTS.since(EVENTS.newest - 1)] == ["setting"]
+            assert (await it.ask("PUT", "/access-log", b"some"))[0] == 400
 
     run(main)

@@ -244,12 +244,36 @@ def test_check_against_a_running_sidecar(tmp_path: Path, capsys: pytest.CaptureF
             assert await check() == (0, "a reload would change nothing\n")
             it.write(upstreams={"a": upstream(timeout={"request": "3s"})})
             assert await check() == (0, "a reload would change:\n  upstreams.a.timeout.request: 30 → 3\n")
-            it.write(tracing={"sample": 0.5})
+            it.write(tracing={"propagate": []})
             code, out = await check("--json")
             assert code == 1
-            assert [it["path"] for it in json.loads(out)["refused"]] == ["tracing.sample"]
+            assert [it["path"] for it in json.loads(out)["refused"]] == ["tracing.propagate"]
 
     run(asked)
+
+
+def test_diff_with_a_running_sidecar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def asked() -> None:
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
+
+            async def diff(*more: str) -> tuple[int, str]:
+                arguments = ["diff", str(it.file), "--admin", f"http://{it.agent.admin_address}", *more]
+                return await asyncio.to_thread(main, arguments), capsys.readouterr().out
+
+            assert await diff() == (0, "a reload would change nothing\n")
+            it.write(upstreams={"a": upstream(balancer="random")})
+            assert await diff() == (1, "a reload would change:\n  upstreams.a.balancer: round_robin → random\n")
+            it.write(service={"name": "other"})
+            code, out = await diff("--json")
+            assert (code, json.loads(out)["refused"][0]["path"]) == (3, "service.name")
+            it.file.write_text("service: {nam: web}")
+            assert (await diff())[0] == 2
+
+    run(asked)
+    file = tmp_path / "a.yaml"
+    file.write_text("service: {name: web}\n")
+    assert main(["diff", str(file), "--admin", "127.0.0.1:9"]) == 4
+    assert "sidecar diff: cannot reach http://127.0.0.1:9" in capsys.readouterr().err
 
 
 def test_check_against_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sidecar.admin.snapshots import UpstreamSnapshot
 from sidecar.agent import snapshots
 from sidecar.agent.changes import LastReload
+from sidecar.agent.plan import Plan, plan
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.views.protocols import SessionView
-from sidecar.config.agent import Admin
+from sidecar.config.agent import Admin, Drain
 from sidecar.config.schema import Config
 from sidecar.config.service import Service
 from sidecar.config.traffic import Discover
 from sidecar.core.address import Address
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
+from sidecar.core.records import AccessLog
 from sidecar.core.secret import Secret
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.endpoint import Endpoint
@@ -151,7 +153,8 @@ class FakeRunning:
     app: Health = Health("healthy", "GET /health: 200")  # noqa: RUF009  # it is frozen
     deep: dict[str, Health | Exception] = field(default_factory=dict)
     changes: Sequence[str] | Exception = ()
-    last_reload: LastReload = field(default_factory=LastReload)
+    access_log: AccessLog = field(default_factory=lambda: AccessLog("errors", lambda record: None))
+    last_reload: LastReload = field(default_factory=lambda: LastReload(dict))
     checked: list[str] = field(default_factory=list)
 
     @property
@@ -171,6 +174,11 @@ class FakeRunning:
         if isinstance(self.changes, Exception):
             raise self.changes
         return self.changes
+
+    async def rehearse(self) -> Plan:
+        if isinstance(self.changes, Exception):
+            raise self.changes
+        return plan(self.config, replace(self.config, drain=Drain(timeout=7.0)))
 
     def drain(self, by: str = "") -> None:
         self.phase = "draining"

@@ -54,6 +54,10 @@ class MessageTracing:
         #: Whether spans are wanted at all.
         self.recording = record is not None
 
+    def resample(self, sample: float) -> None:
+        """Record another share from now on."""
+        self._sample = sample
+
     def begin(self) -> Trace | None:
         """For a message without a context: the trace that is to be recorded, or ``None`` for one that is not."""
         if self._rng.random() >= self._sample:
