@@ -390,6 +390,15 @@ def test_acl(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) 
             registry.register()
             registry.set_health("passing", "fine")
             await until(lambda: seen.ids == ["tasks-1"], "registered and found")
+            # A token for the workload alone: what is refused beside it is told, and takes nothing else along.
+            other = registry.enroll(beside())
+            other.set_health("passing", "this sidecar runs")
+            await until(lambda: "registration of tasks-1-sidecar failed" in caplog.text, "the refusal is logged")
+            assert not registry.up
+            assert seen.ids == ["tasks-1"]
+            await other.leave()
+            await until(lambda: registry.up, "nothing fails any more")
+            caplog.clear()
             await registry.deregister()
             await until(lambda: seen.ids == [], "taken out")
         monkeypatch.delitem(os.environ, "CONSUL_HTTP_TOKEN")
