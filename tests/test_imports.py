@@ -39,7 +39,8 @@ RULES: Mapping[str, set[str]] = {
     "tcp": _DATA_PLANE,
     "amqp": {*_DATA_PLANE, "storage"},  # storage: the spool
     "http_queue": {*_DATA_PLANE, "config", "storage"},  # config: as filters; storage: requests that wait
-    "admin": {"core", "net", "resilience"},  # net: it listens, too; resilience: a bound for its log lines
+    # net: it listens, too; resilience: a bound for its log lines; http: the parsers of heads and bodies
+    "admin": {"core", "http", "net", "resilience"},
     "demo": {"core"},
 }
 #: These put everything together, and may import all but each other: only the command line imports the agent.

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
-
-from multidict import MultiMapping
 
 from sidecar.core.address import is_loopback
 from sidecar.core.secret import NO_SECRET, Secret
@@ -42,22 +41,23 @@ class Refused(Exception):
         self.code = code
 
 
-def check(access: Access, method: str, path: str, headers: MultiMapping[str]) -> None:
-    """Raises :class:`Refused`."""
+def check(access: Access, method: str, path: str, field: Callable[[str], str | None]) -> None:
+    """``field`` gives the value of a field, by its name in lower case; there is one Host at most. Raises
+    :class:`Refused`."""
     changes = method not in ("GET", "HEAD", "OPTIONS")
     local = is_loopback(access.host)
-    hosts = headers.getall("Host", [])
+    host = field("host")
     # Health checkers that speak HTTP/1.0 send no Host; browsers, which this is against, always do.
-    if local and hosts and not (len(hosts) == 1 and _leads_here(hosts[0], access)):
+    if local and host is not None and not _leads_here(host, access):
         raise Refused(421, "wrong_host", "this admin API is local; ask it as localhost or 127.0.0.1")
-    origin = headers.get("Origin")
+    origin = field("origin")
     # Port included: another page on this very host is another site, too.
-    if changes and origin is not None and [origin.lower().partition("://")[2]] != [host.lower() for host in hosts]:
+    if changes and origin is not None and (host is None or origin.lower().partition("://")[2] != host.lower()):
         raise Refused(403, "wrong_origin", "a page of another site may not change anything here")
     published = path.startswith("/amqp/") and "/dead-letters" in path
     if changes or published or path.startswith(_PRIVATE) or (path == "/config" and not local):
         token = access.token.reveal()
-        if token and not _given(headers, token):
+        if token and not _given(field, token):
             raise Refused(
                 401, "token_needed", "send the admin token: 'Authorization: Bearer …' or 'X-Sidecar-Token: …'"
             )
@@ -73,10 +73,10 @@ def _leads_here(host: str, access: Access) -> bool:
     return is_loopback(name) or name == access.host.lower()
 
 
-def _given(headers: MultiMapping[str], token: str) -> bool:
+def _given(field: Callable[[str], str | None], token: str) -> bool:
     """Whether the token is in either field. Comparing takes as long whether much of it is right or little."""
-    scheme, _, bearer = headers.get("Authorization", "").partition(" ")
-    tried = [headers.get("X-Sidecar-Token", "")]
+    scheme, _, bearer = (field("authorization") or "").partition(" ")
+    tried = [field("x-sidecar-token") or ""]
     if scheme.lower() == "bearer":
         tried.append(bearer.strip())
     wanted = token.encode("utf-8", "surrogateescape")

@@ -21,7 +21,7 @@ from sidecar.endpoints import metrics as endpoint_metrics
 from sidecar.http_queue import metrics as queue_metrics
 from sidecar.registry import metrics as registry_metrics
 from sidecar.resilience import metrics as breaker_metrics
-from sidecar.telemetry import spans
+from sidecar.telemetry import span_metrics
 from sidecar.telemetry.metrics import Metrics, Shared, own_families
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ def metrics(agent: Agent) -> Metrics:
         lambda: endpoint_metrics.lookup_families(agent.lookups),
         agent.lag.families,
         lambda: own_families(agent.config.service.name, agent.log_lines_dropped, memory_limit()),
-        lambda: spans.families(agent.spans, agent.spans_withheld),
+        lambda: span_metrics.families(agent.spans, agent.spans_withheld),
     )
     return Metrics(lambda: agent.stats, sources)
 

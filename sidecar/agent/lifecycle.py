@@ -17,7 +17,7 @@ import random
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.agent import changes, settings
 from sidecar.agent.app import App
@@ -50,7 +50,9 @@ from sidecar.registry import create as create_registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.logs import LogWriter
 from sidecar.telemetry.loop_lag import LoopLag
-from sidecar.telemetry.spans import SpanExporter
+
+if TYPE_CHECKING:
+    from sidecar.telemetry.spans import SpanExporter
 
 logger = logging.getLogger("sidecar.agent")
 
@@ -112,6 +114,8 @@ class Agent:
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
         self.lag = LoopLag(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
+            from sidecar.telemetry.spans import SpanExporter  # with an HTTP client
+
             self.spans = SpanExporter(config.tracing.otlp, config.service.name, config.service.id)
         self.context = Context(
             loop=self._loop,

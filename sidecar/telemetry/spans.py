@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from sidecar import __version__
-from sidecar.core.metrics import Family, counter
 from sidecar.core.records import SpanRecord
 from sidecar.telemetry import otel_environment, otlp
 from sidecar.telemetry.otlp_http import Answer, CollectorClient, CollectorError
+from sidecar.telemetry.span_metrics import REASONS
 
 logger = logging.getLogger("sidecar.spans")
 
@@ -36,9 +36,6 @@ FLUSH_SECONDS: Final = 2.0
 MOST_RETRY_AFTER: Final = 5.0
 #: Statuses after which the same may be sent again (OTLP's specification, "Retryable Response Codes").
 _AGAIN: Final = frozenset({429, 502, 503, 504})
-#: Why spans are not delivered: the queue was full; the collector could not be reached, or did not answer; it refused
-#: the request; it took the request but for these; the sidecar ended.
-REASONS: Final = ("queue_full", "unreachable", "refused", "rejected", "ended")
 
 
 class SpanExporter:
@@ -141,17 +138,3 @@ class SpanExporter:
         if trouble != before:
             level = logging.WARNING if trouble else logging.INFO
             logger.log(level, text, *why, extra={"dropped": sum(self.dropped.values())})
-
-
-def families(exporter: SpanExporter | None, withheld: int) -> Sequence[Family]:
-    """Return what became of spans; without a collector there are none. ``withheld`` counts exchanges and messages."""
-    sent = counter("sidecar_spans_sent", "Spans that the trace collector took.")
-    dropped = counter("sidecar_spans_dropped", "Spans that were not delivered, by reason.", ("reason",))
-    sent.add((), exporter.sent if exporter is not None else 0)
-    for reason in REASONS:
-        dropped.add((reason,), exporter.dropped[reason] if exporter is not None else 0)
-    kept = counter(
-        "sidecar_traces_withheld", "Failed or slow exchanges and messages that came too fast for all to be recorded."
-    )
-    kept.add((), withheld)
-    return sent, dropped, kept

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict
 
 from sidecar.admin.auth import Access, Refused, check
 from sidecar.core.secret import NO_SECRET, Secret
@@ -19,7 +18,8 @@ HERE = "127.0.0.1:15000"
 def status(access: Access, method: str, path: str, *headers: tuple[str, str]) -> int:
     """200, or that of the refusal."""
     try:
-        check(access, method, path, CIMultiDict(headers))
+        fields = {name.lower(): value for name, value in reversed(headers)}
+        check(access, method, path, fields.get)
     except Refused as refused:
         return refused.status
     return 200
@@ -47,8 +47,7 @@ def test_the_bound_name_is_a_name_of_this_host() -> None:
     assert status(access, "GET", "/", ("Host", "[::1]:15000")) == 200
 
 
-def test_two_hosts_are_refused_and_none_is_fine() -> None:
-    assert status(LOCAL, "GET", "/", ("Host", HERE), ("Host", HERE)) == 421
+def test_no_host_is_fine() -> None:
     assert status(LOCAL, "GET", "/") == 200
 
 

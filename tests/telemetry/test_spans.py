@@ -12,7 +12,8 @@ import pytest
 from sidecar import __version__
 from sidecar.core.records import SpanRecord
 from sidecar.telemetry import spans
-from sidecar.telemetry.spans import SpanExporter, families
+from sidecar.telemetry.span_metrics import REASONS, families
+from sidecar.telemetry.spans import SpanExporter
 from support.collector import Collector, attributes
 from support.patience import PATIENCE
 
@@ -253,5 +254,5 @@ def test_metrics_of_what_became_of_spans(collector: Collector) -> None:
     sent, dropped, withheld = families(exporter, 7)
     assert withheld.samples == [((), 7)]
     assert sent.samples == [((), 1)]
-    assert {labels[0]: value for labels, value in dropped.samples} == dict.fromkeys(spans.REASONS, 0)
+    assert {labels[0]: value for labels, value in dropped.samples} == dict.fromkeys(REASONS, 0)
     assert families(None, 0)[0].samples == [((), 0)]
