@@ -107,6 +107,7 @@ HOT_PATH = [
     "sidecar/filters/retry.py",
     "sidecar/filters/timeout.py",
     "sidecar/filters/tracing.py",
+    "sidecar/filters/why.py",
     "sidecar/http/download.py",
     "sidecar/http/ends.py",
     "sidecar/http/errors.py",

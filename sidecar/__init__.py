@@ -196,6 +196,7 @@ pulse                     how the sidecar is, in a few numbers of the last secon
 queue                     what waits in line; a broker's queue holds messages for its consumers
 race                      two things at once of which one wins: a kept connection that closes just as it is used
 rate limit                so many per second on average, so many at once at most
+reading                   a story as those who look for its cause see it
 reason                    why a message became a dead letter
 reconnect                 to find a new broker for a session that has lost its own
 record                    one entry of a database or file
@@ -215,6 +216,7 @@ resilience                the mechanisms against failures and overload
 resolver                  looks host names up: in the hosts file, then in the DNS
 retirement                what is under way on an upstream that was taken out of service has time to finish
 retry                     another attempt after one that failed, where that is safe
+ring                      the newest entries of something, the oldest of which go for others
 root                      the folder under which all others of a registry stand
 route                     a part of a listener's traffic with policies of its own; in AMQP, what one exchange and
                           routing key lead to
@@ -263,6 +265,7 @@ text                      what people read; it may come from strangers, and is m
 time                      seconds; the times of a chain are how long each phase of its exchanges may take
 timeout                   how long something may take
 token bucket              tokens arrive at a rate and are taken by what passes; the mechanism of a rate limit
+told                      what is said of a request, the parts of all hops as one
 topic                     an exchange whose bindings are patterns of words
 topology                  exchanges, queues and bindings, and which queues a publish leads to
 trace                     all spans of one request, through all services; its context travels in header fields
@@ -283,6 +286,7 @@ watch                     to follow one service in the registry
 watchdog                  notices a broker that is connected and does nothing
 watcher                   samples the depth of queues, and hears of alarms
 wheel                     the one clock for all deadlines of the data plane
+why                       the question that `sidecar why` answers about one request
 window                    how many publishes of a channel, or messages of a stream, the broker may have left unconfirmed
 wire                      AMQP as bytes; no input or output
 worker                    the one thread that owns a database

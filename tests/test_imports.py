@@ -41,6 +41,7 @@ RULES: Mapping[str, set[str]] = {
     "http_queue": {*_DATA_PLANE, "config", "storage"},  # config: as filters; storage: requests that wait
     # net: it listens, too; resilience: a bound for its log lines; http: the parsers of heads and bodies
     "admin": {"core", "http", "net", "resilience"},
+    "why": {"core", "net"},  # net: the words for why a connection failed
     "demo": {"core"},
 }
 #: These put everything together, and may import all but each other: only the command line imports the agent.

@@ -2,8 +2,9 @@
 
 Reading is open to whoever can connect, so that scrapers and health checks need no secret, except for ``/config`` on an
 address that others can reach. Changing needs the token when there is one, and so does reading what clients have
-published: the files that it is in are nobody else's, either. On a loopback address a web page in somebody's browser
-must not be able to drive the API: a foreign Host (DNS rebinding) or a foreign Origin (forged requests) is refused.
+published (the files that it is in are nobody else's, either) and what single requests were. On a loopback address a web
+page in somebody's browser must not be able to drive the API: a foreign Host (DNS rebinding) or a foreign Origin (forged
+requests) is refused.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sidecar.core.secret import NO_SECRET, Secret
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
 
 #: What tells of clients and of what operators do.
-_PRIVATE: Final = ("/events",)
+_PRIVATE: Final = ("/events", "/why")
 
 
 @dataclass(frozen=True, slots=True)

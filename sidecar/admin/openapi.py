@@ -23,8 +23,9 @@ def document(operations: Sequence[Operation], schemas: Mapping[str, Any]) -> dic
             "title": "sidecar admin API",
             "version": __version__,
             "description": "Reading is open, except for /config on an address that is not loopback. Changing, and "
-            "reading what clients have published, needs the admin token where one is configured. On a loopback address "
-            "requests for another Host are refused (421), and changes asked for by pages of other sites (403).",
+            "reading what clients have published, what single requests were and what happened, needs the admin token "
+            "where one is configured. On a loopback address requests for another Host are refused (421), and changes "
+            "asked for by pages of other sites (403).",
         },
         "paths": paths,
         "components": {

@@ -23,6 +23,7 @@ from sidecar.registry import metrics as registry_metrics
 from sidecar.resilience import metrics as breaker_metrics
 from sidecar.telemetry import span_metrics
 from sidecar.telemetry.metrics import Metrics, Shared, own_families
+from sidecar.why.operations import Api as WhyApi
 
 if TYPE_CHECKING:
     from sidecar.agent.lifecycle import Agent
@@ -92,7 +93,8 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
     """Return the operations of other rooms. They are there whether a protocol is in use or not."""
     from sidecar.amqp.views.operations import Api
 
-    return (Api(lambda: _ports(agent)).contribution(),)
+    why = WhyApi(agent.ring, agent.config.service.name)
+    return (Api(lambda: _ports(agent)).contribution(), why.contribution())
 
 
 def metrics(agent: Agent) -> Metrics:

@@ -9,6 +9,7 @@ import asyncio
 import functools
 import json
 import random
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -20,7 +21,7 @@ from sidecar.config.traffic import Inbound, Match, Upstream
 from sidecar.config.traffic import Route as RouteSettings
 from sidecar.core.amqp_settings import Amqp
 from sidecar.core.records import AccessLog as AccessLogWriter
-from sidecar.core.records import SpanRecord
+from sidecar.core.records import SpanRecord, Stories
 from sidecar.core.stats import FilterStats, ListenerStats
 from sidecar.endpoints import balancers
 from sidecar.endpoints.cluster import Cluster
@@ -37,6 +38,7 @@ from sidecar.filters.request_id import RequestId, new_request_id
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import Timeout
 from sidecar.filters.tracing import Tracing
+from sidecar.filters.why import Why, refusal_of
 from sidecar.http.listener import HttpListener
 from sidecar.http.pool import Pool
 from sidecar.net.shortage import SHORTAGE
@@ -63,6 +65,7 @@ class Context:
     record_span: Callable[[SpanRecord], None] | None
     tracing: TracingSettings
     breaker_changed: Callable[[str, Breaker], None]
+    stories: Stories = field(default_factory=lambda: Stories(lambda story: None, enabled=False))
     sampling: Sampling = field(init=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +100,7 @@ class Assembly:
             Drain(),
             Metrics(stats, clock),
             ConnectionMetrics(stats, clock),
+            Why(context.stories, context.rng, stats.protocol == "http"),
             AccessLog(context.access_log),
         )
         #: Those that are not in the configuration.
@@ -119,6 +123,9 @@ class Assembly:
         self._stats.limit = bulkhead.limiter.limit if bulkhead is not None else 0
         if isinstance(listener, HttpListener):
             table = [(match, Route(self._chain(made, queue, match), listener.cluster)) for match, made in routes]
+            for number, (route, (_, it)) in enumerate(zip(config.routes, table, strict=True)):
+                it.chain.number = number
+                it.chain.own = tuple(name for name, settings in route.policies.items() if settings is not INHERIT)
             if queue is not None:
                 door = Route(self._door(main["timeout"], queue), listener.cluster)
                 table.insert(0, (Match(path=f"{_DOOR}*"), door))
@@ -315,12 +322,19 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     )
     if isinstance(listener, HttpListener):
         listener.host = name.encode()
+        listener.on_refusal = functools.partial(_refused, context.stories, listener)
         listener.pool = Pool(context.loop, context.wheel, context.clock, stats)
     elif isinstance(config, Upstream) and config.amqp is not None:
         _set_up_amqp(listener, context, config.amqp)
     listener.assembly = Assembly(context, name, stats)
     listener.assembly.apply(listener, config)
     return listener
+
+
+def _refused(stories: Stories, listener: Listener, code: str, message: str, request_id: str, client: str) -> None:
+    """Something was refused that never became an exchange."""
+    if stories.enabled:
+        stories.put(refusal_of(listener, time.time(), code, message, request_id, client))
 
 
 def _kind(protocol: str) -> type[Listener]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sidecar.config.traffic import Upstream
 from sidecar.core.address import Address
@@ -33,10 +33,14 @@ class RunningUpstream:
         listener: Listener,
         names: Names,
         outbound: Callable[[], Iterable[Address]] = tuple,
+        registry_url: str = "",
     ) -> None:
         self.config = config
         self.listener = listener
         self._outbound = outbound
+        self._registry_url = registry_url
+        self._registry: Registry | None = None
+        listener.cluster.source = self._source
         self._instances: tuple[Instance, ...] | None = None
         self._loops: list[str] = []
         self._unwatch: Callable[[], None] | None = None
@@ -76,6 +80,7 @@ class RunningUpstream:
     def follow(self, registry: Registry | None) -> None:
         """Get endpoints from where the configuration says, from now on. Those it had stay until there are others."""
         self._stop_watching()
+        self._registry = registry
         discover = self.config.discover
         if discover is not None:
             assert registry is not None, "the configuration makes sure that there is a registry to discover in"
@@ -85,6 +90,16 @@ class RunningUpstream:
                 Instance(host=e.address.host, port=e.address.port, weight=e.weight, sidecar=e.sidecar)
                 for e in self.config.endpoints
             )
+
+    def _source(self) -> dict[str, Any]:
+        """Where the endpoints come from, and how old that is."""
+        discover, registry = self.config.discover, self._registry
+        if discover is None or registry is None:
+            return {"from": "endpoints"}
+        found: dict[str, Any] = {"from": "discover", "service": discover.service, "registry": self._registry_url}
+        if discover.tag:
+            found["tag"] = discover.tag
+        return found | {"up": registry.up, "age_ms": round(registry.age * 1000)}
 
     def listeners_changed(self) -> None:
         """The sidecar listens somewhere else than before."""

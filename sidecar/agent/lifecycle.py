@@ -36,7 +36,7 @@ from sidecar.config.traffic import Upstream
 from sidecar.core.address import Address
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
-from sidecar.core.records import AccessLog
+from sidecar.core.records import AccessLog, Stories
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.loops import reaches
 from sidecar.endpoints.names import Names
@@ -50,6 +50,7 @@ from sidecar.registry import create as create_registry
 from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.logs import LogWriter
 from sidecar.telemetry.loop_lag import LoopLag
+from sidecar.why.ring import Ring
 
 if TYPE_CHECKING:
     from sidecar.telemetry.spans import SpanExporter
@@ -110,6 +111,9 @@ class Agent:
             SystemResolver([str(it) for it in dns.servers], dns.timeout, dns.max_ttl), dns.min_ttl, dns.max_ttl
         )
         self._app: App | None = None
+        #: What is remembered of requests.
+        self.ring = Ring(config.why.records)
+        self.stories = Stories(self.ring.put, config.why.records > 0, config.why.sample, config.tracing.slow)
         rng = random.Random()
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
         self.lag = LoopLag(self._loop.call_at, time.monotonic)
@@ -126,6 +130,7 @@ class Agent:
             record_span=self.spans.record if self.spans else None,
             tracing=config.tracing,
             breaker_changed=changes.breaker,
+            stories=self.stories,
         )
 
     # -- what the admin API sees ---------------------------------------------------------------------------------------
@@ -223,6 +228,7 @@ class Agent:
         assert config.inbound is not None
         assert config.service.app is not None, "the configuration makes sure that inbound has an app"
         self.inbound = create_listener(self.context, config.service.name, config.inbound)
+        self.inbound.cluster.source = lambda: {"from": "service.app"}
 
     def _on_app_addresses(self, instances: tuple[Instance, ...], problem: str, cause: str) -> None:
         if self.inbound is not None:
@@ -324,7 +330,7 @@ class Agent:
         """An upstream that neither listens nor follows the registry yet."""
         listener = create_listener(self.context, name, config)
         listener.app_health(self._health.status != "unhealthy")
-        return RunningUpstream(config, listener, self.names, self._outbound)
+        return RunningUpstream(config, listener, self.names, self._outbound, str(self.config.registry))
 
     def connect_breakers(self) -> None:
         """Tell AMQP ports whose open breakers keep deliveries back (``amqp.pause_on``)."""

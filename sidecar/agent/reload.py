@@ -80,6 +80,8 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
         agent.registry.use_token(config.consul.token)
     if "log.level" in todo.settings:
         agent.log.set_level(config.log.level)
+    agent.ring.resize(config.why.records)
+    agent.stories.use(config.why.records > 0, config.why.sample)
     if "log.access" in todo.settings:
         access = config.log.access
         agent.access_log.set_mode(access.mode, access.sample, access.slow)

@@ -12,7 +12,7 @@ from sidecar.config.declared import Settings, key, section
 from sidecar.config.document import Mapping, Node, Sequence
 from sidecar.config.kinds import Place, describe
 from sidecar.config.secrets import SecretValue
-from sidecar.config.values import Duration, Enum, Share, Text
+from sidecar.config.values import Duration, Enum, Integer, Share, Text
 from sidecar.core.address import Address
 from sidecar.core.records import MODES
 from sidecar.core.secret import NO_SECRET, Secret
@@ -132,6 +132,17 @@ class Log(Settings):
         "Which exchanges get a line; errors: those that failed.",
         default=AccessLines(),
         example={"sample": "1%", "slow": "500ms"},
+    )
+
+
+class Why(Settings):
+    """What is remembered of requests, for `sidecar why`: all that failed, were tried again or slow, and a sample."""
+
+    short = "records"
+
+    records: int = key(Integer(0, 100_000), "The newest requests that are remembered; 0: none.", default=2000)
+    sample: float = key(
+        Share(), "The share of all others that is remembered, too: 0.01 or 1%.", default=0.01, example="1%"
     )
 
 

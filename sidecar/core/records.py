@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from math import inf
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from zlib import crc32
 
 #: The longest text in a span, characters.
@@ -128,3 +128,23 @@ class AccessLog:
             return False
         self._owed -= 1.0
         return True
+
+
+class Stories:
+    """Which exchanges are remembered for those who ask why: all that the sidecar answered itself, that failed, were
+    tried again, or had no answer for ``slow`` seconds; and the ``sample`` (a share) of the rest. Settings may change at
+    any time."""
+
+    def __init__(
+        self, put: Callable[[dict[str, Any]], None], enabled: bool = True, sample: float = 0.01, slow: float = 1.0
+    ) -> None:
+        #: Remember a story, which is plain JSON.
+        self.put = put
+        self.enabled = enabled
+        self.sample = sample
+        self.slow = slow
+
+    def use(self, enabled: bool, sample: float) -> None:
+        """Go by other settings from now on."""
+        self.enabled = enabled
+        self.sample = sample

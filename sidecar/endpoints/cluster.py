@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from sidecar.core.events import EVENTS
 from sidecar.core.instance import Instance
@@ -28,6 +28,8 @@ logger = logging.getLogger("sidecar.upstreams")
 
 #: Soft failures in a row that eject an endpoint.
 SOFT_FAILURES: Final = 5
+#: Endpoints that are told of when a choice is explained.
+MOST_CANDIDATES: Final = 20
 #: Seconds: the first ejection, and the longest; each is stretched or shortened by up to :data:`JITTER`, so that
 #: sidecars that lost an endpoint together do not all come back to it together.
 FIRST_EJECTION: Final = 1.0
@@ -45,7 +47,7 @@ class Cluster:
 
     __slots__ = (
         "_balancer", "_by_address", "_clock", "_next_return", "_on_change", "_rng", "_wall", "cause",
-        "connect_failures", "ejections", "eligible", "endpoints", "name", "on_removed", "problem",
+        "connect_failures", "ejections", "eligible", "endpoints", "name", "on_removed", "problem", "source",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +69,8 @@ class Cluster:
         #: Why there are no endpoints, where that is known: for people, and a word of :mod:`sidecar.net.causes`.
         self.problem = ""
         self.cause = ""
+        #: Says where endpoints come from and how old that knowledge is, as plain JSON.
+        self.source: Callable[[], dict[str, Any]] = dict
         #: By such words: connections that could not be made, and exchanges that found no endpoint because of a name.
         self.connect_failures: dict[str, int] = {}
         #: Why endpoints were ejected → how often: ``unreachable``, or ``consecutive`` failures.
@@ -93,6 +97,23 @@ class Cluster:
         if not endpoints:
             return None
         return self._balancer.pick(endpoints, key)
+
+    def candidates(self) -> list[dict[str, Any]]:
+        """What there was to choose from, for people and as plain JSON: at most :data:`MOST_CANDIDATES`."""
+        now = self._clock()
+        found: list[dict[str, Any]] = []
+        for endpoint in self.endpoints[:MOST_CANDIDATES]:
+            told: dict[str, Any] = {"endpoint": endpoint.address, "state": endpoint.state, "weight": endpoint.weight}
+            if endpoint.failures:
+                told["failures"] = endpoint.failures
+            if endpoint.ejected_until > now:
+                told["ejected_ms"] = round((endpoint.ejected_until - now) * 1000)
+            error = endpoint.last_error
+            if error is not None:
+                told["last_error"] = error.kind
+                told["last_error_ms_ago"] = round((self._wall() - error.at) * 1000)
+            found.append(told)
+        return found
 
     def use(self, balancer: Balancer) -> None:
         """Choose by another balancer from now on; all else that is known stays."""

@@ -16,7 +16,7 @@ from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import CAUSE, CONNECT, TIMEOUT, Attempt
 from sidecar.exchange.filter import HELD, Again, Answer, Failed, RequestHook, Wait
 from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT, TUNNEL
-from sidecar.exchange.story import MOST_NOTES, Note, explain
+from sidecar.exchange.story import MOST_NOTES, Note, explain, milliseconds, note_choice, note_stalled, note_time_over
 from sidecar.net.causes import CAUSES, cause_of, words_for
 from sidecar.net.shortage import SHORTAGE, is_local
 
@@ -158,6 +158,8 @@ class Exchange:
                 return
         tried = [attempt.endpoint for attempt in self.tried] if self.tried else ()
         endpoint = self.cluster.pick(self.client_ip, tried)
+        if endpoint is None or tried:
+            note_choice(self, endpoint)
         if endpoint is None:
             problem = self.cluster.problem
             why = f": {problem}" if problem else ""
@@ -200,6 +202,7 @@ class Exchange:
     def retry_later(self, again: Again) -> None:
         """Wait as long as the filter says, then begin another try."""
         self.listener.stats.retried(again.reason)
+        self.note("again", {"because": again.reason, "delay_ms": milliseconds(again.delay)})
         if again.delay > 0:
             self.phase = BACKOFF
             self.set_timer(self.listener.clock() + again.delay)
@@ -250,11 +253,13 @@ class Exchange:
             self.attempt.failure = CONNECT
         self.leave_endpoint()
         reason = os.strerror(error.errno or 0)
+        self.note("shortage", {"reason": reason})
         self.reply(Reply("local_shortage", f"the sidecar cannot open another connection: {reason}", 1.0))
 
     def refuse_connection(self) -> None:
         """All connections that the bulkhead allows are in use."""
         self.leave_endpoint()
+        self.note("connections_in_use", {})
         self.reply(Reply("overloaded", f"all connections to {self.listener.name} are in use", 1.0))
 
     def check_timer(self, now: float) -> None:
@@ -269,6 +274,7 @@ class Exchange:
                 self.check_idle(now)
             elif wait is not None:  # else it was granted, and goes on in a moment
                 if wait.otherwise is not None:
+                    self.note("waited_too_long", {})
                     self.reply(wait.otherwise)
                 else:
                     self.resume()
@@ -278,8 +284,10 @@ class Exchange:
             if now < attempt.deadline:
                 self.set_timer(attempt.deadline)
             elif self.client_stalls():
+                note_stalled(self, now)
                 self.reply(Reply("timeout", STALLED))
             else:
+                note_time_over(self, attempt, now)
                 self.cut()
                 if phase == CONNECTING and now < self.deadline:
                     self.connect_failed(attempt, None)
@@ -310,6 +318,9 @@ class Exchange:
         if now < due:
             self.set_timer(min(due, look))
         else:
+            over = timeout.total and self.phase != TUNNEL and now >= self.started + timeout.total
+            which = "timeout.total" if over else "timeout.idle"
+            self.note("time_over", {"which": which, "after_ms": milliseconds(timeout.total if over else idle)})
             self.error = "timeout"
             self.abort()
 

@@ -275,18 +275,22 @@ class Chain:
     """The hooks of an ordered list of filters, and the times that every phase of an exchange reads: ``timeout``, and
     ``patience``, the seconds that one try may wait for an answer's head. ``keep``: bytes of a request's body that are
     kept, so that it can be sent again. ``delivery``: the chain of stored requests, on a listener that has a place for
-    them. ``route``: the paths that it is for, as a glob; empty: any. ``blank`` is what an exchange's ``state`` is at
+    them. ``route``: the paths that it is for, as a glob; empty: any; ``number``: which of its listener's routes that is
+    (-1: none), and ``own`` the keys that this route has for itself. ``blank`` is what an exchange's ``state`` is at
     first."""
 
     __slots__ = (
-        "blank", "delivery", "filters", "keep", "on_again", "on_answer", "on_answer_body", "on_body", "on_connected",
-        "on_end", "on_failure", "on_reply", "on_request", "on_try", "on_upgrade", "patience", "route", "timeout",
+        "blank", "delivery", "filters", "keep", "number", "on_again", "on_answer", "on_answer_body", "on_body",
+        "on_connected", "on_end", "on_failure", "on_reply", "on_request", "on_try", "on_upgrade", "own", "patience",
+        "route", "timeout",
     )  # fmt: skip
 
     def __init__(self, filters: Sequence[Filter], timeout: Times, patience: float) -> None:
         self.keep = KEEP
         self.route = ""
         self.delivery: Chain | None = None
+        self.number = -1
+        self.own: tuple[str, ...] = ()
         self.filters = tuple(filters)
         self.blank: list[Any] = [None] * max((f.place + 1 for f in filters if f.stateful), default=0)
         self.timeout = timeout

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import CONNECT, MALFORMED, TIMEOUT, Attempt
+from sidecar.exchange.phases import CONNECTING
 
 if TYPE_CHECKING:
+    from sidecar.endpoints.endpoint import Endpoint
     from sidecar.exchange.exchange import Exchange
 
 #: Steps that are remembered of one exchange, at most.
@@ -36,3 +38,42 @@ def explain(x: Exchange, kind: str, attempt: Attempt) -> Reply:
     if kind is MALFORMED:
         return Reply("bad_upstream", f"{name} at {attempt.endpoint.address}: {attempt.problem}")
     return Reply("upstream_reset", f"{where} closed the connection before it answered{tries}")
+
+
+def milliseconds(seconds: float) -> float:
+    """Seconds as milliseconds, to a tenth."""
+    return round(seconds * 1000, 1)
+
+
+def note_choice(x: Exchange, endpoint: Endpoint | None) -> None:
+    """Note which endpoints there were to choose from: there was none, or it is not the first try."""
+    detail: dict[str, Any] = {"candidates": x.cluster.candidates()}
+    if endpoint is not None:
+        detail["endpoint"] = endpoint.address
+        x.note("chosen", detail)
+        return
+    if x.cluster.problem:
+        detail["problem"] = x.cluster.problem
+    x.note("no_endpoint", detail | x.cluster.source())
+
+
+def note_time_over(x: Exchange, attempt: Attempt, now: float) -> None:
+    """Note which time was over when the attempt was given up."""
+    times = x.chain.timeout
+    if now < x.deadline and x.phase == CONNECTING:
+        which, seconds = "timeout.connect", times.connect
+    elif now < x.deadline:
+        which, seconds = "circuit_breaker.timeout_duration", x.chain.patience
+    elif times.total and times.total <= times.request:
+        which, seconds = "timeout.total", times.total
+    else:
+        which, seconds = "timeout.request", times.request
+    x.note("time_over", {"which": which, "after_ms": milliseconds(seconds), "endpoint": attempt.endpoint.address})
+
+
+def note_stalled(x: Exchange, now: float) -> None:
+    """Note that the rest of a request did not come: nothing for so long, or too little in all."""
+    request = x.chain.timeout.request
+    which = "timeout.request" if now - x.touched >= request else "limits.body_rate"
+    detail = {"which": which, "silent_ms": milliseconds(now - x.touched), "bytes": x.bytes_in}
+    x.note("client_stalled", detail | {"after_ms": milliseconds(request), "body_rate": x.listener.limits.body_rate})

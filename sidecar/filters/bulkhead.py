@@ -9,6 +9,7 @@ from sidecar.config.values import Duration, Integer
 from sidecar.core.replies import Reply
 from sidecar.core.stats import ListenerStats
 from sidecar.exchange.filter import Filter, Site, Wait
+from sidecar.exchange.story import milliseconds
 from sidecar.resilience.limiter import Limiter
 
 if TYPE_CHECKING:
@@ -89,13 +90,16 @@ class Bulkhead(Filter):
         if self._upgrades and self.tunnels.full:
             http: Any = x
             if http.head.upgrade:
+                x.note("tunnels_full", {"active": self.tunnels.active})
                 return no_more_tunnels(x.listener.name, self.tunnels)  # before the app has set one up
         limiter = self.limiter
         if limiter.try_acquire():
             x.state[self.place] = limiter
             return None
         waiter = _Waiting(self, x)
-        if not self._pending_timeout or not limiter.enqueue(waiter):
+        full = not self._pending_timeout or not limiter.enqueue(waiter)
+        self._note(x, "bulkhead_full" if full else "bulkhead_wait", limiter)
+        if full:
             return Reply(
                 "overloaded",
                 f"{limiter.active} in progress and {limiter.pending} waiting: {x.listener.name} takes no more",
@@ -112,12 +116,25 @@ class Bulkhead(Filter):
         """A slot has become free, and is its."""
         x.state[self.place] = self.limiter
         self._stats.pending -= 1
+        x.note("bulkhead_passed", {})
         x.grant()
+
+    def _note(self, x: Exchange, what: str, limiter: Limiter) -> None:
+        config = self.config
+        by = "max_connections" if limiter.limit == config.max_connections != config.max_requests else "max_requests"
+        x.note(
+            what,
+            {
+                "active": limiter.active, "limit": limiter.limit, "by": by, "pending": limiter.pending,
+                "max_pending": limiter.max_pending, "pending_timeout_ms": milliseconds(self._pending_timeout),
+            },
+        )  # fmt: skip
 
     def on_upgrade(self, x: Exchange) -> Reply | None:
         """A tunnel gives its slot back for a place among the tunnels. There was one when it was asked for."""
         tunnels = self.tunnels
         if not tunnels.try_acquire():
+            x.note("tunnels_full", {"active": tunnels.active})
             return no_more_tunnels(x.listener.name, tunnels)
         slot = x.state[self.place]
         x.state[self.place] = tunnels

@@ -9,6 +9,7 @@ from sidecar.config.declared import Settings, key
 from sidecar.config.values import Duration, Failure, Integer
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Filter, Site
+from sidecar.exchange.story import milliseconds
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 from sidecar.resilience.breaker import held_words
 
@@ -74,6 +75,9 @@ class CircuitBreaker(Filter):
         if "5xx" in failure_on:
             statuses.update(range(500, 600))
         self._statuses = frozenset(statuses)
+        #: Of the failures in a row: when the first one was; of the last one, when, where and what.
+        self._row_began = self._last_at = 0.0
+        self._last_endpoint = self._last_what = ""
 
     def patience(self) -> float:
         return self._longest
@@ -84,6 +88,7 @@ class CircuitBreaker(Filter):
             x.state[self.place] = permit
             return None
         mechanism = self.mechanism
+        x.note("circuit_open", self._told())
         if mechanism.forced == "open":
             why = f"{x.listener.name} is not being called: its circuit breaker is {held_words('open', mechanism.held)}"
         else:
@@ -99,16 +104,50 @@ class CircuitBreaker(Filter):
         elif _one_of_many(x) or head.peer_error == b"draining":
             self.mechanism.cancel(permit)
         else:
-            self.mechanism.failure(permit)
+            self._failed(x, permit, head.peer_error.decode("latin-1")[:64] or str(head.status))
 
     def on_failure(self, x: Exchange, kind: str) -> None:
         state, place = x.state, self.place
         permit = state[place] or 0
         state[place] = None
         if kind in self._kinds and not _one_of_many(x):
-            self.mechanism.failure(permit)
+            attempt = x.attempt
+            self._failed(x, permit, (attempt.cause if attempt is not None else "") or kind)
         else:
             self.mechanism.cancel(permit)
+
+    def _failed(self, x: Exchange, permit: int, what: str) -> None:
+        """Count a failure, and remember what it was."""
+        mechanism = self.mechanism
+        before = mechanism.failures
+        mechanism.failure(permit)
+        if mechanism.failures == before:
+            return  # it belongs to an earlier state
+        self._last_at = now = x.listener.clock()
+        if before == 0:
+            self._row_began = now
+        endpoint = x.endpoint
+        self._last_endpoint = endpoint.address if endpoint is not None else ""
+        self._last_what = what
+
+    def _told(self) -> dict[str, Any]:
+        """Why it lets nothing through, as plain JSON."""
+        mechanism, site = self.mechanism, self.site
+        assert site is not None
+        told: dict[str, Any] = {
+            "state": ("closed", "half_open", "open")[mechanism.state],
+            "forced": mechanism.forced != "auto",
+            "failures": mechanism.failures,
+            "open_ms": milliseconds(site.clock() - mechanism.opened_at),
+            "again_in_ms": milliseconds(mechanism.retry_after()),
+        }
+        if mechanism.held is not None:
+            told["held"] = held_words("open", mechanism.held)
+        if self._last_what:
+            told["failed_within_ms"] = milliseconds(self._last_at - self._row_began)
+            told["last_endpoint"] = self._last_endpoint
+            told["last_failure"] = self._last_what
+        return told
 
     def on_connected(self, x: Exchange) -> None:
         """TCP: a connection that stands is a success, nothing more is known about it."""

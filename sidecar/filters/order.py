@@ -48,6 +48,7 @@ ORDER: Final = (
     Place("retry", "after the breaker, so that a failure is counted before it is decided whether to go on", "Retry"),
     Place("metrics", "by then everything about the exchange is known"),
     Place("connection_metrics", "the same over TCP"),
+    Place("why", "likewise; gives TCP connections an id, which the access log has then, too"),
     Place("access_log", "likewise"),
     Place("delivered", "says that a stored request's exchange is over: the last word"),
 )

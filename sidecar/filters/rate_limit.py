@@ -12,6 +12,7 @@ from sidecar.config.kinds import BROKEN
 from sidecar.config.values import Integer, Rate, RateKey
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Filter, Site
+from sidecar.exchange.story import milliseconds
 from sidecar.resilience.token_bucket import KeyedBuckets, TokenBucket
 
 if TYPE_CHECKING:
@@ -84,6 +85,11 @@ class RateLimit(Filter):
         else:
             wait = self._keyed.take(self._key(x))
         if wait:
+            config = self.config
+            x.note(
+                "rate_limit",
+                {"rate": config.rate, "burst": config.burst, "key": config.key, "wait_ms": milliseconds(wait)},
+            )
             return Reply("rate_limited", self._message, wait)
         return None
 

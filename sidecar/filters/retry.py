@@ -99,6 +99,8 @@ class Retry(Filter):
         if status >= 500 and code in NOT_DELIVERED and CONNECT in self._config.on:
             return self._again(x, str(status), at_once=True)
         if status not in self.statuses or x.method not in self._config.methods:
+            if status >= 500:
+                self._note(x, "on" if status not in self.statuses else "method")
             return None
         told = head.fields.get(b"retry-after")
         return self._again(x, str(status), told=told)
@@ -107,15 +109,22 @@ class Retry(Filter):
         if kind is RACE:
             return None
         if kind is CONNECT:
-            return self._again(x, kind, at_once=True) if CONNECT in self._config.on else None
+            if CONNECT in self._config.on:
+                return self._again(x, kind, at_once=True)
+            self._note(x, "on")
+            return None
         if kind is MALFORMED:
             allowed = 502 in self.statuses
         else:
             allowed = kind in self._config.on
-        return self._again(x, kind) if allowed and x.method in self._config.methods else None
+        if allowed and x.method in self._config.methods:
+            return self._again(x, kind)
+        self._note(x, "method" if allowed else "on")
+        return None
 
     def _again(self, x: Exchange, reason: str, *, at_once: bool = False, told: bytes | None = None) -> Again | None:
         if x.attempts >= self._config.max_attempts or not x.replayable:
+            self._note(x, "attempts" if x.replayable else "body")
             return None
         delay = None
         if at_once and any(e is not x.endpoint and not x.been(e) for e in x.listener.cluster.eligible):
@@ -125,5 +134,14 @@ class Retry(Filter):
         if delay is None:
             delay = self._backoff.delay(x.attempts)
         if self._clock() + delay >= x.deadline:
+            self._note(x, "deadline")
             return None
         return Again(delay, reason)
+
+    def _note(self, x: Exchange, why: str) -> None:
+        """Note why there is no other try: by the key ``on``; its ``method``; it had all its ``attempts``; its ``body``
+        was too large to be kept; its ``deadline`` comes first."""
+        detail: dict[str, Any] = {"why": why, "attempts": x.attempts, "max_attempts": self._config.max_attempts}
+        if x.method:
+            detail["method"] = x.method
+        x.note("not_again", detail)

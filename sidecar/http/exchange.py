@@ -9,8 +9,9 @@ from sidecar.core.replies import STATUS, ProtocolError, Reply, render
 from sidecar.exchange.attempt import MALFORMED, RESET, Attempt
 from sidecar.exchange.exchange import STALLED, Exchange
 from sidecar.exchange.filter import Again, Answer, Failed, Wait
-from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, SENT, TUNNEL
+from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, PHASES, SENT, TUNNEL
 from sidecar.exchange.request import Request
+from sidecar.exchange.story import note_stalled
 from sidecar.http.download import Download, refused
 from sidecar.http.errors import judge
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
@@ -93,6 +94,7 @@ class HttpExchange(Request):
         elif self.upload is not None and now < (due := self.upload.due(self)):
             self.set_timer(due)
         else:
+            note_stalled(self, now)
             self.reply(Reply("timeout", STALLED))
 
     @property
@@ -105,6 +107,7 @@ class HttpExchange(Request):
         """The client closed or reset its connection: nobody waits for this any more."""
         if self.phase < TUNNEL:
             self.status = CLIENT_LEFT
+            self.note("client_left", {"while": PHASES[self.phase][0].lower()})
         self.abort()
 
     def client_stalls(self) -> bool:
@@ -160,6 +163,7 @@ class HttpExchange(Request):
                 attempt.conn = None
                 self.finish()
             else:
+                self.note("cut_off", {"endpoint": attempt.endpoint.address, "bytes": self.bytes_out})
                 self.error = "upstream_reset"
                 attempt.cause = "reset"
                 self.cluster.failed(
@@ -187,6 +191,7 @@ class HttpExchange(Request):
         if self.phase == SENT:
             self.try_failed(attempt, MALFORMED)
         else:
+            self.note("bad_answer", {"endpoint": attempt.endpoint.address, "problem": attempt.problem})
             self.error = "bad_upstream"
             attempt.cause = "malformed"
             self.cluster.remember(attempt.endpoint, attempt.cause, attempt.problem)
@@ -310,10 +315,12 @@ class HttpExchange(Request):
     def reply(self, reply: Reply) -> None:
         if self.phase >= ANSWERING:
             if self.phase != ENDED:  # a part of an answer is out: no other can follow it
+                self.note("refused", {"code": reply.code, "message": reply.message})
                 self.error = reply.code
                 self.abort()
             return
         self.cut()
+        self.note("refused", {"code": reply.code, "message": reply.message})
         for hook in self.chain.on_reply:
             verdict = hook(self, reply)
             if verdict is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 from sidecar.core.replies import STATUS, Reply, render
@@ -25,6 +25,8 @@ class HttpListener(Listener):
     pool: Pool
     routes: Routes | None
     host: bytes
+    #: Called with the code, the message, the request id and the client of what never became an exchange.
+    on_refusal: Callable[[str, str, str, str], None] | None = None
     #: Where requests are stored: a :class:`sidecar.http_queue.queue.HttpQueue`.
     queue: Any = None
 
@@ -54,19 +56,22 @@ class HttpListener(Listener):
         if self.enter(connection):
             return True
         if connection.transport.is_closing():
-            self.refused("local_shortage")
+            self.refused("local_shortage", "descriptors run out", client=connection.ip)
             return False
-        self.refused("overloaded")
         reply = Reply("overloaded", f"{self.limits.connections} clients are connected, more are not taken", 1.0)
-        connection.transport.write(render(reply, self.name, self.new_request_id(), close=True))
+        request_id = self.new_request_id()
+        self.refused("overloaded", reply.message, request_id, connection.ip)
+        connection.transport.write(render(reply, self.name, request_id, close=True))
         connection.close_gently()
         self.turn_away(connection)
         return False
 
-    def refused(self, code: str) -> None:
-        """Count a request that never became an exchange."""
+    def refused(self, code: str, message: str = "", request_id: str = "", client: str = "") -> None:
+        """Count a request that never became an exchange, and tell those who remember such."""
         self.stats.rejected[code] += 1
         self.stats.requests["other", STATUS[code]] += 1
+        if self.on_refusal is not None:
+            self.on_refusal(code, message, request_id, client)
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self.pool.forget(endpoint)

@@ -109,6 +109,7 @@ class Queue(QueueDeclaration):
             return None
         if not self._queue.room(self._lane, x.kept_size):
             self._queue.stats.outcomes["refused"] += 1
+            x.note("not_stored", {"why": "there is no room left"})
             return None
         x.state[self.place] = taken = _Taken(reply)
         held = x.take_over()
@@ -188,6 +189,7 @@ class Queue(QueueDeclaration):
     def _give_up(self, x: Incoming) -> None:
         """It cannot be stored: answer as if there were no queue."""
         taken: _Taken = x.state[self.place]
+        x.note("not_stored", {"why": "there is no room left, or the disk does not take it"})
         self._refuse(x, taken.refuse())
 
     def _refuse(self, x: Incoming, reply: Reply | None) -> None:
@@ -211,6 +213,7 @@ class Queue(QueueDeclaration):
             outcomes["queued"] += 1
         if x.phase != PENDING:
             return  # the client has left; what is stored is delivered all the same
+        x.note("stored", {"queue_id": short(request.id)})
         if found is None:
             x.respond(*answers.accepted(request.id, answers.QUEUED, x.request_id))
         elif found.digest != request.digest:

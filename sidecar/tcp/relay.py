@@ -291,6 +291,7 @@ class TcpExchange(Exchange):
 
     def reply(self, reply: Reply) -> None:
         if self.phase != ENDED:
+            self.note("refused", {"code": reply.code, "message": reply.message})
             self.error = reply.code
             self.status = STATUS[reply.code]
             self.abort()

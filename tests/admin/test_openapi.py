@@ -63,7 +63,7 @@ async def test_the_document_is_well_formed(admin: Asking) -> None:
         assert "default" in it["responses"]
         for status, response in it["responses"].items():
             assert status == "default" or (response["description"] and response["content"])
-        assert ("security" in it) == (method != "get" or path in ("/config", "/events") or "/dead-letters" in path)
+        assert ("security" in it) == (method != "get" or path in _PRIVATE or "/dead-letters" in path)
     for reference in references(document):
         resolve(reference, document)
     used = {reference.rpartition("/")[2] for reference in references(document)}
@@ -91,9 +91,16 @@ def everything() -> FakeRunning:
     kept.dead_letters.add(*(letter(number, message(headers={"n": number})) for number in range(1, 6)), damaged(6))
     it.upstreams["bare"] = FakeUpstream("bare", circuit_breaker=None)
     it.upstreams["bare"].endpoints = []
+    refused = {"at_ms": 1.0, "what": "refused", "code": "timeout", "message": "no answer"}
+    it.ring.put(
+        {"request_id": "r1", "began": 1.0, "direction": "outbound", "upstream": "redis", "status": 504,
+         "error": "timeout", "duration_ms": 2.0, "events": [refused]}
+    )  # fmt: skip
     return it
 
 
+#: Reading these needs the token, too.
+_PRIVATE = ("/config", "/events", "/why", "/why/{request_id}")
 #: Requests, and what is sent with them; between them every answer that has a shape of its own.
 REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/", None),
@@ -131,6 +138,10 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("POST", "/upstreams/redis/breaker/close?by=ops", b'{"reason": "why not", "for": "10m"}'),
     ("POST", "/upstreams/redis/breaker/open?for=ever", None),
     ("GET", "/events", None),
+    ("GET", "/why", None),
+    ("GET", "/why?limit=none", None),
+    ("GET", "/why/r1", None),
+    ("GET", "/why/unknown", None),
     ("POST", "/reload", None),
     ("POST", "/reload?dry_run=1", None),
     ("POST", "/reload?dry_run=perhaps", None),

@@ -44,7 +44,7 @@ def route_chain(live: Live, number: int = 0) -> Any:
 
 
 _ORDER = ["Timeout", "Tracing", "RequestId", "Forwarded", "Drain", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry",
-          "Metrics", "AccessLog"]  # fmt: skip
+          "Metrics", "Why", "AccessLog"]  # fmt: skip
 _LIMIT = RateLimitSettings(rate=1.0, burst=1)
 
 
@@ -65,7 +65,7 @@ def test_inbound_http() -> None:
 def test_outbound_tcp() -> None:
     def check(live: Live) -> None:
         assert names(live) == [
-            "Timeout", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry", "ConnectionMetrics", "AccessLog",
+            "Timeout", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry", "ConnectionMetrics", "Why", "AccessLog",
         ]  # fmt: skip
 
     with_listener(upstream_of(name="up", bind=ANY_PORT, protocol="tcp", rate_limit=_LIMIT), check)
@@ -73,14 +73,14 @@ def test_outbound_tcp() -> None:
 
 def test_inbound_tcp() -> None:
     def check(live: Live) -> None:
-        assert names(live) == ["Timeout", "Drain", "Bulkhead", "ConnectionMetrics", "AccessLog"]
+        assert names(live) == ["Timeout", "Drain", "Bulkhead", "ConnectionMetrics", "Why", "AccessLog"]
 
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
 
 
 def test_what_is_off_is_not_there() -> None:
     def check(live: Live) -> None:
-        assert names(live) == ["Timeout", "Tracing", "RequestId", "Metrics", "AccessLog"]
+        assert names(live) == ["Timeout", "Tracing", "RequestId", "Metrics", "Why", "AccessLog"]
         assert live.listener.breakers == ()
 
     with_listener(upstream_of(name="up", bind=ANY_PORT, bulkhead=None, circuit_breaker=None, retry=None), check)

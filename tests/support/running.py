@@ -28,6 +28,7 @@ from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.registry import Registration, Workload
 from sidecar.resilience import breaker
 from sidecar.telemetry.loop_lag import LoopLag
+from sidecar.why.ring import Ring
 from support.clock import Clock
 from support.fake_spool import FakeSpool
 from support.ports import upstream_of
@@ -145,6 +146,7 @@ class FakeRunning:
     registry: FakeRegistry | None = None
     upstreams: dict[str, FakeUpstream] = field(default_factory=dict)
     inbound: ListenerStats = field(default_factory=lambda: ListenerStats("inbound", "tasks"))
+    ring: Ring = field(default_factory=lambda: Ring(10))
     lookups: dict[str, int] = field(default_factory=lambda: {"ok": 0, "missing": 0, "failed": 0})
     lag: LoopLag = field(default_factory=lambda: LoopLag(lambda when, call: None, lambda: 0.0))
     log_lines_dropped: int = 0

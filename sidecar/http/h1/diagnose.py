@@ -3,8 +3,24 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
+from sidecar.core.replies import ProtocolError
 from sidecar.http.h1.lines import TOKEN
+
+_REQUEST_ID: Final = re.compile(rb"\r\n(?i:x-request-id):[ \t]*+([\x21-\x7e]{1,128}+)[ \t]*+\r\n")
+
+
+def given_id(data: bytes) -> str:
+    """The request id that a head came with which is refused: its client asks about that one. Empty: there is no good
+    one."""
+    found = _REQUEST_ID.search(data, 0, 1 << 16)
+    return found[1].decode("ascii") if found is not None else ""
+
+
+def head_too_large(most: int) -> ProtocolError:
+    """What is said of a head of more bytes."""
+    return ProtocolError(f"the request head is larger than {most} bytes", "headers_too_large")
 
 
 def diagnose(raw: bytes) -> str:

@@ -18,7 +18,7 @@ from typing import Final
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.message import RequestHead, ResponseHead
-from sidecar.http.h1.diagnose import diagnose
+from sidecar.http.h1.diagnose import diagnose, head_too_large
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE, framing, merge
 from sidecar.http.h1.lines import END_TO_END, TOKEN, Fields, Pairs, without
 
@@ -124,7 +124,7 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
     """Parse one whole head, final empty line included. An HTTP/1.0 request goes on as HTTP/1.1, where a Host is a must:
     without one it gets ``default_host``. Raises :class:`ProtocolError`."""
     if len(raw) > limits.head:
-        raise ProtocolError(f"the request head is larger than {limits.head} bytes", "headers_too_large")
+        raise head_too_large(limits.head)
     if raw.count(b"\r\n") > limits.headers + 2:
         raise ProtocolError(f"the request has more than {limits.headers} header fields", "headers_too_large")
     found = _REQUEST.fullmatch(raw)

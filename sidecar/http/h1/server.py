@@ -12,6 +12,7 @@ from sidecar.exchange.exchange import LOOKS
 from sidecar.exchange.phases import ANSWERING, TUNNEL
 from sidecar.http.ends import ClientEnd
 from sidecar.http.exchange import HttpExchange
+from sidecar.http.h1.diagnose import given_id, head_too_large
 from sidecar.http.h1.half_close import HalfClose
 from sidecar.http.h1.head import hopeless, parse_request
 from sidecar.http.tunnel import closed, from_client
@@ -206,7 +207,7 @@ class Downstream(ClientEnd):
                     if x.chain.on_body:
                         early = x.body_so_far()
         except ProtocolError as error:
-            self.refuse(error)  # before it became an exchange: no filter and no upstream has seen it
+            self.refuse(error, raw)  # before it became an exchange: no filter and no upstream has seen it
             return b""
         if self.half_closed:
             if not x.request_done or self._has_left(x):
@@ -225,9 +226,9 @@ class Downstream(ClientEnd):
     def _partial(self, data: bytes) -> None:
         limits = self.listener.limits
         if len(data) > limits.head:
-            self.refuse(ProtocolError(f"the request head is larger than {limits.head} bytes", "headers_too_large"))
+            self.refuse(head_too_large(limits.head), data)
         elif hopeless(data, self._begun):
-            self.refuse(ProtocolError("a control byte, or a bare CR or LF, in the request head"))
+            self.refuse(ProtocolError("a control byte, or a bare CR or LF, in the request head"), data)
         elif self.half_closed:
             self.close()  # the rest will never come
         else:
@@ -253,18 +254,18 @@ class Downstream(ClientEnd):
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
-    def refuse(self, error: ProtocolError) -> None:
-        """Answer what could not be parsed, and close: where the next message would begin is anybody's guess."""
+    def refuse(self, error: ProtocolError, data: bytes = b"") -> None:
+        """Answer ``data``, which could not be parsed, and close: where the next message would begin is a guess."""
         listener = self.listener
-        listener.refused(error.code)
-        self.transport.write(
-            render(Reply(error.code, str(error)), listener.name, listener.new_request_id(), close=True)
-        )
+        request_id = given_id(data) or listener.new_request_id()
+        listener.refused(error.code, str(error), request_id, self.ip)
+        self.transport.write(render(Reply(error.code, str(error)), listener.name, request_id, close=True))
         self.close_gently()
 
     def _bad_body(self, x: HttpExchange, error: ProtocolError) -> None:
         x.keep_client = False
         if x.phase == ANSWERING:
+            x.note("refused", {"code": error.code, "message": str(error)})
             x.error = error.code
             x.abort()
         else:
@@ -362,7 +363,7 @@ class Downstream(ClientEnd):
         if x is not None:
             x.check_timer(self.listener.clock())
         elif self._begun and not self.closing:
-            self.refuse(ProtocolError("the request head was not complete in time"))
+            self.refuse(ProtocolError("the request head was not complete in time"), self._buffer)
         elif self._may_stay():
             pass
         elif self.closing:

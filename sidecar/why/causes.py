@@ -1,0 +1,236 @@
+"""One sentence of cause for a story, and the key of the configuration that would change it: a table by error code.
+
+Pure: a story in, a sentence out. What the sentences say comes from the story's events.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from sidecar.why.outcomes import without_error
+from sidecar.why.reading import Reading, did, did_word, seconds, where
+
+
+class Cause(NamedTuple):
+    """``setting`` is a configuration path, or ``None``: no setting would change it."""
+
+    sentence: str
+    setting: str | None = None
+
+
+def cause_of(story: Mapping[str, Any]) -> Cause:
+    """Why a story went as it did."""
+    reading = Reading(story)
+    error = story.get("error")
+    if not error:
+        return Cause(*without_error(reading))
+    explain = CAUSES.get(str(error))
+    if explain is None:  # a code of a filter of another package
+        return Cause(reading.message or f"it was answered {error}", reading.at("filters"))
+    return explain(reading)
+
+
+def _bad_request(r: Reading) -> Cause:
+    if "in time" in r.message:
+        return Cause(f"the client did not finish its request head: {r.message}", r.at("timeout.head"))
+    return Cause(f"the request is malformed or ambiguous, so it went no further: {r.message}")
+
+
+def _headers_too_large(r: Reading) -> Cause:
+    message = r.message
+    key = "target" if "target" in message else "headers" if "header fields" in message else "head"
+    return Cause(f"{message}: more than limits.{key} allows", r.at(f"limits.{key}"))
+
+
+def _body_too_large(r: Reading) -> Cause:
+    return Cause(f"{r.message or 'the request body is too large'}: more than limits.body allows", r.at("limits.body"))
+
+
+def _rate_limited(r: Reading) -> Cause:
+    event = r.last("rate_limit") or {}
+    key, rate = str(event.get("key", "none")), float(event.get("rate", 0))
+    speed = f"{rate:.4g} per second" if rate >= 1 else f"{rate * 60:.4g} per minute"
+    whose = {"none": "all clients together", "ip": "one address", "path": "one path"}.get(key, f"one value of {key}")
+    return Cause(
+        f"the rate limit of {speed} (burst {event.get('burst')}) for {whose} was used up; "
+        f"the next request would pass in {seconds(event.get('wait_ms'))}",
+        r.at("rate_limit.rate"),
+    )
+
+
+def _no_endpoints(r: Reading) -> Cause:
+    event = r.last("no_endpoint") or {}
+    if event.get("problem"):
+        return Cause(f"there is no address to send it to: {event['problem']}", r.source_key())
+    source = r.source()
+    if source.get("from") == "discover":
+        service, tag = source.get("service"), source.get("tag")
+        what = f"instance of {service}" + (f" with the tag {tag}" if tag else "")
+        if source.get("up") is False:
+            return Cause(
+                f"no {what} is known, and the registry {source.get('registry')} has not answered for "
+                f"{seconds(source.get('age_ms'))}",
+                "registry",
+            )
+        return Cause(
+            f"the registry {source.get('registry')} has no healthy {what}",
+            r.at("discover.tag" if tag else "discover.service"),
+        )
+    return Cause(f"there is no endpoint of {r.who} to send it to", r.source_key())
+
+
+def _circuit_open(r: Reading) -> Cause:
+    event = r.last("circuit_open") or {}
+    if event.get("forced"):
+        return Cause(
+            f"the breaker of {r.upstream} is {event.get('held') or 'held open by hand'}; "
+            f"POST /upstreams/{r.upstream}/breaker/auto lets it go",
+        )
+    last = ""
+    if event.get("last_failure"):
+        last = f", the last because {did_word(event.get('last_endpoint'), event['last_failure'])}"
+    within = f" within {seconds(event['failed_within_ms'])}" if "failed_within_ms" in event else ""
+    if event.get("state") == "half_open":
+        return Cause(
+            f"the breaker of {r.upstream} is half-open and all its trial calls are under way; it had opened after "
+            f"{event.get('failures')} failed calls{within}{last}",
+            r.at("circuit_breaker.half_open_requests"),
+        )
+    return Cause(
+        f"{event.get('failures')} calls in a row failed{within}{last}; the breaker has been open for "
+        f"{seconds(event.get('open_ms'))} and tries again in {seconds(event.get('again_in_ms'))}",
+        r.at("circuit_breaker.reset_timeout"),
+    )
+
+
+def _overloaded(r: Reading) -> Cause:
+    event = r.last("waited_too_long", "bulkhead_full", "connections_in_use", "tunnels_full")
+    what = event.get("what") if event is not None else ""
+    if event is not None and what == "bulkhead_full":
+        return Cause(
+            f"{event.get('active')} requests were in progress (bulkhead.{event.get('by')} {event.get('limit')}) and "
+            f"{event.get('pending')} waited (bulkhead.max_pending {event.get('max_pending')}): there was no place left",
+            r.at(f"bulkhead.{event.get('by')}"),
+        )
+    if what == "waited_too_long":
+        began = r.last("bulkhead_wait") or {}
+        return Cause(
+            f"it waited {seconds(began.get('pending_timeout_ms'))} for one of {began.get('limit')} slots "
+            f"(bulkhead.{began.get('by')}) and none came free",
+            r.at("bulkhead.pending_timeout"),
+        )
+    if what == "connections_in_use":
+        return Cause(f"all connections to {r.who} that there may be were in use", r.at("bulkhead.max_connections"))
+    if event is not None and what == "tunnels_full":
+        return Cause(
+            f"{event.get('active')} upgraded connections were open, and no more are allowed",
+            r.at("bulkhead.max_tunnels"),
+        )
+    if "queue" in r.message:
+        return Cause(r.message, r.at("queue.max_bytes"))
+    return Cause(f"the listener takes no more clients: {r.message}", r.at("limits.connections"))
+
+
+def _draining(r: Reading) -> Cause:
+    return Cause(
+        "the sidecar of this instance drains: the workload is being shut down, and others take over", "drain.timeout"
+    )
+
+
+def _connect_failed(r: Reading) -> Cause:
+    attempt = r.attempts[-1] if r.attempts else {}
+    return Cause(f"{r.who}: {did(attempt)}{r.tries()}", r.source_key())
+
+
+def _connect_timeout(r: Reading) -> Cause:
+    attempt = r.attempts[-1] if r.attempts else {}
+    over = r.last("time_over") or {}
+    return Cause(
+        f"{where(attempt)} did not take the connection within {seconds(over.get('after_ms', attempt.get('took_ms')))}"
+        f"{r.tries()}",
+        r.at("timeout.connect"),
+    )
+
+
+def _timeout(r: Reading) -> Cause:
+    event = r.last("client_stalled", "time_over") or {}
+    which = str(event.get("which", "timeout.request"))
+    if event.get("what") == "client_stalled":
+        if which == "limits.body_rate":
+            text = f"the client sent its body more slowly than {event.get('body_rate')} bytes per second"
+        else:
+            text = f"the client sent nothing more of its body for {seconds(event.get('silent_ms'))}"
+        return Cause(f"{text} ({event.get('bytes')} bytes had come)", r.at(which))
+    after = seconds(event.get("after_ms"))
+    if which == "timeout.idle":
+        return Cause(f"neither side said anything for {after}", r.at(which))
+    if which == "timeout.total":
+        return Cause(f"the whole exchange took longer than the {after} that it may", r.at(which))
+    attempt = r.attempts[-1] if r.attempts else None
+    if attempt is None:
+        return Cause(f"no answer was there within {after}: {r.message}", r.at(which))
+    return Cause(f"{where(attempt)} gave no answer within the {after} of {which}{r.tries()}", r.at(which))
+
+
+def _upstream_reset(r: Reading) -> Cause:
+    cut = r.last("cut_off")
+    if cut is not None:
+        return Cause(
+            f"{where(cut)} closed the connection in the middle of its answer, after {cut.get('bytes')} bytes of it"
+        )
+    attempt = r.attempts[-1] if r.attempts else {}
+    if attempt.get("kept"):
+        return Cause(
+            f"{where(attempt)} closed a kept connection just as it was used{r.tries()}", r.at("timeout.keepalive")
+        )
+    after = f", after {seconds(attempt['waiting_ms'])}" if "waiting_ms" in attempt else ""
+    return Cause(f"{where(attempt)} closed the connection before it answered{after}{r.tries()}", r.retry_key())
+
+
+def _bad_upstream(r: Reading) -> Cause:
+    bad = r.last("bad_answer")
+    text = str(bad.get("problem")) if bad is not None else r.message.partition(": ")[2] or r.message
+    attempt = bad or (r.attempts[-1] if r.attempts else {})
+    key = "limits.headers" if "header fields" in text else "limits.head" if "large" in text else "protocol"
+    return Cause(f"the answer of {where(attempt)} cannot be used: {text}{r.tries()}", r.at(key))
+
+
+def _local_shortage(r: Reading) -> Cause:
+    event = r.last("shortage")
+    reason = event.get("reason") if event is not None else r.message
+    return Cause(
+        f"the host of this sidecar is short of something that a connection needs: {reason}; neither {r.who} nor the "
+        "client is to blame. ulimit -n is the bound for descriptors"
+    )
+
+
+def _outcome_unknown(r: Reading) -> Cause:
+    return Cause(
+        "the disk failed while the request was being stored, so nobody knows yet whether it is", r.at("queue.path")
+    )
+
+
+def _filter_failed(r: Reading) -> Cause:
+    return Cause(f"{r.message or 'a filter of another package failed'}; the log has its traceback", r.at("filters"))
+
+
+#: By code: see ``docs/why.md``.
+CAUSES: Final[Mapping[str, Callable[[Reading], Cause]]] = {
+    "bad_request": _bad_request,
+    "headers_too_large": _headers_too_large,
+    "body_too_large": _body_too_large,
+    "rate_limited": _rate_limited,
+    "no_endpoints": _no_endpoints,
+    "circuit_open": _circuit_open,
+    "overloaded": _overloaded,
+    "draining": _draining,
+    "connect_failed": _connect_failed,
+    "connect_timeout": _connect_timeout,
+    "timeout": _timeout,
+    "upstream_reset": _upstream_reset,
+    "bad_upstream": _bad_upstream,
+    "local_shortage": _local_shortage,
+    "outcome_unknown": _outcome_unknown,
+    "filter_failed": _filter_failed,
+}

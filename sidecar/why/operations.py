@@ -1,0 +1,113 @@
+"""``GET /why`` and ``GET /why/{request_id}``: what the admin API answers about requests that failed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from sidecar.core.json_schema import COUNT, FLAG, NUMBER, TEXT, array, or_null, record
+from sidecar.core.operations import REFUSED, Answer, Call, Contribution, NotKnown, Operation, Query
+from sidecar.core.text import printable, timestamp
+from sidecar.why.causes import cause_of
+from sidecar.why.ring import Ring
+from sidecar.why.told import as_one
+
+#: Stories in a list: unless asked otherwise, and at most.
+DEFAULT_LIMIT: Final = 50
+MOST_LIMIT: Final = 1000
+
+#: What is told of a request or of a part of its way, if it is known.
+_KNOWN: Final = {
+    **dict.fromkeys(("method", "path", "client", "protocol", "route", "trace_id"), TEXT),
+    **dict.fromkeys(("status", "attempts", "earlier", "events_left_out"), COUNT),
+    "duration_ms": NUMBER,
+}
+_PLACE: Final = {
+    "service": TEXT, "direction": TEXT, "upstream": TEXT, "error": TEXT, "began": TEXT, "cause": TEXT,
+    "setting": or_null(TEXT),
+}  # fmt: skip
+#: Beside when and what, an event has whatever was known.
+_EVENT: Final = {**record(at_ms={"type": "number"}, what=TEXT), "additionalProperties": {}}
+
+
+def _object(required: dict[str, Any]) -> dict[str, Any]:
+    found = record(**required)
+    return {**found, "properties": {**_KNOWN, **required}}
+
+
+SCHEMAS: Final[Mapping[str, Any]] = {
+    "Why": _object({
+        "request_id": TEXT, "cause_at": TEXT, **_PLACE, "events": array(_EVENT),
+        "hops": array({"type": "object", "properties": {**_KNOWN, **_PLACE, "failed": FLAG, "problem": TEXT}}),
+    }),
+    "WhyRecent": record(
+        records=COUNT, remembered=COUNT,
+        requests=array(_object({"request_id": TEXT, **{key: it for key, it in _PLACE.items() if key != "service"}})),
+    ),
+}  # fmt: skip
+
+
+class Api:
+    """The handlers. ``service`` is the name of this sidecar's."""
+
+    def __init__(self, ring: Ring, service: str) -> None:
+        self._ring = ring
+        self._service = service
+
+    def contribution(self) -> Contribution:
+        """What the admin API serves."""
+        queries = (
+            Query("upstream", "Of this upstream, or inbound of this service"),
+            Query("error", "With this code"),
+            Query("limit", f"How many, {DEFAULT_LIMIT} by default and {MOST_LIMIT} at most", "integer"),
+        )
+        return Contribution(
+            (
+                Operation("GET", "/why", "Requests that did not simply go well, the newest first", self.recent,
+                          {200: "a list", 400: "the limit is no number", **REFUSED}, "WhyRecent", query=queries,
+                          private=True),
+                Operation("GET", "/why/{request_id}", "Why a request went as it did", self.why,
+                          {200: "its story", 404: "nothing is known of it", **REFUSED}, "Why", private=True),
+            ),
+            SCHEMAS,
+        )  # fmt: skip
+
+    async def recent(self, call: Call) -> Answer:
+        """The newest stories, one line each."""
+        asked = dict(call.query)
+        limit = asked.get("limit", str(DEFAULT_LIMIT))
+        if not limit.isascii() or not limit.isdigit() or not 0 < int(limit[:9]) <= MOST_LIMIT:
+            return Answer({"error": "bad_limit", "message": f"limit is a number from 1 to {MOST_LIMIT}"}, 400)
+        found = []
+        for entry in self._ring.recent(asked.get("upstream", ""), asked.get("error", "")):
+            found.append(_line(entry.story))
+            if len(found) >= int(limit):
+                break
+        return Answer({"records": self._ring.records, "remembered": len(self._ring), "requests": found})
+
+    async def why(self, call: Call) -> Answer:
+        """One request."""
+        request_id = call.parts["request_id"]
+        stories = self._ring.find(request_id)
+        if not stories:
+            raise NotKnown(self._unknown(request_id))
+        return Answer(as_one(request_id, self._service, stories))
+
+    def _unknown(self, request_id: str) -> str:
+        ring = self._ring
+        shown = printable(request_id, 128)
+        if not ring.records:
+            return f"nothing is known of the request {shown!r}: why.records is 0, so nothing is remembered"
+        return (
+            f"nothing is known of the request {shown!r}: it went well and is in no sample (why.sample), another "
+            f"sidecar had it, or it is not among the last {ring.records} (why.records; {len(ring)} are remembered). "
+            "Its id is in the answer's x-request-id and in logs; GET /why lists what there is"
+        )
+
+
+def _line(story: Mapping[str, Any]) -> dict[str, Any]:
+    cause, setting = cause_of(story)
+    shown = ("request_id", "direction", "upstream", "method", "path", "status", "error", "attempts")
+    line = {key: story[key] for key in shown if key in story}
+    began = timestamp(story.get("began", 0.0))
+    return {**line, "began": began, "duration_ms": story.get("duration_ms", 0.0), "cause": cause, "setting": setting}

@@ -1,0 +1,81 @@
+"""What is told of a request: the stories of one sidecar, and what the next ones say, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sidecar.core.text import timestamp
+from sidecar.why.causes import cause_of
+
+#: Events that are told of one request, all hops together.
+MOST_EVENTS: Final = 300
+#: What is told of each part beside its cause.
+_SHOWN: Final = (
+    "direction", "upstream", "protocol", "method", "path", "client", "status", "error", "duration_ms", "attempts",
+    "route", "trace_id", "events_left_out",
+)  # fmt: skip
+
+
+def parts_of(stories: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Of the stories of one id, the oldest first, the newest one of each port; inbound before outbound."""
+    newest: dict[tuple[object, object], Mapping[str, Any]] = {}
+    for story in stories:
+        newest[story.get("direction"), story.get("upstream")] = story
+    return sorted(newest.values(), key=lambda it: (it.get("direction") != "inbound", it.get("began", 0.0)))
+
+
+def hop(story: Mapping[str, Any], service: str) -> dict[str, Any]:
+    """One part, without its events."""
+    cause, setting = cause_of(story)
+    told = {"service": service, "cause": cause, "setting": setting, "failed": failed(story)}
+    told |= {key: story[key] for key in _SHOWN if key in story}
+    told["began"] = timestamp(story.get("began", 0.0))
+    return told
+
+
+def failed(story: Mapping[str, Any]) -> bool:
+    """Whether it did not go well."""
+    status = story.get("status")
+    return bool(story.get("error")) or (isinstance(status, int) and (status >= 499 or status == 0))
+
+
+def as_one(
+    request_id: str,
+    service: str,
+    stories: Sequence[Mapping[str, Any]],
+    answers: Sequence[tuple[Mapping[str, Any], float, Mapping[str, Any]]] = (),
+) -> dict[str, Any]:
+    """The whole story. ``answers`` are those of the next sidecars: the part that led there, when its request was sent
+    there (ms after that part began), and what was said."""
+    parts = parts_of(stories)
+    first = parts[0]
+    hops = [hop(part, service) for part in parts]
+    events: list[dict[str, Any]] = []
+    for part in parts:
+        events += _moved(part.get("events", ()), (part["began"] - first["began"]) * 1000, service)
+    for part, sent, answer in answers:
+        hops += answer.get("hops", ())
+        events += _moved(answer.get("events", ()), (part["began"] - first["began"]) * 1000 + sent, "")
+    events.sort(key=lambda event: float(event["at_ms"]))
+    told = {"request_id": request_id, **_deepest(hops, service)}
+    told |= {key: value for key, value in hops[0].items() if key not in ("cause", "setting", "failed")}
+    if len(stories) > len(parts):
+        told["earlier"] = len(stories) - len(parts)
+    return told | {"events": events[:MOST_EVENTS], "hops": hops}
+
+
+def _deepest(hops: Sequence[Mapping[str, Any]], service: str) -> dict[str, Any]:
+    """The cause: of the deepest hop that failed, if the first one did."""
+    bad = [it for it in hops if it.get("failed") and it.get("cause")] if hops[0]["failed"] else []
+    found = bad[-1] if bad else hops[0]
+    if found.get("service") == service:
+        return {"cause": found["cause"], "setting": found["setting"], "cause_at": service}
+    cause = f"in the sidecar of {found.get('service')}: {found.get('cause')}"
+    return {"cause": cause, "setting": found.get("setting"), "cause_at": found.get("service")}
+
+
+def _moved(events: Sequence[Mapping[str, Any]], by: float, service: str) -> list[dict[str, Any]]:
+    """The same events on the clock of the first part, marked with the service."""
+    mark = {"service": service} if service else {}
+    return [{**event, "at_ms": round(float(event["at_ms"]) + by, 1), **mark} for event in events]

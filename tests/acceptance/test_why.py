@@ -1,0 +1,233 @@
+"""``GET /why/{id}`` of real sidecars: for each code of the error table, the cause and the setting that would change it.
+
+One sidecar has an upstream for each way to fail, and is asked for each of them; so all of it takes two processes and a
+few seconds.
+"""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support.processes import Sidecar, ending, free_port, get, wait_for
+from support.silent import Silent
+
+#: What no record may have.
+MARK = "XsecretX"
+OFF = {"retry": "off", "circuit_breaker": "off"}
+
+
+class Server(socketserver.ThreadingTCPServer):
+    """An upstream of the tests' own: ``play`` is what it does with a connection whose head has come."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self, play: Callable[[socket.socket], None]) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.play = play
+        self.port: int = self.server_address[1]
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+
+class _Handler(socketserver.BaseRequestHandler):
+    server: Server
+
+    def handle(self) -> None:
+        self.request.settimeout(30)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = self.request.recv(65536)
+            if not more:
+                return
+            data += more
+        self.server.play(self.request)
+
+
+def fine(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nok")
+
+
+def silent(connection: socket.socket) -> None:
+    connection.recv(1)  # until the other side has had enough
+
+
+def odd(connection: socket.socket) -> None:
+    connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")
+
+
+def curt(connection: socket.socket) -> None:
+    """Closes before it answers."""
+
+
+def bad(connection: socket.socket) -> None:
+    connection.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+
+
+@dataclass
+class Case:
+    """One way to fail: the upstream's settings, the request, and what must be told of it. ``before``: requests that
+    come first; ``at_once``: so many of them come together, and the one that failed is asked for."""
+
+    name: str
+    code: str
+    status: int
+    setting: str | None
+    says: list[str]
+    upstream: dict[str, Any] = field(default_factory=dict)
+    play: Callable[[socket.socket], None] | None = fine
+    request: bytes = b"GET /path?key=XsecretX HTTP/1.1\r\nHost: a\r\nCookie: XsecretX\r\nX-Request-Id: %b\r\n\r\n"
+    before: int = 0
+    at_once: int = 1
+
+
+CASES = [
+    Case("malformed", "bad_request", 400, None, ["malformed", "a header name"], request=b"GET / HTTP/1.1\r\n"
+         b"X-Request-Id: %b\r\nHost: a\r\nBad Name: XsecretX\r\n\r\n"),
+    Case("bighead", "headers_too_large", 431, "upstreams.bighead.limits.head", ["larger than 300 bytes"],
+         {"limits": {"head": "300B"}}, request=b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\nX-A: "
+         + b"x" * 400 + b"\r\n\r\n"),
+    Case("bigbody", "body_too_large", 413, "upstreams.bigbody.limits.body", ["larger than 10 bytes"],
+         {"limits": {"body": "10B"}}, request=b"POST / HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\n"
+         b"Content-Length: 20\r\n\r\nXsecretXXsecretXxxxx"),
+    Case("often", "rate_limited", 429, "upstreams.often.rate_limit.rate", ["1 per minute (burst 1)"],
+         {"rate_limit": {"rate": "1/m", "burst": 1}}, before=1),
+    Case("nobody", "no_endpoints", 503, "upstreams.nobody.discover.service",
+         ["directory:", "no healthy instance of nobody"], {"discover": {"service": "nobody"}}, None),
+    Case("nameless", "no_endpoints", 503, "upstreams.nameless.endpoints", ["no-such-host.invalid"],
+         {"endpoints": ["no-such-host.invalid:80"]}, None),
+    Case("broken", "circuit_open", 503, "upstreams.broken.circuit_breaker.reset_timeout",
+         ["2 calls in a row failed", "the last because 127.0.0.1", "answered 500", "tries again in"],
+         {"circuit_breaker": {"failure_threshold": 2}, "retry": "off"}, bad, before=2),
+    Case("busy", "overloaded", 503, "upstreams.busy.bulkhead.max_requests",
+         ["1 requests were in progress", "no place left"],
+         {"bulkhead": {"max_requests": 1, "max_pending": 0}, "timeout": {"request": "500ms"}, **OFF}, silent,
+         at_once=2),
+    Case("crowd", "overloaded", 503, "upstreams.crowd.bulkhead.pending_timeout", ["waited 100 ms"],
+         {"bulkhead": {"max_requests": 1, "pending_timeout": "100ms"}, "timeout": {"request": "1s"}, **OFF}, silent,
+         at_once=2),
+    Case("gone", "connect_failed", 502, "upstreams.gone.endpoints",
+         ["refused the connection", "all 2 tries were used (upstreams.gone.retry.max_attempts)"],
+         {"retry": {"max_attempts": 2, "initial_delay": "10ms", "max_delay": "10ms"}}, None),
+    Case("far", "connect_timeout", 504, "upstreams.far.timeout.connect", ["within 200 ms"],
+         {"timeout": {"connect": "200ms"}, **OFF}, None),
+    Case("slow", "timeout", 504, "upstreams.slow.timeout.request", ["gave no answer within the 200 ms"],
+         {"timeout": {"request": "200ms"}, **OFF}, silent),
+    Case("patience", "timeout", 504, "upstreams.patience.circuit_breaker.timeout_duration", ["within the 200 ms"],
+         {"circuit_breaker": {"timeout_duration": "200ms"}, "retry": "off"}, silent),
+    Case("upload", "timeout", 504, "upstreams.upload.timeout.request", ["nothing more of its body", "4 bytes"],
+         {"timeout": {"request": "200ms"}, **OFF}, silent, request=b"POST / HTTP/1.1\r\nHost: a\r\n"
+         b"X-Request-Id: %b\r\nContent-Length: 20\r\n\r\nXsec"),
+    Case("curt", "upstream_reset", 502, "upstreams.curt.retry.methods",
+         ["closed the connection before it answered", "POST is not tried again"], {}, curt,
+         request=b"POST / HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\nContent-Length: 1\r\n\r\nx"),
+    Case("odd", "bad_upstream", 502, "upstreams.odd.protocol", ["cannot be used"], OFF, odd),
+]  # fmt: skip
+
+
+def configuration(cases: list[Case], servers: dict[str, Server], far: str, registry: Path) -> dict[str, Any]:
+    upstreams = {}
+    for case in cases:
+        found: dict[str, Any] = {"bind": "127.0.0.1:0", **case.upstream}
+        if "discover" not in found and "endpoints" not in found:
+            address = servers[case.name].address if case.name in servers else f"127.0.0.1:{free_port()}"
+            found["endpoints"] = [far if case.name == "far" else address]
+        upstreams[case.name] = found
+    return {"service": {"name": "edge"}, "registry": f"directory://{registry}", "upstreams": upstreams}
+
+
+def send(port: int, request: bytes, request_id: str) -> int:
+    """The status of its answer."""
+    with socket.create_connection(("127.0.0.1", port), 30) as client:
+        client.settimeout(30)
+        client.sendall(request % request_id.encode() if b"%b" in request else request)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = client.recv(65536)
+            if not more:
+                break
+            data += more
+        return int(data[9:12] or b"0")
+
+
+def fail(case: Case, port: int) -> str:
+    """Bring the failure about; the id of the request that failed."""
+    for number in range(case.before):
+        send(port, case.request, f"{case.name}-before-{number}")
+    names = [f"{case.name}-{number}" for number in range(case.at_once)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        found = list(pool.map(lambda name: (send(port, case.request, name), name), names))
+    failed: list[str] = [name for status, name in found if status == case.status]
+    assert failed, found
+    return failed[0]
+
+
+def why(admin: str, request_id: str) -> dict[str, Any]:
+    """What is told of a request that is over, or about to be."""
+    status, told = wait_for(
+        lambda: (found := get(f"{admin}/why/{request_id}"))[0] == 200 and found, f"the story of {request_id}"
+    )
+    assert status == 200
+    assert isinstance(told, dict)
+    return told
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[dict[str, Server]]:
+    found = {case.name: Server(case.play) for case in CASES if case.play is not None}
+    yield found
+    for server in found.values():
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def edge(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    folder = tmp_path_factory.mktemp("why")
+    far = Silent("127.0.0.1")
+    config = configuration(CASES, servers, f"127.0.0.1:{far.port}", folder / "registry")
+    with closing(far), ending(Sidecar(folder, config)) as running:
+        sidecar = running[0]
+        assert isinstance(sidecar, Sidecar)
+        yield sidecar.ready()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_code(case: Case, edge: Sidecar) -> None:
+    request_id = fail(case, edge.port(case.name))
+    told = why(edge.admin, request_id)
+    assert (told["request_id"], told["error"], told["upstream"]) == (request_id, case.code, case.name)
+    assert told["setting"] == case.setting, told
+    assert [part for part in case.says if part not in told["cause"]] == [], told["cause"]
+    at = [event["at_ms"] for event in told["events"]]
+    assert at == sorted(at)
+    assert told["events"], told
+
+
+def test_what_there_is(edge: Sidecar) -> None:
+    """The list, its filters, an unknown id; and none of the marked secrets is anywhere."""
+    fail(CASES[0], edge.port("malformed"))
+    status, everything = get(f"{edge.admin}/why?limit=1000")
+    assert status == 200
+    assert MARK not in str(everything)
+    for line in everything["requests"]:
+        assert MARK not in str(get(f"{edge.admin}/why/{line['request_id']}"))
+    _, refused = get(f"{edge.admin}/why?upstream=malformed&error=bad_request")
+    assert {line["error"] for line in refused["requests"]} == {"bad_request"}
+    status, unknown = get(f"{edge.admin}/why/no-such-request")
+    assert status == 404
+    assert "why.records" in unknown["message"]
+    assert get(f"{edge.admin}/why?limit=0")[0] == 400
