@@ -12,8 +12,6 @@ from collections.abc import Iterable, Sequence
 from math import inf
 from typing import Final
 
-from prometheus_client.metrics_core import Metric
-
 from sidecar.core.metrics import Family
 from sidecar.core.stats import Exemplar, Histogram
 
@@ -46,13 +44,6 @@ class Page:
         self._parts += [line % (*map(escape, labels), _number(value)) for labels, value in family.samples]
         for labels, it in family.histograms:
             self._add_histogram(name, family.labels, list(map(escape, labels)), it)
-
-    def add_metric(self, metric: Metric) -> None:
-        """Write what a collector of prometheus_client has made."""
-        self._begin(metric.name, metric.type, metric.documentation)
-        for sample in metric.samples:
-            line = _line(sample.name, tuple(sample.labels))
-            self._parts.append(line % (*map(self._escape, sample.labels.values()), _number(sample.value)))
 
     def finish(self) -> bytes:
         """Return the page."""

@@ -7,13 +7,12 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from time import perf_counter
 from typing import Final
 
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-
 from sidecar import __version__
 from sidecar.core.metrics import Family, Source, counter, gauge
 from sidecar.core.stats import ListenerStats
 from sidecar.telemetry import listener_metrics
 from sidecar.telemetry.exposition import CLASSIC, OPENMETRICS, Page, wants_openmetrics
+from sidecar.telemetry.process_metrics import process_families, python_families
 
 #: Seconds that a page may hold up the event loop at once, about: then traffic has a turn.
 SLICE: Final = 0.001
@@ -22,15 +21,16 @@ FRESH: Final = 0.25
 
 
 class Metrics:
-    """The metrics of one running sidecar, in a registry of their own (nothing global). ``listeners`` gives the counters
+    """The metrics of one running sidecar. ``listeners`` gives the counters
     of all listeners, inbound first; ``sources`` the families of those who own something else."""
 
     def __init__(self, listeners: Callable[[], Sequence[ListenerStats]], sources: Sequence[Source]) -> None:
-        self._sources: Sequence[Source] = (lambda: listener_metrics.families(listeners()), *sources)
-        self._process = CollectorRegistry(auto_describe=False)
-        ProcessCollector(registry=self._process)
-        PlatformCollector(registry=self._process)
-        GCCollector(registry=self._process)
+        self._sources: Sequence[Source] = (
+            lambda: listener_metrics.families(listeners()),
+            *sources,
+            process_families,
+            python_families,
+        )
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The page and its content type: OpenMetrics where ``accept`` asks for it, else Prometheus' text format."""
@@ -54,9 +54,6 @@ class Metrics:
             for family in source():
                 page.add(family)
                 yield
-        for metric in self._process.collect():
-            page.add_metric(metric)
-            yield
 
 
 def _begun(accept: str) -> tuple[Page, str]:
