@@ -9,6 +9,9 @@ SHELL := bash
 PYTHON ?= python3
 export PYTHON
 
+# Tests start hundreds of sidecars, and each would compile all that it imports.
+unexport PYTHONDONTWRITEBYTECODE
+
 PY := .venv/bin/python
 # More arguments for the command behind a target: make test ARGS="-k retry", make bench ARGS=--quick
 ARGS ?=

@@ -88,8 +88,18 @@ def test_remote_control_and_events_are_not_late_and_tasks_are(rabbitmq: RabbitMQ
             control.abcast(command)
             producer.publish(event, exchange=EVENTS, routing_key="task.sent", delivery_mode=1, declare=[EVENTS])
 
-        say("ping", "before")
-        wait_for(lambda: (worker.commands, worker.events) == (["ping"], ["before"]), "they arrive")
+        def arrives(event: str) -> None:
+            """Say it until it is heard: on a busy machine, a second may be over before it is handed out."""
+
+            def heard() -> bool:
+                say("ping", event)
+                time.sleep(0.2)
+                return len(worker.commands) > known and event in worker.events
+
+            known = len(worker.commands)
+            wait_for(heard, f"a command and {event!r} arrive")
+
+        arrives("before")
         wire.cut()
         spooled.away()
         say("shutdown", "meanwhile")
@@ -99,9 +109,9 @@ def test_remote_control_and_events_are_not_late_and_tasks_are(rabbitmq: RabbitMQ
         wire.mend()
         spooled.attached(60)
         spooled.empty(60)
-        say("ping", "after")
-        wait_for(lambda: len(worker.commands) == 2 and len(worker.events) == 2, "what comes afterwards arrives")
-        assert (worker.commands, worker.events) == (["ping", "ping"], ["before", "after"])
+        arrives("after")
+        assert set(worker.commands) == {"ping"}
+        assert set(worker.events) == {"before", "after"}
         assert bodies(rabbitmq, "expiry.tasks", 1) == [b"a task"]
         assert spooled.letters() == []
         assert spooled.spool()["expired"] == 2
