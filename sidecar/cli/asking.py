@@ -1,4 +1,4 @@
-"""Arguments of the commands that ask a running sidecar what it would do, or how it is: ``status``, ``diff``."""
+"""Arguments of the commands that ask a running sidecar what it would do, or how it is."""
 
 from __future__ import annotations
 
@@ -18,6 +18,17 @@ the file that the sidecar was started with, as it is now on its host.
 
 exit codes: 0 a reload would change nothing; 1 it would change something; 2 the file is wrong, or usage;
             3 a reload would be refused; 4 the sidecar cannot be asked
+"""
+_WHY: Final = """\
+examples:
+  sidecar why                                      the newest requests that did not simply go well
+  sidecar why --upstream ollama --error timeout    those to one upstream, with one code
+  sidecar why 4f0c2d…                              the story of one
+  sidecar why 4f0c2d… --json | jq .cause           for machines
+
+The id is in the answer's x-request-id, in its JSON body and in the access log.
+
+exit codes: 0 told; 1 nothing is known of it, or the sidecar cannot be asked; 2 usage
 """
 
 
@@ -44,6 +55,25 @@ def add_parsers(commands: Any) -> None:
     diff.add_argument("--json", action="store_true", help="as one JSON object")
     _add_source(diff)
     diff.set_defaults(command=_diff)
+    _add_why(commands)
+
+
+def _add_why(commands: Any) -> None:
+    why = commands.add_parser(
+        "why",
+        help="why a request failed, was tried again, or was slow",
+        description="Why a request went as it did: one sentence, what happened in order, and the setting that would "
+        "change it. Without an id: the newest ones.",
+        epilog=_WHY,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    why.add_argument("id", metavar="ID", nargs="?", default="", help="the request's id: x-request-id of the answer")
+    why.add_argument("--json", action="store_true", help="as one JSON object")
+    why.add_argument("--upstream", metavar="NAME", default="", help="of the list: to this upstream only")
+    why.add_argument("--error", metavar="CODE", default="", help="of the list: with this code only")
+    why.add_argument("--limit", metavar="N", default="", help="of the list: so many, 50 by default")
+    _add_source(why)
+    why.set_defaults(command=_why)
 
 
 def _add_source(parser: Any) -> None:
@@ -64,3 +94,10 @@ def _diff(options: argparse.Namespace) -> int:
     from sidecar.cli.rehearsal import diff
 
     return diff(options.file, options.admin, options.token_file, as_json=options.json)
+
+
+def _why(options: argparse.Namespace) -> int:
+    from sidecar.cli.why import why
+
+    asked = {"upstream": options.upstream, "error": options.error, "limit": options.limit}
+    return why(options.id, options.admin, options.token_file, asked, as_json=options.json)

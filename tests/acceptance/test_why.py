@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.cli.main import main
 from support.processes import Sidecar, ending, free_port, get, wait_for
 from support.silent import Silent
 
@@ -231,3 +232,17 @@ def test_what_there_is(edge: Sidecar) -> None:
     assert status == 404
     assert "why.records" in unknown["message"]
     assert get(f"{edge.admin}/why?limit=0")[0] == 400
+
+
+def test_the_command(edge: Sidecar, capsys: pytest.CaptureFixture[str]) -> None:
+    case = next(case for case in CASES if case.name == "gone")
+    request_id = fail(case, edge.port("gone"))
+    assert main(["why", request_id, "--admin", edge.admin]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("502 connect_failed  GET /path to gone")
+    assert "setting  upstreams.gone.endpoints" in told
+    assert "attempt" in told
+    assert main(["why", "--admin", edge.admin, "--upstream", "gone"]) == 0
+    assert request_id in capsys.readouterr().out
+    assert main(["why", "unheard-of", "--admin", edge.admin]) == 1
+    assert "nothing is known of the request 'unheard-of'" in capsys.readouterr().err
