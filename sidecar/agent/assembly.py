@@ -355,6 +355,7 @@ def _set_up_amqp(listener: Listener, context: Context, config: Amqp) -> None:
     from sidecar.amqp.listener import AmqpListener
 
     assert isinstance(listener, AmqpListener)
-    sample, propagate = context.sampling.share, context.tracing.propagate
-    tracing = MessageTracing(sample, propagate, context.rng, context.record_span, context.clock)
+    tracing = MessageTracing(
+        listener.name, context.tracing.propagate, context.rng, context.sampling, context.record_span, context.clock
+    )
     listener.set_up(config, tracing, context.rng)

@@ -94,6 +94,7 @@ class AmqpListener(Port):
             wheel=self.wheel,
             clock=self.clock,
             on_alarm=self._alarm_of_dispatcher,
+            tracing=self.tracing,
         )
 
     def configure(self, config: Amqp, limiter: Limiter | None) -> None:

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import Policy
     from sidecar.amqp.flow.scheduler import Scheduler
     from sidecar.amqp.flow.stats import AmqpStats
+    from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.wire.handshake import Handshake
     from sidecar.core.amqp_settings import Amqp, AmqpSpool
     from sidecar.net.wheel import TimerWheel
@@ -74,6 +75,7 @@ class StoreAndForward(FailoverPort):
         wheel: TimerWheel,
         clock: Callable[[], float],
         on_alarm: Callable[[bool], None],
+        tracing: MessageTracing,
     ) -> None:
         path = self._path = Path(settings.path)
         self._name = name
@@ -115,7 +117,14 @@ class StoreAndForward(FailoverPort):
             settings.window,
             config.dead_letters.after,
         )
+        self._tracing = tracing
+        self._join(on_alarm)
+
+    def _join(self, on_alarm: Callable[[bool], None]) -> None:
+        """Have the parts tell each other what concerns them."""
+        self.intake.tracing = self._tracing
         self._dispatcher.on_settled = self._settled
+        self._dispatcher.tell_of_dead(self._leaves)
         self._dispatcher.on_alarm = on_alarm
         self.intake.on_added = self._dispatcher.added
         self.spool.on_room = self.intake.room
@@ -301,9 +310,17 @@ class StoreAndForward(FailoverPort):
     def _settled(self, messages: list[SpooledMessage], delivered: bool) -> None:
         if delivered:
             self.intake.delivered(messages)
+            if self._tracing.recording:
+                for message in messages:
+                    self._leaves(message, "")
         else:
             for message in messages:
                 self.intake.died(message)
+
+    def _leaves(self, message: SpooledMessage, error: str) -> None:
+        """It leaves the spool: a span of its time there, if one is wanted. ``error``: as a dead letter, and why."""
+        tried = message.attempts if error else message.attempts + 1
+        self._tracing.replayed(message.header, message.exchange, message.routing_key, message.at, tried, error)
 
     def _moves(self) -> bool:
         """The broker is there, as far as clients know, and takes messages."""

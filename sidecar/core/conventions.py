@@ -38,8 +38,7 @@ OPERATION_TYPE: Final = "messaging.operation.type"
 DESTINATION_NAME: Final = "messaging.destination.name"
 MESSAGE_ID: Final = "messaging.message.id"
 CONVERSATION_ID: Final = "messaging.message.conversation_id"
-ROUTING_KEY: Final = "messaging.rabbitmq.destination.routing_key"
-CONSUMER_TAG: Final = "messaging.consumer.group.name"
+ROUTING_KEY: Final = "rabbitmq.destination.routing_key"
 
 RABBITMQ: Final = "rabbitmq"
 
@@ -48,6 +47,10 @@ RABBITMQ: Final = "rabbitmq"
 UPSTREAM: Final = "sidecar.upstream"
 ATTEMPTS: Final = "sidecar.attempts"
 REQUEST_ID: Final = "sidecar.request_id"
+#: A consumer's tag; the code of the broker's answer; whether a message came out of the spool.
+CONSUMER: Final = "sidecar.consumer"
+REPLY_CODE: Final = "sidecar.reply_code"
+SPOOLED: Final = "sidecar.spooled"
 #: The sidecar's own code, also where the conventions see no error.
 ERROR: Final = "sidecar.error"
 #: The code of a peer sidecar that answered in place of its app.

@@ -40,9 +40,13 @@ def encode(records: Sequence[SpanRecord], resource: Sequence[dict[str, Any]]) ->
 def attributes(values: Mapping[str, str | int]) -> list[dict[str, Any]]:
     """Attributes as the protocol has them."""
     return [
-        {"key": key, "value": {"stringValue": value} if isinstance(value, str) else {"intValue": str(int(value))}}
+        {"key": key, "value": {"stringValue": value} if isinstance(value, str) else _number(value)}
         for key, value in values.items()
     ]
+
+
+def _number(value: int) -> dict[str, Any]:
+    return {"boolValue": value} if isinstance(value, bool) else {"intValue": str(value)}
 
 
 def _span(record: SpanRecord) -> dict[str, Any]:

@@ -244,9 +244,16 @@ def deliver(channel: int, consumer: str, tag: int, body: bytes = b"work", proper
     return begin + content(channel, body, properties)
 
 
-def returned(channel: int, key: str, body: bytes = b"hello", exchange: str = "", cut: int = 131064) -> bytes:
+def returned(
+    channel: int,
+    key: str,
+    body: bytes = b"hello",
+    exchange: str = "",
+    cut: int = 131064,
+    properties: bytes = b"\x00\x00",
+) -> bytes:
     begin = method(channel, 60, 50, pack(">H", 312) + short("NO_ROUTE") + short(exchange) + short(key))
-    return begin + content(channel, body, cut=cut)
+    return begin + content(channel, body, properties, cut=cut)
 
 
 def get(channel: int, queue: str, no_ack: bool = False) -> bytes:

@@ -30,7 +30,7 @@ records = st.builds(
     kind=st.sampled_from(sorted(KINDS)),
     start_ns=times,
     end_ns=times,
-    attributes=st.dictionaries(texts.map(utf8), texts | st.integers(-(2**63), 2**63 - 1), max_size=5),
+    attributes=st.dictionaries(texts.map(utf8), texts | st.booleans() | st.integers(-(2**63), 2**63 - 1), max_size=5),
     ok=st.booleans(),
     links=st.lists(st.tuples(digits(32), digits(16)), max_size=3).map(tuple),
 )

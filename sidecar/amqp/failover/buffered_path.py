@@ -208,7 +208,8 @@ class Buffered(PublishPath):
                 # One that asked for no confirms would not have heard of it: that is how queues drop what they reject.
                 publish.route.stats.nacked += 1
             if publish.trace is not None:
-                session.tracing.published(publish.trace, publish.route, publish.since, positive)
+                error = "" if positive else "nacked"
+                session.tracing.published(publish.trace, publish.route, publish.since, error)
             if publish.tag:
                 tags.append(publish.tag)
         self.measure()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sidecar.amqp.flow.lanes import Sender
     from sidecar.amqp.flow.policy import PublishRoute
-    from sidecar.core.trace import Trace
+    from sidecar.amqp.flow.tracing import MessageTrace
 
 #: The header that tells a message from all others, so that its second delivery can be recognised.
 ID_HEADER: Final = "x-sidecar-id"
@@ -16,7 +16,7 @@ ID_HEADER: Final = "x-sidecar-id"
 class Publish:
     """One whole message of a client. ``tag`` is the client's number of it in confirm mode, 0 without; ``frames`` are
     all its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when
-    it came, in the loop's time; ``trace`` is set when a span of it is to be recorded."""
+    it came, in the loop's time; ``trace`` is set when a span of it is, or may be, to be recorded."""
 
     __slots__ = ("arrival", "frames", "priority", "route", "sender", "since", "tag", "trace")
 
@@ -29,6 +29,6 @@ class Publish:
         self.frames = frames
         self.priority = priority
         self.since = since
-        self.trace: Trace | None = None
+        self.trace: MessageTrace | None = None
         #: Its place in the order in which publishes came, as far as they were held; 0: it was not.
         self.arrival = 0

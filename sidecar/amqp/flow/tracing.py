@@ -1,8 +1,12 @@
-"""Trace context in messages: put in where there is none, and spans of what is sampled.
+"""Trace context in messages: put in where there is none, and spans of what is sampled, and of publishes that failed.
 
 A message carries it in its ``headers`` property, as OpenTelemetry's instrumentations of AMQP clients do. A context that
 is there already is never touched. Only the formats of ``tracing.propagate`` are written, and understood; where that is
 empty, messages pass as they came, and a span that is recorded has a trace of its own.
+
+All spans of a message have the trace that is in it: the publish, its way through the spool, what a consumer does with
+it. The publish is a ``producer`` span if its own context is in the message, else a ``client`` one, a child of the
+context's like the others. Consumers link to that, too.
 """
 
 from __future__ import annotations
@@ -12,11 +16,14 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.wire.content import B3, TRACEPARENT, text_header
+from sidecar.amqp.wire.constants import AmqpError
+from sidecar.amqp.wire.content import B3, TRACEPARENT, properties, text_header
 from sidecar.amqp.wire.tables import table_entry
+from sidecar.core import conventions as names
 from sidecar.core.ids import Ids
 from sidecar.core.records import SpanRecord
 from sidecar.core.trace import SAMPLED, Trace, parse_b3, parse_traceparent
+from sidecar.resilience.sampling import Sampling
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import PublishRoute
@@ -25,117 +32,203 @@ if TYPE_CHECKING:
 _ENTRY: Final = b"\x0btraceparentS\x00\x00\x00\x37"
 
 
-class MessageTracing:
-    """Trace context of the messages of one AMQP port. ``sample`` is the share of new traces that is recorded, 0 to 1;
-    ``propagate`` has ``w3c``, ``b3``, both or neither. ``record`` takes finished spans; ``None``: there is no
-    collector."""
+class MessageTrace(Trace):
+    """Where a message stands in its trace. ``ours``: this span's context is the one in the message."""
 
-    __slots__ = ("_b3", "_clock", "_ids", "_record", "_rng", "_sample", "_w3c", "contexts", "recording")
+    __slots__ = ("conversation_id", "message_id", "ours")
+
+    def __init__(self, trace_id: str, span_id: str, parent_id: str, flags: int, ours: bool) -> None:
+        Trace.__init__(self, trace_id, span_id, parent_id, flags)
+        self.ours = ours
+        self.message_id = ""
+        self.conversation_id = ""
+
+    def describe(self, data: bytes, start: int, end: int) -> None:
+        """Remember what the message's header frame says of it, if it can be read: the broker judges that."""
+        try:
+            found = properties(data, start, end)
+        except AmqpError:
+            return
+        self.message_id = found.message_id or ""
+        self.conversation_id = found.correlation_id or ""
+
+
+class MessageTracing:
+    """Trace context of the messages of one AMQP port, that of ``upstream``. ``propagate`` has ``w3c``, ``b3``, both or
+    neither. ``record`` takes finished spans; ``None``: there is no collector."""
+
+    __slots__ = (
+        "_b3", "_clock", "_ids", "_record", "_sampling", "_upstream", "_w3c", "contexts", "recording",
+    )  # fmt: skip
 
     def __init__(
         self,
-        sample: float,
+        upstream: str,
         propagate: tuple[str, ...],
         rng: random.Random,
+        sampling: Sampling,
         record: Callable[[SpanRecord], None] | None,
         clock: Callable[[], float],
     ) -> None:
-        self._sample = sample
+        self._upstream = upstream
         self._w3c = "w3c" in propagate
         self._b3 = "b3" in propagate
         #: The headers that carry a context, as they stand in a table; none: nothing is put into messages.
         self.contexts: tuple[bytes, ...] = tuple(
             name for name, listed in ((TRACEPARENT, self._w3c), (B3, self._b3)) if listed
         )
-        self._rng = rng
         self._ids = Ids(rng)
+        self._sampling = sampling
         self._record = record
         self._clock = clock
         #: Whether spans are wanted at all.
         self.recording = record is not None
 
-    def resample(self, sample: float) -> None:
-        """Record another share from now on."""
-        self._sample = sample
+    def begin(self) -> str:
+        """The ids of a new trace and its first span, 48 digits, for a message without a context."""
+        return self._ids.take(48)
 
-    def begin(self) -> Trace | None:
-        """For a message without a context: the trace that is to be recorded, or ``None`` for one that is not."""
-        if self._rng.random() >= self._sample:
+    def entries(self, ids: str) -> bytes:
+        """The table entries that carry the context of those ids."""
+        flag = "1" if self._sampling.sampled(ids[:32]) else "0"
+        found = _ENTRY + f"00-{ids[:32]}-{ids[32:]}-0{flag}".encode() if self._w3c else b""
+        return found + table_entry("b3", f"{ids[:32]}-{ids[32:]}-{flag}") if self._b3 else found
+
+    def begun(self, ids: str) -> MessageTrace | None:
+        """The trace of a message that has got those ids; ``None`` when no span of it will be wanted."""
+        if self._record is None:
             return None
-        return Trace(self._ids.take(32), self._ids.take(16), "", SAMPLED)
+        sampled = self._sampling.sampled(ids[:32])
+        if not sampled and not self._sampling.errors:
+            return None
+        return MessageTrace(ids[:32], ids[32:], "", SAMPLED if sampled else 0, True)
 
-    def entries(self, trace: Trace | None) -> bytes:
-        """The table entries that carry the context: of ``trace``, or of a new one that is not sampled."""
-        if trace is None:
-            ids = self._ids.take(48)
-            if not self._b3:
-                return _ENTRY + f"00-{ids[:32]}-{ids[32:]}-00".encode()
-            trace = Trace(ids[:32], ids[32:], "", 0)
-        flag = "1" if trace.sampled else "0"
-        found = _ENTRY + f"00-{trace.trace_id}-{trace.span_id}-0{flag}".encode() if self._w3c else b""
-        return found + table_entry("b3", f"{trace.trace_id}-{trace.span_id}-{flag}") if self._b3 else found
+    def of(self, data: bytes, start: int, end: int) -> MessageTrace | None:
+        """The span of a publish below the context that came in its header frame; ``None`` when there is no usable one,
+        or no span of it will be wanted. Raises :class:`AmqpError` when the properties do not fit."""
+        trace = self._below(data, start, end)
+        return trace if trace is not None and (trace.sampled or self._sampling.errors) else None
 
-    def of(self, data: bytes, start: int, end: int) -> Trace | None:
-        """A span below the context that came in a header frame, a message's; ``None`` when there is no usable one, when
-        it is not sampled, or when nobody wants spans. Raises :class:`AmqpError` when the properties do not fit."""
+    def received(self, data: bytes, start: int, end: int) -> MessageTrace | None:
+        """The span of a delivery, in the same way; ``None`` also when it is not sampled."""
+        trace = self._below(data, start, end)
+        return trace if trace is not None and trace.sampled else None
+
+    def _below(self, data: bytes, start: int, end: int) -> MessageTrace | None:
         if self._record is None:
             return None
         if self._w3c:
             given = text_header(data, start, end, TRACEPARENT)
             context = parse_traceparent(given) if given is not None else None
             if context is not None:
-                return Trace(context[0], self._ids.take(16), context[1], context[2]) if context[2] & SAMPLED else None
+                return MessageTrace(context[0], self._ids.take(16), context[1], context[2], False)
         if self._b3:
             given = text_header(data, start, end, B3)
             if given is not None:
                 trace_id, parent_id, sampled = parse_b3({b"b3": given})
-                if trace_id and sampled:
-                    return Trace(trace_id, self._ids.take(16), parent_id, SAMPLED)
+                if trace_id:
+                    return MessageTrace(trace_id, self._ids.take(16), parent_id, SAMPLED if sampled else 0, False)
         return None
 
-    def published(self, trace: Trace, route: PublishRoute, since: float, ok: bool) -> None:
-        """A message has left, and its answer is there if one was asked for."""
-        self._span(
-            trace,
-            f"publish {route.exchange or 'amq.default'}",
-            "producer",
-            since,
-            ok,
-            {
-                "messaging.destination.name": route.exchange or "amq.default",
-                "messaging.rabbitmq.destination.routing_key": route.routing_key,
-                "messaging.operation.type": "send",
-            },
-        )
+    def published(self, trace: MessageTrace, route: PublishRoute, since: float, error: str = "") -> None:
+        """A message has left, or is in the spool, and its answer is there if one was asked for. ``error``: it has not;
+        in one word why."""
+        if not self._wanted(trace, error):
+            return
+        kind = "producer" if trace.ours and self.contexts else "client"
+        start = self._now() - int((self._clock() - since) * 1e9)
+        attributes = self._attributes("publish", "send", route.exchange, route.routing_key)
+        self._span(trace, "publish", route.exchange, kind, start, error, attributes)
 
-    def consumed(self, trace: Trace, consumer: str, since: float, ok: bool) -> None:
-        """A delivery was settled (``ok``: taken, not sent back)."""
-        self._span(
-            trace,
-            "process",
-            "consumer",
-            since,
-            ok,
-            {"messaging.consumer.group.name": consumer, "messaging.operation.type": "process"},
-        )
+    def replayed(
+        self, header: bytes, exchange: str, routing_key: str, at: float, attempts: int, error: str = ""
+    ) -> None:
+        """A message has left the spool, in which it was since ``at`` (Unix time); ``error``: as a dead letter, and why.
+        ``header`` is its content header's payload."""
+        if self._record is None:
+            return
+        frame = b"\x02\x00\x00" + len(header).to_bytes(4, "big") + header + b"\xce"
+        try:
+            trace = self._below(frame, 0, len(frame))
+        except AmqpError:
+            return
+        if trace is None or not self._wanted(trace, error):
+            return
+        trace.describe(frame, 0, len(frame))
+        attributes = self._attributes("publish", "send", exchange, routing_key)
+        attributes[names.SPOOLED] = True
+        attributes[names.ATTEMPTS] = attempts
+        self._span(trace, "publish", exchange, "client", int(at * 1e9), error, attributes)
+
+    def returned(self, exchange: str, routing_key: str, code: int, data: bytes, start: int, end: int) -> None:
+        """The broker gives a message back that no queue wants; its header frame."""
+        trace = self._below(data, start, end)
+        if trace is not None and self._wanted(trace, "returned"):
+            trace.describe(data, start, end)
+            attributes = self._attributes("return", "settle", exchange, routing_key)
+            attributes[names.REPLY_CODE] = code
+            self._span(trace, "return", exchange, "client", self._now(), "returned", attributes)
+
+    def consumed(
+        self, trace: MessageTrace, consumer: str, exchange: str, routing_key: str, since: float, taken: bool
+    ) -> None:
+        """A delivery was settled (``taken``: not sent back)."""
+        start = self._now() - int((self._clock() - since) * 1e9)
+        attributes = self._attributes("process", "process", exchange, routing_key)
+        if consumer:
+            attributes[names.CONSUMER] = consumer
+        self._span(trace, "process", exchange, "consumer", start, "" if taken else "rejected", attributes)
+
+    def _wanted(self, trace: Trace, error: str) -> bool:
+        return trace.sampled or (error != "" and self._sampling.always(True, 0.0))
+
+    def _now(self) -> int:
+        return time.time_ns()
+
+    def _attributes(self, name: str, kind: str, exchange: str, routing_key: str) -> dict[str, str | int]:
+        attributes: dict[str, str | int] = {
+            names.MESSAGING_SYSTEM: names.RABBITMQ,
+            names.OPERATION_NAME: name,
+            names.OPERATION_TYPE: kind,
+            names.UPSTREAM: self._upstream,
+            names.SERVER_ADDRESS: self._upstream,
+        }
+        # The default exchange has no name: its routing keys are queues.
+        attributes[names.DESTINATION_NAME] = ":".join([it for it in (exchange, routing_key) if it])
+        if routing_key:
+            attributes[names.ROUTING_KEY] = routing_key
+        return attributes
 
     def _span(
-        self, trace: Trace, name: str, kind: str, since: float, ok: bool, attributes: dict[str, str | int]
+        self,
+        trace: MessageTrace,
+        operation: str,
+        exchange: str,
+        kind: str,
+        start_ns: int,
+        error: str,
+        attributes: dict[str, str | int],
     ) -> None:
         if self._record is None:
             return
-        now = time.time_ns()
-        attributes["messaging.system"] = "rabbitmq"
+        if trace.message_id:
+            attributes[names.MESSAGE_ID] = trace.message_id
+        if trace.conversation_id:
+            attributes[names.CONVERSATION_ID] = trace.conversation_id
+        if error:
+            attributes[names.ERROR_TYPE] = error
+        links = ((trace.trace_id, trace.parent_id),) if kind == "consumer" else ()
         self._record(
             SpanRecord(
                 trace_id=trace.trace_id,
                 span_id=trace.span_id,
                 parent_id=trace.parent_id,
-                name=name,
+                name=f"{operation} {exchange or 'amq.default'}",  # routing keys may be as many as there are messages
                 kind=kind,
-                start_ns=now - int((self._clock() - since) * 1e9),
-                end_ns=now,
+                start_ns=start_ns,
+                end_ns=self._now(),
                 attributes=attributes,
-                ok=ok,
+                ok=not error,
+                links=links,
             )
         )

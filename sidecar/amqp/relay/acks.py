@@ -119,6 +119,6 @@ def _around(session: SessionState, channel: Channel, method: int, tag: int, requ
 def _settled(session: SessionState, channel: Channel, tag: int, multiple: bool, taken: bool) -> None:
     notes = channel.unacked.settled(tag, multiple)
     for note in notes:
-        if isinstance(note, DeliverySpan) and note.trace is not None:
-            session.tracing.consumed(note.trace, note.consumer, note.since, taken)
+        if isinstance(note, DeliverySpan):
+            note.settled(session.tracing, taken)
     session.amqp_stats.unacked -= len(notes)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.channel import REPLIES, Channel, Removal
-from sidecar.amqp.relay.deliveries import PausedDelivery
+from sidecar.amqp.relay.deliveries import PausedDelivery, ReturnSpan
 from sidecar.amqp.wire import constants
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.amqp.wire.methods import Arguments, basic_cancel, channel_close_ok, method_name, method_of
@@ -89,6 +89,9 @@ def _return(session: Session, channel: Channel, data: bytes, start: int, end: in
     arguments.skip(2)
     arguments.short_bytes()
     session.amqp_stats.exchange(session.vhost, arguments.short()).returned += 1
+    if session.tracing.recording:
+        channel.delivery = note = ReturnSpan(b"", 0.0)
+        note.frame = data[start:end]
     channel.passing = -1
     return None
 

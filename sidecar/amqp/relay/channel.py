@@ -30,7 +30,6 @@ from sidecar.amqp.wire.methods import basic_get_empty, basic_nack, method, metho
 
 if TYPE_CHECKING:
     from sidecar.amqp.relay.session_state import SessionState
-    from sidecar.core.trace import Trace
 
 #: How a consumer takes its deliveries: it acknowledges them; it need not; and they are answers to its own requests
 #: (RabbitMQ's direct reply-to), which is no work and so passes in a pause, too.
@@ -232,7 +231,7 @@ class Channel:
         if no_ack:
             return
         if session.tracing.recording:
-            self.delivery = DeliverySpan(consumer.decode("utf-8", "replace"), session.listener.clock())
+            self.delivery = DeliverySpan(consumer, session.listener.clock())
         if self.unacked.delivered(tag, self.delivery):
             stats.unacked += 1
 
@@ -241,18 +240,19 @@ class Channel:
         if message.tag:
             self.delivered(message.tag, message.consumer, message.no_ack)
             if self.delivery is not None:
-                self.delivery.trace = self._trace(message.header())
+                self._describe(self.delivery, message)
                 self.delivery = None
         return message.frames
 
-    def _trace(self, header: bytes) -> Trace | None:
-        """That of a message with this header, when it is recorded."""
-        if not header:
-            return None
+    def _describe(self, note: DeliverySpan, message: IncomingMessage) -> None:
+        """Tell it of the message, as far as that can be read."""
+        first, header = message.frames[0], message.header()
+        note.frame = first[: size_at(first, 3)[0] + FRAME_OVERHEAD]
         try:
-            return self.session.tracing.of(header, 0, size_at(header, 3)[0] + FRAME_OVERHEAD)
+            if header:
+                note.take_header(self.session.tracing, header, 0, size_at(header, 3)[0] + FRAME_OVERHEAD)
         except AmqpError:
-            return None
+            pass
 
     def withhold(self, frames: bytes) -> bytes:
         """Of a message that was to pass, only these frames have come: what the client gets of it before it has all

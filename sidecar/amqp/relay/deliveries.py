@@ -8,26 +8,69 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.connections import OPEN
 from sidecar.amqp.wire import content
-from sidecar.amqp.wire.constants import BASIC_GET_OK, BODY, FRAME_OVERHEAD, HEADER, UNEXPECTED_FRAME, AmqpError
-from sidecar.amqp.wire.methods import method_of
+from sidecar.amqp.wire.constants import (
+    BASIC_DELIVER,
+    BASIC_GET_OK,
+    BODY,
+    FRAME_OVERHEAD,
+    HEADER,
+    UNEXPECTED_FRAME,
+    AmqpError,
+)
+from sidecar.amqp.wire.methods import Arguments, method_of
 
 if TYPE_CHECKING:
+    from sidecar.amqp.flow.tracing import MessageTrace, MessageTracing
     from sidecar.amqp.relay.channel import Channel
-    from sidecar.core.trace import Trace
 
 _size_at: Final = Struct(">I").unpack_from
 
 
 class DeliverySpan:
     """What is remembered of a delivery until it is settled, when spans are wanted. ``trace`` is set when there is to be
-    one of this delivery."""
+    one of this delivery; ``frame`` is its method."""
 
-    __slots__ = ("consumer", "since", "trace")
+    __slots__ = ("consumer", "frame", "since", "trace")
 
-    def __init__(self, consumer: str, since: float) -> None:
+    def __init__(self, consumer: bytes, since: float) -> None:
         self.consumer = consumer
+        self.frame = b""
         self.since = since
-        self.trace: Trace | None = None
+        self.trace: MessageTrace | None = None
+
+    def take_header(self, tracing: MessageTracing, data: bytes, start: int, end: int) -> None:
+        """Its content header has come. Raises :class:`AmqpError` when its properties do not fit."""
+        self.trace = trace = tracing.received(data, start, end)
+        if trace is None:
+            self.frame = b""
+        else:
+            trace.describe(data, start, end)
+
+    def settled(self, tracing: MessageTracing, taken: bool) -> None:
+        """The client has said what becomes of it."""
+        if self.trace is None:
+            return
+        exchange = routing_key = ""
+        if self.frame:
+            arguments = Arguments(self.frame, 0, len(self.frame))
+            if method_of(self.frame, 0, len(self.frame)) == BASIC_DELIVER:
+                arguments.short_bytes()
+            arguments.skip(9)  # delivery tag, redelivered
+            exchange, routing_key = arguments.short(), arguments.short()
+        consumer = self.consumer.decode("utf-8", "replace")
+        tracing.consumed(self.trace, consumer, exchange, routing_key, self.since, taken)
+
+
+class ReturnSpan(DeliverySpan):
+    """The same of a message that comes back to who has published it: it is over with its header."""
+
+    __slots__ = ()
+
+    def take_header(self, tracing: MessageTracing, data: bytes, start: int, end: int) -> None:
+        arguments = Arguments(self.frame, 0, len(self.frame))
+        code = arguments.u16()
+        arguments.short_bytes()
+        tracing.returned(arguments.short(), arguments.short(), code, data, start, end)
 
 
 class ContentSink:

@@ -212,7 +212,7 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
                 elif kind == HEADER:
                     channel.passing = content.body_size(data, start)
                     if channel.delivery is not None:
-                        channel.delivery.trace = session.tracing.of(data, start, end)
+                        _describe(session, channel, data, start, end)
                 continue
             if new is not None:
                 splice.replace(start, end, new)
@@ -224,6 +224,14 @@ def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int,
             _withhold(opened, splice, begun, end)
         splice.until(end)
         session.client_write(splice.take())
+
+
+def _describe(session: Session, channel: Channel, data: bytes, start: int, end: int) -> None:
+    """The header of a delivery that is to be a span, or of what else is."""
+    note = channel.delivery
+    channel.delivery = None
+    if note is not None:
+        note.take_header(session.tracing, data, start, end)
 
 
 def _answer(session: Session, channel: Channel, splice: Splice, method: int, start: int, end: int) -> bytes | None:
@@ -300,5 +308,7 @@ def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: i
             channel.incoming = DISCARD
             return b""
     channel.delivered(tag, consumer, kind != 0)
+    if channel.delivery is not None:
+        channel.delivery.frame = data[start:end]
     channel.passing = -1
     return new

@@ -24,9 +24,9 @@ from sidecar.amqp.wire.methods import basic_nack, publish_answers
 if TYPE_CHECKING:
     from sidecar.amqp.flow.partitions import Partition
     from sidecar.amqp.flow.policy import PublishRoute
+    from sidecar.amqp.flow.tracing import MessageTrace
     from sidecar.amqp.relay.session_state import SessionState
     from sidecar.amqp.wire.splice import Splice
-    from sidecar.core.trace import Trace
 
 #: As it stands in a table.
 _ID: Final = bytes((len(ID_HEADER),)) + ID_HEADER.encode()
@@ -63,7 +63,7 @@ class IncomingPublish:
         self._header_end = 0
         #: Its method, when that is to be changed once the header is known.
         self._method = b""
-        self.trace: Trace | None = None
+        self.trace: MessageTrace | None = None
         #: What was set aside, and what that costs, bytes.
         self._parts: list[bytes] = []
         self.size = 0
@@ -100,17 +100,20 @@ class IncomingPublish:
             if mark:
                 instead = _ID
         tracing = session.tracing
-        trace = tracing.begin()
+        ids = tracing.begin()
         contexts = tracing.contexts
         new: bytes | None = None
         if contexts:
-            entries = tracing.entries(trace) + mark
+            entries = tracing.entries(ids) + mark
             new = content.inject(data, start, end, entries, session.handshake.frame_max, False, instead, contexts)
-        if new is None:
-            if contexts:  # most likely it has a trace of its own
-                trace = tracing.of(data, start, end)
-            if mark:
-                new = content.inject(data, start, end, mark, session.handshake.frame_max, True, instead)
+        if new is None and contexts:  # most likely it has a trace of its own
+            trace = tracing.of(data, start, end)
+        else:
+            trace = tracing.begun(ids)
+        if new is None and mark:
+            new = content.inject(data, start, end, mark, session.handshake.frame_max, True, instead)
+        if trace is not None and trace.sampled:
+            trace.describe(data, start, end)
         self.trace = trace
         if new is not None:
             self.header = new
@@ -265,6 +268,8 @@ class PublishPath(Sender):
         dropped = session.scheduler.forget(self)
         for publish in dropped:
             publish.route.stats.dropped += 1
+            if publish.trace is not None:
+                session.tracing.published(publish.trace, publish.route, publish.since, "dropped")
         if dropped:
             logger.warning(
                 "held messages are lost: the broker has closed their channel or connection",
@@ -279,7 +284,7 @@ class PublishPath(Sender):
         publish.frames = b""
         publish.route.stats.nacked_here += 1
         if publish.trace is not None:
-            self.session.tracing.published(publish.trace, publish.route, publish.since, False)
+            self.session.tracing.published(publish.trace, publish.route, publish.since, "refused")
         confirms = self.confirms
         assert confirms is not None
         for tag, multiple in confirms.answers([publish.tag]):
@@ -313,7 +318,7 @@ class Direct(PublishPath):
             publish.trace = incoming.trace
             confirms.forwarded(publish)
         elif incoming.trace is not None:
-            self.session.tracing.published(incoming.trace, route, now, True)
+            self.session.tracing.published(incoming.trace, route, now)
         incoming.trace = None
         incoming.pass_on(splice)
 
@@ -333,7 +338,7 @@ class Direct(PublishPath):
         if self.confirms is not None:
             self.confirms.forwarded(publish)
         if publish.trace is not None and not publish.tag:
-            self.session.tracing.published(publish.trace, publish.route, publish.since, True)
+            self.session.tracing.published(publish.trace, publish.route, publish.since)
         self.session.broker_write(frames)
 
     def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
@@ -350,7 +355,8 @@ class Direct(PublishPath):
             if publish.tag:
                 tags.append(publish.tag)
                 if publish.trace is not None:
-                    self.session.tracing.published(publish.trace, publish.route, publish.since, positive)
+                    error = "" if positive else "nacked"
+                    self.session.tracing.published(publish.trace, publish.route, publish.since, error)
         if not confirms.unanswered:
             self._hurry()
         answers = confirms.answers(tags)

@@ -132,6 +132,10 @@ class Dispatcher:
     def on_settled(self, told: Callable[[list[SpooledMessage], bool], None] | None) -> None:
         self._outcomes.on_settled = told
 
+    def tell_of_dead(self, told: Callable[[SpooledMessage, str], None]) -> None:
+        """Call ``told`` with each message that becomes a dead letter, and why."""
+        self._outcomes.on_dead = told
+
     @property
     def on_alarm(self) -> Callable[[bool], None] | None:
         return self._pool.on_alarm

@@ -49,6 +49,7 @@ class Outcomes:
         "_streams",
         "_troubled",
         "dead_after",
+        "on_dead",
         "on_settled",
     )  # fmt: skip
 
@@ -78,6 +79,8 @@ class Outcomes:
         self.dead_after = dead_after
         #: Called with messages that are done with: the broker has them (True), or they are dead letters.
         self.on_settled: Callable[[list[SpooledMessage], bool], None] | None = None
+        #: Called with each message that becomes a dead letter, and why.
+        self.on_dead: Callable[[SpooledMessage, str], None] | None = None
         #: Messages that came back unrouted, before they were confirmed: id → code, text, whether to try again.
         self._returned: dict[int, tuple[int, str, bool]] = {}
         #: What has been reported as having dead letters.
@@ -227,6 +230,8 @@ class Outcomes:
             if self.on_settled is not None:
                 self.on_settled([message], False)
             return
+        if self.on_dead is not None:
+            self.on_dead(message, reason)
         self._spool.dead(message, reason, code, text)
         dead = self._stats.dead
         dead[reason] = dead.get(reason, 0) + 1

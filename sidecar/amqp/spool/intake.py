@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.amqp.flow.publish import Publish
     from sidecar.amqp.flow.stats import AmqpStats
+    from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.spool.lifetimes import Lifetimes
     from sidecar.amqp.spool.shares import Shares
     from sidecar.amqp.spool.store import Spool
@@ -34,7 +35,7 @@ class Intake:
 
     __slots__ = (
         "_acks", "_count", "_crowds", "_lifetimes", "_prefix", "_shares", "_stats", "_trouble", "_wall", "full",
-        "on_added", "settings", "spool",
+        "on_added", "settings", "spool", "tracing",
     )  # fmt: skip
 
     def __init__(
@@ -58,6 +59,8 @@ class Intake:
         self.full = SwitchGate("room in the spool", apart=True)
         #: Called with what is on the disk now.
         self.on_added: Callable[[list[SpooledMessage]], None] | None = None
+        #: Takes the spans of publishes that are on the disk.
+        self.tracing: MessageTracing | None = None
         self._prefix = secrets.token_hex(6)
         self._count = 0
         #: Why storing did not work, as it was logged last.
@@ -146,6 +149,9 @@ class Intake:
         channels: dict[Sender, list[Publish]] = {}
         for publish, message in zip(publishes, messages, strict=True):
             publish.frames = b""
+            if publish.trace is not None and self.tracing is not None:
+                self.tracing.published(publish.trace, publish.route, publish.since)
+                publish.trace = None  # what becomes of it is another span
             channels.setdefault(publish.sender, []).append(publish)
             if not early and publish.tag:
                 self._acks[message.id] = publish

@@ -76,7 +76,7 @@ def test_a_message_with_a_trace_keeps_it_gets_an_id_and_has_its_span(sample: flo
     client.gets(ack(1, 1) if ok else nack(1, 1))
     [span] = stage.spans
     assert f"{span.trace_id}-{span.parent_id}" == CONTEXT[3:52]
-    assert (span.kind, span.ok) == ("producer", ok)
+    assert (span.kind, span.ok) == ("client", ok)
     stage.over()
 
 

@@ -209,7 +209,7 @@ def test_a_trace_context_is_never_touched() -> None:
     client.says(said)
     assert broker.heard() == said
     [span] = stage.spans
-    assert (span.kind, span.trace_id, span.parent_id) == ("producer", "ab" * 16, "cd" * 8)
+    assert (span.kind, span.trace_id, span.parent_id) == ("client", "ab" * 16, "cd" * 8)
     stage.over()
 
 

@@ -153,6 +153,8 @@ def test_attempts_survive() -> None:
 def test_what_is_refused_for_good(code: int, text: str, reason: str) -> None:
     one = Setting()
     one.broker.dislikes = lambda message: (code, text) if message.body in (b"3", b"7") else None
+    told: list[tuple[bytes, str]] = []
+    one.dispatcher.tell_of_dead(lambda message, why: told.append((message.body, why)))
     one.spool.store(*[one.message(name) for name in numbered(10)])
     one.start()
     one.advance(10)
@@ -160,6 +162,7 @@ def test_what_is_refused_for_good(code: int, text: str, reason: str) -> None:
     assert sorted(set(one.bodies())) == [name for name in numbered(10) if name not in ("3", "7")]
     assert one.spool.texts == [text, text]
     assert one.dispatcher.stats.dead == {reason: 2}
+    assert sorted(told) == [(b"3", reason), (b"7", reason)]
     assert one.empty()
     assert len(one.log.lines) <= 4
 
