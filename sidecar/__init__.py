@@ -202,6 +202,7 @@ reconnect                 to find a new broker for a session that has lost its o
 record                    one entry of a database or file
 recovery                  setting up again, over a new broker connection, what a client had set up over the last
 reference                 every key of the configuration, to read
+refusal                   the answer to a request that never becomes an exchange, as it is malformed or too large
 registration              one workload made known in a registry
 registry                  where instances are made known and found: Consul, a directory, or none
 rehearsal                 ``sidecar check --against``: a reload's plan, printed and not carried out

@@ -41,6 +41,7 @@ from sidecar.filters.tracing import Tracing
 from sidecar.filters.why import Why, refusal_of
 from sidecar.http.listener import HttpListener
 from sidecar.http.pool import Pool
+from sidecar.http.refusals import Refusals
 from sidecar.net.shortage import SHORTAGE
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker as Breaker
@@ -323,6 +324,7 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     if isinstance(listener, HttpListener):
         listener.host = name.encode()
         listener.on_refusal = functools.partial(_refused, context.stories, listener)
+        listener.refusals = Refusals(context.access_log, stats, context.wheel, context.clock, name)
         listener.pool = Pool(context.loop, context.wheel, context.clock, stats)
     elif isinstance(config, Upstream) and config.amqp is not None:
         _set_up_amqp(listener, context, config.amqp)

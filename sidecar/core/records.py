@@ -40,7 +40,8 @@ class AccessRecord(NamedTuple):
 
     ``began``, ``sent`` and ``head`` are seconds from its beginning to that of its last attempt, to that one's
     connection, and to the head of the answer; below 0: it did not come to that. ``kept``: the connection was there
-    already. ``tries``: all attempts, in order, if there was more than one, or if it failed."""
+    already. ``tries``: all attempts, in order, if there was more than one, or if it failed.
+    ``reason`` says why a request was refused that did not become an exchange."""
 
     time: float
     direction: str
@@ -65,6 +66,7 @@ class AccessRecord(NamedTuple):
     head: float = -1.0
     kept: bool = False
     tries: tuple[Try, ...] = ()
+    reason: str = ""
 
 
 class SpanRecord(NamedTuple):

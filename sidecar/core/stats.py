@@ -47,9 +47,16 @@ class Histogram:
         self.total = 0.0
         self.exemplars: dict[int, Exemplar] = {}
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect_left(self.bounds, value)] += 1
+    def observe(self, value: float) -> int:
+        """Count one value; the number of its bucket."""
+        bucket = bisect_left(self.bounds, value)
+        self.counts[bucket] += 1
+        self.total += value
+        return bucket
+
+    def observe_in(self, bucket: int, value: float) -> None:
+        """Count one value whose bucket is known."""
+        self.counts[bucket] += 1
         self.total += value
 
     def exemplify(self, value: float, trace_id: str, at: float) -> None:
@@ -109,9 +116,8 @@ class ListenerStats:
 
     __slots__ = (
         "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "connect_failures",
-        "direction", "duration", "filters", "limit", "peer_errors", "pending", "protocol", "queue", "rejected",
-        "requests", "retries", "tunnels", "upstream",
-        "upstream_active", "upstream_idle",
+        "direction", "duration", "filters", "first_byte", "limit", "peer_errors", "pending", "protocol", "queue",
+        "rejected", "requests", "retries", "tunnels", "upstream", "upstream_active", "upstream_idle",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
@@ -120,8 +126,10 @@ class ListenerStats:
         self.protocol = protocol
         #: (method, status code or class) → finished exchanges. 499: the client left before it had all of its answer.
         self.requests: defaultdict[tuple[str, int], int] = defaultdict(int)
-        #: Seconds from the head's arrival to the exchange's end.
+        #: Seconds from the head's arrival to the exchange's end, and to the beginning of its answer. Of what has had a
+        #: try: that the sidecar refuses at once says nothing about how long answers take.
         self.duration = Histogram()
+        self.first_byte = Histogram()
         #: Exchanges under way (waiting ones included).
         self.active = 0
         #: The most exchanges at once that the port's own bulkhead allows; 0: any number.

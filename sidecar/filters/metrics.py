@@ -28,15 +28,20 @@ class Metrics(Filter):
         method = x.method
         status = x.status
         stats.requests[method if method in METHODS else "other", status if status in STATUSES else status // 100] += 1
-        now = self._clock()
-        took = now - x.started
-        stats.duration.observe(took)
-        attempt = x.attempt
-        if attempt is not None:
-            attempt.endpoint.seconds += now - attempt.began
-        trace = x.trace
-        if trace is not None and trace.sampled:
-            stats.duration.exemplify(took, trace.trace_id, self._wall())
+        if x.attempts:
+            now = self._clock()
+            took = now - x.started
+            bucket = stats.duration.observe(took)
+            attempt = x.attempt
+            if attempt is not None:
+                attempt.endpoint.seconds += now - attempt.began
+            if x.head_at:
+                stats.first_byte.observe(x.head_at - x.started)
+            elif attempt is not None and attempt.status:  # its answer has come all at once
+                stats.first_byte.observe_in(bucket, took)
+            trace = x.trace
+            if trace is not None and trace.sampled:
+                stats.duration.exemplify(took, trace.trace_id, self._wall())
         if x.error:
             stats.rejected[x.error] += 1
 
@@ -57,7 +62,8 @@ class ConnectionMetrics(Filter):
         stats = self._stats
         stats.requests[self._method, x.status] += 1
         now = self._clock()
-        stats.duration.observe(now - x.started)
+        if x.attempts or not x.error:
+            stats.duration.observe(now - x.started)
         attempt = x.attempt
         if attempt is not None:
             attempt.endpoint.seconds += now - attempt.began

@@ -268,6 +268,7 @@ class HttpExchange(Request):
                 return
         self.status = head.status
         self.answer = head
+        self.head_at = self.listener.clock()
         begin_tunnel(self, conn, head.raw, rest)
 
     def _stream(self, attempt: Attempt, conn: UpstreamEnd, raw: bytes, rest: bytes) -> None:

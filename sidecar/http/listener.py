@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sidecar.exchange.message import RequestHead
     from sidecar.exchange.routes import Route, Routes
     from sidecar.http.pool import Pool
+    from sidecar.http.refusals import Refusals
 
 
 class HttpListener(Listener):
@@ -29,6 +30,8 @@ class HttpListener(Listener):
     on_refusal: Callable[[str, str, str, str], None] | None = None
     #: Where requests are stored: a :class:`sidecar.http_queue.queue.HttpQueue`.
     queue: Any = None
+    #: Lines about what is refused before it is an exchange.
+    refusals: Refusals | None = None
 
     @property
     def files(self) -> Sequence[Any]:
@@ -66,12 +69,15 @@ class HttpListener(Listener):
         self.turn_away(connection)
         return False
 
-    def refused(self, code: str, message: str = "", request_id: str = "", client: str = "") -> None:
-        """Count a request that never became an exchange, and tell those who remember such."""
+    def refused(self, code: str, message: str = "", request_id: str = "", client: str = "", data: bytes = b"") -> None:
+        """Count a request that never became an exchange, and tell those who remember and log such. ``data`` is what has
+        come of it."""
         self.stats.rejected[code] += 1
         self.stats.requests["other", STATUS[code]] += 1
         if self.on_refusal is not None:
             self.on_refusal(code, message, request_id, client)
+        if self.refusals is not None:
+            self.refusals.add(code, message, client, request_id, data)
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         self.pool.forget(endpoint)
@@ -94,6 +100,8 @@ class HttpListener(Listener):
         if self.queue is not None:
             self.queue.stop()
         await super().stop()
+        if self.refusals is not None:
+            self.refusals.close()
         SHORTAGE.kept.pop(self.pool.give_up, None)
         self.pool.close()
         if self.queue is not None:

@@ -21,6 +21,7 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     both = ["direction", "upstream"]
     requests = counter("sidecar_requests", "Finished exchanges.", [*both, "method", "code"])
     duration = histogram("sidecar_request_duration_seconds", "From a request's head to the end of its answer.", both)
+    first_byte = histogram("sidecar_first_byte_seconds", "From a request's head to that of its answer.", both)
     active = gauge("sidecar_requests_active", "Exchanges under way.", both)
     pending = gauge("sidecar_requests_pending", "Exchanges waiting in the bulkhead.", both)
     limit = gauge("sidecar_concurrency_limit", "The most exchanges at once that the bulkhead allows.", ["upstream"])
@@ -35,6 +36,8 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         for (method, code), n in list(stats.requests.items()):
             requests.add([*labels, method, code_label(code)], n)
         duration.add_histogram(labels, stats.duration)
+        if stats.protocol == "http":
+            first_byte.add_histogram(labels, stats.first_byte)
         active.add(labels, stats.active)
         pending.add(labels, stats.pending)
         limits[stats.upstream] = stats.limit
@@ -50,7 +53,7 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     for name, most in limits.items():
         if most:
             limit.add((name,), most)
-    return requests, duration, active, pending, limit, retries, rejected, passed
+    return requests, duration, first_byte, active, pending, limit, retries, rejected, passed
 
 
 def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

@@ -85,7 +85,7 @@ class TextLines:
             self._painted(fields["level"].ljust(7), _COLOURS.get(fields["level"], "")),
             fields["direction"],
             _escaped(fields["upstream"]),
-            _escaped(f"{fields['method']} {fields.get('target', '')}".rstrip()),
+            _escaped(f"{fields.get('method', '-')} {fields.get('target', '')}".rstrip()),
             self._painted(status, _STATUS_COLOURS.get(status[0], "")),
             *said,
             _milliseconds(fields["duration"]),

@@ -10,6 +10,7 @@ from sidecar.config.agent import Tracing
 from sidecar.core.stats import BUCKETS, STATUSES
 from sidecar.core.trace import SAMPLED, Trace
 from sidecar.filters.metrics import Metrics
+from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.telemetry.exposition import Page
 from sidecar.telemetry.listener_metrics import families
@@ -134,4 +135,42 @@ def test_nothing_that_peers_make_up_adds_a_series() -> None:
             sizes.append(text.count(b"\n"))
             assert b"hunter2" not in text
     assert sizes[0] == sizes[1] < 400
+    it.over()
+
+
+def test_refusals_are_no_latencies() -> None:
+    """What never had a try says nothing about how long answers take."""
+    it = stage(rate_limit=RateLimitSettings(rate=1.0, burst=1))
+    answered(it, "GET /")
+    assert it.asks().gets().error == "rate_limited"
+    assert it.stats.requests == {("GET", 200): 1, ("GET", 429): 1}
+    assert (it.stats.duration.count(), it.stats.first_byte.count()) == (1, 1)
+    it.over()
+
+
+def test_a_failure_after_a_try_is_one_without_a_first_byte() -> None:
+    it = stage()
+    it.loop.dialled = lambda host, port: "refuse"
+    assert it.asks().gets().error == "connect_failed"
+    assert (it.stats.duration.count(), it.stats.first_byte.count()) == (1, 0)
+    it.over()
+
+
+def test_the_first_byte_of_a_stream_and_of_a_tunnel() -> None:
+    it = stage()
+    for head in (
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"HTTP/1.1 101 Switching\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n",
+    ):
+        client = it.asks("GET /", "connection: upgrade", "upgrade: websocket")
+        upstream = it.upstream()
+        upstream.hears()
+        it.loop.advance(0.03)
+        upstream.says(head)
+        it.loop.advance(7.0)
+        client.breaks()
+    assert (it.stats.duration.count(), it.stats.first_byte.count()) == (2, 2)
+    assert 0.025 < it.stats.first_byte.quantile(0.99) <= 0.05
+    assert it.stats.duration.quantile(0.01) > 5.0
+    assert round(it.stats.first_byte.total, 6) == 0.06
     it.over()

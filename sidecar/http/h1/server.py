@@ -254,11 +254,11 @@ class Downstream(ClientEnd):
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
-    def refuse(self, error: ProtocolError, data: bytes = b"") -> None:
+    def refuse(self, error: ProtocolError, data: bytes) -> None:
         """Answer ``data``, which could not be parsed, and close: where the next message would begin is a guess."""
         listener = self.listener
         request_id = given_id(data) or listener.new_request_id()
-        listener.refused(error.code, str(error), request_id, self.ip)
+        listener.refused(error.code, str(error), request_id, self.ip, data)
         self.transport.write(render(Reply(error.code, str(error)), listener.name, request_id, close=True))
         self.close_gently()
 
