@@ -74,6 +74,7 @@ demo                      a small mesh with failures, shown in a terminal
 departure                 an AMQP client goes while publishes of it are held, and frees what it leaves at the broker
 depth                     how many messages of a queue are ready to be delivered
 diagnose                  say in words what is wrong with a message
+diagnosis                 a checklist that a running sidecar works through, to say what is wrong and what to do next
 dial                      to open a connection
 difference                what two configurations do not have in common, key by key
 directory                 a shared folder as the registry; it needs no server
@@ -99,6 +100,7 @@ fault                     an error of the disk or the database, told by its mean
 feed                      what listeners of the admin API are told once a second
 file                      what is on the disk under one name
 filter                    applies one mechanism to traffic; it lets an exchange continue, or replies to it
+finding                   what a check of a diagnosis has come to: good, bad or not applicable, with evidence
 flow                      when a publish may go on: policies, gates and the scheduler
 folder                    where a registry without a server has its files
 forward                   to pass frames on, from the client to the broker and back
@@ -144,6 +146,7 @@ listening                 the servers beside the traffic: the admin API and the 
 load                      to read and check the configuration
 log                       what the sidecar has to tell, as lines of JSON or text
 login                     the user, password and virtual host with which a client opens an AMQP connection
+login check               whether a broker lets the sidecar in
 lookup                    a question for the addresses of a host name, and what comes back
 loop                      an endpoint that leads back to the sidecar itself; elsewhere the event loop
 main                      where a program begins
@@ -176,6 +179,7 @@ passive declare           asks a broker whether an exchange is there, without ma
 pending frame             a client's frame that must not overtake a held publish
 phase                     how far an exchange has come: waiting, connecting, answering and the others
 picture                   one moment of the demo, drawn
+ping                      ask an HTTP server whether it answers
 plan                      what another configuration would change, found out before anything is changed
 policy                    which gates a publish must pass; in a configuration, a mechanism with its settings
 pool                      kept connections to the endpoints of an upstream

@@ -11,6 +11,7 @@ from sidecar.admin.commands import Commands, ReloadRefused
 from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
 from sidecar.agent import changes, holds, plan_report, snapshots
+from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.process import memory_limit
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
@@ -94,7 +95,7 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
     from sidecar.amqp.views.operations import Api
 
     why = WhyApi(agent.ring, agent.config.service.name)
-    return (Api(lambda: _ports(agent)).contribution(), why.contribution())
+    return Api(lambda: _ports(agent)).contribution(), why.contribution(), Diagnosis(agent).contribution()
 
 
 def metrics(agent: Agent) -> Metrics:

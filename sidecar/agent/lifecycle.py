@@ -86,7 +86,7 @@ class Agent:
         self.inbound: Listener | None = None
         self.registry: Registry | None = None
         self.admin_address: Address | None = None
-        self._path = path
+        self.path = path
         self.log = log
         access = config.log.access
         self.access_log = AccessLog(access.mode, log.put, access.sample, access.slow)
@@ -189,10 +189,10 @@ class Agent:
             await self._start_admin()
             if not await self._claim():
                 return
-            for listener in self._listeners():
+            for listener in self.listeners():
                 await open_listener(listener)
             report_leftovers(self.config)
-            if app is not None and reaches(app, [listener.address for listener in self._listeners()]):
+            if app is not None and reaches(app, [listener.address for listener in self.listeners()]):
                 raise StartError(f"service.app: {app} is where the sidecar itself listens, not the app")
             self.registry = create_registry(
                 settings.of_registry(self.config, self.inbound.address.port if self.inbound else 0)
@@ -220,7 +220,7 @@ class Agent:
             service=self.config.service.name,
             seconds=round(time.monotonic() - self.started, 3),
             **{name: str(address) for name, address in self.listening.addresses.items()},
-            listeners={listener.name: str(listener.address) for listener in self._listeners()},
+            listeners={listener.name: str(listener.address) for listener in self.listeners()},
         )
 
     def _create_inbound(self) -> None:
@@ -244,7 +244,7 @@ class Agent:
     async def _claim(self) -> bool:
         """Wait until no other process has the files of spools and queues, before anything listens: clients are refused
         as by a sidecar that is not there yet, and try again. ``False``: a drain was asked for before that."""
-        files = [it for listener in self._listeners() for it in listener.files]
+        files = [it for listener in self.listeners() for it in listener.files]
         if not files:
             return True
         from sidecar.storage.claim import claim
@@ -281,7 +281,7 @@ class Agent:
             drain.cancel()
         return bool(done)
 
-    def _listeners(self) -> list[Listener]:
+    def listeners(self) -> list[Listener]:
         own = [self.inbound] if self.inbound else []
         return own + [upstream.listener for upstream in self.upstreams.values()]
 
@@ -308,11 +308,11 @@ class Agent:
         nothing then."""
         async with self._reloading:
             try:
-                config = await asyncio.to_thread(load, self._path)  # a large file must not hold up traffic
+                config = await asyncio.to_thread(load, self.path)  # a large file must not hold up traffic
                 if self.phase != "ready":
-                    raise ConfigError(str(self._path), [Problem("", f"cannot be applied: the sidecar is {self.phase}")])
-                todo = planned(self, config, str(self._path))
-                changed = await carry_out(self, todo, config, str(self._path))
+                    raise ConfigError(str(self.path), [Problem("", f"cannot be applied: the sidecar is {self.phase}")])
+                todo = planned(self, config, str(self.path))
+                changed = await carry_out(self, todo, config, str(self.path))
             except ConfigError as error:
                 self.last_reload.refused(error)
                 raise
@@ -322,7 +322,7 @@ class Agent:
     async def rehearse(self) -> Plan:
         """Read the file again and change nothing; what a reload would. Raises :class:`ConfigError` when the file is
         wrong."""
-        config = await asyncio.to_thread(load, self._path)
+        config = await asyncio.to_thread(load, self.path)
         require_libraries(config)
         return compared(self, config)
 
@@ -381,7 +381,7 @@ class Agent:
             upstream.leave()
         if self._app is not None:
             self._app.leave()
-        closing = [listener.stop for listener in (*self._listeners(), *self._retirement.end())]
+        closing = [listener.stop for listener in (*self.listeners(), *self._retirement.end())]
         if self._app is not None:
             closing.append(self._app.close)
         closing.append(self.names.close)

@@ -31,6 +31,20 @@ The id is in the answer's x-request-id, in its JSON body and in the access log.
 exit codes: 0 told; 1 nothing is known of it, or the sidecar cannot be asked; 2 usage
 """
 
+_DIAGNOSE: Final = """\
+examples:
+  sidecar diagnose                       everything, of the sidecar on this host
+  sidecar diagnose tasks                 what is about the upstream tasks, beside the sidecar itself
+  sidecar diagnose --json | jq '.findings[] | select(.result == "bad")'
+
+  ✓ as it should be   ✗ not so: what was seen, and behind the arrow what to do next   – does not apply
+
+The sidecar does the work, from where it stands: it connects to endpoints, asks HTTP servers OPTIONS *, and logs in at
+brokers with its own credentials. Nothing is declared, published or changed. docs/diagnose.md has each check.
+
+exit codes: 0 all is well; 1 something is not, or the sidecar cannot be asked; 2 usage, or there is no such upstream
+"""
+
 
 def add_parsers(commands: Any) -> None:
     """Add the commands."""
@@ -56,6 +70,7 @@ def add_parsers(commands: Any) -> None:
     _add_source(diff)
     diff.set_defaults(command=_diff)
     _add_why(commands)
+    _add_diagnose(commands)
 
 
 def _add_why(commands: Any) -> None:
@@ -74,6 +89,22 @@ def _add_why(commands: Any) -> None:
     why.add_argument("--limit", metavar="N", default="", help="of the list: so many, 50 by default")
     _add_source(why)
     why.set_defaults(command=_why)
+
+
+def _add_diagnose(commands: Any) -> None:
+    diagnose = commands.add_parser(
+        "diagnose",
+        help="find out what is wrong with a running sidecar, and what to do next",
+        description="Has a running sidecar look at everything that may be wrong: its file, registry, app, disk, clock "
+        "and descriptors; and of each upstream whether endpoints are known, take connections and answer, breakers, "
+        "ejections, and a broker's login.",
+        epilog=_DIAGNOSE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    diagnose.add_argument("upstream", metavar="UPSTREAM", nargs="?", default="", help="only this one")
+    diagnose.add_argument("--json", action="store_true", help="as one JSON object")
+    _add_source(diagnose)
+    diagnose.set_defaults(command=_diagnose)
 
 
 def _add_source(parser: Any) -> None:
@@ -101,3 +132,9 @@ def _why(options: argparse.Namespace) -> int:
 
     asked = {"upstream": options.upstream, "error": options.error, "limit": options.limit}
     return why(options.id, options.admin, options.token_file, asked, as_json=options.json)
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    from sidecar.cli.diagnose import diagnose
+
+    return diagnose(options.upstream, options.admin, options.token_file, as_json=options.json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 from sidecar.admin.snapshots import UpstreamSnapshot
@@ -24,6 +25,7 @@ from sidecar.core.secret import Secret
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Name
+from sidecar.exchange.listener import Listener
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.registry import Registration, Workload
 from sidecar.resilience import breaker
@@ -117,6 +119,7 @@ class FakeUpstream:
         own = self.config.policies.get("circuit_breaker", CircuitBreakerSettings())
         settings = [own, *(route.policies.get("circuit_breaker") for route in self.config.routes)]
         self.ejections: dict[str, int] = {}
+        self.listener = SimpleNamespace(files=(), host=name.encode(), name=name)
         self.breakers = [
             breaker.CircuitBreaker(s.failure_threshold, s.reset_timeout, s.half_open_requests, self.clock)
             for s in settings
@@ -155,6 +158,7 @@ class FakeRunning:
     app: Health = Health("healthy", "GET /health: 200")  # noqa: RUF009  # it is frozen
     deep: dict[str, Health | Exception] = field(default_factory=dict)
     changes: Sequence[str] | Exception = ()
+    path: str = "tasks.yaml"
     access_log: AccessLog = field(default_factory=lambda: AccessLog("errors", lambda record: None))
     last_reload: LastReload = field(default_factory=lambda: LastReload(dict))
     checked: list[str] = field(default_factory=list)
@@ -181,6 +185,9 @@ class FakeRunning:
         if isinstance(self.changes, Exception):
             raise self.changes
         return plan(self.config, replace(self.config, drain=Drain(timeout=7.0)))
+
+    def listeners(self) -> Sequence[Listener]:
+        return ()
 
     def drain(self, by: str = "") -> None:
         self.phase = "draining"

@@ -1,0 +1,69 @@
+"""``sidecar diagnose``: prints what a running sidecar has found out about itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from sidecar.cli.spool.source import Admin, LetterError, SourceError, token
+from sidecar.core.text import printable
+
+WELL: Final = 0
+BAD: Final = 1
+MISUSED: Final = 2
+
+_MARKS: Final = {"good": "✓", "bad": "✗", "none": "–"}
+_COLOURS: Final = {"good": "\x1b[32m", "bad": "\x1b[31m", "none": "\x1b[2m"}
+_PLAIN: Final = "\x1b[0m"
+_LONGEST: Final = 2000
+
+
+def diagnose(upstream: str, url: str, token_file: str, *, as_json: bool) -> int:
+    """Ask the sidecar at ``url``, print, and return the exit code. That it cannot be asked is a finding, too."""
+    try:
+        path = "/diagnose" + (f"?upstream={quote(upstream, safe='')}" if upstream else "")
+        found: Mapping[str, Any] = Admin(url, token(token_file), "--admin URL").ask("GET", path)
+    except LetterError as error:  # there is no such upstream
+        print(f"sidecar diagnose: {error}", file=sys.stderr)
+        return MISUSED
+    except SourceError as error:
+        found = _not_asked(url, str(error))
+    if as_json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+        print("\n".join(lines(found, colour=colour)))
+    return WELL if found.get("well") is True else BAD
+
+
+def _not_asked(url: str, why: str) -> Mapping[str, Any]:
+    step = "is the sidecar running? its log says why it has ended; admin.bind in its file says where it can be asked"
+    finding = {"check": "admin", "upstream": None, "result": "bad", "evidence": why, "step": step}
+    return {"service": None, "id": url, "well": False, "seconds": 0.0, "findings": [finding]}
+
+
+def lines(found: Mapping[str, Any], *, colour: bool = False) -> Iterator[str]:
+    """The findings, to read: those about the sidecar, then each upstream's."""
+    findings: Sequence[Mapping[str, Any]] = found["findings"]
+    width = max((len(str(it["check"])) for it in findings), default=0)
+    about = found["id"] if found["service"] is None else f"{found['service']} ({found['id']})"
+    yield printable(str(about), _LONGEST)
+    last = None
+    for it in findings:
+        if it["upstream"] != last:
+            last = it["upstream"]
+            yield ""
+            yield printable(str(last), _LONGEST)
+        mark = _MARKS[it["result"]]
+        if colour:
+            mark = f"{_COLOURS[it['result']]}{mark}{_PLAIN}"
+        yield f"{mark} {it['check']:<{width}}  {printable(str(it['evidence']), _LONGEST)}"
+        if it["step"]:
+            yield f"  {'':<{width}}  → {printable(str(it['step']), _LONGEST)}"
+    bad = sum(1 for it in findings if it["result"] == "bad")
+    yield ""
+    yield "all is well" if not bad else f"{bad} of {len(findings)} checks found something"

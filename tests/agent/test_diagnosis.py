@@ -1,0 +1,180 @@
+"""Checks of ``sidecar diagnose``, one by one; against real breakages: tests/acceptance/test_diagnose.py."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.agent import diagnosis, host_checks
+from sidecar.agent.findings import good, none, some
+from sidecar.cli.main import main
+from sidecar.core.operations import Call, NotKnown
+from sidecar.endpoints.ping import NoAnswer, ping
+from support.agents import RunningAgent, upstream
+from support.live import Origin, ok, run
+from support.patience import PATIENCE
+
+
+async def answered() -> Any:
+    return ok(b"fine")
+
+
+def call(**query: str) -> Call:
+    async def read() -> bytes:
+        return b""
+
+    return Call({}, tuple(query.items()), "127.0.0.1", "", read)
+
+
+def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def asked() -> None:
+        async with Origin(lambda request: answered()) as app:
+            well = {"a": upstream(f"127.0.0.1:{app.port}"), "b": upstream(f"127.0.0.1:{app.port}", protocol="tcp")}
+            async with RunningAgent(tmp_path, upstreams=well) as it:
+
+                async def diagnose(*more: str) -> tuple[int, str]:
+                    arguments = ["diagnose", *more, "--admin", f"http://{it.agent.admin_address}"]
+                    return await asyncio.to_thread(main, arguments), capsys.readouterr().out
+
+                code, text = await diagnose()
+                assert code == 0, text
+                assert text.startswith("web (web-")
+                assert f"✓ file         {it.file} is what runs\n" in text
+                assert "– registry     there is none\n" in text
+                assert "✓ answers      all of 1 answer (200)\n" in text
+                assert "– answers      over tcp nothing can be asked\n" in text
+                assert text.endswith("all is well\n")
+                assert "✗" not in text
+                code, text = await diagnose("b", "--json")
+                found = json.loads(text)
+                assert (code, found["well"], found["service"]) == (0, True, "web")
+                assert {finding["upstream"] for finding in found["findings"]} == {None, "b"}
+
+    run(asked)
+
+
+def test_it_cannot_be_asked_or_there_is_no_such_upstream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diagnose", "--admin", "127.0.0.1:9"]) == 1
+    out = capsys.readouterr().out
+    assert "✗ admin  cannot reach http://127.0.0.1:9" in out
+    assert "→ is the sidecar running?" in out
+
+    async def asked() -> None:
+        async with RunningAgent(tmp_path, admin={"bind": "127.0.0.1:0", "token": "sesame"}) as it:
+            url = f"http://{it.agent.admin_address}"
+            assert await asyncio.to_thread(main, ["diagnose", "--admin", url, "--json"]) == 1
+            assert "the admin token is needed" in json.loads(capsys.readouterr().out)["findings"][0]["evidence"]
+            token = tmp_path / "token"
+            token.write_text("sesame")
+            more = ["--admin", url, "--token-file", str(token)]
+            assert await asyncio.to_thread(main, ["diagnose", "nobody", *more]) == 2
+            assert "no such upstream" in capsys.readouterr().err
+
+    run(asked)
+
+
+def test_one_run_at_a_time_and_those_who_ask_the_same_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
+            runs: list[str] = []
+            going, most = 0, 0
+
+            async def examine(agent: Any, name: str = "") -> Any:
+                nonlocal going, most
+                going += 1
+                most = max(most, going)
+                runs.append(name)
+                await asyncio.sleep(0)
+                going -= 1
+                return [good("file", "fine")]
+
+            monkeypatch.setattr(diagnosis, "examine", examine)
+            handler = diagnosis.Diagnosis(it.agent)
+            found = await asyncio.gather(*(handler.diagnose(call(upstream=name)) for name in ("", "", "a", "a", "")))
+            assert sorted(runs) == ["", "a"]
+            assert most == 1
+            assert all(answer.data["well"] for answer in found)
+            with pytest.raises(NotKnown):
+                await handler.diagnose(call(upstream="b"))
+
+    run(main)
+
+
+def test_a_check_that_hangs_or_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "SECONDS", 0.01)
+
+    async def main() -> None:
+        async def hang() -> Any:
+            await asyncio.Event().wait()
+
+        async def fail() -> Any:
+            raise RuntimeError("with a secret")
+
+        late = await diagnosis._bounded("disk", hang())
+        assert (late.good, late.evidence) == (False, "no result within 0.01 s")
+        failed = await diagnosis._bounded("disk", fail())
+        assert (failed.good, failed.evidence) == (False, "the check itself failed: RuntimeError")
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("ahead", "good"),
+    [((0.0,), True), ((4.0,), True), ((60.0,), False), ((-60.0,), False), ((60.0, 0.0), True), ((), None)],
+)
+def test_the_clock(tmp_path: Path, ahead: tuple[float, ...], good: bool | None) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path) as it:
+            dates = [(f"h{n}", formatdate(time.time() - seconds, usegmt=True)) for n, seconds in enumerate(ahead)]
+            found = await host_checks.clock(it.agent, [*dates, ("odd", "yesterday")])
+            assert found.good is good, found
+            if good is False:
+                assert ("ahead of" if ahead[0] > 0 else "behind") in found.evidence
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("said", "problem"),
+    [
+        (b"HTTP/1.1 404 Not Found\r\nDate: today\r\nX-Y: 1\r\n\r\n", ""),
+        (b"", "closed the connection"),
+        (b"HTTP/1.1 200", "in the middle of an answer"),
+        (b"220 mail.example ESMTP\r\n\r\n", "not HTTP/1.1"),
+        (b"x" * 100_000, "not HTTP/1.1"),
+    ],
+)
+def test_ping(said: bytes, problem: str) -> None:
+    async def main() -> None:
+        heard = b""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal heard
+            heard = await reader.readuntil(b"\r\n\r\n")
+            writer.write(said)
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server, asyncio.timeout(PATIENCE):
+            port = server.sockets[0].getsockname()[1]
+            if problem:
+                with pytest.raises(NoAnswer, match=problem):
+                    await ping("127.0.0.1", port, "tasks")
+            else:
+                pong = await ping("127.0.0.1", port, "tasks")
+                assert (pong.status, pong.fields) == (404, {"date": "today", "x-y": "1"})
+                assert heard.startswith(b"OPTIONS * HTTP/1.1\r\nHost: tasks\r\n")
+
+    asyncio.run(main())
+
+
+def test_findings_are_short_and_plain() -> None:
+    assert some(["a", "b", "c", "d", "e"]) == "a; b; c; and 2 more"
+    assert none("app", "there is no app").as_dict() == {
+        "check": "app", "upstream": None, "result": "none", "evidence": "there is no app", "step": None
+    }  # fmt: skip
