@@ -18,13 +18,14 @@ HTTP: Final = "HTTP and TCP"
 AMQP: Final = "AMQP"
 SPOOL: Final = "The spool"
 EARLY: Final = "Early answers"
+IDLE: Final = "Memory at rest"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP, SPOOL, EARLY)
+SECTIONS: Final = (HTTP, AMQP, SPOOL, EARLY, IDLE)
 
 _HEAD: Final = """# Benchmarks
 
-Written by `make bench` and `python -m bench.early --write`; do not edit, run them again. Each section says when and how
-it was measured.
+Written by `make bench`, `python -m bench.early --write` and `python -m bench.idle --write`; do not edit, run them
+again. Each section says when and how it was measured.
 """
 
 

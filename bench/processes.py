@@ -97,9 +97,14 @@ class Child:
     def memory(self) -> Memory:
         """Resident memory now."""
         self.check()
-        text = Path(f"/proc/{self._process.pid}/smaps_rollup").read_text()
-        kib = {name: int(value) for name, value in re.findall(r"^(Rss|Pss): +(\d+) kB$", text, re.MULTILINE)}
-        return Memory(kib["Rss"] * 1024, kib["Pss"] * 1024)
+        return memory_of(self._process.pid)
+
+
+def memory_of(pid: int) -> Memory:
+    """What :meth:`Child.memory` says, of any process."""
+    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    kib = {name: int(value) for name, value in re.findall(r"^(Rss|Pss): +(\d+) kB$", text, re.MULTILINE)}
+    return Memory(kib["Rss"] * 1024, kib["Pss"] * 1024)
 
 
 def cpu_seconds(pid: int) -> float:
