@@ -225,7 +225,6 @@ ring                      the newest entries of something, the oldest of which g
 root                      the folder under which all others of a registry stand
 route                     a part of a listener's traffic with policies of its own; in AMQP, what one exchange and
                           routing key lead to
-routing                   which operation of the admin API a path and a method ask for
 RPC                       a question on an AMQP channel and the method that is its answer
 rule                      what has to fit together among keys of a configuration
 run                       ``sidecar run``, or one run of the demo

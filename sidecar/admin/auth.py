@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import hmac
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
+
+from multidict import MultiMapping
 
 from sidecar.core.address import is_loopback
 from sidecar.core.secret import NO_SECRET, Secret
@@ -42,23 +43,22 @@ class Refused(Exception):
         self.code = code
 
 
-def check(access: Access, method: str, path: str, field: Callable[[str], str | None]) -> None:
-    """``field`` gives the value of a field, by its name in lower case; there is one Host at most. Raises
-    :class:`Refused`."""
+def check(access: Access, method: str, path: str, headers: MultiMapping[str]) -> None:
+    """Raises :class:`Refused`."""
     changes = method not in ("GET", "HEAD", "OPTIONS")
     local = is_loopback(access.host)
-    host = field("host")
+    hosts = headers.getall("Host", [])
     # Health checkers that speak HTTP/1.0 send no Host; browsers, which this is against, always do.
-    if local and host is not None and not _leads_here(host, access):
+    if local and hosts and not (len(hosts) == 1 and _leads_here(hosts[0], access)):
         raise Refused(421, "wrong_host", "this admin API is local; ask it as localhost or 127.0.0.1")
-    origin = field("origin")
+    origin = headers.get("Origin")
     # Port included: another page on this very host is another site, too.
-    if changes and origin is not None and (host is None or origin.lower().partition("://")[2] != host.lower()):
+    if changes and origin is not None and [origin.lower().partition("://")[2]] != [host.lower() for host in hosts]:
         raise Refused(403, "wrong_origin", "a page of another site may not change anything here")
     published = path.startswith("/amqp/") and "/dead-letters" in path
     if changes or published or path.startswith(_PRIVATE) or (path == "/config" and not local):
         token = access.token.reveal()
-        if token and not _given(field, token):
+        if token and not _given(headers, token):
             raise Refused(
                 401, "token_needed", "send the admin token: 'Authorization: Bearer …' or 'X-Sidecar-Token: …'"
             )
@@ -74,10 +74,10 @@ def _leads_here(host: str, access: Access) -> bool:
     return is_loopback(name) or name == access.host.lower()
 
 
-def _given(field: Callable[[str], str | None], token: str) -> bool:
+def _given(headers: MultiMapping[str], token: str) -> bool:
     """Whether the token is in either field. Comparing takes as long whether much of it is right or little."""
-    scheme, _, bearer = (field("authorization") or "").partition(" ")
-    tried = [field("x-sidecar-token") or ""]
+    scheme, _, bearer = headers.get("Authorization", "").partition(" ")
+    tried = [headers.get("X-Sidecar-Token", "")]
     if scheme.lower() == "bearer":
         tried.append(bearer.strip())
     wanted = token.encode("utf-8", "surrogateescape")

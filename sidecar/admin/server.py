@@ -5,41 +5,51 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any, Final
-from urllib.parse import parse_qsl
 
 import orjson
+from aiohttp import web
 
 from sidecar import __version__
 from sidecar.admin import auth, openapi, start_page
 from sidecar.admin.commands import Commands
-from sidecar.admin.connection import MAX_BODY
 from sidecar.admin.connection_limit import Door
 from sidecar.admin.feed import Feed
-from sidecar.admin.message import Gone, Reply, Request, Unreadable
 from sidecar.admin.operations import Api
-from sidecar.admin.routing import NoMethod, NoPath, Routing
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.core.address import Address
-from sidecar.core.operations import Answer, Call, Contribution, NotKnown, Operation, Page
+from sidecar.core.operations import Answer, Broken, Call, Contribution, NotKnown, Operation, Page, Stream
 from sidecar.net.listen import Acceptor
 from sidecar.resilience.token_bucket import TokenBucket
 
 logger = logging.getLogger("sidecar.admin")
+# aiohttp logs a traceback for every malformed request, so whoever can connect could fill the log with them. What fails
+# in a handler never gets there: the middleware below logs it.
+_malformed = logging.getLogger("sidecar.admin.malformed")
+_malformed.setLevel(logging.CRITICAL)
 
-#: How long a body may take to come in, seconds.
+#: The largest body that anybody needs to send, bytes; and how long it may take to come in, seconds.
+MAX_BODY: Final = 4096
 BODY_SECONDS: Final = 5.0
-#: Fields behind a path's question mark, at most.
-MAX_QUERY: Final = 100
+#: How long a stream waits for someone to read on, seconds, at most.
+STREAM_SECONDS: Final = 60.0
+#: Scrapers, which come every 15 to 60 seconds, keep their connections.
+KEEPALIVE_SECONDS: Final = 75.0
 
 _NOWHERE: Final = "there is no such path; GET / lists what there is"
+_CODES: Final = {
+    405: ("method_not_allowed", "this path has other methods; see the Allow header"),
+    413: ("too_large", f"a body may have {MAX_BODY} bytes at most"),
+}
 
 
 class AdminServer:
     """The running server. ``address`` is where it really listens."""
 
-    def __init__(self, acceptor: Acceptor, door: Door, bind: Address) -> None:
+    def __init__(self, runner: web.AppRunner, acceptor: Acceptor, door: Door, bind: Address) -> None:
+        self._runner = runner
         self._acceptor = acceptor
         self._door = door
         host, port = acceptor.sockets[0].getsockname()[:2]
@@ -50,7 +60,8 @@ class AdminServer:
     async def close(self) -> None:
         """Stop, giving running requests a moment."""
         self._acceptor.close()
-        await self._door.close()
+        self._door.close()
+        await self._runner.cleanup()
 
 
 async def start_admin(
@@ -61,15 +72,29 @@ async def start_admin(
     return await serve(application(commands, contributed, door), bind, door)
 
 
-async def serve(site: Site, bind: Address, door: Door) -> AdminServer:
-    """Serve what ``site`` answers, to those whom the door lets in. Raises :class:`OSError`."""
-    door.serve = site
-    acceptor = Acceptor(asyncio.get_running_loop(), door)
-    await acceptor.start(bind.host, bind.port)
-    return AdminServer(acceptor, door, bind)
+async def serve(app: web.Application, bind: Address, door: Door) -> AdminServer:
+    """Serve what ``app`` answers, to those whom the door lets in. Raises :class:`OSError`."""
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        logger=_malformed,
+        keepalive_timeout=KEEPALIVE_SECONDS,
+        lingering_time=1.0,
+        shutdown_timeout=1.0,
+    )
+    await runner.setup()
+    assert runner.server is not None
+    door.server = runner.server
+    try:
+        acceptor = Acceptor(asyncio.get_running_loop(), door)
+        await acceptor.start(bind.host, bind.port)
+    except OSError:
+        await runner.cleanup()
+        raise
+    return AdminServer(runner, acceptor, door, bind)
 
 
-def application(commands: Commands, contributed: Sequence[Contribution], door: Door) -> Site:
+def application(commands: Commands, contributed: Sequence[Contribution], door: Door) -> web.Application:
     """Return what answers requests: the API's own operations, and those of other rooms. The door counts them."""
 
     async def document(call: Call) -> Answer:
@@ -104,103 +129,131 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
 
 def routed(
     operations: Sequence[Operation], access: Callable[[], auth.Access], door: Door, nowhere: str = _NOWHERE
-) -> Site:
+) -> web.Application:
     """Return what answers these operations, and with ``nowhere`` for every other path. The door counts requests."""
-    return Site(operations, access, door, nowhere)
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(access, door, nowhere)])
+    app.on_response_prepare.append(_common_headers)
+    for operation in operations:
+        handler = _handler(operation)
+        if operation.method == "GET":
+            app.router.add_get(operation.path, handler)  # HEAD comes with it
+        else:
+            app.router.add_route(operation.method, operation.path, handler)
+    return app
 
 
-class Site:
-    """Answers requests: refuses what may not be, and gives every error the same shape."""
-
-    def __init__(
-        self, operations: Sequence[Operation], access: Callable[[], auth.Access], door: Door, nowhere: str
-    ) -> None:
-        self.operations = operations
-        self._routing = Routing(operations)
-        self._access = access
-        self._door = door
-        self._nowhere = nowhere
-        self._lines = TokenBucket(0.1, 10, time.monotonic())
-
-    async def __call__(self, request: Request) -> Reply:
-        door = self._door
-        door.spoke(request.connection)
-        if not door.admits(request.connection, _is_probe(request.path)):
-            return _refusal(503, "overloaded", "too many requests at once", close=True)
-        try:
-            return await self._answer(request)
-        except auth.Refused as refused:
-            level = logging.DEBUG if self._lines.take(time.monotonic()) else logging.WARNING
-            logger.log(level, "refused: %s", refused.code, extra=_asked(request))
-            more = {"WWW-Authenticate": 'Bearer realm="sidecar"'} if refused.status == 401 else {}
-            return _refusal(refused.status, refused.code, str(refused), more)
-        except NotKnown as error:
-            return _refusal(404, "not_found", str(error))
-        except NoPath:
-            return _refusal(404, "not_found", self._nowhere)
-        except NoMethod as error:
-            text = "this path has other methods; see the Allow header"
-            return _refusal(405, "method_not_allowed", text, {"Allow": ",".join(error.allowed)})
-        except Unreadable as error:
-            return _refusal(error.status, error.code, str(error))
-        except Gone:
-            return _refusal(400, "bad_request", "the body has not come")  # to nobody
-        except Exception:
-            logger.exception("%s %s failed", request.method, request.path)
-            return _refusal(500, "internal", "that failed; the log says why")
-
-    async def _answer(self, request: Request) -> Reply:
-        auth.check(self._access(), request.method, request.path, request.field)
-        if request.length > MAX_BODY:
-            raise Unreadable(413, "too_large", f"a body may have {MAX_BODY} bytes at most")
-        operation, parts = self._routing.find(request.method, request.parts)
+def _handler(operation: Operation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    async def handle(request: web.Request) -> web.StreamResponse:
         found = await operation.handler(
             Call(
-                parts=parts,
-                query=_query(request.query),
-                client=request.connection.client,
-                accept=request.field("accept") or "",
-                last_event_id=request.field("last-event-id") or "",
-                read=lambda: _body(request),
+                parts=request.match_info,
+                query=tuple(request.query.items()),
+                client=request.remote,
+                accept=request.headers.get("Accept", ""),
+                last_event_id=request.headers.get("Last-Event-ID", ""),
+                read=partial(_body, request),
             )
         )
         if isinstance(found, Answer):
             return _json(found.data, found.status)
         if isinstance(found, Page):
-            return Reply(200, found.media, found.body, found.headers)
-        return Reply(200, found.media, stream=found)
+            return web.Response(body=found.body, headers={"Content-Type": found.media, **found.headers})
+        return await _streamed(request, found)
+
+    return handle
 
 
-def _query(text: str) -> Sequence[tuple[str, str]]:
-    try:
-        return parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_QUERY)
-    except ValueError:
-        raise Unreadable(400, "bad_request", f"there are more than {MAX_QUERY} fields behind the path") from None
-
-
-async def _body(request: Request) -> bytes:
+async def _body(request: web.Request) -> bytes:
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return await request.connection.body()
+            return await request.read()
     except TimeoutError:
-        raise Unreadable(408, "bad_request", "the body has not come in time") from None
+        raise web.HTTPRequestTimeout from None
 
 
-def _json(data: Any, status: int = 200, headers: Mapping[str, str] | None = None, *, close: bool = False) -> Reply:
+async def _streamed(request: web.Request, stream: Stream) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Type": stream.media})
+    try:
+        await response.prepare(request)
+        if request.method == "HEAD":
+            return response
+        async for piece in stream.pieces:
+            async with asyncio.timeout(min(STREAM_SECONDS, stream.patience)):
+                await response.write(piece)
+        await response.write_eof()
+    except ConnectionError:
+        pass  # whoever asked has seen enough
+    except (Broken, TimeoutError) as error:
+        # Cut off before its end, so that nobody takes it for everything.
+        logger.warning("an export was cut off", extra={"client": request.remote, "error": str(error)})
+        if request.transport is not None:
+            request.transport.abort()
+    finally:
+        stream.close()
+    return response
+
+
+def _json(data: Any, status: int = 200) -> web.Response:
     """JSON, readable for people too."""
     body = orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
-    return Reply(status, "application/json", body, headers or {}, close=close)
+    return web.Response(body=body, status=status, content_type="application/json")
 
 
-def _refusal(
-    status: int, code: str, message: str, headers: Mapping[str, str] | None = None, *, close: bool = False
-) -> Reply:
-    return _json({"error": code, "message": message}, status, headers, close=close)
+def _refusal(status: int, code: str, message: str) -> web.Response:
+    return _json({"error": code, "message": message}, status)
 
 
-def _asked(request: Request) -> dict[str, str | None]:
+async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "sidecar"
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
+
+
+def _asked(request: web.Request) -> dict[str, str | None]:
     """Who asked for what, for the log: somebody may be trying tokens, or a page may be trying its luck."""
-    return {"client": request.connection.client, "method": request.method, "path": request.path[:80]}
+    return {"client": request.remote, "method": request.method, "path": request.path[:80]}
+
+
+def _middleware(access: Callable[[], auth.Access], door: Door, nowhere: str) -> Any:
+    codes = _CODES | {404: ("not_found", nowhere)}
+    lines = TokenBucket(0.1, 10, time.monotonic())
+
+    @web.middleware
+    async def explain(request: web.Request, handler: Any) -> web.StreamResponse:
+        """Refuse what may not be, and give every error the same shape."""
+        door.spoke(request.protocol)
+        if not door.admits(request.protocol, _is_probe(request.path)):
+            response = _refusal(503, "overloaded", "too many requests at once")
+            response.force_close()
+            return response
+        try:
+            auth.check(access(), request.method, request.path, request.headers)
+            if (request.content_length or 0) > MAX_BODY:
+                raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)
+            found: web.StreamResponse = await handler(request)
+            return found
+        except auth.Refused as refused:
+            level = logging.DEBUG if lines.take(time.monotonic()) else logging.WARNING
+            logger.log(level, "refused: %s", refused.code, extra=_asked(request))
+            response = _refusal(refused.status, refused.code, str(refused))
+            if refused.status == 401:
+                response.headers["WWW-Authenticate"] = 'Bearer realm="sidecar"'
+            return response
+        except NotKnown as error:
+            return _refusal(404, "not_found", str(error))
+        except web.HTTPException as error:
+            response = _refusal(error.status, *codes.get(error.status, ("bad_request", error.reason)))
+            if "Allow" in error.headers:
+                response.headers["Allow"] = error.headers["Allow"]
+            return response
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.path)
+            return _refusal(500, "internal", "that failed; the log says why")
+        finally:
+            door.answered(request.protocol)
+
+    return explain
 
 
 def _is_probe(path: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from sidecar.admin.auth import Access, Refused, check
 from sidecar.core.secret import NO_SECRET, Secret
@@ -18,8 +19,7 @@ HERE = "127.0.0.1:15000"
 def status(access: Access, method: str, path: str, *headers: tuple[str, str]) -> int:
     """200, or that of the refusal."""
     try:
-        fields = {name.lower(): value for name, value in reversed(headers)}
-        check(access, method, path, fields.get)
+        check(access, method, path, CIMultiDict(headers))
     except Refused as refused:
         return refused.status
     return 200
@@ -47,7 +47,8 @@ def test_the_bound_name_is_a_name_of_this_host() -> None:
     assert status(access, "GET", "/", ("Host", "[::1]:15000")) == 200
 
 
-def test_no_host_is_fine() -> None:
+def test_two_hosts_are_refused_and_none_is_fine() -> None:
+    assert status(LOCAL, "GET", "/", ("Host", HERE), ("Host", HERE)) == 421
     assert status(LOCAL, "GET", "/") == 200
 
 

@@ -7,12 +7,13 @@ from dataclasses import replace
 
 import orjson
 import pytest
+from aiohttp import web
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar import __version__
-from sidecar.admin.connection import MAX_BODY, Connection
 from sidecar.admin.connection_limit import Door
+from sidecar.admin.server import MAX_BODY
 from sidecar.config.agent import Admin, Consul
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.schema import Config
@@ -123,8 +124,8 @@ class CountingDoor(Door):
 
     requests = 0
 
-    def spoke(self, connection: Connection) -> None:
-        super().spoke(connection)
+    def spoke(self, handler: web.RequestHandler) -> None:
+        super().spoke(handler)
         self.requests += 1
 
 
@@ -392,7 +393,7 @@ async def test_what_is_not_http_fills_no_log(caplog: pytest.LogCaptureFixture, a
     for junk in (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
         reader, writer = await asyncio.open_connection(*client.address)
         writer.write(junk)
-        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
+        assert (await reader.readline()).startswith(b"HTTP/1.0 400 ")
         writer.close()
     assert (await client.get("/ready")).status == 200
     assert not caplog.records

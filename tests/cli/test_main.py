@@ -222,11 +222,11 @@ def test_closed_standard_files_do_not_matter(tmp_path: Path, closed: str) -> Non
 
 
 def test_importing_aiohttp_leaves_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from sidecar.net import http_client
+    from sidecar.agent.run import _import_aiohttp
 
     monkeypatch.setenv("SSL_CERT_FILE", "/ours.pem")
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    http_client.load()
+    _import_aiohttp()
     assert os.environ["SSL_CERT_FILE"] == "/ours.pem"
     assert "SSL_CERT_DIR" not in os.environ
 

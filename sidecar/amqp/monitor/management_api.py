@@ -19,7 +19,6 @@ from sidecar.amqp.monitor.connection import TroubleLog, describe, end
 from sidecar.amqp.topology.binding import Binding
 from sidecar.amqp.topology.bindings import Bindings
 from sidecar.core.amqp_settings import AmqpCredentials
-from sidecar.net import http_client
 
 if TYPE_CHECKING:
     from aiohttp import ClientSession
@@ -56,7 +55,6 @@ class ManagementApi:
             self._report.gone(_source(vhost))
 
     async def _run(self) -> None:
-        await asyncio.to_thread(http_client.load)  # at the start it is there; a reload must not hold up traffic with it
         from aiohttp import ClientSession, ClientTimeout
 
         login = f"{self._credentials.username}:{self._credentials.password.reveal()}"
