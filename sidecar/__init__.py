@@ -263,6 +263,7 @@ stream                    spooled messages that keep their order: those of one v
 subscription              a consumer as it was asked for, so that it can be begun again
 summary                   what is left to read after the demo
 table                     a map of names to typed values in AMQP; rows of a database
+tap                       to watch exchanges as they end
 TCP                       bytes in order, whatever they mean
 telemetry                 what can be seen of a running sidecar: counters, metrics, logs, spans
 text                      what people read; it may come from strangers, and is made safe to show

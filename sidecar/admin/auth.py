@@ -23,7 +23,7 @@ from sidecar.core.secret import NO_SECRET, Secret
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
 
 #: What tells of clients and of what operators do.
-_PRIVATE: Final = ("/diagnose", "/events", "/why")
+_PRIVATE: Final = ("/diagnose", "/events", "/tap", "/why")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from sidecar.admin.server import start_admin
 from sidecar.agent import changes, holds, plan_report, snapshots
 from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.process import memory_limit
+from sidecar.agent.tap import Tap
 from sidecar.config.errors import ConfigError
 from sidecar.config.show import effective
 from sidecar.core.events import EVENTS
@@ -94,8 +95,17 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
     """Return the operations of other rooms. They are there whether a protocol is in use or not."""
     from sidecar.amqp.views.operations import Api
 
-    why = WhyApi(agent.ring, agent.config.service.name)
-    return Api(lambda: _ports(agent)).contribution(), why.contribution(), Diagnosis(agent).contribution()
+    service = agent.config.service.name
+
+    def names() -> Sequence[str]:
+        return [listener.name for listener in agent.listeners()]
+
+    return (
+        Api(lambda: _ports(agent)).contribution(),
+        WhyApi(agent.ring, service).contribution(),
+        Diagnosis(agent).contribution(),
+        Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),
+    )
 
 
 def metrics(agent: Agent) -> Metrics:

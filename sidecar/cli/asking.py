@@ -45,6 +45,18 @@ brokers with its own credentials. Nothing is declared, published or changed. doc
 exit codes: 0 all is well; 1 something is not, or the sidecar cannot be asked; 2 usage, or there is no such upstream
 """
 
+_TAP: Final = """\
+examples:
+  sidecar tap                             everything, until Ctrl-C
+  sidecar tap --upstream ollama --status 5xx
+  sidecar tap --error circuit_open --limit 10
+  sidecar tap --json | jq -r .request_id  for machines: an object on a line each
+
+No bodies, no header fields, no query strings. What is faster than it can be read is counted, not kept.
+
+exit codes: 0 ended, or Ctrl-C; 1 the sidecar cannot be asked, or has broken off; 2 usage
+"""
+
 
 def add_parsers(commands: Any) -> None:
     """Add the commands."""
@@ -71,6 +83,7 @@ def add_parsers(commands: Any) -> None:
     diff.set_defaults(command=_diff)
     _add_why(commands)
     _add_diagnose(commands)
+    _add_tap(commands)
 
 
 def _add_why(commands: Any) -> None:
@@ -107,6 +120,25 @@ def _add_diagnose(commands: Any) -> None:
     diagnose.set_defaults(command=_diagnose)
 
 
+def _add_tap(commands: Any) -> None:
+    tap = commands.add_parser(
+        "tap",
+        help="watch the exchanges of a running sidecar as they end",
+        description="Exchanges as they end: how, what it was, to where, how long it took.",
+        epilog=_TAP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    tap.add_argument(
+        "--upstream", metavar="NAME", default="", help="to this upstream only; the service's name: inbound"
+    )
+    tap.add_argument("--status", metavar="STATUS", default="", help="with this status only: 503, or 5xx")
+    tap.add_argument("--error", metavar="CODE", default="", help="with this code of the sidecar's own only")
+    tap.add_argument("--limit", metavar="N", default="", help="end after so many")
+    tap.add_argument("--json", action="store_true", help="an object on a line each")
+    _add_source(tap)
+    tap.set_defaults(command=_tap)
+
+
 def _add_source(parser: Any) -> None:
     add_admin(parser)
     parser.add_argument(
@@ -138,3 +170,10 @@ def _diagnose(options: argparse.Namespace) -> int:
     from sidecar.cli.diagnose import diagnose
 
     return diagnose(options.upstream, options.admin, options.token_file, as_json=options.json)
+
+
+def _tap(options: argparse.Namespace) -> int:
+    from sidecar.cli.tap import tap
+
+    asked = {key: getattr(options, key) for key in ("upstream", "status", "error", "limit")}
+    return tap(options.admin, options.token_file, asked, as_json=options.json)

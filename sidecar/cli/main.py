@@ -25,6 +25,7 @@ examples:
   sidecar schema > sidecar.schema.json  the same for your editor
   sidecar status                        what the sidecar on this host is doing
   sidecar why ID                        why a request failed; without an ID, the newest ones
+  sidecar tap --status 5xx              its exchanges as they end
   sidecar diagnose                      what is wrong with it, and what to do next
   sidecar diff sidecar.yaml             what a reload would change in it
   sidecar spool --help                  messages that the broker did not take

@@ -95,6 +95,8 @@ class AccessLog:
     ) -> None:
         #: Queue an :class:`AccessRecord`; never blocks.
         self.record = record
+        #: Told of every exchange, while there is somebody who watches them.
+        self.tap: Callable[[AccessRecord], None] | None = None
         #: Of exchanges without an id: how many of them there were, in shares of a line.
         self._owed = 0.0
         self.set_mode(mode, sample, slow)

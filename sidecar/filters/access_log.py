@@ -34,6 +34,8 @@ class AccessLog(Filter):
             now = x.listener.clock()
             if log.picks(x.request_id, _answered(x, now) - x.started):
                 log.record(_record(x, now))
+        if log.tap is not None:
+            log.tap(_record(x, x.listener.clock()))
 
 
 def _answered(x: Exchange, now: float) -> float:

@@ -104,7 +104,7 @@ def everything() -> FakeRunning:
 
 
 #: Reading these needs the token, too.
-_PRIVATE = ("/config", "/diagnose", "/events", "/why", "/why/{request_id}")
+_PRIVATE = ("/config", "/diagnose", "/events", "/tap", "/why", "/why/{request_id}")
 #: Requests, and what is sent with them; between them every answer that has a shape of its own.
 REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/", None),
@@ -147,6 +147,7 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/why/r1", None),
     ("GET", "/why/unknown", None),
     ("GET", "/diagnose?upstream=bare", None),
+    ("GET", "/tap?status=bad", None),
     ("GET", "/diagnose?upstream=nobody", None),
     ("POST", "/reload", None),
     ("POST", "/reload?dry_run=1", None),

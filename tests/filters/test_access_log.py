@@ -17,6 +17,7 @@ class Log:
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
         self.choosy = False
+        self.tap: Any = None
         self.asked: list[tuple[int, str | None]] = []
         self.records: list[Any] = []
 
@@ -49,6 +50,17 @@ def test_the_endpoint_is_the_last_one_tried() -> None:
     assert (record.endpoint, record.attempts, record.target) == ("10.0.0.1:2", 2, "/a")
     assert record.duration == 0.5
     assert (record.error, record.trace_id) == (None, None)
+
+
+def test_who_watches_is_told_of_what_gets_no_line() -> None:
+    log: Any = Log(enabled=False)
+    told: list[Any] = []
+    log.tap = told.append
+    x = Stage().exchange(request("GET /a?token=hush HTTP/1.1"))
+    x.status = 200
+    AccessLog(log).on_end(x)
+    assert not log.records
+    assert [(record.status, record.target) for record in told] == [(200, "/a")]
 
 
 def test_tcp_has_no_head() -> None:
