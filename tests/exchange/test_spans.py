@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 
 from sidecar.config.agent import Tracing
+from sidecar.config.traffic import Match
 from sidecar.core.records import LONGEST_TEXT, SpanRecord
 from sidecar.core.trace import parse_traceparent
 from sidecar.filters.retry import RetrySettings
 from support.http import Message, Stage
+from support.ports import route_of
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 CALLER = "00f067aa0ba902b7"
@@ -284,4 +286,14 @@ def test_no_more_than_so_many_are() -> None:
     for _ in range(15):
         exchanged(stage, status=500)
     assert len(stage.spans) == 10
+    stage.over()
+
+
+def test_a_route_that_matches_is_in_the_name() -> None:
+    routes = (route_of(match=Match(path="/api/*")), route_of(match=Match(path="*", methods=("PUT",))))
+    stage = Stage(inbound=True, tracing=ALL, routes=routes)
+    for line in ("GET /api/v1/tasks?key=secret", "PUT /other", "GET /other"):
+        exchanged(stage, line)
+    assert [span.name for span in stage.spans] == ["GET /api/*", "PUT", "GET"]
+    assert [span.attributes.get("http.route") for span in stage.spans] == ["/api/*", None, None]
     stage.over()
