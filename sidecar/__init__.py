@@ -176,6 +176,7 @@ pace                      how fast a background loop may turn
 parser                    reads arguments, or text, into something with a shape
 partition                 one of several routing keys that an exchange's messages are spread over
 passive declare           asks a broker whether an exchange is there, without making one
+peer                      another sidecar, or the other end of a connection
 pending frame             a client's frame that must not overtake a held publish
 phase                     how far an exchange has come: waiting, connecting, answering and the others
 picture                   one moment of the demo, drawn
@@ -189,6 +190,7 @@ probe                     a connection or question whose only purpose is to find
                           *probes* is the listener for machines, which ask whether the workload is well
 probe channel             a channel on which a message that may close it is tried alone
 process                   one running program: the sidecar's own, as the operating system sees it
+proof                     shows another sidecar that this one has the same admin token, which is not sent
 property                  what a message says of itself beside its body: its type, its priority, its headers
 protocol                  what is spoken on a connection; also what an object has to offer, without its class
 publish                   one message that a client sends, whole: method, header, body

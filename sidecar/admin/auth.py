@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import hmac
 import re
+import time
 from dataclasses import dataclass
 from typing import Final
 
 from multidict import MultiMapping
 
 from sidecar.core.address import is_loopback
+from sidecar.core.proof import proven
 from sidecar.core.secret import NO_SECRET, Secret
 
 #: A Host field: name or address, IPv6 in brackets, perhaps a port (RFC 9110, section 7.2).
@@ -24,6 +26,9 @@ _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s
 
 #: What tells of clients and of what operators do.
 _PRIVATE: Final = ("/diagnose", "/events", "/tap", "/why")
+
+#: What another sidecar may ask that proves to have the same token.
+_PEERS: Final = ("/why/",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,7 @@ def check(access: Access, method: str, path: str, headers: MultiMapping[str]) ->
     published = path.startswith("/amqp/") and "/dead-letters" in path
     if changes or published or path.startswith(_PRIVATE) or (path == "/config" and not local):
         token = access.token.reveal()
-        if token and not _given(headers, token):
+        if token and not _given(headers, token) and not _peer(headers, token, method, path):
             raise Refused(
                 401, "token_needed", "send the admin token: 'Authorization: Bearer …' or 'X-Sidecar-Token: …'"
             )
@@ -72,6 +77,11 @@ def _leads_here(host: str, access: Access) -> bool:
         return False
     name = (found["v6"] or found["name"]).lower()
     return is_loopback(name) or name == access.host.lower()
+
+
+def _peer(headers: MultiMapping[str], token: str, method: str, path: str) -> bool:
+    """Whether another sidecar asks, which has the same token, what such a one may ask."""
+    return path.startswith(_PEERS) and proven(headers.get("Authorization", ""), token, method, path, time.time())
 
 
 def _given(headers: MultiMapping[str], token: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from sidecar.resilience import metrics as breaker_metrics
 from sidecar.telemetry import span_metrics
 from sidecar.telemetry.metrics import Metrics, Shared, own_families
 from sidecar.why.operations import Api as WhyApi
+from sidecar.why.peers import Peers
 
 if TYPE_CHECKING:
     from sidecar.agent.lifecycle import Agent
@@ -96,13 +98,14 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
     from sidecar.amqp.views.operations import Api
 
     service = agent.config.service.name
+    peers = Peers(lambda: agent.config.admin.token, time.time)
 
     def names() -> Sequence[str]:
         return [listener.name for listener in agent.listeners()]
 
     return (
         Api(lambda: _ports(agent)).contribution(),
-        WhyApi(agent.ring, service).contribution(),
+        WhyApi(agent.ring, service, peers).contribution(),
         Diagnosis(agent).contribution(),
         Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),
     )

@@ -194,9 +194,8 @@ class Agent:
             report_leftovers(self.config)
             if app is not None and reaches(app, [listener.address for listener in self.listeners()]):
                 raise StartError(f"service.app: {app} is where the sidecar itself listens, not the app")
-            self.registry = create_registry(
-                settings.of_registry(self.config, self.inbound.address.port if self.inbound else 0)
-            )
+            inbound = self.inbound.address.port if self.inbound else 0
+            self.registry = create_registry(settings.of_registry(self.config, inbound, self.admin_address))
         except (ListenerError, RegistryError) as error:
             self._failed = True
             raise StartError(str(error)) from error

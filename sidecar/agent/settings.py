@@ -8,15 +8,16 @@ from typing import Final
 from sidecar import __version__, registry
 from sidecar.config.host import default_id
 from sidecar.config.schema import Config
+from sidecar.core.address import Address, is_loopback
 from sidecar.endpoints.health import AppCheck
 
 #: Characters of a value in the meta of a service (Consul's documentation of ``/v1/agent/service/register``).
 MAX_META_VALUE: Final = 512
 
 
-def of_registry(config: Config, port: int) -> registry.Settings:
-    """Return a registry's settings. ``port`` is where the inbound listener really listens (0: there is none): others
-    must be told the one that the system chose, where it was to choose."""
+def of_registry(config: Config, port: int, admin: Address | None = None) -> registry.Settings:
+    """Return a registry's settings. ``port`` is where the inbound listener really listens (0: there is none), ``admin``
+    where the admin API does: others must be told the ones that the system chose, where it was to choose."""
     it, consul = config.registry, config.consul
     return registry.Settings(
         kind=it.kind,
@@ -25,11 +26,11 @@ def of_registry(config: Config, port: int) -> registry.Settings:
         path=it.path,
         token=consul.token,
         datacenter=consul.datacenter,
-        workload=_workload(config, port) if port else None,
+        workload=_workload(config, port, admin) if port else None,
     )
 
 
-def _workload(config: Config, port: int) -> registry.Workload:
+def _workload(config: Config, port: int, admin: Address | None) -> registry.Workload:
     service = config.service
     assert config.inbound is not None
     named = config.inbound.bind.port or service.id != default_id(service.name, 0)
@@ -44,7 +45,14 @@ def _workload(config: Config, port: int) -> registry.Workload:
         warning_weight=service.weights.warning,
         check_interval=service.check.interval,
         deregister_after=service.check.deregister_critical_service_after,
+        admin=admin.port if admin is not None and _reached(config.admin.bind.host, service.address) else 0,
     )
+
+
+def _reached(bind: str, address: str) -> bool:
+    """Whether what listens at ``bind`` can be reached where others dial the workload: there, everywhere, or as both are
+    on loopback."""
+    return bind in (address, "0.0.0.0", "::") or (is_loopback(bind) and is_loopback(address))
 
 
 def of_probes(config: Config, port: int) -> registry.Workload:

@@ -13,7 +13,7 @@ class Instance:
     ``state`` is ``healthy`` or ``warning`` (unhealthy ones are not handed out); ``weight`` is the one that goes
     with that state. ``hostname`` is the name that ``host`` was found for, where a registry or the configuration gave a
     name instead of an address (:mod:`sidecar.endpoints.names`). ``sidecar``: one stands there, and is believed when it
-    says that its app did not get a request.
+    says that its app did not get a request; ``admin`` is the port of its admin API there (0: not known).
     """
 
     host: str
@@ -25,6 +25,7 @@ class Instance:
     meta: dict[str, str] = field(default_factory=dict)
     hostname: str = ""
     sidecar: bool = False
+    admin: int = 0
 
 
 #: Called with the whole new set whenever it differs from the last one (also with an empty one).

@@ -232,7 +232,7 @@ class Cluster:
             if endpoint is None:
                 endpoint = Endpoint(
                     instance.host, instance.port, instance.weight, instance.state, instance.id, instance.hostname,
-                    instance.sidecar,
+                    instance.sidecar, instance.admin,
                 )  # fmt: skip
             else:
                 endpoint.weight = instance.weight
@@ -240,6 +240,7 @@ class Cluster:
                 endpoint.id = instance.id
                 endpoint.hostname = instance.hostname
                 endpoint.sidecar = instance.sidecar
+                endpoint.admin = instance.admin
             after[address] = endpoint
         self._by_address = after
         self.endpoints = tuple(after.values())

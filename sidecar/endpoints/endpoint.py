@@ -22,12 +22,12 @@ class Endpoint:
     ``state`` is ``healthy`` or ``warning``; ``active`` counts exchanges (TCP: connections) under way;
     ``ejected_until`` is the loop time until which failures keep it out of the rotation (0: it is in). ``hostname`` is
     the name that the address was found for, if there was one; ``gone``: it has left the set; ``sidecar``: another one
-    stands there, as the configuration or the registry says.
+    stands there, as the configuration or the registry says; ``admin``: the port of its admin API there (0: not known).
     """
 
     __slots__ = (
-        "active", "current", "ejected_until", "ejections", "failed", "failures", "gone", "host", "hostname", "id",
-        "last_error", "port", "seconds", "sidecar", "state", "tries", "weight",
+        "active", "admin", "current", "ejected_until", "ejections", "failed", "failures", "gone", "host", "hostname",
+        "id", "last_error", "port", "seconds", "sidecar", "state", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -39,6 +39,7 @@ class Endpoint:
         id: str = "",
         hostname: str = "",
         sidecar: bool = False,
+        admin: int = 0,
     ) -> None:
         self.host = host
         self.port = port
@@ -47,6 +48,7 @@ class Endpoint:
         self.id = id
         self.hostname = hostname
         self.sidecar = sidecar
+        self.admin = admin
         self.gone = False
         self.active = 0
         #: In all: tries that were sent there, seconds that those took which are over, and those that it failed.

@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from sidecar.core.address import Address
 from sidecar.core.records import Stories
 from sidecar.exchange.filter import Filter
 from sidecar.exchange.story import milliseconds
@@ -167,8 +168,8 @@ def _attempt(x: Exchange, attempt: Attempt) -> dict[str, Any]:
         told["status"] = attempt.status
     if attempt.peer_error:
         told["peer_error"] = attempt.peer_error
-    if endpoint.sidecar:
-        told["sidecar"] = True
+    if endpoint.admin:
+        told["admin"] = str(Address(endpoint.host, endpoint.admin))
     return told
 
 

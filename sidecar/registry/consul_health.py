@@ -16,8 +16,10 @@ _LONG: Final = 1 << 18
 
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
-#: What a sidecar's registration has in its meta, as "1".
+#: What a sidecar's registration has in its meta, as "1"; and the port of its admin API.
 SIDECAR: Final = "sidecar"
+ADMIN: Final = "sidecar_admin"
+_PORT: Final = re.compile(r"[1-9][0-9]{0,4}")
 
 
 def _ignore(problem: str) -> None:
@@ -120,6 +122,7 @@ def _instance(entry: Any) -> Instance | None:
         return None
     state = "warning" if "warning" in statuses else "healthy"
     weights = _object(service.get("Weights"), "Weights")
+    meta = _object(service.get("Meta"), "Meta")
     return validate.instance(
         host_=service.get("Address") or node.get("Address"),  # empty: the service is where its node is
         port=service.get("Port"),
@@ -128,8 +131,15 @@ def _instance(entry: Any) -> Instance | None:
         state=state,
         tags=_or(service.get("Tags"), []),
         meta=_or(service.get("Meta"), {}),
-        sidecar=_object(service.get("Meta"), "Meta").get(SIDECAR) == "1",
+        sidecar=meta.get(SIDECAR) == "1",
+        admin=_admin(meta.get(ADMIN)),
     )
+
+
+def _admin(value: Any) -> int:
+    """The port that it says; 0: it says none. That is no reason to leave the instance out."""
+    port = int(value) if isinstance(value, str) and _PORT.fullmatch(value) else 0
+    return port if port < 65536 else 0
 
 
 def _or(value: Any, default: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 from consul import ConsulException, NotFound
 
-from sidecar.registry.consul_health import SIDECAR
+from sidecar.registry.consul_health import ADMIN, SIDECAR
 from sidecar.registry.consul_watch import backoff
 from sidecar.registry.link import Link, describe
 from sidecar.registry.pace import Pace
@@ -244,7 +244,10 @@ class ConsulRegistration:
 
 def _meta(workload: Workload) -> dict[str, str]:
     """What it is registered with: that a sidecar stands before it, too, if one does."""
-    return {**workload.meta, SIDECAR: "1"} if workload.fronted else workload.meta
+    if not workload.fronted:
+        return workload.meta
+    admin = {ADMIN: str(workload.admin)} if workload.admin else {}
+    return {**workload.meta, SIDECAR: "1", **admin}
 
 
 def _as_said(found: dict[str, Any]) -> dict[str, Any]:

@@ -85,6 +85,7 @@ def encode(workload: Workload, status: str, output: str) -> bytes:
         "tags": workload.tags,
         "meta": workload.meta,
         "sidecar": workload.fronted,
+        **({"admin": workload.admin} if workload.admin else {}),
         "weights": {"passing": workload.passing_weight, "warning": workload.warning_weight},
         "status": status,
         "output": output[:1000],
@@ -128,6 +129,7 @@ def decode(data: bytes) -> Record:
             tags=content.get("tags"),
             meta=content.get("meta"),
             sidecar=content.get("sidecar") is True,
+            admin=content.get("admin", 0),
         ),
     )
 

@@ -16,7 +16,8 @@ CONSUL: Final = Address("127.0.0.1", 8500)
 class Workload:
     """What others find: a service's instance, where they dial it, and the weights that it asks for by its health.
     ``check_interval`` is how often its app is checked, ``deregister_after`` how long it may be critical; seconds.
-    ``fronted``: a sidecar stands before it."""
+    ``fronted``: a sidecar stands before it; ``admin`` is the port of its admin API, if other sidecars can ask there why
+    a request failed (0: they cannot)."""
 
     name: str
     id: str
@@ -29,6 +30,7 @@ class Workload:
     check_interval: float = 10.0
     deregister_after: float = 60.0
     fronted: bool = True
+    admin: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,6 +91,7 @@ def instance(
     tags: object,
     meta: object,
     sidecar: bool = False,
+    admin: object = 0,
 ) -> Instance:
     """Make an instance of what a registry said about it. Raises ValueError, saying what is wrong."""
     if not isinstance(tags, list) or len(tags) > MAX_TAGS:
@@ -110,6 +111,7 @@ def instance(
         tags=tuple(tags),
         meta=dict(meta),
         sidecar=sidecar,
+        admin=number(admin, "admin", 0, 65535) if sidecar else 0,
     )
 
 

@@ -9,8 +9,9 @@ from sidecar.core.json_schema import COUNT, FLAG, NUMBER, TEXT, array, or_null, 
 from sidecar.core.operations import REFUSED, Answer, Call, Contribution, NotKnown, Operation, Query
 from sidecar.core.text import printable, timestamp
 from sidecar.why.causes import cause_of
+from sidecar.why.peers import MOST_HOPS, Peers
 from sidecar.why.ring import Ring
-from sidecar.why.told import as_one
+from sidecar.why.told import as_one, next_sidecars
 
 #: Stories in a list: unless asked otherwise, and at most.
 DEFAULT_LIMIT: Final = 50
@@ -29,6 +30,8 @@ _PLACE: Final = {
 #: Beside when and what, an event has whatever was known.
 _EVENT: Final = {**record(at_ms={"type": "number"}, what=TEXT), "additionalProperties": {}}
 
+_HOP: Final = {**_KNOWN, **_PLACE, "failed": FLAG, "problem": TEXT, "at": TEXT}
+
 
 def _object(required: dict[str, Any]) -> dict[str, Any]:
     found = record(**required)
@@ -38,7 +41,7 @@ def _object(required: dict[str, Any]) -> dict[str, Any]:
 SCHEMAS: Final[Mapping[str, Any]] = {
     "Why": _object({
         "request_id": TEXT, "cause_at": TEXT, **_PLACE, "events": array(_EVENT),
-        "hops": array({"type": "object", "properties": {**_KNOWN, **_PLACE, "failed": FLAG, "problem": TEXT}}),
+        "hops": array({"type": "object", "properties": _HOP}),
     }),
     "WhyRecent": record(
         records=COUNT, remembered=COUNT,
@@ -48,11 +51,12 @@ SCHEMAS: Final[Mapping[str, Any]] = {
 
 
 class Api:
-    """The handlers. ``service`` is the name of this sidecar's."""
+    """The handlers. ``service`` is the name of this sidecar's; ``peers`` asks the next ones."""
 
-    def __init__(self, ring: Ring, service: str) -> None:
+    def __init__(self, ring: Ring, service: str, peers: Peers) -> None:
         self._ring = ring
         self._service = service
+        self._peers = peers
 
     def contribution(self) -> Contribution:
         """What the admin API serves."""
@@ -61,13 +65,15 @@ class Api:
             Query("error", "With this code"),
             Query("limit", f"How many, {DEFAULT_LIMIT} by default and {MOST_LIMIT} at most", "integer"),
         )
+        depth = Query("hops", f"How many hops behind this one are asked, {MOST_HOPS} at most", "integer")
         return Contribution(
             (
                 Operation("GET", "/why", "Requests that did not simply go well, the newest first", self.recent,
                           {200: "a list", 400: "the limit is no number", **REFUSED}, "WhyRecent", query=queries,
                           private=True),
                 Operation("GET", "/why/{request_id}", "Why a request went as it did", self.why,
-                          {200: "its story", 404: "nothing is known of it", **REFUSED}, "Why", private=True),
+                          {200: "its story", 404: "nothing is known of it", **REFUSED}, "Why",
+                          query=(depth,), private=True),
             ),
             SCHEMAS,
         )  # fmt: skip
@@ -91,7 +97,10 @@ class Api:
         stories = self._ring.find(request_id)
         if not stories:
             raise NotKnown(self._unknown(request_id))
-        return Answer(as_one(request_id, self._service, stories))
+        hops = dict(call.query).get("hops", "")
+        depth = min(int(hops), MOST_HOPS) if hops.isascii() and hops.isdigit() and len(hops) < 3 else MOST_HOPS
+        said = await self._peers.ask(next_sidecars(stories), request_id, depth)
+        return Answer(as_one(request_id, self._service, stories, said))
 
     def _unknown(self, request_id: str) -> str:
         ring = self._ring

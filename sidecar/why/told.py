@@ -25,6 +25,17 @@ def parts_of(stories: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return sorted(newest.values(), key=lambda it: (it.get("direction") != "inbound", it.get("began", 0.0)))
 
 
+def next_sidecars(stories: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The admin APIs of the sidecars that a request was sent to, the last one last."""
+    return [address for part in parts_of(stories) for address in _led(part)]
+
+
+def _led(part: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The attempts that led to another sidecar, the last one to each, by the address of its admin API."""
+    events = part.get("events", ())
+    return {event["admin"]: event for event in events if event["what"] == "attempt" and "admin" in event}
+
+
 def hop(story: Mapping[str, Any], service: str) -> dict[str, Any]:
     """One part, without its events."""
     cause, setting = cause_of(story)
@@ -37,26 +48,33 @@ def hop(story: Mapping[str, Any], service: str) -> dict[str, Any]:
 def failed(story: Mapping[str, Any]) -> bool:
     """Whether it did not go well."""
     status = story.get("status")
-    return bool(story.get("error")) or (isinstance(status, int) and (status >= 499 or status == 0))
+    return bool(story.get("error")) or (isinstance(status, int) and (status >= 400 or status == 0))
 
 
 def as_one(
     request_id: str,
     service: str,
     stories: Sequence[Mapping[str, Any]],
-    answers: Sequence[tuple[Mapping[str, Any], float, Mapping[str, Any]]] = (),
+    said: Mapping[str, Mapping[str, Any] | str] | None = None,
 ) -> dict[str, Any]:
-    """The whole story. ``answers`` are those of the next sidecars: the part that led there, when its request was sent
-    there (ms after that part began), and what was said."""
+    """The whole story. ``said`` is what the next sidecars say, by the address of their admin API, or why they say
+    nothing."""
     parts = parts_of(stories)
     first = parts[0]
     hops = [hop(part, service) for part in parts]
     events: list[dict[str, Any]] = []
     for part in parts:
         events += _moved(part.get("events", ()), (part["began"] - first["began"]) * 1000, service)
-    for part, sent, answer in answers:
-        hops += answer.get("hops", ())
-        events += _moved(answer.get("events", ()), (part["began"] - first["began"]) * 1000 + sent, "")
+    for part in parts:
+        began = (part["began"] - first["began"]) * 1000
+        for address, attempt in _led(part).items():
+            answer = (said or {}).get(address)
+            if isinstance(answer, str):
+                hops.append({"service": part["upstream"], "at": address, "problem": answer})
+            elif answer is not None:
+                hops += answer["hops"]
+                sent = attempt["at_ms"] + attempt.get("connecting_ms", 0.0)
+                events += _moved(answer["events"], began + sent, "")
     events.sort(key=lambda event: float(event["at_ms"]))
     told = {"request_id": request_id, **_deepest(hops, service)}
     told |= {key: value for key, value in hops[0].items() if key not in ("cause", "setting", "failed")}

@@ -6,9 +6,12 @@ few seconds.
 
 from __future__ import annotations
 
+import json
 import socket
 import socketserver
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -36,6 +39,8 @@ class Server(socketserver.ThreadingTCPServer):
     def __init__(self, play: Callable[[socket.socket], None]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.play = play
+        self.head = b""
+        self.taken = 0
         self.port: int = self.server_address[1]
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -55,6 +60,8 @@ class _Handler(socketserver.BaseRequestHandler):
             if not more:
                 return
             data += more
+        self.server.head = data
+        self.server.taken += 1
         self.server.play(self.request)
 
 
@@ -246,3 +253,131 @@ def test_the_command(edge: Sidecar, capsys: pytest.CaptureFixture[str]) -> None:
     assert request_id in capsys.readouterr().out
     assert main(["why", "unheard-of", "--admin", edge.admin]) == 1
     assert "nothing is known of the request 'unheard-of'" in capsys.readouterr().err
+
+
+# -- over two hops -----------------------------------------------------------------------------------------------------
+
+TOKEN = "XsecretX-of-both"
+_NAMES = {case.name for case in CASES}
+
+
+class Shop:
+    """The app behind the second sidecar: asked for ``/NAME``, it asks its own sidecar's upstream of that name, in the
+    way of that case and with the id that it was asked with, and answers with the status that it got."""
+
+    def __init__(self, servers: dict[str, Server]) -> None:
+        self._servers = servers
+        self.sidecar: Sidecar | None = None
+        self.server = Server(self._play)
+
+    def _play(self, connection: socket.socket) -> None:
+        head = self.server.head.decode("latin-1")
+        name = head.split(" ")[1].partition("?")[0].strip("/")
+        request_id = head.lower().partition("x-request-id: ")[2].partition("\r\n")[0]
+        status = self._ask(name, request_id) if name in _NAMES else 200
+        answer = f"HTTP/1.1 {status} X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        connection.sendall(answer.encode())
+
+    def _ask(self, name: str, request_id: str) -> int:
+        case = next(case for case in CASES if case.name == name)
+        assert self.sidecar is not None
+        port = self.sidecar.port(name)
+        for number in range(case.before):
+            send(port, case.request, f"{name}-first-{number}")
+        if case.at_once > 1:
+            taken = self._servers[name].taken
+            threading.Thread(target=send, args=(port, case.request, f"{name}-beside"), daemon=True).start()
+            wait_for(lambda: self._servers[name].taken > taken, "the other one is under way")
+        return send(port, case.request, request_id)
+
+
+@dataclass
+class Mesh:
+    """Two sidecars that find each other by a folder."""
+
+    front: Sidecar
+    shop: Sidecar
+
+    def why(self, request_id: str, sidecar: Sidecar | None = None) -> dict[str, Any]:
+        """What is told of a request at the first sidecar, once the second one has told its part."""
+        request = urllib.request.Request(f"{(sidecar or self.front).admin}/why/{request_id}")
+        request.add_header("x-sidecar-token", TOKEN)
+
+        def ask() -> dict[str, Any] | None:
+            try:
+                with urllib.request.urlopen(request, timeout=10) as answer:
+                    told: dict[str, Any] = json.load(answer)
+            except urllib.error.HTTPError as error:
+                error.close()
+                return None
+            return None if any("did not answer" in hop.get("problem", "") for hop in told["hops"]) else told
+
+        return wait_for(ask, f"the story of {request_id}")  # type: ignore[no-any-return]
+
+
+@pytest.fixture(scope="module")
+def mesh(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    folder = tmp_path_factory.mktemp("mesh")
+    far = Silent("127.0.0.1")
+    app = Shop(servers)
+    admin = {"bind": "127.0.0.1:0", "token": TOKEN}
+    config = configuration(CASES, servers, f"127.0.0.1:{far.port}", folder / "registry")
+    config |= {
+        "service": {"name": "shop", "address": "127.0.0.1", "app": app.server.address, "check": {"interval": "1s"}},
+        "inbound": {
+            "bind": "127.0.0.1:0",
+            "routes": [{"match": {"path": "/limited"}, "rate_limit": {"rate": "1/m", "burst": 1}}],
+        },
+        "admin": admin,
+    }
+    front = {
+        "service": {"name": "front"},
+        "registry": config["registry"],
+        "upstreams": {"shop": {"bind": "127.0.0.1:0", **OFF}},
+        "admin": admin,
+        "why": {"sample": "100%"},
+    }
+    with closing(far), ending(Sidecar(folder, config, "shop"), Sidecar(folder, front, "front")) as running:
+        shop, edge = running
+        assert isinstance(shop, Sidecar)
+        assert isinstance(edge, Sidecar)
+        app.sidecar = shop.ready()
+        port = edge.ready().port("shop")
+        wait_for(lambda: send(port, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "") == 200, "shop is found")
+        yield Mesh(edge, shop)
+    app.server.shutdown()
+    app.server.server_close()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_each_code_over_two_hops(case: Case, mesh: Mesh) -> None:
+    request = f"GET /{case.name}?key={MARK} HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\n\r\n"
+    request_id = f"two-{case.name}"
+    assert send(mesh.front.port("shop"), request.encode(), request_id) == case.status
+    told = mesh.why(request_id)
+    assert (told["service"], told["upstream"], told["cause_at"]) == ("front", "shop", "shop"), told
+    assert told["setting"] == case.setting, told
+    assert told["cause"].startswith("in the sidecar of shop: ")
+    assert [part for part in case.says if part not in told["cause"]] == [], told["cause"]
+    assert {event["service"] for event in told["events"]} == {"front", "shop"}
+    assert told["hops"][-1]["error"] == case.code
+    assert MARK not in str(told)
+
+
+def test_what_the_next_sidecar_refuses_itself(mesh: Mesh) -> None:
+    """Its code is believed, and its own setting is named: of the route that has the policy for itself."""
+    request = b"GET /limited HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\n\r\n"
+    send(mesh.front.port("shop"), request, "limited-1")
+    assert send(mesh.front.port("shop"), request, "limited-2") == 429
+    told = mesh.why("limited-2")
+    assert told["setting"] == "inbound.routes[0].rate_limit.rate"
+    assert "in the sidecar of shop: the rate limit of 1 per minute" in told["cause"]
+    first, second = told["hops"]
+    assert "answered rate_limited in place of its app" in first["cause"]
+    assert (second["service"], second["error"]) == ("shop", "rate_limited")
+
+
+def test_the_token_is_needed_and_never_told(mesh: Mesh) -> None:
+    assert get(f"{mesh.shop.admin}/why")[0] == 401
+    assert get(f"{mesh.shop.admin}/why/x")[0] == 401
+    assert TOKEN not in str(mesh.why("two-gone"))

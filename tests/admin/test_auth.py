@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from multidict import CIMultiDict
 
 from sidecar.admin.auth import Access, Refused, check
+from sidecar.core.proof import proof
 from sidecar.core.secret import NO_SECRET, Secret
 
 LOCAL = Access("127.0.0.1")
@@ -126,3 +129,15 @@ def test_without_a_token_nothing_changes_from_outside() -> None:
 def test_nothing_else_than_refused_is_raised(headers: list[tuple[str, str]]) -> None:
     for access in (LOCAL, LOCAL_TOKEN, OPEN):
         status(access, "POST", "/drain", *headers)
+
+
+def test_a_proof_of_the_token_opens_what_sidecars_ask_each_other() -> None:
+    now = time.time()
+    good = proof("tökén", "GET", "/why/a b", now)
+    assert status(OPEN, "GET", "/why/a b", ("Authorization", good)) == 200
+    assert status(OPEN, "GET", "/why/other", ("Authorization", good)) == 401
+    assert status(OPEN, "GET", "/why/a b", ("Authorization", proof("tökén", "GET", "/why/a b", now - 120))) == 401
+    assert status(OPEN, "GET", "/why/a b", ("Authorization", proof("other", "GET", "/why/a b", now))) == 401
+    for method, path in (("GET", "/why"), ("GET", "/config"), ("POST", "/drain"), ("POST", "/why/a b")):
+        assert status(OPEN, method, path, ("Authorization", proof("tökén", method, path, now))) == 401
+    assert status(OPEN, "GET", "/why/a b") == 401

@@ -51,6 +51,23 @@ def test_the_weight_is_that_of_the_state() -> None:
     assert [i.weight for i in instances([entry("warning")])] == [1]
 
 
+@pytest.mark.parametrize(
+    ("meta", "sidecar", "admin"),
+    [
+        ({"sidecar": "1", "sidecar_admin": "15000"}, True, 15000),
+        ({"sidecar": "1"}, True, 0),
+        ({"sidecar_admin": "15000"}, False, 0),
+        ({"sidecar": "1", "sidecar_admin": "99999"}, True, 0),
+        ({"sidecar": "1", "sidecar_admin": "x"}, True, 0),
+        ({"sidecar": "1", "sidecar_admin": "015"}, True, 0),
+    ],
+)
+def test_where_its_sidecar_can_be_asked(meta: dict[str, str], sidecar: bool, admin: int) -> None:
+    found = entry("passing")
+    found["Service"]["Meta"] = meta
+    assert [(i.sidecar, i.admin) for i in instances([found])] == [(sidecar, admin)]
+
+
 def test_without_an_address_the_service_is_where_its_node_is() -> None:
     assert [i.host for i in instances([entry(address="")])] == ["10.0.0.1"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -44,9 +45,19 @@ def test_what_is_written_can_be_read(status: str, state: str, weight: int) -> No
     )
 
 
+def test_where_its_sidecar_can_be_asked() -> None:
+    found = decode(encode(replace(SERVICE, admin=15000), "passing", ""))
+    assert found.instance.admin == 15000
+    assert "admin" not in GOOD
+    other = {**GOOD, "sidecar": False, "admin": 15000}
+    assert decode(json.dumps(other).encode()).instance.admin == 0
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
+        ({"admin": "80"}, "admin"),
+        ({"admin": 65536}, "admin"),
         ({"port": 0}, "port"),
         ({"port": "80"}, "port"),
         ({"port": True}, "port"),

@@ -1,0 +1,97 @@
+"""Asks the next sidecars for their part of a story: a short question each, bounded in time, size and depth.
+
+Their addresses come from a registry. So they get a proof that we have the admin token, never the token; no redirect is
+followed; and what they say is made safe (:mod:`sidecar.why.peer_answer`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+from urllib.parse import quote
+
+from sidecar.core.proof import proof
+from sidecar.core.secret import Secret
+from sidecar.why.peer_answer import BadAnswer, read
+
+#: Hops of one story, and sidecars that are asked at one hop.
+MOST_HOPS: Final = 4
+MOST_PEERS: Final = 4
+#: Seconds that all hops behind this one have: each one gives the next less than it has itself.
+SECONDS: Final = 1.0
+#: Bytes of an answer, its head included.
+MOST_BYTES: Final = 65536
+_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
+
+#: What a sidecar said, or why it said nothing.
+Said = Mapping[str, Any] | str
+
+
+class Peers:
+    """``token`` is our own admin token, ``wall`` gives Unix time."""
+
+    def __init__(self, token: Callable[[], Secret], wall: Callable[[], float]) -> None:
+        self._token = token
+        self._wall = wall
+        #: Ids that are being asked for: a story that leads back here is not followed once more.
+        self._asking: set[str] = set()
+
+    async def ask(self, addresses: Sequence[str], request_id: str, hops: int) -> Mapping[str, Said]:
+        """What the sidecars whose admin APIs are there say of that request; ``hops``: how many there may be in all
+        behind this one."""
+        hops = min(hops, MOST_HOPS)
+        if not addresses or hops < 1 or request_id in self._asking:
+            return {}
+        asked = list(dict.fromkeys(addresses))[-MOST_PEERS:]
+        self._asking.add(request_id)
+        try:
+            said = await asyncio.gather(*(self._ask(address, request_id, hops) for address in asked))
+        finally:
+            self._asking.discard(request_id)
+        return dict(zip(asked, said, strict=True))
+
+    async def _ask(self, address: str, request_id: str, hops: int) -> Said:
+        seconds = SECONDS * hops / MOST_HOPS
+        try:
+            async with asyncio.timeout(seconds):
+                status, body = await self._get(address, request_id, hops)
+        except TimeoutError:
+            return f"its sidecar did not answer within {seconds:g} s"
+        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+            return f"its sidecar could not be asked: {getattr(error, 'strerror', None) or type(error).__name__}"
+        if status == 404:
+            return "its sidecar remembers nothing of this request"
+        if status in (401, 403):
+            return "its sidecar has another admin token"
+        if status != 200:
+            return f"its sidecar answered {status}"
+        try:
+            return read(body)
+        except BadAnswer as error:
+            return str(error)
+
+    async def _get(self, address: str, request_id: str, hops: int) -> tuple[int, bytes]:
+        host, _, port = address.rpartition(":")
+        path = f"/why/{request_id}"
+        token = self._token().reveal()
+        proven = f"authorization: {proof(token, 'GET', path, self._wall())}\r\n" if token else ""
+        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=MOST_BYTES)
+        try:
+            target = f"/why/{quote(request_id, safe='')}?hops={hops - 1}"
+            writer.write(
+                f"GET {target} HTTP/1.1\r\nhost: {address}\r\n{proven}connection: close\r\n\r\n".encode("ascii")
+            )
+            data = b""
+            while more := await reader.read(MOST_BYTES):
+                data += more
+                if len(data) > MOST_BYTES:
+                    raise ValueError("too long")
+        finally:
+            writer.close()
+        head, _, body = data.partition(b"\r\n\r\n")
+        found = _STATUS.match(head)
+        if found is None:
+            raise ValueError("not HTTP")
+        return int(found[1]), body
