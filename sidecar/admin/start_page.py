@@ -15,6 +15,9 @@ _POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'"
 )
 
+#: What is no page to look at: it goes on until the client has seen enough.
+_ENDLESS: Final = "application/x-ndjson"
+
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -98,7 +101,8 @@ def _upstream(found: dict[str, Any]) -> str:
 def _operations(operations: Sequence[Operation]) -> Iterator[str]:
     for it in operations:
         path = escape(it.path)
-        shown = f'<a href="{path}">{path}</a>' if it.method == "GET" and "{" not in path else f"<code>{path}</code>"
+        opens = it.method == "GET" and "{" not in path and _ENDLESS not in it.pages
+        shown = f'<a href="{path}">{path}</a>' if opens else f"<code>{path}</code>"
         yield f'<tr><td class="m">{it.method}</td><td>{shown}</td><td>{escape(it.summary)}</td></tr>'
 
 

@@ -148,7 +148,11 @@ def answers(running: RunningUpstream, asked: Sequence[Asked]) -> Finding:
     failing = [_last(it.endpoint) for it in connected if it.endpoint.failures and it.endpoint.last_error is not None]
     if failing:
         return bad("answers", f"requests failed: {some(failing)}", "the upstream's own log says more", name)
-    pongs = [it.pong for it in connected if it.pong is not None]
+    pongs = [
+        it.pong for it in connected if it.pong is not None and it.pong.fields.get("x-sidecar-error") not in _NO_APP
+    ]
+    if not pongs and any(it.pong is not None for it in connected):
+        return none("answers", "only sidecars answer, not their apps: see peers", name)
     if not pongs:
         return none("answers", f"over {running.config.protocol} nothing can be asked", name)
     return good("answers", f"all of {len(pongs)} answer ({', '.join(sorted({str(it.status) for it in pongs}))})", name)

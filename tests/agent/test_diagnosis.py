@@ -59,6 +59,32 @@ def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     run(asked)
 
 
+def test_a_peer_that_has_lost_its_app(tmp_path: Path) -> None:
+    async def main() -> None:
+        (tmp_path / "peer").mkdir()
+        async with Origin(lambda request: answered()) as app:
+            service = {"name": "tasks", "app": f"127.0.0.1:{app.port}", "check": {"interval": "50ms"}}
+            async with RunningAgent(tmp_path / "peer", service=service, inbound={"bind": "127.0.0.1:0"}) as peer:
+                assert peer.agent.inbound is not None
+                where = {"address": f"127.0.0.1:{peer.agent.inbound.address.port}", "sidecar": True}
+                async with RunningAgent(tmp_path, upstreams={"tasks": upstream(where)}) as it:  # type: ignore[arg-type]
+
+                    async def found() -> dict[str, Any]:
+                        return {one.check: one for one in await diagnosis.examine(it.agent, "tasks") if one.upstream}
+
+                    well = await found()
+                    assert well["peers"].good, well
+                    assert well["answers"].good, well
+                    await app.__aexit__(None, None, None)
+                    lost = await found()
+                    assert lost["peers"].good is False
+                    assert "answers connect_failed in place of its app" in lost["peers"].evidence
+                    assert lost["answers"].good is None
+                    assert lost["connect"].good
+
+    run(main)
+
+
 def test_it_cannot_be_asked_or_there_is_no_such_upstream(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", "--admin", "127.0.0.1:9"]) == 1
     out = capsys.readouterr().out
