@@ -43,6 +43,8 @@ MISTAKES = [
     Mistake(FILE, "registry: 10.0.0.1:8500", "registry", "is not a URL", "consul://10.0.0.1:8500"),
     Mistake(FILE, "registry: https://c:8501", "registry", "its scheme says which kind", "consul+tls://c:8501"),
     Mistake(FILE, "registry: /run/mesh", "registry", "is not a URL", "directory:///run/mesh"),
+    Mistake(FILE, "tracing: {always: [error]}", "tracing.always[0]", "is not", "errors"),
+    Mistake(FILE, "tracing: {slow: 0}", "tracing.slow", ""),
     Mistake(FILE, "tracing: {otlp: 'jaeger:4318'}", "tracing.otlp", "is not a URL", "http://jaeger:4318"),
     # one value where a mapping or a list stands
     Mistake(UP, "retry: 3", "upstreams.b.retry", "wrong type", "{max_attempts: 3}"),

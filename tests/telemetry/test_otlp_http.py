@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,9 +21,22 @@ from support.patience import PATIENCE
 OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}"
 
 
+def receive(conn: socket.socket) -> bytes:
+    """One request, which ends with this body."""
+    data = b""
+    while not data.endswith(b"[spans]"):
+        more = conn.recv(65536)
+        if not more:
+            raise ConnectionError
+        data += more
+    return data
+
+
 @contextmanager
-def serving(*answers: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server whose connections are handled by these, one after the other; each has read a request by then."""
+def serving(
+    *answers: Callable[[socket.socket], None], first: Callable[[socket.socket], object] = receive
+) -> Iterator[str]:
+    """A server whose connections are handled by these, one after the other; ``first`` reads the request."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(PATIENCE)
 
@@ -32,7 +49,7 @@ def serving(*answers: Callable[[socket.socket], None]) -> Iterator[str]:
                 with conn:
                     conn.settimeout(PATIENCE)
                     try:
-                        receive(conn)
+                        first(conn)
                         answer(conn)
                     except OSError:
                         pass  # the client has had enough
@@ -45,17 +62,6 @@ def serving(*answers: Callable[[socket.socket], None]) -> Iterator[str]:
             server.close()
             thread.join(PATIENCE)
             assert not thread.is_alive()
-
-
-def receive(conn: socket.socket) -> bytes:
-    """One request, which ends with this body."""
-    data = b""
-    while not data.endswith(b"[spans]"):
-        more = conn.recv(65536)
-        if not more:
-            raise ConnectionError
-        data += more
-    return data
 
 
 def says(data: bytes) -> Callable[[socket.socket], None]:
@@ -179,4 +185,26 @@ def test_why_it_could_not_be_reached() -> None:
     with pytest.raises(CollectorError, match="Connection refused"):
         post(f"http://127.0.0.1:{port}")
     with serving(says(b"no TLS here")) as url, pytest.raises(CollectorError):
-        post(url.replace("http:", "https:"), 5.0)
+        post(url.replace("http:", "https:"), 0.3)
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_https_with_an_authority_that_this_host_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    make = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout {key} -out {certificate}"
+    subprocess.run([*make.split(), "-subj", "/CN=x", "-addext", "subjectAltName=IP:127.0.0.1"], check=True)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, key)
+
+    def talk(conn: socket.socket) -> None:
+        with server.wrap_socket(conn, server_side=True) as inner:
+            receive(inner)
+            inner.sendall(OK)
+
+    with serving(talk, first=lambda conn: None) as url:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert post(url.replace("http:", "https:")).status == 200
+    with serving(talk, first=lambda conn: None) as url:
+        monkeypatch.delenv("SSL_CERT_FILE")
+        with pytest.raises(CollectorError, match=r"(?i)certificate"):
+            post(url.replace("http:", "https:"))

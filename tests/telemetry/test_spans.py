@@ -40,6 +40,9 @@ def collector() -> Iterator[Collector]:
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spans, "INTERVAL", 0.01)
     monkeypatch.setattr(spans, "BREATH", 0.0)
+    # Only what a test is about may be over before its time.
+    monkeypatch.setattr(spans, "SEND_SECONDS", PATIENCE)
+    monkeypatch.setattr(spans, "FLUSH_SECONDS", PATIENCE)
     for name in ("OTEL_RESOURCE_ATTRIBUTES", "OTEL_SERVICE_NAME", "OTEL_EXPORTER_OTLP_HEADERS"):
         monkeypatch.delenv(name, raising=False)
 

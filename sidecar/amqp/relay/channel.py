@@ -272,6 +272,7 @@ class Channel:
             return frames
         self.incoming = message
         self.passing = 0
+        self.delivery = None
         if tag:
             message.no_ack = self._undelivered(tag)
         return b""
