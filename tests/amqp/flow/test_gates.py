@@ -504,3 +504,40 @@ def test_alarm() -> None:
     assert changes.times == 1
     assert gate.open(0.0)
     assert gate.wake_at(5.0) == 5.0
+
+
+# -- what routes ask of every gate -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("over", ["hold", "nack", "spool"])
+def test_what_becomes_of_more_is_as_it_was_set(over: str) -> None:
+    for gate in (Gate("any", over), RateGate("rate", 1.0, 1, over, 0.0), depth_gate(over=over)):
+        assert (gate.over, gate.apart, gate.retired) == (over, False, False)
+    assert Gate("any").over == "hold"
+    assert depth_gate().name == "queue tasks of /"
+
+
+def test_a_queue_that_grows_from_nothing_by_what_is_on_its_way() -> None:
+    gate = depth_gate(100, 60)
+    gate.sampled(0, 0, 1.0, 1.0)
+    for _ in range(100):
+        gate.passed(1.0)
+    assert closed(gate)
+    gate.sampled(0, 0, 1.1, 1.1)  # nothing has got there yet
+    assert closed(gate)
+    gate.sampled(20, 0, 1.5, 1.5)  # that was on its way all the time, and more may be
+    assert closed(gate)
+    gate.sampled(20, 0, 1.8, 1.8)
+    assert not closed(gate)
+
+
+@pytest.mark.parametrize("depth", [0, 1, 50, 89, 90, 99])
+def test_the_estimate_is_looked_at_exactly_where_it_matters(depth: int) -> None:
+    gate = depth_gate(100, 10)
+    gate.sampled(depth, 0, 1.0, 1.0)
+    for estimate in range(depth, 100):
+        assert (urgent(gate), closed(gate)) == (estimate >= 90, False), estimate
+        assert gate.estimate == estimate
+        gate.passed(2.0)
+    assert closed(gate)
+    assert told(gate.on_urgent) == 1
