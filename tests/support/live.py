@@ -81,6 +81,7 @@ class AccessLines:
     def __init__(self) -> None:
         self.records: list[AccessRecord] = []
         self.choosy = False
+        self.tap = None
 
     def enabled_for(self, status: int, error: str | None) -> bool:
         return True
