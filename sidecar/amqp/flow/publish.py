@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from sidecar.amqp.flow.lanes import Sender
     from sidecar.amqp.flow.policy import PublishRoute
-    from sidecar.amqp.flow.tracing import MessageTrace
+    from sidecar.amqp.flow.tracing import PublishTrace
 
 #: The header that tells a message from all others, so that its second delivery can be recognised.
 ID_HEADER: Final = "x-sidecar-id"
@@ -29,6 +29,6 @@ class Publish:
         self.frames = frames
         self.priority = priority
         self.since = since
-        self.trace: MessageTrace | None = None
+        self.trace: PublishTrace | None = None
         #: Its place in the order in which publishes came, as far as they were held; 0: it was not.
         self.arrival = 0

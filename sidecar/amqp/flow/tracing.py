@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.amqp.wire.content import B3, TRACEPARENT, properties, text_header
@@ -51,6 +51,11 @@ class MessageTrace(Trace):
             return
         self.message_id = found.message_id or ""
         self.conversation_id = found.correlation_id or ""
+
+
+#: What is remembered of a publish: its trace; or only the ids of one of ours that is not sampled, 48 digits, as nearly
+#: all are: a trace is made of them when the publish fails.
+PublishTrace: TypeAlias = "MessageTrace | str"
 
 
 class MessageTracing:
@@ -94,14 +99,13 @@ class MessageTracing:
         found = _ENTRY + f"00-{ids[:32]}-{ids[32:]}-0{flag}".encode() if self._w3c else b""
         return found + table_entry("b3", f"{ids[:32]}-{ids[32:]}-{flag}") if self._b3 else found
 
-    def begun(self, ids: str) -> MessageTrace | None:
+    def begun(self, ids: str) -> PublishTrace | None:
         """The trace of a message that has got those ids; ``None`` when no span of it will be wanted."""
         if self._record is None:
             return None
-        sampled = self._sampling.sampled(ids[:32])
-        if not sampled and not self._sampling.errors:
-            return None
-        return MessageTrace(ids[:32], ids[32:], "", SAMPLED if sampled else 0, True)
+        if not self._sampling.sampled(ids[:32]):
+            return ids if self._sampling.errors else None
+        return MessageTrace(ids[:32], ids[32:], "", SAMPLED, True)
 
     def of(self, data: bytes, start: int, end: int) -> MessageTrace | None:
         """The span of a publish below the context that came in its header frame; ``None`` when there is no usable one,
@@ -130,9 +134,13 @@ class MessageTracing:
                     return MessageTrace(trace_id, self._ids.take(16), parent_id, SAMPLED if sampled else 0, False)
         return None
 
-    def published(self, trace: MessageTrace, route: PublishRoute, since: float, error: str = "") -> None:
+    def published(self, trace: PublishTrace, route: PublishRoute, since: float, error: str = "") -> None:
         """A message has left, or is in the spool, and its answer is there if one was asked for. ``error``: it has not;
         in one word why."""
+        if isinstance(trace, str):
+            if not error:
+                return
+            trace = MessageTrace(trace[:32], trace[32:], "", 0, True)
         if not self._wanted(trace, error):
             return
         kind = "producer" if trace.ours and self.contexts else "client"

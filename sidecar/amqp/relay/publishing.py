@@ -24,7 +24,7 @@ from sidecar.amqp.wire.methods import basic_nack, publish_answers
 if TYPE_CHECKING:
     from sidecar.amqp.flow.partitions import Partition
     from sidecar.amqp.flow.policy import PublishRoute
-    from sidecar.amqp.flow.tracing import MessageTrace
+    from sidecar.amqp.flow.tracing import PublishTrace
     from sidecar.amqp.relay.session_state import SessionState
     from sidecar.amqp.wire.splice import Splice
 
@@ -63,7 +63,7 @@ class IncomingPublish:
         self._header_end = 0
         #: Its method, when that is to be changed once the header is known.
         self._method = b""
-        self.trace: MessageTrace | None = None
+        self.trace: PublishTrace | None = None
         #: What was set aside, and what that costs, bytes.
         self._parts: list[bytes] = []
         self.size = 0
@@ -106,13 +106,14 @@ class IncomingPublish:
         if contexts:
             entries = tracing.entries(ids) + mark
             new = content.inject(data, start, end, entries, session.handshake.frame_max, False, instead, contexts)
+        trace: PublishTrace | None
         if new is None and contexts:  # most likely it has a trace of its own
             trace = tracing.of(data, start, end)
         else:
             trace = tracing.begun(ids)
         if new is None and mark:
             new = content.inject(data, start, end, mark, session.handshake.frame_max, True, instead)
-        if trace is not None and trace.sampled:
+        if trace is not None and not isinstance(trace, str) and trace.sampled:
             trace.describe(data, start, end)
         self.trace = trace
         if new is not None:
