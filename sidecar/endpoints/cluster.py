@@ -258,7 +258,9 @@ class Cluster:
         self.ejections[reason] = self.ejections.get(reason, 0) + 1
         last = endpoint.last_error
         words = last.text if last is not None else "it cannot be reached"
-        why = words if reason == "unreachable" else f"{endpoint.failures} failures in a row, the last: {words}"
+        why = (
+            words if reason == "unreachable" else f"{counted(endpoint.failures, 'failure')} in a row, the last: {words}"
+        )
         EVENTS.tell(
             logger, logging.WARNING, "ejection", f"{self.name}: {endpoint.where} is ejected for {length:.1f} s: {why}",
             self.name, endpoint=endpoint.address, reason=reason, cause=last.kind if last is not None else "",

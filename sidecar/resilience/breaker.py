@@ -11,7 +11,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, Literal, NamedTuple
 
-from sidecar.core.text import timestamp
+from sidecar.core.text import counted, timestamp
 
 #: The states, as the metric ``sidecar_circuit_breaker_state`` gives them.
 CLOSED: Final = 0
@@ -134,7 +134,7 @@ class CircuitBreaker:
             self._successes += 1
             if self._successes >= self._half_open_requests:
                 self.failures = 0
-                self._enter(CLOSED, f"{self._successes} trial calls went well")
+                self._enter(CLOSED, f"{counted(self._successes, 'trial call')} went well")
 
     def failure(self, token: int) -> None:
         """The try that got ``token`` failed."""
@@ -147,7 +147,7 @@ class CircuitBreaker:
         if self._state == HALF_OPEN:
             self._enter(OPEN, "a trial call failed")
         elif self.failures >= self._failure_threshold:
-            self._enter(OPEN, f"{self.failures} failures in a row")
+            self._enter(OPEN, f"{counted(self.failures, 'failure')} in a row")
 
     def recovered(self) -> None:
         """It is known to be well, from elsewhere: close, unless an operator has decided."""

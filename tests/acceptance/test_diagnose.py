@@ -78,7 +78,7 @@ EXPECTED: dict[tuple[str, str | None], tuple[str, str]] = {
     ("answers", "silent"): ("takes connections and has not answered", "hangs"),
     ("endpoints", "nowhere"): ("no-such-host.invalid does not resolve", "DNS"),
     ("endpoints", "nobody"): ("no healthy instance of 'nobody' with the tag 'gpu'", "registered"),
-    ("breaker", "failing"): ("it is open: 1 failures in a row", "mend what fails"),
+    ("breaker", "failing"): ("it is open: 1 failure in a row", "mend what fails"),
     ("breaker", "held"): ("held open by ops, until 2", "breaker/auto"),
     ("peers", "gone"): ("sidecars are gone: 127.0.0.1", "start that sidecar"),
     ("broker", "stranger"): ("refuses the login of 'guest'", "amqp.credentials"),
@@ -98,9 +98,9 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
         app.ready()
         sidecar.ready()
 
+        wait_for(lambda: "✓ answers" in diagnose(sidecar.admin, "well")[1], "it answers")
         code, text = diagnose(sidecar.admin, "well")
         assert code == 1
-        assert "✓ answers" in text
         assert "✗ app" in text
 
         url = f"http://127.0.0.1:{sidecar.port('failing')}/status/500"
@@ -120,16 +120,7 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
         sidecar.file.write_text(
             yaml.safe_dump({**config, "admin": {"bind": "127.0.0.1:0"}, "drain": {"timeout": "7s"}})
         )
-        code, text = diagnose(sidecar.admin, "--json")
-        found = json.loads(text)
-        assert (code, found["well"]) == (1, False)
-        bad = {(it["check"], it["upstream"]): it for it in found["findings"] if it["result"] == "bad"}
-        for key, (seen, step) in EXPECTED.items():
-            assert key in bad, f"{key} is not named:\n{text}"
-            assert seen in bad[key]["evidence"], bad[key]
-            assert step in bad[key]["step"], bad[key]
-        assert not [key for key in bad if key[1] == "well"], bad
-        assert "wrong-and-secret" not in text
+        wait_for(lambda: unnamed(sidecar) == [], f"each is named: {unnamed(sidecar)}")
         used = len(os.listdir(f"/proc/{sidecar.pid}/fd"))
         _, most = resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE, (used + 14, most))
@@ -147,6 +138,20 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
     assert code == 1
     assert "✗ admin" in text
     assert "is the sidecar running?" in text
+
+
+def unnamed(sidecar: Sidecar) -> list[str]:
+    """What is not named as it should be. On a machine that is busy, what is well may not answer in time at first."""
+    code, text = diagnose(sidecar.admin, "--json")
+    found = json.loads(text)
+    assert (code, found["well"]) == (1, False)
+    assert "wrong-and-secret" not in text
+    bad = {(it["check"], it["upstream"]): it for it in found["findings"] if it["result"] == "bad"}
+    lacking = [f"{key} is good" for key in EXPECTED if key not in bad]
+    for key, (seen, step) in EXPECTED.items():
+        if key in bad and not (seen in bad[key]["evidence"] and step in bad[key]["step"]):
+            lacking.append(str(bad[key]))
+    return [*lacking, *(f"{key} is bad" for key in bad if key[1] == "well")]
 
 
 def told_once(sidecar: Sidecar) -> None:

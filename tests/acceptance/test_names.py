@@ -142,7 +142,13 @@ def test_bad_names_are_nobody_elses_trouble(tmp_path: Path, dns: DnsServer) -> N
 
         shown = get(f"{tried.admin}/upstreams/silent")[1]
         assert shown["names"] == [
-            {"name": "silent.test", "addresses": [], "age": None, "error": "no DNS server has answered in time"}
+            {
+                "name": "silent.test",
+                "addresses": [],
+                "age": None,
+                "error": "no DNS server has answered in time",
+                "cause": "lookup_failed",
+            }
         ]
         names = {name: get(f"{tried.admin}/upstreams/{name}")[1]["names"][0] for name in ("failing", "lost", "moving")}
         assert names["failing"]["error"] == "the DNS server has failed to find out"

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.agent import diagnosis, host_checks
+from sidecar.agent import diagnosis, host_checks, upstream_checks
 from sidecar.agent.findings import good, none, some
 from sidecar.cli.main import main
 from sidecar.core.operations import Call, NotKnown
@@ -30,6 +30,13 @@ def call(**query: str) -> Call:
         return b""
 
     return Call({}, tuple(query.items()), "127.0.0.1", "", read)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Machines are busy: what is well may take its time."""
+    for module, name in ((upstream_checks, "ANSWER"), (diagnosis, "SECONDS"), (diagnosis, "ASKING")):
+        monkeypatch.setattr(module, name, PATIENCE)
 
 
 def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from sidecar.core.amqp_settings import AmqpPublish
+from sidecar.core.events import EVENTS
 from sidecar.resilience.backoff import Backoff
 from support.amqp import (
     CLOSE_OK,
@@ -436,4 +437,21 @@ def test_a_client_whose_login_takes_no_end_keeps_nothing_in_the_spool() -> None:
             logins.append(peer.heard())
     assert any(REPLAY in login for login in logins)
     assert stage.stats.detached == 1
+    stage.over()
+
+
+def test_that_the_broker_goes_and_comes_is_told_once_each() -> None:
+    stage = KeptStage()
+    client, broker = stage.open(1)
+    before = EVENTS.newest
+    for _ in range(2):
+        stage.away()
+        broker.breaks()
+        stage.advance(30)
+        stage.there()
+        broker = stage.back(channel_open_ok(1))
+    told = [event for event in EVENTS.since(before) if event.kind == "broker"]
+    assert [event.details["up"] for event in told] == [False, True, False, True]
+    assert {event.upstream for event in told} == {"rabbit"}
+    assert client.connected
     stage.over()
