@@ -37,6 +37,7 @@ changes                   of a running sidecar: told as events
 channel                   one of several conversations on an AMQP connection; confirms and delivery tags are counted on
                           each
 check                     looks whether something is as it should be: a health check, the checks before a publish
+checklist                 what a diagnosis looks at
 claim                     one process takes a file for itself, and waits while another one has it
 CLI                       the command line: ``sidecar run``, ``check``, ``status`` and the others
 client                    who dials: the peer in front of a listener; also the dialling end of a protocol

@@ -13,6 +13,7 @@ from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
 from sidecar.agent import changes, holds, plan_report, snapshots
 from sidecar.agent.diagnosis import Diagnosis
+from sidecar.agent.findings import Finding
 from sidecar.agent.process import memory_limit
 from sidecar.agent.tap import Tap
 from sidecar.config.errors import ConfigError
@@ -103,10 +104,15 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
     def names() -> Sequence[str]:
         return [listener.name for listener in agent.listeners()]
 
+    async def examine(upstream: str) -> Sequence[Finding]:
+        from sidecar.agent import checklist  # what it takes is of no use otherwise
+
+        return await checklist.examine(agent, upstream)
+
     return (
         Api(lambda: _ports(agent)).contribution(),
         WhyApi(agent.ring, service, peers).contribution(),
-        Diagnosis(agent).contribution(),
+        Diagnosis(service, agent.config.service.id, lambda: tuple(agent.upstreams), examine).contribution(),
         Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),
     )
 

@@ -1,35 +1,32 @@
-"""``sidecar diagnose``: a checklist, worked through by the running sidecar itself. All at once, each for a few seconds,
-and one run at a time."""
+"""``GET /diagnose``: the running sidecar works through the checklist, one run at a time."""
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
-from sidecar.agent import host_checks, upstream_checks
-from sidecar.agent.findings import Finding, bad, none
+from sidecar.agent.findings import Finding
 from sidecar.core.json_schema import FLAG, NUMBER, TEXT, array, or_null, record, ref
 from sidecar.core.operations import REFUSED, Answer, Call, Contribution, NotKnown, Operation, Query
 
-if TYPE_CHECKING:
-    from sidecar.agent.clusters import RunningUpstream
-    from sidecar.agent.lifecycle import Agent
-
-logger = logging.getLogger("sidecar.admin")
-
-#: How long a check may take; one that asks endpoints takes two answers' time, and some.
-SECONDS: Final = 3.0
-ASKING: Final = 2 * upstream_checks.ANSWER + 1.0
-
 
 class Diagnosis:
-    """The handler."""
+    """The handler. ``names`` are those of upstreams; ``examine`` works through what is about one of them (empty: about
+    all), and about the sidecar ``service`` with that ``id`` itself."""
 
-    def __init__(self, agent: Agent) -> None:
-        self._agent = agent
+    def __init__(
+        self,
+        service: str,
+        id: str,
+        names: Callable[[], Sequence[str]],
+        examine: Callable[[str], Awaitable[Sequence[Finding]]],
+    ) -> None:
+        self._service = service
+        self._id = id
+        self._names = names
+        self._examine = examine
         self._turn = asyncio.Lock()
         #: Runs under way or in line, by what they are about: those who ask for the same share one.
         self._runs: dict[str, asyncio.Task[dict[str, Any]]] = {}
@@ -54,7 +51,7 @@ class Diagnosis:
     async def diagnose(self, call: Call) -> Answer:
         """Answer ``GET /diagnose``."""
         name = dict(call.query).get("upstream", "")
-        known = self._agent.upstreams
+        known = self._names()
         if name and name not in known:
             raise NotKnown(f"no such upstream: {name[:80]!r}; there are: {', '.join(known) or 'none'}")
         task = self._runs.get(name)
@@ -66,61 +63,11 @@ class Diagnosis:
     async def _run(self, name: str) -> dict[str, Any]:
         async with self._turn:
             began = time.monotonic()
-            findings = await examine(self._agent, name)
-        service = self._agent.config.service
+            findings = await self._examine(name)
         return {
-            "service": service.name,
-            "id": service.id,
+            "service": self._service,
+            "id": self._id,
             "well": all(it.good is not False for it in findings),
             "seconds": round(time.monotonic() - began, 3),
             "findings": [it.as_dict() for it in findings],
         }
-
-
-async def examine(agent: Agent, name: str = "") -> Sequence[Finding]:
-    """Return what is found, about the upstream of that name (empty: about each), in the order of the checklist."""
-    chosen = [it for key, it in agent.upstreams.items() if name in ("", key)]
-    dates: list[tuple[str, str]] = []
-    own = [
-        _bounded("file", host_checks.file(agent)),
-        _bounded("registry", host_checks.registry(agent)),
-        _bounded("app", host_checks.app(agent)),
-        _bounded("disk", host_checks.disk(agent, name)),
-        _bounded("descriptors", host_checks.descriptors(agent)),
-    ]
-    found, *rest = await asyncio.gather(asyncio.gather(*own), *(_upstream(it, dates) for it in chosen))
-    at = next(n for n, it in enumerate(found) if it.check == "disk")
-    told = await _bounded("clock", host_checks.clock(agent, dates))
-    return [*found[:at], told, *found[at:], *(finding for findings in rest for finding in findings)]
-
-
-async def _upstream(running: RunningUpstream, dates: list[tuple[str, str]]) -> Sequence[Finding]:
-    name = running.config.name
-    amqp = running.config.amqp is not None
-    broker = asyncio.ensure_future(_bounded("broker", upstream_checks.broker(running), name)) if amqp else None
-    asking = asyncio.ensure_future(upstream_checks.ask(running))
-    findings = [upstream_checks.endpoints(running)]
-    try:
-        async with asyncio.timeout(ASKING):
-            asked = await asking
-    except TimeoutError:
-        findings.append(none("connect", f"not found out within {ASKING:g} s", name))
-    else:
-        findings += [check(running, asked) for check in upstream_checks.OF_ANSWERS]
-        dates += [(it.endpoint.where, it.pong.fields["date"]) for it in asked if it.pong and "date" in it.pong.fields]
-    findings += [upstream_checks.breaker(running), upstream_checks.ejected(running)]
-    if broker is not None:
-        findings.append(await broker)
-    return findings
-
-
-async def _bounded(check: str, finding: Awaitable[Finding], upstream: str = "") -> Finding:
-    """A check's result, in time and whatever happens."""
-    try:
-        async with asyncio.timeout(SECONDS):
-            return await finding
-    except TimeoutError:
-        return bad(check, f"no result within {SECONDS:g} s", "ask again; if it stays so, the sidecar's log", upstream)
-    except Exception as error:
-        logger.exception("a check of diagnose failed")
-        return bad(check, f"the check itself failed: {type(error).__name__}", "the sidecar's log says more", upstream)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sidecar.agent import diagnosis, host_checks, upstream_checks
+from sidecar.agent import checklist, diagnosis, host_checks, upstream_checks
 from sidecar.agent.findings import good, none, some
 from sidecar.cli.main import main
 from sidecar.core.operations import Call, NotKnown
@@ -35,7 +35,7 @@ def call(**query: str) -> Call:
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Machines are busy: what is well may take its time."""
-    for module, name in ((upstream_checks, "ANSWER"), (diagnosis, "SECONDS"), (diagnosis, "ASKING")):
+    for module, name in ((upstream_checks, "ANSWER"), (checklist, "SECONDS"), (checklist, "ASKING")):
         monkeypatch.setattr(module, name, PATIENCE)
 
 
@@ -77,7 +77,7 @@ def test_a_peer_that_has_lost_its_app(tmp_path: Path) -> None:
                 async with RunningAgent(tmp_path, upstreams={"tasks": upstream(where)}) as it:  # type: ignore[arg-type]
 
                     async def found() -> dict[str, Any]:
-                        return {one.check: one for one in await diagnosis.examine(it.agent, "tasks") if one.upstream}
+                        return {one.check: one for one in await checklist.examine(it.agent, "tasks") if one.upstream}
 
                     well = await found()
                     assert well["peers"].good, well
@@ -112,35 +112,33 @@ def test_it_cannot_be_asked_or_there_is_no_such_upstream(tmp_path: Path, capsys:
     run(asked)
 
 
-def test_one_run_at_a_time_and_those_who_ask_the_same_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_run_at_a_time_and_those_who_ask_the_same_share_it() -> None:
     async def main() -> None:
-        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
-            runs: list[str] = []
-            going, most = 0, 0
+        runs: list[str] = []
+        going, most = 0, 0
 
-            async def examine(agent: Any, name: str = "") -> Any:
-                nonlocal going, most
-                going += 1
-                most = max(most, going)
-                runs.append(name)
-                await asyncio.sleep(0)
-                going -= 1
-                return [good("file", "fine")]
+        async def examine(name: str) -> Any:
+            nonlocal going, most
+            going += 1
+            most = max(most, going)
+            runs.append(name)
+            await asyncio.sleep(0)
+            going -= 1
+            return [good("file", "fine")]
 
-            monkeypatch.setattr(diagnosis, "examine", examine)
-            handler = diagnosis.Diagnosis(it.agent)
-            found = await asyncio.gather(*(handler.diagnose(call(upstream=name)) for name in ("", "", "a", "a", "")))
-            assert sorted(runs) == ["", "a"]
-            assert most == 1
-            assert all(answer.data["well"] for answer in found)
-            with pytest.raises(NotKnown):
-                await handler.diagnose(call(upstream="b"))
+        handler = diagnosis.Diagnosis("web", "web-1", lambda: ["a"], examine)
+        found = await asyncio.gather(*(handler.diagnose(call(upstream=name)) for name in ("", "", "a", "a", "")))
+        assert sorted(runs) == ["", "a"]
+        assert most == 1
+        assert all(answer.data["well"] for answer in found)
+        with pytest.raises(NotKnown):
+            await handler.diagnose(call(upstream="b"))
 
-    run(main)
+    asyncio.run(main())
 
 
 def test_a_check_that_hangs_or_fails_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(diagnosis, "SECONDS", 0.01)
+    monkeypatch.setattr(checklist, "SECONDS", 0.01)
 
     async def main() -> None:
         async def hang() -> Any:
@@ -149,9 +147,9 @@ def test_a_check_that_hangs_or_fails_is_a_finding(monkeypatch: pytest.MonkeyPatc
         async def fail() -> Any:
             raise RuntimeError("with a secret")
 
-        late = await diagnosis._bounded("disk", hang())
+        late = await checklist._bounded("disk", hang())
         assert (late.good, late.evidence) == (False, "no result within 0.01 s")
-        failed = await diagnosis._bounded("disk", fail())
+        failed = await checklist._bounded("disk", fail())
         assert (failed.good, failed.evidence) == (False, "the check itself failed: RuntimeError")
 
     asyncio.run(main())

@@ -17,7 +17,8 @@ LIBRARIES = {
     "prometheus_client", "pycares", "requests", "sqlite3", "unittest", "wsgiref",
 }  # fmt: skip
 OURS = {
-    "sidecar.config.reference", "sidecar.demo", "sidecar.http_queue.queue", "sidecar.net.dns",
+    "sidecar.agent.checklist", "sidecar.config.reference", "sidecar.demo", "sidecar.http_queue.queue",
+    "sidecar.net.dns",
     "sidecar.registry.consul", "sidecar.registry.directory", "sidecar.storage.sqlite", "sidecar.tcp.relay",
     "sidecar.telemetry.spans",
 }  # fmt: skip
