@@ -68,8 +68,11 @@ class Events:
             )  # fmt: skip
 
     def since(self, number: int = 0) -> Sequence[Event]:
-        """Those that are remembered and are newer than the one of that number, the oldest first."""
+        """Those that are remembered and are newer than the one of that number, the oldest first. A number that there
+        has not been yet is of an earlier run: then all are new."""
         with self._lock:
+            if number > self.newest:
+                number = 0
             return [event for event in self._last if event.id > number]
 
 

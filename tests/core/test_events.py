@@ -43,6 +43,7 @@ def test_the_last_are_remembered_and_each_is_bounded() -> None:
     assert [event.id for event in events.since()] == [8, 9, 10]
     assert [event.id for event in events.since(9)] == [10]
     assert events.since(10) == []
+    assert [event.id for event in events.since(11)] == [8, 9, 10], "a number of the run before"
     last = events.since(9)[0]
     assert len(last.text) == MAX_TEXT + 1
     assert len(last.details["changes"]) == MAX_ITEMS + 1
