@@ -68,6 +68,9 @@ class CircuitBreaker(Filter):
             site.clock,
             site.breaker_changed,
         )
+        self._read(config)
+
+    def _read(self, config: CircuitBreakerSettings) -> None:
         self._longest: float = config.timeout_duration
         failure_on = config.failure_on
         self._kinds = failure_on | ({"malformed"} if "reset" in failure_on else frozenset())
@@ -78,6 +81,14 @@ class CircuitBreaker(Filter):
         #: Of the failures in a row: when the first one was; of the last one, when, where and what.
         self._row_began = self._last_at = 0.0
         self._last_endpoint = self._last_what = ""
+
+    def adapt(self, config: CircuitBreakerSettings) -> bool:
+        """One that an operator holds stays so; another begins anew with other settings."""
+        if self.mechanism.forced == "auto":
+            return False
+        self.mechanism.configure(config.failure_threshold, config.reset_timeout, config.half_open_requests)
+        self._read(config)
+        return True
 
     def patience(self) -> float:
         return self._longest

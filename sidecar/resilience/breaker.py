@@ -80,9 +80,7 @@ class CircuitBreaker:
         clock: Callable[[], float],
         on_change: Callable[[CircuitBreaker], None] | None = None,
     ) -> None:
-        self._failure_threshold = failure_threshold
-        self._reset_timeout = reset_timeout
-        self._half_open_requests = half_open_requests
+        self.configure(failure_threshold, reset_timeout, half_open_requests)
         self._clock = clock
         self._on_change = on_change
         self._state = CLOSED
@@ -101,6 +99,12 @@ class CircuitBreaker:
         self._open_total = 0.0
         self._permits = 0
         self._successes = 0
+
+    def configure(self, failure_threshold: int, reset_timeout: float, half_open_requests: int) -> None:
+        """Go by other numbers from the next change of state on."""
+        self._failure_threshold = failure_threshold
+        self._reset_timeout = reset_timeout
+        self._half_open_requests = half_open_requests
 
     @property
     def state(self) -> int:

@@ -513,3 +513,19 @@ def test_what_is_traced_and_logged_changes_at_once(tmp_path: Path) -> None:
             assert (await it.ask("PUT", "/access-log", b"some"))[0] == 400
 
     run(main)
+
+
+def test_a_breaker_that_is_held_by_hand_stays_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
+            await it.ask("POST", "/upstreams/a/breaker/open?by=ops")
+            it.write(upstreams={"a": upstream(circuit_breaker={"failure_threshold": 1})})
+            assert await it.agent.reload() == ["upstreams.a: changed"]
+            (breaker,) = it.agent.upstreams["a"].breakers
+            assert breaker.held is not None
+            assert (breaker.forced, breaker.held.by, (await ask(it.port("a")))[0]) == ("open", "ops", 503)
+            await it.ask("POST", "/upstreams/a/breaker/auto")
+            await ask(it.port("a"))
+            assert breaker.cause == "1 failure in a row"  # by the new threshold
+
+    run(main)
