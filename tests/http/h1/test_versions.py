@@ -138,6 +138,12 @@ def test_filters_see_the_host_that_goes_on(first: str, given: str | None, seen: 
         assert b"://" not in head.raw
 
 
+@pytest.mark.parametrize("target", ["ftp://a/x", "http:/a", "a", "a:80", "*", "://a", "xhttp://a"])
+def test_targets_that_lead_nowhere(target: str) -> None:
+    with pytest.raises(ProtocolError, match=r"^the request target is neither a path nor a URL$"):
+        request(f"GET {target} HTTP/1.1")
+
+
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
