@@ -353,6 +353,7 @@ def _kind(protocol: str) -> type[Listener]:
 
 
 def _set_up_amqp(listener: Listener, context: Context, config: Amqp) -> None:
+    from sidecar.amqp.flow.stories import MessageStories
     from sidecar.amqp.flow.tracing import MessageTracing
     from sidecar.amqp.listener import AmqpListener
 
@@ -361,3 +362,6 @@ def _set_up_amqp(listener: Listener, context: Context, config: Amqp) -> None:
         listener.name, context.tracing.propagate, context.rng, context.sampling, context.record_span, context.clock
     )
     listener.set_up(config, tracing, context.rng)
+    listener.amqp_stats.stories = MessageStories(
+        listener.name, context.stories, context.clock, time.time, lambda: listener.config.hold.timeout
+    )

@@ -113,6 +113,8 @@ def _what(it: Mapping[str, Any]) -> str:
     """What it was, and where it went."""
     where = "inbound" if it.get("direction") == "inbound" else f"to {it.get('upstream')}"
     request = " ".join(str(it[key]) for key in ("method", "path") if it.get(key))
+    if it.get("kind") == "message":
+        request = f"message to {it.get('exchange') or 'the default exchange'} {it.get('routing_key', '')}".rstrip()
     parts = [f"{request or it.get('protocol', 'a request')} {where}"]
     if it.get("duration_ms") is not None:
         parts.append(f"{it['duration_ms']:g} ms")

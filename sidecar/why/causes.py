@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
+from sidecar.why.messages import of_message
 from sidecar.why.outcomes import without_error
 from sidecar.why.reading import Reading, did, did_word, seconds, where
 
@@ -23,6 +24,8 @@ def cause_of(story: Mapping[str, Any]) -> Cause:
     """Why a story went as it did."""
     reading = Reading(story)
     error = story.get("error")
+    if story.get("kind") == "message":
+        return Cause(*of_message(reading))
     if not error:
         return Cause(*without_error(reading))
     explain = CAUSES.get(str(error))

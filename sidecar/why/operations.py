@@ -20,6 +20,7 @@ MOST_LIMIT: Final = 1000
 #: What is told of a request or of a part of its way, if it is known.
 _KNOWN: Final = {
     **dict.fromkeys(("method", "path", "client", "protocol", "route", "trace_id"), TEXT),
+    **dict.fromkeys(("kind", "vhost", "exchange", "routing_key", "sidecar_id"), TEXT),
     **dict.fromkeys(("status", "attempts", "earlier", "events_left_out"), COUNT),
     "duration_ms": NUMBER,
 }
@@ -116,7 +117,10 @@ class Api:
 
 def _line(story: Mapping[str, Any]) -> dict[str, Any]:
     cause, setting = cause_of(story)
-    shown = ("request_id", "direction", "upstream", "method", "path", "status", "error", "attempts")
+    shown = (
+        "request_id", "direction", "upstream", "protocol", "method", "path", "status", "error", "attempts", "kind",
+        "exchange", "routing_key",
+    )  # fmt: skip
     line = {key: story[key] for key in shown if key in story}
     began = timestamp(story.get("began", 0.0))
     return {**line, "began": began, "duration_ms": story.get("duration_ms", 0.0), "cause": cause, "setting": setting}

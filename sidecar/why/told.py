@@ -13,7 +13,7 @@ MOST_EVENTS: Final = 300
 #: What is told of each part beside its cause.
 _SHOWN: Final = (
     "direction", "upstream", "protocol", "method", "path", "client", "status", "error", "duration_ms", "attempts",
-    "route", "trace_id", "events_left_out",
+    "route", "trace_id", "events_left_out", "kind", "vhost", "exchange", "routing_key", "sidecar_id",
 )  # fmt: skip
 
 
@@ -21,7 +21,8 @@ def parts_of(stories: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """Of the stories of one id, the oldest first, the newest one of each port; inbound before outbound."""
     newest: dict[tuple[object, object], Mapping[str, Any]] = {}
     for story in stories:
-        newest[story.get("direction"), story.get("upstream")] = story
+        port = story.get("direction"), story.get("upstream")
+        newest[port] = _with(newest.get(port), story)
     return sorted(newest.values(), key=lambda it: (it.get("direction") != "inbound", it.get("began", 0.0)))
 
 
@@ -34,6 +35,15 @@ def _led(part: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """The attempts that led to another sidecar, the last one to each, by the address of its admin API."""
     events = part.get("events", ())
     return {event["admin"]: event for event in events if event["what"] == "attempt" and "admin" in event}
+
+
+def _with(before: Mapping[str, Any] | None, story: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is told of a port: the newest request; of a message, all that happened to it."""
+    if before is None or story.get("kind") != "message":
+        return story
+    later = round((story["began"] - before["began"]) * 1000, 1)
+    events = [*before["events"], *({**it, "at_ms": round(it["at_ms"] + later, 1)} for it in story["events"])]
+    return {**story, "began": before["began"], "events": events}
 
 
 def hop(story: Mapping[str, Any], service: str) -> dict[str, Any]:

@@ -173,3 +173,33 @@ def test_without_a_code(
     found = cause_of(story)
     assert found.setting == setting, found
     assert [part for part in parts if part not in found.sentence] == [], found.sentence
+
+
+#: Events of a message; then the setting, and parts of the sentence.
+MESSAGES: list[tuple[list[dict[str, Any]], str | None, list[str]]] = [
+    ([event("held", waited_for="rate of ai.tasks, #", after_ms=600.0)], "amqp.publish",
+     ["held for 600 ms", "rate of ai.tasks"]),
+    ([event("held", waited_for="queue tasks of /", after_ms=600.0)], "amqp.queues", ["queue tasks of /"]),
+    ([event("held", waited_for="alarm of the broker", after_ms=9000.0)], None, ["9 s", "alarm of the broker"]),
+    ([event("held", waited_for="", after_ms=9000.0)], None, ["behind others of its channel"]),
+    ([event("nacked", by="sidecar", waited_for="room in the spool", after_ms=0.0)], "amqp.spool.max_bytes",
+     ["refused at once", "room in the spool"]),
+    ([event("nacked", by="sidecar", waited_for="queue q of /", after_ms=31_000.0, timeout_ms=30_000)],
+     "amqp.hold.timeout", ["held for 31 s", "queue q of /"]),
+    ([event("nacked", by="broker", after_ms=2.0)], None, ["the broker refused it (basic.nack)"]),
+    ([event("spooled", waited_for="a broker", after_ms=1.0)], None, ["stored in the spool", "for a broker"]),
+    ([event("spooled"), event("dead_lettered", reason="nacked", attempts=5)], "amqp.dead_letters.after",
+     ["did not take it 5 times"]),
+    ([event("dead_lettered", reason="access_refused", attempts=1, code=403, text="ACCESS_REFUSED")], None,
+     ["may not publish it", "403 ACCESS_REFUSED"]),
+    ([event("dead_lettered", reason="expired", attempts=0)], "amqp.publish", ["it expired in the spool"]),
+    ([event("dead_lettered", reason="new", attempts=0)], None, ["refused it for good"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("events", "key", "parts"), MESSAGES)
+def test_messages(events: list[dict[str, Any]], key: str | None, parts: list[str]) -> None:
+    story = {"direction": "outbound", "upstream": "up", "kind": "message", "error": "held", "events": events}
+    found = cause_of(story)
+    assert found.setting == (key and f"upstreams.up.{key}")
+    assert [part for part in parts if part not in found.sentence] == [], found.sentence

@@ -121,17 +121,21 @@ class Buffered(PublishPath):
         spoolable = self._spoolable(publish)
         if spoolable:
             if self.session.detached or self.session.amqp_stats.blocked:
+                publish.waits_for = "a broker" if self.session.detached else "alarm of the broker"
                 self._spool(publish, now)
                 return
             if self._intake.queued(route):
+                publish.waits_for = "those before it in the spool"
                 self._line_up(publish, now)
                 return
         gate = scheduler.closed_gate(self, route, now)
         if gate is None:
             out.append(self._sent(publish))
         elif spoolable and gate.over == "spool":
+            publish.waits_for = gate.name
             self._spool(publish, now)
         elif tag and gate.over == "nack":
+            publish.waits_for = gate.name
             self.refuse(publish)
         else:
             self.session.schedule(publish, gate, now)
@@ -201,6 +205,8 @@ class Buffered(PublishPath):
         session = self.session
         for publish in confirms.settled(number, multiple):
             self._buffered -= len(publish.frames)
+            if not positive:
+                self.tell_refused(publish)
             publish.frames = b""
             if positive:
                 publish.route.stats.confirmed += 1
@@ -237,6 +243,7 @@ class Buffered(PublishPath):
         spoolable: list[Publish] = []
         others: list[Publish] = []
         for publish in publishes:
+            publish.waits_for = "a broker: its own was lost before it confirmed"
             (spoolable if self._spoolable(publish) else others).append(publish)
         if spoolable:
             self.storing += len(spoolable)
@@ -310,6 +317,7 @@ class Buffered(PublishPath):
         """The spool cannot take it."""
         here = not self.channel.gone
         if publish.tag and here and self._intake.settings.over == "nack":
+            publish.waits_for = "room in the spool"
             self.refuse(publish)
         elif here or self._may_fit(publish):
             self.session.schedule(publish, self._intake.gate(publish.route), self.session.listener.clock())

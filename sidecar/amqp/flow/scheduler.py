@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from sidecar.amqp.flow.gates import Gate, SwitchGate
 from sidecar.amqp.flow.lanes import Lane, Sender
+from sidecar.amqp.flow.stories import MOMENT
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import PublishRoute
@@ -44,9 +45,7 @@ class Scheduler:
     """Lets publishes of one port wait until their gates open. ``call_at`` is the loop's, ``clock`` must be the same
     time.
 
-    It counts the ``held…`` numbers of the exchanges' counters and the ``blocked…`` ones of the port's; what is
-    published, forwarded, refused or dropped is counted by those who do it.
-    """
+    It counts the ``held…`` numbers of the exchanges' counters and the ``blocked…`` ones of the port's."""
 
     __slots__ = (
         "_alarm", "_alarm_seconds", "_alarm_since", "_arrivals", "_call_at", "_clock", "_expired_at", "_gates",
@@ -159,8 +158,7 @@ class Scheduler:
         it. Who waits for something else is not to suffer for that, within a reserve."""
         if not self.full:
             return False
-        settings = self._settings
-        messages, size = settings.messages, settings.bytes
+        messages, size = self._settings.messages, self._settings.bytes
         if self.messages >= messages * _RESERVE or self.bytes >= size * _RESERVE:
             return True
         return gate.messages >= messages * _SHARE or gate.bytes >= size * _SHARE
@@ -259,6 +257,8 @@ class Scheduler:
         head = lane.heap[0]
         lane.rank = head[0]
         lane.arrival = head[1]
+        if gate is not self._ready:
+            head[2].waits_for = gate.name
         gate.join(lane)
         if gate not in self._gates:
             self._gates[gate] = None
@@ -273,6 +273,8 @@ class Scheduler:
         stats.held_messages -= 1
         stats.held_bytes -= size
         stats.held_seconds += now - publish.since
+        if now - publish.since >= MOMENT and self.stats.stories is not None:
+            self.stats.stories.held(publish, now)
         publish.sender.held -= 1
         self.messages -= 1
         self.bytes -= size
@@ -325,6 +327,7 @@ class Scheduler:
                 publish.sender.forward(publish)
             elif publish.tag and shut.over == "nack":
                 self._take(waiter, now)
+                publish.waits_for = shut.name
                 publish.sender.refuse(publish)
             else:
                 gate.leave(waiter)
@@ -364,13 +367,11 @@ class Scheduler:
         self._gone(publish, now)
 
     def _measure(self) -> None:
-        settings = self._settings
-        if self.messages >= settings.messages or self.bytes >= settings.bytes:
+        if self.messages >= self._settings.messages or self.bytes >= self._settings.bytes:
             self.full = True
 
     def _see_to_room(self) -> None:
-        settings = self._settings
-        if self.full and self.messages < settings.messages * _ROOM and self.bytes < settings.bytes * _ROOM:
+        if self.full and self.messages < self._settings.messages * _ROOM and self.bytes < self._settings.bytes * _ROOM:
             self.full = False
             if self.on_room is not None:
                 self.on_room()

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 #: Exchanges that are counted by name; what is published to further ones is counted together.
 MAX_EXCHANGES: Final = 200
@@ -64,7 +64,7 @@ class AmqpStats:
 
     __slots__ = (
         "acks_by_broker", "acks_by_spool", "blocked", "blocked_seconds", "blocked_since", "channels", "connections",
-        "consumers", "delivered", "detached", "exchanges", "queues", "spooled", "stalled", "unacked",
+        "consumers", "delivered", "detached", "exchanges", "queues", "spooled", "stalled", "stories", "unacked",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -88,6 +88,9 @@ class AmqpStats:
         self.blocked_seconds = 0.0
         #: (vhost, exchange) → its counters. Use :meth:`exchange`.
         self.exchanges: dict[tuple[str, str], ExchangeStats] = {}
+        #: Remembers messages that did not simply pass (:class:`sidecar.amqp.flow.stories.MessageStories`); None: nobody
+        #: asks.
+        self.stories: Any = None
         #: (vhost, queue) → what is known of a watched queue.
         self.queues: dict[tuple[str, str], QueueDepth] = {}
 

@@ -282,6 +282,8 @@ class PublishPath(Sender):
 
     def refuse(self, publish: Publish) -> None:
         """Tell the client that its publish was not taken."""
+        if self.session.amqp_stats.stories is not None:
+            self.session.amqp_stats.stories.nacked(publish)
         publish.frames = b""
         publish.route.stats.nacked_here += 1
         if publish.trace is not None:
@@ -290,6 +292,11 @@ class PublishPath(Sender):
         assert confirms is not None
         for tag, multiple in confirms.answers([publish.tag]):
             self.session.client_write(basic_nack(self.number, tag, multiple, False))
+
+    def tell_refused(self, publish: Publish) -> None:
+        """The broker has refused it: remember that for those who ask why."""
+        if self.session.amqp_stats.stories is not None:
+            self.session.amqp_stats.stories.refused(publish)
 
     def emptied(self) -> None:
         """Nothing is held for this channel any more."""
@@ -328,6 +335,7 @@ class Direct(PublishPath):
         confirms = self.confirms
         publish = self.publish(incoming, frames, confirms.received() if confirms is not None else 0, now)
         if publish.tag and gate.over == "nack":
+            publish.waits_for = gate.name
             self.refuse(publish)
         else:
             self.session.schedule(publish, gate, now)
@@ -353,6 +361,7 @@ class Direct(PublishPath):
                 stats.confirmed += 1
             else:
                 stats.nacked += 1
+                self.tell_refused(publish)
             if publish.tag:
                 tags.append(publish.tag)
                 if publish.trace is not None:

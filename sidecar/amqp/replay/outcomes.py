@@ -232,6 +232,8 @@ class Outcomes:
             return
         if self.on_dead is not None:
             self.on_dead(message, reason)
+        if self._exchanges.stories is not None:
+            self._exchanges.stories.dead(message, reason, code, text)
         self._spool.dead(message, reason, code, text)
         dead = self._stats.dead
         dead[reason] = dead.get(reason, 0) + 1

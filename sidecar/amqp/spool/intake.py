@@ -147,7 +147,10 @@ class Intake:
         """They are on disk."""
         early = self.settings.ack == "spool"
         channels: dict[Sender, list[Publish]] = {}
+        stories = self._stats.stories
         for publish, message in zip(publishes, messages, strict=True):
+            if stories is not None:
+                stories.spooled(publish)
             publish.frames = b""
             if publish.trace is not None and self.tracing is not None:
                 self.tracing.published(publish.trace, publish.route, publish.since)
