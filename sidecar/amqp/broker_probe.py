@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.amqp.wire.constants import CONNECTION_START, METHOD, PROTOCOL_HEADER
 from sidecar.amqp.wire.methods import method_of
-from sidecar.net.causes import cause_of, words_for
+from sidecar.net.causes import CAUSES, cause_of, words_for
 from sidecar.net.dial import dial
 from sidecar.net.shortage import SHORTAGE, is_local
 
@@ -104,6 +104,9 @@ class BrokerProbe:
 
     def _on_timer(self) -> None:
         if self._calls:
+            for call in self._calls:
+                cause = "no_answer" if call.connected else "timeout"
+                self._port.cluster.remember(call.endpoint, cause, CAUSES[cause])
             self._hang_up()
             self._in_vain()
         else:
@@ -172,6 +175,11 @@ class ProbeConnection(asyncio.Protocol):
         except OSError as error:
             self._connecting = None
             self._probe.failed(self, error)
+
+    @property
+    def connected(self) -> bool:
+        """Somebody has taken the connection."""
+        return self._transport is not None
 
     def end(self) -> None:
         if self._transport is not None:

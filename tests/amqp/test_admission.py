@@ -169,12 +169,17 @@ def test_it_is_asked_no_more_than_so_often() -> None:
     stage.over()
 
 
-@pytest.mark.parametrize("how", ["silent", "mute", "stranger", "hangs up"])
-def test_what_takes_connections_is_not_yet_a_broker(how: str) -> None:
+@pytest.mark.parametrize(
+    ("how", "kind"),
+    [("silent", "timeout"), ("mute", "no_answer"), ("stranger", "malformed"), ("hangs up", "malformed")],
+)
+def test_what_takes_connections_is_not_yet_a_broker(how: str, kind: str) -> None:
     stage = Stage()
     stage.answering = False
     stage.loop.dialled = lambda host, port: "silent" if how == "silent" else "accept"
     broken_off_silently(stage)
+    (endpoint,) = stage.listener.cluster.endpoints
+    seen = set()
     for _ in range(3):
         if how not in ("silent", "mute"):
             call = stage.calls[-1]
@@ -182,8 +187,11 @@ def test_what_takes_connections_is_not_yet_a_broker(how: str) -> None:
                 call.says(tune(), pieces=5)
             else:
                 call.leaves()
+            seen.add(endpoint.last_error and endpoint.last_error.kind)
         stage.advance(2.5)
+        seen.add(endpoint.last_error and endpoint.last_error.kind)
         assert refusing(stage) == [NO_BROKER]
+    assert kind in seen
     assert all(call.transport.gone for call in stage.calls[:-2])
     stage.loop.dialled = lambda host, port: "accept"
     stage.answering = True

@@ -238,3 +238,22 @@ def test_what_was_logged_last_is_written_at_the_interpreters_end() -> None:
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(done.stderr)["msg"] == "last words"
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [("", True), ("1", False)])
+def test_a_terminal_gets_colours_unless_it_wants_none(
+    monkeypatch: pytest.MonkeyPatch, no_color: str, coloured: bool
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
+    ours, terminals = os.openpty()
+    try:
+        writer = LogWriter("text", "tasks", terminals)
+        writer.put(ACCESS)
+        writer.close()
+        line = os.read(ours, 65536).decode()
+    finally:
+        os.close(ours)
+        os.close(terminals)
+    status = "\x1b[32m200\x1b[0m" if coloured else "200"
+    assert f"inbound tasks GET / {status} 100ms" in line
+    assert ("\x1b" in line) is coloured

@@ -68,6 +68,10 @@ def test_no_broker_can_be_reached() -> None:
     client = stage.connect()
     client.says(GREETING)
     refused(stage, client, "connect_failed")
+    (broker,) = stage.listener.cluster.endpoints
+    assert broker.last_error is not None
+    assert broker.last_error.kind == "refused"
+    assert stage.listener.stats.connect_failures["refused"]
     stage.finished()
 
 
@@ -283,6 +287,9 @@ def test_a_client_that_stops_listening_is_not_waited_for() -> None:
     stage = Stage()
     client, broker = stage.open(1)
     broker.breaks()
+    (endpoint,) = stage.listener.cluster.endpoints
+    assert endpoint.last_error is not None
+    assert endpoint.last_error[1:] == ("reset", "it closed the connection")
     stage.advance(3.1)
     assert client.aborted
     stage.finished()
