@@ -169,7 +169,7 @@ def test_without_a_spool_nothing_is_said_about_one() -> None:
     view.spool = None
     page = metrics(cast(Agent, it)).render("")[0].decode()
     assert "sidecar_amqp_connections" in page
-    assert "spool" not in page
+    assert "sidecar_amqp_spool" not in page
     assert "dead_letter" not in page
 
 
