@@ -101,7 +101,7 @@ class Assembly:
             Drain(),
             Metrics(stats, clock),
             ConnectionMetrics(stats, clock),
-            Why(context.stories, context.rng, stats.protocol == "http"),
+            Why(context.stories, context.rng, clock, stats.protocol == "http"),
             AccessLog(context.access_log),
         )
         #: Those that are not in the configuration.

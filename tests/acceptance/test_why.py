@@ -381,3 +381,56 @@ def test_the_token_is_needed_and_never_told(mesh: Mesh) -> None:
     assert get(f"{mesh.shop.admin}/why")[0] == 401
     assert get(f"{mesh.shop.admin}/why/x")[0] == 401
     assert TOKEN not in str(mesh.why("two-gone"))
+
+
+def test_draining(tmp_path: Path) -> None:
+    """Of a sidecar that waits for the end of an upload: asked for by itself, as nobody finds it any more."""
+    app = Server(fine)
+    config = {
+        "service": {"name": "leaving", "app": app.address, "address": "127.0.0.1"},
+        "inbound": {"bind": "127.0.0.1:0"},
+    }
+    with ending(Sidecar(tmp_path, config)) as running:
+        sidecar = running[0]
+        assert isinstance(sidecar, Sidecar)
+        port = sidecar.ready().port("leaving")
+        with socket.create_connection(("127.0.0.1", port), 30) as upload:
+            upload.sendall(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf")
+            wait_for(lambda: app.taken > 0, "the upload is under way")
+            sidecar.popen.terminate()
+            request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\n\r\n"
+            wait_for(lambda: send(port, request, "late") == 503, "it drains")
+            told = why(sidecar.admin, "late")
+    app.shutdown()
+    app.server_close()
+    assert (told["error"], told["setting"], told["direction"]) == ("draining", "drain.timeout", "inbound")
+    assert "this instance drains" in told["cause"]
+
+
+def test_settings_apply_while_it_runs(tmp_path: Path) -> None:
+    """None is remembered, then all are."""
+    app = Server(fine)
+    config: dict[str, Any] = {
+        "service": {"name": "web"},
+        "upstreams": {"up": {"bind": "127.0.0.1:0", "endpoints": [app.address]}},
+        "why": {"records": 0},
+    }
+    request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\n\r\n"
+    with ending(Sidecar(tmp_path, config)) as running:
+        sidecar = running[0]
+        assert isinstance(sidecar, Sidecar)
+        port = sidecar.ready().port("up")
+        assert send(port, request, "one") == 200
+        status, found = get(f"{sidecar.admin}/why/one")
+        assert (status, "why.records is 0" in found["message"]) == (404, True)
+        text = sidecar.file.read_text().replace("records: 0", "records: 10\n  sample: 1")
+        sidecar.file.write_text(text)
+        reload = urllib.request.Request(f"{sidecar.admin}/reload", b"", method="POST")
+        with urllib.request.urlopen(reload, timeout=30) as answer:
+            assert json.load(answer)["changes"] == ["why: changed"]
+        assert send(port, request, "two") == 200
+        told = why(sidecar.admin, "two")
+        assert told["cause"].startswith("it was answered 200 after")
+        assert told["setting"] is None
+    app.shutdown()
+    app.server_close()

@@ -1,0 +1,87 @@
+"""Which exchanges are remembered."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sidecar.core.records import Stories
+from sidecar.filters.why import Why
+
+
+@pytest.fixture
+def put() -> list[dict[str, Any]]:
+    return []
+
+
+def exchange(**more: Any) -> Any:
+    """One that went well at once, at time 10."""
+    stats = SimpleNamespace(direction="outbound", protocol="http")
+    listener = SimpleNamespace(clock=lambda: 10.0, stats=stats, name="up", new_request_id=lambda: "made")
+    chain = SimpleNamespace(number=-1, own=())
+    cluster = SimpleNamespace(source=lambda: {"from": "endpoints"})
+    given = {
+        "status": 200, "error": "", "tried": (), "story": None, "head_at": 0.0, "started": 10.0, "request_id": "id",
+        "listener": listener, "attempt": None, "client_ip": "", "method": "GET", "attempts": 1, "chain": chain,
+        "trace": None, "cluster": cluster,
+    }  # fmt: skip
+    return SimpleNamespace(**given | more)
+
+
+def why(put: list[dict[str, Any]], sample: float = 0.0, http: bool = True, **settings: Any) -> Why:
+    stories = Stories(put.append, sample=sample, slow=1.0, **settings)
+    return Why(stories, random.Random(1), lambda: 10.0, http)
+
+
+@pytest.mark.parametrize(
+    ("more", "kept"),
+    [
+        ({}, False),
+        ({"status": 404}, False),
+        ({"status": 500}, True),
+        ({"status": 499}, True),
+        ({"error": "timeout", "status": 504}, True),
+        ({"started": 8.0}, True),
+        ({"started": 8.0, "head_at": 8.1}, False),
+        ({"started": 8.0, "status": 101}, False),
+        ({"status": 429}, False),
+    ],
+)
+def test_what_is_remembered(put: list[dict[str, Any]], more: dict[str, Any], kept: bool) -> None:
+    why(put).on_end(exchange(**more))
+    assert bool(put) is kept
+
+
+def test_a_connection_is_as_long_as_it_likes_and_has_an_id(put: list[dict[str, Any]]) -> None:
+    it = why(put, http=False)
+    it.on_end(exchange(started=0.0, request_id=""))
+    assert put == []
+    x = exchange(error="connect_failed", status=502, request_id="")
+    it.on_end(x)
+    assert x.request_id == put[0]["request_id"] == "made"
+
+
+def test_nothing_while_it_is_off(put: list[dict[str, Any]]) -> None:
+    why(put, sample=1.0, enabled=False).on_end(exchange(error="timeout"))
+    assert put == []
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "most"), [(0.0, 0, 0), (0.01, 70, 130), (0.5, 4800, 5200), (1.0, 10_000, 10_000)]
+)
+def test_the_sample(put: list[dict[str, Any]], share: float, least: int, most: int) -> None:
+    it = why(put, sample=share)
+    for _ in range(10_000):
+        it.on_end(exchange())
+    assert least <= len(put) <= most
+
+
+def test_another_share_counts_at_once(put: list[dict[str, Any]]) -> None:
+    it = why(put)
+    it.on_end(exchange())
+    it._stories.use(True, 1.0)
+    it.on_end(exchange())
+    assert len(put) == 1
