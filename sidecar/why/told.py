@@ -88,7 +88,7 @@ def as_one(
     events.sort(key=lambda event: float(event["at_ms"]))
     told = {"request_id": request_id, **_deepest(hops, service)}
     told |= {key: value for key, value in hops[0].items() if key not in ("cause", "setting", "failed")}
-    if len(stories) > len(parts):
+    if len(stories) > len(parts) and first.get("kind") != "message":
         told["earlier"] = len(stories) - len(parts)
     return told | {"events": events[:MOST_EVENTS], "hops": hops}
 
