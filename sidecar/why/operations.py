@@ -8,10 +8,8 @@ from typing import Any, Final
 from sidecar.core.json_schema import COUNT, FLAG, NUMBER, TEXT, array, or_null, record
 from sidecar.core.operations import REFUSED, Answer, Call, Contribution, NotKnown, Operation, Query
 from sidecar.core.text import printable, timestamp
-from sidecar.why.causes import cause_of
 from sidecar.why.peers import MOST_HOPS, Peers
 from sidecar.why.ring import Ring
-from sidecar.why.told import as_one, next_sidecars
 
 #: Stories in a list: unless asked otherwise, and at most.
 DEFAULT_LIMIT: Final = 50
@@ -94,6 +92,8 @@ class Api:
 
     async def why(self, call: Call) -> Answer:
         """One request."""
+        from sidecar.why.told import as_one, next_sidecars  # words that only those who ask need in memory
+
         request_id = call.parts["request_id"]
         stories = self._ring.find(request_id)
         if not stories:
@@ -116,6 +116,8 @@ class Api:
 
 
 def _line(story: Mapping[str, Any]) -> dict[str, Any]:
+    from sidecar.why.causes import cause_of
+
     cause, setting = cause_of(story)
     shown = (
         "request_id", "direction", "upstream", "protocol", "method", "path", "status", "error", "attempts", "kind",

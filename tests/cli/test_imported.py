@@ -20,7 +20,7 @@ OURS = {
     "sidecar.agent.checklist", "sidecar.config.reference", "sidecar.demo", "sidecar.http_queue.queue",
     "sidecar.net.dns",
     "sidecar.registry.consul", "sidecar.registry.directory", "sidecar.storage.sqlite", "sidecar.tcp.relay",
-    "sidecar.telemetry.spans",
+    "sidecar.telemetry.spans", "sidecar.why.causes", "sidecar.why.told",
 }  # fmt: skip
 #: Needed only for AMQP, and for a spool.
 AMQP = {"sidecar.amqp.listener", "sidecar.amqp.relay"}
