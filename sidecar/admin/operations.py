@@ -61,7 +61,7 @@ class Api:
                              Query("reason", "why: clients are told"),
                              Query("for", "for how long, as 10m; then it is left to itself"))),
             Operation("POST", "/reload", "Read the configuration file again", self.reload,
-                      {200: "what changed, or would", 400: "dry_run is something else",
+                      {200: "what changed, or would", 400: "something else than dry_run=1 or 0",
                        422: "the file cannot be used; nothing has changed", **REFUSED}, "Changes",
                       query=(Query("dry_run", "1: only tell what would change"),)),
             Operation("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain, {202: "draining", **REFUSED},
@@ -150,8 +150,9 @@ class Api:
 
     async def reload(self, call: Call) -> Answer:
         rehearsal = dict(call.query).get("dry_run", "0").lower()
-        if rehearsal not in _FLAGS:
-            return Answer({"error": "bad_request", "message": "dry_run is 1 or 0"}, 400)
+        # A slip such as ?dryrun=1 must not become a reload.
+        if rehearsal not in _FLAGS or any(name != "dry_run" for name, _ in call.query):
+            return Answer({"error": "bad_request", "message": "dry_run is 1 or 0; there is nothing else"}, 400)
         try:
             if _FLAGS[rehearsal]:
                 return Answer(await self._commands.rehearse())

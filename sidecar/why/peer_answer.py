@@ -15,6 +15,12 @@ MOST_KEYS: Final = 24
 MOST_ITEMS: Final = 20
 MOST_TEXT: Final = 500
 
+#: What is counted on, and what it has to be; another one is left out.
+_NUMBERS: Final = ("duration_ms", "status", "attempts", "events_left_out", "connecting_ms")
+_TEXTS: Final = ("service", "cause", "setting", "error", "began", "cause_at")
+#: Of an event, what all of them have: no lists.
+_PLACE: Final = ("at_ms", "what", "service")
+
 
 class BadAnswer(Exception):
     """It is no story; the text says what it is instead."""
@@ -44,7 +50,7 @@ def _event(value: object) -> dict[str, Any]:
         return {}
     if isinstance(value, Mapping):
         for key, items in list(value.items())[:MOST_KEYS]:
-            if isinstance(items, list) and len(key) <= MOST_TEXT:
+            if isinstance(items, list) and len(key) <= MOST_TEXT and key not in _PLACE:
                 found[key] = [_flat(item) for item in items[:MOST_ITEMS]]
     return found
 
@@ -53,10 +59,14 @@ def _flat(value: object) -> dict[str, Any]:
     """Its keys with plain values; an empty one if it is no object."""
     if not isinstance(value, Mapping):
         return {}
-    return {key[:MOST_TEXT]: _plain(it) for key, it in list(value.items())[:MOST_KEYS] if _is_plain(it)}
+    return {key[:MOST_TEXT]: _plain(it) for key, it in list(value.items())[:MOST_KEYS] if _is_plain(key, it)}
 
 
-def _is_plain(value: object) -> bool:
+def _is_plain(key: str, value: object) -> bool:
+    if key in _TEXTS and not isinstance(value, str | None):
+        return False
+    if key in _NUMBERS and (isinstance(value, bool) or not isinstance(value, int | float)):
+        return False
     if isinstance(value, float):
         return math.isfinite(value)
     return value is None or isinstance(value, str | bool | int)

@@ -98,7 +98,7 @@ def _deepest(hops: Sequence[Mapping[str, Any]], service: str) -> dict[str, Any]:
     bad = [it for it in hops if it.get("failed") and it.get("cause")] if hops[0]["failed"] else []
     found = bad[-1] if bad else hops[0]
     if found.get("service") == service:
-        return {"cause": found["cause"], "setting": found["setting"], "cause_at": service}
+        return {"cause": found["cause"], "setting": found.get("setting"), "cause_at": service}
     cause = f"in the sidecar of {found.get('service')}: {found.get('cause')}"
     return {"cause": cause, "setting": found.get("setting"), "cause_at": found.get("service")}
 

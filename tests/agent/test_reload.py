@@ -447,7 +447,8 @@ def test_a_dry_run_tells_what_would_change_and_changes_nothing(tmp_path: Path) -
             it.file.write_text("service: {nam: web}")
             status, _, body = await it.ask("POST", "/reload?dry_run=1")
             assert (status, json.loads(body)["error"]) == (422, "config")
-            assert (await it.ask("POST", "/reload?dry_run=maybe"))[0] == 400
+            for slip in ("dry_run=maybe", "dry_run=", "dry-run=1", "dry_run=1&force=1"):
+                assert (await it.ask("POST", f"/reload?{slip}"))[0] == 400, slip
             assert it.agent.config is before
             assert it.agent.last_reload.good
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.cli.why import Paint, story
 from sidecar.core.secret import NO_SECRET, Secret
 from sidecar.why.peer_answer import BadAnswer, read
 from sidecar.why.peers import MOST_BYTES, Peers
@@ -144,6 +145,23 @@ def test_whatever_a_peer_says_can_be_told(said: Any) -> None:
     told = as_one("a", "front", [story], {"10.0.0.7:15000": answer})
     assert json.dumps(told)
     assert told["cause"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"hops": [{"service": "front", "failed": True, "cause": "no setting"}], "events": []},
+        {"hops": [{"service": "shop", "duration_ms": "1", "attempts": True, "status": "x"}], "events": []},
+        {"hops": [{"service": "shop", "failed": True, "cause": 1, "setting": 2}], "events": []},
+        {"hops": [], "events": [{"at_ms": 1, "what": "x", "service": [{}]}, {"at_ms": 1, "what": "x", "service": 1}]},
+    ],
+)
+def test_what_a_peer_says_wrong_does_not_hide_the_story(said: Any) -> None:
+    attempt = {"at_ms": 1.0, "what": "attempt", "endpoint": "10.0.0.7:80", "admin": "10.0.0.7:15000"}
+    own = {"request_id": "a", "began": 1.0, "direction": "outbound", "upstream": "shop", "error": "", "status": 503,
+           "events": [attempt]}  # fmt: skip
+    told = as_one("a", "front", [own], {"10.0.0.7:15000": read(json.dumps(said).encode())})
+    assert "to shop" in "\n".join(story(told, Paint(False)))
 
 
 def test_the_deepest_hop_that_failed_has_the_cause() -> None:
