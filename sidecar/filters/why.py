@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
@@ -26,6 +25,8 @@ MOST_PATH: Final = 256
 STORED: Final = "stored"
 #: Attempts that are told of.
 MOST_ATTEMPTS: Final = 20
+#: Exchanges between two of the sample, at most: as good as for ever.
+MOST_GAP: Final = 1 << 60
 
 
 class Why(Filter):
@@ -80,8 +81,11 @@ class Why(Filter):
     def _gap(self, share: float) -> int:
         """How many exchanges there are between two of the sample: each one is in it with the same probability."""
         if share <= 0:
-            return sys.maxsize
-        return int(math.log(1.0 - self._rng.random()) / math.log(1.0 - share)) if share < 1 else 0
+            return MOST_GAP
+        if share >= 1:
+            return 0
+        # log1p, as 1 less a tiny share is 1.
+        return int(min(math.log(1.0 - self._rng.random()) / math.log1p(-share), MOST_GAP))
 
 
 def _told(x: Exchange) -> bool:

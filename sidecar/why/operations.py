@@ -81,7 +81,7 @@ class Api:
         """The newest stories, one line each."""
         asked = dict(call.query)
         limit = asked.get("limit", str(DEFAULT_LIMIT))
-        if not limit.isascii() or not limit.isdigit() or not 0 < int(limit[:9]) <= MOST_LIMIT:
+        if not limit.isascii() or not limit.isdigit() or len(limit) > 9 or not 0 < int(limit) <= MOST_LIMIT:
             return Answer({"error": "bad_limit", "message": f"limit is a number from 1 to {MOST_LIMIT}"}, 400)
         found = []
         for entry in self._ring.recent(asked.get("upstream", ""), asked.get("error", "")):

@@ -105,7 +105,7 @@ def _encode(story: dict[str, Any]) -> bytes:
         data = _json(story)
     if len(data) > MOST_BYTES:
         data = _json(_cut(story))
-    return data if len(data) <= MOST_BYTES else _json({**_cut(story), "events": events[-1:]})
+    return data if len(data) <= MOST_BYTES else _json({**_cut(story), "events": _cut(events[-1:])})
 
 
 def _json(story: Any) -> bytes:

@@ -84,7 +84,9 @@ def as_one(
             elif answer is not None:
                 hops += answer["hops"]
                 sent = attempt["at_ms"] + attempt.get("connecting_ms", 0.0)
-                events += _moved(answer["events"], began + sent, "")
+                # What was seen here is told first: others may say what they like, and whenever they like.
+                room = max(MOST_EVENTS - len(events), 0)
+                events += _moved(answer["events"][:room], began + sent, "")
     events.sort(key=lambda event: float(event["at_ms"]))
     told = {"request_id": request_id, **_deepest(hops, service)}
     told |= {key: value for key, value in hops[0].items() if key not in ("cause", "setting", "failed")}

@@ -79,6 +79,14 @@ def test_the_sample(put: list[dict[str, Any]], share: float, least: int, most: i
     assert least <= len(put) <= most
 
 
+@pytest.mark.parametrize("share", [5e-324, 1e-300, 1e-17, 1e-9])
+def test_a_tiny_share_is_hardly_ever_drawn(put: list[dict[str, Any]], share: float) -> None:
+    it = why(put, sample=share)
+    for _ in range(10):
+        it.on_end(exchange())
+    assert put == []
+
+
 def test_another_share_counts_at_once(put: list[dict[str, Any]]) -> None:
     it = why(put)
     it.on_end(exchange())

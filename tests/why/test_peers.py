@@ -15,7 +15,7 @@ from sidecar.cli.why import Paint, story
 from sidecar.core.secret import NO_SECRET, Secret
 from sidecar.why.peer_answer import BadAnswer, read
 from sidecar.why.peers import MOST_BYTES, Peers
-from sidecar.why.told import as_one, next_sidecars
+from sidecar.why.told import MOST_EVENTS, as_one, next_sidecars
 from support.processes import free_port
 
 STORY = {"hops": [{"service": "shop", "failed": True, "cause": "c", "setting": "s"}], "events": []}
@@ -178,3 +178,22 @@ def test_the_deepest_hop_that_failed_has_the_cause() -> None:
     assert silent["hops"][1] == {
         "service": "shop", "at": "a:1", "problem": "its sidecar did not answer within 1 s"
     }  # fmt: skip
+
+
+def test_a_peer_that_poses_as_this_sidecar() -> None:
+    attempt = {"at_ms": 1.0, "what": "attempt", "endpoint": "e", "admin": "a:1", "status": 503}
+    story = {"request_id": "a", "began": 1.0, "direction": "outbound", "upstream": "shop", "error": "", "status": 503,
+             "events": [attempt]}  # fmt: skip
+    posing = {"service": "front", "failed": True, "cause": "c"}
+    told = as_one("a", "front", [story], {"a:1": {"hops": [posing], "events": []}})
+    assert (told["cause"], told["setting"]) == ("c", None)
+
+
+def test_peers_cannot_push_out_what_was_seen_here() -> None:
+    attempts = [{"at_ms": 1.0, "what": "attempt", "endpoint": "e", "admin": f"a:{n}"} for n in range(1, 4)]
+    story = {"request_id": "a", "began": 1.0, "direction": "outbound", "upstream": "shop", "error": "", "status": 503,
+             "events": attempts}  # fmt: skip
+    flood = {"hops": [], "events": [{"at_ms": -1e9, "what": "noise"}] * 200}
+    told = as_one("a", "front", [story], {f"a:{n}": flood for n in range(1, 4)})
+    assert len(told["events"]) == MOST_EVENTS
+    assert [it["what"] for it in told["events"]][-3:] == ["attempt"] * 3

@@ -82,3 +82,12 @@ def test_memory_is_bounded_whatever_comes() -> None:
     assert len(ring._by_id) <= 500
     assert ring.size <= 500 * BYTES_EACH
     assert ring.dropped == 100_000 - len(ring)
+
+
+def test_one_large_event_among_many_is_cut_too() -> None:
+    ring = Ring(10)
+    crowd = [{"endpoint": "x" * 200, "state": "healthy"} for _ in range(20)]
+    events: list[dict[str, object]] = [{"at_ms": n, "what": "no_endpoint", "candidates": crowd} for n in range(19)]
+    ring.put(story(events=[*events, {"at_ms": 19, "what": "refused", "message": "z" * 100_000}]))
+    assert ring.size < MOST_BYTES + 1000
+    assert ring.find("a")[0]["events"][0]["what"] == "refused"
