@@ -102,6 +102,8 @@ class Feed:
             if pieces or self._clock() - spoke >= ALIVE:
                 spoke = self._clock()
                 yield b"".join(pieces) or b": still here\n\n"
+            else:
+                yield b""
 
 
 def as_dict(event: Event) -> dict[str, Any]:

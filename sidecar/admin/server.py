@@ -178,6 +178,10 @@ async def _streamed(request: web.Request, stream: Stream) -> web.StreamResponse:
         if request.method == "HEAD":
             return response
         async for piece in stream.pieces:
+            if request.transport is None:
+                break  # nobody is there any more
+            if not piece:
+                continue
             async with asyncio.timeout(min(STREAM_SECONDS, stream.patience)):
                 await response.write(piece)
         await response.write_eof()

@@ -143,6 +143,8 @@ class Tap:
             if lines or now - spoke >= ALIVE:
                 spoke = now
                 yield b"".join(lines) or b"\n"
+            else:
+                yield b""
             if limit and told >= limit:
                 return
             await self._sleep(PERIOD)

@@ -42,6 +42,8 @@ def diagnose(upstream: str, url: str, token_file: str, *, as_json: bool) -> int:
 
 def _not_asked(url: str, why: str) -> Mapping[str, Any]:
     step = "is the sidecar running? its log says why it has ended; admin.bind in its file says where it can be asked"
+    if "admin token" in why:
+        step = "ask again with the token that admin.token in its file is, or names"
     finding = {"check": "admin", "upstream": None, "result": "bad", "evidence": why, "step": step}
     return {"service": None, "id": url, "well": False, "seconds": 0.0, "findings": [finding]}
 

@@ -45,8 +45,8 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """Something long, sent piece by piece. ``pieces`` raises :class:`Broken` when it cannot go on; ``close`` is called
-    in any case, at the end."""
+    """Something long, sent piece by piece. An empty piece sends nothing, and ends it if the client has left. ``pieces``
+    raises :class:`Broken` when it cannot go on; ``close`` is called in any case, at the end."""
 
     pieces: AsyncIterator[bytes | memoryview]
     media: str

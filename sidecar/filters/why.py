@@ -105,7 +105,7 @@ def story_of(x: Exchange, wall: float) -> dict[str, Any]:
         events.append(_attempt(x, x.attempt))
     if x.story is not None:
         events += [{"at_ms": milliseconds(it.at - x.started), "what": it.what, **it.detail} for it in x.story]
-    events.sort(key=_at)
+    events.sort(key=_order)
     story = _about(listener, x.request_id, wall - (now - x.started), x.client_ip)
     story["method"] = x.method
     if head is not None:
@@ -181,6 +181,7 @@ def _attempt(x: Exchange, attempt: Attempt) -> dict[str, Any]:
     return told
 
 
-def _at(event: dict[str, Any]) -> float:
+def _order(event: dict[str, Any]) -> tuple[float, bool]:
+    """When it was; what was chosen comes before the try that went there."""
     at: float = event["at_ms"]
-    return at
+    return at, event["what"] != "chosen"

@@ -51,7 +51,7 @@ class Listening:
     async def listen(self, **asked: Any) -> Any:
         found = await self.feed.events(call(**asked))
         assert isinstance(found, Stream)
-        return found.pieces
+        return (piece async for piece in found.pieces if piece)
 
 
 def parsed(piece: bytes) -> list[tuple[str, int | None, Any]]:

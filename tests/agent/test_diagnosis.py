@@ -102,7 +102,9 @@ def test_it_cannot_be_asked_or_there_is_no_such_upstream(tmp_path: Path, capsys:
         async with RunningAgent(tmp_path, admin={"bind": "127.0.0.1:0", "token": "sesame"}) as it:
             url = f"http://{it.agent.admin_address}"
             assert await asyncio.to_thread(main, ["diagnose", "--admin", url, "--json"]) == 1
-            assert "the admin token is needed" in json.loads(capsys.readouterr().out)["findings"][0]["evidence"]
+            (finding,) = json.loads(capsys.readouterr().out)["findings"]
+            assert "the admin token is needed" in finding["evidence"]
+            assert "the token" in finding["step"]
             token = tmp_path / "token"
             token.write_text("sesame")
             more = ["--admin", url, "--token-file", str(token)]

@@ -50,7 +50,7 @@ class Tapped:
         found = await self.ask(**query)
         assert isinstance(found, Stream)
         self.streams.append(found)
-        return found.pieces
+        return (piece async for piece in found.pieces if piece)
 
     def ends(self, **changes: Any) -> None:
         """An exchange has ended, of which whoever listens is told."""
@@ -191,6 +191,23 @@ def test_the_command_shows_requests_without_their_secrets(tmp_path: Path, capsys
 
     run(watched)
     assert main(["tap", "--admin", "127.0.0.1:9"]) == 1
+
+
+def test_a_listener_that_has_left_leaves_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, with nothing to send to it."""
+    monkeypatch.setattr("sidecar.agent.tap.ALIVE", 1e9)
+
+    async def watched() -> None:
+        async with RunningAgent(tmp_path) as it:
+            address = it.agent.admin_address
+            assert address is not None
+            _, writer = await asyncio.open_connection(address.host, address.port)
+            writer.write(b"GET /tap HTTP/1.1\r\nhost: localhost\r\n\r\n")
+            await until(lambda: it.agent.access_log.tap is not None, "it listens")
+            writer.close()
+            await until(lambda: it.agent.access_log.tap is None, "nobody listens any more")
+
+    run(watched)
 
 
 def test_a_line() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.records import Stories
-from sidecar.filters.why import Why
+from sidecar.filters.why import Why, story_of
 
 
 @pytest.fixture
@@ -93,3 +93,14 @@ def test_another_share_counts_at_once(put: list[dict[str, Any]]) -> None:
     it._stories.use(True, 1.0)
     it.on_end(exchange())
     assert len(put) == 1
+
+
+def test_what_was_chosen_stands_before_the_try() -> None:
+    endpoint = SimpleNamespace(address="10.0.0.1:80", hostname="", admin=0, host="10.0.0.1")
+    attempt = SimpleNamespace(
+        endpoint=endpoint, began=10.0, took=0.0, sent=0.0, kept=False, failure="", cause="", problem="", status=0,
+        peer_error="",
+    )  # fmt: skip
+    notes = [SimpleNamespace(at=10.0, what="chosen", detail={})]
+    told = story_of(exchange(attempt=attempt, story=notes), 0.0)
+    assert [event["what"] for event in told["events"]] == ["chosen", "attempt"]
