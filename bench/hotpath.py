@@ -3,7 +3,8 @@
 The listener, its chain and both connections are the real ones; only the transports are objects that drop what is
 written. So the figure (CPU time) does not depend on the kernel, the load generator or the other core, and a change of a
 tenth of a microsecond shows. ``--profile`` says where it goes. ``--part amqp``: what one message costs
-(:mod:`bench.amqp.hotpath`).
+(:mod:`bench.amqp.hotpath`). ``--telemetry``: with spans, stories for ``sidecar why`` and access lines of 1 % of all, as
+a sidecar with a collector has them; what other threads do with those is not in the figure.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import asyncio
 import cProfile
 import gc
 import io
+import os
 import pstats
 import random
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -25,13 +28,14 @@ from sidecar.config.agent import Tracing
 from sidecar.config.traffic import StaticEndpoint, Upstream
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
-from sidecar.core.records import AccessLog
+from sidecar.core.records import AccessLog, SpanRecord, Stories
 from sidecar.exchange.listener import Listener
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.http.h1.server import Downstream
 from sidecar.http.listener import HttpListener
 from sidecar.net.wheel import TimerWheel
 from sidecar.telemetry.logs import setup
+from sidecar.why.ring import Ring
 
 T = TypeVar("T")
 
@@ -83,17 +87,20 @@ class Loop:
         self.upstream.set_result(conn)
 
 
-def make_listener(loop: Loop, upstream: Upstream) -> Listener:
+def make_listener(loop: Loop, upstream: Upstream, telemetry: bool = False) -> Listener:
     """A listener as the sidecar makes it, with one endpoint."""
     rng = random.Random(1)
+    spans: deque[SpanRecord] = deque(maxlen=4096)
+    log = setup("warning", "json", "bench", os.open(os.devnull, os.O_WRONLY))
     context = Context(
         loop=cast(asyncio.AbstractEventLoop, loop),
         wheel=TimerWheel(loop.call_at, time.monotonic),
         clock=time.monotonic,
         rng=rng,
-        access_log=AccessLog("errors", setup("warning", "json", "bench").put),
-        record_span=None,
-        tracing=Tracing(sample=0.0),
+        access_log=AccessLog("errors", log.put, *((0.01, 0.5) if telemetry else ())),
+        record_span=spans.append if telemetry else None,
+        tracing=Tracing(sample=0.01 if telemetry else 0.0),
+        stories=Stories(Ring(2000).put, enabled=telemetry),
         breaker_changed=lambda name, breaker: None,
     )
     listener = create_listener(context, upstream.name, upstream)
@@ -129,7 +136,7 @@ def time_runs(name: str, prepare: Callable[[int], T], run: Callable[[T], None], 
         print(out.getvalue())
 
 
-async def measure_http(exchanges: int, profile: bool) -> None:
+async def measure_http(exchanges: int, profile: bool, telemetry: bool = False) -> None:
     loop = Loop()
     upstream = Upstream(
         name="up",
@@ -137,7 +144,7 @@ async def measure_http(exchanges: int, profile: bool) -> None:
         endpoints=(StaticEndpoint(address=Address("127.0.0.1", 1)),),
         policies={"rate_limit": RateLimitSettings(rate=1e6, burst=1_000_000)},
     )
-    listener = make_listener(loop, upstream)
+    listener = make_listener(loop, upstream, telemetry)
     assert isinstance(listener, HttpListener)
     client = Downstream(listener)
     client.connection_made(Sink())
@@ -162,9 +169,10 @@ def main() -> None:
     parser.add_argument("--part", choices=["http", "amqp"], default="http")
     parser.add_argument("--profile", action="store_true", help="print where the time goes")
     parser.add_argument("--exchanges", type=int, default=50_000, help="or messages")
+    parser.add_argument("--telemetry", action="store_true", help="spans, stories and access lines of 1 %%")
     options = parser.parse_args()
     measure = measure_amqp if options.part == "amqp" else measure_http
-    asyncio.run(measure(options.exchanges, options.profile))
+    asyncio.run(measure(options.exchanges, options.profile, options.telemetry))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ PORTIONS = (1, 40)
 Portions = list[tuple[bytes, bytes]]
 
 
-async def measure_amqp(messages: int, profile: bool) -> None:
+async def measure_amqp(messages: int, profile: bool, telemetry: bool = False) -> None:
     loop = Loop()
     upstream = Upstream(
         name="rabbitmq",
@@ -33,7 +33,7 @@ async def measure_amqp(messages: int, profile: bool) -> None:
         endpoints=(StaticEndpoint(address=Address("127.0.0.1", 1)),),
         amqp=Amqp(publish=(AmqpPublish(exchange=EXCHANGE, rate=RATE, burst=RATE),)),
     )
-    listener = make_listener(loop, upstream)
+    listener = make_listener(loop, upstream, telemetry)
     assert isinstance(listener, AmqpListener)
     client = ClientConnection(listener)
     client.connection_made(Sink())
