@@ -81,7 +81,7 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
     if "log.level" in todo.settings:
         agent.log.set_level(config.log.level)
     agent.ring.resize(config.why.records)
-    agent.stories.use(config.why.records > 0, config.why.sample)
+    agent.stories.use(config.why.records > 0, config.why.sample, config.tracing.slow)
     if "log.access" in todo.settings:
         access = config.log.access
         agent.access_log.set_mode(access.mode, access.sample, access.slow)

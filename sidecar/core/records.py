@@ -148,7 +148,8 @@ class Stories:
         self.sample = sample
         self.slow = slow
 
-    def use(self, enabled: bool, sample: float) -> None:
+    def use(self, enabled: bool, sample: float, slow: float) -> None:
         """Go by other settings from now on."""
         self.enabled = enabled
         self.sample = sample
+        self.slow = slow

@@ -506,6 +506,7 @@ def test_what_is_traced_and_logged_changes_at_once(tmp_path: Path) -> None:
             ]  # fmt: skip
             assert sampling.sampled("0" * 32)
             assert not sampling.errors
+            assert it.agent.stories.slow == 9.0  # what is remembered goes by the same
             assert it.agent.access_log.mode == "all"
             status, _, body = await it.ask("PUT", "/access-log", b"off")
             assert (status, json.loads(body)) == (200, {"access": "off"})

@@ -90,7 +90,7 @@ def test_a_tiny_share_is_hardly_ever_drawn(put: list[dict[str, Any]], share: flo
 def test_another_share_counts_at_once(put: list[dict[str, Any]]) -> None:
     it = why(put)
     it.on_end(exchange())
-    it._stories.use(True, 1.0)
+    it._stories.use(True, 1.0, 1.0)
     it.on_end(exchange())
     assert len(put) == 1
 
