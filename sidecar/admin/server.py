@@ -189,7 +189,8 @@ async def _streamed(request: web.Request, stream: Stream) -> web.StreamResponse:
         pass  # whoever asked has seen enough
     except (Broken, TimeoutError) as error:
         # Cut off before its end, so that nobody takes it for everything.
-        logger.warning("an export was cut off", extra={"client": request.remote, "error": str(error)})
+        why = str(error) or f"its client has read nothing for {min(STREAM_SECONDS, stream.patience):g} s"
+        logger.warning("a stream was cut off: %s", why, extra=_asked(request))
         if request.transport is not None:
             request.transport.abort()
     finally:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sidecar.core.address import Address
 from sidecar.core.records import Stories
+from sidecar.core.replies import STATUS
 from sidecar.exchange.filter import Filter
 from sidecar.exchange.story import milliseconds
 
@@ -133,6 +134,8 @@ def refusal_of(
     """The same of what never became an exchange: it could not be understood, or there was no room for its client."""
     story = _about(listener, request_id or listener.new_request_id(), wall, client)
     story["error"] = code
+    if listener.stats.protocol == "http" and code in STATUS:
+        story["status"] = STATUS[code]
     story["events"] = [{"at_ms": 0.0, "what": "refused", "code": code, "message": message}]
     return story
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import orjson
@@ -12,14 +13,16 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar import __version__
+from sidecar.admin.auth import Access
 from sidecar.admin.connection_limit import Door
-from sidecar.admin.server import MAX_BODY
+from sidecar.admin.server import MAX_BODY, routed, serve
 from sidecar.config.agent import Admin, Consul
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.schema import Config
 from sidecar.config.show import effective
 from sidecar.core.address import Address
 from sidecar.core.health import Health
+from sidecar.core.operations import Call, Operation, Stream
 from sidecar.core.secret import Secret
 from support.admin import Asking, Client, Served, serving
 from support.patience import until
@@ -429,3 +432,26 @@ async def test_closing_does_not_wait_for_those_who_stay() -> None:
     assert asyncio.get_running_loop().time() - begun < 20
     idle.close()
     kept.close()
+
+
+async def test_a_reader_that_does_not_read_is_cut_off_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    closed = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x" * 1_000_000
+
+    async def endless(call: Call) -> Stream:
+        return Stream(pieces(), "text/plain", closed.set, patience=0.05)
+
+    door = Door()
+    operation = Operation("GET", "/endless", "", endless, {})
+    bind = Address("127.0.0.1", 0)
+    server = await serve(routed([operation], lambda: Access(bind.host), door), bind, door)
+    _, writer = await asyncio.open_connection(*server.address, limit=1000)
+    writer.write(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n")
+    await closed.wait()
+    (line,) = caplog.messages
+    assert line == "a stream was cut off: its client has read nothing for 0.05 s"
+    writer.close()
+    await server.close()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.records import Stories
-from sidecar.filters.why import Why, story_of
+from sidecar.filters.why import Why, refusal_of, story_of
 
 
 @pytest.fixture
@@ -104,3 +104,10 @@ def test_what_was_chosen_stands_before_the_try() -> None:
     notes = [SimpleNamespace(at=10.0, what="chosen", detail={})]
     told = story_of(exchange(attempt=attempt, story=notes), 0.0)
     assert [event["what"] for event in told["events"]] == ["chosen", "attempt"]
+
+
+@pytest.mark.parametrize(("protocol", "status"), [("http", 400), ("tcp", None)])
+def test_what_was_refused_has_the_status_that_its_client_got(protocol: str, status: int | None) -> None:
+    listener = exchange().listener
+    listener.stats.protocol = protocol
+    assert refusal_of(listener, 0.0, "bad_request", "odd", "", "").get("status") == status
