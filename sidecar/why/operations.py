@@ -100,6 +100,8 @@ class Api:
             raise NotKnown(self._unknown(request_id))
         hops = dict(call.query).get("hops", "")
         depth = min(int(hops), MOST_HOPS) if hops.isascii() and hops.isdigit() and len(hops) < 3 else MOST_HOPS
+        if hops and self._peers.leads_back(request_id):  # a sidecar asks for what is told here anyway
+            return Answer(as_one(request_id, self._service, stories) | {"events": [], "hops": []})
         said = await self._peers.ask(next_sidecars(stories), request_id, depth)
         return Answer(as_one(request_id, self._service, stories, said))
 

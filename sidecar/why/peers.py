@@ -38,6 +38,10 @@ class Peers:
         #: Ids that are being asked for: a story that leads back here is not followed once more.
         self._asking: set[str] = set()
 
+    def leads_back(self, request_id: str) -> bool:
+        """Whether that id is being asked for from here."""
+        return request_id in self._asking
+
     async def ask(self, addresses: Sequence[str], request_id: str, hops: int) -> Mapping[str, Said]:
         """What the sidecars whose admin APIs are there say of that request; ``hops``: how many there may be in all
         behind this one."""

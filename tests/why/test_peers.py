@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.cli.why import Paint, story
+from sidecar.core.operations import Call
 from sidecar.core.secret import NO_SECRET, Secret
+from sidecar.why.operations import Api
 from sidecar.why.peer_answer import BadAnswer, read
 from sidecar.why.peers import MOST_BYTES, Peers
+from sidecar.why.ring import Ring
 from sidecar.why.told import MOST_EVENTS, as_one, next_sidecars
 from support.processes import free_port
 
@@ -119,6 +122,27 @@ def test_a_story_that_leads_back_here_ends() -> None:
 
     asyncio.run(main())
     assert inner == [{}]
+
+
+def test_a_sidecar_that_a_story_leads_back_to_tells_it_once() -> None:
+    ring = Ring(10)
+    attempt = {"at_ms": 1.0, "what": "attempt", "endpoint": "10.0.0.7:80"}
+    ring.put({"request_id": "a", "began": 1.0, "direction": "outbound", "upstream": "shop", "error": "", "status": 503,
+              "events": [attempt]})  # fmt: skip
+    peers = Peers(lambda: NO_SECRET, lambda: 0.0)
+    api = Api(ring, "front", peers)
+
+    async def read_() -> bytes:
+        return b""
+
+    def asked(*query: tuple[str, str]) -> Any:
+        answer = asyncio.run(api.why(Call({"request_id": "a"}, query, None, "", read_)))
+        return len(answer.data["hops"]), len(answer.data["events"])
+
+    assert asked() == asked(("hops", "3")) == (1, 1)
+    peers._asking.add("a")
+    assert asked(("hops", "3")) == (0, 0)
+    assert asked() == (1, 1)
 
 
 def test_no_more_hops() -> None:
