@@ -46,6 +46,7 @@ from sidecar.net.shortage import SHORTAGE
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker as Breaker
 from sidecar.resilience.sampling import Sampling, slowness
+from sidecar.resilience.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
     from sidecar.http_queue.queue import HttpQueue
@@ -75,6 +76,11 @@ class Context:
         sampling = Sampling(tracing.sample, "errors" in tracing.always, slow, self.clock)
         object.__setattr__(self, "sampling", sampling)  # it is frozen
 
+
+#: Requests without an exchange that are remembered for those who ask why: per second, and at once. A flood of what is
+#: no HTTP must not push out what is.
+REFUSALS_RATE: Final = 10.0
+REFUSALS_BURST: Final = 100
 
 #: The filters of a port or a route, by the name of their key: ``None`` where one is switched off. Under ``filters``
 #: those of other packages; under ``queue`` the settings of the queue, with the name of its lane.
@@ -323,7 +329,8 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     )
     if isinstance(listener, HttpListener):
         listener.host = name.encode()
-        listener.on_refusal = functools.partial(_refused, context.stories, listener)
+        rare = TokenBucket(REFUSALS_RATE, REFUSALS_BURST, context.clock())
+        listener.on_refusal = functools.partial(_refused, context, listener, rare)
         listener.refusals = Refusals(context.access_log, stats, context.wheel, context.clock, name)
         listener.pool = Pool(context.loop, context.wheel, context.clock, stats)
     elif isinstance(config, Upstream) and config.amqp is not None:
@@ -333,10 +340,12 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     return listener
 
 
-def _refused(stories: Stories, listener: Listener, code: str, message: str, request_id: str, client: str) -> None:
+def _refused(
+    context: Context, listener: Listener, rare: TokenBucket, code: str, message: str, request_id: str, client: str
+) -> None:
     """Something was refused that never became an exchange."""
-    if stories.enabled:
-        stories.put(refusal_of(listener, time.time(), code, message, request_id, client))
+    if context.stories.enabled and not rare.take(context.clock()):
+        context.stories.put(refusal_of(listener, time.time(), code, message, request_id, client))
 
 
 def _kind(protocol: str) -> type[Listener]:

@@ -23,6 +23,8 @@ MOST_PEERS: Final = 4
 SECONDS: Final = 1.0
 #: Bytes of an answer, its head included.
 MOST_BYTES: Final = 65536
+#: What is said of a sidecar to the second of two who ask for one id.
+BUSY: Final = "its sidecar is being asked for another client just now; ask again"
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
 
 #: What a sidecar said, or why it said nothing.
@@ -35,7 +37,7 @@ class Peers:
     def __init__(self, token: Callable[[], Secret], wall: Callable[[], float]) -> None:
         self._token = token
         self._wall = wall
-        #: Ids that are being asked for: a story that leads back here is not followed once more.
+        #: Ids that are being asked for: each once at a time, so that a story that leads back here ends.
         self._asking: set[str] = set()
 
     def leads_back(self, request_id: str) -> bool:
@@ -46,8 +48,10 @@ class Peers:
         """What the sidecars whose admin APIs are there say of that request; ``hops``: how many there may be in all
         behind this one."""
         hops = min(hops, MOST_HOPS)
-        if not addresses or hops < 1 or request_id in self._asking:
+        if not addresses or hops < 1:
             return {}
+        if request_id in self._asking:
+            return dict.fromkeys(addresses, BUSY)
         asked = list(dict.fromkeys(addresses))[-MOST_PEERS:]
         self._asking.add(request_id)
         try:

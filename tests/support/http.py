@@ -29,7 +29,7 @@ from sidecar.config.traffic import Inbound, Upstream
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.limits import Limits
-from sidecar.core.records import AccessLog, AccessRecord, SpanRecord
+from sidecar.core.records import AccessLog, AccessRecord, SpanRecord, Stories
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.exchange.attempt import Attempt
 from sidecar.exchange.exchange import Exchange
@@ -157,7 +157,8 @@ class Server(_Peer):
 
 class Stage:
     """A port of that protocol with everybody who has to do with it. ``policies`` are those of an upstream's or, if it
-    is ``inbound``, of the service's configuration; or that is given whole. ``spans``: they are recorded."""
+    is ``inbound``, of the service's configuration; or that is given whole. ``spans``: they are recorded;
+    ``why``: so are stories."""
 
     def __init__(
         self,
@@ -168,6 +169,7 @@ class Stage:
         endpoints: int = 1,
         tracing: Tracing | None = None,
         spans: bool = True,
+        why: bool = False,
         **policies: Any,
     ) -> None:
         self.loop = FakeLoop()
@@ -178,6 +180,7 @@ class Stage:
         self.accepted: list[Server] = []
         self.spans: list[SpanRecord] = []
         self.records: list[AccessRecord] = []
+        self.stories: list[dict[str, Any]] = []
         self.breaker_states: list[int] = []
         if config is None:
             own = {"bind": _BIND, "protocol": protocol, **policies}
@@ -192,6 +195,7 @@ class Stage:
             record_span=self.spans.append if spans else None,
             tracing=tracing or Tracing(sample=0.0),
             breaker_changed=self._breaker_changed,
+            stories=Stories(self.stories.append, enabled=why),
         )
         self.listener: Listener = create_listener(context, "up", self.config)
         self.stats = self.listener.stats

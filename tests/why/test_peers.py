@@ -16,7 +16,7 @@ from sidecar.core.operations import Call
 from sidecar.core.secret import NO_SECRET, Secret
 from sidecar.why.operations import Api
 from sidecar.why.peer_answer import BadAnswer, read
-from sidecar.why.peers import MOST_BYTES, Peers
+from sidecar.why.peers import BUSY, MOST_BYTES, Peers
 from sidecar.why.ring import Ring
 from sidecar.why.told import MOST_EVENTS, as_one, next_sidecars
 from support.processes import free_port
@@ -121,7 +121,7 @@ def test_a_story_that_leads_back_here_ends() -> None:
         server.close()
 
     asyncio.run(main())
-    assert inner == [{}]
+    assert inner == [{"127.0.0.1:1": BUSY}]
 
 
 def test_a_sidecar_that_a_story_leads_back_to_tells_it_once() -> None:
@@ -143,6 +143,13 @@ def test_a_sidecar_that_a_story_leads_back_to_tells_it_once() -> None:
     peers._asking.add("a")
     assert asked(("hops", "3")) == (0, 0)
     assert asked() == (1, 1)
+
+
+def test_two_who_ask_for_one_id_at_a_time() -> None:
+    peers = Peers(lambda: NO_SECRET, lambda: 0.0)
+    peers._asking.add("a")
+    said = asyncio.run(peers.ask(["127.0.0.1:1"], "a", 4))
+    assert said == {"127.0.0.1:1": BUSY}
 
 
 def test_no_more_hops() -> None:
