@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sidecar.core.records import Stories
+from sidecar.endpoints.endpoint import Endpoint
+from sidecar.exchange.attempt import Attempt
+from sidecar.exchange.story import Note
 from sidecar.filters.why import Why, refusal_of, story_of
+from sidecar.http.exchange import HttpExchange
+from support.http import Stage
 
 
 @pytest.fixture
@@ -17,18 +21,14 @@ def put() -> list[dict[str, Any]]:
     return []
 
 
-def exchange(**more: Any) -> Any:
-    """One that went well at once, at time 10."""
-    stats = SimpleNamespace(direction="outbound", protocol="http")
-    listener = SimpleNamespace(clock=lambda: 10.0, stats=stats, name="up", new_request_id=lambda: "made")
-    chain = SimpleNamespace(number=-1, own=())
-    cluster = SimpleNamespace(source=lambda: {"from": "endpoints"})
-    given = {
-        "status": 200, "error": "", "tried": (), "story": None, "head_at": 0.0, "started": 10.0, "request_id": "id",
-        "listener": listener, "attempt": None, "client_ip": "", "method": "GET", "attempts": 1, "chain": chain,
-        "trace": None, "cluster": cluster,
-    }  # fmt: skip
-    return SimpleNamespace(**given | more)
+def exchange(**more: Any) -> HttpExchange:
+    """One that went well at once, at time 10; unless ``more`` says otherwise."""
+    stage = Stage()
+    stage.advance(10.0 - stage.loop.now)
+    x = stage.exchange()
+    for name, value in {"status": 200, "attempts": 1, "request_id": "id", **more}.items():
+        setattr(x, name, value)
+    return x
 
 
 def why(put: list[dict[str, Any]], sample: float = 0.0, http: bool = True, **settings: Any) -> Why:
@@ -61,7 +61,7 @@ def test_a_connection_is_as_long_as_it_likes_and_has_an_id(put: list[dict[str, A
     assert put == []
     x = exchange(error="connect_failed", status=502, request_id="")
     it.on_end(x)
-    assert x.request_id == put[0]["request_id"] == "made"
+    assert x.request_id == put[0]["request_id"] != ""
 
 
 def test_nothing_while_it_is_off(put: list[dict[str, Any]]) -> None:
@@ -74,16 +74,18 @@ def test_nothing_while_it_is_off(put: list[dict[str, Any]]) -> None:
 )
 def test_the_sample(put: list[dict[str, Any]], share: float, least: int, most: int) -> None:
     it = why(put, sample=share)
+    x = exchange()
     for _ in range(10_000):
-        it.on_end(exchange())
+        it.on_end(x)
     assert least <= len(put) <= most
 
 
 @pytest.mark.parametrize("share", [5e-324, 1e-300, 1e-17, 1e-9])
 def test_a_tiny_share_is_hardly_ever_drawn(put: list[dict[str, Any]], share: float) -> None:
     it = why(put, sample=share)
+    x = exchange()
     for _ in range(10):
-        it.on_end(exchange())
+        it.on_end(x)
     assert put == []
 
 
@@ -96,18 +98,12 @@ def test_another_share_counts_at_once(put: list[dict[str, Any]]) -> None:
 
 
 def test_what_was_chosen_stands_before_the_try() -> None:
-    endpoint = SimpleNamespace(address="10.0.0.1:80", hostname="", admin=0, host="10.0.0.1")
-    attempt = SimpleNamespace(
-        endpoint=endpoint, began=10.0, took=0.0, sent=0.0, kept=False, failure="", cause="", problem="", status=0,
-        peer_error="",
-    )  # fmt: skip
-    notes = [SimpleNamespace(at=10.0, what="chosen", detail={})]
-    told = story_of(exchange(attempt=attempt, story=notes), 0.0)
+    attempt = Attempt(Endpoint("10.0.0.1", 80), 10.0)
+    told = story_of(exchange(attempt=attempt, story=[Note(10.0, "chosen", {})]), 0.0)
     assert [event["what"] for event in told["events"]] == ["chosen", "attempt"]
 
 
 @pytest.mark.parametrize(("protocol", "status"), [("http", 400), ("tcp", None)])
 def test_what_was_refused_has_the_status_that_its_client_got(protocol: str, status: int | None) -> None:
-    listener = exchange().listener
-    listener.stats.protocol = protocol
+    listener = Stage(protocol=protocol).listener
     assert refusal_of(listener, 0.0, "bad_request", "odd", "", "").get("status") == status
