@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import shutil
 import socket
-import socketserver
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from support.processes import Process, Sidecar, ending, free_port, missing, wait_for
+from support.scripted import Server
 
 OK = b"Content-Length: 2\r\n\r\nok"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -43,39 +42,19 @@ REQUESTS = {
 }  # fmt: skip
 
 
-class Upstream(socketserver.ThreadingTCPServer):
+class Upstream(Server):
     """Answers every connection with ``answer``, whatever it was asked."""
 
-    daemon_threads = True
     answer = b""
 
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.port: int = self.server_address[1]
-
-
-class _Handler(socketserver.BaseRequestHandler):
-    server: Upstream
-
-    def handle(self) -> None:
-        self.request.settimeout(10)
-        data = b""
-        while b"\r\n\r\n" not in data:
-            more = self.request.recv(65536)
-            if not more:
-                return
-            data += more
-        self.request.sendall(self.server.answer)
+        super().__init__(lambda connection: connection.sendall(self.answer))
 
 
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
     with Upstream() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
         yield server
-        server.shutdown()
-        thread.join()
 
 
 def _status(port: int, request: bytes) -> int:

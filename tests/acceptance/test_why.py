@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import socket
-import socketserver
 import threading
 import urllib.error
 import urllib.request
@@ -23,46 +22,12 @@ import pytest
 
 from sidecar.cli.main import main
 from support.processes import Sidecar, ending, free_port, get, wait_for
+from support.scripted import Server
 from support.silent import Silent
 
 #: What no record may have.
 MARK = "XsecretX"
 OFF = {"retry": "off", "circuit_breaker": "off"}
-
-
-class Server(socketserver.ThreadingTCPServer):
-    """An upstream of the tests' own: ``play`` is what it does with a connection whose head has come."""
-
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def __init__(self, play: Callable[[socket.socket], None]) -> None:
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.play = play
-        self.head = b""
-        self.taken = 0
-        self.port: int = self.server_address[1]
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-
-class _Handler(socketserver.BaseRequestHandler):
-    server: Server
-
-    def handle(self) -> None:
-        self.request.settimeout(30)
-        data = b""
-        while b"\r\n\r\n" not in data:
-            more = self.request.recv(65536)
-            if not more:
-                return
-            data += more
-        self.server.head = data
-        self.server.taken += 1
-        self.server.play(self.request)
 
 
 def fine(connection: socket.socket) -> None:
@@ -198,8 +163,7 @@ def servers() -> Iterator[dict[str, Server]]:
     found = {case.name: Server(case.play) for case in CASES if case.play is not None}
     yield found
     for server in found.values():
-        server.shutdown()
-        server.server_close()
+        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -345,8 +309,7 @@ def mesh(servers: dict[str, Server], tmp_path_factory: pytest.TempPathFactory) -
         port = edge.ready().port("shop")
         wait_for(lambda: send(port, b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n", "") == 200, "shop is found")
         yield Mesh(edge, shop)
-    app.server.shutdown()
-    app.server.server_close()
+    app.server.stop()
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -401,8 +364,7 @@ def test_draining(tmp_path: Path) -> None:
             request = b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id: %b\r\n\r\n"
             wait_for(lambda: send(port, request, "late") == 503, "it drains")
             told = why(sidecar.admin, "late")
-    app.shutdown()
-    app.server_close()
+    app.stop()
     assert (told["error"], told["setting"], told["direction"]) == ("draining", "drain.timeout", "inbound")
     assert "this instance drains" in told["cause"]
 
@@ -432,5 +394,4 @@ def test_settings_apply_while_it_runs(tmp_path: Path) -> None:
         told = why(sidecar.admin, "two")
         assert told["cause"].startswith("it was answered 200 after")
         assert told["setting"] is None
-    app.shutdown()
-    app.server_close()
+    app.stop()
