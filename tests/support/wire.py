@@ -70,7 +70,7 @@ class Wire:
 
     async def _mend(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
 
     async def _cut(self) -> None:
         server, self._server = self._server, None
@@ -88,20 +88,25 @@ class Wire:
         self._writers.clear()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Called as soon as there is a connection, so that none is unknown to :meth:`cut`."""
+        if self._server is None:
+            writer.transport.abort()  # cut while it was being accepted
+            return
         self.count += 1
-        number = self.count
-        task = asyncio.current_task()
-        assert task is not None
+        self._writers.add(writer)
+        task = self._loop.create_task(self._serve(self.count, reader, writer))
         self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
+
+    async def _serve(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             there, back = await asyncio.open_connection("127.0.0.1", self.to)
-        except (OSError, asyncio.CancelledError):
+        except OSError:
+            self._writers.discard(writer)
             writer.transport.abort()
             return
-        finally:
-            self._serving.discard(task)
-        self._writers |= {writer, back}
+        self._writers.add(back)
         for source, target, upwards in ((reader, back, True), (there, writer, False)):
             pump = self._loop.create_task(self._pump(source, target, partial(self._watch, number, upwards)))
             self._pumps.add(pump)
