@@ -46,6 +46,12 @@ def curt(connection: socket.socket) -> None:
     """Closes before it answers."""
 
 
+def whole(connection: socket.socket) -> None:
+    """Answers nothing before the other side is gone: an upload that stays half is under way until then."""
+    while connection.recv(65536):
+        pass
+
+
 def bad(connection: socket.socket) -> None:
     connection.sendall(b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 
@@ -348,7 +354,7 @@ def test_the_token_is_needed_and_never_told(mesh: Mesh) -> None:
 
 def test_draining(tmp_path: Path) -> None:
     """Of a sidecar that waits for the end of an upload: asked for by itself, as nobody finds it any more."""
-    app = Server(fine)
+    app = Server(lambda connection: (whole if app.head.startswith(b"POST") else fine)(connection))
     config = {
         "service": {"name": "leaving", "app": app.address, "address": "127.0.0.1"},
         "inbound": {"bind": "127.0.0.1:0"},
