@@ -62,7 +62,8 @@ class Feed:
         operation = Operation(
             "GET", "/events", "The last events; as text/event-stream a snapshot, then what changes, once a second",
             self.events,
-            {200: "the last 200, the oldest first", 503: f"{MOST} listen already", **REFUSED}, "Events",
+            {200: "the last 200, the oldest first", 400: "since is no number",
+             503: f"{MOST} listen already", **REFUSED}, "Events",
             pages=("text/event-stream",), private=True,
             query=(Query("since", "only events with a higher number (or the field Last-Event-ID)", "integer"),),
         )  # fmt: skip
@@ -70,13 +71,18 @@ class Feed:
 
     async def events(self, call: Call) -> Answer | Stream:
         """Answer ``GET /events``."""
-        since = _number(dict(call.query).get("since", "") or call.last_event_id)
+        asked = dict(call.query).get("since", "")
+        since = _number(asked or call.last_event_id)
+        if asked and since is None:
+            return Answer(
+                {"error": "bad_since", "message": "since is the id of an event, a number of at most 15 digits"}, 400
+            )
         if "text/event-stream" not in call.accept:
             return Answer({"events": [as_dict(event) for event in self._commands.events(since or 0)]})
         if self._listeners >= MOST:
             return Answer({"error": "overloaded", "message": f"{MOST} listen already"}, 503)
         self._listeners += 1
-        return Stream(self._pieces(since), "text/event-stream", self._left, READ_SECONDS)
+        return Stream(self._pieces(since), "text/event-stream", self._left, READ_SECONDS, live=True)
 
     def _left(self) -> None:
         self._listeners -= 1

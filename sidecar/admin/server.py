@@ -19,8 +19,9 @@ from sidecar.admin.connection_limit import Door
 from sidecar.admin.feed import Feed
 from sidecar.admin.operations import Api
 from sidecar.admin.schemas import SCHEMAS
+from sidecar.admin.streams import Streams
 from sidecar.core.address import Address
-from sidecar.core.operations import Answer, Broken, Call, Contribution, NotKnown, Operation, Page, Stream
+from sidecar.core.operations import Answer, Call, Contribution, NotKnown, Operation, Page
 from sidecar.net.listen import Acceptor
 from sidecar.resilience.token_bucket import TokenBucket
 
@@ -33,8 +34,6 @@ _malformed.setLevel(logging.CRITICAL)
 #: The largest body that anybody needs to send, bytes; and how long it may take to come in, seconds.
 MAX_BODY: Final = 4096
 BODY_SECONDS: Final = 5.0
-#: How long a stream waits for someone to read on, seconds, at most.
-STREAM_SECONDS: Final = 60.0
 #: Scrapers, which come every 15 to 60 seconds, keep their connections.
 KEEPALIVE_SECONDS: Final = 75.0
 
@@ -133,8 +132,10 @@ def routed(
     """Return what answers these operations, and with ``nowhere`` for every other path. The door counts requests."""
     app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(access, door, nowhere)])
     app.on_response_prepare.append(_common_headers)
+    streams = Streams()
+    app.on_shutdown.append(streams.end)
     for operation in operations:
-        handler = _handler(operation)
+        handler = _handler(operation, streams)
         if operation.method == "GET":
             app.router.add_get(operation.path, handler)  # HEAD comes with it
         else:
@@ -142,7 +143,7 @@ def routed(
     return app
 
 
-def _handler(operation: Operation) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _handler(operation: Operation, streams: Streams) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(request: web.Request) -> web.StreamResponse:
         found = await operation.handler(
             Call(
@@ -158,7 +159,7 @@ def _handler(operation: Operation) -> Callable[[web.Request], Awaitable[web.Stre
             return _json(found.data, found.status)
         if isinstance(found, Page):
             return web.Response(body=found.body, headers={"Content-Type": found.media, **found.headers})
-        return await _streamed(request, found)
+        return await streams.send(request, found)
 
     return handle
 
@@ -169,33 +170,6 @@ async def _body(request: web.Request) -> bytes:
             return await request.read()
     except TimeoutError:
         raise web.HTTPRequestTimeout from None
-
-
-async def _streamed(request: web.Request, stream: Stream) -> web.StreamResponse:
-    response = web.StreamResponse(headers={"Content-Type": stream.media})
-    try:
-        await response.prepare(request)
-        if request.method == "HEAD":
-            return response
-        async for piece in stream.pieces:
-            if request.transport is None:
-                break  # nobody is there any more
-            if not piece:
-                continue
-            async with asyncio.timeout(min(STREAM_SECONDS, stream.patience)):
-                await response.write(piece)
-        await response.write_eof()
-    except ConnectionError:
-        pass  # whoever asked has seen enough
-    except (Broken, TimeoutError) as error:
-        # Cut off before its end, so that nobody takes it for everything.
-        why = str(error) or f"its client has read nothing for {min(STREAM_SECONDS, stream.patience):g} s"
-        logger.warning("a stream was cut off: %s", why, extra=_asked(request))
-        if request.transport is not None:
-            request.transport.abort()
-    finally:
-        stream.close()
-    return response
 
 
 def _json(data: Any, status: int = 200) -> web.Response:

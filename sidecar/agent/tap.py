@@ -115,7 +115,7 @@ class Tap:
         self._listeners.append(listener)
         self._log.tap = self._offer
         pieces = self._pieces(listener, int(limit) if limit else 0)
-        return Stream(pieces, "application/x-ndjson", lambda: self._left(listener), READ_SECONDS)
+        return Stream(pieces, "application/x-ndjson", lambda: self._left(listener), READ_SECONDS, live=True)
 
     def _left(self, listener: Listener) -> None:
         self._listeners.remove(listener)

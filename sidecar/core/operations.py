@@ -53,6 +53,8 @@ class Stream:
     close: Callable[[], None]
     #: How long it waits for someone to read on, seconds.
     patience: float = inf
+    #: It goes on for as long as the sidecar does, so the end of that is one of its own.
+    live: bool = False
 
 
 class NotKnown(Exception):

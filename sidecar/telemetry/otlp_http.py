@@ -1,7 +1,7 @@
 """Posts bytes to a collector over HTTP/1.1: one connection that is kept, bounded times and sizes, no redirects.
 
-Whatever the collector does, a post is over when its time is (but for the lookup of its name, which has times of its
-own), and an answer is read up to :data:`MOST_ANSWER`.
+Whatever the collector and the DNS do, a post is over when its time is, and an answer is read up to
+:data:`MOST_ANSWER`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import socket
 import ssl
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -36,13 +37,46 @@ class Answer(NamedTuple):
     body: bytes
 
 
+class _Lookup:
+    """Looks up where a collector listens, in a thread: the system's resolver may take as long as it likes. There is one
+    such thread at a time; while it hangs, nobody waits for it a second time."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._asked = host, port
+        self._thread: threading.Thread | None = None
+        self._found: Sequence[Any] | OSError = ()
+
+    def addresses(self, seconds: float) -> Sequence[Any]:
+        """What :func:`socket.getaddrinfo` finds in so many seconds. Raises :class:`OSError`."""
+        thread = self._thread
+        if thread is None:
+            self._thread = thread = threading.Thread(target=self._run, name="collector lookup", daemon=True)
+            thread.start()
+            thread.join(seconds)
+        if thread.is_alive():
+            raise OSError("its name is still being looked up")
+        self._thread = None
+        if isinstance(self._found, OSError):
+            raise self._found
+        return self._found
+
+    def _run(self) -> None:
+        try:
+            self._found = socket.getaddrinfo(*self._asked, type=socket.SOCK_STREAM)
+        except OSError as error:
+            self._found = error
+        except UnicodeError:  # a name that none can be
+            self._found = OSError("its name cannot be looked up")
+
+
 class CollectorClient:
     """A collector at ``url`` (http or https); ``headers`` go with each request. For one thread."""
 
     def __init__(self, url: str, headers: Mapping[str, str]) -> None:
         parts = urlsplit(url)
         self._host = parts.hostname or ""
-        self._port = parts.port
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
+        self._lookup = _Lookup(self._host, self._port)
         self._path = quote(f"{parts.path.rstrip('/')}/v1/traces", safe="/%:@!$&'()*+,;=~")
         self._headers = {
             "user-agent": f"sidecar/{__version__}",
@@ -98,18 +132,43 @@ class CollectorClient:
         return Answer(response.status, _seconds(response.getheader("retry-after")), content)
 
     def _connect(self, due: float) -> HTTPConnection:
-        left = max(due - time.monotonic(), 0.001)
-        connection: HTTPConnection
-        if self._tls is not None:
-            connection = HTTPSConnection(self._host, self._port, timeout=left, context=self._tls)
+        sock = self._dial(due)
+        if self._tls is None:
+            connection = HTTPConnection(self._host, self._port)
         else:
-            connection = HTTPConnection(self._host, self._port, timeout=left)
-        try:
-            connection.connect()
-        except BaseException:
-            connection.close()
-            raise
+            connection = HTTPSConnection(self._host, self._port, context=self._tls)
+            try:
+                sock.settimeout(_left(due))
+                sock = self._tls.wrap_socket(sock, server_hostname=self._host)
+            except BaseException:
+                sock.close()
+                raise
+        connection.sock = sock
         return connection
+
+    def _dial(self, due: float) -> socket.socket:
+        """A connection to the first of its addresses that takes one."""
+        failed = OSError("its name has no address")
+        for family, kind, protocol, _, address in self._lookup.addresses(_left(due)):
+            sock = socket.socket(family, kind, protocol)
+            try:
+                sock.settimeout(_left(due))
+                sock.connect(address)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            except OSError as error:
+                sock.close()
+                failed = error
+            else:
+                return sock
+        raise failed
+
+
+def _left(due: float) -> float:
+    """Seconds that are left; raises :class:`TimeoutError` when none are."""
+    left = due - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
 
 
 def _seconds(given: str | None) -> float | None:
@@ -124,17 +183,10 @@ class _Wire:
 
     def __init__(self, of: socket.socket, due: float) -> None:
         self.socket = of
-        self._due = due
-
-    def remaining(self) -> float:
-        """Seconds that are left; raises :class:`TimeoutError` when none are."""
-        left = self._due - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        return left
+        self.due = due
 
     def sendall(self, data: bytes) -> None:
-        self.socket.settimeout(self.remaining())
+        self.socket.settimeout(_left(self.due))
         self.socket.sendall(data)
 
     def makefile(self, mode: str) -> io.BufferedReader:
@@ -158,7 +210,7 @@ class _Reading(io.RawIOBase):
         if self._left <= 0:
             return 0  # no more is looked at, as if it ended here
         wire = self._wire
-        wire.socket.settimeout(wire.remaining())
+        wire.socket.settimeout(_left(wire.due))
         size = wire.socket.recv_into(buffer, min(len(buffer), self._left))
         self._left -= size
         return size

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from sidecar.core.json_schema import COUNT, FLAG, NUMBER, TEXT, array, or_null, record
 from sidecar.core.operations import REFUSED, Answer, Call, Contribution, NotKnown, Operation, Query
-from sidecar.core.text import printable, timestamp
+from sidecar.core.text import timestamp
 from sidecar.why.peers import MOST_HOPS, Peers
 from sidecar.why.ring import Ring
 
@@ -107,7 +107,7 @@ class Api:
 
     def _unknown(self, request_id: str) -> str:
         ring = self._ring
-        shown = printable(request_id, 128)
+        shown = request_id[:128]
         if not ring.records:
             return f"nothing is known of the request {shown!r}: why.records is 0, so nothing is remembered"
         return (

@@ -219,3 +219,15 @@ async def test_what_cannot_be_wished(admin: Asking, query: str, body: bytes) -> 
     client = await admin(it := running("tasks"))
     assert (await client.ask("POST", f"/upstreams/tasks/breaker/open{query}", body)).error == (400, "bad_hold")
     assert it.upstreams["tasks"].breakers[0].forced == "auto"
+
+
+@pytest.mark.parametrize("since", ["abc", "-1", "1.5", "²", "1" * 16])
+def test_a_number_that_is_none(since: str) -> None:
+    async def main() -> None:
+        for accept in ("application/json", "text/event-stream"):
+            found = await Listening(running()).feed.events(call(accept, since=since))
+            assert isinstance(found, Answer)
+            assert (found.status, found.data["error"]) == (400, "bad_since")
+            assert "since is the id of an event" in found.data["message"]
+
+    asyncio.run(main())

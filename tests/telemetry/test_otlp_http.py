@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -208,3 +209,46 @@ def test_https_with_an_authority_that_this_host_knows(tmp_path: Path, monkeypatc
         monkeypatch.delenv("SSL_CERT_FILE")
         with pytest.raises(CollectorError, match=r"(?i)certificate"):
             post(url.replace("http:", "https:"))
+
+
+def test_a_resolver_that_hangs_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, asked, go_on = socket.getaddrinfo, [], threading.Event()
+
+    def hangs(host: str, *rest: Any, **named: Any) -> Any:
+        asked.append(host)
+        assert go_on.wait(PATIENCE)
+        return real("127.0.0.1", *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", hangs)
+    with serving(says(OK)) as url:
+        client = CollectorClient(url.replace("127.0.0.1", "collector.invalid"), {})
+        with pytest.raises(CollectorError, match="still being looked up"):
+            client.post(b"[spans]", 0.01)
+        for _ in range(3):  # none of these waits for PATIENCE, or asks anew
+            with pytest.raises(CollectorError, match="still being looked up"):
+                client.post(b"[spans]", 10 * PATIENCE)
+        assert asked == ["collector.invalid"]
+        go_on.set()
+        for thread in threading.enumerate():
+            if thread.name == "collector lookup":
+                thread.join(PATIENCE)
+        assert client.post(b"[spans]", PATIENCE).status == 200  # with what it has found at last
+        client.close()
+    assert len(asked) == 1
+
+
+@pytest.mark.parametrize("name", ["no-such-host.invalid", "a..b", "x" * 70])
+def test_a_name_that_is_none(name: str) -> None:
+    with pytest.raises(CollectorError):
+        post(f"http://{name}:4318")
+
+
+def test_the_next_address_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = socket.getaddrinfo
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        closed = server.getsockname()[1]
+    with serving(says(OK)) as url:
+        port = int(url.rpartition(":")[2])
+        both = [*real("127.0.0.1", closed, type=socket.SOCK_STREAM), *real("127.0.0.1", port, type=socket.SOCK_STREAM)]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **named: both)
+        assert post(url).status == 200

@@ -15,6 +15,7 @@ from sidecar.amqp.relay.deliveries import (
     IncomingMessage,
     PartialMessage,
     PausedDelivery,
+    ReturnSpan,
 )
 from sidecar.amqp.relay.publishing import PIECE, IncomingPublish, PublishPath, size_at
 from sidecar.amqp.wire.constants import (
@@ -22,9 +23,7 @@ from sidecar.amqp.wire.constants import (
     BASIC_DELIVER,
     BASIC_RETURN,
     CHANNEL_CLOSE,
-    FRAME_OVERHEAD,
     METHOD,
-    AmqpError,
 )
 from sidecar.amqp.wire.methods import basic_get_empty, basic_nack, method, method_of
 
@@ -240,19 +239,11 @@ class Channel:
         if message.tag:
             self.delivered(message.tag, message.consumer, message.no_ack)
             if self.delivery is not None:
-                self._describe(self.delivery, message)
+                self.delivery.take_message(self.session.tracing, message)
                 self.delivery = None
+        elif self.session.tracing.recording and not message.began_with_header():  # else there is a span already
+            ReturnSpan(b"", 0.0).take_message(self.session.tracing, message)
         return message.frames
-
-    def _describe(self, note: DeliverySpan, message: IncomingMessage) -> None:
-        """Tell it of the message, as far as that can be read."""
-        first, header = message.frames[0], message.header()
-        note.frame = first[: size_at(first, 3)[0] + FRAME_OVERHEAD]
-        try:
-            if header:
-                note.take_header(self.session.tracing, header, 0, size_at(header, 3)[0] + FRAME_OVERHEAD)
-        except AmqpError:
-            pass
 
     def withhold(self, frames: bytes) -> bytes:
         """Of a message that was to pass, only these frames have come: what the client gets of it before it has all

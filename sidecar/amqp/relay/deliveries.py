@@ -46,6 +46,16 @@ class DeliverySpan:
         else:
             trace.describe(data, start, end)
 
+    def take_message(self, tracing: MessageTracing, message: IncomingMessage) -> None:
+        """It had to wait, and passes now. What cannot be read is left out."""
+        first, header = message.frames[0], message.header()
+        self.frame = first[: int(_size_at(first, 3)[0]) + FRAME_OVERHEAD]
+        try:
+            if header:
+                self.take_header(tracing, header, 0, int(_size_at(header, 3)[0]) + FRAME_OVERHEAD)
+        except AmqpError:
+            pass
+
     def settled(self, tracing: MessageTracing, taken: bool) -> None:
         """The client has said what becomes of it."""
         if self.trace is None:
@@ -100,12 +110,16 @@ class IncomingMessage(ContentSink):
         #: Whole frames, in pieces; its method comes first.
         self.frames = [frames]
 
+    def began_with_header(self) -> bool:
+        """Whether its content header came in one piece with its method."""
+        first = self.frames[0]
+        return int(_size_at(first, 3)[0]) + FRAME_OVERHEAD < len(first)
+
     def header(self) -> bytes:
         """From its content header on, as far as that is in one piece; empty: it has not come yet."""
-        first = self.frames[0]
-        at = int(_size_at(first, 3)[0]) + FRAME_OVERHEAD
-        if at < len(first):
-            return first[at:]
+        if self.began_with_header():
+            first = self.frames[0]
+            return first[int(_size_at(first, 3)[0]) + FRAME_OVERHEAD :]
         return self.frames[1] if len(self.frames) > 1 else b""
 
 

@@ -312,6 +312,20 @@ def test_its_trace_goes_on() -> None:
     stage.over()
 
 
+def test_a_return_is_a_span_wherever_it_is_cut() -> None:
+    message = returned(1, "nobody", b"work", properties=headers(traceparent=TRACEPARENT))
+    for cutting in range(len(message) + 1):
+        stage = KeptStage(spans=True)
+        client, broker = stage.open(1)
+        broker.says(message[:cutting])
+        broker.says(message[cutting:])
+        assert client.heard() == message
+        [span] = stage.spans
+        assert (span.name, span.trace_id) == ("return amq.default", TRACEPARENT[3:35])
+        assert span.attributes["sidecar.reply_code"] == 312
+        stage.over()
+
+
 METHODS = [deliver(1, "c", 2), ack(1, 1)]
 CONTENTS = [header(1, 5), frame(3, 1, b"x" * 51), frame(3, 1, b"x" * 2000)]
 

@@ -217,7 +217,7 @@ async def answered(client: Client, status: int) -> str:
 
 async def test_few_export_at_once(monkeypatch: pytest.MonkeyPatch, admin: Asking) -> None:
     it, _ = broker(letter(1, message(b"\xff" * 8_000_000)))
-    monkeypatch.setattr("sidecar.admin.server.STREAM_SECONDS", 0.3)
+    monkeypatch.setattr("sidecar.admin.streams.STREAM_SECONDS", 0.3)
     client = await admin(it)
     readers = [await asyncio.open_connection(*client.address, limit=1024) for _ in range(EXPORTS)]
     for _, writer in readers:
