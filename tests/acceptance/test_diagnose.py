@@ -55,7 +55,9 @@ def configuration(folder: Path, app: App, silent: int, broker: int) -> dict[str,
             "silent": upstream(f"127.0.0.1:{silent}"),
             "nowhere": upstream("no-such-host.invalid:80"),
             "nobody": upstream(discover={"service": "nobody", "tag": "gpu"}),
-            "failing": upstream(f"127.0.0.1:{app.port}", circuit_breaker={"failure_threshold": 1}),
+            "failing": upstream(
+                f"127.0.0.1:{app.port}", circuit_breaker={"failure_threshold": 1, "reset_timeout": "1h"}
+            ),
             "held": upstream(f"127.0.0.1:{app.port}"),
             "gone": upstream(peer),
             "stranger": upstream(f"127.0.0.1:{broker}", **amqp, amqp={"credentials": login}),
@@ -116,11 +118,12 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
 
         (tmp_path / "registry").rename(tmp_path / "away")
         shutil.rmtree(tmp_path / "spool")
+        (tmp_path / "spool").touch()  # or the spool makes its folder again, and all is well
         wait_for(lambda: not get(f"{sidecar.admin}/health")[1]["registry"]["up"], "the registry is away")
         sidecar.file.write_text(
             yaml.safe_dump({**config, "admin": {"bind": "127.0.0.1:0"}, "drain": {"timeout": "7s"}})
         )
-        wait_for(lambda: unnamed(sidecar) == [], f"each is named: {unnamed(sidecar)}")
+        wait_for(lambda: unnamed(sidecar) == [], lambda: f"each is named: {unnamed(sidecar)}")
         used = len(os.listdir(f"/proc/{sidecar.pid}/fd"))
         _, most = resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE, (used + 14, most))
@@ -166,7 +169,7 @@ def told_once(sidecar: Sidecar) -> None:
         lines = Counter(json.loads(line).get("event") for line in sidecar.output().splitlines() if '"event":' in line)
         return [dict(events), {kind: n for kind, n in metrics.items() if n}, dict(lines)]
 
-    wait_for(lambda: (found := counts())[0] == found[1] == found[2], f"all are told once: {counts()}")
+    wait_for(lambda: (found := counts())[0] == found[1] == found[2], lambda: f"all are told once: {counts()}")
     kinds = counts()[0]
     wanted = "app breaker ejection endpoints name ready registry reload reload_refused setting"
     assert kinds.keys() >= set(wanted.split()), kinds

@@ -112,7 +112,7 @@ def _all_is_recorded(prometheus: Prometheus, caller: Sidecar) -> None:
             if not any(labels.items() <= found and value == value for found, value in prometheus.query(name).items())
         ]
 
-    wait_for(complete, f"every rule has values:\n{prometheus.output()}")
+    wait_for(complete, lambda: f"every rule has values:\n{prometheus.output()}")
     (rate,) = [
         value
         for labels, value in prometheus.query("error_rate_by_service").items()

@@ -84,15 +84,16 @@ def free_port() -> int:
     return _PORTS.take()
 
 
-def wait_for(what: Callable[[], Any], text: str, seconds: float = PATIENCE) -> Any:
-    """Ask ``what`` until it says something true, and return that; fail with ``text`` when it does not in time."""
+def wait_for(what: Callable[[], Any], text: str | Callable[[], str], seconds: float = PATIENCE) -> Any:
+    """Ask ``what`` until it says something true, and return that; fail with ``text``, or what that says then, when it
+    does not in time."""
     deadline = time.monotonic() + seconds
     while True:
         found = what()
         if found:
             return found
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds} s: {text}")
+            raise AssertionError(f"not within {seconds} s: {text if isinstance(text, str) else text()}")
         time.sleep(0.02)
 
 
@@ -176,7 +177,7 @@ class Sidecar(Process):
                     return found
             return None
 
-        self._ready = wait_for(line, f"ready:\n{self.output()}", seconds)
+        self._ready = wait_for(line, lambda: f"ready:\n{self.output()}", seconds)
         return self
 
     @property

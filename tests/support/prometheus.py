@@ -50,7 +50,9 @@ class Prometheus(Process):
         super().__init__(arguments, folder / "prometheus.log")
 
     def ready(self) -> Prometheus:
-        wait_for(lambda: get(f"http://127.0.0.1:{self.port}/-/ready")[0] == 200, f"Prometheus:\n{self.output()}")
+        wait_for(
+            lambda: get(f"http://127.0.0.1:{self.port}/-/ready")[0] == 200, lambda: f"Prometheus:\n{self.output()}"
+        )
         return self
 
     def ask(self, path: str, **query: str) -> Any:
