@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import pika
 import pytest
 from pamqp import commands
+from pika.exceptions import NackError
 
-from support.processes import get, wait_for
-from support.rabbitmq import RabbitMQ
+from support.processes import Sidecar, get, wait_for
+from support.rabbitmq import RabbitMQ, parameters_to
 from support.spooled import Spooled
 from support.wire import Wire
 
@@ -110,3 +112,35 @@ def test_spooled_and_given_up(wire: Wire, spooled: Spooled) -> None:
     found = told(spooled, line["request_id"], "dead_lettered")
     assert found["sidecar_id"] == line["request_id"]
     assert [event["what"] for event in found["events"]] == ["spooled", "dead_lettered"]
+
+
+def test_the_broker_itself_refuses(rabbitmq: RabbitMQ, spooled: Spooled, amqp_sidecar: Sidecar) -> None:
+    """A queue that is full, and says so. With a spool its id is known; without one nothing is kept of a publish that
+    has passed, so that one is in the list."""
+    full = {"x-max-length": 1, "x-overflow": "reject-publish"}
+    rabbitmq.declare("why.full", durable=True, arguments=full)
+    try:
+        with spooled.listener() as publisher:
+            for name in ("fits", "refused"):
+                publisher.client.publish(1, "", "why.full", MARK, properties(name))
+            wait_for(lambda: len(publisher.answered()) == 2, "both have an answer")
+            assert len(publisher.methods(commands.Basic.Nack)) == 1
+        found = told(spooled, "refused", "nacked")
+        assert found["cause"].startswith("the broker refused it (basic.nack) after ")
+        assert (found["setting"], found["exchange"], found["routing_key"]) == (None, "", "why.full")
+        assert get(f"{spooled.sidecar.admin}/why/fits")[0] == 404
+
+        with pika.BlockingConnection(parameters_to(amqp_sidecar.port("rabbitmq"))) as connection:
+            direct = connection.channel()
+            direct.confirm_delivery()
+            with pytest.raises(NackError):
+                direct.basic_publish("", "why.full", MARK, pika.BasicProperties(message_id="direct"))
+        (line,) = wait_for(lambda: _nacked(amqp_sidecar), "its story")
+        assert line["cause"].startswith("the broker refused it (basic.nack) after ")
+    finally:
+        rabbitmq.delete("why.full")
+
+
+def _nacked(sidecar: Sidecar) -> list[dict[str, Any]]:
+    found = get(f"{sidecar.admin}/why?error=nacked")[1]["requests"]
+    return [line for line in found if line["routing_key"] == "why.full"]

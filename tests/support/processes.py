@@ -158,11 +158,13 @@ class Sidecar(Process):
     """``sidecar run`` with a configuration given as a dictionary. Every bind may have port 0; the ports that were
     chosen are read from the log line that says "ready"."""
 
-    def __init__(self, folder: Path, config: dict[str, Any], name: str = "sidecar") -> None:
+    def __init__(
+        self, folder: Path, config: dict[str, Any], name: str = "sidecar", env: dict[str, str] | None = None
+    ) -> None:
         config = {"admin": {"bind": "127.0.0.1:0"}, **config}
         self.file = folder / f"{name}.yaml"
         self.file.write_text(yaml.safe_dump(config))
-        super().__init__([sys.executable, "-m", "sidecar", "run", str(self.file)], folder / f"{name}.log")
+        super().__init__([sys.executable, "-m", "sidecar", "run", str(self.file)], folder / f"{name}.log", env)
         self._ready: dict[str, Any] = {}
 
     def ready(self, seconds: float = PATIENCE) -> Self:
