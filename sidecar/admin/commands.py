@@ -54,4 +54,5 @@ class Commands:
     #: Set the least severe level that is logged; who wants that. Raises :class:`ValueError`.
     set_log_level: Callable[[str, str], None]
     #: Likewise, which exchanges get a line, until the next reload that changes it. Raises :class:`ValueError`.
-    set_access_log: Callable[[str, str], None]
+    #: As ``log.access`` in a file, and who wants it; what it is now, in the same way. Raises :class:`ValueError`.
+    set_access_log: Callable[[object, str], object]

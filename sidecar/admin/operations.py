@@ -69,8 +69,8 @@ class Api:
             Operation("PUT", "/log-level", "Set the log level, until the next start or change of the file",
                       self.log_level, {200: "set", 400: "no such level", 413: "not a level", **REFUSED}, "Level",
                       body="Level"),
-            Operation("PUT", "/access-log", "Set which exchanges get a line: all, errors or off, until the next start "
-                      "or change of the file", self.access_log,
+            Operation("PUT", "/access-log", "Set which exchanges get a line, as log.access in the file: all, errors, "
+                      "off, or a share and the slow ones; until the next start or change of the file", self.access_log,
                       {200: "set", 400: "no such mode", 413: "not a mode", **REFUSED}, "Access", body="Access"),
         )  # fmt: skip
 
@@ -175,12 +175,13 @@ class Api:
         return Answer({"level": level})
 
     async def access_log(self, call: Call) -> Answer:
-        mode = _word(await call.read(), "access")
+        wanted = _value(await call.read(), "access")
+        if not isinstance(wanted, dict):
+            wanted = str(wanted).strip().lower()
         try:
-            self._commands.set_access_log(mode, call.client or "")
+            return Answer({"access": self._commands.set_access_log(wanted, call.client or "")})
         except ValueError as error:
             return Answer({"error": "bad_mode", "message": str(error)}, 400)
-        return Answer({"access": mode})
 
     def _known(self, name: str) -> str:
         """The name of an upstream. Raises :class:`NotKnown` when there is none of that name."""
@@ -208,12 +209,14 @@ async def _bounded(check: Awaitable[Health]) -> dict[str, Any]:
 
 
 def _word(body: bytes, key: str) -> str:
-    """What was asked for: the text itself, or a JSON string, or that key of a JSON object."""
-    found: Any = body.decode("utf-8", "replace")
+    """What was asked for, as a word."""
+    return str(_value(body, key)).strip().lower()
+
+
+def _value(body: bytes, key: str) -> Any:
+    """What was asked for: the text itself, or a JSON value, or that key of a JSON object that has no other."""
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError:
-        pass
-    if isinstance(found, dict):
-        found = found.get(key, "")
-    return str(found).strip().lower()
+        return body.decode("utf-8", "replace")
+    return found[key] if isinstance(found, dict) and list(found) == [key] else found

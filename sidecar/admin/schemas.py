@@ -12,6 +12,13 @@ _WAITS: Final = {"description": "what another process has in use, and this one n
 _FOUND: Final = record(status=_STATUS, output=TEXT)
 _FOUND_BY_NAME: Final = {"type": "object", "additionalProperties": _FOUND}
 
+#: Lines for what failed, a share of the rest, and what was slow.
+_SOME: Final = {
+    "type": "object",
+    "properties": {"sample": {"oneOf": [TEXT, NUMBER]}, "slow": {"oneOf": [TEXT, NUMBER]}},
+    "additionalProperties": False,
+}
+
 SCHEMAS: Final[dict[str, Any]] = {
     "Error": record(error=TEXT, message=TEXT)
     | {"description": "error is a code that stays the same, message is for people"},
@@ -130,7 +137,7 @@ SCHEMAS: Final[dict[str, Any]] = {
             ),
         ],
     },
-    "Access": record(access={"type": "string", "enum": ["all", "errors", "off"]}),
+    "Access": record(access={"oneOf": [{"type": "string", "enum": ["all", "errors", "off"]}, _SOME]}),
     "Phase": record(phase=_PHASE),
     "Level": record(level={"type": "string", "enum": ["debug", "info", "warning", "error"]}),
 }

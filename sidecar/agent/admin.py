@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +17,9 @@ from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.findings import Finding
 from sidecar.agent.process import memory_limit
 from sidecar.agent.tap import Tap
-from sidecar.config.errors import ConfigError
+from sidecar.config.agent import AccessKind
+from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.load import value_of
 from sidecar.config.show import effective
 from sidecar.core.events import EVENTS
 from sidecar.core.metrics import Family, Source, gauge
@@ -67,9 +70,16 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         log.set_level(level)
         changes.setting("log.level", level, by)
 
-    def set_access_log(mode: str, by: str) -> None:
-        agent.access_log.set_mode(mode)
-        changes.setting("log.access", mode, by)
+    def set_access_log(wanted: object, by: str) -> object:
+        kind = AccessKind()
+        try:
+            access = value_of(kind, wanted, "access")
+        except ConfigError as error:
+            raise ValueError("; ".join(_in_a_line(problem) for problem in error.problems)) from error
+        agent.access_log.set_mode(access.mode, access.sample, access.slow)
+        shown: object = kind.show(access)
+        changes.setting("log.access", shown if isinstance(shown, str) else json.dumps(shown), by)
+        return shown
 
     return Commands(
         access=lambda: Access(agent.config.admin.bind.host, agent.config.admin.token),
@@ -88,6 +98,11 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         set_log_level=set_log_level,
         set_access_log=set_access_log,
     )
+
+
+def _in_a_line(it: Problem) -> str:
+    found = f", found {it.found}" if it.found else ""
+    return f"{it.path} {it.message}{found}" + (f"; allowed: {it.allowed}" if it.allowed else "")
 
 
 def _refused(error: ConfigError) -> ReloadRefused:

@@ -96,7 +96,7 @@ class AccessLines(Settings):
     )
 
 
-class _AccessKind(Short):
+class AccessKind(Short):
     """One word, or a mapping."""
 
     def __init__(self) -> None:
@@ -128,7 +128,7 @@ class Log(Settings):
     )
     format: str = key(Enum("json", "text"), "How a line looks.", default="json")
     access: AccessLines = key(
-        _AccessKind(),
+        AccessKind(),
         "Which exchanges get a line; errors: those that failed.",
         default=AccessLines(),
         example={"sample": "1%", "slow": "500ms"},

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sidecar.config import document, host, rules
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.containers import Fields
 from sidecar.config.errors import ConfigError, Line, Problem, TooManyProblems
-from sidecar.config.kinds import BROKEN, Place, Reading
+from sidecar.config.kinds import BROKEN, Kind, Place, Reading
 from sidecar.config.schema import CONFIG, Config
 
 #: What standard input is called in messages.
@@ -35,6 +36,23 @@ def load_text(text: str, filename: str, environ: Mapping[str, str] | None = None
     fields = _checked(text, filename, Reading(environ, Path(filename).parent, root=CONFIG))
     config: Config = CONFIG.build(fields)
     return _named(config)
+
+
+def value_of(kind: Kind, data: object, path: str) -> Any:
+    """A single value of a file, given as plain data; ``path`` is what it is called. Variables have no meaning in it.
+    Raises :class:`ConfigError`."""
+    reading = Reading({}, Path())
+    try:
+        node = document.parse(json.dumps(data), reading.problems)
+        assert node is not None
+        found = kind.read(node, Place(path, 0, reading))
+    except document.BadDocument as bad:
+        reading.problems.append(bad.problem)
+    except TooManyProblems:
+        pass
+    if reading.problems:
+        raise ConfigError("", reading.problems)
+    return kind.build(found)
 
 
 def load_file(path: str) -> Config:

@@ -142,6 +142,7 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("POST", "/upstreams/redis/breaker/close?by=ops", b'{"reason": "why not", "for": "10m"}'),
     ("POST", "/upstreams/redis/breaker/open?for=ever", None),
     ("GET", "/events", None),
+    ("GET", "/events?since=never", None),
     ("GET", "/why", None),
     ("GET", "/why?limit=none", None),
     ("GET", "/why/r1", None),
@@ -156,6 +157,7 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("PUT", "/log-level", b'{"level": "debug"}'),
     ("PUT", "/log-level", b"loud"),
     ("PUT", "/access-log", b'{"access": "off"}'),
+    ("PUT", "/access-log", b'{"access": {"sample": "1%", "slow": "500ms"}}'),
     ("PUT", "/access-log", b"loud"),
     ("GET", "/openapi.json", None),
 ]

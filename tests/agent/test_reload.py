@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 import sys
 from pathlib import Path
@@ -512,7 +513,33 @@ def test_what_is_traced_and_logged_changes_at_once(tmp_path: Path) -> None:
             assert (status, json.loads(body)) == (200, {"access": "off"})
             assert it.agent.access_log.mode == "off"
             assert [event.kind for event in EVENTS.since(EVENTS.newest - 1)] == ["setting"]
-            assert (await it.ask("PUT", "/access-log", b"some"))[0] == 400
+            log = it.agent.access_log
+            for given, shown in (
+                (b'{"sample": "25%", "slow": "500ms"}', {"sample": 0.25, "slow": 0.5}),
+                (b'{"access": {"sample": 0.5}}', {"sample": 0.5, "slow": 0.0}),
+                (b'{"access": "errors"}', "errors"),
+                (b'"ALL"', "all"),
+            ):
+                status, _, body = await it.ask("PUT", "/access-log", given)
+                assert (status, json.loads(body)) == (200, {"access": shown})
+                expected = shown if isinstance(shown, dict) else {"sample": 0.0, "slow": 0.0}
+                assert {"sample": log.sample, "slow": log.slow} == expected
+                assert log.mode == (shown if isinstance(shown, str) else "errors")
+            for bad, why in (
+                (b"some", "all, errors or off"),
+                (b'{"sample": "200%"}', "access.sample"),
+                (b'{"slow": "${HOME}"}', "access.slow"),
+                (b'{"fast": "1s"}', "access.fast"),
+                (b'{"access": "all", "slow": "1s"}', "access.access"),
+                (b"[1]", "all, errors"),
+                (b"", "all, errors"),
+                (b"null", "all, errors"),
+            ):
+                status, _, body = await it.ask("PUT", "/access-log", bad)
+                assert (status, json.loads(body)["error"]) == (400, "bad_mode"), bad
+                assert why in json.loads(body)["message"]
+                assert os.environ["HOME"] not in json.loads(body)["message"]
+            assert log.mode == "all"  # what is refused changes nothing
 
     run(main)
 
