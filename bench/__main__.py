@@ -15,13 +15,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
-from bench import load, report
+from bench import load, report, telemetry
 from bench.amqp import cases as amqp_cases
 from bench.amqp import report as amqp_report
 from bench.amqp.contenders import CONTENDERS as AMQP_CONTENDERS
 from bench.amqp.run import run as run_amqp
 from bench.contenders import CONTENDERS
-from bench.page import AMQP, HTTP, SPOOL, Conditions, Goal, goal_lines, page
+from bench.page import AMQP, HTTP, SPOOL, TELEMETRY, Conditions, Goal, goal_lines, page
 from bench.processes import ROOT, BenchError
 from bench.rabbitmq import find_server
 from bench.run import run
@@ -99,6 +99,21 @@ PARTS: Final = {
         section=spool_report.section,
         errors=lambda results: 0,  # any error ends the run
     ),
+    "telemetry": Part(
+        title=TELEMETRY,
+        contenders=telemetry.CONTENDERS,
+        spare=telemetry.SPARE,
+        programs=("nginx", "wrk"),
+        cases=telemetry.TURNS,
+        repeats=5,
+        seconds=5,
+        overhead=telemetry.TURNS * telemetry.SETTLE + 5,
+        run=telemetry.run,
+        goals=telemetry.goals,
+        tables=telemetry.tables,
+        section=telemetry.section,
+        errors=lambda results: int(results.errors),
+    ),
 }
 
 
@@ -164,9 +179,8 @@ def _measure(
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench",
-        description="This sidecar, Envoy and HAProxy side by side, over HTTP and in front of RabbitMQ, and the "
-        "sidecar's spool; "
-        "writes docs/benchmarks.md.",
+        description="This sidecar, Envoy and HAProxy side by side, over HTTP and in front of RabbitMQ, the sidecar's "
+        "spool, and what its telemetry costs; writes docs/benchmarks.md.",
     )
     parser.add_argument(
         "--part", choices=list(PARTS), help="only this one; the page keeps what it says about the others (all)"

@@ -39,10 +39,15 @@ def direct(upstream: int, folder: Path, core: int) -> Contender:
 
 def sidecar(upstream: int, folder: Path, core: int) -> Contender:
     """Ours as it goes into the image: with its hot path compiled."""
+    return _sidecar("sidecar", [compiled_program()], upstream, folder, core)
+
+
+def compiled_program() -> Path:
+    """The command of the compiled build; :class:`BenchError` when there is none."""
     program = ROOT / ".venv-compiled" / "bin" / "sidecar"
     if not program.exists():
         raise BenchError("there is no compiled sidecar here: make compiled, or leave it out with --only")
-    return _sidecar("sidecar", [program], upstream, folder, core)
+    return program
 
 
 def interpreted(upstream: int, folder: Path, core: int) -> Contender:

@@ -48,8 +48,8 @@ class Sample:
     errors: int
 
 
-def measure(case: Case, contender: Contender, seconds: float, core: int) -> Sample:
-    """Put the case's load on the contender and read its CPU time around it."""
+def measure(case: Case, contender: Contender, seconds: float, core: int, settle: float = 0.0) -> Sample:
+    """Put the case's load on the contender and read its CPU time around it, and for ``settle`` seconds behind it."""
     port = contender.tcp if case.tcp else contender.http
     command = [
         "taskset", "-c", str(core),
@@ -61,6 +61,7 @@ def measure(case: Case, contender: Contender, seconds: float, core: int) -> Samp
         done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 30, cwd=ROOT, check=False)
     except subprocess.TimeoutExpired:
         raise BenchError(f"wrk did not end within 30 s of its time ({case.title}, {contender.name})") from None
+    time.sleep(settle)
     used = (contender.process.cpu() if contender.process else 0.0) - before
     if done.returncode != 0:
         raise BenchError(f"wrk failed with exit code {done.returncode}: {(done.stderr or done.stdout).strip()[-500:]}")

@@ -17,10 +17,11 @@ T = TypeVar("T")
 HTTP: Final = "HTTP and TCP"
 AMQP: Final = "AMQP"
 SPOOL: Final = "The spool"
+TELEMETRY: Final = "Telemetry"
 EARLY: Final = "Early answers"
 IDLE: Final = "Memory at rest"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP, SPOOL, EARLY, IDLE)
+SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE)
 
 _HEAD: Final = """# Benchmarks
 

@@ -9,8 +9,9 @@ from bench.__main__ import PAGE, _options
 
 def test_everything_is_measured_and_written_by_default() -> None:
     options = _options([])
-    assert list(options.names) == ["http", "amqp", "spool"]
+    assert list(options.names) == ["http", "amqp", "spool", "telemetry"]
     assert options.names["spool"] == ["sidecar", "interpreted"]
+    assert options.names["telemetry"] == ["bare", "telemetry"]
     assert options.names["amqp"] == ["sidecar", "interpreted", "haproxy", "direct", "traced"]
     assert options.output == PAGE
 
