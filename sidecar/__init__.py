@@ -65,6 +65,7 @@ core                      the words that all packages share; it imports none of 
 credential cache          the logins that the broker has accepted before
 cross schema              what keys of the configuration have to do with each other
 cursor                    how far a stream of the spool has been read
+dashboard                 the pages at the admin API's ``/``, as a browser makes them live
 data plane                what moves bytes: listeners, exchanges, pools, relays
 database                  one file of SQLite, which one process has for itself
 dead letter               a spooled message that will not be sent any more, kept with the reason
@@ -118,6 +119,7 @@ head                      a message's first line and header fields
 health                    whether the app, an instance or an endpoint can do its work
 heartbeat                 an empty AMQP frame that says that its sender is alive
 hint                      what the author of a wrong configuration may have meant
+history                   what has passed in the last quarter of an hour, in columns
 hold                      to let a publish wait for its gates; *held* is what waits there
 hook                      a method of a filter that is called at one point of an exchange
 host                      a machine or its name; also the header field that names who is asked

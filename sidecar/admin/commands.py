@@ -11,6 +11,7 @@ from sidecar.admin.holds import Wish
 from sidecar.admin.snapshots import SidecarSnapshot, UpstreamSnapshot
 from sidecar.core.events import Event
 from sidecar.core.health import Health
+from sidecar.core.stats import ListenerStats
 
 
 class ReloadRefused(Exception):
@@ -31,6 +32,9 @@ class Commands:
     #: How the sidecar is, and the names of its upstreams.
     snapshot: Callable[[], SidecarSnapshot]
     upstreams: Callable[[], Sequence[str]]
+    #: What the port of the app has counted, if it has one; and what that of an upstream has.
+    inbound: Callable[[], ListenerStats | None]
+    upstream_stats: Callable[[str], ListenerStats]
     #: How one of them is.
     upstream: Callable[[str], UpstreamSnapshot]
     #: The effective configuration, without secrets.

@@ -56,6 +56,9 @@ class Feed:
         self._sleep = sleep
         self._pulse = Pulse(commands, clock)
         self._listeners = 0
+        #: What was worked out last: the message about what changed from one state to the next. Listeners look together,
+        #: so they share it.
+        self._change: tuple[Mapping[str, Any], Mapping[str, Any], bytes] = ({}, {}, b"")
 
     def contribution(self) -> Contribution:
         """Return the operation, with the shape of its answer."""
@@ -95,21 +98,29 @@ class Feed:
         yield _message("snapshot", {**shown, "events": [as_dict(event) for event in events]}, newest)
         spoke = self._clock()
         while commands.snapshot().phase != "stopped":
-            await self._sleep(PERIOD)
+            await self._sleep(PERIOD - self._clock() % PERIOD)  # all wake up together
             pieces: list[bytes] = []
             for event in commands.events(newest):
                 newest = event.id
                 pieces.append(_message("event", as_dict(event), newest))
             now = self._pulse.now()
-            change = differs(shown, now)
+            if change := self._changed(shown, now):
+                pieces.append(change)
             shown = now
-            if change:
-                pieces.append(_message("change", change))
             if pieces or self._clock() - spoke >= ALIVE:
                 spoke = self._clock()
                 yield b"".join(pieces) or b": still here\n\n"
             else:
                 yield b""
+
+    def _changed(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> bytes:
+        """The message about what is not as it was; empty when nothing is."""
+        before, after, message = self._change
+        if before is not old or after is not new:
+            change = differs(old, new)
+            message = _message("change", change) if change else b""
+            self._change = (old, new, message)
+        return message
 
 
 def as_dict(event: Event) -> dict[str, Any]:

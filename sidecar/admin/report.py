@@ -105,7 +105,7 @@ def upstream(now: UpstreamSnapshot) -> dict[str, Any]:
         "protocol": now.protocol,
         "balancer": now.balancer,
         "health": upstream_health(now)["status"],
-        "endpoints": [_endpoint(endpoint) for endpoint in now.endpoints],
+        "endpoints": [endpoint_as_dict(endpoint) for endpoint in now.endpoints],
         "names": [_name(name) for name in now.names],
         "breaker": _breaker(now.breaker) if now.breaker is not None else None,
         "route_breakers": [{"path": breaker.path, **_breaker(breaker)} for breaker in now.route_breakers],
@@ -160,7 +160,8 @@ def _name(name: NameSnapshot) -> dict[str, Any]:
     }
 
 
-def _endpoint(endpoint: EndpointSnapshot) -> dict[str, Any]:
+def endpoint_as_dict(endpoint: EndpointSnapshot) -> dict[str, Any]:
+    """An endpoint, as JSON can hold it."""
     return {
         "address": endpoint.address,
         "hostname": endpoint.hostname or None,
@@ -188,11 +189,12 @@ def _breaker(breaker: BreakerSnapshot) -> dict[str, Any]:
         "failures": breaker.failures,
         "open_seconds": round(breaker.open_seconds, 3),
         "retry_after": round(breaker.retry_after, 3),
-        "held": None if breaker.held is None else _hold(breaker.held),
+        "held": None if breaker.held is None else hold_as_dict(breaker.held),
     }
 
 
-def _hold(held: Hold) -> dict[str, Any]:
+def hold_as_dict(held: Hold) -> dict[str, Any]:
+    """An operator's decision about a breaker, likewise."""
     return {
         "by": held.by,
         "reason": held.reason,

@@ -13,10 +13,13 @@ import orjson
 from aiohttp import web
 
 from sidecar import __version__
-from sidecar.admin import auth, openapi, start_page
+from sidecar.admin import auth, openapi
 from sidecar.admin.commands import Commands
 from sidecar.admin.connection_limit import Door
+from sidecar.admin.dashboard import start_page
+from sidecar.admin.dashboard.files import Files
 from sidecar.admin.feed import Feed
+from sidecar.admin.history import History
 from sidecar.admin.operations import Api
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.admin.streams import Streams
@@ -101,7 +104,7 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
 
     async def index(call: Call) -> Answer | Page:
         if "text/html" in call.accept:
-            return start_page.page(commands, operations, __version__)
+            return start_page.page(commands, operations, __version__, await files.head())
         now = commands.snapshot()
         return Answer(
             {
@@ -112,7 +115,8 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
             }
         )
 
-    contributed = (Feed(commands).contribution(), *contributed)
+    files, history = Files(), History(commands)
+    contributed = (Feed(commands).contribution(), history.contribution(), *contributed, files.contribution())
     operations = (
         Operation("GET", "/", "What there is: this list", index, {200: "JSON, or a page for a browser"}, "Index",
                   pages=("text/html",)),
@@ -123,7 +127,10 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
     schemas = dict(SCHEMAS)
     for it in contributed:
         schemas |= it.schemas
-    return routed(operations, commands.access, door)
+    app = routed(operations, commands.access, door)
+    app.on_startup.append(history.start)
+    app.on_cleanup.append(history.stop)
+    return app
 
 
 def routed(
@@ -151,6 +158,7 @@ def _handler(operation: Operation, streams: Streams) -> Callable[[web.Request], 
                 query=tuple(request.query.items()),
                 client=request.remote,
                 accept=request.headers.get("Accept", ""),
+                accept_encoding=request.headers.get("Accept-Encoding", ""),
                 last_event_id=request.headers.get("Last-Event-ID", ""),
                 read=partial(_body, request),
             )
@@ -184,8 +192,9 @@ def _refusal(status: int, code: str, message: str) -> web.Response:
 
 async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
     response.headers["Server"] = "sidecar"
-    response.headers["Cache-Control"] = "no-store"
+    response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Referrer-Policy"] = "no-referrer"
     response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
 
 

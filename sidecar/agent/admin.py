@@ -85,6 +85,8 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         access=lambda: Access(agent.config.admin.bind.host, agent.config.admin.token),
         snapshot=lambda: snapshots.of_sidecar(agent),
         upstreams=lambda: tuple(agent.upstreams),
+        inbound=lambda: next((it for it in agent.stats if it.direction == "inbound"), None),
+        upstream_stats=lambda name: agent.upstreams[name].stats,
         upstream=lambda name: snapshots.of_upstream(agent.upstreams[name]),
         config=lambda: effective(agent.config),
         metrics=page.page,

@@ -15,8 +15,8 @@ from typing import Any
 @dataclass(frozen=True, slots=True)
 class Call:
     """One request. ``parts`` are the parameters of its path, ``query`` those behind the question mark, in their order;
-    ``accept`` is the field of that name, ``last_event_id`` Last-Event-ID. ``read`` gives the body, which is small and
-    has to come in soon."""
+    ``accept`` is the field of that name, ``accept_encoding`` Accept-Encoding, ``last_event_id`` Last-Event-ID. ``read``
+    gives the body, which is small and has to come in soon."""
 
     parts: Mapping[str, str]
     query: Sequence[tuple[str, str]]
@@ -24,6 +24,7 @@ class Call:
     accept: str
     read: Callable[[], Awaitable[bytes]]
     last_event_id: str = ""
+    accept_encoding: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def test_a_listener_gets_a_snapshot_and_then_what_changes() -> None:
         assert (event[2]["kind"], event[2]["upstream"], event[2]["text"]) == ("ejection", "tasks", "after")
         assert event[2]["details"]["endpoint"] == "10.0.0.1:80"
         assert change[:2] == ("change", None)
-        assert change[2]["upstreams"]["redis"]["breaker"] == {"state": "open", "forced": "open"}
+        assert change[2]["upstreams"]["redis"]["breaker"] == {"state": "open", "forced": "open", "held": None}
         assert "status" in change[2]
 
         it.before_look = [lambda: it.of.upstreams.pop("redis")]

@@ -11,7 +11,7 @@ from support.live import run
 class Page(HTMLParser):
     """The links and the texts of a page, and whether every element that was opened was closed."""
 
-    _ENDLESS = ("meta", "br", "!doctype")
+    _ENDLESS = ("meta", "link", "br", "!doctype")
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -73,6 +73,10 @@ def test_it_needs_nothing_from_anywhere_else(tmp_path: Path) -> None:
             assert "default-src 'none'" in fields["content-security-policy"]
             assert b"http://" not in body
             assert b"https://" not in body
-            assert b"<script" not in body
+            assert re.findall(rb"<script[^>]*>", body) == re.findall(
+                rb'<script type="module" src="/dashboard/\w+/app/main.js">', body
+            )
+            assert b"style=" not in body
+            assert b"require-trusted-types-for 'script'" in fields["content-security-policy"].encode()
 
     run(main)

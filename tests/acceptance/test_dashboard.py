@@ -1,0 +1,128 @@
+"""The dashboard in a real Chromium, before a real sidecar with real failures behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, expect
+
+from support.browser import Watched, chromium
+from support.processes import App, Sidecar, ending, free_port, get
+
+#: What somebody might call a thing in order to become part of a page.
+HOSTILE = "<img src=x onerror=alert(1)>"
+#: Bytes over the wire of everything that the first page needs.
+BUDGET = 150_000
+
+#: The path of each page, and its heading.
+PAGES = {
+    "overview": "Overview",
+    "upstreams": "Upstreams",
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as it:
+        yield it
+
+
+@pytest.fixture(scope="module")
+def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
+    """One with a token, an app, an upstream that is well and one that is not."""
+    folder = tmp_path_factory.mktemp("dashboard")
+    with ending() as running:
+        app = App(folder, "tasks")
+        running.append(app)
+        config = {
+            "service": {"name": "tasks", "app": f"127.0.0.1:{app.port}"},
+            "admin": {"bind": "127.0.0.1:0", "token": "a-token-for-tests"},
+            "inbound": {"bind": "127.0.0.1:0"},
+            "upstreams": {
+                "well": {"bind": "127.0.0.1:0", "endpoints": [f"127.0.0.1:{app.port}"]},
+                "gone": {"bind": "127.0.0.1:0", "endpoints": [f"127.0.0.1:{free_port()}"]},
+            },
+        }
+        found = Sidecar(folder, config)
+        running.append(found)
+        app.ready()
+        found.ready()
+        for name in ("well", "gone", "tasks"):
+            for _ in range(3):
+                get(f"http://127.0.0.1:{found.port(name)}/{HOSTILE.replace(' ', '%20')}")
+        yield found
+
+
+@pytest.fixture(scope="module")
+def wide(browser: Browser, sidecar: Sidecar) -> Iterator[Watched]:
+    """A page that has the token, for all tests that look at one."""
+    with Watched(browser, sidecar.admin, bypass_csp=True) as it:
+        it.open()
+        it.page.get_by_role("textbox", name="Token").fill("a-token-for-tests")
+        it.page.get_by_role("button", name="Go on").click()
+        yield it
+
+
+def test_the_token_is_asked_for_once(browser: Browser, sidecar: Sidecar) -> None:
+    with Watched(browser, sidecar.admin) as it:
+        page = it.open()
+        field = page.get_by_role("textbox", name="Token")
+        expect(field).to_be_focused()
+        field.fill("wrong")
+        field.press("Enter")
+        page.get_by_text("That was not the token").wait_for()
+        field.fill("a-token-for-tests")
+        field.press("Enter")
+        expect(page.get_by_role("status")).to_have_text("Live")
+        expect(page.get_by_role("row").filter(has_text="gone").first).to_contain_text("unhealthy")
+        page.reload()
+        expect(page.get_by_role("status")).to_have_text("Live")
+        expect(field).to_have_count(0)
+        assert page.evaluate("[localStorage.length, document.cookie]") == [0, ""]
+        # That the token is needed is the only thing that the console may say.
+        assert [fault for fault in it.faults if "401" not in fault] == []
+        assert 0 < sum(it.fetched.values()) < BUDGET
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", PAGES)
+def test_everybody_can_use_each_page(wide: Watched, path: str, scheme: str) -> None:
+    wide.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+    wide.open(path, PAGES[path])
+    assert wide.serious() == []
+
+
+def test_the_menu_moves_the_focus(wide: Watched) -> None:
+    page = wide.open("overview", "Overview")
+    page.get_by_role("navigation").get_by_role("link", name="Upstreams").press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_be_focused()
+    expect(page).to_have_title("Upstreams · tasks · sidecar")
+    expect(page.get_by_role("link", name="Upstreams")).to_have_attribute("aria-current", "page")
+
+
+def test_without_javascript_the_tables_are_there(browser: Browser, sidecar: Sidecar) -> None:
+    with Watched(browser, sidecar.admin, java_script_enabled=False) as it:
+        page = it.open()
+        expect(page.get_by_role("link", name="gone", exact=True)).to_be_visible()
+        expect(page.get_by_text("need the admin token")).to_be_visible()
+        assert it.faults == []
+
+
+def test_a_lost_line_is_shown_and_found_again(browser: Browser, sidecar: Sidecar) -> None:
+    with Watched(browser, sidecar.admin) as it:
+        it.page.add_init_script("sessionStorage.setItem('sidecar.token', 'a-token-for-tests')")
+        page = it.open()
+        expect(page.get_by_role("status")).to_have_text("Live")
+        page.get_by_role("button", name="Pause").click()
+        expect(page.get_by_role("status")).to_have_text("Paused")
+        it.context.set_offline(True)
+        page.get_by_role("button", name="Go on").click()
+        expect(page.get_by_role("status")).to_have_text("Line lost")
+        it.context.set_offline(False)
+        expect(page.get_by_role("status")).to_have_text("Live")
+
+
+def test_nothing_was_wrong(wide: Watched) -> None:
+    """With any of the pages above."""
+    assert [fault for fault in wide.faults if "401" not in fault] == []
