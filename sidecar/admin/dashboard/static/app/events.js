@@ -80,7 +80,7 @@ async function connect() {
 /** Begin, or begin again at once. */
 export function start() {
   tries = 0;
-  line(state.now ? state.line : "connecting");
+  line("connecting");
   connect();
 }
 
