@@ -22,7 +22,8 @@ def proof(token: str, method: str, path: str, now: float) -> str:
 
 
 def proven(field: str, token: str, method: str, path: str, now: float) -> bool:
-    """Whether the field proves it, for this path and at this time. It is good for reading only."""
+    """Whether the field proves it, for this path and at this time. It is good for reading only. To remember those that
+    were seen would be of no use: one who got a proof in another's place shows it to a sidecar that has not seen it."""
     found = _FIELD.fullmatch(field)
     if found is None or method not in ("GET", "HEAD") or abs(now - int(found[1])) > LEEWAY:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import socket
 import subprocess
@@ -12,11 +13,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from support.dns import DnsServer
-from support.processes import Sidecar, ending, free_port, get, wait_for
+from support.processes import ROOT, Sidecar, ending, free_port, get, wait_for
 from support.silent import Silent
 
 
@@ -114,6 +116,7 @@ def test_each_cause_is_told_apart(tmp_path: Path) -> None:
                     labels = f'direction="outbound",upstream="{name}",cause="{cause}"'
                     assert f"sidecar_connect_failures_total{{{labels}}} 1" in metrics
             _out_of_descriptors(sidecar)
+            _shipped(sidecar)
     silent.close()
 
 
@@ -140,6 +143,34 @@ def _out_of_descriptors(sidecar: Sidecar) -> None:
     metrics = get(sidecar.admin + "/metrics")[1]
     assert 'sidecar_connect_failures_total{direction="outbound",upstream="refused",cause="no_descriptors"} 1' in metrics
     assert "this host is out of descriptors (" in status(sidecar)
+
+
+def _shipped(sidecar: Sidecar) -> None:
+    """What the documentation has a shipper take out of a line, and a query ask for, is in real ones."""
+    page = (ROOT / "docs" / "logs.md").read_text()
+    snippet = re.search(r"^```alloy\n(.*?)^```", page, re.M | re.S)
+    query = re.search(r"^```logql\n(.*?)^```", page, re.M | re.S)
+    assert snippet is not None
+    assert query is not None
+    taken = set(re.findall(r'(\w+) = ""', _stage(snippet[1], "json")))
+    labels = set(re.findall(r'(\w+) = ""', _stage(snippet[1], "labels")))
+    metadata = set(re.findall(r'(\w+) = ""', _stage(snippet[1], "structured_metadata")))
+    assert labels == {"service", "level"}
+    assert taken == labels | metadata | {"ts"}
+    assert 'source = "ts"' in _stage(snippet[1], "timestamp")
+    line = access_line(sidecar, "refused")
+    assert taken <= line.keys(), "an access line"
+    assert set(re.findall(r"(\w+) ?!?=", query[1])) | {"upstream"} <= taken
+    everything = [json.loads(text) for text in sidecar.output().splitlines()]
+    assert all(labels | {"ts"} <= it.keys() for it in everything), "every line"
+    assert all(datetime.fromisoformat(it["ts"]).tzinfo == UTC for it in everything)
+
+
+def _stage(snippet: str, name: str) -> str:
+    """What is in a stage of the pipeline."""
+    found = re.search(rf"^  stage\.{name} {{\n(.*?)^  }}", snippet, re.M | re.S)
+    assert found is not None, name
+    return found[1]
 
 
 def test_a_caller_knows_what_its_peers_sidecar_said(tmp_path: Path) -> None:
