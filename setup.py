@@ -96,6 +96,7 @@ HOT_PATH = [
     "sidecar/exchange/routes.py",
     "sidecar/exchange/story.py",
     "sidecar/exchange/times.py",
+    "sidecar/filters/access_log.py",
     "sidecar/filters/bulkhead.py",
     "sidecar/filters/circuit_breaker.py",
     "sidecar/filters/drain.py",

@@ -25,9 +25,9 @@ def test_every_file_of_the_hot_path_is_there_and_every_filter_is_on_it() -> None
     assert files == sorted(set(files))
     assert all((ROOT / file).is_file() for file in files)
     filters = {f"sidecar/filters/{path.name}" for path in (ROOT / "sidecar" / "filters").glob("[!_]*.py")}
-    # The access log mostly looks at one attribute and returns. Those that declare their settings may be interpreted.
+    # Those that declare their settings may be interpreted.
     declaring = {f"sidecar/filters/{it.name}.py" for it in DECLARING}
-    assert filters - set(files) - declaring == {"sidecar/filters/access_log.py", "sidecar/filters/order.py"}
+    assert filters - set(files) - declaring == {"sidecar/filters/order.py"}
 
 
 def test_continuous_integration_runs_the_tests_of_all_that_is_compiled() -> None:

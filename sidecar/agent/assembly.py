@@ -99,16 +99,16 @@ class Assembly:
         #: (key, route) → its class, its settings and the filter that was built from them.
         self._built: dict[tuple[str, object], tuple[Any, Any, Filter]] = {}
         self._guards: dict[str, Guard] = {}
-        clock, inbound = context.clock, stats.direction == "inbound"
+        inbound, http = stats.direction == "inbound", stats.protocol == "http"
         always: tuple[Filter, ...] = (
             Tracing(context.tracing.propagate, inbound, context.rng, context.sampling, context.record_span),
             RequestId(context.rng),
             Forwarded(),
             Drain(),
-            Metrics(stats, clock),
-            ConnectionMetrics(stats, clock),
-            Why(context.stories, context.rng, clock, stats.protocol == "http"),
-            AccessLog(context.access_log),
+            Metrics(stats),
+            ConnectionMetrics(stats),
+            Why(context.stories, context.rng, http),
+            AccessLog(context.access_log, http),
         )
         #: Those that are not in the configuration.
         self._always = [it for it in always if stats.protocol in it.protocols and stats.direction in it.sides]

@@ -36,9 +36,9 @@ class Exchange:
     """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
 
     __slots__ = (
-        "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "error", "fresh",
-        "head_at", "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state", "status",
-        "story", "suspended", "touched", "trace", "tried", "undrained",
+        "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "ended", "error",
+        "fresh", "head_at", "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state",
+        "status", "story", "suspended", "touched", "trace", "tried", "undrained",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, route: Route, client_ip: str, started: float) -> None:
@@ -56,6 +56,8 @@ class Exchange:
         self.touched = started
         #: Time (of the listener's clock) at which the head of an answer came that was not all there at once; 0: none.
         self.head_at = 0.0
+        #: Time (of the listener's clock) at which it ended; 0: it has not.
+        self.ended = 0.0
         #: Bytes that the peers had left to read at the last look.
         self.undrained = 0
         self.phase = NEW
@@ -341,6 +343,7 @@ class Exchange:
         if self.phase == ENDED:
             return False
         self.phase = ENDED
+        self.ended = self.listener.clock()
         for hook in self.chain.on_end:
             hook(self)
         attempt = self.attempt

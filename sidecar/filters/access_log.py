@@ -9,7 +9,6 @@ from sidecar.core.records import AccessLog as Log
 from sidecar.core.records import AccessRecord, Try
 from sidecar.core.trace import trace_of
 from sidecar.exchange.filter import Filter
-from sidecar.exchange.request import Request
 
 if TYPE_CHECKING:
     from sidecar.exchange.attempt import Attempt
@@ -23,31 +22,31 @@ class AccessLog(Filter):
     name: ClassVar[str] = "access_log"
     protocols: ClassVar[tuple[str, ...]] = ("http", "tcp", "amqp")
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, http: bool) -> None:
         self._log = log
+        self._http = http
 
     def on_end(self, x: Exchange) -> None:
         log = self._log
         if log.enabled_for(x.status, x.error):
-            log.record(_record(x, x.listener.clock()))
+            log.record(_record(x))
         elif log.choosy:
-            now = x.listener.clock()
-            if log.picks(x.request_id, _answered(x, now) - x.started):
-                log.record(_record(x, now))
+            # An answer that was all there at once has just ended.
+            began = (x.head_at or x.ended) if self._http else _stood(x)
+            if log.picks(x.request_id, began - x.started):
+                log.record(_record(x))
         if log.tap is not None:
-            log.tap(_record(x, x.listener.clock()))
+            log.tap(_record(x))
 
 
-def _answered(x: Exchange, now: float) -> float:
-    """When its answer began; of a connection, when that stood. An answer that was all there at once has just ended."""
-    if x.head_at:
-        return x.head_at
+def _stood(x: Exchange) -> float:
+    """When a connection stood."""
     last = x.attempt
-    return last.sent if last is not None and last.sent and not isinstance(x, Request) else now
+    return last.sent if last is not None and last.sent else x.ended
 
 
-def _record(x: Exchange, now: float) -> AccessRecord:
-    listener, started = x.listener, x.started
+def _record(x: Exchange) -> AccessRecord:
+    listener, started, now = x.listener, x.started, x.ended
     last = x.attempt or (x.tried[-1] if x.tried else None)
     head: RequestHead | None = getattr(x, "head", None)
     trace = x.trace or (trace_of(head.get(b"traceparent")) if head else None)

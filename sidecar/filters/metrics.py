@@ -18,9 +18,8 @@ class Metrics(Filter):
 
     name: ClassVar[str] = "metrics"
 
-    def __init__(self, stats: ListenerStats, clock: Callable[[], float], wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, stats: ListenerStats, wall: Callable[[], float] = time.time) -> None:
         self._stats = stats
-        self._clock = clock
         self._wall = wall
 
     def on_end(self, x: Exchange) -> None:
@@ -29,7 +28,7 @@ class Metrics(Filter):
         status = x.status
         stats.requests[method if method in METHODS else "other", status if status in STATUSES else status // 100] += 1
         if x.attempts:
-            now = self._clock()
+            now = x.ended
             took = now - x.started
             bucket = stats.duration.observe(took)
             attempt = x.attempt
@@ -53,15 +52,14 @@ class ConnectionMetrics(Filter):
     name: ClassVar[str] = "connection_metrics"
     protocols: ClassVar[tuple[str, ...]] = ("tcp", "amqp")
 
-    def __init__(self, stats: ListenerStats, clock: Callable[[], float]) -> None:
+    def __init__(self, stats: ListenerStats) -> None:
         self._stats = stats
-        self._clock = clock
         self._method = stats.protocol.upper()
 
     def on_end(self, x: Exchange) -> None:
         stats = self._stats
         stats.requests[self._method, x.status] += 1
-        now = self._clock()
+        now = x.ended
         if x.attempts or not x.error:
             stats.duration.observe(now - x.started)
         attempt = x.attempt

@@ -126,9 +126,9 @@ class Tracing(Filter):
         trace = x.trace
         if trace is None or not trace.sampled:
             sampling = self._sampling
-            bad = _failed(x)
             # What went through a tunnel is not late.
-            took = 0.0 if x.status == 101 else (x.head_at or x.listener.clock()) - x.started
+            took = 0.0 if x.status == 101 else (x.head_at or x.ended) - x.started
+            bad = _failed(x)
             if (not bad and took < sampling.slow) or not sampling.always(bad, took):
                 return
             trace = self._place(x)

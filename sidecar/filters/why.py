@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sidecar.core.address import Address
@@ -37,9 +36,8 @@ class Why(Filter):
     name: ClassVar[str] = "why"
     protocols: ClassVar[tuple[str, ...]] = ("http", "tcp", "amqp")
 
-    def __init__(self, stories: Stories, rng: random.Random, clock: Callable[[], float], http: bool) -> None:
+    def __init__(self, stories: Stories, rng: random.Random, http: bool) -> None:
         self._stories = stories
-        self._clock = clock
         self._rng = rng
         self._http = http
         #: Exchanges that go well until the next one of the sample, and the share that this was drawn for.
@@ -52,7 +50,8 @@ class Why(Filter):
             return
         if self._left > 0 and stories.sample == self._drawn:
             self._left -= 1
-            if x.status < 400 and x.story is None and not x.error and not x.tried and not self._slow(x):
+            began = x.head_at or x.ended
+            if x.status < 400 and x.story is None and not (x.error or x.tried) and began - x.started < stories.slow:
                 return  # nearly all
             sampled = False
         else:
@@ -66,7 +65,7 @@ class Why(Filter):
         """Whether its answer took long to begin. Connections and tunnels live as long as they like."""
         if not self._http:
             return False
-        return (x.head_at or self._clock()) - x.started >= self._stories.slow and x.status != 101
+        return (x.head_at or x.ended) - x.started >= self._stories.slow and x.status != 101
 
     def _draw(self, share: float) -> bool:
         """Draw when the next one of the sample comes; whether this one is of it."""

@@ -33,7 +33,7 @@ def test_the_log_decides() -> None:
     log: Any = Log(enabled=False)
     x = Stage().exchange()
     x.status = 200
-    AccessLog(log).on_end(x)
+    AccessLog(log, True).on_end(x)
     assert (log.asked, log.records) == ([(200, "")], [])
 
 
@@ -45,7 +45,8 @@ def test_the_endpoint_is_the_last_one_tried() -> None:
     stage.tries(x, 1)
     x.leave_endpoint()
     stage.loop.advance(0.5)
-    AccessLog(log).on_end(x)
+    x.ended = stage.loop()
+    AccessLog(log, True).on_end(x)
     (record,) = log.records
     assert (record.endpoint, record.attempts, record.target) == ("10.0.0.1:2", 2, "/a")
     assert record.duration == 0.5
@@ -58,14 +59,14 @@ def test_who_watches_is_told_of_what_gets_no_line() -> None:
     log.tap = told.append
     x = Stage().exchange(request("GET /a?token=hush HTTP/1.1"))
     x.status = 200
-    AccessLog(log).on_end(x)
+    AccessLog(log, True).on_end(x)
     assert not log.records
     assert [(record.status, record.target) for record in told] == [(200, "/a")]
 
 
 def test_tcp_has_no_head() -> None:
     log: Any = Log(enabled=True)
-    AccessLog(log).on_end(Stage(protocol="tcp", endpoints=0).tcp_exchange())
+    AccessLog(log, False).on_end(Stage(protocol="tcp", endpoints=0).tcp_exchange())
     (record,) = log.records
     assert (record.method, record.target, record.endpoint) == ("TCP", "", None)
     assert (record.began, record.sent, record.head, record.tries) == (-1.0, -1.0, -1.0, ())
@@ -123,7 +124,8 @@ class Sampled:
 
     def ends(self, x: Any) -> bool:
         before = len(self.records)
-        AccessLog(self.log).on_end(x)
+        x.ended = x.listener.clock()
+        AccessLog(self.log, x.listener.stats.protocol == "http").on_end(x)
         return len(self.records) > before
 
 

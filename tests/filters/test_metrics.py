@@ -106,7 +106,7 @@ def test_a_sampled_trace_is_the_example_of_its_bucket() -> None:
 
 def test_a_hundred_thousand_different_requests_take_no_more_room_than_some() -> None:
     it = stage()
-    x, counted = it.exchange(), Metrics(it.stats, it.loop, it.loop)
+    x, counted = it.exchange(), Metrics(it.stats, it.loop)
     for n in range(100_000):
         x.method, x.status, x.request_id = f"M{n}", n % 1000, f"{n}"
         x.trace = Trace(f"{n:032x}", f"{n:016x}", "", SAMPLED)

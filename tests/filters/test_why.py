@@ -26,14 +26,14 @@ def exchange(**more: Any) -> HttpExchange:
     stage = Stage()
     stage.advance(10.0 - stage.loop.now)
     x = stage.exchange()
-    for name, value in {"status": 200, "attempts": 1, "request_id": "id", **more}.items():
+    for name, value in {"status": 200, "attempts": 1, "request_id": "id", "ended": 10.0, **more}.items():
         setattr(x, name, value)
     return x
 
 
 def why(put: list[dict[str, Any]], sample: float = 0.0, http: bool = True, **settings: Any) -> Why:
     stories = Stories(put.append, sample=sample, slow=1.0, **settings)
-    return Why(stories, random.Random(1), lambda: 10.0, http)
+    return Why(stories, random.Random(1), http)
 
 
 @pytest.mark.parametrize(
