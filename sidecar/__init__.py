@@ -21,6 +21,7 @@ attempt, try              one sending of a request to one endpoint; an exchange 
 auth                      who may do what on the admin API
 backoff                   how long to wait before the next attempt
 balancer                  picks one endpoint out of those that are eligible
+balancing                 picking endpoints, as a validation tries it out
 batch                     small writes to a broker that leave as one
 binding                   the rule by which an exchange of a broker hands messages to a queue or to another exchange
 body                      what follows a message's head
@@ -38,6 +39,7 @@ channel                   one of several conversations on an AMQP connection; co
                           each
 check                     looks whether something is as it should be: a health check, the checks before a publish
 checklist                 what a diagnosis looks at
+child                     a process that another one has started
 claim                     one process takes a file for itself, and waits while another one has it
 CLI                       the command line: ``sidecar run``, ``check``, ``status`` and the others
 client                    who dials: the peer in front of a listener; also the dialling end of a protocol
@@ -80,6 +82,7 @@ diagnosis                 a checklist that a running sidecar works through, to s
 dial                      to open a connection
 difference                what two configurations do not have in common, key by key
 directory                 a shared folder as the registry; it needs no server
+discovery                 finding the instances of a service in a registry
 dispatcher                sends what is in the spool, each message when its turn has come
 DNS                       the servers that host names are looked up at
 document                  the configuration file as a tree of nodes that know their lines
@@ -127,12 +130,14 @@ HTTP                      the protocol of requests and answers, here HTTP/1.1
 HTTP queue                requests that are stored on disk until their upstream takes them
 id                        random characters that name one request, trace or message
 inbound                   traffic from others to the app
+infrastructure            what a mesh stands on: its sidecars and its registry
 instance                  one instance of a service, as a registry knows it
 intake                    puts publishes of an AMQP port into its spool, and answers for them
 job                       what the event loop asks of the thread that owns a database
 JSON                      the notation of answers, logs and small files
 key                       a name in the configuration file, with its kind and its default
 kind                      what a value in the configuration may be
+lab                       what a validation starts to try things out on: a sidecar and a sample service
 lag                       how late the event loop is: a stall of it is one of all traffic
 lane                      what must keep its order: an AMQP channel's publishes to one exchange, the stored requests of
                           one route
@@ -181,6 +186,7 @@ partition                 one of several routing keys that an exchange's message
 passive declare           asks a broker whether an exchange is there, without making one
 peer                      another sidecar, or the other end of a connection
 pending frame             a client's frame that must not overtake a held publish
+performance               how fast a mesh finds, picks and tells, as a validation measures it
 phase                     how far an exchange has come: waiting, connecting, answering and the others
 picture                   one moment of the demo, drawn
 ping                      ask an HTTP server whether it answers
@@ -234,6 +240,7 @@ RPC                       a question on an AMQP channel and the method that is i
 rule                      what has to fit together among keys of a configuration
 run                       ``sidecar run``, or one run of the demo
 salvage                   takes what can be read out of a damaged database
+sample                    a small service of the demo's or of a validation's
 sampling                  which traces are recorded: a share of them, and what failed or was slow
 scheduler                 lets held publishes go, by priority and arrival, when their gates open
 schema                    what a configuration or an answer may contain, as JSON Schema
@@ -288,7 +295,7 @@ unacked                   deliveries that their client has not settled
 unconfirmed               publishes that the broker has not confirmed
 upload                    a request's body on its way to the upstream
 upstream                  one thing that the app dials, under a name
-validate                  to take nothing from a registry that is not what it should be
+validate                  to take nothing from a registry that is not what it should be; to check a mesh
 value                     what stands behind a key of the configuration
 vhost                     a part of a broker, with exchanges and queues of its own
 view                      what is shown of something, as data

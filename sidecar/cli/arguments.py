@@ -7,7 +7,7 @@ import re
 from typing import Any, Final
 
 #: Where the admin API is unless told otherwise.
-_DEFAULT: Final = "http://127.0.0.1:15000"
+DEFAULT_ADMIN: Final = "http://127.0.0.1:15000"
 _AUTHORITY: Final = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}")
 
 
@@ -19,7 +19,7 @@ def admin_url(text: str) -> str:
 def add_admin(parser: Any) -> None:
     """``--admin URL``, by default what ``SIDECAR_ADMIN`` says."""
     parser.add_argument(
-        "--admin", metavar="URL", type=admin_url, default=os.environ.get("SIDECAR_ADMIN") or _DEFAULT,
+        "--admin", metavar="URL", type=admin_url, default=os.environ.get("SIDECAR_ADMIN") or DEFAULT_ADMIN,
         help="the sidecar's admin API, as in its admin.bind (default: SIDECAR_ADMIN in the environment, else "
-        f"{_DEFAULT})",
+        f"{DEFAULT_ADMIN})",
     )  # fmt: skip

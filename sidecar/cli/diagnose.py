@@ -9,17 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from sidecar.cli.checklist import LONGEST, finding_lines
 from sidecar.cli.spool.source import Admin, LetterError, SourceError, token
 from sidecar.core.text import printable
 
 WELL: Final = 0
 BAD: Final = 1
 MISUSED: Final = 2
-
-_MARKS: Final = {"good": "✓", "bad": "✗", "none": "–"}
-_COLOURS: Final = {"good": "\x1b[32m", "bad": "\x1b[31m", "none": "\x1b[2m"}
-_PLAIN: Final = "\x1b[0m"
-_LONGEST: Final = 2000
 
 
 def diagnose(upstream: str, url: str, token_file: str, *, as_json: bool) -> int:
@@ -53,19 +49,14 @@ def lines(found: Mapping[str, Any], *, colour: bool = False) -> Iterator[str]:
     findings: Sequence[Mapping[str, Any]] = found["findings"]
     width = max((len(str(it["check"])) for it in findings), default=0)
     about = found["id"] if found["service"] is None else f"{found['service']} ({found['id']})"
-    yield printable(str(about), _LONGEST)
+    yield printable(str(about), LONGEST)
     last = None
     for it in findings:
         if it["upstream"] != last:
             last = it["upstream"]
             yield ""
-            yield printable(str(last), _LONGEST)
-        mark = _MARKS[it["result"]]
-        if colour:
-            mark = f"{_COLOURS[it['result']]}{mark}{_PLAIN}"
-        yield f"{mark} {it['check']:<{width}}  {printable(str(it['evidence']), _LONGEST)}"
-        if it["step"]:
-            yield f"  {'':<{width}}  → {printable(str(it['step']), _LONGEST)}"
+            yield printable(str(last), LONGEST)
+        yield from finding_lines(it["check"], it["result"], str(it["evidence"]), it["step"] or "", width, colour=colour)
     bad = sum(1 for it in findings if it["result"] == "bad")
     yield ""
     yield "all is well" if not bad else f"{bad} of {len(findings)} checks found something"

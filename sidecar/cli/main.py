@@ -27,6 +27,7 @@ examples:
   sidecar why ID                        why a request failed; without an ID, the newest ones
   sidecar tap --status 5xx              its exchanges as they end
   sidecar diagnose                      what is wrong with it, and what to do next
+  sidecar validate                      whether a whole mesh works, section by section; for CI
   sidecar diff sidecar.yaml             what a reload would change in it
   sidecar spool --help                  messages that the broker did not take
   sidecar demo                          a small mesh to look at, in your terminal
@@ -88,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
 
     from sidecar.cli.asking import add_parsers as add_asking
     from sidecar.cli.spool.parser import add_parser as add_spool
+    from sidecar.cli.validate.parser import add_parser as add_validate
 
     parser = argparse.ArgumentParser(
         prog="sidecar",
@@ -132,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo)
 
     add_asking(commands)
+    add_validate(commands)
     add_spool(commands)
     return parser
 
