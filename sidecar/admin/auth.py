@@ -27,6 +27,9 @@ _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s
 #: What tells of clients and of what operators do.
 _PRIVATE: Final = ("/diagnose", "/events", "/tap", "/why")
 
+#: What tells of the network around, and is open to this host alone.
+_CONFIG: Final = ("/config", "/config/set")
+
 #: What another sidecar may ask that proves to have the same token.
 _PEERS: Final = ("/why/",)
 
@@ -61,7 +64,7 @@ def check(access: Access, method: str, path: str, headers: MultiMapping[str]) ->
     if changes and origin is not None and [origin.lower().partition("://")[2]] != [host.lower() for host in hosts]:
         raise Refused(403, "wrong_origin", "a page of another site may not change anything here")
     published = path.startswith("/amqp/") and "/dead-letters" in path
-    if changes or published or path.startswith(_PRIVATE) or (path == "/config" and not local):
+    if changes or published or path.startswith(_PRIVATE) or (path in _CONFIG and not local):
         token = access.token.reveal()
         if token and not _given(headers, token) and not _peer(headers, token, method, path):
             raise Refused(

@@ -39,6 +39,8 @@ class Commands:
     upstream: Callable[[str], UpstreamSnapshot]
     #: The effective configuration, without secrets.
     config: Callable[[], Mapping[str, Any]]
+    #: The paths of its keys that are not as by default.
+    chosen: Callable[[], Sequence[str]]
     #: Prometheus' page for an Accept field, and its content type.
     metrics: Callable[[str], Awaitable[tuple[bytes, str]]]
     #: Check the app now.

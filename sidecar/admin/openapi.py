@@ -61,7 +61,7 @@ def _operation(it: Operation) -> dict[str, Any]:
         }
     if it.method != "GET" or it.private:
         operation["security"] = [*_TOKEN, {}]  # {}: where no token is configured
-    elif it.path == "/config":
+    elif it.path in ("/config", "/config/set"):
         operation["security"] = [{}, *_TOKEN]
     return operation
 

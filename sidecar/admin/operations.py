@@ -48,6 +48,8 @@ class Api:
                       pages=("text/plain", "application/openmetrics-text")),
             Operation("GET", "/config", "The effective configuration without secrets", self.config,
                       {200: "as in a file", **REFUSED}, "Config"),
+            Operation("GET", "/config/set", "Which of its keys are not as by default", self.chosen,
+                      {200: "their paths", **REFUSED}, "ConfigSet"),
             Operation("GET", "/upstreams", "All upstreams", self.upstreams, {200: "a list"}, "Upstreams"),
             Operation("GET", "/upstreams/{name}", "Endpoints, weights, health, breaker and counters of one upstream",
                       self.upstream, {200: "the upstream"} | unknown, "Upstream"),
@@ -125,6 +127,9 @@ class Api:
 
     async def config(self, call: Call) -> Answer:
         return Answer(self._commands.config())
+
+    async def chosen(self, call: Call) -> Answer:
+        return Answer({"paths": list(self._commands.chosen())})
 
     async def upstreams(self, call: Call) -> Answer:
         commands = self._commands

@@ -51,6 +51,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     },
     "OpenApi": {"type": "object", "description": "this document"},
     "Config": {"type": "object", "description": "the shape of the configuration file; see `sidecar schema`"},
+    "ConfigSet": record(paths=array(TEXT)),
     "Breaker": record(
         state={"type": "string", "enum": ["closed", "half_open", "open"]},
         forced={"type": "string", "enum": ["auto", "open", "closed"]},

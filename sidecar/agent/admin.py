@@ -18,6 +18,7 @@ from sidecar.agent.findings import Finding
 from sidecar.agent.process import memory_limit
 from sidecar.agent.tap import Tap
 from sidecar.config.agent import AccessKind
+from sidecar.config.chosen import chosen
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import value_of
 from sidecar.config.show import effective
@@ -89,6 +90,7 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         upstream_stats=lambda name: agent.upstreams[name].stats,
         upstream=lambda name: snapshots.of_upstream(agent.upstreams[name]),
         config=lambda: effective(agent.config),
+        chosen=lambda: chosen(agent.config),
         metrics=page.page,
         check_app=lambda: agent.check_app(),
         probe=lambda name: agent.probe(name),

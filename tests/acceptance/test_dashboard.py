@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, expect
 
 from support.browser import Watched, chromium
+from support.deadletters import prepare
 from support.processes import App, Sidecar, ending, free_port, get
 
 #: What somebody might call a thing in order to become part of a page.
@@ -19,6 +22,12 @@ BUDGET = 150_000
 PAGES = {
     "overview": "Overview",
     "upstreams": "Upstreams",
+    "upstreams/gone": "gone",
+    "failures": "Failures",
+    "amqp": "AMQP",
+    "amqp/rabbitmq/dead-letters": "Dead letters of rabbitmq",
+    "queue": "HTTP queue",
+    "configuration": "Configuration",
 }
 
 
@@ -32,6 +41,7 @@ def browser() -> Iterator[Browser]:
 def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     """One with a token, an app, an upstream that is well and one that is not."""
     folder = tmp_path_factory.mktemp("dashboard")
+    prepare(folder / "spool", ["ai.first", f"ai.{HOSTILE}", "ai.last"])
     with ending() as running:
         app = App(folder, "tasks")
         running.append(app)
@@ -41,6 +51,15 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
             "inbound": {"bind": "127.0.0.1:0"},
             "upstreams": {
                 "well": {"bind": "127.0.0.1:0", "endpoints": [f"127.0.0.1:{app.port}"]},
+                "rabbitmq": {
+                    "bind": "127.0.0.1:0",
+                    "protocol": "amqp",
+                    "endpoints": [f"127.0.0.1:{free_port()}"],
+                    "amqp": {
+                        "credentials": {"username": "guest", "password": "guest"},
+                        "spool": {"path": str(folder / "spool")},
+                    },
+                },
                 "gone": {"bind": "127.0.0.1:0", "endpoints": [f"127.0.0.1:{free_port()}"]},
             },
         }
@@ -51,6 +70,11 @@ def sidecar(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
         for name in ("well", "gone", "tasks"):
             for _ in range(3):
                 get(f"http://127.0.0.1:{found.port(name)}/{HOSTILE.replace(' ', '%20')}")
+        for mode in ("open", "auto"):
+            body = json.dumps({"reason": f"moved {HOSTILE}"}).encode()
+            asked = urllib.request.Request(f"{found.admin}/upstreams/well/breaker/{mode}", body, method="POST")
+            asked.add_header("X-Sidecar-Token", "a-token-for-tests")
+            urllib.request.urlopen(asked).close()
         yield found
 
 
@@ -85,12 +109,72 @@ def test_the_token_is_asked_for_once(browser: Browser, sidecar: Sidecar) -> None
         assert 0 < sum(it.fetched.values()) < BUDGET
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("path", PAGES)
-def test_everybody_can_use_each_page(wide: Watched, path: str, scheme: str) -> None:
-    wide.page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
+def test_everybody_can_use_each_page(wide: Watched, path: str) -> None:
     wide.open(path, PAGES[path])
+    wide.page.emulate_media(color_scheme="light")
     assert wide.serious() == []
+    wide.page.emulate_media(color_scheme="dark")
+    assert wide.serious("color-contrast") == []
+
+
+def test_a_breaker_is_held_with_a_reason(wide: Watched) -> None:
+    page = wide.open("upstreams/well", "well")
+    breaker = page.get_by_role("region", name="Circuit breaker")
+    breaker.get_by_role("button", name="Hold open").click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_role("button", name="Hold open").click()
+    expect(dialog).to_be_visible()  # it asks why
+    dialog.get_by_label("Why").fill(f"moving {HOSTILE}")
+    dialog.get_by_label("For how long").select_option("1 hour")
+    dialog.get_by_role("button", name="Hold open").click()
+    expect(dialog).to_have_count(0)
+    expect(breaker).to_contain_text("held open by dashboard, until")
+    expect(breaker).to_contain_text(f"moving {HOSTILE}")
+    expect(breaker.get_by_role("button", name="Hold open")).to_be_focused()
+    breaker.get_by_role("button", name="Release").click()
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    breaker.get_by_role("button", name="Release").click()
+    dialog.get_by_role("button", name="Release").click()
+    expect(breaker).to_contain_text("by itself")
+
+
+def test_a_failure_has_its_story(wide: Watched) -> None:
+    page = wide.open("failures", "Failures")
+    causes = page.get_by_role("region", name="Causes, the most frequent first")
+    row = causes.get_by_role("row").filter(has_text="refused the connection").first
+    row.get_by_role("link").click()
+    page.get_by_role("heading", level=1, name="One request").wait_for()
+    expect(page.locator(".cause")).to_contain_text("refused the connection")
+    expect(page.locator("main")).to_contain_text("GET /<img")
+    expect(page.get_by_role("region", name="What happened, in order")).to_contain_text("refused")
+
+
+def test_dead_letters_are_looked_at_and_dropped(wide: Watched) -> None:
+    page = wide.open("amqp", "AMQP")
+    page.get_by_role("link", name="Look at them").click()
+    page.get_by_role("heading", level=1, name="Dead letters of rabbitmq").wait_for()
+    rows = page.get_by_role("row").filter(has_text="ai.")
+    expect(rows).to_have_count(3)
+    rows.filter(has_text="ai.first").get_by_role("button", name="Drop").click()
+    page.get_by_role("dialog").get_by_role("button", name="Drop").click()
+    expect(rows).to_have_count(2)
+    rows.filter(has_text=HOSTILE).get_by_role("link").click()
+    expect(page.locator("pre")).to_contain_text("<b>bold</b>")
+    page.get_by_role("link", name="All dead letters").click()
+    page.get_by_role("button", name="Replay all").click()
+    page.get_by_role("dialog").get_by_role("button", name="Replay all").click()
+    expect(page.get_by_text("There are no dead letters.")).to_be_visible()
+
+
+def test_what_others_say_is_text(wide: Watched) -> None:
+    """A reason, a routing key; a picture would have been asked for."""
+    for path in ("overview", "upstreams/well", "failures"):
+        wide.open(path, PAGES.get(path, "well"))
+        expect(wide.page.get_by_text(HOSTILE).first if path != "failures" else wide.page.locator("h1")).to_be_visible()
+        assert wide.page.locator("img").count() == 0
+    assert not [path for path in wide.fetched if path.endswith("/x")]
 
 
 def test_the_menu_moves_the_focus(wide: Watched) -> None:

@@ -104,7 +104,7 @@ def everything() -> FakeRunning:
 
 
 #: Reading these needs the token, too.
-_PRIVATE = ("/config", "/diagnose", "/events", "/tap", "/why", "/why/{request_id}")
+_PRIVATE = ("/config", "/config/set", "/diagnose", "/events", "/tap", "/why", "/why/{request_id}")
 #: Requests, and what is sent with them; between them every answer that has a shape of its own.
 REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/", None),
@@ -118,6 +118,7 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/health/deep/redis", None),
     ("GET", "/metrics", None),
     ("GET", "/config", None),
+    ("GET", "/config/set", None),
     ("GET", "/upstreams", None),
     ("GET", "/upstreams/redis", None),
     ("GET", "/upstreams/nobody", None),

@@ -89,9 +89,11 @@ class Watched:
             self.page.get_by_role("heading", level=1, name=heading, exact=True).wait_for()
         return self.page
 
-    def serious(self) -> list[str]:
-        """What axe finds on the page that keeps people from using it. The context must have ``bypass_csp``."""
-        found = Axe().run(self.page).response["violations"]
+    def serious(self, *rules: str) -> list[str]:
+        """What axe finds on the page that keeps people from using it; of these rules only, if there are any. The
+        context must have ``bypass_csp``."""
+        options = {"resultTypes": ["violations"], **({"runOnly": list(rules)} if rules else {})}
+        found = Axe().run(self.page, options=options).response["violations"]
         return [
             f"{it['id']}: {it['help']} ({it['nodes'][0]['html'][:200]})"
             for it in found

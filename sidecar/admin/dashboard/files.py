@@ -26,7 +26,7 @@ MEDIA: Final[Mapping[str, str]] = {
     ".txt": "text/plain; charset=utf-8",
 }
 #: What every page needs at once. Others of these folders are fetched when they are imported.
-_FIRST: Final = re.compile(r"(app|ui|pages)/[\w-]+\.js|vendor/preact\.js")
+_FIRST: Final = re.compile(r"(app|ui|pages)/[\w-]+\.js|vendor/(htm|preact[\w-]*)\.js")
 
 #: Nothing but what comes from here, and no text ever becomes markup or code. ``form-action``, ``base-uri`` and
 #: ``frame-ancestors`` do not follow ``default-src``.
