@@ -40,8 +40,8 @@ channel                   one of several conversations on an AMQP connection; co
 check                     looks whether something is as it should be: a health check, the checks before a publish
 checklist                 what a diagnosis looks at
 child                     a process that another one has started
-claim                     one process takes a file for itself, and waits while another one has it
 chosen                    of a configuration: given, and not as by default
+claim                     one process takes a file for itself, and waits while another one has it
 CLI                       the command line: ``sidecar run``, ``check``, ``status`` and the others
 client                    who dials: the peer in front of a listener; also the dialling end of a protocol
 client state              what an AMQP client has set up over one connection: declarations, bindings, consumers, confirm
