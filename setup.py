@@ -79,6 +79,7 @@ HOT_PATH = [
     "sidecar/amqp/wire/properties.py",
     "sidecar/amqp/wire/splice.py",
     "sidecar/amqp/wire/tables.py",
+    "sidecar/core/decisions.py",
     "sidecar/core/ids.py",
     "sidecar/core/replies.py",
     "sidecar/core/stats.py",
@@ -99,6 +100,7 @@ HOT_PATH = [
     "sidecar/filters/access_log.py",
     "sidecar/filters/bulkhead.py",
     "sidecar/filters/circuit_breaker.py",
+    "sidecar/filters/decisions.py",
     "sidecar/filters/drain.py",
     "sidecar/filters/forwarded.py",
     "sidecar/filters/host.py",
@@ -125,6 +127,7 @@ HOT_PATH = [
     "sidecar/http/listener.py",
     "sidecar/http/pool.py",
     "sidecar/http/race.py",
+    "sidecar/http/rehearsed.py",  # its classes are kinds of compiled ones
     "sidecar/http/tunnel.py",
     "sidecar/http/upload.py",
     "sidecar/net/causes.py",

@@ -24,9 +24,10 @@ from typing import Any, TypeVar, cast
 
 from sidecar.agent import process
 from sidecar.agent.assembly import Context, create_listener
-from sidecar.config.agent import Tracing
+from sidecar.config.agent import Rehearsal, Tracing
 from sidecar.config.traffic import StaticEndpoint, Upstream
 from sidecar.core.address import Address
+from sidecar.core.decisions import Decisions
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog, SpanRecord, Stories
 from sidecar.exchange.listener import Listener
@@ -102,6 +103,7 @@ def make_listener(loop: Loop, upstream: Upstream, telemetry: bool = False) -> Li
         tracing=Tracing(sample=0.01 if telemetry else 0.0),
         stories=Stories(Ring(2000).put, enabled=telemetry),
         breaker_changed=lambda name, breaker: None,
+        decisions=Decisions(Rehearsal().records),
     )
     listener = create_listener(context, upstream.name, upstream)
     listener.cluster.update([Instance(host="127.0.0.1", port=1)])

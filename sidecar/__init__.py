@@ -46,10 +46,13 @@ CLI                       the command line: ``sidecar run``, ``check``, ``status
 client                    who dials: the peer in front of a listener; also the dialling end of a protocol
 client state              what an AMQP client has set up over one connection: declarations, bindings, consumers, confirm
                           mode
+clockwork                 time that passes only from one event to the next, in a rehearsal
 cluster                   the endpoints of one upstream, and which of them are eligible
 codec                     a record as bytes, and back
 command                   one word of the command line, and what it does
+compare                   tell what differs between two replays of the same requests
 compiling                 making native code of the hot path with mypyc
+condition                 what a route wants of a header field: its name and a glob of its value
 config                    the configuration file, read and checked; nothing of it is ignored
 confirm                   the broker's answer to a publish that it has taken (ack) or not (nack)
 connection                one TCP connection, with what belongs to it
@@ -72,6 +75,7 @@ dashboard                 the pages at the admin API's ``/``, as a browser makes
 data plane                what moves bytes: listeners, exchanges, pools, relays
 database                  one file of SQLite, which one process has for itself
 dead letter               a spooled message that will not be sent any more, kept with the reason
+decision                  what policies said of a request: admitted or refused, by which route, tried how often
 declaration, declared     an AMQP client's request that an exchange or a queue be there; of settings: beside their user
 deferred                  messages of a stream that the broker has not taken this time, and that others may overtake
 delivery                  a message on its way to a consumer, or a stored request on its way to its upstream
@@ -216,12 +220,15 @@ reading                   a story as those who look for its cause see it
 reason                    why a message became a dead letter
 reconnect                 to find a new broker for a session that has lost its own
 record                    one entry of a database or file
+recorded                  kept of what really happened, for a rehearsal
 recovery                  setting up again, over a new broker connection, what a client had set up over the last
 reference                 every key of the configuration, to read
 refusal                   the answer to a request that never becomes an exchange, as it is malformed or too large
 registration              one workload made known in a registry
 registry                  where instances are made known and found: Consul, a directory, or none
-rehearsal                 ``sidecar check --against``: a reload's plan, printed and not carried out
+rehearsal, rehearse       let what was recorded happen once more, with other settings, without sending anything; of
+                          ``sidecar check --against``: print a reload's plan, and do not carry it out
+rehearsed                 of a rehearsal: an end of an exchange that nothing goes over
 relay                     passes bytes or frames between a client and an upstream
 reload                    carries a plan out: another configuration for a running sidecar
 replay                    sending what is in the spool
@@ -302,6 +309,7 @@ vhost                     a part of a broker, with exchanges and queues of its o
 view                      what is shown of something, as data
 watch                     to follow one service in the registry
 watchdog                  notices a broker that is connected and does nothing
+watched                   of header fields: remembered as checksums, as a route or a limit goes by them
 watcher                   samples the depth of queues, and hears of alarms
 wheel                     the one clock for all deadlines of the data plane
 why                       the question that `sidecar why` answers about one request

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -43,7 +43,10 @@ KEEPALIVE_SECONDS: Final = 75.0
 _NOWHERE: Final = "there is no such path; GET / lists what there is"
 _CODES: Final = {
     405: ("method_not_allowed", "this path has other methods; see the Allow header"),
-    413: ("too_large", f"a body may have {MAX_BODY} bytes at most"),
+    413: (
+        "too_large",
+        f"a body may have {MAX_BODY} bytes at most (of POST /rehearse: 1 MiB)",
+    ),
 }
 
 
@@ -137,7 +140,8 @@ def routed(
     operations: Sequence[Operation], access: Callable[[], auth.Access], door: Door, nowhere: str = _NOWHERE
 ) -> web.Application:
     """Return what answers these operations, and with ``nowhere`` for every other path. The door counts requests."""
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(access, door, nowhere)])
+    largest = {(it.method, it.path): it.largest for it in operations if it.largest}
+    app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(access, door, nowhere, largest)])
     app.on_response_prepare.append(_common_headers)
     streams = Streams()
     app.on_shutdown.append(streams.end)
@@ -160,7 +164,7 @@ def _handler(operation: Operation, streams: Streams) -> Callable[[web.Request], 
                 accept=request.headers.get("Accept", ""),
                 accept_encoding=request.headers.get("Accept-Encoding", ""),
                 last_event_id=request.headers.get("Last-Event-ID", ""),
-                read=partial(_body, request),
+                read=partial(_body, request, operation.largest),
             )
         )
         if isinstance(found, Answer):
@@ -172,7 +176,9 @@ def _handler(operation: Operation, streams: Streams) -> Callable[[web.Request], 
     return handle
 
 
-async def _body(request: web.Request) -> bytes:
+async def _body(request: web.Request, largest: int) -> bytes:
+    if largest:
+        request = request.clone(client_max_size=largest)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()
@@ -203,7 +209,9 @@ def _asked(request: web.Request) -> dict[str, str | None]:
     return {"client": request.remote, "method": request.method, "path": request.path[:80]}
 
 
-def _middleware(access: Callable[[], auth.Access], door: Door, nowhere: str) -> Any:
+def _middleware(
+    access: Callable[[], auth.Access], door: Door, nowhere: str, largest: Mapping[tuple[str, str], int]
+) -> Any:
     codes = _CODES | {404: ("not_found", nowhere)}
     lines = TokenBucket(0.1, 10, time.monotonic())
 
@@ -217,8 +225,9 @@ def _middleware(access: Callable[[], auth.Access], door: Door, nowhere: str) -> 
             return response
         try:
             auth.check(access(), request.method, request.path, request.headers)
-            if (request.content_length or 0) > MAX_BODY:
-                raise web.HTTPRequestEntityTooLarge(MAX_BODY, request.content_length or 0)
+            most = largest.get((request.method, request.path), MAX_BODY)
+            if (request.content_length or 0) > most:
+                raise web.HTTPRequestEntityTooLarge(most, request.content_length or 0)
             found: web.StreamResponse = await handler(request)
             return found
         except auth.Refused as refused:

@@ -16,6 +16,7 @@ from sidecar.agent import changes, holds, plan_report, snapshots
 from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.findings import Finding
 from sidecar.agent.process import memory_limit
+from sidecar.agent.rehearsal.operation import Rehearse
 from sidecar.agent.tap import Tap
 from sidecar.config.agent import AccessKind
 from sidecar.config.chosen import chosen
@@ -130,6 +131,7 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
 
     return (
         Api(lambda: _ports(agent)).contribution(),
+        Rehearse(agent.context.decisions, lambda: effective(agent.config)).contribution(),
         WhyApi(agent.ring, service, peers).contribution(),
         Diagnosis(service, agent.config.service.id, lambda: tuple(agent.upstreams), examine).contribution(),
         Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),

@@ -14,12 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from sidecar.agent.rehearsal.watched import watched
 from sidecar.config.agent import Tracing as TracingSettings
 from sidecar.config.keys import INHERIT
 from sidecar.config.schema import DECLARED
 from sidecar.config.traffic import Inbound, Match, Upstream
 from sidecar.config.traffic import Route as RouteSettings
 from sidecar.core.amqp_settings import Amqp
+from sidecar.core.decisions import Decisions
 from sidecar.core.records import AccessLog as AccessLogWriter
 from sidecar.core.records import SpanRecord, Stories
 from sidecar.core.stats import FilterStats, ListenerStats
@@ -30,6 +32,7 @@ from sidecar.exchange.guard import Guard, unmade
 from sidecar.exchange.listener import Listener
 from sidecar.exchange.routes import Route, Routes
 from sidecar.filters.access_log import AccessLog
+from sidecar.filters.decisions import Record
 from sidecar.filters.drain import Drain
 from sidecar.filters.forwarded import Forwarded
 from sidecar.filters.metrics import ConnectionMetrics, Metrics
@@ -68,6 +71,7 @@ class Context:
     tracing: TracingSettings
     breaker_changed: Callable[[str, Breaker], None]
     stories: Stories = field(default_factory=lambda: Stories(lambda story: None, enabled=False))
+    decisions: Decisions = field(default_factory=Decisions)
     sampling: Sampling = field(init=False)
 
     def __post_init__(self) -> None:
@@ -92,7 +96,10 @@ class Assembly:
     state: reloading must not close a breaker or refill a bucket. One that adapts to others stays, too: what is under
     way in a bulkhead still counts."""
 
-    def __init__(self, context: Context, name: str, stats: ListenerStats) -> None:
+    def __init__(
+        self, context: Context, name: str, stats: ListenerStats, instead: Sequence[Filter] | None = None
+    ) -> None:
+        """``instead``: what stands in a rehearsal in place of the filters that are not in the configuration."""
         self._context = context
         self._name = name
         self._stats = stats
@@ -100,6 +107,7 @@ class Assembly:
         self._built: dict[tuple[str, object], tuple[Any, Any, Filter]] = {}
         self._guards: dict[str, Guard] = {}
         inbound, http = stats.direction == "inbound", stats.protocol == "http"
+        self._record = Record(context.decisions, "" if inbound else name)
         always: tuple[Filter, ...] = (
             Tracing(context.tracing.propagate, inbound, context.rng, context.sampling, context.record_span),
             RequestId(context.rng),
@@ -108,10 +116,15 @@ class Assembly:
             Metrics(stats),
             ConnectionMetrics(stats),
             Why(context.stories, context.rng, http),
+            self._record,
             AccessLog(context.access_log, http),
         )
         #: Those that are not in the configuration.
-        self._always = [it for it in always if stats.protocol in it.protocols and stats.direction in it.sides]
+        self._always = [
+            it
+            for it in (always if instead is None else instead)
+            if stats.protocol in it.protocols and stats.direction in it.sides
+        ]
 
     def apply(self, listener: Listener, config: Inbound | Upstream) -> None:
         """Give the listener the chains for this configuration."""
@@ -126,6 +139,7 @@ class Assembly:
         listener.default_route = Route(self._chain(main, queue), listener.cluster)
         listener.breakers = tuple(dict.fromkeys(breakers))
         listener.limits = config.limits
+        self._record.watch(*watched(config))
         bulkhead = main["bulkhead"]
         self._stats.limit = bulkhead.limiter.limit if bulkhead is not None else 0
         if isinstance(listener, HttpListener):
@@ -254,14 +268,17 @@ class Assembly:
     def _door(self, timeout: Timeout, queue: HttpQueue) -> Chain:
         from sidecar.http_queue.filter import QueueDoor
 
-        both = [it for it in self._always if "outbound" in it.sides]  # it is the sidecar that answers, not the app
+        both = self._not_inbound()  # it is the sidecar that answers, not the app
         return Chain(placed([timeout, QueueDoor(queue), *both]), timeout.times, timeout.times.request)
+
+    def _not_inbound(self) -> list[Filter]:
+        return [it for it in self._always if "outbound" in it.sides and it is not self._record]
 
     def _chain(
         self, made: Made, queue: HttpQueue | None, match: Match | None = None, *, delivery: bool = False
     ) -> Chain:
         # A stored request has been taken in: there is nobody to turn away, and no client to name.
-        filters = [*_in_use(made), *(it for it in self._always if not delivery or "outbound" in it.sides)]
+        filters = [*_in_use(made), *(self._not_inbound() if delivery else self._always)]
         if delivery:
             from sidecar.http.delivery import Delivered
 

@@ -34,6 +34,7 @@ from sidecar.config.schema import Config
 from sidecar.config.show import effective
 from sidecar.config.traffic import Upstream
 from sidecar.core.address import Address
+from sidecar.core.decisions import Decisions
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
 from sidecar.core.records import AccessLog, Stories
@@ -131,6 +132,7 @@ class Agent:
             tracing=config.tracing,
             breaker_changed=changes.breaker,
             stories=self.stories,
+            decisions=Decisions(config.rehearsal.records),
         )
 
     # -- what the admin API sees ---------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ def plan(old: Config, new: Config, stored: Mapping[str, Stored] | None = None) -
         stored = _queues(old)
     kept = [name for name, upstream in new.upstreams.items() if _stays(old, name, upstream)]
     settings = [key for key in _FREE if _get(old, key) != _get(new, key)]
-    settings += [key for key in ("drain", "why") if getattr(old, key) != getattr(new, key)]
+    settings += [key for key in ("drain", "why", "rehearsal") if getattr(old, key) != getattr(new, key)]
     return Plan(
         refused=(*_refused(old, new, stored), *stranded(old, new, stored)),
         differences=tuple(differences(_comparable(old), _comparable(new))),

@@ -82,6 +82,8 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
         agent.log.set_level(config.log.level)
     agent.ring.resize(config.why.records)
     agent.stories.use(config.why.records > 0, config.why.sample, config.tracing.slow)
+    agent.context.decisions.resize(config.rehearsal.records)
+    agent.context.decisions.changed()
     if "log.access" in todo.settings:
         access = config.log.access
         agent.access_log.set_mode(access.mode, access.sample, access.slow)

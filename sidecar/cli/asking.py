@@ -19,6 +19,19 @@ the file that the sidecar was started with, as it is now on its host.
 exit codes: 0 a reload would change nothing; 1 it would change something; 2 the file is wrong, or usage;
             3 a reload would be refused; 4 the sidecar cannot be asked
 """
+_REHEARSE: Final = """\
+examples:
+  sidecar rehearse new.yaml                        had it run for the last hour: what would have been different
+  sidecar rehearse - --admin 10.0.0.7:15000 < new.yaml
+  sidecar rehearse new.yaml --json | jq .changed   for machines
+
+The sidecar has a compact record of its requests (rehearsal.records). It replays them with the running settings, which
+shows how far the answer can be trusted, and with those of the file. Nothing is sent and nothing is changed.
+docs/rehearsal.md says what can be rehearsed, and what not.
+
+exit codes: 0 nothing would have been different; 1 something would; 2 the file is wrong, or usage;
+            3 the sidecar cannot use the file; 4 it cannot be asked
+"""
 _WHY: Final = """\
 examples:
   sidecar why                                      the newest requests that did not simply go well
@@ -81,9 +94,25 @@ def add_parsers(commands: Any) -> None:
     diff.add_argument("--json", action="store_true", help="as one JSON object")
     _add_source(diff)
     diff.set_defaults(command=_diff)
+    _add_rehearse(commands)
     _add_why(commands)
     _add_diagnose(commands)
     _add_tap(commands)
+
+
+def _add_rehearse(commands: Any) -> None:
+    rehearse = commands.add_parser(
+        "rehearse",
+        help="what would have been different in the last hour with another file",
+        description="Replays what a running sidecar has recorded of the last hour with the settings of another file: "
+        "what would have been rejected, admitted, tried again, answered otherwise or gone by another route.",
+        epilog=_REHEARSE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    rehearse.add_argument("file", metavar="FILE", help="the file; - for standard input")
+    rehearse.add_argument("--json", action="store_true", help="as one JSON object")
+    _add_source(rehearse)
+    rehearse.set_defaults(command=_rehearse)
 
 
 def _add_why(commands: Any) -> None:
@@ -157,6 +186,13 @@ def _diff(options: argparse.Namespace) -> int:
     from sidecar.cli.rehearsal import diff
 
     return diff(options.file, options.admin, options.token_file, as_json=options.json)
+
+
+def _rehearse(options: argparse.Namespace) -> int:
+    import sidecar.filters.order  # noqa: F401 - filters declare their keys
+    from sidecar.cli.rehearse import rehearse
+
+    return rehearse(options.file, options.admin, options.token_file, as_json=options.json)
 
 
 def _why(options: argparse.Namespace) -> int:

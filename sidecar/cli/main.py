@@ -29,6 +29,7 @@ examples:
   sidecar diagnose                      what is wrong with it, and what to do next
   sidecar validate                      whether a whole mesh works, section by section; for CI
   sidecar diff sidecar.yaml             what a reload would change in it
+  sidecar rehearse new.yaml             what would have been different in the last hour with it
   sidecar spool --help                  messages that the broker did not take
   sidecar demo                          a small mesh to look at, in your terminal
 

@@ -146,6 +146,14 @@ class Why(Settings):
     )
 
 
+class Rehearsal(Settings):
+    """What is remembered of requests, for `sidecar rehearse`: 48 bytes of each, and its path; for an hour."""
+
+    short = "records"
+
+    records: int = key(Integer(0, 2_000_000), "The newest requests that are remembered; 0: none.", default=100_000)
+
+
 class Drain(Settings):
     """The end of a sidecar."""
 

@@ -45,13 +45,15 @@ class Reading:
     """One run of the loader: where variables come from, what relative paths start at, what was wrong so far.
 
     ``offline``: variables and secret files are not looked at; what depends on them is taken to be right, and is
-    :data:`BROKEN` without a problem. ``root`` is the kind of the whole file, for hints where a key belongs.
+    :data:`BROKEN` without a problem. ``closed``: secret files are not opened, and are taken to hold something.
+    ``root`` is the kind of the whole file, for hints where a key belongs.
     """
 
     environ: Mapping[str, str]
     directory: Path
     problems: list[Problem] = field(default_factory=list)
     offline: bool = False
+    closed: bool = False
     root: Kind | None = None
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sidecar.config import cross_schema
 from sidecar.config.addresses import Registry, RegistryUrl
-from sidecar.config.agent import Admin, Consul, Dns, Drain, Log, Probes, Tracing, Why
+from sidecar.config.agent import Admin, Consul, Dns, Drain, Log, Probes, Rehearsal, Tracing, Why
 from sidecar.config.containers import Fields, MapOf, Policy, Section
 from sidecar.config.declared import Declared, Settings, declared, key, section, section_as
 from sidecar.config.document import Node
@@ -69,6 +69,7 @@ UPSTREAM: Final = section_as(_Port, Upstream)
 _SERVICE, _CONSUL, _ADMIN, _PROBES = section(Service), section(Consul), section(Admin), section(Probes)
 _TRACING, _LOG, _DRAIN, _DNS = section(Tracing), section(Log), section(Drain), section(Dns)
 _WHY: Final = section(Why)
+_REHEARSAL: Final = section(Rehearsal)
 
 
 class Config(Settings):
@@ -94,6 +95,7 @@ class Config(Settings):
     tracing: Tracing = key(_TRACING, _TRACING.doc, default=Tracing())
     log: Log = key(_LOG, _LOG.doc, default=Log())
     why: Why = key(_WHY, _WHY.doc, default=Why())
+    rehearsal: Rehearsal = key(_REHEARSAL, _REHEARSAL.doc, default=Rehearsal())
     drain: Drain = key(_DRAIN, _DRAIN.doc, default=Drain())
     dns: Dns = key(_DNS, _DNS.doc, default=Dns())
 

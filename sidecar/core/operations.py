@@ -82,7 +82,8 @@ class Query:
 class Operation:
     """``path`` in OpenAPI's form; ``answers`` maps statuses to what they mean. ``schema`` names the shape of a good
     answer's JSON, ``body`` that of what to send (empty: none); ``pages`` are other media types that it can answer in.
-    ``private``: reading it needs the token, too. ``bare``: the body may be left out."""
+    ``private``: reading it needs the token, too. ``bare``: the body may be left out. ``largest``: the
+    bytes that it may have, where that is more than usual."""
 
     method: str
     path: str
@@ -95,6 +96,7 @@ class Operation:
     query: tuple[Query, ...] = ()
     private: bool = False
     bare: bool = False
+    largest: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,14 @@ class Routes:
             for match, route in routes
         )
 
+    def candidates(self, head: RequestHead) -> list[Route]:
+        """Those that match but for the fields that they want, in their order."""
+        path = normal(head.path)
+        return [
+            route for on_path, methods, _, route in self._routes
+            if (on_path is None or on_path(path)) and (not methods or head.method in methods)
+        ]  # fmt: skip
+
     def match(self, head: RequestHead) -> Route | None:
         """The first route that matches."""
         path = head.path

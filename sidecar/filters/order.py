@@ -49,6 +49,7 @@ ORDER: Final = (
     Place("metrics", "by then everything about the exchange is known"),
     Place("connection_metrics", "the same over TCP"),
     Place("why", "likewise; gives TCP connections an id, which the access log has then, too"),
+    Place("decisions", "likewise"),
     Place("access_log", "likewise"),
     Place("delivered", "says that a stored request's exchange is over: the last word"),
 )

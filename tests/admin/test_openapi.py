@@ -104,11 +104,13 @@ def everything() -> FakeRunning:
 
 
 #: Reading these needs the token, too.
-_PRIVATE = ("/config", "/config/set", "/diagnose", "/events", "/tap", "/why", "/why/{request_id}")
+_PRIVATE = ("/config", "/config/set", "/diagnose", "/events", "/rehearse", "/tap", "/why", "/why/{request_id}")
 #: Requests, and what is sent with them; between them every answer that has a shape of its own.
 REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/", None),
     ("GET", "/ready", None),
+    ("GET", "/rehearse", None),
+    ("POST", "/rehearse", b"service: {name: tasks}"),
     ("GET", "/health", None),
     ("GET", "/health/tasks", None),
     ("GET", "/health/redis", None),

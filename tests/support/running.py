@@ -18,6 +18,7 @@ from sidecar.config.schema import Config
 from sidecar.config.service import Service
 from sidecar.config.traffic import Discover
 from sidecar.core.address import Address
+from sidecar.core.decisions import Decisions
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.records import AccessLog
@@ -162,6 +163,7 @@ class FakeRunning:
     access_log: AccessLog = field(default_factory=lambda: AccessLog("errors", lambda record: None))
     last_reload: LastReload = field(default_factory=lambda: LastReload(dict))
     checked: list[str] = field(default_factory=list)
+    context: Any = field(default_factory=lambda: SimpleNamespace(decisions=Decisions(100)))
 
     @property
     def stats(self) -> Sequence[ListenerStats]:

@@ -109,9 +109,9 @@ class Admin:
         ports = self.ask("GET", "/amqp").get("upstreams", [])
         return [Remote(self, str(port["name"])) for port in ports if port.get("spool") is not None]
 
-    def ask(self, method: str, path: str) -> Mapping[str, Any]:
+    def ask(self, method: str, path: str, body: bytes = b"", timeout: float = TIMEOUT) -> Mapping[str, Any]:
         """A question whose answer is an object."""
-        with self.answer(method, path) as found:
+        with self.answer(method, path, body, timeout) as found:
             try:
                 content = json.loads(found.read(MAX_ANSWER))
             except (OSError, http.client.HTTPException) as error:
@@ -122,11 +122,11 @@ class Admin:
             raise SourceError(self._not_ours())
         return content
 
-    def answer(self, method: str, path: str) -> http.client.HTTPResponse:
+    def answer(self, method: str, path: str, body: bytes = b"", timeout: float = TIMEOUT) -> http.client.HTTPResponse:
         """A question whose answer is anything; it is to be closed."""
         try:
-            request = urllib.request.Request(self._base + path, method=method, headers=self._headers)
-            found: http.client.HTTPResponse = self._open(request, timeout=TIMEOUT)
+            request = urllib.request.Request(self._base + path, body or None, self._headers, method=method)
+            found: http.client.HTTPResponse = self._open(request, timeout=timeout)
             return found
         except urllib.error.HTTPError as error:
             with error:

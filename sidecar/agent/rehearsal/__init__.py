@@ -1,0 +1,1 @@
+"""Other settings, tried against what was recorded: in a process of its own, by the data plane's own code."""
