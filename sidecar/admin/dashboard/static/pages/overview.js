@@ -3,7 +3,7 @@ import { html, useMemo, useState } from "../vendor/preact.js";
 import { to } from "../app/router.js";
 import { useStore } from "../app/store.js";
 import { Events } from "../ui/events.js";
-import { ms, number, rate } from "../ui/format.js";
+import { ms, number, percent, rate } from "../ui/format.js";
 import { Facts, Section, Title, Troubles } from "../ui/parts.js";
 import { Past } from "../ui/past.js";
 import { Status } from "../ui/status.js";
@@ -38,7 +38,10 @@ function Health({ now }) {
   return html`<${Troubles} troubles=${troubles} />`;
 }
 
-/** Why the sidecar is not healthy: [state, name, reason, link]. */
+/** A share of errors that is told at the top, whatever the health is: a sidecar is well while its app answers 502. */
+const FAILING = 0.01;
+
+/** What is wrong: [state, name, reason, link]. */
 function reasons(now) {
   const found = [];
   if (now.waiting_for) found.push(["waiting", "waits", now.waiting_for]);
@@ -46,7 +49,9 @@ function reasons(now) {
   if (now.registry && !now.registry.up) found.push(["down", "registry", `it has not answered for ${number(now.registry.age)} s; what it last said is in use`]);
   for (const it of worstFirst(now.upstreams)) {
     if (it.status !== "healthy") found.push([it.status, it.name, it.output, to("upstreams", it.name)]);
+    else if (it.error_rate > FAILING) found.push(["failing", it.name, `${percent(it.error_rate)} of what goes out to it fails`, to("upstreams", it.name)]);
   }
+  if (now.inbound?.error_rate > FAILING) found.push(["failing", "inbound", `${percent(now.inbound.error_rate)} of what comes in fails`, to("failures")]);
   return found;
 }
 
