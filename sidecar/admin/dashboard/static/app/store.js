@@ -1,7 +1,7 @@
-// One store for what every page shows. Changes are drawn together, four times a second at most: nobody reads faster.
+// One store for what every page shows. What the stream says is drawn together, twice a second at most: nobody reads faster.
 import { useEffect, useRef, useState } from "../vendor/preact.js";
 
-const DRAW_MS = 250;
+const DRAW_MS = 500;
 const MOST_EVENTS = 200;
 
 export const state = {
@@ -16,22 +16,31 @@ export const state = {
 
 const watchers = new Set();
 let drawn = 0;
-let waiting = false;
+let frame = 0;
+let timer = 0;
 
-/** Change some of the state, and draw what depends on it, soon. */
+/** Change some of the state, and draw what depends on it with the next frame. */
 export function update(changes) {
   Object.assign(state, changes);
-  if (waiting) return;
-  waiting = true;
-  const rest = Math.max(0, drawn + DRAW_MS - performance.now());
-  const draw = () =>
-    requestAnimationFrame(() => {
-      waiting = false;
-      drawn = performance.now();
-      for (const watcher of [...watchers]) watcher();
-    });
-  if (rest > 0) setTimeout(draw, rest);
-  else draw();
+  clearTimeout(timer);
+  timer = 0;
+  if (!frame) frame = requestAnimationFrame(draw);
+}
+
+function draw() {
+  frame = 0;
+  drawn = performance.now();
+  for (const watcher of [...watchers]) watcher();
+}
+
+/** The same, when it is time. */
+function later(changes) {
+  const rest = drawn + DRAW_MS - performance.now();
+  if (rest <= 0) update(changes);
+  else {
+    Object.assign(state, changes);
+    if (!frame && !timer) timer = setTimeout(update, rest);
+  }
 }
 
 /** What `select` takes from the state; the component is drawn again when that is another value. */
@@ -68,10 +77,10 @@ export function takeChange({ upstreams, ...rest }) {
       else now.upstreams[name] = value;
     }
   }
-  update({ now });
+  later({ now });
 }
 
 /** An event has happened. */
 export function takeEvent(event) {
-  update({ events: [event, ...state.events].slice(0, MOST_EVENTS) });
+  later({ events: [event, ...state.events].slice(0, MOST_EVENTS) });
 }
