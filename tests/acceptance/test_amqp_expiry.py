@@ -21,11 +21,11 @@ from support.wire import Wire
 
 #: Seconds for which both queues keep a message: Celery has 300 and 10 (unused), and 5.
 LIFE = 1.0
-EVENTS = Exchange("celeryev", type="topic")  # type: ignore[no-untyped-call]
+EVENTS = Exchange("expiry.events", type="topic")  # type: ignore[no-untyped-call]
 
 
 def mailbox() -> Any:
-    return Mailbox("celery", type="fanout", queue_ttl=300.0, queue_expires=LIFE)  # type: ignore[no-untyped-call]
+    return Mailbox("expiry", type="fanout", queue_ttl=300.0, queue_expires=LIFE)  # type: ignore[no-untyped-call]
 
 
 class Worker:
@@ -55,7 +55,7 @@ class Worker:
             for name in ("shutdown", "ping"):
                 node.handlers[name] = lambda _, name=name: self.commands.append(name)
             life: Any = {"message_ttl": LIFE, "expires": 60.0}
-            queue = Queue("celeryev.here", EVENTS, "#", durable=False, auto_delete=True, **life)  # type: ignore[no-untyped-call]
+            queue = Queue("expiry.here", EVENTS, "#", durable=False, auto_delete=True, **life)  # type: ignore[no-untyped-call]
             events = Consumer(channel, [queue], callbacks=[self._event], no_ack=True)  # type: ignore[no-untyped-call]
             with node.listen(callback=node.handle_message), events:
                 self._ready.set()

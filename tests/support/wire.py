@@ -70,15 +70,21 @@ class Wire:
 
     async def _mend(self) -> None:
         if self._server is None:
-            self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
+            self._server = await asyncio.start_server(
+                self._accepted, "127.0.0.1", self.port, start_serving=False
+            )  # so that it is known before the first connection
+            await self._server.start_serving()
 
     async def _cut(self) -> None:
         server, self._server = self._server, None
-        if server is not None:
-            server.close()
-        # Those that were being accepted are there after a few turns of the loop.
+        # A server that closes while it accepts leaves the accepted socket open for ever (Server._attach raises in the
+        # transport's making); so it accepts no more, then a few turns of the loop finish what it had begun.
+        for sock in server.sockets if server is not None else ():
+            self._loop.remove_reader(sock.fileno())
         for _ in range(5):
             await asyncio.sleep(0)
+        if server is not None:
+            server.close()
         self._flows.set()
         tasks = [*self._serving, *self._pumps]
         for task in tasks:
