@@ -168,6 +168,18 @@ def test_dead_letters_are_looked_at_and_dropped(wide: Watched) -> None:
     expect(page.get_by_text("There are no dead letters.")).to_be_visible()
 
 
+def test_another_configuration_is_rehearsed(wide: Watched) -> None:
+    page = wide.open("configuration", "Configuration")
+    field = page.get_by_role("textbox", name="A configuration")
+    page.get_by_role("button", name="Rehearse").click()
+    page.get_by_role("row").filter(has_text="well").first.wait_for()
+    page.get_by_text("agree with what happened").wait_for()
+    field.fill("service: {name: tasks}\nupstream: {}")
+    page.get_by_role("button", name="Rehearse").click()
+    expect(page.get_by_role("alert")).to_contain_text("upstream")
+    wide.faults[:] = [fault for fault in wide.faults if "422" not in fault]  # the console tells of it
+
+
 def test_what_others_say_is_text(wide: Watched) -> None:
     """A reason, a routing key; a picture would have been asked for."""
     for path in ("overview", "upstreams/well", "failures"):

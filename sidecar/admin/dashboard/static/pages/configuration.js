@@ -4,6 +4,7 @@ import { usePoll } from "../app/api.js";
 import { Events } from "../ui/events.js";
 import { number } from "../ui/format.js";
 import { Section, Title, Waiting } from "../ui/parts.js";
+import { Rehearsal } from "../ui/rehearsal.js";
 import { Table } from "../ui/table.js";
 
 export const path = "configuration";
@@ -50,6 +51,7 @@ export function Page() {
       html`<${Table} caption="Keys of the configuration" columns=${COLUMNS} rows=${shown} keyOf=${(it) => it.path} empty="Nothing like that." />
         <p class="dim">${number(rows.filter((it) => it.set).length)} of ${number(rows.length)} keys are not as by default. Secrets are never shown.</p>`}
     <//>
+    <${Section} title="Rehearsal">${config.data && html`<${Rehearsal} config=${config.data} />`}<//>
     <${Section} title="Last changes"><${Events} most=${20} kinds=${KINDS} /><//>
   `;
 }
