@@ -32,6 +32,7 @@ broker stub               the sidecar in the broker's place, for a session that 
 buffered path             the way of publishes with a spool: each is kept until the broker or the spool has confirmed it
 bulkhead                  bounds what is under way at once, with a bounded queue in front
 callback                  a function that is given to something, to be called when it has an answer
+catalog                   all that a registry knows, whether it is well or not
 cause                     why a connection could not be made, in one word
 chain                     the ordered hooks of the filters that an exchange runs through
 changes                   of a running sidecar: told as events
@@ -119,6 +120,7 @@ frame                     what an AMQP connection is cut into: a method, a heade
 framing                   where a message's body ends: by its length, in chunks, or with the connection
 gate                      what a publish may have to wait for: a rate, a queue's depth, an alarm, confirms, room in the
                           spool
+gather                    to ask all sidecars for their part of the map of the mesh
 guard                     keeps a failing filter of another package within its own exchange
 h1                        HTTP/1.1 on the wire
 half close                one side of a connection has finished sending, and still reads
@@ -166,6 +168,7 @@ main                      where a program begins
 management API            RabbitMQ's HTTP port, asked for bindings
 match                     to find what a pattern is true of
 mechanism                 a pure object with injected time: token bucket, breaker, backoff, limiter
+merge                     to put together what several instances told
 mesh                      services that reach each other through sidecars
 message                   what a broker hands from publishers to consumers; in HTTP, a request or an answer
 method                    a command of AMQP, such as ``basic.publish``, with its arguments
@@ -281,7 +284,7 @@ store and forward         the spool of an AMQP port with all that fills and empt
 story                     what is done to the demo's mesh, in which order; of an exchange: the steps that it noted
 stream                    spooled messages that keep their order: those of one virtual host and exchange
 subscription              a consumer as it was asked for, so that it can be begun again
-summary                   what is left to read after the demo
+summary                   what is left to read after the demo; what a sidecar tells of itself for the map of the mesh
 table                     a map of names to typed values in AMQP; rows of a database
 tap                       to watch exchanges as they end
 TCP                       bytes in order, whatever they mean
@@ -291,6 +294,7 @@ time                      seconds; the times of a chain are how long each phase 
 timeout                   how long something may take
 token bucket              tokens arrive at a rate and are taken by what passes; the mechanism of a rate limit
 told                      what is said of a request, the parts of all hops as one
+top                       ``sidecar top``: what is going on, live, in a terminal
 topic                     an exchange whose bindings are patterns of words
 topology                  exchanges, queues and bindings, and which queues a publish leads to
 trace                     all spans of one request, through all services; its context travels in header fields

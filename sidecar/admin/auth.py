@@ -25,13 +25,13 @@ from sidecar.core.secret import NO_SECRET, Secret
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
 
 #: What tells of clients and of what operators do.
-_PRIVATE: Final = ("/diagnose", "/events", "/tap", "/why")
+_PRIVATE: Final = ("/diagnose", "/events", "/mesh", "/tap", "/why")
 
 #: What tells of the network around, and is open to this host alone.
 _CONFIG: Final = ("/config", "/config/set")
 
 #: What another sidecar may ask that proves to have the same token.
-_PEERS: Final = ("/why/",)
+_PEERS: Final = ("/mesh/self", "/why/")
 
 
 @dataclass(frozen=True, slots=True)

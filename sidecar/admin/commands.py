@@ -8,7 +8,7 @@ from typing import Any
 
 from sidecar.admin.auth import Access
 from sidecar.admin.holds import Wish
-from sidecar.admin.snapshots import SidecarSnapshot, UpstreamSnapshot
+from sidecar.admin.snapshots import PeerSnapshot, SidecarSnapshot, UpstreamSnapshot
 from sidecar.core.events import Event
 from sidecar.core.health import Health
 from sidecar.core.stats import ListenerStats
@@ -62,3 +62,5 @@ class Commands:
     #: Likewise, which exchanges get a line, until the next reload that changes it. Raises :class:`ValueError`.
     #: As ``log.access`` in a file, and who wants it; what it is now, in the same way. Raises :class:`ValueError`.
     set_access_log: Callable[[object, str], object]
+    #: The other sidecars that the registry knows. Raises OSError or TimeoutError when it cannot be asked.
+    peers: Callable[[], Awaitable[Sequence[PeerSnapshot]]]

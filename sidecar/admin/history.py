@@ -56,12 +56,26 @@ class Past:
     def __init__(self, stats: ListenerStats) -> None:
         self.stats = stats
         self.columns: deque[Column] = deque(maxlen=COLUMNS)
+        self.since: float | None = None
         self._requests, self._errors, self._counts = _counted(stats)
+
+    def recent(self, at: float) -> tuple[float, int, int, list[int]]:
+        """What passed in the last 10 to 20 seconds: how many those are, requests, errors, counts of buckets."""
+        requests, errors, counts = _counted(self.stats)
+        requests, errors = requests - self._requests, errors - self._errors
+        counts = [n - m for n, m in zip(counts, self._counts, strict=True)]
+        seconds = at - self.since if self.since is not None else 0.0
+        if self.columns:
+            last = self.columns[-1]
+            seconds, requests, errors = seconds + PERIOD, requests + last.requests, errors + last.errors
+            counts = [n + m for n, m in zip(counts, last.counts, strict=True)]
+        return max(seconds, 0.0), max(requests, 0), max(errors, 0), [max(n, 0) for n in counts]
 
     def look(self, at: float) -> None:
         """A period is over."""
         requests, errors, counts = _counted(self.stats)
         new = array("L", [max(0, n - m) for n, m in zip(counts, self._counts, strict=True)])
+        self.since = at
         self.columns.append(Column(at, max(0, requests - self._requests), max(0, errors - self._errors), new))
         self._requests, self._errors, self._counts = requests, errors, counts
 
@@ -112,6 +126,11 @@ class History:
         stats = self._commands.upstream_stats
         self._upstreams = {name: _looked(self._upstreams.get(name), stats(name), at) for name in names}
 
+    def recent(self, upstream: str | None) -> tuple[float, int, int, list[int]] | None:
+        """What has just passed an upstream, or came in (None), as :meth:`Past.recent`; None: it is not looked at."""
+        past = self._inbound if upstream is None else self._upstreams.get(upstream)
+        return None if past is None else past.recent(self._wall())
+
     async def history(self, call: Call) -> Answer:
         """Answer ``GET /history``."""
         asked = dict(call.query).get("of", "") or (OUTBOUND if self._inbound is None else INBOUND)
@@ -139,7 +158,9 @@ class History:
 
 def _looked(before: Past | None, stats: ListenerStats, at: float) -> Past:
     if before is None or before.stats is not stats:
-        return Past(stats)  # new, or another upstream of that name
+        new = Past(stats)  # new, or another upstream of that name
+        new.since = at
+        return new
     before.look(at)
     return before
 

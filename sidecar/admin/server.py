@@ -20,6 +20,7 @@ from sidecar.admin.dashboard import start_page
 from sidecar.admin.dashboard.files import Files
 from sidecar.admin.feed import Feed
 from sidecar.admin.history import History
+from sidecar.admin.mesh.operations import Api as MeshApi
 from sidecar.admin.operations import Api
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.admin.streams import Streams
@@ -119,7 +120,8 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
         )
 
     files, history = Files(), History(commands)
-    contributed = (Feed(commands).contribution(), history.contribution(), *contributed, files.contribution())
+    own = (Feed(commands), history, MeshApi(commands, history.recent))
+    contributed = (*(it.contribution() for it in own), *contributed, files.contribution())
     operations = (
         Operation("GET", "/", "What there is: this list", index, {200: "JSON, or a page for a browser"}, "Index",
                   pages=("text/html",)),

@@ -73,6 +73,8 @@ class UpstreamSnapshot:
     broken: str = ""
     doubts: Sequence[str] = ()
     amqp: Mapping[str, int] | None = None
+    #: The service that the registry finds for it, or empty.
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,3 +98,14 @@ class SidecarSnapshot:
     waiting_for: str
     app: Health
     registry: RegistrySnapshot | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PeerSnapshot:
+    """Another sidecar, as it is registered: ``admin`` is where its admin API can be asked (empty: nowhere), ``calls``
+    are the services that it has upstreams for."""
+
+    service: str
+    id: str
+    admin: str
+    calls: Sequence[str] = ()

@@ -12,7 +12,8 @@ from sidecar.admin.auth import Access
 from sidecar.admin.commands import Commands, ReloadRefused
 from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
-from sidecar.agent import changes, holds, plan_report, snapshots
+from sidecar.admin.snapshots import PeerSnapshot
+from sidecar.agent import changes, holds, peers, plan_report, snapshots
 from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.findings import Finding
 from sidecar.agent.process import memory_limit
@@ -83,6 +84,10 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         changes.setting("log.access", shown if isinstance(shown, str) else json.dumps(shown), by)
         return shown
 
+    async def others() -> Sequence[PeerSnapshot]:
+        probes = agent.listening.addresses.get("probes")
+        return await peers.others(agent.registry, agent.config.service.address, probes.port if probes else 0)
+
     return Commands(
         access=lambda: Access(agent.config.admin.bind.host, agent.config.admin.token),
         snapshot=lambda: snapshots.of_sidecar(agent),
@@ -102,6 +107,7 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         events=EVENTS.since,
         set_log_level=set_log_level,
         set_access_log=set_access_log,
+        peers=others,
     )
 
 
@@ -119,7 +125,7 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
     from sidecar.amqp.views.operations import Api
 
     service = agent.config.service.name
-    peers = Peers(lambda: agent.config.admin.token, time.time)
+    next_ones = Peers(lambda: agent.config.admin.token, time.time)
 
     def names() -> Sequence[str]:
         return [listener.name for listener in agent.listeners()]
@@ -132,7 +138,7 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
     return (
         Api(lambda: _ports(agent)).contribution(),
         Rehearse(agent.context.decisions, lambda: effective(agent.config)).contribution(),
-        WhyApi(agent.ring, service, peers).contribution(),
+        WhyApi(agent.ring, service, next_ones).contribution(),
         Diagnosis(service, agent.config.service.id, lambda: tuple(agent.upstreams), examine).contribution(),
         Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),
     )

@@ -47,7 +47,8 @@ class Listening:
             self._enrolled.change(self._workload(config))
 
     def _workload(self, config: Config) -> Workload:
-        return settings.of_probes(config, self._servers["probes"].address[1])
+        addresses = self.addresses
+        return settings.of_probes(config, addresses["probes"].port, addresses.get("admin"))
 
     async def leave(self, registry: Registry) -> None:
         """Take out what is still registered, the workload too."""

@@ -55,7 +55,7 @@ def _reached(bind: str, address: str) -> bool:
     return bind in (address, "0.0.0.0", "::") or (is_loopback(bind) and is_loopback(address))
 
 
-def of_probes(config: Config, port: int) -> registry.Workload:
+def of_probes(config: Config, port: int, admin: Address | None = None) -> registry.Workload:
     """Return what the listener for machines at ``port`` is registered as: a service of its own, so that nobody takes it
     for an instance of the app's."""
     service = config.service
@@ -70,12 +70,19 @@ def of_probes(config: Config, port: int) -> registry.Workload:
         tags=("sidecar",),
         meta={
             "metrics_port": str(port),
+            **({"admin_port": str(admin.port)} if admin and _reached(config.admin.bind.host, service.address) else {}),
+            "calls": _listed(_services(config)),
             "service": service.name,
             "upstreams": _listed(config.upstreams),
             "version": __version__,
         },
         fronted=False,
     )
+
+
+def _services(config: Config) -> Iterable[str]:
+    """What its upstreams lead to: the service of the registry's, else the upstream's own name; each once."""
+    return dict.fromkeys(it.discover.service if it.discover else name for name, it in config.upstreams.items())
 
 
 def _listed(names: Iterable[str]) -> str:

@@ -62,6 +62,7 @@ def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
         broken=broken,
         doubts=doubts,
         amqp=summary,
+        service=config.discover.service if config.discover else "",
     )
 
 

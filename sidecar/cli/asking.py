@@ -70,6 +70,26 @@ No bodies, no header fields, no query strings. What is faster than it can be rea
 exit codes: 0 ended, or Ctrl-C; 1 the sidecar cannot be asked, or has broken off; 2 usage
 """
 
+_MESH: Final = """\
+examples:
+  sidecar mesh                            who calls whom, as the sidecar on this host finds out; worst first
+  sidecar mesh --admin 10.0.0.7:15000
+  sidecar mesh --json | jq '.edges[] | select(.error_rate > 0.01)'
+
+An edge is what the caller measured within the last 10 to 20 seconds. The sidecar asks the others that the registry
+knows: those with a probes section, whose admin API can be reached and has the same token. docs/mesh.md has more.
+
+exit codes: 0 told; 1 the sidecar cannot be asked; 2 usage
+"""
+_TOP: Final = """\
+examples:
+  sidecar top                             the upstreams of the sidecar on this host, live; q ends it
+  sidecar top --mesh                      every service of the mesh and who calls whom
+  sidecar top --count 1 | less            once, plain
+
+exit codes: 0 ended; 1 the sidecar cannot be asked; 2 usage
+"""
+
 
 def add_parsers(commands: Any) -> None:
     """Add the commands."""
@@ -98,6 +118,31 @@ def add_parsers(commands: Any) -> None:
     _add_why(commands)
     _add_diagnose(commands)
     _add_tap(commands)
+    _add_mesh(commands)
+
+
+def _add_mesh(commands: Any) -> None:
+    mesh = commands.add_parser(
+        "mesh",
+        help="who calls whom, with rates, errors and latencies",
+        description="The services of the mesh, and who calls whom, with what the callers measured.",
+        epilog=_MESH,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    mesh.add_argument("--json", action="store_true", help="as one JSON object")
+    _add_source(mesh)
+    mesh.set_defaults(command=_mesh)
+    top = commands.add_parser(
+        "top",
+        help="a running sidecar, or the mesh, live",
+        description="What a sidecar's upstreams do, or the whole mesh, once a second.",
+        epilog=_TOP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--mesh", action="store_true", help="the whole mesh, as the sidecar finds out")
+    top.add_argument("--count", metavar="N", type=int, default=0, help="end after so many looks")
+    _add_source(top)
+    top.set_defaults(command=_top)
 
 
 def _add_rehearse(commands: Any) -> None:
@@ -213,3 +258,15 @@ def _tap(options: argparse.Namespace) -> int:
 
     asked = {key: getattr(options, key) for key in ("upstream", "status", "error", "limit")}
     return tap(options.admin, options.token_file, asked, as_json=options.json)
+
+
+def _mesh(options: argparse.Namespace) -> int:
+    from sidecar.cli.mesh import mesh
+
+    return mesh(options.admin, options.token_file, as_json=options.json)
+
+
+def _top(options: argparse.Namespace) -> int:
+    from sidecar.cli.top import top
+
+    return top(options.admin, options.token_file, of_mesh=options.mesh, count=options.count)

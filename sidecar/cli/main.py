@@ -28,6 +28,8 @@ examples:
   sidecar tap --status 5xx              its exchanges as they end
   sidecar diagnose                      what is wrong with it, and what to do next
   sidecar validate                      whether a whole mesh works, section by section; for CI
+  sidecar mesh                          who calls whom, with rates, errors and latencies
+  sidecar top                           its upstreams, live
   sidecar diff sidecar.yaml             what a reload would change in it
   sidecar rehearse new.yaml             what would have been different in the last hour with it
   sidecar spool --help                  messages that the broker did not take

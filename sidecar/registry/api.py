@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from sidecar.core.instance import OnChange
+from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret
 from sidecar.registry.settings import Workload
 
@@ -48,6 +48,11 @@ class Registry(Protocol):
 
     async def answered(self) -> None:
         """Returns when every watch under way has had its first answer (at once when there is none)."""
+        ...
+
+    async def sidecars(self) -> Sequence[Instance]:
+        """The sidecars that are registered as services of their own, those that do not run included. Raises OSError or
+        TimeoutError when the registry cannot be asked."""
         ...
 
     def enroll(self, workload: Workload) -> Registration:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from sidecar.core.instance import OnChange
+from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret
+from sidecar.registry import consul_catalog
 from sidecar.registry.consul_client import Client
 from sidecar.registry.consul_registration import ConsulRegistration
 from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch
@@ -63,6 +64,9 @@ class ConsulRegistry:
     async def answered(self) -> None:
         for watch in tuple(self._watches.values()):
             await watch.answered.wait()
+
+    async def sidecars(self) -> Sequence[Instance]:
+        return await consul_catalog.sidecars(self._connect())
 
     def enroll(self, workload: Workload) -> ConsulRegistration:
         registration = ConsulRegistration(workload, self._connect, self._link, self._clock)

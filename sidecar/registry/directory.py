@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -93,6 +93,10 @@ class DirectoryRegistry:
     async def answered(self) -> None:
         for watch in tuple(self._watches.values()):
             await watch.answered.wait()
+
+    async def sidecars(self) -> Sequence[Instance]:
+        """From every file that is there: one that is killed leaves its own behind."""
+        return await self._in_thread(self._folder.sidecars)
 
     def enroll(self, workload: Workload) -> DirectoryRegistration:
         registration = DirectoryRegistration(workload, self._folder, self._in_thread, self._link, self._clock)

@@ -28,6 +28,8 @@ HEARTBEAT = 2.0
 STALE = 3 * HEARTBEAT
 #: Seconds after which anybody removes a stale file.
 LITTER = 600.0
+#: What the services end with that sidecars are registered as.
+SIDECARS = "-sidecar"
 #: Bytes of a service's files that are read and remembered; what is beyond is skipped.
 MAX_BYTES = 8 << 20
 
@@ -167,6 +169,27 @@ class Folder:
             os.rmdir(service, dir_fd=root)
             log.info("registry: removed the folder of %s, which was empty", service)
         return litter
+
+    def sidecars(self) -> tuple[Instance, ...]:
+        """The sidecars that are registered as services of their own, stale ones included. Raises OSError."""
+        found: list[Instance] = []
+        room = MAX_BYTES
+        with self._root.open() as root:
+            names = sorted(it.name for it in entries(root) if it.name.endswith(SIDECARS))[:MAX_INSTANCES]
+        for name in names:
+            with suppress(OSError), self._root.service(name) as folder:
+                for entry in entries(folder):
+                    if entry.name.startswith(".") or not entry.name.endswith(SUFFIX):
+                        continue
+                    with suppress(OSError, ValueError):  # the watch of a service says what is wrong with its files
+                        data = read_file(folder, entry.name)
+                        room -= len(data)
+                        record = decode(data)
+                        if file_name(record.service) == name and record.instance is not None:
+                            found.append(record.instance)
+                    if room < 0 or len(found) >= MAX_INSTANCES:
+                        return tuple(found)
+        return tuple(found)
 
     def _look(
         self, folder: int, entry: os.DirEntry[str], before: _Seen | None, service: str, room: int

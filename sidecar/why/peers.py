@@ -7,13 +7,11 @@ followed; and what they say is made safe (:mod:`sidecar.why.peer_answer`).
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import quote
 
-from sidecar.core.proof import proof
 from sidecar.core.secret import Secret
+from sidecar.net.peer_client import PeerClient
 from sidecar.why.peer_answer import BadAnswer, read
 
 #: Hops of one story, and sidecars that are asked at one hop.
@@ -25,7 +23,6 @@ SECONDS: Final = 1.0
 MOST_BYTES: Final = 65536
 #: What is said of a sidecar to the second of two who ask for one id.
 BUSY: Final = "its sidecar is being asked for another client just now; ask again"
-_STATUS: Final = re.compile(rb"HTTP/1\.[01] ([0-9]{3}) ")
 
 #: What a sidecar said, or why it said nothing.
 Said = Mapping[str, Any] | str
@@ -35,8 +32,7 @@ class Peers:
     """``token`` is our own admin token, ``wall`` gives Unix time."""
 
     def __init__(self, token: Callable[[], Secret], wall: Callable[[], float]) -> None:
-        self._token = token
-        self._wall = wall
+        self._client = PeerClient(token, wall)
         #: Ids that are being asked for: each once at a time, so that a story that leads back here ends.
         self._asking: set[str] = set()
 
@@ -64,7 +60,7 @@ class Peers:
         seconds = SECONDS * hops / MOST_HOPS
         try:
             async with asyncio.timeout(seconds):
-                status, body = await self._get(address, request_id, hops)
+                status, body = await self._client.get(address, f"/why/{request_id}", f"hops={hops - 1}", MOST_BYTES)
         except TimeoutError:
             return f"its sidecar did not answer within {seconds:g} s"
         except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
@@ -79,27 +75,3 @@ class Peers:
             return read(body)
         except BadAnswer as error:
             return str(error)
-
-    async def _get(self, address: str, request_id: str, hops: int) -> tuple[int, bytes]:
-        host, _, port = address.rpartition(":")
-        path = f"/why/{request_id}"
-        token = self._token().reveal()
-        proven = f"authorization: {proof(token, 'GET', path, self._wall())}\r\n" if token else ""
-        reader, writer = await asyncio.open_connection(host.strip("[]"), int(port), limit=MOST_BYTES)
-        try:
-            target = f"/why/{quote(request_id, safe='')}?hops={hops - 1}"
-            writer.write(
-                f"GET {target} HTTP/1.1\r\nhost: {address}\r\n{proven}connection: close\r\n\r\n".encode("ascii")
-            )
-            data = b""
-            while more := await reader.read(MOST_BYTES):
-                data += more
-                if len(data) > MOST_BYTES:
-                    raise ValueError("too long")
-        finally:
-            writer.close()
-        head, _, body = data.partition(b"\r\n\r\n")
-        found = _STATUS.match(head)
-        if found is None:
-            raise ValueError("not HTTP")
-        return int(found[1]), body

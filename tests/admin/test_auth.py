@@ -136,6 +136,8 @@ def test_a_proof_of_the_token_opens_what_sidecars_ask_each_other() -> None:
     good = proof("tökén", "GET", "/why/a b", now)
     assert status(OPEN, "GET", "/why/a b", ("Authorization", good)) == 200
     assert status(OPEN, "GET", "/why/other", ("Authorization", good)) == 401
+    for path, answer in (("/mesh/self", 200), ("/mesh", 401)):
+        assert status(OPEN, "GET", path, ("Authorization", proof("tökén", "GET", path, now))) == answer
     assert status(OPEN, "GET", "/why/a b", ("Authorization", proof("tökén", "GET", "/why/a b", now - 120))) == 401
     assert status(OPEN, "GET", "/why/a b", ("Authorization", proof("other", "GET", "/why/a b", now))) == 401
     for method, path in (("GET", "/why"), ("GET", "/config"), ("POST", "/drain"), ("POST", "/why/a b")):

@@ -104,7 +104,10 @@ def everything() -> FakeRunning:
 
 
 #: Reading these needs the token, too.
-_PRIVATE = ("/config", "/config/set", "/diagnose", "/events", "/rehearse", "/tap", "/why", "/why/{request_id}")
+_PRIVATE = (
+    "/config", "/config/set", "/diagnose", "/events", "/mesh", "/mesh/self", "/rehearse", "/tap", "/why",
+    "/why/{request_id}",
+)  # fmt: skip
 #: Requests, and what is sent with them; between them every answer that has a shape of its own.
 REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/", None),
@@ -152,6 +155,8 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/why", None),
     ("GET", "/why?limit=none", None),
     ("GET", "/why/r1", None),
+    ("GET", "/mesh", None),
+    ("GET", "/mesh/self", None),
     ("GET", "/why/unknown", None),
     ("GET", "/diagnose?upstream=bare", None),
     ("GET", "/tap?status=bad", None),

@@ -17,6 +17,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.host import hostname
 from sidecar.config.schema import Config
 from sidecar.config.service import Service
+from sidecar.core.address import Address
 from sidecar.registry import Workload
 from sidecar.registry.directory_folder import Folder
 from sidecar.registry.directory_record import encode
@@ -24,6 +25,7 @@ from sidecar.storage.files import Files
 from support.agents import NOBODY, RunningAgent, ask, upstream
 from support.live import Origin, ok, run
 from support.patience import until
+from support.ports import upstream_of
 from support.processes import free_port
 
 
@@ -115,7 +117,13 @@ def test_a_sidecar_whose_app_never_is_well_is_found_by_machines(tmp_path: Path) 
             assert (found["service"], found["host"], found["port"]) == ("web-sidecar", "10.0.0.5", port)
             assert (found["status"], found["sidecar"], found["tags"]) == ("passing", False, ["sidecar"])
             assert found["id"] == f"web-sidecar-{hostname()}-{port}"
-            meta = {"metrics_port": str(port), "service": "web", "upstreams": "a,b", "version": __version__}
+            meta = {
+                "metrics_port": str(port),
+                "service": "web",
+                "upstreams": "a,b",
+                "version": __version__,
+                "calls": "a,b",
+            }
             assert found["meta"] == meta
             it.write(upstreams={"a": upstream()})
             await it.agent.reload()
@@ -137,9 +145,11 @@ def test_an_id_that_was_given_is_part_of_that_of_the_listener_for_machines() -> 
 @pytest.mark.parametrize("count", [0, 1, 40, 1000])
 def test_the_names_of_upstreams_fit_what_consul_takes(count: int) -> None:
     names = [f"upstream-{n}" for n in range(count)]
-    upstreams: dict[str, Any] = dict.fromkeys(names)
+    upstreams = {name: upstream_of(name=name, bind=Address("127.0.0.1", 0)) for name in names}
     config = Config(service=Service(name="web", id="w", address="10.0.0.5"), upstreams=upstreams)
-    found = of_probes(config, 15020).meta["upstreams"]
+    meta = of_probes(config, 15020).meta
+    found = meta["upstreams"]
+    assert meta["calls"] == found, "each leads to the service of its name"
     shown, _, more = found.partition(",+")
     assert len(found) <= MAX_META_VALUE
     kept = shown.split(",") if shown else []

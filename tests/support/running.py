@@ -51,6 +51,9 @@ class FakeRegistry:
         return lambda: None
 
     async def answered(self) -> None: ...
+    async def sidecars(self) -> Sequence[Instance]:
+        return ()
+
     def enroll(self, workload: Workload) -> Registration:
         raise NotImplementedError
 
@@ -163,6 +166,7 @@ class FakeRunning:
     access_log: AccessLog = field(default_factory=lambda: AccessLog("errors", lambda record: None))
     last_reload: LastReload = field(default_factory=lambda: LastReload(dict))
     checked: list[str] = field(default_factory=list)
+    listening: Any = field(default_factory=lambda: SimpleNamespace(addresses={}))
     context: Any = field(default_factory=lambda: SimpleNamespace(decisions=Decisions(100)))
 
     @property

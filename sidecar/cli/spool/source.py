@@ -95,12 +95,12 @@ _HINT: Final = "--admin URL; --path FOLDER looks at the files of one that is sto
 class Admin:
     """A running sidecar's admin API. ``hint`` says which arguments lead to another one."""
 
-    def __init__(self, url: str, token: str = "", hint: str = _HINT) -> None:
+    def __init__(self, url: str, token: str = "", hint: str = _HINT, accept: str = "*/*") -> None:
         self._base = url.rstrip("/")
         self._hint = hint
         if not self._base.startswith(("http://", "https://")):
             raise SourceError(f"{url!r} is not the URL of an admin API; one looks like http://127.0.0.1:15000")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = {"Accept": accept} | ({"Authorization": f"Bearer {token}"} if token else {})
         # No proxy, whatever the environment says: this goes to a host's own loopback. And the token goes nowhere else.
         self._open = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects()).open
 

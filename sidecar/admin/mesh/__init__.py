@@ -1,0 +1,1 @@
+"""Who calls whom: what the sidecars of a mesh measured, gathered and put together."""

@@ -1,0 +1,83 @@
+"""``sidecar mesh``: prints who calls whom, the worst first."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from sidecar.cli.spool.source import Admin, SourceError, token
+from sidecar.cli.status import columns
+from sidecar.core.text import printable
+
+DONE: Final = 0
+FAILED: Final = 1
+
+_RANK: Final = {"not_answering": 0, "unhealthy": 1, "warning": 2, "healthy": 3, "unknown": 4}
+
+
+def mesh(url: str, token_file: str, *, as_json: bool) -> int:
+    """Print the mesh as the sidecar at ``url`` finds it."""
+    try:
+        found = Admin(url, token(token_file), "--admin URL").ask("GET", "/mesh")
+        text = json.dumps(found, indent=2) if as_json else "\n".join(lines(found, colours()))
+    except SourceError as error:
+        print(f"sidecar mesh: {error}", file=sys.stderr)
+        return FAILED
+    except (LookupError, TypeError, AttributeError, ValueError):
+        print(f"sidecar mesh: what answers at {url} is not a sidecar's admin API", file=sys.stderr)
+        return FAILED
+    print(text)
+    return DONE
+
+
+def colours() -> bool:
+    """Whether standard output is a terminal that wants them."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+
+
+def lines(found: Mapping[str, Any], colour: bool) -> list[str]:
+    """The map as two tables, and what is wrong."""
+    services = sorted(found["services"], key=_badness)
+    edges = sorted(found["edges"], key=_badness)
+    rows = [["SERVICE", ">INSTANCES", ">RATE", ">ERRORS", ">P50", ">P99", "STATUS", "WHY"]]
+    rows += [
+        [it["name"], str(it["instances"] or "-"), *figures(it), _word(it["status"]), printable(it["problem"], 60)]
+        for it in services
+    ]
+    told = columns(rows, colour)
+    if edges:
+        rows = [["FROM", "TO", "PROTOCOL", ">RATE", ">ERRORS", ">P50", ">P99", "STATUS", "WHY"]]
+        rows += [
+            [it["from"], it["to"], it["protocol"], *figures(it), _word(it["status"]), printable(it["problem"], 60)]
+            for it in edges
+        ]
+        told += ["", *columns(rows, colour)]
+    if found.get("problem"):
+        told += ["", printable(found["problem"], 200)]
+    if len([it for it in services if it["kind"] == "service"]) == 1:
+        told += ["", "Only this sidecar is seen: others are with a probes section, and over a registry that both use."]
+    return told
+
+
+def figures(it: Mapping[str, Any]) -> Sequence[str]:
+    """Rate, share of errors, p50 and p99, for people."""
+    rate, share = it["rate"], it["error_rate"]
+    return (
+        "-" if rate is None else f"{rate:.1f}/s",
+        "-" if share is None else f"{share * 100:.1f} %",
+        *("-" if it[key] is None else f"{it[key]:.4g} ms" for key in ("p50_ms", "p99_ms")),
+    )
+
+
+def _badness(it: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (
+        _RANK.get(it["status"], 0), -(it["error_rate"] or 0), -(it["rate"] or 0), it.get("name", ""),
+        it.get("from", ""), it.get("to", ""),
+    )  # fmt: skip
+
+
+def _word(status: str) -> str:
+    return {"not_answering": "no answer"}.get(status, status)

@@ -1,0 +1,74 @@
+"""Reads from Consul's catalog which sidecars are registered as services of their own, the critical ones included."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, Final
+
+from consul import ConsulException
+from consul.callback import CB
+
+from sidecar.core.instance import Instance
+from sidecar.registry import validate
+
+#: How such services are called and tagged; how many are looked at, and how many at once.
+SUFFIX: Final = "-sidecar"
+TAG: Final = "sidecar"
+MOST: Final = 5000
+AT_ONCE: Final = 8
+#: Seconds for all of it.
+SECONDS: Final = 5.0
+
+
+async def sidecars(client: Any) -> Sequence[Instance]:
+    """Ask for them. Raises OSError or TimeoutError."""
+    turn = asyncio.Semaphore(AT_ONCE)
+
+    async def ask(path: str) -> Any:
+        async with turn:
+            params = [("dc", client.dc)] if client.dc else []
+            try:
+                return await client.http.get(CB.json(), path, params=params, headers=client.prepare_headers())
+            except ConsulException as error:
+                raise OSError(str(error)[:200]) from error
+
+    async with asyncio.timeout(SECONDS):
+        names = await ask("/v1/catalog/services")
+        if not isinstance(names, dict):
+            raise OSError("Consul's answer is no list of services")
+        wanted = sorted(name for name, tags in names.items() if name.endswith(SUFFIX) and _tagged(tags))[:MOST]
+        lists = await asyncio.gather(*(ask(f"/v1/catalog/service/{name}") for name in wanted if _plain(name)))
+    return [found for entries in lists for found in read(entries)][:MOST]
+
+
+def read(entries: Any) -> list[Instance]:
+    """The instances of an answer of ``/v1/catalog/service/:service``; those that make no sense are left out."""
+    found = []
+    for entry in entries[:MOST] if isinstance(entries, list) else ():
+        if not isinstance(entry, dict):
+            continue
+        try:
+            it = validate.instance(
+                host_=entry.get("ServiceAddress") or entry.get("Address"),
+                port=entry.get("ServicePort"),
+                id_=entry.get("ServiceID") or "",
+                weight=1,
+                state="healthy",
+                tags=entry.get("ServiceTags") or [],
+                meta=entry.get("ServiceMeta") or {},
+            )
+        except ValueError:
+            continue
+        if TAG in it.tags:
+            found.append(it)
+    return found
+
+
+def _tagged(tags: object) -> bool:
+    return isinstance(tags, list) and TAG in tags
+
+
+def _plain(name: str) -> bool:
+    """Whether it can stand in a path as it is."""
+    return name.isascii() and all(c.isalnum() or c in "-_." for c in name)
