@@ -22,7 +22,7 @@ export function percent(share) {
 export function ms(n) {
   if (n === null || n === undefined) return DASH;
   if (n < 1) return `${Number(n.toFixed(2))} ms`;
-  if (n < 1000) return `${n < 100 ? Number(n.toFixed(1)) : Math.round(n)} ms`;
+  if (n < 1000) return `${n < 10 ? Number(n.toFixed(1)) : Math.round(n)} ms`;
   return seconds(n / 1000);
 }
 

@@ -17,7 +17,13 @@ const HOPS = [
 ];
 
 const KNOWN = new Set(["at_ms", "what", "service", "i"]);
-const shown = (value) => (typeof value === "object" ? JSON.stringify(value) : String(value));
+
+function shown(value) {
+  if (Array.isArray(value)) return value.map(shown).join("; ");
+  if (value === null || typeof value !== "object") return String(value);
+  return Object.entries(value).map(([name, it]) => `${word(name)} ${shown(it)}`).join(", ");
+}
+
 
 const EVENTS = [
   { title: "After", num: true, cell: (it) => ms(it.at_ms) },
