@@ -27,6 +27,7 @@ PAGES = {
     "amqp": "AMQP",
     "amqp/rabbitmq/dead-letters": "Dead letters of rabbitmq",
     "queue": "HTTP queue",
+    "mesh": "Mesh",
     "configuration": "Configuration",
 }
 

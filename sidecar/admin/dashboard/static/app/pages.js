@@ -7,8 +7,9 @@
 import * as amqp from "../pages/amqp.js";
 import * as configuration from "../pages/configuration.js";
 import * as failures from "../pages/failures.js";
+import * as mesh from "../pages/mesh.js";
 import * as overview from "../pages/overview.js";
 import * as queue from "../pages/queue.js";
 import * as upstreams from "../pages/upstreams.js";
 
-export const pages = [overview, upstreams, failures, amqp, queue, configuration];
+export const pages = [overview, upstreams, failures, amqp, queue, mesh, configuration];

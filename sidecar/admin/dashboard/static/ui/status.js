@@ -8,7 +8,7 @@ const BAD = ["■", "bad"];
 const LOOKS = {
   healthy: GOOD, ready: GOOD, closed: GOOD, up: GOOD, passing: GOOD,
   warning: WARN, starting: WARN, draining: WARN, half_open: ["◐", "warn"], waiting: WARN,
-  unhealthy: BAD, stopped: BAD, open: BAD, down: BAD, ejected: ["✕", "bad"], failing: BAD,
+  unhealthy: BAD, stopped: BAD, open: BAD, down: BAD, ejected: ["✕", "bad"], failing: BAD, not_answering: ["✕", "bad"],
 };
 
 /** `says`: the word to show, if it is another one than the state. */
