@@ -134,6 +134,7 @@ def test_a_breaker_is_held_with_a_reason(wide: Watched) -> None:
     expect(breaker).to_contain_text(f"moving {HOSTILE}")
     expect(breaker.get_by_role("button", name="Hold open")).to_be_focused()
     breaker.get_by_role("button", name="Release").click()
+    expect(dialog).to_be_visible()
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     breaker.get_by_role("button", name="Release").click()

@@ -44,7 +44,7 @@ def route_chain(live: Live, number: int = 0) -> Any:
 
 
 _ORDER = ["Timeout", "Tracing", "RequestId", "Forwarded", "Drain", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry",
-          "Metrics", "Why", "AccessLog"]  # fmt: skip
+          "Metrics", "Why", "Record", "AccessLog"]  # fmt: skip
 _LIMIT = RateLimitSettings(rate=1.0, burst=1)
 
 
@@ -80,7 +80,7 @@ def test_inbound_tcp() -> None:
 
 def test_what_is_off_is_not_there() -> None:
     def check(live: Live) -> None:
-        assert names(live) == ["Timeout", "Tracing", "RequestId", "Metrics", "Why", "AccessLog"]
+        assert names(live) == ["Timeout", "Tracing", "RequestId", "Metrics", "Why", "Record", "AccessLog"]
         assert live.listener.breakers == ()
 
     with_listener(upstream_of(name="up", bind=ANY_PORT, bulkhead=None, circuit_breaker=None, retry=None), check)
