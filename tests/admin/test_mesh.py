@@ -85,6 +85,7 @@ def test_calls_that_make_no_sense_are_left_out(call: Any) -> None:
     [
         {"seconds": 0}, {"seconds": -1}, {"seconds": True}, {"requests": -1}, {"requests": 1.5}, {"counts": [1]},
         {"counts": ["1"] * SIZE}, {"errors": 1 << 60}, {"seconds": None},
+        {"seconds": 1e-300},
     ],
 )  # fmt: skip
 def test_figures_that_make_no_sense_are_left_out(more: dict[str, Any]) -> None:
@@ -103,7 +104,7 @@ def test_those_who_ask_together_share_a_gathering() -> None:
 
 
 async def _together() -> None:
-    clock, asked, at_once, most = Clock(), [], 0, 0
+    clock, asked, at_once, most, looks = Clock(), [], 0, 0, 0
     peers = [PeerSnapshot(service="web", id=str(n), admin=f"h:{n}", calls=["tasks"]) for n in range(40)]
 
     async def get(address: str, path: str, query: str, limit: int) -> tuple[int, bytes]:
@@ -118,6 +119,10 @@ async def _together() -> None:
         return (401, b"") if address == "h:1" else (200, b"junk" if address == "h:2" else told())
 
     async def all_peers() -> list[PeerSnapshot]:
+        nonlocal looks
+        looks += 1
+        if looks > 1:
+            raise TimeoutError
         return [*peers, PeerSnapshot(service="far", id="f", admin="", calls=["tasks"])]
 
     own = Summary("me", "", "", "healthy", "", None, [])
@@ -137,7 +142,13 @@ async def _together() -> None:
     silent = next(it for it in one["edges"] if it["from"] == "far")
     assert (silent["silent"], silent["status"]) == (True, "unknown")
     clock.now += 2
-    assert await gathering.map() is not one
+    two = await gathering.map()
+    assert two is not one
+    assert (looks, two["problem"]) == (1, "")
+    clock.now += 4
+    three = await gathering.map()
+    assert three["problem"] == "the registry cannot be asked for sidecars: TimeoutError"
+    assert [it["name"] for it in three["services"]] == [it["name"] for it in one["services"]]
 
 
 def test_without_the_registry_it_is_this_sidecar_alone() -> None:

@@ -19,8 +19,9 @@ ALL_SECONDS: Final = 8.0
 #: Bytes of an answer, and of all of one gathering.
 MOST_BYTES: Final = 128 * 1024
 ALL_BYTES: Final = 32 * 1024 * 1024
-#: For so many seconds a map is good.
+#: For so many seconds a map is good; and who there is, which costs a registry a query for each service.
 FRESH: Final = 1.5
+KNOWN: Final = 5.0
 PATH: Final = "/mesh/self"
 #: The address, the path, the query and the most bytes → status and body.
 Get = Callable[[str, str, str, int], Awaitable[tuple[int, bytes]]]
@@ -41,6 +42,7 @@ class Gathering:
         self._get = get
         self._clock = clock
         self._last: tuple[float, dict[str, Any]] | None = None
+        self._known: tuple[float, Sequence[PeerSnapshot]] | None = None
         self._running: asyncio.Task[dict[str, Any]] | None = None
 
     async def map(self) -> dict[str, Any]:
@@ -59,15 +61,22 @@ class Gathering:
         problem = ""
         peers: Sequence[PeerSnapshot] = ()
         try:
-            peers = await self._peers()
+            peers = await self._there()
         except (OSError, TimeoutError) as error:
             problem = f"the registry cannot be asked for sidecars: {str(error) or type(error).__name__}"
+            peers = self._known[1] if self._known else ()  # those of before are better than none
         told = await _Round(self._get).ask(peers[:MOST_PEERS])
         own = self._own()
         found = await asyncio.to_thread(merge, [own, *told])  # a large one takes a while
         found = {"seen_by": own.service, "problem": problem, **found}
         self._last = (self._clock(), found)
         return found
+
+    async def _there(self) -> Sequence[PeerSnapshot]:
+        """The other sidecars, as they were known at most :data:`KNOWN` seconds ago."""
+        if self._known is None or self._clock() - self._known[0] >= KNOWN:
+            self._known = self._clock(), await self._peers()
+        return self._known[1]
 
 
 class _Round:

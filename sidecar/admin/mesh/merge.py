@@ -125,10 +125,13 @@ def _of_one(flow: Flow | None) -> dict[str, Any]:
         return {"rate": None, "error_rate": None, "p50_ms": None, "p99_ms": None}
     rate = flow.rate
     p50, p99 = quantiles(flow.counts)
+    # Rounded by hand, here and below: none is negative, and round() would be a fifth of the time of a large map.
     return {
-        "rate": round(rate, 2), "error_rate": round(flow.errors / rate, 4) if rate else None, "p50_ms": p50,
+        "rate": int(rate * 100.0 + 0.5) / 100.0,
+        "error_rate": int(flow.errors / rate * 10_000.0 + 0.5) / 10_000.0 if rate else None,
+        "p50_ms": p50,
         "p99_ms": p99,
-    }  # fmt: skip
+    }
 
 
 def quantiles(counts: Sequence[int]) -> tuple[float | None, float | None]:
@@ -147,4 +150,5 @@ def _quantile(seen: Sequence[int], share: float) -> float:
         return _BOUNDS[-1]
     before = seen[bucket - 1] if bucket else 0
     lower = _BOUNDS[bucket]
-    return round(lower + (_BOUNDS[bucket + 1] - lower) * (wanted - before) / (seen[bucket] - before), 1)
+    found = lower + (_BOUNDS[bucket + 1] - lower) * (wanted - before) / (seen[bucket] - before)
+    return int(found * 10.0 + 0.5) / 10.0

@@ -22,6 +22,8 @@ MOST_EDGES: Final = 256
 MOST_NAME: Final = 128
 MOST_TEXT: Final = 200
 _LARGEST: Final = 1 << 53
+#: Seconds that a sidecar must have counted for, at least: a rate over next to no time is infinite.
+_SHORTEST: Final = 0.001
 _STATUSES: Final = ("healthy", "warning", "unhealthy")
 _PROTOCOLS: Final = ("http", "grpc", "tcp", "amqp")
 
@@ -134,7 +136,7 @@ def _flow(it: Mapping[str, Any]) -> Flow | None:
     requests: Any = it.get("requests")
     errors: Any = it.get("errors")
     counts: Any = it.get("counts")
-    if type(seconds) not in (int, float) or not 0 < seconds < _LARGEST:
+    if type(seconds) not in (int, float) or not _SHORTEST <= seconds < _LARGEST:
         return None
     if not _count(requests) or not _count(errors) or not isinstance(counts, list) or len(counts) != len(BUCKETS) + 1:
         return None
