@@ -87,14 +87,15 @@ def free_port() -> int:
 def wait_for(what: Callable[[], Any], text: str | Callable[[], str], seconds: float = PATIENCE) -> Any:
     """Ask ``what`` until it says something true, and return that; fail with ``text``, or what that says then, when it
     does not in time."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while True:
         found = what()
         if found:
             return found
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"not within {seconds} s: {text if isinstance(text, str) else text()}")
-        time.sleep(0.02)
+        time.sleep(min(max(waited / 10, 0.01), 0.1))  # who waits for long asks less often
 
 
 def get(url: str, timeout: float = PATIENCE) -> tuple[int, Any]:

@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -52,13 +51,24 @@ spawn(fun() ->
 end).
 """
 
+#: As Erlang terms: a ``rabbitmq.conf`` is translated into them at each start, by a compiler that is loaded for it.
+_CONFIG = """
+[{rabbit, [
+    %s
+    {tcp_listeners, [{"127.0.0.1", %d}]},
+    {log, [{console, [{enabled, true}, {level, info}]}, {file, [{file, false}]}]},
+    {disk_free_limit, 1000000},
+    {vm_memory_high_watermark, 0.8}
+]}].
+"""
+
 
 class RabbitMQ:
     """One broker that keeps its data in ``folder`` and its ports for as long as the object lives. Its user is ``guest``
     with the password ``guest``; the virtual host ``/`` is there.
 
     ``schedulers``: threads that run Erlang code; a few start faster and leave the machine to the tests.
-    ``management``: the management plugin too, at ``management_port``; it makes a start twice as long.
+    ``settings``: more terms of ``rabbit``'s section, each with a comma behind it.
     """
 
     def __init__(
@@ -66,7 +76,6 @@ class RabbitMQ:
         folder: Path,
         port: int | None = None,
         *,
-        management: bool = False,
         schedulers: int = 2,
         settings: str = "",
     ) -> None:
@@ -74,7 +83,6 @@ class RabbitMQ:
         self._epmd_binary = shutil.which("epmd") or missing("there is no epmd: install the package erlang-base")
         self.folder = folder
         self.port = port or free_port()
-        self.management_port = free_port() if management else 0
         self.node = f"sidecar-{self.port}@localhost"
         self.log = folder / "rabbitmq.log"
         self._popen: subprocess.Popen[bytes] | None = None
@@ -92,23 +100,8 @@ class RabbitMQ:
 
     def _write(self, settings: str) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        lines = [
-            f"listeners.tcp.1 = 127.0.0.1:{self.port}",
-            "log.console = true",
-            "log.console.level = info",
-            "log.console.use_colors = off",
-            "log.file = false",
-            "disk_free_limit.absolute = 1MB",
-            "vm_memory_high_watermark.relative = 0.8",
-        ]
-        if self.management_port:
-            lines += [
-                "management.tcp.ip = 127.0.0.1",
-                f"management.tcp.port = {self.management_port}",
-                "management.rates_mode = none",
-            ]
-        (self.folder / "rabbitmq.conf").write_text("\n".join([*lines, settings, ""]))
-        (self.folder / "plugins").write_text("[rabbitmq_management].\n" if self.management_port else "[].\n")
+        (self.folder / "advanced.config").write_text(_CONFIG % (settings, self.port))
+        self._plugins().write_text("[].\n")
         (self.folder / "environment").write_text("")
         (self.folder / "evaluator").write_text(_EVALUATOR % self._evaluator_port)
         cookie = self.folder / ".erlang.cookie"
@@ -131,9 +124,9 @@ class RabbitMQ:
             "RABBITMQ_NODENAME": self.node,
             "RABBITMQ_NODE_PORT": str(self.port),
             "RABBITMQ_DIST_PORT": str(free_port()),
-            "RABBITMQ_CONFIG_FILE": str(self.folder / "rabbitmq.conf"),
+            "RABBITMQ_CONFIG_FILE": str(self.folder / "none.conf"),
             "RABBITMQ_ADVANCED_CONFIG_FILE": str(self.folder / "advanced.config"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self.folder / "plugins"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(self._plugins()),
             "RABBITMQ_MNESIA_BASE": str(self.folder / "data"),
             "RABBITMQ_LOG_BASE": str(self.folder / "log"),
             "RABBITMQ_PID_FILE": str(self.folder / "pid"),
@@ -163,11 +156,12 @@ class RabbitMQ:
 
     def ready(self, seconds: float = 1.5 * PATIENCE) -> Self:
         """Wait until one can log in; nothing else in the tests takes as long."""
-        deadline = time.monotonic() + seconds
-        while not _listens(self.port):
-            if self.popen.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"the broker did not start:\n{self.output()[-4000:]}")
-            time.sleep(0.05)
+
+        def listens() -> bool:
+            assert self.popen.poll() is None, f"the broker has ended:\n{self.output()[-4000:]}"
+            return _listens(self.port)
+
+        wait_for(listens, lambda: f"the broker listens:\n{self.output()[-4000:]}", seconds)
         self.connection().close()
         return self
 
@@ -287,6 +281,32 @@ class RabbitMQ:
             + "."
         )
 
+    def delete_vhost(self, *names: str) -> None:
+        self.eval(", ".join(f'rabbit_vhost:delete(<<"{name}">>, <<"tests">>)' for name in names) + ".")
+
+    @contextmanager
+    def management(self) -> Iterator[int]:
+        """The management plugin, until this ends, and its port. It is started in the virtual machine that runs: one
+        that has it from the start takes twice as long."""
+        port = free_port()
+        self.eval(
+            f'application:set_env(rabbitmq_management, tcp_config, [{{ip, "127.0.0.1"}}, {{port, {port}}}], '
+            "[{persistent, true}]), application:set_env(rabbitmq_management, rates_mode, none, [{persistent, true}])."
+        )
+        self._enable("[rabbitmq_management].")
+        try:
+            yield port
+        finally:
+            self._enable("[].")
+
+    def _plugins(self) -> Path:
+        return self.folder / "plugins"
+
+    def _enable(self, plugins: str) -> None:
+        """Start and stop what it takes that these run, as ``rabbitmq-plugins set`` does."""
+        self._plugins().write_text(plugins + "\n")
+        self.eval(f'{{ok, _, _}} = rabbit_plugins:ensure("{self._plugins()}").')
+
     def alarm(self, on: bool) -> None:
         """The memory alarm: publishing connections are no longer read."""
         self.eval(f"vm_memory_monitor:set_vm_memory_high_watermark({'0' if on else '0.8'}).")
@@ -380,9 +400,5 @@ def _scripts() -> Path:
 def _listens(port: int) -> bool:
     """Whether somebody listens there. Asked of the kernel: a connection that says nothing would be an error in the
     broker's log."""
-    wanted = f"0100007F:{port:04X}"
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        fields = line.split()
-        if fields[1] in (wanted, f"00000000:{port:04X}") and fields[3] == "0A":
-            return True
-    return False
+    table = Path("/proc/net/tcp").read_text()  # long: it is searched as it is
+    return any(f" {address}:{port:04X} 00000000:0000 0A " in table for address in ("0100007F", "00000000"))

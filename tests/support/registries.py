@@ -56,5 +56,5 @@ async def until(what: Callable[[], Any], text: str, seconds: float = PATIENCE) -
     begun = time.monotonic()
     while not await asyncio.to_thread(what):
         assert time.monotonic() - begun < seconds, f"not within {seconds} s: {text}"
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(min(max((time.monotonic() - begun) / 10, 0.01), 0.1))
     return time.monotonic() - begun

@@ -50,7 +50,7 @@ class Other:
                         file.write(bytes(size))
                         break
                     except OSError:
-                        time.sleep(0)
+                        time.sleep(0.0001)
 
     def leave(self) -> None:
         self._end.set()

@@ -18,7 +18,7 @@ from sidecar.amqp.monitor.management_api import ManagementApi, ManagementError, 
 from sidecar.amqp.topology.bindings import Bindings
 from sidecar.core.amqp_settings import AmqpCredentials
 from sidecar.core.secret import Secret
-from support.rabbitmq import RabbitMQ, broker
+from support.rabbitmq import RabbitMQ
 from support.registries import until
 
 PASSWORD = "s3cr3t/ü@"
@@ -26,9 +26,10 @@ GUEST = AmqpCredentials(username="guest", password=Secret("guest"))
 
 
 @pytest.fixture(scope="module")
-def rabbit() -> Iterator[RabbitMQ]:
-    with broker(management=True) as server:
-        yield server
+def api(rabbitmq: RabbitMQ) -> Iterator[str]:
+    """The address of the broker's own."""
+    with rabbitmq.management() as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 @pytest.fixture(autouse=True)
@@ -110,11 +111,11 @@ class Api:
             return endless
 
 
-def test_what_a_broker_tells(rabbit: RabbitMQ) -> None:
+def test_what_a_broker_tells(rabbitmq: RabbitMQ, api: str) -> None:
     async def check() -> None:
-        rabbit.add_vhost("/agents x%y")
+        rabbitmq.add_vhost("/agents x%y")
         for vhost in ("/", "/agents x%y"):
-            with rabbit.channel(vhost) as channel:
+            with rabbitmq.channel(vhost) as channel:
                 channel.exchange_declare("ai.tasks", "topic")
                 channel.exchange_declare("ai.inner", "fanout")
                 channel.queue_declare("inference")
@@ -124,11 +125,11 @@ def test_what_a_broker_tells(rabbit: RabbitMQ) -> None:
                 channel.queue_bind("audit", "ai.inner")
         topology = Bindings()
         vhosts = ("/", "/agents x%y")
-        asker = asking(f"http://127.0.0.1:{rabbit.management_port}/", topology, *vhosts)
+        asker = asking(f"{api}/", topology, *vhosts)
         for vhost in vhosts:
             await reaches(topology, vhost, "inference", "audit")
             assert topology.queues(vhost, "ai.tasks", "other") == {"audit"}
-        with rabbit.channel() as channel:
+        with rabbitmq.channel() as channel:
             channel.queue_unbind("inference", "ai.tasks", "ai.inference.#")
         await reaches(topology, "/", "audit")
         await asker.close()
@@ -136,12 +137,11 @@ def test_what_a_broker_tells(rabbit: RabbitMQ) -> None:
     run(check())
 
 
-def test_credentials_that_are_not_good_enough(rabbit: RabbitMQ, caplog: pytest.LogCaptureFixture) -> None:
+def test_credentials_that_are_not_good_enough(api: str, caplog: pytest.LogCaptureFixture) -> None:
     async def check() -> None:
         bad = AmqpCredentials(username="nobody", password=Secret(PASSWORD))
         troubles = Troubles()
-        url = f"http://127.0.0.1:{rabbit.management_port}"
-        asker = asking(url, Bindings(), "/", credentials=bad, troubles=troubles)
+        asker = asking(api, Bindings(), "/", credentials=bad, troubles=troubles)
         await until(lambda: troubles.count >= 4, "it is refused again and again")
         await asker.close()
 

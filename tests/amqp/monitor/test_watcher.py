@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, cast
 
@@ -22,17 +22,16 @@ from sidecar.core.amqp_settings import Amqp, AmqpCredentials, AmqpQueue
 from sidecar.core.secret import Secret
 from sidecar.resilience.backoff import Backoff
 from support.processes import free_port
-from support.rabbitmq import RabbitMQ, broker
+from support.rabbitmq import RabbitMQ
 from support.registries import until
 
 GUEST = AmqpCredentials(username="guest", password=Secret("guest"))
 OFTEN = 0.02
 
 
-@pytest.fixture(scope="module")
-def rabbit() -> Iterator[RabbitMQ]:
-    with broker() as server:
-        yield server
+@pytest.fixture
+def rabbit(rabbitmq: RabbitMQ) -> RabbitMQ:
+    return rabbitmq
 
 
 @pytest.fixture(autouse=True)
@@ -540,15 +539,17 @@ def test_it_ends_whatever_it_is_doing(rabbit: RabbitMQ) -> None:
 
     async def check() -> None:
         rabbit.declare("q")
-        settings = config("q", "missing", watch_interval=0.001)
+        rabbit.add_user("ends", "password")
+        ends = AmqpCredentials(username="ends", password=Secret("password"))
+        settings = config("q", "missing", watch_interval=0.001, credentials=ends)
         rng = random.Random(2)
         for _ in range(40):
             async with Setting(settings, rabbit.port) as it:
                 await asyncio.sleep(rng.random() * 0.08)
                 begun = it.clock()
             assert it.clock() - begun < link.CLOSE_SECONDS + 30
-        connections = "rabbit_networking:connection_info_all([client_properties])."
-        await until(lambda: "sidecar" not in rabbit.eval(connections), "all were closed")
+        connections = "rabbit_networking:connection_info_all([user])."
+        await until(lambda: '"ends"' not in rabbit.eval(connections), "all were closed")
 
     run(check())
 

@@ -421,11 +421,11 @@ def test_a_hundred_thousand_random_tables_keep_every_byte_but_the_trace(seed: in
             data[:3] + size.to_bytes(4, "big") + data[7:19] + (flags | constants.HEADERS).to_bytes(2, "big")
             + before + grown + after + b"\xce"
         )  # fmt: skip
-        read = by_pamqp(got)
-        headers = read.pop("headers")
-        assert isinstance(headers, dict)
-        assert headers.pop("traceparent") == VALUE
-        if number % 5 == 0:
+        if number % 10 == 0:  # the other decoder takes ten times as long
+            read = by_pamqp(got)
+            headers = read.pop("headers")
+            assert isinstance(headers, dict)
+            assert headers.pop("traceparent") == VALUE
             was = by_pamqp(data)
             # Written out, because no two NaN are equal.
             assert repr(headers) == repr(was.pop("headers") or {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from contextlib import closing
 
 import pytest
@@ -12,24 +11,13 @@ from bench.amqp.cases import CASES, DELIVERIES, Case
 from bench.amqp.client import Connection
 from bench.amqp.load import Order, Target, carry_out
 from bench.amqp.wire import WireError
-from bench.rabbitmq import RabbitMQ, find_server
-from support.processes import missing
-
-
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
-    find_server() or missing("there is no RabbitMQ: install the package rabbitmq-server")
-    with RabbitMQ(tmp_path_factory.mktemp("broker") / "rabbitmq", None) as server:
-        server.wait_ready()
-        yield server
+from support.rabbitmq import RabbitMQ
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_case(broker: RabbitMQ, case: Case) -> None:
-    direct = Target("direct", broker.port, 0)
-    turns = carry_out(
-        Order(case, Target("broker", broker.port, broker.process.pid), [direct], ["direct", "direct"], 0.2)
-    )
+def test_a_case(rabbitmq: RabbitMQ, case: Case) -> None:
+    direct = Target("direct", rabbitmq.port, 0)
+    turns = carry_out(Order(case, Target("broker", rabbitmq.port, rabbitmq.pid), [direct], ["direct", "direct"], 0.2))
     assert [turn.name for turn in turns] == ["direct", "direct"]
     for turn in turns:
         assert turn.seconds > 0
@@ -41,5 +29,5 @@ def test_a_case(broker: RabbitMQ, case: Case) -> None:
             assert turn.messages == DELIVERIES
         else:
             assert turn.messages > 0
-    with closing(Connection(broker.port)) as connection, pytest.raises(WireError, match="404 NOT_FOUND"):
+    with closing(Connection(rabbitmq.port)) as connection, pytest.raises(WireError, match="404 NOT_FOUND"):
         connection.call(wire.get("bench.direct.0"))

@@ -3,11 +3,16 @@
 Its own gives the test in which a worker died to the next worker, which dies of it as well. A file of which one test is
 left is never begun, because a worker begins a test only when it knows the one that follows, or that none does. And what
 is given to a worker that still collects is lost.
+
+It also says which file comes next: what takes long begins first, and files that use a server that takes long to start
+go to the worker that has it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -16,10 +21,50 @@ from xdist.scheduler import LoadFileScheduling
 from support.harness import reaper
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addini("first_files", "beginnings of paths: what takes long, and therefore comes first", "args")
+    parser.addini("one_worker", "words: files that have one of them share a server of their worker", "args")
+
+
+def next_file(files: Iterable[str], shares: Callable[[str], bool], rank: Callable[[str], int], sharer: bool) -> str:
+    """The file that a worker gets next. ``sharer``: it has the shared server, and goes on with what uses that. Any
+    other takes the first in ``rank``, and helps with what shares, from its end, when there is nothing else."""
+    shared: list[str] = []
+    others: list[str] = []
+    for file in files:
+        (shared if shares(file) else others).append(file)
+    if shared and (sharer or not others):
+        return shared[0 if sharer else -1]
+    return min(others, key=rank)
+
+
 class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
     """A worker that dies costs the test that it was at."""
 
+    def __init__(self, config: pytest.Config, log: Any) -> None:
+        super().__init__(config, log)
+        first: list[str] = config.getini("first_files")
+        words: list[str] = config.getini("one_worker")
+        self._sharers: list[Any] = []
+
+        @cache
+        def shares(file: str) -> bool:
+            path = config.rootpath / file
+            text = path.read_text(encoding="utf-8") if words and path.is_file() else ""
+            return any(word in text for word in words)
+
+        self._shares = shares
+        self._rank = lambda file: next((at for at, it in enumerate(first) if file.startswith(it)), len(first))
+
+    def mark_test_complete(self, node: Any, item_index: int, duration: float = 0) -> None:
+        file = self._split_scope(self.registered_collections[node][item_index])
+        super().mark_test_complete(node, item_index, duration)
+        if all(self.assigned_work[node].get(file, {False: False}).values()):
+            del self.assigned_work[node][file]  # each event looks through all that is here
+
     def remove_node(self, node: Any) -> str | None:
+        if node in self._sharers:
+            self._sharers.remove(node)
         files = self.assigned_work[node]
         crashed = next((test for tests in files.values() for test, done in tests.items() if not done), None)
         for tests in files.values():
@@ -34,11 +79,20 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
             super()._reschedule(node)  # else it comes here again once it has collected
 
     def _assign_work_unit(self, node: Any) -> None:
-        super()._assign_work_unit(node)
+        self._assign_file(node)
         while self.workqueue and self._pending_of(self.assigned_work[node]) < 2:
-            super()._assign_work_unit(node)
+            self._assign_file(node)
         if not self.workqueue:
             node.shutdown()  # after what it has
+
+    def _assign_file(self, node: Any) -> None:
+        if not self._sharers and any(map(self._shares, self.workqueue)):
+            self._sharers.append(node)
+        file = next_file(self.workqueue, self._shares, self._rank, node in self._sharers)
+        if self._shares(file) and node not in self._sharers:
+            self._sharers.append(node)
+        self.workqueue.move_to_end(file, last=False)
+        super()._assign_work_unit(node)
 
 
 @pytest.hookimpl(optionalhook=True)

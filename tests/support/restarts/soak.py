@@ -42,7 +42,7 @@ def start_broker(folder: Path) -> RabbitMQ:
     users = [{"name": name, "password": password, "tags": ""} for name, password in _LOGINS]
     rights = [{"user": name, "vhost": "/", "configure": ".*", "write": ".*", "read": ".*"} for name, _ in _LOGINS]
     definitions.write_text(json.dumps({"vhosts": [{"name": "/"}], "users": users, "permissions": rights}))
-    return RabbitMQ(folder / "rabbitmq", settings=f"load_definitions = {definitions}")
+    return RabbitMQ(folder / "rabbitmq", settings=f'{{load_definitions, "{definitions}"}},')
 
 
 class Soak:
