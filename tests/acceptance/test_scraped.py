@@ -10,7 +10,7 @@ from typing import Any
 
 from support.consul import ConsulAgent
 from support.processes import App, Sidecar, ending, free_port, get, wait_for
-from support.prometheus import Prometheus
+from support.prometheus import Prometheus, Shipped
 from support.rabbitmq import GUEST, RabbitMQ
 
 QUEUE = "scraped"
@@ -83,6 +83,9 @@ def test_all_sidecars_are_found_scraped_and_summed_up(tmp_path: Path, rabbitmq: 
             assert isinstance(prometheus, Prometheus)
             _all_is_recorded(prometheus, caller)
             _a_bucket_leads_to_a_trace(prometheus)
+        with ending(Shipped(tmp_path, consul.http_port).ready()) as (shipped,):
+            assert isinstance(shipped, Shipped)
+            _targets_are_found_and_named(shipped)
         _found_again_and_taken_out(consul, lost, targets)
     rabbitmq.delete(QUEUE)
 
@@ -121,6 +124,25 @@ def _all_is_recorded(prometheus: Prometheus, caller: Sidecar) -> None:
     assert 0.3 < rate < 0.7
     assert set(prometheus.query("up").values()) == {1.0}
     assert all(0 <= value < 1.5 for value in prometheus.query("resource_utilization").values())
+
+
+def _targets_are_found_and_named(prometheus: Shipped) -> None:
+    """Each series has the labels that alerts go by, and no metric's own "service" is another one."""
+
+    def found() -> list[tuple[str, str]]:
+        return sorted((row["service"], row["instance"]) for row in map(dict, prometheus.query("up == 1")))
+
+    wait_for(lambda: [service for service, _ in found()] == ["tasks", "tasks", "web"], prometheus.output)
+    assert {"tasks-0-sidecar", "tasks-1-sidecar"} < {instance for _, instance in found()}
+    named = {row["upstream"]: row.get("service") for row in map(dict, prometheus.query("sidecar_upstream_info"))}
+    assert named == {"work": "tasks", "rabbitmq": None}
+    assert prometheus.query('{exported_service!=""}') == {}
+
+    def health() -> set[str]:
+        groups = prometheus.ask("rules", type="alert")["groups"]
+        return {rule["health"] for group in groups for rule in group["rules"]}
+
+    wait_for(lambda: health() == {"ok"}, lambda: f"each alert is evaluated: {health()}")
 
 
 def _a_bucket_leads_to_a_trace(prometheus: Prometheus) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import urllib.parse
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -28,28 +29,28 @@ def promtool(*arguments: str) -> str:
     return ran.stdout
 
 
-class Prometheus(Process):
-    """Scrapes these addresses once a second, as the job ``sidecars``, with our recording rules; keeps exemplars."""
+def with_consul() -> str:
+    """A ``prometheus`` that finds targets in Consul: ``$SIDECAR_PROMETHEUS``, or what ``scripts/ensure-prometheus``
+    fetched."""
+    cached = str(ROOT / ".cache" / "prometheus" / "prometheus")
+    for candidate in (os.environ.get("SIDECAR_PROMETHEUS"), cached):
+        if candidate and os.access(candidate, os.X_OK):
+            return candidate
+    missing("there is no prometheus with consul_sd: run scripts/ensure-prometheus, or name one in SIDECAR_PROMETHEUS")
 
-    def __init__(self, folder: Path, *targets: str) -> None:
+
+class _Server(Process):
+    """A Prometheus."""
+
+    def __init__(self, program: str, config: Path, *arguments: str) -> None:
         self.port = free_port()
-        config = folder / "prometheus.yml"
-        config.write_text(
-            yaml.safe_dump(
-                {
-                    "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-                    "rule_files": [str(RULES)],
-                    "scrape_configs": [{"job_name": "sidecars", "static_configs": [{"targets": list(targets)}]}],
-                }
-            )
-        )
-        arguments = [
-            binary("prometheus"), f"--config.file={config}", f"--storage.tsdb.path={folder / 'prometheus'}",
-            f"--web.listen-address=127.0.0.1:{self.port}", "--enable-feature=exemplar-storage",
-        ]  # fmt: skip
-        super().__init__(arguments, folder / "prometheus.log")
+        folder = config.parent
+        data = folder / f"{config.stem}.data"
+        listen = f"--web.listen-address=127.0.0.1:{self.port}"
+        command = [program, f"--config.file={config}", f"--storage.tsdb.path={data}", listen, *arguments]
+        super().__init__(command, folder / f"{config.stem}.log")
 
-    def ready(self) -> Prometheus:
+    def ready(self) -> Self:
         wait_for(
             lambda: get(f"http://127.0.0.1:{self.port}/-/ready")[0] == 200, lambda: f"Prometheus:\n{self.output()}"
         )
@@ -70,3 +71,35 @@ class Prometheus(Process):
             )
             for it in self.ask("query", query=expression)["result"]
         }
+
+
+class Prometheus(_Server):
+    """Scrapes these addresses once a second, as the job ``sidecars``, with our recording rules; keeps exemplars."""
+
+    def __init__(self, folder: Path, *targets: str) -> None:
+        config = folder / "prometheus.yml"
+        config.write_text(
+            yaml.safe_dump(
+                {
+                    "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+                    "rule_files": [str(RULES)],
+                    "scrape_configs": [{"job_name": "sidecars", "static_configs": [{"targets": list(targets)}]}],
+                }
+            )
+        )
+        super().__init__(binary("prometheus"), config, "--enable-feature=exemplar-storage")
+
+
+class Shipped(_Server):
+    """As ``deploy/prometheus`` says, with the Consul at that port, once a second, and nobody to tell of alerts."""
+
+    def __init__(self, folder: Path, consul: int) -> None:
+        program = with_consul()
+        given = yaml.safe_load((RULES.parent / "prometheus.yml").read_text())
+        given["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+        given["rule_files"] = [str(RULES.parent / name) for name in given["rule_files"]]
+        del given["alerting"]
+        given["scrape_configs"][0]["consul_sd_configs"][0]["server"] = f"127.0.0.1:{consul}"
+        config = folder / "shipped.yml"
+        config.write_text(yaml.safe_dump(given))
+        super().__init__(program, config)

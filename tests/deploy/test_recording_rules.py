@@ -97,7 +97,8 @@ def test_the_example_is_one_that_prometheus_takes(tmp_path: Path) -> None:
     (job,) = config["scrape_configs"]
     assert job.pop("consul_sd_configs") == [{"server": "consul:8500", "tags": ["sidecar"]}]
     job["static_configs"] = [{"targets": ["127.0.0.1:15020"]}]
-    (tmp_path / RULES.name).write_text(RULES.read_text())
+    for rules in config["rule_files"]:
+        (tmp_path / rules).write_text((RULES.parent / rules).read_text())
     (tmp_path / "prometheus.yml").write_text(yaml.safe_dump(config))
     assert "SUCCESS" in promtool("check", "config", str(tmp_path / "prometheus.yml"))
 
