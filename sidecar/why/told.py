@@ -42,6 +42,9 @@ def _with(before: Mapping[str, Any] | None, story: Mapping[str, Any]) -> Mapping
     if before is None or story.get("kind") != "message":
         return story
     later = round((story["began"] - before["began"]) * 1000, 1)
+    # What was told later happened later: the wall clock is read anew for each, and its beginning is rounded.
+    if before["events"] and story["events"]:
+        later = max(later, round(before["events"][-1]["at_ms"] - story["events"][0]["at_ms"], 1))
     events = [*before["events"], *({**it, "at_ms": round(it["at_ms"] + later, 1)} for it in story["events"])]
     return {**story, "began": before["began"], "events": events}
 

@@ -39,6 +39,13 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, name, PATIENCE)
 
 
+@pytest.fixture
+def no_shortage_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are the process's: another test may have told of a shortage a moment ago."""
+    monkeypatch.setattr(host_checks, "LATELY", -1.0)
+
+
+@pytest.mark.usefixtures("no_shortage_before")
 def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async def asked() -> None:
         async with Origin(lambda request: answered()) as app:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import sys
 import time
 from typing import cast
 
@@ -38,10 +39,15 @@ def large() -> FakeRunning:
 def test_a_large_page_costs_little(accept: str) -> None:
     page = metrics(cast(Agent, large()))
     costs = []
-    for _ in range(5):
-        before = time.process_time()
-        body, _ = page.render(accept)
-        costs.append(time.process_time() - before)
+    traced = sys.gettrace()
+    sys.settrace(None)  # to count branches costs more than the page
+    try:
+        for _ in range(5):
+            before = time.process_time()
+            body, _ = page.render(accept)
+            costs.append(time.process_time() - before)
+    finally:
+        sys.settrace(traced)
     assert body.count(b"\n") > 50 * 20 * 4
     assert min(costs) < MOST
 
