@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import struct
 import time
 from pathlib import Path
@@ -103,6 +104,13 @@ def say(port: int, chance: random.Random) -> None:
         pass
 
 
+def crashes(rabbitmq: RabbitMQ) -> list[str]:
+    """The broker's reports of processes that crashed. RabbitMQ's channels do when the properties of a message do not
+    fit their frame, through the sidecar as without it: they are the broker's to judge."""
+    found = re.findall(r"crasher:.*?neighbours:", rabbitmq.output(), re.DOTALL)
+    return [report for report in found if "decode_properties" not in report]
+
+
 def test_anything_may_be_said(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     seed = int(os.environ.get("AMQP_FUZZ_SEED") or random.SystemRandom().randrange(1 << 32))
     print(f"AMQP_FUZZ_SEED={seed}")
@@ -117,7 +125,7 @@ def test_anything_may_be_said(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
         queues=[{"name": "fuzz.queue", "high": 50, "low": 20}],
         hold={"messages": 200, "timeout": "1s"},
     )
-    crashes = rabbitmq.output().count("crash")
+    before_it = crashes(rabbitmq)
     with ending(Sidecar(tmp_path, config)) as processes:
         sidecar = processes[0].ready()
         assert isinstance(sidecar, Sidecar)
@@ -137,5 +145,5 @@ def test_anything_may_be_said(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
             assert client.open_channel().queue()
         assert sidecar.rss() - before < 32 << 20
         assert "Traceback" not in sidecar.output()
-    assert rabbitmq.output().count("crash") == crashes
+    assert crashes(rabbitmq) == before_it
     rabbitmq.delete("fuzz.queue")
