@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.core.records import Stories
+from sidecar.core.trace import Trace
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.exchange.attempt import Attempt
 from sidecar.exchange.story import Note
@@ -101,6 +102,27 @@ def test_what_was_chosen_stands_before_the_try() -> None:
     attempt = Attempt(Endpoint("10.0.0.1", 80), 10.0)
     told = story_of(exchange(attempt=attempt, story=[Note(10.0, "chosen", {})]), 0.0)
     assert [event["what"] for event in told["events"]] == ["chosen", "attempt"]
+
+
+def test_an_attempt_tells_all_that_is_known_of_it() -> None:
+    endpoint = Endpoint("10.0.0.1", 80)
+    endpoint.hostname, endpoint.admin = "shop.local", 15000
+    first = Attempt(endpoint, 10.0)
+    first.failure, first.cause, first.problem, first.took = "connect", "refused", "nothing listens there", 0.5
+    second = Attempt(endpoint, 10.5)
+    second.kept, second.sent, second.status, second.peer_error = True, 10.6, 503, "overloaded"
+    x = exchange(tried=[first], attempt=second, started=10.0, head_at=11.0, error="overloaded", status=503)
+    x.trace = Trace("a" * 32, "b" * 16, "", 0)
+    told = story_of(x, 0.0)
+    one, two = told["events"]
+    assert (one["failure"], one["cause"], one["problem"], one["took_ms"]) == (
+        "connect", "refused", "nothing listens there", 500.0,
+    )  # fmt: skip
+    assert (one["host"], one["admin"], "kept" in one, "status" in one) == ("shop.local", "10.0.0.1:15000", False, False)
+    assert (two["kept"], two["status"], two["peer_error"]) == (True, 503, "overloaded")
+    assert (two["connecting_ms"], two["waiting_ms"]) == (100.0, 400.0)
+    assert (told["head_ms"], told["trace_id"]) == (1000.0, "a" * 32)
+    assert "source" in told
 
 
 @pytest.mark.parametrize(("protocol", "status"), [("http", 400), ("tcp", None)])
