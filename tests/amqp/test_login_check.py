@@ -33,15 +33,17 @@ class Broker:
         else:
             self.heard += await reader.read()
         writer.close()
+        await writer.wait_closed()
         self.over.set()
 
     def asked(self, credentials: AmqpCredentials | None, vhost: str = "/") -> str:
         async def ask() -> str:
             server = await asyncio.start_server(self, "127.0.0.1", 0)
             async with server, asyncio.timeout(PATIENCE):
-                found = await log_in("127.0.0.1", server.sockets[0].getsockname()[1], credentials, vhost)
-                await self.over.wait()
-            return found
+                try:
+                    return await log_in("127.0.0.1", server.sockets[0].getsockname()[1], credentials, vhost)
+                finally:
+                    await self.over.wait()
 
         return asyncio.run(ask())
 

@@ -20,6 +20,7 @@ from sidecar.core.records import AccessRecord, SpanRecord
 from sidecar.exchange.listener import Listener
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker
+from support.accepting import stop_accepting
 from support.clock import Clock
 from support.patience import PATIENCE
 from support.ports import changed
@@ -190,7 +191,7 @@ class Origin:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Origin:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._accepted, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -199,19 +200,21 @@ class Origin:
 
     async def stop(self) -> None:
         """Listen no more, and drop every connection."""
-        self._server.close()
+        await stop_accepting(self._server)
         for writer in list(self._writers):
             writer.transport.abort()
         for task in list(self._tasks):
             task.cancel()
         await settle()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Called as soon as there is a connection, so that none is unknown to :meth:`stop`."""
         self._writers.add(writer)
-        task = asyncio.current_task()
-        assert task is not None
+        task = asyncio.get_running_loop().create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Self
 
+from support.accepting import stop_accepting
 from support.processes import free_port
 
 _LARGEST = 1 << 18
@@ -77,14 +78,8 @@ class Wire:
 
     async def _cut(self) -> None:
         server, self._server = self._server, None
-        # A server that closes while it accepts leaves the accepted socket open for ever (Server._attach raises in the
-        # transport's making); so it accepts no more, then a few turns of the loop finish what it had begun.
-        for sock in server.sockets if server is not None else ():
-            self._loop.remove_reader(sock.fileno())
-        for _ in range(5):
-            await asyncio.sleep(0)
         if server is not None:
-            server.close()
+            await stop_accepting(server)
         self._flows.set()
         tasks = [*self._serving, *self._pumps]
         for task in tasks:
