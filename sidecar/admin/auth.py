@@ -25,7 +25,7 @@ from sidecar.core.secret import NO_SECRET, Secret
 _HOST: Final = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<name>[^\[\]:/@?#\s]+))(?::\d{1,5})?")
 
 #: What tells of clients and of what operators do.
-_PRIVATE: Final = ("/diagnose", "/events", "/mesh", "/tap", "/why")
+_PRIVATE: Final = ("/diagnose", "/events", "/mesh", "/rehearse", "/tap", "/why")
 
 #: What tells of the network around, and is open to this host alone.
 _CONFIG: Final = ("/config", "/config/set")

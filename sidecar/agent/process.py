@@ -7,6 +7,7 @@ import functools
 import gc
 import os
 import resource
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from typing import Final
 #: Allocations between two runs of the garbage collector, and runs between two of the next generation. Exchanges are
 #: freed by their counts; the collector is for the few cycles that closed connections leave.
 GC_THRESHOLD: Final = (10_000, 20, 50)
+#: ``prctl`` (Linux, prctl(2)): the signal that comes when the parent has ended.
+_PR_SET_PDEATHSIG: Final = 1
 
 
 def raise_file_limit() -> None:
@@ -47,6 +50,14 @@ def _limit_files(groups: Path, root: Path) -> Iterator[Path]:
             yield from (root / where / "memory.max" for where in (path.strip("/"), ""))
         elif "memory" in controllers.split(","):
             yield from (root / "memory" / where / "memory.limit_in_bytes" for where in (path.strip("/"), ""))
+
+
+def end_with_parent(number: int) -> None:
+    """Get this signal when the process that has started this one ends, however it does (Linux, prctl(2))."""
+    if sys.platform == "linux":
+        import ctypes  # takes a megabyte, which others need not have
+
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 
 
 def freeze_garbage() -> None:

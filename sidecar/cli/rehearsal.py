@@ -12,7 +12,7 @@ from sidecar.cli.spool.source import Admin, SourceError, token
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load_file, load_text
 from sidecar.config.schema import Config
-from sidecar.config.show import effective
+from sidecar.config.show import effective, text
 
 FINE: Final = 0
 #: ``check --against``: a reload would be refused, or the sidecar cannot be asked.
@@ -60,11 +60,11 @@ def _running(url: str, token_file: str, hint: str) -> Config:
     """The configuration of the sidecar at ``url``. Raises :class:`SourceError`."""
     shown = Admin(url, token(token_file), hint).ask("GET", "/config")
     try:
-        return load_text(json.dumps(shown), url, {})
+        return load_text(text(shown), url, {})
     except ConfigError as error:
         raise SourceError(f"{url} runs with a configuration that this version does not know: {error}") from error
 
 
 def _as_shown(config: Config, filename: str) -> Config:
     """``config`` as the admin API would show it, so that the two can be compared."""
-    return load_text(json.dumps(effective(config)), filename, {})
+    return load_text(text(effective(config)), filename, {})

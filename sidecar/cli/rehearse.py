@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from sidecar.cli.spool.source import Admin, SourceError, token
 from sidecar.config.load import load_file
-from sidecar.config.show import effective
+from sidecar.config.show import effective, text
 from sidecar.core.text import counted, printable
 
 FINE: Final = 0
@@ -37,7 +37,7 @@ _WORDS: Final = {
 def rehearse(path: str, url: str, token_file: str, *, as_json: bool) -> int:
     """Print what the sidecar at ``url`` says of the file at ``path`` (``-``: standard input). Raises
     :class:`ConfigError` when the file is wrong."""
-    new = json.dumps(effective(load_file(path))).encode()
+    new = text(effective(load_file(path))).encode()
     try:
         admin = Admin(url, token(token_file), "--admin URL")
         with _Progress(admin):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 from sidecar.config.schema import CONFIG, Config, not_for
@@ -15,6 +17,11 @@ def effective(config: Config) -> dict[str, Any]:
         if listener:
             _drop_what_it_has_not(listener)
     return shown
+
+
+def text(shown: Mapping[str, Any]) -> str:
+    """What :func:`effective` gives, as a file that means the same: JSON, which YAML is, with no variable in it."""
+    return json.dumps(shown).replace("$", "$$")
 
 
 def _drop_what_it_has_not(listener: dict[str, Any]) -> None:

@@ -37,6 +37,8 @@ MOST_PATH: Final = 256
 #: Bytes of all details, kinds, shapes and names together, about; and what one of those takes beside its text.
 MOST_TEXT: Final = 16 << 20
 ENTRY_BYTES: Final = 320
+#: Of a segment by itself: many reloads make many small ones.
+_SEGMENT_BYTES: Final = 2048
 
 
 class Shape:
@@ -94,6 +96,7 @@ class Segment:
         "seconds",
         "shapes",
         "text",
+        "until",
         "used",
     )  # fmt: skip
 
@@ -106,8 +109,9 @@ class Segment:
         self.kind_of = array("I", bytes(4 * SEGMENT))
         self.clients = array("I", bytes(4 * SEGMENT))
         self.details = bytearray()
-        #: When the last one was added.
+        #: When the last one was added; and when another segment is due, full or not.
         self.newest = 0.0
+        self.until = 0.0
         #: What a kind is found by → its number; and of each: shape, endpoint, status.
         self.kinds: dict[Any, int] = {}
         self.numbered: list[tuple[int, int, int]] = []
@@ -133,6 +137,14 @@ class Segment:
         self.shapes.append(shape)
         self.text += ENTRY_BYTES + 2 * len(shape.path)
         return number
+
+    def seal(self) -> None:
+        """Let go of what is needed only while it is being filled: room for more requests, and what things are found
+        by, which holds on to chains and endpoints that a reload may have taken out."""
+        used = self.used
+        self.began, self.seconds = self.began[:used], self.seconds[:used]
+        self.kind_of, self.clients = self.kind_of[:used], self.clients[:used]
+        self.kinds, self.numbers, self.named = {}, {}, {}
 
     def name(self, key: Any, name: str) -> int:
         """The number of a name."""
@@ -163,7 +175,7 @@ class Segment:
 class Decisions:
     """The record: of the last ``records`` requests, 0: of none."""
 
-    __slots__ = ("_bytes", "generation", "records", "salt", "segment", "segments")
+    __slots__ = ("_bytes", "_requests", "generation", "records", "salt", "segment", "segments")
 
     def __init__(self, records: int = 0) -> None:
         #: Mixed into checksums of fields, so that nobody can look values up by them.
@@ -171,7 +183,8 @@ class Decisions:
         self.generation = 0
         self.records = records
         self.segments: deque[Segment] = deque()
-        self._bytes = 0
+        #: Of the segments that are full.
+        self._bytes = self._requests = 0
         #: The one that is being filled; ``None``: nothing is recorded.
         self.segment: Segment | None = None
         if records:
@@ -183,17 +196,30 @@ class Decisions:
         return segment
 
     def turn(self, now: float) -> Segment:
-        """Begin another segment, and let go of what there is no room for any more."""
+        """Begin another segment, unless this one is still empty, and let go of what there is no room for any more."""
         segments, full = self.segments, self.segment
+        if full is not None and not full.used:
+            full.until = now + AGE
+            return full
         if full is not None:
+            full.seal()
             self._bytes += _size(full)
+            self._requests += full.used
         found = self._begin()
-        most = max(1, -(-self.records // SEGMENT))
+        found.until = now + AGE
+        room = -(-self.records // SEGMENT) * SEGMENT
         while len(segments) > 1 and (
-            len(segments) > most or self._bytes > MOST_TEXT or segments[0].newest < now - AGE
-        ):  # fmt: skip
-            self._bytes -= _size(segments.popleft())
+            self._requests + SEGMENT > room or self._bytes > MOST_TEXT or segments[0].newest < now - AGE
+        ):
+            gone = segments.popleft()
+            self._bytes -= _size(gone)
+            self._requests -= gone.used
         return found
+
+    def forget(self, now: float) -> None:
+        """Let go of what is too old."""
+        if self.segment is not None and self.segments[0].newest < now - AGE:
+            self.turn(now)
 
     def resize(self, records: int) -> None:
         """Remember so many from now on."""
@@ -202,7 +228,7 @@ class Decisions:
         self.records = records
         if not records:
             self.segments.clear()
-            self.segment, self._bytes = None, 0
+            self.segment, self._bytes, self._requests = None, 0, 0
         elif self.segment is None:
             self._begin()
         else:
@@ -225,4 +251,4 @@ class Decisions:
 
 
 def _size(segment: Segment) -> int:
-    return segment.text + len(segment.details)
+    return segment.text + len(segment.details) + _SEGMENT_BYTES

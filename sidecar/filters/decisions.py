@@ -64,7 +64,7 @@ class Record(Filter):
             return
         now = x.ended
         number = segment.used
-        if number >= SEGMENT or len(segment.names) > _MOST_NAMES:
+        if number >= SEGMENT or now > segment.until or len(segment.names) > _MOST_NAMES:
             segment = self._decisions.turn(now)
             number = 0
         attempt = x.attempt
@@ -80,12 +80,12 @@ class Record(Filter):
             and not x.error
             and x.replayable
             and not attempt.peer_error
-            and not self._watched
         ):
-            key = (x.chain, x.method, path, attempt.endpoint, x.status)
+            values = self._values(x.head) if self._watched else ()
+            key = (x.chain, x.method, path, attempt.endpoint, x.status, values)
             kind = segment.kinds.get(key, -1)
             if kind < 0:
-                kind = self._new_kind(segment, x, attempt, path)
+                kind = self._new_kind(segment, x, attempt, path, values)
         else:
             kind = DETAILED
             self._detail(segment, x, path, now)
@@ -96,15 +96,18 @@ class Record(Filter):
         segment.used = number + 1
         segment.newest = now
 
-    def _new_kind(self, segment: Segment, x: Request, attempt: Attempt, path: bytes) -> int:
-        shape = self._shape(segment, x, path)
+    def _new_kind(
+        self, segment: Segment, x: Request, attempt: Attempt, path: bytes, values: tuple[int | None, ...]
+    ) -> int:
+        shape = self._shape(segment, x, path, values)
         endpoint = segment.name(attempt.endpoint, attempt.endpoint.address)
         # A key has no more of a path than what is kept: a longer one is looked up in vain, and numbered each time.
         method = x.method[:MOST_METHOD]
-        return segment.kind((x.chain, method, path[:MOST_PATH], attempt.endpoint, x.status), shape, endpoint, x.status)
+        key = (x.chain, method, path[:MOST_PATH], attempt.endpoint, x.status, values)
+        return segment.kind(key, shape, endpoint, x.status)
 
     def _detail(self, segment: Segment, x: Request, path: bytes, now: float) -> None:
-        shape = self._shape(segment, x, path)
+        shape = self._shape(segment, x, path, self._values(x.head))
         for it in x.tried[:MOST_TRIES]:
             self._try(segment, x, it, shape)
         last = x.attempt
@@ -143,12 +146,11 @@ class Record(Filter):
             it.status, failure, 0, TRIED | (KEPT if it.kept else 0),
         )  # fmt: skip
 
-    def _shape(self, segment: Segment, x: Request, path: bytes) -> int:
+    def _shape(self, segment: Segment, x: Request, path: bytes, values: tuple[int | None, ...]) -> int:
         """The number of a request's shape."""
         method, head, route = x.method[:MOST_METHOD], x.head, x.chain.number
         if len(path) > MOST_PATH:
             path = path[: MOST_PATH + 1]  # so that a cut can be seen
-        values = self._values(head)
         key = (self._listener, method, path, route, values)
         number = segment.numbers.get(key, -1)
         if number >= 0:

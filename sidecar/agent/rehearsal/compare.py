@@ -127,7 +127,9 @@ def as_it_was(it: Recorded, found: Result) -> bool:
 def _state(it: Result) -> str:
     if it.error in REJECTED:
         return "rejected"
-    return "failed" if it.error or it.status >= 500 else "fine"
+    if it.error or it.status >= 500 or not it.status:  # no status: it had no end by the end of the replay
+        return "failed"
+    return "fine"
 
 
 def _route(config: Inbound | Upstream, it: Result) -> object:

@@ -17,6 +17,8 @@ from sidecar.http.listener import HttpListener
 
 #: What was measured when it came.
 _UNLIMITED: Final = Limits(head=1 << 31, headers=1 << 31, target=1 << 31, body=0)
+#: Fields that a head is not made with: they would say something about its bytes.
+_OF_THE_MESSAGE: Final = frozenset((b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"))
 #: Policies that are left out of a rehearsal: they would write to the disk, or change what nobody sees.
 _LEFT_OUT: Final = ("queue", "host")
 
@@ -25,7 +27,7 @@ def head_of(shape: Shape) -> RequestBlock:
     """A head with what is known. Fields that limits count by hold a checksum of their value."""
     lines = [b"%b %b HTTP/1.1" % (shape.method.encode("latin-1"), shape.path or b"/"), b"host: rehearsal"]
     for name, value in zip(shape.names, shape.watched, strict=True):
-        if value is not None and name not in (b"host", b"content-length", b"transfer-encoding", b"connection"):
+        if value is not None and name not in _OF_THE_MESSAGE:
             lines.append(b"%b: %08x" % (name, value))
     return parse_request(b"\r\n".join(lines) + b"\r\n\r\n", _UNLIMITED)
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
+from sidecar.config import show
 from sidecar.core.decisions import Decisions
 from sidecar.core.json_schema import COUNT, COUNTS, FLAG, NUMBER, TEXT, array, or_null, record, ref
 from sidecar.core.operations import REFUSED, Answer, Call, Contribution, Operation
@@ -77,7 +78,8 @@ class Rehearse:
                           "configuration: the record is replayed with that and with the running one",
                           self.rehearse,
                           {200: "what would have been different", 400: "no text", 409: "one is under way already",
-                           413: "too large", 422: "the configuration cannot be used", 503: "nothing is recorded",
+                           413: "too large", 500: "it was given up", 422: "the configuration cannot be used",
+                           503: "nothing is recorded",
                            **REFUSED}, "Rehearsal", body="Configuration", largest=MAX_CONFIGURATION),
             ),
             SCHEMAS,
@@ -86,6 +88,7 @@ class Rehearse:
     async def state(self, call: Call) -> Answer:
         """Answer ``GET /rehearse``."""
         it = self._decisions
+        it.forget(self._clock())
         return Answer(
             {"records": it.records, "remembered": len(it), "running": self._busy, "share": self._share if self._busy
              else 0.0}
@@ -106,14 +109,17 @@ class Rehearse:
         try:
             async with asyncio.timeout(SECONDS):
                 found = await self._run(text)
-        except (TimeoutError, OSError, asyncio.IncompleteReadError, ValueError) as error:
-            logger.warning("a rehearsal was given up: %s", error or type(error).__name__)
-            return Answer({"error": "internal", "message": "the rehearsal took too long, or had too little memory: "
-                           "fewer rehearsal.records"}, 500)  # fmt: skip
+        except TimeoutError:
+            found = {"failed": f"it took more than {SECONDS:g} s; fewer rehearsal.records take less"}
+        except (OSError, asyncio.IncompleteReadError, ValueError) as error:
+            found = {"failed": str(error) or type(error).__name__}
         finally:
             self._busy = False
         if "result" in found:
             return Answer(found["result"])
+        if "failed" in found:
+            logger.warning("a rehearsal was given up: %s", found["failed"])
+            return Answer({"error": "internal", "message": f"the rehearsal was given up: {found['failed']}"}, 500)
         return Answer({"error": "bad_config", "message": found["refused"], "problems": found["problems"]}, 422)
 
     async def _run(self, text: str) -> dict[str, Any]:
@@ -130,7 +136,7 @@ class Rehearse:
                 if "share" not in said:
                     return said
                 self._share = said["share"]
-            raise ValueError("its process has ended")
+            raise ValueError("its process has ended, which lacked time or memory; fewer rehearsal.records take less")
         finally:
             if process.returncode is None:
                 process.kill()
@@ -139,11 +145,12 @@ class Rehearse:
     async def _hand_in(self, to: asyncio.StreamWriter, text: str) -> None:
         """Copy the record, a segment at a time, with a turn for traffic after each."""
         it = self._decisions
+        it.forget(self._clock())
         segments = tuple(it.segments)
         to.write(
             pickle.dumps(
                 {
-                    "running": json.dumps(self._running()), "configuration": text, "segments": len(segments),
+                    "running": show.text(self._running()), "configuration": text, "segments": len(segments),
                     "salt": it.salt, "generation": it.generation, "now": self._clock(), "wall": self._wall(),
                 }
             )

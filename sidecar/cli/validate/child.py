@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import sys
-from typing import Final
 
-#: ``prctl`` (Linux, prctl(2)): the signal that comes when the parent has ended.
-_PR_SET_PDEATHSIG: Final = 1
+from sidecar.agent.process import end_with_parent
 
 
 def main() -> int:
     """Run with the file and the parent's process id of the command line."""
     path, parent = sys.argv[1:3]
-    if sys.platform == "linux":
-        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != int(parent):  # it has ended already
-            return 1
+    end_with_parent(signal.SIGTERM)
+    if os.getppid() != int(parent):  # it has ended already
+        return 1
     from sidecar.cli.main import main as sidecar
 
     sys.argv = ["sidecar", "run", path]  # as typed: signals are held back from the beginning

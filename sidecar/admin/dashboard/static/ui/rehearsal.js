@@ -43,7 +43,8 @@ function Found({ found }) {
 export function Rehearsal({ config }) {
   const [text, setText] = useState(null);
   const [state, setState] = useState({});
-  const shown = text ?? JSON.stringify(config, null, 2);
+  // In a file a dollar sign of its own is two.
+  const shown = text ?? JSON.stringify(config, null, 2).replaceAll("$", "$$$$");
   const go = async (event) => {
     event.preventDefault();
     setState({ busy: true });
