@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 
 import pytest
 
 from sidecar.cli.main import main
+from sidecar.cli.validate import command
 from sidecar.cli.validate.findings import CODES, Section, exit_code, report
 from sidecar.cli.validate.view import View
 
@@ -83,3 +85,33 @@ def test_misuse_is_not_taken_for_a_finding(arguments: list[str], capsys: pytest.
         code = int(ended.code or 0)
     assert code == 6
     assert "sidecar validate: " in capsys.readouterr().err
+
+
+def test_a_registry_that_a_sidecar_names_gets_no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET", "hush")
+    with pytest.raises(command._Misused, match="no meaning here") as refused:
+        command._settings("consul://${SECRET}.example:8500", "")
+    assert "hush" not in str(refused.value)
+
+
+def test_what_is_taken_out_is_taken_out_whole() -> None:
+    """Also when the signal comes while it is."""
+    done: list[str] = []
+
+    async def take_out() -> None:
+        done.append("begun")
+        going.set()
+        await on.wait()
+        done.append("ended")
+
+    async def main() -> None:
+        task = asyncio.create_task(command._whole(take_out()))
+        await going.wait()
+        task.cancel()
+        on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    going, on = asyncio.Event(), asyncio.Event()
+    asyncio.run(main())
+    assert done == ["begun", "ended"]

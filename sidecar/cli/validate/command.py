@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import aiohttp
 
@@ -29,6 +29,7 @@ from sidecar.config.load import load_text
 from sidecar.registry import Settings
 
 INTERRUPTED: Final = 130
+T = TypeVar("T")
 
 _CHECKS: Final[Mapping[str, Callable[[Run, Section], Awaitable[None]]]] = {
     "infrastructure": infrastructure.check,
@@ -89,6 +90,8 @@ def _target(wanted: str, now: datetime) -> Path | None:
 
 def _settings(url: str, datacenter: str) -> Settings:
     """The registry at that URL, with the token of the environment. Raises :class:`_Misused`."""
+    if "$" in url:
+        raise _Misused(f"registry: {url!r}: a variable has no meaning here")
     consul = {"token": "${CONSUL_HTTP_TOKEN:-}"} | ({"datacenter": datacenter} if datacenter else {})
     text: dict[str, Any] = {"service": {"name": "sidecar-validate"}, "registry": url}
     if url.startswith("consul"):
@@ -145,9 +148,7 @@ async def _run(options: Options, secret: str, now: datetime, target: Path | None
                     view.say("")
         finally:
             view.doing("taking everything out again")
-            left = await run.close()
-            for what in left:
-                view.say(f"left behind: {what}")
+            left = await _whole(_take_out(run, view))
         if left and last is not None:
             last.bad("left behind", "; ".join(left), "take that out by hand")
     code = exit_code(sections)
@@ -155,6 +156,23 @@ async def _run(options: Options, secret: str, now: datetime, target: Path | None
     if options.json:
         _write(report(sections, now.isoformat(), [peer.url for peer in run.peers], run.registry_url), target, view)
     return code
+
+
+async def _take_out(run: Run, view: View) -> list[str]:
+    left = await run.close()
+    for what in left:
+        view.say(f"left behind: {what}")
+    return left
+
+
+async def _whole(work: Coroutine[Any, Any, T]) -> T:
+    """Do it to its end, though this task is cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _section(run: Run, section: Section) -> None:
