@@ -19,7 +19,7 @@ from sidecar.admin.commands import Commands
 from sidecar.core import json_schema
 from sidecar.core.json_schema import COUNT, NUMBER, TEXT, record
 from sidecar.core.operations import Answer, Call, Contribution, NotKnown, Operation, Query
-from sidecar.core.stats import BUCKETS, ListenerStats
+from sidecar.core.stats import BUCKETS, ListenerStats, counted
 
 #: Seconds of one column, and how many there are of a listener: 15 minutes. About 300 bytes each.
 PERIOD: Final = 10.0
@@ -57,11 +57,11 @@ class Past:
         self.stats = stats
         self.columns: deque[Column] = deque(maxlen=COLUMNS)
         self.since: float | None = None
-        self._requests, self._errors, self._counts = _counted(stats)
+        self._requests, self._errors, self._counts = counted(stats)
 
     def recent(self, at: float) -> tuple[float, int, int, list[int]]:
         """What passed in the last 10 to 20 seconds: how many those are, requests, errors, counts of buckets."""
-        requests, errors, counts = _counted(self.stats)
+        requests, errors, counts = counted(self.stats)
         requests, errors = requests - self._requests, errors - self._errors
         counts = [n - m for n, m in zip(counts, self._counts, strict=True)]
         seconds = at - self.since if self.since is not None else 0.0
@@ -73,7 +73,7 @@ class Past:
 
     def look(self, at: float) -> None:
         """A period is over."""
-        requests, errors, counts = _counted(self.stats)
+        requests, errors, counts = counted(self.stats)
         new = array("L", [max(0, n - m) for n, m in zip(counts, self._counts, strict=True)])
         self.since = at
         self.columns.append(Column(at, max(0, requests - self._requests), max(0, errors - self._errors), new))
@@ -163,15 +163,6 @@ def _looked(before: Past | None, stats: ListenerStats, at: float) -> Past:
         return new
     before.look(at)
     return before
-
-
-def _counted(stats: ListenerStats) -> tuple[int, int, list[int]]:
-    requests = list(stats.requests.items())
-    return (
-        sum(n for _, n in requests),
-        sum(n for (_, code), n in requests if code >= 500 or code == 5),
-        list(stats.duration.counts),
-    )
 
 
 def _added(listeners: Iterable[Sequence[Column]]) -> Sequence[Column]:

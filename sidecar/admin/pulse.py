@@ -9,7 +9,7 @@ from typing import Any, Final
 from sidecar.admin import report
 from sidecar.admin.commands import Commands
 from sidecar.admin.snapshots import UpstreamSnapshot
-from sidecar.core.stats import BUCKETS, Histogram, ListenerStats
+from sidecar.core.stats import BUCKETS, Histogram, ListenerStats, counted
 
 #: Rates and latencies are those of so many seconds; and what was worked out is good for that long.
 WINDOW: Final = 10.0
@@ -24,9 +24,7 @@ class _Sample:
     def __init__(self, at: float, stats: ListenerStats) -> None:
         self.at = at
         self.stats = stats
-        self.requests = sum(stats.requests.values())
-        self.errors = sum(n for (_, code), n in stats.requests.items() if code >= 500 or code == 5)
-        self.counts = list(stats.duration.counts)
+        self.requests, self.errors, self.counts = counted(stats)
 
 
 class Passed:

@@ -9,6 +9,7 @@ from sidecar import __version__, registry
 from sidecar.config.host import default_id
 from sidecar.config.schema import Config
 from sidecar.core.address import Address, is_loopback
+from sidecar.core.instance import SIDECAR_SUFFIX, SIDECAR_TAG
 from sidecar.endpoints.health import AppCheck
 
 #: Characters of a value in the meta of a service (Consul's documentation of ``/v1/agent/service/register``).
@@ -59,15 +60,15 @@ def of_probes(config: Config, port: int, admin: Address | None = None) -> regist
     """Return what the listener for machines at ``port`` is registered as: a service of its own, so that nobody takes it
     for an instance of the app's."""
     service = config.service
-    name = f"{service.name}-sidecar"
+    name = f"{service.name}{SIDECAR_SUFFIX}"
     inbound = config.inbound.bind.port if config.inbound else None
     given = service.id != default_id(service.name, inbound)
     return registry.Workload(
         name=name,
-        id=f"{service.id}-sidecar" if given else default_id(name, port),
+        id=f"{service.id}{SIDECAR_SUFFIX}" if given else default_id(name, port),
         address=service.address,
         port=port,
-        tags=("sidecar",),
+        tags=(SIDECAR_TAG,),
         meta={
             "metrics_port": str(port),
             **({"admin_port": str(admin.port)} if admin and _reached(config.admin.bind.host, service.address) else {}),

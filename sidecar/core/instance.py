@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
+
+#: What a service's own sidecars are registered as ends with this, and has this tag.
+SIDECAR_SUFFIX: Final = "-sidecar"
+SIDECAR_TAG: Final = "sidecar"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -168,3 +168,14 @@ class ListenerStats:
         self._shown_in = max(self._shown_in, self.bytes_in)
         self._shown_out = max(self._shown_out, self.bytes_out)
         return self._shown_in, self._shown_out
+
+
+def counted(stats: ListenerStats) -> tuple[int, int, list[int]]:
+    """How many exchanges have ended so far, how many of them badly (a status from 500 on, or a connection's 5), and how
+    long all took, per bucket."""
+    requests = list(stats.requests.items())
+    return (
+        sum([n for _, n in requests]),
+        sum([n for (_, code), n in requests if code >= 500 or code == 5]),
+        list(stats.duration.counts),
+    )

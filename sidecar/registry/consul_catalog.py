@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+import aiohttp
 from consul import ConsulException
 from consul.callback import CB
 
-from sidecar.core.instance import Instance
+from sidecar.core.instance import SIDECAR_SUFFIX, SIDECAR_TAG, Instance
 from sidecar.registry import validate
 
-#: How such services are called and tagged; how many are looked at, and how many at once.
-SUFFIX: Final = "-sidecar"
-TAG: Final = "sidecar"
+logger = logging.getLogger("sidecar.registry")
+
+#: How many such services are looked at, and how many at once.
 MOST: Final = 5000
 AT_ONCE: Final = 8
 #: Seconds for all of it.
@@ -30,15 +32,30 @@ async def sidecars(client: Any) -> Sequence[Instance]:
             params = [("dc", client.dc)] if client.dc else []
             try:
                 return await client.http.get(CB.json(), path, params=params, headers=client.prepare_headers())
-            except ConsulException as error:
-                raise OSError(str(error)[:200]) from error
+            except (ConsulException, aiohttp.ClientError) as error:
+                raise OSError(str(error)[:200] or type(error).__name__) from error
+
+    async def entries(name: str) -> Any:
+        """Those of one service; none if what Consul says of it cannot be used: others have theirs all the same."""
+        try:
+            return await ask(f"/v1/catalog/service/{name}")
+        except OSError as error:
+            broken[name] = str(error)
+            return []
+
+    broken: dict[str, str] = {}
 
     async with asyncio.timeout(SECONDS):
         names = await ask("/v1/catalog/services")
         if not isinstance(names, dict):
             raise OSError("Consul's answer is no list of services")
-        wanted = sorted(name for name, tags in names.items() if name.endswith(SUFFIX) and _tagged(tags))[:MOST]
-        lists = await asyncio.gather(*(ask(f"/v1/catalog/service/{name}") for name in wanted if _plain(name)))
+        wanted = sorted(name for name, tags in names.items() if name.endswith(SIDECAR_SUFFIX) and _tagged(tags))[:MOST]
+        lists = await asyncio.gather(*(entries(name) for name in wanted if _plain(name)))
+    if broken:
+        name, text = next(iter(broken.items()))
+        logger.warning("%d services of sidecars cannot be read from Consul, %s for one: %s", len(broken), name, text)
+        if len(broken) == len(lists):
+            raise OSError(text)
     return [found for entries in lists for found in read(entries)][:MOST]
 
 
@@ -60,13 +77,13 @@ def read(entries: Any) -> list[Instance]:
             )
         except ValueError:
             continue
-        if TAG in it.tags:
+        if SIDECAR_TAG in it.tags:
             found.append(it)
     return found
 
 
 def _tagged(tags: object) -> bool:
-    return isinstance(tags, list) and TAG in tags
+    return isinstance(tags, list) and SIDECAR_TAG in tags
 
 
 def _plain(name: str) -> bool:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sidecar.core.instance import Instance
+from sidecar.core.instance import SIDECAR_SUFFIX, Instance
 from sidecar.registry.directory_record import SUFFIX, Record, decode, file_name, is_file_name, temporary_name
 from sidecar.registry.directory_root import Root, entries, is_own, open_folder, read_file, write_new
 from sidecar.registry.validate import MAX_INSTANCES
@@ -28,8 +28,6 @@ HEARTBEAT = 2.0
 STALE = 3 * HEARTBEAT
 #: Seconds after which anybody removes a stale file.
 LITTER = 600.0
-#: What the services end with that sidecars are registered as.
-SIDECARS = "-sidecar"
 #: Bytes of a service's files that are read and remembered; what is beyond is skipped.
 MAX_BYTES = 8 << 20
 
@@ -175,7 +173,7 @@ class Folder:
         found: list[Instance] = []
         room = MAX_BYTES
         with self._root.open() as root:
-            names = sorted(it.name for it in entries(root) if it.name.endswith(SIDECARS))[:MAX_INSTANCES]
+            names = sorted(it.name for it in entries(root) if it.name.endswith(SIDECAR_SUFFIX))[:MAX_INSTANCES]
         for name in names:
             with suppress(OSError), self._root.service(name) as folder:
                 for entry in entries(folder):

@@ -63,7 +63,7 @@ class Peers:
                 status, body = await self._client.get(address, f"/why/{request_id}", f"hops={hops - 1}", MOST_BYTES)
         except TimeoutError:
             return f"its sidecar did not answer within {seconds:g} s"
-        except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+        except (OSError, ValueError) as error:
             return f"its sidecar could not be asked: {getattr(error, 'strerror', None) or type(error).__name__}"
         if status == 404:
             return "its sidecar remembers nothing of this request"

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sidecar.admin.mesh import gather
 from sidecar.admin.mesh.gather import AT_ONCE, Gathering
 from sidecar.admin.mesh.merge import merge, quantiles
 from sidecar.admin.mesh.summary import MOST_EDGES, BadSummary, Call, Flow, Summary, read
@@ -105,7 +106,7 @@ def test_those_who_ask_together_share_a_gathering() -> None:
 
 async def _together() -> None:
     clock, asked, at_once, most, looks = Clock(), [], 0, 0, 0
-    peers = [PeerSnapshot(service="web", id=str(n), admin=f"h:{n}", calls=["tasks"]) for n in range(40)]
+    peers = [PeerSnapshot(service="web", id=f"{n:02}", admin=f"h:{n}", calls=["tasks"]) for n in range(40)]
 
     async def get(address: str, path: str, query: str, limit: int) -> tuple[int, bytes]:
         nonlocal at_once, most
@@ -149,6 +150,50 @@ async def _together() -> None:
     three = await gathering.map()
     assert three["problem"] == "the registry cannot be asked for sidecars: TimeoutError"
     assert [it["name"] for it in three["services"]] == [it["name"] for it in one["services"]]
+
+
+def test_those_who_never_answer_keep_nobody_from_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gather, "ALL_SECONDS", 0.0)  # whoever is not among the first has no turn
+    asyncio.run(_many_dead())
+
+
+async def _many_dead() -> None:
+    clock = Clock()
+    dead = [PeerSnapshot(service=f"dead-{n:03}", id="1", admin="h:0", calls=[]) for n in range(160)]
+    alive = PeerSnapshot(service="web", id="1", admin="h:1", calls=[])
+
+    async def get(address: str, path: str, query: str, limit: int) -> tuple[int, bytes]:
+        if address == "h:0":
+            await asyncio.Event().wait()
+        return 200, told()
+
+    async def all_peers() -> list[PeerSnapshot]:
+        return [*dead, alive]
+
+    gathering = Gathering(all_peers, lambda: Summary("me", "", "", "healthy", "", None, []), get, clock)
+    gathering._silent = {(it.service, it.id) for it in dead}
+    found = await gathering.map()
+    status = {it["name"]: it["status"] for it in found["services"]}
+    assert status["web"] == "healthy"
+    assert {status[it.service] for it in dead} == {"unknown"}, "they did not answer, or were not asked"
+
+
+@pytest.mark.parametrize(
+    ("statuses", "status"),
+    [
+        (["healthy"], "healthy"),
+        (["healthy", "warning"], "warning"),
+        (["healthy", "healthy", "unhealthy"], "warning"),
+        (["unhealthy", "healthy"], "warning"),
+        (["healthy", "unhealthy", "unhealthy"], "unhealthy"),
+        (["not_answering", "not_answering", "healthy"], "not_answering"),
+    ],
+)
+def test_a_service_is_as_most_of_its_instances_are(statuses: list[str], status: str) -> None:
+    told_by = [Summary("web", str(n), "", it, "", None, []) for n, it in enumerate(statuses)]
+    for order in (told_by, told_by[::-1]):
+        (service,) = merge(order)["services"]
+        assert service["status"] == status
 
 
 def test_without_the_registry_it_is_this_sidecar_alone() -> None:

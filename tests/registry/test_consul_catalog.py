@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
 import pytest
 
-from sidecar.registry.consul_catalog import MOST, read
+from sidecar.registry.consul_catalog import MOST, read, sidecars
 
 GOOD: dict[str, Any] = {
     "ServiceAddress": "10.0.0.1", "ServicePort": 15020, "ServiceID": "web-sidecar-1", "ServiceTags": ["sidecar"],
@@ -36,6 +39,34 @@ def test_an_answer_that_is_no_list_of_entries_names_nobody(answer: Any) -> None:
 )  # fmt: skip
 def test_an_entry_that_makes_no_sense_is_left_out(more: dict[str, Any]) -> None:
     assert read([{**GOOD, **more}, GOOD]) == read([GOOD])
+
+
+class Http:
+    """Answers as a Consul whose catalog has two services of sidecars; ``failing`` of them cannot be read."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing = failing
+
+    async def get(self, callback: Any, path: str, params: Any, headers: Any) -> Any:
+        if path == "/v1/catalog/services":
+            return {"web-sidecar": ["sidecar"], "shop-sidecar": ["sidecar"], "web": [], "odd/name-sidecar": ["sidecar"]}
+        if path.rpartition("/")[2] in self.failing:
+            raise aiohttp.ServerDisconnectedError
+        return [GOOD]
+
+
+def catalog(*failing: str) -> Any:
+    client = SimpleNamespace(dc="", http=Http(*failing), prepare_headers=dict)
+    return asyncio.run(sidecars(client))
+
+
+def test_a_service_that_cannot_be_read_takes_nobody_along(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(catalog()) == 2
+    assert not caplog.records
+    assert len(catalog("shop-sidecar")) == 1
+    assert "shop-sidecar" in caplog.text
+    with pytest.raises(OSError, match="Server disconnected"):
+        catalog("shop-sidecar", "web-sidecar")
 
 
 def test_there_is_a_bound() -> None:

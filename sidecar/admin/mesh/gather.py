@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from random import shuffle
 from typing import Any, Final
 
 from sidecar.admin.mesh.merge import merge
@@ -42,6 +43,8 @@ class Gathering:
         self._get = get
         self._clock = clock
         self._last: tuple[float, dict[str, Any]] | None = None
+        #: Service and id of those that said nothing the last time.
+        self._silent: set[tuple[str, str]] = set()
         self._known: tuple[float, Sequence[PeerSnapshot]] | None = None
         self._running: asyncio.Task[dict[str, Any]] | None = None
 
@@ -65,7 +68,12 @@ class Gathering:
         except (OSError, TimeoutError) as error:
             problem = f"the registry cannot be asked for sidecars: {str(error) or type(error).__name__}"
             peers = self._known[1] if self._known else ()  # those of before are better than none
-        told = await _Round(self._get).ask(peers[:MOST_PEERS])
+        # Those that said nothing the last time come last, in another order each time: they keep nobody from a turn.
+        peers = [*peers[:MOST_PEERS]]
+        shuffle(peers)
+        peers.sort(key=lambda it: (it.service, it.id) in self._silent)
+        told = await _Round(self._get).ask(peers)
+        self._silent = {(it.service, it.id) for it in told if it.problem}
         own = self._own()
         found = await asyncio.to_thread(merge, [own, *told])  # a large one takes a while
         found = {"seen_by": own.service, "problem": problem, **found}
@@ -98,7 +106,9 @@ class _Round:
         if late:
             await asyncio.wait(late)
         return [
-            silent(peer, f"its turn did not come within {ALL_SECONDS:g} s") if task in late else task.result()
+            silent(peer, f"its turn did not come within {ALL_SECONDS:g} s", "unknown")
+            if task in late
+            else task.result()
             for peer, task in zip(peers, tasks, strict=True)
         ]
 
@@ -126,10 +136,10 @@ class _Round:
             return silent(peer, str(error))
 
 
-def silent(peer: PeerSnapshot, problem: str) -> Summary:
+def silent(peer: PeerSnapshot, problem: str, status: str = "not_answering") -> Summary:
     """One that does not answer, with what its registration says."""
     calls = [Call(to, "http", "unknown", "", None) for to in peer.calls]
-    return Summary(peer.service, peer.id, peer.admin, "not_answering", problem, None, calls)
+    return Summary(peer.service, peer.id, peer.admin, status, problem, None, calls)
 
 
 def _said(error: Exception) -> str:

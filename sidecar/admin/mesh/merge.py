@@ -7,6 +7,7 @@ changes anything.
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import accumulate
 from math import fsum
@@ -35,7 +36,7 @@ def merge(summaries: Iterable[Summary]) -> dict[str, Any]:
     edges: dict[tuple[str, str], list[Call]] = {}
     towards: dict[str, list[Call]] = {}
     left_out = 0
-    for it in summaries:
+    for it in sorted(summaries, key=lambda it: (it.service, it.id, it.admin)):
         if it.service not in services and len(services) >= MOST_SERVICES:
             left_out += 1
             continue
@@ -63,9 +64,8 @@ def merge(summaries: Iterable[Summary]) -> dict[str, Any]:
 
 def _service(name: str, told: Sequence[Summary]) -> dict[str, Any]:
     """One that has sidecars."""
-    statuses = {it.status for it in told}
-    status = next(iter(statuses))
-    if len(statuses) > 1:  # some instances are not as others
+    status, most = Counter(it.status for it in told).most_common(1)[0]
+    if most * 2 <= len(told) or (status == "healthy" and most < len(told)):  # some instances are not as others
         status = "warning"
     return {
         "name": name,

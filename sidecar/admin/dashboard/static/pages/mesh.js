@@ -40,9 +40,9 @@ const EDGES = [
   ...FIGURES,
 ];
 
-/** To the dashboards of a service's own sidecars. Only an address with a port becomes a link. */
+/** To the dashboards of a service's own sidecars. Only an address with a port at which one has answered becomes a link. */
 function Links({ of }) {
-  const known = of.sidecars.filter((it) => /^(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}$/.test(it.admin));
+  const known = of.sidecars.filter((it) => !it.problem && /^(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}$/.test(it.admin));
   return known.map((it) => html`<a class="nowrap" key=${it.admin} href=${`http:${"//"}${it.admin}/`} rel="noreferrer">${it.admin}</a> `);
 }
 
