@@ -147,7 +147,7 @@ class Why(Settings):
 
 
 class Rehearsal(Settings):
-    """What is remembered of requests, for `sidecar rehearse`: 48 bytes of each, and its path; for an hour."""
+    """What is remembered of requests, for `sidecar rehearse`: 20 bytes of each that went well, more of others, and its path; for an hour."""
 
     short = "records"
 
