@@ -97,7 +97,7 @@ def test_a_failure_has_the_details_of_each_try() -> None:
     refused = attempt(failure="connect", cause="refused", took=0.1)
     late = attempt(10.2, failure="connect", cause="timeout", took=1.0)
     reset = attempt(11.5, failure="reset", sent=11.6, kept=True, took=0.25, status=0)
-    book.put(tried=[refused, late], attempt=reset, status=502, error="upstream_reset", attempts=3, ended=11.75)
+    book.put(tried=(refused, late), attempt=reset, status=502, error="upstream_reset", attempts=3, ended=11.75)
     first, second, last = book.details()
     names = book.taken()["names"]
     assert (first[10], second[10]) == (FAILURES.index("connect"), LATE)
@@ -111,7 +111,7 @@ def test_a_failure_has_the_details_of_each_try() -> None:
 def test_a_try_that_had_a_connection_says_when() -> None:
     book = Book()
     tried = attempt(failure="timeout", sent=10.1, kept=True, took=0.5, status=503, peer_error="overloaded")
-    book.put(tried=[tried])
+    book.put(tried=(tried,))
     first, last = book.details()
     assert first[:4] == near(0.5, 0.0, 0.1, 0.5)
     assert (first[9], first[10], first[12]) == (503, FAILURES.index("timeout"), TRIED | KEPT)

@@ -111,7 +111,7 @@ def test_an_attempt_tells_all_that_is_known_of_it() -> None:
     first.failure, first.cause, first.problem, first.took = "connect", "refused", "nothing listens there", 0.5
     second = Attempt(endpoint, 10.5)
     second.kept, second.sent, second.status, second.peer_error = True, 10.6, 503, "overloaded"
-    x = exchange(tried=[first], attempt=second, started=10.0, head_at=11.0, error="overloaded", status=503)
+    x = exchange(tried=(first,), attempt=second, started=10.0, head_at=11.0, error="overloaded", status=503)
     x.trace = Trace("a" * 32, "b" * 16, "", 0)
     told = story_of(x, 0.0)
     one, two = told["events"]
