@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.cli.main import main
 from support.consul import ConsulAgent
 from support.processes import App, Sidecar, ending, get, wait_for
 
@@ -66,8 +67,16 @@ def run(sidecar: Sidecar, *command: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_who_calls_whom(mesh: list[Sidecar]) -> None:
+def test_who_calls_whom(
+    mesh: list[Sidecar], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     model, _, shop = mesh
+    monkeypatch.setenv("SIDECAR_ADMIN_TOKEN", TOKEN)
+
+    def said(*command: str) -> str:
+        """By the command, run in this process."""
+        assert main([*command, "--admin", shop.admin]) == 0
+        return capsys.readouterr().out
 
     def all_seen() -> Any:
         it = seen(shop)
@@ -91,10 +100,10 @@ def test_who_calls_whom(mesh: list[Sidecar]) -> None:
     text = run(shop, "mesh")
     assert (text.returncode, text.stderr) == (0, "")
     assert "SERVICE" in text.stdout
-    assert json.loads(run(shop, "mesh", "--json").stdout)["seen_by"] == "shop"
-    once = run(shop, "top", "--count", "1")
-    assert "(inbound)" in once.stdout, once.stderr
-    assert "FROM" in run(shop, "top", "--mesh", "--count", "1").stdout
+    assert json.loads(said("mesh", "--json"))["seen_by"] == "shop"
+    assert "SERVICE" in said("mesh")
+    assert "(inbound)" in said("top", "--count", "1")
+    assert "FROM" in said("top", "--mesh", "--count", "1")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{shop.admin}/mesh", timeout=60)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -17,6 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from sidecar.cli.main import main
 from support.consul import ConsulAgent
 from support.patience import PATIENCE
 from support.processes import App, Sidecar, ending, free_port, get, wait_for
@@ -28,33 +30,44 @@ def arguments(*more: str) -> list[str]:
     return [sys.executable, "-m", "sidecar", "validate", *more]
 
 
-def validate(*more: str) -> tuple[int, str, str]:
-    """Exit code, standard output, and standard error."""
-    found = subprocess.run(arguments(*more), capture_output=True, text=True, timeout=PATIENCE, cwd="/", check=False)
-    return found.returncode, found.stdout, found.stderr
+#: Runs it in this process: exit code, standard output, and standard error.
+Validate = Callable[..., tuple[int, str, str]]
 
 
-def code_of(*more: str) -> int:
-    code, out, error = validate(*more)
-    print(out, error)
-    return code
+@pytest.fixture
+def validate(capsys: pytest.CaptureFixture[str]) -> Validate:
+    def run(*more: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main(["validate", *more])
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        return code, *capsys.readouterr()
+
+    return run
 
 
-def own_processes() -> set[str]:
-    """What runs of a validation."""
-    found = set()
-    for folder in Path("/proc").iterdir():
-        if folder.name.isdigit():
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where validations put what is theirs for the time: a folder of this test's own."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def left(folder: Path) -> tuple[list[str], list[str]]:
+    """What validations have in there, and the processes that they have started."""
+    running = []
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit():
             try:
-                if b"sidecar.cli.validate.child" in (folder / "cmdline").read_bytes():
-                    found.add(folder.name)
+                if f"{folder}/sidecar-validate-".encode() in (process / "cmdline").read_bytes():
+                    running.append(process.name)
             except OSError:
                 continue
-    return found
-
-
-def own_folders() -> set[str]:
-    return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("sidecar-validate-")}
+    return [it.name for it in folder.glob("sidecar-validate-*")], running
 
 
 def mesh(registry: str, **upstreams: Any) -> dict[str, Any]:
@@ -65,7 +78,9 @@ def mesh(registry: str, **upstreams: Any) -> dict[str, Any]:
     }
 
 
-def test_a_mesh_of_consul_is_valid_then_slow_then_held_then_gone(tmp_path: Path) -> None:
+def test_a_mesh_of_consul_is_valid_then_slow_then_held_then_gone(
+    tmp_path: Path, temporary: Path, validate: Validate
+) -> None:
     with ConsulAgent() as consul, ending() as processes:
         app = App(tmp_path, "app")
         sidecar = Sidecar(tmp_path, mesh(f"consul://127.0.0.1:{consul.http_port}", tasks={}))
@@ -74,14 +89,14 @@ def test_a_mesh_of_consul_is_valid_then_slow_then_held_then_gone(tmp_path: Path)
         app.ready()
         sidecar.ready()
         wait_for(lambda: get(f"http://127.0.0.1:{sidecar.port('tasks')}/")[0] == 200, "the mesh works")
-        before = (consul.services(), own_processes(), own_folders())
+        before = (consul.services(), left(temporary))
 
         # Whether a busy machine is quick enough is not asked here.
         code, out, error = validate("--admin", sidecar.admin, "--json", "--degraded-ok")
         assert code == 0, error
         whole(json.loads(out))
         assert "\x1b" not in error
-        assert (consul.services(), own_processes(), own_folders()) == before
+        assert (consul.services(), left(temporary)) == before
 
         with slow(consul.http_port) as port:
             more = ("--registry", f"consul://127.0.0.1:{port}", "--component", "performance", "--json", str(tmp_path))
@@ -101,10 +116,12 @@ def test_a_mesh_of_consul_is_valid_then_slow_then_held_then_gone(tmp_path: Path)
         assert consul.services() == before[0]
 
         consul.kill()
-        code, out, _ = validate("--admin", sidecar.admin)
-        assert code == 1
-        assert "✗ registry" in out
-    assert (own_processes(), own_folders()) == before[1:]
+        run = subprocess.run(
+            arguments("--admin", sidecar.admin), capture_output=True, text=True, timeout=PATIENCE, cwd="/", check=False
+        )
+        assert run.returncode == 1, run.stderr
+        assert "✗ registry" in run.stdout
+    assert left(temporary) == before[1]
 
 
 def whole(report: dict[str, Any]) -> None:
@@ -125,14 +142,14 @@ def whole(report: dict[str, Any]) -> None:
     assert tests >= {"registration", "deregistration", "weighted", "dead instance", "opens", "closes", "page", "events"}
 
 
-def test_a_mesh_of_a_folder_is_broken_in_other_ways(tmp_path: Path) -> None:
+def test_a_mesh_of_a_folder_is_broken_in_other_ways(tmp_path: Path, temporary: Path, validate: Validate) -> None:
     registry = tmp_path / "registry"
     with ending() as processes:
         upstreams = {"nobody": {}, "refused": {"endpoints": [f"127.0.0.1:{free_port()}"], "circuit_breaker": "off"}}
         sidecar = Sidecar(tmp_path, mesh(f"directory://{registry}", **upstreams))
         processes += [sidecar]
         sidecar.ready()
-        before = (sorted(registry.rglob("*")), own_processes(), own_folders())
+        before = (sorted(registry.rglob("*")), left(temporary))
 
         # Ctrl-C, in the middle of it.
         run = subprocess.Popen(arguments("--admin", sidecar.admin), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -142,16 +159,21 @@ def test_a_mesh_of_a_folder_is_broken_in_other_ways(tmp_path: Path) -> None:
         _, error = run.communicate(timeout=PATIENCE)
         assert run.returncode == 130
         assert b"taking everything out" in error
-        assert (sorted(registry.rglob("*")), own_processes(), own_folders()) == before
+        assert (sorted(registry.rglob("*")), left(temporary)) == before
 
-        assert code_of("--admin", sidecar.admin, "--component", "service_discovery") == 2
+        assert validate("--admin", sidecar.admin, "--component", "service_discovery")[0] == 2
         with asking(f"http://127.0.0.1:{sidecar.port('refused')}/"):  # an ejection ends by itself
-            assert code_of("--admin", sidecar.admin, "--component", "load_balancing") == 3
+            wait_for(lambda: ejected(sidecar, "refused"), "it is ejected")
+            assert validate("--admin", sidecar.admin, "--component", "load_balancing")[0] == 3
         with spoiling(int(sidecar.admin.rpartition(":")[2])) as port:
-            assert code_of("--admin", f"127.0.0.1:{port}", "--component", "dashboard") == 6
-        assert code_of("--admin", sidecar.admin, "--component", "nonsense") == 6
-        assert code_of("--admin", sidecar.admin, "--registry", "ftp://nowhere") == 6
-        assert (sorted(registry.rglob("*")), own_processes(), own_folders()) == before
+            assert validate("--admin", f"127.0.0.1:{port}", "--component", "dashboard")[0] == 6
+        assert validate("--admin", sidecar.admin, "--component", "nonsense")[0] == 6
+        assert validate("--admin", sidecar.admin, "--registry", "ftp://nowhere")[0] == 6
+        assert (sorted(registry.rglob("*")), left(temporary)) == before
+
+
+def ejected(sidecar: Sidecar, upstream: str) -> bool:
+    return all(it["ejected"] for it in get(f"{sidecar.admin}/upstreams/{upstream}")[1]["endpoints"])
 
 
 @contextmanager

@@ -1,12 +1,7 @@
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +9,7 @@ import pytest
 
 from sidecar.cli.main import main
 from sidecar.cli.status import show_status, size
+from support.fake_admin import fake_admin
 from support.processes import ROOT, Sidecar, free_port
 
 UPSTREAM: dict[str, Any] = {
@@ -75,32 +71,6 @@ def pages(**changes: tuple[int, Any]) -> dict[str, tuple[int, Any]]:
     return well | changes
 
 
-@contextmanager
-def admin(answers: dict[str, tuple[int, Any]]) -> Iterator[str]:
-    """A small server that stands for an admin API."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, content = answers.get(self.path[1:], (404, {}))
-            body = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 def test_the_admin_api_may_be_named_without_a_scheme_and_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
@@ -119,7 +89,7 @@ def test_the_admin_api_may_be_named_without_a_scheme_and_by_the_environment(monk
 
 
 def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    with admin(pages()) as url:
+    with fake_admin(pages()) as url:
         assert show_status(url + "/") == 0
     assert capsys.readouterr().out == (
         "service   web  web-1\n"
@@ -140,7 +110,7 @@ def test_the_table(capsys: pytest.CaptureFixture[str]) -> None:
 def test_an_endpoint_that_has_failed_says_how_and_when(capsys: pytest.CaptureFixture[str]) -> None:
     error = {"at": "2026-01-02T03:04:05.678Z", "kind": "refused", "text": "connection refused"}
     endpoints = [UPSTREAM["endpoints"][0], UPSTREAM["endpoints"][1] | {"last_error": error}]
-    with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"endpoints": endpoints}]}))) as url:
+    with fake_admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"endpoints": endpoints}]}))) as url:
         assert show_status(url) == 0
     table = capsys.readouterr().out.partition("ENDPOINT")[2].splitlines()
     assert table[0].endswith("ACTIVE  LAST ERROR")
@@ -150,7 +120,7 @@ def test_an_endpoint_that_has_failed_says_how_and_when(capsys: pytest.CaptureFix
 
 def test_what_it_waits_for_before_it_serves_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     health = pages()["health"][1] | {"phase": "starting", "waiting_for": "/spool/a.db is in use by another process, 7"}
-    with admin(pages(health=(200, health), ready=(503, {"ready": False, "phase": "starting"}))) as url:
+    with fake_admin(pages(health=(200, health), ready=(503, {"ready": False, "phase": "starting"}))) as url:
         assert show_status(url) == 1
     assert "phase     starting  waits: /spool/a.db is in use by another process, 7\n" in capsys.readouterr().out
 
@@ -158,7 +128,7 @@ def test_what_it_waits_for_before_it_serves_is_said(capsys: pytest.CaptureFixtur
 def test_what_is_queued_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     queue = {"requests": 12, "bytes": 5 << 20, "outcomes": {"queued": 20, "delivered": 7, "expired": 1}}
     upstream = UPSTREAM | {"stats": UPSTREAM["stats"] | {"queue": queue}, "endpoints": []}
-    with admin(pages(upstreams=(200, {"upstreams": [upstream]}))) as url:
+    with fake_admin(pages(upstreams=(200, {"upstreams": [upstream]}))) as url:
         assert show_status(url) == 0
     assert capsys.readouterr().out.partition("211 ms\n\n")[2] == (
         "UPSTREAM  QUEUED     SIZE  DELIVERED  FAILED  EXPIRED  REFUSED\n"
@@ -168,7 +138,7 @@ def test_what_is_queued_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_amqp_upstreams_are_asked_about_when_there_are_some(capsys: pytest.CaptureFixture[str]) -> None:
     upstreams = (200, {"upstreams": [UPSTREAM | {"protocol": "amqp", "endpoints": []}]})
-    with admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [AMQP]}))) as url:
+    with fake_admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [AMQP]}))) as url:
         assert show_status(url) == 0
     assert capsys.readouterr().out.partition("211 ms\n\n")[2] == (
         "AMQP      BROKER   CONNECTIONS  CHANNELS  CONSUMERS  UNACKED  STALLED  PUBLISHED  HELD\n"
@@ -202,7 +172,7 @@ SPOOL: dict[str, Any] = {
 def test_a_spool_is_a_line(changes: dict[str, Any], state: str, capsys: pytest.CaptureFixture[str]) -> None:
     port = AMQP | {"blocked": False, "detached": 2, "spool": SPOOL | changes}
     upstreams = (200, {"upstreams": [UPSTREAM | {"protocol": "amqp"}]})
-    with admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [port]}))) as url:
+    with fake_admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [port]}))) as url:
         assert show_status(url) == 0
     out = capsys.readouterr().out
     assert "rabbitmq  away " in out
@@ -223,7 +193,7 @@ def test_sizes(count: float, text: str) -> None:
 
 def test_a_broker_that_is_away_without_any_clients(capsys: pytest.CaptureFixture[str]) -> None:
     upstreams = (200, {"upstreams": [UPSTREAM | {"name": "rabbitmq", "protocol": "amqp", "health": "unhealthy"}]})
-    with admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [AMQP | {"blocked": False}]}))) as url:
+    with fake_admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [AMQP | {"blocked": False}]}))) as url:
         assert show_status(url) == 0
     assert "rabbitmq  away " in capsys.readouterr().out
 
@@ -231,7 +201,7 @@ def test_a_broker_that_is_away_without_any_clients(capsys: pytest.CaptureFixture
 def test_a_broker_without_anything_to_tell_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     quiet = AMQP | {"blocked": False, "held": {"messages": 0, "bytes": 0, "waiting_for": []}, "queues": []}
     upstreams = (200, {"upstreams": [UPSTREAM | {"protocol": "amqp"}]})
-    with admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [quiet]}))) as url:
+    with fake_admin(pages(upstreams=upstreams, amqp=(200, {"upstreams": [quiet]}))) as url:
         assert show_status(url) == 0
     out = capsys.readouterr().out
     assert "rabbitmq  free " in out
@@ -240,12 +210,12 @@ def test_a_broker_without_anything_to_tell_is_one_line(capsys: pytest.CaptureFix
 
 
 def test_a_breaker_that_is_off_and_no_upstreams_at_all(capsys: pytest.CaptureFixture[str]) -> None:
-    with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"breaker": None, "endpoints": []}]}))) as url:
+    with fake_admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"breaker": None, "endpoints": []}]}))) as url:
         assert show_status(url) == 0
     out = capsys.readouterr().out
     assert " off " in out
     assert "ENDPOINT" not in out
-    with admin(pages(upstreams=(200, {"upstreams": []}))) as url:
+    with fake_admin(pages(upstreams=(200, {"upstreams": []}))) as url:
         assert show_status(url) == 0
     assert "UPSTREAM" not in capsys.readouterr().out
 
@@ -260,7 +230,7 @@ def test_a_breaker_that_is_off_and_no_upstreams_at_all(capsys: pytest.CaptureFix
 def test_not_ready_or_unhealthy_is_shown_and_is_1(
     changes: dict[str, tuple[int, Any]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with admin(pages(**changes)) as url:
+    with fake_admin(pages(**changes)) as url:
         assert show_status(url) == 1
     captured = capsys.readouterr()
     assert captured.out.startswith("service ")
@@ -282,7 +252,7 @@ def test_not_ready_or_unhealthy_is_shown_and_is_1(
     ],
 )
 def test_something_else_answers(changes: dict[str, tuple[int, Any]], capsys: pytest.CaptureFixture[str]) -> None:
-    with admin(pages(**changes)) as url:
+    with fake_admin(pages(**changes)) as url:
         assert show_status(url) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
@@ -306,7 +276,7 @@ def test_what_is_no_url(url: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_names_cannot_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     evil = UPSTREAM["endpoints"][0] | {"id": "\x1b[2Jx\n"}
-    with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"endpoints": [evil]}]}))) as url:
+    with fake_admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"endpoints": [evil]}]}))) as url:
         assert show_status(url) == 0
     out = capsys.readouterr().out
     assert "\x1b" not in out
@@ -319,7 +289,7 @@ def test_colours_on_a_terminal_only_and_only_if_wanted(
 ) -> None:
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    with admin(pages()) as url:
+    with fake_admin(pages()) as url:
         assert show_status(url) == 0
     assert ("\x1b[31mejected\x1b[0m" in capsys.readouterr().out) is coloured
 
@@ -343,7 +313,7 @@ def test_a_real_sidecar_and_its_exit_code(tmp_path: Path) -> None:
 def test_a_breaker_that_is_held_is_shown_with_who_and_why(capsys: pytest.CaptureFixture[str]) -> None:
     held = {"by": "ops", "reason": "moving", "since": "2026-01-01T00:00:00.000Z", "until": None}
     breaker = {"state": "open", "forced": "open", "held": held}
-    with admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"breaker": breaker}]}))) as url:
+    with fake_admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"breaker": breaker}]}))) as url:
         assert show_status(url) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "ops" in line)
     assert line.split()[1:] == ["open", "ops", "-", "moving"]
