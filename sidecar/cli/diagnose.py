@@ -28,11 +28,13 @@ def diagnose(upstream: str, url: str, token_file: str, *, as_json: bool) -> int:
         return MISUSED
     except SourceError as error:
         found = _not_asked(url, str(error))
-    if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
+    try:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-        print("\n".join(lines(found, colour=colour)))
+        text = "\n".join(lines(found, colour=colour))
+    except (LookupError, TypeError, AttributeError, ValueError):
+        print(f"sidecar diagnose: what answers at {url} is not a sidecar's admin API", file=sys.stderr)
+        return BAD
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else text)
     return WELL if found.get("well") is True else BAD
 
 

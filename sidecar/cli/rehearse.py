@@ -45,11 +45,14 @@ def rehearse(path: str, url: str, token_file: str, *, as_json: bool) -> int:
     except SourceError as error:
         print(f"sidecar rehearse: {error}", file=sys.stderr)
         return REFUSED if getattr(error.__cause__, "code", 0) == 422 else NOT_ASKED
-    if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        print("\n".join(lines(found)))
-    return DIFFERENT if any(found["changed"].values()) else FINE
+    try:
+        told = "\n".join(lines(found))
+        different = any(found["changed"].values())
+    except (LookupError, TypeError, AttributeError, ValueError):
+        print(f"sidecar rehearse: what answers at {url} is not a sidecar's admin API", file=sys.stderr)
+        return NOT_ASKED
+    print(json.dumps(found, indent=2, ensure_ascii=False) if as_json else told)
+    return DIFFERENT if different else FINE
 
 
 def lines(found: Mapping[str, Any]) -> Iterator[str]:
@@ -151,10 +154,10 @@ class _Progress:
         while not self._over.wait(wait):
             wait = _PERIOD
             try:
-                share = self._admin.ask("GET", "/rehearse")["share"]
-            except SourceError:
+                text = f"{self._admin.ask('GET', '/rehearse')['share']:.0%}"
+            except (SourceError, LookupError, TypeError, ValueError):
                 break
             said = True
-            print(f"\rrehearsing: {share:.0%} ", end="", file=sys.stderr, flush=True)
+            print(f"\rrehearsing: {text} ", end="", file=sys.stderr, flush=True)
         if said:
             print("\r                      \r", end="", file=sys.stderr, flush=True)

@@ -72,7 +72,7 @@ class Asked:
     def _mapping(self, base: str, path: str) -> Mapping[str, Any]:
         try:
             content = json.loads(self._get(base, path))
-        except ValueError:
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise StatusError(_not_ours(base))

@@ -37,6 +37,9 @@ def tap(url: str, token_file: str, asked: Mapping[str, str], *, as_json: bool) -
             raise
         print(f"sidecar tap: {url} has broken off: {error}", file=sys.stderr)
         return FAILED
+    except (LookupError, TypeError, AttributeError, RecursionError):
+        print(f"sidecar tap: what answers at {url} is not a sidecar's admin API", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         pass
     return DONE

@@ -5,6 +5,7 @@ In a terminal it stays in place; elsewhere it is plain lines."""
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import select
@@ -16,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from sidecar.cli import mesh
-from sidecar.cli.spool.source import Admin, SourceError, token
+from sidecar.cli.spool.source import MAX_ANSWER, Admin, SourceError, token
 from sidecar.cli.status import columns
 from sidecar.core.text import printable
 
@@ -52,7 +53,7 @@ def _run(admin: Admin, url: str, of_mesh: bool, count: int, live: bool) -> int:
             if not live or not looks:
                 raise
             shown = [f"{url} does not answer; trying on"]
-        except (LookupError, TypeError, AttributeError, ValueError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
             raise SourceError(f"what answers at {url} is not a sidecar's admin API") from error
         looks += 1
         _show(shown, live)
@@ -64,11 +65,14 @@ def _run(admin: Admin, url: str, of_mesh: bool, count: int, live: bool) -> int:
 
 def _snapshot(admin: Admin) -> Mapping[str, Any]:
     """The state that ``/events`` begins with."""
-    with admin.answer("GET", "/events") as answer:
-        while line := answer.readline():
-            if line.startswith(b"data: "):
-                found: Mapping[str, Any] = json.loads(line[6:])
-                return found
+    try:
+        with admin.answer("GET", "/events") as answer:
+            while line := answer.readline(MAX_ANSWER):
+                if line.startswith(b"data: "):
+                    found: Mapping[str, Any] = json.loads(line[6:])
+                    return found
+    except (OSError, http.client.HTTPException) as error:
+        raise SourceError(f"the sidecar has broken off: {getattr(error, 'strerror', None) or error}") from error
     raise SourceError("the sidecar has broken off")
 
 

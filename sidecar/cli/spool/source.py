@@ -116,7 +116,7 @@ class Admin:
                 content = json.loads(found.read(MAX_ANSWER))
             except (OSError, http.client.HTTPException) as error:
                 raise SourceError(f"{self._base} has broken off: {_said(error)}") from error
-            except ValueError:
+            except (ValueError, RecursionError):
                 content = None
         if not isinstance(content, dict):
             raise SourceError(self._not_ours())
@@ -141,7 +141,7 @@ class Admin:
         try:
             content = json.loads(error.read(PIECE))
             code, message = str(content["error"]), str(content["message"])
-        except (OSError, http.client.HTTPException, ValueError, LookupError, TypeError):
+        except (OSError, http.client.HTTPException, ValueError, RecursionError, LookupError, TypeError):
             return f"{self._not_ours()} (it answered {error.code})"
         if code == "token_needed":
             return "the admin token is needed, or this is not it: --token-file FILE, or SIDECAR_ADMIN_TOKEN"

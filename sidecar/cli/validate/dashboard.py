@@ -60,7 +60,11 @@ async def _page(peer: Peer, section: Section) -> None:
     own = urlsplit(peer.url).netloc
     wanted = [it for it in dict.fromkeys(files.found) if not it.startswith("data:")][:_FILES]
     for name in wanted:
-        at = urlsplit(urljoin(f"{peer.url}/", name))
+        try:
+            at = urlsplit(urljoin(f"{peer.url}/", name))
+        except ValueError:
+            bad.append(f"{name} is no URL")
+            continue
         if at.netloc != own:
             bad.append(f"{name} is another host's")
             continue
