@@ -23,7 +23,7 @@ def fake_admin(answers: Mapping[str, Answer], **headers: str) -> Iterator[str]:
             status, content = found if isinstance(found, tuple) else found()
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            for name, value in {"Content_Length": str(len(body)), **headers}.items():
                 self.send_header(name.replace("_", "-"), value)
             self.end_headers()
             self.wfile.write(body)
