@@ -84,7 +84,8 @@ def test_the_command(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "answer",
     [{}, {"services": [7], "edges": []}, {"services": None, "edges": []}, {"services": [service("a", rate="fast")]},
-     {"services": [service("a", status={})], "edges": []}, {"services": [], "edges": [{}]}, b"[" * 100_000, b"[]"],
+     {"services": [{**service("a"), "status": {}}], "edges": []},
+     {"services": [], "edges": [{}]}, b"[" * 100_000, b"[]"],
 )  # fmt: skip
 def test_another_server(answer: Any, capsys: pytest.CaptureFixture[str]) -> None:
     with fake_admin({"mesh": (200, answer)}) as url:

@@ -140,23 +140,20 @@ def test_a_terminal_is_told_how_far_it_is(
     """The sidecar's answer comes when the state has been asked for, and shown."""
     terminal = Terminal()
     asked = threading.Event()
-    answers = iter(("rehearsal", "state"))
-    lock = threading.Lock()
 
-    def answer() -> tuple[int, Any]:
-        with lock:
-            kind = next(answers, "state")
-        if kind == "state":
-            asked.set()
-            return state
+    def how_far() -> tuple[int, Any]:
+        asked.set()
+        return state
+
+    def rehearsed() -> tuple[int, Any]:
         assert asked.wait(30)
         assert not shown or terminal.told.wait(30)
         return 200, SAME
 
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setattr(rehearse, "_QUIET", 0.05)
+    monkeypatch.setattr(rehearse, "_QUIET", 0.001)
     monkeypatch.setattr(rehearse, "_PERIOD", 0.001)
-    with fake_admin({"rehearse": answer}) as url:
+    with fake_admin({"GET /rehearse": how_far, "POST /rehearse": rehearsed}) as url:
         assert main(["rehearse", file, "--admin", url]) == 0
     assert ("\rrehearsing: 42% " in terminal.getvalue()) is shown
     assert terminal.getvalue().endswith("\r                      \r" if shown else "")

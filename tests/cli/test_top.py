@@ -17,6 +17,7 @@ import pytest
 
 from sidecar.cli import top
 from sidecar.cli.main import main
+from sidecar.cli.spool.source import Admin, SourceError
 from support.fake_admin import fake_admin
 
 FIGURES: dict[str, Any] = {"rate": 2.0, "error_rate": 0.25, "p50_ms": 1.5, "p99_ms": 9.0, "active": 3, "pending": 1}
@@ -80,7 +81,7 @@ def test_a_stream_that_breaks_off(monkeypatch: pytest.MonkeyPatch, capsys: pytes
         def readline(self, most: int | None = -1) -> bytes:
             raise ConnectionResetError(104, "Connection reset by peer")
 
-    monkeypatch.setattr(top.Admin, "answer", lambda *_: Answer())
+    monkeypatch.setattr(Admin, "answer", lambda *_: Answer())
     assert main(["top"]) == 1
     assert capsys.readouterr().err == "sidecar top: the sidecar has broken off: Connection reset by peer\n"
 
@@ -241,7 +242,7 @@ def test_a_sidecar_that_goes_away_meanwhile(terminal: Terminal, monkeypatch: pyt
         def look(admin: Any) -> Any:
             if next(looks):
                 return snapshot(admin)
-            raise top.SourceError("gone")
+            raise SourceError("gone")
 
         monkeypatch.setattr(top, "_snapshot", look)
         assert terminal.top("--admin", url, "--count", "2") == 0

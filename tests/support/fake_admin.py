@@ -15,11 +15,11 @@ Answer = tuple[int, Any] | Callable[[], tuple[int, Any]]
 
 @contextmanager
 def fake_admin(answers: Mapping[str, Answer], **headers: str) -> Iterator[str]:
-    """``answers`` by path, without its slash; ``headers``, with _ for -, go with each."""
+    """``answers`` by path, without its slash, or as in ``POST /path``; ``headers``, with _ for -, go with each."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            found = answers.get(self.path[1:], (404, {}))
+            found = answers.get(f"{self.command} {self.path}") or answers.get(self.path[1:], (404, {}))
             status, content = found if isinstance(found, tuple) else found()
             body = content if isinstance(content, bytes) else json.dumps(content).encode()
             self.send_response(status)
