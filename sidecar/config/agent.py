@@ -147,7 +147,8 @@ class Why(Settings):
 
 
 class Rehearsal(Settings):
-    """What is remembered of requests, for `sidecar rehearse`: 20 bytes of each that went well, more of others, and its path; for an hour."""
+    """What is remembered of requests, for `sidecar rehearse`: 20 bytes of one that went well, more of others; for an
+    hour."""
 
     short = "records"
 
