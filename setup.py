@@ -95,6 +95,7 @@ HOT_PATH = [
     "sidecar/exchange/phases.py",
     "sidecar/exchange/request.py",
     "sidecar/exchange/routes.py",
+    "sidecar/exchange/silence.py",
     "sidecar/exchange/story.py",
     "sidecar/exchange/times.py",
     "sidecar/filters/access_log.py",

@@ -268,6 +268,7 @@ shortage                  the host is out of descriptors, ports or memory for so
 show                      a configuration in the shape of its file again, secrets aside
 side, broker side         what is there in the broker's place for a session: the broker, or what stands in for it
 signal                    what the system tells a process: SIGTERM, SIGHUP
+silence                   how long neither side of an exchange says anything
 snapshot                  how something running is at one moment, as plain data
 socket                    the system's end of a connection
 source                    where a command gets what it shows: a running sidecar, or files

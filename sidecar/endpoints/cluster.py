@@ -36,6 +36,11 @@ FIRST_EJECTION: Final = 1.0
 LONGEST_EJECTION: Final = 30.0
 JITTER: Final = 0.2
 
+#: Is told of a try: where it went, the seconds to the head of its answer (TCP: to the connection) or to its failure,
+#: the answer's status (0: none, or not HTTP), and the word for its failure ("": none), as
+#: :mod:`sidecar.exchange.attempt` has them.
+Watcher = Callable[[Endpoint, float, int, str], None]
+
 
 class Cluster:
     """The endpoints of the upstream ``name``. ``on_change()`` is called whenever :attr:`endpoints` or
@@ -47,7 +52,7 @@ class Cluster:
 
     __slots__ = (
         "_balancer", "_by_address", "_clock", "_next_return", "_on_change", "_rng", "_wall", "cause",
-        "connect_failures", "ejections", "eligible", "endpoints", "name", "on_removed", "problem", "source",
+        "connect_failures", "ejections", "eligible", "endpoints", "name", "on_removed", "problem", "source", "watchers",
     )  # fmt: skip
 
     def __init__(
@@ -66,6 +71,8 @@ class Cluster:
         self._on_change = on_change
         self._wall = wall
         self.on_removed: Callable[[Endpoint], None] | None = None
+        #: Told of each try, as soon as it is known what came of it. Empty unless a policy needs it.
+        self.watchers: tuple[Watcher, ...] = ()
         #: Why there are no endpoints, where that is known: for people, and a word of :mod:`sidecar.net.causes`.
         self.problem = ""
         self.cause = ""

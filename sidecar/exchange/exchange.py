@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import CAUSE, CONNECT, TIMEOUT, Attempt
 from sidecar.exchange.filter import HELD, Again, Answer, Failed, RequestHook, Wait
-from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT, TUNNEL
+from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT
+from sidecar.exchange.silence import check_silence
 from sidecar.exchange.story import MOST_NOTES, Note, explain, milliseconds, note_choice, note_stalled, note_time_over
 from sidecar.net.causes import CAUSES, cause_of, words_for
 from sidecar.net.shortage import SHORTAGE, is_local
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from sidecar.exchange.listener import Listener
     from sidecar.exchange.routes import Route
 
-#: Looks at how much the peers have read, per ``timeout.idle``.
-LOOKS: Final = 8
 #: What is said to a client whose request does not come.
 STALLED: Final = "the rest of the request did not arrive in time"
 
@@ -184,6 +183,8 @@ class Exchange:
     def try_failed(self, attempt: Attempt, kind: str) -> None:
         """This attempt will bring no answer: tell the filters, then try again or answer for the upstream."""
         attempt.failure = kind
+        if self.cluster.watchers:
+            self.tell(attempt, 0)
         if kind in CAUSE:
             attempt.cause = CAUSE[kind]
             self.cluster.failed(attempt.endpoint, False, attempt.cause, attempt.problem or CAUSES[attempt.cause])
@@ -200,6 +201,12 @@ class Exchange:
             self.retry_later(again)
         else:
             self.reply(instead or explain(self, kind, attempt))
+
+    def tell(self, attempt: Attempt, status: int) -> None:
+        """Tell those who watch the cluster's tries what came of this one."""
+        took = self.listener.clock() - attempt.began
+        for watch in self.cluster.watchers:
+            watch(attempt.endpoint, took, status, attempt.failure)
 
     def retry_later(self, again: Again) -> None:
         """Wait as long as the filter says, then begin another try."""
@@ -299,32 +306,8 @@ class Exchange:
             self.check_idle(now)
 
     def check_idle(self, now: float) -> None:
-        """Bytes are flowing, or should be: end it when neither side has said anything for too long. While a peer reads
-        what it was sent before, there is no silence; so this is looked at :data:`LOOKS` times as often."""
-        timeout = self.chain.timeout
-        idle = self.longest_silence()
-        due = float("inf")
-        look = due
-        if idle:
-            look = now + idle / LOOKS
-            if now > self.touched:
-                left = self.undelivered()
-                if left < self.undrained - self.least_read(idle / LOOKS):
-                    self.touched = now
-                elif left and not self.undrained:  # what was read of it before this first look is not known
-                    self.touched = max(self.touched, now - idle / LOOKS)
-                self.undrained = left
-            due = self.touched + idle
-        if timeout.total and self.phase != TUNNEL:
-            due = min(due, self.started + timeout.total)
-        if now < due:
-            self.set_timer(min(due, look))
-        else:
-            over = timeout.total and self.phase != TUNNEL and now >= self.started + timeout.total
-            which = "timeout.total" if over else "timeout.idle"
-            self.note("time_over", {"which": which, "after_ms": milliseconds(timeout.total if over else idle)})
-            self.error = "timeout"
-            self.abort()
+        """Bytes are flowing, or should be: end it when neither side has said anything for too long."""
+        check_silence(self, now)
 
     def count_in(self, size: int) -> None:
         """Bytes from the client. Counted as they pass, not at the end: a tunnel may live for days."""

@@ -210,6 +210,8 @@ class HttpExchange(Request):
         status = head.status
         endpoint = attempt.endpoint
         attempt.status = status
+        if self.cluster.watchers:
+            self.tell(attempt, status)
         if status >= 400:
             judge(self, attempt, head)
         elif endpoint.failures or endpoint.ejections:  # else there is nothing to say

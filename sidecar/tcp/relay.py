@@ -194,6 +194,8 @@ class TcpExchange(Exchange):
         stats = self.listener.stats
         stats.upstream_active += 1
         stats.tunnels += 1
+        if self.cluster.watchers:
+            self.tell(attempt, 0)
         self.cluster.succeeded(attempt.endpoint)
         refusal: Reply | None = None
         for hook in self.chain.on_connected:

@@ -8,8 +8,8 @@ from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.replies import ProtocolError, Reply, render
-from sidecar.exchange.exchange import LOOKS
 from sidecar.exchange.phases import ANSWERING, TUNNEL
+from sidecar.exchange.silence import LOOKS
 from sidecar.http.ends import ClientEnd
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.diagnose import given_id, head_too_large
