@@ -86,6 +86,7 @@ depth                     how many messages of a queue are ready to be delivered
 diagnose                  say in words what is wrong with a message
 diagnosis                 a checklist that a running sidecar works through, to say what is wrong and what to do next
 dial                      to open a connection
+diff                      what would change in a running sidecar: ``sidecar diff``
 difference                what two configurations do not have in common, key by key
 directory                 a shared folder as the registry; it needs no server
 discovery                 finding the instances of a service in a registry
@@ -229,8 +230,7 @@ reference                 every key of the configuration, to read
 refusal                   the answer to a request that never becomes an exchange, as it is malformed or too large
 registration              one workload made known in a registry
 registry                  where instances are made known and found: Consul, a directory, or none
-rehearsal, rehearse       let what was recorded happen once more, with other settings, without sending anything; of
-                          ``sidecar check --against``: print a reload's plan, and do not carry it out
+rehearsal, rehearse       let what was recorded happen once more, with other settings, without sending anything
 rehearsed                 of a rehearsal: an end of an exchange that nothing goes over
 relay                     passes bytes or frames between a client and an upstream
 reload                    carries a plan out: another configuration for a running sidecar

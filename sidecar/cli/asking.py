@@ -228,7 +228,7 @@ def _status(options: argparse.Namespace) -> int:
 
 def _diff(options: argparse.Namespace) -> int:
     import sidecar.filters.order  # noqa: F401 - filters declare their keys
-    from sidecar.cli.rehearsal import diff
+    from sidecar.cli.diff import diff
 
     return diff(options.file, options.admin, options.token_file, as_json=options.json)
 

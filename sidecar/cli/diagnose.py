@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
+from sidecar.cli.admin_client import Admin, CommandError, RefusedError, token
 from sidecar.cli.checklist import LONGEST, finding_lines
-from sidecar.cli.spool.source import Admin, LetterError, SourceError, token
 from sidecar.core.text import printable
 
 WELL: Final = 0
@@ -23,10 +23,10 @@ def diagnose(upstream: str, url: str, token_file: str, *, as_json: bool) -> int:
     try:
         path = "/diagnose" + (f"?upstream={quote(upstream, safe='')}" if upstream else "")
         found: Mapping[str, Any] = Admin(url, token(token_file), "--admin URL").ask("GET", path)
-    except LetterError as error:  # there is no such upstream
+    except RefusedError as error:  # there is no such upstream
         print(f"sidecar diagnose: {error}", file=sys.stderr)
         return MISUSED
-    except SourceError as error:
+    except CommandError as error:
         found = _not_asked(url, str(error))
     try:
         colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")

@@ -178,9 +178,9 @@ def _check(options: argparse.Namespace) -> int:
         return MISUSED
     try:
         if options.against:
-            from sidecar.cli.rehearsal import rehearse
+            from sidecar.cli.diff import check_against
 
-            return rehearse(options.file, options.against, options.token_file, as_json=options.json)
+            return check_against(options.file, options.against, options.token_file, as_json=options.json)
         summary = check(options.file, offline=options.offline)
     except ConfigError as error:
         if not options.json:

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from sidecar.cli.spool.source import Admin, SourceError, token
+from sidecar.cli.admin_client import Admin, CommandError, token
 from sidecar.cli.status import columns
 from sidecar.core.text import printable
 
@@ -23,7 +23,7 @@ def mesh(url: str, token_file: str, *, as_json: bool) -> int:
     try:
         found = Admin(url, token(token_file), "--admin URL").ask("GET", "/mesh")
         text = json.dumps(found, indent=2) if as_json else "\n".join(lines(found, colours()))
-    except SourceError as error:
+    except CommandError as error:
         print(f"sidecar mesh: {error}", file=sys.stderr)
         return FAILED
     except (LookupError, TypeError, AttributeError, ValueError):

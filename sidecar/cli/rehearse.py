@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from sidecar.cli.spool.source import Admin, SourceError, token
+from sidecar.cli.admin_client import Admin, CommandError, token
 from sidecar.config.load import load_file
 from sidecar.config.show import effective, text
 from sidecar.core.text import counted, printable
@@ -42,7 +42,7 @@ def rehearse(path: str, url: str, token_file: str, *, as_json: bool) -> int:
         admin = Admin(url, token(token_file), "--admin URL")
         with _Progress(admin):
             found = admin.ask("POST", "/rehearse", new, _LONGEST)
-    except SourceError as error:
+    except CommandError as error:
         print(f"sidecar rehearse: {error}", file=sys.stderr)
         return REFUSED if getattr(error.__cause__, "code", 0) == 422 else NOT_ASKED
     try:
@@ -155,7 +155,7 @@ class _Progress:
             wait = _PERIOD
             try:
                 text = f"{self._admin.ask('GET', '/rehearse')['share']:.0%}"
-            except (SourceError, LookupError, TypeError, ValueError):
+            except (CommandError, LookupError, TypeError, ValueError):
                 break
             said = True
             print(f"\rrehearsing: {text} ", end="", file=sys.stderr, flush=True)

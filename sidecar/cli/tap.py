@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from sidecar.cli.spool.source import Admin, SourceError, token
+from sidecar.cli.admin_client import Admin, CommandError, token
 from sidecar.core.text import printable
 
 DONE: Final = 0
@@ -29,7 +29,7 @@ def tap(url: str, token_file: str, asked: Mapping[str, str], *, as_json: bool) -
     try:
         with Admin(url, token(token_file), "--admin URL").answer("GET", f"/tap?{query}") as answer:
             _print(answer, as_json=as_json)
-    except SourceError as error:
+    except CommandError as error:
         print(f"sidecar tap: {error}", file=sys.stderr)
         return FAILED
     except (OSError, http.client.HTTPException, ValueError) as error:

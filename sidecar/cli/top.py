@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from sidecar.cli import mesh
-from sidecar.cli.spool.source import MAX_ANSWER, Admin, SourceError, token
+from sidecar.cli.admin_client import MAX_ANSWER, Admin, CommandError, token
 from sidecar.cli.status import columns
 from sidecar.core.text import printable
 
@@ -36,7 +36,7 @@ def top(url: str, token_file: str, *, of_mesh: bool, count: int) -> int:
         admin = Admin(url, token(token_file), "--admin URL", "application/json" if of_mesh else "text/event-stream")
         with _terminal() as live:
             return _run(admin, url, of_mesh, count, live)
-    except SourceError as error:
+    except CommandError as error:
         print(f"sidecar top: {error}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
@@ -49,12 +49,12 @@ def _run(admin: Admin, url: str, of_mesh: bool, count: int, live: bool) -> int:
         try:
             found = admin.ask("GET", "/mesh") if of_mesh else _snapshot(admin)
             shown = mesh.lines(found, mesh.colours()) if of_mesh else lines(found, mesh.colours())
-        except SourceError:
+        except CommandError:
             if not live or not looks:
                 raise
             shown = [f"{url} does not answer; trying on"]
         except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
-            raise SourceError(f"what answers at {url} is not a sidecar's admin API") from error
+            raise CommandError(f"what answers at {url} is not a sidecar's admin API") from error
         looks += 1
         _show(shown, live)
         if count and looks >= count:
@@ -72,8 +72,8 @@ def _snapshot(admin: Admin) -> Mapping[str, Any]:
                     found: Mapping[str, Any] = json.loads(line[6:])
                     return found
     except (OSError, http.client.HTTPException) as error:
-        raise SourceError(f"the sidecar has broken off: {getattr(error, 'strerror', None) or error}") from error
-    raise SourceError("the sidecar has broken off")
+        raise CommandError(f"the sidecar has broken off: {getattr(error, 'strerror', None) or error}") from error
+    raise CommandError("the sidecar has broken off")
 
 
 def lines(found: Mapping[str, Any], colour: bool) -> list[str]:

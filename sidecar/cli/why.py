@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
-from sidecar.cli.spool.source import Admin, SourceError, token
+from sidecar.cli.admin_client import Admin, CommandError, token
 from sidecar.core.text import printable
 
 TOLD: Final = 0
@@ -46,7 +46,7 @@ def why(request_id: str, url: str, token_file: str, asked: Mapping[str, str], *,
         query = urlencode({name: value for name, value in asked.items() if value})
         path = f"/why/{quote(request_id, safe='')}" if request_id else f"/why?{query}"
         found = admin.ask("GET", path)
-    except SourceError as error:
+    except CommandError as error:
         print(f"sidecar why: {error}", file=sys.stderr)
         return NOT_TOLD
     if as_json:

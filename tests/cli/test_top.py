@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from sidecar.cli import top
+from sidecar.cli.admin_client import Admin, CommandError
 from sidecar.cli.main import main
-from sidecar.cli.spool.source import Admin, SourceError
 from support.fake_admin import fake_admin
 
 FIGURES: dict[str, Any] = {"rate": 2.0, "error_rate": 0.25, "p50_ms": 1.5, "p99_ms": 9.0, "active": 3, "pending": 1}
@@ -242,7 +242,7 @@ def test_a_sidecar_that_goes_away_meanwhile(terminal: Terminal, monkeypatch: pyt
         def look(admin: Any) -> Any:
             if next(looks):
                 return snapshot(admin)
-            raise SourceError("gone")
+            raise CommandError("gone")
 
         monkeypatch.setattr(top, "_snapshot", look)
         assert terminal.top("--admin", url, "--count", "2") == 0

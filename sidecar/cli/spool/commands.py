@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from sidecar.cli.admin_client import Admin, CommandError, RefusedError, token
 from sidecar.cli.spool import text
-from sidecar.cli.spool.source import Admin, Files, LetterError, Remote, Source, SourceError, Which, chosen, names, token
+from sidecar.cli.spool.source import Files, Remote, Source, Which, chosen, names, spools
 from sidecar.cli.status import printable
 
 DONE: Final = 0
@@ -113,7 +114,7 @@ def _each(ids: Sequence[int], change: Callable[[int], None], told: _Told) -> int
         try:
             change(number)
             count += 1
-        except LetterError as error:
+        except RefusedError as error:
             told.of(error)
     return count
 
@@ -140,7 +141,7 @@ class _Told:
     def __init__(self) -> None:
         self.code = DONE
 
-    def of(self, error: SourceError) -> None:
+    def of(self, error: CommandError) -> None:
         print(f"sidecar spool: {printable(str(error))}", file=sys.stderr)
         self.code = FAILED
 
@@ -151,10 +152,10 @@ def _telling() -> Iterator[_Told]:
     told = _Told()
     try:
         yield told
-    except SourceError as error:
+    except CommandError as error:
         told.of(error)
     except (LookupError, TypeError, ValueError, AttributeError):
-        told.of(SourceError("the answer makes no sense; is that a sidecar of another version?"))
+        told.of(CommandError("the answer makes no sense; is that a sidecar of another version?"))
 
 
 @contextmanager
@@ -166,7 +167,7 @@ def _source(options: argparse.Namespace) -> Iterator[Source]:
             yield files
         return
     admin = Admin(options.admin, token(options.token_file))
-    yield Remote(admin, chosen([spool.name for spool in admin.spools()], options.upstream))
+    yield Remote(admin, chosen([spool.name for spool in spools(admin)], options.upstream))
 
 
 def _all(options: argparse.Namespace) -> Iterator[Source]:
@@ -178,7 +179,7 @@ def _all(options: argparse.Namespace) -> Iterator[Source]:
                 yield files
     else:
         admin = Admin(options.admin, token(options.token_file))
-        for name in _some([spool.name for spool in admin.spools()], options):
+        for name in _some([spool.name for spool in spools(admin)], options):
             yield Remote(admin, name)
 
 

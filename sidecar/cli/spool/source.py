@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 import http.client
-import json
 import os
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import quote, unquote, urlencode
 
+from sidecar.cli.admin_client import PIECE, Admin, CommandError, RefusedError, said
+
 if TYPE_CHECKING:
     from sidecar.amqp.spool.database import Database
     from sidecar.amqp.spool.dead_letters import DeadLetter
 
-#: Seconds that an answer may take: changing many letters is done a few seconds at a time.
-TIMEOUT: Final = 30.0
-#: The most bytes of an answer that are read at once; of an export, a piece.
-MAX_ANSWER: Final = 16 * 1024 * 1024
-PIECE: Final = 64 * 1024
 #: Letters of the files that are read at a time.
 STEP: Final = 16
-
-
-class SourceError(Exception):
-    """That could not be done; the text says why and what to do, in a line."""
-
-
-class LetterError(SourceError):
-    """That could not be done with this dead letter; perhaps with another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +40,7 @@ class Which:
 
 
 class Source(Protocol):
-    """One upstream's spool. Everything may raise :class:`SourceError`; the shapes are those of the admin API."""
+    """One upstream's spool. Everything may raise :class:`CommandError`; the shapes are those of the admin API."""
 
     #: The upstream's.
     name: str
@@ -88,75 +74,10 @@ class Source(Protocol):
         ...
 
 
-#: How to ask another one.
-_HINT: Final = "--admin URL; --path FOLDER looks at the files of one that is stopped"
-
-
-class Admin:
-    """A running sidecar's admin API. ``hint`` says which arguments lead to another one."""
-
-    def __init__(self, url: str, token: str = "", hint: str = _HINT, accept: str = "*/*") -> None:
-        self._base = url.rstrip("/")
-        self._hint = hint
-        if not self._base.startswith(("http://", "https://")):
-            raise SourceError(f"{url!r} is not the URL of an admin API; one looks like http://127.0.0.1:15000")
-        self._headers = {"Accept": accept} | ({"Authorization": f"Bearer {token}"} if token else {})
-        # No proxy, whatever the environment says: this goes to a host's own loopback. And the token goes nowhere else.
-        self._open = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects()).open
-
-    def spools(self) -> list[Remote]:
-        """Those of all upstreams that have one."""
-        ports = self.ask("GET", "/amqp").get("upstreams", [])
-        return [Remote(self, str(port["name"])) for port in ports if port.get("spool") is not None]
-
-    def ask(self, method: str, path: str, body: bytes = b"", timeout: float = TIMEOUT) -> Mapping[str, Any]:
-        """A question whose answer is an object."""
-        with self.answer(method, path, body, timeout) as found:
-            try:
-                content = json.loads(found.read(MAX_ANSWER))
-            except (OSError, http.client.HTTPException) as error:
-                raise SourceError(f"{self._base} has broken off: {_said(error)}") from error
-            except (ValueError, RecursionError):
-                content = None
-        if not isinstance(content, dict):
-            raise SourceError(self._not_ours())
-        return content
-
-    def answer(self, method: str, path: str, body: bytes = b"", timeout: float = TIMEOUT) -> http.client.HTTPResponse:
-        """A question whose answer is anything; it is to be closed."""
-        try:
-            request = urllib.request.Request(self._base + path, body or None, self._headers, method=method)
-            found: http.client.HTTPResponse = self._open(request, timeout=timeout)
-            return found
-        except urllib.error.HTTPError as error:
-            with error:
-                of_letter = error.code in (404, 409)
-                raise (LetterError if of_letter else SourceError)(self._refused(error)) from error
-        except urllib.error.URLError as error:
-            raise SourceError(self._unreachable(error.reason)) from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise SourceError(self._unreachable(error)) from error
-
-    def _refused(self, error: urllib.error.HTTPError) -> str:
-        try:
-            content = json.loads(error.read(PIECE))
-            code, message = str(content["error"]), str(content["message"])
-        except (OSError, http.client.HTTPException, ValueError, RecursionError, LookupError, TypeError):
-            return f"{self._not_ours()} (it answered {error.code})"
-        if code == "token_needed":
-            return "the admin token is needed, or this is not it: --token-file FILE, or SIDECAR_ADMIN_TOKEN"
-        return message
-
-    def _not_ours(self) -> str:
-        return (
-            f"what answers at {self._base} is not the admin API of such a sidecar; see admin.bind in its configuration"
-        )
-
-    def _unreachable(self, reason: object) -> str:
-        return (
-            f"cannot reach {self._base}: {_said(reason)}; is the sidecar running, and is this its admin.bind? "
-            f"({self._hint})"
-        )
+def spools(admin: Admin) -> list[Remote]:
+    """Those of all upstreams of a running sidecar that have one."""
+    ports = admin.ask("GET", "/amqp").get("upstreams", [])
+    return [Remote(admin, str(port["name"])) for port in ports if port.get("spool") is not None]
 
 
 class Remote:
@@ -185,7 +106,7 @@ class Remote:
                 while piece := answer.read(PIECE):
                     yield piece
             except (OSError, http.client.HTTPException) as error:
-                raise SourceError(f"the export was cut off ({_said(error)}); the sidecar's log may say why") from error
+                raise CommandError(f"the export was cut off ({said(error)}); the sidecar's log may say why") from error
 
     def replay(self, number: int) -> None:
         self._admin.ask("POST", f"{self._letters}/{number}/replay")
@@ -228,7 +149,7 @@ class Files:
 
         # What is no spool at all would be taken for a damaged one, and set aside.
         if not _is_spool(self._database.file.files.base):
-            raise SourceError(
+            raise CommandError(
                 f"{self._database.file.files.base} is not a spool, or too damaged to look like one; "
                 "a sidecar that starts salvages what it can"
             )
@@ -237,7 +158,7 @@ class Files:
         except SpoolError as error:
             self._leave()
             hint = "; a running sidecar is asked with --admin URL" if "in use" in error.text else ""
-            raise SourceError(error.text + hint) from error
+            raise CommandError(error.text + hint) from error
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -295,10 +216,10 @@ class Files:
             yield orjson.dumps(dead_letter.whole(letter, now, None), option=orjson.OPT_APPEND_NEWLINE, default=str)
 
     def replay(self, number: int) -> None:
-        raise SourceError("what is to be delivered once more needs a sidecar that runs (--admin URL)")
+        raise CommandError("what is to be delivered once more needs a sidecar that runs (--admin URL)")
 
     def replay_all(self, which: Which) -> int:
-        raise SourceError("what is to be delivered once more needs a sidecar that runs (--admin URL)")
+        raise CommandError("what is to be delivered once more needs a sidecar that runs (--admin URL)")
 
     def drop(self, number: int) -> None:
         with _Telling():
@@ -330,9 +251,9 @@ def names(path: Path) -> tuple[Path, list[str]]:
     try:
         found = [unquote(file.name.removesuffix(".db")) for file in sorted(path.iterdir()) if file.suffix == ".db"]
     except OSError as error:
-        raise SourceError(f"{path}: {error.strerror}; it should be amqp.spool.path of an upstream") from error
+        raise CommandError(f"{path}: {error.strerror}; it should be amqp.spool.path of an upstream") from error
     if not found:
-        raise SourceError(f"{path}: there is no spool in it; it should be amqp.spool.path of an upstream")
+        raise CommandError(f"{path}: there is no spool in it; it should be amqp.spool.path of an upstream")
     return path, found
 
 
@@ -344,17 +265,12 @@ def _is_spool(file: Path) -> bool:
         with file.open("rb") as opened:
             start = opened.read(72)
     except OSError as error:
-        raise SourceError(f"{file}: {error.strerror}") from error
+        raise CommandError(f"{file}: {error.strerror}") from error
     return start.startswith(b"SQLite format 3\0") and start[68:] == APPLICATION.to_bytes(4, "big")
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 class _Telling:
-    """What goes wrong in a database, as a :class:`SourceError`."""
+    """What goes wrong in a database, as a :class:`CommandError`."""
 
     def __enter__(self) -> None:
         pass
@@ -365,25 +281,13 @@ class _Telling:
         if isinstance(error, (sqlite3.Error, OSError)):
             from sidecar.storage.faults import describe
 
-            raise SourceError(describe(error)) from error
+            raise CommandError(describe(error)) from error
 
 
-def _no_letter(number: int) -> LetterError:
-    return LetterError(f"there is no dead letter {number}; it may have been replayed, dropped, or kept for long enough")
-
-
-def _said(reason: object) -> str:
-    return str(getattr(reason, "strerror", None) or reason or type(reason).__name__)
-
-
-def token(file: str) -> str:
-    """The admin token: what is in that file, or the environment's, or none."""
-    if not file:
-        return os.environ.get("SIDECAR_ADMIN_TOKEN", "").strip()
-    try:
-        return Path(file).read_text("utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"{file}: {_said(error)}") from error
+def _no_letter(number: int) -> RefusedError:
+    return RefusedError(
+        f"there is no dead letter {number}; it may have been replayed, dropped, or kept for long enough"
+    )
 
 
 def chosen(found: Sequence[str], wanted: str) -> str:
@@ -391,10 +295,10 @@ def chosen(found: Sequence[str], wanted: str) -> str:
     known = ", ".join(found) or "none"
     if wanted:
         if wanted not in found:
-            raise SourceError(f"no upstream with a spool is called {wanted!r}; there are: {known}")
+            raise CommandError(f"no upstream with a spool is called {wanted!r}; there are: {known}")
         return wanted
     if len(found) == 1:
         return found[0]
     if not found:
-        raise SourceError("no upstream has a spool; amqp.spool in the configuration gives it one")
-    raise SourceError(f"several upstreams have a spool; say which with --upstream: {known}")
+        raise CommandError("no upstream has a spool; amqp.spool in the configuration gives it one")
+    raise CommandError(f"several upstreams have a spool; say which with --upstream: {known}")

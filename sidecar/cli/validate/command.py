@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 import aiohttp
 
 from sidecar.agent.settings import of_registry
-from sidecar.cli.spool.source import SourceError, token
+from sidecar.cli.admin_client import CommandError, token
 from sidecar.cli.validate import balancing, breakers, dashboard, discovery, infrastructure, performance
 from sidecar.cli.validate.findings import CODES, OTHER, Section, exit_code, report
 from sidecar.cli.validate.peers import Peer, PeerError
@@ -71,7 +71,7 @@ def validate(options: Options) -> int:
         if options.registry:
             _settings(options.registry, "")
         return asyncio.run(_until_signalled(options, secret, now, target))
-    except (_Misused, SourceError) as error:
+    except (_Misused, CommandError) as error:
         print(f"sidecar validate: {error}", file=sys.stderr)
         return OTHER
 

@@ -8,7 +8,7 @@ from typing import Final
 
 from sidecar.agent.plan import Plan, plan
 from sidecar.agent.plan_report import as_dict, lines
-from sidecar.cli.spool.source import Admin, SourceError, token
+from sidecar.cli.admin_client import Admin, CommandError, token
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load_file, load_text
 from sidecar.config.schema import Config
@@ -23,7 +23,7 @@ DIFF_REFUSED: Final = 3
 NOT_ASKED: Final = 4
 
 
-def rehearse(path: str, url: str, token_file: str, *, as_json: bool) -> int:
+def check_against(path: str, url: str, token_file: str, *, as_json: bool) -> int:
     """Print what a reload with the file at ``path`` (``-``: standard input) would change in the sidecar whose admin API
     is at ``url``. Secrets are not compared, as they are not shown there; neither is what waits in its queues. Raises
     :class:`ConfigError` when the file is wrong."""
@@ -46,7 +46,7 @@ def _compared(command: str, path: str, url: str, token_file: str, hint: str, *, 
     new = load_file(path)
     try:
         found = plan(_running(url, token_file, hint), _as_shown(new, path))
-    except SourceError as error:
+    except CommandError as error:
         print(f"sidecar {command}: {error}", file=sys.stderr)
         return None
     if as_json:
@@ -57,12 +57,12 @@ def _compared(command: str, path: str, url: str, token_file: str, hint: str, *, 
 
 
 def _running(url: str, token_file: str, hint: str) -> Config:
-    """The configuration of the sidecar at ``url``. Raises :class:`SourceError`."""
+    """The configuration of the sidecar at ``url``. Raises :class:`CommandError`."""
     shown = Admin(url, token(token_file), hint).ask("GET", "/config")
     try:
         return load_text(text(shown), url, {})
     except ConfigError as error:
-        raise SourceError(f"{url} runs with a configuration that this version does not know: {error}") from error
+        raise CommandError(f"{url} runs with a configuration that this version does not know: {error}") from error
 
 
 def _as_shown(config: Config, filename: str) -> Config:
