@@ -1,6 +1,6 @@
 """Clients that say anything at all to a real sidecar's AMQP port: it goes on serving, does not grow, and what it lets
-through does not crash a real RabbitMQ. Two seconds here, a minute with ``SIDECAR_SOAK=1``; the seed of a failing run is
-in its output, and ``AMQP_FUZZ_SEED`` takes it."""
+through does not crash a real RabbitMQ. Two seconds of always the same here; a minute, always different, with
+``SIDECAR_SOAK=1``. The seed is in the output of a run that fails, and ``AMQP_FUZZ_SEED`` takes it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ from support.amqp_clients.raw import RawClient, raw_frame
 from support.processes import Sidecar, ending, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
-SECONDS = 60.0 if os.environ.get("SIDECAR_SOAK") == "1" else 2.0
+SOAK = os.environ.get("SIDECAR_SOAK") == "1"
+SECONDS = 60.0 if SOAK else 2.0
+SEED = 20260102
+#: Where RabbitMQ's channels crash by themselves, without a sidecar as with one: properties of a message that do not fit
+#: their frame; a consumer that is cancelled in the same breath as it is begun (seen directly 392 times of 400).
+ITS_OWN = ("decode_properties", "consumer_monitor")
 
 METHODS: list[base.Frame] = [
     commands.Channel.Open(),
@@ -105,14 +110,14 @@ def say(port: int, chance: random.Random) -> None:
 
 
 def crashes(rabbitmq: RabbitMQ) -> list[str]:
-    """The broker's reports of processes that crashed. RabbitMQ's channels do when the properties of a message do not
-    fit their frame, through the sidecar as without it: they are the broker's to judge."""
+    """The broker's reports of processes that crashed, but for those that are its own affair."""
     found = re.findall(r"crasher:.*?neighbours:", rabbitmq.output(), re.DOTALL)
-    return [report for report in found if "decode_properties" not in report]
+    return [report for report in found if not any(cause in report for cause in ITS_OWN)]
 
 
 def test_anything_may_be_said(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
-    seed = int(os.environ.get("AMQP_FUZZ_SEED") or random.SystemRandom().randrange(1 << 32))
+    chosen = random.SystemRandom().randrange(1 << 32) if SOAK else SEED
+    seed = int(os.environ.get("AMQP_FUZZ_SEED") or chosen)
     print(f"AMQP_FUZZ_SEED={seed}")
     chance = random.Random(seed)
     config = behind_sidecar(
