@@ -130,6 +130,10 @@ bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and bef
 	@scripts/ensure-servers bench
 	@$(PY) -m bench $(ARGS)
 
+.PHONY: simulate
+simulate: .venv/.stamp ## The resilience of docs/resilience.md in virtual time: its figures and plots, written anew (a few minutes)
+	@$(PY) -m sidecar.simulate all --page docs/resilience.md $(ARGS)
+
 .PHONY: loadtest
 loadtest: .venv/.stamp-loadtest ## Burst and sustained load through a small mesh, or through HOST=http://127.0.0.1:PORT
 	@$(PY) -m loadtest $(if $(HOST),--host $(HOST)) $(ARGS)

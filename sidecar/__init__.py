@@ -9,6 +9,7 @@ admin, admin API          the HTTP port for operators: health, metrics, upstream
 admission                 whether an AMQP port takes clients at all; when it does not, it stops listening
 agent                     the object that is a running sidecar: it starts, reloads, drains and stops everything else
 alarm                     the broker is short of memory or disk and takes no publishes
+amplification             more tries than requests: each hop that tries again multiplies those of the hop above
 AMQP                      the protocol of RabbitMQ, version 0-9-1
 answer                    what an upstream or the app sends back; a *reply* is what the sidecar says itself
 api                       the interface that all variants of something have in common
@@ -168,10 +169,12 @@ loop                      an endpoint that leads back to the sidecar itself; els
 main                      where a program begins
 management API            RabbitMQ's HTTP port, asked for bindings
 match                     to find what a pattern is true of
+measure                   to count and time what comes of requests
 mechanism                 a pure object with injected time: token bucket, breaker, backoff, limiter
 merge                     to put together what several instances told
 mesh                      services that reach each other through sidecars
 message                   what a broker hands from publishers to consumers; in HTTP, a request or an answer
+metastable                an overload that goes on after its cause has gone, because it makes work of its own
 method                    a command of AMQP, such as ``basic.publish``, with its arguments
 metric                    a number for Prometheus
 model                     the configuration, typed, as the rest of the program reads it
@@ -190,6 +193,7 @@ outage grace              endpoints stay in use while a registry that has lost i
 outbound                  traffic from the app to others
 outcome                   what became of a stored request or a replayed message
 pace                      how fast a background loop may turn
+page                      a text of the documentation, into which a simulation puts its figures
 parser                    reads arguments, or text, into something with a shape
 partition                 one of several routing keys that an exchange's messages are spread over
 passive declare           asks a broker whether an exchange is there, without making one
@@ -200,6 +204,7 @@ phase                     how far an exchange has come: waiting, connecting, ans
 picture                   one moment of the demo, drawn
 ping                      ask an HTTP server whether it answers
 plan                      what another configuration would change, found out before anything is changed
+plot                      lines over time, as SVG
 policy                    which gates a publish must pass; in a configuration, a mechanism with its settings
 pool                      kept connections to the endpoints of an upstream
 port                      a number to listen at; an *AMQP port* is a listener that speaks AMQP
@@ -253,6 +258,7 @@ run                       ``sidecar run``, or one run of the demo
 salvage                   takes what can be read out of a damaged database
 sample                    a small service of the demo's or of a validation's
 sampling                  which traces are recorded: a share of them, and what failed or was slow
+scenario                  virtual servers, clients and failures that a simulation lets happen, and what it says of them
 scheduler                 lets held publishes go, by priority and arrival, when their gates open
 schema                    what a configuration or an answer may contain, as JSON Schema
 secret                    a value that no log, view or error shows: a password, a token
@@ -269,6 +275,8 @@ show                      a configuration in the shape of its file again, secret
 side, broker side         what is there in the broker's place for a session: the broker, or what stands in for it
 signal                    what the system tells a process: SIGTERM, SIGHUP
 silence                   how long neither side of an exchange says anything
+simulate, simulation      to let the data plane run in virtual time, against virtual servers and clients
+slow endpoint             one that answers later than the others do, and does not fail
 snapshot                  how something running is at one moment, as plain data
 socket                    the system's end of a connection
 source                    where a command gets what it shows: a running sidecar, or files
@@ -321,6 +329,7 @@ why                       the question that `sidecar why` answers about one requ
 window                    how many publishes of a channel, or messages of a stream, the broker may have left unconfirmed
 wire                      AMQP as bytes; no input or output
 worker                    the one thread that owns a database
+world                     the clock, the network and the places of a simulation
 write batch               small writes to a broker, collected until the end of a read or a short time
 writer                    the thread that owns the spool's database
 """

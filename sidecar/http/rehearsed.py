@@ -1,4 +1,4 @@
-"""The ends of an exchange that happens once more, in a rehearsal: nothing is sent, and others say what comes back.
+"""The ends of an exchange in a rehearsal or a simulation: nothing is sent, and others say what comes back.
 
 They stand here and not where rehearsals are, because classes that are compiled have no heirs that are not.
 """
@@ -52,6 +52,7 @@ class RehearsedClient(ClientEnd):
     def abort(self) -> None:
         self.exchange = None
         self.timer.close()
+        self.transport.close()
 
 
 class RehearsedConnection(UpstreamEnd):
@@ -68,9 +69,10 @@ class RehearsedConnection(UpstreamEnd):
 
     def close(self) -> None:
         self.exchange = None
+        self.transport.close()
 
     def finish(self) -> None:
-        self.exchange = None
+        self.close()
 
 
 class RehearsedPool(Pool):

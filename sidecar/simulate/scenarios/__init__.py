@@ -1,0 +1,30 @@
+"""The scenarios by name. Each is a function of a seed that returns a report; its module says what it shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from sidecar.simulate.report import Report
+from sidecar.simulate.scenarios import amplification, breaker, metastable, slow_endpoint
+
+
+class Scenario(NamedTuple):
+    """A scenario: what it is called, what it shows, and what runs it."""
+
+    name: str
+    summary: str
+    run: Callable[[int], Report]
+
+
+SCENARIOS: Final[dict[str, Scenario]] = {
+    it.name: it
+    for it in (
+        Scenario(
+            "amplification", "three hops that try again, and the last service dies: what reaches it", amplification.run
+        ),
+        Scenario("breaker", "how soon a breaker opens, what it lets through, how soon it closes", breaker.run),
+        Scenario("metastable", "a short overload, and whether retries keep it alive", metastable.run),
+        Scenario("slow_endpoint", "one of five endpoints becomes slow: how soon p99 is back", slow_endpoint.run),
+    )
+}
