@@ -136,6 +136,7 @@ HOT_PATH = [
     "sidecar/net/sockets.py",
     "sidecar/net/wheel.py",
     "sidecar/resilience/breaker.py",
+    "sidecar/resilience/budget.py",
     "sidecar/resilience/limiter.py",
     "sidecar/resilience/sampling.py",
     "sidecar/resilience/token_bucket.py",

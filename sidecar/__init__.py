@@ -30,6 +30,7 @@ breaker, circuit breaker  closed: calls pass; open: they are refused at once; ha
 broker                    a server of AMQP, RabbitMQ that is; an endpoint of an AMQP upstream
 broker catalog            what the broker has agreed to, so that it can be answered without it
 broker stub               the sidecar in the broker's place, for a session that has no broker
+budget                    how many tries may be repeated, as a share of the requests
 buffered path             the way of publishes with a spool: each is kept until the broker or the spool has confirmed it
 bulkhead                  bounds what is under way at once, with a bounded queue in front
 callback                  a function that is given to something, to be called when it has an answer

@@ -12,6 +12,7 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.agent.rehearsal.watched import watched
@@ -38,7 +39,7 @@ from sidecar.filters.forwarded import Forwarded
 from sidecar.filters.metrics import ConnectionMetrics, Metrics
 from sidecar.filters.order import RANK, STATEFUL
 from sidecar.filters.request_id import RequestId, new_request_id
-from sidecar.filters.retry import RetrySettings
+from sidecar.filters.retry import RetrySettings, spend
 from sidecar.filters.timeout import Timeout
 from sidecar.filters.tracing import Tracing
 from sidecar.filters.why import Why, refusal_of
@@ -48,6 +49,7 @@ from sidecar.http.refusals import Refusals
 from sidecar.net.shortage import SHORTAGE
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker as Breaker
+from sidecar.resilience.budget import Budget
 from sidecar.resilience.sampling import Sampling, slowness
 from sidecar.resilience.token_bucket import TokenBucket
 
@@ -106,6 +108,8 @@ class Assembly:
         #: (key, route) → its class, its settings and the filter that was built from them.
         self._built: dict[tuple[str, object], tuple[Any, Any, Filter]] = {}
         self._guards: dict[str, Guard] = {}
+        #: What the upstream's retries are paid from, those of all routes.
+        self._budget = Budget(inf, 0.0, context.clock())
         inbound, http = stats.direction == "inbound", stats.protocol == "http"
         self._record = Record(context.decisions, "" if inbound else name)
         always: tuple[Filter, ...] = (
@@ -134,6 +138,7 @@ class Assembly:
         routes = [(route.match, self._filters(route, route.match, main, before)) for route in config.routes]
         every = [main, *(made for _, made in routes)]
         self._show(every)
+        spend([made.get("retry") for made in every], self._budget, self._stats, self._context.clock)
         breakers = [it.mechanism for made in every if (it := made.get("circuit_breaker"))]
         queue = self._queue(listener, every)
         listener.default_route = Route(self._chain(main, queue), listener.cluster)
@@ -226,6 +231,7 @@ class Assembly:
             counts,
             SHORTAGE.pairs,
             lambda breaker: context.breaker_changed(name, breaker),
+            self._budget,
         )
 
     def _show(self, every: Sequence[Made]) -> None:

@@ -157,6 +157,7 @@ class Section(Kind):
         self.defaults = {name: default for name, default in defaults_of(model) if name in keys}
         #: Keys that filters have declared; the model has their values in ``policies``.
         self.declared: dict[str, None] = {}
+        self.part_of: Section | None = None  # that one, without some of its keys
 
     def declare(self, name: str, key: Key, default: Any) -> None:
         """Add a filter's key, before ``filters``."""
@@ -175,9 +176,9 @@ class Section(Kind):
     def without(self, refused: dict[str, str]) -> Section:
         """The same section, with some keys refused for a reason."""
         keys = {name: key for name, key in self.keys.items() if name not in refused}
-        return Section(
-            self.model, self.doc, keys, refused=self.refused | refused, complete=self._complete, short=self.short
-        )
+        part = Section(self.model, self.doc, keys, refused=self.refused | refused, complete=self._complete)
+        part.short, part.part_of = self.short, self
+        return part
 
     def shorthand(self, node: Node) -> str:
         """What a single value was to be, as a mapping; empty when that is not plain."""

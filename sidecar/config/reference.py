@@ -24,13 +24,21 @@ _INTRODUCTION: Final = (
 
 
 class Told(NamedTuple):
-    """A section at one place. ``like``: it has the same keys as that one before; then ``keys`` is empty."""
+    """A section at one place. ``like``: it has the same keys as that one before, if not ``less`` some; then ``keys`` is
+    empty."""
 
     path: str
     alternative: str
     doc: str
     keys: Sequence[ToldKey]
     like: str = ""
+    less: Sequence[str] = ()
+
+    @property
+    def same(self) -> str:
+        """Which section it is like, in words."""
+        less = f", without {', '.join(self.less)}" if self.less else ""
+        return f"as `{self.like}`{less}"
 
 
 class ToldKey(NamedTuple):
@@ -49,7 +57,7 @@ def reference() -> str:
     for it in told():
         lines += ["", f"{it.path}{it.alternative}"]
         if it.like:
-            lines.append(f"  as {it.like}")
+            lines.append(f"  {it.same.replace('`', '')}")
             continue
         lines += _wrapped(it.doc, "  ")
         for key in it.keys:
@@ -68,7 +76,7 @@ def markdown() -> str:
     for it in told():
         lines += ["", f"## {_cell(it.path)}{it.alternative}", ""]
         if it.like:
-            lines.append(f"As `{it.like}`.")
+            lines.append(f"A{it.same[1:]}.")
             continue
         lines.append(_cell(it.doc))
         if it.keys:
@@ -84,8 +92,10 @@ def told() -> Iterator[Told]:
     before: dict[Section, str] = {}
     for path, section, alternative in _sections(CONFIG, "", ""):
         here = path or "the file"
-        if section in before:
-            yield Told(here, alternative, "", (), before[section])
+        whole = section.part_of or section
+        if whole in before:
+            less = [name for name in whole.keys if name not in section.keys]
+            yield Told(here, alternative, "", (), before[whole], less)
             continue
         before[section] = here
         yield Told(here, alternative, section.doc, [_key(section, name, key) for name, key in section.keys.items()])

@@ -176,14 +176,14 @@ def _bytes(text: str) -> int:
 
 class Rate(ScalarKind):
     """Events per second, written with their unit: ``100/s``, ``600/m``, ``3600/h``. ``zero``: ``0/s`` is allowed too,
-    and means no limit."""
+    and means ``off``."""
 
     minimum, maximum = 1 / 86400, 1e6
 
-    def __init__(self, *, zero: bool = False) -> None:
+    def __init__(self, *, zero: bool = False, off: str = "no limit") -> None:
         self.zero = zero
-        off = ", or 0/s for no limit" if zero else ""
-        self.allowed = f"a rate such as 100/s, 600/m, 3600/h; from one a day to 1000000/s{off}"
+        also = f", or 0/s for {off}" if zero else ""
+        self.allowed = f"a rate such as 100/s, 600/m, 3600/h; from one a day to 1000000/s{also}"
 
     def parse(self, scalar: Scalar) -> float:
         match = _RATE.fullmatch(scalar.text)

@@ -117,7 +117,8 @@ class ListenerStats:
     __slots__ = (
         "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "connect_failures",
         "direction", "duration", "filters", "first_byte", "limit", "peer_errors", "pending", "protocol", "queue",
-        "rejected", "requests", "retries", "tunnels", "upstream", "upstream_active", "upstream_idle",
+        "rejected", "requests", "retries", "retry_budget", "suppressed", "tunnels", "upstream", "upstream_active",
+        "upstream_idle",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
@@ -138,6 +139,9 @@ class ListenerStats:
         self.pending = 0
         #: Why a try was repeated (connect, reset, timeout, or a status) → how often.
         self.retries: defaultdict[str, int] = defaultdict(int)
+        #: Why a try that could have been repeated was not → how often; and what there is left to repeat tries with.
+        self.suppressed: defaultdict[str, int] = defaultdict(int)
+        self.retry_budget: Callable[[], float] | None = None
         #: The contract's error codes → answers that the sidecar gave itself.
         self.rejected: defaultdict[str, int] = defaultdict(int)
         #: Why connections could not be made → how often; the cluster counts them.

@@ -11,12 +11,14 @@ import inspect
 import random
 import re
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import Any, ClassVar, Final, TypeAlias
 
 from sidecar.core.compiling import mypyc_attr
 from sidecar.core.replies import Reply, declare
 from sidecar.core.stats import ListenerStats
 from sidecar.exchange.times import Times
+from sidecar.resilience.budget import Budget
 
 #: A request body up to this size is kept, so that the request can be sent again.
 KEEP: Final = 65536
@@ -73,9 +75,11 @@ class Site:
     ``clock``, in seconds, and the sidecar's random numbers. Settings that did not change keep their filter when the
     configuration is read again. ``stats`` are the listener's, ``counts`` the filter's own; both go on whatever is read.
     ``pairs``: how many connections there are descriptors for, two each. ``breaker_changed`` is to be called with a
-    breaker whose state is another."""
+    breaker whose state is another. ``budget`` pays for what is sent more than once to the listener's upstream."""
 
-    __slots__ = ("breaker_changed", "clock", "counts", "direction", "name", "pairs", "protocol", "rng", "stats")
+    __slots__ = (
+        "breaker_changed", "budget", "clock", "counts", "direction", "name", "pairs", "protocol", "rng", "stats",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -86,6 +90,7 @@ class Site:
         counts: dict[str, int],
         pairs: int = 0,
         breaker_changed: Callable[[Any], None] = lambda _: None,
+        budget: Budget | None = None,
     ) -> None:
         self.name = name
         self.direction = stats.direction
@@ -96,6 +101,7 @@ class Site:
         self.counts = counts
         self.pairs = pairs
         self.breaker_changed = breaker_changed
+        self.budget = budget or Budget(inf, 0.0, clock())
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -157,7 +163,7 @@ class Filter:
         return False
 
     def patience(self) -> float:
-        """The seconds that one try may wait for an answer's head."""
+        """The seconds that one try has until the head of its answer, its connection included."""
         return float(ANY)
 
     def view(self) -> dict[str, Any]:
@@ -273,11 +279,11 @@ AgainHook: TypeAlias = "Callable[[Any], None]"
 
 class Chain:
     """The hooks of an ordered list of filters, and the times that every phase of an exchange reads: ``timeout``, and
-    ``patience``, the seconds that one try may wait for an answer's head. ``keep``: bytes of a request's body that are
-    kept, so that it can be sent again. ``delivery``: the chain of stored requests, on a listener that has a place for
-    them. ``route``: the paths that it is for, as a glob; empty: any; ``number``: which of its listener's routes that is
-    (-1: none), and ``own`` the keys that this route has for itself. ``blank`` is what an exchange's ``state`` is at
-    first."""
+    ``patience``, the seconds that one try has until the head of its answer. ``keep``: bytes of a request's body that
+    are kept, so that it can be sent again. ``delivery``: the chain of stored requests, on a listener that has a place
+    for them. ``route``: the paths that it is for, as a glob; empty: any; ``number``: which of its listener's routes
+    that is (-1: none), and ``own`` the keys that this route has for itself. ``blank`` is what an exchange's ``state``
+    is at first."""
 
     __slots__ = (
         "blank", "delivery", "filters", "keep", "number", "on_again", "on_answer", "on_answer_body", "on_body",

@@ -11,7 +11,10 @@ from sidecar.exchange.phases import CONNECTING
 if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.exchange.exchange import Exchange
+    from sidecar.exchange.filter import Chain
 
+#: The keys that say how long one try may take, by their filter.
+_OF_A_TRY: Final = {"circuit_breaker": "circuit_breaker.timeout_duration", "retry": "retry.per_try_timeout"}
 #: Steps that are remembered of one exchange, at most.
 MOST_NOTES: Final = 64
 
@@ -59,16 +62,22 @@ def note_choice(x: Exchange, endpoint: Endpoint | None) -> None:
 
 def note_time_over(x: Exchange, attempt: Attempt, now: float) -> None:
     """Note which time was over when the attempt was given up."""
-    times = x.chain.timeout
-    if now < x.deadline and x.phase == CONNECTING:
+    times, patience = x.chain.timeout, x.chain.patience
+    if now < x.deadline and x.phase == CONNECTING and times.connect <= patience:
         which, seconds = "timeout.connect", times.connect
     elif now < x.deadline:
-        which, seconds = "circuit_breaker.timeout_duration", x.chain.patience
+        which, seconds = _whose(x.chain), patience
     elif times.total and times.total <= times.request:
         which, seconds = "timeout.total", times.total
     else:
         which, seconds = "timeout.request", times.request
     x.note("time_over", {"which": which, "after_ms": milliseconds(seconds), "endpoint": attempt.endpoint.address})
+
+
+def _whose(chain: Chain) -> str:
+    """The key that gives one try the time that it has."""
+    by = [it.name for it in chain.filters if it.name in _OF_A_TRY and it.patience() == chain.patience]
+    return _OF_A_TRY[by[-1]] if by else "timeout.request"
 
 
 def note_stalled(x: Exchange, now: float) -> None:

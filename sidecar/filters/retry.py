@@ -4,21 +4,35 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sidecar.config.containers import ListOf
-from sidecar.config.declared import Settings, key
-from sidecar.config.values import Boolean, Duration, Enum, Failure, Integer, Method
+from sidecar.config.containers import ListOf, Policy
+from sidecar.config.declared import Settings, key, section
+from sidecar.config.values import Boolean, Duration, Enum, Failure, Integer, Method, Rate, Share
 from sidecar.core.methods import IDEMPOTENT
 from sidecar.core.replies import NOT_DELIVERED
-from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE
-from sidecar.exchange.filter import Again, Filter, Site
+from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, TIMEOUT
+from sidecar.exchange.filter import ANY, Again, Filter, Site
 from sidecar.resilience.backoff import Backoff, parse_retry_after
 
 if TYPE_CHECKING:
+    from sidecar.core.stats import ListenerStats
     from sidecar.exchange.exchange import Exchange
     from sidecar.exchange.message import ResponseHead
     from sidecar.exchange.request import Request
+    from sidecar.resilience.budget import Budget
+
+
+class BudgetSettings(Settings):
+    """What may be repeated, in any ten seconds: at most ratio of the requests in them, and min for each second."""
+
+    short = "ratio"
+
+    ratio: float = key(Share(), "Share of the requests.", default=0.2, example="20%")
+    min: float = key(
+        Rate(zero=True, off="none of that"), "For little traffic: so many more.", default=3.0, example="3/s"
+    )
 
 
 class RetrySettings(Settings):
@@ -47,6 +61,21 @@ class RetrySettings(Settings):
         example=["GET"],
         protocols=("http",),
     )
+    budget: BudgetSettings | None = key(
+        Policy(section(BudgetSettings)),
+        "The most retries, all requests taken together. What certainly did not reach an app is none; off: any number.",
+        default=BudgetSettings(),
+        example={"ratio": "20%", "min": "3/s"},
+        protocols=("http",),
+        route="is not for a route: an upstream has one budget, for all of its routes",
+    )
+    per_try_timeout: float = key(
+        Duration(zero=True),
+        "How long one try may wait for the head of its answer; then another one goes elsewhere. 0: as long as all.",
+        default=0.0,
+        example="2s",
+        protocols=("http",),
+    )
 
     @staticmethod
     def check(given: Sequence[Any], protocol: str) -> None:
@@ -69,6 +98,10 @@ class Retry(Filter):
     waits: for the upstream's own ``Retry-After`` where it gave one, else for the backoff. A TCP connection has no
     method and is only ever repeated while it is being made.
 
+    The budget pays for each retry. What did not reach an app is none, with one exception: a peer sidecar that could not
+    deliver is asked again, because there is no other endpoint. ``max_attempts`` bounds those that are free, and so does
+    the ejection of an endpoint that cannot be reached.
+
     ``wall`` gives Unix time, which the dates in ``Retry-After`` are compared with.
     """
 
@@ -86,10 +119,27 @@ class Retry(Filter):
         self._backoff = Backoff(config.initial_delay, config.max_delay, site.rng, config.backoff_type, config.jitter)
         self._clock = site.clock
         self._wall = wall
+        self._budget = site.budget
+        self._suppressed = site.stats.suppressed
+        self._per_try = config.per_try_timeout
         #: Answers after which it is tried again.
         self.statuses = frozenset(int(item) for item in config.on if item.isdigit()) | (
             frozenset(range(500, 600)) if "5xx" in config.on else frozenset()
         )
+
+    def view(self) -> dict[str, Any]:
+        budget = self._budget
+        if budget.ratio == inf:
+            return {}
+        left = round(budget.left(self._clock()), 1)
+        return {"budget": {"left": left, "ratio": budget.ratio, "min_per_second": budget.least}}
+
+    def patience(self) -> float:
+        return self._per_try or float(ANY)
+
+    def on_try(self, x: Exchange) -> None:
+        if not x.tried:
+            self._budget.request(x.started)
 
     def on_answer(self, x: Request, head: ResponseHead) -> Again | None:
         status = head.status
@@ -97,7 +147,7 @@ class Retry(Filter):
             return None
         code = head.peer_error
         if status >= 500 and code in NOT_DELIVERED and CONNECT in self._config.on:
-            return self._again(x, str(status), at_once=True)
+            return self._again(x, str(status), at_once=True, free=self._elsewhere(x))
         if status not in self.statuses or x.method not in self._config.methods:
             if status >= 500:
                 self._note(x, "on" if status not in self.statuses else "method")
@@ -110,38 +160,69 @@ class Retry(Filter):
             return None
         if kind is CONNECT:
             if CONNECT in self._config.on:
-                return self._again(x, kind, at_once=True)
+                return self._again(x, kind, at_once=True, free=True)
             self._note(x, "on")
             return None
         if kind is MALFORMED:
             allowed = 502 in self.statuses
         else:
             allowed = kind in self._config.on
+        late = kind is TIMEOUT and self._was_late(x)
+        if late:
+            allowed = True
         if allowed and x.method in self._config.methods:
-            return self._again(x, kind)
+            return self._again(x, kind, at_once=late)
         self._note(x, "method" if allowed else "on")
         return None
 
-    def _again(self, x: Exchange, reason: str, *, at_once: bool = False, told: bytes | None = None) -> Again | None:
+    def _was_late(self, x: Exchange) -> bool:
+        """Whether it is this try's own time that is over."""
+        attempt = x.attempt
+        return self._per_try > 0.0 and attempt is not None and self._clock() - attempt.began >= self._per_try
+
+    def _elsewhere(self, x: Exchange) -> bool:
+        """Whether there is an endpoint that it has not been sent to."""
+        return any(e is not x.endpoint and not x.been(e) for e in x.listener.cluster.eligible)
+
+    def _again(
+        self, x: Exchange, reason: str, *, at_once: bool = False, told: bytes | None = None, free: bool = False
+    ) -> Again | None:
+        """Another try, if there may be one. ``at_once``: without a delay, if it goes to another endpoint. ``free``: it
+        is no retry as the budget counts them."""
         if x.attempts >= self._config.max_attempts or not x.replayable:
             self._note(x, "attempts" if x.replayable else "body")
             return None
         delay = None
-        if at_once and any(e is not x.endpoint and not x.been(e) for e in x.listener.cluster.eligible):
+        if at_once and self._elsewhere(x):
             delay = 0.0
         elif told is not None:
             delay = parse_retry_after(told, self._wall())
         if delay is None:
             delay = self._backoff.delay(x.attempts)
-        if self._clock() + delay >= x.deadline:
+        now = self._clock()
+        if now + delay >= x.deadline:
             self._note(x, "deadline")
+            return None
+        if not free and not self._budget.take(now):
+            self._suppressed["budget"] += 1
+            self._note(x, "budget")
             return None
         return Again(delay, reason)
 
     def _note(self, x: Exchange, why: str) -> None:
         """Note why there is no other try: by the key ``on``; its ``method``; it had all its ``attempts``; its ``body``
-        was too large to be kept; its ``deadline`` comes first."""
+        was too large to be kept; its ``deadline`` comes first; the ``budget`` is used up."""
         detail: dict[str, Any] = {"why": why, "attempts": x.attempts, "max_attempts": self._config.max_attempts}
         if x.method:
             detail["method"] = x.method
         x.note("not_again", detail)
+
+
+def spend(retries: Sequence[Any], budget: Budget, stats: ListenerStats, clock: Callable[[], float]) -> None:
+    """Have a port's retries paid from its budget: as its own filter says, the first one of these, else by default; what
+    was counted stays. ``None`` stands for a retry that is off."""
+    settings: BudgetSettings | None = None
+    if any(retries) and stats.protocol == "http":
+        settings = (retries[0].config if retries[0] else RetrySettings()).budget
+    budget.configure(settings.ratio if settings else inf, settings.min if settings else 0.0)
+    stats.retry_budget = (lambda: budget.left(clock())) if settings else None

@@ -125,7 +125,8 @@ class HttpExchange(Request):
         if conn is not None:
             self.connected(attempt, conn)
         else:
-            attempt.deadline = min(self.deadline, self.listener.clock() + self.chain.timeout.connect)
+            chain = self.chain
+            attempt.deadline = min(self.deadline, attempt.began + min(chain.timeout.connect, chain.patience))
             self.set_timer(attempt.deadline)
             pool.connect(self, attempt)
 
@@ -145,8 +146,8 @@ class HttpExchange(Request):
             self.upload.begin(self, conn)
         else:
             conn.transport.write(self.head.as_http1())
-        attempt.sent = now = self.listener.clock()
-        attempt.deadline = deadline = min(self.deadline, now + self.chain.patience)
+        attempt.sent = self.listener.clock()
+        attempt.deadline = deadline = min(self.deadline, attempt.began + self.chain.patience)
         client.timer.set(deadline)
 
     def lost(self, attempt: Attempt, conn: UpstreamEnd, cleanly: bool) -> None:

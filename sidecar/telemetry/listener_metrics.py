@@ -26,6 +26,10 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     pending = gauge("sidecar_requests_pending", "Exchanges waiting in the bulkhead.", both)
     limit = gauge("sidecar_concurrency_limit", "The most exchanges at once that the bulkhead allows.", ["upstream"])
     retries = counter("sidecar_retries", "Tries that were repeated.", ["upstream", "reason"])
+    suppressed = counter(
+        "sidecar_retries_suppressed", "Tries that were not repeated though they could be.", ["upstream", "reason"]
+    )
+    budget = gauge("sidecar_retry_budget", "Retries that there may be at once.", ["upstream"])
     rejected = counter("sidecar_rejected", "Exchanges that the sidecar itself answered or cut.", [*both, "error"])
     # A service may have the name of an upstream.
     reasons: Counter[tuple[str, str]] = Counter()
@@ -43,6 +47,10 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         limits[stats.upstream] = stats.limit
         for reason, n in list(stats.retries.items()):
             reasons[stats.upstream, reason] += n
+        for reason, n in list(stats.suppressed.items()):
+            suppressed.add([stats.upstream, reason], n)
+        if stats.retry_budget is not None:
+            budget.add([stats.upstream], stats.retry_budget())
         for error, n in list(stats.rejected.items()):
             rejected.add([*labels, error], n)
         bytes_in, bytes_out = stats.passed()
@@ -53,7 +61,7 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     for name, most in limits.items():
         if most:
             limit.add((name,), most)
-    return requests, duration, first_byte, active, pending, limit, retries, rejected, passed
+    return requests, duration, first_byte, active, pending, limit, retries, suppressed, budget, rejected, passed
 
 
 def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

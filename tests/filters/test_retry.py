@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.traffic import Match
 from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
-from sidecar.filters.retry import Retry
+from sidecar.filters.retry import BudgetSettings, Retry
 from sidecar.filters.retry import RetrySettings as Config
 from sidecar.filters.timeout import TimeoutSettings
+from sidecar.why.causes import cause_of
 from support.http import Stage, answer, request
-from support.ports import site
+from support.ports import route_of, site
 
 #: Unix time, as far as the tests go.
 WALL = 1_800_000_000.0
@@ -184,9 +186,9 @@ def test_a_peers_code_of_an_earlier_try_does_not_stick() -> None:
 # -- as upstreams and clients see it ---------------------------------------------------------------------
 
 
-def stage(endpoints: int = 1, **settings: Any) -> Stage:
-    breaker = CircuitBreakerSettings(failure_threshold=100)
-    return Stage(endpoints=endpoints, retry=Config(**{"jitter": False, **settings}), circuit_breaker=breaker)
+def stage(endpoints: int = 1, why: bool = False, **settings: Any) -> Stage:
+    retry, breaker = Config(**{"jitter": False, **settings}), CircuitBreakerSettings(failure_threshold=100)
+    return Stage(endpoints=endpoints, why=why, retry=retry, circuit_breaker=breaker)
 
 
 def test_an_upstream_sees_each_try_and_the_client_one_answer() -> None:
@@ -375,4 +377,175 @@ def test_not_after_the_first_byte_of_an_answer() -> None:
     it.advance(60)
     assert it.asked() == []
     assert it.nothing_left()
+    it.over()
+
+
+# -- the budget ----------------------------------------------------------------------------------------------------
+
+
+def spent(it: Stage) -> int:
+    return it.stats.suppressed["budget"]
+
+
+def no_budget(least: float = 0.0) -> BudgetSettings:
+    return BudgetSettings(ratio=0.0, min=least)
+
+
+def test_what_the_budget_does_not_pay_for_is_not_repeated() -> None:
+    it = stage(initial_delay=0.0, budget=no_budget(0.1), why=True)
+    client = it.client()
+    for status in (200, 503):  # one retry in ten seconds
+        client.asks()
+        for answered in (503, status)[: 2 if status == 200 else 1]:
+            upstream = it.upstream()
+            upstream.hears()
+            upstream.answers(answered)
+        assert client.gets().status == status
+        assert it.asked() == []
+    assert it.stats.retries == {"503": 1}
+    assert spent(it) == 1
+    assert it.stories[-1]["events"][-1]["why"] == "budget"
+    assert "the retry budget of the upstream was used up (upstreams.up.retry.budget)" in cause_of(it.stories[-1])[0]
+    it.advance(11)
+    assert it.stats.retry_budget is not None
+    assert it.stats.retry_budget() == 1.0
+    it.over()
+
+
+def test_each_request_pays_a_part_of_a_retry() -> None:
+    it = stage(initial_delay=0.0, budget=BudgetSettings(ratio=0.2, min=0.0))
+    client = it.client()
+    for _ in range(5):
+        client.asks()
+        upstream = it.upstream()
+        upstream.hears()
+        upstream.answers()
+        client.gets()
+    client.asks()
+    for _ in range(2):
+        upstream = it.upstream()
+        upstream.hears()
+        upstream.answers(503)
+    assert client.gets().status == 503
+    assert (it.stats.retries["503"], spent(it)) == (1, 1)
+    assert it.stats.filters["retry"].view is not None
+    assert it.stats.filters["retry"].view() == {"budget": {"left": 0.2, "ratio": 0.2, "min_per_second": 0.0}}
+    it.over()
+
+
+def test_what_never_reached_an_app_costs_nothing() -> None:
+    bench = Bench(endpoints=2, budget=no_budget())
+    bench.filter._budget.configure(0.0, 0.0)
+    assert bench.filter.on_failure(bench.exchange("POST"), CONNECT) is not None
+    assert bench.filter.on_answer(bench.exchange("POST"), answer(503, "x-sidecar-error: draining")) is not None
+    assert bench.filter.on_failure(bench.exchange(), RESET) is None
+
+
+def test_asking_the_same_peer_again_is_paid_for() -> None:
+    bench = Bench(endpoints=1)
+    bench.filter._budget.configure(0.0, 0.1)
+    told = [bench.filter.on_answer(bench.exchange(), answer(503, "x-sidecar-error: draining")) for _ in range(2)]
+    assert [it is not None for it in told] == [True, False]
+
+
+def test_routes_share_the_upstreams_budget_and_a_reload_keeps_it() -> None:
+    routes = (route_of(match=Match(path="/a*"), retry=Config(jitter=False, initial_delay=0.0, max_attempts=2)),)
+    breaker = CircuitBreakerSettings(failure_threshold=100)
+    settings = Config(jitter=False, initial_delay=0.0, budget=no_budget(0.2))
+    it = Stage(retry=settings, circuit_breaker=breaker, routes=routes)
+
+    def tries(path: str) -> int:
+        made = 0
+        client = it.asks(f"GET {path}")
+        while it.asked():
+            upstream = it.upstream()
+            upstream.hears()
+            upstream.answers(503)
+            made += 1
+        assert client.gets().status == 503
+        return made
+
+    assert tries("/a") == 2
+    it.reload(retry=Config(jitter=False, initial_delay=0.0, budget=no_budget(0.2), max_attempts=5))
+    assert tries("/") == 2
+    assert tries("/a") == 1
+    it.reload(retry=None)  # then it is the default one, for those who have a retry
+    assert tries("/a") == 2
+    assert tries("/") == 1
+    it.reload(routes=())
+    assert it.stats.retry_budget is None
+    it.over()
+
+
+def test_without_a_budget_all_are_repeated() -> None:
+    it = stage(initial_delay=0.0, budget=None)
+    assert it.stats.retry_budget is None
+    client = it.client()
+    for _ in range(20):
+        client.asks()
+        for _ in range(3):
+            upstream = it.upstream()
+            upstream.hears()
+            upstream.answers(503)
+        client.gets()
+    assert it.stats.retries == {"503": 40}
+    it.over()
+
+
+# -- the time of one try -------------------------------------------------------------------------------------------
+
+
+def test_a_try_that_is_late_is_followed_by_one_elsewhere_at_once() -> None:
+    it = stage(endpoints=2, per_try_timeout=2.0, why=True)
+    client = it.asks()
+    slow = it.upstream()
+    slow.hears()
+    it.advance(1.9)
+    assert it.asked() == []
+    it.advance(0.2)
+    other = it.upstream()
+    other.hears()
+    assert other is not slow
+    assert not slow.connected
+    other.answers()
+    assert client.gets().status == 200
+    assert it.stats.retries == {"timeout": 1}
+    over = next(event for event in it.stories[-1]["events"] if event["what"] == "time_over")
+    assert (over["which"], over["after_ms"]) == ("retry.per_try_timeout", 2000.0)
+    it.over()
+
+
+def test_a_late_try_of_a_post_is_its_last() -> None:
+    it = stage(endpoints=2, per_try_timeout=2.0)
+    client = it.asks("POST /", body=b"x")
+    it.upstream().hears()
+    it.advance(2.1)
+    answered = client.gets()
+    assert (answered.status, answered.error) == (504, "timeout")
+    it.over()
+
+
+def test_the_time_of_a_try_is_not_beyond_that_of_all() -> None:
+    it = stage(endpoints=3, per_try_timeout=20.0)
+    client = it.asks()
+    it.upstream().hears()
+    it.advance(20.1)
+    it.upstream().hears()
+    it.advance(9.8)
+    assert client.gets_nothing()
+    it.advance(0.2)
+    assert client.gets().error == "timeout"
+    it.over()
+
+
+def test_the_time_to_connect_is_a_part_of_it() -> None:
+    it = stage(endpoints=2, per_try_timeout=0.5)
+    verdicts = iter(("silent", "accept"))
+    it.loop.dialled = lambda host, port: next(verdicts)
+    client = it.asks("POST /", body=b"x")
+    it.advance(0.6)
+    upstream = it.upstream()
+    assert upstream.hears().body == b"x"
+    upstream.answers()
+    assert client.gets().status == 200
     it.over()
