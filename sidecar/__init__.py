@@ -22,7 +22,8 @@ attempt, try              one sending of a request to one endpoint; an exchange 
 auth                      who may do what on the admin API
 backoff                   how long to wait before the next attempt
 balancer                  picks one endpoint out of those that are eligible
-balancing                 picking endpoints, as a validation tries it out
+balancing                 picking endpoints: what the configuration says of it, and its trial by a validation
+basic                     of balancers: that go by nothing which answers tell
 batch                     small writes to a broker that leave as one
 binding                   the rule by which an exchange of a broker hands messages to a queue or to another exchange
 body                      what follows a message's head
@@ -61,6 +62,7 @@ confirm                   the broker's answer to a publish that it has taken (ac
 connection                one TCP connection, with what belongs to it
 connection limit          the most connections that a port accepts at once
 connector                 makes connections, and makes them again
+consistent hash           the same key leads to the same endpoint, whatever others come and go
 constant                  a number of a specification, with a name
 Consul                    the registry of HashiCorp; the sidecar talks to the agent on its own host
 consumer                  who receives the messages of a queue
@@ -128,6 +130,7 @@ guard                     keeps a failing filter of another package within its o
 h1                        HTTP/1.1 on the wire
 half close                one side of a connection has finished sending, and still reads
 handshake                 the beginning of an AMQP connection, from the protocol header to ``connection.open-ok``
+hash                      a number that depends on a text alone, so that it is the same everywhere
 head                      a message's first line and header fields
 health                    whether the app, an instance or an endpoint can do its work
 heartbeat                 an empty AMQP frame that says that its sender is alive
@@ -143,9 +146,10 @@ inbound                   traffic from others to the app
 infrastructure            what a mesh stands on: its sidecars and its registry
 instance                  one instance of a service, as a registry knows it
 intake                    puts publishes of an AMQP port into its spool, and answers for them
+ip                        an address of the network
 job                       what the event loop asks of the thread that owns a database
 JSON                      the notation of answers, logs and small files
-key                       a name in the configuration file, with its kind and its default
+key                       a name in the configuration file, with its kind and its default; of a hash, what it is made of
 kind                      what a value in the configuration may be
 lab                       what a validation starts to try things out on: a sidecar and a sample service
 lag                       how late the event loop is: a stall of it is one of all traffic
@@ -161,7 +165,7 @@ link                      whether the registry answers
 listen                    to accept connections at an address
 listener                  one bound address and what belongs to it
 listening                 the servers beside the traffic: the admin API and the listener for machines
-load                      to read and check the configuration
+load                      how busy and how quick an endpoint is; also to read and check the configuration
 log                       what the sidecar has to tell, as lines of JSON or text
 login                     the user, password and virtual host with which a client opens an AMQP connection
 login check               whether a broker lets the sidecar in
@@ -198,6 +202,7 @@ page                      a text of the documentation, into which a simulation p
 parser                    reads arguments, or text, into something with a shape
 partition                 one of several routing keys that an exchange's messages are spread over
 passive declare           asks a broker whether an exchange is there, without making one
+peak EWMA                 an average that follows a longer time at once, and forgets it by and by
 peer                      another sidecar, or the other end of a connection
 pending frame             a client's frame that must not overtake a held publish
 performance               how fast a mesh finds, picks and tells, as a validation measures it
@@ -210,6 +215,7 @@ policy                    which gates a publish must pass; in a configuration, a
 pool                      kept connections to the endpoints of an upstream
 port                      a number to listen at; an *AMQP port* is a listener that speaks AMQP
 prefetch                  messages that are read ahead: of a consumer from its queue, of the replay from the spool
+prequal                   a balancer that goes by what the endpoints' own sidecars report
 probe                     a connection or question whose only purpose is to find out whether somebody is there;
                           *probes* is the listener for machines, which ask whether the workload is well
 probe channel             a channel on which a message that may close it is tried alone
@@ -295,7 +301,7 @@ story                     what is done to the demo's mesh, in which order; of an
 stream                    spooled messages that keep their order: those of one virtual host and exchange
 subscription              a consumer as it was asked for, so that it can be begun again
 summary                   what is left to read after the demo; what a sidecar tells of itself for the map of the mesh
-table                     a map of names to typed values in AMQP; rows of a database
+table                     a map of names to typed values in AMQP, or of names to classes; rows of a database
 tap                       to watch exchanges as they end
 TCP                       bytes in order, whatever they mean
 telemetry                 what can be seen of a running sidecar: counters, metrics, logs, spans

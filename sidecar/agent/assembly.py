@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from sidecar.agent import balancing
 from sidecar.agent.rehearsal.watched import watched
 from sidecar.config.agent import Tracing as TracingSettings
 from sidecar.config.keys import INHERIT
@@ -26,7 +27,6 @@ from sidecar.core.decisions import Decisions
 from sidecar.core.records import AccessLog as AccessLogWriter
 from sidecar.core.records import SpanRecord, Stories
 from sidecar.core.stats import FilterStats, ListenerStats
-from sidecar.endpoints import balancers
 from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import ANY, KEEP, Chain, Filter, Site
 from sidecar.exchange.guard import Guard, unmade
@@ -337,8 +337,8 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     """A listener for an inbound port or an upstream, not bound yet and without endpoints."""
     inbound = isinstance(config, Inbound)
     stats = ListenerStats("inbound" if inbound else "outbound", name, config.protocol)
-    balancer = "round_robin" if isinstance(config, Inbound) else config.balancer
-    cluster = Cluster(name, balancers.create(balancer, context.rng), context.clock, context.rng)
+    cluster = Cluster(name, balancing.balancer(config, context.rng, context.clock), context.clock, context.rng)
+    cluster.key_of = balancing.key_of(config)
     cluster.connect_failures = stats.connect_failures
     listener = _kind(config.protocol)(
         name=name,

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from sidecar.agent import balancing
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.plan import Plan, Stored, plan, stranded
 from sidecar.config.agent import Tracing
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.schema import Config
-from sidecar.endpoints import balancers
 from sidecar.exchange.listener import Listener, ListenerError
 from sidecar.http.listener import HttpListener
 from sidecar.resilience.sampling import slowness
@@ -150,7 +150,7 @@ def _change(agent: Agent, running: RunningUpstream, config: Config) -> None:
     old, new = running.config, config.upstreams[running.config.name]
     running.config = new
     running.listener.assembly.apply(running.listener, new)
-    if old.balancer != new.balancer:
-        running.listener.cluster.use(balancers.create(new.balancer, agent.context.rng))
+    if (old.balancer, old.hash) != (new.balancer, new.hash):
+        balancing.change(running.listener.cluster, new, agent.context.rng, agent.context.clock)
     if (old.discover, old.endpoints) != (new.discover, new.endpoints):
         running.follow(agent.registry)

@@ -13,6 +13,7 @@ from sidecar.config.kinds import VARIABLE
 Schema = dict[str, Any]
 
 _OFF: Schema = {"enum": ["off", False]}
+_BY_IP: Final[Schema] = {"anyOf": [{"const": "ip"}, VARIABLE]}
 #: What a key that a protocol has no use for may still be: as if it were not there.
 _NOTHING: Final[dict[str, Schema]] = {"routes": {"maxItems": 0}, "host": {"enum": ["", None]}}
 
@@ -52,10 +53,13 @@ def listener(not_for: Callable[[str], Mapping[str, frozenset[str]]]) -> list[Sch
 
 
 def upstream() -> list[Schema]:
-    """One source of endpoints; ``amqp`` for that protocol."""
+    """One source of endpoints; ``amqp`` for that protocol; a hash for one balancer, balancers for HTTP."""
+    connections = {"balancer": {"not": {"enum": ["peak_ewma", "prequal"]}}, "hash": {"properties": {"by": _BY_IP}}}
     return [
         never(_given("discover"), _given("endpoints")),
         {"if": _given("amqp"), "then": _may_be("protocol", "amqp")},
+        {"if": _given("hash"), "then": _may_be("balancer", "consistent_hash")},
+        {"if": is_("protocol", "tcp", "amqp"), "then": {"properties": connections}},
     ]
 
 

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sidecar.config import amqp_rules
+from sidecar.config import amqp_rules, balancing
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
@@ -250,6 +250,12 @@ def _fits_the_protocol(root: Fields) -> None:
                     section.places[key].report(wrong, allowed=f"{rest}; or protocol: http")
 
 
+def _balancers_fit(root: Fields) -> None:
+    """A hash is for the balancer that has one, and a balancer for the protocol."""
+    for upstream in upstreams(root):
+        balancing.check(upstream)
+
+
 def _filters_say(root: Fields) -> None:
     """What each filter has to say about its own settings."""
     for listener in traffic(root):
@@ -272,6 +278,7 @@ _RULES = (
     _one_check,
     _admin_is_guarded,
     _fits_the_protocol,
+    _balancers_fit,
     _filters_say,
     *amqp_rules.RULES,
 )

@@ -8,6 +8,7 @@ from typing import Any, Final
 from sidecar.config import cross_schema
 from sidecar.config.addresses import HostPort
 from sidecar.config.amqp_schema import AMQP
+from sidecar.config.balancing import BALANCERS, Hash
 from sidecar.config.containers import ListOf, MapOf, Section, Short
 from sidecar.config.declared import Settings, Used, UsedFilter, key, section
 from sidecar.config.keys import INHERIT, Inherit, Key
@@ -150,12 +151,12 @@ class Upstream(Settings):
         example=["10.0.0.7:11434", {"address": "10.0.0.8:11434", "weight": 3}],
     )
     balancer: str = key(
-        Enum(
-            *("round_robin", "least_connections", "weighted", "random", "ip_hash"),
-            unbuilt=("peak_ewma", "consistent_hash"),
-        ),
+        Enum(*BALANCERS),
         "Which instance gets the next request.",
         default="round_robin",
+    )
+    hash: Hash | None = key(
+        section(Hash), " ".join((Hash.__doc__ or "").split()), default=None, told="by the client's address"
     )
     limits: Limits = key(_LIMITS, "What the app and the instances may send.", default=Limits())
     filters: tuple[Used, ...] = key(

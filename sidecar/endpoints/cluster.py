@@ -18,7 +18,7 @@ from typing import Any, Final
 from sidecar.core.events import EVENTS
 from sidecar.core.instance import Instance
 from sidecar.core.text import counted
-from sidecar.endpoints.balancers import Balancer
+from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.endpoint import Endpoint, LastError
 from sidecar.net.causes import cause_of, words_for
 from sidecar.net.dial import dial, pace
@@ -51,8 +51,9 @@ class Cluster:
     """
 
     __slots__ = (
-        "_balancer", "_by_address", "_clock", "_next_return", "_on_change", "_rng", "_wall", "cause",
-        "connect_failures", "ejections", "eligible", "endpoints", "name", "on_removed", "problem", "source", "watchers",
+        "_by_address", "_clock", "_next_return", "_on_change", "_rng", "_told", "_wall", "balancer", "cause",
+        "connect_failures", "ejections", "eligible", "endpoints", "key_of", "name", "on_removed", "problem", "source",
+        "watchers",
     )  # fmt: skip
 
     def __init__(
@@ -65,7 +66,7 @@ class Cluster:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
-        self._balancer = balancer
+        self.balancer = balancer
         self._clock = clock
         self._rng = rng
         self._on_change = on_change
@@ -73,6 +74,9 @@ class Cluster:
         self.on_removed: Callable[[Endpoint], None] | None = None
         #: Told of each try, as soon as it is known what came of it. Empty unless a policy needs it.
         self.watchers: tuple[Watcher, ...] = ()
+        self._told: Watcher | None = None
+        #: What an exchange has that the balancer goes by; None: the client's address.
+        self.key_of: Callable[[Any], str] | None = None
         #: Why there are no endpoints, where that is known: for people, and a word of :mod:`sidecar.net.causes`.
         self.problem = ""
         self.cause = ""
@@ -87,6 +91,7 @@ class Cluster:
         self._by_address: dict[tuple[str, int], Endpoint] = {}
         #: When the next ejected endpoint comes back; inf: none is ejected.
         self._next_return = inf
+        self._have_told(balancer)
 
     def pick(self, key: str = "", tried: Collection[Endpoint] = ()) -> Endpoint | None:
         """Where the next try should go; None when the cluster is empty. ``tried`` are the endpoints that this
@@ -103,7 +108,7 @@ class Cluster:
             )
         if not endpoints:
             return None
-        return self._balancer.pick(endpoints, key)
+        return self.balancer.pick(endpoints, key)
 
     def candidates(self) -> list[dict[str, Any]]:
         """What there was to choose from, for people and as plain JSON: at most :data:`MOST_CANDIDATES`."""
@@ -115,6 +120,7 @@ class Cluster:
                 told["failures"] = endpoint.failures
             if endpoint.ejected_until > now:
                 told["ejected_ms"] = round((endpoint.ejected_until - now) * 1000)
+            told |= self.balancer.known(endpoint)
             error = endpoint.last_error
             if error is not None:
                 told["last_error"] = error.kind
@@ -124,8 +130,15 @@ class Cluster:
 
     def use(self, balancer: Balancer) -> None:
         """Choose by another balancer from now on; all else that is known stays."""
-        self._balancer = balancer
+        self.balancer = balancer
+        self._have_told(balancer)
         self._changed()
+
+    def _have_told(self, balancer: Balancer) -> None:
+        """The balancer, and no other one, is told of tries, if it is to be."""
+        others = tuple(it for it in self.watchers if it is not self._told)
+        self._told = balancer.told if balancer.watches else None
+        self.watchers = others if self._told is None else (self._told, *others)
 
     def beside(self, endpoint: Endpoint) -> tuple[Endpoint, ...]:
         """Other addresses in the rotation of the name that this one was found for, in the order in which to try them
@@ -296,9 +309,9 @@ class Cluster:
         self._next_return = min(ejections, default=inf)
         # A weight of 0 is how an instance in the warning state asks for no traffic.
         candidates = [e for e in self.endpoints if e.weight and not e.ejected_until]
-        if not self._balancer.weighs:
+        if not self.balancer.weighs:
             candidates = [e for e in candidates if e.state == "healthy"] or candidates
         self.eligible = tuple(candidates) or self.endpoints
-        self._balancer.update(self.eligible)
+        self.balancer.update(self.eligible)
         if self._on_change is not None:
             self._on_change()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from sidecar.endpoints.load import Load
+
 
 class LastError(NamedTuple):
     """How the last try at an endpoint that failed did so: Unix time, a word and a bounded text. The word is one of
@@ -27,7 +29,7 @@ class Endpoint:
 
     __slots__ = (
         "active", "admin", "current", "ejected_until", "ejections", "failed", "failures", "gone", "host", "hostname",
-        "id", "last_error", "port", "seconds", "sidecar", "state", "tries", "weight",
+        "id", "last_error", "load", "port", "seconds", "sidecar", "state", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +66,8 @@ class Endpoint:
         self.last_error: LastError | None = None
         #: Scratch value of the smooth weighted balancer.
         self.current = 0
+        #: For balancers that go by it.
+        self.load = Load()
 
     @property
     def address(self) -> str:

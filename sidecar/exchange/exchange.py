@@ -158,7 +158,8 @@ class Exchange:
                     self.give(verdict)
                 return
         tried = [attempt.endpoint for attempt in self.tried] if self.tried else ()
-        endpoint = self.cluster.pick(self.client_ip, tried)
+        key_of = self.cluster.key_of
+        endpoint = self.cluster.pick(self.client_ip if key_of is None else key_of(self), tried)
         if endpoint is None or tried:
             note_choice(self, endpoint)
         if endpoint is None:

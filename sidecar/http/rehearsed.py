@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sidecar.endpoints.balancers import Balancer
+from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.http.ends import ClientEnd, UpstreamEnd
 from sidecar.http.pool import Pool
 from sidecar.net.sockets import Pausable

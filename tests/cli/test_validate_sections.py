@@ -17,7 +17,7 @@ from sidecar.cli.validate.lookup import Lookup, LookupFailed
 from sidecar.cli.validate.peers import Peer, PeerError, Reply
 from sidecar.cli.validate.run import Run
 from sidecar.cli.validate.sample import Instance
-from sidecar.endpoints.balancers import NAMES as BALANCERS
+from sidecar.endpoints.balancers.table import NAMES as BALANCERS
 from sidecar.registry import Settings
 
 HTTP = cast(aiohttp.ClientSession, None)
@@ -101,7 +101,7 @@ class Sample:
 
     def turns(self, upstream: str, number: int) -> tuple[int, str, str]:
         """Each in its turn; by weight or always the first where it has to be."""
-        picks = {"weighted": (0, 1, 2, 2), "ip_hash": (0,)}.get(upstream, (0, 1, 2))
+        picks = {"weighted": (0, 1, 2, 2), "ip_hash": (0,), "consistent_hash": (0,)}.get(upstream, (0, 1, 2))
         return 200, "", self.instances[picks[number % len(picks)]].name
 
     async def call(self, upstream: str) -> tuple[int, str, str]:

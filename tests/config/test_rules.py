@@ -175,8 +175,6 @@ def test_target_is_part_of_the_head() -> None:
     ("text", "path"),
     [
         ("protocol: grpc", "protocol"),
-        ("balancer: peak_ewma", "balancer"),
-        ("balancer: consistent_hash", "balancer"),
     ],
 )
 def test_what_is_not_built_is_refused_as_such(text: str, path: str) -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.endpoints.balancers import NAMES, IpHash, create
+from sidecar.endpoints.balancers.ip_hash import IpHash
+from sidecar.endpoints.balancers.table import NAMES, create
 from sidecar.endpoints.endpoint import Endpoint
 
 
@@ -154,7 +155,7 @@ def test_ip_hash_follows_a_changed_set_and_remembers_only_so_many_keys() -> None
 
 def test_ip_hash_is_the_same_in_every_process() -> None:
     program = (
-        "from random import Random; from sidecar.endpoints.balancers import create;"
+        "from random import Random; from sidecar.endpoints.balancers.table import create;"
         "from sidecar.endpoints.endpoint import Endpoint;"
         "b = create('ip_hash', Random()); e = [Endpoint('h', i) for i in range(9)];"
         "print([b.pick(e, str(k)).port for k in range(20)])"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sidecar.core.instance import Instance
-from sidecar.endpoints.balancers import NAMES, create
+from sidecar.endpoints.balancers.table import NAMES, create
 from sidecar.endpoints.cluster import JITTER, LONGEST_EJECTION, SOFT_FAILURES, Cluster
 from sidecar.endpoints.endpoint import Endpoint
 from support.clock import Clock

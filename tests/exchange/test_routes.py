@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.config.traffic import Match, Route
-from sidecar.endpoints.balancers import create
+from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import Chain
 from sidecar.exchange.routes import Route as Target

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from sidecar.admin import report
 from sidecar.agent import snapshots
-from sidecar.endpoints.balancers import create
+from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.registry.consul_health import instances, read
 from sidecar.registry.validate import Refusals

@@ -11,7 +11,7 @@ from sidecar.cli.validate.lab import WEIGHTS, Lab, seen
 from sidecar.cli.validate.peers import objects
 from sidecar.cli.validate.run import Run
 from sidecar.core.text import counted
-from sidecar.endpoints.balancers import NAMES as BALANCERS
+from sidecar.endpoints.balancers.table import NAMES as BALANCERS
 
 #: Requests to one balancer: three turns of each instance's weight and of each instance.
 REQUESTS: Final = 36
@@ -40,6 +40,7 @@ EXPECTED: Final[Mapping[str, tuple[Callable[[list[int]], bool], str]]] = {
     "weighted": (_by_weight, "by weight"),
     "random": (_any, "any"),
     "ip_hash": (_one, "one client, one instance"),
+    "consistent_hash": (_one, "one client, one instance"),
 }
 
 

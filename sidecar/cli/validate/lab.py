@@ -24,7 +24,7 @@ import aiohttp
 from sidecar.cli.validate.lookup import Lookup, LookupFailed
 from sidecar.cli.validate.peers import Peer, PeerError
 from sidecar.cli.validate.sample import Instance
-from sidecar.endpoints.balancers import NAMES as BALANCERS
+from sidecar.endpoints.balancers.table import NAMES as BALANCERS
 from sidecar.registry import Registration, Registry, Settings, Workload, create
 
 #: What the names of all that is registered begin with.

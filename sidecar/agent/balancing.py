@@ -1,0 +1,34 @@
+"""Gives a cluster the balancer that the configuration names, and what that goes by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from sidecar.config.balancing import HASH, Hash
+from sidecar.config.traffic import Inbound, Upstream
+from sidecar.endpoints.balancers.balancer import Balancer
+from sidecar.endpoints.balancers.table import create
+from sidecar.endpoints.cluster import Cluster
+from sidecar.exchange.hash_key import hash_key
+
+
+def balancer(config: Inbound | Upstream, rng: Random, clock: Callable[[], float]) -> Balancer:
+    """A new one. The sidecar's own app has one address: there is nothing to choose."""
+    if isinstance(config, Inbound):
+        return create("round_robin", rng)
+    return create(config.balancer, rng, clock, (config.hash or Hash()).balance_factor)
+
+
+def key_of(config: Inbound | Upstream) -> Callable[[Any], str] | None:
+    """What finds an exchange's key; None: it is the client's address."""
+    if isinstance(config, Inbound) or config.balancer != HASH:
+        return None
+    return hash_key((config.hash or Hash()).by)
+
+
+def change(cluster: Cluster, config: Upstream, rng: Random, clock: Callable[[], float]) -> None:
+    """Let a running cluster go by other settings."""
+    cluster.key_of = key_of(config)
+    cluster.use(balancer(config, rng, clock))
