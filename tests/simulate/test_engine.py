@@ -7,7 +7,7 @@ from statistics import mean
 import pytest
 
 from sidecar.config.errors import ConfigError
-from sidecar.endpoints.balancers import NAMES
+from sidecar.endpoints.balancers.table import NAMES
 from sidecar.simulate.clients import Clients
 from sidecar.simulate.measure import Measured, PerSecond, percentile
 from sidecar.simulate.port import Port
