@@ -196,7 +196,8 @@ otel environment          the environment variables that OpenTelemetry has names
 OTLP                      OpenTelemetry's protocol, in which spans go to a collector
 outage grace              endpoints stay in use while a registry that has lost its data is filled again
 outbound                  traffic from the app to others
-outcome                   what became of a stored request or a replayed message
+outcome                   what became of a stored request or a replayed message, or came of a try
+outlier                   an endpoint that fails or dawdles while the others do not
 pace                      how fast a background loop may turn
 page                      a text of the documentation, into which a simulation puts its figures
 parser                    reads arguments, or text, into something with a shape
@@ -257,6 +258,7 @@ retirement                what is under way on an upstream that was taken out of
 retry                     another attempt after one that failed, where that is safe
 ring                      the newest entries of something, the oldest of which go for others
 root                      the folder under which all others of a registry stand
+rotation                  the endpoints that get traffic; others are ejected, or active checks have found them unwell
 route                     a part of a listener's traffic with policies of its own; in AMQP, what one exchange and
                           routing key lead to
 RPC                       a question on an AMQP channel and the method that is its answer
@@ -284,6 +286,7 @@ signal                    what the system tells a process: SIGTERM, SIGHUP
 silence                   how long neither side of an exchange says anything
 simulate, simulation      to let the data plane run in virtual time, against virtual servers and clients
 slow endpoint             one that answers later than the others do, and does not fail
+slow start                an endpoint that is new, or back, gets less than its share for a while
 snapshot                  how something running is at one moment, as plain data
 socket                    the system's end of a connection
 source                    where a command gets what it shows: a running sidecar, or files

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sidecar.agent import balancing
+from sidecar.agent import balancing, rotation
 from sidecar.agent.rehearsal.watched import watched
 from sidecar.config.agent import Tracing as TracingSettings
 from sidecar.config.keys import INHERIT
@@ -340,6 +340,7 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     cluster = Cluster(name, balancing.balancer(config, context.rng, context.clock), context.clock, context.rng)
     cluster.key_of = balancing.key_of(config)
     cluster.connect_failures = stats.connect_failures
+    rotation.configure(cluster, config)
     listener = _kind(config.protocol)(
         name=name,
         bind=config.bind,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from sidecar.agent import balancing
+from sidecar.agent import balancing, rotation
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.plan import Plan, Stored, plan, stranded
 from sidecar.config.agent import Tracing
@@ -152,5 +152,7 @@ def _change(agent: Agent, running: RunningUpstream, config: Config) -> None:
     running.listener.assembly.apply(running.listener, new)
     if (old.balancer, old.hash) != (new.balancer, new.hash):
         balancing.change(running.listener.cluster, new, agent.context.rng, agent.context.clock)
+    if old.health != new.health:
+        rotation.configure(running.listener.cluster, new)
     if (old.discover, old.endpoints) != (new.discover, new.endpoints):
         running.follow(agent.registry)

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sidecar.config import amqp_rules, balancing
+from sidecar.config import amqp_rules, balancing, health
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
@@ -250,6 +250,12 @@ def _fits_the_protocol(root: Fields) -> None:
                     section.places[key].report(wrong, allowed=f"{rest}; or protocol: http")
 
 
+def _ejections_fit(root: Fields) -> None:
+    """What :func:`sidecar.config.health.check` says of each upstream."""
+    for upstream in upstreams(root):
+        health.check(upstream)
+
+
 def _balancers_fit(root: Fields) -> None:
     """A hash is for the balancer that has one, and a balancer for the protocol."""
     for upstream in upstreams(root):
@@ -279,6 +285,7 @@ _RULES = (
     _admin_is_guarded,
     _fits_the_protocol,
     _balancers_fit,
+    _ejections_fit,
     _filters_say,
     *amqp_rules.RULES,
 )
