@@ -249,7 +249,7 @@ relay                     passes bytes or frames between a client and an upstrea
 reload                    carries a plan out: another configuration for a running sidecar
 replay                    sending what is in the spool
 reply                     an answer of the sidecar's own, with its code; an *answer* comes from the app or the upstream
-report                    what the admin API says, as plain data
+report                    what the admin API says, as plain data; what a sidecar says of its load
 request                   what an HTTP client sends; a ``request id`` names it in all logs
 reserve                   room set aside: on a disk, so that something can still be written; of descriptors
 resilience                the mechanisms against failures and overload

@@ -123,6 +123,9 @@ class Assembly:
             self._record,
             AccessLog(context.access_log, http),
         )
+        #: Those that ask the endpoints' sidecars for what the balancer goes by.
+        self._asking: list[Filter] = []
+        self._rehearsed = instead is not None
         #: Those that are not in the configuration.
         self._always = [
             it
@@ -137,6 +140,7 @@ class Assembly:
         main = self._filters(config, None, None, before)
         routes = [(route.match, self._filters(route, route.match, main, before)) for route in config.routes]
         every = [main, *(made for _, made in routes)]
+        self._asking = [] if self._rehearsed else balancing.asking(config)
         self._show(every)
         spend([made.get("retry") for made in every], self._budget, self._stats, self._context.clock)
         breakers = [it.mechanism for made in every if (it := made.get("circuit_breaker"))]
@@ -284,7 +288,7 @@ class Assembly:
         self, made: Made, queue: HttpQueue | None, match: Match | None = None, *, delivery: bool = False
     ) -> Chain:
         # A stored request has been taken in: there is nobody to turn away, and no client to name.
-        filters = [*_in_use(made), *(self._not_inbound() if delivery else self._always)]
+        filters = [*_in_use(made), *self._asking, *(self._not_inbound() if delivery else self._always)]
         if delivery:
             from sidecar.http.delivery import Delivered
 
@@ -342,15 +346,9 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     cluster.connect_failures = stats.connect_failures
     rotation.configure(cluster, config)
     listener = _kind(config.protocol)(
-        name=name,
-        bind=config.bind,
-        stats=stats,
-        cluster=cluster,
-        loop=context.loop,
-        wheel=context.wheel,
-        clock=context.clock,
-        new_request_id=lambda: new_request_id(context.rng),
-    )
+        name=name, bind=config.bind, stats=stats, cluster=cluster, loop=context.loop, wheel=context.wheel,
+        clock=context.clock, new_request_id=lambda: new_request_id(context.rng),
+    )  # fmt: skip
     if isinstance(listener, HttpListener):
         listener.host = name.encode()
         rare = TokenBucket(REFUSALS_RATE, REFUSALS_BURST, context.clock())

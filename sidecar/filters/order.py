@@ -38,6 +38,7 @@ ORDER: Final = (
         "sidecar.http_queue.settings",
     ),
     Place("host", "changes the head of what is let in", "Host"),
+    Place("load_report", "outbound only; likewise, where the balancer goes by what the endpoints' sidecars report"),
     Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue", "RateLimit"),
     Place("bulkhead", "the last one before the first try: who passes holds a slot until the end", "Bulkhead"),
     Place(

@@ -9,6 +9,7 @@ from sidecar.core.replies import STATUS, ProtocolError, Reply, render
 from sidecar.exchange.attempt import MALFORMED, RESET, Attempt
 from sidecar.exchange.exchange import STALLED, Exchange
 from sidecar.exchange.filter import Again, Answer, Failed, Wait
+from sidecar.exchange.load_report import heard
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, PHASES, SENT, TUNNEL
 from sidecar.exchange.request import Request
 from sidecar.exchange.story import note_stalled
@@ -211,8 +212,8 @@ class HttpExchange(Request):
         status = head.status
         endpoint = attempt.endpoint
         attempt.status = status
-        if self.cluster.watchers:
-            self.tell(attempt, status)
+        if self.cluster.watchers or self.head.asks_load:
+            heard(self, attempt, head)
         if status >= 400:
             judge(self, attempt, head)
         elif endpoint.failures or endpoint.ejections:  # else there is nothing to say
