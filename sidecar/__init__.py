@@ -69,6 +69,7 @@ consumer                  who receives the messages of a queue
 consumer pause            no new deliveries while the app, or something that it needs, is unwell
 container                 a kind of configuration value that holds others: a list, a map, a section
 content                   the header frame of a message: its size and its properties
+context                   what all listeners of a sidecar share
 control                   AMQP's methods that are neither publish, delivery nor acknowledgement
 control plane             everything that is not in the way of traffic: registry, health, admin, export
 convention                a name that others use for the same thing, too: OpenTelemetry's, for what spans say
@@ -126,6 +127,7 @@ framing                   where a message's body ends: by its length, in chunks,
 gate                      what a publish may have to wait for: a rate, a queue's depth, an alarm, confirms, room in the
                           spool
 gather                    to ask all sidecars for their part of the map of the mesh
+given up                  not tried again, here or by a hop above
 guard                     keeps a failing filter of another package within its own exchange
 h1                        HTTP/1.1 on the wire
 half close                one side of a connection has finished sending, and still reads
@@ -188,6 +190,7 @@ name                      a host name, which becomes addresses before the data p
 net                       sockets and names: dialling, listening, resolving, the timer wheel
 observe                   to ask running sidecars how they are
 offline                   a session or login without a broker at present
+one hop                   only the hop next to a failure tries again; what it has given up is not repeated above
 OpenAPI                   the admin API's description of itself
 opening                   how an AMQP session begins, up to the broker's ``connection.open-ok``
 operation                 what can be asked over the admin API: method, path, who answers, and its documentation
@@ -310,6 +313,7 @@ TCP                       bytes in order, whatever they mean
 telemetry                 what can be seen of a running sidecar: counters, metrics, logs, spans
 text                      what people read; it may come from strangers, and is made safe to show
 time                      seconds; the times of a chain are how long each phase of its exchanges may take
+time left                 what a caller still waits; it travels with each try
 timeout                   how long something may take
 token bucket              tokens arrive at a rate and are taken by what passes; the mechanism of a rate limit
 told                      what is said of a request, the parts of all hops as one

@@ -5,27 +5,21 @@ The order of a chain, and the reason for each place, is :data:`sidecar.filters.o
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.agent import balancing, rotation
+from sidecar.agent.context import Context as Context
 from sidecar.agent.rehearsal.watched import watched
-from sidecar.config.agent import Tracing as TracingSettings
 from sidecar.config.keys import INHERIT
 from sidecar.config.schema import DECLARED
 from sidecar.config.traffic import Inbound, Match, Upstream
 from sidecar.config.traffic import Route as RouteSettings
 from sidecar.core.amqp_settings import Amqp
-from sidecar.core.decisions import Decisions
-from sidecar.core.records import AccessLog as AccessLogWriter
-from sidecar.core.records import SpanRecord, Stories
 from sidecar.core.stats import FilterStats, ListenerStats
 from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import ANY, KEEP, Chain, Filter, Site
@@ -47,10 +41,7 @@ from sidecar.http.listener import HttpListener
 from sidecar.http.pool import Pool
 from sidecar.http.refusals import Refusals
 from sidecar.net.shortage import SHORTAGE
-from sidecar.net.wheel import TimerWheel
-from sidecar.resilience.breaker import CircuitBreaker as Breaker
 from sidecar.resilience.budget import Budget
-from sidecar.resilience.sampling import Sampling, slowness
 from sidecar.resilience.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
@@ -58,29 +49,6 @@ if TYPE_CHECKING:
 
 #: What clients ask of a queue: see :mod:`sidecar.http_queue.answers`.
 _DOOR: Final = "/.sidecar/queue/"
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What all listeners of a sidecar share."""
-
-    loop: asyncio.AbstractEventLoop
-    wheel: TimerWheel
-    clock: Callable[[], float]
-    rng: random.Random
-    access_log: AccessLogWriter
-    record_span: Callable[[SpanRecord], None] | None
-    tracing: TracingSettings
-    breaker_changed: Callable[[str, Breaker], None]
-    stories: Stories = field(default_factory=lambda: Stories(lambda story: None, enabled=False))
-    decisions: Decisions = field(default_factory=Decisions)
-    sampling: Sampling = field(init=False)
-
-    def __post_init__(self) -> None:
-        tracing = self.tracing
-        slow = slowness(tracing.always, tracing.slow)
-        sampling = Sampling(tracing.sample, "errors" in tracing.always, slow, self.clock)
-        object.__setattr__(self, "sampling", sampling)  # it is frozen
 
 
 #: Requests without an exchange that are remembered for those who ask why: per second, and at once. A flood of what is
@@ -349,6 +317,7 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
         name=name, bind=config.bind, stats=stats, cluster=cluster, loop=context.loop, wheel=context.wheel,
         clock=context.clock, new_request_id=lambda: new_request_id(context.rng),
     )  # fmt: skip
+    listener.given_up = context.given_up
     if isinstance(listener, HttpListener):
         listener.host = name.encode()
         rare = TokenBucket(REFUSALS_RATE, REFUSALS_BURST, context.clock())

@@ -36,14 +36,17 @@ _OURS_HERE: Final = rb"|x[-_]sidecar[-_]" + TOKEN + rb"*+"
 _KNOWN_IN_REQUEST: Final = re.compile(
     rb"\r\n(?=[bcefhkptuxBCEFHKPTUX])(?i:(host|connection|content-length|transfer-encoding|traceparent|tracestate"
     rb"|x-request-id|x-forwarded-for|x-forwarded-proto|forwarded|expect|upgrade|te|keep-alive|proxy-connection"
-    rb"|b3|x-b3-[a-z]++|http2-settings|" + ASK + rb")" + _OURS_HERE + rb"):([^\r]*+)"
+    rb"|b3|x-b3-[a-z]++|http2-settings|x-sidecar-deadline|" + ASK + rb")" + _OURS_HERE + rb"):([^\r]*+)"
 )
 _KNOWN_IN_RESPONSE: Final = re.compile(
     rb"\r\n(?=[ckprtuxCKPRTUX])(?i:(connection|content-length|transfer-encoding|keep-alive|proxy-connection|upgrade"
-    rb"|retry-after|x-sidecar-error)" + _OURS_HERE + rb"):([^\r]*+)"
+    rb"|retry-after|x-sidecar-error|x-sidecar-retried)" + _OURS_HERE + rb"):([^\r]*+)"
 )
 _OURS: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_])[^\r]*+")
-_OUR_ERROR: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_]error):[^\r]*+")
+#: Those that are about one hop, so that a peer's go no further.
+_OUR_OWN: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_](?:error|retried)):[^\r]*+")
+#: What requests are parsed for, and lose.
+_DEADLINE: Final = b"x-sidecar-deadline"
 #: uri-host [":" port] of RFC 9110 §7.2; an IPv6 or future literal in brackets, perhaps with a zone (RFC 6874).
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]++|\[[0-9A-Fa-f:.vV]++(?:%25[A-Za-z0-9\-._~%]++)?\])(?::[0-9]{0,5})?"
@@ -59,7 +62,7 @@ _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"}
 )
 #: Those, and what only sidecars may say.
-_ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error", ASK, b""})
+_ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error", b"x-sidecar-retried", ASK, b""})
 #: Each connection option costs a pass over the head, so there may only be so many.
 _MAX_OPTIONS: Final = 32
 #: How the names of protocols begin that would be requests again: HTTP (h2c among it), and TLS.
@@ -169,6 +172,8 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
             head.raw = b"%bhost: %b\r\n\r\n" % (head.raw[:-2], default_host)
     if not _ENDS_HERE.isdisjoint(fields):
         _hop_by_hop(head, fields, pairs)
+    if _DEADLINE in fields:
+        head.raw = without(head.raw, _DEADLINE)  # each try gets its own
     if b"expect" in fields:
         if fields[b"expect"].strip(b" \t").lower() != b"100-continue":
             raise ProtocolError("the only expectation there is, is 100-continue")
@@ -297,10 +302,11 @@ def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) 
             keep_alive = False
         length = 0
     if not _ENDS_HERE.isdisjoint(fields):
-        if b"" in fields or b"x-sidecar-error" in fields:
-            raw = (_OUR_ERROR if peer else _OURS).sub(b"", raw)
+        if b"" in fields or b"x-sidecar-error" in fields or b"x-sidecar-retried" in fields:
+            raw = (_OUR_OWN if peer else _OURS).sub(b"", raw)
             if not peer:
                 fields.pop(b"x-sidecar-error", None)
+                fields.pop(b"x-sidecar-retried", None)
         if status != 101:
             raw = _onward(raw, pairs, options)
     if version == 0:
