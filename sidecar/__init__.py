@@ -111,6 +111,7 @@ event                     a change of a running sidecar: a line of its log, a co
 exchange                  one request with its answer, or one TCP or AMQP connection, from its beginning to its one end;
                           and, about brokers, what publishes are sent to
 exposition                metrics as the text that scrapers read
+extra                     what only some users need: libraries that pip brings when asked for by that name
 failover                  a client stays connected while its broker goes and another one comes
 fair scheduler            lets streams send in turn, so that none waits for a busy one
 fault                     an error of the disk or the database, told by its meaning
@@ -158,6 +159,7 @@ lag                       how late the event loop is: a stall of it is one of al
 lane                      what must keep its order: an AMQP channel's publishes to one exchange, the stored requests of
                           one route
 leftover                  stored requests that no queue of the configuration delivers any more
+libraries                 packages of others that a configuration may need
 lifecycle                 the states of something that lives for a while: it starts, works, drains and ends
 lifetime                  how long a message may wait before its queues would have dropped it
 limit                     the most of something that a peer may send, or the sidecar takes

@@ -23,10 +23,11 @@ from sidecar.agent import changes, settings
 from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.libraries import require_libraries
 from sidecar.agent.listening import Listening
 from sidecar.agent.plan import Plan
 from sidecar.agent.process import freeze_garbage, raise_file_limit
-from sidecar.agent.reload import carry_out, compared, open_listener, planned, require_libraries
+from sidecar.agent.reload import carry_out, compared, open_listener, planned
 from sidecar.agent.retirement import Retirement
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load
@@ -178,7 +179,7 @@ class Agent:
         """Bind, discover, become ready. Raises :class:`StartError`, or :class:`~sidecar.config.errors.ConfigError`."""
         raise_file_limit()
         try:
-            require_libraries(self.config)
+            require_libraries(self.config, str(self.path))
             if self.config.inbound is not None:
                 self._create_inbound()
             app = self.config.service.app
@@ -324,7 +325,7 @@ class Agent:
         """Read the file again and change nothing; what a reload would. Raises :class:`ConfigError` when the file is
         wrong."""
         config = await asyncio.to_thread(load, self.path)
-        require_libraries(config)
+        require_libraries(config, str(self.path))
         return compared(self, config)
 
     def create_upstream(self, name: str, config: Upstream) -> RunningUpstream:

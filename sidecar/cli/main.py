@@ -182,6 +182,10 @@ def _check(options: argparse.Namespace) -> int:
 
             return check_against(options.file, options.against, options.token_file, as_json=options.json)
         summary = check(options.file, offline=options.offline)
+        if summary.config is not None:
+            from sidecar.agent.libraries import require_libraries
+
+            require_libraries(summary.config, STDIN if options.file == "-" else options.file)
     except ConfigError as error:
         if not options.json:
             raise
