@@ -54,6 +54,7 @@ clockwork                 time that passes only from one event to the next, in a
 cluster                   the endpoints of one upstream, and which of them are eligible
 codec                     a record as bytes, and back
 command                   one word of the command line, and what it does
+companion                 the app that leaves together with its sidecar
 compare                   tell what differs between two replays of the same requests
 compiling                 making native code of the hot path with mypyc
 condition                 what a route wants of a header field: its name and a glob of its value
@@ -100,7 +101,7 @@ DNS                       the servers that host names are looked up at
 document                  the configuration file as a tree of nodes that know their lines
 download                  an answer's body on its way to the client
 downstream                the client's side of an exchange; upstream is the other one
-drain                     finish what is under way, take in nothing new
+drain, draining           finish what is under way, take in nothing new
 ejection                  taking a failing endpoint out of the rotation for a while
 end                       of a connection: the client's or the upstream's; or where an exchange gives back what it took
 endpoint                  one address of an upstream
@@ -110,6 +111,7 @@ error                     what is wrong, in a shape that can be shown
 event                     a change of a running sidecar: a line of its log, a count, and one of the last 200
 exchange                  one request with its answer, or one TCP or AMQP connection, from its beginning to its one end;
                           and, about brokers, what publishes are sent to
+exec                      a sidecar and its app as one: ``sidecar exec``
 exposition                metrics as the text that scrapers read
 extra                     what only some users need: libraries that pip brings when asked for by that name
 failover                  a client stays connected while its broker goes and another one comes
@@ -197,6 +199,7 @@ OpenAPI                   the admin API's description of itself
 opening                   how an AMQP session begins, up to the broker's ``connection.open-ok``
 operation                 what can be asked over the admin API: method, path, who answers, and its documentation
 order                     the places of all filters in a chain, with the reasons
+orphan                    a sidecar whose network has gone; a process whose parent has
 otel environment          the environment variables that OpenTelemetry has names for
 OTLP                      OpenTelemetry's protocol, in which spans go to a collector
 outage grace              endpoints stay in use while a registry that has lost its data is filled again
@@ -309,6 +312,7 @@ story                     what is done to the demo's mesh, in which order; of an
 stream                    spooled messages that keep their order: those of one virtual host and exchange
 subscription              a consumer as it was asked for, so that it can be begun again
 summary                   what is left to read after the demo; what a sidecar tells of itself for the map of the mesh
+supervision               of a sidecar and its app: which starts, is told and is started again when
 table                     a map of names to typed values in AMQP, or of names to classes; rows of a database
 tap                       to watch exchanges as they end
 TCP                       bytes in order, whatever they mean
@@ -336,6 +340,7 @@ validate                  to take nothing from a registry that is not what it sh
 value                     what stands behind a key of the configuration
 vhost                     a part of a broker, with exchanges and queues of its own
 view                      what is shown of something, as data
+wait                      until a sidecar is ready: ``sidecar wait``; of an exchange: until a filter lets it go on
 watch                     to follow one service in the registry
 watchdog                  notices a broker that is connected and does nothing
 watched                   of header fields: remembered as checksums, as a route or a limit goes by them

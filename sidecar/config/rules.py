@@ -159,6 +159,15 @@ def _inbound_needs_app(root: Fields) -> None:
         )
 
 
+def _drain_knows_the_app(root: Fields) -> None:
+    """Who waits until the app has ended, has to know where it listens."""
+    drain = root.section_of("drain")
+    if drain is not None and drain.value("outbound") == "until_app_ends" and "inbound" not in root.places:
+        drain.places["outbound"].report(
+            "cannot be seen without inbound and service.app", found="until_app_ends", allowed="drained"
+        )
+
+
 def _one_source_of_endpoints(root: Fields) -> None:
     """An upstream discovers its instances, for which it needs a registry, or has ``endpoints``."""
     registry = root.value("registry")
@@ -278,6 +287,7 @@ _RULES = (
     _listeners_apart,
     _nobody_dials_itself,
     _inbound_needs_app,
+    _drain_knows_the_app,
     _one_source_of_endpoints,
     _endpoints_differ,
     _target_fits_head,
