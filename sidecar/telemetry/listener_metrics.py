@@ -31,6 +31,7 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     )
     budget = gauge("sidecar_retry_budget", "Retries that there may be at once.", ["upstream"])
     rejected = counter("sidecar_rejected", "Exchanges that the sidecar itself answered or cut.", [*both, "error"])
+    shed = counter("sidecar_shed", "Requests that a bulkhead gave up, by priority.", [*both, "priority"])
     # A service may have the name of an upstream.
     reasons: Counter[tuple[str, str]] = Counter()
     limits: dict[str, int] = {}
@@ -45,6 +46,8 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         active.add(labels, stats.active)
         pending.add(labels, stats.pending)
         limits[stats.upstream] = stats.limit
+        for priority, n in list(stats.shed.items()):
+            shed.add([*labels, priority], n)
         for reason, n in list(stats.retries.items()):
             reasons[stats.upstream, reason] += n
         for reason, n in list(stats.suppressed.items()):
@@ -61,7 +64,7 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     for name, most in limits.items():
         if most:
             limit.add((name,), most)
-    return requests, duration, first_byte, active, pending, limit, retries, suppressed, budget, rejected, passed
+    return requests, duration, first_byte, active, pending, limit, retries, suppressed, budget, rejected, shed, passed
 
 
 def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

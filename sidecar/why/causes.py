@@ -108,14 +108,19 @@ def _circuit_open(r: Reading) -> Cause:
 
 
 def _overloaded(r: Reading) -> Cause:
-    event = r.last("waited_too_long", "bulkhead_full", "connections_in_use", "tunnels_full")
+    event = r.last("waited_too_long", "bulkhead_full", "bulkhead_shed", "connections_in_use", "tunnels_full")
     what = event.get("what") if event is not None else ""
+    if event is not None and event.get("by") == "adaptive":
+        return _over_what_was_found(r, event)
     if event is not None and what == "bulkhead_full":
         return Cause(
             f"{event.get('active')} requests were in progress (bulkhead.{event.get('by')} {event.get('limit')}) and "
-            f"{event.get('pending')} waited (bulkhead.max_pending {event.get('max_pending')}): there was no place left",
+            f"{event.get('pending')} waited (bulkhead.max_pending {event.get('max_pending')}): there was no place left"
+            f"{_for(event)}",
             r.at(f"bulkhead.{event.get('by')}"),
         )
+    if event is not None and what == "bulkhead_shed":
+        return Cause(_shed(event), r.at("bulkhead.priority"))
     if what == "waited_too_long":
         began = r.last("bulkhead_wait") or {}
         return Cause(
@@ -133,6 +138,35 @@ def _overloaded(r: Reading) -> Cause:
     if "queue" in r.message:
         return Cause(r.message, r.at("queue.max_bytes"))
     return Cause(f"the listener takes no more clients: {r.message}", r.at("limits.connections"))
+
+
+def _over_what_was_found(r: Reading, event: Mapping[str, Any]) -> Cause:
+    """A limit that was found was reached."""
+    if event.get("what") == "bulkhead_shed":
+        return Cause(_shed(event), r.at("bulkhead.adaptive"))
+    return Cause(
+        f"{event.get('active')} requests were in progress, as many as {r.who} was found to have room for "
+        f"(bulkhead.adaptive: {event.get('limit')}), and {event.get('pending')} waited: there was no place left"
+        f"{_for(event)}",
+        r.at("bulkhead.max_pending"),
+    )
+
+
+def _shed(event: Mapping[str, Any]) -> str:
+    why = (
+        "something more important came and the queue was full"
+        if event.get("because") == "displaced"
+        else "more came than could be done"
+    )
+    return (
+        f"it waited {seconds(event.get('waited_ms'))} for one of {event.get('limit')} slots and was given up"
+        f"{_for(event)}: {why} ({event.get('active')} in progress, {event.get('pending')} waiting)"
+    )
+
+
+def _for(event: Mapping[str, Any]) -> str:
+    priority = event.get("priority")
+    return f" for what is {priority}" if priority else ""
 
 
 def _draining(r: Reading) -> Cause:
@@ -170,12 +204,7 @@ def _timeout(r: Reading) -> Cause:
         return Cause(f"neither side said anything for {after}", r.at(which))
     if which == "timeout.total":
         return Cause(f"the whole exchange took longer than the {after} that it may", r.at(which))
-    if r.last("no_time_left") is not None:
-        return Cause("its caller had no time left for it, so nothing was asked")
     attempt = r.attempts[-1] if r.attempts else None
-    if which == "x-sidecar-deadline":
-        whom = where(attempt) if attempt is not None else r.who
-        return Cause(f"{whom} gave no answer within the {after} that its caller had left for it{r.tries()}")
     if attempt is None:
         return Cause(f"no answer was there within {after}: {r.message}", r.at(which))
     return Cause(f"{where(attempt)} gave no answer within the {after} of {which}{r.tries()}", r.at(which))

@@ -78,5 +78,6 @@ def _passed(r: Reading, status: object) -> tuple[str, str | None]:
     if not spent or whole <= 0:
         return told, None
     longest = max(spent, key=spent.__getitem__)
-    setting = r.at("bulkhead.max_requests") if longest == "pending" else None
+    by = began.get("by", "max_requests") if began is not None else ""
+    setting = r.at(f"bulkhead.{by}") if longest == "pending" else None
     return f"{told}, {seconds(spent[longest])} of it {_PARTS.get(longest, longest)}", setting

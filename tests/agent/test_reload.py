@@ -11,8 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from sidecar.agent.libraries import require_libraries
-from sidecar.agent.reload import open_listener
+from sidecar.agent.reload import open_listener, require_libraries
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.store_and_forward import StoreAndForward
 from sidecar.config.errors import ConfigError
@@ -349,10 +348,10 @@ def test_what_is_not_installed_is_told_with_what_to_install(monkeypatch: pytest.
         )
 
     monkeypatch.setitem(sys.modules, "aio_pika", None)
-    require_libraries(watched(None), "a.yaml")
+    require_libraries(watched(None))
     with pytest.raises(ConfigError) as caught:
-        require_libraries(watched(AmqpCredentials(username="sidecar")), "a.yaml")
-    assert "service-sidecar[amqp]" in str(caught.value)
+        require_libraries(watched(AmqpCredentials(username="sidecar")))
+    assert "sidecar[amqp]" in str(caught.value)
     assert "upstreams.rabbitmq.amqp.credentials" in str(caught.value)
 
 
