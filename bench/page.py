@@ -12,6 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final, TypeVar
 
+from sidecar.core.extras import DISTRIBUTION
+
 T = TypeVar("T")
 
 HTTP: Final = "HTTP and TCP"
@@ -113,7 +115,7 @@ def facts(date: str, load_average: float, programs: Mapping[str, Sequence[str]])
         "cores": str(cpuinfo.count("processor\t:")),
         "kernel": platform.release(),
         "load average before": f"{load_average:.2f}",
-        "sidecar": f"{_package('sidecar')}, Python {platform.python_version()}, uvloop {_package('uvloop')}",
+        "sidecar": f"{_package(DISTRIBUTION)}, Python {platform.python_version()}, uvloop {_package('uvloop')}",
     }
     rows |= {name: _version(command) for name, command in programs.items()}
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])

@@ -55,6 +55,7 @@ clockwork                 time that passes only from one event to the next, in a
 cluster                   the endpoints of one upstream, and which of them are eligible
 codec                     a record as bytes, and back
 command                   one word of the command line, and what it does
+companion                 the app that leaves together with its sidecar
 compare                   tell what differs between two replays of the same requests
 compiling                 making native code of the hot path with mypyc
 condition                 what a route wants of a header field: its name and a glob of its value
@@ -70,6 +71,7 @@ consumer                  who receives the messages of a queue
 consumer pause            no new deliveries while the app, or something that it needs, is unwell
 container                 a kind of configuration value that holds others: a list, a map, a section
 content                   the header frame of a message: its size and its properties
+context                   what all listeners of a sidecar share
 control                   AMQP's methods that are neither publish, delivery nor acknowledgement
 control plane             everything that is not in the way of traffic: registry, health, admin, export
 convention                a name that others use for the same thing, too: OpenTelemetry's, for what spans say
@@ -100,7 +102,7 @@ DNS                       the servers that host names are looked up at
 document                  the configuration file as a tree of nodes that know their lines
 download                  an answer's body on its way to the client
 downstream                the client's side of an exchange; upstream is the other one
-drain                     finish what is under way, take in nothing new
+drain, draining           finish what is under way, take in nothing new
 ejection                  taking a failing endpoint out of the rotation for a while
 end                       of a connection: the client's or the upstream's; or where an exchange gives back what it took
 endpoint                  one address of an upstream
@@ -110,7 +112,9 @@ error                     what is wrong, in a shape that can be shown
 event                     a change of a running sidecar: a line of its log, a count, and one of the last 200
 exchange                  one request with its answer, or one TCP or AMQP connection, from its beginning to its one end;
                           and, about brokers, what publishes are sent to
+exec                      a sidecar and its app as one: ``sidecar exec``
 exposition                metrics as the text that scrapers read
+extra                     what only some users need: libraries that pip brings when asked for by that name
 failover                  a client stays connected while its broker goes and another one comes
 fair scheduler            lets streams send in turn, so that none waits for a busy one
 fault                     an error of the disk or the database, told by its meaning
@@ -127,6 +131,7 @@ framing                   where a message's body ends: by its length, in chunks,
 gate                      what a publish may have to wait for: a rate, a queue's depth, an alarm, confirms, room in the
                           spool
 gather                    to ask all sidecars for their part of the map of the mesh
+given up                  not tried again, here or by a hop above
 guard                     keeps a failing filter of another package within its own exchange
 h1                        HTTP/1.1 on the wire
 half close                one side of a connection has finished sending, and still reads
@@ -157,6 +162,7 @@ lag                       how late the event loop is: a stall of it is one of al
 lane                      what must keep its order: an AMQP channel's publishes to one exchange, the stored requests of
                           one route
 leftover                  stored requests that no queue of the configuration delivers any more
+libraries                 packages of others that a configuration may need
 lifecycle                 the states of something that lives for a while: it starts, works, drains and ends
 lifetime                  how long a message may wait before its queues would have dropped it
 limit                     the most of something that a peer may send, or the sidecar takes
@@ -189,15 +195,18 @@ name                      a host name, which becomes addresses before the data p
 net                       sockets and names: dialling, listening, resolving, the timer wheel
 observe                   to ask running sidecars how they are
 offline                   a session or login without a broker at present
+one hop                   only the hop next to a failure tries again; what it has given up is not repeated above
 OpenAPI                   the admin API's description of itself
 opening                   how an AMQP session begins, up to the broker's ``connection.open-ok``
 operation                 what can be asked over the admin API: method, path, who answers, and its documentation
 order                     the places of all filters in a chain, with the reasons
+orphan                    a sidecar whose network has gone; a process whose parent has
 otel environment          the environment variables that OpenTelemetry has names for
 OTLP                      OpenTelemetry's protocol, in which spans go to a collector
 outage grace              endpoints stay in use while a registry that has lost its data is filled again
 outbound                  traffic from the app to others
-outcome                   what became of a stored request or a replayed message
+outcome                   what became of a stored request or a replayed message, or came of a try
+outlier                   an endpoint that fails or dawdles while the others do not
 pace                      how fast a background loop may turn
 page                      a text of the documentation, into which a simulation puts its figures
 parser                    reads arguments, or text, into something with a shape
@@ -250,7 +259,7 @@ relay                     passes bytes or frames between a client and an upstrea
 reload                    carries a plan out: another configuration for a running sidecar
 replay                    sending what is in the spool
 reply                     an answer of the sidecar's own, with its code; an *answer* comes from the app or the upstream
-report                    what the admin API says, as plain data
+report                    what the admin API says, as plain data; what a sidecar says of its load
 request                   what an HTTP client sends; a ``request id`` names it in all logs
 reserve                   room set aside: on a disk, so that something can still be written; of descriptors
 resilience                the mechanisms against failures and overload
@@ -259,6 +268,7 @@ retirement                what is under way on an upstream that was taken out of
 retry                     another attempt after one that failed, where that is safe
 ring                      the newest entries of something, the oldest of which go for others
 root                      the folder under which all others of a registry stand
+rotation                  the endpoints that get traffic; others are ejected, or active checks have found them unwell
 route                     a part of a listener's traffic with policies of its own; in AMQP, what one exchange and
                           routing key lead to
 RPC                       a question on an AMQP channel and the method that is its answer
@@ -287,6 +297,7 @@ signal                    what the system tells a process: SIGTERM, SIGHUP
 silence                   how long neither side of an exchange says anything
 simulate, simulation      to let the data plane run in virtual time, against virtual servers and clients
 slow endpoint             one that answers later than the others do, and does not fail
+slow start                an endpoint that is new, or back, gets less than its share for a while
 snapshot                  how something running is at one moment, as plain data
 socket                    the system's end of a connection
 source                    where a command gets what it shows: a running sidecar, or files
@@ -304,12 +315,14 @@ story                     what is done to the demo's mesh, in which order; of an
 stream                    spooled messages that keep their order: those of one virtual host and exchange
 subscription              a consumer as it was asked for, so that it can be begun again
 summary                   what is left to read after the demo; what a sidecar tells of itself for the map of the mesh
+supervision               of a sidecar and its app: which starts, is told and is started again when
 table                     a map of names to typed values in AMQP, or of names to classes; rows of a database
 tap                       to watch exchanges as they end
 TCP                       bytes in order, whatever they mean
 telemetry                 what can be seen of a running sidecar: counters, metrics, logs, spans
 text                      what people read; it may come from strangers, and is made safe to show
 time                      seconds; the times of a chain are how long each phase of its exchanges may take
+time left                 what a caller still waits; it travels with each try
 timeout                   how long something may take
 token bucket              tokens arrive at a rate and are taken by what passes; the mechanism of a rate limit
 told                      what is said of a request, the parts of all hops as one
@@ -330,6 +343,7 @@ validate                  to take nothing from a registry that is not what it sh
 value                     what stands behind a key of the configuration
 vhost                     a part of a broker, with exchanges and queues of its own
 view                      what is shown of something, as data
+wait                      until a sidecar is ready: ``sidecar wait``; of an exchange: until a filter lets it go on
 watch                     to follow one service in the registry
 watchdog                  notices a broker that is connected and does nothing
 watched                   of header fields: remembered as checksums, as a route or a limit goes by them

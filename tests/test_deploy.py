@@ -158,7 +158,7 @@ def test_the_package_holds_everything_and_the_command(tmp_path: Path) -> None:
     subprocess.run(
         [*build, "--disable-pip-version-check", "--wheel-dir", tmp_path, source], check=True, timeout=100, cwd=tmp_path
     )
-    (wheel,) = tmp_path.glob("sidecar-*.whl")
+    (wheel,) = tmp_path.glob("service_sidecar-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         (entry_points,) = (name for name in names if name.endswith(".dist-info/entry_points.txt"))

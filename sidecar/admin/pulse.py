@@ -151,6 +151,7 @@ def _upstream(it: UpstreamSnapshot, passed: Passed) -> dict[str, Any]:
         "endpoints": {
             "known": len(it.endpoints),
             "ejected": ejected,
+            "unhealthy": sum(1 for endpoint in it.endpoints if endpoint.state == "unhealthy" and not endpoint.ejected),
             "warning": sum(1 for endpoint in it.endpoints if endpoint.state == "warning" and not endpoint.ejected),
         },
         "each": [report.endpoint_as_dict(endpoint) for endpoint in it.endpoints],

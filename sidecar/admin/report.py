@@ -60,7 +60,10 @@ def _broken(upstream: UpstreamSnapshot) -> str:
         return f"the circuit breaker is {held_words('open', upstream.breaker.held) if forced else 'open'}"
     if upstream.broken:
         return upstream.broken
-    return "every endpoint has failed" if all(endpoint.ejected for endpoint in endpoints) else ""
+    if not all(endpoint.out for endpoint in endpoints):
+        return ""
+    checks = [endpoint.check[1] for endpoint in endpoints if endpoint.check is not None and not endpoint.ejected]
+    return f"every endpoint has failed{f': {checks[0]}' if checks else ''}"
 
 
 def _doubts(upstream: UpstreamSnapshot) -> list[str]:
@@ -77,6 +80,9 @@ def _doubts(upstream: UpstreamSnapshot) -> list[str]:
     ejected = sum(1 for endpoint in endpoints if endpoint.ejected and not _is_spare(endpoint, endpoints))
     if ejected:
         doubts.append(f"{ejected} of {counted(len(endpoints), 'endpoint')} {_are(ejected)} ejected")
+    unhealthy = sum(1 for endpoint in endpoints if endpoint.state == "unhealthy")
+    if unhealthy:
+        doubts.append(f"{unhealthy} of {counted(len(endpoints), 'endpoint')} {_are(unhealthy)} unhealthy")
     warning = sum(1 for endpoint in endpoints if endpoint.state == "warning")
     if warning:
         doubts.append(f"{warning} of {counted(len(endpoints), 'endpoint')} {_are(warning)} in the warning state")
@@ -171,10 +177,25 @@ def endpoint_as_dict(endpoint: EndpointSnapshot) -> dict[str, Any]:
         "weight": endpoint.weight,
         "state": endpoint.state,
         "ejected": endpoint.ejected,
+        "ejection": _ejection(endpoint),
+        "share": round(endpoint.share, 3),
+        "check": _check(endpoint),
         "active": endpoint.active,
         "failures": endpoint.failures,
         "last_error": _last_error(endpoint),
     }
+
+
+def _ejection(endpoint: EndpointSnapshot) -> dict[str, Any] | None:
+    it = endpoint.ejection
+    return None if it is None else {"reason": it.reason, "text": it.text, "until": timestamp(it.until)}
+
+
+def _check(endpoint: EndpointSnapshot) -> dict[str, Any] | None:
+    if endpoint.check is None:
+        return None
+    status, output, at, row = endpoint.check
+    return {"status": status, "output": output, "at": timestamp(at), "row": row}
 
 
 def _last_error(endpoint: EndpointSnapshot) -> dict[str, Any] | None:

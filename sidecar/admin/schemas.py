@@ -69,8 +69,20 @@ SCHEMAS: Final[dict[str, Any]] = {
         hostname=or_null(TEXT | {"description": "the name that the address was found for"}),
         id=TEXT,
         weight=COUNT,
-        state={"type": "string", "enum": ["healthy", "warning"]},
+        state=_STATUS | {"description": "as the registry and active checks have it"},
         ejected=FLAG,
+        ejection=or_null(
+            record(
+                reason={"type": "string", "enum": ["unreachable", "consecutive", "error_rate", "latency"]},
+                text=TEXT,
+                until=TEXT | {"description": "RFC 3339"},
+            )
+        ),
+        share=NUMBER | {"description": "of its traffic: 0 while it is out, less than 1 while it starts slowly"},
+        check=or_null(
+            record(status=_STATUS, output=TEXT, at=TEXT | {"description": "RFC 3339"}, row=COUNT)
+            | {"description": "the last active check; row: results of its kind, one after the other"}
+        ),
         active=COUNT,
         failures=COUNT | {"description": "in a row"},
         last_error=or_null(

@@ -10,10 +10,20 @@ from sidecar.core.stats import ListenerStats
 from sidecar.resilience.breaker import Hold
 
 
+@dataclass(frozen=True, slots=True)
+class EjectionSnapshot:
+    """Why an endpoint is out of the rotation, in a word and in words, and until when (Unix time)."""
+
+    reason: str
+    text: str
+    until: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointSnapshot:
     """An endpoint, ejected ones too; ``hostname`` is the name that ``host`` was found for, or empty; ``last_error`` is
-    its Unix time, its word and its text."""
+    its Unix time, its word and its text; ``share`` the part of its traffic that it gets; ``check`` the last result of
+    its active checks, if it has any: status, a line, Unix time, and how many of the kind there were in a row."""
 
     host: str
     address: str
@@ -25,6 +35,14 @@ class EndpointSnapshot:
     active: int
     failures: int
     last_error: tuple[float, str, str] | None = None
+    ejection: EjectionSnapshot | None = None
+    share: float = 1.0
+    check: tuple[str, str, float, int] | None = None
+
+    @property
+    def out(self) -> bool:
+        """It is not in the rotation, unless all are out and all are used."""
+        return self.ejected or self.state == "unhealthy"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

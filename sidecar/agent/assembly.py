@@ -5,27 +5,21 @@ The order of a chain, and the reason for each place, is :data:`sidecar.filters.o
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
-import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sidecar.agent import balancing
+from sidecar.agent import balancing, rotation
+from sidecar.agent.context import Context as Context
 from sidecar.agent.rehearsal.watched import watched
-from sidecar.config.agent import Tracing as TracingSettings
 from sidecar.config.keys import INHERIT
 from sidecar.config.schema import DECLARED
 from sidecar.config.traffic import Inbound, Match, Upstream
 from sidecar.config.traffic import Route as RouteSettings
 from sidecar.core.amqp_settings import Amqp
-from sidecar.core.decisions import Decisions
-from sidecar.core.records import AccessLog as AccessLogWriter
-from sidecar.core.records import SpanRecord, Stories
 from sidecar.core.stats import FilterStats, ListenerStats
 from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import ANY, KEEP, Chain, Filter, Site
@@ -47,10 +41,7 @@ from sidecar.http.listener import HttpListener
 from sidecar.http.pool import Pool
 from sidecar.http.refusals import Refusals
 from sidecar.net.shortage import SHORTAGE
-from sidecar.net.wheel import TimerWheel
-from sidecar.resilience.breaker import CircuitBreaker as Breaker
 from sidecar.resilience.budget import Budget
-from sidecar.resilience.sampling import Sampling, slowness
 from sidecar.resilience.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
@@ -58,29 +49,6 @@ if TYPE_CHECKING:
 
 #: What clients ask of a queue: see :mod:`sidecar.http_queue.answers`.
 _DOOR: Final = "/.sidecar/queue/"
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What all listeners of a sidecar share."""
-
-    loop: asyncio.AbstractEventLoop
-    wheel: TimerWheel
-    clock: Callable[[], float]
-    rng: random.Random
-    access_log: AccessLogWriter
-    record_span: Callable[[SpanRecord], None] | None
-    tracing: TracingSettings
-    breaker_changed: Callable[[str, Breaker], None]
-    stories: Stories = field(default_factory=lambda: Stories(lambda story: None, enabled=False))
-    decisions: Decisions = field(default_factory=Decisions)
-    sampling: Sampling = field(init=False)
-
-    def __post_init__(self) -> None:
-        tracing = self.tracing
-        slow = slowness(tracing.always, tracing.slow)
-        sampling = Sampling(tracing.sample, "errors" in tracing.always, slow, self.clock)
-        object.__setattr__(self, "sampling", sampling)  # it is frozen
 
 
 #: Requests without an exchange that are remembered for those who ask why: per second, and at once. A flood of what is
@@ -123,6 +91,9 @@ class Assembly:
             self._record,
             AccessLog(context.access_log, http),
         )
+        #: Those that ask the endpoints' sidecars for what the balancer goes by.
+        self._asking: list[Filter] = []
+        self._rehearsed = instead is not None
         #: Those that are not in the configuration.
         self._always = [
             it
@@ -137,6 +108,7 @@ class Assembly:
         main = self._filters(config, None, None, before)
         routes = [(route.match, self._filters(route, route.match, main, before)) for route in config.routes]
         every = [main, *(made for _, made in routes)]
+        self._asking = [] if self._rehearsed else balancing.asking(config)
         self._show(every)
         spend([made.get("retry") for made in every], self._budget, self._stats, self._context.clock)
         breakers = [it.mechanism for made in every if (it := made.get("circuit_breaker"))]
@@ -284,7 +256,7 @@ class Assembly:
         self, made: Made, queue: HttpQueue | None, match: Match | None = None, *, delivery: bool = False
     ) -> Chain:
         # A stored request has been taken in: there is nobody to turn away, and no client to name.
-        filters = [*_in_use(made), *(self._not_inbound() if delivery else self._always)]
+        filters = [*_in_use(made), *self._asking, *(self._not_inbound() if delivery else self._always)]
         if delivery:
             from sidecar.http.delivery import Delivered
 
@@ -340,16 +312,12 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     cluster = Cluster(name, balancing.balancer(config, context.rng, context.clock), context.clock, context.rng)
     cluster.key_of = balancing.key_of(config)
     cluster.connect_failures = stats.connect_failures
+    rotation.configure(cluster, config)
     listener = _kind(config.protocol)(
-        name=name,
-        bind=config.bind,
-        stats=stats,
-        cluster=cluster,
-        loop=context.loop,
-        wheel=context.wheel,
-        clock=context.clock,
-        new_request_id=lambda: new_request_id(context.rng),
-    )
+        name=name, bind=config.bind, stats=stats, cluster=cluster, loop=context.loop, wheel=context.wheel,
+        clock=context.clock, new_request_id=lambda: new_request_id(context.rng),
+    )  # fmt: skip
+    listener.given_up = context.given_up
     if isinstance(listener, HttpListener):
         listener.host = name.encode()
         rare = TokenBucket(REFUSALS_RATE, REFUSALS_BURST, context.clock())

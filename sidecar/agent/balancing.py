@@ -11,7 +11,9 @@ from sidecar.config.traffic import Inbound, Upstream
 from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.cluster import Cluster
+from sidecar.exchange.filter import Filter
 from sidecar.exchange.hash_key import hash_key
+from sidecar.filters.load_report import LoadReport
 
 
 def balancer(config: Inbound | Upstream, rng: Random, clock: Callable[[], float]) -> Balancer:
@@ -26,6 +28,11 @@ def key_of(config: Inbound | Upstream) -> Callable[[Any], str] | None:
     if isinstance(config, Inbound) or config.balancer != HASH:
         return None
     return hash_key((config.hash or Hash()).by)
+
+
+def asking(config: Inbound | Upstream) -> list[Filter]:
+    """The filters that ask endpoints' sidecars for what the balancer goes by."""
+    return [LoadReport()] if isinstance(config, Upstream) and config.balancer == "prequal" else []
 
 
 def change(cluster: Cluster, config: Upstream, rng: Random, clock: Callable[[], float]) -> None:

@@ -10,7 +10,6 @@ chains by the assembly, endpoints by the registry's watches.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import logging
 import random
@@ -23,10 +22,12 @@ from sidecar.agent import changes, settings
 from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.draining import Companion, drain
+from sidecar.agent.libraries import require_libraries
 from sidecar.agent.listening import Listening
 from sidecar.agent.plan import Plan
 from sidecar.agent.process import freeze_garbage, raise_file_limit
-from sidecar.agent.reload import carry_out, compared, open_listener, planned, require_libraries
+from sidecar.agent.reload import carry_out, compared, open_listener, planned
 from sidecar.agent.retirement import Retirement
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load
@@ -178,7 +179,7 @@ class Agent:
         """Bind, discover, become ready. Raises :class:`StartError`, or :class:`~sidecar.config.errors.ConfigError`."""
         raise_file_limit()
         try:
-            require_libraries(self.config)
+            require_libraries(self.config, str(self.path))
             if self.config.inbound is not None:
                 self._create_inbound()
             app = self.config.service.app
@@ -324,7 +325,7 @@ class Agent:
         """Read the file again and change nothing; what a reload would. Raises :class:`ConfigError` when the file is
         wrong."""
         config = await asyncio.to_thread(load, self.path)
-        require_libraries(config)
+        require_libraries(config, str(self.path))
         return compared(self, config)
 
     def create_upstream(self, name: str, config: Upstream) -> RunningUpstream:
@@ -349,29 +350,10 @@ class Agent:
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
-    async def run_until_drained(self) -> None:
-        """Serve until somebody asks to drain, then drain. Outbound goes on meanwhile: the app may need its upstreams
-        to finish what it has begun."""
+    async def run_until_drained(self, companion: Companion | None = None) -> None:
+        """Serve until somebody asks to drain, then drain; see :func:`sidecar.agent.draining.drain`."""
         await self._drain_asked.wait()
-        timeout = self.config.drain.timeout
-        changes.draining(timeout, sum(s.active for s in self.stats), self._drained_by)
-        for upstream in self.upstreams.values():
-            upstream.listener.stop_work()
-        if self.registry is not None:
-            await self.registry.deregister()
-        if self.inbound is not None:
-            self.inbound.drain()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                if self.inbound is not None:
-                    await self.inbound.drained()
-                for upstream in self.upstreams.values():
-                    upstream.listener.drain()
-                for upstream in self.upstreams.values():
-                    await upstream.listener.drained()
-        left = sum(s.active for s in self.stats)
-        if left:
-            logger.warning("the drain timeout is over; cutting what is left", extra={"active": left})
+        await drain(self, companion, self._drained_by)
 
     async def stop(self) -> None:
         """Close everything, whatever state it is in; takes a few seconds at most. One that cannot be closed does not

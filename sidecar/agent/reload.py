@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
-from sidecar.agent import balancing
+from sidecar.agent import balancing, rotation
 from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.libraries import require_libraries
 from sidecar.agent.plan import Plan, Stored, plan, stranded
 from sidecar.config.agent import Tracing
 from sidecar.config.errors import ConfigError, Problem
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 def planned(agent: Agent, config: Config, filename: str) -> Plan:
     """The plan from what runs to ``config``. Raises :class:`ConfigError` when it cannot be carried out, instead of
     ignoring what cannot change."""
-    require_libraries(config)
+    require_libraries(config, filename)
     found = compared(agent, config)
     if found.refused:
         raise ConfigError(filename, found.refused)
@@ -36,16 +37,6 @@ def planned(agent: Agent, config: Config, filename: str) -> Plan:
 def compared(agent: Agent, config: Config) -> Plan:
     """The plan, whether it can be carried out or not."""
     return plan(agent.config, config, _stored(agent))
-
-
-def require_libraries(config: Config) -> None:
-    """Raise :class:`ConfigError` when something that it asks for is not installed."""
-    for upstream in config.upstreams.values():
-        if upstream.amqp is not None and upstream.amqp.credentials is not None:
-            from sidecar.amqp.monitor.connection import missing_library
-
-            if missing := missing_library():
-                raise ConfigError(f"upstreams.{upstream.name}.amqp.credentials", [Problem("", missing)])
 
 
 async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> list[str]:
@@ -152,5 +143,7 @@ def _change(agent: Agent, running: RunningUpstream, config: Config) -> None:
     running.listener.assembly.apply(running.listener, new)
     if (old.balancer, old.hash) != (new.balancer, new.hash):
         balancing.change(running.listener.cluster, new, agent.context.rng, agent.context.clock)
+    if old.health != new.health:
+        rotation.configure(running.listener.cluster, new)
     if (old.discover, old.endpoints) != (new.discover, new.endpoints):
         running.follow(agent.registry)

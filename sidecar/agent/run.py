@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import sidecar.filters.order  # noqa: F401 - filters declare their keys
 from sidecar.agent import signals
+from sidecar.agent.companion import AppProcess
+from sidecar.agent.orphan import Orphaned, watch
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
 
@@ -28,9 +30,9 @@ MISUSED: Final = 2
 logger = logging.getLogger("sidecar.agent")
 
 
-def run(path: str) -> int:
+def run(path: str, pipes: tuple[int, int] | None = None) -> int:
     """Serve until SIGTERM, drain, stop. Signals are expected to be held back (:mod:`sidecar.agent.signals`), and
-    are let in as soon as there are handlers."""
+    are let in as soon as there are handlers. ``pipes``: those of :class:`~sidecar.agent.companion.AppProcess`."""
     try:
         config = load(path)  # before anything heavy is imported: a wrong file is told at once
     except ConfigError as error:
@@ -43,7 +45,7 @@ def run(path: str) -> int:
     if signals.asked_to_end():
         return 0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(_serve(config, path))
+        return runner.run(_serve(config, path, pipes))
 
 
 def _refuse(error: ConfigError) -> int:
@@ -86,7 +88,7 @@ def _import_aiohttp(names: bool) -> None:
                 os.environ[name] = value
 
 
-async def _serve(config: Config, path: str) -> int:
+async def _serve(config: Config, path: str, pipes: tuple[int, int] | None) -> int:
     from sidecar.agent.lifecycle import Agent, StartError
     from sidecar.telemetry.logs import setup
 
@@ -94,11 +96,15 @@ async def _serve(config: Config, path: str) -> int:
     try:
         agent = Agent(config, path, log)
         started = asyncio.Event()
-        life = asyncio.ensure_future(_live(agent, started))
+        companion = AppProcess(*pipes) if pipes is not None else None
+        life = asyncio.ensure_future(_live(agent, started, companion))
         with _handled_signals(agent, life, started):
             await life
     except asyncio.CancelledError:
         return 0  # the second signal
+    except Orphaned as error:
+        logger.error("ended: %s", error)
+        return FAILED
     except StartError as error:
         logger.error("not started: %s", error)
         return FAILED
@@ -113,13 +119,29 @@ async def _serve(config: Config, path: str) -> int:
     return 0
 
 
-async def _live(agent: Agent, started: asyncio.Event) -> None:
+async def _live(agent: Agent, started: asyncio.Event, companion: AppProcess | None) -> None:
+    orphaned = asyncio.ensure_future(watch())
+    serving = asyncio.ensure_future(_start_and_serve(agent, started, companion))
     try:
-        await agent.start()
-        started.set()
-        await agent.run_until_drained()
+        await asyncio.wait({orphaned, serving}, return_when="FIRST_COMPLETED")
+        if not serving.done():
+            orphaned.result()
+        await serving
     finally:
+        for task in (orphaned, serving):
+            task.cancel()
+        await asyncio.gather(orphaned, serving, return_exceptions=True)
         await agent.stop()
+
+
+async def _start_and_serve(agent: Agent, started: asyncio.Event, companion: AppProcess | None) -> None:
+    if companion is not None:
+        companion.follow(lambda: agent.drain("its app, which has ended"))
+    await agent.start()
+    started.set()
+    if companion is not None and agent.phase == "ready":
+        companion.ready()
+    await agent.run_until_drained(companion)
 
 
 @contextlib.contextmanager

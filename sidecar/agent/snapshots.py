@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from sidecar.admin.snapshots import (
     BreakerSnapshot,
+    EjectionSnapshot,
     EndpointSnapshot,
     NameSnapshot,
     RegistrySnapshot,
@@ -53,7 +55,7 @@ def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
         bind=str(config.bind),
         protocol=config.protocol,
         balancer=config.balancer,
-        endpoints=[_endpoint(endpoint) for endpoint in running.endpoints],
+        endpoints=[_endpoint(endpoint, running.listener.clock()) for endpoint in running.endpoints],
         names=[_name(name) for name in running.names],
         problem=running.problem,
         breaker=own,
@@ -89,7 +91,11 @@ def _breaker(breaker: CircuitBreaker, path: str = "") -> BreakerSnapshot:
     )
 
 
-def _endpoint(endpoint: Endpoint) -> EndpointSnapshot:
+def _endpoint(endpoint: Endpoint, now: float) -> EndpointSnapshot:
+    ejection = None
+    if endpoint.ejected_until:
+        until = time.time() + endpoint.ejected_until - now
+        ejection = EjectionSnapshot(endpoint.ejected_for, endpoint.ejection, until)
     return EndpointSnapshot(
         host=endpoint.host,
         address=endpoint.address,
@@ -101,6 +107,9 @@ def _endpoint(endpoint: Endpoint) -> EndpointSnapshot:
         active=endpoint.active,
         failures=endpoint.failures,
         last_error=endpoint.last_error,
+        ejection=ejection,
+        share=0.0 if ejection is not None or endpoint.down else endpoint.share,
+        check=endpoint.checked,
     )
 
 

@@ -203,7 +203,7 @@ class AmqpListener(Port):
         if reply.code != "circuit_open":
             if self.port is not None:
                 return  # whoever comes next tries again, or a client that looks for its broker has found it
-            if any(not endpoint.ejected_until for endpoint in self.cluster.endpoints):
+            if any(not (endpoint.ejected_until or endpoint.down) for endpoint in self.cluster.endpoints):
                 return  # there are others
         if self.port is None:
             self.admission.shut(NO_BROKER, reply.message)

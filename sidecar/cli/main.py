@@ -21,6 +21,8 @@ examples:
   sidecar check sidecar.yaml            every mistake in the file at once
   sidecar check --offline --json -      from standard input, for CI: no secrets needed, JSON for machines
   sidecar run sidecar.yaml              until SIGTERM, which drains; SIGHUP reads the file again
+  sidecar exec sidecar.yaml -- CMD      the same with the app, as a container's entry point
+  sidecar wait --timeout 30s            until the sidecar on this host is ready
   sidecar schema --text | less          every key, what it means, its default
   sidecar schema > sidecar.schema.json  the same for your editor
   sidecar status                        what the sidecar on this host is doing
@@ -51,9 +53,27 @@ exit codes: 0 drained and stopped; 1 could not start; 2 usage or configuration
 """
 
 
+_EXEC_EPILOG = """\
+examples:
+  sidecar exec /etc/sidecar/sidecar.yaml -- python -m shop
+  ENTRYPOINT ["sidecar", "exec", "/etc/sidecar/sidecar.yaml", "--"]     in a Dockerfile, with the app as CMD
+
+The app starts once the sidecar serves. When it ends, the sidecar does, with the app's exit code (128 + n: by signal n).
+A sidecar that ends by itself is started again, and the app goes on. Orphans are reaped, as the first process has to.
+
+signals:
+  SIGTERM, SIGINT   deregister, let what comes in finish (drain.timeout), pass the signal to the app, let it go on
+                    calling until it has ended, then leave; a second one is passed to the app at once
+  all others        are passed to the app (the sidecar reads its file again by POST /reload of its admin API)
+
+exit codes: the app's; 127 it cannot be found, 126 it cannot be run; before it starts 1 the sidecar could not start,
+            2 usage or configuration
+"""
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run a command, by default the one that the process was started with, and return its exit code."""
-    if arguments is None and sys.argv[1:2] == ["run"]:
+    if arguments is None and sys.argv[1:2] in (["run"], ["exec"]):
         signals.hold()
     from sidecar.config.errors import ConfigError
 
@@ -114,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("file", metavar="FILE", help="the configuration, one YAML file per workload")
     run.set_defaults(command=_run)
 
+    _add_exec(commands)
     _add_check(commands)
 
     schema = commands.add_parser(
@@ -140,6 +161,34 @@ def _parser() -> argparse.ArgumentParser:
     add_validate(commands)
     add_spool(commands)
     return parser
+
+
+def _add_exec(commands: Any) -> None:
+    import argparse
+
+    from sidecar.cli.arguments import add_admin, duration
+
+    run = commands.add_parser(
+        "exec",
+        help="run a sidecar and its app as one: the entry point of a container",
+        description="Serve, then start the app; at the end let it finish, and leave after it.",
+        epilog=_EXEC_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="sidecar exec FILE -- COMMAND [ARGUMENT ...]",
+    )
+    run.add_argument("file", metavar="FILE", help="the sidecar's configuration")
+    run.add_argument("app", metavar="COMMAND", nargs=argparse.REMAINDER, help="the app and its arguments, behind --")
+    run.set_defaults(command=_exec)
+
+    wait = commands.add_parser(
+        "wait",
+        help="wait until a running sidecar is ready",
+        description="Ask /ready until the answer is yes.",
+        epilog="exit codes: 0 it is ready; 1 it was not in time; 2 usage",
+    )
+    add_admin(wait)
+    wait.add_argument("--timeout", metavar="TIME", type=duration, default=30.0, help="at most so long (default: 30s)")
+    wait.set_defaults(command=_wait)
 
 
 def _add_check(commands: Any) -> None:
@@ -182,6 +231,10 @@ def _check(options: argparse.Namespace) -> int:
 
             return check_against(options.file, options.against, options.token_file, as_json=options.json)
         summary = check(options.file, offline=options.offline)
+        if summary.config is not None:
+            from sidecar.agent.libraries import require_libraries
+
+            require_libraries(summary.config, STDIN if options.file == "-" else options.file)
     except ConfigError as error:
         if not options.json:
             raise
@@ -224,6 +277,22 @@ def _demo(options: argparse.Namespace) -> int:
     from sidecar.demo import run_demo
 
     return run_demo(serve=options.serve)
+
+
+def _exec(options: argparse.Namespace) -> int:
+    from sidecar.cli.exec import execute
+
+    command = options.app[1:] if options.app[:1] == ["--"] else options.app
+    if not command:
+        print("sidecar exec: no app is named; usage: sidecar exec FILE -- COMMAND [ARGUMENT ...]", file=sys.stderr)
+        return MISUSED
+    return execute(options.file, command)
+
+
+def _wait(options: argparse.Namespace) -> int:
+    from sidecar.cli.wait import wait
+
+    return wait(options.admin, options.timeout)
 
 
 def _run(options: argparse.Namespace) -> int:

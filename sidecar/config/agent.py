@@ -163,6 +163,19 @@ class Drain(Settings):
     timeout: float = key(
         Duration(zero=True), "How long running exchanges may take to finish.", default=30.0, example="30s"
     )
+    delay: float = key(
+        Duration(zero=True),
+        "How long new requests are still taken after the instance has left the registry, for callers that learn of it "
+        "late. Sidecars learn of it at once, and send what is refused to another instance.",
+        default=0.0,
+        example="5s",
+    )
+    outbound: str = key(
+        Enum("drained", "until_app_ends"),
+        "When the ports that the app dials close: when inbound is drained, or when the app has gone, too (service.app "
+        "takes no connection; at most timeout). sidecar exec always waits for its app.",
+        default="drained",
+    )
 
 
 class Dns(Settings):

@@ -8,7 +8,7 @@ from typing import Any
 from sidecar.config.document import Mapping, Node, Scalar, Sequence, join
 from sidecar.config.errors import nearest
 from sidecar.config.hints import SYNONYMS, word
-from sidecar.config.keys import INHERIT, Key, defaults_of
+from sidecar.config.keys import INHERIT, Key, defaults_of, field_of
 from sidecar.config.kinds import BROKEN, HIDDEN, OMIT, Kind, Place, Refused, ScalarKind, describe, substituted
 from sidecar.core.text import printable
 
@@ -171,7 +171,7 @@ class Section(Kind):
         """What the model's object has for a key."""
         if name in self.declared:
             return value.policies.get(name, self.defaults[name])
-        return getattr(value, name)
+        return getattr(value, field_of(name))
 
     def without(self, refused: dict[str, str]) -> Section:
         """The same section, with some keys refused for a reason."""
@@ -226,7 +226,7 @@ class Section(Kind):
         place.report(message, allowed=", ".join(self.keys), nearest=like)
 
     def build(self, value: Any, **more: Any) -> Any:
-        arguments = {name: self.keys[name].kind.build(item) for name, item in value.items()} | more
+        arguments = {field_of(name): self.keys[name].kind.build(item) for name, item in value.items()} | more
         if self.declared:
             arguments["policies"] = self.policies(value, {name: arguments.pop(name, None) for name in self.declared})
         if self._complete:

@@ -14,7 +14,7 @@ from sidecar.config import document
 from sidecar.config.containers import Fields, Policy, Section
 from sidecar.config.document import Node, Scalar
 from sidecar.config.errors import nearest
-from sidecar.config.keys import Key
+from sidecar.config.keys import Key, key_of
 from sidecar.config.kinds import BROKEN, Kind, Place, describe, substituted
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def section_as(kind: type[SectionKind], settings: type[Settings], doc: str = "")
     return kind(
         settings,
         doc or " ".join((settings.__doc__ or "").split()),
-        {it.name: it.metadata["key"] for it in dataclasses.fields(settings) if "key" in it.metadata},
+        {key_of(it.name): it.metadata["key"] for it in dataclasses.fields(settings) if "key" in it.metadata},
         refused=dict(said(settings, "refused")),
         complete=said(settings, "complete"),
         short=said(settings, "short"),

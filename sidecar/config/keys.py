@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import keyword
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -41,6 +42,16 @@ def defaults_of(model: type) -> Iterator[tuple[str, Any]]:
     """The fields of a dataclass that have a default, with it."""
     for field in dataclasses.fields(model):
         if field.default is not dataclasses.MISSING:
-            yield field.name, field.default
+            yield key_of(field.name), field.default
         elif field.default_factory is not dataclasses.MISSING:
-            yield field.name, field.default_factory()
+            yield key_of(field.name), field.default_factory()
+
+
+def field_of(key: str) -> str:
+    """The field of the model that has a key's value: words of Python have an underscore behind them there."""
+    return f"{key}_" if keyword.iskeyword(key) else key
+
+
+def key_of(field: str) -> str:
+    """The key whose value is in that field of the model."""
+    return field.removesuffix("_") if keyword.iskeyword(field.removesuffix("_")) else field

@@ -75,6 +75,8 @@ class Summary(NamedTuple):
     service: str
     listeners: int
     registry: str
+    #: All of it; ``None`` where it was read without the environment.
+    config: Config | None
 
 
 def check(path: str | Path, *, offline: bool = False) -> Summary:
@@ -90,6 +92,7 @@ def check(path: str | Path, *, offline: bool = False) -> Summary:
         str(service.get("name", "(from the environment)")) if service is not None else "",
         len(fields.get("upstreams", ())) + ("inbound" in fields),
         registry.kind if isinstance(registry, Registry) else "(from the environment)",
+        None if offline else CONFIG.build(fields),
     )
 
 

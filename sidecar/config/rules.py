@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from sidecar.config import amqp_rules, balancing
+from sidecar.config import amqp_rules, balancing, health
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
@@ -159,6 +159,15 @@ def _inbound_needs_app(root: Fields) -> None:
         )
 
 
+def _drain_knows_the_app(root: Fields) -> None:
+    """Who waits until the app has ended, has to know where it listens."""
+    drain = root.section_of("drain")
+    if drain is not None and drain.value("outbound") == "until_app_ends" and "inbound" not in root.places:
+        drain.places["outbound"].report(
+            "cannot be seen without inbound and service.app", found="until_app_ends", allowed="drained"
+        )
+
+
 def _one_source_of_endpoints(root: Fields) -> None:
     """An upstream discovers its instances, for which it needs a registry, or has ``endpoints``."""
     registry = root.value("registry")
@@ -250,6 +259,12 @@ def _fits_the_protocol(root: Fields) -> None:
                     section.places[key].report(wrong, allowed=f"{rest}; or protocol: http")
 
 
+def _ejections_fit(root: Fields) -> None:
+    """What :func:`sidecar.config.health.check` says of each upstream."""
+    for upstream in upstreams(root):
+        health.check(upstream)
+
+
 def _balancers_fit(root: Fields) -> None:
     """A hash is for the balancer that has one, and a balancer for the protocol."""
     for upstream in upstreams(root):
@@ -272,6 +287,7 @@ _RULES = (
     _listeners_apart,
     _nobody_dials_itself,
     _inbound_needs_app,
+    _drain_knows_the_app,
     _one_source_of_endpoints,
     _endpoints_differ,
     _target_fits_head,
@@ -279,6 +295,7 @@ _RULES = (
     _admin_is_guarded,
     _fits_the_protocol,
     _balancers_fit,
+    _ejections_fit,
     _filters_say,
     *amqp_rules.RULES,
 )

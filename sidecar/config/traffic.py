@@ -11,6 +11,7 @@ from sidecar.config.amqp_schema import AMQP
 from sidecar.config.balancing import BALANCERS, Hash
 from sidecar.config.containers import ListOf, MapOf, Section, Short
 from sidecar.config.declared import Settings, Used, UsedFilter, key, section
+from sidecar.config.health import HEALTH, Health
 from sidecar.config.keys import INHERIT, Inherit, Key
 from sidecar.config.values import HEADER, NAME, Boolean, Enum, Integer, Method, Size, Text
 from sidecar.core.address import Address
@@ -158,6 +159,7 @@ class Upstream(Settings):
     hash: Hash | None = key(
         section(Hash), " ".join((Hash.__doc__ or "").split()), default=None, told="by the client's address"
     )
+    health: Health = key(HEALTH, HEALTH.doc, default=Health())
     limits: Limits = key(_LIMITS, "What the app and the instances may send.", default=Limits())
     filters: tuple[Used, ...] = key(
         _FILTERS, "Filters of other packages: use is the name, the rest is their own.", default=()

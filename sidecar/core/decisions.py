@@ -20,12 +20,13 @@ from typing import Any, Final
 #: there were; flags.
 DETAIL: Final = Struct("<ffffIHHHHHBBB")
 #: Flags: the last one of a request; it is of a try; its connection was a kept one; the body was all at hand; it asked
-#: to leave HTTP.
+#: to leave HTTP; a peer sidecar said that it had given up.
 LAST: Final = 1
 TRIED: Final = 2
 KEPT: Final = 4
 REPLAYABLE: Final = 8
 UPGRADE: Final = 16
+GIVEN_UP: Final = 32
 #: Requests of a segment.
 SEGMENT: Final = 2048
 #: In place of a kind: there are details.

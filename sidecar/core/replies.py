@@ -85,13 +85,17 @@ def known(code: bytes) -> str:
     return text if text in STATUS else "other"
 
 
-def render(reply: Reply, upstream: str, request_id: str, *, close: bool, head_only: bool = False) -> bytes:
-    """The whole answer. ``Retry-After`` is rounded up to seconds (RFC 9110 §10.2.3), so that nobody is early."""
+def render(
+    reply: Reply, upstream: str, request_id: str, *, close: bool, head_only: bool = False, line: bytes = b""
+) -> bytes:
+    """The whole answer; ``line`` is one more of its head. ``Retry-After`` is rounded up to seconds (RFC 9110
+    §10.2.3), so that nobody is early."""
     body = orjson.dumps({"error": reply.code, "message": reply.message, "upstream": upstream, "request_id": request_id})
     lines = [
         _LINE[STATUS[reply.code]],
         b"content-length: %d\r\nx-sidecar-error: %b\r\n" % (len(body), reply.code.encode()),
     ]
+    lines.append(line)
     if request_id:
         lines.append(b"x-request-id: %b\r\n" % request_id.encode("latin-1"))
     if reply.retry_after is not None:

@@ -1,40 +1,34 @@
 """A cluster: the endpoints of one upstream, and which of them are in the rotation.
 
 The registry says which endpoints exist (:meth:`Cluster.update`). What their tries come to says which of them are
-ejected for a while: at once when an endpoint cannot be reached, after several failures in a row otherwise. Each
-ejection in a row lasts twice as long as the one before.
+ejected for a while: at once when an endpoint cannot be reached, after several failures in a row otherwise, and as
+:mod:`~sidecar.endpoints.outliers` finds them where that is configured. Active checks take some out, too
+(:meth:`Cluster.checked`). Those that come back may begin slowly (:mod:`~sidecar.endpoints.slow_start`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from random import Random
 from typing import Any, Final
 
-from sidecar.core.events import EVENTS
 from sidecar.core.instance import Instance
 from sidecar.core.text import counted
+from sidecar.endpoints import events
 from sidecar.endpoints.balancers.balancer import Balancer
-from sidecar.endpoints.endpoint import Endpoint, LastError
+from sidecar.endpoints.endpoint import Checked, Endpoint, LastError, beside, state_of
+from sidecar.endpoints.outliers import Outliers
+from sidecar.endpoints.slow_start import STEPS, SlowStart, among
 from sidecar.net.causes import cause_of, words_for
 from sidecar.net.dial import dial, pace
 from sidecar.net.shortage import is_local
+from sidecar.resilience.ejection import JITTER, STANDARD, TRIAL, EjectionRules
 
-logger = logging.getLogger("sidecar.upstreams")
-
-#: Soft failures in a row that eject an endpoint.
-SOFT_FAILURES: Final = 5
-#: Endpoints that are told of when a choice is explained.
-MOST_CANDIDATES: Final = 20
-#: Seconds: the first ejection, and the longest; each is stretched or shortened by up to :data:`JITTER`, so that
-#: sidecars that lost an endpoint together do not all come back to it together.
-FIRST_EJECTION: Final = 1.0
-LONGEST_EJECTION: Final = 30.0
-JITTER: Final = 0.2
+#: Seconds after the first endpoints within which others are no newer: registries and names answer one after the other.
+START: Final = 10.0
 
 #: Is told of a try: where it went, the seconds to the head of its answer (TCP: to the connection) or to its failure,
 #: the answer's status (0: none, or not HTTP), and the word for its failure ("": none), as
@@ -46,14 +40,14 @@ class Cluster:
     """The endpoints of the upstream ``name``. ``on_change()`` is called whenever :attr:`endpoints` or
     :attr:`eligible` have changed; ``on_removed(endpoint)`` for each one that left the set.
 
-    Read :attr:`endpoints` (all of them) and :attr:`eligible` (those in the rotation; when failures have ejected
-    every one of them, all: then the breaker decides, not this). Both are replaced, never edited.
+    Read :attr:`endpoints` (all of them) and :attr:`eligible` (those in the rotation; when there are none, all: then the
+    breaker decides, not this; with ``refuse``, none). Both are replaced, never edited.
     """
 
     __slots__ = (
-        "_by_address", "_clock", "_next_return", "_on_change", "_rng", "_told", "_wall", "balancer", "cause",
-        "connect_failures", "ejections", "eligible", "endpoints", "key_of", "name", "on_removed", "problem", "source",
-        "watchers",
+        "_by_address", "_clock", "_next_change", "_offered", "_on_change", "_outliers", "_rng", "_rules", "_slow",
+        "_slow_start", "_started", "_told", "_wall", "balancer", "cause", "connect_failures", "ejections", "eligible",
+        "endpoints", "key_of", "name", "on_removed", "problem", "refuse", "source", "watchers",
     )  # fmt: skip
 
     def __init__(
@@ -84,49 +78,88 @@ class Cluster:
         self.source: Callable[[], dict[str, Any]] = dict
         #: By such words: connections that could not be made, and exchanges that found no endpoint because of a name.
         self.connect_failures: dict[str, int] = {}
-        #: Why endpoints were ejected → how often: ``unreachable``, or ``consecutive`` failures.
+        #: Why endpoints were ejected → how often: ``unreachable``, ``consecutive`` failures, ``error_rate``,
+        #: ``latency``.
         self.ejections: dict[str, int] = {}
+        #: When no endpoint is eligible, none is used.
+        self.refuse = False
         self.endpoints: tuple[Endpoint, ...] = ()
         self.eligible: tuple[Endpoint, ...] = ()
+        #: What the balancer is normally handed: the eligible ones, mostly without those that start slowly.
+        self._offered: tuple[Endpoint, ...] = ()
         self._by_address: dict[tuple[str, int], Endpoint] = {}
-        #: When the next ejected endpoint comes back; inf: none is ejected.
-        self._next_return = inf
+        #: When the next ejected endpoint comes back, or one that starts slowly gets more; inf: never.
+        self._next_change = inf
+        self._rules: EjectionRules = STANDARD
+        self._outliers: Outliers | None = None
+        #: Seconds of a slow start (0: there is none), those that are in one, and when the first endpoints came.
+        self._slow_start = 0.0
+        self._slow: SlowStart | None = None
+        self._started = inf
         self._have_told(balancer)
 
     def pick(self, key: str = "", tried: Collection[Endpoint] = ()) -> Endpoint | None:
         """Where the next try should go; None when the cluster is empty. ``tried`` are the endpoints that this
         exchange has already been sent to: they are avoided as long as there are others in the rotation."""
-        if self._next_return != inf:
+        if self._next_change != inf:
             self.refresh()
-        endpoints: Sequence[Endpoint] = self.eligible
+        endpoints: Sequence[Endpoint] = self._offered
         if tried:
             endpoints = (
                 [e for e in endpoints if e not in tried]
-                # In a warning state, but better than one that has just failed.
-                or [e for e in self.endpoints if e.weight and not e.ejected_until and e not in tried]
+                # Just begun, or in a warning state, but better than one that has just failed.
+                or [e for e in self.endpoints if e.weight and not e.ejected_until and not e.down and e not in tried]
                 or endpoints
             )
+        elif self._slow is not None:
+            return self._pick_slowly(self._slow, key)
         if not endpoints:
             return None
         return self.balancer.pick(endpoints, key)
 
+    def _pick_slowly(self, slow: SlowStart, key: str) -> Endpoint:
+        """The same while some endpoints start slowly."""
+        balancer = self.balancer
+        if not balancer.hashes:
+            return slow.due() or balancer.pick(self._offered, key)
+        picked = balancer.pick(self._offered, key)
+        return picked if slow.takes(picked, key) else balancer.pick(slow.steady, key)
+
     def candidates(self) -> list[dict[str, Any]]:
-        """What there was to choose from, for people and as plain JSON: at most :data:`MOST_CANDIDATES`."""
-        now = self._clock()
-        found: list[dict[str, Any]] = []
-        for endpoint in self.endpoints[:MOST_CANDIDATES]:
-            told: dict[str, Any] = {"endpoint": endpoint.address, "state": endpoint.state, "weight": endpoint.weight}
-            if endpoint.failures:
-                told["failures"] = endpoint.failures
-            if endpoint.ejected_until > now:
-                told["ejected_ms"] = round((endpoint.ejected_until - now) * 1000)
-            told |= self.balancer.known(endpoint)
-            error = endpoint.last_error
-            if error is not None:
-                told["last_error"] = error.kind
-                told["last_error_ms_ago"] = round((self._wall() - error.at) * 1000)
-            found.append(told)
-        return found
+        """What there was to choose from, for people and as plain JSON."""
+        return events.candidates(self.endpoints, self.balancer, self._clock(), self._wall())
+
+    def configure(self, rules: EjectionRules = STANDARD, slow_start: float = 0.0, refuse: bool = False) -> None:
+        """Go by these rules of ejection from now on, with so many seconds of a slow start; ``refuse``: when no endpoint
+        is eligible, use none. Those that are ejected stay so for their time."""
+        if rules != self._rules:
+            self._rules = rules
+            if self._outliers is not None:
+                self.unwatch(self._outliers.tell)
+                self._outliers = None
+            for endpoint in self.endpoints:
+                endpoint.outcomes = None
+                endpoint.trial = 0
+            if rules.watches:
+                self._outliers = Outliers(self, rules, self._clock)
+                self.watch(self._outliers.tell)
+        if slow_start and not self._slow_start and self.endpoints:
+            self._started = self._clock() - START
+        elif not slow_start:
+            for endpoint in self.endpoints:
+                endpoint.share = 1.0
+                endpoint.slow_since = inf
+        self._slow_start = slow_start
+        self.refuse = refuse
+        self._changed()
+
+    def watch(self, watcher: Watcher) -> None:
+        """Tell it of each try from now on."""
+        self.watchers = (*self.watchers, watcher)
+
+    def unwatch(self, watcher: Watcher) -> None:
+        """Tell it no more."""
+        self.watchers = tuple([it for it in self.watchers if it != watcher])
 
     def use(self, balancer: Balancer) -> None:
         """Choose by another balancer from now on; all else that is known stays."""
@@ -136,29 +169,13 @@ class Cluster:
 
     def _have_told(self, balancer: Balancer) -> None:
         """The balancer, and no other one, is told of tries, if it is to be."""
-        others = tuple(it for it in self.watchers if it is not self._told)
+        others = tuple([it for it in self.watchers if it is not self._told])
         self._told = balancer.told if balancer.watches else None
         self.watchers = others if self._told is None else (self._told, *others)
 
     def beside(self, endpoint: Endpoint) -> tuple[Endpoint, ...]:
-        """Other addresses in the rotation of the name that this one was found for, in the order in which to try them
-        when it is silent: the families in turn, the other one first (RFC 8305 §4). Empty when there was no name."""
-        hostname = endpoint.hostname
-        if not hostname:
-            return ()
-        others = [
-            e for e in self.eligible
-            if e is not endpoint and e.hostname == hostname and e.port == endpoint.port
-        ]  # fmt: skip
-        same = [e for e in others if (":" in e.host) == (":" in endpoint.host)]
-        other = [e for e in others if e not in same]
-        found: list[Endpoint] = []
-        while other or same:
-            if other:
-                found.append(other.pop(0))
-            if same:
-                found.append(same.pop(0))
-        return tuple(found)
+        """See :func:`~sidecar.endpoints.endpoint.beside`."""
+        return beside(endpoint, self.eligible)
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """A try at the endpoint went well."""
@@ -166,11 +183,11 @@ class Cluster:
             return
         if endpoint.ejected_until:
             # Begun before the ejection, unless everyone was ejected: then it was tried in spite of it, and is well.
-            if endpoint not in self.eligible:
+            if endpoint not in self.eligible or endpoint.ejected_for not in ("unreachable", "consecutive"):
                 return
             endpoint.ejected_until = 0.0
             endpoint.failures = endpoint.ejections = 0
-            self._readmitted(endpoint, "a try went well")
+            self._comes_back(endpoint, "a try went well")
             self._changed()
         else:
             endpoint.failures = endpoint.ejections = 0
@@ -183,17 +200,94 @@ class Cluster:
             self.remember(endpoint, kind, text)
         endpoint.failures += 1
         endpoint.failed += 1
-        if endpoint.ejected_until or not (hard or endpoint.failures >= SOFT_FAILURES):
+        if endpoint.ejected_until:
             return
-        if self._by_address.get((endpoint.host, endpoint.port)) is not endpoint:
-            return
-        # The exponent is bounded because 2 to the power of a count that grows for days would overflow.
-        length = min(FIRST_EJECTION * 2 ** min(endpoint.ejections, 16), LONGEST_EJECTION)
-        endpoint.ejections += 1
+        rules = self._rules
+        if hard and rules.unreachable:
+            self.eject(endpoint, "unreachable", text or "it cannot be reached")
+        elif rules.consecutive and endpoint.failures >= rules.consecutive:
+            in_a_row = f"{counted(endpoint.failures, 'failure')} in a row"
+            self.eject(endpoint, "consecutive", f"{in_a_row}, the last: {text}" if text else in_a_row)
+
+    def eject(self, endpoint: Endpoint, reason: str, words: str) -> bool:
+        """Take it out of the rotation for a while, unless too many are out already; whether that was done."""
+        if self._by_address.get((endpoint.host, endpoint.port)) is not endpoint or self._spared(endpoint, reason):
+            return False
+        rules = self._rules
+        now = self._clock()
+        if rules.quick(reason):
+            length = rules.length(reason, endpoint.ejections)
+            endpoint.ejections += 1
+        else:
+            well = int((now - endpoint.returned) / rules.first)
+            endpoint.relapses = before = max(0, endpoint.relapses - well)
+            length = rules.length(reason, before)
+            endpoint.relapses += 1
         length *= self._rng.uniform(1 - JITTER, 1 + JITTER)
-        endpoint.ejected_until = self._clock() + length
-        self._ejected(endpoint, "unreachable" if hard else "consecutive", length)
+        endpoint.ejected_until = now + length
+        endpoint.ejected_for = reason
+        endpoint.ejection = words
+        endpoint.trial = 0
+        self.ejections[reason] = self.ejections.get(reason, 0) + 1
+        events.ejected(self.name, endpoint, length)
         self._changed()
+        return True
+
+    def _spared(self, endpoint: Endpoint, reason: str) -> bool:
+        """Whether it has to stay in the rotation because too many are out. One that cannot be reached need not, as long
+        as the last of them leaves the whole set in use: a try at it costs time and serves nobody."""
+        rules = self._rules
+        if rules.at_most >= 1.0 or (reason == "unreachable" and not self.refuse):
+            return False
+        if not any(self._usable(e) for e in self.endpoints if e is not endpoint):
+            return True
+        if reason == "unreachable":
+            return False
+        return sum([1 for e in self.endpoints if e.ejected_until]) >= rules.most(len(self.endpoints))
+
+    @staticmethod
+    def _usable(endpoint: Endpoint) -> bool:
+        # A weight of 0 is how an instance in the warning state asks for no traffic.
+        return endpoint.weight > 0 and not endpoint.ejected_until and not endpoint.down
+
+    def passed(self, endpoint: Endpoint) -> None:
+        """It has been tried after an ejection, and is as well as the others."""
+        endpoint.trial = 0
+        endpoint.returned = self._clock()
+        self._changed()
+
+    def checked(self, endpoint: Endpoint, checked: Checked, down: bool) -> None:
+        """Active checks have a result; ``down``: they keep it out of the rotation."""
+        before = endpoint.state
+        endpoint.checked = checked
+        if endpoint.down and not down:
+            self._begins(endpoint)
+        endpoint.down = down
+        endpoint.state = state_of(endpoint)
+        if endpoint.state != before and self._by_address.get((endpoint.host, endpoint.port)) is endpoint:
+            events.checked(self.name, endpoint, before)
+            self._changed()
+
+    def unchecked(self) -> None:
+        """There are no active checks any more."""
+        for endpoint in self.endpoints:
+            endpoint.checked = None
+            endpoint.down = False
+            endpoint.state = endpoint.registered
+        self._changed()
+
+    def _comes_back(self, endpoint: Endpoint, why: str) -> None:
+        endpoint.returned = self._clock()
+        if endpoint.outcomes is not None:
+            endpoint.outcomes.clear()
+            if not self._rules.quick(endpoint.ejected_for):
+                endpoint.trial = TRIAL
+        self._begins(endpoint)
+        events.readmitted(self.name, endpoint, why)
+
+    def _begins(self, endpoint: Endpoint) -> None:
+        if self._slow_start:
+            endpoint.slow_since = self._clock()
 
     async def dial(
         self,
@@ -231,12 +325,12 @@ class Cluster:
         """Let endpoints back in whose ejection is over. :meth:`pick` does this itself; call it before showing the
         endpoints to somebody."""
         now = self._clock()
-        if now < self._next_return:
+        if now < self._next_change:
             return
         for endpoint in self.endpoints:
             if endpoint.ejected_until and endpoint.ejected_until <= now:
                 endpoint.ejected_until = 0.0
-                self._readmitted(endpoint, "its time out is over")
+                self._comes_back(endpoint, "its time out is over")
         self._changed()
 
     def update(self, instances: Iterable[Instance]) -> None:
@@ -256,7 +350,8 @@ class Cluster:
                 )  # fmt: skip
             else:
                 endpoint.weight = instance.weight
-                endpoint.state = instance.state
+                endpoint.registered = instance.state
+                endpoint.state = state_of(endpoint)
                 endpoint.id = instance.id
                 endpoint.hostname = instance.hostname
                 endpoint.sidecar = instance.sidecar
@@ -264,7 +359,14 @@ class Cluster:
             after[address] = endpoint
         self._by_address = after
         self.endpoints = tuple(after.values())
-        self._came_and_went(before, after)
+        if self._slow_start and after:
+            now = self._clock()
+            self._started = min(self._started, now)
+            if now - self._started >= START:  # else it is the sidecar that is new
+                for address, endpoint in after.items():
+                    if address not in before:
+                        endpoint.slow_since = now
+        events.came_and_went(self.name, before, after)
         for address, endpoint in before.items():
             if address not in after:
                 endpoint.gone = True
@@ -274,44 +376,24 @@ class Cluster:
                 if address not in after:
                     self.on_removed(endpoint)
 
-    def _ejected(self, endpoint: Endpoint, reason: str, length: float) -> None:
-        self.ejections[reason] = self.ejections.get(reason, 0) + 1
-        last = endpoint.last_error
-        words = last.text if last is not None else "it cannot be reached"
-        why = (
-            words if reason == "unreachable" else f"{counted(endpoint.failures, 'failure')} in a row, the last: {words}"
-        )
-        EVENTS.tell(
-            logger, logging.WARNING, "ejection", f"{self.name}: {endpoint.where} is ejected for {length:.1f} s: {why}",
-            self.name, endpoint=endpoint.address, reason=reason, cause=last.kind if last is not None else "",
-            seconds=round(length, 1), failures=endpoint.failures,
-        )  # fmt: skip
-
-    def _readmitted(self, endpoint: Endpoint, why: str) -> None:
-        EVENTS.tell(
-            logger, logging.INFO, "readmission", f"{self.name}: {endpoint.where} is in the rotation again: {why}",
-            self.name, endpoint=endpoint.address,
-        )  # fmt: skip
-
-    def _came_and_went(self, before: dict[tuple[str, int], Endpoint], after: dict[tuple[str, int], Endpoint]) -> None:
-        came = [endpoint.address for address, endpoint in after.items() if address not in before]
-        gone = [endpoint.address for address, endpoint in before.items() if address not in after]
-        if came or gone:
-            EVENTS.tell(
-                logger, logging.INFO if after else logging.WARNING, "endpoints",
-                f"{self.name}: {counted(len(came), 'endpoint')} came, {len(gone)} went; there are {len(after)}",
-                self.name, came=came, gone=gone, endpoints=len(after),
-            )  # fmt: skip
-
     def _changed(self) -> None:
         """Work out who is in the rotation."""
-        ejections = [e.ejected_until for e in self.endpoints if e.ejected_until]
-        self._next_return = min(ejections, default=inf)
-        # A weight of 0 is how an instance in the warning state asks for no traffic.
-        candidates = [e for e in self.endpoints if e.weight and not e.ejected_until]
+        self._next_change = min([e.ejected_until for e in self.endpoints if e.ejected_until], default=inf)
+        candidates = [e for e in self.endpoints if e.weight and not e.ejected_until and not e.down]
         if not self.balancer.weighs:
             candidates = [e for e in candidates if e.state == "healthy"] or candidates
-        self.eligible = tuple(candidates) or self.endpoints
-        self.balancer.update(self.eligible)
+        self.eligible = self._offered = tuple(candidates) if candidates or self.refuse else self.endpoints
+        self._slow = self._slowly(self._slow) if self._slow_start or self._outliers is not None else None
+        self.balancer.update(self._offered)
         if self._on_change is not None:
             self._on_change()
+
+    def _slowly(self, before: SlowStart | None) -> SlowStart | None:
+        """Give each of the eligible its share; those that get less than others are kept from the balancer."""
+        now, window, balancer = self._clock(), self._slow_start, self.balancer
+        slow = among(self.eligible, now, window, balancer.weighs, self._rng, before)
+        if any(e.slow_since != inf for e in self.eligible):
+            self._next_change = min(self._next_change, now + window / STEPS)
+        if slow is not None and not balancer.hashes:
+            self._offered = slow.steady
+        return slow

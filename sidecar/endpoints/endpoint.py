@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from sidecar.endpoints.load import Load
+from sidecar.resilience.outcomes import Outcomes
 
 
 class LastError(NamedTuple):
@@ -17,19 +20,31 @@ class LastError(NamedTuple):
     text: str
 
 
+class Checked(NamedTuple):
+    """What the active checks of an endpoint say: the last result (``healthy``, ``warning`` or ``unhealthy``), a line
+    about it, its Unix time; and the results of its kind in a row (a warning is a good one)."""
+
+    status: str
+    output: str
+    at: float
+    row: int
+
+
 class Endpoint:
     """An address of an upstream. The object lives as long as its address stays in the set, whatever else about the
     instance changes, so counts and pooled connections survive updates.
 
-    ``state`` is ``healthy`` or ``warning``; ``active`` counts exchanges (TCP: connections) under way;
-    ``ejected_until`` is the loop time until which failures keep it out of the rotation (0: it is in). ``hostname`` is
-    the name that the address was found for, if there was one; ``gone``: it has left the set; ``sidecar``: another one
-    stands there, as the configuration or the registry says; ``admin``: the port of its admin API there (0: not known).
+    ``state`` is ``healthy``, ``warning`` or, as active checks alone can say, ``unhealthy``; ``active`` counts exchanges
+    (TCP: connections) under way; ``ejected_until`` is the loop time until which what came of its tries keeps it out of
+    the rotation (0: it is in). ``hostname`` is the name that the address was found for, if there was one; ``gone``: it
+    has left the set; ``sidecar``: another one stands there, as the configuration or the registry says; ``admin``: the
+    port of its admin API there (0: not known).
     """
 
     __slots__ = (
-        "active", "admin", "current", "ejected_until", "ejections", "failed", "failures", "gone", "host", "hostname",
-        "id", "last_error", "load", "port", "seconds", "sidecar", "state", "tries", "weight",
+        "active", "admin", "checked", "current", "down", "ejected_for", "ejected_until", "ejection", "ejections",
+        "failed", "failures", "gone", "host", "hostname", "id", "last_error", "load", "outcomes", "port", "registered",
+        "relapses", "returned", "seconds", "share", "sidecar", "slow_since", "state", "trial", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -46,7 +61,9 @@ class Endpoint:
         self.host = host
         self.port = port
         self.weight = weight
+        #: Its state as far as it is known, and what the registry says of it.
         self.state = state
+        self.registered = state
         self.id = id
         self.hostname = hostname
         self.sidecar = sidecar
@@ -59,9 +76,24 @@ class Endpoint:
         self.failed = 0
         #: Failed tries in a row.
         self.failures = 0
-        #: Ejections in a row, the exponent of the next one's length.
+        #: Short ejections in a row, on which the length of the next one depends; a try that goes well ends the row.
         self.ejections = 0
+        #: Long ones, less one for each time that it stayed in the rotation; and when it came back from the last.
+        self.relapses = 0
+        self.returned = 0.0
         self.ejected_until = 0.0
+        #: Why it is ejected, or was the last time: the reason, and in words.
+        self.ejected_for = ""
+        self.ejection = ""
+        #: What came of its tries, where that is watched; and tries that are left until it is judged after an ejection.
+        self.outcomes: Outcomes | None = None
+        self.trial = 0
+        #: The part of its traffic that it gets; and since when it has been starting slowly (inf: it does not).
+        self.share = 1.0
+        self.slow_since = inf
+        #: What active checks say of it, if there are any; and whether they keep it out of the rotation.
+        self.checked: Checked | None = None
+        self.down = False
         #: It stays when later tries go well: it says when it was.
         self.last_error: LastError | None = None
         #: Scratch value of the smooth weighted balancer.
@@ -81,3 +113,32 @@ class Endpoint:
 
     def __repr__(self) -> str:
         return f"Endpoint({self.address}, weight={self.weight}, state={self.state}, active={self.active})"
+
+
+def beside(endpoint: Endpoint, eligible: Sequence[Endpoint]) -> tuple[Endpoint, ...]:
+    """Other addresses in the rotation of the name that this one was found for, in the order in which to try them when
+    it is silent: the families in turn, the other one first (RFC 8305 §4). Empty when there was no name."""
+    hostname = endpoint.hostname
+    if not hostname:
+        return ()
+    others = [
+        e for e in eligible
+        if e is not endpoint and e.hostname == hostname and e.port == endpoint.port
+    ]  # fmt: skip
+    same = [e for e in others if (":" in e.host) == (":" in endpoint.host)]
+    other = [e for e in others if e not in same]
+    found: list[Endpoint] = []
+    while other or same:
+        if other:
+            found.append(other.pop(0))
+        if same:
+            found.append(same.pop(0))
+    return tuple(found)
+
+
+def state_of(endpoint: Endpoint) -> str:
+    """What is known of it, by its registry and its checks: the worse of both."""
+    if endpoint.down:
+        return "unhealthy"
+    checked = endpoint.checked
+    return "warning" if checked is not None and checked.status == "warning" else endpoint.registered

@@ -15,9 +15,11 @@ OTHER: Final = "other"
 
 def families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[Family]:
     """Return how many endpoints each upstream has, by state."""
-    endpoints = gauge("sidecar_endpoints", "Known endpoints: healthy, warning, ejected.", ("upstream", "state"))
+    endpoints = gauge(
+        "sidecar_endpoints", "Known endpoints: healthy, warning, unhealthy, ejected.", ("upstream", "state")
+    )
     for name, known in upstreams.items():
-        counts = {"healthy": 0, "warning": 0, "ejected": 0}
+        counts = {"healthy": 0, "warning": 0, "unhealthy": 0, "ejected": 0}
         for endpoint in known:
             counts["ejected" if endpoint.ejected_until else endpoint.state] += 1
         for state, n in counts.items():
@@ -55,7 +57,9 @@ def endpoint_families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[F
 def ejection_families(upstreams: Mapping[str, Mapping[str, int]]) -> Iterable[Family]:
     """Return how often endpoints of each upstream were ejected, by reason."""
     found = counter(
-        "sidecar_ejections", "Endpoints that were ejected: unreachable, consecutive (failures).", ("upstream", "reason")
+        "sidecar_ejections",
+        "Endpoints that were ejected: unreachable, consecutive (failures), error_rate, latency.",
+        ("upstream", "reason"),
     )
     for name, reasons in upstreams.items():
         for reason, n in reasons.items():

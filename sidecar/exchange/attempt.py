@@ -36,6 +36,7 @@ class Attempt:
         "moved",
         "peer_error",
         "problem",
+        "retried",
         "sent",
         "status",
         "took",
@@ -58,6 +59,8 @@ class Attempt:
         self.status = 0
         self.peer_error = ""
         self.took = 0.0
+        #: The tries after which a peer sidecar says that it has given up; -1: it says nothing.
+        self.retried = -1
         #: It went on at another address of the same name, as a part of the attempt after this.
         self.moved = False
         #: Time (of the listener's clock) by which there must be a connection, and then the beginning of an answer.

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.replies import Reply
@@ -36,8 +37,8 @@ class Exchange:
 
     __slots__ = (
         "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "ended", "error",
-        "fresh", "head_at", "hooks", "listener", "method", "phase", "replayable", "request_id", "started", "state",
-        "status", "story", "suspended", "touched", "trace", "tried", "undrained",
+        "fresh", "granted", "head_at", "hooks", "listener", "method", "phase", "replayable", "request_id", "retried",
+        "started", "state", "status", "story", "suspended", "touched", "trace", "tried", "undrained",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, route: Route, client_ip: str, started: float) -> None:
@@ -51,6 +52,8 @@ class Exchange:
         self.started = started
         #: Time by which an answer must have begun, all attempts included.
         self.deadline = 0.0
+        #: The seconds until then that its caller has left for it; inf: it does not say.
+        self.granted = inf
         #: Time (of the listener's clock) of the last byte in either direction.
         self.touched = started
         #: Time (of the listener's clock) at which the head of an answer came that was not all there at once; 0: none.
@@ -64,6 +67,8 @@ class Exchange:
         self.attempt: Attempt | None = None
         self.attempts = 0
         self.tried: tuple[Attempt, ...] = ()
+        #: The tries after which it was given up, here or by a peer, so that no hop above tries again; -1: it was not.
+        self.retried = -1
         #: The next attempt must not use a kept connection.
         self.fresh = False
         self.request_id = ""

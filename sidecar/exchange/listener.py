@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.core.address import Address
 from sidecar.core.limits import Limits
+from sidecar.exchange.load_report import Reporter
 from sidecar.exchange.times import Times
 from sidecar.net.listen import Acceptor
 from sidecar.net.shortage import SHORTAGE
 from sidecar.net.sockets import reset, set_keepalive
+from sidecar.resilience.given_up import GivenUp
 
 if TYPE_CHECKING:
     from sidecar.core.stats import ListenerStats
@@ -103,6 +105,10 @@ class Listener:
         self.clock = clock
         self.new_request_id = new_request_id
         self.draining = False
+        #: What is said of the load at an inbound port, to those who ask.
+        self.reporter = Reporter()
+        #: What has been given up lately: one memory for all listeners of a sidecar.
+        self.given_up = GivenUp()
         #: The listener's own breaker, then those of routes.
         self.breakers: tuple[CircuitBreaker, ...] = ()
         self._acceptor = Acceptor(loop, self.protocol)

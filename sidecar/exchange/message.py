@@ -7,11 +7,13 @@ class RequestHead:
     """A request's head. ``fields`` has the fields that a proxy acts upon, by lower-case name, as they came;
     :meth:`get` finds any. ``length`` is the body's size; below 0: it is not known before its end. ``upgrade`` is the
     protocol asked for, or empty. ``expects_continue``: the client sends its body when it is told to go on.
+    ``asks_load``: a sidecar wants to know the load with the answer.
 
     What is not changed goes on as it came, byte for byte."""
 
-    __slots__ = ("expects_continue", "fields", "length", "method", "target", "upgrade")
+    __slots__ = ("asks_load", "expects_continue", "fields", "length", "method", "target", "upgrade")
 
+    asks_load: bool
     expects_continue: bool
     fields: dict[bytes, bytes]
     length: int
@@ -53,6 +55,14 @@ class ResponseHead:
     fields: dict[bytes, bytes]
     length: int
     status: int
+
+    def add(self, name: bytes, value: bytes) -> None:
+        """Have a field more behind all others. Neither may hold what ends a line."""
+        raise NotImplementedError
+
+    def take(self, name: bytes, begin: bytes) -> bytes | None:
+        """Take out each line of that lower-case name whose value begins so; return the last one's value."""
+        raise NotImplementedError
 
     @property
     def peer_error(self) -> bytes:

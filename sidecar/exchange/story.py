@@ -67,6 +67,8 @@ def note_time_over(x: Exchange, attempt: Attempt, now: float) -> None:
         which, seconds = "timeout.connect", times.connect
     elif now < x.deadline:
         which, seconds = _whose(x.chain), patience
+    elif x.granted < times.request:
+        which, seconds = "x-sidecar-deadline", x.granted
     elif times.total and times.total <= times.request:
         which, seconds = "timeout.total", times.total
     else:

@@ -99,6 +99,7 @@ class CircuitBreaker(Filter):
             x.state[self.place] = permit
             return None
         mechanism = self.mechanism
+        x.retried = x.attempts
         x.note("circuit_open", self._told())
         if mechanism.forced == "open":
             why = f"{x.listener.name} is not being called: its circuit breaker is {held_words('open', mechanism.held)}"

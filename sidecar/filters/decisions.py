@@ -9,6 +9,7 @@ from zlib import crc32
 from sidecar.core.decisions import (
     DETAIL,
     DETAILED,
+    GIVEN_UP,
     KEPT,
     LAST,
     MOST_PATH,
@@ -80,6 +81,7 @@ class Record(Filter):
             and not x.error
             and x.replayable
             and not attempt.peer_error
+            and attempt.retried < 0
         ):
             values = self._values(x.head) if self._watched else ()
             key = (x.chain, x.method, path, attempt.endpoint, x.status, values)
@@ -125,6 +127,8 @@ class Record(Filter):
                 sent = last.sent - x.started
             if last.kept:
                 flags |= KEPT
+            if last.retried >= 0:
+                flags |= GIVEN_UP
             status = last.status
             if status:
                 answered = (x.head_at or now) - x.started
@@ -140,10 +144,15 @@ class Record(Filter):
         """Record a try that another one followed, or that failed."""
         failure = LATE if it.failure == CONNECT and it.cause == "timeout" else _NUMBER.get(it.failure, 0)
         began = it.began - x.started
+        flags = TRIED
+        if it.kept:
+            flags |= KEPT
+        if it.retried >= 0:
+            flags |= GIVEN_UP
         segment.details += DETAIL.pack(
             it.took, began, it.sent - x.started if it.sent else -1.0, began + it.took, shape,
             segment.name(it.endpoint, it.endpoint.address), 0, segment.name(it.peer_error, it.peer_error), 0,
-            it.status, failure, 0, TRIED | (KEPT if it.kept else 0),
+            it.status, failure, 0, flags,
         )  # fmt: skip
 
     def _shape(self, segment: Segment, x: Request, path: bytes, values: tuple[int | None, ...]) -> int:

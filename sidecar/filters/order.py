@@ -25,11 +25,15 @@ class Place(NamedTuple):
 
 
 ORDER: Final = (
-    Place("timeout", "the deadline counts from the start, waiting included: before anything can wait", "Timeout"),
     Place("tracing", "whatever happens next, refusals too, has a trace id"),
     Place("request_id", "... and a request id"),
     Place("forwarded", "inbound only; changes the head, never refuses, so before those that may"),
     Place("drain", "inbound only; the cheapest refusal first"),
+    Place(
+        "timeout",
+        "the deadline counts from the start, waiting included: before anything can wait; refuses what has no time left",
+        "Timeout",
+    ),
     Place("queue_door", "answers what is asked about queued requests; such a chain goes no further"),
     Place(
         "queue",
@@ -38,6 +42,7 @@ ORDER: Final = (
         "sidecar.http_queue.settings",
     ),
     Place("host", "changes the head of what is let in", "Host"),
+    Place("load_report", "outbound only; likewise, where the balancer goes by what the endpoints' sidecars report"),
     Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue", "RateLimit"),
     Place("bulkhead", "the last one before the first try: who passes holds a slot until the end", "Bulkhead"),
     Place(

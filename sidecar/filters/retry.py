@@ -145,8 +145,14 @@ class Retry(Filter):
         status = head.status
         if status < 400:
             return None
-        code = head.peer_error
-        if status >= 500 and code in NOT_DELIVERED and CONNECT in self._config.on:
+        undelivered = status >= 500 and head.peer_error in NOT_DELIVERED and CONNECT in self._config.on
+        if undelivered or (status in self.statuses and x.method in self._config.methods):
+            attempt = x.attempt
+            if attempt is not None and attempt.retried >= 0:
+                self._suppressed["retried"] += 1
+                self._note(x, "retried")
+                return None
+        if undelivered:
             return self._again(x, str(status), at_once=True, free=self._elsewhere(x))
         if status not in self.statuses or x.method not in self._config.methods:
             if status >= 500:
@@ -211,7 +217,10 @@ class Retry(Filter):
 
     def _note(self, x: Exchange, why: str) -> None:
         """Note why there is no other try: by the key ``on``; its ``method``; it had all its ``attempts``; its ``body``
-        was too large to be kept; its ``deadline`` comes first; the ``budget`` is used up."""
+        was too large to be kept; its ``deadline`` comes first; the ``budget`` is used up; a sidecar behind it has
+        ``retried``. Where this one has tried again, no hop above is to."""
+        if why == "budget" or (x.attempts > 1 and why != "retried"):
+            x.retried = x.attempts
         detail: dict[str, Any] = {"why": why, "attempts": x.attempts, "max_attempts": self._config.max_attempts}
         if x.method:
             detail["method"] = x.method

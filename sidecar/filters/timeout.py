@@ -1,17 +1,20 @@
-"""Sets the deadline of an exchange before anything in it can wait."""
+"""Sets the deadline of an exchange before anything in it can wait; no later than its caller says."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sidecar.config.declared import Settings, key
 from sidecar.config.values import Duration
+from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Filter, Site
+from sidecar.exchange.time_left import granted
 from sidecar.exchange.times import Times
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
+    from sidecar.exchange.request import Request
 
 
 #: Over TCP, silence is no fault unless it is said to be: subscribers wait, and queries take their time.
@@ -82,7 +85,8 @@ class TimeoutSettings(Settings):
 
 class Timeout(Filter):
     """``timeout.request`` from the beginning to the answer's head. The other times (connect, idle, total, and the
-    share of one try) belong to phases, and the exchange itself reads them where the phase begins."""
+    share of one try) belong to phases, and the exchange itself reads them where the phase begins. A caller's own
+    deadline (``x-sidecar-deadline``) can only make it shorter; what has no time left is answered at once."""
 
     name: ClassVar[str] = "timeout"
     settings_class: ClassVar[Any] = TimeoutSettings
@@ -99,9 +103,17 @@ class Timeout(Filter):
         super().__init__(config, site)
         self.times = Times(config.connect, config.request, config.idle, config.total, config.head, config.keepalive)
         self._request: float = min(config.request, config.total) if config.total else config.request
+        self._http = site.protocol == "http"
 
     def patience(self) -> float:
         return self.times.request
 
-    def on_request(self, x: Exchange) -> None:
+    def on_request(self, x: Exchange) -> Reply | None:
         x.deadline = x.started + self._request
+        if self._http and (seconds := granted(cast("Request", x).head)) >= 0.0 and seconds < self._request:
+            x.granted = seconds
+            x.deadline = x.started + seconds
+            if not seconds:
+                x.note("no_time_left", {})
+                return Reply("timeout", "its caller has no time left for it")
+        return None

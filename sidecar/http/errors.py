@@ -5,17 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sidecar.core.replies import NOT_DELIVERED, known
+from sidecar.exchange.one_hop import of_app, tries_of_peer
 
 if TYPE_CHECKING:
     from sidecar.exchange.attempt import Attempt
-    from sidecar.exchange.exchange import Exchange
     from sidecar.exchange.message import ResponseHead
+    from sidecar.exchange.request import Request
 
 
-def judge(x: Exchange, attempt: Attempt, head: ResponseHead) -> None:
+def judge(x: Request, attempt: Attempt, head: ResponseHead) -> None:
     """Tell the cluster what such an answer says about the endpoint (nothing, if the error is the client's), and
-    remember the code of a peer sidecar."""
+    remember the code of a peer sidecar, and that it has given up."""
     status, endpoint = head.status, attempt.endpoint
+    x.retried = attempt.retried = tries_of_peer(head)
+    if status >= 500 and x.retried < 0:
+        x.retried = of_app(x)
     code = head.peer_error
     if code:
         attempt.peer_error = told = known(code)

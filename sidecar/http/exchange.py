@@ -9,15 +9,16 @@ from sidecar.core.replies import STATUS, ProtocolError, Reply, render
 from sidecar.exchange.attempt import MALFORMED, RESET, Attempt
 from sidecar.exchange.exchange import STALLED, Exchange
 from sidecar.exchange.filter import Again, Answer, Failed, Wait
+from sidecar.exchange.load_report import heard
+from sidecar.exchange.one_hop import given_up
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, PHASES, SENT, TUNNEL
 from sidecar.exchange.request import Request
 from sidecar.exchange.story import note_stalled
-from sidecar.http.download import Download, refused
+from sidecar.exchange.time_left import with_time
+from sidecar.http.download import Download, drop, pass_on
 from sidecar.http.errors import judge
-from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
-from sidecar.http.h1.lines import CONTINUE, own_head, without
+from sidecar.http.h1.lines import CONTINUE, own_head
 from sidecar.http.race import again_after_race
-from sidecar.http.tunnel import begin_tunnel
 from sidecar.http.upload import Upload
 from sidecar.net.sockets import undelivered
 
@@ -118,6 +119,10 @@ class HttpExchange(Request):
     # -- tries -----------------------------------------------------------------------------------------------------
 
     def open(self, attempt: Attempt) -> None:
+        if attempt.began >= self.deadline:
+            self.note("no_time_left", {})
+            self.reply(Reply("timeout", f"no time was left to ask {self.listener.name}"))
+            return
         pool = self.pool
         conn = None
         if not self.fresh:
@@ -142,12 +147,12 @@ class HttpExchange(Request):
         attempt.kept = conn.reused
         conn.exchange = self
         conn.attempt = attempt
+        attempt.sent = now = self.listener.clock()
+        attempt.deadline = deadline = min(self.deadline, attempt.began + self.chain.patience)
         if self.upload is not None:
             self.upload.begin(self, conn)
         else:
-            conn.transport.write(self.head.as_http1())
-        attempt.sent = self.listener.clock()
-        attempt.deadline = deadline = min(self.deadline, attempt.began + self.chain.patience)
+            conn.transport.write(with_time(self.head.as_http1(), deadline - now))
         client.timer.set(deadline)
 
     def lost(self, attempt: Attempt, conn: UpstreamEnd, cleanly: bool) -> None:
@@ -211,8 +216,8 @@ class HttpExchange(Request):
         status = head.status
         endpoint = attempt.endpoint
         attempt.status = status
-        if self.cluster.watchers:
-            self.tell(attempt, status)
+        if self.cluster.watchers or self.head.asks_load:
+            heard(self, attempt, head)
         if status >= 400:
             judge(self, attempt, head)
         elif endpoint.failures or endpoint.ejections:  # else there is nothing to say
@@ -227,7 +232,7 @@ class HttpExchange(Request):
                 elif instead is None or isinstance(verdict, Failed):
                     instead = verdict
         if again is not None or instead is not None:
-            self._give_up_answer(attempt, conn, head, rest)
+            drop(self, attempt, conn, head, rest)
             self.leave_endpoint()
             if again is not None and not isinstance(instead, Failed):
                 self.retry_later(again)
@@ -236,83 +241,7 @@ class HttpExchange(Request):
             elif instead is not None:
                 self.give(instead)
             return
-        if status == 101:
-            self._switch(conn, head, rest)
-            return
-        raw = head.raw
-        self.status = status
-        self.answer = head
-        length = head.length
-        keep = self.keep_client and length != UNTIL_CLOSE and not self.listener.draining
-        if not self.request_done or (length == CHUNKED and self.version == 0):
-            keep = False
-        self.keep_client = keep
-        if not keep:
-            raw = raw[:-2] + b"connection: close\r\n\r\n"
-        elif self.version == 0:
-            raw = raw[:-2] + b"connection: keep-alive\r\n\r\n"
-        if length != len(rest):
-            self._stream(attempt, conn, raw, rest)
-        elif not rest or not self.chain.on_answer_body or not refused(self, rest):
-            # All of it is here: the common case.
-            self.client.transport.write(raw + rest if rest else raw)
-            self.bytes_out += length
-            self.listener.stats.bytes_out += length
-            self.let_go(attempt, conn, head)
-            self.finish()
-
-    def _switch(self, conn: UpstreamEnd, head: ResponseBlock, rest: bytes) -> None:
-        """The upstream agrees to leave HTTP."""
-        for may_upgrade in self.chain.on_upgrade:
-            refusal = may_upgrade(self)
-            if refusal is not None:
-                self.keep_client = False
-                self.reply(refusal)
-                return
-        self.status = head.status
-        self.answer = head
-        self.head_at = self.listener.clock()
-        begin_tunnel(self, conn, head.raw, rest)
-
-    def _stream(self, attempt: Attempt, conn: UpstreamEnd, raw: bytes, rest: bytes) -> None:
-        """Pass the head on, and what has come of the body: more is to come."""
-        assert self.answer is not None
-        client = self.client
-        length = self.answer.length
-        self.phase = ANSWERING
-        decode = length == CHUNKED and self.version == 0
-        if decode:
-            raw = without(raw, b"transfer-encoding")
-        self.download = download = Download(length, decode)
-        client.transport.write(raw)
-        self.touched = self.head_at = self.listener.clock()
-        self.check_idle(self.touched)
-        if client.paused_writing:
-            conn.pause_reading()
-        if rest:
-            download.take(self, attempt, conn, rest)
-
-    def let_go(self, attempt: Attempt, conn: UpstreamEnd, head: ResponseBlock) -> None:
-        """The answer is complete: keep the connection if both directions are at a message border. An upstream that
-        answered before it read all of the request may never read the rest."""
-        attempt.conn = None
-        if (
-            head.keep_alive
-            and self.request_done
-            and head.length != UNTIL_CLOSE
-            and not (self.bytes_in and conn.transport.get_write_buffer_size())
-        ):
-            self.pool.put(conn, head)
-        else:
-            conn.close()
-
-    def _give_up_answer(self, attempt: Attempt, conn: UpstreamEnd, head: ResponseBlock, rest: bytes) -> None:
-        """This answer will not be used; its connection can be only if all of it is here."""
-        if head.length == len(rest):
-            self.let_go(attempt, conn, head)
-        else:
-            attempt.conn = None
-            conn.close()
+        pass_on(self, attempt, conn, head, rest)
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -335,8 +264,12 @@ class HttpExchange(Request):
         keep = self.keep_client and self.request_done and not self.listener.draining
         self.keep_client = keep
         self.status = STATUS[reply.code]
+        if self.attempts > 1 and self.retried < 0:
+            self.retried = self.attempts
+        line = given_up(self) if self.retried >= 0 else b""
+        name, head_only = self.listener.name, self.method == "HEAD"
         self.client.transport.write(
-            render(reply, self.listener.name, self.request_id, close=not keep, head_only=self.method == "HEAD")
+            render(reply, name, self.request_id, close=not keep, head_only=head_only, line=line)
         )
         self.finish()
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from sidecar.core.replies import ProtocolError, Reply
 from sidecar.exchange.phases import SENT
+from sidecar.exchange.time_left import with_time
 from sidecar.http.h1.body import Body
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ class Upload:
 
     def begin(self, x: HttpExchange, conn: UpstreamEnd) -> None:
         """Send the head, and what has come of the body."""
-        conn.transport.write(x.head.as_http1() + b"".join(self.kept))
+        attempt = conn.attempt
+        conn.transport.write(with_time(x.head.as_http1(), attempt.deadline - attempt.sent) + b"".join(self.kept))
         if self.kept_size > x.chain.keep:
             x.replayable = False
             self.kept.clear()
@@ -83,9 +85,10 @@ class Upload:
     def due(self, x: HttpExchange) -> float:
         """When the time for the upload is over. The time for the answer, ``timeout.request``, runs from the request's
         last byte; until then it runs from the latest one, as long as all of them together keep up with
-        ``limits.body_rate``. So a long upload has its time, and a byte now and then buys none."""
+        ``limits.body_rate``. So a long upload has its time, and a byte now and then buys none. What a caller
+        grants counts in the same way, as it does where that stands."""
         rate = x.listener.limits.body_rate
-        due = x.touched + x.chain.timeout.request
+        due = x.touched + min(x.chain.timeout.request, x.granted)
         return due if x.request_done or not rate else min(due, self.pace + x.bytes_in / rate)
 
     def resumed(self, x: HttpExchange) -> None:

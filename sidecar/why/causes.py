@@ -204,7 +204,12 @@ def _timeout(r: Reading) -> Cause:
         return Cause(f"neither side said anything for {after}", r.at(which))
     if which == "timeout.total":
         return Cause(f"the whole exchange took longer than the {after} that it may", r.at(which))
+    if r.last("no_time_left") is not None:
+        return Cause("its caller had no time left for it, so nothing was asked")
     attempt = r.attempts[-1] if r.attempts else None
+    if which == "x-sidecar-deadline":
+        whom = where(attempt) if attempt is not None else r.who
+        return Cause(f"{whom} gave no answer within the {after} that its caller had left for it{r.tries()}")
     if attempt is None:
         return Cause(f"no answer was there within {after}: {r.message}", r.at(which))
     return Cause(f"{where(attempt)} gave no answer within the {after} of {which}{r.tries()}", r.at(which))

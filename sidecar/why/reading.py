@@ -33,6 +33,7 @@ _NOT_AGAIN: Final = {
     "attempts": ("all {max_attempts} tries were used", "retry.max_attempts"),
     "body": ("its body was too large to be kept for another try", ""),
     "deadline": ("there was no time left for another try", "timeout.request"),
+    "retried": ("the sidecar there has tried again itself, and given up", ""),
     "budget": ("the retry budget of the upstream was used up", "retry.budget"),
 }
 

@@ -7,6 +7,7 @@ kills of the sidecar.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import time
@@ -17,6 +18,7 @@ import pytest
 from pamqp import commands
 
 from support.amqp_clients.raw import METHOD, RawClient
+from support.processes import wait_for
 from support.rabbitmq import RabbitMQ
 from support.spooled import WINDOW, Spooled, bodies, first_times, numbers
 from support.wire import Wire
@@ -73,7 +75,8 @@ def spooled(rabbitmq: RabbitMQ, tmp_path: Path) -> Iterator[Spooled]:
 def works(broker: RabbitMQ, spooled: Spooled, outages: list[Callable[[], None]], between: float, count: int) -> None:
     work = Work(spooled, count)
     try:
-        time.sleep(2 if SOAK else 0.8)
+        for queue in QUEUES.values():  # a login that an outage cuts off is not let in: that is another subject
+            wait_for(functools.partial(broker.depth, queue), f"{queue} is published to")
         for outage in outages:
             outage()
             time.sleep(between)

@@ -161,7 +161,9 @@ def test_who_asks_together_gets_the_same() -> None:
     assert pulse.now() is first
     clock.advance(1)
     assert pulse.now() is not first
-    assert first["upstreams"]["tasks"]["endpoints"] == {"known": 1, "ejected": 0, "warning": 0}
+    assert first["upstreams"]["tasks"]["endpoints"] == {
+        "known": 1, "ejected": 0, "unhealthy": 0, "warning": 0,
+    }  # fmt: skip
     assert first["upstreams"]["rabbit"]["amqp"] == {"connections": 0, "detached": 0, "held": 0, "spooled": 0}
 
 

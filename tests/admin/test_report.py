@@ -14,7 +14,7 @@ from sidecar.config.traffic import Match, Route
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance
 from sidecar.core.stats import FilterStats, QueueStats
-from sidecar.endpoints.endpoint import Endpoint, LastError
+from sidecar.endpoints.endpoint import Checked, Endpoint, LastError
 from sidecar.endpoints.names import Expansion
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.names import FakeNames, settled
@@ -116,6 +116,9 @@ def test_everything_about_an_upstream() -> None:
                 "weight": 10,
                 "state": "healthy",
                 "ejected": False,
+                "ejection": None,
+                "share": 1.0,
+                "check": None,
                 "active": 5,
                 "failures": 0,
                 "last_error": {"at": "2023-11-14T22:13:20.500Z", "kind": "refused", "text": "connection refused"},
@@ -244,3 +247,26 @@ def test_filters_that_are_in_use() -> None:
     assert report.upstream(upstream.now)["stats"]["filters"] == {"used": {"refused": 0, "limit": 5}}
     used.failures.update(on_try=2, view=1)
     assert report.upstream(upstream.now)["stats"]["filters"] == {"used": {"refused": 0, "failures": 3, "limit": 5}}
+
+
+def test_endpoints_that_are_out_and_those_that_begin_slowly() -> None:
+    upstream = FakeUpstream("a")
+    one, two = upstream.endpoints = [Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 80)]
+    one.ejected_until = upstream.clock.now + 10
+    one.ejected_for, one.ejection = "latency", "it is slow"
+    two.share = 0.25
+    shown = [report.endpoint_as_dict(it) for it in upstream.now.endpoints]
+    assert shown[0]["ejection"]["reason"] == "latency"
+    assert shown[0]["ejection"]["text"] == "it is slow"
+    assert shown[0]["ejection"]["until"] > "2023"
+    assert [it["share"] for it in shown] == [0.0, 0.25]
+    assert found(upstream) == ("warning", "1 of 2 endpoints is ejected")
+    two.state, two.down = "unhealthy", True
+    two.checked = Checked("unhealthy", "GET /health: 500", 1_700_000_000.0, 3)
+    shown = [report.endpoint_as_dict(it) for it in upstream.now.endpoints]
+    assert shown[1]["check"] == {
+        "status": "unhealthy", "output": "GET /health: 500", "at": "2023-11-14T22:13:20.000Z", "row": 3,
+    }  # fmt: skip
+    assert found(upstream) == ("unhealthy", "every endpoint has failed: GET /health: 500")
+    one.ejected_until = 0.0
+    assert found(upstream) == ("warning", "1 of 2 endpoints is unhealthy")

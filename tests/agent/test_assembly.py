@@ -96,7 +96,7 @@ def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
         of_chains.update(f.name for f in live.listener.chain.filters)
 
     with_listener(inbound_of(bind=ANY_PORT, rate_limit=_LIMIT), check)
-    with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", protocol="http"), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", protocol="http", balancer="prequal"), check)
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
     assert of_chains | {"queue", "queue_door", "delivered"} == RANK.keys()
 

@@ -9,7 +9,18 @@ from typing import Any
 import pytest
 
 from sidecar.agent.rehearsal.rehearse import Rehearsal
-from sidecar.core.decisions import DETAIL, DETAILED, LAST, REPLAYABLE, SEGMENT, TRIED, Decisions, Segment, Shape
+from sidecar.core.decisions import (
+    DETAIL,
+    DETAILED,
+    GIVEN_UP,
+    LAST,
+    REPLAYABLE,
+    SEGMENT,
+    TRIED,
+    Decisions,
+    Segment,
+    Shape,
+)
 from sidecar.filters.decisions import FAILURES
 from support.configs import config_of
 
@@ -26,7 +37,7 @@ class Book:
         self.segment = Segment(0)
 
     def add(self, at: float, *tries: tuple[str, float, int, int], status: int = 200, error: str = "", route: int = -1,
-            path: bytes = b"/x", client: int = 1) -> None:  # fmt: skip
+            path: bytes = b"/x", client: int = 1, flags: int = 0) -> None:  # fmt: skip
         """A request; of each try its endpoint, seconds, status and failure."""
         segment = self.segment
         key = (path, route)
@@ -39,7 +50,7 @@ class Book:
             segment.details += DETAIL.pack(
                 took if not last else began + took, began, began, began + took, shape, segment.name(endpoint, endpoint),
                 0 if not last else segment.name(error, error), 0, status if last else 0, answer, failure,
-                len(tries) if last else 0, TRIED | (LAST | REPLAYABLE if last else 0),
+                len(tries) if last else 0, TRIED | flags | (LAST | REPLAYABLE if last else 0),
             )  # fmt: skip
             began += took
         if not tries or tries[-1][3]:
@@ -82,6 +93,22 @@ def test_rate_limits_go_by_the_recorded_times() -> None:
     assert told["examples"][0]["setting"].startswith("upstreams.shop.rate_limit: ")
     told = book.rehearse("retry: off", "retry: off, rate_limit: {rate: 10/m, burst: 5, key: ip}")
     assert told["changed"]["rejected"] == 60 - 2 * 5 * 3
+
+
+def test_retries_go_by_the_budget_and_by_what_peers_have_given_up() -> None:
+    book = Book()
+    for n in range(40):
+        book.add(100 + n / 10, ("10.0.0.1:80", 0.01, 503, 0), status=503)
+    off = "retry: off, circuit_breaker: off"
+    told = book.rehearse(off, "retry: {max_attempts: 2, initial_delay: 0, budget: off}, circuit_breaker: off")
+    assert told["changed"]["retried"] == 40
+    budget = "budget: {ratio: 0, min: 1/s}"
+    told = book.rehearse(off, f"retry: {{max_attempts: 2, initial_delay: 0, {budget}}}, circuit_breaker: off")
+    assert told["changed"]["retried"] == 10
+    for n in range(40):
+        book.add(200 + n / 10, ("10.0.0.1:80", 0.01, 503, 0), status=503, flags=GIVEN_UP)
+    told = book.rehearse(off, "retry: {max_attempts: 2, initial_delay: 0, budget: off}, circuit_breaker: off")
+    assert told["changed"]["retried"] == 40
 
 
 def test_bulkheads_go_by_how_long_requests_took() -> None:

@@ -11,7 +11,8 @@ from typing import Any, cast
 
 import pytest
 
-from sidecar.agent.reload import open_listener, require_libraries
+from sidecar.agent.libraries import require_libraries
+from sidecar.agent.reload import open_listener
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.store_and_forward import StoreAndForward
 from sidecar.config.errors import ConfigError
@@ -348,10 +349,10 @@ def test_what_is_not_installed_is_told_with_what_to_install(monkeypatch: pytest.
         )
 
     monkeypatch.setitem(sys.modules, "aio_pika", None)
-    require_libraries(watched(None))
+    require_libraries(watched(None), "a.yaml")
     with pytest.raises(ConfigError) as caught:
-        require_libraries(watched(AmqpCredentials(username="sidecar")))
-    assert "sidecar[amqp]" in str(caught.value)
+        require_libraries(watched(AmqpCredentials(username="sidecar")), "a.yaml")
+    assert "service-sidecar[amqp]" in str(caught.value)
     assert "upstreams.rabbitmq.amqp.credentials" in str(caught.value)
 
 

@@ -146,6 +146,25 @@ def test_check_of_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.Captur
     assert "No such file" in capsys.readouterr().err
 
 
+def test_check_knows_what_is_not_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text(
+        "service: {name: a}\n"
+        "upstreams:\n"
+        "  mq: {bind: '127.0.0.1:5672', protocol: amqp, endpoints: ['127.0.0.1:1'], amqp: {credentials: "
+        "{username: u, password: p}}}\n"
+    )
+    assert main(["check", str(file)]) == 0
+    monkeypatch.setitem(sys.modules, "aio_pika", None)
+    assert main(["check", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert "upstreams.mq.amqp.credentials" in said
+    assert 'pip install "service-sidecar[amqp]"' in said
+    assert main(["check", "--offline", str(file)]) == 0, "where it is checked need not be where it runs"
+
+
 def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     schema = json.loads(capsys.readouterr().out)

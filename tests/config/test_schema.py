@@ -14,6 +14,7 @@ from sidecar.config.amqp_schema import AMQP
 from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
 from sidecar.config.document import parse
 from sidecar.config.errors import ConfigError, Problem
+from sidecar.config.keys import key_of
 from sidecar.config.kinds import BROKEN, Kind, Place, Reading
 from sidecar.config.load import load_text
 from sidecar.config.schema import CONFIG, json_schema
@@ -44,7 +45,7 @@ SECTIONS = [*sections(CONFIG), *sections(AMQP)]
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.model.__name__)
 def test_every_key_is_a_field_of_the_model_and_the_other_way_round(section: Section) -> None:
-    fields = {field.name for field in dataclasses.fields(section.model)} - {"name", "policies"}
+    fields = {key_of(field.name) for field in dataclasses.fields(section.model)} - {"name", "policies"}
     assert set(section.keys) - {"name"} - set(section.declared) <= fields
     assert fields - set(section.keys) <= set(section.refused)
 

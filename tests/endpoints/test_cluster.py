@@ -10,8 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sidecar.core.instance import Instance
 from sidecar.endpoints.balancers.table import NAMES, create
-from sidecar.endpoints.cluster import JITTER, LONGEST_EJECTION, SOFT_FAILURES, Cluster
+from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.endpoint import Endpoint
+from sidecar.resilience.ejection import JITTER, LONGEST_EJECTION, STANDARD
 from support.clock import Clock
 
 
@@ -126,10 +127,10 @@ def test_a_hard_failure_ejects_at_once_and_for_about_a_second() -> None:
 def test_soft_failures_eject_only_in_a_row() -> None:
     s = Setup(3)
     one = s.cluster.endpoints[1]
-    for _ in range(SOFT_FAILURES - 1):
+    for _ in range(STANDARD.consecutive - 1):
         s.cluster.failed(one, hard=False)
     s.cluster.succeeded(one)
-    for _ in range(SOFT_FAILURES - 1):
+    for _ in range(STANDARD.consecutive - 1):
         s.cluster.failed(one, hard=False)
     assert one in s.cluster.eligible
     s.cluster.failed(one, hard=False)
@@ -155,7 +156,7 @@ def test_each_ejection_in_a_row_is_twice_as_long_up_to_a_limit() -> None:
 def test_one_that_comes_back_and_fails_again_is_out_at_once() -> None:
     s = Setup(2)
     one = s.cluster.endpoints[0]
-    for _ in range(SOFT_FAILURES):
+    for _ in range(STANDARD.consecutive):
         s.cluster.failed(one, hard=False)
     s.clock.now = one.ejected_until
     assert s.picks() == {0, 1}

@@ -10,6 +10,7 @@ from sidecar.core.decisions import (
     AGE,
     DETAIL,
     DETAILED,
+    GIVEN_UP,
     KEPT,
     LAST,
     MOST_PATH,
@@ -223,3 +224,10 @@ def test_a_change_of_settings_begins_another_segment_unless_it_is_empty() -> Non
     book.put()
     book.decisions.changed()
     assert [it.generation for it in book.decisions.segments] == [1, 2]
+
+
+def test_that_a_peer_has_given_up_is_recorded() -> None:
+    book = Book()
+    book.put(status=503, attempt=attempt(kept=True, status=503, retried=3))
+    book.put(tried=(attempt(9.0, took=1.0, status=503, retried=0),), attempts=2)
+    assert [bool(detail[-1] & GIVEN_UP) for detail in book.details()] == [True, True, False]

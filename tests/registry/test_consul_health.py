@@ -199,7 +199,7 @@ def test_any_json_gives_instances_that_can_be_shown_or_a_value_error(answer: Any
     cluster = Cluster("web", create("weighted", Random(1)), lambda: 0.0, Random(1))
     cluster.update(found)
     shown = json.loads(
-        orjson.dumps([report.endpoint_as_dict(snapshots._endpoint(endpoint)) for endpoint in cluster.endpoints])
+        orjson.dumps([report.endpoint_as_dict(snapshots._endpoint(endpoint, 0.0)) for endpoint in cluster.endpoints])
     )
     assert len(shown) == len({(i.host, i.port) for i in found})
     orjson.dumps([asdict(instance) for instance in found])

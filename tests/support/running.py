@@ -123,7 +123,7 @@ class FakeUpstream:
         own = self.config.policies.get("circuit_breaker", CircuitBreakerSettings())
         settings = [own, *(route.policies.get("circuit_breaker") for route in self.config.routes)]
         self.ejections: dict[str, int] = {}
-        self.listener = SimpleNamespace(files=(), host=name.encode(), name=name)
+        self.listener = SimpleNamespace(files=(), host=name.encode(), name=name, clock=self.clock)
         self.breakers = [
             breaker.CircuitBreaker(s.failure_threshold, s.reset_timeout, s.half_open_requests, self.clock)
             for s in settings

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from sidecar.core.decisions import DETAIL, DETAILED, LAST, REPLAYABLE, TRIED, UPGRADE, Shape
+from sidecar.core.decisions import DETAIL, DETAILED, GIVEN_UP, LAST, REPLAYABLE, TRIED, UPGRADE, Shape
 from sidecar.exchange.attempt import CONNECT, RACE
 from sidecar.filters.decisions import FAILURES, LATE
 
@@ -14,13 +14,16 @@ from sidecar.filters.decisions import FAILURES, LATE
 class Try:
     """One try: where it went, and seconds: to its connection (or until that failed), from there to the head of the
     answer, and of the answer. ``failure`` is its kind; ``late``: no connection came in time. ``silent``: it had no
-    answer by the time at which its client left."""
+    answer by the time at which its client left. ``given_up``: a peer sidecar said that it had."""
 
-    __slots__ = ("answering", "at", "connecting", "endpoint", "failure", "late", "owner", "peer", "status", "waiting")
+    __slots__ = (
+        "answering", "at", "connecting", "endpoint", "failure", "given_up", "late", "owner", "peer", "status",
+        "waiting",
+    )  # fmt: skip
 
     def __init__(
         self, owner: int, at: float, endpoint: str, connecting: float, waiting: float, answering: float, status: int,
-        peer: str, failure: str, late: bool = False,
+        peer: str, failure: str, late: bool = False, given_up: bool = False,
     ) -> None:  # fmt: skip
         self.owner = owner
         self.at = at
@@ -32,6 +35,7 @@ class Try:
         self.peer = peer
         self.failure = failure
         self.late = late
+        self.given_up = given_up
 
     @property
     def silent(self) -> bool:
@@ -103,7 +107,7 @@ def _detailed(
             answering = end - head if last and head >= 0 else 0.0
             tries.append(
                 Try(owner, it.began + began, names[endpoint], max(connecting, 0.0), max(waiting, 0.0),
-                    max(answering, 0.0), answer, names[peer], kind, late)
+                    max(answering, 0.0), answer, names[peer], kind, late, bool(flags & GIVEN_UP))
             )  # fmt: skip
         if last:
             it.shape, it.error, it.status, it.attempts = shapes[shape], names[error], status, attempts

@@ -91,7 +91,7 @@ class Replay:
         self.openings = 0
         self.results: list[Result | None] = [None] * len(requests)
         self._shapes: dict[int, tuple[RequestBlock, Route, bool]] = {}
-        self._heads: dict[tuple[int, str, bool], ResponseBlock] = {}
+        self._heads: dict[tuple[int, str, bool, bool], ResponseBlock] = {}
         self._numbers = {id(it): number for number, it in enumerate(requests)}
         self._wheel = TimerWheel(cast(Any, loop).call_at, loop.time)
         self._balancer = RecordedBalancer()
@@ -206,7 +206,7 @@ class Replay:
             x.malformed(attempt, ProtocolError("as it was", "bad_upstream"))
         else:
             streams = it.answering > _AT_ONCE
-            x.answered(attempt, conn, self._head(it.status, it.peer, streams), b"")
+            x.answered(attempt, conn, self._head(it, streams), b"")
             if streams and x.phase == ANSWERING:
                 self._loop.call_later(it.answering, self._complete, x, attempt, conn)
 
@@ -220,11 +220,14 @@ class Replay:
         else:
             x.download.take(x, attempt, conn, b".")
 
-    def _head(self, status: int, peer: str, streams: bool) -> ResponseBlock:
-        key = (status, peer, streams)
+    def _head(self, it: Try, streams: bool) -> ResponseBlock:
+        status = it.status
+        key = (status, it.peer, it.given_up, streams)
         found = self._heads.get(key)
         if found is None:
-            fields = {b"x-sidecar-error": peer.encode("latin-1", "replace")} if peer else {}
+            fields = {b"x-sidecar-error": it.peer.encode("latin-1", "replace")} if it.peer else {}
+            if it.given_up:
+                fields[b"x-sidecar-retried"] = b"2"
             raw = b"HTTP/1.1 %d As-It-Was\r\n\r\n" % status
             found = self._heads[key] = ResponseBlock(raw, status, fields, 1 if streams else 0, True)
         return found

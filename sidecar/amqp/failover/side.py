@@ -157,7 +157,11 @@ class Recorded(FailoverSide):
     def begins_try(self) -> bool:
         session = self.session
         away = session.listener.clock() - self.failover.port.missed < _AWAY_SECONDS
-        if session.attempts or not away or not all(each.ejected_until for each in session.cluster.endpoints):
+        if (
+            session.attempts
+            or not away
+            or not all(each.ejected_until or each.down for each in session.cluster.endpoints)
+        ):
             return False
         self.failover.receive()  # it was not there a moment ago
         return True

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar import __version__
 from sidecar.core.amqp_settings import AmqpCredentials
+from sidecar.core.extras import how_to_install
 from sidecar.core.text import printable
 from sidecar.resilience.backoff import Backoff
 from sidecar.resilience.token_bucket import TokenBucket
@@ -42,7 +43,7 @@ def missing_library() -> str:
     try:
         import aio_pika  # noqa: F401
     except ImportError:
-        return 'needs aio-pika: pip install "sidecar[amqp]", or leave the credentials out'
+        return f"needs aio-pika: {how_to_install('amqp')}, or leave the credentials out"
     return ""
 
 

@@ -17,10 +17,11 @@ from typing import Final
 
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
+from sidecar.exchange.load_report import ASK
 from sidecar.exchange.message import RequestHead, ResponseHead
 from sidecar.http.h1.diagnose import diagnose, head_too_large
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE, framing, merge
-from sidecar.http.h1.lines import END_TO_END, TOKEN, Fields, Pairs, without
+from sidecar.http.h1.lines import END_TO_END, TOKEN, Fields, Pairs, without, without_those
 
 #: A field line. The value holds no control byte but tab, so neither CR, LF nor NUL; a line that begins with a space
 #: (obs-fold) or has one before its colon does not match.
@@ -35,14 +36,17 @@ _OURS_HERE: Final = rb"|x[-_]sidecar[-_]" + TOKEN + rb"*+"
 _KNOWN_IN_REQUEST: Final = re.compile(
     rb"\r\n(?=[bcefhkptuxBCEFHKPTUX])(?i:(host|connection|content-length|transfer-encoding|traceparent|tracestate"
     rb"|x-request-id|x-forwarded-for|x-forwarded-proto|forwarded|expect|upgrade|te|keep-alive|proxy-connection"
-    rb"|b3|x-b3-[a-z]++|http2-settings)" + _OURS_HERE + rb"):([^\r]*+)"
+    rb"|b3|x-b3-[a-z]++|http2-settings|x-sidecar-deadline|" + ASK + rb")" + _OURS_HERE + rb"):([^\r]*+)"
 )
 _KNOWN_IN_RESPONSE: Final = re.compile(
     rb"\r\n(?=[ckprtuxCKPRTUX])(?i:(connection|content-length|transfer-encoding|keep-alive|proxy-connection|upgrade"
-    rb"|retry-after|x-sidecar-error)" + _OURS_HERE + rb"):([^\r]*+)"
+    rb"|retry-after|x-sidecar-error|x-sidecar-retried)" + _OURS_HERE + rb"):([^\r]*+)"
 )
 _OURS: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_])[^\r]*+")
-_OUR_ERROR: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_]error):[^\r]*+")
+#: Those that are about one hop, so that a peer's go no further.
+_OUR_OWN: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_](?:error|retried)):[^\r]*+")
+#: What requests are parsed for, and lose.
+_DEADLINE: Final = b"x-sidecar-deadline"
 #: uri-host [":" port] of RFC 9110 §7.2; an IPv6 or future literal in brackets, perhaps with a zone (RFC 6874).
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]++|\[[0-9A-Fa-f:.vV]++(?:%25[A-Za-z0-9\-._~%]++)?\])(?::[0-9]{0,5})?"
@@ -58,7 +62,7 @@ _HOP_BY_HOP: Final = frozenset(
     {b"connection", b"keep-alive", b"proxy-connection", b"te", b"upgrade", b"http2-settings"}
 )
 #: Those, and what only sidecars may say.
-_ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error", b""})
+_ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error", b"x-sidecar-retried", ASK, b""})
 #: Each connection option costs a pass over the head, so there may only be so many.
 _MAX_OPTIONS: Final = 32
 #: How the names of protocols begin that would be requests again: HTTP (h2c among it), and TLS.
@@ -82,6 +86,7 @@ class RequestBlock(RequestHead):
         self.length = 0
         self.upgrade = b""
         self.expects_continue = False
+        self.asks_load = False
 
     def get(self, name: bytes) -> bytes | None:
         if name in self.fields:
@@ -118,6 +123,13 @@ class ResponseBlock(ResponseHead):
         self.fields = fields
         self.length = length
         self.keep_alive = keep_alive
+
+    def add(self, name: bytes, value: bytes) -> None:
+        self.raw = b"".join((self.raw[:-2], name, b": ", value, b"\r\n\r\n"))
+
+    def take(self, name: bytes, begin: bytes) -> bytes | None:
+        self.raw, value = without_those(self.raw, name, begin)
+        return value
 
 
 def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestBlock:
@@ -160,6 +172,8 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
             head.raw = b"%bhost: %b\r\n\r\n" % (head.raw[:-2], default_host)
     if not _ENDS_HERE.isdisjoint(fields):
         _hop_by_hop(head, fields, pairs)
+    if _DEADLINE in fields:
+        head.raw = without(head.raw, _DEADLINE)  # each try gets its own
     if b"expect" in fields:
         if fields[b"expect"].strip(b" \t").lower() != b"100-continue":
             raise ProtocolError("the only expectation there is, is 100-continue")
@@ -226,8 +240,9 @@ def _hop_by_hop(head: RequestBlock, fields: Fields, pairs: Pairs) -> None:
         head.upgrade = upgrade
     trailers = b"te" in fields and b"trailers" in fields[b"te"].lower()
     raw = _onward(head.raw, pairs, options)
-    if b"" in fields:
-        raw = _OURS.sub(b"", raw)  # nothing that a client says of us is believed
+    if b"" in fields or ASK in fields:
+        raw = _OURS.sub(b"", raw)  # nothing else that a client says of us is believed
+        head.asks_load = ASK in fields
     for name in options:
         if name not in END_TO_END:
             fields.pop(name, None)
@@ -287,10 +302,11 @@ def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) 
             keep_alive = False
         length = 0
     if not _ENDS_HERE.isdisjoint(fields):
-        if b"" in fields or b"x-sidecar-error" in fields:
-            raw = (_OUR_ERROR if peer else _OURS).sub(b"", raw)
+        if b"" in fields or b"x-sidecar-error" in fields or b"x-sidecar-retried" in fields:
+            raw = (_OUR_OWN if peer else _OURS).sub(b"", raw)
             if not peer:
                 fields.pop(b"x-sidecar-error", None)
+                fields.pop(b"x-sidecar-retried", None)
         if status != 101:
             raw = _onward(raw, pairs, options)
     if version == 0:

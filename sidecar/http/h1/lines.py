@@ -37,6 +37,24 @@ def without(raw: bytes, name: bytes) -> bytes:
     return b"".join(pieces)
 
 
+def without_those(raw: bytes, name: bytes, begin: bytes) -> tuple[bytes, bytes | None]:
+    """A head without the lines of one field (by lower-case name) whose value begins so, and the last such value."""
+    found = None
+    field = b"\r\n" + name + b":"
+    lower = raw.lower()
+    at = lower.find(field)
+    while at >= 0:
+        end = raw.index(b"\r\n", at + 2)
+        value = raw[at + len(field) : end].strip(b" \t")
+        if value.startswith(begin):
+            found = value
+            raw = raw[:at] + raw[end:]
+            lower = lower[:at] + lower[end:]
+            end = at
+        at = lower.find(field, end)
+    return raw, found
+
+
 def own_head(answer: Answer, request_id: str) -> bytes:
     """The status line and the fields of an answer that a filter has made, without those about framing."""
     lines = [f"HTTP/1.1 {answer.status} {_phrase(answer.status)}\r\n"]

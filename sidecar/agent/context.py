@@ -1,0 +1,41 @@
+"""What all listeners of a sidecar share."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sidecar.config.agent import Tracing as TracingSettings
+from sidecar.core.decisions import Decisions
+from sidecar.core.records import AccessLog as AccessLogWriter
+from sidecar.core.records import SpanRecord, Stories
+from sidecar.net.wheel import TimerWheel
+from sidecar.resilience.breaker import CircuitBreaker as Breaker
+from sidecar.resilience.given_up import GivenUp
+from sidecar.resilience.sampling import Sampling, slowness
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The loop and its timers, the clock, random numbers, and where records of exchanges go."""
+
+    loop: asyncio.AbstractEventLoop
+    wheel: TimerWheel
+    clock: Callable[[], float]
+    rng: random.Random
+    access_log: AccessLogWriter
+    record_span: Callable[[SpanRecord], None] | None
+    tracing: TracingSettings
+    breaker_changed: Callable[[str, Breaker], None]
+    stories: Stories = field(default_factory=lambda: Stories(lambda story: None, enabled=False))
+    decisions: Decisions = field(default_factory=Decisions)
+    given_up: GivenUp = field(default_factory=GivenUp)
+    sampling: Sampling = field(init=False)
+
+    def __post_init__(self) -> None:
+        tracing = self.tracing
+        slow = slowness(tracing.always, tracing.slow)
+        sampling = Sampling(tracing.sample, "errors" in tracing.always, slow, self.clock)
+        object.__setattr__(self, "sampling", sampling)  # it is frozen

@@ -1,0 +1,116 @@
+"""How a sidecar leaves: no new work comes in, what is under way ends, the app goes, and only then what it dials.
+
+    deregistered → drain.delay → inbound drained → the app is told, and ends → outbound drained
+
+Outbound ports serve all that time: the app may need its upstreams to finish what it has begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from sidecar.agent import changes
+from sidecar.endpoints.probe import probe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sidecar.agent.clusters import RunningUpstream
+    from sidecar.config.schema import Config
+    from sidecar.core.stats import ListenerStats
+    from sidecar.exchange.listener import Listener
+    from sidecar.registry import Registry
+
+logger = logging.getLogger("sidecar.agent")
+
+#: Seconds between two looks at whether the app is still there.
+LOOK: Final = 0.25
+#: Seconds that the app may take to accept a connection.
+PATIENCE: Final = 1.0
+#: Seconds that outbound exchanges have in any case once the app has gone, whatever was left of ``drain.timeout``.
+LAST: Final = 1.0
+
+
+class Companion(Protocol):
+    """The app that leaves together with the sidecar."""
+
+    def inbound_drained(self) -> None:
+        """Nothing more comes in, and what was under way is over: the app can be told to end."""
+
+    async def ended(self) -> None:
+        """Wait until it has gone."""
+
+
+class Leaving(Protocol):
+    """What there is to drain of a sidecar."""
+
+    config: Config
+    registry: Registry | None
+    inbound: Listener | None
+
+    @property
+    def upstreams(self) -> Mapping[str, RunningUpstream]: ...
+
+    @property
+    def stats(self) -> Sequence[ListenerStats]: ...
+
+
+async def drain(agent: Leaving, companion: Companion | None, by: str) -> None:
+    """Drain, as :data:`drain` of the configuration says. ``by``: who wants it, for the log."""
+    config = agent.config.drain
+    loop = asyncio.get_running_loop()
+    stats = agent.stats
+    changes.draining(config.timeout, sum(s.active for s in stats), by)
+    for upstream in agent.upstreams.values():
+        upstream.listener.stop_work()
+    if agent.registry is not None:
+        await agent.registry.deregister()
+    inbound = agent.inbound
+    if inbound is not None:
+        if config.delay:
+            await _within(config.delay, companion)
+        inbound.drain()
+    until = loop.time() + config.timeout
+    if inbound is not None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await inbound.drained()
+    if companion is not None:
+        companion.inbound_drained()
+        await companion.ended()
+    elif config.outbound == "until_app_ends":
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await _app_is_gone(agent)
+    for upstream in agent.upstreams.values():
+        upstream.listener.drain()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(max(until, loop.time() + LAST if companion is not None else 0.0)):
+            for upstream in agent.upstreams.values():
+                await upstream.listener.drained()
+    left = sum(s.active for s in agent.stats)
+    if left:
+        logger.warning("the drain timeout is over; cutting what is left", extra={"active": left})
+
+
+async def _within(seconds: float, companion: Companion | None) -> None:
+    """Let that time pass, or less if the app ends meanwhile: there is nothing to serve then."""
+    if companion is None:
+        await asyncio.sleep(seconds)
+        return
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await companion.ended()
+
+
+async def _app_is_gone(agent: Leaving) -> None:
+    """Wait until nothing accepts connections where the app listens."""
+    assert agent.inbound is not None, "the configuration makes sure that it is known where the app listens"
+    cluster = agent.inbound.cluster
+    while True:
+        if (await probe(cluster.endpoints, PATIENCE)).status == "unhealthy":
+            return
+        await asyncio.sleep(LOOK)

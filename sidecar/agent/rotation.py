@@ -1,0 +1,39 @@
+"""Has clusters go by the ``health`` of their upstreams."""
+
+from __future__ import annotations
+
+from sidecar.config.health import Eject
+from sidecar.config.keys import INHERIT
+from sidecar.config.traffic import Inbound, Upstream
+from sidecar.endpoints.cluster import Cluster
+from sidecar.resilience.ejection import OFF, STANDARD, EjectionRules
+
+
+def configure(cluster: Cluster, config: Inbound | Upstream) -> None:
+    """Have a cluster go by it from now on. Of the sidecar's own app there is but one."""
+    if isinstance(config, Upstream):
+        health = config.health
+        refuse = health.when_none == "refuse"
+        cluster.configure(rules(health.eject, config.protocol, refuse), health.slow_start, refuse)
+
+
+def rules(eject: Eject | object, protocol: str, refuse: bool = False) -> EjectionRules:
+    """The rules of ejection for those keys. ``refuse``: nothing is used when nothing is eligible."""
+    if eject is None:
+        return OFF
+    if not isinstance(eject, Eject):
+        assert eject is INHERIT
+        # Where an empty rotation serves nobody, ejections leave the last endpoint in.
+        return STANDARD._replace(at_most=Eject().at_most) if refuse else STANDARD
+    judged = protocol != "amqp"  # a connection to a broker says nothing about how it answers
+    return EjectionRules(
+        consecutive=eject.consecutive,
+        error_rate=eject.error_rate if judged else 0.0,
+        latency=eject.latency if judged else 0.0,
+        min_requests=eject.min_requests,
+        window=eject.window,
+        first=eject.for_,
+        longest=eject.max_for,
+        at_most=eject.at_most,
+        doubling=False,
+    )

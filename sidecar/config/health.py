@@ -1,0 +1,87 @@
+"""The keys under ``health`` of an upstream: which of its endpoints are in the rotation."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sidecar.config.containers import Fields, Policy
+from sidecar.config.declared import Settings, key, section
+from sidecar.config.keys import INHERIT, Inherit
+from sidecar.config.values import Duration, Enum, Integer, Number, Share
+
+
+class Eject(Settings):
+    """When what comes of its tries takes an endpoint out of the rotation for a while. What cannot be reached is out at
+    once, for a second at first, twice as long each time, and 30 s at most. Without this section, that and five failures
+    in a row are all that ejects, both with these short times."""
+
+    consecutive: int = key(Integer(0, 10_000), "So many failures in a row; 0: any number.", default=5)
+    error_rate: float = key(
+        Share(), "Such a share of failures within window; 0: any. For http and tcp.", default=0.5, example="50%"
+    )
+    latency: float = key(
+        Number(0, 1000),
+        "A median latency of so many times what is usual, which is the median of the endpoints' own medians; 0: any. "
+        "It takes three endpoints. For http and tcp.",
+        default=3.0,
+        example=3,
+    )
+    min_requests: int = key(
+        Integer(1, 10_000), "The least requests of an endpoint within window to judge it by.", default=20
+    )
+    window: float = key(Duration("1s", "1h"), "Time over which it is judged.", default=10.0, example="10s")
+    for_: float = key(
+        Duration("100ms", "24h"),
+        "The first ejection; the second one takes twice as long, the third three times.",
+        default=10.0,
+        example="10s",
+    )
+    max_for: float = key(Duration("100ms", "24h"), "The longest ejection.", default=300.0, example="5m")
+    at_most: float = key(
+        Share(),
+        "Such a share of the endpoints is ejected at once, but always one may be. Less than 100% leaves the last one "
+        "in. What cannot be reached is out all the same.",
+        default=0.5,
+        example="50%",
+    )
+
+
+class Health(Settings):
+    """Which endpoints are in the rotation."""
+
+    eject: Eject | Inherit | None = key(
+        Policy(section(Eject)),
+        "When failures and slowness take an endpoint out; off: never.",
+        default=INHERIT,
+        example={"latency": 3, "at_most": "50%"},
+    )
+    when_none: str = key(
+        Enum("use_all", "refuse"),
+        "When no endpoint is in the rotation: use_all, or answer no_endpoints.",
+        default="use_all",
+    )
+    slow_start: float = key(
+        Duration("1s", "1h", zero=True),
+        "Time in which the share of an endpoint grows that is new, or was ejected or unhealthy: from a tenth to all of "
+        "it. 0: at once.",
+        default=0.0,
+        example="30s",
+    )
+
+
+HEALTH: Final = section(Health)
+
+
+def check(upstream: Fields) -> None:
+    """Report ejections that shrink, and what has no answers to be judged by."""
+    given = upstream.section_of("health")
+    eject = given.section_of("eject") if given else None
+    if eject is None:
+        return
+    if eject.known("for", "max_for") and eject.value("for") > eject.value("max_for"):
+        eject.places.get("for", eject.place).report(
+            "is above max_for", found=f"{eject.value('for'):g} s", allowed=f"at most {eject.value('max_for'):g} s"
+        )
+    for name in ("error_rate", "latency"):
+        if upstream.value("protocol") == "amqp" and eject.get(name):
+            eject.places[name].report("is not for protocol amqp", allowed="consecutive, for, max_for and at_most")

@@ -1,0 +1,33 @@
+"""The deadline travels: each try says in ``x-sidecar-deadline`` how many milliseconds it has, and whoever gets that has
+no more.
+
+A hop that does not know goes on with work that nobody waits for any more. A deadline can only take time away, so it is
+believed whoever says it. It is relative, as clocks differ; gRPC's ``grpc-timeout`` does the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.exchange.message import RequestHead
+
+FIELD: Final = b"x-sidecar-deadline"
+#: Digits that are read, as in ``grpc-timeout``: a day and some hours. More say nothing.
+_LONGEST: Final = 8
+
+
+def granted(head: RequestHead) -> float:
+    """Return the seconds that its caller leaves for a request; below 0: it does not say, or not in a way that can be
+    read."""
+    value = head.fields.get(FIELD)
+    if value is None:
+        return -1.0
+    value = value.strip(b" \t")
+    return int(value) / 1000 if value.isdigit() and len(value) <= _LONGEST else -1.0
+
+
+def with_time(raw: bytes, seconds: float) -> bytes:
+    """A head, as HTTP/1.1 writes it, for a try that has so many seconds. What is under way has a millisecond."""
+    left = int(seconds * 1000)
+    return b"%bx-sidecar-deadline: %d\r\n\r\n" % (raw[:-2], left if left > 0 else 1)

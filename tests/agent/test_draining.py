@@ -1,0 +1,115 @@
+"""How a sidecar leaves: what waits for what."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from sidecar.cli.main import main
+from support.agents import RunningAgent, upstream
+from support.live import run
+
+
+class Companion:
+    """An app that ends when the test says so."""
+
+    def __init__(self) -> None:
+        self.told = asyncio.Event()
+        self.gone = asyncio.Event()
+
+    def inbound_drained(self) -> None:
+        self.told.set()
+
+    async def ended(self) -> None:
+        await self.gone.wait()
+
+
+async def connects(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+def test_outbound_goes_on_until_the_app_has_gone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
+            app = Companion()
+            it.agent.drain()
+            leaving = asyncio.create_task(it.agent.run_until_drained(app))
+            await app.told.wait()
+            listener = it.agent.upstreams["a"].listener
+            assert not listener.draining
+            assert not leaving.done()
+            app.gone.set()
+            await leaving
+            assert listener.draining
+
+    run(main)
+
+
+def test_an_app_that_ends_early_is_not_waited_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        service, inbound = {"name": "web", "app": "127.0.0.1:9"}, {"bind": "127.0.0.1:0"}
+        async with RunningAgent(tmp_path, service=service, inbound=inbound, drain={"delay": "1h"}) as it:
+            app = Companion()
+            app.gone.set()
+            it.agent.drain()
+            await it.agent.run_until_drained(app)
+
+    run(main)
+
+
+def test_new_requests_are_taken_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[tuple[float, bool]] = []
+
+    async def main() -> None:
+        service, inbound = {"name": "web", "app": "127.0.0.1:9"}, {"bind": "127.0.0.1:0"}
+        async with RunningAgent(tmp_path, service=service, inbound=inbound, drain={"delay": "7s"}) as it:
+            listener = it.agent.inbound
+            assert listener is not None
+
+            async def sleep(seconds: float) -> None:
+                slept.append((seconds, listener.draining))
+
+            monkeypatch.setattr("asyncio.sleep", sleep)
+            it.agent.drain()
+            await it.agent.run_until_drained()
+            monkeypatch.undo()
+            assert listener.draining
+
+    run(main)
+    assert slept == [(7.0, False)]
+
+
+def test_it_waits_until_nothing_listens_where_the_app_was(tmp_path: Path) -> None:
+    async def main() -> None:
+        server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with RunningAgent(
+            tmp_path,
+            service={"name": "web", "app": f"127.0.0.1:{port}"},
+            inbound={"bind": "127.0.0.1:0"},
+            upstreams={"a": upstream()},
+            drain={"outbound": "until_app_ends", "timeout": "5m"},
+        ) as it:
+            it.agent.drain()
+            leaving = asyncio.create_task(it.agent.run_until_drained())
+            for _ in range(20):  # it would have ended by now
+                assert await connects(it.port("a"))
+            assert not it.agent.upstreams["a"].listener.draining
+            server.close()
+            await leaving
+
+    run(main)
+
+
+def test_who_waits_for_the_app_has_to_know_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "sidecar.yaml"
+    file.write_text("service: {name: a}\ndrain: {outbound: until_app_ends}\n")
+    assert main(["check", str(file)]) == 2
+    assert "drain.outbound: cannot be seen without inbound and service.app" in capsys.readouterr().err
