@@ -90,6 +90,7 @@ delivery                  a message on its way to a consumer, or a stored reques
 demo                      a small mesh with failures, shown in a terminal
 departure                 an AMQP client goes while publishes of it are held, and frees what it leaves at the broker
 depth                     how many messages of a queue are ready to be delivered
+detour                    a request that is sent to another upstream, as its own cannot answer
 diagnose                  say in words what is wrong with a message
 diagnosis                 a checklist that a running sidecar works through, to say what is wrong and what to do next
 dial                      to open a connection
@@ -117,6 +118,7 @@ exposition                metrics as the text that scrapers read
 extra                     what only some users need: libraries that pip brings when asked for by that name
 failover                  a client stays connected while its broker goes and another one comes
 fair scheduler            lets streams send in turn, so that none waits for a busy one
+fallback                  what answers in place of an upstream that cannot: steps, of which the first that can does
 fault                     an error of the disk or the database, told by its meaning
 feed                      what listeners of the admin API are told once a second
 file                      what is on the disk under one name
@@ -178,6 +180,7 @@ login                     the user, password and virtual host with which a clien
 login check               whether a broker lets the sidecar in
 lookup                    a question for the addresses of a host name, and what comes back
 loop                      an endpoint that leads back to the sidecar itself; elsewhere the event loop
+LRU                       a bounded memory from which goes first what was not used for the longest
 main                      where a program begins
 management API            RabbitMQ's HTTP port, asked for bindings
 match                     to find what a pattern is true of
@@ -203,6 +206,7 @@ order                     the places of all filters in a chain, with the reasons
 orphan                    a sidecar whose network has gone; a process whose parent has
 otel environment          the environment variables that OpenTelemetry has names for
 OTLP                      OpenTelemetry's protocol, in which spans go to a collector
+outage                    the time in which an upstream cannot answer
 outage grace              endpoints stay in use while a registry that has lost its data is filled again
 outbound                  traffic from the app to others
 outcome                   what became of a stored request or a replayed message, or came of a try
@@ -305,6 +309,7 @@ span                      one step of a trace: when it began and ended, and how
 splice                    what goes on of one read: slices as they came, and what replaces others
 spool                     what is on disk of an AMQP port: publishes that the broker has not confirmed, and dead letters
 SQLite                    the database in a file that the standard library brings
+stale                     of an answer: given again although it may be outdated, as there is no newer one
 start page                the admin API's page at ``/``
 stats                     counters of the data plane: plain integers
 status                    ``sidecar status``; in HTTP, an answer's number
@@ -344,6 +349,7 @@ value                     what stands behind a key of the configuration
 vhost                     a part of a broker, with exchanges and queues of its own
 view                      what is shown of something, as data
 wait                      until a sidecar is ready: ``sidecar wait``; of an exchange: until a filter lets it go on
+waiting room              where exchanges wait for an upstream, and how they are let go when it is back
 watch                     to follow one service in the registry
 watchdog                  notices a broker that is connected and does nothing
 watched                   of header fields: remembered as checksums, as a route or a limit goes by them

@@ -27,11 +27,41 @@ def cause_of(story: Mapping[str, Any]) -> Cause:
     if story.get("kind") == "message":
         return Cause(*of_message(reading))
     if not error:
-        return Cause(*without_error(reading))
-    explain = CAUSES.get(str(error))
+        return _fallback(reading) or Cause(*without_error(reading))
+    return _waited(reading, _of_code(reading, str(error)))
+
+
+def _of_code(r: Reading, error: str) -> Cause:
+    explain = CAUSES.get(error)
     if explain is None:  # a code of a filter of another package
-        return Cause(reading.message or f"it was answered {error}", reading.at("filters"))
-    return explain(reading)
+        return Cause(r.message or f"it was answered {error}", r.at("filters"))
+    return explain(r)
+
+
+def _fallback(r: Reading) -> Cause | None:
+    """A step of a fallback has answered: which one, and why it had to."""
+    event = r.last("fallback")
+    if event is None:
+        return None
+    code = str(event.get("instead_of"))
+    why = f"{r.who} answered {code}" if code.isdigit() else _waited(r, _of_code(r, code)).sentence
+    by = {
+        "upstream": f"sent it to {event.get('upstream')}",
+        "stale": "gave an earlier answer",
+        "answer": "gave its own answer",
+    }.get(str(event.get("by")), "answered")
+    before = event.get("before")
+    skipped = f" (before it: {'; '.join(map(str, before))})" if isinstance(before, list) else ""
+    return Cause(f"step {event.get('step')} of the fallback {by}{skipped}, because {why}", r.at("fallback"))
+
+
+def _waited(r: Reading, cause: Cause) -> Cause:
+    """The same cause, with the time that it waited for another outcome."""
+    event, over = r.last("wait"), r.last("waited_too_long")
+    if event is None or over is None:
+        return cause
+    waited = seconds(over["at_ms"] - event["at_ms"])
+    return Cause(f"{cause.sentence}; it had waited {waited} for {r.who} to come back", cause.setting)
 
 
 def _bad_request(r: Reading) -> Cause:
