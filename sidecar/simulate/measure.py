@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 
@@ -36,6 +36,18 @@ class Measured:
         at = answer.find(b"\r\nx-sidecar-error: ")
         if at >= 0:
             self.errors[answer[at + 19 : answer.index(b"\r", at + 19)].decode()] += 1
+
+    @classmethod
+    def of(cls, parts: Iterable[Measured]) -> Measured:
+        """All of these together."""
+        whole = cls()
+        for it in parts:
+            whole.asked += it.asked
+            whole.began += it.began
+            whole.seconds += it.seconds
+            whole.status += it.status
+            whole.errors += it.errors
+        return whole
 
     @property
     def good(self) -> int:

@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from sidecar.agent.assembly import create_listener
+from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.rehearsal.clockwork import Nowhere
 from sidecar.config.load import load_text
 from sidecar.config.traffic import Inbound, Upstream
@@ -25,6 +25,8 @@ from sidecar.simulate.world import LATENCY, Answer, Place, World
 
 #: Nothing here is hostile.
 _LIMITS: Final = Limits()
+#: The port at which a service's own sidecar listens.
+INBOUND: Final = 15001
 
 
 @functools.cache
@@ -44,14 +46,18 @@ class Port:
     """An upstream's port, or an inbound one, with ``policies`` as in a configuration file (YAML, what stands below the
     upstream's name). It is a :class:`~sidecar.simulate.world.Place`, too."""
 
-    def __init__(self, world: World, name: str, policies: str = "", *, inbound: bool = False) -> None:
+    def __init__(
+        self, world: World, name: str, policies: str = "", *, inbound: bool = False, sidecar: Context | None = None
+    ) -> None:
+        """``sidecar``: the one that it is a port of, where that has others, too."""
         self.world = world
         self.accepts: bool | None = True
         self.config = _read(policies, inbound)
-        listener = create_listener(world.context, name, self.config)
+        context = sidecar or world.sidecar()
+        listener = create_listener(context, name, self.config)
         assert isinstance(listener, HttpListener)
         self.listener: HttpListener = listener
-        listener.pool = RehearsedPool(world.context.loop, world.context.wheel, world.context.clock, listener.stats)
+        listener.pool = RehearsedPool(context.loop, context.wheel, context.clock, listener.stats)
         listener.pool.asked = self._dial
         #: Called for each try that needs a connection, be there one or not.
         self.on_try: Callable[[], None] | None = None
@@ -75,7 +81,7 @@ class Port:
         call = Call(self.world, answer)
         listener = self.listener
         head = parse_request(request, _LIMITS)
-        client = RehearsedClient(ip, call, self.world.context.wheel, None)
+        client = RehearsedClient(ip, call, listener.wheel, None)
         x = HttpExchange(client, listener, listener.pool, head, listener.route(head), self.world.loop.time())
         call.exchange = client.exchange = x
         x.run()
@@ -107,6 +113,16 @@ class Port:
         else:
             line = Line(self.world, place, x, attempt)
             x.connected(attempt, line.conn)
+
+
+def beside(world: World, host: str, policies: str = "", sidecar: Context | None = None) -> tuple[str, int]:
+    """Have a sidecar stand beside the app at that host, with such policies of its inbound port, and return the address
+    of that port."""
+    port = Port(world, host, policies, inbound=True, sidecar=sidecar)
+    port.leads_to([(host, 80)])
+    address = (host, INBOUND)
+    world.places[address] = port
+    return address
 
 
 class Call(Nowhere):

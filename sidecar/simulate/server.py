@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable
 from random import Random
@@ -16,6 +17,7 @@ BUSY: Final = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\n\r\n"
 BROKEN: Final = b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 0\r\n\r\n"
 #: What an app says that needs another service, and was given an error there.
 BAD_GATEWAY: Final = b"HTTP/1.1 502 Bad Gateway\r\ncontent-length: 0\r\n\r\n"
+_REQUEST_ID: Final = re.compile(rb"x-request-id:[^\r]*\r\n")
 
 
 def exponential(random: Random, mean: float, least: float = 0.0) -> Callable[[], float]:
@@ -42,7 +44,8 @@ class Server:
 
     As most apps do, it does not notice that a client has left until it writes the answer: work for nobody is done all
     the same, unless ``notices``, which takes it out of the queue. With ``calls`` it asks another service through that
-    port, as a part of its work. A share ``broken`` of its answers is 500; times are stretched by ``slow``.
+    port, as a part of its work, and passes the request's id on, unless ``passes_ids`` is false. Times are stretched by
+    ``slow`` and have ``extra`` added; a share ``broken`` of its answers is 500.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Server:
         *,
         calls: Port | None = None,
         notices: bool = False,
+        passes_ids: bool = True,
         name: str = "server",
     ) -> None:
         self.world = world
@@ -63,9 +67,11 @@ class Server:
         self.queue = queue
         self.calls = calls
         self.notices = notices
+        self.passes_ids = passes_ids
         self.slow = 1.0
         self.extra = 0.0
         self.broken = 0.0
+        self.failing = 0.0
         self.hangs = False
         #: Requests that came; that were begun, done, done for nobody, and turned away.
         self.asked = self.done = self.wasted = self.refused = 0
@@ -92,6 +98,9 @@ class Server:
             self.on_asked()
         job = Job(request, answer)
         if self.hangs:
+            return job
+        if self.failing and self._random() < self.failing:
+            self._say(job, BUSY)
             return job
         if self.active < self.slots:
             self._begin(job)
@@ -125,6 +134,10 @@ class Server:
         for job in jobs:
             self._say(job, b"")
 
+    def fail(self, share: float) -> None:
+        """Answer 503 at once to that share of the requests from now on."""
+        self.failing = share
+
     def start(self) -> None:
         """It is there again."""
         self.accepts = True
@@ -138,9 +151,9 @@ class Server:
         if job not in self._running:
             return  # it died meanwhile
         if self.calls is not None and not job.left:
-            job.call = self.calls.ask(
-                b"GET / HTTP/1.1\r\nhost: there\r\n\r\n", lambda answer: self._called(job, answer)
-            )
+            id = _REQUEST_ID.search(job.request) if self.passes_ids else None
+            request = b"GET / HTTP/1.1\r\nhost: there\r\n%b\r\n" % (id[0] if id is not None else b"")
+            job.call = self.calls.ask(request, lambda answer: self._called(job, answer))
         else:
             self._finish(job, BROKEN if self.broken and self._random() < self.broken else OK)
 

@@ -49,13 +49,8 @@ class World:
         #: How often breakers have changed their state.
         self.breaker_changes = 0
         self.on_breaker: Callable[[str, CircuitBreaker], None] | None = None
-        loop = cast(asyncio.AbstractEventLoop, self.loop)
-        wheel = TimerWheel(loop.call_at, loop.time)
-        self.context = Context(
-            loop=loop, wheel=wheel, clock=loop.time, rng=self.random("sidecars"),
-            access_log=AccessLog("off", lambda record: None), record_span=None,
-            tracing=Tracing(propagate=(), sample=0.0, always=()), breaker_changed=self._breaker_changed,
-        )  # fmt: skip
+        self._wheel = TimerWheel(cast(Any, self.loop).call_at, self.loop.time)
+        self._rng = self.random("sidecars")
 
     @property
     def now(self) -> float:
@@ -65,6 +60,14 @@ class World:
     def random(self, name: str) -> Random:
         """Random numbers of their own for that."""
         return Random(f"{self.seed} {name}")
+
+    def sidecar(self) -> Context:
+        """Another sidecar: what its ports share."""
+        return Context(
+            loop=cast(asyncio.AbstractEventLoop, self.loop), wheel=self._wheel, clock=self.loop.time, rng=self._rng,
+            access_log=AccessLog("off", lambda record: None), record_span=None,
+            tracing=Tracing(propagate=(), sample=0.0, always=()), breaker_changed=self._breaker_changed,
+        )  # fmt: skip
 
     def at(self, seconds: float, call: Callable[..., Any], *args: Any) -> None:
         """Do that so many seconds after the beginning."""

@@ -7,7 +7,7 @@ from random import Random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.endpoints.balancers.prequal import EVERY, FRESH, WINDOW, Prequal, in_flight
+from sidecar.endpoints.balancers.prequal import EVERY, FEW, FRESH, WINDOW, Prequal, in_flight
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.load import Report
 from support.balancing import make, shares
@@ -98,3 +98,15 @@ def test_what_it_knows() -> None:
         "reported": {"in_flight": 3, "latency_ms": 50.1, "age_ms": 250},
     }
     assert balancer.known(endpoints[1]) == {}
+
+
+def test_where_little_is_under_way_none_is_hot() -> None:
+    _, balancer, endpoints = of(2)
+    for _ in range(WINDOW):
+        balancer.reported(endpoints[0], Report(0, 0.5))
+    for _ in range(EVERY):
+        balancer.reported(endpoints[1], Report(int(FEW), 0.02))
+    assert shares(balancer, endpoints) == [0.0, 1.0]
+    for _ in range(EVERY):
+        balancer.reported(endpoints[1], Report(int(FEW) + 1, 0.02))
+    assert shares(balancer, endpoints) == [1.0, 0.0]

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 FRESH: Final = 1.0
 #: The share of reports with fewer requests in flight than a hot endpoint has.
 HOT: Final = 0.84
+#: With so many in flight or fewer none is hot: two or three at once are chance, and a slow endpoint, which few are sent
+#: to, must not be the one that is left.
+FEW: Final = 4.0
 #: Reports that this share is taken of: the last ones. It is taken anew each time that so many have come.
 WINDOW: Final = 128
 EVERY: Final = 8
@@ -87,7 +90,7 @@ class Prequal(PeakEwma):
             self._since = 0
             if len(seen) > WINDOW:
                 del seen[: len(seen) - WINDOW]
-            self._hot = sorted(seen)[int(len(seen) * HOT)]
+            self._hot = max(sorted(seen)[int(len(seen) * HOT)], FEW)
 
     def known(self, endpoint: Endpoint) -> dict[str, Any]:
         found = PeakEwma.known(self, endpoint)

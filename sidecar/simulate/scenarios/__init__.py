@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sidecar.simulate.report import Report
-from sidecar.simulate.scenarios import amplification, breaker, metastable, slow_endpoint
+from sidecar.simulate.scenarios import amplification, breaker, fleet, herd, metastable, registry_flap, slow_endpoint
 
 
 class Scenario(NamedTuple):
@@ -24,7 +24,14 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             "amplification", "three hops that try again, and the last service dies: what reaches it", amplification.run
         ),
         Scenario("breaker", "how soon a breaker opens, what it lets through, how soon it closes", breaker.run),
+        Scenario("fleet", "an hour of two thousand endpoints that die and come back unseen", fleet.run),
+        Scenario("herd", "five hundred sidecars whose breakers open together: what falls upon the upstream", herd.run),
         Scenario("metastable", "a short overload, and whether retries keep it alive", metastable.run),
+        Scenario(
+            "registry_flap",
+            "half of the instances go and come back: which keys move, and the bound of load",
+            registry_flap.run,
+        ),
         Scenario("slow_endpoint", "one of five endpoints becomes slow: how soon p99 is back", slow_endpoint.run),
     )
 }

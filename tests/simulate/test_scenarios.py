@@ -1,0 +1,66 @@
+"""What scenarios call laws, in short runs of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sidecar.simulate.scenarios import amplification, breaker, fleet, herd, metastable, registry_flap, slow_endpoint
+
+
+@pytest.mark.parametrize("name", [name for name, (_, has_to) in slow_endpoint.POLICIES.items() if has_to])
+def test_p99_is_back_soon_after_an_endpoint_has_become_slow(name: str) -> None:
+    found = slow_endpoint.simulate(1, slow_endpoint.POLICIES[name][0], until=16.0, trigger=4.0)
+    assert found.after < slow_endpoint.FACTOR * found.baseline
+    assert found.share < 0.03
+
+
+def test_round_robin_alone_goes_on_asking_it() -> None:
+    found = slow_endpoint.simulate(1, slow_endpoint.POLICIES["round robin"][0], until=7.0, trigger=1.0)
+    assert found.after > 5 * found.baseline
+    assert found.share == pytest.approx(0.2, abs=0.02)
+
+
+def test_retries_of_each_hop_multiply_where_nothing_bounds_them() -> None:
+    found = amplification.simulate(1, amplification.POLICIES["without"], down=0.8, begin=0.2, rest=0.0)
+    assert found.series[-1] > 4 * amplification.RATE
+
+
+def test_retries_alone_keep_an_overload_alive() -> None:
+    found = metastable.simulate(1, metastable.POLICIES["retries alone"], trigger=(1.0, 2.0), until=6.0)
+    assert sum(it.good for it in found.windows[4:]) < 0.1 * metastable.RATE
+    assert found.wasted > 500
+
+
+def test_a_breaker_bounds_what_hangs_and_is_used_again_after_its_time() -> None:
+    found = breaker.simulate(1, breaker.POLICIES["5 failures, 10 s, 3 trials"], down=(3.0, 8.0), until=20.0)
+    assert found.hung <= 100 + 3 * 2  # what the bulkhead lets in until the first timeouts, and trial calls
+    assert found.told > 0.8 * 100 * (5.0 - 2.0)
+    assert found.back < 10.0
+
+
+def test_breakers_that_open_together_do_not_fall_upon_the_upstream_together() -> None:
+    found = herd.simulate(1, herd.POLICIES["breaker, 10 s"], sidecars=60, down=(4.0, 10.0), until=24.0)
+    assert found.worst_after <= 2 * 60 * herd.RATE
+    assert found.last <= 11.0
+
+
+def test_an_endpoint_in_thirty_that_is_down_unseen_costs_next_to_nothing() -> None:
+    found = fleet.simulate(1, fleet.POLICIES["three tries"], endpoints=300, rate=20.0, until=120.0)
+    assert found.failed <= 0.001
+    assert found.tries < 1.1 * found.asked
+
+
+def test_keys_stay_where_they_are_when_others_endpoints_go_and_come() -> None:
+    found = registry_flap.moves(1, registry_flap.POLICIES["consistent_hash"], keys=1000)
+    assert (found.one, found.half, found.after) == (0.0, 0.0, 0.0)
+    assert found.total <= 1 / registry_flap.ENDPOINTS + registry_flap.SLACK
+
+
+@pytest.mark.parametrize("factor", [1.1, 1.25, 2.0])
+def test_no_pick_goes_above_the_bound_of_load(factor: float) -> None:
+    assert registry_flap.bound(1, factor, picks=2000).broken == 0
+
+
+def test_without_a_bound_popular_keys_fill_their_endpoints() -> None:
+    found = registry_flap.bound(1, 0.0, picks=2000)
+    assert (found.elsewhere, found.worst > 2.0) == (0.0, True)
