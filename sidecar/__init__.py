@@ -4,6 +4,7 @@ The words used in this code, a line each. Every name of a module or package is h
 
 access, access log        one line per finished exchange
 ack                       what a client says of a delivery that it has dealt with, and a broker of a publish; also nack
+adaptive limit            a concurrency limit that is found by how much gets done, not given
 address                   where something listens or is dialled: a host and a port, or a path
 admin, admin API          the HTTP port for operators: health, metrics, upstreams, reload, drain
 admission                 whether an AMQP port takes clients at all; when it does not, it stops listening
@@ -89,6 +90,7 @@ delivery                  a message on its way to a consumer, or a stored reques
 demo                      a small mesh with failures, shown in a terminal
 departure                 an AMQP client goes while publishes of it are held, and frees what it leaves at the broker
 depth                     how many messages of a queue are ready to be delivered
+detour                    a request that is sent to another upstream, as its own cannot answer
 diagnose                  say in words what is wrong with a message
 diagnosis                 a checklist that a running sidecar works through, to say what is wrong and what to do next
 dial                      to open a connection
@@ -116,6 +118,7 @@ exposition                metrics as the text that scrapers read
 extra                     what only some users need: libraries that pip brings when asked for by that name
 failover                  a client stays connected while its broker goes and another one comes
 fair scheduler            lets streams send in turn, so that none waits for a busy one
+fallback                  what answers in place of an upstream that cannot: steps, of which the first that can does
 fault                     an error of the disk or the database, told by its meaning
 feed                      what listeners of the admin API are told once a second
 file                      what is on the disk under one name
@@ -179,6 +182,7 @@ login                     the user, password and virtual host with which a clien
 login check               whether a broker lets the sidecar in
 lookup                    a question for the addresses of a host name, and what comes back
 loop                      an endpoint that leads back to the sidecar itself; elsewhere the event loop
+LRU                       a bounded memory from which goes first what was not used for the longest
 main                      where a program begins
 management API            RabbitMQ's HTTP port, asked for bindings
 match                     to find what a pattern is true of
@@ -204,6 +208,7 @@ order                     the places of all filters in a chain, with the reasons
 orphan                    a sidecar whose network has gone; a process whose parent has
 otel environment          the environment variables that OpenTelemetry has names for
 OTLP                      OpenTelemetry's protocol, in which spans go to a collector
+outage                    the time in which an upstream cannot answer
 outage grace              endpoints stay in use while a registry that has lost its data is filled again
 outbound                  traffic from the app to others
 outcome                   what became of a stored request or a replayed message, or came of a try
@@ -227,6 +232,7 @@ pool                      kept connections to the endpoints of an upstream
 port                      a number to listen at; an *AMQP port* is a listener that speaks AMQP
 prefetch                  messages that are read ahead: of a consumer from its queue, of the replay from the spool
 prequal                   a balancer that goes by what the endpoints' own sidecars report
+priority limiter          a limiter in which what is critical goes first, and in an overload the newest
 probe                     a connection or question whose only purpose is to find out whether somebody is there;
                           *probes* is the listener for machines, which ask whether the workload is well
 probe channel             a channel on which a message that may close it is tried alone
@@ -290,6 +296,7 @@ session                   an AMQP connection of a client and the one to a broker
 session state             what all parts of the relay know of a session
 setting          one value of the configuration, as what it is for takes it
 share                     how much of the spool's room one stream may have
+shedding                  to give up, in an overload, what waits longest and matters least
 shortage                  the host is out of descriptors, ports or memory for sockets
 show                      a configuration in the shape of its file again, secrets aside
 side, broker side         what is there in the broker's place for a session: the broker, or what stands in for it
@@ -305,6 +312,7 @@ span                      one step of a trace: when it began and ended, and how
 splice                    what goes on of one read: slices as they came, and what replaces others
 spool                     what is on disk of an AMQP port: publishes that the broker has not confirmed, and dead letters
 SQLite                    the database in a file that the standard library brings
+stale                     of an answer: given again although it may be outdated, as there is no newer one
 start page                the admin API's page at ``/``
 stats                     counters of the data plane: plain integers
 status                    ``sidecar status``; in HTTP, an answer's number
@@ -344,6 +352,7 @@ value                     what stands behind a key of the configuration
 vhost                     a part of a broker, with exchanges and queues of its own
 view                      what is shown of something, as data
 wait                      until a sidecar is ready: ``sidecar wait``; of an exchange: until a filter lets it go on
+waiting room              where exchanges wait for an upstream, and how they are let go when it is back
 watch                     to follow one service in the registry
 watchdog                  notices a broker that is connected and does nothing
 watched                   of header fields: remembered as checksums, as a route or a limit goes by them

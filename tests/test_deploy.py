@@ -45,28 +45,34 @@ def seconds(text: str) -> float:
 
 
 def test_every_app_has_a_sidecar_and_no_sidecar_stands_alone() -> None:
-    assert sorted(SERVICES) == sorted(["consul", *APPS, *(f"{app}-sidecar" for app in APPS)])
+    three = (f"{app}{part}" for app in APPS for part in ("", "-pod", "-sidecar"))
+    assert sorted(SERVICES) == sorted(["consul", *three])
 
 
 @pytest.mark.parametrize("app", APPS)
 class TestPair:
-    def test_they_share_one_network_namespace(self, app: str) -> None:
-        sidecar = SERVICES[f"{app}-sidecar"]
-        assert sidecar["network_mode"] == f"service:{app}"
-        # Docker refuses both beside network_mode.
-        assert "ports" not in sidecar
-        assert "networks" not in sidecar
-        assert sidecar["depends_on"][app]["restart"] is True
-        assert sidecar["depends_on"]["consul"]["condition"] == "service_healthy"
-
-    def test_both_are_locked_down(self, app: str) -> None:
+    def test_they_share_the_network_namespace_of_a_pod_that_stays(self, app: str) -> None:
         for name in (app, f"{app}-sidecar"):
+            service = SERVICES[name]
+            assert service["network_mode"] == f"service:{app}-pod"
+            # Docker refuses both beside network_mode.
+            assert "ports" not in service
+            assert "networks" not in service
+            assert service["depends_on"][f"{app}-pod"]["restart"] is True, "a new pod has a new namespace"
+        assert SERVICES[f"{app}-sidecar"]["depends_on"]["consul"]["condition"] == "service_healthy"
+        assert app not in SERVICES[f"{app}-sidecar"]["depends_on"], "the sidecar outlives its app"
+        pod = SERVICES[f"{app}-pod"]
+        assert pod["command"] == ["sleep", "infinity"]
+        assert pod["networks"] == ["mesh"]
+
+    def test_all_are_locked_down(self, app: str) -> None:
+        for name in (app, f"{app}-sidecar", f"{app}-pod"):
             service = SERVICES[name]
             assert service["read_only"] is True
             assert service["cap_drop"] == ["ALL"]
             assert service["security_opt"] == ["no-new-privileges:true"]
             assert service["user"].split(":")[0] not in ("0", "root")
-            assert service["healthcheck"]["test"][0] == "CMD"
+            assert name.endswith("-pod") or service["healthcheck"]["test"][0] == "CMD"
             assert not any(key in service for key in ("privileged", "cap_add", "pid", "ipc"))
 
     def test_what_is_mounted_exists_and_is_read_only(self, app: str) -> None:
@@ -91,7 +97,7 @@ class TestPair:
     def test_only_the_sidecars_port_is_published_and_only_on_this_host(self, app: str) -> None:
         inbound = config_of(app).inbound
         assert inbound is not None
-        for published in SERVICES[app].get("ports", []):
+        for published in SERVICES[f"{app}-pod"].get("ports", []):
             address, _, port = published.split(":")
             assert address == "127.0.0.1"
             assert int(port) == inbound.bind.port

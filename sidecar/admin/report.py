@@ -139,7 +139,9 @@ def listener(stats: ListenerStats) -> dict[str, Any]:
         "queue": None
         if queue is None
         else {"requests": queue.requests, "bytes": queue.bytes, "outcomes": dict(queue.outcomes)},
-        "filters": {name: _filter(it) for name, it in list(stats.filters.items()) if it.view is not None},
+        "filters": {
+            name: shown for name, it in list(stats.filters.items()) if it.view is not None and (shown := _filter(it))
+        },
         "bytes_in": stats.bytes_in,
         "bytes_out": stats.bytes_out,
         "connections": {

@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sidecar.agent import balancing, rotation
+from sidecar.agent import balancing, outage, protocols, rotation
 from sidecar.agent.context import Context as Context
 from sidecar.agent.rehearsal.watched import watched
 from sidecar.config.keys import INHERIT
 from sidecar.config.schema import DECLARED
 from sidecar.config.traffic import Inbound, Match, Upstream
 from sidecar.config.traffic import Route as RouteSettings
-from sidecar.core.amqp_settings import Amqp
 from sidecar.core.stats import FilterStats, ListenerStats
 from sidecar.endpoints.cluster import Cluster
 from sidecar.exchange.filter import ANY, KEEP, Chain, Filter, Site
@@ -109,6 +108,7 @@ class Assembly:
         routes = [(route.match, self._filters(route, route.match, main, before)) for route in config.routes]
         every = [main, *(made for _, made in routes)]
         self._asking = [] if self._rehearsed else balancing.asking(config)
+        outage.prepare(every, self._context.listener_of)
         self._show(every)
         spend([made.get("retry") for made in every], self._budget, self._stats, self._context.clock)
         breakers = [it.mechanism for made in every if (it := made.get("circuit_breaker"))]
@@ -118,7 +118,7 @@ class Assembly:
         listener.limits = config.limits
         self._record.watch(*watched(config))
         bulkhead = main["bulkhead"]
-        self._stats.limit = bulkhead.limiter.limit if bulkhead is not None else 0
+        self._stats.limit = bulkhead.shown() if bulkhead is not None else 0
         if isinstance(listener, HttpListener):
             table = [(match, Route(self._chain(made, queue, match), listener.cluster)) for match, made in routes]
             for number, (route, (_, it)) in enumerate(zip(config.routes, table, strict=True)):
@@ -256,7 +256,8 @@ class Assembly:
         self, made: Made, queue: HttpQueue | None, match: Match | None = None, *, delivery: bool = False
     ) -> Chain:
         # A stored request has been taken in: there is nobody to turn away, and no client to name.
-        filters = [*_in_use(made), *self._asking, *(self._not_inbound() if delivery else self._always)]
+        clients = self._not_inbound() if delivery else self._always
+        filters = [*outage.fitted(_in_use(made), delivery), *self._asking, *clients]
         if delivery:
             from sidecar.http.delivery import Delivered
 
@@ -313,7 +314,7 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     cluster.key_of = balancing.key_of(config)
     cluster.connect_failures = stats.connect_failures
     rotation.configure(cluster, config)
-    listener = _kind(config.protocol)(
+    listener = protocols.listener_class(config.protocol)(
         name=name, bind=config.bind, stats=stats, cluster=cluster, loop=context.loop, wheel=context.wheel,
         clock=context.clock, new_request_id=lambda: new_request_id(context.rng),
     )  # fmt: skip
@@ -325,7 +326,7 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
         listener.refusals = Refusals(context.access_log, stats, context.wheel, context.clock, name)
         listener.pool = Pool(context.loop, context.wheel, context.clock, stats)
     elif isinstance(config, Upstream) and config.amqp is not None:
-        _set_up_amqp(listener, context, config.amqp)
+        protocols.set_up_amqp(listener, context, config.amqp)
     listener.assembly = Assembly(context, name, stats)
     listener.assembly.apply(listener, config)
     return listener
@@ -337,31 +338,3 @@ def _refused(
     """Something was refused that never became an exchange."""
     if context.stories.enabled and not rare.take(context.clock()):
         context.stories.put(refusal_of(listener, time.time(), code, message, request_id, client))
-
-
-def _kind(protocol: str) -> type[Listener]:
-    if protocol == "http":
-        return HttpListener
-    # The others only where they are used: they are a good deal of code.
-    if protocol == "tcp":
-        from sidecar.tcp.relay import TcpListener
-
-        return TcpListener
-    from sidecar.amqp.listener import AmqpListener
-
-    return AmqpListener
-
-
-def _set_up_amqp(listener: Listener, context: Context, config: Amqp) -> None:
-    from sidecar.amqp.flow.stories import MessageStories
-    from sidecar.amqp.flow.tracing import MessageTracing
-    from sidecar.amqp.listener import AmqpListener
-
-    assert isinstance(listener, AmqpListener)
-    tracing = MessageTracing(
-        listener.name, context.tracing.propagate, context.rng, context.sampling, context.record_span, context.clock
-    )
-    listener.set_up(config, tracing, context.rng)
-    listener.amqp_stats.stories = MessageStories(
-        listener.name, context.stories, context.clock, time.time, lambda: listener.config.hold.timeout
-    )

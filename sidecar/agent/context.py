@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sidecar.config.agent import Tracing as TracingSettings
 from sidecar.core.decisions import Decisions
@@ -32,6 +33,8 @@ class Context:
     stories: Stories = field(default_factory=lambda: Stories(lambda story: None, enabled=False))
     decisions: Decisions = field(default_factory=Decisions)
     given_up: GivenUp = field(default_factory=GivenUp)
+    #: Another upstream's listener, by its name.
+    listener_of: Callable[[str], Any] = lambda name: None
     sampling: Sampling = field(init=False)
 
     def __post_init__(self) -> None:

@@ -116,7 +116,6 @@ class Agent:
         #: What is remembered of requests.
         self.ring = Ring(config.why.records)
         self.stories = Stories(self.ring.put, config.why.records > 0, config.why.sample, config.tracing.slow)
-        rng = random.Random()
         self._wheel = TimerWheel(self._loop.call_at, time.monotonic)
         self.lag = LoopLag(self._loop.call_at, time.monotonic)
         if config.tracing.otlp:
@@ -127,13 +126,14 @@ class Agent:
             loop=self._loop,
             wheel=self._wheel,
             clock=time.monotonic,
-            rng=rng,
+            rng=random.Random(),
             access_log=self.access_log,
             record_span=self.spans.record if self.spans else None,
             tracing=config.tracing,
             breaker_changed=changes.breaker,
             stories=self.stories,
             decisions=Decisions(config.rehearsal.records),
+            listener_of=lambda name: self.upstreams[name].listener if name in self.upstreams else None,
         )
 
     # -- what the admin API sees ---------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 #: Seconds that each question may take, and the most bytes of an answer that are read.
@@ -217,10 +217,18 @@ def _filter_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         [str(upstream["name"]), str(name), str(what), str(value)]
         for upstream in upstreams
         for name, shown in upstream["stats"].get("filters", {}).items()
-        for what, value in shown.items()
-        if isinstance(value, int | float | str)
+        for what, value in _flat(shown)
     ]
     return rows
+
+
+def _flat(shown: Mapping[str, Any]) -> Iterator[tuple[str, int | float | str]]:
+    """What a filter shows, with ``shed.low`` for what stands below ``shed``."""
+    for what, value in shown.items():
+        if isinstance(value, int | float | str):
+            yield what, value
+        elif isinstance(value, dict):
+            yield from ((f"{what}.{key}", inner) for key, inner in value.items() if isinstance(inner, int | float))
 
 
 def _amqp_rows(ports: Sequence[Mapping[str, Any]], upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:

@@ -8,15 +8,22 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from sidecar.config import amqp_rules, balancing, health
+from sidecar.config import amqp_rules, balancing, fallback_rules, health
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
 from sidecar.config.kinds import BROKEN, Place
 from sidecar.config.schema import DECLARED, not_for
 from sidecar.core.address import Address, is_loopback
+
+#: What there is in place of a key, for a protocol that has no use for it.
+_OTHER_MEANS: Final = {
+    ("wait", "amqp"): ": publishes wait by amqp.hold, and outlive their broker by amqp.spool",
+    ("fallback", "amqp"): ": messages outlive their broker by amqp.spool",
+    ("fallback", "tcp"): ": it answers requests; connections can wait",
+}
 
 
 class Listener(NamedTuple):
@@ -252,7 +259,8 @@ def _fits_the_protocol(root: Fields) -> None:
         for name, keys in not_for(protocol).items():
             section = listener.section_of(name)
             if not keys and (listener.get(name) or section is not None):
-                listener.places[name].report(wrong, allowed="protocol: http, or leave it out")
+                other = _OTHER_MEANS.get((name, protocol), "")
+                listener.places[name].report(wrong + other, allowed="protocol: http, or leave it out")
             for key in section.places if section else ():
                 if section and key in keys:
                     rest = ", ".join(known for known in section.section.keys if known not in keys)
@@ -297,5 +305,6 @@ _RULES = (
     _balancers_fit,
     _ejections_fit,
     _filters_say,
+    fallback_rules.check,
     *amqp_rules.RULES,
 )

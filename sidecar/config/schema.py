@@ -114,7 +114,8 @@ def declare(filter_class: Any) -> None:
     docs = {"route": "In place of the listener's; off: none.", **filter_class.key_docs}
     of_route = _of_route(it, docs["route"])
     for port, route in ((INBOUND, INBOUND_ROUTE), (UPSTREAM, UPSTREAM_ROUTE)):
-        sections = [port, route] if "http" in filter_class.protocols and filter_class.setting is None else [port]
+        routed = filter_class.setting is None or filter_class.routed
+        sections = [port, route] if "http" in filter_class.protocols and routed else [port]
         if port.side not in filter_class.sides:
             if filter_class.refused:
                 for section in sections:
@@ -134,6 +135,8 @@ def _key(it: Declared, doc: str) -> Key:
 
 
 def _of_route(it: Declared, doc: str) -> Key:
+    if it.filter.setting is not None:
+        return Key(it.kind, doc)
     refused = {name: key.route for name, key in it.section.keys.items() if key.route}
     section = it.section.without(refused) if refused else it.section
     return Key(Policy(section) if it.filter.optional else section, doc)

@@ -326,6 +326,22 @@ class RateKey(ScalarKind):
         return {"type": "string", "pattern": r"^(none|ip|path|header:.+)$|\$\{"}
 
 
+class FromHeader(ScalarKind):
+    """Where a request says something: ``header:<name>``."""
+
+    allowed = "header:<name>"
+    _HEADER = re.compile(r"header:([A-Za-z0-9!#$%&'*+.^_`|~-]{1,256})")
+
+    def parse(self, scalar: Scalar) -> str:
+        if match := self._HEADER.fullmatch(scalar.text):
+            return f"header:{match[1].lower()}"
+        like = f"header:{scalar.text}" if self._HEADER.fullmatch(f"header:{scalar.text}") else ""
+        raise Refused("does not say which header", nearest=like)
+
+    def schema(self) -> dict[str, Any]:
+        return {"type": "string", "pattern": r"^header:.+$|\$\{"}
+
+
 def _within(value: _N, minimum: _N, maximum: _N) -> _N:
     if not minimum <= value <= maximum:
         raise Refused("is out of range")

@@ -41,7 +41,8 @@ class AccessRecord(NamedTuple):
     ``began``, ``sent`` and ``head`` are seconds from its beginning to that of its last attempt, to that one's
     connection, and to the head of the answer; below 0: it did not come to that. ``kept``: the connection was there
     already. ``tries``: all attempts, in order, if there was more than one, or if it failed.
-    ``reason`` says why a request was refused that did not become an exchange."""
+    ``reason`` says why a request was refused that did not become an exchange. ``fallback`` is the number of the step
+    that answered in place of the upstream."""
 
     time: float
     direction: str
@@ -67,6 +68,7 @@ class AccessRecord(NamedTuple):
     kept: bool = False
     tries: tuple[Try, ...] = ()
     reason: str = ""
+    fallback: int = 0
 
 
 class SpanRecord(NamedTuple):

@@ -116,9 +116,9 @@ class ListenerStats:
 
     __slots__ = (
         "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "connect_failures",
-        "direction", "duration", "filters", "first_byte", "limit", "peer_errors", "pending", "protocol", "queue",
-        "rejected", "requests", "retries", "retry_budget", "suppressed", "tunnels", "upstream", "upstream_active",
-        "upstream_idle",
+        "direction", "duration", "fallbacks", "filters", "first_byte", "limit", "peer_errors", "pending", "protocol",
+        "queue", "rejected", "requests", "retries", "retry_budget", "shed", "suppressed", "tunnels", "upstream",
+        "upstream_active", "upstream_idle", "waiting",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
@@ -135,8 +135,14 @@ class ListenerStats:
         self.active = 0
         #: The most exchanges at once that the port's own bulkhead allows; 0: any number.
         self.limit = 0
+        #: By priority, what bulkheads have shed that know priorities or find their limit.
+        self.shed: defaultdict[str, int] = defaultdict(int)
         #: Exchanges waiting in a bulkhead's queue.
         self.pending = 0
+        #: Exchanges waiting for the upstream to come back.
+        self.waiting = 0
+        #: The number of a fallback's step → answers that came from it.
+        self.fallbacks: defaultdict[int, int] = defaultdict(int)
         #: Why a try was repeated (connect, reset, timeout, or a status) → how often.
         self.retries: defaultdict[str, int] = defaultdict(int)
         #: Why a try that could have been repeated was not → how often; and what there is left to repeat tries with.

@@ -143,14 +143,17 @@ class Exchange:
             self.suspended = None
             self.run()
 
-    def take_over(self) -> Wait:
+    def take_over(self, wait: Wait = HELD) -> Wait:
         """A filter takes it over instead of the answer that it would have got, and gives one later. It may have ended
-        by then, and even when this returns: its times go on."""
+        by then, and even when this returns: its times go on. With another ``wait`` it is one like any other."""
         self.phase = PENDING
-        self.suspended = HELD
+        self.suspended = wait
         self.touched = self.listener.clock()
-        self.check_idle(self.touched)
-        return HELD
+        if wait is HELD:
+            self.check_idle(self.touched)
+        else:
+            self.set_timer(wait.until)
+        return wait
 
     def begin_try(self) -> None:
         """Ask the breaker, pick an endpoint, and get a connection to it."""

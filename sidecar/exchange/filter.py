@@ -38,8 +38,8 @@ class Wait:
         self.otherwise = otherwise
 
 
-#: What an exchange's ``take_over()`` returns: a filter has taken it over, without a time, and answers it in the end.
-#: Meanwhile the rest of the request comes in, with the times that an upload has.
+#: What an exchange's ``take_over()`` returns by default: a filter has taken it over, without a time, and answers it in
+#: the end. Meanwhile the rest of the request comes in, with the times that an upload has.
 HELD: Final = Wait(0.0)
 
 
@@ -115,8 +115,9 @@ class Filter:
     replies: ClassVar[dict[str, int]] = {}
     #: Its settings: a class derived from ``sidecar.config.declared.Settings``; ``None``: it has none to declare.
     settings_class: ClassVar[Any] = None
-    #: Of ours: its one setting, in place of a section (a ``sidecar.config.keys.Key``).
+    #: Of ours: its one setting, in place of a section (a ``sidecar.config.keys.Key``); whether routes may have it, too.
     setting: ClassVar[Any] = None
+    routed: ClassVar[bool] = False
     #: What the reference says of its section; empty: the docstring of the settings.
     doc: ClassVar[str] = ""
     #: What it says of its key ``inbound``, ``outbound`` and for a ``route``, where that is something else.
@@ -210,8 +211,9 @@ class Filter:
         return None
 
     def on_reply(self, x: Any, reply: Reply) -> Answer | Wait | None:
-        """HTTP only: the sidecar is about to answer this error. ``None``: continue; else answer that instead, or what
-        ``x.take_over()`` returned: the filter takes the exchange over."""
+        """The sidecar is about to answer this error, and no part of an answer is out. ``None``: continue; else answer
+        that instead, or what ``x.take_over()`` returned: the filter takes the exchange over. Filters are asked in the
+        reverse order, the last one first: one that stands before others takes what all of them leave."""
         return None
 
     def on_end(self, x: Any) -> None:
@@ -310,7 +312,7 @@ class Chain:
         self.on_failure: tuple[FailureHook, ...] = self._hooks("on_failure")
         self.on_upgrade: tuple[UpgradeHook, ...] = self._hooks("on_upgrade")
         self.on_answer_body: tuple[BodyHook, ...] = self._hooks("on_answer_body")
-        self.on_reply: tuple[ReplyHook, ...] = self._hooks("on_reply")
+        self.on_reply: tuple[ReplyHook, ...] = self._hooks("on_reply")[::-1]
         self.on_end: tuple[EndHook, ...] = self._hooks("on_end")
 
     def _hooks(self, name: str) -> tuple[Any, ...]:

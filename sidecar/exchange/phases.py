@@ -51,6 +51,7 @@ STEPS: Final = (
     Step("the broker says hello (AMQP)", "_started", (CONNECTING,), TUNNEL),
     Step("there is no broker, and the sidecar stands in (AMQP)", "receive", (NEW, CONNECTING), TUNNEL),
     Step("the answer's head has come, and more follows", "_stream", (SENT,), ANSWERING),
+    Step("another upstream's answer takes the place of its own", "relay_answer", (PENDING,), ANSWERING),
     Step("the upstream agrees to an upgrade", "begin_tunnel", (SENT,), TUNNEL),
     Step("it is over", "end", (NEW, PENDING, BACKOFF, CONNECTING, SENT, ANSWERING, TUNNEL), ENDED),
 )

@@ -28,7 +28,9 @@ class AccessLog(Filter):
 
     def on_end(self, x: Exchange) -> None:
         log = self._log
-        if log.enabled_for(x.status, x.error):
+        if log.enabled_for(x.status, x.error) or (
+            x.story is not None and fallback_of(x) and log.enabled_for(x.status, "fallback")
+        ):
             log.record(_record(x))
         elif log.choosy:
             # An answer that was all there at once has just ended.
@@ -85,7 +87,15 @@ def _record(x: Exchange) -> AccessRecord:
         head=answered,
         kept=kept,
         tries=_tries(x, now) if x.tried else (),
+        fallback=fallback_of(x),
     )
+
+
+def fallback_of(x: Exchange) -> int:
+    """The number of the fallback's step that has answered; 0: it was the upstream, or none."""
+    if x.story is None:
+        return 0
+    return next((int(it.detail["step"]) for it in x.story if it.what == "fallback"), 0)
 
 
 def _tries(x: Exchange, now: float) -> tuple[Try, ...]:

@@ -43,7 +43,9 @@ ORDER: Final = (
     ),
     Place("host", "changes the head of what is let in", "Host"),
     Place("load_report", "outbound only; likewise, where the balancer goes by what the endpoints' sidecars report"),
+    Place("fallback", "answers what all behind it refuse; what it cannot answer, the queue may store", "Fallback"),
     Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue", "RateLimit"),
+    Place("wait", "before the bulkhead: what waits for its upstream holds none of its slots", "Waiting"),
     Place("bulkhead", "the last one before the first try: who passes holds a slot until the end", "Bulkhead"),
     Place(
         "circuit_breaker",
@@ -51,6 +53,7 @@ ORDER: Final = (
         "CircuitBreaker",
     ),
     Place("retry", "after the breaker, so that a failure is counted before it is decided whether to go on", "Retry"),
+    Place("stale", "keeps good answers for a fallback"),
     Place("metrics", "by then everything about the exchange is known"),
     Place("connection_metrics", "the same over TCP"),
     Place("why", "likewise; gives TCP connections an id, which the access log has then, too"),

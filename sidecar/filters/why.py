@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 #: Characters of a path that are kept.
 MOST_PATH: Final = 256
-#: What is noted last of a request that was stored in place of an error.
-STORED: Final = "stored"
+#: What is noted of requests that went well, and are told of all the same: stored, or answered by other means, in place
+#: of an error; or late, as there was no upstream at first.
+TOLD: Final = frozenset(("stored", "fallback", "wait"))
 #: Attempts that are told of.
 MOST_ATTEMPTS: Final = 20
 #: Exchanges between two of the sample, at most: as good as for ever.
@@ -89,10 +90,10 @@ class Why(Filter):
 
 
 def _told(x: Exchange) -> bool:
-    """Whether it is worth telling: a peer sidecar answered in place of its app, or the request was stored."""
+    """Whether it is worth telling: a peer sidecar answered in place of its app, or one of :data:`TOLD`."""
     if x.status >= 400:
         return x.attempt is not None and bool(x.attempt.peer_error)
-    return x.story is not None and x.story[-1].what == STORED
+    return x.story is not None and any(it.what in TOLD for it in x.story)
 
 
 def story_of(x: Exchange, wall: float) -> dict[str, Any]:

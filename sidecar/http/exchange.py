@@ -40,7 +40,7 @@ class HttpExchange(Request):
     """A request that was parsed. ``client`` is the connection it came from."""
 
     __slots__ = (
-        "answer", "client", "download", "half_closed", "keep_client", "pool", "upload", "version",
+        "answer", "client", "download", "half_closed", "keep_client", "pool", "relay", "upload", "version",
     )  # fmt: skip
 
     #: In a tunnel: one side has finished sending.
@@ -66,6 +66,8 @@ class HttpExchange(Request):
         self.interims = 0
         #: Whether the client's connection can be used for another request.
         self.keep_client = head.keep_alive
+        #: Where its answer comes from, when that is no attempt of its own.
+        self.relay: UpstreamEnd | None = None
 
     # -- from the client -------------------------------------------------------------------------------------------
 
@@ -102,7 +104,7 @@ class HttpExchange(Request):
     def conn(self) -> UpstreamEnd | None:
         """The connection of the attempt under way."""
         attempt = self.attempt
-        return cast("UpstreamEnd | None", attempt.conn) if attempt is not None else None
+        return cast("UpstreamEnd | None", attempt.conn) if attempt is not None else self.relay
 
     def client_gone(self) -> None:
         """The client closed or reset its connection: nobody waits for this any more."""

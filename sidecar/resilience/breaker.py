@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import inf
+from sys import maxsize
 from typing import Final, Literal, NamedTuple
 
 from sidecar.core.text import counted, timestamp
@@ -20,6 +21,10 @@ OPEN: Final = 2
 
 #: What :meth:`CircuitBreaker.retry_after` says while trial calls are under way: their end is near but unknown.
 _TRIAL_WAIT: Final = 1.0
+#: Seconds: the first and the longest time from open to half-open where trial calls cost nobody an answer; see
+#: :attr:`CircuitBreaker.covered`.
+FIRST_RESET: Final = 1.0
+LONGEST_RESET: Final = 5.0
 #: :attr:`CircuitBreaker.cause` of what an operator did.
 BY_HAND: Final = "by hand"
 
@@ -63,9 +68,11 @@ class CircuitBreaker:
         "_open_total",
         "_permits",
         "_reset_timeout",
+        "_row",
         "_state",
         "_successes",
         "cause",
+        "covered",
         "failures",
         "forced",
         "held",
@@ -99,6 +106,12 @@ class CircuitBreaker:
         self._open_total = 0.0
         self._permits = 0
         self._successes = 0
+        #: Callers whose try fails have something else to fall back on. Then trial calls cost them little, and the
+        #: breaker is half-open sooner: after :data:`FIRST_RESET` seconds, twice as many after each failed trial call,
+        #: at most :data:`LONGEST_RESET`, and never later than without.
+        self.covered = False
+        #: How often it has opened since it was last closed.
+        self._row = 0
 
     def configure(self, failure_threshold: int, reset_timeout: float, half_open_requests: int) -> None:
         """Go by other numbers from the next change of state on."""
@@ -164,6 +177,15 @@ class CircuitBreaker:
         if token == self._generation and self._state == HALF_OPEN:
             self._permits += 1
 
+    def room(self) -> int:
+        """How many tries would be let through at this moment."""
+        state = self.state
+        if state == CLOSED:
+            return maxsize
+        if state == OPEN:
+            return 0
+        return self._permits if self._state == HALF_OPEN else self._half_open_requests
+
     def retry_after(self) -> float:
         """Seconds after which asking again makes sense; 0 when nothing is refused. While an operator keeps it open
         without saying until when, it is ``reset_timeout``."""
@@ -205,6 +227,12 @@ class CircuitBreaker:
         if not changed and self._on_change is not None:
             self._on_change(self)
 
+    def _reset(self) -> float:
+        """Seconds from now until it is half-open."""
+        if not self.covered:
+            return self._reset_timeout
+        return min(self._reset_timeout, LONGEST_RESET, FIRST_RESET * (1 << min(self._row, 16)))
+
     def _open_now(self) -> float:
         """Seconds of the present open period."""
         if self._state != OPEN:
@@ -220,9 +248,12 @@ class CircuitBreaker:
         self._generation += 1
         if state == OPEN:
             self.opened_at = self._clock()
-            self._half_open_at = self._hold_ends if self.forced == "open" else self.opened_at + self._reset_timeout
+            self._half_open_at = self._hold_ends if self.forced == "open" else self.opened_at + self._reset()
+            self._row += 1
         elif state == HALF_OPEN:
             self._permits = self._half_open_requests
             self._successes = 0
+        else:
+            self._row = 0
         if state != before and self._on_change is not None:
             self._on_change(self)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.replies import STATUS, Reply
 from sidecar.exchange.exchange import Exchange
+from sidecar.exchange.filter import Wait
 from sidecar.exchange.listener import Listener
 from sidecar.exchange.phases import CONNECTING, ENDED, TUNNEL
 from sidecar.net.sockets import Pausable, keep_alive, reset, unacknowledged, undelivered
@@ -294,6 +295,13 @@ class TcpExchange(Exchange):
     def reply(self, reply: Reply) -> None:
         if self.phase != ENDED:
             self.note("refused", {"code": reply.code, "message": reply.message})
+            if self.phase != TUNNEL:
+                for hook in self.chain.on_reply:
+                    verdict = hook(self, reply)
+                    if verdict is not None:
+                        if not isinstance(verdict, Wait):
+                            self.give(verdict)
+                        return
             self.error = reply.code
             self.status = STATUS[reply.code]
             self.abort()

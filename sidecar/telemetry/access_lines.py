@@ -34,6 +34,7 @@ def access_fields(record: AccessRecord, service: str) -> dict[str, Any]:
         "cause": record.cause,
         "peer_error": record.peer_error,
         "reason": record.reason,
+        "fallback": record.fallback or None,
         "duration": round(record.duration, 6),
         "waited": _waited(record),
         "connecting": _connecting(record),

@@ -24,13 +24,18 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     first_byte = histogram("sidecar_first_byte_seconds", "From a request's head to that of its answer.", both)
     active = gauge("sidecar_requests_active", "Exchanges under way.", both)
     pending = gauge("sidecar_requests_pending", "Exchanges waiting in the bulkhead.", both)
+    waiting = gauge("sidecar_requests_waiting", "Exchanges waiting for their upstream to come back.", ["upstream"])
     limit = gauge("sidecar_concurrency_limit", "The most exchanges at once that the bulkhead allows.", ["upstream"])
+    fallbacks = counter(
+        "sidecar_fallbacks", "Answers of a fallback's step, in place of the upstream's.", ["upstream", "step"]
+    )
     retries = counter("sidecar_retries", "Tries that were repeated.", ["upstream", "reason"])
     suppressed = counter(
         "sidecar_retries_suppressed", "Tries that were not repeated though they could be.", ["upstream", "reason"]
     )
     budget = gauge("sidecar_retry_budget", "Retries that there may be at once.", ["upstream"])
     rejected = counter("sidecar_rejected", "Exchanges that the sidecar itself answered or cut.", [*both, "error"])
+    shed = counter("sidecar_shed", "Requests that a bulkhead gave up, by priority.", [*both, "priority"])
     # A service may have the name of an upstream.
     reasons: Counter[tuple[str, str]] = Counter()
     limits: dict[str, int] = {}
@@ -45,6 +50,12 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         active.add(labels, stats.active)
         pending.add(labels, stats.pending)
         limits[stats.upstream] = stats.limit
+        for priority, n in list(stats.shed.items()):
+            shed.add([*labels, priority], n)
+        for step, n in list(stats.fallbacks.items()):
+            fallbacks.add([stats.upstream, str(step)], n)
+        if "wait" in stats.filters:
+            waiting.add([stats.upstream], stats.waiting)
         for reason, n in list(stats.retries.items()):
             reasons[stats.upstream, reason] += n
         for reason, n in list(stats.suppressed.items()):
@@ -61,7 +72,10 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     for name, most in limits.items():
         if most:
             limit.add((name,), most)
-    return requests, duration, first_byte, active, pending, limit, retries, suppressed, budget, rejected, passed
+    return (
+        *(requests, duration, first_byte, active, pending, waiting, limit),
+        *(fallbacks, retries, suppressed, budget, rejected, shed, passed),
+    )
 
 
 def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

@@ -27,11 +27,41 @@ def cause_of(story: Mapping[str, Any]) -> Cause:
     if story.get("kind") == "message":
         return Cause(*of_message(reading))
     if not error:
-        return Cause(*without_error(reading))
-    explain = CAUSES.get(str(error))
+        return _fallback(reading) or Cause(*without_error(reading))
+    return _waited(reading, _of_code(reading, str(error)))
+
+
+def _of_code(r: Reading, error: str) -> Cause:
+    explain = CAUSES.get(error)
     if explain is None:  # a code of a filter of another package
-        return Cause(reading.message or f"it was answered {error}", reading.at("filters"))
-    return explain(reading)
+        return Cause(r.message or f"it was answered {error}", r.at("filters"))
+    return explain(r)
+
+
+def _fallback(r: Reading) -> Cause | None:
+    """A step of a fallback has answered: which one, and why it had to."""
+    event = r.last("fallback")
+    if event is None:
+        return None
+    code = str(event.get("instead_of"))
+    why = f"{r.who} answered {code}" if code.isdigit() else _waited(r, _of_code(r, code)).sentence
+    by = {
+        "upstream": f"sent it to {event.get('upstream')}",
+        "stale": "gave an earlier answer",
+        "answer": "gave its own answer",
+    }.get(str(event.get("by")), "answered")
+    before = event.get("before")
+    skipped = f" (before it: {'; '.join(map(str, before))})" if isinstance(before, list) else ""
+    return Cause(f"step {event.get('step')} of the fallback {by}{skipped}, because {why}", r.at("fallback"))
+
+
+def _waited(r: Reading, cause: Cause) -> Cause:
+    """The same cause, with the time that it waited for another outcome."""
+    event, over = r.last("wait"), r.last("waited_too_long")
+    if event is None or over is None:
+        return cause
+    waited = seconds(over["at_ms"] - event["at_ms"])
+    return Cause(f"{cause.sentence}; it had waited {waited} for {r.who} to come back", cause.setting)
 
 
 def _bad_request(r: Reading) -> Cause:
@@ -108,14 +138,19 @@ def _circuit_open(r: Reading) -> Cause:
 
 
 def _overloaded(r: Reading) -> Cause:
-    event = r.last("waited_too_long", "bulkhead_full", "connections_in_use", "tunnels_full")
+    event = r.last("waited_too_long", "bulkhead_full", "bulkhead_shed", "connections_in_use", "tunnels_full")
     what = event.get("what") if event is not None else ""
+    if event is not None and event.get("by") == "adaptive":
+        return _over_what_was_found(r, event)
     if event is not None and what == "bulkhead_full":
         return Cause(
             f"{event.get('active')} requests were in progress (bulkhead.{event.get('by')} {event.get('limit')}) and "
-            f"{event.get('pending')} waited (bulkhead.max_pending {event.get('max_pending')}): there was no place left",
+            f"{event.get('pending')} waited (bulkhead.max_pending {event.get('max_pending')}): there was no place left"
+            f"{_for(event)}",
             r.at(f"bulkhead.{event.get('by')}"),
         )
+    if event is not None and what == "bulkhead_shed":
+        return Cause(_shed(event), r.at("bulkhead.priority"))
     if what == "waited_too_long":
         began = r.last("bulkhead_wait") or {}
         return Cause(
@@ -133,6 +168,35 @@ def _overloaded(r: Reading) -> Cause:
     if "queue" in r.message:
         return Cause(r.message, r.at("queue.max_bytes"))
     return Cause(f"the listener takes no more clients: {r.message}", r.at("limits.connections"))
+
+
+def _over_what_was_found(r: Reading, event: Mapping[str, Any]) -> Cause:
+    """A limit that was found was reached."""
+    if event.get("what") == "bulkhead_shed":
+        return Cause(_shed(event), r.at("bulkhead.adaptive"))
+    return Cause(
+        f"{event.get('active')} requests were in progress, as many as {r.who} was found to have room for "
+        f"(bulkhead.adaptive: {event.get('limit')}), and {event.get('pending')} waited: there was no place left"
+        f"{_for(event)}",
+        r.at("bulkhead.max_pending"),
+    )
+
+
+def _shed(event: Mapping[str, Any]) -> str:
+    why = (
+        "something more important came and the queue was full"
+        if event.get("because") == "displaced"
+        else "more came than could be done"
+    )
+    return (
+        f"it waited {seconds(event.get('waited_ms'))} for one of {event.get('limit')} slots and was given up"
+        f"{_for(event)}: {why} ({event.get('active')} in progress, {event.get('pending')} waiting)"
+    )
+
+
+def _for(event: Mapping[str, Any]) -> str:
+    priority = event.get("priority")
+    return f" for what is {priority}" if priority else ""
 
 
 def _draining(r: Reading) -> Cause:

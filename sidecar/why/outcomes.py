@@ -22,6 +22,11 @@ def without_error(r: Reading) -> tuple[str, str | None]:
         return f"{r.who} could not take it ({refused.get('code')}: {refused.get('message')}), so it was stored", None
     if status == 499:
         return _left(r)
+    waited = r.last("wait_over")
+    if waited is not None:
+        began = r.last("wait") or {}
+        how_long = seconds(waited.get("waited_ms"))
+        return f"it waited {how_long} for {r.who} to come back ({began.get('for')}), and was answered {status}", None
     if isinstance(status, int) and status >= 400:
         return _bad_answer(r, status)
     failed = [it for it in r.attempts if it.get("failure")]
@@ -78,5 +83,6 @@ def _passed(r: Reading, status: object) -> tuple[str, str | None]:
     if not spent or whole <= 0:
         return told, None
     longest = max(spent, key=spent.__getitem__)
-    setting = r.at("bulkhead.max_requests") if longest == "pending" else None
+    by = began.get("by", "max_requests") if began is not None else ""
+    setting = r.at(f"bulkhead.{by}") if longest == "pending" else None
     return f"{told}, {seconds(spent[longest])} of it {_PARTS.get(longest, longest)}", setting

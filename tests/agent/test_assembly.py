@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from sidecar.config.fallback import StepSettings
 from sidecar.config.traffic import Inbound, Match, Route, Upstream
 from sidecar.core.limits import Limits
 from sidecar.exchange.filter import Filter
@@ -16,6 +17,7 @@ from sidecar.filters.order import ORDER, RANK
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
+from sidecar.filters.wait import WaitSettings
 from sidecar.resilience.breaker import OPEN
 from support.foreign import used
 from support.live import ANY_PORT, Live, Origin, Request, fetch, ok, run
@@ -43,7 +45,7 @@ def route_chain(live: Live, number: int = 0) -> Any:
     return live.listener.routes._routes[number][3].chain  # type: ignore[attr-defined]
 
 
-_ORDER = ["Timeout", "Tracing", "RequestId", "Forwarded", "Drain", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry",
+_ORDER = ["Tracing", "RequestId", "Forwarded", "Drain", "Timeout", "RateLimit", "Bulkhead", "CircuitBreaker", "Retry",
           "Metrics", "Why", "Record", "AccessLog"]  # fmt: skip
 _LIMIT = RateLimitSettings(rate=1.0, burst=1)
 
@@ -73,14 +75,14 @@ def test_outbound_tcp() -> None:
 
 def test_inbound_tcp() -> None:
     def check(live: Live) -> None:
-        assert names(live) == ["Timeout", "Drain", "Bulkhead", "ConnectionMetrics", "Why", "AccessLog"]
+        assert names(live) == ["Drain", "Timeout", "Bulkhead", "ConnectionMetrics", "Why", "AccessLog"]
 
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
 
 
 def test_what_is_off_is_not_there() -> None:
     def check(live: Live) -> None:
-        assert names(live) == ["Timeout", "Tracing", "RequestId", "Metrics", "Why", "Record", "AccessLog"]
+        assert names(live) == ["Tracing", "RequestId", "Timeout", "Metrics", "Why", "Record", "AccessLog"]
         assert live.listener.breakers == ()
 
     with_listener(upstream_of(name="up", bind=ANY_PORT, bulkhead=None, circuit_breaker=None, retry=None), check)
@@ -96,6 +98,8 @@ def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
         of_chains.update(f.name for f in live.listener.chain.filters)
 
     with_listener(inbound_of(bind=ANY_PORT, rate_limit=_LIMIT), check)
+    steps = (StepSettings(on=frozenset({"5xx"}), stale=1.0),)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", wait=WaitSettings(), fallback=steps), check)
     with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", protocol="http", balancer="prequal"), check)
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
     assert of_chains | {"queue", "queue_door", "delivered"} == RANK.keys()

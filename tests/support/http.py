@@ -196,7 +196,11 @@ class Stage:
             tracing=tracing or Tracing(sample=0.0),
             breaker_changed=self._breaker_changed,
             stories=Stories(self.stories.append, enabled=why),
+            listener_of=lambda name: self.others.get(name),
         )
+        self._context = context
+        #: Other upstreams of the same sidecar: see :meth:`other`.
+        self.others: dict[str, Listener] = {}
         self.listener: Listener = create_listener(context, "up", self.config)
         self.stats = self.listener.stats
         self.endpoints(endpoints)
@@ -205,6 +209,13 @@ class Stage:
         """The endpoints from now on, 10.0.0.1 and ports from 1; ``sidecars``: that is what they are."""
         ports = range(1, count + 1)
         self.listener.cluster.update(Instance(host="10.0.0.1", port=port, sidecar=sidecars) for port in ports)
+
+    def other(self, name: str, endpoints: int = 1, **policies: Any) -> Listener:
+        """Another upstream, whose endpoints are 10.0.0.2 and ports from 1."""
+        listener = create_listener(self._context, name, upstream_of(name=name, bind=_BIND, **policies))
+        listener.cluster.update(Instance(host="10.0.0.2", port=port) for port in range(1, endpoints + 1))
+        self.others[name] = listener
+        return listener
 
     def reload(self, **changes: Any) -> None:
         """Apply the configuration with these keys changed."""
@@ -318,6 +329,7 @@ class Stage:
                 self.loop.settle()
         left = {what: number for what, number in self.counts().items() if number}
         assert not left, left
+        assert not any(it.stats.active or it.stats.upstream_idle for it in self.others.values())
         assert self.stats.upstream_idle == 0
         assert not any(self.wheel._buckets.values()), "timers are left"
 

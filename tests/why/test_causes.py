@@ -27,6 +27,7 @@ OVER = event("time_over", which="timeout.request", after_ms=30_000.0)
 BULKHEAD = {
     "active": 20, "limit": 20, "by": "max_requests", "pending": 3, "max_pending": 3, "pending_timeout_ms": 5000.0,
 }  # fmt: skip
+FOUND_LIMIT = {**BULKHEAD, "by": "adaptive", "priority": "low"}
 OPEN = event(
     "circuit_open", state="open", forced=False, failures=5, open_ms=12_000.0, again_in_ms=18_000.0,
     failed_within_ms=2100.0, last_endpoint="10.0.0.7:11434", last_failure="refused",
@@ -71,6 +72,15 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any], str | None, list[st
      ["20 requests were in progress", "3 waited"]),
     ("overloaded", [event("bulkhead_wait", **BULKHEAD), event("waited_too_long")], {},
      "upstreams.up.bulkhead.pending_timeout", ["waited 5 s"]),
+    ("overloaded", [event("bulkhead_full", **{**BULKHEAD, "priority": "low"})], {},
+     "upstreams.up.bulkhead.max_requests", ["there was no place left for what is low"]),
+    ("overloaded", [event("bulkhead_full", **FOUND_LIMIT)], {}, "upstreams.up.bulkhead.max_pending",
+     ["as many as up was found to have room for (bulkhead.adaptive: 20)"]),
+    ("overloaded", [event("bulkhead_shed", because="stale", waited_ms=12.0, **FOUND_LIMIT)], INBOUND,
+     "inbound.bulkhead.adaptive",
+     ["waited 12 ms for one of 20 slots", "given up for what is low", "than could be done"]),
+    ("overloaded", [event("bulkhead_shed", because="displaced", waited_ms=12.0, **BULKHEAD)], {},
+     "upstreams.up.bulkhead.priority", ["something more important came", "20 in progress, 3 waiting"]),
     ("overloaded", [event("connections_in_use")], {}, "upstreams.up.bulkhead.max_connections", []),
     ("overloaded", [event("tunnels_full", active=7)], {}, "upstreams.up.bulkhead.max_tunnels", ["7 upgraded"]),
     ("overloaded", [refused("3 clients are connected, more are not taken")], {}, "upstreams.up.limits.connections",

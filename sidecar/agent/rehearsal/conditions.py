@@ -20,7 +20,11 @@ _UNLIMITED: Final = Limits(head=1 << 31, headers=1 << 31, target=1 << 31, body=0
 #: Fields that a head is not made with: they would say something about its bytes.
 _OF_THE_MESSAGE: Final = frozenset((b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"))
 #: Policies that are left out of a rehearsal: they would write to the disk, or change what nobody sees.
-_LEFT_OUT: Final = ("queue", "host")
+_ANSWERS: Final = {
+    "wait": "nothing waits for an upstream: what would, is told as an error",
+    "fallback": "its steps are not taken: what they would answer, is told as an error",
+}
+_LEFT_OUT: Final = ("queue", "host", "wait", "fallback")
 
 
 def head_of(shape: Shape) -> RequestBlock:
@@ -68,6 +72,10 @@ def prepared(config: Inbound | Upstream, recorded: set[bytes]) -> tuple[Inbound 
         left.append(("filters", "filters of other packages are not run"))
     if any(it.policies.get("queue") for it in (config, *config.routes) if it.policies.get("queue") is not INHERIT):
         left.append(("queue", "requests are not stored: one that would be, is told as an error"))
+
+    for name, reason in _ANSWERS.items():
+        if any(it.policies.get(name) for it in (config, *config.routes) if it.policies.get(name) is not INHERIT):
+            left.append((name, reason))
 
     def policies(path: str, given: Mapping[str, Any]) -> dict[str, Any]:
         found = {name: value for name, value in given.items() if name not in _LEFT_OUT}
