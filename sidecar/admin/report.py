@@ -182,6 +182,9 @@ def endpoint_as_dict(endpoint: EndpointSnapshot) -> dict[str, Any]:
         "check": _check(endpoint),
         "active": endpoint.active,
         "failures": endpoint.failures,
+        "ewma_ms": endpoint.known.get("ewma_ms"),
+        "reported": endpoint.known.get("reported"),
+        "hash_share": endpoint.known.get("hash_share"),
         "last_error": _last_error(endpoint),
     }
 

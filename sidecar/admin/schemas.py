@@ -85,6 +85,12 @@ SCHEMAS: Final[dict[str, Any]] = {
         ),
         active=COUNT,
         failures=COUNT | {"description": "in a row"},
+        ewma_ms=or_null(NUMBER | {"description": "the time to an answer that peak_ewma and prequal expect of it"}),
+        reported=or_null(
+            record(in_flight=COUNT, latency_ms=NUMBER, age_ms=COUNT)
+            | {"description": "what its own sidecar has said last, for prequal"}
+        ),
+        hash_share=or_null(NUMBER | {"description": "of the keys, with consistent_hash"}),
         last_error=or_null(
             record(
                 at=TEXT | {"description": "RFC 3339"},

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from sidecar.core.health import Health
 from sidecar.core.stats import ListenerStats
@@ -23,7 +24,8 @@ class EjectionSnapshot:
 class EndpointSnapshot:
     """An endpoint, ejected ones too; ``hostname`` is the name that ``host`` was found for, or empty; ``last_error`` is
     its Unix time, its word and its text; ``share`` the part of its traffic that it gets; ``check`` the last result of
-    its active checks, if it has any: status, a line, Unix time, and how many of the kind there were in a row."""
+    its active checks, if it has any: status, a line, Unix time, and how many of the kind there were in a row; ``known``
+    what the balancer goes by (:meth:`sidecar.endpoints.balancers.balancer.Balancer.known`)."""
 
     host: str
     address: str
@@ -38,6 +40,7 @@ class EndpointSnapshot:
     ejection: EjectionSnapshot | None = None
     share: float = 1.0
     check: tuple[str, str, float, int] | None = None
+    known: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def out(self) -> bool:

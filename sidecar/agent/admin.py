@@ -153,6 +153,7 @@ def metrics(agent: Agent) -> Metrics:
         endpoints = {name: it.endpoints for name, it in agent.upstreams.items()}
         yield from endpoint_metrics.families(endpoints)
         yield from endpoint_metrics.endpoint_families(endpoints)
+        yield from endpoint_metrics.overflow_families({name: it.balancer for name, it in agent.upstreams.items()})
         yield from endpoint_metrics.ejection_families({name: it.ejections for name, it in agent.upstreams.items()})
 
     def amqp() -> Iterable[Family]:

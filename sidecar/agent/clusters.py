@@ -11,6 +11,7 @@ from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints import loops
+from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Expansion, Name, Names
 from sidecar.exchange.listener import Listener
@@ -54,6 +55,10 @@ class RunningUpstream:
     def endpoints(self) -> Sequence[Endpoint]:
         self.listener.cluster.refresh()
         return self.listener.cluster.endpoints
+
+    @property
+    def balancer(self) -> Balancer:
+        return self.listener.cluster.balancer
 
     @property
     def ejections(self) -> Mapping[str, int]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.admin.snapshots import (
     BreakerSnapshot,
@@ -55,7 +55,7 @@ def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
         bind=str(config.bind),
         protocol=config.protocol,
         balancer=config.balancer,
-        endpoints=[_endpoint(endpoint, running.listener.clock()) for endpoint in running.endpoints],
+        endpoints=[_endpoint(it, running.listener.clock(), running.balancer.known(it)) for it in running.endpoints],
         names=[_name(name) for name in running.names],
         problem=running.problem,
         breaker=own,
@@ -91,7 +91,7 @@ def _breaker(breaker: CircuitBreaker, path: str = "") -> BreakerSnapshot:
     )
 
 
-def _endpoint(endpoint: Endpoint, now: float) -> EndpointSnapshot:
+def _endpoint(endpoint: Endpoint, now: float, known: Mapping[str, Any] | None = None) -> EndpointSnapshot:
     ejection = None
     if endpoint.ejected_until:
         until = time.time() + endpoint.ejected_until - now
@@ -110,6 +110,7 @@ def _endpoint(endpoint: Endpoint, now: float) -> EndpointSnapshot:
         ejection=ejection,
         share=0.0 if ejection is not None or endpoint.down else endpoint.share,
         check=endpoint.checked,
+        known=known or {},
     )
 
 

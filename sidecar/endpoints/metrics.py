@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from sidecar.core.metrics import Family, counter, gauge
+from sidecar.endpoints.balancers.balancer import Balancer
+from sidecar.endpoints.balancers.consistent_hash import ConsistentHash
 from sidecar.endpoints.endpoint import Endpoint
 
 #: Endpoints of an upstream that have series of their own, and the label of all that are beyond.
@@ -51,7 +53,34 @@ def endpoint_families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[F
         if len(known) > MAX_ENDPOINTS:
             for family, value in zip(each, others, strict=True):
                 family.add((name, OTHER), value)
-    return each
+    return (*each, _estimates(upstreams))
+
+
+def _estimates(upstreams: Mapping[str, Sequence[Endpoint]]) -> Family:
+    """What balancers expect of single endpoints."""
+    found = gauge(
+        "sidecar_endpoint_ewma_seconds",
+        "Peak EWMA of the time to an answer, after the last one: with peak_ewma and prequal.",
+        ("upstream", "endpoint"),
+    )
+    for name, known in upstreams.items():
+        for it in known[:MAX_ENDPOINTS]:
+            if it.load.measured_at >= 0:
+                found.add((name, it.address), it.load.ewma)
+    return found
+
+
+def overflow_families(balancers: Mapping[str, Balancer]) -> Iterable[Family]:
+    """Return how often a key's endpoint was full, for upstreams that hash."""
+    found = counter(
+        "sidecar_hash_overflows",
+        "Tries that went to another endpoint than their key's, as that was full.",
+        ("upstream",),
+    )
+    for name, it in balancers.items():
+        if isinstance(it, ConsistentHash):
+            found.add((name,), it.overflows)
+    return (found,)
 
 
 def ejection_families(upstreams: Mapping[str, Mapping[str, int]]) -> Iterable[Family]:

@@ -15,6 +15,7 @@ from sidecar.core.health import Health
 from sidecar.core.instance import Instance
 from sidecar.core.stats import FilterStats, QueueStats
 from sidecar.endpoints.endpoint import Checked, Endpoint, LastError
+from sidecar.endpoints.load import Report
 from sidecar.endpoints.names import Expansion
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.names import FakeNames, settled
@@ -121,6 +122,9 @@ def test_everything_about_an_upstream() -> None:
                 "check": None,
                 "active": 5,
                 "failures": 0,
+                "ewma_ms": None,
+                "reported": None,
+                "hash_share": None,
                 "last_error": {"at": "2023-11-14T22:13:20.500Z", "kind": "refused", "text": "connection refused"},
             }
         ],
@@ -270,3 +274,17 @@ def test_endpoints_that_are_out_and_those_that_begin_slowly() -> None:
     assert found(upstream) == ("unhealthy", "every endpoint has failed: GET /health: 500")
     one.ejected_until = 0.0
     assert found(upstream) == ("warning", "1 of 2 endpoints is unhealthy")
+
+
+def test_what_a_balancer_goes_by_is_shown() -> None:
+    upstream = FakeUpstream("a", balancer="prequal")
+    keys = ("ewma_ms", "reported", "hash_share")
+    assert [report.upstream(upstream.now)["endpoints"][0][key] for key in keys] == [None, None, None]
+    endpoint = upstream.endpoints[0]
+    upstream.balancer.told(endpoint, 0.02, 200, "")
+    upstream.balancer.reported(endpoint, Report(3, 0.015))
+    shown = report.upstream(upstream.now)["endpoints"][0]
+    assert (shown["ewma_ms"], shown["reported"]) == (20.0, {"in_flight": 3, "latency_ms": 15.0, "age_ms": 0})
+    hashing = FakeUpstream("a", balancer="consistent_hash")
+    hashing.balancer.update(hashing.endpoints)
+    assert report.upstream(hashing.now)["endpoints"][0]["hash_share"] == 1.0

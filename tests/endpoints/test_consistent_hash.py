@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.endpoints.balancers.consistent_hash import FACTOR, MOST_ORDERS, SLOTS, ConsistentHash, slot_of
+from sidecar.endpoints.balancers.consistent_hash import FACTOR, MOST_IN_ORDERS, SLOTS, ConsistentHash, slot_of
 from sidecar.endpoints.endpoint import Endpoint
 from support.balancing import make
 
@@ -147,14 +147,16 @@ def test_a_retry_goes_to_the_next_one_of_the_keys_order() -> None:
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    endpoints = make(1, 1)
-    balancer = of(endpoints)
-    for endpoint in endpoints:
-        endpoint.active = 1
-    endpoints[0].active = 100
-    for n in range(3 * MOST_ORDERS):
+    endpoints = make(*[1] * 2000)
+    balancer = of(endpoints, 1.05)
+    for endpoint in endpoints[::10]:
+        endpoint.active = 0
+    for endpoint in set(endpoints) - set(endpoints[::10]):
+        endpoint.active = 10
+    for n in range(110):
         balancer.pick(endpoints, f"{n}")
-    assert len(balancer._orders) <= MOST_ORDERS
+        assert len(balancer._orders) * 2000 <= MOST_IN_ORDERS
+    assert balancer.overflows > 80
     assert len(balancer._first) <= SLOTS
 
 

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
+from sidecar.endpoints import metrics
+from sidecar.endpoints.balancers.table import create
 from sidecar.filters.retry import RetrySettings
+from support.balancing import make
+from support.clock import Clock
 from support.http import Stage
 
 
@@ -38,3 +44,16 @@ def test_connections_of_tcp() -> None:
     it.loop.settle()
     assert (endpoint.tries, endpoint.active) == (1, 0)
     assert endpoint.seconds == pytest.approx(2.0)
+
+
+def test_what_balancers_count() -> None:
+    endpoints = make(1, 1)
+    hashing, quick = create("consistent_hash", Random(1)), create("peak_ewma", Random(1), Clock(5.0))
+    hashing.update(endpoints)
+    for _ in range(3):
+        hashing.pick(endpoints, "hot").active += 1
+    (family,) = metrics.overflow_families({"a": hashing, "b": quick})
+    assert family.samples == [(("a",), 1)]
+    quick.told(endpoints[0], 0.25, 200, "")
+    *_, family = metrics.endpoint_families({"b": endpoints})
+    assert family.samples == [(("b", "10.0.0.1:8000"), 0.25)]

@@ -1,7 +1,7 @@
-"""A small HTTP app for acceptance tests, run as a process: ``app.py NAME PORT``.
+"""A small HTTP app for acceptance tests, run as a process: ``app.py NAME PORT [MS]``.
 
 It answers with its name, the head it received and the size of the body; ``/slow/MS`` after MS milliseconds,
-``/status/NNN`` with that status, ``/stream/N`` with N chunks instead.
+``/status/NNN`` with that status, ``/stream/N`` with N chunks instead; ``/work`` takes MS milliseconds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import sys
 
 
-async def serve(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def serve(name: str, work: float, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     try:
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
@@ -23,6 +23,8 @@ async def serve(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
             part, _, argument = target.lstrip("/").partition("/")
             if part == "slow":
                 await asyncio.sleep(int(argument) / 1000)
+            elif part == "work":
+                await asyncio.sleep(work)
             elif part == "status":
                 status = int(argument)
             elif part == "stream":
@@ -47,8 +49,8 @@ async def serve(name: str, reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 async def main() -> None:
-    name, port = sys.argv[1], int(sys.argv[2])
-    server = await asyncio.start_server(lambda r, w: serve(name, r, w), "127.0.0.1", port, backlog=1024)
+    name, port, work = sys.argv[1], int(sys.argv[2]), float((*sys.argv, "0")[3]) / 1000
+    server = await asyncio.start_server(lambda r, w: serve(name, work, r, w), "127.0.0.1", port, backlog=1024)
     async with server:
         await server.serve_forever()
 

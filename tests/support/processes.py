@@ -213,10 +213,10 @@ class Sidecar(Process):
 class App(Process):
     """``tests/support/app.py``: answers with its name; see there for its paths."""
 
-    def __init__(self, folder: Path, name: str, port: int | None = None) -> None:
+    def __init__(self, folder: Path, name: str, port: int | None = None, work: int = 0) -> None:
         self.name = name
         self.port = port or free_port()
-        super().__init__([sys.executable, str(APP), name, str(self.port)], folder / f"{name}.log")
+        super().__init__([sys.executable, str(APP), name, str(self.port), str(work)], folder / f"{name}.log")
 
     def ready(self) -> Self:
         wait_for(lambda: get(f"http://127.0.0.1:{self.port}/health")[0] == 200, f"{self.name} answers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,6 +25,7 @@ from sidecar.core.instance import Instance, OnChange
 from sidecar.core.records import AccessLog
 from sidecar.core.secret import Secret
 from sidecar.core.stats import ListenerStats
+from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Name
 from sidecar.exchange.listener import Listener
@@ -123,6 +125,7 @@ class FakeUpstream:
         own = self.config.policies.get("circuit_breaker", CircuitBreakerSettings())
         settings = [own, *(route.policies.get("circuit_breaker") for route in self.config.routes)]
         self.ejections: dict[str, int] = {}
+        self.balancer = create(self.config.balancer, Random(1), self.clock)
         self.listener = SimpleNamespace(files=(), host=name.encode(), name=name, clock=self.clock)
         self.breakers = [
             breaker.CircuitBreaker(s.failure_threshold, s.reset_timeout, s.half_open_requests, self.clock)

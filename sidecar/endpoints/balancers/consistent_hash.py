@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 SLOTS: Final = 65536
 #: How much more than its share an endpoint may have: 1.25 is what the paper's authors use, and Vimeo in HAProxy.
 FACTOR: Final = 1.25
-#: Slots whose whole order is remembered: those that have overflowed lately.
-MOST_ORDERS: Final = 256
+#: What is remembered of the orders of slots that have overflowed: so many endpoints in all.
+MOST_IN_ORDERS: Final = 200_000
 
 _BITS: Final = 0xFFFFFFFF
 _GOLDEN: Final = 0x9E3779B1
@@ -41,7 +41,7 @@ class ConsistentHash(Balancer):
     """``factor``: how much more than its share an endpoint may have; 0: any. Without a key it is the less busy one of
     two at random."""
 
-    __slots__ = ("_endpoints", "_factor", "_first", "_orders", "_random", "_seeds", "_weight", "overflows")
+    __slots__ = ("_all", "_endpoints", "_factor", "_first", "_orders", "_random", "_seeds", "_weight", "overflows")
 
     weighs: ClassVar[bool] = True
     hashes: ClassVar[bool] = True
@@ -50,6 +50,8 @@ class ConsistentHash(Balancer):
         self._random = rng.random
         self._factor = factor
         self._endpoints: Sequence[Endpoint] = ()
+        #: The same as a list: that is what a compiled loop is quickest with.
+        self._all: list[Endpoint] = []
         self._weight = 0
         self._seeds: dict[Endpoint, tuple[int, int]] = {}
         #: Slot → its endpoint; slot → all, in the order in which they are asked.
@@ -62,6 +64,7 @@ class ConsistentHash(Balancer):
         before = self._seeds
         self._seeds = {endpoint: before.get(endpoint) or _seed(endpoint) for endpoint in endpoints}
         self._endpoints = endpoints
+        self._all = list(endpoints)
         self._weight = sum([endpoint.weight for endpoint in endpoints])
         self._first.clear()
         self._orders.clear()
@@ -79,18 +82,19 @@ class ConsistentHash(Balancer):
                 self._first[slot] = first
         if not first.active or not self._factor:
             return first
-        total = 1
-        for endpoint in endpoints:
-            total += endpoint.active
-        weight = self._weight if usual else sum([endpoint.weight for endpoint in endpoints])
+        some = self._all if usual else list(endpoints)
+        weight = self._weight if usual else sum([endpoint.weight for endpoint in some])
         if not weight:
             return first
+        total = 1
+        for endpoint in some:
+            total += endpoint.active
         # active + 1 <= ceil(share x factor), without the rounding.
         bound = self._factor * total / weight
         if first.active < bound * first.weight:
             return first
         self.overflows += 1
-        for endpoint in self._order(endpoints, slot, usual):
+        for endpoint in self._order(some, slot, usual):
             if endpoint.active < bound * endpoint.weight:
                 return endpoint
         return first
@@ -117,7 +121,7 @@ class ConsistentHash(Balancer):
                 best = endpoint
         return best
 
-    def _order(self, endpoints: Sequence[Endpoint], slot: int, usual: bool) -> list[Endpoint]:
+    def _order(self, endpoints: list[Endpoint], slot: int, usual: bool) -> list[Endpoint]:
         order = self._orders.get(slot) if usual else None
         if order is None:
             scattered = (slot * _GOLDEN) & _BITS
@@ -125,7 +129,7 @@ class ConsistentHash(Balancer):
             scores.sort()
             order = [endpoints[n] for _, n in scores]
             if usual:
-                if len(self._orders) >= MOST_ORDERS:
+                if (len(self._orders) + 1) * len(order) > MOST_IN_ORDERS:
                     self._orders.clear()
                 self._orders[slot] = order
         return order
