@@ -158,6 +158,7 @@ HOT_PATH = [
     "sidecar/resilience/outcomes.py",
     "sidecar/resilience/priority_limiter.py",
     "sidecar/resilience/sampling.py",
+    "sidecar/resilience/shared_limit.py",
     "sidecar/resilience/token_bucket.py",
     "sidecar/tcp/relay.py",
 ]

@@ -165,6 +165,7 @@ lab                       what a validation starts to try things out on: a sidec
 lag                       how late the event loop is: a stall of it is one of all traffic
 lane                      what must keep its order: an AMQP channel's publishes to one exchange, the stored requests of
                           one route
+lease                     tokens of a shared limit that one sidecar has for itself, for a second
 leftover                  stored requests that no queue of the configuration delivers any more
 libraries                 packages of others that a configuration may need
 lifecycle                 the states of something that lives for a while: it starts, works, drains and ends
@@ -198,6 +199,7 @@ model                     the configuration, typed, as the rest of the program r
 monitor                   watches a broker's queues and alarms, over connections of the sidecar's own
 name                      a host name, which becomes addresses before the data plane sees it
 net                       sockets and names: dialling, listening, resolving, the timer wheel
+node                      a Redis server that can be asked; a cluster has several
 observe                   to ask running sidecars how they are
 offline                   a session or login without a broker at present
 one hop                   only the hop next to a failure tries again; what it has given up is not repeated above
@@ -255,6 +257,7 @@ reconnect                 to find a new broker for a session that has lost its o
 record                    one entry of a database or file
 recorded                  kept of what really happened, for a rehearsal
 recovery                  setting up again, over a new broker connection, what a client had set up over the last
+Redis                     a key-value store; sidecars keep the limits in it that they share
 reference                 every key of the configuration, to read
 refusal                   the answer to a request that never becomes an exchange, as it is malformed or too large
 registration              one workload made known in a registry
@@ -271,6 +274,7 @@ request                   what an HTTP client sends; a ``request id`` names it i
 reserve                   room set aside: on a disk, so that something can still be written; of descriptors
 resilience                the mechanisms against failures and overload
 resolver                  looks host names up: in the hosts file, then in the DNS
+RESP                      Redis' protocol
 retirement                what is under way on an upstream that was taken out of service has time to finish
 retry                     another attempt after one that failed, where that is safe
 ring                      the newest entries of something, the oldest of which go for others
@@ -289,6 +293,7 @@ scheduler                 lets held publishes go, by priority and arrival, when 
 schema                    what a configuration or an answer may contain, as JSON Schema
 secret                    a value that no log, view or error shows: a password, a token
 send queue                the messages of one channel of a publisher: to be sent, sent, refused
+Sentinel                  what watches a Redis master and its replicas, and says which one it is
 server                    the accepting end of a protocol
 service                   what a workload offers, under the name that others discover
 session                   an AMQP connection of a client and the one to a broker that belongs to it; with a spool, one
@@ -296,6 +301,7 @@ session                   an AMQP connection of a client and the one to a broker
 session state             what all parts of the relay know of a session
 setting          one value of the configuration, as what it is for takes it
 share                     how much of the spool's room one stream may have
+shared limit              a rate limit that sidecars have in common: each leases tokens from one bucket
 shedding                  to give up, in an overload, what waits longest and matters least
 shortage                  the host is out of descriptors, ports or memory for sockets
 show                      a configuration in the shape of its file again, secrets aside

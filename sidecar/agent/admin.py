@@ -13,7 +13,7 @@ from sidecar.admin.commands import Commands, ReloadRefused
 from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
 from sidecar.admin.snapshots import PeerSnapshot
-from sidecar.agent import changes, holds, peers, plan_report, snapshots
+from sidecar.agent import changes, holds, peers, plan_report, shared_limits, snapshots
 from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.findings import Finding
 from sidecar.agent.process import memory_limit
@@ -168,6 +168,7 @@ def metrics(agent: Agent) -> Metrics:
         lambda: queue_metrics.families(agent.stats),
         upstreams,
         amqp,
+        lambda: shared_limits.families(agent.shared),
         lambda: registry_metrics.families(agent.registry) if agent.registry is not None else (),
         changes.families,
         lambda: agent.last_reload.families(),

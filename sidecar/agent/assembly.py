@@ -8,13 +8,14 @@ from __future__ import annotations
 import functools
 import json
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.agent import balancing, outage, protocols, rotation
 from sidecar.agent.context import Context as Context
 from sidecar.agent.rehearsal.watched import watched
+from sidecar.agent.shared_limits import name_of
 from sidecar.config.keys import INHERIT
 from sidecar.config.schema import DECLARED
 from sidecar.config.traffic import Inbound, Match, Upstream
@@ -30,7 +31,7 @@ from sidecar.filters.decisions import Record
 from sidecar.filters.drain import Drain
 from sidecar.filters.forwarded import Forwarded
 from sidecar.filters.metrics import ConnectionMetrics, Metrics
-from sidecar.filters.order import RANK, STATEFUL
+from sidecar.filters.order import placed
 from sidecar.filters.request_id import RequestId, new_request_id
 from sidecar.filters.retry import RetrySettings, spend
 from sidecar.filters.timeout import Timeout
@@ -100,6 +101,11 @@ class Assembly:
             if stats.protocol in it.protocols and stats.direction in it.sides
         ]
 
+    @property
+    def filters(self) -> list[Filter]:
+        """The filters in use that are in the configuration, those of routes too."""
+        return [it for _, _, it in self._built.values()]
+
     def apply(self, listener: Listener, config: Inbound | Upstream) -> None:
         """Give the listener the chains for this configuration."""
         before = self._built
@@ -150,7 +156,7 @@ class Assembly:
             same = old_class is filter_class and (
                 old_settings == settings or (old.guard is None and old.adapt(settings))
             )
-            made: Filter = old if same else self._made(filter_class, settings)
+            made: Filter = old if same else self._made(filter_class, settings, match)
             self._built[name, where] = (filter_class, settings, made)
             return made
 
@@ -169,7 +175,7 @@ class Assembly:
             )
         return made
 
-    def _made(self, filter_class: Any, settings: Any) -> Filter:
+    def _made(self, filter_class: Any, settings: Any, match: Match | None) -> Filter:
         """A filter, with counters that go on from those of the one before."""
         stats = self._stats
         name = filter_class.name
@@ -179,7 +185,7 @@ class Assembly:
             shown = FilterStats(filter_class.counters, "sidecar_" if own else "sidecar_filter_")
             if not own or filter_class.counters or filter_class.view is not Filter.view:
                 stats.filters[name] = shown
-        site = self._site(shown.counts)
+        site = self._site(shown.counts, match)
         made: Filter
         if own:
             made = filter_class(settings, site)
@@ -193,18 +199,13 @@ class Assembly:
         made.guard = guard
         return made
 
-    def _site(self, counts: dict[str, int]) -> Site:
+    def _site(self, counts: dict[str, int], match: Match | None) -> Site:
         context, name = self._context, self._name
+        shared = context.shared and functools.partial(context.shared, name_of(self._stats.direction, name, match))
         return Site(
-            name,
-            self._stats,
-            context.clock,
-            context.rng,
-            counts,
-            SHORTAGE.pairs,
-            lambda breaker: context.breaker_changed(name, breaker),
-            self._budget,
-        )
+            name, self._stats, context.clock, context.rng, counts, SHORTAGE.pairs,
+            lambda breaker: context.breaker_changed(name, breaker), self._budget, shared,
+        )  # fmt: skip
 
     def _show(self, every: Sequence[Made]) -> None:
         """What each filter in use shows of itself: the port's own, else that of the first route that has it."""
@@ -285,25 +286,6 @@ def _in_use(made: Made) -> Iterator[Filter]:
     for it in (*made.values(), *made["filters"]):
         if isinstance(it, Filter):
             yield it
-
-
-def placed(filters: Iterable[Filter]) -> list[Filter]:
-    """The same filters in their order, those of other packages behind the ones that they name; each one that needs a
-    place for its state has it."""
-    found = sorted(filters, key=_rank)
-    others = 0
-    for it in found:
-        if it.name in STATEFUL:
-            it.place = STATEFUL.index(it.name)
-        elif it.stateful:
-            it.place = len(STATEFUL) + others
-            others += 1
-    return found
-
-
-def _rank(it: Filter) -> float:
-    rank = RANK.get(it.name)
-    return rank if rank is not None else RANK[it.after] + 0.5
 
 
 def create_listener(context: Context, name: str, config: Inbound | Upstream) -> Listener:

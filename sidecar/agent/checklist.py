@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from sidecar.agent import host_checks, upstream_checks
+from sidecar.agent import host_checks, shared_limits, upstream_checks
 from sidecar.agent.findings import Finding, bad, none
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ async def examine(agent: Agent, name: str = "") -> Sequence[Finding]:
     own = [
         _bounded("file", host_checks.file(agent)),
         _bounded("registry", host_checks.registry(agent)),
+        _bounded("redis", shared_limits.check(agent.shared)),
         _bounded("app", host_checks.app(agent)),
         _bounded("disk", host_checks.disk(agent, name)),
         _bounded("descriptors", host_checks.descriptors(agent)),

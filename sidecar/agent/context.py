@@ -16,6 +16,7 @@ from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker as Breaker
 from sidecar.resilience.given_up import GivenUp
 from sidecar.resilience.sampling import Sampling, slowness
+from sidecar.resilience.shared_limit import SharedLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,8 @@ class Context:
     record_span: Callable[[SpanRecord], None] | None
     tracing: TracingSettings
     breaker_changed: Callable[[str, Breaker], None]
+    #: Makes a limit that sidecars share: of its name, rate, burst and key.
+    shared: Callable[[str, float, int, str], SharedLimit] | None = None
     stories: Stories = field(default_factory=lambda: Stories(lambda story: None, enabled=False))
     decisions: Decisions = field(default_factory=Decisions)
     given_up: GivenUp = field(default_factory=GivenUp)

@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.agent import changes, settings
+from sidecar.agent import changes, settings, shared_limits
 from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
@@ -122,6 +122,7 @@ class Agent:
             from sidecar.telemetry.spans import SpanExporter  # with an HTTP client
 
             self.spans = SpanExporter(config.tracing.otlp, config.service.name, config.service.id)
+        self.shared = shared_limits.create(config, self.names.resolver, random.Random(), self.listeners)
         self.context = Context(
             loop=self._loop,
             wheel=self._wheel,
@@ -131,6 +132,7 @@ class Agent:
             record_span=self.spans.record if self.spans else None,
             tracing=config.tracing,
             breaker_changed=changes.breaker,
+            shared=self.shared.limit if self.shared is not None else None,
             stories=self.stories,
             decisions=Decisions(config.rehearsal.records),
             listener_of=lambda name: self.upstreams[name].listener if name in self.upstreams else None,
@@ -365,9 +367,7 @@ class Agent:
         if self._app is not None:
             self._app.leave()
         closing = [listener.stop for listener in (*self.listeners(), *self._retirement.end())]
-        if self._app is not None:
-            closing.append(self._app.close)
-        closing.append(self.names.close)
+        closing += [it.close for it in (self._app, self.shared, self.names) if it is not None]
         if self.registry is not None:
             closing += [functools.partial(self.listening.leave, self.registry), self.registry.close]
         closing.append(self.listening.close)

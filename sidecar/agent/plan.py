@@ -18,8 +18,8 @@ from sidecar.config.traffic import Inbound, Upstream
 _RESTART: Final = "a change of this takes a restart"
 #: What is read once, at the start: keys, with all that is under those that end with a dot…
 _FIXED: Final = (
-    "service.", "registry", "consul.", "admin.", "probes", "tracing.", "log.", "dns.", "inbound.bind",
-    "inbound.protocol",
+    "service.", "registry", "consul.", "admin.", "probes", "tracing.", "log.", "dns.", "redis",
+    "inbound.bind", "inbound.protocol",
 )  # fmt: skip
 #: … except for these.
 _FREE: Final = (

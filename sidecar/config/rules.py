@@ -279,6 +279,21 @@ def _balancers_fit(root: Fields) -> None:
         balancing.check(upstream)
 
 
+def _shared_needs_redis(root: Fields) -> None:
+    """Limits that sidecars share are kept in Redis."""
+    if "redis" in root.places:
+        return
+    for listener in traffic(root):
+        for fields in _policies(listener):
+            limit = fields.section_of("rate_limit")
+            if limit is not None and limit.get("shared") is True:
+                limit.places["shared"].report(
+                    "needs Redis, in which such limits are kept",
+                    found="no section redis",
+                    allowed='redis: {url: "redis://host:6379/0"} at the top of the file; or shared: false',
+                )
+
+
 def _filters_say(root: Fields) -> None:
     """What each filter has to say about its own settings."""
     for listener in traffic(root):
@@ -306,5 +321,6 @@ _RULES = (
     _ejections_fit,
     _filters_say,
     fallback_rules.check,
+    _shared_needs_redis,
     *amqp_rules.RULES,
 )

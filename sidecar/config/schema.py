@@ -18,6 +18,7 @@ from sidecar.config.declared import Declared, Settings, declared, key, section, 
 from sidecar.config.document import Node
 from sidecar.config.keys import INHERIT, Key
 from sidecar.config.kinds import BROKEN, Place
+from sidecar.config.redis import Redis
 from sidecar.config.service import Service
 from sidecar.config.traffic import INBOUND_ROUTE, UPSTREAM_ROUTE, Inbound, Upstream
 from sidecar.config.values import NAME
@@ -69,6 +70,7 @@ UPSTREAM: Final = section_as(_Port, Upstream)
 _SERVICE, _CONSUL, _ADMIN, _PROBES = section(Service), section(Consul), section(Admin), section(Probes)
 _TRACING, _LOG, _DRAIN, _DNS = section(Tracing), section(Log), section(Drain), section(Dns)
 _WHY: Final = section(Why)
+_REDIS: Final = section(Redis)
 _REHEARSAL: Final = section(Rehearsal)
 
 
@@ -98,6 +100,7 @@ class Config(Settings):
     rehearsal: Rehearsal = key(_REHEARSAL, _REHEARSAL.doc, default=Rehearsal())
     drain: Drain = key(_DRAIN, _DRAIN.doc, default=Drain())
     dns: Dns = key(_DNS, _DNS.doc, default=Dns())
+    redis: Redis | None = key(_REDIS, _REDIS.doc, default=None)
 
 
 CONFIG: Final = section(Config)

@@ -22,7 +22,7 @@ MAX_ITEMS: Final = 10
 #: What there are events about.
 KINDS: Final = (
     "admission", "app", "breaker", "broker", "drain", "ejection", "endpoints", "name", "queue", "readmission", "ready",
-    "registry", "reload", "reload_refused", "setting", "shortage", "spool",
+    "redis", "registry", "reload", "reload_refused", "setting", "shortage", "spool",
 )  # fmt: skip
 
 

@@ -75,10 +75,12 @@ class Site:
     ``clock``, in seconds, and the sidecar's random numbers. Settings that did not change keep their filter when the
     configuration is read again. ``stats`` are the listener's, ``counts`` the filter's own; both go on whatever is read.
     ``pairs``: how many connections there are descriptors for, two each. ``breaker_changed`` is to be called with a
-    breaker whose state is another. ``budget`` pays for what is sent more than once to the listener's upstream."""
+    breaker whose state is another. ``budget`` pays for what is sent more than once to the listener's upstream.
+    ``shared`` makes a limit that sidecars share, of its rate, burst and key; ``None``: there is no place for those."""
 
     __slots__ = (
-        "breaker_changed", "budget", "clock", "counts", "direction", "name", "pairs", "protocol", "rng", "stats",
+        "breaker_changed", "budget", "clock", "counts", "direction", "name", "pairs", "protocol", "rng", "shared",
+        "stats",
     )  # fmt: skip
 
     def __init__(
@@ -91,6 +93,7 @@ class Site:
         pairs: int = 0,
         breaker_changed: Callable[[Any], None] = lambda _: None,
         budget: Budget | None = None,
+        shared: Callable[[float, int, str], Any] | None = None,
     ) -> None:
         self.name = name
         self.direction = stats.direction
@@ -102,6 +105,7 @@ class Site:
         self.pairs = pairs
         self.breaker_changed = breaker_changed
         self.budget = budget or Budget(inf, 0.0, clock())
+        self.shared = shared
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)

@@ -9,9 +9,11 @@ back first and counted last.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from sidecar.config.schema import declare
+from sidecar.exchange.filter import Filter
 
 
 class Place(NamedTuple):
@@ -72,6 +74,26 @@ DECLARING: Final[tuple[Any, ...]] = tuple(
 )
 #: Filters that remember something of each exchange have the same place for it in all chains: these, then others.
 STATEFUL: Final = tuple(it.name for it in DECLARING if it.stateful)
+
+
+def placed(filters: Iterable[Filter]) -> list[Filter]:
+    """The same filters in their order, those of other packages behind the ones that they name; each one that needs a
+    place for its state has it."""
+    found = sorted(filters, key=_rank)
+    others = 0
+    for it in found:
+        if it.name in STATEFUL:
+            it.place = STATEFUL.index(it.name)
+        elif it.stateful:
+            it.place = len(STATEFUL) + others
+            others += 1
+    return found
+
+
+def _rank(it: Filter) -> float:
+    rank = RANK.get(it.name)
+    return rank if rank is not None else RANK[it.after] + 0.5
+
 
 for _filter in DECLARING:
     declare(_filter)

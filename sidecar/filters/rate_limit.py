@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sidecar.config import declared
 from sidecar.config.declared import Settings
 from sidecar.config.kinds import BROKEN
-from sidecar.config.values import Integer, Rate, RateKey
+from sidecar.config.values import Boolean, Integer, Rate, RateKey
 from sidecar.core.replies import Reply
-from sidecar.exchange.filter import Filter, Site
+from sidecar.exchange.filter import Filter, Site, Wait
+from sidecar.exchange.phases import PENDING
 from sidecar.exchange.story import milliseconds
+from sidecar.resilience.shared_limit import SharedLimit
 from sidecar.resilience.token_bucket import KeyedBuckets, TokenBucket
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
     from sidecar.exchange.request import Request
+
+
+#: Seconds after which a request goes on that waits for an answer which must have come long before: see SharedLimit.
+_BACKSTOP: Final = 5.0
 
 
 class RateLimitSettings(Settings):
@@ -33,6 +39,12 @@ class RateLimitSettings(Settings):
         RateKey(),
         "What has a bucket of its own: all together, each client, each path, each header value.",
         default="none",
+    )
+    shared: bool = declared.key(
+        Boolean(),
+        "One limit for all sidecars that have this port, kept in Redis: see the section redis.",
+        default=False,
+        example=True,
     )
 
     @staticmethod
@@ -71,27 +83,58 @@ class RateLimit(Filter):
         self._header = header.lower().encode()
         self._bucket: TokenBucket | None = None
         self._keyed: KeyedBuckets | None = None
-        if kind == "none":
+        #: In place of both: the limit that sidecars share. A rehearsal has none.
+        self.shared: SharedLimit | None = None
+        if config.shared and site.shared is not None:
+            self.shared = site.shared(config.rate, config.burst, config.key)
+        elif kind == "none":
             self._bucket = TokenBucket(config.rate, config.burst, clock())
         else:
             self._keyed = KeyedBuckets(config.rate, config.burst, clock)
         whose = {"none": "", "ip": " from one address", "path": " for one path"}.get(kind, f" with the same {header}")
         self._message = f"more requests{whose} than the {_readable(config.rate)} that are allowed"
 
-    def on_request(self, x: Exchange) -> Reply | None:
+    def on_request(self, x: Exchange) -> Reply | Wait | None:
         if self._keyed is None:
-            assert self._bucket is not None
-            wait = self._bucket.take(self._clock())
+            bucket = self._bucket
+            if bucket is None:
+                return self._take_shared(x)
+            wait = bucket.take(self._clock())
         else:
             wait = self._keyed.take(self._key(x))
         if wait:
-            config = self.config
-            x.note(
-                "rate_limit",
-                {"rate": config.rate, "burst": config.burst, "key": config.key, "wait_ms": milliseconds(wait)},
-            )
-            return Reply("rate_limited", self._message, wait)
+            return self.refusal(x, wait)
         return None
+
+    def view(self) -> dict[str, Any]:
+        return self.shared.view() if self.shared is not None else {}
+
+    def refusal(self, x: Exchange, wait: float) -> Reply:
+        """The answer to one too many; ``wait`` is the seconds until the next would pass."""
+        config = self.config
+        detail = {"rate": config.rate, "burst": config.burst, "key": config.key, "wait_ms": milliseconds(wait)}
+        shared = self.shared
+        if shared is not None:
+            detail["shared"] = shared.on_failure if shared.away else "redis"
+            detail["sidecars"] = shared.sidecars
+            if shared.away and shared.on_failure == "refuse":
+                x.note("rate_limit", detail)
+                return Reply("rate_limited", "Redis, which keeps the limit of all sidecars, is away", wait)
+        x.note("rate_limit", detail)
+        return Reply("rate_limited", self._message, wait)
+
+    def _take_shared(self, x: Exchange) -> Reply | Wait | None:
+        shared = self.shared
+        assert shared is not None
+        key: bytes | str = self._key(x) if shared.keyed else b""
+        wait = shared.take(key)
+        if wait == 0.0:
+            return None
+        if wait > 0.0:
+            return self.refusal(x, wait)
+        suspended = Wait(self._clock() + _BACKSTOP)
+        shared.join(key, _Asking(self, x, suspended))
+        return suspended
 
     def _key(self, x: Exchange) -> bytes | str:
         """What the bucket is chosen by. Everybody without the header shares one."""
@@ -101,6 +144,27 @@ class RateLimit(Filter):
         if self._header:
             return head.get(self._header) or b""
         return head.path
+
+
+class _Asking:
+    """An exchange that waits for the answer about its token: :class:`sidecar.resilience.shared_limit.Waiter`."""
+
+    __slots__ = ("_filter", "_suspended", "_x")
+
+    def __init__(self, filter: RateLimit, x: Exchange, suspended: Wait) -> None:
+        self._filter = filter
+        self._x = x
+        self._suspended = suspended
+
+    def decide(self, wait: float) -> bool:
+        x = self._x
+        if x.phase != PENDING or x.suspended is not self._suspended:
+            return False  # its client has left
+        if wait:
+            x.reply(self._filter.refusal(x, wait))
+        else:
+            x.grant()
+        return True
 
 
 def _readable(rate: float) -> str:

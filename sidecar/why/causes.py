@@ -85,8 +85,18 @@ def _rate_limited(r: Reading) -> Cause:
     key, rate = str(event.get("key", "none")), float(event.get("rate", 0))
     speed = f"{rate:.4g} per second" if rate >= 1 else f"{rate * 60:.4g} per minute"
     whose = {"none": "all clients together", "ip": "one address", "path": "one path"}.get(key, f"one value of {key}")
+    shared, sidecars = event.get("shared"), event.get("sidecars")
+    if shared == "refuse":
+        return Cause(
+            "Redis, in which the limit of all sidecars is kept, was away, and nothing passes then", "redis.on_failure"
+        )
+    among = ""
+    if shared == "redis":
+        among = f" in all {sidecars} sidecars together" if isinstance(sidecars, int) and sidecars > 1 else ""
+    elif shared:
+        among = f" (in this sidecar its share, one {sidecars}th, because Redis was away)" if sidecars != 1 else ""
     return Cause(
-        f"the rate limit of {speed} (burst {event.get('burst')}) for {whose} was used up; "
+        f"the rate limit of {speed} (burst {event.get('burst')}) for {whose}{among} was used up; "
         f"the next request would pass in {seconds(event.get('wait_ms'))}",
         r.at("rate_limit.rate"),
     )

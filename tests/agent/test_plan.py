@@ -111,6 +111,7 @@ WHOLE: dict[str, Any] = {
     "tracing": {"otlp": "http://127.0.0.1:4318"},
     "probes": {"bind": "0.0.0.0:15020"},
     "dns": {"servers": ["127.0.0.1:53"]},
+    "redis": {"url": "redis://127.0.0.1:6379"},
 }
 
 

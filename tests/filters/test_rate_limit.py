@@ -22,6 +22,7 @@ class Bench:
         x = self.stage.exchange(request(line, *fields), ip)
         refused = self.filter.on_request(x)
         x.client_gone()
+        assert refused is None or isinstance(refused, Reply)
         return refused
 
 

@@ -158,7 +158,7 @@ class Server(_Peer):
 class Stage:
     """A port of that protocol with everybody who has to do with it. ``policies`` are those of an upstream's or, if it
     is ``inbound``, of the service's configuration; or that is given whole. ``spans``: they are recorded;
-    ``why``: so are stories."""
+    ``why``: so are stories. ``shared`` makes limits that sidecars share."""
 
     def __init__(
         self,
@@ -170,6 +170,7 @@ class Stage:
         tracing: Tracing | None = None,
         spans: bool = True,
         why: bool = False,
+        shared: Any = None,
         **policies: Any,
     ) -> None:
         self.loop = FakeLoop()
@@ -195,6 +196,7 @@ class Stage:
             record_span=self.spans.append if spans else None,
             tracing=tracing or Tracing(sample=0.0),
             breaker_changed=self._breaker_changed,
+            shared=shared,
             stories=Stories(self.stories.append, enabled=why),
             listener_of=lambda name: self.others.get(name),
         )

@@ -156,6 +156,7 @@ class FakeRunning:
     registry: FakeRegistry | None = None
     upstreams: dict[str, FakeUpstream] = field(default_factory=dict)
     inbound: ListenerStats = field(default_factory=lambda: ListenerStats("inbound", "tasks"))
+    shared: Any = None
     ring: Ring = field(default_factory=lambda: Ring(10))
     lookups: dict[str, int] = field(default_factory=lambda: {"ok": 0, "missing": 0, "failed": 0})
     lag: LoopLag = field(default_factory=lambda: LoopLag(lambda when, call: None, lambda: 0.0))

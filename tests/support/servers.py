@@ -9,22 +9,69 @@ import socket
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
+from sidecar.redis.resp import Reader, encode
+from support.patience import PATIENCE
 from support.processes import Process, free_port, missing, wait_for
 
 
 class Redis(Process):
-    """``redis-server`` in memory."""
+    """``redis-server`` in memory, with ``more`` arguments."""
 
-    def __init__(self, folder: Path, port: int | None = None) -> None:
+    def __init__(self, folder: Path, port: int | None = None, *more: str) -> None:
         binary = shutil.which("redis-server") or missing("there is no redis-server: install the package redis-server")
         self.port = port or free_port()
         arguments = [binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
-        super().__init__([*arguments, "--dir", str(folder)], folder / f"redis-{self.port}.log")
+        super().__init__([*arguments, "--dir", str(folder), *more], folder / f"redis-{self.port}.log")
 
     def ready(self) -> Redis:
         wait_for(lambda: _accepts(self.port), "redis-server accepts connections")
         return self
+
+    def ask(self, *words: str | int) -> Any:
+        """What it says to a command."""
+        return redis_says(self.port, *words)
+
+    def time(self) -> float:
+        """Seconds by its own clock."""
+        seconds, micros = self.ask("TIME")
+        return int(seconds) + int(micros) / 1e6
+
+
+class RedisSentinel(Process):
+    """``redis-server --sentinel``, one of three, that watches the master at this port under the name ``mymaster``."""
+
+    def __init__(self, folder: Path, master: int) -> None:
+        binary = shutil.which("redis-server") or missing("there is no redis-server: install the package redis-server")
+        self.port = free_port()
+        file = folder / f"sentinel-{self.port}.conf"
+        file.write_text(
+            f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor mymaster 127.0.0.1 {master} 2\n"
+            "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 2000\n"
+        )
+        super().__init__([binary, str(file), "--sentinel"], folder / f"sentinel-{self.port}.log")
+
+    def ready(self) -> RedisSentinel:
+        wait_for(lambda: _accepts(self.port), "the sentinel accepts connections")
+        return self
+
+    def knows_all(self) -> bool:
+        """Whether it has heard of the two others and of a replica: only then there is a failover."""
+        (state,) = redis_says(self.port, "SENTINEL", "MASTERS")
+        found = dict(zip(state[::2], state[1::2], strict=True))
+        return (found[b"num-other-sentinels"], found[b"num-slaves"]) == (b"2", b"1")
+
+
+def redis_says(port: int, *words: str | int) -> Any:
+    """What the server at that port says to a command."""
+    reader = Reader()
+    with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
+        sock.sendall(encode(*words))
+        while data := sock.recv(65536):
+            if found := reader.feed(data):
+                return found[0]
+    raise ConnectionResetError
 
 
 class Postgres:

@@ -83,6 +83,8 @@ def prepared(config: Inbound | Upstream, recorded: set[bytes]) -> tuple[Inbound 
         timeout, limit = found.get("timeout"), found.get("rate_limit")
         if timeout and timeout is not INHERIT:
             found["timeout"] = replace(timeout, idle=0.0)  # how the bytes came was not recorded
+        if limit and limit is not INHERIT and limit.shared:
+            left.append((f"{path}rate_limit.shared", "other sidecars' requests are not known: it is all for this one"))
         if limit and limit is not INHERIT and limit.key.startswith("header:"):
             name = limit.key.partition(":")[2].lower()
             if name.encode() not in recorded:

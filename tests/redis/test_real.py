@@ -1,0 +1,236 @@
+"""The scripts and the client against real servers: one, a master that fails over, a cluster."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sidecar.core.address import Address
+from sidecar.core.secret import Secret
+from sidecar.redis.client import Client, slot_of
+from sidecar.redis.limits import PROBE, SharedLimits
+from sidecar.redis.settings import Settings
+from sidecar.resilience.shared_limit import ASKED, SharedLimit
+from support.patience import PATIENCE, until
+from support.processes import ending, free_port, missing
+from support.redis import FakeNames, Told
+from support.servers import Redis, RedisSentinel
+
+
+class Waits:
+    def __init__(self) -> None:
+        self.told: list[float] = []
+
+    def decide(self, wait: float) -> bool:
+        self.told.append(wait)
+        return True
+
+
+@asynccontextmanager
+async def sharing(
+    port: int, used: list[SharedLimit] | None = None, **more: Any
+) -> AsyncIterator[tuple[SharedLimits, Told]]:
+    rng, told = random.Random(), Told()
+    settings = Settings(addresses=(Address("127.0.0.1", port),), **{"timeout": PATIENCE, **more})
+    client = Client(settings, FakeNames(), rng, PROBE, told)
+    it = SharedLimits(client, f"me-{rng.random()}", lambda: used or [], rng.random, "refuse")
+    try:
+        await client.answered()
+        yield it, told
+    finally:
+        await it.close()
+
+
+def tls_files(folder: Path) -> tuple[Path, Path]:
+    """A key and a certificate for 127.0.0.1."""
+    openssl = shutil.which("openssl") or missing("there is no openssl to make a certificate with")
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    subprocess.run(
+        [openssl, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+         "-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out",
+         str(certificate)],
+        check=True, capture_output=True, timeout=PATIENCE,
+    )  # fmt: skip
+    return key, certificate
+
+
+async def take(limit: SharedLimit, key: str = "") -> float:
+    """0: it passes; else when it may come again."""
+    verdict = limit.take(key)
+    if verdict == ASKED:
+        waits = Waits()
+        limit.join(key, waits)
+        await until(lambda: waits.told)
+        (verdict,) = waits.told
+    return verdict
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    with ending(Redis(tmp_path_factory.mktemp("redis")).ready()) as processes:
+        server = processes[0]
+        assert isinstance(server, Redis)
+        yield server
+
+
+@pytest.mark.asyncio
+async def test_a_burst_then_nothing_for_all_who_share(redis: Redis) -> None:
+    async with sharing(redis.port) as (one, _), sharing(redis.port) as (other, _):
+        limits = [it.limit("outbound:a", 1 / 3600, 20, "none") for it in (one, other)]
+        passed, refused = 0, [0, 0]
+        while min(refused) < 3:
+            for n, limit in enumerate(limits):
+                wait = await take(limit)
+                passed += not wait
+                refused[n] += bool(wait)
+                assert wait < 3601
+        assert passed == 20
+        assert redis.ask("PTTL", limits[0].name) > 3600 * 1000
+        assert one.counts["failed"] == 0
+
+
+@pytest.mark.asyncio
+async def test_keys_are_apart(redis: Redis) -> None:
+    async with sharing(redis.port) as (it, _):
+        limit = it.limit("outbound:keyed", 1 / 3600, 2, "ip")
+        assert [bool(await take(limit, key)) for key in ("a", "a", "a", "b")] == [False, False, True, False]
+
+
+@pytest.mark.asyncio
+async def test_no_more_than_the_rate_by_the_servers_own_clock(redis: Redis) -> None:
+    used: list[SharedLimit] = []
+    async with sharing(redis.port, used) as (it, _):
+        used += [it.limit("outbound:rate", 500.0, 50, "none") for _ in range(3)]
+        began = redis.time()
+        passed = 0
+        while redis.time() < began + 0.4:
+            for limit in used:
+                for _ in range(20):
+                    passed += await take(limit) == 0
+        assert passed <= 500 * (redis.time() - began) + 50
+        assert passed > 50
+
+
+@pytest.mark.asyncio
+async def test_nothing_that_is_stored_is_believed(redis: Redis) -> None:
+    async with sharing(redis.port) as (it, told):
+        for n, stored in enumerate(["x", "nan", "inf", "-inf", "-5", "1e300", "9" * 400]):
+            limit = it.limit(f"outbound:stored-{n}", 1000.0, 10, "none")
+            redis.ask("SET", limit.name, stored)
+            wait = await take(limit)
+            assert 0 <= wait < 0.2, stored
+        wrong = it.limit("outbound:list", 1000.0, 10, "none")
+        redis.ask("RPUSH", wrong.name, "1")
+        assert await take(wrong) > 0  # an error: as without Redis
+        await until(lambda: told.all)
+        assert "WRONGTYPE" in told.all[0][1]
+
+
+@pytest.mark.asyncio
+async def test_sidecars_know_of_each_other(redis: Redis) -> None:
+    used: list[list[SharedLimit]] = [[], []]
+    async with sharing(redis.port, used[0]) as (one, _), sharing(redis.port, used[1]) as (other, _):
+        for it, limits in zip((one, other), used, strict=True):
+            limits.append(it.limit("outbound:known", 1.0, 10, "none"))
+            it._task.cancel()  # it would take two seconds
+        one._tell(used[0][0])
+        other._tell(used[1][0])
+        await until(lambda: max(limits[0].sidecars for limits in used) == 2, "the second has heard of the first")
+        one._tell(used[0][0])
+        await until(lambda: used[0][0].sidecars == 2, "the first has heard of the second")
+
+
+@pytest.mark.asyncio
+async def test_a_server_that_forgets_its_scripts(redis: Redis) -> None:
+    async with sharing(redis.port) as (it, told):
+        redis.ask("SCRIPT", "FLUSH")
+        assert await take(it.limit("outbound:flushed", 1.0, 10, "none")) == 0
+        assert told.all == []
+
+
+@pytest.mark.asyncio
+async def test_a_login_over_tls(tmp_path: Path) -> None:
+    key, certificate = tls_files(tmp_path)
+    port = free_port()
+    server = Redis(
+        tmp_path, port, "--port", "0", "--tls-port", str(port), "--tls-cert-file", str(certificate),
+        "--tls-key-file", str(key), "--tls-auth-clients", "no",
+        "--user", "tasks", "on", ">hunter2", "~sidecar:*", "+@all",
+    )  # fmt: skip
+    with ending(server.ready()):
+        login: dict[str, Any] = {"tls": True, "user": "tasks", "password": Secret("hunter2")}
+        async with sharing(server.port, ca=str(certificate), **login) as (it, _):
+            assert await take(it.limit("outbound:tls", 1.0, 10, "none")) == 0, it.client.trouble
+        async with sharing(server.port, **login) as (it, _):
+            assert "certificate" in it.client.trouble.lower()
+        async with sharing(server.port, ca=str(certificate), **{**login, "password": Secret("wrong")}) as (it, _):
+            assert "WRONGPASS" in it.client.trouble
+
+
+@pytest.mark.asyncio
+async def test_a_failover_is_followed(tmp_path: Path) -> None:
+    with ending(Redis(tmp_path).ready()) as processes:
+        master: Any = processes[0]
+        replica = Redis(tmp_path, None, "--replicaof", "127.0.0.1", str(master.port)).ready()
+        processes.append(replica)
+        sentinels = [RedisSentinel(tmp_path, master.port) for _ in range(3)]
+        processes += sentinels
+        for it in sentinels:
+            it.ready()
+        await until(lambda: all(it.knows_all() for it in sentinels), "the sentinels know each other")
+        async with sharing(sentinels[0].port, sentinel="mymaster") as (shared, told):
+            limit = shared.limit("outbound:failover", 1 / 3600, 5, "none")
+            assert [bool(await take(limit)) for _ in range(6)] == [False] * 5 + [True]
+            await until(lambda: replica.ask("EXISTS", limit.name) == 1, "it is replicated")
+            master.kill()
+            await until(lambda: told.all, "it is told that the master is away")
+            fresh = shared.limit("outbound:fresh", 1 / 3600, 5, "none")
+            assert await take(fresh) == 1.0  # refused, as it is to be without Redis
+            await until(lambda: shared.client.up, "the new master is in use")
+            assert replica.ask("ROLE")[0] == b"master"
+            assert await take(fresh) == 0
+            limit._leases.clear()
+            assert await take(limit) > 1  # what was used up stays so
+            assert (told.all[0][0], told.all[-1][0]) == (False, True)
+
+
+@pytest.mark.asyncio
+async def test_a_cluster_is_followed(tmp_path: Path) -> None:
+    with ending() as processes:
+        nodes: list[Redis] = []
+        buses: list[int] = []
+        for n in range(3):
+            more = ("--cluster-enabled", "yes", "--cluster-config-file", f"nodes-{n}.conf")
+            buses.append(free_port())
+            nodes.append(Redis(tmp_path, None, *more, "--cluster-port", str(buses[-1])))
+            processes.append(nodes[-1])
+        for node in nodes:
+            node.ready()
+        bounds = [0, 5461, 10923, 16384]
+        for node, first, beyond in zip(nodes, bounds[:-1], bounds[1:], strict=True):
+            node.ask("CLUSTER", "ADDSLOTSRANGE", first, beyond - 1)
+            node.ask("CLUSTER", "MEET", "127.0.0.1", nodes[0].port, buses[0])
+        await until(lambda: all(b"cluster_state:ok" in node.ask("CLUSTER", "INFO") for node in nodes), "they agree")
+        async with sharing(nodes[0].port) as (shared, told):
+            limit = shared.limit("outbound:cluster", 1 / 3600, 1, "ip")
+            keys = [f"10.0.0.{n}" for n in range(12)]
+            assert [bool(await take(limit, key)) for key in keys] == [False] * 12
+            assert [bool(await take(limit, key)) for key in keys] == [True] * 12
+            assert shared.client.up
+            assert shared.client.nodes == 2
+            assert shared.counts["failed"] == 0
+            # One dies: its keys go without, the others go on.
+            nodes[2].kill()
+            await until(lambda: told.all)
+            leases = {key: limit._leases[key] for key in keys}
+            dead = {key: slot_of(f"{limit.name}:{lease.digest}") >= bounds[2] for key, lease in leases.items()}
+            limit._leases.clear()
+            assert {key: await take(limit, key) == 1.0 for key in keys} == dead
+            assert set(dead.values()) == {True, False}
