@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from sidecar.agent import rotation
 from sidecar.config.traffic import Upstream
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints import loops
+from sidecar.endpoints.active_checks import ActiveChecks, EndpointCheck
 from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Expansion, Name, Names
@@ -45,6 +47,7 @@ class RunningUpstream:
         self._instances: tuple[Instance, ...] | None = None
         self._loops: list[str] = []
         self._unwatch: Callable[[], None] | None = None
+        self._checks: ActiveChecks | None = None
         self._expansion = Expansion(names, f"upstream {config.name}", self._found)
 
     @property
@@ -95,6 +98,21 @@ class RunningUpstream:
                 Instance(host=e.address.host, port=e.address.port, weight=e.weight, sidecar=e.sidecar)
                 for e in self.config.endpoints
             )
+        self.ask_endpoints(rotation.checks(self.config))
+
+    def ask_endpoints(self, check: EndpointCheck | None) -> None:
+        """Have its endpoints checked so from now on; None: not at all."""
+        before = self._checks.check if self._checks is not None else None
+        if check == before:
+            return
+        if self._checks is not None:
+            self._checks.stop()
+            self._checks = None
+        if check is None:
+            self.listener.cluster.unchecked()
+        else:
+            self._checks = ActiveChecks(self.listener.cluster, check)
+            self._checks.start()
 
     def _source(self) -> dict[str, Any]:
         """Where the endpoints come from, and how old that is."""
@@ -112,8 +130,10 @@ class RunningUpstream:
             self._found(self._instances)
 
     def leave(self) -> None:
-        """Stop following."""
+        """Stop following, and asking endpoints."""
         self._stop_watching()
+        if self._checks is not None:
+            self._checks.stop()
         self._expansion.close()
 
     def _stop_watching(self) -> None:

@@ -145,5 +145,6 @@ def _change(agent: Agent, running: RunningUpstream, config: Config) -> None:
         balancing.change(running.listener.cluster, new, agent.context.rng, agent.context.clock)
     if old.health != new.health:
         rotation.configure(running.listener.cluster, new)
+        running.ask_endpoints(rotation.checks(new))
     if (old.discover, old.endpoints) != (new.discover, new.endpoints):
         running.follow(agent.registry)

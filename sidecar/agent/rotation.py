@@ -5,6 +5,7 @@ from __future__ import annotations
 from sidecar.config.health import Eject
 from sidecar.config.keys import INHERIT
 from sidecar.config.traffic import Inbound, Upstream
+from sidecar.endpoints.active_checks import EndpointCheck
 from sidecar.endpoints.cluster import Cluster
 from sidecar.resilience.ejection import OFF, STANDARD, EjectionRules
 
@@ -15,6 +16,24 @@ def configure(cluster: Cluster, config: Inbound | Upstream) -> None:
         health = config.health
         refuse = health.when_none == "refuse"
         cluster.configure(rules(health.eject, config.protocol, refuse), health.slow_start, refuse)
+
+
+def checks(config: Upstream) -> EndpointCheck | None:
+    """How its endpoints are asked whether they are well; None: they are not."""
+    it = config.health.check
+    if it is None:
+        return None
+    service = config.discover.service if config.discover else config.name
+    return EndpointCheck(
+        http=it.http or "",
+        host=it.host,
+        port=it.port,
+        deep=service if it.deep else "",
+        interval=it.interval,
+        timeout=it.timeout,
+        fall=it.fall,
+        rise=it.rise,
+    )
 
 
 def rules(eject: Eject | object, protocol: str, refuse: bool = False) -> EjectionRules:

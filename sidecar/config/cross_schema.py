@@ -68,6 +68,15 @@ def check() -> list[Schema]:
     return [never(_given("http"), is_("tcp", True)), {"if": _not_empty("host"), "then": _given("http")}]
 
 
+def endpoint_check() -> list[Schema]:
+    """One kind of check of endpoints."""
+    kinds = (_given("http"), is_("tcp", True), is_("deep", True))
+    return [
+        *(never(kinds[n], kinds[m]) for n, m in ((0, 1), (0, 2), (1, 2))),
+        {"if": _not_empty("host"), "then": _given("http")},
+    ]
+
+
 def admin() -> list[Schema]:
     """Beyond loopback it takes a token."""
     loopback = r"^(127\.[0-9.]+|localhost|\[::1\]):|\$\{"

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
+from sidecar.config import cross_schema
 from sidecar.config.containers import Fields, Policy
 from sidecar.config.declared import Settings, key, section
 from sidecar.config.keys import INHERIT, Inherit
-from sidecar.config.values import Duration, Enum, Integer, Number, Share
+from sidecar.config.values import HOST_FIELD, Boolean, Duration, Enum, Integer, Number, Share, Text
 
 
 class Eject(Settings):
@@ -46,9 +47,43 @@ class Eject(Settings):
     )
 
 
+class Check(Settings):
+    """Endpoints are asked now and then, each in its turn. A request that is answered 2xx is a good result, and one that
+    is answered 429, or says ``{"status": "warning"}``, a warning."""
+
+    short = "http"
+    cross = cross_schema.endpoint_check()
+
+    http: str | None = key(
+        Text("a path that begins with /", r"/[^\x00-\x20\x7f#]{0,2047}"),
+        "Path to get.",
+        default=None,
+        example="/health",
+    )
+    host: str = key(
+        HOST_FIELD, "Host to ask for.", default="", example="app.example", told="the endpoint's name, or address"
+    )
+    port: int = key(Integer(0, 65535), "The port to ask; 0: the endpoint's own.", default=0, example=8008)
+    tcp: bool = key(Boolean(), "Connect only; what happens without http and deep, too.", default=False)
+    deep: bool = key(
+        Boolean(),
+        "Ask the sidecar in front of the instance, where its admin API can be reached: it checks its app, and whether "
+        "what that needs can be connected to, which is a warning if not. Others are connected to.",
+        default=False,
+    )
+    interval: float = key(Duration("100ms", "24h"), "From one check to the next.", default=5.0, example="5s")
+    timeout: float = key(Duration("10ms", "10m"), "The longest a check may take.", default=2.0, example="2s")
+    fall: int = key(Integer(1, 1000), "So many bad results in a row, and it is unhealthy.", default=3)
+    rise: int = key(Integer(1, 1000), "So many good ones in a row, and it is not any more.", default=2)
+
+
 class Health(Settings):
     """Which endpoints are in the rotation."""
 
+    check: Check | None = key(  # type: ignore[assignment]
+        section(Check), "How endpoints are asked whether they are well.", default=None, told="they are not",
+        example={"http": "/health"},
+    )  # fmt: skip
     eject: Eject | Inherit | None = key(
         Policy(section(Eject)),
         "When failures and slowness take an endpoint out; off: never.",
@@ -73,8 +108,10 @@ HEALTH: Final = section(Health)
 
 
 def check(upstream: Fields) -> None:
-    """Report ejections that shrink, and what has no answers to be judged by."""
+    """Report what does not fit together, or to the protocol: ejections that shrink, two checks at once."""
     given = upstream.section_of("health")
+    if given is not None and (asked := given.section_of("check")) is not None:
+        _check_asked(asked, upstream.value("protocol"))
     eject = given.section_of("eject") if given else None
     if eject is None:
         return
@@ -85,3 +122,17 @@ def check(upstream: Fields) -> None:
     for name in ("error_rate", "latency"):
         if upstream.value("protocol") == "amqp" and eject.get(name):
             eject.places[name].report("is not for protocol amqp", allowed="consecutive, for, max_for and at_most")
+
+
+def _check_asked(asked: Fields, protocol: object) -> None:
+    kinds = [name for name in ("http", "tcp", "deep") if asked.get(name)]
+    if len(kinds) > 1:
+        asked.place.report(
+            "is several checks at once", found=" and ".join(kinds), allowed="one of http: /path, tcp: true, deep: true"
+        )
+    if asked.get("host") and "http" not in asked.places:
+        asked.places["host"].report("means nothing without http", allowed="http: /path beside it, or leave it out")
+    if asked.get("http") and protocol == "amqp" and asked.known("port") and not asked.value("port"):
+        asked.places["http"].report(
+            "needs a port beside it: on the endpoint's own, a broker speaks AMQP", allowed="port: 15672; or tcp: true"
+        )

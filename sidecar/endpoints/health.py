@@ -1,37 +1,22 @@
-"""Finds out whether the sidecar's own app is well.
-
-The HTTP check is a GET of a few lines over asyncio's streams: an HTTP client library would cost every sidecar more
-memory than the rest of its control plane, and pools, redirects and cookies are what a check must not have.
-"""
+"""Finds out whether the sidecar's own app is well."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from urllib.parse import quote
 
 from sidecar.core.address import Address
 from sidecar.core.health import Health
-from sidecar.net.dial import connect
+from sidecar.endpoints import http_check
 from sidecar.net.shortage import SHORTAGE, is_local
 
 log = logging.getLogger("sidecar.health")
 
 #: Seconds until the second check while the app starts; doubled each time up to the interval.
 FIRST_DELAY = 0.1
-#: The longest line of an answer's head, and the most of a body that is read, bytes.
-MAX_LINE = 8192
-MAX_BODY = 65536
-#: Lines of all heads of one answer together, interim ones (1xx) included.
-MAX_LINES = 256
-#: Seconds spent on reading the body, which says nothing more; reading it spares the app a broken pipe.
-BODY_TIME = 0.5
-
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: .*)?\r?\n", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,13 +96,10 @@ class AppChecker:
     async def _check_once(self) -> Health:
         what = f"connect to {self._app}"
         if self._check.http is not None:
-            what = f"GET {self._check.http.partition('?')[0]}"  # a query may hold a secret
+            what = http_check.what(self._check.http)
         try:
             async with asyncio.timeout(self._check.timeout):
-                if self._check.http is not None:
-                    health = await self._get(self._check.http, what)
-                else:
-                    health = await self._connect(what)
+                health = await self._ask(what)
         except TimeoutError:
             health = Health("unhealthy", f"{what}: no answer within {self._check.timeout:g} s")
         except OSError as error:
@@ -137,67 +119,11 @@ class AppChecker:
             log.exception("a listener to the app's health failed")
         return health
 
-    async def _connect(self, what: str) -> Health:
-        writer = (await self._open())[1]
-        writer.close()
-        return Health("healthy", f"{what}: accepted")
-
-    async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        sock = await connect([(address.host, address.port) for address in self._addresses()])
-        return await asyncio.open_connection(sock=sock, limit=MAX_LINE)
-
-    async def _get(self, path: str, what: str) -> Health:
-        reader, writer = await self._open()
-        try:
-            # Whatever is written in the configuration, the target stays on its line.
-            target = quote(path, safe="/:?#[]@!$&'()*+,;=%-._~")
-            host = self._check.host or self._app
-            writer.write(
-                f"GET {target} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: sidecar-health\r\nAccept: */*\r\n"
-                "Connection: close\r\n\r\n".encode("ascii")
-            )
-            status, length = await _head(reader)
-            try:
-                async with asyncio.timeout(BODY_TIME):
-                    await _skip(reader, MAX_BODY if length is None else min(length, MAX_BODY))
-            except (TimeoutError, OSError):
-                pass
-        finally:
-            writer.close()
-        if 200 <= status < 300:
-            return Health("healthy", f"{what}: {status}")
-        if status == 429:
-            return Health("warning", f"{what}: {status}")
-        return Health("unhealthy", f"{what}: {status}{', redirects are not followed' if 300 <= status < 400 else ''}")
-
-
-async def _head(reader: asyncio.StreamReader) -> tuple[int, int | None]:
-    """The status and the length of the body, if the answer names one. Raises ValueError when it is not HTTP/1."""
-    status = 0
-    length: int | None = None
-    for _ in range(MAX_LINES):
-        line = await reader.readline()  # ValueError when longer than MAX_LINE
-        if not line.endswith(b"\n"):
-            raise EOFError("closed before the head of an answer was complete")
-        if not status:
-            match = _STATUS_LINE.fullmatch(line)
-            if match is None:
-                raise ValueError("the answer is not HTTP/1")
-            status = int(match[1])
-        elif line in (b"\r\n", b"\n"):
-            if status >= 200:
-                return status, length
-            status = 0  # an interim answer (RFC 9110 §15.2): the final one follows
-        else:
-            name, _, value = line.partition(b":")
-            if name.lower() == b"content-length" and value.strip().isdigit() and len(value) < 20:
-                length = int(value)
-    raise ValueError("the head of the answer is too long")
-
-
-async def _skip(reader: asyncio.StreamReader, size: int) -> None:
-    while size > 0:
-        data = await reader.read(min(size, MAX_LINE))
-        if not data:
-            return
-        size -= len(data)
+    async def _ask(self, what: str) -> Health:
+        addresses = [(address.host, address.port) for address in self._addresses()]
+        path = self._check.http
+        if path is None:
+            await http_check.accepts(addresses)
+            return Health("healthy", f"{what}: accepted")
+        answer = await http_check.get(addresses, path, self._check.host or str(self._app))
+        return http_check.by_status(answer.status, what)

@@ -5,7 +5,7 @@ Pure: a story in, a sentence out. What the sentences say comes from the story's 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from sidecar.why.messages import of_message
@@ -106,6 +106,8 @@ def _no_endpoints(r: Reading) -> Cause:
     event = r.last("no_endpoint") or {}
     if event.get("problem"):
         return Cause(f"there is no address to send it to: {event['problem']}", r.source_key())
+    if event.get("candidates"):
+        return Cause(_all_out(r, event["candidates"]), r.at("health.when_none"))
     source = r.source()
     if source.get("from") == "discover":
         service, tag = source.get("service"), source.get("tag")
@@ -121,6 +123,21 @@ def _no_endpoints(r: Reading) -> Cause:
             r.at("discover.tag" if tag else "discover.service"),
         )
     return Cause(f"there is no endpoint of {r.who} to send it to", r.source_key())
+
+
+def _all_out(r: Reading, candidates: Sequence[Mapping[str, Any]]) -> str:
+    """Why none of the endpoints that there are was used."""
+    told = []
+    for it in candidates[:3]:
+        if it.get("ejected_for"):
+            text = f"is ejected for {seconds(it.get('ejected_ms'))} ({it.get('ejection')})"
+        elif it.get("state") == "unhealthy":
+            text = f"is unhealthy ({it.get('check')})"
+        else:
+            text = "asks for no traffic (its weight is 0)"
+        told.append(f"{it.get('endpoint')} {text}")
+    more = f", and {len(candidates) - 3} more" if len(candidates) > 3 else ""
+    return f"no endpoint of {r.who} is in the rotation, and none is used then: {', '.join(told)}{more}"
 
 
 def _circuit_open(r: Reading) -> Cause:

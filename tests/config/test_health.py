@@ -11,6 +11,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.health import Eject, Health
 from sidecar.config.load import load_text
 from sidecar.config.show import effective, text
+from sidecar.endpoints.active_checks import EndpointCheck
 from sidecar.resilience.ejection import OFF, STANDARD, EjectionRules
 
 
@@ -52,7 +53,29 @@ def test_the_example_of_every_key() -> None:
     assert health == Health(eject=Eject(), when_none="refuse", slow_start=30.0)
 
 
-@pytest.mark.parametrize("keys", ["", "eject: {}", "eject: off", "eject: {for: 1s, at_most: 100%}, slow_start: 1m"])
+def test_checks() -> None:
+    config = load_text(configured("check: {http: /health, host: a.example, interval: 1s}"), "f.yaml").upstreams["up"]
+    assert rotation.checks(config) == EndpointCheck(http="/health", host="a.example", interval=1.0)
+    config = load_text(configured("check: {}"), "f.yaml").upstreams["up"]
+    assert rotation.checks(config) == EndpointCheck()
+    config = load_text(configured("check: {deep: true}"), "f.yaml").upstreams["up"]
+    assert rotation.checks(config) == EndpointCheck(deep="up")
+    config = load_text(configured("check: {http: /, port: 15672}", "protocol: amqp,"), "f.yaml").upstreams["up"]
+    assert rotation.checks(config) == EndpointCheck(http="/", port=15672)
+    assert rotation.checks(load_text(configured(""), "f.yaml").upstreams["up"]) is None
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        "",
+        "check: {http: /h, fall: 1}",
+        "check: {deep: true}",
+        "eject: {}",
+        "eject: off",
+        "eject: {for: 1s, at_most: 100%}, slow_start: 1m",
+    ],
+)
 def test_it_is_shown_so_that_it_can_be_read_again(keys: str) -> None:
     config = load_text(configured(keys), "f.yaml")
     assert load_text(text(effective(config)), "g.yaml").upstreams["up"].health == config.upstreams["up"].health
@@ -66,6 +89,12 @@ def test_it_is_shown_so_that_it_can_be_read_again(keys: str) -> None:
         ("eject: {error_rate: 10%}", "protocol: amqp,", "eject.error_rate", "is not for protocol amqp"),
         ("eject: {at_most: 150%}", "", "eject.at_most", "out of range"),
         ("eject: {for_: 1s}", "", "eject.for_", "is not a known key"),
+        ("check: {http: /h, tcp: true}", "", "check", "several checks at once"),
+        ("check: {deep: true, tcp: true}", "", "check", "several checks at once"),
+        ("check: {host: a.example}", "", "check.host", "means nothing without http"),
+        ("check: {http: /h}", "protocol: amqp,", "check.http", "needs a port"),
+        ("check: {http: h}", "", "check.http", "is not allowed"),
+        ("check: {interval: 0}", "", "check.interval", "out of range"),
         ("when_none: all", "", "when_none", "is not one of the known words"),
         ("slow_start: fast", "", "slow_start", "is not a duration"),
     ],

@@ -10,7 +10,8 @@ import pytest
 
 from sidecar.core.address import Address
 from sidecar.core.health import Health
-from sidecar.endpoints.health import FIRST_DELAY, MAX_BODY, AppCheck, AppChecker
+from sidecar.endpoints.health import FIRST_DELAY, AppCheck, AppChecker
+from sidecar.endpoints.http_check import MAX_BODY
 from support.processes import free_port
 from support.registries import until
 
@@ -148,7 +149,7 @@ def test_interim_answers_and_bodies_of_any_kind_are_fine() -> None:
 def test_an_app_that_keeps_the_connection_open_does_not_hold_the_check_up(monkeypatch: pytest.MonkeyPatch) -> None:
     begun = time.monotonic()
     assert once(b"HTTP/1.1 200 OK\r\n\r\nendless", timeout=600.0, keep_open=True).status == "healthy"
-    monkeypatch.setattr("sidecar.endpoints.health.BODY_TIME", 600.0)
+    monkeypatch.setattr("sidecar.endpoints.http_check.BODY_TIME", 600.0)
     assert once(answer(200), timeout=600.0, keep_open=True).status == "healthy"
     assert time.monotonic() - begun < 60
 

@@ -22,7 +22,7 @@ from sidecar.config.kinds import _USER_INFO
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.core.trace import parse_b3, parse_traceparent
-from sidecar.endpoints.health import _STATUS_LINE
+from sidecar.endpoints.http_check import _STATUS_LINE
 from sidecar.exchange.routes import glob, normal
 from sidecar.filters.forwarded import _GOOD
 from sidecar.http.h1.body import Chunked

@@ -28,6 +28,14 @@ BULKHEAD = {
     "active": 20, "limit": 20, "by": "max_requests", "pending": 3, "max_pending": 3, "pending_timeout_ms": 5000.0,
 }  # fmt: skip
 FOUND_LIMIT = {**BULKHEAD, "by": "adaptive", "priority": "low"}
+#: Endpoints of which none is in the rotation.
+ALL_OUT = [
+    {"endpoint": "10.0.0.7:1", "state": "healthy", "ejected_ms": 3000, "ejected_for": "consecutive",
+     "ejection": "5 failures in a row"},
+    {"endpoint": "10.0.0.8:1", "state": "unhealthy", "check": "GET /health: 500"},
+    {"endpoint": "10.0.0.9:1", "state": "warning", "weight": 0},
+    {"endpoint": "10.0.0.10:1", "state": "unhealthy"},
+]  # fmt: skip
 OPEN = event(
     "circuit_open", state="open", forced=False, failures=5, open_ms=12_000.0, again_in_ms=18_000.0,
     failed_within_ms=2100.0, last_endpoint="10.0.0.7:11434", last_failure="refused",
@@ -61,6 +69,9 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any], str | None, list[st
      "upstreams.up.discover.tag", ["with the tag gpu"]),
     ("no_endpoints", [event("no_endpoint", candidates=[])], {"source": {**FOUND, "up": False, "age_ms": 34_000}},
      "registry", ["has not answered for 34 s"]),
+    ("no_endpoints", [event("no_endpoint", candidates=ALL_OUT)], STATIC, "upstreams.up.health.when_none",
+     ["10.0.0.7:1 is ejected for 3 s (5 failures in a row)", "10.0.0.8:1 is unhealthy (GET /health: 500)",
+      "10.0.0.9:1 asks for no traffic", "and 1 more"]),
     ("circuit_open", [OPEN], {}, "upstreams.up.circuit_breaker.reset_timeout",
      ["5 calls in a row failed within 2.1 s", "the last because 10.0.0.7:11434 refused the connection",
       "open for 12 s", "again in 18 s"]),
