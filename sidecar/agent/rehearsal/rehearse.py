@@ -22,6 +22,7 @@ MOST_EXAMPLES: Final = 24
 #: Keys of a port that the record says nothing about, and why.
 _NOT_KEYS: Final = {
     "balancer": "endpoints are those that were chosen",
+    "hash": "endpoints are those that were chosen",
     "discover": "endpoints are those that there were",
     "endpoints": "endpoints are those that there were",
     "limits": "what was too large never became a decision, and sizes are not recorded",

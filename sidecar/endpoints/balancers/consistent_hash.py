@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
 
 SLOTS: Final = 65536
-#: How much more than its share an endpoint may have: 1.25 is what the paper's authors use, and Vimeo in HAProxy.
+#: How much more than its share an endpoint may have; brpc has the same default. docs/resilience.md shows what it does.
 FACTOR: Final = 1.25
 #: What is remembered of the orders of slots that have overflowed: so many endpoints in all.
 MOST_IN_ORDERS: Final = 200_000
