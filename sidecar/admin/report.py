@@ -12,6 +12,7 @@ from sidecar.admin.snapshots import (
     SidecarSnapshot,
     UpstreamSnapshot,
 )
+from sidecar.core.address import Address
 from sidecar.core.stats import FilterStats, ListenerStats, code_label
 from sidecar.core.text import counted, timestamp
 from sidecar.resilience.breaker import Hold, held_words
@@ -185,6 +186,7 @@ def endpoint_as_dict(endpoint: EndpointSnapshot) -> dict[str, Any]:
         "ewma_ms": endpoint.known.get("ewma_ms"),
         "reported": endpoint.known.get("reported"),
         "hash_share": endpoint.known.get("hash_share"),
+        "admin": str(Address(endpoint.host, endpoint.admin)) if endpoint.admin else None,
         "last_error": _last_error(endpoint),
     }
 

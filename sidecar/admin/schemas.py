@@ -91,6 +91,9 @@ SCHEMAS: Final[dict[str, Any]] = {
             | {"description": "what its own sidecar has said last, for prequal"}
         ),
         hash_share=or_null(NUMBER | {"description": "of the keys, with consistent_hash"}),
+        admin=or_null(
+            TEXT | {"description": "where the sidecar that stands there has its admin API, as it says itself"}
+        ),
         last_error=or_null(
             record(
                 at=TEXT | {"description": "RFC 3339"},

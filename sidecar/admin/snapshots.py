@@ -25,7 +25,8 @@ class EndpointSnapshot:
     """An endpoint, ejected ones too; ``hostname`` is the name that ``host`` was found for, or empty; ``last_error`` is
     its Unix time, its word and its text; ``share`` the part of its traffic that it gets; ``check`` the last result of
     its active checks, if it has any: status, a line, Unix time, and how many of the kind there were in a row; ``known``
-    what the balancer goes by (:meth:`sidecar.endpoints.balancers.balancer.Balancer.known`)."""
+    what the balancer goes by (:meth:`sidecar.endpoints.balancers.balancer.Balancer.known`); ``admin`` the port of the
+    admin API of the sidecar that stands there (0: none is known)."""
 
     host: str
     address: str
@@ -39,6 +40,7 @@ class EndpointSnapshot:
     last_error: tuple[float, str, str] | None = None
     ejection: EjectionSnapshot | None = None
     share: float = 1.0
+    admin: int = 0
     check: tuple[str, str, float, int] | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
 

@@ -111,6 +111,7 @@ def _endpoint(endpoint: Endpoint, now: float, known: Mapping[str, Any] | None = 
         share=0.0 if ejection is not None or endpoint.down else endpoint.share,
         check=endpoint.checked,
         known=known or {},
+        admin=endpoint.admin,
     )
 
 

@@ -31,7 +31,7 @@ def without_error(r: Reading) -> tuple[str, str | None]:
         return _bad_answer(r, status)
     failed = [it for it in r.attempts if it.get("failure")]
     if len(r.attempts) > 1 or failed:
-        first = did(failed[0]) if failed else _said(r.attempts[0])
+        first = did(failed[0]) if failed else _said(r, r.attempts[0])
         return f"it was answered {status} by try {len(r.attempts)}: {first}", None
     return _passed(r, status)
 
@@ -54,14 +54,15 @@ def _bad_answer(r: Reading, status: int) -> tuple[str, str | None]:
     if "status" not in last:
         return f"{r.who} itself answered {status}", None
     decided = not last.get("peer_error") and r.last("not_again") is not None
-    return _said(last) + r.tries(), r.retry_key() if decided else None
+    return _said(r, last) + r.tries(), r.retry_key() if decided else None
 
 
-def _said(attempt: Event) -> str:
+def _said(r: Reading, attempt: Event) -> str:
     if attempt.get("peer_error"):
         return f"the sidecar at {where(attempt)} answered {attempt['peer_error']} in place of its app"
     if attempt.get("status"):
-        return f"{where(attempt)} itself answered {attempt['status']}"
+        app = "the app" if r.story.get("direction") == "inbound" else f"the app of {r.who}"
+        return f"{app} at {where(attempt)} itself answered {attempt['status']}"
     return did(attempt)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.request
 from collections.abc import Iterator
 
@@ -94,6 +95,7 @@ def test_the_token_is_asked_for_once(browser: Browser, sidecar: Sidecar) -> None
         page = it.open()
         field = page.get_by_role("textbox", name="Token")
         expect(field).to_be_focused()
+        expect(page.get_by_role("status")).to_have_text("Wants its token")
         field.fill("wrong")
         field.press("Enter")
         page.get_by_text("That was not the token").wait_for()
@@ -126,11 +128,12 @@ def test_a_breaker_is_held_with_a_reason(wide: Watched) -> None:
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("button", name="Hold open").click()
     expect(dialog).to_be_visible()  # it asks why
+    assert wide.serious() == []
     dialog.get_by_label("Why").fill(f"moving {HOSTILE}")
     dialog.get_by_label("For how long").select_option("1 hour")
     dialog.get_by_role("button", name="Hold open").click()
     expect(dialog).to_have_count(0)
-    expect(breaker).to_contain_text("held open by dashboard, until")
+    expect(breaker).to_contain_text(re.compile(r"held open by dashboard, for (60 min|1 h 0 min), until \d\d:\d\d:"))
     expect(breaker).to_contain_text(f"moving {HOSTILE}")
     expect(breaker.get_by_role("button", name="Hold open")).to_be_focused()
     breaker.get_by_role("button", name="Release").click()
@@ -144,7 +147,7 @@ def test_a_breaker_is_held_with_a_reason(wide: Watched) -> None:
 
 def test_a_failure_has_its_story(wide: Watched) -> None:
     page = wide.open("failures", "Failures")
-    causes = page.get_by_role("region", name="Causes, the most frequent first")
+    causes = page.get_by_role("region", name="Causes, the most frequent first; then what follows from them")
     row = causes.get_by_role("row").filter(has_text="refused the connection").first
     row.get_by_role("link").click()
     page.get_by_role("heading", level=1, name="One request").wait_for()

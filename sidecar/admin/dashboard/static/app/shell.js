@@ -67,10 +67,10 @@ function Head() {
   `;
 }
 
-const LINES = { live: "Live", connecting: "Connecting", lost: "Line lost", paused: "Paused" };
+const LINES = { live: "Live", connecting: "Connecting", lost: "Line lost", paused: "Paused", locked: "Wants its token" };
 
 function Line() {
-  const line = useStore((it) => it.line);
+  const line = useStore((it) => (it.needsToken ? "locked" : it.line));
   const problem = useStore((it) => it.problem);
   const since = useStore((it) => it.lineSince);
   const [, draw] = useState(0);
@@ -82,11 +82,12 @@ function Line() {
   const still = line === "lost" || line === "paused";
   return html`
     <span class="line" data-line=${line}>
-      <span role="status" title=${problem}><i class=${`dot ${line}`} aria-hidden="true"></i>${LINES[line]}</span>
+      <span role="status" title=${line === "lost" ? problem : ""}><i class=${`dot ${line}`} aria-hidden="true"></i>${LINES[line]}</span>
       ${still && html`<span class="dim wide">${ago(since)}</span>`}
       ${line === "lost"
         ? html`<button class="quiet" onClick=${start}>Try now</button>`
-        : html`<button class="quiet" aria-pressed=${line === "paused"} onClick=${line === "paused" ? start : pause}>
+        : line !== "locked" &&
+          html`<button class="quiet" aria-pressed=${line === "paused"} onClick=${line === "paused" ? start : pause}>
             ${line === "paused" ? "Go on" : "Pause"}
           </button>`}
     </span>
@@ -94,8 +95,10 @@ function Line() {
 }
 
 function Menu({ current }) {
+  const menu = useRef(null);
+  useEffect(() => menu.current.querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" }), [current]);
   return html`
-    <nav class="menu" aria-label="Pages">
+    <nav class="menu" aria-label="Pages" ref=${menu}>
       <ul>
         ${pages.map((page) => html`<${Entry} key=${page.path} page=${page} current=${page === current} />`)}
       </ul>

@@ -2,7 +2,7 @@
 import { html, useMemo, useState } from "../vendor/preact.js";
 import { usePoll } from "../app/api.js";
 import { to } from "../app/router.js";
-import { clock, ms, number, word } from "../ui/format.js";
+import { clock, ms, number, timely, word } from "../ui/format.js";
 import { Section, Title, Waiting } from "../ui/parts.js";
 import { Story } from "../ui/story.js";
 import { Table } from "../ui/table.js";
@@ -20,17 +20,32 @@ const failed = (it) => Boolean(it.error) || (it.status ?? 200) >= 400 || it.stat
 /** What makes two failures the same: all but the numbers of their cause. */
 const keyOf = (it) => [it.direction, it.upstream, it.error ?? it.status, (it.cause ?? "").replace(/[\d.:]+( (ms|s|min|h)\b)?/g, "#")].join("\n");
 
-function grouped(requests) {
+/** Whether it only follows from failures before, and is told after those: a breaker that has opened by itself. */
+const follows = (it) => it.error === "circuit_open" && Boolean(it.setting);
+
+/** One request fails twice: on its way out, and so on its way in, which says nothing new. [requests without those, how many by the id of the way out] */
+function paired(requests) {
+  const out = new Set(requests.filter((it) => it.direction === "outbound").map((it) => it.request_id));
+  const twins = new Set();
+  const kept = requests.filter((it) => {
+    if (it.direction !== "inbound" || !out.has(it.request_id)) return true;
+    twins.add(it.request_id);
+    return false;
+  });
+  return { kept, twins };
+}
+
+function grouped({ kept, twins }) {
   const groups = new Map();
-  for (const it of requests) {
+  for (const it of kept) {
     const key = keyOf(it);
-    const group = groups.get(key);
-    if (group) {
-      group.count++;
-      group.first = it.began;
-    } else groups.set(key, { key, count: 1, newest: it, first: it.began });
+    let group = groups.get(key);
+    if (!group) groups.set(key, (group = { key, count: 0, twins: 0, newest: it, follows: follows(it) }));
+    group.count++;
+    if (twins.has(it.request_id)) group.twins++;
+    group.first = it.began;
   }
-  return [...groups.values()].sort((a, b) => b.count - a.count);
+  return [...groups.values()].sort((a, b) => a.follows - b.follows || b.count - a.count);
 }
 
 export const Code = ({ it }) => html`<code>${it.error ? word(it.error) : (it.status ?? "")}</code>`;
@@ -40,10 +55,12 @@ const What = ({ it }) =>
     ? html`<code>${it.exchange || "(default)"} ${it.routing_key ?? ""}</code>`
     : html`<code>${it.method ?? it.protocol ?? ""} ${it.path ?? ""}</code>`;
 
+const Where = ({ it }) => (it.direction === "inbound" ? html`<span class="dim">in, </span>${it.upstream}` : it.upstream);
+
 const REQUESTS = [
   { title: "Began", look: "dim nowrap", cell: (it) => clock(it.began) },
   { title: "What", head: true, look: "text", cell: (it) => html`<a href=${to("failures", it.request_id)}><${What} it=${it} /></a>` },
-  { title: "Upstream", cell: (it) => (it.direction === "inbound" ? html`<span class="dim">in, </span>${it.upstream}` : it.upstream) },
+  { title: "Upstream", cell: (it) => html`<${Where} it=${it} />` },
   { title: "Status", num: true, cell: (it) => it.status ?? "" },
   { title: "Code", cell: (it) => html`<${Code} it=${it} />` },
   { title: "Tries", num: true, cell: (it) => number(it.attempts) },
@@ -55,14 +72,15 @@ function Recent() {
   const [chosen, choose] = useState(null);
   const data = poll.data;
   const requests = useMemo(() => data?.requests.filter(failed), [data]);
-  const groups = useMemo(() => grouped(requests ?? []), [requests]);
+  const pairs = useMemo(() => paired(requests ?? []), [requests]);
+  const groups = useMemo(() => grouped(pairs), [pairs]);
   const columns = useMemo(
     () => [
       { title: "Count", num: true, cell: (it) => html`<b>${number(it.count)}</b>` },
-      { title: "Cause", head: true, look: "text", cell: (it) => html`<a href=${to("failures", it.newest.request_id)}>${it.newest.cause || "not known"}</a>` },
-      { title: "Upstream", cell: (it) => it.newest.upstream },
+      { title: "Cause", head: true, look: "text", cell: (it) => html`${it.follows && html`<span class="tag">follows</span> `}<a href=${to("failures", it.newest.request_id)}>${timely(it.newest.cause) || "not known"}</a>` },
+      { title: "Upstream", cell: (it) => html`<${Where} it=${it.newest} />${it.twins > 0 && html`<small class="note">${number(it.twins)} came in and failed with it</small>`}` },
       { title: "Code", cell: (it) => html`<${Code} it=${it.newest} />` },
-      { title: "Setting", look: "mono dim", cell: (it) => it.newest.setting },
+      { title: "Setting", look: "mono dim", late: true, cell: (it) => it.newest.setting },
       { title: "Last", look: "dim nowrap", cell: (it) => clock(it.newest.began) },
       {
         title: "Requests",
@@ -72,11 +90,11 @@ function Recent() {
     [chosen],
   );
   if (!requests) return html`<${Title}>Failures<//><${Waiting} poll=${poll} />`;
-  const listed = chosen === null ? requests : requests.filter((it) => keyOf(it) === chosen);
+  const listed = chosen === null ? pairs.kept : pairs.kept.filter((it) => keyOf(it) === chosen);
   return html`
     <${Title} beside=${html`<span class="dim">the newest ${number(requests.length)} of ${number(poll.data.remembered)} that are remembered</span>`}>Failures<//>
     <${Waiting} poll=${poll} />
-    <${Table} caption="Causes, the most frequent first" columns=${columns} rows=${groups} keyOf=${(it) => it.key} empty="Nothing has failed of late." />
+    <${Table} caption="Causes, the most frequent first; then what follows from them" columns=${columns} rows=${groups} keyOf=${(it) => it.key} empty="Nothing has failed of late." />
     ${requests.length > 0 &&
     html`<${Section} title="Requests" beside=${chosen !== null && html`<button onClick=${() => choose(null)}>Show all</button>`}>
       <${Table} caption="Requests, the newest first" columns=${REQUESTS} rows=${listed.slice(0, SHOWN)} keyOf=${(it) => `${it.request_id} ${it.upstream} ${it.began}`} />

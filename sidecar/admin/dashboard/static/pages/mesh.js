@@ -1,12 +1,13 @@
 // Who calls whom: a graph that stands still between updates, and the same as tables.
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { usePoll } from "../app/api.js";
-import { DASH, ms, number, percent, rate } from "../ui/format.js";
+import { DASH, ms, number, percent, rate, word } from "../ui/format.js";
 import { Graph } from "../ui/graph.js";
-import { Section, Title, Waiting } from "../ui/parts.js";
+import { Section, Title, Troubles, Waiting } from "../ui/parts.js";
+import { address, known } from "../ui/sidecars.js";
 import { Status } from "../ui/status.js";
 import { Table } from "../ui/table.js";
-import { Share } from "../ui/upstreams.js";
+import { Share, slow, tooSlow } from "../ui/upstreams.js";
 
 export const path = "mesh";
 export const title = "Mesh";
@@ -40,25 +41,70 @@ const EDGES = [
   ...FIGURES,
 ];
 
-/** To the dashboards of a service's own sidecars. Only an address with a port at which one has answered becomes a link. */
-function Links({ of }) {
-  const known = of.sidecars.filter((it) => !it.problem && /^(\[[0-9a-fA-F:.]+\]|[\w.-]+):\d{1,5}$/.test(it.admin));
-  return known.map((it) => html`<a class="nowrap" key=${it.admin} href=${`http:${"//"}${it.admin}/`} rel="noreferrer">${it.admin}</a> `);
+function Links({ of, label = "" }) {
+  return known(of).map((it) => html`<a class="nowrap" key=${it.admin} href=${address(it)} rel="noreferrer">${label}${it.admin}</a> `);
+}
+
+const MOST = 8;
+const FAILING = 0.01;
+const ILL = new Set(["not_answering", "unhealthy", "warning"]);
+
+/** [state, what is to be said], or null: it is well. A service is healthy while its app fails or is slow. */
+function trouble(it) {
+  if (it.status === "not_answering" || it.status === "unhealthy") return [it.status, it.problem || word(it.status)];
+  if (it.error_rate > FAILING) return ["failing", [`${percent(it.error_rate)} of what comes in fails`, it.problem].filter(Boolean).join("; ")];
+  if (slow(it)) return ["slow", tooSlow(it)];
+  return it.status === "warning" ? [it.status, it.problem || "some of it is not well"] : null;
+}
+
+/** What is wrong: first what calls nothing else that is in trouble, and so is the cause; each with a way to its sidecar. */
+function Wrong({ services, edges }) {
+  const ill = new Map(services.map((it) => [it.name, trouble(it)]).filter(([, found]) => found));
+  if (!ill.size) return html`<p class="calm"><${Status} is="healthy" says="All services are well" /></p>`;
+  const blames = (name) => edges.filter((it) => it.from === name && it.to !== name && ill.has(it.to)).map((it) => it.to);
+  const rows = services
+    .filter((it) => ill.has(it.name))
+    .map((it) => ({ it, blamed: blames(it.name), found: ill.get(it.name) }))
+    .sort((a, b) => Boolean(a.blamed.length) - Boolean(b.blamed.length));
+  const told = ({ it, blamed, found: [is, says] }) => [is, it.name, blamed.length ? `${says}; it calls ${blamed.join(", ")}` : says, address(known(it)[0])];
+  return html`<${Troubles} troubles=${rows.slice(0, MOST).map(told)} />
+    ${rows.length > MOST && html`<p class="dim">and ${rows.length - MOST} more, in the table below</p>`}`;
+}
+
+/** The services in trouble, and those that call them or that they call. */
+function around(services, edges) {
+  const ill = new Set(services.filter(trouble).map((it) => it.name));
+  const near = new Set(ill);
+  for (const it of edges) {
+    if (ill.has(it.from) || ill.has(it.to) || ILL.has(it.status)) {
+      near.add(it.from);
+      near.add(it.to);
+    }
+  }
+  return (it) => near.has(it.name);
 }
 
 export function Page() {
   const poll = usePoll("/mesh", 2);
   const [outside, setOutside] = useState(true);
+  const [only, setOnly] = useState(false);
   const [dagre, setDagre] = useState(null);
   useEffect(() => void import("../vendor/dagre.js").then((it) => setDagre(it)), []);
   const services = useMemo(() => [...(poll.data?.services ?? [])].sort(worst), [poll.data]);
   const edges = useMemo(() => [...(poll.data?.edges ?? [])].sort(worst), [poll.data]);
-  const shown = useMemo(() => services.filter((it) => outside || it.kind === "service"), [services, outside]);
-  const hide = html`<label><input type="checkbox" checked=${outside} onChange=${(it) => setOutside(it.target.checked)} /> Show what has no sidecar</label>`;
+  const shown = useMemo(() => {
+    const seen = services.filter((it) => outside || it.kind === "service");
+    return only ? seen.filter(around(seen, edges)) : seen;
+  }, [services, edges, outside, only]);
+  const hide = html`<span class="choices">
+    <label><input type="checkbox" checked=${only} onChange=${(it) => setOnly(it.target.checked)} /> Only trouble and what is next to it</label>
+    <label><input type="checkbox" checked=${outside} onChange=${(it) => setOutside(it.target.checked)} /> Show what has no sidecar</label>
+  </span>`;
   return html`<${Title} beside=${hide}>Mesh<//>
     <${Waiting} poll=${poll} />
     ${poll.data?.problem && html`<p class="warn">▲ ${poll.data.problem}</p>`}
-    ${dagre && shown.length > 1 && html`<${Graph} dagre=${dagre} services=${shown} edges=${edges} />`}
+    ${poll.data && html`<${Wrong} services=${services} edges=${edges} />`}
+    ${dagre && shown.length > 1 && html`<${Graph} dagre=${dagre} services=${shown} edges=${edges} links=${(it) => html`<${Links} of=${it} label="its dashboard: " />`} />`}
     ${poll.data &&
     html`<${Section} title="Services"><${Table} caption="Services" columns=${SERVICES} rows=${services} keyOf=${(it) => it.name} /><//>
       <${Section} title="Calls"><${Table} caption="Calls" columns=${EDGES} rows=${edges} keyOf=${(it) => JSON.stringify([it.from, it.to])} empty="Nobody calls anybody." /><//>`}`;

@@ -3,12 +3,12 @@ import { html, useMemo, useState } from "../vendor/preact.js";
 import { to } from "../app/router.js";
 import { useStore } from "../app/store.js";
 import { Events } from "../ui/events.js";
-import { ms, number, percent, rate } from "../ui/format.js";
+import { ms, number, percent, rate, timely } from "../ui/format.js";
 import { Facts, Section, Title, Troubles } from "../ui/parts.js";
 import { Past } from "../ui/past.js";
 import { Status } from "../ui/status.js";
 import { Table } from "../ui/table.js";
-import { Share, UPSTREAM, worstFirst } from "../ui/upstreams.js";
+import { Share, slow, tooSlow, UPSTREAM, worstFirst } from "../ui/upstreams.js";
 
 export const path = "overview";
 export const title = "Overview";
@@ -48,10 +48,12 @@ function reasons(now) {
   if (now.app.status !== "healthy") found.push([now.app.status, "app", now.app.output]);
   if (now.registry && !now.registry.up) found.push(["down", "registry", `it has not answered for ${number(now.registry.age)} s; what it last said is in use`]);
   for (const it of worstFirst(now.upstreams)) {
-    if (it.status !== "healthy") found.push([it.status, it.name, it.output, to("upstreams", it.name)]);
+    if (it.status !== "healthy") found.push([it.status, it.name, timely(it.output), to("upstreams", it.name)]);
     else if (it.error_rate > FAILING) found.push(["failing", it.name, `${percent(it.error_rate)} of what goes out to it fails`, to("upstreams", it.name)]);
+    else if (slow(it)) found.push(["slow", it.name, tooSlow(it), to("upstreams", it.name)]);
   }
   if (now.inbound?.error_rate > FAILING) found.push(["failing", "inbound", `${percent(now.inbound.error_rate)} of what comes in fails`, to("failures")]);
+  else if (now.inbound && slow(now.inbound)) found.push(["slow", "inbound", tooSlow(now.inbound), to("mesh")]);
   return found;
 }
 

@@ -2,7 +2,7 @@
 import { html, useMemo } from "../vendor/preact.js";
 import { to } from "../app/router.js";
 import { useStore } from "../app/store.js";
-import { clock, word } from "./format.js";
+import { clock, timely, word } from "./format.js";
 import { Table } from "./table.js";
 
 const LEVELS = { warning: ["▲", "warn"], error: ["■", "bad"], critical: ["■", "bad"] };
@@ -11,7 +11,7 @@ const COLUMNS = [
   { title: "When", look: "dim nowrap", cell: (it) => html`<time datetime=${it.at}>${clock(it.at)}</time>` },
   { title: "Kind", cell: (it) => html`<span class=${`status ${LEVELS[it.level]?.[1] ?? "dim"}`}><i aria-hidden="true">${LEVELS[it.level]?.[0] ?? "○"}</i>${word(it.kind)}</span>` },
   { title: "Upstream", cell: (it) => it.upstream && html`<a href=${to("upstreams", it.upstream)}>${it.upstream}</a>` },
-  { title: "What", look: "text", cell: (it) => it.text },
+  { title: "What", look: "text", cell: (it) => timely(it.text) },
 ];
 
 /** Those of `upstream` and `kinds`, if they are given. */

@@ -55,6 +55,19 @@ export function clock(at) {
 
 export const ago = (at) => `${seconds(Math.max(0, Math.round((Date.now() - new Date(at)) / 1000)))} ago`;
 
+const minutes = (at) => new Date(at).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+
+/** When something ends, for people: "for 3 min, until 12:30". */
+export function until(at) {
+  const left = Math.round((new Date(at) - Date.now()) / 1000);
+  if (Number.isNaN(left)) return DASH;
+  const span = left < 60 ? `${Math.max(0, left)} s` : left < 3600 ? `${Math.round(left / 60)} min` : seconds(left);
+  return `for ${span}, until ${left < 12 * 3600 ? minutes(at) : clock(at)}`;
+}
+
+/** A text of the API with its moments (RFC 3339) as the time of this day. */
+export const timely = (text) => String(text ?? "").replace(/\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z/g, (at) => (Math.abs(new Date(at) - Date.now()) < 12 * 3600e3 ? minutes(at) : clock(at)));
+
 /** A word of the API as people read it. */
 export const word = (text) => String(text).replaceAll("_", "-");
 

@@ -1,20 +1,24 @@
 // The graph of a mesh, left to right. It is laid out only when nodes or edges come or go, so it stands still.
-import { html, useMemo, useState } from "../vendor/preact.js";
+import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
 import { ms, percent, rate, word } from "./format.js";
 
-const HEIGHT = 26;
+const HEIGHT = 24;
 const LONGEST = 24;
+const SMALLEST = 0.66; // fitted to the width, names can still be read
+const STEP = 1.3;
+const CROWD = 60; // from so many calls on, those that are well are drawn faintly
 const SHAPE = { warning: "▲", unhealthy: "■", not_answering: "✕" };
 const LOOK = { warning: "warn", unhealthy: "bad", not_answering: "bad" };
 
 const cut = (name) => (name.length > LONGEST ? `${name.slice(0, LONGEST - 1)}…` : name);
-const figures = (it) => `${rate(it.rate)}, errors ${percent(it.error_rate)}, p50 ${ms(it.p50_ms)}, p99 ${ms(it.p99_ms)}`;
+const figures = (it) =>
+  it.rate === null || it.rate === undefined ? "" : `${rate(it.rate)}, errors ${percent(it.error_rate)}, p50 ${ms(it.p50_ms)}, p99 ${ms(it.p99_ms)}`;
 const told = (it) => [word(it.status), figures(it), it.problem].filter(Boolean).join(", ");
 
 /** Where everything is: {width, height, nodes: name → {x, y, width}, lines: [{from, to, d}]}. */
 function layout(dagre, names, pairs) {
   const graph = new dagre.Graph();
-  graph.setGraph({ rankdir: "LR", ranker: "tight-tree", nodesep: 10, ranksep: 48, edgesep: 6, marginx: 8, marginy: 8 });
+  graph.setGraph({ rankdir: "LR", ranker: "tight-tree", nodesep: 7, ranksep: 44, edgesep: 6, marginx: 8, marginy: 8 });
   graph.setDefaultEdgeLabel(() => ({}));
   // Numbers for names: a name may be one that an object has anyway.
   const number = new Map(names.map((name, at) => [name, `n${at}`]));
@@ -64,15 +68,41 @@ function path(name, edges) {
   return found;
 }
 
-export function Graph({ dagre, services, edges }) {
+/** How large the graph's window is, as long as it is there. */
+function useSize(window) {
+  const [size, setSize] = useState({ width: 0, height: 0 });
+  useEffect(() => {
+    const watcher = new ResizeObserver(([it]) => setSize({ width: it.contentRect.width, height: it.contentRect.height }));
+    watcher.observe(window.current);
+    return () => watcher.disconnect();
+  }, []);
+  return size;
+}
+
+/** The scale at which `plan` is drawn: `zoom` is "width", "all", or a scale. */
+function scaled(zoom, plan, size) {
+  if (typeof zoom === "number") return zoom;
+  const across = size.width ? size.width / plan.width : 1;
+  if (zoom === "width") return Math.max(SMALLEST, Math.min(1, across));
+  return Math.min(1, across, (innerHeight * 0.7) / plan.height);
+}
+
+/** `links(service)`: what leads to its own dashboards. */
+export function Graph({ dagre, services, edges, links }) {
   const [at, setAt] = useState(null);
+  const [pinned, pin] = useState(null);
+  const [zoom, setZoom] = useState("width");
+  const box = useRef(null);
+  const size = useSize(box);
   const names = services.map((it) => it.name).sort();
   const there = new Set(names);
   const drawn = edges.filter((it) => there.has(it.from) && there.has(it.to) && it.from !== it.to);
   const pairs = drawn.map((it) => [it.from, it.to]).sort();
   const key = JSON.stringify([names, pairs]);
   const plan = useMemo(() => layout(dagre, names, pairs), [dagre, key]);
-  const lit = at === null || !there.has(at) ? null : path(at, drawn);
+  const scale = scaled(zoom, plan, size);
+  const looked = at ?? pinned;
+  const lit = looked === null || !there.has(looked) ? null : path(looked, drawn);
   const byPair = new Map(drawn.map((it) => [JSON.stringify([it.from, it.to]), it]));
   const byName = new Map(services.map((it) => [it.name, it]));
   const line = ({ from, to, d }) => {
@@ -85,22 +115,42 @@ export function Graph({ dagre, services, edges }) {
   const node = (name) => {
     const it = byName.get(name);
     const { x, y, width } = plan.nodes.get(name);
-    const look = ["node", LOOK[it.status] ?? "", it.kind, lit ? (lit.has(name) ? "lit" : "faint") : ""].join(" ");
-    return html`<g key=${name} class=${look} tabindex="0" role="img" aria-label=${`${name}: ${told(it)}`}
-      transform=${`translate(${x - width / 2},${y - HEIGHT / 2})`}
+    const look = ["node", LOOK[it.status] ?? "", it.kind, lit ? (lit.has(name) ? "lit" : "faint") : "", name === pinned ? "pinned" : ""].join(" ");
+    const press = (event) => {
+      if (event.type === "keydown" && event.key !== "Enter" && event.key !== " ") return;
+      event.preventDefault();
+      pin(name === pinned ? null : name);
+    };
+    return html`<g key=${name} class=${look} tabindex="0" role="button" aria-pressed=${name === pinned} aria-label=${`${name}: ${told(it)}`}
+      transform=${`translate(${x - width / 2},${y - HEIGHT / 2})`} onClick=${press} onKeyDown=${press}
       onMouseEnter=${() => setAt(name)} onMouseLeave=${() => setAt(null)} onFocus=${() => setAt(name)} onBlur=${() => setAt(null)}>
-      <rect width=${width} height=${HEIGHT} rx=${it.kind === "service" ? 6 : 13} />
-      <text x="10" y="17">${SHAPE[it.status] ? `${SHAPE[it.status]} ` : ""}${cut(name)}</text>
+      <rect width=${width} height=${HEIGHT} rx=${it.kind === "service" ? 5 : 12} />
+      <text x="10" y="16">${SHAPE[it.status] ? `${SHAPE[it.status]} ` : ""}${cut(name)}</text>
     </g>`;
   };
-  const near = drawn.filter((it) => it.from === at || it.to === at);
-  return html`<div class="scroll graph" role="region" aria-label="Graph of the mesh" tabindex="0">
-      <svg width=${plan.width} height=${plan.height} viewBox=${`0 0 ${plan.width} ${plan.height}`} role="group" aria-label="Services and their calls">
-        ${plan.lines.map(line)}${names.map(node)}
-      </svg>
+  return html`<div class="zoom" role="group" aria-label="Size of the graph">
+      <button aria-pressed=${zoom === "width"} onClick=${() => setZoom("width")}>Fit the width</button>
+      <button aria-pressed=${zoom === "all"} onClick=${() => setZoom("all")}>Show all of it</button>
+      <button aria-label="Smaller" onClick=${() => setZoom(Math.max(0.2, scale / STEP))}>−</button>
+      <button aria-label="Larger" onClick=${() => setZoom(Math.min(3, scale * STEP))}>+</button>
     </div>
-    <div class="near">${at !== null && byName.has(at)
-      ? html`<strong>${at}</strong> ${told(byName.get(at))}${near.slice(0, 4).map(
-          (it) => html`<br key=${`${it.from} ${it.to}`} />${it.from} → ${it.to}: ${told(it)}`)}`
-      : "Point at a service, or move to it with the Tab key, for its figures. Dashed: nothing has passed."}</div>`;
+    <div class="scroll graph" role="region" aria-label="Graph of the mesh" tabindex="0">
+      <div ref=${box}>
+        <svg class=${drawn.length > CROWD ? "crowd" : ""} width=${plan.width * scale} height=${plan.height * scale} viewBox=${`0 0 ${plan.width} ${plan.height}`} role="group" aria-label="Services and their calls">
+          ${plan.lines.map(line)}${names.map(node)}
+        </svg>
+      </div>
+    </div>
+    <${Near} it=${byName.get(looked)} edges=${drawn.filter((it) => it.from === looked || it.to === looked)} links=${links} />`;
+}
+
+/** The figures of what is pointed at. It keeps its place when there is nothing. */
+function Near({ it, edges, links }) {
+  const worst = [...edges].sort((a, b) => (LOOK[b.status] ? 1 : 0) - (LOOK[a.status] ? 1 : 0) || (b.rate ?? 0) - (a.rate ?? 0));
+  return html`<div class="near" aria-live="polite">${it
+    ? html`<p><strong>${it.name}</strong> ${told(it)} ${links(it)}</p>
+        ${worst.slice(0, 4).map((edge) => html`<div key=${`${edge.from} ${edge.to}`}>${edge.from} → ${edge.to}: ${told(edge)}</div>`)}
+        ${worst.length > 4 && html`<div>and ${worst.length - 4} more, in the table below</div>`}`
+    : html`<p>Point at a service for its figures; press it to keep them, with the way to its dashboard. ▲ a warning, ■ unhealthy, ✕ does not answer; round: has no
+        sidecar; dashed: nothing has passed.</p>`}</div>`;
 }

@@ -39,7 +39,7 @@ export function Troubles({ troubles }) {
       ([is, name, why, link]) => html`<li key=${name}>
         <${Status} is=${is} says=${name} />
         <span>${why}</span>
-        ${link && html`<a href=${link} aria-label=${`Look at ${name}`}>Look</a>`}
+        ${link && html`<a href=${link} rel="noreferrer" aria-label=${`Look at ${name}`}>Look</a>`}
       </li>`,
     )}
   </ul>`;

@@ -7,7 +7,7 @@ const WARN = ["▲", "warn"];
 const BAD = ["■", "bad"];
 const LOOKS = {
   healthy: GOOD, ready: GOOD, closed: GOOD, up: GOOD, passing: GOOD,
-  warning: WARN, starting: WARN, draining: WARN, half_open: ["◐", "warn"], waiting: WARN,
+  warning: WARN, starting: WARN, draining: WARN, slow: WARN, half_open: ["◐", "warn"], waiting: WARN,
   unhealthy: BAD, stopped: BAD, open: BAD, down: BAD, ejected: ["✕", "bad"], failing: BAD, not_answering: ["✕", "bad"],
 };
 

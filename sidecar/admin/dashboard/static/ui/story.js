@@ -2,8 +2,9 @@
 import { html } from "../vendor/preact.js";
 import { usePoll } from "../app/api.js";
 import { to } from "../app/router.js";
-import { clock, ms, number, word } from "./format.js";
+import { clock, ms, number, timely, word } from "./format.js";
 import { Facts, Section, Title, Waiting } from "./parts.js";
+import { useSidecars, Way } from "./sidecars.js";
 import { Status } from "./status.js";
 import { Table } from "./table.js";
 
@@ -13,7 +14,7 @@ const HOPS = [
   { title: "Went", cell: (it) => html`<${Status} is=${it.problem ? "unknown" : it.failed ? "failing" : "passing"} says=${it.problem ? "not known" : it.failed ? "badly" : "well"} />` },
   { title: "Status", num: true, cell: (it) => it.status ?? "" },
   { title: "Took", num: true, cell: (it) => ms(it.duration_ms) },
-  { title: "Why", look: "text", cell: (it) => it.problem ?? it.cause },
+  { title: "Why", look: "text", cell: (it) => it.problem ?? timely(it.cause) },
 ];
 
 const KNOWN = new Set(["at_ms", "what", "service", "i"]);
@@ -41,6 +42,7 @@ const EVENTS = [
 
 export function Story({ id }) {
   const poll = usePoll(`/why/${encodeURIComponent(id)}`, 0);
+  const services = useSidecars();
   const it = poll.data;
   const back = html`<a href=${to("failures")}>All failures</a>`;
   if (!it) return html`<${Title} beside=${back}>One request<//><${Waiting} poll=${poll} />`;
@@ -48,7 +50,8 @@ export function Story({ id }) {
   return html`
     <${Title} beside=${back}>One request<//>
     <div class="panel cause">
-      <p><b>${it.cause || "It went well."}</b></p>
+      <p><b>${timely(it.cause) || "It went well."}</b></p>
+      ${it.cause_at && it.cause_at !== it.service && html`<p>This was found at the sidecar of <b>${it.cause_at}</b>. <${Way} to=${services.get(it.cause_at)} label="Its dashboard" about=${it.cause_at} /></p>`}
       ${it.setting && html`<p class="dim">This would change with <code>${it.setting}</code></p>`}
     </div>
     <${Facts}

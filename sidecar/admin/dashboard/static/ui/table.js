@@ -1,5 +1,18 @@
 // Tables: real ones, whose rows are drawn again only when they have changed.
-import { Component, html } from "../vendor/preact.js";
+import { Component, html, useEffect, useMemo, useState } from "../vendor/preact.js";
+
+const NARROW = matchMedia("(max-width: 760px)");
+
+/** The columns in the order for this width: on a phone those that are `late` come last. */
+function useOrdered(columns) {
+  const [narrow, setNarrow] = useState(NARROW.matches);
+  useEffect(() => {
+    const changed = () => setNarrow(NARROW.matches);
+    NARROW.addEventListener("change", changed);
+    return () => NARROW.removeEventListener("change", changed);
+  }, []);
+  return useMemo(() => (narrow ? [...columns.filter((it) => !it.late), ...columns.filter((it) => it.late)] : columns), [columns, narrow]);
+}
 
 class Row extends Component {
   shouldComponentUpdate(next) {
@@ -19,10 +32,11 @@ class Row extends Component {
 }
 
 /**
- * `columns`: [{title, cell(row), num, head, look}], one list for all times; `keyOf(row)` tells rows apart; `caption` says
+ * `columns`: [{title, cell(row), num, head, look, late}], one list for all times; `keyOf(row)` tells rows apart; `caption` says
  * what it is; `empty` what to say when there are none; `also`: rows are drawn anew when it changes.
  */
-export function Table({ caption, columns, rows, keyOf, empty = "None.", also, visible = false }) {
+export function Table({ caption, columns: given, rows, keyOf, empty = "None.", also, visible = false }) {
+  const columns = useOrdered(given);
   if (rows.length === 0) return html`<p class="empty">${empty}</p>`;
   return html`<div class="scroll" tabindex="0" role="region" aria-label=${caption}>
     <table>

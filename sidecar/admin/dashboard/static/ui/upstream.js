@@ -5,9 +5,10 @@ import { to } from "../app/router.js";
 import { useStore } from "../app/store.js";
 import { Asking } from "./dialog.js";
 import { Events } from "./events.js";
-import { bytes, clock, ms, number, rate, seconds, word } from "./format.js";
+import { bytes, clock, ms, number, percent, rate, seconds, timely, until, word } from "./format.js";
 import { Facts, Section, Title, Waiting } from "./parts.js";
 import { Past } from "./past.js";
+import { address, Way } from "./sidecars.js";
 import { Status } from "./status.js";
 import { Table } from "./table.js";
 import { Share } from "./upstreams.js";
@@ -20,7 +21,7 @@ export function Upstream({ name }) {
   if (!it) return html`<${Title} beside=${crumbs}>${name}<//><p class="empty">${known ? "There is no upstream of that name." : "Waiting for the sidecar…"}</p>`;
   return html`
     <${Title} beside=${html`<${Status} is=${it.status} />`}>${name}<//>
-    <p class="dim">${it.output} · ${it.protocol} on <code>${it.bind}</code> · ${word(it.balancer)}</p>
+    <p class="dim">${timely(it.output)} · ${it.protocol} on <code>${it.bind}</code> · ${word(it.balancer)}</p>
     <section class="card" aria-label="Traffic">
       <${Facts} facts=${traffic(it)} />
     </section>
@@ -46,9 +47,21 @@ const traffic = (it) => [
   it.queued !== null && ["Queued", number(it.queued)],
 ];
 
+/** Whether an endpoint gets requests, and why not or not as many as others. */
+function Rotation({ it }) {
+  const out = it.ejected || it.state === "unhealthy";
+  const says = out ? `no, ${it.ejected ? "ejected" : "unhealthy"}` : it.state === "warning" ? "yes, with a warning" : "yes";
+  const notes = [
+    it.ejection && `${it.ejection.text}${it.ejected && it.ejection.until ? `, until ${timely(it.ejection.until)}` : ""}`,
+    !out && it.share < 1 && `starts slowly: ${percent(it.share)} of its share`,
+    it.check && it.check.status !== "healthy" && `check: ${it.check.output}`,
+  ].filter(Boolean);
+  return html`<${Status} is=${it.ejected ? "ejected" : it.state} says=${says} />${notes.map((note) => html`<small key=${note} class="note">${note}</small>`)}`;
+}
+
 const ENDPOINTS = [
   { title: "Endpoint", head: true, cell: (it) => html`${it.hostname && html`${it.hostname} `}<code>${it.address}</code>` },
-  { title: "In rotation", cell: (it) => html`<${Status} is=${it.ejected ? "ejected" : it.state} says=${it.ejected ? "no, ejected" : it.state === "warning" ? "yes, with a warning" : "yes"} />` },
+  { title: "In rotation", cell: (it) => html`<${Rotation} it=${it} />` },
   { title: "Weight", num: true, cell: (it) => number(it.weight) },
   { title: "Active", num: true, cell: (it) => number(it.active) },
   { title: "Failures in a row", num: true, cell: (it) => html`<span class=${it.failures ? "warn" : "dim"}>${number(it.failures)}</span>` },
@@ -58,6 +71,7 @@ const ENDPOINTS = [
     cell: ({ last_error: last }) => last && html`${last.text} <small>${word(last.kind)}, ${clock(last.at)}</small>`,
   },
   { title: "Id", look: "mono dim", cell: (it) => it.id },
+  { title: "Its sidecar", cell: (it) => html`<${Way} to=${address(it)} label="Dashboard" about=${it.id || it.address} />` },
 ];
 
 function Breaker({ name, breaker, more }) {
@@ -68,7 +82,7 @@ function Breaker({ name, breaker, more }) {
         <${Status} is=${breaker.state} />
         ${breaker.forced === "auto"
           ? html`<span class="dim"> by itself${more?.retry_after > 0 && `; tries again in ${seconds(more.retry_after)}`}</span>`
-          : html`<span> held ${breaker.forced}${held && html` by ${held.by}, ${held.until ? `until ${clock(held.until)}` : "until somebody releases it"}${held.reason && html`: “${held.reason}”`}`}</span>`}
+          : html`<span> held ${breaker.forced}${held && html` by ${held.by}, ${held.until ? until(held.until) : "until it is released"}${held.reason && html`: “${held.reason}”`}`}</span>`}
         ${more && html`<div class="dim">${number(more.failures)} failures in a row · open for ${seconds(more.open_seconds)} in all</div>`}
       </div>
       <div class="buttons">
