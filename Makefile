@@ -54,7 +54,10 @@ help: ## What you can do here
 	    while IFS=$$'\t' read -r name text; do printf '  make %-14s %s\n' "$$name" "$$text"; done
 
 .PHONY: install
-install: .venv/.stamp ## The command itself, as .venv/bin/sidecar
+install: .venv/.stamp ## The command itself, as .venv/bin/sidecar (EXTRAS=amqp brings what only some need)
+ifneq ($(EXTRAS),)
+	@scripts/ensure-venv $(EXTRAS)
+endif
 
 .PHONY: demo
 demo: .venv/.stamp ## A small mesh: services, sidecars, failures and what becomes of them
