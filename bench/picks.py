@@ -16,13 +16,26 @@ from random import Random
 from sidecar.core.instance import Instance
 from sidecar.endpoints.balancers import basic
 from sidecar.endpoints.balancers.table import NAMES, create
-from sidecar.endpoints.cluster import Cluster
+from sidecar.endpoints.cluster import START, Cluster
 from sidecar.endpoints.load import Report
+from sidecar.endpoints.outliers import LOOK
+from sidecar.resilience.ejection import EjectionRules
 
 ENDPOINTS = 100
 MANY = 1000
+#: As ``health.eject: {}`` has them.
+RULES = EjectionRules(error_rate=0.5, latency=3.0, first=10.0, longest=300.0, at_most=0.5, doubling=False)
 #: Keys that hashing balancers are asked for, each again and again.
 KEYS = [f"agent-{n}" for n in range(1000)]
+
+
+class Clock:
+    """Time that stands still."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 def picks(name: str, seconds: float, *, busy: bool) -> float:
@@ -49,18 +62,51 @@ def picks(name: str, seconds: float, *, busy: bool) -> float:
             return done / took
 
 
-def snapshot(name: str) -> float:
-    """Seconds of CPU that a cluster needs for a set of endpoints all of which are new, and for the first pick."""
+def snapshot(name: str, *, health: bool = False) -> float:
+    """Seconds of CPU that a cluster needs for a set of endpoints all of which are new, and for the first pick.
+    ``health``: half of them had been there and have been tried, outliers are looked for, and the others start slowly.
+    """
     rng = Random(1)
     instances = [Instance(host=f"10.1.{n // 250}.{n % 250}", port=80, weight=1 + n % 3) for n in range(MANY)]
     best = 1e9
     for _ in range(5):
-        cluster = Cluster(name, create(name, rng, time.monotonic), time.monotonic, rng)
+        clock = Clock() if health else time.monotonic
+        cluster = Cluster(name, create(name, rng, clock), clock, rng)
+        if isinstance(clock, Clock):
+            cluster.configure(RULES, slow_start=30.0)
+            cluster.update(instances[: MANY // 2])
+            clock.now += START + 1
+            _try(cluster, 20)
         began = time.process_time()
         cluster.update(instances)
         cluster.pick("agent-1")
         best = min(best, time.process_time() - began)
     return best
+
+
+def _try(cluster: Cluster, times: int) -> None:
+    """Let each endpoint answer so often."""
+    for _ in range(times):
+        for endpoint in cluster.endpoints:
+            for watch in cluster.watchers:
+                watch(endpoint, 0.01, 200, "")
+
+
+def watching() -> tuple[float, float]:
+    """Seconds of CPU that looking for outliers costs each try, and each look at all of :data:`MANY` endpoints."""
+    rng, clock = Random(1), Clock()
+    cluster = Cluster("up", create("round_robin", rng), clock, rng)
+    cluster.configure(RULES)
+    cluster.update(Instance(host=f"10.1.{n // 250}.{n % 250}", port=80) for n in range(MANY))
+    _try(cluster, 64)
+    began = time.process_time()
+    _try(cluster, 20)
+    each = (time.process_time() - began) / (20 * MANY)
+    clock.now += LOOK
+    began = time.process_time()
+    for watch in cluster.watchers:
+        watch(cluster.endpoints[0], 0.01, 200, "")
+    return each, time.process_time() - began
 
 
 def main() -> None:
@@ -71,6 +117,10 @@ def main() -> None:
     for name in NAMES:
         idle, busy = (picks(name, seconds, busy=each) for each in (False, True))
         print(f"{name:20} {idle:16,.0f} {busy:16,.0f} {snapshot(name) * 1000:9.1f} ms")
+    half = snapshot("round_robin", health=True)
+    print(f"a set of which half is new, with health.eject and slow_start: {half * 1000:.1f} ms")
+    each, look = watching()
+    print(f"health.eject costs each try {each * 1e6:.2f} us, and {look * 1000:.1f} ms once a second ({MANY} endpoints)")
 
 
 if __name__ == "__main__":

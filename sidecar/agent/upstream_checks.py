@@ -185,14 +185,22 @@ def breaker(running: RunningUpstream) -> Finding:
     return good("breaker", "half-open: trial calls pass" if half else "closed", name)
 
 
+def _why_out(endpoint: Endpoint) -> str:
+    if not endpoint.ejected_until and endpoint.checked is not None:
+        return f"{endpoint.where} is unhealthy: {endpoint.checked.output}"
+    if endpoint.ejected_for in ("error_rate", "latency") or endpoint.last_error is None:
+        return f"{endpoint.where}: {endpoint.ejection}" if endpoint.ejection else endpoint.where
+    return _last(endpoint)
+
+
 def ejected(running: RunningUpstream) -> Finding:
-    """Whether failures keep endpoints out of the rotation."""
+    """Whether what came of tries, or active checks, keep endpoints out of the rotation."""
     name, known = running.config.name, running.endpoints
-    out = [it for it in known if it.ejected_until]
+    out = [it for it in known if it.ejected_until or it.down]
     if not out:
         return good("ejected", "none", name) if known else none("ejected", "there is no endpoint", name)
-    texts = [_last(it) if it.last_error is not None else it.where for it in out]
-    step = "they come back by themselves, at the latest 30 s after they are well; see connect and answers"
+    texts = [_why_out(it) for it in out]
+    step = "they come back by themselves when they are well (health.eject: for, max_for; health.check: rise)"
     return bad("ejected", f"{len(out)} of {counted(len(known), 'endpoint')}: {some(texts)}", step, name)
 
 

@@ -87,6 +87,8 @@ class Latencies:
         """The median of those taken since then; 0 when there are less than ``least``."""
         if len(self._seconds) < least:
             return 0.0
+        if self._at[self._next] >= since:  # the oldest one
+            return median(self._seconds)
         found = [seconds for seconds, at in zip(self._seconds, self._at, strict=True) if at >= since]
         return median(found) if found and len(found) >= least else 0.0
 
