@@ -60,6 +60,7 @@ def _create(
         if up:
             EVENTS.tell(logger, logging.INFO, "redis", f"Redis is back, and shared limits are shared again: {text}")
         else:
+            limits.lost()
             EVENTS.tell(
                 logger, logging.WARNING, "redis", f"Redis is away, so {_MEANWHILE[config.on_failure]}: {text}",
                 on_failure=config.on_failure,
@@ -73,7 +74,8 @@ def _create(
     client = Client(settings, resolver, rng, PROBE, changed)
     # Beside the id something of this run: two sidecars that are called the same are two all the same.
     identity = f"{identity}/{rng.getrandbits(32):08x}"
-    return SharedLimits(client, identity, used, rng.random, config.on_failure, config.sidecars)
+    limits = SharedLimits(client, identity, used, rng.random, config.on_failure, config.sidecars)
+    return limits
 
 
 def in_use(listeners: Iterable[Listener]) -> Iterable[SharedLimit]:

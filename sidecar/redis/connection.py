@@ -163,7 +163,7 @@ async def open_connection(address: Address, settings: Settings, resolver: Resolv
         await loop.create_connection(
             lambda: connection,
             sock=sock,
-            ssl=_context(settings.ca) if settings.tls else None,
+            ssl=await asyncio.to_thread(_context, settings.ca) if settings.tls else None,  # it reads many files
             server_hostname=address.host if settings.tls else None,
         )
     except BaseException as error:

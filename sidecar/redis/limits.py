@@ -103,6 +103,11 @@ class SharedLimits:
         name = f"{limit.name}:{lease.digest}" if limit.keyed else limit.name
         return self.client.run(TAKE, name, (repr(1e6 / limit.rate), limit.burst, tokens), then)
 
+    def lost(self) -> None:
+        """A server is away: see :meth:`SharedLimit.lost`."""
+        for limit in self._in_use():
+            limit.lost()
+
     async def close(self) -> None:
         """Ask nothing more."""
         self._task.cancel()

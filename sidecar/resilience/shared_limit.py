@@ -26,6 +26,8 @@ WINDOW: Final = 0.1
 AHEAD: Final = 1.5
 #: Seconds after which tokens that were not spent are gone.
 LAPSE: Final = 1.0
+#: Seconds for which they are still spent when the store goes away.
+GRACE: Final = 0.03
 #: Seconds between two questions about a key whose bucket was found empty, on average and at most.
 PACE: Final = 0.05
 #: Requests that wait for one answer.
@@ -177,6 +179,13 @@ class SharedLimit:
         waiting, lease.waiting = lease.waiting, deque()
         for waiter in waiting:
             waiter.decide(self._without(lease.key))
+
+    def lost(self) -> None:
+        """The store is away: what was leased is gone soon, so that it is as ``on_failure`` says."""
+        until = self._clock() + GRACE
+        for lease in self._leases.values():
+            if lease.lapses > until:
+                lease.lapses = until
 
     def view(self) -> dict[str, Any]:
         """What it is at present: who decides, how many share it, keys, and tokens in hand."""

@@ -143,6 +143,19 @@ async def test_announcing_goes_on_after_a_fault(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.asyncio
+async def test_leases_end_when_a_server_is_away() -> None:
+    used: list[SharedLimit] = []
+    async with FakeRedis() as server, shared(server, used) as it:
+        used.append(it.limit("a", 1000.0, 1000, "none"))
+        waits = ask(used[0])
+        await until(lambda: waits.told)
+        lease = next(iter(used[0]._leases.values()))
+        before = lease.lapses
+        it.lost()
+        assert lease.lapses < before
+
+
+@pytest.mark.asyncio
 async def test_metrics() -> None:
     async with FakeRedis() as server, shared(server, []) as it:
         await it.client.answered()

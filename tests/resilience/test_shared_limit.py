@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.resilience.shared_limit import ASKED, AWAY_WAIT, LAPSE, Lease, SharedLimit
+from sidecar.resilience.shared_limit import ASKED, AWAY_WAIT, GRACE, LAPSE, Lease, SharedLimit
 from support.clock import Clock
 
 COUNTS = ("local", "refuse", "allow")
@@ -246,6 +246,16 @@ def test_a_lease_is_spent_before_it_goes_without_the_store() -> None:
     leased = bench.limit.view()["leased"]
     bench.store.up = False
     assert [bench.limit.take(b"") for _ in range(leased + 1)] == [0.0] * leased + [AWAY_WAIT]
+
+
+def test_leases_end_soon_after_the_store_has_gone_away() -> None:
+    bench = Bench(rate=1000.0, burst=1000, on_failure="refuse")
+    bench.spend(0.5, 500)
+    bench.store.up = False
+    bench.limit.lost()
+    assert bench.limit.take(b"") == 0.0
+    bench.clock.advance(GRACE)
+    assert bench.limit.take(b"") == AWAY_WAIT
 
 
 def test_those_who_wait_when_the_store_goes_away_are_decided() -> None:
