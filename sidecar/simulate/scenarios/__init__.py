@@ -6,7 +6,17 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from sidecar.simulate.report import Report
-from sidecar.simulate.scenarios import amplification, breaker, fleet, herd, metastable, registry_flap, slow_endpoint
+from sidecar.simulate.scenarios import (
+    amplification,
+    breaker,
+    budget,
+    ejection_guard,
+    fleet,
+    herd,
+    metastable,
+    registry_flap,
+    slow_endpoint,
+)
 
 
 class Scenario(NamedTuple):
@@ -24,6 +34,8 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             "amplification", "three hops that try again, and the last service dies: what reaches it", amplification.run
         ),
         Scenario("breaker", "how soon a breaker opens, what it lets through, how soon it closes", breaker.run),
+        Scenario("budget", "budgets of retries, in an outage and where some requests fail", budget.run),
+        Scenario("ejection_guard", "ten endpoints in several plights: how many ejection leaves", ejection_guard.run),
         Scenario("fleet", "an hour of two thousand endpoints that die and come back unseen", fleet.run),
         Scenario("herd", "five hundred sidecars whose breakers open together: what falls upon the upstream", herd.run),
         Scenario("metastable", "a short overload, and whether retries keep it alive", metastable.run),

@@ -40,9 +40,9 @@ class Policy(NamedTuple):
 POLICIES: Final[dict[str, Policy]] = {
     "without": Policy(_BARE + f"retry: {{{_RETRY}, budget: off}}\n", passes_ids=False),
     "budget": Policy(_BARE + f"retry: {{{_RETRY}}}\n", passes_ids=False),
-    "budget and one hop": Policy(_BARE + f"retry: {{{_RETRY}}}\n", has_to=False),
-    "the same, it answers 503": Policy(_BARE + f"retry: {{{_RETRY}}}\n", down="fails", has_to=False),
-    "all defaults": Policy(_BASE + f"retry: {{{_RETRY}}}\n", has_to=False),
+    "budget and one hop": Policy(_BARE + f"retry: {{{_RETRY}}}\n", has_to=True),
+    "the same, it answers 503": Policy(_BARE + f"retry: {{{_RETRY}}}\n", down="fails", has_to=True),
+    "all defaults": Policy(_BASE + f"retry: {{{_RETRY}}}\n", has_to=True),
 }
 
 

@@ -54,7 +54,9 @@ POLICIES: Final[dict[str, Policy]] = {
         f"{_ALONE}circuit_breaker: {{reset_timeout: 10s}}\n".replace("circuit_breaker: off\n", ""), None
     ),
     "a sidecar beside the app": Policy(_ALONE, ""),
-    "defaults, and a sidecar beside the app": Policy(_DEFAULTS, ""),
+    "budget, a sidecar beside the app": Policy(_DEFAULTS, ""),
+    "no budget, adaptive beside the app": Policy(_ALONE, "bulkhead: {adaptive: {}}\n"),
+    "budget, adaptive beside the app": Policy(_DEFAULTS, "bulkhead: {adaptive: {}}\n", True),
 }
 
 
