@@ -15,6 +15,12 @@ from sidecar.core.text import printable
 DONE: Final = 0
 FAILED: Final = 1
 
+#: From where on errors and latency are told of, as the alerts ``ServiceErrorRate`` and ``ServiceLatency`` do.
+FAILING: Final = 0.01
+SLOW_MS: Final = 500.0
+#: Where a connection lasts as long as its client wants.
+_LONG: Final = ("tcp", "amqp")
+
 _RANK: Final = {"not_answering": 0, "unhealthy": 1, "warning": 2, "healthy": 3, "unknown": 4}
 
 
@@ -43,17 +49,11 @@ def lines(found: Mapping[str, Any], colour: bool) -> list[str]:
     services = sorted(found["services"], key=_badness)
     edges = sorted(found["edges"], key=_badness)
     rows = [["SERVICE", ">INSTANCES", ">RATE", ">ERRORS", ">P50", ">P99", "STATUS", "WHY"]]
-    rows += [
-        [it["name"], str(it["instances"] or "-"), *figures(it), _word(it["status"]), printable(it["problem"], 60)]
-        for it in services
-    ]
+    rows += [[it["name"], str(it["instances"] or "-"), *figures(it), *judged(it, it["problem"])] for it in services]
     told = columns(rows, colour)
     if edges:
         rows = [["FROM", "TO", "PROTOCOL", ">RATE", ">ERRORS", ">P50", ">P99", "STATUS", "WHY"]]
-        rows += [
-            [it["from"], it["to"], it["protocol"], *figures(it), _word(it["status"]), printable(it["problem"], 60)]
-            for it in edges
-        ]
+        rows += [[it["from"], it["to"], it["protocol"], *figures(it), *judged(it, it["problem"])] for it in edges]
         told += ["", *columns(rows, colour)]
     if found.get("problem"):
         told += ["", printable(found["problem"], 200)]
@@ -79,5 +79,11 @@ def _badness(it: Mapping[str, Any]) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def _word(status: str) -> str:
-    return {"not_answering": "no answer"}.get(status, status)
+def judged(it: Mapping[str, Any], why: str) -> Sequence[str]:
+    """The state and why, for people. What is healthy may fail all the same, or be slow: its app answers so."""
+    status, share, p99 = it["status"], it["error_rate"], it["p99_ms"]
+    if status == "healthy" and share is not None and share > FAILING:
+        return "failing", f"{share * 100:.3g} % fail"
+    if status == "healthy" and p99 is not None and p99 > SLOW_MS and it.get("protocol", "http") not in _LONG:
+        return "slow", f"one in a hundred takes {p99 / 1000:.2g} s or longer"
+    return {"not_answering": "no answer"}.get(status, status), printable(str(why), 60)

@@ -22,7 +22,8 @@ _GREEN, _YELLOW, _RED, _BOLD = "32", "33", "31", "1"
 _COLOURS: Final = {
     "ready": _GREEN, "healthy": _GREEN, "closed": _GREEN, "up": _GREEN,
     "starting": _YELLOW, "draining": _YELLOW, "warning": _YELLOW, "half-open": _YELLOW,
-    "blocked": _YELLOW, "away": _YELLOW, "full": _YELLOW,
+    "blocked": _YELLOW, "away": _YELLOW, "full": _YELLOW, "slow": _YELLOW,
+    "failing": _RED, "no answer": _RED,
     "stopped": _RED, "unhealthy": _RED, "open": _RED, "ejected": _RED, "down": _RED,
 }  # fmt: skip
 

@@ -78,15 +78,19 @@ def _snapshot(admin: Admin) -> Mapping[str, Any]:
 
 def lines(found: Mapping[str, Any], colour: bool) -> list[str]:
     """One sidecar."""
-    rows = [["", ">RATE", ">ERRORS", ">P50", ">P99", ">ACTIVE", ">WAITING", "BREAKER", "HEALTH", "WHY"]]
+    rows = [["UPSTREAM", ">RATE", ">ERRORS", ">P50", ">P99", ">ACTIVE", ">WAITING", "BREAKER", "HEALTH", "WHY"]]
     inbound = found.get("inbound")
     if inbound:
-        rows.append(["(inbound)", *mesh.figures(inbound), str(inbound["active"]), str(inbound["pending"]), "", "", ""])
+        rows.append(["(inbound)", *mesh.figures(inbound), str(inbound["active"]), str(inbound["pending"]), ""])
+        app = found.get("app") or {"status": "", "output": ""}
+        rows[-1] += mesh.judged(
+            {**inbound, "status": app["status"]}, "" if app["status"] == "healthy" else app["output"]
+        )
     for name, it in found["upstreams"].items():
         breaker = it["breaker"]["state"].replace("_", "-") if it["breaker"] else "off"
-        why = "" if it["status"] == "healthy" else printable(str(it["output"]), 60)
+        why = "" if it["status"] == "healthy" else it["output"]
         rows.append(
-            [name, *mesh.figures(it), str(it["active"]), str(it["pending"]), breaker, it["status"], why]
+            [name, *mesh.figures(it), str(it["active"]), str(it["pending"]), breaker, *mesh.judged(it, why)]
         )  # fmt: skip
     head = f"{found['service']}  {found['phase']}  {found['status']}"
     return [printable(head, 200), "", *columns(rows, colour)]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sidecar.cli.main import main
-from sidecar.cli.mesh import figures, lines
+from sidecar.cli.mesh import figures, judged, lines
 from support.fake_admin import fake_admin
 
 UNKNOWN: dict[str, Any] = {"rate": None, "error_rate": None, "p50_ms": None, "p99_ms": None}
@@ -39,7 +39,7 @@ def test_the_worst_first() -> None:
     assert told == [
         "SERVICE  INSTANCES    RATE  ERRORS       P50    P99  STATUS     WHY",
         "model            1       -       -         -      -  no answer  tasks-1 could not be asked",
-        "tasks            1   3.0/s  50.0 %         -      -  healthy",
+        "tasks            1   3.0/s  50.0 %         -      -  failing    50 % fail",
         "shop             1  12.0/s   0.0 %  1.235 ms  45 ms  healthy",
         "db               -       -       -         -      -  unknown",
         "",
@@ -100,3 +100,10 @@ def test_it_is_not_let_in(capsys: pytest.CaptureFixture[str]) -> None:
     with fake_admin({"mesh": (401, {"error": "token_needed", "message": "no"})}) as url:
         assert main(["mesh", "--admin", url]) == 1
     assert capsys.readouterr().err.startswith("sidecar mesh: the admin token is needed")
+
+
+def test_what_answers_and_is_slow_says_so() -> None:
+    it = {"status": "healthy", "error_rate": 0.0, "p99_ms": 1300.0, "protocol": "http"}
+    assert judged(it, "") == ("slow", "one in a hundred takes 1.3 s or longer")
+    assert judged({**it, "protocol": "tcp"}, "")[0] == "healthy", "a connection lasts as long as its client wants"
+    assert judged({**it, "status": "warning"}, "half-open") == ("warning", "half-open")

@@ -39,10 +39,10 @@ def test_one_sidecar() -> None:
     assert top.lines(FOUND, colour=False) == [
         "shop  ready  warning",
         "",
-        "            RATE  ERRORS     P50   P99  ACTIVE  WAITING  BREAKER    HEALTH   WHY",
+        "UPSTREAM    RATE  ERRORS     P50   P99  ACTIVE  WAITING  BREAKER    HEALTH   WHY",
         "(inbound)  2.0/s  25.0 %  1.5 ms  9 ms       3        1",
         "tasks      2.0/s  25.0 %  1.5 ms  9 ms       3        1  half-open  warning  1 of 2\\x1b[2J ejected",
-        "db         2.0/s  25.0 %  1.5 ms  9 ms       3        1  off        healthy",
+        "db         2.0/s  25.0 %  1.5 ms  9 ms       3        1  off        failing  25 % fail",
     ]
     alone = top.lines({**FOUND, "inbound": None, "upstreams": {}}, colour=True)
     assert [line for line in alone if "(inbound)" in line] == []
