@@ -181,7 +181,7 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
             str(upstream["name"]),
             f"{endpoint['hostname']} ({endpoint['address']})" if endpoint.get("hostname") else str(endpoint["address"]),
             str(endpoint["id"]) or "-",
-            "ejected" if endpoint["ejected"] else str(endpoint["state"]),
+            _state(endpoint),
             str(endpoint["weight"]),
             str(endpoint["active"]),
             *([_last_error(endpoint.get("last_error"))] if errors else []),
@@ -190,6 +190,14 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         for endpoint in upstream["endpoints"]
     ]
     return rows
+
+
+def _state(endpoint: Mapping[str, Any]) -> str:
+    if endpoint["ejected"]:
+        ejection = endpoint.get("ejection")
+        return f"ejected ({ejection['reason']})" if ejection else "ejected"
+    share = endpoint.get("share", 1)
+    return f"{endpoint['state']} ({share:.0%})" if 0 < share < 1 else str(endpoint["state"])
 
 
 def _last_error(error: Mapping[str, Any] | None) -> str:
@@ -335,7 +343,7 @@ def printable(text: str) -> str:
 
 
 def _paint(word: str, colour: bool) -> str:
-    style = _COLOURS.get(word)
+    style = _COLOURS.get(word.partition(" (")[0])
     word = printable(word)
     return f"\x1b[{style}m{word}\x1b[0m" if colour and style else word
 

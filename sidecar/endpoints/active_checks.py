@@ -203,4 +203,6 @@ class ActiveChecks:
         if answer.status in (401, 403, 404):
             # A sidecar of another service or version: its endpoint may be as well as can be.
             return Health("warning", f"{what}: its sidecar answered {answer.status}")
-        return http_check.by_word(answer, what)
+        found = http_check.by_word(answer, what)
+        ill = ", ".join(http_check.ill(answer))
+        return Health(found.status, f"{found.output}, of {ill}") if ill else found

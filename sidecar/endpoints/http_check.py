@@ -11,10 +11,11 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote
 
 from sidecar.core.health import Health
+from sidecar.core.text import printable
 from sidecar.net.dial import connect
 
 #: The longest line of an answer's head, and the most of a body that is read, bytes.
@@ -30,6 +31,8 @@ _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: .*)?\r?\n", re.D
 _WORDS: Final = {
     "warning": "warning", "warn": "warning", "unhealthy": "unhealthy", "fail": "unhealthy",
 }  # fmt: skip
+#: Things that a deep check finds unwell and that are named.
+MOST_ILL: Final = 5
 #: What a sidecar answers in place of its app that is well, and has too much to do.
 _BUSY: Final = frozenset({b"overloaded", b"rate_limited"})
 
@@ -98,19 +101,33 @@ def by_word(answer: Answered, what: str) -> Health:
     return found
 
 
+def ill(answer: Answered) -> list[str]:
+    """The names of what a sidecar's deep check finds unwell: the first :data:`MOST_ILL`, made safe to show."""
+    found = _said(answer)
+    parts = found.get("dependencies")
+    named = {"its app": found.get("app"), **(parts if isinstance(parts, dict) else {})}
+    bad = [name for name, it in named.items() if isinstance(it, dict) and it.get("status") in ("warning", "unhealthy")]
+    return [printable(name, 64) for name in bad[:MOST_ILL]]
+
+
 def _word(answer: Answered) -> str:
     """What the body says of the state; empty: nothing that can be read."""
+    status = _said(answer).get("status")
+    return status.strip().lower() if isinstance(status, str) and len(status) <= 32 else ""
+
+
+def _said(answer: Answered) -> dict[str, Any]:
+    """The JSON object that the body is; empty: it is none."""
     body = answer.body
     if answer.fields.get(b"transfer-encoding", b"").lower() == b"chunked":
         body = _unchunked(body)
     if not body.lstrip().startswith(b"{"):
-        return ""
+        return {}
     try:
-        said = json.loads(body)
+        said: dict[str, Any] = json.loads(body)
     except (ValueError, RecursionError):
-        return ""
-    status = said.get("status")
-    return status.strip().lower() if isinstance(status, str) and len(status) <= 32 else ""
+        return {}
+    return said
 
 
 def _unchunked(data: bytes) -> bytes:

@@ -317,3 +317,14 @@ def test_a_breaker_that_is_held_is_shown_with_who_and_why(capsys: pytest.Capture
         assert show_status(url) == 0
     line = next(line for line in capsys.readouterr().out.splitlines() if "ops" in line)
     assert line.split()[1:] == ["open", "ops", "-", "moving"]
+
+
+def test_endpoints_say_why_they_are_out_and_what_they_get(capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = UPSTREAM["endpoints"]
+    endpoints = [one | {"share": 0.25}, two | {"ejection": {"reason": "latency", "text": "slow"}, "share": 0}]
+    with fake_admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"endpoints": endpoints}]}))) as url:
+        assert show_status(url) == 0
+    table = capsys.readouterr().out.partition("ENDPOINT")[2].splitlines()
+    assert [" ".join(line.split()) for line in table[1:]] == [
+        "tasks 10.0.0.1:80 tasks-1 healthy (25%) 10 3", "tasks [::1]:80 - ejected (latency) 1 0",
+    ]  # fmt: skip

@@ -292,9 +292,13 @@ def test_deep_the_sidecar_in_front_is_asked(tmp_path: Path) -> None:
             endpoint = Endpoint("127.0.0.1", 1, admin=it.agent.admin_address.port)
             cluster = Cluster("up", create("random", Random(1)), Clock(), Random(2))
             checks = ActiveChecks(cluster, EndpointCheck(deep="tasks"))
-            assert await checks._asked(endpoint) == Health("warning", "deep check of tasks: 200, and says warning")
+            assert await checks._asked(endpoint) == Health(
+                "warning", "deep check of tasks: 200, and says warning, of db"
+            )
             await asyncio.to_thread(app.stop)
-            assert (await checks._asked(endpoint)).status == "unhealthy"
+            assert await checks._asked(endpoint) == Health(
+                "unhealthy", "deep check of tasks: 503, and says unhealthy, of its app, db"
+            )
             other = ActiveChecks(cluster, EndpointCheck(deep="others"))
             assert await other._asked(endpoint) == Health("warning", "deep check of others: its sidecar answered 404")
 

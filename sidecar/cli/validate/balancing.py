@@ -48,7 +48,7 @@ async def check(run: Run, section: Section) -> None:
     """First the given sidecars, by reading; then real picks of the validation's own."""
     for peer, upstream in await run.upstreams(section):
         endpoints = list(objects(upstream.get("endpoints")))
-        used = [it for it in endpoints if it.get("ejected") is False]
+        used = [it for it in endpoints if it.get("ejected") is False and it.get("state") != "unhealthy"]
         label = f"{peer.name}: {upstream.get('name')}"
         if not endpoints:
             section.none("rotation", f"{label} has no endpoint")
