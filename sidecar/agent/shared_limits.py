@@ -79,13 +79,11 @@ def _create(
 
 
 def in_use(listeners: Iterable[Listener]) -> Iterable[SharedLimit]:
-    """The limits that filters have at present, each once."""
-    found: dict[str, SharedLimit] = {}
+    """The limits that filters have at present."""
     for listener in listeners:
         for it in cast("Assembly", listener.assembly).filters:
             if isinstance(it, RateLimit) and it.shared is not None:
-                found[it.shared.name] = it.shared
-    return found.values()
+                yield it.shared
 
 
 def families(shared: SharedLimits | None) -> Iterable[Family]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from typing import Any, Final
@@ -47,6 +48,8 @@ PROBE: Final = (TAKE, "sidecar:limit:probe", ("1000", 1, 1))
 #: Seconds between two announcements of a limit, and for which one counts.
 ANNOUNCED: Final = 2.0
 KNOWN: Final = 7
+#: Answers of which the highest counts: a Redis that has lost its memory hears of all of them only bit by bit.
+ANSWERS: Final = 4
 #: Sidecars of one limit that are believed in.
 MOST_SIDECARS: Final = 100_000
 #: What became of questions to Redis, and how requests went without it.
@@ -75,6 +78,8 @@ class SharedLimits:
         self._random = random
         self._sidecars = sidecars
         self._clock = clock
+        #: By a limit's name, how many sidecars share it, as it was heard lately.
+        self._heard: dict[str, deque[int]] = {}
         self._task = asyncio.get_running_loop().create_task(self._announce(), name="shared limits")
 
     def limit(self, name: str, rate: float, burst: int, key: str) -> SharedLimit:
@@ -118,7 +123,10 @@ class SharedLimits:
         await self.client.answered()
         while True:
             try:
-                for limit in self._in_use():
+                used = list(self._in_use())
+                names = {limit.name for limit in used}
+                self._heard = {name: heard for name, heard in self._heard.items() if name in names}
+                for limit in used:
                     self._tell(limit)
             except Exception:
                 logger.exception("shared limits could not be announced")
@@ -127,7 +135,9 @@ class SharedLimits:
     def _tell(self, limit: SharedLimit) -> None:
         def then(reply: Reply) -> None:
             if isinstance(reply, int):
-                limit.sidecars = min(max(reply, 1), MOST_SIDECARS)
+                heard = self._heard.setdefault(limit.name, deque(maxlen=ANSWERS))
+                heard.append(min(max(reply, 1), MOST_SIDECARS))
+                limit.sidecars = max(heard)
 
         self.client.run(ANNOUNCE, f"{limit.name}:sidecars", (self._identity, KNOWN), then)
 

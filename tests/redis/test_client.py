@@ -181,6 +181,29 @@ async def test_who_is_cut_off_is_told_at_once_and_stays_away_for_a_while() -> No
 
 
 @pytest.mark.asyncio
+async def test_nothing_flaps() -> None:
+    told: list[tuple[bool, float]] = []
+    loop = asyncio.get_running_loop()
+    async with FakeRedis() as server:
+        it = Client(
+            _settings(server.address), FakeNames(), random.Random(1), PROBE,
+            lambda up, text: told.append((up, loop.time())),
+        )  # fmt: skip
+        try:
+            await it.answered()
+            for _ in range(3):
+                await until(lambda: it.up)
+                server.cut()
+                await until(lambda: not it.up)
+            await until(lambda: it.up)
+        finally:
+            await it.close()
+    assert [up for up, _ in told] == [False, True] * 3
+    for (_, away), (_, back) in zip(told[::2], told[1::2], strict=True):
+        assert back - away >= node.AWAY - 0.002  # the loop's clock counts milliseconds
+
+
+@pytest.mark.asyncio
 async def test_the_text_is_sent_where_the_hash_is_not_known() -> None:
     def replies(command: list[str]) -> bytes | None:
         return b"-NOSCRIPT No matching script\r\n" if command[0] == "EVALSHA" else None

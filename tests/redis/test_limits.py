@@ -129,6 +129,27 @@ async def test_who_shares_a_limit_is_told_and_heard() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_redis_that_has_forgotten_them_is_not_believed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits_module, "ANNOUNCED", 0.01)
+    used: list[SharedLimit] = []
+    replies = iter([8, 1, 3, 1])
+    heard: list[int] = []
+
+    def reply(command: list[str]) -> bytes | None:
+        if ANNOUNCE.sha not in command:
+            return None
+        heard.append(used[0].sidecars)
+        return number(next(replies, 2))
+
+    async with FakeRedis(reply) as server, shared(server, used) as it:
+        used.append(it.limit("a", 1.0, 1, "none"))
+        await until(lambda: len(heard) > 10)
+        assert heard[1:8] == [8, 8, 8, 8, 3, 3, 2]
+        used.clear()
+        await until(lambda: not it._heard, "what is not in use is forgotten")
+
+
+@pytest.mark.asyncio
 async def test_announcing_goes_on_after_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits_module, "ANNOUNCED", 0.01)
 

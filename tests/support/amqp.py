@@ -451,6 +451,7 @@ class Stage:
         spans: bool = False,
         propagate: tuple[str, ...] = ("w3c",),
         upstream: dict[str, Any] | None = None,
+        shared: Any = None,
         **amqp: Any,
     ) -> None:
         self.loop = FakeLoop()
@@ -479,6 +480,7 @@ class Stage:
             record_span=self.spans.append if spans else None,
             tracing=Tracing(sample=sample, propagate=propagate),
             breaker_changed=lambda name, breaker: None,
+            shared=shared,
         )
         listener = create_listener(
             context,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from sidecar.core.amqp_settings import AmqpHold, AmqpPublish
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
+from sidecar.resilience.shared_limit import SharedLimit
 from support.amqp import (
     CLOSE_OK,
     GREETING,
@@ -33,6 +37,7 @@ from support.amqp import (
     tune,
     tune_ok,
 )
+from support.clock import Clock
 
 SLOW = (AmqpPublish(exchange="slow", rate=1.0, burst=1),)
 
@@ -166,6 +171,31 @@ def test_waiting_for_a_place() -> None:
     broker.says(CLOSE_OK)
     stage.broker().says(start())
     second.gets(start())
+    stage.over()
+
+
+def test_waiting_for_a_limit_that_sidecars_share() -> None:
+    asked: list[tuple[Any, Any]] = []
+
+    def ask(limit: Any, lease: Any, tokens: int) -> bool:
+        asked.append((limit, lease))
+        return True
+
+    def shared(name: str, rate: float, burst: int, key: str) -> SharedLimit:
+        return SharedLimit(name, rate, burst, False, ask, Clock(), lambda: 0.5, {})
+
+    stage = Stage(upstream={"rate_limit": RateLimitSettings(rate=1.0, burst=1, shared=True)}, shared=shared)
+    first, second = stage.connect(), stage.connect()
+    for client in (first, second):
+        client.says(GREETING)
+        client.gets_nothing()
+    limit, lease = asked.pop()
+    limit.answered(lease, 1, 0.0)
+    stage.broker().says(start())
+    first.gets(start())
+    assert [it is lease for _, it in asked] == [True]
+    limit.answered(lease, 0, 1.0)
+    refused(stage, second, "rate_limited")
     stage.over()
 
 
