@@ -45,9 +45,9 @@ class Cluster:
     """
 
     __slots__ = (
-        "_by_address", "_clock", "_next_change", "_offered", "_on_change", "_outliers", "_rng", "_rules", "_slow",
+        "_by_address", "_clock", "_next_change", "_offered", "_on_change", "_rng", "_rules", "_slow",
         "_slow_start", "_started", "_told", "_wall", "balancer", "cause", "connect_failures", "ejections", "eligible",
-        "endpoints", "key_of", "name", "on_removed", "problem", "refuse", "source", "watchers",
+        "endpoints", "key_of", "name", "on_removed", "outliers", "problem", "refuse", "source", "watchers",
     )  # fmt: skip
 
     def __init__(
@@ -91,7 +91,7 @@ class Cluster:
         #: When the next ejected endpoint comes back, or one that starts slowly gets more; inf: never.
         self._next_change = inf
         self._rules: EjectionRules = STANDARD
-        self._outliers: Outliers | None = None
+        self.outliers: Outliers | None = None
         #: Seconds of a slow start (0: there is none), those that are in one, and when the first endpoints came.
         self._slow_start = 0.0
         self._slow: SlowStart | None = None
@@ -134,15 +134,15 @@ class Cluster:
         is eligible, use none. Those that are ejected stay so for their time."""
         if rules != self._rules:
             self._rules = rules
-            if self._outliers is not None:
-                self.unwatch(self._outliers.tell)
-                self._outliers = None
+            if self.outliers is not None:
+                self.unwatch(self.outliers.tell)
+                self.outliers = None
             for endpoint in self.endpoints:
                 endpoint.outcomes = None
                 endpoint.trial = 0
             if rules.watches:
-                self._outliers = Outliers(self, rules, self._clock)
-                self.watch(self._outliers.tell)
+                self.outliers = Outliers(self, rules, self._clock)
+                self.watch(self.outliers.tell)
         if slow_start and not self._slow_start and self.endpoints:
             self._started = self._clock() - START
         elif not slow_start:
@@ -383,7 +383,7 @@ class Cluster:
         if not self.balancer.weighs:
             candidates = [e for e in candidates if e.state == "healthy"] or candidates
         self.eligible = self._offered = tuple(candidates) if candidates or self.refuse else self.endpoints
-        self._slow = self._slowly(self._slow) if self._slow_start or self._outliers is not None else None
+        self._slow = self._slowly(self._slow) if self._slow_start or self.outliers is not None else None
         self.balancer.update(self._offered)
         if self._on_change is not None:
             self._on_change()

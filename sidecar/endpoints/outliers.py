@@ -10,6 +10,7 @@ others look slow. What was given up for want of an answer took at least that lon
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from sidecar.resilience.ejection import TRIAL, EjectionRules
@@ -26,13 +27,15 @@ LOOK: Final = 1.0
 class Outliers:
     """One cluster's, by those rules."""
 
-    __slots__ = ("_clock", "_cluster", "_next_look", "_rules")
+    __slots__ = ("_clock", "_cluster", "_next_look", "_rules", "_usual")
 
     def __init__(self, cluster: Cluster, rules: EjectionRules, clock: Callable[[], float]) -> None:
         self._cluster = cluster
         self._rules = rules
         self._clock = clock
         self._next_look = 0.0
+        #: The median of the medians at the last look; 0: it is not known.
+        self._usual = 0.0
 
     def tell(self, endpoint: Endpoint, took: float, status: int, failure: str) -> None:
         """A try has come to its end: see :data:`~sidecar.endpoints.cluster.Watcher`."""
@@ -57,6 +60,15 @@ class Outliers:
         if now >= self._next_look and rules.latency:
             self._next_look = now + LOOK
             self._look(now)
+
+    def abandoned(self, endpoint: Endpoint, seconds: float) -> None:
+        """Nobody waits any more for a try that has had no answer for so long. It would have taken longer, so it counts
+        where that is slow already; what was given up sooner says nothing."""
+        outcomes = endpoint.outcomes
+        if self._usual and not endpoint.ejected_until and slow(seconds, self._usual, self._rules.latency or inf):
+            if outcomes is None:
+                outcomes = endpoint.outcomes = Outcomes(self._rules.window)
+            outcomes.latencies.add(self._clock(), seconds)
 
     def _count(self, endpoint: Endpoint, outcomes: Outcomes, least: int) -> bool:
         """Have it ejected when too many of its tries failed."""
@@ -84,8 +96,9 @@ class Outliers:
         """Compare all that have been asked often enough, the slowest first."""
         medians = self._medians(now)
         if len(medians) < LEAST_ENDPOINTS:
+            self._usual = 0.0
             return
-        usual = median(list(medians.values()))
+        self._usual = usual = median(list(medians.values()))
         late = [(own, n, endpoint) for n, (endpoint, own) in enumerate(medians.items()) if own > usual]
         for own, _, endpoint in sorted(late, reverse=True):
             if not self._late(endpoint, own, usual):

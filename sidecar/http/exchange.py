@@ -111,6 +111,9 @@ class HttpExchange(Request):
         if self.phase < TUNNEL:
             self.status = CLIENT_LEFT
             self.note("client_left", {"while": PHASES[self.phase][0].lower()})
+            outliers, attempt = self.cluster.outliers, self.attempt
+            if outliers is not None and attempt is not None and self.phase == SENT:
+                outliers.abandoned(attempt.endpoint, self.listener.clock() - attempt.began)
         self.abort()
 
     def client_stalls(self) -> bool:

@@ -11,12 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.config.health import Eject, Health
 from sidecar.core.instance import Instance
 from sidecar.endpoints.balancers.table import NAMES, create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.resilience.ejection import JITTER, OFF, TRIAL, EjectionRules
 from support.clock import Clock
+from support.http import Stage
 
 #: As `eject: {}` has them.
 RULES = EjectionRules(error_rate=0.5, latency=3.0, first=10.0, longest=300.0, at_most=0.5, doubling=False)
@@ -162,6 +164,38 @@ def test_what_was_given_up_counts_as_slow() -> None:
                     watch(endpoint, 0.01, 200, "")
         world.clock.advance(0.1)
     assert world.out()
+
+
+def test_clients_that_leave_do_not_hide_a_slow_endpoint() -> None:
+    world = World()
+    world.run(3)
+    outliers = world.cluster.outliers
+    assert outliers is not None
+    for _ in range(40):
+        outliers.abandoned(world.cluster.endpoints[0], 0.02)  # they never wait for long
+        outliers.abandoned(world.cluster.endpoints[1], 1.0)
+    world.run(2)
+    assert world.out() == {1: "latency"}
+    outliers.abandoned(world.cluster.endpoints[1], 1.0)
+
+
+def test_a_request_whose_client_leaves_counts_for_its_endpoint() -> None:
+    it = Stage(retry=None, circuit_breaker=None, endpoints=3, health=Health(eject=Eject(min_requests=4)))
+    hangs = it.listener.cluster.endpoints[1]
+    for n in range(40):
+        client = it.asks()
+        upstream = it.upstream()
+        upstream.hears()
+        if hangs.active and n > 20:
+            it.advance(1.0)
+            client.breaks()
+        else:
+            it.advance(0.02)
+            upstream.answers(200)
+            assert client.gets().status == 200
+            it.advance(0.2)
+    assert hangs.ejected_for == "latency"
+    it.over()
 
 
 def test_a_trial_after_an_ejection_takes_a_few_tries_and_little_traffic() -> None:
