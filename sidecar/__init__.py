@@ -145,6 +145,7 @@ hash                      a number that depends on a text alone, so that it is t
 head                      a message's first line and header fields
 health                    whether the app, an instance or an endpoint can do its work
 heartbeat                 an empty AMQP frame that says that its sender is alive
+hedge                     a second attempt beside a slow first one; the quicker one counts
 herd                      many that do the same at the same time, as they were struck at the same time
 hint                      what the author of a wrong configuration may have meant
 history                   what has passed in the last quarter of an hour, in columns
@@ -250,6 +251,7 @@ publisher pool            the publishers of a replay, one for each user and virt
 publisher slot            one place of that pool: its publisher, and what waits for it
 publishing                how a channel's publishes get to the broker, and what waits behind them
 pulse                     how the sidecar is, in a few numbers of the last seconds
+quantile                  the value that a share of the latest ones does not exceed
 queue                     what waits in line; a broker's queue holds messages for its consumers
 race                      two things at once of which one wins: a kept connection that closes just as it is used
 rate limit                so many per second on average, so many at once at most

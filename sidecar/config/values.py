@@ -135,6 +135,23 @@ class Duration(ScalarKind):
         return {"anyOf": [number, {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?(ms|s|m|h|d)?$"}, VARIABLE]}
 
 
+class After(Duration):
+    """A duration, or ``p95``: what the latest latencies say, kept as 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed = f"p95, or {self.allowed}"
+
+    def parse(self, scalar: Scalar) -> float:
+        return 0.0 if scalar.text == "p95" else super().parse(scalar)
+
+    def show(self, value: float) -> Any:
+        return super().show(value) if value else "p95"
+
+    def schema(self) -> dict[str, Any]:
+        return {"anyOf": [{"enum": ["p95"]}, *super().schema()["anyOf"]]}
+
+
 def seconds(text: str) -> float:
     """The seconds of ``30``, ``250ms``, ``30s``, ``5m``, ``1h`` or ``7d``. Raises :class:`Refused`."""
     if match := _DURATION.fullmatch(text):

@@ -9,6 +9,9 @@ from typing import Final, NamedTuple
 DECAY: Final = 10.0
 #: Seconds: two endpoints that are both quicker than this count as equally quick.
 FLOOR: Final = 0.001
+#: The longest latency that is reported, and believed, in seconds; and those in which one fades out of a report.
+LONGEST: Final = 600.0
+FADES: Final = 1.0
 
 
 class Report(NamedTuple):
@@ -47,3 +50,26 @@ class Load:
         """The estimate as it stands, at least :data:`FLOOR`: what was slow is tried again some time after."""
         faded = self.ewma * exp((self.measured_at - now) / DECAY)
         return faded if faded > FLOOR else FLOOR
+
+
+class Reporter:
+    """The latency of one inbound port lately: an average that fades with time."""
+
+    __slots__ = ("_at", "_latency")
+
+    def __init__(self) -> None:
+        self._latency = 0.0
+        self._at = -1.0
+
+    def report(self, active: int, seconds: float, now: float) -> bytes:
+        """Take in that an answer took so long; the line's value then, with so many requests in flight."""
+        if self._at < 0:
+            self._latency = seconds
+        else:
+            weight = exp((self._at - now) / FADES)
+            self._latency = self._latency * weight + seconds * (1.0 - weight)
+        self._at = now
+        return b"TEXT named_metrics.sidecar_in_flight=%d,named_metrics.sidecar_latency_ms=%.1f" % (
+            active,
+            min(self._latency, LONGEST) * 1000.0,
+        )

@@ -15,6 +15,8 @@ CONNECT: Final = "connect"
 TIMEOUT: Final = "timeout"
 RESET: Final = "reset"
 RACE: Final = "race"
+#: No failure: another attempt, beside it, was quicker.
+HEDGED: Final = "hedged"
 MALFORMED: Final = "malformed"
 #: Why those failed that had a connection, as :mod:`sidecar.net.causes` has words for it.
 CAUSE: Final = {TIMEOUT: "no_answer", RESET: "reset", MALFORMED: "malformed"}
@@ -32,9 +34,11 @@ class Attempt:
         "deadline",
         "endpoint",
         "failure",
+        "hedge",
         "kept",
         "moved",
         "peer_error",
+        "permit",
         "problem",
         "retried",
         "sent",
@@ -49,6 +53,10 @@ class Attempt:
         self.began = began
         self.sent = 0.0
         self.kept = False
+        #: It began beside another one, which had no answer yet; and the breaker's permit for it, until that has its
+        #: verdict.
+        self.hedge = False
+        self.permit = 0
         #: When it is over without an answer: how it failed (one of the kinds above; "": it did not); why, as
         #: :mod:`sidecar.net.causes` has words for it, if that is known; and the seconds that it took.
         self.failure = ""
@@ -69,6 +77,15 @@ class Attempt:
         self.conn: Pausable | None = None
         #: The task that opens one.
         self.connecting: asyncio.Task[None] | None = None
+
+    def left(self, cause: str, now: float) -> Attempt:
+        """What is told of the address at which it does not go on, as there was a quicker one."""
+        slower = Attempt(self.endpoint, self.began)
+        slower.moved = True
+        slower.failure = CONNECT
+        slower.cause = cause
+        slower.took = now - self.began
+        return slower
 
     def stop_connecting(self) -> None:
         """Wait for no connection any more."""

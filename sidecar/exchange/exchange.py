@@ -8,19 +8,18 @@ The hot path allocates one exchange and one attempt, and nothing else: no task, 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from sidecar.core.replies import Reply
-from sidecar.exchange.attempt import CAUSE, CONNECT, TIMEOUT, Attempt
-from sidecar.exchange.filter import HELD, Again, Answer, Failed, RequestHook, Wait
+from sidecar.exchange import tries
+from sidecar.exchange.attempt import HEDGED, Attempt
+from sidecar.exchange.filter import HELD, Again, Answer, RequestHook, Wait
 from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT
 from sidecar.exchange.silence import check_silence
-from sidecar.exchange.story import MOST_NOTES, Note, explain, milliseconds, note_choice, note_stalled, note_time_over
-from sidecar.net.causes import CAUSES, cause_of, words_for
-from sidecar.net.shortage import SHORTAGE, is_local
+from sidecar.exchange.story import MOST_NOTES, Note, milliseconds, note_choice
+from sidecar.net.causes import CAUSES
 
 if TYPE_CHECKING:
     from sidecar.core.trace import Trace
@@ -28,17 +27,15 @@ if TYPE_CHECKING:
     from sidecar.exchange.listener import Listener
     from sidecar.exchange.routes import Route
 
-#: What is said to a client whose request does not come.
-STALLED: Final = "the rest of the request did not arrive in time"
-
 
 class Exchange:
     """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
 
     __slots__ = (
         "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "ended", "error",
-        "fresh", "granted", "head_at", "hooks", "listener", "method", "phase", "replayable", "request_id", "retried",
-        "started", "state", "status", "story", "suspended", "touched", "trace", "tried", "undrained",
+        "fresh", "granted", "head_at", "hedge_at", "hedged", "hooks", "listener", "method", "permit", "phase",
+        "replayable", "request_id", "retried", "rival", "started", "state", "status", "story", "suspended", "touched",
+        "trace", "tried", "undrained",
     )  # fmt: skip
 
     def __init__(self, listener: Listener, route: Route, client_ip: str, started: float) -> None:
@@ -63,10 +60,17 @@ class Exchange:
         #: Bytes that the peers had left to read at the last look.
         self.undrained = 0
         self.phase = NEW
-        #: The attempt under way; how many there were, with it; and those before it.
+        #: The attempt under way; the one that began beside it, when it had been silent for long; how many there were,
+        #: with these; and those before them.
         self.attempt: Attempt | None = None
+        self.rival: Attempt | None = None
         self.attempts = 0
         self.tried: tuple[Attempt, ...] = ()
+        #: When another attempt may begin beside the first; and whether one did, of which nothing is counted yet.
+        self.hedge_at = inf
+        self.hedged = False
+        #: The breaker's permit for the next attempt.
+        self.permit = 0
         #: The tries after which it was given up, here or by a peer, so that no hop above tries again; -1: it was not.
         self.retried = -1
         #: The next attempt must not use a kept connection.
@@ -97,7 +101,15 @@ class Exchange:
 
     def been(self, endpoint: Endpoint) -> bool:
         """Whether an attempt before this one went there."""
-        return any(attempt.endpoint is endpoint for attempt in self.tried)
+        rival = self.rival
+        return any(attempt.endpoint is endpoint for attempt in self.tried) or (
+            rival is not None and rival.endpoint is endpoint
+        )
+
+    @property
+    def in_vain(self) -> bool:
+        """Whether there was an attempt that came to nothing, and not because another one beside it was quicker."""
+        return any(attempt.failure != HEDGED for attempt in self.tried)
 
     def note(self, what: str, detail: dict[str, Any]) -> None:
         """Remember a step, and what was known when it was taken. Only for what is out of the ordinary: an exchange that
@@ -180,36 +192,25 @@ class Exchange:
         if self.tried:
             for differ in self.chain.on_again:
                 differ(self)
-        self.attempt = attempt = Attempt(endpoint, self.listener.clock())
+        self.attempt = attempt = self.attempt_at(endpoint)
+        self.phase = CONNECTING
+        self.open(attempt)
+
+    def attempt_at(self, endpoint: Endpoint) -> Attempt:
+        """Begin an attempt there, with the permit that there is for it."""
+        attempt = Attempt(endpoint, self.listener.clock())
+        attempt.permit = self.permit
+        self.permit = 0
         endpoint.active += 1
         endpoint.tries += 1
         self.attempts += 1
-        self.phase = CONNECTING
-        self.open(attempt)
+        return attempt
 
     # -- how a try can go wrong --------------------------------------------------------------------------------------
 
     def try_failed(self, attempt: Attempt, kind: str) -> None:
-        """This attempt will bring no answer: tell the filters, then try again or answer for the upstream."""
-        attempt.failure = kind
-        if self.cluster.watchers:
-            self.tell(attempt, 0)
-        if kind in CAUSE:
-            attempt.cause = CAUSE[kind]
-            self.cluster.failed(attempt.endpoint, False, attempt.cause, attempt.problem or CAUSES[attempt.cause])
-        again: Again | None = None
-        instead: Reply | None = None
-        for hook in self.chain.on_failure:
-            verdict = hook(self, kind)
-            if isinstance(verdict, Again):
-                again = verdict
-            elif verdict is not None and (instead is None or isinstance(verdict, Failed)):
-                instead = verdict
-        self.leave_endpoint()
-        if again is not None and not isinstance(instead, Failed):
-            self.retry_later(again)
-        else:
-            self.reply(instead or explain(self, kind, attempt))
+        """This attempt will bring no answer."""
+        tries.failed(self, attempt, kind)
 
     def tell(self, attempt: Attempt, status: int) -> None:
         """Tell those who watch the cluster's tries what came of this one."""
@@ -228,25 +229,30 @@ class Exchange:
             self.begin_try()
 
     def leave_endpoint(self) -> None:
-        """The attempt is over; remember where it went, so that the next one goes elsewhere."""
+        """The attempt is over; remember where it went, so that the next one goes elsewhere. If there were two, the
+        other one is the attempt now."""
         attempt = self.attempt
         if attempt is not None:
             attempt.endpoint.active -= 1
             attempt.took = self.listener.clock() - attempt.began
             attempt.endpoint.seconds += attempt.took
-            self.attempt = None
+            self.attempt = self.rival
+            self.rival = None
+            self.hedge_at = inf
             self.tried += (attempt,)
+
+    def attend(self, attempt: Attempt) -> None:
+        """What happens now happens to this one of the attempts under way: it is the one that filters see."""
+        if attempt is self.rival:
+            self.rival = self.attempt
+            self.attempt = attempt
 
     def moved(self, attempt: Attempt, endpoint: Endpoint) -> None:
         """The connection of this attempt will be to another address of the same name, which was quicker."""
         attempt.endpoint.active -= 1
-        slower = Attempt(attempt.endpoint, attempt.began)
-        slower.moved = True
-        slower.failure = CONNECT
         blamed = attempt.endpoint.last_error  # a moment ago, by Cluster.attempt_failed
-        slower.cause = blamed.kind if blamed is not None and blamed.kind in CAUSES else "timeout"
-        slower.took = self.listener.clock() - attempt.began
-        self.tried += (slower,)
+        cause = blamed.kind if blamed is not None and blamed.kind in CAUSES else "timeout"
+        self.tried += (attempt.left(cause, self.listener.clock()),)
         attempt.endpoint = endpoint
         endpoint.active += 1
         endpoint.tries += 1
@@ -254,31 +260,8 @@ class Exchange:
     def connect_failed(self, attempt: Attempt, error: Exception | None) -> None:
         """The connection could not be made (``None``: not in time)."""
         attempt.connecting = None
-        if self.phase == CONNECTING:
-            attempt.cause = cause_of(error)
-            attempt.problem = words_for(error)
-            self.cluster.attempt_failed(attempt.endpoint, error)
-            if isinstance(error, OSError) and is_local(error):
-                self._fall_short(error)
-                return
-            self.try_failed(attempt, CONNECT)
-
-    def _fall_short(self, error: OSError) -> None:
-        """This host lacks something for another connection. Neither the endpoint nor the upstream is to blame, so no
-        filter hears of it: the breaker's permit goes back unused at the end."""
-        SHORTAGE.met(error)
-        if self.attempt is not None:
-            self.attempt.failure = CONNECT
-        self.leave_endpoint()
-        reason = os.strerror(error.errno or 0)
-        self.note("shortage", {"reason": reason})
-        self.reply(Reply("local_shortage", f"the sidecar cannot open another connection: {reason}", 1.0))
-
-    def refuse_connection(self) -> None:
-        """All connections that the bulkhead allows are in use."""
-        self.leave_endpoint()
-        self.note("connections_in_use", {})
-        self.reply(Reply("overloaded", f"all connections to {self.listener.name} are in use", 1.0))
+        if self.phase == CONNECTING or (self.phase == SENT and not attempt.sent):
+            tries.not_connected(self, attempt, error)
 
     def check_timer(self, now: float) -> None:
         """The client's timer went off: do what the phase has been waiting for, or set the timer again."""
@@ -297,22 +280,13 @@ class Exchange:
                 else:
                     self.resume()
         elif phase in (CONNECTING, SENT):
-            attempt = self.attempt
-            assert attempt is not None
-            if now < attempt.deadline:
-                self.set_timer(attempt.deadline)
-            elif self.client_stalls():
-                note_stalled(self, now)
-                self.reply(Reply("timeout", STALLED))
-            else:
-                note_time_over(self, attempt, now)
-                self.cut()
-                if phase == CONNECTING and now < self.deadline:
-                    self.connect_failed(attempt, None)
-                else:
-                    self.try_failed(attempt, TIMEOUT)
+            self.check_attempts(now)
         else:
             self.check_idle(now)
+
+    def check_attempts(self, now: float) -> None:
+        """The same while attempts are under way."""
+        tries.check(self, now)
 
     def check_idle(self, now: float) -> None:
         """Bytes are flowing, or should be: end it when neither side has said anything for too long."""
@@ -338,11 +312,13 @@ class Exchange:
         self.ended = self.listener.clock()
         for hook in self.chain.on_end:
             hook(self)
-        attempt = self.attempt
-        if attempt is not None:
-            attempt.endpoint.active -= 1
-            if attempt.connecting is not None:
-                attempt.stop_connecting()
+        for attempt in (self.attempt, self.rival):
+            if attempt is not None:
+                attempt.endpoint.active -= 1
+                if attempt.connecting is not None:
+                    attempt.stop_connecting()
+        if self.hedged:
+            self.listener.stats.hedges["failed"] += 1
         return True
 
     # -- what HTTP and TCP do differently --------------------------------------------------------------------------
@@ -361,8 +337,12 @@ class Exchange:
         self.abort()
 
     def cut(self) -> None:
-        """Let go of the attempt's connection, if it has one."""
+        """Let go of the connections of what is under way."""
         raise NotImplementedError
+
+    def cut_one(self, attempt: Attempt) -> None:
+        """Let go of that attempt's connection, if it has one."""
+        self.cut()
 
     def abort(self) -> None:
         """End it so that both sides notice that it is incomplete."""

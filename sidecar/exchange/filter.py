@@ -44,7 +44,8 @@ HELD: Final = Wait(0.0)
 
 
 class Again:
-    """Let go of this try and begin another one in ``delay`` seconds; ``reason`` is the metric's label."""
+    """Let go of this try and begin another one in ``delay`` seconds; ``reason`` is the metric's label. If another
+    one is under way beside it, that is waited for instead."""
 
     __slots__ = ("delay", "reason")
 
@@ -188,6 +189,11 @@ class Filter:
         """Before each try. ``None``: continue; else answer this."""
         return None
 
+    def on_late(self, x: Any) -> bool:
+        """HTTP only: the first try has no answer at the time ``x.hedge_at``, which a filter has set. True: have a
+        second one beside it, on another endpoint."""
+        return False
+
     def on_again(self, x: Any) -> None:
         """A try follows another one: change what is to differ in it."""
 
@@ -225,7 +231,7 @@ class Filter:
 
 
 _HOOKS: Final = (
-    "on_request", "on_body", "on_try", "on_again", "on_connected", "on_answer", "on_failure", "on_upgrade",
+    "on_request", "on_body", "on_try", "on_late", "on_again", "on_connected", "on_answer", "on_failure", "on_upgrade",
     "on_answer_body", "on_reply", "on_end",
 )  # fmt: skip
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -280,6 +286,7 @@ ReplyHook: TypeAlias = "Callable[[Any, Reply], Answer | Wait | None]"
 BodyHook: TypeAlias = "Callable[[Any, bytes], Reply | None]"
 ConnectedHook: TypeAlias = "Callable[[Any], Reply | None]"
 EndHook: TypeAlias = "Callable[[Any], None]"
+LateHook: TypeAlias = "Callable[[Any], bool]"
 AgainHook: TypeAlias = "Callable[[Any], None]"
 
 
@@ -293,8 +300,8 @@ class Chain:
 
     __slots__ = (
         "blank", "delivery", "filters", "keep", "number", "on_again", "on_answer", "on_answer_body", "on_body",
-        "on_connected", "on_end", "on_failure", "on_reply", "on_request", "on_try", "on_upgrade", "own", "patience",
-        "route", "timeout",
+        "on_connected", "on_end", "on_failure", "on_late", "on_reply", "on_request", "on_try", "on_upgrade", "own",
+        "patience", "route", "timeout",
     )  # fmt: skip
 
     def __init__(self, filters: Sequence[Filter], timeout: Times, patience: float) -> None:
@@ -310,6 +317,7 @@ class Chain:
         self.on_request: tuple[RequestHook, ...] = self._hooks("on_request")
         self.on_body: tuple[BodyHook, ...] = self._hooks("on_body")
         self.on_try: tuple[TryHook, ...] = self._hooks("on_try")
+        self.on_late: tuple[LateHook, ...] = self._hooks("on_late")
         self.on_again: tuple[AgainHook, ...] = self._hooks("on_again")
         self.on_connected: tuple[ConnectedHook, ...] = self._hooks("on_connected")
         self.on_answer: tuple[AnswerHook, ...] = self._hooks("on_answer")

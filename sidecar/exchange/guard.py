@@ -21,6 +21,7 @@ VERDICTS: Final[Mapping[str, tuple[type, ...]]] = {
     "on_request": (Reply, Answer, Wait),
     "on_body": (Reply,),
     "on_try": (Reply, Answer),
+    "on_late": (bool,),
     "on_again": (),
     "on_connected": (Reply,),
     "on_answer": (Again, Reply, Answer),

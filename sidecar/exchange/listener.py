@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sidecar.core.address import Address
 from sidecar.core.limits import Limits
-from sidecar.exchange.load_report import Reporter
+from sidecar.endpoints.load import Reporter
 from sidecar.exchange.times import Times
 from sidecar.net.listen import Acceptor
 from sidecar.net.shortage import SHORTAGE

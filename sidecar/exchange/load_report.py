@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import re
 import time
-from math import exp
 from typing import TYPE_CHECKING, Final
 
-from sidecar.endpoints.load import Report
+from sidecar.endpoints.load import LONGEST, Report
 from sidecar.resilience.backoff import parse_retry_after
 
 if TYPE_CHECKING:
@@ -32,35 +31,8 @@ _READ: Final = re.compile(
     rb"TEXT named_metrics\.sidecar_in_flight=([0-9]{1,7}), ?"
     rb"named_metrics\.sidecar_latency_ms=([0-9]{1,7})(?:\.([0-9]))?[0-9]{0,9}"
 )
-#: The longest latency that is believed, in seconds.
-LONGEST: Final = 600.0
-#: Seconds in which a latency fades out of what is reported.
-DECAY: Final = 1.0
 #: Statuses that may come with the time for which to leave the endpoint alone.
 _WAIT: Final = (429, 503)
-
-
-class Reporter:
-    """The latency of one inbound port lately: an average that fades with time."""
-
-    __slots__ = ("_at", "_latency")
-
-    def __init__(self) -> None:
-        self._latency = 0.0
-        self._at = -1.0
-
-    def report(self, active: int, seconds: float, now: float) -> bytes:
-        """Take in that an answer took so long; the line's value then, with so many requests in flight."""
-        if self._at < 0:
-            self._latency = seconds
-        else:
-            weight = exp((self._at - now) / DECAY)
-            self._latency = self._latency * weight + seconds * (1.0 - weight)
-        self._at = now
-        return b"TEXT named_metrics.sidecar_in_flight=%d,named_metrics.sidecar_latency_ms=%.1f" % (
-            active,
-            min(self._latency, LONGEST) * 1000.0,
-        )
 
 
 def read(value: bytes) -> Report | None:

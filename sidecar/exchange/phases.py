@@ -45,6 +45,7 @@ STEPS: Final = (
     Step("a filter takes it over instead of an error", "take_over", (NEW, PENDING, BACKOFF, CONNECTING, SENT), PENDING),
     Step("an attempt begins", "begin_try", (NEW, CONNECTING, SENT), CONNECTING),
     Step("an attempt failed, and another one is to come", "retry_later", (CONNECTING, SENT), BACKOFF),
+    Step("one of two attempts failed, and the other one waits for its connection", "go_on", (SENT,), CONNECTING),
     Step("the backoff is over", "check_timer", (BACKOFF,), NEW),
     Step("the connection stands (HTTP)", "connected", (CONNECTING,), SENT),
     Step("the connection stands (TCP)", "connected", (CONNECTING,), TUNNEL),

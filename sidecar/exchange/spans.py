@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sidecar.core import conventions as names
 from sidecar.core.records import LONGEST_TEXT, SpanRecord
 from sidecar.core.stats import METHODS
-from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, RESET, TIMEOUT, Attempt
+from sidecar.exchange.attempt import CONNECT, HEDGED, MALFORMED, RACE, RESET, TIMEOUT, Attempt
 
 if TYPE_CHECKING:
     from sidecar.core.trace import Trace
@@ -83,9 +83,15 @@ class Clock:
         return self.now_ns - int((self._now - when) * 1e9)
 
 
+def _began(attempt: Attempt) -> float:
+    return attempt.began
+
+
 def _tries(x: Request, trace: Trace, clock: Clock) -> Iterator[SpanRecord]:
     """A span for each try. One that went to another address of the same name, which was quicker, is the same try."""
     made = [it for it in (*x.tried, x.attempt) if it is not None and not it.moved]
+    if x.rival is not None or len(made) > 1:
+        made = sorted([*made, *([x.rival] if x.rival is not None else [])], key=_began)
     method = x.method if x.method in METHODS else names.OTHER
     for count, (attempt, span_id) in enumerate(zip(made, trace.tries, strict=False)):
         attributes = _common(x, method)
@@ -101,7 +107,7 @@ def _tries(x: Request, trace: Trace, clock: Clock) -> Iterator[SpanRecord]:
         attributes[names.UPSTREAM] = x.listener.name
         if count:
             attributes[names.RESEND_COUNT] = count
-        last = attempt is made[-1]
+        last = attempt is x.attempt or (x.attempt is None and attempt is made[-1])
         status = attempt.status
         if status:
             attributes[names.STATUS_CODE] = status
@@ -112,7 +118,7 @@ def _tries(x: Request, trace: Trace, clock: Clock) -> Iterator[SpanRecord]:
             attributes[names.PEER_ERROR] = attempt.peer_error
         if attempt.cause:
             attributes[names.CAUSE] = attempt.cause
-        end = clock.now_ns if attempt is x.attempt else clock.at(attempt.began + attempt.took)
+        end = clock.now_ns if attempt is x.attempt or attempt is x.rival else clock.at(attempt.began + attempt.took)
         yield SpanRecord(
             trace.trace_id, span_id, trace.span_id, method if method is not names.OTHER else names.OTHER_METHOD_NAME,
             "client", clock.at(attempt.began), end, attributes, not error,
@@ -121,6 +127,8 @@ def _tries(x: Request, trace: Trace, clock: Clock) -> Iterator[SpanRecord]:
 
 def _error(x: Request, attempt: Attempt, status: int, last: bool) -> str:
     """What went wrong with a try, or nothing."""
+    if attempt.failure == HEDGED:
+        return ""
     if attempt.failure:
         if attempt.failure == CONNECT and attempt.cause == "timeout":
             return "connect_timeout"

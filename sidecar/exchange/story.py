@@ -63,7 +63,7 @@ def note_choice(x: Exchange, endpoint: Endpoint | None) -> None:
 def note_time_over(x: Exchange, attempt: Attempt, now: float) -> None:
     """Note which time was over when the attempt was given up."""
     times, patience = x.chain.timeout, x.chain.patience
-    if now < x.deadline and x.phase == CONNECTING and times.connect <= patience:
+    if now < x.deadline and (x.phase == CONNECTING or not attempt.sent) and times.connect <= patience:
         which, seconds = "timeout.connect", times.connect
     elif now < x.deadline:
         which, seconds = _whose(x.chain), patience

@@ -14,6 +14,7 @@ from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 from sidecar.resilience.breaker import held_words
 
 if TYPE_CHECKING:
+    from sidecar.exchange.attempt import Attempt
     from sidecar.exchange.exchange import Exchange
     from sidecar.exchange.message import ResponseHead
 
@@ -49,7 +50,6 @@ class CircuitBreaker(Filter):
     """
 
     name: ClassVar[str] = "circuit_breaker"
-    stateful: ClassVar[bool] = True
     settings_class: ClassVar[Any] = CircuitBreakerSettings
     doc: ClassVar[str] = "Stop calling what keeps failing, and try it again later."
     key_docs: ClassVar[dict[str, str]] = {"route": "In place of the listener's, with a state of its own."}
@@ -96,7 +96,7 @@ class CircuitBreaker(Filter):
     def on_try(self, x: Exchange) -> Reply | None:
         permit = self.mechanism.allow()
         if permit:
-            x.state[self.place] = permit
+            x.permit = permit
             return None
         mechanism = self.mechanism
         x.retried = x.attempts
@@ -108,9 +108,7 @@ class CircuitBreaker(Filter):
         return Reply("circuit_open", why, mechanism.retry_after())
 
     def on_answer(self, x: Exchange, head: ResponseHead) -> None:
-        state, place = x.state, self.place
-        permit = state[place] or 0
-        state[place] = None
+        permit = _taken(x)
         if head.status not in self._statuses:
             self.mechanism.success(permit)
         elif _one_of_many(x) or head.peer_error == b"draining":
@@ -119,9 +117,7 @@ class CircuitBreaker(Filter):
             self._failed(x, permit, head.peer_error.decode("latin-1")[:64] or str(head.status))
 
     def on_failure(self, x: Exchange, kind: str) -> None:
-        state, place = x.state, self.place
-        permit = state[place] or 0
-        state[place] = None
+        permit = _taken(x)
         if kind in self._kinds and not _one_of_many(x):
             attempt = x.attempt
             self._failed(x, permit, (attempt.cause if attempt is not None else "") or kind)
@@ -163,16 +159,32 @@ class CircuitBreaker(Filter):
 
     def on_connected(self, x: Exchange) -> None:
         """TCP: a connection that stands is a success, nothing more is known about it."""
-        state, place = x.state, self.place
-        permit = state[place] or 0
-        state[place] = None
-        self.mechanism.success(permit)
+        self.mechanism.success(_taken(x))
 
     def on_end(self, x: Exchange) -> None:
-        permit = x.state[self.place] or 0
-        if permit:
-            x.state[self.place] = None
-            self.mechanism.cancel(permit)
+        if x.permit:
+            self.mechanism.cancel(x.permit)
+            x.permit = 0
+        self._cancel(x.attempt)
+        self._cancel(x.rival)
+        for attempt in x.tried:  # some end without a verdict
+            self._cancel(attempt)
+
+    def _cancel(self, attempt: Attempt | None) -> None:
+        """Give back the permit of an attempt that has had no verdict."""
+        if attempt is not None and attempt.permit:
+            self.mechanism.cancel(attempt.permit)
+            attempt.permit = 0
+
+
+def _taken(x: Exchange) -> int:
+    """The permit of the attempt that this is about, which is used up."""
+    attempt = x.attempt
+    if attempt is None:
+        return 0
+    permit = attempt.permit
+    attempt.permit = 0
+    return permit
 
 
 def _one_of_many(x: Exchange) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from sidecar.config.containers import ListOf, Policy
 from sidecar.config.declared import Settings, key, section
-from sidecar.config.values import Boolean, Duration, Enum, Failure, Integer, Method, Rate, Share
+from sidecar.config.values import After, Boolean, Duration, Enum, Failure, Integer, Method, Rate, Share
 from sidecar.core.methods import IDEMPOTENT
 from sidecar.core.replies import NOT_DELIVERED
-from sidecar.exchange.attempt import CONNECT, MALFORMED, RACE, TIMEOUT
+from sidecar.exchange.attempt import CONNECT, HEDGED, MALFORMED, RACE, TIMEOUT
 from sidecar.exchange.filter import ANY, Again, Filter, Site
+from sidecar.exchange.story import milliseconds
 from sidecar.resilience.backoff import Backoff, parse_retry_after
+from sidecar.resilience.quantile import Quantile
 
 if TYPE_CHECKING:
     from sidecar.core.stats import ListenerStats
@@ -22,6 +24,12 @@ if TYPE_CHECKING:
     from sidecar.exchange.message import ResponseHead
     from sidecar.exchange.request import Request
     from sidecar.resilience.budget import Budget
+
+
+#: Of two tries beside each other: this one has brought nothing, so wait for the other one.
+OTHER: Final = Again(0.0, "hedge")
+#: Latencies that have to be known before a quantile of them says anything.
+LEAST: Final = 100
 
 
 class BudgetSettings(Settings):
@@ -33,6 +41,14 @@ class BudgetSettings(Settings):
     min: float = key(
         Rate(zero=True, off="none of that"), "For little traffic: so many more.", default=3.0, example="3/s"
     )
+
+
+class HedgeSettings(Settings):
+    """A second try beside a first one that has no answer after that time. The quicker one counts."""
+
+    short = "after"
+
+    after: float = key(After(), "How long to wait for the first; p95: as 95 % of the latest took at most.", default=0.0)
 
 
 class RetrySettings(Settings):
@@ -68,6 +84,13 @@ class RetrySettings(Settings):
         example={"ratio": "20%", "min": "3/s"},
         protocols=("http",),
         route="is not for a route: an upstream has one budget, for all of its routes",
+    )
+    hedge: HedgeSettings | None = key(
+        Policy(section(HedgeSettings)),
+        "Ask a second endpoint when the first is slow; requests of those methods, as far as the budget pays.",
+        default=None,
+        example={"after": "p95"},
+        protocols=("http",),
     )
     per_try_timeout: float = key(
         Duration(zero=True),
@@ -115,34 +138,86 @@ class Retry(Filter):
 
     def __init__(self, config: RetrySettings, site: Site, wall: Callable[[], float] = time.time) -> None:
         super().__init__(config, site)
-        self._config = config
-        self._backoff = Backoff(config.initial_delay, config.max_delay, site.rng, config.backoff_type, config.jitter)
+        self._rng = site.rng
         self._clock = site.clock
         self._wall = wall
         self._budget = site.budget
         self._suppressed = site.stats.suppressed
-        self._per_try = config.per_try_timeout
+        self._hedges = site.stats.hedges
+        #: Of first tries, where a second one begins after what these say.
+        self._latencies: Quantile | None = None
+        self._read(config)
+
+    def _read(self, config: RetrySettings) -> None:
+        self._config = config
+        self._backoff = Backoff(config.initial_delay, config.max_delay, self._rng, config.backoff_type, config.jitter)
+        self._per_try: float = config.per_try_timeout
+        hedge = config.hedge
+        self._hedging: bool = hedge is not None
+        self._after: float = hedge.after if hedge is not None else 0.0
+        if hedge is None or hedge.after:
+            self._latencies = None
+        elif self._latencies is None:
+            self._latencies = Quantile(0.95, LEAST)
         #: Answers after which it is tried again.
         self.statuses = frozenset(int(item) for item in config.on if item.isdigit()) | (
             frozenset(range(500, 600)) if "5xx" in config.on else frozenset()
         )
 
+    def adapt(self, config: RetrySettings) -> bool:
+        """What is known of latencies stays."""
+        self.config = config
+        self._read(config)
+        return True
+
     def view(self) -> dict[str, Any]:
+        told: dict[str, Any] = {}
         budget = self._budget
-        if budget.ratio == inf:
-            return {}
-        left = round(budget.left(self._clock()), 1)
-        return {"budget": {"left": left, "ratio": budget.ratio, "min_per_second": budget.least}}
+        if budget.ratio != inf:
+            left = round(budget.left(self._clock()), 1)
+            told["budget"] = {"left": left, "ratio": budget.ratio, "min_per_second": budget.least}
+        if self._hedging:
+            after = self._wait()
+            told["hedge"] = {"after_ms": milliseconds(after) if after else None, **self._hedges}
+        return told
 
     def patience(self) -> float:
         return self._per_try or float(ANY)
 
     def on_try(self, x: Exchange) -> None:
-        if not x.tried:
+        if not x.tried and x.attempt is None:
             self._budget.request(x.started)
+            if self._hedging:
+                self._plan(cast("Request", x))
+
+    def _plan(self, x: Request) -> None:
+        """Say when a second try may begin beside the first."""
+        after = self._wait()
+        if after and x.method in self._config.methods and not x.head.upgrade:
+            x.hedge_at = self._clock() + after
+
+    def _wait(self) -> float:
+        """Seconds to wait for the first; 0: for as long as it takes, as too little is known."""
+        return self._after if self._latencies is None else self._latencies.value()
+
+    def on_late(self, x: Request) -> bool:
+        if not x.request_done or not x.replayable or not self._elsewhere(x):
+            return False
+        if not self._budget.take(self._clock()):
+            self._hedges["unpaid"] += 1
+            return False
+        return True
+
+    def _measure(self, x: Exchange) -> None:
+        """Take in how long a first try took; at least, if it was given up."""
+        attempt = x.attempt
+        if attempt is not None and not attempt.hedge and not x.tried and self._latencies is not None:
+            self._latencies.add(self._clock() - attempt.began)
 
     def on_answer(self, x: Request, head: ResponseHead) -> Again | None:
         status = head.status
+        if self._latencies is not None and status < 500:
+            self._measure(x)
         if status < 400:
             return None
         undelivered = status >= 500 and head.peer_error in NOT_DELIVERED and CONNECT in self._config.on
@@ -152,6 +227,8 @@ class Retry(Filter):
                 self._suppressed["retried"] += 1
                 self._note(x, "retried")
                 return None
+            if x.rival is not None:
+                return OTHER
         if undelivered:
             return self._again(x, str(status), at_once=True, free=self._elsewhere(x))
         if status not in self.statuses or x.method not in self._config.methods:
@@ -162,7 +239,9 @@ class Retry(Filter):
         return self._again(x, str(status), told=told)
 
     def on_failure(self, x: Exchange, kind: str) -> Again | None:
-        if kind is RACE:
+        if kind is TIMEOUT or kind is HEDGED:
+            self._measure(x)
+        if kind is RACE or kind is HEDGED or x.rival is not None:
             return None
         if kind is CONNECT:
             if CONNECT in self._config.on:

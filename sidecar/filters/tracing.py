@@ -173,4 +173,4 @@ def _failed(x: Request) -> bool:
     """Whether an exchange is one that is always recorded: it failed, or was tried again. What a client did wrong is no
     failure, and neither is that it left."""
     status = x.status
-    return status >= 500 or x.attempts > 1 or (x.error != "" and not 400 <= status < 500)
+    return status >= 500 or (x.attempts > 1 and x.in_vain) or (x.error != "" and not 400 <= status < 500)

@@ -57,7 +57,7 @@ class Why(Filter):
             sampled = False
         else:
             sampled = self._draw(stories.sample)
-        if sampled or x.error or x.tried or x.status >= 499 or _told(x) or self._slow(x):
+        if sampled or x.error or x.in_vain or x.status >= 499 or _told(x) or self._slow(x):
             if not x.request_id:
                 x.request_id = x.listener.new_request_id()  # so that it can be asked for
             stories.put(story_of(x, time.time()))

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.methods import IDEMPOTENT
 from sidecar.core.replies import STATUS, ProtocolError, Reply, render
-from sidecar.exchange.attempt import MALFORMED, RESET, Attempt
-from sidecar.exchange.exchange import STALLED, Exchange
+from sidecar.exchange.attempt import MALFORMED, RACE, RESET, Attempt
+from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.filter import Again, Answer, Failed, Wait
+from sidecar.exchange.hedge import settle
 from sidecar.exchange.load_report import heard
 from sidecar.exchange.one_hop import given_up
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, PHASES, SENT, TUNNEL
 from sidecar.exchange.request import Request
 from sidecar.exchange.story import note_stalled
 from sidecar.exchange.time_left import with_time
+from sidecar.exchange.tries import STALLED, due, go_on
 from sidecar.http.download import Download, drop, pass_on
 from sidecar.http.errors import judge
 from sidecar.http.h1.lines import CONTINUE, own_head
@@ -137,7 +140,7 @@ class HttpExchange(Request):
         else:
             chain = self.chain
             attempt.deadline = min(self.deadline, attempt.began + min(chain.timeout.connect, chain.patience))
-            self.set_timer(attempt.deadline)
+            self.set_timer(attempt.deadline if self.rival is None else due(self))
             pool.connect(self, attempt)
 
     def connected(self, attempt: Attempt, conn: UpstreamEnd) -> None:
@@ -147,7 +150,8 @@ class HttpExchange(Request):
             client.resume_reading()  # before the writes, which may pause it again
             if self.upload is not None:
                 self.upload.resumed(self)
-        self.phase = SENT
+        if self.phase != SENT:
+            self.phase = SENT
         attempt.conn = conn
         attempt.kept = conn.reused
         conn.exchange = self
@@ -158,15 +162,16 @@ class HttpExchange(Request):
             self.upload.begin(self, conn)
         else:
             conn.transport.write(with_time(self.head.as_http1(), deadline - now))
-        client.timer.set(deadline)
+        client.timer.set(deadline if self.hedge_at == inf and self.rival is None else due(self))
 
     def lost(self, attempt: Attempt, conn: UpstreamEnd, cleanly: bool) -> None:
         """The upstream's connection was closed or (not ``cleanly``) broke."""
         if self.phase == SENT:
             attempt.conn = None
-            if conn.reused and not conn.buffer and not self.interims and again_after_race(self):
+            raced = conn.reused and not conn.buffer and not self.interims
+            if raced and self.rival is None and again_after_race(self):
                 return
-            self.try_failed(attempt, RESET)
+            self.try_failed(attempt, RACE if raced and self.rival is not None else RESET)
         elif self.phase == ANSWERING:
             download = self.download
             # Whoever closes without having read everything resets the connection; that is no sign of a part missing.
@@ -185,19 +190,23 @@ class HttpExchange(Request):
             self.abort()  # an orderly end is an EOF from each side
 
     def cut(self) -> None:
-        attempt = self.attempt
-        if attempt is not None:
-            conn = self.conn
-            if conn is not None:
-                attempt.conn = None
-                conn.close()
-            attempt.stop_connecting()
+        if self.attempt is not None:
+            self.cut_one(self.attempt)
+        if self.rival is not None:
+            self.cut_one(self.rival)
+
+    def cut_one(self, attempt: Attempt) -> None:
+        conn = cast("UpstreamEnd | None", attempt.conn)
+        if conn is not None:
+            attempt.conn = None
+            conn.close()
+        attempt.stop_connecting()
 
     # -- the answer ------------------------------------------------------------------------------------------------
 
     def malformed(self, attempt: Attempt, error: ProtocolError) -> None:
         """What came from the upstream is not HTTP, or is ambiguous."""
-        self.cut()
+        self.cut_one(attempt)
         attempt.problem = str(error)
         if self.phase == SENT:
             self.try_failed(attempt, MALFORMED)
@@ -227,6 +236,7 @@ class HttpExchange(Request):
             judge(self, attempt, head)
         elif endpoint.failures or endpoint.ejections:  # else there is nothing to say
             self.cluster.succeeded(endpoint)
+        self.attend(attempt)
         again: Again | None = None
         instead: Reply | Answer | None = None
         for hook in self.chain.on_answer:
@@ -239,13 +249,17 @@ class HttpExchange(Request):
         if again is not None or instead is not None:
             drop(self, attempt, conn, head, rest)
             self.leave_endpoint()
-            if again is not None and not isinstance(instead, Failed):
+            if again is not None and self.attempt is not None and instead is None:
+                go_on(self)
+            elif again is not None and not isinstance(instead, Failed):
                 self.retry_later(again)
             elif isinstance(instead, Reply):
                 self.reply(instead)
             elif instead is not None:
                 self.give(instead)
             return
+        if self.hedged:
+            settle(self)
         pass_on(self, attempt, conn, head, rest)
 
     # -- ends ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from sidecar.exchange.tries import refuse_connection
 from sidecar.http.ends import UpstreamEnd, UpstreamPool
 from sidecar.http.h1.client import Upstream
 from sidecar.net.sockets import reset
@@ -100,7 +101,7 @@ class Pool(UpstreamPool):
 
     def connect(self, exchange: HttpExchange, attempt: Attempt) -> None:
         if self.max_connections and self.total >= self.max_connections and not self.give_up():
-            exchange.refuse_connection()
+            refuse_connection(exchange, attempt)
             return
         self.total += 1
         conn = Upstream(self, exchange, attempt)

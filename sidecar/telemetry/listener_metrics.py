@@ -12,6 +12,7 @@ from sidecar.core.stats import ListenerStats, code_label
 def families(listeners: Sequence[ListenerStats]) -> Iterator[Family]:
     """Traffic, connections, and what filters count."""
     yield from _traffic(listeners)
+    yield from _retries(listeners)
     yield from _failures(listeners)
     yield from _connections(listeners)
     yield from _filters(listeners)
@@ -29,15 +30,8 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     fallbacks = counter(
         "sidecar_fallbacks", "Answers of a fallback's step, in place of the upstream's.", ["upstream", "step"]
     )
-    retries = counter("sidecar_retries", "Tries that were repeated.", ["upstream", "reason"])
-    suppressed = counter(
-        "sidecar_retries_suppressed", "Tries that were not repeated though they could be.", ["upstream", "reason"]
-    )
-    budget = gauge("sidecar_retry_budget", "Retries that there may be at once.", ["upstream"])
     rejected = counter("sidecar_rejected", "Exchanges that the sidecar itself answered or cut.", [*both, "error"])
     shed = counter("sidecar_shed", "Requests that a bulkhead gave up, by priority.", [*both, "priority"])
-    # A service may have the name of an upstream.
-    reasons: Counter[tuple[str, str]] = Counter()
     limits: dict[str, int] = {}
     passed = counter("sidecar_bytes", "Body and tunnel bytes.", [*both, "way"])
     for stats in listeners:
@@ -56,26 +50,43 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
             fallbacks.add([stats.upstream, str(step)], n)
         if "wait" in stats.filters:
             waiting.add([stats.upstream], stats.waiting)
-        for reason, n in list(stats.retries.items()):
-            reasons[stats.upstream, reason] += n
-        for reason, n in list(stats.suppressed.items()):
-            suppressed.add([stats.upstream, reason], n)
-        if stats.retry_budget is not None:
-            budget.add([stats.upstream], stats.retry_budget())
         for error, n in list(stats.rejected.items()):
             rejected.add([*labels, error], n)
         bytes_in, bytes_out = stats.passed()
         passed.add([*labels, "in"], bytes_in)
         passed.add([*labels, "out"], bytes_out)
-    for key, n in reasons.items():
-        retries.add(key, n)
     for name, most in limits.items():
         if most:
             limit.add((name,), most)
     return (
         *(requests, duration, first_byte, active, pending, waiting, limit),
-        *(fallbacks, retries, suppressed, budget, rejected, shed, passed),
+        *(fallbacks, rejected, shed, passed),
     )
+
+
+def _retries(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
+    retries = counter("sidecar_retries", "Tries that were repeated.", ["upstream", "reason"])
+    suppressed = counter(
+        "sidecar_retries_suppressed", "Tries that were not repeated though they could be.", ["upstream", "reason"]
+    )
+    hedges = counter(
+        "sidecar_hedges", "Second tries beside a slow first one, by what came of them.", ["upstream", "outcome"]
+    )
+    budget = gauge("sidecar_retry_budget", "Retries that there may be at once.", ["upstream"])
+    # A service may have the name of an upstream.
+    reasons: Counter[tuple[str, str]] = Counter()
+    for stats in listeners:
+        for reason, n in list(stats.retries.items()):
+            reasons[stats.upstream, reason] += n
+        for reason, n in list(stats.suppressed.items()):
+            suppressed.add([stats.upstream, reason], n)
+        for outcome, n in list(stats.hedges.items()):
+            hedges.add([stats.upstream, outcome], n)
+        if stats.retry_budget is not None:
+            budget.add([stats.upstream], stats.retry_budget())
+    for key, n in reasons.items():
+        retries.add(key, n)
+    return retries, suppressed, hedges, budget
 
 
 def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

@@ -24,6 +24,7 @@ _FAILED: Final = {
     "timeout": "gave no answer in time",
     "reset": "closed the connection before it answered",
     "race": "closed the kept connection just as it was used",
+    "hedged": "was slower than another one, which was asked beside it",
     "malformed": "gave an answer that is not valid HTTP",
 }
 #: Why there was no other try, and the key that decides it.

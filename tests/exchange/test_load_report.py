@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.core.limits import Limits
-from sidecar.endpoints.load import Report
-from sidecar.exchange.load_report import LONGEST, Reporter, read
+from sidecar.endpoints.load import LONGEST, Report, Reporter
+from sidecar.exchange.load_report import read
 from sidecar.http.h1.head import parse_response
 from support.http import Stage
 

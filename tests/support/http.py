@@ -295,6 +295,7 @@ class Stage:
         endpoint = self.listener.cluster.endpoints[number]
         endpoint.active += 1
         x.attempt = Attempt(endpoint)
+        x.attempt.permit, x.permit = x.permit, 0
         x.attempts += 1
         return endpoint
 

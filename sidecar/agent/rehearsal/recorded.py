@@ -113,6 +113,7 @@ def _detailed(
             it.shape, it.error, it.status, it.attempts = shapes[shape], names[error], status, attempts
             it.replayable, it.upgrade = bool(flags & REPLAYABLE), bool(flags & UPGRADE)
             break
+    tries.sort(key=lambda it: it.at)  # the one that was used may have begun before one that was given up
     it.tries = tries
 
 
