@@ -165,7 +165,7 @@ class Cluster:
         """Choose by another balancer from now on; all else that is known stays."""
         self.balancer = balancer
         self._have_told(balancer)
-        self._changed()
+        self._changed(True)
 
     def _have_told(self, balancer: Balancer) -> None:
         """The balancer, and no other one, is told of tries, if it is to be."""
@@ -241,9 +241,8 @@ class Cluster:
             return False
         if not any(self._usable(e) for e in self.endpoints if e is not endpoint):
             return True
-        if reason == "unreachable":
-            return False
-        return sum([1 for e in self.endpoints if e.ejected_until]) >= rules.most(len(self.endpoints))
+        out = sum([1 for e in self.endpoints if e.ejected_until])
+        return reason != "unreachable" and out >= rules.most(len(self.endpoints))
 
     @staticmethod
     def _usable(endpoint: Endpoint) -> bool:
@@ -298,8 +297,7 @@ class Cluster:
         chosen: Callable[[Endpoint], None],
     ) -> None:
         """Connect ``protocol`` to an endpoint, or to another address of its host name when that is quicker: then
-        ``chosen`` is told. ``within``: the seconds
-        that there are for it; the caller ends it after that. Raises OSError."""
+        ``chosen`` is told. ``within``: the seconds that there are for it; the caller ends it then. Raises OSError."""
         await dial(loop, protocol, endpoint, self.beside(endpoint), pace(within), self.attempt_failed, chosen)
 
     def attempt_failed(self, endpoint: Endpoint, error: Exception | None) -> None:
@@ -367,24 +365,27 @@ class Cluster:
                     if address not in before:
                         endpoint.slow_since = now
         events.came_and_went(self.name, before, after)
-        for address, endpoint in before.items():
-            if address not in after:
-                endpoint.gone = True
-        self._changed()
+        removed = [endpoint for address, endpoint in before.items() if address not in after]
+        for endpoint in removed:
+            endpoint.gone = True
+        self._changed(True)
         if self.on_removed is not None:
-            for address, endpoint in before.items():
-                if address not in after:
-                    self.on_removed(endpoint)
+            for endpoint in removed:
+                self.on_removed(endpoint)
 
-    def _changed(self) -> None:
-        """Work out who is in the rotation."""
+    def _changed(self, anew: bool = False) -> None:
+        """Work out who is in the rotation. ``anew``: weights may be others, or the balancer is."""
+        before = self._offered
         self._next_change = min([e.ejected_until for e in self.endpoints if e.ejected_until], default=inf)
         candidates = [e for e in self.endpoints if e.weight and not e.ejected_until and not e.down]
         if not self.balancer.weighs:
             candidates = [e for e in candidates if e.state == "healthy"] or candidates
         self.eligible = self._offered = tuple(candidates) if candidates or self.refuse else self.endpoints
         self._slow = self._slowly(self._slow) if self._slow_start or self.outliers is not None else None
-        self.balancer.update(self._offered)
+        if anew or self._offered != before:
+            self.balancer.update(self._offered)
+        else:
+            self._offered = before  # balancers know it by that
         if self._on_change is not None:
             self._on_change()
 

@@ -158,3 +158,19 @@ def test_hundreds_at_once() -> None:
     new = sum(n for port, n in got.items() if port >= 500)
     assert new == pytest.approx(1000, rel=0.1)
     assert max(n for port, n in got.items() if port >= 500) <= 4
+
+
+def test_a_balancer_hears_of_another_set_and_not_of_each_step() -> None:
+    """A consistent hash forgets what it has worked out when it hears of a set; it knows one by its identity."""
+    clock = Clock()
+    cluster = cluster_of(3, clock, "consistent_hash")
+    clock.advance(START + 1)
+    update(cluster, 4)
+    offered = cluster._offered
+    for _ in range(40):
+        clock.advance(1.0)
+        cluster.pick("key")
+        assert cluster._offered is offered
+    assert cluster.endpoints[3].share == 1.0
+    update(cluster, 4, weight=2)
+    assert cluster._offered is not offered
