@@ -8,6 +8,7 @@ from sidecar.simulate.scenarios import (
     amplification,
     breaker,
     budget,
+    ejection,
     ejection_guard,
     fleet,
     herd,
@@ -104,3 +105,10 @@ def test_no_pick_goes_above_the_bound_of_load(factor: float) -> None:
 def test_without_a_bound_popular_keys_fill_their_endpoints() -> None:
     found = registry_flap.bound(1, 0.0, picks=2000)
     assert (found.elsewhere, found.worst > 2.0) == (0.0, True)
+
+
+def test_the_rules_of_ejection_find_what_is_unwell_and_leave_what_is_well() -> None:
+    rules = ejection.RULES[ejection.DEFAULT]
+    assert ejection.found_after(1, rules, "500 ms slower") <= 10
+    assert ejection.found_after(1, rules, "fails 60 %") <= 10
+    assert ejection.mistakes(1, rules, lasts=30.0) == 0

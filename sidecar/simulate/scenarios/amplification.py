@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
     series: Sequence[float]
 
 
-def simulate(seed: int, policy: Policy, down: float = 20.0, begin: float = BEGIN, rest: float = 20.0) -> Outcome:
+def simulate(seed: int, policy: Policy, down: float = 20.0, begin: float = BEGIN, rest: float = 12.0) -> Outcome:
     """Run it with one policy."""
     world = World(seed)
     end, until = begin + down, begin + down + rest

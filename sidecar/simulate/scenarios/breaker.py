@@ -23,15 +23,27 @@ BEGIN: Final = 5.0
 OUTAGES: Final = (5.0, 20.0, 60.0)
 RUNS: Final = 4
 _BASE: Final = "timeout: {request: 2s}\nretry: off\nhealth: {eject: off}\ncircuit_breaker: {%s}\n"
+
+
+class Numbers(NamedTuple):
+    """A breaker: failures, seconds, trial calls; and what stands beside it in the configuration."""
+
+    threshold: int
+    reset: float
+    trials: int
+    more: str = ""
+
+
 DEFAULT: Final = "5 failures, 60 s, 3 trials: the default"
-NUMBERS: Final[dict[str, tuple[int, float, int]]] = {
-    DEFAULT: (5, 60, 3),
-    "5 failures, 30 s, 3 trials": (5, 30, 3),
-    "5 failures, 10 s, 3 trials": (5, 10, 3),
-    "5 failures, 1 s, 3 trials": (5, 1, 3),
-    "5 failures, 10 s, 1 trial": (5, 10, 1),
-    "3 failures, 10 s, 3 trials": (3, 10, 3),
-    "10 failures, 10 s, 3 trials": (10, 10, 3),
+NUMBERS: Final[dict[str, Numbers]] = {
+    DEFAULT: Numbers(5, 60, 3),
+    "the same, with wait: 1s": Numbers(5, 60, 3, "wait: {timeout: 1s}\n"),
+    "5 failures, 30 s, 3 trials": Numbers(5, 30, 3),
+    "5 failures, 10 s, 3 trials": Numbers(5, 10, 3),
+    "5 failures, 1 s, 3 trials": Numbers(5, 1, 3),
+    "5 failures, 10 s, 1 trial": Numbers(5, 10, 1),
+    "3 failures, 10 s, 3 trials": Numbers(3, 10, 3),
+    "10 failures, 10 s, 3 trials": Numbers(10, 10, 3),
 }
 
 
@@ -42,19 +54,20 @@ class Outcome(NamedTuple):
     back: float
 
 
-def policies(numbers: tuple[int, float, int]) -> str:
+def policies(numbers: Numbers) -> str:
     """The configuration of such a breaker."""
-    threshold, reset, trials = numbers
-    return _BASE % f"failure_threshold: {threshold}, reset_timeout: {reset:g}s, half_open_requests: {trials}"
+    threshold, reset, trials, more = numbers
+    own = f"failure_threshold: {threshold}, reset_timeout: {reset:g}s, half_open_requests: {trials}"
+    return _BASE % own + more
 
 
-def simulate(seed: int, numbers: tuple[int, float, int], outage: float, rate: float = RATE) -> Outcome:
+def simulate(seed: int, numbers: Numbers, outage: float, rate: float = RATE) -> Outcome:
     """Let it hang for so long."""
     world = World(seed)
     server = Server(world, exponential(world.random("server"), 0.01)).at("10.0.0.1")
     port = Port(world, "there", policies(numbers))
     port.leads_to([("10.0.0.1", 80)])
-    until = BEGIN + outage + numbers[1] + 10
+    until = BEGIN + outage + numbers.reset + 10
     clients = Clients(world, port, rate, until)
     world.run(BEGIN)
     server.hangs = True
@@ -68,9 +81,7 @@ def simulate(seed: int, numbers: tuple[int, float, int], outage: float, rate: fl
     return Outcome(hung, min(good, default=until) - BEGIN - outage)
 
 
-def mistaken(
-    seed: int, numbers: tuple[int, float, int], broken: float = 0.2, lasts: float = 600.0
-) -> tuple[int, float]:
+def mistaken(seed: int, numbers: Numbers, broken: float = 0.2, lasts: float = 600.0) -> tuple[int, float]:
     """How often it opens in ten minutes in which such a share of the answers are errors, and the share of the requests
     that it refuses for that."""
     world = World(seed)
@@ -85,7 +96,7 @@ def mistaken(
     return len(opened), clients.measured.errors["circuit_open"] / clients.measured.asked
 
 
-def _row(seed: int, name: str, numbers: tuple[int, float, int]) -> Sequence[str]:
+def _row(seed: int, name: str, numbers: Numbers) -> Sequence[str]:
     hung: list[int] = []
     back: list[str] = []
     for outage in OUTAGES:

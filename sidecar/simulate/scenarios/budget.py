@@ -23,6 +23,7 @@ BUDGETS: Final[dict[str, str]] = {
     "50 %, 3/s": "{ratio: 50%}",
     DEFAULT: "{ratio: 20%, min: 3/s}",
     "20 %, 1/s": "{ratio: 20%, min: 1/s}",
+    "20 %, 30/m": "{ratio: 20%, min: 30/m}",
     "20 %, no floor": "{ratio: 20%, min: 0/s}",
     "10 %, 3/s": "{ratio: 10%}",
     "5 %, 3/s": "{ratio: 5%}",
