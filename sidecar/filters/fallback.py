@@ -11,6 +11,7 @@ from sidecar.config.keys import Key
 from sidecar.core.replies import STATUS, ProtocolError, Reply
 from sidecar.exchange.filter import HELD, KEEP, Answer, Filter, Site, Wait
 from sidecar.exchange.phases import PENDING
+from sidecar.filters.wait import give_back
 
 if TYPE_CHECKING:
     from sidecar.exchange.message import ResponseHead
@@ -158,6 +159,7 @@ class Fallback(Filter):
                 continue
             if step.upstream:
                 if self._can(x, step):
+                    give_back(x)  # its slot is for those who go to this upstream
                     held = x.take_over()
                     if x.phase == PENDING:  # else its time was over
                         self._leave_for(x, course)

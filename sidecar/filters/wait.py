@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sidecar.config.declared import Settings, key
@@ -143,9 +144,7 @@ class Waiting(Filter):
         x.state[self.place] = waiter
         waiter.reply = reply
         waiter.passed = True
-        for it in x.chain.filters:
-            if it.name in ("bulkhead", "circuit_breaker"):
-                it.on_end(x)
+        give_back(x)
         room = self._rooms.get(x.chain)
         if room is None:
             room = self._rooms[x.chain] = _Room(self, x)
@@ -215,7 +214,8 @@ class Waiting(Filter):
         waiter.ticket = room.places.enter((x, waiter), waiter.ticket)
         room.reply = waiter.reply
         self._stats.waiting += 1
-        room.timer.set(self._clock() + LOOK)
+        if room.timer.deadline == inf:  # else those who come would put it off for ever
+            room.timer.set(self._clock() + LOOK)
 
     def _leave(self, x: Exchange, waiter: Waiter) -> None:
         waiter.where = OVER
@@ -254,6 +254,14 @@ class Waiting(Filter):
         if waiter.passed:
             x.hooks = itertools.chain([it.on_request for it in x.chain.filters if it.name == "bulkhead"], x.hooks)
         x.grant()
+
+
+def give_back(x: Exchange) -> None:
+    """Give back what an exchange that goes no further has taken on its way: a slot of the bulkhead, a permit of the
+    breaker."""
+    for it in x.chain.filters:
+        if it.name in ("bulkhead", "circuit_breaker"):
+            it.on_end(x)
 
 
 class _Room:

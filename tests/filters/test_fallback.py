@@ -377,6 +377,17 @@ def test_the_other_upstreams_policies_apply() -> None:
     gone(it)
 
 
+def test_what_is_at_another_upstream_holds_no_slot_of_its_own() -> None:
+    it = with_other(bulkhead=BulkheadSettings(max_requests=1, max_pending=0))
+    refuses(it)
+    clients = [it.asks("GET /a"), it.asks("GET /b")]
+    for server in it.asked():
+        server.hears()
+        server.answers(200)
+    assert [client.gets().fields["x-sidecar-fallback"] for client in clients] == ["1", "1"]
+    gone(it)
+
+
 def test_with_both_away_the_answer_is_the_first_ones() -> None:
     it = with_other()
     it.loop.dialled = lambda host, port: "refuse"

@@ -109,6 +109,21 @@ def test_first_come_first_served_and_newcomers_behind_them() -> None:
     it.over()
 
 
+def test_a_stream_of_newcomers_holds_nobody_up() -> None:
+    it = stage(endpoints=0)
+    clients = []
+    for number in range(20):
+        clients.append(it.asks(f"GET /{number}"))
+        it.advance(0.04)
+        if number == 5:
+            it.endpoints(1)
+        served(it)
+    it.advance(0.2)
+    served(it)
+    assert [client.gets().status for client in clients] == [200] * 20
+    it.over()
+
+
 def test_with_too_many_waiting_the_next_one_is_answered_at_once() -> None:
     it = stage(endpoints=0, wait=WaitSettings(timeout=5.0, max=1))
     first = it.asks("GET /a")
