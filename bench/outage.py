@@ -139,7 +139,7 @@ def measure(seconds: float, rate: float, wait: bool) -> tuple[list[Seen], float,
         file.write_text(json.dumps(configuration(app, simple, port, admin, wait)))
         python = sys.executable
 
-        def start(what: str, *command: str | int) -> Child:
+        def start(what: str, *command: object) -> Child:
             return stack.enter_context(Child(what, [python, *map(str, command)], None, folder / f"{what}.log"))
 
         first = start("tasks", service, app, "full")
@@ -194,11 +194,11 @@ def report(seen: Sequence[Seen], killed: float, back: float) -> list[str]:
         longest = max((it.answered - it.sent for it in part), default=0.0)
         lines.append(f"{name}: {statuses}; {marked} marked; the longest took {longest:.2f} s")
     errors = sum(it.status != 200 for it in seen)
-    marked = [it for it in seen if it.step]
+    stand_in = [it for it in seen if it.step]
     lines.append(f"errors that clients saw: {errors}")
-    if marked:
-        lines.append(f"first marked answer {min(it.answered for it in marked) - killed:.2f} s after the kill")
-        lines.append(f"last marked answer {max(it.sent for it in marked) - back:.2f} s after the return")
+    if stand_in:
+        lines.append(f"first marked answer {min(it.answered for it in stand_in) - killed:.2f} s after the kill")
+        lines.append(f"last marked answer {max(it.sent for it in stand_in) - back:.2f} s after the return")
     own = [it.answered for it in seen if it.status == 200 and not it.step and it.answered > back]
     if own:
         first = min(own)

@@ -98,8 +98,13 @@ def test_no_client_sees_the_outage(tmp_path: Path) -> None:
         back = App(tmp_path, "tasks-again", app.port)
         processes.append(back)
         back.ready()
-        during = []
-        wait_for(lambda: during.append(ask(tasks, "/b")) or not during[-1].step, "the breaker lets it through again")
+        during: list[Answer] = []
+
+        def own() -> bool:
+            during.append(ask(tasks, "/b"))
+            return not during[-1].step
+
+        wait_for(own, "the breaker lets it through again")
         assert {answer.status for answer in during} == {200}
         assert during[-1].body["name"] == "tasks-again"
         for each in waiting:
