@@ -15,7 +15,7 @@ from sidecar.config.health import Eject, Health
 from sidecar.core.instance import Instance
 from sidecar.endpoints.balancers.table import NAMES, create
 from sidecar.endpoints.cluster import Cluster
-from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.endpoint import Checked, Endpoint
 from sidecar.resilience.ejection import JITTER, OFF, TRIAL, EjectionRules
 from support.clock import Clock
 from support.http import Stage
@@ -325,6 +325,44 @@ def test_ejection_never_empties_a_cluster_unless_that_is_configured(
     clock.advance(400)
     cluster.refresh()
     assert cluster.eligible == cluster.endpoints
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), size=st.integers(1, 6), refuse=st.booleans())
+def test_whatever_happens_picks_are_of_the_rotation(data: st.DataObject, size: int, refuse: bool) -> None:
+    """Checks, failures, sets that come and go, slow starts: who is picked is in, and who is in is usable unless none
+    is."""
+    clock = Clock()
+    cluster = Cluster("up", create(data.draw(st.sampled_from(NAMES)), Random(1)), clock, Random(2))
+    cluster.configure(RULES, 5.0, refuse)
+    cluster.update(Instance(host="10.0.0.1", port=n) for n in range(size))
+    clock.advance(60)
+    steps = st.tuples(st.sampled_from(["hard", "down", "up", "slow", "fail", "wait", "set"]), st.integers(0, 5))
+    for what, n in data.draw(st.lists(steps, max_size=30)):
+        if what == "wait":
+            clock.advance(n * 1.5)
+        elif what == "set":
+            cluster.update(Instance(host="10.0.0.1", port=port) for port in range(n % 3, 1 + n))
+        elif cluster.endpoints:
+            endpoint = cluster.endpoints[n % len(cluster.endpoints)]
+            if what in ("down", "up"):
+                cluster.checked(
+                    endpoint, Checked("unhealthy" if what == "down" else "healthy", "", 0.0, 1), what == "down"
+                )
+            elif what == "hard":
+                cluster.failed(endpoint, hard=True)
+            else:
+                for _ in range(25):
+                    for watch in cluster.watchers:
+                        watch(endpoint, 1.0 if what == "slow" else 0.01, 500 if what == "fail" else 200, "")
+        picked = [cluster.pick(f"k{n}") for n in range(12)]
+        usable = {e for e in cluster.endpoints if not e.down and not e.ejected_until}
+        if usable:
+            assert set(picked) <= usable
+            assert set(cluster.eligible) <= usable
+        else:
+            assert set(picked) <= ({None} if refuse or not cluster.endpoints else set(cluster.endpoints))
+        assert all(0.1 <= e.share <= 1.0 for e in cluster.endpoints)
 
 
 @pytest.mark.parametrize("refuse", [False, True])

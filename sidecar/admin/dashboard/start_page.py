@@ -80,7 +80,7 @@ def page(commands: Commands, operations: Sequence[Operation], version: str, head
 def _upstream(found: dict[str, Any]) -> str:
     stats = found["stats"]
     name = escape(found["name"])
-    in_use = sum(1 for endpoint in found["endpoints"] if not endpoint["ejected"])
+    in_use = sum(1 for endpoint in found["endpoints"] if not endpoint["ejected"] and endpoint["state"] != "unhealthy")
     breaker = found["breaker"]
     return (
         f'<tr><td><a href="/upstreams/{name}">{name}</a></td><td>{_coloured(found["health"])}</td>'

@@ -29,7 +29,7 @@ const SLOW_MS = 500;
 export const slow = (it) => it.p99_ms > SLOW_MS && !["tcp", "amqp"].includes(it.protocol);
 export const tooSlow = (it) => `one answer in a hundred takes ${ms(it.p99_ms)} or longer (p99 above ${ms(SLOW_MS)})`;
 
-const inUse = ({ known, ejected }) => html`${known - ejected}<span class="dim"> of ${known}</span>`;
+const inUse = ({ known, ejected, unhealthy }) => html`${known - ejected - (unhealthy || 0)}<span class="dim"> of ${known}</span>`;
 
 export const UPSTREAM = {
   name: { title: "Upstream", head: true, cell: (it) => html`<a href=${to("upstreams", it.name)}>${it.name}</a>${it.protocol !== "http" && html` <small>${it.protocol}</small>`}` },
