@@ -19,6 +19,7 @@ app                       the service's own process, which listens on localhost
 argument                  what a command is given on the command line
 asking                    a command asks a running sidecar
 assembly                  putting listeners together: which filters stand in a chain, with which settings
+attach                    to give a service of a compose file a sidecar: ``sidecar attach``
 attached                  a session that has a broker; without one, for the time being, it is detached
 attempt, try              one sending of a request to one endpoint; an exchange may have several
 auth                      who may do what on the admin API
@@ -59,6 +60,7 @@ command                   one word of the command line, and what it does
 companion                 the app that leaves together with its sidecar
 compare                   tell what differs between two replays of the same requests
 compiling                 making native code of the hot path with mypyc
+compose file              where Docker Compose reads which containers there are
 condition                 what a route wants of a header field: its name and a glob of its value
 config                    the configuration file, read and checked; nothing of it is ignored
 confirm                   the broker's answer to a publish that it has taken (ack) or not (nack)
@@ -271,6 +273,7 @@ rehearsal, rehearse       let what was recorded happen once more, with other set
 rehearsed                 of a rehearsal: an end of an exchange that nothing goes over
 relay                     passes bytes or frames between a client and an upstream
 reload                    carries a plan out: another configuration for a running sidecar
+render                    what is known, as the text of a file or an answer
 replay                    sending what is in the spool
 reply                     an answer of the sidecar's own, with its code; an *answer* comes from the app or the upstream
 report                    what the admin API says, as plain data; what a sidecar says of its load

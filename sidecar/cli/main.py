@@ -35,6 +35,7 @@ examples:
   sidecar diff sidecar.yaml             what a reload would change in it
   sidecar rehearse new.yaml             what would have been different in the last hour with it
   sidecar spool --help                  messages that the broker did not take
+  sidecar attach compose.yml shop       what to add to give a service a sidecar
   sidecar demo                          a small mesh to look at, in your terminal
 
 where to begin: sidecar demo, then a file of your own:
@@ -111,6 +112,7 @@ def _parser() -> argparse.ArgumentParser:
     import argparse
 
     from sidecar.cli.asking import add_parsers as add_asking
+    from sidecar.cli.attach.command import add_parser as add_attach
     from sidecar.cli.spool.parser import add_parser as add_spool
     from sidecar.cli.validate.parser import add_parser as add_validate
 
@@ -160,6 +162,7 @@ def _parser() -> argparse.ArgumentParser:
     add_asking(commands)
     add_validate(commands)
     add_spool(commands)
+    add_attach(commands)
     return parser
 
 

@@ -1,0 +1,1 @@
+"""``sidecar attach``: what to add, so that a service of a compose file gets a sidecar."""

@@ -1,0 +1,228 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sidecar.cli.attach.compose_file import local, read
+from sidecar.cli.main import main
+from sidecar.config.load import load
+from sidecar.config.schema import Config
+
+COMPOSE = """
+services:
+  shop:
+    image: shop:1
+    command: python -m shop
+    ports: ["127.0.0.1:8000:8080"]
+    environment:
+      REDIS_URL: redis://:pw@redis:6379/0
+      BROKER: amqp://rabbitmq//
+      MODELS: ${MODELS:-http://ollama:11434}
+      DB_HOST: db
+      LEVEL: info
+    networks: [back]
+    healthcheck: {test: ["CMD", "curl", "-f", "http://localhost:8080/health"]}
+    depends_on: [redis, consul, qdrant]
+  redis: {image: redis:7}
+  rabbitmq: {image: rabbitmq:3}
+  ollama: {image: ollama/ollama, ports: [{target: 11434, published: 11434}]}
+  ollama-sidecar: {image: sidecar, network_mode: "service:ollama"}
+  db: {image: postgres:16, ports: !reset []}
+  qdrant: {image: qdrant/qdrant, expose: [6333]}
+  consul: {image: hashicorp/consul}
+  worker:
+    image: worker
+    environment: [TASKS=http://shop:8080, OTHER]
+    depends_on: {shop: {condition: service_started}}
+  joined: {image: x, network_mode: host}
+"""
+
+
+@pytest.fixture
+def compose(tmp_path: Path) -> str:
+    file = tmp_path / "compose.yml"
+    file.write_text(COMPOSE)
+    return str(file)
+
+
+class Tags(yaml.SafeLoader):
+    """Reads compose's own tags as what stands behind them."""
+
+
+Tags.add_constructor("!reset", lambda loader, node: None)
+
+
+def written(compose: str, service: str, *more: str) -> tuple[dict[str, Any], Config]:
+    folder = Path(compose).parent / "out"
+    assert main(["attach", compose, service, "-o", str(folder), *more]) == 0
+    override = yaml.load((folder / f"{service}.sidecar.yml").read_text(), Loader=Tags)
+    return override["services"], load(folder / f"{service}.yaml")
+
+
+def test_what_a_service_listens_on_and_dials(compose: str) -> None:
+    services, config = written(compose, "shop")
+    assert config.service.name == "shop"
+    assert str(config.service.app) == "127.0.0.1:8080"
+    assert config.service.check is not None
+    assert config.service.check.http == "/health"
+    assert config.inbound is not None
+    found = {
+        name: (str(it.bind), it.protocol, [str(e.address) for e in it.endpoints] or it.discover)
+        for name, it in config.upstreams.items()
+    }
+    assert {name: it[:2] for name, it in found.items()} == {
+        "redis": ("127.0.0.1:6379", "tcp"),
+        "rabbitmq": ("127.0.0.1:5672", "amqp"),
+        "ollama": ("127.0.0.1:11434", "http"),
+        "db": ("127.0.0.1:5432", "tcp"),
+        "qdrant": ("127.0.0.1:6333", "http"),
+    }
+    assert found["redis"][2] == ["redis:6379"], "what has no sidecar is in no registry"
+    assert config.upstreams["ollama"].discover is not None
+    assert services["shop"]["environment"] == {
+        "REDIS_URL": "redis://:pw@127.0.0.1:6379/0",
+        "BROKER": "amqp://127.0.0.1:5672//",
+        "MODELS": "${MODELS:-http://127.0.0.1:11434}",
+        "DB_HOST": "127.0.0.1",
+    }
+
+
+def test_both_join_a_pod_that_has_the_ports_and_the_name(compose: str) -> None:
+    services, config = written(compose, "shop")
+    assert sorted(services) == ["shop", "shop-pod", "shop-sidecar"]
+    assert services["shop"]["network_mode"] == services["shop-sidecar"]["network_mode"] == "service:shop-pod"
+    assert services["shop-pod"]["ports"] == ["127.0.0.1:8000:10080"]
+    assert services["shop-pod"]["networks"] == {"back": {"aliases": ["shop"]}}
+    assert services["shop"]["ports"] is None
+    assert services["shop-sidecar"]["volumes"] == ["./shop.yaml:/etc/sidecar/sidecar.yaml:ro"]
+    assert config.inbound is not None
+    assert config.inbound.bind.port == 10080
+
+
+def test_one_that_serves_nothing(compose: str) -> None:
+    services, config = written(compose, "worker", "--registry", "none")
+    assert config.service.app is None
+    assert config.inbound is None
+    assert config.registry.kind == "none"
+    assert [str(it.address) for it in config.upstreams["shop"].endpoints] == ["shop:8080"]
+    assert services["worker"]["environment"] == {"TASKS": "http://127.0.0.1:8080"}
+    assert "ports" not in services["worker-pod"]
+    assert services["worker-pod"]["networks"] == {"default": {"aliases": ["worker"]}}
+
+
+def test_what_dials_its_own_port_number(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text(
+        "services:\n"
+        "  a: {image: a, expose: [8080], environment: {B: 'http://b:8080/x', C: 'http://c:8080'}}\n"
+        "  b: {image: b, expose: [8080]}\n"
+        "  c: {image: c, expose: [8080]}\n"
+    )
+    services, config = written(str(file), "a")
+    ports = {name: it.bind.port for name, it in config.upstreams.items()}
+    assert len({8080, *ports.values()}) == 3
+    assert services["a"]["environment"] == {
+        "B": f"http://127.0.0.1:{ports['b']}/x",
+        "C": f"http://127.0.0.1:{ports['c']}",
+    }
+
+
+def test_swarm_has_it_as_the_entry_point(compose: str, capsys: pytest.CaptureFixture[str]) -> None:
+    services, _ = written(compose, "shop", "--swarm")
+    shop = services["shop"]
+    assert shop["entrypoint"][1:] == ["exec", "/etc/sidecar/sidecar.yaml", "--"]
+    assert shop["command"] == ["python", "-m", "shop"]
+    assert shop["deploy"]["endpoint_mode"] == "dnsrr"
+    assert main(["attach", compose, "worker", "--swarm"]) == 2
+    assert "worker has no command in the file" in capsys.readouterr().err
+
+
+def test_kubernetes_has_a_native_sidecar(compose: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attach", compose, "shop", "--kubernetes"]) == 0
+    config, deployment = yaml.safe_load_all(capsys.readouterr().out)
+    file = tmp_path / "sidecar.yaml"
+    file.write_text(config["data"]["sidecar.yaml"])
+    assert load(file).service.name == "shop"
+    spec = deployment["spec"]["template"]["spec"]
+    (sidecar,) = spec["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert sidecar["startupProbe"]["httpGet"]["path"] == "/ready"
+    assert {port["name"]: port["containerPort"] for port in sidecar["ports"]} == {"inbound": 10080, "probes": 15020}
+    assert sidecar["securityContext"]["runAsNonRoot"] is True
+    (app,) = spec["containers"]
+    assert {"name": "DB_HOST", "value": "127.0.0.1"} in app["env"]
+
+
+def test_systemd_has_a_unit(compose: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attach", compose, "shop", "--systemd"]) == 0
+    found = capsys.readouterr().out
+    assert "ExecStart=/opt/sidecar/bin/sidecar run /etc/sidecar/shop.yaml" in found
+    assert "Restart=always" in found
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ("redis", "127.0.0.1"),
+        ("redis:6379", "127.0.0.1:7"),
+        ("redis://redis", "redis://127.0.0.1:7"),
+        ("redis://u:p@redis:6379/1?x=redis", "redis://u:p@127.0.0.1:7/1?x=redis"),
+        ("rediss", "rediss"),
+        ("my.redis:6379", "my.redis:6379"),
+    ],
+)
+def test_addresses(value: str, found: str) -> None:
+    assert local(value, "redis", 7) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "service", "said"),
+    [
+        ("services: {a: {image: x}}", "b", "no service is called 'b'. There are: a"),
+        ("services: {shop: {image: x}}", "shpo", "Did you mean shop?"),
+        ("services: {joined: {network_mode: host}}", "joined", "has a network_mode already (host)"),
+        ("services: []", "a", "has no services"),
+        ("- a", "a", "has no services"),
+        ("a: [", "a", "is no YAML"),
+        ("services: {'a/b': {image: x}}", "a/b", "is no name of a service"),
+        ('services: {a: {command: "\'"}}', "a", "command: No closing quotation"),
+    ],
+)
+def test_what_cannot_be_attached(
+    tmp_path: Path, text: str, service: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text(text)
+    assert main(["attach", str(file), service]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sidecar attach: ")
+    assert said in error
+
+
+def test_a_file_that_is_not_there_or_too_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["attach", str(tmp_path / "none.yml"), "a"]) == 2
+    assert "No such file" in capsys.readouterr().err
+    large = tmp_path / "large.yml"
+    with large.open("wb") as file:
+        file.truncate(5 << 20)
+    assert main(["attach", str(large), "a"]) == 2
+    assert "no compose file" in capsys.readouterr().err
+
+
+def test_nothing_is_written_over(compose: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    assert main(["attach", compose, "shop", "-o", str(folder)]) == 0
+    (folder / "shop.yaml").write_text("mine")
+    assert main(["attach", compose, "shop", "-o", str(folder)]) == 2
+    assert "there already" in capsys.readouterr().err
+    assert (folder / "shop.yaml").read_text() == "mine"
+    assert main(["attach", compose, "shop", "-o", f"{compose}/x"]) == 2
+
+
+def test_one_that_has_a_sidecar_already() -> None:
+    root = Path(__file__).resolve().parents[2]
+    with pytest.raises(Exception, match="network_mode already"):
+        read(str(root / "compose.sidecars.yml"), "clock")
