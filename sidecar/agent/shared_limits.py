@@ -57,10 +57,10 @@ def _create(
     from sidecar.redis.settings import Settings
 
     def changed(up: bool, text: str) -> None:
+        limits.changed(up)
         if up:
             EVENTS.tell(logger, logging.INFO, "redis", f"Redis is back, and shared limits are shared again: {text}")
         else:
-            limits.lost()
             EVENTS.tell(
                 logger, logging.WARNING, "redis", f"Redis is away, so {_MEANWHILE[config.on_failure]}: {text}",
                 on_failure=config.on_failure,

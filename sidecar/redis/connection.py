@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from sidecar.net.hosts import is_address
 from sidecar.net.lookup import LookupFailed, Resolver
 from sidecar.redis.resp import ErrorReply, Malformed, Reader, Reply, encode
 from sidecar.redis.settings import Settings, Trouble
+
+logger = logging.getLogger("sidecar.redis")
 
 #: Commands that wait for their reply.
 MOST_PENDING: Final = 20_000
@@ -45,6 +48,9 @@ class Connection(asyncio.Protocol):
         self._pending: deque[tuple[Then, float]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._late = False
+        self._ended = False
+        #: The server has closed it, in an orderly way and while nothing was asked, as servers do with idle clients.
+        self.quiet = False
         self._made = loop.time()
 
     @property
@@ -90,6 +96,7 @@ class Connection(asyncio.Protocol):
 
     def end(self, trouble: str) -> None:
         """Close it, for this reason."""
+        self._ended = True
         self.trouble = self.trouble or trouble
         if self._transport is not None:
             self._transport.abort()
@@ -112,16 +119,17 @@ class Connection(asyncio.Protocol):
                 self.end("it said something that it was not asked")
                 return
             self._late = False
-            self._pending.popleft()[0](reply)
+            _tell(self._pending.popleft()[0], reply)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.trouble = self.trouble or (f"the connection broke: {exc}" if exc else "it has closed the connection")
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.quiet = exc is None and not self._pending and not self._ended
         self.lost.set()
         while self._pending:
-            self._pending.popleft()[0](LOST)
+            _tell(self._pending.popleft()[0], LOST)
 
     def _flush(self) -> None:
         out, self._out = self._out, []
@@ -140,6 +148,14 @@ class Connection(asyncio.Protocol):
                 return
             self._late = True
         self._timer = self._loop.call_later(max(left, _SPARE), self._look)
+
+
+def _tell(then: Then, reply: Reply) -> None:
+    """A fault of who has asked must not cost the others their replies."""
+    try:
+        then(reply)
+    except Exception:
+        logger.exception("a reply of Redis was not dealt with")
 
 
 def said(error: ErrorReply) -> str:

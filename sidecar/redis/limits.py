@@ -108,10 +108,13 @@ class SharedLimits:
         name = f"{limit.name}:{lease.digest}" if limit.keyed else limit.name
         return self.client.run(TAKE, name, (repr(1e6 / limit.rate), limit.burst, tokens), then)
 
-    def lost(self) -> None:
-        """A server is away: see :meth:`SharedLimit.lost`."""
+    def changed(self, up: bool) -> None:
+        """A server is away, or back."""
         for limit in self._in_use():
-            limit.lost()
+            if up:
+                limit.away = False
+            else:
+                limit.lost()
 
     async def close(self) -> None:
         """Ask nothing more."""

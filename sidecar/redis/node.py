@@ -34,7 +34,7 @@ class Node:
     ``changed(up, text)`` is called when the node is up or away; the first time only if it is away.
 
     Until the first attempt has an outcome commands are held, for ``patience`` seconds: those who ask in the first
-    moments are no different from those who come later.
+    moments are no different from those who come later. So it is when a server has closed a connection that was idle.
     """
 
     def __init__(
@@ -91,12 +91,13 @@ class Node:
 
     async def _run(self) -> None:
         failures = 0
+        patience = CONNECT
         while True:
             try:
-                async with asyncio.timeout(CONNECT):
+                async with asyncio.timeout(patience):
                     connection = await self._open()
             except TimeoutError:
-                trouble = f"no connection within {CONNECT:g} s"
+                trouble = f"no connection within {patience:g} s"
             except Trouble as error:
                 trouble = str(error)
             except OSError as error:
@@ -105,6 +106,11 @@ class Node:
                 trouble = await self._use(connection)
                 if connection.stood >= GOOD:
                     failures = 0
+                if connection.quiet and connection.stood >= AWAY and not self.trouble:
+                    # It is no news unless there is no other connection, at once.
+                    self._holding, patience = True, 2 * self._patience
+                    continue
+            patience = CONNECT
             self._away(trouble)
             failures += 1
             await asyncio.sleep(self._backoff.delay(failures))

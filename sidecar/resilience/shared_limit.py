@@ -181,9 +181,12 @@ class SharedLimit:
             waiter.decide(self._without(lease.key))
 
     def lost(self) -> None:
-        """The store is away: what was leased is gone soon, so that it is as ``on_failure`` says."""
+        """The store is away: what was leased is gone soon, and what was refused is asked anew, so that it is as
+        ``on_failure`` says."""
+        self.away = True
         until = self._clock() + GRACE
         for lease in self._leases.values():
+            lease.refused_until = 0.0
             if lease.lapses > until:
                 lease.lapses = until
 

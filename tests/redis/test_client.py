@@ -181,6 +181,37 @@ async def test_who_is_cut_off_is_told_at_once_and_stays_away_for_a_while() -> No
 
 
 @pytest.mark.asyncio
+async def test_a_server_that_closes_idle_connections_is_not_away() -> None:
+    async with FakeRedis() as server, client(_settings(server.address)) as (it, told):
+        await it.answered()
+        await asyncio.sleep(2 * node.AWAY)
+        server.close_idle()
+        await until(lambda: server.accepted == 2)
+        assert await run(it) == 1
+        assert it.up
+        assert told.all == []
+        # But where there is none any more, it is.
+        await asyncio.sleep(2 * node.AWAY)
+        server.close_idle()
+        await server.stop()
+        await until(lambda: told.all)
+        assert told.all[0][0] is False
+
+
+@pytest.mark.asyncio
+async def test_a_fault_of_one_who_asks_is_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(reply: Any) -> None:
+        raise ValueError("broken")
+
+    async with FakeRedis() as server, client(_settings(server.address)) as (it, told):
+        await it.answered()
+        assert it.run(SCRIPT, "key", (), broken)
+        assert await run(it) == 1
+        assert told.all == []
+    assert "a reply of Redis was not dealt with" in caplog.text
+
+
+@pytest.mark.asyncio
 async def test_nothing_flaps() -> None:
     told: list[tuple[bool, float]] = []
     loop = asyncio.get_running_loop()

@@ -172,8 +172,11 @@ async def test_leases_end_when_a_server_is_away() -> None:
         await until(lambda: waits.told)
         lease = next(iter(used[0]._leases.values()))
         before = lease.lapses
-        it.lost()
+        it.changed(False)
         assert lease.lapses < before
+        assert used[0].away
+        it.changed(True)
+        assert not used[0].away
 
 
 @pytest.mark.asyncio

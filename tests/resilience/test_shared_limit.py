@@ -258,6 +258,16 @@ def test_leases_end_soon_after_the_store_has_gone_away() -> None:
     assert bench.limit.take(b"") == AWAY_WAIT
 
 
+def test_what_was_refused_for_long_is_not_when_all_may_pass() -> None:
+    bench = Bench(rate=0.01, burst=1, on_failure="allow")
+    bench.ask()
+    bench.grant(0, again=100.0)
+    bench.store.up = False
+    assert bench.limit.take(b"") > 99
+    bench.limit.lost()
+    assert bench.limit.take(b"") == 0.0
+
+
 def test_those_who_wait_when_the_store_goes_away_are_decided() -> None:
     bench = Bench(rate=1.0, burst=1)
     waiting = [bench.ask() for _ in range(2)]

@@ -37,6 +37,8 @@ class FakeRedis:
         self.replies = replies
         self.heard: list[list[str]] = []
         self.connections: set[asyncio.StreamWriter] = set()
+        #: How many there have been.
+        self.accepted = 0
         self._server: asyncio.Server | None = None
 
     async def __aenter__(self) -> Self:
@@ -63,6 +65,11 @@ class FakeRedis:
             await self._server.wait_closed()
             self._server = None
 
+    def close_idle(self) -> None:
+        """Close all connections in an orderly way."""
+        for writer in list(self.connections):
+            writer.close()
+
     def cut(self) -> None:
         """End all connections."""
         for writer in list(self.connections):
@@ -70,6 +77,7 @@ class FakeRedis:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.add(writer)
+        self.accepted += 1
         commands = Reader()
         try:
             while data := await reader.read(65536):
