@@ -48,7 +48,7 @@ async def watch(look: Callable[[], frozenset[str]] = interfaces, every: float = 
             if missing >= LOOKS:
                 raise Orphaned(
                     f"the network has gone ({', '.join(sorted(before))}), only the loopback is left: the container "
-                    "that it was shared with has been replaced. Let both join a third one that stays"
+                    "that it was shared with has been replaced. Let both join a third one (docs/attach.md)"
                 )
     except OSError:
         return
