@@ -5,7 +5,7 @@ The words used in this code, a line each. Every name of a module or package is h
 access, access log        one line per finished exchange
 ack                       what a client says of a delivery that it has dealt with, and a broker of a publish; also nack
 active check              an upstream's endpoint is asked whether it is well; what its tries come to is the passive way
-adaptive limit            a concurrency limit that is found by how much gets done, not given
+adaptive                  of a concurrency limit: found by how much gets done, not given
 address                   where something listens or is dialled: a host and a port, or a path
 admin, admin API          the HTTP port for operators: health, metrics, upstreams, reload, drain
 admission                 whether an AMQP port takes clients at all; when it does not, it stops listening

@@ -53,6 +53,8 @@ class Api:
             Operation("GET", "/upstreams", "All upstreams", self.upstreams, {200: "a list"}, "Upstreams"),
             Operation("GET", "/upstreams/{name}", "Endpoints, weights, health, breaker and counters of one upstream",
                       self.upstream, {200: "the upstream"} | unknown, "Upstream"),
+            Operation("GET", "/inbound", "Counters of the inbound port, and what its filters show", self.inbound,
+                      {200: "the port", 404: "there is none"}, "Inbound"),
             Operation("POST", "/upstreams/{name}/breaker/{mode}",
                       "Hold an upstream's breakers, its routes' too, open or closed, "
                       "or leave them to themselves (auto)",
@@ -134,6 +136,12 @@ class Api:
     async def upstreams(self, call: Call) -> Answer:
         commands = self._commands
         return Answer({"upstreams": [report.upstream(commands.upstream(name)) for name in commands.upstreams()]})
+
+    async def inbound(self, call: Call) -> Answer:
+        stats = self._commands.inbound()
+        if stats is None:
+            raise NotKnown("this sidecar has no inbound port")
+        return Answer({"service": stats.upstream, "protocol": stats.protocol, "stats": report.listener(stats)})
 
     async def upstream(self, call: Call) -> Answer:
         return Answer(report.upstream(self._commands.upstream(self._known(call.parts["name"]))))

@@ -144,6 +144,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         route_breakers=array({"allOf": [record(path=TEXT), ref("Breaker")]}),
         stats=ref("Stats"),
     ),
+    "Inbound": record(service=TEXT, protocol=TEXT, stats=ref("Stats")),
     "Upstreams": record(upstreams=array(ref("Upstream"))),
     "Changes": {
         "description": "changes, a line each; with dry_run what would change: text for people, and the plan",

@@ -35,6 +35,8 @@ START: Final = 20
 #: The least that both levels differ from the estimate, as a logarithm: a fifth.
 _NARROW: Final = 0.2
 _WIDE: Final = math.log(2)
+#: Seconds without a turn when the ceiling is reached, and the most otherwise.
+_SETTLED: Final = 5.0
 #: Answers that one look takes; of the higher level twice as many, as that is the one that costs nothing.
 _ANSWERS: Final = 40
 #: The limit is a little more than what was found: too little costs throughput, too much some waiting.
@@ -66,9 +68,9 @@ class AdaptiveLimit:
     every one that had to wait or was refused by :meth:`pressed`; ``now`` is in seconds."""
 
     __slots__ = (
-        "_active", "_area", "_at", "_began", "_direction", "_ended", "_high", "_lost", "_low", "_low_ended",
-        "_low_from", "_low_seconds", "_low_to", "_phase", "_pressed", "_run", "_seconds", "_stride", "_took", "_until",
-        "_variance", "ceiling", "estimate", "floor", "latency", "level",
+        "_active", "_again", "_area", "_at", "_began", "_direction", "_ended", "_high", "_lost", "_low", "_low_ended",
+        "_low_from", "_low_seconds", "_low_to", "_phase", "_pressed", "_run", "_seconds", "_stride", "_took",
+        "_turn_from", "_until", "_variance", "ceiling", "estimate", "floor", "latency", "level",
     )  # fmt: skip
 
     def __init__(self, floor: int, ceiling: int, now: float, start: int = START) -> None:
@@ -94,6 +96,9 @@ class AdaptiveLimit:
         #: Seconds of a request at the last look.
         self._seconds = 0.0
         self._stride = _WIDE / 2
+        #: No turn before that time.
+        self._again = now
+        self._turn_from = now
         self._direction = 0
         self._run = 0
         self._variance = _UNKNOWN
@@ -117,6 +122,8 @@ class AdaptiveLimit:
         """Something had to wait, or was refused: the limit is reached."""
         self._pressed = True
         if self._phase == _REST:
+            if now < self._again:
+                return
             if now - self._began > 10.0:
                 self._variance = max(self._variance, _MOVING)  # it may have changed meanwhile
             self._let_down(now)
@@ -151,6 +158,7 @@ class AdaptiveLimit:
         self.level = self._low
         self._phase = _EMPTYING
         self._pressed = False
+        self._turn_from = now
         self._low_from = self._low_to = math.inf
         self._low_ended = 0
         self._low_seconds = 0.0
@@ -171,7 +179,7 @@ class AdaptiveLimit:
                 self._rest(now)
         elif phase == _HIGH:
             if now >= self._until or self._plenty(now):
-                self._judge(min(now, self._until) - self._began)
+                self._judge(min(now, self._until) - self._began, now)
                 self._turn(now)
         elif phase == _EMPTYING:
             if self._active <= self._low:
@@ -209,13 +217,13 @@ class AdaptiveLimit:
         self._phase = _FILLING
         self._begin(now)
 
-    def _judge(self, took: float) -> None:
+    def _judge(self, took: float, now: float) -> None:
         """Both levels were looked at, the higher one for that many seconds: move the estimate."""
         mean = self._area / took
         if self._ended:
             self._seconds = self._area / self._ended
         if self._lost > self._ended / 2:
-            self._move(-1, -self._stride, 1.0)  # it is late with most of them: it may be with less
+            self._move(-1, -self._stride, 1.0, now)  # it is late with most of them: it may be with less
         elif mean >= 0.9 * self._high and self._low_ended:  # else there was too little to do to tell
             seconds = self._low_seconds / self._low_ended
             step = math.log(_MARGIN * seconds * self._ended / took / self.estimate)
@@ -223,20 +231,26 @@ class AdaptiveLimit:
             variance = self._variance + _DRIFT
             weight = variance / (variance + noise)
             self._variance = (1.0 - weight) * variance
-            least = math.log(_MARGIN * self._low / self.estimate)
-            most = math.log(_MARGIN * self._high / self.estimate)
-            step = min(max(step, least), most)
-            self._move(1 if step > 0.7 * most else -1 if step < 0.7 * least else 0, step, weight)
+            up = math.log(_MARGIN * self._high / self.estimate)
+            down = math.log(self.estimate / (_MARGIN * self._low))
+            # The same both ways, or chance alone would lead one way.
+            most = max(up, down)
+            clear = 0.7 * (min(up, down) if down > 0.0 else up)
+            step = min(max(step, -most), most)
+            self._move(1 if step > clear else -1 if step < -clear else 0, step, weight, now)
             self.latency = seconds
 
     def _turn(self, now: float) -> None:
-        """Take the next turn, if there is a reason for one."""
-        if self._pressed:
+        """Take the next turn, if there is a reason for one. When nothing is clearly different, there is a pause as long
+        as the turn was, at the limit itself."""
+        if not self._direction and self._stride <= _NARROW:
+            self._again = max(self._again, now + min(now - self._turn_from, _SETTLED))
+        if self._pressed and now >= self._again:
             self._let_down(now)
         else:
             self._rest(now)
 
-    def _move(self, direction: int, step: float, weight: float) -> None:
+    def _move(self, direction: int, step: float, weight: float, now: float) -> None:
         """Change the estimate by that much, as a logarithm. ``direction``: the limit is clearly above it (1) or below
         (-1); steps that lead the same way are longer each time."""
         stride = self._stride
@@ -249,3 +263,7 @@ class AdaptiveLimit:
         else:
             self._stride = max(0.5 * stride, _NARROW)
         self.estimate = min(max(self.estimate * math.exp(weight * step), float(self.floor)), float(self.ceiling))
+        if direction > 0 and self.estimate >= self.ceiling:  # there is nothing to find out for a while
+            self._run = 0
+            self._stride = _NARROW
+            self._again = now + _SETTLED

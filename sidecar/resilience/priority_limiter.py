@@ -1,9 +1,10 @@
-"""The bulkhead's mechanism with priorities and, in an overload, the newest first.
+"""The bulkhead's mechanism with priorities and, in an overload, the newest first and a bound on the wait.
 
-What is critical is let in first and given up last. Within one priority it is first come, first served, until the queue
-has been there for a while: then the newest goes first and what has waited for long is shed. Under an overload that
-lasts, a queue serves each one late; served newest first, most are served at once, by a server that works just as much,
-and those that are shed hear of it early (adaptive LIFO with controlled delay: Maurer, "Fail at Scale", ACM Queue 2015).
+What is critical is let in first and given up last. Within one priority it is first come, first served. A queue that has
+been there for a while is an overload and no burst: each one is served late then, and the server works for clients that
+have left. So what has waited for half a response time is shed, and of the rest the newest goes first, which has most of
+its time left (controlled delay and adaptive LIFO: Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 2012; for
+servers Maurer, "Fail at Scale", ACM Queue 2015).
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ LOW: Final = 2
 #: Seconds that a queue has to be there at least to be an overload and no burst, by priority: while a limit is found,
 #: even what is critical may have to wait for a moment.
 _BURST: Final = (1.0, 0.25, 0.25)
-#: Seconds without such a queue after which an overload is over.
-_CALM: Final = 1.0
+#: Seconds, and response times, after which an overload is over, when there was no such queue and nothing was shed.
+_CALM: Final = 0.25
+_CALM_REQUESTS: Final = 2.0
 #: The longest that one may wait in an overload: of the time that a request takes, and seconds at least.
 _PATIENCE: Final = 0.5
 _LEAST: Final = 0.005
@@ -135,12 +137,12 @@ class PriorityLimiter(Limiter):
 
     def overloaded(self, now: float, priority: int) -> bool:
         """Return whether more of that priority comes than can be done, and no burst: its queue has been there for a
-        while, or had been a moment ago."""
+        while, or one was shed a moment ago."""
         adaptive = self.adaptive
         if adaptive is None or not adaptive.latency:
             return False
         if self._queues[priority] and now - self._queued_since[priority] > max(_BURST[priority], adaptive.latency):
-            self._overload_until[priority] = now + max(_CALM, adaptive.latency)
+            self._overload_until[priority] = now + max(_CALM, _CALM_REQUESTS * adaptive.latency)
         return now < self._overload_until[priority]
 
     def _follow(self) -> None:
@@ -171,7 +173,7 @@ class PriorityLimiter(Limiter):
                     continue
                 newest = self.overloaded(now, priority)
                 if newest:
-                    self._shed_stale(queue, now)
+                    self._shed_stale(priority, now)
                 while queue and self.active < self._slots:
                     candidate = queue.popitem(last=newest)[0]
                     self._count -= 1
@@ -182,14 +184,17 @@ class PriorityLimiter(Limiter):
         finally:
             self._granting = False
 
-    def _shed_stale(self, queue: OrderedDict[Candidate, None], now: float) -> None:
+    def _shed_stale(self, priority: int, now: float) -> None:
         """Let those go that have waited for too long."""
         assert self.adaptive is not None
-        before = now - max(_LEAST, _PATIENCE * self.adaptive.latency)
+        queue = self._queues[priority]
+        latency = self.adaptive.latency
+        before = now - max(_LEAST, _PATIENCE * latency)
         while queue:
             candidate = next(iter(queue))
             if candidate.since > before:
                 break
             del queue[candidate]
             self._count -= 1
+            self._overload_until[priority] = now + max(_CALM, _CALM_REQUESTS * latency)
             candidate.shed("stale")

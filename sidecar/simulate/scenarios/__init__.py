@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from sidecar.simulate.report import Report
 from sidecar.simulate.scenarios import (
+    adaptive,
     amplification,
     breaker,
     budget,
@@ -16,6 +17,7 @@ from sidecar.simulate.scenarios import (
     herd,
     metastable,
     registry_flap,
+    shedding,
     slow_endpoint,
 )
 
@@ -31,6 +33,7 @@ class Scenario(NamedTuple):
 SCENARIOS: Final[dict[str, Scenario]] = {
     it.name: it
     for it in (
+        Scenario("adaptive", "a limit that is found: servers of known capacity, which changes", adaptive.run),
         Scenario(
             "amplification", "three hops that try again, and the last service dies: what reaches it", amplification.run
         ),
@@ -50,6 +53,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
             "half of the instances go and come back: which keys move, and the bound of load",
             registry_flap.run,
         ),
+        Scenario("shedding", "an overload: who is shed, in which order the rest is served", shedding.run),
         Scenario("slow_endpoint", "one of five endpoints becomes slow: how soon p99 is back", slow_endpoint.run),
     )
 }
