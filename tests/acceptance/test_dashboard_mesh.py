@@ -179,6 +179,53 @@ def test_on_a_phone_trouble_comes_first_and_the_graph_can_be_read(browser: Brows
         assert it.faults == []
 
 
+def test_causes_come_before_what_follows_and_ways_in_belong_to_ways_out(drawn: Drawn) -> None:
+    """Two requests that failed at their upstream, then three that met the breaker which these had opened."""
+    at = "2026-01-01T00:00:0{}.000Z"
+    requests = [
+        {
+            "request_id": f"r{number}", "direction": direction, "error": code,
+            "upstream": "web" if direction == "inbound" else "tasks",
+            "status": status, "cause": cause, "setting": setting, "began": at.format(number),
+            "method": "GET", "path": "/", "attempts": 1, "duration_ms": 5.0, "kind": "request",
+        }
+        for number in reversed(range(5))
+        for direction, code, status, cause, setting in (
+            ("inbound", "", 502, "the app at 10.0.0.1:80 itself answered 502", None),
+            ("outbound", "", 500, f"the app of tasks at 10.0.0.{number}:80 itself answered 500", None)
+            if number < 2
+            else ("outbound", "circuit_open", 503, f"{number} calls in a row failed", "upstreams.tasks"),
+        )
+    ]  # fmt: skip
+    page = drawn.page
+    answer = json.dumps({"remembered": 10, "requests": requests})
+    page.route("**/why?limit=500", lambda route: route.fulfill(content_type="application/json", body=answer))
+    drawn.open("failures", "Failures")
+    rows = page.get_by_role("region", name="Causes").locator("tbody tr")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text("itself answered 500")
+    expect(rows.nth(0)).to_contain_text("2 came in and failed with it")
+    expect(rows.nth(0).get_by_role("link").first).to_have_attribute("href", "#/failures/r0")
+    expect(rows.nth(1)).to_contain_text("follows")
+    expect(rows.nth(1)).to_contain_text("calls in a row failed")
+    expect(page.get_by_role("region", name="Requests, the newest first").locator("tbody tr")).to_have_count(5)
+    page.unroute("**/why?limit=500")
+
+
+def test_what_is_only_slow_is_told(drawn: Drawn) -> None:
+    page = drawn.open("overview", "Overview")
+    expect(page.get_by_role("status")).to_have_text("Live")
+    page.evaluate(
+        """async () => {
+            const main = document.querySelector("script[type=module]").src;
+            const { state, takeChange } = await import(main.replace("main.js", "store.js"));
+            const tasks = { ...state.now.upstreams.tasks, p99_ms: 1300, error_rate: 0, rate: 5 };
+            takeChange({ upstreams: { tasks } });
+        }"""
+    )
+    expect(page.locator(".troubles li")).to_contain_text("one answer in a hundred takes 1.3 s or longer")
+
+
 def test_an_endpoint_leads_to_its_sidecars_own_dashboard(drawn: Drawn, tmp_path: Path) -> None:
     page = drawn.open("upstreams/tasks", "tasks")
     way = page.get_by_role("link", name="Dashboard of tasks")

@@ -63,7 +63,7 @@ class Ten:
     def _config(self, folder: Path, name: str, app: int) -> dict[str, Any]:
         return {
             "service": {
-                "name": name, "address": "127.0.0.1", "app": f"127.0.0.1:{app}",
+                "name": name, "id": f"{name}-1", "address": "127.0.0.1", "app": f"127.0.0.1:{app}",
                 "check": {"http": "/health", "interval": "1s", "timeout": "5s"},
             },
             "registry": f"directory://{folder}/registry",
@@ -96,7 +96,7 @@ def ten(folder: Path, changes: dict[str, dict[str, Any]] | None = None, pause: f
         mesh.apps.ready()
         for sidecar in mesh.sidecars.values():
             sidecar.ready()
-        wait_for(lambda: mesh.ask() == 200, "users are served")
+        wait_for(lambda: mesh.ask() in (200, 502), "users have an answer")
         thread = threading.Thread(target=users, name="users", daemon=True)
         thread.start()
         try:

@@ -1,8 +1,8 @@
 """Small apps that call one another, all in one process: ``ten_apps.py NAME=PORT=CALLS …``. CALLS are the ports that an
 app calls for each request, one after the other, with commas between them.
 
-Each answers what it got from them: 200, or 502 when one of them failed. ``/health`` is always well. After ``POST
-/fault?status=N&ms=N`` an app answers with that status (0: as usual), so long after it was asked.
+Each answers what it got from them: 200, or 502 when one of them did not answer well. ``/health`` is always well. After
+``POST /fault?status=N&ms=N`` an app answers with that status (0: as usual), so long after it was asked.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class App:
         if self.status:
             return self.status, "out of order"
         for port in self.calls:
-            if await call(port, target, fields) >= 500:
+            if await call(port, target, fields) >= 400:
                 return 502, "what it calls has failed"
         return 200, "done"
 

@@ -40,10 +40,10 @@ function grouped({ kept, twins }) {
   for (const it of kept) {
     const key = keyOf(it);
     let group = groups.get(key);
-    if (!group) groups.set(key, (group = { key, count: 0, twins: 0, newest: it, follows: follows(it) }));
+    if (!group) groups.set(key, (group = { key, count: 0, twins: 0, newest: it, oldest: it, follows: follows(it) }));
     group.count++;
     if (twins.has(it.request_id)) group.twins++;
-    group.first = it.began;
+    group.oldest = it; // where it began: before breakers opened, and hid what opened them
   }
   return [...groups.values()].sort((a, b) => a.follows - b.follows || b.count - a.count);
 }
@@ -77,11 +77,11 @@ function Recent() {
   const columns = useMemo(
     () => [
       { title: "Count", num: true, cell: (it) => html`<b>${number(it.count)}</b>` },
-      { title: "Cause", head: true, look: "text", cell: (it) => html`${it.follows && html`<span class="tag">follows</span> `}<a href=${to("failures", it.newest.request_id)}>${timely(it.newest.cause) || "not known"}</a>` },
+      { title: "Cause", head: true, look: "text", cell: (it) => html`${it.follows && html`<span class="tag">follows</span> `}<a href=${to("failures", it.oldest.request_id)}>${timely(it.oldest.cause) || "not known"}</a>` },
       { title: "Upstream", cell: (it) => html`<${Where} it=${it.newest} />${it.twins > 0 && html`<small class="note">${number(it.twins)} came in and failed with it</small>`}` },
       { title: "Code", cell: (it) => html`<${Code} it=${it.newest} />` },
       { title: "Setting", look: "mono dim", late: true, cell: (it) => it.newest.setting },
-      { title: "Last", look: "dim nowrap", cell: (it) => clock(it.newest.began) },
+      { title: "Last", look: "nowrap", cell: (it) => html`<a href=${to("failures", it.newest.request_id)} aria-label=${`The last one, at ${clock(it.newest.began)}`}>${clock(it.newest.began)}</a>` },
       {
         title: "Requests",
         cell: (it) => html`<button class="quiet" aria-pressed=${chosen === it.key} aria-label=${`Only the ${it.count} of ${it.newest.upstream}`} onClick=${() => choose(chosen === it.key ? null : it.key)}>Only these</button>`,

@@ -1,7 +1,7 @@
 // Who calls whom: a graph that stands still between updates, and the same as tables.
 import { html, useEffect, useMemo, useState } from "../vendor/preact.js";
 import { usePoll } from "../app/api.js";
-import { DASH, ms, number, percent, rate, word } from "../ui/format.js";
+import { DASH, ms, number, percent, rate, timely, word } from "../ui/format.js";
 import { Graph } from "../ui/graph.js";
 import { Section, Title, Troubles, Waiting } from "../ui/parts.js";
 import { address, known } from "../ui/sidecars.js";
@@ -23,7 +23,7 @@ const FIGURES = [
   { title: "p99", num: true, cell: (it) => ms(it.p99_ms) },
 ];
 const STATUS = { title: "Status", cell: (it) => html`<${Status} is=${it.status} />` };
-const WHY = { title: "Why", look: "why", cell: (it) => it.problem };
+const WHY = { title: "Why", look: "why", cell: (it) => timely(it.problem) };
 const SERVICES = [
   { title: "Service", head: true, cell: (it) => it.name },
   STATUS,
@@ -49,31 +49,39 @@ const MOST = 8;
 const FAILING = 0.01;
 const ILL = new Set(["not_answering", "unhealthy", "warning"]);
 
-/** [state, what is to be said], or null: it is well. A service is healthy while its app fails or is slow. */
-function trouble(it) {
+/** [state, what is to be said], or null: it is well. A service is healthy while its app fails or is slow. `calls`: what it calls. */
+function trouble(it, calls) {
+  const refused = calls.filter((edge) => edge.problem).map((edge) => `to ${edge.to}: ${timely(edge.problem)}`);
+  const says = (first) => [first, it.problem, ...refused].filter(Boolean).join("; ");
   if (it.status === "not_answering" || it.status === "unhealthy") return [it.status, it.problem || word(it.status)];
-  if (it.error_rate > FAILING) return ["failing", [`${percent(it.error_rate)} of what comes in fails`, it.problem].filter(Boolean).join("; ")];
-  if (slow(it)) return ["slow", tooSlow(it)];
-  return it.status === "warning" ? [it.status, it.problem || "some of it is not well"] : null;
+  if (it.error_rate > FAILING) return ["failing", says(`${percent(it.error_rate)} of what comes in fails`)];
+  if (slow(it)) return ["slow", says(tooSlow(it))];
+  return it.status === "warning" ? [it.status, says("") || "some of it is not well"] : null;
 }
 
-/** What is wrong: first what calls nothing else that is in trouble, and so is the cause; each with a way to its sidecar. */
-function Wrong({ services, edges }) {
-  const ill = new Map(services.map((it) => [it.name, trouble(it)]).filter(([, found]) => found));
-  if (!ill.size) return html`<p class="calm"><${Status} is="healthy" says="All services are well" /></p>`;
-  const blames = (name) => edges.filter((it) => it.from === name && it.to !== name && ill.has(it.to)).map((it) => it.to);
-  const rows = services
+/** All that are in trouble, first those that call nothing else that is, and so are where it comes from: [{it, found, blamed}]. */
+function wrong(services, edges) {
+  const calls = new Map(services.map((it) => [it.name, []]));
+  for (const edge of edges) if (edge.from !== edge.to) calls.get(edge.from)?.push(edge);
+  const ill = new Map(services.map((it) => [it.name, trouble(it, calls.get(it.name))]).filter(([, found]) => found));
+  const alone = edges.filter((edge) => edge.problem && !ill.has(edge.from) && !ill.has(edge.to));
+  for (const edge of alone) ill.set(edge.from, ["warning", `to ${edge.to}: ${timely(edge.problem)}`]);
+  return services
     .filter((it) => ill.has(it.name))
-    .map((it) => ({ it, blamed: blames(it.name), found: ill.get(it.name) }))
+    .map((it) => ({ it, found: ill.get(it.name), blamed: calls.get(it.name).map((edge) => edge.to).filter((name) => ill.has(name)) }))
     .sort((a, b) => Boolean(a.blamed.length) - Boolean(b.blamed.length));
-  const told = ({ it, blamed, found: [is, says] }) => [is, it.name, blamed.length ? `${says}; it calls ${blamed.join(", ")}` : says, address(known(it)[0])];
+}
+
+function Wrong({ rows }) {
+  if (!rows.length) return html`<p class="calm"><${Status} is="healthy" says="All services are well" /></p>`;
+  const told = ({ it, found: [is, says], blamed }) => [is, it.name, blamed.length ? `${says}; it calls ${blamed.join(", ")}` : says, address(known(it)[0])];
   return html`<${Troubles} troubles=${rows.slice(0, MOST).map(told)} />
     ${rows.length > MOST && html`<p class="dim">and ${rows.length - MOST} more, in the table below</p>`}`;
 }
 
 /** The services in trouble, and those that call them or that they call. */
-function around(services, edges) {
-  const ill = new Set(services.filter(trouble).map((it) => it.name));
+function around(rows, edges) {
+  const ill = new Set(rows.map(({ it }) => it.name));
   const near = new Set(ill);
   for (const it of edges) {
     if (ill.has(it.from) || ill.has(it.to) || ILL.has(it.status)) {
@@ -92,10 +100,11 @@ export function Page() {
   useEffect(() => void import("../vendor/dagre.js").then((it) => setDagre(it)), []);
   const services = useMemo(() => [...(poll.data?.services ?? [])].sort(worst), [poll.data]);
   const edges = useMemo(() => [...(poll.data?.edges ?? [])].sort(worst), [poll.data]);
+  const rows = useMemo(() => wrong(services, edges), [services, edges]);
   const shown = useMemo(() => {
     const seen = services.filter((it) => outside || it.kind === "service");
-    return only ? seen.filter(around(seen, edges)) : seen;
-  }, [services, edges, outside, only]);
+    return only ? seen.filter(around(rows, edges)) : seen;
+  }, [services, rows, edges, outside, only]);
   const hide = html`<span class="choices">
     <label><input type="checkbox" checked=${only} onChange=${(it) => setOnly(it.target.checked)} /> Only trouble and what is next to it</label>
     <label><input type="checkbox" checked=${outside} onChange=${(it) => setOutside(it.target.checked)} /> Show what has no sidecar</label>
@@ -103,7 +112,7 @@ export function Page() {
   return html`<${Title} beside=${hide}>Mesh<//>
     <${Waiting} poll=${poll} />
     ${poll.data?.problem && html`<p class="warn">▲ ${poll.data.problem}</p>`}
-    ${poll.data && html`<${Wrong} services=${services} edges=${edges} />`}
+    ${poll.data && html`<${Wrong} rows=${rows} />`}
     ${dagre && shown.length > 1 && html`<${Graph} dagre=${dagre} services=${shown} edges=${edges} links=${(it) => html`<${Links} of=${it} label="its dashboard: " />`} />`}
     ${poll.data &&
     html`<${Section} title="Services"><${Table} caption="Services" columns=${SERVICES} rows=${services} keyOf=${(it) => it.name} /><//>

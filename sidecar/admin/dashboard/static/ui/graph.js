@@ -1,6 +1,6 @@
 // The graph of a mesh, left to right. It is laid out only when nodes or edges come or go, so it stands still.
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact.js";
-import { ms, percent, rate, word } from "./format.js";
+import { ms, percent, rate, timely, word } from "./format.js";
 
 const HEIGHT = 24;
 const LONGEST = 24;
@@ -13,7 +13,7 @@ const LOOK = { warning: "warn", unhealthy: "bad", not_answering: "bad" };
 const cut = (name) => (name.length > LONGEST ? `${name.slice(0, LONGEST - 1)}…` : name);
 const figures = (it) =>
   it.rate === null || it.rate === undefined ? "" : `${rate(it.rate)}, errors ${percent(it.error_rate)}, p50 ${ms(it.p50_ms)}, p99 ${ms(it.p99_ms)}`;
-const told = (it) => [word(it.status), figures(it), it.problem].filter(Boolean).join(", ");
+const told = (it) => [word(it.status), figures(it), timely(it.problem)].filter(Boolean).join(", ");
 
 /** Where everything is: {width, height, nodes: name → {x, y, width}, lines: [{from, to, d}]}. */
 function layout(dagre, names, pairs) {
