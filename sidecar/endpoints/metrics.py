@@ -38,7 +38,7 @@ def endpoint_families(upstreams: Mapping[str, Sequence[Endpoint]]) -> Iterable[F
         counter("sidecar_endpoint_seconds", "Time of those that are over.", labels),
         counter("sidecar_endpoint_failures", "Those that it failed.", labels),
         gauge("sidecar_endpoint_active", "Exchanges under way there.", labels),
-        gauge("sidecar_endpoint_ejected", "1 while failures keep it out of the rotation.", labels),
+        gauge("sidecar_endpoint_ejected", "1 while it is ejected: out of the rotation for a while.", labels),
     )
     for name, known in upstreams.items():
         others = [0.0] * len(each)
