@@ -153,6 +153,10 @@ class RunningUpstream:
                     self.config.name, ", ".join(addresses),
                 )  # fmt: skip
         cluster = self.listener.cluster
+        known = {(endpoint.host, endpoint.port) for endpoint in cluster.endpoints}
         cluster.problem = self._expansion.problem
         cluster.cause = self._expansion.cause
         cluster.update(good)
+        if any((endpoint.host, endpoint.port) not in known for endpoint in cluster.endpoints):
+            for breaker in self.listener.breakers:  # the failures were those of others
+                breaker.ask("an instance has come")

@@ -69,6 +69,7 @@ class CircuitBreaker:
         "_permits",
         "_reset_timeout",
         "_row",
+        "_sooner",
         "_state",
         "_successes",
         "cause",
@@ -112,6 +113,8 @@ class CircuitBreaker:
         self.covered = False
         #: How often it has opened since it was last closed.
         self._row = 0
+        #: Why trial calls are made before their time.
+        self._sooner = ""
 
     def configure(self, failure_threshold: int, reset_timeout: float, half_open_requests: int) -> None:
         """Go by other numbers from the next change of state on."""
@@ -135,7 +138,7 @@ class CircuitBreaker:
                 if self.forced == "open":
                     self.look()
                     return self._generation
-                self._enter(HALF_OPEN, "its time is over, and it is tried again")
+                self._enter(HALF_OPEN, f"{self._sooner or 'its time is over'}, and it is tried again")
             if not self._permits:
                 return 0
             self._permits -= 1
@@ -171,6 +174,12 @@ class CircuitBreaker:
         if self.forced == "auto" and self._state != CLOSED:
             self.failures = 0
             self._enter(CLOSED, "it is known to be well again")
+
+    def ask(self, why: str) -> None:
+        """There is reason to think that it is well again: make the trial calls now, unless an operator has decided."""
+        if self.forced == "auto" and self._state == OPEN:
+            self._half_open_at = min(self._half_open_at, self._clock())
+            self._sooner = why
 
     def cancel(self, token: int) -> None:
         """The try that got ``token`` ended without a verdict; a trial call's permit is free again."""
@@ -250,6 +259,7 @@ class CircuitBreaker:
             self.opened_at = self._clock()
             self._half_open_at = self._hold_ends if self.forced == "open" else self.opened_at + self._reset()
             self._row += 1
+            self._sooner = ""
         elif state == HALF_OPEN:
             self._permits = self._half_open_requests
             self._successes = 0

@@ -181,6 +181,14 @@ def test_what_cannot_be_rehearsed_is_named() -> None:
     assert not told["changed"]["rejected"]
 
 
+def test_nothing_waits_or_is_answered_otherwise() -> None:
+    book = Book()
+    book.add(100, ("10.0.0.1:80", 0.01, 200, 0))
+    told = book.rehearse("retry: off", "retry: off, wait: {}, fallback: [{on: [5xx], answer: {}}]")
+    assert [it["what"] for it in told["not_rehearsed"]] == ["upstreams.shop.wait", "upstreams.shop.fallback"]
+    assert not any(told["changed"].values())
+
+
 @pytest.mark.parametrize("records", [1, SEGMENT * 3])
 def test_the_record_is_bounded(records: int) -> None:
     decisions = Decisions(records)

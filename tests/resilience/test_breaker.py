@@ -338,3 +338,59 @@ def test_a_later_word_counts() -> None:
 )
 def test_a_hold_in_words(hold: Hold | None, words: str) -> None:
     assert held_words("open", hold) == words
+
+
+def test_when_others_can_answer_it_is_tried_sooner_and_then_more_rarely() -> None:
+    clock, breaker, _ = setup()
+    breaker.covered = True
+    fail(breaker)
+    waits = []
+    for _ in range(6):
+        waits.append(breaker.retry_after())
+        clock.now += waits[-1]
+        assert breaker.room() == 3
+        token = breaker.allow()
+        assert breaker.room() == 2
+        breaker.failure(token)
+        assert breaker.room() == 0
+    assert waits == [1.0, 2.0, 4.0, 5.0, 5.0, 5.0]
+    clock.now += 5.0
+    for _ in range(3):
+        breaker.success(breaker.allow())
+    assert breaker.state == CLOSED
+    assert breaker.room() > 1_000_000
+    fail(breaker)
+    assert breaker.retry_after() == 1.0
+
+
+def test_its_own_time_is_kept_where_that_is_shorter() -> None:
+    clock = Clock()
+    breaker = CircuitBreaker(1, 0.5, 1, clock)
+    breaker.covered = True
+    fail(breaker, 1)
+    assert breaker.retry_after() == 0.5
+
+
+def test_it_is_asked_before_its_time_when_there_is_a_reason() -> None:
+    clock, breaker, states = setup()
+    breaker.ask("an instance has come")
+    assert breaker.state == CLOSED
+    fail(breaker)
+    clock.now += 10.0
+    breaker.ask("an instance has come")
+    assert breaker.state == HALF_OPEN
+    assert breaker.open_seconds() == 10.0
+    breaker.failure(breaker.allow())
+    assert (breaker.state, breaker.retry_after()) == (OPEN, 60.0)
+    clock.now += 60.0
+    breaker.allow()
+    assert breaker.cause == "its time is over, and it is tried again"
+    assert states == [OPEN, HALF_OPEN, OPEN, HALF_OPEN]
+
+
+def test_an_operator_is_not_asked() -> None:
+    _, breaker, _ = setup()
+    breaker.force("open")
+    breaker.ask("an instance has come")
+    assert breaker.state == OPEN
+    assert breaker.room() == 0
