@@ -20,13 +20,13 @@ from sidecar.simulate.scenarios import (
 
 @pytest.mark.parametrize("name", [name for name, (_, has_to) in slow_endpoint.POLICIES.items() if has_to])
 def test_p99_is_back_soon_after_an_endpoint_has_become_slow(name: str) -> None:
-    found = slow_endpoint.simulate(1, slow_endpoint.POLICIES[name][0], until=12.0, trigger=3.0)
+    found = slow_endpoint.simulate(1, slow_endpoint.POLICIES[name][0], trigger=3.0, well=12.0, until=12.0)
     assert found.after < slow_endpoint.FACTOR * found.baseline
     assert found.share < 0.03
 
 
 def test_round_robin_alone_goes_on_asking_it() -> None:
-    found = slow_endpoint.simulate(1, slow_endpoint.POLICIES["round robin"][0], until=6.5, trigger=0.5)
+    found = slow_endpoint.simulate(1, slow_endpoint.POLICIES["round robin"][0], trigger=0.5, well=6.5, until=6.5)
     assert found.after > 5 * found.baseline
     assert found.share == pytest.approx(0.2, abs=0.02)
 

@@ -1,7 +1,7 @@
 """Two thousand endpoints, any of which dies about once an hour, for an hour.
 
 Each is down for two minutes on average, so that about 66 are at any time, and the registry does not know. Half of them
-refuse connections, half are silent. An endpoint gets a request every 40 seconds: too few to count failures by.
+refuse connections, half are silent. An endpoint gets a request every 80 seconds: too few to count failures by.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sidecar.simulate.server import Server, exponential
 from sidecar.simulate.world import World
 
 ENDPOINTS: Final = 2000
-RATE: Final = 50.0
+RATE: Final = 25.0
 UNTIL: Final = 3600.0
 #: Seconds from one death of an endpoint to the next, and how long it is down.
 LIVES: Final = 3600.0

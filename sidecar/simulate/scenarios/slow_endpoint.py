@@ -1,4 +1,4 @@
-"""One of five endpoints becomes slower by 500 ms, under 200 requests per second.
+"""One of five endpoints becomes slower by 500 ms for 40 seconds, under 200 requests per second.
 
 Nothing fails, so that counting failures never notices. By ejection it is compared with the others; balancers that go by
 latency leave it alone. Before each endpoint stands its own sidecar, which reports load to those that ask for it.
@@ -7,10 +7,11 @@ latency leave it alone. Before each endpoint stands its own sidecar, which repor
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import ceil, inf
 from typing import Final, NamedTuple
 
 from sidecar.simulate.clients import Clients
-from sidecar.simulate.measure import Window
+from sidecar.simulate.measure import PerSecond, Window
 from sidecar.simulate.plot import Line, Plot
 from sidecar.simulate.port import Port, beside
 from sidecar.simulate.report import Report, seconds, share, times
@@ -29,6 +30,9 @@ POLICIES: Final[dict[str, tuple[str, bool]]] = {
 TRIGGER: Final = 20.0
 SLOWER: Final = 0.5
 RATE: Final = 200.0
+#: When it is well again, and the end.
+WELL: Final = 60.0
+UNTIL: Final = 100.0
 #: p99 has to be back below this much of the baseline, within so many seconds.
 FACTOR: Final = 1.2
 WITHIN: Final = 5.0
@@ -37,17 +41,18 @@ ENDPOINTS: Final = 5
 
 class Outcome(NamedTuple):
     """What a policy came to: p99 before the trigger, and from :data:`WITHIN` seconds after it on; the share of these
-    later requests that the slow endpoint still got; how many answers were slow after the trigger, and all by the
-    second."""
+    later requests that the slow endpoint still got; how many answers were slow after the trigger; seconds from the
+    time at which it is well again until it has half of its share (inf: it has not); and all by the second."""
 
     baseline: float
     after: float
     share: float
     slow: int
+    returned: float
     windows: Sequence[Window]
 
 
-def simulate(seed: int, policies: str, until: float = 80.0, trigger: float = TRIGGER) -> Outcome:
+def simulate(seed: int, policies: str, trigger: float = TRIGGER, well: float = WELL, until: float = UNTIL) -> Outcome:
     """Run it with one policy."""
     world = World(seed)
     port = Port(world, "there", policies)
@@ -56,18 +61,21 @@ def simulate(seed: int, policies: str, until: float = 80.0, trigger: float = TRI
     port.leads_to([beside(world, host) for host in hosts], sidecars=True)
     clients = Clients(world, port, RATE, until)
 
-    def slow() -> None:
-        servers[0].extra = SLOWER
-
-    world.at(trigger, slow)
+    counts = servers[0].on_asked = PerSecond(lambda: world.now)
+    world.at(trigger, setattr, servers[0], "extra", SLOWER)
+    world.at(well, setattr, servers[0], "extra", 0.0)
     world.run(trigger + WITHIN)
     before = servers[0].asked
+    world.run(well)
+    asked = servers[0].asked - before
     world.run(until + 5)
     measured = clients.measured
-    baseline, after = measured.within(1.0, trigger), measured.within(trigger + WITHIN, until)
+    baseline, after = measured.within(1.0, trigger), measured.within(trigger + WITHIN, well)
+    half = RATE / ENDPOINTS / 2
+    again = [second - well for second in range(ceil(well), int(until)) if counts.counts[second] >= half]
     return Outcome(
-        baseline.p99, after.p99, (servers[0].asked - before) / max(1, after.asked),
-        sum(took > SLOWER for took in measured.seconds), measured.windows(until),
+        baseline.p99, after.p99, asked / max(1, after.asked), sum(took > SLOWER for took in measured.seconds),
+        min(again, default=inf), measured.windows(until),
     )  # fmt: skip
 
 
@@ -78,17 +86,38 @@ def run(seed: int) -> Report:
         found = simulate(seed, policies)
         factor = found.after / found.baseline
         rows.append(
-            [name, seconds(found.baseline), seconds(found.after), times(factor), f"{found.slow}", share(found.share)]
+            [
+                name,
+                seconds(found.baseline),
+                seconds(found.after),
+                times(factor),
+                f"{found.slow}",
+                share(found.share),
+                _returned(found.returned),
+            ]
         )
         lines.append(Line(name, [(it.at, it.p99 * 1000) for it in found.windows if it.asked]))
         if has_to:
             what = f"{name}: p99 is below {FACTOR} × its baseline from {WITHIN:.0f} s after the change on"
             report.law(what, factor < FACTOR, times(factor))
     report.table(
-        ["policy", "p99 before", "p99 from 5 s after on", "factor", "slow answers", "still sent to the slow one"], rows
+        [
+            "policy",
+            "p99 before",
+            "p99 from 5 s after on",
+            "factor",
+            "slow answers",
+            "still sent to the slow one",
+            "its share again after",
+        ],
+        rows,
     )
     report.plot(
-        Plot("slow_endpoint", "p99 of each second; one of five endpoints is slower from second 20 on", "seconds", "ms",
-             lines, log=True, shade=(TRIGGER, TRIGGER + WITHIN))
+        Plot("slow_endpoint", "p99 of each second; one of five is slower from second 20 to 60", "seconds", "ms",
+             lines, log=True, shade=(TRIGGER, WELL))
     )  # fmt: skip
     return report
+
+
+def _returned(value: float) -> str:
+    return f"not in {UNTIL - WELL:.0f} s" if value == inf else f"{value:.0f} s"
