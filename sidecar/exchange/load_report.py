@@ -58,4 +58,7 @@ def heard(x: Request, attempt: Attempt, head: ResponseHead) -> None:
     listener = x.listener
     if x.head.asks_load and listener.stats.direction == "inbound":  # an app's own word for it does not count
         now = listener.clock()
-        head.add(FIELD, listener.reporter.report(listener.stats.active, now - x.started, now))
+        active = listener.stats.pending
+        for app in cluster.endpoints:
+            active += app.active
+        head.add(FIELD, listener.reporter.report(active, now - x.started, now))

@@ -12,6 +12,7 @@ from sidecar.simulate.scenarios import (
     ejection_guard,
     fleet,
     herd,
+    many_callers,
     metastable,
     registry_flap,
     slow_endpoint,
@@ -29,6 +30,10 @@ def test_round_robin_alone_goes_on_asking_it() -> None:
     found = slow_endpoint.simulate(1, slow_endpoint.POLICIES["round robin"][0], trigger=0.5, well=6.5, until=6.5)
     assert found.after > 5 * found.baseline
     assert found.share == pytest.approx(0.2, abs=0.02)
+
+
+def test_slow_endpoints_get_less_from_many_callers() -> None:
+    assert many_callers.simulate(1, "prequal", until=2.0).slow < 0.23  # by turns 0.3
 
 
 def test_retries_of_each_hop_multiply_where_nothing_bounds_them() -> None:

@@ -1,8 +1,12 @@
 """The better one of two or three at random, by the load that their sidecars report.
 
 Prequal (Wydrowski, Kleinberg, Rumble, Archer, "Load is not what you should balance", NSDI 2024): the endpoints with
-many requests in flight are hot and come last; of the others the one with the lowest latency is taken. The paper
-probes; here each answer brings a report (``endpoint-load-metrics``), so there are no calls beside the traffic.
+many requests in flight are hot and come last. The paper probes; here each answer brings a report
+(``endpoint-load-metrics``), so there are no calls beside the traffic.
+
+Among those that are not hot, the paper takes the one with the lowest latency. With few endpoints, which are compared
+again and again, all callers run after the same one then (docs/resilience.md has figures). So the latency is multiplied
+with the requests in flight, as with peak EWMA.
 """
 
 from __future__ import annotations
@@ -69,14 +73,15 @@ class Prequal(PeakEwma):
         if now - one.load.reported_at > FRESH or now - other.load.reported_at > FRESH:
             return cheaper(one, other, now)
         one_busy, other_busy = in_flight(one), in_flight(other)
-        hot = self._hot
-        if one_busy > hot or other_busy > hot:
+        one_weight, other_weight = max(one.weight, 1), max(other.weight, 1)
+        one_hot, other_hot = one_busy > self._hot * one_weight, other_busy > self._hot * other_weight
+        if one_hot != other_hot:
+            return other if one_hot else one
+        one_cost = _latency(one, now) * (one_busy + 1) * other_weight
+        other_cost = _latency(other, now) * (other_busy + 1) * one_weight
+        if one_cost == other_cost:
             return one if one_busy <= other_busy else other
-        one_slow = _latency(one, now) * other.weight
-        other_slow = _latency(other, now) * one.weight
-        if one_slow == other_slow:
-            return one if one_busy <= other_busy else other
-        return one if one_slow < other_slow else other
+        return one if one_cost < other_cost else other
 
     def reported(self, endpoint: Endpoint, report: Report) -> None:
         load = endpoint.load
@@ -105,14 +110,13 @@ class Prequal(PeakEwma):
         return found
 
 
-def in_flight(endpoint: Endpoint) -> float:
-    """Requests in flight there per weight: as reported, with what has begun or ended from here since."""
+def in_flight(endpoint: Endpoint) -> int:
+    """Requests in flight there: as reported, with what has begun or ended from here since."""
     load = endpoint.load
     report = load.report
-    there = endpoint.active
-    if report is not None:
-        there = max(there, report.in_flight + endpoint.active - load.active_then)
-    return there / max(endpoint.weight, 1)
+    if report is None:
+        return endpoint.active
+    return max(endpoint.active, report.in_flight + endpoint.active - load.active_then)
 
 
 def _latency(endpoint: Endpoint, now: float) -> float:

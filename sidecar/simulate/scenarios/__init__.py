@@ -15,6 +15,7 @@ from sidecar.simulate.scenarios import (
     ejection_guard,
     fleet,
     herd,
+    many_callers,
     metastable,
     registry_flap,
     shedding,
@@ -47,6 +48,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         ),
         Scenario("fleet", "an hour of two thousand endpoints that die and come back unseen", fleet.run),
         Scenario("herd", "five hundred sidecars whose breakers open together: what falls upon the upstream", herd.run),
+        Scenario("many_callers", "twenty sidecars call ten unequal endpoints, by each balancer", many_callers.run),
         Scenario("metastable", "a short overload, and whether retries keep it alive", metastable.run),
         Scenario(
             "registry_flap",
