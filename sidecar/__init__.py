@@ -38,6 +38,7 @@ budget                    how many tries may be repeated, as a share of the requ
 buffered path             the way of publishes with a spool: each is kept until the broker or the spool has confirmed it
 bulkhead                  bounds what is under way at once, with a bounded queue in front
 callback                  a function that is given to something, to be called when it has an answer
+caller                    a service that calls another one, through its sidecar
 catalog                   all that a registry knows, whether it is well or not
 cause                     why a connection could not be made, in one word
 chain                     the ordered hooks of the filters that an exchange runs through

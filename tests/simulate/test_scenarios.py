@@ -8,11 +8,11 @@ from sidecar.simulate.scenarios import (
     amplification,
     breaker,
     budget,
+    callers,
     ejection,
     ejection_guard,
     fleet,
     herd,
-    many_callers,
     metastable,
     registry_flap,
     slow_endpoint,
@@ -32,8 +32,8 @@ def test_round_robin_alone_goes_on_asking_it() -> None:
     assert found.share == pytest.approx(0.2, abs=0.02)
 
 
-def test_slow_endpoints_get_less_from_many_callers() -> None:
-    assert many_callers.simulate(1, "prequal", until=2.0).slow < 0.23  # by turns 0.3
+def test_slow_endpoints_get_less_from_callers() -> None:
+    assert callers.simulate(1, "prequal", until=2.0).slow < 0.23  # by turns 0.3
 
 
 def test_retries_of_each_hop_multiply_where_nothing_bounds_them() -> None:
