@@ -149,7 +149,7 @@ def test_a_failure_has_its_story(wide: Watched) -> None:
     page = wide.open("failures", "Failures")
     causes = page.get_by_role("region", name="Causes, the most frequent first; then what follows from them")
     row = causes.get_by_role("row").filter(has_text="refused the connection").first
-    row.get_by_role("link").click()
+    row.get_by_role("link").first.click()
     page.get_by_role("heading", level=1, name="One request").wait_for()
     expect(page.locator(".cause")).to_contain_text("refused the connection")
     expect(page.locator("main")).to_contain_text("GET /<img")
