@@ -8,21 +8,24 @@ import subprocess
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from sidecar.core.address import Address
 from sidecar.core.secret import Secret
 from sidecar.redis.client import Client, slot_of
-from sidecar.redis.limits import PROBE, SharedLimits
+from sidecar.redis.limits import PROBE, TAKE, SharedLimits
 from sidecar.redis.settings import Settings
 from sidecar.resilience.shared_limit import ASKED, SharedLimit
 from support.patience import PATIENCE, until
 from support.processes import ending, free_port, missing
 from support.redis import FakeNames, Told
-from support.servers import Redis, RedisSentinel
+from support.servers import Redis, RedisSentinel, redis_says_all
 
 
 class Waits:
@@ -39,8 +42,8 @@ async def sharing(
     port: int, used: list[SharedLimit] | None = None, **more: Any
 ) -> AsyncIterator[tuple[SharedLimits, Told]]:
     rng, told = random.Random(), Told()
-    settings = Settings(addresses=(Address("127.0.0.1", port),), **{"timeout": PATIENCE, **more})
-    client = Client(settings, FakeNames(), rng, PROBE, told)
+    where = Settings(addresses=(Address("127.0.0.1", port),), **{"timeout": PATIENCE, **more})
+    client = Client(where, FakeNames(), rng, PROBE, told)
     it = SharedLimits(client, f"me-{rng.random()}", lambda: used or [], rng.random, "refuse")
     try:
         await client.answered()
@@ -121,6 +124,50 @@ async def test_no_more_than_the_rate_by_the_servers_own_clock(redis: Redis) -> N
                     passed += await take(limit) == 0
         assert passed <= 500 * (redis.time() - began) + 50
         assert passed > 50
+
+
+#: The script with a time that a test says, in seconds and microseconds; and with a life that is long enough for it.
+TIMED = TAKE.text.replace("redis.call('TIME')", "{ARGV[4], ARGV[5]}").replace(
+    "string.format('%.0f', (full - now) / 1000 + 1)", "'100000'"
+)
+#: Microseconds of our century.
+NOW = 1_790_000_000_000_000
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@given(
+    rate=st.one_of(st.floats(1 / 86400, 10), st.floats(10, 1e6), st.sampled_from([3.0, 1000.0, 3000.0, 1e6])),
+    burst=st.integers(1, 1_000_000),
+    steps=st.lists(st.tuples(st.floats(0, 2), st.floats(0, 1.2)), min_size=1, max_size=12),
+)
+def test_the_script_grants_what_it_should(
+    redis: Redis, rate: float, burst: int, steps: list[tuple[float, float]]
+) -> None:
+    assert TIMED.count("ARGV[4]") == 1
+    assert "'100000'" in TIMED
+    interval = 1e6 / rate
+    now, commands, asked = NOW, [], []
+    for pause, share in steps:  # pauses in times that it takes to fill a tenth, sizes as shares of the burst
+        now += int(pause * interval * max(burst / 10, 1))
+        wanted = max(1, int(share * burst))
+        asked.append((now, wanted))
+        commands.append(
+            ("EVAL", TIMED, 1, "sidecar:limit:timed", repr(interval), burst, wanted, now // 10**6, now % 10**6)
+        )
+    replies = redis_says_all(redis.port, ("DEL", "sidecar:limit:timed"), *commands)[1:]
+    # In exact numbers: when the bucket is full, as its own clock goes.
+    full, granted_in_all = Fraction(NOW), 0
+    for (now, wanted), (granted, again) in zip(asked, replies, strict=True):
+        granted_in_all += granted
+        assert granted_in_all <= Fraction(rate) * (now - NOW) / 10**6 + burst + Fraction(1, 100)
+        full = max(full, Fraction(now))
+        free = (now + burst * Fraction(interval) - full) / Fraction(interval)
+        # A quarter of a microsecond is as exact as it is; many operations add up.
+        slack = Fraction(1, 100) + Fraction(len(asked) * 4) / Fraction(interval)
+        assert min(wanted, int(free - slack)) <= granted <= min(wanted, int(free + slack))
+        full += granted * Fraction(interval)
+        if granted < wanted:
+            assert 0 <= int(again) <= interval + 10
 
 
 @pytest.mark.asyncio

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,12 +66,18 @@ class RedisSentinel(Process):
 
 def redis_says(port: int, *words: str | int) -> Any:
     """What the server at that port says to a command."""
-    reader = Reader()
+    return redis_says_all(port, words)[0]
+
+
+def redis_says_all(port: int, *commands: Sequence[str | int]) -> list[Any]:
+    """What it says to several."""
+    reader, found = Reader(), list[Any]()
     with socket.create_connection(("127.0.0.1", port), PATIENCE) as sock:
-        sock.sendall(encode(*words))
+        sock.sendall(b"".join(encode(*words) for words in commands))
         while data := sock.recv(65536):
-            if found := reader.feed(data):
-                return found[0]
+            found += reader.feed(data)
+            if len(found) >= len(commands):
+                return found
     raise ConnectionResetError
 
 
