@@ -58,6 +58,8 @@ _ANSWER: Final = section(AnswerSettings)
 class StepSettings(Settings):
     """One of upstream, stale and answer, and what it is for."""
 
+    cross = ({"oneOf": [{"required": [kind]} for kind in ("upstream", "stale", "answer")]},)
+
     on: frozenset[str] = key(
         ListOf(Failure(*CODES, "5xx"), minimum=1, maximum=64, into=frozenset),
         "What it is for: codes of the sidecar, 5xx, single statuses; statuses are those that the client would see.",

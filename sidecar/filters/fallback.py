@@ -11,6 +11,7 @@ from sidecar.config.keys import Key
 from sidecar.core.replies import STATUS, ProtocolError, Reply
 from sidecar.exchange.filter import HELD, KEEP, Answer, Filter, Site, Wait
 from sidecar.exchange.phases import PENDING
+from sidecar.exchange.tries import STALLED
 from sidecar.filters.wait import give_back
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Fallback(Filter):
 
     def on_reply(self, x: Request, reply: Reply) -> Answer | Wait | None:
         course: Any = x.state[self.place]
-        if course is None:
+        if course is None or reply.message == STALLED:
             return None
         if not isinstance(course, Course) or (course.reply is not reply and not course.at):
             course = x.state[self.place] = Course(reply, reply.code, STATUS[reply.code])

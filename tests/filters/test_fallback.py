@@ -9,12 +9,14 @@ import pytest
 
 from sidecar.config.fallback import AnswerSettings, StepSettings
 from sidecar.config.traffic import Match
+from sidecar.core.limits import Limits
 from sidecar.exchange.filter import KEEP
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.fallback import Fallback
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
+from sidecar.filters.timeout import TimeoutSettings
 from sidecar.filters.wait import WaitSettings
 from sidecar.resilience.breaker import OPEN
 from sidecar.why.causes import cause_of
@@ -388,6 +390,50 @@ def test_what_is_at_another_upstream_holds_no_slot_of_its_own() -> None:
     gone(it)
 
 
+def test_the_other_upstreams_times_apply() -> None:
+    steps = (step("connect_failed", upstream="simple"), step("connect_failed"))
+    it = with_other(*steps, other={"timeout": TimeoutSettings(connect=1.0, request=2.0)})
+    refuses(it)
+    client = it.asks("GET /a")
+    it.upstream().hears()
+    it.advance(1.9)
+    assert client.gets_nothing()
+    it.advance(0.2)
+    assert client.gets().fields["x-sidecar-fallback"] == "2"
+    assert "simple: timeout" in cause_of(it.stories[-1]).sentence
+    gone(it)
+
+
+def test_a_silent_answer_of_the_other_one_is_cut() -> None:
+    it = with_other(other={"timeout": TimeoutSettings(idle=5.0)})
+    refuses(it)
+    client = it.asks("GET /a")
+    server = it.upstream()
+    server.hears()
+    server.says(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc")
+    it.advance(6.0)
+    assert client.transport.gone
+    assert it.records[-1].error == "timeout"
+    gone(it)
+
+
+def test_the_other_upstreams_limit_of_bodies_applies() -> None:
+    it = with_other(other={"limits": Limits(body=3)})
+    refuses(it)
+    assert it.asks("POST /a", body=b"1234").gets().error == "connect_failed"
+    assert "at most 3 bytes" in str(it.stories[-1])
+    gone(it)
+
+
+def test_a_request_that_turns_out_bad_is_told_so() -> None:
+    it = with_other(step("no_endpoints", upstream="simple"), step("no_endpoints", "bad_request"), endpoints=0)
+    client = it.client()
+    client.says(b"POST /a HTTP/1.1\r\nhost: t\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhel")
+    client.says(b"lo\r\nnonsense\r\n")
+    assert client.gets().error == "bad_request"
+    it.over()
+
+
 def test_with_both_away_the_answer_is_the_first_ones() -> None:
     it = with_other()
     it.loop.dialled = lambda host, port: "refuse"
@@ -527,7 +573,7 @@ def test_steps_that_are_others_by_then() -> None:
 
 
 def test_a_client_that_sends_no_more_is_not_waited_for_for_ever() -> None:
-    it = with_other(endpoints=0)
+    it = with_other(step("no_endpoints", upstream="simple"), step("no_endpoints", "timeout"), endpoints=0)
     client = it.client()
     client.says(b"POST /a HTTP/1.1\r\nhost: t\r\ncontent-length: 2\r\n\r\na")
     it.advance(40.0)

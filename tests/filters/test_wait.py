@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from sidecar.config.traffic import Match
-from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.bulkhead import AdaptiveSettings, BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
@@ -213,6 +213,32 @@ def test_a_peers_word_that_its_app_is_away_is_waited_for() -> None:
     assert again.hears().body == b"hello"
     again.answers(200)
     assert client.gets().status == 200
+    it.over()
+
+
+def test_what_was_tried_again_below_is_not_tried_again_here() -> None:
+    it = stage(circuit_breaker=None)
+    it.endpoints(1, sidecars=True)
+    client = it.asks("GET /a")
+    server = it.upstream()
+    server.hears()
+    server.answers(502, b"{}", "x-sidecar-error: connect_failed", "x-sidecar-retried: 3")
+    assert client.gets().status == 502
+    assert not counts(it)
+    it.over()
+
+
+def test_with_a_limit_that_is_found_a_waiting_one_holds_nothing_either() -> None:
+    it = stage(bulkhead=BulkheadSettings(max_requests=0, adaptive=AdaptiveSettings()))
+    it.loop.dialled = lambda host, port: "refuse"
+    client = it.asks("GET /a")
+    assert client.gets_nothing()
+    assert it.counts()["slots"] == 0
+    it.loop.dialled = accept
+    it.advance(0.2)
+    assert served(it) == ["/a"]
+    assert client.gets().status == 200
+    assert it.counts()["slots"] == 0
     it.over()
 
 
