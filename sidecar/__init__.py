@@ -39,6 +39,7 @@ buffered path             the way of publishes with a spool: each is kept until 
 bulkhead                  bounds what is under way at once, with a bounded queue in front
 callback                  a function that is given to something, to be called when it has an answer
 caller                    a service that calls another one, through its sidecar
+capacity                  how much an app can do at once
 catalog                   all that a registry knows, whether it is well or not
 cause                     why a connection could not be made, in one word
 chain                     the ordered hooks of the filters that an exchange runs through

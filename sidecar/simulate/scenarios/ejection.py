@@ -20,10 +20,11 @@ from sidecar.simulate.world import World
 RATE: Final = 20.0
 BEGIN: Final = 10.0
 LASTS: Final = 60.0
-_BASE: Final = "circuit_breaker: off\nbulkhead: off\nretry: off\nhealth: {eject: %s}\n"
-DEFAULT: Final = "the defaults"
+_BASE: Final = "circuit_breaker: off\nbulkhead: off\nretry: off\n"
+DEFAULT: Final = "eject: {}, its defaults"
 RULES: Final[dict[str, str]] = {
     DEFAULT: "{}",
+    "no section": "",
     "latency: 2": "{latency: 2}",
     "latency: 5": "{latency: 5}",
     "min_requests: 5": "{min_requests: 5}",
@@ -81,7 +82,7 @@ def mistakes(seed: int, rules: str, lasts: float = 600.0) -> int:
 
 
 def _five(world: World, rules: str, times: Callable[[str], Callable[[], float]]) -> tuple[Port, list[Server]]:
-    port = Port(world, "there", _BASE % rules)
+    port = Port(world, "there", _BASE + (f"health: {{eject: {rules}}}\n" if rules else ""))
     hosts = [f"10.0.0.{number}" for number in range(1, 6)]
     servers = [Server(world, times(host), name=host).at(host) for host in hosts]
     port.leads_to([(host, 80) for host in hosts])
