@@ -192,19 +192,14 @@ class Exchange:
         if self.tried:
             for differ in self.chain.on_again:
                 differ(self)
-        self.attempt = attempt = self.attempt_at(endpoint)
-        self.phase = CONNECTING
-        self.open(attempt)
-
-    def attempt_at(self, endpoint: Endpoint) -> Attempt:
-        """Begin an attempt there, with the permit that there is for it."""
-        attempt = Attempt(endpoint, self.listener.clock())
+        self.attempt = attempt = Attempt(endpoint, self.listener.clock())
         attempt.permit = self.permit
         self.permit = 0
         endpoint.active += 1
         endpoint.tries += 1
         self.attempts += 1
-        return attempt
+        self.phase = CONNECTING
+        self.open(attempt)
 
     # -- how a try can go wrong --------------------------------------------------------------------------------------
 
@@ -312,13 +307,17 @@ class Exchange:
         self.ended = self.listener.clock()
         for hook in self.chain.on_end:
             hook(self)
-        for attempt in (self.attempt, self.rival):
-            if attempt is not None:
-                attempt.endpoint.active -= 1
-                if attempt.connecting is not None:
-                    attempt.stop_connecting()
+        attempt = self.attempt
+        if attempt is not None:
+            attempt.endpoint.active -= 1
+            if attempt.connecting is not None:
+                attempt.stop_connecting()
         if self.hedged:
             self.listener.stats.hedges["failed"] += 1
+            rival = self.rival
+            if rival is not None:
+                rival.endpoint.active -= 1
+                rival.stop_connecting()
         return True
 
     # -- what HTTP and TCP do differently --------------------------------------------------------------------------

@@ -168,6 +168,10 @@ class Filter:
         """Go on with other settings, and what it remembers. Return False if another filter has to take its place."""
         return False
 
+    def uses(self, hook: str) -> bool:
+        """Whether it needs that hook, which it has, with its present settings."""
+        return True
+
     def patience(self) -> float:
         """The seconds that one try has until the head of its answer, its connection included."""
         return float(ANY)
@@ -329,5 +333,5 @@ class Chain:
 
     def _hooks(self, name: str) -> tuple[Any, ...]:
         base = getattr(Filter, name)
-        having = [f for f in self.filters if getattr(type(f), name) is not base]
+        having = [f for f in self.filters if getattr(type(f), name) is not base and f.uses(name)]
         return tuple(getattr(f, name) if f.guard is None else f.guard.hook(name, getattr(f, name)) for f in having)

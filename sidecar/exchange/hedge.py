@@ -10,11 +10,10 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from sidecar.exchange.attempt import HEDGED
+from sidecar.exchange.attempt import HEDGED, Attempt
 from sidecar.exchange.story import milliseconds
 
 if TYPE_CHECKING:
-    from sidecar.exchange.attempt import Attempt
     from sidecar.exchange.exchange import Exchange
 
 
@@ -40,8 +39,13 @@ def begin_beside(x: Exchange) -> None:
             return
     for differ in x.chain.on_again:
         differ(x)
-    x.rival = rival = x.attempt_at(endpoint)
+    x.rival = rival = Attempt(endpoint, x.listener.clock())
     rival.hedge = x.hedged = True
+    rival.permit = x.permit
+    x.permit = 0
+    endpoint.active += 1
+    endpoint.tries += 1
+    x.attempts += 1
     x.note("hedge", {"endpoint": endpoint.address, "after_ms": milliseconds(rival.began - first.began)})
     x.open(rival)
 

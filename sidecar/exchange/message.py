@@ -7,15 +7,17 @@ class RequestHead:
     """A request's head. ``fields`` has the fields that a proxy acts upon, by lower-case name, as they came;
     :meth:`get` finds any. ``length`` is the body's size; below 0: it is not known before its end. ``upgrade`` is the
     protocol asked for, or empty. ``expects_continue``: the client sends its body when it is told to go on.
-    ``asks_load``: a sidecar wants to know the load with the answer.
+    ``granted``: the seconds that its caller leaves for it; inf: it does not say. ``asks_load``: a sidecar wants to know
+    the load with the answer.
 
     What is not changed goes on as it came, byte for byte."""
 
-    __slots__ = ("asks_load", "expects_continue", "fields", "length", "method", "target", "upgrade")
+    __slots__ = ("asks_load", "expects_continue", "fields", "granted", "length", "method", "target", "upgrade")
 
     asks_load: bool
     expects_continue: bool
     fields: dict[bytes, bytes]
+    granted: float
     length: int
     method: str
     target: bytes

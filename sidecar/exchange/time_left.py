@@ -7,24 +7,18 @@ believed whoever says it. It is relative, as clocks differ; gRPC's ``grpc-timeou
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from sidecar.exchange.message import RequestHead
+from math import inf
+from typing import Final
 
 FIELD: Final = b"x-sidecar-deadline"
 #: Digits that are read, as in ``grpc-timeout``: a day and some hours. More say nothing.
 _LONGEST: Final = 8
 
 
-def granted(head: RequestHead) -> float:
-    """Return the seconds that its caller leaves for a request; below 0: it does not say, or not in a way that can be
-    read."""
-    value = head.fields.get(FIELD)
-    if value is None:
-        return -1.0
+def granted(value: bytes) -> float:
+    """Return the seconds that its caller leaves for a request, from the field's value; inf: that cannot be read."""
     value = value.strip(b" \t")
-    return int(value) / 1000 if value.isdigit() and len(value) <= _LONGEST else -1.0
+    return int(value) / 1000 if value.isdigit() and len(value) <= _LONGEST else inf
 
 
 def with_time(raw: bytes, seconds: float) -> bytes:

@@ -108,7 +108,11 @@ class CircuitBreaker(Filter):
         return Reply("circuit_open", why, mechanism.retry_after())
 
     def on_answer(self, x: Exchange, head: ResponseHead) -> None:
-        permit = _taken(x)
+        attempt = x.attempt
+        permit = 0
+        if attempt is not None:  # as _taken() does, without a call
+            permit = attempt.permit
+            attempt.permit = 0
         if head.status not in self._statuses:
             self.mechanism.success(permit)
         elif _one_of_many(x) or head.peer_error == b"draining":
@@ -165,16 +169,18 @@ class CircuitBreaker(Filter):
         if x.permit:
             self.mechanism.cancel(x.permit)
             x.permit = 0
-        self._cancel(x.attempt)
-        self._cancel(x.rival)
+        attempt = x.attempt
+        if attempt is not None and attempt.permit:
+            self._cancel(attempt)
+        if x.rival is not None:
+            self._cancel(x.rival)
         for attempt in x.tried:  # some end without a verdict
             self._cancel(attempt)
 
-    def _cancel(self, attempt: Attempt | None) -> None:
-        """Give back the permit of an attempt that has had no verdict."""
-        if attempt is not None and attempt.permit:
-            self.mechanism.cancel(attempt.permit)
-            attempt.permit = 0
+    def _cancel(self, attempt: Attempt) -> None:
+        """Give back the permit of an attempt, if it has had no verdict."""
+        self.mechanism.cancel(attempt.permit)
+        attempt.permit = 0
 
 
 def _taken(x: Exchange) -> int:

@@ -181,14 +181,15 @@ class Retry(Filter):
             told["hedge"] = {"after_ms": milliseconds(after) if after else None, **self._hedges}
         return told
 
+    def uses(self, hook: str) -> bool:
+        return self._hedging or hook not in ("on_try", "on_late")
+
     def patience(self) -> float:
         return self._per_try or float(ANY)
 
     def on_try(self, x: Exchange) -> None:
         if not x.tried and x.attempt is None:
-            self._budget.request(x.started)
-            if self._hedging:
-                self._plan(cast("Request", x))
+            self._plan(cast("Request", x))
 
     def _plan(self, x: Request) -> None:
         """Say when a second try may begin beside the first."""
@@ -215,6 +216,8 @@ class Retry(Filter):
             self._latencies.add(self._clock() - attempt.began)
 
     def on_answer(self, x: Request, head: ResponseHead) -> Again | None:
+        if not x.tried:
+            self._budget.request(x.started)
         status = head.status
         if self._latencies is not None and status < 500:
             self._measure(x)
@@ -241,6 +244,8 @@ class Retry(Filter):
     def on_failure(self, x: Exchange, kind: str) -> Again | None:
         if kind is TIMEOUT or kind is HEDGED:
             self._measure(x)
+        if not x.tried and kind is not HEDGED:
+            self._budget.request(x.started)
         if kind is RACE or kind is HEDGED or x.rival is not None:
             return None
         if kind is CONNECT:

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sidecar.config.declared import Settings, key
 from sidecar.config.values import Duration
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import Filter, Site
-from sidecar.exchange.time_left import granted
 from sidecar.exchange.times import Times
 
 if TYPE_CHECKING:
     from sidecar.exchange.exchange import Exchange
-    from sidecar.exchange.request import Request
 
 
 #: Over TCP, silence is no fault unless it is said to be: subscribers wait, and queries take their time.
@@ -103,17 +101,15 @@ class Timeout(Filter):
         super().__init__(config, site)
         self.times = Times(config.connect, config.request, config.idle, config.total, config.head, config.keepalive)
         self._request: float = min(config.request, config.total) if config.total else config.request
-        self._http = site.protocol == "http"
 
     def patience(self) -> float:
         return self.times.request
 
     def on_request(self, x: Exchange) -> Reply | None:
         x.deadline = x.started + self._request
-        if self._http and (seconds := granted(cast("Request", x).head)) >= 0.0 and seconds < self._request:
-            x.granted = seconds
-            x.deadline = x.started + seconds
-            if not seconds:
+        if x.granted < self._request:
+            x.deadline = x.started + x.granted
+            if not x.granted:
                 x.note("no_time_left", {})
                 return Reply("timeout", "its caller has no time left for it")
         return None

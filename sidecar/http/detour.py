@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING
-from sidecar.exchange.time_left import FIELD, granted
 from sidecar.http.ends import ClientEnd, UpstreamEnd
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.head import parse_request
@@ -46,12 +46,10 @@ def detour(
         raise ProtocolError("there is no such upstream")
     head = parse_request(x.head.as_http1(), _UNLIMITED, listener.host)
     head.remove(b"expect")  # the body is here
-    given = granted(x.head)
-    if given >= 0.0:  # what its caller left for it, less what it has had of that
-        left = int((x.started + given - x.listener.clock()) * 1000)
-        if left <= 0:
+    if x.granted != inf:  # what its caller left for it, less what it has had of that
+        head.granted = x.started + x.granted - x.listener.clock()
+        if head.granted <= 0.0:
             raise ProtocolError("its caller has no time left for it")
-        head.fields[FIELD] = b"%d" % left
     body = x.body_so_far()
     limit = listener.limits.body
     if limit and len(body) > limit:

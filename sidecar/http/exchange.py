@@ -57,6 +57,7 @@ class HttpExchange(Request):
         self.pool = pool
         self.head = head
         self.method = head.method
+        self.granted = head.granted
         #: The minor version of HTTP/1 that the client speaks.
         self.version = head.version
         self.answer: ResponseBlock | None = None
@@ -236,7 +237,8 @@ class HttpExchange(Request):
             judge(self, attempt, head)
         elif endpoint.failures or endpoint.ejections:  # else there is nothing to say
             self.cluster.succeeded(endpoint)
-        self.attend(attempt)
+        if self.rival is not None:
+            self.attend(attempt)
         again: Again | None = None
         instead: Reply | Answer | None = None
         for hook in self.chain.on_answer:

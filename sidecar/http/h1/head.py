@@ -13,12 +13,15 @@ usual form (docs/http.md).
 from __future__ import annotations
 
 import re
+from math import inf
 from typing import Final
 
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.load_report import ASK
 from sidecar.exchange.message import RequestHead, ResponseHead
+from sidecar.exchange.time_left import FIELD as _DEADLINE
+from sidecar.exchange.time_left import granted
 from sidecar.http.h1.diagnose import diagnose, head_too_large
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE, framing, merge
 from sidecar.http.h1.lines import END_TO_END, TOKEN, Fields, Pairs, without, without_those
@@ -45,8 +48,6 @@ _KNOWN_IN_RESPONSE: Final = re.compile(
 _OURS: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_])[^\r]*+")
 #: Those that are about one hop, so that a peer's go no further.
 _OUR_OWN: Final = re.compile(rb"\r\n(?i:x[-_]sidecar[-_](?:error|retried)):[^\r]*+")
-#: What requests are parsed for, and lose.
-_DEADLINE: Final = b"x-sidecar-deadline"
 #: uri-host [":" port] of RFC 9110 §7.2; an IPv6 or future literal in brackets, perhaps with a zone (RFC 6874).
 _HOST: Final = re.compile(
     rb"(?:[A-Za-z0-9\-._~!$&'()*+,;=%]++|\[[0-9A-Fa-f:.vV]++(?:%25[A-Za-z0-9\-._~%]++)?\])(?::[0-9]{0,5})?"
@@ -87,6 +88,7 @@ class RequestBlock(RequestHead):
         self.upgrade = b""
         self.expects_continue = False
         self.asks_load = False
+        self.granted = inf
 
     def get(self, name: bytes) -> bytes | None:
         if name in self.fields:
@@ -174,6 +176,7 @@ def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost"
         _hop_by_hop(head, fields, pairs)
     if _DEADLINE in fields:
         head.raw = without(head.raw, _DEADLINE)  # each try gets its own
+        head.granted = granted(fields[_DEADLINE])
     if b"expect" in fields:
         if fields[b"expect"].strip(b" \t").lower() != b"100-continue":
             raise ProtocolError("the only expectation there is, is 100-continue")
