@@ -112,6 +112,7 @@ class RunningUpstream:
             self.listener.cluster.unchecked()
         else:
             self._checks = ActiveChecks(self.listener.cluster, check)
+            self._checks.on_recovery = lambda: self._ask_breakers("an endpoint passes its checks again")
             self._checks.start()
 
     def _source(self) -> dict[str, Any]:
@@ -158,5 +159,9 @@ class RunningUpstream:
         cluster.cause = self._expansion.cause
         cluster.update(good)
         if any((endpoint.host, endpoint.port) not in known for endpoint in cluster.endpoints):
-            for breaker in self.listener.breakers:  # the failures were those of others
-                breaker.ask("an instance has come")
+            self._ask_breakers("an instance has come")
+
+    def _ask_breakers(self, why: str) -> None:
+        """The failures that have opened them were before this, or those of others."""
+        for breaker in self.listener.breakers:
+            breaker.ask(why)

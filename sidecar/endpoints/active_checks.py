@@ -70,6 +70,8 @@ class ActiveChecks:
         rng: random.Random | None = None,
     ) -> None:
         self.check = check
+        #: Told when an endpoint is well again that was taken out.
+        self.on_recovery: Callable[[], None] = lambda: None
         self._cluster = cluster
         self._ask = ask or self._asked
         self._clock = clock
@@ -174,7 +176,10 @@ class ActiveChecks:
             down = False
         elif not good and row >= check.fall:
             down = True
+        recovered = endpoint.down and not down
         self._cluster.checked(endpoint, Checked(health.status, health.output, time.time(), row), down)
+        if recovered:
+            self.on_recovery()
 
     def _what(self, endpoint: Endpoint) -> str:
         check = self.check

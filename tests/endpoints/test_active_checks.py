@@ -18,6 +18,7 @@ from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.http_check import Answered
+from sidecar.resilience.breaker import HALF_OPEN, OPEN
 from support.agents import RunningAgent, upstream
 from support.clock import Clock
 from support.processes import free_port
@@ -108,7 +109,10 @@ def test_fall_and_rise() -> None:
         return next(plan, GOOD)
 
     it.says = says
+    told: list[float] = []
+    it.checks.on_recovery = lambda: told.append(it.clock.now)
     it.run(16)
+    assert len(told) == 1, "when it comes back"
     found = [state for state, _ in results][:12]
     assert found == [
         "healthy", "healthy", "healthy", "healthy", "healthy", "healthy",  # two bad ones are not three
@@ -309,17 +313,25 @@ def test_an_agent_begins_checks_and_ends_them_with_a_reload(tmp_path: Path) -> N
     check = {"interval": 0.1, "timeout": 1, "fall": 1}
 
     async def main() -> None:
-        dead = f"127.0.0.1:{free_port()}"
-        upstreams = {"up": upstream(dead, health={"check": check, "when_none": "refuse"})}
+        dead = free_port()
+        upstreams = {"up": upstream(f"127.0.0.1:{dead}", health={"check": check, "when_none": "refuse"})}
         async with RunningAgent(tmp_path, upstreams=upstreams) as it:
             cluster = it.agent.upstreams["up"].listener.cluster
             await until(lambda: cluster.endpoints[0].down, "it is down")
             assert not cluster.eligible
-            it.write(upstreams={"up": upstream(dead)})
+            (breaker,) = it.agent.upstreams["up"].breakers
+            for _ in range(5):
+                breaker.failure(breaker.allow())
+            assert breaker.state == OPEN
+            server = await asyncio.start_server(lambda reader, writer: writer.close(), "127.0.0.1", dead)
+            async with server:
+                await until(lambda: breaker.state == HALF_OPEN, "it is asked as soon as the endpoint is well")
+            await until(lambda: cluster.endpoints[0].down, "it is down again")
+            it.write(upstreams={"up": upstream(f"127.0.0.1:{dead}")})
             assert await it.agent.reload() == ["upstreams.up: changed"]
             assert cluster.eligible == cluster.endpoints
             assert cluster.endpoints[0].checked is None
-            it.write(upstreams={"up": upstream(dead, health={"check": check | {"fall": 2}})})
+            it.write(upstreams={"up": upstream(f"127.0.0.1:{dead}", health={"check": check | {"fall": 2}})})
             await it.agent.reload()
             await until(lambda: cluster.endpoints[0].down, "it is down")
 
