@@ -226,6 +226,63 @@ def test_what_is_only_slow_is_told(drawn: Drawn) -> None:
     expect(page.locator(".troubles li")).to_contain_text("one answer in a hundred takes 1.3 s or longer")
 
 
+#: What ``stats.filters`` of an upstream with all policies may be, and what is said of it.
+FILTERS: dict[str, dict[str, Any]] = {
+    "retry": {
+        "budget": {"left": 0.4, "ratio": 0.2, "min_per_second": 3.0}, "hedge": {"after_ms": 12.5, "won": 3, "lost": 4},
+    },
+    "bulkhead": {
+        "limit": 17, "in_flight": 17, "level": 20, "latency_ms": 31.0,
+        "waiting": {"critical": 0, "normal": 2, "low": 0}, "shed": {"critical": 0, "normal": 0, "low": 5},
+    },
+    "wait": {"waiting": 3, "max": 100, "under_trial": 1, "passed": 7, "timed_out": 2, "full": 0, "began": 9},
+    "fallback": {
+        "steps": [
+            {"on": ["circuit_open", "5xx"], "by": "upstream", "upstream": "simple"}, {"on": ["5xx"], "by": "stale"},
+        ],
+        "answered": {"1": 9}, "stale": {"entries": 2, "bytes": 2048, "dropped": 0},
+    },
+    "rate_limit": {"shared": "local", "sidecars": 3, "keys": 12, "leased": 4},
+    "another_packages": {"passed": 11, "words": ["a", "b"]},
+}  # fmt: skip
+TOLD = {
+    "Retry budget": ["empty", "0.4 tries left; it grows by 20 % of the requests and 3/s"],
+    "Second tries": ["after 13 ms; won 3, lost 4"],
+    "Concurrency": [
+        "full",
+        "17 of 17 under way, found from a latency of 31 ms; waiting: normal 2",
+        "since the start: low 5",
+    ],
+    "Waiting for it": ["some wait", "3 of 100; 1 under trial; passed 7, timed out 2"],
+    "Fallback 1": ["was needed", "upstream simple on circuit-open, 5xx; answered 9 since the start"],
+    "Fallback 2": ["not needed", "an answer kept from before on 5xx"],
+    "Kept answers": ["2 answers, 2 KiB"],
+    "Shared rate limit": ["Redis is away", "each sidecar counts for itself; 3 sidecars, 12 keys"],
+    "another-packages": ["passed 11"],
+}
+
+
+def test_policies_say_what_they_are_at(drawn: Drawn) -> None:
+    page = drawn.page
+
+    def doctored(route: Route) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        found["stats"]["filters"] = FILTERS
+        route.fulfill(response=answer, json=found)
+
+    page.route("**/upstreams/tasks", doctored)
+    drawn.open("upstreams/tasks", "tasks")
+    table = page.get_by_role("region", name="Policies").locator("tbody tr")
+    expect(table).to_have_count(len(TOLD))
+    for name, texts in TOLD.items():
+        row = table.filter(has=page.get_by_role("rowheader", name=name, exact=True))
+        for text in texts:
+            expect(row).to_contain_text(text)
+    assert drawn.serious() == []
+    page.unroute("**/upstreams/tasks")
+
+
 def test_an_endpoint_leads_to_its_sidecars_own_dashboard(drawn: Drawn, tmp_path: Path) -> None:
     page = drawn.open("upstreams/tasks", "tasks")
     way = page.get_by_role("link", name="Dashboard of tasks")

@@ -1,11 +1,13 @@
 // How the sidecar is, at one look.
 import { html, useMemo, useState } from "../vendor/preact.js";
+import { usePoll } from "../app/api.js";
 import { to } from "../app/router.js";
 import { useStore } from "../app/store.js";
 import { Events } from "../ui/events.js";
 import { ms, number, percent, rate, timely } from "../ui/format.js";
 import { Facts, Section, Title, Troubles } from "../ui/parts.js";
 import { Past } from "../ui/past.js";
+import { Policies } from "../ui/policies.js";
 import { Status } from "../ui/status.js";
 import { Table } from "../ui/table.js";
 import { Share, slow, tooSlow, UPSTREAM, worstFirst } from "../ui/upstreams.js";
@@ -26,6 +28,7 @@ export function Page() {
       ${now.inbound && html`<${Traffic} title="In, to the app" it=${now.inbound} />`}
       <${Traffic} title="Out, HTTP to upstreams" it=${now.outbound} more=${sums(now.upstreams)} />
     </div>
+    ${now.inbound && html`<${Inbound} />`}
     <${Listener} now=${now} />
     <${Upstreams} upstreams=${now.upstreams} />
     <${Section} title="Last changes"><${Events} most=${10} /><//>
@@ -84,6 +87,12 @@ function Traffic({ title, it, more = it }) {
       ]}
     />
   </section>`;
+}
+
+/** What the inbound port's policies are at, if one has something to say. */
+function Inbound() {
+  const filters = usePoll("/inbound", 5).data?.stats.filters;
+  return filters && Object.keys(filters).length > 0 && html`<${Section} title="Policies of what comes in"><${Policies} filters=${filters} /><//>`;
 }
 
 function Listener({ now }) {

@@ -8,6 +8,7 @@ import { Events } from "./events.js";
 import { bytes, clock, ms, number, percent, rate, seconds, timely, until, word } from "./format.js";
 import { Facts, Section, Title, Waiting } from "./parts.js";
 import { Past } from "./past.js";
+import { Policies } from "./policies.js";
 import { address, Way } from "./sidecars.js";
 import { Status } from "./status.js";
 import { Table } from "./table.js";
@@ -27,8 +28,9 @@ export function Upstream({ name }) {
     </section>
     ${it.breaker && html`<${Breaker} name=${name} breaker=${it.breaker} more=${poll.data?.breaker} />`}
     <${Section} title="Endpoints">
-      <${Table} caption="Endpoints" columns=${ENDPOINTS} rows=${it.each} keyOf=${(row) => `${row.address} ${row.id}`} empty="None is known." />
+      <${Table} caption="Endpoints" columns=${columnsFor(it.each)} rows=${it.each} keyOf=${(row) => `${row.address} ${row.id}`} empty="None is known." />
     <//>
+    ${poll.data && Object.keys(poll.data.stats.filters).length > 0 && html`<${Section} title="Policies"><${Policies} filters=${poll.data.stats.filters} /><//>`}
     <${Section} title="The last 15 minutes"><${Past} of=${name} /><//>
     <${Section} title="Since the start"><${Waiting} poll=${poll} />${poll.data && html`<${Counters} it=${poll.data} />`}<//>
     <${Section} title="What happened"><${Events} most=${20} upstream=${name} /><//>
@@ -59,20 +61,34 @@ function Rotation({ it }) {
   return html`<${Status} is=${it.ejected ? "ejected" : it.state} says=${says} />${notes.map((note) => html`<small key=${note} class="note">${note}</small>`)}`;
 }
 
+/** Columns with a `key` are shown where an endpoint has that: what the balancer goes by, for one. */
 const ENDPOINTS = [
   { title: "Endpoint", head: true, cell: (it) => html`${it.hostname && html`${it.hostname} `}<code>${it.address}</code>` },
   { title: "In rotation", cell: (it) => html`<${Rotation} it=${it} />` },
   { title: "Weight", num: true, cell: (it) => number(it.weight) },
   { title: "Active", num: true, cell: (it) => number(it.active) },
+  { title: "Expected", num: true, key: "ewma_ms", cell: (it) => ms(it.ewma_ms) },
+  { title: "It reports", key: "reported", cell: ({ reported: it }) => it && `${number(it.in_flight)} under way, ${ms(it.latency_ms)}` },
+  { title: "Of the keys", num: true, key: "hash_share", cell: (it) => percent(it.hash_share) },
   { title: "Failures in a row", num: true, cell: (it) => html`<span class=${it.failures ? "warn" : "dim"}>${number(it.failures)}</span>` },
   {
     title: "Last error",
     look: "text",
     cell: ({ last_error: last }) => last && html`${last.text} <small>${word(last.kind)}, ${clock(last.at)}</small>`,
   },
-  { title: "Id", look: "mono dim", cell: (it) => it.id },
-  { title: "Its sidecar", cell: (it) => html`<${Way} to=${address(it)} label="Dashboard" about=${it.id || it.address} />` },
+  { title: "Id", look: "mono dim", key: "id", cell: (it) => it.id },
+  { title: "Its sidecar", key: "admin", cell: (it) => html`<${Way} to=${address(it)} label="Dashboard" about=${it.id || it.address} />` },
 ];
+
+const variants = new Map();
+
+/** The same list for the same columns, so that rows stay as they are. */
+function columnsFor(rows) {
+  const shown = ENDPOINTS.filter(({ key }) => !key || rows.some((it) => (it[key] ?? "") !== ""));
+  const name = shown.map((it) => it.key).join();
+  if (!variants.has(name)) variants.set(name, shown);
+  return variants.get(name);
+}
 
 function Breaker({ name, breaker, more }) {
   const held = breaker.held;
@@ -131,7 +147,7 @@ function Counters({ it }) {
     ...of("no connection", stats.connect_failures),
     ...of("answers of peer sidecars", stats.peer_errors),
     ...Object.entries(stats.filters).flatMap(([filter, counts]) =>
-      Object.entries(counts).map(([name, n]) => [`filter ${word(filter)}`, word(name), typeof n === "number" ? number(n) : JSON.stringify(n)]),
+      Object.entries(counts).filter(([, n]) => typeof n === "number").map(([name, n]) => [`filter ${word(filter)}`, word(name), number(n)]),
     ),
     ...it.route_breakers.map((route) => ["breaker of a route", route.path, word(route.state)]),
     ["bytes", "from clients", bytes(stats.bytes_in)],
