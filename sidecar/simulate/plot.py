@@ -10,8 +10,11 @@ from typing import Final, NamedTuple
 #: Colours that can be told apart, also by those who do not see all of them (Okabe and Ito, 2008), on white.
 _COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
 _DASHES: Final = ("", "6 3", "2 3", "8 3 2 3")
-_WIDTH, _HEIGHT = 760, 300
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 34, 44
+_WIDTH: Final = 760
+#: Of the lines' own field, and the room around it; the legend comes on top.
+_FIELD: Final = 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 24, 44
+_LEGEND: Final = 18
 
 
 class Line(NamedTuple):
@@ -39,9 +42,11 @@ class Plot(NamedTuple):
 
 
 class _Axis:
-    """From values to pixels, with marks at round values."""
+    """From values to pixels, with marks at round values. ``tight``: it ends where the values do."""
 
-    def __init__(self, values: Sequence[float], begin: float, end: float, log: bool = False) -> None:
+    def __init__(
+        self, values: Sequence[float], begin: float, end: float, log: bool = False, tight: bool = False
+    ) -> None:
         self.log = log
         self._begin, self._end = begin, end
         least, most = min(values, default=0.0), max(values, default=1.0)
@@ -52,8 +57,9 @@ class _Axis:
         else:
             least = min(least, 0.0)
             step = _round_step((most - least) / 5 or 1.0)
-            most = ceil(most / step - 1e-9) * step or step
-            self.marks = [least + n * step for n in range(round((most - least) / step) + 1)]
+            if not tight or most <= least:
+                most = ceil(most / step - 1e-9) * step or step
+            self.marks = [least + n * step for n in range(floor((most - least) / step + 1e-9) + 1)]
         self._least, self._most = least, most
 
     def at(self, value: float) -> float:
@@ -73,50 +79,54 @@ def _round_step(rough: float) -> float:
 
 def _draw(plot: Plot) -> Iterator[str]:
     points = [point for line in plot.lines for point in line.points]
-    across = _Axis([x for x, _ in points], _LEFT, _WIDTH - _RIGHT)
-    up = _Axis([y for _, y in points], _HEIGHT - _BOTTOM, _TOP + 18, plot.log)
+    places = list(_places(plot.lines))
+    top = _TOP + _LEGEND * (max((row for row, _ in places), default=0) + 1) + 8
+    bottom = top + _FIELD
+    height = bottom + _BOTTOM
+    across = _Axis([x for x, _ in points], _LEFT, _WIDTH - _RIGHT, tight=True)
+    up = _Axis([y for _, y in points], bottom, top, plot.log)
     yield (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" height="{_HEIGHT}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" '
         f'font-family="system-ui, sans-serif" font-size="12" role="img"><title>{escape(plot.title)}</title>'
     )
-    yield f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="#fff"/>'
+    yield f'<rect width="{_WIDTH}" height="{height}" fill="#fff"/>'
     if plot.shade is not None:
         begin, end = across.at(plot.shade[0]), across.at(plot.shade[1])
-        yield (
-            f'<rect x="{begin:.1f}" y="{_TOP + 18}" width="{end - begin:.1f}" '
-            f'height="{_HEIGHT - _BOTTOM - _TOP - 18}" fill="#eee"/>'
-        )
+        yield f'<rect x="{begin:.1f}" y="{top}" width="{end - begin:.1f}" height="{_FIELD}" fill="#eee"/>'
     yield f'<text x="{_LEFT}" y="18" font-size="14" font-weight="600">{escape(plot.title)}</text>'
-    yield from _axes(plot, across, up)
+    yield from _axes(plot, across, up, top, bottom)
     for number, line in enumerate(plot.lines):
         path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in line.points)
-        look = _look(number)
-        yield f'<polyline points="{path}" fill="none" {look} stroke-linejoin="round"/>'
-    yield from _legend(plot)
+        yield f'<polyline points="{path}" fill="none" {_look(number)} stroke-linejoin="round"/>'
+    for number, (line, (row, x)) in enumerate(zip(plot.lines, places, strict=True)):
+        y = _TOP + _LEGEND * row + 11
+        yield f'<line x1="{x}" x2="{x + 22}" y1="{y}" y2="{y}" {_look(number)}/>'
+        yield f'<text x="{x + 27}" y="{y + 4}" fill="#333">{escape(line.name)}</text>'
     yield "</svg>"
 
 
-def _axes(plot: Plot, across: _Axis, up: _Axis) -> Iterator[str]:
+def _axes(plot: Plot, across: _Axis, up: _Axis, top: int, bottom: int) -> Iterator[str]:
     for mark in up.marks:
         y = up.at(mark)
         yield f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="#ccc"/>'
         yield f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end" fill="#333">{mark:,g}</text>'
     for mark in across.marks:
-        x = across.at(mark)
-        yield f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 16}" text-anchor="middle" fill="#333">{mark:g}</text>'
+        yield f'<text x="{across.at(mark):.1f}" y="{bottom + 16}" text-anchor="middle" fill="#333">{mark:g}</text>'
     middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    yield f'<text x="{middle}" y="{_HEIGHT - 10}" text-anchor="middle" fill="#333">{escape(plot.across)}</text>'
-    height = (_TOP + 18 + _HEIGHT - _BOTTOM) / 2
-    place = f'transform="translate(14 {height}) rotate(-90)" text-anchor="middle" fill="#333"'
+    yield f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle" fill="#333">{escape(plot.across)}</text>'
+    place = f'transform="translate(14 {(top + bottom) / 2}) rotate(-90)" text-anchor="middle" fill="#333"'
     yield f"<text {place}>{escape(plot.up)}</text>"
 
 
-def _legend(plot: Plot) -> Iterator[str]:
-    x = float(_LEFT)
-    for number, line in enumerate(plot.lines):
-        yield f'<line x1="{x:.0f}" x2="{x + 22:.0f}" y1="{_TOP + 1}" y2="{_TOP + 1}" {_look(number)}/>'
-        yield f'<text x="{x + 27:.0f}" y="{_TOP + 5}" fill="#333">{escape(line.name)}</text>'
-        x += 27 + 7 * len(line.name) + 18
+def _places(lines: Sequence[Line]) -> Iterator[tuple[int, int]]:
+    """Where the legend has each line: its row, and how far from the left."""
+    row, x = 0, _LEFT
+    for line in lines:
+        width = 27 + 7 * len(line.name) + 18
+        if x + width > _WIDTH and x > _LEFT:
+            row, x = row + 1, _LEFT
+        yield row, x
+        x += width
 
 
 def _look(number: int) -> str:

@@ -106,7 +106,7 @@ class Port:
             self.world.loop.call_later(2 * LATENCY, self._dialled, x, attempt, place)
 
     def _dialled(self, x: HttpExchange, attempt: Attempt, place: Place | None) -> None:
-        if x.attempt is not attempt or x.phase != CONNECTING:
+        if attempt not in (x.attempt, x.rival) or attempt.conn is not None or x.phase not in (CONNECTING, SENT):
             return
         if place is None or not place.accepts:
             x.connect_failed(attempt, ConnectionRefusedError(errno.ECONNREFUSED, "refused"))

@@ -96,7 +96,7 @@ def test_a_plot_is_xml_with_every_point_inside(log: bool) -> None:
         for pair in line.attrib["points"].split():
             x, y = map(float, pair.split(","))
             assert 0 <= x <= 760
-            assert 0 <= y <= 300
+            assert 0 <= y <= float(root.attrib["height"])
 
 
 def test_a_plot_of_nothing_is_drawn() -> None:

@@ -12,6 +12,7 @@ from sidecar.simulate.scenarios import (
     ejection,
     ejection_guard,
     fleet,
+    hedge,
     herd,
     metastable,
     registry_flap,
@@ -117,3 +118,11 @@ def test_the_rules_of_ejection_find_what_is_unwell_and_leave_what_is_well() -> N
     assert ejection.found_after(1, rules, "500 ms slower") <= 10
     assert ejection.found_after(1, rules, "fails 60 %") <= 10
     assert ejection.mistakes(1, rules, lasts=30.0) == 0
+
+
+def test_a_second_try_beside_a_slow_one_cuts_the_tail_for_a_few_more() -> None:
+    none = hedge.simulate(1, hedge.POLICIES["none"], until=25.0)
+    found = hedge.simulate(1, hedge.POLICIES[hedge.DEFAULT], until=25.0)
+    assert found.p99 < none.p99 / 2
+    assert found.more < 0.1
+    assert found.failed == 0.0
