@@ -115,9 +115,12 @@ class HttpExchange(Request):
         if self.phase < TUNNEL:
             self.status = CLIENT_LEFT
             self.note("client_left", {"while": PHASES[self.phase][0].lower()})
-            outliers, attempt = self.cluster.outliers, self.attempt
-            if outliers is not None and attempt is not None and self.phase == SENT:
-                outliers.abandoned(attempt.endpoint, self.listener.clock() - attempt.began)
+            cluster, attempt = self.cluster, self.attempt
+            if cluster.watchers and attempt is not None and self.phase == SENT:
+                waited = self.listener.clock() - attempt.began
+                cluster.balancer.abandoned(attempt.endpoint, waited)
+                if cluster.outliers is not None:
+                    cluster.outliers.abandoned(attempt.endpoint, waited)
         self.abort()
 
     def client_stalls(self) -> bool:

@@ -86,6 +86,20 @@ def test_one_that_asks_to_be_left_alone_is() -> None:
         assert endpoints[0].load.seconds(clock()) == counts
 
 
+def test_clients_that_leave_do_not_hide_a_slow_one() -> None:
+    clock, endpoints = Clock(), make(1, 1)
+    balancer = create("peak_ewma", Random(1), clock)
+    known, new = endpoints
+    balancer.told(known, 0.01, 200, "")
+    balancer.abandoned(known, 0.005)  # an answer would have come later: that is nothing new
+    balancer.abandoned(new, 0.005)
+    assert (known.load.seconds(clock()), new.load.measured_at) == (0.01, -1.0)
+    balancer.abandoned(new, 2.0)
+    assert shares(balancer, endpoints) == [1.0, 0.0]
+    balancer.abandoned(known, 3.0)
+    assert shares(balancer, endpoints) == [0.0, 1.0]
+
+
 def test_new_ones_have_their_share_at_once_and_not_more_than_they_answer() -> None:
     clock, endpoints = Clock(), make(1, 1, 1)
     balancer = create("peak_ewma", Random(1), clock)

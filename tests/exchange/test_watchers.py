@@ -37,3 +37,14 @@ def test_no_connection() -> None:
     assert it.asks().gets().error == "connect_failed"
     assert told == [(it.listener.cluster.endpoints[0].address, 0.0, 0, "connect")]
     it.over()
+
+
+def test_a_client_that_does_not_wait() -> None:
+    it = Stage(balancer="peak_ewma")
+    client = it.asks()
+    it.upstream().hears()
+    it.advance(2.5)
+    client.breaks()
+    it.loop.settle()
+    assert it.listener.cluster.balancer.known(it.listener.cluster.endpoints[0]) == {"ewma_ms": 2500.0}
+    it.over()

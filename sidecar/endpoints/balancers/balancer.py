@@ -38,6 +38,9 @@ class Balancer:
     def told(self, endpoint: Endpoint, seconds: float, status: int, failure: str) -> None:
         """A try went to the endpoint: :data:`sidecar.endpoints.cluster.Watcher`."""
 
+    def abandoned(self, endpoint: Endpoint, seconds: float) -> None:
+        """Nobody waits any more for a try that has had no answer from the endpoint for so long."""
+
     def asked_to_wait(self, endpoint: Endpoint, seconds: float) -> None:
         """The endpoint wants no request for so long (``Retry-After``). Comes after :meth:`told`."""
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 PENALTY: Final = 5.0
 #: Seconds that it counts for at most, when it says itself how long it wants to be left alone.
 LONGEST_PENALTY: Final = 300.0
+#: Seconds that are long for an endpoint that has not answered yet, when its client leaves.
+LONG: Final = 1.0
 #: A kept connection that closed just as it was used says nothing about its endpoint.
 _NO_FAILURE: Final = "race"
 _TOO_MANY: Final = 429
@@ -52,6 +54,12 @@ class PeakEwma(Balancer):
         if (failure or status >= 500 or status == _TOO_MANY) and seconds < PENALTY:
             seconds = PENALTY
         endpoint.load.measured(seconds, self._clock())
+
+    def abandoned(self, endpoint: Endpoint, seconds: float) -> None:
+        load, now = endpoint.load, self._clock()
+        # It would have taken longer: that says something where it is long already.
+        if seconds > (load.seconds(now) if load.measured_at >= 0 else LONG):
+            load.measured(seconds, now)
 
     def asked_to_wait(self, endpoint: Endpoint, seconds: float) -> None:
         endpoint.load.measured(min(max(seconds, PENALTY), LONGEST_PENALTY), self._clock())
