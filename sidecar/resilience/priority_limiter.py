@@ -2,7 +2,7 @@
 
 What is critical is let in first and given up last. Within one priority it is first come, first served. A queue that has
 been there for a while is an overload and no burst: each one is served late then, and the server works for clients that
-have left. So what has waited for half a response time is shed, and of the rest the newest goes first, which has most of
+have left. So what has waited for long is shed, and of the rest the newest goes first, which has most of
 its time left (controlled delay and adaptive LIFO: Nichols and Jacobson, "Controlling Queue Delay", ACM Queue 2012; for
 servers Maurer, "Fail at Scale", ACM Queue 2015).
 """
@@ -28,9 +28,16 @@ _BURST: Final = (1.0, 0.25, 0.25)
 #: Seconds, and response times, after which an overload is over, when there was no such queue and nothing was shed.
 _CALM: Final = 0.25
 _CALM_REQUESTS: Final = 2.0
-#: The longest that one may wait in an overload: of the time that a request takes, and seconds at least.
-_PATIENCE: Final = 0.5
+#: The longest that one may wait in an overload: of the time that a request takes, and seconds at least. It is the
+#: longer one while less than a tenth of those that wait are shed, so that a load just below the limit is not cut, and
+#: the shorter one from three tenths on.
+_LONG: Final = 2.0
+_SHORT: Final = 0.5
+_FEW: Final = 0.2
+_MANY: Final = 0.45
 _LEAST: Final = 0.005
+#: Of how many that waited, about, that share is.
+_MEMORY: Final = 64
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)
@@ -59,7 +66,7 @@ class PriorityLimiter(Limiter):
 
     Take a slot by :meth:`admit`; when that fails, :meth:`join`. Every slot goes back by one :meth:`done`."""
 
-    __slots__ = ("_count", "_overload_until", "_queued_since", "_queues", "adaptive")
+    __slots__ = ("_count", "_overload_until", "_queued_since", "_queues", "_shed", "adaptive")
 
     def __init__(self, limit: int, max_pending: int, adaptive: AdaptiveLimit | None = None) -> None:
         Limiter.__init__(self, limit, max_pending)
@@ -69,6 +76,8 @@ class PriorityLimiter(Limiter):
         #: Of each priority: since when there has always been one that waits, and until when it counts as overloaded.
         self._queued_since = [0.0, 0.0, 0.0]
         self._overload_until = [-1.0, -1.0, -1.0]
+        #: And the share of those that waited which was shed.
+        self._shed = [0.0, 0.0, 0.0]
         self._follow()
 
     @property
@@ -143,7 +152,10 @@ class PriorityLimiter(Limiter):
             return False
         if self._queues[priority] and now - self._queued_since[priority] > max(_BURST[priority], adaptive.latency):
             self._overload_until[priority] = now + max(_CALM, _CALM_REQUESTS * adaptive.latency)
-        return now < self._overload_until[priority]
+        if now < self._overload_until[priority]:
+            return True
+        self._shed[priority] = 0.0
+        return False
 
     def _follow(self) -> None:
         adaptive = self.adaptive
@@ -177,6 +189,7 @@ class PriorityLimiter(Limiter):
                 while queue and self.active < self._slots:
                     candidate = queue.popitem(last=newest)[0]
                     self._count -= 1
+                    self._shed[priority] -= self._shed[priority] / _MEMORY
                     self.active += 1
                     if self.adaptive is not None:
                         self.adaptive.changed(self.active, now)
@@ -189,7 +202,8 @@ class PriorityLimiter(Limiter):
         assert self.adaptive is not None
         queue = self._queues[priority]
         latency = self.adaptive.latency
-        before = now - max(_LEAST, _PATIENCE * latency)
+        much = min(max((self._shed[priority] - _FEW) / (_MANY - _FEW), 0.0), 1.0)
+        before = now - max(_LEAST, latency * (_LONG + (_SHORT - _LONG) * much))
         while queue:
             candidate = next(iter(queue))
             if candidate.since > before:
@@ -197,4 +211,5 @@ class PriorityLimiter(Limiter):
             del queue[candidate]
             self._count -= 1
             self._overload_until[priority] = now + max(_CALM, _CALM_REQUESTS * latency)
+            self._shed[priority] += (1.0 - self._shed[priority]) / _MEMORY
             candidate.shed("stale")

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from sidecar.resilience.adaptive_limit import GOOD, LOST, NEITHER, START, AdaptiveLimit
 from support.slots import Run, Times, adaptive, always, exponential
@@ -107,3 +111,34 @@ def test_other_bounds_keep_what_was_learnt() -> None:
     assert limit.estimate == 15
     limit.resize(30, 100)
     assert (limit.estimate, limit.level) == (30, 30)
+
+
+def test_a_clock_that_stands_still_moves_nothing_for_good() -> None:
+    limit = AdaptiveLimit(2, 1000, 0.0)
+    for _ in range(10_000):
+        limit.changed(limit.level, 1.0)
+        limit.pressed(1.0)
+        limit.ended(GOOD, 1.0, 1.0)
+    assert 2 <= limit.level <= 1000
+
+
+@given(st.integers(), st.integers(1, 60), st.integers(0, 60))
+@settings(max_examples=40, deadline=None)
+def test_whatever_happens_it_stays_within_its_bounds(seed: int, floor: int, more: int) -> None:
+    rng = random.Random(seed)
+    limit = AdaptiveLimit(floor, floor + more, 0.0)
+    now = 0.0
+    taken: list[float] = []
+    for _ in range(600):
+        now += rng.choice((0.0, 0.0, 1e-6, 0.01, 0.3, 30.0))
+        if len(taken) < limit.level and rng.random() < 0.6:
+            taken.append(now)
+            limit.changed(len(taken), now)
+        elif taken and rng.random() < 0.7:
+            since = taken.pop(rng.randrange(len(taken)))
+            limit.changed(len(taken), now)
+            limit.ended(rng.choice((GOOD, GOOD, GOOD, LOST, NEITHER)), since, now)
+        else:
+            limit.pressed(now)
+        assert floor <= limit.level <= floor + more
+        assert floor <= limit.estimate <= floor + more
