@@ -165,3 +165,24 @@ def test_what_it_knows() -> None:
     balancer = of(endpoints)
     assert [balancer.known(it) for it in endpoints] == [{"hash_share": 0.25}, {"hash_share": 0.75}]
     assert balancer.known(Endpoint("10.0.0.9", 1)) == {}
+
+
+@pytest.mark.parametrize(("factor", "busiest", "home"), [(0.0, 3.6, 1.0), (1.25, 1.4, 0.79), (2.0, 2.0, 0.97)])
+def test_what_a_bound_costs(factor: float, busiest: float, home: float) -> None:
+    """As docs/resilience.md has it: few keys that many want, 50 requests under way at ten endpoints."""
+    endpoints = make(*[1] * 10)
+    unbounded, balancer = of(endpoints, 0.0), of(endpoints, factor)
+    keys = [f"agent-{n}" for n in range(1000)]
+    random = Random(2)
+    under_way: list[Endpoint] = []
+    worst = at_home = 0
+    for key in random.choices(keys, [(n + 1) ** -0.9 for n in range(1000)], k=4000):
+        while len(under_way) >= 50:
+            under_way.pop(random.randrange(len(under_way))).active -= 1
+        chosen = balancer.pick(endpoints, key)
+        at_home += chosen is unbounded.pick(endpoints, key)
+        chosen.active += 1
+        under_way.append(chosen)
+        worst = max(worst, chosen.active)
+    assert worst / 5 <= busiest
+    assert at_home / 4000 == pytest.approx(home, abs=0.03)
