@@ -9,6 +9,7 @@ import re
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -43,14 +44,27 @@ def _service(name: str, app: App, consul: ConsulAgent, **more: Any) -> dict[str,
     }  # fmt: skip
 
 
-def _upstreams(folder: Path, broker: RabbitMQ) -> dict[str, Any]:
-    """A service, one that is gone, requests that are stored, and messages that are held, spooled and too old."""
+def _upstreams(folder: Path, broker: RabbitMQ, apps: list[App]) -> dict[str, Any]:
+    """A service, one that is gone, one with all policies, requests that are stored, messages held and too old."""
+    none = {"ratio": "0%", "min": "0/s"}
     quick = {"initial_delay": "10ms", "max_delay": "10ms"}
     return {
-        "work": {"bind": "127.0.0.1:0", "discover": {"service": "tasks"}, "retry": quick},
+        "work": {"bind": "127.0.0.1:0", "discover": {"service": "tasks"}, "retry": {**quick, "budget": none}},
         "gone": {
             "bind": "127.0.0.1:0", "endpoints": [NOBODY], "retry": quick,
             "circuit_breaker": {"failure_threshold": 2, "reset_timeout": "2s"},
+            "fallback": [{"on": ["circuit_open", "connect_failed"], "upstream": "calm"}],
+        },
+        "calm": {
+            "bind": "127.0.0.1:0",
+            "endpoints": [f"127.0.0.1:{app.port}" for app in apps],
+            "retry": {"hedge": {"after": "10ms"}},
+            "bulkhead": {
+                "adaptive": {"min": 1, "max": 2}, "max_pending": 1, "pending_timeout": "20ms",
+                "priority": "header:x-priority",
+            },
+            "wait": {"timeout": "1s", "max": 10},
+            "rate_limit": {"rate": "1000/s", "burst": 1000, "shared": True},
         },
         "stored": {
             "bind": "127.0.0.1:0",
@@ -89,10 +103,13 @@ class Mesh(NamedTuple):
         """A little of everything, good and bad."""
         web = f"http://127.0.0.1:{self.web.port('web')}"
         work, gone = (f"http://127.0.0.1:{self.web.port(name)}" for name in ("work", "gone"))
-        for path in ("/", "/", "/status/500", "/limited"):
+        for path in ("/", "/", "/status/500", "/limited", "/status/503"):
             get(web + path)
             get(work + path)
         get(gone)
+        calm = f"http://127.0.0.1:{self.web.port('calm')}/slow/60"
+        with ThreadPoolExecutor(4) as pool:  # more than its limit
+            list(pool.map(get, [calm] * 4))
         stored = urllib.request.Request(f"http://127.0.0.1:{self.web.port('stored')}/tasks", b"task", method="POST")
         with urllib.request.urlopen(stored) as answer:
             assert answer.status == 202
@@ -114,7 +131,10 @@ def mesh(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMQ) -> Iterat
         processes.append(tasks)
         tracing = {"sample": 1.0, "otlp": f"http://{NOBODY}"}
         web = Sidecar(
-            folder, _service("web", apps[0], consul, upstreams=_upstreams(folder, rabbitmq), tracing=tracing), "web"
+            folder,
+            _service("web", apps[0], consul, upstreams=_upstreams(folder, rabbitmq, apps), tracing=tracing)
+            | {"redis": {"url": f"redis://{NOBODY}/0", "timeout": "50ms", "on_failure": "local"}},
+            "web",
         )
         processes.append(web)
         alertmanager = Alertmanager(folder, webhook.port, TOKEN)

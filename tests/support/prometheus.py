@@ -104,7 +104,10 @@ class Shipped(_Server):
             given["rule_files"] = [_hurried(Path(name), folder) for name in given["rule_files"]]
         else:
             del given["alerting"]
-        given["scrape_configs"][0]["consul_sd_configs"][0]["server"] = f"127.0.0.1:{consul}"
+        given["scrape_configs"][0]["consul_sd_configs"][0] |= {
+            "server": f"127.0.0.1:{consul}",
+            "refresh_interval": "1s",
+        }
         config = folder / "shipped.yml"
         config.write_text(yaml.safe_dump(given))
         super().__init__(program, config)
