@@ -404,6 +404,20 @@ def test_the_other_upstreams_times_apply() -> None:
     gone(it)
 
 
+def test_after_its_own_time_another_upstream_has_a_time_of_its_own() -> None:
+    it = with_other(step("timeout", upstream="simple"), timeout=TimeoutSettings(connect=1.0, request=1.0))
+    client = it.asks("GET /a")
+    it.upstream().hears()
+    it.advance(1.1)
+    other = it.upstream()
+    other.hears()
+    it.advance(5.0)
+    other.answers(200, b"simple")
+    answer = client.gets()
+    assert (answer.body, answer.fields["x-sidecar-fallback"]) == (b"simple", "1")
+    gone(it)
+
+
 def test_a_silent_answer_of_the_other_one_is_cut() -> None:
     it = with_other(other={"timeout": TimeoutSettings(idle=5.0)})
     refuses(it)
