@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sidecar.config.fallback import AnswerSettings, StepSettings
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
-from sidecar.filters.retry import RetrySettings
+from sidecar.filters.retry import HedgeSettings, RetrySettings
 from sidecar.filters.wait import WaitSettings
 from support.http import Client, Stage
 
@@ -39,7 +39,7 @@ class Outage:
 
     def __init__(self, policies: dict[str, Any]) -> None:
         self.stage = Stage(
-            retry=RetrySettings(max_attempts=2, initial_delay=0.1, jitter=False),
+            retry=RetrySettings(max_attempts=2, initial_delay=0.1, jitter=False, hedge=HedgeSettings(after=0.2)),
             circuit_breaker=CircuitBreakerSettings(failure_threshold=2, half_open_requests=1),
             bulkhead=BulkheadSettings(max_requests=3, max_pending=2, pending_timeout=2.0),
             **policies,
