@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Final, cast
 
 import yaml
 
@@ -26,6 +26,7 @@ MAX_DEPTH = 32
 #: Most values a document may come to, aliases expanded.
 MAX_NODES = 100_000
 
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _RESOLVER = yaml.resolver.Resolver()
 #: A line that is indented with a tab somewhere.
@@ -186,7 +187,7 @@ class _Composer:
 
     def _text(self, event: yaml.ScalarEvent, path: str) -> str:
         text = unshield(event.value)
-        if any("\ud800" <= character <= "\udfff" for character in text):
+        if not text.isascii() and _SURROGATE.search(text):
             raise BadDocument(Problem(path, "has half of a surrogate pair, which is not text", line=_line(event)))
         return text
 

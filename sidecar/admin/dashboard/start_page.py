@@ -61,6 +61,7 @@ def page(commands: Commands, operations: Sequence[Operation], version: str, head
     upstreams = [commands.upstream(name) for name in commands.upstreams()]
     health = report.health(now, upstreams)
     rows = "\n".join(_upstream(report.upstream(it)) for it in upstreams)
+    known = [it for it in operations if it.path != "/inbound" or commands.inbound() is not None]
     text = _PAGE.format(
         service=escape(now.service),
         head=head,
@@ -72,7 +73,7 @@ def page(commands: Commands, operations: Sequence[Operation], version: str, head
         app=(f"<p>waits: {escape(now.waiting_for)}</p>" if now.waiting_for else "")
         + f"<p>app: {escape(health['app']['output'])}</p>",
         upstreams=_UPSTREAMS.format(rows=rows) if rows else "",
-        routes="\n".join(_operations(operations)),
+        routes="\n".join(_operations(known)),
     )
     return Page(text.encode(), "text/html; charset=utf-8", {"Content-Security-Policy": POLICY})
 
