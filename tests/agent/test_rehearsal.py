@@ -111,6 +111,18 @@ def test_retries_go_by_the_budget_and_by_what_peers_have_given_up() -> None:
     assert told["changed"]["retried"] == 40
 
 
+def test_a_second_try_beside_a_slow_one_is_tried_out() -> None:
+    book = Book()
+    for n in range(40):
+        if n % 4:
+            book.add(100 + n, ("10.0.0.2:80", 0.01, 200, 0))
+        else:
+            book.add(100 + n, ("10.0.0.1:80", 30.0, 0, FAILURES.index("timeout")), status=504, error="timeout")
+    off = "retry: off, circuit_breaker: off"
+    told = book.rehearse(off, "retry: {max_attempts: 1, hedge: {after: 100ms}}, circuit_breaker: off")
+    assert told["changed"]["succeeded"] == 10
+
+
 def test_bulkheads_go_by_how_long_requests_took() -> None:
     book = Book()
     for n in range(10):

@@ -184,11 +184,11 @@ class Replay:
             self._connected(x, attempt, it)
 
     def _refused(self, x: HttpExchange, attempt: Attempt) -> None:
-        if x.attempt is attempt and x.phase == CONNECTING:
+        if _waits(x, attempt):
             x.connect_failed(attempt, ConnectionRefusedError(errno.ECONNREFUSED, "as it was"))
 
     def _connected(self, x: HttpExchange, attempt: Attempt, it: Try) -> None:
-        if x.attempt is not attempt or x.phase != CONNECTING:
+        if not _waits(x, attempt):
             return
         conn = RehearsedConnection(self._transport)
         x.connected(attempt, conn)
@@ -198,7 +198,7 @@ class Replay:
             self.outcomes.cut_short += 1
 
     def _answered(self, x: HttpExchange, attempt: Attempt, conn: RehearsedConnection, it: Try) -> None:
-        if x.attempt is not attempt or x.phase != SENT or attempt.conn is not conn:
+        if (attempt is not x.attempt and attempt is not x.rival) or x.phase != SENT or attempt.conn is not conn:
             return
         if it.failure == RESET:
             x.lost(attempt, conn, False)
@@ -231,6 +231,11 @@ class Replay:
             raw = b"HTTP/1.1 %d As-It-Was\r\n\r\n" % status
             found = self._heads[key] = ResponseBlock(raw, status, fields, 1 if streams else 0, True)
         return found
+
+
+def _waits(x: HttpExchange, attempt: Attempt) -> bool:
+    """Whether that attempt is under way and waits for its connection."""
+    return (attempt is x.attempt or attempt is x.rival) and x.phase in (CONNECTING, SENT) and not attempt.sent
 
 
 def _leave(x: HttpExchange) -> None:
