@@ -10,7 +10,7 @@ from sidecar.config.kinds import BROKEN
 from sidecar.config.values import Duration, FromHeader, Integer
 from sidecar.core.replies import Reply
 from sidecar.core.stats import ListenerStats
-from sidecar.exchange.filter import Filter, Site, Wait
+from sidecar.exchange.filter import HELD, Filter, Site, Wait
 from sidecar.exchange.story import milliseconds
 from sidecar.filters.shedding import Shedding
 from sidecar.resilience.adaptive_limit import NEITHER, AdaptiveLimit
@@ -212,8 +212,12 @@ class Bulkhead(Filter):
 
     def granted(self, x: Exchange) -> None:
         """A slot has become free, and is its."""
-        x.state[self.place] = self.limiter
         self._stats.pending -= 1
+        if x.suspended is HELD:  # its time was over, and another filter has taken it over
+            x.state[self.place] = None
+            self.limiter.release()
+            return
+        x.state[self.place] = self.limiter
         x.note("bulkhead_passed", {})
         x.grant()
 

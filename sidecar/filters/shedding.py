@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import TIMEOUT
-from sidecar.exchange.filter import Site, Wait
-from sidecar.exchange.phases import PENDING
+from sidecar.exchange.filter import HELD, Site, Wait
+from sidecar.exchange.phases import ENDED, PENDING
 from sidecar.exchange.story import milliseconds
 from sidecar.resilience.adaptive_limit import GOOD, LOST, NEITHER
 from sidecar.resilience.priority_limiter import CRITICAL, LOW, NORMAL, PRIORITIES, Candidate, PriorityLimiter
@@ -76,7 +76,7 @@ class Shedding:
         if isinstance(held, Waiting):
             self._stats.pending -= 1
             self.limiter.leave(held)
-            if x.error == "overloaded":
+            if x.error == "overloaded" or x.phase != ENDED:  # or something else is answered in place of that
                 self.count(held.priority)
         else:
             self.give_back(held, outcome(x))
@@ -90,8 +90,13 @@ class Shedding:
     def granted(self, waiting: Waiting) -> None:
         """A slot has become free, and is its."""
         x = waiting.x
-        x.state[self.place] = self._clock()
+        now = self._clock()
         self._stats.pending -= 1
+        if x.suspended is HELD:  # its time was over, and another filter has taken it over
+            x.state[self.place] = None
+            self.limiter.done(NEITHER, now, now)
+            return
+        x.state[self.place] = now
         x.note("bulkhead_passed", {})
         x.grant()
 

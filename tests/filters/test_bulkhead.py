@@ -10,7 +10,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.load import load_text
 from sidecar.config.traffic import Match
 from sidecar.core.replies import Reply
-from sidecar.exchange.filter import Wait
+from sidecar.exchange.filter import HELD, Wait
 from sidecar.filters.bulkhead import AdaptiveSettings, Bulkhead
 from sidecar.filters.bulkhead import BulkheadSettings as Config
 from sidecar.filters.shedding import outcome
@@ -397,6 +397,24 @@ def test_the_ports_limit_is_shown_and_no_routes() -> None:
     it = Stage(retry=None, bulkhead=Config(adaptive=AdaptiveSettings(), max_requests=0), routes=(own,))
     assert it.stats.limit == 20
     it.over()
+
+
+@pytest.mark.parametrize("settings", [{"max_requests": 1}, {"max_requests": 1, "priority": "header:x-priority"}])
+def test_one_that_another_filter_has_taken_over_gets_no_slot(settings: dict[str, Any]) -> None:
+    """Its time was over, and it is answered otherwise, or stored; the next one has its turn."""
+    bench = Bench(**settings)
+    first, _ = bench.ask()
+    second, wait = bench.ask()
+    third, other = bench.ask()
+    second._wait(wait)
+    third._wait(other)
+    second.take_over()
+    bench.filter.on_end(first)
+    assert (second.state[0], second.suspended) == (None, HELD)
+    assert third.suspended is None
+    bench.filter.on_end(third)
+    bench.filter.on_end(second)
+    assert (bench.filter.limiter.active, bench.stats.pending) == (0, 0)
 
 
 # -- in the configuration --------------------------------------------------------------------------
