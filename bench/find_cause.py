@@ -94,9 +94,12 @@ def _walk(browser: Browser, name: str, fault: Fault, mesh: Ten) -> None:
         page = it.page
         began = time.monotonic()
         page.goto(f"{it.url}/")
-        for clicks in range(len(CLICKS) + 1):
-            if clicks and not _click(page, CLICKS[clicks - 1]):
-                continue
+        clicks = 0
+        for click in (None, *CLICKS):
+            if click is not None:
+                if not _click(page, click):
+                    continue
+                clicks += 1
             found, said, seconds = _look(page, fault.cause)
             where = admins.get(page.url.split("/#")[0].rstrip("/"), "?")
             heading = page.locator("h1").first.inner_text()
@@ -132,7 +135,9 @@ def _look(page: Page, cause: str) -> tuple[bool, str, float]:
     while time.monotonic() - began < 5:
         text = page.locator("body").inner_text()
         if found := re.search(cause, text, re.MULTILINE):
-            return True, " ".join(found[0].split()), time.monotonic() - began
+            story = page.locator(".cause")
+            said = story.inner_text() if story.count() else found[0]
+            return True, " ".join(said.split()), time.monotonic() - began
         page.wait_for_timeout(100)
     first = page.locator(".troubles li, .calm, .cause, main tbody tr, main .empty").first
     return False, " ".join(first.inner_text().split()), shown

@@ -76,6 +76,14 @@ class Ten:
             },
         }  # fmt: skip
 
+    def complete(self) -> bool:
+        """Whether each sidecar knows a healthy endpoint of all that it calls."""
+        return all(
+            any(endpoint["state"] == "healthy" for endpoint in upstream["endpoints"])
+            for sidecar in self.sidecars.values()
+            for upstream in get(f"{sidecar.admin}/upstreams")[1]["upstreams"]
+        )
+
     def ask(self) -> int:
         """What a user gets."""
         return get(f"http://127.0.0.1:{self.sidecars['web'].port('web')}/orders")[0]
@@ -96,7 +104,8 @@ def ten(folder: Path, changes: dict[str, dict[str, Any]] | None = None, pause: f
         mesh.apps.ready()
         for sidecar in mesh.sidecars.values():
             sidecar.ready()
-        wait_for(lambda: mesh.ask() in (200, 502), "users have an answer")
+        wait_for(mesh.complete, "each knows those that it calls")
+        wait_for(lambda: mesh.ask() == 200, "users are served")
         thread = threading.Thread(target=users, name="users", daemon=True)
         thread.start()
         try:

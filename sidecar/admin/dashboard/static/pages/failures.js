@@ -35,6 +35,9 @@ function paired(requests) {
   return { kept, twins };
 }
 
+/** Failures with less than that between them are one outbreak. */
+const OUTBREAK_MS = 60_000;
+
 function grouped({ kept, twins }) {
   const groups = new Map();
   for (const it of kept) {
@@ -43,7 +46,8 @@ function grouped({ kept, twins }) {
     if (!group) groups.set(key, (group = { key, count: 0, twins: 0, newest: it, oldest: it, follows: follows(it) }));
     group.count++;
     if (twins.has(it.request_id)) group.twins++;
-    group.oldest = it; // where it began: before breakers opened, and hid what opened them
+    // Where this outbreak began: before breakers opened, and hid what opened them.
+    if (new Date(group.oldest.began) - new Date(it.began) < OUTBREAK_MS) group.oldest = it;
   }
   return [...groups.values()].sort((a, b) => a.follows - b.follows || b.count - a.count);
 }
