@@ -115,8 +115,8 @@ def test_a_request_through_two_sidecars_is_one_trace(tmp_path: Path) -> None:
         assert found["server"][0].parent_span_id == found["internal"][0].span_id
 
 
-#: What is ours beside the trace: request id, and who was forwarded for.
-_OURS = ("x-request-id", "x-forwarded-for", "x-forwarded-proto", "forwarded")
+#: What is ours beside the trace: request id, who was forwarded for, and the time that is left.
+_OURS = ("x-request-id", "x-forwarded-for", "x-forwarded-proto", "forwarded", "x-sidecar-deadline")
 
 
 @pytest.mark.parametrize("sent", [{}, {"traceparent": f"00-{TRACE}-{CALLER}-01", "tracestate": "a=1", "b3": "0"}])
