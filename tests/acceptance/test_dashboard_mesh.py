@@ -111,12 +111,11 @@ def test_it_fits_the_width_and_can_be_seen_as_a_whole(drawn: Drawn) -> None:
 def test_what_is_wrong_stands_above_it_the_cause_first(drawn: Drawn) -> None:
     rows = drawn.page.locator(".troubles li")
     expect(rows).to_have_count(3)
-    expect(rows.nth(0)).to_contain_text("qdrant")
-    expect(rows.nth(0)).to_contain_text("unhealthy")
-    expect(rows.nth(1)).to_contain_text("faiss")
-    expect(rows.nth(1)).to_contain_text("one answer in a hundred takes 1.3 s")
-    expect(rows.nth(2)).to_contain_text("agent-7")
-    expect(rows.nth(2)).to_contain_text("it could not be asked; it calls")
+    for at, texts in enumerate(
+        (("agent-7", "it could not be asked"), ("qdrant", "unhealthy"), ("faiss", "takes 1.3 s"))
+    ):
+        for text in texts:
+            expect(rows.nth(at)).to_contain_text(text)
 
 
 def test_a_service_lights_its_ways_and_leads_to_its_dashboard(drawn: Drawn) -> None:

@@ -47,6 +47,8 @@ function Links({ of, label = "" }) {
 
 const MOST = 8;
 const FAILING = 0.01;
+/** What others cannot do to a service. */
+const OWN = new Set(["not_answering", "unhealthy"]);
 const ILL = new Set(["not_answering", "unhealthy", "warning"]);
 
 /** [state, what is to be said], or null: it is well. A service is healthy while its app fails or is slow. `calls`: what it calls. */
@@ -68,7 +70,7 @@ function wrong(services, edges) {
   for (const edge of alone) ill.set(edge.from, ["warning", `to ${edge.to}: ${timely(edge.problem)}`]);
   return services
     .filter((it) => ill.has(it.name))
-    .map((it) => ({ it, found: ill.get(it.name), blamed: calls.get(it.name).map((edge) => edge.to).filter((name) => ill.has(name)) }))
+    .map((it) => ({ it, found: ill.get(it.name), blamed: OWN.has(it.status) ? [] : calls.get(it.name).map((edge) => edge.to).filter((name) => ill.has(name)) }))
     .sort((a, b) => Boolean(a.blamed.length) - Boolean(b.blamed.length));
 }
 
