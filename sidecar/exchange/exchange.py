@@ -146,7 +146,11 @@ class Exchange:
         """What it has waited for is there. It goes on from the event loop: whoever grants it may be in the middle of
         another exchange's end, and a queue of exchanges that all fail at once must not become a stack."""
         self.suspended = None
-        self.listener.loop.call_soon(self.resume)
+        self.listener.loop.call_soon(self._granted)
+
+    def _granted(self) -> None:
+        if self.suspended is None:  # else it waits for something else by now
+            self.resume()
 
     def resume(self) -> None:
         """Go on with the next hook, if one of them made it wait."""
@@ -158,6 +162,8 @@ class Exchange:
     def take_over(self, wait: Wait = HELD) -> Wait:
         """A filter takes it over instead of the answer that it would have got, and gives one later. It may have ended
         by then, and even when this returns: its times go on. With another ``wait`` it is one like any other."""
+        while self.attempt is not None:  # its connection is cut; nothing more is to come of it
+            self.leave_endpoint()
         self.phase = PENDING
         self.suspended = wait
         self.touched = self.listener.clock()

@@ -35,6 +35,7 @@ def begin_beside(x: Exchange) -> None:
         return
     for hook in x.chain.on_try:
         if hook(x) is not None:
+            x.retried = -1  # the first one goes on
             x.listener.stats.hedges["refused"] += 1
             return
     for differ in x.chain.on_again:

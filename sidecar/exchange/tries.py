@@ -112,6 +112,8 @@ def check(x: Exchange, now: float) -> None:
     """The timer went off while attempts are under way: give up the one whose time is over, or set it again."""
     if x.hedge_at <= now < x.deadline and x.phase == SENT:
         begin_beside(x)
+        if x.phase != SENT:
+            return  # no time was left for it, nor for the first
     attempt, rival = x.attempt, x.rival
     assert attempt is not None
     if rival is not None and rival.deadline < attempt.deadline:

@@ -94,6 +94,9 @@ class CircuitBreaker(Filter):
         return self._longest
 
     def on_try(self, x: Exchange) -> Reply | None:
+        if x.permit:  # for a try that another filter did not let begin
+            self.mechanism.cancel(x.permit)
+            x.permit = 0
         permit = self.mechanism.allow()
         if permit:
             x.permit = permit

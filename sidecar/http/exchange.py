@@ -254,7 +254,7 @@ class HttpExchange(Request):
         if again is not None or instead is not None:
             drop(self, attempt, conn, head, rest)
             self.leave_endpoint()
-            if again is not None and self.attempt is not None and instead is None:
+            if self.attempt is not None and again is not None and not isinstance(instead, Failed):
                 go_on(self)
             elif again is not None and not isinstance(instead, Failed):
                 self.retry_later(again)

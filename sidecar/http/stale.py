@@ -1,9 +1,9 @@
 """Good answers that are kept, to be given again when their upstream cannot answer (RFC 9111 §4.2.4, RFC 5861 §4).
 
-Kept are answers of status 200 to GET, by host, target and the fields that ``Vary`` names, whose whole body came and is
-not too large. Never kept is what a shared cache must not keep or give stale: an answer with ``no-store``, ``private``,
-``no-cache``, ``must-revalidate`` or ``proxy-revalidate``, with ``Set-Cookie`` or ``Vary: *``; and one to a request with
-``Authorization`` or ``Cookie``, unless it says ``public``.
+Kept are answers of status 200 to GET without a body, by host, target and the fields that ``Vary`` names, whose whole
+body came and is not too large. Never kept is what a shared cache must not keep or give stale: an answer with
+``no-store``, ``private``, ``no-cache``, ``must-revalidate`` or ``proxy-revalidate``, with ``Set-Cookie`` or
+``Vary: *``; and one to a request with ``Authorization`` or ``Cookie``, unless it says ``public``.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ MOST_BODY: Final = 1024 * 1024
 OVERHEAD: Final = 500
 #: Seconds within which an answer is not replaced by a newer one.
 _NEW: Final = 1.0
+#: Fields that an answer may vary by; each is looked for in each request.
+_MOST_NAMES: Final = 16
 
 _DIRECTIVE: Final = re.compile(rb'([a-z0-9-]++)(?:\s*=\s*("[^"]*+"|[^,\s"]*+))?')
 _FORBIDDEN: Final = frozenset({b"no-store", b"private", b"no-cache", b"must-revalidate", b"proxy-revalidate"})
@@ -87,7 +89,7 @@ class Keeper(Filter):
 
     def on_answer(self, x: HttpExchange, head: Any) -> None:
         x.state[self.place] = None
-        if head.status != 200 or x.method != "GET" or head.length > MOST_BODY:
+        if head.status != 200 or x.method != "GET" or x.head.length or head.length > MOST_BODY:
             return
         if head.length < 0 and (head.length != CHUNKED or x.version == 0):
             return  # where it ends is not told by what is in it
@@ -149,7 +151,7 @@ class Keeper(Filter):
         return Answer(200, (*found.fields, ("age", str(age)), *more), found.body)
 
     def _find(self, x: HttpExchange, longest: float) -> _Kept | None:
-        if x.method not in ("GET", "HEAD"):
+        if x.method not in ("GET", "HEAD") or x.head.length:  # some have a query in their body
             return None
         raw = x.head.as_http1()
         key = _key(raw, x.head.target)
@@ -187,7 +189,7 @@ def _coming(key: bytes, raw: bytes, head: Any, now: float) -> _Coming | None:
     said = _directives(control)
     names = tuple(sorted({it.strip(b" \t") for it in vary.lower().split(b",")} - {b""}))
     public = b"public" in said
-    if not _FORBIDDEN.isdisjoint(said) or b"*" in names or (_personal(raw) and not public):
+    if not _FORBIDDEN.isdisjoint(said) or b"*" in names or len(names) > _MOST_NAMES or (_personal(raw) and not public):
         return None
     return _Coming(key, names, head.length, _Kept(now, age, _longest(said), public, fields))
 
@@ -224,7 +226,7 @@ def _key(raw: bytes, target: bytes) -> bytes:
 
 def _variant(raw: bytes, names: tuple[bytes, ...]) -> tuple[bytes, ...]:
     """The values of those fields of a request."""
-    return tuple([b",".join(_values(raw, name)) for name in names])
+    return tuple([b"%b:%b" % (name, b",".join(_values(raw, name))) for name in names])
 
 
 def _values(raw: bytes, name: bytes) -> list[bytes]:

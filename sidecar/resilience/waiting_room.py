@@ -8,12 +8,15 @@ pause, which doubles up to :data:`LONGEST_PAUSE`.
 
 from __future__ import annotations
 
+import itertools
 from bisect import bisect_left, insort
 from typing import Any, Final
 
 #: Seconds after one has found the upstream ill: the first time, and at most.
 FIRST_PAUSE: Final = 0.1
 LONGEST_PAUSE: Final = 1.0
+#: Of all rooms: who keeps its ticket may come to a room that was made after it left.
+_TICKETS: Final = itertools.count(1)
 
 _Place = tuple[int, Any]
 
@@ -28,11 +31,10 @@ class WaitingRoom:
     Whoever is let go by :meth:`go` counts as out until :meth:`back` is called for it, once.
     """
 
-    __slots__ = ("_pause", "_places", "_shut_until", "_tickets", "out", "window")
+    __slots__ = ("_pause", "_places", "_shut_until", "out", "window")
 
     def __init__(self) -> None:
         self._places: list[_Place] = []
-        self._tickets = 0
         #: How many have been let go and are not back; and how many there may be.
         self.out = 0
         self.window = 1
@@ -46,8 +48,7 @@ class WaitingRoom:
     def enter(self, it: Any, ticket: int = 0) -> int:
         """Wait, behind all others, or at the place of that ``ticket``. Return the ticket."""
         if not ticket:
-            self._tickets += 1
-            ticket = self._tickets
+            ticket = next(_TICKETS)
         insort(self._places, (ticket, it), key=_ticket)
         return ticket
 

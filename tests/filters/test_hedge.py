@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.config.agent import Tracing
+from sidecar.config.fallback import AnswerSettings, StepSettings
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.filters.bulkhead import BulkheadSettings
-from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.circuit_breaker import CircuitBreaker, CircuitBreakerSettings
 from sidecar.filters.retry import LEAST, BudgetSettings, HedgeSettings, Retry, RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import HALF_OPEN
@@ -456,3 +457,46 @@ def test_whatever_comes_when_each_attempt_ends_once_and_there_is_one_answer(
 def _under_way(it: Stage) -> list[Any]:
     """The exchanges that have not ended."""
     return [x for peer in it.clients if (x := peer.transport.protocol.exchange) is not None]
+
+
+def test_a_step_for_what_the_first_one_answers_does_not_forget_the_second() -> None:
+    fallback = (StepSettings(on=frozenset({"5xx"}), answer=AnswerSettings(status=200, body="instead")),)
+    it = stage(fallback=fallback)
+    client = it.asks()
+    first, second = both(it)
+    first.answers(503, b"first")
+    assert active(it) == 1
+    second.answers(200, b"second")
+    assert client.gets().body == b"second"
+    assert (active(it), len(it.accepted)) == (0, 2)
+    it.over()
+
+
+def test_a_step_that_sends_it_elsewhere_leaves_both() -> None:
+    it = stage(3, fallback=(StepSettings(on=frozenset({"500"}), upstream="simple"),))
+    it.other("simple")
+    client = it.asks()
+    first, second = both(it)
+    first.answers(500, b"first")
+    it.loop.settle()
+    assert (active(it), second.connected) == (0, False)
+    other = it.upstream()
+    other.hears()
+    other.answers(200, b"other")
+    assert client.gets().body == b"other"
+    assert active(it) == 0
+    it.over()
+
+
+def test_a_permit_for_a_try_that_another_filter_refuses_is_not_lost() -> None:
+    it = stage(circuit_breaker=CircuitBreakerSettings(failure_threshold=1, half_open_requests=3))
+    filter = it.filter(CircuitBreaker)
+    breaker = filter.mechanism
+    breaker.failure(breaker.allow())
+    it.advance(100.0)
+    x = it.exchange()
+    for _ in range(2):
+        assert filter.on_try(x) is None
+    assert (breaker.state, breaker.room()) == (HALF_OPEN, 2)
+    filter.on_end(x)
+    assert breaker.room() == 3

@@ -362,3 +362,26 @@ def test_a_tcp_connection_that_cannot_be_made_waits_too() -> None:
     (server,) = it.accepted
     assert server.connected
     it.over()
+
+
+def test_one_that_comes_back_to_another_room_takes_nobodys_place() -> None:
+    it = stage(endpoints=0, retry=RetrySettings(jitter=False, initial_delay=1.0, on=frozenset({"500", "connect"})))
+    first = it.asks("GET /first")
+    it.endpoints(1)
+    it.advance(0.1)
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers(500)  # it is there, and the room is empty
+    it.loop.settle()
+    it.endpoints(0)
+    second = it.asks("GET /second")
+    it.advance(1.5)
+    assert it.stats.waiting == 2
+    first.breaks()
+    it.loop.settle()
+    assert it.stats.waiting == 1
+    it.endpoints(1)
+    it.advance(0.2)
+    assert served(it) == ["/second"]
+    assert second.gets().status == 200
+    it.over()

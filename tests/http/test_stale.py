@@ -204,3 +204,33 @@ def test_what_is_kept_outlives_a_reload() -> None:
     it.reload(fallback=())
     assert given(it) == b""
     it.over()
+
+
+def test_a_get_with_a_body_asks_in_it() -> None:
+    it = stage()
+    with_body = ("content-length: 0",)
+    told(it, *with_body)  # an empty one asks nothing
+    client = it.asks("GET /a", body=b"abc")
+    server = it.upstream()
+    server.hears()
+    server.answers(500, b"bad")
+    assert client.gets().body == b"bad"
+    assert given(it) == b"kept"
+    it.over()
+
+
+def test_answers_that_vary_by_other_fields_are_others() -> None:
+    it = stage()
+    told(it, "accept: x", answer=("vary: accept",), body=b"accept")
+    it.advance(2.0)
+    told(it, "accept-language: y", answer=("vary: accept-language",), body=b"language")
+    assert given(it, "accept-language: x") == b""
+    assert given(it, "accept-language: y") == b"language"
+    it.over()
+
+
+def test_an_answer_that_varies_by_very_much_is_not_kept() -> None:
+    it = stage()
+    told(it, answer=("vary: " + ", ".join(f"x-{n}" for n in range(100)),))
+    assert given(it) == b""
+    it.over()

@@ -142,3 +142,32 @@ def test_whatever_happens_it_stays_within_its_bounds(seed: int, floor: int, more
             limit.pressed(now)
         assert floor <= limit.level <= floor + more
         assert floor <= limit.estimate <= floor + more
+
+
+def test_many_in_flight_when_nothing_is_known_yet() -> None:
+    """All that ends during the first look was let in before."""
+    run = Run(adaptive(floor=100), 400, always(0.05), 10_000).until(3)
+    assert run.limiter.limit >= 100
+
+
+def test_nothing_but_errors_while_the_higher_level_is_looked_at() -> None:
+    """They say nothing, so nothing is known of that level."""
+    limit, now = AdaptiveLimit(4, 64, 0.0), 0.0
+    flying: list[float] = []
+    while limit.level <= limit.estimate:
+        while len(flying) < limit.level:
+            flying.append(now)
+            limit.changed(len(flying), now)
+        limit.pressed(now)
+        now += 0.001
+        since = flying.pop(0)
+        limit.changed(len(flying), now)
+        limit.ended(GOOD, since, now)
+    estimate = limit.estimate
+    for _ in range(500):
+        limit.changed(limit.level, now)
+        limit.pressed(now)
+        now += 0.001
+        limit.changed(limit.level - 1, now)
+        limit.ended(NEITHER, now - 0.001, now)
+    assert limit.estimate == estimate
