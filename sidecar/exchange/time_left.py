@@ -13,6 +13,9 @@ from typing import Final
 FIELD: Final = b"x-sidecar-deadline"
 #: Digits that are read, as in ``grpc-timeout``: a day and some hours. More say nothing.
 _LONGEST: Final = 8
+#: Lines that were written before, by milliseconds, and how many are kept.
+_ENDS: Final[dict[int, bytes]] = {}
+_MOST: Final = 1000
 
 
 def granted(value: bytes) -> float:
@@ -24,4 +27,12 @@ def granted(value: bytes) -> float:
 def with_time(raw: bytes, seconds: float) -> bytes:
     """A head, as HTTP/1.1 writes it, for a try that has so many seconds. What is under way has a millisecond."""
     left = int(seconds * 1000)
-    return b"%bx-sidecar-deadline: %d\r\n\r\n" % (raw[:-2], left if left > 0 else 1)
+    return raw[:-2] + (_ENDS.get(left) or _end(left))
+
+
+def _end(left: int) -> bytes:
+    """The line for so many milliseconds, and a head's end. Most tries have the same time, less a moment."""
+    if len(_ENDS) >= _MOST:
+        _ENDS.clear()
+    _ENDS[left] = end = b"%b: %d\r\n\r\n" % (FIELD, max(left, 1))
+    return end
