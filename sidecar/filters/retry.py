@@ -217,12 +217,17 @@ class Retry(Filter):
 
     def on_answer(self, x: Request, head: ResponseHead) -> Again | None:
         if not x.tried:
-            self._budget.request(x.started)
+            budget = self._budget
+            if x.started >= budget.end:
+                budget.turn(x.started)
+            budget.requests += 1
         status = head.status
+        if status < 400:
+            if self._latencies is not None:
+                self._measure(x)
+            return None
         if self._latencies is not None and status < 500:
             self._measure(x)
-        if status < 400:
-            return None
         undelivered = status >= 500 and head.peer_error in NOT_DELIVERED and CONNECT in self._config.on
         if undelivered or (status in self.statuses and x.method in self._config.methods):
             attempt = x.attempt

@@ -26,14 +26,15 @@ class Budget:
     Times are seconds. One that is before an earlier one counts as that one.
     """
 
-    __slots__ = ("_end", "_last", "_present", "_requests", "_retries", "_spent", "least", "ratio")
+    __slots__ = ("_last", "_requests", "_retries", "_spent", "end", "least", "ratio", "requests")
 
     def __init__(self, ratio: float, least: float, now: float) -> None:
         self.ratio = ratio
         self.least = least
-        #: When the present slot ends, and what it has counted so far: requests and retries.
-        self._end = now + _SLOT
-        self._present = 0
+        #: When the present slot ends, and what it has counted so far: requests and retries. Who counts each request at
+        #: little cost looks at ``end`` itself, calls :meth:`turn` from then on, and adds to ``requests``.
+        self.end = now + _SLOT
+        self.requests = 0
         self._spent = 0
         #: The slots before it, in a ring: ``_last`` is where the newest one stands. Of requests the oldest one does not
         #: count any more.
@@ -48,18 +49,18 @@ class Budget:
 
     def request(self, now: float) -> None:
         """Count a request: its first try."""
-        if now >= self._end:
-            self._turn(now)
-        self._present += 1
+        if now >= self.end:
+            self.turn(now)
+        self.requests += 1
 
     def left(self, now: float) -> float:
         """Return how many retries there may be at once; ``inf`` without a bound, below 0 never."""
         if self.ratio == inf:
             return inf
-        if now >= self._end:
-            self._turn(now)
+        if now >= self.end:
+            self.turn(now)
         oldest = (self._last + 1) % _SLOTS
-        requests = sum(self._requests) - self._requests[oldest] + self._present
+        requests = sum(self._requests) - self._requests[oldest] + self.requests
         return max(0.0, self.ratio * requests + self.least * WINDOW - sum(self._retries) - self._spent)
 
     def take(self, now: float) -> bool:
@@ -69,16 +70,16 @@ class Budget:
         self._spent += 1
         return True
 
-    def _turn(self, now: float) -> None:
-        """Begin the slot of that time."""
-        passed = int((now - self._end) / _SLOT) + 1
+    def turn(self, now: float) -> None:
+        """Begin the slot of that time, which is not before ``end``."""
+        passed = int((now - self.end) / _SLOT) + 1
         for number in range(min(passed, _SLOTS)):
             self._last = (self._last + 1) % _SLOTS
-            self._requests[self._last] = 0 if number else self._present
+            self._requests[self._last] = 0 if number else self.requests
             self._retries[self._last] = 0 if number else self._spent
         if passed > _SLOTS:
             self._requests = [0] * _SLOTS
             self._retries = [0] * _SLOTS
-        self._present = 0
+        self.requests = 0
         self._spent = 0
-        self._end += passed * _SLOT
+        self.end += passed * _SLOT
