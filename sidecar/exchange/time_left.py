@@ -8,7 +8,10 @@ believed whoever says it. It is relative, as clocks differ; gRPC's ``grpc-timeou
 from __future__ import annotations
 
 from math import inf
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.exchange.exchange import Exchange
 
 FIELD: Final = b"x-sidecar-deadline"
 #: Digits that are read, as in ``grpc-timeout``: a day and some hours. More say nothing.
@@ -16,12 +19,21 @@ _LONGEST: Final = 8
 #: Lines that were written before, by milliseconds, and how many are kept.
 _ENDS: Final[dict[int, bytes]] = {}
 _MOST: Final = 1000
+#: Seconds, and the share of the usual time, below which a caller's deadline is too short to blame anybody.
+_SHORT: Final = 1.0
+_LITTLE: Final = 0.5
 
 
 def granted(value: bytes) -> float:
     """Return the seconds that its caller leaves for a request, from the field's value; inf: that cannot be read."""
     value = value.strip(b" \t")
     return int(value) / 1000 if value.isdigit() and len(value) <= _LONGEST else inf
+
+
+def in_haste(x: Exchange) -> bool:
+    """Whether its caller left so little time that a try which took longer says nothing about its endpoint. Else who
+    sends very short deadlines could have it taken away from all others."""
+    return x.granted < min(_SHORT, _LITTLE * min(x.chain.timeout.request, x.chain.patience))
 
 
 def with_time(raw: bytes, seconds: float) -> bytes:

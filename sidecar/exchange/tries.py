@@ -11,6 +11,7 @@ from sidecar.exchange.filter import Again, Failed
 from sidecar.exchange.hedge import begin_beside
 from sidecar.exchange.phases import CONNECTING, SENT
 from sidecar.exchange.story import explain, note_stalled, note_time_over
+from sidecar.exchange.time_left import in_haste
 from sidecar.net.causes import CAUSES, cause_of, words_for
 from sidecar.net.shortage import SHORTAGE, is_local
 
@@ -25,10 +26,12 @@ STALLED: Final = "the rest of the request did not arrive in time"
 def failed(x: Exchange, attempt: Attempt, kind: str) -> None:
     """This attempt will bring no answer: tell the filters, then try again or answer for the upstream."""
     attempt.failure = kind
-    if x.cluster.watchers:
+    hasty = kind is TIMEOUT and in_haste(x)
+    if x.cluster.watchers and not hasty:
         x.tell(attempt, 0)
     if kind in CAUSE:
         attempt.cause = CAUSE[kind]
+    if kind in CAUSE and not hasty:
         x.cluster.failed(attempt.endpoint, False, attempt.cause, attempt.problem or CAUSES[attempt.cause])
     x.attend(attempt)
     again: Again | None = None

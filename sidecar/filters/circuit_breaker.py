@@ -8,8 +8,10 @@ from sidecar.config.containers import ListOf
 from sidecar.config.declared import Settings, key
 from sidecar.config.values import Duration, Failure, Integer
 from sidecar.core.replies import Reply
+from sidecar.exchange.attempt import TIMEOUT
 from sidecar.exchange.filter import Filter, Site
 from sidecar.exchange.story import milliseconds
+from sidecar.exchange.time_left import in_haste
 from sidecar.resilience.breaker import CircuitBreaker as Mechanism
 from sidecar.resilience.breaker import held_words
 
@@ -125,7 +127,7 @@ class CircuitBreaker(Filter):
 
     def on_failure(self, x: Exchange, kind: str) -> None:
         permit = _taken(x)
-        if kind in self._kinds and not _one_of_many(x):
+        if kind in self._kinds and not _one_of_many(x) and not (kind is TIMEOUT and in_haste(x)):
             attempt = x.attempt
             self._failed(x, permit, (attempt.cause if attempt is not None else "") or kind)
         else:

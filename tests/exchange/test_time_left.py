@@ -149,3 +149,31 @@ def test_an_upgrade_says_it_too() -> None:
     heard = it.upstream().hears()
     assert (heard.fields["upgrade"], heard.fields[FIELD]) == ("websocket", "30000")
     it.over()
+
+
+@pytest.mark.parametrize(("deadline", "blamed"), [(1, False), (900, False), (1100, True)])
+def test_very_short_deadlines_open_no_breaker(deadline: int, blamed: bool) -> None:
+    it = Stage(retry=None, circuit_breaker=CircuitBreakerSettings(failure_threshold=3))
+    for _ in range(3):
+        client = it.asks("GET /", f"{FIELD}: {deadline}")
+        it.upstream().hears()
+        it.advance(1.5)
+        assert client.gets().error == "timeout"
+    assert bool(it.listener.cluster.endpoints[0].failures) is blamed
+    client = it.asks()
+    if blamed:
+        assert client.gets().error == "circuit_open"
+    else:
+        it.upstream().hears()
+    it.over()
+
+
+def test_short_times_of_a_ports_own_are_blamed() -> None:
+    times = TimeoutSettings(request=0.5, connect=0.5)
+    it = Stage(retry=None, timeout=times, circuit_breaker=CircuitBreakerSettings(failure_threshold=1))
+    client = it.asks("GET /", f"{FIELD}: 400")
+    it.upstream().hears()
+    it.advance(1.0)
+    assert client.gets().error == "timeout"
+    assert it.asks().gets().error == "circuit_open"
+    it.over()
