@@ -230,13 +230,13 @@ class Retry(Filter):
             self._measure(x)
         undelivered = status >= 500 and head.peer_error in NOT_DELIVERED and CONNECT in self._config.on
         if undelivered or (status in self.statuses and x.method in self._config.methods):
+            if x.rival is not None:
+                return OTHER
             attempt = x.attempt
             if attempt is not None and attempt.retried >= 0:
                 self._suppressed["retried"] += 1
                 self._note(x, "retried")
                 return None
-            if x.rival is not None:
-                return OTHER
         if undelivered:
             return self._again(x, str(status), at_once=True, free=self._elsewhere(x))
         if status not in self.statuses or x.method not in self._config.methods:

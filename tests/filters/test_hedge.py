@@ -500,3 +500,15 @@ def test_a_permit_for_a_try_that_another_filter_refuses_is_not_lost() -> None:
     assert (breaker.state, breaker.room()) == (HALF_OPEN, 2)
     filter.on_end(x)
     assert breaker.room() == 3
+
+
+def test_the_other_one_is_waited_for_though_a_peer_has_given_up() -> None:
+    it = stage()
+    it.endpoints(2, sidecars=True)
+    client = it.asks()
+    first, second = both(it)
+    first.answers(503, b"first", "x-sidecar-retried: 2")
+    assert client.gets_nothing()
+    second.answers(200, b"second")
+    assert client.gets().body == b"second"
+    it.over()
