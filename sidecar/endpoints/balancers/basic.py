@@ -42,12 +42,14 @@ class LeastConnections(Balancer):
         # An idle one cannot be beaten, so at low load this looks at one or two.
         if not best.active:
             return best
-        for i in range(start + 1 - size, start):
-            endpoint = endpoints[i]
-            if not endpoint.active:
-                return endpoint
-            if endpoint.active * best.weight < best.active * endpoint.weight:
-                best = endpoint
+        active, weight = best.active, best.weight
+        for part in (endpoints[start + 1 :], endpoints[:start]):  # quicker than by their numbers
+            for endpoint in part:
+                under_way = endpoint.active
+                if not under_way:
+                    return endpoint
+                if under_way * weight < active * endpoint.weight:
+                    best, active, weight = endpoint, under_way, endpoint.weight
         return best
 
 
