@@ -138,7 +138,7 @@ def test_signals_go_where_they_belong(world: Make) -> None:
             os.write(found.wakes[-1], bytes([number]))
         return wait(pid, options)
 
-    os.waitpid = waitpid  # type: ignore[assignment]  # the fixture undoes it
+    os.waitpid = waitpid  # the fixture undoes it
     assert it.run() == 0
     assert (APP, signal.SIGHUP) in found.killed
     assert (SIDECAR, signal.SIGTERM) in found.killed
