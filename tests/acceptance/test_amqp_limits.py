@@ -112,6 +112,8 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
             limited, unlimited = sink.rate(b"s", *window), sink.rate(b"f", *window)
             delay = statistics.median(d for kind, d in list(sink.delays) if kind == b"f")
             held = get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["held"]["messages"]
+            # On a busy machine the answer comes late, and some of them have gone by then.
+            left = slow - 1000 * (time.monotonic() - started) - 120
             wait_for(lambda: sink.count(b"s") == slow, "all that was held has come")
             assert sink.count(b"f") == len(offered)
             waited = statistics.median(d for kind, d in sink.delays if kind == b"s")
@@ -119,7 +121,7 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
         assert 980 <= limited <= 1020
         assert unlimited >= 0.95 * slope([at for at in offered if window[0] <= at < window[1]])
         assert delay < waited / 10
-        assert held > 200 * SECONDS
+        assert held > min(200 * SECONDS, left)
 
 
 def test_what_is_over_the_rate_is_nacked(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
