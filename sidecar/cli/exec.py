@@ -83,6 +83,7 @@ class Processes:
     def _become_sidecar(self, tell: int, hear: int) -> int:
         signals.hold()
         _as_at_first()
+        os.setpgid(0, 0)  # a terminal's Ctrl-C is for the process that started it, which passes on what is due
         self._selector.close()
         for end in (self._hears, self._lifeline):
             os.close(end)

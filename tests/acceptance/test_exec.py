@@ -70,7 +70,9 @@ def test_from_the_first_call_to_the_last(tmp_path: Path) -> None:
         it.popen.send_signal(signal.SIGHUP)
         wait_for(lambda: "hangup" in it.output(), "signals reach the app")
 
-        (old,) = it.children()["sidecar"]
+        found = it.children()
+        (old,), (app,) = found["sidecar"], found["app"]
+        assert os.getpgid(app) == os.getpgid(it.pid) != os.getpgid(old), "Ctrl-C reaches the sidecar once"
         os.kill(old, signal.SIGKILL)
         wait_for(lambda: get(f"http://127.0.0.1:{admin}/ready")[0] == 200, "the sidecar is there again")
         waited = subprocess.run(

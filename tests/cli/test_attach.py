@@ -16,14 +16,14 @@ services:
   shop:
     image: shop:1
     command: python -m shop
-    ports: ["127.0.0.1:8000:8080"]
+    ports: ["127.0.0.1:8000:8080", "9100:9100", "5353:53/udp"]
     environment:
       REDIS_URL: redis://:pw@redis:6379/0
       BROKER: amqp://rabbitmq//
       MODELS: ${MODELS:-http://ollama:11434}
       DB_HOST: db
       LEVEL: info
-    networks: [back]
+    networks: {back: {aliases: [store]}}
     healthcheck: {test: ["CMD", "curl", "-f", "http://localhost:8080/health"]}
     depends_on: [redis, consul, qdrant]
   redis: {image: redis:7}
@@ -94,8 +94,8 @@ def test_both_join_a_pod_that_has_the_ports_and_the_name(compose: str) -> None:
     services, config = written(compose, "shop")
     assert sorted(services) == ["shop", "shop-pod", "shop-sidecar"]
     assert services["shop"]["network_mode"] == services["shop-sidecar"]["network_mode"] == "service:shop-pod"
-    assert services["shop-pod"]["ports"] == ["127.0.0.1:8000:10080"]
-    assert services["shop-pod"]["networks"] == {"back": {"aliases": ["shop"]}}
+    assert services["shop-pod"]["ports"] == ["127.0.0.1:8000:10080", "9100:9100", "5353:53/udp"]
+    assert services["shop-pod"]["networks"] == {"back": {"aliases": ["shop", "store"]}}
     assert services["shop"]["ports"] is None
     assert services["shop-sidecar"]["volumes"] == ["./shop.yaml:/etc/sidecar/sidecar.yaml:ro"]
     assert config.inbound is not None
@@ -176,6 +176,14 @@ def test_systemd_has_a_unit(compose: str, capsys: pytest.CaptureFixture[str]) ->
 )
 def test_addresses(value: str, found: str) -> None:
     assert local(value, "redis", 7) == found
+
+
+def test_values_of_other_shapes_say_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text("services: {a: {image: x, ports: '80:80', networks: 1, environment: 3, depends_on: 4, expose: x}}")
+    services, config = written(str(file), "a")
+    assert config.inbound is None
+    assert "ports" not in services["a-pod"]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,8 @@ class World:
         monkeypatch.setattr(os, "fork", self.fork)
         monkeypatch.setattr(os, "waitpid", self.waitpid)
         monkeypatch.setattr(os, "kill", self.kill)
+        self.groups: list[tuple[int, int]] = []
+        monkeypatch.setattr(os, "setpgid", lambda *which: self.groups.append(which))
         monkeypatch.setattr(signal, "signal", lambda *_: None)
         monkeypatch.setattr(signal, "set_wakeup_fd", self.wakes_at)
         monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: set())
@@ -162,7 +164,7 @@ def test_an_app_that_cannot_be_run(
 
 
 def test_the_fork_that_becomes_the_sidecar(world: Make) -> None:
-    world([])
+    found = world([])
     given: list[tuple[int, int]] = []
 
     def serve(pipes: tuple[int, int]) -> int:
@@ -174,6 +176,7 @@ def test_the_fork_that_becomes_the_sidecar(world: Make) -> None:
     it._lifeline, _ = os.pipe()
     assert it._become_sidecar(50, 51) == 3
     assert given == [(50, 51)]
+    assert found.groups == [(0, 0)], "a terminal's Ctrl-C passes it by"
 
 
 @pytest.mark.parametrize(

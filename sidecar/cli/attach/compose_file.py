@@ -54,13 +54,13 @@ class Dependency:
 @dataclass(frozen=True, slots=True)
 class Service:
     """One service of the file. ``port`` is its app's own (0: it serves nothing); ``published`` are the entries of its
-    ports; ``environment`` its variables; ``networks`` the names of those that it is in."""
+    ports; ``environment`` its variables; ``networks`` those that it is in, and its other names there."""
 
     name: str
     port: int
     published: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    networks: tuple[str, ...] = ()
+    networks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     command: tuple[str, ...] = ()
     image: str = ""
     health: str = ""
@@ -87,7 +87,7 @@ def read(path: str, name: str) -> Service:
         _port(section),
         tuple(_published(section)),
         environment,
-        tuple(_names(section.get("networks"))),
+        dict(_networks(section.get("networks"))),
         tuple(_words(section.get("command"))),
         str(section.get("image") or ""),
         _health(section),
@@ -143,9 +143,19 @@ def _environment(found: Any) -> Iterator[tuple[str, str]]:
             yield name, value
 
 
+def _list(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else []
+
+
 def _names(found: Any) -> Iterator[str]:
     if isinstance(found, (dict, list)):
         yield from (str(name) for name in found)
+
+
+def _networks(found: Any) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for name in _names(found):
+        more = found[name] if isinstance(found, dict) else None
+        yield name, tuple(_names(more.get("aliases"))) if isinstance(more, dict) else ()
 
 
 def _words(found: Any) -> Iterator[str]:
@@ -162,7 +172,7 @@ def _words(found: Any) -> Iterator[str]:
 
 def _published(section: Mapping[str, Any]) -> Iterator[str]:
     """The entries of ``ports`` in their short form."""
-    for entry in section.get("ports") or ():
+    for entry in _list(section.get("ports")):
         if isinstance(entry, dict):
             where = ":".join(str(entry[key]) for key in ("host_ip", "published") if entry.get(key))
             yield f"{where}:{entry.get('target', '')}" if where else str(entry.get("target", ""))
@@ -170,12 +180,17 @@ def _published(section: Mapping[str, Any]) -> Iterator[str]:
             yield str(entry)
 
 
+def target(published: str) -> int:
+    """The port in the container that a short entry of ``ports`` leads to, of a range the first; 0: none over TCP."""
+    found = re.search(r"([0-9]{1,5})(?:-[0-9]+)?(?:/tcp)?$", _VARIABLE.sub(r"\1", published))
+    return int(found[1]) if found and int(found[1]) < 65536 else 0
+
+
 def _port(section: Mapping[str, Any]) -> int:
     """Where the app listens: of what it publishes or exposes, the first; else as its image has it; 0: nowhere."""
-    for entry in (*_published(section), *(str(it) for it in section.get("expose") or ())):
-        found = re.search(r"([0-9]{1,5})(?:-[0-9]+)?(?:/tcp)?$", _VARIABLE.sub(r"\1", entry))
-        if found and 0 < int(found[1]) < 65536:
-            return int(found[1])
+    for entry in (*_published(section), *(str(it) for it in _list(section.get("expose")))):
+        if port := target(entry):
+            return port
     image = str(section.get("image") or "").rpartition("/")[2]
     return next((port for part, port in _IMAGES if part in image), 0)
 

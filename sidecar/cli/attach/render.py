@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sidecar.cli.attach.compose_file import AttachError, Service, addresses, local
+from sidecar.cli.attach.compose_file import AttachError, Service, addresses, local, target
 from sidecar.cli.attach.config import INBOUND, PROBES, local_ports
 
 #: What the image is called where images/Dockerfile.sidecar is built with that tag.
@@ -20,6 +20,7 @@ USER: Final = 10001
 def compose(service: Service, file: str) -> str:
     """An override file: service and sidecar join the network of a pod that does nothing, and so stays."""
     name = service.name
+    published = [_to_inbound(it, service.port) for it in service.published]
     lines = [
         f"# docker compose -f compose.yml -f {name}.sidecar.yml up",
         f"# {name} and its sidecar share the network of {name}-pod, so that each may be restarted alone.",
@@ -30,7 +31,7 @@ def compose(service: Service, file: str) -> str:
         "    init: true",
         "    restart: unless-stopped",
         *_pods_networks(service),
-        *([f"    ports: {_json([_to_inbound(it) for it in service.published])}"] if service.published else []),
+        *([f"    ports: {_json(published)}"] if published else []),
         f"  {name}:",
         f"    network_mode: service:{name}-pod",
         "    networks: !reset null",
@@ -59,7 +60,7 @@ def swarm(service: Service, file: str) -> str:
             "(docker inspect shows its entry point and command); write it as command:, and ask again"
         )
     name = service.name
-    networks = f"    networks: {_json(service.networks)}\n" if service.networks else ""
+    networks = f"    networks: {_json(tuple(service.networks))}\n" if service.networks else ""
     environment = "\n".join(_environment(service, "    "))
     return f"""# docker stack deploy -c compose.yml -c {name}.sidecar.yml mesh
 # The image needs the sidecar in it: COPY --from={IMAGE} /opt/sidecar /opt/sidecar (the same Python as there).
@@ -163,14 +164,16 @@ WantedBy=multi-user.target
 
 
 def _pods_networks(service: Service) -> Iterator[str]:
-    """The pod has the service's networks, and its name there."""
+    """The pod has the service's networks, and its names there."""
     yield "    networks:"
-    for network in service.networks or ("default",):
-        yield f"      {network}: {{aliases: [{service.name}]}}"
+    for network, aliases in (service.networks or {"default": ()}).items():
+        yield f"      {network}: {{aliases: {_json((service.name, *aliases))}}}"
 
 
-def _to_inbound(published: str) -> str:
-    """A published port that led to the app leads to the sidecar."""
+def _to_inbound(published: str, port: int) -> str:
+    """A published port that led to the app leads to the sidecar; another one of the app's stays its own."""
+    if target(published) != port:
+        return published
     head, colon, _ = published.rpartition(":")
     return f"{head}{colon}{INBOUND}" if colon else str(INBOUND)
 
