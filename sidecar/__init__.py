@@ -120,6 +120,7 @@ event                     a change of a running sidecar: a line of its log, a co
 exchange                  one request with its answer, or one TCP or AMQP connection, from its beginning to its one end;
                           and, about brokers, what publishes are sent to
 exec                      a sidecar and its app as one: ``sidecar exec``
+export                    what others than sidecars need to know of a mesh, written for them: ``sidecar export``
 exposition                metrics as the text that scrapers read
 extra                     what only some users need: libraries that pip brings when asked for by that name
 failover                  a client stays connected while its broker goes and another one comes
@@ -145,6 +146,7 @@ guard                     keeps a failing filter of another package within its o
 h1                        HTTP/1.1 on the wire
 half close                one side of a connection has finished sending, and still reads
 handshake                 the beginning of an AMQP connection, from the protocol header to ``connection.open-ok``
+haproxy, kong              gateways whose configuration can be exported
 hash                      a number that depends on a text alone, so that it is the same everywhere
 head                      a message's first line and header fields
 health                    whether the app, an instance or an endpoint can do its work
@@ -246,6 +248,7 @@ probe                     a connection or question whose only purpose is to find
                           *probes* is the listener for machines, which ask whether the workload is well
 probe channel             a channel on which a message that may close it is tried alone
 process                   one running program: the sidecar's own, as the operating system sees it
+prometheus                what scrapes metrics; a list of targets is exported for it
 proof                     shows another sidecar that this one has the same admin token, which is not sent
 property                  what a message says of itself beside its body: its type, its priority, its headers
 protocol                  what is spoken on a connection; also what an object has to offer, without its class
@@ -378,6 +381,7 @@ window                    how many publishes of a channel, or messages of a stre
 wire                      AMQP as bytes; no input or output
 worker                    the one thread that owns a database
 world                     the clock, the network and the places of a simulation
+write                     of exports: into a file that changes only when its content does
 write batch               small writes to a broker, collected until the end of a read or a short time
 writer                    the thread that owns the spool's database
 """

@@ -36,6 +36,7 @@ examples:
   sidecar rehearse new.yaml             what would have been different in the last hour with it
   sidecar spool --help                  messages that the broker did not take
   sidecar attach compose.yml shop       what to add to give a service a sidecar
+  sidecar export kong --routes FILE     a gateway's configuration from the registry; Prometheus' targets, too
   sidecar demo                          a small mesh to look at, in your terminal
 
 where to begin: sidecar demo, then a file of your own:
@@ -113,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
 
     from sidecar.cli.asking import add_parsers as add_asking
     from sidecar.cli.attach.command import add_parser as add_attach
+    from sidecar.cli.export.command import add_parser as add_export
     from sidecar.cli.spool.parser import add_parser as add_spool
     from sidecar.cli.validate.parser import add_parser as add_validate
 
@@ -163,6 +165,7 @@ def _parser() -> argparse.ArgumentParser:
     add_validate(commands)
     add_spool(commands)
     add_attach(commands)
+    add_export(commands)
     return parser
 
 

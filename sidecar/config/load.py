@@ -6,7 +6,7 @@ import dataclasses
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -60,6 +60,27 @@ def value_of(kind: Kind, data: object, path: str) -> Any:
     if reading.problems:
         raise ConfigError("", reading.problems)
     return kind.build(found)
+
+
+def load_as(kind: Kind, path: str | Path, check: Callable[[Fields], None]) -> Any:
+    """Read another kind of file with the same errors: one section, ``check`` for what has to fit together in it.
+    Raises :class:`ConfigError` with all problems."""
+    reading = Reading(os.environ, Path(path).parent, root=kind)
+    more = False
+    try:
+        root = document.parse(_text(path), reading.problems)
+        if root is None or (isinstance(root, document.Scalar) and root.type == "null"):
+            raise document.BadDocument(Problem("", "is empty"))
+        read = kind.read(root, Place("", 0, reading))
+        if isinstance(read, Fields):
+            check(read)
+        if not reading.problems:
+            return kind.build(read)
+    except document.BadDocument as bad:
+        reading.problems.append(bad.problem)
+    except TooManyProblems:
+        more = True
+    raise ConfigError(str(path), reading.problems, more=more)
 
 
 def load_file(path: str) -> Config:

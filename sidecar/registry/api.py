@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from sidecar.core.instance import Instance, OnChange
@@ -52,6 +52,11 @@ class Registry(Protocol):
 
     async def sidecars(self) -> Sequence[Instance]:
         """The sidecars that are registered as services of their own, those that do not run included. Raises OSError or
+        TimeoutError when the registry cannot be asked."""
+        ...
+
+    async def services(self) -> Mapping[str, frozenset[str]]:
+        """The names of all services that are registered, with the tags of their instances. Raises OSError or
         TimeoutError when the registry cannot be asked."""
         ...
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sidecar.core.instance import Instance, OnChange
@@ -67,6 +67,9 @@ class ConsulRegistry:
 
     async def sidecars(self) -> Sequence[Instance]:
         return await consul_catalog.sidecars(self._connect())
+
+    async def services(self) -> Mapping[str, frozenset[str]]:
+        return await consul_catalog.services(self._connect())
 
     def enroll(self, workload: Workload) -> ConsulRegistration:
         registration = ConsulRegistration(workload, self._connect, self._link, self._clock)

@@ -23,22 +23,21 @@ AT_ONCE: Final = 8
 SECONDS: Final = 5.0
 
 
+async def services(client: Any) -> dict[str, frozenset[str]]:
+    """The names of all services, with the tags that any of their instances has. Raises OSError or TimeoutError."""
+    async with asyncio.timeout(SECONDS):
+        return await _names(client)
+
+
 async def sidecars(client: Any) -> Sequence[Instance]:
     """Ask for them. Raises OSError or TimeoutError."""
     turn = asyncio.Semaphore(AT_ONCE)
 
-    async def ask(path: str) -> Any:
-        async with turn:
-            params = [("dc", client.dc)] if client.dc else []
-            try:
-                return await client.http.get(CB.json(), path, params=params, headers=client.prepare_headers())
-            except (ConsulException, aiohttp.ClientError) as error:
-                raise OSError(str(error)[:200] or type(error).__name__) from error
-
     async def entries(name: str) -> Any:
         """Those of one service; none if what Consul says of it cannot be used: others have theirs all the same."""
         try:
-            return await ask(f"/v1/catalog/service/{name}")
+            async with turn:
+                return await _ask(client, f"/v1/catalog/service/{name}")
         except OSError as error:
             broken[name] = str(error)
             return []
@@ -46,17 +45,33 @@ async def sidecars(client: Any) -> Sequence[Instance]:
     broken: dict[str, str] = {}
 
     async with asyncio.timeout(SECONDS):
-        names = await ask("/v1/catalog/services")
-        if not isinstance(names, dict):
-            raise OSError("Consul's answer is no list of services")
-        wanted = sorted(name for name, tags in names.items() if name.endswith(SIDECAR_SUFFIX) and _tagged(tags))[:MOST]
-        lists = await asyncio.gather(*(entries(name) for name in wanted if _plain(name)))
+        names = await _names(client)
+        wanted = sorted(name for name, tags in names.items() if name.endswith(SIDECAR_SUFFIX) and SIDECAR_TAG in tags)
+        lists = await asyncio.gather(*(entries(name) for name in wanted[:MOST] if _plain(name)))
     if broken:
         name, text = next(iter(broken.items()))
         logger.warning("%d services of sidecars cannot be read from Consul, %s for one: %s", len(broken), name, text)
         if len(broken) == len(lists):
             raise OSError(text)
     return [found for entries in lists for found in read(entries)][:MOST]
+
+
+async def _ask(client: Any, path: str) -> Any:
+    params = [("dc", client.dc)] if client.dc else []
+    try:
+        return await client.http.get(CB.json(), path, params=params, headers=client.prepare_headers())
+    except (ConsulException, aiohttp.ClientError) as error:
+        raise OSError(str(error)[:200] or type(error).__name__) from error
+
+
+async def _names(client: Any) -> dict[str, frozenset[str]]:
+    names = await _ask(client, "/v1/catalog/services")
+    if not isinstance(names, dict):
+        raise OSError("Consul's answer is no list of services")
+    return {
+        name: frozenset(tag for tag in tags if isinstance(tag, str)) if isinstance(tags, list) else frozenset()
+        for name, tags in names.items()
+    }
 
 
 def read(entries: Any) -> list[Instance]:
@@ -80,10 +95,6 @@ def read(entries: Any) -> list[Instance]:
         if SIDECAR_TAG in it.tags:
             found.append(it)
     return found
-
-
-def _tagged(tags: object) -> bool:
-    return isinstance(tags, list) and SIDECAR_TAG in tags
 
 
 def _plain(name: str) -> bool:

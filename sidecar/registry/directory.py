@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -97,6 +97,9 @@ class DirectoryRegistry:
     async def sidecars(self) -> Sequence[Instance]:
         """From every file that is there: one that is killed leaves its own behind."""
         return await self._in_thread(self._folder.sidecars)
+
+    async def services(self) -> Mapping[str, frozenset[str]]:
+        return await self._in_thread(self._folder.services)
 
     def enroll(self, workload: Workload) -> DirectoryRegistration:
         registration = DirectoryRegistration(workload, self._folder, self._in_thread, self._link, self._clock)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,10 +170,21 @@ class Folder:
 
     def sidecars(self) -> tuple[Instance, ...]:
         """The sidecars that are registered as services of their own, stale ones included. Raises OSError."""
-        found: list[Instance] = []
-        room = MAX_BYTES
+        return tuple(it.instance for it in self._records(lambda name: name.endswith(SIDECAR_SUFFIX)))
+
+    def services(self) -> dict[str, frozenset[str]]:
+        """The names of all services that have a file, stale ones included, with their tags. Raises OSError."""
+        found: dict[str, frozenset[str]] = {}
+        for it in self._records(lambda name: not name.startswith(".")):
+            found[it.service] = found.get(it.service, frozenset()) | frozenset(it.instance.tags)
+        return found
+
+    def _records(self, wanted: Callable[[str], bool]) -> Iterator[Record]:
+        """What the files of the services with a wanted name say, as far as it makes sense: bounded in number and
+        bytes. Raises OSError."""
+        count, room = 0, MAX_BYTES
         with self._root.open() as root:
-            names = sorted(it.name for it in entries(root) if it.name.endswith(SIDECAR_SUFFIX))[:MAX_INSTANCES]
+            names = sorted(it.name for it in entries(root) if wanted(it.name))[:MAX_INSTANCES]
         for name in names:
             with suppress(OSError), self._root.service(name) as folder:
                 for entry in entries(folder):
@@ -183,11 +194,11 @@ class Folder:
                         data = read_file(folder, entry.name)
                         room -= len(data)
                         record = decode(data)
-                        if file_name(record.service) == name and record.instance is not None:
-                            found.append(record.instance)
-                    if room < 0 or len(found) >= MAX_INSTANCES:
-                        return tuple(found)
-        return tuple(found)
+                        if file_name(record.service) == name:
+                            count += 1
+                            yield record
+                    if room < 0 or count >= MAX_INSTANCES:
+                        return
 
     def _look(
         self, folder: int, entry: os.DirEntry[str], before: _Seen | None, service: str, room: int

@@ -9,7 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from sidecar.registry.consul_catalog import MOST, read, sidecars
+from sidecar.registry.consul_catalog import MOST, read, services, sidecars
 
 GOOD: dict[str, Any] = {
     "ServiceAddress": "10.0.0.1", "ServicePort": 15020, "ServiceID": "web-sidecar-1", "ServiceTags": ["sidecar"],
@@ -71,3 +71,23 @@ def test_a_service_that_cannot_be_read_takes_nobody_along(caplog: pytest.LogCapt
 
 def test_there_is_a_bound() -> None:
     assert len(read([GOOD] * (MOST + 10))) == MOST
+
+
+def test_services_have_the_tags_of_all_their_instances() -> None:
+    client: Any = SimpleNamespace(dc="dc1", http=Http(), prepare_headers=dict)
+    assert asyncio.run(services(client)) == {
+        "web-sidecar": {"sidecar"}, "shop-sidecar": {"sidecar"}, "web": frozenset(), "odd/name-sidecar": {"sidecar"},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("answer", "expected"), [({"a": None, "b": [7, "x"]}, {"a": set(), "b": {"x"}}), ([], None)])
+def test_a_list_of_services_that_makes_no_sense(answer: Any, expected: Any) -> None:
+    async def get(*_: Any, **__: Any) -> Any:
+        return answer
+
+    client: Any = SimpleNamespace(dc="", http=SimpleNamespace(get=get), prepare_headers=dict)
+    if expected is None:
+        with pytest.raises(OSError, match="no list of services"):
+            asyncio.run(services(client))
+    else:
+        assert asyncio.run(services(client)) == expected

@@ -393,3 +393,13 @@ def test_a_folder_that_cannot_be_used_is_explained(tmp_path: Path) -> None:
 def test_the_content_is_readable_json(mesh: Mesh) -> None:
     content = json.loads(mesh.beat("a", port=8080).read_text())
     assert (content["service"], content["id"], content["port"], content["status"]) == ("web", "a", 8080, "passing")
+
+
+def test_services_have_the_tags_of_all_their_instances(mesh: Mesh) -> None:
+    assert mesh.folder.services() == {}
+    for id, tags in (("web-1", ("a", "b")), ("web-2", ("c",))):
+        service = Workload(name="web", id=id, address="10.0.0.1", port=80, tags=tags)
+        mesh.folder.write("web", id, encode(service, "critical", ""))
+    mesh.put("broken.json", b"{}")
+    mesh.folder.write("a.b", "1", encode(Workload(name="a.b", id="1", address="10.0.0.1", port=80), "passing", ""))
+    assert mesh.folder.services() == {"web": {"a", "b", "c"}, "a.b": frozenset()}

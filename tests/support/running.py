@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from types import SimpleNamespace
@@ -55,6 +55,9 @@ class FakeRegistry:
     async def answered(self) -> None: ...
     async def sidecars(self) -> Sequence[Instance]:
         return ()
+
+    async def services(self) -> Mapping[str, frozenset[str]]:
+        return {}
 
     def enroll(self, workload: Workload) -> Registration:
         raise NotImplementedError

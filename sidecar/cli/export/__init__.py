@@ -1,0 +1,1 @@
+"""``sidecar export``: what others than sidecars need to know of a mesh: Kong, HAProxy, Prometheus."""
