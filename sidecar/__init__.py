@@ -195,6 +195,7 @@ loop                      an endpoint that leads back to the sidecar itself; els
 LRU                       a bounded memory from which goes first what was not used for the longest
 main                      where a program begins
 management API            RabbitMQ's HTTP port, asked for bindings
+master                    the one Redis server of several that takes writes
 match                     to find what a pattern is true of
 measure                   to count and time what comes of requests
 mechanism                 a pure object with injected time: token bucket, breaker, backoff, limiter

@@ -22,6 +22,7 @@ from sidecar.resilience.breaker import CircuitBreaker
 
 if TYPE_CHECKING:
     from sidecar.amqp.views.protocols import AmqpView
+    from sidecar.redis.master import MasterWatch
 
 logger = logging.getLogger("sidecar.upstreams")
 
@@ -47,6 +48,8 @@ class RunningUpstream:
         self._instances: tuple[Instance, ...] | None = None
         self._loops: list[str] = []
         self._unwatch: Callable[[], None] | None = None
+        self._master: MasterWatch | None = None
+        self._resolver = names.resolver
         self._checks: ActiveChecks | None = None
         self._expansion = Expansion(names, f"upstream {config.name}", self._found)
 
@@ -76,6 +79,11 @@ class RunningUpstream:
         return self._expansion.problem
 
     @property
+    def master_problem(self) -> str:
+        """What is wrong with the master that sentinels tell; empty if nothing is, or none is followed."""
+        return self._master.trouble if self._master is not None else ""
+
+    @property
     def breakers(self) -> Sequence[CircuitBreaker]:
         return self.listener.breakers
 
@@ -90,7 +98,9 @@ class RunningUpstream:
         self._stop_watching()
         self._registry = registry
         discover = self.config.discover
-        if discover is not None:
+        if discover is not None and discover.sentinel:
+            self._follow_master(discover.sentinel, discover.at)
+        elif discover is not None:
             assert registry is not None, "the configuration makes sure that there is a registry to discover in"
             self._unwatch = registry.watch(discover.service, discover.tag, self._expansion.update)
         else:
@@ -99,6 +109,18 @@ class RunningUpstream:
                 for e in self.config.endpoints
             )
         self.ask_endpoints(rotation.checks(self.config))
+
+    def _follow_master(self, name: str, at: Sequence[Address]) -> None:
+        from sidecar.redis.master import MasterWatch  # nobody else loads all of that
+        from sidecar.tcp.relay import TcpListener
+
+        assert isinstance(self.listener, TcpListener), "the configuration makes sure of it"
+        self.listener.exclusive = True
+        watch = self._master = MasterWatch(
+            name, at, self._resolver,
+            lambda address: self._expansion.update((Instance(host=address.host, port=address.port),)),
+        )  # fmt: skip
+        self._unwatch = watch.stop
 
     def ask_endpoints(self, check: EndpointCheck | None) -> None:
         """Have its endpoints checked so from now on; None: not at all."""
@@ -118,6 +140,9 @@ class RunningUpstream:
     def _source(self) -> dict[str, Any]:
         """Where the endpoints come from, and how old that is."""
         discover, registry = self.config.discover, self._registry
+        if discover is not None and discover.sentinel and self._master is not None:
+            at, watch = [str(address) for address in discover.at], self._master
+            return {"from": "sentinel", "master": watch.name, "at": at, "up": watch.up, "problem": watch.trouble}
         if discover is None or registry is None:
             return {"from": "endpoints"}
         found: dict[str, Any] = {"from": "discover", "service": discover.service, "registry": self._registry_url}
@@ -141,6 +166,7 @@ class RunningUpstream:
         if self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
+        self._master = None
 
     def _found(self, instances: tuple[Instance, ...]) -> None:
         self._instances = instances

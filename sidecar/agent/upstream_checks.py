@@ -92,6 +92,11 @@ def endpoints(running: RunningUpstream) -> Finding:
     discover = config.discover
     if discover is None:
         return bad("endpoints", "none is known", "give it endpoints, or discover", name)
+    if discover.sentinel:
+        return bad(
+            "endpoints", running.master_problem or f"no sentinel has told the master {discover.sentinel!r} yet",
+            "do the sentinels of discover.at answer? redis-cli -p 26379 SENTINEL GET-MASTER-ADDR-BY-NAME NAME", name,
+        )  # fmt: skip
     tag = f" with the tag {discover.tag!r}" if discover.tag else ""
     return bad(
         "endpoints", f"the registry knows no healthy instance of {discover.service!r}{tag}",

@@ -60,7 +60,17 @@ def upstream() -> list[Schema]:
         {"if": _given("amqp"), "then": _may_be("protocol", "amqp")},
         {"if": _given("hash"), "then": _may_be("balancer", "consistent_hash")},
         {"if": is_("protocol", "tcp", "amqp"), "then": {"properties": connections}},
+        {
+            "if": {"properties": {"discover": _given("sentinel")}, "required": ["discover"]},
+            "then": is_("protocol", "tcp"),
+        },
     ]
+
+
+def discover() -> list[Schema]:
+    """A service, or a master."""
+    both = {"dependentRequired": {"sentinel": ["at"], "at": ["sentinel"]}}
+    return [both, *(never(_given("sentinel"), _given(key)) for key in ("service", "tag"))]
 
 
 def check() -> list[Schema]:

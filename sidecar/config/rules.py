@@ -183,12 +183,31 @@ def _one_source_of_endpoints(root: Fields) -> None:
             upstream.place.report(
                 "says twice where its instances are", found="discover and endpoints", allowed="one of the two"
             )
+            continue
+        discover = upstream.section_of("discover")
+        if discover is not None and ("sentinel" in discover.places or "at" in discover.places):
+            _a_master(upstream, discover)
         elif "endpoints" not in upstream.places and isinstance(registry, Registry) and registry.kind == "none":
             upstream.places.get("discover", upstream.place).report(
                 "cannot discover its instances without a registry",
                 found="registry: none",
                 allowed="endpoints: [host:port], or registry: consul://… or directory:///…",
             )
+
+
+def _a_master(upstream: Fields, discover: Fields) -> None:
+    """Sentinel is asked for a name, somewhere, by a port that takes any protocol; then there is no service."""
+    for key, other in (("sentinel", "at"), ("at", "sentinel")):
+        if key in discover.places and other not in discover.places:
+            discover.places[key].report(f"takes {other} beside it", allowed="sentinel: NAME and at: [host:port]")
+    for key in ("service", "tag"):
+        if key in discover.places:
+            discover.places[key].report("is not for a master that Sentinel tells", allowed="sentinel and at alone")
+    if upstream.known("protocol") and upstream.value("protocol") != "tcp":
+        discover.place.report(
+            "is a Redis server, for which the port has to be tcp", found=f"protocol: {upstream.value('protocol')}",
+            allowed="protocol: tcp",
+        )  # fmt: skip
 
 
 def _endpoints_differ(root: Fields) -> None:

@@ -109,12 +109,21 @@ class Inbound(Settings):
 
 
 class Discover(Settings):
-    """Which instances to ask the registry for."""
+    """Which instances to ask the registry for, or which master Redis Sentinel."""
 
     short = "service"
+    cross = cross_schema.discover()
 
     service: str = key(NAME, "Name of the service.", example="ollama", told="the upstream's name")
     tag: str = key(Text("a tag", empty=True), "Only instances with this tag.", default="", example="gpu")
+    sentinel: str | None = key(
+        Text("a name of letters, digits, . _ -", r"[A-Za-z0-9._-]{1,128}"),
+        "For tcp: the master that Redis Sentinel has under this name, in place of a service.", default=None,
+        example="mymaster",
+    )  # fmt: skip
+    at: tuple[Address, ...] = key(
+        ListOf(HostPort(), minimum=1, maximum=16), "Where the sentinels are.", default=(), example=["127.0.0.1:26379"]
+    )
 
     @staticmethod
     def complete(given: dict[str, Any]) -> None:

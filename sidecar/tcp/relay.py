@@ -25,11 +25,19 @@ LINGER_SECONDS: Final = 300.0
 class TcpListener(Listener):
     """A port that is relayed byte for byte."""
 
+    #: Only one endpoint is the right one at a time, the master: connections to another one are reset.
+    exclusive: bool = False
+
     def protocol(self) -> asyncio.Protocol:
         return cast(asyncio.Protocol, Client(self))
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: they may well still work, and only they know what their bytes mean."""
+        if self.exclusive:
+            for client in list(self._connections):
+                exchange = cast(Client, client).exchange
+                if exchange.attempt is not None and exchange.attempt.endpoint is endpoint:
+                    exchange.abort()
 
 
 class _Side(Pausable):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.config.agent import Probes
+from sidecar.config.traffic import Discover
 from sidecar.core.address import Address
 from support.configs import config_of, problem_of, problems_of
 
@@ -272,3 +273,26 @@ def test_names(name: str) -> None:
 )
 def test_bad_routes(text: str, path: str) -> None:
     assert problem_of(upstream(f"routes: [{{{text}}}]")).path == f"upstreams.a.routes[0].{path}"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "told"),
+    [
+        ("discover: {sentinel: m}", "discover.sentinel", "takes at beside it"),
+        ("discover: {at: ['a:1']}", "discover.at", "takes sentinel beside it"),
+        ("discover: {sentinel: m, at: ['a:1'], service: x}", "discover.service", "is not for a master"),
+        ("discover: {sentinel: m, at: ['a:1'], tag: x}", "discover.tag", "is not for a master"),
+    ],
+)
+def test_a_master_is_a_name_and_sentinels(text: str, path: str, told: str) -> None:
+    problem = problem_of(upstream(f"protocol: tcp, {text}"))
+    assert problem.path == f"upstreams.a.{path}"
+    assert problem.message.startswith(told)
+
+
+def test_a_master_takes_a_tcp_port_and_no_registry() -> None:
+    master = "discover: {sentinel: m, at: ['a:1', '[::1]:26379']}"
+    assert "has to be tcp" in problem_of(upstream(master)).message
+    assert config_of(upstream(f"protocol: tcp, {master}").replace("directory:///run/mesh", "none")).upstreams[
+        "a"
+    ].discover == Discover(service="a", sentinel="m", at=(Address("a", 1), Address("::1", 26379)))

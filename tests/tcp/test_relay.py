@@ -8,6 +8,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import cast
 
 import pytest
 
@@ -19,6 +20,7 @@ from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import CLOSED, HALF_OPEN, OPEN
+from sidecar.tcp.relay import TcpListener
 from support.live import ANY_PORT, Live, run, settle
 from support.patience import until
 from support.ports import changed, upstream_of
@@ -580,5 +582,26 @@ def test_stopping_cuts_live_connections() -> None:
             with pytest.raises(ConnectionRefusedError):
                 await dial(live)
             writer.close()
+
+    run(main)
+
+
+def test_connections_to_a_master_that_is_none_any_more_are_reset() -> None:
+    async def main() -> None:
+        async with Server() as old, Server() as new, Live(_CONFIG, old.port) as live:
+            cast(TcpListener, live.listener).exclusive = True
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            writer.write(b"one")
+            assert await reader.readexactly(3) == b"one"
+            live.endpoints(new.port)
+            with pytest.raises(ConnectionResetError):
+                await reader.read()
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", live.port)
+            writer.write(b"two")
+            assert await reader.readexactly(3) == b"two"
+            assert (old.accepted, new.accepted) == (1, 1)
+            writer.close()
+            await until(live.nothing_left, "all is given back")
 
     run(main)
