@@ -1,4 +1,4 @@
-"""The image, the compose file and the package, checked as far as that goes without a container engine."""
+"""The image and the package, checked as far as that goes without a container engine."""
 
 from __future__ import annotations
 
@@ -9,112 +9,9 @@ import sys
 import zipfile
 from configparser import ConfigParser
 from pathlib import Path
-from typing import Any
-
-import pytest
-import yaml
-
-from sidecar.config.load import load
-from sidecar.config.schema import Config
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.sidecars.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-APPS = ["clock", "greeter"]
 CONFIG_PATH = "/etc/sidecar/sidecar.yaml"
-
-
-def mounts(service: str) -> dict[str, Path]:
-    """Target → source of the bind mounts."""
-    parts = [volume.split(":") for volume in SERVICES[service].get("volumes", [])]
-    return {target: ROOT / source for source, target, *_ in parts if source.startswith(".")}
-
-
-def config_of(app: str) -> Config:
-    """The configuration that the app's sidecar gets, read with the environment that it gets by default."""
-    environment = {
-        name: re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
-        for name, value in SERVICES[f"{app}-sidecar"].get("environment", {}).items()
-    }
-    return load(mounts(f"{app}-sidecar")[CONFIG_PATH], environment)
-
-
-def seconds(text: str) -> float:
-    assert text.endswith("s")
-    return float(text[:-1])
-
-
-def test_every_app_has_a_sidecar_and_no_sidecar_stands_alone() -> None:
-    three = (f"{app}{part}" for app in APPS for part in ("", "-pod", "-sidecar"))
-    assert sorted(SERVICES) == sorted(["consul", *three])
-
-
-@pytest.mark.parametrize("app", APPS)
-class TestPair:
-    def test_they_share_the_network_namespace_of_a_pod_that_stays(self, app: str) -> None:
-        for name in (app, f"{app}-sidecar"):
-            service = SERVICES[name]
-            assert service["network_mode"] == f"service:{app}-pod"
-            # Docker refuses both beside network_mode.
-            assert "ports" not in service
-            assert "networks" not in service
-            assert service["depends_on"][f"{app}-pod"]["restart"] is True, "a new pod has a new namespace"
-        assert SERVICES[f"{app}-sidecar"]["depends_on"]["consul"]["condition"] == "service_healthy"
-        assert app not in SERVICES[f"{app}-sidecar"]["depends_on"], "the sidecar outlives its app"
-        pod = SERVICES[f"{app}-pod"]
-        assert pod["command"] == ["sleep", "infinity"]
-        assert pod["networks"] == ["mesh"]
-
-    def test_all_are_locked_down(self, app: str) -> None:
-        for name in (app, f"{app}-sidecar", f"{app}-pod"):
-            service = SERVICES[name]
-            assert service["read_only"] is True
-            assert service["cap_drop"] == ["ALL"]
-            assert service["security_opt"] == ["no-new-privileges:true"]
-            assert service["user"].split(":")[0] not in ("0", "root")
-            assert name.endswith("-pod") or service["healthcheck"]["test"][0] == "CMD"
-            assert not any(key in service for key in ("privileged", "cap_add", "pid", "ipc"))
-
-    def test_what_is_mounted_exists_and_is_read_only(self, app: str) -> None:
-        for name in (app, f"{app}-sidecar"):
-            assert all(volume.endswith(":ro") for volume in SERVICES[name]["volumes"])
-            assert all(source.exists() for source in mounts(name).values())
-
-    def test_the_configuration_is_valid_and_fits_the_service(self, app: str) -> None:
-        config = config_of(app)
-        assert config.service.name == app
-        assert config.registry.kind == "consul"
-        assert config.registry.address is not None
-        assert config.registry.address.host in SERVICES
-        _, script, port = SERVICES[app]["command"]
-        assert (ROOT / "examples" / Path(script).name).is_file()
-        assert config.service.app is not None
-        assert str(config.service.app) == f"127.0.0.1:{port}"
-        assert config.admin.bind.host == "127.0.0.1"
-        assert config.probes is not None
-        assert str(config.probes.bind) == "0.0.0.0:15020"
-
-    def test_only_the_sidecars_port_is_published_and_only_on_this_host(self, app: str) -> None:
-        inbound = config_of(app).inbound
-        assert inbound is not None
-        for published in SERVICES[f"{app}-pod"].get("ports", []):
-            address, _, port = published.split(":")
-            assert address == "127.0.0.1"
-            assert int(port) == inbound.bind.port
-
-    def test_what_is_discovered_is_there(self, app: str) -> None:
-        for upstream in config_of(app).upstreams.values():
-            assert upstream.discover is not None
-            assert upstream.discover.service in APPS
-            assert upstream.bind.host == "127.0.0.1"
-
-    def test_draining_ends_before_docker_kills(self, app: str) -> None:
-        assert seconds(SERVICES[f"{app}-sidecar"]["stop_grace_period"]) > config_of(app).drain.timeout
-
-
-def test_the_greeter_dials_the_port_of_its_upstream() -> None:
-    upstream = config_of("greeter").upstreams["clock"]
-    assert SERVICES["greeter"]["environment"]["CLOCK_URL"] == f"http://{upstream.bind}"
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -58,7 +58,8 @@ Tags.add_constructor("!reset", lambda loader, node: None)
 def written(compose: str, service: str, *more: str) -> tuple[dict[str, Any], Config]:
     folder = Path(compose).parent / "out"
     assert main(["attach", compose, service, "-o", str(folder), *more]) == 0
-    override = yaml.load((folder / f"{service}.sidecar.yml").read_text(), Loader=Tags)
+    kind = "swarm" if "--swarm" in more else "sidecar"
+    override = yaml.load((folder / f"{service}.{kind}.yml").read_text(), Loader=Tags)
     return override["services"], load(folder / f"{service}.yaml")
 
 
@@ -136,13 +137,35 @@ def test_swarm_has_it_as_the_entry_point(compose: str, capsys: pytest.CaptureFix
     assert shop["entrypoint"][1:] == ["exec", "/etc/sidecar/sidecar.yaml", "--"]
     assert shop["command"] == ["python", "-m", "shop"]
     assert shop["deploy"]["endpoint_mode"] == "dnsrr"
+    assert shop["ports"] == [
+        {"target": inner, "published": outer, "protocol": protocol, "mode": "host"}
+        for outer, inner, protocol in ((8000, 10080, "tcp"), (9100, 9100, "tcp"), (5353, 53, "udp"))
+    ], "dnsrr takes none in another mode; what came to the app comes to the sidecar"
     assert main(["attach", compose, "worker", "--swarm"]) == 2
     assert "worker has no command in the file" in capsys.readouterr().err
 
 
-def test_kubernetes_has_a_native_sidecar(compose: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["attach", compose, "shop", "--kubernetes"]) == 0
-    config, deployment = yaml.safe_load_all(capsys.readouterr().out)
+@pytest.mark.parametrize("port", ["8080", "8000-8001:8080-8081"])
+def test_swarm_publishes_single_ports_only(port: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text(f"services: {{a: {{image: a, command: a, ports: ['{port}']}}}}")
+    assert main(["attach", str(file), "a", "--swarm"]) == 2
+    assert f"write '{port}' in ports as PUBLISHED:TARGET" in capsys.readouterr().err
+
+
+def test_long_entries_of_ports_keep_their_protocol(tmp_path: Path) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text(
+        "services: {a: {image: a, ports: [{target: 53, published: 53, protocol: udp}, {target: 80, published: 8000}]}}"
+    )
+    assert read(str(file), "a").published == ("53:53/udp", "8000:80")
+    assert read(str(file), "a").port == 80
+
+
+def test_kubernetes_has_a_native_sidecar(compose: str, tmp_path: Path) -> None:
+    assert main(["attach", compose, "shop", "--kubernetes", "-o", str(tmp_path)]) == 0
+    config = yaml.safe_load((tmp_path / "shop.configmap.yml").read_text())
+    deployment = yaml.safe_load((tmp_path / "shop.patch.yml").read_text())
     file = tmp_path / "sidecar.yaml"
     file.write_text(config["data"]["sidecar.yaml"])
     assert load(file).service.name == "shop"
@@ -154,6 +177,20 @@ def test_kubernetes_has_a_native_sidecar(compose: str, tmp_path: Path, capsys: p
     assert sidecar["securityContext"]["runAsNonRoot"] is True
     (app,) = spec["containers"]
     assert {"name": "DB_HOST", "value": "127.0.0.1"} in app["env"]
+    assert {"name": "MODELS", "value": "http://127.0.0.1:11434"} in app["env"], "${…} is Compose's alone"
+
+
+def test_kubernetes_and_what_serves_nothing_or_has_another_name(
+    compose: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["attach", compose, "worker", "--kubernetes", "-o", str(tmp_path)]) == 0
+    deployment = yaml.safe_load((tmp_path / "worker.patch.yml").read_text())
+    (sidecar,) = deployment["spec"]["template"]["spec"]["initContainers"]
+    assert [port["name"] for port in sidecar["ports"]] == ["probes"]
+    file = tmp_path / "compose.yml"
+    file.write_text("services: {my_shop: {image: x}}")
+    assert main(["attach", str(file), "my_shop", "--kubernetes"]) == 2
+    assert "my_shop: Kubernetes has names of lower-case letters" in capsys.readouterr().err
 
 
 def test_systemd_has_a_unit(compose: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ _EPILOG: Final = """\
 examples:
   sidecar attach compose.yml shop                      an override file and a configuration, to read
   sidecar attach compose.yml shop -o deploy            write them: deploy/shop.sidecar.yml, deploy/shop.yaml
-  sidecar attach compose.yml shop --kubernetes         a ConfigMap and a patch of a Deployment
+  sidecar attach compose.yml shop --kubernetes         a ConfigMap, and a patch of a Deployment
   sidecar attach compose.yml shop --swarm              the sidecar as the entry point of the app's own image
   sidecar attach compose.yml shop --systemd            a unit for a host
 
@@ -71,11 +71,12 @@ def made(compose: str, name: str, kind: str, registry: str) -> dict[str, str]:
     file = f"{name}.yaml"
     own = configuration(service, "" if registry == "none" else registry)
     if kind == "kubernetes":
-        return {f"{name}.kubernetes.yml": render.kubernetes(service, own)}
+        return render.kubernetes(service, own)
     if kind == "systemd":
         return {f"{name}-sidecar.service": render.systemd(service, f"/etc/sidecar/{file}"), file: own}
-    text = render.swarm(service, f"./{file}") if kind == "swarm" else render.compose(service, f"./{file}")
-    return {f"{name}.sidecar.yml": text, file: own}
+    if kind == "swarm":
+        return {f"{name}.swarm.yml": render.swarm(service, f"./{file}"), file: own}
+    return {f"{name}.sidecar.yml": render.compose(service, f"./{file}"), file: own}
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:

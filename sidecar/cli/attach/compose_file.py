@@ -175,14 +175,20 @@ def _published(section: Mapping[str, Any]) -> Iterator[str]:
     for entry in _list(section.get("ports")):
         if isinstance(entry, dict):
             where = ":".join(str(entry[key]) for key in ("host_ip", "published") if entry.get(key))
-            yield f"{where}:{entry.get('target', '')}" if where else str(entry.get("target", ""))
+            inner = str(entry.get("target", "")) + ("/udp" if entry.get("protocol") == "udp" else "")
+            yield f"{where}:{inner}" if where else inner
         else:
             yield str(entry)
 
 
+def expanded(value: str) -> str:
+    """A value with the defaults of its variables in their place: Compose's own syntax is only known to Compose."""
+    return _VARIABLE.sub(r"\1", value)
+
+
 def target(published: str) -> int:
     """The port in the container that a short entry of ``ports`` leads to, of a range the first; 0: none over TCP."""
-    found = re.search(r"([0-9]{1,5})(?:-[0-9]+)?(?:/tcp)?$", _VARIABLE.sub(r"\1", published))
+    found = re.search(r"([0-9]{1,5})(?:-[0-9]+)?(?:/tcp)?$", expanded(published))
     return int(found[1]) if found and int(found[1]) < 65536 else 0
 
 
@@ -230,7 +236,7 @@ def _dependencies(
 def addresses(environment: Mapping[str, str], services: Mapping[str, Any]) -> Iterator[tuple[str, str, int]]:
     """Variables whose value is the address of a service: their name, the service, its port (0: it is not said)."""
     for variable, value in environment.items():
-        found = _ADDRESS.match(_VARIABLE.sub(r"\1", value.strip()))
+        found = _ADDRESS.match(expanded(value.strip()))
         if found and found["host"] in services and found["host"] != "consul":
             yield variable, found["host"], int(found["port"] or _SCHEMES.get(found["scheme"] or "", 0))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from sidecar.cli.attach.compose_file import AttachError, Service, addresses, local, target
+from sidecar.cli.attach.compose_file import AttachError, Service, addresses, expanded, local, target
 from sidecar.cli.attach.config import INBOUND, PROBES, local_ports
 
 #: What the image is called where images/Dockerfile.sidecar is built with that tag.
@@ -15,6 +16,10 @@ IMAGE: Final = "sidecar"
 FILE: Final = "/etc/sidecar/sidecar.yaml"
 #: Its user, of no privileges.
 USER: Final = 10001
+#: What Kubernetes takes for the name of a Service, and so of all.
+_KUBERNETES: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
+#: The end of a short entry of ports.
+_BOTH: Final = re.compile(r"(?:^|:)([0-9]{1,5}):([0-9]{1,5})(?:/(tcp|udp))?$")
 
 
 def compose(service: Service, file: str) -> str:
@@ -29,6 +34,7 @@ def compose(service: Service, file: str) -> str:
         f"    image: {IMAGE}",
         "    entrypoint: [sleep, infinity]",
         "    init: true",
+        "    healthcheck: {disable: true} # the image has one, of a sidecar",
         "    restart: unless-stopped",
         *_pods_networks(service),
         *([f"    ports: {_json(published)}"] if published else []),
@@ -60,47 +66,83 @@ def swarm(service: Service, file: str) -> str:
             "(docker inspect shows its entry point and command); write it as command:, and ask again"
         )
     name = service.name
-    networks = f"    networks: {_json(tuple(service.networks))}\n" if service.networks else ""
-    environment = "\n".join(_environment(service, "    "))
-    return f"""# docker stack deploy -c compose.yml -c {name}.sidecar.yml mesh
-# The image needs the sidecar in it: COPY --from={IMAGE} /opt/sidecar /opt/sidecar (the same Python as there).
-services:
-  {name}:
-    entrypoint: ["/opt/sidecar/bin/sidecar", "exec", "{FILE}", "--"]
-    command: {_json(service.command)}
-    configs: [{{source: {name}-sidecar, target: {FILE}}}]
-    stop_grace_period: 60s # drain, then the app's own end
-{networks}{environment + chr(10) if environment else ""}    deploy:
-      endpoint_mode: dnsrr # the callers' sidecars balance
-      update_config: {{order: start-first, failure_action: rollback}}
-configs:
-  {name}-sidecar: {{file: {file}}}
-"""
+    lines = [
+        f"# docker stack deploy -c compose.yml -c {name}.swarm.yml mesh",
+        f"# The image needs the sidecar in it: COPY --from={IMAGE} /opt/sidecar /opt/sidecar (and the same Python).",
+        "services:",
+        f"  {name}:",
+        f'    entrypoint: ["/opt/sidecar/bin/sidecar", "exec", "{FILE}", "--"]',
+        f"    command: {_json(service.command)}",
+        f"    configs: [{{source: {name}-sidecar, target: {FILE}}}]",
+        "    stop_grace_period: 60s # drain, then the app's own end",
+        *([f"    networks: {_json(tuple(service.networks))}"] if service.networks else []),
+        *_hosts_ports(service),
+        *_environment(service, "    "),
+        "    deploy:",
+        "      endpoint_mode: dnsrr # the callers' sidecars balance",
+        "      update_config: {order: start-first, failure_action: rollback}",
+        "configs:",
+        f"  {name}-sidecar:",
+        f"    file: {file}",
+        "    # Swarm never changes a config: what is new in the file takes a new number here.",
+        f"    name: {name}-sidecar-${{SIDECAR_CONFIG:-1}}",
+    ]
+    return "\n".join(lines) + "\n"
 
 
-def kubernetes(service: Service, configuration: str) -> str:
-    """A patch of a Deployment, with a native sidecar container (stable from 1.33, on from 1.29), and its ConfigMap."""
+def _hosts_ports(service: Service) -> Iterator[str]:
+    """The published ports again: with dnsrr Swarm takes them in host mode only, and what came to the app comes to the
+    sidecar. An entry of this file takes the place of that with the same published port."""
+    if service.published:
+        yield "    # One task a host, as the port is the host's, and on all its addresses: a stack knows no other way."
+        yield "    # start-first then takes a host that has no task yet."
+        yield "    ports:"
+    for entry in service.published:
+        found = _BOTH.search(expanded(entry))
+        if found is None:
+            raise AttachError(
+                f"{service.name}: with endpoint_mode dnsrr Swarm publishes ports of the host alone: write {entry!r} in "
+                "ports as PUBLISHED:TARGET, one entry a port, or leave it out"
+            )
+        inner = INBOUND if target(entry) == service.port else found[2]
+        yield f"      - {{target: {inner}, published: {found[1]}, protocol: {found[3] or 'tcp'}, mode: host}}"
+
+
+def kubernetes(service: Service, configuration: str) -> dict[str, str]:
+    """A ConfigMap, and a patch of a Deployment with a native sidecar container (stable from 1.33, on from 1.29)."""
     name = service.name
+    if not _KUBERNETES.fullmatch(name):
+        raise AttachError(f"{name}: Kubernetes has names of lower-case letters, digits and - only; rename the service")
     text = "\n".join(f"    {line}".rstrip() for line in configuration.splitlines())
-    env = "".join(
-        f"\n            - {{name: {key}, value: {_json(value)}}}" for key, value in _dialled_locally(service).items()
-    )
-    environment = (
-        f"""
-      containers:
-        - name: {name}
-          env:{env}"""
-        if env
-        else ""
-    )
-    return f"""# kubectl apply -f - for the ConfigMap; the Deployment's part is a patch (kustomize: patches).
+    return {
+        f"{name}.configmap.yml": f"""# kubectl apply -f {name}.configmap.yml
 apiVersion: v1
 kind: ConfigMap
 metadata: {{name: {name}-sidecar}}
 data:
   sidecar.yaml: |
 {text}
----
+""",
+        f"{name}.patch.yml": _patch(service),
+    }
+
+
+def _patch(service: Service) -> str:
+    name = service.name
+    inbound = f"{{name: inbound, containerPort: {INBOUND}}}, " if service.port else ""
+    env = "".join(
+        f"\n            - {{name: {key}, value: {_json(expanded(value))}}}"
+        for key, value in _dialled_locally(service).items()
+    )
+    environment = (
+        f"""
+      containers:
+        - name: {name} # the app's own container, by its name
+          env:{env}"""
+        if env
+        else ""
+    )
+    return f"""# kubectl patch deployment {name} --patch-file {name}.patch.yml, or kustomize: patches
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: {name}}}
@@ -113,7 +155,7 @@ spec:
           image: {IMAGE}
           restartPolicy: Always # a native sidecar: it starts before the app, and stops after it
           args: [run, {FILE}]
-          ports: [{{name: inbound, containerPort: {INBOUND}}}, {{name: probes, containerPort: {PROBES}}}]
+          ports: [{inbound}{{name: probes, containerPort: {PROBES}}}]
           startupProbe: {{httpGet: {{path: /ready, port: probes}}, periodSeconds: 1, failureThreshold: 60}}
           readinessProbe: {{httpGet: {{path: /health, port: probes}}, periodSeconds: 5}}
           securityContext:

@@ -23,7 +23,7 @@ _HEAD: Final = """\
 #   KONG_DATABASE=off KONG_DECLARATIVE_CONFIG=/etc/kong/kong.yml
 """
 _DNS: Final = """\
-# Instances are found by Consul's DNS, of which SRV records have the ports:
+# Instances are found by Consul's DNS, of which SRV records have the ports; Kong takes its address, and no name:
 #   KONG_DNS_RESOLVER={dns} KONG_DNS_ORDER=LAST,SRV,A,CNAME
 """
 

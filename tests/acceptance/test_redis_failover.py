@@ -1,0 +1,101 @@
+"""``deploy/redis`` with a replica and Sentinels: what dials its sidecar reaches the primary, whichever it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import yaml
+
+from sidecar.redis.resp import ErrorReply
+from support.processes import ROOT, Process, Sidecar, ending, free_port, get, missing, wait_for
+from support.servers import redis_says_all
+
+FOLDER = ROOT / "deploy" / "redis"
+PASSWORD = "a-password-of-tests"
+#: Of two nodes, which have the same ports, as pods do.
+FIRST, SECOND = "127.0.0.1", "127.0.0.2"
+
+
+def started(folder: Path, kind: str, name: str, *arguments: str) -> Process:
+    """What a container does with ``start``, on a folder of its own."""
+    data = folder / name
+    data.mkdir()
+    environment = {"DATA": str(data), "REDIS_PASSWORD_FILE": str(folder / "password")}
+    return Process(["sh", str(folder / "etc" / "start"), kind, *arguments], folder / f"{name}.log", environment)
+
+
+def prepared(folder: Path, port: int) -> None:
+    """The files as they are shipped, but for where the primary is, and for how soon it is taken for gone."""
+    shutil.copytree(FOLDER, folder / "etc")
+    (folder / "password").write_text(PASSWORD)
+    sentinel = folder / "etc" / "sentinel.conf"
+    text = sentinel.read_text().replace("mymaster redis 6379 2", f"mymaster {FIRST} {port} 2")
+    sentinel.write_text(text.replace("mymaster 10000", "mymaster 300").replace("mymaster 60000", "mymaster 2000"))
+
+
+def upstream(port: int, role: int) -> dict[str, object]:
+    """As in ``task-decomposition.yaml``, but for the ports."""
+    text = (ROOT / "deploy" / "sidecars" / "task-decomposition.yaml").read_text()
+    found: dict[str, object] = yaml.safe_load(text.replace("port: 6380", f"port: {role}"))["upstreams"]["redis"]
+    del found["discover"]
+    return found | {"bind": "127.0.0.1:0", "endpoints": [f"{host}:{port}" for host in (FIRST, SECOND)]}
+
+
+def says(port: int, *words: str) -> object:
+    """An app that dials once; None: it got no answer."""
+    try:
+        return redis_says_all(port, ("AUTH", PASSWORD), words)[1]
+    except OSError:
+        return None
+
+
+def test_an_app_goes_on_at_the_same_address_after_a_failover(tmp_path: Path) -> None:
+    if os.uname().sysname != "Linux" or not shutil.which("redis-server"):
+        missing("there is no redis-server: install the package redis-server")
+    port, role = free_port(), free_port()
+    prepared(tmp_path, port)
+    with ending() as processes:
+        for host, more in ((FIRST, []), (SECOND, ["--replicaof", FIRST, str(port)])):
+            where = ["--bind", host, "--port", str(port), "--replica-announce-ip", host]
+            processes.append(started(tmp_path, "redis", f"redis-{host}", *where, *more))
+            arguments = [sys.executable, str(tmp_path / "etc" / "role.py"), f"{host}:{role}", f"{host}:{port}"]
+            environment = {"REDIS_PASSWORD_FILE": str(tmp_path / "password")}
+            processes.append(Process(arguments, tmp_path / f"role-{host}.log", environment))
+        wait_for(lambda: get(f"http://{FIRST}:{role}/") == (200, "master\n"), "the first is the primary")
+        wait_for(lambda: get(f"http://{SECOND}:{role}/") == (503, "slave\n"), "the second is its replica")
+        sentinels = [free_port() for _ in range(3)]
+        for i, it in enumerate(sentinels):
+            processes.append(started(tmp_path, "sentinel", f"sentinel-{i}", "--bind", FIRST, "--port", str(it)))
+        sidecar = Sidecar(tmp_path, {"service": {"name": "web"}, "upstreams": {"redis": upstream(port, role)}})
+        processes.append(sidecar.ready())
+        app = sidecar.port("redis")
+        wait_for(lambda: says(app, "SET", "state", "kept") == b"OK", "the app writes")
+
+        def known(sentinel: int) -> bool:
+            (state,) = redis_says_all(sentinel, ("SENTINEL", "MASTERS"))[0]
+            found = dict(zip(state[::2], state[1::2], strict=True))
+            return (found[b"num-other-sentinels"], found[b"num-slaves"]) == (b"2", b"1")
+
+        wait_for(lambda: all(map(known, sentinels)), "the sentinels know one another and the replica")
+        processes[0].kill()
+        wait_for(lambda: says(app, "SET", "more", "written") == b"OK", "the app writes again")
+        assert says(app, "GET", "state") == b"kept"
+        assert not isinstance(says(app, "GET", "more"), ErrorReply)
+        wait_for(lambda: get(f"http://{SECOND}:{role}/") == (200, "master\n"), "the second is the primary")
+
+
+def test_what_has_another_password_is_no_primary(tmp_path: Path) -> None:
+    port, role = free_port(), free_port()
+    if not shutil.which("redis-server"):
+        missing("there is no redis-server: install the package redis-server")
+    prepared(tmp_path, port)
+    (tmp_path / "other").write_text("another")
+    redis = started(tmp_path, "redis", "redis", "--bind", FIRST, "--port", str(port))
+    arguments = [sys.executable, str(FOLDER / "role.py"), f"{FIRST}:{role}", f"{FIRST}:{port}"]
+    asked = Process(arguments, tmp_path / "role.log", {"REDIS_PASSWORD_FILE": str(tmp_path / "other")})
+    with ending(redis, asked):
+        wait_for(lambda: says(port, "PING") in (b"PONG", "PONG"), "Redis answers")
+        wait_for(lambda: get(f"http://{FIRST}:{role}/") == (503, "no login\n"), "it says so")
