@@ -46,7 +46,7 @@ class Attempt:
         "took",
     )
 
-    def __init__(self, endpoint: Endpoint, began: float = 0.0) -> None:
+    def __init__(self, endpoint: Endpoint, began: float = 0.0, permit: int = 0) -> None:
         self.endpoint = endpoint
         #: Times (of the listener's clock): when it began, and when it had a connection (0: never); whether that was a
         #: kept one.
@@ -56,7 +56,7 @@ class Attempt:
         #: It began beside another one, which had no answer yet; and the breaker's permit for it, until that has its
         #: verdict.
         self.hedge = False
-        self.permit = 0
+        self.permit = permit
         #: When it is over without an answer: how it failed (one of the kinds above; "": it did not); why, as
         #: :mod:`sidecar.net.causes` has words for it, if that is known; and the seconds that it took.
         self.failure = ""

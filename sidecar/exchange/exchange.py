@@ -16,6 +16,7 @@ from sidecar.core.replies import Reply
 from sidecar.exchange import tries
 from sidecar.exchange.attempt import HEDGED, Attempt
 from sidecar.exchange.filter import HELD, Again, Answer, RequestHook, Wait
+from sidecar.exchange.hedge import unanswered
 from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT
 from sidecar.exchange.silence import check_silence
 from sidecar.exchange.story import MOST_NOTES, Note, milliseconds, note_choice
@@ -33,24 +34,32 @@ class Exchange:
 
     __slots__ = (
         "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "ended", "error",
-        "fresh", "granted", "head_at", "hedge_at", "hedged", "hooks", "listener", "method", "permit", "phase",
-        "replayable", "request_id", "retried", "rival", "started", "state", "status", "story", "suspended", "touched",
-        "trace", "tried", "undrained",
+        "fresh", "granted", "head_at", "hedge_at", "hooks", "listener", "method", "permit", "phase", "replayable",
+        "request_id", "retried", "rival", "started", "state", "status", "story", "suspended", "touched", "trace",
+        "tried", "undrained",
     )  # fmt: skip
 
-    def __init__(self, listener: Listener, route: Route, client_ip: str, started: float) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        route: Route,
+        client_ip: str,
+        started: float,
+        method: str = "",
+        granted: float = inf,
+    ) -> None:
         self.listener = listener
         self.chain = chain = route.chain
         self.cluster = route.cluster
         self.client_ip = client_ip
         #: The request's; a TCP connection has none.
-        self.method = ""
+        self.method = method
         #: Time (of the listener's clock) at which it began.
         self.started = started
         #: Time by which an answer must have begun, all attempts included.
         self.deadline = 0.0
         #: The seconds until then that its caller has left for it; inf: it does not say.
-        self.granted = inf
+        self.granted = granted
         #: Time (of the listener's clock) of the last byte in either direction.
         self.touched = started
         #: Time (of the listener's clock) at which the head of an answer came that was not all there at once; 0: none.
@@ -66,9 +75,8 @@ class Exchange:
         self.rival: Attempt | None = None
         self.attempts = 0
         self.tried: tuple[Attempt, ...] = ()
-        #: When another attempt may begin beside the first; and whether one did, of which nothing is counted yet.
-        self.hedge_at = inf
-        self.hedged = False
+        #: When another attempt may begin beside the first (0: never); inf: one did, of which nothing is counted yet.
+        self.hedge_at = 0.0
         #: The breaker's permit for the next attempt.
         self.permit = 0
         #: The tries after which it was given up, here or by a peer, so that no hop above tries again; -1: it was not.
@@ -183,23 +191,21 @@ class Exchange:
                 else:
                     self.give(verdict)
                 return
+        cluster = self.cluster
         tried = [attempt.endpoint for attempt in self.tried] if self.tried else ()
-        key_of = self.cluster.key_of
-        endpoint = self.cluster.pick(self.client_ip if key_of is None else key_of(self), tried)
+        key_of = cluster.key_of
+        endpoint = cluster.pick(self.client_ip if key_of is None else key_of(self), tried)
         if endpoint is None or tried:
             note_choice(self, endpoint)
-        if endpoint is None:
-            problem = self.cluster.problem
-            why = f": {problem}" if problem else ""
-            if self.cluster.cause:
-                self.cluster.count(self.cluster.cause)
-            self.reply(Reply("no_endpoints", f"no healthy instance of {self.listener.name} is known{why}"))
-            return
-        if self.tried:
+            if endpoint is None:
+                why = f": {cluster.problem}" if cluster.problem else ""
+                if cluster.cause:
+                    cluster.count(cluster.cause)
+                self.reply(Reply("no_endpoints", f"no healthy instance of {self.listener.name} is known{why}"))
+                return
             for differ in self.chain.on_again:
                 differ(self)
-        self.attempt = attempt = Attempt(endpoint, self.listener.clock())
-        attempt.permit = self.permit
+        self.attempt = attempt = Attempt(endpoint, self.listener.clock(), self.permit)
         self.permit = 0
         endpoint.active += 1
         endpoint.tries += 1
@@ -239,7 +245,8 @@ class Exchange:
             attempt.endpoint.seconds += attempt.took
             self.attempt = self.rival
             self.rival = None
-            self.hedge_at = inf
+            if self.hedge_at != inf:
+                self.hedge_at = 0.0
             self.tried += (attempt,)
 
     def attend(self, attempt: Attempt) -> None:
@@ -318,12 +325,8 @@ class Exchange:
             attempt.endpoint.active -= 1
             if attempt.connecting is not None:
                 attempt.stop_connecting()
-        if self.hedged:
-            self.listener.stats.hedges["failed"] += 1
-            rival = self.rival
-            if rival is not None:
-                rival.endpoint.active -= 1
-                rival.stop_connecting()
+        if self.hedge_at:
+            unanswered(self)
         return True
 
     # -- what HTTP and TCP do differently --------------------------------------------------------------------------

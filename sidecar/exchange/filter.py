@@ -12,7 +12,7 @@ import random
 import re
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Any, ClassVar, Final, TypeAlias
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 
 from sidecar.core.compiling import mypyc_attr
 from sidecar.core.replies import Reply, declare
@@ -69,6 +69,16 @@ class Failed(Reply):
     """The verdict of a hook that has raised: it counts more than those of other filters, trying again included."""
 
     __slots__ = ()
+
+
+V = TypeVar("V", bound="Again | Reply | Answer")
+
+
+def weightier(before: V, verdict: V) -> V:
+    """The verdict that counts when filters differ: one that has raised, then trying again, then the first."""
+    if isinstance(verdict, Failed) or (isinstance(verdict, Again) and not isinstance(before, Failed)):
+        return verdict
+    return before
 
 
 class Site:

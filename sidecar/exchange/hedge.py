@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def begin_beside(x: Exchange) -> None:
     """Begin a second attempt, if filters have it so."""
-    x.hedge_at = inf
+    x.hedge_at = 0.0
     first = x.attempt
     assert first is not None
     wanted = False
@@ -40,10 +40,10 @@ def begin_beside(x: Exchange) -> None:
             return
     for differ in x.chain.on_again:
         differ(x)
-    x.rival = rival = Attempt(endpoint, x.listener.clock())
-    rival.hedge = x.hedged = True
-    rival.permit = x.permit
+    x.rival = rival = Attempt(endpoint, x.listener.clock(), x.permit)
     x.permit = 0
+    rival.hedge = True
+    x.hedge_at = inf
     endpoint.active += 1
     endpoint.tries += 1
     x.attempts += 1
@@ -55,12 +55,11 @@ def settle(x: Exchange) -> None:
     """The attempt has the answer that the client gets: its rival, if there is one, has lost."""
     winner, loser = x.attempt, x.rival
     assert winner is not None
-    if x.hedged:
-        x.hedged = False
+    if x.hedge_at == inf:
         x.listener.stats.hedges["won" if winner.hedge else "lost"] += 1
-    if loser is None:
-        return
-    _lose(x, winner, loser)
+    x.hedge_at = 0.0
+    if loser is not None:
+        _lose(x, winner, loser)
 
 
 def _lose(x: Exchange, winner: Attempt, loser: Attempt) -> None:
@@ -77,3 +76,14 @@ def _lose(x: Exchange, winner: Attempt, loser: Attempt) -> None:
         hook(x, HEDGED)
     x.leave_endpoint()
     x.attempt = winner
+
+
+def unanswered(x: Exchange) -> None:
+    """It has ended, and neither of the two had an answer."""
+    if x.hedge_at != inf:
+        return
+    x.listener.stats.hedges["failed"] += 1
+    rival = x.rival
+    if rival is not None:
+        rival.endpoint.active -= 1
+        rival.stop_connecting()

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 FIELD: Final = b"x-sidecar-deadline"
 #: Digits that are read, as in ``grpc-timeout``: a day and some hours. More say nothing.
 _LONGEST: Final = 8
-#: Lines that were written before, by milliseconds, and how many are kept.
-_ENDS: Final[dict[int, bytes]] = {}
+#: Lines that were written before, each with a head's end, by milliseconds; and how many are kept.
+LINES: Final[dict[int, bytes]] = {}
 _MOST: Final = 1000
 #: Seconds, and the share of the usual time, below which a caller's deadline is too short to blame anybody.
 _SHORT: Final = 1.0
@@ -39,12 +39,12 @@ def in_haste(x: Exchange) -> bool:
 def with_time(raw: bytes, seconds: float) -> bytes:
     """A head, as HTTP/1.1 writes it, for a try that has so many seconds. What is under way has a millisecond."""
     left = int(seconds * 1000)
-    return raw[:-2] + (_ENDS.get(left) or _end(left))
+    return raw[:-2] + (LINES.get(left) or line_of(left))
 
 
-def _end(left: int) -> bytes:
+def line_of(left: int) -> bytes:
     """The line for so many milliseconds, and a head's end. Most tries have the same time, less a moment."""
-    if len(_ENDS) >= _MOST:
-        _ENDS.clear()
-    _ENDS[left] = end = b"%b: %d\r\n\r\n" % (FIELD, max(left, 1))
+    if len(LINES) >= _MOST:
+        LINES.clear()
+    LINES[left] = end = b"%b: %d\r\n\r\n" % (FIELD, max(left, 1))
     return end

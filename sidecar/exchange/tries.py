@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from sidecar.core.replies import Reply
 from sidecar.exchange.attempt import CAUSE, CONNECT, TIMEOUT
-from sidecar.exchange.filter import Again, Failed
+from sidecar.exchange.filter import Again, Failed, weightier
 from sidecar.exchange.hedge import begin_beside
 from sidecar.exchange.phases import CONNECTING, SENT
 from sidecar.exchange.story import explain, note_stalled, note_time_over
@@ -34,21 +34,18 @@ def failed(x: Exchange, attempt: Attempt, kind: str) -> None:
     if kind in CAUSE and not hasty:
         x.cluster.failed(attempt.endpoint, False, attempt.cause, attempt.problem or CAUSES[attempt.cause])
     x.attend(attempt)
-    again: Again | None = None
-    instead: Reply | None = None
+    verdict: Again | Reply | None = None
     for hook in x.chain.on_failure:
-        verdict = hook(x, kind)
-        if isinstance(verdict, Again):
-            again = verdict
-        elif verdict is not None and (instead is None or isinstance(verdict, Failed)):
-            instead = verdict
+        said = hook(x, kind)
+        if said is not None:
+            verdict = said if verdict is None else weightier(verdict, said)
     x.leave_endpoint()
-    if x.attempt is not None and not isinstance(instead, Failed):
+    if x.attempt is not None and not isinstance(verdict, Failed):
         go_on(x)
-    elif again is not None and not isinstance(instead, Failed):
-        x.retry_later(again)
+    elif isinstance(verdict, Again):
+        x.retry_later(verdict)
     else:
-        x.reply(instead or explain(x, kind, attempt))
+        x.reply(verdict or explain(x, kind, attempt))
 
 
 def go_on(x: Exchange) -> None:
@@ -67,7 +64,7 @@ def due(x: Exchange) -> float:
     when = attempt.deadline
     if rival is not None and rival.deadline < when:
         when = rival.deadline
-    return x.hedge_at if x.phase == SENT and x.hedge_at < when else when
+    return x.hedge_at if x.phase == SENT and 0.0 < x.hedge_at < when else when
 
 
 def not_connected(x: Exchange, attempt: Attempt, error: Exception | None) -> None:
@@ -113,7 +110,7 @@ def refuse_connection(x: Exchange, attempt: Attempt) -> None:
 
 def check(x: Exchange, now: float) -> None:
     """The timer went off while attempts are under way: give up the one whose time is over, or set it again."""
-    if x.hedge_at <= now < x.deadline and x.phase == SENT:
+    if 0.0 < x.hedge_at <= now < x.deadline and x.phase == SENT:
         begin_beside(x)
         if x.phase != SENT:
             return  # no time was left for it, nor for the first

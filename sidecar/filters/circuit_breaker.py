@@ -179,8 +179,9 @@ class CircuitBreaker(Filter):
             self._cancel(attempt)
         if x.rival is not None:
             self._cancel(x.rival)
-        for attempt in x.tried:  # some end without a verdict
-            self._cancel(attempt)
+        if x.tried:
+            for attempt in x.tried:  # some end without a verdict
+                self._cancel(attempt)
 
     def _cancel(self, attempt: Attempt) -> None:
         """Give back the permit of an attempt, if it has had no verdict."""

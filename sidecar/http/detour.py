@@ -121,7 +121,7 @@ class Aside(ClientEnd):
     def resume_reading(self) -> None:
         """Likewise."""
 
-    def exchange_done(self, keep: bool, unread: bool) -> None:
+    def exchange_done(self, keep: bool, unread: bool, now: float) -> None:
         y = self._over()
         x = self.x
         if not self.passing:

@@ -88,11 +88,24 @@ def pass_on(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, head: Response
     if status == 101:
         _switch(x, conn, head, rest)
         return
-    raw = head.raw
     x.status = status
     x.answer = head
+    raw = onward(x, head)
     length = head.length
-    if status >= 400 and x.retried >= 0:
+    if length != len(rest):
+        _stream(x, attempt, conn, raw, rest)
+    elif not refused(x, rest):
+        x.client.transport.write(raw + rest)
+        x.count_out(length)
+        let_go(x, attempt, conn, head)
+        x.finish()
+
+
+def onward(x: HttpExchange, head: ResponseBlock) -> bytes:
+    """This head as the client gets it: with what it has to know of its connection, and of tries that were given up."""
+    raw = head.raw
+    length = head.length
+    if head.status >= 400 and x.retried >= 0:
         raw = raw[:-2] + given_up(x) + b"\r\n"
     keep = x.keep_client and length != UNTIL_CLOSE and not x.listener.draining
     if not x.request_done or (length == CHUNKED and x.version == 0):
@@ -102,15 +115,7 @@ def pass_on(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, head: Response
         raw = raw[:-2] + b"connection: close\r\n\r\n"
     elif x.version == 0:
         raw = raw[:-2] + b"connection: keep-alive\r\n\r\n"
-    if length != len(rest):
-        _stream(x, attempt, conn, raw, rest)
-    elif not rest or not x.chain.on_answer_body or not refused(x, rest):
-        # All of it is here: the common case.
-        x.client.transport.write(raw + rest if rest else raw)
-        x.bytes_out += length
-        x.listener.stats.bytes_out += length
-        let_go(x, attempt, conn, head)
-        x.finish()
+    return raw
 
 
 def _switch(x: HttpExchange, conn: UpstreamEnd, head: ResponseBlock, rest: bytes) -> None:

@@ -30,8 +30,8 @@ class ClientEnd(Pausable):
         """The held bytes, which are then somebody else's."""
         raise NotImplementedError
 
-    def exchange_done(self, keep: bool, unread: bool) -> None:
-        """The exchange is over: on to the next request, or close."""
+    def exchange_done(self, keep: bool, unread: bool, now: float) -> None:
+        """The exchange is over, since ``now``: on to the next request, or close."""
         raise NotImplementedError
 
     def abort(self) -> None:

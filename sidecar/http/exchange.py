@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from math import inf
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.methods import IDEMPOTENT
 from sidecar.core.replies import STATUS, ProtocolError, Reply, render
 from sidecar.exchange.attempt import MALFORMED, RACE, RESET, Attempt
 from sidecar.exchange.exchange import Exchange
-from sidecar.exchange.filter import Again, Answer, Failed, Wait
+from sidecar.exchange.filter import Again, Answer, Wait, weightier
 from sidecar.exchange.hedge import settle
 from sidecar.exchange.load_report import heard
 from sidecar.exchange.one_hop import given_up
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING, PHASES, SENT, TUNNEL
 from sidecar.exchange.request import Request
 from sidecar.exchange.story import note_stalled
-from sidecar.exchange.time_left import with_time
+from sidecar.exchange.time_left import LINES, line_of
 from sidecar.exchange.tries import STALLED, due, go_on
-from sidecar.http.download import Download, drop, pass_on
+from sidecar.http.download import Download, drop, let_go, onward, pass_on
 from sidecar.http.errors import judge
 from sidecar.http.h1.lines import CONTINUE, own_head
 from sidecar.http.race import again_after_race
@@ -52,12 +51,10 @@ class HttpExchange(Request):
     def __init__(
         self, client: ClientEnd, listener: Listener, pool: UpstreamPool, head: RequestBlock, route: Route, now: float
     ) -> None:
-        Exchange.__init__(self, listener, route, client.ip, now)
+        Exchange.__init__(self, listener, route, client.ip, now, head.method, head.granted)
         self.client = client
         self.pool = pool
         self.head = head
-        self.method = head.method
-        self.granted = head.granted
         #: The minor version of HTTP/1 that the client speaks.
         self.version = head.version
         self.answer: ResponseBlock | None = None
@@ -140,14 +137,14 @@ class HttpExchange(Request):
         if not self.fresh:
             conn = pool.take(attempt.endpoint, self.method in IDEMPOTENT)
         if conn is not None:
-            self.connected(attempt, conn)
+            self.connected(attempt, conn, attempt.began)
         else:
             chain = self.chain
             attempt.deadline = min(self.deadline, attempt.began + min(chain.timeout.connect, chain.patience))
-            self.set_timer(attempt.deadline if self.rival is None else due(self))
+            self.set_timer(due(self) if self.hedge_at else attempt.deadline)
             pool.connect(self, attempt)
 
-    def connected(self, attempt: Attempt, conn: UpstreamEnd) -> None:
+    def connected(self, attempt: Attempt, conn: UpstreamEnd, now: float) -> None:
         """Send the head and what has arrived of the body. ``timeout.request`` and the breaker's share of it run."""
         client = self.client
         if client.reading_paused:
@@ -160,13 +157,17 @@ class HttpExchange(Request):
         attempt.kept = conn.reused
         conn.exchange = self
         conn.attempt = attempt
-        attempt.sent = now = self.listener.clock()
-        attempt.deadline = deadline = min(self.deadline, attempt.began + self.chain.patience)
+        attempt.sent = now
+        deadline = attempt.began + self.chain.patience
+        if deadline > self.deadline:
+            deadline = self.deadline
+        attempt.deadline = deadline
         if self.upload is not None:
             self.upload.begin(self, conn)
-        else:
-            conn.transport.write(with_time(self.head.as_http1(), deadline - now))
-        client.timer.set(deadline if self.hedge_at == inf and self.rival is None else due(self))
+        else:  # as with_time() does, without a call
+            left = int((deadline - now) * 1000)
+            conn.transport.write(self.head.as_http1()[:-2] + (LINES.get(left) or line_of(left)))
+        client.timer.set(due(self) if self.hedge_at else deadline)
 
     def lost(self, attempt: Attempt, conn: UpstreamEnd, cleanly: bool) -> None:
         """The upstream's connection was closed or (not ``cleanly``) broke."""
@@ -240,32 +241,47 @@ class HttpExchange(Request):
             judge(self, attempt, head)
         elif endpoint.failures or endpoint.ejections:  # else there is nothing to say
             self.cluster.succeeded(endpoint)
-        if self.rival is not None:
+        if self.hedge_at:
             self.attend(attempt)
-        again: Again | None = None
-        instead: Reply | Answer | None = None
+        verdict: Again | Reply | Answer | None = None
         for hook in self.chain.on_answer:
-            verdict = hook(self, head)
-            if verdict is not None:
-                if isinstance(verdict, Again):
-                    again = verdict
-                elif instead is None or isinstance(verdict, Failed):
-                    instead = verdict
-        if again is not None or instead is not None:
+            said = hook(self, head)
+            if said is not None:
+                verdict = said if verdict is None else weightier(verdict, said)
+        if verdict is not None:
             drop(self, attempt, conn, head, rest)
-            self.leave_endpoint()
-            if self.attempt is not None and again is not None and not isinstance(instead, Failed):
-                go_on(self)
-            elif again is not None and not isinstance(instead, Failed):
-                self.retry_later(again)
-            elif isinstance(instead, Reply):
-                self.reply(instead)
-            elif instead is not None:
-                self.give(instead)
+            self._instead(verdict)
             return
-        if self.hedged:
+        if self.hedge_at:
             settle(self)
-        pass_on(self, attempt, conn, head, rest)
+        length = head.length
+        if status == 101 or length != len(rest) or (rest and self.chain.on_answer_body):
+            pass_on(self, attempt, conn, head, rest)
+            return
+        # All of it is here: the common case.
+        raw = head.raw
+        self.status = status
+        self.answer = head
+        if status >= 400 or not (self.version and self.keep_client and self.request_done) or self.listener.draining:
+            raw = onward(self, head)
+        self.client.transport.write(raw + rest)
+        self.bytes_out += length
+        self.listener.stats.bytes_out += length
+        let_go(self, attempt, conn, head)
+        if self.end():
+            self.client.exchange_done(self.keep_client, not self.request_done, self.ended)
+
+    def _instead(self, verdict: Again | Reply | Answer) -> None:
+        """The answer that has come does not go to the client; this is done in its place."""
+        self.leave_endpoint()
+        if isinstance(verdict, Reply):
+            self.reply(verdict)
+        elif isinstance(verdict, Answer):
+            self.give(verdict)
+        elif self.attempt is not None:
+            go_on(self)
+        else:
+            self.retry_later(verdict)
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -329,7 +345,7 @@ class HttpExchange(Request):
                 conn.finish()
         if attempt is not None and attempt.conn is not None:
             self.cut()
-        self.client.exchange_done(self.keep_client, unread)
+        self.client.exchange_done(self.keep_client, unread, self.ended)
 
     def abort(self) -> None:
         tunnel = self.phase == TUNNEL
@@ -341,7 +357,7 @@ class HttpExchange(Request):
         if self.answer is not None:
             self.client.abort()
         else:
-            self.client.exchange_done(keep=False, unread=False)  # earlier answers may still be on their way
+            self.client.exchange_done(False, False, self.ended)  # earlier answers may still be on their way
 
     def least_read(self, seconds: float) -> float:
         return self.listener.limits.body_rate * seconds if self.phase == ANSWERING else 0.0

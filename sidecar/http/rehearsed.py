@@ -46,7 +46,7 @@ class RehearsedClient(ClientEnd):
     def take_buffer(self) -> bytes:
         return b""
 
-    def exchange_done(self, keep: bool, unread: bool) -> None:
+    def exchange_done(self, keep: bool, unread: bool, now: float) -> None:
         self.abort()
 
     def abort(self) -> None:

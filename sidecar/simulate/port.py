@@ -112,7 +112,7 @@ class Port:
             x.connect_failed(attempt, ConnectionRefusedError(errno.ECONNREFUSED, "refused"))
         else:
             line = Line(self.world, place, x, attempt)
-            x.connected(attempt, line.conn)
+            x.connected(attempt, line.conn, self.world.loop.time())
 
 
 def beside(world: World, host: str, policies: str = "", sidecar: Context | None = None) -> tuple[str, int]:

@@ -191,7 +191,7 @@ class Replay:
         if not _waits(x, attempt):
             return
         conn = RehearsedConnection(self._transport)
-        x.connected(attempt, conn)
+        x.connected(attempt, conn, self._loop.time())
         if it.status or it.failure in (RESET, MALFORMED):
             self._loop.call_later(it.waiting, self._answered, x, attempt, conn, it)
         elif it.waiting < attempt.deadline - self._loop.time() - 0.05 and not it.silent:

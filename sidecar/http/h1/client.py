@@ -66,7 +66,7 @@ class Upstream(UpstreamEnd):
         self.task = None
         self.pool.stats.upstream_active += 1
         self.attempt.connecting = None
-        x.connected(self.attempt, self)
+        x.connected(self.attempt, self, self.pool.clock())
 
     def data_received(self, data: bytes) -> None:
         x = self.exchange

@@ -81,7 +81,7 @@ class Downstream(ClientEnd):
         self.ip = peer[0] if peer else ""
         if not self.listener.admit(self):
             return
-        self._set_idle_timer()
+        self._set_idle_timer(self.listener.clock())
 
     def data_received(self, data: bytes) -> None:
         x = self.exchange
@@ -271,8 +271,8 @@ class Downstream(ClientEnd):
         else:
             x.reply(Reply(error.code, str(error)))
 
-    def exchange_done(self, keep: bool, unread: bool) -> None:
-        """The exchange is over: on to the next request, or close."""
+    def exchange_done(self, keep: bool, unread: bool, now: float) -> None:
+        """The exchange is over, since ``now``: on to the next request, or close."""
         self.exchange = None
         if self.probe is not None:
             self._stop_probe()
@@ -287,7 +287,7 @@ class Downstream(ClientEnd):
             return
         if self.reading_paused:
             self.resume_reading()
-        self._set_idle_timer()
+        self._set_idle_timer(now)
         if self._buffer and not self._parsing and not self.paused_writing:
             # From the event loop: the upstream's data_received, or a timer, is below us on the stack.
             self.listener.loop.call_soon(self._next)
@@ -306,7 +306,7 @@ class Downstream(ClientEnd):
         elif not self.closing:
             self.closing = True
             self._buffer = b""
-            self._set_idle_timer()
+            self._set_idle_timer(self.listener.clock())
             self.transport.close()
 
     def abort(self) -> None:
@@ -347,10 +347,9 @@ class Downstream(ClientEnd):
 
     # -- flow and time ---------------------------------------------------------------------------------------------
 
-    def _set_idle_timer(self) -> None:
-        listener = self.listener
-        idle = listener.default_route.chain.timeout.idle
-        self.idle_since = now = listener.clock()
+    def _set_idle_timer(self, now: float) -> None:
+        idle = self.listener.default_route.chain.timeout.idle
+        self.idle_since = now
         if idle:
             self._quiet_since = now
             self._undrained = 0
