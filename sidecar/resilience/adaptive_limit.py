@@ -156,8 +156,8 @@ class AdaptiveLimit:
     def ended(self, outcome: int, since: float, now: float) -> None:
         """A request that was let in at ``since`` has ended. Call :meth:`changed` before."""
         self._look(now)  # before it is counted: what ends at the same time as this belongs to one look
-        if outcome == NEITHER:
-            return
+        if outcome == NEITHER or (outcome == LOST and now - since < self.latency):
+            return  # who leaves sooner than a request takes when none waits would press it down for all others
         self._ended += 1
         if outcome == LOST:
             self._lost += 1

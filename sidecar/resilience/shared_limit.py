@@ -214,6 +214,8 @@ class SharedLimit:
             if len(self._leases) >= self.max_keys:
                 self._leases.popitem(last=False)
             self._leases[key] = lease = Lease(key, digest, now)
+        else:
+            self._leases.move_to_end(key)  # take() does not find long ones
         return lease
 
     def _spent(self, lease: Lease, now: float) -> float:

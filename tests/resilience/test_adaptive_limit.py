@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.resilience.adaptive_limit import GOOD, LOST, NEITHER, START, AdaptiveLimit
-from support.slots import Run, Times, adaptive, always, exponential
+from sidecar.resilience.priority_limiter import NORMAL
+from support.slots import Asked, Run, Times, adaptive, always, exponential
 
 
 def changes(run: Run, at: float, slots: int, times: Times | None = None) -> Run:
@@ -92,6 +93,31 @@ def test_what_hangs_is_let_down_to_the_floor_and_comes_back() -> None:
     for _ in range(300):
         turn(GOOD, 0.01)
     assert limit.estimate > 20
+
+
+class Hasty(Asked):
+    """A request that nobody waits for any more a millisecond after it was let in."""
+
+    def granted(self) -> None:
+        since = self.run.now
+        self.run._at(since + 0.001, lambda: self.run.limiter.done(LOST, since, self.run.now))
+
+
+def test_who_leaves_sooner_than_a_request_takes_presses_nothing_down() -> None:
+    run = Run(adaptive(), 8, always(0.02), 800).until(20)
+
+    def hasty() -> None:
+        run._at(run.now + 1 / 1600, hasty)
+        it = Hasty(run, NORMAL, 1e9)
+        if run.limiter.admit(run.now):
+            it.granted()
+        else:
+            run.limiter.join(it)
+
+    hasty()
+    run.until(60)
+    assert run.mean_limit(40, 60) == pytest.approx(8, rel=0.2)
+    assert run.goodput(40, 60) >= 0.8 * 400
 
 
 def test_what_says_nothing_moves_nothing() -> None:

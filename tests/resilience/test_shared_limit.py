@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import random
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any
 
 import pytest
@@ -307,14 +308,16 @@ def test_keys_have_buckets_of_their_own_and_are_bounded() -> None:
     assert bench.limit.take(long) > 0
 
 
-def test_an_old_key_is_the_first_to_go() -> None:
+@pytest.mark.parametrize("length", [1, 100])
+def test_an_old_key_is_the_first_to_go(length: int) -> None:
     bench = Bench(keyed=True, max_keys=2)
     for key in ("a", "b", "a", "c"):
-        waits = bench.ask(key)
+        waits = bench.ask(key * length)
         bench.grant(0, again=0.0)
         assert waits.told
         bench.clock.advance(1.0)
-    assert list(bench.limit._leases) == ["a", "c"]
+    digests = [blake2b(key.encode() * length, digest_size=16).hexdigest() for key in "ac"]
+    assert [it.digest for it in bench.limit._leases.values()] == digests
 
 
 class Mesh:
