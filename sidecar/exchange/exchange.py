@@ -40,13 +40,7 @@ class Exchange:
     )  # fmt: skip
 
     def __init__(
-        self,
-        listener: Listener,
-        route: Route,
-        client_ip: str,
-        started: float,
-        method: str = "",
-        granted: float = inf,
+        self, listener: Listener, route: Route, client_ip: str, started: float, method: str = "", granted: float = inf
     ) -> None:
         self.listener = listener
         self.chain = chain = route.chain
