@@ -6,6 +6,7 @@ import errno
 import fcntl
 import logging
 import os
+import stat
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -84,7 +85,18 @@ class Files:
                 os.fchmod(file, 0o600)
         finally:
             os.close(file)
+        self._close_log()
         sync_folder(self.folder)
+
+    def _close_log(self) -> None:
+        """Let nobody else read the log, either: SQLite makes it as the database is, but one may have been put back."""
+        try:
+            mode = os.stat(self.wal, follow_symlinks=False).st_mode
+        except OSError:
+            return
+        if stat.S_ISREG(mode) and mode & 0o077:
+            logger.warning("others could read what is stored; now they cannot", extra={"file": str(self.wal)})
+            os.chmod(self.wal, 0o600)
 
     def header(self) -> bytes:
         """Return the first hundred bytes. As with :meth:`create`, not while the database is open."""

@@ -99,6 +99,26 @@ def test_a_file_that_others_could_read(tmp_path: Path, said: Callable[[str], dic
     assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
 
 
+def test_a_log_that_was_put_back_and_others_could_read(tmp_path: Path, said: Callable[[str], dict[str, Any]]) -> None:
+    """As after restoring a copy of a file that was in use, with its log."""
+    folder, restored = tmp_path / "queue", tmp_path / "restored"
+    restored.mkdir()
+
+    async def copied(held: Held) -> None:
+        await _some(held)
+        for name in (FILE, f"{FILE}-wal"):
+            (restored / name).write_bytes((folder / name).read_bytes())
+            (restored / name).chmod(0o600 if name == FILE else 0o640)
+
+    async def all_is_there(held: Held) -> None:
+        assert len(await held.bodies()) == 20
+        assert (restored / f"{FILE}-wal").stat().st_mode & 0o777 == 0o600
+
+    holding(folder, copied)
+    holding(restored, all_is_there)
+    assert said("others could read what is stored")["file"] == str(restored / f"{FILE}-wal")
+
+
 def _emptied(file: Path) -> None:
     os.truncate(file, 0)
 
