@@ -1,5 +1,5 @@
-"""Configurations that pages show are accepted: those of the README, and of the pages about coming from elsewhere. The name
-of a service and a registry are added where they have none; secrets are in files that only others have."""
+"""Configurations that pages show are accepted: those of the README, and of the pages about coming from elsewhere. The
+name of a service and a registry are added where they have none; secrets are in files that only others have."""
 
 from __future__ import annotations
 
