@@ -1,5 +1,5 @@
-"""docs/first-service.md: its commands, as they stand there but for the ports, and what they print. Of the part about
-Compose those that need no Docker."""
+"""docs/first-service.md: its commands, as they stand there but for the ports and more patience, and what they print. Of
+the part about Compose those that need no Docker."""
 
 from __future__ import annotations
 
@@ -50,6 +50,7 @@ def blocks_of(part: str) -> list[tuple[str, str]]:
     text = found["part"]
     for port in PORTS:
         text = re.sub(rf"\b{port}\b", str(free_port()), text)
+    text = re.sub(r"^sidecar wait", f"sidecar wait --timeout {PATIENCE:.0f}s", text, flags=re.MULTILINE)
     return [(it["kind"], it["text"]) for it in BLOCK.finditer(text)]
 
 
