@@ -1,4 +1,5 @@
-"""Builds the package; with ``SIDECAR_COMPILE=1`` the hot path is compiled by mypyc, which needs a C compiler.
+"""Builds the package, and the head scanner in C where there is a compiler; without one the parser in Python does it all.
+With ``SIDECAR_COMPILE=1`` the hot path is compiled by mypyc, too, which needs one.
 
 Everything else about the package is in pyproject.toml. The same source runs either way; compiled, it spends about half
 the CPU time on an exchange (docs/benchmarks.md).
@@ -8,7 +9,7 @@ import os
 import sys
 from multiprocessing.pool import ThreadPool
 
-from setuptools import setup
+from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 #: What every request and every relayed byte runs through.
@@ -195,6 +196,16 @@ class Build(build_ext):
         super().build_extensions()
 
 
+#: On the stable ABI, so that it serves every Python from 3.11 on. What it cannot be built with is only a warning.
+SCANNER = Extension(
+    "sidecar.http.h1._scan",
+    ["sidecar/http/h1/_scan.c", "sidecar/http/h1/scan.c"],
+    depends=["sidecar/http/h1/scan.h"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    py_limited_api=True,
+    optional=True,
+)
+
 extensions = []
 if os.environ.get("SIDECAR_COMPILE") == "1":
     from mypyc.build import mypycify
@@ -207,4 +218,4 @@ if os.environ.get("SIDECAR_COMPILE") == "1":
         for extension in extensions:
             extension.extra_link_args.append("-Wl,--strip-all")  # symbols are for debuggers, and as large as the code
 
-setup(ext_modules=extensions, cmdclass={"build_ext": Build})
+setup(ext_modules=[*extensions, SCANNER], cmdclass={"build_ext": Build})

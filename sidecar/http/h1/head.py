@@ -25,6 +25,7 @@ from sidecar.exchange.time_left import granted
 from sidecar.http.h1.diagnose import diagnose, head_too_large
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE, framing, merge
 from sidecar.http.h1.lines import END_TO_END, TOKEN, Fields, Pairs, without, without_those
+from sidecar.http.h1.scanner import ASKS_LOAD, EXPECTS_CONTINUE, HAS_DEADLINE, KEEPS_ALIVE, scan_request, scan_response
 
 #: A field line. The value holds no control byte but tab, so neither CR, LF nor NUL; a line that begins with a space
 #: (obs-fold) or has one before its colon does not match.
@@ -137,6 +138,24 @@ class ResponseBlock(ResponseHead):
 def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestBlock:
     """Parse one whole head, final empty line included. An HTTP/1.0 request goes on as HTTP/1.1, where a Host is a must:
     without one it gets ``default_host``. Raises :class:`ProtocolError`."""
+    if scan_request is not None:
+        found = scan_request(raw, limits.head, limits.headers, limits.target)
+        if found is not None:
+            onward, method, target, fields, length, flags = found
+            head = RequestBlock(onward, method, target, 1, fields)
+            head.length = length
+            if flags != KEEPS_ALIVE:
+                head.keep_alive = flags & KEEPS_ALIVE != 0
+                head.expects_continue = flags & EXPECTS_CONTINUE != 0
+                head.asks_load = flags & ASKS_LOAD != 0
+                if flags & HAS_DEADLINE:
+                    head.granted = granted(fields[_DEADLINE])
+            return head
+    return read_request(raw, limits, default_host)
+
+
+def read_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestBlock:
+    """The same without the scanner: every form of a request, and every reason to refuse one."""
     if len(raw) > limits.head:
         raise head_too_large(limits.head)
     if raw.count(b"\r\n") > limits.headers + 2:
@@ -264,6 +283,16 @@ def _hides_requests(upgrade: bytes) -> bool:
 def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) -> ResponseBlock:
     """Parse one whole head of an answer to ``method``. ``peer``: a sidecar has sent it, so that it may have
     ``x-sidecar-`` fields. Raises :class:`ProtocolError` with code ``bad_upstream``."""
+    if scan_response is not None:
+        scanned = scan_response(raw, limits.head, limits.headers)
+        if scanned is not None:
+            onward, status, fields, length, keep_alive = scanned
+            return ResponseBlock(onward, status, fields, 0 if method == "HEAD" else length, keep_alive)
+    return read_response(raw, limits, method, peer)
+
+
+def read_response(raw: bytes, limits: Limits, method: str, peer: bool = False) -> ResponseBlock:
+    """The same without the scanner."""
     found = _RESPONSE.fullmatch(raw)
     if found is None:
         raise ProtocolError("the upstream's answer is not valid HTTP: " + diagnose(raw), "bad_upstream")

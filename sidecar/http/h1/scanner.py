@@ -1,0 +1,36 @@
+"""Chooses the reader of ordinary heads: the scanner in C (``_scan.c``) where it was built, else none.
+
+It takes a head only when everything in it is in its usual form, and then says what :mod:`sidecar.http.h1.head` would
+say, in a tenth of the time. All else is for that parser: what is odd, and what is refused, with its reasons.
+``SIDECAR_SCANNER`` is for tests and for comparing: ``python`` does without the scanner, ``c`` insists on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from sidecar.http.h1._scan import Request, Response
+
+#: Bits of what :func:`scan_request` returns last; as in ``_scan.c``.
+KEEPS_ALIVE: Final = 1
+EXPECTS_CONTINUE: Final = 2
+HAS_DEADLINE: Final = 4
+ASKS_LOAD: Final = 8
+
+_VARIABLE: Final = "SIDECAR_SCANNER"
+
+scan_request: Callable[[bytes, int, int, int], Request | None] | None = None
+scan_response: Callable[[bytes, int, int], Response | None] | None = None
+
+_wanted = os.environ.get(_VARIABLE, "")
+if _wanted not in ("", "c", "python"):
+    raise ValueError(f"{_VARIABLE} is {_wanted!r}; it may be 'c' or 'python'")
+if _wanted != "python":
+    try:
+        from sidecar.http.h1._scan import scan_request, scan_response
+    except ImportError:
+        if _wanted == "c":
+            raise

@@ -1,0 +1,67 @@
+"""Holds the scanner against the parser: what the scanner takes, the parser takes too, and says the same of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from sidecar.core.limits import Limits
+from sidecar.core.replies import ProtocolError
+from sidecar.http.h1 import head as heads
+
+_OF_REQUEST = (
+    "raw", "method", "target", "version", "fields", "keep_alive", "length", "upgrade", "expects_continue", "asks_load",
+    "granted",
+)  # fmt: skip
+_OF_ANSWER = ("raw", "status", "fields", "length", "keep_alive")
+#: What may be asked for an answer's head: the method, and whether a sidecar sent it.
+_ASKED = (("GET", False), ("HEAD", False), ("GET", True))
+
+
+def use(scanner: ModuleType) -> None:
+    """Have the parsers of this process use that scanner."""
+    heads.scan_request = scanner.scan_request
+    heads.scan_response = scanner.scan_response
+
+
+def outcome(parse: Callable[[], object], names: tuple[str, ...]) -> tuple[Any, ...]:
+    """All that a parser says of a head: its attributes, fields in their order; or the refusal."""
+    try:
+        head = parse()
+    except ProtocolError as error:
+        return str(error), error.code
+    found = [getattr(head, name) for name in names]
+    return tuple(list(it.items()) if isinstance(it, dict) else it for it in found)
+
+
+def compare_request(raw: bytes, limits: Limits) -> bool:
+    """Fail if the two differ; whether the scanner has taken this one."""
+    with_scanner = outcome(lambda: heads.parse_request(raw, limits, b"up"), _OF_REQUEST)
+    without = outcome(lambda: heads.read_request(raw, limits, b"up"), _OF_REQUEST)
+    assert with_scanner == without, (raw, limits)
+    assert heads.scan_request is not None
+    return heads.scan_request(raw, limits.head, limits.headers, limits.target) is not None
+
+
+def compare_answer(raw: bytes, limits: Limits) -> bool:
+    """The same of an answer's head."""
+    for method, peer in _ASKED:
+        with_scanner = outcome(lambda: heads.parse_response(raw, limits, method, peer), _OF_ANSWER)  # noqa: B023
+        without = outcome(lambda: heads.read_response(raw, limits, method, peer), _OF_ANSWER)  # noqa: B023
+        assert with_scanner == without, (raw, limits, method, peer)
+    assert heads.scan_response is not None
+    return heads.scan_response(raw, limits.head, limits.headers) is not None
+
+
+def compare(data: bytes) -> bool:
+    """The same of what the fuzzer makes: a byte that says what it is and how much is allowed, then the head."""
+    if not data:
+        return False
+    bits, raw = data[0], data[1:]
+    limits = Limits(
+        head=(65536, len(raw) - 1, len(raw), len(raw) + 1)[bits >> 1 & 3] if raw else 65536,
+        headers=(100, 0, 1, 2, 3, 5, 8, 13)[bits >> 3 & 7],
+        target=(8192, 1, 4, 16)[bits >> 6],
+    )
+    return compare_answer(raw, limits) if bits & 1 else compare_request(raw, limits)
