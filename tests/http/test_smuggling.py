@@ -9,120 +9,13 @@ from __future__ import annotations
 import pytest
 
 from support.plane import Plane, in_plane
+from support.smuggling import AMBIGUOUS, FRAMING, HOSTS, LINES, post
 
 HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
-def post(*lines: bytes, body: bytes = b"0\r\n\r\n") -> bytes:
-    return b"POST / HTTP/1.1\r\nHost: a\r\n" + b"".join(line + b"\r\n" for line in lines) + b"\r\n" + body
-
-
 def chunked(body: bytes) -> bytes:
     return post(b"Transfer-Encoding: chunked", body=body)
-
-
-FRAMING = {
-    "both": post(b"Content-Length: 5", b"Transfer-Encoding: chunked"),
-    "both, reversed": post(b"Transfer-Encoding: chunked", b"Content-Length: 5"),
-    "lengths differ": post(b"Content-Length: 5", b"Content-Length: 6"),
-    "length twice": post(b"Content-Length: 5", b"Content-Length: 5"),
-    "length list": post(b"Content-Length: 5, 5"),
-    "length plus": post(b"Content-Length: +5"),
-    "length minus": post(b"Content-Length: -5"),
-    "length hex": post(b"Content-Length: 0x5"),
-    "length underscore": post(b"Content-Length: 1_0"),
-    "length float": post(b"Content-Length: 5.0"),
-    "length empty": post(b"Content-Length:"),
-    "length inner space": post(b"Content-Length: 5 5"),
-    "length huge": post(b"Content-Length: 99999999999999999999"),
-    "length quoted": post(b'Content-Length: "5"'),
-    "length not ascii": post("Content-Length: ٥".encode()),
-    "coding identity": post(b"Transfer-Encoding: identity"),
-    "coding chunked, identity": post(b"Transfer-Encoding: chunked, identity"),
-    "coding gzip, chunked": post(b"Transfer-Encoding: gzip, chunked"),
-    "coding twice in a line": post(b"Transfer-Encoding: chunked, chunked"),
-    "coding in two lines": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
-    "coding in two lines, other": post(b"Transfer-Encoding: chunked", b"Transfer-Encoding: x"),
-    "coding empty": post(b"Transfer-Encoding:"),
-    "coding x": post(b"Transfer-Encoding: xchunked"),
-    "coding quoted": post(b'Transfer-Encoding: "chunked"'),
-    "coding single quoted": post(b"Transfer-Encoding: 'chunked'"),
-    "coding vertical tab": post(b"Transfer-Encoding:\x0bchunked"),
-    "coding form feed": post(b"Transfer-Encoding: chunked\x0c"),
-    "coding NUL": post(b"Transfer-Encoding: chunked\x00"),
-    "coding comma": post(b"Transfer-Encoding: chunked,"),
-    "coding parameter": post(b"Transfer-Encoding: chunked;a=b"),
-    "coding space colon": post(b"Transfer-Encoding : chunked"),
-    "coding tab colon": post(b"Transfer-Encoding\t: chunked"),
-    "coding folded": post(b"Transfer-Encoding:", b" chunked"),
-    "coding in a folded line": post(b"X: y", b" Transfer-Encoding: chunked"),
-    "coding tab": post(b"Transfer-Encoding: chunked\t"),
-    "coding tab before": post(b"Transfer-Encoding:\tchunked"),
-    "coding nbsp": post(b"Transfer-Encoding: \xa0chunked"),
-    "coding HTTP/1.0": b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-}
-LINES = {
-    "bare LF": b"GET / HTTP/1.1\nHost: a\n\n",
-    "LF in a field": b"GET / HTTP/1.1\r\nHost: a\nX: y\r\n\r\n",
-    "bare CR": b"GET / HTTP/1.1\r\nHost: a\rX: y\r\n\r\n",
-    "CR CR LF": b"GET / HTTP/1.1\r\nHost: a\r\r\n\r\n",
-    "NUL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x00b\r\n\r\n",
-    "NUL in a name": b"GET / HTTP/1.1\r\nHost: a\r\nX\x00: a\r\n\r\n",
-    "DEL in a value": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\x7fb\r\n\r\n",
-    "fold": b"GET / HTTP/1.1\r\nHost: a\r\nX: a\r\n b\r\n\r\n",
-    "fold at the start": b"GET / HTTP/1.1\r\n X: a\r\nHost: a\r\n\r\n",
-    "space before the colon": b"GET / HTTP/1.1\r\nHost : a\r\n\r\n",
-    "no colon": b"GET / HTTP/1.1\r\nHost: a\r\nX\r\n\r\n",
-    "no name": b"GET / HTTP/1.1\r\nHost: a\r\n: x\r\n\r\n",
-    "name with a paren": b"GET / HTTP/1.1\r\nHost: a\r\nX(: x\r\n\r\n",
-    "name not ascii": "GET / HTTP/1.1\r\nHost: a\r\nÜ: x\r\n\r\n".encode(),
-    "leading space": b" GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "two spaces": b"GET  / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "tab": b"GET\t/\tHTTP/1.1\r\nHost: a\r\n\r\n",
-    "trailing space": b"GET / HTTP/1.1 \r\nHost: a\r\n\r\n",
-    "space in the target": b"GET /a b HTTP/1.1\r\nHost: a\r\n\r\n",
-    "control byte in the target": b"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "method not a token": b"G{T / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "HTTP/0.9": b"GET /\r\n\r\n",
-    "HTTP/2.0": b"GET / HTTP/2.0\r\nHost: a\r\n\r\n",
-    "HTTP/1.2": b"GET / HTTP/1.2\r\nHost: a\r\n\r\n",
-    "HTTP/1.10": b"GET / HTTP/1.10\r\nHost: a\r\n\r\n",
-    "HTTP/01.1": b"GET / HTTP/01.1\r\nHost: a\r\n\r\n",
-    "http/1.1": b"GET / http/1.1\r\nHost: a\r\n\r\n",
-    "HTTP/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    "TLS": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
-    "HTTP/2 preface, almost": b"PRI * HTTP/1.1\r\nHost: a\r\n\r\nSM\r\n\r\n",
-    "HTTP/2 method": b"PRI / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "CONNECT": b"CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
-    "CONNECT with a path": b"CONNECT /x HTTP/1.1\r\nHost: a\r\n\r\n",
-    "CONNECT with a URL": b"CONNECT http://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "CONNECT with an asterisk": b"CONNECT * HTTP/1.1\r\nHost: a\r\n\r\n",
-    "CONNECT, HTTP/1.0": b"CONNECT /x HTTP/1.0\r\n\r\n",
-    "connect": b"connect /x HTTP/1.1\r\nHost: a\r\n\r\n",
-    "asterisk": b"GET * HTTP/1.1\r\nHost: a\r\n\r\n",
-    "authority": b"GET a:80 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "no slash": b"GET index.html HTTP/1.1\r\nHost: a\r\n\r\n",
-    "expectation": b"GET / HTTP/1.1\r\nHost: a\r\nExpect: 200-maybe\r\n\r\n",
-    "many options": b"GET / HTTP/1.1\r\nHost: a\r\nConnection: " + b"a," * 100 + b"close\r\n\r\n",
-}
-HOSTS = {
-    "no host": b"GET / HTTP/1.1\r\n\r\n",
-    "empty host, URL": b"GET http://a/ HTTP/1.1\r\nHost:\r\n\r\n",
-    "URL with another port": b"GET http://a:8080/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "URL with the other scheme's port": b"GET http://a:443/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "URL with nothing but a port": b"GET http://:80/ HTTP/1.1\r\nHost:\r\n\r\n",
-    "two hosts": b"GET / HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n",
-    "one host twice": b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n",
-    "host with a path": b"GET / HTTP/1.1\r\nHost: a/b\r\n\r\n",
-    "host with a user": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
-    "host with a list": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
-    "host with a bad port": b"GET / HTTP/1.1\r\nHost: a:8o\r\n\r\n",
-    "host with a query": b"GET / HTTP/1.1\r\nHost: a?b\r\n\r\n",
-    "URL and host differ": b"GET http://b/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "URL with a user": b"GET http://a@b/ HTTP/1.1\r\nHost: b\r\n\r\n",
-    "URL of another scheme": b"GET ftp://a/ HTTP/1.1\r\nHost: a\r\n\r\n",
-    "URL without a host": b"GET http:///x HTTP/1.0\r\n\r\n",
-}
 
 
 @pytest.mark.parametrize("whole", [True, False], ids=["at once", "byte by byte"])
@@ -270,29 +163,6 @@ def test_no_byte_of_a_bad_trailer_line_completes_anything(name: str) -> None:
 
 
 # -- answers --------------------------------------------------------------------------------------------------------
-
-AMBIGUOUS = {
-    "both": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-    "lengths differ": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    "length bad": b"HTTP/1.1 200 OK\r\nContent-Length: five\r\n\r\nhello",
-    "coding gzip": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
-    "coding obfuscated": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: \x0bchunked\r\n\r\n0\r\n\r\n",
-    "bare LF": b"HTTP/1.1 200 OK\nContent-Length: 0\n\r\n\r\n",
-    "fold": b"HTTP/1.1 200 OK\r\nX: y\r\n z\r\nContent-Length: 0\r\n\r\n",
-    "space before colon": b"HTTP/1.1 200 OK\r\nContent-Length : 0\r\n\r\n",
-    "NUL": b"HTTP/1.1 200 OK\r\nX: \x00\r\nContent-Length: 0\r\n\r\n",
-    "status 99": b"HTTP/1.1 099 OK\r\nContent-Length: 0\r\n\r\n",
-    "status text": b"HTTP/1.1 OK\r\nContent-Length: 0\r\n\r\n",
-    "version": b"HTTP/2 200 OK\r\nContent-Length: 0\r\n\r\n",
-    "not HTTP": b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
-    "lengths in a list differ": b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6\r\n\r\nhello",
-    "length in an empty list": b"HTTP/1.1 200 OK\r\nContent-Length: 5,\r\n\r\nhello",
-    "unasked switch": b"HTTP/1.1 101 S\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
-    "too many headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 101 + b"\r\n",
-    "large head": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70000 + b"\r\n\r\n",
-    "endless head": b"HTTP/1.1 200 OK\r\nX: " + b"y" * 70000,
-    "1.0 with a coding": b"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-}
 
 
 def test_ambiguous_answers_end_at_the_sidecar_and_their_connection_too() -> None:

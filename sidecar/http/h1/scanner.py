@@ -30,7 +30,10 @@ if _wanted not in ("", "c", "python"):
     raise ValueError(f"{_VARIABLE} is {_wanted!r}; it may be 'c' or 'python'")
 if _wanted != "python":
     try:
-        from sidecar.http.h1._scan import scan_request, scan_response
+        from sidecar.http.h1 import _scan
     except ImportError:
         if _wanted == "c":
             raise
+    else:
+        scan_request = _scan.scan_request
+        scan_response = _scan.scan_response

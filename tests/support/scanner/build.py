@@ -66,6 +66,11 @@ def extension(cc: str = "gcc") -> ModuleType:
         flags=("-O2", "-fPIC", "-shared", "-DPy_LIMITED_API=0x030B0000", f"-I{include}"),
         cc=cc,
     )
+    return load(path)
+
+
+def load(path: Path) -> ModuleType:
+    """The extension module in that file."""
     loader = importlib.machinery.ExtensionFileLoader("_scan", str(path))
     spec = importlib.util.spec_from_loader("_scan", loader)
     assert spec is not None
