@@ -28,16 +28,19 @@ bounded = timeout --foreground --signal=INT --kill-after=1m $(BOUND) $(1) || { c
 covered = rm -rf .cache/coverage && mkdir -p .cache/coverage && \
     $(call bounded,$(PY) -m coverage run -m pytest -q $(PARALLEL) $(1) $(ARGS)) && $(PY) scripts/coverage-table
 
+# The head scanner's sources. Installing builds it, where there is a compiler.
+SCANNER := $(wildcard sidecar/http/h1/*.[ch])
+
 # One stamp per extra of pyproject.toml; a change there installs again.
-.venv/.stamp: pyproject.toml scripts/ensure-venv
+.venv/.stamp: pyproject.toml scripts/ensure-venv $(SCANNER)
 	@scripts/ensure-venv
 	@touch $@
 
-.venv/.stamp-%: pyproject.toml scripts/ensure-venv
+.venv/.stamp-%: pyproject.toml scripts/ensure-venv $(SCANNER)
 	@scripts/ensure-venv $*
 	@touch $@
 
-.venv-compiled/.stamp: .venv/.stamp-dev setup.py scripts/ensure-compiled $(shell find sidecar -name '*.py')
+.venv-compiled/.stamp: .venv/.stamp-dev setup.py scripts/ensure-compiled $(SCANNER) $(shell find sidecar -name '*.py')
 	@scripts/ensure-compiled
 	@touch $@
 
@@ -124,9 +127,13 @@ coverage: .venv/.stamp-dev ## The unit tests, and which lines and branches they 
 # What is done is kept in mutants/: stopped, it goes on where it was.
 .PHONY: mutate
 mutate: .venv/.stamp-mutate ## Change the mechanisms' code in small ways and see that tests notice (half an hour; ARGS='sidecar.resilience.*' for some)
-	@timeout --foreground --signal=INT --kill-after=1m 2h nice $(PY) -m mutmut run --max-children 2 $(ARGS)
+	@SIDECAR_SCANNER=python timeout --foreground --signal=INT --kill-after=1m 2h nice $(PY) -m mutmut run --max-children 2 $(ARGS)
 	@$(PY) -m mutmut results
 	@echo "docs/testing.md has a verdict on each that is known; mutmut show NAME prints one"
+
+.PHONY: fuzz-scanner
+fuzz-scanner: .venv/.stamp-dev ## Look for heads of which the scanner in C and the parser say different things (five minutes; ARGS='--seconds N', --update)
+	@$(PY) scripts/fuzz-scanner $(ARGS)
 
 .PHONY: bench
 bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and before RabbitMQ, and the spool: CPU, latency, memory (an hour; ARGS='--part amqp' for one part, --quick for a few minutes)

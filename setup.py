@@ -1,5 +1,5 @@
-"""Builds the package, and the head scanner in C where there is a compiler; without one the parser in Python does it all.
-With ``SIDECAR_COMPILE=1`` the hot path is compiled by mypyc, too, which needs one.
+"""Builds the package, and the head scanner in C where there is a compiler; without one, the parser in Python does all
+of it. With ``SIDECAR_COMPILE=1`` the hot path is compiled by mypyc, too, which needs one.
 
 Everything else about the package is in pyproject.toml. The same source runs either way; compiled, it spends about half
 the CPU time on an exchange (docs/benchmarks.md).
@@ -196,18 +196,20 @@ class Build(build_ext):
         super().build_extensions()
 
 
-#: On the stable ABI, so that it serves every Python from 3.11 on. What it cannot be built with is only a warning.
+COMPILED = os.environ.get("SIDECAR_COMPILE") == "1"
+
+#: On the stable ABI, so that one build serves every Python from 3.11 on. Where there is no compiler, that is a warning.
 SCANNER = Extension(
     "sidecar.http.h1._scan",
     ["sidecar/http/h1/_scan.c", "sidecar/http/h1/scan.c"],
     depends=["sidecar/http/h1/scan.h"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     py_limited_api=True,
-    optional=True,
+    optional=not COMPILED,
 )
 
 extensions = []
-if os.environ.get("SIDECAR_COMPILE") == "1":
+if COMPILED:
     from mypyc.build import mypycify
 
     # Types are checked by `make lint`, where everything that is imported is at hand; here much of it is not.
@@ -218,4 +220,8 @@ if os.environ.get("SIDECAR_COMPILE") == "1":
         for extension in extensions:
             extension.extra_link_args.append("-Wl,--strip-all")  # symbols are for debuggers, and as large as the code
 
-setup(ext_modules=[*extensions, SCANNER], cmdclass={"build_ext": Build})
+setup(
+    ext_modules=[*extensions, SCANNER],
+    cmdclass={"build_ext": Build},
+    options={} if COMPILED else {"bdist_wheel": {"py_limited_api": "cp311"}},
+)

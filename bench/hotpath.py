@@ -138,7 +138,8 @@ def time_runs(name: str, prepare: Callable[[int], T], run: Callable[[T], None], 
         print(out.getvalue())
 
 
-async def measure_http(exchanges: int, profile: bool, telemetry: bool = False) -> None:
+async def connected(telemetry: bool = False) -> tuple[HttpListener, Downstream, Any]:
+    """A listener, a client's connection to it and one to its endpoint, over which one exchange has gone."""
     loop = Loop()
     upstream = Upstream(
         name="up",
@@ -153,6 +154,11 @@ async def measure_http(exchanges: int, profile: bool, telemetry: bool = False) -
     client.data_received(REQUEST)
     conn = await loop.upstream
     conn.data_received(ANSWER)
+    return listener, client, conn
+
+
+async def measure_http(exchanges: int, profile: bool, telemetry: bool = False) -> None:
+    listener, client, conn = await connected(telemetry)
     for name, request in (("bare request", REQUEST), ("nine headers", BROWSER)):
 
         def run(n: int, request: bytes = request) -> None:

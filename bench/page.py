@@ -22,12 +22,13 @@ SPOOL: Final = "The spool"
 TELEMETRY: Final = "Telemetry"
 EARLY: Final = "Early answers"
 IDLE: Final = "Memory at rest"
+HEADS: Final = "The head scanner"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE)
+SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS)
 
 _HEAD: Final = """# Benchmarks
 
-Written by `make bench`, `python -m bench.early --write` and `python -m bench.idle --write`; do not edit, run them
+Written by `make bench`, and by `python -m bench.early --write`, `bench.idle` and `bench.scanner`; do not edit, run them
 again. Each section says when and how it was measured.
 """
 

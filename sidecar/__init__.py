@@ -301,6 +301,7 @@ run                       ``sidecar run``, or one run of the demo
 salvage                   takes what can be read out of a damaged database
 sample                    a small service of the demo's or of a validation's
 sampling                  which traces are recorded: a share of them, and what failed or was slow
+scanner                   reads heads that are in their usual form, in C; all others are for the parser
 scenario                  virtual servers, clients and failures that a simulation lets happen, and what it says of them
 scheduler                 lets held publishes go, by priority and arrival, when their gates open
 schema                    what a configuration or an answer may contain, as JSON Schema

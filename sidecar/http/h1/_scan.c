@@ -150,7 +150,8 @@ static int begin(PyObject *module)
 {
     struct state *state = PyModule_GetState(module);
     for (int n = 0; n < FIELDS; n++)
-        if (NAMES[n] != NULL && (state->names[n] = PyBytes_FromString(NAMES[n])) == NULL)
+        if (field_name((enum field)n) != NULL &&
+            (state->names[n] = PyBytes_FromString(field_name((enum field)n))) == NULL)
             return -1;
     for (int n = 0; n < METHODS; n++)
         if ((state->methods[n] = PyUnicode_InternFromString(METHOD_NAMES[n])) == NULL)

@@ -12,33 +12,48 @@
 
 #include <string.h>
 
-const char *const NAMES[FIELDS] = {
-    [CONNECTION] = "connection",
-    [CONTENT_LENGTH] = "content-length",
-    [EXPECT] = "expect",
-    [FORWARDED] = "forwarded",
-    [HOST] = "host",
-    [HTTP2_SETTINGS] = "http2-settings",
-    [KEEP_ALIVE] = "keep-alive",
-    [PROXY_CONNECTION] = "proxy-connection",
-    [RETRY_AFTER] = "retry-after",
-    [TE] = "te",
-    [TRACEPARENT] = "traceparent",
-    [TRACESTATE] = "tracestate",
-    [TRANSFER_ENCODING] = "transfer-encoding",
-    [UPGRADE] = "upgrade",
-    [X_FORWARDED_FOR] = "x-forwarded-for",
-    [X_FORWARDED_PROTO] = "x-forwarded-proto",
-    [X_REQUEST_ID] = "x-request-id",
-    [B3] = "b3",
-    [X_B3_FLAGS] = "x-b3-flags",
-    [X_B3_PARENTSPANID] = "x-b3-parentspanid",
-    [X_B3_SAMPLED] = "x-b3-sampled",
-    [X_B3_SPANID] = "x-b3-spanid",
-    [X_B3_TRACEID] = "x-b3-traceid",
-    [SIDECAR_DEADLINE] = "x-sidecar-deadline",
-    [SIDECAR_LOAD] = "x-sidecar-load",
+/* What becomes of a field: nobody here acts upon it; it is noted; its line ends here, too (RFC 9110 §7.6.1); the head is
+ * not for this file. */
+enum fate { PASS, NOTE, DROP, LEAVE };
+
+static const struct {
+    const char *name;
+    uint8_t in_request, in_answer; /* fates */
+} RULES[FIELDS] = {
+    [CONNECTION] = {"connection", DROP, DROP},
+    [CONTENT_LENGTH] = {"content-length", NOTE, NOTE},
+    [EXPECT] = {"expect", NOTE, PASS},
+    [FORWARDED] = {"forwarded", NOTE, PASS},
+    [HOST] = {"host", NOTE, PASS},
+    [HTTP2_SETTINGS] = {"http2-settings", LEAVE, PASS},
+    [KEEP_ALIVE] = {"keep-alive", DROP, DROP},
+    [PROXY_CONNECTION] = {"proxy-connection", DROP, DROP},
+    [RETRY_AFTER] = {"retry-after", PASS, NOTE},
+    [TE] = {"te", LEAVE, PASS},
+    [TRACEPARENT] = {"traceparent", NOTE, PASS},
+    [TRACESTATE] = {"tracestate", NOTE, PASS},
+    [TRANSFER_ENCODING] = {"transfer-encoding", NOTE, NOTE},
+    [UPGRADE] = {"upgrade", LEAVE, DROP},
+    [X_FORWARDED_FOR] = {"x-forwarded-for", NOTE, PASS},
+    [X_FORWARDED_PROTO] = {"x-forwarded-proto", NOTE, PASS},
+    [X_REQUEST_ID] = {"x-request-id", NOTE, PASS},
+    [B3] = {"b3", NOTE, PASS},
+    [X_B3_FLAGS] = {"x-b3-flags", NOTE, PASS},
+    [X_B3_PARENTSPANID] = {"x-b3-parentspanid", NOTE, PASS},
+    [X_B3_SAMPLED] = {"x-b3-sampled", NOTE, PASS},
+    [X_B3_SPANID] = {"x-b3-spanid", NOTE, PASS},
+    [X_B3_TRACEID] = {"x-b3-traceid", NOTE, PASS},
+    [SIDECAR_DEADLINE] = {"x-sidecar-deadline", DROP, LEAVE},
+    [SIDECAR_LOAD] = {"x-sidecar-load", DROP, LEAVE},
+    [OTHER_B3] = {NULL, LEAVE, PASS},
+    [OTHER_SIDECAR] = {NULL, LEAVE, LEAVE},
+    [OTHER] = {NULL, PASS, PASS},
 };
+
+const char *field_name(enum field field)
+{
+    return RULES[field].name;
+}
 
 const char *const METHOD_NAMES[METHODS] = {"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"};
 
@@ -58,52 +73,6 @@ static const uint8_t BY_SIZE[LONGEST + 1][5] = {
     [16] = {PROXY_CONNECTION},
     [17] = {TRANSFER_ENCODING, X_FORWARDED_PROTO, X_B3_PARENTSPANID},
     [18] = {SIDECAR_DEADLINE},
-};
-
-/* What becomes of a field: nobody here acts upon it; it is noted; its line ends here, too (RFC 9110 §7.6.1); the head is
- * not for this file. */
-enum fate { PASS, NOTE, DROP, LEAVE };
-
-static const uint8_t IN_REQUEST[FIELDS] = {
-    [CONNECTION] = DROP,
-    [CONTENT_LENGTH] = NOTE,
-    [EXPECT] = NOTE,
-    [FORWARDED] = NOTE,
-    [HOST] = NOTE,
-    [HTTP2_SETTINGS] = LEAVE,
-    [KEEP_ALIVE] = DROP,
-    [PROXY_CONNECTION] = DROP,
-    [TE] = LEAVE,
-    [TRACEPARENT] = NOTE,
-    [TRACESTATE] = NOTE,
-    [TRANSFER_ENCODING] = NOTE,
-    [UPGRADE] = LEAVE,
-    [X_FORWARDED_FOR] = NOTE,
-    [X_FORWARDED_PROTO] = NOTE,
-    [X_REQUEST_ID] = NOTE,
-    [B3] = NOTE,
-    [X_B3_FLAGS] = NOTE,
-    [X_B3_PARENTSPANID] = NOTE,
-    [X_B3_SAMPLED] = NOTE,
-    [X_B3_SPANID] = NOTE,
-    [X_B3_TRACEID] = NOTE,
-    [SIDECAR_DEADLINE] = DROP,
-    [SIDECAR_LOAD] = DROP,
-    [OTHER_B3] = LEAVE,
-    [OTHER_SIDECAR] = LEAVE,
-};
-
-static const uint8_t IN_ANSWER[FIELDS] = {
-    [CONNECTION] = DROP,
-    [CONTENT_LENGTH] = NOTE,
-    [KEEP_ALIVE] = DROP,
-    [PROXY_CONNECTION] = DROP,
-    [RETRY_AFTER] = NOTE,
-    [TRANSFER_ENCODING] = NOTE,
-    [UPGRADE] = DROP,
-    [SIDECAR_DEADLINE] = LEAVE,
-    [SIDECAR_LOAD] = LEAVE,
-    [OTHER_SIDECAR] = LEAVE,
 };
 
 /* -- bytes ---------------------------------------------------------------------------------------------------------- */
@@ -196,7 +165,7 @@ static enum field lookup(const uint8_t *name, size_t size)
 {
     if (size <= LONGEST)
         for (const uint8_t *field = BY_SIZE[size]; *field != OTHER; field++)
-            if (same(name, NAMES[*field], size))
+            if (same(name, RULES[*field].name, size))
                 return (enum field)*field;
     if (is_sidecars(name, size))
         return OTHER_SIDECAR;
@@ -213,8 +182,7 @@ bool has(const struct head *head, enum field field)
 }
 
 /* Read the field lines from `at` on, and the empty line, with which the head has to end (RFC 9112 §2.1, §5). */
-static bool scan_fields(const uint8_t *bytes, size_t at, size_t end, size_t most, const uint8_t *fates,
-                        struct head *head)
+static bool scan_fields(const uint8_t *bytes, size_t at, size_t end, size_t most, bool answer, struct head *head)
 {
     for (;;) {
         size_t begin = at;
@@ -230,7 +198,7 @@ static bool scan_fields(const uint8_t *bytes, size_t at, size_t end, size_t most
             at++;
         if (end - at < 2 || bytes[at] != '\r' || bytes[at + 1] != '\n')
             return false;
-        enum fate fate = (enum fate)fates[field];
+        enum fate fate = (enum fate)(answer ? RULES[field].in_answer : RULES[field].in_request);
         if (fate != PASS) {
             if (fate == LEAVE || has(head, field))
                 return false;
@@ -341,7 +309,7 @@ bool scan_request(const uint8_t *bytes, size_t size, const struct limits *limits
     request->target.end = at;
     if (at - request->target.begin > limits->target || size - at < rest || memcmp(bytes + at, version, rest) != 0)
         return false;
-    if (!scan_fields(bytes, at + rest, size, limits->headers, IN_REQUEST, head))
+    if (!scan_fields(bytes, at + rest, size, limits->headers, false, head))
         return false;
     if (!has(head, HOST) || !is_host(bytes, head->values[HOST]))
         return false;
@@ -374,7 +342,7 @@ bool scan_answer(const uint8_t *bytes, size_t size, const struct limits *limits,
             at++;
     if (size - at < 2 || bytes[at] != '\r' || bytes[at + 1] != '\n')
         return false;
-    if (!scan_fields(bytes, at + 2, size, limits->headers, IN_ANSWER, head))
+    if (!scan_fields(bytes, at + 2, size, limits->headers, true, head))
         return false;
     if (!scan_framing(bytes, UNTIL_CLOSE, head) || !scan_connection(bytes, head))
         return false;

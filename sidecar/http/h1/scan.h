@@ -7,7 +7,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The fields that a proxy acts upon; NAMES in scan.c has them in letters. */
+/* The fields that a proxy acts upon. */
 enum field {
     OTHER, /* any other */
     CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HTTP2_SETTINGS, KEEP_ALIVE, PROXY_CONNECTION, RETRY_AFTER, TE,
@@ -60,8 +60,10 @@ struct answer {
     int status;
 };
 
-extern const char *const NAMES[FIELDS];
 extern const char *const METHOD_NAMES[METHODS];
+
+/* In lower case; NULL: it has no name of its own. */
+const char *field_name(enum field field);
 
 bool scan_request(const uint8_t *bytes, size_t size, const struct limits *limits, struct request *request);
 bool scan_answer(const uint8_t *bytes, size_t size, const struct limits *limits, struct answer *answer);

@@ -6,7 +6,7 @@ import runpy
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +18,7 @@ from sidecar.http.h1 import head as heads
 from sidecar.http.h1 import scanner
 from support.scanner.build import HERE, ROOT, SOURCES, build, extension, load
 from support.scanner.corpus import ANSWER_BYTE, ANSWERS, ODD, REQUEST_BYTE, REQUESTS, corpus, stored
-from support.scanner.oracle import compare, compare_answer, compare_request, use
+from support.scanner.oracle import compare, compare_answer, compare_request, put, use
 
 LIMITS = Limits()
 CORPUS = corpus()
@@ -26,10 +26,9 @@ CORPUS = corpus()
 
 @pytest.fixture(scope="module", autouse=True)
 def _scanner() -> Iterator[None]:
-    before = heads.scan_request, heads.scan_response
-    use(extension())
+    before = use(extension())
     yield
-    heads.scan_request, heads.scan_response = before
+    put(*before)
 
 
 # -- equal verdicts, equal bytes ------------------------------------------------------------------------------------
@@ -224,14 +223,15 @@ def test_calls_leave_nothing_behind() -> None:
 
 def test_calls_with_anything_else_are_errors() -> None:
     module = extension()
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: module.scan_request(b""),
         lambda: module.scan_request(),
         lambda: module.scan_response(b"", 1, 2, 3),
         lambda: module.scan_request("", 1, 1, 1),
         lambda: module.scan_response(bytearray(b""), 1, 1),
         lambda: module.scan_request(b"", 1, None, 1),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(TypeError):
             call()
     for limit in (-1, 1 << 80):
@@ -239,11 +239,13 @@ def test_calls_with_anything_else_are_errors() -> None:
             module.scan_request(b"", 1, 1, limit)
 
 
-def test_without_the_scanner_the_parser_does_it_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(heads, "scan_request", None)
-    monkeypatch.setattr(heads, "scan_response", None)
-    assert heads.parse_request(REQUESTS[0], LIMITS).raw == REQUESTS[0]
-    assert heads.parse_response(ANSWERS[0], LIMITS, "GET").length == 2
+def test_without_the_scanner_the_parser_does_it_all() -> None:
+    before = use(None)
+    try:
+        assert heads.parse_request(REQUESTS[0], LIMITS).raw == REQUESTS[0]
+        assert heads.parse_response(ANSWERS[0], LIMITS, "GET").length == 2
+    finally:
+        put(*before)
 
 
 def test_which_one_is_used_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
