@@ -60,8 +60,13 @@ def end_with_parent(number: int) -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 
 
+def collect_rarely() -> None:
+    """Have the garbage collector look after as many allocations as suit a sidecar."""
+    gc.set_threshold(*GC_THRESHOLD)
+
+
 def freeze_garbage() -> None:
     """Have the garbage collector look no more at what exists now, which lives as long as the process."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLD)
+    collect_rarely()

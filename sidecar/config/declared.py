@@ -51,7 +51,8 @@ class _Declaration(type):
         annotations = namespace.get("__annotations__", {})
         fields = {name: of for name, of in annotations.items() if isinstance(namespace.get(name), dataclasses.Field)}
         made: type = super().__new__(cls, name, bases, namespace | {"__annotations__": fields})
-        return dataclasses.dataclass(frozen=True, kw_only=True)(made)
+        # What can be said once for all of them is: to generate it for each would be a part of every start.
+        return dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)(made)
 
 
 class Settings(metaclass=_Declaration):
@@ -68,6 +69,15 @@ class Settings(metaclass=_Declaration):
     cross: ClassVar[Sequence[dict[str, Any]]] = ()
     #: Defaults that differ for a protocol of the port.
     by_protocol: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return vars(self) == vars(other) if type(other) is type(self) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__qualname__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
     @staticmethod
     def complete(given: dict[str, Any]) -> None:

@@ -233,7 +233,7 @@ class Text(ScalarKind):
         convert: Callable[[str], str] = str,
     ) -> None:
         self.allowed = allowed + (", or empty" if empty else "")
-        self._pattern = re.compile(pattern)
+        self._pattern = pattern  # compiled when it is used, as most never are
         self._empty = empty
         self._convert = convert
 
@@ -245,7 +245,7 @@ class Text(ScalarKind):
             raise Refused(f"is not text for YAML; put it in quotes: {text!r}")
         if scalar.type == "null":
             raise Refused("has no value")
-        if not self._pattern.fullmatch(text):
+        if not re.fullmatch(self._pattern, text):
             raise Refused("is not allowed")
         return self._convert(text)
 
