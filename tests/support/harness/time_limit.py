@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Generator, Iterator
 from types import FrameType
@@ -30,6 +31,8 @@ _LIMIT = pytest.StashKey[float]()
 _STDERR = pytest.StashKey[int]()
 _STARTED = pytest.StashKey[str]()
 _HUNG = pytest.StashKey[bool]()
+#: When this process ends, on the monotonic clock; 0: it does not.
+_watched_until = 0.0
 
 
 class TimedOut(KeyboardInterrupt):
@@ -46,6 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_LIMIT] = float(config.getini("time_limit")) * (60 if os.environ.get("SIDECAR_SOAK") == "1" else 1)
     config.stash[_STDERR] = os.dup(2)  # output is captured while a test runs
     signal.signal(signal.SIGALRM, _interrupt)
+
+
+def pytest_sessionfinish() -> None:
+    _disarm()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -83,14 +90,13 @@ def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
 
 def _bounded(item: pytest.Item) -> Generator[None]:
     limit = item.config.stash[_LIMIT]
-    leave = limit + float(item.config.getini("time_limit_exit"))
-    faulthandler.dump_traceback_later(leave, file=item.config.stash[_STDERR], exit=True)
+    _watch(limit, float(item.config.getini("time_limit_exit")), item.config.stash[_STDERR])
     signal.setitimer(signal.ITIMER_REAL, limit, min(limit, AGAIN))
     try:
         try:
             return (yield)
         finally:
-            _disarm()
+            signal.setitimer(signal.ITIMER_REAL, 0)
     except TimedOut as error:
         item.stash[_HUNG] = True
         first: BaseException = error  # where it hung at first, not in which of its clean-ups
@@ -100,9 +106,21 @@ def _bounded(item: pytest.Item) -> Generator[None]:
     pytest.fail(text, pytrace=False)
 
 
+def _watch(limit: float, leave: float, fd: int) -> None:
+    """Have this process end when the phase that begins has not ended ``leave`` seconds after its limit, or one limit
+    later. That takes a thread, which costs as much as a small test: one watches all phases of some minutes."""
+    global _watched_until
+    now = time.monotonic()
+    if _watched_until < now + limit + leave:
+        _watched_until = now + 2 * limit + leave
+        faulthandler.dump_traceback_later(2 * limit + leave, file=fd, exit=True)
+
+
 def _disarm() -> None:
+    global _watched_until
     signal.setitimer(signal.ITIMER_REAL, 0)
     faulthandler.cancel_dump_traceback_later()
+    _watched_until = 0.0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
