@@ -10,10 +10,13 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 
 import sidecar.filters.order  # noqa: F401 - filters declare their keys
+from support.examples import examples
 from support.rabbitmq import RabbitMQ, broker
 
 # An example that takes long says something about what else the machine does.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "unhurried", max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 # One failure is enough for `make mutate`, the smallest takes long to find.
 settings.register_profile(
     "mutate", settings.get_profile("unhurried"), phases=[Phase.explicit, Phase.generate], database=None

@@ -14,6 +14,7 @@ from sidecar.config.kinds import Kind
 from sidecar.config.load import load_text
 from sidecar.config.schema import CONFIG, Config
 from support.configs import FULL
+from support.examples import examples
 
 _WORDS = (
     *("off", "on", "~", "none", "http", "tcp", "127.0.0.1:1", "[::1]:0", "10.0.0.1:80", "30s", "1h", "64KiB", "100/s"),
@@ -75,31 +76,31 @@ def outcome(text: str) -> Config | str:
         return text_of
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.text(max_size=200))
 def test_any_text(text: str) -> None:
     outcome(text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.text("ab:-[]{}&*!|>'\"%@`#,?<~${}\n\t \ud7ff\udc00", max_size=60))
 def test_any_text_that_looks_like_yaml(text: str) -> None:
     outcome(text)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(_ANYTHING)
 def test_any_document(data: Any) -> None:
     outcome(yaml.safe_dump(data, allow_unicode=True))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(values_like(CONFIG))
 def test_any_values_at_known_keys(data: Any) -> None:
     outcome(yaml.safe_dump(data, allow_unicode=True))
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(st.data())
 def test_any_edit_of_a_good_file(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(FULL)))
@@ -107,7 +108,7 @@ def test_any_edit_of_a_good_file(data: st.DataObject) -> None:
     outcome(FULL[:start] + data.draw(st.sampled_from(["", *_WORDS, ": ", "- ", "{", "}", "\n"])) + FULL[end:])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=examples(500), deadline=None)
 @given(
     st.sampled_from(["consul: {token: %s}", "admin: {token: %s}", "consul: %s", "admin: {bind: 0.0.0.0:1, token: %s}"]),
     st.sampled_from(

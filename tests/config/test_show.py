@@ -14,6 +14,7 @@ from sidecar.config.schema import Config
 from sidecar.config.show import effective
 from sidecar.core.secret import NO_SECRET
 from support.configs import FULL, config_of
+from support.examples import examples
 
 
 def reload(config: Config) -> Config:
@@ -177,7 +178,7 @@ _CONFIGS = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(_CONFIGS)
 def test_what_is_shown_loads_as_the_same_configuration(data: dict[str, Any]) -> None:
     config = load_text(yaml.safe_dump(data), "mesh.yaml", {})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sidecar.endpoints.balancers.ip_hash import IpHash
 from sidecar.endpoints.balancers.table import NAMES, create
 from sidecar.endpoints.endpoint import Endpoint
+from support.examples import examples
 
 
 def make(*weights: int) -> tuple[Endpoint, ...]:
@@ -24,7 +25,7 @@ def make(*weights: int) -> tuple[Endpoint, ...]:
     active=st.lists(st.integers(0, 3), min_size=6),
     n=st.data(),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_always_one_of_those_handed_in(name: str, weights: list[int], active: list[int], n: st.DataObject) -> None:
     endpoints = make(*weights)
     for endpoint, count in zip(endpoints, active, strict=False):

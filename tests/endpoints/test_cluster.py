@@ -14,6 +14,7 @@ from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.resilience.ejection import JITTER, LONGEST_EJECTION, STANDARD
 from support.clock import Clock
+from support.examples import examples
 
 
 class Setup:
@@ -282,5 +283,5 @@ class ClusterMachine(RuleBasedStateMachine):
             assert picked is not cluster.endpoints[0]
 
 
-ClusterMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+ClusterMachine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 TestClusterMachine = ClusterMachine.TestCase

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sidecar.endpoints.balancers.consistent_hash import FACTOR, MOST_IN_ORDERS, SLOTS, ConsistentHash, slot_of
 from sidecar.endpoints.endpoint import Endpoint
 from support.balancing import make
+from support.examples import examples
 
 KEYS = [f"agent-{n}" for n in range(3000)]
 
@@ -80,7 +81,7 @@ def test_half_of_the_instances_flap() -> None:
     st.sampled_from([1.05, 1.25, 2.0]),
     st.lists(st.tuples(st.booleans(), st.integers(0, 3)), max_size=120),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_nobody_has_more_than_the_bound_at_any_step(
     weights: list[int], factor: float, steps: list[tuple[bool, int]]
 ) -> None:

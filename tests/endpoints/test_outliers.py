@@ -18,6 +18,7 @@ from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.endpoint import Checked, Endpoint
 from sidecar.resilience.ejection import JITTER, OFF, TRIAL, EjectionRules
 from support.clock import Clock
+from support.examples import examples
 from support.http import Stage
 
 #: As `eject: {}` has them.
@@ -290,7 +291,7 @@ def test_other_rules_keep_ejections_and_forget_what_was_counted() -> None:
     assert watchers(world) == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(data=st.data(), size=st.integers(1, 8), refuse=st.booleans(), at_most=st.sampled_from([0.1, 0.5, 0.9, 1.0]))
 def test_ejection_never_empties_a_cluster_unless_that_is_configured(
     data: st.DataObject, size: int, refuse: bool, at_most: float
@@ -327,7 +328,7 @@ def test_ejection_never_empties_a_cluster_unless_that_is_configured(
     assert cluster.eligible == cluster.endpoints
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(data=st.data(), size=st.integers(1, 6), refuse=st.booleans())
 def test_whatever_happens_picks_are_of_the_rotation(data: st.DataObject, size: int, refuse: bool) -> None:
     """Checks, failures, sets that come and go, slow starts: who is picked is in, and who is in is usable unless none

@@ -16,6 +16,7 @@ from sidecar.filters.circuit_breaker import CircuitBreaker, CircuitBreakerSettin
 from sidecar.filters.retry import LEAST, BudgetSettings, HedgeSettings, Retry, RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.resilience.breaker import HALF_OPEN
+from support.examples import examples
 from support.http import Server, Stage
 
 
@@ -402,7 +403,7 @@ WORDS = (
 EVENTS = st.lists(st.tuples(st.sampled_from(WORDS), st.integers(0, 3)), max_size=14)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=examples(300))
 @given(EVENTS, st.integers(2, 3))
 def test_whatever_comes_when_each_attempt_ends_once_and_there_is_one_answer(
     events: list[tuple[str, int]], endpoints: int

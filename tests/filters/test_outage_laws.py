@@ -13,6 +13,7 @@ from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.filters.retry import HedgeSettings, RetrySettings
 from sidecar.filters.wait import WaitSettings
+from support.examples import examples
 from support.http import Client, Stage
 
 AWAY = frozenset({"circuit_open", "no_endpoints", "connect_failed", "connect_timeout", "timeout", "overloaded", "5xx"})
@@ -126,7 +127,7 @@ class Outage:
 
 @pytest.mark.parametrize("policies", [WAITS, FALLS_BACK, {**WAITS, **FALLS_BACK}], ids=["wait", "fallback", "both"])
 @given(st.lists(st.one_of(_ASKS, _OTHERS), max_size=25))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_each_client_gets_one_answer(policies: dict[str, Any], steps: list[tuple[str, Any]]) -> None:
     outage = Outage(policies)
     for what, how in steps:

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from sidecar.net.wheel import Timer, TimerWheel
 from support.clock import Loop
+from support.examples import examples
 
 TICK = 0.02
 #: Seconds of rounding: times are around 1000.
@@ -269,5 +270,5 @@ class Wheel(RuleBasedStateMachine):
             assert len(self.loop.armed()) == 1
 
 
-Wheel.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+Wheel.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=30, deadline=None)
 TestWheel = Wheel.TestCase

@@ -22,6 +22,7 @@ from sidecar.redis.client import Client, slot_of
 from sidecar.redis.limits import PROBE, TAKE, SharedLimits
 from sidecar.redis.settings import Settings
 from sidecar.resilience.shared_limit import ASKED, SharedLimit
+from support.examples import examples
 from support.patience import PATIENCE, until
 from support.processes import ending, free_port, missing
 from support.redis import FakeNames, Told
@@ -134,7 +135,7 @@ TIMED = TAKE.text.replace("redis.call('TIME')", "{ARGV[4], ARGV[5]}").replace(
 NOW = 1_790_000_000_000_000
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=examples(40), suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     rate=st.one_of(st.floats(1 / 86400, 10), st.floats(10, 1e6), st.sampled_from([3.0, 1000.0, 3000.0, 1e6])),
     burst=st.integers(1, 1_000_000),

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.redis import resp
 from sidecar.redis.resp import ErrorReply, Malformed, Reader, Reply, encode
+from support.examples import examples
 
 _LINES = st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=20)
 _SINGLE: st.SearchStrategy[Any] = st.one_of(
@@ -33,7 +34,7 @@ def written(reply: Reply) -> bytes:
     return b"*%d\r\n" % len(reply) + b"".join(written(it) for it in reply)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(_REPLIES, max_size=3), st.data())
 def test_replies_come_through_in_any_pieces(replies: list[Any], data: st.DataObject) -> None:
     rest = b"".join(written(it) for it in replies)

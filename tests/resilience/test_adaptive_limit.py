@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.resilience.adaptive_limit import GOOD, LOST, NEITHER, START, AdaptiveLimit
 from sidecar.resilience.priority_limiter import NORMAL
+from support.examples import examples
 from support.slots import Asked, Run, Times, adaptive, always, exponential
 
 
@@ -149,7 +150,7 @@ def test_a_clock_that_stands_still_moves_nothing_for_good() -> None:
 
 
 @given(st.integers(), st.integers(1, 60), st.integers(0, 60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_whatever_happens_it_stays_within_its_bounds(seed: int, floor: int, more: int) -> None:
     rng = random.Random(seed)
     limit = AdaptiveLimit(floor, floor + more, 0.0)

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sidecar.resilience.breaker import BY_HAND, CLOSED, HALF_OPEN, OPEN, CircuitBreaker, Hold, held_words
 from support.clock import Clock
+from support.examples import examples
 
 #: Failures in a row that open it, seconds until trial calls, and how many of them.
 NUMBERS = (5, 60.0, 3)
@@ -257,7 +258,7 @@ class Breaker(RuleBasedStateMachine):
             assert self.breaker.retry_after() == self.until - self.clock.now
 
 
-Breaker.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+Breaker.TestCase.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)
 TestBreaker = Breaker.TestCase
 
 

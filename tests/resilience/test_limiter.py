@@ -5,6 +5,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from sidecar.resilience.limiter import Limiter
+from support.examples import examples
 
 
 class Waiting:
@@ -142,5 +143,5 @@ class Bulkhead(RuleBasedStateMachine):
         assert not self.queue or (self.limit and self.holders >= self.limit)
 
 
-Bulkhead.TestCase.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+Bulkhead.TestCase.settings = settings(max_examples=examples(80), stateful_step_count=40, deadline=None)
 TestBulkhead = Bulkhead.TestCase

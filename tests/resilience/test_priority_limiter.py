@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from sidecar.resilience.adaptive_limit import GOOD
 from sidecar.resilience.priority_limiter import CRITICAL, LOW, NORMAL, Candidate, PriorityLimiter
+from support.examples import examples
 from support.slots import Run, adaptive, always
 
 
@@ -205,5 +206,5 @@ class Queue(RuleBasedStateMachine):
         assert not self.queue or (self.limit and self.holders >= self.limit)
 
 
-Queue.TestCase.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+Queue.TestCase.settings = settings(max_examples=examples(50), stateful_step_count=30, deadline=None)
 TestQueue = Queue.TestCase

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from sidecar.resilience.shared_limit import ASKED, AWAY_WAIT, GRACE, LAPSE, Lease, SharedLimit
 from support.clock import Clock
+from support.examples import examples
 
 COUNTS = ("local", "refuse", "allow")
 
@@ -383,7 +384,7 @@ class _Passes:
         return True
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(
     sidecars=st.integers(1, 6),
     rate=st.floats(1, 500),

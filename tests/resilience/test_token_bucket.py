@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.resilience.token_bucket import KeyedBuckets, TokenBucket
 from support.clock import Clock
+from support.examples import examples
 
 
 def test_burst_then_rate() -> None:
@@ -29,7 +30,7 @@ def test_impossible_settings(rate: float, burst: int) -> None:
         KeyedBuckets(rate, burst, Clock())
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     rate=st.floats(0.01, 10_000),
     burst=st.integers(1, 50),
@@ -133,7 +134,7 @@ def test_long_keys_are_not_stored() -> None:
     assert all(isinstance(key, int) for key in buckets._full_at)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.floats(0, 2)), max_size=150))
 def test_keyed_buckets_equal_single_ones_while_there_is_room(uses: list[tuple[int, float]]) -> None:
     clock = Clock()

@@ -60,6 +60,7 @@ from sidecar.amqp.wire.methods import (
 )
 from sidecar.amqp.wire.rpc import ANSWERS, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK, methods_in
 from sidecar.amqp.wire.tables import encode_table
+from support.examples import examples
 
 NO_TABLE = b"\0\0\0\0"
 OPEN = method(1, CHANNEL_OPEN, b"\0")
@@ -372,7 +373,7 @@ def test_more_than_can_be_remembered_ends_the_connection(monkeypatch: pytest.Mon
     assert caught.value.code == RESOURCE_ERROR
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 0xFFFFFFFF) | st.sampled_from(sorted(ANSWERS)), st.binary(max_size=40))))
 def test_nothing_that_a_client_says_breaks_it(said: list[tuple[int, bytes]]) -> None:
     away = Away(queue_declare("q"))

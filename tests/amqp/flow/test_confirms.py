@@ -9,6 +9,7 @@ from sidecar.amqp.flow.lanes import Sender
 from sidecar.amqp.flow.policy import PublishRoute
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.flow.stats import ExchangeStats
+from support.examples import examples
 
 SENDER = Sender()
 ROUTE = PublishRoute("/", "exchange", "key", (), ExchangeStats("/", "exchange"))
@@ -211,7 +212,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(steps=STEPS)
 def test_any_mix(steps: list[tuple[str, int, bool]]) -> None:
     """Any mix of publishes, holds, refusals and answers: each number has one answer, when it is due and not before."""

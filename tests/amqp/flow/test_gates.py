@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from sidecar.amqp.flow.gates import IN_FLIGHT, DepthGate, Gate, RateGate, SwitchGate, Waiter
 from sidecar.amqp.flow.stats import QueueDepth
+from support.examples import examples
 
 
 class Told:
@@ -170,7 +171,7 @@ def test_no_storm_after_a_standstill() -> None:
     assert 400 <= admitted <= 501
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     rate=st.floats(1, 20_000),
     burst=st.integers(1, 100),
@@ -386,7 +387,7 @@ def test_small_bounds(high: int) -> None:
     assert told(gate.on_urgent) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     steps=st.lists(
         st.tuples(

@@ -15,6 +15,7 @@ from sidecar.amqp.flow.stats import AmqpStats
 from sidecar.amqp.wire.constants import BASIC_PUBLISH, SYNTAX_ERROR, AmqpError
 from sidecar.core.amqp_settings import Amqp, AmqpHold, AmqpPublish, AmqpQueue
 from support.clock import Clock, Loop
+from support.examples import examples
 
 
 def key(exchange: str, routing_key: str) -> bytes:
@@ -327,7 +328,7 @@ _changes = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(steps=st.lists(st.one_of(_publishes, _publishes, _changes), max_size=40))
 def test_what_is_kept_is_never_out_of_date(steps: list[tuple[object, ...]]) -> None:
     config = Amqp()

@@ -17,6 +17,7 @@ from sidecar.amqp.flow.scheduler import Scheduler
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.core.amqp_settings import AmqpHold
 from support.clock import Call, Loop
+from support.examples import examples
 
 BOUNDS = AmqpHold(messages=100_000, bytes=1 << 30, timeout=30.0)
 
@@ -816,7 +817,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(steps=STEPS, timeout=st.sampled_from([0.0, 1.0]), over=st.sampled_from(["hold", "nack"]))
 def test_any_mix(steps: list[tuple[str, int, int, int]], timeout: float, over: str) -> None:
     """Lanes keep their order, nobody passes a closed gate, the counters are right; once all is open, all are out."""
@@ -924,7 +925,7 @@ class Confirming(Checked):
             self.hear(self.confirms.answers([one.tag for one in self.confirms.settled(number, multiple)]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     steps=st.lists(
         st.one_of(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.amqp.publisher.connection import CLOSE_SECONDS, GONE, LOGIN_SECONDS, Publisher
 from support import amqp
+from support.examples import examples
 from support.publishing import NO_ORDERS, Setting, can_send, dislikes, numbered
 
 # -- messages ----------------------------------------------------------------------------------------------------------
@@ -71,7 +72,7 @@ def test_confirms_in_any_order_and_of_many() -> None:
     assert one.publisher.unanswered == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_every_message_has_one_answer(data: st.DataObject) -> None:
     one = Setting().connected()
@@ -309,7 +310,7 @@ def test_a_broker_that_breaks_the_protocol() -> None:
         assert one.connection.transport.aborted
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(st.binary(max_size=40) | st.sampled_from([
     amqp.channel_close(1, *NO_ORDERS, 60 << 16 | 40), amqp.close(541, "INTERNAL_ERROR"), amqp.CLOSE_OK, amqp.HEARTBEAT,
     amqp.method(1, 60, 80, b"\0" * 9), amqp.method(1, 60, 120, b"\0" * 7 + b"\x03\x01"), amqp.blocked("?"),

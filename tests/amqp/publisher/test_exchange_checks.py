@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.publishing import Setting, dislikes, numbered
 
 
@@ -186,7 +187,7 @@ def test_a_broker_that_does_not_let_us_look(forbidden: tuple[int, int]) -> None:
     assert not two.broker.looked
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_exchanges_come_and_go(seed: int) -> None:
     """Each message is answered once, those to one exchange are taken in order, and twice is taken only what was on its

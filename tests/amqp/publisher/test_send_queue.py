@@ -5,6 +5,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from support.examples import examples
 from support.publishing import NO_ACCESS, USER_ID, Setting, dislikes, numbered
 
 
@@ -241,7 +242,7 @@ def test_a_channel_that_is_closed_for_nothing_again_and_again() -> None:
     assert one.told.error.code == 541
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(80), deadline=None)
 @given(st.integers(0, 1 << 32), st.integers(1, 60), st.sampled_from([0.02, 0.2, 0.6]))
 def test_any_mix_of_good_and_bad(seed: int, count: int, part: float) -> None:
     """Whatever a broker dislikes, by name or without one: those and only those are refused, order is kept, and what is

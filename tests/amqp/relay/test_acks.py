@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.relay.acks import Unacked
+from support.examples import examples
 
 
 def test_single_and_multiple() -> None:
@@ -44,7 +45,7 @@ def test_clear() -> None:
     assert unacked.settled(0, True) == []
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     steps=st.lists(
         st.one_of(

@@ -31,6 +31,7 @@ from support.amqp import (
     recover_ok,
     returned,
 )
+from support.examples import examples
 from support.kept import KeptStage
 
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -348,7 +349,7 @@ def test_a_broker_that_does_not_finish_its_messages_is_left(wrong: bytes) -> Non
 
 
 @given(st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 def test_every_message_comes_once_and_in_one_piece(data: st.DataObject) -> None:
     """Frames of several channels in any order, in reads of any size, with deliveries paused in between."""
     tight = data.draw(st.booleans(), "some have to pass as they come")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sidecar.core.amqp_settings import AmqpHold, AmqpPrefetch, AmqpPublish
 from support.amqp import DEAF, PROPERTIES, Stage
 from support.amqp_model import Broker, Client
+from support.examples import examples
 
 LIMITS = (
     AmqpPublish(exchange="slow", rate=2.0, burst=2),
@@ -169,7 +170,7 @@ NUMBERS = st.integers(0, 9), st.integers(0, 99)
 WORLDS = st.booleans(), st.sampled_from([0, 5]), st.sampled_from([0, 4])
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.tuples(st.integers(0, ANY - 1), *NUMBERS), max_size=60), st.integers(0, 8), *WORLDS)
 def test_nothing_is_left_whatever_happened(
     steps: list[tuple[int, int, int]], how: int, deaf: bool, prefetch: int, heartbeat: int
@@ -180,7 +181,7 @@ def test_nothing_is_left_whatever_happened(
     world.end(how)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(HARMLESS), *NUMBERS), max_size=60), st.booleans(), st.sampled_from([0.0, 2.0])
 )

@@ -43,6 +43,7 @@ from support.amqp import (
     tx_commit,
     tx_select,
 )
+from support.examples import examples
 
 SLOW = (AmqpPublish(exchange="slow", rate=1.0, burst=1),)
 
@@ -148,7 +149,7 @@ STREAM = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(STREAM, st.lists(st.integers(1, 200), max_size=30), st.randoms(use_true_random=False))
 def test_the_broker_gets_the_same_bytes_however_they_were_cut(
     messages: list[tuple[int, int, bytes, int]], sizes: list[int], rng: random.Random

@@ -61,6 +61,7 @@ from support.amqp import (
     tx_commit,
     tx_select,
 )
+from support.examples import examples
 
 MAX_MESSAGE = 2000
 HOLD = AmqpHold(messages=20, bytes=5000, timeout=5.0)
@@ -269,7 +270,7 @@ def test_streams_with_mistakes(errors: float, begun: bool) -> None:
         it.over()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.binary(max_size=60)), max_size=6), st.booleans())
 def test_rubbish(said: list[tuple[bool, bytes]], begun: bool) -> None:
     it = stage()
@@ -299,7 +300,7 @@ FRAMES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(st.tuples(st.booleans(), FRAMES), max_size=20))
 def test_well_formed_frames_with_anything_in_them(said: list[tuple[bool, bytes]]) -> None:
     it = stage()

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from support.amqp import Peer, ack, channel_open_ok, consume_ok, cut, deliver, qos, qos_ok
+from support.examples import examples
 from support.kept import KeptStage
 
 PREFETCH = 3
@@ -117,7 +118,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 def test_nothing_is_acknowledged_in_vain(steps: list[tuple[str, int, bool]]) -> None:
     stage = KeptStage()
     client, broker = stage.open(1)

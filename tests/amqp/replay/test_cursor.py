@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from sidecar.amqp.replay.cursor import BEGINNING, Cursor
 from sidecar.amqp.spool.message import SpooledMessage
+from support.examples import examples
 
 
 def message(number: int, priority: int) -> SpooledMessage:
@@ -60,7 +61,7 @@ def disk_ids(disk: list[SpooledMessage], place: tuple[int, int]) -> set[int]:
     return {each.id for each in disk if each.position >= place}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(st.integers(0, 1 << 32))
 def test_whatever_comes_in_between_everything_is_read(seed: int) -> None:
     """Messages are on the disk before anybody is told; the answer of the spool is older than what comes meanwhile."""

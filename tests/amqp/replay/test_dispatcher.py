@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sidecar.amqp.replay.prefetch import AHEAD
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.core.amqp_settings import Amqp, AmqpPublish, AmqpQueue
+from support.examples import examples
 from support.replaying import Setting, numbered
 
 # -- the ordinary case -------------------------------------------------------------------------------------------------
@@ -191,7 +192,7 @@ def test_the_end_does_not_wait_for_long() -> None:
 # -- everything at once ------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.integers(0, 1 << 32))
 @example(4229983051)  # one that is tried again is fetched once more meanwhile
 def test_whatever_happens_nothing_is_lost_and_order_is_kept(seed: int) -> None:

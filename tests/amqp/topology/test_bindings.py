@@ -11,6 +11,7 @@ from sidecar.amqp.topology.binding import Binding, digest
 from sidecar.amqp.topology.bindings import MAX_EXCHANGES, MAX_QUEUES, MAX_VHOSTS, Bindings
 from sidecar.amqp.topology.topic_match import compile_pattern
 from sidecar.amqp.topology.vhost import MAX_BINDINGS, MAX_FOLLOWED, MAX_WORDS
+from support.examples import examples
 
 
 def learnt() -> Bindings:
@@ -367,7 +368,7 @@ _changes = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=examples(400), deadline=None)
 @given(changes=st.lists(_changes, max_size=30))
 def test_the_same_as_a_plain_set_of_bindings(changes: list[tuple[object, ...]]) -> None:
     topology = Bindings()

@@ -37,6 +37,7 @@ from sidecar.amqp.wire.constants import (
 )
 from sidecar.amqp.wire.methods import basic_cancel, basic_qos, channel_close, method, short
 from sidecar.amqp.wire.rpc import ANSWERS, EXCHANGE_DECLARE_OK, QUEUE_BIND_OK
+from support.examples import examples
 
 NONE = b"\0\0\0\0"
 
@@ -346,7 +347,7 @@ frames = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.lists(said | frames, max_size=40))
 def test_whatever_is_said_the_books_are_right(dialogue: list[tuple[bool, int, bytes] | bytes]) -> None:
     it = Attached()

@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.topology.topic_match import PatternSet, compile_pattern, is_literal
+from support.examples import examples
 
 
 def reference(pattern: list[str], words: list[str]) -> bool:
@@ -64,7 +65,7 @@ _words = st.lists(st.sampled_from(["a", "b", "", "ab"]), max_size=7)
 _pattern_words = st.lists(st.sampled_from(["#", "#", "*", "a", "b", "", "ab", "#a"]), max_size=7)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=examples(600), deadline=None)
 @given(pattern=_pattern_words, keys=st.lists(_words, min_size=1, max_size=20))
 @example(pattern=["", "#"], keys=[[], [""], ["", ""], ["a"]])
 def test_same_as_the_definition(pattern: list[str], keys: list[list[str]]) -> None:
@@ -75,7 +76,7 @@ def test_same_as_the_definition(pattern: list[str], keys: list[list[str]]) -> No
         assert matches(key) == reference(split(text), split(key)), (text, key)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(words=_words, data=st.data())
 def test_what_is_made_to_match_does(words: list[str], data: st.DataObject) -> None:
     key = ".".join(words)
@@ -111,7 +112,7 @@ def test_no_key_makes_it_slow(pattern: str, key: str) -> None:
 _changes = st.tuples(st.sampled_from(["add", "add", "discard"]), _pattern_words.map(".".join))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(changes=st.lists(_changes, max_size=60), keys=st.lists(_words.map(".".join), min_size=1, max_size=5))
 def test_a_set_is_the_sum_of_its_patterns(changes: list[tuple[str, str]], keys: list[str]) -> None:
     patterns = PatternSet()

@@ -16,6 +16,7 @@ from sidecar.amqp.wire.constants import SYNTAX_ERROR, UNEXPECTED_FRAME, AmqpErro
 from sidecar.amqp.wire.content import TRACEPARENT, body_size, inject, priority, properties, text_header
 from sidecar.amqp.wire.properties import Properties
 from sidecar.amqp.wire.tables import decode_table, table_entry
+from support.examples import examples
 
 VALUE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 ENTRY = table_entry("traceparent", VALUE)
@@ -329,7 +330,7 @@ def test_flags_that_go_on_beyond_the_frame(words: bytes) -> None:
 
 # --- Random tables, written here and read by an independent decoder ---
 
-EXAMPLES = 100
+EXAMPLES = examples(100)
 BATCH = 1000
 FIXED: dict[str, int] = {
     "t": 1,
@@ -404,7 +405,7 @@ def random_properties(rng: random.Random) -> tuple[int, bytes, bytes | None, byt
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(seed=st.integers(0, 2**64 - 1))
-def test_a_hundred_thousand_random_tables_keep_every_byte_but_the_trace(seed: int) -> None:
+def test_random_tables_keep_every_byte_but_the_trace(seed: int) -> None:
     rng = random.Random(seed)
     for number in range(BATCH):
         flags, before, entries, after, traced = random_properties(rng)
@@ -469,7 +470,7 @@ def test_properties_are_read_as_by_another_decoder(seed: int) -> None:
 # --- Hostile bytes ---
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(seed=st.integers(0, 2**64 - 1))
 def test_fuzz(seed: int) -> None:
     """Nothing but a result or a syntax error; and what comes out is the frame with the entries in one place."""

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from sidecar.amqp.wire.constants import FRAME_ERROR, FRAME_MIN_SIZE, AmqpError
 from sidecar.amqp.wire.frames import FrameReader
+from support.examples import examples
 
 LIMIT = FRAME_MIN_SIZE
 
@@ -45,7 +46,7 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[edges[i] : edges[i + 1]] for i in range(len(edges) - 1)]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(frames=FRAMES, cuts=st.lists(st.integers(0, 900), max_size=30))
 def test_the_same_frames_wherever_the_stream_is_split(frames: list[tuple[int, int, bytes]], cuts: list[int]) -> None:
     stream = b"".join(frame(*each) for each in frames)
@@ -166,7 +167,7 @@ def test_less_than_a_frame_is_kept() -> None:
     assert kept(taker.reader) == 0
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(seed=st.integers(0, 2**64 - 1))
 def test_hostile_bytes(seed: int) -> None:
     """Nothing but frames or an error, whatever comes; and never more is kept than the largest frame."""

@@ -22,6 +22,7 @@ from sidecar.amqp.wire.tables import (
     value_end,
     with_entry,
 )
+from support.examples import examples
 
 TEXT = st.characters(codec="utf-8")
 NAMES = st.text(TEXT, max_size=20)
@@ -132,14 +133,14 @@ def test_the_first_of_two_of_the_same_name_counts() -> None:
     assert decoded(data) == {"k": 1}
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(table=TABLES)
 def test_what_another_implementation_writes(table: dict[str, object]) -> None:
     data = encode.field_table(table)  # type: ignore[arg-type]
     assert decoded(data) == by_pamqp(data) == table
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(table=TABLES)
 def test_what_we_write_is_what_another_implementation_reads(table: dict[str, object]) -> None:
     data = encode_table(table)
@@ -301,7 +302,7 @@ def put(found: dict[str, object], path: list[str], value: object, replace: bool)
 SHORT = st.sampled_from(("a", "b", "c"))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     before=st.recursive(
         st.dictionaries(SHORT, SCALARS, max_size=2), lambda inner: st.dictionaries(SHORT, inner), max_leaves=8
@@ -330,7 +331,7 @@ def test_with_entry_is_what_it_would_be_on_a_dict(
 # --- Hostile bytes ---
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(200), deadline=None)
 @given(seed=st.integers(0, 2**64 - 1), table=TABLES)
 def test_fuzz(seed: int, table: dict[str, object]) -> None:
     """Nothing but a result or a syntax error."""
