@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
@@ -52,3 +53,9 @@ def test_every_package_has_a_floor() -> None:
     files = [f"sidecar/{path.relative_to(package)}" for path in package.rglob("*.py")]
     here = {SCRIPT["package_of"](file) for file in files}
     assert set(SCRIPT["floors"]()) == here
+
+
+def test_the_page_about_tests_has_all_packages_and_their_floors() -> None:
+    page = (ROOT / "docs" / "testing.md").read_text("utf-8")
+    told = {name: int(floor) for name, floor in re.findall(r"^\| ([\w.]+) \|.*\| (\d+) \|$", page, re.MULTILINE)}
+    assert told == SCRIPT["floors"]()
