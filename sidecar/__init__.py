@@ -109,6 +109,7 @@ document                  the configuration file as a tree of nodes that know th
 download                  an answer's body on its way to the client
 downstream                the client's side of an exchange; upstream is the other one
 drain, draining           finish what is under way, take in nothing new
+early                     of a connection: before it is known where it leads
 ejection                  taking a failing endpoint out of the rotation for a while
 ejection guard            what keeps ejection from taking out all endpoints
 end                       of a connection: the client's or the upstream's; or where an exchange gives back what it took

@@ -44,6 +44,8 @@ class RunningUpstream:
         self._outbound = outbound
         self._registry_url = registry_url
         self._registry: Registry | None = None
+        #: Called once it is known where the endpoints are, or that there are none.
+        self.on_known: Callable[[], None] | None = None
         listener.cluster.source = self._source
         self._instances: tuple[Instance, ...] | None = None
         self._loops: list[str] = []
@@ -186,6 +188,8 @@ class RunningUpstream:
         cluster.update(good)
         if any((endpoint.host, endpoint.port) not in known for endpoint in cluster.endpoints):
             self._ask_breakers("an instance has come")
+        if self.on_known is not None and (good or not self._expansion.pending):
+            self.on_known()
 
     def _ask_breakers(self, why: str) -> None:
         """The failures that have opened them were before this, or those of others."""

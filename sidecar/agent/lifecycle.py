@@ -23,6 +23,7 @@ from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.draining import Companion, drain
+from sidecar.agent.early import Early
 from sidecar.agent.libraries import require_libraries
 from sidecar.agent.listening import Listening
 from sidecar.agent.plan import Plan
@@ -108,6 +109,7 @@ class Agent:
         self.last_reload = changes.LastReload(lambda: effective(self.config))
         self._reloading = asyncio.Lock()
         self._retirement = Retirement()
+        self.early = Early(self._loop)
         dns = config.dns
         self.names = Names(
             SystemResolver([str(it) for it in dns.servers], dns.timeout, dns.max_ttl), dns.min_ttl, dns.max_ttl
@@ -191,11 +193,8 @@ class Agent:
             for name, config in self.config.upstreams.items():
                 self.upstreams[name] = self.create_upstream(name, config)
             self.connect_breakers()
-            await self._start_admin()
-            if not await self._claim():
+            if not await self._open():
                 return
-            for listener in self.listeners():
-                await open_listener(listener)
             report_leftovers(self.config)
             if app is not None and reaches(app, [listener.address for listener in self.listeners()]):
                 raise StartError(f"service.app: {app} is where the sidecar itself listens, not the app")
@@ -245,12 +244,25 @@ class Agent:
         await admin.start(self, self.log, self.listening)
         self.admin_address = self.listening.addresses["admin"]
 
-    async def _claim(self) -> bool:
+    async def _open(self) -> bool:
+        """Listen, first of all where the app dials: see :mod:`sidecar.agent.early`. ``False``: a drain was asked for
+        before that."""
+        files = [it for listener in self.listeners() for it in listener.files]
+        if files:
+            await self._start_admin()  # which says what is waited for
+            if not await self._claim(files):
+                return False
+        for upstream in self.upstreams.values():
+            self.early.hold(upstream)
+        for listener in self.listeners():
+            await open_listener(listener)
+        if not files:
+            await self._start_admin()
+        return True
+
+    async def _claim(self, files: Sequence[Any]) -> bool:
         """Wait until no other process has the files of spools and queues, before anything listens: clients are refused
         as by a sidecar that is not there yet, and try again. ``False``: a drain was asked for before that."""
-        files = [it for listener in self.listeners() for it in listener.files]
-        if not files:
-            return True
         from sidecar.storage.claim import claim
 
         since = time.monotonic()
@@ -355,6 +367,7 @@ class Agent:
     async def run_until_drained(self, companion: Companion | None = None) -> None:
         """Serve until somebody asks to drain, then drain; see :func:`sidecar.agent.draining.drain`."""
         await self._drain_asked.wait()
+        self.early.end()
         await drain(self, companion, self._drained_by)
 
     async def stop(self) -> None:
@@ -362,6 +375,7 @@ class Agent:
         keep the others open."""
         self.phase = "stopped"
         self.lag.stop()
+        self.early.end()
         for upstream in self.upstreams.values():
             upstream.leave()
         if self._app is not None:

@@ -91,6 +91,7 @@ async def _open(agent: Agent, todo: Plan, config: Config, filename: str) -> dict
     try:
         for name in todo.opened:
             opened[name] = agent.create_upstream(name, config.upstreams[name])
+            agent.early.hold(opened[name])
             try:
                 await open_listener(opened[name].listener)
             except ListenerError as error:
@@ -101,6 +102,7 @@ async def _open(agent: Agent, todo: Plan, config: Config, filename: str) -> dict
             raise ConfigError(filename, problems)
     except ConfigError:
         for running in opened.values():
+            agent.early.release(running)
             await running.listener.stop()
         raise
     return opened

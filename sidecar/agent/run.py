@@ -176,6 +176,7 @@ def _handled_signals(agent: Agent, life: asyncio.Future[None], started: asyncio.
     try:
         yield
     finally:
+        signals.hold()  # or one that comes between the two would find the default, which is death
         for number in signals.SURVIVED:
             loop.remove_signal_handler(number)
         signals.ignore()

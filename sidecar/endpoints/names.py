@@ -227,6 +227,11 @@ class Expansion:
         return tuple(self._followed.values())
 
     @property
+    def pending(self) -> bool:
+        """Whether some of them have had neither a first answer nor a first failure."""
+        return any(not name.answered.is_set() for name in self._followed.values())
+
+    @property
     def problem(self) -> str:
         """Why there is no address; empty when nothing is wrong with the names."""
         found = [f"{_short(host)} {text}" for host, text in self._refused.items()]
@@ -291,8 +296,7 @@ class Expansion:
 
     def _tell(self) -> None:
         expanded = tuple(self._expanded())
-        pending = any(not name.answered.is_set() for name in self._followed.values())
-        if pending and not expanded and self._told:
+        if self.pending and not expanded and self._told:
             return  # other names have come in: until they are known, what there was is better than nothing
         self._told = expanded
         self._on_change(expanded)

@@ -156,6 +156,14 @@ class Listener:
         SHORTAGE.accepting[self._acceptor] = None
         SHORTAGE.idle[self.give_up_idle] = None
 
+    def hold(self) -> None:
+        """Accept nothing yet: once it has started, who connects waits in the kernel's queue."""
+        self._acceptor.hold()
+
+    def release(self) -> None:
+        """Accept those who wait, and all others from now on."""
+        self._acceptor.release()
+
     @property
     def address(self) -> Address:
         """Where it really listens: ``bind``, with the port that the system chose for port 0."""

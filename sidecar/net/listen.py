@@ -16,14 +16,16 @@ TRIES: Final = 10
 
 class Acceptor:
     """Accepts on ``host`` and ``port`` with ``factory``'s protocols. The loop's servers get copies of the sockets, so a
-    pause closes only those: the kernel goes on taking connections into the queue. Being shut is another thing than a
-    pause, and both may be so at once: nobody listens then, so the kernel answers with a reset."""
+    pause closes only those: the kernel goes on taking connections into the queue. One that is held does the same from
+    its start on. Being shut is another thing than a pause, and both may be so at once: nobody listens then, so the
+    kernel answers with a reset."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         self._loop = loop
         self._factory = factory
         self.sockets: list[socket.socket] = []
         self._servers: list[Any] = []
+        self._held = False
         self._paused = False
         self._shut = False
         self._resuming: asyncio.Task[None] | None = None
@@ -32,7 +34,9 @@ class Acceptor:
         """Bind and accept. Raises :class:`OSError`."""
         self.sockets = await bind(self._loop, host, port)
         try:
-            if not self._shut:
+            if self._held or self._paused:
+                self._go_on()
+            elif not self._shut:
                 await self._serve()
         except BaseException:
             self.close()
@@ -47,6 +51,16 @@ class Acceptor:
                 copy.close()
                 raise
             self._servers.append(server)
+
+    def hold(self) -> None:
+        """Accept nothing yet, however often it is resumed; who connects waits."""
+        self._held = True
+        self._stop_serving()
+
+    def release(self) -> None:
+        """It need not be held any more."""
+        self._held = False
+        self._go_on()
 
     def pause(self) -> None:
         """Accept nothing more; who connects waits."""
@@ -74,7 +88,12 @@ class Acceptor:
         self._go_on()
 
     def _go_on(self) -> None:
-        if self.sockets and not (self._servers or self._paused or self._shut) and self._resuming is None:
+        if self._shut or self._servers or self._resuming is not None:
+            return
+        if self._held or self._paused:
+            for sock in self.sockets:
+                sock.listen(BACKLOG)
+        elif self.sockets:
             self._resuming = self._loop.create_task(self._resume())
 
     async def _resume(self) -> None:
@@ -87,7 +106,7 @@ class Acceptor:
             self._resuming = None
         if self._shut:  # meanwhile
             self.shut()
-        elif self._paused:
+        elif self._held or self._paused:
             self._stop_serving()
 
     def _stop_serving(self) -> None:

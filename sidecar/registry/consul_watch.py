@@ -33,9 +33,14 @@ AWAY = 10.0
 #: The same when Consul answers, but with a refusal (4xx: 429, ACL): it is there, asking more often does not help.
 REFUSED = 30.0
 
+#: The same before there was any answer, for so many tries (some 15 s): an app may wait for that one.
+AT_FIRST = 2.0
+FIRST_TRIES = 16
+
 _rng = random.Random()
 _after_silence = Backoff(0.2, AWAY, _rng)
 _after_refusal = Backoff(0.2, REFUSED, _rng)
+_at_first = Backoff(0.2, AT_FIRST, _rng)
 
 
 def backoff(failures: int, error: BaseException) -> float:
@@ -91,7 +96,10 @@ class ConsulWatch(Watch):
                 self._failures += 1
                 self._hold.outage()
                 self._link.failed(self.source, error, away=not isinstance(error, ConsulException))
-                await asyncio.sleep(backoff(self._failures, error))
+                delay = backoff(self._failures, error)
+                if not self.answered.is_set() and self._failures <= FIRST_TRIES:
+                    delay = min(delay, _at_first.delay(self._failures))
+                await asyncio.sleep(delay)
 
     async def _query(self, index: int) -> int:
         """Ask once; returns the index to go on with."""

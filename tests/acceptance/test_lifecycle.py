@@ -119,7 +119,7 @@ def test_a_registry_that_is_down_holds_up_readiness_for_its_grace_only(tmp_path:
         sidecar.ready()
         assert 4.9 < sidecar.seconds_to_ready < 30
         assert get(f"{sidecar.admin}/ready")[0] == 200
-        status, headers, _ = ask(f"http://127.0.0.1:{sidecar.port('tasks')}/x")
+        status, headers, _ = ask(f"http://127.0.0.1:{sidecar.port('tasks')}/x")  # has waited for longer
         assert (status, headers["x-sidecar-error"]) == (503, "no_endpoints")
         assert "sidecar_registry_up 0.0" in get(f"{sidecar.admin}/metrics")[1]
         assert sidecar.terminate() == 0

@@ -224,3 +224,32 @@ def test_one_that_is_shut_before_it_starts() -> None:
         acceptor.close()
 
     run(main)
+
+
+def test_one_that_is_held_listens_and_accepts_when_it_is_released() -> None:
+    async def main() -> None:
+        acceptor = Acceptor(asyncio.get_running_loop(), _Greets)
+        acceptor.hold()
+        acceptor.release()  # before there is anything to accept on
+        acceptor.hold()
+        await acceptor.start("127.0.0.1", 0)
+        port = acceptor.sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        acceptor.pause()
+        acceptor.resume()
+        acceptor.shut()
+        with pytest.raises(ConnectionResetError):
+            await reader.read()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        writer.close()
+        acceptor.reopen()
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await asyncio.sleep(0)
+        assert not acceptor._servers
+        acceptor.release()
+        assert await reader.readexactly(2) == b"hi"
+        writer.close()
+        acceptor.close()
+
+    run(main)
