@@ -211,6 +211,7 @@ monitor                   watches a broker's queues and alarms, over connections
 name                      a host name, which becomes addresses before the data plane sees it
 net                       sockets and names: dialling, listening, resolving, the timer wheel
 node                      a Redis server that can be asked; a cluster has several
+notify                    tell systemd how the sidecar is
 observe                   to ask running sidecars how they are
 offline                   a session or login without a broker at present
 one hop                   only the hop next to a failure tries again; what it has given up is not repeated above

@@ -26,6 +26,7 @@ from sidecar.agent.draining import Companion, drain
 from sidecar.agent.early import Early
 from sidecar.agent.libraries import require_libraries
 from sidecar.agent.listening import Listening
+from sidecar.agent.notify import Notifier
 from sidecar.agent.plan import Plan
 from sidecar.agent.process import freeze_garbage, raise_file_limit
 from sidecar.agent.reload import carry_out, compared, open_listener, planned
@@ -79,7 +80,7 @@ class Agent:
     Raises :class:`sidecar.config.errors.ConfigError` when something that the configuration asks for is not installed.
     """
 
-    def __init__(self, config: Config, path: str | Path, log: LogWriter) -> None:
+    def __init__(self, config: Config, path: str | Path, log: LogWriter, notifier: Notifier | None = None) -> None:
         self.config = config
         self.started = time.monotonic()
         self.phase = "starting"
@@ -110,6 +111,7 @@ class Agent:
         self._reloading = asyncio.Lock()
         self._retirement = Retirement()
         self.early = Early(self._loop)
+        self.notifier = notifier or Notifier({})
         dns = config.dns
         self.names = Names(
             SystemResolver([str(it) for it in dns.servers], dns.timeout, dns.max_ttl), dns.min_ttl, dns.max_ttl
@@ -175,6 +177,7 @@ class Agent:
         if self.phase in ("starting", "ready"):
             self._drained_by = by
             self.phase = "draining"
+            self.notifier.stopping("draining")
             self._drain_asked.set()
 
     # -- start ---------------------------------------------------------------------------------------------------------
@@ -269,6 +272,7 @@ class Agent:
 
         def told(waiting: str) -> None:
             self.waiting_for = waiting
+            self.notifier.status(f"starting: {waiting or 'its files are free'}")
             if waiting:
                 logger.warning("not listening yet: %s; waiting until that ends", waiting)
             else:

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final
 import sidecar.filters.order  # noqa: F401 - filters declare their keys
 from sidecar.agent import signals
 from sidecar.agent.companion import AppProcess
+from sidecar.agent.notify import Notifier
 from sidecar.agent.orphan import Orphaned, watch
 from sidecar.config.errors import ConfigError
 from sidecar.config.load import load
+from sidecar.core.text import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,9 +96,10 @@ async def _serve(config: Config, path: str, pipes: tuple[int, int] | None) -> in
 
     log = setup(config.log.level, config.log.format, config.service.name)
     try:
-        agent = Agent(config, path, log)
+        notifier = Notifier({} if pipes is not None else os.environ)  # with an app, that is the app's to talk to
+        agent = Agent(config, path, log, notifier)
         started = asyncio.Event()
-        companion = AppProcess(*pipes) if pipes is not None else None
+        companion = AppProcess(*pipes, lambda: agent.config.drain) if pipes is not None else None
         life = asyncio.ensure_future(_live(agent, started, companion))
         with _handled_signals(agent, life, started):
             await life
@@ -120,6 +123,8 @@ async def _serve(config: Config, path: str, pipes: tuple[int, int] | None) -> in
 
 
 async def _live(agent: Agent, started: asyncio.Event, companion: AppProcess | None) -> None:
+    agent.notifier.watch(asyncio.get_running_loop())
+    agent.notifier.status("starting")
     orphaned = asyncio.ensure_future(watch())
     serving = asyncio.ensure_future(_start_and_serve(agent, started, companion))
     try:
@@ -131,13 +136,17 @@ async def _live(agent: Agent, started: asyncio.Event, companion: AppProcess | No
         for task in (orphaned, serving):
             task.cancel()
         await asyncio.gather(orphaned, serving, return_exceptions=True)
+        agent.notifier.stopping("stopping")
         await agent.stop()
+        agent.notifier.close()
 
 
 async def _start_and_serve(agent: Agent, started: asyncio.Event, companion: AppProcess | None) -> None:
     if companion is not None:
         companion.follow(lambda: agent.drain("its app, which has ended"))
     await agent.start()
+    if agent.phase == "ready":
+        agent.notifier.ready(_serves(agent))
     started.set()
     if companion is not None and agent.phase == "ready":
         companion.ready()
@@ -184,7 +193,18 @@ def _handled_signals(agent: Agent, life: asyncio.Future[None], started: asyncio.
 
 async def _reload(agent: Agent, started: asyncio.Event) -> None:
     await started.wait()
+    if agent.phase == "ready":
+        agent.notifier.reloading()
+    problem = ""
     try:
         await agent.reload()
-    except ConfigError:
-        pass  # that has been told
+    except ConfigError as error:  # which has been logged
+        problem = f"; not reloaded: {str(error).partition(chr(10))[0]}"
+    finally:
+        if agent.phase == "ready":
+            agent.notifier.ready(_serves(agent) + problem)
+
+
+def _serves(agent: Agent) -> str:
+    """How it is, in one line for people."""
+    return f"{agent.config.service.name}: {counted(len(agent.listeners()), 'listener')}"

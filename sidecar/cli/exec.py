@@ -38,7 +38,8 @@ class Processes:
         self._selector = selectors.DefaultSelector()
         #: What the sidecar says, and what tells it that the app has gone.
         self._hears = self._lifeline = -1
-        self._again_at = 0.0
+        #: When it is to be woken; 0: never.
+        self._wake_at = 0.0
 
     def run(self) -> int:
         """Run both; the exit code of the whole."""
@@ -52,7 +53,7 @@ class Processes:
         self._selector.register(waking, selectors.EVENT_READ)
         signals.release()
         while it.result is None:
-            timeout = max(0.0, self._again_at - time.monotonic()) if self._again_at else None
+            timeout = max(0.0, self._wake_at - time.monotonic()) if self._wake_at else None
             for key, _ in self._selector.select(timeout):
                 if key.fd == self._hears:
                     it.heard(self._read())
@@ -62,9 +63,9 @@ class Processes:
                         if caught != signal.SIGCHLD:
                             it.signalled(caught)
             _reap(it)
-            if self._again_at and time.monotonic() >= self._again_at:
-                self._again_at = 0.0
-                it.again()
+            if self._wake_at and time.monotonic() >= self._wake_at:
+                self._wake_at = 0.0
+                it.woken()
         return it.result
 
     def start_sidecar(self) -> int:
@@ -114,8 +115,8 @@ class Processes:
             os.close(self._lifeline)
             self._lifeline = -1
 
-    def again_in(self, seconds: float) -> None:
-        self._again_at = time.monotonic() + seconds
+    def wake_in(self, seconds: float) -> None:
+        self._wake_at = time.monotonic() + seconds
 
     def say(self, text: str) -> None:
         print(f"sidecar exec: {text}", file=sys.stderr, flush=True)
@@ -123,7 +124,7 @@ class Processes:
     def _read(self) -> bytes:
         """What the sidecar has said. Its end of the pipe ends with it, which its exit code tells."""
         try:
-            said = os.read(self._hears, 64)
+            said = os.read(self._hears, 4096)  # a line is written as a whole (pipe(7)), and there are few
         except BlockingIOError:
             return b""
         if not said:
@@ -167,7 +168,7 @@ def _reap(it: Supervision) -> None:
 def _as_at_first() -> None:
     """In a new process: signals as they were before any handler."""
     signal.set_wakeup_fd(-1)
-    for number in (*_ALL, signal.SIGPIPE):
+    for number in (*_ALL, signal.SIGPIPE, signal.SIGXFSZ):  # Python itself ignores the last two
         signal.signal(number, signal.SIG_DFL)
 
 

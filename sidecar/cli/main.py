@@ -65,7 +65,8 @@ A sidecar that ends by itself is started again, and the app goes on. Orphans are
 
 signals:
   SIGTERM, SIGINT   deregister, let what comes in finish (drain.timeout), pass the signal to the app, let it go on
-                    calling until it has ended, then leave; a second one is passed to the app at once
+                    calling until it has ended, then leave; a second one is passed to the app at once. An app that has
+                    not ended after drain.app (30 s) is killed
   all others        are passed to the app (the sidecar reads its file again by POST /reload of its admin API)
 
 exit codes: the app's; 127 it cannot be found, 126 it cannot be run; before it starts 1 the sidecar could not start,

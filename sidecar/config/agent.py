@@ -176,6 +176,12 @@ class Drain(Settings):
         "takes no connection; at most timeout). sidecar exec always waits for its app.",
         default="drained",
     )
+    app: float = key(
+        Duration("1s", "1h"),
+        "sidecar exec: how long the app may take to end once it has been told to; then it is killed.",
+        default=30.0,
+        example="30s",
+    )
 
 
 class Dns(Settings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,11 @@ class Exec(Process):
                 kind = "zombie" if fields[0] == "Z" else "sidecar" if b"exec" in command.split(b"\0") else "app"
                 found[kind].append(int(entry.name))
         return found
+
+
+def children(parent: int) -> list[int]:
+    """The process ids of that one's children."""
+    return [int(it) for it in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
 
 
 def test_from_the_first_call_to_the_last(tmp_path: Path) -> None:
@@ -104,3 +110,61 @@ def test_what_cannot_be_started(tmp_path: Path) -> None:
     found, said = code(config)
     assert found == 2
     assert "no app is named" in said
+
+
+#: An app that hears of every signal, and ends at none.
+STUBBORN = """
+import signal, time
+for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
+               signal.SIGWINCH, signal.SIGALRM):
+    signal.signal(number, lambda number, frame: print("heard", signal.Signals(number).name, flush=True))
+print("begun", signal.getsignal(signal.SIGXFSZ) == signal.SIG_DFL, flush=True)
+while True:
+    signal.pause()
+"""
+
+
+def test_an_app_that_does_not_end(tmp_path: Path) -> None:
+    """What is the app's reaches it, what asks to end reaches it after the drain; then its time runs out."""
+    config = {"service": {"name": "a"}, "admin": {"bind": "127.0.0.1:0"}, "drain": {"timeout": 0, "app": "1s"}}
+    with ending(Exec(tmp_path, config, sys.executable, "-c", STUBBORN)) as (it,):
+        assert isinstance(it, Exec)
+        wait_for(lambda: "begun True" in it.output(), it.output)
+        for number in (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGWINCH, signal.SIGHUP, signal.SIGALRM):
+            it.popen.send_signal(number)
+            wait_for(lambda name=number.name: f"heard {name}" in it.output(), it.output)
+        (app,) = it.children()["app"]
+        os.kill(app, signal.SIGSTOP)  # a stopped one hears of nothing, and is no ended one
+        it.popen.send_signal(signal.SIGINT)
+        assert it.popen.wait(60) == 137
+        assert "heard SIGINT" not in it.output()
+        assert "the app has not ended within 1 s of SIGINT (drain.app); it is killed" in it.output()
+        assert '"msg":"stopped"' in it.output(), "the sidecar has left as always"
+
+
+def test_a_hangup_at_any_time_before_the_app_is_no_death(tmp_path: Path) -> None:
+    """While the file is being read, which a pipe in its place holds up, and while the start waits for a registry."""
+    file = tmp_path / "sidecar.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as silent, ending() as processes:
+        config = {
+            "service": {"name": "a"},
+            "admin": {"bind": f"127.0.0.1:{(admin := free_port())}"},
+            "registry": f"consul://127.0.0.1:{silent.getsockname()[1]}",  # takes connections, and says nothing
+            "upstreams": {"x": {"bind": "127.0.0.1:0", "discover": {"service": "x"}}},
+        }
+        os.mkfifo(file)
+        it = Process(
+            [sys.executable, "-m", "sidecar", "exec", str(file), "--", "/bin/sh", "-c", "exit 5"], tmp_path / "exec.log"
+        )
+        processes.append(it)
+        with file.open("w") as pipe:  # as soon as it is read
+            it.popen.send_signal(signal.SIGHUP)
+            (sidecar,) = children(it.pid)
+            os.kill(sidecar, signal.SIGHUP)
+            pipe.write(yaml.safe_dump(config))
+        file.unlink()
+        file.write_text(yaml.safe_dump(config))
+        wait_for(lambda: get(f"http://127.0.0.1:{admin}/ready")[0] == 503, "it waits for its registry")
+        for process in (it.pid, sidecar):
+            os.kill(process, signal.SIGHUP)
+        assert it.popen.wait(60) == 5, it.output()

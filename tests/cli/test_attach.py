@@ -198,6 +198,7 @@ def test_systemd_has_a_unit(compose: str, capsys: pytest.CaptureFixture[str]) ->
     found = capsys.readouterr().out
     assert "ExecStart=/opt/sidecar/bin/sidecar run /etc/sidecar/shop.yaml" in found
     assert "Restart=always" in found
+    assert "Type=notify\nWatchdogSec=" in found, "it speaks that protocol"
 
 
 @pytest.mark.parametrize(

@@ -58,7 +58,7 @@ class World:
     def fork(self) -> int:
         pid = next(self.pids)
         if pid != APP and self.starts:
-            os.write(self.ends[-2], b"r")  # it says at once that it is ready
+            os.write(self.ends[-2], b"ready 1.000 1.000\n")  # it says at once that it is ready
         return pid
 
     def waitpid(self, pid: int, options: int) -> tuple[int, int]:
@@ -123,7 +123,7 @@ def test_one_that_dies_is_started_again(
     monkeypatch.setattr("sidecar.cli.supervision.AGAIN", 0.0)
     world([[], [(SIDECAR, -9)], [], [(APP, 0)], [(103, 0)]])
     it = processes()
-    monkeypatch.setattr(it, "again_in", lambda seconds: setattr(it, "_again_at", 1e-9))
+    monkeypatch.setattr(it, "wake_in", lambda seconds: setattr(it, "_wake_at", 1e-9))
     assert it.run() == 0
     assert "the sidecar has ended (by SIGKILL) and is started again" in capsys.readouterr().err
 

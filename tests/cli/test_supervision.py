@@ -5,8 +5,11 @@ from __future__ import annotations
 import random
 import signal
 
-from sidecar.cli.supervision import AGAIN, AGAIN_MOST, DRAINED, READY, Supervision
+from sidecar.cli import supervision
+from sidecar.cli.supervision import AGAIN, AGAIN_MOST, SLACK, Supervision
 
+#: What the sidecar says, with the seconds of its drain and of the app's end.
+READY, DRAINED = b"ready 7.000 5.000\n", b"drained 7.000 5.000\n"
 TERM, INT, HUP = signal.SIGTERM, signal.SIGINT, signal.SIGHUP
 
 
@@ -17,7 +20,7 @@ class Play:
         self.done: list[str] = []
         self.sidecars = 0
         self.apps = 0
-        self.again: float | None = None
+        self.wake: float | None = None
 
     def start_sidecar(self) -> int:
         self.sidecars += 1
@@ -37,8 +40,8 @@ class Play:
         if self.done[-1:] != ["lifeline cut"]:
             self.done.append("lifeline cut")
 
-    def again_in(self, seconds: float) -> None:
-        self.again = seconds
+    def wake_in(self, seconds: float) -> None:
+        self.wake = seconds
 
     def say(self, text: str) -> None:
         self.done.append(text)
@@ -72,6 +75,7 @@ def test_an_app_that_ends_takes_the_sidecar_with_it() -> None:
     play, it = begun()
     it.ended(1000, -signal.SIGKILL)
     assert play.done == ["lifeline cut"]
+    assert play.wake == 7 + SLACK
     it.heard(DRAINED)
     it.ended(1, 0)
     assert it.result == 137
@@ -112,9 +116,9 @@ def test_a_lost_sidecar_is_started_again_ever_more_slowly() -> None:
     for _ in range(8):
         it.ended(pid, -signal.SIGKILL)
         assert it.result is None
-        assert play.again is not None
-        pauses.append(play.again)
-        it.again()
+        assert play.wake is not None
+        pauses.append(play.wake)
+        it.woken()
         pid += 2
     assert play.sidecars == 9
     assert pauses[0] == AGAIN
@@ -124,14 +128,13 @@ def test_a_lost_sidecar_is_started_again_ever_more_slowly() -> None:
     it.heard(READY)
     assert play.apps == 1, "the one that there is"
     it.ended(pid, 1)
-    assert play.again == AGAIN, "it has been well meanwhile"
+    assert play.wake == AGAIN, "it has been well meanwhile"
 
 
 def test_a_sidecar_that_is_lost_at_the_end_stays_so() -> None:
     play, it = begun()
     it.signalled(TERM)
     it.ended(1, -signal.SIGSEGV)
-    it.again()
     assert play.done == ["sidecar gets SIGTERM", "app gets SIGTERM"]
     it.ended(1000, 0)
     assert it.result == 0
@@ -139,9 +142,60 @@ def test_a_sidecar_that_is_lost_at_the_end_stays_so() -> None:
     play, it = begun()
     it.ended(1, 1)
     it.signalled(TERM)
-    it.again()
     assert play.done[1:] == ["app gets SIGTERM"]
     assert play.sidecars == 1
+
+
+def test_an_app_that_does_not_end_is_killed() -> None:
+    play, it = begun()
+    it.signalled(TERM)
+    assert play.wake == 7 + SLACK
+    it.heard(DRAINED)
+    assert play.wake == 5
+    play.wake = None
+    it.signalled(TERM)
+    assert play.wake is None, "a second signal gives it no more time"
+    it.woken()
+    assert play.done[-2:] == [
+        "the app has not ended within 5 s of SIGTERM (drain.app); it is killed", "app gets SIGKILL",
+    ]  # fmt: skip
+    it.ended(1000, -signal.SIGKILL)
+    it.ended(1, 0)
+    assert it.result == 137
+
+
+def test_a_sidecar_that_does_not_drain_holds_nothing_up() -> None:
+    play, it = begun()
+    it.signalled(TERM)
+    it.woken()
+    assert play.done[-2:] == ["the sidecar has not drained within 17 s; the app is told to end", "app gets SIGTERM"]
+    assert play.wake == 5
+    it.ended(1000, 0)
+    assert play.wake == 7 + SLACK
+    it.woken()
+    assert play.done[-2:] == ["the sidecar has not left within 17 s; it is killed", "sidecar gets SIGKILL"]
+    it.ended(1, -signal.SIGKILL)
+    assert it.result == 0, "the app's"
+
+
+def test_a_sidecar_that_never_began_to_serve_is_not_waited_for_without_end() -> None:
+    play = Play()
+    it = Supervision(play)
+    it.signalled(TERM)
+    assert play.wake == supervision.DRAIN + SLACK
+    it.woken()
+    it.ended(1, -signal.SIGKILL)
+    assert play.done[-1] == "sidecar gets SIGKILL"
+    assert it.result == 137
+
+
+def test_times_are_those_that_the_sidecar_said_last() -> None:
+    play, it = begun()
+    it.heard(b"ready 1.000 2.000\ndrained 3.000 4.000\n")
+    it.signalled(TERM)
+    assert play.wake == 3 + SLACK
+    it.heard(b"drained 3.000 6.000\n")
+    assert play.wake == 6
 
 
 def test_orphans_are_no_matter() -> None:
@@ -167,7 +221,7 @@ def test_whatever_happens_it_ends_when_both_have() -> None:
             elif what == 3 and play.apps:
                 it.ended(1000, chance.choice([0, 3, -9]))
             else:
-                it.again()
+                it.woken()
             if it.result is not None:
                 break
         if play.apps:

@@ -74,7 +74,7 @@ def swarm(service: Service, file: str) -> str:
         f'    entrypoint: ["/opt/sidecar/bin/sidecar", "exec", "{FILE}", "--"]',
         f"    command: {_json(service.command)}",
         f"    configs: [{{source: {name}-sidecar, target: {FILE}}}]",
-        "    stop_grace_period: 60s # drain, then the app's own end",
+        "    stop_grace_period: 90s # longer than drain.delay, drain.timeout and drain.app together",
         *([f"    networks: {_json(tuple(service.networks))}"] if service.networks else []),
         *_hosts_ports(service),
         *_environment(service, "    "),
@@ -184,8 +184,11 @@ Wants=network-online.target
 After=network-online.target
 
 [Service]
+# It says itself when it serves, reloads and leaves, and that its event loop turns. From systemd 253 on:
+# Type=notify-reload, without ExecReload.
+Type=notify
+WatchdogSec=30s
 ExecStart=/opt/sidecar/bin/sidecar run {file}
-ExecStartPost=/opt/sidecar/bin/sidecar wait --timeout 30s
 ExecReload=/bin/kill -HUP $MAINPID
 Restart=always
 RestartSec=1s
