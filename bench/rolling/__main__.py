@@ -37,7 +37,7 @@ def main() -> int:
             consul = _consul(folder, stack)
             rabbitmq.wait_ready()
             found = [
-                roll(folder / order, order, consul, rabbitmq.port, options.requests, options.messages, options.rounds)
+                roll(folder / order, order, consul, rabbitmq.port, (options.requests, options.messages), options.rounds)
                 for order in options.order or ORDERS
             ]
     except BenchError as error:

@@ -68,7 +68,7 @@ class Server:
         self.ending = True
         for writer in list(self._idle):
             writer.close()
-        while self._busy:
+        while self._busy:  # noqa: ASYNC110 - a program like others
             await asyncio.sleep(0.01)
 
 

@@ -91,8 +91,11 @@ class Workload:
         if self._kind == "web":
             _until(lambda: '"sent"' in self._read(), f"{self.name} has published something")
 
-    def endpoints(self) -> int:
-        """How many healthy instances of ``tasks`` its sidecar knows."""
+    def knows_both(self) -> None:
+        """Wait until its sidecar has found two instances of ``tasks``."""
+        _until(lambda: self._endpoints() == 2, f"{self.name} knows both")
+
+    def _endpoints(self) -> int:
         with urllib.request.urlopen(f"http://127.0.0.1:{self._admin}/upstreams/tasks", timeout=PATIENCE) as answer:
             return len(json.load(answer)["endpoints"])
 
@@ -136,33 +139,38 @@ class Outcome:
 
 
 def roll(
-    folder: Path, order: str, consul: int, rabbitmq: int, requests: float, messages: float, rounds: int = 1,
+    folder: Path,
+    order: str,
+    consul: int,
+    rabbitmq: int,
+    rates: Sequence[float],
+    rounds: int = 1,
     rest: float = 1.0,
-) -> Outcome:  # fmt: skip
-    """Restart two instances of each workload, one after the other, ``rounds`` times; ``rest`` seconds after each."""
+    short: bool = False,
+) -> Outcome:
+    """Restart two instances of each workload, one after the other, ``rounds`` times; ``rest`` seconds after each.
+    ``rates``: requests and messages a second. ``short``: one ``web``, with ``sidecar exec`` in any case, and one
+    restart of each kind."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [Workload(folder, f"tasks-{n}", "tasks", order, consul, rabbitmq) for n in range(2)]
-    rates = (requests / 2, messages / 2)
-    webs = [Workload(folder, f"web-{n}", "web", order, consul, rabbitmq, rates) for n in range(2)]
+    names = ["web-0"] if short else ["web-0", "web-1"]
+    each = [rate / len(names) for rate in rates]
+    webs = [Workload(folder, name, "web", "exec" if short else order, consul, rabbitmq, each) for name in names]
     found = Outcome(order)
     try:
-        for workload in tasks:
+        for workload in (*tasks, *webs):
             workload.start()
-        for workload in tasks:
             workload.ready()
-        for workload in webs:
-            workload.start()
-        for workload in webs:
-            workload.ready()
-            _until(lambda: workload.endpoints() == 2, f"{workload.name} knows both")
+        for web in webs:
+            web.knows_both()
         time.sleep(rest)
         for _ in range(rounds):
-            for workload in (*tasks, *webs):
+            for workload in (tasks[0], webs[0]) if short else (*tasks, *webs):
                 workload.stop()
                 workload.start()
                 workload.ready()
                 for web in webs:
-                    _until(lambda: web.endpoints() == 2, f"{web.name} knows both")
+                    web.knows_both()
                 found.restarts += 1
                 time.sleep(rest)
         for workload in webs:
