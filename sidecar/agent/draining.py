@@ -32,6 +32,10 @@ LOOK: Final = 0.25
 PATIENCE: Final = 1.0
 #: Seconds that outbound exchanges have in any case once the app has gone, whatever was left of ``drain.timeout``.
 LAST: Final = 1.0
+#: Seconds for which callers' idle connections stay open once nothing new is taken. To close one could meet a request on
+#: its way, of which nobody would know whether it was served: who sends one now is told, and goes elsewhere. Callers'
+#: sidecars close theirs, as they learn from the registry that this instance has gone.
+LINGER: Final = 1.0
 
 
 class Companion(Protocol):
@@ -72,12 +76,15 @@ async def drain(agent: Leaving, companion: Companion | None, by: str) -> None:
     if inbound is not None:
         if config.delay:
             await _within(config.delay, companion)
-        inbound.drain()
+        inbound.stop_work()
+        inbound.draining = True
     until = loop.time() + config.timeout
     if inbound is not None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await inbound.drained()
+                await _deserted(inbound)
+        inbound.drain()
     if companion is not None:
         companion.inbound_drained()
         await companion.ended()
@@ -94,6 +101,14 @@ async def drain(agent: Leaving, companion: Companion | None, by: str) -> None:
     left = sum(s.active for s in agent.stats)
     if left:
         logger.warning("the drain timeout is over; cutting what is left", extra={"active": left})
+
+
+async def _deserted(inbound: Listener) -> None:
+    """Wait until no caller is connected, for :data:`LINGER` at most."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER):
+            while inbound.stats.client_connections:  # noqa: ASYNC110 - as in Listener.drained
+                await asyncio.sleep(0.02)
 
 
 async def _within(seconds: float, companion: Companion | None) -> None:

@@ -105,8 +105,7 @@ class Agent:
         )
         #: It could not start, and whoever asked for that is told why.
         self._failed = False
-        self._drain_asked = asyncio.Event()
-        self._drained_by = ""
+        self._drain_asked, self._drained_by = asyncio.Event(), ""
         self.last_reload = changes.LastReload(lambda: effective(self.config))
         self._reloading = asyncio.Lock()
         self._retirement = Retirement()

@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from sidecar.agent import draining
 from sidecar.cli.main import main
 from support.agents import RunningAgent, upstream
-from support.live import run
+from support.live import Origin, ok, read_answer, run
+from support.patience import until
+
+REQUEST = b"GET / HTTP/1.1\r\nhost: t\r\n\r\n"
 
 
 class Companion:
@@ -60,6 +64,48 @@ def test_an_app_that_ends_early_is_not_waited_for(tmp_path: Path) -> None:
             app.gone.set()
             it.agent.drain()
             await it.agent.run_until_drained(app)
+
+    run(main)
+
+
+async def fine(request: object) -> bytes:
+    return ok()
+
+
+async def kept(port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that has been used, and rests."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(REQUEST)
+    assert (await read_answer(reader)).status == 200
+    return reader, writer
+
+
+@pytest.mark.parametrize("uses", [True, False])
+def test_a_connection_that_rests_is_not_closed_under_a_request(
+    uses: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who uses it is told; who does not is sent away in the end."""
+    if not uses:
+        monkeypatch.setattr(draining, "LINGER", 0.05)
+
+    async def main() -> None:
+        async with Origin(fine) as origin:
+            service = {"name": "web", "app": f"127.0.0.1:{origin.port}"}
+            async with RunningAgent(tmp_path, service=service, inbound={"bind": "127.0.0.1:0"}) as it:
+                listener = it.agent.inbound
+                assert listener is not None
+                reader, writer = await kept(listener.address.port)
+                it.agent.drain()
+                leaving = asyncio.create_task(it.agent.run_until_drained())
+                await until(lambda: listener.draining)
+                if uses:
+                    assert not reader.at_eof()
+                    writer.write(REQUEST)
+                    answer = await read_answer(reader)
+                    assert (answer.error, answer.fields["connection"]) == ("draining", "close")
+                assert await reader.read() == b""
+                writer.close()
+                await leaving
 
     run(main)
 
