@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -12,37 +11,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG_PATH = "/etc/sidecar/sidecar.yaml"
-
-
-def instructions() -> list[tuple[str, str]]:
-    """The Dockerfile's instructions, continued lines joined."""
-    text = (ROOT / "images" / "Dockerfile.sidecar").read_text()
-    text = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE).replace("\\\n", " ")
-    return [(word, rest) for word, _, rest in (line.partition(" ") for line in text.splitlines() if line.strip())]
-
-
-def test_the_image_is_built_in_stages_and_runs_as_an_ordinary_user() -> None:
-    found = instructions()
-    stages = [i for i, (word, _) in enumerate(found) if word == "FROM"]
-    assert len(stages) == 2
-    last = dict(found[stages[-1] :])
-    assert int(last["USER"].split(":")[0]) > 0
-    assert last["ENTRYPOINT"] == '["sidecar"]'
-    assert last["CMD"] == f'["run", "{CONFIG_PATH}"]'
-    assert '"sidecar", "status"' in last["HEALTHCHECK"]
-    assert "RUN" not in last, "the last stage only copies, so no build tool stays in it"
-
-
-def test_what_the_image_copies_reaches_the_build() -> None:
-    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {
-        source
-        for word, rest in instructions()
-        if word == "COPY" and "--from" not in rest
-        for source in rest.split()[:-1]
-    }
-    assert copied == allowed
-    assert all((ROOT / source).exists() for source in copied)
 
 
 def test_the_package_holds_everything_and_the_command(tmp_path: Path) -> None:

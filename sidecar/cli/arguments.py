@@ -27,6 +27,17 @@ def duration(text: str) -> float:
     return float(found[1]) * _SECONDS[found[2] or "s"]
 
 
+def add_file(parser: Any, more: str = "") -> None:
+    """``FILE``, which may be left out."""
+    from sidecar.config.environment import CONFIG, DEFAULT_FILE, default_file
+
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", default=default_file(),
+        help=f"the configuration, one YAML file per workload{more}; env:NAME is the text in that variable (default: "
+        f"env:{CONFIG} where that is set, else {DEFAULT_FILE})",
+    )  # fmt: skip
+
+
 def add_admin(parser: Any) -> None:
     """``--admin URL``, by default what ``SIDECAR_ADMIN`` says."""
     parser.add_argument(

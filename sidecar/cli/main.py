@@ -120,6 +120,15 @@ def _command(given: list[str]) -> int:
     return code
 
 
+def _with_file(given: list[str]) -> list[str]:
+    """``run`` and ``exec -- COMMAND`` with the file that is left out; argparse would look for it behind the ``--``."""
+    if given != ["run"] and given[:2] != ["exec", "--"]:
+        return given
+    from sidecar.config.environment import default_file
+
+    return [given[0], default_file(), *given[1:]]
+
+
 def _fill_standard_files() -> None:
     """Started with a standard file closed, the next socket would get its number, and whatever is printed with it."""
     for number in (0, 1, 2):
@@ -132,6 +141,7 @@ def _fill_standard_files() -> None:
 def _parser() -> argparse.ArgumentParser:
     import argparse
 
+    from sidecar.cli.arguments import add_file
     from sidecar.cli.asking import add_parsers as add_asking
     from sidecar.cli.attach.command import add_parser as add_attach
     from sidecar.cli.export.command import add_parser as add_export
@@ -155,7 +165,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=_RUN_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run.add_argument("file", metavar="FILE", help="the configuration, one YAML file per workload")
+    add_file(run)
     run.set_defaults(command=_run)
 
     _add_exec(commands)
@@ -200,9 +210,9 @@ def _add_exec(commands: Any) -> None:
         description="Serve, then start the app; at the end let it finish, and leave after it.",
         epilog=_EXEC_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        usage="sidecar exec FILE -- COMMAND [ARGUMENT ...]",
+        usage="sidecar exec [FILE] -- COMMAND [ARGUMENT ...]",
     )
-    run.add_argument("file", metavar="FILE", help="the sidecar's configuration")
+    run.add_argument("file", metavar="FILE", help="the sidecar's configuration; by default as for sidecar run")
     run.add_argument("app", metavar="COMMAND", nargs=argparse.REMAINDER, help="the app and its arguments, behind --")
     run.set_defaults(command=_exec)
 
@@ -218,7 +228,7 @@ def _add_exec(commands: Any) -> None:
 
 
 def _add_check(commands: Any) -> None:
-    from sidecar.cli.arguments import admin_url
+    from sidecar.cli.arguments import add_file, admin_url
 
     check = commands.add_parser(
         "check",
@@ -227,7 +237,7 @@ def _add_check(commands: Any) -> None:
         epilog="exit codes: 0 the file is right; 2 it is not; with --against also 1: a reload would be refused, or the "
         "sidecar cannot be asked",
     )
-    check.add_argument("file", metavar="FILE", help="the file; - for standard input")
+    add_file(check, "; - is standard input")
     check.add_argument("--json", action="store_true", help="mistakes as a list of JSON objects, empty when all is fine")
     check.add_argument(
         "--offline", action="store_true", help="without the environment's variables and without secret files"

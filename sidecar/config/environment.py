@@ -12,9 +12,14 @@ character (lines and columns stay), and :func:`unshield` brings them back in eac
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
+from typing import Final
 
+#: The variable that may hold the text of a configuration, and the file that is read else, unless one is named.
+CONFIG: Final = "SIDECAR_CONFIG"
+DEFAULT_FILE: Final = "/etc/sidecar/sidecar.yaml"
 #: Where the ASCII characters of a shielded variable go: a private-use plane, which YAML accepts everywhere.
 _PLANE = 0x10F000
 _SHIELD = {code: _PLANE + code for code in range(0x20, 0x7F)}
@@ -61,3 +66,8 @@ def substitute(text: str, environ: Mapping[str, str]) -> str:
         return found
 
     return _VARIABLE.sub(value, text)
+
+
+def default_file() -> str:
+    """Where the configuration is when nobody says so."""
+    return f"env:{CONFIG}" if os.environ.get(CONFIG) else DEFAULT_FILE

@@ -19,10 +19,13 @@ from sidecar.config.schema import CONFIG, Config
 
 #: What standard input is called in messages.
 STDIN = "<stdin>"
+#: Before the name of a variable of the environment that holds the text itself.
+VARIABLE = "env:"
 
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
-    """Read and check the file at ``path``; variables come from ``environ`` (by default the process's).
+    """Read and check the file at ``path``, or the text in a variable for ``env:NAME``; variables come from ``environ``
+    (by default the process's).
 
     Reads files that the configuration names as secrets (relative paths start at the file's directory). Raises
     :class:`ConfigError` with all problems, also when the file cannot be read at all.
@@ -119,6 +122,8 @@ def check(path: str | Path, *, offline: bool = False) -> Summary:
 
 def _text(path: str | Path) -> str:
     filename = str(path)
+    if filename.startswith(VARIABLE):
+        return _variable(filename)
     try:
         with open(path, "rb") as file:
             data = file.read(document.MAX_BYTES + 1)
@@ -127,6 +132,14 @@ def _text(path: str | Path) -> str:
     except ValueError:
         raise ConfigError(filename, [Problem("", "cannot be read: not the name of a file")]) from None
     return _decoded(data, filename)
+
+
+def _variable(filename: str) -> str:
+    """The text that a variable holds; ``filename`` is ``env:NAME``."""
+    text = os.environ.get(filename.removeprefix(VARIABLE))
+    if text is None:
+        raise ConfigError(filename, [Problem("", "cannot be read: there is no such variable in the environment")])
+    return _decoded(text.encode("utf-8", "surrogateescape"), filename)
 
 
 def _decoded(data: bytes, filename: str) -> str:

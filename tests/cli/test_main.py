@@ -78,7 +78,7 @@ def test_without_arguments_it_says_what_there_is(capsys: pytest.CaptureFixture[s
     assert "usage: sidecar" in err
 
 
-@pytest.mark.parametrize("arguments", [["runn", "x"], ["run"], ["run", "a", "b"], ["check"], ["--nope"]])
+@pytest.mark.parametrize("arguments", [["runn", "x"], ["run", "a", "b"], ["exec"], ["--nope"]])
 def test_wrong_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
@@ -92,6 +92,35 @@ def test_check_of_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "fine" in out
     assert "web" in out
     assert err == ""
+
+
+def test_what_is_read_when_no_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SIDECAR_CONFIG", GOOD)
+    assert main(["check"]) == 0
+    assert capsys.readouterr().out == "env:SIDECAR_CONFIG: fine (web: 1 listener, registry: none)\n"
+    monkeypatch.setenv("SIDECAR_CONFIG", BAD)
+    assert main(["check"]) == 2
+    assert "env:SIDECAR_CONFIG:8:5: upstreams.tasks.balancer: " in capsys.readouterr().err
+    monkeypatch.setenv("SIDECAR_CONFIG", "")
+    monkeypatch.setattr("sidecar.config.environment.DEFAULT_FILE", "/nowhere/sidecar.yaml")
+    assert main(["check"]) == 2
+    assert "/nowhere/sidecar.yaml: cannot be read: No such file or directory" in capsys.readouterr().err
+
+
+def test_exec_needs_no_file_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, list[str]]] = []
+
+    def execute(path: str, command: list[str]) -> int:
+        ran.append((path, command))
+        return 7
+
+    monkeypatch.setattr("sidecar.cli.exec.execute", execute)
+    monkeypatch.setenv("SIDECAR_CONFIG", GOOD)
+    assert main(["exec", "--", "app", "--flag", "--", "x"]) == 7
+    assert main(["exec", "a.yaml", "--", "app"]) == 7
+    assert ran == [("env:SIDECAR_CONFIG", ["app", "--flag", "--", "x"]), ("a.yaml", ["app"])]
 
 
 def test_check_tells_every_error_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -396,3 +396,32 @@ upstreams:
     assert config.upstreams["quiet"].policies["timeout"] == TimeoutSettings(connect=3.0, idle=0.0)
     assert config.upstreams["asked"].policies["timeout"] == TimeoutSettings(idle=3.0)
     assert config.upstreams["http"].policies["timeout"] == TimeoutSettings(connect=3.0, idle=300.0)
+
+
+def test_a_variable_of_the_environment_may_hold_the_text(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("SHOPS", 'service: {name: "${NAME}"}\nadmin: {token: {file: token}}\n')
+    monkeypatch.setenv("NAME", "shop")
+    (tmp_path / "token").write_text("sesame-and-more")
+    monkeypatch.chdir(tmp_path)  # where relative paths start
+    config = load("env:SHOPS")
+    assert config.service.name == "shop"
+    assert config.admin.token is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (None, "env:SHOPS: cannot be read: there is no such variable in the environment"),
+        ("service: [", "env:SHOPS:2:1: is not valid YAML"),
+        ("service: {name: a\udcff}", "is not text in UTF-8"),
+    ],
+)
+def test_what_is_wrong_with_such_a_text_is_told_with_the_variables_name(
+    monkeypatch: pytest.MonkeyPatch, text: str | None, said: str
+) -> None:
+    monkeypatch.delenv("SHOPS", raising=False)
+    if text is not None:
+        monkeypatch.setenv("SHOPS", text)
+    with pytest.raises(ConfigError) as error:
+        load("env:SHOPS")
+    assert said in str(error.value)
