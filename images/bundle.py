@@ -3,9 +3,9 @@
     python bundle.py FOLDER [PROGRAM ...]
 
 Programs of the system go with them. Run it with the Python of a virtual environment in which the sidecar is installed;
-it needs ldd, patchelf and strip. The folder has its own C library and dynamic loader, so the image that it is copied into
-needs no Python, and a C library of any kind or none. Its path has to stay what it was: the kernel wants loaders and
-interpreters by their whole paths.
+it needs ldd, patchelf and strip. The folder has its own C library and dynamic loader, so the image that it is copied
+into needs no Python, and a C library of any kind or none. Its path has to stay what it was: the kernel wants loaders
+and interpreters by their whole paths.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main(folder: Path, others: Sequence[str]) -> None:
     for kind in ("stdlib", "purelib"):
         left_out = shutil.ignore_patterns(*LEFT_OUT)
         shutil.copytree(sysconfig.get_path(kind), packages, ignore=left_out, dirs_exist_ok=True)
-    programs = [shutil.copy(it, binaries) for it in (Path(sys.executable).resolve(), *map(Path, others))]
+    programs = [Path(shutil.copy(it, binaries)) for it in (Path(sys.executable).resolve(), *others)]
     modules = [it for it in packages.rglob("*.so") if ".cpython-" in it.name]
     loader = gather([*programs, *packages.rglob("*.so*")], libraries)
     for file in (*packages.rglob("*.so*"), *libraries.glob("lib*.so*"), *programs):
