@@ -118,11 +118,11 @@ test-hot-path: .venv-compiled/.stamp ## Those of them that are of what is compil
 	@scripts/ensure-servers test
 	@export SIDECAR_COMPILED=1 PYTHONSAFEPATH=1; $(call bounded,$(COMPILED_PYTEST) -q $(PARALLEL) $(COMPILED_TESTS))
 
-# The engine is Debian's, unpacked into .cache and started by the tests; COMPILE=0 leaves the hot path as it is, some minutes less.
+# The engine is Debian's, unpacked into .cache and started by the tests. COMPILE=0: the hot path is not compiled, which takes minutes.
 .PHONY: test-docker
 test-docker: .venv/.stamp-dev ## The image, and meshes of containers, in a Docker engine of its own (root; a quarter of an hour)
 	@scripts/ensure-consul >/dev/null && scripts/ensure-docker || [[ -z $$CI ]]
-	@export SIDECAR_DOCKER=1; $(PY) -m pytest -rA --show-capture=no --tb=short -q -p no:randomly -o time_limit=3600 tests/docker $(ARGS)
+	@export SIDECAR_DOCKER=1; $(PY) -m pytest -q -s -o time_limit=3600 tests/docker $(ARGS)
 
 .PHONY: coverage
 coverage: .venv/.stamp-dev ## The unit tests, and which lines and branches they reach, by package; fails below tests/coverage_floors.toml

@@ -1,4 +1,4 @@
-"""The image and the package, checked as far as that goes without a container engine."""
+"""The package holds all that it has to."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from configparser import ConfigParser
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIG_PATH = "/etc/sidecar/sidecar.yaml"
 
 
 def test_the_package_holds_everything_and_the_command(tmp_path: Path) -> None:

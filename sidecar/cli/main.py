@@ -83,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
     from sidecar.config.errors import ConfigError
 
     _fill_standard_files()
+    given = _with_file(given)
     try:
         code = _run_file(given[1]) if _names_a_file(given) else _command(given)
         if sys.stdout is not None:

@@ -72,7 +72,7 @@ def test_a_stack_is_one_that_swarm_carries_out_as_it_stands() -> None:
     assert shop["deploy"]["endpoint_mode"] == "dnsrr"
     assert {port["mode"] for port in shop["ports"]} == {"host"}, "Swarm refuses ingress beside dnsrr"
     assert "${" in added["configs"]["shop-sidecar"]["name"], "a config is never changed, so its name has to be"
-    whole = compose(FOLDER / "compose.yml", FOLDER / "shop.swarm.yml", environment={"SIDECAR_CONFIG": "7"})
+    whole = compose(FOLDER / "compose.yml", FOLDER / "shop.swarm.yml", environment={"SIDECAR_CONFIG_VERSION": "7"})
     assert whole["configs"]["shop-sidecar"] == {"name": "shop-sidecar-7", "file": str(FOLDER / "shop.yaml")}
     assert whole["services"]["shop"]["configs"] == [
         {"source": "shop-sidecar", "target": "/etc/sidecar/sidecar.yaml"},

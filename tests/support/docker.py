@@ -118,6 +118,8 @@ def engine() -> Iterator[Engine]:
             found.start()
         except (AssertionError, OSError) as error:
             missing(f"no Docker engine starts here: {error}")
+        for kind in ("container", "network", "volume"):  # of a run that was cut short
+            found.docker(kind, "prune", "--force")
         if BASE not in found.docker("images", "--format", "{{.Repository}}:{{.Tag}}").split():
             found.docker("import", CACHE / "base.tar", BASE)
         yield found

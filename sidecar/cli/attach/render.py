@@ -68,7 +68,7 @@ def swarm(service: Service, file: str) -> str:
     name = service.name
     lines = [
         f"# docker stack deploy -c compose.yml -c {name}.swarm.yml mesh",
-        f"# The image needs the sidecar in it: COPY --from={IMAGE} /opt/sidecar /opt/sidecar (and the same Python).",
+        f"# The image needs the sidecar in it: COPY --from={IMAGE} /opt/sidecar /opt/sidecar (it brings its own Python).",
         "services:",
         f"  {name}:",
         f'    entrypoint: ["/opt/sidecar/bin/sidecar", "exec", "{FILE}", "--"]',
@@ -85,7 +85,7 @@ def swarm(service: Service, file: str) -> str:
         f"  {name}-sidecar:",
         f"    file: {file}",
         "    # Swarm never changes a config: what is new in the file takes a new number here.",
-        f"    name: {name}-sidecar-${{SIDECAR_CONFIG:-1}}",
+        f"    name: {name}-sidecar-${{SIDECAR_CONFIG_VERSION:-1}}",
     ]
     return "\n".join(lines) + "\n"
 
