@@ -68,7 +68,7 @@ def swarm(service: Service, file: str) -> str:
     name = service.name
     lines = [
         f"# docker stack deploy -c compose.yml -c {name}.swarm.yml mesh",
-        f"# The image needs the sidecar in it: COPY --from={IMAGE} /opt/sidecar /opt/sidecar (it brings its own Python).",
+        f"# The image needs the sidecar in it: COPY --from={IMAGE} /opt/sidecar /opt/sidecar.",
         "services:",
         f"  {name}:",
         f'    entrypoint: ["/opt/sidecar/bin/sidecar", "exec", "{FILE}", "--"]',
