@@ -56,7 +56,7 @@ def main(folder: Path, others: Sequence[str]) -> None:
     for kind in ("stdlib", "purelib"):
         left_out = shutil.ignore_patterns(*LEFT_OUT)
         shutil.copytree(sysconfig.get_path(kind), packages, ignore=left_out, dirs_exist_ok=True)
-    programs = [Path(shutil.copy(it, binaries)) for it in (Path(sys.executable).resolve(), *others)]
+    programs = [Path(shutil.copy(it, binaries)) for it in (Path(sys.executable).resolve(), *map(Path, others))]
     modules = [it for it in packages.rglob("*.so") if ".cpython-" in it.name]
     loader = gather([*programs, *packages.rglob("*.so*")], libraries)
     for file in (*packages.rglob("*.so*"), *libraries.glob("lib*.so*"), *programs):

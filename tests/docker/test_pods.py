@@ -33,7 +33,11 @@ def url(pods: Mesh) -> str:
 def test_the_health_check_follows_the_admin_address(pods: Mesh, url: str) -> None:
     for service in ("clock-sidecar", "greeter-sidecar"):
         container = pods.docker.container(PODS, service)
-        wait_for(lambda it=container: pods.docker.inspect(it)["State"]["Health"]["Status"] == "healthy", pods.logs)
+
+        def healthy(container: str = container) -> bool:
+            return bool(pods.docker.inspect(container)["State"]["Health"]["Status"] == "healthy")
+
+        wait_for(healthy, pods.logs)
 
 
 def test_a_sidecar_is_locked_down(pods: Mesh, url: str) -> None:
