@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -128,6 +129,8 @@ def engine() -> Iterator[Engine]:
         assert found.mounted() == []
         if keyless:
             _KEY.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty, or not there
+                _KEY.parent.rmdir()
         shutil.rmtree(folder)
 
 
