@@ -172,7 +172,7 @@ class Web:
 async def main(kind: str, port: int, amqp: int, *rates: float) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    await (tasks(port, amqp, ended) if kind == "tasks" else Web(port, amqp).run(*rates, ended))
+    await (tasks(port, amqp, ended) if kind == "tasks" else Web(port, amqp).run(rates[0], rates[1], ended))
 
 
 if __name__ == "__main__":
