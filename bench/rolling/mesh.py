@@ -61,11 +61,14 @@ class Workload:
             arguments = [str(calls), str(self._amqp), *map(str, rates)]
         self._file.write_text(yaml.safe_dump(config))
         self._command = [sys.executable, str(_APP), kind, *arguments]
+        #: Characters that its app had printed when it was last started.
+        self._before = 0
         self._app: subprocess.Popen[bytes] | None = None
         self._sidecar: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """The sidecar, then at once the app, as soon as it has something to dial."""
+        self._before = len(self._read())
         sidecar = [sys.executable, "-m", "sidecar"]
         if self._order == "exec":
             self._app = self._process([*sidecar, "exec", str(self._file), "--", *self._command], apart=True)
@@ -89,7 +92,7 @@ class Workload:
         path = "/health/tasks" if self._kind == "tasks" else "/ready"
         _until(lambda: _answers(f"http://127.0.0.1:{self._admin}{path}") == 200, f"{self.name} is ready")
         if self._kind == "web":
-            _until(lambda: '"sent"' in self._read(), f"{self.name} has published something")
+            _until(lambda: '"sent"' in self._read()[self._before :], f"{self.name} has published something")
 
     def knows_both(self) -> None:
         """Wait until its sidecar has found two instances of ``tasks``."""
