@@ -36,6 +36,7 @@ broker catalog            what the broker has agreed to, so that it can be answe
 broker stub               the sidecar in the broker's place, for a session that has no broker
 budget                    how many tries may be repeated, as a share of the requests
 buffered path             the way of publishes with a spool: each is kept until the broker or the spool has confirmed it
+build                     what runs: the hot path compiled, or the source as it is
 bulkhead                  bounds what is under way at once, with a bounded queue in front
 callback                  a function that is given to something, to be called when it has an answer
 caller                    a service that calls another one, through its sidecar
@@ -62,6 +63,7 @@ command                   one word of the command line, and what it does
 companion                 the app that leaves together with its sidecar
 compare                   tell what differs between two replays of the same requests
 compiling                 making native code of the hot path with mypyc
+completion                what a shell adds to a command that is being typed
 compose file              where Docker Compose reads which containers there are
 condition                 what a route wants of a header field: its name and a glob of its value
 config                    the configuration file, read and checked; nothing of it is ignored
@@ -195,6 +197,7 @@ lookup                    a question for the addresses of a host name, and what 
 loop                      an endpoint that leads back to the sidecar itself; elsewhere the event loop
 LRU                       a bounded memory from which goes first what was not used for the longest
 main                      where a program begins
+man page                  the manual of the commands in roff, for packages
 management API            RabbitMQ's HTTP port, asked for bindings
 master                    the one Redis server of several that takes writes
 match                     to find what a pattern is true of
@@ -364,6 +367,7 @@ tracing                   carrying trace contexts on, and recording spans of tho
 traffic                   requests and their answers; in the demo, its clients
 trailer                   a field behind a chunked body
 transaction               changes of a database that are all made and synced, or none
+tree                      the commands with their arguments, as data
 tunnel                    an exchange that has left HTTP (an upgrade), or a TCP connection: bytes pass as they are
 unacked                   deliveries that their client has not settled
 unconfirmed               publishes that the broker has not confirmed

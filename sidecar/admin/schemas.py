@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from sidecar.core.build import COMPILED, INTERPRETED
 from sidecar.core.json_schema import COUNT, COUNTS, FLAG, NUMBER, TEXT, array, or_null, record, ref
 
 _STATUS: Final = {"type": "string", "enum": ["healthy", "warning", "unhealthy"]}
 _PHASE: Final = {"type": "string", "enum": ["starting", "ready", "draining", "stopped"]}
+_BUILD: Final = {"type": "string", "enum": [COMPILED, INTERPRETED], "description": "of the hot path"}
 _WAITS: Final = {"description": "what another process has in use, and this one needs to start"}
 _FOUND: Final = record(status=_STATUS, output=TEXT)
 _FOUND_BY_NAME: Final = {"type": "object", "additionalProperties": _FOUND}
@@ -25,7 +27,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     "ConfigProblems": record(
         error={"type": "string", "const": "config"}, message=TEXT, problems=array(record(path=TEXT, message=TEXT))
     ),
-    "Index": record(service=TEXT, phase=_PHASE, version=TEXT, endpoints=array(TEXT)),
+    "Index": record(service=TEXT, phase=_PHASE, version=TEXT, build=_BUILD, endpoints=array(TEXT)),
     "Ready": {
         "type": "object",
         "properties": {"ready": FLAG, "phase": _PHASE, "waiting_for": TEXT | _WAITS},
@@ -36,6 +38,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         service=TEXT,
         id=TEXT,
         phase=_PHASE,
+        build=_BUILD,
         waiting_for=or_null(TEXT) | _WAITS,
         app=_FOUND,
         upstreams=_FOUND_BY_NAME,

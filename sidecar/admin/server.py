@@ -25,6 +25,7 @@ from sidecar.admin.operations import Api
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.admin.streams import Streams
 from sidecar.core.address import Address
+from sidecar.core.build import build
 from sidecar.core.operations import Answer, Call, Contribution, NotKnown, Operation, Page
 from sidecar.net.listen import Acceptor
 from sidecar.resilience.token_bucket import TokenBucket
@@ -115,6 +116,7 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
                 "service": now.service,
                 "phase": now.phase,
                 "version": __version__,
+                "build": build(),
                 "endpoints": [f"{operation.method} {operation.path}" for operation in operations],
             }
         )

@@ -38,6 +38,7 @@ examples:
   sidecar attach compose.yml shop       what to add to give a service a sidecar
   sidecar export kong --routes FILE     a gateway's configuration from the registry; Prometheus' targets, too
   sidecar demo                          a small mesh to look at, in your terminal
+  sidecar completion bash               for the shell: commands and options by the tab key
 
 where to begin: sidecar demo, then a file of your own:
   service: {name: shop}
@@ -71,6 +72,14 @@ signals:
 
 exit codes: the app's; 127 it cannot be found, 126 it cannot be run; before it starts 1 the sidecar could not start,
             2 usage or configuration
+"""
+
+
+_COMPLETION_EPILOG = """\
+where it goes:
+  bash   in ~/.bashrc:                    eval "$(sidecar completion bash)"
+  zsh    in ~/.zshrc, after compinit:     eval "$(sidecar completion zsh)"
+  fish   in ~/.config/fish/config.fish:   sidecar completion fish | source
 """
 
 
@@ -112,8 +121,10 @@ def _run_file(file: str) -> int:
 
 
 def _command(given: list[str]) -> int:
-    parser = _parser()
+    parser = commands()
     options = parser.parse_args(given)
+    if options.version:
+        options.command = _version
     if options.command is None:
         parser.print_help(sys.stderr)
         return MISUSED
@@ -139,7 +150,8 @@ def _fill_standard_files() -> None:
             os.open(os.devnull, os.O_RDWR)
 
 
-def _parser() -> argparse.ArgumentParser:
+def commands() -> argparse.ArgumentParser:
+    """Return the parser of all commands. It takes nothing but the standard library."""
     import argparse
 
     from sidecar.cli.arguments import add_file
@@ -156,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=None)
-    parser.add_argument("--version", action="version", version=f"sidecar {__version__}")
+    parser.add_argument("--version", action="store_true", help="the version, and whether the hot path is compiled")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     run = commands.add_parser(
@@ -197,7 +209,22 @@ def _parser() -> argparse.ArgumentParser:
     add_spool(commands)
     add_attach(commands)
     add_export(commands)
+    _add_completion(commands)
     return parser
+
+
+def _add_completion(commands: Any) -> None:
+    import argparse
+
+    completion = commands.add_parser(
+        "completion",
+        help="print what a shell needs to complete these commands",
+        description="A script that completes commands, options and files: for ~/.bashrc and its like.",
+        epilog=_COMPLETION_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    completion.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
+    completion.set_defaults(command=_completion)
 
 
 def _add_exec(commands: Any) -> None:
@@ -307,6 +334,23 @@ def _schema(options: argparse.Namespace) -> int:
     from sidecar.config.schema import json_schema
 
     print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _version(options: argparse.Namespace) -> int:
+    import platform
+
+    from sidecar.core.build import build
+
+    print(f"sidecar {__version__} ({build()}, Python {platform.python_version()})")
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from sidecar.cli.completion import SHELLS
+    from sidecar.cli.tree import read
+
+    print(SHELLS[options.shell](read(commands())), end="")
     return 0
 
 

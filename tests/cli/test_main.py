@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 
 from sidecar import __version__
 from sidecar.cli.main import main
+from sidecar.core.build import build
 from support.agents import RunningAgent, upstream
 from support.live import run
 from support.processes import ROOT
@@ -65,10 +67,8 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--version"])
-    assert ended.value.code == 0
-    assert capsys.readouterr().out == f"sidecar {__version__}\n"
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"sidecar {__version__} ({build()}, Python {platform.python_version()})\n"
 
 
 def test_without_arguments_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
