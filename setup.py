@@ -1,16 +1,27 @@
 """Builds the package, and the head scanner in C where there is a compiler; without one, the parser in Python does all
-of it. With ``SIDECAR_COMPILE=1`` the hot path is compiled by mypyc, too, which needs one.
+of it. With ``SIDECAR_COMPILE=1`` the hot path is compiled by mypyc, too, which needs one; with ``SIDECAR_COMPILE=0``
+nothing is compiled.
 
-Everything else about the package is in pyproject.toml. The same source runs either way; compiled, it spends about half
-the CPU time on an exchange (docs/benchmarks.md).
+Everything else about the package is in pyproject.toml, but for the man page, which is made here from the commands. The
+same source runs either way; compiled, it spends about half the CPU time on an exchange (docs/benchmarks.md).
 """
 
+import multiprocessing
 import os
+import pathlib
 import sys
 from multiprocessing.pool import ThreadPool
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+ROOT = pathlib.Path(__file__).resolve().parent
+COMPILED = os.environ.get("SIDECAR_COMPILE") == "1"
+PURE = os.environ.get("SIDECAR_COMPILE") == "0"
+#: What the compiler is asked for. By instructions per exchange -O3 gains nothing, and takes twice as
+#: long; modules call each other directly only if other libraries are not to see their functions.
+OPTIMIZATION = "1"
+FLAGS = ["-fvisibility=hidden"]
 
 #: What every request and every relayed byte runs through.
 HOT_PATH = [
@@ -171,32 +182,62 @@ HOT_PATH = [
 class Build(build_ext):
     """Compiles the modules side by side, on all cores. One after the other is all that setuptools does by itself."""
 
+    def run(self):
+        # Not before: whoever asks for metadata only, as pip does twice, needs no C.
+        if COMPILED:
+            self.distribution.ext_modules = [*translated(), SCANNER]
+            self.swig_opts = None  # or the second time it would be split once more
+            self.finalize_options()
+        super().run()
+
     def build_extensions(self):
+        if not COMPILED:
+            super().build_extensions()
+            return
+        library, *modules, _ = self.extensions  # all the code, and what makes each module importable
+        self.jobs = self.parallel or os.cpu_count()
+        if self.compiler.compiler_type == "unix":
+            self.compiler.compile = self.compile
+            header = self.header(library)
+            for extension in (library, *modules):
+                extension.extra_compile_args += ["-include", header]
+        self.build_extension(library)
+        with ThreadPool(self.jobs) as pool:
+            pool.map(self.build_extension, [*modules, SCANNER])
+
+    def header(self, library):
+        """Parse once what every file begins with: the declarations of Python and of all modules, a megabyte."""
+        group = library.name.removesuffix("__mypyc")
+        header = pathlib.Path(self.build_temp, "hot_path.h").absolute()
+        header.parent.mkdir(parents=True, exist_ok=True)
+        header.write_text(f'#include "__native_{group}.h"\n#include "__native_internal_{group}.h"\n')
         compiler = self.compiler
+        _, _, extra, options, _ = compiler._setup_compile(
+            self.build_temp, library.define_macros, library.include_dirs, [], None, library.extra_compile_args
+        )
+        output = header.with_suffix(".h.gch")
+        compiler.spawn([*compiler.compiler_so, *options, *extra, "-x", "c-header", str(header), "-o", str(output)])
+        return str(header)
 
-        def compile(sources, output_dir=None, macros=None, include_dirs=None, debug=False, extra_preargs=None,
-                    extra_postargs=None, depends=None):  # fmt: skip
-            macros, objects, extra_postargs, pp_opts, build = compiler._setup_compile(
-                output_dir, macros, include_dirs, sources, depends, extra_postargs
-            )
-            cc_args = compiler._get_cc_args(pp_opts, debug, extra_preargs)
+    def compile(self, sources, output_dir=None, macros=None, include_dirs=None, debug=False, extra_preargs=None,
+                extra_postargs=None, depends=None):  # fmt: skip
+        """What the compiler's own method does, but side by side."""
+        compiler = self.compiler
+        macros, objects, extra_postargs, pp_opts, build = compiler._setup_compile(
+            output_dir, macros, include_dirs, sources, depends, extra_postargs
+        )
+        cc_args = compiler._get_cc_args(pp_opts, debug, extra_preargs)
 
-            def one(item):
-                object, (source, extension) = item
-                compiler._compile(object, source, extension, cc_args, extra_postargs, pp_opts)
+        def one(item):
+            object, (source, extension) = item
+            compiler._compile(object, source, extension, cc_args, extra_postargs, pp_opts)
 
-            # The largest first: the last one to be begun decides when all are done.
-            largest = sorted(build.items(), key=lambda item: -os.path.getsize(item[1][0]))
-            with ThreadPool(os.cpu_count()) as pool:
-                list(pool.imap(one, largest))
-            return objects
+        # The largest first: the last one to be begun decides when all are done.
+        largest = sorted(build.items(), key=lambda item: -os.path.getsize(item[1][0]))
+        with ThreadPool(min(self.jobs, len(largest))) as pool:
+            list(pool.imap(one, largest))
+        return objects
 
-        if compiler.compiler_type == "unix":
-            compiler.compile = compile
-        super().build_extensions()
-
-
-COMPILED = os.environ.get("SIDECAR_COMPILE") == "1"
 
 #: On the stable ABI, so that one build serves every Python from 3.11 on. Where there is no compiler, that is a warning.
 SCANNER = Extension(
@@ -208,20 +249,52 @@ SCANNER = Extension(
     optional=not COMPILED,
 )
 
-extensions = []
-if COMPILED:
+
+def translated():
+    """Return the hot path as C, in a process of its own: half a gigabyte is free again before the compilers start."""
+    context = multiprocessing.get_context("fork")
+    receive, send = context.Pipe(duplex=False)
+    process = context.Process(target=lambda: send.send(translate()))
+    process.start()
+    send.close()
+    try:
+        return receive.recv()
+    except EOFError:
+        sys.exit("mypyc has failed; what it said is above")
+    finally:
+        process.join()
+
+
+def translate():
     from mypyc.build import mypycify
 
     # Types are checked by `make lint`, where everything that is imported is at hand; here much of it is not.
-    extensions = mypycify(
-        ["--config-file=", "--ignore-missing-imports", *HOT_PATH], opt_level="3", debug_level="0", multi_file=True
-    )
-    if sys.platform == "linux":
-        for extension in extensions:
+    options = ["--config-file=", "--ignore-missing-imports"]
+    extensions = mypycify([*options, *HOT_PATH], opt_level=OPTIMIZATION, debug_level="0", multi_file=True)
+    for extension in extensions:
+        extension.extra_compile_args = [*extension.extra_compile_args, *FLAGS]
+        if sys.platform == "linux":
             extension.extra_link_args.append("-Wl,--strip-all")  # symbols are for debuggers, and as large as the code
+    return extensions
+
+
+def man_page():
+    """Write sidecar(1), and return where. It takes nothing that would have to be installed."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from sidecar.cli.man_page import text
+    finally:
+        sys.path.remove(str(ROOT))
+    (ROOT / "man").mkdir(exist_ok=True)
+    (ROOT / "man" / "sidecar.1").write_text(text(), encoding="utf-8")
+    return "man/sidecar.1"
+
 
 setup(
-    ext_modules=[*extensions, SCANNER],
+    # The hot path comes to it when it is translated.
+    ext_modules=[] if PURE else [SCANNER],
+    options={} if COMPILED or PURE else {"bdist_wheel": {"py_limited_api": "cp311"}},
+    setup_requires=["mypy>=1.15"] if COMPILED else [],
     cmdclass={"build_ext": Build},
-    options={} if COMPILED else {"bdist_wheel": {"py_limited_api": "cp311"}},
+    data_files=[("share/man/man1", [man_page()])],
 )

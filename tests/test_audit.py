@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import runpy
 import subprocess
 import sys
@@ -180,3 +181,31 @@ def test_what_an_advisory_says_cannot_drive_the_terminal(tmp_path: Path) -> None
     assert code == 1
     assert "\x1b" not in out
     assert len(out.splitlines()) == 2
+
+
+def test_the_environment_may_name_the_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pins.txt").write_text("some-thing==1\n")
+    arguments = ["--no-installed", "--file", str(tmp_path / "pins.txt")]
+    monkeypatch.delenv("ADVISORIES", raising=False)
+    with pytest.raises(SystemExit) as ended, contextlib.redirect_stderr(io.StringIO()):
+        _SCRIPT["main"](arguments)
+    assert ended.value.code == 2
+    monkeypatch.setenv("ADVISORIES", str(write(tmp_path)))
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert _SCRIPT["main"](arguments) == 1
+    assert "GHSA-1" in out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"),
+    [("", 1, "has to name a folder"), ("none", 0, "not looked up"), ("/advisories", 0, "make audit /advisories")],
+)
+def test_continuous_integration_audits_or_says_that_it_did_not(
+    tmp_path: Path, given: str, code: int, said: str
+) -> None:
+    nightly = (ROOT / ".ci" / "nightly").read_text()
+    script = f'set -eu; make() {{ echo "make $1 $ADVISORIES"; }}\n{nightly[nightly.index("case ${ADVISORIES") :]}'
+    env = {"PATH": os.environ["PATH"], **({"ADVISORIES": given} if given else {})}
+    done = subprocess.run(["bash", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code
+    assert said in done.stdout + done.stderr

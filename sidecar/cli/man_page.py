@@ -27,7 +27,7 @@ def page(root: Command) -> str:
 
 
 def _lines(root: Command) -> Iterator[str]:
-    yield f'.TH SIDECAR 1 "" "sidecar {_text(__version__)}" "User Commands"'
+    yield f'.TH SIDECAR 1 "" "sidecar {_escaped(__version__)}" "User Commands"'
     yield ".nh"  # names of options are not hyphenated
     yield ".ad l"
     yield from _section("NAME", "sidecar - a proxy beside each service")
@@ -39,21 +39,21 @@ def _lines(root: Command) -> Iterator[str]:
     yield from (line for command in root.all() if command is not root for line in _command(command))
     yield from _section("ENVIRONMENT")
     for name, text in _ENVIRONMENT:
-        yield from (".TP", f".B {_text(name)}", _text(text))
+        yield from (".TP", f".B {_escaped(name)}", _escaped(text))
     yield from _section("EXAMPLES, EXIT STATUS")
     yield from _epilog(root)
     yield from _section("SEE ALSO", _SEE_ALSO)
 
 
 def _section(name: str, text: str = "") -> list[str]:
-    return [f'.SH "{name}"', *([_text(text)] if text else [])]
+    return [f'.SH "{name}"', *([_escaped(text)] if text else [])]
 
 
 def _command(command: Command) -> Iterator[str]:
-    yield f'.SS "{_text(command.path)}"'
-    yield f".B {_text(command.usage)}"
+    yield f'.SS "{_escaped(command.path)}"'
+    yield f".B {_escaped(command.usage)}"
     yield ".PP"
-    yield _text(command.description or command.help)
+    yield _escaped(command.description or command.help)
     yield from _options(command)
     yield from _epilog(command)
 
@@ -61,7 +61,7 @@ def _command(command: Command) -> Iterator[str]:
 def _options(command: Command) -> Iterator[str]:
     for it in command.arguments:
         if it.flags != ("-h", "--help"):
-            yield from (".TP", f".B {_text(_called(it))}", _text(it.help) or r"\&")
+            yield from (".TP", f".B {_escaped(_called(it))}", _escaped(it.help) or r"\&")
 
 
 def _called(it: Argument) -> str:
@@ -70,24 +70,24 @@ def _called(it: Argument) -> str:
 
 def _epilog(command: Command) -> Iterator[str]:
     if "\n" not in command.epilog:  # a sentence; else its lines are meant as they are
-        yield from (".PP", _text(command.epilog)) if command.epilog else ()
+        yield from (".PP", _escaped(command.epilog)) if command.epilog else ()
     else:
-        yield from (".PP", ".nf", *(_text(line) for line in command.epilog.rstrip().splitlines()), ".fi")
+        yield from (".PP", ".nf", *(_escaped(line) for line in command.epilog.rstrip().splitlines()), ".fi")
 
 
-def _text(text: str) -> str:
+def _escaped(text: str) -> str:
     """Text that has no meaning to roff: no escapes, no requests, and ``-`` is what a shell takes for it."""
     text = " ".join(text.split("\n")).replace("\\", r"\e").replace("-", r"\-")
     text = "".join(char if char.isascii() else f"\\[u{ord(char):04X}]" for char in text)
     return rf"\&{text}" if text.startswith((".", "'")) else text
 
 
-def main() -> None:
-    """Print the page."""
+def text() -> str:
+    """Return the page of this sidecar."""
     from sidecar.cli.main import commands
 
-    sys.stdout.write(page(read(commands())))
+    return page(read(commands()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.stdout.write(text())

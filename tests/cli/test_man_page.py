@@ -53,7 +53,7 @@ def test_text_means_nothing_to_roff(tmp_path: Path) -> None:
 
 def test_it_is_made_with_the_standard_library_alone(tmp_path: Path) -> None:
     """As it is when a package is built."""
-    code = "import sys; sys.path.insert(0, sys.argv[1]); from sidecar.cli.man_page import main; main()"
+    code = "import sys; sys.path.insert(0, sys.argv[1]); from sidecar.cli.man_page import text; print(text(), end='')"
     env = {**os.environ, "SIDECAR_ADMIN": "http://10.0.0.7:1", "COLUMNS": "20"}
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code, ROOT], cwd=tmp_path, env=env, capture_output=True, text=True,
