@@ -18,8 +18,8 @@ from setuptools.command.build_ext import build_ext
 ROOT = pathlib.Path(__file__).resolve().parent
 COMPILED = os.environ.get("SIDECAR_COMPILE") == "1"
 PURE = os.environ.get("SIDECAR_COMPILE") == "0"
-#: What the compiler is asked for. By instructions per exchange -O3 gains nothing, and takes twice as
-#: long; modules call each other directly only if other libraries are not to see their functions.
+#: What the compiler is asked for: -O3 saves an exchange 1.3 % of its instructions, and takes twice as long. Modules
+#: call each other directly only if other libraries are not to see their functions.
 OPTIMIZATION = "1"
 FLAGS = ["-fvisibility=hidden"]
 
