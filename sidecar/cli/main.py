@@ -196,14 +196,7 @@ def commands() -> argparse.ArgumentParser:
     kind.add_argument("--markdown", action="store_true", help="the same as a page")
     schema.set_defaults(command=_schema)
 
-    demo = commands.add_parser(
-        "demo",
-        help="run a small mesh and show what happens when things fail",
-        description="Real services with a sidecar each, on this machine. Ends by itself within a minute.",
-    )
-    demo.add_argument("--serve", action="store_true", help="keep the mesh running, without the show, until Ctrl-C")
-    demo.set_defaults(command=_demo)
-
+    _add_demo(commands)
     add_asking(commands)
     add_validate(commands)
     add_spool(commands)
@@ -211,6 +204,16 @@ def commands() -> argparse.ArgumentParser:
     add_export(commands)
     _add_completion(commands)
     return parser
+
+
+def _add_demo(commands: Any) -> None:
+    demo = commands.add_parser(
+        "demo",
+        help="run a small mesh and show what happens when things fail",
+        description="Real services with a sidecar each, on this machine. Ends by itself within a minute.",
+    )
+    demo.add_argument("--serve", action="store_true", help="keep the mesh running, without the show, until Ctrl-C")
+    demo.set_defaults(command=_demo)
 
 
 def _add_completion(commands: Any) -> None:
