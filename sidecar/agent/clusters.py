@@ -51,7 +51,7 @@ class RunningUpstream:
         self._loops: list[str] = []
         self._unwatch: Callable[[], None] | None = None
         self._master: MasterWatch | None = None
-        self._resolver = names.resolver
+        self._names = names
         self._checks: ActiveChecks | None = None
         self._expansion = Expansion(names, f"upstream {config.name}", self._found)
 
@@ -119,7 +119,7 @@ class RunningUpstream:
         assert isinstance(self.listener, TcpListener), "the configuration makes sure of it"
         self.listener.exclusive = True
         watch = self._master = MasterWatch(
-            name, at, self._resolver,
+            name, at, self._names.resolver,
             lambda address: self._expansion.update((Instance(host=address.host, port=address.port),)),
         )  # fmt: skip
         self._unwatch = watch.stop

@@ -40,7 +40,7 @@ def test_every_command_and_option_stands_in_it(tmp_path: Path) -> None:
     assert "NAME" in text
     assert "what to do next – does not apply" not in text
     assert "✓ as it should be" in text
-    assert "sidecar exec FILE -- COMMAND [ARGUMENT ...]" in text
+    assert "sidecar exec [FILE] -- COMMAND [ARGUMENT ...]" in text
 
 
 def test_text_means_nothing_to_roff(tmp_path: Path) -> None:
