@@ -23,8 +23,10 @@ TELEMETRY: Final = "Telemetry"
 EARLY: Final = "Early answers"
 IDLE: Final = "Memory at rest"
 HEADS: Final = "The head scanner"
+#: Written by hand: :mod:`bench.hotpath` under valgrind.
+INSTRUCTIONS: Final = "Instructions"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS)
+SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS, INSTRUCTIONS)
 
 _HEAD: Final = """# Benchmarks
 
