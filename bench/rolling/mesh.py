@@ -152,13 +152,13 @@ def roll(
     short: bool = False,
 ) -> Outcome:
     """Restart two instances of each workload, one after the other, ``rounds`` times; ``rest`` seconds after each.
-    ``rates``: requests and messages a second. ``short``: one ``web``, with ``sidecar exec`` in any case, and one
+    ``rates``: requests and messages a second. ``short``: one ``web``, in the order of a pod in any case, and one
     restart of each kind."""
     folder.mkdir(parents=True, exist_ok=True)
     tasks = [Workload(folder, f"tasks-{n}", "tasks", order, consul, rabbitmq) for n in range(2)]
     names = ["web-0"] if short else ["web-0", "web-1"]
     each = [rate / len(names) for rate in rates]
-    webs = [Workload(folder, name, "web", "exec" if short else order, consul, rabbitmq, each) for name in names]
+    webs = [Workload(folder, name, "web", "pod" if short else order, consul, rabbitmq, each) for name in names]
     found = Outcome(order)
     try:
         for workload in (*tasks, *webs):

@@ -1,6 +1,6 @@
 """Workloads are restarted with their sidecars while they work, and nothing is lost: ``python -m bench.rolling``, short
-and slow. Two in the order of a pod, whose sidecar starts first and stops last; the one that calls them as ``sidecar
-exec``."""
+and slow. Two as ``sidecar exec``; the one that calls them in the order of a pod, whose sidecar starts first and stops
+last."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.rabbitmq import RabbitMQ
 
 def test_no_request_and_no_message_is_lost(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     with ConsulAgent() as consul:
-        found = roll(tmp_path, "pod", consul.http_port, rabbitmq.port, (20.0, 20.0), rest=0.2, short=True)
+        found = roll(tmp_path, "exec", consul.http_port, rabbitmq.port, (20.0, 20.0), rest=0.2, short=True)
     rabbitmq.delete("rolling")
     assert found.lost == []
     assert found.missing == []
