@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -50,7 +51,7 @@ async def runs() -> dict[str, Callable[[int], None]]:
             client.data_received(request)
             conn.data_received(ANSWER)
 
-    return {name: lambda times, request=request: run(request, times) for name, request in REQUESTS.items()}  # type: ignore[misc]
+    return {name: partial(run, request) for name, request in REQUESTS.items()}
 
 
 async def count(switch: str) -> None:

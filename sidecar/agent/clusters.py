@@ -116,13 +116,19 @@ class RunningUpstream:
         from sidecar.redis.master import MasterWatch  # nobody else loads all of that
         from sidecar.tcp.relay import TcpListener
 
-        assert isinstance(self.listener, TcpListener), "the configuration makes sure of it"
-        self.listener.exclusive = True
+        listener = self.listener
+        assert isinstance(listener, TcpListener), "the configuration makes sure of it"
+        listener.exclusive = True
         watch = self._master = MasterWatch(
             name, at, self._names.resolver,
             lambda address: self._expansion.update((Instance(host=address.host, port=address.port),)),
         )  # fmt: skip
-        self._unwatch = watch.stop
+
+        def stop() -> None:
+            watch.stop()
+            listener.exclusive = False
+
+        self._unwatch = stop
 
     def ask_endpoints(self, check: EndpointCheck | None) -> None:
         """Have its endpoints checked so from now on; None: not at all."""

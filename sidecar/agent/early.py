@@ -47,7 +47,9 @@ class Early:
         self.release(upstream)
 
     def release(self, upstream: RunningUpstream) -> None:
-        """It accepts from now on."""
+        """It accepts from now on, if it does not already."""
         upstream.on_known = None
-        self._held.pop(upstream).cancel()
-        upstream.listener.release()
+        timer = self._held.pop(upstream, None)
+        if timer is not None:
+            timer.cancel()
+            upstream.listener.release()

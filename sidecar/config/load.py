@@ -69,21 +69,7 @@ def load_as(kind: Kind, path: str | Path, check: Callable[[Fields], None]) -> An
     """Read another kind of file with the same errors: one section, ``check`` for what has to fit together in it.
     Raises :class:`ConfigError` with all problems."""
     reading = Reading(os.environ, Path(path).parent, root=kind)
-    more = False
-    try:
-        root = document.parse(_text(path), reading.problems)
-        if root is None or (isinstance(root, document.Scalar) and root.type == "null"):
-            raise document.BadDocument(Problem("", "is empty"))
-        read = kind.read(root, Place("", 0, reading))
-        if isinstance(read, Fields):
-            check(read)
-        if not reading.problems:
-            return kind.build(read)
-    except document.BadDocument as bad:
-        reading.problems.append(bad.problem)
-    except TooManyProblems:
-        more = True
-    raise ConfigError(str(path), reading.problems, more=more)
+    return kind.build(_read(kind, _text(path), str(path), reading, check, Problem("", "is empty")))
 
 
 def load_file(path: str) -> Config:
@@ -153,18 +139,24 @@ def _decoded(data: bytes, filename: str) -> str:
 
 
 def _checked(text: str, filename: str, reading: Reading) -> Fields:
+    empty = Problem("service.name", "is missing", found="an empty file", allowed="at least service: {name: …}")
+    return _read(CONFIG, text, filename, reading, rules.check, empty)
+
+
+def _read(
+    kind: Kind, text: str, filename: str, reading: Reading, check: Callable[[Fields], None], empty: Problem
+) -> Fields:
+    """A whole file of that kind, without a problem. ``empty``: what is wrong when there is nothing in it."""
     fields: Fields | None = None
     more = False
     try:
         root = document.parse(text, reading.problems)
         if root is None or (isinstance(root, document.Scalar) and root.type == "null"):
-            raise document.BadDocument(
-                Problem("service.name", "is missing", found="an empty file", allowed="at least service: {name: …}")
-            )
-        read = CONFIG.read(root, Place("", 0, reading))
+            raise document.BadDocument(empty)
+        read = kind.read(root, Place("", 0, reading))
         if isinstance(read, Fields):
             fields = read
-            rules.check(fields)
+            check(fields)
     except document.BadDocument as bad:
         reading.problems.append(bad.problem)
     except TooManyProblems:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import cast
 
 from sidecar.agent.clusters import RunningUpstream
-from sidecar.config.traffic import Upstream
+from sidecar.config.traffic import Discover, StaticEndpoint, Upstream
+from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.endpoints.names import Names
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.resilience.breaker import HALF_OPEN, OPEN
+from sidecar.tcp.relay import TcpListener
 from support.http import Stage
+from support.live import ANY_PORT, Live, run
 from support.names import FakeResolver
+from support.ports import upstream_of
+from support.processes import free_port
 
 
 def test_an_open_breaker_is_asked_when_an_instance_comes() -> None:
@@ -34,3 +40,24 @@ def test_an_open_breaker_is_asked_when_an_instance_comes() -> None:
     assert client.gets().status == 200
     assert breaker.cause.startswith("an instance has come")
     it.over()
+
+
+def test_only_who_follows_a_master_resets_connections_to_others() -> None:
+    async def main() -> None:
+        master = Discover(service="redis", sentinel="mymaster", at=(Address("127.0.0.1", free_port()),))
+        config = upstream_of(name="redis", bind=ANY_PORT, protocol="tcp", discover=master)
+        async with Live(config) as live:
+            listener = cast(TcpListener, live.listener)
+            running = RunningUpstream(config, listener, Names(FakeResolver(), 1.0, 60.0))
+            assert not listener.exclusive
+            running.follow(None)
+            assert listener.exclusive
+            assert listener.cluster.source()["from"] == "sentinel"
+            fixed = (StaticEndpoint(address=Address("127.0.0.1", 1)),)
+            running.config = dataclasses.replace(config, discover=None, endpoints=fixed)
+            running.follow(None)
+            assert not listener.exclusive
+            assert (running.master_problem, listener.cluster.source()["from"]) == ("", "endpoints")
+            running.leave()
+
+    run(main)

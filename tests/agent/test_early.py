@@ -141,3 +141,20 @@ def test_an_upstream_that_a_reload_brings_waits_alike(tmp_path: Path, registry: 
             assert (await asking)[0] == 200
 
     run(main)
+
+
+def test_a_port_is_let_go_once(tmp_path: Path) -> None:
+    """Its time may be over while a reload, which then fails, still opens others."""
+
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"tasks": upstream()}) as it:
+            running = it.agent.upstreams["tasks"]
+            held = Early(asyncio.get_running_loop(), 0.0)
+            held.hold(running)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            held.release(running)
+            assert running.on_known is None
+            assert (await ask(it.port("tasks")))[0] in (502, 503), "it accepts"
+
+    run(main)
