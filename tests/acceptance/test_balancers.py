@@ -14,7 +14,7 @@ import pytest
 from support.patience import PATIENCE
 from support.processes import App, Sidecar, ending, get
 
-#: Milliseconds that the slow one needs for ``/work``: more than others ever need, on a busy machine with its pauses, too.
+#: Milliseconds that the slow one needs for ``/work``: more than others ever need, on a busy machine that pauses, too.
 SLOW = 2500
 
 

@@ -49,13 +49,14 @@ def test_only_who_follows_a_master_resets_connections_to_others() -> None:
         async with Live(config) as live:
             listener = cast(TcpListener, live.listener)
             running = RunningUpstream(config, listener, Names(FakeResolver(), 1.0, 60.0))
-            assert not listener.exclusive
+            exclusive = [listener.exclusive]
             running.follow(None)
-            assert listener.exclusive
+            exclusive.append(listener.exclusive)
             assert listener.cluster.source()["from"] == "sentinel"
             fixed = (StaticEndpoint(address=Address("127.0.0.1", 1)),)
             running.config = dataclasses.replace(config, discover=None, endpoints=fixed)
             running.follow(None)
+            assert exclusive == [False, True]
             assert not listener.exclusive
             assert (running.master_problem, listener.cluster.source()["from"]) == ("", "endpoints")
             running.leave()
