@@ -247,6 +247,7 @@ plot                      lines over time, as SVG
 policy                    which gates a publish must pass; in a configuration, a mechanism with its settings
 pool                      kept connections to the endpoints of an upstream
 port                      a number to listen at; an *AMQP port* is a listener that speaks AMQP
+postgres, PostgreSQL      a database; of several servers one accepts writes, the primary
 prefetch                  messages that are read ahead: of a consumer from its queue, of the replay from the spool
 prequal                   a balancer that goes by what the endpoints' own sidecars report
 priority limiter          a limiter in which what is critical goes first, and in an overload the newest

@@ -141,9 +141,26 @@ class RunningUpstream:
         if check is None:
             self.listener.cluster.unchecked()
         else:
+            if before is not None and (before.postgres is None) != (check.postgres is None):
+                self.listener.cluster.unchecked()  # what was found is about something else
             self._checks = ActiveChecks(self.listener.cluster, check)
-            self._checks.on_recovery = lambda: self._ask_breakers("an endpoint passes its checks again")
+            self._checks.on_recovery = self._recovered
+            self._checks.on_fall = self._leave_others
             self._checks.start()
+
+    def _recovered(self) -> None:
+        self._leave_others()
+        self._ask_breakers("an endpoint passes its checks again")
+        if self.on_known is not None:
+            self.on_known()
+
+    def _leave_others(self) -> None:
+        """Where one endpoint alone is the right one, and it is known, no connection stays with another."""
+        cluster = self.listener.cluster
+        if cluster.unproven and not all(endpoint.down for endpoint in cluster.endpoints):
+            for endpoint in cluster.endpoints:
+                if endpoint.down:
+                    self.listener.endpoint_removed(endpoint)
 
     def _source(self) -> dict[str, Any]:
         """Where the endpoints come from, and how old that is."""
@@ -194,7 +211,7 @@ class RunningUpstream:
         cluster.update(good)
         if any((endpoint.host, endpoint.port) not in known for endpoint in cluster.endpoints):
             self._ask_breakers("an instance has come")
-        if self.on_known is not None and (good or not self._expansion.pending):
+        if self.on_known is not None and (good or not self._expansion.pending) and not (good and cluster.unproven):
             self.on_known()
 
     def _ask_breakers(self, why: str) -> None:

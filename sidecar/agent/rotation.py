@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from sidecar.config.health import Eject
 from sidecar.config.keys import INHERIT
 from sidecar.config.traffic import Inbound, Upstream
-from sidecar.endpoints.active_checks import EndpointCheck
+from sidecar.endpoints.active_checks import EndpointCheck, Login
 from sidecar.endpoints.cluster import Cluster
 from sidecar.resilience.ejection import OFF, STANDARD, EjectionRules
+
+#: The account, and the database, that every PostgreSQL has.
+POSTGRES: Final = "postgres"
 
 
 def configure(cluster: Cluster, config: Inbound | Upstream) -> None:
     """Have a cluster go by it from now on. Of the sidecar's own app there is but one."""
     if isinstance(config, Upstream):
         health = config.health
+        cluster.unproven = health.check is not None and health.check.postgres is not None
         refuse = health.when_none == "refuse"
         cluster.configure(rules(health.eject, config.protocol, refuse), health.slow_start, refuse)
 
@@ -29,6 +35,7 @@ def checks(config: Upstream) -> EndpointCheck | None:
         host=it.host,
         port=it.port,
         deep=service if it.deep else "",
+        postgres=Login(it.user or POSTGRES, it.database or POSTGRES, it.password) if it.postgres else None,
         interval=it.interval,
         timeout=it.timeout,
         fall=it.fall,

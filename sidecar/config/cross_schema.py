@@ -6,6 +6,7 @@ Each function gives a list for ``allOf``. Whatever may come from the environment
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import combinations
 from typing import Any, Final
 
 from sidecar.config.kinds import VARIABLE
@@ -80,9 +81,10 @@ def check() -> list[Schema]:
 
 def endpoint_check() -> list[Schema]:
     """One kind of check of endpoints."""
-    kinds = (_given("http"), is_("tcp", True), is_("deep", True))
+    kinds = (_given("http"), is_("tcp", True), is_("deep", True), _given("postgres"))
     return [
-        *(never(kinds[n], kinds[m]) for n, m in ((0, 1), (0, 2), (1, 2))),
+        *(never(one, other) for one, other in combinations(kinds, 2)),
+        *({"if": _not_empty(name), "then": _given("postgres")} for name in ("user", "password", "database")),
         {"if": _not_empty("host"), "then": _given("http")},
     ]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from sidecar.config import cross_schema
 from sidecar.config.containers import Fields, Policy
 from sidecar.config.declared import Settings, key, section
 from sidecar.config.keys import INHERIT, Inherit
+from sidecar.config.secrets import SecretValue
 from sidecar.config.values import HOST_FIELD, Boolean, Duration, Enum, Integer, Number, Share, Text
+from sidecar.core.secret import NO_SECRET, Secret
 
 
 class Eject(Settings):
@@ -71,6 +73,24 @@ class Check(Settings):
         "what that needs can be connected to, which is a warning if not. Others are connected to.",
         default=False,
     )
+    postgres: str | None = key(
+        Enum("primary"),
+        "For tcp: ask which PostgreSQL server accepts writes. All others are out; until one has said so, all are.",
+        default=None,
+        example="primary",
+    )
+    user: str = key(
+        Text("an account's name", r"[^\x00-\x1f\x7f]{1,63}", empty=True),
+        "With postgres: who asks. The account needs no rights.", default="", example="sidecar", told="postgres",
+    )  # fmt: skip
+    password: Secret = key(
+        SecretValue(), "With postgres: its password; empty: there is none.", default=NO_SECRET,
+        example={"file": "/run/secrets/postgres"},
+    )  # fmt: skip
+    database: str = key(
+        Text("a database's name", r"[^\x00-\x1f\x7f]{1,63}", empty=True),
+        "With postgres: the database to ask in.", default="", told="postgres",
+    )  # fmt: skip
     interval: float = key(Duration("100ms", "24h"), "From one check to the next.", default=5.0, example="5s")
     timeout: float = key(Duration("10ms", "10m"), "The longest a check may take.", default=2.0, example="2s")
     fall: int = key(Integer(1, 1000), "So many bad results in a row, and it is unhealthy.", default=3)
@@ -79,6 +99,12 @@ class Check(Settings):
 
 class Health(Settings):
     """Which endpoints are in the rotation."""
+
+    @staticmethod
+    def complete(given: dict[str, Any]) -> None:
+        """Writes are for nobody who is not known to accept them."""
+        if given.get("check") is not None and given["check"].postgres:
+            given.setdefault("when_none", "refuse")
 
     check: Check | None = key(  # type: ignore[assignment]
         section(Check), "How endpoints are asked whether they are well.", default=None, told="they are not",
@@ -94,6 +120,7 @@ class Health(Settings):
         Enum("use_all", "refuse"),
         "When no endpoint is in the rotation: use_all, or answer no_endpoints.",
         default="use_all",
+        told="use_all; refuse with check: {postgres: primary}",
     )
     slow_start: float = key(
         Duration("1s", "1h", zero=True),
@@ -105,6 +132,8 @@ class Health(Settings):
 
 
 HEALTH: Final = section(Health)
+#: Keys of a check that only this kind has.
+_OF_POSTGRES: Final = ("user", "password", "database")
 
 
 def check(upstream: Fields) -> None:
@@ -125,11 +154,20 @@ def check(upstream: Fields) -> None:
 
 
 def _check_asked(asked: Fields, protocol: object) -> None:
-    kinds = [name for name in ("http", "tcp", "deep") if asked.get(name)]
+    kinds = [name for name in ("http", "tcp", "deep", "postgres") if asked.get(name)]
     if len(kinds) > 1:
         asked.place.report(
-            "is several checks at once", found=" and ".join(kinds), allowed="one of http: /path, tcp: true, deep: true"
+            "is several checks at once",
+            found=" and ".join(kinds),
+            allowed="one of http: /path, tcp: true, deep: true, postgres: primary",
         )
+    if asked.get("postgres") and protocol in ("http", "amqp"):
+        asked.places["postgres"].report(
+            "is for ports that are relayed as they are", found=f"protocol: {protocol}", allowed="protocol: tcp"
+        )
+    for name in _OF_POSTGRES:
+        if asked.get(name) and "postgres" not in asked.places:
+            asked.places[name].report("means nothing without postgres", allowed="postgres: primary beside it")
     if asked.get("host") and "http" not in asked.places:
         asked.places["host"].report("means nothing without http", allowed="http: /path beside it, or leave it out")
     if asked.get("http") and protocol == "amqp" and asked.known("port") and not asked.value("port"):

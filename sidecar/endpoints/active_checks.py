@@ -4,8 +4,8 @@ One task per cluster, however many endpoints there are: it has a time for each, 
 run at once. Times are spread over the interval and jittered, so that neither the endpoints of a sidecar nor the
 sidecars of an endpoint are in step.
 
-A check is a request to the endpoint, a connection to it, or a question to the sidecar in front of it, which asks its
-app and what that depends on (``deep``).
+A check is a request to the endpoint, a connection to it, a question to the sidecar in front of it, which asks its app
+and what that depends on (``deep``), or one to a PostgreSQL server, whether it accepts writes (``postgres``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from typing import Final
 from urllib.parse import quote
 
 from sidecar.core.address import Address
-from sidecar.core.health import Health
+from sidecar.core.health import Health, Unsure
+from sidecar.core.secret import Secret
 from sidecar.endpoints import http_check
 from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.endpoint import Checked, Endpoint
@@ -40,17 +41,28 @@ SOON: Final = 1.0
 Ask = Callable[[Endpoint], Awaitable[Health]]
 
 
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Who asks a PostgreSQL server."""
+
+    user: str
+    database: str
+    password: Secret
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointCheck:
     """``http`` is a path to GET, with ``host`` in its Host field (empty: the endpoint's name or address), ``port`` the
-    one to ask (0: the endpoint's own). ``deep`` is the service of which an endpoint's sidecar is asked. Without both, a
-    connection is enough. ``fall`` bad results in a row take an endpoint out of the rotation, ``rise`` good ones bring
-    it back. Times are seconds."""
+    one to ask (0: the endpoint's own). ``deep`` is the service of which an endpoint's sidecar is asked; with
+    ``postgres`` an endpoint is well that accepts writes, and unwell until it has said so. Without these, a connection
+    is enough. ``fall`` bad results in a row take an endpoint out of the rotation, ``rise`` good ones bring it back.
+    Times are seconds."""
 
     http: str = ""
     host: str = ""
     port: int = 0
     deep: str = ""
+    postgres: Login | None = None
     interval: float = 5.0
     timeout: float = 2.0
     fall: int = 3
@@ -72,8 +84,10 @@ class ActiveChecks:
         self.check = check
         #: Told when an endpoint is well again that was taken out.
         self.on_recovery: Callable[[], None] = lambda: None
+        #: Told when one is taken out.
+        self.on_fall: Callable[[], None] = lambda: None
         self._cluster = cluster
-        self._ask = ask or self._asked
+        self._ask = ask or (self._asked if check.postgres is None else self._primary(check.postgres))
         self._clock = clock
         self._sleep = sleep
         self._rng = rng or random.Random()
@@ -123,7 +137,8 @@ class ActiveChecks:
         self._seen = endpoints
         for endpoint in endpoints:
             if endpoint not in before:
-                self._put(endpoint, self._rng.random() * within)
+                # What is not used until it has been asked, is asked at once.
+                self._put(endpoint, 0.0 if endpoint.down and endpoint.checked is None else self._rng.random() * within)
 
     def _put(self, endpoint: Endpoint, delay: float) -> None:
         self._number += 1
@@ -147,7 +162,7 @@ class ActiveChecks:
             self._count(endpoint, health)
 
     async def _outcome(self, endpoint: Endpoint) -> Health | None:
-        """What a check says; None: this host lacked something for it, which says nothing about the endpoint."""
+        """What a check says; None: nothing about the endpoint, be it that this host lacked something for it."""
         what = self._what(endpoint)
         try:
             async with asyncio.timeout(self.check.timeout):
@@ -159,11 +174,20 @@ class ActiveChecks:
                 SHORTAGE.met(error)
                 return None
             return Health("unhealthy", f"{what}: {words_for(error)}")
+        except Unsure as error:
+            self._unsure(endpoint, f"{what}: {error}")
+            return None
         except (EOFError, ValueError) as error:
             return Health("unhealthy", f"{what}: {error}")
         except Exception as error:
             log.exception("a check of %s failed", endpoint.address)
             return Health("unhealthy", f"{what}: {type(error).__name__}")
+
+    def _unsure(self, endpoint: Endpoint, output: str) -> None:
+        """Show that, and leave the endpoint where it is: out, or in with a warning."""
+        row = endpoint.checked.row if endpoint.checked is not None else 0
+        status = "unhealthy" if endpoint.down else "warning"
+        self._cluster.checked(endpoint, Checked(status, output, time.time(), row), endpoint.down)
 
     def _count(self, endpoint: Endpoint, health: Health) -> None:
         """Tell the cluster, and whether that is enough of the kind in a row."""
@@ -172,17 +196,32 @@ class ActiveChecks:
         same = before is not None and (before.status != "unhealthy") == good
         row = before.row + 1 if before is not None and same else 1
         down = endpoint.down
-        if good and row >= check.rise:
+        if good and (row >= check.rise or before is None or not before.row):  # the first result counts at once
             down = False
-        elif not good and row >= check.fall:
+        elif not good and (row >= check.fall or self._another(endpoint)):
             down = True
-        recovered = endpoint.down and not down
+        changed = endpoint.down != down
         self._cluster.checked(endpoint, Checked(health.status, health.output, time.time(), row), down)
-        if recovered:
-            self.on_recovery()
+        if changed and not down and check.postgres is not None:
+            for other in self._cluster.endpoints:
+                if other.checked is not None and other.checked.status == "unhealthy" and not other.down:
+                    self._cluster.checked(other, other.checked, True)
+        if changed:
+            (self.on_fall if down else self.on_recovery)()
+
+    def _another(self, endpoint: Endpoint) -> bool:
+        """Whether another one is known to be the right one, where there is one alone."""
+        others = self._cluster.endpoints if self.check.postgres is not None else ()
+        return any(
+            not it.down and it.checked is not None and it.checked.status == "healthy"
+            for it in others
+            if it is not endpoint
+        )
 
     def _what(self, endpoint: Endpoint) -> str:
         check = self.check
+        if check.postgres is not None:
+            return "PostgreSQL"
         if check.deep and endpoint.admin:
             return f"deep check of {check.deep}"
         return http_check.what(check.http) if check.http else "connect"
@@ -200,6 +239,13 @@ class ActiveChecks:
             return Health("healthy", f"{what}: accepted{unknown}")
         host = check.host or str(Address(endpoint.hostname or endpoint.host, port))
         return http_check.by_word(await http_check.get(addresses, check.http, host), what)
+
+    def _primary(self, login: Login) -> Ask:
+        """A check of PostgreSQL."""
+        from sidecar.endpoints.postgres_check import Primary  # nobody else loads all of that
+
+        primary = Primary(login.user, login.database, login.password)
+        return lambda endpoint: primary.ask([(endpoint.host, self.check.port or endpoint.port)])
 
     async def _deep(self, endpoint: Endpoint, what: str) -> Health:
         path = f"/health/deep/{quote(self.check.deep, safe='')}"

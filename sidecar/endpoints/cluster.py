@@ -47,7 +47,8 @@ class Cluster:
     __slots__ = (
         "_by_address", "_clock", "_next_change", "_offered", "_on_change", "_rng", "_rules", "_slow",
         "_slow_start", "_started", "_told", "_wall", "balancer", "cause", "connect_failures", "ejections", "eligible",
-        "endpoints", "key_of", "name", "on_removed", "outliers", "problem", "refuse", "source", "watchers",
+        "endpoints", "key_of", "name", "on_removed", "outliers", "problem", "refuse", "source", "unproven",
+        "watchers",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +84,8 @@ class Cluster:
         self.ejections: dict[str, int] = {}
         #: When no endpoint is eligible, none is used.
         self.refuse = False
+        #: What has not been checked is not used.
+        self.unproven = False
         self.endpoints: tuple[Endpoint, ...] = ()
         self.eligible: tuple[Endpoint, ...] = ()
         #: What the balancer is normally handed: the eligible ones, mostly without those that start slowly.
@@ -268,11 +271,11 @@ class Cluster:
             self._changed()
 
     def unchecked(self) -> None:
-        """There are no active checks any more."""
+        """There are no active checks any more, or quite other ones."""
         for endpoint in self.endpoints:
             endpoint.checked = None
-            endpoint.down = False
-            endpoint.state = endpoint.registered
+            endpoint.down = self.unproven
+            endpoint.state = state_of(endpoint)
         self._changed()
 
     def _comes_back(self, endpoint: Endpoint, why: str) -> None:
@@ -342,18 +345,9 @@ class Cluster:
                 continue
             endpoint = before.get(address)
             if endpoint is None:
-                endpoint = Endpoint(
-                    instance.host, instance.port, instance.weight, instance.state, instance.id, instance.hostname,
-                    instance.sidecar, instance.admin,
-                )  # fmt: skip
-            else:
-                endpoint.weight = instance.weight
-                endpoint.registered = instance.state
-                endpoint.state = state_of(endpoint)
-                endpoint.id = instance.id
-                endpoint.hostname = instance.hostname
-                endpoint.sidecar = instance.sidecar
-                endpoint.admin = instance.admin
+                endpoint = Endpoint(instance.host, instance.port)
+                endpoint.down = self.unproven
+            endpoint.take(instance)
             after[address] = endpoint
         self._by_address = after
         self.endpoints = tuple(after.values())

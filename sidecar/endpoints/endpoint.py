@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
+from sidecar.core.instance import Instance
 from sidecar.endpoints.load import Load
 from sidecar.resilience.outcomes import Outcomes
 
@@ -100,6 +101,16 @@ class Endpoint:
         self.current = 0
         #: For balancers that go by it.
         self.load = Load()
+
+    def take(self, instance: Instance) -> None:
+        """Go by what is now known of the instance there."""
+        self.weight = instance.weight
+        self.registered = instance.state
+        self.state = state_of(self)
+        self.id = instance.id
+        self.hostname = instance.hostname
+        self.sidecar = instance.sidecar
+        self.admin = instance.admin
 
     @property
     def address(self) -> str:

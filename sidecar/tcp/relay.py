@@ -33,7 +33,7 @@ class TcpListener(Listener):
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: they may well still work, and only they know what their bytes mean."""
-        if self.exclusive:
+        if self.exclusive or self.cluster.unproven:
             for client in list(self._connections):
                 exchange = cast(Client, client).exchange
                 if exchange.attempt is not None and exchange.attempt.endpoint is endpoint:

@@ -11,7 +11,8 @@ from sidecar.config.errors import ConfigError
 from sidecar.config.health import Eject, Health
 from sidecar.config.load import load_text
 from sidecar.config.show import effective, text
-from sidecar.endpoints.active_checks import EndpointCheck
+from sidecar.core.secret import Secret
+from sidecar.endpoints.active_checks import EndpointCheck, Login
 from sidecar.resilience.ejection import OFF, STANDARD, EjectionRules
 
 
@@ -65,12 +66,27 @@ def test_checks() -> None:
     assert rotation.checks(load_text(configured(""), "f.yaml").upstreams["up"]) is None
 
 
+def test_the_check_of_postgresql() -> None:
+    keys = "check: {postgres: primary, interval: 1s, user: sidecar, password: a-secret, database: app}"
+    config = load_text(configured(keys, "protocol: tcp,"), "f.yaml").upstreams["up"]
+    assert rotation.checks(config) == EndpointCheck(postgres=Login("sidecar", "app", Secret("a-secret")), interval=1.0)
+    assert "a-secret" not in text(effective(load_text(configured(keys, "protocol: tcp,"), "f.yaml")))
+    # What does not accept writes is for nobody, unless somebody says so.
+    assert config.health.when_none == "refuse"
+    keys = "check: {postgres: primary}, when_none: use_all"
+    config = load_text(configured(keys, "protocol: tcp,"), "f.yaml").upstreams["up"]
+    assert rotation.checks(config) == EndpointCheck(postgres=Login("postgres", "postgres", Secret("")))
+    assert config.health.when_none == "use_all"
+    assert health_of("check: {tcp: true}").when_none == "use_all"
+
+
 @pytest.mark.parametrize(
     "keys",
     [
         "",
         "check: {http: /h, fall: 1}",
         "check: {deep: true}",
+        "when_none: refuse",
         "eject: {}",
         "eject: off",
         "eject: {for: 1s, at_most: 100%}, slow_start: 1m",
@@ -94,6 +110,11 @@ def test_it_is_shown_so_that_it_can_be_read_again(keys: str) -> None:
         ("check: {host: a.example}", "", "check.host", "means nothing without http"),
         ("check: {http: /h}", "protocol: amqp,", "check.http", "needs a port"),
         ("check: {http: h}", "", "check.http", "is not allowed"),
+        ("check: {postgres: primary, tcp: true}", "protocol: tcp,", "check", "several checks at once"),
+        ("check: {postgres: primary}", "", "check.postgres", "is for ports that are relayed"),
+        ("check: {postgres: standby}", "protocol: tcp,", "check.postgres", "is not one of the known words"),
+        ("check: {user: a}", "protocol: tcp,", "check.user", "means nothing without postgres"),
+        ("check: {password: a}", "protocol: tcp,", "check.password", "means nothing without postgres"),
         ("check: {interval: 0}", "", "check.interval", "out of range"),
         ("when_none: all", "", "when_none", "is not one of the known words"),
         ("slow_start: fast", "", "slow_start", "is not a duration"),

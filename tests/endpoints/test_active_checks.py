@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from sidecar.core.health import Health
+from sidecar.core.health import Health, Unsure
 from sidecar.core.instance import Instance
+from sidecar.core.secret import Secret
 from sidecar.endpoints import http_check
-from sidecar.endpoints.active_checks import AT_ONCE, ActiveChecks, EndpointCheck
+from sidecar.endpoints.active_checks import AT_ONCE, ActiveChecks, EndpointCheck, Login
 from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.endpoint import Endpoint
@@ -204,6 +205,60 @@ def test_what_this_host_lacks_says_nothing() -> None:
 
     asyncio.run(ActiveChecks(it.cluster, it.checks.check, ask)._check(it.cluster.endpoints[0]))
     assert it.cluster.endpoints[0].checked is None
+
+
+POSTGRES = Login("tester", "postgres", Secret(""))
+
+
+def test_one_alone_is_the_right_one_and_none_until_it_has_said_so() -> None:
+    it = Asked(0, interval=1.0, postgres=POSTGRES)
+    it.cluster.unproven = True
+    it.cluster.configure(refuse=True)
+    it.put(2)
+    assert it.cluster.pick() is None, "nobody has asked yet"
+    told: list[str] = []
+    it.checks.on_recovery, it.checks.on_fall = lambda: told.append("rise"), lambda: told.append("fall")
+    primary = 0
+    it.says = lambda endpoint: GOOD if endpoint.port == primary else BAD
+    it.run(0.5)
+    assert it.states() == ["healthy", "unhealthy"], "the first result counts"
+    assert told == ["rise"]
+    primary = 2
+    it.run(1)
+    assert it.states() == ["healthy", "unhealthy"], "one bad result is not three"
+    primary = 1
+    it.run(2.2)  # two good results, and less than three bad ones
+    assert it.states() == ["unhealthy", "healthy"], "the other one is it, so the first bad result was enough"
+    assert told == ["rise", "rise"]
+    primary = 2
+    it.run(4)
+    assert it.states() == ["unhealthy", "unhealthy"]
+    assert told == ["rise", "rise", "fall"]
+    it.put(3)
+    assert it.cluster.pick() is None
+
+
+def test_who_cannot_find_out_leaves_an_endpoint_where_it_is() -> None:
+    it = Asked(2, interval=1.0, fall=1, postgres=POSTGRES)
+    out = it.cluster.endpoints[1]
+    out.down = True
+
+    async def ask(endpoint: Endpoint) -> Health:
+        raise Unsure("it says: too many clients")
+
+    async def main() -> None:
+        checks = ActiveChecks(it.cluster, it.checks.check, ask)
+        for endpoint in it.cluster.endpoints:
+            for _ in range(3):
+                await checks._check(endpoint)
+
+    asyncio.run(main())
+    assert it.states() == ["warning", "unhealthy"]
+    assert {e.checked.output for e in it.cluster.endpoints if e.checked} == {"PostgreSQL: it says: too many clients"}
+    assert it.cluster.pick() is it.cluster.endpoints[0]
+    it.says = lambda endpoint: GOOD
+    it.run(1.5)
+    assert it.states() == ["healthy", "healthy"], "what it says first counts at once"
 
 
 def answered(status: int, body: bytes = b"", **fields: bytes) -> Answered:

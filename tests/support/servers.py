@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -83,22 +84,26 @@ def redis_says_all(port: int, *commands: Sequence[str | int]) -> list[Any]:
 
 class Postgres:
     """A PostgreSQL cluster with one superuser ``tester`` who needs no password. It refuses to run as root, so it then
-    runs as the user ``postgres`` or ``nobody``."""
+    runs as the user ``postgres`` or ``nobody``. ``follows``: it is a standby of that one. ``access``: lines of its
+    ``pg_hba.conf`` before all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, follows: Postgres | None = None, access: Sequence[str] = ()) -> None:
         found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
         on_path = shutil.which("initdb")
         if not found and not on_path:
             missing("there is no PostgreSQL server: install the package postgresql")
         self.bin = found[-1].parent if found else Path(str(on_path)).parent
         self.port = free_port()
+        self._follows = follows
+        self._access = access
         self._folder = Path(tempfile.mkdtemp(prefix="postgres-"))
         self._user = _unprivileged()
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Postgres:
         try:
-            self._start()
+            self._make()
+            self.start()
         except BaseException:
             self.close()
             raise
@@ -107,83 +112,61 @@ class Postgres:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _start(self) -> None:
+    def _make(self) -> None:
         if self._user is not None:
             os.chown(self._folder, self._user, -1)
         data = str(self._folder / "data")
-        arguments = [
-            str(self.bin / "initdb"),
-            "-D",
-            data,
-            "-U",
-            "tester",
-            "-A",
-            "trust",
-            "-E",
-            "UTF8",
-            "--no-locale",
-            "-N",
-        ]
+        if self._follows is None:
+            arguments = ["initdb", "-D", data, "-U", "tester", "-A", "trust", "-E", "UTF8", "--no-locale", "-N"]
+        else:
+            where = ["-h", "127.0.0.1", "-p", str(self._follows.port), "-U", "tester"]
+            arguments = ["pg_basebackup", "-D", data, *where, "-R", "-c", "fast", "--no-sync"]
         made = subprocess.run(
-            arguments, user=self._user, cwd=self._folder, capture_output=True, text=True, check=False, timeout=60
-        )
+            [str(self.bin / arguments[0]), *arguments[1:]],
+            user=self._user, cwd=self._folder, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
         assert made.returncode == 0, made.stdout + made.stderr
+        if self._access:
+            file = self._folder / "data" / "pg_hba.conf"
+            file.write_text("\n".join([*self._access, file.read_text()]))
+
+    def start(self) -> Postgres:
+        """(Again.)"""
+        data = str(self._folder / "data")
+        arguments = [str(self.bin / "postgres"), "-D", data, "-p", str(self.port), "-h", "127.0.0.1"]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [
-                    str(self.bin / "postgres"),
-                    "-D",
-                    data,
-                    "-p",
-                    str(self.port),
-                    "-h",
-                    "127.0.0.1",
-                    "-k",
-                    str(self._folder),
-                    "-F",
-                ],
-                user=self._user,
-                cwd=self._folder,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+                [*arguments, "-k", str(self._folder), "-F"],
+                user=self._user, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+            )  # fmt: skip
         wait_for(lambda: self.psql(self.port, "select 1") == "1", "PostgreSQL answers")
+        return self
+
+    def crash(self) -> None:
+        """End it at once, nothing written: what was committed is found when it starts again."""
+        self._end(signal.SIGQUIT)
 
     def psql(self, port: int, query: str) -> str:
         """What a query prints, when it is sent to that port; the error text when it fails."""
+        where = ["-h", "127.0.0.1", "-p", str(port), "-U", "tester", "-d", "postgres"]
         done = subprocess.run(
-            [
-                str(self.bin / "psql"),
-                "-X",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                str(port),
-                "-U",
-                "tester",
-                "-d",
-                "postgres",
-                "-Atc",
-                query,
-            ],
-            env={**os.environ, "PGCONNECT_TIMEOUT": "5"},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60,
-        )
+            [str(self.bin / "psql"), "-X", *where, "-Atc", query],
+            env={**os.environ, "PGCONNECT_TIMEOUT": "5"}, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
         return (done.stdout if done.returncode == 0 else done.stderr).strip()
 
     def close(self) -> None:
+        self._end(signal.SIGINT)  # it ends all sessions, and writes what is to be written
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _end(self, how: signal.Signals) -> None:
         if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(2)  # SIGINT: end all sessions, write what is to be written, stop
+            self._process.send_signal(how)
             try:
                 self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait(60)
-        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def _accepts(port: int) -> bool:
