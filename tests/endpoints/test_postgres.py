@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,6 @@ from hypothesis import strategies as st
 
 from sidecar.core.health import Unsure
 from sidecar.core.secret import Secret
-from sidecar.endpoints import postgres_login
 from sidecar.endpoints.postgres import MAX_MESSAGE, MAX_MESSAGES, Question
 from sidecar.endpoints.postgres_check import Primary
 from sidecar.endpoints.postgres_login import Salted, Scram, prepared
@@ -142,7 +142,7 @@ def test_passwords_are_salted_once(monkeypatch: pytest.MonkeyPatch) -> None:
         made.append(salt)
         return salt
 
-    monkeypatch.setattr(postgres_login.hashlib, "pbkdf2_hmac", counted)
+    monkeypatch.setattr(hashlib, "pbkdf2_hmac", counted)
     salted = Salted("x")
     for _ in range(3):
         assert salted(b"one", 4096) == b"one"
