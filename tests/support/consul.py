@@ -42,6 +42,7 @@ class ConsulAgent:
         self._folder = Path(tempfile.mkdtemp(prefix="consul-"))
         self._process: subprocess.Popen[bytes] | None = None
         self.http_port = free_port()
+        self.node = "test"
 
     def __enter__(self) -> ConsulAgent:
         try:
@@ -140,14 +141,14 @@ class ConsulAgent:
         secret: str = self.request("PUT", "/v1/acl/token", {"Policies": [{"Name": name}]})["SecretID"]
         return secret
 
-    def _launch(self) -> bool:
+    def _configuration(self) -> dict[str, Any]:
         config: dict[str, Any] = {
             "ports": {
                 "http": self.http_port, "server": free_port(), "serf_lan": free_port(),
                 "serf_wan": -1, "dns": -1, "grpc": -1,
             },
             "bind_addr": "127.0.0.1",
-            "node_name": "test",
+            "node_name": self.node,
             "disable_update_check": True,
         }  # fmt: skip
         if self._acl:
@@ -156,13 +157,19 @@ class ConsulAgent:
                 "default_policy": "deny",
                 "tokens": {"master": MANAGEMENT_TOKEN, "agent": MANAGEMENT_TOKEN},
             }
+        return config
+
+    def _spawn(self, *arguments: str) -> None:
         file = self._folder / "agent.json"
-        file.write_text(json.dumps(config))
-        with (self._folder / "log").open("wb") as log:
+        file.write_text(json.dumps(self._configuration()))
+        with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
-                [self._binary, "agent", "-dev", "-config-file", str(file)],
+                [self._binary, "agent", *arguments, "-config-file", str(file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._folder,
             )  # fmt: skip
+
+    def _launch(self) -> bool:
+        self._spawn("-dev")
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline and self._process.poll() is None:
             if self._ready():
@@ -174,6 +181,6 @@ class ConsulAgent:
     def _ready(self) -> bool:
         """It has a leader, and its own node is in the catalog (so it can take registrations)."""
         try:
-            return bool(self.request("GET", "/v1/catalog/node/test"))
+            return bool(self.request("GET", f"/v1/catalog/node/{self.node}"))
         except (OSError, ValueError):
             return False
