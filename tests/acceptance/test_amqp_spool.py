@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from pamqp import commands
 
-from support.amqp_clients.raw import METHOD, RawClient
+from support.confirmed import Confirmed
 from support.processes import wait_for
 from support.rabbitmq import RabbitMQ
 from support.spooled import WINDOW, Spooled, bodies, first_times, numbers
@@ -133,63 +132,12 @@ def test_the_broker_is_frozen_for_a_minute(rabbitmq: RabbitMQ, spooled: Spooled)
     works(rabbitmq, spooled, [frozen(rabbitmq, 60)], 5, 100_000)
 
 
-class Confirmed:
-    """Publishes numbers in confirm mode as fast as they are confirmed, over one connection after the other, and keeps
-    those that were confirmed."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self.acked: set[int] = set()
-        self.number = 0
-
-    def run(self, seconds: float) -> None:
-        """For that long, or until the connection ends."""
-        until = time.monotonic() + seconds
-        client = self._connect()
-        if client is None:
-            return
-        sent: dict[int, int] = {}
-        tag = 0
-        try:
-            with client:
-                while time.monotonic() < until:
-                    while len(sent) < 200:
-                        tag += 1
-                        sent[tag] = self.number
-                        client.publish(1, "", "spool.kills", str(self.number).encode(), PERSISTENT)
-                        self.number += 1
-                    self._read(client, sent)
-        except (OSError, EOFError):
-            pass
-
-    def _connect(self) -> RawClient | None:
-        try:
-            return RawClient(self.port, timeout=2).open_channel().confirms()
-        except (OSError, EOFError, AssertionError):
-            return None
-
-    def _read(self, client: RawClient, sent: dict[int, int]) -> None:
-        """What has come, if something does."""
-        found = client.read(0.02)
-        while found is not None:
-            if found.kind == METHOD:
-                method = found.method
-                assert isinstance(method, commands.Basic.Ack), method
-                tag = method.delivery_tag or 0
-                for each in [each for each in sent if each <= tag] if method.multiple else [tag]:
-                    self.acked.add(sent.pop(each))
-            found = client.read(0)
-
-
-PERSISTENT = commands.Basic.Properties(delivery_mode=2)
-
-
 def test_the_sidecar_is_killed(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     """At any moment, with a broker and without: what it has confirmed arrives."""
     rng = random.Random(4)
     rabbitmq.declare("spool.kills", durable=True)
     with Wire(rabbitmq.port) as wire, Spooled(tmp_path, wire.port) as spooled:
-        work = Confirmed(spooled.port)
+        work = Confirmed(spooled.port, "spool.kills")
         for _ in range(100 if SOAK else 4):
             if rng.random() < 0.5:
                 work.run(rng.uniform(0, 0.3))

@@ -68,7 +68,8 @@ class RabbitMQ:
     with the password ``guest``; the virtual host ``/`` is there.
 
     ``schedulers``: threads that run Erlang code; a few start faster and leave the machine to the tests.
-    ``settings``: more terms of ``rabbit``'s section, each with a comma behind it.
+    ``settings``: more terms of ``rabbit``'s section, each with a comma behind it. ``beside``: one whose epmd and cookie
+    this one has, too, so that it can join it.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class RabbitMQ:
         *,
         schedulers: int = 2,
         settings: str = "",
+        beside: RabbitMQ | None = None,
     ) -> None:
         self._scripts = _scripts()
         self._epmd_binary = shutil.which("epmd") or missing("there is no epmd: install the package erlang-base")
@@ -88,7 +90,8 @@ class RabbitMQ:
         self._popen: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._frozen = False
-        self._epmd_port = free_port()
+        self._beside = beside
+        self._epmd_port = free_port() if beside is None else beside._epmd_port
         self._evaluator_port = free_port()
         self._write(settings)
         self._env = self._environment(schedulers)
@@ -107,7 +110,7 @@ class RabbitMQ:
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
             cookie.touch(mode=0o600)
-            cookie.write_text(secrets.token_hex(16))
+            cookie.write_text(secrets.token_hex(16) if self._beside is None else self._beside.cookie)
             cookie.chmod(0o400)
 
     def _environment(self, schedulers: int) -> dict[str, str]:
@@ -144,7 +147,7 @@ class RabbitMQ:
         """Start it (again); what was durable is still there. Does not wait: see :meth:`ready`."""
         assert self._popen is None or self._popen.poll() is not None, "it runs"
         with self.log.open("ab") as log:
-            if self._epmd is None or self._epmd.poll() is not None:
+            if self._beside is None and (self._epmd is None or self._epmd.poll() is not None):
                 self._epmd = self._spawn([self._epmd_binary, "-port", str(self._epmd_port)], log)
                 wait_for(lambda: _listens(self._epmd_port), "epmd is there")
             self._popen = self._spawn([str(self._scripts / "rabbitmq-server")], log)
@@ -171,6 +174,26 @@ class RabbitMQ:
         return self._popen
 
     @property
+    def cookie(self) -> str:
+        """What nodes of one cluster have in common."""
+        return (self.folder / ".erlang.cookie").read_text()
+
+    def join(self, other: RabbitMQ) -> Self:
+        """Be a node of its cluster, with nothing of one's own."""
+        self.eval(
+            f"ok = rabbit:stop(), ok = rabbit_mnesia:reset(), ok = rabbit_mnesia:join_cluster('{other.node}', disc), "
+            "ok = rabbit:start()."
+        )
+        return self.ready()
+
+    def leader(self, queue: str) -> str:
+        """The node on which the leader of a queue is, as this node knows."""
+        return self.eval(
+            f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)), '
+            "{Name, Node} = amqqueue:get_pid(Q), {ok, _, {_, Leader}} = ra:members({Name, Node}), Leader."
+        ).strip("'")
+
+    @property
     def pid(self) -> int:
         """Of the Erlang virtual machine."""
         return self.popen.pid
@@ -187,8 +210,10 @@ class RabbitMQ:
         self.close()
 
     def kill(self) -> None:
-        """The end of a process that crashes."""
-        self.close()
+        """The end of a process that crashes; its epmd, which others may have, too, goes on."""
+        if self.popen.poll() is None:
+            self.popen.kill()
+            self.popen.wait(PATIENCE)
         self._frozen = False
 
     def freeze(self) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,15 +24,17 @@ _PUBLISHERS = Path(__file__).with_name("amqp_clients") / "publishers.py"
 
 
 class Spooled:
-    """The sidecar. ``amqp`` is more of its section, ``spool`` of the spool's; it always has the same port and folder,
-    so that it can be killed and started again."""
+    """The sidecar, in front of the brokers at these ports. ``amqp`` is more of its section, ``spool`` of the spool's;
+    it always has the same port and folder, so that it can be killed and started again."""
 
-    def __init__(self, folder: Path, to: int, spool: dict[str, Any] | None = None, **amqp: Any) -> None:
+    def __init__(self, folder: Path, to: int | Sequence[int], spool: dict[str, Any] | None = None, **amqp: Any) -> None:
         self.folder = folder
         self.path = folder / "spool"
         self.port = free_port()
         self.config = behind_sidecar(
-            to, **{"credentials": GUEST, **amqp}, spool={"path": str(self.path)} | (spool or {})
+            *([to] if isinstance(to, int) else to),
+            **{"credentials": GUEST, **amqp},
+            spool={"path": str(self.path)} | (spool or {}),
         )
         self.config["upstreams"]["rabbitmq"]["bind"] = f"127.0.0.1:{self.port}"
         self._starts = 0
@@ -108,9 +111,9 @@ class Spooled:
         """The same, that is read all the time; to be used as a context."""
         return Listener(self.client(confirms=confirms))
 
-    def publisher(self, kind: str, queue: str, rate: float, count: int) -> Publisher:
+    def publisher(self, kind: str, queue: str, rate: float, count: int, type: str = "classic") -> Publisher:
         """``publishers.py`` against its port."""
-        return Publisher([kind, str(self.port), queue, str(rate), str(count)])
+        return Publisher([kind, str(self.port), queue, str(rate), str(count), type])
 
 
 class Publisher:

@@ -1,6 +1,6 @@
 """Publishes numbered messages at a steady rate, as a process of its own, and says how that went::
 
-    python publishers.py celery|aio_pika PORT QUEUE RATE COUNT
+    python publishers.py celery|aio_pika PORT QUEUE RATE COUNT [QUEUE-TYPE]
 
 ``celery`` is a Celery application that sends tasks without confirms; ``aio_pika`` asks for confirms, and has one
 connection and one channel. Neither may see anything of an outage: they do not try again, and they do not connect anew.
@@ -46,12 +46,12 @@ def celery(port: int, queue: str, rate: float, count: int) -> dict[str, Any]:
     return {"published": published, "error": error, "longest": longest}
 
 
-async def with_confirms(port: int, queue: str, rate: float, count: int) -> dict[str, Any]:
+async def with_confirms(port: int, queue: str, rate: float, count: int, type: str) -> dict[str, Any]:
     connection = await aio_pika.connect(f"amqp://guest:guest@127.0.0.1:{port}/?heartbeat=5")
     errors: list[str] = []
     connection.close_callbacks.add(lambda _, error: errors.append(f"closed: {error!r}") if error else None)
     channel = await connection.channel()
-    await channel.declare_queue(queue, durable=True)
+    await channel.declare_queue(queue, durable=True, arguments={"x-queue-type": type})
     exchange = channel.default_exchange
     latencies: list[float] = []
 
@@ -87,9 +87,13 @@ def told_to_end() -> bool:
 
 
 def main() -> None:
-    kind, port, queue, rate, count = sys.argv[1:]
+    kind, port, queue, rate, count, *more = sys.argv[1:]
     arguments = (int(port), queue, float(rate), int(count))
-    print(json.dumps(celery(*arguments) if kind == "celery" else asyncio.run(with_confirms(*arguments))), flush=True)
+    if kind == "celery":
+        found = celery(*arguments)
+    else:
+        found = asyncio.run(with_confirms(*arguments, more[0] if more else "classic"))
+    print(json.dumps(found), flush=True)
 
 
 if __name__ == "__main__":
