@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,11 +73,15 @@ def cluster() -> Iterator[list[RabbitMQ]]:
         yield nodes
 
 
-def leader(nodes: list[RabbitMQ], queue: str) -> RabbitMQ:
-    """The node on which it is."""
+def leader(nodes: list[RabbitMQ], queue: str) -> RabbitMQ | None:
+    """The node on which it is; None while there is none."""
     (asked, *_) = (node for node in nodes if node.popen.poll() is None)
     name = asked.leader(queue)
-    return next(node for node in nodes if node.node == name)
+    return next((node for node in nodes if node.node == name), None)
+
+
+def _led_by_another(nodes: list[RabbitMQ], queue: str, node: RabbitMQ) -> bool:
+    return leader(nodes, queue) not in (None, node)
 
 
 @pytest.mark.skipif(not SOAK, reason="three brokers take minutes: set SIDECAR_SOAK=1")
@@ -100,10 +105,10 @@ def test_the_leader_of_a_quorum_queue_is_killed(cluster: list[RabbitMQ], tmp_pat
         try:
             for _ in range(3):
                 time.sleep(5)
-                node = leader(cluster, queue)
+                node = wait_for(lambda: leader(cluster, queue), "a leader")
                 node.kill()
                 killed = time.monotonic()
-                wait_for(lambda node=node: leader(cluster, queue) is not node, "another node leads")
+                wait_for(partial(_led_by_another, cluster, queue, node), "another node leads")
                 print(f"{node.node} killed; another one leads after {time.monotonic() - killed:.2f} s")
                 time.sleep(5)
                 node.start()

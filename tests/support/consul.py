@@ -159,7 +159,7 @@ class ConsulAgent:
             }
         return config
 
-    def _spawn(self, *arguments: str) -> None:
+    def _spawn(self, *arguments: str) -> subprocess.Popen[bytes]:
         file = self._folder / "agent.json"
         file.write_text(json.dumps(self._configuration()))
         with (self._folder / "log").open("ab") as log:
@@ -167,11 +167,12 @@ class ConsulAgent:
                 [self._binary, "agent", *arguments, "-config-file", str(file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self._folder,
             )  # fmt: skip
+        return self._process
 
     def _launch(self) -> bool:
-        self._spawn("-dev")
+        process = self._spawn("-dev")
         deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and self._process.poll() is None:
+        while time.monotonic() < deadline and process.poll() is None:
             if self._ready():
                 return True
             time.sleep(0.02)

@@ -91,7 +91,7 @@ class RabbitMQ:
         self._epmd: subprocess.Popen[bytes] | None = None
         self._frozen = False
         self._beside = beside
-        self._epmd_port = free_port() if beside is None else beside._epmd_port
+        self._epmd_port: int = free_port() if beside is None else beside._epmd_port
         self._evaluator_port = free_port()
         self._write(settings)
         self._env = self._environment(schedulers)
@@ -187,10 +187,11 @@ class RabbitMQ:
         return self.ready()
 
     def leader(self, queue: str) -> str:
-        """The node on which the leader of a queue is, as this node knows."""
+        """The node on which the leader of a quorum queue is, as the member of this node knows; it may be ``none``."""
         return self.eval(
             f'{{ok, Q}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"/">>, queue, <<"{queue}">>)), '
-            "{Name, Node} = amqqueue:get_pid(Q), {ok, _, {_, Leader}} = ra:members({Name, Node}), Leader."
+            "{Name, _} = amqqueue:get_pid(Q), "
+            "case ra:members({Name, node()}, 1000) of {ok, _, {_, Leader}} -> Leader; _ -> none end."
         ).strip("'")
 
     @property

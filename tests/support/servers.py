@@ -58,11 +58,15 @@ class RedisSentinel(Process):
         wait_for(lambda: _accepts(self.port), "the sentinel accepts connections")
         return self
 
-    def knows_all(self) -> bool:
-        """Whether it has heard of the two others and of a replica: only then there is a failover."""
+    def knows_all(self, replicas: int = 1) -> bool:
+        """Whether it has heard of the two others and of the replicas: only then there is a failover."""
         (state,) = redis_says(self.port, "SENTINEL", "MASTERS")
         found = dict(zip(state[::2], state[1::2], strict=True))
-        return (found[b"num-other-sentinels"], found[b"num-slaves"]) == (b"2", b"1")
+        return (int(found[b"num-other-sentinels"]), int(found[b"num-slaves"])) == (2, replicas)
+
+    def master(self) -> int:
+        """The port of the server that it calls the master."""
+        return int(redis_says(self.port, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", "mymaster")[1])
 
 
 def redis_says(port: int, *words: str | int) -> Any:
