@@ -90,15 +90,14 @@ def _tell(stories: dict[str, Story], server: RabbitMQ) -> None:
     ask("steady")
     for story in everyone:
         story.quiet = {worker.log.name: len(worker.output()) for worker in story.site.workers}
-    server.stop()
+    server.stop_app()  # as a restart is for clients, at half the cost
     ask("away")
     if "spooled" in stories:
         ask("ask", stories["spooled"])
     for story in everyone:  # these end while nobody can be told
         for queue in QUEUES:
             story.site.open_gate(f"{queue}.away")
-    server.start()
-    server.ready()
+    server.start_app()
     ask("again")
     for story in everyone:
         story.ticks = len(story.site.ticks())

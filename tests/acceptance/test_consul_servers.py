@@ -64,6 +64,7 @@ def test_the_leader_is_lost_and_nobody_notices(tmp_path: Path) -> None:
             return load, elected
 
         load, _ = asyncio.run(scenario())
+        print(f"{len(load.answers)} requests, {len(load.errors())} errors")
         assert load.errors() == []
         assert load.names() == {"first", "second"}, "what was registered without the old leader is used"
         leader.start()  # it comes back as a follower

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import time
+from collections.abc import Sequence
 
 from pamqp import commands
 
@@ -13,14 +15,14 @@ PERSISTENT = commands.Basic.Properties(delivery_mode=2)
 
 class Confirmed:
     """Publishes numbers in confirm mode as fast as they are confirmed, ``window`` at once, over one connection after
-    the other, and keeps those that were confirmed."""
+    the other, each to the next of ``ports``, and keeps those that were confirmed."""
 
-    def __init__(self, port: int, queue: str, window: int = 200) -> None:
-        self.port = port
+    def __init__(self, ports: int | Sequence[int], queue: str, window: int = 200, first: int = 0) -> None:
+        self._ports = itertools.cycle([ports] if isinstance(ports, int) else ports)
         self.queue = queue
         self.window = window
         self.acked: set[int] = set()
-        self.number = 0
+        self.number = first
         #: Connections that it had, and the longest time without an acknowledgement.
         self.connections = 0
         self.longest = 0.0
@@ -49,7 +51,7 @@ class Confirmed:
 
     def _connect(self) -> RawClient | None:
         try:
-            return RawClient(self.port, timeout=2).open_channel().confirms()
+            return RawClient(next(self._ports), timeout=2).open_channel().confirms()
         except (OSError, EOFError, AssertionError):
             return None
 
