@@ -23,7 +23,9 @@ settings.register_profile(
 )
 settings.load_profile("unhurried")
 
-pytest_plugins = [f"support.harness.{name}" for name in ("reaper", "scheduler", "time_limit", "garbage", "phases")]
+pytest_plugins = [
+    f"support.harness.{name}" for name in ("signals", "reaper", "scheduler", "time_limit", "garbage", "phases")
+]
 
 
 def pytest_configure() -> None:

@@ -19,6 +19,7 @@ from typing import Any, NoReturn, Self
 import pytest
 import yaml
 
+from support.nursery import Forked, fosters, nursery
 from support.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,11 +124,15 @@ class Process:
 
     def __init__(self, arguments: list[str], log: Path, env: dict[str, str] | None = None) -> None:
         self.log = log
+        whole = {**os.environ, **(env or {})}
+        self.popen: subprocess.Popen[bytes] | Forked
         with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                arguments, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=log.parent,
-                env={**os.environ, **(env or {})},
-            )  # fmt: skip
+            if fosters(arguments, env or {}):
+                self.popen = nursery().fork(arguments[3:], out.fileno(), str(log.parent), whole)
+            else:
+                self.popen = subprocess.Popen(
+                    arguments, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=log.parent, env=whole
+                )
 
     @property
     def pid(self) -> int:
