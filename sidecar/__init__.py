@@ -41,12 +41,12 @@ bulkhead                  bounds what is under way at once, with a bounded queue
 callback                  a function that is given to something, to be called when it has an answer
 caller                    a service that calls another one, through its sidecar
 capacity                  how much an app can do at once
+capture                   of a port: at which redirected connections arrive
 catalog                   all that a registry knows, whether it is well or not
 cause                     why a connection could not be made, in one word
 chain                     the ordered hooks of the filters that an exchange runs through
 changes                   of a running sidecar: told as events
-channel                   one of several conversations on an AMQP connection; confirms and delivery tags are counted on
-                          each
+channel                   one of several conversations on an AMQP connection; each counts its confirms and tags
 check                     looks whether something is as it should be: a health check, the checks before a publish
 checklist                 what a diagnosis looks at
 child                     a process that another one has started
@@ -54,8 +54,7 @@ chosen                    of a configuration: given, and not as by default
 claim                     one process takes a file for itself, and waits while another one has it
 CLI                       the command line: ``sidecar run``, ``check``, ``status`` and the others
 client                    who dials: the peer in front of a listener; also the dialling end of a protocol
-client state              what an AMQP client has set up over one connection: declarations, bindings, consumers, confirm
-                          mode
+client state              what an AMQP client has set up over one connection: declarations, consumers, confirm mode
 clockwork                 time that passes only from one event to the next, in a rehearsal
 cluster                   the endpoints of one upstream, and which of them are eligible
 codec                     a record as bytes, and back
@@ -175,8 +174,7 @@ key                       a name in the configuration file, with its kind and it
 kind                      what a value in the configuration may be
 lab                       what a validation starts to try things out on: a sidecar and a sample service
 lag                       how late the event loop is: a stall of it is one of all traffic
-lane                      what must keep its order: an AMQP channel's publishes to one exchange, the stored requests of
-                          one route
+lane                      what must keep its order: publishes of one channel and exchange, stored requests of one route
 lease                     tokens of a shared limit that one sidecar has for itself, for a second
 leftover                  stored requests that no queue of the configuration delivers any more
 libraries                 packages of others that a configuration may need
@@ -213,6 +211,7 @@ model                     the configuration, typed, as the rest of the program r
 monitor                   watches a broker's queues and alarms, over connections of the sidecar's own
 name                      a host name, which becomes addresses before the data plane sees it
 net                       sockets and names: dialling, listening, resolving, the timer wheel
+nft                       the program that changes the kernel's rules, of nftables
 node                      a Redis server that can be asked; a cluster has several
 notify                    tell systemd how the sidecar is
 observe                   to ask running sidecars how they are
@@ -222,6 +221,7 @@ OpenAPI                   the admin API's description of itself
 opening                   how an AMQP session begins, up to the broker's ``connection.open-ok``
 operation                 what can be asked over the admin API: method, path, who answers, and its documentation
 order                     the places of all filters in a chain, with the reasons
+original                  of a destination: where a connection was going before it was redirected
 orphan                    a sidecar whose network has gone; a process whose parent has
 otel environment          the environment variables that OpenTelemetry has names for
 OTLP                      OpenTelemetry's protocol, in which spans go to a collector
@@ -275,6 +275,7 @@ reconnect                 to find a new broker for a session that has lost its o
 record                    one entry of a database or file
 recorded                  kept of what really happened, for a rehearsal
 recovery                  setting up again, over a new broker connection, what a client had set up over the last
+redirect, redirection     the kernel leads connections to the sidecar that were going elsewhere
 Redis                     a key-value store; sidecars keep the limits in it that they share
 reference                 every key of the configuration, to read
 refusal                   the answer to a request that never becomes an exchange, as it is malformed or too large

@@ -32,6 +32,7 @@ RULES: Mapping[str, set[str]] = {
     "config": {"core"},
     "telemetry": {"core"},
     "endpoints": {"core", "net", "resilience"},  # net: probes dial
+    "redirect": {"core"},
     "redis": {"core", "net", "resilience"},  # net: it dials; resilience: what it grants tokens to
     "registry": {"core", "net", "resilience"},
     "exchange": _DATA_PLANE,

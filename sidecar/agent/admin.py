@@ -172,6 +172,7 @@ def metrics(agent: Agent) -> Metrics:
         lambda: registry_metrics.families(agent.registry) if agent.registry is not None else (),
         changes.families,
         lambda: agent.last_reload.families(),
+        agent.redirection.families,
         lambda: endpoint_metrics.lookup_families(agent.lookups),
         agent.lag.families,
         lambda: own_families(agent.config.service.name, agent.log_lines_dropped, memory_limit()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,18 @@ if TYPE_CHECKING:
     from sidecar.redis.master import MasterWatch
 
 logger = logging.getLogger("sidecar.upstreams")
+
+
+def connect_breakers(upstreams: Mapping[str, RunningUpstream]) -> None:
+    """Tell AMQP ports whose open breakers keep deliveries back (``amqp.pause_on``)."""
+
+    def breakers_of(names: Sequence[str]) -> Sequence[CircuitBreaker]:
+        return [breaker for name in names if name in upstreams for breaker in upstreams[name].breakers]
+
+    for upstream in upstreams.values():
+        amqp = upstream.config.amqp
+        if amqp is not None:
+            upstream.listener.follow_breakers(functools.partial(breakers_of, amqp.pause_on))
 
 
 class RunningUpstream:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from sidecar.agent.clusters import RunningUpstream
+    from sidecar.agent.redirection import Redirection
     from sidecar.config.schema import Config
     from sidecar.core.stats import ListenerStats
     from sidecar.exchange.listener import Listener
@@ -54,6 +55,7 @@ class Leaving(Protocol):
     config: Config
     registry: Registry | None
     inbound: Listener | None
+    redirection: Redirection
 
     @property
     def upstreams(self) -> Mapping[str, RunningUpstream]: ...
@@ -92,12 +94,13 @@ async def drain(agent: Leaving, companion: Companion | None, by: str) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout_at(until):
                 await _app_is_gone(agent)
-    for upstream in agent.upstreams.values():
-        upstream.listener.drain()
+    outbound = [*(upstream.listener for upstream in agent.upstreams.values()), *agent.redirection.listeners]
+    for listener in outbound:
+        listener.drain()
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(max(until, loop.time() + LAST if companion is not None else 0.0)):
-            for upstream in agent.upstreams.values():
-                await upstream.listener.drained()
+            for listener in outbound:
+                await listener.drained()
     left = sum(s.active for s in agent.stats)
     if left:
         logger.warning("the drain timeout is over; cutting what is left", extra={"active": left})

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from sidecar.agent import changes, settings, shared_limits
 from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
-from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.clusters import RunningUpstream, connect_breakers
 from sidecar.agent.draining import Companion, drain
 from sidecar.agent.early import Early
 from sidecar.agent.libraries import require_libraries
@@ -29,6 +29,8 @@ from sidecar.agent.listening import Listening
 from sidecar.agent.notify import Notifier
 from sidecar.agent.plan import Plan
 from sidecar.agent.process import freeze_garbage, raise_file_limit
+from sidecar.agent.redirection import Redirection
+from sidecar.agent.redirection import problem as redirect_problem
 from sidecar.agent.reload import carry_out, compared, open_listener, planned
 from sidecar.agent.retirement import Retirement
 from sidecar.config.errors import ConfigError, Problem
@@ -51,7 +53,6 @@ from sidecar.net.resolver import SystemResolver
 from sidecar.net.wheel import TimerWheel
 from sidecar.registry import Registry, RegistryError
 from sidecar.registry import create as create_registry
-from sidecar.resilience.breaker import CircuitBreaker
 from sidecar.telemetry.logs import LogWriter
 from sidecar.telemetry.loop_lag import LoopLag
 from sidecar.why.ring import Ring
@@ -92,8 +93,7 @@ class Agent:
         self.admin_address: Address | None = None
         self.path = path
         self.log = log
-        access = config.log.access
-        self.access_log = AccessLog(access.mode, log.put, access.sample, access.slow)
+        self.access_log = AccessLog(config.log.access.mode, log.put, config.log.access.sample, config.log.access.slow)
         self._loop = asyncio.get_running_loop()
         #: Sends spans to the collector, if there is one.
         self.spans: SpanExporter | None = None
@@ -140,13 +140,14 @@ class Agent:
             decisions=Decisions(config.rehearsal.records),
             listener_of=lambda name: self.upstreams[name].listener if name in self.upstreams else None,
         )
+        self.redirection = Redirection(config, self.context, self.names, lambda: self.inbound)
 
     # -- what the admin API sees ---------------------------------------------------------------------------------------
 
     @property
     def stats(self) -> Sequence[ListenerStats]:
         own = [self.inbound.stats] if self.inbound else []
-        return own + [upstream.stats for upstream in self.upstreams.values()]
+        return [*own, *(upstream.stats for upstream in self.upstreams.values()), *self.redirection.stats]
 
     @property
     def log_lines_dropped(self) -> int:
@@ -184,6 +185,9 @@ class Agent:
     async def start(self) -> None:
         """Bind, discover, become ready. Raises :class:`StartError`, or :class:`~sidecar.config.errors.ConfigError`."""
         raise_file_limit()
+        if wrong := redirect_problem(self.config):
+            self._failed = True
+            raise StartError(wrong)
         try:
             require_libraries(self.config, str(self.path))
             if self.config.inbound is not None:
@@ -194,7 +198,7 @@ class Agent:
                 self._app = App(app, check, self.names, self._on_app_addresses, self._on_health)
             for name, config in self.config.upstreams.items():
                 self.upstreams[name] = self.create_upstream(name, config)
-            self.connect_breakers()
+            connect_breakers(self.upstreams)
             if not await self._open():
                 return
             report_leftovers(self.config)
@@ -211,11 +215,13 @@ class Agent:
         self.listening.enroll(self.registry, self.config)
         for upstream in self.upstreams.values():
             upstream.follow(self.registry)
+        self.redirection.follow(self.upstreams)
         if self.registry is not None:
             await self._await_registry()
         if self._app is not None:
             self._app.start()
         await self._await_names()
+        self.redirection.release()
         freeze_garbage()
         self.lag.start()
         if self._drain_asked.is_set():  # meanwhile
@@ -256,6 +262,7 @@ class Agent:
                 return False
         for upstream in self.upstreams.values():
             self.early.hold(upstream)
+        self.redirection.hold()
         for listener in self.listeners():
             await open_listener(listener)
         if not files:
@@ -302,7 +309,7 @@ class Agent:
 
     def listeners(self) -> list[Listener]:
         own = [self.inbound] if self.inbound else []
-        return own + [upstream.listener for upstream in self.upstreams.values()]
+        return [*own, *(upstream.listener for upstream in self.upstreams.values()), *self.redirection.listeners]
 
     def _outbound(self) -> list[Address]:
         return [upstream.listener.address for upstream in self.upstreams.values()]
@@ -351,16 +358,6 @@ class Agent:
         listener.app_health(self._health.status != "unhealthy")
         return RunningUpstream(config, listener, self.names, self._outbound, str(self.config.registry))
 
-    def connect_breakers(self) -> None:
-        """Tell AMQP ports whose open breakers keep deliveries back (``amqp.pause_on``)."""
-        for upstream in self.upstreams.values():
-            amqp = upstream.config.amqp
-            if amqp is not None:
-                upstream.listener.follow_breakers(functools.partial(self._breakers_of, amqp.pause_on))
-
-    def _breakers_of(self, names: Sequence[str]) -> Sequence[CircuitBreaker]:
-        return [breaker for name in names if name in self.upstreams for breaker in self.upstreams[name].breakers]
-
     def retire(self, upstream: RunningUpstream) -> None:
         """Take an upstream out of service; what is under way on it is given ``drain.timeout`` in the background."""
         self._retirement.add(upstream, self.config.drain.timeout)
@@ -381,6 +378,7 @@ class Agent:
         self.early.end()
         for upstream in self.upstreams.values():
             upstream.leave()
+        self.redirection.leave()
         if self._app is not None:
             self._app.leave()
         closing = [listener.stop for listener in (*self.listeners(), *self._retirement.end())]

@@ -18,7 +18,7 @@ from sidecar.config.traffic import Inbound, Upstream
 _RESTART: Final = "a change of this takes a restart"
 #: What is read once, at the start: keys, with all that is under those that end with a dot…
 _FIXED: Final = (
-    "service.", "registry", "consul.", "admin.", "probes", "tracing.", "log.", "dns.", "redis",
+    "service.", "registry", "consul.", "admin.", "probes", "tracing.", "log.", "dns.", "redis", "redirect",
     "inbound.bind", "inbound.protocol",
 )  # fmt: skip
 #: … except for these.

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, cast
 
 from sidecar.agent import balancing, rotation
-from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.clusters import RunningUpstream, connect_breakers
 from sidecar.agent.libraries import require_libraries
 from sidecar.agent.plan import Plan, Stored, plan, stranded
 from sidecar.config.agent import Tracing
@@ -60,7 +60,8 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
         changes.append(f"upstreams.{name}: changed")
     # In the order of the file, as after a start.
     agent.upstreams = {name: opened.get(name) or agent.upstreams[name] for name in config.upstreams}
-    agent.connect_breakers()
+    connect_breakers(agent.upstreams)
+    agent.redirection.follow(agent.upstreams)
     for running in agent.upstreams.values():
         running.listeners_changed()
     if todo.inbound and agent.inbound is not None and config.inbound is not None:

@@ -15,7 +15,7 @@ from sidecar.agent import signals
 from sidecar.agent.companion import AppProcess
 from sidecar.agent.notify import Notifier
 from sidecar.agent.orphan import Orphaned, watch
-from sidecar.config.errors import ConfigError
+from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.load import load
 from sidecar.core.text import counted
 
@@ -29,6 +29,13 @@ if TYPE_CHECKING:
 FAILED: Final = 1
 MISUSED: Final = 2
 
+#: Why sidecar exec cannot serve what is redirected.
+_ONE_USER: Final = Problem(
+    "redirect.outbound",
+    "is not for sidecar exec: its app runs as the sidecar's own user, whose connections are not redirected",
+    allowed="sidecar run in a container or a process of another user; or no outbound",
+)
+
 logger = logging.getLogger("sidecar.agent")
 
 
@@ -37,6 +44,8 @@ def run(path: str, pipes: tuple[int, int] | None = None) -> int:
     are let in as soon as there are handlers. ``pipes``: those of :class:`~sidecar.agent.companion.AppProcess`."""
     try:
         config = load(path)  # before anything heavy is imported: a wrong file is told at once
+        if pipes is not None and config.redirect is not None and config.redirect.outbound is not None:
+            raise ConfigError(path, [_ONE_USER])
     except ConfigError as error:
         return _refuse(error)
     if signals.asked_to_end():

@@ -13,6 +13,8 @@ from sidecar.agent import process, signals
 if TYPE_CHECKING:
     import argparse
 
+    from sidecar.config.schema import Config
+
 #: Exit code: wrong usage or configuration.
 MISUSED = 2
 
@@ -37,6 +39,7 @@ examples:
   sidecar spool --help                  messages that the broker did not take
   sidecar attach compose.yml shop       what to add to give a service a sidecar
   sidecar export kong --routes FILE     a gateway's configuration from the registry; Prometheus' targets, too
+  sidecar redirect sidecar.yaml         have the kernel lead an app's connections through its sidecar
   sidecar demo                          a small mesh to look at, in your terminal
   sidecar completion bash               for the shell: commands and options by the tab key
 
@@ -158,6 +161,7 @@ def commands() -> argparse.ArgumentParser:
     from sidecar.cli.asking import add_parsers as add_asking
     from sidecar.cli.attach.command import add_parser as add_attach
     from sidecar.cli.export.command import add_parser as add_export
+    from sidecar.cli.redirect import add_parser as add_redirect
     from sidecar.cli.spool.parser import add_parser as add_spool
     from sidecar.cli.validate.parser import add_parser as add_validate
 
@@ -202,6 +206,7 @@ def commands() -> argparse.ArgumentParser:
     add_spool(commands)
     add_attach(commands)
     add_export(commands)
+    add_redirect(commands)
     _add_completion(commands)
     return parser
 
@@ -321,7 +326,19 @@ def _check(options: argparse.Namespace) -> int:
         name = STDIN if options.file == "-" else options.file
         listeners = counted(summary.listeners, "listener")
         print(f"{name}: fine ({summary.service}: {listeners}, registry: {summary.registry})")
+        print(*(f"  redirected: {line}\n" for line in _redirected(summary.config)), sep="", end="")
     return 0
+
+
+def _redirected(config: Config | None) -> list[str]:
+    from sidecar.cli.redirect import plan_of
+
+    plan = plan_of(config) if config is not None else None
+    if plan is None:
+        return []
+    from sidecar.redirect.plan import summary
+
+    return summary(plan)
 
 
 def _schema(options: argparse.Namespace) -> int:

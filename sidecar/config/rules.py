@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from sidecar.config import amqp_rules, balancing, fallback_rules, health
+from sidecar.config import amqp_rules, balancing, fallback_rules, health, redirect
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
@@ -70,6 +70,16 @@ def _listeners(root: Fields) -> Iterator[Listener]:
     probes = root.section_of("probes")
     if probes is not None and isinstance(address := probes.get("bind"), Address):
         yield Listener(probes.places["bind"], address)
+    yield from _captures(root)
+
+
+def _captures(root: Fields) -> Iterator[Listener]:
+    """Where redirected connections arrive."""
+    section = root.section_of("redirect")
+    for side, host in (("outbound", "localhost"), ("inbound", "::")) if section is not None else ():
+        capture = section.section_of(side) if section is not None else None
+        if capture is not None and isinstance(port := capture.value("port"), int):
+            yield Listener(capture.places.get("port", capture.place), Address(host, port))
 
 
 def _listeners_apart(root: Fields) -> None:
@@ -341,5 +351,6 @@ _RULES = (
     _filters_say,
     fallback_rules.check,
     _shared_needs_redis,
+    redirect.check,
     *amqp_rules.RULES,
 )

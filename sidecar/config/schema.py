@@ -18,6 +18,7 @@ from sidecar.config.declared import Declared, Settings, declared, key, section, 
 from sidecar.config.document import Node
 from sidecar.config.keys import INHERIT, Key
 from sidecar.config.kinds import BROKEN, Place
+from sidecar.config.redirect import Redirect
 from sidecar.config.redis import Redis
 from sidecar.config.service import Service
 from sidecar.config.traffic import INBOUND_ROUTE, UPSTREAM_ROUTE, Inbound, Upstream
@@ -72,6 +73,7 @@ _TRACING, _LOG, _DRAIN, _DNS = section(Tracing), section(Log), section(Drain), s
 _WHY: Final = section(Why)
 _REDIS: Final = section(Redis)
 _REHEARSAL: Final = section(Rehearsal)
+_REDIRECT: Final = section(Redirect)
 
 
 class Config(Settings):
@@ -101,6 +103,7 @@ class Config(Settings):
     drain: Drain = key(_DRAIN, _DRAIN.doc, default=Drain())
     dns: Dns = key(_DNS, _DNS.doc, default=Dns())
     redis: Redis | None = key(_REDIS, _REDIS.doc, default=None)
+    redirect: Redirect | None = key(_REDIRECT, _REDIRECT.doc, default=None)
 
 
 CONFIG: Final = section(Config)

@@ -13,6 +13,7 @@ from sidecar.config.containers import ListOf, MapOf, Section, Short
 from sidecar.config.declared import Settings, Used, UsedFilter, key, section
 from sidecar.config.health import HEALTH, Health
 from sidecar.config.keys import INHERIT, Inherit, Key
+from sidecar.config.redirect import DIALLED
 from sidecar.config.values import HEADER, NAME, Boolean, Enum, Integer, Method, Size, Text
 from sidecar.core.address import Address
 from sidecar.core.amqp_settings import Amqp
@@ -159,6 +160,12 @@ class Upstream(Settings):
         "Fixed instances.",
         default=(),
         example=["10.0.0.7:11434", {"address": "10.0.0.8:11434", "weight": 3}],
+    )
+    redirect: tuple[Address, ...] = key(
+        DIALLED,
+        "What the app dials elsewhere and is this upstream, besides its endpoints: for redirect.outbound.",
+        default=(),
+        example=["ollama:11434", "*:11434"],
     )
     balancer: str = key(
         Enum(*BALANCERS),

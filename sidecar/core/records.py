@@ -42,7 +42,7 @@ class AccessRecord(NamedTuple):
     connection, and to the head of the answer; below 0: it did not come to that. ``kept``: the connection was there
     already. ``tries``: all attempts, in order, if there was more than one, or if it failed.
     ``reason`` says why a request was refused that did not become an exchange. ``fallback`` is the number of the step
-    that answered in place of the upstream."""
+    that answered in place of the upstream. ``dialled`` is where a redirected connection was going."""
 
     time: float
     direction: str
@@ -69,6 +69,7 @@ class AccessRecord(NamedTuple):
     tries: tuple[Try, ...] = ()
     reason: str = ""
     fallback: int = 0
+    dialled: str = ""
 
 
 class SpanRecord(NamedTuple):

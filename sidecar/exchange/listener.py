@@ -113,6 +113,8 @@ class Listener:
         self.breakers: tuple[CircuitBreaker, ...] = ()
         self._acceptor = Acceptor(loop, self.protocol)
         self._connections: dict[Connection, None] = {}
+        #: Connections that were redirected to the sidecar → where they were going.
+        self.redirected: dict[Any, str] = {}
         #: Those that there was no room for, until they are closed; the oldest first.
         self._refused: dict[Connection, None] = {}
         #: Connections that were idle at the last search, the one that had been for the longest last; and when to search
@@ -165,6 +167,11 @@ class Listener:
         self._acceptor.release()
 
     @property
+    def shut(self) -> bool:
+        """Whether it refuses connections at present."""
+        return self._acceptor.is_shut
+
+    @property
     def address(self) -> Address:
         """Where it really listens: ``bind``, with the port that the system chose for port 0."""
         sockets = self._acceptor.sockets
@@ -190,8 +197,14 @@ class Listener:
     def left(self, connection: Connection) -> None:
         """Count a connection out."""
         self._refused.pop(connection, None)
+        if self.redirected:
+            self.redirection_over(connection)
         if self._connections.pop(connection, self) is None:
             self.stats.client_connections -= 1
+
+    def redirection_over(self, connection: Connection) -> None:
+        """Nobody will ask any more where it was going."""
+        self.redirected.pop(connection, None)
 
     def turn_away(self, connection: Connection) -> None:
         """Remember one that :meth:`enter` has refused and that stays open for a moment, so that it sees why. With too

@@ -88,6 +88,7 @@ def _record(x: Exchange) -> AccessRecord:
         kept=kept,
         tries=_tries(x, now) if x.tried else (),
         fallback=fallback_of(x),
+        dialled=listener.redirected.get(getattr(x, "client", None), "") if listener.redirected else "",
     )
 
 

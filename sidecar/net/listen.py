@@ -10,6 +10,9 @@ from typing import Any, Final
 
 #: Connections that wait to be accepted, at most.
 BACKLOG: Final = 1024
+#: Loopback in both families, whatever a hosts file says of localhost.
+LOOPBACK: Final = "loopback"
+_LOOPBACK: Final = ("127.0.0.1", "::1")
 #: Tries to find a port that is free for all addresses.
 TRIES: Final = 10
 
@@ -82,6 +85,11 @@ class Acceptor:
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 sock.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def is_shut(self) -> bool:
+        """Whether connections are refused."""
+        return self._shut
+
     def reopen(self) -> None:
         """Listen again."""
         self._shut = False
@@ -125,12 +133,12 @@ class Acceptor:
 
 
 async def bind(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[socket.socket]:
-    """Sockets bound to every address of ``host``, all to one port. ``::`` is all addresses of both families; each has a
-    socket of its own, so that clients have the addresses they are known by. A family that this host lacks is left out
-    where there is another. Raises :class:`OSError`."""
+    """Sockets bound to every address of ``host``, all to one port. ``::`` is all addresses of both families, and
+    :data:`LOOPBACK` both of loopback; each has a socket of its own, so that clients have the addresses they are known
+    by. A family that this host lacks is left out where there is another. Raises :class:`OSError`."""
     found: list[Any] = []
     everywhere = ":" in host and not host.strip(":0")
-    for name in ("0.0.0.0", "::") if everywhere else (host,):
+    for name in ("0.0.0.0", "::") if everywhere else _LOOPBACK if host == LOOPBACK else (host,):
         found += await loop.getaddrinfo(name, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     addresses = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     for tries_left in reversed(range(TRIES if port == 0 else 1)):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.core.replies import STATUS, Reply
 from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.filter import Wait
-from sidecar.exchange.listener import Listener
+from sidecar.exchange.listener import Connection, Listener
 from sidecar.exchange.phases import CONNECTING, ENDED, TUNNEL
 from sidecar.net.sockets import Pausable, keep_alive, reset, unacknowledged, undelivered
 
@@ -30,6 +30,9 @@ class TcpListener(Listener):
 
     def protocol(self) -> asyncio.Protocol:
         return cast(asyncio.Protocol, Client(self))
+
+    def redirection_over(self, connection: Connection) -> None:
+        """A client may leave before its exchange ends, and is known until then."""
 
     def endpoint_removed(self, endpoint: Endpoint) -> None:
         """Connections to it stay: they may well still work, and only they know what their bytes mean."""
@@ -332,7 +335,10 @@ class TcpExchange(Exchange):
             return False
         self.timer.close()
         self._early.clear()
-        stats = self.listener.stats
+        listener = self.listener
+        if listener.redirected:
+            listener.redirected.pop(self.client, None)
+        stats = listener.stats
         stats.active -= 1
         if tunnel:
             stats.tunnels -= 1

@@ -44,6 +44,7 @@ def access_fields(record: AccessRecord, service: str) -> dict[str, Any]:
         "endpoint": record.endpoint,
         "attempts": record.attempts,
         "tries": [_try(it) for it in record.tries] or None,
+        "dialled": record.dialled,
         "client": record.client,
         "request_id": record.request_id,
         "trace_id": record.trace_id,

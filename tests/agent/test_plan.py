@@ -112,6 +112,7 @@ WHOLE: dict[str, Any] = {
     "probes": {"bind": "0.0.0.0:15020"},
     "dns": {"servers": ["127.0.0.1:53"]},
     "redis": {"url": "redis://127.0.0.1:6379"},
+    "redirect": {"outbound": {"ports": [80]}, "inbound": {}},
 }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 
@@ -41,7 +41,7 @@ class RunningAgent:
         self.config = {key: value for key, value in {**self.config, **changes}.items() if value is not None}
         self.file.write_text(yaml.safe_dump(self.config))
 
-    async def __aenter__(self) -> RunningAgent:
+    async def __aenter__(self) -> Self:
         self.write()
         config = load(self.file)
         self._null = os.open(os.devnull, os.O_WRONLY)

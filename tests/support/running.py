@@ -173,6 +173,7 @@ class FakeRunning:
     access_log: AccessLog = field(default_factory=lambda: AccessLog("errors", lambda record: None))
     last_reload: LastReload = field(default_factory=lambda: LastReload(dict))
     checked: list[str] = field(default_factory=list)
+    redirection: Any = field(default_factory=lambda: SimpleNamespace(listeners=(), families=tuple))
     listening: Any = field(default_factory=lambda: SimpleNamespace(addresses={}))
     context: Any = field(default_factory=lambda: SimpleNamespace(decisions=Decisions(100)))
 
