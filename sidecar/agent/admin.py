@@ -138,6 +138,7 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
     return (
         Api(lambda: _ports(agent)).contribution(),
         Rehearse(agent.context.decisions, lambda: effective(agent.config)).contribution(),
+        agent.redirection.contribution(),
         WhyApi(agent.ring, service, next_ones).contribution(),
         Diagnosis(service, agent.config.service.id, lambda: tuple(agent.upstreams), examine).contribution(),
         Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),

@@ -17,7 +17,9 @@ from sidecar.config.schema import Config
 from sidecar.config.traffic import Upstream
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
+from sidecar.core.json_schema import NUMBER, TEXT, array, record
 from sidecar.core.metrics import Family, counter
+from sidecar.core.operations import Answer, Call, Contribution, Operation
 from sidecar.core.stats import ListenerStats
 from sidecar.endpoints.balancers.table import create as balancer
 from sidecar.endpoints.names import Expansion, Names
@@ -150,9 +152,23 @@ class Redirection:
                 family.add([listener.stats.direction, name, how], n)
         yield family
 
-    def view(self) -> list[dict[str, Any]]:
-        """The same as plain data, a part for each port."""
-        return [
+    def contribution(self) -> Contribution:
+        """Return the operation that shows it, with the shape of its answer."""
+        operation = Operation(
+            "GET", "/redirect", "Redirected connections: where they arrive, what became of them, and whose they are",
+            self._answer, {200: "nothing in it without a section redirect"}, "Redirect",
+        )  # fmt: skip
+        counted = record(outcome=TEXT, upstream=TEXT, count=NUMBER)
+        port = record(direction=TEXT, bind=TEXT, connections=array(counted))
+        upstream = record(name=TEXT, destinations=array(TEXT))
+        return Contribution((operation,), {"Redirect": record(ports=array(port), upstreams=array(upstream))})
+
+    async def _answer(self, call: Call) -> Answer:
+        return Answer(self.view())
+
+    def view(self) -> dict[str, Any]:
+        """The ports with what became of connections there; and what upstreams say that is theirs, as addresses."""
+        ports = [
             {
                 "direction": it.stats.direction,
                 "bind": str(it.address),
@@ -162,6 +178,8 @@ class Redirection:
             }
             for it in self.listeners
         ]
+        places = {name: sorted(str(Address(*place)) for place in it.places) for name, it in self._dialled.items()}
+        return {"ports": ports, "upstreams": [{"name": name, "destinations": it} for name, it in places.items()]}
 
 
 class _Dialled:

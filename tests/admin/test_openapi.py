@@ -126,6 +126,7 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("GET", "/config/set", None),
     ("GET", "/upstreams", None),
     ("GET", "/inbound", None),
+    ("GET", "/redirect", None),
     ("GET", "/upstreams/redis", None),
     ("GET", "/upstreams/nobody", None),
     ("GET", "/amqp", None),

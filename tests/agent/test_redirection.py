@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import socket
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_each_goes_where_it_belongs(tmp_path: Path) -> None:
                 assert all(not listener.redirected for listener in it.agent.listeners())
                 _, _, page = await it.ask("GET", "/metrics")
                 assert b'sidecar_redirected_total{direction="outbound",upstream="any",outcome="handed"} 2' in page
+                _, _, body = await it.ask("GET", "/redirect")
+                assert json.loads(body)["upstreams"] == [
+                    {"name": "any", "destinations": ["*:7000"]},
+                    {
+                        "name": "named",
+                        "destinations": sorted(it.agent.redirection.view()["upstreams"][1]["destinations"]),
+                    },
+                ]
+                assert {"127.0.0.1:7000", "[fd00::1]:7000"} <= set(json.loads(body)["upstreams"][1]["destinations"])
                 # A reload with other destinations.
                 it.write(upstreams={**upstreams, "any": upstream(NOBODY, redirect=["10.0.0.2:7000"])})
                 await it.agent.reload()
@@ -105,8 +115,9 @@ def test_what_belongs_to_nobody_is_passed_on(tmp_path: Path) -> None:
             (stats,) = it.agent.redirection.stats
             assert stats.connect_failures == {"refused": 1}
             assert stats.active == 0
-            (view,) = it.agent.redirection.view()
-            assert view["connections"] == [{"outcome": "passed", "upstream": "", "count": 2}]
+            passed = [{"outcome": "passed", "upstream": "", "count": 2}]
+            port = {"direction": "outbound", "bind": f"loopback:{it.out}", "connections": passed}
+            assert it.agent.redirection.view() == {"ports": [port], "upstreams": []}
 
     run(main)
 

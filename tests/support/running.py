@@ -12,6 +12,7 @@ from sidecar.admin.snapshots import UpstreamSnapshot
 from sidecar.agent import snapshots
 from sidecar.agent.changes import LastReload
 from sidecar.agent.plan import Plan, plan
+from sidecar.agent.redirection import Redirection
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
 from sidecar.amqp.views.protocols import SessionView
 from sidecar.config.agent import Admin, Drain
@@ -22,6 +23,7 @@ from sidecar.core.address import Address
 from sidecar.core.decisions import Decisions
 from sidecar.core.health import Health
 from sidecar.core.instance import Instance, OnChange
+from sidecar.core.operations import Contribution
 from sidecar.core.records import AccessLog
 from sidecar.core.secret import Secret
 from sidecar.core.stats import ListenerStats
@@ -146,6 +148,16 @@ def _config() -> Config:
     return Config(service=Service(name="tasks", id="tasks-1", address="10.0.0.5"), admin=LOCAL)
 
 
+class FakeRedirection:
+    """A sidecar to which nothing is redirected."""
+
+    listeners = ()
+    families = tuple
+
+    def contribution(self) -> Contribution:
+        return Redirection(_config(), None, None, lambda: None).contribution()  # type: ignore[arg-type]
+
+
 @dataclass
 class FakeRunning:
     """Stands in for :class:`sidecar.agent.lifecycle.Agent`, as what is
@@ -173,7 +185,7 @@ class FakeRunning:
     access_log: AccessLog = field(default_factory=lambda: AccessLog("errors", lambda record: None))
     last_reload: LastReload = field(default_factory=lambda: LastReload(dict))
     checked: list[str] = field(default_factory=list)
-    redirection: Any = field(default_factory=lambda: SimpleNamespace(listeners=(), families=tuple))
+    redirection: Any = field(default_factory=lambda: FakeRedirection())
     listening: Any = field(default_factory=lambda: SimpleNamespace(addresses={}))
     context: Any = field(default_factory=lambda: SimpleNamespace(decisions=Decisions(100)))
 
