@@ -80,14 +80,9 @@ def test_each_goes_where_it_belongs(tmp_path: Path) -> None:
                 _, _, page = await it.ask("GET", "/metrics")
                 assert b'sidecar_redirected_total{direction="outbound",upstream="any",outcome="handed"} 2' in page
                 _, _, body = await it.ask("GET", "/redirect")
-                assert json.loads(body)["upstreams"] == [
-                    {"name": "any", "destinations": ["*:7000"]},
-                    {
-                        "name": "named",
-                        "destinations": sorted(it.agent.redirection.view()["upstreams"][1]["destinations"]),
-                    },
-                ]
-                assert {"127.0.0.1:7000", "[fd00::1]:7000"} <= set(json.loads(body)["upstreams"][1]["destinations"])
+                whose = {it["name"]: it["destinations"] for it in json.loads(body)["upstreams"]}
+                assert whose["any"] == ["*:7000"]
+                assert {"127.0.0.1:7000", "[fd00::1]:7000"} <= {*whose["named"]}
                 # A reload with other destinations.
                 it.write(upstreams={**upstreams, "any": upstream(NOBODY, redirect=["10.0.0.2:7000"])})
                 await it.agent.reload()
