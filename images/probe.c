@@ -1,8 +1,10 @@
 /* sidecar-probe [PATH]: exit code 0 if the sidecar on this host is ready, 1 if it is not, with a line that says why.
+ * sidecar-probe drain [SECONDS]: let what comes in finish, for as long at most (60). For the hook that runs before an app
+ * is told to end, so it is 0 in any case, as the app has to end; a line says what went wrong.
  *
  * A container engine runs it every few seconds beside each app, and Python takes fifteen times as long to start as this
- * takes in all. SIDECAR_ADMIN says where the admin API is, as for all commands. PATH is /ready unless given; /health is
- * about the app, too.
+ * takes in all. SIDECAR_ADMIN says where the admin API is, as for all commands, SIDECAR_ADMIN_TOKEN its token. PATH is
+ * /ready unless given; /health is about the app, too. Linked statically, it runs in any image.
  */
 #define _POSIX_C_SOURCE 200809L
 
@@ -17,13 +19,15 @@
 
 #define DEFAULT "http://127.0.0.1:15000"
 #define SECONDS 3
+#define DRAIN_SECONDS 60
 
 static const char *url;
+static int draining;
 
 static int fail(const char *why)
 {
     fprintf(stderr, "sidecar-probe: %s: %s\n", url, why);
-    return 1;
+    return !draining;
 }
 
 static void too_late(int number)
@@ -31,7 +35,7 @@ static void too_late(int number)
     static const char text[] = "sidecar-probe: no answer in time\n";
     (void)number;
     (void)!write(STDERR_FILENO, text, sizeof text - 1);
-    _exit(1);
+    _exit(!draining);
 }
 
 /* Split host and port of [http://]host[:port][/], with the host of IPv6 in brackets. 0 if it is something else. */
@@ -77,12 +81,16 @@ static int dial(const struct addrinfo *it)
     return -1;
 }
 
-/* The status of the answer to a GET; 0 with errno where the connection failed, -1 where the answer is no HTTP. */
+/* The status of the answer; 0 with errno where the connection failed, -1 where the answer is no HTTP. */
 static int ask(int sock, const char *host, const char *path)
 {
-    char text[1024];
+    char text[2048];
     size_t got = 0;
-    int length = snprintf(text, sizeof text, "GET %s HTTP/1.1\r\nhost: %s\r\nconnection: close\r\n\r\n", path, host);
+    const char *token = getenv("SIDECAR_ADMIN_TOKEN");
+    int known = draining && token && *token;
+    int length = snprintf(text, sizeof text, "%s %s HTTP/1.1\r\nhost: %s\r\n%s%s%sconnection: close\r\n\r\n",
+                          draining ? "POST" : "GET", path, host, known ? "authorization: Bearer " : "",
+                          known ? token : "", known ? "\r\n" : "");
     if (length < 0 || (size_t)length >= sizeof text)
         return -1;
     if (write(sock, text, (size_t)length) != length)
@@ -102,13 +110,19 @@ static int ask(int sock, const char *host, const char *path)
 int main(int count, char **arguments)
 {
     const char *path = count > 1 ? arguments[1] : "/ready";
+    int seconds = SECONDS;
     char *copy, *host, *port, said[64];
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *found;
     int error, sock, status;
 
     signal(SIGALRM, too_late);
     signal(SIGPIPE, SIG_IGN);
-    alarm(SECONDS);
+    draining = strcmp(path, "drain") == 0;
+    if (draining) {
+        path = "/drain?wait=1";
+        seconds = count > 2 && atoi(arguments[2]) > 0 ? atoi(arguments[2]) : DRAIN_SECONDS;
+    }
+    alarm((unsigned)seconds);
     url = getenv("SIDECAR_ADMIN");
     if (!url || !*url)
         url = DEFAULT;

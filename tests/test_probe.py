@@ -27,13 +27,17 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if compiler is None:
         missing("no C compiler is installed: apt-get install gcc libc6-dev")
     found = tmp_path_factory.mktemp("probe") / "sidecar-probe"
-    subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-Werror", "-o", found, SOURCE], check=True, timeout=60)
+    subprocess.run(
+        [compiler, "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", found, SOURCE], check=True, timeout=60
+    )
     return found
 
 
-def ask(program: Path, admin: str | None, *arguments: str) -> tuple[int, str]:
+def ask(program: Path, admin: str | None, *arguments: str, token: str = "") -> tuple[int, str]:
     """The probe's exit code, and what it says."""
     environment = {} if admin is None else {"SIDECAR_ADMIN": admin}
+    if token:
+        environment["SIDECAR_ADMIN_TOKEN"] = token
     ran = subprocess.run(
         [program, *arguments], env=environment, capture_output=True, text=True, timeout=30, check=False
     )
@@ -136,3 +140,27 @@ def test_what_it_costs(program: Path) -> None:
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             spent.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(spent) < 0.020, spent
+
+
+@pytest.mark.parametrize("token", ["", "s3cret"])
+def test_it_has_what_comes_in_drained(program: Path, token: str) -> None:
+    with answering(READY) as (port, asked):
+        assert ask(program, f"127.0.0.1:{port}", "drain", token=token) == (0, "")
+    known = f"authorization: Bearer {token}\r\n" if token else ""
+    assert asked == [f"POST /drain?wait=1 HTTP/1.1\r\nhost: 127.0.0.1\r\n{known}connection: close\r\n\r\n".encode()]
+
+
+def test_a_drain_that_fails_keeps_no_app_from_ending(program: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    assert ask(program, nobody, "drain") == (0, f"sidecar-probe: {nobody}: Connection refused\n")
+    with fake_admin({"POST /drain?wait=1": (401, {})}) as url:
+        assert ask(program, url, "drain") == (0, f"sidecar-probe: {url}: answers 401\n")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        admin = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert ask(program, admin, "drain", "1") == (0, "sidecar-probe: no answer in time\n")
+
+
+def test_a_token_is_for_the_drain_alone(program: Path) -> None:
+    with answering(READY) as (port, asked):
+        assert ask(program, f"127.0.0.1:{port}", token="s3cret") == (0, "")
+    assert b"s3cret" not in asked[0]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from bench.processes import ROOT, BenchError, Child
 from bench.rabbitmq import RabbitMQ
-from bench.rolling.mesh import ORDERS, PATIENCE, Outcome, roll
+from bench.rolling.mesh import ORDERS, PATIENCE, SAFE, Outcome, roll
 from sidecar.demo.ports import free_ports
 
 
@@ -37,8 +37,10 @@ def main() -> int:
             consul = _consul(folder, stack)
             rabbitmq.wait_ready()
             found = [
-                roll(folder / order, order, consul, rabbitmq.port, (options.requests, options.messages), options.rounds)
-                for order in options.order or ORDERS
+                roll(
+                    folder / order, [order], consul, rabbitmq.port, (options.requests, options.messages), options.rounds
+                )
+                for order in options.order or SAFE
             ]
     except BenchError as error:
         print(f"bench.rolling: {error}", file=sys.stderr)

@@ -20,8 +20,9 @@ import yaml
 from bench.processes import BenchError
 from sidecar.demo.ports import free_ports
 
-#: How a workload's two processes are started and stopped.
-ORDERS: Final = ("pod", "exec")
+#: How a workload's two processes are started and stopped. What loses nothing, and all.
+SAFE: Final = ("pod", "exec")
+ORDERS: Final = (*SAFE, "unhooked")
 #: Seconds that anything may take.
 PATIENCE: Final = 120.0
 _APP: Final = Path(__file__).with_name("app.py")
@@ -78,7 +79,12 @@ class Workload:
         self._app = self._process(self._command)
 
     def stop(self) -> None:
-        """The app, then the sidecar; or both, as ``sidecar exec`` does that."""
+        """What comes in, the app, then the sidecar; or all, as ``sidecar exec`` does that."""
+        if self._order == "pod":
+            hook = [sys.executable, "-m", "sidecar", "drain", "--admin", f"127.0.0.1:{self._admin}"]
+            ran = subprocess.run(hook, capture_output=True, text=True, timeout=PATIENCE, check=False)
+            if ran.returncode:
+                raise BenchError(f"{self.name} was not drained: {ran.stderr}")
         for process in (self._app, self._sidecar):
             if process is not None:
                 process.send_signal(signal.SIGTERM)
@@ -143,23 +149,24 @@ class Outcome:
 
 def roll(
     folder: Path,
-    order: str,
+    orders: Sequence[str],
     consul: int,
     rabbitmq: int,
     rates: Sequence[float],
     rounds: int = 1,
     rest: float = 1.0,
-    short: bool = False,
+    callers: int = 2,
 ) -> Outcome:
     """Restart two instances of each workload, one after the other, ``rounds`` times; ``rest`` seconds after each.
-    ``rates``: requests and messages a second. ``short``: one ``web``, in the order of a pod in any case, and one
-    restart of each kind."""
+    ``orders``: one for all, or that of each instance. ``rates``: requests and messages a second.
+    ``callers``: so many instances of ``web``."""
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = [Workload(folder, f"tasks-{n}", "tasks", order, consul, rabbitmq) for n in range(2)]
-    names = ["web-0"] if short else ["web-0", "web-1"]
-    each = [rate / len(names) for rate in rates]
-    webs = [Workload(folder, name, "web", "pod" if short else order, consul, rabbitmq, each) for name in names]
-    found = Outcome(order)
+    tasks = [Workload(folder, f"tasks-{n}", "tasks", orders[n % len(orders)], consul, rabbitmq) for n in range(2)]
+    each = [rate / callers for rate in rates]
+    webs = [
+        Workload(folder, f"web-{n}", "web", orders[n % len(orders)], consul, rabbitmq, each) for n in range(callers)
+    ]
+    found = Outcome(" and ".join(orders))
     try:
         for workload in (*tasks, *webs):
             workload.start()
@@ -168,7 +175,7 @@ def roll(
             web.knows_both()
         time.sleep(rest)
         for _ in range(rounds):
-            for workload in (tasks[0], webs[0]) if short else (*tasks, *webs):
+            for workload in (*tasks, *webs):
                 workload.stop()
                 workload.start()
                 workload.ready()

@@ -55,6 +55,8 @@ class Commands:
     rehearse: Callable[[], Awaitable[Mapping[str, Any]]]
     #: Begin to drain, as SIGTERM does; who asked for that.
     drain: Callable[[str], None]
+    #: The same before the app ends: returns when nothing comes in any more.
+    drain_inbound: Callable[[str], Awaitable[None]]
     #: What has changed since the event of that number (0: all that is remembered), the oldest first.
     events: Callable[[int], Sequence[Event]]
     #: Set the least severe level that is logged; who wants that. Raises :class:`ValueError`.

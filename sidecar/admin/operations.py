@@ -68,8 +68,11 @@ class Api:
                       {200: "what changed, or would", 400: "something else than dry_run=1 or 0",
                        422: "the file cannot be used; nothing has changed", **REFUSED}, "Changes",
                       query=(Query("dry_run", "1: only tell what would change"),)),
-            Operation("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain, {202: "draining", **REFUSED},
-                      "Phase"),
+            Operation("POST", "/drain", "Drain and exit, as SIGTERM does", self.drain,
+                      {200: "with wait=1: nothing comes in any more", 202: "draining",
+                       400: "something else than wait=1 or 0", **REFUSED}, "Phase",
+                      query=(Query("wait", "1: answer when nothing comes in any more, so that the app can be told to "
+                                           "end; what it dials is served until it has"),)),
             Operation("PUT", "/log-level", "Set the log level, until the next start or change of the file",
                       self.log_level, {200: "set", 400: "no such level", 413: "not a level", **REFUSED}, "Level",
                       body="Level"),
@@ -162,12 +165,11 @@ class Api:
         return Answer(report.upstream(self._commands.upstream(name)))
 
     async def reload(self, call: Call) -> Answer:
-        rehearsal = dict(call.query).get("dry_run", "0").lower()
-        # A slip such as ?dryrun=1 must not become a reload.
-        if rehearsal not in _FLAGS or any(name != "dry_run" for name, _ in call.query):
+        rehearsal = _flag(call, "dry_run")
+        if rehearsal is None:
             return Answer({"error": "bad_request", "message": "dry_run is 1 or 0; there is nothing else"}, 400)
         try:
-            if _FLAGS[rehearsal]:
+            if rehearsal:
                 return Answer(await self._commands.rehearse())
             changes = await self._commands.reload()
         except ReloadRefused as error:
@@ -176,8 +178,14 @@ class Api:
         return Answer({"changes": list(changes)})
 
     async def drain(self, call: Call) -> Answer:
-        self._commands.drain(call.client or "")
-        return Answer({"phase": self._commands.snapshot().phase}, 202)
+        wait = _flag(call, "wait")
+        if wait is None:
+            return Answer({"error": "bad_request", "message": "wait is 1 or 0; there is nothing else"}, 400)
+        if wait:
+            await self._commands.drain_inbound(call.client or "")
+        else:
+            self._commands.drain(call.client or "")
+        return Answer({"phase": self._commands.snapshot().phase}, 200 if wait else 202)
 
     async def log_level(self, call: Call) -> Answer:
         level = _word(await call.read(), "level")
@@ -202,6 +210,14 @@ class Api:
         if name not in names:
             raise NotKnown(f"no such upstream: {name[:80]!r}; there are: {', '.join(names) or 'none'}")
         return name
+
+
+def _flag(call: Call, name: str) -> bool | None:
+    """What the query says of that, by default no. ``None``: neither yes nor no, or something else is asked, too: a slip
+    such as ``?dryrun=1`` must not become a reload."""
+    if any(other != name for other, _ in call.query):
+        return None
+    return _FLAGS.get(dict(call.query).get(name, "0").lower())
 
 
 def _health(data: dict[str, Any]) -> Answer:

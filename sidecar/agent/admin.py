@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,7 @@ from sidecar.admin.server import start_admin
 from sidecar.admin.snapshots import PeerSnapshot
 from sidecar.agent import changes, holds, peers, plan_report, shared_limits, snapshots
 from sidecar.agent.diagnosis import Diagnosis
+from sidecar.agent.draining import drain_inbound
 from sidecar.agent.findings import Finding
 from sidecar.agent.process import memory_limit
 from sidecar.agent.rehearsal.operation import Rehearse
@@ -104,6 +106,7 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         reload=reload,
         rehearse=rehearse,
         drain=agent.drain,
+        drain_inbound=functools.partial(drain_inbound, agent),
         events=EVENTS.since,
         set_log_level=set_log_level,
         set_access_log=set_access_log,

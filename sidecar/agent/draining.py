@@ -2,7 +2,8 @@
 
     deregistered → drain.delay → inbound drained → the app is told, and ends → outbound drained
 
-Outbound ports serve all that time: the app may need its upstreams to finish what it has begun.
+Outbound ports serve all that time: the app may need its upstreams to finish what it has begun. The app is told by
+``sidecar exec``, or by who asked for the drain and waits for it (``POST /drain?wait=1``).
 """
 
 from __future__ import annotations
@@ -49,6 +50,15 @@ class Companion(Protocol):
         """Wait until it has gone."""
 
 
+class AppsTurn:
+    """When the app is to be told to end: ``inbound_drained`` is set when nothing comes in any more; ``awaited``:
+    somebody waits for that, and tells it then."""
+
+    def __init__(self) -> None:
+        self.inbound_drained = asyncio.Event()
+        self.awaited = False
+
+
 class Leaving(Protocol):
     """What there is to drain of a sidecar."""
 
@@ -56,12 +66,24 @@ class Leaving(Protocol):
     registry: Registry | None
     inbound: Listener | None
     redirection: Redirection
+    apps_turn: AppsTurn
+
+    def drain(self, by: str) -> None: ...
 
     @property
     def upstreams(self) -> Mapping[str, RunningUpstream]: ...
 
     @property
     def stats(self) -> Sequence[ListenerStats]: ...
+
+
+async def drain_inbound(agent: Leaving, by: str) -> None:
+    """Begin to drain, and return when nothing comes in any more. Who waits for that ends the app next; until it has
+    gone, what it dials is served. Without an inbound port that is at once, and nothing is drained."""
+    if agent.inbound is not None:
+        agent.apps_turn.awaited = True
+        agent.drain(by)
+        await agent.apps_turn.inbound_drained.wait()
 
 
 async def drain(agent: Leaving, companion: Companion | None, by: str) -> None:
@@ -87,23 +109,31 @@ async def drain(agent: Leaving, companion: Companion | None, by: str) -> None:
                 await inbound.drained()
                 await _deserted(inbound)
         inbound.drain()
+    agent.apps_turn.inbound_drained.set()
     if companion is not None:
         companion.inbound_drained()
         await companion.ended()
-    elif config.outbound == "until_app_ends":
+    elif config.outbound == "until_app_ends" or agent.apps_turn.awaited:
+        last = max(until, loop.time() + config.app) if agent.apps_turn.awaited else until
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(last):
                 await _app_is_gone(agent)
-    outbound = [*(upstream.listener for upstream in agent.upstreams.values()), *agent.redirection.listeners]
+    outbound = _outbound(agent)
     for listener in outbound:
         listener.drain()
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout_at(max(until, loop.time() + LAST if companion is not None else 0.0)):
+        after_app = companion is not None or agent.apps_turn.awaited
+        async with asyncio.timeout_at(max(until, loop.time() + LAST if after_app else 0.0)):
             for listener in outbound:
                 await listener.drained()
     left = sum(s.active for s in agent.stats)
     if left:
         logger.warning("the drain timeout is over; cutting what is left", extra={"active": left})
+
+
+def _outbound(agent: Leaving) -> list[Listener]:
+    """Where the app dials, or is led to."""
+    return [*(upstream.listener for upstream in agent.upstreams.values()), *agent.redirection.listeners]
 
 
 async def _deserted(inbound: Listener) -> None:
@@ -125,10 +155,13 @@ async def _within(seconds: float, companion: Companion | None) -> None:
 
 
 async def _app_is_gone(agent: Leaving) -> None:
-    """Wait until nothing accepts connections where the app listens."""
+    """Wait until nothing accepts connections where the app listens, and nobody is connected to what it dials: one that
+    ends well closes its port first, and then finishes what it has begun."""
     assert agent.inbound is not None, "the configuration makes sure that it is known where the app listens"
     cluster = agent.inbound.cluster
     while True:
-        if (await probe(cluster.endpoints, PATIENCE)).status == "unhealthy":
+        if (await probe(cluster.endpoints, PATIENCE)).status == "unhealthy" and not any(
+            listener.stats.client_connections for listener in _outbound(agent)
+        ):
             return
         await asyncio.sleep(LOOK)

@@ -22,7 +22,7 @@ from sidecar.agent import changes, settings, shared_limits
 from sidecar.agent.app import App
 from sidecar.agent.assembly import Context, create_listener
 from sidecar.agent.clusters import RunningUpstream, connect_breakers
-from sidecar.agent.draining import Companion, drain
+from sidecar.agent.draining import AppsTurn, Companion, drain
 from sidecar.agent.early import Early
 from sidecar.agent.libraries import require_libraries
 from sidecar.agent.listening import Listening
@@ -105,7 +105,7 @@ class Agent:
         )
         #: It could not start, and whoever asked for that is told why.
         self._failed = False
-        self._drain_asked, self._drained_by = asyncio.Event(), ""
+        self._drain_asked, self._drained_by, self.apps_turn = asyncio.Event(), "", AppsTurn()
         self.last_reload = changes.LastReload(lambda: effective(self.config))
         self._reloading = asyncio.Lock()
         self._retirement = Retirement()

@@ -164,14 +164,21 @@ async def _start_and_serve(agent: Agent, started: asyncio.Event, companion: AppP
 
 @contextlib.contextmanager
 def _handled_signals(agent: Agent, life: asyncio.Future[None], started: asyncio.Event) -> Iterator[None]:
-    """SIGTERM and Ctrl-C drain; the second one, or one before there is anything to drain, stops at once. SIGHUP
+    """SIGTERM and Ctrl-C drain; the second one, or one before there is anything to drain, stops at once. The first one
+    after a drain that was asked for otherwise lets that go on: the app has gone, and its sidecar follows. SIGHUP
     reloads, as soon as there is something to reload. SIGUSR1 and SIGUSR2, which others rotate logs with, do nothing."""
     loop = asyncio.get_running_loop()
     reloading: set[asyncio.Task[None]] = set()
 
+    told = False
+
     def terminate() -> None:
+        nonlocal told
+        first, told = not told, True
         if agent.phase == "ready":
             agent.drain()
+        elif first and agent.apps_turn.awaited:
+            logger.info("told to end; the drain that was asked for goes on")
         elif agent.phase != "stopped":  # that is bounded, and is not to be left half done
             life.cancel()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any, Final
 
-from sidecar.cli.arguments import add_admin
+from sidecar.cli.arguments import add_admin, duration
 
 _DIFF: Final = """\
 examples:
@@ -81,6 +81,17 @@ knows: those with a probes section, whose admin API can be reached and has the s
 
 exit codes: 0 told; 1 the sidecar cannot be asked; 2 usage
 """
+_DRAIN: Final = """\
+examples:
+  sidecar drain && kill $APP              nothing comes in any more: now the app
+  ExecStop=-/opt/sidecar/bin/sidecar drain    in the app's systemd unit
+
+As SIGTERM, but it returns when nothing comes in any more. What the app dials is served until it has gone (drain.app at
+most); then the sidecar ends, too. One without an inbound port has nothing to drain, and goes on. In a container without
+sidecar, sidecar-probe drain does the same (docs/attach.md).
+
+exit codes: 0 nothing comes in any more; 1 not in time, or it cannot be asked; 2 usage
+"""
 _TOP: Final = """\
 examples:
   sidecar top                             the upstreams of the sidecar on this host, live; q ends it
@@ -119,6 +130,20 @@ def add_parsers(commands: Any) -> None:
     _add_diagnose(commands)
     _add_tap(commands)
     _add_mesh(commands)
+    _add_drain(commands)
+
+
+def _add_drain(commands: Any) -> None:
+    drain = commands.add_parser(
+        "drain",
+        help="let what comes in finish, before the app is told to end",
+        description="Have a running sidecar leave the registry, take no new requests and finish those under way.",
+        epilog=_DRAIN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    drain.add_argument("--timeout", metavar="TIME", type=duration, default=60.0, help="wait so long (default: 60s)")
+    _add_source(drain)
+    drain.set_defaults(command=_drain)
 
 
 def _add_mesh(commands: Any) -> None:
@@ -224,6 +249,12 @@ def _status(options: argparse.Namespace) -> int:
     from sidecar.cli.status import show_status
 
     return show_status(options.admin)
+
+
+def _drain(options: argparse.Namespace) -> int:
+    from sidecar.cli.drain import drain
+
+    return drain(options.admin, options.token_file, options.timeout)
 
 
 def _diff(options: argparse.Namespace) -> int:

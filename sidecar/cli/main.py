@@ -36,6 +36,7 @@ examples:
   sidecar top                           its upstreams, live
   sidecar diff sidecar.yaml             what a reload would change in it
   sidecar rehearse new.yaml             what would have been different in the last hour with it
+  sidecar drain                         what comes in finishes; then the app can be told to end
   sidecar spool --help                  messages that the broker did not take
   sidecar attach compose.yml shop       what to add to give a service a sidecar
   sidecar export kong --routes FILE     a gateway's configuration from the registry; Prometheus' targets, too
@@ -57,7 +58,6 @@ _RUN_EPILOG = """signals:
 
 exit codes: 0 drained and stopped; 1 could not start; 2 usage or configuration
 """
-
 
 _EXEC_EPILOG = """\
 examples:

@@ -1,6 +1,6 @@
 """Workloads are restarted with their sidecars while they work, and nothing is lost: ``python -m bench.rolling``, short
-and slow. Two as ``sidecar exec``; the one that calls them in the order of a pod, whose sidecar starts first and stops
-last."""
+and slow. Of the two that are called one is in the order of a pod: its sidecar starts first, is drained before the app
+is told, and stops last. The other one is ``sidecar exec``. The one that calls them is in the order of a pod."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from support.rabbitmq import RabbitMQ
 
 def test_no_request_and_no_message_is_lost(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     with ConsulAgent() as consul:
-        found = roll(tmp_path, "exec", consul.http_port, rabbitmq.port, (20.0, 20.0), rest=0.2, short=True)
+        found = roll(tmp_path, ["pod", "exec"], consul.http_port, rabbitmq.port, (40.0, 20.0), rest=0.2, callers=1)
     rabbitmq.delete("rolling")
     assert found.lost == []
     assert found.missing == []
-    assert found.restarts == 2
+    assert found.restarts == 3
     assert found.requests > 0
     assert found.messages > 0

@@ -77,6 +77,7 @@ async def test_the_document_is_well_formed(admin: Asking) -> None:
 def everything() -> FakeRunning:
     """A sidecar in which no list is empty."""
     it = running("ollama", registry=FakeRegistry(), changes=["drain: changed"])
+    it.apps_turn.inbound_drained.set()
     routes = (route_of(match=Match(path="/a"), circuit_breaker=CircuitBreakerSettings()),)
     it.upstreams["redis"] = upstream = FakeUpstream("redis", routes=routes)
     upstream.endpoints.append(Endpoint("::1", 6379, state="warning"))
@@ -167,6 +168,8 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("POST", "/reload?dry_run=1", None),
     ("POST", "/reload?dry_run=perhaps", None),
     ("POST", "/drain", None),
+    ("POST", "/drain?wait=1", None),
+    ("POST", "/drain?wait=perhaps", None),
     ("PUT", "/log-level", b'{"level": "debug"}'),
     ("PUT", "/log-level", b"loud"),
     ("PUT", "/access-log", b'{"access": "off"}'),

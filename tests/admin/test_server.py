@@ -248,6 +248,25 @@ async def test_drain(admin: Asking) -> None:
     assert (await client.get("/ready")).status == 503
 
 
+async def test_a_drain_that_is_waited_for(admin: Asking) -> None:
+    it = running()
+    client = await admin(it)
+    asked = asyncio.create_task(client.post("/drain?wait=1"))
+    await until(lambda: it.phase == "draining")
+    assert (await client.get("/ready")).status == 503
+    assert not asked.done()
+    it.apps_turn.inbound_drained.set()
+    reply = await asked
+    assert (reply.status, reply.json) == (200, {"phase": "draining"})
+
+
+@pytest.mark.parametrize("query", ["wait=perhaps", "wiat=1", "wait="])
+async def test_a_slip_is_no_drain(query: str, admin: Asking) -> None:
+    client = await admin(running())
+    assert (await client.post(f"/drain?{query}")).error == (400, "bad_request")
+    assert (await client.get("/ready")).status == 200
+
+
 @pytest.mark.parametrize("body", [b'{"level": "debug"}', b"debug", b" DEBUG\n", b'"debug"'])
 async def test_the_log_level(body: bytes, admin: Asking) -> None:
     client = await admin(running())

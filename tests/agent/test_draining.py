@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
@@ -147,9 +148,69 @@ def test_it_waits_until_nothing_listens_where_the_app_was(tmp_path: Path) -> Non
             leaving = asyncio.create_task(it.agent.run_until_drained())
             for _ in range(20):  # it would have ended by now
                 assert await connects(it.port("a"))
-            assert not it.agent.upstreams["a"].listener.draining
+            listener = it.agent.upstreams["a"].listener
+            assert not listener.draining
+            _, writer = await asyncio.open_connection("127.0.0.1", it.port("a"))
+            await until(lambda: listener.stats.client_connections > 0)
             server.close()
+            for _ in range(3):  # its port is closed, and it still has something to say
+                await asyncio.sleep(draining.LOOK)
+            assert not listener.draining
+            writer.close()
             await leaving
+
+    run(main)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_who_waits_for_the_drain_ends_the_app_next(ends: bool, tmp_path: Path) -> None:
+    """What it dials is served until it has gone, or for drain.app."""
+
+    async def main() -> None:
+        release = asyncio.Event()
+
+        async def slow(request: object) -> bytes:
+            await release.wait()
+            return ok()
+
+        async with contextlib.AsyncExitStack() as stack:
+            origin = await stack.enter_async_context(Origin(slow))
+            async with RunningAgent(
+                tmp_path,
+                service={"name": "web", "app": f"127.0.0.1:{origin.port}"},
+                inbound={"bind": "127.0.0.1:0"},
+                upstreams={"a": upstream()},
+                drain={"timeout": "5m" if ends else "1s", "app": "5m" if ends else "1s"},
+            ) as it:
+                inbound = it.agent.inbound
+                assert inbound is not None
+                reader, writer = await asyncio.open_connection("127.0.0.1", inbound.address.port)
+                writer.write(REQUEST)
+                await until(lambda: inbound.stats.active > 0)
+                waiting = asyncio.create_task(draining.drain_inbound(it.agent, "a hook"))
+                leaving = asyncio.create_task(it.agent.run_until_drained())
+                await until(lambda: inbound.draining)
+                assert not waiting.done()
+                release.set()
+                assert (await read_answer(reader)).status == 200
+                writer.close()
+                await waiting
+                await draining.drain_inbound(it.agent, "another")  # who asks again is told the same
+                assert not it.agent.upstreams["a"].listener.draining
+                assert not leaving.done()
+                if ends:
+                    await stack.aclose()
+                await leaving
+                assert it.agent.upstreams["a"].listener.draining
+
+    run(main)
+
+
+def test_without_an_inbound_port_there_is_nothing_to_wait_for(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with RunningAgent(tmp_path, upstreams={"a": upstream()}) as it:
+            await draining.drain_inbound(it.agent, "a hook")
+            assert it.agent.phase == "ready"
 
     run(main)
 

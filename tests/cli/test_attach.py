@@ -98,7 +98,10 @@ def test_both_join_a_pod_that_has_the_ports_and_the_name(compose: str) -> None:
     assert services["shop-pod"]["ports"] == ["127.0.0.1:8000:10080", "9100:9100", "5353:53/udp"]
     assert services["shop-pod"]["networks"] == {"back": {"aliases": ["shop", "store"]}}
     assert services["shop"]["ports"] is None
-    assert services["shop-sidecar"]["volumes"] == ["./shop.yaml:/etc/sidecar/sidecar.yaml:ro"]
+    own, probe = services["shop-sidecar"]["volumes"]
+    assert own == "./shop.yaml:/etc/sidecar/sidecar.yaml:ro"
+    assert services["shop"]["volumes"] == [f"{probe}:ro"], "what the hook runs, whatever the app's image has"
+    assert services["shop"]["pre_stop"] == [{"command": [f"{probe.partition(':')[2]}/sidecar-probe", "drain"]}]
     assert config.inbound is not None
     assert config.inbound.bind.port == 10080
 
@@ -111,6 +114,8 @@ def test_one_that_serves_nothing(compose: str) -> None:
     assert [str(it.address) for it in config.upstreams["shop"].endpoints] == ["shop:8080"]
     assert services["worker"]["environment"] == {"TASKS": "http://127.0.0.1:8080"}
     assert "ports" not in services["worker-pod"]
+    assert "pre_stop" not in services["worker"], "nothing comes in"
+    assert "volumes" not in services["worker"]
     assert services["worker-pod"]["networks"] == {"default": {"aliases": ["worker"]}}
 
 
@@ -170,12 +175,17 @@ def test_kubernetes_has_a_native_sidecar(compose: str, tmp_path: Path) -> None:
     file.write_text(config["data"]["sidecar.yaml"])
     assert load(file).service.name == "shop"
     spec = deployment["spec"]["template"]["spec"]
-    (sidecar,) = spec["initContainers"]
+    probe, sidecar = spec["initContainers"]
+    assert "restartPolicy" not in probe, "it copies a program, and ends"
     assert sidecar["restartPolicy"] == "Always"
     assert sidecar["startupProbe"]["httpGet"]["path"] == "/ready"
     assert {port["name"]: port["containerPort"] for port in sidecar["ports"]} == {"inbound": 10080, "probes": 15020}
     assert sidecar["securityContext"]["runAsNonRoot"] is True
     (app,) = spec["containers"]
+    (mount,) = app["volumeMounts"]
+    assert app["lifecycle"]["preStop"]["exec"]["command"] == [f"{mount['mountPath']}/sidecar-probe", "drain"]
+    assert {mount["name"]} == {it["name"] for it in probe["volumeMounts"]}
+    assert mount["name"] in {it["name"] for it in spec["volumes"]}
     assert {"name": "DB_HOST", "value": "127.0.0.1"} in app["env"]
     assert {"name": "MODELS", "value": "http://127.0.0.1:11434"} in app["env"], "${…} is Compose's alone"
 
@@ -187,6 +197,8 @@ def test_kubernetes_and_what_serves_nothing_or_has_another_name(
     deployment = yaml.safe_load((tmp_path / "worker.patch.yml").read_text())
     (sidecar,) = deployment["spec"]["template"]["spec"]["initContainers"]
     assert [port["name"] for port in sidecar["ports"]] == ["probes"]
+    (app,) = deployment["spec"]["template"]["spec"]["containers"]
+    assert app.keys() == {"name", "env"}, "nothing comes in, so there is no hook"
     file = tmp_path / "compose.yml"
     file.write_text("services: {my_shop: {image: x}}")
     assert main(["attach", str(file), "my_shop", "--kubernetes"]) == 2

@@ -40,6 +40,7 @@ def test_compose_takes_the_override() -> None:
         assert "ports" not in services[name]
         assert "networks" not in services[name]
         assert services[name]["depends_on"]["shop-pod"]["restart"] is True, "a new pod has a new namespace"
+    assert services["shop"]["pre_stop"][0]["command"] == ["/opt/sidecar/probe/sidecar-probe", "drain"]
     (port,) = services["shop-pod"]["ports"]
     assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8000", 10080)
     assert services["shop-pod"]["networks"] == {"back": {"aliases": ["shop"]}}

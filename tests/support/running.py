@@ -11,6 +11,7 @@ from typing import Any
 from sidecar.admin.snapshots import UpstreamSnapshot
 from sidecar.agent import snapshots
 from sidecar.agent.changes import LastReload
+from sidecar.agent.draining import AppsTurn
 from sidecar.agent.plan import Plan, plan
 from sidecar.agent.redirection import Redirection
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
@@ -188,6 +189,7 @@ class FakeRunning:
     redirection: Any = field(default_factory=lambda: FakeRedirection())
     listening: Any = field(default_factory=lambda: SimpleNamespace(addresses={}))
     context: Any = field(default_factory=lambda: SimpleNamespace(decisions=Decisions(100)))
+    apps_turn: AppsTurn = field(default_factory=AppsTurn)
 
     @property
     def stats(self) -> Sequence[ListenerStats]:

@@ -14,6 +14,10 @@ from sidecar.cli.attach.config import INBOUND, PROBES, local_ports
 IMAGE: Final = "sidecar"
 #: Where it reads its configuration.
 FILE: Final = "/etc/sidecar/sidecar.yaml"
+#: The folder in it with a program that apps' images need nothing for, and what an app's hook runs: what comes in
+#: finishes before the app is told to end. Else who is answered while the app closes its connections may be cut off.
+PROBE: Final = "/opt/sidecar/probe"
+DRAIN: Final = f'["{PROBE}/sidecar-probe", "drain"]'
 #: Its user, of no privileges.
 USER: Final = 10001
 #: What Kubernetes takes for the name of a Service, and so of all.
@@ -26,6 +30,11 @@ def compose(service: Service, file: str) -> str:
     """An override file: service and sidecar join the network of a pod that does nothing, and so stays."""
     name = service.name
     published = [_to_inbound(it, service.port) for it in service.published]
+    probe = f', "{name}-probe:{PROBE}"' if service.port else ""
+    hook = [
+        f'    volumes: ["{name}-probe:{PROBE}:ro"]',
+        f"    pre_stop: [{{command: {DRAIN}}}] # what comes in finishes before {name} is told to end",
+    ]
     lines = [
         f"# docker compose -f compose.yml -f {name}.sidecar.yml up",
         f"# {name} and its sidecar share the network of {name}-pod, so that each may be restarted alone.",
@@ -42,18 +51,20 @@ def compose(service: Service, file: str) -> str:
         f"    network_mode: service:{name}-pod",
         "    networks: !reset null",
         "    ports: !reset []",
-        f"    depends_on: {{{name}-sidecar: {{condition: service_started}}}}",
+        f"    depends_on: {{{name}-sidecar: {{condition: service_started, restart: true}}}}",
+        *(hook if service.port else []),
         *_environment(service, "    "),
         f"  {name}-sidecar:",
         f"    image: {IMAGE}",
         f"    network_mode: service:{name}-pod",
         f"    depends_on: {{{name}-pod: {{condition: service_started, restart: true}}}}",
-        f'    volumes: ["{file}:{FILE}:ro"]',
+        f'    volumes: ["{file}:{FILE}:ro"{probe}]',
         "    read_only: true",
         "    tmpfs: [/tmp]",
         "    cap_drop: [ALL]",
         "    restart: unless-stopped",
         "    stop_grace_period: 40s # longer than drain.timeout",
+        *(["volumes:", f"  {name}-probe: # a program of the sidecar's image, for the app's"] if service.port else []),
     ]
     return "\n".join(lines) + "\n"
 
@@ -134,13 +145,13 @@ def _patch(service: Service) -> str:
         f"\n            - {{name: {key}, value: {_json(expanded(value))}}}"
         for key, value in _dialled_locally(service).items()
     )
-    environment = (
-        f"""
-      containers:
-        - name: {name} # the app's own container, by its name
-          env:{env}"""
-        if env
-        else ""
+    hook = f"""
+          lifecycle: # what comes in finishes before {name} is told to end
+            preStop: {{exec: {{command: {DRAIN}}}}}
+          volumeMounts: [{{name: sidecar-probe, mountPath: {PROBE}, readOnly: true}}]"""
+    own = (f"\n          env:{env}" if env else "") + (hook if service.port else "")
+    containers = (
+        f"\n      containers:\n        - name: {name} # the app's own container, by its name{own}" if own else ""
     )
     return f"""# kubectl patch deployment {name} --patch-file {name}.patch.yml, or kustomize: patches
 apiVersion: apps/v1
@@ -150,7 +161,7 @@ spec:
   template:
     spec:
       terminationGracePeriodSeconds: 60 # longer than drain.timeout and the app's own end
-      initContainers:
+      initContainers:{_probe_copied() if service.port else ""}
         - name: sidecar
           image: {IMAGE}
           restartPolicy: Always # a native sidecar: it starts before the app, and stops after it
@@ -164,11 +175,35 @@ spec:
             readOnlyRootFilesystem: true
             allowPrivilegeEscalation: false
             capabilities: {{drop: [ALL]}}
-          volumeMounts: [{{name: sidecar, mountPath: /etc/sidecar, readOnly: true}}]{environment}
+          volumeMounts: [{{name: sidecar, mountPath: /etc/sidecar, readOnly: true}}]{containers}
       volumes:
         - name: sidecar
-          configMap: {{name: {name}-sidecar}}
+          configMap: {{name: {name}-sidecar}}{_PROBE_VOLUME if service.port else ""}
 """
+
+
+_PROBE_VOLUME: Final = "\n        - {name: sidecar-probe, emptyDir: {sizeLimit: 8Mi}}"
+
+
+def _probe_copied() -> str:
+    """An init container that puts the program where the app's container finds it. The image has no other cp."""
+    return f"""
+        - name: sidecar-probe
+          image: {IMAGE}
+          command: [/opt/sidecar/bin/python3.11, -ISc, "import shutil; shutil.copy('{PROBE}/sidecar-probe', '/probe')"]
+          volumeMounts: [{{name: sidecar-probe, mountPath: /probe}}]
+          securityContext:
+            runAsNonRoot: true
+            runAsUser: {USER}
+            readOnlyRootFilesystem: true
+            allowPrivilegeEscalation: false
+            capabilities: {{drop: [ALL]}}"""
+
+
+_UNITS_HOOK: Final = """
+#   [Service]
+#   ExecStop=-/opt/sidecar/bin/sidecar drain
+# The last has what comes in finish before the app is told to end."""
 
 
 def systemd(service: Service, file: str) -> str:
@@ -177,7 +212,7 @@ def systemd(service: Service, file: str) -> str:
     return f"""# /etc/systemd/system/{name}-sidecar.service; the app's own unit gets
 #   [Unit]
 #   Wants={name}-sidecar.service
-#   After={name}-sidecar.service
+#   After={name}-sidecar.service{_UNITS_HOOK if service.port else ""}
 [Unit]
 Description=Sidecar of {name}
 Wants=network-online.target
