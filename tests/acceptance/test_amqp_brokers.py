@@ -35,7 +35,7 @@ def test_the_port_moves_on_when_a_broker_is_lost(rabbitmq: RabbitMQ, tmp_path: P
         ports = (one.port, other.port)
         plain = Sidecar(tmp_path, behind_sidecar(*ports), "plain")
         with ending(plain), Spooled(tmp_path, ports) as spooled:
-            publisher = spooled.publisher("aio_pika", queue, 300, 100_000, "quorum")
+            publisher = spooled.publisher("aio_pika", queue, 100, 100_000, "quorum")
             relayed = Confirmed(plain.ready().port("rabbitmq"), queue, window=5, first=1_000_000)
             try:
                 for wire in (one, other, one):

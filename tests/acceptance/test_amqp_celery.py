@@ -18,7 +18,7 @@ import pytest
 from support.amqp_clients.restart import Site
 from support.patience import PATIENCE
 from support.processes import Sidecar, ending, wait_for
-from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar, broker
+from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
 PORTS = ["direct"] if os.environ.get("AMQP_DIRECT") == "1" else ["relayed", "spooled"]
 QUEUES = ("classic", "quorum")
@@ -46,14 +46,17 @@ class Story:
 
 
 @pytest.fixture(scope="module")
-def stories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Story]]:
+def stories(rabbitmq: RabbitMQ, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Story]]:
     """All sites live through the same restart, each on a virtual host of its own."""
     folder = tmp_path_factory.mktemp("celery")
-    with broker() as server, ending(Sidecar(folder, _config(server, folder))) as processes, ExitStack() as stack:
+    server = rabbitmq
+    with ending(Sidecar(folder, _config(server, folder))) as processes, ExitStack() as stack:
         sidecar = processes[0].ready()
         assert isinstance(sidecar, Sidecar)
         found: dict[str, Story] = {}
         server.add_vhost(*PORTS)
+        stack.callback(server.delete_vhost, *PORTS)
+        stack.callback(server.start_app)  # whatever goes wrong while it is away
         for name in PORTS:
             port = server.port if name == "direct" else sidecar.port(name)
             # With a spool, what has been sent is safe without confirms.

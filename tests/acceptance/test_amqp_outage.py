@@ -57,10 +57,14 @@ def test_the_broker_goes_and_comes_back(rabbitmq: RabbitMQ, tmp_path: Path) -> N
         "retry": {"max_attempts": 2, "initial_delay": "10ms"},
         "circuit_breaker": {"failure_threshold": 3, "reset_timeout": "500ms"},
     }
-    with ending(Sidecar(tmp_path, config)) as processes:
-        sidecar = processes[0].ready()
-        assert isinstance(sidecar, Sidecar)
+    # A client that comes all the time opens a breaker whose minutes are not waited for.
+    patient = behind_sidecar(rabbitmq.port)
+    patient["upstreams"]["rabbitmq"]["circuit_breaker"] = {"failure_threshold": 1, "reset_timeout": "10m"}
+    sidecars = (Sidecar(tmp_path, config), Sidecar(tmp_path, patient, "patient"))
+    with ending(*sidecars):
+        sidecar = sidecars[0].ready()
         port = sidecar.port("rabbitmq")
+        other = sidecars[1].ready().port("rabbitmq")
 
         # It stands still: each leg has heartbeats of its own, so this end is told.
         with Listener(RawClient(port, heartbeat=1).open_channel()) as frozen:
@@ -92,10 +96,14 @@ def test_the_broker_goes_and_comes_back(rabbitmq: RabbitMQ, tmp_path: Path) -> N
             pika.BlockingConnection(parameters_to(port))
         assert "Connection refused" in repr(caught.value)
         assert list(refusing(sidecar)) == ["no_broker"]
+        with suppress(AMQPConnectionError):  # there may have been no time to refuse it
+            pika.BlockingConnection(parameters_to(other))
+        wait_for(lambda: refused(other), "the other port refuses connections, too")
 
         rabbitmq.start()
         rabbitmq.ready()
         wait_for(lambda: works(port), "clients are served again")
+        wait_for(lambda: works(other), "those of an open breaker, too", 10)
         assert not refusing(sidecar)
         assert rabbitmq.depth("outage.durable") == 0
     rabbitmq.delete("outage.durable")
@@ -108,23 +116,6 @@ def test_another_broker_is_taken(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
         assert isinstance(sidecar, Sidecar)
         for _ in range(6):
             assert works(sidecar.port("rabbitmq"))
-
-
-def test_the_default_breaker_keeps_nobody_out_when_the_broker_is_back(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
-    """A client that comes all the time opens the breaker, whose minute is not waited for."""
-    config = behind_sidecar(rabbitmq.port)
-    config["upstreams"]["rabbitmq"]["circuit_breaker"] = {"failure_threshold": 1, "reset_timeout": "10m"}
-    with ending(Sidecar(tmp_path, config)) as processes:
-        sidecar = processes[0].ready()
-        assert isinstance(sidecar, Sidecar)
-        port = sidecar.port("rabbitmq")
-        rabbitmq.kill()
-        with suppress(AMQPConnectionError):  # there may have been no time to refuse it
-            pika.BlockingConnection(parameters_to(port))
-        wait_for(lambda: refused(port), "the port refuses connections")
-        rabbitmq.start()
-        rabbitmq.ready()
-        wait_for(lambda: works(port), "clients are served again", 10)
 
 
 def test_places_that_are_taken_and_draining_refuse_too(rabbitmq: RabbitMQ, tmp_path: Path) -> None:

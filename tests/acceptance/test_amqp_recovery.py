@@ -62,7 +62,7 @@ def working(clients: list[Watched], since: float) -> None:
 def test_all_come_back_by_themselves(rabbitmq: RabbitMQ, clients: list[Watched]) -> None:
     working(clients, 0)
     begun = time.time()
-    rabbitmq.restart()
+    rabbitmq.restart_app()
     working(clients, time.time())
     # Nothing that it was told sounded like an answer to its login.
     told = [text for client in clients for text in client.failed(begun)]

@@ -23,7 +23,7 @@ from support.spooled import WINDOW, Spooled, bodies, first_times, numbers
 from support.wire import Wire
 
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
-RATE = 1000 if SOAK else 300  # messages a second, of each client
+RATE = 1000 if SOAK else 100  # messages a second, of each client
 QUEUES = {"celery": "spool.celery", "aio_pika": "spool.aio_pika"}
 
 
