@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 
 import sidecar.filters.order  # noqa: F401 - filters declare their keys
 from support.examples import examples
+from support.nursery import leave
 from support.rabbitmq import RabbitMQ, broker
 
 # An example that takes long says something about what else the machine does.
@@ -32,6 +33,12 @@ def pytest_configure() -> None:
     """Count what runs in the tests' own processes: what they start is slower else, and imports more than a sidecar."""
     if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_unconfigure() -> None:
+    """Before the reaper looks for what was left."""
+    leave()
 
 
 def pytest_sessionstart() -> None:

@@ -7,7 +7,6 @@ after the other, and says how each has ended.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import json
 import os
@@ -128,10 +127,15 @@ class Nursery:
 
 @cache
 def nursery() -> Nursery:
-    """That of this process; it ends with it."""
-    found = Nursery()
-    atexit.register(found.close)
-    return found
+    """That of this process."""
+    return Nursery()
+
+
+def leave() -> None:
+    """At the end of the run: it ends too, if there is one."""
+    if nursery.cache_info().currsize:
+        nursery().close()
+        nursery.cache_clear()
 
 
 def fosters(arguments: list[str], env: Mapping[str, str]) -> bool:
