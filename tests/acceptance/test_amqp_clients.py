@@ -13,7 +13,8 @@ def test_node_amqplib(amqp_port: int) -> None:
 
 
 def test_celery(amqp_port: int, celery_worker: CeleryWorker) -> None:
+    before = celery_worker.trouble()  # another test may have restarted the broker
     done = done_by(start_celery(amqp_port), 60)
     assert problems(done) == {}
     assert len(done) == 9
-    assert celery_worker.trouble() == []
+    assert celery_worker.trouble() == before

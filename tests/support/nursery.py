@@ -138,15 +138,19 @@ def leave() -> None:
         nursery.cache_clear()
 
 
+def _read_at_the_start(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in env.items() if name.startswith(READ_AT_THE_START)}
+
+
+_OURS = _read_at_the_start(os.environ)
+
+
 def fosters(arguments: list[str], env: Mapping[str, str]) -> bool:
-    """Whether what these arguments start can be forked: ``python -m sidecar run`` with an ordinary environment.
-    ``SIDECAR_THOROUGH=1`` starts everything as the system does."""
+    """Whether what these arguments start can be forked: ``python -m sidecar run`` in an environment that makes no other
+    interpreter of it. ``SIDECAR_THOROUGH=1`` has everything started as the system does it."""
     thorough = os.environ.get("SIDECAR_THOROUGH") == "1"
-    return (
-        not thorough
-        and arguments[:4] == [sys.executable, "-m", "sidecar", "run"]
-        and not any(name.startswith(READ_AT_THE_START) for name in env)
-    )
+    ordinary = arguments[:4] == [sys.executable, "-m", "sidecar", "run"]
+    return ordinary and not thorough and _read_at_the_start(env) == _OURS
 
 
 # -- the process that forks --------------------------------------------------------------------------------------------

@@ -127,7 +127,7 @@ class Process:
         whole = {**os.environ, **(env or {})}
         self.popen: subprocess.Popen[bytes] | Forked
         with log.open("ab") as out:
-            if fosters(arguments, env or {}):
+            if fosters(arguments, whole):
                 self.popen = nursery().fork(arguments[3:], out.fileno(), str(log.parent), whole)
             else:
                 self.popen = subprocess.Popen(
