@@ -78,6 +78,11 @@ endif
 demo: .venv/.stamp ## A small mesh: services, sidecars, failures and what becomes of them
 	@$(PY) -m sidecar demo $(ARGS)
 
+.PHONY: services
+services: .venv/.stamp-dev ## The two services of examples/ with their sidecars and all that they need, until Ctrl-C
+	@scripts/ensure-servers test
+	@$(PY) -m bench.services --serve $(ARGS)
+
 .PHONY: test
 test: .venv/.stamp-dev ## All tests, against real servers where they can be had (COVERAGE=1: branches are counted, too)
 	@scripts/ensure-servers test

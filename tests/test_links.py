@@ -41,7 +41,14 @@ def test_anchors_are_made_as_the_usual_renderers_do() -> None:
 
 def pages() -> list[Path]:
     """All pages that people read."""
-    return sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")])
+    return sorted(
+        [
+            *ROOT.glob("*.md"),
+            *(ROOT / "docs").rglob("*.md"),
+            *(ROOT / "deploy").rglob("*.md"),
+            *(ROOT / "examples").rglob("*.md"),
+        ]
+    )
 
 
 def dead_ones(page: Path) -> Iterator[str]:

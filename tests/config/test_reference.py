@@ -15,7 +15,7 @@ from sidecar.config.reference import markdown, reference
 from sidecar.config.schema import CONFIG
 
 ROOT = Path(__file__).parents[2]
-EXAMPLES = [*(ROOT / "examples").glob("*.yaml"), *(ROOT / "deploy").glob("*.yaml")]
+EXAMPLES = [*(ROOT / "examples").rglob("*.yaml"), *(ROOT / "deploy").glob("*.yaml")]
 
 
 def keys(kind: Kind) -> set[str]:
@@ -60,7 +60,7 @@ def test_what_stands_in_several_places_is_told_once() -> None:
     assert reference().count("Most tries, the first included.") == 1
 
 
-@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.name)
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: f"{file.parent.name}/{file.name}")
 def test_the_examples_are_right(file: Path) -> None:
     assert check(file, offline=True).service
 

@@ -37,7 +37,7 @@ OTHERS = {
     "full": {"consul-2", "consul-3", "sentinel-2", "sentinel-3", "clocks"},
 }
 EVERY = sorted(set().union(*WORKLOADS.values()))
-#: Where the reports have their two services, whose programs are not part of this file.
+#: Where the reports have their two services, which are in examples/ and not part of this file.
 FIXED = {"task-decomposition": 10030, "workspace-isolation": 10031}
 
 

@@ -1,0 +1,1 @@
+"""Workloads that stand beside sidecars. None of them knows of one."""

@@ -1,0 +1,1 @@
+"""task-decomposition-service, which stands at 10030: a task in, a graph of steps out."""
