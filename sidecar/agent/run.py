@@ -202,9 +202,9 @@ def _handled_signals(agent: Agent, life: asyncio.Future[None], started: asyncio.
         yield
     finally:
         signals.hold()  # or one that comes between the two would find the default, which is death
-        for number in signals.SURVIVED:
-            loop.remove_signal_handler(number)
-        signals.ignore()
+        for number in signals.HANDLED:
+            loop.remove_signal_handler(number)  # which leaves the default, for a moment
+            signals.ignore(number)
 
 
 async def _reload(agent: Agent, started: asyncio.Event) -> None:

@@ -15,8 +15,6 @@ from typing import Final
 
 #: What a running sidecar has handlers for.
 HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-#: Those that do not end it.
-SURVIVED: Final = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def hold() -> None:
@@ -34,7 +32,7 @@ def release() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
 
 
-def ignore() -> None:
-    """At the end, when the handlers have gone: what does not end a sidecar is not to spoil its exit code."""
-    for number in SURVIVED:
-        signal.signal(number, signal.SIG_IGN)
+def ignore(number: signal.Signals) -> None:
+    """At the end, which is bounded, nothing that comes is to spoil the exit code. To hold it back is not enough: once
+    the interpreter has given up its handlers, it would reach a thread that holds nothing back, as libraries have."""
+    signal.signal(number, signal.SIG_IGN)

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from support.patience import PATIENCE
 from support.processes import Process, Sidecar, ending, missing, wait_for
 
 CONFIG = {"service": {"name": "web"}, "admin": {"bind": "127.0.0.1:0"}}
@@ -84,3 +85,36 @@ def test_the_first_process_of_a_container_hears_of_them_too(tmp_path: Path) -> N
         os.kill(int(children.read_text()), signal.SIGTERM)
         process.go_on()
         assert process.popen.wait(60) == 0
+
+
+#: A sidecar with a thread that holds no signals back, as those of libraries are; its last moment lasts until told. A
+#: handler would be given up for the default soon after, by the interpreter.
+WITH_A_THREAD = """
+import signal, sys, threading, time
+from sidecar.cli.main import main
+threading.Thread(target=time.sleep, args=(600,), daemon=True).start()
+code = main()
+print("over", *(signal.getsignal(number).name for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)), flush=True)
+sys.stdin.read()
+raise SystemExit(code)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_one_that_comes_at_the_very_end_is_no_death_by_it(number: signal.Signals, tmp_path: Path) -> None:
+    """An orchestrator tells a sidecar to end that leaves by itself just then."""
+    file, log = tmp_path / "sidecar.yaml", tmp_path / "log"
+    file.write_text(yaml.safe_dump(CONFIG))
+    with log.open("wb") as output:
+        command = [sys.executable, "-c", WITH_A_THREAD, "run", str(file)]
+        popen = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, stderr=output, cwd=tmp_path)
+    try:
+        wait_for(lambda: '"ready"' in log.read_text(), log.read_text)
+        popen.terminate()
+        wait_for(lambda: "over SIG_IGN SIG_IGN SIG_IGN" in log.read_text(), log.read_text, 10)
+        popen.send_signal(number)
+        popen.communicate(timeout=PATIENCE)
+        assert popen.returncode == 0, log.read_text()
+    finally:
+        popen.kill()
+        popen.wait()
