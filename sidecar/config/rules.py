@@ -76,8 +76,10 @@ def _listeners(root: Fields) -> Iterator[Listener]:
 def _captures(root: Fields) -> Iterator[Listener]:
     """Where redirected connections arrive."""
     section = root.section_of("redirect")
-    for side, host in (("outbound", "localhost"), ("inbound", "::")) if section is not None else ():
-        capture = section.section_of(side) if section is not None else None
+    if section is None:
+        return
+    for side, host in (("outbound", "localhost"), ("inbound", "::")):
+        capture = section.section_of(side)
         if capture is not None and isinstance(port := capture.value("port"), int):
             yield Listener(capture.places.get("port", capture.place), Address(host, port))
 

@@ -197,6 +197,7 @@ def _born(question: Any, output: int) -> list[str]:
     """A process for itself, from here on."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.close(output)
@@ -210,7 +211,7 @@ def _born(question: Any, output: int) -> list[str]:
 if __name__ == "__main__":
     import importlib
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who runs the tests, and this ends with them
     for name in IMPORTED:
         importlib.import_module(name)
     gc.collect()
