@@ -56,8 +56,9 @@ def test_kongs_file_changes_with_the_services_and_not_with_their_instances(tmp_p
         consul.start()
         consul.register("things", "things-1", 8083, Tags=["route:/api/v2/things"])
         written(tmp_path, "kong", "/api/v2/things")
-        assert exporter.output().count("all is well again") == 1
+        wait_for(lambda: "all is well again" in exporter.output(), exporter.output)  # it is said after the file is written
         assert exporter.terminate() == 0
+        assert exporter.output().count("all is well again") == 1
 
 
 def test_haproxy_routes_as_the_table_says(tmp_path: Path) -> None:

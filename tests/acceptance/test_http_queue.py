@@ -126,7 +126,7 @@ def test_what_was_acknowledged_is_delivered_after_a_reload_without_the_queue(tmp
         file.write_text(yaml.safe_dump(plain))
         sidecar.popen.send_signal(signal.SIGHUP)
         wait_for(lambda: '"reloaded"' in sidecar.output(), "the queue is taken out")
-        assert "is delivered all the same" in sidecar.output()
+        wait_for(lambda: "is delivered all the same" in sidecar.output(), sidecar.output)
         app = Recorder(tmp_path, app_port, 0)
         processes.append(app)
         state = wait_for(lambda: _ended(port, fields["location"]), "it is delivered", 30)
