@@ -51,6 +51,19 @@ spawn(fun() ->
 end).
 """
 
+#: Before anything else starts. The broker loads each module of each application that there is, to look at its attributes;
+#: of those of Erlang itself it has no need, and to say that they have none saves a fifth of the start. What is called
+#: is loaded then.
+_BEFORE = """
+lists:foreach(fun(Name) ->
+    case file:consult(code:where_is_file(atom_to_list(Name) ++ ".app")) of
+        {ok, [{application, Name, Keys}]} ->
+            application:load({application, Name, lists:keyreplace(modules, 1, Keys, {modules, []})});
+        _ -> none
+    end
+end, [ssl, inets, compiler, xmerl, tools, syntax_tools, public_key, asn1, os_mon, crypto, runtime_tools]).
+"""
+
 #: As Erlang terms: a ``rabbitmq.conf`` is translated into them at each start, by a compiler that is loaded for it.
 _CONFIG = """
 [{rabbit, [
@@ -106,6 +119,7 @@ class RabbitMQ:
         (self.folder / "advanced.config").write_text(_CONFIG % (settings, self.port))
         self._plugins().write_text("[].\n")
         (self.folder / "environment").write_text("")
+        (self.folder / "before").write_text(_BEFORE)
         (self.folder / "evaluator").write_text(_EVALUATOR % self._evaluator_port)
         cookie = self.folder / ".erlang.cookie"
         if not cookie.exists():
@@ -150,12 +164,15 @@ class RabbitMQ:
             if self._beside is None and (self._epmd is None or self._epmd.poll() is not None):
                 self._epmd = self._spawn([self._epmd_binary, "-port", str(self._epmd_port)], log)
                 wait_for(lambda: _listens(self._epmd_port), "epmd is there")
-            self._popen = self._spawn([str(self._scripts / "rabbitmq-server")], log)
+            # Flags that come first, so that it is done first; an atom is a name of a file that needs no quotes.
+            first = {"ERL_AFLAGS": "-eval file:eval(before)."}
+            self._popen = self._spawn([str(self._scripts / "rabbitmq-server")], log, **first)
 
-    def _spawn(self, command: list[str], log: Any) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: list[str], log: Any, **more: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder, env=self._env
-        )
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=self.folder,
+            env={**self._env, **more},
+        )  # fmt: skip
 
     def ready(self, seconds: float = 1.5 * PATIENCE) -> Self:
         """Wait until one can log in; nothing else in the tests takes as long."""

@@ -50,7 +50,7 @@ class RedisSentinel(Process):
         file = folder / f"sentinel-{self.port}.conf"
         file.write_text(
             f"port {self.port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor mymaster 127.0.0.1 {master} 2\n"
-            "sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 2000\n"
+            "sentinel down-after-milliseconds mymaster 2000\nsentinel failover-timeout mymaster 2000\n"
         )
         super().__init__([binary, str(file), "--sentinel"], folder / f"sentinel-{self.port}.log")
 
