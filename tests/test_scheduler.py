@@ -30,3 +30,8 @@ def rank(file: str) -> int:
 )
 def test_next_file(files: list[str], sharer: bool, expected: str) -> None:
     assert next_file(files, shares, rank, sharer) == expected
+
+
+@pytest.mark.parametrize(("sharers", "expected"), [(1, "shared 2"), (2, None)])
+def test_what_is_left_is_not_worth_a_third_server(sharers: int, expected: str | None) -> None:
+    assert next_file(["shared 1", "shared 2"], shares, rank, sharer=False, sharers=sharers) == expected

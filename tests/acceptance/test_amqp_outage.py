@@ -82,7 +82,7 @@ def test_the_broker_goes_and_comes_back(rabbitmq: RabbitMQ, tmp_path: Path) -> N
         for listener in listeners:
             listener.__enter__()
         try:
-            rabbitmq.kill()
+            rabbitmq.crash_app()
             for listener in listeners:
                 close = closed(listener)
                 assert (close.reply_code, str(rabbitmq.port) in close.reply_text) == (320, True), close.reply_text
@@ -100,8 +100,7 @@ def test_the_broker_goes_and_comes_back(rabbitmq: RabbitMQ, tmp_path: Path) -> N
             pika.BlockingConnection(parameters_to(other))
         wait_for(lambda: refused(other), "the other port refuses connections, too")
 
-        rabbitmq.start()
-        rabbitmq.ready()
+        rabbitmq.start_app()
         wait_for(lambda: works(port), "clients are served again")
         wait_for(lambda: works(other), "those of an open breaker, too", 10)
         assert not refusing(sidecar)

@@ -55,8 +55,8 @@ def test_kongs_file_changes_with_the_services_and_not_with_their_instances(tmp_p
         wait_for(lambda: "cannot be asked" in exporter.output(), exporter.output)
         consul.start()
         consul.register("things", "things-1", 8083, Tags=["route:/api/v2/things"])
-        written(tmp_path, "kong", "/api/v2/things")
-        wait_for(lambda: "all is well again" in exporter.output(), exporter.output)  # it is said after the file is written
+        written(tmp_path, "kong", "/api/v2/things")  # and then it is told
+        wait_for(lambda: "all is well again" in exporter.output(), exporter.output)
         assert exporter.terminate() == 0
         assert exporter.output().count("all is well again") == 1
 

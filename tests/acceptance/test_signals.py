@@ -49,8 +49,8 @@ def test_what_comes_before_the_handlers_is_acted_on_when_they_stand(tmp_path: Pa
             process.popen.send_signal(number)
         process.go_on()
         wait_for(lambda: '"reloaded"' in process.output(), "it is ready, and has read its file again")
-        for name in ("SIGUSR1", "SIGUSR2"):
-            wait_for(lambda: f"{name} does nothing" in process.output(), process.output)
+        wait_for(lambda: "SIGUSR1 does nothing" in process.output(), process.output)
+        wait_for(lambda: "SIGUSR2 does nothing" in process.output(), process.output)
         assert process.terminate() == 0
         assert process.output().count('"reloaded"') == 1
 

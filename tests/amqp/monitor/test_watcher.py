@@ -419,13 +419,12 @@ def test_a_broker_that_stops_and_comes_back(rabbit: RabbitMQ, caplog: pytest.Log
             assert it.clock() - frozen < queue_watch.ANSWER_SECONDS + queue_watch.UNKNOWN_AFTER + 1.0
             rabbit.thaw()
             await until(lambda: it.depth("lasting") == 0, "it goes on")
-            await asyncio.to_thread(rabbit.stop)
+            await asyncio.to_thread(rabbit.stop_app)
             stopped = it.clock()
             await until(lambda: it.problem("lasting"), "it is away")
             assert it.clock() - stopped < queue_watch.UNKNOWN_AFTER + 1.0
             assert it.depth("lasting") == -1
-            rabbit.start()
-            await asyncio.to_thread(rabbit.ready)
+            await asyncio.to_thread(rabbit.start_app)
             await until(lambda: it.depth("lasting") == 0, "it is back")
             # What all sources have in common is told once, so the last one to recover says so.
             await until(lambda: "works again" in caplog.messages[-1], "which is told")

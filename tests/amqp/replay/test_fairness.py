@@ -78,6 +78,8 @@ def test_those_that_cannot_move_leave_their_room(hindrance: Hindrance, to_exchan
     for name in STUCK:
         one.policy.depth_gates["/", name].sampled(0, 1, one.loop.now, one.loop.now)
     for _ in range(400):
+        if one.empty():
+            break
         one.advance(0.1)
         for name in STUCK:
             one.policy.depth_gates["/", name].sampled(0, 1, one.loop.now, one.loop.now)

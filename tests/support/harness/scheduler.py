@@ -26,16 +26,25 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("one_worker", "words: files that have one of them share a server of their worker", "args")
 
 
-def next_file(files: Iterable[str], shares: Callable[[str], bool], rank: Callable[[str], int], sharer: bool) -> str:
+#: Workers that have the shared server: a third one would start it for the last few files, and be done no sooner.
+SHARERS = 2
+
+
+def next_file(
+    files: Iterable[str], shares: Callable[[str], bool], rank: Callable[[str], int], sharer: bool, sharers: int = 0
+) -> str | None:
     """The file that a worker gets next. ``sharer``: it has the shared server, and goes on with what uses that. Any
-    other takes the first in ``rank``, and helps with what shares, from its end, when there is nothing else."""
+    other takes the first in ``rank``, and helps with what shares, from its end, when there is nothing else, and no more
+    than a few ``sharers``: else there is none for it."""
     shared: list[str] = []
     others: list[str] = []
     for file in files:
         (shared if shares(file) else others).append(file)
-    if shared and (sharer or not others):
-        return shared[0 if sharer else -1]
-    return min(others, key=rank)
+    if shared and sharer:
+        return shared[0]
+    if others:
+        return min(others, key=rank)
+    return shared[-1] if shared and sharers < SHARERS else None
 
 
 class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
@@ -79,20 +88,27 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
             super()._reschedule(node)  # else it comes here again once it has collected
 
     def _assign_work_unit(self, node: Any) -> None:
-        self._assign_file(node)
-        while self.workqueue and self._pending_of(self.assigned_work[node]) < 2:
-            self._assign_file(node)
-        if not self.workqueue:
+        more = self._assign_file(node)
+        while more and self._pending_of(self.assigned_work[node]) < 2:
+            more = self._assign_file(node)
+        if not more:
             node.shutdown()  # after what it has
 
-    def _assign_file(self, node: Any) -> None:
+    def _assign_file(self, node: Any) -> bool:
+        """Whether there is more for it after this one."""
         if not self._sharers and any(map(self._shares, self.workqueue)):
             self._sharers.append(node)
-        file = next_file(self.workqueue, self._shares, self._rank, node in self._sharers)
+        file = self._next_file(node)
+        if file is None:
+            return False
         if self._shares(file) and node not in self._sharers:
             self._sharers.append(node)
         self.workqueue.move_to_end(file, last=False)
         super()._assign_work_unit(node)
+        return self._next_file(node) is not None
+
+    def _next_file(self, node: Any) -> str | None:
+        return next_file(self.workqueue, self._shares, self._rank, node in self._sharers, len(self._sharers))
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 import urllib.request
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
@@ -33,7 +34,9 @@ ORPHAN = Target("orphan", "", "orphan", durable=True, kept=False)
 
 _LOGINS = ("guest", "guest"), ("writer", "secret")
 #: The ways to end the broker, each as often as it is likely.
-_WAYS = ("app",) * 6 + ("kill",) * 3 + ("stop",)
+WAYS = ("app",) * 6 + ("kill",) * 3 + ("stop",)
+#: Those that need no start of a virtual machine, which takes seconds.
+QUICK_WAYS = ("app",)
 
 
 def start_broker(folder: Path) -> RabbitMQ:
@@ -46,9 +49,12 @@ def start_broker(folder: Path) -> RabbitMQ:
 
 
 class Soak:
-    """``rate``: messages a second of all publishers."""
+    """``ways``: those in which the broker may end. ``rate``: messages a second of all publishers."""
 
-    def __init__(self, folder: Path, broker: RabbitMQ, seed: int, rate: float = 150) -> None:
+    def __init__(
+        self, folder: Path, broker: RabbitMQ, seed: int, ways: Sequence[str] = WAYS, rate: float = 150
+    ) -> None:
+        self.ways = ways
         self.broker = broker
         self.rng = random.Random(seed)
         self.tap = Tap()
@@ -95,7 +101,7 @@ class Soak:
 
     def end_broker(self) -> None:
         """At a random moment, in a random way; it is back afterwards."""
-        way = self.rng.choice(_WAYS)
+        way = self.rng.choice(self.ways)
         forget = self.rng.random() < 0.5
         what = f"{way}, {'forgets' if forget else 'keeps'}"
         self.ends[what] = self.ends.get(what, 0) + 1
