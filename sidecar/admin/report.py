@@ -13,7 +13,7 @@ from sidecar.admin.snapshots import (
     UpstreamSnapshot,
 )
 from sidecar.core.address import Address
-from sidecar.core.build import build
+from sidecar.core.build import build, scanner
 from sidecar.core.stats import FilterStats, ListenerStats, code_label
 from sidecar.core.text import counted, timestamp
 from sidecar.resilience.breaker import Hold, held_words
@@ -34,6 +34,7 @@ def health(now: SidecarSnapshot, upstreams: Iterable[UpstreamSnapshot]) -> dict[
         "id": now.id,
         "phase": now.phase,
         "build": build(),
+        "scanner": scanner(),
         "waiting_for": now.waiting_for or None,
         "app": {"status": now.app.status, "output": now.app.output},
         "upstreams": found,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sidecar.core.build import COMPILED, INTERPRETED
+from sidecar.core.build import COMPILED, INTERPRETED, PYTHON, C
 from sidecar.core.json_schema import COUNT, COUNTS, FLAG, NUMBER, TEXT, array, or_null, record, ref
 
 _STATUS: Final = {"type": "string", "enum": ["healthy", "warning", "unhealthy"]}
 _PHASE: Final = {"type": "string", "enum": ["starting", "ready", "draining", "stopped"]}
 _BUILD: Final = {"type": "string", "enum": [COMPILED, INTERPRETED], "description": "of the hot path"}
+_SCANNER: Final = {"type": "string", "enum": [C, PYTHON], "description": "what reads ordinary heads"}
 _WAITS: Final = {"description": "what another process has in use, and this one needs to start"}
 _FOUND: Final = record(status=_STATUS, output=TEXT)
 _FOUND_BY_NAME: Final = {"type": "object", "additionalProperties": _FOUND}
@@ -27,7 +28,7 @@ SCHEMAS: Final[dict[str, Any]] = {
     "ConfigProblems": record(
         error={"type": "string", "const": "config"}, message=TEXT, problems=array(record(path=TEXT, message=TEXT))
     ),
-    "Index": record(service=TEXT, phase=_PHASE, version=TEXT, build=_BUILD, endpoints=array(TEXT)),
+    "Index": record(service=TEXT, phase=_PHASE, version=TEXT, build=_BUILD, scanner=_SCANNER, endpoints=array(TEXT)),
     "Ready": {
         "type": "object",
         "properties": {"ready": FLAG, "phase": _PHASE, "waiting_for": TEXT | _WAITS},
@@ -39,6 +40,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         id=TEXT,
         phase=_PHASE,
         build=_BUILD,
+        scanner=_SCANNER,
         waiting_for=or_null(TEXT) | _WAITS,
         app=_FOUND,
         upstreams=_FOUND_BY_NAME,

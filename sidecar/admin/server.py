@@ -25,7 +25,7 @@ from sidecar.admin.operations import Api
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.admin.streams import Streams
 from sidecar.core.address import Address
-from sidecar.core.build import build
+from sidecar.core.build import build, scanner
 from sidecar.core.operations import Answer, Call, Contribution, NotKnown, Operation, Page
 from sidecar.net.listen import Acceptor
 from sidecar.resilience.token_bucket import TokenBucket
@@ -117,6 +117,7 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
                 "phase": now.phase,
                 "version": __version__,
                 "build": build(),
+                "scanner": scanner(),
                 "endpoints": [f"{operation.method} {operation.path}" for operation in operations],
             }
         )

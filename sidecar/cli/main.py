@@ -172,7 +172,7 @@ def commands() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=None)
-    parser.add_argument("--version", action="store_true", help="the version, and whether the hot path is compiled")
+    parser.add_argument("--version", action="store_true", help="the version, and what of the hot path is compiled")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     run = commands.add_parser(
@@ -358,11 +358,9 @@ def _schema(options: argparse.Namespace) -> int:
 
 
 def _version(options: argparse.Namespace) -> int:
-    import platform
+    from sidecar.core.build import described
 
-    from sidecar.core.build import build
-
-    print(f"sidecar {__version__} ({build()}, Python {platform.python_version()})")
+    print(f"sidecar {__version__} ({described()})")
     return 0
 
 

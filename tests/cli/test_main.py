@@ -13,7 +13,7 @@ import pytest
 
 from sidecar import __version__
 from sidecar.cli.main import main
-from sidecar.core.build import build
+from sidecar.core.build import build, scanner
 from support.agents import RunningAgent, upstream
 from support.live import run
 from support.processes import ROOT
@@ -68,7 +68,10 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"sidecar {__version__} ({build()}, Python {platform.python_version()})\n"
+    heads = {"c": "C", "python": "Python"}[scanner()]
+    python = platform.python_version()
+    told = f"sidecar {__version__} ({build()}, heads read in {heads}, Python {python})\n"
+    assert capsys.readouterr().out == told
 
 
 def test_without_arguments_it_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

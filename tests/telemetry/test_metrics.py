@@ -16,7 +16,7 @@ from sidecar import __version__
 from sidecar.agent.admin import metrics
 from sidecar.agent.lifecycle import Agent
 from sidecar.config.traffic import Discover, Match
-from sidecar.core.build import build
+from sidecar.core.build import build, scanner
 from sidecar.core.stats import BUCKETS, FilterStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.metrics import MAX_ENDPOINTS
@@ -114,7 +114,7 @@ def test_values() -> None:
     assert it("sidecar_log_lines_dropped_total") == 4
     assert it("sidecar_spans_sent_total") == 0
     assert it("sidecar_spans_dropped_total", reason="queue_full") == 0
-    assert it("sidecar_build_info", version=__version__, service="tasks", build=build()) == 1
+    assert it("sidecar_build_info", version=__version__, service="tasks", build=build(), scanner=scanner()) == 1
 
 
 def test_without_a_registry_nothing_is_said_about_one() -> None:
