@@ -128,7 +128,7 @@ extra                     what only some users need: libraries that pip brings w
 failover                  a client stays connected while its broker goes and another one comes
 fair scheduler            lets streams send in turn, so that none waits for a busy one
 fallback                  what answers in place of an upstream that cannot: steps, of which the first that can does
-fault                     an error of the disk or the database, told by its meaning
+fault                     an error of the disk, told by its meaning; also what is done to requests on purpose
 feed                      what listeners of the admin API are told once a second
 file                      what is on the disk under one name
 filter                    applies one mechanism to traffic; it lets an exchange continue, or replies to it
@@ -230,7 +230,7 @@ outage grace              endpoints stay in use while a registry that has lost i
 outbound                  traffic from the app to others
 outcome                   what became of a stored request or a replayed message, or came of a try
 outlier                   an endpoint that fails or dawdles while the others do not
-pace                      how fast a background loop may turn
+pace                      how fast a background loop may turn, or an answer go on
 page                      a text of the documentation, into which a simulation puts its figures
 parser                    reads arguments, or text, into something with a shape
 partition                 one of several routing keys that an exchange's messages are spread over

@@ -82,6 +82,7 @@ class Pulse:
             "id": sidecar.id,
             "phase": sidecar.phase,
             "waiting_for": health["waiting_for"],
+            "faults": health["faults"],
             "status": health["status"],
             "app": health["app"],
             "registry": None if registry is None else {"up": registry["up"], "age": round(registry["age"])},

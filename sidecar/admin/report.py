@@ -26,7 +26,8 @@ def health(now: SidecarSnapshot, upstreams: Iterable[UpstreamSnapshot]) -> dict[
     registry = now.registry
     status = now.app.status
     away = registry is not None and not registry.up
-    if status == "healthy" and (now.waiting_for or away or any(it["status"] != "healthy" for it in found.values())):
+    doubtful = now.waiting_for or away or now.faults or any(it["status"] != "healthy" for it in found.values())
+    if status == "healthy" and doubtful:
         status = "warning"
     return {
         "status": status,
@@ -36,6 +37,7 @@ def health(now: SidecarSnapshot, upstreams: Iterable[UpstreamSnapshot]) -> dict[
         "build": build(),
         "scanner": scanner(),
         "waiting_for": now.waiting_for or None,
+        "faults": list(now.faults),
         "app": {"status": now.app.status, "output": now.app.output},
         "upstreams": found,
         "registry": None
@@ -90,6 +92,7 @@ def _doubts(upstream: UpstreamSnapshot) -> list[str]:
     warning = sum(1 for endpoint in endpoints if endpoint.state == "warning")
     if warning:
         doubts.append(f"{warning} of {counted(len(endpoints), 'endpoint')} {_are(warning)} in the warning state")
+    doubts += [f"a fault is injected on purpose: {text}" for text in upstream.faults[:3]]
     doubts += [f"{name.name} does not resolve: {name.error}" for name in upstream.names if name.error][:3]
     return doubts
 

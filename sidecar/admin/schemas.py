@@ -42,6 +42,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         build=_BUILD,
         scanner=_SCANNER,
         waiting_for=or_null(TEXT) | _WAITS,
+        faults=array(TEXT) | {"description": "what is injected on purpose, and where"},
         app=_FOUND,
         upstreams=_FOUND_BY_NAME,
         registry=or_null(record(url=TEXT, up=FLAG, age=NUMBER | {"description": "seconds since it last answered"})),

@@ -98,6 +98,8 @@ class UpstreamSnapshot:
     amqp: Mapping[str, int] | None = None
     #: The service that the registry finds for it, or empty.
     service: str = ""
+    #: What is injected there on purpose, a phrase each.
+    faults: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class SidecarSnapshot:
     waiting_for: str
     app: Health
     registry: RegistrySnapshot | None
+    #: What is injected on purpose, and where, a phrase each; those of upstreams, too.
+    faults: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

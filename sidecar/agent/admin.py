@@ -13,10 +13,11 @@ from sidecar.admin.auth import Access
 from sidecar.admin.commands import Commands, ReloadRefused
 from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
-from sidecar.admin.snapshots import PeerSnapshot
+from sidecar.admin.snapshots import PeerSnapshot, UpstreamSnapshot
 from sidecar.agent import changes, holds, peers, plan_report, shared_limits, snapshots
 from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.draining import drain_inbound
+from sidecar.agent.fault_operations import FaultOperations
 from sidecar.agent.findings import Finding
 from sidecar.agent.process import memory_limit
 from sidecar.agent.rehearsal.operation import Rehearse
@@ -39,6 +40,7 @@ from sidecar.why.operations import Api as WhyApi
 from sidecar.why.peers import Peers
 
 if TYPE_CHECKING:
+    from sidecar.agent.clusters import RunningUpstream
     from sidecar.agent.lifecycle import Agent
     from sidecar.agent.listening import Listening
     from sidecar.amqp.views.protocols import AmqpView
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 async def start(agent: Agent, log: LogWriter, listening: Listening) -> None:
     """Serve on ``admin.bind`` and ``probes.bind``. Raises :class:`ListenerError` when one cannot be bound."""
     handed, config = commands(agent, log), agent.config
+    agent.context.faults.watch(agent.listeners)
     await listening.add("admin", config.admin.bind, start_admin(handed, contributed(agent), config.admin.bind))
     if config.probes is not None:
         for_all = replace(handed, metrics=Shared(handed.metrics).page)
@@ -96,7 +99,7 @@ def commands(agent: Agent, log: LogWriter) -> Commands:
         upstreams=lambda: tuple(agent.upstreams),
         inbound=lambda: next((it for it in agent.stats if it.direction == "inbound"), None),
         upstream_stats=lambda name: agent.upstreams[name].stats,
-        upstream=lambda name: snapshots.of_upstream(agent.upstreams[name]),
+        upstream=lambda name: _upstream(agent, agent.upstreams[name]),
         config=lambda: effective(agent.config),
         chosen=lambda: chosen(agent.config),
         metrics=page.page,
@@ -142,6 +145,7 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
         Api(lambda: _ports(agent)).contribution(),
         Rehearse(agent.context.decisions, lambda: effective(agent.config)).contribution(),
         agent.redirection.contribution(),
+        FaultOperations(agent.context.faults, agent.listeners).contribution(),
         WhyApi(agent.ring, service, next_ones).contribution(),
         Diagnosis(service, agent.config.service.id, lambda: tuple(agent.upstreams), examine).contribution(),
         Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),
@@ -183,6 +187,10 @@ def metrics(agent: Agent) -> Metrics:
         lambda: span_metrics.families(agent.spans, agent.spans_withheld),
     )
     return Metrics(lambda: agent.stats, sources)
+
+
+def _upstream(agent: Agent, running: RunningUpstream) -> UpstreamSnapshot:
+    return snapshots.of_upstream(running, agent.context.faults.active_at(running.listener))
 
 
 def _info(agent: Agent) -> Family:

@@ -94,6 +94,9 @@ class Assembly:
         #: Those that ask the endpoints' sidecars for what the balancer goes by.
         self._asking: list[Filter] = []
         self._rehearsed = instead is not None
+        #: What the chains were made for.
+        self.config: Inbound | Upstream | None = None
+        self._listener: Listener | None = None
         #: Those that are not in the configuration.
         self._always = [
             it
@@ -108,6 +111,7 @@ class Assembly:
 
     def apply(self, listener: Listener, config: Inbound | Upstream) -> None:
         """Give the listener the chains for this configuration."""
+        self._listener, self.config = listener, config
         before = self._built
         self._built = {}
         main = self._filters(config, None, None, before)
@@ -140,6 +144,11 @@ class Assembly:
         elif isinstance(config, Upstream) and config.amqp is not None:
             cast(Any, listener).configure(config.amqp, bulkhead.limiter if bulkhead is not None else None)
 
+    def refresh(self) -> None:
+        """Make the chains for the same configuration anew, as what is on beside it has changed."""
+        if self._listener is not None and self.config is not None:
+            self.apply(self._listener, self.config)
+
     def _filters(
         self,
         config: Inbound | Upstream | RouteSettings,
@@ -165,6 +174,8 @@ class Assembly:
             if it.problem(self._stats.protocol, self._stats.direction):
                 continue
             settings = config.policies.get(name, it.standard(self._stats.protocol) if main is None else INHERIT)
+            if settings is not INHERIT and name == "faults":
+                settings = self._context.faults.merged(self._stats, settings)
             if settings is not INHERIT and name == "queue":
                 made[name] = settings and (settings, json.dumps(where) if where else "")
             elif settings is not INHERIT:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sidecar.agent.faults import FaultBoard
 from sidecar.config.agent import Tracing as TracingSettings
 from sidecar.core.decisions import Decisions
 from sidecar.core.records import AccessLog as AccessLogWriter
@@ -36,6 +37,8 @@ class Context:
     stories: Stories = field(default_factory=lambda: Stories(lambda story: None, enabled=False))
     decisions: Decisions = field(default_factory=Decisions)
     given_up: GivenUp = field(default_factory=GivenUp)
+    #: Which faults are on.
+    faults: FaultBoard = field(default_factory=FaultBoard)
     #: Another upstream's listener, by its name.
     listener_of: Callable[[str], Any] = lambda name: None
     sampling: Sampling = field(init=False)

@@ -11,7 +11,7 @@ from sidecar.http.detour import detour
 from sidecar.http.stale import Keeper
 
 #: They are for clients: what is stored on the disk is to reach the upstream itself, whenever that is.
-_OF_CLIENTS: Final = ("wait", "fallback")
+_OF_CLIENTS: Final = ("wait", "fallback", "faults")
 
 
 def prepare(every: Sequence[Mapping[str, Any]], listener_of: Callable[[str], Any]) -> None:

@@ -82,6 +82,7 @@ async def carry_out(agent: Agent, todo: Plan, config: Config, filename: str) -> 
     if any(key.startswith("tracing.") for key in todo.settings):
         _sample(agent, config.tracing)
     agent.config = config  # from which the admin token and the time to drain are read
+    agent.context.faults.reloaded()
     changes += [f"{key}: {config.log.level if key == 'log.level' else 'changed'}" for key in todo.settings]
     return changes
 

@@ -16,9 +16,11 @@ from sidecar.admin.snapshots import (
     UpstreamSnapshot,
 )
 from sidecar.config.traffic import Upstream
+from sidecar.filters.faults import told
 
 if TYPE_CHECKING:
     from sidecar.agent.clusters import RunningUpstream
+    from sidecar.agent.faults import Active
     from sidecar.agent.lifecycle import Agent
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.endpoints.names import Name
@@ -38,11 +40,12 @@ def of_sidecar(agent: Agent) -> SidecarSnapshot:
         waiting_for=agent.waiting_for,
         app=agent.app_health(),
         registry=None if registry is None else RegistrySnapshot(str(agent.config.registry), registry.up, registry.age),
+        faults=[f"{it.where}: {told(it.fault, brief=True)}" for it in agent.context.faults.active()],
     )
 
 
-def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
-    """How an upstream is."""
+def of_upstream(running: RunningUpstream, faults: Sequence[Active] = ()) -> UpstreamSnapshot:
+    """How an upstream is; ``faults`` are on there."""
     config, amqp = running.config, running.amqp
     broken, doubts, summary = "", [], None
     if amqp is not None:
@@ -65,6 +68,7 @@ def of_upstream(running: RunningUpstream) -> UpstreamSnapshot:
         doubts=doubts,
         amqp=summary,
         service=config.discover.service if config.discover else "",
+        faults=[told(it.fault, brief=True) for it in faults],
     )
 
 

@@ -120,6 +120,7 @@ def table(asked: Asked, colour: bool) -> list[str]:
         ("app", f"{_paint(str(app.get('status', '')), colour)}  {printable(str(app.get('output', '')))}".rstrip()),
         ("registry", registry),
     ]
+    rows += [("FAULTS", _painted(printable(str(text)), _RED, colour)) for text in health.get("faults") or ()]
     lines = [f"{label:<10}{text}" for label, text in rows]
     if asked.upstreams:
         lines += ["", *columns(_upstream_rows(asked.upstreams), colour)]
@@ -343,9 +344,11 @@ def printable(text: str) -> str:
 
 
 def _paint(word: str, colour: bool) -> str:
-    style = _COLOURS.get(word.partition(" (")[0])
-    word = printable(word)
-    return f"\x1b[{style}m{word}\x1b[0m" if colour and style else word
+    return _painted(printable(word), _COLOURS.get(word.partition(" (")[0], ""), colour)
+
+
+def _painted(text: str, style: str, colour: bool) -> str:
+    return f"\x1b[{style}m{text}\x1b[0m" if colour and style else text
 
 
 def _bold(text: str, colour: bool) -> str:

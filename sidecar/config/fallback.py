@@ -13,7 +13,7 @@ from sidecar.config.values import HEADER, NAME, Duration, Failure, Integer, Text
 #: Codes of the sidecar's own that steps go by; those of the client's own mistakes are not among them.
 CODES: Final = (
     "no_endpoints", "circuit_open", "overloaded", "rate_limited", "connect_failed", "connect_timeout", "timeout",
-    "upstream_reset", "bad_upstream", "local_shortage", "filter_failed",
+    "upstream_reset", "bad_upstream", "local_shortage", "filter_failed", "fault_injected",
 )  # fmt: skip
 #: The longest body of a static answer, characters.
 MOST_BODY: Final = 65536

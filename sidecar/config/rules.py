@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from sidecar.config import amqp_rules, balancing, fallback_rules, health, redirect
+from sidecar.config import amqp_rules, balancing, fallback_rules, faults, health, redirect
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
@@ -352,6 +352,7 @@ _RULES = (
     _ejections_fit,
     _filters_say,
     fallback_rules.check,
+    faults.check,
     _shared_needs_redis,
     redirect.check,
     *amqp_rules.RULES,

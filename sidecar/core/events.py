@@ -21,7 +21,7 @@ MAX_ITEMS: Final = 10
 
 #: What there are events about.
 KINDS: Final = (
-    "admission", "app", "breaker", "broker", "check", "drain", "ejection", "endpoints", "name", "queue",
+    "admission", "app", "breaker", "broker", "check", "drain", "ejection", "endpoints", "fault", "name", "queue",
     "readmission", "ready", "redis", "registry", "reload", "reload_refused", "setting", "shortage", "spool",
 )  # fmt: skip
 

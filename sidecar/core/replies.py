@@ -36,8 +36,11 @@ NOT_DELIVERED: Final = frozenset(
 )
 
 
+_PHRASES: Final[dict[int, str]] = {int(it): it.phrase for it in HTTPStatus}
+
+
 def _line(status: int) -> bytes:
-    return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\ncontent-type: application/json\r\n".encode()
+    return f"HTTP/1.1 {status} {_PHRASES.get(status, '')}\r\ncontent-type: application/json\r\n".encode()
 
 
 _LINE: Final[dict[int, bytes]] = {status: _line(status) for status in set(STATUS.values())}
@@ -57,14 +60,20 @@ def declare(code: str, status: int) -> None:
 
 class Reply:
     """A filter's verdict "answer this yourself": a code of :data:`STATUS`, a sentence for a person, and for some
-    codes the seconds after which trying again makes sense."""
+    codes the seconds after which trying again makes sense. ``status`` is that of the code, unless it is said."""
 
-    __slots__ = ("code", "message", "retry_after")
+    __slots__ = ("code", "given", "message", "retry_after")
 
-    def __init__(self, code: str, message: str, retry_after: float | None = None) -> None:
+    def __init__(self, code: str, message: str, retry_after: float | None = None, status: int = 0) -> None:
         self.code = code
         self.message = message
         self.retry_after = retry_after
+        self.given = status
+
+    @property
+    def status(self) -> int:
+        """The status of the answer."""
+        return self.given or STATUS[self.code]
 
     def __repr__(self) -> str:
         return f"Reply({self.code!r}, {self.message!r})"
@@ -92,7 +101,7 @@ def render(
     §10.2.3), so that nobody is early."""
     body = orjson.dumps({"error": reply.code, "message": reply.message, "upstream": upstream, "request_id": request_id})
     lines = [
-        _LINE[STATUS[reply.code]],
+        _LINE.get(reply.status) or _line(reply.status),
         b"content-length: %d\r\nx-sidecar-error: %b\r\n" % (len(body), reply.code.encode()),
     ]
     lines.append(line)

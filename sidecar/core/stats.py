@@ -116,9 +116,9 @@ class ListenerStats:
 
     __slots__ = (
         "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "connect_failures",
-        "direction", "duration", "fallbacks", "filters", "first_byte", "hedges", "limit", "peer_errors", "pending",
-        "protocol", "queue", "rejected", "requests", "retries", "retry_budget", "shed", "suppressed", "tunnels",
-        "upstream", "upstream_active", "upstream_idle", "waiting",
+        "direction", "duration", "fallbacks", "faults", "filters", "first_byte", "hedges", "limit", "peer_errors",
+        "pending", "protocol", "queue", "rejected", "requests", "retries", "retry_budget", "shed", "suppressed",
+        "tunnels", "upstream", "upstream_active", "upstream_idle", "waiting",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
@@ -143,6 +143,8 @@ class ListenerStats:
         self.waiting = 0
         #: The number of a fallback's step → answers that came from it.
         self.fallbacks: defaultdict[int, int] = defaultdict(int)
+        #: What was done to exchanges on purpose (delay, abort, reset, throttle) → how often.
+        self.faults: defaultdict[str, int] = defaultdict(int)
         #: Why a try was repeated (connect, reset, timeout, or a status) → how often.
         self.retries: defaultdict[str, int] = defaultdict(int)
         #: Why a try that could have been repeated was not → how often; and what there is left to repeat tries with.

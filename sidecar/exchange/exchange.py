@@ -338,6 +338,10 @@ class Exchange:
         self.status = answer.status
         self.abort()
 
+    def reset(self) -> None:
+        """Cut its client off with a reset, in place of any answer, and end."""
+        raise NotImplementedError
+
     def cut(self) -> None:
         """Let go of the connections of what is under way."""
         raise NotImplementedError

@@ -229,6 +229,11 @@ class Filter:
         """HTTP only: the upstream agrees to leave HTTP (101). ``None``: continue; else answer this instead."""
         return None
 
+    def on_pace(self, x: Any, head: Any) -> float | None:
+        """HTTP only: an answer's head is about to go to the client. The bytes per second at which its body is to
+        follow; ``None``: as it comes. When filters differ, the slowest counts."""
+        return None
+
     def on_answer_body(self, x: Any, data: bytes) -> Reply | None:
         """HTTP only: more of the answer's body is about to go to the client. ``None``: continue; else answer this, or
         end the answer that has begun."""
@@ -246,7 +251,7 @@ class Filter:
 
 _HOOKS: Final = (
     "on_request", "on_body", "on_try", "on_late", "on_again", "on_connected", "on_answer", "on_failure", "on_upgrade",
-    "on_answer_body", "on_reply", "on_end",
+    "on_pace", "on_answer_body", "on_reply", "on_end",
 )  # fmt: skip
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,63}")
 
@@ -302,6 +307,7 @@ ConnectedHook: TypeAlias = "Callable[[Any], Reply | None]"
 EndHook: TypeAlias = "Callable[[Any], None]"
 LateHook: TypeAlias = "Callable[[Any], bool]"
 AgainHook: TypeAlias = "Callable[[Any], None]"
+PaceHook: TypeAlias = "Callable[[Any, Any], float | None]"
 
 
 class Chain:
@@ -310,12 +316,12 @@ class Chain:
     are kept, so that it can be sent again. ``delivery``: the chain of stored requests, on a listener that has a place
     for them. ``route``: the paths that it is for, as a glob; empty: any; ``number``: which of its listener's routes
     that is (-1: none), and ``own`` the keys that this route has for itself. ``blank`` is what an exchange's ``state``
-    is at first."""
+    is at first. ``sees_bodies``: answers' bodies do not simply pass, even those that come with their heads."""
 
     __slots__ = (
         "blank", "delivery", "filters", "keep", "number", "on_again", "on_answer", "on_answer_body", "on_body",
-        "on_connected", "on_end", "on_failure", "on_late", "on_reply", "on_request", "on_try", "on_upgrade", "own",
-        "patience", "route", "timeout",
+        "on_connected", "on_end", "on_failure", "on_late", "on_pace", "on_reply", "on_request", "on_try", "on_upgrade",
+        "own", "patience", "route", "sees_bodies", "timeout",
     )  # fmt: skip
 
     def __init__(self, filters: Sequence[Filter], timeout: Times, patience: float) -> None:
@@ -337,7 +343,9 @@ class Chain:
         self.on_answer: tuple[AnswerHook, ...] = self._hooks("on_answer")
         self.on_failure: tuple[FailureHook, ...] = self._hooks("on_failure")
         self.on_upgrade: tuple[UpgradeHook, ...] = self._hooks("on_upgrade")
+        self.on_pace: tuple[PaceHook, ...] = self._hooks("on_pace")
         self.on_answer_body: tuple[BodyHook, ...] = self._hooks("on_answer_body")
+        self.sees_bodies = bool(self.on_pace or self.on_answer_body)
         self.on_reply: tuple[ReplyHook, ...] = self._hooks("on_reply")[::-1]
         self.on_end: tuple[EndHook, ...] = self._hooks("on_end")
 

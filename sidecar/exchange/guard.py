@@ -27,6 +27,7 @@ VERDICTS: Final[Mapping[str, tuple[type, ...]]] = {
     "on_answer": (Again, Reply, Answer),
     "on_failure": (Again, Reply),
     "on_upgrade": (Reply,),
+    "on_pace": (float, int),
     "on_answer_body": (Reply,),
     "on_reply": (Answer, Wait),
     "on_end": (object,),
@@ -122,7 +123,10 @@ def _check(hook: str, verdict: object, allowed: tuple[type, ...]) -> None:
     if not isinstance(verdict, allowed):
         names = ", ".join(it.__name__ for it in allowed)
         raise TypeError(f"{hook} returned {type(verdict).__name__}; it may return None, {names}")
-    if isinstance(verdict, Reply):
+    if isinstance(verdict, float | int) and hook == "on_pace":
+        if not math.isfinite(verdict) or verdict <= 0:
+            raise ValueError(f"on_pace returned {verdict!r}, which is no number of bytes per second")
+    elif isinstance(verdict, Reply):
         _check_reply(verdict)
     elif isinstance(verdict, Answer):
         _check_answer(verdict)

@@ -90,21 +90,42 @@ def _without_dots(path: bytes) -> bytes:
     return b"/" + b"/".join(kept)
 
 
+#: What a match comes to: its glob of the path (``None``: any), its methods, its globs of fields.
+Compiled = tuple[Predicate | None, frozenset[str], tuple[tuple[bytes, Predicate], ...]]
+
+
+def compiled(match: Match) -> Compiled:
+    """The parts of a match, made to be asked often."""
+    return (
+        None if match.path == "*" else glob(_ESCAPE.sub(_unescaped, match.path.encode()).decode()),
+        frozenset(match.methods),
+        tuple((name.encode(), glob(value)) for name, value in match.headers.items()),
+    )
+
+
+def matcher(match: Match) -> Callable[[RequestHead], bool]:
+    """A function that says whether a request matches, as for a route."""
+    on_path, methods, headers = compiled(match)
+
+    def matches(head: RequestHead) -> bool:
+        if (on_path is not None and not on_path(normal(head.path))) or (methods and head.method not in methods):
+            return False
+        for name, on_value in headers:
+            value = head.get(name)
+            if value is None or not on_value(value):
+                return False
+        return True
+
+    return matches
+
+
 class Routes:
     """Routes in their order; the first match wins. What is asked for below the path ``ours`` is the sidecar's own,
     however it goes on: it has a route, and no other one gets it."""
 
     def __init__(self, routes: Sequence[tuple[Match, Route]], ours: str = "") -> None:
         self._ours = ours.encode()
-        self._routes = tuple(
-            (
-                None if match.path == "*" else glob(_ESCAPE.sub(_unescaped, match.path.encode()).decode()),
-                frozenset(match.methods),
-                tuple((name.encode(), glob(value)) for name, value in match.headers.items()),
-                route,
-            )
-            for match, route in routes
-        )
+        self._routes = tuple((*compiled(match), route) for match, route in routes)
 
     def candidates(self, head: RequestHead) -> list[Route]:
         """Those that match but for the fields that they want, in their order."""

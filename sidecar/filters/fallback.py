@@ -126,7 +126,7 @@ class Fallback(Filter):
         if course is None or reply.message == STALLED:
             return None
         if not isinstance(course, Course) or (course.reply is not reply and not course.at):
-            course = x.state[self.place] = Course(reply, reply.code, STATUS[reply.code])
+            course = x.state[self.place] = Course(reply, reply.code, reply.status)
         elif course.reply is not reply:
             course.over = True  # meanwhile something is wrong with the request itself
             self._stop(course)

@@ -49,6 +49,7 @@ ORDER: Final = (
     Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue", "RateLimit"),
     Place("wait", "before the bulkhead: what waits for its upstream holds none of its slots", "Waiting"),
     Place("bulkhead", "the last one before the first try: who passes holds a slot until the end", "Bulkhead"),
+    Place("faults", "behind the bulkhead: who is delayed holds a slot; before what upstreams are judged by", "Faults"),
     Place(
         "circuit_breaker",
         "before each try; after the bulkhead, or a half-open permit would be spent on waiting",

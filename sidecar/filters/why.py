@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 #: Characters of a path that are kept.
 MOST_PATH: Final = 256
 #: What is noted of requests that went well, and are told of all the same: stored, or answered by other means, in place
-#: of an error; or late, as there was no upstream at first.
-TOLD: Final = frozenset(("stored", "fallback", "wait"))
+#: of an error; or late, as there was no upstream at first; or with a fault that was injected.
+TOLD: Final = frozenset(("stored", "fallback", "wait", "fault"))
 #: Attempts that are told of.
 MOST_ATTEMPTS: Final = 20
 #: Exchanges between two of the sample, at most: as good as for ever.

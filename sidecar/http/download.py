@@ -11,6 +11,7 @@ from sidecar.http.h1.body import Body
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
 from sidecar.http.h1.lines import without
 from sidecar.http.tunnel import begin_tunnel
+from sidecar.resilience.pace import Pace
 
 if TYPE_CHECKING:
     from sidecar.exchange.attempt import Attempt
@@ -54,6 +55,55 @@ class Download:
                 let_go(x, attempt, conn, answer)
             x.finish()
 
+    def resumed(self) -> bool:
+        """The client reads again. Return whether more is to be read from the upstream."""
+        return True
+
+
+class Paced(Download):
+    """``rate`` bytes of the body per second, those of its framing included. What has come and may not go on yet is
+    held; meanwhile the upstream is not read from, so that is one read at most, and what comes with the head."""
+
+    __slots__ = ("_attempt", "_conn", "_held", "_pace", "_timer", "_x")
+
+    def __init__(self, x: HttpExchange, length: int, decode: bool, rate: float) -> None:
+        Download.__init__(self, length, decode)
+        self._x = x
+        self._pace = Pace(rate, x.listener.clock())
+        self._timer = x.listener.wheel.timer(self._go_on)
+        self._held = b""
+        self._attempt: Attempt | None = None
+        self._conn: UpstreamEnd | None = None
+
+    def take(self, x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, data: bytes) -> None:
+        self._attempt = attempt
+        self._conn = conn
+        self._held += data
+        self._go_on()
+
+    def resumed(self) -> bool:
+        self._go_on()
+        return False  # that has seen to it
+
+    def _go_on(self) -> None:
+        """Pass on what may go by now."""
+        x, attempt, conn = self._x, self._attempt, self._conn
+        if attempt is None or conn is None:
+            return
+        if x.phase == ANSWERING and attempt.conn is conn and not x.client.paused_writing:
+            size = self._pace.take(len(self._held), x.listener.clock())
+            data = self._held[:size]
+            self._held = self._held[size:]
+            if self._held:
+                conn.pause_reading()
+                self._timer.set(self._pace.due(len(self._held)))
+            else:
+                conn.resume_reading()  # before the connection may be given back
+            if data:
+                Download.take(self, x, attempt, conn, data)
+        if x.phase != ANSWERING:
+            self._timer.close()
+
 
 def refused(x: HttpExchange, data: bytes) -> bool:
     """Show the filters a part of the answer's body; return whether one of them has ended the exchange because of it."""
@@ -92,8 +142,9 @@ def pass_on(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, head: Response
     x.answer = head
     raw = onward(x, head)
     length = head.length
-    if length != len(rest):
-        _stream(x, attempt, conn, raw, rest)
+    rate = _pace(x, head) if x.chain.on_pace else 0.0
+    if rate or length != len(rest):
+        _stream(x, attempt, conn, raw, rest, rate)
     elif not refused(x, rest):
         x.client.transport.write(raw + rest)
         x.count_out(length)
@@ -132,8 +183,19 @@ def _switch(x: HttpExchange, conn: UpstreamEnd, head: ResponseBlock, rest: bytes
     begin_tunnel(x, conn, head.raw, rest)
 
 
-def _stream(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, raw: bytes, rest: bytes) -> None:
-    """Pass the head on, and what has come of the body: more is to come."""
+def _pace(x: HttpExchange, head: ResponseBlock) -> float:
+    """The bytes per second that filters want this answer's body to take; 0: as it comes."""
+    rate = 0.0
+    if head.length:
+        for hook in x.chain.on_pace:
+            wanted = hook(x, head)
+            if wanted is not None:
+                rate = min(rate, wanted) if rate else float(wanted)
+    return rate
+
+
+def _stream(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, raw: bytes, rest: bytes, rate: float) -> None:
+    """Pass the head on, and what has come of the body: more is to come. ``rate``: no quicker than that, unless 0."""
     assert x.answer is not None
     client = x.client
     length = x.answer.length
@@ -141,7 +203,7 @@ def _stream(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, raw: bytes, re
     decode = length == CHUNKED and x.version == 0
     if decode:
         raw = without(raw, b"transfer-encoding")
-    x.download = download = Download(length, decode)
+    x.download = download = Paced(x, length, decode, rate) if rate else Download(length, decode)
     client.transport.write(raw)
     x.touched = x.head_at = x.listener.clock()
     x.check_idle(x.touched)

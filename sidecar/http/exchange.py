@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.core.methods import IDEMPOTENT
-from sidecar.core.replies import STATUS, ProtocolError, Reply, render
+from sidecar.core.replies import ProtocolError, Reply, render
 from sidecar.exchange.attempt import MALFORMED, RACE, RESET, Attempt
 from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.filter import Again, Answer, Wait, weightier
@@ -22,7 +22,7 @@ from sidecar.http.errors import judge
 from sidecar.http.h1.lines import CONTINUE, own_head
 from sidecar.http.race import again_after_race
 from sidecar.http.upload import Upload
-from sidecar.net.sockets import undelivered
+from sidecar.net.sockets import reset, undelivered
 
 if TYPE_CHECKING:
     import asyncio
@@ -255,7 +255,7 @@ class HttpExchange(Request):
         if self.hedge_at:
             settle(self)
         length = head.length
-        if status == 101 or length != len(rest) or (rest and self.chain.on_answer_body):
+        if status == 101 or length != len(rest) or (rest and self.chain.sees_bodies):
             pass_on(self, attempt, conn, head, rest)
             return
         # All of it is here: the common case.
@@ -303,7 +303,7 @@ class HttpExchange(Request):
         self.error = reply.code
         keep = self.keep_client and self.request_done and not self.listener.draining
         self.keep_client = keep
-        self.status = STATUS[reply.code]
+        self.status = reply.status
         if self.attempts > 1 and self.retried < 0:
             self.retried = self.attempts
         line = given_up(self) if self.retried >= 0 else b""
@@ -358,6 +358,11 @@ class HttpExchange(Request):
             self.client.abort()
         else:
             self.client.exchange_done(False, False, self.ended)  # earlier answers may still be on their way
+
+    def reset(self) -> None:
+        if cast(object, self.client.transport) is not self.client:  # else its client is in this process
+            reset(self.client.transport)
+        self.abort()
 
     def least_read(self, seconds: float) -> float:
         return self.listener.limits.body_rate * seconds if self.phase == ANSWERING else 0.0

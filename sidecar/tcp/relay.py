@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final, cast
 
-from sidecar.core.replies import STATUS, Reply
+from sidecar.core.replies import Reply
 from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.filter import Wait
 from sidecar.exchange.listener import Connection, Listener
@@ -314,7 +314,7 @@ class TcpExchange(Exchange):
                             self.give(verdict)
                         return
             self.error = reply.code
-            self.status = STATUS[reply.code]
+            self.status = reply.status
             self.abort()
 
     def abort(self) -> None:
@@ -328,6 +328,9 @@ class TcpExchange(Exchange):
         reset(self.client.transport)
         if far is not None:
             reset(far.transport)
+
+    def reset(self) -> None:
+        self.abort()
 
     def end(self) -> bool:
         tunnel = self.phase == TUNNEL

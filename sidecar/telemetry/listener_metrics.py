@@ -13,6 +13,7 @@ def families(listeners: Sequence[ListenerStats]) -> Iterator[Family]:
     """Traffic, connections, and what filters count."""
     yield from _traffic(listeners)
     yield from _retries(listeners)
+    yield from _faults(listeners)
     yield from _failures(listeners)
     yield from _connections(listeners)
     yield from _filters(listeners)
@@ -87,6 +88,17 @@ def _retries(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     for key, n in reasons.items():
         retries.add(key, n)
     return retries, suppressed, hedges, budget
+
+
+def _faults(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
+    injected = counter("sidecar_faults_injected", "Faults that were injected on purpose.", ["upstream", "kind"])
+    counts: Counter[tuple[str, str]] = Counter()
+    for stats in listeners:
+        for kind, n in list(stats.faults.items()):
+            counts[stats.upstream, kind] += n
+    for key, n in counts.items():
+        injected.add(key, n)
+    return (injected,)
 
 
 def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

@@ -27,8 +27,8 @@ def cause_of(story: Mapping[str, Any]) -> Cause:
     if story.get("kind") == "message":
         return Cause(*of_message(reading))
     if not error:
-        return _fallback(reading) or Cause(*without_error(reading))
-    return _waited(reading, _of_code(reading, str(error)))
+        return _faulty(reading, _fallback(reading) or Cause(*without_error(reading)))
+    return _faulty(reading, _waited(reading, _of_code(reading, str(error))))
 
 
 def _of_code(r: Reading, error: str) -> Cause:
@@ -53,6 +53,42 @@ def _fallback(r: Reading) -> Cause | None:
     before = event.get("before")
     skipped = f" (before it: {'; '.join(map(str, before))})" if isinstance(before, list) else ""
     return Cause(f"step {event.get('step')} of the fallback {by}{skipped}, because {why}", r.at("fallback"))
+
+
+#: What a fault did, by its kind.
+_FAULTS: Final = {"delay": "it was made to wait", "reset": "its client was reset", "throttle": "its answer was slowed"}
+
+
+def _faulty(r: Reading, cause: Cause) -> Cause:
+    """The same cause, after the fault that was injected into it."""
+    event = r.last("fault")
+    if event is None or r.story.get("error") == "fault_injected" or r.last("fallback") is not None:
+        return cause
+    kind = str(event.get("kind"))
+    how = {
+        "delay": f" {seconds(event.get('delay_ms'))}",
+        "throttle": f" to {event.get('bytes_per_second')} bytes per second",
+    }.get(kind, "")
+    return Cause(f"{_FAULTS.get(kind, 'it was hit')}{how} {_purpose(event)}: {cause.sentence}", _whose(r, event))
+
+
+def _purpose(event: Mapping[str, Any]) -> str:
+    by = event.get("by")
+    return f"by a fault that {by} has put with PUT /faults" if by else "by a fault of the configuration"
+
+
+def _whose(r: Reading, event: Mapping[str, Any]) -> str | None:
+    """What would end the fault: a setting, unless it was put by the admin API."""
+    return None if event.get("by") else r.at("faults")
+
+
+def _fault_injected(r: Reading) -> Cause:
+    event = r.last("fault") or {}
+    if not event:
+        return Cause(r.message or "a fault was injected", r.at("faults"))
+    what = "its client was reset" if event.get("kind") == "reset" else f"it was answered {event.get('status')}"
+    over = "; DELETE /faults ends that" if event.get("by") else ""
+    return Cause(f"{what} on purpose, {_purpose(event)}: {r.who} was not asked{over}", _whose(r, event))
 
 
 def _waited(r: Reading, cause: Cause) -> Cause:
@@ -332,4 +368,5 @@ CAUSES: Final[Mapping[str, Callable[[Reading], Cause]]] = {
     "local_shortage": _local_shortage,
     "outcome_unknown": _outcome_unknown,
     "filter_failed": _filter_failed,
+    "fault_injected": _fault_injected,
 }

@@ -106,7 +106,7 @@ def everything() -> FakeRunning:
 
 #: Reading these needs the token, too.
 _PRIVATE = (
-    "/config", "/config/set", "/diagnose", "/events", "/mesh", "/mesh/self", "/rehearse", "/tap", "/why",
+    "/config", "/config/set", "/diagnose", "/events", "/faults", "/mesh", "/mesh/self", "/rehearse", "/tap", "/why",
     "/why/{request_id}",
 )  # fmt: skip
 #: Requests, and what is sent with them; between them every answer that has a shape of its own.
@@ -175,6 +175,11 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("PUT", "/access-log", b'{"access": "off"}'),
     ("PUT", "/access-log", b'{"access": {"sample": "1%", "slow": "500ms"}}'),
     ("PUT", "/access-log", b"loud"),
+    ("PUT", "/faults", b'{"faults": [{"upstream": "redis", "share": "10%", "delay": "2s"}]}'),
+    ("PUT", "/faults", b'{"faults": [{"upstream": "nobody", "abort": 503}]}'),
+    ("GET", "/faults", None),
+    ("GET", "/health", None),
+    ("DELETE", "/faults", None),
     ("GET", "/openapi.json", None),
 ]
 
@@ -183,6 +188,7 @@ async def test_answers_are_as_described(admin: Asking) -> None:
     it = everything()
     seen = set()
     client = await admin(it)
+    it.context.faults.watch(it.listeners)
     document = (await client.get("/openapi.json")).json
     for method, path, body in REQUESTS:
         key = found(document, method, path)

@@ -24,6 +24,7 @@ import random
 from typing import Any, NamedTuple, TypeVar, cast
 
 from sidecar.agent.assembly import Context, create_listener
+from sidecar.agent.faults import FaultBoard
 from sidecar.config.agent import Tracing
 from sidecar.config.traffic import Inbound, Upstream
 from sidecar.core.address import Address
@@ -158,7 +159,8 @@ class Server(_Peer):
 class Stage:
     """A port of that protocol with everybody who has to do with it. ``policies`` are those of an upstream's or, if it
     is ``inbound``, of the service's configuration; or that is given whole. ``spans``: they are recorded;
-    ``why``: so are stories. ``shared`` makes limits that sidecars share."""
+    ``why``: so are stories. ``shared`` makes limits that sidecars share; ``board`` has the faults that
+    are put for a while."""
 
     def __init__(
         self,
@@ -171,6 +173,7 @@ class Stage:
         spans: bool = True,
         why: bool = False,
         shared: Any = None,
+        board: FaultBoard | None = None,
         **policies: Any,
     ) -> None:
         self.loop = FakeLoop()
@@ -199,6 +202,7 @@ class Stage:
             shared=shared,
             stories=Stories(self.stories.append, enabled=why),
             listener_of=lambda name: self.others.get(name),
+            faults=board or FaultBoard(),
         )
         self._context = context
         #: Other upstreams of the same sidecar: see :meth:`other`.

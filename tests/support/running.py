@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 from sidecar.admin.snapshots import UpstreamSnapshot
 from sidecar.agent import snapshots
 from sidecar.agent.changes import LastReload
 from sidecar.agent.draining import AppsTurn
+from sidecar.agent.faults import FaultBoard
 from sidecar.agent.plan import Plan, plan
 from sidecar.agent.redirection import Redirection
 from sidecar.amqp.flow.stats import AmqpStats, ExchangeStats, QueueDepth
@@ -132,7 +133,10 @@ class FakeUpstream:
         settings = [own, *(route.policies.get("circuit_breaker") for route in self.config.routes)]
         self.ejections: dict[str, int] = {}
         self.balancer = create(self.config.balancer, Random(1), self.clock)
-        self.listener = SimpleNamespace(files=(), host=name.encode(), name=name, clock=self.clock)
+        self.listener = SimpleNamespace(
+            files=(), host=name.encode(), name=name, clock=self.clock, stats=self.stats,
+            assembly=SimpleNamespace(config=self.config, refresh=lambda: None),
+        )  # fmt: skip
         self.breakers = [
             breaker.CircuitBreaker(s.failure_threshold, s.reset_timeout, s.half_open_requests, self.clock)
             for s in settings
@@ -188,7 +192,7 @@ class FakeRunning:
     checked: list[str] = field(default_factory=list)
     redirection: Any = field(default_factory=lambda: FakeRedirection())
     listening: Any = field(default_factory=lambda: SimpleNamespace(addresses={}))
-    context: Any = field(default_factory=lambda: SimpleNamespace(decisions=Decisions(100)))
+    context: Any = field(default_factory=lambda: SimpleNamespace(decisions=Decisions(100), faults=FaultBoard()))
     apps_turn: AppsTurn = field(default_factory=AppsTurn)
 
     @property
@@ -215,7 +219,7 @@ class FakeRunning:
         return plan(self.config, replace(self.config, drain=Drain(timeout=7.0)))
 
     def listeners(self) -> Sequence[Listener]:
-        return ()
+        return [cast(Any, upstream.listener) for upstream in self.upstreams.values()]
 
     def drain(self, by: str = "") -> None:
         self.phase = "draining"

@@ -71,6 +71,7 @@ def page(commands: Commands, operations: Sequence[Operation], version: str, head
         status=_coloured(health["status"]),
         version=escape(version),
         app=(f"<p>waits: {escape(now.waiting_for)}</p>" if now.waiting_for else "")
+        + "".join(f'<p><b class="warning">a fault is injected</b>: {escape(text)}</p>' for text in now.faults)
         + f"<p>app: {escape(health['app']['output'])}</p>",
         upstreams=_UPSTREAMS.format(rows=rows) if rows else "",
         routes="\n".join(_operations(known)),

@@ -23,8 +23,9 @@ _OF_THE_MESSAGE: Final = frozenset((b"connection", b"content-length", b"expect",
 _ANSWERS: Final = {
     "wait": "nothing waits for an upstream: what would, is told as an error",
     "fallback": "its steps are not taken: what they would answer, is told as an error",
+    "faults": "none are injected",
 }
-_LEFT_OUT: Final = ("queue", "host", "wait", "fallback")
+_LEFT_OUT: Final = ("queue", "host", "wait", "fallback", "faults")
 
 
 def head_of(shape: Shape) -> RequestBlock:

@@ -153,8 +153,9 @@ class Downstream(ClientEnd):
         self.paused_writing = False
         x = self.exchange
         conn = x.conn if x is not None else None
-        if conn is not None:
-            conn.resume_reading()
+        if conn is not None and x is not None:
+            if x.download is None or x.download.resumed():
+                conn.resume_reading()
         elif x is None:
             self.resume_reading()
             self._next()

@@ -48,6 +48,7 @@ const FAILING = 0.01;
 function reasons(now) {
   const found = [];
   if (now.waiting_for) found.push(["waiting", "waits", now.waiting_for]);
+  for (const text of now.faults ?? []) found.push(["warning", "fault injected", timely(text)]);
   if (now.app.status !== "healthy") found.push([now.app.status, "app", now.app.output]);
   if (now.registry && !now.registry.up) found.push(["down", "registry", `it has not answered for ${number(now.registry.age)} s; what it last said is in use`]);
   for (const it of worstFirst(now.upstreams)) {

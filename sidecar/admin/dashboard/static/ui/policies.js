@@ -33,6 +33,7 @@ const TELL = {
     }),
     it.stale && ["Kept answers", "passing", "on", `${plural(it.stale.entries, "answer")}, ${bytes(it.stale.bytes)}`],
   ],
+  faults: (it) => (it.on ?? []).map((text, at) => [`Fault ${at + 1}`, "warning", "is injected", `${text}${at === 0 && some(it.injected) ? `; so far: ${some(it.injected)}` : ""}`]),
   rate_limit: (it) => it.shared && [["Shared rate limit", it.shared === "redis" ? "passing" : "warning", it.shared === "redis" ? "shared" : "Redis is away", `${it.shared === "redis" ? "" : `${ALONE[it.shared] ?? word(it.shared)}; `}${plural(it.sidecars, "sidecar")}, ${plural(it.keys, "key")}${it.leased ? `, ${number(it.leased)} taken in advance` : ""}`]],
 };
 
