@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from sidecar.config.fallback import StepSettings
+from sidecar.config.faults import FaultSettings
 from sidecar.config.traffic import Inbound, Match, Route, Upstream
 from sidecar.core.limits import Limits
 from sidecar.exchange.filter import Filter
@@ -101,6 +102,7 @@ def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
     steps = (StepSettings(on=frozenset({"5xx"}), stale=1.0),)
     with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", wait=WaitSettings(), fallback=steps), check)
     with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", protocol="http", balancer="prequal"), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, faults=(FaultSettings(abort=503),)), check)
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
     assert of_chains | {"queue", "queue_door", "delivered"} == RANK.keys()
 
