@@ -107,6 +107,7 @@ HOT_PATH = [
     "sidecar/endpoints/load.py",
     "sidecar/endpoints/outliers.py",
     "sidecar/endpoints/slow_start.py",
+    "sidecar/endpoints/subsets.py",
     "sidecar/exchange/attempt.py",
     "sidecar/exchange/exchange.py",
     "sidecar/exchange/filter.py",
@@ -137,6 +138,7 @@ HOT_PATH = [
     "sidecar/filters/request_id.py",
     "sidecar/filters/retry.py",
     "sidecar/filters/shedding.py",
+    "sidecar/filters/split.py",
     "sidecar/filters/timeout.py",
     "sidecar/filters/tracing.py",
     "sidecar/filters/why.py",
@@ -174,6 +176,7 @@ HOT_PATH = [
     "sidecar/resilience/quantile.py",
     "sidecar/resilience/sampling.py",
     "sidecar/resilience/shared_limit.py",
+    "sidecar/resilience/split.py",
     "sidecar/resilience/token_bucket.py",
     "sidecar/tcp/capture.py",  # its classes are kinds of compiled ones
     "sidecar/tcp/relay.py",

@@ -27,7 +27,7 @@ backoff                   how long to wait before the next attempt
 balancer                  picks one endpoint out of those that are eligible
 balancing                 picking endpoints: what the configuration says of it, and its trial by a validation
 basic                     of balancers: that go by nothing which answers tell
-batch                     small writes to a broker that leave as one
+batch, write batch        small writes to a broker that leave as one, at the end of a read or after a short time
 binding                   the rule by which an exchange of a broker hands messages to a queue or to another exchange
 body                      what follows a message's head
 breaker, circuit breaker  closed: calls pass; open: they are refused at once; half-open: a few pass to find out
@@ -337,6 +337,7 @@ socket                    the system's end of a connection
 source                    where a command gets what it shows: a running sidecar, or files
 span                      one step of a trace: when it began and ended, and how
 splice                    what goes on of one read: slices as they came, and what replaces others
+split                     how many requests go to which subset
 spool                     what is on disk of an AMQP port: publishes that the broker has not confirmed, and dead letters
 SQLite                    the database in a file that the standard library brings
 stale                     of an answer: given again although it may be outdated, as there is no newer one
@@ -349,6 +350,7 @@ store and forward         the spool of an AMQP port with all that fills and empt
 story                     what is done to the demo's mesh, in which order; of an exchange: the steps that it noted
 stream                    spooled messages that keep their order: those of one virtual host and exchange
 subscription              a consumer as it was asked for, so that it can be begun again
+subset                    endpoints of an upstream of one kind, as the instances of a version are
 summary                   what is left to read after the demo; what a sidecar tells of itself for the map of the mesh
 supervision               of a sidecar and its app: which starts, is told and is started again when
 table                     a map of names to typed values in AMQP, or of names to classes; rows of a database
@@ -392,7 +394,6 @@ wire                      AMQP as bytes; no input or output
 worker                    the one thread that owns a database
 world                     the clock, the network and the places of a simulation
 write                     of exports: into a file that changes only when its content does
-write batch               small writes to a broker, collected until the end of a read or a short time
 writer                    the thread that owns the spool's database
 """
 

@@ -10,6 +10,7 @@ from sidecar.admin.snapshots import (
     EndpointSnapshot,
     NameSnapshot,
     SidecarSnapshot,
+    SubsetSnapshot,
     UpstreamSnapshot,
 )
 from sidecar.core.address import Address
@@ -93,6 +94,11 @@ def _doubts(upstream: UpstreamSnapshot) -> list[str]:
     if warning:
         doubts.append(f"{warning} of {counted(len(endpoints), 'endpoint')} {_are(warning)} in the warning state")
     doubts += [f"a fault is injected on purpose: {text}" for text in upstream.faults[:3]]
+    doubts += [
+        f"the subset {subset.name} is empty: its share goes to the others"
+        for subset in upstream.subsets
+        if subset.weight and not subset.usable
+    ]
     doubts += [f"{name.name} does not resolve: {name.error}" for name in upstream.names if name.error][:3]
     return doubts
 
@@ -119,6 +125,7 @@ def upstream(now: UpstreamSnapshot) -> dict[str, Any]:
         "balancer": now.balancer,
         "health": upstream_health(now)["status"],
         "endpoints": [endpoint_as_dict(endpoint) for endpoint in now.endpoints],
+        "subsets": [_subset(subset) for subset in now.subsets],
         "names": [_name(name) for name in now.names],
         "breaker": _breaker(now.breaker) if now.breaker is not None else None,
         "route_breakers": [{"path": breaker.path, **_breaker(breaker)} for breaker in now.route_breakers],
@@ -192,8 +199,22 @@ def endpoint_as_dict(endpoint: EndpointSnapshot) -> dict[str, Any]:
         "ewma_ms": endpoint.known.get("ewma_ms"),
         "reported": endpoint.known.get("reported"),
         "hash_share": endpoint.known.get("hash_share"),
+        "subset": endpoint.subset or None,
         "admin": str(Address(endpoint.host, endpoint.admin)) if endpoint.admin else None,
         "last_error": _last_error(endpoint),
+    }
+
+
+def _subset(subset: SubsetSnapshot) -> dict[str, Any]:
+    return {
+        "name": subset.name,
+        "weight": subset.weight,
+        "share": round(subset.share, 4),
+        "endpoints": subset.endpoints,
+        "usable": subset.usable,
+        "requests": {code_label(code): n for code, n in subset.requests.items()},
+        "p50_ms": round(subset.p50 * 1000, 3),
+        "p99_ms": round(subset.p99 * 1000, 3),
     }
 
 

@@ -97,6 +97,7 @@ SCHEMAS: Final[dict[str, Any]] = {
             | {"description": "what its own sidecar has said last, for prequal"}
         ),
         hash_share=or_null(NUMBER | {"description": "of the keys, with consistent_hash"}),
+        subset=or_null(TEXT | {"description": "the one that it is in"}),
         admin=or_null(
             TEXT | {"description": "where the sidecar that stands there has its admin API, as it says itself"}
         ),
@@ -107,6 +108,16 @@ SCHEMAS: Final[dict[str, Any]] = {
                 text=TEXT,
             )
         ),
+    ),
+    "Subset": record(
+        name=TEXT,
+        weight=COUNT | {"description": "in the upstream's own split; 0: none"},
+        share=NUMBER | {"description": "of its requests: an empty subset has none"},
+        endpoints=COUNT,
+        usable=COUNT | {"description": "those that are in the rotation"},
+        requests=COUNTS | {"description": "tries, by status; without an answer by the status that stands for that"},
+        p50_ms=NUMBER,
+        p99_ms=NUMBER | {"description": "from a try's begin to its answer's head"},
     ),
     "Name": record(
         name=TEXT,
@@ -145,6 +156,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         balancer=TEXT,
         health=_STATUS,
         endpoints=array(ref("Endpoint")),
+        subsets=array(ref("Subset")),
         names=array(ref("Name")),
         breaker=or_null(ref("Breaker")),
         route_breakers=array({"allOf": [record(path=TEXT), ref("Breaker")]}),

@@ -26,7 +26,7 @@ class EndpointSnapshot:
     its Unix time, its word and its text; ``share`` the part of its traffic that it gets; ``check`` the last result of
     its active checks, if it has any: status, a line, Unix time, and how many of the kind there were in a row; ``known``
     what the balancer goes by (:meth:`sidecar.endpoints.balancers.balancer.Balancer.known`); ``admin`` the port of the
-    admin API of the sidecar that stands there (0: none is known)."""
+    admin API of the sidecar that stands there (0: none is known); ``subset`` the one that it is in, or empty."""
 
     host: str
     address: str
@@ -43,11 +43,27 @@ class EndpointSnapshot:
     admin: int = 0
     check: tuple[str, str, float, int] | None = None
     known: Mapping[str, Any] = field(default_factory=dict)
+    subset: str = ""
 
     @property
     def out(self) -> bool:
         """It is not in the rotation, unless all are out and all are used."""
         return self.ejected or self.state == "unhealthy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubsetSnapshot:
+    """A subset: its ``weight`` in the upstream's own split (0: none), the ``share`` of the requests that it gets, its
+    endpoints, and those of them that are in the rotation; its tries by status, and the seconds to their answers."""
+
+    name: str
+    weight: int
+    share: float
+    endpoints: int
+    usable: int
+    requests: Mapping[int, int]
+    p50: float
+    p99: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +116,7 @@ class UpstreamSnapshot:
     service: str = ""
     #: What is injected there on purpose, a phrase each.
     faults: Sequence[str] = ()
+    subsets: Sequence[SubsetSnapshot] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,11 @@ def metrics(agent: Agent) -> Metrics:
         yield from endpoint_metrics.families(endpoints)
         yield from endpoint_metrics.endpoint_families(endpoints)
         yield from endpoint_metrics.overflow_families({name: it.balancer for name, it in agent.upstreams.items()})
+        divided = {
+            name: [(it, part) for it, _, part in up.subsets] for name, up in agent.upstreams.items() if up.subsets
+        }
+        if divided:
+            yield from endpoint_metrics.subset_families(divided)
         yield from endpoint_metrics.ejection_families({name: it.ejections for name, it in agent.upstreams.items()})
 
     def amqp() -> Iterable[Family]:

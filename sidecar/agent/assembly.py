@@ -305,6 +305,7 @@ def create_listener(context: Context, name: str, config: Inbound | Upstream) -> 
     stats = ListenerStats("inbound" if inbound else "outbound", name, config.protocol)
     cluster = Cluster(name, balancing.balancer(config, context.rng, context.clock), context.clock, context.rng)
     cluster.key_of = balancing.key_of(config)
+    balancing.divide(cluster, config, context.rng, context.clock)
     cluster.connect_failures = stats.connect_failures
     rotation.configure(cluster, config)
     listener = protocols.listener_class(config.protocol)(

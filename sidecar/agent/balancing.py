@@ -11,8 +11,9 @@ from sidecar.config.traffic import Inbound, Upstream
 from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.cluster import Cluster
+from sidecar.endpoints.subsets import Selector, Subsets
 from sidecar.exchange.filter import Filter
-from sidecar.exchange.hash_key import hash_key
+from sidecar.exchange.hash_key import by_ip, hash_key
 from sidecar.filters.load_report import LoadReport
 
 
@@ -39,3 +40,33 @@ def change(cluster: Cluster, config: Upstream, rng: Random, clock: Callable[[], 
     """Let a running cluster go by other settings."""
     cluster.key_of = key_of(config)
     cluster.use(balancer(config, rng, clock))
+    if cluster.subsets is not None:
+        cluster.subsets.use(lambda: balancer(config, rng, clock))
+
+
+def divide(cluster: Cluster, config: Inbound | Upstream, rng: Random, clock: Callable[[], float]) -> None:
+    """Give a cluster the subsets of its upstream from now on."""
+    selectors = _selectors(config) if isinstance(config, Upstream) else {}
+    if not selectors:
+        if cluster.subsets is not None:
+            cluster.subsets.leave()
+        return
+    subsets = cluster.subsets
+    if subsets is None:
+        subsets = cluster.subsets = Subsets(cluster, lambda: balancer(config, rng, clock), clock, rng)
+    assert isinstance(config, Upstream)
+    subsets.key_of = None if config.sticky is None else hash_key(config.sticky) or by_ip
+    subsets.configure(selectors)
+
+
+def others(config: Upstream) -> list[str]:
+    """The services, beside its own, whose instances are in its subsets."""
+    return list(dict.fromkeys(it.service for it in _selectors(config).values() if it.service))
+
+
+def _selectors(config: Upstream) -> dict[str, Selector]:
+    own = config.discover.service if config.discover is not None else ""
+    return {
+        name: Selector("" if it.service == own else it.service, it.tag, tuple(sorted(it.meta.items())))
+        for name, it in config.subsets.items()
+    }

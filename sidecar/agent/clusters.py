@@ -5,10 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from sidecar.agent import rotation
-from sidecar.config.traffic import Upstream
+from sidecar.agent import balancing, rotation
+from sidecar.config.traffic import StaticEndpoint, Upstream
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.stats import ListenerStats
@@ -17,7 +18,9 @@ from sidecar.endpoints.active_checks import ActiveChecks, EndpointCheck
 from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Expansion, Name, Names
+from sidecar.endpoints.subsets import Subset
 from sidecar.exchange.listener import Listener
+from sidecar.filters.split import SplitTraffic
 from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
 
@@ -38,6 +41,12 @@ def connect_breakers(upstreams: Mapping[str, RunningUpstream]) -> None:
         amqp = upstream.config.amqp
         if amqp is not None:
             upstream.listener.follow_breakers(functools.partial(breakers_of, amqp.pause_on))
+
+
+def _fixed(it: StaticEndpoint) -> Instance:
+    return Instance(
+        host=it.address.host, port=it.address.port, weight=it.weight, sidecar=it.sidecar, tags=it.tags, meta=it.meta
+    )
 
 
 class RunningUpstream:
@@ -62,7 +71,9 @@ class RunningUpstream:
         listener.cluster.source = self._source
         self._instances: tuple[Instance, ...] | None = None
         self._loops: list[str] = []
-        self._unwatch: Callable[[], None] | None = None
+        self._unwatch: list[Callable[[], None]] = []
+        #: By service, what is found of it; empty: of its own.
+        self._of_services: dict[str, tuple[Instance, ...]] = {}
         self._master: MasterWatch | None = None
         self._names = names
         self._checks: ActiveChecks | None = None
@@ -81,9 +92,26 @@ class RunningUpstream:
     def balancer(self) -> Balancer:
         return self.listener.cluster.balancer
 
+    def balancer_of(self, endpoint: Endpoint) -> Balancer:
+        """The one that chooses it: of its subset, if it is in one."""
+        subsets = self.listener.cluster.subsets
+        return self.balancer if subsets is None else subsets.of(endpoint).balancer
+
     @property
     def ejections(self) -> Mapping[str, int]:
         return self.listener.cluster.ejections
+
+    @property
+    def subsets(self) -> Sequence[tuple[Subset, int, float]]:
+        """Each with its weight, and the part of the requests that it gets: of those that no route is for."""
+        subsets = self.listener.cluster.subsets
+        if subsets is None:
+            return ()
+        split = next((it.split for it in self.listener.chain.filters if isinstance(it, SplitTraffic)), None)
+        if split is None:
+            return [(it, 0, 0.0) for it in subsets.by_name.values()]
+        weights, usable = split.weights, subsets.usable
+        return [(it, weights.get(name, 0), split.part(name, usable)) for name, it in subsets.by_name.items()]
 
     @property
     def names(self) -> Sequence[Name]:
@@ -117,13 +145,28 @@ class RunningUpstream:
             self._follow_master(discover.sentinel, discover.at)
         elif discover is not None:
             assert registry is not None, "the configuration makes sure that there is a registry to discover in"
-            self._unwatch = registry.watch(discover.service, discover.tag, self._expansion.update)
+            self._unwatch.append(registry.watch(discover.service, discover.tag, functools.partial(self._gather, "")))
         else:
-            self._expansion.update(
-                Instance(host=e.address.host, port=e.address.port, weight=e.weight, sidecar=e.sidecar)
-                for e in self.config.endpoints
-            )
+            self._gather("", tuple(_fixed(it) for it in self.config.endpoints))
+        others = balancing.others(self.config)
+        before = self._of_services
+        self._of_services = {service: before.get(service, ()) for service in ("", *others)}
+        if before.keys() - self._of_services.keys():
+            self._expand()
+        for service in others:
+            assert registry is not None, "likewise"
+            self._unwatch.append(registry.watch(service, "", functools.partial(self._gather, service)))
         self.ask_endpoints(rotation.checks(self.config))
+
+    def _gather(self, service: str, instances: tuple[Instance, ...]) -> None:
+        """What is known of one of the services whose instances are endpoints is another."""
+        if service:
+            instances = tuple(replace(it, service=service) for it in instances)
+        self._of_services[service] = instances
+        self._expand()
+
+    def _expand(self) -> None:
+        self._expansion.update(it for found in self._of_services.values() for it in found)
 
     def _follow_master(self, name: str, at: Sequence[Address]) -> None:
         from sidecar.redis.master import MasterWatch  # nobody else loads all of that
@@ -141,7 +184,7 @@ class RunningUpstream:
             watch.stop()
             listener.exclusive = False
 
-        self._unwatch = stop
+        self._unwatch.append(stop)
 
     def ask_endpoints(self, check: EndpointCheck | None) -> None:
         """Have its endpoints checked so from now on; None: not at all."""
@@ -201,9 +244,9 @@ class RunningUpstream:
         self._expansion.close()
 
     def _stop_watching(self) -> None:
-        if self._unwatch is not None:
-            self._unwatch()
-            self._unwatch = None
+        for unwatch in self._unwatch:
+            unwatch()
+        self._unwatch = []
         self._master = None
 
     def _found(self, instances: tuple[Instance, ...]) -> None:

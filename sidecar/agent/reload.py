@@ -147,8 +147,10 @@ def _change(agent: Agent, running: RunningUpstream, config: Config) -> None:
     running.listener.assembly.apply(running.listener, new)
     if (old.balancer, old.hash) != (new.balancer, new.hash):
         balancing.change(running.listener.cluster, new, agent.context.rng, agent.context.clock)
+    if (old.subsets, old.sticky) != (new.subsets, new.sticky):
+        balancing.divide(running.listener.cluster, new, agent.context.rng, agent.context.clock)
     if old.health != new.health:
         rotation.configure(running.listener.cluster, new)
         running.ask_endpoints(rotation.checks(new))
-    if (old.discover, old.endpoints) != (new.discover, new.endpoints):
+    if (old.discover, old.endpoints, balancing.others(old)) != (new.discover, new.endpoints, balancing.others(new)):
         running.follow(agent.registry)

@@ -13,6 +13,7 @@ from sidecar.admin.snapshots import (
     NameSnapshot,
     RegistrySnapshot,
     SidecarSnapshot,
+    SubsetSnapshot,
     UpstreamSnapshot,
 )
 from sidecar.config.traffic import Upstream
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sidecar.agent.lifecycle import Agent
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.endpoints.names import Name
+    from sidecar.endpoints.subsets import Subset
     from sidecar.resilience.breaker import CircuitBreaker
 
 #: By :attr:`sidecar.resilience.breaker.CircuitBreaker.state`.
@@ -58,7 +60,9 @@ def of_upstream(running: RunningUpstream, faults: Sequence[Active] = ()) -> Upst
         bind=str(config.bind),
         protocol=config.protocol,
         balancer=config.balancer,
-        endpoints=[_endpoint(it, running.listener.clock(), running.balancer.known(it)) for it in running.endpoints],
+        endpoints=[
+            _endpoint(it, running.listener.clock(), running.balancer_of(it).known(it)) for it in running.endpoints
+        ],
         names=[_name(name) for name in running.names],
         problem=running.problem,
         breaker=own,
@@ -69,6 +73,20 @@ def of_upstream(running: RunningUpstream, faults: Sequence[Active] = ()) -> Upst
         amqp=summary,
         service=config.discover.service if config.discover else "",
         faults=[told(it.fault, brief=True) for it in faults],
+        subsets=[_subset(*it) for it in running.subsets],
+    )
+
+
+def _subset(subset: Subset, weight: int, share: float) -> SubsetSnapshot:
+    return SubsetSnapshot(
+        name=subset.label,
+        weight=weight,
+        share=share,
+        endpoints=len(subset.endpoints),
+        usable=len(subset.eligible) if subset.usable else 0,
+        requests=dict(subset.requests),
+        p50=subset.duration.quantile(0.5),
+        p99=subset.duration.quantile(0.99),
     )
 
 
@@ -116,6 +134,7 @@ def _endpoint(endpoint: Endpoint, now: float, known: Mapping[str, Any] | None = 
         check=endpoint.checked,
         known=known or {},
         admin=endpoint.admin,
+        subset=endpoint.subset,
     )
 
 

@@ -127,6 +127,9 @@ def table(asked: Asked, colour: bool) -> list[str]:
         endpoints = _endpoint_rows(asked.upstreams)
         if len(endpoints) > 1:
             lines += ["", *columns(endpoints, colour)]
+    subsets = _subset_rows(asked.upstreams)
+    if len(subsets) > 1:
+        lines += ["", *columns(subsets, colour)]
     held = _held_rows(asked.upstreams)
     if len(held) > 1:
         lines += ["", *columns(held, colour)]
@@ -189,6 +192,27 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for upstream in upstreams
         for endpoint in upstream["endpoints"]
+    ]
+    return rows
+
+
+def _subset_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["UPSTREAM", "SUBSET", ">SHARE", ">ENDPOINTS", ">REQUESTS", ">ERRORS", ">P50", ">P99"]]
+    rows += [
+        [
+            str(upstream["name"]),
+            str(subset["name"]),
+            f"{subset['share']:.1%}",
+            str(subset["usable"])
+            if subset["usable"] == subset["endpoints"]
+            else f"{subset['usable']} of {subset['endpoints']}",
+            str(sum(subset["requests"].values())),
+            str(sum(count for code, count in subset["requests"].items() if code[0] >= "5")),
+            _ms(subset["p50_ms"]),
+            _ms(subset["p99_ms"]),
+        ]
+        for upstream in upstreams
+        for subset in upstream.get("subsets", ())
     ]
     return rows
 

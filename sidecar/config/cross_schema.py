@@ -16,7 +16,12 @@ Schema = dict[str, Any]
 _OFF: Schema = {"enum": ["off", False]}
 _BY_IP: Final[Schema] = {"anyOf": [{"const": "ip"}, VARIABLE]}
 #: What a key that a protocol has no use for may still be: as if it were not there.
-_NOTHING: Final[dict[str, Schema]] = {"routes": {"maxItems": 0}, "host": {"enum": ["", None]}}
+_NOTHING: Final[dict[str, Schema]] = {
+    "routes": {"maxItems": 0},
+    "host": {"enum": ["", None]},
+    "subsets": {"maxProperties": 0},
+    "sticky": {"enum": [None]},
+}
 
 
 def is_(key: str, *values: Any) -> Schema:
@@ -60,6 +65,7 @@ def upstream() -> list[Schema]:
         never(_given("discover"), _given("endpoints")),
         {"if": _given("amqp"), "then": _may_be("protocol", "amqp")},
         {"if": _given("hash"), "then": _may_be("balancer", "consistent_hash")},
+        {"if": _given("split"), "then": {"anyOf": [_given("subsets"), {"properties": {"split": _OFF}}]}},
         {"if": is_("protocol", "tcp", "amqp"), "then": {"properties": connections}},
         {
             "if": {"properties": {"discover": _given("sentinel")}, "required": ["discover"]},

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from sidecar.config import amqp_rules, balancing, fallback_rules, faults, health, redirect
+from sidecar.config import amqp_rules, balancing, fallback_rules, faults, health, redirect, subsets
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
@@ -310,6 +310,20 @@ def _balancers_fit(root: Fields) -> None:
         balancing.check(upstream)
 
 
+def _subsets_fit(root: Fields) -> None:
+    """Traffic is split among subsets that there are; another service is discovered in a registry."""
+    registry = root.value("registry")
+    for upstream in upstreams(root):
+        subsets.check(upstream)
+        if isinstance(registry, Registry) and registry.kind == "none":
+            for fields in upstream.get("subsets", {}).values():
+                if isinstance(fields, Fields) and "service" in fields.places:
+                    fields.places["service"].report(
+                        "cannot be discovered without a registry", found="registry: none",
+                        allowed="a tag or meta; or registry: consul://… or directory:///…",
+                    )  # fmt: skip
+
+
 def _shared_needs_redis(root: Fields) -> None:
     """Limits that sidecars share are kept in Redis."""
     if "redis" in root.places:
@@ -350,6 +364,7 @@ _RULES = (
     _fits_the_protocol,
     _balancers_fit,
     _ejections_fit,
+    _subsets_fit,
     _filters_say,
     fallback_rules.check,
     faults.check,

@@ -14,6 +14,7 @@ from sidecar.config.declared import Settings, Used, UsedFilter, key, section
 from sidecar.config.health import HEALTH, Health
 from sidecar.config.keys import INHERIT, Inherit, Key
 from sidecar.config.redirect import DIALLED
+from sidecar.config.subsets import Select, Sticky, SubsetsKind
 from sidecar.config.values import HEADER, NAME, Boolean, Enum, Integer, Method, Size, Text
 from sidecar.core.address import Address
 from sidecar.core.amqp_settings import Amqp
@@ -139,6 +140,15 @@ class StaticEndpoint(Settings):
     sidecar: bool = key(
         Boolean(), "A sidecar listens there: what it says of its app's state is believed.", default=False, example=True
     )
+    tags: tuple[str, ...] = key(
+        ListOf(Text("a tag"), maximum=64), "As a registry would have them, for subsets.", default=(), example=["v1"]
+    )
+    meta: dict[str, str] = key(
+        MapOf(Text("a key of a service's meta"), Text("its value", empty=True), maximum=64),
+        "Likewise.",
+        default={},
+        example={"version": "2"},
+    )
 
 
 class Upstream(Settings):
@@ -176,6 +186,22 @@ class Upstream(Settings):
         section(Hash), " ".join((Hash.__doc__ or "").split()), default=None, told="by the client's address"
     )
     health: Health = key(HEALTH, HEALTH.doc, default=Health())
+    subsets: dict[str, Select] = key(
+        SubsetsKind(),
+        "Its instances by kinds, for split: each is in the first one that fits.",
+        default={},
+        example={"stable": {"tag": "v1"}, "next": {"tag": "v2"}},
+        protocols=("http", "tcp"),
+    )
+    sticky: str | None = key(
+        Sticky(),
+        "With split: what has the same of this goes to one subset, as long as that is not empty; what has none, by the "
+        "weights.",
+        default=None,
+        example="header:x-session",
+        told="each request is chosen for by itself",
+        protocols=("http", "tcp"),
+    )
     limits: Limits = key(_LIMITS, "What the app and the instances may send.", default=Limits())
     filters: tuple[Used, ...] = key(
         _FILTERS, "Filters of other packages: use is the name, the rest is their own.", default=()

@@ -23,6 +23,7 @@ MAX_ITEMS: Final = 10
 KINDS: Final = (
     "admission", "app", "breaker", "broker", "check", "drain", "ejection", "endpoints", "fault", "name", "queue",
     "readmission", "ready", "redis", "registry", "reload", "reload_refused", "setting", "shortage", "spool",
+    "subset",
 )  # fmt: skip
 
 

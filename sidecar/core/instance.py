@@ -19,6 +19,7 @@ class Instance:
     with that state. ``hostname`` is the name that ``host`` was found for, where a registry or the configuration gave a
     name instead of an address (:mod:`sidecar.endpoints.names`). ``sidecar``: one stands there, and is believed when it
     says that its app did not get a request; ``admin`` is the port of its admin API there (0: not known).
+    ``service``: it was found under that name, in place of the one that its upstream has.
     """
 
     host: str
@@ -31,6 +32,7 @@ class Instance:
     hostname: str = ""
     sidecar: bool = False
     admin: int = 0
+    service: str = ""
 
 
 #: Called with the whole new set whenever it differs from the last one (also with an empty one).

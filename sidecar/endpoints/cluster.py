@@ -13,19 +13,22 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from math import inf
 from random import Random
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.core.instance import Instance
 from sidecar.core.text import counted
 from sidecar.endpoints import events
 from sidecar.endpoints.balancers.balancer import Balancer
-from sidecar.endpoints.endpoint import Checked, Endpoint, LastError, beside, state_of
+from sidecar.endpoints.endpoint import Checked, Endpoint, LastError, beside, state_of, usable
 from sidecar.endpoints.outliers import Outliers
 from sidecar.endpoints.slow_start import STEPS, SlowStart, among
 from sidecar.net.causes import cause_of, words_for
 from sidecar.net.dial import dial, pace
 from sidecar.net.shortage import is_local
 from sidecar.resilience.ejection import JITTER, STANDARD, TRIAL, EjectionRules
+
+if TYPE_CHECKING:
+    from sidecar.endpoints.subsets import Subsets
 
 #: Seconds after the first endpoints within which others are no newer: registries and names answer one after the other.
 START: Final = 10.0
@@ -47,8 +50,8 @@ class Cluster:
     __slots__ = (
         "_by_address", "_clock", "_next_change", "_offered", "_on_change", "_rng", "_rules", "_slow",
         "_slow_start", "_started", "_told", "_wall", "balancer", "cause", "connect_failures", "ejections", "eligible",
-        "endpoints", "key_of", "name", "on_removed", "outliers", "problem", "refuse", "source", "unproven",
-        "watchers",
+        "endpoints", "key_of", "label", "name", "on_removed", "outliers", "problem", "refuse", "source", "subsets",
+        "unproven", "watchers",
     )  # fmt: skip
 
     def __init__(
@@ -61,6 +64,7 @@ class Cluster:
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.name = name
+        self.label = ""  #: Of a subset: its name.
         self.balancer = balancer
         self._clock = clock
         self._rng = rng
@@ -95,6 +99,7 @@ class Cluster:
         self._next_change = inf
         self._rules: EjectionRules = STANDARD
         self.outliers: Outliers | None = None
+        self.subsets: Subsets | None = None
         #: Seconds of a slow start (0: there is none), those that are in one, and when the first endpoints came.
         self._slow_start = 0.0
         self._slow: SlowStart | None = None
@@ -111,7 +116,7 @@ class Cluster:
             endpoints = (
                 [e for e in endpoints if e not in tried]
                 # Just begun, or in a warning state, but better than one that has just failed.
-                or [e for e in self.endpoints if e.weight and not e.ejected_until and not e.down and e not in tried]
+                or [e for e in self.endpoints if usable(e) and e not in tried]
                 or endpoints
             )
         elif self._slow is not None:
@@ -158,11 +163,16 @@ class Cluster:
 
     def watch(self, watcher: Watcher) -> None:
         """Tell it of each try from now on."""
-        self.watchers = (*self.watchers, watcher)
+        self._watched((*self.watchers, watcher))
 
     def unwatch(self, watcher: Watcher) -> None:
         """Tell it no more."""
-        self.watchers = tuple([it for it in self.watchers if it != watcher])
+        self._watched(tuple([it for it in self.watchers if it != watcher]))
+
+    def _watched(self, watchers: tuple[Watcher, ...]) -> None:
+        self.watchers = watchers
+        if self.subsets is not None:
+            self.subsets.keep_up(False)
 
     def use(self, balancer: Balancer) -> None:
         """Choose by another balancer from now on; all else that is known stays."""
@@ -182,11 +192,15 @@ class Cluster:
 
     def succeeded(self, endpoint: Endpoint) -> None:
         """A try at the endpoint went well."""
+        self.went_well(endpoint, self.eligible)
+
+    def went_well(self, endpoint: Endpoint, eligible: Sequence[Endpoint]) -> None:
+        """The same, of a try that was for one of those."""
         if not endpoint.failures and not endpoint.ejections:
             return
         if endpoint.ejected_until:
             # Begun before the ejection, unless everyone was ejected: then it was tried in spite of it, and is well.
-            if endpoint not in self.eligible or endpoint.ejected_for not in ("unreachable", "consecutive"):
+            if endpoint not in eligible or endpoint.ejected_for not in ("unreachable", "consecutive"):
                 return
             endpoint.ejected_until = 0.0
             endpoint.failures = endpoint.ejections = 0
@@ -237,20 +251,10 @@ class Cluster:
         return True
 
     def _spared(self, endpoint: Endpoint, reason: str) -> bool:
-        """Whether it has to stay in the rotation because too many are out. One that cannot be reached need not, as long
-        as the last of them leaves the whole set in use: a try at it costs time and serves nobody."""
-        rules = self._rules
-        if rules.at_most >= 1.0 or (reason == "unreachable" and not self.refuse):
-            return False
-        if not any(self._usable(e) for e in self.endpoints if e is not endpoint):
-            return True
+        """Whether it has to stay in the rotation because too many are out."""
+        last = not any(usable(e) for e in self.endpoints if e is not endpoint)
         out = sum([1 for e in self.endpoints if e.ejected_until])
-        return reason != "unreachable" and out >= rules.most(len(self.endpoints))
-
-    @staticmethod
-    def _usable(endpoint: Endpoint) -> bool:
-        # A weight of 0 is how an instance in the warning state asks for no traffic.
-        return endpoint.weight > 0 and not endpoint.ejected_until and not endpoint.down
+        return self._rules.spare(reason, out, len(self.endpoints), last, self.refuse)
 
     def passed(self, endpoint: Endpoint) -> None:
         """It has been tried after an ejection, and is as well as the others."""
@@ -371,7 +375,7 @@ class Cluster:
         """Work out who is in the rotation. ``anew``: weights may be others, or the balancer is."""
         before = self._offered
         self._next_change = min([e.ejected_until for e in self.endpoints if e.ejected_until], default=inf)
-        candidates = [e for e in self.endpoints if e.weight and not e.ejected_until and not e.down]
+        candidates = [e for e in self.endpoints if usable(e)]
         if not self.balancer.weighs:
             candidates = [e for e in candidates if e.state == "healthy"] or candidates
         self.eligible = self._offered = tuple(candidates) if candidates or self.refuse else self.endpoints
@@ -380,6 +384,8 @@ class Cluster:
             self.balancer.update(self._offered)
         else:
             self._offered = before  # balancers know it by that
+        if self.subsets is not None:
+            self.subsets.keep_up(anew)
         if self._on_change is not None:
             self._on_change()
 

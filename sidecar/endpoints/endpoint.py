@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sidecar.core.instance import Instance
 from sidecar.endpoints.load import Load
 from sidecar.resilience.outcomes import Outcomes
+
+#: What is told beside most instances.
+_NOTHING: Final[Mapping[str, str]] = {}
 
 
 class LastError(NamedTuple):
@@ -39,13 +42,15 @@ class Endpoint:
     (TCP: connections) under way; ``ejected_until`` is the loop time until which what came of its tries keeps it out of
     the rotation (0: it is in). ``hostname`` is the name that the address was found for, if there was one; ``gone``: it
     has left the set; ``sidecar``: another one stands there, as the configuration or the registry says; ``admin``: the
-    port of its admin API there (0: not known).
+    port of its admin API there (0: not known). ``subset`` is the name of the one that it has fallen into, or empty;
+    ``service``, ``tags`` and ``meta``, as its registry has them, say which.
     """
 
     __slots__ = (
         "active", "admin", "checked", "current", "down", "ejected_for", "ejected_until", "ejection", "ejections",
-        "failed", "failures", "gone", "host", "hostname", "id", "last_error", "load", "outcomes", "port", "registered",
-        "relapses", "returned", "seconds", "share", "sidecar", "slow_since", "state", "trial", "tries", "weight",
+        "failed", "failures", "gone", "host", "hostname", "id", "last_error", "load", "meta", "outcomes", "port",
+        "registered", "relapses", "returned", "seconds", "service", "share", "sidecar", "slow_since", "state", "subset",
+        "tags", "trial", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +74,10 @@ class Endpoint:
         self.hostname = hostname
         self.sidecar = sidecar
         self.admin = admin
+        self.service = ""
+        self.tags: Sequence[str] = ()
+        self.meta: Mapping[str, str] = _NOTHING
+        self.subset = ""
         self.gone = False
         self.active = 0
         #: In all: tries that were sent there, seconds that those took which are over, and those that it failed.
@@ -111,6 +120,9 @@ class Endpoint:
         self.hostname = instance.hostname
         self.sidecar = instance.sidecar
         self.admin = instance.admin
+        self.service = instance.service
+        self.tags = instance.tags
+        self.meta = instance.meta
 
     @property
     def address(self) -> str:
@@ -145,6 +157,12 @@ def beside(endpoint: Endpoint, eligible: Sequence[Endpoint]) -> tuple[Endpoint, 
         if same:
             found.append(same.pop(0))
     return tuple(found)
+
+
+def usable(endpoint: Endpoint) -> bool:
+    """Whether nothing keeps it out of the rotation. A weight of 0 is how an instance in the warning state asks for no
+    traffic."""
+    return endpoint.weight > 0 and not endpoint.ejected_until and not endpoint.down
 
 
 def state_of(endpoint: Endpoint) -> str:

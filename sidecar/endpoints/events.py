@@ -66,6 +66,8 @@ def candidates(endpoints: Sequence[Endpoint], balancer: Balancer, now: float, wa
     found: list[dict[str, Any]] = []
     for endpoint in endpoints[:MOST_CANDIDATES]:
         told: dict[str, Any] = {"endpoint": endpoint.address, "state": endpoint.state, "weight": endpoint.weight}
+        if endpoint.subset:
+            told["subset"] = endpoint.subset
         if endpoint.failures:
             told["failures"] = endpoint.failures
         if endpoint.ejected_until > now:

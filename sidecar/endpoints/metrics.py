@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from sidecar.core.metrics import Family, counter, gauge
+from sidecar.core.metrics import Family, counter, gauge, histogram
+from sidecar.core.stats import code_label
 from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.balancers.consistent_hash import ConsistentHash
 from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.subsets import Subset
 
 #: Endpoints of an upstream that have series of their own, and the label of all that are beyond.
 MAX_ENDPOINTS: Final = 50
@@ -94,6 +96,25 @@ def ejection_families(upstreams: Mapping[str, Mapping[str, int]]) -> Iterable[Fa
         for reason, n in reasons.items():
             found.add((name, reason), n)
     return (found,)
+
+
+def subset_families(upstreams: Mapping[str, Iterable[tuple[Subset, float]]]) -> Iterable[Family]:
+    """Return what the subsets of each upstream count, each handed in with its share of the requests."""
+    labels = ("upstream", "subset")
+    requests = counter(
+        "sidecar_subset_requests",
+        "Tries that went to a subset, by status; without an answer by the status that stands for that.",
+        (*labels, "code"),
+    )
+    duration = histogram("sidecar_subset_first_byte_seconds", "From such a try's begin to its answer's head.", labels)
+    share = gauge("sidecar_subset_share", "The part of the upstream's requests that a subset gets.", labels)
+    for name, subsets in upstreams.items():
+        for it, part in subsets:
+            for code, n in list(it.requests.items()):
+                requests.add((name, it.label, code_label(code)), n)
+            duration.add_histogram((name, it.label), it.duration)
+            share.add((name, it.label), part)
+    return (requests, duration, share)
 
 
 def lookup_families(lookups: Mapping[str, int]) -> Iterable[Family]:

@@ -34,8 +34,9 @@ class Outliers:
         self._rules = rules
         self._clock = clock
         self._next_look = 0.0
-        #: The median of the medians at the last look; 0: it is not known.
-        self._usual = 0.0
+        #: By subset, the median of the medians at the last look; 0: it is not known. Versions differ, so each endpoint
+        #: is compared with its own kind.
+        self._usual: dict[str, float] = {}
 
     def tell(self, endpoint: Endpoint, took: float, status: int, failure: str) -> None:
         """A try has come to its end: see :data:`~sidecar.endpoints.cluster.Watcher`."""
@@ -65,7 +66,8 @@ class Outliers:
         """Nobody waits any more for a try that has had no answer for so long. It would have taken longer, so it counts
         where that is slow already; what was given up sooner says nothing."""
         outcomes = endpoint.outcomes
-        if self._usual and not endpoint.ejected_until and slow(seconds, self._usual, self._rules.latency or inf):
+        usual = self._usual.get(endpoint.subset, 0.0)
+        if usual and not endpoint.ejected_until and slow(seconds, usual, self._rules.latency or inf):
             if outcomes is None:
                 outcomes = endpoint.outcomes = Outcomes(self._rules.window)
             outcomes.latencies.add(self._clock(), seconds)
@@ -86,31 +88,37 @@ class Outliers:
             return
         if rules.latency:
             own = outcomes.latencies.median(now - rules.window, min(TRIAL, self._least))
-            found = list(self._medians(now, endpoint).values())
+            found = list(self._medians(now, endpoint.subset, endpoint).values())
             # What is usual includes its own, as in every other look.
             if own and len(found) >= LEAST_ENDPOINTS - 1 and self._late(endpoint, own, median([*found, own])):
                 return
         self._cluster.passed(endpoint)
 
     def _look(self, now: float) -> None:
-        """Compare all that have been asked often enough, the slowest first."""
-        medians = self._medians(now)
+        """Compare all that have been asked often enough, each with those of its subset."""
+        for subset in dict.fromkeys([endpoint.subset for endpoint in self._cluster.endpoints]):
+            self._compare(subset, self._medians(now, subset))
+
+    def _compare(self, subset: str, medians: dict[Endpoint, float]) -> None:
+        """Have those ejected that are late, the slowest first."""
         if len(medians) < LEAST_ENDPOINTS:
-            self._usual = 0.0
+            self._usual[subset] = 0.0
             return
-        self._usual = usual = median(list(medians.values()))
+        self._usual[subset] = usual = median(list(medians.values()))
         late = [(own, n, endpoint) for n, (endpoint, own) in enumerate(medians.items()) if own > usual]
         for own, _, endpoint in sorted(late, reverse=True):
             if not self._late(endpoint, own, usual):
                 return
 
-    def _medians(self, now: float, without: Endpoint | None = None) -> dict[Endpoint, float]:
-        """Those that can be judged, with the median of their latencies."""
+    def _medians(self, now: float, subset: str, without: Endpoint | None = None) -> dict[Endpoint, float]:
+        """Those of a subset that can be judged, with the median of their latencies."""
         since, least = now - self._rules.window, self._least
         found: dict[Endpoint, float] = {}
         for endpoint in self._cluster.endpoints:
             outcomes = endpoint.outcomes
             if outcomes is None or endpoint.ejected_until or endpoint.trial or endpoint is without:
+                continue
+            if endpoint.subset != subset:
                 continue
             own = outcomes.latencies.median(since, least)
             if own:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.exchange.routes import normal
 
 if TYPE_CHECKING:
+    from sidecar.exchange.exchange import Exchange
     from sidecar.exchange.request import Request
 
 
@@ -22,6 +23,11 @@ def hash_key(by: str) -> Callable[[Any], str] | None:
     if kind == "query":
         return _ByQuery(name).key
     return by_path if kind == "path" else None
+
+
+def by_ip(x: Exchange) -> str:
+    """The client's address."""
+    return x.client_ip
 
 
 def by_path(x: Request) -> str:

@@ -51,6 +51,8 @@ def milliseconds(seconds: float) -> float:
 def note_choice(x: Exchange, endpoint: Endpoint | None) -> None:
     """Note which endpoints there were to choose from: there was none, or it is not the first try."""
     detail: dict[str, Any] = {"candidates": x.cluster.candidates()}
+    if x.cluster.label:
+        detail["subset"] = x.cluster.label
     if endpoint is not None:
         detail["endpoint"] = endpoint.address
         x.note("chosen", detail)

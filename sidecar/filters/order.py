@@ -55,6 +55,11 @@ ORDER: Final = (
         "before each try; after the bulkhead, or a half-open permit would be spent on waiting",
         "CircuitBreaker",
     ),
+    Place(
+        "split",
+        "before each try, and it refuses nothing: after what may; it chooses among what is there then",
+        "SplitTraffic",
+    ),
     Place("retry", "after the breaker, so that a failure is counted before it is decided whether to go on", "Retry"),
     Place("stale", "keeps good answers for a fallback"),
     Place("metrics", "by then everything about the exchange is known"),

@@ -162,6 +162,8 @@ def _attempt(x: Exchange, attempt: Attempt) -> dict[str, Any]:
         "endpoint": endpoint.address,
         "took_ms": milliseconds(over - attempt.began),
     }
+    if endpoint.subset:
+        told["subset"] = endpoint.subset
     if endpoint.hostname:
         told["host"] = endpoint.hostname
     if attempt.kept:

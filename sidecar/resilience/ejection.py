@@ -54,6 +54,14 @@ class EjectionRules(NamedTuple):
         """How many of so many endpoints may be ejected at once."""
         return max(1, int(self.at_most * endpoints + 1e-9))
 
+    def spare(self, reason: str, out: int, endpoints: int, last: bool, refuse: bool) -> bool:
+        """Whether one of so many endpoints, of which ``out`` are ejected, has to stay; ``last``: no other is in the
+        rotation. One that cannot be reached need not, as long as the last of them leaves the whole set in use (not
+        ``refuse``): a try at it costs time and serves nobody."""
+        if self.at_most >= 1.0 or (reason == "unreachable" and not refuse):
+            return False
+        return last or (reason != "unreachable" and out >= self.most(endpoints))
+
 
 #: Without a section of its own: failures in a row and no connection, with short times. It takes no look at each try.
 STANDARD: Final = EjectionRules()

@@ -140,6 +140,8 @@ def _rate_limited(r: Reading) -> Cause:
 
 def _no_endpoints(r: Reading) -> Cause:
     event = r.last("no_endpoint") or {}
+    if event.get("subset") and event.get("problem"):
+        return Cause(f"there is no address to send it to: {event['problem']}", r.at(f"subsets.{event['subset']}"))
     if event.get("problem"):
         return Cause(f"there is no address to send it to: {event['problem']}", r.source_key())
     if event.get("candidates"):

@@ -328,3 +328,17 @@ def test_endpoints_say_why_they_are_out_and_what_they_get(capsys: pytest.Capture
     assert [" ".join(line.split()) for line in table[1:]] == [
         "tasks 10.0.0.1:80 tasks-1 healthy (25%) 10 3", "tasks [::1]:80 - ejected (latency) 1 0",
     ]  # fmt: skip
+
+
+def test_subsets_with_their_shares(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {
+        "name": "stable", "weight": 90, "share": 1.0, "endpoints": 3, "usable": 3, "requests": {"200": 90, "503": 2},
+        "p50_ms": 1.5, "p99_ms": 20.0,
+    }  # fmt: skip
+    two = one | {"name": "next", "share": 0.0, "usable": 0, "endpoints": 1, "requests": {}, "p50_ms": 0, "p99_ms": 0}
+    with fake_admin(pages(upstreams=(200, {"upstreams": [UPSTREAM | {"subsets": [one, two]}]}))) as url:
+        assert show_status(url) == 0
+    table = capsys.readouterr().out.partition("SUBSET")[2].splitlines()
+    assert [" ".join(line.split()) for line in table[1:3]] == [
+        "tasks stable 100.0% 3 92 2 1.5 ms 20 ms", "tasks next 0.0% 0 of 1 0 0 - -",
+    ]  # fmt: skip

@@ -29,9 +29,11 @@ from sidecar.core.operations import Contribution
 from sidecar.core.records import AccessLog
 from sidecar.core.secret import Secret
 from sidecar.core.stats import ListenerStats
+from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Name
+from sidecar.endpoints.subsets import Subset
 from sidecar.exchange.listener import Listener
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from sidecar.registry import Registration, Workload
@@ -132,6 +134,7 @@ class FakeUpstream:
         own = self.config.policies.get("circuit_breaker", CircuitBreakerSettings())
         settings = [own, *(route.policies.get("circuit_breaker") for route in self.config.routes)]
         self.ejections: dict[str, int] = {}
+        self.subsets: list[tuple[Subset, int, float]] = []
         self.balancer = create(self.config.balancer, Random(1), self.clock)
         self.listener = SimpleNamespace(
             files=(), host=name.encode(), name=name, clock=self.clock, stats=self.stats,
@@ -142,6 +145,10 @@ class FakeUpstream:
             for s in settings
             if isinstance(s, CircuitBreakerSettings)
         ]
+
+    def balancer_of(self, endpoint: Endpoint) -> Balancer:
+        """It has but one."""
+        return self.balancer
 
     @property
     def now(self) -> UpstreamSnapshot:

@@ -63,6 +63,8 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any], str | None, list[st
     ("no_endpoints", [event("no_endpoint", candidates=[])], STATIC, "upstreams.up.endpoints", []),
     ("no_endpoints", [event("no_endpoint", candidates=[], problem="x.test: no such name")], STATIC,
      "upstreams.up.endpoints", ["no such name"]),
+    ("no_endpoints", [event("no_endpoint", candidates=[], problem="no instance is in it", subset="next")], STATIC,
+     "upstreams.up.subsets.next", ["no instance is in it"]),
     ("no_endpoints", [event("no_endpoint", candidates=[])], {"source": FOUND},
      "upstreams.up.discover.service", ["consul://c:8500 has no healthy instance of ollama"]),
     ("no_endpoints", [event("no_endpoint", candidates=[])], {"source": {**FOUND, "tag": "gpu"}},

@@ -64,6 +64,7 @@ function Rotation({ it }) {
 /** Columns with a `key` are shown where an endpoint has that: what the balancer goes by, for one. */
 const ENDPOINTS = [
   { title: "Endpoint", head: true, cell: (it) => html`${it.hostname && html`${it.hostname} `}<code>${it.address}</code>` },
+  { title: "Subset", key: "subset", cell: (it) => it.subset },
   { title: "In rotation", cell: (it) => html`<${Rotation} it=${it} />` },
   { title: "Weight", num: true, cell: (it) => number(it.weight) },
   { title: "Active", num: true, cell: (it) => number(it.active) },
