@@ -24,6 +24,7 @@ from sidecar.cli.export.write import Output, once, push, replace
 from sidecar.cli.main import main
 from sidecar.config.errors import ConfigError
 from sidecar.core.instance import Instance, OnChange
+from support.kong_shape import mistakes
 from support.processes import missing
 
 TABLE = """
@@ -37,26 +38,6 @@ routes:
   - {path: /api/ollama, service: ollama, strip: true, stream: true}
 """
 
-#: What Kong 3.9 knows of each thing that is written (decK's schema of the format, Kong/go-database-reconciler).
-KNOWN = {
-    "": {"_format_version", "services", "upstreams", "plugins"},
-    "services": {
-        "name", "host", "port", "protocol", "retries", "connect_timeout", "read_timeout", "write_timeout", "tags",
-        "routes",
-    },
-    "routes": {
-        "name", "paths", "methods", "protocols", "strip_path", "preserve_host", "request_buffering",
-        "response_buffering", "tags", "plugins",
-    },
-    "plugins": {"name", "config"},
-    "upstreams": {"name", "algorithm", "healthchecks", "targets", "tags"},
-    "targets": {"target", "weight", "tags"},
-    "active": {"type", "http_path", "timeout", "healthy", "unhealthy"},
-    "passive": {"type", "healthy", "unhealthy"},
-    "healthy": {"interval", "successes", "http_statuses"},
-    "unhealthy": {"interval", "tcp_failures", "timeouts", "http_failures", "http_statuses"},
-}  # fmt: skip
-
 
 def table(tmp_path: Path, text: str = TABLE) -> TableSettings:
     file = tmp_path / "routes.yaml"
@@ -67,20 +48,6 @@ def table(tmp_path: Path, text: str = TABLE) -> TableSettings:
 def mesh(tmp_path: Path, **more: Any) -> Mesh:
     of = table(tmp_path)
     return Mesh(of, routes(of, {}), **more)
-
-
-def check(thing: dict[str, Any], kind: str = "") -> None:
-    """Raises AssertionError for a key that Kong does not know."""
-    assert thing.keys() <= KNOWN[kind], (kind, thing.keys() - KNOWN[kind])
-    for key, value in thing.items():
-        if key in KNOWN and isinstance(value, list):
-            for item in value:
-                check(item, key)
-        elif key in KNOWN and isinstance(value, dict):
-            check(value, key)
-    for way in ("active", "passive"):
-        if kind == "upstreams":
-            check(thing["healthchecks"][way], way)
 
 
 # ---- the table
@@ -147,12 +114,29 @@ def test_a_rate_as_a_whole_number(rate: float, expected: tuple[int, int]) -> Non
 # ---- Kong
 
 
-def test_kong_knows_all_that_is_written(tmp_path: Path) -> None:
+def test_kong_takes_all_that_is_written(tmp_path: Path) -> None:
     of = mesh(tmp_path, instances={"ollama": [Instance(host="10.0.0.7", port=10, weight=3)]})
     for it in (of, mesh(tmp_path)):
         document = yaml.safe_load(kong.render(it))
         assert document["_format_version"] == "3.0"
-        check(document)
+        assert mistakes(document) == []
+
+
+def test_what_kong_would_not_take_is_found(tmp_path: Path) -> None:
+    document = kong.document(mesh(tmp_path))
+    service, upstream = document["services"][0], document["upstreams"][0]
+    service["retries"] = "0"
+    service["strip_path"] = True
+    del service["routes"][0]["name"]
+    upstream["healthchecks"]["active"]["unhealthy"]["http_statuses"] = [500, True]
+    upstream["targets"] = {"target": "a"}
+    assert mistakes(document) == [
+        ".services[0].strip_path is unknown",
+        ".services[0].retries is no number",
+        ".services[0].routes[0].name is missing",
+        ".upstreams[0].healthchecks.active.unhealthy.http_statuses[1] is no number",
+        ".upstreams[0].targets is no list",
+    ]
 
 
 def test_kongs_defaults_that_would_do_harm_are_set(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import yaml
 
 from sidecar.config.load import load_text
 from sidecar.config.schema import Config
+from support.kong_shape import mistakes
 from support.processes import ROOT
 
 GIVEN: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "kong" / "kong.yml").read_text())
@@ -30,6 +31,10 @@ def of(name: str) -> Config:
 def test_they_are_those_of_the_reports_and_of_the_example() -> None:
     found = {name: [(it["paths"], it["strip_path"]) for it in service["routes"]] for name, service in SERVICES.items()}
     assert found == {name: [([path], not seen)] for name, (path, seen) in ROUTES.items()}
+
+
+def test_kong_takes_it() -> None:
+    assert mistakes(GIVEN) == []
 
 
 @pytest.mark.parametrize("name", ROUTES)
