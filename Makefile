@@ -184,7 +184,7 @@ lock-image: .venv/.stamp-dev ## Take today's releases into images/*.txt, with th
 	@$(PY) scripts/lock-image
 
 .PHONY: audit
-audit: .venv/.stamp-dev ## Look those and what is installed up in a database of advisories: make audit ARGS='--db FOLDER-OR-ZIP'
+audit: .venv/.stamp-dev ## Look those and what is installed up in a database of advisories: make audit ADVISORIES=FOLDER-OR-ZIP
 	@$(PY) scripts/audit $(ARGS)
 
 .PHONY: clean

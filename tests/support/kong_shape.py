@@ -22,9 +22,9 @@ _SHAPES: Final[Mapping[str, str]] = {
     "regex_priority=number priority=number expression=text https_redirect_status_code=number id=text tags=[text] "
     "plugins=[plugin] created_at=number updated_at=number",
     "upstream": "name=text! algorithm=text hash_on=text hash_on_header=text hash_on_cookie=text "
-    "hash_on_cookie_path=text hash_on_query_arg=text hash_on_uri_capture=text hash_fallback=text hash_fallback_header=text "
-    "hash_fallback_query_arg=text hash_fallback_uri_capture=text healthchecks=healthchecks host_header=text "
-    "slots=number use_srv_name=truth id=text tags=[text] targets=[target] created_at=number",
+    "hash_on_cookie_path=text hash_on_query_arg=text hash_on_uri_capture=text hash_fallback=text "
+    "hash_fallback_header=text hash_fallback_query_arg=text hash_fallback_uri_capture=text healthchecks=healthchecks "
+    "host_header=text slots=number use_srv_name=truth id=text tags=[text] targets=[target] created_at=number",
     "target": "target=text! weight=number failover=truth id=text tags=[text] created_at=number",
     "healthchecks": "active=active passive=passive threshold=number",
     "active": "type=text http_path=text https_sni=text https_verify_certificate=truth timeout=number "
