@@ -32,6 +32,7 @@ async def examine(agent: Agent, name: str = "") -> Sequence[Finding]:
         _bounded("app", host_checks.app(agent)),
         _bounded("disk", host_checks.disk(agent, name)),
         _bounded("descriptors", host_checks.descriptors(agent)),
+        _bounded("faults", host_checks.faults(agent)),
     ]
     found, *rest = await asyncio.gather(asyncio.gather(*own), *(_upstream(it, dates) for it in chosen))
     at = next(n for n, it in enumerate(found) if it.check == "disk")

@@ -16,6 +16,7 @@ from sidecar.config.errors import ConfigError
 from sidecar.core.events import EVENTS
 from sidecar.core.text import counted
 from sidecar.endpoints.ping import NoAnswer, ping
+from sidecar.filters.faults import told
 from sidecar.net.shortage import SHORTAGE
 
 if TYPE_CHECKING:
@@ -55,8 +56,8 @@ async def registry(agent: Agent) -> Finding:
         return none("registry", "there is none" if url == "none" else f"{url} has not been asked yet")
     if it.up:
         return good("registry", f"{url} answers; what is known of it is up to date")
-    told = [event.text for event in EVENTS.since() if event.kind == "registry"]
-    why = f": {told[-1]}" if told else ""
+    texts = [event.text for event in EVENTS.since() if event.kind == "registry"]
+    why = f": {texts[-1]}" if texts else ""
     step = (
         "is it running, and can this host reach it? registry in the file says where; what was last known stays in use"
     )
@@ -130,6 +131,15 @@ async def descriptors(agent: Agent) -> Finding:
             "descriptors", evidence + lately, "raise the limit: ulimit -n, or LimitNOFILE= of systemd; or who leaks?"
         )
     return good("descriptors", evidence)
+
+
+async def faults(agent: Agent) -> Finding:
+    """Whether something goes wrong on purpose."""
+    on = [f"{it.where}: {told(it.fault)}" for it in agent.context.faults.active()]
+    if on:
+        step = "DELETE /faults ends all of them; those of the file stay out when they are taken out of it"
+        return bad("faults", some(on), step)
+    return good("faults", "none are injected")
 
 
 def _open_descriptors() -> int:

@@ -376,6 +376,7 @@ class Agent:
         self.phase = "stopped"
         self.lag.stop()
         self.early.end()
+        self.context.faults.close()
         for upstream in self.upstreams.values():
             upstream.leave()
         self.redirection.leave()

@@ -217,3 +217,11 @@ async def test_those_of_the_file_are_told_at_the_start(caplog: pytest.LogCapture
     it.board.close()
     it.stage.advance(120.0)
     assert len(caplog.records) == 1
+
+
+async def test_those_of_the_file_end_at_their_time() -> None:
+    it = Bench(faults=(FaultSettings(abort=500, until=BEGAN + 30.0),))
+    assert it.status_of() == 500
+    it.stage.advance(30.1)
+    assert it.filters == 0
+    assert it.status_of() == 200

@@ -125,6 +125,14 @@ def test_what_it_waits_for_before_it_serves_is_said(capsys: pytest.CaptureFixtur
     assert "phase     starting  waits: /spool/a.db is in use by another process, 7\n" in capsys.readouterr().out
 
 
+def test_faults_that_are_injected_are_said_at_the_top(capsys: pytest.CaptureFixture[str]) -> None:
+    health = pages()["health"][1] | {"faults": ["upstreams.tasks: 10 % of all are reset\x1b[2J"]}
+    with fake_admin(pages(health=(200, health))) as url:
+        assert show_status(url) == 0
+    top = capsys.readouterr().out.partition("\n\n")[0]
+    assert top.endswith("FAULTS    upstreams.tasks: 10 % of all are reset?[2J")
+
+
 def test_what_is_queued_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     queue = {"requests": 12, "bytes": 5 << 20, "outcomes": {"queued": 20, "delivered": 7, "expired": 1}}
     upstream = UPSTREAM | {"stats": UPSTREAM["stats"] | {"queue": queue}, "endpoints": []}

@@ -173,6 +173,20 @@ def test_a_delayed_tcp_connection_goes_on() -> None:
     it.over()
 
 
+def test_a_detour_that_is_reset_is_no_answer() -> None:
+    steps = (
+        StepSettings(on=frozenset(["5xx"]), upstream="other"),
+        StepSettings(on=frozenset(["5xx"]), answer=AnswerSettings()),
+    )
+    it = stage({"abort": 503}, fallback=steps)
+    other = it.other("other", faults=(FaultSettings(reset=True),))
+    answer = it.asks("GET /a").gets()
+    assert (answer.status, answer.fields["x-sidecar-fallback"]) == (200, "2")
+    assert other.stats.faults == {"reset": 1}
+    assert other.stats.active == 0
+    it.over()
+
+
 # -- throttle ----------------------------------------------------------------------------------------------------------
 
 
