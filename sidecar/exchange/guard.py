@@ -33,7 +33,7 @@ VERDICTS: Final[Mapping[str, tuple[type, ...]]] = {
     "on_end": (object,),
 }
 #: Where an exchange is over, or about to be, with an answer that stands.
-_OVER: Final = ("on_reply", "on_end")
+_OVER: Final = ("on_pace", "on_reply", "on_end")
 _FIELD: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _BREAKS: Final = re.compile(r"[\r\n\0]")
 #: Fields about framing are the sidecar's.

@@ -85,6 +85,23 @@ def test_http(hook: str, caplog: pytest.LogCaptureFixture) -> None:
     stage.over()
 
 
+@pytest.mark.parametrize("rate", [0, -1.0, float("nan"), "fast", None])
+def test_an_answer_whose_pace_is_none_goes_on_as_it_comes(rate: Any) -> None:
+    witness = Witness()
+
+    def on_pace(self: Any, x: Any, head: Any) -> Any:
+        if rate is None:
+            raise RuntimeError("it went wrong")
+        return rate
+
+    stage = Stage(using(HTTP, foreign("paces", on_pace=on_pace), witness.filter))
+    answer = answered(stage).gets()
+    assert (answer.status, answer.body) == (200, b"12345")
+    accounted(stage, witness)
+    assert stage.stats.filters["paces"].failures == {"on_pace": 1}
+    stage.over()
+
+
 def test_a_body_that_comes_later() -> None:
     witness = Witness()
     stage = Stage(using(HTTP, raising("on_body"), witness.filter))

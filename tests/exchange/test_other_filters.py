@@ -266,6 +266,22 @@ def test_an_answers_body_may_be_refused() -> None:
     stage.over()
 
 
+def test_the_slowest_pace_counts() -> None:
+    def paced(number: int, rate: float | None) -> Any:
+        return foreign(f"paces_{number}", on_pace=hook_of_two(lambda x, head: rate))
+
+    paces = [paced(number, rate) for number, rate in enumerate((400, None, 100.0))]
+    stage = Stage(using(HTTP, *paces))
+    client = stage.asks("GET /a")
+    stage.upstream().answers(200, b"x" * 100)
+    stage.advance(0.5)
+    assert 30 < len(client.heard().partition(b"\r\n\r\n")[2]) < 60
+    stage.advance(0.7)
+    assert len(client.heard()) > 40
+    assert stage.nothing_left()
+    stage.over()
+
+
 def test_what_it_remembers_of_an_exchange() -> None:
     seen: list[object] = []
 

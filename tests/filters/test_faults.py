@@ -190,16 +190,6 @@ def test_a_detour_that_is_reset_is_no_answer() -> None:
 # -- throttle ----------------------------------------------------------------------------------------------------------
 
 
-def paced(it: Stage, body: bytes, seconds: float) -> int:
-    """Bytes of an answer's body that a client has after some seconds."""
-    client = it.asks("GET /a")
-    it.upstream().answers(200, body)
-    head, _, rest = client.heard().partition(b"\r\n\r\n")
-    assert head
-    it.advance(seconds)
-    return len(rest + client.heard())
-
-
 def test_a_body_that_comes_at_once_goes_on_at_its_pace() -> None:
     it = stage({"throttle": 1000})
     client = it.asks("GET /a")
@@ -232,6 +222,33 @@ def test_what_is_held_is_bounded_and_the_upstream_not_read_from() -> None:
     it.advance(2.2)
     it.advance(2.2)
     assert client.heard().partition(b"\r\n\r\n")[2] == b"x" * 2000 + b"y" * 2000
+    assert it.nothing_left()
+    it.over()
+
+
+def test_chunks_pass_as_they_are() -> None:
+    it = stage({"throttle": 1000})
+    client = it.asks("GET /a")
+    body = b"".join(b"64\r\n%b\r\n" % (b"x" * 100) for _ in range(10)) + b"0\r\n\r\n"
+    it.upstream().says(b"HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n" + body)
+    it.advance(0.5)
+    half = client.heard().partition(b"\r\n\r\n")[2]
+    assert 300 < len(half) < 600
+    it.advance(1.0)
+    assert half + client.heard() == body
+    assert it.nothing_left()
+    it.over()
+
+
+def test_a_body_that_ends_with_its_connection_is_whole() -> None:
+    it = stage({"throttle": 1000})
+    client = it.asks("GET /a")
+    upstream = it.upstream()
+    upstream.says(b"HTTP/1.1 200 x\r\n\r\n" + b"x" * 900)
+    upstream.leaves()
+    it.advance(1.2)
+    assert client.heard().partition(b"\r\n\r\n")[2] == b"x" * 900
+    assert it.records[-1].error is None
     assert it.nothing_left()
     it.over()
 
