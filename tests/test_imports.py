@@ -27,6 +27,7 @@ _DATA_PLANE = {"core", "net", "endpoints", "resilience", "exchange"}
 RULES: Mapping[str, set[str]] = {
     "core": set(),
     "resilience": {"core"},
+    "cache": {"core", "resilience"},
     "storage": {"core"},
     "net": {"core"},
     "config": {"core"},
@@ -36,8 +37,8 @@ RULES: Mapping[str, set[str]] = {
     "redis": {"core", "net", "resilience"},  # net: it dials; resilience: what it grants tokens to
     "registry": {"core", "net", "resilience"},
     "exchange": _DATA_PLANE,
-    "filters": {"config", "core", "exchange", "resilience"},  # config: its kinds, for keys beside their user
-    "http": _DATA_PLANE,
+    "filters": {"cache", "config", "core", "exchange", "resilience"},  # config: its kinds, for keys beside their user
+    "http": {*_DATA_PLANE, "cache"},  # cache: what is kept for fallbacks
     "tcp": _DATA_PLANE,
     "amqp": {*_DATA_PLANE, "storage"},  # storage: the spool
     "http_queue": {*_DATA_PLANE, "config", "storage"},  # config: as filters; storage: requests that wait

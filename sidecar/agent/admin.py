@@ -15,6 +15,7 @@ from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
 from sidecar.admin.snapshots import PeerSnapshot, UpstreamSnapshot
 from sidecar.agent import changes, holds, peers, plan_report, shared_limits, snapshots
+from sidecar.agent.caches import Caches
 from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.draining import drain_inbound
 from sidecar.agent.fault_operations import FaultOperations
@@ -149,6 +150,7 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
         WhyApi(agent.ring, service, next_ones).contribution(),
         Diagnosis(service, agent.config.service.id, lambda: tuple(agent.upstreams), examine).contribution(),
         Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),
+        Caches(agent.listeners).contribution(),
     )
 
 

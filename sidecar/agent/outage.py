@@ -1,4 +1,4 @@
-"""What ``wait`` and ``fallback`` need of other parts: put in place each time that a listener gets its chains."""
+"""What ``wait``, ``fallback`` and ``cache`` need of other parts: put in place whenever a listener gets its chains."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sidecar.exchange.filter import Filter
+from sidecar.filters.cache import Cache
+from sidecar.filters.forgetting import Forgetting
+from sidecar.http import whole
 from sidecar.http.detour import detour
 from sidecar.http.stale import Keeper
 
@@ -18,6 +21,9 @@ def prepare(every: Sequence[Mapping[str, Any]], listener_of: Callable[[str], Any
     """See to the filters of one listener, those of its chains. ``listener_of`` finds another upstream's listener."""
     covered: dict[Any, bool] = {}
     for made in every:
+        cache = made.get("cache")
+        if cache is not None:
+            cache.can_tell, cache.whole = whole.can_tell, whole.whole
         fallback, breaker = made.get("fallback"), made.get("circuit_breaker")
         if fallback is not None:
             fallback.detour = functools.partial(detour, listener_of)
@@ -35,7 +41,9 @@ def prepare(every: Sequence[Mapping[str, Any]], listener_of: Callable[[str], Any
 def fitted(filters: Iterable[Filter], delivery: bool) -> Iterator[Filter]:
     """The filters of a chain, with those that they need beside them; ``delivery``: it is for stored requests."""
     for it in filters:
-        if not (delivery and it.name in _OF_CLIENTS):
+        if delivery and isinstance(it, Cache):
+            yield Forgetting(it)
+        elif not (delivery and it.name in _OF_CLIENTS):
             yield it
             keeper: Filter | None = getattr(it, "keeper", None)
             if keeper is not None:

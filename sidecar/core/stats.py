@@ -115,7 +115,7 @@ class ListenerStats:
     for inbound that of the service. For TCP an exchange is a connection and there are no methods and codes."""
 
     __slots__ = (
-        "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "client_connections", "connect_failures",
+        "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "cache", "client_connections", "connect_failures",
         "direction", "duration", "fallbacks", "faults", "filters", "first_byte", "hedges", "limit", "peer_errors",
         "pending", "protocol", "queue", "rejected", "requests", "retries", "retry_budget", "shed", "suppressed",
         "tunnels", "upstream", "upstream_active", "upstream_idle", "waiting",
@@ -145,6 +145,8 @@ class ListenerStats:
         self.fallbacks: defaultdict[int, int] = defaultdict(int)
         #: What was done to exchanges on purpose (delay, abort, reset, throttle) → how often.
         self.faults: defaultdict[str, int] = defaultdict(int)
+        #: What the cache did with requests: hit, miss, revalidated, collapsed, stale, bypass → how often.
+        self.cache: defaultdict[str, int] = defaultdict(int)
         #: Why a try was repeated (connect, reset, timeout, or a status) → how often.
         self.retries: defaultdict[str, int] = defaultdict(int)
         #: Why a try that could have been repeated was not → how often; and what there is left to repeat tries with.

@@ -66,6 +66,10 @@ class ResponseHead:
         """Take out each line of that lower-case name whose value begins so; return the last one's value."""
         raise NotImplementedError
 
+    def as_http1(self) -> bytes:
+        """The whole head as HTTP/1.1 writes it, the empty line at its end included."""
+        raise NotImplementedError
+
     @property
     def peer_error(self) -> bytes:
         """The code of a sidecar that answers in place of its app; empty: it is the app's own answer."""

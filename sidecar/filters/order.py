@@ -46,6 +46,11 @@ ORDER: Final = (
     Place("host", "changes the head of what is let in", "Host"),
     Place("load_report", "outbound only; likewise, where the balancer goes by what the endpoints' sidecars report"),
     Place("fallback", "answers what all behind it refuse; what it cannot answer, the queue may store", "Fallback"),
+    Place(
+        "cache",
+        "what it answers costs the upstream nothing: before all that is to spare it, and asked after it in an error",
+        "Cache",
+    ),
     Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue", "RateLimit"),
     Place("wait", "before the bulkhead: what waits for its upstream holds none of its slots", "Waiting"),
     Place("bulkhead", "the last one before the first try: who passes holds a slot until the end", "Bulkhead"),

@@ -10,19 +10,11 @@ from sidecar.config.containers import ListOf
 from sidecar.config.declared import Settings, key
 from sidecar.config.kinds import BROKEN, VARIABLE
 from sidecar.config.values import HEADER, Boolean, Duration, Enum, Integer, Method, Size, Text
+from sidecar.core.identity import IDENTITY
 from sidecar.exchange.filter import Filter
 
 #: Methods whose requests are worth keeping when nobody waits for their answer.
 CHANGING: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-
-#: Fields by which services usually know who asks.
-IDENTITY: Final = frozenset(
-    {
-        "authorization", "proxy-authorization", "cookie", "api-key", "apikey", "x-api-key", "x-auth-token",
-        "x-access-token", "x-session-token", "x-amz-security-token", "x-goog-api-key", "ocp-apim-subscription-key",
-        "x-forwarded-user", "x-remote-user", "x-tenant-id", "x-client-cert", "x-forwarded-client-cert",
-    }
-)  # fmt: skip
 
 
 class QueueSettings(Settings):

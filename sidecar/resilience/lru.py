@@ -10,11 +10,11 @@ from typing import Any
 class Lru:
     """At most ``entries``, and at most ``most_bytes`` in all, as its user counts them."""
 
-    __slots__ = ("_entries", "_found", "_most_bytes", "dropped", "size")
+    __slots__ = ("_entries", "_found", "dropped", "most_bytes", "size")
 
     def __init__(self, entries: int, most_bytes: int) -> None:
         self._entries = entries
-        self._most_bytes = most_bytes
+        self.most_bytes = most_bytes
         self._found: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
         #: Bytes of all that is here; and how many had to go for others.
         self.size = 0
@@ -34,14 +34,22 @@ class Lru:
     def put(self, key: Hashable, value: Any, size: int) -> bool:
         """Keep it; return False if it is larger than all that there is room for."""
         self.remove(key)
-        if size > self._most_bytes:
+        if size > self.most_bytes:
             return False
         self._found[key] = (value, size)
         self.size += size
-        while self.size > self._most_bytes or len(self._found) > self._entries:
+        self._drop()
+        return True
+
+    def limit(self, most_bytes: int) -> None:
+        """Another bound in bytes from now on."""
+        self.most_bytes = most_bytes
+        self._drop()
+
+    def _drop(self) -> None:
+        while self.size > self.most_bytes or len(self._found) > self._entries:
             self.size -= self._found.popitem(last=False)[1][1]
             self.dropped += 1
-        return True
 
     def remove(self, key: Hashable) -> None:
         """Keep nothing under that key."""

@@ -16,6 +16,7 @@ def families(listeners: Sequence[ListenerStats]) -> Iterator[Family]:
     yield from _faults(listeners)
     yield from _failures(listeners)
     yield from _connections(listeners)
+    yield from _cache(listeners)
     yield from _filters(listeners)
 
 
@@ -117,6 +118,18 @@ def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         for error, n in list(stats.peer_errors.items()):
             peers.add([*labels, error], n)
     return connect, peers
+
+
+def _cache(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
+    family = counter("sidecar_cache", "Requests that came by a cache, by what it did.", ["upstream", "outcome"])
+    # A service may have the name of an upstream.
+    outcomes: Counter[tuple[str, str]] = Counter()
+    for stats in listeners:
+        for outcome, n in list(stats.cache.items()):
+            outcomes[stats.upstream, outcome] += n
+    for key, n in outcomes.items():
+        family.add(key, n)
+    return [family]
 
 
 def _connections(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

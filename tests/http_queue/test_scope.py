@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
+from sidecar.core.identity import IDENTITY
 from sidecar.http_queue.filter import Scope
 from sidecar.http_queue.record import id_for_key
-from sidecar.http_queue.settings import IDENTITY, QueueSettings
+from sidecar.http_queue.settings import QueueSettings
 from support.configs import config_of, problem_of
 from support.plane import Plane, in_plane
 from support.queueing import POST, ask, away, post, queued, says

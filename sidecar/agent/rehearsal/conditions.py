@@ -22,10 +22,11 @@ _OF_THE_MESSAGE: Final = frozenset((b"connection", b"content-length", b"expect",
 #: Policies that are left out of a rehearsal: they would write to the disk, or change what nobody sees.
 _ANSWERS: Final = {
     "wait": "nothing waits for an upstream: what would, is told as an error",
+    "cache": "nothing is answered from memory: bodies were not recorded",
     "fallback": "its steps are not taken: what they would answer, is told as an error",
     "faults": "none are injected",
 }
-_LEFT_OUT: Final = ("queue", "host", "wait", "fallback", "faults")
+_LEFT_OUT: Final = ("queue", "host", "wait", "fallback", "faults", "cache")
 
 
 def head_of(shape: Shape) -> RequestBlock:

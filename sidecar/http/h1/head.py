@@ -134,6 +134,9 @@ class ResponseBlock(ResponseHead):
         self.raw, value = without_those(self.raw, name, begin)
         return value
 
+    def as_http1(self) -> bytes:
+        return self.raw
+
 
 def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestBlock:
     """Parse one whole head, final empty line included. An HTTP/1.0 request goes on as HTTP/1.1, where a Host is a must:

@@ -1,0 +1,61 @@
+"""What a request says that matters to a cache: what it wants, who asks, and which answer it has already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Final
+
+from sidecar.cache.fields import values
+from sidecar.cache.freshness import ANY, Wish, wish_of
+
+#: Fields by which a client asks whether what it has is still right.
+CONDITIONS: Final = (b"if-none-match", b"if-modified-since")
+#: What asks for a part, or for something that only the upstream can tell (RFC 9111 §4.3.2).
+_NOT_FOR_US: Final = re.compile(rb"\r\n(?i:range|if-range|if-match|if-unmodified-since):")
+
+
+class Asked:
+    """``bypass``: only the upstream can answer it. ``conditional``: it has conditions. ``personal``: it says who asks,
+    so that its answer is for that one, unless it is public. ``whose``: the same, where answers are kept for each."""
+
+    __slots__ = ("bypass", "conditional", "personal", "whose", "wish")
+
+    def __init__(
+        self, wish: Wish, bypass: bool = False, conditional: bool = False, personal: bool = False, whose: bytes = b""
+    ) -> None:
+        self.wish = wish
+        self.bypass = bypass
+        self.conditional = conditional
+        self.personal = personal
+        self.whose = whose
+
+
+#: A request that says nothing of all that.
+PLAIN: Final = Asked(ANY)
+
+
+class Reader:
+    """Reads heads. ``identity`` are the fields that say who asks; ``apart``: answers are kept for each one who does."""
+
+    __slots__ = ("_apart", "_identity", "_special")
+
+    def __init__(self, identity: Iterable[str], apart: bool) -> None:
+        names = b"|".join([re.escape(it.lower().encode()) for it in sorted(identity)]) or b"(?!)"
+        self._special = re.compile(rb"\r\n(?i:cache-control|pragma|range|if-[a-z-]+|" + names + rb"):")
+        self._identity = re.compile(rb"\r\n(?i:(" + names + rb")):([^\r]*+)")
+        self._apart = apart
+
+    def read(self, raw: bytes) -> Asked:
+        """What the request with that head says."""
+        if self._special.search(raw) is None:
+            return PLAIN
+        wish = wish_of(raw)
+        if wish.no_store or _NOT_FOR_US.search(raw) is not None:
+            return Asked(wish, bypass=True)
+        conditional = any(values(raw, name) for name in CONDITIONS)
+        who = [b"%b:%b" % (name.lower(), value.strip(b" \t")) for name, value in self._identity.findall(raw)]
+        if who and self._apart:
+            return Asked(wish, conditional=conditional, whose=sha256(b"\n".join(sorted(who))).digest())
+        return Asked(wish, conditional=conditional, personal=bool(who))

@@ -1,0 +1,92 @@
+"""Kept answers by what they answer: a resource, and of its answers the one whose varying fields fit (RFC 9111 §4.1)."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any, Final
+
+from sidecar.cache.fields import variant
+from sidecar.resilience.lru import Lru
+
+#: What an entry costs beside its bytes.
+OVERHEAD: Final = 500
+
+
+class _Resource:
+    """The fields that its answers vary by. The ``number`` is a part of their keys, so that they are all gone when it
+    is."""
+
+    __slots__ = ("number", "vary")
+
+    def __init__(self, vary: tuple[bytes, ...], number: int) -> None:
+        self.vary = vary
+        self.number = number
+
+
+class Store:
+    """At most ``entries`` answers and ``most_bytes`` in all; what was not used for the longest goes first.
+
+    ``key`` says which resource a request is for, ``raw`` is the request's head, ``whose`` tells those apart who must
+    not get each other's answers."""
+
+    __slots__ = ("_entries", "_memory", "_numbers")
+
+    def __init__(self, entries: int, most_bytes: int) -> None:
+        self._entries = entries
+        self._numbers = itertools.count(1)
+        self._memory = Lru(2 * entries, most_bytes)
+
+    def __len__(self) -> int:
+        """How many answers there are, about: of a resource that is gone some may still be here."""
+        return len(self._memory) // 2
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is here."""
+        return self._memory.size
+
+    @property
+    def dropped(self) -> int:
+        """How many entries had to go for others."""
+        return self._memory.dropped
+
+    def variant(self, key: bytes, raw: bytes) -> tuple[bytes, ...] | None:
+        """The values of the fields that answers vary by; ``None``: nothing is known of that resource."""
+        resource: _Resource | None = self._memory.get(key)
+        return None if resource is None else variant(raw, resource.vary)
+
+    def find(self, key: bytes, raw: bytes, whose: bytes = b"") -> Any:
+        """The answer that is kept for such a request, or ``None``."""
+        resource: _Resource | None = self._memory.get(key)
+        if resource is None:
+            return None
+        return self._memory.get((resource.number, whose, variant(raw, resource.vary)))
+
+    def put(self, key: bytes, raw: bytes, vary: tuple[bytes, ...], answer: Any, size: int, whose: bytes = b"") -> bool:
+        """Keep an answer of so many bytes; return False if it is too large. One that varies by other fields than those
+        before takes the place of all of them."""
+        resource: _Resource | None = self._memory.get(key)
+        if resource is None or resource.vary != vary:
+            resource = _Resource(vary, next(self._numbers))
+            self._memory.put(key, resource, len(key) + OVERHEAD)
+        values = variant(raw, vary)
+        return self._memory.put(
+            (resource.number, whose, values), answer, size + len(key) + len(whose) + sum(map(len, values)) + OVERHEAD
+        )
+
+    def remove(self, key: bytes) -> bool:
+        """Keep nothing of that resource; whether there was anything."""
+        found = self._memory.get(key) is not None
+        self._memory.remove(key)
+        return found
+
+    def clear(self) -> int:
+        """Keep nothing; how many answers there were."""
+        gone = len(self)
+        most = self._memory.most_bytes
+        self._memory = Lru(2 * self._entries, most)
+        return gone
+
+    def bound(self, most_bytes: int) -> None:
+        """Another bound in bytes from now on."""
+        self._memory.limit(most_bytes)

@@ -1,0 +1,68 @@
+"""What a cache remembers of one request that it could not answer at once, and of the answer that is on its way."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from sidecar.cache.asked import PLAIN, Asked
+from sidecar.cache.flights import Flight
+from sidecar.cache.stored import Stored
+
+#: Why a request is sent on, in the words of RFC 9211 §2.2.
+METHOD: Final = b"method"
+BYPASS: Final = b"bypass"
+MISS: Final = b"uri-miss"
+VARY: Final = b"vary-miss"
+STALE: Final = b"stale"
+REQUEST: Final = b"request"
+
+
+class Coming:
+    """An answer that is on its way, of that ``length``, by that ``attempt``, and will be kept once it is whole."""
+
+    __slots__ = ("attempt", "length", "pieces", "size", "stored")
+
+    def __init__(self, stored: Stored, length: int, attempt: Any) -> None:
+        self.stored = stored
+        self.length = length
+        self.attempt = attempt
+        self.pieces: list[bytes] = []
+        self.size = 0
+
+    def take(self, data: bytes, most: int) -> bool:
+        """More of its body; whether it is not too large."""
+        self.size += len(data)
+        self.pieces.append(data)
+        return self.size <= most
+
+
+class Visit:
+    """``key`` is its resource (empty: it is none of the cache's business), ``raw`` its head as it came, ``asked`` what
+    it says there, ``at`` the number of the last change then. ``kept`` is what there is, and may not be given without
+    asking."""
+
+    __slots__ = (
+        "asked", "at", "by_body", "coming", "flight", "kept", "key", "leads", "outcome", "raw", "stored", "validates",
+        "vary", "wait", "why",
+    )  # fmt: skip
+
+    def __init__(self, why: bytes, key: bytes = b"", raw: bytes = b"", asked: Asked = PLAIN, at: int = 0) -> None:
+        self.why = why
+        self.key = key
+        self.raw = raw
+        self.asked = asked
+        self.at = at
+        self.outcome = "miss" if key else "bypass"
+        #: It is known by its body.
+        self.by_body = False
+        self.kept: Stored | None = None
+        #: It was sent with the validators of what is kept.
+        self.validates = False
+        self.coming: Coming | None = None
+        #: Its answer is kept.
+        self.stored = False
+        #: Whom it waits for, or who waits for it; what it waits with; the values that its answer varies by, if known.
+        self.flight: Flight | None = None
+        self.leads = False
+        self.wait: Any = None
+        self.vary: tuple[bytes, ...] | None = None

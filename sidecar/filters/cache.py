@@ -1,0 +1,399 @@
+"""Answers from memory what was answered before (RFC 9111), and lets those who ask the same wait for one answer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from sidecar.cache.asked import CONDITIONS, Asked, Reader
+from sidecar.cache.fields import lines, values
+from sidecar.cache.flights import Flights
+from sidecar.cache.invalidation import changes, resource_key, touched
+from sidecar.cache.json_key import json_key
+from sidecar.cache.store import Store
+from sidecar.cache.stored import Stored, read, renewed
+from sidecar.cache.validators import confirms, unmodified
+from sidecar.cache.visit import BYPASS, METHOD, MISS, REQUEST, STALE, VARY, Coming, Visit
+from sidecar.config.cache import BY_BODY, BY_TARGET, CacheSettings
+from sidecar.core.replies import Reply
+from sidecar.exchange.filter import HELD, KEEP, Again, Answer, Filter, Site, Wait
+from sidecar.exchange.tries import STALLED
+from sidecar.resilience.lru import Lru
+
+if TYPE_CHECKING:
+    from sidecar.exchange.message import RequestHead, ResponseHead
+    from sidecar.exchange.request import Request
+
+#: Answers that are kept, at most.
+MOST_ENTRIES: Final = 200_000
+#: Seconds for which a body may take to come before the cache is not asked.
+BODY_SECONDS: Final = 5.0
+#: Seconds for which nobody waits for an answer that was not kept the last time; how many such are remembered.
+PASS_SECONDS: Final = 10.0
+_MOST_PASSED: Final = 10_000
+#: Statuses of an upstream that is not well (RFC 5861 §4).
+_ILL: Final = frozenset({500, 502, 503, 504})
+#: The status of an exchange whose client left before it had all of its answer.
+CLIENT_LEFT: Final = 499
+#: Codes of our own that say that it could not be asked.
+_UNREACHED: Final = frozenset(
+    {
+        "no_endpoints", "circuit_open", "overloaded", "connect_failed", "connect_timeout", "timeout",
+        "upstream_reset", "bad_upstream", "local_shortage",
+    }
+)  # fmt: skip
+_FIELD: Final = b"cache-status"
+
+
+class Cache(Filter):
+    """Stands before all that is there to spare the upstream, as what it answers costs that nothing; and is asked
+    after all of it when there is an error, for an answer that is not fresh any more."""
+
+    name: ClassVar[str] = "cache"
+    stateful: ClassVar[bool] = True
+    settings_class: ClassVar[Any] = CacheSettings
+    doc: ClassVar[str] = (
+        "Keep answers in memory, as RFC 9111 allows it, and give them again; ask once for what many ask at once."
+    )
+    key_docs: ClassVar[dict[str, str]] = {
+        "inbound": f"{doc} There is none unless it is given, here or for a route.",
+        "outbound": f"{doc} There is none unless it is given, here or for a route.",
+    }
+
+    config: CacheSettings
+    #: Whether a body's end can be told, and the body (:mod:`sidecar.http.whole`). Set by the assembly.
+    can_tell: Any = None
+    whole: Any = None
+
+    def __init__(self, config: CacheSettings, site: Site, wall: Callable[[], float] = time.time) -> None:
+        super().__init__(config, site)
+        self._clock = site.clock
+        self.wall = wall
+        self._counts = site.stats.cache
+        self.store = Store(MOST_ENTRIES, config.max_bytes)
+        self._flights = Flights()
+        #: Resources whose last answer was not kept → until when nobody waits; and those that were changed → the
+        #: number of that change.
+        self._passed = Lru(_MOST_PASSED, _MOST_PASSED)
+        self._changed = Lru(_MOST_PASSED, _MOST_PASSED)
+        self._change = 0
+        self._read(config)
+
+    def _read(self, config: CacheSettings) -> None:
+        self.config = config
+        self._by_target = config.methods & BY_TARGET if "GET" not in config.methods else BY_TARGET
+        self._by_body = config.methods & BY_BODY
+        self._max_body: int = config.max_body
+        self._reader = Reader(config.identity, config.authorised == "apart")
+
+    def adapt(self, config: CacheSettings) -> bool:
+        """Other settings, for what comes from now on. What is kept stays, unless other requests are the same now."""
+        if any(getattr(config, it) != getattr(self.config, it) for it in ("key", "authorised", "identity", "when")):
+            self.store.clear()
+        self.store.bound(config.max_bytes)
+        self._read(config)
+        return True
+
+    def view(self) -> dict[str, Any]:
+        store = self.store
+        return {
+            "entries": len(store), "bytes": store.size, "max_bytes": self.config.max_bytes, "dropped": store.dropped,
+            "under_way": len(self._flights),
+        }  # fmt: skip
+
+    # -- requests ------------------------------------------------------------------------------------------------------
+
+    def on_request(self, x: Request) -> Answer | Wait | None:
+        head = x.head
+        method = x.method
+        if method in self._by_target and not head.length and not head.upgrade:
+            return self._look(x, resource_key(head.get(b"host") or b"", head.target))
+        visit = x.state[self.place] = Visit(BYPASS if method in self._by_body or method in self._by_target else METHOD)
+        if method not in self._by_body or head.upgrade or not head.length or head.length > KEEP:
+            return None
+        if x.request_done:
+            return self._by_its_body(x)
+        wait = visit.wait = Wait(min(x.deadline, self._clock() + BODY_SECONDS))
+        x.ask_for_body()
+        return wait
+
+    def on_body(self, x: Request, data: bytes) -> None:
+        visit: Visit | None = x.state[self.place]
+        here = x.request_done or x.kept_size > KEEP
+        if here and visit is not None and visit.wait is not None and visit.flight is None:
+            # From the event loop: the client's connection is in the middle of reading.
+            x.listener.loop.call_soon(self._body_came, x, visit)
+
+    def _body_came(self, x: Request, visit: Visit) -> None:
+        if visit.wait is None or x.suspended is not visit.wait:
+            return
+        visit.wait = None
+        verdict = self._by_its_body(x) if x.request_done and x.kept_size <= KEEP else None
+        if verdict is None:
+            x.grant()
+        elif isinstance(verdict, Answer):
+            x.give(verdict)
+        elif verdict is not HELD:
+            x.take_over(verdict)
+
+    def _by_its_body(self, x: Request) -> Answer | Wait | None:
+        head = x.head
+        digest = json_key(x.method, head.as_http1(), x.body_so_far(), self.config.when)
+        if digest is None:
+            return None
+        return self._look(x, resource_key(head.get(b"host") or b"", head.target) + b"\0" + digest, by_body=True)
+
+    def _look(self, x: Request, key: bytes, by_body: bool = False) -> Answer | Wait | None:
+        """Answer from what is kept; else wait for somebody's answer, or go on."""
+        raw = x.head.as_http1()
+        asked = self._reader.read(raw)
+        if asked.bypass:
+            x.state[self.place] = Visit(BYPASS)
+            return None
+        found: Stored | None = self.store.find(key, raw, asked.whose)
+        if found is not None and asked.personal and not found.public:
+            found = None
+        now = self._clock()
+        if found is not None and found.serves(asked.wish, now):
+            self._counts["hit" if found.fresh > found.aged(now) else "stale"] += 1
+            return self._hit(x, found, now, raw, asked, b"hit")
+        x.state[self.place] = visit = Visit(MISS, key, raw, asked, self._change)
+        visit.by_body = by_body
+        visit.kept = found
+        if found is not None:
+            visit.why = REQUEST if found.fresh > found.aged(now) and not found.no_cache else STALE
+        elif self.store.variant(key, raw) is not None:
+            visit.why = VARY
+        if asked.wish.only_kept:
+            return Answer(504, [(_FIELD.decode(), 'sidecar; detail="only-if-cached"')])
+        return self._join(x, visit, now)
+
+    def _hit(self, x: Request, found: Stored, now: float, raw: bytes, asked: Asked, told: bytes) -> Wait:
+        """Answer it now."""
+        status, body = found.status, found.body
+        if asked.conditional and status == 200 and unmodified(raw, found.etag, found.modified, now):
+            status, body = 304, b""
+        age = found.aged(now)
+        x.respond(
+            status,
+            b"%bage: %d\r\ncache-status: sidecar; %b; ttl=%d\r\nx-request-id: %b\r\n"
+            % (found.head(status), age, told, found.fresh - age, x.request_id.encode()),
+            body,
+        )
+        return HELD
+
+    # -- many who ask the same -----------------------------------------------------------------------------------------
+
+    def _join(self, x: Request, visit: Visit, now: float) -> Wait | None:
+        """Wait for the answer to the same request, if one is under way that can be shared; else go on."""
+        patience = self.config.collapse
+        asked = visit.asked
+        alone = asked.personal or asked.wish.strict or (asked.conditional and visit.kept is None)
+        if patience and not alone and x.method != "HEAD" and (self._passed.get(visit.key) or -inf) <= now:
+            visit.vary = self.store.variant(visit.key, visit.raw)
+            flight, first = self._flights.join((visit.key, visit.asked.whose, visit.vary))
+            visit.flight = flight
+            if not first:
+                flight.waiting[x] = visit
+                wait = visit.wait = Wait(min(x.deadline, now + patience))
+                return wait
+            visit.leads = True
+        self._go(x, visit)
+        return None
+
+    def _go(self, x: Request, visit: Visit) -> None:
+        """It is sent: with the validators of what is kept, in place of its own."""
+        kept = visit.kept
+        if kept is None or not (kept.etag or kept.modified):
+            return
+        head = x.head
+        visit.validates = True
+        for name in CONDITIONS:
+            head.remove(name)
+        if kept.etag:
+            head.add(CONDITIONS[0], kept.etag)
+        if kept.modified:
+            head.add(CONDITIONS[1], kept.modified)
+
+    def _undo(self, x: Request, visit: Visit) -> None:
+        """Give it its own conditions back."""
+        if visit.validates:
+            visit.validates = False
+            for name in CONDITIONS:
+                x.head.remove(name)
+                for value in values(visit.raw, name):
+                    x.head.add(name, value)
+
+    def _landed(self, x: Request, visit: Visit, kept: bool) -> None:
+        """What others wait for has come, or will not. When its client has left, the next one is sent."""
+        flight = visit.flight
+        assert flight is not None
+        visit.leads = False
+        while not kept and x.status == CLIENT_LEFT and flight.waiting:
+            following = next(iter(flight.waiting))
+            then: Visit = flight.waiting.pop(following)
+            if following.suspended is then.wait:
+                then.leads, then.wait = True, None
+                self._go(following, then)
+                following.grant()
+                return
+        for other, theirs in self._flights.end(flight).items():
+            x.listener.loop.call_soon(self._woken, other, theirs, kept)
+
+    def _woken(self, x: Request, visit: Visit, kept: bool) -> None:
+        """Whom it waited for has an answer, which is kept or is not for others."""
+        if visit.wait is None or x.suspended is not visit.wait:
+            return
+        visit.wait = None
+        now = self._clock()
+        found: Stored | None = self.store.find(visit.key, visit.raw, visit.asked.whose) if kept else None
+        if found is not None and found.serves(visit.asked.wish, now):
+            visit.outcome = "collapsed"
+            self._hit(x, found, now, visit.raw, visit.asked, b"fwd=%b; collapsed" % visit.why)
+            return
+        visit.flight = None
+        if kept and found is None and visit.vary is None:  # now it is known by what its answers vary
+            wait = self._join(x, visit, now)
+            if wait is not None:
+                x.take_over(wait)
+                return
+        elif found is not None:
+            visit.kept = found
+            self._go(x, visit)
+        x.grant()
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def on_answer(self, x: Request, head: ResponseHead) -> Again | Answer | None:
+        visit: Visit | None = x.state[self.place]
+        if visit is None:
+            return None
+        visit.coming = None
+        status = head.status
+        now = self._clock()
+        peer = head.peer_error.decode("latin-1")
+        ill = status in _ILL or peer in _UNREACHED
+        kept = visit.kept
+        if ill and kept is not None and (status != 500 or kept.grace is not None) and self._consoles(visit, kept, now):
+            return self._console(x, visit, kept, now, peer or str(status))
+        if status == 304 and visit.validates:
+            return self._validated(x, visit, head, now)
+        if not visit.by_body and changes(x.method, status):
+            self.forget(x.head, head)
+        visit.outcome = "bypass" if visit.why in (METHOD, BYPASS) else "miss"
+        told = b"sidecar; fwd=" + visit.why
+        if visit.key:
+            stored = self._worth_keeping(x, visit, head, now)
+            if stored is not None:
+                visit.coming = Coming(stored, head.length, x.attempt)
+                told += b"; stored"
+            elif visit.leads:
+                if not ill:
+                    self._passed.put(visit.key, now + PASS_SECONDS, 1)
+                self._landed(x, visit, False)
+        head.add(_FIELD, told)
+        return None
+
+    def _worth_keeping(self, x: Request, visit: Visit, head: ResponseHead, now: float) -> Stored | None:
+        status = head.status
+        if x.method == "HEAD" or head.peer_error or head.length > self._max_body or not self.can_tell(x, head):
+            return None
+        if visit.by_body and status != 200:
+            return None
+        stored = read(head.as_http1(), status, now, self.wall(), _delay(x, now), self.config.ttl)
+        return stored if stored.useful() and (stored.public or not visit.asked.personal) else None
+
+    def _validated(self, x: Request, visit: Visit, head: ResponseHead, now: float) -> Again | Answer:
+        """What is kept is still right, the upstream says."""
+        kept = visit.kept
+        assert kept is not None
+        raw = head.as_http1()
+        new = {name.lower(): value for name, value in lines(raw)}
+        if not confirms(kept.etag, kept.modified, new.get(b"etag", b""), new.get(b"last-modified", b"")):
+            self.store.remove(visit.key)
+            visit.kept = None
+            self._undo(x, visit)
+            return Again(0.0, "other_version")
+        fresh = renewed(kept, raw, now, self.wall(), _delay(x, now), self.config.ttl)
+        if fresh.useful() and (fresh.public or not visit.asked.personal):
+            visit.stored = self._put(visit, fresh)
+        else:
+            self.store.remove(visit.key)
+        visit.outcome = "revalidated"
+        cookies = [it for it in lines(raw) if it[0].lower() == b"set-cookie"]
+        return self._answer(x, visit, fresh, now, f"sidecar; fwd={visit.why.decode()}; fwd-status=304", cookies)
+
+    def _answer(
+        self, x: Request, visit: Visit, kept: Stored, now: float, told: str, more: list[tuple[bytes, bytes]]
+    ) -> Answer:
+        same = visit.asked.conditional and kept.status == 200 and unmodified(visit.raw, kept.etag, kept.modified, now)
+        fields = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in [*kept.fields, *more]]
+        fields += [("age", str(int(kept.aged(now)))), (_FIELD.decode(), told)]
+        return Answer(304, fields) if same else Answer(kept.status, fields, kept.body)
+
+    def _consoles(self, visit: Visit, kept: Stored, now: float) -> bool:
+        return kept.consoles(visit.asked.wish, now, self.config.stale)
+
+    def _console(self, x: Request, visit: Visit, kept: Stored, now: float, instead_of: str) -> Answer:
+        visit.outcome = "stale"
+        x.note("stale", {"age_s": int(kept.aged(now)), "instead_of": instead_of})
+        left = int(kept.fresh - kept.aged(now))
+        return self._answer(x, visit, kept, now, f'sidecar; hit; ttl={left}; detail="{instead_of}"', [])
+
+    def on_answer_body(self, x: Request, data: bytes) -> None:
+        visit: Visit | None = x.state[self.place]
+        if visit is not None and visit.coming is not None and not visit.coming.take(data, self._max_body):
+            visit.coming = None
+            if visit.leads:
+                self._passed.put(visit.key, self._clock() + PASS_SECONDS, 1)
+                self._landed(x, visit, False)
+
+    def on_reply(self, x: Request, reply: Reply) -> Answer | None:
+        visit: Visit | None = x.state[self.place]
+        if visit is None or not visit.key:
+            return None
+        kept, now = visit.kept, self._clock()
+        unreached = reply.code in _UNREACHED and reply.message != STALLED
+        if unreached and kept is not None and self._consoles(visit, kept, now):
+            return self._console(x, visit, kept, now, reply.code)
+        self._undo(x, visit)  # another upstream may be asked instead
+        return None
+
+    def on_end(self, x: Request) -> None:
+        visit: Visit | None = x.state[self.place]
+        if visit is None:
+            return
+        coming = visit.coming
+        if coming is not None and x.attempt is coming.attempt and not x.error and x.status == coming.stored.status:
+            body = self.whole(coming.length, b"".join(coming.pieces))
+            if body is not None:
+                coming.stored.body = body
+                visit.stored = self._put(visit, coming.stored)
+        if visit.leads:
+            self._landed(x, visit, visit.stored)
+        elif visit.flight is not None:
+            visit.flight.waiting.pop(x, None)
+        self._counts[visit.outcome] += 1
+
+    # -- what is kept --------------------------------------------------------------------------------------------------
+
+    def _put(self, visit: Visit, stored: Stored) -> bool:
+        """Keep it, unless it was asked for before the resource changed."""
+        if (self._changed.get(visit.key) or 0) > visit.at:
+            return False
+        return self.store.put(visit.key, visit.raw, stored.vary, stored, stored.size, visit.asked.whose)
+
+    def forget(self, request: RequestHead, answer: ResponseHead) -> None:
+        """Forget what an unsafe request has changed (RFC 9111 §4.4)."""
+        self._change += 1
+        for key in touched(request.get(b"host") or b"", request.target, answer.as_http1()):
+            self.store.remove(key)
+            self._changed.put(key, self._change, 1)
+            self._flights.close(key)
+
+
+def _delay(x: Request, now: float) -> float:
+    """How long the answer took."""
+    return now - x.attempt.began if x.attempt is not None else 0.0
