@@ -1,4 +1,5 @@
-"""The glossary (the docstring of ``sidecar``): a line for each module's name, and none for words that are gone."""
+"""The glossary (the docstrings of ``sidecar`` and of packages that explain their own words): a line for each module's
+name, and none for words that are gone."""
 
 from __future__ import annotations
 
@@ -7,9 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import sidecar
+import sidecar.cache
 
 ROOT = Path(sidecar.__file__).parent
 
+#: What has entries: each in an order of its own.
+GLOSSARIES = (sidecar, sidecar.cache)
 #: An entry: its terms, two spaces or more, its text. Further lines of the text are indented.
 ENTRY = re.compile(r"(?P<terms>\S+(?:,? \S+)*) {2,}(?P<text>\S.*)")
 #: The most words of a term.
@@ -25,7 +29,8 @@ def test_every_module_name_is_explained() -> None:
 
 
 def test_every_word_is_in_use() -> None:
-    text = " ".join(words(path.read_text("utf-8")) for path in sources() if path != ROOT / "__init__.py")
+    own = {Path(str(it.__file__)) for it in GLOSSARIES}
+    text = " ".join(words(path.read_text("utf-8")) for path in sources() if path not in own)
     stems = " ".join(stem(word) for word in text.split())
     gone = [term for term in terms() if f" {term} " not in f" {stems} "]
     assert not gone, (
@@ -34,8 +39,9 @@ def test_every_word_is_in_use() -> None:
 
 
 def test_entries_are_in_order_and_once_each() -> None:
-    first = [entry.partition(",")[0].lower() for entry, _ in entries()]
-    assert first == sorted(first)
+    for glossary in GLOSSARIES:
+        first = [entry.partition(",")[0].lower() for entry, _ in entries_of(glossary.__doc__)]
+        assert first == sorted(first)
     assert len(terms()) == len(list(_split_terms()))
 
 
@@ -60,7 +66,13 @@ def unexplained(name: str, known: set[str]) -> set[str]:
 
 def entries() -> Iterator[tuple[str, str]]:
     """Each entry's terms, as written, and the first line of its text."""
-    for line in (sidecar.__doc__ or "").splitlines()[3:]:
+    for glossary in GLOSSARIES:
+        yield from entries_of(glossary.__doc__)
+
+
+def entries_of(docstring: str | None) -> Iterator[tuple[str, str]]:
+    """The same of one docstring, whose fourth line and those behind it are entries."""
+    for line in (docstring or "").splitlines()[3:]:
         if line and not line.startswith(" "):
             found = ENTRY.fullmatch(line)
             assert found, f"neither an entry nor more of one: {line!r}"

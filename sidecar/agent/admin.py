@@ -15,7 +15,7 @@ from sidecar.admin.probes import start_probes
 from sidecar.admin.server import start_admin
 from sidecar.admin.snapshots import PeerSnapshot, UpstreamSnapshot
 from sidecar.agent import changes, holds, peers, plan_report, shared_limits, snapshots
-from sidecar.agent.caches import Caches
+from sidecar.agent.cache_api import Caches
 from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.draining import drain_inbound
 from sidecar.agent.fault_operations import FaultOperations

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from sidecar.cache.invalidation import changes
 from sidecar.exchange.filter import Filter
 from sidecar.filters.cache import Cache
-from sidecar.filters.forgetting import Forgetting
-from sidecar.http import whole
+from sidecar.http import answer_body
 from sidecar.http.detour import detour
 from sidecar.http.stale import Keeper
 
@@ -23,7 +23,7 @@ def prepare(every: Sequence[Mapping[str, Any]], listener_of: Callable[[str], Any
     for made in every:
         cache = made.get("cache")
         if cache is not None:
-            cache.can_tell, cache.whole = whole.can_tell, whole.whole
+            cache.can_tell, cache.whole = answer_body.can_tell, answer_body.whole
         fallback, breaker = made.get("fallback"), made.get("circuit_breaker")
         if fallback is not None:
             fallback.detour = functools.partial(detour, listener_of)
@@ -48,3 +48,18 @@ def fitted(filters: Iterable[Filter], delivery: bool) -> Iterator[Filter]:
             keeper: Filter | None = getattr(it, "keeper", None)
             if keeper is not None:
                 yield keeper
+
+
+class Forgetting(Filter):
+    """In place of a cache where stored requests are delivered: they are answered by the upstream itself, and what they
+    change is forgotten."""
+
+    name: ClassVar[str] = "cache"
+
+    def __init__(self, cache: Cache) -> None:
+        super().__init__()
+        self._cache = cache
+
+    def on_answer(self, x: Any, head: Any) -> None:
+        if changes(x.method, head.status):
+            self._cache.forget(x.head, head)

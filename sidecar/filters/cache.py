@@ -63,7 +63,7 @@ class Cache(Filter):
     }
 
     config: CacheSettings
-    #: Whether a body's end can be told, and the body (:mod:`sidecar.http.whole`). Set by the assembly.
+    #: Whether a body's end can be told, and the body (:mod:`sidecar.http.answer_body`). Set by the assembly.
     can_tell: Any = None
     whole: Any = None
 

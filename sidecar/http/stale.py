@@ -17,8 +17,8 @@ from sidecar.cache.store import Store
 from sidecar.cache.stored import Stored, read
 from sidecar.cache.visit import Coming
 from sidecar.exchange.filter import Answer, Filter
+from sidecar.http.answer_body import can_tell, whole
 from sidecar.http.exchange import HttpExchange
-from sidecar.http.whole import can_tell, whole
 
 #: Answers, their bytes in all, and the bytes of one body, at most.
 MOST_ENTRIES: Final = 1000

@@ -27,7 +27,7 @@ def cause_of(story: Mapping[str, Any]) -> Cause:
     if story.get("kind") == "message":
         return Cause(*of_message(reading))
     if not error:
-        return _faulty(reading, _fallback(reading) or Cause(*without_error(reading)))
+        return _faulty(reading, _fallback(reading) or _stale(reading) or Cause(*without_error(reading)))
     return _faulty(reading, _waited(reading, _of_code(reading, str(error))))
 
 
@@ -89,6 +89,16 @@ def _fault_injected(r: Reading) -> Cause:
     what = "its client was reset" if event.get("kind") == "reset" else f"it was answered {event.get('status')}"
     over = "; DELETE /faults ends that" if event.get("by") else ""
     return Cause(f"{what} on purpose, {_purpose(event)}: {r.who} was not asked{over}", _whose(r, event))
+
+
+def _stale(r: Reading) -> Cause | None:
+    """The cache has answered in place of an upstream that is down."""
+    event = r.last("stale")
+    if event is None:
+        return None
+    code = str(event.get("instead_of"))
+    why = f"{r.who} answered {code}" if code.isdigit() else _waited(r, _of_code(r, code)).sentence
+    return Cause(f"the cache gave an answer that is {event.get('age_s')} s old, because {why}", r.at("cache"))
 
 
 def _waited(r: Reading, cause: Cause) -> Cause:

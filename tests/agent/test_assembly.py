@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from sidecar.config.cache import CacheSettings
 from sidecar.config.fallback import StepSettings
 from sidecar.config.faults import FaultSettings
 from sidecar.config.traffic import Inbound, Match, Route, Upstream
@@ -101,6 +102,7 @@ def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
     with_listener(inbound_of(bind=ANY_PORT, rate_limit=_LIMIT), check)
     steps = (StepSettings(on=frozenset({"5xx"}), stale=1.0),)
     with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", wait=WaitSettings(), fallback=steps), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, cache=CacheSettings()), check)
     with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", protocol="http", balancer="prequal"), check)
     with_listener(upstream_of(name="up", bind=ANY_PORT, faults=(FaultSettings(abort=503),)), check)
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)

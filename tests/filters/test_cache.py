@@ -11,6 +11,7 @@ from sidecar.config.fallback import StepSettings
 from sidecar.config.traffic import Match
 from sidecar.filters.cache import BODY_SECONDS, PASS_SECONDS, Cache
 from sidecar.filters.rate_limit import RateLimitSettings
+from sidecar.why.causes import cause_of
 from support.http import Client, Message, Stage
 from support.ports import route_of
 
@@ -446,6 +447,9 @@ def test_what_is_stale_is_given_while_nobody_can_be_reached() -> None:
     assert (answer.status, answer.body, answer.fields["age"], answer.error) == (200, b"old", "2", "")
     assert answer.fields["cache-status"] == 'sidecar; hit; ttl=-1; detail="connect_failed"'
     assert it.stats.cache == {"miss": 1, "stale": 1}
+    cause = cause_of(it.stories[-1])
+    assert cause.sentence == ("the cache gave an answer that is 2 s old, because up: 10.0.0.1:1 refused the connection")
+    assert cause.setting == "upstreams.up.cache"
     it.advance(3600.0)
     assert it.asks("GET /a").gets().error == "connect_failed"
     it.over()

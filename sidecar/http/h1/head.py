@@ -73,8 +73,8 @@ METHOD_NAMES: Final = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "DE
 
 
 class RequestBlock(RequestHead):
-    """A request's head as a block of lines. ``raw`` is what goes on: the received bytes less hop-by-hop fields. The
-    ``length`` may be :data:`CHUNKED`. ``version`` is the minor one that the client speaks."""
+    """A request's head as lines. ``raw`` is what goes on: the received bytes less hop-by-hop fields. The ``length`` may
+    be :data:`CHUNKED`. ``version`` is the minor one that the client speaks."""
 
     __slots__ = ("keep_alive", "raw", "version")
 
@@ -376,8 +376,7 @@ def _onward(raw: bytes, pairs: Pairs, options: tuple[bytes, ...]) -> bytes:
 
 
 def hopeless(partial: bytes, start: int = 0) -> bool:
-    """Whether the beginning of a head can no longer become a valid one, whatever follows. What is before ``start`` was
-    found to be good earlier."""
+    """Whether the beginning of a head can become a valid one no more. What is before ``start`` was found to be good."""
     # A CR at the end may still become a line's end, so it is looked at again, with the byte before it.
     end = len(partial) - 1 if partial.endswith(b"\r") else len(partial)
     return _HOPELESS.search(partial, max(start - 2, 0), end) is not None
