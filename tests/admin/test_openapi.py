@@ -9,14 +9,16 @@ import pytest
 from aiohttp import web
 
 from sidecar.admin.connection_limit import Door
+from sidecar.config.cache import CacheSettings
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.traffic import Match
 from sidecar.endpoints.endpoint import Endpoint
+from sidecar.filters.cache import Cache
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
 from support.admin import Asking, Reply, serving
 from support.fake_spool import FakeSpool, damaged, letter, message
 from support.json_schema import problems, resolve
-from support.ports import route_of
+from support.ports import route_of, site
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
 
 pytestmark = pytest.mark.asyncio
@@ -96,6 +98,7 @@ def everything() -> FakeRunning:
     kept.dead_letters.add(*(letter(number, message(headers={"n": number})) for number in range(1, 6)), damaged(6))
     it.upstreams["bare"] = FakeUpstream("bare", circuit_breaker=None)
     it.upstreams["bare"].endpoints = []
+    upstream.listener.assembly.filters.append(Cache(CacheSettings(), site(lambda: 0.0)))
     refused = {"at_ms": 1.0, "what": "refused", "code": "timeout", "message": "no answer"}
     it.ring.put(
         {"request_id": "r1", "began": 1.0, "direction": "outbound", "upstream": "redis", "status": 504,

@@ -138,7 +138,7 @@ class FakeUpstream:
         self.balancer = create(self.config.balancer, Random(1), self.clock)
         self.listener = SimpleNamespace(
             files=(), host=name.encode(), name=name, clock=self.clock, stats=self.stats,
-            assembly=SimpleNamespace(config=self.config, refresh=lambda: None),
+            assembly=SimpleNamespace(config=self.config, refresh=lambda: None, filters=[]),
         )  # fmt: skip
         self.breakers = [
             breaker.CircuitBreaker(s.failure_threshold, s.reset_timeout, s.half_open_requests, self.clock)
