@@ -157,6 +157,7 @@ HOT_PATH = [
     "sidecar/http/h1/server.py",
     "sidecar/http/h1/trailers.py",
     "sidecar/http/listener.py",
+    "sidecar/http/mirror.py",  # as detour
     "sidecar/http/pool.py",
     "sidecar/http/race.py",
     "sidecar/http/rehearsed.py",  # its classes are kinds of compiled ones

@@ -142,7 +142,7 @@ frame                     what an AMQP connection is cut into: a method, a heade
 framing                   where a message's body ends: by its length, in chunks, or with the connection
 gate                      what a publish may have to wait for: a rate, a queue's depth, an alarm, confirms, room in the
                           spool
-gather                    to ask all sidecars for their part of the map of the mesh
+gather, merge             to ask all instances for something, and to put together what they tell
 given up                  not tried again, here or by a hop above
 guard                     keeps a failing filter of another package within its own exchange
 h1                        HTTP/1.1 on the wire
@@ -201,12 +201,12 @@ master                    the one Redis server of several that takes writes
 match                     to find what a pattern is true of
 measure                   to count and time what comes of requests
 mechanism                 a pure object with injected time: token bucket, breaker, backoff, limiter
-merge                     to put together what several instances told
 mesh                      services that reach each other through sidecars
 message                   what a broker hands from publishers to consumers; in HTTP, a request or an answer
 metastable                an overload that goes on after its cause has gone, because it makes work of its own
 method                    a command of AMQP, such as ``basic.publish``, with its arguments
 metric                    a number for Prometheus
+mirror                    copies of requests for another upstream, whose answers are thrown away
 model                     the configuration, typed, as the rest of the program reads it
 monitor                   watches a broker's queues and alarms, over connections of the sidecar's own
 name                      a host name, which becomes addresses before the data plane sees it

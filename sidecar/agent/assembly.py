@@ -281,6 +281,8 @@ class Assembly:
             filters.append(Queue(settings, queue, queue.lane(lane)))
         found = placed(filters)
         chain = Chain(found, made["timeout"].times, min(f.patience() for f in found if f.guard is None))
+        if made.get("mirror") and not delivery:
+            chain.keep = max(KEEP, made["mirror"].config.max_body)
         if match is not None and match.path != "*":
             chain.route = match.path
         if delivery:
@@ -289,7 +291,7 @@ class Assembly:
             # Also where nothing more is to be stored: what is there may have come by any route that there was.
             chain.delivery = self._chain(made, queue, match, delivery=True)
             if made.get("queue"):
-                chain.keep = max(KEEP, made["queue"][0].max_body)
+                chain.keep = max(chain.keep, made["queue"][0].max_body)
         return chain
 
 

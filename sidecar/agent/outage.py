@@ -1,4 +1,5 @@
-"""What ``wait``, ``fallback`` and ``cache`` need of other parts: put in place whenever a listener gets its chains."""
+"""What ``wait``, ``fallback``, ``cache`` and ``mirror`` need of other parts: put in place whenever a listener gets its
+chains."""
 
 from __future__ import annotations
 
@@ -11,10 +12,12 @@ from sidecar.exchange.filter import Filter
 from sidecar.filters.cache import Cache
 from sidecar.http import answer_body
 from sidecar.http.detour import detour
+from sidecar.http.mirror import copy, is_copy
 from sidecar.http.stale import Keeper
 
-#: They are for clients: what is stored on the disk is to reach the upstream itself, whenever that is.
-_OF_CLIENTS: Final = ("wait", "fallback", "faults")
+#: They are for clients: what is stored on the disk is to reach the upstream itself, whenever that is; and
+#: as often as it takes, which is for no copies.
+_OF_CLIENTS: Final = ("wait", "fallback", "faults", "mirror")
 
 
 def prepare(every: Sequence[Mapping[str, Any]], listener_of: Callable[[str], Any]) -> None:
@@ -25,6 +28,10 @@ def prepare(every: Sequence[Mapping[str, Any]], listener_of: Callable[[str], Any
         if cache is not None:
             cache.can_tell, cache.whole = answer_body.can_tell, answer_body.whole
         fallback, breaker = made.get("fallback"), made.get("circuit_breaker")
+        mirror = made.get("mirror")
+        if mirror is not None:
+            mirror.copy = functools.partial(copy, listener_of)
+            mirror.is_copy = is_copy
         if fallback is not None:
             fallback.detour = functools.partial(detour, listener_of)
             if not fallback.remembers:

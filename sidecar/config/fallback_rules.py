@@ -29,7 +29,7 @@ def check(root: Fields) -> None:
             _one_thing(step)
             _answer(step)
             target = step.get("upstream")
-            if target is not None and _leads(name, target, step.places["upstream"], upstreams):
+            if target is not None and leads_there(name, target, step.places["upstream"], upstreams):
                 leads.setdefault(name, []).append((target, step.places["upstream"]))
     _no_circles(leads)
 
@@ -64,8 +64,8 @@ def _answer(step: Fields) -> None:
         answer.places["body"].report(f"is not for the status {status}", allowed="no body, or another status")
 
 
-def _leads(name: str, target: str, place: Place, upstreams: Mapping[str, Any]) -> bool:
-    """Whether a step may lead to that upstream."""
+def leads_there(name: str, target: str, place: Place, upstreams: Mapping[str, Any]) -> bool:
+    """Whether what an upstream of that name is asked may be sent to that other one."""
     if target == name:
         place.report("is the upstream itself", found=target, allowed="another upstream")
         return False

@@ -324,6 +324,17 @@ def _subsets_fit(root: Fields) -> None:
                     )  # fmt: skip
 
 
+def _mirrors_lead_elsewhere(root: Fields) -> None:
+    """Copies go to another upstream of this sidecar."""
+    named = root.get("upstreams", {})
+    for name, upstream in named.items():
+        if isinstance(upstream, Fields):
+            for fields in _policies(upstream):
+                mirror = fields.section_of("mirror")
+                if mirror is not None and isinstance(target := mirror.get("upstream"), str):
+                    fallback_rules.leads_there(name, target, mirror.places["upstream"], named)
+
+
 def _shared_needs_redis(root: Fields) -> None:
     """Limits that sidecars share are kept in Redis."""
     if "redis" in root.places:
@@ -368,6 +379,7 @@ _RULES = (
     _filters_say,
     fallback_rules.check,
     faults.check,
+    _mirrors_lead_elsewhere,
     _shared_needs_redis,
     redirect.check,
     *amqp_rules.RULES,

@@ -116,9 +116,9 @@ class ListenerStats:
 
     __slots__ = (
         "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "cache", "client_connections", "connect_failures",
-        "direction", "duration", "fallbacks", "faults", "filters", "first_byte", "hedges", "limit", "peer_errors",
-        "pending", "protocol", "queue", "rejected", "requests", "retries", "retry_budget", "shed", "suppressed",
-        "tunnels", "upstream", "upstream_active", "upstream_idle", "waiting",
+        "direction", "duration", "fallbacks", "faults", "filters", "first_byte", "hedges", "limit", "mirrored",
+        "peer_errors", "pending", "protocol", "queue", "rejected", "requests", "retries", "retry_budget", "shed",
+        "suppressed", "tunnels", "upstream", "upstream_active", "upstream_idle", "waiting",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
@@ -153,6 +153,8 @@ class ListenerStats:
         self.suppressed: defaultdict[str, int] = defaultdict(int)
         #: What came of attempts that began beside another one → how often.
         self.hedges: defaultdict[str, int] = defaultdict(int)
+        #: What became of copies for another upstream → how often.
+        self.mirrored: defaultdict[str, int] = defaultdict(int)
         self.retry_budget: Callable[[], float] | None = None
         #: The contract's error codes → answers that the sidecar gave itself.
         self.rejected: defaultdict[str, int] = defaultdict(int)

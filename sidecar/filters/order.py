@@ -72,6 +72,7 @@ ORDER: Final = (
     Place("why", "likewise; gives TCP connections an id, which the access log has then, too"),
     Place("decisions", "likewise"),
     Place("access_log", "likewise"),
+    Place("mirror", "copies what is over", "Mirror"),
     Place("delivered", "says that a stored request's exchange is over: the last word"),
 )
 

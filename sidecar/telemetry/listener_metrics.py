@@ -74,6 +74,9 @@ def _retries(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     hedges = counter(
         "sidecar_hedges", "Second tries beside a slow first one, by what came of them.", ["upstream", "outcome"]
     )
+    mirrored = counter(
+        "sidecar_mirrored", "Copies of requests for another upstream, by what came of them.", ["upstream", "outcome"]
+    )
     budget = gauge("sidecar_retry_budget", "Retries that there may be at once.", ["upstream"])
     # A service may have the name of an upstream.
     reasons: Counter[tuple[str, str]] = Counter()
@@ -84,11 +87,13 @@ def _retries(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
             suppressed.add([stats.upstream, reason], n)
         for outcome, n in list(stats.hedges.items()):
             hedges.add([stats.upstream, outcome], n)
+        for outcome, n in list(stats.mirrored.items()):
+            mirrored.add([stats.upstream, outcome], n)
         if stats.retry_budget is not None:
             budget.add([stats.upstream], stats.retry_budget())
     for key, n in reasons.items():
         retries.add(key, n)
-    return retries, suppressed, hedges, budget
+    return retries, suppressed, hedges, mirrored, budget
 
 
 def _faults(listeners: Sequence[ListenerStats]) -> Iterable[Family]:

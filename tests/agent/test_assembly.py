@@ -15,6 +15,7 @@ from sidecar.core.limits import Limits
 from sidecar.exchange.filter import Filter
 from sidecar.filters.bulkhead import BulkheadSettings
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.filters.mirror import MirrorSettings
 from sidecar.filters.order import ORDER, RANK
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.filters.retry import RetrySettings
@@ -105,6 +106,8 @@ def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
     with_listener(upstream_of(name="up", bind=ANY_PORT, cache=CacheSettings()), check)
     with_listener(upstream_of(name="up", bind=ANY_PORT, host="a", protocol="http", balancer="prequal"), check)
     with_listener(upstream_of(name="up", bind=ANY_PORT, faults=(FaultSettings(abort=503),)), check)
+    rollout = {"split": (("next", 1),), "mirror": MirrorSettings(upstream="shadow")}
+    with_listener(upstream_of(name="up", bind=ANY_PORT, **rollout), check)
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
     assert of_chains | {"queue", "queue_door", "delivered"} == RANK.keys()
 
