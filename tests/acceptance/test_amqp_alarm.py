@@ -105,10 +105,19 @@ def test_an_alarm_that_a_publish_finds(rabbitmq: RabbitMQ, tmp_path: Path) -> No
         second = RawClient(port, heartbeat=HEARTBEAT, capabilities=BLOCKED).open_channel().confirms()
         consumer = RawClient(port, heartbeat=HEARTBEAT).open_channel()
         with Listener(first) as unlucky, Listener(second) as later, Listener(consumer, ack=True) as consuming:
+            tries = 0
+
+            def discovered() -> bool:
+                """One publish finds it, or one more where the alarm had not reached the broker's end of it yet."""
+                nonlocal tries
+                if unlucky.confirmed() == tries:
+                    unlucky.publish("alarm.found", b"it finds out")
+                    tries += 1
+                return blocked(sidecar)
+
             with alarm(rabbitmq):
                 assert not blocked(sidecar)
-                unlucky.publish("alarm.found", b"it finds out")
-                wait_for(lambda: blocked(sidecar), "the sidecar knows")
+                wait_for(discovered, "the sidecar knows")
                 started = time.monotonic()
                 for number in range(20):
                     for client in (unlucky, later):
@@ -118,11 +127,11 @@ def test_an_alarm_that_a_publish_finds(rabbitmq: RabbitMQ, tmp_path: Path) -> No
                 wait_for(lambda: len(consuming.methods(commands.Basic.Deliver)) == 50, "acks get through")
                 time.sleep(max(0.0, SECONDS - 3.0))
                 ended = time.monotonic()
-                assert rabbitmq.depth("alarm.found") == 0
-            wait_for(lambda: unlucky.confirmed() == 21 and later.confirmed() == 20, "all are confirmed")
+                assert rabbitmq.depth("alarm.found") == tries - 1
+            wait_for(lambda: unlucky.confirmed() == 20 + tries and later.confirmed() == 20, "all are confirmed")
             for client in (unlucky, later, consuming):
                 assert client.error is None
                 assert client.longest_silence(started, ended) < 2 * HEARTBEAT
-        assert rabbitmq.depth("alarm.found") == 41
+        assert rabbitmq.depth("alarm.found") == 40 + tries
     for queue in ("alarm.found", "alarm.read"):
         rabbitmq.delete(queue)

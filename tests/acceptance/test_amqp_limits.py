@@ -118,7 +118,10 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
             assert sink.count(b"f") == len(offered)
             waited = statistics.median(d for kind, d in sink.delays if kind == b"s")
         print(f"limited {limited:.1f}/s, unlimited {unlimited:.1f}/s with a median delay of {delay * 1000:.2f} ms")
-        assert 980 <= limited <= 1020
+        # However late this machine was with some, so many may have come by then; and as many do, where it keeps up.
+        came = [at for kind, at in sink.came if kind == b"s"]
+        assert all(number <= 1000 * (at - started) + 20 for number, at in enumerate(came))
+        assert limited >= 0.97 * min(1000.0, unlimited)
         assert unlimited >= 0.95 * slope([at for at in offered if window[0] <= at < window[1]])
         assert delay < waited / 10
         assert held > min(200 * SECONDS, left)
@@ -213,9 +216,10 @@ def weather(rabbitmq: RabbitMQ, folder: Path) -> float:
         pool = stack.enter_context(ThreadPoolExecutor(3))
         targets = [("", "limits.depth"), ("amq.topic", "storm.a.b"), ("", "limits.depth")]
         storms = [pool.submit(storm, client, *target) for client, target in zip(clients, targets, strict=True)]
-        deepest, slowest = watch(rabbitmq, 1.2)
+        wait_for(lambda: rabbitmq.depth("limits.depth") >= 4000, "the storm has filled the queue")
+        deepest, slowest = watch(rabbitmq, 1.0)
         print(f"deepest: {deepest}")
-        assert slowest >= SLOW or 4000 <= deepest <= 5200
+        assert slowest >= SLOW or deepest <= most(slowest)
 
         started = time.monotonic()
         purged = rabbitmq.purge("limits.depth")
@@ -225,7 +229,7 @@ def weather(rabbitmq: RabbitMQ, folder: Path) -> float:
         slowest = max(slowest, free_after)
         again, slowest_again = watch(rabbitmq, 0.8)
         slowest = max(slowest, slowest_again)
-        assert slowest >= SLOW or again <= 5200
+        assert slowest >= SLOW or again <= most(slowest)
 
         sink = stack.enter_context(Sink(rabbitmq.port, "limits.depth"))
         wait_for(lambda: all(storm.done() for storm in storms), "all was taken from the clients")
@@ -241,6 +245,11 @@ def storm(client: RawClient, exchange: str, key: str) -> None:
     batch = b"".join(client.publishing(1, exchange, key, b"." * 256) for _ in range(50))
     for _ in range(100):
         client.send_bytes(batch)
+
+
+def most(slowest: float) -> int:
+    """How deep the queue may become. What comes while the broker keeps its answer to itself is known of only then."""
+    return 5200 + int(10_000 * max(0.0, slowest - 0.1))
 
 
 def watch(rabbitmq: RabbitMQ, seconds: float) -> tuple[int, float]:

@@ -67,7 +67,7 @@ async def with_confirms(port: int, queue: str, rate: float, count: int, type: st
     tasks: set[asyncio.Task[None]] = set()
     published = 0
     started = time.monotonic()
-    while published < count and not errors and not told_to_end():
+    while published < count and not errors and not (published and told_to_end()):
         until = min(count, int((time.monotonic() - started) * rate) + 1)
         for number in range(published, until):
             tasks.add(task := asyncio.create_task(publish(number)))
