@@ -14,6 +14,7 @@ from sidecar.config.fallback import AnswerSettings, StepSettings
 from sidecar.config.faults import FaultSettings
 from sidecar.config.traffic import Match
 from sidecar.filters.bulkhead import BulkheadSettings
+from sidecar.filters.cache import CacheSettings
 from sidecar.filters.faults import Faults, told
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
@@ -130,6 +131,16 @@ def test_a_fallback_answers_in_place_of_an_abort() -> None:
     assert (answer.status, answer.body) == (200, b"simple")
     assert it.stats.fallbacks == {1: 1}
     assert "the fallback gave its own answer" in cause_of(it.stories[0]).sentence
+    it.over()
+
+
+def test_what_a_cache_has_is_not_hit() -> None:
+    it = stage(cache=CacheSettings())
+    it.asks("GET /a")
+    it.upstream().answers(200, b"kept", "cache-control: max-age=60")
+    it.reload(faults=(FaultSettings(abort=500),))
+    assert it.asks("GET /a").gets().body == b"kept"
+    assert it.asks("GET /b").gets().error == "fault_injected"
     it.over()
 
 
