@@ -1,4 +1,4 @@
-"""``python -m bench.cache``: small answers per CPU second, from memory and proxied, by a sidecar with nothing else to do.
+"""``python -m bench.cache``: small answers a CPU second, from memory and proxied, by a sidecar that does nothing else.
 
 One sidecar has two ports to the same upstream, one with a cache. wrk asks both by turns, over 32 connections, and the
 sidecar's CPU time is divided by the answers. The goal is five times as many; the exit code says whether it is met. It
