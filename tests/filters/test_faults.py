@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.config.cache import CacheSettings
 from sidecar.config.fallback import AnswerSettings, StepSettings
 from sidecar.config.faults import FaultSettings
 from sidecar.config.traffic import Match
 from sidecar.filters.bulkhead import BulkheadSettings
-from sidecar.filters.cache import CacheSettings
 from sidecar.filters.faults import Faults, told
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
