@@ -138,6 +138,7 @@ class Assembly:
                 door = Route(self._door(main["timeout"], queue), listener.cluster)
                 table.insert(0, (Match(path=f"{_DOOR}*"), door))
             listener.routes = Routes(table, _DOOR if queue is not None else "") if table else None
+            listener.quick = outage.quick(listener, every, self._context)
             listener.pool.max_connections = bulkhead.config.max_connections if bulkhead else 0
             listener.pool.keepalive = main["timeout"].times.keepalive
             listener.pool.limits = config.limits

@@ -7,12 +7,15 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
+from sidecar.agent.context import Context
 from sidecar.cache.invalidation import changes
 from sidecar.exchange.filter import Filter
 from sidecar.filters.cache import Cache
 from sidecar.http import answer_body
 from sidecar.http.detour import detour
+from sidecar.http.listener import HttpListener
 from sidecar.http.mirror import copy, is_copy
+from sidecar.http.quick import Quick
 from sidecar.http.stale import Keeper
 
 #: They are for clients: what is stored on the disk is to reach the upstream itself, whenever that is; and
@@ -55,6 +58,16 @@ def fitted(filters: Iterable[Filter], delivery: bool) -> Iterator[Filter]:
             keeper: Filter | None = getattr(it, "keeper", None)
             if keeper is not None:
                 yield keeper
+
+
+def quick(listener: HttpListener, every: Sequence[Mapping[str, Any]], context: Context) -> Quick | None:
+    """What answers from the listener's caches without an exchange; ``None``: there are none."""
+    log, traced = context.access_log, context.record_span is not None and context.tracing.sample > 0
+
+    def watched() -> bool:
+        return traced or log.tap is not None or log.choosy or log.enabled_for(200, None)
+
+    return Quick(listener, watched, listener.new_request_id) if any(made.get("cache") for made in every) else None
 
 
 class Forgetting(Filter):

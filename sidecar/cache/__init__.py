@@ -11,6 +11,7 @@ flight                    a request that is under way, and the same ones that wa
 freshness                 for how long an answer may be given without asking anybody
 identity                  header fields that say who asks
 invalidation              what is kept of a resource is forgotten, as a request has changed it
+quick                     of an answer from memory: given without an exchange
 stored                    an answer that is kept
 validator                 what tells whether an answer is still the same: an entity tag, or a date
 visit                     a request that a cache could not answer at once, and what came of it

@@ -16,6 +16,18 @@ VARY: Final = b"vary-miss"
 STALE: Final = b"stale"
 REQUEST: Final = b"request"
 
+#: The status of an exchange whose client left before it had all of its answer.
+CLIENT_LEFT: Final = 499
+#: Statuses of an upstream that is not well (RFC 5861 §4).
+ILL: Final = frozenset({500, 502, 503, 504})
+#: Codes of our own that say that it could not be asked.
+UNREACHED: Final = frozenset(
+    {
+        "no_endpoints", "circuit_open", "overloaded", "connect_failed", "connect_timeout", "timeout",
+        "upstream_reset", "bad_upstream", "local_shortage",
+    }
+)  # fmt: skip
+
 
 class Coming:
     """An answer that is on its way, of that ``length``, by that ``attempt``, and will be kept once it is whole."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from sidecar.cache.asked import CONDITIONS, Asked, Reader
+from sidecar.cache.asked import CONDITIONS, PLAIN, Asked, Reader
 from sidecar.cache.fields import lines, values
 from sidecar.cache.flights import Flights
 from sidecar.cache.invalidation import changes, resource_key, touched
@@ -15,7 +15,7 @@ from sidecar.cache.json_key import json_key
 from sidecar.cache.store import Store
 from sidecar.cache.stored import Stored, read, renewed
 from sidecar.cache.validators import confirms, unmodified
-from sidecar.cache.visit import BYPASS, METHOD, MISS, REQUEST, STALE, VARY, Coming, Visit
+from sidecar.cache.visit import BYPASS, CLIENT_LEFT, ILL, METHOD, MISS, REQUEST, STALE, UNREACHED, VARY, Coming, Visit
 from sidecar.config.cache import BY_BODY, BY_TARGET, CacheSettings
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import HELD, KEEP, Again, Answer, Filter, Site, Wait
@@ -33,17 +33,6 @@ BODY_SECONDS: Final = 5.0
 #: Seconds for which nobody waits for an answer that was not kept the last time; how many such are remembered.
 PASS_SECONDS: Final = 10.0
 _MOST_PASSED: Final = 10_000
-#: Statuses of an upstream that is not well (RFC 5861 §4).
-_ILL: Final = frozenset({500, 502, 503, 504})
-#: The status of an exchange whose client left before it had all of its answer.
-CLIENT_LEFT: Final = 499
-#: Codes of our own that say that it could not be asked.
-_UNREACHED: Final = frozenset(
-    {
-        "no_endpoints", "circuit_open", "overloaded", "connect_failed", "connect_timeout", "timeout",
-        "upstream_reset", "bad_upstream", "local_shortage",
-    }
-)  # fmt: skip
 _FIELD: Final = b"cache-status"
 
 
@@ -57,14 +46,15 @@ class Cache(Filter):
     doc: ClassVar[str] = (
         "Keep answers in memory, as RFC 9111 allows it, and give them again; ask once for what many ask at once."
     )
-    key_docs: ClassVar[dict[str, str]] = {
-        "inbound": f"{doc} There is none unless it is given, here or for a route.",
-        "outbound": f"{doc} There is none unless it is given, here or for a route.",
-    }
+    key_docs: ClassVar[dict[str, str]] = dict.fromkeys(
+        ("inbound", "outbound"), f"{doc} There is none unless it is given, here or for a route."
+    )
 
     config: CacheSettings
     #: Whether a body's end can be told, and the body (:mod:`sidecar.http.answer_body`). Set by the assembly.
     can_tell: Any = None
+    #: The last ordinary request that was answered from memory, its resource, the answer (:mod:`sidecar.http.quick`).
+    latest: Any = None
     whole: Any = None
 
     def __init__(self, config: CacheSettings, site: Site, wall: Callable[[], float] = time.time) -> None:
@@ -158,6 +148,8 @@ class Cache(Filter):
         now = self._clock()
         if found is not None and found.serves(asked.wish, now):
             self._counts["hit" if found.fresh > found.aged(now) else "stale"] += 1
+            if asked is PLAIN:
+                self.latest = (x, key, found)
             return self._hit(x, found, now, raw, asked, b"hit")
         x.state[self.place] = visit = Visit(MISS, key, raw, asked, self._change)
         visit.by_body = by_body
@@ -274,7 +266,7 @@ class Cache(Filter):
         status = head.status
         now = self._clock()
         peer = head.peer_error.decode("latin-1")
-        ill = status in _ILL or peer in _UNREACHED
+        ill = status in ILL or peer in UNREACHED
         kept = visit.kept
         if ill and kept is not None and (status != 500 or kept.grace is not None) and self._consoles(visit, kept, now):
             return self._console(x, visit, kept, now, peer or str(status))
@@ -355,7 +347,7 @@ class Cache(Filter):
         if visit is None or not visit.key:
             return None
         kept, now = visit.kept, self._clock()
-        unreached = reply.code in _UNREACHED and reply.message != STALLED
+        unreached = reply.code in UNREACHED and reply.message != STALLED
         if unreached and kept is not None and self._consoles(visit, kept, now):
             return self._console(x, visit, kept, now, reply.code)
         self._undo(x, visit)  # another upstream may be asked instead

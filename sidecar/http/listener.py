@@ -30,6 +30,8 @@ class HttpListener(Listener):
     on_refusal: Callable[[str, str, str, str], None] | None = None
     #: Where requests are stored: a :class:`sidecar.http_queue.queue.HttpQueue`.
     queue: Any = None
+    #: Answers from memory before there is an exchange: a :class:`sidecar.http.quick.Quick`.
+    quick: Any = None
     #: Lines about what is refused before it is an exchange.
     refusals: Refusals | None = None
 

@@ -174,6 +174,7 @@ class Stage:
         why: bool = False,
         shared: Any = None,
         board: FaultBoard | None = None,
+        log: AccessLog | None = None,
         **policies: Any,
     ) -> None:
         self.loop = FakeLoop()
@@ -195,7 +196,7 @@ class Stage:
             wheel=self.wheel,
             clock=self.loop,
             rng=random.Random(1),
-            access_log=AccessLog("all", self.records.append),
+            access_log=log or AccessLog("all", self.records.append),
             record_span=self.spans.append if spans else None,
             tracing=tracing or Tracing(sample=0.0),
             breaker_changed=self._breaker_changed,

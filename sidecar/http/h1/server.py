@@ -33,8 +33,7 @@ _EMPTY_LINES: Final = re.compile(rb"(?:\r\n)+")
 
 
 class Downstream(ClientEnd):
-    """One accepted connection. ``ip`` is the peer's address. ``closing``: no more requests are taken from it;
-    ``half_closed``: the client has finished sending."""
+    """One accepted connection. ``closing``: no more requests are taken from it."""
 
     __slots__ = (
         "_begun", "_buffer", "_linger_until", "_parsing", "_quiet_since", "_undrained",
@@ -81,7 +80,7 @@ class Downstream(ClientEnd):
         self.ip = peer[0] if peer else ""
         if not self.listener.admit(self):
             return
-        self._set_idle_timer(self.listener.clock())
+        self.rested(self.listener.clock())
 
     def data_received(self, data: bytes) -> None:
         x = self.exchange
@@ -95,6 +94,8 @@ class Downstream(ClientEnd):
                     return
                 data = self._buffer + data
                 self._buffer = b""
+            elif self.listener.quick is not None and self.listener.quick.answers(self, data):
+                return
             self._parse(data)
         elif x.phase == TUNNEL:
             from_client(x, data)
@@ -222,6 +223,8 @@ class Downstream(ClientEnd):
         x.run()
         if early and self.exchange is x:
             show(x, early)
+        elif listener.quick is not None:
+            listener.quick.learn(raw, x)
         return rest
 
     def _partial(self, data: bytes) -> None:
@@ -247,14 +250,12 @@ class Downstream(ClientEnd):
             self.pause_reading()
 
     def take_buffer(self) -> bytes:
-        """The held bytes, which are then somebody else's."""
         self._begun = 0
         data = self._buffer
         self._buffer = b""
         return data
 
     # -- ends ------------------------------------------------------------------------------------------------------
-
     def refuse(self, error: ProtocolError, data: bytes) -> None:
         """Answer ``data``, which could not be parsed, and close: where the next message would begin is a guess."""
         listener = self.listener
@@ -273,7 +274,6 @@ class Downstream(ClientEnd):
             x.reply(Reply(error.code, str(error)))
 
     def exchange_done(self, keep: bool, unread: bool, now: float) -> None:
-        """The exchange is over, since ``now``: on to the next request, or close."""
         self.exchange = None
         if self.probe is not None:
             self._stop_probe()
@@ -288,7 +288,7 @@ class Downstream(ClientEnd):
             return
         if self.reading_paused:
             self.resume_reading()
-        self._set_idle_timer(now)
+        self.rested(now)
         if self._buffer and not self._parsing and not self.paused_writing:
             # From the event loop: the upstream's data_received, or a timer, is below us on the stack.
             self.listener.loop.call_soon(self._next)
@@ -307,11 +307,10 @@ class Downstream(ClientEnd):
         elif not self.closing:
             self.closing = True
             self._buffer = b""
-            self._set_idle_timer(self.listener.clock())
+            self.rested(self.listener.clock())
             self.transport.close()
 
     def abort(self) -> None:
-        """Reset the connection: the client must not take what it has got for the whole."""
         x = self.exchange
         if x is not None:  # nothing happens when this came from its end
             if x.status:
@@ -348,7 +347,8 @@ class Downstream(ClientEnd):
 
     # -- flow and time ---------------------------------------------------------------------------------------------
 
-    def _set_idle_timer(self, now: float) -> None:
+    def rested(self, now: float) -> None:
+        """There is no exchange, since ``now``."""
         idle = self.listener.default_route.chain.timeout.idle
         self.idle_since = now
         if idle:
