@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from sidecar.http.h1.server import Downstream
     from sidecar.http.listener import HttpListener
 
-#: Heads that are remembered, and the bytes of one, at most.
+#: Heads that are remembered, the bytes of one, and those of an answer's body, at most: what the cache has dropped is in
+#: memory until it is asked for here.
 MOST: Final = 1000
 MOST_BYTES: Final = 2048
+MOST_BODY: Final = 8192
 #: Of the fields that a proxy acts upon, those that such a request may have.
 _FIELDS: Final = frozenset({b"host", b"connection"})
 #: Filters that change nothing of an answer from memory, or that are only asked after it.
@@ -66,6 +68,8 @@ class Quick:
         if latest is None or latest[0] is not x:
             return
         cache.latest = None
+        if len(latest[2].body) > MOST_BODY:
+            return
         if len(self._known) >= MOST:
             self._known.clear()
         self._known[raw] = (cache, latest[1], latest[2])

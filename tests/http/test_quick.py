@@ -10,7 +10,7 @@ from sidecar.config.cache import CacheSettings
 from sidecar.config.traffic import Match
 from sidecar.core.records import AccessLog
 from sidecar.http.listener import HttpListener
-from sidecar.http.quick import MOST, MOST_BYTES
+from sidecar.http.quick import MOST, MOST_BODY, MOST_BYTES
 from support.http import Client, Stage
 from support.ports import route_of
 
@@ -29,12 +29,14 @@ def known(it: Stage) -> dict[bytes, Any]:
     return found
 
 
-def kept(it: Stage, line: str = "GET /a", *fields: str, answer: tuple[str, ...] = (FRESH,)) -> Client:
+def kept(
+    it: Stage, line: str = "GET /a", *fields: str, answer: tuple[str, ...] = (FRESH,), body: bytes = b"kept"
+) -> Client:
     """A client that has been answered from memory once, by an exchange."""
     client = it.asks(line, *fields)
     server = it.upstream()
     server.hears()
-    server.answers(200, b"kept", *answer)
+    server.answers(200, body, *answer)
     client.gets()
     client.asks(line, *fields)
     client.gets()
@@ -157,4 +159,12 @@ def test_what_is_remembered_is_bounded() -> None:
     client.asks("GET /a", "accept: x")
     client.gets()
     assert len(known(it)) == 1
+    it.over()
+
+
+def test_large_answers_take_an_exchange() -> None:
+    it = stage()
+    kept(it, "GET /small", body=bytes(MOST_BODY))
+    kept(it, "GET /large", body=bytes(MOST_BODY + 1))
+    assert [head.split()[1] for head in known(it)] == [b"/small"]
     it.over()
