@@ -121,7 +121,7 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
         # However late this machine was with some, so many may have come by then; and as many do, where it keeps up.
         came = [at for kind, at in sink.came if kind == b"s"]
         assert all(number <= 1000 * (at - started) + 20 for number, at in enumerate(came))
-        assert limited >= 0.97 * min(1000.0, unlimited)
+        assert limited >= 0.9 * min(1000.0, unlimited)
         assert unlimited >= 0.95 * slope([at for at in offered if window[0] <= at < window[1]])
         assert delay < waited / 10
         assert held > min(200 * SECONDS, left)

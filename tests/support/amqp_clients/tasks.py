@@ -57,8 +57,9 @@ order: list[str] = []
 
 
 @app.task
-def remember(name: str, seconds: float = 0.0) -> list[str]:
-    """The names in the order in which this worker got them."""
-    time.sleep(seconds)
+def remember(name: str, until: str = "") -> list[str]:
+    """The names in the order in which this worker got them. ``until``: a file that there is when it may go on."""
+    while until and not os.path.exists(until):
+        time.sleep(0.02)
     order.append(name)
     return order
