@@ -28,6 +28,7 @@ RULES: Mapping[str, set[str]] = {
     "core": set(),
     "resilience": {"core"},
     "cache": {"core", "resilience"},
+    "llm": {"core"},
     "storage": {"core"},
     "net": {"core"},
     "config": {"core"},
@@ -37,7 +38,14 @@ RULES: Mapping[str, set[str]] = {
     "redis": {"core", "net", "resilience"},  # net: it dials; resilience: what it grants tokens to
     "registry": {"core", "net", "resilience"},
     "exchange": _DATA_PLANE,
-    "filters": {"cache", "config", "core", "exchange", "resilience"},  # config: its kinds, for keys beside their user
+    "filters": {
+        "cache",
+        "config",
+        "core",
+        "exchange",
+        "llm",
+        "resilience",
+    },  # config: its kinds, for keys beside their user
     "http": {*_DATA_PLANE, "cache"},  # cache: what is kept for fallbacks
     "tcp": _DATA_PLANE,
     "amqp": {*_DATA_PLANE, "storage"},  # storage: the spool

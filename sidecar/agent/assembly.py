@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from sidecar.agent import balancing, outage, protocols, rotation
+from sidecar.agent import balancing, llm, outage, protocols, rotation
 from sidecar.agent.context import Context as Context
 from sidecar.agent.rehearsal.watched import watched
 from sidecar.agent.shared_limits import name_of
@@ -22,7 +22,7 @@ from sidecar.config.traffic import Inbound, Match, Upstream
 from sidecar.config.traffic import Route as RouteSettings
 from sidecar.core.stats import FilterStats, ListenerStats
 from sidecar.endpoints.cluster import Cluster
-from sidecar.exchange.filter import ANY, KEEP, Chain, Filter, Site
+from sidecar.exchange.filter import ANY, Chain, Filter, Site
 from sidecar.exchange.guard import Guard, unmade
 from sidecar.exchange.listener import Listener
 from sidecar.exchange.routes import Route, Routes
@@ -119,6 +119,7 @@ class Assembly:
         every = [main, *(made for _, made in routes)]
         self._asking = [] if self._rehearsed else balancing.asking(config)
         outage.prepare(every, self._context.listener_of)
+        llm.count_slots(self._stats, every)
         self._show(every)
         spend([made.get("retry") for made in every], self._budget, self._stats, self._context.clock)
         breakers = [it.mechanism for made in every if (it := made.get("circuit_breaker"))]
@@ -281,9 +282,9 @@ class Assembly:
             settings, lane = made["queue"]
             filters.append(Queue(settings, queue, queue.lane(lane)))
         found = placed(filters)
-        chain = Chain(found, made["timeout"].times, min(f.patience() for f in found if f.guard is None))
+        chain = llm.chain_of(found, made)
         if made.get("mirror") and not delivery:
-            chain.keep = max(KEEP, made["mirror"].config.max_body)
+            chain.keep = max(chain.keep, made["mirror"].config.max_body)
         if match is not None and match.path != "*":
             chain.route = match.path
         if delivery:

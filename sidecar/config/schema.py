@@ -48,6 +48,8 @@ class _Port(Section):
             it = DECLARED[name]
             if protocol in it.filter.protocols:
                 found[name] = it.build(value[name], protocol) if name in value else it.standard(protocol)
+                if name == value.get("profile") and name not in value:
+                    found[name] = it.section.build({})
         return found
 
     def schema(self) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from sidecar.config.containers import ListOf, MapOf, Section, Short
 from sidecar.config.declared import Settings, Used, UsedFilter, key, section
 from sidecar.config.health import HEALTH, Health
 from sidecar.config.keys import INHERIT, Inherit, Key
+from sidecar.config.llm import PROFILES
 from sidecar.config.redirect import DIALLED
 from sidecar.config.subsets import Select, Sticky, SubsetsKind
 from sidecar.config.values import HEADER, NAME, Boolean, Enum, Integer, Method, Size, Text
@@ -158,6 +159,14 @@ class Upstream(Settings):
 
     bind: Address = key(HostPort(system_port=True), "The address the app dials.", example="127.0.0.1:11434")
     protocol: str = key(Enum("http", "tcp", "amqp", unbuilt=("grpc",)), "What is spoken there.", default="http")
+    profile: str | None = key(
+        Enum(*PROFILES),
+        "What it is, where that asks for policies of its own. llm: it runs language models; llm has the numbers.",
+        default=None,
+        example="llm",
+        told="nothing in particular",
+        protocols=_HTTP,
+    )
     discover: Discover | None = key(
         section(Discover),
         "Instances from the registry.",

@@ -18,10 +18,17 @@ BUCKETS: Final[tuple[float, ...]] = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 
+#: The same for what takes minutes: models that are loaded, and what waits for them.
+LONG_BUCKETS: Final[tuple[float, ...]] = (
+    0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+)  # fmt: skip
+
 #: Statuses that get a label of their own (IANA's, 0 for none, and 499); of others the class counts, from 1 to 9.
 STATUSES: Final = frozenset({0, 499, *map(int, HTTPStatus)})
 #: Methods that get a label of their own; all others are counted as ``other``.
 METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"})
+#: The most models of an upstream that are counted apart: clients name them.
+MAX_MODELS: Final = 50
 #: The most reasons for another try that are counted apart: filters of other packages have reasons of their own.
 MAX_REASONS: Final = 50
 
@@ -110,13 +117,51 @@ class FilterStats:
         self.failures: dict[str, int] = {}
 
 
+class ModelStats:
+    """What was counted of one model: seconds that requests for it waited for a slot, and from a try's begin to an
+    answer's first byte; pieces of its answers; their tokens and the seconds in which these were made, as far as
+    answers say so."""
+
+    __slots__ = ("chunks", "first_byte", "queued", "seconds", "tokens")
+
+    def __init__(self) -> None:
+        self.queued = Histogram(LONG_BUCKETS)
+        self.first_byte = Histogram(LONG_BUCKETS)
+        self.chunks = 0
+        self.tokens = 0
+        self.seconds = 0.0
+
+
+class LlmStats:
+    """What was counted of an upstream's models: ``slots`` there are, ``used`` and ``waiting`` for one. Beyond
+    :data:`MAX_MODELS` different ones it is counted for ``other``."""
+
+    __slots__ = ("models", "slots", "used", "waiting")
+
+    def __init__(self) -> None:
+        self.slots = 0
+        self.used = 0
+        self.waiting = 0
+        self.models: dict[str, ModelStats] = {}
+
+    def of(self, model: str) -> ModelStats:
+        """What is counted of that model."""
+        name = model or "unknown"
+        found = self.models.get(name)
+        if found is None:
+            if len(self.models) >= MAX_MODELS:
+                name = "other"
+            found = self.models.setdefault(name, ModelStats())
+        return found
+
+
 class ListenerStats:
     """What one listener counted. ``direction`` is ``inbound`` or ``outbound``; ``upstream`` is the upstream's name,
     for inbound that of the service. For TCP an exchange is a connection and there are no methods and codes."""
 
     __slots__ = (
         "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "cache", "client_connections", "connect_failures",
-        "direction", "duration", "fallbacks", "faults", "filters", "first_byte", "hedges", "limit", "mirrored",
+        "direction", "duration", "fallbacks", "faults", "filters", "first_byte", "hedges", "limit", "llm", "mirrored",
         "peer_errors", "pending", "protocol", "queue", "rejected", "requests", "retries", "retry_budget", "shed",
         "suppressed", "tunnels", "upstream", "upstream_active", "upstream_idle", "waiting",
     )  # fmt: skip
@@ -155,6 +200,8 @@ class ListenerStats:
         self.hedges: defaultdict[str, int] = defaultdict(int)
         #: What became of copies for another upstream → how often.
         self.mirrored: defaultdict[str, int] = defaultdict(int)
+        #: Of an upstream that runs language models.
+        self.llm: LlmStats | None = None
         self.retry_budget: Callable[[], float] | None = None
         #: The contract's error codes → answers that the sidecar gave itself.
         self.rejected: defaultdict[str, int] = defaultdict(int)

@@ -316,12 +316,14 @@ class Chain:
     are kept, so that it can be sent again. ``delivery``: the chain of stored requests, on a listener that has a place
     for them. ``route``: the paths that it is for, as a glob; empty: any; ``number``: which of its listener's routes
     that is (-1: none), and ``own`` the keys that this route has for itself. ``blank`` is what an exchange's ``state``
-    is at first. ``sees_bodies``: answers' bodies do not simply pass, even those that come with their heads."""
+    is at first. ``sees_bodies``: answers' bodies do not simply pass, even those that come with their heads.
+    ``patient``: an answer that is not there yet, or says that there is no room, is nothing against an endpoint.
+    ``repeat``: methods that may be sent again, beside those of the retries."""
 
     __slots__ = (
         "blank", "delivery", "filters", "keep", "number", "on_again", "on_answer", "on_answer_body", "on_body",
         "on_connected", "on_end", "on_failure", "on_late", "on_pace", "on_reply", "on_request", "on_try", "on_upgrade",
-        "own", "patience", "route", "sees_bodies", "timeout",
+        "own", "patience", "patient", "repeat", "route", "sees_bodies", "timeout",
     )  # fmt: skip
 
     def __init__(self, filters: Sequence[Filter], timeout: Times, patience: float) -> None:
@@ -330,6 +332,8 @@ class Chain:
         self.delivery: Chain | None = None
         self.number = -1
         self.own: tuple[str, ...] = ()
+        self.patient = False
+        self.repeat: frozenset[str] = frozenset()
         self.filters = tuple(filters)
         self.blank: list[Any] = [None] * max((f.place + 1 for f in filters if f.stateful), default=0)
         self.timeout = timeout

@@ -49,7 +49,8 @@ def heard(x: Request, attempt: Attempt, head: ResponseHead) -> None:
     long to leave the endpoint alone, and the sidecar that has asked for the load."""
     cluster = x.cluster
     if cluster.watchers:
-        x.tell(attempt, head.status)
+        if head.status != 503 or not x.chain.patient:
+            x.tell(attempt, head.status)
         told = head.fields.get(b"retry-after") if head.status in _WAIT else None
         if told is not None:
             seconds = parse_retry_after(told, time.time())

@@ -38,7 +38,7 @@ def check_silence(x: Exchange, now: float) -> None:
         x.set_timer(min(due, look))
     else:
         over = timeout.total and x.phase != TUNNEL and now >= x.started + timeout.total
-        which = "timeout.total" if over else "timeout.idle"
+        which = "timeout.total" if over else "llm.between_chunks" if x.chain.patient else "timeout.idle"
         x.note("time_over", {"which": which, "after_ms": milliseconds(timeout.total if over else idle)})
         x.error = "timeout"
         x.abort()

@@ -74,13 +74,15 @@ def note_time_over(x: Exchange, attempt: Attempt, now: float) -> None:
     elif times.total and times.total <= times.request:
         which, seconds = "timeout.total", times.total
     else:
-        which, seconds = "timeout.request", times.request
+        which, seconds = "llm.first_byte" if x.chain.patient else "timeout.request", times.request
     x.note("time_over", {"which": which, "after_ms": milliseconds(seconds), "endpoint": attempt.endpoint.address})
 
 
 def _whose(chain: Chain) -> str:
     """The key that gives one try the time that it has."""
     by = [it.name for it in chain.filters if it.name in _OF_A_TRY and it.patience() == chain.patience]
+    if chain.patient:
+        return _OF_A_TRY["retry"] if "retry" in by else "llm.first_byte"
     return _OF_A_TRY[by[-1]] if by else "timeout.request"
 
 

@@ -32,8 +32,9 @@ def granted(value: bytes) -> float:
 
 def in_haste(x: Exchange) -> bool:
     """Whether its caller left so little time that a try which took longer says nothing about its endpoint. Else who
-    sends very short deadlines could have it taken away from all others."""
-    return x.granted < min(_SHORT, _LITTLE * min(x.chain.timeout.request, x.chain.patience))
+    sends very short deadlines could have it taken away from all others. Of a chain that is patient, no time is too long
+    for an endpoint."""
+    return x.chain.patient or x.granted < min(_SHORT, _LITTLE * min(x.chain.timeout.request, x.chain.patience))
 
 
 def with_time(raw: bytes, seconds: float) -> bytes:

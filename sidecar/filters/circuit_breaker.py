@@ -47,8 +47,9 @@ class CircuitBreaker(Filter):
     breaker must not be spent on waiting in a queue.
 
     What says nothing about the upstream as a whole gives its permit back unused: a lost keep-alive race, a client that
-    leaves, a peer that is draining, and the failure of an endpoint that is already out of the rotation while others are
-    in it. Otherwise one instance that dies under many connections would open the breaker of all the others.
+    leaves, a peer that is draining, a model's server that has no room or no answer yet, and the failure of an endpoint
+    that is already out of the rotation while others are in it. Otherwise one instance that dies under many connections
+    would open the breaker of all the others.
     """
 
     name: ClassVar[str] = "circuit_breaker"
@@ -120,7 +121,7 @@ class CircuitBreaker(Filter):
             attempt.permit = 0
         if head.status not in self._statuses:
             self.mechanism.success(permit)
-        elif _one_of_many(x) or head.peer_error == b"draining":
+        elif _one_of_many(x) or head.peer_error == b"draining" or (x.chain.patient and head.status == 503):
             self.mechanism.cancel(permit)
         else:
             self._failed(x, permit, head.peer_error.decode("latin-1")[:64] or str(head.status))

@@ -52,6 +52,11 @@ ORDER: Final = (
         "Cache",
     ),
     Place("rate_limit", "before the bulkhead: what is refused must not take up a place in its queue", "RateLimit"),
+    Place(
+        "llm",
+        "what is refused takes no place in its queue; before what waits with a slot of it, and what is judged by tries",
+        "Llm",
+    ),
     Place("wait", "before the bulkhead: what waits for its upstream holds none of its slots", "Waiting"),
     Place("bulkhead", "the last one before the first try: who passes holds a slot until the end", "Bulkhead"),
     Place("faults", "behind the bulkhead: who is delayed holds a slot; before what upstreams are judged by", "Faults"),

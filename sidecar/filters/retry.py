@@ -229,7 +229,8 @@ class Retry(Filter):
         if self._latencies is not None and status < 500:
             self._measure(x)
         undelivered = status >= 500 and head.peer_error in NOT_DELIVERED and CONNECT in self._config.on
-        if undelivered or (status in self.statuses and x.method in self._config.methods):
+        again = status in self.statuses or (status == 429 and x.chain.patient)
+        if undelivered or (again and self._repeats(x)):
             if x.rival is not None:
                 return OTHER
             attempt = x.attempt
@@ -239,9 +240,9 @@ class Retry(Filter):
                 return None
         if undelivered:
             return self._again(x, str(status), at_once=True, free=self._elsewhere(x))
-        if status not in self.statuses or x.method not in self._config.methods:
+        if not again or not self._repeats(x):
             if status >= 500:
-                self._note(x, "on" if status not in self.statuses else "method")
+                self._note(x, "method" if again else "on")
             return None
         told = head.fields.get(b"retry-after")
         return self._again(x, str(status), told=told)
@@ -265,10 +266,14 @@ class Retry(Filter):
         late = kind is TIMEOUT and self._was_late(x)
         if late:
             allowed = True
-        if allowed and x.method in self._config.methods:
+        if allowed and self._repeats(x):
             return self._again(x, kind, at_once=late)
         self._note(x, "method" if allowed else "on")
         return None
+
+    def _repeats(self, x: Exchange) -> bool:
+        """Whether its method is one that may be sent again."""
+        return x.method in self._config.methods or x.method in x.chain.repeat
 
     def _was_late(self, x: Exchange) -> bool:
         """Whether it is this try's own time that is over."""

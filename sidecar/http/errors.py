@@ -28,5 +28,5 @@ def judge(x: Request, attempt: Attempt, head: ResponseHead) -> None:
         x.cluster.succeeded(endpoint)
     elif code:
         x.cluster.failed(endpoint, code in NOT_DELIVERED, "peer", f"its sidecar answered {status} {attempt.peer_error}")
-    else:
+    elif status != 503 or not x.chain.patient:
         x.cluster.failed(endpoint, False, "status", f"it answered {status}")

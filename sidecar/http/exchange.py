@@ -113,7 +113,7 @@ class HttpExchange(Request):
             self.status = CLIENT_LEFT
             self.note("client_left", {"while": PHASES[self.phase][0].lower()})
             cluster, attempt = self.cluster, self.attempt
-            if cluster.watchers and attempt is not None and self.phase == SENT:
+            if cluster.watchers and attempt is not None and self.phase == SENT and not self.chain.patient:
                 waited = self.listener.clock() - attempt.began
                 cluster.balancer.abandoned(attempt.endpoint, waited)
                 if cluster.outliers is not None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from sidecar.core.metrics import Family, counter, gauge, histogram
 from sidecar.core.stats import ListenerStats, code_label
+from sidecar.telemetry import llm_metrics
 
 
 def families(listeners: Sequence[ListenerStats]) -> Iterator[Family]:
@@ -17,6 +18,7 @@ def families(listeners: Sequence[ListenerStats]) -> Iterator[Family]:
     yield from _failures(listeners)
     yield from _connections(listeners)
     yield from _cache(listeners)
+    yield from llm_metrics.families(listeners)
     yield from _filters(listeners)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from sidecar.why.llm import of_llm
 from sidecar.why.messages import of_message
 from sidecar.why.outcomes import without_error
 from sidecar.why.reading import Reading, did, did_word, seconds, where
@@ -213,6 +214,8 @@ def _circuit_open(r: Reading) -> Cause:
 
 
 def _overloaded(r: Reading) -> Cause:
+    if (of_slots := of_llm(r)) is not None:
+        return Cause(*of_slots)
     event = r.last("waited_too_long", "bulkhead_full", "bulkhead_shed", "connections_in_use", "tunnels_full")
     what = event.get("what") if event is not None else ""
     if event is not None and event.get("by") == "adaptive":
@@ -305,7 +308,7 @@ def _timeout(r: Reading) -> Cause:
             text = f"the client sent nothing more of its body for {seconds(event.get('silent_ms'))}"
         return Cause(f"{text} ({event.get('bytes')} bytes had come)", r.at(which))
     after = seconds(event.get("after_ms"))
-    if which == "timeout.idle":
+    if which in ("timeout.idle", "llm.between_chunks"):
         return Cause(f"neither side said anything for {after}", r.at(which))
     if which == "timeout.total":
         return Cause(f"the whole exchange took longer than the {after} that it may", r.at(which))

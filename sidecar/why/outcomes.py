@@ -9,6 +9,7 @@ from sidecar.why.reading import Event, Reading, did, seconds, where
 #: Parts of a slow exchange, as people say it.
 _PARTS: Final = {
     "pending": "waiting for a slot",
+    "slot": "waiting for a slot of its models",
     "body": "passing the answer's body on",
 }
 
@@ -72,6 +73,9 @@ def _passed(r: Reading, status: object) -> tuple[str, str | None]:
     began, ended = r.last("bulkhead_wait"), r.last("bulkhead_passed")
     if began is not None and ended is not None:
         spent["pending"] = ended["at_ms"] - began["at_ms"]
+    asked, let_in = r.last("llm_wait"), r.last("llm_passed")
+    if asked is not None and let_in is not None:
+        spent["slot"] = let_in["at_ms"] - asked["at_ms"]
     for attempt in r.attempts:
         at = where(attempt)
         spent[f"connecting to {at}"] = float(attempt.get("connecting_ms", 0.0))
@@ -85,5 +89,5 @@ def _passed(r: Reading, status: object) -> tuple[str, str | None]:
         return told, None
     longest = max(spent, key=spent.__getitem__)
     by = began.get("by", "max_requests") if began is not None else ""
-    setting = r.at(f"bulkhead.{by}") if longest == "pending" else None
+    setting = r.at(f"bulkhead.{by}") if longest == "pending" else r.at("llm.slots") if longest == "slot" else None
     return f"{told}, {seconds(spent[longest])} of it {_PARTS.get(longest, longest)}", setting

@@ -10,6 +10,7 @@ from typing import Any
 from sidecar.config.cache import CacheSettings
 from sidecar.config.fallback import StepSettings
 from sidecar.config.faults import FaultSettings
+from sidecar.config.llm import LlmSettings
 from sidecar.config.traffic import Inbound, Match, Route, Upstream
 from sidecar.core.limits import Limits
 from sidecar.exchange.filter import Filter
@@ -108,6 +109,7 @@ def test_every_place_in_the_order_has_a_reason_and_a_filter() -> None:
     with_listener(upstream_of(name="up", bind=ANY_PORT, faults=(FaultSettings(abort=503),)), check)
     rollout = {"split": (("next", 1),), "mirror": MirrorSettings(upstream="shadow")}
     with_listener(upstream_of(name="up", bind=ANY_PORT, **rollout), check)
+    with_listener(upstream_of(name="up", bind=ANY_PORT, llm=LlmSettings()), check)
     with_listener(Inbound(bind=ANY_PORT, protocol="tcp"), check)
     assert of_chains | {"queue", "queue_door", "delivered"} == RANK.keys()
 

@@ -27,6 +27,7 @@ OVER = event("time_over", which="timeout.request", after_ms=30_000.0)
 BULKHEAD = {
     "active": 20, "limit": 20, "by": "max_requests", "pending": 3, "max_pending": 3, "pending_timeout_ms": 5000.0,
 }  # fmt: skip
+SLOTS = {"active": 4, "slots": 4, "pending": 100, "queue": 100, "queue_timeout_ms": 300_000.0}
 FOUND_LIMIT = {**BULKHEAD, "by": "adaptive", "priority": "low"}
 #: Endpoints of which none is in the rotation.
 ALL_OUT = [
@@ -94,6 +95,16 @@ CASES: list[tuple[str, list[dict[str, Any]], dict[str, Any], str | None, list[st
      ["waited 12 ms for one of 20 slots", "given up for what is low", "than could be done"]),
     ("overloaded", [event("bulkhead_shed", because="displaced", waited_ms=12.0, **BULKHEAD)], {},
      "upstreams.up.bulkhead.priority", ["something more important came", "20 in progress, 3 waiting"]),
+    ("overloaded", [event("llm_full", **SLOTS)], {}, "upstreams.up.llm.queue",
+     ["4 answers were being made (llm.slots 4)", "100 requests waited"]),
+    ("overloaded", [event("llm_wait", place=9, **SLOTS), event("llm_displaced", **SLOTS)], {}, "upstreams.up.llm.queue",
+     ["the queue was full (llm.queue 100)"]),
+    ("overloaded", [event("llm_wait", place=9, **SLOTS), event("waited_too_long")], {},
+     "upstreams.up.llm.queue_timeout", ["waited 5 min for one of 4 slots", "as number 9"]),
+    ("overloaded", [event("llm_wait", place=9, **SLOTS), event("llm_passed"), event("bulkhead_wait", **BULKHEAD),
+                    event("waited_too_long")], {}, "upstreams.up.bulkhead.pending_timeout", ["waited 5 s"]),
+    ("timeout", [event("time_over", which="llm.between_chunks", after_ms=60_000.0)], {},
+     "upstreams.up.llm.between_chunks", ["neither side said anything for 60 s"]),
     ("overloaded", [event("connections_in_use")], {}, "upstreams.up.bulkhead.max_connections", []),
     ("overloaded", [event("tunnels_full", active=7)], {}, "upstreams.up.bulkhead.max_tunnels", ["7 upgraded"]),
     ("overloaded", [refused("3 clients are connected, more are not taken")], {}, "upstreams.up.limits.connections",

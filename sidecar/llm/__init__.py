@@ -1,0 +1,10 @@
+"""What the sidecar knows of servers that run language models, as Ollama and those with OpenAI's API: sans-I/O.
+
+The words of this package, as in the docstring of ``sidecar``.
+
+asked model               the model that a request is for, by a field of its body, a header or its path
+fair                      of a queue: none of those who ask can starve the others
+LLM                       a large language model, and a server that runs some
+token                     a piece of text, as a model makes one after the other
+usage                     what an answer says of itself: how many tokens it has
+"""
