@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sidecar.config.fallback import StepSettings
 from sidecar.config.llm import LlmSettings
 from sidecar.config.traffic import Match
 from sidecar.core.metrics import Family
 from sidecar.core.stats import MAX_MODELS, LlmStats
 from sidecar.filters.circuit_breaker import CircuitBreaker
-from sidecar.filters.fallback import StepSettings
 from sidecar.filters.llm import BODY_SECONDS, Llm
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
@@ -168,7 +168,7 @@ def test_the_silence_between_chunks() -> None:
     for _ in range(3):
         it.advance(50.0)
         server.says(chunk(b"data: x\n\n"))
-    assert client.connected
+    assert not client.closed
     it.advance(68.0)
     assert not client.connected
     assert not server.connected
@@ -228,9 +228,9 @@ def test_it_is_asked_again_when_one_comes_after_that() -> None:
     it = Models(more={"retry": None})
     it.answered(it.prompts(), 503)
     it.advance(1.5)
-    assert it.llm.limiter.shut
+    assert it.llm.view()["busy_ms"] == 0.0
     it.answered(it.prompts())
-    assert not it.llm.limiter.shut
+    it.answered(it.prompts())
     it.over()
 
 
@@ -342,7 +342,6 @@ def test_a_route_without() -> None:
     it.prompts()
     it.upstream().hears()
     assert it.answered(it.asks("POST /api/show", body=PROMPT)).status == 200
-    assert it.listener.routes is not None
     it.over()
 
 
