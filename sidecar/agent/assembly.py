@@ -119,7 +119,7 @@ class Assembly:
         every = [main, *(made for _, made in routes)]
         self._asking = [] if self._rehearsed else balancing.asking(config)
         outage.prepare(every, self._context.listener_of)
-        llm.count_slots(self._stats, every)
+        llm.prepare(self._stats, every)
         self._show(every)
         spend([made.get("retry") for made in every], self._budget, self._stats, self._context.clock)
         breakers = [it.mechanism for made in every if (it := made.get("circuit_breaker"))]

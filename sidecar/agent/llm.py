@@ -8,6 +8,7 @@ from typing import Any, Final
 from sidecar.core.stats import ListenerStats
 from sidecar.exchange.filter import Chain, Filter
 from sidecar.exchange.times import Times
+from sidecar.http.event_stream import event_stream
 
 #: Their times for one try do not count: a model that is loaded is no server that hangs.
 _FOR_OTHERS: Final = ("timeout", "circuit_breaker")
@@ -31,7 +32,10 @@ def chain_of(found: Sequence[Filter], made: Mapping[str, Any]) -> Chain:
     return chain
 
 
-def count_slots(stats: ListenerStats, every: Iterable[Mapping[str, Any]]) -> None:
-    """Say how many slots there are at a port, those of its routes included."""
+def prepare(stats: ListenerStats, every: Iterable[Mapping[str, Any]]) -> None:
+    """See to the filters of a port, those of its routes included."""
+    found = {made["llm"] for made in every if made.get("llm")}
+    for it in found:
+        it.stream_of = event_stream
     if stats.llm is not None:
-        stats.llm.slots = sum(it.limiter.limit for it in {made["llm"] for made in every if made.get("llm")})
+        stats.llm.slots = sum(it.limiter.limit for it in found)

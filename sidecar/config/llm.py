@@ -59,6 +59,12 @@ class LlmSettings(Settings):
     between_chunks: float = declared.key(
         Duration(zero=True), "The longest silence in the middle of an answer; 0: any.", default=60.0, example="60s"
     )
+    heartbeat: float = declared.key(
+        Duration(zero=True),
+        "A comment goes into an event stream that has been silent for so long, and again after that; 0: none does.",
+        default=15.0,
+        example="15s",
+    )
     model: str = declared.key(
         ModelFrom(), "Where a request says which model it is for: metrics have it.", default="json:model"
     )

@@ -39,6 +39,11 @@ def check_silence(x: Exchange, now: float) -> None:
     else:
         over = timeout.total and x.phase != TUNNEL and now >= x.started + timeout.total
         which = "timeout.total" if over else "llm.between_chunks" if x.chain.patient else "timeout.idle"
-        x.note("time_over", {"which": which, "after_ms": milliseconds(timeout.total if over else idle)})
-        x.error = "timeout"
-        x.abort()
+        give_up(x, which, timeout.total if over else idle)
+
+
+def give_up(x: Exchange, which: str, seconds: float) -> None:
+    """End it, as that time is over."""
+    x.note("time_over", {"which": which, "after_ms": milliseconds(seconds)})
+    x.error = "timeout"
+    x.abort()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
+from sidecar.cache.fields import values
 from sidecar.config.llm import LlmSettings
 from sidecar.core.replies import Reply
 from sidecar.core.stats import LlmStats
 from sidecar.exchange.filter import Filter, Site, Wait
 from sidecar.exchange.hash_key import by_path
+from sidecar.exchange.phases import ANSWERING
+from sidecar.exchange.silence import give_up
 from sidecar.exchange.story import milliseconds
 from sidecar.llm.asked_model import field_of, fit
 from sidecar.llm.usage import TAIL, Pieces, usage_of
@@ -43,19 +47,9 @@ class Visit(Candidate):
     where it was in the queue at first, and how many seconds that would take."""
 
     __slots__ = (
-        "_filter",
-        "asked",
-        "began",
-        "estimate",
-        "model",
-        "pieces",
-        "place",
-        "since",
-        "tail",
-        "wait",
-        "where",
-        "x",
-    )
+        "_filter", "asked", "began", "estimate", "heard", "model", "pieces", "place", "since", "stream", "tail",
+        "timer", "wait", "where", "x",
+    )  # fmt: skip
 
     def __init__(self, filter: Llm, x: Request, key: str) -> None:
         Candidate.__init__(self, key)
@@ -70,6 +64,11 @@ class Visit(Candidate):
         self.pieces: Pieces | None = None
         self.began = False
         self.tail = b""
+        #: Of an event stream into which comments may go: where its client is in it, when the server was last heard,
+        #: and what sends them.
+        self.stream: Any = None
+        self.heard = 0.0
+        self.timer: Any = None
 
     def granted(self) -> None:
         self._filter.granted(self)
@@ -96,7 +95,11 @@ class Llm(Filter):
     sides: ClassVar[tuple[str, ...]] = ("outbound",)
     refused: ClassVar[str] = "is for upstreams only: who calls the model waits in its own sidecar"
 
+    counters: ClassVar[dict[str, str]] = {"heartbeats": "Comments that were put into silent event streams."}
+
     config: LlmSettings
+    #: Finds out about an event stream (:func:`sidecar.http.event_stream.event_stream`). Set by the assembly.
+    stream_of: Any = None
 
     def __init__(self, config: LlmSettings, site: Site) -> None:
         super().__init__(config, site)
@@ -306,12 +309,22 @@ class Llm(Filter):
             head.add(b"x-sidecar-queue-time", b"%.3f" % (visit.since - visit.asked))
         visit.began = False
         visit.tail = b""
-        visit.pieces = Pieces(head.fields.get(b"content-type", b"").lower()) if head.status == 200 else None
+        self._still(visit)
+        if self.config.heartbeat and self.stream_of is not None and head.status == 200:
+            visit.stream = self.stream_of(x, head)
+            if visit.stream is not None:
+                self._listen(visit)
+        visit.pieces = (
+            Pieces(b",".join(values(head.as_http1(), b"content-type")).lower()) if head.status == 200 else None
+        )
 
     def on_answer_body(self, x: Request, data: bytes) -> None:
         visit: Visit | None = x.state[self.place]
         if visit is None or visit.pieces is None:
             return
+        if visit.stream is not None:
+            visit.stream.take(data)
+            self._listen(visit)
         counts = self.stats.of(visit.model)
         if not visit.began:
             visit.began = True
@@ -320,6 +333,31 @@ class Llm(Filter):
                 counts.first_byte.observe(self._clock() - attempt.began)
         counts.chunks += visit.pieces.take(data)
         visit.tail = (visit.tail + data)[-TAIL:]
+
+    def _listen(self, visit: Visit) -> None:
+        """Something has come, or nothing yet: the silence begins."""
+        visit.heard = self._clock()
+        if visit.timer is None:
+            visit.timer = visit.x.listener.wheel.timer(functools.partial(self._beat, visit))
+        visit.timer.set(visit.heard + self.config.heartbeat)
+
+    def _beat(self, visit: Visit) -> None:
+        """The stream is silent: say so to its client. Those comments must not keep alive what is dead."""
+        x, now, longest = visit.x, self._clock(), self.config.between_chunks
+        if x.phase == ANSWERING and longest and now - visit.heard >= longest:
+            give_up(x, "llm.between_chunks", longest)
+        elif x.phase == ANSWERING:
+            if visit.stream.beat(x):
+                self.count("heartbeats")
+            due = now + self.config.heartbeat
+            visit.timer.set(min(due, visit.heard + longest) if longest else due)
+
+    def _still(self, visit: Visit) -> None:
+        """No comments any more."""
+        visit.stream = None
+        if visit.timer is not None:
+            visit.timer.close()
+            visit.timer = None
 
     def on_reply(self, x: Request, reply: Reply) -> None:
         visit: Visit | None = x.state[self.place]
@@ -330,6 +368,7 @@ class Llm(Filter):
         visit: Visit | None = x.state[self.place]
         if visit is None:
             return
+        self._still(visit)
         if visit.tail and visit.pieces is not None:
             tokens, seconds = usage_of(visit.tail)
             counts = self.stats.of(visit.model)

@@ -3,6 +3,7 @@
 The words of this package, as in the docstring of ``sidecar``.
 
 asked model               the model that a request is for, by a field of its body, a header or its path
+event stream              an answer of server-sent events, text/event-stream, each with an empty line behind it
 fair                      of a queue: none of those who ask can starve the others
 LLM                       a large language model, and a server that runs some
 token                     a piece of text, as a model makes one after the other

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
@@ -15,54 +14,15 @@ from sidecar.config.traffic import Match
 from sidecar.core.metrics import Family
 from sidecar.core.stats import MAX_MODELS, LlmStats
 from sidecar.filters.circuit_breaker import CircuitBreaker
-from sidecar.filters.llm import BODY_SECONDS, Llm
+from sidecar.filters.llm import BODY_SECONDS
 from sidecar.filters.retry import RetrySettings
 from sidecar.filters.timeout import TimeoutSettings
 from sidecar.telemetry.llm_metrics import families
 from support.configs import config_of, problem_of
 from support.examples import examples
-from support.http import Client, Message, Server, Stage
+from support.http import Stage
+from support.models import PROMPT, Models, chunk
 from support.ports import route_of
-
-PROMPT = json.dumps({"model": "llama3.2", "prompt": "hi"}).encode()
-EVENTS = ("content-type: text/event-stream", "transfer-encoding: chunked")
-
-
-def chunk(data: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-class Models(Stage):
-    """An upstream that runs models."""
-
-    def __init__(self, *, endpoints: int = 1, more: dict[str, Any] | None = None, **own: Any) -> None:
-        super().__init__(llm=LlmSettings(**{"slots": 1, **own}), endpoints=endpoints, why=True, **(more or {}))
-
-    @property
-    def llm(self) -> Llm:
-        return self.filter(Llm)
-
-    def prompts(self, agent: str = "a", body: bytes = PROMPT) -> Client:
-        return self.asks("POST /api/generate", f"x-agent-id: {agent}", body=body)
-
-    def begins(self, server: Server, *fields: str) -> None:
-        """The head of a streamed answer."""
-        server.says("\r\n".join(["HTTP/1.1 200 x", *(fields or EVENTS), "", ""]).encode())
-
-    def answered(self, client: Client, status: int = 200, body: bytes = b"ok", *fields: str) -> Message:
-        server = self.upstream()
-        server.hears()
-        server.answers(status, body, *fields)
-        self.loop.settle()
-        return client.gets()
-
-    @property
-    def state(self) -> tuple[int, int]:
-        """How many slots are used, and how many wait, which the metrics say, too."""
-        stats = self.stats.llm
-        assert stats is not None
-        assert (stats.used, stats.waiting) == (self.llm.limiter.active, self.llm.limiter.pending)
-        return stats.used, stats.waiting
 
 
 def test_a_slot_then_the_queue_and_what_is_said_of_it() -> None:
@@ -440,12 +400,12 @@ def test_metrics_by_model() -> None:
     server.hears()
     it.begins(server, "content-type: application/x-ndjson", "transfer-encoding: chunked")
     it.advance(2.0)
-    server.says(chunk(b'{"response":"a"}\n'))
+    server.says(chunk(b'{"response":"a"}\n{"response":"b"}\n'))
     server.says(chunk(b'{"eval_count":3,"eval_duration":1500000000}\n') + b"0\r\n\r\n")
     it.prompts(body=b"{}")
     found = samples(it.stats)
     model = ("up", "llama3.2")
-    assert found["sidecar_llm_chunks"][model] == 2
+    assert found["sidecar_llm_chunks"][model] == 3
     assert found["sidecar_llm_tokens"][model] == 3
     assert found["sidecar_llm_token_seconds"][model] == 1.5
     assert found["sidecar_llm_first_byte_seconds"][model] == found["sidecar_llm_queue_seconds"][model] == 1

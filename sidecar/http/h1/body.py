@@ -81,6 +81,11 @@ class Body:
         assert self._chunked is not None
         return self._chunked.decoded()
 
+    @property
+    def between(self) -> bool:
+        """Whether no chunk has begun that has not ended; without chunks, always."""
+        return self._chunked is None or self._chunked.between
+
     def closed(self) -> bool:
         """The sender closed: whether that is this body's proper end."""
         if self._until_close:
@@ -105,6 +110,11 @@ class Chunked:
         self._since = 0
         self.received = 0
         self.done = False
+
+    @property
+    def between(self) -> bool:
+        """As :attr:`Body.between`."""
+        return self._state == _SIZE and not self._line
 
     def feed(self, data: bytes) -> int:
         """As :meth:`Body.feed`."""
