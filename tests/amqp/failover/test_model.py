@@ -11,6 +11,7 @@ import pytest
 
 from sidecar.core.amqp_settings import AmqpHold, AmqpPublish
 from support.amqp_model import Broken
+from support.examples import THOROUGH
 from support.kept import KeptStage
 from support.kept_clients import Client, Message
 from support.kept_server import READER, USERS, Server
@@ -18,7 +19,7 @@ from support.kept_server import READER, USERS, Server
 Step = tuple[int, int, int]
 
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
-SEEDS = 20_000 if SOAK else 400
+SEEDS = 20_000 if SOAK else 400 if THOROUGH else 160
 LONGEST = 120
 
 EXCHANGES = (("", "q0"), ("", "q1"), ("ex", "a"), ("ex", "b"))

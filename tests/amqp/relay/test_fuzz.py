@@ -264,7 +264,7 @@ def play(rng: random.Random, it: Stage, errors: float, begun: bool) -> None:
 @pytest.mark.parametrize("errors", [0.0, 0.02, 0.3])
 @pytest.mark.parametrize("begun", [True, False], ids=["open", "handshake"])
 def test_streams_with_mistakes(errors: float, begun: bool) -> None:
-    for seed in range(150):
+    for seed in range(examples(150)):
         it = stage()
         play(random.Random(seed), it, errors, begun)
         it.over()

@@ -7,9 +7,11 @@ from pathlib import Path
 
 from bench.rabbitmq import find_server
 from bench.spool.run import BODY_BYTES, RATE, measure
+from support.examples import nightly
 from support.processes import missing
 
 
+@nightly
 def test_a_pass(tmp_path: Path) -> None:
     find_server() or missing("there is no RabbitMQ: install the package rabbitmq-server")
     cores = sorted(os.sched_getaffinity(0))
