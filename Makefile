@@ -16,8 +16,8 @@ PY := .venv/bin/python
 # More arguments for the command behind a target: make test ARGS="-k retry", make bench ARGS=--quick
 ARGS ?=
 
-# Three workers on two cores, each a file at a time: many tests mostly wait. The acceptance tests come first, for they take the longest.
-PARALLEL := -n 3 --dist loadfile --no-loadscope-reorder
+# Four workers on two cores, each a file at a time: many tests mostly wait. The acceptance tests come first, for they take the longest.
+PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
 
 # However a run goes wrong, it ends: then it is interrupted as by Ctrl-C, and what it started goes with it.
 BOUND := 30m

@@ -35,3 +35,16 @@ def test_next_file(files: list[str], sharer: bool, expected: str) -> None:
 @pytest.mark.parametrize(("sharers", "expected"), [(1, "shared 2"), (2, None)])
 def test_what_is_left_is_not_worth_a_third_server(sharers: int, expected: str | None) -> None:
     assert next_file(["shared 1", "shared 2"], shares, rank, sharer=False, sharers=sharers) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "waiters", "expected"),
+    [
+        (["tests/acceptance/a", "tests/b"], 2, "tests/acceptance/a"),
+        (["tests/acceptance/a", "tests/b"], 3, "tests/b"),  # a core has nothing to do else
+        (["tests/acceptance/a"], 3, "tests/acceptance/a"),
+    ],
+)
+def test_not_all_workers_wait_while_there_is_work(files: list[str], waiters: int, expected: str) -> None:
+    rank = {"tests/acceptance/a": 0, "tests/b": 1}.__getitem__
+    assert next_file(files, shares, rank, sharer=False, waiters=waiters) == expected

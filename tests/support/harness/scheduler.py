@@ -5,7 +5,8 @@ left is never begun, because a worker begins a test only when it knows the one t
 is given to a worker that still collects is lost.
 
 It also says which file comes next: what takes long begins first, and files that use a server that takes long to start
-go to the worker that has it.
+go to the worker that has it. Tests with processes mostly wait, and all others keep a core busy; so one worker is at the
+others from the beginning.
 """
 
 from __future__ import annotations
@@ -30,12 +31,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 SHARERS = 2
 
 
+#: Workers that are at files which mostly wait, while there are others.
+WAITERS = 3
+#: Beginnings of the paths of those.
+WAITING = "tests/acceptance"
+
+
 def next_file(
-    files: Iterable[str], shares: Callable[[str], bool], rank: Callable[[str], int], sharer: bool, sharers: int = 0
+    files: Iterable[str],
+    shares: Callable[[str], bool],
+    rank: Callable[[str], int],
+    sharer: bool,
+    sharers: int = 0,
+    waiters: int = 0,
 ) -> str | None:
     """The file that a worker gets next. ``sharer``: it has the shared server, and goes on with what uses that. Any
-    other takes the first in ``rank``, and helps with what shares, from its end, when there is nothing else, and no more
-    than a few ``sharers``: else there is none for it."""
+    other takes the first in ``rank``, but none that waits if enough ``waiters`` are at those; and it helps with what
+    shares, from its end, when there is nothing else, and no more than a few ``sharers``: else there is none for it."""
     shared: list[str] = []
     others: list[str] = []
     for file in files:
@@ -43,7 +55,8 @@ def next_file(
     if shared and sharer:
         return shared[0]
     if others:
-        return min(others, key=rank)
+        busy = [file for file in others if not file.startswith(WAITING)] if waiters >= WAITERS else []
+        return min(busy or others, key=rank)
     return shared[-1] if shared and sharers < SHARERS else None
 
 
@@ -108,7 +121,13 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
         return self._next_file(node) is not None
 
     def _next_file(self, node: Any) -> str | None:
-        return next_file(self.workqueue, self._shares, self._rank, node in self._sharers, len(self._sharers))
+        waiters = sum(it is not node and self._waits(it) for it in self.assigned_work)
+        return next_file(self.workqueue, self._shares, self._rank, node in self._sharers, len(self._sharers), waiters)
+
+    def _waits(self, node: Any) -> bool:
+        """Whether a worker is at a file of those that mostly wait, or has one before it."""
+        files = self.assigned_work[node].items()
+        return any(file.startswith(WAITING) and not all(tests.values()) for file, tests in files)
 
 
 @pytest.hookimpl(optionalhook=True)
