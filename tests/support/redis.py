@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -71,8 +73,10 @@ class FakeRedis:
             writer.close()
 
     def cut(self) -> None:
-        """End all connections."""
+        """End all connections, and not in an orderly way: with a reset."""
         for writer in list(self.connections):
+            if (sock := writer.get_extra_info("socket")) is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

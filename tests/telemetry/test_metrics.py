@@ -117,6 +117,32 @@ def test_values() -> None:
     assert it("sidecar_build_info", version=__version__, service="tasks", build=build(), scanner=scanner()) == 1
 
 
+def test_values_of_what_is_there_once_it_has_happened() -> None:
+    it = busy()
+    stats = it.upstreams["ollama"].stats
+    stats.shed["low"] += 2
+    stats.fallbacks[1] += 3
+    stats.suppressed["budget"] += 4
+    stats.hedges["won"] += 5
+    stats.mirrored["answered"] += 6
+    stats.faults["delay"] += 7
+    stats.connect_failures["refused"] = 8
+    stats.peer_errors["timeout"] += 9
+    stats.cache["hit"] += 10
+    stats.retry_budget = lambda: 11
+    found, both = page(it), {"direction": "outbound", "upstream": "ollama"}
+    assert found("sidecar_shed_total", **both, priority="low") == 2
+    assert found("sidecar_fallbacks_total", upstream="ollama", step="1") == 3
+    assert found("sidecar_retries_suppressed_total", upstream="ollama", reason="budget") == 4
+    assert found("sidecar_hedges_total", upstream="ollama", outcome="won") == 5
+    assert found("sidecar_mirrored_total", upstream="ollama", outcome="answered") == 6
+    assert found("sidecar_faults_injected_total", upstream="ollama", kind="delay") == 7
+    assert found("sidecar_connect_failures_total", **both, cause="refused") == 8
+    assert found("sidecar_peer_errors_total", **both, error="timeout") == 9
+    assert found("sidecar_cache_total", upstream="ollama", outcome="hit") == 10
+    assert found("sidecar_retry_budget", upstream="ollama") == 11
+
+
 def test_without_a_registry_nothing_is_said_about_one() -> None:
     assert not page(running()).labels("sidecar_registry_up")
 
