@@ -126,6 +126,7 @@ def upstream(now: UpstreamSnapshot) -> dict[str, Any]:
         "health": upstream_health(now)["status"],
         "endpoints": [endpoint_as_dict(endpoint) for endpoint in now.endpoints],
         "subsets": [_subset(subset) for subset in now.subsets],
+        "canary": now.canary and {**now.canary, "at": timestamp(now.canary["at"]) if now.canary["at"] else None},
         "names": [_name(name) for name in now.names],
         "breaker": _breaker(now.breaker) if now.breaker is not None else None,
         "route_breakers": [{"path": breaker.path, **_breaker(breaker)} for breaker in now.route_breakers],

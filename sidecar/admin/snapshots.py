@@ -117,6 +117,8 @@ class UpstreamSnapshot:
     #: What is injected there on purpose, a phrase each.
     faults: Sequence[str] = ()
     subsets: Sequence[SubsetSnapshot] = ()
+    #: What is tried there, as plain JSON.
+    canary: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

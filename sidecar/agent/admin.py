@@ -16,6 +16,7 @@ from sidecar.admin.server import start_admin
 from sidecar.admin.snapshots import PeerSnapshot, UpstreamSnapshot
 from sidecar.agent import changes, holds, peers, plan_report, shared_limits, snapshots
 from sidecar.agent.cache_api import Caches
+from sidecar.agent.canary_operations import CanaryOperations
 from sidecar.agent.diagnosis import Diagnosis
 from sidecar.agent.draining import drain_inbound
 from sidecar.agent.fault_operations import FaultOperations
@@ -151,6 +152,7 @@ def contributed(agent: Agent) -> Sequence[Contribution]:
         Diagnosis(service, agent.config.service.id, lambda: tuple(agent.upstreams), examine).contribution(),
         Tap(agent.access_log, service, names, lambda: agent.phase == "stopped").contribution(),
         Caches(agent.listeners).contribution(),
+        CanaryOperations(lambda: {name: it.canary for name, it in agent.upstreams.items()}).contribution(),
     )
 
 
@@ -169,6 +171,9 @@ def metrics(agent: Agent) -> Metrics:
         }
         if divided:
             yield from endpoint_metrics.subset_families(divided)
+        canaries = {name: it.canary.weight for name, it in agent.upstreams.items() if it.canary is not None}
+        if canaries:
+            yield from endpoint_metrics.canary_families(canaries)
         yield from endpoint_metrics.ejection_families({name: it.ejections for name, it in agent.upstreams.items()})
 
     def amqp() -> Iterable[Family]:

@@ -46,8 +46,8 @@ def change(cluster: Cluster, config: Upstream, rng: Random, clock: Callable[[], 
 
 def divide(cluster: Cluster, config: Inbound | Upstream, rng: Random, clock: Callable[[], float]) -> None:
     """Give a cluster the subsets of its upstream from now on."""
-    selectors = _selectors(config) if isinstance(config, Upstream) else {}
-    if not selectors:
+    found = selectors(config) if isinstance(config, Upstream) else {}
+    if not found:
         if cluster.subsets is not None:
             cluster.subsets.leave()
         return
@@ -56,15 +56,16 @@ def divide(cluster: Cluster, config: Inbound | Upstream, rng: Random, clock: Cal
         subsets = cluster.subsets = Subsets(cluster, lambda: balancer(config, rng, clock), clock, rng)
     assert isinstance(config, Upstream)
     subsets.key_of = None if config.sticky is None else hash_key(config.sticky) or by_ip
-    subsets.configure(selectors)
+    subsets.configure(found)
 
 
 def others(config: Upstream) -> list[str]:
     """The services, beside its own, whose instances are in its subsets."""
-    return list(dict.fromkeys(it.service for it in _selectors(config).values() if it.service))
+    return list(dict.fromkeys(it.service for it in selectors(config).values() if it.service))
 
 
-def _selectors(config: Upstream) -> dict[str, Selector]:
+def selectors(config: Upstream) -> dict[str, Selector]:
+    """What tells its subsets, by name."""
     own = config.discover.service if config.discover is not None else ""
     return {
         name: Selector("" if it.service == own else it.service, it.tag, tuple(sorted(it.meta.items())))

@@ -9,6 +9,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sidecar.agent import balancing, rotation
+from sidecar.agent.canary import Canary
+from sidecar.agent.canary_weights import hold, key_of, split_of
 from sidecar.config.traffic import StaticEndpoint, Upstream
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
@@ -20,7 +22,6 @@ from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.names import Expansion, Name, Names
 from sidecar.endpoints.subsets import Subset
 from sidecar.exchange.listener import Listener
-from sidecar.filters.split import SplitTraffic
 from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
 
@@ -60,11 +61,16 @@ class RunningUpstream:
         names: Names,
         outbound: Callable[[], Iterable[Address]] = tuple,
         registry_url: str = "",
+        by: str = "",
     ) -> None:
         self.config = config
         self.listener = listener
         self._outbound = outbound
         self._registry_url = registry_url
+        self._by = by
+        #: What is tried there, step by step.
+        self.canary: Canary | None = None
+        hold(listener, config)
         self._registry: Registry | None = None
         #: Called once it is known where the endpoints are, or that there are none.
         self.on_known: Callable[[], None] | None = None
@@ -107,9 +113,10 @@ class RunningUpstream:
         subsets = self.listener.cluster.subsets
         if subsets is None:
             return ()
-        split = next((it.split for it in self.listener.chain.filters if isinstance(it, SplitTraffic)), None)
-        if split is None:
+        found = split_of(self.listener)
+        if found is None:
             return [(it, 0, 0.0) for it in subsets.by_name.values()]
+        split = found.split
         weights, usable = split.weights, subsets.usable
         return [(it, weights.get(name, 0), split.part(name, usable)) for name, it in subsets.by_name.items()]
 
@@ -157,6 +164,22 @@ class RunningUpstream:
             assert registry is not None, "likewise"
             self._unwatch.append(registry.watch(service, "", functools.partial(self._gather, service)))
         self.ask_endpoints(rotation.checks(self.config))
+        self.follow_canary()
+
+    def follow_canary(self) -> None:
+        """Have the canary of the configuration from now on, or none."""
+        config, before = self.config, self.canary
+        if config.canary is not None and before is not None and before.key == key_of(config):
+            before.change(config)
+            return
+        if before is not None:
+            before.close()
+            self.canary = None
+            if config.canary is None and (split := split_of(self.listener)) is not None:
+                split.split.set(dict(split.config))
+        if config.canary is not None:
+            self.canary = Canary(self.listener, config, self._by)
+            self.canary.follow(self._registry)
 
     def _gather(self, service: str, instances: tuple[Instance, ...]) -> None:
         """What is known of one of the services whose instances are endpoints is another."""
@@ -239,6 +262,8 @@ class RunningUpstream:
     def leave(self) -> None:
         """Stop following, and asking endpoints."""
         self._stop_watching()
+        if self.canary is not None:
+            self.canary.close()
         if self._checks is not None:
             self._checks.stop()
         self._expansion.close()

@@ -356,7 +356,8 @@ class Agent:
         """An upstream that neither listens nor follows the registry yet."""
         listener = create_listener(self.context, name, config)
         listener.app_health(self._health.status != "unhealthy")
-        return RunningUpstream(config, listener, self.names, self._outbound, str(self.config.registry))
+        registry, by = str(self.config.registry), self.config.service.id
+        return RunningUpstream(config, listener, self.names, self._outbound, registry, by)
 
     def retire(self, upstream: RunningUpstream) -> None:
         """Take an upstream out of service; what is under way on it is given ``drain.timeout`` in the background."""

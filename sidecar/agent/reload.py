@@ -149,6 +149,7 @@ def _change(agent: Agent, running: RunningUpstream, config: Config) -> None:
         balancing.change(running.listener.cluster, new, agent.context.rng, agent.context.clock)
     if (old.subsets, old.sticky) != (new.subsets, new.sticky):
         balancing.divide(running.listener.cluster, new, agent.context.rng, agent.context.clock)
+    running.follow_canary()
     if old.health != new.health:
         rotation.configure(running.listener.cluster, new)
         running.ask_endpoints(rotation.checks(new))

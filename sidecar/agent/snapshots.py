@@ -16,6 +16,7 @@ from sidecar.admin.snapshots import (
     SubsetSnapshot,
     UpstreamSnapshot,
 )
+from sidecar.agent.canary import doubts as canary_doubts
 from sidecar.config.traffic import Upstream
 from sidecar.filters.faults import told
 
@@ -54,6 +55,9 @@ def of_upstream(running: RunningUpstream, faults: Sequence[Active] = ()) -> Upst
         from sidecar.amqp.views import port
 
         broken, doubts, summary = port.broken(amqp), port.doubts(amqp), port.summary(amqp)
+    canary = running.canary.view() if running.canary is not None else None
+    if canary is not None:
+        doubts = [*doubts, *canary_doubts(canary)]
     own, of_routes = _breakers(config, running.breakers)
     return UpstreamSnapshot(
         name=config.name,
@@ -74,6 +78,7 @@ def of_upstream(running: RunningUpstream, faults: Sequence[Active] = ()) -> Upst
         service=config.discover.service if config.discover else "",
         faults=[told(it.fault, brief=True) for it in faults],
         subsets=[_subset(*it) for it in running.subsets],
+        canary=canary,
     )
 
 

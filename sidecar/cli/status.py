@@ -130,6 +130,9 @@ def table(asked: Asked, colour: bool) -> list[str]:
     subsets = _subset_rows(asked.upstreams)
     if len(subsets) > 1:
         lines += ["", *columns(subsets, colour)]
+    canaries = _canary_rows(asked.upstreams)
+    if len(canaries) > 1:
+        lines += ["", *columns(canaries, colour)]
     held = _held_rows(asked.upstreams)
     if len(held) > 1:
         lines += ["", *columns(held, colour)]
@@ -193,6 +196,15 @@ def _endpoint_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         for upstream in upstreams
         for endpoint in upstream["endpoints"]
     ]
+    return rows
+
+
+def _canary_rows(upstreams: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    rows = [["UPSTREAM", "CANARY", "PHASE", ">WEIGHT", ">STEP", "WHY", "WAITS FOR"]]
+    for upstream in upstreams:
+        if it := upstream.get("canary"):
+            step = [f"{it['weight']}%", f"{it['step']} of {len(it['steps'])}", it["reason"], it["waits_for"]]
+            rows.append([str(cell or "-") for cell in (upstream["name"], it["subset"], it["phase"], *step)])
     return rows
 
 

@@ -21,6 +21,7 @@ _NOTHING: Final[dict[str, Schema]] = {
     "host": {"enum": ["", None]},
     "subsets": {"maxProperties": 0},
     "sticky": {"enum": [None]},
+    "canary": {"enum": [None]},
 }
 
 
@@ -66,6 +67,7 @@ def upstream() -> list[Schema]:
         {"if": _given("amqp"), "then": _may_be("protocol", "amqp")},
         {"if": _given("hash"), "then": _may_be("balancer", "consistent_hash")},
         {"if": _given("split"), "then": {"anyOf": [_given("subsets"), {"properties": {"split": _OFF}}]}},
+        {"if": _given("canary"), "then": {"required": ["subsets", "split"]}},
         {"if": is_("protocol", "tcp", "amqp"), "then": {"properties": connections}},
         {
             "if": {"properties": {"discover": _given("sentinel")}, "required": ["discover"]},

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
-from sidecar.config import amqp_rules, balancing, fallback_rules, faults, health, redirect, subsets
+from sidecar.config import amqp_rules, balancing, canary, fallback_rules, faults, health, redirect, subsets
 from sidecar.config.addresses import Registry, is_wildcard
 from sidecar.config.agent import Admin
 from sidecar.config.containers import Fields
@@ -315,6 +315,7 @@ def _subsets_fit(root: Fields) -> None:
     registry = root.value("registry")
     for upstream in upstreams(root):
         subsets.check(upstream)
+        canary.check(upstream)
         if isinstance(registry, Registry) and registry.kind == "none":
             for fields in upstream.get("subsets", {}).values():
                 if isinstance(fields, Fields) and "service" in fields.places:

@@ -9,6 +9,7 @@ from sidecar.config import cross_schema
 from sidecar.config.addresses import HostPort
 from sidecar.config.amqp_schema import AMQP
 from sidecar.config.balancing import BALANCERS, Hash
+from sidecar.config.canary import CanarySettings
 from sidecar.config.containers import ListOf, MapOf, Section, Short
 from sidecar.config.declared import Settings, Used, UsedFilter, key, section
 from sidecar.config.health import HEALTH, Health
@@ -209,6 +210,13 @@ class Upstream(Settings):
         default=None,
         example="header:x-session",
         told="each request is chosen for by itself",
+        protocols=("http", "tcp"),
+    )
+    canary: CanarySettings | None = key(
+        section(CanarySettings),
+        " ".join((CanarySettings.__doc__ or "").split()),
+        default=None,
+        told="weights stay as they are",
         protocols=("http", "tcp"),
     )
     limits: Limits = key(_LIMITS, "What the app and the instances may send.", default=Limits())

@@ -21,8 +21,8 @@ MAX_ITEMS: Final = 10
 
 #: What there are events about.
 KINDS: Final = (
-    "admission", "app", "breaker", "broker", "check", "drain", "ejection", "endpoints", "fault", "name", "queue",
-    "readmission", "ready", "redis", "registry", "reload", "reload_refused", "setting", "shortage", "spool",
+    "admission", "app", "breaker", "broker", "canary", "check", "drain", "ejection", "endpoints", "fault", "name",
+    "queue", "readmission", "ready", "redis", "registry", "reload", "reload_refused", "setting", "shortage", "spool",
     "subset",
 )  # fmt: skip
 

@@ -117,6 +117,16 @@ def subset_families(upstreams: Mapping[str, Iterable[tuple[Subset, float]]]) -> 
     return (requests, duration, share)
 
 
+def canary_families(weights: Mapping[str, int]) -> Iterable[Family]:
+    """Return what the canaries of upstreams get, handed in as percent."""
+    found = gauge(
+        "sidecar_canary_weight", "The part of the requests that the canary's subset is to get.", ("upstream",)
+    )
+    for name, percent in weights.items():
+        found.add((name,), percent / 100)
+    return (found,)
+
+
 def lookup_families(lookups: Mapping[str, int]) -> Iterable[Family]:
     """Return the lookups of host names, by what came of them."""
     found = counter("sidecar_dns_lookups", "Lookups of host names: ok, missing (no such name), failed.", ("outcome",))

@@ -13,15 +13,19 @@ from sidecar.core.instance import Instance, OnChange
 from sidecar.registry.api import Registration, Registry
 from sidecar.registry.errors import RegistryError
 from sidecar.registry.settings import CONSUL, Settings, Workload
+from sidecar.registry.shared_value import Found, LocalValue, SharedValue
 
 __all__ = [
     "CONSUL",
+    "Found",
     "Instance",
+    "LocalValue",
     "OnChange",
     "Registration",
     "Registry",
     "RegistryError",
     "Settings",
+    "SharedValue",
     "Workload",
     "create",
 ]

@@ -8,6 +8,7 @@ from typing import Protocol
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret
 from sidecar.registry.settings import Workload
+from sidecar.registry.shared_value import OnValue, SharedValue
 
 
 class Registration(Protocol):
@@ -58,6 +59,10 @@ class Registry(Protocol):
     async def services(self) -> Mapping[str, frozenset[str]]:
         """The names of all services that are registered, with the tags of their instances. Raises OSError or
         TimeoutError when the registry cannot be asked."""
+        ...
+
+    def share(self, name: str, on_value: OnValue) -> SharedValue:
+        """Follow a value that all sidecars have under this name, from its first answer on; it can be changed, too."""
         ...
 
     def enroll(self, workload: Workload) -> Registration:

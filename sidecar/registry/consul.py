@@ -11,9 +11,11 @@ from sidecar.core.secret import Secret
 from sidecar.registry import consul_catalog
 from sidecar.registry.consul_client import Client
 from sidecar.registry.consul_registration import ConsulRegistration
+from sidecar.registry.consul_shared import ConsulValue
 from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch
 from sidecar.registry.link import Link
 from sidecar.registry.settings import Settings, Workload
+from sidecar.registry.shared_value import OnValue, checked
 
 #: Connections to the agent. Each watch holds one; an agent accepts 200 from one address by default.
 CONNECTIONS = 190
@@ -29,6 +31,7 @@ class ConsulRegistry:
         self._address = settings.address
         self._client: Any = None
         self._watches: dict[tuple[str, str], ConsulWatch] = {}
+        self._values: list[ConsulValue] = []
         self._ending: set[asyncio.Task[None]] = set()
         #: All, that of the settings' workload included.
         self._registrations: list[ConsulRegistration] = []
@@ -55,15 +58,22 @@ class ConsulRegistry:
             unsubscribe()
             if not watch.wanted and self._watches.get(key) is watch:
                 del self._watches[key]
-                ending = asyncio.create_task(watch.stop())
-                self._ending.add(ending)
-                ending.add_done_callback(self._ending.discard)
+                self._end(asyncio.create_task(watch.stop()))
 
         return cancel
 
+    def share(self, name: str, on_value: OnValue) -> ConsulValue:
+        def closed(value: ConsulValue) -> None:
+            self._values.remove(value)
+            self._end(value.task)
+
+        value = ConsulValue(checked(name), self._connect, self._link, self._clock, on_value, closed)
+        self._values.append(value)
+        return value
+
     async def answered(self) -> None:
-        for watch in tuple(self._watches.values()):
-            await watch.answered.wait()
+        for it in self._followed():
+            await it.answered.wait()
 
     async def sidecars(self) -> Sequence[Instance]:
         return await consul_catalog.sidecars(self._connect())
@@ -95,8 +105,8 @@ class ConsulRegistry:
         self._token = token
         if self._client is not None:
             self._client.token = token.reveal() or None
-        for watch in self._watches.values():
-            watch.restart()
+        for it in self._followed():
+            it.restart()
         for registration in self._registrations:
             registration.renew()
 
@@ -113,10 +123,19 @@ class ConsulRegistry:
         self._registrations.clear()
         watches = tuple(self._watches.values())
         self._watches.clear()
-        await asyncio.gather(*(watch.stop() for watch in watches), *self._ending)
+        for value in tuple(self._values):
+            value.close()
+        await asyncio.gather(*(watch.stop() for watch in watches), *self._ending, return_exceptions=True)
         client, self._client = self._client, None
         if client is not None:
             await client.close()
+
+    def _followed(self) -> list[ConsulWatch | ConsulValue]:
+        return [*self._watches.values(), *self._values]
+
+    def _end(self, task: asyncio.Task[None]) -> None:
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def _connect(self) -> Any:
         """The client, made at the first use because its session belongs to the running event loop."""
@@ -137,9 +156,9 @@ class ConsulRegistry:
     def _returned(self, source: str) -> None:
         """Consul answers again after it could not be reached: let no other loop sleep out its backoff or wait on a
         dead connection, and find out whether registrations survived."""
-        for watch in self._watches.values():
-            if watch.source != source:
-                watch.restart()
+        for it in self._followed():
+            if it.source != source:
+                it.restart()
         for registration in self._registrations:
             if registration.source != source:
                 registration.confirm()

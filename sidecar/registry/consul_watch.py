@@ -50,6 +50,11 @@ def backoff(failures: int, error: BaseException) -> float:
     return (_after_refusal if refused else _after_silence).delay(failures)
 
 
+def jittered(wait: float) -> float:
+    """So many seconds, or somewhat less."""
+    return wait * _rng.uniform(0.9, 1.0)
+
+
 class ConsulWatch(Watch):
     """One query, shared by everyone who follows the same service and tag. ``client`` gives the py-consul client."""
 
@@ -103,7 +108,7 @@ class ConsulWatch(Watch):
 
     async def _query(self, index: int) -> int:
         """Ask once; returns the index to go on with."""
-        wait = WAIT * _rng.uniform(0.9, 1.0)
+        wait = jittered(WAIT)
         # Consul itself adds up to a sixteenth to the wait.
         async with asyncio.timeout(ANSWER + (wait * 17 / 16 if index else 0)):
             number, text = await self._client().instances(self.service, index=index, wait=f"{wait:.0f}s", tag=self.tag)

@@ -14,9 +14,12 @@ from sidecar.core.secret import Secret
 from sidecar.registry.directory_folder import Folder
 from sidecar.registry.directory_record import check_size
 from sidecar.registry.directory_registration import DirectoryRegistration
+from sidecar.registry.directory_root import Root
+from sidecar.registry.directory_shared import FolderValue, SharedFiles
 from sidecar.registry.link import Link
 from sidecar.registry.outage_grace import Hold
 from sidecar.registry.settings import Settings, Workload
+from sidecar.registry.shared_value import OnValue, checked
 from sidecar.registry.watch import Watch
 
 log = logging.getLogger("sidecar.registry")
@@ -53,6 +56,8 @@ class DirectoryRegistry:
         self._clock = clock
         self._folder = Folder(Path(settings.path), clock=clock)
         self._folder.prepare()
+        self._files = SharedFiles(Root(Path(settings.path)))
+        self._values: list[FolderValue] = []
         if settings.workload is not None:
             check_size(settings.workload)
         self._link = Link(f"directory://{settings.path}", clock)
@@ -79,8 +84,7 @@ class DirectoryRegistry:
         if watch is None:
             watch = self._watches[key] = _FolderWatch(service, tag, self._clock)
         unsubscribe = watch.subscribe(on_change)
-        if self._poll is None:
-            self._poll = asyncio.create_task(self._keep_looking(), name="registry poll")
+        self._look_on()
 
         def cancel() -> None:
             unsubscribe()
@@ -90,9 +94,15 @@ class DirectoryRegistry:
 
         return cancel
 
+    def share(self, name: str, on_value: OnValue) -> FolderValue:
+        value = FolderValue(checked(name), self._files, on_value, self._in_thread, self._values.remove)
+        self._values.append(value)
+        self._look_on()
+        return value
+
     async def answered(self) -> None:
-        for watch in tuple(self._watches.values()):
-            await watch.answered.wait()
+        for first in [it.answered for it in self._watches.values()] + [it.answered for it in self._values]:
+            await first.wait()
 
     async def sidecars(self) -> Sequence[Instance]:
         """From every file that is there: one that is killed leaves its own behind."""
@@ -140,22 +150,29 @@ class DirectoryRegistry:
         for watch in self._watches.values():
             watch.answered.set()
         self._watches.clear()
+        for value in tuple(self._values):
+            value.close()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
+    def _look_on(self) -> None:
+        if self._poll is None:
+            self._poll = asyncio.create_task(self._keep_looking(), name="registry poll")
+
     async def _keep_looking(self) -> None:
         while True:
             try:
                 error = await self._look() if self._watches else None
+                error = await self._look_at_values() or error
             except Exception as failure:
                 error = failure
                 for watch in self._watches.values():
                     watch.away()
             if error is not None:
                 self._link.failed("discovery", error)
-            elif self._watches:
+            elif self._watches or self._values:
                 self._link.ok("discovery")
             await asyncio.sleep(POLL)
 
@@ -169,6 +186,17 @@ class DirectoryRegistry:
             elif watch.service in failed:
                 watch.away()
         return next(iter(failed.values()), None)
+
+    async def _look_at_values(self) -> Exception | None:
+        """Look at what is shared; what went wrong with one. What somebody has spoiled there spoils no discovery."""
+        failed: Exception | None = None
+        for value in tuple(self._values):
+            try:
+                value.found(await self._in_thread(self._files.read, value.name))
+            except (OSError, ValueError) as error:
+                value.answered.set()
+                failed = error
+        return failed
 
     def _read(self, services: set[str]) -> tuple[dict[str, tuple[Instance, ...]], dict[str, OSError]]:
         self._folder.keep(services)

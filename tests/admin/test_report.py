@@ -131,6 +131,7 @@ def test_everything_about_an_upstream() -> None:
             }
         ],
         "subsets": [],
+        "canary": None,
         "names": [],
         "breaker": {
             "state": "open",

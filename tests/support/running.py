@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from sidecar.admin.snapshots import UpstreamSnapshot
 from sidecar.agent import snapshots
+from sidecar.agent.canary import Canary
 from sidecar.agent.changes import LastReload
 from sidecar.agent.draining import AppsTurn
 from sidecar.agent.faults import FaultBoard
@@ -36,7 +37,7 @@ from sidecar.endpoints.names import Name
 from sidecar.endpoints.subsets import Subset
 from sidecar.exchange.listener import Listener
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
-from sidecar.registry import Registration, Workload
+from sidecar.registry import Found, Registration, SharedValue, Workload
 from sidecar.resilience import breaker
 from sidecar.telemetry.loop_lag import LoopLag
 from sidecar.why.ring import Ring
@@ -64,6 +65,9 @@ class FakeRegistry:
 
     async def services(self) -> Mapping[str, frozenset[str]]:
         return {}
+
+    def share(self, name: str, on_value: Callable[[Found], None]) -> SharedValue:
+        raise NotImplementedError
 
     def enroll(self, workload: Workload) -> Registration:
         raise NotImplementedError
@@ -135,6 +139,7 @@ class FakeUpstream:
         settings = [own, *(route.policies.get("circuit_breaker") for route in self.config.routes)]
         self.ejections: dict[str, int] = {}
         self.subsets: list[tuple[Subset, int, float]] = []
+        self.canary: Canary | None = None
         self.balancer = create(self.config.balancer, Random(1), self.clock)
         self.listener = SimpleNamespace(
             files=(), host=name.encode(), name=name, clock=self.clock, stats=self.stats,

@@ -12,6 +12,7 @@ from sidecar.simulate.scenarios import (
     breaker,
     budget,
     callers,
+    canary,
     capacity,
     ejection,
     ejection_guard,
@@ -42,6 +43,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         ),
         Scenario("breaker", "how soon a breaker opens, what it lets through, how soon it closes", breaker.run),
         Scenario("budget", "budgets of retries, in an outage and where some requests fail", budget.run),
+        Scenario("canary", "a thousand good canaries and a thousand bad ones: which are rolled back", canary.run),
         Scenario("capacity", "an app whose capacity changes much: how soon the adaptive limit is there", capacity.run),
         Scenario("ejection_guard", "ten endpoints in several plights: how many ejection leaves", ejection_guard.run),
         Scenario(

@@ -3,6 +3,7 @@ import { html } from "../vendor/preact.js";
 import { ask, usePoll } from "../app/api.js";
 import { to } from "../app/router.js";
 import { useStore } from "../app/store.js";
+import { Canary } from "./canary.js";
 import { Asking } from "./dialog.js";
 import { Events } from "./events.js";
 import { bytes, clock, ms, number, percent, rate, seconds, timely, until, word } from "./format.js";
@@ -27,6 +28,7 @@ export function Upstream({ name }) {
       <${Facts} facts=${traffic(it)} />
     </section>
     ${it.breaker && html`<${Breaker} name=${name} breaker=${it.breaker} more=${poll.data?.breaker} />`}
+    ${poll.data?.canary && html`<${Canary} name=${name} canary=${poll.data.canary} />`}
     <${Section} title="Endpoints">
       <${Table} caption="Endpoints" columns=${columnsFor(it.each)} rows=${it.each} keyOf=${(row) => `${row.address} ${row.id}`} empty="None is known." />
     <//>

@@ -1,0 +1,40 @@
+// A canary: how far it is, what it waits for, and what an operator can do with it.
+import { html } from "../vendor/preact.js";
+import { ask } from "../app/api.js";
+import { Asking } from "./dialog.js";
+import { clock, number, word } from "./format.js";
+import { Section } from "./parts.js";
+import { Status } from "./status.js";
+
+const OVER = ["rolled_back", "done"];
+
+export function Canary({ name, canary: it }) {
+  const over = OVER.includes(it.phase);
+  const judged = it.judged;
+  return html`<${Section} title="Canary">
+    <div class="panel row">
+      <div>
+        <${Status} is=${it.phase === "rolled_back" ? "failing" : "passing"} says=${word(it.phase)} />
+        <span> ${it.subset} gets ${number(it.weight)} %, step ${number(it.step)} of ${number(it.steps.length)} (${it.steps.join(", ")})</span>
+        ${it.reason && html`<div class="dim">${it.reason}, ${it.by}${it.at && html`, ${clock(it.at)}`}</div>`}
+        ${it.waits_for && html`<div>waits for ${it.waits_for}</div>`}
+        ${!it.told && html`<div class="warn">The registry is away: other sidecars do not know yet.</div>`}
+        ${judged && html`<div class="dim">seen here: ${number(judged.errors)} of ${number(judged.requests)} requests failed, of the others ${number(judged.others_errors)} of ${number(judged.others_requests)}</div>`}
+      </div>
+      <div class="buttons">
+        <${Act} name=${name} action="promote" label="Promote" says="It gets its next step, in all sidecars." disabled=${over} />
+        ${it.phase === "running"
+          ? html`<${Act} name=${name} action="pause" label="Pause" says="It stays at its step. It is still rolled back when its guard is broken." />`
+          : html`<${Act} name=${name} action="resume" label=${over ? "Begin anew" : "Resume"} says=${over ? "It begins with its first step once more." : "It goes on."} />`}
+        <${Act} name=${name} action="rollback" label="Roll back" says="It gets nothing any more, in all sidecars." danger=${true} disabled=${it.phase === "rolled_back"} />
+      </div>
+    </div>
+  <//>`;
+}
+
+function Act({ name, action, label, says, danger, disabled }) {
+  const act = () => ask(`/upstreams/${encodeURIComponent(name)}/canary/${action}`, { method: "POST" });
+  return html`<${Asking} label=${label} look=${danger ? "danger" : ""} disabled=${disabled} title=${`${label}: the canary of ${name}`} action=${label} danger=${danger} onConfirm=${act}>
+    <p>${says}</p>
+  <//>`;
+}

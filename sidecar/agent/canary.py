@@ -1,0 +1,400 @@
+"""A canary of a running sidecar: its state is followed in the registry, judged here, and put into the split.
+
+Each sidecar judges what it sees itself. One that has proof changes the state in the registry, and all follow. A guard
+that is broken is acted upon here at once, be the registry away or not; everything else waits for the registry, so that
+no sidecar goes ahead of the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from sidecar.agent.canary_weights import guard_of, key_of, split_of, weights
+from sidecar.config.canary import CanarySettings
+from sidecar.config.traffic import Upstream
+from sidecar.core.events import EVENTS
+from sidecar.endpoints.cluster import Cluster
+from sidecar.endpoints.endpoint import Endpoint
+from sidecar.exchange.listener import Listener
+from sidecar.registry import Found, LocalValue, Registry, SharedValue
+from sidecar.resilience import rollout
+from sidecar.resilience.canary_judge import Judge, Known, Verdict
+from sidecar.resilience.rollout import State
+
+logger = logging.getLogger("sidecar.canary")
+
+#: Seconds between two looks.
+LOOK: Final = 1.0
+#: Seconds after which a canary that is done begins anew, when its instances are gone: the next one comes there.
+GONE: Final = 60.0
+
+
+class Conflict(Exception):
+    """The state was changed by somebody else meanwhile; the text says what it is now."""
+
+
+class Away(Exception):
+    """The registry cannot be asked; the text says why."""
+
+
+class Timing:
+    """Clocks and timers: ``clock`` never goes back, ``wall`` is Unix time, ``later`` calls in so many seconds,
+    ``spawn`` lets a coroutine run by itself."""
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+        later: Callable[[float, Callable[[], None]], Any] | None = None,
+        spawn: Callable[[Coroutine[Any, Any, None]], Any] | None = None,
+    ) -> None:
+        self.clock = clock
+        self.wall = wall
+        self.later = later or (lambda seconds, do: asyncio.get_running_loop().call_later(seconds, do))
+        self.spawn = spawn or asyncio.ensure_future
+
+
+class Canary:
+    """The canary of one upstream, for as long as that has one. ``by`` is what this sidecar is called."""
+
+    def __init__(self, listener: Listener, config: Upstream, by: str, timing: Timing | None = None) -> None:
+        assert config.canary is not None
+        self._listener = listener
+        self._by = by
+        self._timing = timing or Timing()
+        self.config = config
+        self.settings: CanarySettings = config.canary
+        self.key = key_of(config)
+        self.state: State | None = None
+        #: What it is as far as this sidecar goes, while the registry cannot be told.
+        self._broken: State | None = None
+        self._version: object = None
+        self._known = Known()
+        self._judge: Judge | None = None
+        self.verdict = Verdict("", False, "the registry has not answered yet")
+        self._ready_told = False
+        self._gone: float | None = None
+        self._value: SharedValue | None = None
+        self._timer: Any = None
+        self._writing = False
+        #: The registry has nothing, or something older than what is known here.
+        self._owed = False
+        self._unreadable = ""
+        self._others: frozenset[str] = frozenset()
+        self._watched: Cluster | None = None
+        self.steer()
+
+    @property
+    def now(self) -> State | None:
+        """What is acted upon."""
+        return self._broken or self.state
+
+    @property
+    def weight(self) -> int:
+        """The percentage that its subset gets."""
+        now = self.now
+        return now.weight if now is not None else 0
+
+    def follow(self, registry: Registry | None) -> None:
+        """Begin: the state is there, or is made."""
+        self.close()
+        self._watched = self._listener.cluster
+        self._watched.watch(self.told)
+        if registry is None:
+            self._value = LocalValue(self.found, lambda do: self._timing.later(0.0, do))
+        else:
+            self._value = registry.share(self.key, self.found)
+        self._timer = self._timing.later(LOOK, self.look)
+
+    def close(self) -> None:
+        """Follow nothing any more. The weights stay."""
+        if self._watched is not None:
+            self._watched.unwatch(self.told)
+            self._watched = None
+        if self._value is not None:
+            self._value.close()
+            self._value = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def change(self, config: Upstream) -> None:
+        """Go on with other settings, of the same subsets."""
+        assert config.canary is not None
+        self.config, self.settings = config, config.canary
+        if self._judge is not None:
+            self._judge.guard = guard_of(self.settings)
+        self.steer()
+
+    def steer(self) -> None:
+        """Give the split the weights that are due. The others get all while the subset has all, and is empty: they are
+        still there."""
+        split, subsets = split_of(self._listener), self._listener.cluster.subsets
+        if split is None:
+            return
+        base = dict(self.config.policies.get("split") or ())
+        self._others = frozenset([it for it, weight in base.items() if weight and it != self.settings.subset])
+        percent = self.weight
+        if percent == 100 and subsets is not None and self.settings.subset not in subsets.usable:
+            percent = 0 if any(it in subsets.usable for it in self._others) else 100
+        wanted = weights(base, self.settings.subset, percent)
+        if wanted != split.split.weights:
+            split.split.set(wanted)
+
+    # -- what comes in -------------------------------------------------------------------------------------------------
+
+    def told(self, endpoint: Endpoint, seconds: float, status: int, failure: str) -> None:
+        """A try has ended: see :data:`sidecar.endpoints.cluster.Watcher`."""
+        judge = self._judge
+        if judge is None or failure == "race":
+            return
+        subset = endpoint.subset
+        if subset == self.settings.subset:
+            side = judge.new
+        elif subset in self._others:
+            side = judge.old
+        else:
+            return
+        answered = not failure or status > 0
+        side.told(seconds, status >= 500 or not answered, answered)
+
+    def found(self, found: Found) -> None:
+        """The registry says what the state is."""
+        self._version = found.version
+        state = None
+        if found.data is not None:
+            try:
+                state = rollout.decode(found.data)
+            except rollout.Unreadable as error:
+                self._spoiled(str(error))
+                return
+        self._unreadable = ""
+        self._owed = state is None or (self.state is not None and state.revision < self.state.revision)
+        if self._owed:
+            self._pay()
+        elif state is not None:
+            self._use(state)
+
+    def _pay(self) -> None:
+        """Nobody has begun yet; or the registry has lost what it had, and all put it there again."""
+        self._write(self.state or rollout.begin(self.settings.steps, self._by, self._timing.wall()))
+
+    def _spoiled(self, text: str) -> None:
+        if text != self._unreadable:
+            self._unreadable = text
+            EVENTS.tell(
+                logger, logging.WARNING, "canary",
+                f"{self.config.name}: the state of the canary cannot be read ({text}); what was known stays, until an "
+                "operator says what to do",
+                self.config.name, key=self.key,
+            )  # fmt: skip
+
+    # -- what comes of it ----------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Judge, and act."""
+        self._timer = self._timing.later(LOOK, self.look)
+        self.steer()
+        if self._owed:
+            self._pay()
+        now, judge = self.now, self._judge
+        if now is None:
+            return
+        if self._broken is not None:
+            self._write(self._broken)
+        elif judge is not None and now.moving:
+            self.verdict = judge.look(self._timing.clock())
+            if self.verdict.broken:
+                self._roll_back(now, self.verdict.broken)
+            elif self.verdict.good and now.phase == rollout.RUNNING:
+                self._is_good(now, judge)
+        elif now.phase == rollout.DONE:
+            self._await_next(now)
+
+    def _roll_back(self, now: State, reason: str) -> None:
+        self._broken = rollout.rolled_back(now, reason, self._by, self._timing.wall())
+        self._apply(now, self._broken)
+        self._write(self._broken)
+
+    def _is_good(self, now: State, judge: Judge) -> None:
+        if judge.judged(self._timing.clock()) < self.settings.each:
+            return
+        if self.settings.promote == "auto":
+            reason = "it does as well as the others" if not judge.alone else "it does as well as the others did"
+            self._write(rollout.promoted(now, self.settings.steps, reason, self._by, self._timing.wall()))
+        elif not self._ready_told:
+            self._ready_told = True
+            EVENTS.tell(
+                logger, logging.INFO, "canary",
+                f"{self.config.name}: the canary does as well as the others with {now.weight} %, and can be promoted",
+                self.config.name, subset=self.settings.subset, weight=now.weight,
+            )  # fmt: skip
+
+    def _await_next(self, now: State) -> None:
+        subsets = self._listener.cluster.subsets
+        if subsets is None or self.settings.subset in subsets.present:
+            self._gone = None
+            return
+        at = self._timing.clock()
+        if self._gone is None:
+            self._gone = at
+        elif at - self._gone >= GONE:
+            self._gone = None
+            self._write(rollout.begin(self.settings.steps, self._by, self._timing.wall(), now))
+
+    def _use(self, state: State) -> None:
+        """This is the state in the registry."""
+        before, acted = self.state, self.now
+        self.state = state
+        if self._broken is not None:
+            if state.moving and state.attempt == self._broken.attempt:
+                broken = self._broken
+                self._broken = rollout.rolled_back(state, broken.reason, self._by, broken.at)
+            else:
+                self._broken = None
+        if before != state or acted != self.now:
+            self._apply(acted, self.now or state)
+
+    def _apply(self, before: State | None, state: State) -> None:
+        """Go by this from now on."""
+        same = before is not None and (before.attempt, before.weight) == (state.attempt, state.weight)
+        if not state.moving:
+            self._judge = None
+            self.verdict = Verdict("", False, "")
+        elif self._judge is None or not same:
+            steps = self.settings.steps
+            step, alone = state.step(steps), state.weight == 100
+            self._judge = Judge(guard_of(self.settings), step, len(steps), self._known, alone=alone)
+            self.verdict = Verdict("", False, "the first requests")
+            self._ready_told = False
+        self.steer()
+        if before is None or before.revision != state.revision or before.phase != state.phase:
+            self._tell(before, state)
+
+    def _tell(self, before: State | None, state: State) -> None:
+        text = {
+            rollout.RUNNING: f"gets {state.weight} %",
+            rollout.PAUSED: f"stays at {state.weight} %",
+            rollout.ROLLED_BACK: "is rolled back and gets nothing",
+            rollout.DONE: f"is done, with {state.weight} %",
+        }[state.phase]
+        joined = "; joined" if before is None and state.by != self._by else ""
+        EVENTS.tell(
+            logger, logging.WARNING if state.phase == rollout.ROLLED_BACK else logging.INFO, "canary",
+            f"{self.config.name}: the canary {self.settings.subset} {text}: {state.reason} ({state.by}){joined}",
+            self.config.name, subset=self.settings.subset, phase=state.phase, weight=state.weight,
+            attempt=state.attempt, revision=state.revision, by=state.by,
+        )  # fmt: skip
+
+    # -- the registry --------------------------------------------------------------------------------------------------
+
+    async def act(self, action: str, by: str) -> State:
+        """Do one of :data:`sidecar.resilience.rollout.ACTIONS` for an operator. Raises
+        :class:`~sidecar.resilience.rollout.NotNow`, :class:`Conflict` or :class:`Away`."""
+        seen, version, wall = self.now, self._version, self._timing.wall()
+        steps = self.settings.steps
+        if self._unreadable and action in ("resume", "rollback"):
+            following = rollout.begin(steps, by, wall, seen)
+            if action == "rollback":
+                following = rollout.rolled_back(following, "it was rolled back by hand", by, wall)
+        elif seen is None:
+            raise Away("what state the canary is in is not known yet: the registry has not answered")
+        else:
+            following = rollout.asked(action, seen, steps, by, wall)
+        if action == "rollback" and seen is not None:
+            self._broken = following  # here at once
+            self._apply(seen, following)
+        try:
+            done = await self._put(following, version)
+        except Away:
+            if self._broken is None:
+                raise
+            return following  # the others follow when the registry is back
+        if not done and self._broken is None:
+            now = self.now
+            raise Conflict("it was changed by somebody else meanwhile" + (f": it is {summary(now)}" if now else ""))
+        return following
+
+    def _write(self, state: State) -> None:
+        """Bring it to the registry, in the background: what comes of that, the registry tells, or it is tried again
+        with the next look."""
+        if not self._writing and self._value is not None:
+            self._writing = True
+            self._timing.spawn(self._try(state, self._version))
+
+    async def _try(self, state: State, version: object) -> None:
+        try:
+            await self._put(state, version)
+        except Away as error:
+            logger.debug("%s: the registry cannot be told of the canary: %s", self.config.name, error)
+        except Exception:
+            logger.exception("%s: the canary's state cannot be written", self.config.name)
+        finally:
+            self._writing = False
+
+    async def _put(self, state: State, version: object) -> bool:
+        value = self._value
+        if value is None:
+            raise Away("the sidecar stops")
+        try:
+            found = await value.put(rollout.encode(state), version)
+        except (OSError, TimeoutError) as error:
+            raise Away(f"the registry cannot be asked: {error}") from error
+        if found is not None and self._value is value:
+            self.found(found)
+        return found is not None
+
+    def view(self) -> dict[str, Any]:
+        """What there is to see, as plain JSON."""
+        now, judge = self.now, self._judge
+        return {
+            "subset": self.settings.subset,
+            "phase": now.phase if now is not None else "unknown",
+            "weight": self.weight,
+            "step": now.step(self.settings.steps) if now is not None else 0,
+            "steps": list(self.settings.steps),
+            "attempt": now.attempt if now is not None else 0,
+            "revision": now.revision if now is not None else 0,
+            "reason": now.reason if now is not None else "",
+            "by": now.by if now is not None else "",
+            "at": now.at if now is not None else None,
+            "waits_for": self._waits(),
+            "told": self._broken is None,
+            "judged_s": round(judge.judged(self._timing.clock()), 1) if judge is not None else 0.0,
+            "judged": judge.view() if judge is not None else None,
+        }
+
+    def _waits(self) -> str:
+        if self._unreadable:
+            return f"an operator: its state cannot be read, {self._unreadable}"
+        now, judge = self.now, self._judge
+        if now is None or judge is None:
+            return self.verdict.waits if now is None else ""
+        if now.phase == rollout.PAUSED:
+            return "an operator: it is paused"
+        if self.verdict.waits:
+            return self.verdict.waits
+        if self.verdict.good:
+            left = self.settings.each - judge.judged(self._timing.clock())
+            if left > 0:
+                return f"the end of the step, in {left:.0f} s"
+            return "an operator: it can be promoted" if self.settings.promote == "manual" else "the registry"
+        return ""
+
+
+def summary(state: State) -> str:
+    """A state in a few words."""
+    return f"{rollout.told(state)} with {state.weight} %, by {state.by or 'somebody'}"
+
+
+def doubts(view: dict[str, Any]) -> list[str]:
+    """What an operator should know of it, a phrase each."""
+    if view["phase"] == rollout.ROLLED_BACK:
+        return [f"the canary {view['subset']} was rolled back: {view['reason']}"]
+    if str(view["waits_for"]).startswith("an operator"):
+        return [f"the canary {view['subset']} waits for {view['waits_for']}"]
+    return []

@@ -1,0 +1,134 @@
+"""Values that sidecars share in a registry folder: ``.shared/<name>.json``, replaced as a whole under a lock.
+
+Plain blocking calls; :mod:`sidecar.registry.directory` makes them in its thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+from sidecar.registry.directory_record import SUFFIX, temporary_name
+from sidecar.registry.directory_root import Root, open_folder, read_file, write_new
+from sidecar.registry.shared_value import MAX_VALUE, Found, OnValue, tell
+
+#: The folder; no service's is called so.
+FOLDER: Final = ".shared"
+#: Tries to get the lock, and seconds between them: whoever has it only compares and renames.
+_TRIES: Final = 20
+_REST: Final = 0.05
+
+
+class SharedFiles:
+    """All of a registry's. Each call raises OSError, or ValueError where what lies there is no value."""
+
+    def __init__(self, root: Root) -> None:
+        self._root = root
+
+    def read(self, name: str) -> bytes | None:
+        """The value; None if there is none."""
+        try:
+            with self._root.open() as root, _closing(open_folder(root, FOLDER)) as folder:
+                return _read(folder, name)
+        except FileNotFoundError:
+            with self._root.open():  # else the registry is away
+                return None
+
+    def replace(self, name: str, seen: bytes | None, data: bytes) -> bool:
+        """Have ``data`` in place of ``seen``; False, and nothing has changed, if it is something else."""
+        with self._root.open() as root:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(FOLDER, dir_fd=root)
+                with _closing(open_folder(root, FOLDER)) as folder, contextlib.suppress(PermissionError):
+                    os.fchmod(folder, stat.S_IMODE(os.fstat(root).st_mode))
+            with _closing(open_folder(root, FOLDER)) as folder:
+                _lock(folder)
+                with contextlib.suppress(ValueError):  # what is no value may be replaced by whoever saw that
+                    if _read(folder, name) != seen:
+                        return False
+                _write(folder, name + SUFFIX, data)
+                return True
+
+
+class FolderValue:
+    """One of them, followed by looking again and again: see :class:`sidecar.registry.shared_value.SharedValue`. The
+    value itself is its version."""
+
+    def __init__(
+        self, name: str, files: SharedFiles, on_value: OnValue, in_thread: Callable[..., Awaitable[Any]],
+        closed: Callable[[FolderValue], None],
+    ) -> None:  # fmt: skip
+        self.name = name
+        self.answered = asyncio.Event()
+        self._files = files
+        self._on_value: OnValue | None = on_value
+        self._in_thread = in_thread
+        self._closed = closed
+        self._told: Found | None = None
+
+    async def put(self, data: bytes, seen: object) -> Found | None:
+        if not await self._in_thread(self._files.replace, self.name, seen, data):
+            return None
+        self._told = Found(data, data)
+        return self._told
+
+    def found(self, data: bytes | None) -> None:
+        """This is the value at present."""
+        found = Found(data, data)
+        self.answered.set()
+        if found != self._told and self._on_value is not None:
+            self._told = found
+            tell(self._on_value, found)
+
+    def close(self) -> None:
+        if self._on_value is not None:
+            self._on_value = None
+            self.answered.set()
+            self._closed(self)
+
+
+def _read(folder: int, name: str) -> bytes | None:
+    try:
+        data = read_file(folder, name + SUFFIX)
+    except FileNotFoundError:
+        return None
+    return data[: MAX_VALUE + 1]  # which is too much for any value, and is found to be
+
+
+def _write(folder: int, name: str, data: bytes) -> None:
+    temporary = temporary_name(name)
+    try:
+        write_new(folder, temporary, data)
+        file = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+        with _closing(file):
+            os.fsync(file)  # after a crash it is the old one or the new one
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary, dir_fd=folder)
+        raise
+
+
+def _lock(folder: int) -> None:
+    """Lock the folder for as long as it is open. Raises TimeoutError when somebody else does not let go of it."""
+    for _ in range(_TRIES):
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            time.sleep(_REST)
+    raise TimeoutError("somebody else has locked the shared values")
+
+
+@contextlib.contextmanager
+def _closing(file: int) -> Iterator[int]:
+    try:
+        yield file
+    finally:
+        os.close(file)

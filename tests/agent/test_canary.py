@@ -1,0 +1,497 @@
+"""The canaries of several sidecars that share a state: they step, and roll back, together."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, cast
+
+import pytest
+
+from sidecar.admin import report
+from sidecar.agent.canary import Away, Canary, Conflict, Timing, doubts
+from sidecar.agent.canary_operations import CanaryOperations
+from sidecar.agent.canary_weights import hold, key_of, split_of, weights
+from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.snapshots import of_upstream
+from sidecar.config.canary import CanarySettings, GuardSettings
+from sidecar.config.subsets import Select
+from sidecar.config.traffic import Discover, StaticEndpoint, Upstream
+from sidecar.core.address import Address
+from sidecar.core.instance import Instance
+from sidecar.core.operations import Answer, Call, NotKnown
+from sidecar.endpoints.metrics import canary_families
+from sidecar.endpoints.names import Names
+from sidecar.registry import Found
+from sidecar.resilience import rollout
+from sidecar.resilience.rollout import NotNow, State
+from support.http import Stage
+from support.names import FakeResolver
+from support.ports import changed
+from support.registries import until
+
+BOTH = {"stable": Select(tag="v1"), "next": Select(tag="v2")}
+SETTINGS = CanarySettings(subset="next", steps=(10, 25, 100), each=60.0, guard=GuardSettings(min_requests=50))
+
+
+class FakeStore:
+    """A registry that keeps one value, as Consul does. While it is ``away`` it can neither be asked nor tells."""
+
+    def __init__(self) -> None:
+        self.found = Found(None, 0)
+        self.away = False
+        self.values: list[FakeValue] = []
+
+    def share(self, name: str, on_value: Callable[[Found], None]) -> FakeValue:
+        value = FakeValue(self, on_value)
+        self.values.append(value)
+        return value
+
+    def put(self, data: bytes | None) -> None:
+        """It is so, and all hear of it."""
+        assert isinstance(self.found.version, int)
+        self.found = Found(data, self.found.version + 1)
+        self.back()
+
+    def back(self) -> None:
+        """It answers again."""
+        self.away = False
+        for value in list(self.values):
+            value.on_value(self.found)
+
+    @property
+    def state(self) -> State:
+        assert self.found.data is not None
+        return rollout.decode(self.found.data)
+
+
+class FakeValue:
+    """See :class:`sidecar.registry.shared_value.SharedValue`."""
+
+    def __init__(self, store: FakeStore, on_value: Callable[[Found], None]) -> None:
+        self._store = store
+        self.on_value = on_value
+
+    async def put(self, data: bytes, seen: object) -> Found | None:
+        store = self._store
+        if store.away:
+            raise OSError("connection refused")
+        if seen != store.found.version:
+            return None
+        store.put(data)
+        return store.found
+
+    def close(self) -> None:
+        self._store.values.remove(self)
+
+
+class Sidecar(Stage):
+    """One of them, with two versions of the upstream behind it."""
+
+    def __init__(self, store: FakeStore | None, name: str = "one", **more: Any) -> None:
+        more.setdefault("canary", SETTINGS)
+        super().__init__(subsets=BOTH, split=(("stable", 90), ("next", 10)), retry=None, circuit_breaker=None, **more)
+        self.versions("v1", "v1", "v2")
+        self.canary = Canary(
+            self.listener, self.config, name,  # type: ignore[arg-type]
+            Timing(self.loop, lambda: 1.8e9, lambda seconds, do: self.loop.call_later(seconds, do), run_now),
+        )  # fmt: skip
+        self.canary.follow(store)  # type: ignore[arg-type]
+        if store is not None and not store.away:
+            store.values[-1].on_value(store.found)
+
+    def versions(self, *tags: str) -> None:
+        """Have an instance of each."""
+        self.listener.cluster.update(
+            Instance(host="10.0.0.1", port=port, tags=(tag,)) for port, tag in enumerate(tags, 1)
+        )
+
+    def answers(self, subset: str, count: int, bad: int = 0, seconds: float = 0.01) -> None:
+        """So many of its answers come, as fast as that."""
+        endpoint = next(it for it in self.listener.cluster.endpoints if it.subset == subset)
+        for number in range(count):
+            status = 503 if number < bad else 200
+            for watcher in self.listener.cluster.watchers:
+                watcher(endpoint, seconds, status, "")
+
+    def seconds(self, count: int, bad: int = 0) -> None:
+        """Time goes on, with a hundred answers each second, of which so many of the new version's are errors."""
+        for _ in range(count):
+            percent = self.canary.weight
+            self.answers("stable", 100 - percent)
+            self.answers("next", percent, bad)
+            self.passes(1.0)
+
+    def passes(self, seconds: float) -> None:
+        """Time goes on here."""
+        self.loop.run_until(self.loop.now + seconds)
+
+    @property
+    def share(self) -> dict[str, int]:
+        """What the split gives each, of a hundred."""
+        return shares(self)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        return self.canary.view()
+
+
+def run_now(work: Coroutine[Any, Any, None]) -> None:
+    """Nothing in it waits for anything."""
+    with pytest.raises(StopIteration):
+        work.send(None)
+
+
+def test_a_good_one_gets_all_step_by_step_and_all_sidecars_go_with_it() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    assert one.share == two.share == {"stable": 90, "next": 10}
+    seen = []
+    for _ in range(60):
+        one.seconds(5)
+        two.seconds(5)
+        assert one.share == two.share
+        if one.share["next"] not in seen:
+            seen.append(one.share["next"])
+    assert seen == [10, 25, 100]
+    assert (store.state.phase, store.state.by) == (rollout.DONE, "one")
+    assert one.told["phase"] == "done"
+    assert doubts(one.told) == []
+
+
+def test_a_step_lasts_as_long_as_it_says() -> None:
+    it = Sidecar(FakeStore())
+    it.seconds(58)
+    assert it.told["waits_for"].startswith("the end of the step, in ")
+    assert it.share["next"] == 10
+    it.seconds(10)
+    assert it.share["next"] == 25
+
+
+def test_a_bad_one_is_rolled_back_by_whoever_sees_it(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    one.seconds(20, bad=2)
+    assert one.share == two.share == {"stable": 100, "next": 0}
+    assert store.state.phase == rollout.ROLLED_BACK
+    assert "requests failed" in store.state.reason
+    assert "requests failed" in doubts(two.told)[0]
+    assert sum("is rolled back" in it for it in caplog.messages) == 2, "once for each of the two"
+    one.seconds(100)
+    assert one.share["next"] == 0, "it stays so"
+
+
+def test_a_slow_one_is_rolled_back() -> None:
+    it = Sidecar(FakeStore())
+    for _ in range(30):
+        it.answers("stable", 90)
+        it.answers("next", 9)
+        it.answers("next", 1, seconds=0.5)
+        it.passes(1.0)
+    assert it.told["phase"] == "rolled_back"
+    assert "took more than" in it.told["reason"]
+
+
+def test_what_came_of_kept_connections_and_other_endpoints_does_not_count() -> None:
+    it = Sidecar(FakeStore())
+    cluster = it.listener.cluster
+    (new,) = [e for e in cluster.endpoints if e.subset == "next"]
+    for watcher in cluster.watchers:
+        watcher(new, 0.0, 0, "race")
+    new.subset = ""
+    for watcher in cluster.watchers:
+        watcher(new, 0.0, 503, "")
+    new.subset = "next"
+    for watcher in cluster.watchers:
+        watcher(new, 0.0, 0, "timeout")
+    it.passes(1.0)
+    assert it.told["judged"]["requests"] == it.told["judged"]["errors"] == 1
+
+
+def test_by_hand_it_waits_for_an_operator(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    it = Sidecar(FakeStore(), canary=CanarySettings(subset="next", promote="manual", each=60.0))
+    it.seconds(100)
+    assert it.share["next"] == 10
+    assert doubts(it.told) == ["the canary next waits for an operator: it can be promoted"]
+    assert sum("can be promoted" in text for text in caplog.messages) == 1
+
+
+@pytest.mark.asyncio
+async def test_of_two_operators_at_once_one_promotes() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    versions = two.canary._version
+    assert (await one.canary.act("promote", "ann")).weight == 25
+    two.canary._version = versions  # it has not heard of that when it is asked
+    two.canary.state = two.canary.state and two.canary.state._replace(weight=10)
+    with pytest.raises(Conflict, match="somebody else"):
+        await two.canary.act("promote", "bob")
+    store.back()
+    assert one.share == two.share == {"stable": 75, "next": 25}
+    assert store.state.by == "ann"
+
+
+@pytest.mark.asyncio
+async def test_pause_resume_and_a_new_beginning() -> None:
+    store = FakeStore()
+    it = Sidecar(store)
+    await it.canary.act("pause", "ann")
+    it.seconds(100)
+    assert (it.share["next"], it.told["waits_for"]) == (10, "an operator: it is paused")
+    await it.canary.act("resume", "ann")
+    it.seconds(2)
+    assert it.share["next"] == 25, "it was judged meanwhile"
+    await it.canary.act("rollback", "ann")
+    assert it.share["next"] == 0
+    with pytest.raises(NotNow):
+        await it.canary.act("promote", "ann")
+    assert (await it.canary.act("resume", "ann")).attempt == 2
+    assert it.share["next"] == 10
+
+
+def test_one_that_is_started_joins_at_the_step() -> None:
+    store = FakeStore()
+    one = Sidecar(store)
+    one.seconds(70)
+    assert one.share["next"] == 25
+    store.away = True
+    two = Sidecar(store, "two")
+    assert two.share == {"stable": 100, "next": 0}, "until it knows"
+    assert two.told["phase"] == "unknown"
+    store.back()
+    assert two.share["next"] == 25
+
+
+@pytest.mark.asyncio
+async def test_while_the_registry_is_away_it_stays_but_is_rolled_back() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    store.away = True
+    one.seconds(100)
+    assert one.share["next"] == 10, "nobody goes ahead"
+    assert one.told["waits_for"] == "the registry"
+    with pytest.raises(Away):
+        await one.canary.act("promote", "ann")
+    one.seconds(20, bad=2)
+    assert (one.share["next"], two.share["next"]) == (0, 10)
+    assert one.told["told"] is False
+    assert one.told["phase"] == "rolled_back"
+    store.back()
+    one.passes(1.0)
+    assert two.share["next"] == 0
+    assert one.told["told"] is True
+
+
+@pytest.mark.asyncio
+async def test_rolled_back_by_hand_while_the_registry_is_away() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    store.away = True
+    assert (await one.canary.act("rollback", "ann")).phase == rollout.ROLLED_BACK
+    assert one.share["next"] == 0
+    store.away = False
+    await two.canary.act("promote", "bob")  # who does not know of it
+    assert one.share["next"] == 0
+    one.passes(1.0)
+    assert two.share["next"] == 0
+    assert store.state.reason == "it was rolled back by hand"
+
+
+@pytest.mark.asyncio
+async def test_a_new_attempt_is_not_rolled_back_for_the_one_before() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    store.away = True
+    await one.canary.act("rollback", "ann")
+    store.away = False
+    await two.canary.act("rollback", "bob")
+    assert one.told["told"] is True
+    await two.canary.act("resume", "bob")
+    one.passes(1.0)
+    assert one.share["next"] == two.share["next"] == 10
+
+
+def test_a_registry_that_has_lost_it_gets_it_back() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    one.seconds(70)
+    state = store.state
+    assert state.weight == 25
+    store.put(None)
+    assert store.state == state
+    store.put(rollout.encode(rollout.begin((10,), "a backup", 0.0)))
+    assert store.state == state
+    assert one.share == two.share == {"stable": 75, "next": 25}
+
+
+@pytest.mark.asyncio
+async def test_what_cannot_be_read_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore()
+    it = Sidecar(store)
+    for _ in range(3):
+        store.put(b'{"weight": 100}')
+    assert it.share["next"] == 10
+    assert sum("cannot be read" in text for text in caplog.messages) == 1
+    assert doubts(it.told)[0].startswith("the canary next waits for an operator: its state cannot be read")
+    fresh = Sidecar(store, "two")
+    assert fresh.share["next"] == 0
+    with pytest.raises(Away):
+        await fresh.canary.act("promote", "ann")
+    await fresh.canary.act("resume", "ann")
+    assert store.state.weight == 10
+    store.put(b"{}")
+    await it.canary.act("rollback", "ann")
+    assert store.state.phase == rollout.ROLLED_BACK
+    assert it.share["next"] == fresh.share["next"] == 0
+
+
+def test_the_next_version_begins_anew_when_the_one_before_is_gone() -> None:
+    store = FakeStore()
+    it = Sidecar(store)
+    it.seconds(200)
+    assert (store.state.phase, it.share["next"]) == (rollout.DONE, 100)
+    it.versions("v1", "v1")
+    it.passes(1.0)
+    assert it.share == {"stable": 100, "next": 0}, "the others get what it cannot"
+    for _ in range(70):
+        it.passes(1.0)
+    assert (store.state.phase, store.state.attempt, it.share["next"]) == (rollout.RUNNING, 2, 10)
+
+
+def test_an_instance_that_is_back_soon_begins_nothing() -> None:
+    store = FakeStore()
+    it = Sidecar(store)
+    it.seconds(200)
+    for _ in range(3):
+        it.versions("v1", "v1")
+        for _ in range(30):
+            it.passes(1.0)
+        it.versions("v1", "v1", "v2")
+        it.passes(1.0)
+    assert (store.state.phase, it.share["next"]) == (rollout.DONE, 100)
+
+
+def test_without_a_registry_it_is_this_sidecars_alone() -> None:
+    it = Sidecar(None)
+    it.passes(0.0)
+    assert it.share["next"] == 10
+    it.seconds(70)
+    assert it.share["next"] == 25
+    it.canary.close()
+    assert not it.loop.armed()
+
+
+def test_other_settings_meanwhile() -> None:
+    it = Sidecar(FakeStore())
+    it.reload(canary=CanarySettings(subset="next", steps=(10, 50), each=30.0), split=(("stable", 1),))
+    it.canary.change(it.config)  # type: ignore[arg-type]
+    assert it.share["next"] == 10
+    it.seconds(70)
+    assert it.share["next"] == 50
+    it.seconds(60)
+    assert (it.share["next"], it.told["phase"]) == (50, "done")
+
+
+@pytest.mark.asyncio
+async def test_an_upstream_has_one_as_long_as_its_configuration_says() -> None:
+    endpoints = tuple(
+        StaticEndpoint(address=Address("127.0.0.1", port), tags=(tag,)) for port, tag in ((1, "v1"), (2, "v2"))
+    )
+    stage = Stage(subsets=BOTH, split=(("stable", 90), ("next", 10)), canary=SETTINGS)
+    config = changed(cast(Upstream, stage.config), endpoints=endpoints)
+    running = RunningUpstream(config, stage.listener, Names(FakeResolver(), 1.0, 60.0), by="one")
+    assert shares(stage) == {"stable": 100, "next": 0}
+    running.follow(None)
+    try:
+        first = running.canary
+        assert first is not None
+        await until(lambda: first.state is not None, "begun")
+        assert shares(stage) == {"stable": 90, "next": 10}
+        shown = of_upstream(running)
+        assert shown.canary is not None
+        assert (shown.canary["phase"], shown.canary["by"], shown.doubts) == ("running", "one", [])
+        shown_as = report.upstream(shown)["canary"]
+        assert shown_as["at"].endswith("Z")
+        await first.act("rollback", "ann")
+        shown = of_upstream(running)
+        assert report.upstream_health(shown)["status"] == "warning"
+
+        stage.reload(split=(("stable", 1),))
+        running.config = cast(Upstream, stage.config)
+        running.follow_canary()
+        assert running.canary is first
+        assert shares(stage) == {"stable": 100, "next": 0}
+        running.config = changed(running.config, subsets={**BOTH, "next": Select(tag="v3")})
+        running.follow_canary()
+        assert running.canary is not first, "another version begins with the first step"
+        running.config = changed(running.config, canary=None)
+        running.follow_canary()
+        assert getattr(running, "canary", first) is None
+        assert shares(stage) == {"stable": 100}
+    finally:
+        running.leave()
+
+
+def shares(stage: Stage) -> dict[str, int]:
+    """What the split gives each, of a hundred."""
+    split = split_of(stage.listener)
+    assert split is not None
+    found = split.split.weights
+    return {name: weight * 100 // sum(found.values()) for name, weight in found.items()}
+
+
+def test_weights() -> None:
+    assert weights({"a": 3, "b": 1, "next": 5}, "next", 20) == {"a": 240, "b": 80, "next": 80}
+    assert weights({"a": 3}, "next", 100) == {"a": 0, "next": 300}
+
+
+def test_until_the_state_is_known_it_gets_nothing() -> None:
+    it = Stage(subsets=BOTH, split=(("stable", 90), ("next", 10)), canary=SETTINGS)
+    hold(it.listener, it.config)  # type: ignore[arg-type]
+    split = split_of(it.listener)
+    assert split is not None
+    assert split.split.weights == {"stable": 9000, "next": 0}
+
+
+def test_the_name_of_the_state_tells_what_it_is_of() -> None:
+    config: Any = Sidecar(FakeStore()).config
+    own = key_of(config)
+    assert own.startswith("canary-up-")
+    assert key_of(changed(config, split=(("stable", 1),))) == own
+    assert key_of(changed(config, subsets={**BOTH, "next": Select(tag="v3")})) != own
+    assert key_of(changed(config, discover=Discover(service="tasks"))).startswith("canary-tasks-")
+
+
+async def _asked(canaries: dict[str, Canary | None], name: str, action: str) -> Answer:
+    async def read() -> bytes:
+        return b""
+
+    (operation,) = CanaryOperations(lambda: canaries).contribution().operations
+    found = await operation.handler(Call({"name": name, "action": action}, [], "10.9.9.9", "", read))
+    assert isinstance(found, Answer)
+    return found
+
+
+@pytest.mark.asyncio
+async def test_over_the_admin_api() -> None:
+    store = FakeStore()
+    it = Sidecar(store)
+    canaries: dict[str, Canary | None] = {"up": it.canary, "other": None}
+    answer = await _asked(canaries, "up", "promote")
+    assert answer.data == {
+        "phase": "running", "weight": 25, "revision": 2, "reason": "it was promoted by hand",
+        "by": "an operator at 10.9.9.9",
+    }  # fmt: skip
+    assert (await _asked(canaries, "up", "resume")).status == 409
+    store.away = True
+    assert (await _asked(canaries, "up", "promote")).status == 503
+    for name, action in (("other", "promote"), ("nothing", "pause"), ("up", "fly")):
+        with pytest.raises(NotKnown):
+            await _asked(canaries, name, action)
+
+
+def test_it_is_measured() -> None:
+    (family,) = canary_families({"up": 25})
+    assert (family.name, next(iter(family.samples))[-1]) == ("sidecar_canary_weight", 0.25)

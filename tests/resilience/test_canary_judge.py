@@ -1,0 +1,149 @@
+"""The judge of a canary: when it says that a version is bad, when that it is good, and when nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from random import Random
+
+import pytest
+
+from sidecar.resilience import rollout
+from sidecar.resilience.canary_judge import Guard, Judge, Known, Side, Verdict, part_of, seconds_of, step_of
+from sidecar.simulate.scenarios import canary
+
+
+def feed(side: Side, answers: int, bad: int = 0, slow: int = 0, quick: float = 0.01, long: float = 1.0) -> None:
+    for number in range(answers):
+        side.told(long if number < slow else quick, number >= answers - bad, True)
+
+
+def judged(
+    seconds: int, *, guard: Guard | None = None, old: tuple[int, int, int] = (270, 0, 0),
+    new: tuple[int, int, int] = (30, 0, 0), judge: Judge | None = None,
+) -> tuple[Judge, Verdict, int]:  # fmt: skip
+    """A judge that has seen so many answers, bad ones and slow ones of each every second, until it says something."""
+    judge = judge or Judge(guard or Guard(), 1, 3)
+    verdict, second = judge.verdict(), 0
+    for second in range(seconds):
+        feed(judge.old, *old)
+        feed(judge.new, *new)
+        verdict = judge.look(float(second))
+        if verdict.broken:
+            break
+    return judge, verdict, second
+
+
+def test_latencies_are_told_apart_by_a_fortieth() -> None:
+    for seconds in (1e-6, 0.0012, 0.1, 3.0, 500.0):
+        assert seconds <= seconds_of(step_of(seconds)) <= seconds * 1.06
+    assert step_of(0.0) == 0
+
+
+def test_few_requests_say_nothing_however_bad_they_are() -> None:
+    judge, verdict, _ = judged(3, new=(30, 30, 0))
+    assert verdict == Verdict("", False, "90 of at least 100 requests")
+    _, verdict, _ = judged(2, judge=judge, new=(30, 30, 0))
+    assert verdict.broken == "120 of 120 requests failed (100.00%), of the others 0 of 1080 (0.00%)"
+
+
+def test_few_requests_of_the_others_say_nothing_either() -> None:
+    _, verdict, _ = judged(5, old=(5, 0, 0), new=(95, 95, 0))
+    assert verdict == Verdict("", False, "25 of at least 100 requests of the others")
+
+
+def test_more_errors_break_the_guard_within_a_window() -> None:
+    rng = Random(7)
+    judge = Judge(Guard(), 1, 3)
+    for second in range(60):
+        feed(judge.old, 270, sum(rng.random() < 0.001 for _ in range(270)))
+        feed(judge.new, 30, sum(rng.random() < 0.011 for _ in range(30)))
+        verdict = judge.look(float(second))
+        if verdict.broken:
+            break
+    assert verdict.broken.startswith(f"{judge.new_bad} of {judge.new_answers} requests failed")
+
+
+def test_slower_answers_break_the_guard() -> None:
+    _, verdict, _ = judged(60, old=(300, 0, 2), new=(150, 0, 1), guard=Guard(p99=0.2))
+    assert not verdict.broken, "as long as the same share of both is slow it is no news"
+    judge = Judge(Guard(p99=0.2), 1, 3)
+    for second in range(60):
+        feed(judge.old, 270)
+        feed(judge.new, 30, slow=second % 2, long=0.5)
+        verdict = judge.look(float(second))
+        if verdict.broken:
+            break
+    assert "took more than" in verdict.broken
+    assert "the others' p99 is 1" in verdict.broken
+
+
+def test_as_good_is_good_when_there_is_proof() -> None:
+    judge, verdict, _ = judged(5)
+    assert not verdict.good
+    assert verdict.waits.startswith("requests that tell more about")
+    judge, verdict, _ = judged(60, judge=judge)
+    assert verdict == Verdict("", True, "")
+    assert judge.judged(30.0) == 30.0
+    view = judge.view()
+    assert (view["requests"], view["errors"]) == (65 * 30, 0)
+    assert view["evidence"]["no_more_errors"] == view["evidence"]["not_slower"] == 1.0
+
+
+def test_what_becomes_bad_late_is_found_all_the_same() -> None:
+    judge = Judge(Guard(), 1, 3)
+    for second in range(600):
+        feed(judge.old, 90)
+        feed(judge.new, 10)
+        assert not judge.look(float(second)).broken
+    for second in range(600, 720):
+        feed(judge.old, 90)
+        feed(judge.new, 10, bad=1)
+        verdict = judge.look(float(second))
+        assert not verdict.good or second < 620, "when it may be worse it gets no more"
+        if verdict.broken:
+            break
+    assert verdict.broken
+    assert second <= 600 + 60
+
+
+def test_with_all_requests_it_is_compared_with_what_was() -> None:
+    known = Known()
+    known.add(5000, 5, {step_of(0.01): 4990, step_of(0.2): 10})
+    judge = Judge(Guard(), 3, 3, known, alone=True)
+    judge, verdict, _ = judged(5, judge=judge, old=(0, 0, 0), new=(300, 0, 0))
+    assert verdict.good
+    _, verdict, _ = judged(30, judge=judge, old=(0, 0, 0), new=(300, 6, 0))
+    assert verdict.broken.endswith("before it 5 of 5000 of the others")
+    judge = Judge(Guard(), 3, 3, known, alone=True)
+    _, verdict, _ = judged(30, judge=judge, old=(0, 0, 0), new=(300, 0, 30))
+    assert "took more than" in verdict.broken
+    judge = Judge(Guard(), 3, 3, Known(), alone=True)
+    _, verdict, _ = judged(5, judge=judge, old=(0, 0, 0), new=(300, 300, 0))
+    assert verdict.good, "of a sidecar that never saw the others: those that have judge"
+
+
+def test_p99_of_nothing_and_of_little() -> None:
+    known = Known()
+    assert known.p99() == 0
+    known.add(1, 0, {7: 1})
+    assert known.p99() == 7
+    known.add(1000, 0, {3: 1000})
+    assert known.p99() == 3
+
+
+@pytest.mark.parametrize("name", canary.NEW)
+def test_rollouts_of_each_kind_in_virtual_time(name: str) -> None:
+    bad = canary.NEW[name][1]
+    found = canary.many(1, name, 20, rate=200.0, each=60.0, look=10.0)
+    ends = Counter(it.phase for it in found)
+    if bad:
+        assert ends == {rollout.ROLLED_BACK: 20}
+        assert max(it.failed for it in found) < 0.01
+    else:
+        assert ends == {rollout.DONE: 20}
+
+
+def test_the_risk_of_all_steps_is_that_of_a_rollout() -> None:
+    for steps in range(1, 6):
+        assert sum(part_of(step, steps) for step in range(1, steps + 1)) == pytest.approx(1)
+    assert part_of(0, 3) == 0.5

@@ -1,0 +1,83 @@
+"""The states of a rollout: what follows what, and what is believed of one that is read."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from sidecar.resilience import rollout
+from sidecar.resilience.rollout import NotNow, State, Unreadable, asked, begin, decode, encode, promoted, rolled_back
+
+STEPS = (10, 25, 100)
+FIRST = begin(STEPS, "shop-1", 100.0)
+
+
+def test_step_by_step_until_it_is_done() -> None:
+    state, seen = FIRST, []
+    while state.phase != rollout.DONE:
+        seen.append((state.weight, state.step(STEPS)))
+        state = promoted(state, STEPS, "well", "shop-1", 101.0)
+    assert seen == [(10, 1), (25, 2), (100, 3)]
+    assert (state.revision, state.weight, state.attempt) == (4, 100, 1)
+    with pytest.raises(NotNow, match="it is done; resume lets it begin anew"):
+        promoted(state, STEPS, "", "", 0.0)
+    again = asked("resume", state, STEPS, "ann", 102.0)
+    assert (again.weight, again.attempt, again.revision, again.phase) == (10, 2, 5, rollout.RUNNING)
+
+
+def test_other_steps_meanwhile_go_on_from_its_weight() -> None:
+    state = promoted(FIRST, (5, 40, 60), "well", "shop-1", 101.0)
+    assert (state.weight, state.step((5, 40, 60)), state.step((50,))) == (40, 2, 0)
+
+
+def test_what_operators_may_ask_for() -> None:
+    held = asked("pause", FIRST, STEPS, "ann", 101.0)
+    assert (held.phase, held.weight, held.by) == (rollout.PAUSED, 10, "ann")
+    with pytest.raises(NotNow):
+        asked("pause", held, STEPS, "ann", 101.0)
+    assert asked("resume", held, STEPS, "ann", 101.0).phase == rollout.RUNNING
+    with pytest.raises(NotNow):
+        asked("resume", FIRST, STEPS, "ann", 101.0)
+    assert asked("promote", held, STEPS, "ann", 101.0)[2:4] == (rollout.RUNNING, 25)
+    back = asked("rollback", held, STEPS, "ann", 101.0)
+    assert (back.phase, back.weight, back.moving) == (rollout.ROLLED_BACK, 0, False)
+    with pytest.raises(NotNow):
+        rolled_back(back, "", "", 0.0)
+    with pytest.raises(NotNow):
+        asked("promote", back, STEPS, "ann", 101.0)
+
+
+def test_a_state_is_read_as_it_was_written() -> None:
+    assert decode(encode(FIRST)) == FIRST
+    odd = FIRST._replace(reason="\x1b[31m" + "x" * 1000, by="\udc80")
+    read = decode(encode(odd))
+    assert read.reason.startswith("\\x1b[31m")
+    assert len(read.reason) <= 400
+    assert len(encode(odd)) < rollout.MAX_SIZE
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"weight": 101}, {"weight": -1}, {"weight": True}, {"weight": "10"}, {"weight": 10.0}, {"weight": None},
+        {"phase": "flying"}, {"phase": ["running"]}, {"revision": 0}, {"revision": 1 << 60}, {"attempt": 0}, {"at": -1},
+        {"at": True}, {"at": "now"}, {"at": 1e300}, {"reason": 5}, {"by": None}, {"phase": "rolled_back"},
+    ],
+)  # fmt: skip
+def test_what_makes_no_sense_is_not_believed(change: dict[str, Any]) -> None:
+    found = {**json.loads(encode(FIRST)), **change}
+    with pytest.raises(Unreadable):
+        decode(json.dumps(found).encode())
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"5", b"\xff", b"[" * 4000, b" " * 5000, b'{"weight": NaN}'])
+def test_what_is_no_state_is_not_believed(data: bytes) -> None:
+    with pytest.raises(Unreadable):
+        decode(data)
+
+
+def test_what_else_is_said_is_passed_over() -> None:
+    found = {**json.loads(encode(FIRST)), "more": 1}
+    assert decode(json.dumps(found).encode()) == State(*FIRST)
