@@ -181,7 +181,7 @@ class Canary:
 
     def _pay(self) -> None:
         """Nobody has begun yet; or the registry has lost what it had, and all put it there again."""
-        self._write(self.state or rollout.begin(self.settings.steps, self._by, self._timing.wall()))
+        self._write(self.now or rollout.begin(self.settings.steps, self._by, self._timing.wall()))
 
     def _spoiled(self, text: str) -> None:
         if text != self._unreadable:

@@ -15,7 +15,10 @@ class GuardSettings(Settings):
     """What rolls it back, compared with the other subsets over the same time."""
 
     error_rate: float = key(Share(), "So many more errors than the others have, as a share of requests.", default=0.01)
-    p99: float = key(Duration("1ms", "1h"), "A p99 so much longer than that of the others.", default=0.1)
+    p99: float = key(
+        Duration("1ms", "1h", zero=True), "A p99 so much longer than that of the others; 0: latencies are not judged.",
+        default=0.1,
+    )  # fmt: skip
     min_requests: int = key(
         Integer(20, 1_000_000), "With fewer requests to it, or to the others, nothing is said.", default=100
     )

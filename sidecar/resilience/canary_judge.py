@@ -30,9 +30,9 @@ _DOUBT: Final = 0.5
 
 
 class Guard(NamedTuple):
-    """What breaks it: so many more errors than the old version has (a share), a p99 so much longer (seconds). Nothing
-    is said with fewer answers than ``min_requests`` of either. What comes is looked at by itself every ``window``
-    seconds."""
+    """What breaks it: so many more errors than the old version has (a share), a p99 so much longer (seconds; 0: any).
+    Nothing is said with fewer answers than ``min_requests`` of either. What comes is looked at by itself every
+    ``window`` seconds."""
 
     error_rate: float = 0.01
     p99: float = 0.1
@@ -192,7 +192,7 @@ class Judge:
 
     def _look_at_latency(self, old: Side, new: Side) -> None:
         known = self.known
-        if known.timed < max(self.guard.min_requests, _ENOUGH):
+        if not self.guard.p99 or known.timed < max(self.guard.min_requests, _ENOUGH):
             return
         limit = step_of(seconds_of(known.p99()) + self.guard.p99)
         self._limit = seconds_of(limit)
@@ -223,7 +223,8 @@ class Judge:
             return Verdict(self._of_latency(), False, "")
         if max(self._errors.evidence, self._slow.evidence) > _DOUBT:
             return Verdict("", False, "it may be worse, more requests will tell")
-        if self.alone or (self._no_errors.found and self._not_slow.found):
+        quick = self._not_slow.found or not self.guard.p99
+        if self.alone or (self._no_errors.found and quick):
             return Verdict("", True, "")
         lacking = "latencies" if self._no_errors.found else "errors"
         return Verdict("", False, f"requests that tell more about {lacking}")

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import web
 
 from sidecar.admin.connection_limit import Door
+from sidecar.agent.canary import Canary
 from sidecar.config.cache import CacheSettings
+from sidecar.config.canary import CanarySettings
 from sidecar.config.errors import ConfigError, Problem
-from sidecar.config.traffic import Match
+from sidecar.config.subsets import Select
+from sidecar.config.traffic import Match, Upstream
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.filters.cache import Cache
 from sidecar.filters.circuit_breaker import CircuitBreakerSettings
+from sidecar.registry import Found, LocalValue
+from sidecar.resilience.rollout import begin, encode
 from support.admin import Asking, Reply, serving
 from support.fake_spool import FakeSpool, damaged, letter, message
+from support.http import Stage
 from support.json_schema import problems, resolve
 from support.ports import route_of, site
 from support.running import FakeRegistry, FakeRunning, FakeUpstream, running
@@ -99,11 +105,22 @@ def everything() -> FakeRunning:
     it.upstreams["bare"] = FakeUpstream("bare", circuit_breaker=None)
     it.upstreams["bare"].endpoints = []
     upstream.listener.assembly.filters.append(Cache(CacheSettings(), site(lambda: 0.0)))
+    upstream.canary = canary()
     refused = {"at_ms": 1.0, "what": "refused", "code": "timeout", "message": "no answer"}
     it.ring.put(
         {"request_id": "r1", "began": 1.0, "direction": "outbound", "upstream": "redis", "status": 504,
          "error": "timeout", "duration_ms": 2.0, "events": [refused]}
     )  # fmt: skip
+    return it
+
+
+def canary() -> Canary:
+    """One that has begun, without a registry."""
+    both = {"stable": Select(tag="v1"), "next": Select(tag="v2")}
+    stage = Stage(subsets=both, split=(("stable", 1),), canary=CanarySettings(subset="next"))
+    it = Canary(stage.listener, cast(Upstream, stage.config), "one")
+    it._value = LocalValue(it.found, lambda do: None)
+    it.found(Found(encode(begin((10, 100), "one", 1.0)), 0))
     return it
 
 
@@ -156,6 +173,10 @@ REQUESTS: list[tuple[str, str, bytes | None]] = [
     ("POST", "/upstreams/bare/breaker/open", None),
     ("POST", "/upstreams/redis/breaker/close?by=ops", b'{"reason": "why not", "for": "10m"}'),
     ("POST", "/upstreams/redis/breaker/open?for=ever", None),
+    ("POST", "/upstreams/redis/canary/promote", None),
+    ("POST", "/upstreams/redis/canary/resume", None),
+    ("POST", "/upstreams/bare/canary/promote", None),
+    ("POST", "/upstreams/redis/canary/fly", None),
     ("GET", "/events", None),
     ("GET", "/events?since=never", None),
     ("GET", "/history", None),

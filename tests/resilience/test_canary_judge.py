@@ -89,6 +89,12 @@ def test_as_good_is_good_when_there_is_proof() -> None:
     assert view["evidence"]["no_more_errors"] == view["evidence"]["not_slower"] == 1.0
 
 
+def test_with_little_traffic_a_coarse_guard_is_enough() -> None:
+    judge, verdict, _ = judged(90, guard=Guard(0.1, 0.0, 20), old=(9, 0, 1), new=(1, 0, 1))
+    assert verdict.good, "latencies are not asked"
+    assert judge.view()["slow_above_ms"] is None
+
+
 def test_what_becomes_bad_late_is_found_all_the_same() -> None:
     judge = Judge(Guard(), 1, 3)
     for second in range(600):
