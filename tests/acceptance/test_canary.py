@@ -39,9 +39,9 @@ def _canary(sidecar: Sidecar) -> dict[str, Any]:
     return found
 
 
-def _at(sidecar: Sidecar, phase: str, weight: int) -> bool:
-    found = _canary(sidecar)
-    return bool((found["phase"], found["weight"]) == (phase, weight))
+def _at(phase: str, weight: int, *sidecars: Sidecar) -> bool:
+    """Whether all of these are there, and the registry knows it."""
+    return all((it["phase"], it["weight"], it["told"]) == (phase, weight, True) for it in map(_canary, sidecars))
 
 
 def _act(sidecar: Sidecar, action: str) -> tuple[int, Any]:
@@ -70,31 +70,28 @@ def test_two_sidecars_step_and_roll_back_together(tmp_path: Path) -> None:
         new.ready()
         one, two = (Sidecar(tmp_path, _config(agent, old, new, name), name) for name in ("one", "two"))
         running += [one, two]
-        both = [one.ready(), two.ready()]
-        for it in both:
-            wait_for(lambda it=it: _at(it, "running", 10), "it begins")
+        both = (one.ready(), two.ready())
+        wait_for(lambda: _at("running", 10, *both), "it begins")
 
         assert _act(one, "promote")[1]["weight"] == 50
-        for it in both:
-            wait_for(lambda it=it: _at(it, "running", 50), "both have the next step")
+        wait_for(lambda: _at("running", 50, *both), "both have the next step")
         assert 'sidecar_canary_weight{upstream="tasks"} 0.5' in get(f"{two.admin}/metrics")[1]
         assert _act(two, "resume")[0] == 409
 
         three = Sidecar(tmp_path, _config(agent, old, new, "three"), "three")
         running.append(three)
         three.ready()
-        wait_for(lambda: _at(three, "running", 50), "one that is started joins at that step")
+        wait_for(lambda: _at("running", 50, three), "one that is started joins at that step")
 
         agent.kill()
         wait_for(lambda: _act(one, "promote")[0] == 503, "nobody goes ahead of the others")
         new.kill()  # from now on all of the canary's requests fail
         _ask(one, "/", 60)
-        wait_for(lambda: _at(one, "rolled_back", 0), "by itself, while Consul is away")
-        assert _canary(one)["told"] is False
+        wait_for(lambda: _canary(one)["phase"] == "rolled_back", "by itself, while Consul is away")
+        assert (_canary(one)["weight"], _canary(one)["told"]) == (0, False)
         assert "requests failed" in _canary(one)["reason"]
         assert _canary(two)["weight"] == 50
 
         agent.start()  # with nothing of what it knew
-        for it in (one, two, three):
-            wait_for(lambda it=it: _at(it, "rolled_back", 0) and _canary(it)["told"], "all are rolled back")
+        wait_for(lambda: _at("rolled_back", 0, one, two, three), "all are rolled back")
         assert "canary" in [event["kind"] for event in get(f"{two.admin}/events")[1]["events"]]
