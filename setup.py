@@ -100,6 +100,7 @@ HOT_PATH = [
     "sidecar/endpoints/balancers/basic.py",
     "sidecar/endpoints/balancers/consistent_hash.py",
     "sidecar/endpoints/balancers/ip_hash.py",
+    "sidecar/endpoints/balancers/loaded_first.py",
     "sidecar/endpoints/balancers/peak_ewma.py",
     "sidecar/endpoints/balancers/prequal.py",
     "sidecar/endpoints/cluster.py",

@@ -200,6 +200,7 @@ def endpoint_as_dict(endpoint: EndpointSnapshot) -> dict[str, Any]:
         "ewma_ms": endpoint.known.get("ewma_ms"),
         "reported": endpoint.known.get("reported"),
         "hash_share": endpoint.known.get("hash_share"),
+        "models": endpoint.known.get("models"),
         "subset": endpoint.subset or None,
         "admin": str(Address(endpoint.host, endpoint.admin)) if endpoint.admin else None,
         "last_error": _last_error(endpoint),

@@ -97,6 +97,7 @@ SCHEMAS: Final[dict[str, Any]] = {
             | {"description": "what its own sidecar has said last, for prequal"}
         ),
         hash_share=or_null(NUMBER | {"description": "of the keys, with consistent_hash"}),
+        models=or_null(array(TEXT) | {"description": "language models that it has loaded, as far as it was asked"}),
         subset=or_null(TEXT | {"description": "the one that it is in"}),
         admin=or_null(
             TEXT | {"description": "where the sidecar that stands there has its admin API, as it says itself"}

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from random import Random
 from typing import Any
 
+from sidecar.agent.llm import model_of
 from sidecar.config.balancing import HASH, Hash
+from sidecar.config.llm import LlmSettings
 from sidecar.config.traffic import Inbound, Upstream
 from sidecar.endpoints.balancers.balancer import Balancer
+from sidecar.endpoints.balancers.loaded_first import LoadedFirst
 from sidecar.endpoints.balancers.table import create
 from sidecar.endpoints.cluster import Cluster
 from sidecar.endpoints.subsets import Selector, Subsets
@@ -21,14 +24,40 @@ def balancer(config: Inbound | Upstream, rng: Random, clock: Callable[[], float]
     """A new one. The sidecar's own app has one address: there is nothing to choose."""
     if isinstance(config, Inbound):
         return create("round_robin", rng)
+    models = _models(config)
+    if models is not None:
+        return LoadedFirst(rng, models.slots, models.loaded == "tags")
     return create(config.balancer, rng, clock, (config.hash or Hash()).balance_factor)
 
 
 def key_of(config: Inbound | Upstream) -> Callable[[Any], str] | None:
     """What finds an exchange's key; None: it is the client's address."""
-    if isinstance(config, Inbound) or config.balancer != HASH:
+    if isinstance(config, Inbound):
+        return None
+    if _models(config) is not None:
+        return model_of
+    if config.balancer != HASH:
         return None
     return hash_key((config.hash or Hash()).by)
+
+
+def differs(old: Upstream, new: Upstream) -> bool:
+    """Whether endpoints are chosen by other settings."""
+    models, now = _models(old), _models(new)
+    by = None if models is None else (models.slots, models.loaded)
+    return (old.balancer, old.hash, by) != (new.balancer, new.hash, None if now is None else (now.slots, now.loaded))
+
+
+def asks_models(config: Upstream) -> bool:
+    """Whether instances are asked which models they have loaded."""
+    models = _models(config)
+    return models is not None and models.loaded == "ollama"
+
+
+def _models(config: Upstream) -> LlmSettings | None:
+    """The settings of an upstream whose instances are chosen by their models."""
+    llm: LlmSettings | None = config.policies.get("llm")
+    return llm if llm is not None and llm.loaded else None
 
 
 def asking(config: Inbound | Upstream) -> list[Filter]:

@@ -19,6 +19,7 @@ from sidecar.endpoints import loops
 from sidecar.endpoints.active_checks import ActiveChecks, EndpointCheck
 from sidecar.endpoints.balancers.balancer import Balancer
 from sidecar.endpoints.endpoint import Endpoint
+from sidecar.endpoints.loaded_models import LoadedModels
 from sidecar.endpoints.names import Expansion, Name, Names
 from sidecar.endpoints.subsets import Subset
 from sidecar.exchange.listener import Listener
@@ -83,6 +84,7 @@ class RunningUpstream:
         self._master: MasterWatch | None = None
         self._names = names
         self._checks: ActiveChecks | None = None
+        self._models: LoadedModels | None = None
         self._expansion = Expansion(names, f"upstream {config.name}", self._found)
 
     @property
@@ -164,6 +166,7 @@ class RunningUpstream:
             assert registry is not None, "likewise"
             self._unwatch.append(registry.watch(service, "", functools.partial(self._gather, service)))
         self.ask_endpoints(rotation.checks(self.config))
+        self.ask_models(balancing.asks_models(self.config))
         self.follow_canary()
 
     def follow_canary(self) -> None:
@@ -227,6 +230,15 @@ class RunningUpstream:
             self._checks.on_fall = self._leave_others
             self._checks.start()
 
+    def ask_models(self, wanted: bool) -> None:
+        """Have its endpoints asked for the models that they have loaded, or not."""
+        if wanted and self._models is None:
+            self._models = LoadedModels(self.listener.cluster)
+            self._models.start()
+        elif not wanted and self._models is not None:
+            self._models.stop()
+            self._models = None
+
     def _recovered(self) -> None:
         self._leave_others()
         self._ask_breakers("an endpoint passes its checks again")
@@ -266,6 +278,7 @@ class RunningUpstream:
             self.canary.close()
         if self._checks is not None:
             self._checks.stop()
+        self.ask_models(False)
         self._expansion.close()
 
     def _stop_watching(self) -> None:

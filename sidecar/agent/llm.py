@@ -8,10 +8,13 @@ from typing import Any, Final
 from sidecar.core.stats import ListenerStats
 from sidecar.exchange.filter import Chain, Filter
 from sidecar.exchange.times import Times
+from sidecar.filters.order import STATEFUL
 from sidecar.http.event_stream import event_stream
 
 #: Their times for one try do not count: a model that is loaded is no server that hangs.
 _FOR_OTHERS: Final = ("timeout", "circuit_breaker")
+#: Where an exchange has what that filter remembers of it.
+_PLACE: Final = STATEFUL.index("llm")
 
 
 def chain_of(found: Sequence[Filter], made: Mapping[str, Any]) -> Chain:
@@ -30,6 +33,14 @@ def chain_of(found: Sequence[Filter], made: Mapping[str, Any]) -> Chain:
     chain.repeat = config.repeat
     chain.keep = max(chain.keep, config.max_body)
     return chain
+
+
+def model_of(x: Any) -> str:
+    """The model that a request is for, as far as that is known; empty: it is for none."""
+    state = x.state
+    visit = state[_PLACE] if len(state) > _PLACE else None
+    model: str = visit.model if visit is not None else ""
+    return model
 
 
 def prepare(stats: ListenerStats, every: Iterable[Mapping[str, Any]]) -> None:

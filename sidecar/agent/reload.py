@@ -145,8 +145,9 @@ def _change(agent: Agent, running: RunningUpstream, config: Config) -> None:
     old, new = running.config, config.upstreams[running.config.name]
     running.config = new
     running.listener.assembly.apply(running.listener, new)
-    if (old.balancer, old.hash) != (new.balancer, new.hash):
+    if balancing.differs(old, new):
         balancing.change(running.listener.cluster, new, agent.context.rng, agent.context.clock)
+        running.ask_models(balancing.asks_models(new))
     if (old.subsets, old.sticky) != (new.subsets, new.sticky):
         balancing.divide(running.listener.cluster, new, agent.context.rng, agent.context.clock)
     running.follow_canary()

@@ -24,6 +24,8 @@ BALANCERS: Final = (
 )
 #: Those that go by the time to an answer, which only HTTP has.
 BY_ANSWERS: Final = ("peak_ewma", "prequal")
+#: Those that llm.loaded takes the place of.
+OF_MODELS: Final = ("round_robin", "least_connections")
 HASH: Final = "consistent_hash"
 
 
@@ -83,6 +85,13 @@ def check(upstream: Fields) -> None:
     if "hash" in upstream.places and balancer != HASH:
         upstream.places["hash"].report(
             f"means nothing with balancer: {balancer}", allowed=f"balancer: {HASH}, or leave it out"
+        )
+    llm = upstream.section_of("llm")
+    if llm is not None and llm.get("loaded") and balancer not in OF_MODELS and "balancer" in upstream.places:
+        upstream.places["balancer"].report(
+            "means nothing with llm.loaded, which asks the least busy of those that have the model",
+            found=balancer,
+            allowed=f"{', '.join(OF_MODELS)}, or leave it out",
         )
     if protocol == "http":
         return

@@ -11,7 +11,7 @@ from sidecar.config.declared import Settings
 from sidecar.config.document import Scalar
 from sidecar.config.errors import nearest
 from sidecar.config.kinds import Refused, ScalarKind
-from sidecar.config.values import Duration, Integer, Method, RateKey, Size
+from sidecar.config.values import Duration, Enum, Integer, Method, RateKey, Size
 
 #: What an upstream may be, as a whole.
 PROFILES: Final = ("llm",)
@@ -67,6 +67,15 @@ class LlmSettings(Settings):
     )
     model: str = declared.key(
         ModelFrom(), "Where a request says which model it is for: metrics have it.", default="json:model"
+    )
+    loaded: str | None = declared.key(
+        Enum("ollama", "tags"),
+        "Which instance is asked first. ollama: one that has the model loaded, as its own API says; tags: only those "
+        "that have a tag of the model's name, as long as there are any.",
+        default=None,
+        example="ollama",
+        told="any, by the balancer",
+        route="is not for a route: an upstream chooses its instances in one way",
     )
     key: str = declared.key(
         RateKey(),

@@ -12,6 +12,7 @@ from sidecar.resilience.outcomes import Outcomes
 
 #: What is told beside most instances.
 _NOTHING: Final[Mapping[str, str]] = {}
+_NO_MODELS: Final[frozenset[str]] = frozenset()
 
 
 class LastError(NamedTuple):
@@ -48,9 +49,9 @@ class Endpoint:
 
     __slots__ = (
         "active", "admin", "checked", "current", "down", "ejected_for", "ejected_until", "ejection", "ejections",
-        "failed", "failures", "gone", "host", "hostname", "id", "last_error", "load", "meta", "outcomes", "port",
-        "registered", "relapses", "returned", "seconds", "service", "share", "sidecar", "slow_since", "state", "subset",
-        "tags", "trial", "tries", "weight",
+        "failed", "failures", "gone", "host", "hostname", "id", "last_error", "load", "meta", "models", "outcomes",
+        "port", "registered", "relapses", "returned", "seconds", "service", "share", "sidecar", "slow_since", "state",
+        "subset", "tags", "trial", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -108,8 +109,9 @@ class Endpoint:
         self.last_error: LastError | None = None
         #: Scratch value of the smooth weighted balancer.
         self.current = 0
-        #: For balancers that go by it.
+        #: For balancers that go by it: its load, and the language models that it has loaded.
         self.load = Load()
+        self.models: frozenset[str] = _NO_MODELS
 
     def take(self, instance: Instance) -> None:
         """Go by what is now known of the instance there."""

@@ -103,7 +103,7 @@ def by_word(answer: Answered, what: str) -> Health:
 
 def ill(answer: Answered) -> list[str]:
     """The names of what a sidecar's deep check finds unwell: the first :data:`MOST_ILL`, made safe to show."""
-    found = _said(answer)
+    found = said(answer)
     parts = found.get("dependencies")
     named = {"its app": found.get("app"), **(parts if isinstance(parts, dict) else {})}
     bad = [name for name, it in named.items() if isinstance(it, dict) and it.get("status") in ("warning", "unhealthy")]
@@ -112,11 +112,11 @@ def ill(answer: Answered) -> list[str]:
 
 def _word(answer: Answered) -> str:
     """What the body says of the state; empty: nothing that can be read."""
-    status = _said(answer).get("status")
+    status = said(answer).get("status")
     return status.strip().lower() if isinstance(status, str) and len(status) <= 32 else ""
 
 
-def _said(answer: Answered) -> dict[str, Any]:
+def said(answer: Answered) -> dict[str, Any]:
     """The JSON object that the body is; empty: it is none."""
     body = answer.body
     if answer.fields.get(b"transfer-encoding", b"").lower() == b"chunked":
@@ -124,10 +124,10 @@ def _said(answer: Answered) -> dict[str, Any]:
     if not body.lstrip().startswith(b"{"):
         return {}
     try:
-        said: dict[str, Any] = json.loads(body)
+        found: dict[str, Any] = json.loads(body)
     except (ValueError, RecursionError):
         return {}
-    return said
+    return found
 
 
 def _unchunked(data: bytes) -> bytes:

@@ -125,6 +125,7 @@ def test_everything_about_an_upstream() -> None:
                 "ewma_ms": None,
                 "reported": None,
                 "hash_share": None,
+                "models": None,
                 "subset": None,
                 "admin": None,
                 "last_error": {"at": "2023-11-14T22:13:20.500Z", "kind": "refused", "text": "connection refused"},

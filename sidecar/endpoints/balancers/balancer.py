@@ -49,5 +49,5 @@ class Balancer:
 
     def known(self, endpoint: Endpoint) -> dict[str, Any]:
         """What it goes by at the endpoint, for people and as plain JSON: ``ewma_ms``, ``reported``, ``hash_share``,
-        those that it has."""
+        ``models``, those that it has."""
         return {}
