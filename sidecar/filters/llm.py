@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import itertools
 import time
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sidecar.cache.fields import values
 from sidecar.config.llm import LlmSettings
 from sidecar.core.replies import Reply
 from sidecar.core.stats import LlmStats
-from sidecar.exchange.filter import Filter, Site, Wait
+from sidecar.exchange.filter import HELD, Filter, Site, Wait
 from sidecar.exchange.hash_key import by_path
 from sidecar.exchange.phases import ANSWERING
 from sidecar.exchange.silence import give_up
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from sidecar.exchange.message import ResponseHead
     from sidecar.exchange.request import Request
 
-#: Seconds for which a request's body may take to come before it asks for a slot without it.
-BODY_SECONDS: Final = 30.0
 #: Answers that say that a server has no room; for how many seconds none is sent to it then, unless it says so itself,
 #: and at most.
 BUSY: Final = (429, 503)
@@ -35,11 +34,12 @@ LONGEST_BUSY: Final = 60.0
 #: Codes of a sidecar in front of it that say the same.
 _PEERS: Final = (b"", b"overloaded", b"rate_limited")
 
-#: Where an exchange is: its body comes; it waits for a slot; it has one; it is over.
-COMES: Final = 0
-WAITS: Final = 1
-HOLDS: Final = 2
-OVER: Final = 3
+#: Where an exchange is: it has just come; its body comes; it waits for a slot; it has one; it is over.
+NEW: Final = 0
+COMES: Final = 1
+WAITS: Final = 2
+HOLDS: Final = 3
+OVER: Final = 4
 
 
 class Visit(Candidate):
@@ -55,7 +55,7 @@ class Visit(Candidate):
         Candidate.__init__(self, key)
         self._filter = filter
         self.x = x
-        self.where = COMES
+        self.where = NEW
         self.wait: Wait | None = None
         self.model = ""
         self.place = 0
@@ -107,6 +107,8 @@ class Llm(Filter):
         self._name = site.name
         self.stats = site.stats.llm = site.stats.llm or LlmStats()
         self.limiter = FairLimiter(config.slots, config.queue)
+        #: Those whose body comes.
+        self._coming = 0
         #: Until when nothing is sent, as the server has said that it has no room; and what ends that.
         self._shut_until = 0.0
         self._timer: Any = None
@@ -141,13 +143,15 @@ class Llm(Filter):
         if not head.length or head.upgrade:
             return None  # it asks about the server, and for no answer of a model
         visit = x.state[self.place] = Visit(self, x, self._key(x))
-        if x.request_done or head.length > self.config.max_body:
+        config = self.config
+        if x.request_done or head.length > config.max_body or self._coming >= config.slots + config.queue:
             return self._enter(x)
         # A slot is not for waiting until a client has sent what it asks.
+        visit.where = COMES
+        self._coming += 1
         x.hooks = itertools.chain([self._enter], x.hooks)
-        visit.wait = Wait(min(x.deadline, self._clock() + BODY_SECONDS))
         x.ask_for_body()
-        return visit.wait
+        return x.take_over()  # the times of an upload are for it
 
     def on_body(self, x: Request, data: bytes) -> None:
         visit: Visit | None = x.state[self.place]
@@ -156,14 +160,15 @@ class Llm(Filter):
             x.listener.loop.call_soon(self._body_came, x, visit)
 
     def _body_came(self, x: Request, visit: Visit) -> None:
-        if visit.where == COMES and visit.wait is not None and x.suspended is visit.wait:
+        if visit.where == COMES and x.suspended is HELD:
             x.grant()
 
     def _enter(self, x: Request) -> Reply | Wait | None:
         """Take a slot, wait for one, or find no place to wait in."""
         visit: Visit = x.state[self.place]
-        if visit.where != COMES:
-            return None
+        if visit.where == COMES:
+            self._coming -= 1
+        visit.where = OVER
         config, limiter = self.config, self.limiter
         visit.model = self._model(x)
         visit.asked = now = self._clock()
@@ -174,7 +179,6 @@ class Llm(Filter):
             return None
         place = limiter.join(visit)
         if not place:
-            visit.where = OVER
             x.note("llm_full", self._told())
             return self._refusal("takes no more", limiter.pending)
         visit.where = WAITS
@@ -228,7 +232,9 @@ class Llm(Filter):
     def _leave(self, visit: Visit) -> None:
         """Give back what it has."""
         where, visit.where = visit.where, OVER
-        if where == WAITS:
+        if where == COMES:
+            self._coming -= 1
+        elif where == WAITS:
             self.stats.waiting -= 1
             self.limiter.leave(visit)
         elif where == HOLDS:
@@ -310,6 +316,7 @@ class Llm(Filter):
         visit.began = False
         visit.tail = b""
         self._still(visit)
+        x.listener.loop.call_soon(self._expect, x, visit)
         if self.config.heartbeat and self.stream_of is not None and head.status == 200:
             visit.stream = self.stream_of(x, head)
             if visit.stream is not None:
@@ -318,16 +325,23 @@ class Llm(Filter):
             Pieces(b",".join(values(head.as_http1(), b"content-type")).lower()) if head.status == 200 else None
         )
 
+    def _expect(self, x: Request, visit: Visit) -> None:
+        """A head alone, if that is all that has come, is no first byte: the silence behind it may be as long."""
+        if x.phase == ANSWERING and not visit.began:
+            x.touched = max(x.touched, x.deadline - x.chain.timeout.idle)
+
     def on_answer_body(self, x: Request, data: bytes) -> None:
         visit: Visit | None = x.state[self.place]
-        if visit is None or visit.pieces is None:
+        if visit is None:
+            return
+        began, visit.began = visit.began, True
+        if visit.pieces is None:
             return
         if visit.stream is not None:
             visit.stream.take(data)
             self._listen(visit)
         counts = self.stats.of(visit.model)
-        if not visit.began:
-            visit.began = True
+        if not began:
             attempt = x.attempt
             if attempt is not None:
                 counts.first_byte.observe(self._clock() - attempt.began)
@@ -343,14 +357,17 @@ class Llm(Filter):
 
     def _beat(self, visit: Visit) -> None:
         """The stream is silent: say so to its client. Those comments must not keep alive what is dead."""
-        x, now, longest = visit.x, self._clock(), self.config.between_chunks
-        if x.phase == ANSWERING and longest and now - visit.heard >= longest:
-            give_up(x, "llm.between_chunks", longest)
+        x, now, config = visit.x, self._clock(), self.config
+        over = visit.heard + config.between_chunks if config.between_chunks else inf
+        if not visit.began:
+            over = max(over, x.deadline)
+        if x.phase == ANSWERING and now >= over:
+            which = "between_chunks" if visit.began else "first_byte"
+            give_up(x, f"llm.{which}", getattr(config, which))
         elif x.phase == ANSWERING:
             if visit.stream.beat(x):
                 self.count("heartbeats")
-            due = now + self.config.heartbeat
-            visit.timer.set(min(due, visit.heard + longest) if longest else due)
+            visit.timer.set(min(now + config.heartbeat, over))
 
     def _still(self, visit: Visit) -> None:
         """No comments any more."""

@@ -67,7 +67,8 @@ def test_only_between_whole_events_and_chunks() -> None:
 
 def test_comments_keep_nothing_alive() -> None:
     it = Models(heartbeat=7.0, between_chunks=20.0)
-    client, _ = streaming(it)
+    client, server = streaming(it)
+    server.says(chunk(b"data: a\n\n"))
     it.advance(20.1)
     assert not client.connected
     assert it.stories[-1]["events"][-1]["which"] == "llm.between_chunks"
