@@ -112,6 +112,8 @@ class Canary:
 
     def close(self) -> None:
         """Follow nothing any more. The weights stay."""
+        if (subsets := self._listener.cluster.subsets) is not None:
+            subsets.canary = None
         if self._watched is not None:
             self._watched.unwatch(self.told)
             self._watched = None
@@ -134,6 +136,9 @@ class Canary:
         """Give the split the weights that are due. The others get all while the subset has all, and is empty: they are
         still there."""
         split, subsets = split_of(self._listener), self._listener.cluster.subsets
+        if subsets is not None:
+            moving = self.now is not None and self.now.moving
+            subsets.canary = (self.settings.subset, self.weight) if moving else None
         if split is None:
             return
         base = dict(self.config.policies.get("split") or ())
@@ -389,12 +394,3 @@ class Canary:
 def summary(state: State) -> str:
     """A state in a few words."""
     return f"{rollout.told(state)} with {state.weight} %, by {state.by or 'somebody'}"
-
-
-def doubts(view: dict[str, Any]) -> list[str]:
-    """What an operator should know of it, a phrase each."""
-    if view["phase"] == rollout.ROLLED_BACK:
-        return [f"the canary {view['subset']} was rolled back: {view['reason']}"]
-    if str(view["waits_for"]).startswith("an operator"):
-        return [f"the canary {view['subset']} waits for {view['waits_for']}"]
-    return []

@@ -16,9 +16,9 @@ from sidecar.admin.snapshots import (
     SubsetSnapshot,
     UpstreamSnapshot,
 )
-from sidecar.agent.canary import doubts as canary_doubts
 from sidecar.config.traffic import Upstream
 from sidecar.filters.faults import told
+from sidecar.resilience import rollout
 
 if TYPE_CHECKING:
     from sidecar.agent.clusters import RunningUpstream
@@ -145,3 +145,12 @@ def _endpoint(endpoint: Endpoint, now: float, known: Mapping[str, Any] | None = 
 
 def _name(name: Name) -> NameSnapshot:
     return NameSnapshot(name=name.name, addresses=name.addresses, age=name.age, error=name.error, cause=name.cause)
+
+
+def canary_doubts(view: Mapping[str, Any]) -> list[str]:
+    """What an operator should know of a canary, a phrase each."""
+    if view["phase"] == rollout.ROLLED_BACK:
+        return [f"the canary {view['subset']} was rolled back: {view['reason']}"]
+    if str(view["waits_for"]).startswith("an operator"):
+        return [f"the canary {view['subset']} waits for {view['waits_for']}"]
+    return []

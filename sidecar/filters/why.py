@@ -164,6 +164,9 @@ def _attempt(x: Exchange, attempt: Attempt) -> dict[str, Any]:
     }
     if endpoint.subset:
         told["subset"] = endpoint.subset
+        subsets = x.listener.cluster.subsets
+        if subsets is not None and subsets.canary is not None and subsets.canary[0] == endpoint.subset:
+            told["canary"] = subsets.canary[1]
     if endpoint.hostname:
         told["host"] = endpoint.hostname
     if attempt.kept:

@@ -28,8 +28,20 @@ def cause_of(story: Mapping[str, Any]) -> Cause:
     if story.get("kind") == "message":
         return Cause(*of_message(reading))
     if not error:
-        return _faulty(reading, _fallback(reading) or _stale(reading) or Cause(*without_error(reading)))
-    return _faulty(reading, _waited(reading, _of_code(reading, str(error))))
+        cause = _fallback(reading) or _stale(reading) or Cause(*without_error(reading))
+    else:
+        cause = _waited(reading, _of_code(reading, str(error)))
+    return _tried(reading, _faulty(reading, cause))
+
+
+def _tried(r: Reading, cause: Cause) -> Cause:
+    """The same cause; of a request that failed, that it was one of a canary's."""
+    failed = [it for it in r.attempts if it.get("canary") and (it.get("failure") or (it.get("status") or 0) >= 500)]
+    if not failed:
+        return cause
+    it = failed[-1]
+    share = f"which is tried with {it['canary']} % of the requests"
+    return Cause(f"{cause.sentence}; it was sent to the canary {it.get('subset')}, {share}", cause.setting)
 
 
 def _of_code(r: Reading, error: str) -> Cause:

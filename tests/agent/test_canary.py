@@ -9,10 +9,11 @@ from typing import Any, cast
 import pytest
 
 from sidecar.admin import report
-from sidecar.agent.canary import Away, Canary, Conflict, Timing, doubts
+from sidecar.agent.canary import Away, Canary, Conflict, Timing
 from sidecar.agent.canary_operations import CanaryOperations
 from sidecar.agent.canary_weights import hold, key_of, split_of, weights
 from sidecar.agent.clusters import RunningUpstream
+from sidecar.agent.snapshots import canary_doubts as doubts
 from sidecar.agent.snapshots import of_upstream
 from sidecar.config.canary import CanarySettings, GuardSettings
 from sidecar.config.subsets import Select
@@ -25,13 +26,16 @@ from sidecar.endpoints.names import Names
 from sidecar.registry import Found
 from sidecar.resilience import rollout
 from sidecar.resilience.rollout import NotNow, State
+from sidecar.why.causes import cause_of
 from support.http import Stage
 from support.names import FakeResolver
 from support.ports import changed
 from support.registries import until
 
 BOTH = {"stable": Select(tag="v1"), "next": Select(tag="v2")}
-SETTINGS = CanarySettings(subset="next", steps=(10, 25, 100), each=60.0, guard=GuardSettings(min_requests=50))
+#: A coarse one, for which some fifty requests are enough.
+GUARD = GuardSettings(error_rate=0.1, p99=0.0, min_requests=20)
+SETTINGS = CanarySettings(subset="next", steps=(10, 25, 100), each=10.0, guard=GUARD)
 
 
 class FakeStore:
@@ -147,24 +151,24 @@ def test_a_good_one_gets_all_step_by_step_and_all_sidecars_go_with_it() -> None:
     one, two = Sidecar(store), Sidecar(store, "two")
     assert one.share == two.share == {"stable": 90, "next": 10}
     seen = []
-    for _ in range(60):
-        one.seconds(5)
-        two.seconds(5)
+    for _ in range(25):
+        one.seconds(2)
+        two.seconds(2)
         assert one.share == two.share
         if one.share["next"] not in seen:
             seen.append(one.share["next"])
     assert seen == [10, 25, 100]
-    assert (store.state.phase, store.state.by) == (rollout.DONE, "one")
+    assert store.state.phase == rollout.DONE
     assert one.told["phase"] == "done"
     assert doubts(one.told) == []
 
 
 def test_a_step_lasts_as_long_as_it_says() -> None:
     it = Sidecar(FakeStore())
-    it.seconds(58)
+    it.seconds(8)
     assert it.told["waits_for"].startswith("the end of the step, in ")
     assert it.share["next"] == 10
-    it.seconds(10)
+    it.seconds(4)
     assert it.share["next"] == 25
 
 
@@ -178,12 +182,12 @@ def test_a_bad_one_is_rolled_back_by_whoever_sees_it(caplog: pytest.LogCaptureFi
     assert "requests failed" in store.state.reason
     assert "requests failed" in doubts(two.told)[0]
     assert sum("is rolled back" in it for it in caplog.messages) == 2, "once for each of the two"
-    one.seconds(100)
+    one.seconds(20)
     assert one.share["next"] == 0, "it stays so"
 
 
 def test_a_slow_one_is_rolled_back() -> None:
-    it = Sidecar(FakeStore())
+    it = Sidecar(FakeStore(), canary=CanarySettings(subset="next"))
     for _ in range(30):
         it.answers("stable", 90)
         it.answers("next", 9)
@@ -211,8 +215,8 @@ def test_what_came_of_kept_connections_and_other_endpoints_does_not_count() -> N
 
 def test_by_hand_it_waits_for_an_operator(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    it = Sidecar(FakeStore(), canary=CanarySettings(subset="next", promote="manual", each=60.0))
-    it.seconds(100)
+    it = Sidecar(FakeStore(), canary=CanarySettings(subset="next", promote="manual", each=10.0, guard=GUARD))
+    it.seconds(15)
     assert it.share["next"] == 10
     assert doubts(it.told) == ["the canary next waits for an operator: it can be promoted"]
     assert sum("can be promoted" in text for text in caplog.messages) == 1
@@ -238,13 +242,15 @@ async def test_pause_resume_and_a_new_beginning() -> None:
     store = FakeStore()
     it = Sidecar(store)
     await it.canary.act("pause", "ann")
-    it.seconds(100)
+    it.seconds(15)
     assert (it.share["next"], it.told["waits_for"]) == (10, "an operator: it is paused")
     await it.canary.act("resume", "ann")
     it.seconds(2)
     assert it.share["next"] == 25, "it was judged meanwhile"
+    assert of_canary(it) == ("next", 25)
     await it.canary.act("rollback", "ann")
     assert it.share["next"] == 0
+    assert of_canary(it) is None
     with pytest.raises(NotNow):
         await it.canary.act("promote", "ann")
     assert (await it.canary.act("resume", "ann")).attempt == 2
@@ -254,7 +260,7 @@ async def test_pause_resume_and_a_new_beginning() -> None:
 def test_one_that_is_started_joins_at_the_step() -> None:
     store = FakeStore()
     one = Sidecar(store)
-    one.seconds(70)
+    one.seconds(15)
     assert one.share["next"] == 25
     store.away = True
     two = Sidecar(store, "two")
@@ -269,7 +275,7 @@ async def test_while_the_registry_is_away_it_stays_but_is_rolled_back() -> None:
     store = FakeStore()
     one, two = Sidecar(store), Sidecar(store, "two")
     store.away = True
-    one.seconds(100)
+    one.seconds(15)
     assert one.share["next"] == 10, "nobody goes ahead"
     assert one.told["waits_for"] == "the registry"
     with pytest.raises(Away):
@@ -316,7 +322,7 @@ async def test_a_new_attempt_is_not_rolled_back_for_the_one_before() -> None:
 def test_a_registry_that_has_lost_it_gets_it_back() -> None:
     store = FakeStore()
     one, two = Sidecar(store), Sidecar(store, "two")
-    one.seconds(70)
+    one.seconds(15)
     state = store.state
     assert state.weight == 25
     store.put(None)
@@ -350,7 +356,7 @@ async def test_what_cannot_be_read_changes_nothing(caplog: pytest.LogCaptureFixt
 def test_the_next_version_begins_anew_when_the_one_before_is_gone() -> None:
     store = FakeStore()
     it = Sidecar(store)
-    it.seconds(200)
+    it.seconds(45)
     assert (store.state.phase, it.share["next"]) == (rollout.DONE, 100)
     it.versions("v1", "v1")
     it.passes(1.0)
@@ -363,7 +369,7 @@ def test_the_next_version_begins_anew_when_the_one_before_is_gone() -> None:
 def test_an_instance_that_is_back_soon_begins_nothing() -> None:
     store = FakeStore()
     it = Sidecar(store)
-    it.seconds(200)
+    it.seconds(45)
     for _ in range(3):
         it.versions("v1", "v1")
         for _ in range(30):
@@ -377,7 +383,7 @@ def test_without_a_registry_it_is_this_sidecars_alone() -> None:
     it = Sidecar(None)
     it.passes(0.0)
     assert it.share["next"] == 10
-    it.seconds(70)
+    it.seconds(15)
     assert it.share["next"] == 25
     it.canary.close()
     assert not it.loop.armed()
@@ -385,12 +391,12 @@ def test_without_a_registry_it_is_this_sidecars_alone() -> None:
 
 def test_other_settings_meanwhile() -> None:
     it = Sidecar(FakeStore())
-    it.reload(canary=CanarySettings(subset="next", steps=(10, 50), each=30.0), split=(("stable", 1),))
+    it.reload(canary=CanarySettings(subset="next", steps=(10, 50), each=5.0, guard=GUARD), split=(("stable", 1),))
     it.canary.change(it.config)  # type: ignore[arg-type]
     assert it.share["next"] == 10
-    it.seconds(70)
+    it.seconds(9)
     assert it.share["next"] == 50
-    it.seconds(60)
+    it.seconds(9)
     assert (it.share["next"], it.told["phase"]) == (50, "done")
 
 
@@ -432,6 +438,13 @@ async def test_an_upstream_has_one_as_long_as_its_configuration_says() -> None:
         assert shares(stage) == {"stable": 100}
     finally:
         running.leave()
+
+
+def of_canary(stage: Stage) -> tuple[str, int] | None:
+    """What stories say of its subset."""
+    subsets = stage.listener.cluster.subsets
+    assert subsets is not None
+    return subsets.canary
 
 
 def shares(stage: Stage) -> dict[str, int]:
@@ -495,3 +508,18 @@ async def test_over_the_admin_api() -> None:
 def test_it_is_measured() -> None:
     (family,) = canary_families({"up": 25})
     assert (family.name, next(iter(family.samples))[-1]) == ("sidecar_canary_weight", 0.25)
+
+
+def test_a_story_says_that_its_request_was_the_canarys() -> None:
+    it = Sidecar(FakeStore(), why=True)
+    for _ in range(10):
+        client = it.asks()
+        upstream = it.upstream()
+        upstream.hears()
+        upstream.answers(503)
+        client.gets()
+    tries = [event for story in it.stories for event in story["events"] if event["what"] == "attempt"]
+    assert [(event["subset"], event.get("canary")) for event in tries].count(("next", 10)) == 1
+    assert sum("canary" in event for event in tries) == 1
+    (story,) = [story for story in it.stories if "canary" in str(story)]
+    assert cause_of(story).sentence.endswith("it was sent to the canary next, which is tried with 10 % of the requests")

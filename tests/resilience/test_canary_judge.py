@@ -97,19 +97,19 @@ def test_with_little_traffic_a_coarse_guard_is_enough() -> None:
 
 def test_what_becomes_bad_late_is_found_all_the_same() -> None:
     judge = Judge(Guard(), 1, 3)
-    for second in range(600):
+    for second in range(300):
         feed(judge.old, 90)
         feed(judge.new, 10)
         assert not judge.look(float(second)).broken
-    for second in range(600, 720):
+    for second in range(300, 420):
         feed(judge.old, 90)
         feed(judge.new, 10, bad=1)
         verdict = judge.look(float(second))
-        assert not verdict.good or second < 620, "when it may be worse it gets no more"
+        assert not verdict.good or second < 320, "when it may be worse it gets no more"
         if verdict.broken:
             break
     assert verdict.broken
-    assert second <= 600 + 60
+    assert second <= 300 + 60
 
 
 def test_with_all_requests_it_is_compared_with_what_was() -> None:
@@ -140,13 +140,13 @@ def test_p99_of_nothing_and_of_little() -> None:
 @pytest.mark.parametrize("name", canary.NEW)
 def test_rollouts_of_each_kind_in_virtual_time(name: str) -> None:
     bad = canary.NEW[name][1]
-    found = canary.many(1, name, 20, rate=200.0, each=60.0, look=10.0)
+    found = canary.many(1, name, 15, rate=200.0, each=60.0, look=10.0)
     ends = Counter(it.phase for it in found)
     if bad:
-        assert ends == {rollout.ROLLED_BACK: 20}
+        assert ends == {rollout.ROLLED_BACK: 15}
         assert max(it.failed for it in found) < 0.01
     else:
-        assert ends == {rollout.DONE: 20}
+        assert ends == {rollout.DONE: 15}
 
 
 def test_the_risk_of_all_steps_is_that_of_a_rollout() -> None:
