@@ -153,9 +153,10 @@ class Canary:
     # -- what comes in -------------------------------------------------------------------------------------------------
 
     def told(self, endpoint: Endpoint, seconds: float, status: int, failure: str) -> None:
-        """A try has ended: see :data:`sidecar.endpoints.cluster.Watcher`."""
-        judge = self._judge
-        if judge is None or failure == "race":
+        """A try has ended: see :data:`sidecar.endpoints.cluster.Watcher`. Only the first one of a request counts: what
+        fails wherever it goes would else count against whoever gets it next."""
+        judge, subsets = self._judge, self._listener.cluster.subsets
+        if judge is None or failure == "race" or subsets is None or subsets.again:
             return
         subset = endpoint.subset
         if subset == self.settings.subset:

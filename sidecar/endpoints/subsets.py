@@ -118,7 +118,8 @@ class Subsets:
     that decides for good which subset it goes to (None: nothing does)."""
 
     __slots__ = (
-        "_clock", "_create", "_parts", "_rng", "_started", "_whole", "by_name", "canary", "key_of", "present", "usable",
+        "_clock", "_create", "_parts", "_rng", "_started", "_whole", "again", "by_name", "canary", "key_of", "present",
+        "usable",
     )  # fmt: skip
 
     def __init__(
@@ -134,6 +135,8 @@ class Subsets:
         self._rng = rng
         self.by_name: dict[str, Subset] = {}
         self.key_of: Callable[[Any], str] | None = None
+        #: While watchers are told of a try: whether it followed another one of the same exchange.
+        self.again = False
         #: The one that is tried at present, and its share in percent.
         self.canary: tuple[str, int] | None = None
         #: The names of those with an endpoint in the rotation, and of those with any. Replaced, never edited.

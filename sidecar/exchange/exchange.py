@@ -215,9 +215,15 @@ class Exchange:
 
     def tell(self, attempt: Attempt, status: int) -> None:
         """Tell those who watch the cluster's tries what came of this one."""
-        took = self.listener.clock() - attempt.began
+        self.say(attempt, self.listener.clock() - attempt.began, status, attempt.failure)
+
+    def say(self, attempt: Attempt, took: float, status: int, failure: str) -> None:
+        """Tell them this."""
+        subsets = self.listener.cluster.subsets
+        if subsets is not None:
+            subsets.again = len(self.tried) > 0
         for watch in self.cluster.watchers:
-            watch(attempt.endpoint, took, status, attempt.failure)
+            watch(attempt.endpoint, took, status, failure)
 
     def retry_later(self, again: Again) -> None:
         """Wait as long as the filter says, then begin another try."""

@@ -69,9 +69,7 @@ def _lose(x: Exchange, winner: Attempt, loser: Attempt) -> None:
     x.cut_one(loser)
     if x.cluster.watchers and not loser.hedge:
         # It has taken so long at least. What began later says nothing by that.
-        took = x.listener.clock() - loser.began
-        for watch in x.cluster.watchers:
-            watch(loser.endpoint, took, 0, "")
+        x.say(loser, x.listener.clock() - loser.began, 0, "")
     for hook in x.chain.on_failure:
         hook(x, HEDGED)
     x.leave_endpoint()

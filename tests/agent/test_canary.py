@@ -16,6 +16,7 @@ from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.snapshots import canary_doubts as doubts
 from sidecar.agent.snapshots import of_upstream
 from sidecar.config.canary import CanarySettings, GuardSettings
+from sidecar.config.health import Health
 from sidecar.config.subsets import Select
 from sidecar.config.traffic import Discover, StaticEndpoint, Upstream
 from sidecar.core.address import Address
@@ -23,6 +24,7 @@ from sidecar.core.instance import Instance
 from sidecar.core.operations import Answer, Call, NotKnown
 from sidecar.endpoints.metrics import canary_families
 from sidecar.endpoints.names import Names
+from sidecar.filters.retry import RetrySettings
 from sidecar.registry import Found
 from sidecar.resilience import rollout
 from sidecar.resilience.rollout import NotNow, State
@@ -94,7 +96,8 @@ class Sidecar(Stage):
 
     def __init__(self, store: FakeStore | None, name: str = "one", **more: Any) -> None:
         more.setdefault("canary", SETTINGS)
-        super().__init__(subsets=BOTH, split=(("stable", 90), ("next", 10)), retry=None, circuit_breaker=None, **more)
+        more.setdefault("retry", None)
+        super().__init__(subsets=BOTH, split=(("stable", 90), ("next", 10)), circuit_breaker=None, **more)
         self.versions("v1", "v1", "v2")
         self.canary = Canary(
             self.listener, self.config, name,  # type: ignore[arg-type]
@@ -129,6 +132,12 @@ class Sidecar(Stage):
     def passes(self, seconds: float) -> None:
         """Time goes on here."""
         self.loop.run_until(self.loop.now + seconds)
+
+    def counted(self, subset: str) -> int:
+        """All tries that went there."""
+        subsets = self.listener.cluster.subsets
+        assert subsets is not None
+        return sum(subsets.by_name[subset].requests.values())
 
     @property
     def share(self) -> dict[str, int]:
@@ -211,6 +220,26 @@ def test_what_came_of_kept_connections_and_other_endpoints_does_not_count() -> N
         watcher(new, 0.0, 0, "timeout")
     it.passes(1.0)
     assert it.told["judged"]["requests"] == it.told["judged"]["errors"] == 1
+
+
+def test_what_fails_everywhere_counts_where_it_went_first() -> None:
+    retry = RetrySettings(initial_delay=0.0, max_attempts=3, on=frozenset({"503"}), budget=None)
+    it = Sidecar(FakeStore(), retry=retry, health=Health(eject=None))
+    it.versions("v1", "v2")
+    for _ in range(20):
+        client = it.asks("GET /poison")
+        for _ in range(3):
+            for upstream in it.asked()[:1]:
+                upstream.hears()
+                upstream.answers(503)
+                it.loop.settle()
+        assert client.gets().status == 503
+    it.passes(1.0)
+    found = it.told["judged"]
+    assert (found["requests"], found["errors"]) == (2, 2)
+    assert (found["others_requests"], found["others_errors"]) == (18, 18)
+    new, old = (it.counted(name) for name in ("next", "stable"))
+    assert new + old > 20, "others were tries that followed"
 
 
 def test_by_hand_it_waits_for_an_operator(caplog: pytest.LogCaptureFixture) -> None:
