@@ -221,7 +221,7 @@ class Downstream(ClientEnd):
         self.exchange = x
         listener.stats.active += 1
         x.run()
-        if early and self.exchange is x:
+        if early and x.client.exchange is x:  # compiled, self.exchange counts as what it was set to above
             show(x, early)
         elif listener.quick is not None:
             listener.quick.learn(raw, x)
