@@ -98,10 +98,9 @@ async def fill_and_empty(driver: Driver, make_room: Callable[[], None]) -> set[i
             await driver.put(*batch)
             stored |= {number_of(it) for it in batch}
         except SpoolError as error:
-            failure = error
             assert {it.id for it in batch} == {0}
+            failure = error if spool.problem else None  # it has found room since: then there is more to fill
     assert "cannot store messages" in failure.text
-    assert spool.problem
     assert spool.messages == len(stored)
     assert stored
     # What is delivered, or dies, is gone at once; it makes room in the file, but there is none for new messages yet.
