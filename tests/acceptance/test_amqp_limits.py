@@ -122,8 +122,10 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
         came = [at for kind, at in sink.came if kind == b"s"]
         assert all(number <= 1000 * (at - started) + 20 for number, at in enumerate(came))
         assert limited >= 0.9 * min(1000.0, unlimited)
-        assert unlimited >= 0.95 * slope([at for at in offered if window[0] <= at < window[1]])
-        assert delay < waited / 10
+        assert unlimited >= 0.8 * slope([at for at in offered if window[0] <= at < window[1]])
+        # What is not limited does not wait behind what is: else it would take as long.
+        assert delay < waited / 2
+        assert max(at for kind, at in sink.came if kind == b"f") < came[-1]
         assert held > min(200 * SECONDS, left)
 
 
