@@ -18,6 +18,7 @@ import pytest
 from pamqp import commands
 
 from support.amqp_clients.raw import BODY, METHOD, Listener, RawClient
+from support.patience import PATIENCE
 from support.processes import Sidecar, ending, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
@@ -188,21 +189,20 @@ def answers(client: RawClient, channel: int, count: int, after: int = 0) -> tupl
 
 def test_a_queue_does_not_grow_beyond_its_limit(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     """A storm from three connections, by name and by binding; it ends at the limit, and goes on within a second after
-    the queue has become short. A broker that leaves questions unanswered opens the gate, as it should; a storm in which
-    it did says nothing, and is repeated."""
+    the queue has become short. A broker that leaves questions unanswered opens the gate, as it should, and a sidecar
+    that has to wait for a processor knows a depth too late: a storm in which that happened is repeated."""
+    said = []
     for number in range(5):
         folder = tmp_path / str(number)
         folder.mkdir()
-        slowest = weather(rabbitmq, folder)
-        if slowest < SLOW:
+        said.append(weather(rabbitmq, folder))
+        if not said[-1]:
             return
-        print(f"the broker took {slowest:.1f} s to answer: once more")
-    pytest.fail("the broker was too slow each time")
+    pytest.fail("; ".join(said))
 
 
-def weather(rabbitmq: RabbitMQ, folder: Path) -> float:
-    """One such storm. Return the longest time that the broker took to answer; if that is :data:`SLOW`, what it showed
-    was not looked at."""
+def weather(rabbitmq: RabbitMQ, folder: Path) -> str:
+    """One such storm, of which no message is lost; and how it was worse than it should be."""
     queue = {"name": "limits.depth", "high": 5000, "low": 4000, "over": "hold"}
     settings = {"credentials": GUEST, "queues": [queue], "hold": {"messages": 3000}}
     rabbitmq.declare("limits.depth")
@@ -218,20 +218,14 @@ def weather(rabbitmq: RabbitMQ, folder: Path) -> float:
         pool = stack.enter_context(ThreadPoolExecutor(3))
         targets = [("", "limits.depth"), ("amq.topic", "storm.a.b"), ("", "limits.depth")]
         storms = [pool.submit(storm, client, *target) for client, target in zip(clients, targets, strict=True)]
-        wait_for(lambda: rabbitmq.depth("limits.depth") >= 4000, "the storm has filled the queue")
-        deepest, slowest = watch(rabbitmq, 1.0)
-        print(f"deepest: {deepest}")
-        assert slowest >= SLOW or deepest <= most(slowest)
+        deepest, slowest = watch(rabbitmq, 1.2, 4000)
 
         started = time.monotonic()
         purged = rabbitmq.purge("limits.depth")
         wait_for(lambda: rabbitmq.depth("limits.depth") > 0, "what was held goes on")
         free_after = time.monotonic() - started
-        print(f"free after {free_after:.3f} s")
-        slowest = max(slowest, free_after)
         again, slowest_again = watch(rabbitmq, 0.8)
-        slowest = max(slowest, slowest_again)
-        assert slowest >= SLOW or again <= most(slowest)
+        slowest = max(slowest, slowest_again, free_after)
 
         sink = stack.enter_context(Sink(rabbitmq.port, "limits.depth"))
         wait_for(lambda: all(storm.done() for storm in storms), "all was taken from the clients")
@@ -239,7 +233,9 @@ def weather(rabbitmq: RabbitMQ, folder: Path) -> float:
         assert get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["held"]["messages"] == 0
         for client in clients:
             client.close()
-    return slowest
+    if slowest >= SLOW:
+        return f"the broker took {slowest:.1f} s to answer"
+    return "" if 4000 <= deepest <= 5200 and again <= 5200 else f"{deepest} messages deep, then {again}"
 
 
 def storm(client: RawClient, exchange: str, key: str) -> None:
@@ -249,17 +245,13 @@ def storm(client: RawClient, exchange: str, key: str) -> None:
         client.send_bytes(batch)
 
 
-def most(slowest: float) -> int:
-    """How deep the queue may become. What comes while the broker keeps its answer to itself is known of only then."""
-    return 5200 + int(10_000 * max(0.0, slowest - 0.1))
-
-
-def watch(rabbitmq: RabbitMQ, seconds: float) -> tuple[int, float]:
-    """The greatest depth in that time, and the longest time that an answer took, seconds."""
+def watch(rabbitmq: RabbitMQ, seconds: float, reaches: int = 0) -> tuple[int, float]:
+    """The greatest depth in that time, and until it ``reaches`` that, and the longest time that an answer took,
+    seconds."""
     deepest, slowest = 0, 0.0
     deadline = time.monotonic() + seconds
     with rabbitmq.channel() as channel:
-        while (asked := time.monotonic()) < deadline:
+        while (asked := time.monotonic()) < deadline or (deepest < reaches and asked < deadline + PATIENCE):
             deepest = max(deepest, channel.queue_declare("limits.depth", passive=True).method.message_count)
             slowest = max(slowest, time.monotonic() - asked)
             time.sleep(0.01)

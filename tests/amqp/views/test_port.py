@@ -35,10 +35,11 @@ def test_an_upstream_that_speaks_something_else_is_not_listed() -> None:
 def test_a_running_upstream_has_what_its_listener_has() -> None:
     _, view = broker()
     config = FakeUpstream("rabbitmq", protocol="amqp").config
-    listener: Any = SimpleNamespace(amqp_view=view, cluster=SimpleNamespace())
+    chain = SimpleNamespace(filters=())
+    listener: Any = SimpleNamespace(amqp_view=view, cluster=SimpleNamespace(), chain=chain)
     names: Any = None
     assert RunningUpstream(config, listener, names).amqp is view
-    listener = SimpleNamespace(cluster=SimpleNamespace())
+    listener = SimpleNamespace(cluster=SimpleNamespace(), chain=chain)
     assert RunningUpstream(config, listener, names).amqp is None
 
 
