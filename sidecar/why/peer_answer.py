@@ -18,8 +18,8 @@ MOST_TEXT: Final = 500
 #: What is counted on, and what it has to be; another one is left out.
 _NUMBERS: Final = ("duration_ms", "status", "attempts", "events_left_out", "connecting_ms")
 _TEXTS: Final = ("service", "cause", "setting", "error", "began", "cause_at")
-#: Of an event, what all of them have: no lists.
-_PLACE: Final = ("at_ms", "what", "service")
+#: What is no list wherever it stands.
+_NO_LISTS: Final = frozenset({"at_ms", "what", *_NUMBERS, *_TEXTS})
 
 
 class BadAnswer(Exception):
@@ -50,7 +50,7 @@ def _event(value: object) -> dict[str, Any]:
         return {}
     if isinstance(value, Mapping):
         for key, items in list(value.items())[:MOST_KEYS]:
-            if isinstance(items, list) and len(key) <= MOST_TEXT and key not in _PLACE:
+            if isinstance(items, list) and len(key) <= MOST_TEXT and key not in _NO_LISTS:
                 found[key] = [_flat(item) for item in items[:MOST_ITEMS]]
     return found
 

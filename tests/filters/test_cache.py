@@ -580,6 +580,20 @@ def test_a_body_that_comes_late_is_waited_for() -> None:
     it.over()
 
 
+def test_of_bodies_that_come_late_one_is_sent() -> None:
+    it = stage(JSON)
+    clients = [it.client() for _ in range(3)]
+    for client in clients:
+        client.says(b"POST /v1 HTTP/1.1\r\nhost: t\r\ncontent-type: application/json\r\ncontent-length: 17\r\n\r\n")
+    for client in clients:
+        client.says(b'{"temperature":0}')
+    (server,) = it.asked()
+    assert server.hears().body == b'{"temperature":0}'
+    server.answers(200, b"said")
+    assert {client.gets().body for client in clients} == {b"said"}
+    it.over()
+
+
 def test_but_not_for_long() -> None:
     it = stage(JSON)
     client = it.client()

@@ -157,6 +157,22 @@ def test_no_more_hops() -> None:
     assert asyncio.run(ask(["127.0.0.1:1"], "a", 0)) == {}  # type: ignore[arg-type]
 
 
+def test_of_what_a_peer_says_only_what_has_its_form_is_taken_over() -> None:
+    said = {
+        "hops": [{"service": "shop", "status": True, "cause": 7}, {"service": None}, []],
+        "events": [
+            {"at_ms": 1.5, "what": "attempt", "error": [], "candidates": [{"address": "a", "deep": {}}, "text"]},
+            {"at_ms": True, "what": "attempt"},
+            {"at_ms": 1, "what": None},
+            "attempt",
+        ],
+    }
+    assert read(json.dumps(said).encode()) == {
+        "hops": [{"service": "shop"}],
+        "events": [{"at_ms": 1.5, "what": "attempt", "candidates": [{"address": "a"}, {}]}],
+    }
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(),
     lambda it: st.lists(it) | st.dictionaries(st.text(), it),
