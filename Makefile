@@ -17,16 +17,18 @@ PY := .venv/bin/python
 ARGS ?=
 
 # Four workers on two cores, each a file at a time: many tests mostly wait. The acceptance tests come first, for they take the longest.
-PARALLEL := -n 4 --dist loadfile --no-loadscope-reorder
+BY_FILE := --dist loadfile --no-loadscope-reorder
+PARALLEL := -n 4 $(BY_FILE)
 
 # However a run goes wrong, it ends: then it is interrupted as by Ctrl-C, and what it started goes with it.
 BOUND := 30m
 bounded = timeout --foreground --signal=INT --kill-after=1m $(BOUND) $(1) || { code=$$?; \
     case $$code in 124|137) echo "The tests were not done after $(BOUND), and were stopped" >&2 ;; esac; exit $$code; }
 
-# Tests whose own processes are looked into, by the tracer of coverage.py; what they start is not.
+# Tests whose own processes are looked into, by the tracer of coverage.py; what they start is not. Three workers keep two cores
+# busy then.
 covered = rm -rf .cache/coverage && mkdir -p .cache/coverage && \
-    $(call bounded,$(PY) -m coverage run -m pytest -q $(PARALLEL) $(1) $(ARGS)) && $(PY) scripts/coverage-table
+    $(call bounded,$(PY) -m coverage run -m pytest -q -n 3 $(BY_FILE) $(1) $(ARGS)) && $(PY) scripts/coverage-table
 
 # The head scanner's sources. Installing builds it, where there is a compiler.
 SCANNER := $(wildcard sidecar/http/h1/*.[ch])
