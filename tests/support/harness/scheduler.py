@@ -27,7 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("one_worker", "words: files that have one of them share a server of their worker", "args")
 
 
-#: Workers that have the shared server: a third one would start it for the last few files, and be done no sooner.
+#: Workers that have the shared server, each its own: one alone would be at it when all others are done, and a third would
+#: start it for a few files.
 SHARERS = 2
 
 
@@ -109,7 +110,7 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc]
 
     def _assign_file(self, node: Any) -> bool:
         """Whether there is more for it after this one."""
-        if not self._sharers and any(map(self._shares, self.workqueue)):
+        if node not in self._sharers and len(self._sharers) < SHARERS and any(map(self._shares, self.workqueue)):
             self._sharers.append(node)
         file = self._next_file(node)
         if file is None:
