@@ -27,8 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("one_worker", "words: files that have one of them share a server of their worker", "args")
 
 
-#: Workers that have the shared server, each its own: one alone would be at it when all others are done, and a third would
-#: start it for a few files.
+#: Workers that have the shared server, each its own: one alone would be at it when all others are done, and a third
+#: would start it for a few files.
 SHARERS = 2
 
 
