@@ -4,7 +4,6 @@ nobody crashes, and what the broker can take goes on to it."""
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import yaml
 from pamqp import commands
 
 from support.amqp_clients.raw import Listener
+from support.deletion import delete
 from support.patience import PATIENCE
 from support.processes import Process, Sidecar, ending, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
@@ -159,10 +159,10 @@ def test_the_folder_is_deleted_and_something_else_is_there(rabbitmq: RabbitMQ, w
         spooled.away()
         publish(publisher, 0, 100)
         acknowledged(publisher, 100)
-        shutil.rmtree(spooled.path)
+        delete(spooled.path)
         publish(publisher, 100, 100)
         acknowledged(publisher, 200)
-        shutil.rmtree(spooled.path)
+        delete(spooled.path)
         spooled.path.write_text("not a folder")
         publish(publisher, 200, 100)
         assert wait_for(lambda: spooled.spool()["problem"], "it knows")

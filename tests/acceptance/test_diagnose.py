@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import resource
-import shutil
 import signal
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from support.deletion import delete
 from support.patience import PATIENCE
 from support.processes import App, Sidecar, ending, free_port, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ
@@ -117,7 +117,7 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
         assert diagnose(sidecar.admin, "no-such-upstream")[0] == 2
 
         (tmp_path / "registry").rename(tmp_path / "away")
-        shutil.rmtree(tmp_path / "spool")
+        delete(tmp_path / "spool")
         (tmp_path / "spool").touch()  # or the spool makes its folder again, and all is well
         wait_for(lambda: not get(f"{sidecar.admin}/health")[1]["registry"]["up"], "the registry is away")
         sidecar.file.write_text(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +16,7 @@ from sidecar import registry as registries
 from sidecar.registry import RegistryError, Settings, Workload
 from sidecar.registry.directory import DirectoryRegistry
 from sidecar.registry.directory_root import MARKER
+from support.deletion import delete
 from support.registries import Seen, directory_settings, until
 
 
@@ -130,7 +130,7 @@ def test_deregistering_from_a_folder_that_is_gone_does_not_raise(tmp_path: Path)
         async with opened(directory_settings(str(tmp_path / "mesh"))) as registry:
             registry.register()
             await until(lambda: list(tmp_path.rglob("tasks-1.json")), "written")
-            await asyncio.to_thread(shutil.rmtree, tmp_path / "mesh")
+            await asyncio.to_thread(delete, tmp_path / "mesh")
             begun = time.monotonic()
             await registry.deregister()
             await registry.deregister()

@@ -8,7 +8,6 @@ import logging
 import os
 import random
 import resource
-import shutil
 import sqlite3
 import stat
 import subprocess
@@ -21,6 +20,7 @@ from sidecar.amqp.spool import writer
 from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
 from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
 from sidecar.storage.errors import SpoolError
+from support.deletion import delete
 from support.spools import AI, Driver, fill_and_empty, message, number_of, run
 
 ROOT = Path(__file__).parents[3]
@@ -221,7 +221,7 @@ def test_what_is_deleted_while_it_is_in_use_is_written_anew(tmp_path: Path, what
         if what in ("log", "both"):
             base.with_name("rabbitmq.db-wal").unlink()
         if what == "folder":
-            shutil.rmtree(folder)
+            delete(folder)
         if what == "replaced":
             (folder / "new").write_bytes(b"something else")
             (folder / "new").rename(base)
@@ -242,7 +242,7 @@ def test_without_a_folder_nothing_is_acknowledged_and_all_comes_back_with_it(tmp
     async def test(driver: Driver) -> None:
         spool = driver.spool
         await driver.put(message(1), message(2))
-        shutil.rmtree(folder)
+        delete(folder)
         folder.write_text("not a folder")
         with pytest.raises(SpoolError, match="cannot store"):
             await driver.put(message(3))
