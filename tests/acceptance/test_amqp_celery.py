@@ -141,11 +141,13 @@ def test_what_was_accepted_runs(story: Story) -> None:
 
 
 def test_what_was_settled_runs_once(story: Story) -> None:
-    """What was not when the broker went may run twice: the gates, and what an ETA keeps at the worker."""
+    """What was not when the broker went may run twice: the gates, and what an ETA keeps at the worker. What was sent
+    just then is with the broker, which delivers it again, and in the spool, too, as nobody had confirmed it."""
     _wait_for_runs(story, story.accepted, "all that was accepted has run")
     counts = story.site.counts()
     assert {task: counts[task] for task in story.facts["once"] if counts[task] != 1} == {}
-    assert {task: counts[task] for task in story.accepted if counts[task] > 2} == {}
+    most = 3 if story.site.folder.name == "spooled" else 2
+    assert {task: counts[task] for task in story.accepted if counts[task] > most} == {}
     assert [counts[task] for task in story.facts["revoked"]] == [0] * 4
     for run in story.site.runs():
         assert run.at >= story.facts["due"].get(run.task, 0.0)
