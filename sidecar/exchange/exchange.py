@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sidecar.core.replies import Reply
 from sidecar.exchange import tries
-from sidecar.exchange.attempt import HEDGED, Attempt
+from sidecar.exchange.attempt import HEDGED, RACE, Attempt
 from sidecar.exchange.filter import HELD, Again, Answer, RequestHook, Wait
 from sidecar.exchange.hedge import unanswered
 from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT
@@ -221,7 +221,7 @@ class Exchange:
         """Tell them this."""
         subsets = self.listener.cluster.subsets
         if subsets is not None:
-            subsets.again = len(self.tried) > 0
+            subsets.again = any(it.failure != RACE and not it.moved for it in self.tried)
         for watch in self.cluster.watchers:
             watch(attempt.endpoint, took, status, failure)
 

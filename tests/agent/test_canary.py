@@ -242,6 +242,27 @@ def test_what_fails_everywhere_counts_where_it_went_first() -> None:
     assert new + old > 20, "others were tries that followed"
 
 
+def test_what_was_sent_over_a_kept_connection_that_had_closed_counts_where_it_went_then() -> None:
+    it = Sidecar(FakeStore())
+    it.versions("v2")
+
+    client = it.asks("GET /a")
+    (kept,) = it.asked()
+    kept.hears()
+    kept.answers(200)
+    assert client.gets().status == 200
+    client = it.asks("GET /b")
+    kept.transport.lose(ConnectionResetError())  # it goes again, once, over a fresh connection
+    it.loop.settle()
+    (fresh,) = it.asked()
+    assert fresh is not kept
+    fresh.hears()
+    fresh.transport.lose(ConnectionResetError())
+    assert client.gets().status == 502
+    it.passes(1.0)
+    assert (it.told["judged"]["requests"], it.told["judged"]["errors"]) == (2, 1)
+
+
 def test_by_hand_it_waits_for_an_operator(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     it = Sidecar(FakeStore(), canary=CanarySettings(subset="next", promote="manual", each=10.0, guard=GUARD))
