@@ -24,6 +24,8 @@ from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
 #: Seconds without an answer after which a broker, or the machine, is too slow for bounds that need its answers.
 SLOW = 1.0
+#: Seconds that nobody is late by on a machine that has time for what it is asked.
+HICCUP = 0.05
 SECONDS = 10.0 if os.environ.get("SIDECAR_SOAK") == "1" else 2.0
 
 
@@ -122,10 +124,12 @@ def test_a_rate_is_kept_and_another_exchange_is_not_slowed(rabbitmq: RabbitMQ, t
         # However late this machine was with some, so many may have come by then; and as many do, where it keeps up.
         came = [at for kind, at in sink.came if kind == b"s"]
         assert all(number <= 1000 * (at - started) + 20 for number, at in enumerate(came))
-        assert limited >= 0.9 * min(1000.0, unlimited)
-        assert unlimited >= 0.8 * slope([at for at in offered if window[0] <= at < window[1]])
+        sent = slope([at for at in offered if window[0] <= at < window[1]])
+        kept_up = abs(unlimited - sent) < 0.02 * sent and delay < HICCUP
+        assert limited >= (0.98 if kept_up else 0.9) * min(1000.0, unlimited)
+        assert unlimited >= (0.95 if kept_up else 0.8) * sent
         # What is not limited does not wait behind what is: else it would take as long.
-        assert delay < waited / 2
+        assert delay < waited / (10 if kept_up else 2)
         assert max(at for kind, at in sink.came if kind == b"f") < came[-1]
         assert held > min(200 * SECONDS, left)
 
@@ -190,7 +194,7 @@ def answers(client: RawClient, channel: int, count: int, after: int = 0) -> tupl
 def test_a_queue_does_not_grow_beyond_its_limit(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     """A storm from three connections, by name and by binding; it ends at the limit, and goes on within a second after
     the queue has become short. A broker that leaves questions unanswered opens the gate, as it should, and a sidecar
-    that has to wait for a processor knows a depth too late: a storm in which that happened is repeated."""
+    that has to wait for a processor knows a depth too late: a storm in which that was seen is repeated."""
     said = []
     for number in range(5):
         folder = tmp_path / str(number)
@@ -231,11 +235,22 @@ def weather(rabbitmq: RabbitMQ, folder: Path) -> str:
         wait_for(lambda: all(storm.done() for storm in storms), "all was taken from the clients")
         wait_for(lambda: purged + len(sink.came) == 15_000, "every message came, once")
         assert get(f"{sidecar.admin}/amqp")[1]["upstreams"][0]["held"]["messages"] == 0
+        late = hiccups(sidecar)
         for client in clients:
             client.close()
-    if slowest >= SLOW:
-        return f"the broker took {slowest:.1f} s to answer"
-    return "" if 4000 <= deepest <= 5200 and again <= 5200 else f"{deepest} messages deep, then {again}"
+    if slowest < SLOW and 4000 <= deepest <= 5200 and again <= 5200:
+        return ""
+    told = f"{deepest} deep, then {again}; the broker took {slowest:.2f} s to answer, the sidecar was late {late} times"
+    assert slowest >= HICCUP or late, told
+    return told
+
+
+def hiccups(sidecar: Sidecar) -> int:
+    """How often its event loop was late by more than :data:`HICCUP`, of four looks a second."""
+    text = get(f"{sidecar.admin}/metrics")[1]
+    found = dict(line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("sidecar_event_loop_lag_seconds"))
+    name = "sidecar_event_loop_lag_seconds"
+    return int(float(found[f"{name}_count"]) - float(found[f'{name}_bucket{{le="{HICCUP}"}}']))
 
 
 def storm(client: RawClient, exchange: str, key: str) -> None:

@@ -25,6 +25,8 @@ _ANSWERS: Final = {
     "cache": "nothing is answered from memory: bodies were not recorded",
     "fallback": "its steps are not taken: what they would answer, is told as an error",
     "faults": "none are injected",
+    "llm": "nothing takes a slot or waits for one: bodies were not recorded",
+    "mirror": "no copies are made",
 }
 _LEFT_OUT: Final = ("queue", "host", "wait", "fallback", "faults", "cache")
 

@@ -60,9 +60,9 @@ def priorities() -> None:
         first = tasks.remember.apply_async(("first", gate), queue="celery.priority")
         asked = (("taken", 0), ("low", 1), ("high", 9), ("middle", 5))
         waiting = [tasks.remember.apply_async((name,), queue="celery.priority", priority=p) for name, p in asked]
-        before = 0
-        while before < 3 or before != waiting_in("celery.priority"):  # one of them may be with the worker
-            before = waiting_in("celery.priority")
+        looks = 0
+        while looks < 20 and (there := waiting_in("celery.priority")) < len(waiting):
+            looks = looks + 1 if there == len(waiting) - 1 else 0  # then one of them is with the worker
             time.sleep(0.1)
         Path(gate).touch()
         first.get(timeout=WAIT)
