@@ -18,6 +18,7 @@ from sidecar.http.ends import ClientEnd, UpstreamEnd
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.head import parse_request
 from sidecar.http.h1.lines import without
+from sidecar.http.mirror import is_copy
 from sidecar.net.sockets import Pausable, undelivered
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ def detour(
     listener: HttpListener | None = listener_of(name)
     if listener is None:
         raise ProtocolError("there is no such upstream")
+    if is_copy(x):
+        raise ProtocolError("a copy goes nowhere else: it would be done twice there, and nobody wants its answer")
     head = parse_request(x.head.as_http1(), _UNLIMITED, listener.host)
     head.remove(b"expect")  # the body is here
     if x.granted != inf:  # what its caller left for it, less what it has had of that

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sidecar.config.fallback import StepSettings
 from sidecar.config.traffic import Match
 from sidecar.core.limits import Limits
 from sidecar.filters.bulkhead import BulkheadSettings
@@ -232,6 +233,40 @@ def test_copies_of_copies_there_are_none() -> None:
     shadow.answers()
     assert it.copy() is None
     assert (it.counted, dict(it.shadow.stats.mirrored)) == ({"answered": 1}, {})
+    it.over()
+
+
+def leads_to(upstream: str) -> dict[str, Any]:
+    """Policies of an upstream that has another one answer when it cannot be reached."""
+    return {"fallback": (StepSettings(on=frozenset({"connect_failed"}), upstream=upstream),)}
+
+
+def test_a_copy_takes_no_fallback_to_another_upstream() -> None:
+    it = Mirrored(shadow=leads_to("up"))
+    it.others["up"] = it.listener
+    it.loop.dialled = lambda host, port: "refuse" if host == "10.0.0.2" else "accept"
+    client = it.asks("POST /pay", body=b"7")
+    it.answers()
+    assert client.gets().status == 200
+    assert it.copy() is None, "what has been done is done again there"
+    assert (it.counted, dict(it.shadow.stats.fallbacks)) == ({"failed": 1}, {})
+    assert (it.stats.active, it.shadow.stats.active) == (0, 0), "a drain waits for nothing"
+    it.over()
+
+
+def test_what_a_fallback_sends_to_a_mirrored_upstream_is_copied_once() -> None:
+    it = Stage(**leads_to("shadow"), retry=None, circuit_breaker=None)
+    shadow = it.other("shadow", mirror=MirrorSettings(upstream="up"), retry=None, circuit_breaker=None)
+    it.others["up"] = it.listener
+    it.loop.dialled = lambda host, port: "refuse" if host == "10.0.0.1" else "accept"
+    client = it.asks()
+    upstream = it.upstream()
+    upstream.hears()
+    upstream.answers()
+    assert client.gets().status == 200
+    assert it.asked() == [], "its copy fails, and that is all"
+    assert dict(shadow.stats.mirrored) == {"failed": 1}
+    assert (it.stats.active, shadow.stats.active) == (0, 0)
     it.over()
 
 
