@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sidecar.core.metrics import Family, counter, gauge, histogram
 from sidecar.core.stats import ListenerStats, code_label
@@ -80,11 +80,7 @@ def _retries(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
         "sidecar_mirrored", "Copies of requests for another upstream, by what came of them.", ["upstream", "outcome"]
     )
     budget = gauge("sidecar_retry_budget", "Retries that there may be at once.", ["upstream"])
-    # A service may have the name of an upstream.
-    reasons: Counter[tuple[str, str]] = Counter()
     for stats in listeners:
-        for reason, n in list(stats.retries.items()):
-            reasons[stats.upstream, reason] += n
         for reason, n in list(stats.suppressed.items()):
             suppressed.add([stats.upstream, reason], n)
         for outcome, n in list(stats.hedges.items()):
@@ -93,20 +89,25 @@ def _retries(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
             mirrored.add([stats.upstream, outcome], n)
         if stats.retry_budget is not None:
             budget.add([stats.upstream], stats.retry_budget())
-    for key, n in reasons.items():
-        retries.add(key, n)
+    _summed(retries, [(it.upstream, it.retries) for it in listeners])
     return retries, suppressed, hedges, mirrored, budget
 
 
 def _faults(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     injected = counter("sidecar_faults_injected", "Faults that were injected on purpose.", ["upstream", "kind"])
-    counts: Counter[tuple[str, str]] = Counter()
-    for stats in listeners:
-        for kind, n in list(stats.faults.items()):
-            counts[stats.upstream, kind] += n
-    for key, n in counts.items():
-        injected.add(key, n)
-    return (injected,)
+    return [_summed(injected, [(it.upstream, it.faults) for it in listeners])]
+
+
+def _summed(family: Family, counts: Iterable[tuple[str, Mapping[str, int]]]) -> Family:
+    """The family with all that was counted, by an upstream's name and a second label. Of both directions, as a service
+    may have the name of an upstream."""
+    sums: Counter[tuple[str, str]] = Counter()
+    for upstream, by_label in counts:
+        for label, n in list(by_label.items()):
+            sums[upstream, label] += n
+    for key, n in sums.items():
+        family.add(key, n)
+    return family
 
 
 def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
@@ -129,14 +130,7 @@ def _failures(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
 
 def _cache(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     family = counter("sidecar_cache", "Requests that came by a cache, by what it did.", ["upstream", "outcome"])
-    # A service may have the name of an upstream.
-    outcomes: Counter[tuple[str, str]] = Counter()
-    for stats in listeners:
-        for outcome, n in list(stats.cache.items()):
-            outcomes[stats.upstream, outcome] += n
-    for key, n in outcomes.items():
-        family.add(key, n)
-    return [family]
+    return [_summed(family, [(it.upstream, it.cache) for it in listeners])]
 
 
 def _connections(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
