@@ -165,6 +165,9 @@ class Canary:
             side = judge.old
         else:
             return
+        if failure == "hedged":
+            judge.outrun(side, seconds)
+            return
         answered = not failure or status > 0
         side.told(seconds, status >= 500 or not answered, answered)
 

@@ -4,7 +4,7 @@ It is told of every try (it is one of :attr:`~sidecar.endpoints.cluster.Cluster.
 ``health.eject`` asks for it. A share of failures is judged as they come; latencies once a second, all together.
 
 An answer that fails says nothing about how quick an endpoint is: those that fail fast must not look fast, nor make the
-others look slow. What was given up for want of an answer took at least that long, and counts.
+others look slow. What was given up for want of an answer, or for a quicker one, took at least that long, and counts.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds from one look at all latencies to the next.
 LOOK: Final = 1.0
+#: What is said of tries that did not fail: nothing, or that another one beside it was quicker.
+_NO_FAILURE: Final = ("", "hedged")
 
 
 class Outliers:
@@ -47,7 +49,7 @@ class Outliers:
         if outcomes is None:
             outcomes = endpoint.outcomes = Outcomes(rules.window)
         now = self._clock()
-        bad = failure != "" or status >= 500
+        bad = failure not in _NO_FAILURE or status >= 500
         outcomes.errors.count(now, bad)
         if failure == "timeout" or not (bad or status == 429):
             outcomes.latencies.add(now, took)

@@ -25,8 +25,8 @@ from sidecar.endpoints.endpoint import Endpoint, usable
 
 logger: Final = logging.getLogger("sidecar.upstreams")
 
-#: A kept connection that closed just as it was used is no answer of anybody.
-_NO_FAILURE: Final = "race"
+#: No answer of anybody: a kept connection closed just as it was used; or another try, beside this one, was quicker.
+_NO_ANSWER: Final = ("race", "hedged")
 #: What a try without an answer counts as: the status that its client would be answered with.
 _STATUS: Final = {"timeout": 504}
 _OTHER: Final = 502
@@ -50,7 +50,8 @@ class Selector(NamedTuple):
 class Subset(Cluster):
     """A part of the cluster ``whole``. ``usable`` says whether one of its endpoints is in the
     rotation. ``requests`` counts its tries by status, those without an answer by the status that a client would get for
-    that (502, 504), connections that could be made by 200; ``duration`` the seconds to their answers' heads."""
+    that (502, 504), connections that could be made by 200, those that a hedge outran not at all; ``duration`` the
+    seconds to their answers' heads."""
 
     __slots__ = ("duration", "requests", "selector", "usable", "whole")
 
@@ -180,7 +181,7 @@ class Subsets:
     def told(self, endpoint: Endpoint, seconds: float, status: int, failure: str) -> None:
         """A try has come to its end: see :data:`~sidecar.endpoints.cluster.Watcher`."""
         subset = self.by_name.get(endpoint.subset)
-        if subset is None or failure == _NO_FAILURE:
+        if subset is None or failure in _NO_ANSWER:
             return
         if failure and not status:
             subset.requests[_STATUS.get(failure, _OTHER)] += 1

@@ -69,7 +69,7 @@ def _lose(x: Exchange, winner: Attempt, loser: Attempt) -> None:
     x.cut_one(loser)
     if x.cluster.watchers and not loser.hedge:
         # It has taken so long at least. What began later says nothing by that.
-        x.say(loser, x.listener.clock() - loser.began, 0, "")
+        x.say(loser, x.listener.clock() - loser.began, 0, HEDGED)
     for hook in x.chain.on_failure:
         hook(x, HEDGED)
     x.leave_endpoint()

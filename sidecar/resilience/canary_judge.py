@@ -107,8 +107,12 @@ class Side:
         if bad:
             self.bad += 1
         if timed:
-            number = step_of(seconds)
-            self.latencies[number] = self.latencies.get(number, 0) + 1
+            self.took(seconds)
+
+    def took(self, seconds: float) -> None:
+        """An answer took so long, at least."""
+        number = step_of(seconds)
+        self.latencies[number] = self.latencies.get(number, 0) + 1
 
     def above(self, number: int) -> int:
         """See :meth:`Known.above`."""
@@ -174,6 +178,12 @@ class Judge:
         self.new_answers += new.answers
         self.new_bad += new.bad
         return self.verdict()
+
+    def outrun(self, side: Side, seconds: float) -> None:
+        """A try of that side was cut off after so many seconds, as another one beside it was quicker. Whether it would
+        have failed, nobody knows; it would have taken longer, which says something where it is slow already."""
+        if 0.0 < self._limit < seconds:
+            side.took(seconds)
 
     def judged(self, now: float) -> float:
         """For how long the new version was seen in this step, seconds."""

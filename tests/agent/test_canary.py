@@ -222,6 +222,35 @@ def test_what_came_of_kept_connections_and_other_endpoints_does_not_count() -> N
     assert it.told["judged"]["requests"] == it.told["judged"]["errors"] == 1
 
 
+@pytest.mark.parametrize(("seconds", "slow"), [(0.05, 0), (0.5, 1)])
+def test_what_a_hedge_has_outrun_is_no_answer_and_slow_where_it_was_slow_already(seconds: float, slow: int) -> None:
+    it = Sidecar(FakeStore(), canary=CanarySettings(subset="next"))
+    it.seconds(6)
+    before = it.told["judged"]
+    (new,) = [e for e in it.listener.cluster.endpoints if e.subset == "next"]
+    for watcher in it.listener.cluster.watchers:
+        watcher(new, seconds, 0, "hedged")
+    counted = it.counted("next")
+    it.passes(1.0)
+    found = it.told["judged"]
+    assert (found["requests"], found["errors"]) == (before["requests"], before["errors"])
+    assert (before["slow"], found["slow"]) == (0, slow)
+    assert it.counted("next") == counted == before["requests"]
+
+
+def test_one_that_hangs_is_rolled_back_though_its_requests_are_hedged() -> None:
+    it = Sidecar(FakeStore(), canary=CanarySettings(subset="next"))
+    (new,) = [e for e in it.listener.cluster.endpoints if e.subset == "next"]
+    for _ in range(30):
+        it.answers("stable", 90)
+        it.answers("next", 10)  # the hedge's answer among them
+        for watcher in it.listener.cluster.watchers:
+            watcher(new, 0.5, 0, "hedged")
+        it.passes(1.0)
+    assert it.told["phase"] == "rolled_back"
+    assert "took more than" in it.told["reason"]
+
+
 def test_what_fails_everywhere_counts_where_it_went_first() -> None:
     retry = RetrySettings(initial_delay=0.0, max_attempts=3, on=frozenset({"503"}), budget=None)
     it = Sidecar(FakeStore(), retry=retry, health=Health(eject=None))

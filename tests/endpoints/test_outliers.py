@@ -133,6 +133,18 @@ def test_an_endpoint_that_fails_fast_makes_nobody_look_slow() -> None:
     assert world.cluster.ejections == {}
 
 
+def test_one_that_others_are_quicker_than_has_not_failed_but_is_slow() -> None:
+    by_failures, by_latency = World(rules=RULES._replace(latency=0.0)), World()
+    for each in (by_failures, by_latency):
+        each.latency = lambda endpoint: 0.05
+        for _ in range(100):
+            for watch in each.cluster.watchers:
+                for _ in range(4):
+                    watch(each.cluster.endpoints[0], 0.5, 0, "hedged")
+            each.run(0.05)
+    assert (by_failures.out(), by_latency.out()) == ({}, {0: "latency"})
+
+
 def test_a_share_of_failures_ejects_and_fewer_do_not() -> None:
     world = World(rules=RULES._replace(consecutive=0))
     world.status = lambda endpoint: 500 if endpoint.port == 1 and world.rng.random() < 0.7 else 200

@@ -78,6 +78,12 @@ def test_a_race_for_a_kept_connection_and_a_clients_error_are_no_failures() -> N
     assert (endpoints[0].load.measured_at, endpoints[1].load.seconds(clock())) == (-1.0, 0.01)
 
 
+def test_one_that_another_try_was_quicker_than_has_taken_as_long_as_that() -> None:
+    clock, endpoints = Clock(), make(1)
+    create("peak_ewma", Random(1), clock).told(endpoints[0], 0.3, 0, "hedged")
+    assert endpoints[0].load.seconds(clock()) == 0.3
+
+
 def test_one_that_asks_to_be_left_alone_is() -> None:
     clock, endpoints = Clock(), make(1)
     balancer = create("peak_ewma", Random(1), clock)

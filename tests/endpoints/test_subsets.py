@@ -168,7 +168,9 @@ def test_latencies_are_compared_among_those_of_a_kind() -> None:
 def test_each_counts_what_its_tries_came_to() -> None:
     it = Divided()
     endpoint = it.next.endpoints[0]
-    for status, failure in ((200, ""), (503, ""), (0, "timeout"), (0, "reset"), (0, "connect"), (0, "race"), (0, "")):
+    for failure in ("timeout", "reset", "connect", "race", "hedged", ""):
+        it.subsets.told(endpoint, 0.02, 0, failure)
+    for status, failure in ((200, ""), (503, "")):
         it.subsets.told(endpoint, 0.02, status, failure)
     it.subsets.told(endpoint, 0.02, 299, "")
     assert it.next.requests == {200: 2, 503: 1, 504: 1, 502: 2, 2: 1}

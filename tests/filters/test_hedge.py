@@ -339,7 +339,7 @@ def test_what_was_slower_is_no_failure_for_anybody() -> None:
     it.advance(0.1)
     second.answers()
     client.gets()
-    assert [(took, status, failure) for _, took, status, failure in told] == [(0.15, 200, ""), (0.65, 0, "")]
+    assert [(took, status, failure) for _, took, status, failure in told] == [(0.15, 200, ""), (0.65, 0, "hedged")]
     assert all(endpoint.failures == 0 for endpoint in it.listener.cluster.endpoints)
     assert it.stories == []
     assert not first.connected

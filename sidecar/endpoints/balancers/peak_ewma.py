@@ -23,6 +23,8 @@ LONGEST_PENALTY: Final = 300.0
 LONG: Final = 1.0
 #: A kept connection that closed just as it was used says nothing about its endpoint.
 _NO_FAILURE: Final = "race"
+#: Nor did one fail that another try was quicker than: it has taken as long as that.
+_OUTRUN: Final = "hedged"
 _TOO_MANY: Final = 429
 
 
@@ -51,7 +53,8 @@ class PeakEwma(Balancer):
     def told(self, endpoint: Endpoint, seconds: float, status: int, failure: str) -> None:
         if failure == _NO_FAILURE:
             return
-        if (failure or status >= 500 or status == _TOO_MANY) and seconds < PENALTY:
+        failed = failure not in ("", _OUTRUN) or status >= 500 or status == _TOO_MANY
+        if failed and seconds < PENALTY:
             seconds = PENALTY
         endpoint.load.measured(seconds, self._clock())
 
