@@ -35,8 +35,7 @@ START: Final = 10.0
 
 #: Is told of a try: where it went, the seconds to the head of its answer (TCP: to the connection) or to its failure,
 #: the answer's status (0: none, or not HTTP), and the word for its failure ("": none), as
-#: :mod:`sidecar.exchange.attempt` has them. Two are no failures: ``race``; and ``hedged``, of one that was cut off
-#: because another try beside it was quicker: its answer would have taken longer than those seconds.
+#: :mod:`sidecar.exchange.attempt` has them. ``race`` is none, nor is ``hedged``: its answer would have taken longer.
 Watcher = Callable[[Endpoint, float, int, str], None]
 
 
