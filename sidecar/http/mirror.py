@@ -21,7 +21,8 @@ from sidecar.net.sockets import Pausable
 if TYPE_CHECKING:
     from sidecar.http.listener import HttpListener
 
-#: The field that a copy has beside those of the original: the id of that. Its own is another one.
+#: The field that a copy has beside those of the original: the id of that. Its own is another one. It ends at the next
+#: sidecar, as all of ours do that a client could send.
 FIELD: Final = b"x-sidecar-mirrored"
 #: Bytes of an answer that are taken, so that its connection can be kept; then it is cut off.
 MOST_ANSWER: Final = 1024 * 1024

@@ -77,6 +77,19 @@ def test_a_copy_is_sent_when_the_original_has_its_answer() -> None:
     it.over()
 
 
+def test_an_app_behind_a_sidecar_knows_a_copy_by_its_trace_alone() -> None:
+    it = Mirrored()
+    original = it.serves()
+    copy = it.upstream().hears()
+    assert b"x-sidecar-mirrored" in copy.head
+    behind = Stage(inbound=True)
+    behind.client().says(copy.head)
+    heard = behind.upstream().hears()
+    assert "x-sidecar-mirrored" not in heard.fields, "any client could have sent it"
+    assert heard.fields["traceparent"][:35] == original.fields["traceparent"][:35]
+    assert heard.fields["x-request-id"] == copy.fields["x-request-id"]
+
+
 @pytest.mark.parametrize("share", [0.1, 0.25, 1.0])
 def test_the_share_is_exact(share: float) -> None:
     it = Mirrored(share=share)
