@@ -260,8 +260,8 @@ class Canary:
         before, acted = self.state, self.now
         self.state = state
         if self._broken is not None:
-            if state.moving and state.attempt == self._broken.attempt:
-                broken = self._broken
+            if state.phase != rollout.ROLLED_BACK and state.attempt <= self._broken.attempt:
+                broken = self._broken  # whoever has moved it, or found it done, did not know of this
                 self._broken = rollout.rolled_back(state, broken.reason, self._by, broken.at)
             else:
                 self._broken = None
@@ -281,7 +281,7 @@ class Canary:
             self.verdict = Verdict("", False, "the first requests")
             self._ready_told = False
         self.steer()
-        if before is None or before.revision != state.revision or before.phase != state.phase:
+        if before is None or (same, before.revision, before.phase) != (True, state.revision, state.phase):
             self._tell(before, state)
 
     def _tell(self, before: State | None, state: State) -> None:

@@ -233,11 +233,18 @@ class Judge:
             return Verdict(self._of_latency(), False, "")
         if max(self._errors.evidence, self._slow.evidence) > _DOUBT:
             return Verdict("", False, "it may be worse, more requests will tell")
+        if self.alone and not self._knows_the_others():
+            return Verdict("", False, "those who know what the others did: it is not known here")
         quick = self._not_slow.found or not self.guard.p99
         if self.alone or (self._no_errors.found and quick):
             return Verdict("", True, "")
         lacking = "latencies" if self._no_errors.found else "errors"
         return Verdict("", False, f"requests that tell more about {lacking}")
+
+    def _knows_the_others(self) -> bool:
+        """Whether enough of them was seen to compare with, of all that is judged."""
+        least, known = self.guard.min_requests, self.known
+        return known.answers >= least and (not self.guard.p99 or known.timed >= max(least, _ENOUGH))
 
     def _of_errors(self) -> str:
         here = f"{self.new_bad} of {self.new_answers} requests failed ({self.new_bad / self.new_answers:.2%})"

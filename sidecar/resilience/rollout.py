@@ -23,6 +23,7 @@ ACTIONS: Final = ("promote", "pause", "resume", "rollback")
 #: Characters of a reason and of who has asked; bytes of a state in all.
 MAX_TEXT: Final = 300
 MAX_SIZE: Final = 4096
+#: The highest revision, and attempt.
 _MOST_REVISIONS: Final = 1 << 53
 
 
@@ -58,7 +59,7 @@ class State(NamedTuple):
 
 def begin(steps: Sequence[int], by: str, at: float, before: State | None = None) -> State:
     """The first step, for the first time or once more."""
-    revision, attempt = (before.revision + 1, before.attempt + 1) if before is not None else (1, 1)
+    revision, attempt = (_next(before.revision), _next(before.attempt)) if before is not None else (1, 1)
     return State(revision, attempt, RUNNING, steps[0], "it begins" if before is None else "it begins anew", by, at)
 
 
@@ -147,7 +148,13 @@ def decode(data: bytes) -> State:
 
 
 def _changed(state: State, phase: str, weight: int, reason: str, by: str, at: float) -> State:
-    return State(state.revision + 1, state.attempt, phase, weight, reason, by, at)
+    return State(_next(state.revision), state.attempt, phase, weight, reason, by, at)
+
+
+def _next(number: int) -> int:
+    """The number of the next revision or attempt. What somebody has set to the highest that is read stays there: the
+    next change has to be readable, too."""
+    return min(number + 1, _MOST_REVISIONS)
 
 
 def _number(found: dict[str, Any], name: str, least: int, most: int) -> int:

@@ -63,7 +63,8 @@ class FakeStore:
         """It answers again."""
         self.away = False
         for value in list(self.values):
-            value.on_value(self.found)
+            if not value.cut:
+                value.on_value(self.found)
 
     @property
     def state(self) -> State:
@@ -77,10 +78,12 @@ class FakeValue:
     def __init__(self, store: FakeStore, on_value: Callable[[Found], None]) -> None:
         self._store = store
         self.on_value = on_value
+        #: It is away for this one alone.
+        self.cut = False
 
     async def put(self, data: bytes, seen: object) -> Found | None:
         store = self._store
-        if store.away:
+        if store.away or self.cut:
             raise OSError("connection refused")
         if seen != store.found.version:
             return None
@@ -396,6 +399,43 @@ async def test_a_new_attempt_is_not_rolled_back_for_the_one_before() -> None:
     await two.canary.act("resume", "bob")
     one.passes(1.0)
     assert one.share["next"] == two.share["next"] == 10
+
+
+def test_a_rollback_is_not_lost_when_others_found_it_done_meanwhile() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    store.values[0].cut = True
+    one.seconds(20, bad=2)
+    assert (one.share["next"], two.share["next"]) == (0, 10)
+    two.seconds(45)
+    assert (store.state.phase, two.share["next"]) == (rollout.DONE, 100)
+    store.values[0].cut = False
+    store.back()
+    one.passes(1.0)
+    assert store.state.phase == rollout.ROLLED_BACK
+    assert "requests failed" in store.state.reason
+    assert one.share["next"] == two.share["next"] == 0
+    assert one.told["told"] is True
+
+
+@pytest.mark.asyncio
+async def test_with_the_highest_revision_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    highest = 1 << 53
+    store.put(rollout.encode(store.state._replace(revision=highest, attempt=highest)))
+    caplog.set_level(logging.INFO)
+    await one.canary.act("promote", "ann")
+    assert one.share == two.share == {"stable": 75, "next": 25}
+    assert sum("gets 25 %" in text for text in caplog.messages) == 2
+    one.seconds(20, bad=4)
+    assert one.share == two.share == {"stable": 100, "next": 0}
+    await two.canary.act("resume", "bob")
+    one.passes(1.0)
+    assert one.share == two.share == {"stable": 90, "next": 10}
+    kept = store.state
+    store.put(rollout.encode(rollout.begin((100,), "a backup", 0.0)))
+    assert store.state == kept, "what was lost comes back as ever"
 
 
 def test_a_registry_that_has_lost_it_gets_it_back() -> None:

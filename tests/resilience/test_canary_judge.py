@@ -123,9 +123,25 @@ def test_with_all_requests_it_is_compared_with_what_was() -> None:
     judge = Judge(Guard(), 3, 3, known, alone=True)
     _, verdict, _ = judged(30, judge=judge, old=(0, 0, 0), new=(300, 0, 30))
     assert "took more than" in verdict.broken
-    judge = Judge(Guard(), 3, 3, Known(), alone=True)
-    _, verdict, _ = judged(5, judge=judge, old=(0, 0, 0), new=(300, 300, 0))
-    assert verdict.good, "of a sidecar that never saw the others: those that have judge"
+
+
+@pytest.mark.parametrize(("guard", "answers"), [(Guard(), 0), (Guard(), 99), (Guard(), 299), (Guard(p99=0.0), 99)])
+def test_who_has_not_seen_the_others_does_not_judge_one_that_gets_all(guard: Guard, answers: int) -> None:
+    known = Known()
+    known.add(answers, 0, {step_of(0.01): answers})
+    judge = Judge(guard, 3, 3, known, alone=True)
+    _, verdict, _ = judged(5, judge=judge, old=(0, 0, 0), new=(300, 0, 0))
+    assert verdict == Verdict("", False, "those who know what the others did: it is not known here")
+    judge.known.add(300, 0, {step_of(0.01): 300})
+    _, verdict, _ = judged(5, judge=judge, old=(0, 0, 0), new=(300, 0, 0))
+    assert verdict.good
+
+
+def test_errors_of_one_that_gets_all_are_judged_before_latencies_can_be() -> None:
+    known = Known()
+    known.add(200, 0, {step_of(0.01): 200})
+    _, verdict, _ = judged(5, judge=Judge(Guard(), 3, 3, known, alone=True), old=(0, 0, 0), new=(300, 300, 0))
+    assert verdict.broken.endswith("before it 0 of 200 of the others")
 
 
 def test_p99_of_nothing_and_of_little() -> None:

@@ -49,6 +49,17 @@ def test_what_operators_may_ask_for() -> None:
         asked("promote", back, STEPS, "ann", 101.0)
 
 
+def test_what_follows_the_highest_revision_can_be_read() -> None:
+    last = FIRST._replace(revision=1 << 53, attempt=1 << 53)
+    assert decode(encode(last)) == last
+    for action in ("promote", "pause", "rollback"):
+        following = asked(action, last, STEPS, "ann", 101.0)
+        assert decode(encode(following)) == following
+        assert following.revision == last.revision
+    again = asked("resume", asked("rollback", last, STEPS, "ann", 101.0), STEPS, "ann", 102.0)
+    assert decode(encode(again)) == again
+
+
 def test_a_state_is_read_as_it_was_written() -> None:
     assert decode(encode(FIRST)) == FIRST
     odd = FIRST._replace(reason="\x1b[31m" + "x" * 1000, by="\udc80")
