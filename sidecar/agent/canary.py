@@ -23,7 +23,7 @@ from sidecar.exchange.listener import Listener
 from sidecar.registry import Found, LocalValue, Registry, SharedValue
 from sidecar.resilience import rollout
 from sidecar.resilience.canary_judge import Judge, Known, Verdict
-from sidecar.resilience.rollout import State
+from sidecar.resilience.rollout import NotNow, State
 
 logger = logging.getLogger("sidecar.canary")
 
@@ -38,7 +38,7 @@ class Conflict(Exception):
 
 
 class Away(Exception):
-    """The registry cannot be asked; the text says why."""
+    """The registry cannot be asked, or has not said what came of it; the text says why."""
 
 
 class Timing:
@@ -77,6 +77,8 @@ class Canary:
         self._judge: Judge | None = None
         self.verdict = Verdict("", False, "the registry has not answered yet")
         self._ready_told = False
+        #: Its instances were seen here in this attempt; since when they are gone.
+        self._seen = False
         self._gone: float | None = None
         self._value: SharedValue | None = None
         self._timer: Any = None
@@ -193,6 +195,7 @@ class Canary:
         self._write(self.now or rollout.begin(self.settings.steps, self._by, self._timing.wall()))
 
     def _spoiled(self, text: str) -> None:
+        self._owed = False
         if text != self._unreadable:
             self._unreadable = text
             EVENTS.tell(
@@ -207,6 +210,8 @@ class Canary:
     def look(self) -> None:
         """Judge, and act."""
         self._timer = self._timing.later(LOOK, self.look)
+        if self._there():
+            self._seen, self._gone = True, None
         self.steer()
         if self._owed:
             self._pay()
@@ -219,9 +224,9 @@ class Canary:
             self.verdict = judge.look(self._timing.clock())
             if self.verdict.broken:
                 self._roll_back(now, self.verdict.broken)
-            elif self.verdict.good and now.phase == rollout.RUNNING:
+            elif self.verdict.good and now.phase == rollout.RUNNING and not self._unreadable:
                 self._is_good(now, judge)
-        elif now.phase == rollout.DONE:
+        elif now.phase == rollout.DONE and not self._unreadable:
             self._await_next(now)
 
     def _roll_back(self, now: State, reason: str) -> None:
@@ -243,10 +248,12 @@ class Canary:
                 self.config.name, subset=self.settings.subset, weight=now.weight,
             )  # fmt: skip
 
-    def _await_next(self, now: State) -> None:
+    def _there(self) -> bool:
         subsets = self._listener.cluster.subsets
-        if subsets is None or self.settings.subset in subsets.present:
-            self._gone = None
+        return subsets is not None and self.settings.subset in subsets.present
+
+    def _await_next(self, now: State) -> None:
+        if self._there() or not self._seen:  # what was never seen here, others know of
             return
         at = self._timing.clock()
         if self._gone is None:
@@ -271,6 +278,8 @@ class Canary:
     def _apply(self, before: State | None, state: State) -> None:
         """Go by this from now on."""
         same = before is not None and (before.attempt, before.weight) == (state.attempt, state.weight)
+        if before is not None and before.attempt != state.attempt:
+            self._seen, self._gone = self._there(), None
         if not state.moving:
             self._judge = None
             self.verdict = Verdict("", False, "")
@@ -285,16 +294,11 @@ class Canary:
             self._tell(before, state)
 
     def _tell(self, before: State | None, state: State) -> None:
-        text = {
-            rollout.RUNNING: f"gets {state.weight} %",
-            rollout.PAUSED: f"stays at {state.weight} %",
-            rollout.ROLLED_BACK: "is rolled back and gets nothing",
-            rollout.DONE: f"is done, with {state.weight} %",
-        }[state.phase]
         joined = "; joined" if before is None and state.by != self._by else ""
         EVENTS.tell(
             logger, logging.WARNING if state.phase == rollout.ROLLED_BACK else logging.INFO, "canary",
-            f"{self.config.name}: the canary {self.settings.subset} {text}: {state.reason} ({state.by}){joined}",
+            f"{self.config.name}: the canary {self.settings.subset} {rollout.sentence(state)}: {state.reason} "
+            f"({state.by}){joined}",
             self.config.name, subset=self.settings.subset, phase=state.phase, weight=state.weight,
             attempt=state.attempt, revision=state.revision, by=state.by,
         )  # fmt: skip
@@ -307,25 +311,28 @@ class Canary:
         seen, version, wall = self.now, self._version, self._timing.wall()
         steps = self.settings.steps
         if self._unreadable and action in ("resume", "rollback"):
-            following = rollout.begin(steps, by, wall, seen)
+            following = begun = rollout.begin(steps, by, wall, seen)
             if action == "rollback":
-                following = rollout.rolled_back(following, "it was rolled back by hand", by, wall)
+                seen, following = begun, rollout.asked(action, begun, steps, by, wall)
         elif seen is None:
             raise Away("what state the canary is in is not known yet: the registry has not answered")
+        elif self._unreadable:
+            raise NotNow(f"its state cannot be read, {self._unreadable}; resume or rollback replace it")
         else:
             following = rollout.asked(action, seen, steps, by, wall)
-        if action == "rollback" and seen is not None:
+        if action == "rollback":
             self._broken = following  # here at once
             self._apply(seen, following)
         try:
             done = await self._put(following, version)
         except Away:
-            if self._broken is None:
+            if action != "rollback":
                 raise
             return following  # the others follow when the registry is back
-        if not done and self._broken is None:
-            now = self.now
-            raise Conflict("it was changed by somebody else meanwhile" + (f": it is {summary(now)}" if now else ""))
+        now = self.now
+        if not done and not (action == "rollback" and now is not None and now.phase == rollout.ROLLED_BACK):
+            it_is = f": it is {rollout.summary(now)}" if now else ""
+            raise Conflict(f"it was changed by somebody else meanwhile{it_is}")
         return following
 
     def _write(self, state: State) -> None:
@@ -393,8 +400,3 @@ class Canary:
                 return f"the end of the step, in {left:.0f} s"
             return "an operator: it can be promoted" if self.settings.promote == "manual" else "the registry"
         return ""
-
-
-def summary(state: State) -> str:
-    """A state in a few words."""
-    return f"{rollout.told(state)} with {state.weight} %, by {state.by or 'somebody'}"

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from sidecar.agent.canary import Away, Canary, Conflict, summary
+from sidecar.agent.canary import Away, Canary, Conflict
 from sidecar.core.json_schema import COUNT, TEXT, record
 from sidecar.core.operations import REFUSED, Answer, Call, Contribution, NotKnown, Operation
-from sidecar.resilience.rollout import ACTIONS, NotNow
+from sidecar.resilience.rollout import ACTIONS, NotNow, summary
 
 logger = logging.getLogger("sidecar.canary")
 
@@ -37,7 +37,7 @@ class CanaryOperations:
                         200: "what it is now",
                         404: "there is no such upstream, it has no canary, or there is no such action",
                         409: "not in this state, or somebody else was faster: look again",
-                        503: "the registry cannot be asked; nothing has changed",
+                        503: "the registry cannot be asked, or has not said what came of it: look again",
                         **REFUSED,
                     },
                     "CanaryState",

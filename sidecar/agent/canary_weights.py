@@ -27,11 +27,13 @@ def weights(base: dict[str, int], subset: str, percent: int) -> dict[str, int]:
 
 def key_of(config: Upstream) -> str:
     """Under which name the state is kept: that of the service, and what tells its subsets from others. So sidecars that
-    call the same share it, and instances under another tag begin anew."""
+    call the same share it, and instances under another tag begin anew. Fixed endpoints are the same service where their
+    addresses are the same."""
     assert config.canary is not None
     service = config.discover.service if config.discover is not None else ""
     tag = config.discover.tag if config.discover is not None else ""
-    said = json.dumps([tag, config.canary.subset, sorted(balancing.selectors(config).items())])
+    fixed = sorted([str(it.address) for it in config.endpoints])
+    said = json.dumps([tag, config.canary.subset, sorted(balancing.selectors(config).items()), *fixed])
     return f"canary-{(service or config.name)[:120]}-{blake2b(said.encode(), digest_size=8).hexdigest()}"
 
 

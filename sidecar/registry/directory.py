@@ -193,7 +193,10 @@ class DirectoryRegistry:
         for value in tuple(self._values):
             try:
                 value.found(await self._in_thread(self._files.read, value.name))
-            except (OSError, ValueError) as error:
+            except ValueError as error:  # what is there is no value
+                value.found(b"")
+                failed = error
+            except OSError as error:
                 value.answered.set()
                 failed = error
         return failed

@@ -41,7 +41,8 @@ class SharedFiles:
                 return None
 
     def replace(self, name: str, seen: bytes | None, data: bytes) -> bool:
-        """Have ``data`` in place of ``seen``; False, and nothing has changed, if it is something else."""
+        """Have ``data`` in place of ``seen`` (empty: of what is no value); False, and nothing has changed, if it is
+        something else."""
         with self._root.open() as root:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(FOLDER, dir_fd=root)
@@ -49,9 +50,12 @@ class SharedFiles:
                     os.fchmod(folder, stat.S_IMODE(os.fstat(root).st_mode))
             with _closing(open_folder(root, FOLDER)) as folder:
                 _lock(folder)
-                with contextlib.suppress(ValueError):  # what is no value may be replaced by whoever saw that
-                    if _read(folder, name) != seen:
-                        return False
+                try:
+                    found = _read(folder, name)
+                except ValueError:
+                    found = b""
+                if found != seen:
+                    return False
                 _write(folder, name + SUFFIX, data)
                 return True
 

@@ -32,7 +32,8 @@ class SharedValue(Protocol):
 
     async def put(self, data: bytes, seen: object) -> Found | None:
         """Have this in place of the one whose version was ``seen``. Returns what is there then; None: it was another
-        one by now, and nothing has changed. Raises OSError or TimeoutError when the registry cannot be asked."""
+        one by now, and nothing has changed. Raises OSError or TimeoutError when the registry cannot be asked, or does
+        not say what came of it: it may be there all the same."""
         ...
 
     def close(self) -> None:

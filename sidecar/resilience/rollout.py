@@ -112,6 +112,21 @@ def told(state: State) -> str:
     return state.phase.replace("_", " ")
 
 
+def summary(state: State) -> str:
+    """It in a few words."""
+    return f"{told(state)} with {state.weight} %, by {state.by or 'somebody'}"
+
+
+def sentence(state: State) -> str:
+    """What becomes of the new version, to go on after its name."""
+    return {
+        RUNNING: f"gets {state.weight} %",
+        PAUSED: f"stays at {state.weight} %",
+        ROLLED_BACK: "is rolled back and gets nothing",
+        DONE: f"is done, with {state.weight} %",
+    }[state.phase]
+
+
 def encode(state: State) -> bytes:
     """As it is kept."""
     fields = state._asdict() | {"reason": printable(utf8(state.reason), MAX_TEXT), "by": printable(utf8(state.by), 100)}

@@ -373,6 +373,27 @@ async def test_while_the_registry_is_away_it_stays_but_is_rolled_back() -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_resume_that_does_not_get_through_says_so_after_a_rollback_of_its_own() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    (mine, _) = store.values
+    mine.cut = True
+    one.seconds(20, bad=2)
+    with pytest.raises(Away):
+        await one.canary.act("resume", "ann")
+    await two.canary.act("pause", "bob")
+    mine.cut = False  # it has not heard of that yet
+    with pytest.raises(Conflict, match="it is rolled back with 0 %"):
+        await one.canary.act("resume", "ann")
+    assert (one.share["next"], one.told["phase"], store.state.phase) == (0, "rolled_back", rollout.PAUSED)
+    assert (await _asked({"up": one.canary}, "up", "resume")).status == 409
+    store.back()
+    one.passes(1.0)
+    assert (await one.canary.act("resume", "ann")).attempt == 2
+    assert one.share == two.share == {"stable": 90, "next": 10}
+
+
+@pytest.mark.asyncio
 async def test_rolled_back_by_hand_while_the_registry_is_away() -> None:
     store = FakeStore()
     one, two = Sidecar(store), Sidecar(store, "two")
@@ -472,6 +493,60 @@ async def test_what_cannot_be_read_changes_nothing(caplog: pytest.LogCaptureFixt
     assert it.share["next"] == fresh.share["next"] == 0
 
 
+@pytest.mark.asyncio
+async def test_what_cannot_be_read_is_left_to_an_operator() -> None:
+    store = FakeStore()
+    it = Sidecar(store)
+    it.seconds(8)
+    store.put(b"{}")
+    it.seconds(15)
+    assert (store.found.data, it.share["next"]) == (b"{}", 10), "it would have had its next step"
+    for action in ("promote", "pause"):
+        with pytest.raises(NotNow, match=r"cannot be read, its phase is none; resume or rollback replace it"):
+            await it.canary.act(action, "ann")
+    assert store.found.data == b"{}"
+    store.put(rollout.encode(rollout.begin((10,), "ann", 0.0)))
+    it.seconds(2)
+    assert it.share["next"] == 25, "it is as it was"
+    store.put(b"{}")
+    it.seconds(20, bad=3)
+    assert (store.state.phase, it.share["next"]) == (rollout.ROLLED_BACK, 0), "but not when a guard is broken"
+
+
+def test_what_cannot_be_read_is_not_replaced_by_what_was_owed_or_would_begin() -> None:
+    store = FakeStore()
+    it = Sidecar(store)
+    it.seconds(45)
+    assert store.state.phase == rollout.DONE
+    (value,) = store.values
+    value.cut = True
+    it.canary.found(Found(None, 0))  # it was lost, and cannot be put there again
+    value.cut = False
+    store.put(b"{}")
+    it.versions("v1", "v1")
+    for _ in range(70):
+        it.passes(1.0)
+    assert store.found.data == b"{}"
+
+
+@pytest.mark.asyncio
+async def test_rolled_back_by_hand_where_nothing_was_read_yet(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore()
+    old, steps = Sidecar(store, "old"), SETTINGS.steps
+    assert (old.share["next"], store.state.phase) == (steps[0], rollout.RUNNING)
+    for _ in range(2):
+        await old.canary.act("promote", "ann")
+    store.put(b"{}")
+    fresh = Sidecar(store, "fresh")
+    caplog.set_level(logging.INFO)
+    await fresh.canary.act("rollback", "bob")
+    assert sum(text.endswith("gets nothing: it was rolled back by hand (bob)") for text in caplog.messages) >= 1
+    for it in (old, fresh):
+        it.passes(1.0)
+    assert store.state.phase == rollout.ROLLED_BACK
+    assert old.share["next"] == fresh.share["next"] == 0
+
+
 def test_the_next_version_begins_anew_when_the_one_before_is_gone() -> None:
     store = FakeStore()
     it = Sidecar(store)
@@ -483,6 +558,24 @@ def test_the_next_version_begins_anew_when_the_one_before_is_gone() -> None:
     for _ in range(70):
         it.passes(1.0)
     assert (store.state.phase, store.state.attempt, it.share["next"]) == (rollout.RUNNING, 2, 10)
+
+
+def test_who_has_not_seen_its_instances_does_not_begin_anew() -> None:
+    store = FakeStore()
+    one, two = Sidecar(store), Sidecar(store, "two")
+    two.versions("v1", "v1")  # and it discovers no others
+    one.seconds(45)
+    assert store.state.phase == rollout.DONE
+    for _ in range(70):
+        two.passes(1.0)
+    assert (store.state.phase, store.state.attempt) == (rollout.DONE, 1)
+    one.versions("v1", "v1")
+    for _ in range(30):
+        one.passes(1.0)
+    store.put(rollout.encode(store.state._replace(attempt=2)))  # others have seen the next one meanwhile
+    for _ in range(70):
+        one.passes(1.0)
+    assert (store.state.phase, store.state.attempt) == (rollout.DONE, 2)
 
 
 def test_an_instance_that_is_back_soon_begins_nothing() -> None:
@@ -544,7 +637,7 @@ async def test_an_upstream_has_one_as_long_as_its_configuration_says() -> None:
         assert report.upstream_health(shown)["status"] == "warning"
 
         stage.reload(split=(("stable", 1),))
-        running.config = cast(Upstream, stage.config)
+        running.config = changed(cast(Upstream, stage.config), endpoints=endpoints)
         running.follow_canary()
         assert running.canary is first
         assert shares(stage) == {"stable": 100, "next": 0}
@@ -593,7 +686,16 @@ def test_the_name_of_the_state_tells_what_it_is_of() -> None:
     assert own.startswith("canary-up-")
     assert key_of(changed(config, split=(("stable", 1),))) == own
     assert key_of(changed(config, subsets={**BOTH, "next": Select(tag="v3")})) != own
-    assert key_of(changed(config, discover=Discover(service="tasks"))).startswith("canary-tasks-")
+    discovered = changed(config, discover=Discover(service="tasks"))
+    assert key_of(discovered).startswith("canary-tasks-")
+    here, there, both = (
+        tuple(StaticEndpoint(address=Address("10.0.0.1", port), tags=("v1",)) for port in ports)
+        for ports in ((1,), (2,), (1, 2))
+    )
+    found = [key_of(changed(config, endpoints=it)) for it in (here, there, both)]
+    assert len({own, *found}) == 4, "two upstreams that are only called alike have nothing in common"
+    assert key_of(changed(config, endpoints=both[::-1])) == found[2]
+    assert all(it.startswith("canary-up-") for it in found)
 
 
 async def _asked(canaries: dict[str, Canary | None], name: str, action: str) -> Answer:

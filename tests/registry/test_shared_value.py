@@ -166,7 +166,10 @@ def test_what_lies_in_the_folder_is_believed_no_more_than_it_has_to_be(tmp_path:
     here.symlink_to(secret)
     with pytest.raises(ValueError, match="not a regular file"):
         files.read("a")
-    assert files.replace("a", None, b"3"), "whoever saw nothing there may put something"
+    for seen in (None, b"1"):
+        assert not files.replace("a", seen, b"3"), "it is not what was seen"
+    assert here.is_symlink()
+    assert files.replace("a", b"", b"3"), "whoever was told that there is something else may replace it"
     assert (secret.read_bytes(), files.read("a")) == (b"s", b"3")
 
 
@@ -226,6 +229,31 @@ def test_a_spoiled_value_spoils_no_discovery(tmp_path: Path) -> None:
             assert told.all == []
             with pytest.raises(OSError, match="Not a directory"):
                 await value.put(b"1", None)
+
+    run(main)
+
+
+def test_what_is_no_value_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "mesh"
+
+    async def main() -> None:
+        async with opened(directory_settings(str(path))) as (one,):
+            told = Told()
+            value = one.share("a", told)
+            await until(lambda: told.data is None, "there is none")
+            here = path / FOLDER / "a.json"
+            seen: object = None
+            for spoil in (lambda: here.write_bytes(b" " * 70_000), lambda: os.mkfifo(here)):
+                assert await value.put(b"1", seen) is not None
+                here.unlink()
+                spoil()
+                await until(lambda: told.data == b"", "told")
+                for wrong in (None, b"1"):
+                    assert await value.put(b"2", wrong) is None
+                assert await value.put(b"3", told.version) is not None
+                assert here.read_bytes() == b"3"
+                told.all.clear()
+                seen = b"3"
 
     run(main)
 
