@@ -7,12 +7,10 @@ no sidecar goes ahead of the others.
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
-from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
+from sidecar.agent.canary_time import Timing
 from sidecar.agent.canary_weights import guard_of, key_of, split_of, weights
 from sidecar.config.canary import CanarySettings
 from sidecar.config.traffic import Upstream
@@ -39,23 +37,6 @@ class Conflict(Exception):
 
 class Away(Exception):
     """The registry cannot be asked, or has not said what came of it; the text says why."""
-
-
-class Timing:
-    """Clocks and timers: ``clock`` never goes back, ``wall`` is Unix time, ``later`` calls in so many seconds,
-    ``spawn`` lets a coroutine run by itself."""
-
-    def __init__(
-        self,
-        clock: Callable[[], float] = time.monotonic,
-        wall: Callable[[], float] = time.time,
-        later: Callable[[float, Callable[[], None]], Any] | None = None,
-        spawn: Callable[[Coroutine[Any, Any, None]], Any] | None = None,
-    ) -> None:
-        self.clock = clock
-        self.wall = wall
-        self.later = later or (lambda seconds, do: asyncio.get_running_loop().call_later(seconds, do))
-        self.spawn = spawn or asyncio.ensure_future
 
 
 class Canary:

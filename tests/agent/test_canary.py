@@ -9,8 +9,9 @@ from typing import Any, cast
 import pytest
 
 from sidecar.admin import report
-from sidecar.agent.canary import Away, Canary, Conflict, Timing
+from sidecar.agent.canary import Away, Canary, Conflict
 from sidecar.agent.canary_operations import CanaryOperations
+from sidecar.agent.canary_time import Timing
 from sidecar.agent.canary_weights import hold, key_of, split_of, weights
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.snapshots import canary_doubts as doubts
