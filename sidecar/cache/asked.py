@@ -59,3 +59,7 @@ class Reader:
         if who and self._apart:
             return Asked(wish, conditional=conditional, whose=sha256(b"\n".join(sorted(who))).digest())
         return Asked(wish, conditional=conditional, personal=bool(who))
+
+    def personal(self, raw: bytes) -> bool:
+        """Whether that head says who asks, whatever else it wants."""
+        return self._identity.search(raw) is not None

@@ -3,7 +3,7 @@
 Kept are answers of status 200 to GET without a body, by host, target and the fields that ``Vary`` names, whose whole
 body came and is not too large. Never kept is what a shared cache must not keep or give stale: an answer with
 ``no-store``, ``private``, ``no-cache``, ``must-revalidate`` or ``proxy-revalidate``, with ``Set-Cookie`` or
-``Vary: *``; and one to a request with ``Authorization`` or ``Cookie``, unless it says ``public``.
+``Vary: *``; and one to a request that says who asks (:mod:`sidecar.core.identity`), unless it says ``public``.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
+from sidecar.cache.asked import Reader
 from sidecar.cache.fields import directives, seconds, values
 from sidecar.cache.invalidation import resource_key
 from sidecar.cache.store import Store
 from sidecar.cache.stored import Stored, read
 from sidecar.cache.visit import Coming
+from sidecar.core.identity import IDENTITY
 from sidecar.exchange.filter import Answer, Filter
 from sidecar.http.answer_body import can_tell, whole
 from sidecar.http.exchange import HttpExchange
@@ -27,6 +29,8 @@ MOST_BODY: Final = 1024 * 1024
 #: Seconds within which an answer is not replaced by a newer one.
 _NEW: Final = 1.0
 _FORBIDDEN: Final = frozenset({b"no-store", b"private", b"no-cache", b"must-revalidate", b"proxy-revalidate"})
+#: What says whether the answer to a request may be for one user only.
+_READER: Final = Reader(IDENTITY, apart=False)
 
 
 class _Kept:
@@ -118,7 +122,7 @@ class Keeper(Filter):
             return None
         raw = x.head.as_http1()
         found: _Kept | None = self._store.find(_key(raw, x.head.target), raw)
-        if found is None or (_personal(raw) and not found.answer.public):
+        if found is None or (_READER.personal(raw) and not found.answer.public):
             return None
         asked = directives(b",".join(values(raw, b"cache-control")))
         if b"no-store" in asked or b"no-cache" in asked:
@@ -132,7 +136,7 @@ def _expected(key: bytes, raw: bytes, head: Any, now: float, attempt: Any) -> _E
         return None
     answer = read(head.as_http1(), 200, now, 0.0, 0.0, 0.0)  # only what it says of its age counts here
     said = directives(b",".join(values(head.as_http1(), b"cache-control")))
-    if answer.private or not _FORBIDDEN.isdisjoint(said) or (_personal(raw) and b"public" not in said):
+    if answer.private or not _FORBIDDEN.isdisjoint(said) or (_READER.personal(raw) and b"public" not in said):
         return None
     return _Expected(key, raw, _longest(said), Coming(answer, head.length, attempt))
 
@@ -145,11 +149,6 @@ def _longest(said: dict[bytes, bytes]) -> float:
         fresh = shared if shared is not None else seconds(said.get(b"max-age"))
         return (fresh or 0.0) + grace
     return shared if shared is not None else float("inf")
-
-
-def _personal(raw: bytes) -> bool:
-    """Whether the answer to a request may be for one user only."""
-    return bool(values(raw, b"authorization") or values(raw, b"cookie"))
 
 
 def _key(raw: bytes, target: bytes) -> bytes:

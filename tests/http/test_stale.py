@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sidecar.config.fallback import StepSettings
+from sidecar.core.identity import IDENTITY
 from sidecar.filters.fallback import Fallback
 from sidecar.http import stale
 from support.http import Client, Stage
@@ -54,7 +55,7 @@ def test_nor_what_is_for_one_client(field: str) -> None:
     it.over()
 
 
-@pytest.mark.parametrize("field", ["authorization: Bearer x", "cookie: a=b"])
+@pytest.mark.parametrize("field", [*sorted(f"{name}: x" for name in IDENTITY), "X-API-Key:"])
 def test_answers_to_users_are_kept_when_they_are_public_only(field: str) -> None:
     it = stage()
     told(it, field)
@@ -65,6 +66,15 @@ def test_answers_to_users_are_kept_when_they_are_public_only(field: str) -> None
     it.advance(2.0)
     told(it, field, answer=("cache-control: public, max-age=60",))
     assert given(it) == given(it, field) == b"kept"
+    it.over()
+
+
+@pytest.mark.parametrize("field", ["range: bytes=0-1", 'if-match: "a"', "cache-control: max-age=0"])
+def test_nor_does_a_user_get_one_for_all_who_asks_for_more(field: str) -> None:
+    it = stage()
+    told(it)
+    assert given(it, field) == b"kept"
+    assert given(it, field, "x-api-key: a") == b""
     it.over()
 
 
