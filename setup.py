@@ -162,6 +162,7 @@ HOT_PATH = [
     "sidecar/http/pool.py",
     "sidecar/http/race.py",
     "sidecar/http/rehearsed.py",  # its classes are kinds of compiled ones
+    "sidecar/http/subrequest.py",  # as detour
     "sidecar/http/tunnel.py",
     "sidecar/http/upload.py",
     "sidecar/net/causes.py",

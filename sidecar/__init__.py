@@ -96,7 +96,6 @@ delivery                  a message on its way to a consumer, or a stored reques
 demo                      a small mesh with failures, shown in a terminal
 departure                 an AMQP client goes while publishes of it are held, and frees what it leaves at the broker
 depth                     how many messages of a queue are ready to be delivered
-detour                    a request that is sent to another upstream, as its own cannot answer
 diagnose                  say in words what is wrong with a message
 diagnosis                 a checklist that a running sidecar works through, to say what is wrong and what to do next
 dial                      to open a connection

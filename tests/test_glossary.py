@@ -9,13 +9,14 @@ from pathlib import Path
 
 import sidecar
 import sidecar.cache
+import sidecar.http
 import sidecar.llm
 import sidecar.resilience
 
 ROOT = Path(sidecar.__file__).parent
 
 #: What has entries: each in an order of its own.
-GLOSSARIES = (sidecar, sidecar.cache, sidecar.llm, sidecar.resilience)
+GLOSSARIES = (sidecar, sidecar.cache, sidecar.http, sidecar.llm, sidecar.resilience)
 #: An entry: its terms, two spaces or more, its text. Further lines of the text are indented.
 ENTRY = re.compile(r"(?P<terms>\S+(?:,? \S+)*) {2,}(?P<text>\S.*)")
 #: The most words of a term.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,3 +20,7 @@ class Limits:
     body_rate: int = 1024
     connections: int = 16384
     half_close: bool = False
+
+
+#: Of a head that was measured when it came.
+UNLIMITED: Final = Limits(head=1 << 31, headers=1 << 31, target=1 << 31, body=0)

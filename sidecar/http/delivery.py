@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from sidecar.core.limits import Limits
+from sidecar.core.limits import UNLIMITED
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.delivery import HEADER, Result, Stored
 from sidecar.exchange.filter import Filter
@@ -28,10 +28,6 @@ if TYPE_CHECKING:
 
 #: What framing adds to a body, at most, and what comes before it: interim answers, and the head.
 _SLACK: Final = 256 * 1024
-
-#: A stored head was measured when its client sent it. Since then fields of our own have come to it, and a reload may
-#: have lowered the limits: neither may keep back what was acknowledged.
-_UNLIMITED: Final = Limits(head=1 << 31, headers=1 << 31, target=1 << 31, body=0)
 
 _RETRY_AFTER: Final = re.compile(rb"\r\n(?i:retry-after):[ \t]*+([^\r]*)")
 
@@ -146,7 +142,9 @@ def deliver(
 
 
 def _exchange(listener: HttpListener, client: Downstream, request: Stored) -> HttpExchange:
-    head = parse_request(request.head, _UNLIMITED, listener.host)
+    # It was measured when its client sent it. Since then fields of our own have come to it, and a reload may have
+    # lowered the limits: neither may keep back what was acknowledged.
+    head = parse_request(request.head, UNLIMITED, listener.host)
     # Behind the parser, which takes for a client's what it reads.
     head.add(HEADER, request.id.encode())
     # The route that it came by may have gone.

@@ -1,7 +1,6 @@
 """A request on its way to another upstream, whose answer takes the place of the one that its own cannot give.
 
-There it is an exchange like any other, with that port's routes, filters, breaker, tries and times, and is counted and
-logged there. Its client is in this process: an :class:`Aside`, which passes the answer on as it comes, or drops it.
+It is a subrequest, whose client is an :class:`Aside`: that passes the answer on as it comes, or drops it.
 """
 
 from __future__ import annotations
@@ -9,23 +8,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.phases import ANSWERING, ENDED, PENDING
-from sidecar.http.ends import ClientEnd, UpstreamEnd
-from sidecar.http.exchange import HttpExchange
-from sidecar.http.h1.head import parse_request
+from sidecar.http.ends import UpstreamEnd
 from sidecar.http.h1.lines import without
 from sidecar.http.mirror import is_copy
+from sidecar.http.subrequest import SubrequestClient, begin, head_for
 from sidecar.net.sockets import Pausable, undelivered
 
 if TYPE_CHECKING:
+    from sidecar.http.exchange import HttpExchange
     from sidecar.http.listener import HttpListener
-
-#: The head was measured when the client sent it; fields of our own have come to it since.
-_UNLIMITED: Final = Limits(head=1 << 31, headers=1 << 31, target=1 << 31, body=0)
 
 #: Whether an answer is passed on: the code of a peer sidecar (empty: it is an app's), and the status.
 Accept = Callable[[str, int], bool]
@@ -47,34 +42,24 @@ def detour(
         raise ProtocolError("there is no such upstream")
     if is_copy(x):
         raise ProtocolError("a copy goes nowhere else: it would be done twice there, and nobody wants its answer")
-    head = parse_request(x.head.as_http1(), _UNLIMITED, listener.host)
-    head.remove(b"expect")  # the body is here
+    head = head_for(listener, x)
     if x.granted != inf:  # what its caller left for it, less what it has had of that
         head.granted = x.started + x.granted - x.listener.clock()
         if head.granted <= 0.0:
             raise ProtocolError("its caller has no time left for it")
-    body = x.body_so_far()
-    limit = listener.limits.body
-    if limit and len(body) > limit:
-        raise ProtocolError(f"its request bodies are at most {limit} bytes")
     aside = Aside(listener, x, field, accept, failed)
-    y = HttpExchange(aside, listener, listener.pool, head, listener.route(head), listener.clock())
-    if y.upload is not None and not y.upload.take_whole(body):
-        raise ProtocolError("the request's body is not what its framing says")
-    y.count_in(len(body))
-    y.request_done = True
+    y = begin(aside, x, head)
     y.version = x.version
     y.keep_client = x.keep_client and not x.listener.draining
-    aside.exchange = y
     listener.stats.active += 1
     y.run()
     return aside.cancel
 
 
-class Aside(ClientEnd):
-    """The client of that other exchange, and its transport. ``x`` is the exchange that its answer is for."""
+class Aside(SubrequestClient):
+    """The client of that other exchange. ``x`` is the exchange that its answer is for."""
 
-    __slots__ = ("_accept", "_failed", "_field", "_why", "dropped", "listener", "passing", "x")
+    __slots__ = ("_accept", "_failed", "_field", "_why", "dropped", "passing", "x")
 
     def __init__(
         self,
@@ -84,15 +69,9 @@ class Aside(ClientEnd):
         accept: Accept,
         failed: Callable[[str], None],
     ) -> None:
-        Pausable.__init__(self)
-        self.transport = cast(asyncio.Transport, self)
-        self.listener = listener
+        SubrequestClient.__init__(self, listener, x.client_ip)
         self.x = x
-        self.exchange = None
-        self.ip = x.client_ip
-        self.half_closed = False
         self.paused_writing = x.client.paused_writing
-        self.timer = listener.wheel.timer(self._on_timer)
         #: The answer is passed on; or it is not, and why.
         self.passing = False
         self.dropped = False
@@ -108,24 +87,10 @@ class Aside(ClientEnd):
         if y is not None:
             y.client_gone()
 
-    def _on_timer(self) -> None:
-        y = self.exchange
-        if y is not None:
-            y.check_timer(y.listener.clock())
-
     # -- the end of an exchange's client -------------------------------------------------------------------------------
 
-    def take_buffer(self) -> bytes:
-        return b""
-
-    def pause_reading(self) -> None:
-        """There is nothing more to read."""
-
-    def resume_reading(self) -> None:
-        """Likewise."""
-
     def exchange_done(self, keep: bool, unread: bool, now: float) -> None:
-        y = self._over()
+        y = self.leave()
         x = self.x
         if not self.passing:
             self._lost(self._why or (y.error if y is not None else "") or "it gave no answer")
@@ -138,7 +103,7 @@ class Aside(ClientEnd):
                 x.finish()
 
     def abort(self) -> None:
-        y = self._over()
+        y = self.leave()
         x = self.x
         if not self.passing:
             self._lost(self._why or (y.error if y is not None else "") or "its answer broke off")
@@ -146,13 +111,10 @@ class Aside(ClientEnd):
             x.error = (y.error if y is not None else "") or "upstream_reset"
             x.abort()
 
-    def _over(self) -> HttpExchange | None:
-        """The other exchange has ended; what it was."""
-        y = self.exchange
+    def leave(self) -> HttpExchange | None:
+        y = SubrequestClient.leave(self)
         if y is not None:
-            self.exchange = None
             self.listener.stats.active -= 1
-        self.timer.close()
         return y
 
     def _lost(self, why: str) -> None:
@@ -182,13 +144,7 @@ class Aside(ClientEnd):
             else:
                 self.dropped = True
                 self._why = f"it answered {code or y.status}"
-                self.listener.loop.call_soon(self._drop)
-
-    def _drop(self) -> None:
-        """The rest of the answer is not wanted."""
-        y = self.exchange
-        if y is not None:
-            y.abort()
+                self.listener.loop.call_soon(self.cut)
 
     def relay_answer(self, x: HttpExchange, y: HttpExchange, data: bytes) -> None:
         """Its head is the head of the answer."""
@@ -204,15 +160,6 @@ class Aside(ClientEnd):
         x.client.transport.write(head + data[end:])
         x.count_out(len(data) - end)
         x.check_idle(x.touched)
-
-    def close(self) -> None:
-        """It is closed when it is over."""
-
-    def is_closing(self) -> bool:
-        return self.exchange is None
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        return (self.ip, 0) if name == "peername" else default
 
     def get_write_buffer_size(self) -> int:
         """What the client has still to read."""

@@ -10,13 +10,11 @@ from zlib import crc32
 from sidecar.config.keys import INHERIT
 from sidecar.config.traffic import Inbound, Upstream
 from sidecar.core.decisions import Shape
-from sidecar.core.limits import Limits
+from sidecar.core.limits import UNLIMITED
 from sidecar.exchange.routes import Route
 from sidecar.http.h1.head import RequestBlock, parse_request
 from sidecar.http.listener import HttpListener
 
-#: What was measured when it came.
-_UNLIMITED: Final = Limits(head=1 << 31, headers=1 << 31, target=1 << 31, body=0)
 #: Fields that a head is not made with: they would say something about its bytes.
 _OF_THE_MESSAGE: Final = frozenset((b"connection", b"content-length", b"expect", b"host", b"transfer-encoding"))
 #: Policies that are left out of a rehearsal: they would write to the disk, or change what nobody sees.
@@ -37,7 +35,7 @@ def head_of(shape: Shape) -> RequestBlock:
     for name, value in zip(shape.names, shape.watched, strict=True):
         if value is not None and name not in _OF_THE_MESSAGE:
             lines.append(b"%b: %08x" % (name, value))
-    return parse_request(b"\r\n".join(lines) + b"\r\n\r\n", _UNLIMITED)
+    return parse_request(b"\r\n".join(lines) + b"\r\n\r\n", UNLIMITED)
 
 
 def meets(shape: Shape, name: bytes, glob: str, salt: int) -> bool | None:
