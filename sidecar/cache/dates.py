@@ -45,6 +45,6 @@ def read(value: bytes, now: float = 0.0) -> float | None:
 def _unix(year: int, month: bytes, day: bytes, time: list[bytes]) -> float | None:
     number = _MONTHS.get(month)
     hour, minute, second = map(int, time)
-    if number is None or not 1 <= int(day) <= 31 or hour > 23 or minute > 59 or second > 60:
+    if number is None or year < 1 or not 1 <= int(day) <= 31 or hour > 23 or minute > 59 or second > 60:
         return None
     return float(calendar.timegm((year, number, int(day), hour, minute, second)))

@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from typing import Final
 
 #: One member of a list: a name at its beginning, and what follows. Quoted strings may hold commas.
-_MEMBER: Final = re.compile(rb'[\s,]*+([^\s,="]++)((?:"(?:[^"\\]|\\.)*+"|[^,"]|")*+)')
+_MEMBER: Final = re.compile(rb'([^\s,="]++)((?:[^,"]|"(?:[^"\\]|\\.)*+")*+)')
+#: What may be taken at its word: up to a quote that is not closed, or does not begin an argument. Behind such a one
+#: each quote would be looked at up to the end.
+_SOUND: Final = re.compile(rb'(?:[^"]|(?<=[^\s,="]=)"(?:[^"\\]|\\.)*+")*+')
+#: In place of a quote that means nothing: what stands behind it is seen, and what it is in cannot be read.
+_NO_QUOTE: Final = b" ="
 _ARGUMENT: Final = re.compile(rb'="((?:[^"\\]|\\.)*+)"\s*|=([^\s,"]++)\s*')
 #: Seconds that are as good as for ever; larger numbers count as this one (RFC 9111 §1.2.2).
 FOREVER: Final = 2**31
@@ -40,7 +45,11 @@ def directives(value: bytes) -> dict[bytes, bytes]:
     """The directives of a ``Cache-Control`` (RFC 9111 §5.2), lower case, with their arguments: of what is said twice
     the first (§4.2.1), empty where there is none, and :data:`BROKEN` for one that cannot be read."""
     found: dict[bytes, bytes] = {}
-    for name, rest in _MEMBER.findall(value.lower()):
+    value = value.lower()
+    if b'"' in value and (sound := _SOUND.match(value)) is not None:
+        at = sound.end()
+        value = value[:at] + value[at:].replace(b'"', _NO_QUOTE)
+    for name, rest in _MEMBER.findall(value):
         argument = rest.strip()
         if rest and argument:
             read = _ARGUMENT.fullmatch(rest)

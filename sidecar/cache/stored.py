@@ -49,16 +49,18 @@ class Stored:
         """``given``: its fields; ``now`` by the clock, ``wall`` by the one on the wall; ``delay``: how long it took;
         ``ttl``: for how long it is fresh if it does not say."""
         fields: list[tuple[bytes, bytes]] = []
-        control, vary, ages = b"", b"", []
+        control: list[bytes] = []
+        vary: list[bytes] = []
+        ages: list[bytes] = []
         expires = date = None
         cookie = False
         self.etag = self.modified = b""
         for field, value in given:
             name = field.lower()
             if name == b"cache-control":
-                control += b"," + value
+                control.append(value)
             elif name == b"vary":
-                vary += b"," + value
+                vary.append(value)
             elif name == b"age":
                 ages.append(value)
             elif name == b"expires":
@@ -73,10 +75,10 @@ class Stored:
                 cookie = True
             if name not in NOT_KEPT and not name.startswith(b"x-sidecar-"):
                 fields.append((field, value))
-        said = directives(control)
+        said = directives(b",".join(control))
         self.status = status
         self.fields = fields
-        self.vary = names(vary)
+        self.vary = names(b",".join(vary))
         self.body = b""
         self.at = now
         self.age = initial_age(ages, date, wall, delay)

@@ -24,6 +24,9 @@ from support.examples import examples
     (b"", {}), (b" , ,", {}), (b"No-Store", {b"no-store": b""}), (b"a=1, A=2", {b"a": b"1"}),
     (b'a="x, b=\\"y", c', {b"a": b'x, b=\\"y', b"c": b""}), (b"a =1,b= 2", {b"a": b"?", b"b": b"?"}),
     (b'a="1', {b"a": b"?"}), (b"a=", {b"a": b"?"}), (b'a="",b', {b"a": b"", b"b": b""}),
+    (b'a="1,no-store', {b"a": b"?", b"no-store": b""}),
+    (b'"a",no-store,"b"', {b"a": b"?", b"no-store": b"", b"b": b"?"}),
+    (b'a="1", b="2, c=3', {b"a": b"1", b"b": b"?", b"c": b"3"}), (b'no-store"', {b"no-store": b"?"}),
 ])  # fmt: skip
 def test_directives(text: bytes, found: dict[bytes, bytes]) -> None:
     assert directives(text) == found
@@ -50,10 +53,27 @@ def test_the_three_forms_of_a_date(text: bytes) -> None:
 
 @pytest.mark.parametrize("text", [
     b"", b"0", b"Sun, 06 Nov 1994 08:49:37", b"Sun, 06 Nov 1994 25:49:37 GMT", b"Sun, 32 Nov 1994 08:49:37 GMT",
+    b"Sun, 06 Nov 0000 08:49:37 GMT", b"Sun Nov  6 08:49:37 0000",
     b"Sun, 06 Foo 1994 08:49:37 GMT", b"Sun, 6 Nov 1994 08:49:37 GMT", b"Sunday, 06-Nov-1994 08:49:37 GMT",
 ])  # fmt: skip
 def test_what_is_no_date(text: bytes) -> None:
     assert dates.read(text) is None
+
+
+_DIGITS = st.integers(0, 9999)
+
+
+@settings(max_examples=examples(200), deadline=None)
+@given(
+    st.sampled_from([
+        b"Sun, %02d Nov %04d %02d:%02d:%02d GMT", b"Sunday, %02d-feb-%02d %02d:%02d:%02d GMT",
+        b"Sun dec %2d %02d:%02d:%02d %04d",
+    ]),
+    st.tuples(*[st.one_of(st.sampled_from([0, 1, 29, 60, 99, 9999]), _DIGITS, st.integers(0, 99))] * 5),
+    st.floats(-1e12, 1e12),
+)  # fmt: skip
+def test_whatever_a_dates_text_is_it_is_read(form: bytes, parts: tuple[int, ...], now: float) -> None:
+    dates.read(form % parts, now)
 
 
 def test_a_year_of_two_digits_is_not_far_ahead() -> None:

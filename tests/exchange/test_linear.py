@@ -15,6 +15,13 @@ from math import inf
 import pytest
 
 from sidecar.amqp.topology.topic_match import PatternSet, compile_pattern
+from sidecar.cache import canonical_json, dates
+from sidecar.cache.asked import Reader
+from sidecar.cache.fields import directives, variant
+from sidecar.cache.invalidation import touched
+from sidecar.cache.json_key import json_key
+from sidecar.cache.stored import read as stored
+from sidecar.cache.validators import tags, unmodified
 from sidecar.config import document
 from sidecar.config.environment import BadVariable, substitute
 from sidecar.config.errors import TooManyProblems
@@ -25,10 +32,14 @@ from sidecar.core.trace import parse_b3, parse_traceparent
 from sidecar.endpoints.http_check import _STATUS_LINE
 from sidecar.exchange.routes import glob, normal
 from sidecar.filters.forwarded import _GOOD
+from sidecar.http.answer_body import whole
 from sidecar.http.h1.body import Chunked
+from sidecar.http.h1.framing import CHUNKED
 from sidecar.http.h1.head import hopeless, parse_request, parse_response
 from sidecar.http.h1.lines import without
 from sidecar.http.pool import _TIMEOUT
+from sidecar.llm.asked_model import field_of
+from sidecar.llm.usage import Pieces, usage_of
 from sidecar.registry import consul_health, directory_record
 from sidecar.resilience.backoff import parse_retry_after
 
@@ -44,7 +55,7 @@ LEAST = 20e-6
 SHAPES = [
     b" ", b"\t", b",", b"a", b"a ", b" ,", b"a,", b" a,", b";", b";a", b'"', b"\\", b"-", b"=", b"%", b"%2e", b"/",
     b"/.", b"/..", b"/../a", b":", b"0", b"\x80", b"\r", b"\n", b"\r\n", b"\x00", b"a: b\r\n", b"x-b3-", b"a.", b".",
-    b"#.", b"*.", b"${", b"${a", b"${a:-", b"}", b"://", b"@", b"timeout=",
+    b"#.", b"*.", b"${", b"${a", b"${a:-", b"}", b"://", b"@", b"timeout=", b'\\"', b'a="', b'{"a":',
 ]  # fmt: skip
 
 
@@ -101,6 +112,33 @@ def _many_bindings() -> PatternSet:
     return bindings
 
 
+def _asked(value: bytes) -> object:
+    return READER.read(b"GET / HTTP/1.1\r\nhost: a\r\ncache-control: %b\r\n\r\n" % value)
+
+
+def _answered(lines: bytes) -> object:
+    return stored(b"HTTP/1.1 200 OK\r\n" + lines + b"\r\n\r\n", 200, 0.0, 0.0, 0.0, 0.0)
+
+
+def _renamed(name: bytes, value: bytes) -> object:
+    return list(touched(b"a", b"/b", b"HTTP/1.1 200 OK\r\n%b: %b\r\n\r\n" % (name, value)))
+
+
+def _keyed(body: bytes) -> object:
+    return json_key("POST", JSON, body, {"a.b": 1, "c": 0})
+
+
+def _canonical(start: bytes, end: bytes, body: bytes) -> object:
+    return canonical_json.canonical(canonical_json.parse(start + body + end))
+
+
+def _counted(start: bytes, data: bytes) -> object:
+    pieces = Pieces(b"text/event-stream")
+    return [pieces.take(data[n : n + 64]) for n in range(0, len(data), 64)], usage_of(data[-2048:])
+
+
+READER = Reader({"authorization", "cookie"}, apart=True)
+JSON = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n\r\n"
 GLOB = glob("/*a*/?b*.*c?d*,*e")
 PATTERN = compile_pattern("#.a.*.#.b.*.#.c")
 
@@ -144,6 +182,27 @@ READERS: dict[str, tuple[int, Read]] = {
     "Retry-After": (65_000, lambda data: parse_retry_after(data, 0.0)),
     "Keep-Alive": (65_000, _TIMEOUT.search),
     "the health check's answer": (8_192, lambda data: _STATUS_LINE.fullmatch(b"HTTP/1.1 200 %b\n" % data)),
+    "Cache-Control": (16_000, directives),
+    "Cache-Control, a quote": (16_000, lambda data: directives(b'a="' + data)),
+    "Cache-Control, quotes": (16_000, lambda data: directives(b'a="' + data + b'"')),
+    "Cache-Control, a quote that is closed": (16_000, lambda data: directives(data + b'a=""')),
+    "Cache-Control of a request": (16_000, _asked),
+    "a request's head, for the cache": (16_000, READER.read),
+    "an answer's head, for the cache": (16_000, _answered),
+    "what a request varies by": (16_000, lambda data: variant(b"GET / HTTP/1.1\r\na: %b\r\n\r\n" % data, (b"a", b"b"))),
+    "a date": (16_000, dates.read),
+    "a date's beginning": (16_000, lambda data: dates.read(b"Sun, 06 Nov 1994 08:49:37 " + data)),
+    "entity tags": (16_000, tags),
+    "conditions": (16_000, lambda data: unmodified(b"GET / HTTP/1.1\r\n" + data + b"\r\n\r\n", b'"a"', b"")),
+    "Location": (16_000, partial(_renamed, b"Location")),
+    "many Locations": (16_000, lambda data: _renamed(b"Location", data.replace(b"a", b"a\r\nLocation: "))),
+    "the JSON of a request": (16_000, _keyed),
+    "a list of JSON": (16_000, partial(_canonical, b"[", b"0]")),
+    "a text of JSON": (16_000, partial(_canonical, b'"', b'"')),
+    "a number of JSON": (16_000, lambda data: _keyed(b'{"c": 1.%b}' % data)),
+    "a body in chunks": (16_000, partial(whole, CHUNKED)),
+    "the model that is asked for": (16_000, lambda data: field_of(b'{"a": ' + data, "model")),
+    "pieces of an answer": (16_000, partial(_counted, b"")),
     "a topic pattern": (255, partial(_text, PATTERN)),
     "many topic patterns": (255, partial(_text, _many_bindings().matching)),
     "an instance's record": (65_000, directory_record.decode),
