@@ -62,10 +62,10 @@ def fitted(filters: Iterable[Filter], delivery: bool) -> Iterator[Filter]:
 
 def quick(listener: HttpListener, every: Sequence[Mapping[str, Any]], context: Context) -> Quick | None:
     """What answers from the listener's caches without an exchange; ``None``: there are none."""
-    log, traced = context.access_log, context.record_span is not None and context.tracing.sample > 0
+    log, sampling, recorded = context.access_log, context.sampling, context.record_span is not None
 
     def watched() -> bool:
-        return traced or log.tap is not None or log.choosy or log.enabled_for(200, None)
+        return (recorded and sampling.share > 0) or log.tap is not None or log.choosy or log.enabled_for(200, None)
 
     return Quick(listener, watched, listener.new_request_id) if any(made.get("cache") for made in every) else None
 

@@ -23,7 +23,7 @@ class Sampling:
     """``share`` of new traces, 0 to 1; ``errors``: what failed, too; ``slow``: what took so many seconds, too
     (infinite: none). ``clock`` is that of the exchanges."""
 
-    __slots__ = ("_always", "_clock", "_least", "errors", "slow", "withheld")
+    __slots__ = ("_always", "_clock", "_least", "errors", "share", "slow", "withheld")
 
     def __init__(self, share: float, errors: bool, slow: float, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -34,6 +34,7 @@ class Sampling:
 
     def configure(self, share: float, errors: bool, slow: float) -> None:
         """Go by other settings from now on."""
+        self.share = share
         self.errors = errors
         self.slow = slow
         rejected = round((1.0 - share) * 2**_BITS)

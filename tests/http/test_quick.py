@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
@@ -129,6 +130,19 @@ def test_while_somebody_watches_there_are_exchanges() -> None:
     client.asks("GET /a")
     client.gets()
     assert len(records) == 1
+    it.over()
+
+
+def test_a_reload_that_begins_to_record_traces_is_heeded() -> None:
+    it = stage()
+    client = kept(it)
+    sampling = it._context.sampling
+    for share, spans in ((1.0, 1), (0.0, 0)):
+        sampling.configure(share, False, inf)
+        it.spans.clear()
+        client.asks("GET /a")
+        client.gets()
+        assert len(it.spans) == spans
     it.over()
 
 
