@@ -27,6 +27,10 @@ class Request(Exchange):
         """What is at hand of the body."""
         raise NotImplementedError
 
+    def content_so_far(self) -> bytes:
+        """The same without the framing of chunks (RFC 9112 §7.1)."""
+        raise NotImplementedError
+
     def ask_for_body(self) -> None:
         """Have the rest of the body come in, though there is nowhere to send it yet."""
         raise NotImplementedError

@@ -35,11 +35,7 @@ LONGEST_BUSY: Final = 60.0
 _PEERS: Final = (b"", b"overloaded", b"rate_limited")
 
 #: Where an exchange is: it has just come; its body comes; it waits for a slot; it has one; it is over.
-NEW: Final = 0
-COMES: Final = 1
-WAITS: Final = 2
-HOLDS: Final = 3
-OVER: Final = 4
+NEW, COMES, WAITS, HOLDS, OVER = range(5)
 
 
 class Visit(Candidate):
@@ -47,8 +43,8 @@ class Visit(Candidate):
     where it was in the queue at first, and how many seconds that would take."""
 
     __slots__ = (
-        "_filter", "asked", "began", "estimate", "heard", "model", "pieces", "place", "since", "stream", "tail",
-        "timer", "wait", "where", "x",
+        "_filter", "asked", "began", "estimate", "first", "heard", "model", "pieces", "place", "since", "stream",
+        "tail", "timer", "wait", "where", "x",
     )  # fmt: skip
 
     def __init__(self, filter: Llm, x: Request, key: str) -> None:
@@ -64,8 +60,9 @@ class Visit(Candidate):
         self.pieces: Pieces | None = None
         self.began = False
         self.tail = b""
-        #: Of an event stream into which comments may go: where its client is in it, when the server was last heard,
-        #: and what sends them.
+        #: By when its body must begin; where the client of an event stream is in it; when the server was last heard;
+        #: and what sends comments, or ends it.
+        self.first = 0.0
         self.stream: Any = None
         self.heard = 0.0
         self.timer: Any = None
@@ -144,9 +141,9 @@ class Llm(Filter):
             return None  # it asks about the server, and for no answer of a model
         visit = x.state[self.place] = Visit(self, x, self._key(x))
         config = self.config
-        if x.request_done or head.length > config.max_body or self._coming >= config.slots + config.queue:
+        if x.request_done or self._coming >= config.slots + config.queue:
             return self._enter(x)
-        # A slot is not for waiting until a client has sent what it asks.
+        # A slot is not for waiting until a client has sent what it asks, or as much of it as is looked into.
         visit.where = COMES
         self._coming += 1
         x.hooks = itertools.chain([self._enter], x.hooks)
@@ -155,7 +152,11 @@ class Llm(Filter):
 
     def on_body(self, x: Request, data: bytes) -> None:
         visit: Visit | None = x.state[self.place]
-        if visit is not None and visit.where == COMES and (x.request_done or x.kept_size > self.config.max_body):
+        if visit is None:
+            return
+        if visit.where == HOLDS:
+            visit.first = self._clock() + self.config.first_byte
+        elif visit.where == COMES and (x.request_done or x.kept_size > self.config.max_body):
             # From the event loop: the client's connection is in the middle of reading.
             x.listener.loop.call_soon(self._body_came, x, visit)
 
@@ -185,12 +186,16 @@ class Llm(Filter):
         visit.place = place
         visit.estimate = limiter.estimate(place)
         self.stats.waiting += 1
-        x.note("llm_wait", {"place": place, "estimate_ms": milliseconds(visit.estimate), **self._told()})
-        self._look_again(x)
-        visit.wait = Wait(
-            min(x.started + x.granted, now + config.queue_timeout),
-            self._refusal(f"had no slot free in time (at first it was number {place} in the queue)", place),
+        until, which = min(
+            (now + config.queue_timeout, "llm.queue_timeout"),
+            (x.started + (x.chain.timeout.total or inf), "timeout.total"),
+            (x.started + x.granted, "x-sidecar-deadline"),
         )
+        detail = {"place": place, "estimate_ms": milliseconds(visit.estimate), "which": which}
+        x.note("llm_wait", {**detail, "wait_ms": milliseconds(max(until - now, 0.0)), **self._told()})
+        self._look_again(x)
+        refusal = self._refusal(f"had no slot free in time (at first it was number {place} in the queue)", place)
+        visit.wait = Wait(until, refusal)
         return visit.wait
 
     def _begin(self, visit: Visit) -> None:
@@ -200,10 +205,9 @@ class Llm(Filter):
         visit.since = now = self._clock()
         self.stats.used += 1
         self.stats.of(visit.model).queued.observe(now - visit.asked)
-        total = x.chain.timeout.total
-        x.deadline = min(now + self.config.first_byte, x.started + x.granted)
-        if total:
-            x.deadline = min(x.deadline, x.started + total)
+        # What comes of an upload from now on begins that time anew. A caller's own is for the head alone.
+        visit.first = now + self.config.first_byte
+        x.deadline = min(visit.first, x.started + min(x.granted, x.chain.timeout.total or inf))
 
     def granted(self, visit: Visit) -> None:
         """A slot has become free, and is its."""
@@ -256,7 +260,7 @@ class Llm(Filter):
     def _model(self, x: Request) -> str:
         kind, _, name = self.config.model.partition(":")
         if kind == "json":
-            return field_of(x.body_so_far()[: self.config.max_body], name)
+            return field_of(x.content_so_far()[: self.config.max_body], name)
         return fit(((x.head.get(name.encode()) or b"") if kind == "header" else x.head.path).decode("latin-1"))
 
     def _told(self) -> dict[str, Any]:
@@ -291,8 +295,7 @@ class Llm(Filter):
     def _look_again(self, x: Request) -> None:
         """Let those who wait in when the server may be asked again."""
         if self.limiter.shut:
-            if self._timer is None:
-                self._timer = x.listener.wheel.timer(self._open)
+            self._timer = self._timer or x.listener.wheel.timer(self._open)
             self._timer.set(self._shut_until)
 
     def _open(self) -> None:
@@ -313,72 +316,73 @@ class Llm(Filter):
             head.add(b"x-sidecar-queue-position", b"%d" % visit.place)
             head.add(b"x-sidecar-queue-estimate", b"%.1f" % visit.estimate)
             head.add(b"x-sidecar-queue-time", b"%.3f" % (visit.since - visit.asked))
-        visit.began = False
-        visit.tail = b""
+        visit.began, visit.tail = False, b""
         self._still(visit)
         x.listener.loop.call_soon(self._expect, x, visit)
-        if self.config.heartbeat and self.stream_of is not None and head.status == 200:
-            visit.stream = self.stream_of(x, head)
-            if visit.stream is not None:
-                self._listen(visit)
-        visit.pieces = (
-            Pieces(b",".join(values(head.as_http1(), b"content-type")).lower()) if head.status == 200 else None
-        )
+        well = head.status == 200
+        visit.stream = self.stream_of(x, head) if well and self.stream_of is not None else None
+        visit.pieces = Pieces(b",".join(values(head.as_http1(), b"content-type")).lower()) if well else None
 
     def _expect(self, x: Request, visit: Visit) -> None:
-        """A head alone, if that is all that has come, is no first byte: the silence behind it may be as long."""
+        """A head alone, if that is all that has come, is no first byte: its time goes on, whatever a silence may be."""
         if x.phase == ANSWERING and not visit.began:
-            x.touched = max(x.touched, x.deadline - x.chain.timeout.idle)
+            x.touched = max(x.touched, visit.first)
+            self._listen(visit)
 
     def on_answer_body(self, x: Request, data: bytes) -> None:
         visit: Visit | None = x.state[self.place]
         if visit is None:
             return
         began, visit.began = visit.began, True
+        self._listen(visit)
         if visit.pieces is None:
             return
-        if visit.stream is not None:
-            visit.stream.take(data)
-            self._listen(visit)
         counts = self.stats.of(visit.model)
-        if not began:
-            attempt = x.attempt
-            if attempt is not None:
-                counts.first_byte.observe(self._clock() - attempt.began)
-        counts.chunks += visit.pieces.take(data)
+        if not began and x.attempt is not None:
+            counts.first_byte.observe(self._clock() - x.attempt.began)
+        counts.chunks += visit.pieces.take(data if visit.stream is None else visit.stream.take(data))
         visit.tail = (visit.tail + data)[-TAIL:]
 
     def _listen(self, visit: Visit) -> None:
         """Something has come, or nothing yet: the silence begins."""
         visit.heard = self._clock()
+        self._wake(visit, inf if visit.began else visit.first)
+
+    def _wake(self, visit: Visit, over: float) -> None:
+        """Look at the silence when a comment is due, or that time is over."""
+        beat = self.config.heartbeat if visit.stream is not None else 0.0
+        due = min(self._clock() + beat, over) if beat else over
+        if due == inf:
+            self._still(visit)
+            return
         if visit.timer is None:
             visit.timer = visit.x.listener.wheel.timer(functools.partial(self._beat, visit))
-        visit.timer.set(visit.heard + self.config.heartbeat)
+        visit.timer.set(due)
 
     def _beat(self, visit: Visit) -> None:
         """The stream is silent: say so to its client. Those comments must not keep alive what is dead."""
-        x, now, config = visit.x, self._clock(), self.config
-        over = visit.heard + config.between_chunks if config.between_chunks else inf
-        if not visit.began:
-            over = max(over, x.deadline)
-        if x.phase == ANSWERING and now >= over:
+        x, now, config, stream = visit.x, self._clock(), self.config, visit.stream
+        if x.phase != ANSWERING:
+            return
+        if stream is not None and stream.blocked(x):
+            visit.heard = now  # it is the client that is waited for, which is seen to elsewhere
+        over = visit.heard + (config.between_chunks or inf) if visit.began else visit.first
+        if now >= over:
             which = "between_chunks" if visit.began else "first_byte"
             give_up(x, f"llm.{which}", getattr(config, which))
-        elif x.phase == ANSWERING:
-            if visit.stream.beat(x):
-                self.count("heartbeats")
-            visit.timer.set(min(now + config.heartbeat, over))
+            return
+        if stream is not None and config.heartbeat and stream.beat(x):
+            self.count("heartbeats")
+        self._wake(visit, over)
 
     def _still(self, visit: Visit) -> None:
-        """No comments any more."""
-        visit.stream = None
+        """Nobody looks at the silence any more."""
         if visit.timer is not None:
             visit.timer.close()
             visit.timer = None
 
     def on_reply(self, x: Request, reply: Reply) -> None:
-        visit: Visit | None = x.state[self.place]
-        if visit is not None:
+        if (visit := x.state[self.place]) is not None:
             self._leave(visit)  # whatever comes now is not from that server
 
     def on_end(self, x: Request) -> None:

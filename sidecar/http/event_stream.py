@@ -27,21 +27,26 @@ class EventStream:
         self._body = Body(CHUNKED, decode=True, lenient=True) if chunked else None
         self._tail = b"\n\n"
 
-    def take(self, data: bytes) -> None:
-        """More goes to the client."""
+    def take(self, data: bytes) -> bytes:
+        """More goes to the client; return the stream's text in it, without chunks."""
         if self._body is not None:
             self._body.feed(data)
             data = self._body.decoded()
         self._tail = (self._tail + data)[-3:]
+        return data
 
     @property
     def between(self) -> bool:
         """Whether what has gone ends with a whole event, and with a whole chunk where there are such."""
         return self._tail.endswith(_WHOLE) and (self._body is None or self._body.between)
 
+    def blocked(self, x: HttpExchange) -> bool:
+        """Whether the client has so much to read that nothing is read from the server."""
+        return x.client.paused_writing
+
     def beat(self, x: HttpExchange) -> bool:
         """Send a comment, if one may stand here and the client reads; return whether it was sent."""
-        if not self.between or x.client.paused_writing:
+        if not self.between or self.blocked(x):
             return False
         data = COMMENT if self._body is None else _AS_CHUNK
         x.client.transport.write(data)

@@ -19,6 +19,8 @@ from sidecar.exchange.time_left import LINES, line_of
 from sidecar.exchange.tries import STALLED, due, go_on
 from sidecar.http.download import Download, drop, let_go, onward, pass_on
 from sidecar.http.errors import judge
+from sidecar.http.h1.body import Body
+from sidecar.http.h1.framing import CHUNKED
 from sidecar.http.h1.lines import CONTINUE, own_head
 from sidecar.http.race import again_after_race
 from sidecar.http.upload import Upload
@@ -80,6 +82,14 @@ class HttpExchange(Request):
     def body_so_far(self) -> bytes:
         upload = self.upload
         return b"".join(upload.kept) if upload is not None else b""
+
+    def content_so_far(self) -> bytes:
+        data = self.body_so_far()
+        if self.head.length != CHUNKED:
+            return data
+        framing = Body(CHUNKED, decode=True)
+        framing.feed(data)
+        return framing.decoded()
 
     def ask_for_body(self) -> None:
         client = self.client

@@ -23,9 +23,12 @@ def of_llm(r: Reading) -> tuple[str, str | None] | None:
         )
     began = r.last("llm_wait", "bulkhead_wait")
     if what == "waited_too_long" and began is not None and began.get("what") == "llm_wait":
+        waited = seconds(began.get("wait_ms", began.get("queue_timeout_ms")))
+        which = str(began.get("which", "llm.queue_timeout"))
+        left = which == "x-sidecar-deadline"
         return (
-            f"it waited {seconds(began.get('queue_timeout_ms'))} for one of {began.get('slots')} slots (llm.slots), at "
-            f"first as number {began.get('place')}, and its turn did not come",
-            r.at("llm.queue_timeout"),
+            f"it waited {waited} for one of {began.get('slots')} slots (llm.slots), at first as number "
+            f"{began.get('place')}, and its turn did not come{' in the time that its caller gave it' if left else ''}",
+            None if left else r.at(which),
         )
     return None

@@ -118,6 +118,22 @@ def test_the_caller_and_the_whole_have_their_say() -> None:
     it.over()
 
 
+def test_the_whole_includes_the_wait() -> None:
+    others = route_of(match=Match(path="/long"), timeout=TimeoutSettings())
+    it = Models(queue_timeout=300.0, more={"timeout": TimeoutSettings(total=50.0), "routes": (others,)})
+    first = it.asks("POST /long", body=PROMPT)
+    second = it.prompts()
+    it.advance(49.0)
+    assert second.gets_nothing()
+    it.advance(1.1)
+    assert second.gets().error == "overloaded"
+    wait = it.stories[-1]["events"][0]
+    assert (wait["what"], wait["which"], wait["wait_ms"]) == ("llm_wait", "timeout.total", 50_000.0)
+    assert it.state == (1, 0)
+    it.answered(first)
+    it.over()
+
+
 def test_the_silence_between_chunks() -> None:
     it = Models(between_chunks=60.0)
     client = it.prompts()
@@ -271,13 +287,33 @@ def test_a_slot_is_not_for_waiting_for_a_body() -> None:
     it.over()
 
 
-def test_what_is_too_large_asks_without_its_body() -> None:
+def test_what_is_too_large_asks_without_the_rest_of_its_body() -> None:
     it = Models(slots=5, max_body=1000)
-    for begin in (b"content-length: 1001\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n3e9\r\n" + b"x" * 1001):
+    for begin in (b"content-length: 2000\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n7d0\r\n"):
         client = it.client()
-        client.says(b"POST / HTTP/1.1\r\nhost: t\r\n" + begin)
+        client.says(b"POST / HTTP/1.1\r\nhost: t\r\n" + begin + b"x" * 1001)
         it.loop.settle()
     assert it.state == (2, 0)
+    it.over()
+
+
+@pytest.mark.parametrize("begin", [b"content-length: 2000\r\n\r\n", b"transfer-encoding: chunked\r\n\r\n7d0\r\n"])
+def test_of_what_is_too_large_the_model_is_known_though_its_head_comes_alone(begin: bytes) -> None:
+    it = Models(max_body=1000)
+    client = it.client()
+    client.says(b"POST / HTTP/1.1\r\nhost: t\r\n" + begin)
+    body = PROMPT.ljust(2000)
+    client.says(body[:900])
+    assert it.state == (0, 0), "a slot is not for waiting for it"
+    client.says(body[900:1100])
+    assert it.state == (1, 0)
+    server = it.upstream()
+    client.says(body[1100:] + (b"\r\n0\r\n\r\n" if b"chunked" in begin else b""))
+    assert body[1100:] in server.heard()
+    server.answers()
+    assert client.gets().status == 200
+    assert it.stats.llm is not None
+    assert list(it.stats.llm.models) == ["llama3.2"]
     it.over()
 
 
@@ -320,6 +356,55 @@ def test_a_head_alone_is_no_first_byte(heartbeat: float) -> None:
     it.begins(it.upstream())
     it.advance(125.0)
     assert it.state == (0, 0)
+    it.over()
+
+
+@pytest.mark.parametrize("heartbeat", [0.0, 15.0])
+@pytest.mark.parametrize("between", [0.0, 300.0])
+def test_the_time_for_the_first_byte_goes_on_behind_a_head(heartbeat: float, between: float) -> None:
+    it = Models(first_byte=120.0, between_chunks=between, heartbeat=heartbeat)
+    client = it.prompts()
+    server = it.upstream()
+    it.begins(server)
+    it.advance(119.0)
+    assert server.connected
+    it.advance(1.1)
+    assert not client.connected
+    assert it.stories[-1]["events"][-1]["which"] == "llm.first_byte"
+    assert it.state == (0, 0)
+    client = it.prompts()
+    server = it.upstream()
+    it.begins(server)
+    it.advance(119.0)
+    server.says(chunk(b"data: a\n\n"))
+    it.advance(299.0)
+    assert client.connected, "from there on, silence is"
+    it.over()
+
+
+def test_an_upload_behind_a_head_has_its_time() -> None:
+    it = Models(max_body=10, first_byte=120.0, between_chunks=0)
+    client = it.client()
+    client.says(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 30\r\n\r\n" + b"x" * 20)
+    server = it.upstream()
+    it.begins(server)
+    it.advance(100.0)
+    client.says(b"x" * 10)
+    it.advance(119.0)
+    assert server.connected
+    it.advance(1.1)
+    assert not client.connected
+    assert it.state == (0, 0)
+    it.over()
+
+
+@pytest.mark.parametrize("heartbeat", [0.0, 15.0])
+def test_a_callers_time_is_for_the_head_alone(heartbeat: float) -> None:
+    it = Models(first_byte=120.0, between_chunks=0, heartbeat=heartbeat)
+    client = it.asks("POST /", "x-sidecar-deadline: 2000", body=PROMPT)
+    it.begins(it.upstream())
+    it.advance(119.0)
+    assert client.connected
     it.over()
 
 
@@ -448,6 +533,18 @@ def test_metrics_by_model() -> None:
     assert found["sidecar_llm_slots"] == {("up", "used"): 1, ("up", "free"): 1, ("up", "waiting"): 0}
     assert ("up", "unknown") in found["sidecar_llm_queue_seconds"]
     assert client.connected
+    it.over()
+
+
+@pytest.mark.parametrize("heartbeat", [0.0, 15.0])
+def test_events_are_counted_without_the_chunks_that_they_come_in(heartbeat: float) -> None:
+    it = Models(heartbeat=heartbeat)
+    it.prompts()
+    server = it.upstream()
+    it.begins(server)
+    for text in (b"event: x\n", b"data: a\n\n", b"data: b\r\n", b"\r\n", b"data: c\r\rdata: d\n\n"):
+        server.says(chunk(text))
+    assert samples(it.stats)["sidecar_llm_chunks"]["up", "llama3.2"] == 4
     it.over()
 
 

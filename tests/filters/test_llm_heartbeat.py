@@ -88,6 +88,36 @@ def test_who_does_not_read_gets_none() -> None:
     it.over()
 
 
+def test_a_slow_reader_is_waited_for() -> None:
+    it = Models(heartbeat=15.0, between_chunks=60.0)
+    client, server = streaming(it)
+    client.stops_reading()
+    server.says(chunk(b"data: %b\n\n" % (b"x" * 400_000)))
+    for _ in range(20):
+        it.advance(6.0)
+        del client.transport.buffer[:10_000]
+    assert not server.is_read(), "it is we who do not hear it"
+    assert server.connected
+    client.reads_again()
+    it.advance(59.0)
+    server.says(chunk(b"data: b\n\n"))
+    assert client.heard().endswith(chunk(b"data: b\n\n"))
+    it.advance(60.1)
+    assert not client.connected
+    it.over()
+
+
+def test_one_that_has_stopped_reading_is_not() -> None:
+    it = Models(heartbeat=15.0, between_chunks=60.0)
+    client, server = streaming(it)
+    client.stops_reading()
+    server.says(chunk(b"data: %b\n\n" % (b"x" * 400_000)))
+    it.advance(70.0)
+    assert not client.connected
+    assert it.stories[-1]["events"][-1]["which"] == "llm.between_chunks"
+    it.over()
+
+
 def test_http_1_0_gets_it_without_chunks() -> None:
     it = Models(heartbeat=15.0)
     client, server = streaming(it, version="1.0")

@@ -25,6 +25,9 @@ def test_usage(tail: bytes, usage: tuple[int, float]) -> None:
 def test_pieces() -> None:
     events = Pieces(b"text/event-stream; charset=utf-8")
     assert [events.take(it) for it in (b"data: a\n\ndata: b\n", b"\n", b"\ndata: c\n\n")] == [1, 1, 1]
+    events = Pieces(b"text/event-stream")
+    parts = (b"data: a\r\n\r\ndata: b\r\n", b"\r", b"\ndata: c\r", b"", b"\rdata: d\r", b"\n\r\n", b"\n")
+    assert [events.take(it) for it in parts] == [1, 1, 0, 0, 1, 1, 0]
     lines = Pieces(b"application/x-ndjson")
     assert [lines.take(it) for it in (b"{}\n{}\n", b"{", b"}", b"\n")] == [2, 0, 0, 1]
     assert [Pieces(b"application/json").take(it) for it in (b"{", b"}")] == [1, 1]
