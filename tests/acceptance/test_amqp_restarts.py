@@ -1,7 +1,7 @@
 """A broker that ends under publishers and consumers, and comes back with its data or without: nothing that was
 confirmed is lost, but what would have been lost without the sidecar, too.
 
-Two restarts within the broker's virtual machine, at moments that stay the same, for each change. Ten every night, in
+Two restarts within the broker's virtual machine, at moments that stay the same, for each change. Four every night, in
 all ways: it is killed and stopped, too; two hundred with ``SIDECAR_SOAK=1``, or as many as ``SIDECAR_RESTARTS`` says.
 ``SIDECAR_SEED`` chooses their moments and ways.
 """
@@ -16,7 +16,7 @@ from support.examples import THOROUGH
 from support.restarts.soak import QUICK_WAYS, WAYS, Soak, start_broker
 
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
-RESTARTS = int(os.environ.get("SIDECAR_RESTARTS") or (200 if SOAK else 10 if THOROUGH else 0))
+RESTARTS = int(os.environ.get("SIDECAR_RESTARTS") or (200 if SOAK else 4 if THOROUGH else 0))
 #: One that keeps the broker's data, and one that does not.
 QUICK_SEED = 7
 #: Restarts from one balance to the next.
