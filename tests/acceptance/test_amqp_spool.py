@@ -8,6 +8,7 @@ kills of the sidecar.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import random
 import time
@@ -138,7 +139,9 @@ def test_the_sidecar_is_killed(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     rabbitmq.declare("spool.kills", durable=True)
     with Wire(rabbitmq.port) as wire, Spooled(tmp_path, wire.port) as spooled:
         work = Confirmed(spooled.port, "spool.kills")
-        for _ in range(100 if SOAK else 4):
+        for kills in itertools.count():
+            if kills >= (100 if SOAK else 4) and len(work.acked) > 500:  # a busy machine confirms less in a time
+                break
             if rng.random() < 0.5:
                 work.run(rng.uniform(0, 0.3))
             wire.cut()
@@ -151,7 +154,6 @@ def test_the_sidecar_is_killed(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
             spooled.start()
         spooled.empty(60)
         found = numbers(bodies(rabbitmq, "spool.kills", len(work.acked), 60))
-        assert len(work.acked) > 500
         missing = work.acked - set(found)
         assert not missing, f"{len(missing)} of {len(work.acked)} are missing"
         assert not spooled.errors()
