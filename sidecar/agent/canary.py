@@ -340,7 +340,8 @@ class Canary:
         try:
             found = await value.put(rollout.encode(state), version)
         except (OSError, TimeoutError) as error:
-            raise Away(f"the registry cannot be asked: {error}") from error
+            why = str(error) or "it took too long"
+            raise Away(f"the registry cannot be asked, or has not said what came of it: {why}") from error
         if found is not None and self._value is value:
             self.found(found)
         return found is not None

@@ -12,7 +12,7 @@ from sidecar.registry import consul_catalog
 from sidecar.registry.consul_client import Client
 from sidecar.registry.consul_registration import ConsulRegistration
 from sidecar.registry.consul_shared import ConsulValue
-from sidecar.registry.consul_watch import ANSWER, WAIT, ConsulWatch
+from sidecar.registry.consul_watch import ANSWER, WAIT, BlockingQuery, ConsulWatch
 from sidecar.registry.link import Link
 from sidecar.registry.settings import Settings, Workload
 from sidecar.registry.shared_value import OnValue, checked
@@ -65,7 +65,7 @@ class ConsulRegistry:
     def share(self, name: str, on_value: OnValue) -> ConsulValue:
         def closed(value: ConsulValue) -> None:
             self._values.remove(value)
-            self._end(value.task)
+            self._end(value.query.task)
 
         value = ConsulValue(checked(name), self._connect, self._link, self._clock, on_value, closed)
         self._values.append(value)
@@ -130,8 +130,8 @@ class ConsulRegistry:
         if client is not None:
             await client.close()
 
-    def _followed(self) -> list[ConsulWatch | ConsulValue]:
-        return [*self._watches.values(), *self._values]
+    def _followed(self) -> list[BlockingQuery]:
+        return [*(it.query for it in self._watches.values()), *(it.query for it in self._values)]
 
     def _end(self, task: asyncio.Task[None]) -> None:
         self._ending.add(task)

@@ -11,13 +11,14 @@ import aiohttp
 from consul import ConsulException
 
 from sidecar.registry.consul_client import BadAnswer
-from sidecar.registry.consul_watch import ANSWER, AT_FIRST, FIRST_TRIES, WAIT, backoff, jittered
+from sidecar.registry.consul_watch import ANSWER, WAIT, BlockingQuery, jittered
 from sidecar.registry.link import Link
-from sidecar.registry.pace import Pace
-from sidecar.registry.shared_value import Found, OnValue, tell
+from sidecar.registry.shared_value import Found, OnValue, log, tell
 
 #: Where they are: a token has to be allowed to read and write keys with this beginning.
 PREFIX: Final = "sidecar/"
+#: Seconds to find out the version of what was changed. The change is made by then.
+VERSION: Final = 2.0
 
 
 class ConsulValue:
@@ -28,58 +29,41 @@ class ConsulValue:
         closed: Callable[[ConsulValue], None],
     ) -> None:  # fmt: skip
         self.name = name
-        self.source = f"shared value {name}"
         self.answered = asyncio.Event()
         self._key = PREFIX + name
         self._client = client
         self._link = link
         self._on_value: OnValue | None = on_value
         self._closed = closed
-        self._pace = Pace(1.0, 10, clock)
-        self._failures = 0
         self._told: Found | None = None
-        self.task = asyncio.create_task(self._run(), name=self.source)
+        self.query = BlockingQuery(f"shared value {name}", self._query, link, clock, self.answered)
 
     async def put(self, data: bytes, seen: object) -> Found | None:
+        kv = self._client().kv
         try:
             async with asyncio.timeout(ANSWER):
-                client = self._client()
-                if await client.kv.put(self._key, data.decode(), cas=seen) is not True:
+                if await kv.put(self._key, data.decode(), cas=seen) is not True:
                     return None
-                _, found = _read(await client.kv.get(self._key, consistency="consistent"))
         except (ConsulException, aiohttp.ClientError) as error:
             raise OSError(str(error)[:200] or type(error).__name__) from error
+        try:
+            async with asyncio.timeout(VERSION):
+                _, found = _read(await kv.get(self._key, consistency="consistent"))
+        except (ConsulException, aiohttp.ClientError, OSError) as error:
+            log.debug("the version of %s, which was changed, is not known yet: %s", self._key, error)
+            found = Found(data, 0)  # that replaces nothing; what it really is, the query tells
+            if self._on_value is not None:
+                self.query.restart()
         self._told = found
         return found
-
-    def restart(self) -> None:
-        """Ask afresh and at once: see :meth:`sidecar.registry.consul_watch.ConsulWatch.restart`."""
-        self.task.cancel()
-        self.task = asyncio.create_task(self._run(), name=self.source)
 
     def close(self) -> None:
         if self._on_value is not None:
             self._on_value = None
             self.answered.set()
-            self.task.cancel()
-            self._link.gone(self.source)
+            self.query.task.cancel()
+            self._link.gone(self.query.source)
             self._closed(self)
-
-    async def _run(self) -> None:
-        index = 0
-        while True:
-            await self._pace.turn()
-            try:
-                index = await self._query(index)
-                self._failures = 0
-            except Exception as error:
-                index = 0
-                self._failures += 1
-                self._link.failed(self.source, error, away=not isinstance(error, ConsulException))
-                delay = backoff(self._failures, error)
-                if not self.answered.is_set() and self._failures <= FIRST_TRIES:
-                    delay = min(delay, AT_FIRST)
-                await asyncio.sleep(delay)
 
     async def _query(self, index: int) -> int:
         """Ask once; returns the index to go on with."""
@@ -87,7 +71,7 @@ class ConsulValue:
         async with asyncio.timeout(ANSWER + (wait * 17 / 16 if index else 0)):
             answer = await self._client().kv.get(self._key, index=index or None, wait=f"{wait:.0f}s")
         answered, found = _read(answer)
-        self._link.ok(self.source)
+        self._link.ok(self.query.source)
         self.answered.set()
         if found != self._told and self._on_value is not None:
             self._told = found

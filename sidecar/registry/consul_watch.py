@@ -1,4 +1,4 @@
-"""Follows one service in Consul by blocking queries.
+"""Follows what is in Consul by blocking queries: one service's instances, and whatever else is asked for.
 
 https://developer.hashicorp.com/consul/api-docs/features/blocking says how: an index that goes down starts again from 0,
 one below 1 counts as 1, a return is no proof of a change, and the loop limits its own rate.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from consul import ConsulException
@@ -55,6 +55,49 @@ def jittered(wait: float) -> float:
     return wait * _rng.uniform(0.9, 1.0)
 
 
+class BlockingQuery:
+    """A query that is asked again whenever it has returned. ``ask`` asks once, given an index behind which it waits (0:
+    it does not), and returns the next one; ``failed`` is called when that has raised something. ``answered`` is set by
+    whoever gets the answers, with the first one."""
+
+    def __init__(
+        self, source: str, ask: Callable[[int], Awaitable[int]], link: Link, clock: Callable[[], float],
+        answered: asyncio.Event, failed: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        self.source = source
+        self.answered = answered
+        self._ask = ask
+        self._link = link
+        self._failed = failed
+        #: A change is seen at once, what changes all the time once a second.
+        self._pace = Pace(1.0, 10, clock)
+        self._failures = 0
+        self.task = asyncio.create_task(self._run(), name=source)
+
+    def restart(self) -> None:
+        """Ask afresh and at once: after an outage the query under way may hang on a connection that is dead, or the
+        loop may be waiting for its next try."""
+        self.task.cancel()
+        self.task = asyncio.create_task(self._run(), name=self.source)
+
+    async def _run(self) -> None:
+        index = 0
+        while True:
+            await self._pace.turn()
+            try:
+                index = await self._ask(index)
+                self._failures = 0
+            except Exception as error:
+                index = 0  # an agent that lost its data has a lower index, and would let a higher one wait
+                self._failures += 1
+                self._failed()
+                self._link.failed(self.source, error, away=not isinstance(error, ConsulException))
+                delay = backoff(self._failures, error)
+                if not self.answered.is_set() and self._failures <= FIRST_TRIES:
+                    delay = min(delay, _at_first.delay(self._failures))
+                await asyncio.sleep(delay)
+
+
 class ConsulWatch(Watch):
     """One query, shared by everyone who follows the same service and tag. ``client`` gives the py-consul client."""
 
@@ -64,47 +107,21 @@ class ConsulWatch(Watch):
         super().__init__(service, tag)
         self._client = client
         self._link = link
-        self.source = f"watch of {service}" + (f" with tag {tag}" if tag else "")
-        #: A change is seen at once, a service that changes all the time once a second.
-        self._pace = Pace(1.0, 10, clock)
         self._hold = Hold(clock)
         self._refusals = Refusals(service, clock)
         self._release: asyncio.TimerHandle | None = None
-        self._failures = 0
         self._last_index = 0
-        self._task = asyncio.create_task(self._run(), name=self.source)
-
-    def restart(self) -> None:
-        """Ask afresh and at once: after an outage the query under way may hang on a connection that is dead, or the
-        loop may be waiting for its next try."""
-        self._task.cancel()
-        self._task = asyncio.create_task(self._run(), name=self.source)
+        source = f"watch of {service}" + (f" with tag {tag}" if tag else "")
+        self.query = BlockingQuery(source, self._query, link, clock, self.answered, self._hold.outage)
 
     async def stop(self) -> None:
         """End it; nobody is called any more."""
-        self._task.cancel()
+        self.query.task.cancel()
         if self._release is not None:
             self._release.cancel()
         self.answered.set()
-        self._link.gone(self.source)
-        await asyncio.wait({self._task})
-
-    async def _run(self) -> None:
-        index = 0
-        while True:
-            await self._pace.turn()
-            try:
-                index = await self._query(index)
-                self._failures = 0
-            except Exception as error:
-                index = 0  # an agent that lost its data has a lower index, and would let a higher one wait
-                self._failures += 1
-                self._hold.outage()
-                self._link.failed(self.source, error, away=not isinstance(error, ConsulException))
-                delay = backoff(self._failures, error)
-                if not self.answered.is_set() and self._failures <= FIRST_TRIES:
-                    delay = min(delay, _at_first.delay(self._failures))
-                await asyncio.sleep(delay)
+        self._link.gone(self.query.source)
+        await asyncio.wait({self.query.task})
 
     async def _query(self, index: int) -> int:
         """Ask once; returns the index to go on with."""
@@ -119,7 +136,7 @@ class ConsulWatch(Watch):
         except ValueError as error:
             raise BadAnswer(str(error)) from error
         self._refusals.report(refused)
-        self._link.ok(self.source)
+        self._link.ok(self.query.source)
         usable = self._hold.apply(found, went_back=answered < self._last_index)
         self._last_index = answered
         if self._release is not None:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sidecar.core.instance import SIDECAR_SUFFIX, Instance
-from sidecar.registry.directory_record import SUFFIX, Record, decode, file_name, is_file_name, temporary_name
-from sidecar.registry.directory_root import Root, entries, is_own, open_folder, read_file, write_new
+from sidecar.registry.directory_record import SUFFIX, Record, decode, file_name, is_file_name
+from sidecar.registry.directory_root import Root, entries, is_own, open_folder, read_file, replace
 from sidecar.registry.validate import MAX_INSTANCES
 from sidecar.resilience.token_bucket import TokenBucket
 
@@ -72,16 +72,8 @@ class Folder:
 
     def write(self, service: str, id: str, content: bytes) -> None:
         """Create or replace an instance's file. Raises OSError."""
-        name = file_name(id) + SUFFIX
-        temporary = temporary_name(name)
         with self._root.service(file_name(service), create=True) as folder:
-            try:
-                write_new(folder, temporary, content)
-                os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-            except OSError:
-                with suppress(OSError):  # it may never have come to be
-                    os.unlink(temporary, dir_fd=folder)
-                raise
+            replace(folder, file_name(id) + SUFFIX, content)
 
     def remove(self, service: str, id: str) -> None:
         """Remove an instance's file, and the service's folder when it was the last. Raises OSError."""

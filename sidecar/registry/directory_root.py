@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from sidecar.registry.directory_record import MAX_SIZE, is_file_name, is_name, is_record, is_temporary
+from sidecar.registry.directory_record import MAX_SIZE, is_file_name, is_name, is_record, is_temporary, temporary_name
 from sidecar.registry.errors import RegistryError
 
 #: A file of this name says that a folder is a registry.
@@ -92,11 +92,28 @@ def entries(folder: int) -> Iterator[os.DirEntry[str]]:
         yield from itertools.islice(found, MAX_ENTRIES)
 
 
-def write_new(folder: int, name: str, content: bytes) -> None:
-    """Create a file. Raises FileExistsError when anything has that name, a link included."""
+def write_new(folder: int, name: str, content: bytes, *, lasting: bool = False) -> None:
+    """Create a file; ``lasting``: it is on the disk when this returns. Raises FileExistsError when anything has that
+    name, a link included."""
     file = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644, dir_fd=folder)
     with os.fdopen(file, "wb") as stream:
         stream.write(content)
+        if lasting:
+            stream.flush()
+            os.fsync(file)
+
+
+def replace(folder: int, name: str, content: bytes, *, lasting: bool = False) -> None:
+    """Have a file with this content in place of whatever has that name; ``lasting``: it is the old or the new one even
+    after a crash of the machine. Raises OSError, and has left nothing then."""
+    temporary = temporary_name(name)
+    try:
+        write_new(folder, temporary, content, lasting=lasting)
+        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
+    except OSError:
+        with contextlib.suppress(OSError):  # it may never have come to be
+            os.unlink(temporary, dir_fd=folder)
+        raise
 
 
 def read_file(folder: int, name: str) -> bytes:

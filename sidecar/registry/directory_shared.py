@@ -6,17 +6,14 @@ Plain blocking calls; :mod:`sidecar.registry.directory` makes them in its thread
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import fcntl
-import os
-import stat
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
-from sidecar.registry.directory_record import SUFFIX, temporary_name
-from sidecar.registry.directory_root import Root, open_folder, read_file, write_new
-from sidecar.registry.shared_value import MAX_VALUE, Found, OnValue, tell
+from sidecar.registry.directory_record import SUFFIX
+from sidecar.registry.directory_root import Root, read_file, replace
+from sidecar.registry.shared_value import Found, OnValue, tell
 
 #: The folder; no service's is called so.
 FOLDER: Final = ".shared"
@@ -34,7 +31,7 @@ class SharedFiles:
     def read(self, name: str) -> bytes | None:
         """The value; None if there is none."""
         try:
-            with self._root.open() as root, _closing(open_folder(root, FOLDER)) as folder:
+            with self._root.service(FOLDER) as folder:
                 return _read(folder, name)
         except FileNotFoundError:
             with self._root.open():  # else the registry is away
@@ -43,21 +40,16 @@ class SharedFiles:
     def replace(self, name: str, seen: bytes | None, data: bytes) -> bool:
         """Have ``data`` in place of ``seen`` (empty: of what is no value); False, and nothing has changed, if it is
         something else."""
-        with self._root.open() as root:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(FOLDER, dir_fd=root)
-                with _closing(open_folder(root, FOLDER)) as folder, contextlib.suppress(PermissionError):
-                    os.fchmod(folder, stat.S_IMODE(os.fstat(root).st_mode))
-            with _closing(open_folder(root, FOLDER)) as folder:
-                _lock(folder)
-                try:
-                    found = _read(folder, name)
-                except ValueError:
-                    found = b""
-                if found != seen:
-                    return False
-                _write(folder, name + SUFFIX, data)
-                return True
+        with self._root.service(FOLDER, create=True) as folder:
+            _lock(folder)
+            try:
+                found = _read(folder, name)
+            except ValueError:
+                found = b""
+            if found != seen:
+                return False
+            replace(folder, name + SUFFIX, data, lasting=True)
+            return True
 
 
 class FolderValue:
@@ -99,24 +91,9 @@ class FolderValue:
 
 def _read(folder: int, name: str) -> bytes | None:
     try:
-        data = read_file(folder, name + SUFFIX)
+        return read_file(folder, name + SUFFIX)
     except FileNotFoundError:
         return None
-    return data[: MAX_VALUE + 1]  # which is too much for any value, and is found to be
-
-
-def _write(folder: int, name: str, data: bytes) -> None:
-    temporary = temporary_name(name)
-    try:
-        write_new(folder, temporary, data)
-        file = os.open(temporary, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-        with _closing(file):
-            os.fsync(file)  # after a crash it is the old one or the new one
-        os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary, dir_fd=folder)
-        raise
 
 
 def _lock(folder: int) -> None:
@@ -128,11 +105,3 @@ def _lock(folder: int) -> None:
         except BlockingIOError:
             time.sleep(_REST)
     raise TimeoutError("somebody else has locked the shared values")
-
-
-@contextlib.contextmanager
-def _closing(file: int) -> Iterator[int]:
-    try:
-        yield file
-    finally:
-        os.close(file)

@@ -11,8 +11,6 @@ from typing import Final, NamedTuple, Protocol
 
 log = logging.getLogger("sidecar.registry")
 
-#: Bytes of a value; more is not written, and not believed.
-MAX_VALUE: Final = 4096
 #: How a value may be called.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 

@@ -79,13 +79,15 @@ class FakeValue:
     def __init__(self, store: FakeStore, on_value: Callable[[Found], None]) -> None:
         self._store = store
         self.on_value = on_value
-        #: It is away for this one alone.
-        self.cut = False
+        #: It is away for this one alone; or says nothing to it.
+        self.cut = self.silent = False
 
     async def put(self, data: bytes, seen: object) -> Found | None:
         store = self._store
         if store.away or self.cut:
             raise OSError("connection refused")
+        if self.silent:
+            raise TimeoutError
         if seen != store.found.version:
             return None
         store.put(data)
@@ -720,6 +722,13 @@ async def test_over_the_admin_api() -> None:
         "by": "an operator at 10.9.9.9",
     }  # fmt: skip
     assert (await _asked(canaries, "up", "resume")).status == 409
+    (value,) = store.values
+    value.silent = True
+    answer = await _asked(canaries, "up", "promote")
+    assert (answer.status, answer.data["message"]) == (
+        503,
+        "the canary of up: the registry cannot be asked, or has not said what came of it: it took too long",
+    )
     store.away = True
     assert (await _asked(canaries, "up", "promote")).status == 503
     for name, action in (("other", "promote"), ("nothing", "pause"), ("up", "fly")):

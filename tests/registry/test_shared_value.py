@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
@@ -11,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import ClientConnectionError
 
 from sidecar import registry as registries
 from sidecar.core.instance import Instance
 from sidecar.core.secret import Secret
-from sidecar.registry import Found, LocalValue, Registry, Settings
+from sidecar.registry import Found, LocalValue, Registry, Settings, consul_watch
 from sidecar.registry import consul_shared as consul_values
 from sidecar.registry import directory_shared as folder_values
 from sidecar.registry.consul_client import BadAnswer
+from sidecar.registry.consul_shared import ConsulValue
 from sidecar.registry.directory_root import Root
 from sidecar.registry.directory_shared import FOLDER, SharedFiles
+from sidecar.registry.link import Link
 from sidecar.registry.shared_value import checked, tell
 from support.consul import MANAGEMENT_TOKEN, ConsulAgent
 from support.registries import consul_settings, directory_settings, until
@@ -133,6 +137,84 @@ def test_in_consul_with_a_token() -> None:
         run(main)
 
 
+class FakeConsul:
+    """Consul's key-value store with one key, as py-consul shows it."""
+
+    def __init__(self) -> None:
+        self.kv = self
+        self.data: bytes | None = None
+        self.index = 1
+        #: It does what it is told, and cannot be asked.
+        self.mute = False
+        self.asked = 0
+        self._changed = asyncio.Event()
+
+    async def put(self, key: str, value: str, cas: int) -> bool:
+        assert key == "sidecar/a"
+        if cas != (self.index if self.data is not None else 0):
+            return False
+        self.data = value.encode()
+        self.index += 1
+        self._changed.set()
+        self._changed = asyncio.Event()
+        return True
+
+    async def get(self, key: str, index: int | None = None, **_: str) -> Any:
+        self.asked += 1
+        if self.mute:
+            raise ClientConnectionError("reset")
+        if index is not None and index >= self.index:
+            await self._changed.wait()
+        if self.mute:
+            raise ClientConnectionError("reset")
+        found = None if self.data is None else {"ModifyIndex": self.index, "Value": self.data}
+        return str(self.index), found
+
+
+@asynccontextmanager
+async def followed(consul: FakeConsul, told: Told, clock: Callable[[], float]) -> AsyncIterator[ConsulValue]:
+    value = ConsulValue("a", lambda: consul, Link("consul://x", clock), clock, told, lambda _: None)
+    async with asyncio.timeout(100):
+        yield value
+    value.close()
+    await asyncio.wait({value.query.task})
+
+
+@pytest.mark.asyncio
+async def test_a_change_is_made_though_its_version_cannot_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consul_watch, "backoff", lambda failures, error: 0.001)
+    consul, told = FakeConsul(), Told()
+    async with followed(consul, told, lambda: 0.0) as value:
+        await until(lambda: told.data is None, "there is none")
+        consul.mute = True
+        assert await value.put(b"1", told.version) == Found(b"1", 0)
+        assert await value.put(b"2", 0) is None, "its version is not known, so nothing replaces it"
+        consul.mute = False
+        await until(lambda: told.all[1:] == [Found(b"1", 2)], "its version is told")
+        assert await value.put(b"2", 2) == Found(b"2", 3)
+    consul.mute = True
+    assert await value.put(b"3", 3) == Found(b"3", 0)
+    assert value.query.task.done(), "it is followed no more"
+
+
+@pytest.mark.asyncio
+async def test_the_first_tries_are_at_random_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[int] = []
+
+    class AtFirst:
+        def delay(self, failures: int) -> float:
+            told.append(failures)
+            return 0.0
+
+    monkeypatch.setattr(consul_watch, "_at_first", AtFirst())
+    monkeypatch.setattr(consul_watch, "backoff", lambda failures, error: 60.0)
+    consul, times = FakeConsul(), itertools.count(step=10.0)
+    consul.mute = True
+    async with followed(consul, Told(), lambda: next(times)):
+        await until(lambda: consul.asked == consul_watch.FIRST_TRIES + 1, "asked")
+        assert told == list(range(1, consul_watch.FIRST_TRIES + 1))
+
+
 @pytest.mark.parametrize(
     "answer",
     [
@@ -159,7 +241,7 @@ def test_what_lies_in_the_folder_is_believed_no_more_than_it_has_to_be(tmp_path:
     assert files.read("a") == b"1"
     here = tmp_path / FOLDER / "a.json"
     here.write_bytes(b"x" * 5000)
-    assert len(files.read("a") or b"") == 4097
+    assert files.read("a") == b"x" * 5000, "who reads it knows how large it may be"
     secret = tmp_path / "secret"
     secret.write_bytes(b"s")
     here.unlink()
