@@ -76,7 +76,7 @@ class Quick:
 
     def answers(self, client: Downstream, data: bytes) -> bool:
         """Answer it, if that can be done; return whether it was."""
-        known = self._known.get(data)
+        known = self._known.get(data) if len(data) <= MOST_BYTES else None  # to look for it is to read it all
         if known is None:
             return False
         cache, key, stored = known

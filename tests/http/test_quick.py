@@ -182,3 +182,19 @@ def test_large_answers_take_an_exchange() -> None:
     kept(it, "GET /large", body=bytes(MOST_BODY + 1))
     assert [head.split()[1] for head in known(it)] == [b"/small"]
     it.over()
+
+
+class _Upload(bytes):
+    """What nobody looks at as a whole."""
+
+    def __hash__(self) -> int:
+        raise AssertionError
+
+
+def test_what_is_too_long_to_be_known_is_not_looked_for() -> None:
+    it = stage()
+    kept(it)
+    assert isinstance(it.listener, HttpListener)
+    nobody: Any = None
+    assert not it.listener.quick.answers(nobody, _Upload(MOST_BYTES + 1))
+    it.over()
