@@ -172,6 +172,7 @@ class Assembly:
             return made
 
         made: Made = {} if main is None else dict(main)
+        own = outage.apart(config) if isinstance(config, RouteSettings) else ()
         for name, it in DECLARED.items():
             if it.problem(self._stats.protocol, self._stats.direction):
                 continue
@@ -182,6 +183,8 @@ class Assembly:
                 made[name] = settings and (settings, json.dumps(where) if where else "")
             elif settings is not INHERIT:
                 made[name] = keep(name, it.filter, settings) if settings else None
+            elif name in own and made[name] is not None:
+                made[name] = keep(name, it.filter, made[name].config)
         if config.filters is not INHERIT:
             made["filters"] = tuple(
                 keep(f"filters[{n}]", used.declared.filter, used.settings) for n, used in enumerate(config.filters)

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Final
 
 from sidecar.agent.context import Context
 from sidecar.cache.invalidation import changes
+from sidecar.config.keys import INHERIT
+from sidecar.config.traffic import Route as RouteSettings
 from sidecar.exchange.filter import Filter
 from sidecar.filters.cache import Cache
 from sidecar.http import answer_body
@@ -23,15 +25,18 @@ from sidecar.http.stale import Keeper
 _OF_CLIENTS: Final = ("wait", "fallback", "faults", "mirror")
 
 
-def prepare(every: Sequence[Mapping[str, Any]], listener_of: Callable[[str], Any]) -> None:
+def prepare(every: Sequence[dict[str, Any]], listener_of: Callable[[str], Any]) -> None:
     """See to the filters of one listener, those of its chains. ``listener_of`` finds another upstream's listener."""
     covered: dict[Any, bool] = {}
+    caches = tuple(dict.fromkeys([it for made in every if (it := made.get("cache")) is not None]))
+    for it in caches:
+        it.can_tell, it.whole, it.peers = answer_body.can_tell, answer_body.whole, caches
     for made in every:
         cache = made.get("cache")
-        if cache is not None:
-            cache.can_tell, cache.whole = answer_body.can_tell, answer_body.whole
         fallback, breaker = made.get("fallback"), made.get("circuit_breaker")
         mirror = made.get("mirror")
+        if caches and cache is None:
+            made["forgetting"] = Forgetting(caches)
         if mirror is not None:
             mirror.copy = functools.partial(copy, listener_of)
             mirror.is_copy = is_copy
@@ -48,11 +53,19 @@ def prepare(every: Sequence[Mapping[str, Any]], listener_of: Callable[[str], Any
         mechanism.covered = has
 
 
+def apart(settings: RouteSettings) -> tuple[str, ...]:
+    """What a route must have for itself, though it does not mention it: what keeps answers by what was asked for, where
+    the same may be asked for by way of another route and mean something else there."""
+    match = settings.match
+    split = settings.policies.get("split", INHERIT) is not INHERIT
+    return ("cache", "fallback") if match.headers or (match.methods and split) else ()
+
+
 def fitted(filters: Iterable[Filter], delivery: bool) -> Iterator[Filter]:
     """The filters of a chain, with those that they need beside them; ``delivery``: it is for stored requests."""
     for it in filters:
         if delivery and isinstance(it, Cache):
-            yield Forgetting(it)
+            yield Forgetting(it.peers, it.by_body)
         elif not (delivery and it.name in _OF_CLIENTS):
             yield it
             keeper: Filter | None = getattr(it, "keeper", None)
@@ -71,15 +84,19 @@ def quick(listener: HttpListener, every: Sequence[Mapping[str, Any]], context: C
 
 
 class Forgetting(Filter):
-    """In place of a cache where stored requests are delivered: they are answered by the upstream itself, and what they
-    change is forgotten."""
+    """Where there is no cache, but other routes have some: what is changed is forgotten there. It stands in place of
+    one where stored requests are delivered, too: those are answered by the upstream itself. ``asking``: methods that
+    only ask, by their bodies."""
 
-    name: ClassVar[str] = "cache"
+    name: ClassVar[str] = "forgetting"
+    after: ClassVar[str] = "cache"
 
-    def __init__(self, cache: Cache) -> None:
+    def __init__(self, caches: Sequence[Cache], asking: frozenset[str] = frozenset()) -> None:
         super().__init__()
-        self._cache = cache
+        self._caches = caches
+        self._asking = asking
 
     def on_answer(self, x: Any, head: Any) -> None:
         if changes(x.method, head.status):
-            self._cache.forget(x.head, head)
+            for it in self._caches:
+                it.forget(x.head, head, x.method not in self._asking)

@@ -5,6 +5,7 @@ The words of this package, as in the docstring of ``sidecar``.
 asked                     what a request says that matters to a cache
 cache                     answers in memory that are given again, for as long as RFC 9111 allows it
 canonical JSON            the one form of all JSON texts that mean the same
+coming                    of an answer: on its way, and kept once it is whole
 date                      a time as HTTP writes it
 field                     a header field: its name and its value
 flight                    a request that is under way, and the same ones that wait for its answer

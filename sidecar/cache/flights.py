@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from typing import Any
 
 
@@ -44,7 +44,8 @@ class Flights:
         flight.waiting = {}
         return waiting
 
-    def close(self, first: Any) -> None:
-        """Let nobody join those any more whose keys begin so; who waits for them still gets their answers."""
-        for key in [it for it in self._by_key if isinstance(it, tuple) and it[0] == first]:
+    def close(self, firsts: Container[Any]) -> None:
+        """Let nobody join those any more whose keys begin with one of these; who waits for them still gets their
+        answers."""
+        for key in [it for it in self._by_key if isinstance(it, tuple) and it[0] in firsts]:
             del self._by_key[key]

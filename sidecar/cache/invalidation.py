@@ -7,31 +7,63 @@ from typing import Final
 from urllib.parse import urljoin, urlsplit
 
 from sidecar.cache.fields import values
+from sidecar.resilience.lru import Lru
 
 _PLACES: Final = (b"location", b"content-location")
 #: What changes nothing (RFC 9110 §9.2.1).
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY"})
+SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY"})
+#: What is asked for by its target, over http and https, and by a body: each is kept by itself.
+_BY_TARGET: Final = (b"http ", b"https ")
+_BY_BODY: Final = (b"http+body ", b"https+body ")
+#: Changes that are remembered.
+_MOST: Final = 40_000
 
 
-def resource_key(host: bytes, target: bytes) -> bytes:
-    """What all requests for one resource have in common; host names know no case."""
-    return host.lower() + b" " + target
+def resource_key(host: bytes, target: bytes, secure: bool = False, by_body: bool = False) -> bytes:
+    """What all requests for one resource have in common: a URI is one with its scheme (RFC 9111 §2), and host names
+    know no case."""
+    return (_BY_BODY if by_body else _BY_TARGET)[secure] + host.lower() + b" " + target
 
 
 def changes(method: str, status: int) -> bool:
     """Whether a request with such an answer may have changed something."""
-    return method not in _SAFE and 200 <= status < 400
+    return method not in SAFE and 200 <= status < 400
+
+
+class Changes:
+    """Which resources were changed, and when. ``number`` is how many changes there were."""
+
+    __slots__ = ("_last", "number")
+
+    def __init__(self) -> None:
+        self.number = 0
+        #: A resource → the number of its last change.
+        self._last = Lru(_MOST, _MOST)
+
+    def since(self, key: bytes, number: int) -> bool:
+        """Whether that resource has changed since there were so many changes."""
+        return (self._last.get(key) or 0) > number
+
+    def note(self, host: bytes, target: bytes, answer: bytes, bodies: bool) -> set[bytes]:
+        """There was one, by a request for that target with such an answer; the keys of all that it has changed,
+        whatever the scheme. ``bodies``: also of what is asked for by its body."""
+        self.number += 1
+        kinds = (*_BY_TARGET, *_BY_BODY) if bodies else _BY_TARGET
+        keys = {kind + place for place in touched(host, target, answer) for kind in kinds}
+        for key in keys:
+            self._last.put(key, self.number, 1)
+        return keys
 
 
 def touched(host: bytes, target: bytes, answer: bytes) -> Iterator[bytes]:
-    """The resources that a request has changed that got the answer with that head: its own, and those of the same host
-    that ``Location`` and ``Content-Location`` name."""
-    yield resource_key(host, target)
+    """The resources (host and target) that a request has changed that got the answer with that head: its own, and
+    those of the same host that ``Location`` and ``Content-Location`` name."""
+    yield host.lower() + b" " + target
     for name in _PLACES:
         for value in values(answer, name)[:1]:  # there is to be one of each
             place = _same_host(host, target, value)
             if place is not None:
-                yield resource_key(host, place)
+                yield host.lower() + b" " + place
 
 
 def _same_host(host: bytes, target: bytes, reference: bytes) -> bytes | None:

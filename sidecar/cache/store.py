@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Hashable
 from typing import Any, Final
 
 from sidecar.cache.fields import variant
@@ -23,6 +24,27 @@ class _Resource:
         self.number = number
 
 
+class _Memory(Lru):
+    """``answers``: how many of the entries are that."""
+
+    __slots__ = ("answers",)
+
+    def __init__(self, entries: int, most_bytes: int) -> None:
+        super().__init__(entries, most_bytes)
+        self.answers = 0
+
+    def put(self, key: Hashable, value: Any, size: int) -> bool:
+        kept = super().put(key, value, size)
+        if kept and not isinstance(value, _Resource):
+            self.answers += 1
+        return kept
+
+    def _gone(self, value: Any, size: int) -> None:
+        super()._gone(value, size)
+        if not isinstance(value, _Resource):
+            self.answers -= 1
+
+
 class Store:
     """At most ``entries`` answers and ``most_bytes`` in all; what was not used for the longest goes first.
 
@@ -34,11 +56,11 @@ class Store:
     def __init__(self, entries: int, most_bytes: int) -> None:
         self._entries = entries
         self._numbers = itertools.count(1)
-        self._memory = Lru(2 * entries, most_bytes)
+        self._memory = _Memory(2 * entries, most_bytes)
 
     def __len__(self) -> int:
-        """How many answers there are, about: of a resource that is gone some may still be here."""
-        return len(self._memory) // 2
+        """How many answers there are; of a resource that is gone some may still be here."""
+        return self._memory.answers
 
     @property
     def size(self) -> int:
@@ -80,11 +102,17 @@ class Store:
         self._memory.remove(key)
         return found
 
+    def discard(self, key: bytes, raw: bytes, whose: bytes = b"") -> None:
+        """Do not keep the answer to such a request any more."""
+        resource: _Resource | None = self._memory.get(key)
+        if resource is not None:
+            self._memory.remove((resource.number, whose, variant(raw, resource.vary)))
+
     def clear(self) -> int:
         """Keep nothing; how many answers there were."""
         gone = len(self)
         most = self._memory.most_bytes
-        self._memory = Lru(2 * self._entries, most)
+        self._memory = _Memory(2 * self._entries, most)
         return gone
 
     def bound(self, most_bytes: int) -> None:

@@ -22,6 +22,8 @@ NOT_KEPT: Final = frozenset(
 _NOT_RENEWED: Final = frozenset({b"content-encoding", b"content-range", b"set-cookie"})
 #: What is left out of a 304, as it is about a body.
 _NOT_IN_304: Final = frozenset({b"content-type", b"content-encoding", b"content-language", b"content-range"})
+#: What a field costs beside its bytes.
+PER_FIELD: Final = 150
 #: Fields that an answer may vary by; each is looked for in each request.
 MOST_NAMES: Final = 16
 #: Answers that are no answers by themselves, or are parts.
@@ -145,8 +147,8 @@ class Stored:
 
     @property
     def size(self) -> int:
-        """Its bytes, as far as they are its own."""
-        return len(self.body) + sum([len(name) + len(value) + 4 for name, value in self.fields])
+        """What it takes in memory, about: its body, and its fields, by themselves and in heads as they are written."""
+        return len(self.body) + sum([3 * (len(name) + len(value)) + PER_FIELD for name, value in self.fields])
 
 
 def read(raw: bytes, status: int, now: float, wall: float, delay: float, ttl: float) -> Stored:

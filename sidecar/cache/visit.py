@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.cache.asked import PLAIN, Asked
+from sidecar.cache.coming import Coming
 from sidecar.cache.flights import Flight
 from sidecar.cache.stored import Stored
 
@@ -29,33 +30,14 @@ UNREACHED: Final = frozenset(
 )  # fmt: skip
 
 
-class Coming:
-    """An answer that is on its way, of that ``length``, by that ``attempt``, and will be kept once it is whole."""
-
-    __slots__ = ("attempt", "length", "pieces", "size", "stored")
-
-    def __init__(self, stored: Stored, length: int, attempt: Any) -> None:
-        self.stored = stored
-        self.length = length
-        self.attempt = attempt
-        self.pieces: list[bytes] = []
-        self.size = 0
-
-    def take(self, data: bytes, most: int) -> bool:
-        """More of its body; whether it is not too large."""
-        self.size += len(data)
-        self.pieces.append(data)
-        return self.size <= most
-
-
 class Visit:
     """``key`` is its resource (empty: it is none of the cache's business), ``raw`` its head as it came, ``asked`` what
     it says there, ``at`` the number of the last change then. ``kept`` is what there is, and may not be given without
     asking."""
 
     __slots__ = (
-        "asked", "at", "by_body", "coming", "flight", "kept", "key", "leads", "outcome", "raw", "stored", "validates",
-        "vary", "wait", "why",
+        "asked", "at", "by_body", "coming", "flight", "kept", "key", "leads", "outcome", "passes", "raw", "stored",
+        "validates", "vary", "wait", "whose", "why",
     )  # fmt: skip
 
     def __init__(self, why: bytes, key: bytes = b"", raw: bytes = b"", asked: Asked = PLAIN, at: int = 0) -> None:
@@ -67,14 +49,23 @@ class Visit:
         self.outcome = "miss" if key else "bypass"
         #: It is known by its body.
         self.by_body = False
+        #: What tells it from others for the same resource whose answers it must not get.
+        self.whose = asked.whose
         self.kept: Stored | None = None
         #: It was sent with the validators of what is kept.
         self.validates = False
         self.coming: Coming | None = None
-        #: Its answer is kept.
+        #: Its answer is kept; or was seen, and is nothing for others.
         self.stored = False
+        self.passes = False
         #: Whom it waits for, or who waits for it; what it waits with; the values that its answer varies by, if known.
         self.flight: Flight | None = None
         self.leads = False
         self.wait: Any = None
         self.vary: tuple[bytes, ...] | None = None
+
+    def drop(self) -> None:
+        """Nothing of an answer is on its way any more."""
+        if self.coming is not None:
+            self.coming.over()
+            self.coming = None

@@ -73,8 +73,8 @@ class CacheSettings(declared.Settings):
     max_body: int = declared.key(Size("1B", "1GiB"), "Larger answers are not kept.", default=1 << 20, example="1MiB")
     key: str = declared.key(
         Enum("target", "json"),
-        "What makes two requests the same: target, which is host, path and query; json: of methods with a body also "
-        "its JSON, however it is written.",
+        "What makes two requests the same: target, which is scheme, host, path and query; json: of methods with a body "
+        "also its JSON, however it is written.",
         default="target",
     )
     when: Mapping[str, str | int | float | bool] = declared.key(

@@ -8,14 +8,15 @@ from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from sidecar.cache.asked import CONDITIONS, PLAIN, Asked, Reader
+from sidecar.cache.coming import Coming, Room
 from sidecar.cache.fields import lines, values
 from sidecar.cache.flights import Flights
-from sidecar.cache.invalidation import changes, resource_key, touched
+from sidecar.cache.invalidation import SAFE, Changes, changes, resource_key
 from sidecar.cache.json_key import json_key
 from sidecar.cache.store import Store
 from sidecar.cache.stored import Stored, read, renewed
 from sidecar.cache.validators import confirms, unmodified
-from sidecar.cache.visit import BYPASS, CLIENT_LEFT, ILL, METHOD, MISS, REQUEST, STALE, UNREACHED, VARY, Coming, Visit
+from sidecar.cache.visit import BYPASS, CLIENT_LEFT, ILL, METHOD, MISS, REQUEST, STALE, UNREACHED, VARY, Visit
 from sidecar.config.cache import BY_BODY, BY_TARGET, CacheSettings
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import HELD, KEEP, Again, Answer, Filter, Site, Wait
@@ -63,18 +64,20 @@ class Cache(Filter):
         self.wall = wall
         self._counts = site.stats.cache
         self.store = Store(MOST_ENTRIES, config.max_bytes)
+        self._room = Room(config.max_bytes)
         self._flights = Flights()
-        #: Resources whose last answer was not kept → until when nobody waits; and those that were changed → the
-        #: number of that change.
+        #: Resources whose last answer was not kept → until when nobody waits.
         self._passed = Lru(_MOST_PASSED, _MOST_PASSED)
-        self._changed = Lru(_MOST_PASSED, _MOST_PASSED)
-        self._change = 0
+        self._changes = Changes()
+        #: All caches of the listener: what is changed by way of one route is changed for all.
+        self.peers: tuple[Cache, ...] = (self,)
         self._read(config)
 
     def _read(self, config: CacheSettings) -> None:
         self.config = config
         self._by_target = config.methods & BY_TARGET if "GET" not in config.methods else BY_TARGET
-        self._by_body = config.methods & BY_BODY
+        #: Methods whose requests are known by their bodies.
+        self.by_body = config.methods & BY_BODY
         self._max_body: int = config.max_body
         self._reader = Reader(config.identity, config.authorised == "apart")
 
@@ -83,6 +86,7 @@ class Cache(Filter):
         if any(getattr(config, it) != getattr(self.config, it) for it in ("key", "authorised", "identity", "when")):
             self.store.clear()
         self.store.bound(config.max_bytes)
+        self._room.most = config.max_bytes
         self._read(config)
         return True
 
@@ -99,9 +103,9 @@ class Cache(Filter):
         head = x.head
         method = x.method
         if method in self._by_target and not head.length and not head.upgrade:
-            return self._look(x, resource_key(head.get(b"host") or b"", head.target))
-        visit = x.state[self.place] = Visit(BYPASS if method in self._by_body or method in self._by_target else METHOD)
-        if method not in self._by_body or head.upgrade or not head.length or head.length > KEEP:
+            return self._look(x)
+        visit = x.state[self.place] = Visit(BYPASS if method in self.by_body or method in self._by_target else METHOD)
+        if method not in self.by_body or head.upgrade or not head.length or head.length > KEEP:
             return None
         if x.request_done:
             return self._by_its_body(x)
@@ -129,20 +133,21 @@ class Cache(Filter):
             x.take_over(verdict)
 
     def _by_its_body(self, x: Request) -> Answer | Wait | None:
-        head = x.head
-        digest = json_key(x.method, head.as_http1(), x.body_so_far(), self.config.when)
-        if digest is None:
-            return None
-        return self._look(x, resource_key(head.get(b"host") or b"", head.target) + b"\0" + digest, by_body=True)
+        digest = json_key(x.method, x.head.as_http1(), x.body_so_far(), self.config.when)
+        return None if digest is None else self._look(x, digest)
 
-    def _look(self, x: Request, key: bytes, by_body: bool = False) -> Answer | Wait | None:
-        """Answer from what is kept; else wait for somebody's answer, or go on."""
-        raw = x.head.as_http1()
+    def _look(self, x: Request, digest: bytes = b"") -> Answer | Wait | None:
+        """Answer from what is kept; else wait for somebody's answer, or go on. ``digest``: it is known by its body."""
+        head = x.head
+        raw = head.as_http1()
         asked = self._reader.read(raw)
-        if asked.bypass:
+        x.state[self.place] = None
+        if asked.bypass or (asked.conditional and x.method not in SAFE):
             x.state[self.place] = Visit(BYPASS)
             return None
-        found: Stored | None = self.store.find(key, raw, asked.whose)
+        key = resource_key(head.get(b"host") or b"", head.target, asked.secure, bool(digest))
+        whose = asked.whose + digest
+        found: Stored | None = self.store.find(key, raw, whose)
         if found is not None and asked.personal and not found.public:
             found = None
         now = self._clock()
@@ -151,9 +156,8 @@ class Cache(Filter):
             if asked is PLAIN:
                 self.latest = (x, key, found)
             return self._hit(x, found, now, raw, asked, b"hit")
-        x.state[self.place] = visit = Visit(MISS, key, raw, asked, self._change)
-        visit.by_body = by_body
-        visit.kept = found
+        x.state[self.place] = visit = Visit(MISS, key, raw, asked, self._changes.number)
+        visit.by_body, visit.whose, visit.kept = bool(digest), whose, found
         if found is not None:
             visit.why = REQUEST if found.fresh > found.aged(now) and not found.no_cache else STALE
         elif self.store.variant(key, raw) is not None:
@@ -185,7 +189,7 @@ class Cache(Filter):
         alone = asked.personal or asked.wish.strict or (asked.conditional and visit.kept is None)
         if patience and not alone and x.method != "HEAD" and (self._passed.get(visit.key) or -inf) <= now:
             visit.vary = self.store.variant(visit.key, visit.raw)
-            flight, first = self._flights.join((visit.key, visit.asked.whose, visit.vary))
+            flight, first = self._flights.join((visit.key, visit.whose, visit.vary))
             visit.flight = flight
             if not first:
                 flight.waiting[x] = visit
@@ -198,8 +202,8 @@ class Cache(Filter):
     def _go(self, x: Request, visit: Visit) -> None:
         """It is sent: with the validators of what is kept, in place of its own."""
         kept = visit.kept
-        if kept is None or not (kept.etag or kept.modified):
-            return
+        if kept is None or not (kept.etag or kept.modified) or x.method not in SAFE:
+            return  # conditions of what is not safe are about whether it is to be done (RFC 9110 §13.1.2)
         head = x.head
         visit.validates = True
         for name in CONDITIONS:
@@ -234,13 +238,18 @@ class Cache(Filter):
         for other, theirs in self._flights.end(flight).items():
             x.listener.loop.call_soon(self._woken, other, theirs, kept)
 
+    def _pass(self, x: Request, visit: Visit) -> None:
+        """What others wait for is not for them: for a time nobody waits."""
+        self._passed.put(visit.key, self._clock() + PASS_SECONDS, 1)
+        self._landed(x, visit, False)
+
     def _woken(self, x: Request, visit: Visit, kept: bool) -> None:
         """Whom it waited for has an answer, which is kept or is not for others."""
         if visit.wait is None or x.suspended is not visit.wait:
             return
         visit.wait = None
         now = self._clock()
-        found: Stored | None = self.store.find(visit.key, visit.raw, visit.asked.whose) if kept else None
+        found: Stored | None = self.store.find(visit.key, visit.raw, visit.whose) if kept else None
         if found is not None and found.serves(visit.asked.wish, now):
             visit.outcome = "collapsed"
             self._hit(x, found, now, visit.raw, visit.asked, b"fwd=%b; collapsed" % visit.why)
@@ -262,29 +271,30 @@ class Cache(Filter):
         visit: Visit | None = x.state[self.place]
         if visit is None:
             return None
-        visit.coming = None
+        visit.drop()
         status = head.status
         now = self._clock()
         peer = head.peer_error.decode("latin-1")
         ill = status in ILL or peer in UNREACHED
         kept = visit.kept
-        if ill and kept is not None and (status != 500 or kept.grace is not None) and self._consoles(visit, kept, now):
-            return self._console(x, visit, kept, now, peer or str(status))
+        old = kept if ill and kept is not None and (status != 500 or kept.grace is not None) else None
+        if old is not None and old.consoles(visit.asked.wish, now, self.config.stale):
+            return self._console(x, visit, old, now, peer or str(status))
         if status == 304 and visit.validates:
             return self._validated(x, visit, head, now)
         if not visit.by_body and changes(x.method, status):
-            self.forget(x.head, head)
+            for it in self.peers:
+                it.forget(x.head, head, x.method not in self.by_body)
         visit.outcome = "bypass" if visit.why in (METHOD, BYPASS) else "miss"
         told = b"sidecar; fwd=" + visit.why
         if visit.key:
             stored = self._worth_keeping(x, visit, head, now)
             if stored is not None:
-                visit.coming = Coming(stored, head.length, x.attempt)
+                visit.coming = Coming(stored, head.length, x.attempt, self._room)
                 told += b"; stored"
-            elif visit.leads:
-                if not ill:
-                    self._passed.put(visit.key, now + PASS_SECONDS, 1)
-                self._landed(x, visit, False)
+            visit.passes = stored is None and not ill
+            if visit.passes and visit.leads and status < 400:  # an error may be tried again: that is over at its end
+                self._pass(x, visit)
         head.add(_FIELD, told)
         return None
 
@@ -304,7 +314,7 @@ class Cache(Filter):
         raw = head.as_http1()
         new = {name.lower(): value for name, value in lines(raw)}
         if not confirms(kept.etag, kept.modified, new.get(b"etag", b""), new.get(b"last-modified", b"")):
-            self.store.remove(visit.key)
+            self.store.discard(visit.key, visit.raw, visit.whose)
             visit.kept = None
             self._undo(x, visit)
             return Again(0.0, "other_version")
@@ -312,7 +322,7 @@ class Cache(Filter):
         if fresh.useful() and (fresh.public or not visit.asked.personal):
             visit.stored = self._put(visit, fresh)
         else:
-            self.store.remove(visit.key)
+            self.store.discard(visit.key, visit.raw, visit.whose)
         visit.outcome = "revalidated"
         cookies = [it for it in lines(raw) if it[0].lower() == b"set-cookie"]
         return self._answer(x, visit, fresh, now, f"sidecar; fwd={visit.why.decode()}; fwd-status=304", cookies)
@@ -325,9 +335,6 @@ class Cache(Filter):
         fields += [("age", str(int(kept.aged(now)))), (_FIELD.decode(), told)]
         return Answer(304, fields) if same else Answer(kept.status, fields, kept.body)
 
-    def _consoles(self, visit: Visit, kept: Stored, now: float) -> bool:
-        return kept.consoles(visit.asked.wish, now, self.config.stale)
-
     def _console(self, x: Request, visit: Visit, kept: Stored, now: float, instead_of: str) -> Answer:
         visit.outcome = "stale"
         x.note("stale", {"age_s": int(kept.aged(now)), "instead_of": instead_of})
@@ -337,10 +344,9 @@ class Cache(Filter):
     def on_answer_body(self, x: Request, data: bytes) -> None:
         visit: Visit | None = x.state[self.place]
         if visit is not None and visit.coming is not None and not visit.coming.take(data, self._max_body):
-            visit.coming = None
+            visit.drop()
             if visit.leads:
-                self._passed.put(visit.key, self._clock() + PASS_SECONDS, 1)
-                self._landed(x, visit, False)
+                self._pass(x, visit)
 
     def on_reply(self, x: Request, reply: Reply) -> Answer | None:
         visit: Visit | None = x.state[self.place]
@@ -348,7 +354,7 @@ class Cache(Filter):
             return None
         kept, now = visit.kept, self._clock()
         unreached = reply.code in UNREACHED and reply.message != STALLED
-        if unreached and kept is not None and self._consoles(visit, kept, now):
+        if unreached and kept is not None and kept.consoles(visit.asked.wish, now, self.config.stale):
             return self._console(x, visit, kept, now, reply.code)
         self._undo(x, visit)  # another upstream may be asked instead
         return None
@@ -363,7 +369,10 @@ class Cache(Filter):
             if body is not None:
                 coming.stored.body = body
                 visit.stored = self._put(visit, coming.stored)
-        if visit.leads:
+        visit.drop()
+        if visit.leads and visit.passes and not x.error and x.status != CLIENT_LEFT:
+            self._pass(x, visit)
+        elif visit.leads:
             self._landed(x, visit, visit.stored)
         elif visit.flight is not None:
             visit.flight.waiting.pop(x, None)
@@ -373,17 +382,16 @@ class Cache(Filter):
 
     def _put(self, visit: Visit, stored: Stored) -> bool:
         """Keep it, unless it was asked for before the resource changed."""
-        if (self._changed.get(visit.key) or 0) > visit.at:
+        if self._changes.since(visit.key, visit.at):
             return False
-        return self.store.put(visit.key, visit.raw, stored.vary, stored, stored.size, visit.asked.whose)
+        return self.store.put(visit.key, visit.raw, stored.vary, stored, stored.size, visit.whose)
 
-    def forget(self, request: RequestHead, answer: ResponseHead) -> None:
-        """Forget what an unsafe request has changed (RFC 9111 §4.4)."""
-        self._change += 1
-        for key in touched(request.get(b"host") or b"", request.target, answer.as_http1()):
+    def forget(self, request: RequestHead, answer: ResponseHead, bodies: bool = True) -> None:
+        """Forget what an unsafe request has changed (RFC 9111 §4.4); ``bodies``: also what is asked for by a body."""
+        keys = self._changes.note(request.get(b"host") or b"", request.target, answer.as_http1(), bodies)
+        for key in keys:
             self.store.remove(key)
-            self._changed.put(key, self._change, 1)
-            self._flights.close(key)
+        self._flights.close(keys)
 
 
 def _delay(x: Request, now: float) -> float:

@@ -1,7 +1,7 @@
 """Good answers that are kept, to be given again when their upstream cannot answer (RFC 9111 §4.2.4, RFC 5861 §4).
 
-Kept are answers of status 200 to GET without a body, by host, target and the fields that ``Vary`` names, whose whole
-body came and is not too large. Never kept is what a shared cache must not keep or give stale: an answer with
+Kept are answers of status 200 to GET without a body, by scheme, host, target and the fields that ``Vary`` names, whose
+whole body came and is not too large. Never kept is what a shared cache must not keep or give stale: an answer with
 ``no-store``, ``private``, ``no-cache``, ``must-revalidate`` or ``proxy-revalidate``, with ``Set-Cookie`` or
 ``Vary: *``; and one to a request that says who asks (:mod:`sidecar.core.identity`), unless it says ``public``.
 """
@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Final
 
-from sidecar.cache.asked import Reader
+from sidecar.cache.asked import Reader, before
+from sidecar.cache.coming import Coming, Room
 from sidecar.cache.fields import directives, seconds, values
 from sidecar.cache.invalidation import resource_key
 from sidecar.cache.store import Store
 from sidecar.cache.stored import Stored, read
-from sidecar.cache.visit import Coming
 from sidecar.core.identity import IDENTITY
 from sidecar.exchange.filter import Answer, Filter
 from sidecar.http.answer_body import can_tell, whole
@@ -65,6 +65,7 @@ class Keeper(Filter):
         super().__init__()
         self._clock = clock
         self._store = Store(MOST_ENTRIES, MOST_BYTES)
+        self._room = Room(MOST_BYTES)
 
     def view(self) -> dict[str, Any]:
         store = self._store
@@ -73,33 +74,53 @@ class Keeper(Filter):
     # -- keeping -------------------------------------------------------------------------------------------------------
 
     def on_answer(self, x: HttpExchange, head: Any) -> None:
-        x.state[self.place] = None
+        self._drop(x)
         if head.status != 200 or x.method != "GET" or x.head.length or head.length > MOST_BODY:
             return
         if not can_tell(x, head):
             return
         raw = x.head.as_http1()
         key = _key(raw, x.head.target)
+        if key is None:
+            return
         found: _Kept | None = self._store.find(key, raw)
         if found is None or self._clock() - found.answer.at >= _NEW:
-            x.state[self.place] = _expected(key, raw, head, self._clock(), x.attempt)
+            x.state[self.place] = self._expected(key, raw, head, x.attempt)
 
     def on_answer_body(self, x: HttpExchange, data: bytes) -> None:
         expected: _Expected | None = x.state[self.place]
         if expected is not None and not expected.coming.take(data, MOST_BODY):
-            x.state[self.place] = None
+            self._drop(x)
 
     def on_end(self, x: HttpExchange) -> None:
         expected: _Expected | None = x.state[self.place]
-        if expected is None or x.error or x.status != 200:
+        if expected is None:
             return
         coming = expected.coming
-        body = whole(coming.length, b"".join(coming.pieces))
+        body = None if x.error or x.status != 200 else whole(coming.length, b"".join(coming.pieces))
+        self._drop(x)
         if body is not None:
             answer = coming.stored
             answer.body = body
             kept = _Kept(answer, expected.longest)
             self._store.put(expected.key, expected.raw, answer.vary, kept, answer.size)
+
+    def _expected(self, key: bytes, raw: bytes, head: Any, attempt: Any) -> _Expected | None:
+        """What may be kept of an answer to the request ``raw``; ``None``: nothing."""
+        if values(raw, b"range") or b"no-store" in directives(b",".join(values(raw, b"cache-control"))):
+            return None
+        answer = read(head.as_http1(), 200, self._clock(), 0.0, 0.0, 0.0)  # only what it says of its age counts here
+        said = directives(b",".join(values(head.as_http1(), b"cache-control")))
+        if answer.private or not _FORBIDDEN.isdisjoint(said) or (_READER.personal(raw) and b"public" not in said):
+            return None
+        return _Expected(key, raw, _longest(said), Coming(answer, head.length, attempt, self._room))
+
+    def _drop(self, x: HttpExchange) -> None:
+        """Nothing is expected any more."""
+        expected: _Expected | None = x.state[self.place]
+        if expected is not None:
+            expected.coming.over()
+            x.state[self.place] = None
 
     # -- giving --------------------------------------------------------------------------------------------------------
 
@@ -121,24 +142,14 @@ class Keeper(Filter):
         if x.method not in ("GET", "HEAD") or x.head.length:  # some have a query in their body
             return None
         raw = x.head.as_http1()
-        found: _Kept | None = self._store.find(_key(raw, x.head.target), raw)
+        key = _key(raw, x.head.target)
+        found: _Kept | None = None if key is None else self._store.find(key, raw)
         if found is None or (_READER.personal(raw) and not found.answer.public):
             return None
         asked = directives(b",".join(values(raw, b"cache-control")))
         if b"no-store" in asked or b"no-cache" in asked:
             return None
         return found if found.answer.aged(self._clock()) <= min(longest, found.longest) else None
-
-
-def _expected(key: bytes, raw: bytes, head: Any, now: float, attempt: Any) -> _Expected | None:
-    """What may be kept of an answer to the request ``raw``; ``None``: nothing."""
-    if values(raw, b"range") or b"no-store" in directives(b",".join(values(raw, b"cache-control"))):
-        return None
-    answer = read(head.as_http1(), 200, now, 0.0, 0.0, 0.0)  # only what it says of its age counts here
-    said = directives(b",".join(values(head.as_http1(), b"cache-control")))
-    if answer.private or not _FORBIDDEN.isdisjoint(said) or (_READER.personal(raw) and b"public" not in said):
-        return None
-    return _Expected(key, raw, _longest(said), Coming(answer, head.length, attempt))
 
 
 def _longest(said: dict[bytes, bytes]) -> float:
@@ -151,5 +162,9 @@ def _longest(said: dict[bytes, bytes]) -> float:
     return shared if shared is not None else float("inf")
 
 
-def _key(raw: bytes, target: bytes) -> bytes:
-    return resource_key(b" ".join(values(raw, b"host")), target)
+def _key(raw: bytes, target: bytes) -> bytes | None:
+    """What such requests have in common; ``None``: by which scheme it came first is not known."""
+    secure, host = before(raw)
+    if secure is None:
+        return None
+    return resource_key(b" ".join((*values(raw, b"host"), *host)), target, secure)

@@ -48,11 +48,15 @@ class Lru:
 
     def _drop(self) -> None:
         while self.size > self.most_bytes or len(self._found) > self._entries:
-            self.size -= self._found.popitem(last=False)[1][1]
+            self._gone(*self._found.popitem(last=False)[1])
             self.dropped += 1
 
     def remove(self, key: Hashable) -> None:
         """Keep nothing under that key."""
         found = self._found.pop(key, None)
         if found is not None:
-            self.size -= found[1]
+            self._gone(*found)
+
+    def _gone(self, value: Any, size: int) -> None:
+        """That is not kept any more."""
+        self.size -= size

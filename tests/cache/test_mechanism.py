@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -189,12 +190,38 @@ def test_bounds_in_bytes_and_entries() -> None:
     assert (len(store), store.size) == (0, 0)
 
 
+def test_answers_are_counted_not_what_they_are_answers_of() -> None:
+    store = Store(3, 100_000)
+    for number in range(3):
+        assert store.put(b"k", _head(b"a: %d" % number), (b"a",), number, 3)
+    assert len(store) == 3
+    assert store.put(b"k", _head(b"a: 2"), (b"a",), 7, 3)
+    assert len(store) == 3
+    store.discard(b"k", _head(b"a: 2"))
+    store.discard(b"x", _head(b"a: 2"))
+    assert (len(store), store.find(b"k", _head(b"a: 1"))) == (2, 1)
+    assert store.put(b"l", _head(), (), 3, 3)
+    assert not store.put(b"m", _head(), (), 3, 200_000)
+    assert store.clear() == 3
+
+
+@pytest.mark.parametrize("fields", [[(b"a", b"1")] * 200, [(b"x-name-%d" % n, b"v" * n) for n in range(100)], []])
+def test_an_answer_is_counted_as_what_it_takes_in_memory(fields: list[tuple[bytes, bytes]]) -> None:
+    found = read(b"HTTP/1.1 200 x\r\n%b\r\n" % b"".join([b"%b: %b\r\n" % it for it in fields]), 200, 0, 0, 0, 0)
+    found.body = b"body" * 10
+    heads = [found.head(), found.head(304)]
+    there = [found, found.fields, found.body, *found.fields, *[part for it in found.fields for part in it], *heads]
+    taken = sum(map(sys.getsizeof, there))
+    assert found.size <= 1.1 * taken + OVERHEAD
+    assert taken <= found.size + OVERHEAD
+
+
 def test_flights() -> None:
     flights = Flights()
     one, first = flights.join(("a", 1))
     assert first
     assert flights.join(("a", 1)) == (one, False)
-    flights.close("a")
+    flights.close({"a"})
     other, first = flights.join(("a", 1))
     assert first
     assert other is not one

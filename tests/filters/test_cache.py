@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from sidecar.config.cache import CacheSettings
@@ -12,44 +10,9 @@ from sidecar.config.traffic import Match
 from sidecar.filters.cache import BODY_SECONDS, PASS_SECONDS, Cache
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.why.causes import cause_of
-from support.http import Client, Message, Stage
+from support.cache import FRESH, JSON, TYPE, away, hit, stage, told
+from support.http import Client, Stage
 from support.ports import route_of
-
-FRESH = "cache-control: max-age=60"
-
-
-def stage(settings: CacheSettings | None = None, **more: Any) -> Stage:
-    return Stage(**{"cache": settings or CacheSettings(), "retry": None, "circuit_breaker": None, **more})
-
-
-def told(it: Stage, line: str, *fields: str, answer: tuple[str, ...] = (FRESH,), body: bytes = b"kept",
-         status: int = 200, sent: bytes = b"") -> Message:  # fmt: skip
-    """Such a request reaches the upstream, which answers so."""
-    client = it.asks(line, *fields, body=sent)
-    server = it.upstream()
-    server.hears()
-    server.answers(status, body, *answer)
-    return client.gets()
-
-
-def hit(it: Stage, line: str, *fields: str, sent: bytes = b"") -> Message | None:
-    """The answer that such a request gets from memory; ``None``: it reaches the upstream, and is broken off there."""
-    client = it.asks(line, *fields, body=sent)
-    if it.asked():
-        it.upstream().hears()
-        client.breaks()
-        it.loop.settle()
-        return None
-    return client.gets()
-
-
-def away(it: Stage) -> None:
-    """Nobody can be reached from now on."""
-    it.loop.dialled = lambda host, port: "refuse"
-    for server in it.accepted:
-        if server.connected:
-            server.leaves()
-    it.loop.settle()
 
 
 def cache(it: Stage) -> Cache:
@@ -540,9 +503,6 @@ def test_what_was_asked_before_a_change_is_not_kept_after_it() -> None:
 
 
 # -- bodies ------------------------------------------------------------------------------------------------------------
-
-JSON = CacheSettings(key="json", methods=frozenset({"POST"}), ttl=60.0)
-TYPE = "content-type: application/json"
 
 
 def test_the_same_json_is_the_same_request_however_it_is_written() -> None:
