@@ -9,19 +9,30 @@ from typing import Any, Final
 from sidecar.cache.fields import variant
 from sidecar.resilience.lru import Lru
 
-#: What an entry costs beside its bytes.
+#: What an entry costs beside its bytes, and an exception.
 OVERHEAD: Final = 500
+_PER_OTHER: Final = 200
+#: Exceptions of one resource, at most.
+MOST_OTHERS: Final = 1000
 
 
 class _Resource:
-    """The fields that its answers vary by. The ``number`` is a part of their keys, so that they are all gone when it
-    is."""
+    """The fields that its answers vary by; ``others``: those of some, by whose they are, vary by. The ``number`` is a
+    part of their keys, so that they are all gone when it is."""
 
-    __slots__ = ("number", "vary")
+    __slots__ = ("number", "others", "vary")
 
     def __init__(self, vary: tuple[bytes, ...], number: int) -> None:
         self.vary = vary
         self.number = number
+        self.others: dict[bytes, tuple[bytes, ...]] = {}
+
+    def values(self, raw: bytes, whose: bytes) -> tuple[Any, ...]:
+        """What tells the request with that head from others of the same."""
+        if whose in self.others:
+            vary = self.others[whose]
+            return (vary, *variant(raw, vary))  # not to be taken for values of other fields
+        return variant(raw, self.vary)
 
 
 class _Memory(Lru):
@@ -72,26 +83,30 @@ class Store:
         """How many entries had to go for others."""
         return self._memory.dropped
 
-    def variant(self, key: bytes, raw: bytes) -> tuple[bytes, ...] | None:
-        """The values of the fields that answers vary by; ``None``: nothing is known of that resource."""
+    def variant(self, key: bytes, raw: bytes, whose: bytes = b"") -> tuple[Any, ...] | None:
+        """What tells such a request from others by the fields that answers vary by; ``None``: nothing is known of that
+        resource."""
         resource: _Resource | None = self._memory.get(key)
-        return None if resource is None else variant(raw, resource.vary)
+        return None if resource is None else resource.values(raw, whose)
 
     def find(self, key: bytes, raw: bytes, whose: bytes = b"") -> Any:
         """The answer that is kept for such a request, or ``None``."""
         resource: _Resource | None = self._memory.get(key)
         if resource is None:
             return None
-        return self._memory.get((resource.number, whose, variant(raw, resource.vary)))
+        return self._memory.get((resource.number, whose, resource.values(raw, whose)))
 
     def put(self, key: bytes, raw: bytes, vary: tuple[bytes, ...], answer: Any, size: int, whose: bytes = b"") -> bool:
-        """Keep an answer of so many bytes; return False if it is too large. One that varies by other fields than those
-        before takes the place of all of them."""
+        """Keep an answer of so many bytes; return False if it is too large. One that is nobody's and varies by other
+        fields than those before takes the place of all of them."""
         resource: _Resource | None = self._memory.get(key)
-        if resource is None or resource.vary != vary:
+        if resource is None or (resource.vary != vary and (not whose or len(resource.others) >= MOST_OTHERS)):
             resource = _Resource(vary, next(self._numbers))
             self._memory.put(key, resource, len(key) + OVERHEAD)
-        values = variant(raw, vary)
+        elif resource.others.get(whose, resource.vary) != vary:
+            resource.others[whose] = vary
+            self._memory.put(key, resource, len(key) + OVERHEAD + len(resource.others) * _PER_OTHER)
+        values = resource.values(raw, whose)
         return self._memory.put(
             (resource.number, whose, values), answer, size + len(key) + len(whose) + sum(map(len, values)) + OVERHEAD
         )
@@ -106,7 +121,7 @@ class Store:
         """Do not keep the answer to such a request any more."""
         resource: _Resource | None = self._memory.get(key)
         if resource is not None:
-            self._memory.remove((resource.number, whose, variant(raw, resource.vary)))
+            self._memory.remove((resource.number, whose, resource.values(raw, whose)))
 
     def clear(self) -> int:
         """Keep nothing; how many answers there were."""

@@ -62,7 +62,7 @@ class Visit:
         self.flight: Flight | None = None
         self.leads = False
         self.wait: Any = None
-        self.vary: tuple[bytes, ...] | None = None
+        self.vary: tuple[Any, ...] | None = None
 
     def drop(self) -> None:
         """Nothing of an answer is on its way any more."""

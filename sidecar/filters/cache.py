@@ -160,7 +160,7 @@ class Cache(Filter):
         visit.by_body, visit.whose, visit.kept = bool(digest), whose, found
         if found is not None:
             visit.why = REQUEST if found.fresh > found.aged(now) and not found.no_cache else STALE
-        elif self.store.variant(key, raw) is not None:
+        elif not digest and self.store.variant(key, raw, whose) is not None:
             visit.why = VARY
         if asked.wish.only_kept:
             return Answer(504, [(_FIELD.decode(), 'sidecar; detail="only-if-cached"')])
@@ -187,12 +187,12 @@ class Cache(Filter):
         patience = self.config.collapse
         asked = visit.asked
         alone = asked.personal or asked.wish.strict or (asked.conditional and visit.kept is None)
-        if patience and not alone and x.method != "HEAD" and (self._passed.get(visit.key) or -inf) <= now:
-            visit.vary = self.store.variant(visit.key, visit.raw)
-            flight, first = self._flights.join((visit.key, visit.whose, visit.vary))
-            visit.flight = flight
+        which = visit.key, visit.whose
+        if patience and not alone and x.method != "HEAD" and (self._passed.get(which) or -inf) <= now:
+            visit.vary = self.store.variant(visit.key, visit.raw, visit.whose)
+            visit.flight, first = self._flights.join((*which, visit.vary))
             if not first:
-                flight.waiting[x] = visit
+                visit.flight.waiting[x] = visit
                 wait = visit.wait = Wait(min(x.deadline, now + patience))
                 return wait
             visit.leads = True
@@ -240,7 +240,7 @@ class Cache(Filter):
 
     def _pass(self, x: Request, visit: Visit) -> None:
         """What others wait for is not for them: for a time nobody waits."""
-        self._passed.put(visit.key, self._clock() + PASS_SECONDS, 1)
+        self._passed.put((visit.key, visit.whose), self._clock() + PASS_SECONDS, 1)
         self._landed(x, visit, False)
 
     def _woken(self, x: Request, visit: Visit, kept: bool) -> None:

@@ -16,7 +16,7 @@ from sidecar.cache.canonical_json import canonical, parse
 from sidecar.cache.fields import directives, seconds, variant
 from sidecar.cache.flights import Flights
 from sidecar.cache.json_key import json_key
-from sidecar.cache.store import OVERHEAD, Store
+from sidecar.cache.store import MOST_OTHERS, OVERHEAD, Store
 from sidecar.cache.stored import Stored, read, renewed
 from support.examples import examples
 
@@ -174,6 +174,32 @@ def test_variants_of_a_resource_go_with_it() -> None:
     assert (store.find(b"k", one), store.find(b"k", two)) == ("new", None)
     assert store.put(b"k", one, (), "any", 3)
     assert store.find(b"k", two) == "any"
+
+
+def test_answers_of_one_may_vary_by_other_fields_than_those_of_others() -> None:
+    store = Store(10_000, 10_000_000)
+    one, two = _head(b"a: 1"), _head(b"b: 1")
+    assert store.put(b"k", one, (b"a",), "mine", 3, b"me")
+    assert store.put(b"k", one, (), "yours", 3, b"you")
+    assert store.put(b"k", two, (b"b",), "ours", 3, b"we")
+    assert (store.find(b"k", one, b"me"), store.find(b"k", two, b"me")) == ("mine", None)
+    assert (store.find(b"k", one, b"you"), store.find(b"k", two, b"you")) == ("yours", "yours")
+    assert (store.find(b"k", one, b"we"), store.find(b"k", two, b"we")) == (None, "ours")
+    assert store.variant(b"k", one) == (b"+1",)
+    assert store.put(b"k", two, (b"b",), "mine", 3, b"me")
+    assert store.find(b"k", one, b"me") is None, "what it was when it varied by another field"
+    assert store.find(b"k", two, b"me") == "mine"
+    assert store.put(b"k", two, (b"b",), "all", 3)
+    assert (store.find(b"k", two), store.find(b"k", two, b"we")) == ("all", None)
+
+
+def test_but_not_of_too_many() -> None:
+    store = Store(10_000, 10_000_000)
+    for number in range(MOST_OTHERS + 1):
+        assert store.put(b"k", _head(), (b"a",), number, 3, b"%d" % number if number else b"")
+        assert store.put(b"k", _head(), (), number, 3, b"x%d" % number)
+    assert store.find(b"k", _head(), b"x0") is None
+    assert store.find(b"k", _head(), b"x%d" % MOST_OTHERS) == MOST_OTHERS
 
 
 def test_bounds_in_bytes_and_entries() -> None:

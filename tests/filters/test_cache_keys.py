@@ -135,6 +135,28 @@ def test_what_is_known_by_a_body_is_forgotten_too(line: str) -> None:
     it.over()
 
 
+def test_answers_by_bodies_may_vary_each_by_something_else() -> None:
+    it = stage(JSON)
+    stream = b'{"temperature":0,"stream":true}'
+    told(it, "POST /v1", TYPE, sent=COLD, answer=("vary: x-v",))
+    assert told(it, "POST /v1", TYPE, sent=stream, answer=()).fields["cache-status"] == "sidecar; fwd=uri-miss; stored"
+    assert body(it, "POST /v1", TYPE, sent=COLD) == b"kept"
+    assert body(it, "POST /v1", TYPE, "x-v: 1", sent=COLD) is None
+    assert body(it, "POST /v1", TYPE, "x-v: 1", sent=stream) == b"kept"
+    it.over()
+
+
+def test_one_body_whose_answer_is_not_kept_says_nothing_of_others() -> None:
+    it = stage(JSON)
+    told(it, "POST /v1", TYPE, sent=b'{"temperature":0,"n":1}', answer=("cache-control: private",))
+    both = [it.asks("POST /v1", TYPE, body=COLD) for _ in range(2)]
+    (server,) = it.asked()
+    server.hears()
+    server.answers(200, b"one")
+    assert [client.gets().body for client in both] == [b"one", b"one"]
+    it.over()
+
+
 def test_where_post_asks_it_changes_nothing_that_is_asked_for_so() -> None:
     it = stage(BOTH)
     told(it, "POST /v1", TYPE, sent=COLD, answer=())
