@@ -20,6 +20,10 @@ ARGS ?=
 BY_FILE := --dist loadfile --no-loadscope-reorder
 PARALLEL := -n 4 $(BY_FILE)
 
+# Without the few tests that cost much and mostly show once more, and with more around it, what others show: who changes
+# something waits five minutes. Continuous integration runs all of them.
+AFFORDABLE := $(if $(CI)$(ALL),,-m "not costly")
+
 # However a run goes wrong, it ends: then it is interrupted as by Ctrl-C, and what it started goes with it.
 BOUND := 30m
 bounded = timeout --foreground --signal=INT --kill-after=1m $(BOUND) $(1) || { code=$$?; \
@@ -86,12 +90,12 @@ services: .venv/.stamp-dev ## The two services of examples/ with their sidecars 
 	@$(PY) -m bench.services --serve $(ARGS)
 
 .PHONY: test
-test: .venv/.stamp-dev ## All tests, against real servers where they can be had (COVERAGE=1: branches are counted, too)
+test: .venv/.stamp-dev ## The tests, against real servers where they can be had (ALL=1: also those that cost much; COVERAGE=1: all, and branches are counted)
 	@scripts/ensure-servers test
 ifneq ($(COVERAGE),)
 	@$(call covered,)
 else ifeq ($(ARGS),)
-	@$(call bounded,$(PY) -m pytest -q $(PARALLEL))
+	@$(call bounded,$(PY) -m pytest -q $(PARALLEL) $(AFFORDABLE))
 else
 	@$(PY) -m pytest $(ARGS)
 endif

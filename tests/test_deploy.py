@@ -10,11 +10,14 @@ import zipfile
 from configparser import ConfigParser
 from pathlib import Path
 
+import pytest
+
 from sidecar.cli.man_page import text as man_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.costly
 def test_the_package_holds_everything_and_the_command(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

@@ -12,6 +12,8 @@ import pytest
 
 from support.processes import wait_for
 
+pytestmark = pytest.mark.costly
+
 TESTS = Path(__file__).parent
 
 #: Each writes the process id of what it starts to a file, so that one can look for it.

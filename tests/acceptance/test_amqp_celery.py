@@ -20,6 +20,8 @@ from support.patience import PATIENCE
 from support.processes import Sidecar, ending, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
+pytestmark = pytest.mark.costly
+
 PORTS = ["direct"] if os.environ.get("AMQP_DIRECT") == "1" else ["relayed", "spooled"]
 QUEUES = ("classic", "quorum")
 

@@ -12,6 +12,8 @@ import os
 import time
 from pathlib import Path
 
+import pytest
+
 from support.examples import THOROUGH
 from support.restarts.soak import QUICK_WAYS, WAYS, Soak, start_broker
 
@@ -23,6 +25,7 @@ QUICK_SEED = 7
 ROUND = 10
 
 
+@pytest.mark.costly
 def test_nothing_is_lost_over_restarts_of_the_broker(tmp_path: Path) -> None:
     seed = int(os.environ.get("SIDECAR_SEED") or (time.time() if RESTARTS else QUICK_SEED))
     print(f"SIDECAR_SEED={seed}")

@@ -111,6 +111,7 @@ def restarted(broker: RabbitMQ) -> Callable[[], None]:
     return outage
 
 
+@pytest.mark.costly
 def test_the_broker_is_killed_and_frozen(rabbitmq: RabbitMQ, spooled: Spooled) -> None:
     if SOAK:
         works(rabbitmq, spooled, [killed(rabbitmq, 60)], 5, 100_000)

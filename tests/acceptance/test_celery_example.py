@@ -16,6 +16,8 @@ from support.patience import PATIENCE
 from support.processes import ROOT, Process, Sidecar, ending, free_port, get, wait_for
 from support.rabbitmq import RabbitMQ
 
+pytestmark = pytest.mark.costly
+
 FOLDER = ROOT / "examples" / "celery"
 #: Whoever else has workers at the same broker is not to be seen in Flower.
 VHOST = "celery-example"

@@ -14,6 +14,8 @@ from support.big_mesh import HOSTILE, big_mesh
 from support.browser import Watched, chromium
 from support.processes import App, Sidecar, ending
 
+pytestmark = pytest.mark.costly
+
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:

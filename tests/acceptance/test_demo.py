@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from support.processes import ROOT, Process, get, wait_for
 
 
@@ -55,6 +57,7 @@ def test_it_tells_its_story_and_ends(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.costly
 def test_ctrl_c_gives_the_terminal_back_and_leaves_nothing_behind(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     env = {**os.environ, "TMPDIR": str(tmp_path), "TERM": "xterm"}
@@ -97,6 +100,7 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
+@pytest.mark.costly
 def test_a_mesh_to_play_with(tmp_path: Path) -> None:
     demo = Process(
         [sys.executable, "-m", "sidecar", "demo", "--serve"], tmp_path / "log", env={"TMPDIR": str(tmp_path)}

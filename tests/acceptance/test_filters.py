@@ -133,6 +133,7 @@ def output(*command: str) -> str:
     ).stdout
 
 
+@pytest.mark.costly
 def test_a_filter_takes_its_file_its_test_and_a_line_in_the_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

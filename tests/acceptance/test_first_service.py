@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from support.patience import PATIENCE
 from support.processes import ROOT, free_port
 
@@ -79,6 +81,7 @@ def differences(folder: Path, blocks: list[tuple[str, str]], **environment: str)
     return problems
 
 
+@pytest.mark.costly
 def test_plain_processes(tmp_path: Path) -> None:
     blocks = blocks_of("Plain processes")
     admin = next(found[1] for _, text in blocks if (found := re.search(r'admin: \{bind: "([\d.:]+)"', text)))

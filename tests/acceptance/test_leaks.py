@@ -91,6 +91,7 @@ def sidecar(folder: Path, endpoint: int, **policies: Any) -> Iterator[Sidecar]:
 # -- memory ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.costly
 def test_ten_thousand_silent_clients_keep_nobody_out(tmp_path: Path) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = SILENT + 500
@@ -314,6 +315,7 @@ async def mix(it: Plane, rng: random.Random, requests: int) -> None:
         assert endpoint.active == 0
 
 
+@pytest.mark.costly
 def test_clients_that_leave_at_every_stage_leave_nothing_behind() -> None:
     seed = random.SystemRandom().randrange(1 << 32) if SOAK else 7
 

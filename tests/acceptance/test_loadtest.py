@@ -30,6 +30,7 @@ def test_a_burst_through_two_sidecars_loses_nothing() -> None:
     assert " 0 failed" in done.stdout
 
 
+@pytest.mark.costly
 def test_a_missed_criterion_is_the_exit_code() -> None:
     done = run("-m", "loadtest", "--scenario", "sustained", "--run-time", "2s", "--p99", "0")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -145,6 +145,7 @@ table ip nat {
 """
 
 
+@pytest.mark.costly
 def test_what_is_in_the_way_is_named(spaces: tuple[Namespace, Namespace], tmp_path: Path) -> None:
     here, _ = spaces
     file = tmp_path / "sidecar.yaml"

@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from bench.rolling.mesh import roll
 from support.consul import ConsulAgent
 from support.rabbitmq import RabbitMQ
 
 
+@pytest.mark.costly
 def test_no_request_and_no_message_is_lost(rabbitmq: RabbitMQ, tmp_path: Path) -> None:
     with ConsulAgent() as consul:
         found = roll(tmp_path, ["pod", "exec"], consul.http_port, rabbitmq.port, (40.0, 20.0), rest=0.2, callers=1)

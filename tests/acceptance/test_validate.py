@@ -78,6 +78,7 @@ def mesh(registry: str, **upstreams: Any) -> dict[str, Any]:
     }
 
 
+@pytest.mark.costly
 def test_a_mesh_of_consul_is_valid_then_slow_then_held_then_gone(
     tmp_path: Path, temporary: Path, validate: Validate
 ) -> None:

@@ -12,6 +12,8 @@ from sidecar.core.amqp_settings import Amqp, AmqpQueue
 from support.replaying import Setting, numbered
 
 STUCK = numbered(64, "stuck")
+#: Messages of each: of all together more than twice what is in memory at once.
+EACH = 2 * AHEAD // 64 + 9
 CONFIG = Amqp(queues=tuple(AmqpQueue(name=name, high=100, low=50) for name in STUCK))
 
 Hindrance = Callable[[Setting], dict[str, str]]
@@ -61,7 +63,7 @@ def test_those_that_cannot_move_leave_their_room(hindrance: Hindrance, to_exchan
     for name in STUCK:
         exchange = name if to_exchanges else ""
         one.spool.store(
-            *[one.message(f"{name} {n}", exchange, key=name, user=more.get("user", "")) for n in range(100)]
+            *[one.message(f"{name} {n}", exchange, key=name, user=more.get("user", "")) for n in range(EACH)]
         )
     one.spool.store(*[one.message(name, "good") for name in numbered(500)])
     one.start()
@@ -87,7 +89,7 @@ def test_those_that_cannot_move_leave_their_room(hindrance: Hindrance, to_exchan
     for body in one.bodies()[500:]:
         name, _, number = body.partition(" ")
         taken[name].append(int(number))
-    assert all(numbers == list(range(100)) for numbers in taken.values())
+    assert all(numbers == list(range(EACH)) for numbers in taken.values())
     assert one.empty()
     assert one.dispatcher._prefetch.stalled == one.dispatcher._prefetch.stalled_bytes == 0
 
