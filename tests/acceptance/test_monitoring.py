@@ -20,9 +20,10 @@ from support.alertmanager import Alertmanager, Webhook
 from support.amqp_clients.raw import RawClient
 from support.boards import Query, queries
 from support.consul import ConsulAgent
-from support.processes import ROOT, App, Sidecar, ending, get, wait_for
+from support.processes import ROOT, App, Sidecar, ending, free_port, get, wait_for
 from support.prometheus import Shipped, with_consul
 from support.rabbitmq import GUEST, RabbitMQ
+from support.services import Workload
 
 QUEUE, TOKEN = "monitored", "of the webhook"
 
@@ -44,8 +45,9 @@ def _service(name: str, app: App, consul: ConsulAgent, **more: Any) -> dict[str,
     }  # fmt: skip
 
 
-def _upstreams(folder: Path, broker: RabbitMQ, apps: list[App]) -> dict[str, Any]:
-    """A service, one that is gone, one with all policies, requests that are stored, messages held and too old."""
+def _upstreams(folder: Path, broker: RabbitMQ, apps: list[App], ollama: int) -> dict[str, Any]:
+    """A service, one that is gone, one with all policies, one in two versions, a language model, requests that are
+    stored, messages held and too old."""
     none = {"ratio": "0%", "min": "0/s"}
     quick = {"initial_delay": "10ms", "max_delay": "10ms"}
     return {
@@ -66,6 +68,17 @@ def _upstreams(folder: Path, broker: RabbitMQ, apps: list[App]) -> dict[str, Any
             "wait": {"timeout": "1s", "max": 10},
             "rate_limit": {"rate": "1000/s", "burst": 1000, "shared": True},
         },
+        "versions": {
+            "bind": "127.0.0.1:0",
+            "endpoints": [
+                {"address": f"127.0.0.1:{app.port}", "tags": [tag]} for app, tag in zip(apps, ("v1", "v2"), strict=True)
+            ],
+            "subsets": {"stable": {"tag": "v1"}, "next": {"tag": "v2"}},
+            "split": {"stable": 100},
+            "canary": {"subset": "next", "steps": [50], "each": "1h"},
+            "routes": [{"match": {"path": "/kept"}, "cache": {"ttl": "1s"}, "faults": [{"delay": "1ms"}]}],
+        },
+        "ollama": {"bind": "127.0.0.1:0", "endpoints": [f"127.0.0.1:{ollama}"], "profile": "llm"},
         "stored": {
             "bind": "127.0.0.1:0",
             "endpoints": [NOBODY],
@@ -107,6 +120,12 @@ class Mesh(NamedTuple):
             get(web + path)
             get(work + path)
         get(gone)
+        versions = f"http://127.0.0.1:{self.web.port('versions')}"
+        for path in ("/", "/", "/kept", "/kept"):
+            get(versions + path)
+        prompt = json.dumps({"model": "llama3.2", "prompt": "say hello"}).encode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.web.port('ollama')}/api/generate", prompt) as answer:
+            answer.read()
         calm = f"http://127.0.0.1:{self.web.port('calm')}/slow/60"
         with ThreadPoolExecutor(4) as pool:  # more than its limit
             list(pool.map(get, [calm] * 4))
@@ -125,14 +144,18 @@ def mesh(tmp_path_factory: pytest.TempPathFactory, rabbitmq: RabbitMQ) -> Iterat
     with_consul()
     folder = tmp_path_factory.mktemp("monitored")
     rabbitmq.declare(QUEUE)
-    with ConsulAgent() as consul, Webhook() as webhook, ending(App(folder, "web"), App(folder, "tasks")) as processes:
+    port = free_port()
+    options = ("--port", str(port), "--load", "0", "--rate", "1000")
+    model = Workload(folder, "ollama_stand_in", f"http://127.0.0.1:{port}/", *options)
+    started = (App(folder, "web"), App(folder, "tasks"), model)
+    with ConsulAgent() as consul, Webhook() as webhook, ending(*started) as processes:
         apps = [app for app in processes if isinstance(app, App)]
         tasks = Sidecar(folder, _service("tasks", apps[1], consul), "tasks-sidecar")
         processes.append(tasks)
         tracing = {"sample": 1.0, "otlp": f"http://{NOBODY}"}
         web = Sidecar(
             folder,
-            _service("web", apps[0], consul, upstreams=_upstreams(folder, rabbitmq, apps), tracing=tracing)
+            _service("web", apps[0], consul, upstreams=_upstreams(folder, rabbitmq, apps, port), tracing=tracing)
             | {"redis": {"url": f"redis://{NOBODY}/0", "timeout": "50ms", "on_failure": "local"}},
             "web",
         )

@@ -116,7 +116,6 @@ def test_each_alert_that_can_be_seen_has_a_panel_that_leads_to_the_runbook() -> 
     groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
     alerts = {rule["alert"].lower() for group in groups for rule in group["rules"]}
     assert alerts - named == {
-        "faultsinjected",
         "sidecarrestarts",
         "sidecarreloadfailed",
         "sidecarhostshortage",
