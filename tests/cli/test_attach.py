@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sidecar.cli.attach.command import made
 from sidecar.cli.attach.compose_file import local, read
 from sidecar.cli.main import main
 from sidecar.config.load import load
@@ -99,7 +100,8 @@ def test_both_join_a_pod_that_has_the_ports_and_the_name(compose: str) -> None:
     assert services["shop-pod"]["networks"] == {"back": {"aliases": ["shop", "store"]}}
     assert services["shop"]["ports"] is None
     own, probe = services["shop-sidecar"]["volumes"]
-    assert own == "./shop.yaml:/etc/sidecar/sidecar.yaml:ro"
+    assert own == "./out/shop.yaml:/etc/sidecar/sidecar.yaml:ro", "paths count from the compose file's folder"
+    assert services["shop"]["depends_on"] == {"shop-sidecar": {"condition": "service_healthy", "restart": True}}
     assert services["shop"]["volumes"] == [f"{probe}:ro"], "what the hook runs, whatever the app's image has"
     assert services["shop"]["pre_stop"] == [{"command": [f"{probe.partition(':')[2]}/sidecar-probe", "drain"]}]
     assert config.inbound is not None
@@ -187,6 +189,9 @@ def test_kubernetes_has_a_native_sidecar(compose: str, tmp_path: Path) -> None:
     assert {mount["name"]} == {it["name"] for it in probe["volumeMounts"]}
     assert mount["name"] in {it["name"] for it in spec["volumes"]}
     assert {"name": "DB_HOST", "value": "127.0.0.1"} in app["env"]
+    head = (tmp_path / "shop.patch.yml").read_text().partition("apiVersion")[0]
+    assert "The Service of shop needs `targetPort: inbound` (10080) in place of 8080" in head
+    assert "`image: sidecar` has to become a name in a registry" in head
     assert {"name": "MODELS", "value": "http://127.0.0.1:11434"} in app["env"], "${…} is Compose's alone"
 
 
@@ -211,6 +216,63 @@ def test_systemd_has_a_unit(compose: str, capsys: pytest.CaptureFixture[str]) ->
     assert "ExecStart=/opt/sidecar/bin/sidecar run /etc/sidecar/shop.yaml" in found
     assert "Restart=always" in found
     assert "Type=notify\nWatchdogSec=" in found, "it speaks that protocol"
+    assert '#   Environment="REDIS_URL=redis://:pw@127.0.0.1:6379/0"\n' in found, "the app's unit dials the sidecar"
+    assert "#   python3 -m venv /opt/sidecar && /opt/sidecar/bin/pip install " in found
+    assert "# /etc/sidecar/shop.yaml has names of the compose file" in found
+
+
+def test_systemd_reads_the_variables_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "compose.yml"
+    file.write_text(
+        "services:\n  a: {image: a, environment: {B: 'http://u:50%25\\\"@b:80/x y'}}\n  b: {image: b, expose: [80]}\n"
+    )
+    assert main(["attach", str(file), "a", "--systemd"]) == 0
+    found = capsys.readouterr().out
+    assert '#   [Service]\n#   Environment="B=http://u:50%%25\\\\\\"@127.0.0.1:80/x y"\n' in found
+    assert "ExecStop" not in found, "nothing comes in"
+
+
+@pytest.mark.parametrize(
+    ("file", "folder", "called", "path"),
+    [
+        ("compose.yml", "", "-f compose.yml -f shop.sidecar.yml", "./shop.yaml"),
+        ("app/docker-compose.yaml", "app", "-f docker-compose.yaml -f shop.sidecar.yml", "./shop.yaml"),
+        ("c.yml", "deploy/x", "-f c.yml -f deploy/x/shop.sidecar.yml", "./deploy/x/shop.yaml"),
+        ("app/c.yml", "my files", "-f c.yml -f '../my files/shop.sidecar.yml'", "../my files/shop.yaml"),
+        ("c.yml", "a$b", "-f c.yml -f 'a$b/shop.sidecar.yml'", "./a$$b/shop.yaml"),
+    ],
+)
+def test_paths_count_from_the_folder_of_the_compose_file(
+    file: str, folder: str, called: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "app").mkdir()
+    (tmp_path / file).write_text(COMPOSE)
+    monkeypatch.chdir(tmp_path)
+    service = read(file, "shop")
+    text = made(file, service, "compose", folder=folder)["shop.sidecar.yml"]
+    assert text.startswith(f"# in the folder of {Path(file).name}: docker compose {called} up\n")
+    assert f'["{path}:/etc/sidecar/sidecar.yaml:ro", ' in text
+    text = made(file, service, "swarm", folder=folder)["shop.swarm.yml"]
+    assert f"docker stack deploy {called.replace('-f ', '-c ').replace('.sidecar.', '.swarm.')} mesh\n" in text
+    assert f"    file: {path}\n" in text
+
+
+def said(file: Path, text: str, capsys: pytest.CaptureFixture[str], *more: str) -> list[str]:
+    file.write_text(text)
+    assert main(["attach", str(file), "a", *more]) == 0
+    return capsys.readouterr().err.splitlines()
+
+
+def test_what_was_guessed_or_left_out_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "c.yml"
+    registry, port, files = said(file, "services: {a: {image: x, env_file: [e.env, {path: f.env}]}}", capsys)
+    assert registry.startswith("sidecar attach: the registry is consul://consul:8500, by default, and c.yml has no ")
+    assert port.startswith("sidecar attach: a has neither ports nor expose, so it gets no app and no inbound")
+    assert files.startswith("sidecar attach: addresses in env_file (e.env, f.env) are not read")
+    (files,) = said(file, "services: {a: {expose: [80], env_file: {path: e}}, consul: {image: x}}", capsys)
+    assert "(e)" in files
+    asked = ("--registry", "consul://consul:8500")
+    assert said(file, "services: {a: {expose: [80]}}", capsys, *asked) == [], "what was asked for is no guess"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from sidecar.cli.attach.command import made
+from sidecar.cli.attach.compose_file import read
 from sidecar.config.load import load
 from support.deploy_tools import compose, kubernetes, systemd
 from support.processes import ROOT
@@ -18,7 +19,8 @@ KINDS = ("compose", "swarm", "kubernetes", "systemd")
 
 
 def printed(kind: str) -> dict[str, str]:
-    return made(str(FOLDER / "compose.yml"), "shop", kind, "consul://consul:8500")
+    file = str(FOLDER / "compose.yml")
+    return made(file, read(file, "shop"), kind)
 
 
 def test_the_examples_are_what_it_prints() -> None:
@@ -40,6 +42,8 @@ def test_compose_takes_the_override() -> None:
         assert "ports" not in services[name]
         assert "networks" not in services[name]
         assert services[name]["depends_on"]["shop-pod"]["restart"] is True, "a new pod has a new namespace"
+    assert services["shop"]["depends_on"]["shop-sidecar"]["condition"] == "service_healthy", "its ports are bound"
+    assert services["shop-sidecar"]["healthcheck"] == {"interval": "2s"}, "the test is the image's"
     assert services["shop"]["pre_stop"][0]["command"] == ["/opt/sidecar/probe/sidecar-probe", "drain"]
     (port,) = services["shop-pod"]["ports"]
     assert (port["host_ip"], port["published"], port["target"]) == ("127.0.0.1", "8000", 10080)
@@ -78,6 +82,20 @@ def test_a_stack_is_one_that_swarm_carries_out_as_it_stands() -> None:
     assert whole["services"]["shop"]["configs"] == [
         {"source": "shop-sidecar", "target": "/etc/sidecar/sidecar.yaml"},
     ]
+
+
+def test_paths_hold_wherever_the_files_are_written(tmp_path: Path) -> None:
+    file = tmp_path / "app" / "compose.yml"
+    file.parent.mkdir()
+    file.write_bytes((FOLDER / "compose.yml").read_bytes())
+    for folder in (tmp_path / "app" / "deploy", tmp_path / "beside"):
+        folder.mkdir()
+        for kind in ("compose", "swarm"):
+            for name, text in made(str(file), read(str(file), "shop"), kind, folder=str(folder)).items():
+                (folder / name).write_text(text)
+        volumes = compose(file, folder / "shop.sidecar.yml")["services"]["shop-sidecar"]["volumes"]
+        assert volumes[0]["source"] == str(folder / "shop.yaml")
+        assert compose(file, folder / "shop.swarm.yml")["configs"]["shop-sidecar"]["file"] == str(folder / "shop.yaml")
 
 
 def patched(value: Any, patch: Any) -> Any:

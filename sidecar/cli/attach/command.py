@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from sidecar.cli.attach.compose_file import Service
 
 _EPILOG: Final = """\
 examples:
@@ -17,7 +21,8 @@ examples:
 
 What the service listens on comes from its ports, what it dials from the addresses in its environment and from
 depends_on; variables with such addresses are set to the ports of the sidecar. Read what comes out: a compose file does
-not say everything. docs/attach.md has what each way to attach is good for.
+not say everything. What was guessed or left out is said on stderr. docs/attach.md has what each way to attach is
+good for.
 
 exit codes: 0 printed or written; 2 usage, or the file has no such service
 """
@@ -38,7 +43,7 @@ def add_parser(commands: Any) -> None:
     for name in ("swarm", "kubernetes", "systemd"):
         kind.add_argument(f"--{name}", dest="kind", action="store_const", const=name, help=f"for {name.capitalize()}")
     attach.add_argument(
-        "--registry", metavar="URL", default="consul://consul:8500",
+        "--registry", metavar="URL", default="",
         help="where instances with a sidecar are found, and this one is registered (default: consul://consul:8500); or "
         "none",
     )  # fmt: skip
@@ -47,36 +52,45 @@ def add_parser(commands: Any) -> None:
 
 
 def _attach(options: argparse.Namespace) -> int:
-    from sidecar.cli.attach.compose_file import AttachError
+    from sidecar.cli.attach.compose_file import AttachError, read
+    from sidecar.cli.attach.config import remarks
 
     try:
-        files = made(options.compose, options.service, options.kind, options.registry)
+        service = read(options.compose, options.service)
+        files = made(options.compose, service, options.kind, options.registry, options.output)
         if options.output:
             _write(Path(options.output), files)
     except AttachError as error:
         print(f"sidecar attach: {error}", file=sys.stderr)
         return 2
     if not options.output:
-        print("\n".join(f"# ---- {name}\n{text}" for name, text in files.items()), end="")
+        print("\n".join(f"# ---- {name}\n{text}" for name, text in files.items()), end="", flush=True)
+    for remark in remarks(service, Path(options.compose).name, options.registry):
+        print(f"sidecar attach: {remark}", file=sys.stderr)
     return 0
 
 
-def made(compose: str, name: str, kind: str, registry: str) -> dict[str, str]:
-    """File name → what belongs into it. Raises :class:`~sidecar.cli.attach.compose_file.AttachError`."""
+def made(compose: str, service: Service, kind: str, registry: str = "", folder: str = "") -> dict[str, str]:
+    """File name → what belongs into it. ``registry``: empty, the default one; ``none``, there is none. ``folder`` is
+    where the files will be, that of the compose file unless given: paths in them count from that file's, as Compose
+    has it.
+    Raises :class:`~sidecar.cli.attach.compose_file.AttachError`."""
     from sidecar.cli.attach import render
-    from sidecar.cli.attach.compose_file import read
-    from sidecar.cli.attach.config import configuration
+    from sidecar.cli.attach.config import REGISTRY, configuration
 
-    service = read(compose, name)
+    name = service.name
     file = f"{name}.yaml"
-    own = configuration(service, "" if registry == "none" else registry)
+    own = configuration(service, "" if registry == "none" else registry or REGISTRY)
     if kind == "kubernetes":
         return render.kubernetes(service, own)
     if kind == "systemd":
         return {f"{name}-sidecar.service": render.systemd(service, f"/etc/sidecar/{file}"), file: own}
-    if kind == "swarm":
-        return {f"{name}.swarm.yml": render.swarm(service, f"./{file}"), file: own}
-    return {f"{name}.sidecar.yml": render.compose(service, f"./{file}"), file: own}
+    root = os.path.dirname(os.path.abspath(compose))
+    away = os.path.relpath(folder, root) if folder else ""
+    more = f"{name}.swarm.yml" if kind == "swarm" else f"{name}.sidecar.yml"
+    both = (os.path.basename(compose), os.path.normpath(os.path.join(away, more)))
+    write = render.swarm if kind == "swarm" else render.compose
+    return {more: write(service, os.path.normpath(os.path.join(away, file)), both), file: own}
 
 
 def _write(folder: Path, files: dict[str, str]) -> None:

@@ -54,7 +54,8 @@ class Dependency:
 @dataclass(frozen=True, slots=True)
 class Service:
     """One service of the file. ``port`` is its app's own (0: it serves nothing); ``published`` are the entries of its
-    ports; ``environment`` its variables; ``networks`` those that it is in, and its other names there."""
+    ports; ``environment`` its variables, without those of its ``env_files``; ``networks`` those that it is in, and its
+    other names there; ``others`` the names of the file's other services."""
 
     name: str
     port: int
@@ -65,6 +66,8 @@ class Service:
     image: str = ""
     health: str = ""
     dependencies: tuple[Dependency, ...] = ()
+    env_files: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
 
 
 def read(path: str, name: str) -> Service:
@@ -92,6 +95,8 @@ def read(path: str, name: str) -> Service:
         str(section.get("image") or ""),
         _health(section),
         tuple(_dependencies(name, section, services, environment)),
+        tuple(_env_files(section.get("env_file"))),
+        tuple(other for other in services if other != name),
     )
 
 
@@ -141,6 +146,12 @@ def _environment(found: Any) -> Iterator[tuple[str, str]]:
         for entry in found:
             name, _, value = str(entry).partition("=")
             yield name, value
+
+
+def _env_files(found: Any) -> Iterator[str]:
+    """All shapes: a path, or a list of paths and of mappings with one."""
+    for entry in [found] if isinstance(found, (str, dict)) else _list(found):
+        yield str(entry.get("path", "")) if isinstance(entry, dict) else str(entry)
 
 
 def _list(found: Any) -> list[Any]:

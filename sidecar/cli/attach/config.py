@@ -7,6 +7,8 @@ from typing import Final
 
 from sidecar.cli.attach.compose_file import Dependency, Service, spoken
 
+#: Where a sidecar registers and looks for others unless it is told.
+REGISTRY: Final = "consul://consul:8500"
 #: Where the sidecar takes what comes for the app, and where machines ask it how it is.
 INBOUND: Final = 10080
 PROBES: Final = 15020
@@ -48,6 +50,26 @@ def configuration(service: Service, registry: str) -> str:
         for it in service.dependencies:
             lines += _upstream(it, ports[it.service], registry)
     return "\n".join(lines) + "\n"
+
+
+def remarks(service: Service, compose: str, registry: str) -> Iterator[str]:
+    """What was guessed or left out, in a line each. ``compose`` is the file's name, ``registry`` what was asked for
+    (empty: nothing, so it is the default)."""
+    if not registry and "consul" not in service.others:
+        yield (
+            f"the registry is {REGISTRY}, by default, and {compose} has no service consul: say --registry URL or "
+            "--registry none, or add one"
+        )
+    if not service.port:
+        yield (
+            f"{service.name} has neither ports nor expose, so it gets no app and no inbound: if it serves something, "
+            'write expose: ["PORT"] and ask again'
+        )
+    if service.env_files:
+        yield (
+            f"addresses in env_file ({', '.join(service.env_files)}) are not read: write those that {service.name} "
+            "dials to environment and ask again, or add their upstreams yourself"
+        )
 
 
 def spoken_there(service: Service) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -26,8 +27,9 @@ _KUBERNETES: Final = re.compile(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?")
 _BOTH: Final = re.compile(r"(?:^|:)([0-9]{1,5}):([0-9]{1,5})(?:/(tcp|udp))?$")
 
 
-def compose(service: Service, file: str) -> str:
-    """An override file: service and sidecar join the network of a pod that does nothing, and so stays."""
+def compose(service: Service, file: str, both: tuple[str, str]) -> str:
+    """An override file: service and sidecar join the network of a pod that does nothing, and so stays. ``file``, the
+    configuration, and ``both``, the compose file and this one, as they are called in the folder of the compose file."""
     name = service.name
     published = [_to_inbound(it, service.port) for it in service.published]
     probe = f', "{name}-probe:{PROBE}"' if service.port else ""
@@ -36,7 +38,7 @@ def compose(service: Service, file: str) -> str:
         f"    pre_stop: [{{command: {DRAIN}}}] # what comes in finishes before {name} is told to end",
     ]
     lines = [
-        f"# docker compose -f compose.yml -f {name}.sidecar.yml up",
+        f"# {_in_its_folder(both[0])}docker compose {_options('-f', both)} up",
         f"# {name} and its sidecar share the network of {name}-pod, so that each may be restarted alone.",
         "services:",
         f"  {name}-pod:",
@@ -51,14 +53,15 @@ def compose(service: Service, file: str) -> str:
         f"    network_mode: service:{name}-pod",
         "    networks: !reset null",
         "    ports: !reset []",
-        f"    depends_on: {{{name}-sidecar: {{condition: service_started, restart: true}}}}",
+        f"    depends_on: {{{name}-sidecar: {{condition: service_healthy, restart: true}}}} # its ports are bound",
         *(hook if service.port else []),
         *_environment(service, "    "),
         f"  {name}-sidecar:",
         f"    image: {IMAGE}",
         f"    network_mode: service:{name}-pod",
         f"    depends_on: {{{name}-pod: {{condition: service_started, restart: true}}}}",
-        f'    volumes: ["{file}:{FILE}:ro"{probe}]',
+        "    healthcheck: {interval: 2s} # the image's own, which says nothing of the app",
+        f"    volumes: [{_json(f'{_path(file)}:{FILE}:ro')}{probe}]",
         "    read_only: true",
         "    tmpfs: [/tmp]",
         "    cap_drop: [ALL]",
@@ -69,8 +72,23 @@ def compose(service: Service, file: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def swarm(service: Service, file: str) -> str:
-    """A stack's file: Swarm shares no networks, so the sidecar is the entry point of the app's own image."""
+def _in_its_folder(compose: str) -> str:
+    """Where a command is run: paths in the files count from there."""
+    return f"in the folder of {compose}: "
+
+
+def _options(option: str, files: Sequence[str]) -> str:
+    return " ".join(f"{option} {shlex.quote(file)}" for file in files)
+
+
+def _path(file: str) -> str:
+    """A path as compose files have it: with a beginning that tells it from a volume's name, and no variables."""
+    return (file if file.startswith(("../", "/")) else f"./{file}").replace("$", "$$")
+
+
+def swarm(service: Service, file: str, both: tuple[str, str]) -> str:
+    """A stack's file: Swarm shares no networks, so the sidecar is the entry point of the app's own image. ``file`` and
+    ``both`` as in :func:`compose`."""
     if not service.command:
         raise AttachError(
             f"{service.name} has no command in the file: with sidecar exec it has to be said what the app's image runs "
@@ -78,7 +96,7 @@ def swarm(service: Service, file: str) -> str:
         )
     name = service.name
     lines = [
-        f"# docker stack deploy -c compose.yml -c {name}.swarm.yml mesh",
+        f"# {_in_its_folder(both[0])}docker stack deploy {_options('-c', both)} mesh",
         f"# The image needs the sidecar in it: COPY --from={IMAGE} /opt/sidecar /opt/sidecar.",
         "services:",
         f"  {name}:",
@@ -94,7 +112,7 @@ def swarm(service: Service, file: str) -> str:
         "      update_config: {order: start-first, failure_action: rollback}",
         "configs:",
         f"  {name}-sidecar:",
-        f"    file: {file}",
+        f"    file: {_path(file)}",
         "    # Swarm never changes a config: what is new in the file takes a new number here.",
         f"    name: {name}-sidecar-${{SIDECAR_CONFIG_VERSION:-1}}",
     ]
@@ -153,7 +171,14 @@ def _patch(service: Service) -> str:
     containers = (
         f"\n      containers:\n        - name: {name} # the app's own container, by its name{own}" if own else ""
     )
+    leads = (
+        f"\n# The Service of {name} needs `targetPort: inbound` ({INBOUND}) in place of {service.port}: without that, "
+        "what comes in passes the\n# sidecar by."
+        if service.port
+        else ""
+    )
     return f"""# kubectl patch deployment {name} --patch-file {name}.patch.yml, or kustomize: patches
+# `image: {IMAGE}` has to become a name in a registry that the cluster pulls from: push the image there first.{leads}
 apiVersion: apps/v1
 kind: Deployment
 metadata: {{name: {name}}}
@@ -200,19 +225,14 @@ def _probe_copied() -> str:
             capabilities: {{drop: [ALL]}}"""
 
 
-_UNITS_HOOK: Final = """
-#   [Service]
-#   ExecStop=-/opt/sidecar/bin/sidecar drain
-# The last has what comes in finish before the app is told to end."""
-
-
 def systemd(service: Service, file: str) -> str:
     """A unit of the sidecar beside the app's own one, on a host."""
     name = service.name
     return f"""# /etc/systemd/system/{name}-sidecar.service; the app's own unit gets
-#   [Unit]
-#   Wants={name}-sidecar.service
-#   After={name}-sidecar.service{_UNITS_HOOK if service.port else ""}
+{_apps_unit(service)}
+# The sidecar comes from a wheel that `make dist` has made, with Python 3.11 or later:
+#   python3 -m venv /opt/sidecar && /opt/sidecar/bin/pip install PATH_OF_THE_WHEEL
+# {file} has names of the compose file (as in redis:6379, consul:8500): write what this host can resolve.
 [Unit]
 Description=Sidecar of {name}
 Wants=network-online.target
@@ -241,6 +261,23 @@ LimitNOFILE=65536
 [Install]
 WantedBy=multi-user.target
 """
+
+
+def _apps_unit(service: Service) -> str:
+    """What the app's own unit gets, as a comment."""
+    lines = ["[Unit]", f"Wants={service.name}-sidecar.service", f"After={service.name}-sidecar.service"]
+    variables = [_assignment(key, expanded(value)) for key, value in _dialled_locally(service).items()]
+    hook = ["ExecStop=-/opt/sidecar/bin/sidecar drain"] if service.port else []
+    if variables or hook:
+        lines += ["[Service]", *variables, *hook]
+    text = "\n".join(f"#   {line}" for line in lines)
+    return f"{text}\n# The last has what comes in finish before the app is told to end." if hook else text
+
+
+def _assignment(variable: str, value: str) -> str:
+    """A line of systemd.exec(5), whose quotes are C's, and whose % begins a specifier."""
+    quoted = f"{variable}={value}".replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+    return f'Environment="{quoted}"'
 
 
 def _pods_networks(service: Service) -> Iterator[str]:
