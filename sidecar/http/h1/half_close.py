@@ -10,10 +10,14 @@ from sidecar.http.h1.lines import CONTINUE
 from sidecar.net.sockets import broken
 
 if TYPE_CHECKING:
+    from sidecar.http.exchange import HttpExchange
     from sidecar.http.h1.server import Downstream
 
 #: When a client has finished sending, how soon to find out whether it still reads; then twice as late each time.
-PROBE_SECONDS: Final = 0.25
+PROBE_SECONDS: Final = 0.1
+#: How soon after it was asked to look for its host's reset: on most networks that is back by then. Else the next time
+#: finds it.
+LOOK_SECONDS: Final = 0.05
 
 
 class HalfClose:
@@ -34,16 +38,28 @@ class HalfClose:
         self._timer.cancel()
 
     def _ask(self) -> None:
+        x = self._there()
+        if x is not None:
+            client = self._client
+            if x.version:
+                client.transport.write(CONTINUE)
+            self._timer = client.listener.loop.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        if self._there() is not None:
+            self._timer = self._client.listener.loop.call_later(self._delay - LOOK_SECONDS, self._ask)
+            self._delay *= 2
+
+    def _there(self) -> HttpExchange | None:
+        """Return the exchange whose answer the client waits for. None: that has begun, or the client has left and it
+        is ended."""
         client = self._client
         x = client.exchange
         if x is None or x.phase >= ANSWERING:
             client.probe = None
-            return
+            return None
         if broken(client.transport):
             client.probe = None
             x.client_gone()
-            return
-        if x.version:
-            client.transport.write(CONTINUE)
-        self._timer = client.listener.loop.call_later(self._delay, self._ask)
-        self._delay *= 2
+            return None
+        return x
