@@ -25,8 +25,11 @@ IDLE: Final = "Memory at rest"
 HEADS: Final = "The head scanner"
 #: Written by hand: :mod:`bench.hotpath` under valgrind.
 INSTRUCTIONS: Final = "Instructions"
+#: Their tables are copied from what :mod:`bench.rollout` and :mod:`bench.llm` print.
+CANARIES: Final = "Canaries"
+MODELS: Final = "Language models"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS, INSTRUCTIONS)
+SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS, INSTRUCTIONS, CANARIES, MODELS)
 
 _HEAD: Final = """# Benchmarks
 

@@ -23,6 +23,8 @@ from typing import Final, NamedTuple
 
 import aiohttp
 
+from bench.goals import Goal, printed
+
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests"))
 
 from support.processes import get
@@ -167,13 +169,6 @@ def _good(location: str) -> bool:
 # -- the report
 
 
-class Goal(NamedTuple):
-    what: str
-    found: str
-    goal: str
-    met: bool
-
-
 def goals(site: Services, rate: float, seconds: float, tasks: int) -> Iterator[Goal]:
     yield from _decompositions(site, rate, seconds)
     yield from _workspaces(site)
@@ -248,11 +243,7 @@ def main() -> int:
     ):
         if options.serve:
             return _serve(site)
-        print("| what | found | goal | |\n|---|---|---|---|")
-        missed = 0
-        for it in goals(site, options.rate, options.seconds, options.tasks):
-            missed += not it.met
-            print(f"| {it.what} | {it.found} | {it.goal} | {'met' if it.met else '**missed**'} |", flush=True)
+        missed = printed(goals(site, options.rate, options.seconds, options.tasks))
     return 1 if missed else 0
 
 

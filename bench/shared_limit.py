@@ -87,24 +87,33 @@ class Caller(asyncio.Protocol):
 
 
 class Load:
-    """Requests to one port, so many a second whatever the answers take."""
+    """Requests to one port, so many a second whatever the answers take; but with no more than ``most`` under way, so
+    that a machine that cannot do as much is not asked for it."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
+    def __init__(self, port: int, most: int = 10_000) -> None:
+        self._port, self._most = port, most
         self._idle: list[Caller] = []
+        self._stopped = False
         self.outcomes: list[Outcome] = []
+
+    def stop(self) -> None:
+        """Ask no more: :meth:`run` ends when what is under way is answered."""
+        self._stopped = True
 
     async def run(self, rate: float, until: float) -> None:
         loop = asyncio.get_running_loop()
         due = loop.time()
         under_way: set[asyncio.Task[None]] = set()
-        while due < until:
+        while due < until and not self._stopped:
             if (wait := due - loop.time()) > 0:
                 await asyncio.sleep(wait)
             task = asyncio.create_task(self._one())
             under_way.add(task)
             task.add_done_callback(under_way.discard)
             due += 1 / rate
+            if len(under_way) >= self._most:
+                await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+                due = max(due, loop.time())
         if under_way:
             await asyncio.wait(under_way)
 

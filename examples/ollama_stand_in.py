@@ -1,9 +1,9 @@
 """``python -m examples.ollama_stand_in``: what of Ollama a caller notices, without a model.
 
 It streams an answer token by token, has so many slots, lets others wait, refuses who comes when too many wait (503),
-and loads a model first when it has not been used for a while. What it answers is made of the prompt's last line: its
-clauses, one on a line, each behind the one before. Options are those of Ollama's environment: ``--slots`` is
-OLLAMA_NUM_PARALLEL, ``--queue`` OLLAMA_MAX_QUEUE, ``--keep-alive`` OLLAMA_KEEP_ALIVE.
+loads a model first when it has not been used for a while, and works for no client that has left. What it answers is
+made of the prompt's last line: its clauses, one on a line, each behind the one before. Options are those of Ollama's
+environment: ``--slots`` is OLLAMA_NUM_PARALLEL, ``--queue`` OLLAMA_MAX_QUEUE, ``--keep-alive`` OLLAMA_KEEP_ALIVE.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def options_of(arguments: list[str] | None = None) -> argparse.Namespace:
 
 async def main() -> None:
     options = options_of()
-    await serve(Ollama(options).app(), options.port)
+    await serve(Ollama(options).app(), options.port, cancelling=True)  # as Ollama does
 
 
 if __name__ == "__main__":

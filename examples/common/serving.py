@@ -58,13 +58,13 @@ def metrics_at(app: web.Application, registry: CollectorRegistry) -> None:
     app.router.add_get("/metrics", metrics)
 
 
-async def serve(app: web.Application, port: int) -> None:
+async def serve(app: web.Application, port: int, *, cancelling: bool = False) -> None:
     """Serve until SIGTERM or SIGINT. ``on_shutdown`` of the app runs when nothing new is accepted, ``on_cleanup`` when
-    the last answer has gone."""
+    the last answer has gone. ``cancelling``: what a client asked for is given up once it has left."""
     asked = asyncio.Event()
     for it in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(it, asked.set)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=20)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=20, handler_cancellation=cancelling)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", port, backlog=128).start()

@@ -1,0 +1,1 @@
+"""What ``profile: llm`` promises, measured: see ``python -m bench.llm --help``."""

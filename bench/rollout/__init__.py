@@ -1,0 +1,1 @@
+"""Four sidecars with one canary, under load: see ``python -m bench.rollout --help``."""
