@@ -119,6 +119,9 @@ class CacheSettings(declared.Settings):
             given.setdefault("methods", frozenset({"POST"}))
             given.setdefault("ttl", _TTL_OF_BODIES)
 
+    def left_out(self) -> Sequence[str]:
+        return ("when",) if self.key == "target" else ()
+
     @staticmethod
     def check(given: Sequence[Fields], protocol: str) -> None:
         for cache in given:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Collection, Iterator
+from typing import Any, Final
 
 from sidecar.config.document import Mapping, Node, Scalar, Sequence, join
 from sidecar.config.errors import nearest
 from sidecar.config.hints import SYNONYMS, word
 from sidecar.config.keys import INHERIT, Key, defaults_of, field_of
-from sidecar.config.kinds import BROKEN, HIDDEN, OMIT, Kind, Place, Refused, ScalarKind, describe, substituted
-from sidecar.core.text import printable
+from sidecar.config.kinds import BROKEN, OMIT, Kind, Place, Refused, ScalarKind, describe, parents, some, substituted
 
 
 class ListOf(Kind):
@@ -40,7 +39,14 @@ class ListOf(Kind):
 
     def _list(self, node: Node) -> str:
         """The node as the only item of a list."""
-        return f"[{word(printable(node.text))}]" if isinstance(node, Scalar) and can_read(self.item, node) else ""
+        like = self.item.meant(node) if isinstance(node, Scalar) else ""
+        return f"[{word(like)}]" if like else ""
+
+    def parts(self) -> Iterator[tuple[str, Kind]]:
+        yield "[]", self.item
+
+    def has_the_shape_of(self, node: Node) -> bool:
+        return isinstance(node, Sequence)
 
     def build(self, value: Any) -> Any:
         return self.into(self.item.build(item) for item in value)
@@ -83,6 +89,12 @@ class MapOf(Kind):
                 place.report("is given twice (in another case)")
             values[key] = value
         return values
+
+    def parts(self) -> Iterator[tuple[str, Kind]]:
+        yield ".<name>", self.value
+
+    def has_the_shape_of(self, node: Node) -> bool:
+        return isinstance(node, Mapping)
 
     def build(self, value: Any) -> Any:
         if self.named and isinstance(self.value, Section):
@@ -128,9 +140,10 @@ class Section(Kind):
     """A mapping with fixed keys that becomes an object of the model.
 
     ``refused`` gives the reason for keys that are known elsewhere, or planned, and not allowed here. ``complete``
-    may fill in the model's arguments where one default depends on another value. ``short`` is the key that is meant by
-    those who write a single value in place of the mapping; they are told so. ``free``: keys that begin with ``x-`` are
-    for anchors and other programs, and are passed over. ``cross`` is JSON Schema of what its keys have to do with each
+    may fill in the model's arguments where one default depends on another value. ``left_out`` names the keys that a
+    file leaves out for such an object, as they would be refused there. ``short`` is the key that is meant by those who
+    write a single value in place of the mapping; they are told so. ``free``: keys that begin with ``x-`` are for
+    anchors and other programs, and are passed over. ``cross`` is JSON Schema of what its keys have to do with each
     other.
     """
 
@@ -144,6 +157,7 @@ class Section(Kind):
         *,
         refused: dict[str, str] | None = None,
         complete: Callable[[dict[str, Any]], None] | None = None,
+        left_out: Callable[[Any], Collection[str]] | None = None,
         short: str = "",
         free: bool = False,
         cross: list[dict[str, Any]] | None = None,
@@ -153,7 +167,7 @@ class Section(Kind):
         self.short = short
         self.free = free
         self.cross = cross or []
-        self._complete = complete
+        self._complete, self._left_out = complete, left_out
         self.defaults = {name: default for name, default in defaults_of(model) if name in keys}
         #: Keys that filters have declared; the model has their values in ``policies``.
         self.declared: dict[str, None] = {}
@@ -176,15 +190,21 @@ class Section(Kind):
     def without(self, refused: dict[str, str]) -> Section:
         """The same section, with some keys refused for a reason."""
         keys = {name: key for name, key in self.keys.items() if name not in refused}
-        part = Section(self.model, self.doc, keys, refused=self.refused | refused, complete=self._complete)
+        part = Section(self.model, self.doc, keys, refused=self.refused | refused, complete=self._complete,
+                       left_out=self._left_out)  # fmt: skip
         part.short, part.part_of = self.short, self
         return part
 
     def shorthand(self, node: Node) -> str:
         """What a single value was to be, as a mapping; empty when that is not plain."""
-        if self.short and isinstance(node, Scalar) and can_read(self.keys[self.short].kind, node):
-            return f"{{{self.short}: {word(printable(node.text))}}}"
-        return ""
+        like = self.keys[self.short].kind.meant(node) if self.short and isinstance(node, Scalar) else ""
+        return f"{{{self.short}: {word(like)}}}" if like else ""
+
+    def parts(self) -> Iterator[tuple[str, Kind]]:
+        yield from ((f".{name}", key.kind) for name, key in self.keys.items())
+
+    def has_the_shape_of(self, node: Node) -> bool:
+        return isinstance(node, Mapping)
 
     def read(self, node: Node, at: Place) -> Any:
         if not isinstance(node, Mapping):
@@ -222,7 +242,7 @@ class Section(Kind):
         message = "is not a known key"
         if others:
             like = join(others[0], name)
-            message += f" here; it belongs to {_some(others)}" if self is root else ""
+            message += f" here; it belongs to {some(others)}" if self is root else ""
         place.report(message, allowed=", ".join(self.keys), nearest=like)
 
     def build(self, value: Any, **more: Any) -> Any:
@@ -241,9 +261,10 @@ class Section(Kind):
         return dict(self._shown(value))
 
     def _shown(self, value: Any) -> Iterator[tuple[str, Any]]:
+        left_out = self._left_out(value) if self._left_out else ()
         for name, key in self.keys.items():
             item = self.item(value, name)
-            if item is INHERIT or (item is None and not isinstance(key.kind, Policy)):
+            if name in left_out or item is INHERIT or (item is None and not isinstance(key.kind, Policy)):
                 continue
             shown = key.kind.show(item)
             if shown is not OMIT:
@@ -283,55 +304,15 @@ class Section(Kind):
         return key.kind.show(default)
 
 
-def can_read(kind: Kind, node: Scalar) -> bool:
-    """Whether a single value would be right there. Only asked where it may be shown."""
-    if isinstance(kind, Short):
-        kind = kind.kind
-    if not isinstance(kind, ScalarKind) or "${" in node.text or describe(node) == HIDDEN:
-        return False
-    try:
-        kind.parse(node)
-    except Refused:
-        return False
-    return True
-
-
-def parents(kind: Kind, name: str, value: Node, path: str = "") -> Iterator[str]:
-    """The paths of all sections that have a key of that name whose values have the shape of this one."""
-    match kind:
-        case Section():
-            key = kind.keys.get(name)
-            if key is not None and path and _has_the_shape(key.kind, value):
-                yield path
-            for other, inner in kind.keys.items():
-                yield from parents(inner.kind, name, value, f"{path}.{other}" if path else other)
-        case Policy() | Short():
-            yield from parents(kind.section, name, value, path)
-        case ListOf():
-            yield from parents(kind.item, name, value, f"{path}[]")
-        case MapOf():
-            yield from parents(kind.value, name, value, f"{path}.<name>")
-        case _:
-            pass
-
-
-def _has_the_shape(kind: Kind, value: Node) -> bool:
-    if isinstance(value, Mapping):
-        return isinstance(kind, Section | Policy | MapOf)
-    if isinstance(value, Sequence):
-        return isinstance(kind, ListOf)
-    return isinstance(kind, ScalarKind | Short) or (isinstance(kind, Policy) and value.text in ("off", "false", "no"))
-
-
-def _some(paths: list[str]) -> str:
-    return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
-
-
 def _missing(kind: Kind, at: Place) -> None:
     if isinstance(kind, Section) and any(key.required for key in kind.keys.values()):
         kind.read(Mapping({}, at.line), at)  # what is missing are its keys: service.name, not service
     else:
         at.report("is missing", allowed=kind.allowed)
+
+
+#: What a policy that is switched off may be.
+_OFF: Final = ("off", "false", "no")
 
 
 class Policy(Kind):
@@ -347,7 +328,13 @@ class Policy(Kind):
         scalar = substituted(node, at)
         if scalar is None:
             return BROKEN
-        return None if scalar.text.lower() in ("off", "false", "no") else self._refuse(scalar, at)
+        return None if scalar.text.lower() in _OFF else self._refuse(scalar, at)
+
+    def parts(self) -> Iterator[tuple[str, Kind]]:
+        yield "", self.section
+
+    def has_the_shape_of(self, node: Node) -> bool:
+        return isinstance(node, Mapping) or (isinstance(node, Scalar) and node.text in _OFF)
 
     def _refuse(self, node: Node, at: Place) -> Any:
         if isinstance(node, Scalar) and node.text.lower() in ("on", "true", "yes", "", "~", "null"):
@@ -387,6 +374,15 @@ class Short(Kind):
         fields = Fields(self.section, at)
         fields[self.main], fields.places[self.main] = value, at
         return fields
+
+    def meant(self, node: Scalar) -> str:
+        return self.kind.meant(node)
+
+    def parts(self) -> Iterator[tuple[str, Kind]]:
+        yield "", self.section
+
+    def has_the_shape_of(self, node: Node) -> bool:
+        return isinstance(node, Scalar)
 
     def build(self, value: Any) -> Any:
         return self.section.build(value)

@@ -83,6 +83,10 @@ class Settings(metaclass=_Declaration):
     def complete(given: dict[str, Any]) -> None:
         """Fill in defaults that depend on other values."""
 
+    def left_out(self) -> Sequence[str]:
+        """Name the keys that a file with these settings has to leave out, since others give them no meaning."""
+        return ()
+
     @staticmethod
     def check(given: Sequence[Fields], protocol: str) -> None:
         """Report what does not fit together. ``given`` are the sections of a filter at one port: its own, then those of
@@ -111,6 +115,7 @@ def section_as(kind: type[SectionKind], settings: type[Settings], doc: str = "")
         {key_of(it.name): it.metadata["key"] for it in dataclasses.fields(settings) if "key" in it.metadata},
         refused=dict(said(settings, "refused")),
         complete=said(settings, "complete"),
+        left_out=said(settings, "left_out"),
         short=said(settings, "short"),
         free=said(settings, "free"),
         cross=list(said(settings, "cross")),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -113,6 +113,19 @@ class Kind:
         """JSON Schema of the values allowed."""
         raise NotImplementedError
 
+    def parts(self) -> Iterator[tuple[str, Kind]]:
+        """The kinds of what it holds, each with what is added to a path to get there: ``.key``, ``[]`` or nothing."""
+        yield from ()
+
+    def has_the_shape_of(self, node: document.Node) -> bool:
+        """Whether that may be such a value, by its shape alone."""
+        return False
+
+    def meant(self, node: document.Scalar) -> str:
+        """A single value as it would be right here: itself, or what is most like it; empty when there is none, or it
+        is not to be shown."""
+        return ""
+
 
 class ScalarKind(Kind):
     """A kind whose values are single scalars. Subclasses say what a scalar means, in :meth:`parse`."""
@@ -134,6 +147,18 @@ class ScalarKind(Kind):
             if scalar.text != node.text and found is not HIDDEN:
                 found += f" (from {printable(node.text)})"
             return at.report(str(refused), found=found, allowed=self.allowed, nearest=refused.nearest)
+
+    def has_the_shape_of(self, node: document.Node) -> bool:
+        return isinstance(node, document.Scalar)
+
+    def meant(self, node: document.Scalar) -> str:
+        if "${" in node.text or describe(node) == HIDDEN:
+            return ""
+        try:
+            self.parse(node)
+        except Refused as refused:
+            return "" if refused.hide else refused.nearest
+        return printable(node.text)
 
 
 def substituted(node: document.Scalar, at: Place) -> document.Scalar | None:
@@ -177,3 +202,17 @@ def describe(node: document.Node) -> str:
             return printable(node.text)
         case _:
             return f'"{printable(node.text)}"'
+
+
+def parents(kind: Kind, name: str, value: document.Node, path: str = "") -> Iterator[str]:
+    """The paths of all sections that have a key of that name whose values have the shape of this one."""
+    parts = list(kind.parts())
+    if path:
+        yield from (path for step, inner in parts if step == f".{name}" and inner.has_the_shape_of(value))
+    for step, inner in parts:
+        yield from parents(inner, name, value, f"{path}{step}".lstrip("."))
+
+
+def some(paths: Sequence[str]) -> str:
+    """A few of them, in words."""
+    return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")

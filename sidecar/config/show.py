@@ -33,6 +33,12 @@ def _drop_what_it_has_not(listener: dict[str, Any]) -> None:
         elif isinstance(section := listener.get(name), dict):
             for key in keys:
                 section.pop(key, None)
+    if listener["protocol"] == "tcp":
+        faults = listener.get("faults", "off")
+        for fault in faults if faults != "off" else ():
+            del fault["match"]
+    if listener["protocol"] == "amqp" and isinstance(eject := listener.get("health", {}).get("eject"), dict):
+        del eject["error_rate"], eject["latency"]
     amqp = listener.get("amqp", {})
     for rule in amqp.get("publish", ()):
         if rule["rate"] == "0/s":

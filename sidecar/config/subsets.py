@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from sidecar.config.containers import Fields, MapOf
@@ -37,6 +37,9 @@ class Select(Settings):
         default={},
         example={"version": "2"},
     )
+
+    def left_out(self) -> Sequence[str]:
+        return () if self.service else ("service",)
 
 
 class SubsetsKind(MapOf):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, Final
 
 from sidecar.config import cross_schema
@@ -24,6 +25,11 @@ from sidecar.core.limits import Limits
 
 _HTTP: Final = ("http",)
 _FILTERS: Final = ListOf(UsedFilter(), maximum=32)
+
+
+def _no_more_than_the_head(limits: Limits) -> Sequence[str]:
+    """The default of ``target`` may be above a head that is given, of which it is a part."""
+    return ("target",) if limits.target > limits.head else ()
 
 
 _LIMITS: Final = Section(
@@ -49,6 +55,7 @@ _LIMITS: Final = Section(
             protocols=_HTTP,
         ),
     },
+    left_out=_no_more_than_the_head,
 )
 
 
@@ -132,6 +139,9 @@ class Discover(Settings):
     @staticmethod
     def complete(given: dict[str, Any]) -> None:
         given.setdefault("service", "")
+
+    def left_out(self) -> Sequence[str]:
+        return () if self.sentinel is None else ("service", "tag")
 
 
 class StaticEndpoint(Settings):

@@ -68,7 +68,8 @@ class QueueSettings(Settings):
         default=10,
     )
     keep: float = key(Duration("1s", "3650d"), "How long an outcome can be asked for.", default=3600.0, example="1h")
-    concurrency: int = key(Integer(1, 1000), "Most that are delivered at once.", default=4)
+    concurrency: int = key(Integer(1, 1000), "Most that are delivered at once.", default=4,
+                           told="4; 1 with in_order")  # fmt: skip
     in_order: bool = key(
         Boolean(), "Deliver one after the other; while some wait, whatever comes queues behind them.", default=False
     )
@@ -78,6 +79,12 @@ class QueueSettings(Settings):
         default=IDENTITY,
         example=["authorization", "x-api-key"],
     )
+
+    @staticmethod
+    def complete(given: dict[str, Any]) -> None:
+        """What keeps the order delivers singly."""
+        if given.get("in_order"):
+            given.setdefault("concurrency", 1)
 
     @staticmethod
     def check(given: Sequence[Any], protocol: str) -> None:
