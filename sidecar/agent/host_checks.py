@@ -77,20 +77,21 @@ async def app(agent: Agent) -> Finding:
 
 
 async def disk(agent: Agent, upstream: str) -> Finding:
-    """Whether what is stored can be written, and has room to grow. ``upstream``: of that one alone, if it is given."""
+    """Whether what is stored can be written, and has room to grow. ``upstream``: of that one alone, if it is given;
+    the disk is the sidecar's all the same."""
     listeners = [agent.upstreams[upstream].listener] if upstream else agent.listeners()
     files = [it for listener in listeners for it in listener.files]
     if not files:
-        return none("disk", "nothing is stored", upstream)
+        return none("disk", "nothing is stored")
     problems = [text for listener in listeners if (text := _trouble(listener))]
     folders = sorted({str(it.folder) for it in files})
     looked = await asyncio.gather(*(asyncio.to_thread(_folder, Path(folder)) for folder in folders))
     problems += [text for text, _ in looked if text]
     if problems:
         step = "free room there, or give the folder to the user that the sidecar runs as; it goes on by itself then"
-        return bad("disk", some(problems), step, upstream)
+        return bad("disk", some(problems), step)
     free = min(room for _, room in looked)
-    return good("disk", f"{', '.join(folders)}: can be written, {free >> 20} MiB are free", upstream)
+    return good("disk", f"{', '.join(folders)}: can be written, {free >> 20} MiB are free")
 
 
 def _trouble(listener: Any) -> str:

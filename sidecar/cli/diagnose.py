@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -46,6 +46,12 @@ def _not_asked(url: str, why: str) -> Mapping[str, Any]:
     return {"service": None, "id": url, "well": False, "seconds": 0.0, "findings": [finding]}
 
 
+def _in_groups(findings: Sequence[Mapping[str, Any]]) -> Callable[[Mapping[str, Any]], int]:
+    """Order them by what they are about: the sidecar, then each upstream in its turn."""
+    order: list[object] = [None, *(it["upstream"] for it in findings)]
+    return lambda it: order.index(it["upstream"])
+
+
 def lines(found: Mapping[str, Any], *, colour: bool = False) -> Iterator[str]:
     """The findings, to read: those about the sidecar, then each upstream's."""
     findings: Sequence[Mapping[str, Any]] = found["findings"]
@@ -53,7 +59,7 @@ def lines(found: Mapping[str, Any], *, colour: bool = False) -> Iterator[str]:
     about = found["id"] if found["service"] is None else f"{found['service']} ({found['id']})"
     yield printable(str(about), LONGEST)
     last = None
-    for it in findings:
+    for it in sorted(findings, key=_in_groups(findings)):
         if it["upstream"] != last:
             last = it["upstream"]
             yield ""

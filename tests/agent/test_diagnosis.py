@@ -13,6 +13,7 @@ import pytest
 
 from sidecar.agent import checklist, diagnosis, host_checks, upstream_checks
 from sidecar.agent.findings import good, none, some
+from sidecar.cli.diagnose import lines
 from sidecar.cli.main import main
 from sidecar.core.operations import Call, NotKnown
 from sidecar.endpoints.ping import NoAnswer, ping
@@ -65,6 +66,11 @@ def test_all_is_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
                 assert "– answers      over tcp nothing can be asked\n" in text
                 assert text.endswith("all is well\n")
                 assert "✗" not in text
+                code, text = await diagnose("b")
+                assert (code, text.count("\n\n"), "None" in text) == (0, 2, False)  # b, and the last line
+                own, of_b, _ = text.split("\n\n")
+                assert "– disk         nothing is stored" in own
+                assert of_b.startswith("b\n")
                 code, text = await diagnose("b", "--json")
                 found = json.loads(text)
                 assert (code, found["well"], found["service"]) == (0, True, "web")
@@ -119,6 +125,13 @@ def test_it_cannot_be_asked_or_there_is_no_such_upstream(tmp_path: Path, capsys:
             assert "no such upstream" in capsys.readouterr().err
 
     run(asked)
+
+
+def test_what_is_about_one_thing_is_told_together() -> None:
+    findings = [good("file", "x"), good("connect", "x", "b"), none("disk", "x"), good("connect", "x", "a")]
+    found = {"service": "web", "id": "web-1", "findings": [it.as_dict() for it in findings]}
+    assert [line.split()[-2] for line in lines(found) if line.endswith("  x")] == ["file", "disk", "connect", "connect"]
+    assert [line for line in lines(found) if line in ("a", "b", "None")] == ["b", "a"]
 
 
 def test_one_run_at_a_time_and_those_who_ask_the_same_share_it() -> None:
