@@ -4,6 +4,7 @@ It streams an answer token by token, has so many slots, lets others wait, refuse
 loads a model first when it has not been used for a while, and works for no client that has left. What it answers is
 made of the prompt's last line: its clauses, one on a line, each behind the one before. Options are those of Ollama's
 environment: ``--slots`` is OLLAMA_NUM_PARALLEL, ``--queue`` OLLAMA_MAX_QUEUE, ``--keep-alive`` OLLAMA_KEEP_ALIVE.
+It takes the extra ``examples`` (``make install EXTRAS=examples``).
 """
 
 from __future__ import annotations

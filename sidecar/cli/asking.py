@@ -39,7 +39,8 @@ examples:
   sidecar why 4f0c2d…                              the story of one
   sidecar why 4f0c2d… --json | jq .cause           for machines
 
-The id is in the answer's x-request-id, in its JSON body and in the access log.
+The id is the request's x-request-id, its own or one that the sidecar has made. Answers of the sidecar's own have it in
+that header and in their JSON body; for those of the app, see the access log, or the list above.
 
 exit codes: 0 told; 1 nothing is known of it, or the sidecar cannot be asked; 2 usage
 """
@@ -194,7 +195,13 @@ def _add_why(commands: Any) -> None:
         epilog=_WHY,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    why.add_argument("id", metavar="ID", nargs="?", default="", help="the request's id: x-request-id of the answer")
+    why.add_argument(
+        "id",
+        metavar="ID",
+        nargs="?",
+        default="",
+        help="the request's id: its x-request-id, which errors of the sidecar's own have",
+    )
     why.add_argument("--json", action="store_true", help="as one JSON object")
     why.add_argument("--upstream", metavar="NAME", default="", help="of the list: to this upstream only")
     why.add_argument("--error", metavar="CODE", default="", help="of the list: with this code only")

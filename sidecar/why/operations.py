@@ -113,7 +113,8 @@ class Api:
         return (
             f"nothing is known of the request {shown!r}: it went well and is in no sample (why.sample), another "
             f"sidecar had it, or it is not among the last {ring.records} (why.records; {len(ring)} are remembered). "
-            "Its id is in the answer's x-request-id and in logs; GET /why lists what there is"
+            "An id is a request's x-request-id; the sidecar's own answers have it in that header, the access log has "
+            "it as request_id, and GET /why (sidecar why) lists those that are remembered"
         )
 
 

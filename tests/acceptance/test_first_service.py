@@ -23,6 +23,7 @@ DIFFERS = (
     (re.compile(r"\b[0-9a-f]{32}\b"), "ID"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "AT"),
     (re.compile(r"\b[\d.]+ (?:µs|ms|s)\b"), "TIME"),
+    (re.compile(r"127\.0\.0\.1:\d+ refused the connection"), "EITHER refused the connection"),
     # An endpoint that refuses connections is out of the rotation for a moment: longer than it takes to ask, or shorter.
     (re.compile(r"\bhealthy\b|\bwarning\b|ejected \(unreachable\)"), "STATE"),
     (re.compile(r"\s+"), " "),
@@ -38,9 +39,9 @@ def plain(line: str) -> str:
 
 def lacking(told: str, printed: str) -> list[str]:
     """The lines that the page tells of, from the first one that does not come, in order, among those printed. A line
-    there may go on."""
+    there may go on, and … stands for what does."""
     lines = iter(plain(line) for line in printed.splitlines())
-    expected = [plain(line) for line in told.splitlines()]
+    expected = [plain(line).removesuffix("…").rstrip() for line in told.splitlines()]
     for number, line in enumerate(expected):
         if not any(it.startswith(line) for it in lines):
             return expected[number:]

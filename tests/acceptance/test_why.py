@@ -96,7 +96,9 @@ def test_the_command(edge: Sidecar, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["why", "--admin", edge.admin, "--upstream", "gone"]) == 0
     assert request_id in capsys.readouterr().out
     assert main(["why", "unheard-of", "--admin", edge.admin]) == 1
-    assert "nothing is known of the request 'unheard-of'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "nothing is known of the request 'unheard-of'" in said
+    assert "the sidecar's own answers have it in that header" in said, "those of an app have none"
 
 
 # -- over two hops -----------------------------------------------------------------------------------------------------
