@@ -164,8 +164,9 @@ class Canary:
             except rollout.Unreadable as error:
                 self._spoiled(str(error))
                 return
-        self._unreadable = ""
-        self._owed = state is None or (self.state is not None and state.revision < self.state.revision)
+        replaced, self._unreadable = bool(self._unreadable), ""
+        known = self.state.revision if self.state is not None and not replaced else 0
+        self._owed = state is None or state.revision < known
         if self._owed:
             self._pay()
         elif state is not None:
@@ -292,7 +293,7 @@ class Canary:
         seen, version, wall = self.now, self._version, self._timing.wall()
         steps = self.settings.steps
         if self._unreadable and action in ("resume", "rollback"):
-            following = begun = rollout.begin(steps, by, wall, seen)
+            following = begun = rollout.above(rollout.begin(steps, by, wall, seen), wall)
             if action == "rollback":
                 seen, following = begun, rollout.asked(action, begun, steps, by, wall)
         elif seen is None:

@@ -1,6 +1,6 @@
 """What state a rollout is in, and which state follows when somebody asks for it: plain values, which sidecars share.
 
-Each change makes the next revision. Who changes it has seen a revision, and changes that one: whoever keeps the state
+Each change makes a higher revision. Who changes it has seen a revision, and changes that one: whoever keeps the state
 refuses a change of an older one, so of two that are asked for at once one is made.
 """
 
@@ -90,10 +90,16 @@ def resumed(state: State, steps: Sequence[int], by: str, at: float) -> State:
 
 
 def rolled_back(state: State, reason: str, by: str, at: float) -> State:
-    """The new version gets nothing. Raises :class:`NotNow`."""
+    """The new version gets nothing, whatever others know by then. Raises :class:`NotNow`."""
     if state.phase == ROLLED_BACK:
         raise NotNow("it is rolled back already")
-    return _changed(state, ROLLED_BACK, 0, reason, by, at)
+    return above(_changed(state, ROLLED_BACK, 0, reason, by, at), at)
+
+
+def above(state: State, at: float) -> State:
+    """It with a revision above all that others may know: what is older than theirs they take for what a registry that
+    was restored has, and put theirs back. As revisions count changes, the Unix time ``at`` is above any of them."""
+    return state._replace(revision=min(max(state.revision, int(at)), _MOST_REVISIONS))
 
 
 def asked(action: str, state: State, steps: Sequence[int], by: str, at: float) -> State:

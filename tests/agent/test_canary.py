@@ -550,6 +550,48 @@ async def test_rolled_back_by_hand_where_nothing_was_read_yet(caplog: pytest.Log
     assert old.share["next"] == fresh.share["next"] == 0
 
 
+@pytest.mark.asyncio
+@pytest.mark.parametrize("told_of_it", [True, False])
+@pytest.mark.parametrize(("action", "phase"), [("rollback", rollout.ROLLED_BACK), ("resume", rollout.RUNNING)])
+async def test_what_replaces_what_cannot_be_read_is_not_undone(action: str, phase: str, told_of_it: bool) -> None:
+    store = FakeStore()
+    old = Sidecar(store, "old")
+    for asked in ("promote", "promote", "pause"):
+        await old.canary.act(asked, "ann")
+    (value,) = store.values
+    value.cut = not told_of_it
+    store.put(b"{}")
+    fresh = Sidecar(store, "fresh")
+    value.cut = True  # it hears of what is done a moment later
+    assert (await fresh.canary.act(action, "bob")).phase == phase
+    value.cut = False
+    store.back()
+    for it in (old, fresh):
+        it.passes(3.0)
+    assert (store.state.phase, store.state.by) == (phase, "bob")
+    assert (
+        old.share == fresh.share == ({"stable": 100, "next": 0} if action == "rollback" else {"stable": 90, "next": 10})
+    )
+
+
+@pytest.mark.asyncio
+async def test_a_rollback_is_not_undone_where_the_registry_had_lost_the_state() -> None:
+    store = FakeStore()
+    old = Sidecar(store, "old")
+    for _ in range(2):
+        await old.canary.act("promote", "ann")
+    (value,) = store.values
+    value.cut = True
+    store.put(None)
+    fresh = Sidecar(store, "fresh")
+    await fresh.canary.act("rollback", "bob")
+    value.cut = False
+    store.back()
+    old.passes(3.0)
+    assert store.state.phase == rollout.ROLLED_BACK
+    assert old.share["next"] == fresh.share["next"] == 0
+
+
 def test_the_next_version_begins_anew_when_the_one_before_is_gone() -> None:
     store = FakeStore()
     it = Sidecar(store)

@@ -43,6 +43,7 @@ def test_what_operators_may_ask_for() -> None:
     assert asked("promote", held, STEPS, "ann", 101.0)[2:4] == (rollout.RUNNING, 25)
     back = asked("rollback", held, STEPS, "ann", 101.0)
     assert (back.phase, back.weight, back.moving) == (rollout.ROLLED_BACK, 0, False)
+    assert (held.revision, back.revision) == (2, 101), "above any that others may have come to"
     with pytest.raises(NotNow):
         rolled_back(back, "", "", 0.0)
     with pytest.raises(NotNow):
