@@ -27,6 +27,10 @@ class _Resource:
         self.number = number
         self.others: dict[bytes, tuple[bytes, ...]] = {}
 
+    def takes(self, whose: bytes) -> bool:
+        """Whether it is one of the exceptions, or there may be one more."""
+        return whose in self.others or len(self.others) < MOST_OTHERS
+
     def values(self, raw: bytes, whose: bytes) -> tuple[Any, ...]:
         """What tells the request with that head from others of the same."""
         if whose in self.others:
@@ -36,18 +40,21 @@ class _Resource:
 
 
 class _Memory(Lru):
-    """``answers``: how many of the entries are that."""
+    """At most ``most`` answers, and as many resources besides. ``answers``: how many of the entries are that."""
 
-    __slots__ = ("answers",)
+    __slots__ = ("_most", "answers")
 
-    def __init__(self, entries: int, most_bytes: int) -> None:
-        super().__init__(entries, most_bytes)
+    def __init__(self, most: int, most_bytes: int) -> None:
+        super().__init__(2 * most, most_bytes)
+        self._most = most
         self.answers = 0
 
     def put(self, key: Hashable, value: Any, size: int) -> bool:
         kept = super().put(key, value, size)
         if kept and not isinstance(value, _Resource):
             self.answers += 1
+            while self.answers > self._most:
+                self._drop_one()
         return kept
 
     def _gone(self, value: Any, size: int) -> None:
@@ -67,7 +74,7 @@ class Store:
     def __init__(self, entries: int, most_bytes: int) -> None:
         self._entries = entries
         self._numbers = itertools.count(1)
-        self._memory = _Memory(2 * entries, most_bytes)
+        self._memory = _Memory(entries, most_bytes)
 
     def __len__(self) -> int:
         """How many answers there are; of a resource that is gone some may still be here."""
@@ -97,19 +104,25 @@ class Store:
         return self._memory.get((resource.number, whose, resource.values(raw, whose)))
 
     def put(self, key: bytes, raw: bytes, vary: tuple[bytes, ...], answer: Any, size: int, whose: bytes = b"") -> bool:
-        """Keep an answer of so many bytes; return False if it is too large. One that is nobody's and varies by other
-        fields than those before takes the place of all of them."""
+        """Keep an answer of so many bytes; return False if there is no room for it and its resource. One that is
+        nobody's and varies by other fields than those before, or is an exception too many, takes the place of all."""
         resource: _Resource | None = self._memory.get(key)
-        if resource is None or (resource.vary != vary and (not whose or len(resource.others) >= MOST_OTHERS)):
+        memory = self._memory
+        if resource is None or (resource.vary != vary and not (whose and resource.takes(whose))):
             resource = _Resource(vary, next(self._numbers))
-            self._memory.put(key, resource, len(key) + OVERHEAD)
+            memory.put(key, resource, len(key) + OVERHEAD)
         elif resource.others.get(whose, resource.vary) != vary:
             resource.others[whose] = vary
-            self._memory.put(key, resource, len(key) + OVERHEAD + len(resource.others) * _PER_OTHER)
+            memory.put(key, resource, len(key) + OVERHEAD + len(resource.others) * _PER_OTHER)
         values = resource.values(raw, whose)
-        return self._memory.put(
-            (resource.number, whose, values), answer, size + len(key) + len(whose) + sum(map(len, values)) + OVERHEAD
-        )
+        size += len(key) + len(whose) + sum(map(len, values)) + OVERHEAD
+        # Without its resource nothing finds it: that may be too large itself, or have had to go for this answer.
+        if memory.get(key) is None or not memory.put((resource.number, whose, values), answer, size):
+            return False
+        if memory.get(key) is None:
+            memory.remove((resource.number, whose, values))
+            return False
+        return True
 
     def remove(self, key: bytes) -> bool:
         """Keep nothing of that resource; whether there was anything."""
@@ -127,7 +140,7 @@ class Store:
         """Keep nothing; how many answers there were."""
         gone = len(self)
         most = self._memory.most_bytes
-        self._memory = _Memory(2 * self._entries, most)
+        self._memory = _Memory(self._entries, most)
         return gone
 
     def bound(self, most_bytes: int) -> None:

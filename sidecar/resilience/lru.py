@@ -48,8 +48,12 @@ class Lru:
 
     def _drop(self) -> None:
         while self.size > self.most_bytes or len(self._found) > self._entries:
-            self._gone(*self._found.popitem(last=False)[1])
-            self.dropped += 1
+            self._drop_one()
+
+    def _drop_one(self) -> None:
+        """What was not used for the longest goes."""
+        self._gone(*self._found.popitem(last=False)[1])
+        self.dropped += 1
 
     def remove(self, key: Hashable) -> None:
         """Keep nothing under that key."""
