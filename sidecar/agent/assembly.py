@@ -16,6 +16,7 @@ from sidecar.agent import balancing, llm, outage, protocols, rotation
 from sidecar.agent.context import Context as Context
 from sidecar.agent.rehearsal.watched import watched
 from sidecar.agent.shared_limits import name_of
+from sidecar.cache.invalidation import Caches
 from sidecar.config.keys import INHERIT
 from sidecar.config.schema import DECLARED
 from sidecar.config.traffic import Inbound, Match, Upstream
@@ -79,6 +80,8 @@ class Assembly:
         #: What the upstream's retries are paid from, those of all routes.
         self._budget = Budget(inf, 0.0, context.clock())
         inbound, http = stats.direction == "inbound", stats.protocol == "http"
+        #: Those of all routes, as they are now.
+        self._caches = Caches()
         self._record = Record(context.decisions, "" if inbound else name)
         always: tuple[Filter, ...] = (
             Tracing(context.tracing.propagate, inbound, context.rng, context.sampling, context.record_span),
@@ -118,7 +121,7 @@ class Assembly:
         routes = [(route.match, self._filters(route, route.match, main, before)) for route in config.routes]
         every = [main, *(made for _, made in routes)]
         self._asking = [] if self._rehearsed else balancing.asking(config)
-        outage.prepare(every, self._context.listener_of)
+        outage.prepare(every, self._context.listener_of, self._caches)
         llm.prepare(self._stats, every)
         self._show(every)
         spend([made.get("retry") for made in every], self._budget, self._stats, self._context.clock)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from sidecar.agent.context import Context
-from sidecar.cache.invalidation import changes
+from sidecar.cache.invalidation import Caches, changes
 from sidecar.config.keys import INHERIT
 from sidecar.config.traffic import Route as RouteSettings
 from sidecar.exchange.filter import Filter
@@ -25,17 +25,18 @@ from sidecar.http.stale import Keeper
 _OF_CLIENTS: Final = ("wait", "fallback", "faults", "mirror")
 
 
-def prepare(every: Sequence[dict[str, Any]], listener_of: Callable[[str], Any]) -> None:
-    """See to the filters of one listener, those of its chains. ``listener_of`` finds another upstream's listener."""
+def prepare(every: Sequence[dict[str, Any]], listener_of: Callable[[str], Any], caches: Caches) -> None:
+    """See to the filters of one listener, those of its chains. ``listener_of`` finds another upstream's listener;
+    ``caches`` is the listener's own, whatever is read: what came before a reload forgets in those that there are."""
     covered: dict[Any, bool] = {}
-    caches = tuple(dict.fromkeys([it for made in every if (it := made.get("cache")) is not None]))
-    for it in caches:
-        it.can_tell, it.whole, it.peers = answer_body.can_tell, answer_body.whole, caches
+    caches.all = tuple(dict.fromkeys([it for made in every if (it := made.get("cache")) is not None]))
+    for it in caches.all:
+        it.can_tell, it.whole, it.caches = answer_body.can_tell, answer_body.whole, caches
     for made in every:
         cache = made.get("cache")
         fallback, breaker = made.get("fallback"), made.get("circuit_breaker")
         mirror = made.get("mirror")
-        if caches and cache is None:
+        if caches.all and cache is None:
             made["forgetting"] = Forgetting(caches)
         if mirror is not None:
             mirror.copy = functools.partial(copy, listener_of)
@@ -65,7 +66,7 @@ def fitted(filters: Iterable[Filter], delivery: bool) -> Iterator[Filter]:
     """The filters of a chain, with those that they need beside them; ``delivery``: it is for stored requests."""
     for it in filters:
         if delivery and isinstance(it, Cache):
-            yield Forgetting(it.peers, it.by_body)
+            yield Forgetting(it.caches, it.by_body)
         elif not (delivery and it.name in _OF_CLIENTS):
             yield it
             keeper: Filter | None = getattr(it, "keeper", None)
@@ -91,12 +92,12 @@ class Forgetting(Filter):
     name: ClassVar[str] = "forgetting"
     after: ClassVar[str] = "cache"
 
-    def __init__(self, caches: Sequence[Cache], asking: frozenset[str] = frozenset()) -> None:
+    def __init__(self, caches: Caches, asking: frozenset[str] = frozenset()) -> None:
         super().__init__()
         self._caches = caches
         self._asking = asking
 
     def on_answer(self, x: Any, head: Any) -> None:
         if changes(x.method, head.status):
-            for it in self._caches:
-                it.forget(x.head, head, x.method not in self._asking)
+            host, target = x.head.get(b"host") or b"", x.head.target
+            self._caches.forget(host, target, head.as_http1(), x.method not in self._asking)

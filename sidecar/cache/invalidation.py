@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from hashlib import blake2b
+from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
 from sidecar.cache.fields import values
-from sidecar.resilience.lru import Lru
 
 _PLACES: Final = (b"location", b"content-location")
 #: What changes nothing (RFC 9110 §9.2.1).
@@ -15,8 +15,9 @@ SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "QUERY"})
 #: What is asked for by its target, over http and https, and by a body: each is kept by itself.
 _BY_TARGET: Final = (b"http ", b"https ")
 _BY_BODY: Final = (b"http+body ", b"https+body ")
-#: Changes that are remembered.
-_MOST: Final = 40_000
+#: Changes that are remembered, and the bytes by which each is.
+MOST_CHANGES: Final = 40_000
+_DIGEST: Final = 16
 
 
 def resource_key(host: bytes, target: bytes, secure: bool = False, by_body: bool = False) -> bytes:
@@ -33,16 +34,18 @@ def changes(method: str, status: int) -> bool:
 class Changes:
     """Which resources were changed, and when. ``number`` is how many changes there were."""
 
-    __slots__ = ("_last", "number")
+    __slots__ = ("_forgotten", "_last", "number")
 
     def __init__(self) -> None:
         self.number = 0
-        #: A resource → the number of its last change.
-        self._last = Lru(_MOST, _MOST)
+        #: A resource's digest → the number of its last change, in the order of those.
+        self._last: dict[bytes, int] = {}
+        #: The last change that is not remembered any more.
+        self._forgotten = 0
 
     def since(self, key: bytes, number: int) -> bool:
-        """Whether that resource has changed since there were so many changes."""
-        return (self._last.get(key) or 0) > number
+        """Whether that resource has changed since there were so many changes, or may have: too many came later."""
+        return self._forgotten > number or self._last.get(digest_of(key), 0) > number
 
     def note(self, host: bytes, target: bytes, answer: bytes, bodies: bool) -> set[bytes]:
         """There was one, by a request for that target with such an answer; the keys of all that it has changed,
@@ -50,9 +53,36 @@ class Changes:
         self.number += 1
         kinds = (*_BY_TARGET, *_BY_BODY) if bodies else _BY_TARGET
         keys = {kind + place for place in touched(host, target, answer) for kind in kinds}
+        last = self._last
         for key in keys:
-            self._last.put(key, self.number, 1)
+            it = digest_of(key)
+            last.pop(it, None)
+            last[it] = self.number
+        while len(last) > MOST_CHANGES:
+            self._forgotten = last.pop(next(iter(last)))
         return keys
+
+
+class Caches:
+    """All caches of one listener, as ``all`` has them now: what is changed by way of one route is changed for each.
+    What is under way goes by those that there are when it has its answer, not by those when it came."""
+
+    __slots__ = ("all", "changes")
+
+    def __init__(self, caches: tuple[Any, ...] = ()) -> None:
+        self.all = caches
+        self.changes = Changes()
+
+    def forget(self, host: bytes, target: bytes, answer: bytes, bodies: bool = True) -> None:
+        """Forget everywhere what an unsafe request has changed (RFC 9111 §4.4); see :meth:`Changes.note`."""
+        keys = self.changes.note(host, target, answer, bodies)
+        for cache in self.all:
+            cache.forget(keys)
+
+
+def digest_of(key: bytes) -> bytes:
+    """What is remembered in place of a key, as a target may be long."""
+    return blake2b(key, digest_size=_DIGEST).digest()
 
 
 def touched(host: bytes, target: bytes, answer: bytes) -> Iterator[bytes]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sidecar.cache.asked import PLAIN, Asked
+from sidecar.cache.asked import CONDITIONS, PLAIN, Asked
 from sidecar.cache.coming import Coming
+from sidecar.cache.fields import values
 from sidecar.cache.flights import Flight
+from sidecar.cache.invalidation import SAFE
 from sidecar.cache.stored import Stored
 
 #: Why a request is sent on, in the words of RFC 9211 §2.2.
@@ -69,3 +71,25 @@ class Visit:
         if self.coming is not None:
             self.coming.over()
             self.coming = None
+
+    def ask(self, head: Any) -> None:
+        """Have the request's head ask about what is kept, with the validators of that in place of its own."""
+        kept = self.kept
+        if kept is None or not (kept.etag or kept.modified) or head.method not in SAFE:
+            return  # conditions of what is not safe are about whether it is to be done (RFC 9110 §13.1.2)
+        self.validates = True
+        for name in CONDITIONS:
+            head.remove(name)
+        if kept.etag:
+            head.add(CONDITIONS[0], kept.etag)
+        if kept.modified:
+            head.add(CONDITIONS[1], kept.modified)
+
+    def ask_as_it_came(self, head: Any) -> None:
+        """Give it its own conditions back."""
+        if self.validates:
+            self.validates = False
+            for name in CONDITIONS:
+                head.remove(name)
+                for value in values(self.raw, name):
+                    head.add(name, value)

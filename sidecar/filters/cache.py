@@ -7,11 +7,11 @@ from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from sidecar.cache.asked import CONDITIONS, PLAIN, Asked, Reader
+from sidecar.cache.asked import PLAIN, Asked, Reader
 from sidecar.cache.coming import Coming, Room
-from sidecar.cache.fields import lines, values
+from sidecar.cache.fields import lines
 from sidecar.cache.flights import Flights
-from sidecar.cache.invalidation import SAFE, Changes, changes, resource_key
+from sidecar.cache.invalidation import SAFE, Caches, changes, digest_of, resource_key
 from sidecar.cache.json_key import json_key
 from sidecar.cache.store import Store
 from sidecar.cache.stored import Stored, read, renewed
@@ -24,7 +24,7 @@ from sidecar.exchange.tries import STALLED
 from sidecar.resilience.lru import Lru
 
 if TYPE_CHECKING:
-    from sidecar.exchange.message import RequestHead, ResponseHead
+    from sidecar.exchange.message import ResponseHead
     from sidecar.exchange.request import Request
 
 #: Answers that are kept, at most.
@@ -66,11 +66,10 @@ class Cache(Filter):
         self.store = Store(MOST_ENTRIES, config.max_bytes)
         self._room = Room(config.max_bytes)
         self._flights = Flights()
-        #: Resources whose last answer was not kept → until when nobody waits.
+        #: Resources whose last answer was not kept, by digests → until when nobody waits.
         self._passed = Lru(_MOST_PASSED, _MOST_PASSED)
-        self._changes = Changes()
-        #: All caches of the listener: what is changed by way of one route is changed for all.
-        self.peers: tuple[Cache, ...] = (self,)
+        #: All caches of the listener, and what has changed. The assembly sets what all of them share.
+        self.caches = Caches((self,))
         self._read(config)
 
     def _read(self, config: CacheSettings) -> None:
@@ -156,7 +155,7 @@ class Cache(Filter):
             if asked is PLAIN:
                 self.latest = (x, key, found)
             return self._hit(x, found, now, raw, asked, b"hit")
-        x.state[self.place] = visit = Visit(MISS, key, raw, asked, self._changes.number)
+        x.state[self.place] = visit = Visit(MISS, key, raw, asked, self.caches.changes.number)
         visit.by_body, visit.whose, visit.kept = bool(digest), whose, found
         if found is not None:
             visit.why = REQUEST if found.fresh > found.aged(now) and not found.no_cache else STALE
@@ -187,40 +186,16 @@ class Cache(Filter):
         patience = self.config.collapse
         asked = visit.asked
         alone = asked.personal or asked.wish.strict or (asked.conditional and visit.kept is None)
-        which = visit.key, visit.whose
-        if patience and not alone and x.method != "HEAD" and (self._passed.get(which) or -inf) <= now:
+        if patience and not alone and x.method != "HEAD" and (self._passed.get(_which(visit)) or -inf) <= now:
             visit.vary = self.store.variant(visit.key, visit.raw, visit.whose)
-            visit.flight, first = self._flights.join((*which, visit.vary))
+            visit.flight, first = self._flights.join((visit.key, visit.whose, visit.vary))
             if not first:
                 visit.flight.waiting[x] = visit
                 wait = visit.wait = Wait(min(x.deadline, now + patience))
                 return wait
             visit.leads = True
-        self._go(x, visit)
+        visit.ask(x.head)
         return None
-
-    def _go(self, x: Request, visit: Visit) -> None:
-        """It is sent: with the validators of what is kept, in place of its own."""
-        kept = visit.kept
-        if kept is None or not (kept.etag or kept.modified) or x.method not in SAFE:
-            return  # conditions of what is not safe are about whether it is to be done (RFC 9110 §13.1.2)
-        head = x.head
-        visit.validates = True
-        for name in CONDITIONS:
-            head.remove(name)
-        if kept.etag:
-            head.add(CONDITIONS[0], kept.etag)
-        if kept.modified:
-            head.add(CONDITIONS[1], kept.modified)
-
-    def _undo(self, x: Request, visit: Visit) -> None:
-        """Give it its own conditions back."""
-        if visit.validates:
-            visit.validates = False
-            for name in CONDITIONS:
-                x.head.remove(name)
-                for value in values(visit.raw, name):
-                    x.head.add(name, value)
 
     def _landed(self, x: Request, visit: Visit, kept: bool) -> None:
         """What others wait for has come, or will not. When its client has left, the next one is sent."""
@@ -232,7 +207,7 @@ class Cache(Filter):
             then: Visit = flight.waiting.pop(following)
             if following.suspended is then.wait:
                 then.leads, then.wait = True, None
-                self._go(following, then)
+                then.ask(following.head)
                 following.grant()
                 return
         for other, theirs in self._flights.end(flight).items():
@@ -240,7 +215,7 @@ class Cache(Filter):
 
     def _pass(self, x: Request, visit: Visit) -> None:
         """What others wait for is not for them: for a time nobody waits."""
-        self._passed.put((visit.key, visit.whose), self._clock() + PASS_SECONDS, 1)
+        self._passed.put(_which(visit), self._clock() + PASS_SECONDS, 1)
         self._landed(x, visit, False)
 
     def _woken(self, x: Request, visit: Visit, kept: bool) -> None:
@@ -262,7 +237,7 @@ class Cache(Filter):
                 return
         elif found is not None:
             visit.kept = found
-            self._go(x, visit)
+            visit.ask(x.head)
         x.grant()
 
     # -- answers -------------------------------------------------------------------------------------------------------
@@ -272,6 +247,7 @@ class Cache(Filter):
         if visit is None:
             return None
         visit.drop()
+        visit.passes = False  # that was said of a try before this one
         status = head.status
         now = self._clock()
         peer = head.peer_error.decode("latin-1")
@@ -283,8 +259,8 @@ class Cache(Filter):
         if status == 304 and visit.validates:
             return self._validated(x, visit, head, now)
         if not visit.by_body and changes(x.method, status):
-            for it in self.peers:
-                it.forget(x.head, head, x.method not in self.by_body)
+            target = x.head.target
+            self.caches.forget(x.head.get(b"host") or b"", target, head.as_http1(), x.method not in self.by_body)
         visit.outcome = "bypass" if visit.why in (METHOD, BYPASS) else "miss"
         told = b"sidecar; fwd=" + visit.why
         if visit.key:
@@ -316,7 +292,7 @@ class Cache(Filter):
         if not confirms(kept.etag, kept.modified, new.get(b"etag", b""), new.get(b"last-modified", b"")):
             self.store.discard(visit.key, visit.raw, visit.whose)
             visit.kept = None
-            self._undo(x, visit)
+            visit.ask_as_it_came(x.head)
             return Again(0.0, "other_version")
         fresh = renewed(kept, raw, now, self.wall(), _delay(x, now), self.config.ttl)
         if fresh.useful() and (fresh.public or not visit.asked.personal):
@@ -356,7 +332,8 @@ class Cache(Filter):
         unreached = reply.code in UNREACHED and reply.message != STALLED
         if unreached and kept is not None and kept.consoles(visit.asked.wish, now, self.config.stale):
             return self._console(x, visit, kept, now, reply.code)
-        self._undo(x, visit)  # another upstream may be asked instead
+        visit.passes = False
+        visit.ask_as_it_came(x.head)  # another upstream may be asked instead
         return None
 
     def on_end(self, x: Request) -> None:
@@ -382,16 +359,20 @@ class Cache(Filter):
 
     def _put(self, visit: Visit, stored: Stored) -> bool:
         """Keep it, unless it was asked for before the resource changed."""
-        if self._changes.since(visit.key, visit.at):
+        if self.caches.changes.since(visit.key, visit.at):
             return False
         return self.store.put(visit.key, visit.raw, stored.vary, stored, stored.size, visit.whose)
 
-    def forget(self, request: RequestHead, answer: ResponseHead, bodies: bool = True) -> None:
-        """Forget what an unsafe request has changed (RFC 9111 §4.4); ``bodies``: also what is asked for by a body."""
-        keys = self._changes.note(request.get(b"host") or b"", request.target, answer.as_http1(), bodies)
+    def forget(self, keys: set[bytes]) -> None:
+        """Forget these resources, which have changed; nobody is to wait any more for what was asked of them before."""
         for key in keys:
             self.store.remove(key)
         self._flights.close(keys)
+
+
+def _which(visit: Visit) -> bytes:
+    """By what it is known that nobody waits for such an answer."""
+    return digest_of(visit.key + b"\n" + visit.whose)
 
 
 def _delay(x: Request, now: float) -> float:

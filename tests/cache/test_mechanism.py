@@ -15,6 +15,7 @@ from sidecar.cache.asked import Reader
 from sidecar.cache.canonical_json import canonical, parse
 from sidecar.cache.fields import directives, seconds, variant
 from sidecar.cache.flights import Flights
+from sidecar.cache.invalidation import MOST_CHANGES, Changes, resource_key
 from sidecar.cache.json_key import json_key
 from sidecar.cache.store import MOST_OTHERS, OVERHEAD, Store
 from sidecar.cache.stored import Stored, read, renewed
@@ -202,6 +203,44 @@ def test_but_not_of_too_many() -> None:
     assert store.find(b"k", _head(), b"x%d" % MOST_OTHERS) == MOST_OTHERS
 
 
+def test_an_exception_that_is_known_is_renewed_however_many_there_are() -> None:
+    store = Store(10_000, 10_000_000)
+    assert store.put(b"k", _head(), (), "all", 3)
+    for number in range(MOST_OTHERS):
+        assert store.put(b"k", _head(), (b"a",), number, 3, b"%d" % number)
+    assert store.put(b"k", _head(), (b"a",), "new", 3, b"5")
+    assert [store.find(b"k", _head(), whose) for whose in (b"", b"5", b"6")] == ["all", "new", 6]
+    assert store.put(b"k", _head(), (b"a",), "more", 3, b"more")
+    assert [store.find(b"k", _head(), whose) for whose in (b"", b"5", b"more")] == [None, None, "more"]
+
+
+@pytest.mark.parametrize("most_bytes", [3 * OVERHEAD, 20 * OVERHEAD, 20 * OVERHEAD + 100])
+def test_what_is_said_to_be_kept_is_found(most_bytes: int) -> None:
+    """Though the resource may grow, by exceptions, to more than there is room for."""
+    store = Store(1000, most_bytes)
+    kept = []
+    for number in range(120):
+        if store.put(b"k", _head(), (b"a",) if number else (), number, 3, b"%d" % number if number else b""):
+            assert store.find(b"k", _head(), b"%d" % number if number else b"") == number
+            kept.append(number)
+        assert store.size <= most_bytes
+    assert 0 < len(kept) < 120
+    assert not store.put(b"k" * most_bytes, _head(), (), "x", 3)
+    assert store.find(b"k" * most_bytes, _head()) is None
+
+
+def test_there_are_so_many_answers_and_no_more() -> None:
+    store = Store(4, 1_000_000)
+    for number in range(20):
+        assert store.put(b"k", _head(), (), number, 3, b"%d" % number)
+    assert (len(store), store.dropped) == (4, 16)
+    assert [store.find(b"k", _head(), b"%d" % number) for number in (15, 16, 19)] == [None, 16, 19]
+    for number in range(20):
+        assert store.put(b"%d" % number, _head(), (), number, 3)
+    assert len(store) == 4
+    assert store.find(b"16", _head()) == 16
+
+
 def test_bounds_in_bytes_and_entries() -> None:
     store = Store(2, 10 * OVERHEAD)
     assert not store.put(b"k", _head(), (), "large", 100 * OVERHEAD)
@@ -256,6 +295,31 @@ def test_flights() -> None:
     assert len(flights) == 1
     assert flights.end(other) == {}
     assert len(flights) == 0
+
+
+def test_changes_are_remembered_by_little_however_long_a_target_is() -> None:
+    changes = Changes()
+    key = resource_key(b"t", b"/" + b"x" * 50_000)
+    before = changes.number
+    assert not changes.since(key, before)
+    assert key in changes.note(b"T", b"/" + b"x" * 50_000, b"HTTP/1.1 204 x\r\n\r\n", bodies=False)
+    assert changes.since(key, before)
+    assert not changes.since(key, changes.number)
+    assert max(map(len, changes._last)) == 16
+
+
+def test_what_came_before_a_change_that_is_not_remembered_any_more_may_have_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sidecar.cache.invalidation.MOST_CHANGES", 4)
+    changes = Changes()
+    for number in range(3):  # each of one resource, by http and by https
+        changes.note(b"t", b"/%d" % number, b"HTTP/1.1 204 x\r\n\r\n", bodies=False)
+    assert len(changes._last) == 4 < MOST_CHANGES
+    assert changes.since(resource_key(b"t", b"/0"), 0), "the change itself is forgotten"
+    assert changes.since(resource_key(b"t", b"/else"), 0)
+    assert not changes.since(resource_key(b"t", b"/else"), 1)
+    assert changes.since(resource_key(b"t", b"/2"), 1)
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

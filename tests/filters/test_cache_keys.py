@@ -8,6 +8,7 @@ from sidecar.agent.outage import apart
 from sidecar.config.cache import CacheSettings
 from sidecar.config.fallback import StepSettings
 from sidecar.config.traffic import Match
+from sidecar.filters.cache import Cache
 from support.cache import FRESH, JSON, TYPE, away, hit, stage, told
 from support.http import Stage
 from support.ports import route_of
@@ -239,4 +240,40 @@ def test_a_304_about_something_else_leaves_what_else_is_known_by_bodies() -> Non
     again.answers(200, b"new")
     assert client.gets().body == b"new"
     assert body(it, "QUERY /v1", TYPE, sent=b'{"temperature":0,"n":1}') == b"kept"
+    it.over()
+
+
+# -- what outlives a reload --------------------------------------------------------------------------------------------
+
+
+def test_what_is_changed_is_remembered_once_for_all_routes() -> None:
+    it = stage(routes=(route_of(match=Match(path="/own/*"), cache=CacheSettings(ttl=1.0)),))
+    caches = it.filter(Cache).caches
+    assert len([*caches.all]) == 2
+    assert all(one.caches is caches for one in caches.all)
+    told(it, "PUT /own/a", status=204, body=b"")
+    assert caches.changes.number == 1
+    it.reload(cache=None)
+    assert len([*caches.all]) == 1
+    it.over()
+
+
+@pytest.mark.parametrize("route", ["/write/*", "/off/*"])
+def test_a_change_that_was_under_way_at_a_reload_is_for_the_caches_that_there_are_then(route: str) -> None:
+    """By a route whose cache is dropped, or that has none."""
+    routes = (
+        route_of(match=Match(path="/write/*"), cache=CacheSettings(ttl=1.0)),
+        route_of(match=Match(path="/off/*"), cache=None),
+    )
+    it = stage(routes=routes)
+    writer = it.asks(f"PUT {route[:-1]}a", body=b"new")
+    server = it.upstream()
+    server.hears()
+    it.reload(cache=None, routes=())
+    it.reload(cache=CacheSettings())
+    told(it, "GET /a", body=b"old")
+    assert body(it, "GET /a") == b"old"
+    server.answers(204, b"", "location: /a")
+    assert writer.heard()
+    assert body(it, "GET /a") is None
     it.over()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from sidecar.config.cache import CacheSettings
 from sidecar.config.fallback import StepSettings
 from sidecar.filters.cache import PASS_SECONDS, Cache
@@ -103,6 +105,14 @@ def test_entries_are_answers() -> None:
     it.over()
 
 
+def test_of_what_nobody_waits_for_little_is_remembered_however_long_a_target_is() -> None:
+    it = stage()
+    told(it, "GET /" + "x" * 8000, answer=("cache-control: no-store",))
+    (known,) = map(repr, it.filter(Cache)._passed._found)
+    assert len(known) < 100
+    it.over()
+
+
 # -- one for many, and tries -------------------------------------------------------------------------------------------
 
 
@@ -120,6 +130,30 @@ def test_those_who_wait_wait_for_all_tries() -> None:
     server.answers(200, b"well", FRESH)
     assert [client.gets().body for client in clients] == [b"well"] * 5
     assert it.stats.cache == {"miss": 1, "collapsed": 4}
+    it.over()
+
+
+@pytest.mark.parametrize("last", ["confirmed", "reset"])
+def test_what_was_said_of_one_try_is_not_of_the_next(last: str) -> None:
+    """An answer that nobody else is to have, and then one that they may; or none."""
+    it = stage(retry=RetrySettings(max_attempts=2, initial_delay=0.5, jitter=False, on=frozenset({"429"})))
+    told(it, "GET /a", answer=("cache-control: max-age=10", 'etag: "1"'))
+    it.advance(20.0)
+    clients = [it.asks("GET /a") for _ in range(2)]
+    server = it.upstream()
+    server.hears()
+    server.answers(429, b"")
+    it.advance(0.6)
+    (server,) = it.asked()
+    server.hears()
+    if last == "confirmed":
+        server.says(b'HTTP/1.1 304 x\r\netag: "1"\r\ncache-control: max-age=10\r\n\r\n')
+        assert [client.gets().body for client in clients] == [b"kept", b"kept"]
+        assert it.stats.cache == {"miss": 1, "revalidated": 1, "collapsed": 1}
+    else:
+        server.leaves()
+    it.loop.settle()
+    assert not it.filter(Cache)._passed._found
     it.over()
 
 
