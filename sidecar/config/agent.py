@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Final
 
 from sidecar.config import cross_schema
 from sidecar.config.addresses import HostPort, IpPort, Url
-from sidecar.config.containers import ListOf, Short
+from sidecar.config.containers import ListOf
 from sidecar.config.declared import Settings, key, section
 from sidecar.config.document import Mapping, Node, Sequence
 from sidecar.config.kinds import Place, describe
+from sidecar.config.policy import Short
 from sidecar.config.secrets import SecretValue
 from sidecar.config.values import Duration, Enum, Integer, Share, Text
 from sidecar.core.address import Address

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
-from sidecar.config.containers import MapOf, Policy, Section
+from sidecar.config.containers import MapOf, Section
 from sidecar.config.document import join
 from sidecar.config.keys import INHERIT
 from sidecar.config.kinds import Kind
+from sidecar.config.policy import Policy
 from sidecar.config.schema import CONFIG, Config
 
 _NONE: Final = object()

@@ -1,15 +1,15 @@
-"""The kinds that hold others: lists, maps, sections with fixed keys, and policies that can be off."""
+"""The kinds that hold others: lists, maps, and sections with fixed keys."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
-from sidecar.config.document import Mapping, Node, Scalar, Sequence, join
+from sidecar.config.document import Entry, Mapping, Node, Scalar, Sequence, join
 from sidecar.config.errors import nearest
 from sidecar.config.hints import SYNONYMS, word
 from sidecar.config.keys import INHERIT, Key, defaults_of, field_of
-from sidecar.config.kinds import BROKEN, OMIT, Kind, Place, Refused, ScalarKind, describe, parents, some, substituted
+from sidecar.config.kinds import BROKEN, OMIT, Kind, Place, Refused, ScalarKind, describe, parents, some
 
 
 class ListOf(Kind):
@@ -108,6 +108,10 @@ class MapOf(Kind):
         return {"type": "object", "additionalProperties": self.value.schema(), "maxProperties": self.maximum}
 
 
+#: How alike a key has to be to another one, of 1, to be read as that.
+_SURE: Final = 0.75
+
+
 class Fields(dict[str, Any]):
     """What was read of one section: the keys that were given and are readable. Rules look at these, before the model
     is built."""
@@ -118,6 +122,19 @@ class Fields(dict[str, Any]):
         self.place = place
         #: Where each known key that was given stands, unreadable ones too.
         self.places: dict[str, Place] = {}
+
+    def take(self, key: str, node: Node, place: Place) -> None:
+        """Read a key that was given."""
+        self.places[key] = place
+        if (value := self.section.keys[key].kind.read(node, place)) is not BROKEN:
+            self[key] = value
+
+    def take_for(self, key: str, entry: Entry, place: Place) -> None:
+        """Take a key that is not known for one that was meant, so that nothing else is said of it, and if it is but
+        misspelt, find the mistakes in it."""
+        self.places[key] = place
+        if key == nearest(entry.key, [key], _SURE) and self.section.keys[key].kind.has_the_shape_of(entry.value):
+            self.take(key, entry.value, place)
 
     def value(self, key: str) -> Any:
         """The value given, else the default; :data:`BROKEN` when the one given could not be read, ``None`` when a
@@ -210,30 +227,26 @@ class Section(Kind):
         if not isinstance(node, Mapping):
             # Not the text itself: where a section holds secrets, somebody may have put one in its place.
             found = f"a single value ({node.type})" if isinstance(node, Scalar) else describe(node)
-            return at.report(
-                "has the wrong type",
-                found=found,
-                allowed=f"{self.allowed} with {', '.join(self.keys)}",
-                nearest=self.shorthand(node),
-            )
+            allowed = f"{self.allowed} with {', '.join(self.keys)}"
+            return at.report("has the wrong type", found=found, allowed=allowed, nearest=self.shorthand(node))
         fields = Fields(self, at)
         for entry in node.entries.values():
             place = at.at(entry.key, entry.line)
-            if key := self.keys.get(entry.key):
-                fields.places[entry.key] = place
-                value = key.kind.read(entry.value, place)
-                if value is not BROKEN:
-                    fields[entry.key] = value
+            if entry.key in self.keys:
+                fields.take(entry.key, entry.value, place)
             elif reason := self.refused.get(entry.key):
                 place.report(reason, allowed=", ".join(self.keys))
             elif not (self.free and entry.key.startswith("x-")):
-                self._unknown(entry.key, entry.value, place)
+                like = self._unknown(entry.key, entry.value, place)
+                if like in self.keys and like not in node.entries:
+                    fields.take_for(like, entry, place)
         for name, key in self.keys.items():
             if key.required and name not in fields.places:
                 _missing(key.kind, at.at(name, at.line))
         return fields
 
-    def _unknown(self, name: str, value: Node, place: Place) -> None:
+    def _unknown(self, name: str, value: Node, place: Place) -> str:
+        """Report it, and return what was meant: a key of this section, or a path elsewhere."""
         root = place.reading.root
         like = nearest(name, self.keys) or next((key for key in SYNONYMS.get(name.lower(), ()) if key in self.keys), "")
         others = (
@@ -244,6 +257,7 @@ class Section(Kind):
             like = join(others[0], name)
             message += f" here; it belongs to {some(others)}" if self is root else ""
         place.report(message, allowed=", ".join(self.keys), nearest=like)
+        return like
 
     def build(self, value: Any, **more: Any) -> Any:
         arguments = {field_of(name): self.keys[name].kind.build(item) for name, item in value.items()} | more
@@ -264,7 +278,7 @@ class Section(Kind):
         left_out = self._left_out(value) if self._left_out else ()
         for name, key in self.keys.items():
             item = self.item(value, name)
-            if name in left_out or item is INHERIT or (item is None and not isinstance(key.kind, Policy)):
+            if name in left_out or item is INHERIT or (item is None and not key.kind.can_be_off):
                 continue
             shown = key.kind.show(item)
             if shown is not OMIT:
@@ -297,9 +311,9 @@ class Section(Kind):
         if name not in self.defaults or key.default or key.required:
             return OMIT
         default = self.defaults[name]
-        if default is INHERIT or (default is None and not isinstance(key.kind, Policy)):
+        if default is INHERIT or (default is None and not key.kind.can_be_off):
             return OMIT
-        if default is not None and isinstance(key.kind, Section | Policy):
+        if default is not None and (isinstance(key.kind, Section) or key.kind.can_be_off):
             return OMIT  # its keys have their own
         return key.kind.show(default)
 
@@ -309,88 +323,3 @@ def _missing(kind: Kind, at: Place) -> None:
         kind.read(Mapping({}, at.line), at)  # what is missing are its keys: service.name, not service
     else:
         at.report("is missing", allowed=kind.allowed)
-
-
-#: What a policy that is switched off may be.
-_OFF: Final = ("off", "false", "no")
-
-
-class Policy(Kind):
-    """A section that can be switched off with ``off``; YAML 1.1 reads a bare ``off`` as false, so that is the same."""
-
-    def __init__(self, section: Section) -> None:
-        self.section = section
-        self.allowed = f"a mapping with {', '.join(section.keys)}; or off"
-
-    def read(self, node: Node, at: Place) -> Any:
-        if not isinstance(node, Scalar):
-            return self.section.read(node, at) if isinstance(node, Mapping) else self._refuse(node, at)
-        scalar = substituted(node, at)
-        if scalar is None:
-            return BROKEN
-        return None if scalar.text.lower() in _OFF else self._refuse(scalar, at)
-
-    def parts(self) -> Iterator[tuple[str, Kind]]:
-        yield "", self.section
-
-    def has_the_shape_of(self, node: Node) -> bool:
-        return isinstance(node, Mapping) or (isinstance(node, Scalar) and node.text in _OFF)
-
-    def _refuse(self, node: Node, at: Place) -> Any:
-        if isinstance(node, Scalar) and node.text.lower() in ("on", "true", "yes", "", "~", "null"):
-            return at.report(
-                "does not say what it is to be", found=describe(node), allowed=f"{self.allowed}; or leave it out"
-            )
-        return at.report(
-            "has the wrong type", found=describe(node), allowed=self.allowed, nearest=self.section.shorthand(node)
-        )
-
-    def build(self, value: Any) -> Any:
-        return None if value is None else self.section.build(value)
-
-    def show(self, value: Any) -> Any:
-        return "off" if value is None else self.section.show(value)
-
-    def schema(self) -> dict[str, Any]:
-        return {"anyOf": [self.section.schema(), {"enum": ["off", False]}]}
-
-
-class Short(Kind):
-    """A section that may also be written as one value, that of its key ``main``, when the rest is at its default."""
-
-    def __init__(self, section: Section, main: str) -> None:
-        self.section, self.main = section, main
-        self.kind = section.keys[main].kind
-        self.allowed = f"{self.kind.allowed}, or a mapping with {', '.join(section.keys)}"
-
-    def read(self, node: Node, at: Place) -> Any:
-        if isinstance(node, Mapping):
-            return self.section.read(node, at)
-        if isinstance(node, Sequence):
-            return at.report("has the wrong type", found=describe(node), allowed=self.allowed)
-        value = self.kind.read(node, at)
-        if value is BROKEN:
-            return BROKEN
-        fields = Fields(self.section, at)
-        fields[self.main], fields.places[self.main] = value, at
-        return fields
-
-    def meant(self, node: Scalar) -> str:
-        return self.kind.meant(node)
-
-    def parts(self) -> Iterator[tuple[str, Kind]]:
-        yield "", self.section
-
-    def has_the_shape_of(self, node: Node) -> bool:
-        return isinstance(node, Scalar)
-
-    def build(self, value: Any) -> Any:
-        return self.section.build(value)
-
-    def show(self, value: Any) -> Any:
-        shown = self.section.show(value)
-        defaults = {name: self.section.keys[name].kind.show(item) for name, item in self.section.defaults.items()}
-        return shown[self.main] if shown == {**defaults, self.main: shown[self.main]} else shown
-
-    def schema(self) -> dict[str, Any]:
-        return {"anyOf": [self.kind.schema(), self.section.schema()]}

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, dataclass_transform
 
 from sidecar.config import document
-from sidecar.config.containers import Fields, Policy, Section
+from sidecar.config.containers import Fields, Section
 from sidecar.config.document import Node, Scalar
 from sidecar.config.errors import nearest
 from sidecar.config.keys import Key, key_of
 from sidecar.config.kinds import BROKEN, Kind, Place, describe, substituted
+from sidecar.config.policy import Policy
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

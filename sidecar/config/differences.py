@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from sidecar.config.containers import MapOf, Policy, Section
+from sidecar.config.containers import MapOf, Section
 from sidecar.config.document import join
 from sidecar.config.keys import INHERIT
 from sidecar.config.kinds import OMIT, Kind
+from sidecar.config.policy import Policy
 from sidecar.config.schema import CONFIG, Config
 from sidecar.core.secret import Secret
 from sidecar.core.text import printable

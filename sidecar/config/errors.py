@@ -98,12 +98,12 @@ class TooManyProblems(Exception):
     """Raised inside the loader to stop collecting."""
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """The known word that is most like ``word``, or an empty string when none is."""
+def nearest(word: str, known: Iterable[str], least: float = 0.6) -> str:
+    """The known word that is most like ``word``, or an empty string when none is, by ``least`` of 1."""
     if len(word) > _MAX_COMPARED:
         return ""
     from difflib import get_close_matches  # only a file with errors pays for this import
 
     by_lower = {candidate.lower(): candidate for candidate in known}
-    matches = get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=0.6)
+    matches = get_close_matches(word.lower().replace("-", "_"), by_lower, n=1, cutoff=least)
     return by_lower[matches[0]] if matches else ""

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Final
 
 from sidecar.config import cross_schema
-from sidecar.config.containers import Fields, Policy
+from sidecar.config.containers import Fields
 from sidecar.config.declared import Settings, key, section
 from sidecar.config.keys import INHERIT, Inherit
+from sidecar.config.policy import Policy
 from sidecar.config.secrets import SecretValue
 from sidecar.config.values import HOST_FIELD, Boolean, Duration, Enum, Integer, Number, Share, Text
 from sidecar.core.secret import NO_SECRET, Secret

@@ -38,6 +38,13 @@ SYNONYMS = {
     "user": ("username",),
 }
 
+#: What is spoken by programs, or on top of a protocol.
+PROTOCOLS = {
+    **dict.fromkeys(("redis", "postgres", "postgresql", "mysql", "mariadb", "mongodb", "kafka", "bolt", "tls"), "tcp"),
+    **dict.fromkeys(("rest", "websocket", "ws", "h1"), "http"),
+    "rabbitmq": "amqp",
+}
+
 #: What the YAML parser says, and what has most likely happened.
 YAML = {
     "mapping values are not allowed": 'text with ": " in it stands in quotes; keys of one mapping begin in one column',

@@ -96,6 +96,8 @@ class Kind:
 
     #: What is allowed, in words.
     allowed: str = ""
+    #: Whether ``None`` is a value of its own, which is written ``off``.
+    can_be_off: bool = False
 
     def read(self, node: document.Node, at: Place) -> Any:
         """The value of ``node``, or :data:`BROKEN` after reporting what is wrong."""

@@ -21,6 +21,8 @@ from sidecar.config.schema import CONFIG, Config
 STDIN = "<stdin>"
 #: Before the name of a variable of the environment that holds the text itself.
 VARIABLE = "env:"
+_ONCE = Problem("", "cannot be read again by a reload, so no sidecar runs with it",
+                allowed="the name of a file, or env:NAME for the text in a variable of the environment")  # fmt: skip
 
 
 def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
@@ -28,8 +30,11 @@ def load(path: str | Path, environ: Mapping[str, str] | None = None) -> Config:
     (by default the process's).
 
     Reads files that the configuration names as secrets (relative paths start at the file's directory). Raises
-    :class:`ConfigError` with all problems, also when the file cannot be read at all.
+    :class:`ConfigError` with all problems, also when the file cannot be read at all. Standard input (``-``) is refused,
+    as a reload reads it again.
     """
+    if str(path) == "-":
+        raise ConfigError(STDIN, [_ONCE])
     return load_text(_text(path), str(path), environ)
 
 

@@ -6,9 +6,10 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.keys import Key
 from sidecar.config.kinds import OMIT, Kind
+from sidecar.config.policy import Policy, Short
 from sidecar.config.schema import CONFIG
 from sidecar.config.values import Duration, Size
 

@@ -13,11 +13,12 @@ from typing import Any, Final
 from sidecar.config import cross_schema
 from sidecar.config.addresses import Registry, RegistryUrl
 from sidecar.config.agent import Admin, Consul, Dns, Drain, Log, Probes, Rehearsal, Tracing, Why
-from sidecar.config.containers import Fields, MapOf, Policy, Section
+from sidecar.config.containers import Fields, MapOf, Section
 from sidecar.config.declared import Declared, Settings, declared, key, section, section_as
 from sidecar.config.document import Node
 from sidecar.config.keys import INHERIT, Key
 from sidecar.config.kinds import BROKEN, Place
+from sidecar.config.policy import Policy
 from sidecar.config.redirect import Redirect
 from sidecar.config.redis import Redis
 from sidecar.config.service import Service

@@ -11,11 +11,13 @@ from sidecar.config.addresses import HostPort
 from sidecar.config.amqp_schema import AMQP
 from sidecar.config.balancing import BALANCERS, Hash
 from sidecar.config.canary import CanarySettings
-from sidecar.config.containers import ListOf, MapOf, Section, Short
+from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.declared import Settings, Used, UsedFilter, key, section
 from sidecar.config.health import HEALTH, Health
+from sidecar.config.hints import PROTOCOLS
 from sidecar.config.keys import INHERIT, Inherit, Key
 from sidecar.config.llm import PROFILES
+from sidecar.config.policy import Short
 from sidecar.config.redirect import DIALLED
 from sidecar.config.subsets import Select, Sticky, SubsetsKind
 from sidecar.config.values import HEADER, NAME, Boolean, Enum, Integer, Method, Size, Text
@@ -101,6 +103,7 @@ class Inbound(Settings):
             "tcp",
             unbuilt=("grpc",),
             refused={"amqp": "is for upstreams: a broker needs no sidecar of its own"},
+            meant={name: it for name, it in PROTOCOLS.items() if it != "amqp"},
         ),
         "What is spoken there.",
         default="http",
@@ -169,7 +172,9 @@ class Upstream(Settings):
     cross = cross_schema.upstream()
 
     bind: Address = key(HostPort(system_port=True), "The address the app dials.", example="127.0.0.1:11434")
-    protocol: str = key(Enum("http", "tcp", "amqp", unbuilt=("grpc",)), "What is spoken there.", default="http")
+    protocol: str = key(
+        Enum("http", "tcp", "amqp", unbuilt=("grpc",), meant=PROTOCOLS), "What is spoken there.", default="http"
+    )
     profile: str | None = key(
         Enum(*PROFILES),
         "What it is, where that asks for policies of its own. llm: it runs language models; llm has the numbers.",

@@ -284,10 +284,16 @@ class Method(ScalarKind):
 
 class Enum(ScalarKind):
     """One of some words. ``unbuilt``: words that are planned, and refused by this version; ``refused``: words that are
-    known elsewhere, with the reason why they are not allowed here."""
+    known elsewhere, with the reason why they are not allowed here; ``meant``: what other words come to here."""
 
-    def __init__(self, *values: str, unbuilt: tuple[str, ...] = (), refused: dict[str, str] | None = None) -> None:
-        self.values, self.unbuilt, self.refused = values, unbuilt, refused or {}
+    def __init__(
+        self,
+        *values: str,
+        unbuilt: tuple[str, ...] = (),
+        refused: dict[str, str] | None = None,
+        meant: dict[str, str] | None = None,
+    ) -> None:
+        self.values, self.unbuilt, self.refused, self.like = values, unbuilt, refused or {}, meant or {}
         self.allowed = _one_of(values)
 
     def parse(self, scalar: Scalar) -> str:
@@ -297,7 +303,8 @@ class Enum(ScalarKind):
         if reason := self.refused.get(text):
             raise Refused(reason)
         if text not in self.values:
-            raise Refused("is not one of the known words", nearest=nearest(text, self.values))
+            like = self.like.get(text.lower()) or nearest(text, self.values)
+            raise Refused("is not one of the known words", nearest=like)
         return text
 
     def schema(self) -> dict[str, Any]:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
-from sidecar.config.containers import ListOf, Policy
+from sidecar.config.containers import ListOf
 from sidecar.config.declared import Settings, key, section
+from sidecar.config.policy import Policy
 from sidecar.config.values import After, Boolean, Duration, Enum, Failure, Integer, Method, Rate, Share
 from sidecar.core.methods import IDEMPOTENT
 from sidecar.core.replies import NOT_DELIVERED

@@ -8,10 +8,11 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.errors import ConfigError
 from sidecar.config.kinds import Kind
 from sidecar.config.load import load_text
+from sidecar.config.policy import Policy, Short
 from sidecar.config.schema import CONFIG, Config
 from support.configs import FULL
 from support.examples import examples

@@ -325,6 +325,16 @@ def test_a_missing_secret_file_is_named(tmp_path: Path) -> None:
     assert load(file).consul.token == Secret("hunter2")
 
 
+def test_a_sidecar_does_not_run_with_standard_input() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load("-")
+    [problem] = caught.value.problems
+    assert (caught.value.filename, problem.message) == (
+        "<stdin>", "cannot be read again by a reload, so no sidecar runs with it",
+    )  # fmt: skip
+    assert "env:NAME" in problem.allowed
+
+
 def test_unreadable_files(tmp_path: Path) -> None:
     missing = tmp_path / "none.yaml"
     with pytest.raises(ConfigError) as caught:

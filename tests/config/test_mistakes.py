@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 import pytest
 
-from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.document import parse
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.kinds import BROKEN, Kind, Place, Reading
 from sidecar.config.load import check, load_text
+from sidecar.config.policy import Policy, Short
 from sidecar.config.schema import CONFIG
 
 UP = "service: {name: a, app: 'a:1'}\nupstreams:\n  b: {bind: 'c:1', endpoints: ['d:1'], %s}"
@@ -61,7 +62,13 @@ MISTAKES = [
     Mistake("service: {name: a, %s}", "tags: gpu", "service.tags", "wrong type", "[gpu]"),
     Mistake("service: {name: a}\nupstreams: {b: {bind: 'c:1', %s}}", "endpoints: d:1", "upstreams.b.endpoints",
             "wrong type", '["d:1"]'),
+    Mistake("service: {name: a}\nupstreams: {b: {bind: 'c:1', %s}}", "endpoints: http://d:1/", "upstreams.b.endpoints",
+            "wrong type", '["d:1"]'),
     Mistake("service: {name: a}\n%s", "upstreams: [{name: b}]", "upstreams", "wrong type"),
+    # words of other programs
+    Mistake(UP, "protocol: redis", "upstreams.b.protocol", "is not one of the known words", "tcp"),
+    Mistake(UP, "protocol: RabbitMQ", "upstreams.b.protocol", "is not one of the known words", "amqp"),
+    Mistake(FILE, "inbound: {bind: 'c:1', protocol: rabbitmq}", "inbound.protocol", "is not one of the known words"),
     # where a key belongs
     Mistake(FILE, "retry: {max_attempts: 3}", "retry", "it belongs to upstreams.<name>", "upstreams.<name>.retry"),
     Mistake(FILE, "circuit_breaker: off", "circuit_breaker", "it belongs to upstreams.<name>",
@@ -119,6 +126,29 @@ def test_a_mistake_is_told_with_what_was_meant(mistake: Mistake) -> None:
     [problem] = [it for it in problems_of(mistake.frame % mistake.text) if it.path == mistake.path]
     assert mistake.message in problem.message
     assert problem.nearest == mistake.nearest
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        # a key that is misspelt, or called as elsewhere, is not missing
+        ("upstreams: {b: {bind: 'c:1', endpoint: ['d:1']}}", ["upstreams.b.endpoint"]),
+        ("upstreams: {b: {bind: 'c:1', endpoint: 'd:1'}}", ["upstreams.b.endpoint"]),
+        ("upstreams: {b: {bind: 'c:1', url: 'http://d:1'}}", ["upstreams.b.url"]),
+        ("upstreams: {b: {port: 80, endpoints: ['d:1']}}", ["upstreams.b.port"]),
+        # what is wrong behind it is told
+        ("upstreams: {b: {bind: 'c:1', endpoint: ['d']}}", ["upstreams.b.endpoint", "upstreams.b.endpoint[0]"]),
+        ("upstream: {b: {bind: 'c:1', endpoints: ['d:1'], retry: 3, x: 1}}\nlog: {level: x}",
+         ["upstream", "upstream.b.retry", "upstream.b.x", "log.level"]),
+        ("upstream: {b: {bind: 'c:1'}}", ["upstream", "upstream.b"]),
+        # the right key stands beside it
+        ("upstream: {b: {}}\nupstreams: {b: {bind: 'c:1', endpoints: ['d:1']}}", ["upstream"]),
+        # that is too far from any key to be read as one
+        ("rehearse_it: {records: x}", ["rehearse_it"]),
+    ],
+)  # fmt: skip
+def test_one_mistake_neither_hides_others_nor_makes_them(text: str, told: list[str]) -> None:
+    assert [it.path for it in problems_of(FILE % text)] == told
 
 
 @pytest.mark.parametrize(

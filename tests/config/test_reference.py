@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from sidecar.cli.main import main
-from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.kinds import Kind
 from sidecar.config.load import check
+from sidecar.config.policy import Policy, Short
 from sidecar.config.reference import markdown, reference
 from sidecar.config.schema import CONFIG
 

@@ -11,12 +11,13 @@ import pytest
 import yaml
 
 from sidecar.config.amqp_schema import AMQP
-from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.document import parse
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.keys import key_of
 from sidecar.config.kinds import BROKEN, Kind, Place, Reading
 from sidecar.config.load import load_text
+from sidecar.config.policy import Policy, Short
 from sidecar.config.schema import CONFIG, json_schema
 from sidecar.config.secrets import SecretValue
 from sidecar.config.show import effective

@@ -13,11 +13,12 @@ import pytest
 
 import sidecar.filters.order  # noqa: F401 - filters declare their keys
 from sidecar.config import rules
-from sidecar.config.containers import ListOf, MapOf, Policy, Section, Short
+from sidecar.config.containers import ListOf, MapOf, Section
 from sidecar.config.document import Entry, Mapping, Node, Scalar, Sequence
 from sidecar.config.errors import TooManyProblems
 from sidecar.config.keys import Key
 from sidecar.config.kinds import Kind, Place, Reading, Refused, ScalarKind
+from sidecar.config.policy import Policy, Short
 from sidecar.config.schema import CONFIG, INBOUND, UPSTREAM, Config
 from sidecar.config.show import effective
 from sidecar.config.values import Boolean, Enum
