@@ -156,7 +156,8 @@ class Llm(Filter):
             return
         if visit.where == HOLDS:
             visit.first = self._clock() + self.config.first_byte
-        elif visit.where == COMES and (x.request_done or x.kept_size > self.config.max_body):
+            self._expect(x, visit)
+        elif visit.where == COMES and (x.request_done or x.kept_size > min(self.config.max_body, x.chain.keep)):
             # From the event loop: the client's connection is in the middle of reading.
             x.listener.loop.call_soon(self._body_came, x, visit)
 

@@ -382,8 +382,9 @@ def test_the_time_for_the_first_byte_goes_on_behind_a_head(heartbeat: float, bet
     it.over()
 
 
-def test_an_upload_behind_a_head_has_its_time() -> None:
-    it = Models(max_body=10, first_byte=120.0, between_chunks=0)
+@pytest.mark.parametrize("between", [0.0, 30.0])
+def test_an_upload_behind_a_head_has_its_time(between: float) -> None:
+    it = Models(max_body=10, first_byte=120.0, between_chunks=between)
     client = it.client()
     client.says(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 30\r\n\r\n" + b"x" * 20)
     server = it.upstream()
@@ -501,6 +502,19 @@ def test_a_reload_keeps_who_waits() -> None:
     it.answered(second)
     assert it.stats.llm is not None
     assert it.stats.llm.slots == 2
+    it.over()
+
+
+@pytest.mark.parametrize("max_body", [10, 1 << 20])
+def test_a_reload_lets_what_is_uploaded_go_on(max_body: int) -> None:
+    it = Models(max_body=70000)
+    client = it.client()
+    client.says(b"POST / HTTP/1.1\r\nhost: t\r\ncontent-length: 200000\r\n\r\n" + b"x" * 60000)
+    it.reload(llm=LlmSettings(max_body=max_body))
+    client.says(b"x" * 40000)
+    assert it.state == (1, 0), "no more is read of it until it has a slot"
+    client.says(b"x" * 100000)
+    assert it.answered(client).status == 200
     it.over()
 
 
