@@ -14,7 +14,7 @@ Each sidecar judges by what it sends itself: of 200 requests a second over four,
 gives the canary 5. A judge that is not to be wrong more often than once in 200 rollouts needs some hundreds of these;
 what has 1 % more errors is rolled back after one to several minutes, or stays at its first step meanwhile; that it gets
 no further is the promise, and how few requests fail by it. The good one needs about 800 answers in a step, so it has
-more traffic (--good-rate).
+more traffic (--good-rate); on a busy machine, whose own delays are in both versions' tails, it needs more still.
 
 Nothing is tried again, and every request that fails is counted, from the first one until the guard's window is over, or
 later, when the canary has come to its end.
@@ -82,6 +82,8 @@ def goals(stage: Stage, guard: Guard, seconds: float) -> Iterator[Goal]:
         others = {status: count for status, count in statuses.items() if status not in (200, 500)}
         asked = Asked(len(outcomes), len(outcomes) - statuses[200], min(each[0] for each in outcomes), others)
         found = course([each for each in changes if each.upstream == it.name], asked.since)
+        if not found.ends:
+            found = found._replace(text=stage.waits(it.name))
         title = f"{it.what}, {asked.requests / lasted[it.name]:.0f}/s"
         yield from rows(title, it.kind, found, asked, (guard.window, lasted[it.name]), SIDECARS)
 

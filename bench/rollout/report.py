@@ -113,7 +113,7 @@ def _rolled_back(what: str, found: Course, limit: float, seconds: tuple[float, f
     if found.phase == RUNNING:  # so many answers prove nothing yet
         more = "**it was given more**: " if found.more else "as nothing is proven, "
         met = False if limit or found.more else None
-        return Goal(title, f"no: {more}{found.weight} % after {load:.0f} s", goal, met)
+        return Goal(title, f"no: {more}{found.weight} % after {load:.0f} s; waits for: {found.text}", goal, met)
     at = ", ".join(f"{it:.1f}" for it in sorted(found.ends.values()))
     late = "within" if found.within(window) else "later than"
     met = everywhere and not found.more and (not limit or found.within(limit))
@@ -123,7 +123,7 @@ def _rolled_back(what: str, found: Course, limit: float, seconds: tuple[float, f
 def _promoted(what: str, found: Course, load: float, everywhere: bool) -> Goal:
     title = f"{what}: 100 % everywhere, by itself"
     if found.phase == RUNNING:
-        return Goal(title, f"at {found.weight} % after {load:.0f} s: more requests are needed", "yes", None)
+        return Goal(title, f"at {found.weight} % after {load:.0f} s; waits for: {found.text}", "yes", None)
     if found.phase == ROLLED_BACK:
         return Goal(title, f"**rolled back**: {found.text}", "yes", False)
     return Goal(title, f"after {found.took:.0f} s", "yes", everywhere)

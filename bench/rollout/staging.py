@@ -70,6 +70,11 @@ class Stage:
             for event in map(_flat, it.events("canary"))
         ]
 
+    def waits(self, name: str) -> str:
+        """What the first sidecar's canary of that name waits for."""
+        text: str = self.sidecars[0].upstream(name)["canary"]["waits_for"]
+        return text
+
 
 def _flat(event: dict[str, Any]) -> dict[str, Any]:
     flat = {**event, **event.get("details", {})}
