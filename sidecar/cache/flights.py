@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Container, Hashable
-from typing import Any
+from typing import Any, Final
+
+from sidecar.cache.invalidation import digest_of
+from sidecar.resilience.lru import Lru
+
+#: Seconds for which nobody waits for an answer that was not kept the last time; how many such are remembered.
+PASS_SECONDS: Final = 10.0
+_MOST_PASSED: Final = 10_000
 
 
 class Flight:
@@ -20,13 +27,24 @@ class Flight:
 class Flights:
     """All that are under way."""
 
-    __slots__ = ("_by_key",)
+    __slots__ = ("_by_key", "_passed")
 
     def __init__(self) -> None:
         self._by_key: dict[Hashable, Flight] = {}
+        #: The digests of those whose last answer was not kept → until when nobody waits for one.
+        self._passed = Lru(_MOST_PASSED, _MOST_PASSED)
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+    def bar(self, key: bytes, whose: bytes, now: float) -> None:
+        """Let nobody wait for an answer to that for a time."""
+        self._passed.put(_which(key, whose), now + PASS_SECONDS, 1)
+
+    def barred(self, key: bytes, whose: bytes, now: float) -> bool:
+        """Whether nobody is to wait for it."""
+        until: float | None = self._passed.get(_which(key, whose))
+        return until is not None and until > now
 
     def join(self, key: Hashable) -> tuple[Flight, bool]:
         """The flight of that key, and whether it has just begun: then who asks is the one that is sent."""
@@ -49,3 +67,7 @@ class Flights:
         answers."""
         for key in [it for it in self._by_key if isinstance(it, tuple) and it[0] in firsts]:
             del self._by_key[key]
+
+
+def _which(key: bytes, whose: bytes) -> bytes:
+    return digest_of(key + b"\n" + whose)

@@ -39,7 +39,7 @@ class Visit:
 
     __slots__ = (
         "asked", "at", "by_body", "coming", "flight", "kept", "key", "leads", "outcome", "passes", "raw", "stored",
-        "validates", "vary", "wait", "whose", "why",
+        "until", "validates", "vary", "wait", "whose", "why",
     )  # fmt: skip
 
     def __init__(self, why: bytes, key: bytes = b"", raw: bytes = b"", asked: Asked = PLAIN, at: int = 0) -> None:
@@ -60,10 +60,12 @@ class Visit:
         #: Its answer is kept; or was seen, and is nothing for others.
         self.stored = False
         self.passes = False
-        #: Whom it waits for, or who waits for it; what it waits with; the values that its answer varies by, if known.
+        #: Whom it waits for, or who waits for it; what it waits with, and until when, however often it begins anew; the
+        #: values that its answer varies by, if known.
         self.flight: Flight | None = None
         self.leads = False
         self.wait: Any = None
+        self.until = 0.0
         self.vary: tuple[Any, ...] | None = None
 
     def drop(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from math import inf
@@ -11,7 +12,7 @@ from sidecar.cache.asked import PLAIN, Asked, Reader
 from sidecar.cache.coming import Coming, Room
 from sidecar.cache.fields import lines
 from sidecar.cache.flights import Flights
-from sidecar.cache.invalidation import SAFE, Caches, changes, digest_of, resource_key
+from sidecar.cache.invalidation import SAFE, Caches, changes, resource_key
 from sidecar.cache.json_key import json_key
 from sidecar.cache.store import Store
 from sidecar.cache.stored import Stored, read, renewed
@@ -21,7 +22,6 @@ from sidecar.config.cache import BY_BODY, BY_TARGET, CacheSettings
 from sidecar.core.replies import Reply
 from sidecar.exchange.filter import HELD, KEEP, Again, Answer, Filter, Site, Wait
 from sidecar.exchange.tries import STALLED
-from sidecar.resilience.lru import Lru
 
 if TYPE_CHECKING:
     from sidecar.exchange.message import ResponseHead
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 MOST_ENTRIES: Final = 200_000
 #: Seconds for which a body may take to come before the cache is not asked.
 BODY_SECONDS: Final = 5.0
-#: Seconds for which nobody waits for an answer that was not kept the last time; how many such are remembered.
-PASS_SECONDS: Final = 10.0
-_MOST_PASSED: Final = 10_000
 _FIELD: Final = b"cache-status"
 
 
@@ -66,8 +63,6 @@ class Cache(Filter):
         self.store = Store(MOST_ENTRIES, config.max_bytes)
         self._room = Room(config.max_bytes)
         self._flights = Flights()
-        #: Resources whose last answer was not kept, by digests → until when nobody waits.
-        self._passed = Lru(_MOST_PASSED, _MOST_PASSED)
         #: All caches of the listener, and what has changed. The assembly sets what all of them share.
         self.caches = Caches((self,))
         self._read(config)
@@ -186,16 +181,30 @@ class Cache(Filter):
         patience = self.config.collapse
         asked = visit.asked
         alone = asked.personal or asked.wish.strict or (asked.conditional and visit.kept is None)
-        if patience and not alone and x.method != "HEAD" and (self._passed.get(_which(visit)) or -inf) <= now:
+        if patience and not alone and x.method != "HEAD" and not self._flights.barred(visit.key, visit.whose, now):
             visit.vary = self.store.variant(visit.key, visit.raw, visit.whose)
             visit.flight, first = self._flights.join((visit.key, visit.whose, visit.vary))
             if not first:
                 visit.flight.waiting[x] = visit
-                wait = visit.wait = Wait(min(x.deadline, now + patience))
+                if not visit.until:
+                    visit.until = now + min(patience, (_end(x) - now) / 2)
+                    x.hooks = itertools.chain([self._goes_on], x.hooks)
+                wait = visit.wait = Wait(visit.until)
                 return wait
             visit.leads = True
         visit.ask(x.head)
         return None
+
+    def _goes_on(self, x: Request) -> None:
+        """Whoever has waited is sent, whatever has ended that: its time for an answer begins now. What its caller
+        grants and ``timeout.total`` have gone on."""
+        visit: Visit = x.state[self.place]
+        if visit.wait is not None:  # nothing has come in time
+            visit.wait = None
+            assert visit.flight is not None
+            visit.flight.waiting.pop(x, None)
+            visit.flight = None
+        x.deadline = min(self._clock() + x.chain.timeout.request, _end(x))
 
     def _landed(self, x: Request, visit: Visit, kept: bool) -> None:
         """What others wait for has come, or will not. When its client has left, the next one is sent."""
@@ -215,7 +224,7 @@ class Cache(Filter):
 
     def _pass(self, x: Request, visit: Visit) -> None:
         """What others wait for is not for them: for a time nobody waits."""
-        self._passed.put(_which(visit), self._clock() + PASS_SECONDS, 1)
+        self._flights.bar(visit.key, visit.whose, self._clock())
         self._landed(x, visit, False)
 
     def _woken(self, x: Request, visit: Visit, kept: bool) -> None:
@@ -269,7 +278,7 @@ class Cache(Filter):
                 visit.coming = Coming(stored, head.length, x.attempt, self._room)
                 told += b"; stored"
             visit.passes = stored is None and not ill
-            if visit.passes and visit.leads and status < 400:  # an error may be tried again: that is over at its end
+            if visit.passes and visit.leads and status < 400:  # an error may be tried again, until its body goes on
                 self._pass(x, visit)
         head.add(_FIELD, told)
         return None
@@ -319,6 +328,8 @@ class Cache(Filter):
 
     def on_answer_body(self, x: Request, data: bytes) -> None:
         visit: Visit | None = x.state[self.place]
+        if visit is not None and visit.leads and visit.passes:  # an error, and it is not tried again
+            self._pass(x, visit)
         if visit is not None and visit.coming is not None and not visit.coming.take(data, self._max_body):
             visit.drop()
             if visit.leads:
@@ -370,9 +381,9 @@ class Cache(Filter):
         self._flights.close(keys)
 
 
-def _which(visit: Visit) -> bytes:
-    """By what it is known that nobody waits for such an answer."""
-    return digest_of(visit.key + b"\n" + visit.whose)
+def _end(x: Request) -> float:
+    """When it is over, whatever it has waited for."""
+    return x.started + min(x.granted, x.chain.timeout.total or inf)
 
 
 def _delay(x: Request, now: float) -> float:

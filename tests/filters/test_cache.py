@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.cache.flights import PASS_SECONDS
 from sidecar.config.cache import CacheSettings
 from sidecar.config.fallback import StepSettings
 from sidecar.config.traffic import Match
-from sidecar.filters.cache import BODY_SECONDS, PASS_SECONDS, Cache
+from sidecar.filters.cache import BODY_SECONDS, Cache
 from sidecar.filters.rate_limit import RateLimitSettings
 from sidecar.why.causes import cause_of
 from support.cache import FRESH, JSON, TYPE, away, hit, stage, told

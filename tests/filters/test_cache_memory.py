@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from sidecar.cache.flights import PASS_SECONDS
 from sidecar.config.cache import CacheSettings
 from sidecar.config.fallback import StepSettings
-from sidecar.filters.cache import PASS_SECONDS, Cache
+from sidecar.filters.cache import Cache
 from sidecar.filters.fallback import Fallback
 from sidecar.filters.retry import RetrySettings
 from support.cache import FRESH, JSON, TYPE, hit, stage, told
@@ -108,7 +109,7 @@ def test_entries_are_answers() -> None:
 def test_of_what_nobody_waits_for_little_is_remembered_however_long_a_target_is() -> None:
     it = stage()
     told(it, "GET /" + "x" * 8000, answer=("cache-control: no-store",))
-    (known,) = map(repr, it.filter(Cache)._passed._found)
+    (known,) = map(repr, it.filter(Cache)._flights._passed._found)
     assert len(known) < 100
     it.over()
 
@@ -153,7 +154,7 @@ def test_what_was_said_of_one_try_is_not_of_the_next(last: str) -> None:
     else:
         server.leaves()
     it.loop.settle()
-    assert not it.filter(Cache)._passed._found
+    assert not it.filter(Cache)._flights._passed._found
     it.over()
 
 
