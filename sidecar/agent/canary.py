@@ -27,7 +27,8 @@ logger = logging.getLogger("sidecar.canary")
 
 #: Seconds between two looks.
 LOOK: Final = 1.0
-#: Seconds after which a canary that is done begins anew, when its instances are gone: the next one comes there.
+#: Seconds after which a canary that is done begins anew, when its instances are gone: the next one comes there. Where
+#: none was seen yet, that is so when one comes after it.
 GONE: Final = 60.0
 
 
@@ -61,6 +62,8 @@ class Canary:
         #: Its instances were seen here in this attempt; since when they are gone.
         self._seen = False
         self._gone: float | None = None
+        #: Instances that come now are of the next version, and get nothing until it begins.
+        self._next = False
         self._value: SharedValue | None = None
         self._timer: Any = None
         self._writing = False
@@ -116,8 +119,8 @@ class Canary:
         self.steer()
 
     def steer(self) -> None:
-        """Give the split the weights that are due. The others get all while the subset has all, and is empty: they are
-        still there."""
+        """Give the split the weights that are due. The others get all while the subset has all, and is empty, or waits
+        for the next version: they are still there."""
         split, subsets = split_of(self._listener), self._listener.cluster.subsets
         if subsets is not None:
             moving = self.now is not None and self.now.moving
@@ -127,8 +130,10 @@ class Canary:
         base = dict(self.config.policies.get("split") or ())
         self._others = frozenset([it for it, weight in base.items() if weight and it != self.settings.subset])
         percent = self.weight
-        if percent == 100 and subsets is not None and self.settings.subset not in subsets.usable:
-            percent = 0 if any(it in subsets.usable for it in self._others) else 100
+        usable = subsets.usable if subsets is not None else ()
+        none = self._next or (percent == 100 and subsets is not None and self.settings.subset not in usable)
+        if none and not self._others.isdisjoint(usable):
+            percent = 0
         wanted = weights(base, self.settings.subset, percent)
         if wanted != split.split.weights:
             split.split.set(wanted)
@@ -192,7 +197,7 @@ class Canary:
     def look(self) -> None:
         """Judge, and act."""
         self._timer = self._timing.later(LOOK, self.look)
-        if self._there():
+        if self._there() and not self._next:
             self._seen, self._gone = True, None
         self.steer()
         if self._owed:
@@ -235,14 +240,19 @@ class Canary:
         return subsets is not None and self.settings.subset in subsets.present
 
     def _await_next(self, now: State) -> None:
-        if self._there() or not self._seen:  # what was never seen here, others know of
+        there, at, subsets = self._there(), self._timing.clock(), self._listener.cluster.subsets
+        if not self._seen and (subsets is None or self._others.isdisjoint(subsets.present)):
+            self._next, self._gone = False, None  # it is not known yet which there are; or they are needed
+        elif there and not self._next:
             return
-        at = self._timing.clock()
-        if self._gone is None:
+        elif self._gone is None:
             self._gone = at
         elif at - self._gone >= GONE:
-            self._gone = None
-            self._write(rollout.begin(self.settings.steps, self._by, self._timing.wall(), now))
+            if self._seen or there:
+                self._write(rollout.begin(self.settings.steps, self._by, self._timing.wall(), now))
+            elif not self._next:  # others may know of some that are not seen here
+                self._next = True
+                self.steer()
 
     def _use(self, state: State) -> None:
         """This is the state in the registry."""
@@ -259,6 +269,7 @@ class Canary:
 
     def _apply(self, before: State | None, state: State) -> None:
         """Go by this from now on."""
+        self._next = False
         same = before is not None and (before.attempt, before.weight) == (state.attempt, state.weight)
         if before is not None and before.attempt != state.attempt:
             self._seen, self._gone = self._there(), None
