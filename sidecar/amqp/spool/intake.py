@@ -178,7 +178,7 @@ class Intake:
 
     def room(self) -> None:
         """There is room again; and if storing works, what waited for that goes on."""
-        if self.spool.problem:
+        if not self.spool.works:
             return
         self._trouble = ""
         self.full.set(False)

@@ -16,15 +16,40 @@ FetchDone = Callable[[list[SpooledMessage]], None]
 
 
 class Put:
-    """Messages to be stored."""
+    """Messages to be stored. ``failures``: how often that had failed, as far as the loop had heard when it asked. What
+    it asked for before it heard of the last time would get ahead of what was not stored then, and fails as well."""
 
-    __slots__ = ("done", "error", "messages", "size")
+    __slots__ = ("done", "error", "failures", "messages", "size")
 
-    def __init__(self, messages: list[SpooledMessage], size: int, done: PutDone) -> None:
+    def __init__(self, messages: list[SpooledMessage], size: int, done: PutDone, failures: int) -> None:
         self.messages = messages
         self.size = size
         self.done = done
+        self.failures = failures
         self.error: SpoolError | None = None
+
+
+class Order:
+    """Of what is to be stored: nothing gets ahead of what was not, as that will be tried again."""
+
+    def __init__(self) -> None:
+        self._failures = 0
+
+    def broken(self, put: Put) -> bool:
+        """It was asked for before the loop had heard of the last failure."""
+        return put.failures != self._failures
+
+    def fail(self, puts: list[Put], text: str) -> None:
+        """These are not stored, and nothing that comes behind them is, before the loop has heard of it."""
+        if puts:
+            self._failures += 1
+        for put in puts:
+            self.refuse(put, text)
+
+    def refuse(self, put: Put, text: str) -> None:
+        """Neither is this."""
+        put.error = SpoolError(f"the spool cannot store messages: {text}")
+        put.failures = self._failures
 
 
 class Fetch:

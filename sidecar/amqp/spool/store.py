@@ -118,6 +118,11 @@ class Spool:
         self._later: Transaction | None = None
         #: Bytes of memory that wait for the disk.
         self._waiting = 0
+        #: Batches that do; how often storing one has failed; and those that were asked for before that was heard, and
+        #: fail as well.
+        self._asked = 0
+        self._failures = 0
+        self._failing = 0
         self.max_bytes = max_bytes
         #: Messages that are not removed yet, those on their way to the disk included; and their bytes.
         self.streams: dict[StreamName, StreamCount] = {}
@@ -179,13 +184,19 @@ class Spool:
             self._moved = self._clock()
         for message in messages:
             self._more((message.vhost, message.lane), 1, message.size)
-        self._ask(Put(messages, size, done))
+        self._asked += 1
+        self._ask(Put(messages, size, done, self._failures))
         return True
 
     def resize(self, max_bytes: int) -> None:
         """It may hold so much from now on. What is there stays, even if that is more."""
         self.max_bytes = self._database.max_dead = max_bytes
         self._room()
+
+    @property
+    def works(self) -> bool:
+        """What is put now comes to be behind all that was not stored, as all of that has been heard of."""
+        return not self.problem and not self._failing
 
     @property
     def still(self) -> float:
@@ -296,7 +307,12 @@ class Spool:
     def _settle_one(self, outcome: Outcome) -> None:
         if isinstance(outcome, Put):
             self._waiting -= outcome.size + COST * len(outcome.messages)
+            self._asked -= 1
+            self._failing = max(0, self._failing - 1)
             if outcome.error is not None:
+                if outcome.failures > self._failures:
+                    self._failures = outcome.failures
+                    self._failing = self._asked
                 for message in outcome.messages:
                     self._less((message.vhost, message.lane), 1, message.size)
             outcome.done(outcome.messages, outcome.error)

@@ -19,6 +19,7 @@ _BYTES: Final = 512 << 10
 StreamName = tuple[str, str]
 #: Of one stream, how many messages and bytes.
 Count = list[int]
+Counts = dict[StreamName, Count]
 
 
 class NewDeadLetter:
@@ -103,7 +104,7 @@ class Transaction:
         del self.removed[: len(piece.removed)]
 
 
-def count_changes(counts: dict[StreamName, Count], puts: Iterable[SpooledMessage], changes: Transaction) -> int:
+def count_changes(counts: Counts, puts: Iterable[SpooledMessage], changes: Transaction) -> int:
     """Let ``counts`` follow a transaction. About how many bytes it has written."""
     written = 0
     for message in puts:
@@ -125,7 +126,7 @@ def count_changes(counts: dict[StreamName, Count], puts: Iterable[SpooledMessage
     return written
 
 
-def _less(counts: dict[StreamName, Count], stream: StreamName, size: int) -> None:
+def _less(counts: Counts, stream: StreamName, size: int) -> None:
     count = counts.get(stream)
     if count is not None:
         count[0] -= 1
@@ -141,14 +142,12 @@ def removal(messages: list[SpooledMessage]) -> Transaction:
     return changes
 
 
-def copied(counts: dict[StreamName, Count]) -> dict[StreamName, Count]:
+def copied(counts: Counts) -> Counts:
     """As they are now."""
     return {name: [count, size] for name, (count, size) in counts.items()}
 
 
-def add_differences(
-    before: dict[StreamName, Count], after: dict[StreamName, Count], missing: dict[StreamName, Count]
-) -> None:
+def add_differences(before: Counts, after: Counts, missing: Counts) -> None:
     """Add to ``missing`` what is no longer there."""
     for name in {**before, **after}:
         count, size = before.get(name, (0, 0))

@@ -15,11 +15,10 @@ from collections.abc import Callable
 from typing import Final
 
 from sidecar.amqp.spool.database import Database
-from sidecar.amqp.spool.jobs import Call, Fetch, Job, Outcome, Put, State, Stop
+from sidecar.amqp.spool.jobs import Call, Fetch, Job, Order, Outcome, Put, State, Stop
 from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.transaction import (
-    Count,
-    StreamName,
+    Counts,
     Transaction,
     add_differences,
     copied,
@@ -63,6 +62,7 @@ class Writer:
         self._worker = worker
         self._settle = settle
         self._puts: list[Put] = []
+        self._order = Order()
         self._fetches: list[Fetch] = []
         self._calls: list[Call] = []
         self._stop: Stop | None = None
@@ -73,8 +73,8 @@ class Writer:
         self._next_try = 0.0
         self._problem = ""
         #: What the file should hold, while it is out of use; and what it turned out not to.
-        self._before: dict[StreamName, Count] | None = None
-        self._missing: dict[StreamName, Count] = {}
+        self._before: Counts | None = None
+        self._missing: Counts = {}
         #: There may be pages that the file system can have back, when there is time.
         self._shrinking = False
         self._outcomes: list[Outcome] = []
@@ -113,7 +113,10 @@ class Writer:
         changes = self._changes
         while jobs and count < BATCH and size < BATCH_BYTES:
             job = jobs.popleft()
-            if isinstance(job, Put):
+            if isinstance(job, Put) and self._order.broken(job):
+                self._order.refuse(job, self._problem or "those before could not be stored")
+                self._outcomes.append(job)
+            elif isinstance(job, Put):
                 self._puts.append(job)
                 count += len(job.messages)
                 size += job.size
@@ -168,8 +171,7 @@ class Writer:
             if refused(error):
                 self._one_by_one(puts)
             else:
-                for put in puts:
-                    put.error = SpoolError(f"the spool cannot store messages: {describe(error)}")
+                self._order.fail(puts, describe(error))
             self._little_by_little()
         self._outcomes += puts
         self._puts = []
@@ -178,8 +180,11 @@ class Writer:
 
     def _one_by_one(self, puts: list[Put]) -> None:
         """One of them is no message that could be written; the others must not suffer."""
-        for put in puts:
+        for number, put in enumerate(puts):
             error = self._commit(put.messages, self._changes)
+            if error is not None and not refused(error):
+                self._order.fail(puts[number:], describe(error))
+                break
             if error is not None:
                 put.error = SpoolError(f"the spool cannot store a message: {describe(error)}")
 
@@ -247,9 +252,7 @@ class Writer:
 
     def _refuse(self) -> None:
         """Nothing works: say so to those who can do something else. The others wait."""
-        for put in self._puts:
-            if put.error is None:
-                put.error = SpoolError(f"the spool cannot store messages: {self._problem}")
+        self._order.fail([put for put in self._puts if put.error is None], self._problem)
         for call in self._calls:
             call.error = SpoolError(f"the spool cannot do that: {self._problem}")
         self._outcomes += self._puts

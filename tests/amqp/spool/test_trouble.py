@@ -12,15 +12,19 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from sidecar.amqp.spool import writer
 from sidecar.amqp.spool.database import APPLICATION, SCHEMA, Database
+from sidecar.amqp.spool.message import SpooledMessage
 from sidecar.amqp.spool.transaction import NewDeadLetter, Transaction
 from sidecar.storage.errors import SpoolError
 from support.deletion import delete
+from support.patience import PATIENCE
 from support.spools import AI, Driver, fill_and_empty, message, number_of, run
 
 ROOT = Path(__file__).parents[3]
@@ -165,6 +169,52 @@ def test_an_error_of_the_disk_is_told_and_the_file_opened_anew(
     assert contents(tmp_path) == [2, 5]
     logged = [record.getMessage() for record in caplog.records]
     assert logged == ["the spool does not work: disk I/O error (SQLITE_IOERR)", "the spool works again"]
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_what_was_asked_for_behind_what_has_failed_does_not_get_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bool
+) -> None:
+    """The disk has no room for many, but for one; and the loop has not heard of the many when it asks for the one."""
+    write = Database.write
+    room = [False]
+    failed = threading.Event()
+
+    def full(self: Database, messages: Sequence[SpooledMessage], changes: Transaction) -> None:
+        if len(messages) > 1 and not room[0]:
+            failed.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, messages, changes)
+
+    monkeypatch.setattr(Database, "write", full)
+
+    async def test(driver: Driver) -> None:
+        spool = driver.spool
+        answers: list[tuple[int, bool, bool]] = []
+
+        def put(*numbers: int) -> None:
+            assert spool.put(
+                [message(it) for it in numbers],
+                lambda _, error: answers.append((numbers[0], error is None, spool.works)),
+            )
+
+        put(1, 2)
+        assert failed.wait(PATIENCE)
+        put(3)
+        if more:
+            put(4, 5)
+        await driver.until(lambda: len(answers) == 2 + more)
+        assert [(number, stored) for number, stored, _ in answers] == [(1, False), (3, False), (4, False)][: 2 + more]
+        assert not answers[0][2]
+        assert spool.messages == 0
+        room[0] = True
+        await driver.until(lambda: spool.works)
+        put(1, 2)
+        put(3)
+        await driver.until(lambda: len(answers) == 4 + more)
+        assert await driver.numbers() == [1, 2, 3]
+
+    run(tmp_path, test)
 
 
 def test_a_message_that_cannot_be_written_is_refused_and_the_others_are_not(tmp_path: Path) -> None:
