@@ -397,5 +397,4 @@ class Writer:
                 extra={"messages": len(self._changes.removed) + len(self._changes.dead)},
             )
         self._database.close()
-        last: list[Outcome] = [*self._fetches, stop]
-        self._worker.post(self._settle, last)
+        self._worker.post(self._settle, [*self._fetches, stop])
