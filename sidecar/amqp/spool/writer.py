@@ -41,9 +41,8 @@ PIECE: Final = 64
 #: How much log is left before it is copied into the database, bytes; and after how long without work, seconds.
 BEHIND: Final = 4 << 20
 IDLE: Final = 0.5
-#: How often is looked whether the file is still there, when there is nothing to do, seconds.
+#: Seconds between two looks whether the file is still there; and between two tries of what did not work.
 LOOK: Final = 5.0
-#: How often what did not work is tried again, seconds.
 RETRY: Final = 1.0
 
 # What has to be done before anything else can be.
@@ -397,4 +396,5 @@ class Writer:
                 extra={"messages": len(self._changes.removed) + len(self._changes.dead)},
             )
         self._database.close()
-        self._worker.post(self._settle, [*self._fetches, stop])
+        last: list[Outcome] = [*self._fetches, stop]
+        self._worker.post(self._settle, last)
