@@ -58,11 +58,12 @@ def test_every_mistake_of_a_table_is_told_at_once(tmp_path: Path) -> None:
         table(
             tmp_path,
             "routes:\n  - {path: api, servce: x}\n  - {path: /a, service: x, health: /b}\n"
-            "  - {path: /a, service: y}\n  - {path: /c, service: x, health: /d}\n  - {path: '/a b', service: z}\n",
+            "  - {path: /a, service: y}\n  - {path: /c, service: x, health: /d}\n  - {path: '/a b', service: z}\n"
+            "  - {path: /e}\n",
         )
     told = str(raised.value)
     for piece in (
-        "did you mean service?", "routes[0].service: is missing", "routes[2].path: stands there twice",
+        "did you mean service?", "routes[5].service: is missing", "routes[2].path: stands there twice",
         "leads to x already", "routes[3].health: is not what another route", 'found:   "/a b"',
     ):  # fmt: skip
         assert piece in told
