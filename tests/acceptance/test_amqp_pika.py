@@ -109,6 +109,7 @@ def test_exchange_to_exchange_and_headers_exchange(channel: BlockingChannel, que
     assert channel.queue_declare(queue, passive=True).method.message_count == 0
 
 
+@pytest.mark.costly
 def test_ten_thousand_without_confirms_in_order(channel: BlockingChannel, queue: str) -> None:
     channel.basic_qos(prefetch_count=500)
     for number in range(10_000):

@@ -14,6 +14,8 @@ from support.browser import Watched, chromium
 from support.deadletters import prepare
 from support.processes import App, Sidecar, ending, free_port, get
 
+pytestmark = pytest.mark.costly
+
 #: What somebody might call a thing in order to become part of a page.
 HOSTILE = "<img src=x onerror=alert(1)>"
 #: Bytes over the wire of everything that the first page needs.

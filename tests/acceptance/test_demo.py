@@ -32,6 +32,7 @@ def alive(pid: int) -> bool:
     return True
 
 
+@pytest.mark.costly
 def test_it_tells_its_story_and_ends(tmp_path: Path) -> None:
     began = time.monotonic()
     env = {**os.environ, "TMPDIR": str(tmp_path)}
@@ -100,7 +101,6 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-@pytest.mark.costly
 def test_a_mesh_to_play_with(tmp_path: Path) -> None:
     demo = Process(
         [sys.executable, "-m", "sidecar", "demo", "--serve"], tmp_path / "log", env={"TMPDIR": str(tmp_path)}

@@ -18,6 +18,8 @@ from support.processes import get, wait_for
 from support.rabbitmq import RabbitMQ
 from support.services import TASKS, WORKSPACES, Services, ask, services
 
+pytestmark = pytest.mark.costly
+
 SOAK = os.environ.get("SIDECAR_SOAK") == "1"
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TEXT = "Collect the logs and the metrics, then find the cause"

@@ -216,7 +216,7 @@ def kinds(kind: Kind, path: str) -> list[tuple[str, Kind]]:
     return found
 
 
-@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("offline", [False, pytest.param(True, marks=pytest.mark.costly)])
 def test_every_key_with_every_shape_is_read_or_told(offline: bool) -> None:
     for path, kind in kinds(CONFIG, ""):
         for shape in SHAPES:

@@ -231,6 +231,7 @@ async def test_a_login_over_tls(tmp_path: Path) -> None:
             assert "WRONGPASS" in it.client.trouble
 
 
+@pytest.mark.costly
 @pytest.mark.asyncio
 async def test_a_failover_is_followed(tmp_path: Path) -> None:
     with ending(Redis(tmp_path).ready()) as processes:
@@ -258,6 +259,7 @@ async def test_a_failover_is_followed(tmp_path: Path) -> None:
             assert (told.all[0][0], told.all[-1][0]) == (False, True)
 
 
+@pytest.mark.costly
 @pytest.mark.asyncio
 async def test_a_cluster_is_followed(tmp_path: Path) -> None:
     with ending() as processes:

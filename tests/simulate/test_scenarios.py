@@ -19,6 +19,8 @@ from sidecar.simulate.scenarios import (
     slow_endpoint,
 )
 
+pytestmark = pytest.mark.costly
+
 
 @pytest.mark.parametrize("name", [name for name, (_, has_to) in slow_endpoint.POLICIES.items() if has_to])
 def test_p99_is_back_soon_after_an_endpoint_has_become_slow(name: str) -> None:
