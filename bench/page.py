@@ -25,11 +25,12 @@ IDLE: Final = "Memory at rest"
 HEADS: Final = "The head scanner"
 #: Written by hand: :mod:`bench.hotpath` under valgrind.
 INSTRUCTIONS: Final = "Instructions"
-#: Their tables are copied from what :mod:`bench.rollout` and :mod:`bench.llm` print.
+#: Their tables are copied from what :mod:`bench.rollout`, :mod:`bench.llm` and :mod:`bench.picks` print.
 CANARIES: Final = "Canaries"
 MODELS: Final = "Language models"
+BALANCERS: Final = "Balancers"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS, INSTRUCTIONS, CANARIES, MODELS)
+SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS, INSTRUCTIONS, CANARIES, MODELS, BALANCERS)
 
 _HEAD: Final = """# Benchmarks
 
