@@ -175,10 +175,11 @@ def test_an_error_of_the_disk_is_told_and_the_file_opened_anew(
 def test_what_was_asked_for_behind_what_has_failed_does_not_get_ahead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: bool
 ) -> None:
-    """The disk has no room for many, but for one; and the loop has not heard of the many when it asks for the one."""
-    write = Database.write
+    """The disk has no room for many, then works again and has room for one; and the loop has not heard of the many when
+    it asks for the one."""
+    write, probe = Database.write, Database.probe
     room = [False]
-    failed = threading.Event()
+    failed, works = threading.Event(), threading.Event()
 
     def full(self: Database, messages: Sequence[SpooledMessage], changes: Transaction) -> None:
         if len(messages) > 1 and not room[0]:
@@ -186,7 +187,12 @@ def test_what_was_asked_for_behind_what_has_failed_does_not_get_ahead(
             raise OSError(errno.ENOSPC, "No space left on device")
         write(self, messages, changes)
 
+    def probed(self: Database) -> None:
+        probe(self)
+        works.set()
+
     monkeypatch.setattr(Database, "write", full)
+    monkeypatch.setattr(Database, "probe", probed)
 
     async def test(driver: Driver) -> None:
         spool = driver.spool
@@ -200,6 +206,7 @@ def test_what_was_asked_for_behind_what_has_failed_does_not_get_ahead(
 
         put(1, 2)
         assert failed.wait(PATIENCE)
+        assert works.wait(PATIENCE)
         put(3)
         if more:
             put(4, 5)
