@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Any, Final
@@ -39,7 +40,7 @@ class Changes:
     def __init__(self) -> None:
         self.number = 0
         #: A resource's digest → the number of its last change, in the order of those.
-        self._last: dict[bytes, int] = {}
+        self._last: OrderedDict[bytes, int] = OrderedDict()
         #: The last change that is not remembered any more.
         self._forgotten = 0
 
@@ -56,10 +57,10 @@ class Changes:
         last = self._last
         for key in keys:
             it = digest_of(key)
-            last.pop(it, None)
             last[it] = self.number
+            last.move_to_end(it)
         while len(last) > MOST_CHANGES:
-            self._forgotten = last.pop(next(iter(last)))
+            self._forgotten = last.popitem(last=False)[1]
         return keys
 
 

@@ -88,7 +88,7 @@ def test_verdicts(upstream: Upstream, tmp_path: Path) -> None:
         f"{kind}_temp_path {tmp_path}/{kind}; " for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
     )
     (tmp_path / "nginx.conf").write_text(
-        f"daemon off; worker_processes 1; pid {tmp_path}/nginx.pid; error_log {tmp_path}/nginx.err; events {{}}\n"
+        f"daemon off; master_process off; pid {tmp_path}/nginx.pid; error_log {tmp_path}/nginx.err; events {{}}\n"
         f"http {{ access_log off; {folders}\n server {{ listen 127.0.0.1:{ports['nginx']}; "
         f"location / {{ proxy_pass http://{target}; proxy_http_version 1.1; }} }} }}\n"
     )
