@@ -133,7 +133,8 @@ class Buffered(PublishPath):
             out.append(self._sent(publish))
         elif spoolable and gate.over == "spool":
             publish.waits_for = gate.name
-            self._spool(publish, now)
+            publish.spools = True
+            self._line_up(publish, now)
         elif tag and gate.over == "nack":
             publish.waits_for = gate.name
             self.refuse(publish)
@@ -141,8 +142,9 @@ class Buffered(PublishPath):
             self.session.schedule(publish, gate, now)
 
     def _line_up(self, publish: Publish, now: float) -> None:
-        """It goes into the spool, where others are; but not before it is known what becomes of those that the broker
-        has not confirmed: if they are lost, they go there, too, and have to be in front of it."""
+        """It goes into the spool, but not before it is known what becomes of those that the broker has not confirmed.
+        If they are lost, they go there, too, and have to be in front of it; if not, the broker may still be reading
+        them when what is in the spool comes over another connection."""
         if self._under_way(publish.route.lane):
             self.behind.set(True)
             self.session.schedule(publish, self.behind, now)
@@ -160,7 +162,7 @@ class Buffered(PublishPath):
     def exempt(self, publish: Publish) -> bool:
         # As in submit().
         elsewhere = self._cut_off or self.session.amqp_stats.blocked or self._intake.queued(publish.route)
-        return elsewhere and self._spoolable(publish)
+        return publish.spools or (elsewhere and self._spoolable(publish))
 
     def bypasses(self, publish: Publish) -> bool:
         # It waits for room in the spool, and needs none any more.
@@ -170,7 +172,8 @@ class Buffered(PublishPath):
         return self._spoolable(publish)
 
     def spool(self, publish: Publish) -> None:
-        self._spool(publish, self.session.listener.clock())
+        publish.spools = True
+        self._line_up(publish, self.session.listener.clock())
 
     def spool_held(self) -> None:
         """The broker is gone: what was held for whatever reason is safer on the disk. What may not be spooled, and what
@@ -315,6 +318,7 @@ class Buffered(PublishPath):
 
     def no_room(self, publish: Publish) -> None:
         """The spool cannot take it."""
+        publish.spools = False
         here = not self.channel.gone
         if publish.tag and here and self._intake.settings.over == "nack":
             publish.waits_for = "room in the spool"

@@ -18,7 +18,7 @@ class Publish:
     all its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when
     it came, in the loop's time; ``trace`` is set when a span of it is, or may be, to be recorded."""
 
-    __slots__ = ("arrival", "frames", "priority", "route", "sender", "since", "tag", "trace", "waits_for")
+    __slots__ = ("arrival", "frames", "priority", "route", "sender", "since", "spools", "tag", "trace", "waits_for")
 
     def __init__(
         self, sender: Sender, route: PublishRoute, tag: int, frames: bytes, priority: int, since: float
@@ -32,5 +32,7 @@ class Publish:
         self.trace: PublishTrace | None = None
         #: Its place in the order in which publishes came, as far as they were held; 0: it was not.
         self.arrival = 0
+        #: Its gate has sent it to the spool, where it goes once those before it are confirmed.
+        self.spools = False
         #: What it waits for, or why it goes elsewhere, for people; empty: nothing.
         self.waits_for = ""

@@ -113,6 +113,45 @@ def test_what_goes_into_the_spool_waits_for_what_is_under_way() -> None:
     stage.over()
 
 
+@pytest.mark.parametrize("behind", [1, 3])
+def test_what_is_over_its_rate_waits_for_what_the_broker_may_still_be_reading(behind: int) -> None:
+    """Over another connection it would come first to a broker that takes its time."""
+    rate = AmqpPublish(exchange="ex", rate=1.0, burst=2, over="spool")
+    stage = KeptStage(publish=(rate,))
+    client, broker = stage.open(1, confirms=True)
+    first, second = publish(1, "k", b"a", exchange="ex"), publish(1, "k", b"b", exchange="ex")
+    later = [publish(1, "k", b"%d" % number, exchange="ex") for number in range(behind)]
+    client.says(first, second, *later)
+    broker.gets(first, second)
+    stage.advance(0.5)
+    broker.says(ack(1, 1))
+    client.gets(ack(1, 1))
+    stage.advance(0.1)
+    assert not stage.disk.stored
+    broker.says(ack(1, 2))
+    client.gets(ack(1, 2))
+    stage.advance(0.1)
+    client.gets(*[ack(1, 3 + number) for number in range(behind)])
+    assert stage.disk.bodies() == [b"%d" % number for number in range(behind)]
+    stage.over()
+
+
+def test_what_a_rule_sends_to_the_spool_goes_there_though_there_are_tokens_before_the_broker_has_confirmed() -> None:
+    """Else a broker that confirms more slowly than tokens come would let clients wait for the rate."""
+    stage = KeptStage(publish=(AmqpPublish(exchange="ex", rate=1.0, burst=1, over="spool"),))
+    client, broker = stage.open(1, confirms=True)
+    client.says(*[publish(1, "k", b"%d" % number, exchange="ex") for number in range(5)])
+    broker.gets(publish(1, "k", b"0", exchange="ex"))
+    stage.advance(3)
+    broker.gets_nothing()
+    broker.says(ack(1, 1))
+    client.gets(ack(1, 1))
+    stage.advance(0.1)
+    client.gets(*[ack(1, number) for number in range(2, 6)])
+    assert stage.disk.bodies() == [b"1", b"2", b"3", b"4"]
+    stage.over()
+
+
 # -- acknowledgements --------------------------------------------------------------------------------------------------
 
 

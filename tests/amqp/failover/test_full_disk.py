@@ -116,14 +116,33 @@ def test_a_key_that_stands_still_has_half_of_the_room_and_others_the_rest() -> N
     client.says(publish(1, "p", b"a" * 1000))
     client.gets(ack(1, 1))
     stage.there()
-    stage.back(channel_open_ok(1), confirm_select_ok(1))
+    broker = stage.back(channel_open_ok(1), confirm_select_ok(1))
     client.says(publish(1, "p", b"b" * 1000))
     client.gets(ack(1, 2))
     client.says(publish(1, "p", b"c" * 1000))
     client.gets_nothing()
     assert dict(stage.listener.scheduler.waiting()) == {"room in the spool, for queue p of /": 1}
     client.says(publish(1, "k", b"d", exchange="quick"), publish(1, "k", b"e" * 1000, exchange="quick"))
+    broker.says(ack(1, 1))
+    client.gets(ack(1, 4))
+    stage.advance(0.1)
     client.gets(ack(1, 5))
     assert stage.disk.bodies() == [b"a" * 1000, b"b" * 1000, b"e" * 1000]
     assert not stage.port.full
+    stage.over()
+
+
+def test_what_a_rule_sends_to_a_disk_that_takes_nothing_goes_to_the_broker_as_the_rule_lets_it() -> None:
+    stage = KeptStage(publish=(AmqpPublish(exchange="ex", rate=1.0, burst=1, over="spool"),))
+    client, broker = stage.open(1, confirms=True)
+    stage.disk.broken = "no space"
+    client.says(publish(1, "k", b"a", exchange="ex"), publish(1, "k", b"b", exchange="ex"))
+    broker.gets(publish(1, "k", b"a", exchange="ex"))
+    broker.says(ack(1, 1))
+    client.gets(ack(1, 1))
+    stage.advance(2)
+    broker.gets(publish(1, "k", b"b", exchange="ex"))
+    broker.says(ack(1, 2))
+    client.gets(ack(1, 2))
+    stage.complains("no space")
     stage.over()

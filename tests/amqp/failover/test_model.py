@@ -52,7 +52,7 @@ class World:
         self.mandatory = bool(spool["mandatory"])
         self.stage = KeptStage(
             spool=spool,
-            publish=() if self.plain or rng.random() < 0.5 else LIMITS,
+            publish=() if rng.random() < 0.5 else LIMITS,
             hold=AmqpHold(messages=30, bytes=60_000, timeout=rng.choice((0.0, 20.0))),
         )
         self.server = Server(self.stage, self.window, self.heartbeat)
