@@ -15,8 +15,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from multidict import MultiMapping
-
+from sidecar.admin.request import Fields
 from sidecar.core.address import is_loopback
 from sidecar.core.proof import proven
 from sidecar.core.secret import NO_SECRET, Secret
@@ -51,15 +50,15 @@ class Refused(Exception):
         self.code = code
 
 
-def check(access: Access, method: str, path: str, headers: MultiMapping[str]) -> None:
+def check(access: Access, method: str, path: str, headers: Fields) -> None:
     """Raises :class:`Refused`."""
     changes = method not in ("GET", "HEAD", "OPTIONS")
     local = is_loopback(access.host)
-    hosts = headers.getall("Host", [])
+    hosts = headers.getall("Host")
     # Health checkers that speak HTTP/1.0 send no Host; browsers, which this is against, always do.
     if local and hosts and not (len(hosts) == 1 and _leads_here(hosts[0], access)):
         raise Refused(421, "wrong_host", "this admin API is local; ask it as localhost or 127.0.0.1")
-    origin = headers.get("Origin")
+    origin = headers.get("Origin", None)
     # Port included: another page on this very host is another site, too.
     if changes and origin is not None and [origin.lower().partition("://")[2]] != [host.lower() for host in hosts]:
         raise Refused(403, "wrong_origin", "a page of another site may not change anything here")
@@ -82,12 +81,12 @@ def _leads_here(host: str, access: Access) -> bool:
     return is_loopback(name) or name == access.host.lower()
 
 
-def _peer(headers: MultiMapping[str], token: str, method: str, path: str) -> bool:
+def _peer(headers: Fields, token: str, method: str, path: str) -> bool:
     """Whether another sidecar asks, which has the same token, what such a one may ask."""
     return path.startswith(_PEERS) and proven(headers.get("Authorization", ""), token, method, path, time.time())
 
 
-def _given(headers: MultiMapping[str], token: str) -> bool:
+def _given(headers: Fields, token: str) -> bool:
     """Whether the token is in either field. Comparing takes as long whether much of it is right or little."""
     scheme, _, bearer = headers.get("Authorization", "").partition(" ")
     tried = [headers.get("X-Sidecar-Token", "")]

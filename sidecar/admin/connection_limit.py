@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable
 from typing import Final, cast
 
-from aiohttp import web
+from sidecar.admin.connection import Connection, Server
 
 #: Connections at once; and how many of them are for probes.
 MAX_CONNECTIONS: Final = 128
@@ -28,14 +28,14 @@ class Door:
     :meth:`spoke`, ask :meth:`admits`, and say when there is an answer, by :meth:`answered`."""
 
     def __init__(self, most: int = MAX_CONNECTIONS, patience: float = FIRST_REQUEST_SECONDS) -> None:
-        self.server: web.Server
+        self.server: Server
         self._most = most
         self._patience = patience
         #: Without a request so far, the oldest first.
-        self._silent: dict[web.RequestHandler, asyncio.TimerHandle] = {}
+        self._silent: dict[Connection, asyncio.TimerHandle] = {}
         #: What has been answered, and when; what is being answered that is no probe.
-        self._resting: dict[web.RequestHandler, float] = {}
-        self._busy: set[web.RequestHandler] = set()
+        self._resting: dict[Connection, float] = {}
+        self._busy: set[Connection] = set()
 
     def __call__(self) -> asyncio.Protocol:
         if self._full():
@@ -46,14 +46,14 @@ class Door:
         self._silent[handler] = asyncio.get_running_loop().call_later(self._patience, self._drop, handler)
         return handler
 
-    def spoke(self, handler: web.RequestHandler) -> None:
+    def spoke(self, handler: Connection) -> None:
         """A request has come in on this connection; from now on the keep-alive timeout watches over it."""
         timer = self._silent.pop(handler, None)
         if timer is not None:
             timer.cancel()
         self._resting.pop(handler, None)
 
-    def admits(self, handler: web.RequestHandler, probe: bool) -> bool:
+    def admits(self, handler: Connection, probe: bool) -> bool:
         """Whether what it asks for may be worked on: a probe always, the rest while there is room for it."""
         if not probe:
             if len(self._busy) >= self._most - min(FOR_PROBES, self._most // 2):
@@ -61,7 +61,7 @@ class Door:
             self._busy.add(handler)
         return True
 
-    def answered(self, handler: web.RequestHandler) -> None:
+    def answered(self, handler: Connection) -> None:
         """Its request has an answer, which goes out now."""
         self._busy.discard(handler)
         if handler.transport is not None:
@@ -93,7 +93,7 @@ class Door:
                 return True
         return False
 
-    def _drop(self, handler: web.RequestHandler) -> None:
+    def _drop(self, handler: Connection) -> None:
         self._resting.pop(handler, None)
         timer = self._silent.pop(handler, None)
         if timer is not None:
@@ -108,7 +108,7 @@ class Door:
             del self._resting[handler]
 
 
-def _gone(handlers: Iterable[web.RequestHandler]) -> list[web.RequestHandler]:
+def _gone(handlers: Iterable[Connection]) -> list[Connection]:
     return [handler for handler in handlers if handler.transport is None]
 
 

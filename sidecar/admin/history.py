@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
-from aiohttp import web
-
 from sidecar.admin.commands import Commands
 from sidecar.core import json_schema
 from sidecar.core.json_schema import COUNT, NUMBER, TEXT, record
@@ -100,12 +98,12 @@ class History:
         )  # fmt: skip
         return Contribution((operation,), {"History": _SCHEMA})
 
-    async def start(self, _: web.Application) -> None:
+    def start(self) -> None:
         """Begin to look."""
         self.look()
         self._again(asyncio.get_running_loop())
 
-    async def stop(self, _: web.Application) -> None:
+    def stop(self) -> None:
         """Look no more."""
         if self._timer is not None:
             self._timer.cancel()

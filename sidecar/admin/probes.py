@@ -12,7 +12,7 @@ from sidecar.admin.auth import Access
 from sidecar.admin.commands import Commands
 from sidecar.admin.connection_limit import Door
 from sidecar.admin.operations import Api
-from sidecar.admin.server import AdminServer, routed, serve
+from sidecar.admin.server import AdminServer, Application, serve
 from sidecar.core.address import Address
 from sidecar.core.operations import Answer, Call
 
@@ -40,4 +40,4 @@ async def start_probes(commands: Commands, bind: Address, door: Door | None = No
         replace(it, handler=health) if it.path == "/health" else it for it in api.operations() if it.path in SERVED
     ]
     # No token: there is nothing here that needs one.
-    return await serve(routed(operations, lambda: Access(bind.host), door, _NOWHERE), bind, door)
+    return await serve(Application(operations, lambda: Access(bind.host), door, _NOWHERE), bind, door)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import orjson
-from aiohttp import web
 
 from sidecar import __version__
 from sidecar.admin import auth, openapi
 from sidecar.admin.commands import Commands
+from sidecar.admin.connection import Connection, Response, Server
 from sidecar.admin.connection_limit import Door
 from sidecar.admin.dashboard import start_page
 from sidecar.admin.dashboard.files import Files
@@ -22,41 +22,44 @@ from sidecar.admin.feed import Feed
 from sidecar.admin.history import History
 from sidecar.admin.mesh.operations import Api as MeshApi
 from sidecar.admin.operations import Api
+from sidecar.admin.request import Request, TooLarge
+from sidecar.admin.routes import Routes
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.admin.streams import Streams
 from sidecar.core.address import Address
 from sidecar.core.build import build, scanner
 from sidecar.core.operations import Answer, Call, Contribution, NotKnown, Operation, Page
+from sidecar.core.replies import ProtocolError
 from sidecar.net.listen import Acceptor
 from sidecar.resilience.token_bucket import TokenBucket
 
 logger = logging.getLogger("sidecar.admin")
-# aiohttp logs a traceback for every malformed request, so whoever can connect could fill the log with them. What fails
-# in a handler never gets there: the middleware below logs it.
-_malformed = logging.getLogger("sidecar.admin.malformed")
-_malformed.setLevel(logging.CRITICAL)
-
 #: The largest body that anybody needs to send, bytes; and how long it may take to come in, seconds.
 MAX_BODY: Final = 4096
 BODY_SECONDS: Final = 5.0
-#: Scrapers, which come every 15 to 60 seconds, keep their connections.
-KEEPALIVE_SECONDS: Final = 75.0
+#: How long running requests may take when it ends.
+SHUTDOWN_SECONDS: Final = 1.0
 
 _NOWHERE: Final = "there is no such path; GET / lists what there is"
-_CODES: Final = {
-    405: ("method_not_allowed", "this path has other methods; see the Allow header"),
-    413: (
-        "too_large",
-        f"a body may have {MAX_BODY} bytes at most (of POST /rehearse: 1 MiB)",
-    ),
-}
+_OTHER_METHODS: Final = "this path has other methods; see the Allow header"
+_TOO_LARGE: Final = f"a body may have {MAX_BODY} bytes at most (of POST /rehearse: 1 MiB)"
+_CHALLENGE: Final = {"WWW-Authenticate": 'Bearer realm="sidecar"'}
+_NONE: Final[Mapping[str, str]] = {}
+
+
+class _Late(Exception):
+    """The body did not come in time."""
+
+
+def _nothing() -> None:
+    pass
 
 
 class AdminServer:
     """The running server. ``address`` is where it really listens."""
 
-    def __init__(self, runner: web.AppRunner, acceptor: Acceptor, door: Door, bind: Address) -> None:
-        self._runner = runner
+    def __init__(self, application: Application, acceptor: Acceptor, door: Door, bind: Address) -> None:
+        self._application = application
         self._acceptor = acceptor
         self._door = door
         host, port = acceptor.sockets[0].getsockname()[:2]
@@ -68,7 +71,9 @@ class AdminServer:
         """Stop, giving running requests a moment."""
         self._acceptor.close()
         self._door.close()
-        await self._runner.cleanup()
+        self._application.streams.end()
+        await self._application.server.close(SHUTDOWN_SECONDS)
+        self._application.stop()
 
 
 async def start_admin(
@@ -79,29 +84,16 @@ async def start_admin(
     return await serve(application(commands, contributed, door), bind, door)
 
 
-async def serve(app: web.Application, bind: Address, door: Door) -> AdminServer:
+async def serve(app: Application, bind: Address, door: Door) -> AdminServer:
     """Serve what ``app`` answers, to those whom the door lets in. Raises :class:`OSError`."""
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        logger=_malformed,
-        keepalive_timeout=KEEPALIVE_SECONDS,
-        lingering_time=1.0,
-        shutdown_timeout=1.0,
-    )
-    await runner.setup()
-    assert runner.server is not None
-    door.server = runner.server
-    try:
-        acceptor = Acceptor(asyncio.get_running_loop(), door)
-        await acceptor.start(bind.host, bind.port)
-    except OSError:
-        await runner.cleanup()
-        raise
-    return AdminServer(runner, acceptor, door, bind)
+    door.server = app.server
+    acceptor = Acceptor(asyncio.get_running_loop(), door)
+    await acceptor.start(bind.host, bind.port)
+    app.start()
+    return AdminServer(app, acceptor, door, bind)
 
 
-def application(commands: Commands, contributed: Sequence[Contribution], door: Door) -> web.Application:
+def application(commands: Commands, contributed: Sequence[Contribution], door: Door) -> Application:
     """Return what answers requests: the API's own operations, and those of other rooms. The door counts them."""
 
     async def document(call: Call) -> Answer:
@@ -135,127 +127,127 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
     schemas = dict(SCHEMAS)
     for it in contributed:
         schemas |= it.schemas
-    app = routed(operations, commands.access, door)
-    app.on_startup.append(history.start)
-    app.on_cleanup.append(history.stop)
-    return app
+    return Application(operations, commands.access, door, start=history.start, stop=history.stop)
 
 
-def routed(
-    operations: Sequence[Operation], access: Callable[[], auth.Access], door: Door, nowhere: str = _NOWHERE
-) -> web.Application:
-    """Return what answers these operations, and with ``nowhere`` for every other path. The door counts requests."""
-    largest = {(it.method, it.path): it.largest for it in operations if it.largest}
-    app = web.Application(client_max_size=MAX_BODY, middlewares=[_middleware(access, door, nowhere, largest)])
-    app.on_response_prepare.append(_common_headers)
-    streams = Streams()
-    app.on_shutdown.append(streams.end)
-    for operation in operations:
-        handler = _handler(operation, streams)
-        if operation.method == "GET":
-            app.router.add_get(operation.path, handler)  # HEAD comes with it
-        else:
-            app.router.add_route(operation.method, operation.path, handler)
-    return app
+class Application:
+    """Answers these operations, and with ``nowhere`` for every other path. The door counts requests; ``start`` and
+    ``stop`` are called when it begins to serve and when it has ended."""
 
+    def __init__(
+        self,
+        operations: Sequence[Operation],
+        access: Callable[[], auth.Access],
+        door: Door,
+        nowhere: str = _NOWHERE,
+        start: Callable[[], None] = _nothing,
+        stop: Callable[[], None] = _nothing,
+    ) -> None:
+        self.streams = Streams()
+        self.server = Server(self._answer, _malformed, self._largest)
+        self.start = start
+        self.stop = stop
+        self.routes = Routes(operations)
+        self._large = {(it.method, it.path): it.largest for it in operations if it.largest}
+        self._access = access
+        self._door = door
+        self._nowhere = nowhere
+        self._lines = TokenBucket(0.1, 10, time.monotonic())
 
-def _handler(operation: Operation, streams: Streams) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    async def handle(request: web.Request) -> web.StreamResponse:
+    def _largest(self, method: str, path: str) -> int:
+        return self._large.get((method, path), MAX_BODY)
+
+    async def _answer(self, connection: Connection, request: Request) -> None:
+        """Refuse what may not be, and give every error the same shape."""
+        self._door.spoke(connection)
+        try:
+            response = await self._response(connection, request)
+            if response is not None:
+                connection.send(request, response)
+        except ConnectionError:
+            pass  # whoever asked has left
+        finally:
+            self._door.answered(connection)
+
+    async def _response(self, connection: Connection, request: Request) -> Response | None:
+        """None: it was a stream, and has been sent."""
+        if not self._door.admits(connection, _is_probe(request.path)):
+            return _refusal(503, "overloaded", "too many requests at once", last=True)
+        try:
+            auth.check(self._access(), request.method, request.path, request.headers)
+            return await self._handled(connection, request)
+        except auth.Refused as refused:
+            level = logging.DEBUG if self._lines.take(time.monotonic()) else logging.WARNING
+            logger.log(level, "refused: %s", refused.code, extra=_asked(request))
+            return _refusal(refused.status, refused.code, str(refused), _CHALLENGE if refused.status == 401 else {})
+        except NotKnown as error:
+            return _refusal(404, "not_found", str(error))
+        except TooLarge:
+            return _refusal(413, "too_large", _TOO_LARGE)
+        except _Late:
+            return _refusal(408, "bad_request", "the body did not come in time")
+        except ProtocolError as error:
+            return _refusal(400, "bad_request", str(error))
+        except ConnectionError:
+            raise
+        except Exception:
+            logger.exception("%s %s failed", request.method, request.path)
+            return _refusal(500, "internal", "that failed; the log says why")
+
+    async def _handled(self, connection: Connection, request: Request) -> Response | None:
+        if request.length > request.most:
+            raise TooLarge
+        operation, parts, allowed = self.routes.find(request.method, request.parts)
+        if operation is None:
+            if allowed:
+                return _refusal(405, "method_not_allowed", _OTHER_METHODS, {"Allow": ",".join(allowed)})
+            return _refusal(404, "not_found", self._nowhere)
         found = await operation.handler(
             Call(
-                parts=request.match_info,
-                query=tuple(request.query.items()),
-                client=request.remote,
+                parts=parts,
+                query=tuple(request.query),
+                client=request.client,
                 accept=request.headers.get("Accept", ""),
                 accept_encoding=request.headers.get("Accept-Encoding", ""),
                 last_event_id=request.headers.get("Last-Event-ID", ""),
-                read=partial(_body, request, operation.largest),
+                read=partial(_body, connection, request),
             )
         )
         if isinstance(found, Answer):
             return _json(found.data, found.status)
         if isinstance(found, Page):
-            return web.Response(body=found.body, headers={"Content-Type": found.media, **found.headers})
-        return await streams.send(request, found)
+            return Response(200, found.body, {"Content-Type": found.media, **found.headers})
+        await self.streams.send(connection, request, found)
+        return None
 
-    return handle
 
-
-async def _body(request: web.Request, largest: int) -> bytes:
-    if largest:
-        request = request.clone(client_max_size=largest)
+async def _body(connection: Connection, request: Request) -> bytes:
+    connection.go_on(request)
     try:
         async with asyncio.timeout(BODY_SECONDS):
             return await request.read()
     except TimeoutError:
-        raise web.HTTPRequestTimeout from None
+        raise _Late from None
 
 
-def _json(data: Any, status: int = 200) -> web.Response:
+def _malformed(error: ProtocolError) -> Response:
+    # No line of the log: whoever can connect could fill it.
+    return _refusal(431 if error.code == "headers_too_large" else 400, "bad_request", str(error))
+
+
+def _json(data: Any, status: int = 200, headers: Mapping[str, str] = _NONE, last: bool = False) -> Response:
     """JSON, readable for people too."""
     body = orjson.dumps(data, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
-    return web.Response(body=body, status=status, content_type="application/json")
+    return Response(status, body, {"Content-Type": "application/json", **headers}, last)
 
 
-def _refusal(status: int, code: str, message: str) -> web.Response:
-    return _json({"error": code, "message": message}, status)
+def _refusal(status: int, code: str, message: str, headers: Mapping[str, str] = _NONE, last: bool = False) -> Response:
+    return _json({"error": code, "message": message}, status, headers, last)
 
 
-async def _common_headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "sidecar"
-    response.headers.setdefault("Cache-Control", "no-store")
-    response.headers["X-Content-Type-Options"] = "nosniff"
-    response.headers["Referrer-Policy"] = "no-referrer"
-    response.headers["Cross-Origin-Resource-Policy"] = "same-origin"
-
-
-def _asked(request: web.Request) -> dict[str, str | None]:
+def _asked(request: Request) -> dict[str, str | None]:
     """Who asked for what, for the log: somebody may be trying tokens, or a page may be trying its luck."""
-    return {"client": request.remote, "method": request.method, "path": request.path[:80]}
-
-
-def _middleware(
-    access: Callable[[], auth.Access], door: Door, nowhere: str, largest: Mapping[tuple[str, str], int]
-) -> Any:
-    codes = _CODES | {404: ("not_found", nowhere)}
-    lines = TokenBucket(0.1, 10, time.monotonic())
-
-    @web.middleware
-    async def explain(request: web.Request, handler: Any) -> web.StreamResponse:
-        """Refuse what may not be, and give every error the same shape."""
-        door.spoke(request.protocol)
-        if not door.admits(request.protocol, _is_probe(request.path)):
-            response = _refusal(503, "overloaded", "too many requests at once")
-            response.force_close()
-            return response
-        try:
-            auth.check(access(), request.method, request.path, request.headers)
-            most = largest.get((request.method, request.path), MAX_BODY)
-            if (request.content_length or 0) > most:
-                raise web.HTTPRequestEntityTooLarge(most, request.content_length or 0)
-            found: web.StreamResponse = await handler(request)
-            return found
-        except auth.Refused as refused:
-            level = logging.DEBUG if lines.take(time.monotonic()) else logging.WARNING
-            logger.log(level, "refused: %s", refused.code, extra=_asked(request))
-            response = _refusal(refused.status, refused.code, str(refused))
-            if refused.status == 401:
-                response.headers["WWW-Authenticate"] = 'Bearer realm="sidecar"'
-            return response
-        except NotKnown as error:
-            return _refusal(404, "not_found", str(error))
-        except web.HTTPException as error:
-            response = _refusal(error.status, *codes.get(error.status, ("bad_request", error.reason)))
-            if "Allow" in error.headers:
-                response.headers["Allow"] = error.headers["Allow"]
-            return response
-        except Exception:
-            logger.exception("%s %s failed", request.method, request.path)
-            return _refusal(500, "internal", "that failed; the log says why")
-        finally:
-            door.answered(request.protocol)
-
-    return explain
+    return {"client": request.client, "method": request.method, "path": request.path[:80]}
 
 
 def _is_probe(path: str) -> bool:

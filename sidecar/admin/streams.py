@@ -7,8 +7,8 @@ import asyncio
 import logging
 from typing import Final
 
-from aiohttp import web
-
+from sidecar.admin.connection import Connection
+from sidecar.admin.request import Request
 from sidecar.core.operations import Broken, Stream
 
 logger = logging.getLogger("sidecar.admin")
@@ -24,60 +24,59 @@ class Streams:
         self._sending: set[asyncio.Task[object]] = set()
         self._ending = False
 
-    async def end(self, _: web.Application) -> None:
+    def end(self) -> None:
         """End them all at once, wherever they are: live ones as if they were over, the others are cut."""
         self._ending = True
         for task in self._sending:
             task.cancel()
 
-    async def send(self, request: web.Request, stream: Stream) -> web.StreamResponse:
+    async def send(self, connection: Connection, request: Request, stream: Stream) -> None:
         """Answer a request with that stream."""
-        response = web.StreamResponse(headers={"Content-Type": stream.media})
         task = asyncio.current_task()
         assert task is not None
         self._sending.add(task)
         try:
-            await self._pieces(request, response, stream)
+            await _pieces(connection, request, stream)
         except ConnectionError:
             pass  # whoever asked has seen enough
         except asyncio.CancelledError:
             if not self._ending:
                 raise
             task.uncancel()
-            if stream.live and response.prepared and _read_so_far(request):
-                await response.write_eof()
+            if stream.live and _read_so_far(connection):
+                connection.finish(request)
             else:
-                _cut_off(request, "the sidecar ends")
+                _cut_off(connection, request, "the sidecar ends")
         except Broken as error:
-            _cut_off(request, str(error))
+            _cut_off(connection, request, str(error))
         except TimeoutError:
-            _cut_off(request, f"its client has read nothing for {min(STREAM_SECONDS, stream.patience):g} s")
+            why = f"its client has read nothing for {min(STREAM_SECONDS, stream.patience):g} s"
+            _cut_off(connection, request, why)
         finally:
             self._sending.discard(task)
             stream.close()
-        return response
 
-    async def _pieces(self, request: web.Request, response: web.StreamResponse, stream: Stream) -> None:
-        await response.prepare(request)
-        if request.method == "HEAD":
+
+async def _pieces(connection: Connection, request: Request, stream: Stream) -> None:
+    connection.begin(request, {"Content-Type": stream.media})
+    if request.method == "HEAD":
+        return
+    async for piece in stream.pieces:
+        if connection.gone:
             return
-        async for piece in stream.pieces:
-            if request.transport is None:
-                break  # nobody is there any more
-            if not piece:
-                continue
-            async with asyncio.timeout(min(STREAM_SECONDS, stream.patience)):
-                await response.write(piece)
-        await response.write_eof()
+        if not piece:
+            continue
+        async with asyncio.timeout(min(STREAM_SECONDS, stream.patience)):
+            await connection.piece(request, piece)
+    connection.finish(request)
 
 
-def _read_so_far(request: web.Request) -> bool:
-    return request.transport is not None and not request.transport.get_write_buffer_size()
+def _read_so_far(connection: Connection) -> bool:
+    return connection.transport is not None and not connection.transport.get_write_buffer_size()
 
 
-def _cut_off(request: web.Request, why: str) -> None:
+def _cut_off(connection: Connection, request: Request, why: str) -> None:
     """End a stream before its end, so that nobody takes it for everything."""
-    asked = {"client": request.remote, "method": request.method, "path": request.path[:80]}
+    asked = {"client": request.client, "method": request.method, "path": request.path[:80]}
     logger.warning("a stream was cut off: %s", why, extra=asked)
-    if request.transport is not None:
-        request.transport.abort()
+    connection.abort()

@@ -52,7 +52,8 @@ def run(path: str, pipes: tuple[int, int] | None = None) -> int:
         return 0
     import uvloop
 
-    _import_aiohttp(names=_asks_by_name(config))
+    if _asks_others(config):
+        _import_aiohttp()
     if signals.asked_to_end():
         return 0
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -72,26 +73,20 @@ def _refuse(error: ConfigError) -> int:
     return MISUSED
 
 
-def _asks_by_name(config: Config) -> bool:
-    """Whether aiohttp's client may be given a name to look up: Consul's, or that of a broker's management API."""
+def _asks_others(config: Config) -> bool:
+    """Whether aiohttp's client asks something: Consul, or a broker's management API."""
     brokers = [upstream.amqp for upstream in config.upstreams.values() if upstream.amqp is not None]
     return config.registry.kind == "consul" or any(broker.management for broker in brokers)
 
 
-def _import_aiohttp(names: bool) -> None:
+def _import_aiohttp() -> None:
     """aiohttp reads the certificate authorities while it is imported, for a default that nothing in here uses (TLS to
-    Consul has a context of its own): 2 MB of memory and a third of the time to start, unless it finds none. It imports
-    c-ares if it can, for ``names``: 1.5 MB."""
+    Consul has a context of its own): 2 MB of memory and a third of the time to start, unless it finds none."""
     before = {name: os.environ.get(name) for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")}
     os.environ.update(dict.fromkeys(before, os.devnull))
-    hidden = not names and "aiodns" not in sys.modules
-    if hidden:
-        sys.modules["aiodns"] = None  # type: ignore[assignment]  # what the import system takes for "there is none"
     try:
         import aiohttp  # noqa: F401
     finally:
-        if hidden:
-            del sys.modules["aiodns"]
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

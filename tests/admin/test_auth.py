@@ -7,9 +7,9 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from multidict import CIMultiDict
 
 from sidecar.admin.auth import Access, Refused, check
+from sidecar.admin.request import Fields
 from sidecar.core.proof import proof
 from sidecar.core.secret import NO_SECRET, Secret
 
@@ -22,7 +22,7 @@ HERE = "127.0.0.1:15000"
 def status(access: Access, method: str, path: str, *headers: tuple[str, str]) -> int:
     """200, or that of the refusal."""
     try:
-        check(access, method, path, CIMultiDict(headers))
+        check(access, method, path, Fields(headers))
     except Refused as refused:
         return refused.status
     return 200

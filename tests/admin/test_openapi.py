@@ -6,9 +6,9 @@ import re
 from typing import Any, cast
 
 import pytest
-from aiohttp import web
 
 from sidecar.admin.connection_limit import Door
+from sidecar.admin.server import Application
 from sidecar.agent.canary import Canary
 from sidecar.config.cache import CacheSettings
 from sidecar.config.canary import CanarySettings
@@ -32,13 +32,9 @@ pytestmark = pytest.mark.asyncio
 
 def registered(door: Door) -> set[tuple[str, str]]:
     """What the server really routes."""
-    app = door.server.request_handler.__self__  # type: ignore[attr-defined]
-    assert isinstance(app, web.Application)
-    return {
-        (route.method.lower(), route.resource.canonical)
-        for route in app.router.routes()
-        if route.resource and route.method != "HEAD"
-    }
+    app = door.server.answer.__self__  # type: ignore[attr-defined]
+    assert isinstance(app, Application)
+    return {(method.lower(), path) for method, path in app.routes}
 
 
 def described(document: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

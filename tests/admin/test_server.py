@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import orjson
 import pytest
-from aiohttp import web
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from sidecar import __version__
 from sidecar.admin.auth import Access
+from sidecar.admin.connection import Connection
 from sidecar.admin.connection_limit import Door
-from sidecar.admin.server import MAX_BODY, routed, serve
+from sidecar.admin.server import MAX_BODY, Application, serve
 from sidecar.config.agent import Admin, Consul
 from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.schema import Config
@@ -130,7 +130,7 @@ class CountingDoor(Door):
 
     requests = 0
 
-    def spoke(self, handler: web.RequestHandler) -> None:
+    def spoke(self, handler: Connection) -> None:
         super().spoke(handler)
         self.requests += 1
 
@@ -377,7 +377,7 @@ async def test_heads_have_bounds(admin: Asking) -> None:
         ("GET", "/health", f"x: {'a' * 20_000}\r\n"),
         ("G" * 20_000, "/health", ""),
     ):
-        assert await raw(client, method, target, fields) == 400
+        assert await raw(client, method, target, fields) == 431
 
 
 async def test_what_is_refused_is_told_in_the_log_without_the_token_that_was_tried(
@@ -418,7 +418,7 @@ async def test_what_is_not_http_fills_no_log(caplog: pytest.LogCaptureFixture, a
     for junk in (b"\x16\x03\x01\x02\x00\x01\x00\r\n\r\n", b"GET / HTTP/1.1\r\nbad header\r\n\r\n"):
         reader, writer = await asyncio.open_connection(*client.address)
         writer.write(junk)
-        assert (await reader.readline()).startswith(b"HTTP/1.0 400 ")
+        assert (await reader.readline()).startswith(b"HTTP/1.1 400 ")
         writer.close()
     assert (await client.get("/ready")).status == 200
     assert not caplog.records
@@ -469,7 +469,7 @@ async def test_a_reader_that_does_not_read_is_cut_off_and_the_log_says_so(caplog
     door = Door()
     operation = Operation("GET", "/endless", "", endless, {})
     bind = Address("127.0.0.1", 0)
-    server = await serve(routed([operation], lambda: Access(bind.host), door), bind, door)
+    server = await serve(Application([operation], lambda: Access(bind.host), door), bind, door)
     _, writer = await asyncio.open_connection(*server.address, limit=1000)
     writer.write(b"GET /endless HTTP/1.1\r\nhost: localhost\r\n\r\n")
     await closed.wait()

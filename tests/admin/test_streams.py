@@ -10,7 +10,7 @@ import pytest
 
 from sidecar.admin.auth import Access
 from sidecar.admin.connection_limit import Door
-from sidecar.admin.server import AdminServer, routed, serve
+from sidecar.admin.server import AdminServer, Application, serve
 from sidecar.core.address import Address
 from sidecar.core.operations import Call, Operation, Stream
 
@@ -38,7 +38,7 @@ class Lasting:
 async def started(*lasting: Lasting) -> AdminServer:
     operations = [Operation("GET", f"/{i}", "", it.handle, {200: ""}) for i, it in enumerate(lasting)]
     door, bind = Door(), Address("127.0.0.1", 0)
-    return await serve(routed(operations, lambda: Access("127.0.0.1"), door), bind, door)
+    return await serve(Application(operations, lambda: Access("127.0.0.1"), door), bind, door)
 
 
 async def test_the_end_of_the_server_ends_those_that_are_live_and_cuts_the_others() -> None:

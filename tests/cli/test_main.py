@@ -277,7 +277,7 @@ def test_importing_aiohttp_leaves_the_environment_alone(monkeypatch: pytest.Monk
 
     monkeypatch.setenv("SSL_CERT_FILE", "/ours.pem")
     monkeypatch.delenv("SSL_CERT_DIR", raising=False)
-    _import_aiohttp(names=False)
+    _import_aiohttp()
     assert os.environ["SSL_CERT_FILE"] == "/ours.pem"
     assert "SSL_CERT_DIR" not in os.environ
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import pickle
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -144,6 +143,8 @@ class Rehearse:
 
     async def _hand_in(self, to: asyncio.StreamWriter, text: str) -> None:
         """Copy the record, a segment at a time, with a turn for traffic after each."""
+        import pickle  # takes 0.4 MiB, which nobody else need have
+
         it = self._decisions
         it.forget(self._clock())
         segments = tuple(it.segments)
