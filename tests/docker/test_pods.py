@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from support.docker import SECONDS, Engine, Mesh, mesh
+from support.docker import SECONDS, Engine, Mesh, Project, mesh
 from support.processes import ROOT, get, wait_for
 
-PODS = Path(__file__).with_name("pods.yml")
+PODS = Project([Path(__file__).with_name("pods.yml")])
 
 
 @pytest.fixture(scope="module")
@@ -25,14 +25,14 @@ def pods(docker: Engine) -> Iterator[Mesh]:
 @pytest.fixture
 def url(pods: Mesh) -> str:
     """The greeter's, through both sidecars; it is well before a test begins."""
-    url = pods.docker.published(PODS, "greeter-pod", 10080)
+    url = pods.published("greeter-pod", 10080)
     pods.well(url)
     return url
 
 
 def test_the_health_check_follows_the_admin_address(pods: Mesh, url: str) -> None:
     for service in ("clock-sidecar", "greeter-sidecar"):
-        container = pods.docker.container(PODS, service)
+        container = pods.container(service)
 
         def healthy(container: str = container) -> bool:
             return bool(pods.docker.inspect(container)["State"]["Health"]["Status"] == "healthy")
@@ -72,12 +72,12 @@ def test_an_app_is_stopped_and_started(pods: Mesh, url: str, app: str) -> None:
 
 @pytest.mark.parametrize("app", ["clock", "greeter"])
 def test_an_app_is_made_anew(pods: Mesh, url: str, app: str) -> None:
-    before = pods.docker.container(PODS, app)
+    before = pods.container(app)
     recreate = ("up", "--detach", "--force-recreate", "--no-deps", "--pull", "never", app)
     pods.measured(f"{app} made anew", lambda: pods.compose(*recreate), url)
-    assert pods.docker.container(PODS, app) != before
+    assert pods.container(app) != before
 
 
 def test_all_are_made_anew(pods: Mesh, url: str) -> None:
     pods.compose("up", "--detach", "--force-recreate", "--pull", "never")
-    pods.well(pods.docker.published(PODS, "greeter-pod", 10080))
+    pods.well(pods.published("greeter-pod", 10080))

@@ -13,10 +13,10 @@ from typing import Final
 
 import pytest
 
-from support.docker import SECONDS, Engine, Mesh, mesh
+from support.docker import SECONDS, Engine, Mesh, Project, mesh
 from support.processes import ROOT, get, wait_for
 
-FILE = Path(__file__).with_name("rolling.yml")
+FILE = Project([Path(__file__).with_name("rolling.yml")])
 BOTH = ("tasks-1", "tasks-1-sidecar")
 ANEW = ("up", "--detach", "--force-recreate", "--pull", "never")
 #: Each way, and what Compose is told. It runs no hooks of what it stops within ``up``, so ``stop`` comes first.
@@ -72,7 +72,7 @@ def pods(docker: Engine) -> Iterator[Mesh]:
 
 def both(pods: Mesh) -> None:
     """Wait until the caller's sidecar has two instances again."""
-    metrics = pods.docker.published(FILE, "caller", 15020) + "/metrics"
+    metrics = pods.published("caller", 15020) + "/metrics"
     line = 'sidecar_endpoints{upstream="tasks",state="healthy"} 2'
     wait_for(lambda: line in str(get(metrics)[1]), lambda: f"{get(metrics)[1]}"[-3000:] + pods.logs(), SECONDS)
 
@@ -80,7 +80,7 @@ def both(pods: Mesh) -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_no_request_is_lost(pods: Mesh, way: str) -> None:
     both(pods)
-    url = pods.docker.published(FILE, "caller", 9000)
+    url = pods.published("caller", 9000)
     with Load(url) as load:
         wait_for(lambda: load.outcomes["200"] > 100, "requests are answered", SECONDS)
         for command in WAYS[way]:

@@ -10,8 +10,9 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,19 @@ SIDECAR: Final = "sidecar"
 SECONDS: Final = 120.0
 #: Made by the engine, and not in a folder of its own.
 _KEY: Final = Path("/etc/docker/key.json")
+
+
+@dataclass(frozen=True)
+class Project:
+    """What Compose is given: files, of which each goes on top of those before it, profiles, and variables."""
+
+    files: Sequence[Path]
+    profiles: Sequence[str] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    def options(self) -> list[str]:
+        named = [("--file", str(it)) for it in self.files] + [("--profile", it) for it in self.profiles]
+        return [word for pair in named for word in pair]
 
 
 class Engine:
@@ -79,30 +93,32 @@ class Engine:
         """Run the client; what it prints. What goes wrong is an error with all that it said."""
         return self._checked("docker", *arguments, seconds=seconds)
 
-    def compose(self, file: Path, *arguments: str, seconds: float = 240) -> str:
-        return self._checked(
-            "docker-compose", "--project-name", "sidecartest", "--file", file, *arguments, seconds=seconds
-        )
+    def compose(self, project: Project, *arguments: str, seconds: float = 240) -> str:
+        command = ["docker-compose", "--project-name", "sidecartest", *project.options(), *arguments]
+        return self._checked(*command, seconds=seconds, variables=project.environment)
 
     def inspect(self, name: str) -> Any:
         return json.loads(self.docker("inspect", name))[0]
 
-    def container(self, file: Path, service: str) -> str:
+    def container(self, project: Project, service: str) -> str:
         """The id of a service's container, its first one."""
-        return self.compose(file, "ps", "--all", "--quiet", service).split()[0]
+        return self.compose(project, "ps", "--all", "--quiet", service).split()[0]
 
-    def published(self, file: Path, service: str, port: int) -> str:
+    def published(self, project: Project, service: str, port: int) -> str:
         """The URL of a published port."""
-        return "http://" + self.compose(file, "port", service, str(port)).strip()
+        return "http://" + self.compose(project, "port", service, str(port)).strip()
 
-    def _checked(self, *command: str | Path, seconds: float) -> str:
-        ran = self._ran(*command, seconds=seconds)
+    def _checked(self, *command: str | Path, seconds: float, variables: Mapping[str, str] | None = None) -> str:
+        ran = self._ran(*command, seconds=seconds, variables=variables)
         assert ran.returncode == 0, f"{' '.join(map(str, command))}: {ran.stdout[-3000:]}{ran.stderr[-3000:]}"
         return ran.stdout
 
-    def _ran(self, *command: str | Path, seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    def _ran(
+        self, *command: str | Path, seconds: float = 60, variables: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {**self._environment, **(variables or {})}
         return subprocess.run(
-            command, env=self._environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
+            command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=seconds, check=False
         )
 
 
@@ -144,16 +160,22 @@ def build(engine: Engine, file: Path, tag: str, context: Path, *options: str) ->
 class Mesh:
     """A project of Compose that runs."""
 
-    def __init__(self, docker: Engine, file: Path) -> None:
+    def __init__(self, docker: Engine, project: Project) -> None:
         self.docker = docker
-        self.file = file
+        self.project = project
 
-    def compose(self, *arguments: str) -> str:
-        return self.docker.compose(self.file, *arguments)
+    def compose(self, *arguments: str, seconds: float = 240) -> str:
+        return self.docker.compose(self.project, *arguments, seconds=seconds)
+
+    def container(self, service: str) -> str:
+        return self.docker.container(self.project, service)
+
+    def published(self, service: str, port: int) -> str:
+        return self.docker.published(self.project, service, port)
 
     def pid(self, service: str) -> int:
         """The process id, on this host, of a container's first process."""
-        return int(self.docker.inspect(self.docker.container(self.file, service))["State"]["Pid"])
+        return int(self.docker.inspect(self.container(service))["State"]["Pid"])
 
     def well(self, url: str) -> None:
         """Wait until five answers in a row are good: it works, and not by chance."""
@@ -174,10 +196,11 @@ class Mesh:
 
 
 @contextmanager
-def mesh(docker: Engine, file: Path) -> Iterator[Mesh]:
-    found = Mesh(docker, file)
+def mesh(docker: Engine, project: Project, *options: str) -> Iterator[Mesh]:
+    """The project, up (``options``: ``--wait``), and in the end down again, with its volumes."""
+    found = Mesh(docker, project)
     try:
-        found.compose("up", "--detach", "--no-build", "--pull", "never")
+        found.compose("up", "--detach", "--no-build", "--pull", "never", *options, seconds=480)
         yield found
     finally:
         found.compose("down", "--volumes", "--timeout", "20")
