@@ -17,7 +17,7 @@ import pytest
 
 from support.amqp_clients.restart import Site
 from support.patience import PATIENCE
-from support.processes import Sidecar, ending, wait_for
+from support.processes import Sidecar, ending, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ, behind_sidecar
 
 pytestmark = pytest.mark.costly
@@ -123,7 +123,14 @@ def _succeeded(story: Story, task: str) -> bool:
 
 
 def _wait_for_runs(story: Story, tasks: Iterable[str], text: str) -> None:
-    wait_for(lambda: set(tasks) <= set(story.site.counts()), text)
+    def missing() -> set[str]:
+        return set(tasks) - set(story.site.counts())
+
+    def told() -> str:
+        seen = {task: story.site.worker_lines(task) for task in missing()}
+        return f"{text}; not {seen}, and at the port {get(story.sidecar.admin + '/amqp')[1]['upstreams']}"
+
+    wait_for(lambda: not missing(), told)
 
 
 @pytest.fixture(params=PORTS)

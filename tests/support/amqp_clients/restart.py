@@ -116,6 +116,10 @@ class Site:
         """How often each task has run."""
         return Counter(run.task for run in self.runs())
 
+    def worker_lines(self, task: str) -> list[str]:
+        """What the workers have written about a task."""
+        return [line for worker in self.workers for line in worker.output().splitlines() if task in line]
+
     def open_gate(self, name: str) -> None:
         (self.folder / name).touch()
 
