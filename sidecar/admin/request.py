@@ -52,6 +52,8 @@ class Request:
     def __init__(self, raw: bytes, client: str | None) -> None:
         """Parse a whole head. Raises :class:`ProtocolError`."""
         head = parse_request(raw, LIMITS)
+        if not head.target.isascii():
+            raise ProtocolError("a byte in the target that is no ASCII: it has to be written with %")
         path, _, query = head.target.decode("ascii").partition("?")
         self.method = head.method
         self.parts = tuple(map(unquote, path.split("/")[1:]))

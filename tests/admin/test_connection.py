@@ -149,6 +149,7 @@ async def test_a_body_that_nobody_wants_ends_the_connection_gently(asked: Asked)
         (head(b"PUT /echo HTTP/1.1", b"Content-Length: 4097"), 413),
         (head(b"PUT /echo HTTP/1.1", b"Transfer-Encoding: chunked") + b"x\r\n", 400),
         (head(b"GET /deaf?" + b"a&" * 200 + b" HTTP/1.1"), 400),
+        (b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n", 400),
         (b"GET /deaf HTTP/1.1\r\n\r\n", 400),
         (b"GET /deaf HTTP/1.1\nHost", 400),
         (b"GET /" + b"a" * 20_000, 431),
