@@ -95,8 +95,12 @@ class Connection(asyncio.Protocol):
         self._client: str | None = None
         self._request: Request | None = None
         self._buffer = b""
-        #: Whether the answer that goes out is the last one, and whether what comes in is only thrown away.
+        #: Whether an answer has begun, is the last one, is a stream; whether nothing more comes in, and whether what
+        #: does is only thrown away.
+        self._begun = False
         self._last = False
+        self._ended = False
+        self._streams = False
         self._lingering = False
         self._timer: asyncio.TimerHandle | None = None
         self._room: asyncio.Future[None] | None = None
@@ -106,6 +110,11 @@ class Connection(asyncio.Protocol):
     def gone(self) -> bool:
         """Whether nobody is there any more."""
         return self.transport is None or self.transport.is_closing()
+
+    @property
+    def begun(self) -> bool:
+        """Whether an answer is on its way, so that there can be no other one."""
+        return self._begun
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
@@ -125,10 +134,17 @@ class Connection(asyncio.Protocol):
             data = self._request.feed(data)
         if data:
             self._buffer += data
-            if self.task is None:
+            if self.task is None and not self._full:
                 self._next()
-            elif len(self._buffer) > _PIPELINED:
+            elif len(self._buffer) > _PIPELINED and not self.transport.is_closing():
                 self.transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        """Answer what was asked by one who says that nothing more comes (``nc -N``); return whether there is such."""
+        self._ended = True
+        if self._request is not None:
+            return self._request.complete and not self._streams
+        return self._full and not self._lingering and bool(self._buffer)
 
     def connection_lost(self, error: Exception | None) -> None:
         self.transport = None
@@ -158,7 +174,7 @@ class Connection(asyncio.Protocol):
         self._set_timer(None)
         self._request = request
         self._buffer = request.feed(data[end:])
-        self._last = False
+        self._begun = self._streams = self._last = False
         self.task = asyncio.get_running_loop().create_task(self._answer(request))
 
     def _refuse(self, error: ProtocolError) -> None:
@@ -180,15 +196,30 @@ class Connection(asyncio.Protocol):
                 self._answered(self.transport, request)
 
     def _answered(self, transport: asyncio.Transport, request: Request) -> None:
+        if not self._begun:
+            transport.close()  # its handler was cancelled
+            return
         if not request.complete:
             self._end_gently()
-        elif self._last or self._server.closing:
+            return
+        self._set_timer(KEEPALIVE_SECONDS)  # also for who does not read the last answer
+        if self._last or self._server.closing:
             transport.close()
         else:
-            self._set_timer(KEEPALIVE_SECONDS)
+            self._proceed(transport)
+
+    def _proceed(self, transport: asyncio.Transport) -> None:
+        """Go on with what waits; or, while answers do not go out, read nothing that would be answered, too."""
+        if self._full:
+            if not self._ended:
+                transport.pause_reading()
+            return
+        if not self._ended:
             transport.resume_reading()
-            if self._buffer:
-                self._next()
+        if self._buffer:
+            self._next()
+        if self._ended and self.task is None and not self._lingering:
+            transport.close()
 
     def send(self, request: Request, response: Response) -> None:
         """Send a whole answer."""
@@ -199,7 +230,9 @@ class Connection(asyncio.Protocol):
 
     def begin(self, request: Request, headers: Mapping[str, str]) -> None:
         """Begin an answer of unknown length. Raises :class:`ConnectionError` when nobody is there."""
-        self._last = not request.chunks
+        self._last, self._streams = not request.chunks, True
+        if self._ended and self.transport is not None:
+            self.transport.close()  # nobody would notice when it stops to read
         framing = "Transfer-Encoding: chunked\r\n" if request.chunks else ""
         self._write(_head(200, headers, framing + self._persistence(request)))
 
@@ -227,6 +260,7 @@ class Connection(asyncio.Protocol):
         if request.waits and not request.complete:
             request.waits = False
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._begun = False  # that is no answer yet
 
     def _persistence(self, request: Request) -> str:
         """The Connection field, and whether it says that there is no further answer."""
@@ -236,6 +270,7 @@ class Connection(asyncio.Protocol):
     def _write(self, data: bytes | memoryview) -> None:
         if self.transport is None or self.transport.is_closing():
             raise ConnectionResetError("the client has left")
+        self._begun = True
         self.transport.write(data)
 
     def pause_writing(self) -> None:
@@ -245,6 +280,9 @@ class Connection(asyncio.Protocol):
         self._full = False
         if self._room is not None and not self._room.done():
             self._room.set_result(None)
+        if self.task is None and not self._lingering and not self.gone:
+            assert self.transport is not None
+            self._proceed(self.transport)
 
     # -- ends ------------------------------------------------------------------------------------------------------
 
@@ -262,6 +300,9 @@ class Connection(asyncio.Protocol):
         """Say that nothing more comes, and read on for a moment what the client is still sending."""
         assert self.transport is not None
         self._lingering, self._buffer = True, b""
+        if self._ended:
+            self.transport.close()
+            return
         try:
             self.transport.write_eof()
         except OSError:  # asyncio's own transports, of a client that has left

@@ -244,3 +244,76 @@ async def test_the_end_of_the_server_lets_a_request_end_and_cuts_one_that_does_n
         await closing
         assert statuses(await good) == [200]
         assert await slow == b""
+
+
+async def test_answers_that_nobody_reads_are_not_heaped_up(asked: Asked) -> None:
+    """Each request is far smaller than its answer, so whoever sends many and reads nothing could fill the memory."""
+    body = bytes(500_000)
+
+    async def large(call: Call) -> Page:
+        asked.calls.append(call)
+        return Page(body, "text/plain")
+
+    door = Door()
+    app = Application([Operation("GET", "/large", "", large, {})], lambda: Access("127.0.0.1"), door)
+    async with asyncio.timeout(180):
+        server = await serve(app, Address("127.0.0.1", 0), door)
+        try:
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.transport.pause_reading()  # type: ignore[attr-defined]
+            writer.write(head(b"GET /large HTTP/1.1") * 60 + head(b"GET /large HTTP/1.1", b"Connection: close"))
+            await until(lambda: any(it._full and it.task is None for it in app.server.connections))
+            (held,) = app.server.connections
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert len(asked.calls) < 60
+            assert held.transport is not None
+            assert held.transport.get_write_buffer_size() < 3 * len(body)
+            writer.transport.resume_reading()  # type: ignore[attr-defined]
+            assert statuses(await reader.read()) == [200] * 61
+            writer.close()
+        finally:
+            await server.close()
+
+
+async def test_who_does_not_read_the_last_answer_is_let_go(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def large(call: Call) -> Page:
+        return Page(bytes(50_000_000), "text/plain")
+
+    door = Door()
+    app = Application([Operation("GET", "/large", "", large, {})], lambda: Access("127.0.0.1"), door)
+    monkeypatch.setattr("sidecar.admin.connection.KEEPALIVE_SECONDS", 0.01)
+    async with asyncio.timeout(180):
+        server = await serve(app, Address("127.0.0.1", 0), door)
+        try:
+            _, writer = await asyncio.open_connection(*server.address, limit=1)
+            writer.write(head(b"GET /large HTTP/1.1", b"Connection: close"))
+            await until(lambda: bool(door._resting))
+            await until(lambda: not app.server.connections)
+            writer.close()
+        finally:
+            await server.close()
+
+
+async def test_a_client_that_says_that_it_sends_nothing_more_gets_its_answers() -> None:
+    """As ``nc -N`` does: both requests, and nothing for the half of a third."""
+    go = asyncio.Event()
+
+    async def waits(call: Call) -> Answer:
+        await go.wait()
+        return Answer({})
+
+    door = Door()
+    app = Application([Operation("GET", "/waits", "", waits, {})], lambda: Access("127.0.0.1"), door)
+    async with asyncio.timeout(180):
+        server = await serve(app, Address("127.0.0.1", 0), door)
+        try:
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(head(b"GET /waits HTTP/1.1") * 2 + b"GET /wai")
+            writer.write_eof()
+            await until(lambda: any(it._ended for it in app.server.connections))
+            go.set()
+            assert statuses(await reader.read()) == [200, 200]
+            writer.close()
+        finally:
+            await server.close()
