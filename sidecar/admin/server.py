@@ -162,7 +162,9 @@ class Application:
         self._door.spoke(connection)
         try:
             response = await self._response(connection, request)
-            if response is not None:
+            if response is not None and connection.begun:
+                connection.abort()  # a stream has failed; it is not over, and another head would pass for a piece of it
+            elif response is not None:
                 connection.send(request, response)
         except ConnectionError:
             pass  # whoever asked has left
@@ -188,9 +190,9 @@ class Application:
             return _refusal(408, "bad_request", "the body did not come in time")
         except ProtocolError as error:
             return _refusal(400, "bad_request", str(error))
-        except ConnectionError:
-            raise
-        except Exception:
+        except Exception as error:
+            if connection.gone and isinstance(error, ConnectionError):
+                raise  # any other is of somebody whom the handler has asked
             logger.exception("%s %s failed", request.method, request.path)
             return _refusal(500, "internal", "that failed; the log says why")
 

@@ -38,7 +38,9 @@ class Streams:
         try:
             await _pieces(connection, request, stream)
         except ConnectionError:
-            pass  # whoever asked has seen enough
+            if not connection.gone:
+                raise
+            # Whoever asked has seen enough.
         except asyncio.CancelledError:
             if not self._ending:
                 raise

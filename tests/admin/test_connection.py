@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
@@ -315,5 +315,53 @@ async def test_a_client_that_says_that_it_sends_nothing_more_gets_its_answers() 
             go.set()
             assert statuses(await reader.read()) == [200, 200]
             writer.close()
+        finally:
+            await server.close()
+
+
+async def test_what_goes_wrong_in_the_middle_of_a_stream_cuts_it(caplog: pytest.LogCaptureFixture) -> None:
+    """There can be no second head among its pieces."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"one"
+        raise ValueError("broken")
+
+    async def breaks(call: Call) -> Stream:
+        return Stream(pieces(), "text/plain", lambda: None)
+
+    door = Door()
+    app = Application([Operation("GET", "/breaks", "", breaks, {})], lambda: Access("127.0.0.1"), door)
+    async with asyncio.timeout(180):
+        server = await serve(app, Address("127.0.0.1", 0), door)
+        try:
+            reader, writer = await asyncio.open_connection(*server.address)
+            writer.write(head(b"GET /breaks HTTP/1.1") + LAST)
+            said = b""
+            with suppress(ConnectionError):
+                while piece := await reader.read(65536):
+                    said += piece
+            writer.close()
+        finally:
+            await server.close()
+    assert said.count(b"HTTP/1.1 ") <= 1
+    assert b"0\r\n\r\n" not in said
+    assert [it.message for it in caplog.records] == ["GET /breaks failed"]
+
+
+@pytest.mark.parametrize(("error", "status"), [(ConnectionRefusedError(), [500]), (asyncio.CancelledError(), [])])
+async def test_a_handler_whose_own_call_fails_leaves_nobody_waiting(error: BaseException, status: list[int]) -> None:
+    """Its connection to somebody else is not the client's; and where there is no answer, the connection ends."""
+
+    async def fails(call: Call) -> Answer:
+        raise error
+
+    door = Door()
+    app = Application([Operation("GET", "/fails", "", fails, {})], lambda: Access("127.0.0.1"), door)
+    async with asyncio.timeout(180):
+        server = await serve(app, Address("127.0.0.1", 0), door)
+        try:
+            async with asyncio.timeout(60):  # less than a kept connection's rest
+                last = b"Connection: close" if status else b"X: y"
+                assert statuses(await answers(server.address, head(b"GET /fails HTTP/1.1", last))) == status
         finally:
             await server.close()
