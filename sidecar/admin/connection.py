@@ -95,9 +95,10 @@ class Connection(asyncio.Protocol):
         self._client: str | None = None
         self._request: Request | None = None
         self._buffer = b""
-        #: Whether an answer has begun, is the last one, is a stream; whether nothing more comes in, and whether what
-        #: does is only thrown away.
-        self._begun = False
+        #: Whether an answer is on its way, so that there can be no other one.
+        self.begun = False
+        #: Whether it is the last one, is a stream; whether nothing more comes in, and whether what does is only thrown
+        #: away.
         self._last = False
         self._ended = False
         self._streams = False
@@ -110,11 +111,6 @@ class Connection(asyncio.Protocol):
     def gone(self) -> bool:
         """Whether nobody is there any more."""
         return self.transport is None or self.transport.is_closing()
-
-    @property
-    def begun(self) -> bool:
-        """Whether an answer is on its way, so that there can be no other one."""
-        return self._begun
 
     # -- coming in -------------------------------------------------------------------------------------------------
 
@@ -174,7 +170,7 @@ class Connection(asyncio.Protocol):
         self._set_timer(None)
         self._request = request
         self._buffer = request.feed(data[end:])
-        self._begun = self._streams = self._last = False
+        self.begun = self._streams = self._last = False
         self.task = asyncio.get_running_loop().create_task(self._answer(request))
 
     def _refuse(self, error: ProtocolError) -> None:
@@ -196,7 +192,7 @@ class Connection(asyncio.Protocol):
                 self._answered(self.transport, request)
 
     def _answered(self, transport: asyncio.Transport, request: Request) -> None:
-        if not self._begun:
+        if not self.begun:
             transport.close()  # its handler was cancelled
             return
         if not request.complete:
@@ -260,7 +256,7 @@ class Connection(asyncio.Protocol):
         if request.waits and not request.complete:
             request.waits = False
             self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            self._begun = False  # that is no answer yet
+            self.begun = False  # that is no answer yet
 
     def _persistence(self, request: Request) -> str:
         """The Connection field, and whether it says that there is no further answer."""
@@ -270,7 +266,7 @@ class Connection(asyncio.Protocol):
     def _write(self, data: bytes | memoryview) -> None:
         if self.transport is None or self.transport.is_closing():
             raise ConnectionResetError("the client has left")
-        self._begun = True
+        self.begun = True
         self.transport.write(data)
 
     def pause_writing(self) -> None:

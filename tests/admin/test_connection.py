@@ -45,8 +45,21 @@ class Asked:
 
 
 @asynccontextmanager
-async def served(asked: Asked, door: Door | None = None) -> AsyncIterator[tuple[str, int]]:
+async def serving(
+    *operations: Operation, door: Door | None = None
+) -> AsyncIterator[tuple[Application, tuple[str, int], Door]]:
     door = door or Door()
+    app = Application(operations, lambda: Access("127.0.0.1"), door)
+    async with asyncio.timeout(180):
+        server = await serve(app, Address("127.0.0.1", 0), door)
+        try:
+            yield app, server.address, door
+        finally:
+            await server.close()
+
+
+@asynccontextmanager
+async def served(asked: Asked, door: Door | None = None) -> AsyncIterator[tuple[str, int]]:
     operations = [
         Operation("PUT", "/echo/{what}", "", asked.echo, {}),
         Operation("PUT", "/large", "", asked.echo, {}, largest=100_000),
@@ -55,13 +68,8 @@ async def served(asked: Asked, door: Door | None = None) -> AsyncIterator[tuple[
         Operation("POST", "/deaf", "", asked.deaf, {}),
         Operation("GET", "/pieces", "", asked.pieces, {}),
     ]
-    app = Application(operations, lambda: Access("127.0.0.1"), door)
-    async with asyncio.timeout(180):
-        server = await serve(app, Address("127.0.0.1", 0), door)
-        try:
-            yield server.address
-        finally:
-            await server.close()
+    async with serving(*operations, door=door) as (_, address, _):
+        yield address
 
 
 @pytest.fixture
@@ -254,45 +262,33 @@ async def test_answers_that_nobody_reads_are_not_heaped_up(asked: Asked) -> None
         asked.calls.append(call)
         return Page(body, "text/plain")
 
-    door = Door()
-    app = Application([Operation("GET", "/large", "", large, {})], lambda: Access("127.0.0.1"), door)
-    async with asyncio.timeout(180):
-        server = await serve(app, Address("127.0.0.1", 0), door)
-        try:
-            reader, writer = await asyncio.open_connection(*server.address)
-            writer.transport.pause_reading()  # type: ignore[attr-defined]
-            writer.write(head(b"GET /large HTTP/1.1") * 60 + head(b"GET /large HTTP/1.1", b"Connection: close"))
-            await until(lambda: any(it._full and it.task is None for it in app.server.connections))
-            (held,) = app.server.connections
-            for _ in range(20):
-                await asyncio.sleep(0)
-            assert len(asked.calls) < 60
-            assert held.transport is not None
-            assert held.transport.get_write_buffer_size() < 3 * len(body)
-            writer.transport.resume_reading()  # type: ignore[attr-defined]
-            assert statuses(await reader.read()) == [200] * 61
-            writer.close()
-        finally:
-            await server.close()
+    async with serving(Operation("GET", "/large", "", large, {})) as (app, address, _):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(head(b"GET /large HTTP/1.1") * 60 + head(b"GET /large HTTP/1.1", b"Connection: close"))
+        await until(lambda: any(it._full and it.task is None for it in app.server.connections))
+        (held,) = app.server.connections
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(asked.calls) < 60
+        assert held.transport is not None
+        assert held.transport.get_write_buffer_size() < 3 * len(body)
+        writer.transport.resume_reading()  # type: ignore[attr-defined]
+        assert statuses(await reader.read()) == [200] * 61
+        writer.close()
 
 
 async def test_who_does_not_read_the_last_answer_is_let_go(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
     async def large(call: Call) -> Page:
         return Page(bytes(50_000_000), "text/plain")
 
-    door = Door()
-    app = Application([Operation("GET", "/large", "", large, {})], lambda: Access("127.0.0.1"), door)
     monkeypatch.setattr("sidecar.admin.connection.KEEPALIVE_SECONDS", 0.01)
-    async with asyncio.timeout(180):
-        server = await serve(app, Address("127.0.0.1", 0), door)
-        try:
-            _, writer = await asyncio.open_connection(*server.address, limit=1)
-            writer.write(head(b"GET /large HTTP/1.1", b"Connection: close"))
-            await until(lambda: bool(door._resting))
-            await until(lambda: not app.server.connections)
-            writer.close()
-        finally:
-            await server.close()
+    async with serving(Operation("GET", "/large", "", large, {})) as (app, address, door):
+        _, writer = await asyncio.open_connection(*address, limit=1)
+        writer.write(head(b"GET /large HTTP/1.1", b"Connection: close"))
+        await until(lambda: bool(door._resting))
+        await until(lambda: not app.server.connections)
+        writer.close()
 
 
 async def test_a_client_that_says_that_it_sends_nothing_more_gets_its_answers() -> None:
@@ -303,20 +299,14 @@ async def test_a_client_that_says_that_it_sends_nothing_more_gets_its_answers() 
         await go.wait()
         return Answer({})
 
-    door = Door()
-    app = Application([Operation("GET", "/waits", "", waits, {})], lambda: Access("127.0.0.1"), door)
-    async with asyncio.timeout(180):
-        server = await serve(app, Address("127.0.0.1", 0), door)
-        try:
-            reader, writer = await asyncio.open_connection(*server.address)
-            writer.write(head(b"GET /waits HTTP/1.1") * 2 + b"GET /wai")
-            writer.write_eof()
-            await until(lambda: any(it._ended for it in app.server.connections))
-            go.set()
-            assert statuses(await reader.read()) == [200, 200]
-            writer.close()
-        finally:
-            await server.close()
+    async with serving(Operation("GET", "/waits", "", waits, {})) as (app, address, _):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(head(b"GET /waits HTTP/1.1") * 2 + b"GET /wai")
+        writer.write_eof()
+        await until(lambda: any(it._ended for it in app.server.connections))
+        go.set()
+        assert statuses(await reader.read()) == [200, 200]
+        writer.close()
 
 
 async def test_what_goes_wrong_in_the_middle_of_a_stream_cuts_it(caplog: pytest.LogCaptureFixture) -> None:
@@ -329,20 +319,14 @@ async def test_what_goes_wrong_in_the_middle_of_a_stream_cuts_it(caplog: pytest.
     async def breaks(call: Call) -> Stream:
         return Stream(pieces(), "text/plain", lambda: None)
 
-    door = Door()
-    app = Application([Operation("GET", "/breaks", "", breaks, {})], lambda: Access("127.0.0.1"), door)
-    async with asyncio.timeout(180):
-        server = await serve(app, Address("127.0.0.1", 0), door)
-        try:
-            reader, writer = await asyncio.open_connection(*server.address)
-            writer.write(head(b"GET /breaks HTTP/1.1") + LAST)
-            said = b""
-            with suppress(ConnectionError):
-                while piece := await reader.read(65536):
-                    said += piece
-            writer.close()
-        finally:
-            await server.close()
+    async with serving(Operation("GET", "/breaks", "", breaks, {})) as (_, address, _):
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(head(b"GET /breaks HTTP/1.1") + LAST)
+        said = b""
+        with suppress(ConnectionError):
+            while piece := await reader.read(65536):
+                said += piece
+        writer.close()
     assert said.count(b"HTTP/1.1 ") <= 1
     assert b"0\r\n\r\n" not in said
     assert [it.message for it in caplog.records] == ["GET /breaks failed"]
@@ -355,13 +339,7 @@ async def test_a_handler_whose_own_call_fails_leaves_nobody_waiting(error: BaseE
     async def fails(call: Call) -> Answer:
         raise error
 
-    door = Door()
-    app = Application([Operation("GET", "/fails", "", fails, {})], lambda: Access("127.0.0.1"), door)
-    async with asyncio.timeout(180):
-        server = await serve(app, Address("127.0.0.1", 0), door)
-        try:
-            async with asyncio.timeout(60):  # less than a kept connection's rest
-                last = b"Connection: close" if status else b"X: y"
-                assert statuses(await answers(server.address, head(b"GET /fails HTTP/1.1", last))) == status
-        finally:
-            await server.close()
+    async with serving(Operation("GET", "/fails", "", fails, {})) as (_, address, _):
+        async with asyncio.timeout(60):  # less than a kept connection's rest
+            last = b"Connection: close" if status else b"X: y"
+            assert statuses(await answers(address, head(b"GET /fails HTTP/1.1", last))) == status
