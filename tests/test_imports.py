@@ -50,12 +50,8 @@ RULES: Mapping[str, set[str]] = {
     "tcp": _DATA_PLANE,
     "amqp": {*_DATA_PLANE, "storage"},  # storage: the spool
     "http_queue": {*_DATA_PLANE, "config", "storage"},  # config: as filters; storage: requests that wait
-    "admin": {
-        "core",
-        "http",
-        "net",
-        "resilience",
-    },  # http: its parser; net: it listens, too; resilience: a bound for its log lines
+    # http: its parser; net: it listens, too; resilience: a bound for its log lines
+    "admin": {"core", "http", "net", "resilience"},
     "why": {"core", "net"},  # net: the words for why a connection failed
     "demo": {"core"},
 }

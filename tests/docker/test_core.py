@@ -72,12 +72,7 @@ class Core:
     def _passes(self, check: Callable[[], bool]) -> bool:
         try:
             return check()
-        except (
-            AssertionError,
-            OSError,
-            IndexError,
-            pika.exceptions.AMQPError,
-        ):  # among them: there is no container now
+        except (AssertionError, OSError, IndexError, pika.exceptions.AMQPError):  # also: there is no container now
             time.sleep(0.2)
             return False
 
