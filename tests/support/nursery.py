@@ -23,7 +23,7 @@ from typing import Any
 
 #: What most sidecars import.
 IMPORTED = (
-    "uvloop", "sidecar.cli.main", "sidecar.agent.run", "sidecar.agent.lifecycle", "sidecar.agent.admin",
+    "aiohttp", "uvloop", "sidecar.cli.main", "sidecar.agent.run", "sidecar.agent.lifecycle", "sidecar.agent.admin",
     "sidecar.agent.assembly", "sidecar.filters.order", "sidecar.admin.dashboard", "sidecar.amqp.listener",
     "sidecar.amqp.views.operations", "sidecar.amqp.monitor.watcher", "sidecar.amqp.store_and_forward",
     "sidecar.registry.directory", "sidecar.telemetry.logs",
