@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -10,11 +11,10 @@ from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.http.h1 import head as heads
 
-_OF_REQUEST = (
-    "raw", "method", "target", "version", "fields", "keep_alive", "length", "upgrade", "expects_continue", "asks_load",
-    "granted",
-)  # fmt: skip
-_OF_ANSWER = ("raw", "status", "fields", "length", "keep_alive")
+_OF_REQUEST = attrgetter(
+    "raw", "method", "target", "version", "keep_alive", "length", "upgrade", "expects_continue", "asks_load", "granted"
+)
+_OF_ANSWER = attrgetter("raw", "status", "length", "keep_alive")
 #: What may be asked for an answer's head: the method, and whether a sidecar sent it.
 _ASKED = (("GET", False), ("HEAD", False), ("GET", True))
 
@@ -32,14 +32,13 @@ def put(request: Any, response: Any) -> None:
     vars(heads)["scan_response"] = response
 
 
-def outcome(parse: Callable[[], object], names: tuple[str, ...]) -> tuple[Any, ...]:
+def outcome(parse: Callable[[], Any], attributes: attrgetter[tuple[Any, ...]]) -> tuple[Any, ...]:
     """All that a parser says of a head: its attributes, fields in their order; or the refusal."""
     try:
         head = parse()
     except ProtocolError as error:
         return str(error), error.code
-    found = [getattr(head, name) for name in names]
-    return tuple(list(it.items()) if isinstance(it, dict) else it for it in found)
+    return attributes(head), list(head.fields.items())
 
 
 def compare_request(raw: bytes, limits: Limits) -> bool:
