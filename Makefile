@@ -169,6 +169,11 @@ bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and bef
 	@scripts/ensure-servers bench
 	@$(PY) -m bench $(ARGS)
 
+.PHONY: bench-history
+bench-history: .venv/.stamp-dev .venv-compiled/.stamp ## A line in docs/benchmarks.md for this commit: instructions of an exchange and of a message, both builds (valgrind; two minutes)
+	@command -v valgrind >/dev/null || scripts/apt-install valgrind
+	@$(PY) -m bench.history
+
 .PHONY: simulate
 simulate: .venv/.stamp ## The resilience of docs/resilience.md in virtual time: its figures and plots, written anew (a few minutes)
 	@$(PY) -m sidecar.simulate all --page docs/resilience.md $(ARGS)

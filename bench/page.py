@@ -25,17 +25,19 @@ IDLE: Final = "Memory at rest"
 HEADS: Final = "The head scanner"
 #: Written by hand: :mod:`bench.hotpath` under valgrind.
 INSTRUCTIONS: Final = "Instructions"
+#: Written by :mod:`bench.history`, a line at a time.
+HISTORY: Final = "History"
 #: Their tables are copied from what :mod:`bench.rollout`, :mod:`bench.llm` and :mod:`bench.picks` print.
 CANARIES: Final = "Canaries"
 MODELS: Final = "Language models"
 BALANCERS: Final = "Balancers"
 #: Titles of the sections, in their order.
-SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS, INSTRUCTIONS, CANARIES, MODELS, BALANCERS)
+SECTIONS: Final = (HTTP, AMQP, SPOOL, TELEMETRY, EARLY, IDLE, HEADS, INSTRUCTIONS, HISTORY, CANARIES, MODELS, BALANCERS)
 
 _HEAD: Final = """# Benchmarks
 
-Written by `make bench`, and by `python -m bench.early --write`, `bench.idle` and `bench.scanner`; do not edit, run them
-again. Each section says when and how it was measured.
+Written by `make bench`, `make bench-history`, and by `python -m bench.early --write`, `bench.idle` and `bench.scanner`;
+do not edit, run them again. Each section says when and how it was measured.
 """
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.load import CASES, Sample
+from bench.load import CASES, Sample, unexpected
 from bench.page import Conditions
 from bench.processes import Memory
 from bench.report import goals, section
@@ -16,7 +16,7 @@ CONDITIONS = Conditions("make bench", "2026-01-02 03:04 UTC", 0.1, 3, 8, (0, 1))
 
 def results(ours: float, theirs: float) -> Results:
     found = Results()
-    for name, cpu in (("sidecar", ours), ("envoy", theirs)):
+    for name, cpu in (("sidecar", ours), ("interpreted", ours * 1.5), ("envoy", theirs), ("haproxy", theirs / 2)):
         for case in CASES:
             found.samples[name, case.name] = [Sample(cpu + drift, 1e6 / cpu, cpu, cpu * 2, 0) for drift in (0, -1, 1)]
         found.memory[name] = [Memory(int(cpu * 2**20), int(cpu * 2**20))]
@@ -25,16 +25,24 @@ def results(ours: float, theirs: float) -> Results:
 
 
 def test_goals_compare_medians_and_the_slowest_start() -> None:
-    values = [goal.value for goal in goals(results(20, 40))]
-    assert values == pytest.approx([0.5, 0.5, 0.5, 0.3])
-    assert all(goal.met for goal in goals(results(20, 40)))
-    assert [goal.met for goal in goals(results(40, 40))] == [False, False, False, True]
+    found = goals(results(16, 40))
+    assert [goal.value for goal in found] == pytest.approx([0.8, 0.4, 0.8, 0.4, 0.6, 0.8, 0.4, 0.8, 16, 0.3])
+    assert [goal.met for goal in found] == [True] * 7 + [False, True, True]
 
 
 def test_goals_need_both_sides() -> None:
     found = results(20, 40)
-    del found.memory["envoy"], found.startup["envoy"]
-    assert [goal.limit for goal in goals(found)] == [1.0]
+    for case in CASES:
+        del found.samples["envoy", case.name], found.samples["haproxy", case.name]
+    assert [goal.limit for goal in goals(found)] == [40, 1.0]
+
+
+def test_errors_are_expected_where_the_case_has_them() -> None:
+    assert unexpected(0, 1000, 0.0) == 0
+    assert unexpected(1, 1000, 0.0) == 1
+    assert unexpected(13, 1000, 0.01) == 0
+    assert unexpected(21, 1000, 0.01) == 21
+    assert unexpected(0, 1000, 0.01) == 1
 
 
 def test_the_section_holds_every_case_with_its_ratio_and_its_span() -> None:
@@ -43,7 +51,7 @@ def test_the_section_holds_every_case_with_its_ratio_and_its_span() -> None:
     for case in CASES:
         assert case.title[1:] in text
     assert "20.0 (19.0–21.0) ×0.50" in text
-    assert "0.50** (goal: at most 0.6) — met" in text
+    assert "0.50** (goal: at most 0.4) — **missed**" in text
 
 
 def test_errors_add_up_over_everything() -> None:
