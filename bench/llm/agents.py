@@ -26,32 +26,39 @@ def measure(site: Site, seconds: float) -> Iterator[Goal]:
     """Two rows."""
     server = site.server("agents-server", slots=4, load=0, rate=200)
     sidecar = site.sidecar("agents-sidecar", agents=upstream(server.port))
-    served, refused = asyncio.run(_run(sidecar.ports["agents"], seconds))
+    yield from shares(asyncio.run(ask(sidecar.ports["agents"], seconds, prompt())))
+
+
+def shares(found: tuple[Mapping[str, int], int]) -> Iterator[Goal]:
+    """What :func:`ask` has found, as rows."""
+    served, refused = found
     total = sum(served.values())
     span = f"{min(served.values())} to {max(served.values())} of {total}; the greedy one {served['agent-0']}"
-    found = f"{share(served):.2f} ({span})"
     yield Goal(
-        f"{AGENTS} agents at 4 slots, one with {GREEDY} at once: most served / least", found, f"≤ {GOAL}",
+        f"{AGENTS} agents at 4 slots, one with {GREEDY} at once: most served / least",
+        f"{share(served):.2f} ({span})",
+        f"≤ {GOAL}",
         share(served) <= GOAL,
-    )  # fmt: skip
+    )
     yield Goal("of them refused or failed", str(refused), "0", refused == 0)
 
 
-async def _run(port: int, seconds: float) -> tuple[dict[str, int], int]:
+async def ask(port: int, seconds: float, body: bytes, path: str = "/api/generate") -> tuple[dict[str, int], int]:
+    """Have them ask for that again and again; how often each was served, and how often one was not."""
     served = dict.fromkeys([f"agent-{number}" for number in range(AGENTS)], 0)
     refused = 0
     end = time.monotonic() + seconds
 
-    async def ask(agent: str) -> None:
+    async def be(agent: str) -> None:
         nonlocal refused
-        async with Client(port, agent) as client:
+        async with Client(port, agent, path) as client:
             while time.monotonic() < end:
-                answer = await client.ask(prompt())
+                answer = await client.ask(body)
                 well = answer.status == 200 and answer.whole
                 refused += not well
                 if time.monotonic() < end:
                     served[agent] += well
 
     agents = [*served, *["agent-0"] * (GREEDY - 1)]
-    await asyncio.gather(*map(ask, agents))
+    await asyncio.gather(*map(be, agents))
     return served, refused

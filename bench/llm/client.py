@@ -36,11 +36,11 @@ def prompt(clauses: int = 1, model: str = "llama3.2") -> bytes:
     return json.dumps({"model": model, "prompt": ", ".join(["go"] * clauses)}).encode()
 
 
-def head(length: int, agent: str = "") -> bytes:
+def head(length: int, agent: str = "", path: str = "/api/generate") -> bytes:
     """A request's head."""
     named = f"x-agent-id: {agent}\r\n" if agent else ""
     return (
-        f"POST /api/generate HTTP/1.1\r\nhost: bench\r\n{named}content-type: application/json\r\n"
+        f"POST {path} HTTP/1.1\r\nhost: bench\r\n{named}content-type: application/json\r\n"
         f"content-length: {length}\r\n\r\n"
     ).encode()
 
@@ -48,8 +48,8 @@ def head(length: int, agent: str = "") -> bytes:
 class Client:
     """A connection to a port of this machine, made when it is needed, with one request under way."""
 
-    def __init__(self, port: int, agent: str = "") -> None:
-        self._port, self._agent = port, agent
+    def __init__(self, port: int, agent: str = "", path: str = "/api/generate") -> None:
+        self._port, self._agent, self._path = port, agent, path
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __aenter__(self) -> Self:
@@ -69,7 +69,7 @@ class Client:
         if self._streams is None:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
-        writer.write(head(len(body), self._agent) + body)
+        writer.write(head(len(body), self._agent, self._path) + body)
         await writer.drain()
         return reader
 

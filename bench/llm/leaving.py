@@ -39,18 +39,18 @@ async def _working(sidecar: Running, name: str, server: Server, times: int, *, b
     """Until the server's slot is free."""
     found = []
     for _ in range(times):
-        before = (await _asked(server.port, "/bench"))["freed"]
+        before = (await asked(server.port, "/bench"))["freed"]
         client = Client(sidecar.ports[name])
         reader = await client.send(prompt(500))
         if began:
             await reader.readuntil(b"\r\n\r\n")
             await reader.readuntil(b"\n\r\n")
         else:
-            await _until(server.port, "/bench", lambda it: it["taken"] == 1)
+            await until(server.port, "/bench", lambda it: it["taken"] == 1)
         await asyncio.sleep(0.1)  # in the middle of it
         left = time.monotonic()
         client.close()
-        after = await _until(server.port, "/bench", lambda it, before=before: it["freed"] != before)
+        after = await until(server.port, "/bench", lambda it, before=before: it["freed"] != before)
         found.append(after["freed"][-1] - left)
     return found
 
@@ -66,23 +66,23 @@ async def _queue(sidecar: Running, server: Server, times: int) -> list[float]:
     path = "/upstreams/slow"
     async with Client(sidecar.ports["slow"]) as holder:
         await holder.send(prompt(500))
-        await _until(server.port, "/bench", lambda it: it["taken"] == 1)
+        await until(server.port, "/bench", lambda it: it["taken"] == 1)
         for _ in range(times):
             client = Client(sidecar.ports["slow"])
             await client.send(prompt())
-            await _until(sidecar.admin, path, lambda it: waiting(it) == 1)
+            await until(sidecar.admin, path, lambda it: waiting(it) == 1)
             left = time.monotonic()
             client.close()
-            await _until(sidecar.admin, path, lambda it: waiting(it) == 0)
+            await until(sidecar.admin, path, lambda it: waiting(it) == 0)
             found.append(time.monotonic() - left)
-        asked = sum((await _asked(server.port, "/bench"))["asked"].values())
-        if asked != 1:
-            raise BenchError(f"{asked - 1} requests got to the server though their clients had left the queue")
-    await _until(server.port, "/bench", lambda it: it["taken"] == 0)
+        came = sum((await asked(server.port, "/bench"))["asked"].values())
+        if came != 1:
+            raise BenchError(f"{came - 1} requests got to the server though their clients had left the queue")
+    await until(server.port, "/bench", lambda it: it["taken"] == 0)
     return found
 
 
-async def _asked(port: int, path: str) -> Any:
+async def asked(port: int, path: str) -> Any:
     """A document from a port of this machine, over a connection of its own."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n".encode())
@@ -91,11 +91,11 @@ async def _asked(port: int, path: str) -> Any:
     return json.loads(data.partition(b"\r\n\r\n")[2])
 
 
-async def _until(port: int, path: str, condition: Any) -> Any:
+async def until(port: int, path: str, condition: Any) -> Any:
     """Ask for a document until that is true of it."""
     end = time.monotonic() + PATIENCE
     while True:
-        found = await _asked(port, path)
+        found = await asked(port, path)
         if condition(found):
             return found
         if time.monotonic() > end:

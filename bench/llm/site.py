@@ -48,6 +48,10 @@ class Site:
         found.ready()
         return found
 
+    def process(self, name: str, *command: str | Path) -> Child:
+        """Start that."""
+        return self._stack.enter_context(Child(name, list(command), None, self._folder / f"{name}.log"))
+
     def sidecar(self, name: str, **upstreams: dict[str, Any]) -> Running:
         """Start one in front of these, and wait for it."""
         found = Running(self._stack, self._folder, name, upstreams)
