@@ -71,23 +71,42 @@ def test_a_state_is_read_as_it_was_written() -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "why"),
     [
-        {"weight": 101}, {"weight": -1}, {"weight": True}, {"weight": "10"}, {"weight": 10.0}, {"weight": None},
-        {"phase": "flying"}, {"phase": ["running"]}, {"revision": 0}, {"revision": 1 << 60}, {"attempt": 0}, {"at": -1},
-        {"at": True}, {"at": "now"}, {"at": 1e300}, {"reason": 5}, {"by": None}, {"phase": "rolled_back"},
+        *[({"weight": odd}, "its weight is no number from 0 to 100") for odd in (101, -1, True, "10", 10.0, None)],
+        *[({"phase": odd}, "its phase is none") for odd in ("flying", ["running"])],
+        *[({"revision": odd}, "its revision is no number from 1 to ") for odd in (0, 1 << 60)],
+        ({"attempt": 0}, "its attempt is no number from 1 to "),
+        *[({"at": odd}, "its time is none") for odd in (-1, True, "now", 1e300, 1e12)],
+        ({"reason": 5}, "its reason is no text"),
+        ({"by": None}, "its by is no text"),
+        ({"phase": "rolled_back"}, "it is rolled back, and has a weight"),
     ],
-)  # fmt: skip
-def test_what_makes_no_sense_is_not_believed(change: dict[str, Any]) -> None:
+)
+def test_what_makes_no_sense_is_not_believed(change: dict[str, Any], why: str) -> None:
     found = {**json.loads(encode(FIRST)), **change}
-    with pytest.raises(Unreadable):
+    with pytest.raises(Unreadable, match=f"^{why}"):
         decode(json.dumps(found).encode())
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"5", b"\xff", b"[" * 4000, b" " * 5000, b'{"weight": NaN}'])
-def test_what_is_no_state_is_not_believed(data: bytes) -> None:
-    with pytest.raises(Unreadable):
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        *[(odd, "it is no JSON") for odd in (b"", b"{", b"\xff", b"[" * 4000)],
+        *[(odd, "it is no object") for odd in (b"[]", b"5")],
+        (b" " * (rollout.MAX_SIZE + 1), f"it has more than {rollout.MAX_SIZE} bytes"),
+        (b'{"weight": NaN}', "its phase is none"),
+    ],
+)
+def test_what_is_no_state_is_not_believed(data: bytes, why: str) -> None:
+    with pytest.raises(Unreadable, match=f"^{why}$"):
         decode(data)
+
+
+def test_what_just_makes_sense_is_believed() -> None:
+    assert decode(encode(FIRST._replace(at=0.0))).at == 0.0
+    data = encode(FIRST)
+    assert decode(data + b" " * (rollout.MAX_SIZE - len(data))) == FIRST
 
 
 def test_what_else_is_said_is_passed_over() -> None:

@@ -327,6 +327,28 @@ def test_only_a_sidecar_says_what_sidecars_say() -> None:
     assert peer.fields[b"x-sidecar-error"] == b" draining"
 
 
+@pytest.mark.parametrize("name", ["x-sidecar-error", "x-sidecar-retried"])
+def test_each_of_those_is_read_of_a_sidecar_alone(name: str) -> None:
+    line = f"{name.title()}: draining\r\n".encode()
+    app, peer = answer(line), answer(line, peer=True)
+    assert (app.raw, app.fields) == (b"HTTP/1.1 200 OK\r\n\r\n", {})
+    assert peer.fields == {name.encode(): b" draining"}
+
+
+def test_a_connection_is_kept_as_the_answer_says() -> None:
+    assert answer(b"Connection: keep-alive\r\n").keep_alive
+    assert answer(b"Connection: Keep-Alive\r\n").keep_alive
+    assert not answer(b"Connection: close\r\n").keep_alive
+    assert parse_response(b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", LIMITS, "GET").keep_alive
+    assert not parse_response(b"HTTP/1.0 200 OK\r\n\r\n", LIMITS, "GET").keep_alive
+
+
+@pytest.mark.parametrize("length", [0, 1])
+def test_a_length_without_a_body_ends_the_connection_unless_it_is_none(length: int) -> None:
+    head = parse_response(b"HTTP/1.1 204 No\r\nContent-Length: %d\r\n\r\n" % length, LIMITS, "GET")
+    assert (head.length, head.keep_alive) == (0, length == 0)
+
+
 def test_the_beginning_of_an_answer() -> None:
     good = b"HTTP/1.1 200 OK\r\nA: b\r\n"
     assert not any(hopeless_answer(good[:n], n - 1) for n in range(1, len(good)))
