@@ -303,6 +303,24 @@ def test_a_hold_ends_by_itself() -> None:
     assert breaker.open_seconds() == 30.0
 
 
+def test_a_hold_that_is_taken_back_is_over() -> None:
+    clock, breaker, states = setup()
+    breaker.force("open", Hold("ops", "moving", 0.0, 0.0), 30.0)
+    breaker.force("auto", Hold("ops", "moved", 0.0, 0.0), 30.0)
+    assert (breaker.forced, breaker.held, breaker.state) == ("auto", None, CLOSED)
+    fail(breaker)
+    clock.advance(30)
+    breaker.look()
+    assert states == [OPEN, CLOSED, OPEN], "its end is not waited for"
+
+
+def test_it_is_said_why_it_is_closed_again() -> None:
+    _, breaker, _ = setup()
+    fail(breaker)
+    breaker.recovered()
+    assert (breaker.state, breaker.cause) == (CLOSED, "it is known to be well again")
+
+
 def test_the_end_of_a_hold_that_let_all_through_is_told_too() -> None:
     clock, breaker, states = setup()
     breaker.force("close", Hold("ops", "", 0.0, 0.0), 30.0)

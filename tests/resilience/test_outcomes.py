@@ -39,6 +39,17 @@ def test_the_median_is_of_the_newest(values: list[float], least: int) -> None:
     assert latencies.median(0.0, 1) == 0.0
 
 
+def test_the_oldest_goes_however_many_have_come() -> None:
+    latencies = Latencies()
+    for n in range(3 * LATENCIES + 5):
+        latencies.add(float(n), float(n))
+        if n >= LATENCIES:
+            kept = [float(at) for at in range(n - LATENCIES + 1, n + 1)]
+            assert latencies.median(kept[0], LATENCIES) == median(kept)
+            assert latencies.median(kept[-3], 3) == kept[-2]
+            assert latencies.median(kept[-2], 3) == 0.0
+
+
 def test_what_is_slow_is_so_by_ratio_and_by_time() -> None:
     assert slow(0.1, 0.02, 3)
     assert not slow(0.05, 0.02, 3)
