@@ -170,7 +170,7 @@ bench: .venv/.stamp-bench .venv-compiled/.stamp ## Beside Envoy, HAProxy and bef
 	@$(PY) -m bench $(ARGS)
 
 .PHONY: bench-history
-bench-history: .venv/.stamp-dev .venv-compiled/.stamp ## A line in docs/benchmarks.md for this commit: instructions of an exchange and of a message, both builds (valgrind; two minutes)
+bench-history: .venv/.stamp-dev .venv-compiled/.stamp ## A line in docs/benchmarks.md for this commit: instructions of an exchange and of a message, both builds (valgrind; a minute)
 	@command -v valgrind >/dev/null || scripts/apt-install valgrind
 	@$(PY) -m bench.history
 

@@ -5,7 +5,10 @@ A session of the real listener, past its handshake; the load comes in portions a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from struct import pack
+from typing import NamedTuple
 
 from bench.amqp import wire
 from bench.amqp.cases import BODY_BYTES, EXCHANGE, PREFETCH, ROUTING_KEY
@@ -24,7 +27,25 @@ PORTIONS = (1, 40)
 Portions = list[tuple[bytes, bytes]]
 
 
+class Kind(NamedTuple):
+    """``prepare(n)`` makes what is read of n messages that come ``portion`` at a time, and ``run`` reads it."""
+
+    name: str
+    portion: int
+    prepare: Callable[[int], Portions]
+    run: Callable[[Portions], None]
+
+
 async def measure_amqp(messages: int, profile: bool, telemetry: bool = False) -> None:
+    count = messages // 5 // max(PORTIONS) * max(PORTIONS) * 5
+    kinds, check = await session(telemetry)
+    for name, portion, prepare, run in kinds:
+        time_runs(name, prepare, run, count, profile and portion == PORTIONS[-1])
+    check()
+
+
+async def session(telemetry: bool = False) -> tuple[list[Kind], Callable[[], None]]:
+    """The kinds of messages that are measured, over one session; and what fails unless all were relayed."""
     loop = Loop()
     upstream = Upstream(
         name="rabbitmq",
@@ -43,19 +64,19 @@ async def measure_amqp(messages: int, profile: bool, telemetry: bool = False) ->
     body = b"x" * BODY_BYTES
     sent = delivered = 0
 
-    def publishes(n: int) -> Portions:
+    def publishes(said: bytes, portion: int, n: int) -> Portions:
         """Publishes, each with its confirm."""
         nonlocal sent
         first, sent = sent + 1, sent + n
-        return [(published, acks(tag, tag + portion)) for tag in range(first, sent + 1, portion)]
+        return [(said, acks(tag, tag + portion)) for tag in range(first, sent + 1, portion)]
 
-    def publishes_with_one_confirm(n: int) -> Portions:
+    def publishes_with_one_confirm(said: bytes, portion: int, n: int) -> Portions:
         """The same; one confirm is for a whole portion."""
         nonlocal sent
         first, sent = sent + 1, sent + n
-        return [(published, wire.ack(tag + portion - 1, multiple=True)) for tag in range(first, sent + 1, portion)]
+        return [(said, wire.ack(tag + portion - 1, multiple=True)) for tag in range(first, sent + 1, portion)]
 
-    def deliveries(n: int) -> Portions:
+    def deliveries(portion: int, n: int) -> Portions:
         """Deliveries, each with its ack."""
         nonlocal delivered
         first, delivered = delivered + 1, delivered + n
@@ -77,20 +98,25 @@ async def measure_amqp(messages: int, profile: bool, telemetry: bool = False) ->
             broker.data_received(said)
             client.data_received(answered)
 
-    count = messages // 5 // max(PORTIONS) * max(PORTIONS) * 5
+    def check() -> None:
+        stats = listener.amqp_stats
+        exchange = stats.exchange("/", EXCHANGE)
+        assert exchange.published == exchange.forwarded == exchange.confirmed == sent, "not every publish was confirmed"
+        assert stats.delivered == delivered, "not every delivery was counted"
+        assert stats.unacked == 0, "not every ack was counted"
+
+    kinds = []
     for portion in PORTIONS:
-        published = wire.publish(EXCHANGE, ROUTING_KEY, body) * portion
-        for name, prepare, run in (
-            ("publish and confirm", publishes, from_client),
-            ("publish, one confirm for all", publishes_with_one_confirm, from_client),
-            ("delivery and ack", deliveries, from_broker),
-        ):
-            time_runs(f"{name}, {portion} at a time", prepare, run, count, profile and portion == PORTIONS[-1])
-    stats = listener.amqp_stats
-    exchange = stats.exchange("/", EXCHANGE)
-    assert exchange.published == exchange.forwarded == exchange.confirmed == sent, "not every publish was confirmed"
-    assert stats.delivered == delivered, "not every delivery was counted"
-    assert stats.unacked == 0, "not every ack was counted"
+        said = wire.publish(EXCHANGE, ROUTING_KEY, body) * portion
+        kinds += [
+            Kind(f"{name}, {portion} at a time", portion, partial(prepare, portion), run)
+            for name, prepare, run in (
+                ("publish and confirm", partial(publishes, said), from_client),
+                ("publish, one confirm for all", partial(publishes_with_one_confirm, said), from_client),
+                ("delivery and ack", deliveries, from_broker),
+            )
+        ]
+    return kinds, check
 
 
 def _shake_hands(client: ClientConnection, broker: BrokerConnection) -> None:
