@@ -2,15 +2,17 @@
 
     python -m bench.picks [SECONDS]
 
-Each balancer picks out of 100 endpoints as a cluster has it do that: a few requests are under way at each of them, and
-answers have come. Then it is handed 1000 endpoints, of which none is known to it. Interpreted and compiled builds
-differ: the first line says which one this is.
+Each balancer picks out of 100 endpoints as a cluster has it do that, after answers have come: while nothing is under
+way (idle), while a few requests are under way at each of them (busy), and while each pick begins an exchange and an
+earlier one ends, with 300 under way (moving; what it costs to say so is in the figure). Then it is handed 1000
+endpoints, of which none is known to it. Interpreted and compiled builds differ: the first line says which one it is.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from random import Random
 
 from sidecar.core.instance import Instance
@@ -23,6 +25,8 @@ from sidecar.resilience.ejection import EjectionRules
 
 ENDPOINTS = 100
 MANY = 1000
+#: Exchanges under way where loads move.
+UNDER_WAY = 300
 #: As ``health.eject: {}`` has them.
 RULES = EjectionRules(error_rate=0.5, latency=3.0, first=10.0, longest=300.0, at_most=0.5, doubling=False)
 #: Keys that hashing balancers are asked for, each again and again.
@@ -38,28 +42,60 @@ class Clock:
         return self.now
 
 
-def picks(name: str, seconds: float, *, busy: bool) -> float:
-    """Picks in a second of CPU time; ``busy``: requests are under way at all endpoints."""
+def picks(name: str, seconds: float, how: str) -> float:
+    """Picks in a second of CPU time: ``idle``, ``busy`` or ``moving``."""
     rng = Random(1)
     cluster = Cluster(name, create(name, rng, time.monotonic), time.monotonic, rng)
     cluster.update(Instance(host="10.0.0.1", port=1000 + n) for n in range(ENDPOINTS))
     balancer = cluster.balancer
     for endpoint in cluster.endpoints:
-        endpoint.active = rng.randrange(1, 4) if busy else 0
+        for _ in range(rng.randrange(1, 4) if how == "busy" else 0):
+            endpoint.begin()
         balancer.told(endpoint, rng.uniform(0.001, 0.1), 200, "")
         balancer.reported(endpoint, Report(rng.randrange(10), rng.uniform(0.001, 0.1)))
-    pick = cluster.pick
-    for key in KEYS:
-        pick(key)
+    once = moving(cluster, rng) if how == "moving" else standing(cluster)
+    once()
     done = 0
     began = time.process_time()
     while True:
-        for key in KEYS:
-            pick(key)
+        once()
         done += len(KEYS)
         took = time.process_time() - began
         if took >= seconds:
             return done / took
+
+
+def standing(cluster: Cluster) -> Callable[[], None]:
+    """Picks for each key, which begin nothing."""
+    pick = cluster.pick
+
+    def once() -> None:
+        for key in KEYS:
+            pick(key)
+
+    return once
+
+
+def moving(cluster: Cluster, rng: Random) -> Callable[[], None]:
+    """Picks for each key, each of which begins an exchange in the place of one that ends."""
+    pick = cluster.pick
+    under_way = []
+    for n in range(UNDER_WAY):
+        endpoint = pick(KEYS[n])
+        assert endpoint is not None
+        endpoint.begin()
+        under_way.append(endpoint)
+    places = [rng.randrange(UNDER_WAY) for _ in KEYS]
+
+    def once() -> None:
+        for key, place in zip(KEYS, places, strict=True):
+            endpoint = pick(key)
+            assert endpoint is not None
+            endpoint.begin()
+            under_way[place].end()
+            under_way[place] = endpoint
+
+    return once
 
 
 def snapshot(name: str, *, health: bool = False) -> float:
@@ -113,10 +149,11 @@ def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 1.0
     compiled = not basic.__file__.endswith(".py")
     print(f"{'compiled' if compiled else 'interpreted'}; {ENDPOINTS} endpoints; a set of {MANY} new ones")
-    print(f"{'balancer':20} {'idle, picks/s':>16} {'busy, picks/s':>16} {'new set':>12}")
+    hows = ("idle", "busy", "moving")
+    print(f"{'picks/s':20} {''.join(f'{how:>14}' for how in hows)} {'new set':>12}")
     for name in NAMES:
-        idle, busy = (picks(name, seconds, busy=each) for each in (False, True))
-        print(f"{name:20} {idle:16,.0f} {busy:16,.0f} {snapshot(name) * 1000:9.1f} ms")
+        found = "".join(f"{picks(name, seconds, how):14,.0f}" for how in hows)
+        print(f"{name:20} {found} {snapshot(name) * 1000:9.1f} ms")
     half = snapshot("round_robin", health=True)
     print(f"a set of which half is new, with health.eject and slow_start: {half * 1000:.1f} ms")
     each, look = watching()

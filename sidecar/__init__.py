@@ -26,7 +26,7 @@ auth                      who may do what on the admin API
 backoff                   how long to wait before the next attempt
 balancer                  picks one endpoint out of those that are eligible
 balancing                 picking endpoints: what the configuration says of it, and its trial by a validation
-basic                     of balancers: that go by nothing which answers tell
+basic                     of balancers: that go by turns or chance alone
 batch, write batch        small writes to a broker that leave as one, at the end of a read or after a short time
 binding                   the rule by which an exchange of a broker hands messages to a queue or to another exchange
 body                      what follows a message's head
@@ -175,6 +175,7 @@ lab                       what a validation starts to try things out on: a sidec
 lag                       how late the event loop is: a stall of it is one of all traffic
 lane                      what must keep its order: publishes of one channel and exchange, stored requests of one route
 lease                     tokens of a shared limit that one sidecar has for itself, for a second
+least connections, weighted  of balancers: the fewest exchanges under way for its weight; by the weight alone
 leftover                  stored requests that no queue of the configuration delivers any more
 libraries                 packages of others that a configuration may need
 lifecycle                 the states of something that lives for a while: it starts, works, drains and ends

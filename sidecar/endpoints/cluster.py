@@ -121,9 +121,7 @@ class Cluster:
             )
         elif self._slow is not None:
             return self._pick_slowly(self._slow, key)
-        if not endpoints:
-            return None
-        return self.balancer.pick(endpoints, key)
+        return self.balancer.pick(endpoints, key) if endpoints else None
 
     def _pick_slowly(self, slow: SlowStart, key: str) -> Endpoint:
         """The same while some endpoints start slowly."""
@@ -176,6 +174,7 @@ class Cluster:
 
     def use(self, balancer: Balancer) -> None:
         """Choose by another balancer from now on; all else that is known stays."""
+        self.balancer.update(())  # it follows no endpoint any more
         self.balancer = balancer
         self._have_told(balancer)
         self._changed(True)

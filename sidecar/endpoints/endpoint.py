@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import inf
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from sidecar.core.instance import Instance
 from sidecar.endpoints.load import Load
 from sidecar.resilience.outcomes import Outcomes
+
+if TYPE_CHECKING:
+    from sidecar.endpoints.balancers.balancer import Balancer
 
 #: What is told beside most instances.
 _NOTHING: Final[Mapping[str, str]] = {}
@@ -40,18 +43,18 @@ class Endpoint:
     instance changes, so counts and pooled connections survive updates.
 
     ``state`` is ``healthy``, ``warning`` or, as active checks alone can say, ``unhealthy``; ``active`` counts exchanges
-    (TCP: connections) under way; ``ejected_until`` is the loop time until which what came of its tries keeps it out of
-    the rotation (0: it is in). ``hostname`` is the name that the address was found for, if there was one; ``gone``: it
-    has left the set; ``sidecar``: another one stands there, as the configuration or the registry says; ``admin``: the
-    port of its admin API there (0: not known). ``subset`` is the name of the one that it has fallen into, or empty;
-    ``service``, ``tags`` and ``meta``, as its registry has them, say which.
+    (TCP: connections) under way, from :meth:`begin` to :meth:`end`; ``ejected_until`` is the loop time until which what
+    came of its tries keeps it out of the rotation (0: it is in). ``hostname`` is the name that the address was found
+    for, if there was one; ``gone``: it has left the set; ``sidecar``: another one stands there, as the configuration or
+    the registry says; ``admin``: the port of its admin API there (0: not known). ``subset`` is the name of the one that
+    it has fallen into, or empty; ``service``, ``tags`` and ``meta``, as its registry has them, say which.
     """
 
     __slots__ = (
         "active", "admin", "checked", "current", "down", "ejected_for", "ejected_until", "ejection", "ejections",
-        "failed", "failures", "gone", "host", "hostname", "id", "last_error", "load", "meta", "models", "outcomes",
-        "port", "registered", "relapses", "returned", "seconds", "service", "share", "sidecar", "slow_since", "state",
-        "subset", "tags", "trial", "tries", "weight",
+        "failed", "failures", "followers", "gone", "host", "hostname", "id", "last_error", "load", "meta", "models",
+        "outcomes", "port", "registered", "relapses", "returned", "seconds", "service", "share", "sidecar",
+        "slow_since", "state", "subset", "tags", "trial", "tries", "weight",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +84,8 @@ class Endpoint:
         self.subset = ""
         self.gone = False
         self.active = 0
+        #: Balancers that are told when that changes.
+        self.followers: tuple[Balancer, ...] = ()
         #: In all: tries that were sent there, seconds that those took which are over, and those that it failed.
         self.tries = 0
         self.seconds = 0.0
@@ -107,7 +112,7 @@ class Endpoint:
         self.down = False
         #: It stays when later tries go well: it says when it was.
         self.last_error: LastError | None = None
-        #: Scratch value of the smooth weighted balancer.
+        #: What the smooth weighted balancer has it at while it keeps that nowhere else.
         self.current = 0
         #: For balancers that go by it: its load, and the language models that it has loaded.
         self.load = Load()
@@ -125,6 +130,23 @@ class Endpoint:
         self.service = instance.service
         self.tags = instance.tags
         self.meta = instance.meta
+
+    def begin(self) -> None:
+        """An exchange with it is under way from now on."""
+        self.active += 1
+        if self.followers:
+            self.tell(1)
+
+    def end(self) -> None:
+        """One that had begun is over."""
+        self.active -= 1
+        if self.followers:
+            self.tell(-1)
+
+    def tell(self, by: int) -> None:
+        """Tell its followers by how much :attr:`active` has changed."""
+        for balancer in self.followers:
+            balancer.moved(self, by)
 
     @property
     def address(self) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import Random
 from typing import Any, Final, NamedTuple
 
@@ -150,6 +150,7 @@ class Subsets:
     def configure(self, selectors: Mapping[str, Selector]) -> None:
         """Have these subsets from now on. One whose name stays goes on with what it has counted."""
         before = self.by_name
+        _done_with([subset for name, subset in before.items() if name not in selectors])
         found: dict[str, Subset] = {}
         for name, selector in selectors.items():
             subset = before.get(name)
@@ -171,6 +172,7 @@ class Subsets:
         """The cluster is not divided any more."""
         self._whole.subsets = None
         self._whole.unwatch(self.told)
+        _done_with(self.by_name.values())
         for endpoint in self._whole.endpoints:
             endpoint.subset = ""
 
@@ -238,3 +240,9 @@ class Subsets:
                     logger, logging.INFO, "subset", f"{upstream}: the subset {name} has an endpoint in the rotation",
                     upstream, subset=name, usable=True,
                 )  # fmt: skip
+
+
+def _done_with(subsets: Iterable[Subset]) -> None:
+    """Their balancers follow no endpoint any more."""
+    for subset in subsets:
+        subset.balancer.update(())

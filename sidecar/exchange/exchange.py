@@ -201,7 +201,9 @@ class Exchange:
                 differ(self)
         self.attempt = attempt = Attempt(endpoint, self.listener.clock(), self.permit)
         self.permit = 0
-        endpoint.active += 1
+        endpoint.active += 1  # begin(), without the call, as in end()
+        if endpoint.followers:
+            endpoint.tell(1)
         endpoint.tries += 1
         self.attempts += 1
         self.phase = CONNECTING
@@ -240,7 +242,7 @@ class Exchange:
         other one is the attempt now."""
         attempt = self.attempt
         if attempt is not None:
-            attempt.endpoint.active -= 1
+            attempt.endpoint.end()
             attempt.took = self.listener.clock() - attempt.began
             attempt.endpoint.seconds += attempt.took
             self.attempt = self.rival
@@ -257,12 +259,12 @@ class Exchange:
 
     def moved(self, attempt: Attempt, endpoint: Endpoint) -> None:
         """The connection of this attempt will be to another address of the same name, which was quicker."""
-        attempt.endpoint.active -= 1
+        attempt.endpoint.end()
         blamed = attempt.endpoint.last_error  # a moment ago, by Cluster.attempt_failed
         cause = blamed.kind if blamed is not None and blamed.kind in CAUSES else "timeout"
         self.tried += (attempt.left(cause, self.listener.clock()),)
         attempt.endpoint = endpoint
-        endpoint.active += 1
+        endpoint.begin()
         endpoint.tries += 1
 
     def connect_failed(self, attempt: Attempt, error: Exception | None) -> None:
@@ -322,7 +324,10 @@ class Exchange:
             hook(self)
         attempt = self.attempt
         if attempt is not None:
-            attempt.endpoint.active -= 1
+            endpoint = attempt.endpoint
+            endpoint.active -= 1
+            if endpoint.followers:
+                endpoint.tell(-1)
             if attempt.connecting is not None:
                 attempt.stop_connecting()
         if self.hedge_at:

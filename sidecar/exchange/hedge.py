@@ -44,7 +44,7 @@ def begin_beside(x: Exchange) -> None:
     x.permit = 0
     rival.hedge = True
     x.hedge_at = inf
-    endpoint.active += 1
+    endpoint.begin()
     endpoint.tries += 1
     x.attempts += 1
     x.note("hedge", {"endpoint": endpoint.address, "after_ms": milliseconds(rival.began - first.began)})
@@ -83,5 +83,5 @@ def unanswered(x: Exchange) -> None:
     x.listener.stats.hedges["failed"] += 1
     rival = x.rival
     if rival is not None:
-        rival.endpoint.active -= 1
+        rival.endpoint.end()
         rival.stop_connecting()

@@ -78,7 +78,7 @@ def test_least_connections_fills_up_by_weight() -> None:
     endpoints = make(4, 2, 1)
     balancer = create("least_connections", Random(1))
     for _ in range(70):
-        balancer.pick(endpoints, "").active += 1
+        balancer.pick(endpoints, "").begin()
     assert [e.active for e in endpoints] == pytest.approx([40, 20, 10], abs=2)
 
 

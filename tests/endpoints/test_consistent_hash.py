@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from sidecar.endpoints.balancers.consistent_hash import FACTOR, MOST_IN_ORDERS, SLOTS, ConsistentHash, slot_of
 from sidecar.endpoints.endpoint import Endpoint
-from support.balancing import make
+from support.balancing import have, make
 from support.examples import examples
 
 KEYS = [f"agent-{n}" for n in range(3000)]
@@ -93,12 +93,12 @@ def test_nobody_has_more_than_the_bound_at_any_step(
         if begins or not under_way:
             total = len(under_way) + 1
             chosen = balancer.pick(endpoints, f"key-{n}")
-            chosen.active += 1
+            chosen.begin()
             under_way.append(chosen)
             # Active + 1 is at most the share, times the factor, rounded up.
             assert chosen.active - 1 < factor * total * chosen.weight / sum(weights)
         else:
-            under_way.pop(n % len(under_way)).active -= 1
+            under_way.pop(n % len(under_way)).end()
 
 
 def test_a_hot_key_overflows_always_to_the_same_ones() -> None:
@@ -107,14 +107,14 @@ def test_a_hot_key_overflows_always_to_the_same_ones() -> None:
     chosen = []
     for _ in range(40):
         endpoint = balancer.pick(endpoints, "hot")
-        endpoint.active += 1
+        endpoint.begin()
         chosen.append(endpoint)
     assert max(it.active for it in endpoints) <= 13  # 1.25 x 10, rounded up
     assert balancer.overflows > 0
     first = chosen[0]
     assert chosen[:2] == [first, next(it for it in chosen if it is not first)]
     for it in endpoints:
-        it.active = 0
+        have(it, 0)
     assert balancer.pick(endpoints, "hot") is first
 
 
@@ -122,7 +122,7 @@ def test_without_a_bound_a_key_stays() -> None:
     endpoints = make(1, 1)
     balancer = of(endpoints, 0.0)
     for _ in range(20):
-        balancer.pick(endpoints, "hot").active += 1
+        balancer.pick(endpoints, "hot").begin()
     assert sorted(it.active for it in endpoints) == [0, 20]
 
 
@@ -131,7 +131,7 @@ def test_without_a_key_it_is_the_less_busy_one_of_two() -> None:
     balancer = of(endpoints)
     assert len({balancer.pick(endpoints, "") for _ in range(50)}) == 3
     for _ in range(300):
-        balancer.pick(endpoints, "").active += 1
+        balancer.pick(endpoints, "").begin()
     assert max(it.active for it in endpoints) - min(it.active for it in endpoints) <= 3
 
 
@@ -142,18 +142,18 @@ def test_a_retry_goes_to_the_next_one_of_the_keys_order() -> None:
         first = balancer.pick(endpoints, key)
         rest = [it for it in endpoints if it is not first]
         second = balancer.pick(rest, key)
-        first.active = 10
+        have(first, 10)
         assert balancer.pick(endpoints, key) is second
-        first.active = 0
+        have(first, 0)
 
 
 def test_what_is_remembered_is_bounded() -> None:
     endpoints = make(*[1] * 2000)
     balancer = of(endpoints, 1.05)
     for endpoint in endpoints[::10]:
-        endpoint.active = 0
+        have(endpoint, 0)
     for endpoint in set(endpoints) - set(endpoints[::10]):
-        endpoint.active = 10
+        have(endpoint, 10)
     for n in range(110):
         balancer.pick(endpoints, f"{n}")
         assert len(balancer._orders) * 2000 <= MOST_IN_ORDERS
@@ -179,10 +179,10 @@ def test_what_a_bound_costs(factor: float, busiest: float, home: float) -> None:
     worst = at_home = 0
     for key in random.choices(keys, [(n + 1) ** -0.9 for n in range(1000)], k=4000):
         while len(under_way) >= 50:
-            under_way.pop(random.randrange(len(under_way))).active -= 1
+            under_way.pop(random.randrange(len(under_way))).end()
         chosen = balancer.pick(endpoints, key)
         at_home += chosen is unbounded.pick(endpoints, key)
-        chosen.active += 1
+        chosen.begin()
         under_way.append(chosen)
         worst = max(worst, chosen.active)
     assert worst / 5 <= busiest

@@ -51,7 +51,7 @@ def test_what_balancers_count() -> None:
     hashing, quick = create("consistent_hash", Random(1)), create("peak_ewma", Random(1), Clock(5.0))
     hashing.update(endpoints)
     for _ in range(3):
-        hashing.pick(endpoints, "hot").active += 1
+        hashing.pick(endpoints, "hot").begin()
     (family,) = metrics.overflow_families({"a": hashing, "b": quick})
     assert family.samples == [(("a",), 1)]
     quick.told(endpoints[0], 0.25, 200, "")

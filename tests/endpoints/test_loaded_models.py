@@ -42,7 +42,7 @@ def test_one_that_has_the_model_up_to_its_share() -> None:
     two.models = frozenset({"m"})
     for _ in range(2):
         assert balancer.pick(endpoints, "m") is two
-        two.active += 1
+        two.begin()
     assert balancer.pick(endpoints, "m") is one, "its share is used up: load it there, too"
     one.active = two.active = 2
     assert balancer.pick(endpoints, "m") is two, "there is no room anywhere"
@@ -157,7 +157,7 @@ def test_a_port_asks_the_one_that_has_it(fails: bool) -> None:
         assert [endpoint.active for endpoint in endpoints] == [0, 2, 0], "the other one that has it"
     assert it.answered(client).status == 200
     assert it.answered(it.asks("GET /api/tags")).status == 200
-    endpoints[1].active -= 1
+    endpoints[1].end()
     it.over()
 
 

@@ -50,7 +50,7 @@ class World:
             self.clock.now = at
             endpoint = self.cluster.pick()
             assert endpoint is not None
-            endpoint.active += 1
+            endpoint.begin()
             endpoint.tries += 1
             took = self.latency(endpoint)
             self._n += 1
@@ -61,7 +61,7 @@ class World:
     def _finish(self, until: float) -> None:
         while self._under_way and self._under_way[0][0] <= until:
             self.clock.now, _, endpoint, took, status = heapq.heappop(self._under_way)
-            endpoint.active -= 1
+            endpoint.end()
             self.took.append((self.clock.now - took, took, endpoint.port))
             for watch in self.cluster.watchers:
                 watch(endpoint, took, status, "")

@@ -124,7 +124,7 @@ def test_weights_divide_the_cost() -> None:
     for endpoint in endpoints:
         balancer.told(endpoint, 0.01, 200, "")
     for _ in range(40):
-        balancer.pick(endpoints, "").active += 1
+        balancer.pick(endpoints, "").begin()
     assert [it.active for it in endpoints] == [30, 10]
 
 

@@ -18,3 +18,11 @@ def shares(balancer: Balancer, endpoints: Sequence[Endpoint], picks: int = 1000)
     """The share of each in so many picks, none of which begins anything."""
     counts = Counter(balancer.pick(endpoints, "").port - 8000 for _ in range(picks))
     return [counts[n] / picks for n in range(len(endpoints))]
+
+
+def have(endpoint: Endpoint, active: int) -> None:
+    """Have so many exchanges begin or end that ``active`` are under way there."""
+    while endpoint.active < active:
+        endpoint.begin()
+    while endpoint.active > active:
+        endpoint.end()

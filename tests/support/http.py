@@ -298,7 +298,7 @@ class Stage:
         """An attempt of the exchange at that endpoint begins."""
         x.leave_endpoint()
         endpoint = self.listener.cluster.endpoints[number]
-        endpoint.active += 1
+        endpoint.begin()
         x.attempt = Attempt(endpoint)
         x.attempt.permit, x.permit = x.permit, 0
         x.attempts += 1

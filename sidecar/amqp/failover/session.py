@@ -195,7 +195,7 @@ class Failover:
         session.link(True)
         broker.collect(session.port)
         session.attempt = Attempt(broker.endpoint, session.listener.clock())
-        broker.endpoint.active += 1
+        broker.endpoint.begin()
         broker.endpoint.tries += 1
         self._end_closes()
         session.side = side = Recovering(self)

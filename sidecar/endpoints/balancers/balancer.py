@@ -33,7 +33,19 @@ class Balancer:
         raise NotImplementedError
 
     def update(self, endpoints: Sequence[Endpoint]) -> None:
-        """The set that :meth:`pick` is normally handed has changed to ``endpoints``, or a weight in it has."""
+        """The set that :meth:`pick` is normally handed has changed to ``endpoints``, or a weight in it has. With none
+        of them it is done with, or there are none: it follows no endpoint then."""
+
+    def follow(self, before: Sequence[Endpoint], now: Sequence[Endpoint]) -> None:
+        """Be told of what is under way at these endpoints (:meth:`moved`), and at those before no longer."""
+        for endpoint in before:
+            endpoint.followers = tuple([it for it in endpoint.followers if it is not self])
+        for endpoint in now:
+            endpoint.followers = (*endpoint.followers, self)
+
+    def moved(self, endpoint: Endpoint, by: int) -> None:
+        """At an endpoint that it follows an exchange has begun (1) or ended (-1); :attr:`Endpoint.active` says so
+        already."""
 
     def told(self, endpoint: Endpoint, seconds: float, status: int, failure: str) -> None:
         """A try went to the endpoint: :data:`sidecar.endpoints.cluster.Watcher`."""

@@ -32,6 +32,9 @@ SLOTS: Final = 65536
 FACTOR: Final = 1.25
 #: What is remembered of the orders of slots that have overflowed: so many endpoints in all.
 MOST_IN_ORDERS: Final = 200_000
+#: Keys whose slots are remembered, and characters that such a key has at most.
+MOST_KEYS: Final = 4096
+LONGEST_KEY: Final = 128
 
 _BITS: Final = 0xFFFFFFFF
 _GOLDEN: Final = 0x9E3779B1
@@ -41,7 +44,10 @@ class ConsistentHash(Balancer):
     """``factor``: how much more than its share an endpoint may have; 0: any. Without a key it is the less busy one of
     two at random."""
 
-    __slots__ = ("_all", "_endpoints", "_factor", "_first", "_orders", "_random", "_seeds", "_weight", "overflows")
+    __slots__ = (
+        "_active", "_endpoints", "_factor", "_first", "_follows", "_orders", "_random", "_seeds", "_slots", "_weight",
+        "overflows",
+    )  # fmt: skip
 
     weighs: ClassVar[bool] = True
     hashes: ClassVar[bool] = True
@@ -50,10 +56,13 @@ class ConsistentHash(Balancer):
         self._random = rng.random
         self._factor = factor
         self._endpoints: Sequence[Endpoint] = ()
-        #: The same as a list: that is what a compiled loop is quickest with.
-        self._all: list[Endpoint] = []
         self._weight = 0
+        #: What is under way at all of them, once a pick has asked for it.
+        self._active = 0
+        self._follows = False
         self._seeds: dict[Endpoint, tuple[int, int]] = {}
+        #: Key → slot.
+        self._slots: dict[str, int] = {}
         #: Slot → its endpoint; slot → all, in the order in which they are asked.
         self._first: dict[int, Endpoint] = {}
         self._orders: dict[int, list[Endpoint]] = {}
@@ -63,8 +72,10 @@ class ConsistentHash(Balancer):
     def update(self, endpoints: Sequence[Endpoint]) -> None:
         before = self._seeds
         self._seeds = {endpoint: before.get(endpoint) or _seed(endpoint) for endpoint in endpoints}
+        if self._follows:
+            self._follows = False
+            self.follow(self._endpoints, ())
         self._endpoints = endpoints
-        self._all = list(endpoints)
         self._weight = sum([endpoint.weight for endpoint in endpoints])
         self._first.clear()
         self._orders.clear()
@@ -72,7 +83,9 @@ class ConsistentHash(Balancer):
     def pick(self, endpoints: Sequence[Endpoint], key: str) -> Endpoint:
         if not key:
             return self._less_busy(endpoints)
-        slot = slot_of(key)
+        slot = self._slots.get(key, -1)
+        if slot < 0:
+            slot = self._scattered(key)
         # Only for the usual set; a retry is handed what is left of it.
         usual = endpoints is self._endpoints
         first = self._first.get(slot) if usual else None
@@ -82,22 +95,40 @@ class ConsistentHash(Balancer):
                 self._first[slot] = first
         if not first.active or not self._factor:
             return first
-        some = self._all if usual else list(endpoints)
-        weight = self._weight if usual else sum([endpoint.weight for endpoint in some])
+        if usual:
+            if not self._follows:
+                self._begin_to_follow()
+            active, weight = self._active, self._weight
+        else:
+            active = sum([endpoint.active for endpoint in endpoints])
+            weight = sum([endpoint.weight for endpoint in endpoints])
         if not weight:
             return first
-        total = 1
-        for endpoint in some:
-            total += endpoint.active
         # active + 1 <= ceil(share x factor), without the rounding.
-        bound = self._factor * total / weight
+        bound = self._factor * (active + 1) / weight
         if first.active < bound * first.weight:
             return first
         self.overflows += 1
-        for endpoint in self._order(some, slot, usual):
+        for endpoint in self._order(endpoints, slot, usual):
             if endpoint.active < bound * endpoint.weight:
                 return endpoint
         return first
+
+    def moved(self, endpoint: Endpoint, by: int) -> None:
+        self._active += by
+
+    def _begin_to_follow(self) -> None:
+        self._follows = True
+        self._active = sum([endpoint.active for endpoint in self._endpoints])
+        self.follow((), self._endpoints)
+
+    def _scattered(self, key: str) -> int:
+        slot = slot_of(key)
+        if len(key) <= LONGEST_KEY:
+            if len(self._slots) >= MOST_KEYS:
+                self._slots.clear()
+            self._slots[key] = slot
+        return slot
 
     def known(self, endpoint: Endpoint) -> dict[str, Any]:
         if endpoint not in self._seeds or not self._weight:
@@ -121,7 +152,7 @@ class ConsistentHash(Balancer):
                 best = endpoint
         return best
 
-    def _order(self, endpoints: list[Endpoint], slot: int, usual: bool) -> list[Endpoint]:
+    def _order(self, endpoints: Sequence[Endpoint], slot: int, usual: bool) -> list[Endpoint]:
         order = self._orders.get(slot) if usual else None
         if order is None:
             scattered = (slot * _GOLDEN) & _BITS

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from sidecar.endpoints.balancers.basic import LeastConnections
+from sidecar.endpoints.balancers.least_connections import LeastConnections
 
 if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint

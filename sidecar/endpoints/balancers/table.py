@@ -8,11 +8,13 @@ from random import Random
 from typing import Final
 
 from sidecar.endpoints.balancers.balancer import Balancer
-from sidecar.endpoints.balancers.basic import LeastConnections, RandomChoice, RoundRobin, Weighted
+from sidecar.endpoints.balancers.basic import RandomChoice, RoundRobin
 from sidecar.endpoints.balancers.consistent_hash import FACTOR, ConsistentHash
 from sidecar.endpoints.balancers.ip_hash import IpHash
+from sidecar.endpoints.balancers.least_connections import LeastConnections
 from sidecar.endpoints.balancers.peak_ewma import PeakEwma
 from sidecar.endpoints.balancers.prequal import Prequal
+from sidecar.endpoints.balancers.weighted import Weighted
 
 #: What makes one, out of random numbers, a clock (seconds) and the factor of bounded load.
 _BALANCERS: Final[dict[str, Callable[[Random, Callable[[], float], float], Balancer]]] = {

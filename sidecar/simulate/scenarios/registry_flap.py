@@ -94,7 +94,7 @@ def bound(seed: int, factor: float, picks: int = 20_000, endpoints: int = ENDPOI
         if name not in homes:
             homes[name] = _home(cluster, name, busy)
         endpoint = _pick(cluster, name)
-        endpoint.active += 1
+        endpoint.begin()
         busy.append(endpoint)
         elsewhere += endpoint is not homes[name]
         fair = len(busy) / endpoints
@@ -103,7 +103,7 @@ def bound(seed: int, factor: float, picks: int = 20_000, endpoints: int = ENDPOI
         broken += bool(factor) and endpoint.active > ceil(exact * len(busy) / endpoints)
         if len(busy) > 20 * endpoints or random.random() < 0.3:
             done = busy.pop(random.randrange(len(busy)))
-            done.active -= 1
+            done.end()
     return Bound(worst, elsewhere / picks, broken)
 
 
