@@ -11,6 +11,7 @@ from sidecar.agent.context import Context
 from sidecar.cache.invalidation import Caches, changes
 from sidecar.config.keys import INHERIT
 from sidecar.config.traffic import Route as RouteSettings
+from sidecar.core.ids import Ids
 from sidecar.exchange.filter import Filter
 from sidecar.filters.cache import Cache
 from sidecar.http import answer_body
@@ -76,12 +77,10 @@ def fitted(filters: Iterable[Filter], delivery: bool) -> Iterator[Filter]:
 
 def quick(listener: HttpListener, every: Sequence[Mapping[str, Any]], context: Context) -> Quick | None:
     """What answers from the listener's caches without an exchange; ``None``: there are none."""
-    log, sampling, recorded = context.access_log, context.sampling, context.record_span is not None
-
-    def watched() -> bool:
-        return (recorded and sampling.share > 0) or log.tap is not None or log.choosy or log.enabled_for(200, None)
-
-    return Quick(listener, watched, listener.new_request_id) if any(made.get("cache") for made in every) else None
+    if not any(made.get("cache") for made in every):
+        return None
+    recorded = context.record_span is not None
+    return Quick(listener, context.access_log, context.sampling, recorded, Ids(context.rng))
 
 
 class Forgetting(Filter):

@@ -40,14 +40,16 @@ class _Resource:
 
 
 class _Memory(Lru):
-    """At most ``most`` answers, and as many resources besides. ``answers``: how many of the entries are that."""
+    """At most ``most`` answers, and as many resources besides. ``answers``: how many of the entries are that;
+    ``losses``: how many entries are not kept any more."""
 
-    __slots__ = ("_most", "answers")
+    __slots__ = ("_most", "answers", "losses")
 
     def __init__(self, most: int, most_bytes: int) -> None:
         super().__init__(2 * most, most_bytes)
         self._most = most
         self.answers = 0
+        self.losses = 0
 
     def put(self, key: Hashable, value: Any, size: int) -> bool:
         kept = super().put(key, value, size)
@@ -59,6 +61,7 @@ class _Memory(Lru):
 
     def _gone(self, value: Any, size: int) -> None:
         super()._gone(value, size)
+        self.losses += 1
         if not isinstance(value, _Resource):
             self.answers -= 1
 
@@ -89,6 +92,11 @@ class Store:
     def dropped(self) -> int:
         """How many entries had to go for others."""
         return self._memory.dropped
+
+    @property
+    def losses(self) -> int:
+        """As long as this stays the same, everything is here that was."""
+        return self._memory.losses
 
     def variant(self, key: bytes, raw: bytes, whose: bytes = b"") -> tuple[Any, ...] | None:
         """What tells such a request from others by the fields that answers vary by; ``None``: nothing is known of that
@@ -139,8 +147,9 @@ class Store:
     def clear(self) -> int:
         """Keep nothing; how many answers there were."""
         gone = len(self)
-        most = self._memory.most_bytes
+        losses, most = self._memory.losses, self._memory.most_bytes
         self._memory = _Memory(self._entries, most)
+        self._memory.losses = losses + 1
         return gone
 
     def bound(self, most_bytes: int) -> None:

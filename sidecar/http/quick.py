@@ -7,17 +7,21 @@ span, no story and no decision, so this is only done where nobody wants one of t
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from math import inf
-from typing import TYPE_CHECKING, Any, Final
+from math import floor, inf
+from typing import TYPE_CHECKING, Final, cast
 
 from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
+    from sidecar.cache.stored import Stored
+    from sidecar.core.ids import Ids
+    from sidecar.core.records import AccessLog
     from sidecar.exchange.filter import Chain
     from sidecar.http.exchange import HttpExchange
     from sidecar.http.h1.server import Downstream
+    from sidecar.filters.cache import Cache
     from sidecar.http.listener import HttpListener
+    from sidecar.resilience.sampling import Sampling
 
 #: Heads that are remembered, the bytes of one, and those of an answer's body, at most: what the cache has dropped is in
 #: memory until it is asked for here.
@@ -36,24 +40,64 @@ _HARMLESS: Final = frozenset(
 )  # fmt: skip
 
 
-def cache_of(chain: Chain) -> Any:
+def cache_of(chain: Chain) -> Cache | None:
     """The chain's cache, if its answers are the same without an exchange."""
     if any(it.guard is not None or it.name not in _HARMLESS for it in chain.filters):
         return None
-    return next((it for it in chain.filters if it.name == "cache"), None)
+    return cast("Cache | None", next((it for it in chain.filters if it.name == "cache"), None))
+
+
+class _Known:
+    """An answer to requests with one head. ``begin`` and ``end`` are what is sent before and after the request's id,
+    with an age and a rest of freshness that are right before ``until``; ``losses`` are those of the cache's store when
+    it was last seen to have the answer."""
+
+    __slots__ = ("_cache", "_key", "_stored", "begin", "end", "losses", "size", "until")
+
+    def __init__(self, cache: Cache, key: bytes, stored: Stored) -> None:
+        body = stored.body
+        self._cache = cache
+        self._key = key
+        self._stored = stored
+        self.size = len(body)
+        self.begin = b""
+        self.end = b"\r\ncontent-length: %d\r\n\r\n%b" % (self.size, body)
+        self.losses = 0
+        self.until = 0.0
+
+    def lost(self) -> bool:
+        """Whether the store has lost anything since."""
+        return self._cache.store.losses != self.losses
+
+    def renew(self, raw: bytes, now: float) -> bool:
+        """Look again for the answer to ``raw``, and tell its age now; whether it may be given."""
+        stored = self._stored
+        store = self._cache.store
+        age = stored.aged(now)
+        left = stored.fresh - age
+        if left <= 0 or store.find(self._key, raw) is not stored:
+            return False
+        self.losses = store.losses
+        self.begin = b"%bage: %d\r\ncache-status: sidecar; hit; ttl=%d\r\nx-request-id: " % (stored.head(), age, left)
+        # Until one of the two seconds changes, or the rest of them is over.
+        self.until = now + min(floor(age) + 1.0 - age, left - floor(left) or 1.0, left)
+        return True
 
 
 class Quick:
-    """One listener's. ``watched``: somebody wants to know of each exchange; ``new_id`` makes request ids."""
+    """One listener's. ``log`` and ``sampling`` say whether somebody wants to know of each exchange; ``recorded``: spans
+    of sampled ones are. ``ids`` is where request ids come from."""
 
-    def __init__(self, listener: HttpListener, watched: Callable[[], bool], new_id: Callable[[], str]) -> None:
+    def __init__(self, listener: HttpListener, log: AccessLog, sampling: Sampling, recorded: bool, ids: Ids) -> None:
         self._listener = listener
         self._stats = listener.stats
         self._clock = listener.clock
-        self._watched = watched
-        self._new_id = new_id
-        #: A request's head → the cache, the key of the resource, the answer.
-        self._known: dict[bytes, tuple[Any, bytes, Any]] = {}
+        self._log = log
+        self._sampling = sampling
+        self._recorded = recorded
+        self._ids = ids
+        #: By the request's head.
+        self._known: dict[bytes, _Known] = {}
 
     def learn(self, raw: bytes, x: HttpExchange) -> None:
         """A request with that head has been begun; remember it, if a cache has answered it as it would any other that
@@ -72,29 +116,33 @@ class Quick:
             return
         if len(self._known) >= MOST:
             self._known.clear()
-        self._known[raw] = (cache, latest[1], latest[2])
+        self._known[raw] = _Known(cache, latest[1], latest[2])
 
     def answers(self, client: Downstream, data: bytes) -> bool:
         """Answer it, if that can be done; return whether it was."""
         known = self._known.get(data) if len(data) <= MOST_BYTES else None  # to look for it is to read it all
         if known is None:
             return False
-        cache, key, stored = known
         now = self._clock()
-        left = stored.fresh - stored.aged(now)
-        if left <= 0 or cache.store.find(key, data) is not stored:
+        if (now >= known.until or known.lost()) and not known.renew(data, now):
             del self._known[data]
             return False
         if client.half_closed or client.paused_writing or self._listener.draining or self._watched():
             return False
-        body = stored.body
-        client.transport.write(
-            b"%bage: %d\r\ncache-status: sidecar; hit; ttl=%d\r\nx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b"
-            % (stored.head(), stored.fresh - left, left, self._new_id().encode(), len(body), body)
-        )
+        client.transport.write(known.begin + self._ids.take(32).encode() + known.end)
         stats = self._stats
         stats.cache["hit"] += 1
         stats.requests["GET", 200] += 1
-        stats.bytes_out += len(body)
+        stats.bytes_out += known.size
         client.rested(now)
         return True
+
+    def _watched(self) -> bool:
+        """Whether somebody wants to know of each exchange."""
+        log = self._log
+        return (
+            log.tap is not None
+            or log.choosy
+            or log.enabled_for(200, None)
+            or (self._recorded and self._sampling.share > 0)
+        )
