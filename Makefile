@@ -124,7 +124,7 @@ compiled: .venv-compiled/.stamp ## .venv-compiled: the sidecar as it goes into t
 # What is installed is tested, not the sources of this folder: neither pytest nor a child that it starts has those on its
 # path (hence PYTHONSAFEPATH), and tests/conftest.py has that checked. What is compiled has its tests in these folders.
 COMPILED_PYTEST := .venv-compiled/bin/python -m pytest -o pythonpath=tests
-COMPILED_TESTS := $(addprefix tests/,agent amqp core endpoints exchange filters http http_queue net resilience storage tcp) \
+COMPILED_TESTS := $(addprefix tests/,agent amqp cache core endpoints exchange filters http http_queue net resilience storage tcp) \
     $(addprefix tests/acceptance/test_,leaks.py mesh_consul.py lifecycle.py tcp_servers.py amqp_pika.py amqp_frames.py)
 
 .PHONY: test-compiled

@@ -108,7 +108,9 @@ class Quick:
         if x.version != 1 or not x.keep_client or head.granted != inf or not _FIELDS.issuperset(head.fields):
             return
         cache = cache_of(x.chain)
-        latest = cache.latest if cache is not None else None
+        if cache is None:
+            return
+        latest = cache.latest
         if latest is None or latest[0] is not x:
             return
         cache.latest = None
