@@ -5,8 +5,7 @@ from __future__ import annotations
 import random
 from typing import Final
 
-_POOL_BYTES: Final = 2048
-_POOL_DIGITS: Final = 2 * _POOL_BYTES
+_POOL_DIGITS: Final = 4096
 
 
 class Ids:
@@ -24,7 +23,7 @@ class Ids:
         at = self._at
         end = at + digits
         if end > _POOL_DIGITS:
-            self._digits = self._rng.randbytes(_POOL_BYTES).hex()
+            self._digits = f"{self._rng.getrandbits(4 * _POOL_DIGITS):0{_POOL_DIGITS}x}"
             at, end = 0, digits
         self._at = end
         return self._digits[at:end]

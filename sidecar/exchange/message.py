@@ -48,6 +48,10 @@ class RequestHead:
         """The whole head as HTTP/1.1 writes it, the empty line at its end included."""
         raise NotImplementedError
 
+    def ending_in(self, end: bytes) -> bytes:
+        """The same with these lines in place of the empty one at its end. They are not added."""
+        raise NotImplementedError
+
 
 class ResponseHead:
     """An answer's head; attributes as in :class:`RequestHead`."""

@@ -51,6 +51,9 @@ class Tracing(Filter):
         self._sampling = sampling
         self._record = record
 
+    def uses(self, hook: str) -> bool:
+        return hook != "on_end" or self._record is not None
+
     def on_request(self, x: Request) -> None:
         head = x.head
         if self._w3c:

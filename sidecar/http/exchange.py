@@ -176,7 +176,7 @@ class HttpExchange(Request):
             self.upload.begin(self, conn)
         else:  # as with_time() does, without a call
             left = int((deadline - now) * 1000)
-            conn.transport.write(self.head.as_http1()[:-2] + (LINES.get(left) or line_of(left)))
+            conn.transport.write(self.head.ending_in(LINES.get(left) or line_of(left)))
         client.timer.set(due(self) if self.hedge_at else deadline)
 
     def lost(self, attempt: Attempt, conn: UpstreamEnd, cleanly: bool) -> None:

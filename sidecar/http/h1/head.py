@@ -73,13 +73,15 @@ METHOD_NAMES: Final = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "DE
 
 
 class RequestBlock(RequestHead):
-    """A request's head as lines. ``raw`` is what goes on: the received bytes less hop-by-hop fields. The ``length`` may
-    be :data:`CHUNKED`. ``version`` is the minor one that the client speaks."""
+    """A request's head as lines. ``raw`` is what goes on: the received bytes less hop-by-hop fields; and ``added`` are
+    lines behind all of its others. The ``length`` may be :data:`CHUNKED`. ``version`` is the minor one that the client
+    speaks."""
 
-    __slots__ = ("keep_alive", "raw", "version")
+    __slots__ = ("added", "keep_alive", "raw", "version")
 
     def __init__(self, raw: bytes, method: str, target: bytes, version: int, fields: Fields) -> None:
         self.raw = raw
+        self.added = b""
         self.method = method
         self.target = target
         self.version = version
@@ -94,13 +96,13 @@ class RequestBlock(RequestHead):
     def get(self, name: bytes) -> bytes | None:
         if name in self.fields:
             return self.fields[name].strip(b" \t")
-        raw = self.raw
+        raw = self.as_http1()
         begin = b"\r\n" + name + b":"
         at = raw.lower().find(begin)
         return raw[at + len(begin) : raw.index(b"\r\n", at + 2)].strip(b" \t") if at >= 0 else None
 
     def add(self, name: bytes, value: bytes) -> None:
-        self.raw = b"".join((self.raw[:-2], name, b": ", value, b"\r\n\r\n"))
+        self.added = b"".join((self.added, name, b": ", value, b"\r\n"))
 
     def put_first(self, name: bytes, value: bytes) -> None:
         raw = self.raw
@@ -108,11 +110,17 @@ class RequestBlock(RequestHead):
         self.raw = b"%b%b: %b\r\n%b" % (raw[:start], name, value, raw[start:])
 
     def remove(self, name: bytes) -> None:
-        self.raw = without(self.raw, name)
+        self.raw = without(self.as_http1(), name)
         self.fields.pop(name, None)
 
     def as_http1(self) -> bytes:
+        if self.added:
+            self.raw = b"".join((self.raw[:-2], self.added, b"\r\n"))
+            self.added = b""
         return self.raw
+
+    def ending_in(self, end: bytes) -> bytes:
+        return b"".join((self.raw[:-2], self.added, end))
 
 
 class ResponseBlock(ResponseHead):
