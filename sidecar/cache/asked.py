@@ -65,8 +65,9 @@ class Reader:
 
     def __init__(self, identity: Iterable[str], apart: bool) -> None:
         names = b"|".join([re.escape(it.lower().encode()) for it in sorted(identity)]) or b"(?!)"
+        #: Of a head in lower case: with the case ignored, every name would be tried at every line.
         self._special = re.compile(
-            rb"\r\n(?i:(?:cache-control|pragma|range|if-[a-z-]+|x-forwarded-host|"
+            rb"\r\n(?:(?:cache-control|pragma|range|if-[a-z-]+|x-forwarded-host|"
             + names
             + rb"):|x-forwarded-proto:(?![ \t]*+http[ \t]*+\r))"
         )
@@ -75,7 +76,7 @@ class Reader:
 
     def read(self, raw: bytes) -> Asked:
         """What the request with that head says."""
-        if self._special.search(raw) is None:
+        if self._special.search(raw.lower()) is None:
             return PLAIN
         wish = wish_of(raw)
         secure, host = before(raw)

@@ -14,6 +14,8 @@ _B3: Final = re.compile(rb"([0-9a-f]{16}|[0-9a-f]{32})-([0-9a-f]{16})(?:-([01d])
 _ID: Final = re.compile(rb"[0-9a-f]{16}|[0-9a-f]{32}")
 #: "d" is debug, which is sampled; words are from before the specification.
 _B3_SAMPLED: Final[dict[bytes | None, bool]] = {b"0": False, b"1": True, b"d": True, b"false": False, b"true": True}
+_HEX: Final = b"0123456789abcdef"
+_DASH: Final = 0x2D
 _NO_TRACE: Final = b"0" * 32
 _NO_SPAN: Final = b"0" * 16
 
@@ -49,6 +51,12 @@ class Trace:
 def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:
     """(trace id, span id, flags), or ``None`` when it is malformed. A version above 00 may have more parts; flags that
     we do not know are cleared (§3.2.2.5)."""
+    if len(value) == 55 and value[35] == value[52] == _DASH and value[:3] == b"00-" and not _more_than_hex(value):
+        # What nearly everybody sends, at a fraction of what the expression costs.
+        if value[3:35] == _NO_TRACE or value[36:52] == _NO_SPAN:
+            return None
+        text = value.decode()
+        return text[3:35], text[36:52], int(text[53:], 16) & (SAMPLED | _RANDOM)
     found = _TRACEPARENT.fullmatch(value)
     if found is None:
         return None
@@ -56,6 +64,11 @@ def parse_traceparent(value: bytes) -> tuple[str, str, int] | None:
     if version == b"ff" or (version == b"00" and more) or trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     return trace_id.decode(), span_id.decode(), int(flags, 16) & (SAMPLED | _RANDOM)
+
+
+def _more_than_hex(value: bytes) -> bool:
+    """Whether there is anything in it but three dashes and lower-case hexadecimal digits."""
+    return value.translate(None, _HEX) != b"---"
 
 
 def trace_of(given: bytes | None) -> Trace | None:

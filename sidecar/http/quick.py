@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from sidecar.core.ids import Ids
     from sidecar.core.records import AccessLog
     from sidecar.exchange.filter import Chain
+    from sidecar.filters.cache import Cache
     from sidecar.http.exchange import HttpExchange
     from sidecar.http.h1.server import Downstream
-    from sidecar.filters.cache import Cache
     from sidecar.http.listener import HttpListener
     from sidecar.resilience.sampling import Sampling
 

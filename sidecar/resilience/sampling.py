@@ -43,7 +43,7 @@ class Sampling:
 
     def sampled(self, trace_id: str) -> bool:
         """Whether a new trace is recorded; ``trace_id`` has 32 lower-case hexadecimal digits."""
-        return trace_id[-_DIGITS:] >= self._least
+        return self.share > 0.0 and trace_id[-_DIGITS:] >= self._least
 
     def always(self, failed: bool, seconds: float) -> bool:
         """Whether something unsampled is recorded all the same: it failed, or took so long."""

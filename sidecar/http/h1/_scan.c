@@ -144,6 +144,16 @@ static PyObject *py_scan_response(PyObject *module, PyObject *const *args, Py_ss
     return new_tuple(items, sizeof items / sizeof *items);
 }
 
+static PyObject *py_end_of_head(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    const uint8_t *bytes;
+    size_t size, seen;
+    if (!arguments_are(count, 2) || !as_bytes(args[0], &bytes, &size) || !as_limit(args[1], &seen))
+        return NULL;
+    return PyLong_FromSize_t(end_of_head(bytes, size, seen));
+}
+
 /* -- the module ------------------------------------------------------------------------------------------------------ */
 
 static int begin(PyObject *module)
@@ -189,6 +199,8 @@ static PyMethodDef functions[] = {
      "scan_request(raw, head, headers, target)\n--\n\nRead a whole request's head; None: the parser has to."},
     {"scan_response", (PyCFunction)(void (*)(void))py_scan_response, METH_FASTCALL,
      "scan_response(raw, head, headers)\n--\n\nRead a whole head of an answer; None: the parser has to."},
+    {"end_of_head", (PyCFunction)(void (*)(void))py_end_of_head, METH_FASTCALL,
+     "end_of_head(data, seen)\n--\n\nWhere the head ends; 0: not in this."},
     {NULL, NULL, 0, NULL},
 };
 

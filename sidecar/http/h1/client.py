@@ -9,6 +9,7 @@ from sidecar.core.replies import ProtocolError
 from sidecar.exchange.phases import ANSWERING, SENT, TUNNEL
 from sidecar.http.ends import UpstreamEnd
 from sidecar.http.h1.head import hopeless_answer, is_switch, parse_response
+from sidecar.http.h1.scanner import end_of_head
 from sidecar.http.tunnel import closed, from_upstream
 from sidecar.net.sockets import Pausable, keep_alive, unread
 
@@ -81,8 +82,8 @@ class Upstream(UpstreamEnd):
                 data = self.buffer + data
                 self.buffer = b""
             while data:
-                end = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0) + 4
-                if end == 3:
+                end = end_of_head(data, seen)
+                if not end:
                     if len(data) > self.pool.limits.head:
                         self._malformed(x, "the answer's head is too large")
                     elif hopeless_answer(data, seen):

@@ -176,6 +176,21 @@ static enum field lookup(const uint8_t *name, size_t size)
 
 /* -- fields --------------------------------------------------------------------------------------------------------- */
 
+size_t end_of_head(const uint8_t *bytes, size_t size, size_t seen)
+{
+    size_t at = seen > 3 ? seen - 3 : 0;
+    while (at + 4 <= size) {
+        const uint8_t *found = memchr(bytes + at, '\r', size - 3 - at);
+        if (found == NULL)
+            return 0;
+        at = (size_t)(found - bytes);
+        if (memcmp(found, "\r\n\r\n", 4) == 0)
+            return at + 4;
+        at++;
+    }
+    return 0;
+}
+
 bool has(const struct head *head, enum field field)
 {
     return head->values[field].end != 0; /* no value ends where the head begins */

@@ -68,6 +68,10 @@ const char *field_name(enum field field);
 bool scan_request(const uint8_t *bytes, size_t size, const struct limits *limits, struct request *request);
 bool scan_answer(const uint8_t *bytes, size_t size, const struct limits *limits, struct answer *answer);
 
+/* Where the head ends that `bytes` begin with, behind its empty line; 0: not among these. In the first `seen` of them it
+ * does not end. */
+size_t end_of_head(const uint8_t *bytes, size_t size, size_t seen);
+
 /* Whether there is a line of that field. */
 bool has(const struct head *head, enum field field);
 

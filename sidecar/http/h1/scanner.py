@@ -22,6 +22,16 @@ ASKS_LOAD: Final = 8
 
 _VARIABLE: Final = "SIDECAR_SCANNER"
 
+
+def find_end(data: bytes, seen: int) -> int:
+    """Where the head ends that ``data`` begins with, behind its empty line; 0: not in this. In the first ``seen``
+    bytes it does not end."""
+    found = data.find(b"\r\n\r\n", seen - 3 if seen > 3 else 0)
+    return found + 4 if found >= 0 else 0
+
+
+#: As :func:`find_end`. Finding four bytes is quicker than to have arguments of ``bytes.find`` read.
+end_of_head: Callable[[bytes, int], int] = find_end
 scan_request: Callable[[bytes, int, int, int], Request | None] | None = None
 scan_response: Callable[[bytes, int, int], Response | None] | None = None
 
@@ -37,3 +47,4 @@ if _wanted != "python":
     else:
         scan_request = _scan.scan_request
         scan_response = _scan.scan_response
+        end_of_head = _scan.end_of_head

@@ -15,6 +15,7 @@ from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.diagnose import given_id, head_too_large
 from sidecar.http.h1.half_close import HalfClose
 from sidecar.http.h1.head import hopeless, parse_request
+from sidecar.http.h1.scanner import end_of_head
 from sidecar.http.tunnel import closed, from_client
 from sidecar.http.upload import show
 from sidecar.net.sockets import Pausable, reset, undelivered
@@ -187,8 +188,8 @@ class Downstream(ClientEnd):
             blank = _EMPTY_LINES.match(data)
             if blank:
                 return data[blank.end() :]  # RFC 9112 §2.2: empty lines before a request are ignored
-        end = data.find(b"\r\n\r\n", self._begun - 3 if self._begun > 3 else 0) + 4
-        if end == 3:
+        end = end_of_head(data, self._begun)
+        if not end:
             self._partial(data)
             return b""
         self._begun = 0
