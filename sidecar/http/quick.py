@@ -79,8 +79,8 @@ class _Known:
             return False
         self.losses = store.losses
         self.begin = b"%bage: %d\r\ncache-status: sidecar; hit; ttl=%d\r\nx-request-id: " % (stored.head(), age, left)
-        # Until one of the two seconds changes, or the rest of them is over.
-        self.until = now + min(floor(age) + 1.0 - age, left - floor(left) or 1.0, left)
+        # Until one of the two changes.
+        self.until = now + min(floor(age) + 1.0 - age, left - floor(left))
         return True
 
 

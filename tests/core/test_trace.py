@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sidecar.core.trace import Trace, b3_fields, parse_b3, parse_traceparent, traceparent
+from sidecar.core.trace import _TRACEPARENT, Trace, b3_fields, parse_b3, parse_traceparent, traceparent
 
 _IDS = st.integers(1, 2**128 - 1).map(lambda n: f"{n:032x}")
 _SPANS = st.integers(1, 2**64 - 1).map(lambda n: f"{n:016x}")
@@ -17,6 +17,23 @@ def test_what_is_written_is_read_again(trace_id: str, span_id: str, flags: int) 
     trace = Trace(trace_id, span_id, "", flags)
     assert trace.sampled is bool(flags & 1)
     assert parse_traceparent(traceparent(trace)) == (trace_id, span_id, flags)
+
+
+@given(st.binary(max_size=2), st.integers(0, 55), st.integers(0, 55))
+def test_the_usual_form_is_read_as_the_expression_would(other: bytes, begin: int, end: int) -> None:
+    value = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    value = value[:begin] + other + value[end:]
+    found = _TRACEPARENT.fullmatch(value)
+    fits = found is not None and found[1] != b"ff" and not (found[1] == b"00" and found[5])
+    wanted = None
+    if fits and found is not None and found[2].strip(b"0") and found[3].strip(b"0"):
+        wanted = (found[2].decode(), found[3].decode(), int(found[4], 16) & 3)
+    assert parse_traceparent(value) == wanted
+
+
+def test_ids_of_zeros_are_none() -> None:
+    assert parse_traceparent(b"00-%b-b7ad6b7169203331-01" % (b"0" * 32)) is None
+    assert parse_traceparent(b"00-0af7651916cd43dd8448eb211c80319c-%b-01" % (b"0" * 16)) is None
 
 
 @given(_IDS, _SPANS, _SPANS, _FLAGS, st.booleans())

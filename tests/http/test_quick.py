@@ -60,6 +60,32 @@ def test_the_second_hit_is_the_same_as_the_first() -> None:
     it.over()
 
 
+def test_ages_are_right_at_any_time() -> None:
+    it = stage()
+    client = kept(it)
+    before = 0.0
+    for at in (0.25, 0.5, 0.999, 1.0, 1.5, 1.75, 2.0, 59.5):
+        it.advance(at - before)
+        before = at
+        client.asks("GET /a")
+        fields = client.gets().fields
+        assert (fields["age"], fields["cache-status"]) == (f"{int(at)}", f"sidecar; hit; ttl={int(60 - at)}")
+    assert it.stats.cache == {"miss": 1, "hit": 9}
+    it.over()
+
+
+def test_what_is_forgotten_is_not_given() -> None:
+    it = stage()
+    client = kept(it)
+    client.asks("GET /a")
+    client.gets()
+    quick = next(iter(known(it).values()))
+    quick._cache.store.clear()
+    client.asks("GET /a")
+    assert it.upstream().hears().target == "/a"
+    it.over()
+
+
 def test_what_is_stale_or_gone_is_looked_for_as_ever() -> None:
     it = stage()
     client = kept(it)

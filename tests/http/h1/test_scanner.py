@@ -44,6 +44,19 @@ def test_ordinary_answers_are_taken(raw: bytes) -> None:
     assert compare_answer(raw, LIMITS)
 
 
+@given(
+    st.lists(st.sampled_from([b"\r", b"\n", b"a", b"\r\n", b"\r\n\r\n"]), max_size=12).map(b"".join), st.integers(0, 20)
+)
+def test_both_find_the_same_end(data: bytes, seen: int) -> None:
+    assert extension().end_of_head(data, seen) == scanner.find_end(data, seen)
+
+
+def test_of_the_corpus_both_find_the_same_ends() -> None:
+    for data in CORPUS:
+        for seen in (0, 1, len(data) // 2, len(data), len(data) + 9):
+            assert extension().end_of_head(data, seen) == scanner.find_end(data, seen)
+
+
 @pytest.mark.parametrize("data", ODD)
 def test_odd_heads_are_left_to_the_parser(data: bytes) -> None:
     assert not compare(data)
@@ -230,6 +243,9 @@ def test_calls_with_anything_else_are_errors() -> None:
         lambda: module.scan_request("", 1, 1, 1),
         lambda: module.scan_response(bytearray(b""), 1, 1),
         lambda: module.scan_request(b"", 1, None, 1),
+        lambda: module.end_of_head(b""),
+        lambda: module.end_of_head("", 0),
+        lambda: module.end_of_head(b"", None),
     ]
     for call in calls:
         with pytest.raises(TypeError):
@@ -237,6 +253,8 @@ def test_calls_with_anything_else_are_errors() -> None:
     for limit in (-1, 1 << 80):
         with pytest.raises(OverflowError):
             module.scan_request(b"", 1, 1, limit)
+        with pytest.raises(OverflowError):
+            module.end_of_head(b"", limit)
 
 
 def test_without_the_scanner_the_parser_does_it_all() -> None:

@@ -32,6 +32,7 @@ int main(void)
         if (size > ROOM || fread(head, 1, size, stdin) != size)
             return 2;
         blocks = 0;
+        end_of_head(head, size, 0);
         if (scan_request(head, size, &limits, &request))
             write_onward(&request.head, head, size, out);
         unsigned long of_request = blocks;

@@ -64,8 +64,19 @@ static bool taken(const uint8_t *data, size_t size)
     return bits & 1 ? scan_answer(data + 1, left, &limits, &answer) : scan_request(data + 1, left, &limits, &request);
 }
 
+/* A head's end, looked for byte by byte. */
+static size_t plain_end(const uint8_t *bytes, size_t size, size_t seen)
+{
+    for (size_t at = seen > 3 ? seen - 3 : 0; at + 4 <= size; at++)
+        if (bytes[at] == '\r' && bytes[at + 1] == '\n' && bytes[at + 2] == '\r' && bytes[at + 3] == '\n')
+            return at + 4;
+    return 0;
+}
+
 static void check(const uint8_t *data, size_t size)
 {
+    if (size && end_of_head(data + 1, size - 1, data[0]) != plain_end(data + 1, size - 1, data[0]))
+        abort();
     if (!taken(data, size))
         return;
     PyObject *result = PyObject_CallFunction(compare, "y#", (const char *)data, (Py_ssize_t)size);
