@@ -15,8 +15,7 @@ from typing import Final, cast
 
 from sidecar.admin.request import LIMITS, Request
 from sidecar.core.replies import ProtocolError
-from sidecar.http.h1.diagnose import head_too_large
-from sidecar.http.h1.head import hopeless
+from sidecar.http.h1.diagnose import head_too_large, hopeless
 from sidecar.net.sockets import keep_alive
 
 #: Scrapers, which come every 15 to 60 seconds, keep their connections.

@@ -8,16 +8,16 @@ span, no story and no decision, so this is only done where nobody wants one of t
 from __future__ import annotations
 
 from math import floor, inf
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from sidecar.exchange.phases import ENDED
 
 if TYPE_CHECKING:
+    from sidecar.cache.store import Store
     from sidecar.cache.stored import Stored
     from sidecar.core.ids import Ids
     from sidecar.core.records import AccessLog
     from sidecar.exchange.filter import Chain
-    from sidecar.filters.cache import Cache
     from sidecar.http.exchange import HttpExchange
     from sidecar.http.h1.server import Downstream
     from sidecar.http.listener import HttpListener
@@ -40,23 +40,23 @@ _HARMLESS: Final = frozenset(
 )  # fmt: skip
 
 
-def cache_of(chain: Chain) -> Cache | None:
+def cache_of(chain: Chain) -> Any:
     """The chain's cache, if its answers are the same without an exchange."""
     if any(it.guard is not None or it.name not in _HARMLESS for it in chain.filters):
         return None
-    return cast("Cache | None", next((it for it in chain.filters if it.name == "cache"), None))
+    return next((it for it in chain.filters if it.name == "cache"), None)
 
 
 class _Known:
     """An answer to requests with one head. ``begin`` and ``end`` are what is sent before and after the request's id,
-    with an age and a rest of freshness that are right before ``until``; ``losses`` are those of the cache's store when
-    it was last seen to have the answer."""
+    with an age and a rest of freshness that are right before ``until``; ``losses`` are those of the store when it was
+    last seen to have the answer."""
 
-    __slots__ = ("_cache", "_key", "_stored", "begin", "end", "losses", "size", "until")
+    __slots__ = ("_key", "_stored", "begin", "end", "losses", "size", "store", "until")
 
-    def __init__(self, cache: Cache, key: bytes, stored: Stored) -> None:
+    def __init__(self, store: Store, key: bytes, stored: Stored) -> None:
         body = stored.body
-        self._cache = cache
+        self.store = store
         self._key = key
         self._stored = stored
         self.size = len(body)
@@ -65,14 +65,9 @@ class _Known:
         self.losses = 0
         self.until = 0.0
 
-    def lost(self) -> bool:
-        """Whether the store has lost anything since."""
-        return self._cache.store.losses != self.losses
-
     def renew(self, raw: bytes, now: float) -> bool:
         """Look again for the answer to ``raw``, and tell its age now; whether it may be given."""
-        stored = self._stored
-        store = self._cache.store
+        stored, store = self._stored, self.store
         age = stored.aged(now)
         left = stored.fresh - age
         if left <= 0 or store.find(self._key, raw) is not stored:
@@ -118,7 +113,7 @@ class Quick:
             return
         if len(self._known) >= MOST:
             self._known.clear()
-        self._known[raw] = _Known(cache, latest[1], latest[2])
+        self._known[raw] = _Known(cache.store, latest[1], latest[2])
 
     def answers(self, client: Downstream, data: bytes) -> bool:
         """Answer it, if that can be done; return whether it was."""
@@ -126,7 +121,7 @@ class Quick:
         if known is None:
             return False
         now = self._clock()
-        if (now >= known.until or known.lost()) and not known.renew(data, now):
+        if (now >= known.until or known.store.losses != known.losses) and not known.renew(data, now):
             del self._known[data]
             return False
         if client.half_closed or client.paused_writing or self._listener.draining or self._watched():

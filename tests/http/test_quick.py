@@ -80,7 +80,7 @@ def test_what_is_forgotten_is_not_given() -> None:
     client.asks("GET /a")
     client.gets()
     quick = next(iter(known(it).values()))
-    quick._cache.store.clear()
+    quick.store.clear()
     client.asks("GET /a")
     assert it.upstream().hears().target == "/a"
     it.over()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, cast
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.phases import ANSWERING, SENT, TUNNEL
 from sidecar.http.ends import UpstreamEnd
-from sidecar.http.h1.head import hopeless_answer, is_switch, parse_response
+from sidecar.http.h1.diagnose import hopeless_answer
+from sidecar.http.h1.head import is_switch, parse_response
 from sidecar.http.h1.scanner import end_of_head
 from sidecar.http.tunnel import closed, from_upstream
 from sidecar.net.sockets import Pausable, keep_alive, unread

@@ -1,4 +1,4 @@
-"""What is wrong with a head, in words."""
+"""What is wrong with a head, in words; and whether the beginning of one can still become one that is right."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from typing import Final
 from sidecar.core.replies import ProtocolError
 from sidecar.http.h1.lines import TOKEN
 
+#: What no head can contain, so that a hopeless one is refused before it is complete.
+_HOPELESS: Final = re.compile(rb"(?:^|[^\r])\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_BEGINNING: Final = b"HTTP/1."
 _REQUEST_ID: Final = re.compile(rb"\r\n(?i:x-request-id):[ \t]*+([\x21-\x7e]{1,128}+)[ \t]*+\r\n")
 
 
@@ -53,3 +56,15 @@ def diagnose(raw: bytes) -> str:
         if not re.fullmatch(rb"[\t\x20-\x7e\x80-\xff]*", value):
             return "a control byte in a header value"
     return "a malformed head"
+
+
+def hopeless(partial: bytes, start: int = 0) -> bool:
+    """Whether the beginning of a head can become a valid one no more. What is before ``start`` was found to be good."""
+    # A CR at the end may still become a line's end, so it is looked at again, with the byte before it.
+    end = len(partial) - 1 if partial.endswith(b"\r") else len(partial)
+    return _HOPELESS.search(partial, max(start - 2, 0), end) is not None
+
+
+def hopeless_answer(partial: bytes, start: int = 0) -> bool:
+    """The same for an answer's head."""
+    return not _BEGINNING.startswith(partial[: len(_BEGINNING)]) or hopeless(partial, start)

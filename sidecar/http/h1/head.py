@@ -55,9 +55,6 @@ _HOST: Final = re.compile(
 )
 #: It is empty where the target has no authority (RFC 9112 §3.2).
 _HOST_VALUE: Final = re.compile(rb"[ \t]*+(?:" + _HOST.pattern + rb")?[ \t]*+")
-_BEGINNING: Final = b"HTTP/1."
-#: What no head can contain, so that a hopeless one is refused before it is complete.
-_HOPELESS: Final = re.compile(rb"(?:^|[^\r])\n|\r[^\n]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 
 #: Fields that only concern one connection (RFC 9110 §7.6.1). Transfer-Encoding stays: its framing is passed on as is.
 _HOP_BY_HOP: Final = frozenset(
@@ -381,18 +378,6 @@ def _onward(raw: bytes, pairs: Pairs, options: tuple[bytes, ...]) -> bytes:
         if name not in END_TO_END:
             raw = without(raw, name)
     return raw
-
-
-def hopeless(partial: bytes, start: int = 0) -> bool:
-    """Whether the beginning of a head can become a valid one no more. What is before ``start`` was found to be good."""
-    # A CR at the end may still become a line's end, so it is looked at again, with the byte before it.
-    end = len(partial) - 1 if partial.endswith(b"\r") else len(partial)
-    return _HOPELESS.search(partial, max(start - 2, 0), end) is not None
-
-
-def hopeless_answer(partial: bytes, start: int = 0) -> bool:
-    """The same for an answer's head."""
-    return not _BEGINNING.startswith(partial[: len(_BEGINNING)]) or hopeless(partial, start)
 
 
 def _options(fields: Fields) -> tuple[bytes, ...]:

@@ -12,9 +12,9 @@ from sidecar.exchange.phases import ANSWERING, TUNNEL
 from sidecar.exchange.silence import LOOKS
 from sidecar.http.ends import ClientEnd
 from sidecar.http.exchange import HttpExchange
-from sidecar.http.h1.diagnose import given_id, head_too_large
+from sidecar.http.h1.diagnose import given_id, head_too_large, hopeless
 from sidecar.http.h1.half_close import HalfClose
-from sidecar.http.h1.head import hopeless, parse_request
+from sidecar.http.h1.head import parse_request
 from sidecar.http.h1.scanner import end_of_head
 from sidecar.http.tunnel import closed, from_client
 from sidecar.http.upload import show
@@ -184,10 +184,8 @@ class Downstream(ClientEnd):
         """Begin the exchange whose head ``data`` starts with; what is left of ``data``. Without a whole head, keep
         the beginning and wait."""
         listener = self.listener
-        if data[0] == 0x0D:
-            blank = _EMPTY_LINES.match(data)
-            if blank:
-                return data[blank.end() :]  # RFC 9112 §2.2: empty lines before a request are ignored
+        if data[0] == 0x0D and (blank := _EMPTY_LINES.match(data)):
+            return data[blank.end() :]  # RFC 9112 §2.2: empty lines before a request are ignored
         end = end_of_head(data, self._begun)
         if not end:
             self._partial(data)

@@ -12,12 +12,11 @@ from hypothesis import strategies as st
 
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
+from sidecar.http.h1.diagnose import hopeless, hopeless_answer
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
 from sidecar.http.h1.head import (
     RequestBlock,
     ResponseBlock,
-    hopeless,
-    hopeless_answer,
     is_switch,
     parse_request,
     parse_response,
