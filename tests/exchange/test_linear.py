@@ -34,8 +34,9 @@ from sidecar.exchange.routes import glob, normal
 from sidecar.filters.forwarded import _GOOD
 from sidecar.http.answer_body import whole
 from sidecar.http.h1.body import Chunked
+from sidecar.http.h1.diagnose import hopeless
 from sidecar.http.h1.framing import CHUNKED
-from sidecar.http.h1.head import hopeless, parse_request, parse_response
+from sidecar.http.h1.head import parse_request, parse_response
 from sidecar.http.h1.lines import without
 from sidecar.http.pool import _TIMEOUT
 from sidecar.llm.asked_model import field_of
