@@ -33,11 +33,12 @@ def changes(method: str, status: int) -> bool:
 
 
 class Changes:
-    """Which resources were changed, and when. ``number`` is how many changes there were."""
+    """Which resources were changed, and when; ``most`` are remembered. ``number`` is how many changes there were."""
 
-    __slots__ = ("_forgotten", "_last", "number")
+    __slots__ = ("_forgotten", "_last", "_most", "number")
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST_CHANGES) -> None:
+        self._most = most
         self.number = 0
         #: A resource's digest → the number of its last change, in the order of those.
         self._last: OrderedDict[bytes, int] = OrderedDict()
@@ -59,7 +60,7 @@ class Changes:
             it = digest_of(key)
             last[it] = self.number
             last.move_to_end(it)
-        while len(last) > MOST_CHANGES:
+        while len(last) > self._most:
             self._forgotten = last.popitem(last=False)[1]
         return keys
 

@@ -308,11 +308,8 @@ def test_changes_are_remembered_by_little_however_long_a_target_is() -> None:
     assert max(map(len, changes._last)) == 16
 
 
-def test_what_came_before_a_change_that_is_not_remembered_any_more_may_have_changed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("sidecar.cache.invalidation.MOST_CHANGES", 4)
-    changes = Changes()
+def test_what_came_before_a_change_that_is_not_remembered_any_more_may_have_changed() -> None:
+    changes = Changes(4)
     for number in range(3):  # each of one resource, by http and by https
         changes.note(b"t", b"/%d" % number, b"HTTP/1.1 204 x\r\n\r\n", bodies=False)
     assert len(changes._last) == 4 < MOST_CHANGES

@@ -13,32 +13,25 @@ from sidecar.filters.retry import RetrySettings
 from support.http import Stage, request
 
 
-class Log:
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-        self.choosy = False
-        self.tap: Any = None
-        self.asked: list[tuple[int, str | None]] = []
-        self.records: list[Any] = []
-
-    def enabled_for(self, status: int, error: str | None) -> bool:
-        self.asked.append((status, error))
-        return self.enabled
-
-    def record(self, record: Any) -> None:
-        self.records.append(record)
+def log_of(mode: str) -> tuple[Writer, list[AccessRecord]]:
+    """A log, and what it has been given."""
+    records: list[AccessRecord] = []
+    return Writer(mode, records.append), records
 
 
 def test_the_log_decides() -> None:
-    log: Any = Log(enabled=False)
+    log, records = log_of("errors")
     x = Stage().exchange()
     x.status = 200
     AccessLog(log, True).on_end(x)
-    assert (log.asked, log.records) == ([(200, "")], [])
+    assert not records
+    x.error = "timeout"
+    AccessLog(log, True).on_end(x)
+    assert [record.error for record in records] == ["timeout"]
 
 
 def test_the_endpoint_is_the_last_one_tried() -> None:
-    log: Any = Log(enabled=True)
+    log, records = log_of("all")
     stage = Stage(endpoints=2)
     x = stage.exchange(request("GET /a?b=c HTTP/1.1"))
     stage.tries(x, 0)
@@ -47,27 +40,27 @@ def test_the_endpoint_is_the_last_one_tried() -> None:
     stage.loop.advance(0.5)
     x.ended = stage.loop()
     AccessLog(log, True).on_end(x)
-    (record,) = log.records
+    (record,) = records
     assert (record.endpoint, record.attempts, record.target) == ("10.0.0.1:2", 2, "/a")
     assert record.duration == 0.5
     assert (record.error, record.trace_id) == (None, None)
 
 
 def test_who_watches_is_told_of_what_gets_no_line() -> None:
-    log: Any = Log(enabled=False)
+    log, records = log_of("errors")
     told: list[Any] = []
     log.tap = told.append
     x = Stage().exchange(request("GET /a?token=hush HTTP/1.1"))
     x.status = 200
     AccessLog(log, True).on_end(x)
-    assert not log.records
+    assert not records
     assert [(record.status, record.target) for record in told] == [(200, "/a")]
 
 
 def test_tcp_has_no_head() -> None:
-    log: Any = Log(enabled=True)
+    log, records = log_of("all")
     AccessLog(log, False).on_end(Stage(protocol="tcp", endpoints=0).tcp_exchange())
-    (record,) = log.records
+    (record,) = records
     assert (record.method, record.target, record.endpoint) == ("TCP", "", None)
     assert (record.began, record.sent, record.head, record.tries) == (-1.0, -1.0, -1.0, ())
 

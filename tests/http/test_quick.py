@@ -10,6 +10,7 @@ import pytest
 from sidecar.config.cache import CacheSettings
 from sidecar.config.traffic import Match
 from sidecar.core.records import AccessLog
+from sidecar.http.h1.server import Downstream
 from sidecar.http.listener import HttpListener
 from sidecar.http.quick import MOST, MOST_BODY, MOST_BYTES
 from support.http import Client, Stage
@@ -221,6 +222,5 @@ def test_what_is_too_long_to_be_known_is_not_looked_for() -> None:
     it = stage()
     kept(it)
     assert isinstance(it.listener, HttpListener)
-    nobody: Any = None
-    assert not it.listener.quick.answers(nobody, _Upload(MOST_BYTES + 1))
+    assert not it.listener.quick.answers(Downstream(it.listener), _Upload(MOST_BYTES + 1))
     it.over()
