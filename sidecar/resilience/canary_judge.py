@@ -11,22 +11,25 @@ worse by as much as the guard says. Between the two nothing is said, and more an
 
 from __future__ import annotations
 
-from math import exp, log, sqrt
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
+from sidecar.resilience.canary_counts import TAIL, Known, Side, seconds_of, step_of
+from sidecar.resilience.canary_evidence import Evidence, together
 from sidecar.resilience.sequential_test import Alarm, Block, Proof, against_equal, against_rate, against_worse
 
-#: How likely it is at most that one sidecar finds a version bad that is not, in all of a rollout.
-FALSE_ALARM: Final = 0.005
-#: How likely it is at most that it finds one good, in a step, that breaks the guard.
+#: How likely it is at most that a version is found bad that is not, in all of a rollout: by what all sidecars have
+#: seen, and by what one of them has seen by itself.
+FALSE_ALARM: Final = 0.0045
+FALSE_ALARM_HERE: Final = 0.0005
+#: How likely it is at most that one is found good, in a step, that breaks the guard.
 FALSE_PROOF: Final = 0.005
-#: Latencies are counted in steps of a fortieth; a p99 takes so many answers of the old version.
-_FINENESS: Final = 40.0
+#: A p99 takes so many answers of the old version.
 _ENOUGH: Final = 300
-#: The tail that p99 leaves.
-_TAIL: Final = 0.01
 #: Of what an alarm needs; with more, the version is not called good.
 _DOUBT: Final = 0.5
+#: Sidecars whose evidence is put together; more are not heard.
+MOST: Final = 256
 
 
 class Guard(NamedTuple):
@@ -49,90 +52,6 @@ class Verdict(NamedTuple):
     waits: str
 
 
-class Known:
-    """What is known of the old version: its answers, errors, and latencies. It outlives a step."""
-
-    __slots__ = ("answers", "bad", "latencies", "timed")
-
-    def __init__(self) -> None:
-        self.answers = 0
-        self.bad = 0
-        self.timed = 0
-        self.latencies: dict[int, int] = {}
-
-    def add(self, answers: int, bad: int, latencies: dict[int, int]) -> None:
-        """Count what has come."""
-        self.answers += answers
-        self.bad += bad
-        for number, count in latencies.items():
-            self.latencies[number] = self.latencies.get(number, 0) + count
-            self.timed += count
-
-    def rate(self) -> float:
-        """Its share of errors, as far as it can be told; more than 0."""
-        return (self.bad + 0.2) / (self.answers + 100)
-
-    def most(self, bad: int, answers: int) -> float:
-        """A rate that the true one hardly exceeds (three standard deviations)."""
-        return min(0.9, (bad + 3 * sqrt(bad + 1) + 4.5) / max(1, answers))
-
-    def p99(self) -> int:
-        """The step of latencies that its p99 is in."""
-        left = self.timed * _TAIL
-        numbers = sorted(self.latencies, reverse=True)
-        for number in numbers:
-            left -= self.latencies[number]
-            if left <= 0:
-                return number
-        return numbers[-1] if numbers else 0
-
-    def above(self, number: int) -> int:
-        """How many answers took longer than that step."""
-        return sum([count for it, count in self.latencies.items() if it > number])
-
-
-class Side:
-    """What has come of one of the two since the last look."""
-
-    __slots__ = ("answers", "bad", "latencies")
-
-    def __init__(self) -> None:
-        self.answers = 0
-        self.bad = 0
-        self.latencies: dict[int, int] = {}
-
-    def told(self, seconds: float, bad: bool, timed: bool) -> None:
-        """A try has ended; ``timed``: with an answer, after so many seconds."""
-        self.answers += 1
-        if bad:
-            self.bad += 1
-        if timed:
-            self.took(seconds)
-
-    def took(self, seconds: float) -> None:
-        """An answer took so long, at least."""
-        number = step_of(seconds)
-        self.latencies[number] = self.latencies.get(number, 0) + 1
-
-    def above(self, number: int) -> int:
-        """See :meth:`Known.above`."""
-        return sum([count for it, count in self.latencies.items() if it > number])
-
-    def timed(self) -> int:
-        """How many had an answer."""
-        return sum(self.latencies.values())
-
-
-def step_of(seconds: float) -> int:
-    """The step of latencies that this is in; a microsecond and less is the first one."""
-    return int(log(max(1.0, seconds * 1e6)) * _FINENESS)
-
-
-def seconds_of(number: int) -> float:
-    """Where that step ends."""
-    return exp((number + 1) / _FINENESS) / 1e6
-
-
 def part_of(step: int, steps: int) -> float:
     """The part of the risk of a false alarm that a step has: the first one half, as most that is bad is found there."""
     if steps <= 1:
@@ -143,41 +62,79 @@ def part_of(step: int, steps: int) -> float:
 class Judge:
     """Judges the ``step`` (from 1 on) of a rollout that has ``steps`` of them. ``known`` is what is known of the old
     version from the steps before; ``alone``: all requests go to the new version, so that is all there is to compare
-    with."""
+    with.
+
+    It judges by what it sees itself and by what it has heard of others (:meth:`hear`), and with a small part of the
+    risk by the former alone: a version that fails for one caller may do well for all others."""
 
     def __init__(self, guard: Guard, step: int, steps: int, known: Known | None = None, *, alone: bool = False) -> None:
         self.guard = guard
         self.alone = alone
         self.known = known or Known()
         self.old, self.new = Side(), Side()
-        risk = FALSE_ALARM * part_of(step, steps) / 2
-        self._errors, self._slow = Alarm(risk), Alarm(risk)
+        part = part_of(step, steps) / 2
+        self._errors, self._slow = Alarm(FALSE_ALARM * part), Alarm(FALSE_ALARM * part)
+        self._errors_here, self._slow_here = Alarm(FALSE_ALARM_HERE * part), Alarm(FALSE_ALARM_HERE * part)
         self._no_errors, self._not_slow = Proof(FALSE_PROOF), Proof(FALSE_PROOF)
-        #: Answers of this step.
-        self.old_answers = self.old_bad = self.new_answers = self.new_bad = self.new_slow = self.new_timed = 0
+        #: What was seen here in this step; and what has been told of it, while that is what is judged by.
+        self.here = Evidence()
+        self._told: Evidence | None = None
+        #: What others have seen, by who says so. It stays when they are gone.
+        self._others: dict[str, Evidence] = {}
+        self._known_elsewhere = Known()
+        #: All of it, as it was judged last.
+        self.seen = Evidence()
         self._limit = 0.0
         #: When the first answer of the new version was seen; when the current window began.
         self._since: float | None = None
         self._window = 0.0
 
+    def hear(self, others: Mapping[str, Evidence], known: Known, told: Evidence | None) -> None:
+        """Others have seen this in the same step, and know this of the old version. ``told``: what they have heard of
+        this one, which is judged by in place of all that was seen here, so that everybody who looks has seen one course
+        of events; None: they cannot hear of it, or there are none."""
+        for name, evidence in others.items():
+            if name in self._others or len(self._others) < MOST:
+                self._others[name] = evidence
+        self._known_elsewhere = known
+        self._told = told if self._others else None
+
+    @property
+    def sidecars(self) -> int:
+        """How many sidecars' evidence it is."""
+        return 1 + len(self._others)
+
     def look(self, now: float) -> Verdict:
         """Judge what has come since the last look. ``now`` is seconds on a clock that never goes back."""
-        old, new = self.old, self.new
-        if new.answers and self._since is None:
-            self._since = self._window = now
-        elif self._since is not None and now - self._window >= self.guard.window:
-            self._window = now
-            self._errors.begin()
-            self._slow.begin()
+        old, new, before = self.old, self.new, self.seen
         self.old, self.new = Side(), Side()
-        self._look_at_errors(Block(old.answers, old.bad, new.answers, new.bad))
-        self._look_at_latency(old, new)
+        known = self._known()
+        errors, no_errors = self._of_errors(Block(old.answers, old.bad, new.answers, new.bad), known)
+        timed, slow, slower, not_slower = self._of_latency(old, new, known)
+        more = Evidence(
+            new.answers, new.bad, timed, slow, old.answers, old.bad, errors, slower, no_errors, not_slower
+        )  # fmt: skip
         self.known.add(old.answers, old.bad, old.latencies)
-        self.old_answers += old.answers
-        self.old_bad += old.bad
-        self.new_answers += new.answers
-        self.new_bad += new.bad
+        self.here = together((self.here, more))
+        self.seen = seen = together((self._told or self.here, *self._others.values()))
+        self._go_on(now)
+        self._errors_here.add(errors)
+        self._slow_here.add(slower)
+        self._errors.add(seen.errors - before.errors)
+        self._slow.add(seen.slower - before.slower)
+        self._no_errors.add(seen.no_errors - before.no_errors)
+        self._not_slow.add(seen.not_slower - before.not_slower)
         return self.verdict()
+
+    def _go_on(self, now: float) -> None:
+        """Begin, or begin another window."""
+        if self._since is None:
+            if self.seen.new:
+                self._since = self._window = now
+        elif now - self._window >= self.guard.window:
+            self._window = now
+            for alarm in (self._errors, self._slow, self._errors_here, self._slow_here):
+                alarm.begin()
 
     def outrun(self, side: Side, seconds: float) -> None:
         """A try of that side was cut off after so many seconds, as another one beside it was quicker. Whether it would
@@ -189,49 +146,60 @@ class Judge:
         """For how long the new version was seen in this step, seconds."""
         return 0.0 if self._since is None else now - self._since
 
-    def _look_at_errors(self, block: Block) -> None:
-        by, known = self.guard.error_rate, self.known
-        if self.alone:
-            if known.answers >= self.guard.min_requests:
-                least = known.most(known.bad, known.answers)
-                self._errors.add(against_rate(block, min(0.95, least + by), least))
-            return
-        rate = min(0.9, known.rate())
-        self._errors.add(against_equal(block, rate, min(0.95, rate + by)))
-        self._no_errors.add(against_worse(block, rate, by))
+    def _known(self) -> Known:
+        """What is known of the old version, here and elsewhere."""
+        known = Known()
+        for it in (self.known, self._known_elsewhere):
+            known.add(it.answers, it.bad, it.latencies)
+        return known
 
-    def _look_at_latency(self, old: Side, new: Side) -> None:
-        known = self.known
+    def _of_errors(self, block: Block, known: Known) -> tuple[float, float]:
+        """What a block is worth as evidence of more errors, and of no more."""
+        by = self.guard.error_rate
+        if self.alone:
+            if known.answers < self.guard.min_requests:
+                return 0.0, 0.0
+            least = known.most(known.bad, known.answers)
+            return against_rate(block, min(0.95, least + by), least), 0.0
+        rate = min(0.9, known.rate())
+        return against_equal(block, rate, min(0.95, rate + by)), against_worse(block, rate, by)
+
+    def _of_latency(self, old: Side, new: Side, known: Known) -> tuple[int, int, float, float]:
+        """How many answers of the new version were judged, how many were slow; what that is worth as evidence of one
+        that is slower, and of one that is not."""
         if not self.guard.p99 or known.timed < max(self.guard.min_requests, _ENOUGH):
-            return
+            return 0, 0, 0.0, 0.0
         limit = step_of(seconds_of(known.p99()) + self.guard.p99)
         self._limit = seconds_of(limit)
         above = known.above(limit)
-        timed = new.timed()
-        slow = new.above(limit)
-        self.new_slow += slow
-        self.new_timed += timed
+        timed, slow = new.timed(), new.above(limit)
         block = Block(old.timed(), old.above(limit), timed, slow)
         if self.alone:
             least = known.most(above, known.timed)
-            self._slow.add(against_rate(block, max(2 * least, _TAIL), least))
-            return
-        rate = min(0.6 * _TAIL, (above + 0.2) / (known.timed + 100))
-        self._slow.add(against_equal(block, rate, _TAIL))
-        self._not_slow.add(against_rate(block, rate, _TAIL))
+            return timed, slow, against_rate(block, max(2 * least, TAIL), least), 0.0
+        rate = min(0.6 * TAIL, (above + 0.2) / (known.timed + 100))
+        return timed, slow, against_equal(block, rate, TAIL), against_rate(block, rate, TAIL)
 
     def verdict(self) -> Verdict:
         """What is known by now."""
-        least = self.guard.min_requests
-        if self.new_answers < least:
-            return Verdict("", False, f"{self.new_answers} of at least {least} requests")
-        if not self.alone and self.old_answers < least:
-            return Verdict("", False, f"{self.old_answers} of at least {least} requests of the others")
+        least, seen, here = self.guard.min_requests, self.seen, self.here
+        if seen.new < least:
+            return Verdict("", False, f"{seen.new} of at least {least} requests")
+        if not self.alone and seen.old < least:
+            return Verdict("", False, f"{seen.old} of at least {least} requests of the others")
+        by = f"; {self.sidecars} sidecars have counted" if self._others else ""
         if self._errors.rings:
-            return Verdict(self._of_errors(), False, "")
+            return Verdict(self._errors_of(seen) + by, False, "")
         if self._slow.rings:
-            return Verdict(self._of_latency(), False, "")
-        if max(self._errors.evidence, self._slow.evidence) > _DOUBT:
+            return Verdict(self._latency_of(seen) + by, False, "")
+        if here.new >= least and (self.alone or here.old >= least):
+            by = "; one sidecar alone has seen this" if self._others else ""
+            if self._errors_here.rings:
+                return Verdict(self._errors_of(here) + by, False, "")
+            if self._slow_here.rings:
+                return Verdict(self._latency_of(here) + by, False, "")
+        alarms = (self._errors, self._slow, self._errors_here, self._slow_here)
+        if max([it.evidence for it in alarms]) > _DOUBT:
             return Verdict("", False, "it may be worse, more requests will tell")
         if self.alone and not self._knows_the_others():
             return Verdict("", False, "those who know what the others did: it is not known here")
@@ -243,36 +211,42 @@ class Judge:
 
     def _knows_the_others(self) -> bool:
         """Whether enough of them was seen to compare with, of all that is judged."""
-        least, known = self.guard.min_requests, self.known
+        least, known = self.guard.min_requests, self._known()
         return known.answers >= least and (not self.guard.p99 or known.timed >= max(least, _ENOUGH))
 
-    def _of_errors(self) -> str:
-        here = f"{self.new_bad} of {self.new_answers} requests failed ({self.new_bad / self.new_answers:.2%})"
+    def _errors_of(self, seen: Evidence) -> str:
+        text = f"{seen.new_bad} of {seen.new} requests failed ({seen.new_bad / seen.new:.2%})"
         if self.alone:
-            return f"{here}, before it {self.known.bad} of {self.known.answers} of the others"
-        there = self.old_bad / max(1, self.old_answers)
-        return f"{here}, of the others {self.old_bad} of {self.old_answers} ({there:.2%})"
+            known = self._known()
+            return f"{text}, before it {known.bad} of {known.answers} of the others"
+        return f"{text}, of the others {seen.old_bad} of {seen.old} ({seen.old_bad / max(1, seen.old):.2%})"
 
-    def _of_latency(self) -> str:
-        p99 = seconds_of(self.known.p99()) * 1000
+    def _latency_of(self, seen: Evidence) -> str:
+        p99 = seconds_of(self._known().p99()) * 1000
         return (
-            f"{self.new_slow} of {self.new_timed} answers ({self.new_slow / max(1, self.new_timed):.2%}) took more "
+            f"{seen.slow} of {seen.timed} answers ({seen.slow / max(1, seen.timed):.2%}) took more "
             f"than {self._limit * 1000:.0f} ms; the others' p99 is {p99:.0f} ms, and {self.guard.p99 * 1000:.0f} ms "
             "more are allowed"
         )
 
     def view(self) -> dict[str, Any]:
         """What it goes by, as plain JSON; of evidence, the part that a verdict takes."""
+        seen = self.seen
         return {
-            "requests": self.new_answers,
-            "errors": self.new_bad,
-            "others_requests": self.old_answers,
-            "others_errors": self.old_bad,
+            "sidecars": self.sidecars,
+            "requests": seen.new,
+            "errors": seen.new_bad,
+            "requests_here": self.here.new,
+            "errors_here": self.here.new_bad,
+            "others_requests": seen.old,
+            "others_errors": seen.old_bad,
             "slow_above_ms": round(self._limit * 1000, 1) or None,
-            "slow": self.new_slow,
+            "slow": seen.slow,
             "evidence": {
                 "more_errors": round(self._errors.evidence, 3),
                 "slower": round(self._slow.evidence, 3),
+                "more_errors_here": round(self._errors_here.evidence, 3),
+                "slower_here": round(self._slow_here.evidence, 3),
                 "no_more_errors": round(self._no_errors.evidence, 3),
                 "not_slower": round(self._not_slow.evidence, 3),
             },

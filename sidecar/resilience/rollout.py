@@ -37,7 +37,7 @@ class Unreadable(ValueError):
 
 class State(NamedTuple):
     """Which part of the requests the new version gets (percent), and what becomes of it. ``attempt`` is how often it
-    has begun; ``reason`` and ``by`` are of the last change, ``at`` its Unix time."""
+    has begun; ``reason`` and ``by`` are of the last change, ``at`` its Unix time. ``since`` is when it got that part."""
 
     revision: int
     attempt: int
@@ -46,6 +46,7 @@ class State(NamedTuple):
     reason: str
     by: str
     at: float
+    since: float = 0.0
 
     @property
     def moving(self) -> bool:
@@ -60,7 +61,7 @@ class State(NamedTuple):
 def begin(steps: Sequence[int], by: str, at: float, before: State | None = None) -> State:
     """The first step, for the first time or once more."""
     revision, attempt = (_next(before.revision), _next(before.attempt)) if before is not None else (1, 1)
-    return State(revision, attempt, RUNNING, steps[0], "it begins" if before is None else "it begins anew", by, at)
+    return State(revision, attempt, RUNNING, steps[0], "it begins" if before is None else "it begins anew", by, at, at)
 
 
 def promoted(state: State, steps: Sequence[int], reason: str, by: str, at: float) -> State:
@@ -149,11 +150,10 @@ def decode(data: bytes) -> State:
         raise Unreadable("it is no JSON") from None
     if not isinstance(found, dict):
         raise Unreadable("it is no object")
-    phase, at = found.get("phase"), found.get("at")
+    phase = found.get("phase")
     if phase not in PHASES:
         raise Unreadable("its phase is none")
-    if isinstance(at, bool) or not isinstance(at, (int, float)) or not 0 <= at < 1e12:
-        raise Unreadable("its time is none")
+    at = _time(found.get("at"))
     weight = _number(found, "weight", 0, 100)
     if phase == ROLLED_BACK and weight:
         raise Unreadable("it is rolled back, and has a weight")
@@ -164,18 +164,26 @@ def decode(data: bytes) -> State:
         weight,
         _text(found, "reason", MAX_TEXT),
         _text(found, "by", 100),
-        float(at),
+        at,
+        _time(found.get("since", at)),  # not told by earlier versions
     )
 
 
 def _changed(state: State, phase: str, weight: int, reason: str, by: str, at: float) -> State:
-    return State(_next(state.revision), state.attempt, phase, weight, reason, by, at)
+    since = state.since if weight == state.weight else at
+    return State(_next(state.revision), state.attempt, phase, weight, reason, by, at, since)
 
 
 def _next(number: int) -> int:
     """The number of the next revision or attempt. What somebody has set to the highest that is read stays there: the
     next change has to be readable, too."""
     return min(number + 1, _MOST_REVISIONS)
+
+
+def _time(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e12:
+        raise Unreadable("its time is none")
+    return float(value)
 
 
 def _number(found: dict[str, Any], name: str, least: int, most: int) -> int:

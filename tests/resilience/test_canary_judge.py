@@ -8,7 +8,8 @@ from random import Random
 import pytest
 
 from sidecar.resilience import rollout
-from sidecar.resilience.canary_judge import Guard, Judge, Known, Side, Verdict, part_of, seconds_of, step_of
+from sidecar.resilience.canary_counts import Known, Side, seconds_of, step_of
+from sidecar.resilience.canary_judge import Guard, Judge, Verdict, part_of
 from sidecar.simulate.scenarios import canary
 
 
@@ -60,7 +61,7 @@ def test_more_errors_break_the_guard_within_a_window() -> None:
         verdict = judge.look(float(second))
         if verdict.broken:
             break
-    assert verdict.broken.startswith(f"{judge.new_bad} of {judge.new_answers} requests failed")
+    assert verdict.broken.startswith(f"{judge.seen.new_bad} of {judge.seen.new} requests failed")
 
 
 def test_slower_answers_break_the_guard() -> None:

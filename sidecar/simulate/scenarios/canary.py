@@ -13,7 +13,8 @@ from random import Random
 from typing import Final, NamedTuple
 
 from sidecar.resilience import rollout
-from sidecar.resilience.canary_judge import Guard, Judge, Known, Side, step_of
+from sidecar.resilience.canary_counts import Known, Side, step_of
+from sidecar.resilience.canary_judge import Guard, Judge
 from sidecar.simulate.report import Report, seconds, share
 
 RATE: Final = 500.0
