@@ -171,9 +171,11 @@ def metrics(agent: Agent) -> Metrics:
         }
         if divided:
             yield from endpoint_metrics.subset_families(divided)
-        canaries = {name: it.canary.weight for name, it in agent.upstreams.items() if it.canary is not None}
+        canaries = {name: it.canary for name, it in agent.upstreams.items() if it.canary is not None}
         if canaries:
-            yield from endpoint_metrics.canary_families(canaries)
+            yield from endpoint_metrics.canary_families(
+                {name: it.weight for name, it in canaries.items()}, {name: it.sidecars for name, it in canaries.items()}
+            )
         yield from endpoint_metrics.ejection_families({name: it.ejections for name, it in agent.upstreams.items()})
 
     def amqp() -> Iterable[Family]:

@@ -1,8 +1,8 @@
 """A canary of a running sidecar: its state is followed in the registry, judged here, and put into the split.
 
-Each sidecar judges what it sees itself. One that has proof changes the state in the registry, and all follow. A guard
-that is broken is acted upon here at once, be the registry away or not; everything else waits for the registry, so that
-no sidecar goes ahead of the others.
+Each sidecar judges what it sees itself and what others tell of (:mod:`sidecar.agent.canary_pool`). One that has proof
+changes the state in the registry, and all follow. A guard that is broken is acted upon here at once, be the registry
+away or not; everything else waits for the registry, so that no sidecar goes ahead of the others.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import Any, Final
 
+from sidecar.agent.canary_pool import Pool
 from sidecar.agent.canary_time import Timing
 from sidecar.agent.canary_weights import guard_of, key_of, split_of, weights
 from sidecar.config.canary import CanarySettings
@@ -20,7 +21,9 @@ from sidecar.endpoints.endpoint import Endpoint
 from sidecar.exchange.listener import Listener
 from sidecar.registry import Found, LocalValue, Registry, SharedValue
 from sidecar.resilience import rollout
-from sidecar.resilience.canary_judge import Judge, Known, Verdict
+from sidecar.resilience.canary_counts import Known
+from sidecar.resilience.canary_evidence import Step
+from sidecar.resilience.canary_judge import Judge, Verdict
 from sidecar.resilience.rollout import NotNow, State
 
 logger = logging.getLogger("sidecar.canary")
@@ -47,16 +50,17 @@ class Canary:
         assert config.canary is not None
         self._listener = listener
         self._by = by
-        self._timing = timing or Timing()
+        self.timing = timing or Timing()
         self.config = config
         self.settings: CanarySettings = config.canary
         self.key = key_of(config)
         self.state: State | None = None
         #: What it is as far as this sidecar goes, while the registry cannot be told.
-        self._broken: State | None = None
+        self.broken: State | None = None
         self._version: object = None
         self._known = Known()
-        self._judge: Judge | None = None
+        self.judge: Judge | None = None
+        self.pool = Pool(None, self.key, self.timing)
         self.verdict = Verdict("", False, "the registry has not answered yet")
         self._ready_told = False
         #: Its instances were seen here in this attempt; since when they are gone.
@@ -69,7 +73,7 @@ class Canary:
         self._writing = False
         #: The registry has nothing, or something older than what is known here.
         self._owed = False
-        self._unreadable = ""
+        self.unreadable = ""
         self._others: frozenset[str] = frozenset()
         self._watched: Cluster | None = None
         self.steer()
@@ -77,7 +81,7 @@ class Canary:
     @property
     def now(self) -> State | None:
         """What is acted upon."""
-        return self._broken or self.state
+        return self.broken or self.state
 
     @property
     def weight(self) -> int:
@@ -85,16 +89,22 @@ class Canary:
         now = self.now
         return now.weight if now is not None else 0
 
+    @property
+    def sidecars(self) -> int:
+        """By the evidence of how many sidecars it is judged; 0: it is not judged."""
+        return self.judge.sidecars if self.judge is not None else 0
+
     def follow(self, registry: Registry | None) -> None:
         """Begin: the state is there, or is made."""
         self.close()
         self._watched = self._listener.cluster
         self._watched.watch(self.told)
         if registry is None:
-            self._value = LocalValue(self.found, lambda do: self._timing.later(0.0, do))
+            self._value = LocalValue(self.found, lambda do: self.timing.later(0.0, do))
         else:
             self._value = registry.share(self.key, self.found)
-        self._timer = self._timing.later(LOOK, self.look)
+            self.pool = Pool(registry, self.key, self.timing)
+        self._timer = self.timing.later(LOOK, self.look)
 
     def close(self) -> None:
         """Follow nothing any more. The weights stay."""
@@ -103,6 +113,7 @@ class Canary:
         if self._watched is not None:
             self._watched.unwatch(self.told)
             self._watched = None
+        self.pool.close()
         if self._value is not None:
             self._value.close()
             self._value = None
@@ -114,8 +125,8 @@ class Canary:
         """Go on with other settings, of the same subsets."""
         assert config.canary is not None
         self.config, self.settings = config, config.canary
-        if self._judge is not None:
-            self._judge.guard = guard_of(self.settings)
+        if self.judge is not None:
+            self.judge.guard = guard_of(self.settings)
         self.steer()
 
     def steer(self) -> None:
@@ -143,7 +154,7 @@ class Canary:
     def told(self, endpoint: Endpoint, seconds: float, status: int, failure: str) -> None:
         """A try has ended: see :data:`sidecar.endpoints.cluster.Watcher`. Only the first one of a request counts: what
         fails wherever it goes would else count against whoever gets it next."""
-        judge, subsets = self._judge, self._listener.cluster.subsets
+        judge, subsets = self.judge, self._listener.cluster.subsets
         if judge is None or failure == "race" or subsets is None or subsets.again:
             return
         subset = endpoint.subset
@@ -169,7 +180,7 @@ class Canary:
             except rollout.Unreadable as error:
                 self._spoiled(str(error))
                 return
-        replaced, self._unreadable = bool(self._unreadable), ""
+        replaced, self.unreadable = bool(self.unreadable), ""
         known = self.state.revision if self.state is not None and not replaced else 0
         self._owed = state is None or state.revision < known
         if self._owed:
@@ -179,12 +190,12 @@ class Canary:
 
     def _pay(self) -> None:
         """Nobody has begun yet; or the registry has lost what it had, and all put it there again."""
-        self._write(self.now or rollout.begin(self.settings.steps, self._by, self._timing.wall()))
+        self._write(self.now or rollout.begin(self.settings.steps, self._by, self.timing.wall()))
 
     def _spoiled(self, text: str) -> None:
         self._owed = False
-        if text != self._unreadable:
-            self._unreadable = text
+        if text != self.unreadable:
+            self.unreadable = text
             EVENTS.tell(
                 logger, logging.WARNING, "canary",
                 f"{self.config.name}: the state of the canary cannot be read ({text}); what was known stays, until an "
@@ -196,37 +207,49 @@ class Canary:
 
     def look(self) -> None:
         """Judge, and act."""
-        self._timer = self._timing.later(LOOK, self.look)
+        self._timer = self.timing.later(LOOK, self.look)
         if self._there() and not self._next:
             self._seen, self._gone = True, None
         self.steer()
         if self._owed:
             self._pay()
-        now, judge = self.now, self._judge
-        if now is None:
-            return
-        if self._broken is not None:
-            self._write(self._broken)
+        if (now := self.now) is not None:
+            self._act_on(now, self.judge)
+            self._share()
+
+    def _act_on(self, now: State, judge: Judge | None) -> None:
+        if self.broken is not None:
+            self._write(self.broken)
         elif judge is not None and now.moving:
-            self.verdict = judge.look(self._timing.clock())
+            self.verdict = judge.look(self.timing.clock())
             if self.verdict.broken:
                 self._roll_back(now, self.verdict.broken)
-            elif self.verdict.good and now.phase == rollout.RUNNING and not self._unreadable:
+            elif self.verdict.good and now.phase == rollout.RUNNING and not self.unreadable:
                 self._is_good(now, judge)
-        elif now.phase == rollout.DONE and not self._unreadable:
+        elif now.phase == rollout.DONE and not self.unreadable:
             self._await_next(now)
 
+    def _share(self) -> None:
+        now, guard = self.now, self.settings.guard
+        if now is None or self.judge is None or not now.moving:
+            self.pool.turn(None, None)
+        else:
+            step = Step(now.attempt, now.weight, now.since, guard.error_rate, guard.p99)
+            self.pool.turn(step, self.judge)
+
     def _roll_back(self, now: State, reason: str) -> None:
-        self._broken = rollout.rolled_back(now, reason, self._by, self._timing.wall())
-        self._apply(now, self._broken)
-        self._write(self._broken)
+        self.broken = rollout.rolled_back(now, reason, self._by, self.timing.wall())
+        self._apply(now, self.broken)
+        self._write(self.broken)
 
     def _is_good(self, now: State, judge: Judge) -> None:
-        if judge.judged(self._timing.clock()) < self.settings.each:
+        if judge.judged(self.timing.clock()) < self.settings.each:
             return
         if self.settings.promote == "auto":
             reason = "it does as well as the others" if not judge.alone else "it does as well as the others did"
-            self._write(rollout.promoted(now, self.settings.steps, reason, self._by, self._timing.wall()))
+            if judge.sidecars > 1:
+                reason += f"; {judge.sidecars} sidecars have counted"
+            self._write(rollout.promoted(now, self.settings.steps, reason, self._by, self.timing.wall()))
         elif not self._ready_told:
             self._ready_told = True
             EVENTS.tell(
@@ -240,7 +263,7 @@ class Canary:
         return subsets is not None and self.settings.subset in subsets.present
 
     def _await_next(self, now: State) -> None:
-        there, at, subsets = self._there(), self._timing.clock(), self._listener.cluster.subsets
+        there, at, subsets = self._there(), self.timing.clock(), self._listener.cluster.subsets
         if not self._seen and (subsets is None or self._others.isdisjoint(subsets.present)):
             self._next, self._gone = False, None  # it is not known yet which there are; or they are needed
         elif there and not self._next:
@@ -249,7 +272,7 @@ class Canary:
             self._gone = at
         elif at - self._gone >= GONE:
             if self._seen or there:
-                self._write(rollout.begin(self.settings.steps, self._by, self._timing.wall(), now))
+                self._write(rollout.begin(self.settings.steps, self._by, self.timing.wall(), now))
             elif not self._next:  # others may know of some that are not seen here
                 self._next = True
                 self.steer()
@@ -258,12 +281,12 @@ class Canary:
         """This is the state in the registry."""
         before, acted = self.state, self.now
         self.state = state
-        if self._broken is not None:
-            if state.phase != rollout.ROLLED_BACK and state.attempt <= self._broken.attempt:
-                broken = self._broken  # whoever has moved it, or found it done, did not know of this
-                self._broken = rollout.rolled_back(state, broken.reason, self._by, broken.at)
+        if self.broken is not None:
+            if state.phase != rollout.ROLLED_BACK and state.attempt <= self.broken.attempt:
+                broken = self.broken  # whoever has moved it, or found it done, did not know of this
+                self.broken = rollout.rolled_back(state, broken.reason, self._by, broken.at)
             else:
-                self._broken = None
+                self.broken = None
         if before != state or acted != self.now:
             self._apply(acted, self.now or state)
 
@@ -274,12 +297,12 @@ class Canary:
         if before is not None and before.attempt != state.attempt:
             self._seen, self._gone = self._there(), None
         if not state.moving:
-            self._judge = None
+            self.judge = None
             self.verdict = Verdict("", False, "")
-        elif self._judge is None or not same:
+        elif self.judge is None or not same:
             steps = self.settings.steps
             step, alone = state.step(steps), state.weight == 100
-            self._judge = Judge(guard_of(self.settings), step, len(steps), self._known, alone=alone)
+            self.judge = Judge(guard_of(self.settings), step, len(steps), self._known, alone=alone)
             self.verdict = Verdict("", False, "the first requests")
             self._ready_told = False
         self.steer()
@@ -301,20 +324,20 @@ class Canary:
     async def act(self, action: str, by: str) -> State:
         """Do one of :data:`sidecar.resilience.rollout.ACTIONS` for an operator. Raises
         :class:`~sidecar.resilience.rollout.NotNow`, :class:`Conflict` or :class:`Away`."""
-        seen, version, wall = self.now, self._version, self._timing.wall()
+        seen, version, wall = self.now, self._version, self.timing.wall()
         steps = self.settings.steps
-        if self._unreadable and action in ("resume", "rollback"):
+        if self.unreadable and action in ("resume", "rollback"):
             following = begun = rollout.above(rollout.begin(steps, by, wall, seen), wall)
             if action == "rollback":
                 seen, following = begun, rollout.asked(action, begun, steps, by, wall)
         elif seen is None:
             raise Away("what state the canary is in is not known yet: the registry has not answered")
-        elif self._unreadable:
-            raise NotNow(f"its state cannot be read, {self._unreadable}; resume or rollback replace it")
+        elif self.unreadable:
+            raise NotNow(f"its state cannot be read, {self.unreadable}; resume or rollback replace it")
         else:
             following = rollout.asked(action, seen, steps, by, wall)
         if action == "rollback":
-            self._broken = following  # here at once
+            self.broken = following  # here at once
             self._apply(seen, following)
         try:
             done = await self._put(following, version)
@@ -333,7 +356,7 @@ class Canary:
         with the next look."""
         if not self._writing and self._value is not None:
             self._writing = True
-            self._timing.spawn(self._try(state, self._version))
+            self.timing.spawn(self._try(state, self._version))
 
     async def _try(self, state: State, version: object) -> None:
         try:
@@ -357,40 +380,3 @@ class Canary:
         if found is not None and self._value is value:
             self.found(found)
         return found is not None
-
-    def view(self) -> dict[str, Any]:
-        """What there is to see, as plain JSON."""
-        now, judge = self.now, self._judge
-        return {
-            "subset": self.settings.subset,
-            "phase": now.phase if now is not None else "unknown",
-            "weight": self.weight,
-            "step": now.step(self.settings.steps) if now is not None else 0,
-            "steps": list(self.settings.steps),
-            "attempt": now.attempt if now is not None else 0,
-            "revision": now.revision if now is not None else 0,
-            "reason": now.reason if now is not None else "",
-            "by": now.by if now is not None else "",
-            "at": now.at if now is not None else None,
-            "waits_for": self._waits(),
-            "told": self._broken is None,
-            "judged_s": round(judge.judged(self._timing.clock()), 1) if judge is not None else 0.0,
-            "judged": judge.view() if judge is not None else None,
-        }
-
-    def _waits(self) -> str:
-        if self._unreadable:
-            return f"an operator: its state cannot be read, {self._unreadable}"
-        now, judge = self.now, self._judge
-        if now is None or judge is None:
-            return self.verdict.waits if now is None else ""
-        if now.phase == rollout.PAUSED:
-            return "an operator: it is paused"
-        if self.verdict.waits:
-            return self.verdict.waits
-        if self.verdict.good:
-            left = self.settings.each - judge.judged(self._timing.clock())
-            if left > 0:
-                return f"the end of the step, in {left:.0f} s"
-            return "an operator: it can be promoted" if self.settings.promote == "manual" else "the registry"
-        return ""

@@ -16,6 +16,7 @@ from sidecar.admin.snapshots import (
     SubsetSnapshot,
     UpstreamSnapshot,
 )
+from sidecar.agent.canary_view import view_of
 from sidecar.config.traffic import Upstream
 from sidecar.filters.faults import told
 from sidecar.resilience import rollout
@@ -55,7 +56,7 @@ def of_upstream(running: RunningUpstream, faults: Sequence[Active] = ()) -> Upst
         from sidecar.amqp.views import port
 
         broken, doubts, summary = port.broken(amqp), port.doubts(amqp), port.summary(amqp)
-    canary = running.canary.view() if running.canary is not None else None
+    canary = view_of(running.canary) if running.canary is not None else None
     if canary is not None:
         doubts = [*doubts, *canary_doubts(canary)]
     own, of_routes = _breakers(config, running.breakers)

@@ -117,14 +117,21 @@ def subset_families(upstreams: Mapping[str, Iterable[tuple[Subset, float]]]) -> 
     return (requests, duration, share)
 
 
-def canary_families(weights: Mapping[str, int]) -> Iterable[Family]:
-    """Return what the canaries of upstreams get, handed in as percent."""
+def canary_families(weights: Mapping[str, int], sidecars: Mapping[str, int]) -> Iterable[Family]:
+    """Return what the canaries of upstreams get, handed in as percent, and by the evidence of how many sidecars each is
+    judged."""
     found = gauge(
         "sidecar_canary_weight", "The part of the requests that the canary's subset is to get.", ("upstream",)
     )
     for name, percent in weights.items():
         found.add((name,), percent / 100)
-    return (found,)
+    judged = gauge(
+        "sidecar_canary_sidecars", "Sidecars by whose evidence the canary is judged here; 0: it is not judged.",
+        ("upstream",),
+    )  # fmt: skip
+    for name, many in sidecars.items():
+        judged.add((name,), many)
+    return (found, judged)
 
 
 def lookup_families(lookups: Mapping[str, int]) -> Iterable[Family]:

@@ -8,7 +8,7 @@ from typing import Protocol
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret
 from sidecar.registry.settings import Workload
-from sidecar.registry.shared_value import OnValue, SharedValue
+from sidecar.registry.shared_value import Found, OnValue, SharedValue
 
 
 class Registration(Protocol):
@@ -63,6 +63,17 @@ class Registry(Protocol):
 
     def share(self, name: str, on_value: OnValue) -> SharedValue:
         """Follow a value that all sidecars have under this name, from its first answer on; it can be changed, too."""
+        ...
+
+    async def exchange(self, name: str, who: str, data: bytes | None) -> Mapping[str, Found]:
+        """Put a note of ``who`` (16 hexadecimal digits) beside the shared value of that name (None: leave it as it is),
+        and return the notes of all, by who wrote them. They are as they were at one moment. Raises OSError or
+        TimeoutError when the registry cannot be asked."""
+        ...
+
+    async def erase(self, name: str, notes: Mapping[str, object]) -> None:
+        """Remove these notes beside a shared value, by who wrote them, if they are still of these versions. Raises
+        OSError or TimeoutError when the registry cannot be asked."""
         ...
 
     def enroll(self, workload: Workload) -> Registration:

@@ -8,14 +8,14 @@ from typing import Any
 
 from sidecar.core.instance import Instance, OnChange
 from sidecar.core.secret import Secret
-from sidecar.registry import consul_catalog
+from sidecar.registry import consul_catalog, consul_notes
 from sidecar.registry.consul_client import Client
 from sidecar.registry.consul_registration import ConsulRegistration
 from sidecar.registry.consul_shared import ConsulValue
 from sidecar.registry.consul_watch import ANSWER, WAIT, BlockingQuery, ConsulWatch
 from sidecar.registry.link import Link
 from sidecar.registry.settings import Settings, Workload
-from sidecar.registry.shared_value import OnValue, checked
+from sidecar.registry.shared_value import Found, OnValue, checked
 
 #: Connections to the agent. Each watch holds one; an agent accepts 200 from one address by default.
 CONNECTIONS = 190
@@ -70,6 +70,12 @@ class ConsulRegistry:
         value = ConsulValue(checked(name), self._connect, self._link, self._clock, on_value, closed)
         self._values.append(value)
         return value
+
+    async def exchange(self, name: str, who: str, data: bytes | None) -> Mapping[str, Found]:
+        return await consul_notes.exchange(self._connect(), checked(name), who, data)
+
+    async def erase(self, name: str, notes: Mapping[str, object]) -> None:
+        await consul_notes.erase(self._connect(), checked(name), notes)
 
     async def answered(self) -> None:
         for it in self._followed():

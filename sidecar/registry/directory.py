@@ -19,7 +19,7 @@ from sidecar.registry.directory_shared import FolderValue, SharedFiles
 from sidecar.registry.link import Link
 from sidecar.registry.outage_grace import Hold
 from sidecar.registry.settings import Settings, Workload
-from sidecar.registry.shared_value import OnValue, checked
+from sidecar.registry.shared_value import Found, OnValue, checked
 from sidecar.registry.watch import Watch
 
 log = logging.getLogger("sidecar.registry")
@@ -99,6 +99,12 @@ class DirectoryRegistry:
         self._values.append(value)
         self._look_on()
         return value
+
+    async def exchange(self, name: str, who: str, data: bytes | None) -> Mapping[str, Found]:
+        return await self._in_thread(self._files.exchange, checked(name), who, data)
+
+    async def erase(self, name: str, notes: Mapping[str, object]) -> None:
+        await self._in_thread(self._files.erase, checked(name), notes)
 
     async def answered(self) -> None:
         for first in [it.answered for it in self._watches.values()] + [it.answered for it in self._values]:

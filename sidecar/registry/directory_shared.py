@@ -1,4 +1,5 @@
-"""Values that sidecars share in a registry folder: ``.shared/<name>.json``, replaced as a whole under a lock.
+"""Values that sidecars share in a registry folder: ``.shared/<name>.json``, replaced as a whole under a lock. Notes
+beside one are in files of their own, ``.shared/<name>.<who>.json``.
 
 Plain blocking calls; :mod:`sidecar.registry.directory` makes them in its thread.
 """
@@ -6,14 +7,16 @@ Plain blocking calls; :mod:`sidecar.registry.directory` makes them in its thread
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
+import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from sidecar.registry.directory_record import SUFFIX
-from sidecar.registry.directory_root import Root, read_file, replace
-from sidecar.registry.shared_value import Found, OnValue, tell
+from sidecar.registry.directory_root import Root, entries, read_file, replace
+from sidecar.registry.shared_value import MAX_NOTE, MAX_NOTES, Found, OnValue, is_who, tell
 
 #: The folder; no service's is called so.
 FOLDER: Final = ".shared"
@@ -51,6 +54,32 @@ class SharedFiles:
             replace(folder, name + SUFFIX, data, lasting=True)
             return True
 
+    def exchange(self, name: str, who: str, data: bytes | None) -> dict[str, Found]:
+        """See :meth:`sidecar.registry.api.Registry.exchange`. What is no note is left out."""
+        with self._root.service(FOLDER, create=True) as folder:
+            _lock(folder)
+            if data is not None:
+                replace(folder, _note(name, who), data)
+            found: dict[str, Found] = {}
+            for entry in entries(folder):
+                other = entry.name.removeprefix(f"{name}.").removesuffix(SUFFIX)
+                if not is_who(other) or entry.name != _note(name, other) or len(found) >= MAX_NOTES:
+                    continue
+                with contextlib.suppress(OSError, ValueError):  # something that others have put there
+                    there = entry.stat(follow_symlinks=False)
+                    if there.st_size <= MAX_NOTE:
+                        found[other] = Found(read_file(folder, entry.name), there.st_mtime_ns)
+            return found
+
+    def erase(self, name: str, notes: Mapping[str, object]) -> None:
+        """See :meth:`sidecar.registry.api.Registry.erase`."""
+        with self._root.service(FOLDER, create=True) as folder:
+            _lock(folder)
+            for who, version in notes.items():
+                with contextlib.suppress(OSError):  # it is gone, or no file
+                    if os.stat(_note(name, who), dir_fd=folder, follow_symlinks=False).st_mtime_ns == version:
+                        os.unlink(_note(name, who), dir_fd=folder)
+
 
 class FolderValue:
     """One of them, followed by looking again and again: see :class:`sidecar.registry.shared_value.SharedValue`. The
@@ -87,6 +116,10 @@ class FolderValue:
             self._on_value = None
             self.answered.set()
             self._closed(self)
+
+
+def _note(name: str, who: str) -> str:
+    return f"{name}.{who}{SUFFIX}"
 
 
 def _read(folder: int, name: str) -> bytes | None:

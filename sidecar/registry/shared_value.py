@@ -15,6 +15,13 @@ log = logging.getLogger("sidecar.registry")
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
+#: Notes beside a value that are read, and bytes of one.
+MAX_NOTES: Final = 512
+MAX_NOTE: Final = 4096
+#: Who has written a note beside a value.
+_WHO: Final = re.compile(r"[0-9a-f]{16}")
+
+
 class Found(NamedTuple):
     """A value (None: there is none), and what tells this one from earlier and later ones."""
 
@@ -66,6 +73,11 @@ def checked(name: str) -> str:
     if not _NAME.fullmatch(name):
         raise ValueError(f"no name of a shared value: {name[:80]!a}")
     return name
+
+
+def is_who(text: str) -> bool:
+    """Whether this is a name of somebody who writes notes beside values: 16 hexadecimal digits."""
+    return _WHO.fullmatch(text) is not None
 
 
 def tell(on_value: OnValue, found: Found) -> None:

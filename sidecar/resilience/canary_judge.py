@@ -92,12 +92,16 @@ class Judge:
     def hear(self, others: Mapping[str, Evidence], known: Known, told: Evidence | None) -> None:
         """Others have seen this in the same step, and know this of the old version. ``told``: what they have heard of
         this one, which is judged by in place of all that was seen here, so that everybody who looks has seen one course
-        of events; None: they cannot hear of it, or there are none."""
+        of events; None: they have not."""
         for name, evidence in others.items():
             if name in self._others or len(self._others) < MOST:
                 self._others[name] = evidence
         self._known_elsewhere = known
         self._told = told if self._others else None
+
+    def cut_off(self) -> None:
+        """Others cannot hear of this one now. It judges by what they said last, and by all that it sees itself."""
+        self._told = None
 
     @property
     def sidecars(self) -> int:

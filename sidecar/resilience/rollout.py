@@ -37,7 +37,8 @@ class Unreadable(ValueError):
 
 class State(NamedTuple):
     """Which part of the requests the new version gets (percent), and what becomes of it. ``attempt`` is how often it
-    has begun; ``reason`` and ``by`` are of the last change, ``at`` its Unix time. ``since`` is when it got that part."""
+    has begun; ``reason`` and ``by`` are of the last change, ``at`` its Unix time. ``since`` is when it got
+    that part."""
 
     revision: int
     attempt: int

@@ -12,6 +12,7 @@ from sidecar.admin import report
 from sidecar.agent.canary import Away, Canary, Conflict
 from sidecar.agent.canary_operations import CanaryOperations
 from sidecar.agent.canary_time import Timing
+from sidecar.agent.canary_view import view_of
 from sidecar.agent.canary_weights import hold, key_of, split_of, weights
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.snapshots import canary_doubts as doubts
@@ -48,6 +49,9 @@ class FakeStore:
         self.found = Found(None, 0)
         self.away = False
         self.values: list[FakeValue] = []
+        #: Of each sidecar, by its name; versions are numbers that go up.
+        self.notes: dict[str, Found] = {}
+        self.exchanges = 0
 
     def share(self, name: str, on_value: Callable[[Found], None]) -> FakeValue:
         value = FakeValue(self, on_value)
@@ -66,6 +70,18 @@ class FakeStore:
         for value in list(self.values):
             if not value.cut:
                 value.on_value(self.found)
+
+    async def exchange(self, name: str, who: str, data: bytes | None) -> dict[str, Found]:
+        if self.away:
+            raise OSError("connection refused")
+        self.exchanges += 1
+        if data is not None:
+            self.notes[who] = Found(data, self.exchanges)
+        return dict(self.notes)
+
+    async def erase(self, name: str, notes: dict[str, object]) -> None:
+        for who, version in notes.items():
+            assert self.notes.pop(who).version == version
 
     @property
     def state(self) -> State:
@@ -152,7 +168,7 @@ class Sidecar(Stage):
 
     @property
     def told(self) -> dict[str, Any]:
-        return self.canary.view()
+        return view_of(self.canary)
 
 
 def run_now(work: Coroutine[Any, Any, None]) -> None:
@@ -832,7 +848,8 @@ async def test_over_the_admin_api() -> None:
 
 
 def test_it_is_measured() -> None:
-    (family,) = canary_families({"up": 25})
+    family, judged = canary_families({"up": 25}, {"up": 4})
+    assert (judged.name, next(iter(judged.samples))[-1]) == ("sidecar_canary_sidecars", 4)
     assert (family.name, next(iter(family.samples))[-1]) == ("sidecar_canary_weight", 0.25)
 
 

@@ -69,6 +69,11 @@ class FakeRegistry:
     def share(self, name: str, on_value: Callable[[Found], None]) -> SharedValue:
         raise NotImplementedError
 
+    async def exchange(self, name: str, who: str, data: bytes | None) -> Mapping[str, Found]:
+        return {}
+
+    async def erase(self, name: str, notes: Mapping[str, object]) -> None: ...
+
     def enroll(self, workload: Workload) -> Registration:
         raise NotImplementedError
 

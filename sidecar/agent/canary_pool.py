@@ -1,0 +1,140 @@
+"""What the sidecars that share a canary tell each other: each keeps a note of its evidence beside the state in the
+registry, and reads those of all, as often as is bearable.
+
+A note is of one step. It is replaced by the next step's, and removed by its writer when there is none. What a sidecar
+leaves behind that is killed counts for as long as the step lasts; then whoever sees it removes it.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Mapping
+from math import inf
+from typing import Final
+
+from sidecar.agent.canary_time import Timing
+from sidecar.registry import Found, Registry
+from sidecar.resilience.canary_counts import Known
+from sidecar.resilience.canary_evidence import Evidence, Note, Step, Unreadable, decode, encode
+from sidecar.resilience.canary_judge import MOST, Judge
+
+logger = logging.getLogger("sidecar.canary")
+
+#: Seconds between two exchanges: at least; for each of the sidecars; as a part of the time that the step lasts
+#: already; and with that at most.
+LEAST: Final = 1.0
+EACH: Final = 0.125
+PART: Final = 1 / 60
+SLOWEST: Final = 10.0
+#: The same while there is nothing to tell, and notes are left from before.
+IDLE: Final = 30.0
+#: Seconds after which a note of another step is removed, and of this one, if there are too many.
+LEFT: Final = 30.0
+LEFT_HERE: Final = 3600.0
+
+
+class Pool:
+    """The notes beside the state ``name``; ``registry`` is where; None: nobody hears of anything."""
+
+    def __init__(self, registry: Registry | None, name: str, timing: Timing) -> None:
+        self._registry = registry
+        self._name = name
+        self._timing = timing
+        self._who = secrets.token_hex(8)
+        self._busy = self._moving = self._closed = False
+        self._due = timing.clock()
+        self._put = b""
+        #: Notes of others that were found, with their versions and since when they are so.
+        self._found: dict[str, tuple[object, float]] = {}
+        self._asked = False
+        #: The registry has answered the last time; or has not.
+        self.heard = self.away = False
+
+    def turn(self, step: Step | None, judge: Judge | None) -> None:
+        """Tell of the step what is known, and hear what others know, if it is time for that; None: there is no step."""
+        now, moving = self._timing.clock(), judge is not None
+        if moving != self._moving:
+            self._moving, self._due = moving, now
+        elif not moving and self._asked and not self._found and not self._put:
+            return
+        if self._registry is None or self._busy or self._closed or now < self._due:
+            return
+        self._busy = True
+        self._timing.spawn(self._exchange(self._registry, step, judge))
+
+    def close(self) -> None:
+        """Tell and hear nothing any more. What was told stays true."""
+        self._closed = True
+
+    async def _exchange(self, registry: Registry, step: Step | None, judge: Judge | None) -> None:
+        data, told = b"", None
+        if step is not None and judge is not None:
+            data, told = encode(step, judge.here, judge.known), judge.here
+        try:
+            found = await registry.exchange(self._name, self._who, data if data and data != self._put else None)
+            self._put = data or self._put
+            self.heard, self.away = True, False
+            if judge is not None:
+                self._tell(judge, found, step, told)
+            await self._tidy(registry, found, step)
+        except (OSError, TimeoutError) as error:
+            logger.debug("%s: the registry cannot be asked for others' evidence: %s", self._name, error)
+            self._away(judge)
+        except Exception:
+            if not self._closed:
+                logger.exception("%s: others' evidence cannot be read", self._name)
+            self._away(judge)
+        finally:
+            self._due = self._timing.clock() + self._pause(judge)
+            self._busy = False
+
+    def _away(self, judge: Judge | None) -> None:
+        self.heard, self.away = False, True
+        if judge is not None:
+            judge.cut_off()
+
+    def _pause(self, judge: Judge | None) -> float:
+        if judge is None:
+            return IDLE
+        lasts = judge.judged(self._timing.clock())
+        return max(LEAST, min(SLOWEST, lasts * PART), EACH * (1 + len(self._found)))
+
+    def _tell(self, judge: Judge, found: Mapping[str, Found], step: Step | None, told: Evidence | None) -> None:
+        """Hand over what others say; ``told`` is what they can read of this one."""
+        notes = {who: note for who, it in found.items() if (note := _note(it)) is not None and note.step == step}
+        mine = notes.pop(self._who, None)
+        known, heard = Known(), dict(sorted(notes.items())[:MOST])
+        for note in heard.values():
+            known.add(note.known.answers, note.known.bad, note.known.latencies)
+        judge.hear({who: note.evidence for who, note in heard.items()}, known, told if mine is not None else None)
+
+    async def _tidy(self, registry: Registry, found: Mapping[str, Found], step: Step | None) -> None:
+        """Remove what nobody needs any more."""
+        now, before = self._timing.clock(), self._found
+        self._asked, self._found, old = True, {}, {}
+        for who, it in found.items():
+            if who == self._who:
+                if step is None:
+                    old[who] = it.version
+                continue
+            version, since = before.get(who, (None, now))
+            if version != it.version:
+                since = now
+            note = _note(it)
+            of_this = note is not None and note.step == step
+            self._found[who] = (it.version, since)
+            if now - since >= (LEFT if not of_this else LEFT_HERE if len(found) > MOST else inf):
+                old[who] = it.version
+        if old:
+            await registry.erase(self._name, old)
+            self._found = {who: it for who, it in self._found.items() if who not in old}
+        if step is None:
+            self._put = b""
+
+
+def _note(found: Found) -> Note | None:
+    try:
+        return decode(found.data or b"")
+    except Unreadable:
+        return None
