@@ -10,7 +10,7 @@ paradox). Counts serve to know the old version, to choose what is bet on, and fo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
@@ -79,7 +79,7 @@ def together(all_of_them: Iterable[Evidence]) -> Evidence:
 def encode(step: Step, evidence: Evidence, known: Known) -> bytes:
     """As it is kept."""
     flat: list[int] = []
-    for number, count in sorted(_slowest(known.latencies).items()):
+    for number, count in sorted(cut(known).latencies.items()):
         flat += (number, count)
     said = {
         "step": step,
@@ -113,13 +113,15 @@ def decode(data: bytes) -> Note:
     return Note(Step(int(attempt), int(weight), *rest), Evidence(*counts, *gains), _known(found))
 
 
-def _slowest(latencies: Mapping[int, int]) -> dict[int, int]:
-    """The slowest steps, with all that is faster in the first of them."""
-    kept = sorted(latencies, reverse=True)[:LATENCIES]
-    found = {number: latencies[number] for number in kept}
+def cut(known: Known) -> Known:
+    """As it is told: with the slowest steps of latencies alone, and all that is faster in the first of them."""
+    kept = sorted(known.latencies, reverse=True)[:LATENCIES]
+    found = {number: known.latencies[number] for number in kept}
     if kept:
-        found[kept[-1]] += sum(latencies.values()) - sum(found.values())
-    return found
+        found[kept[-1]] += known.timed - sum(found.values())
+    told = Known()
+    told.add(known.answers, known.bad, found)
+    return told
 
 
 def _known(found: dict[str, Any]) -> Known:

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 
 from sidecar.resilience import rollout
 from sidecar.resilience.canary_counts import Known, Side, step_of
+from sidecar.resilience.canary_evidence import cut
 from sidecar.resilience.canary_judge import Guard, Judge
 from sidecar.simulate.report import Report, seconds, share
 
@@ -51,6 +52,24 @@ NEW: Final[dict[str, tuple[Version, bool]]] = {
 }
 
 
+class Case(NamedTuple):
+    """Who calls the service: so many sidecars with so many requests a second in all, which look every ``look`` seconds.
+    ``within`` is the share of the bad ones that they have to roll back within the window."""
+
+    name: str
+    callers: int
+    rate: float
+    look: float
+    within: float
+
+
+#: With 200 requests a second, 93 % and 90 % at most could be found in time, by whoever knew the old rates beforehand.
+CASES: Final = (
+    Case("one sidecar, 500/s", 1, RATE, LOOK, 0.98),
+    Case("four sidecars, 200/s in all", 4, 200.0, 2.0, 0.7),
+)
+
+
 class Outcome(NamedTuple):
     """How a rollout ended: its phase, after how many seconds, and the share of all requests that failed meanwhile."""
 
@@ -61,29 +80,46 @@ class Outcome(NamedTuple):
 
 def simulate(
     rng: Random, new: Version, *, rate: float = RATE, each: float = EACH, guard: Guard = GUARD,
-    steps: Sequence[int] = STEPS, look: float = LOOK, until: float = UNTIL,
+    steps: Sequence[int] = STEPS, look: float = LOOK, until: float = UNTIL, callers: int = 1, told: bool = True,
 ) -> Outcome:  # fmt: skip
-    """Run one rollout, which is seen by one sidecar."""
+    """Run one rollout of a service with so many requests a second. They are from so many sidecars, which tell each
+    other what they count after each look, unless they are not ``told``."""
     state = rollout.begin(steps, "simulation", 0.0)
-    known = Known()
-    judge = Judge(guard, 1, len(steps), known)
+    knows = [Known() for _ in range(callers)]
+    judges = [Judge(guard, 1, len(steps), known) for known in knows]
     now, requests, failed = 0.0, 0, 0
     while state.moving and now < until:
         now += look
-        for side, version, part in (
-            (judge.new, new, state.weight / 100), (judge.old, OLD, 1 - state.weight / 100),
-        ):  # fmt: skip
-            answers = int(rate * part * look + rng.random())
-            _answer(rng, side, version, answers)
-            requests += answers
-            failed += side.bad
-        verdict = judge.look(now)
-        if verdict.broken:
-            state = rollout.rolled_back(state, verdict.broken, "simulation", now)
-        elif verdict.good and judge.judged(now) >= each:
+        for judge in judges:
+            for side, version, part in (
+                (judge.new, new, state.weight / 100), (judge.old, OLD, 1 - state.weight / 100),
+            ):  # fmt: skip
+                answers = int(rate / callers * part * look + rng.random())
+                _answer(rng, side, version, answers)
+                requests += answers
+                failed += side.bad
+        verdicts = [judge.look(now) for judge in judges]
+        if told and callers > 1:
+            _tell(judges)
+        if broken := [it.broken for it in verdicts if it.broken]:
+            state = rollout.rolled_back(state, broken[0], "simulation", now)
+        elif any(it.good and judge.judged(now) >= each for it, judge in zip(verdicts, judges, strict=True)):
             state = rollout.promoted(state, steps, "", "simulation", now)
-            judge = Judge(guard, state.step(steps), len(steps), known, alone=state.weight == 100)
+            step, alone = state.step(steps), state.weight == 100
+            judges = [Judge(guard, step, len(steps), known, alone=alone) for known in knows]
     return Outcome(state.phase, now, failed / max(1, requests))
+
+
+def _tell(judges: Sequence[Judge]) -> None:
+    """Each hears of the others, with what they know of the old version as it would be told."""
+    known = [cut(judge.known) for judge in judges]
+    for number, judge in enumerate(judges):
+        others = {str(it): other.here for it, other in enumerate(judges) if it != number}
+        elsewhere = Known()
+        for it, other in enumerate(known):
+            if it != number:
+                elsewhere.add(other.answers, other.bad, other.latencies)
+        judge.hear(others, elsewhere, judge.here)
 
 
 def _answer(rng: Random, side: Side, version: Version, answers: int) -> None:
@@ -117,31 +153,39 @@ def many(seed: int, name: str, count: int = MANY, **settings: float) -> list[Out
 
 def run(seed: int) -> Report:
     report = Report()
-    rows = []
-    for name, (_, bad) in NEW.items():
-        found = many(seed, name)
-        back = sorted(it.took for it in found if it.phase == rollout.ROLLED_BACK)
-        done = sum(1 for it in found if it.phase == rollout.DONE)
-        within = sum(1 for it in back if it <= GUARD.window)
-        failed = max(it.failed for it in found)
-        rows.append([
-            name, f"{len(back)}", f"{done}", f"{within}", seconds(_quantile(back, 0.5)), seconds(_quantile(back, 0.99)),
-            share(failed),
-        ])  # fmt: skip
-        most = MANY // 100
-        if bad:
-            report.law(f"{name}: at most 1 % are promoted to the end", done <= most, f"{done}")
-            report.law(f"{name}: at least 98 % are rolled back within the window", within >= 0.98 * MANY, f"{within}")
-            report.law(f"{name}: less than 1 % of all requests fail meanwhile", failed < 0.01, share(failed))
-        else:
-            report.law(f"{name}: at most 1 % are rolled back", len(back) <= most, f"{len(back)}")
-            report.law(f"{name}: all others are promoted to the end", done == MANY - len(back), f"{done}")
-    report.table(
-        ["the new version", "rolled back", "promoted", "rolled back in 60 s", "after, median", "after, p99",
-         "requests that failed, at most"],
-        rows,
-    )  # fmt: skip
+    for case in CASES:
+        rows = []
+        for name, (_, bad) in NEW.items():
+            found = many(seed, name, rate=case.rate, callers=case.callers, look=case.look)
+            back = sorted(it.took for it in found if it.phase == rollout.ROLLED_BACK)
+            done = sum(1 for it in found if it.phase == rollout.DONE)
+            within = sum(1 for it in back if it <= GUARD.window)
+            failed = max(it.failed for it in found)
+            rows.append([
+                name, f"{len(back)}", f"{done}", f"{within}", seconds(_quantile(back, 0.5)),
+                seconds(_quantile(back, 0.99)), share(failed),
+            ])  # fmt: skip
+            _laws(report, f"{case.name}, {name}", case.within if bad else None, (len(back), done, within), failed)
+        report.table(
+            [f"{case.name}: the new version", "rolled back", "promoted", "rolled back in 60 s", "after, median",
+             "after, p99", "requests that failed, at most"],
+            rows,
+        )  # fmt: skip
     return report
+
+
+def _laws(report: Report, name: str, least: float | None, found: tuple[int, int, int], failed: float) -> None:
+    """``least``: the share of the bad ones that has to be rolled back within the window; None: it is good. ``found``:
+    rolled back, promoted, and rolled back within the window."""
+    back, done, within = found
+    most = MANY // 100
+    if least is None:
+        report.law(f"{name}: at most 1 % are rolled back", back <= most, f"{back}")
+        report.law(f"{name}: all others are promoted to the end", done == MANY - back, f"{done}")
+        return
+    report.law(f"{name}: at most 1 % are promoted to the end", done <= most, f"{done}")
+    report.law(f"{name}: at least {least:.0%} are rolled back within the window", within >= least * MANY, f"{within}")
+    report.law(f"{name}: less than 1 % of all requests fail meanwhile", failed < 0.01, share(failed))
 
 
 def _quantile(values: Sequence[float], q: float) -> float:
