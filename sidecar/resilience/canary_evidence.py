@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from itertools import accumulate
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
 from sidecar.resilience.canary_counts import Known
 
-#: Bytes of one sidecar's evidence at most; steps of latencies in it, the slowest ones: a p99 is among them.
+#: Bytes of one sidecar's evidence at most; steps of latencies in it, the slowest ones: up to twenty times p99 and more.
 MAX_SIZE: Final = 4096
-LATENCIES: Final = 64
+LATENCIES: Final = 120
 #: The highest count that is read, and the highest step of latencies: some hours.
 _MOST: Final = 1 << 53
 _SLOWEST: Final = 1000
@@ -79,8 +80,10 @@ def together(all_of_them: Iterable[Evidence]) -> Evidence:
 def encode(step: Step, evidence: Evidence, known: Known) -> bytes:
     """As it is kept."""
     flat: list[int] = []
+    at = 0
     for number, count in sorted(cut(known).latencies.items()):
-        flat += (number, count)
+        flat += (number - at, count)
+        at = number
     said = {
         "step": step,
         "counts": evidence[:_COUNTS],
@@ -130,12 +133,10 @@ def _known(found: dict[str, Any]) -> Known:
     if not isinstance(flat, list) or len(flat) > 2 * LATENCIES or len(flat) % 2:
         raise Unreadable("its latencies are none")
     counts = _counts(found, "latencies", len(flat))
-    if bad > answers or any(it > _SLOWEST for it in counts[::2]):
+    if bad > answers or sum(counts[::2]) > _SLOWEST:
         raise Unreadable("what it knows of the old version cannot be")
     known = Known()
-    for number, count in zip(counts[::2], counts[1::2], strict=True):
-        known.add(0, 0, {number: count})
-    known.answers, known.bad = answers, bad
+    known.add(answers, bad, dict(zip(accumulate(counts[::2]), counts[1::2], strict=True)))
     return known
 
 

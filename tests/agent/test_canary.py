@@ -1,180 +1,35 @@
-"""The canaries of several sidecars that share a state: they step, and roll back, together."""
+"""A canary of sidecars that share a state: what counts, and what is done; they step, and roll back, together."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 import pytest
 
 from sidecar.admin import report
-from sidecar.agent.canary import Away, Canary, Conflict
-from sidecar.agent.canary_operations import CanaryOperations
-from sidecar.agent.canary_time import Timing
-from sidecar.agent.canary_view import view_of
+from sidecar.agent.canary import Canary, Conflict
 from sidecar.agent.canary_weights import hold, key_of, split_of, weights
 from sidecar.agent.clusters import RunningUpstream
 from sidecar.agent.snapshots import canary_doubts as doubts
 from sidecar.agent.snapshots import of_upstream
-from sidecar.config.canary import CanarySettings, GuardSettings
+from sidecar.config.canary import CanarySettings
 from sidecar.config.health import Health
 from sidecar.config.subsets import Select
 from sidecar.config.traffic import Discover, StaticEndpoint, Upstream
 from sidecar.core.address import Address
-from sidecar.core.instance import Instance
-from sidecar.core.operations import Answer, Call, NotKnown
+from sidecar.core.operations import NotKnown
 from sidecar.endpoints.metrics import canary_families
 from sidecar.endpoints.names import Names
 from sidecar.filters.retry import RetrySettings
-from sidecar.registry import Found
 from sidecar.resilience import rollout
-from sidecar.resilience.rollout import NotNow, State
+from sidecar.resilience.rollout import NotNow
 from sidecar.why.causes import cause_of
+from support.canaries import BOTH, GUARD, SETTINGS, FakeStore, Sidecar, asked, shares
 from support.http import Stage
 from support.names import FakeResolver
 from support.ports import changed
 from support.registries import until
-
-BOTH = {"stable": Select(tag="v1"), "next": Select(tag="v2")}
-#: A coarse one, for which some fifty requests are enough.
-GUARD = GuardSettings(error_rate=0.1, p99=0.0, min_requests=20)
-SETTINGS = CanarySettings(subset="next", steps=(10, 25, 100), each=10.0, guard=GUARD)
-
-
-class FakeStore:
-    """A registry that keeps one value, as Consul does. While it is ``away`` it can neither be asked nor tells."""
-
-    def __init__(self) -> None:
-        self.found = Found(None, 0)
-        self.away = False
-        self.values: list[FakeValue] = []
-        #: Of each sidecar, by its name; versions are numbers that go up.
-        self.notes: dict[str, Found] = {}
-        self.exchanges = 0
-
-    def share(self, name: str, on_value: Callable[[Found], None]) -> FakeValue:
-        value = FakeValue(self, on_value)
-        self.values.append(value)
-        return value
-
-    def put(self, data: bytes | None) -> None:
-        """It is so, and all hear of it."""
-        assert isinstance(self.found.version, int)
-        self.found = Found(data, self.found.version + 1)
-        self.back()
-
-    def back(self) -> None:
-        """It answers again."""
-        self.away = False
-        for value in list(self.values):
-            if not value.cut:
-                value.on_value(self.found)
-
-    async def exchange(self, name: str, who: str, data: bytes | None) -> dict[str, Found]:
-        if self.away:
-            raise OSError("connection refused")
-        self.exchanges += 1
-        if data is not None:
-            self.notes[who] = Found(data, self.exchanges)
-        return dict(self.notes)
-
-    async def erase(self, name: str, notes: dict[str, object]) -> None:
-        for who, version in notes.items():
-            assert self.notes.pop(who).version == version
-
-    @property
-    def state(self) -> State:
-        assert self.found.data is not None
-        return rollout.decode(self.found.data)
-
-
-class FakeValue:
-    """See :class:`sidecar.registry.shared_value.SharedValue`."""
-
-    def __init__(self, store: FakeStore, on_value: Callable[[Found], None]) -> None:
-        self._store = store
-        self.on_value = on_value
-        #: It is away for this one alone; or says nothing to it.
-        self.cut = self.silent = False
-
-    async def put(self, data: bytes, seen: object) -> Found | None:
-        store = self._store
-        if store.away or self.cut:
-            raise OSError("connection refused")
-        if self.silent:
-            raise TimeoutError
-        if seen != store.found.version:
-            return None
-        store.put(data)
-        return store.found
-
-    def close(self) -> None:
-        self._store.values.remove(self)
-
-
-class Sidecar(Stage):
-    """One of them, with two versions of the upstream behind it."""
-
-    def __init__(self, store: FakeStore | None, name: str = "one", **more: Any) -> None:
-        more.setdefault("canary", SETTINGS)
-        more.setdefault("retry", None)
-        super().__init__(subsets=BOTH, split=(("stable", 90), ("next", 10)), circuit_breaker=None, **more)
-        self.versions("v1", "v1", "v2")
-        self.canary = Canary(
-            self.listener, self.config, name,  # type: ignore[arg-type]
-            Timing(self.loop, lambda: 1.8e9, lambda seconds, do: self.loop.call_later(seconds, do), run_now),
-        )  # fmt: skip
-        self.canary.follow(store)  # type: ignore[arg-type]
-        if store is not None and not store.away:
-            store.values[-1].on_value(store.found)
-
-    def versions(self, *tags: str) -> None:
-        """Have an instance of each."""
-        self.listener.cluster.update(
-            Instance(host="10.0.0.1", port=port, tags=(tag,)) for port, tag in enumerate(tags, 1)
-        )
-
-    def answers(self, subset: str, count: int, bad: int = 0, seconds: float = 0.01) -> None:
-        """So many of its answers come, as fast as that."""
-        endpoint = next(it for it in self.listener.cluster.endpoints if it.subset == subset)
-        for number in range(count):
-            status = 503 if number < bad else 200
-            for watcher in self.listener.cluster.watchers:
-                watcher(endpoint, seconds, status, "")
-
-    def seconds(self, count: int, bad: int = 0) -> None:
-        """Time goes on, with a hundred answers each second, of which so many of the new version's are errors."""
-        for _ in range(count):
-            percent = self.canary.weight
-            self.answers("stable", 100 - percent)
-            self.answers("next", percent, bad)
-            self.passes(1.0)
-
-    def passes(self, seconds: float) -> None:
-        """Time goes on here."""
-        self.loop.run_until(self.loop.now + seconds)
-
-    def counted(self, subset: str) -> int:
-        """All tries that went there."""
-        subsets = self.listener.cluster.subsets
-        assert subsets is not None
-        return sum(subsets.by_name[subset].requests.values())
-
-    @property
-    def share(self) -> dict[str, int]:
-        """What the split gives each, of a hundred."""
-        return shares(self)
-
-    @property
-    def told(self) -> dict[str, Any]:
-        return view_of(self.canary)
-
-
-def run_now(work: Coroutine[Any, Any, None]) -> None:
-    """Nothing in it waits for anything."""
-    with pytest.raises(StopIteration):
-        work.send(None)
 
 
 def test_a_good_one_gets_all_step_by_step_and_all_sidecars_go_with_it() -> None:
@@ -358,353 +213,6 @@ async def test_pause_resume_and_a_new_beginning() -> None:
     assert it.share["next"] == 10
 
 
-def test_one_that_is_started_joins_at_the_step() -> None:
-    store = FakeStore()
-    one = Sidecar(store)
-    one.seconds(15)
-    assert one.share["next"] == 25
-    store.away = True
-    two = Sidecar(store, "two")
-    assert two.share == {"stable": 100, "next": 0}, "until it knows"
-    assert two.told["phase"] == "unknown"
-    store.back()
-    assert two.share["next"] == 25
-
-
-@pytest.mark.asyncio
-async def test_while_the_registry_is_away_it_stays_but_is_rolled_back() -> None:
-    store = FakeStore()
-    one, two = Sidecar(store), Sidecar(store, "two")
-    store.away = True
-    one.seconds(15)
-    assert one.share["next"] == 10, "nobody goes ahead"
-    assert one.told["waits_for"] == "the registry"
-    with pytest.raises(Away):
-        await one.canary.act("promote", "ann")
-    one.seconds(20, bad=2)
-    assert (one.share["next"], two.share["next"]) == (0, 10)
-    assert one.told["told"] is False
-    assert one.told["phase"] == "rolled_back"
-    store.back()
-    one.passes(1.0)
-    assert two.share["next"] == 0
-    assert one.told["told"] is True
-
-
-@pytest.mark.asyncio
-async def test_a_resume_that_does_not_get_through_says_so_after_a_rollback_of_its_own() -> None:
-    store = FakeStore()
-    one, two = Sidecar(store), Sidecar(store, "two")
-    (mine, _) = store.values
-    mine.cut = True
-    one.seconds(20, bad=2)
-    with pytest.raises(Away):
-        await one.canary.act("resume", "ann")
-    await two.canary.act("pause", "bob")
-    mine.cut = False  # it has not heard of that yet
-    with pytest.raises(Conflict, match="it is rolled back with 0 %"):
-        await one.canary.act("resume", "ann")
-    assert (one.share["next"], one.told["phase"], store.state.phase) == (0, "rolled_back", rollout.PAUSED)
-    assert (await _asked({"up": one.canary}, "up", "resume")).status == 409
-    store.back()
-    one.passes(1.0)
-    assert (await one.canary.act("resume", "ann")).attempt == 2
-    assert one.share == two.share == {"stable": 90, "next": 10}
-
-
-@pytest.mark.asyncio
-async def test_rolled_back_by_hand_while_the_registry_is_away() -> None:
-    store = FakeStore()
-    one, two = Sidecar(store), Sidecar(store, "two")
-    store.away = True
-    assert (await one.canary.act("rollback", "ann")).phase == rollout.ROLLED_BACK
-    assert one.share["next"] == 0
-    store.away = False
-    await two.canary.act("promote", "bob")  # who does not know of it
-    assert one.share["next"] == 0
-    one.passes(1.0)
-    assert two.share["next"] == 0
-    assert store.state.reason == "it was rolled back by hand"
-
-
-@pytest.mark.asyncio
-async def test_a_new_attempt_is_not_rolled_back_for_the_one_before() -> None:
-    store = FakeStore()
-    one, two = Sidecar(store), Sidecar(store, "two")
-    store.away = True
-    await one.canary.act("rollback", "ann")
-    store.away = False
-    await two.canary.act("rollback", "bob")
-    assert one.told["told"] is True
-    await two.canary.act("resume", "bob")
-    one.passes(1.0)
-    assert one.share["next"] == two.share["next"] == 10
-
-
-def test_a_rollback_is_not_lost_when_others_found_it_done_meanwhile() -> None:
-    store = FakeStore()
-    one, two = Sidecar(store), Sidecar(store, "two")
-    store.values[0].cut = True
-    one.seconds(20, bad=2)
-    assert (one.share["next"], two.share["next"]) == (0, 10)
-    two.seconds(45)
-    assert (store.state.phase, two.share["next"]) == (rollout.DONE, 100)
-    store.values[0].cut = False
-    store.back()
-    one.passes(1.0)
-    assert store.state.phase == rollout.ROLLED_BACK
-    assert "requests failed" in store.state.reason
-    assert one.share["next"] == two.share["next"] == 0
-    assert one.told["told"] is True
-
-
-@pytest.mark.asyncio
-async def test_with_the_highest_revision_it_goes_on(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore()
-    one, two = Sidecar(store), Sidecar(store, "two")
-    highest = 1 << 53
-    store.put(rollout.encode(store.state._replace(revision=highest, attempt=highest)))
-    caplog.set_level(logging.INFO)
-    await one.canary.act("promote", "ann")
-    assert one.share == two.share == {"stable": 75, "next": 25}
-    assert sum("gets 25 %" in text for text in caplog.messages) == 2
-    one.seconds(20, bad=4)
-    assert one.share == two.share == {"stable": 100, "next": 0}
-    await two.canary.act("resume", "bob")
-    one.passes(1.0)
-    assert one.share == two.share == {"stable": 90, "next": 10}
-    kept = store.state
-    store.put(rollout.encode(rollout.begin((100,), "a backup", 0.0)))
-    assert store.state == kept, "what was lost comes back as ever"
-
-
-def test_a_registry_that_has_lost_it_gets_it_back() -> None:
-    store = FakeStore()
-    one, two = Sidecar(store), Sidecar(store, "two")
-    one.seconds(15)
-    state = store.state
-    assert state.weight == 25
-    store.put(None)
-    assert store.state == state
-    store.put(rollout.encode(rollout.begin((10,), "a backup", 0.0)))
-    assert store.state == state
-    assert one.share == two.share == {"stable": 75, "next": 25}
-
-
-@pytest.mark.asyncio
-async def test_what_cannot_be_read_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore()
-    it = Sidecar(store)
-    for _ in range(3):
-        store.put(b'{"weight": 100}')
-    assert it.share["next"] == 10
-    assert sum("cannot be read" in text for text in caplog.messages) == 1
-    assert doubts(it.told)[0].startswith("the canary next waits for an operator: its state cannot be read")
-    fresh = Sidecar(store, "two")
-    assert fresh.share["next"] == 0
-    with pytest.raises(Away):
-        await fresh.canary.act("promote", "ann")
-    await fresh.canary.act("resume", "ann")
-    assert store.state.weight == 10
-    store.put(b"{}")
-    await it.canary.act("rollback", "ann")
-    assert store.state.phase == rollout.ROLLED_BACK
-    assert it.share["next"] == fresh.share["next"] == 0
-
-
-@pytest.mark.asyncio
-async def test_what_cannot_be_read_is_left_to_an_operator() -> None:
-    store = FakeStore()
-    it = Sidecar(store)
-    it.seconds(8)
-    store.put(b"{}")
-    it.seconds(15)
-    assert (store.found.data, it.share["next"]) == (b"{}", 10), "it would have had its next step"
-    for action in ("promote", "pause"):
-        with pytest.raises(NotNow, match=r"cannot be read, its phase is none; resume or rollback replace it"):
-            await it.canary.act(action, "ann")
-    assert store.found.data == b"{}"
-    store.put(rollout.encode(rollout.begin((10,), "ann", 0.0)))
-    it.seconds(2)
-    assert it.share["next"] == 25, "it is as it was"
-    store.put(b"{}")
-    it.seconds(20, bad=3)
-    assert (store.state.phase, it.share["next"]) == (rollout.ROLLED_BACK, 0), "but not when a guard is broken"
-
-
-def test_what_cannot_be_read_is_not_replaced_by_what_was_owed_or_would_begin() -> None:
-    store = FakeStore()
-    it = Sidecar(store)
-    it.seconds(45)
-    assert store.state.phase == rollout.DONE
-    (value,) = store.values
-    value.cut = True
-    it.canary.found(Found(None, 0))  # it was lost, and cannot be put there again
-    value.cut = False
-    store.put(b"{}")
-    it.versions("v1", "v1")
-    for _ in range(70):
-        it.passes(1.0)
-    assert store.found.data == b"{}"
-
-
-@pytest.mark.asyncio
-async def test_rolled_back_by_hand_where_nothing_was_read_yet(caplog: pytest.LogCaptureFixture) -> None:
-    store = FakeStore()
-    old, steps = Sidecar(store, "old"), SETTINGS.steps
-    assert (old.share["next"], store.state.phase) == (steps[0], rollout.RUNNING)
-    for _ in range(2):
-        await old.canary.act("promote", "ann")
-    store.put(b"{}")
-    fresh = Sidecar(store, "fresh")
-    caplog.set_level(logging.INFO)
-    await fresh.canary.act("rollback", "bob")
-    assert sum(text.endswith("gets nothing: it was rolled back by hand (bob)") for text in caplog.messages) >= 1
-    for it in (old, fresh):
-        it.passes(1.0)
-    assert store.state.phase == rollout.ROLLED_BACK
-    assert old.share["next"] == fresh.share["next"] == 0
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("told_of_it", [True, False])
-@pytest.mark.parametrize(("action", "phase"), [("rollback", rollout.ROLLED_BACK), ("resume", rollout.RUNNING)])
-async def test_what_replaces_what_cannot_be_read_is_not_undone(action: str, phase: str, told_of_it: bool) -> None:
-    store = FakeStore()
-    old = Sidecar(store, "old")
-    for asked in ("promote", "promote", "pause"):
-        await old.canary.act(asked, "ann")
-    (value,) = store.values
-    value.cut = not told_of_it
-    store.put(b"{}")
-    fresh = Sidecar(store, "fresh")
-    value.cut = True  # it hears of what is done a moment later
-    assert (await fresh.canary.act(action, "bob")).phase == phase
-    value.cut = False
-    store.back()
-    for it in (old, fresh):
-        it.passes(3.0)
-    assert (store.state.phase, store.state.by) == (phase, "bob")
-    assert (
-        old.share == fresh.share == ({"stable": 100, "next": 0} if action == "rollback" else {"stable": 90, "next": 10})
-    )
-
-
-@pytest.mark.asyncio
-async def test_a_rollback_is_not_undone_where_the_registry_had_lost_the_state() -> None:
-    store = FakeStore()
-    old = Sidecar(store, "old")
-    for _ in range(2):
-        await old.canary.act("promote", "ann")
-    (value,) = store.values
-    value.cut = True
-    store.put(None)
-    fresh = Sidecar(store, "fresh")
-    await fresh.canary.act("rollback", "bob")
-    value.cut = False
-    store.back()
-    old.passes(3.0)
-    assert store.state.phase == rollout.ROLLED_BACK
-    assert old.share["next"] == fresh.share["next"] == 0
-
-
-def test_the_next_version_begins_anew_when_the_one_before_is_gone() -> None:
-    store = FakeStore()
-    it = Sidecar(store)
-    it.seconds(45)
-    assert (store.state.phase, it.share["next"]) == (rollout.DONE, 100)
-    it.versions("v1", "v1")
-    it.passes(1.0)
-    assert it.share == {"stable": 100, "next": 0}, "the others get what it cannot"
-    for _ in range(70):
-        it.passes(1.0)
-    assert (store.state.phase, store.state.attempt, it.share["next"]) == (rollout.RUNNING, 2, 10)
-
-
-def test_who_has_not_seen_its_instances_does_not_begin_anew() -> None:
-    store = FakeStore()
-    one, two = Sidecar(store), Sidecar(store, "two")
-    two.versions("v1", "v1")  # and it discovers no others
-    one.seconds(45)
-    assert store.state.phase == rollout.DONE
-    for _ in range(70):
-        two.passes(1.0)
-    assert (store.state.phase, store.state.attempt) == (rollout.DONE, 1)
-    one.versions("v1", "v1")
-    for _ in range(30):
-        one.passes(1.0)
-    store.put(rollout.encode(store.state._replace(attempt=2)))  # others have seen the next one meanwhile
-    for _ in range(70):
-        one.passes(1.0)
-    assert (store.state.phase, store.state.attempt) == (rollout.DONE, 2)
-
-
-def restarted(store: FakeStore, *versions: str) -> Sidecar:
-    """A sidecar that finds it done, and at first only those instances."""
-    first = Sidecar(store)
-    first.seconds(45)
-    assert store.state.phase == rollout.DONE
-    first.canary.close()
-    it = Sidecar(store, "restarted")
-    it.versions(*versions)
-    return it
-
-
-def test_the_next_version_begins_anew_also_after_a_restart() -> None:
-    store = FakeStore()
-    it = restarted(store, "v1", "v1")
-    for _ in range(70):
-        it.passes(1.0)
-    assert (store.state.phase, it.share["next"]) == (rollout.DONE, 0)
-    store.away = True
-    it.versions("v1", "v1", "v2")
-    it.passes(5.0)
-    assert it.share["next"] == 0, "it gets nothing until it begins"
-    store.back()
-    it.passes(1.0)
-    assert (store.state.phase, store.state.attempt, it.share["next"]) == (rollout.RUNNING, 2, 10)
-    it.seconds(45)
-    it.passes(70.0)
-    assert (store.state.phase, store.state.attempt, it.share["next"]) == (rollout.DONE, 2, 100)
-
-
-@pytest.mark.parametrize(
-    ("at_first", "seconds", "later"),
-    [
-        (("v1", "v2"), 70, ("v1", "v2", "v2")),  # it is there
-        (("v1",), 30, ("v1", "v2")),  # it is back soon
-        ((), 70, ("v1", "v2")),  # nothing was known yet
-        (("v1",), 70, ("v2",)),  # there is nothing else
-    ],
-)
-def test_after_a_restart_what_was_promoted_goes_on(
-    at_first: tuple[str, ...], seconds: int, later: tuple[str, ...]
-) -> None:
-    store = FakeStore()
-    it = restarted(store, *at_first)
-    it.passes(seconds)
-    it.versions(*later)
-    it.passes(5.0)
-    assert (store.state.phase, store.state.attempt, it.share["next"]) == (rollout.DONE, 1, 100)
-    if later[0] == "v2":
-        it.versions("v1", "v2")
-        it.passes(5.0)
-        assert (store.state.phase, it.share["next"]) == (rollout.DONE, 100)
-
-
-def test_an_instance_that_is_back_soon_begins_nothing() -> None:
-    store = FakeStore()
-    it = Sidecar(store)
-    it.seconds(45)
-    for _ in range(3):
-        it.versions("v1", "v1")
-        for _ in range(30):
-            it.passes(1.0)
-        it.versions("v1", "v1", "v2")
-        it.passes(1.0)
-    assert (store.state.phase, it.share["next"]) == (rollout.DONE, 100)
-
-
 def test_without_a_registry_it_is_this_sidecars_alone() -> None:
     it = Sidecar(None)
     it.passes(0.0)
@@ -773,14 +281,6 @@ def of_canary(stage: Stage) -> tuple[str, int] | None:
     return subsets.canary
 
 
-def shares(stage: Stage) -> dict[str, int]:
-    """What the split gives each, of a hundred."""
-    split = split_of(stage.listener)
-    assert split is not None
-    found = split.split.weights
-    return {name: weight * 100 // sum(found.values()) for name, weight in found.items()}
-
-
 def test_weights() -> None:
     assert weights({"a": 3, "b": 1, "next": 5}, "next", 20) == {"a": 240, "b": 80, "next": 80}
     assert weights({"a": 3}, "next", 100) == {"a": 0, "next": 300}
@@ -812,39 +312,29 @@ def test_the_name_of_the_state_tells_what_it_is_of() -> None:
     assert all(it.startswith("canary-up-") for it in found)
 
 
-async def _asked(canaries: dict[str, Canary | None], name: str, action: str) -> Answer:
-    async def read() -> bytes:
-        return b""
-
-    (operation,) = CanaryOperations(lambda: canaries).contribution().operations
-    found = await operation.handler(Call({"name": name, "action": action}, [], "10.9.9.9", "", read))
-    assert isinstance(found, Answer)
-    return found
-
-
 @pytest.mark.asyncio
 async def test_over_the_admin_api() -> None:
     store = FakeStore()
     it = Sidecar(store)
     canaries: dict[str, Canary | None] = {"up": it.canary, "other": None}
-    answer = await _asked(canaries, "up", "promote")
+    answer = await asked(canaries, "up", "promote")
     assert answer.data == {
         "phase": "running", "weight": 25, "revision": 2, "reason": "it was promoted by hand",
         "by": "an operator at 10.9.9.9",
     }  # fmt: skip
-    assert (await _asked(canaries, "up", "resume")).status == 409
+    assert (await asked(canaries, "up", "resume")).status == 409
     (value,) = store.values
     value.silent = True
-    answer = await _asked(canaries, "up", "promote")
+    answer = await asked(canaries, "up", "promote")
     assert (answer.status, answer.data["message"]) == (
         503,
         "the canary of up: the registry cannot be asked, or has not said what came of it: it took too long",
     )
     store.away = True
-    assert (await _asked(canaries, "up", "promote")).status == 503
+    assert (await asked(canaries, "up", "promote")).status == 503
     for name, action in (("other", "promote"), ("nothing", "pause"), ("up", "fly")):
         with pytest.raises(NotKnown):
-            await _asked(canaries, name, action)
+            await asked(canaries, name, action)
 
 
 def test_it_is_measured() -> None:
