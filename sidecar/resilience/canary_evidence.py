@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from itertools import accumulate
-from math import isfinite
+from math import fsum, isfinite
 from typing import Any, Final, NamedTuple
 
 from sidecar.resilience.canary_counts import Known
@@ -72,9 +72,9 @@ class Note(NamedTuple):
 
 
 def together(all_of_them: Iterable[Evidence]) -> Evidence:
-    """That of several sidecars."""
-    found = list(all_of_them)
-    return Evidence(*map(sum, zip(*found, strict=True))) if found else Evidence()
+    """That of several sidecars; the same in any order, to the last bit."""
+    columns = list(zip(*all_of_them, strict=True))
+    return Evidence(*map(sum, columns[:_COUNTS]), *map(fsum, columns[_COUNTS:]))
 
 
 def encode(step: Step, evidence: Evidence, known: Known) -> bytes:

@@ -228,8 +228,8 @@ async def test_rolled_back_by_hand_where_nothing_was_read_yet(caplog: pytest.Log
 async def test_what_replaces_what_cannot_be_read_is_not_undone(action: str, phase: str, told_of_it: bool) -> None:
     store = FakeStore()
     old = Sidecar(store, "old")
-    for asked in ("promote", "promote", "pause"):
-        await old.canary.act(asked, "ann")
+    for action_before in ("promote", "promote", "pause"):
+        await old.canary.act(action_before, "ann")
     (value,) = store.values
     value.cut = not told_of_it
     store.put(b"{}")

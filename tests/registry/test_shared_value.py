@@ -6,7 +6,7 @@ import asyncio
 import fcntl
 import itertools
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientConnectionError
 
-from sidecar import registry as registries
 from sidecar.core.instance import Instance
 from sidecar.core.secret import Secret
-from sidecar.registry import Found, LocalValue, Registry, Settings, consul_watch
+from sidecar.registry import Found, LocalValue, Registry, consul_watch
 from sidecar.registry import consul_shared as consul_values
 from sidecar.registry import directory_shared as folder_values
 from sidecar.registry.consul_client import BadAnswer
@@ -27,42 +26,7 @@ from sidecar.registry.directory_shared import FOLDER, SharedFiles
 from sidecar.registry.link import Link
 from sidecar.registry.shared_value import checked, tell
 from support.consul import MANAGEMENT_TOKEN, ConsulAgent
-from support.registries import consul_settings, directory_settings, until
-
-
-class Told:
-    """Hears of a value."""
-
-    def __init__(self) -> None:
-        self.all: list[Found] = []
-
-    def __call__(self, found: Found) -> None:
-        self.all.append(found)
-
-    @property
-    def data(self) -> bytes | None:
-        return self.all[-1].data if self.all else b"nothing yet"
-
-    @property
-    def version(self) -> object:
-        return self.all[-1].version
-
-
-@asynccontextmanager
-async def opened(*settings: Settings) -> AsyncIterator[list[Registry]]:
-    found = [it for each in settings if (it := registries.create(each)) is not None]
-    try:
-        async with asyncio.timeout(100):
-            yield found
-    finally:
-        for it in found:
-            await it.close()
-    await asyncio.sleep(0)
-    assert asyncio.all_tasks() == {asyncio.current_task()}
-
-
-def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    asyncio.run(main())
+from support.registries import Told, consul_settings, directory_settings, opened, run, until
 
 
 async def of_two_one_wins(one: Registry, two: Registry) -> None:

@@ -1,4 +1,4 @@
-"""What sidecars tell each other of a canary: it is put together in any order, and believed no more than it has to be."""
+"""What sidecars tell each other of a canary: put together in any order, and believed no more than it has to be."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_what_is_told_is_what_is_read(evidence: Evidence, latencies: dict[int, i
 def test_the_order_does_not_matter_and_more_is_more(found: list[Evidence], rng: Random) -> None:
     other = list(found)
     rng.shuffle(other)
-    assert together(other) == pytest.approx(together(found))
+    assert together(other) == together(found)
     assert together([together(found[:2]), together(found[2:])]) == pytest.approx(together(found))
     for less in range(len(found)):
         counts, all_of_them = together(found[:less])[:6], together(found)[:6]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
 from typing import Any
 
+from sidecar import registry as registries
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
 from sidecar.core.secret import Secret
-from sidecar.registry import Settings, Workload
+from sidecar.registry import Found, Registry, Settings, Workload
 from support.patience import PATIENCE
 
 
@@ -58,3 +60,38 @@ async def until(what: Callable[[], Any], text: str, seconds: float = PATIENCE) -
         assert time.monotonic() - begun < seconds, f"not within {seconds} s: {text}"
         await asyncio.sleep(min(max((time.monotonic() - begun) / 10, 0.01), 0.1))
     return time.monotonic() - begun
+
+
+class Told:
+    """Hears of a value."""
+
+    def __init__(self) -> None:
+        self.all: list[Found] = []
+
+    def __call__(self, found: Found) -> None:
+        self.all.append(found)
+
+    @property
+    def data(self) -> bytes | None:
+        return self.all[-1].data if self.all else b"nothing yet"
+
+    @property
+    def version(self) -> object:
+        return self.all[-1].version
+
+
+@asynccontextmanager
+async def opened(*settings: Settings) -> AsyncIterator[list[Registry]]:
+    found = [it for each in settings if (it := registries.create(each)) is not None]
+    try:
+        async with asyncio.timeout(100):
+            yield found
+    finally:
+        for it in found:
+            await it.close()
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    asyncio.run(main())
