@@ -60,7 +60,7 @@ class Canary:
         self._version: object = None
         self._known = Known()
         self.judge: Judge | None = None
-        self.pool = Pool(None, self.key, self.timing)
+        self.pool = Pool(None, self.key, self.timing, self._heard)
         self.verdict = Verdict("", False, "the registry has not answered yet")
         self._ready_told = False
         #: Its instances were seen here in this attempt; since when they are gone.
@@ -103,7 +103,7 @@ class Canary:
             self._value = LocalValue(self.found, lambda do: self.timing.later(0.0, do))
         else:
             self._value = registry.share(self.key, self.found)
-            self.pool = Pool(registry, self.key, self.timing)
+            self.pool = Pool(registry, self.key, self.timing, self._heard)
         self._timer = self.timing.later(LOOK, self.look)
 
     def close(self) -> None:
@@ -221,13 +221,22 @@ class Canary:
         if self.broken is not None:
             self._write(self.broken)
         elif judge is not None and now.moving:
-            self.verdict = judge.look(self.timing.clock())
-            if self.verdict.broken:
-                self._roll_back(now, self.verdict.broken)
-            elif self.verdict.good and now.phase == rollout.RUNNING and not self.unreadable:
-                self._is_good(now, judge)
+            self._go_by(judge.look(self.timing.clock()), now, judge)
         elif now.phase == rollout.DONE and not self.unreadable:
             self._await_next(now)
+
+    def _heard(self, judge: Judge, verdict: Verdict) -> None:
+        """Others have told something, and this is what comes of it."""
+        now = self.now
+        if judge is self.judge and now is not None and now.moving and self._value is not None:
+            self._go_by(verdict, now, judge)
+
+    def _go_by(self, verdict: Verdict, now: State, judge: Judge) -> None:
+        self.verdict = verdict
+        if verdict.broken:
+            self._roll_back(now, verdict.broken)
+        elif verdict.good and now.phase == rollout.RUNNING and not self.unreadable:
+            self._is_good(now, judge)
 
     def _share(self) -> None:
         now, guard = self.now, self.settings.guard

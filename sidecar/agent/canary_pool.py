@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Final
 
@@ -17,7 +17,7 @@ from sidecar.agent.canary_time import Timing
 from sidecar.registry import Found, Registry
 from sidecar.resilience.canary_counts import Known
 from sidecar.resilience.canary_evidence import Evidence, Note, Step, Unreadable, decode, encode
-from sidecar.resilience.canary_judge import MOST, Judge
+from sidecar.resilience.canary_judge import MOST, Judge, Verdict
 
 logger = logging.getLogger("sidecar.canary")
 
@@ -35,10 +35,14 @@ LEFT_HERE: Final = 3600.0
 
 
 class Pool:
-    """The notes beside the state ``name``; ``registry`` is where; None: nobody hears of anything."""
+    """The notes beside the state ``name``; ``registry`` is where; None: nobody hears of anything. ``heard`` is called
+    with what a judge says of what it has heard."""
 
-    def __init__(self, registry: Registry | None, name: str, timing: Timing) -> None:
+    def __init__(
+        self, registry: Registry | None, name: str, timing: Timing, heard: Callable[[Judge, Verdict], None]
+    ) -> None:
         self._registry = registry
+        self._on_heard = heard
         self._name = name
         self._timing = timing
         self._who = secrets.token_hex(8)
@@ -77,7 +81,8 @@ class Pool:
             self.heard, self.away = True, False
             if judge is not None:
                 self._tell(judge, found, step, told)
-            await self._tidy(registry, found, step)
+            if not self._closed:
+                await self._tidy(registry, found, step)
         except (OSError, TimeoutError) as error:
             logger.debug("%s: the registry cannot be asked for others' evidence: %s", self._name, error)
             self._away(judge)
@@ -107,7 +112,8 @@ class Pool:
         known, heard = Known(), dict(sorted(notes.items())[:MOST])
         for note in heard.values():
             known.add(note.known.answers, note.known.bad, note.known.latencies)
-        judge.hear({who: note.evidence for who, note in heard.items()}, known, told if mine is not None else None)
+        evidence = {who: note.evidence for who, note in heard.items()}
+        self._on_heard(judge, judge.hear(evidence, known, told if mine is not None else None))
 
     async def _tidy(self, registry: Registry, found: Mapping[str, Found], step: Step | None) -> None:
         """Remove what nobody needs any more."""

@@ -47,7 +47,7 @@ def read(answer: Any, prefix: str) -> dict[str, Found]:
     :class:`BadAnswer`."""
     try:
         _, entries = answer
-        found = {}
+        found: dict[str, Found] = {}
         for entry in entries or ():
             who, version, value = entry["Key"].removeprefix(prefix), entry["ModifyIndex"], entry["Value"]
             if not is_who(who) or not isinstance(version, int) or not isinstance(value, bytes):

@@ -89,15 +89,17 @@ class Judge:
         self._since: float | None = None
         self._window = 0.0
 
-    def hear(self, others: Mapping[str, Evidence], known: Known, told: Evidence | None) -> None:
-        """Others have seen this in the same step, and know this of the old version. ``told``: what they have heard of
-        this one, which is judged by in place of all that was seen here, so that everybody who looks has seen one course
-        of events; None: they have not."""
+    def hear(self, others: Mapping[str, Evidence], known: Known, told: Evidence | None) -> Verdict:
+        """Judge by what others have seen in the same step, and know of the old version. ``told``: what they have heard
+        of this one, which is judged by in place of all that was seen here, so that everybody who looks has seen one
+        course of events; None: they have heard nothing."""
         for name, evidence in others.items():
             if name in self._others or len(self._others) < MOST:
                 self._others[name] = evidence
         self._known_elsewhere = known
         self._told = told if self._others else None
+        self._weigh()
+        return self.verdict()
 
     def cut_off(self) -> None:
         """Others cannot hear of this one now. It judges by what they said last, and by all that it sees itself."""
@@ -110,7 +112,7 @@ class Judge:
 
     def look(self, now: float) -> Verdict:
         """Judge what has come since the last look. ``now`` is seconds on a clock that never goes back."""
-        old, new, before = self.old, self.new, self.seen
+        old, new = self.old, self.new
         self.old, self.new = Side(), Side()
         known = self._known()
         errors, no_errors = self._of_errors(Block(old.answers, old.bad, new.answers, new.bad), known)
@@ -120,20 +122,25 @@ class Judge:
         )  # fmt: skip
         self.known.add(old.answers, old.bad, old.latencies)
         self.here = together((self.here, more))
-        self.seen = seen = together((self._told or self.here, *self._others.values()))
         self._go_on(now)
         self._errors_here.add(errors)
         self._slow_here.add(slower)
+        self._weigh()
+        return self.verdict()
+
+    def _weigh(self) -> None:
+        """Bet on by what is new of what all have seen."""
+        before = self.seen
+        self.seen = seen = together((self._told or self.here, *self._others.values()))
         self._errors.add(seen.errors - before.errors)
         self._slow.add(seen.slower - before.slower)
         self._no_errors.add(seen.no_errors - before.no_errors)
         self._not_slow.add(seen.not_slower - before.not_slower)
-        return self.verdict()
 
     def _go_on(self, now: float) -> None:
         """Begin, or begin another window."""
         if self._since is None:
-            if self.seen.new:
+            if self.seen.new or self.here.new:
                 self._since = self._window = now
         elif now - self._window >= self.guard.window:
             self._window = now

@@ -130,7 +130,7 @@ def test_notes_of_other_steps_and_other_guards_are_not_read_and_some_day_removed
     store.notes["e" * 16] = Found(encode(here, Evidence(new=5), Known()), 0)
     for _ in range(3):
         second([it])
-    assert it.told["judged"]["requests"] == 15, "what others have heard of it by now, and what one other has seen"
+    assert it.told["judged"]["requests"] == 20, "of them five that one other has seen"
     assert it.canary.sidecars == 2
     it.passes(31.0)
     assert sorted(store.notes) == sorted(["e" * 16, it.canary.pool._who])
