@@ -46,7 +46,15 @@ def test_four_together_find_what_none_has_seen_enough_of() -> None:
     assert len({it.seen for it in judges}) == 1
     view = judges[0].view()
     assert (view["sidecars"], view["requests"]) == (4, 4 * view["requests_here"])
- {it.good for it in found} == {True}
+
+
+def test_requests_of_all_are_what_is_asked_for() -> None:
+    judges = [Judge(Guard(0.1, 0.0, 100), 1, 3) for _ in range(4)]
+    for now in range(4):
+        assert second(judges, float(now))[0].waits.endswith("of at least 100 requests")
+    for now in range(4, 20):
+        found = second(judges, float(now))
+    assert {it.good for it in found} == {True}
     assert judges[0].here.new == 100
 
 
