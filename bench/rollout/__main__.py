@@ -10,11 +10,12 @@ run at once, which saves time.
     slow      p99 300 ms in place of 200 ms
     good      as the old version
 
-Each sidecar judges by what it sends itself: of 200 requests a second over four, each sends 50, of which a step of 10 %
-gives the canary 5. A judge that is not to be wrong more often than once in 200 rollouts needs some hundreds of these;
-what has 1 % more errors is rolled back after one to several minutes, or stays at its first step meanwhile; that it gets
-no further is the promise, and how few requests fail by it. The good one needs about 800 answers in a step, so it has
-more traffic (--good-rate); on a busy machine, whose own delays are in both versions' tails, it needs more still.
+The sidecars judge together: of 200 requests a second over four, each sends 50, of which a step of 10 % gives the canary
+5, and by what they tell each other all judge by 20. A judge that is not to be wrong more often than once in 200
+rollouts needs some hundreds of these; what has 1 % more errors is rolled back within a minute mostly, or stays at its
+first step meanwhile; that it gets no further is the promise, and how few requests fail by it. The good one needs about
+800 answers in a step, so it may have more traffic (--good-rate); on a busy machine, whose own delays are in both
+versions' tails, it needs more still.
 
 Nothing is tried again, and every request that fails is counted, from the first one until the guard's window is over, or
 later, when the canary has come to its end.

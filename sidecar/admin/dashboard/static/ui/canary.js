@@ -19,7 +19,7 @@ export function Canary({ name, canary: it }) {
         ${it.reason && html`<div class="dim">${it.reason}, ${it.by}${it.at && html`, ${clock(it.at)}`}</div>`}
         ${it.waits_for && html`<div>waits for ${it.waits_for}</div>`}
         ${!it.told && html`<div class="warn">The registry is away: other sidecars do not know yet.</div>`}
-        ${judged && html`<div class="dim">seen here: ${number(judged.errors)} of ${number(judged.requests)} requests failed, of the others ${number(judged.others_errors)} of ${number(judged.others_requests)}</div>`}
+        ${judged && html`<div class="dim">seen by ${judged.sidecars > 1 ? `${number(judged.sidecars)} sidecars` : "this sidecar"}: ${number(judged.errors)} of ${number(judged.requests)} requests failed, of the others ${number(judged.others_errors)} of ${number(judged.others_requests)}</div>`}
       </div>
       <div class="buttons">
         <${Act} name=${name} action="promote" label="Promote" says="It gets its next step, in all sidecars." disabled=${over} />
