@@ -134,8 +134,13 @@ SCHEMAS: Final[dict[str, Any]] = {
         waits_for=TEXT,
         told=FLAG | {"description": "the registry, and so all other sidecars, have what is done here"},
         judged_s=NUMBER | {"description": "for how long this sidecar has seen it in this step"},
-        judged=or_null({"type": "object", "description": "what this sidecar goes by: its own counts and those of others, as many as `sidecars` says; `shared`: the "
-            "registry, where they are told, has answered"}),
+        judged=or_null(
+            {
+                "type": "object",
+                "description": "what this sidecar goes by: the counts of as many as `sidecars` says; `shared`: the "
+                "registry, where they are told, has answered",
+            }
+        ),
     ),
     "Name": record(
         name=TEXT,

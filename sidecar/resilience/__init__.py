@@ -2,7 +2,7 @@
 tested by plain calls; :mod:`sidecar.filters` applies them to traffic. The words of rollouts, as in ``sidecar``.
 
 canary                    a subset that gets more and more of the requests, for as long as it does as well as the others
-count, counts             answers of a version, and how many were errors or slow
+count                     answers of a version, and how many were errors or slow
 evidence                  what answers are worth for or against a canary: the logarithm of a bet
 judge                     says whether a canary does as well as the others, by what both have answered
 note                      what a sidecar keeps beside a shared value, for the others to read
