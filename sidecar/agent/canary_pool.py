@@ -11,7 +11,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 from sidecar.agent.canary_time import Timing
 from sidecar.registry import Found, Registry
@@ -46,21 +46,23 @@ class Pool:
         self._name = name
         self._timing = timing
         self._who = secrets.token_hex(8)
-        self._busy = self._moving = self._closed = False
+        self._busy = self._closed = False
+        #: Whose evidence is told, since the last turn.
+        self._judge: Judge | None = None
         self._due = timing.clock()
         self._put = b""
-        #: Notes of others that were found, with their versions and since when they are so.
-        self._found: dict[str, tuple[object, float]] = {}
+        #: Notes that were found, by who wrote them.
+        self._found: dict[str, _Seen] = {}
         self._asked = False
         #: The registry has answered the last time; or has not.
         self.heard = self.away = False
 
     def turn(self, step: Step | None, judge: Judge | None) -> None:
         """Tell of the step what is known, and hear what others know, if it is time for that; None: there is no step."""
-        now, moving = self._timing.clock(), judge is not None
-        if moving != self._moving:
-            self._moving, self._due = moving, now
-        elif not moving and self._asked and not self._found and not self._put:
+        now = self._timing.clock()
+        if judge is not self._judge:
+            self._judge, self._due = judge, now
+        elif judge is None and self._asked and not self._found and not self._put:
             return
         if self._registry is None or self._busy or self._closed or now < self._due:
             return
@@ -79,10 +81,11 @@ class Pool:
             found = await registry.exchange(self._name, self._who, data if data and data != self._put else None)
             self._put = data or self._put
             self.heard, self.away = True, False
+            self._see(found)
             if judge is not None:
-                self._tell(judge, found, step, told)
+                self._tell(judge, step, told)
             if not self._closed:
-                await self._tidy(registry, found, step)
+                await self._tidy(registry, step)
         except (OSError, TimeoutError) as error:
             logger.debug("%s: the registry cannot be asked for others' evidence: %s", self._name, error)
             self._away(judge)
@@ -103,11 +106,21 @@ class Pool:
         if judge is None:
             return IDLE
         lasts = judge.judged(self._timing.clock())
-        return max(LEAST, min(SLOWEST, lasts * PART), EACH * (1 + len(self._found)))
+        return max(LEAST, min(SLOWEST, lasts * PART), EACH * len(self._found))
 
-    def _tell(self, judge: Judge, found: Mapping[str, Found], step: Step | None, told: Evidence | None) -> None:
+    def _see(self, found: Mapping[str, Found]) -> None:
+        """These are the notes of all. What has not changed is not read again."""
+        now, before = self._timing.clock(), self._found
+        self._asked, self._found = True, {}
+        for who, it in found.items():
+            seen = before.get(who)
+            if seen is None or seen.version != it.version:
+                seen = _Seen(it.version, now, _note(it))
+            self._found[who] = seen
+
+    def _tell(self, judge: Judge, step: Step | None, told: Evidence | None) -> None:
         """Hand over what others say; ``told`` is what they can read of this one."""
-        notes = {who: note for who, it in found.items() if (note := _note(it)) is not None and note.step == step}
+        notes = {who: it.note for who, it in self._found.items() if it.note is not None and it.note.step == step}
         mine = notes.pop(self._who, None)
         known, heard = Known(), dict(sorted(notes.items())[:MOST])
         for note in heard.values():
@@ -115,28 +128,29 @@ class Pool:
         evidence = {who: note.evidence for who, note in heard.items()}
         self._on_heard(judge, judge.hear(evidence, known, told if mine is not None else None))
 
-    async def _tidy(self, registry: Registry, found: Mapping[str, Found], step: Step | None) -> None:
+    async def _tidy(self, registry: Registry, step: Step | None) -> None:
         """Remove what nobody needs any more."""
-        now, before = self._timing.clock(), self._found
-        self._asked, self._found, old = True, {}, {}
-        for who, it in found.items():
-            if who == self._who:
-                if step is None:
-                    old[who] = it.version
-                continue
-            version, since = before.get(who, (None, now))
-            if version != it.version:
-                since = now
-            note = _note(it)
-            of_this = note is not None and note.step == step
-            self._found[who] = (it.version, since)
-            if now - since >= (LEFT if not of_this else LEFT_HERE if len(found) > MOST else inf):
+        now, many = self._timing.clock(), len(self._found) > MOST
+        old: dict[str, object] = {}
+        for who, it in self._found.items():
+            here = it.note is not None and it.note.step == step
+            patience = LEFT if not here else LEFT_HERE if many else inf
+            if now - it.since >= patience if who != self._who else step is None:
                 old[who] = it.version
         if old:
             await registry.erase(self._name, old)
-            self._found = {who: it for who, it in self._found.items() if who not in old}
+            for who in old:
+                del self._found[who]
         if step is None:
             self._put = b""
+
+
+class _Seen(NamedTuple):
+    """A note of this version was there first at ``since``; it says nothing that can be read if ``note`` is None."""
+
+    version: object
+    since: float
+    note: Note | None
 
 
 def _note(found: Found) -> Note | None:
