@@ -20,7 +20,9 @@ class GuardSettings(Settings):
         default=0.1,
     )  # fmt: skip
     min_requests: int = key(
-        Integer(20, 1_000_000), "With fewer requests to it, or to the others, nothing is said.", default=100
+        Integer(20, 1_000_000),
+        "With fewer requests to it, or to the others, of all sidecars, nothing is said.",
+        default=100,
     )
     window: float = key(
         Duration("1s", "1h"), "What comes is also looked at by itself, from this often on: what was well for long does "
