@@ -94,8 +94,11 @@ class Judge:
         of this one, which is judged by in place of all that was seen here, so that everybody who looks has seen one
         course of events; None: they have heard nothing."""
         for name, evidence in others.items():
-            if name in self._others or len(self._others) < MOST:
-                self._others[name] = evidence
+            before = self._others.get(name)
+            if before is None and len(self._others) >= MOST:
+                continue
+            if before is None or (evidence.new >= before.new and evidence.old >= before.old):
+                self._others[name] = evidence  # else it is an older one: the registry was restored
         self._known_elsewhere = known
         self._told = told if self._others else None
         self._weigh()
@@ -164,10 +167,16 @@ class Judge:
             known.add(it.answers, it.bad, it.latencies)
         return known
 
+    def _compared(self, known: Known, here: int, least: int) -> Known:
+        """What a new version that is alone is compared with: what the old one did here, if so many answers are enough.
+        Others may have other rates anyhow, and what is usual here would look like the new version's fault."""
+        return self.known if here >= least else known
+
     def _of_errors(self, block: Block, known: Known) -> tuple[float, float]:
         """What a block is worth as evidence of more errors, and of no more."""
         by = self.guard.error_rate
         if self.alone:
+            known = self._compared(known, self.known.answers, self.guard.min_requests)
             if known.answers < self.guard.min_requests:
                 return 0.0, 0.0
             least = known.most(known.bad, known.answers)
@@ -178,7 +187,10 @@ class Judge:
     def _of_latency(self, old: Side, new: Side, known: Known) -> tuple[int, int, float, float]:
         """How many answers of the new version were judged, how many were slow; what that is worth as evidence of one
         that is slower, and of one that is not."""
-        if not self.guard.p99 or known.timed < max(self.guard.min_requests, _ENOUGH):
+        least = max(self.guard.min_requests, _ENOUGH)
+        if self.alone:
+            known = self._compared(known, self.known.timed, least)
+        if not self.guard.p99 or known.timed < least:
             return 0, 0, 0.0, 0.0
         limit = step_of(seconds_of(known.p99()) + self.guard.p99)
         self._limit = seconds_of(limit)
@@ -186,8 +198,8 @@ class Judge:
         timed, slow = new.timed(), new.above(limit)
         block = Block(old.timed(), old.above(limit), timed, slow)
         if self.alone:
-            least = known.most(above, known.timed)
-            return timed, slow, against_rate(block, max(2 * least, TAIL), least), 0.0
+            most = known.most(above, known.timed)
+            return timed, slow, against_rate(block, max(2 * most, TAIL), most), 0.0
         rate = min(0.6 * TAIL, (above + 0.2) / (known.timed + 100))
         return timed, slow, against_equal(block, rate, TAIL), against_rate(block, rate, TAIL)
 
@@ -229,6 +241,8 @@ class Judge:
         text = f"{seen.new_bad} of {seen.new} requests failed ({seen.new_bad / seen.new:.2%})"
         if self.alone:
             known = self._known()
+            if seen is self.here:
+                known = self._compared(known, self.known.answers, self.guard.min_requests)
             return f"{text}, before it {known.bad} of {known.answers} of the others"
         return f"{text}, of the others {seen.old_bad} of {seen.old} ({seen.old_bad / max(1, seen.old):.2%})"
 

@@ -150,3 +150,38 @@ def test_rollouts_of_each_kind_in_virtual_time(name: str) -> None:
         assert max(it.failed for it in found) < 0.01
     else:
         assert ends == {rollout.DONE: 10}
+
+
+def test_alone_it_is_compared_with_what_was_usual_for_this_caller() -> None:
+    """One caller has 5 % errors and slow answers anyhow, all others hardly any: that is not the new version's fault."""
+    here, elsewhere = Known(), Known()
+    here.add(5000, 250, {600: 5000})
+    elsewhere.add(50_000, 50, {300: 50_000})
+    judge = Judge(Guard(), 3, 3, here, alone=True)
+    for now in range(60):
+        for number in range(20):
+            judge.new.told(3.0, number == 0, True)
+        judge.look(float(now))
+        found = judge.hear({"a": Evidence(new=200 * now, timed=200 * now)}, elsewhere, judge.here)
+        assert not found.broken
+    assert found.good
+    for now in range(60, 120):
+        for number in range(20):
+            judge.new.told(3.0, number < 4, True)
+        found = judge.look(float(now))
+        if found.broken:
+            break
+    assert found.broken.endswith("; one sidecar alone has seen this")
+    assert "before it 250 of 5000 of the others" in found.broken
+
+
+def test_an_older_note_takes_nothing_back() -> None:
+    judge = Judge(Guard(), 1, 3)
+    judge.hear({"a": Evidence(5000, 5, 0, 0, 50_000, 50, -80.0)}, Known(), Evidence())
+    for now in (0.0, 61.0):  # a window begins
+        feed(judge.new, 200)
+        feed(judge.old, 200)
+        judge.look(now)
+    older = Evidence(500, 1, 0, 0, 5000, 5, -8.0)
+    assert not judge.hear({"a": older}, Known(), judge.here).broken
+    assert (judge.seen.new, judge.view()["evidence"]["more_errors"]) == (5400, 0.0)
