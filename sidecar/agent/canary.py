@@ -125,8 +125,12 @@ class Canary:
         """Go on with other settings, of the same subsets."""
         assert config.canary is not None
         self.config, self.settings = config, config.canary
-        if self.judge is not None:
-            self.judge.guard = guard_of(self.settings)
+        guard, judge, now = guard_of(self.settings), self.judge, self.now
+        if judge is not None and now is not None:
+            if (judge.guard.error_rate, judge.guard.p99) != (guard.error_rate, guard.p99):
+                self._begin(now)  # what is proof by one guard is none by another
+            else:
+                judge.guard = guard
         self.steer()
 
     def steer(self) -> None:
@@ -309,14 +313,17 @@ class Canary:
             self.judge = None
             self.verdict = Verdict("", False, "")
         elif self.judge is None or not same:
-            steps = self.settings.steps
-            step, alone = state.step(steps), state.weight == 100
-            self.judge = Judge(guard_of(self.settings), step, len(steps), self._known, alone=alone)
-            self.verdict = Verdict("", False, "the first requests")
-            self._ready_told = False
+            self._begin(state)
         self.steer()
         if before is None or (same, before.revision, before.phase) != (True, state.revision, state.phase):
             self._tell(before, state)
+
+    def _begin(self, state: State) -> None:
+        """Judge its step from now on."""
+        steps, alone = self.settings.steps, state.weight == 100
+        self.judge = Judge(guard_of(self.settings), state.step(steps), len(steps), self._known, alone=alone)
+        self.verdict = Verdict("", False, "the first requests")
+        self._ready_told = False
 
     def _tell(self, before: State | None, state: State) -> None:
         joined = "; joined" if before is None and state.by != self._by else ""

@@ -29,6 +29,8 @@ PART: Final = 1 / 60
 SLOWEST: Final = 10.0
 #: The same while there is nothing to tell, and notes are left from before.
 IDLE: Final = 30.0
+#: Seconds after which an exchange that is under way is taken for one that fails: a disk may hang for long.
+LATE: Final = 15.0
 #: Seconds after which a note of another step is removed, and of this one, if there are too many.
 LEFT: Final = 30.0
 LEFT_HERE: Final = 3600.0
@@ -49,7 +51,7 @@ class Pool:
         self._busy = self._closed = False
         #: Whose evidence is told, since the last turn.
         self._judge: Judge | None = None
-        self._due = timing.clock()
+        self._due = self._began = timing.clock()
         self._put = b""
         #: Notes that were found, by who wrote them.
         self._found: dict[str, _Seen] = {}
@@ -64,9 +66,11 @@ class Pool:
             self._judge, self._due = judge, now
         elif judge is None and self._asked and not self._found and not self._put:
             return
+        if self._busy and now - self._began >= LATE:
+            self._away(judge)
         if self._registry is None or self._busy or self._closed or now < self._due:
             return
-        self._busy = True
+        self._busy, self._began = True, now
         self._timing.spawn(self._exchange(self._registry, step, judge))
 
     def close(self) -> None:
@@ -79,7 +83,8 @@ class Pool:
             data, told = encode(step, judge.here, judge.known), judge.here
         try:
             found = await registry.exchange(self._name, self._who, data if data and data != self._put else None)
-            self._put = data or self._put
+            # What somebody has removed meanwhile is put there again.
+            self._put = (data or self._put) if self._who in found else b""
             self.heard, self.away = True, False
             self._see(found)
             if judge is not None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from sidecar.agent import canary_pool
 from sidecar.config.canary import CanarySettings
+from sidecar.config.traffic import Upstream
 from sidecar.registry import Found
 from sidecar.resilience import rollout
 from sidecar.resilience.canary_counts import Known
 from sidecar.resilience.canary_evidence import Evidence, Step, decode, encode
-from support.canaries import GUARD, SETTINGS, FakeStore, Sidecar
+from support.canaries import GUARD, SETTINGS, FakeStore, Sidecar, run_now
 
 #: For which each of four has too little in what they do below.
 MANY = CanarySettings(subset="next", each=10.0, guard=replace(GUARD, min_requests=100))
@@ -198,3 +199,44 @@ def test_a_note_says_what_was_seen_here() -> None:
     (note,) = [decode(found.data or b"") for found in store.notes.values()]
     assert note.evidence[:6] == (5, 1, 0, 0, 45, 0)
     assert (note.known.answers, note.known.timed) == (45, 45)
+
+
+def test_by_another_guard_it_is_judged_anew() -> None:
+    it = Sidecar(FakeStore(), canary=replace(MANY, each=3600.0))
+    for _ in range(30):
+        second([it])
+    assert it.told["judged"]["evidence"]["no_more_errors"] == 1.0
+    config = cast(Upstream, it.config)
+    it.canary.change(replace(config, canary=replace(MANY, guard=replace(MANY.guard, min_requests=50))))
+    assert it.told["judged"]["requests"] == 150, "that says nothing of what is allowed"
+    it.canary.change(replace(config, canary=replace(MANY, guard=replace(MANY.guard, error_rate=0.01))))
+    assert it.told["judged"]["evidence"]["no_more_errors"] == 0.0
+    second([it])
+    assert (it.told["judged"]["requests"], it.told["judged"]["others_requests"]) == (5, 45)
+
+
+def test_a_note_that_somebody_has_removed_is_told_again() -> None:
+    store = FakeStore()
+    it = Sidecar(store, canary=MANY)
+    second([it])
+    (before,) = store.notes.values()
+    store.notes.clear()
+    it.passes(3.0)
+    (after,) = store.notes.values()
+    assert after.data == before.data
+
+
+def test_an_exchange_that_hangs_is_one_that_fails() -> None:
+    store = FakeStore()
+    one, two = fleet(store, 2, canary=replace(MANY, each=3600.0))
+    second([one, two])
+    second([one, two])
+    hanging: list[Any] = []
+    one.canary.pool._timing.spawn = hanging.append
+    for _ in range(30):
+        second([one])
+    assert len(hanging) == 1, "no other one is begun meanwhile"
+    told = one.told["judged"]
+    assert (told["shared"], told["requests"]) == (False, 5 * 32 + 5)
+    run_now(hanging.pop())
+    assert one.told["judged"]["shared"] is True
