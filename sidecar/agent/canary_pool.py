@@ -7,6 +7,7 @@ leaves behind that is killed counts for as long as the step lasts; then whoever 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import Callable, Mapping
@@ -31,6 +32,8 @@ SLOWEST: Final = 10.0
 IDLE: Final = 30.0
 #: Seconds after which an exchange that is under way is taken for one that fails: a disk may hang for long.
 LATE: Final = 15.0
+#: Notes that are read in one go; then requests are served.
+AT_ONCE: Final = 16
 #: Seconds after which a note of another step is removed, and of this one, if there are too many.
 LEFT: Final = 30.0
 LEFT_HERE: Final = 3600.0
@@ -86,9 +89,9 @@ class Pool:
             # What somebody has removed meanwhile is put there again.
             self._put = (data or self._put) if self._who in found else b""
             self.heard, self.away = True, False
-            self._see(found)
+            await self._see(found)
             if judge is not None:
-                self._tell(judge, step, told)
+                await self._tell(judge, step, told)
             if not self._closed:
                 await self._tidy(registry, step)
         except (OSError, TimeoutError) as error:
@@ -113,23 +116,26 @@ class Pool:
         lasts = judge.judged(self._timing.clock())
         return max(LEAST, min(SLOWEST, lasts * PART), EACH * len(self._found))
 
-    def _see(self, found: Mapping[str, Found]) -> None:
+    async def _see(self, found: Mapping[str, Found]) -> None:
         """These are the notes of all. What has not changed is not read again."""
-        now, before = self._timing.clock(), self._found
-        self._asked, self._found = True, {}
-        for who, it in found.items():
-            seen = before.get(who)
+        now = self._timing.clock()
+        there: dict[str, _Seen] = {}
+        for number, (who, it) in enumerate(found.items(), 1):
+            seen = self._found.get(who)
             if seen is None or seen.version != it.version:
                 seen = _Seen(it.version, now, _note(it))
-            self._found[who] = seen
+            there[who] = seen
+            await _rest(number)
+        self._asked, self._found = True, there
 
-    def _tell(self, judge: Judge, step: Step | None, told: Evidence | None) -> None:
+    async def _tell(self, judge: Judge, step: Step | None, told: Evidence | None) -> None:
         """Hand over what others say; ``told`` is what they can read of this one."""
         notes = {who: it.note for who, it in self._found.items() if it.note is not None and it.note.step == step}
         mine = notes.pop(self._who, None)
         known, heard = Known(), dict(sorted(notes.items())[:MOST])
-        for note in heard.values():
+        for number, note in enumerate(heard.values(), 1):
             known.add(note.known.answers, note.known.bad, note.known.latencies)
+            await _rest(number)
         evidence = {who: note.evidence for who, note in heard.items()}
         self._on_heard(judge, judge.hear(evidence, known, told if mine is not None else None))
 
@@ -156,6 +162,12 @@ class _Seen(NamedTuple):
     version: object
     since: float
     note: Note | None
+
+
+async def _rest(number: int) -> None:
+    """Let others do something after so many notes."""
+    if number % AT_ONCE == 0:
+        await asyncio.sleep(0)
 
 
 def _note(found: Found) -> Note | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any, cast
 
@@ -240,3 +241,31 @@ def test_an_exchange_that_hangs_is_one_that_fails() -> None:
     assert (told["shared"], told["requests"]) == (False, 5 * 32 + 5)
     run_now(hanging.pop())
     assert one.told["judged"]["shared"] is True
+
+
+def ends(work: Coroutine[Any, Any, None]) -> bool:
+    """Whether it is over with its next part."""
+    try:
+        work.send(None)
+    except StopIteration:
+        return True
+    return False
+
+
+def test_many_notes_are_read_in_parts() -> None:
+    store = FakeStore()
+    it = Sidecar(store, canary=MANY)
+    state = store.state
+    here = Step(state.attempt, state.weight, state.since, GUARD.error_rate, GUARD.p99)
+    for number in range(2 * canary_pool.AT_ONCE):
+        store.notes[f"{number:016x}"] = Found(encode(here, Evidence(new=1), Known()), 0)
+    reading: list[Any] = []
+    it.canary.pool._timing.spawn = reading.append
+    second([it])
+    parts = 1
+    while not ends(reading[0]):
+        parts += 1
+        second([it], new=0)
+        assert it.canary.sidecars == 1, "they are judged by together"
+    assert parts == 5, "what is read of each, and then counted, in two parts"
+    assert it.told["judged"]["requests"] == 2 * canary_pool.AT_ONCE + 5
