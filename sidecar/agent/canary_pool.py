@@ -82,7 +82,7 @@ class Pool:
 
     async def _exchange(self, registry: Registry, step: Step | None, judge: Judge | None) -> None:
         data, told = b"", None
-        if step is not None and judge is not None:
+        if step is not None and judge is not None and (judge.here != Evidence() or judge.known.answers):
             data, told = encode(step, judge.here, judge.known), judge.here
         try:
             found = await registry.exchange(self._name, self._who, data if data and data != self._put else None)

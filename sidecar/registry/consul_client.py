@@ -16,7 +16,7 @@ from consul.aio import Consul
 from consul.aio import HTTPClient as AioHTTPClient
 from consul.callback import CB
 
-#: Bytes of a list of instances, and of any other answer. A list is some 4000 instances as Consul describes them.
+#: Bytes of a list, and of any other answer. A list is some 4000 instances as Consul describes them, or notes.
 MAX_ANSWER: Final = 8 << 20
 MAX_OTHER: Final = 1 << 20
 #: Bytes of an answer that is an error; the rest is cut off.
@@ -102,6 +102,13 @@ class Client(Consul):  # type: ignore[misc]
             _whole, f"/v1/health/service/{service}", params=params, headers=self.prepare_headers(), raw=True
         )
         return found
+
+    async def values(self, prefix: str) -> Any:
+        """What py-consul makes of ``/v1/kv/:prefix?recurse``. Its own call would have to do with the bytes of one
+        value: where there are more, those who are to remove some could not read them."""
+        params = [("recurse", "1"), *([("dc", self.dc)] if self.dc else [])]
+        take = CB.json(index=True, decode="Value")
+        return await self.http.get(take, f"/v1/kv/{prefix}", params=params, headers=self.prepare_headers(), raw=True)
 
 
 def _whole(response: base.Response) -> tuple[str, str]:

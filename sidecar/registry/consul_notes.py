@@ -27,7 +27,7 @@ async def exchange(client: Any, name: str, who: str, data: bytes | None) -> dict
         async with asyncio.timeout(PATIENCE):
             if data is not None:
                 await client.kv.put(prefix + who, data.decode())
-            return read(await client.kv.get(prefix, recurse=True), prefix)
+            return read(await client.values(prefix), prefix)
     except (ConsulException, aiohttp.ClientError) as error:
         raise OSError(str(error)[:200] or type(error).__name__) from error
 

@@ -269,3 +269,14 @@ def test_many_notes_are_read_in_parts() -> None:
         assert it.canary.sidecars == 1, "they are judged by together"
     assert parts == 5, "what is read of each, and then counted, in two parts"
     assert it.told["judged"]["requests"] == 2 * canary_pool.AT_ONCE + 5
+
+
+def test_who_has_nothing_to_tell_leaves_no_note() -> None:
+    """One that is started again and again would leave one each time."""
+    store = FakeStore()
+    it = Sidecar(store, canary=MANY)
+    it.passes(5.0)
+    assert store.notes == {}
+    assert it.told["judged"]["shared"] is True
+    second([it])
+    assert list(store.notes) == [it.canary.pool._who]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiohttp import ClientConnectionError
 
 from sidecar.registry import Found, Registry, consul_notes
 from sidecar.registry import directory_shared as folder_values
+from sidecar.registry.consul import ConsulRegistry
 from sidecar.registry.consul_client import BadAnswer
 from sidecar.registry.directory_root import Root
 from sidecar.registry.directory_shared import FOLDER, SharedFiles
@@ -68,6 +69,22 @@ def test_in_consul() -> None:
                     await one.exchange("canary-tasks", ONE, b"4")
                 with pytest.raises((OSError, TimeoutError)):
                     await one.erase("canary-tasks", {ONE: 1})
+
+        run(main)
+
+
+def test_more_than_one_value_may_have_is_read_in_consul_and_removed() -> None:
+    with ConsulAgent() as agent:
+
+        async def main() -> None:
+            async with opened(consul_settings(agent.http_port)) as (one,):
+                client = cast(ConsulRegistry, one)._connect()
+                for number in range(300):
+                    await client.kv.put(f"sidecar/canary-tasks/{number:016x}", " " * MAX_NOTE)
+                found = await one.exchange("canary-tasks", ONE, None)
+                assert len(found) == 300
+                await one.erase("canary-tasks", {who: it.version for who, it in found.items()})
+                assert await one.exchange("canary-tasks", ONE, None) == {}
 
         run(main)
 
