@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from sidecar.http.listener import HttpListener
     from sidecar.resilience.sampling import Sampling
 
-#: Heads that are remembered, the bytes of one, and those of an answer's body, at most: what the cache has dropped is in
-#: memory until it is asked for here.
+#: Heads that are remembered, the bytes of one, and those of an answer's head and of its body, at most: what the cache
+#: has dropped is in memory until it is asked for here.
 MOST: Final = 1000
 MOST_BYTES: Final = 2048
 MOST_BODY: Final = 8192
@@ -109,11 +109,12 @@ class Quick:
         if latest is None or latest[0] is not x:
             return
         cache.latest = None
-        if len(latest[2].body) > MOST_BODY:
+        stored = latest[2]
+        if len(stored.head()) > MOST_BODY or len(stored.body) > MOST_BODY:
             return
         if len(self._known) >= MOST:
             self._known.clear()
-        self._known[raw] = _Known(cache.store, latest[1], latest[2])
+        self._known[raw] = _Known(cache.store, latest[1], stored)
 
     def answers(self, client: Downstream, data: bytes) -> bool:
         """Answer it, if that can be done; return whether it was."""
@@ -124,7 +125,7 @@ class Quick:
         if (now >= known.until or known.store.losses != known.losses) and not known.renew(data, now):
             del self._known[data]
             return False
-        if client.half_closed or client.paused_writing or self._listener.draining or self._watched():
+        if client.half_closed or self._listener.draining or self._watched():
             return False
         client.transport.write(known.begin + self._ids.take(32).encode() + known.end)
         stats = self._stats

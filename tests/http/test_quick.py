@@ -207,6 +207,7 @@ def test_large_answers_take_an_exchange() -> None:
     it = stage()
     kept(it, "GET /small", body=bytes(MOST_BODY))
     kept(it, "GET /large", body=bytes(MOST_BODY + 1))
+    kept(it, "GET /long", answer=(FRESH, f"x: {'y' * MOST_BODY}"))
     assert [head.split()[1] for head in known(it)] == [b"/small"]
     it.over()
 

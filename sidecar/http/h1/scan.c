@@ -179,7 +179,7 @@ static enum field lookup(const uint8_t *name, size_t size)
 size_t end_of_head(const uint8_t *bytes, size_t size, size_t seen)
 {
     size_t at = seen > 3 ? seen - 3 : 0;
-    while (at + 4 <= size) {
+    while (size >= 4 && at <= size - 4) { /* not at + 4, which may be too much for a number */
         const uint8_t *found = memchr(bytes + at, '\r', size - 3 - at);
         if (found == NULL)
             return 0;

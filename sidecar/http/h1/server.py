@@ -89,10 +89,10 @@ class Downstream(ClientEnd):
             if self.closing:
                 self._linger()
                 return
+            if self.paused_writing:
+                self._hold(data)  # the client does not read its answers: no more of them for now
+                return
             if self._buffer:
-                if self.paused_writing:
-                    self._hold(data)  # the client does not read its answers: no more of them for now
-                    return
                 data = self._buffer + data
                 self._buffer = b""
             elif self.listener.quick is not None and self.listener.quick.answers(self, data):
@@ -185,6 +185,7 @@ class Downstream(ClientEnd):
         the beginning and wait."""
         listener = self.listener
         if data[0] == 0x0D and (blank := _EMPTY_LINES.match(data)):
+            self._begun = 0
             return data[blank.end() :]  # RFC 9112 §2.2: empty lines before a request are ignored
         end = end_of_head(data, self._begun)
         if not end:

@@ -43,6 +43,10 @@ static void scan(const uint8_t *bytes, size_t size, uint8_t *out)
 {
     struct request request;
     struct answer answer;
+    const size_t seen[] = {0, size / 2, size, SIZE_MAX};
+    for (size_t n = 0; n < sizeof seen / sizeof *seen; n++)
+        if (end_of_head(bytes, size, seen[n]) > size)
+            abort();
     for (size_t n = 0; n < sizeof LIMITS / sizeof *LIMITS; n++) {
         if (scan_request(bytes, size, &LIMITS[n], &request))
             write_out(&request.head, bytes, size, out);
