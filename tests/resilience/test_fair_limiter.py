@@ -103,6 +103,27 @@ def test_nobody_is_let_in_while_it_is_shut() -> None:
     assert one.holds
 
 
+def test_a_wait_is_estimated_from_how_long_slots_were_held() -> None:
+    limiter = FairLimiter(4, 10)
+    assert limiter.estimate(8) == 0.0, "nothing is known yet"
+    for seconds in (2.0, 0.0, 2.0):  # 0: that says nothing
+        assert limiter.acquire("a")
+        limiter.release("a", seconds)
+    assert limiter.estimate(8) == 4.0
+    assert limiter.acquire("a")
+    limiter.release("a", 0.5)
+    assert 0.5 < limiter.held < 2.0
+
+
+def test_other_room_counts_at_once() -> None:
+    limiter = FairLimiter(1, 0)
+    assert limiter.acquire("a")
+    assert limiter.join(Asking(limiter, "a")) == 0
+    limiter.resize(1, 1)
+    assert limiter.join(Asking(limiter, "a")) == 1
+    assert limiter.join(Asking(limiter, "a")) == 0
+
+
 def test_more_slots_are_used_at_once() -> None:
     limiter = FairLimiter(1, 10)
     found = asking(limiter, "abcd")

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sidecar.resilience.shared_limit import ASKED, AWAY_WAIT, GRACE, LAPSE, Lease, SharedLimit
+from sidecar.resilience.shared_limit import ASKED, AWAY_WAIT, GRACE, LAPSE, MOST_WAITING, Lease, SharedLimit
 from support.clock import Clock
 from support.examples import examples
 
@@ -291,6 +291,32 @@ def test_the_store_goes_away_between_two_answers() -> None:
     bench.grant()
     assert [it.told for it in waiting] == [[0.0]] * 3
     assert bench.counts["allow"] == 2
+
+
+def test_only_so_many_wait_for_one_answer() -> None:
+    bench = Bench(on_failure="refuse")
+    waiting = [bench.ask() for _ in range(MOST_WAITING)]
+    assert bench.limit.take(b"") == AWAY_WAIT
+    assert (bench.counts["refuse"], len(bench.store.asked)) == (1, 1)
+    bench.grant(again=1.0)
+    assert [it.told for it in waiting[:2]] == [[0.0], []]
+
+
+def test_it_says_who_decides() -> None:
+    bench = Bench(on_failure="allow")
+    assert bench.limit.view()["shared"] == "redis"
+    bench.limit.lost()
+    assert bench.limit.view()["shared"] == "allow"
+    bench.ask()
+    bench.grant()
+    assert bench.limit.view()["shared"] == "redis"
+
+
+def test_a_key_may_be_no_utf8() -> None:
+    bench = Bench(keyed=True)
+    bench.ask("\udc80")
+    assert bench.grant() == 1
+    assert bench.limit.view()["keys"] == 1
 
 
 def test_keys_have_buckets_of_their_own_and_are_bounded() -> None:
