@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import re
 import tracemalloc
+from math import inf
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
+from sidecar.exchange.load_report import ASK
 from sidecar.http.h1.diagnose import hopeless, hopeless_answer
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
 from sidecar.http.h1.head import (
@@ -91,6 +93,24 @@ def test_hop_by_hop_fields_go_and_all_others_stay() -> None:
     )  # fmt: skip
     assert head.raw == b"GET / HTTP/1.1\r\nHost: a\r\nA: 1\r\nB: 2\r\nc:3 \r\n\r\n"
     assert not head.keep_alive
+
+
+@pytest.mark.parametrize(("left", "granted"), [(b"1500", 1.5), (b" 20 ", 0.02), (b"soon", inf), (b"9" * 30, inf)])
+def test_the_time_that_a_caller_leaves_is_read_and_goes_no_further(left: bytes, granted: float) -> None:
+    head = request(b"X-Sidecar-Deadline:" + left)
+    assert (head.granted, head.raw) == (granted, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+
+
+def test_a_peers_question_for_the_load_is_read_and_goes_no_further() -> None:
+    head = request(ASK.title() + b": 1")
+    assert (head.asks_load, head.raw) == (True, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert not request(b"X-Sidecar-Other: 1").asks_load
+    assert not request().asks_load
+
+
+def test_a_url_in_an_old_request_becomes_its_host() -> None:
+    head = request(first=b"GET http://a:8080/x HTTP/1.0", host=b"")
+    assert head.raw == b"GET /x HTTP/1.1\r\nhost: a:8080\r\n\r\n"
 
 
 @pytest.mark.parametrize("name", [b"Host", b"Content-Length", b"Transfer-Encoding"])
