@@ -50,6 +50,12 @@ def test_the_oldest_goes_however_many_have_come() -> None:
             assert latencies.median(kept[-2], 3) == 0.0
 
 
+def test_the_median_of_an_even_number_is_the_lower_one_of_two() -> None:
+    assert median([3.0, 1.0, 2.0]) == 2.0
+    assert median([4.0, 1.0, 3.0, 2.0]) == 2.0
+    assert median([6.0, 5.0, 4.0, 3.0, 2.0, 1.0, 7.0]) == 4.0
+
+
 def test_what_is_slow_is_so_by_ratio_and_by_time() -> None:
     assert slow(0.1, 0.02, 3)
     assert not slow(0.05, 0.02, 3)
