@@ -7,7 +7,7 @@ list ``filters``, by the name of their entry point in the group ``sidecar.filter
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar, dataclass_transform
 
 from sidecar.config import document
@@ -182,6 +182,14 @@ class Used:
 
 
 _found: dict[str, Declared] = {}
+#: Names that filters of other packages may not have.
+_ours: set[str] = set()
+
+
+def reserve(names: Iterable[str]) -> None:
+    """Keep these for filters of our own. One of another package would have the place of ours in every chain, and be
+    taken for it where it is known what ours does."""
+    _ours.update(names)
 
 
 def installed() -> dict[str, EntryPoint]:
@@ -193,6 +201,8 @@ def installed() -> dict[str, EntryPoint]:
 
 def find(point: EntryPoint) -> Declared:
     """What is declared there. Raises :class:`ValueError` with the reason when it cannot be used."""
+    if point.name in _ours:
+        raise ValueError("has the name of a filter of the sidecar's own; the package has to give it another one")
     if point.name not in _found:
         try:
             it = declared(point.load())

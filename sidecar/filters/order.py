@@ -12,6 +12,7 @@ import importlib
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
+from sidecar.config.declared import reserve
 from sidecar.config.schema import declare
 from sidecar.exchange.filter import Filter
 
@@ -112,5 +113,6 @@ def _rank(it: Filter) -> float:
     return rank if rank is not None else RANK[it.after] + 0.5
 
 
+reserve(RANK)
 for _filter in DECLARING:
     declare(_filter)

@@ -52,7 +52,13 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     here = __name__
     points = {
         name: metadata.EntryPoint(name, f"{here}:{value}", declared.GROUP)
-        for name, value in (("stamp", "Stamp"), ("misspelt", "Misspelt"), ("gone", "Gone"), ("other", "Stamp"))
+        for name, value in (
+            ("stamp", "Stamp"),
+            ("misspelt", "Misspelt"),
+            ("gone", "Gone"),
+            ("other", "Stamp"),
+            ("host", "Stamp"),
+        )
     }
     monkeypatch.setattr(declared, "installed", lambda: points)
     monkeypatch.setattr(declared, "_found", {})
@@ -81,6 +87,7 @@ def test_another_packages_filter_has_its_settings() -> None:
         ("{use: [stamp]}", "upstreams.tasks.filters[0].use", "has the wrong type"),
         ("{use: misspelt}", "upstreams.tasks.filters[0].use", "has on_reqest, which is no hook"),
         ("{use: gone}", "upstreams.tasks.filters[0].use", "cannot be loaded from"),
+        ("{use: host, most: 1}", "upstreams.tasks.filters[0].use", "has the name of a filter of the sidecar's own"),
         ("{use: other, most: 1}", "upstreams.tasks.filters[0].use", "calls itself 'stamp'"),
     ],
 )
