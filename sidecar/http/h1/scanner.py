@@ -40,11 +40,13 @@ if _wanted not in ("", "c", "python"):
     raise ValueError(f"{_VARIABLE} is {_wanted!r}; it may be 'c' or 'python'")
 if _wanted != "python":
     try:
-        from sidecar.http.h1 import _scan
-    except ImportError:
+        from sidecar.http.h1._scan import end_of_head as _end_of_head
+        from sidecar.http.h1._scan import scan_request as _scan_request
+        from sidecar.http.h1._scan import scan_response as _scan_response
+    except ImportError:  # it was not built, or from an older source
         if _wanted == "c":
             raise
     else:
-        scan_request = _scan.scan_request
-        scan_response = _scan.scan_response
-        end_of_head = _scan.end_of_head
+        scan_request = _scan_request
+        scan_response = _scan_response
+        end_of_head = _end_of_head

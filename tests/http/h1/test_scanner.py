@@ -8,6 +8,7 @@ import sys
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from hypothesis import example, given
@@ -282,6 +283,18 @@ def test_which_one_is_used_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
         runpy.run_path(scanner.__file__)
     monkeypatch.delenv("SIDECAR_SCANNER")
     assert runpy.run_path(scanner.__file__)["scan_request"] is None
+
+
+def test_one_that_was_built_from_an_older_source_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    older = ModuleType("sidecar.http.h1._scan")
+    vars(older).update(scan_request=print, scan_response=print)
+    monkeypatch.setitem(sys.modules, "sidecar.http.h1._scan", older)
+    monkeypatch.delenv("SIDECAR_SCANNER", raising=False)
+    chosen = runpy.run_path(scanner.__file__)
+    assert (chosen["scan_request"], chosen["end_of_head"]) == (None, chosen["find_end"])
+    monkeypatch.setenv("SIDECAR_SCANNER", "c")
+    with pytest.raises(ImportError, match="end_of_head"):
+        runpy.run_path(scanner.__file__)
 
 
 @pytest.mark.parametrize("cc", ["gcc", "false"])
