@@ -90,6 +90,22 @@ def test_as_good_is_good_when_there_is_proof() -> None:
     assert view["evidence"]["no_more_errors"] == view["evidence"]["not_slower"] == 1.0
 
 
+def test_it_shows_what_it_goes_by() -> None:
+    judge, _, _ = judged(5, old=(9, 2, 1), new=(4, 1, 1))
+    view = judge.view()
+    assert (view["sidecars"], view["requests"], view["requests_here"], view["others_requests"]) == (1, 20, 20, 45)
+    assert (view["errors"], view["errors_here"], view["others_errors"]) == (5, 5, 10)
+    assert set(view) == {
+        "sidecars", "requests", "errors", "requests_here", "errors_here", "others_requests", "others_errors",
+        "slow_above_ms", "slow", "evidence",
+    }  # fmt: skip
+    assert set(view["evidence"]) == {
+        "more_errors", "slower", "more_errors_here", "slower_here", "no_more_errors", "not_slower",
+    }  # fmt: skip
+    assert all(0.0 <= part <= 1.0 for part in view["evidence"].values())
+    assert all(round(part, 3) == part for part in view["evidence"].values())
+
+
 def test_with_little_traffic_a_coarse_guard_is_enough() -> None:
     judge, verdict, _ = judged(90, guard=Guard(0.1, 0.0, 20), old=(9, 0, 1), new=(1, 0, 1))
     assert verdict.good, "latencies are not asked"
