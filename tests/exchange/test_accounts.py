@@ -140,8 +140,8 @@ def test_everything_is_given_back(config: Upstream, seed: int) -> None:
             await until(live.nothing_left, "everything was given back")
             stats = live.stats
             assert stats.client_connections == 0
-            assert sum(stats.requests.values()) == len(live.log.records)
-            assert stats.duration.count() <= len(live.log.records)  # those that had a try
+            assert sum(stats.requests.values()) == len(live.records)
+            assert stats.duration.count() <= len(live.records)  # those that had a try
             (breaker,) = live.listener.breakers
             live.time.advance(2)
             for _ in range(2):  # as many as half_open_requests, if none of their permits was lost

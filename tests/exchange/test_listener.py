@@ -81,7 +81,7 @@ def test_ipv6() -> None:
             reader, writer = await asyncio.open_connection("::1", live.port)
             writer.write(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n")
             assert (await read_answer(reader)).error == "no_endpoints"
-            assert live.log.records[0].client == "::1"
+            assert live.records[0].client == "::1"
             writer.close()
 
     run(main)
@@ -222,7 +222,7 @@ def test_stopping_ends_what_is_under_way_and_gives_everything_back() -> None:
             assert await idle.read() == b""
             await until(live.nothing_left)
             assert live.stats.client_connections == 0
-            assert len(live.log.records) == 1
+            assert len(live.records) == 1
             assert live.stats.upstream_active == live.stats.upstream_idle == 0
             with pytest.raises(ConnectionRefusedError):
                 await fetch(live.port)

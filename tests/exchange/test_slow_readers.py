@@ -97,7 +97,7 @@ def test_draining_to_a_slow_reader_is_no_silence(half_close: bool) -> None:
             it.sock.shutdown(socket.SHUT_WR)
         await until(it.live.nothing_left)
         assert it.live.stats.bytes_out == SIZE
-        assert it.live.log.records[0].error is None
+        assert it.live.records[0].error is None
 
     play(scene, 10.0, half_close)
 
@@ -111,7 +111,7 @@ def test_a_reader_that_stops_is_cut_and_what_it_did_not_get_is_not_counted(half_
         it.live.time.advance(9)
         it.live.time.advance(2.5)
         assert it.live.nothing_left()
-        record = it.live.log.records[0]
+        record = it.live.records[0]
         assert record.error == "timeout"
         with pytest.raises(ConnectionResetError):
             await it.read_all()
@@ -139,7 +139,7 @@ def test_a_reset_of_the_reader_takes_back_what_it_had_not_acknowledged() -> None
         it.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
         it.sock.close()
         await until(it.live.nothing_left)
-        assert it.live.log.records[0].bytes_out < SIZE
+        assert it.live.records[0].bytes_out < SIZE
         assert it.live.stats.passed()[1] >= passed  # a counter never falls
 
     play(scene, 10.0, half_close=False)

@@ -119,7 +119,7 @@ def test_clients_of_both_families_are_served_and_known_by_their_addresses() -> N
                 writer.write(b"GET / HTTP/1.1\r\nhost: t\r\n\r\n")
                 assert (await read_answer(reader)).error == "no_endpoints"
                 writer.close()
-            assert [record.client for record in live.log.records] == ["127.0.0.1", "::1"]
+            assert [record.client for record in live.records] == ["127.0.0.1", "::1"]
 
     run(main)
 

@@ -16,7 +16,7 @@ from sidecar.config.agent import Tracing
 from sidecar.config.traffic import Inbound, Upstream
 from sidecar.core.address import Address
 from sidecar.core.instance import Instance
-from sidecar.core.records import AccessRecord, SpanRecord
+from sidecar.core.records import AccessLog, AccessRecord, SpanRecord
 from sidecar.exchange.listener import Listener
 from sidecar.net.wheel import TimerWheel
 from sidecar.resilience.breaker import CircuitBreaker
@@ -76,21 +76,6 @@ class Time(Clock):
         self.now = end
 
 
-class AccessLines:
-    """An access log that keeps every record."""
-
-    def __init__(self) -> None:
-        self.records: list[AccessRecord] = []
-        self.choosy = False
-        self.tap = None
-
-    def enabled_for(self, status: int, error: str | None) -> bool:
-        return True
-
-    def record(self, record: AccessRecord) -> None:
-        self.records.append(record)
-
-
 class Live:
     """A listener for ``config``, bound to a port that the system chooses. Use it with ``async with``."""
 
@@ -100,7 +85,8 @@ class Live:
         self.config = replace(config, bind=ANY_PORT)
         self.time = Time()
         self.spans: list[SpanRecord] = []
-        self.log = AccessLines()
+        #: What the access log would have lines of: everything.
+        self.records: list[AccessRecord] = []
         self.breaker_states: list[int] = []
         self._ports = ports
         self._tracing = tracing or Tracing(sample=0.0)
@@ -113,7 +99,7 @@ class Live:
             wheel=TimerWheel(self.time.call_at, self.time),
             clock=self.time,
             rng=random.Random(1),
-            access_log=self.log,  # type: ignore[arg-type]
+            access_log=AccessLog("all", self.records.append),
             record_span=self.spans.append if self._record_spans else None,
             tracing=self._tracing,
             breaker_changed=self._breaker_changed,

@@ -122,7 +122,7 @@ def test_bytes_pass_both_ways_and_are_counted() -> None:
             assert live.stats.bytes_in == live.stats.bytes_out == 301_001
             assert live.stats.client_connections == 0
             assert live.stats.requests == {("TCP", 200): 1}
-            record = live.log.records[0]
+            record = live.records[0]
             assert (record.method, record.status, record.error, record.bytes_in) == ("TCP", 200, None, 301_001)
             assert record.endpoint == f"127.0.0.1:{server.port}"
 
@@ -342,7 +342,7 @@ def test_silence_ends_it() -> None:
             live.time.advance(1.1)
             assert await is_reset(reader)
             assert live.nothing_left()
-            assert live.log.records[0].error == "timeout"
+            assert live.records[0].error == "timeout"
             writer.close()
 
     run(main)
