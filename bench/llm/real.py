@@ -81,7 +81,7 @@ def measure(site: Site, seconds: float, times: int) -> Iterator[Goal]:
     )
     for what, body in (("before the first byte", chat(4, LONG)), ("between two chunks", chat(1500))):
         yield _left(what, *(asyncio.run(_leave(port, to, body, times)) for to in (port, through)))
-    yield from shares(asyncio.run(ask(through, seconds, chat(4), PATH)))
+    yield from shares(asyncio.run(ask(through, seconds, chat(1), PATH)))
     openings = len(sidecar.events("breaker"))
     yield Goal("breaker openings meanwhile", str(openings), "0", openings == 0)
 
