@@ -155,7 +155,7 @@ coverage: .venv/.stamp-dev ## The unit tests, and which lines and branches they 
 # What pyproject.toml names, one change at a time, each in a process of its own that may take five times as long as its tests.
 # What is done is kept in mutants/: stopped, it goes on where it was.
 .PHONY: mutate
-mutate: .venv/.stamp-mutate ## Change the mechanisms' code in small ways and see that tests notice (half an hour; ARGS='sidecar.resilience.*' for some)
+mutate: .venv/.stamp-mutate ## Change the mechanisms' code in small ways and see that tests notice (an hour or two, and goes on where it was; ARGS='sidecar.resilience.*' for some)
 	@SIDECAR_SCANNER=python SIDECAR_THOROUGH=1 timeout --foreground --signal=INT --kill-after=1m 2h nice $(PY) -m mutmut run --max-children 2 $(ARGS)
 	@$(PY) -m mutmut results
 	@echo "docs/testing.md has a verdict on each that is known; mutmut show NAME prints one"

@@ -79,8 +79,9 @@ def measure(site: Site, seconds: float, times: int) -> Iterator[Goal]:
         "as direct, less 5 %",
         _pieces(two) >= _pieces(one) * 0.95,
     )
-    for what, body in (("before the first byte", chat(4, LONG)), ("between two chunks", chat(1500))):
-        yield _left(what, *(asyncio.run(_leave(port, to, body, times)) for to in (port, through)))
+    stages = (("before the first byte", chat(4, LONG), False), ("between two chunks", chat(1500), True))
+    for what, body, begun in stages:
+        yield _left(what, *(asyncio.run(_leave(port, to, body, times, begun=begun)) for to in (port, through)))
     yield from shares(asyncio.run(ask(through, seconds, chat(1), PATH)))
     openings = len(sidecar.events("breaker"))
     yield Goal("breaker openings meanwhile", str(openings), "0", openings == 0)
@@ -115,14 +116,15 @@ def _pieces(answers: Sequence[Answer]) -> int:
     return sum(len(answer.pieces) for answer in answers)
 
 
-async def _leave(server: int, port: int, body: bytes, times: int) -> list[float]:
-    """Seconds from a client's leaving until no slot of the server is at work."""
+async def _leave(server: int, port: int, body: bytes, times: int, *, begun: bool) -> list[float]:
+    """Seconds from a client's leaving until no slot of the server is at work. ``begun``: it leaves once there is an
+    answer."""
     found = []
     for _ in range(times):
         client = Client(port, path=PATH)
         reader = await client.send(body)
         await until(server, "/slots", lambda slots: _busy(slots) == 1)
-        if b"1500" in body:
+        if begun:
             await reader.readuntil(b"data: ")
         await asyncio.sleep(0.1)  # in the middle of it
         left = time.monotonic()

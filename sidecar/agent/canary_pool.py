@@ -17,8 +17,9 @@ from typing import Final, NamedTuple
 from sidecar.agent.canary_time import Timing
 from sidecar.registry import Found, Registry
 from sidecar.resilience.canary_counts import Known
-from sidecar.resilience.canary_evidence import Evidence, Note, Step, Unreadable, decode, encode
+from sidecar.resilience.canary_evidence import Evidence, Note, Step, decode, encode
 from sidecar.resilience.canary_judge import MOST, Judge, Verdict
+from sidecar.resilience.rollout import Unreadable
 
 logger = logging.getLogger("sidecar.canary")
 

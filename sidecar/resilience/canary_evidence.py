@@ -16,6 +16,7 @@ from math import fsum, isfinite
 from typing import Any, Final, NamedTuple
 
 from sidecar.resilience.canary_counts import Known
+from sidecar.resilience.rollout import Unreadable, read
 
 #: Bytes of one sidecar's evidence at most; steps of latencies in it, the slowest ones: up to twenty times p99 and more.
 MAX_SIZE: Final = 4096
@@ -25,10 +26,6 @@ _MOST: Final = 1 << 53
 _SLOWEST: Final = 1000
 #: What a single answer can be worth at most, as a logarithm: rates are kept a millionth from 0 and 1.
 _WORTH: Final = 14.0
-
-
-class Unreadable(ValueError):
-    """That is no evidence; the text says what is wrong with it."""
 
 
 class Step(NamedTuple):
@@ -97,14 +94,7 @@ def encode(step: Step, evidence: Evidence, known: Known) -> bytes:
 def decode(data: bytes) -> Note:
     """What :func:`encode` made, believed no more than it has to be; fields that are not known are ignored. Raises
     :class:`Unreadable`."""
-    if len(data) > MAX_SIZE:
-        raise Unreadable(f"it has more than {MAX_SIZE} bytes")
-    try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
-        raise Unreadable("it is no JSON") from None
-    if not isinstance(found, dict):
-        raise Unreadable("it is no object")
+    found = read(data, MAX_SIZE)
     attempt, weight, *rest = _numbers(found, "step", 5)
     counts, gains = _counts(found, "counts", _COUNTS), _numbers(found, "evidence", 4)
     new, new_bad, timed, slow, old, old_bad = counts

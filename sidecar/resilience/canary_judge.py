@@ -84,7 +84,8 @@ class Judge:
         self._known_elsewhere = Known()
         #: All of it, as it was judged last.
         self.seen = Evidence()
-        self._limit = 0.0
+        #: Seconds: what is slow takes longer; and the old version's p99 that it goes by.
+        self._limit = self._p99 = 0.0
         #: When the first answer of the new version was seen; when the current window began.
         self._since: float | None = None
         self._window = 0.0
@@ -192,7 +193,8 @@ class Judge:
             known = self._compared(known, self.known.timed, least)
         if not self.guard.p99 or known.timed < least:
             return 0, 0, 0.0, 0.0
-        limit = step_of(seconds_of(known.p99()) + self.guard.p99)
+        self._p99 = seconds_of(known.p99())
+        limit = step_of(self._p99 + self.guard.p99)
         self._limit = seconds_of(limit)
         above = known.above(limit)
         timed, slow = new.timed(), new.above(limit)
@@ -247,11 +249,10 @@ class Judge:
         return f"{text}, of the others {seen.old_bad} of {seen.old} ({seen.old_bad / max(1, seen.old):.2%})"
 
     def _latency_of(self, seen: Evidence) -> str:
-        p99 = seconds_of(self._known().p99()) * 1000
         return (
             f"{seen.slow} of {seen.timed} answers ({seen.slow / max(1, seen.timed):.2%}) took more "
-            f"than {self._limit * 1000:.0f} ms; the others' p99 is {p99:.0f} ms, and {self.guard.p99 * 1000:.0f} ms "
-            "more are allowed"
+            f"than {self._limit * 1000:.0f} ms; the others' p99 is {self._p99 * 1000:.0f} ms, and "
+            f"{self.guard.p99 * 1000:.0f} ms more are allowed"
         )
 
     def view(self) -> dict[str, Any]:

@@ -141,16 +141,22 @@ def encode(state: State) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-def decode(data: bytes) -> State:
-    """What :func:`encode` made, believed no more than it has to be. Raises :class:`Unreadable`."""
-    if len(data) > MAX_SIZE:
-        raise Unreadable(f"it has more than {MAX_SIZE} bytes")
+def read(data: bytes, most: int) -> dict[str, Any]:
+    """An object of JSON of so many bytes at most, as the registry has it. Raises :class:`Unreadable`."""
+    if len(data) > most:
+        raise Unreadable(f"it has more than {most} bytes")
     try:
         found = json.loads(data)
     except (ValueError, RecursionError):
         raise Unreadable("it is no JSON") from None
     if not isinstance(found, dict):
         raise Unreadable("it is no object")
+    return found
+
+
+def decode(data: bytes) -> State:
+    """What :func:`encode` made, believed no more than it has to be. Raises :class:`Unreadable`."""
+    found = read(data, MAX_SIZE)
     phase = found.get("phase")
     if phase not in PHASES:
         raise Unreadable("its phase is none")

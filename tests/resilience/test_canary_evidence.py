@@ -16,12 +16,12 @@ from sidecar.resilience.canary_evidence import (
     MAX_SIZE,
     Evidence,
     Step,
-    Unreadable,
     cut,
     decode,
     encode,
     together,
 )
+from sidecar.resilience.rollout import Unreadable
 from sidecar.simulate.scenarios import canary
 
 STEP = Step(1, 10, 1.8e9, 0.01, 0.1)

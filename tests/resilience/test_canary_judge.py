@@ -9,6 +9,7 @@ import pytest
 
 from sidecar.resilience import rollout
 from sidecar.resilience.canary_counts import Known, Side, seconds_of, step_of
+from sidecar.resilience.canary_evidence import Evidence
 from sidecar.resilience.canary_judge import Guard, Judge, Verdict, part_of
 from sidecar.simulate.scenarios import canary
 
@@ -88,6 +89,17 @@ def test_as_good_is_good_when_there_is_proof() -> None:
     view = judge.view()
     assert (view["requests"], view["errors"]) == (65 * 30, 0)
     assert view["evidence"]["no_more_errors"] == view["evidence"]["not_slower"] == 1.0
+
+
+def test_the_reason_names_the_p99_that_it_goes_by() -> None:
+    here, elsewhere = Known(), Known()
+    here.add(5000, 0, {step_of(0.01): 5000})
+    elsewhere.add(5000, 0, {step_of(3.0): 5000})
+    judge = Judge(Guard(), 3, 3, here, alone=True)
+    judge.hear({"other": Evidence()}, elsewhere, None)
+    _, verdict, _ = judged(60, old=(0, 0, 0), new=(30, 0, 15), judge=judge)
+    assert "took more than 11" in verdict.broken
+    assert "the others' p99 is 10 ms, and 100 ms more are allowed" in verdict.broken
 
 
 def test_it_shows_what_it_goes_by() -> None:
