@@ -163,6 +163,7 @@ HOT_PATH = [
     "sidecar/http/ends.py",
     "sidecar/http/errors.py",
     "sidecar/http/exchange.py",
+    "sidecar/http/h1/blocks.py",
     "sidecar/http/h1/body.py",
     "sidecar/http/h1/client.py",
     "sidecar/http/h1/diagnose.py",

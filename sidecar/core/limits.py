@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Final
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +20,11 @@ class Limits:
     body_rate: int = 1024
     connections: int = 16384
     half_close: bool = False
+    #: Those of a head together, as the scanner in C takes them.
+    bounds: Any = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bounds", (self.head, self.headers, self.target))
 
 
 #: Of a head that was measured when it came.

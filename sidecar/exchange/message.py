@@ -8,11 +8,15 @@ class RequestHead:
     :meth:`get` finds any. ``length`` is the body's size; below 0: it is not known before its end. ``upgrade`` is the
     protocol asked for, or empty. ``expects_continue``: the client sends its body when it is told to go on.
     ``granted``: the seconds that its caller leaves for it; inf: it does not say. ``asks_load``: a sidecar wants to know
-    the load with the answer.
+    the load with the answer. ``request_id``, the id that it came with, if that can be kept, and ``trace_flags``, those
+    of a good ``traceparent``, were seen in passing; empty, or below 0: whoever wants to know has to look.
 
     What is not changed goes on as it came, byte for byte."""
 
-    __slots__ = ("asks_load", "expects_continue", "fields", "granted", "length", "method", "target", "upgrade")
+    __slots__ = (
+        "asks_load", "expects_continue", "fields", "granted", "length", "method", "request_id", "target", "trace_flags",
+        "upgrade",
+    )  # fmt: skip
 
     asks_load: bool
     expects_continue: bool
@@ -20,7 +24,9 @@ class RequestHead:
     granted: float
     length: int
     method: str
+    request_id: str
     target: bytes
+    trace_flags: int
     upgrade: bytes
 
     @property
@@ -34,6 +40,10 @@ class RequestHead:
 
     def add(self, name: bytes, value: bytes) -> None:
         """Have a field more behind all others. Neither may hold what ends a line."""
+        raise NotImplementedError
+
+    def add_line(self, line: bytes) -> None:
+        """The same, as a line with its end."""
         raise NotImplementedError
 
     def put_first(self, name: bytes, value: bytes) -> None:
@@ -54,7 +64,8 @@ class RequestHead:
 
 
 class ResponseHead:
-    """An answer's head; attributes as in :class:`RequestHead`."""
+    """An answer's head; attributes as in :class:`RequestHead`. Its ``fields`` do not have those about its length and
+    its connection."""
 
     __slots__ = ("fields", "length", "status")
 

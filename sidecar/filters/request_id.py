@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sidecar.exchange.request import Request
 
 #: What is kept of a peer's id. It goes into logs and answers, so it is short and visible ASCII.
-_GOOD: Final = re.compile(rb"[\x21-\x7e]{1,128}")
+GOOD_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 
 def new_request_id(rng: random.Random) -> str:
@@ -31,12 +31,15 @@ class RequestId(Filter):
 
     def on_request(self, x: Request) -> None:
         head = x.head
+        if head.request_id:
+            x.request_id = head.request_id
+            return
         given = head.fields.get(b"x-request-id")
         if given is not None:
             given = given.strip(b" \t")
-            if _GOOD.fullmatch(given):
+            if GOOD_ID.fullmatch(given):
                 x.request_id = given.decode("ascii")
                 return
             head.remove(b"x-request-id")
         x.request_id = made = self._ids.take(32)
-        head.add(b"x-request-id", made.encode())
+        head.add_line(f"x-request-id: {made}\r\n".encode())

@@ -57,6 +57,9 @@ class Tracing(Filter):
     def on_request(self, x: Request) -> None:
         head = x.head
         if self._w3c:
+            flags = head.trace_flags
+            if flags >= 0 and not self._b3 and (self._record is None or not flags & SAMPLED):
+                return  # nearly every trace that comes: it goes on as it is
             given = head.fields.get(b"traceparent")
             if given is not None:
                 context = parse_traceparent(given.strip(b" \t"))
@@ -79,7 +82,7 @@ class Tracing(Filter):
             if not sampled:
                 # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
                 if self._w3c:
-                    head.add(b"traceparent", f"00-{trace_id}-{ids[32:]}-00".encode())
+                    head.add_line(f"traceparent: 00-{trace_id}-{ids[32:]}-00\r\n".encode())
                 return
             if not self._w3c and self._record is None:
                 return  # a trace that nobody would ever see

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sidecar.exchange.attempt import Attempt
     from sidecar.http.ends import UpstreamEnd
     from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.head import ResponseBlock
+    from sidecar.http.h1.blocks import ResponseBlock
 
 
 class Download:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.exchange.attempt import Attempt
     from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.head import ResponseBlock
+    from sidecar.http.h1.blocks import ResponseBlock
     from sidecar.net.wheel import Timer
 
 

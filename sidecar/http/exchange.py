@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sidecar.exchange.listener import Listener
     from sidecar.exchange.routes import Route
     from sidecar.http.ends import ClientEnd, UpstreamEnd, UpstreamPool
-    from sidecar.http.h1.head import RequestBlock, ResponseBlock
+    from sidecar.http.h1.blocks import RequestBlock, ResponseBlock
 
 #: The status that is counted when the client left before it had all of its answer.
 CLIENT_LEFT: Final = 499

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
     from sidecar.exchange.attempt import Attempt
     from sidecar.http.exchange import HttpExchange
-    from sidecar.http.h1.head import ResponseBlock
+    from sidecar.http.h1.blocks import ResponseBlock
     from sidecar.net.wheel import TimerWheel
 
 #: A request that cannot be sent again only goes on a connection that was used this recently, or on a fresh one.

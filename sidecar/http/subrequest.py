@@ -13,7 +13,8 @@ from sidecar.core.limits import UNLIMITED
 from sidecar.core.replies import ProtocolError
 from sidecar.http.ends import ClientEnd
 from sidecar.http.exchange import HttpExchange
-from sidecar.http.h1.head import RequestBlock, parse_request
+from sidecar.http.h1.blocks import RequestBlock
+from sidecar.http.h1.head import parse_request
 from sidecar.net.sockets import Pausable
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from sidecar.exchange.routes import Route as Target
 from sidecar.exchange.routes import Routes, glob, normal
 from sidecar.exchange.times import Times
 from sidecar.filters.rate_limit import RateLimitSettings
-from sidecar.http.h1.head import RequestBlock
+from sidecar.http.h1.blocks import RequestBlock
 from support.clock import Clock
 from support.http import request
 from support.live import ANY_PORT, Live, Origin, fetch, run

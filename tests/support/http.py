@@ -37,7 +37,8 @@ from sidecar.exchange.exchange import Exchange
 from sidecar.exchange.filter import Filter
 from sidecar.exchange.listener import Listener
 from sidecar.http.exchange import HttpExchange
-from sidecar.http.h1.head import RequestBlock, ResponseBlock, parse_request, parse_response
+from sidecar.http.h1.blocks import RequestBlock, ResponseBlock
+from sidecar.http.h1.head import parse_request, parse_response
 from sidecar.http.h1.server import Downstream
 from sidecar.http.listener import HttpListener
 from sidecar.net.wheel import TimerWheel

@@ -12,7 +12,8 @@ from sidecar.config.traffic import Inbound, Upstream
 from sidecar.core.decisions import Shape
 from sidecar.core.limits import UNLIMITED
 from sidecar.exchange.routes import Route
-from sidecar.http.h1.head import RequestBlock, parse_request
+from sidecar.http.h1.blocks import RequestBlock
+from sidecar.http.h1.head import parse_request
 from sidecar.http.listener import HttpListener
 
 #: Fields that a head is not made with: they would say something about its bytes.

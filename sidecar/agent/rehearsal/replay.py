@@ -31,7 +31,7 @@ from sidecar.exchange.phases import ANSWERING, CONNECTING, ENDED, SENT
 from sidecar.exchange.routes import Route
 from sidecar.filters.request_id import new_request_id
 from sidecar.http.exchange import HttpExchange
-from sidecar.http.h1.head import RequestBlock, ResponseBlock
+from sidecar.http.h1.blocks import RequestBlock, ResponseBlock
 from sidecar.http.listener import HttpListener
 from sidecar.http.rehearsed import RecordedBalancer, RehearsedClient, RehearsedConnection, RehearsedPool
 from sidecar.net.wheel import TimerWheel

@@ -7,11 +7,13 @@
 
 #include "scan.h"
 
-/* Bits of what scan_request returns last; as in scanner.py. */
+/* Bits of what request_head returns; as in scanner.py. */
 #define KEEPS_ALIVE 1
 #define EXPECTS_CONTINUE 2
 #define HAS_DEADLINE 4
 #define ASKS_LOAD 8
+#define TRACED 16
+#define TRACE_FLAGS 32 /* and above */
 
 /* What is made once and for all: names of fields as bytes, and of methods as str. */
 struct state {
@@ -24,13 +26,21 @@ static PyObject *new_bytes(const uint8_t *bytes, struct span span)
     return PyBytes_FromStringAndSize((const char *)bytes + span.begin, (Py_ssize_t)(span.end - span.begin));
 }
 
+/* Nobody asks for these two of an answer: what they say of its body and connection is told by itself. */
+static bool is_told(enum field field)
+{
+    return field == CONTENT_LENGTH || field == CONNECTION;
+}
+
 /* The fields that a proxy acts upon, as a dict of their values by name. */
-static PyObject *new_fields(const struct state *state, const struct head *head, const uint8_t *bytes)
+static PyObject *new_fields(const struct state *state, const struct head *head, const uint8_t *bytes, bool answer)
 {
     PyObject *fields = PyDict_New();
     if (fields == NULL)
         return NULL;
     for (size_t n = 0; n < head->count; n++) {
+        if (answer && is_told((enum field)head->order[n]))
+            continue;
         PyObject *value = new_bytes(bytes, head->values[head->order[n]]);
         if (value == NULL || PyDict_SetItem(fields, state->names[head->order[n]], value) < 0) {
             Py_XDECREF(value);
@@ -42,15 +52,24 @@ static PyObject *new_fields(const struct state *state, const struct head *head, 
     return fields;
 }
 
-/* What goes on: the very object that came where no line is taken out. */
+/* What goes on: the very object that came where no line is taken out, and nothing comes behind it. */
 static PyObject *new_onward(const struct head *head, PyObject *raw, const uint8_t *bytes, size_t size)
 {
-    if (head->drops == 0)
+    if (head->drops == 0 && head->size == size)
         return Py_NewRef(raw);
-    PyObject *onward = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)onward_size(head, size));
+    PyObject *onward = PyBytes_FromStringAndSize(NULL, (Py_ssize_t)onward_size(head));
     if (onward != NULL)
-        write_onward(head, bytes, size, (uint8_t *)PyBytes_AsString(onward));
+        write_onward(head, bytes, (uint8_t *)PyBytes_AsString(onward));
     return onward;
+}
+
+/* The id that the request came with, if it can be kept; else None. */
+static PyObject *new_id(const struct request *request, const uint8_t *bytes)
+{
+    struct span id = request->request_id;
+    if (id.begin == id.end)
+        return Py_NewRef(Py_None);
+    return PyUnicode_DecodeASCII((const char *)bytes + id.begin, (Py_ssize_t)(id.end - id.begin), NULL);
 }
 
 /* A tuple of these, which it takes over; NULL if one of them could not be made. */
@@ -81,11 +100,23 @@ static bool as_bytes(PyObject *raw, const uint8_t **bytes, size_t *size)
     return true;
 }
 
-/* A limit; what Python's integers can be beyond it is an exception, too. */
-static bool as_limit(PyObject *value, size_t *limit)
+/* A number of bytes or lines; what Python's integers can be beyond it is an exception, too. */
+static bool as_size(PyObject *value, size_t *size)
 {
-    *limit = PyLong_AsSize_t(value);
-    return *limit != (size_t)-1 || PyErr_Occurred() == NULL;
+    *size = PyLong_AsSize_t(value);
+    return *size != (size_t)-1 || PyErr_Occurred() == NULL;
+}
+
+/* What a peer may send, from a tuple of three: one argument, as each of them would have to become an object anew. */
+static bool as_limits(PyObject *value, struct limits *limits)
+{
+    size_t *to[] = {&limits->head, &limits->headers, &limits->target};
+    for (Py_ssize_t n = 0; n < 3; n++) {
+        PyObject *item = PyTuple_GetItem(value, n);
+        if (item == NULL || !as_size(item, to[n]))
+            return false;
+    }
+    return true;
 }
 
 static bool arguments_are(Py_ssize_t count, Py_ssize_t wanted)
@@ -95,41 +126,42 @@ static bool arguments_are(Py_ssize_t count, Py_ssize_t wanted)
     return count == wanted;
 }
 
-static PyObject *py_scan_request(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static PyObject *py_request_head(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     const struct state *state = PyModule_GetState(module);
     const uint8_t *bytes;
     size_t size;
     struct limits limits;
     struct request request;
-    if (!arguments_are(count, 4) || !as_bytes(args[0], &bytes, &size) || !as_limit(args[1], &limits.head) ||
-        !as_limit(args[2], &limits.headers) || !as_limit(args[3], &limits.target))
+    if (!arguments_are(count, 2) || !as_bytes(args[0], &bytes, &size) || !as_limits(args[1], &limits))
         return NULL;
     if (!scan_request(bytes, size, &limits, &request))
         Py_RETURN_NONE;
     const struct head *head = &request.head;
-    long flags = (head->keep_alive ? KEEPS_ALIVE : 0) | (request.expects_continue ? EXPECTS_CONTINUE : 0) |
-                 (has(head, SIDECAR_DEADLINE) ? HAS_DEADLINE : 0) | (has(head, SIDECAR_LOAD) ? ASKS_LOAD : 0);
+    unsigned flags = (head->keep_alive ? KEEPS_ALIVE : 0) | (request.expects_continue ? EXPECTS_CONTINUE : 0) |
+                     (has(head, SIDECAR_DEADLINE) ? HAS_DEADLINE : 0) | (has(head, SIDECAR_LOAD) ? ASKS_LOAD : 0) |
+                     (request.traced ? TRACED | TRACE_FLAGS * request.trace_flags : 0);
     PyObject *items[] = {
         new_onward(head, args[0], bytes, size),
         Py_NewRef(state->methods[request.method]),
         new_bytes(bytes, request.target),
-        new_fields(state, head, bytes),
+        new_fields(state, head, bytes, false),
         PyLong_FromLongLong(head->length),
-        PyLong_FromLong(flags),
+        PyLong_FromLong((long)flags),
+        new_id(&request, bytes),
+        PyLong_FromSize_t(head->size),
     };
     return new_tuple(items, sizeof items / sizeof *items);
 }
 
-static PyObject *py_scan_response(PyObject *module, PyObject *const *args, Py_ssize_t count)
+static PyObject *py_answer_head(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
     const struct state *state = PyModule_GetState(module);
     const uint8_t *bytes;
     size_t size;
-    struct limits limits = {0, 0, 0};
+    struct limits limits;
     struct answer answer;
-    if (!arguments_are(count, 3) || !as_bytes(args[0], &bytes, &size) || !as_limit(args[1], &limits.head) ||
-        !as_limit(args[2], &limits.headers))
+    if (!arguments_are(count, 2) || !as_bytes(args[0], &bytes, &size) || !as_limits(args[1], &limits))
         return NULL;
     if (!scan_answer(bytes, size, &limits, &answer))
         Py_RETURN_NONE;
@@ -137,9 +169,10 @@ static PyObject *py_scan_response(PyObject *module, PyObject *const *args, Py_ss
     PyObject *items[] = {
         new_onward(head, args[0], bytes, size),
         PyLong_FromLong(answer.status),
-        new_fields(state, head, bytes),
+        new_fields(state, head, bytes, true),
         PyLong_FromLongLong(head->length),
         PyBool_FromLong(head->keep_alive),
+        PyLong_FromSize_t(head->size),
     };
     return new_tuple(items, sizeof items / sizeof *items);
 }
@@ -149,7 +182,7 @@ static PyObject *py_end_of_head(PyObject *module, PyObject *const *args, Py_ssiz
     (void)module;
     const uint8_t *bytes;
     size_t size, seen;
-    if (!arguments_are(count, 2) || !as_bytes(args[0], &bytes, &size) || !as_limit(args[1], &seen))
+    if (!arguments_are(count, 2) || !as_bytes(args[0], &bytes, &size) || !as_size(args[1], &seen))
         return NULL;
     return PyLong_FromSize_t(end_of_head(bytes, size, seen));
 }
@@ -195,10 +228,10 @@ static void end(void *module)
 }
 
 static PyMethodDef functions[] = {
-    {"scan_request", (PyCFunction)(void (*)(void))py_scan_request, METH_FASTCALL,
-     "scan_request(raw, head, headers, target)\n--\n\nRead a whole request's head; None: the parser has to."},
-    {"scan_response", (PyCFunction)(void (*)(void))py_scan_response, METH_FASTCALL,
-     "scan_response(raw, head, headers)\n--\n\nRead a whole head of an answer; None: the parser has to."},
+    {"request_head", (PyCFunction)(void (*)(void))py_request_head, METH_FASTCALL,
+     "request_head(data, bounds)\n--\n\nRead the request's head that data begins with; None: the parser has to."},
+    {"answer_head", (PyCFunction)(void (*)(void))py_answer_head, METH_FASTCALL,
+     "answer_head(data, bounds)\n--\n\nRead the answer's head that data begins with; None: the parser has to."},
     {"end_of_head", (PyCFunction)(void (*)(void))py_end_of_head, METH_FASTCALL,
      "end_of_head(data, seen)\n--\n\nWhere the head ends; 0: not in this."},
     {NULL, NULL, 0, NULL},

@@ -1,12 +1,14 @@
-"""The head scanner in C. Each function takes one whole head; ``None``: it is odd or bad, and for the parser."""
+"""The head scanner in C. The first two read the head that ``data`` begins with; ``None``: not all of it is there, or it
+is odd or bad, and for the parser. ``bounds``: :attr:`sidecar.core.limits.Limits.bounds`."""
 
 from typing import TypeAlias
 
-#: What goes on, method, target, fields, length and flags (``scanner.py`` has those).
-Request: TypeAlias = tuple[bytes, str, bytes, dict[bytes, bytes], int, int]
-#: What goes on, status, fields, length, and whether the connection stays.
-Response: TypeAlias = tuple[bytes, int, dict[bytes, bytes], int, bool]
+#: What goes on, method, target, fields, length, flags (``scanner.py`` has those), an id that can be kept, and the
+#: head's size.
+Request: TypeAlias = tuple[bytes, str, bytes, dict[bytes, bytes], int, int, str | None, int]
+#: What goes on, status, fields, length, whether the connection stays, and the head's size.
+Response: TypeAlias = tuple[bytes, int, dict[bytes, bytes], int, bool, int]
 
-def scan_request(raw: bytes, head: int, headers: int, target: int, /) -> Request | None: ...
-def scan_response(raw: bytes, head: int, headers: int, /) -> Response | None: ...
+def request_head(data: bytes, bounds: object, /) -> Request | None: ...
+def answer_head(data: bytes, bounds: object, /) -> Response | None: ...
 def end_of_head(data: bytes, seen: int, /) -> int: ...

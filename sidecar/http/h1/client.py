@@ -9,7 +9,7 @@ from sidecar.core.replies import ProtocolError
 from sidecar.exchange.phases import ANSWERING, SENT, TUNNEL
 from sidecar.http.ends import UpstreamEnd
 from sidecar.http.h1.diagnose import hopeless_answer
-from sidecar.http.h1.head import is_switch, parse_response
+from sidecar.http.h1.head import begun_response, is_switch, read_response
 from sidecar.http.h1.scanner import end_of_head
 from sidecar.http.tunnel import closed, from_upstream
 from sidecar.net.sockets import Pausable, keep_alive, unread
@@ -82,28 +82,25 @@ class Upstream(UpstreamEnd):
                 seen = len(self.buffer)
                 data = self.buffer + data
                 self.buffer = b""
+            limits = self.pool.limits
             while data:
-                end = end_of_head(data, seen)
-                if not end:
-                    if len(data) > self.pool.limits.head:
-                        self._malformed(x, "the answer's head is too large")
-                    elif hopeless_answer(data, seen):
-                        self._malformed(x, "the upstream's answer is not valid HTTP")
-                    else:
-                        self.buffer = data
-                    return
-                seen = 0
-                rest = b""
-                raw = data
-                if end != len(data):
-                    raw, rest = data[:end], data[end:]
-                try:
-                    head = parse_response(raw, self.pool.limits, x.method, self.endpoint.sidecar)
-                    if head.status == 101 and not is_switch(head, x.head.upgrade):
-                        raise ProtocolError("a protocol switch that nobody asked for", "bad_upstream")
-                except ProtocolError as error:
-                    x.malformed(self.attempt, error)
-                    return
+                head = None if seen else begun_response(data, limits, x.method)
+                if head is not None:
+                    rest = data[head.size :]
+                else:
+                    end = end_of_head(data, seen)
+                    if not end:
+                        self._partial(x, data, seen)
+                        return
+                    seen = 0
+                    try:
+                        head = read_response(data[:end], limits, x.method, self.endpoint.sidecar)
+                        if head.status == 101 and not is_switch(head, x.head.upgrade):
+                            raise ProtocolError("a protocol switch that nobody asked for", "bad_upstream")
+                    except ProtocolError as error:
+                        x.malformed(self.attempt, error)
+                        return
+                    rest = data[end:]
                 if head.status >= 200 or head.status == 101:
                     x.answered(self.attempt, self, head, rest)
                     return
@@ -116,6 +113,15 @@ class Upstream(UpstreamEnd):
                 x.download.take(x, self.attempt, self, data)
         elif phase == TUNNEL:
             from_upstream(x, data)
+
+    def _partial(self, x: HttpExchange, data: bytes, seen: int) -> None:
+        """Keep the beginning of a head, of which so much was looked at before."""
+        if len(data) > self.pool.limits.head:
+            self._malformed(x, "the answer's head is too large")
+        elif hopeless_answer(data, seen):
+            self._malformed(x, "the upstream's answer is not valid HTTP")
+        else:
+            self.buffer = data
 
     def _malformed(self, x: HttpExchange, what: str) -> None:
         x.malformed(self.attempt, ProtocolError(what, "bad_upstream"))

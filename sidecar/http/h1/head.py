@@ -13,19 +13,27 @@ usual form (docs/http.md).
 from __future__ import annotations
 
 import re
-from math import inf
 from typing import Final
 
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.load_report import ASK
-from sidecar.exchange.message import RequestHead, ResponseHead
 from sidecar.exchange.time_left import FIELD as _DEADLINE
 from sidecar.exchange.time_left import granted
+from sidecar.http.h1.blocks import RequestBlock, ResponseBlock
 from sidecar.http.h1.diagnose import diagnose, head_too_large
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE, framing, merge
-from sidecar.http.h1.lines import END_TO_END, TOKEN, Fields, Pairs, without, without_those
-from sidecar.http.h1.scanner import ASKS_LOAD, EXPECTS_CONTINUE, HAS_DEADLINE, KEEPS_ALIVE, scan_request, scan_response
+from sidecar.http.h1.lines import END_TO_END, TOKEN, Fields, Pairs, without
+from sidecar.http.h1.scanner import (
+    ASKS_LOAD,
+    EXPECTS_CONTINUE,
+    HAS_DEADLINE,
+    KEEPS_ALIVE,
+    TRACE_SHIFT,
+    TRACED,
+    scan_request,
+    scan_response,
+)
 
 #: A field line. The value holds no control byte but tab, so neither CR, LF nor NUL; a line that begins with a space
 #: (obs-fold) or has one before its colon does not match.
@@ -62,6 +70,8 @@ _HOP_BY_HOP: Final = frozenset(
 )
 #: Those, and what only sidecars may say.
 _ENDS_HERE: Final = frozenset({*_HOP_BY_HOP, b"x-sidecar-error", b"x-sidecar-retried", ASK, b""})
+#: Nobody asks for these of an answer: what they say is told by itself.
+_TOLD: Final = (b"content-length", b"connection")
 #: Each connection option costs a pass over the head, so there may only be so many.
 _MAX_OPTIONS: Final = 32
 #: How the names of protocols begin that would be requests again: HTTP (h2c among it), and TLS.
@@ -69,97 +79,34 @@ _HIDDEN_PROTOCOLS: Final = (b"h2", b"http", b"tls")
 METHOD_NAMES: Final = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE")}
 
 
-class RequestBlock(RequestHead):
-    """A request's head as lines. ``raw`` is what goes on: the received bytes less hop-by-hop fields; and ``added`` are
-    lines behind all of its others. The ``length`` may be :data:`CHUNKED`. ``version`` is the minor one that the client
-    speaks."""
-
-    __slots__ = ("added", "keep_alive", "raw", "version")
-
-    def __init__(self, raw: bytes, method: str, target: bytes, version: int, fields: Fields) -> None:
-        self.raw = raw
-        self.added = b""
-        self.method = method
-        self.target = target
-        self.version = version
-        self.fields = fields
-        self.keep_alive = version == 1
-        self.length = 0
-        self.upgrade = b""
-        self.expects_continue = False
-        self.asks_load = False
-        self.granted = inf
-
-    def get(self, name: bytes) -> bytes | None:
-        if name in self.fields:
-            return self.fields[name].strip(b" \t")
-        raw = self.as_http1()
-        begin = b"\r\n" + name + b":"
-        at = raw.lower().find(begin)
-        return raw[at + len(begin) : raw.index(b"\r\n", at + 2)].strip(b" \t") if at >= 0 else None
-
-    def add(self, name: bytes, value: bytes) -> None:
-        self.added = b"".join((self.added, name, b": ", value, b"\r\n"))
-
-    def put_first(self, name: bytes, value: bytes) -> None:
-        raw = self.raw
-        start = raw.index(b"\r\n") + 2
-        self.raw = b"%b%b: %b\r\n%b" % (raw[:start], name, value, raw[start:])
-
-    def remove(self, name: bytes) -> None:
-        self.raw = without(self.as_http1(), name)
-        self.fields.pop(name, None)
-
-    def as_http1(self) -> bytes:
-        if self.added:
-            self.raw = b"".join((self.raw[:-2], self.added, b"\r\n"))
-            self.added = b""
-        return self.raw
-
-    def ending_in(self, end: bytes) -> bytes:
-        return b"".join((self.raw[:-2], self.added, end))
-
-
-class ResponseBlock(ResponseHead):
-    """An answer's head; attributes as in :class:`RequestBlock`. ``length`` may also be :data:`UNTIL_CLOSE`."""
-
-    __slots__ = ("keep_alive", "raw")
-
-    def __init__(self, raw: bytes, status: int, fields: Fields, length: int, keep_alive: bool) -> None:
-        self.raw = raw
-        self.status = status
-        self.fields = fields
-        self.length = length
-        self.keep_alive = keep_alive
-
-    def add(self, name: bytes, value: bytes) -> None:
-        self.raw = b"".join((self.raw[:-2], name, b": ", value, b"\r\n\r\n"))
-
-    def take(self, name: bytes, begin: bytes) -> bytes | None:
-        self.raw, value = without_those(self.raw, name, begin)
-        return value
-
-    def as_http1(self) -> bytes:
-        return self.raw
+def begun_request(data: bytes, limits: Limits) -> RequestBlock | None:
+    """The head that ``data`` begins with, if all of it is there in its usual form; ``None``: :func:`read_request` may
+    still know it."""
+    found = scan_request(data, limits.bounds) if scan_request is not None else None
+    if found is None:
+        return None
+    onward, method, target, fields, length, flags, request_id, size = found
+    head = RequestBlock(onward, method, target, 1, fields)
+    head.length = length
+    head.size = size
+    if request_id is not None:
+        head.request_id = request_id
+    if flags != KEEPS_ALIVE:
+        head.keep_alive = flags & KEEPS_ALIVE != 0
+        head.expects_continue = flags & EXPECTS_CONTINUE != 0
+        head.asks_load = flags & ASKS_LOAD != 0
+        if flags & TRACED:
+            head.trace_flags = flags >> TRACE_SHIFT
+        if flags & HAS_DEADLINE:
+            head.granted = granted(fields[_DEADLINE])
+    return head
 
 
 def parse_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestBlock:
     """Parse one whole head, final empty line included. An HTTP/1.0 request goes on as HTTP/1.1, where a Host is a must:
     without one it gets ``default_host``. Raises :class:`ProtocolError`."""
-    if scan_request is not None:
-        found = scan_request(raw, limits.head, limits.headers, limits.target)
-        if found is not None:
-            onward, method, target, fields, length, flags = found
-            head = RequestBlock(onward, method, target, 1, fields)
-            head.length = length
-            if flags != KEEPS_ALIVE:
-                head.keep_alive = flags & KEEPS_ALIVE != 0
-                head.expects_continue = flags & EXPECTS_CONTINUE != 0
-                head.asks_load = flags & ASKS_LOAD != 0
-                if flags & HAS_DEADLINE:
-                    head.granted = granted(fields[_DEADLINE])
-            return head
-    return read_request(raw, limits, default_host)
+    head = begun_request(raw, limits)
+    return head if head is not None and head.size == len(raw) else read_request(raw, limits, default_host)
 
 
 def read_request(raw: bytes, limits: Limits, default_host: bytes = b"localhost") -> RequestBlock:
@@ -288,15 +235,22 @@ def _hides_requests(upgrade: bytes) -> bool:
     return any(protocol.startswith(_HIDDEN_PROTOCOLS) for protocol in _protocols(upgrade))
 
 
+def begun_response(data: bytes, limits: Limits, method: str) -> ResponseBlock | None:
+    """The same of the head of an answer to ``method``."""
+    scanned = scan_response(data, limits.bounds) if scan_response is not None else None
+    if scanned is None:
+        return None
+    onward, status, fields, length, keep_alive, size = scanned
+    head = ResponseBlock(onward, status, fields, 0 if method == "HEAD" else length, keep_alive)
+    head.size = size
+    return head
+
+
 def parse_response(raw: bytes, limits: Limits, method: str, peer: bool = False) -> ResponseBlock:
     """Parse one whole head of an answer to ``method``. ``peer``: a sidecar has sent it, so that it may have
     ``x-sidecar-`` fields. Raises :class:`ProtocolError` with code ``bad_upstream``."""
-    if scan_response is not None:
-        scanned = scan_response(raw, limits.head, limits.headers)
-        if scanned is not None:
-            onward, status, fields, length, keep_alive = scanned
-            return ResponseBlock(onward, status, fields, 0 if method == "HEAD" else length, keep_alive)
-    return read_response(raw, limits, method, peer)
+    head = begun_response(raw, limits, method)
+    return head if head is not None and head.size == len(raw) else read_response(raw, limits, method, peer)
 
 
 def read_response(raw: bytes, limits: Limits, method: str, peer: bool = False) -> ResponseBlock:
@@ -351,6 +305,8 @@ def read_response(raw: bytes, limits: Limits, method: str, peer: bool = False) -
             raw = _onward(raw, pairs, options)
     if version == 0:
         raw = b"HTTP/1.1" + raw[8:]
+    for name in _TOLD:
+        fields.pop(name, None)
     return ResponseBlock(raw, status, fields, length, keep_alive)
 
 

@@ -1,6 +1,6 @@
 /* Heads of HTTP/1.1 messages, read in one pass: pure functions over bytes, without allocation, Python or state.
  *
- * A head is either taken as a whole or not at all. It is taken when every byte is as the grammar wants it (RFC 9112 §2 to
+ * A head is either taken as a whole or not at all, and whatever comes behind it is not looked at. It is taken when every byte is as the grammar wants it (RFC 9112 §2 to
  * §5, RFC 9110 §5) and everything that a proxy acts upon stands there once and in its usual form. All else, and so whatever
  * is to be refused or mended, is for the parser in head.py: this file has no error texts and no second opinion. What
  * it takes, that parser takes too, with the same result; the tests hold them against each other.
@@ -98,16 +98,45 @@ static bool is_digit(uint8_t byte)
     return byte >= '0' && byte <= '9';
 }
 
-/* RFC 9110 §5.5: visible ASCII, obs-text, space and tab. */
-static bool is_value(uint8_t byte)
+/* Of eight bytes, the first one lowest: the highest bit of each that is below `least` (128 at most) or DEL. Of those that
+ * are set, the lowest one is right; a borrow may have set others (Warren, Hacker's Delight, §6-1). */
+static uint64_t odd_ones(const uint8_t *at, uint64_t least)
 {
-    return (byte >= 0x20 && byte != 0x7f) || byte == '\t';
+    const uint64_t ones = 0x0101010101010101u, highs = 0x80 * ones;
+    uint64_t word;
+    memcpy(&word, at, sizeof word);
+#if __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    word = __builtin_bswap64(word);
+#endif
+    uint64_t del = word ^ 0x7f * ones;
+    return (((word - least * ones) & ~word) | ((del - ones) & ~del)) & highs;
+}
+
+/* The first byte from `at` on that is below `least` or DEL; `end`: none is. */
+static size_t skip(const uint8_t *bytes, size_t at, size_t end, uint8_t least)
+{
+    for (; end - at >= 8; at += 8) {
+        uint64_t odd = odd_ones(bytes + at, least);
+        if (odd != 0)
+            return at + (size_t)__builtin_ctzll(odd) / 8;
+    }
+    while (at < end && bytes[at] >= least && bytes[at] != 0x7f)
+        at++;
+    return at;
+}
+
+/* Where a value ends (RFC 9110 §5.5): behind visible ASCII, obs-text, space and tab. */
+static size_t skip_value(const uint8_t *bytes, size_t at, size_t end)
+{
+    while ((at = skip(bytes, at, end, 0x20)) < end && bytes[at] == '\t')
+        at++;
+    return at;
 }
 
 /* The same without white space; the target's grammar (RFC 9112 §3.2) is for the app. */
-static bool is_target(uint8_t byte)
+static size_t skip_target(const uint8_t *bytes, size_t at, size_t end)
 {
-    return byte >= 0x21 && byte != 0x7f;
+    return skip(bytes, at, end, 0x21);
 }
 
 /* What a registered name or an IPv4 address is made of (RFC 3986 §3.2.2), a percent sign included. */
@@ -196,21 +225,22 @@ bool has(const struct head *head, enum field field)
     return head->values[field].end != 0; /* no value ends where the head begins */
 }
 
-/* Read the field lines from `at` on, and the empty line, with which the head has to end (RFC 9112 §2.1, §5). */
+/* Read the field lines from `at` on, and the empty line, with which the head ends (RFC 9112 §2.1, §5). */
 static bool scan_fields(const uint8_t *bytes, size_t at, size_t end, size_t most, bool answer, struct head *head)
 {
     for (;;) {
         size_t begin = at;
         while (at < end && TOKEN[bytes[at]] != 0)
             at++;
-        if (at == begin)
-            return end - at == 2 && bytes[at] == '\r' && bytes[at + 1] == '\n';
+        if (at == begin) {
+            head->size = at + 2;
+            return end - at >= 2 && bytes[at] == '\r' && bytes[at + 1] == '\n';
+        }
         if (at == end || bytes[at] != ':' || most-- == 0)
             return false;
         enum field field = lookup(bytes + begin, at - begin);
-        size_t value = ++at;
-        while (at < end && is_value(bytes[at]))
-            at++;
+        size_t value = at + 1;
+        at = skip_value(bytes, value, end);
         if (end - at < 2 || bytes[at] != '\r' || bytes[at + 1] != '\n')
             return false;
         enum fate fate = (enum fate)(answer ? RULES[field].in_answer : RULES[field].in_request);
@@ -291,6 +321,48 @@ static bool is_host(const uint8_t *bytes, struct span host)
     return at == host.end;
 }
 
+/* -- ids ------------------------------------------------------------------------------------------------------------ */
+
+/* Lower-case hexadecimal digits, not all of them 0. */
+static bool is_id(const uint8_t *digits, size_t count)
+{
+    bool null = true;
+    for (size_t n = 0; n < count; n++) {
+        if (!is_digit(digits[n]) && (digits[n] < 'a' || digits[n] > 'f'))
+            return false;
+        null = null && digits[n] == '0';
+    }
+    return !null;
+}
+
+/* What is known of a context of version 00 (W3C Trace Context, level 2, §3.2.2); others are not for here. */
+static void scan_traceparent(const uint8_t *bytes, struct request *request)
+{
+    struct span value = stripped(bytes, request->head.values[TRACEPARENT]);
+    const uint8_t *at = bytes + value.begin;
+    if (value.end - value.begin != 55 || memcmp(at, "00-", 3) != 0 || at[35] != '-' || at[52] != '-')
+        return;
+    static const char hex[] = "0123456789abcdef";
+    const char *high = memchr(hex, at[53], 16), *low = memchr(hex, at[54], 16);
+    request->traced = is_id(at + 3, 32) && is_id(at + 36, 16) && high != NULL && low != NULL;
+    if (request->traced)
+        request->trace_flags = (unsigned)(low - hex) & 3;
+}
+
+/* An id that goes into logs and answers is short and visible ASCII. */
+#define LONGEST_ID 128
+
+static void scan_request_id(const uint8_t *bytes, struct request *request)
+{
+    struct span value = stripped(bytes, request->head.values[X_REQUEST_ID]);
+    if (value.end - value.begin > LONGEST_ID)
+        return;
+    for (size_t at = value.begin; at < value.end; at++)
+        if (bytes[at] < 0x21 || bytes[at] > 0x7e)
+            return;
+    request->request_id = value;
+}
+
 /* -- heads ---------------------------------------------------------------------------------------------------------- */
 
 /* The length of a method that is known, at the beginning, with the space behind it; 0: it is another. */
@@ -306,21 +378,19 @@ static size_t scan_method(const uint8_t *bytes, size_t size, enum method *method
     return 0;
 }
 
-/* Whether this is a whole request's head that can be taken: HTTP/1.1, a known method, a path as target. */
+/* A request's head that can be taken: HTTP/1.1, a known method, a path as target. */
 bool scan_request(const uint8_t *bytes, size_t size, const struct limits *limits, struct request *request)
 {
     static const char version[] = " HTTP/1.1\r\n";
     const size_t rest = sizeof version - 1;
     struct head *head = &request->head;
     memset(request, 0, sizeof *request);
-    if (size > limits->head)
-        return false;
+    size = size < limits->head ? size : limits->head;
     size_t at = scan_method(bytes, size, &request->method);
     if (at == 0 || at == size || bytes[at] != '/')
         return false;
     request->target.begin = at;
-    while (at < size && is_target(bytes[at]))
-        at++;
+    at = skip_target(bytes, at, size);
     request->target.end = at;
     if (at - request->target.begin > limits->target || size - at < rest || memcmp(bytes + at, version, rest) != 0)
         return false;
@@ -334,17 +404,22 @@ bool scan_request(const uint8_t *bytes, size_t size, const struct limits *limits
             return false;
         request->expects_continue = true;
     }
+    if (has(head, TRACEPARENT))
+        scan_traceparent(bytes, request);
+    if (has(head, X_REQUEST_ID))
+        scan_request_id(bytes, request);
     return scan_framing(bytes, 0, head) && scan_connection(bytes, head);
 }
 
-/* Whether this is a whole head of an answer that can be taken: HTTP/1.1, not an interim one. */
+/* An answer's head that can be taken: HTTP/1.1, not an interim one. */
 bool scan_answer(const uint8_t *bytes, size_t size, const struct limits *limits, struct answer *answer)
 {
     static const char version[] = "HTTP/1.1 ";
     size_t at = sizeof version - 1;
     struct head *head = &answer->head;
     memset(answer, 0, sizeof *answer);
-    if (size > limits->head || size < at + 3 || memcmp(bytes, version, at) != 0)
+    size = size < limits->head ? size : limits->head;
+    if (size < at + 3 || memcmp(bytes, version, at) != 0)
         return false;
     if (!is_digit(bytes[at]) || !is_digit(bytes[at + 1]) || !is_digit(bytes[at + 2]))
         return false;
@@ -353,8 +428,7 @@ bool scan_answer(const uint8_t *bytes, size_t size, const struct limits *limits,
     if (answer->status < 200)
         return false;
     if (at < size && bytes[at] == ' ')
-        while (at < size && is_value(bytes[at]))
-            at++;
+        at = skip_value(bytes, at, size);
     if (size - at < 2 || bytes[at] != '\r' || bytes[at + 1] != '\n')
         return false;
     if (!scan_fields(bytes, at + 2, size, limits->headers, true, head))
@@ -371,14 +445,15 @@ bool scan_answer(const uint8_t *bytes, size_t size, const struct limits *limits,
 
 /* -- onward --------------------------------------------------------------------------------------------------------- */
 
-size_t onward_size(const struct head *head, size_t size)
+size_t onward_size(const struct head *head)
 {
+    size_t size = head->size;
     for (size_t n = 0; n < head->drops; n++)
         size -= head->dropped[n].end - head->dropped[n].begin;
     return size;
 }
 
-void write_onward(const struct head *head, const uint8_t *bytes, size_t size, uint8_t *to)
+void write_onward(const struct head *head, const uint8_t *bytes, uint8_t *to)
 {
     size_t at = 0;
     for (size_t n = 0; n < head->drops; n++) {
@@ -386,5 +461,5 @@ void write_onward(const struct head *head, const uint8_t *bytes, size_t size, ui
         to += head->dropped[n].begin - at;
         at = head->dropped[n].end;
     }
-    memcpy(to, bytes + at, size - at);
+    memcpy(to, bytes + at, head->size - at);
 }

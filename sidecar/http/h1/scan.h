@@ -44,6 +44,7 @@ struct head {
     size_t count;
     struct span dropped[MOST_DROPPED]; /* lines that end at this hop, in order */
     size_t drops;
+    size_t size;    /* of the head, its empty line included */
     int64_t length; /* of the body, or CHUNKED, or UNTIL_CLOSE */
     bool keep_alive;
 };
@@ -53,6 +54,9 @@ struct request {
     enum method method;
     struct span target;
     bool expects_continue;
+    bool traced;            /* its traceparent is a good one, and of the usual form: */
+    unsigned trace_flags;   /* those that are known */
+    struct span request_id; /* an id that can be kept; empty: there is none */
 };
 
 struct answer {
@@ -65,6 +69,7 @@ extern const char *const METHOD_NAMES[METHODS];
 /* In lower case; NULL: it has no name of its own. */
 const char *field_name(enum field field);
 
+/* Whether `bytes` begin with a head that can be taken. What is behind it is not looked at. */
 bool scan_request(const uint8_t *bytes, size_t size, const struct limits *limits, struct request *request);
 bool scan_answer(const uint8_t *bytes, size_t size, const struct limits *limits, struct answer *answer);
 
@@ -75,8 +80,8 @@ size_t end_of_head(const uint8_t *bytes, size_t size, size_t seen);
 /* Whether there is a line of that field. */
 bool has(const struct head *head, enum field field);
 
-/* How many bytes go on of a head of `size`, and those bytes, which `to` has room for. */
-size_t onward_size(const struct head *head, size_t size);
-void write_onward(const struct head *head, const uint8_t *bytes, size_t size, uint8_t *to);
+/* How many bytes go on of a head, and those bytes, which `to` has room for. */
+size_t onward_size(const struct head *head);
+void write_onward(const struct head *head, const uint8_t *bytes, uint8_t *to);
 
 #endif

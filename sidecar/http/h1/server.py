@@ -14,7 +14,7 @@ from sidecar.http.ends import ClientEnd
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.diagnose import given_id, head_too_large, hopeless
 from sidecar.http.h1.half_close import HalfClose
-from sidecar.http.h1.head import parse_request
+from sidecar.http.h1.head import begun_request, read_request
 from sidecar.http.h1.scanner import end_of_head
 from sidecar.http.tunnel import closed, from_client
 from sidecar.http.upload import show
@@ -187,22 +187,22 @@ class Downstream(ClientEnd):
         if data[0] == 0x0D and (blank := _EMPTY_LINES.match(data)):
             self._begun = 0
             return data[blank.end() :]  # RFC 9112 §2.2: empty lines before a request are ignored
-        end = end_of_head(data, self._begun)
+        # What comes in pieces is not read again from its beginning with each of them.
+        head = None if self._begun else begun_request(data, listener.limits)
+        end = end_of_head(data, self._begun) if head is None else head.size
         if not end:
             self._partial(data)
             return b""
         self._begun = 0
-        rest = early = b""
-        raw = data
-        if end != len(data):
-            raw, rest = data[:end], data[end:]
+        early = b""
+        raw, rest = (data, early) if end == len(data) else (data[:end], data[end:])
         try:
-            head = parse_request(raw, listener.limits, listener.host)
+            if head is None:
+                head = read_request(raw, listener.limits, listener.host)
             route = listener.default_route if listener.routes is None else listener.route(head)
             x = HttpExchange(self, listener, listener.pool, head, route, listener.clock())
             if x.upload is not None:
-                limit = listener.limits.body
-                if limit and head.length > limit:
+                if (limit := listener.limits.body) and head.length > limit:
                     raise ProtocolError(f"the request body is larger than {limit} bytes", "body_too_large")
                 if rest:
                     rest = x.upload.take(x, rest)

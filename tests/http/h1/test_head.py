@@ -14,15 +14,10 @@ from hypothesis import strategies as st
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
 from sidecar.exchange.load_report import ASK
+from sidecar.http.h1.blocks import RequestBlock, ResponseBlock
 from sidecar.http.h1.diagnose import hopeless, hopeless_answer
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
-from sidecar.http.h1.head import (
-    RequestBlock,
-    ResponseBlock,
-    is_switch,
-    parse_request,
-    parse_response,
-)
+from sidecar.http.h1.head import is_switch, parse_request, parse_response
 
 LIMITS = Limits()
 

@@ -135,7 +135,8 @@ def test_of_what_is_cut_or_has_more_behind_it_both_say_the_same() -> None:
         for at in range(len(data)):
             assert not compare(data[:at])
         for more in (b"\r", b"\n", b"\r\n", b"a", b"GET / HTTP/1.1\r\nHost: b\r\n\r\n"):
-            assert not compare(data + more)
+            assert compare(data + more)
+            assert not compare(data[:-2] + b" " + more)
 
 
 _WORDS = [
@@ -163,6 +164,45 @@ def test_of_changed_heads_both_say_the_same(data: bytes, changes: list[tuple[int
 @given(st.binary(max_size=100))
 def test_of_any_bytes_both_say_the_same(data: bytes) -> None:
     compare(data)
+
+
+@pytest.mark.parametrize(
+    ("value", "flags"),
+    [
+        (b" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", 1),
+        (b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-02\t ", 2),
+        (b" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-ff", 3),
+        (b" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00-", -1),
+        (b" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0", -1),
+        (b" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-0A", -1),
+        (b" 00-0Af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", -1),
+        (b" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b716920333g-00", -1),
+        (b" 00-0af7651916cd43dd8448eb211c80319c0b7ad6b7169203331-00", -1),
+        (b" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331000", -1),
+        (b" 00-00000000000000000000000000000000-b7ad6b7169203331-00", -1),
+        (b" 00-0af7651916cd43dd8448eb211c80319c-0000000000000000-00", -1),
+        (b" 01-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00", -1),
+        (b" 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00\xff", -1),
+        (b"", -1),
+    ],
+)
+def test_of_a_traceparent_the_flags_are_seen_in_passing(value: bytes, flags: int) -> None:
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\ntraceparent:%b\r\n\r\n" % value
+    assert compare_request(raw, LIMITS)
+    assert heads.parse_request(raw, LIMITS).trace_flags == flags
+
+
+@pytest.mark.parametrize(
+    ("value", "id"),
+    [
+        (b" 7f3c", "7f3c"), (b"a\t", "a"), (b" !~", "!~"), (b" " + b"x" * 128, "x" * 128), (b" " + b"x" * 129, ""),
+        (b" a b", ""), (b" a\tb", ""), (b" \xe9", ""), (b"", ""), (b" \t", ""),
+    ],
+)  # fmt: skip
+def test_of_an_id_it_is_seen_in_passing_whether_it_can_be_kept(value: bytes, id: str) -> None:
+    raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id:%b\r\n\r\n" % value
+    assert compare_request(raw, LIMITS)
+    assert heads.parse_request(raw, LIMITS).request_id == id
 
 
 # -- memory and time ------------------------------------------------------------------------------------------------
@@ -212,8 +252,8 @@ def test_calls_leave_nothing_behind() -> None:
     def call(times: int) -> None:
         for _ in range(times):
             for data in CORPUS:
-                module.scan_request(data[1:], 65536, 100, 8192)
-                module.scan_response(data[1:], 65536, 100)
+                module.request_head(data[1:], LIMITS.bounds)
+                module.answer_head(data[1:], LIMITS.bounds)
 
     call(2)
     tracemalloc.start()
@@ -225,7 +265,7 @@ def test_calls_leave_nothing_behind() -> None:
         tracemalloc.stop()
     raw = REQUESTS[0]
     count = sys.getrefcount(raw)
-    kept = [module.scan_request(raw, 65536, 100, 8192) for _ in range(10)]
+    kept = [module.request_head(raw, LIMITS.bounds) for _ in range(10)]
     assert sys.getrefcount(raw) == count + 10  # no line was taken out: what goes on is what came
     assert all(it[0] is raw for it in kept)
     del kept
@@ -238,12 +278,12 @@ def test_calls_leave_nothing_behind() -> None:
 def test_calls_with_anything_else_are_errors() -> None:
     module = extension()
     calls: list[Callable[[], object]] = [
-        lambda: module.scan_request(b""),
-        lambda: module.scan_request(),
-        lambda: module.scan_response(b"", 1, 2, 3),
-        lambda: module.scan_request("", 1, 1, 1),
-        lambda: module.scan_response(bytearray(b""), 1, 1),
-        lambda: module.scan_request(b"", 1, None, 1),
+        lambda: module.request_head(b""),
+        lambda: module.request_head(),
+        lambda: module.answer_head(b"", (1, 2, 3), 4),
+        lambda: module.request_head("", (1, 1, 1)),
+        lambda: module.answer_head(bytearray(b""), (1, 1, 1)),
+        lambda: module.request_head(b"", (1, None, 1)),
         lambda: module.end_of_head(b""),
         lambda: module.end_of_head("", 0),
         lambda: module.end_of_head(b"", None),
@@ -253,7 +293,7 @@ def test_calls_with_anything_else_are_errors() -> None:
             call()
     for limit in (-1, 1 << 80):
         with pytest.raises(OverflowError):
-            module.scan_request(b"", 1, 1, limit)
+            module.request_head(b"", (1, 1, limit))
         with pytest.raises(OverflowError):
             module.end_of_head(b"", limit)
 
@@ -287,13 +327,13 @@ def test_which_one_is_used_can_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_that_was_built_from_an_older_source_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
     older = ModuleType("sidecar.http.h1._scan")
-    vars(older).update(scan_request=print, scan_response=print)
+    vars(older).update(scan_request=print, scan_response=print, end_of_head=print)
     monkeypatch.setitem(sys.modules, "sidecar.http.h1._scan", older)
     monkeypatch.delenv("SIDECAR_SCANNER", raising=False)
     chosen = runpy.run_path(scanner.__file__)
     assert (chosen["scan_request"], chosen["end_of_head"]) == (None, chosen["find_end"])
     monkeypatch.setenv("SIDECAR_SCANNER", "c")
-    with pytest.raises(ImportError, match="end_of_head"):
+    with pytest.raises(ImportError, match="answer_head"):
         runpy.run_path(scanner.__file__)
 
 
@@ -310,4 +350,4 @@ def test_setup_builds_it_where_there_is_a_compiler(cc: str, tmp_path: Path, monk
         assert "failed" in done.stderr
     else:
         assert [path.name for path in built] == ["_scan.abi3.so"]
-        assert load(built[0]).scan_response(b"", 0, 0) is None
+        assert load(built[0]).answer_head(b"", (0, 0, 0)) is None

@@ -6,9 +6,10 @@ import pytest
 
 from sidecar.core.limits import Limits
 from sidecar.core.replies import ProtocolError
+from sidecar.http.h1.blocks import RequestBlock, ResponseBlock
 from sidecar.http.h1.diagnose import hopeless
 from sidecar.http.h1.framing import CHUNKED, UNTIL_CLOSE
-from sidecar.http.h1.head import RequestBlock, ResponseBlock, parse_request, parse_response
+from sidecar.http.h1.head import parse_request, parse_response
 
 LIMITS = Limits()
 

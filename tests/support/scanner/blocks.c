@@ -34,11 +34,11 @@ int main(void)
         blocks = 0;
         end_of_head(head, size, 0);
         if (scan_request(head, size, &limits, &request))
-            write_onward(&request.head, head, size, out);
+            write_onward(&request.head, head, out);
         unsigned long of_request = blocks;
         blocks = 0;
         if (scan_answer(head, size, &limits, &answer))
-            write_onward(&answer.head, head, size, out);
+            write_onward(&answer.head, head, out);
         printf("%lu %lu\n", of_request, blocks);
     }
     free(head);

@@ -33,10 +33,10 @@ static uint8_t *fenced(void)
 
 static void write_out(const struct head *head, const uint8_t *bytes, size_t size, uint8_t *out)
 {
-    size_t left = onward_size(head, size);
-    if (left > size)
+    size_t left = onward_size(head);
+    if (head->size > size || left > size)
         abort();
-    write_onward(head, bytes, size, out + ROOM - left);
+    write_onward(head, bytes, out + ROOM - left);
 }
 
 static void scan(const uint8_t *bytes, size_t size, uint8_t *out)
