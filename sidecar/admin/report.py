@@ -137,7 +137,7 @@ def upstream(now: UpstreamSnapshot) -> dict[str, Any]:
 def listener(stats: ListenerStats) -> dict[str, Any]:
     """What one listener has counted; latencies in milliseconds."""
     codes: dict[str, int] = {}
-    for (_, code), n in list(stats.requests.items()):
+    for (_, code), n in stats.requests.items():
         label = code_label(code)
         codes[label] = codes.get(label, 0) + n
     queue = stats.queue

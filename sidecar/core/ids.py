@@ -23,7 +23,7 @@ class Ids:
         at = self._at
         end = at + digits
         if end > _POOL_DIGITS:
-            self._digits = f"{self._rng.getrandbits(4 * _POOL_DIGITS):0{_POOL_DIGITS}x}"
+            self._digits = self._rng.randbytes(_POOL_DIGITS // 2).hex()
             at, end = 0, digits
         self._at = end
         return self._digits[at:end]

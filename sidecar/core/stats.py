@@ -56,7 +56,11 @@ class Histogram:
 
     def observe(self, value: float) -> int:
         """Count one value; the number of its bucket."""
-        bucket = bisect_left(self.bounds, value)
+        bucket = 0
+        for bound in self.bounds:  # it is mostly one of the first: a call of bisect costs more
+            if value <= bound:
+                break
+            bucket += 1
         self.counts[bucket] += 1
         self.total += value
         return bucket
@@ -85,6 +89,15 @@ class Histogram:
             seen += n
             lower = bound
         return lower if seen < wanted else 0.0
+
+
+class Tally:
+    """A number that goes up."""
+
+    __slots__ = ("n",)
+
+    def __init__(self) -> None:
+        self.n = 0
 
 
 class QueueStats:
@@ -160,18 +173,17 @@ class ListenerStats:
     for inbound that of the service. For TCP an exchange is a connection and there are no methods and codes."""
 
     __slots__ = (
-        "_shown_in", "_shown_out", "active", "bytes_in", "bytes_out", "cache", "client_connections", "connect_failures",
-        "direction", "duration", "fallbacks", "faults", "filters", "first_byte", "hedges", "limit", "llm", "mirrored",
-        "peer_errors", "pending", "protocol", "queue", "rejected", "requests", "retries", "retry_budget", "shed",
-        "suppressed", "tunnels", "upstream", "upstream_active", "upstream_idle", "waiting",
+        "_shown_in", "_shown_out", "_tallies", "active", "bytes_in", "bytes_out", "cache", "client_connections",
+        "connect_failures", "direction", "duration", "fallbacks", "faults", "filters", "first_byte", "hedges",
+        "limit", "llm", "mirrored", "peer_errors", "pending", "protocol", "queue", "rejected", "retries",
+        "retry_budget", "shed", "suppressed", "tunnels", "upstream", "upstream_active", "upstream_idle", "waiting",
     )  # fmt: skip
 
     def __init__(self, direction: str, upstream: str, protocol: str = "http") -> None:
         self.direction = direction
         self.upstream = upstream
         self.protocol = protocol
-        #: (method, status code or class) → finished exchanges. 499: the client left before it had all of its answer.
-        self.requests: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._tallies: dict[tuple[str, int], Tally] = {}
         #: Seconds from the head's arrival to the exchange's end, and to the beginning of its answer. Of what has had a
         #: try: that the sidecar refuses at once says nothing about how long answers take.
         self.duration = Histogram()
@@ -223,6 +235,18 @@ class ListenerStats:
         self.upstream_idle = 0
         self.tunnels = 0
 
+    def tally(self, method: str, status: int) -> Tally:
+        """What counts exchanges with that method and status: of :data:`METHODS` and :data:`STATUSES`, or ``other``
+        and the status's class. To keep it is cheaper than to look it up for each exchange."""
+        found = self._tallies.get((method, status))
+        return found if found is not None else self._tallies.setdefault((method, status), Tally())
+
+    @property
+    def requests(self) -> defaultdict[tuple[str, int], int]:
+        """(method, status code or class) → finished exchanges. 499: the client left before it had all of its answer."""
+        found = {key: tally.n for key, tally in list(self._tallies.items()) if tally.n}
+        return defaultdict(int, found)
+
     def retried(self, reason: str) -> None:
         """A try is repeated; beyond :data:`MAX_REASONS` different reasons, it counts as ``other``."""
         retries = self.retries
@@ -238,9 +262,9 @@ class ListenerStats:
 def counted(stats: ListenerStats) -> tuple[int, int, list[int]]:
     """How many exchanges have ended so far, how many of them badly (a status from 500 on, or a connection's 5), and how
     long all took, per bucket."""
-    requests = list(stats.requests.items())
+    requests = stats.requests
     return (
-        sum([n for _, n in requests]),
-        sum([n for (_, code), n in requests if code >= 500 or code == 5]),
+        sum(requests.values()),
+        sum([n for (_, code), n in requests.items() if code >= 500 or code == 5]),
         list(stats.duration.counts),
     )

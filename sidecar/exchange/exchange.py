@@ -124,8 +124,8 @@ class Exchange:
 
     # -- the way through the chain ---------------------------------------------------------------------------------
 
-    def run(self) -> None:
-        """Call the request hooks from where they stopped, then begin the first try."""
+    def run(self, now: float = 0.0) -> None:
+        """Call the request hooks from where they stopped, then begin the first try. ``now`` as in :meth:`end`."""
         for hook in self.hooks:
             verdict = hook(self)
             if verdict is not None:
@@ -136,7 +136,7 @@ class Exchange:
                 else:
                     self.give(verdict)
                 return
-        self.begin_try()
+        self.begin_try(now)
 
     def _wait(self, wait: Wait) -> None:
         if wait is not HELD:
@@ -175,7 +175,7 @@ class Exchange:
             self.set_timer(wait.until)
         return wait
 
-    def begin_try(self) -> None:
+    def begin_try(self, now: float = 0.0) -> None:
         """Ask the breaker, pick an endpoint, and get a connection to it."""
         for hook in self.chain.on_try:
             verdict = hook(self)
@@ -199,7 +199,7 @@ class Exchange:
                 return
             for differ in self.chain.on_again:
                 differ(self)
-        self.attempt = attempt = Attempt(endpoint, self.listener.clock(), self.permit)
+        self.attempt = attempt = Attempt(endpoint, now or self.listener.clock(), self.permit)
         self.permit = 0
         endpoint.active += 1  # begin(), without the call, as in end()
         if endpoint.followers:
@@ -314,12 +314,13 @@ class Exchange:
 
     # -- the end ---------------------------------------------------------------------------------------------------
 
-    def end(self) -> bool:
-        """Give everything back, once; whether this call was the one that did."""
+    def end(self, now: float = 0.0) -> bool:
+        """Give everything back, once; whether this call was the one that did. ``now``: the listener's time, if it is at
+        hand."""
         if self.phase == ENDED:
             return False
         self.phase = ENDED
-        self.ended = self.listener.clock()
+        self.ended = now or self.listener.clock()
         for hook in self.chain.on_end:
             hook(self)
         attempt = self.attempt

@@ -96,7 +96,7 @@ class Record(Filter):
         segment.began[number] = x.started
         segment.seconds[number] = now - x.started
         segment.kind_of[number] = kind
-        segment.clients[number] = hash(x.client_ip) & 0xFFFFFFFF
+        segment.clients[number] = x.client_ip
         segment.used = number + 1
         segment.newest = now
 

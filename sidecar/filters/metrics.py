@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
-from sidecar.core.stats import METHODS, STATUSES, ListenerStats
+from sidecar.core.stats import METHODS, STATUSES, ListenerStats, Tally
 from sidecar.exchange.filter import Filter
 
 if TYPE_CHECKING:
@@ -21,12 +21,20 @@ class Metrics(Filter):
     def __init__(self, stats: ListenerStats, wall: Callable[[], float] = time.time) -> None:
         self._stats = stats
         self._wall = wall
+        #: What the last one was counted by: nearly always it is that of the next one, too.
+        self._method = ""
+        self._status = -1
+        self._tally = Tally()
 
     def on_end(self, x: Exchange) -> None:
         stats = self._stats
         method = x.method
         status = x.status
-        stats.requests[method if method in METHODS else "other", status if status in STATUSES else status // 100] += 1
+        if method != self._method or status != self._status:
+            self._method, self._status = method, status
+            label = method if method in METHODS else "other"
+            self._tally = stats.tally(label, status if status in STATUSES else status // 100)
+        self._tally.n += 1
         if x.attempts:
             now = x.ended
             took = now - x.started
@@ -58,7 +66,7 @@ class ConnectionMetrics(Filter):
 
     def on_end(self, x: Exchange) -> None:
         stats = self._stats
-        stats.requests[self._method, x.status] += 1
+        stats.tally(self._method, x.status).n += 1
         now = x.ended
         if x.attempts or not x.error:
             stats.duration.observe(now - x.started)

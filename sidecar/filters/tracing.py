@@ -73,20 +73,20 @@ class Tracing(Filter):
         sampled = None
         if self._b3:
             trace_id, parent_id, sampled = parse_b3(head.fields)
-        ids = self._ids.take(48)
         if not trace_id:
-            trace_id = ids[:32]
+            trace_id = self._ids.take(32)
+        span_id = self._ids.take(16)
         if sampled is None:
             sampled = self._sampling.sampled(trace_id)
         if not self._b3:
             if not sampled:
                 # Nearly every new trace. Its ids are on the wire and nowhere else; a log line reads them there.
                 if self._w3c:
-                    head.add_line(f"traceparent: 00-{trace_id}-{ids[32:]}-00\r\n".encode())
+                    head.add_line(f"traceparent: 00-{trace_id}-{span_id}-00\r\n".encode())
                 return
             if not self._w3c and self._record is None:
                 return  # a trace that nobody would ever see
-        self._begin(x, Trace(trace_id, ids[32:], parent_id, SAMPLED if sampled else 0))
+        self._begin(x, Trace(trace_id, span_id, parent_id, SAMPLED if sampled else 0))
 
     def _go_on(self, x: Request, trace_id: str, parent_id: str, flags: int) -> None:
         """The context that the request came with is a good one."""

@@ -52,7 +52,7 @@ class Download:
                 conn.close()  # bytes that nobody asked for: this connection can't be trusted again
                 attempt.conn = None
             else:
-                let_go(x, attempt, conn, answer)
+                let_go(x, attempt, conn, answer, x.listener.clock())
             x.finish()
 
     def resumed(self) -> bool:
@@ -117,7 +117,7 @@ def refused(x: HttpExchange, data: bytes) -> bool:
     return refusal is not None
 
 
-def let_go(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, head: ResponseBlock) -> None:
+def let_go(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, head: ResponseBlock, now: float) -> None:
     """The answer is complete: keep the connection if both directions are at a message border. An upstream that
     answered before it read all of the request may never read the rest."""
     attempt.conn = None
@@ -127,7 +127,7 @@ def let_go(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, head: ResponseB
         and head.length != UNTIL_CLOSE
         and not (x.bytes_in and conn.transport.get_write_buffer_size())
     ):
-        x.pool.put(conn, head)
+        x.pool.put(conn, head, now)
     else:
         conn.close()
 
@@ -148,7 +148,7 @@ def pass_on(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, head: Response
     elif not refused(x, rest):
         x.client.transport.write(raw + rest)
         x.count_out(length)
-        let_go(x, attempt, conn, head)
+        let_go(x, attempt, conn, head, x.listener.clock())
         x.finish()
 
 
@@ -216,7 +216,7 @@ def _stream(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, raw: bytes, re
 def drop(x: HttpExchange, attempt: Attempt, conn: UpstreamEnd, head: ResponseBlock, rest: bytes) -> None:
     """This answer will not be used; its connection can be only if all of it is here."""
     if head.length == len(rest):
-        let_go(x, attempt, conn, head)
+        let_go(x, attempt, conn, head, x.listener.clock())
     else:
         attempt.conn = None
         conn.close()

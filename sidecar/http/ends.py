@@ -70,7 +70,7 @@ class UpstreamPool:
         """Open a connection for an attempt of an exchange, which is told by ``connected`` or ``connect_failed``."""
         raise NotImplementedError
 
-    def put(self, conn: UpstreamEnd, head: ResponseBlock) -> None:
+    def put(self, conn: UpstreamEnd, head: ResponseBlock, now: float) -> None:
         """The exchange is done with it, and both directions are at a message border."""
         raise NotImplementedError
 

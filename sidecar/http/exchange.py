@@ -277,8 +277,9 @@ class HttpExchange(Request):
         self.client.transport.write(raw + rest)
         self.bytes_out += length
         self.listener.stats.bytes_out += length
-        let_go(self, attempt, conn, head)
-        if self.end():
+        now = self.listener.clock()
+        let_go(self, attempt, conn, head, now)
+        if self.end(now):
             self.client.exchange_done(self.keep_client, not self.request_done, self.ended)
 
     def _instead(self, verdict: Again | Reply | Answer) -> None:

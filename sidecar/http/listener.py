@@ -75,7 +75,7 @@ class HttpListener(Listener):
         """Count a request that never became an exchange, and tell those who remember and log such. ``data`` is what has
         come of it."""
         self.stats.rejected[code] += 1
-        self.stats.requests["other", STATUS[code]] += 1
+        self.stats.tally("other", STATUS[code]).n += 1
         if self.on_refusal is not None:
             self.on_refusal(code, message, request_id, client)
         if self.refusals is not None:

@@ -71,7 +71,7 @@ class Pool(UpstreamPool):
             return conn
         return None
 
-    def put(self, conn: UpstreamEnd, head: ResponseBlock) -> None:
+    def put(self, conn: UpstreamEnd, head: ResponseBlock, now: float) -> None:
         assert isinstance(conn, Upstream)
         conn.exchange = None
         if conn.transport.is_closing():
@@ -88,7 +88,7 @@ class Pool(UpstreamPool):
         if conn.reading_paused:
             conn.resume_reading()
         conn.reused = True
-        conn.idle_since = now = self.clock()
+        conn.idle_since = now
         conn.timer.set(now + keepalive)
         stats = self.stats
         stats.upstream_active -= 1

@@ -86,6 +86,7 @@ class Quick:
     def __init__(self, listener: HttpListener, log: AccessLog, sampling: Sampling, recorded: bool, ids: Ids) -> None:
         self._listener = listener
         self._stats = listener.stats
+        self._tally = listener.stats.tally("GET", 200)
         self._clock = listener.clock
         self._log = log
         self._sampling = sampling
@@ -130,7 +131,7 @@ class Quick:
         client.transport.write(known.begin + self._ids.take(32).encode() + known.end)
         stats = self._stats
         stats.cache["hit"] += 1
-        stats.requests["GET", 200] += 1
+        self._tally.n += 1
         stats.bytes_out += known.size
         client.rested(now)
         return True

@@ -86,7 +86,7 @@ class RehearsedPool(Pool):
     def connect(self, exchange: HttpExchange, attempt: Attempt) -> None:
         self.asked(exchange, attempt)
 
-    def put(self, conn: UpstreamEnd, head: ResponseBlock) -> None:
+    def put(self, conn: UpstreamEnd, head: ResponseBlock, now: float) -> None:
         conn.exchange = None
 
 

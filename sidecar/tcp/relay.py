@@ -332,9 +332,9 @@ class TcpExchange(Exchange):
     def reset(self) -> None:
         self.abort()
 
-    def end(self) -> bool:
+    def end(self, now: float = 0.0) -> bool:
         tunnel = self.phase == TUNNEL
-        if not Exchange.end(self):
+        if not Exchange.end(self, now):
             return False
         self.timer.close()
         self._early.clear()

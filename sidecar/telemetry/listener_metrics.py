@@ -40,7 +40,7 @@ def _traffic(listeners: Sequence[ListenerStats]) -> Iterable[Family]:
     passed = counter("sidecar_bytes", "Body and tunnel bytes.", [*both, "way"])
     for stats in listeners:
         labels = [stats.direction, stats.upstream]
-        for (method, code), n in list(stats.requests.items()):
+        for (method, code), n in stats.requests.items():
             requests.add([*labels, method, code_label(code)], n)
         duration.add_histogram(labels, stats.duration)
         if stats.protocol == "http":

@@ -135,12 +135,12 @@ def test_rates_are_those_of_the_last_seconds() -> None:
     clock = Clock()
     pulse = Pulse(commands(it), clock)
     stats = it.upstreams["tasks"].stats
-    stats.requests["GET", 200] = 1000
+    stats.tally("GET", 200).n = 1000
     assert pulse.now()["upstreams"]["tasks"]["rate"] is None
     for _ in range(30):
         clock.advance(1)
-        stats.requests["GET", 200] += 3
-        stats.requests["GET", 503] += 1
+        stats.tally("GET", 200).n += 3
+        stats.tally("GET", 503).n += 1
         stats.duration.observe(0.004)
         now = pulse.now()["upstreams"]["tasks"]
         assert (now["rate"], now["error_rate"]) == (4.0, 0.25)

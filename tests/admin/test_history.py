@@ -34,8 +34,8 @@ async def test_each_period_is_a_column() -> None:
     it.look()
     for name, n in (("ollama", 3), ("qdrant", 5)):
         stats = of.upstreams[name].stats
-        stats.requests["GET", 200] += n
-        stats.requests["GET", 503] += 1
+        stats.tally("GET", 200).n += n
+        stats.tally("GET", 503).n += 1
         stats.duration.observe(0.004)
     clock.advance(PERIOD)
     it.look()

@@ -85,7 +85,7 @@ def everything() -> FakeRunning:
     routes = (route_of(match=Match(path="/a"), circuit_breaker=CircuitBreakerSettings()),)
     it.upstreams["redis"] = upstream = FakeUpstream("redis", routes=routes)
     upstream.endpoints.append(Endpoint("::1", 6379, state="warning"))
-    upstream.stats.requests["GET", 200] += 1
+    upstream.stats.tally("GET", 200).n += 1
     upstream.stats.retries["connect"] += 1
     upstream.stats.rejected["timeout"] += 1
     it.upstreams["rabbitmq"] = broker = FakeUpstream("rabbitmq", protocol="amqp")

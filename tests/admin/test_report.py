@@ -88,9 +88,9 @@ def test_a_routes_breaker_is_not_taken_for_the_upstreams() -> None:
 def test_everything_about_an_upstream() -> None:
     upstream = FakeUpstream("ollama")
     stats = upstream.stats
-    stats.requests["GET", 200] += 3
-    stats.requests["POST", 200] += 1
-    stats.requests["GET", 0] += 1
+    stats.tally("GET", 200).n += 3
+    stats.tally("POST", 200).n += 1
+    stats.tally("GET", 0).n += 1
     for _ in range(100):
         stats.duration.observe(0.015)
     stats.retries["connect"] += 2

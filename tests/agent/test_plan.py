@@ -133,7 +133,7 @@ def test_a_plan_changes_neither_configuration() -> None:
 def others(value: Any, path: str) -> Iterator[tuple[str, Any]]:
     """This value with one of all that it holds replaced by another, for each; with the path of that."""
     if is_dataclass(value) and not isinstance(value, type):
-        for field in fields(value):
+        for field in (it for it in fields(value) if it.init):  # others follow from these
             for where, changed in others(getattr(value, field.name), f"{path}.{field.name}"):
                 yield where, replace(value, **{field.name: changed})
     elif isinstance(value, dict):

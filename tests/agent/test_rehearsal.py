@@ -37,7 +37,7 @@ class Book:
         self.segment = Segment(0)
 
     def add(self, at: float, *tries: tuple[str, float, int, int], status: int = 200, error: str = "", route: int = -1,
-            path: bytes = b"/x", client: int = 1, flags: int = 0) -> None:  # fmt: skip
+            path: bytes = b"/x", client: str = "10.9.9.1", flags: int = 0) -> None:  # fmt: skip
         """A request; of each try its endpoint, seconds, status and failure."""
         segment = self.segment
         key = (path, route)
@@ -86,7 +86,7 @@ def test_rate_limits_go_by_the_recorded_times() -> None:
     book = Book()
     for burst in range(3):
         for n in range(20):
-            book.add(100 + 60 * burst + n / 1000, ("10.0.0.1:80", 0.0, 200, 0), client=n % 2)
+            book.add(100 + 60 * burst + n / 1000, ("10.0.0.1:80", 0.0, 200, 0), client=f"10.9.9.{n % 2}")
     told = book.rehearse("retry: off", "retry: off, rate_limit: {rate: 10/m, burst: 5}")
     assert told["changed"]["rejected"] == 60 - 5 * 3
     assert told["upstreams"][0]["after"]["rejected"] == {"rate_limited": 45}

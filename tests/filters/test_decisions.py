@@ -196,7 +196,9 @@ def test_many_changes_of_settings_cost_no_room() -> None:
         book.decisions.changed()
     assert len(book.decisions) == 60
     sealed = book.decisions.segments[0]
-    assert (len(sealed.began), sealed.kinds, sealed.named) == (1, {}, {}), "it holds on to nothing that was used"
+    assert sealed.columns is not None
+    assert len(sealed.columns[0]) == 1
+    assert (sealed.began, sealed.clients, sealed.kinds, sealed.named) == ([], [], {}, {}), "nor on to what was used"
     assert sealed.taken()["names"] == ["", "10.0.0.1:80"]
 
 

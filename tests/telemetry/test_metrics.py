@@ -77,10 +77,10 @@ def page(of: FakeRunning) -> Page:
 def busy() -> FakeRunning:
     """Something in every metric."""
     it = running("ollama", registry=FakeRegistry(up=False, age=12.5), log_lines_dropped=4)
-    it.inbound.requests["GET", 200] += 7
+    it.inbound.tally("GET", 200).n += 7
     stats = it.upstreams["ollama"].stats
-    stats.requests["POST", 503] += 2
-    stats.requests["POST", 2] += 1
+    stats.tally("POST", 503).n += 2
+    stats.tally("POST", 2).n += 1
     stats.retries["connect"] += 3
     stats.rejected["circuit_open"] += 2
     stats.active, stats.pending, stats.limit = 6, 1, 20

@@ -28,7 +28,7 @@ def large() -> FakeRunning:
         upstream.endpoints = [Endpoint("10.0.0.1", port) for port in range(1, 21)]
         stats = upstream.stats
         for method, code in itertools.product(("GET", "POST", "PUT"), (200, 201, 404, 500, 503)):
-            stats.requests[method, code] += 7
+            stats.tally(method, code).n += 7
         for n in range(16):
             stats.duration.observe(0.001 * 2**n)
             stats.duration.exemplify(0.001 * 2**n, "a" * 32, 1.7e9)

@@ -235,9 +235,9 @@ class Session(SessionState):
 
     # -- as an exchange ------------------------------------------------------------------------------------------------
 
-    def begin_try(self) -> None:
+    def begin_try(self, now: float = 0.0) -> None:
         if not self.side.begins_try():
-            Exchange.begin_try(self)
+            Exchange.begin_try(self, now)
 
     def retry_later(self, again: Again) -> None:
         if not self.side.retries_later(again):
@@ -266,11 +266,11 @@ class Session(SessionState):
     def abort(self) -> None:
         self.lifecycle.abort()
 
-    def end(self) -> bool:
+    def end(self, now: float = 0.0) -> bool:
         tunnel = self.phase == TUNNEL
         if self.phase != ENDED:
             self.side.ends()
-        if not Exchange.end(self):
+        if not Exchange.end(self, now):
             return False
         stats = self.listener.stats
         stats.active -= 1

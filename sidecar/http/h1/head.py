@@ -82,7 +82,8 @@ METHOD_NAMES: Final = {m.encode(): m for m in ("GET", "HEAD", "POST", "PUT", "DE
 def begun_request(data: bytes, limits: Limits) -> RequestBlock | None:
     """The head that ``data`` begins with, if all of it is there in its usual form; ``None``: :func:`read_request` may
     still know it."""
-    found = scan_request(data, limits.bounds) if scan_request is not None else None
+    scan = scan_request
+    found = scan(data, limits.bounds) if scan is not None else None
     if found is None:
         return None
     onward, method, target, fields, length, flags, request_id, size = found
@@ -237,7 +238,8 @@ def _hides_requests(upgrade: bytes) -> bool:
 
 def begun_response(data: bytes, limits: Limits, method: str) -> ResponseBlock | None:
     """The same of the head of an answer to ``method``."""
-    scanned = scan_response(data, limits.bounds) if scan_response is not None else None
+    scan = scan_response
+    scanned = scan(data, limits.bounds) if scan is not None else None
     if scanned is None:
         return None
     onward, status, fields, length, keep_alive, size = scanned

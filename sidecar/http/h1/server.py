@@ -220,7 +220,7 @@ class Downstream(ClientEnd):
             self._watch_half_closed()
         self.exchange = x
         listener.stats.active += 1
-        x.run()
+        x.run(x.started)
         if early and x.client.exchange is x:  # compiled, self.exchange counts as what it was set to above
             show(x, early)
         elif listener.quick is not None:
