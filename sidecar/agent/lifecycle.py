@@ -28,7 +28,7 @@ from sidecar.agent.libraries import require_libraries
 from sidecar.agent.listening import Listening
 from sidecar.agent.notify import Notifier
 from sidecar.agent.plan import Plan
-from sidecar.agent.process import freeze_garbage, raise_file_limit
+from sidecar.agent.process import freeze_garbage, keep_heap, raise_file_limit
 from sidecar.agent.redirection import Redirection
 from sidecar.agent.redirection import problem as redirect_problem
 from sidecar.agent.reload import carry_out, compared, open_listener, planned
@@ -185,6 +185,7 @@ class Agent:
     async def start(self) -> None:
         """Bind, discover, become ready. Raises :class:`StartError`, or :class:`~sidecar.config.errors.ConfigError`."""
         raise_file_limit()
+        keep_heap()
         if wrong := redirect_problem(self.config):
             self._failed = True
             raise StartError(wrong)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +38,21 @@ def test_the_least_limit_counts(tmp_path: Path, groups: str, file: str, content:
 def test_without_control_groups_the_machine_is_the_limit(tmp_path: Path) -> None:
     assert memory_limit(tmp_path / "none", tmp_path) == MACHINE
     assert 0 < memory_limit() <= MACHINE
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other libraries have their own ways")
+def test_memory_that_bodies_lie_in_is_not_given_back_each_time() -> None:
+    program = """
+import resource, sys
+from sidecar.agent.process import keep_heap
+keep_heap()
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+held = [bytes(200_000), bytes(300_000)]
+del held
+before = faults()
+for _ in range(100):
+    bytes(200_000), bytes(300_000)
+print(faults() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 1000  # 12 000 pages were used

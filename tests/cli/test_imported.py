@@ -13,7 +13,7 @@ import yaml
 
 #: Needed by no sidecar that asks neither Consul nor a broker, and whose names are in the hosts file.
 LIBRARIES = {
-    "aio_pika", "aiohttp", "attr", "cffi", "consul", "ctypes", "difflib", "email", "http.client", "http.server", "idna",
+    "aio_pika", "aiohttp", "attr", "cffi", "consul", "difflib", "email", "http.client", "http.server", "idna",
     "importlib.metadata", "multidict", "multiprocessing", "opentelemetry", "pickle", "prometheus_client",
     "pycares", "requests", "shutil", "sqlite3", "tempfile", "unittest", "urllib.request", "wsgiref", "yarl",
 }  # fmt: skip
