@@ -116,6 +116,8 @@ class AccessLog:
         self._errors = mode != "off"
         #: Whether :meth:`picks` has to be asked about those that went well.
         self.choosy = mode == "errors" and bool(sample or slow)
+        #: Whether one with status 200 can get a line.
+        self.of_good = self._from <= 200 or self.choosy
         self._below = sample * 2**32
         self._slow = slow or inf
 

@@ -126,7 +126,10 @@ class Quick:
         if (now >= known.until or known.store.losses != known.losses) and not known.renew(data, now):
             del self._known[data]
             return False
-        if client.half_closed or self._listener.draining or self._watched():
+        log = self._log
+        if log.tap is not None or log.of_good or (self._recorded and self._sampling.share > 0):
+            return False  # somebody wants to know of each exchange
+        if client.half_closed or self._listener.draining:
             return False
         client.transport.write(known.begin + self._ids.take(32).encode() + known.end)
         stats = self._stats
@@ -135,13 +138,3 @@ class Quick:
         stats.bytes_out += known.size
         client.rested(now)
         return True
-
-    def _watched(self) -> bool:
-        """Whether somebody wants to know of each exchange."""
-        log = self._log
-        return (
-            log.tap is not None
-            or log.choosy
-            or log.enabled_for(200, None)
-            or (self._recorded and self._sampling.share > 0)
-        )
