@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sidecar.core.replies import Reply
 from sidecar.exchange import tries
 from sidecar.exchange.attempt import HEDGED, RACE, Attempt
-from sidecar.exchange.filter import HELD, Again, Answer, RequestHook, Wait
+from sidecar.exchange.filter import HELD, Again, Answer, Filter, Wait
 from sidecar.exchange.hedge import unanswered
 from sidecar.exchange.phases import BACKOFF, CONNECTING, ENDED, NEW, PENDING, SENT
 from sidecar.exchange.silence import check_silence
@@ -33,8 +33,8 @@ class Exchange:
     """What every exchange has. Subclasses say how a try is begun and how a reply is given."""
 
     __slots__ = (
-        "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "ended", "error",
-        "fresh", "granted", "head_at", "hedge_at", "hooks", "listener", "method", "permit", "phase", "replayable",
+        "ahead", "attempt", "attempts", "bytes_in", "bytes_out", "chain", "client_ip", "cluster", "deadline", "ended",
+        "error", "fresh", "granted", "head_at", "hedge_at", "listener", "method", "permit", "phase", "replayable",
         "request_id", "retried", "rival", "started", "state", "status", "story", "suspended", "touched", "trace",
         "tried", "undrained",
     )  # fmt: skip
@@ -93,7 +93,8 @@ class Exchange:
         self.error = ""
         self.bytes_in = 0
         self.bytes_out = 0
-        self.hooks: Iterator[RequestHook] = iter(chain.on_request)
+        #: The filters that are still to be asked.
+        self.ahead: Iterator[Filter] = iter(chain.on_request)
 
     @property
     def endpoint(self) -> Endpoint | None:
@@ -126,8 +127,8 @@ class Exchange:
 
     def run(self, now: float = 0.0) -> None:
         """Call the request hooks from where they stopped, then begin the first try. ``now`` as in :meth:`end`."""
-        for hook in self.hooks:
-            verdict = hook(self)
+        for it in self.ahead:
+            verdict = it.on_request(self)
             if verdict is not None:
                 if isinstance(verdict, Reply):
                     self.reply(verdict)
@@ -177,8 +178,8 @@ class Exchange:
 
     def begin_try(self, now: float = 0.0) -> None:
         """Ask the breaker, pick an endpoint, and get a connection to it."""
-        for hook in self.chain.on_try:
-            verdict = hook(self)
+        for it in self.chain.on_try:
+            verdict = it.on_try(self)
             if verdict is not None:
                 if isinstance(verdict, Reply):
                     self.reply(verdict)
@@ -321,8 +322,8 @@ class Exchange:
             return False
         self.phase = ENDED
         self.ended = now or self.listener.clock()
-        for hook in self.chain.on_end:
-            hook(self)
+        for it in self.chain.on_end:
+            it.on_end(self)
         attempt = self.attempt
         if attempt is not None:
             endpoint = attempt.endpoint

@@ -33,8 +33,8 @@ def begin_beside(x: Exchange) -> None:
     endpoint = cluster.pick(x.client_ip if cluster.key_of is None else cluster.key_of(x), tried)
     if endpoint is None or endpoint in tried:
         return
-    for hook in x.chain.on_try:
-        if hook(x) is not None:
+    for it in x.chain.on_try:
+        if it.on_try(x) is not None:
             x.retried = -1  # the first one goes on
             x.listener.stats.hedges["refused"] += 1
             return

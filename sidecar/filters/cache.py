@@ -20,7 +20,7 @@ from sidecar.cache.validators import confirms, unmodified
 from sidecar.cache.visit import BYPASS, CLIENT_LEFT, ILL, METHOD, MISS, REQUEST, STALE, UNREACHED, VARY, Visit
 from sidecar.config.cache import BY_BODY, BY_TARGET, CacheSettings
 from sidecar.core.replies import Reply
-from sidecar.exchange.filter import HELD, KEEP, Again, Answer, Filter, Site, Wait
+from sidecar.exchange.filter import HELD, KEEP, Again, Answer, Filter, Hook, Site, Wait
 from sidecar.exchange.tries import STALLED
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ class Cache(Filter):
                 visit.flight.waiting[x] = visit
                 if not visit.until:
                     visit.until = now + min(patience, (_end(x) - now) / 2)
-                    x.hooks = itertools.chain([self._goes_on], x.hooks)
+                    x.ahead = itertools.chain([Hook(self._goes_on)], x.ahead)
                 wait = visit.wait = Wait(visit.until)
                 return wait
             visit.leads = True

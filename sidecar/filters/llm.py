@@ -12,7 +12,7 @@ from sidecar.cache.fields import values
 from sidecar.config.llm import LlmSettings
 from sidecar.core.replies import Reply
 from sidecar.core.stats import LlmStats
-from sidecar.exchange.filter import HELD, Filter, Site, Wait
+from sidecar.exchange.filter import HELD, Filter, Hook, Site, Wait
 from sidecar.exchange.hash_key import by_path
 from sidecar.exchange.phases import ANSWERING
 from sidecar.exchange.silence import give_up
@@ -146,7 +146,7 @@ class Llm(Filter):
         # A slot is not for waiting until a client has sent what it asks, or as much of it as is looked into.
         visit.where = COMES
         self._coming += 1
-        x.hooks = itertools.chain([self._enter], x.hooks)
+        x.ahead = itertools.chain([Hook(self._enter)], x.ahead)
         x.ask_for_body()
         return x.take_over()  # the times of an upload are for it
 

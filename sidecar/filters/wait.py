@@ -252,7 +252,7 @@ class Waiting(Filter):
                 waiter.notes = len(x.story)
             del x.story[waiter.notes :]
         if waiter.passed:
-            x.hooks = itertools.chain([it.on_request for it in x.chain.filters if it.name == "bulkhead"], x.hooks)
+            x.ahead = itertools.chain([it for it in x.chain.filters if it.name == "bulkhead"], x.ahead)
         x.grant()
 
 

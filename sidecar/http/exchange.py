@@ -254,8 +254,8 @@ class HttpExchange(Request):
         if self.hedge_at:
             self.attend(attempt)
         verdict: Again | Reply | Answer | None = None
-        for hook in self.chain.on_answer:
-            said = hook(self, head)
+        for it in self.chain.on_answer:
+            said = it.on_answer(self, head)
             if said is not None:
                 verdict = said if verdict is None else weightier(verdict, said)
         if verdict is not None:

@@ -73,9 +73,7 @@ class Pool(UpstreamPool):
 
     def put(self, conn: UpstreamEnd, head: ResponseBlock, now: float) -> None:
         assert isinstance(conn, Upstream)
-        conn.exchange = None
-        if conn.transport.is_closing():
-            return
+        conn.exchange = None  # should it be closing already: take() asks, and lost() finds it among the others
         keepalive = self.keepalive
         told = head.fields.get(b"keep-alive")
         if told is not None:

@@ -29,8 +29,8 @@ class AsksAndEnds(Asks):
 def test_a_chain_holds_the_hooks_that_are_overridden() -> None:
     first, second = Asks(), AsksAndEnds()
     chain = Chain([first, second], TIMES, 5.0)
-    assert chain.on_request == (first.on_request, second.on_request)
-    assert chain.on_end == (second.on_end,)
+    assert chain.on_request == (first, second)
+    assert chain.on_end == (second,)
     assert not any((chain.on_try, chain.on_answer, chain.on_failure, chain.on_connected, chain.on_body))
     assert not any((chain.on_answer_body, chain.on_upgrade, chain.on_reply))
     assert (chain.filters, chain.patience) == ((first, second), 5.0)
