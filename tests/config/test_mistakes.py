@@ -218,11 +218,9 @@ def kinds(kind: Kind, path: str) -> list[tuple[str, Kind]]:
 
 @pytest.mark.parametrize("offline", [False, pytest.param(True, marks=pytest.mark.costly)])
 def test_every_key_with_every_shape_is_read_or_told(offline: bool) -> None:
+    nodes = [(shape, node) for shape in SHAPES if (node := parse(shape, [])) is not None]
     for path, kind in kinds(CONFIG, ""):
-        for shape in SHAPES:
-            node = parse(shape, [])
-            if node is None:
-                continue
+        for shape, node in nodes:
             reading = Reading({}, Path(), offline=offline, root=CONFIG)
             value = kind.read(node, Place(path, 1, reading))
             if value is BROKEN and not offline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -39,8 +40,9 @@ class FakeSpool:
         self._loop = loop
         self.slow = False
         self.streams: dict[StreamName, Count] = {}
-        #: What is on the disk, by id.
+        #: What is on the disk, by id; and by stream, so that a fetch does not look at all of it.
         self.stored: dict[int, SpooledMessage] = {}
+        self._in_stream: defaultdict[StreamName, dict[int, SpooledMessage]] = defaultdict(dict)
         self.dead_letters: list[tuple[SpooledMessage, str, int]] = []
         #: What the broker said of those.
         self.texts: list[str] = []
@@ -59,7 +61,7 @@ class FakeSpool:
         for message in messages:
             message.id = self._next
             self._next += 1
-            self.stored[message.id] = message
+            self.stored[message.id] = self._in_stream[message.stream][message.id] = message
             key = self.streams.setdefault(message.stream, Count())
             key.count += 1
             key.bytes += message.size
@@ -72,7 +74,7 @@ class FakeSpool:
         self._ask(lambda: self._fetch(key, after, limit, limit_bytes, done))
 
     def _fetch(self, key: StreamName, after: Any, limit: int, limit_bytes: int, done: Any) -> None:
-        mine = sorted((each for each in self.stored.values() if each.stream == key), key=lambda each: each.position)
+        mine = sorted(self._in_stream[key].values(), key=lambda each: each.position)
         found: list[SpooledMessage] = []
         for each in mine:
             if after is not None and each.position <= after:
@@ -107,7 +109,7 @@ class FakeSpool:
 
     def _forget(self, messages: list[SpooledMessage]) -> None:
         for message in messages:
-            del self.stored[message.id]
+            del self.stored[message.id], self._in_stream[message.stream][message.id]
 
     def _less(self, message: SpooledMessage) -> None:
         key = self.streams[message.stream]

@@ -272,11 +272,14 @@ class Connection:
         if data.startswith(amqp.GREETING):
             data = data[8:]
             self.says(amqp.start())
-        while len(data) >= 8 and len(data) >= 8 + unpack_from(">I", data, 3)[0] and not self.transport.closing:
-            end = 8 + unpack_from(">I", data, 3)[0]
-            frame, data = data[:end], data[end:]
+        at = 0  # what is behind it is not copied for each frame
+        while len(data) - at >= 8 and not self.transport.closing:
+            end = at + 8 + unpack_from(">I", data, at + 3)[0]
+            if end > len(data):
+                break
+            frame, at = data[at:end], end
             self._frame(frame)
-        self._rest = data
+        self._rest = data[at:]
         if self.broker.answers:
             self.answer_all()
 
