@@ -4,8 +4,6 @@ spooled reaches a real RabbitMQ."""
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +15,7 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, Probable
 
 from support.amqp_clients.raw import BODY, HEADER, METHOD, Listener
 from support.patience import PATIENCE
-from support.processes import wait_for
+from support.processes import command, wait_for
 from support.rabbitmq import RabbitMQ, parameters_to
 from support.spooled import Spooled, bodies
 from support.wire import Wire
@@ -296,7 +294,8 @@ def test_dead_letters(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:
     assert refused["trace"].startswith("00-")
     if SOAK:
         assert (letters["spool.missing"]["reason"], letters["spool.missing"]["code"]) == ("not_found", 404)
-    listed = _command("list", "--admin", spooled.sidecar.admin)
+    code, listed = command(spooled.folder, "spool", "list", "--admin", spooled.sidecar.admin)
+    assert code == 0, listed
     assert "access_refused" in listed
     assert "spool.internal" in listed
 
@@ -312,15 +311,6 @@ def test_dead_letters(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:
     rabbitmq.delete("spool.later")
     with rabbitmq.channel() as channel:
         channel.exchange_delete("spool.internal")
-
-
-def _command(*arguments: str) -> str:
-    """``sidecar spool …``."""
-    done = subprocess.run(
-        [sys.executable, "-m", "sidecar", "spool", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_what_a_client_has_left_behind_is_delivered(rabbitmq: RabbitMQ, wire: Wire, spooled: Spooled) -> None:

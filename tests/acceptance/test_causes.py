@@ -8,8 +8,6 @@ import os
 import re
 import resource
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from support.dns import DnsServer
-from support.processes import ROOT, Sidecar, ending, free_port, get, wait_for
+from support.processes import ROOT, Sidecar, command, ending, free_port, get, wait_for
 from support.silent import Silent
 
 
@@ -56,8 +54,7 @@ def access_line(sidecar: Sidecar, upstream: str) -> dict[str, Any]:
 
 
 def status(sidecar: Sidecar) -> str:
-    command = [sys.executable, "-m", "sidecar", "status", "--admin", sidecar.admin]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60).stdout
+    return command(sidecar.log.parent, "status", "--admin", sidecar.admin)[1]
 
 
 #: Upstream → its answer's code, its cause, and what is said about that.

@@ -7,8 +7,6 @@ import os
 import resource
 import signal
 import socket
-import subprocess
-import sys
 import urllib.request
 from collections import Counter
 from pathlib import Path
@@ -18,15 +16,13 @@ import yaml
 
 from support.deletion import delete
 from support.patience import PATIENCE
-from support.processes import App, Sidecar, ending, free_port, get, wait_for
+from support.processes import App, Sidecar, command, ending, free_port, get, wait_for
 from support.rabbitmq import GUEST, RabbitMQ
 
 
-def diagnose(url: str, *more: str) -> tuple[int, str]:
+def diagnose(sidecar: Sidecar, *more: str) -> tuple[int, str]:
     """Exit code, and what is printed."""
-    arguments = [sys.executable, "-m", "sidecar", "diagnose", "--admin", url, *more]
-    found = subprocess.run(arguments, capture_output=True, text=True, timeout=PATIENCE, cwd="/", check=False)
-    return found.returncode, found.stdout + found.stderr
+    return command(sidecar.log.parent, "diagnose", "--admin", sidecar.admin, *more)
 
 
 def post(url: str) -> Any:
@@ -100,8 +96,8 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
         app.ready()
         sidecar.ready()
 
-        wait_for(lambda: "✓ answers" in diagnose(sidecar.admin, "well")[1], "it answers")
-        code, text = diagnose(sidecar.admin, "well")
+        wait_for(lambda: "✓ answers" in diagnose(sidecar, "well")[1], "it answers")
+        code, text = diagnose(sidecar, "well")
         assert code == 1
         assert "✗ app" in text
 
@@ -114,7 +110,7 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
         assert (status, body["error"]) == (503, "circuit_open")
         assert "held open by ops, until 2" in body["message"]
         assert body["message"].endswith(": moving")
-        assert diagnose(sidecar.admin, "no-such-upstream")[0] == 2
+        assert diagnose(sidecar, "no-such-upstream")[0] == 2
 
         (tmp_path / "registry").rename(tmp_path / "away")
         delete(tmp_path / "spool")
@@ -127,7 +123,7 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
         used = len(os.listdir(f"/proc/{sidecar.pid}/fd"))
         _, most = resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE)
         resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE, (used + 14, most))
-        text = diagnose(sidecar.admin, "nobody")[1]
+        text = diagnose(sidecar, "nobody")[1]
         resource.prlimit(sidecar.pid, resource.RLIMIT_NOFILE, (most, most))
         assert "✗ descriptors" in text
         assert "→ raise the limit" in text
@@ -137,7 +133,7 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
         wait_for(lambda: "not reloaded" in sidecar.output(), "the file is refused")
         urllib.request.urlopen(urllib.request.Request(f"{sidecar.admin}/access-log", b"all", method="PUT")).close()
         told_once(sidecar)
-    code, text = diagnose(sidecar.admin)
+    code, text = diagnose(sidecar)
     assert code == 1
     assert "✗ admin" in text
     assert "is the sidecar running?" in text
@@ -145,7 +141,7 @@ def test_each_breakage_is_named_and_each_change_is_told_once(rabbitmq: RabbitMQ,
 
 def unnamed(sidecar: Sidecar) -> list[str]:
     """What is not named as it should be. On a machine that is busy, what is well may not answer in time at first."""
-    code, text = diagnose(sidecar.admin, "--json")
+    code, text = diagnose(sidecar, "--json")
     found = json.loads(text)
     assert (code, found["well"]) == (1, False)
     assert "wrong-and-secret" not in text

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import platform
@@ -16,7 +17,7 @@ from sidecar.cli.main import main
 from sidecar.core.build import build, scanner
 from support.agents import RunningAgent, upstream
 from support.live import run
-from support.processes import ROOT
+from support.processes import ROOT, command
 
 GOOD = """
 service: {name: web}
@@ -34,13 +35,6 @@ upstreams:
     balancer: roundrobin
 admin: {bind: "127.0.0.1:0"}
 """
-
-
-def sidecar(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(  # type: ignore[call-overload,no-any-return]
-        [sys.executable, "-m", "sidecar", *arguments],
-        cwd=ROOT, capture_output=True, text=True, timeout=60, **options,
-    )  # fmt: skip
 
 
 def config(folder: Path, text: str) -> str:
@@ -144,11 +138,16 @@ def test_check_counts_in_the_right_number(tmp_path: Path, capsys: pytest.Capture
     assert "(web: 0 listeners, registry: none)" in capsys.readouterr().out
 
 
-def test_check_reads_standard_input() -> None:
-    assert sidecar("check", "-", input=GOOD).stdout.startswith("<stdin>: fine (web: ")
-    ended = sidecar("check", "-", input=BAD)
-    assert ended.returncode == 2
-    assert "<stdin>:8:5: upstreams.tasks.balancer: " in ended.stderr
+def test_check_reads_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def typed(text: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    typed(GOOD)
+    assert main(["check", "-"]) == 0
+    assert capsys.readouterr().out.startswith("<stdin>: fine (web: ")
+    typed(BAD)
+    assert main(["check", "-"]) == 2
+    assert "<stdin>:8:5: upstreams.tasks.balancer: " in capsys.readouterr().err
 
 
 def test_check_for_machines(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,10 +204,10 @@ def test_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_run_with_a_bad_file_ends_at_once(tmp_path: Path) -> None:
-    ended = sidecar("run", config(tmp_path, BAD))
-    assert ended.returncode == 2
-    assert "upstreams.tasks.retry.max_atempts" in ended.stderr
-    assert "Traceback" not in ended.stderr
+    code, said = command(tmp_path, "run", config(tmp_path, BAD))
+    assert code == 2
+    assert "upstreams.tasks.retry.max_atempts" in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize("which", ["upstream", "admin"])
@@ -218,9 +217,10 @@ def test_a_port_in_use_is_told_plainly(tmp_path: Path, which: str) -> None:
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         old = 'bind: "127.0.0.1:0", e' if which == "upstream" else 'admin: {bind: "127.0.0.1:0"'
-        ended = sidecar("run", config(tmp_path, GOOD.replace(old, old.replace("127.0.0.1:0", address))))
-    assert ended.returncode == 1
-    (line,) = (json.loads(line) for line in ended.stderr.splitlines())
+        text = GOOD.replace(old, old.replace("127.0.0.1:0", address))
+        code, said = command(tmp_path, "run", config(tmp_path, text))
+    assert code == 1
+    (line,) = (json.loads(line) for line in said.splitlines())
     assert line["level"] == "error"
     assert line["msg"].startswith("not started: ")
     assert address in line["msg"]
@@ -233,26 +233,26 @@ def test_a_start_that_fails_is_told_in_the_format_of_the_log(tmp_path: Path) -> 
         taken.listen()
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         text = GOOD.replace('admin: {bind: "127.0.0.1:0"}', f"admin: {{bind: '{address}'}}\nlog: {{format: text}}")
-        ended = sidecar("run", config(tmp_path, text))
-    assert ended.returncode == 1
-    (line,) = ended.stderr.splitlines()
+        code, said = command(tmp_path, "run", config(tmp_path, text))
+    assert code == 1
+    (line,) = said.splitlines()
     assert "error   sidecar.agent not started: admin: cannot listen" in line
 
 
 @pytest.mark.parametrize("wrong", ["upstreams: 1", "a: b: c", "\t- x"])
 def test_a_wrong_file_is_one_line_of_json_for_a_log(tmp_path: Path, wrong: str) -> None:
-    ended = sidecar("run", config(tmp_path, wrong))
-    assert ended.returncode == 2
-    (line,) = (json.loads(line) for line in ended.stderr.splitlines())
+    code, said = command(tmp_path, "run", config(tmp_path, wrong))
+    assert code == 2
+    (line,) = (json.loads(line) for line in said.splitlines())
     assert (line["level"], line["msg"]) == ("error", "not started: the configuration cannot be used")
     assert line["problems"]
     assert all(problem["message"] and problem["file"].endswith("sidecar.yaml") for problem in line["problems"])
 
 
 def test_a_wrong_file_is_text_where_the_log_is(tmp_path: Path) -> None:
-    ended = sidecar("run", config(tmp_path, BAD + "log: {format: text}\n"))
-    assert ended.returncode == 2
-    assert "    did you mean max_attempts?" in ended.stderr.splitlines()
+    code, said = command(tmp_path, "run", config(tmp_path, BAD + "log: {format: text}\n"))
+    assert code == 2
+    assert "    did you mean max_attempts?" in said.splitlines()
 
 
 def test_a_reader_that_has_seen_enough_is_no_error() -> None:
@@ -268,8 +268,8 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_standard_files_do_not_matter(tmp_path: Path, closed: str) -> None:
-    command = f'"{sys.executable}" -m sidecar check "{config(tmp_path, GOOD)}" {closed}'
-    assert subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, timeout=60).returncode == 0
+    line = f'"{sys.executable}" -m sidecar check "{config(tmp_path, GOOD)}" {closed}'
+    assert subprocess.run(["/bin/sh", "-c", line], cwd=ROOT, timeout=60).returncode == 0
 
 
 def test_importing_aiohttp_leaves_the_environment_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,10 +146,11 @@ _OURS = _read_at_the_start(os.environ)
 
 
 def fosters(arguments: list[str], env: Mapping[str, str]) -> bool:
-    """Whether what these arguments start can be forked: ``python -m sidecar run`` in an environment that makes no other
-    interpreter of it. ``SIDECAR_THOROUGH=1`` has everything started as the system does it."""
+    """Whether what these arguments start can be forked: ``python -m sidecar`` in an environment that makes no other
+    interpreter of it; but not ``exec``, which forks before it imports. ``SIDECAR_THOROUGH=1`` has everything started as
+    the system does it."""
     thorough = os.environ.get("SIDECAR_THOROUGH") == "1"
-    ordinary = arguments[:4] == [sys.executable, "-m", "sidecar", "run"]
+    ordinary = arguments[:3] == [sys.executable, "-m", "sidecar"] and arguments[3:4] != ["exec"]
     return ordinary and not thorough and _read_at_the_start(env) == _OURS
 
 

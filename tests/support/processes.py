@@ -228,6 +228,18 @@ class App(Process):
         return self
 
 
+def command(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Exit code and output, errors included, of ``sidecar`` with these arguments."""
+    it = Process([sys.executable, "-m", "sidecar", *arguments], folder / "command.log")
+    try:
+        code = it.popen.wait(PATIENCE)
+        found = it.output()
+    finally:
+        it.close()
+    it.log.unlink()
+    return code, found
+
+
 @contextmanager
 def ending(*processes: Process) -> Iterator[list[Process]]:
     """Whatever is in the list at the end, or comes into it meanwhile, is ended."""
