@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -30,7 +30,7 @@ settings.register_profile(
 settings.load_profile("unhurried")
 
 pytest_plugins = [
-    f"support.harness.{name}" for name in ("signals", "reaper", "scheduler", "time_limit", "garbage", "phases")
+    f"support.harness.{name}" for name in ("signals", "reaper", "scheduler", "time_limit", "garbage", "phases", "reports")
 ]
 
 
@@ -63,11 +63,13 @@ def rabbitmq() -> Iterator[RabbitMQ]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def _log_levels() -> Iterator[None]:
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
     """A sidecar in this process sets the levels of all of it, for whichever tests come next."""
     levels = {logger: logger.level for logger in (logging.root, logging.getLogger("sidecar"))}
-    yield
-    for logger, level in levels.items():
-        if logger.level != level:
-            logger.setLevel(level)
+    try:
+        return (yield)
+    finally:
+        for logger, level in levels.items():
+            if logger.level != level:
+                logger.setLevel(level)

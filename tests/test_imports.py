@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import sidecar
+from support.statements import statements
 
 ROOT = Path(sidecar.__file__).parent
 
@@ -177,7 +178,7 @@ def _name(path: Path) -> str:
 
 
 def _imports(path: Path, files: Mapping[str, Path]) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    for node in statements(ast.parse(path.read_bytes()).body):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import pytest
@@ -35,8 +35,10 @@ def pytest_configure() -> None:
     setattr(exchange.Exchange, "phase", property(slot.__get__, step))  # noqa: B010 - a slot, to the type checker
 
 
-@pytest.fixture(autouse=True)
-def _steps_of_exchanges() -> Iterator[None]:
-    _wrong.clear()
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown() -> Generator[None]:
+    """No fixture: all tests have this, and to set a fixture up takes as long as a tenth of a small one."""
     yield
-    assert _wrong == [], "steps that the table of phases does not have"
+    found = _wrong.copy()
+    _wrong.clear()
+    assert found == [], "steps that the table of phases does not have"
