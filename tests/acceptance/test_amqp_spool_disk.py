@@ -30,6 +30,9 @@ ENCLOSED = pytest.mark.skipif(
     reason="a file system of its own needs root and mount namespaces",
 )
 KIB = b" " + b"x" * 1000
+#: More of these than a small disk has room for.
+LARGE = b" " + b"x" * 5000
+MANY = 1000
 
 
 class Enclosed(Sidecar):
@@ -77,9 +80,9 @@ def mended(wire: Wire) -> Iterator[None]:
     wire.mend()
 
 
-def publish(publisher: Listener, first: int, count: int, queue: str = "disk.q") -> None:
+def publish(publisher: Listener, first: int, count: int, queue: str = "disk.q", body: bytes = KIB) -> None:
     for number in range(first, first + count):
-        publisher.publish(queue, b"%d" % number + KIB)
+        publisher.publish(queue, b"%d" % number + body)
 
 
 def acknowledged(publisher: Listener, count: int, seconds: float = PATIENCE) -> None:
@@ -117,26 +120,26 @@ def test_the_disk_is_full(rabbitmq: RabbitMQ, wire: Wire, tmp_path: Path) -> Non
     with EnclosedSpool(tmp_path, wire.port) as spooled, spooled.listener() as publisher:
         wire.cut()
         spooled.away()
-        publish(publisher, 0, 4000)
+        publish(publisher, 0, MANY, body=LARGE)
         problem = wait_for(lambda: spooled.spool()["problem"], "it knows that the disk is full")
         assert "full" in problem
-        assert 0 < len(publisher.answered()) < 4000
+        assert 0 < len(publisher.answered()) < MANY
         # With the broker there, nobody needs the disk: what is on it leaves, and what waits for room on it follows.
         wire.mend()
         spooled.attached()
         relays(spooled, rabbitmq)
-        acknowledged(publisher, 4000)
-        arrived(rabbitmq, 4000)
+        acknowledged(publisher, MANY)
+        arrived(rabbitmq, MANY)
         # It is empty now, so some can be stored again; and with more room, all.
         wait_for(lambda: not spooled.spool()["problem"], "it works again")
         wire.cut()
         spooled.away()
-        publish(publisher, 4000, 4000)
+        publish(publisher, MANY, MANY, body=LARGE)
         assert wait_for(lambda: spooled.spool()["problem"], "it is full again")
         spooled.sidecar.mount("-o", "remount,size=64m")
-        acknowledged(publisher, 8000)
+        acknowledged(publisher, 2 * MANY)
         wire.mend()
-        arrived(rabbitmq, 4000, 4000)
+        arrived(rabbitmq, MANY, MANY)
         # It is told of once each time that it is tried again, not once a message.
         assert len(spooled.errors()) <= 2 + (time.monotonic() - began) / RETRY
 
