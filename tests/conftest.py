@@ -30,7 +30,8 @@ settings.register_profile(
 settings.load_profile("unhurried")
 
 pytest_plugins = [
-    f"support.harness.{name}" for name in ("signals", "reaper", "scheduler", "time_limit", "garbage", "phases", "reports")
+    f"support.harness.{name}"
+    for name in ("signals", "reaper", "scheduler", "time_limit", "garbage", "phases", "reports")
 ]
 
 
