@@ -19,11 +19,10 @@ from typing import Any, NoReturn, Self
 import pytest
 import yaml
 
-from support.nursery import Forked, fosters, nursery
+from support.nursery import APP, Forked, fosters, nursery
 from support.patience import PATIENCE
 
 ROOT = Path(__file__).resolve().parents[2]
-APP = Path(__file__).with_name("app.py")
 
 
 class _Ports:
@@ -128,7 +127,7 @@ class Process:
         self.popen: subprocess.Popen[bytes] | Forked
         with log.open("ab") as out:
             if fosters(arguments, whole):
-                self.popen = nursery().fork(arguments[3:], out.fileno(), str(log.parent), whole)
+                self.popen = nursery().fork(arguments[1:], out.fileno(), str(log.parent), whole)
             else:
                 self.popen = subprocess.Popen(
                     arguments, stdout=out, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=log.parent, env=whole
@@ -221,7 +220,7 @@ class App(Process):
     def __init__(self, folder: Path, name: str, port: int | None = None, work: int = 0) -> None:
         self.name = name
         self.port = port or free_port()
-        super().__init__([sys.executable, str(APP), name, str(self.port), str(work)], folder / f"{name}.log")
+        super().__init__([sys.executable, APP, name, str(self.port), str(work)], folder / f"{name}.log")
 
     def ready(self) -> Self:
         wait_for(lambda: get(f"http://127.0.0.1:{self.port}/health")[0] == 200, f"{self.name} answers")
