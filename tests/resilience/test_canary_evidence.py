@@ -114,6 +114,27 @@ def test_what_cannot_be_is_no_evidence(change: dict[str, Any]) -> None:
         decode(json.dumps(said | change).encode())
 
 
+@pytest.mark.parametrize(
+    "most",
+    [
+        {"step": [1, 10, 2.0**53, 0.01, 0.1], "counts": [0, 0, 0, 0, 1 << 53, 0]},
+        {"counts": [1, 1, 1, 1, 1, 1], "evidence": [43.0, -43.0, 0, 0]},
+        {"latencies": [1001 - LATENCIES, 1, *[1, 1] * (LATENCIES - 1)], "known": [1, 1]},
+    ],
+)
+def test_the_most_that_can_be_is_read(most: dict[str, Any]) -> None:
+    said = json.loads(encode(STEP, Evidence(), Known())) | most
+    step, evidence, known = decode(json.dumps(said).encode())
+    assert list(step) == said["step"]
+    assert [*evidence] == [*said["counts"], *said["evidence"]]
+    assert max(known.latencies, default=1000) == 1000
+
+
+def test_what_is_told_is_four_digits_behind_the_point() -> None:
+    told = json.loads(encode(STEP, Evidence(errors=1 / 3, slower=-2 / 3), Known()))
+    assert told["evidence"] == [0.3333, -0.6667, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("data", [b"", b"[]", b"{}", b"[" * 4000, b"\xff", b" " * (MAX_SIZE + 1), b"1e999"])
 def test_what_is_none(data: bytes) -> None:
     with pytest.raises(Unreadable):
