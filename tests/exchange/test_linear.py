@@ -215,8 +215,8 @@ READERS: dict[str, tuple[int, Read]] = {
 
 
 def _cost(read: Read, data: bytes, enough: float = 0.0) -> float:
-    """Seconds of this process, the least of three: what others do on the machine is not in it. Once it is ``enough``, it
-    is not looked whether it can be less."""
+    """Seconds of this process, the least of three: what others do on the machine is not in it. Once it is no more than
+    ``enough``, it is not looked whether it can be less."""
     best = inf
     for _ in range(3):
         if best <= enough:
