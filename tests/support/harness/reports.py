@@ -6,7 +6,6 @@ a test begins.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ def told(report: pytest.TestReport) -> bool:
 @pytest.hookimpl(trylast=True)
 def pytest_configure(config: pytest.Config) -> None:
     """Come between the worker and its wire, unless what is shown or written has all phases."""
-    if "PYTEST_XDIST_WORKER" not in os.environ or config.option.verbose > 0 or config.option.xmlpath:
+    if not hasattr(config, "workerinput") or config.option.verbose > 0 or config.option.xmlpath:
         return
     plugins = config.pluginmanager
     worker: Any = next(it for it in plugins.get_plugins() if type(it).__name__ == "WorkerInteractor")
