@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 from sidecar.why.ring import BYTES_EACH, MOST_BYTES, MOST_OF_ONE, Ring
@@ -91,3 +93,25 @@ def test_one_large_event_among_many_is_cut_too() -> None:
     ring.put(story(events=[*events, {"at_ms": 19, "what": "refused", "message": "z" * 100_000}]))
     assert ring.size < MOST_BYTES + 1000
     assert ring.find("a")[0]["events"][0]["what"] == "refused"
+
+
+def test_stories_take_no_more_memory_than_they_say() -> None:
+    """In a process of its own, whose memory nothing else moves."""
+    code = """
+import resource
+from pathlib import Path
+from sidecar.why.ring import Ring
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+ring = Ring(2000)
+ring.put({"request_id": "first", "upstream": "up", "error": "", "events": []})
+before = resident()
+for number in range(2000):
+    ring.put({"request_id": f"{number:032}", "upstream": "up", "error": "", "events": [], "detail": f"{number:0400}"})
+print(ring.size, resident() - before)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    said, taken = map(int, done.stdout.split())
+    assert taken < 2 * said, (said, taken)
