@@ -16,7 +16,6 @@ from sidecar.admin import auth, openapi
 from sidecar.admin.commands import Commands
 from sidecar.admin.connection import Connection, Response, Server
 from sidecar.admin.connection_limit import Door
-from sidecar.admin.dashboard import start_page
 from sidecar.admin.dashboard.files import Files
 from sidecar.admin.feed import Feed
 from sidecar.admin.history import History
@@ -101,6 +100,8 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
 
     async def index(call: Call) -> Answer | Page:
         if "text/html" in call.accept:
+            from sidecar.admin.dashboard import start_page  # browsers are rare
+
             return start_page.page(commands, operations, __version__, await files.head())
         now = commands.snapshot()
         return Answer(

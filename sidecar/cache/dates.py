@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import calendar
 import re
 from typing import Final
 
@@ -47,4 +46,6 @@ def _unix(year: int, month: bytes, day: bytes, time: list[bytes]) -> float | Non
     hour, minute, second = map(int, time)
     if number is None or year < 1 or not 1 <= int(day) <= 31 or hour > 23 or minute > 59 or second > 60:
         return None
-    return float(calendar.timegm((year, number, int(day), hour, minute, second)))
+    from calendar import timegm  # for the cache alone, and with what prints calendars
+
+    return float(timegm((year, number, int(day), hour, minute, second)))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from decimal import Decimal
 from typing import Any, ClassVar, TypeVar
 
 from sidecar.config import hints
@@ -104,6 +103,8 @@ class Share(Number):
             return super().parse(scalar)
         if not _NUMBER.fullmatch(number):
             raise Refused("is not a percentage")
+        from decimal import Decimal  # 0.3 MiB, for few files
+
         return float(Decimal(_within(float(number), 0.0, 100.0).__repr__()) / 100)
 
     def schema(self) -> dict[str, Any]:
@@ -212,6 +213,8 @@ class Rate(ScalarKind):
         return _within(value, self.minimum, self.maximum)
 
     def show(self, value: float) -> Any:
+        from decimal import Decimal
+
         return f"{Decimal(repr(_short(value))):f}/s"
 
     def schema(self) -> dict[str, Any]:

@@ -7,11 +7,8 @@ never meets modules of another version. They import each other by relative addre
 from __future__ import annotations
 
 import asyncio
-import gzip
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -85,6 +82,8 @@ class Files:
 
     async def head(self) -> str:
         """Return the elements with which a page fetches them."""
+        from html import escape  # with all names of characters: 0.4 MiB
+
         await self.load()
         base = f"/dashboard/{self._version}"
         first = (name for name in self._all if _FIRST.fullmatch(name) and name != "app/main.js")
@@ -105,6 +104,9 @@ class Files:
 
 def _read(folder: Path) -> tuple[str, Mapping[str, File]]:
     """Return the version of all files, and each of them."""
+    import gzip  # for the dashboard alone, which most sidecars never show
+    import hashlib
+
     digest = hashlib.sha256()
     found = {}
     for path in sorted(folder.glob("*/*")):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from sidecar.amqp.views import dead_letter, port, spool
+from sidecar.amqp.views import spool
 from sidecar.amqp.views.schemas import SCHEMAS
 from sidecar.core.operations import (
     REFUSED,
@@ -118,12 +118,16 @@ class Api:
         )  # fmt: skip
 
     async def listed(self, call: Call) -> Answer:
+        from sidecar.amqp.views import port  # for AMQP ports alone, and the list is there without one
+
         return Answer({"upstreams": port.ports(self._ports())})
 
     async def state(self, call: Call) -> Answer:
         return Answer(spool.state(self._spool(call)))
 
     async def page(self, call: Call) -> Answer:
+        from sidecar.amqp.views import dead_letter  # with the formats of the wire: for a spool alone
+
         wanted = _Wanted.of(call, _AFTER, _LIMIT, *_WHICH)
         limit = wanted.limit or PAGE
         view = self._spool(call)
@@ -135,6 +139,8 @@ class Api:
         return Answer({"dead_letters": found, "next": following})
 
     async def show(self, call: Call) -> Answer:
+        from sidecar.amqp.views import dead_letter
+
         view, number = self._spool(call), _number(call)
         async with self._reading:
             letter = await view.dead_letters.get(number)
@@ -318,4 +324,6 @@ async def _line(letter: DeadLetter, now: float) -> bytes:
 
 
 def _encoded(letter: DeadLetter, now: float) -> bytes:
+    from sidecar.amqp.views import dead_letter
+
     return orjson.dumps(dead_letter.whole(letter, now, None), option=orjson.OPT_APPEND_NEWLINE, default=str)
