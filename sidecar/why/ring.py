@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final, NamedTuple
 
 import orjson
@@ -17,9 +18,9 @@ BYTES_EACH: Final = 2048
 #: Characters of one text, once a story is too large; and the events at either end that are kept of it then.
 MOST_TEXT: Final = 200
 MOST_EVENTS: Final = 10
-#: Stories of one id that are remembered: a client that tries again uses it again.
+#: Stories of one id that are found by it: a client that tries again uses it again. Others can be seen among the recent ones.
 MOST_OF_ONE: Final = 16
-#: What an entry costs beside its bytes: in the ring, in the index.
+#: What an entry costs beside its bytes, about.
 OVERHEAD: Final = 300
 
 
@@ -48,7 +49,6 @@ class Ring:
         #: Stories that had to go for others, so far.
         self.dropped = 0
         self._entries: deque[Entry] = deque()
-        self._by_id: dict[str, list[Entry]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -66,17 +66,15 @@ class Ring:
         # would take 16.3 MiB. A copy is as large as it is: 1.7 MiB.
         data = bytes(memoryview(_encode(story)))
         entry = Entry(story["request_id"][:128], story["upstream"], story["error"], data)
-        same = self._by_id.setdefault(entry.request_id, [])
-        if len(same) >= MOST_OF_ONE:
-            same.pop(0)  # it can still be seen among the recent ones
-        same.append(entry)
         self._entries.append(entry)
         self.size += len(entry.data) + OVERHEAD
         self._make_room()
 
     def find(self, request_id: str) -> list[dict[str, Any]]:
-        """The stories of that id, the oldest first."""
-        return [entry.story for entry in self._by_id.get(request_id, ())]
+        """The newest stories of that id, the oldest of them first. Whoever asks is rare, and looking at all of them takes
+        less than a millisecond; an index would cost each story 200 bytes."""
+        same = islice((entry for entry in reversed(self._entries) if entry.request_id == request_id), MOST_OF_ONE)
+        return [entry.story for entry in same][::-1]
 
     def recent(self, upstream: str = "", error: str = "") -> Iterator[Entry]:
         """The stories of that upstream and with that error (empty: any), the newest first."""
@@ -86,14 +84,8 @@ class Ring:
 
     def _make_room(self) -> None:
         while self._entries and (len(self._entries) > self.records or self.size > self.records * BYTES_EACH):
-            oldest = self._entries.popleft()
-            self.size -= len(oldest.data) + OVERHEAD
+            self.size -= len(self._entries.popleft().data) + OVERHEAD
             self.dropped += 1
-            same = self._by_id[oldest.request_id]
-            if same and same[0] is oldest:
-                same.pop(0)
-            if not same:
-                del self._by_id[oldest.request_id]
 
 
 def _encode(story: dict[str, Any]) -> bytes:
