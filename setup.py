@@ -19,14 +19,14 @@ ROOT = pathlib.Path(__file__).resolve().parent
 COMPILED = os.environ.get("SIDECAR_COMPILE") == "1"
 PURE = os.environ.get("SIDECAR_COMPILE") == "0"
 #: What the compiler is asked for: -O3 saves an exchange 1.3 % of its instructions, and takes twice as long. Modules
-#: call each other directly only if other libraries are not to see their functions. A quarter of the code tells of errors
-#: (COLD); it lies behind all the rest, so that it is not in memory until there is one.
+#: call each other directly only if other libraries are not to see their functions. A quarter of the code tells of
+#: errors (COLD); it lies apart, so that it is not in memory until there is one.
 OPTIMIZATION = "1"
 FLAGS = ["-fvisibility=hidden", "-freorder-blocks-and-partition"]
 #: mypyc's functions that are called where an exception passes.
 COLD = ["CPy_AddTraceback", "CPy_TypeErrorTraceback"]
-#: Symbols are for debuggers, and as large as the code. What makes a module importable is a few hundred bytes in a library of
-#: its own, of which fifty are loaded; with its code in a page of its own each takes 8 KiB more.
+#: Symbols are for debuggers, and as large as the code. What makes a module importable is a few hundred bytes in a
+#: library of its own, of which fifty are loaded; with its code in pages of their own each takes 8 KiB more.
 LINKING = ["-Wl,--strip-all", "-Wl,-z,noseparate-code"]
 
 #: What every request and every relayed byte runs through.

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sidecar.agent.canary import Away, Canary, Conflict
 from sidecar.core.json_schema import COUNT, TEXT, record
 from sidecar.core.operations import REFUSED, Answer, Call, Contribution, NotKnown, Operation
-from sidecar.resilience.rollout import ACTIONS, NotNow, summary
+
+if TYPE_CHECKING:
+    from sidecar.agent.canary import Canary
 
 logger = logging.getLogger("sidecar.canary")
 
@@ -53,6 +54,9 @@ class CanaryOperations:
         if canary is None:
             there = ", ".join(it for it, found in self._canaries().items() if found is not None) or "none"
             raise NotKnown(f"{name[:80]!r} has no canary; these have one: {there}")
+        from sidecar.agent.canary import Away, Conflict  # it has been imported by then
+        from sidecar.resilience.rollout import ACTIONS, NotNow, summary
+
         if action not in ACTIONS:
             raise NotKnown(f"{action[:80]!r} is nothing that can be done with a canary: {', '.join(ACTIONS)}")
         by = f"an operator at {call.client}" if call.client else "an operator"

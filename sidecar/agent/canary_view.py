@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from sidecar.agent.canary import Canary
@@ -28,6 +29,15 @@ def view_of(canary: Canary) -> dict[str, Any]:
         "judged_s": round(judge.judged(canary.timing.clock()), 1) if judge is not None else 0.0,
         "judged": judged,
     }
+
+
+def doubts(view: Mapping[str, Any]) -> list[str]:
+    """What an operator should know of it, a phrase each; ``view`` is what :func:`view_of` says."""
+    if view["phase"] == rollout.ROLLED_BACK:
+        return [f"the canary {view['subset']} was rolled back: {view['reason']}"]
+    if str(view["waits_for"]).startswith("an operator"):
+        return [f"the canary {view['subset']} waits for {view['waits_for']}"]
+    return []
 
 
 def _waits(canary: Canary) -> str:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from hashlib import blake2b
+from typing import TYPE_CHECKING
 
 from sidecar.agent import balancing
 from sidecar.config.canary import CanarySettings
 from sidecar.config.traffic import Upstream
 from sidecar.exchange.listener import Listener
 from sidecar.filters.split import SplitTraffic
-from sidecar.resilience.canary_judge import Guard
+
+if TYPE_CHECKING:
+    from sidecar.resilience.canary_judge import Guard
 
 
 def split_of(listener: Listener) -> SplitTraffic | None:
@@ -45,5 +48,7 @@ def hold(listener: Listener, config: Upstream) -> None:
 
 
 def guard_of(settings: CanarySettings) -> Guard:
+    from sidecar.resilience.canary_judge import Guard  # upstreams without a canary have the rest of this, too
+
     it = settings.guard
     return Guard(it.error_rate, it.p99, it.min_requests, it.window)

@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sidecar.agent import balancing, rotation
-from sidecar.agent.canary import Canary
 from sidecar.agent.canary_weights import hold, key_of, split_of
 from sidecar.config.traffic import StaticEndpoint, Upstream
 from sidecar.core.address import Address
@@ -27,6 +26,7 @@ from sidecar.registry.api import Registry
 from sidecar.resilience.breaker import CircuitBreaker
 
 if TYPE_CHECKING:
+    from sidecar.agent.canary import Canary
     from sidecar.amqp.views.protocols import AmqpView
     from sidecar.redis.master import MasterWatch
 
@@ -181,6 +181,8 @@ class RunningUpstream:
             if config.canary is None and (split := split_of(self.listener)) is not None:
                 split.split.set(dict(split.config))
         if config.canary is not None:
+            from sidecar.agent.canary import Canary  # with all that judges one
+
             self.canary = Canary(self.listener, config, self._by)
             self.canary.follow(self._registry)
 

@@ -16,10 +16,8 @@ from sidecar.admin.snapshots import (
     SubsetSnapshot,
     UpstreamSnapshot,
 )
-from sidecar.agent.canary_view import view_of
 from sidecar.config.traffic import Upstream
 from sidecar.filters.faults import told
-from sidecar.resilience import rollout
 
 if TYPE_CHECKING:
     from sidecar.agent.clusters import RunningUpstream
@@ -56,9 +54,12 @@ def of_upstream(running: RunningUpstream, faults: Sequence[Active] = ()) -> Upst
         from sidecar.amqp.views import port
 
         broken, doubts, summary = port.broken(amqp), port.doubts(amqp), port.summary(amqp)
-    canary = view_of(running.canary) if running.canary is not None else None
-    if canary is not None:
-        doubts = [*doubts, *canary_doubts(canary)]
+    canary = None
+    if running.canary is not None:
+        from sidecar.agent import canary_view
+
+        canary = canary_view.view_of(running.canary)
+        doubts = [*doubts, *canary_view.doubts(canary)]
     own, of_routes = _breakers(config, running.breakers)
     return UpstreamSnapshot(
         name=config.name,
@@ -146,12 +147,3 @@ def _endpoint(endpoint: Endpoint, now: float, known: Mapping[str, Any] | None = 
 
 def _name(name: Name) -> NameSnapshot:
     return NameSnapshot(name=name.name, addresses=name.addresses, age=name.age, error=name.error, cause=name.cause)
-
-
-def canary_doubts(view: Mapping[str, Any]) -> list[str]:
-    """What an operator should know of a canary, a phrase each."""
-    if view["phase"] == rollout.ROLLED_BACK:
-        return [f"the canary {view['subset']} was rolled back: {view['reason']}"]
-    if str(view["waits_for"]).startswith("an operator"):
-        return [f"the canary {view['subset']} waits for {view['waits_for']}"]
-    return []

@@ -18,7 +18,7 @@ BYTES_EACH: Final = 2048
 #: Characters of one text, once a story is too large; and the events at either end that are kept of it then.
 MOST_TEXT: Final = 200
 MOST_EVENTS: Final = 10
-#: Stories of one id that are found by it: a client that tries again uses it again. Others can be seen among the recent ones.
+#: Stories of one id that are found by it: a client that tries again uses it again. Others are among the recent ones.
 MOST_OF_ONE: Final = 16
 #: What an entry costs beside its bytes, about.
 OVERHEAD: Final = 300
@@ -71,8 +71,8 @@ class Ring:
         self._make_room()
 
     def find(self, request_id: str) -> list[dict[str, Any]]:
-        """The newest stories of that id, the oldest of them first. Whoever asks is rare, and looking at all of them takes
-        less than a millisecond; an index would cost each story 200 bytes."""
+        """The newest stories of that id, the oldest of them first. Questions are rare, and looking at all stories takes
+        less than a millisecond; an index would cost each one 200 bytes."""
         same = islice((entry for entry in reversed(self._entries) if entry.request_id == request_id), MOST_OF_ONE)
         return [entry.story for entry in same][::-1]
 

@@ -9,9 +9,9 @@ import pytest
 
 from sidecar.admin import report
 from sidecar.agent.canary import Canary, Conflict
+from sidecar.agent.canary_view import doubts
 from sidecar.agent.canary_weights import hold, key_of, split_of, weights
 from sidecar.agent.clusters import RunningUpstream
-from sidecar.agent.snapshots import canary_doubts as doubts
 from sidecar.agent.snapshots import of_upstream
 from sidecar.config.canary import CanarySettings
 from sidecar.config.health import Health

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from sidecar.agent.canary import Away, Conflict
-from sidecar.agent.snapshots import canary_doubts as doubts
+from sidecar.agent.canary_view import doubts
 from sidecar.registry import Found
 from sidecar.resilience import rollout
 from sidecar.resilience.rollout import NotNow
