@@ -213,9 +213,12 @@ class Rate(ScalarKind):
         return _within(value, self.minimum, self.maximum)
 
     def show(self, value: float) -> Any:
-        from decimal import Decimal
+        shown = repr(_short(value))
+        if "e" in shown:  # as 1e-05, which would not be read again
+            from decimal import Decimal
 
-        return f"{Decimal(repr(_short(value))):f}/s"
+            shown = f"{Decimal(shown):f}"
+        return f"{shown}/s"
 
     def schema(self) -> dict[str, Any]:
         return {"anyOf": [{"type": "string", "pattern": r"^[0-9]+(\.[0-9]*)?/(s|m|h)$"}, VARIABLE]}

@@ -13,18 +13,23 @@ import yaml
 
 #: Needed by no sidecar that asks neither Consul nor a broker, and whose names are in the hosts file.
 LIBRARIES = {
-    "aio_pika", "aiohttp", "attr", "cffi", "consul", "difflib", "email", "http.client", "http.server", "idna",
-    "importlib.metadata", "multidict", "multiprocessing", "opentelemetry", "pickle", "prometheus_client",
-    "pycares", "requests", "shutil", "sqlite3", "tempfile", "unittest", "urllib.request", "wsgiref", "yarl",
+    "aio_pika", "aiohttp", "attr", "calendar", "cffi", "consul", "difflib", "email", "gzip", "html", "http.client",
+    "http.server", "idna", "importlib.metadata", "multidict", "multiprocessing", "opentelemetry", "pickle",
+    "prometheus_client", "pycares", "requests", "shutil", "sqlite3", "tempfile", "unittest", "urllib.request",
+    "wsgiref", "yarl",
 }  # fmt: skip
 OURS = {
-    "sidecar.agent.checklist", "sidecar.config.reference", "sidecar.demo", "sidecar.http_queue.queue",
-    "sidecar.net.dns",
+    "sidecar.admin.dashboard.start_page", "sidecar.agent.canary", "sidecar.agent.checklist", "sidecar.config.reference",
+    "sidecar.demo", "sidecar.http_queue.queue", "sidecar.net.dns", "sidecar.resilience.canary_judge",
+    "sidecar.resilience.rollout",
     "sidecar.registry.consul", "sidecar.registry.directory", "sidecar.storage.sqlite", "sidecar.tcp.relay",
     "sidecar.telemetry.spans", "sidecar.why.causes", "sidecar.why.told",
 }  # fmt: skip
 #: Needed only for AMQP, and for a spool.
-AMQP = {"sidecar.amqp.listener", "sidecar.amqp.relay"}
+AMQP = {
+    "decimal", "sidecar.amqp.listener", "sidecar.amqp.metrics", "sidecar.amqp.relay", "sidecar.amqp.views.dead_letter",
+    "sidecar.amqp.views.port", "sidecar.amqp.wire",
+}  # fmt: skip
 SPOOL = {"sidecar.amqp.failover", "sidecar.amqp.replay", "sidecar.amqp.spool", "sidecar.amqp.store_and_forward"}
 
 PORTS = {
