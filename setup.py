@@ -216,7 +216,7 @@ class Build(build_ext):
     def run(self):
         # Not before: whoever asks for metadata only, as pip does twice, needs no C.
         if COMPILED:
-            self.distribution.ext_modules = [*translated(), SCANNER]
+            self.distribution.ext_modules = [*translated(), SCANNER, HEAP]
             self.swig_opts = None  # or the second time it would be split once more
             self.finalize_options()
         super().run()
@@ -225,7 +225,7 @@ class Build(build_ext):
         if not COMPILED:
             super().build_extensions()
             return
-        library, *modules, _ = self.extensions  # all the code, and what makes each module importable
+        library, *modules, _, _ = self.extensions  # all the code, and what makes each module importable
         self.jobs = self.parallel or os.cpu_count()
         if self.compiler.compiler_type == "unix":
             self.compiler.compile = self.compile
@@ -234,7 +234,7 @@ class Build(build_ext):
                 extension.extra_compile_args += ["-include", header]
         self.build_extension(library)
         with ThreadPool(self.jobs) as pool:
-            pool.map(self.build_extension, [*modules, SCANNER])
+            pool.map(self.build_extension, [*modules, SCANNER, HEAP])
 
     def header(self, library):
         """Parse once what every file begins with: the declarations of Python and of all modules, a megabyte."""
@@ -283,6 +283,16 @@ SCANNER = Extension(
 )
 
 
+#: The same of a few lines that few notice the lack of.
+HEAP = Extension(
+    "sidecar.agent._heap",
+    ["sidecar/agent/_heap.c"],
+    define_macros=[("Py_LIMITED_API", "0x030B0000")],
+    py_limited_api=True,
+    optional=not COMPILED,
+)
+
+
 def translated():
     """Return the hot path as C, in a process of its own: half a gigabyte is free again before the compilers start."""
     context = multiprocessing.get_context("fork")
@@ -325,7 +335,7 @@ def man_page():
 
 setup(
     # The hot path comes to it when it is translated.
-    ext_modules=[] if PURE else [SCANNER],
+    ext_modules=[] if PURE else [SCANNER, HEAP],
     options={} if COMPILED or PURE else {"bdist_wheel": {"py_limited_api": "cp311"}},
     setup_requires=["mypy>=1.15"] if COMPILED else [],
     cmdclass={"build_ext": Build},

@@ -15,11 +15,6 @@ from typing import Final
 #: Allocations between two runs of the garbage collector, and runs between two of the next generation. Exchanges are
 #: freed by their counts; the collector is for the few cycles that closed connections leave.
 GC_THRESHOLD: Final = (10_000, 20, 50)
-#: Options of glibc's ``mallopt`` (mallopt(3)) and their values: what is at least so large is mapped by itself; so much
-#: may lie free at the end of the heap; and it grows by so much more than is needed. Left to itself, glibc gives the
-#: kernel back what a body of 256 KiB took, and asks for it again for the next: with its page faults that is a third of
-#: what a body of 1 MiB costs.
-_MALLOC: Final = ((-3, 1 << 20), (-1, 2 << 20), (-2, 256 << 10))
 #: ``prctl`` (Linux, prctl(2)): the signal that comes when the parent has ended.
 _PR_SET_PDEATHSIG: Final = 1
 
@@ -58,20 +53,20 @@ def _limit_files(groups: Path, root: Path) -> Iterator[Path]:
 
 
 def keep_heap() -> None:
-    """Let memory that bodies lie in stay with the process, up to 2 MiB of it. Other libraries than glibc have their own
-    ways."""
-    import ctypes
+    """Let memory that bodies lie in stay with the process, up to 2 MiB of it. Left to itself, glibc gives the kernel
+    back what a body of 256 KiB took, and asks for it again for the next one: with its page faults that is a third of
+    what a body of 1 MiB costs. In C, as ``ctypes`` would take 0.4 MiB; where nothing could be compiled, it is not
+    done."""
+    with contextlib.suppress(ImportError):
+        from sidecar.agent._heap import keep
 
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        for option, value in _MALLOC:
-            mallopt(option, value)
+        keep()
 
 
 def end_with_parent(number: int) -> None:
     """Get this signal when the process that has started this one ends, however it does (Linux, prctl(2))."""
     if sys.platform == "linux":
-        import ctypes
+        import ctypes  # takes 0.4 MiB, which others need not have
 
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, number)
 

@@ -13,10 +13,10 @@ import yaml
 
 #: Needed by no sidecar that asks neither Consul nor a broker, and whose names are in the hosts file.
 LIBRARIES = {
-    "aio_pika", "aiohttp", "attr", "calendar", "cffi", "consul", "difflib", "email", "gzip", "html", "http.client",
-    "http.server", "idna", "importlib.metadata", "multidict", "multiprocessing", "opentelemetry", "pickle",
-    "prometheus_client", "pycares", "requests", "shutil", "sqlite3", "tempfile", "unittest", "urllib.request",
-    "wsgiref", "yarl",
+    "aio_pika", "aiohttp", "attr", "calendar", "cffi", "consul", "ctypes", "difflib", "email", "gzip", "html",
+    "http.client", "http.server", "idna", "importlib.metadata", "multidict", "multiprocessing", "opentelemetry",
+    "pickle", "prometheus_client", "pycares", "requests", "shutil", "sqlite3", "tempfile", "unittest",
+    "urllib.request", "wsgiref", "yarl",
 }  # fmt: skip
 OURS = {
     "sidecar.admin.dashboard.start_page", "sidecar.agent.canary", "sidecar.agent.checklist", "sidecar.config.reference",

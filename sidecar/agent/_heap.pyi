@@ -1,0 +1,3 @@
+"""The C library's heap."""
+
+def keep() -> None: ...
