@@ -32,22 +32,23 @@ class Known:
             self.timed += count
 
     def rate(self) -> float:
-        """Its share of errors, as far as it can be told; more than 0."""
-        return (self.bad + 0.2) / (self.answers + 100)
+        """Its share of errors, as far as it can be told; more than 0. As long as little is known, it is taken for what
+        is usual: what is bet on a rate that few answers say loses more than it finds out."""
+        return (self.bad + 1) / (self.answers + 500)
 
     def most(self, bad: int, answers: int) -> float:
         """A rate that the true one hardly exceeds (three standard deviations)."""
         return min(0.9, (bad + 3 * sqrt(bad + 1) + 4.5) / max(1, answers))
 
-    def p99(self) -> int:
-        """The step of latencies that its p99 is in."""
+    def p99(self) -> float:
+        """Its p99, seconds: within a step of latencies, all are taken to be evenly spread; 0 if none is known."""
         left = self.timed * TAIL
-        numbers = sorted(self.latencies, reverse=True)
-        for number in numbers:
-            left -= self.latencies[number]
-            if left <= 0:
-                return number
-        return numbers[-1] if numbers else 0
+        for number in sorted(self.latencies, reverse=True):
+            count = self.latencies[number]
+            if left <= count:
+                return seconds_of(number - left / count)
+            left -= count
+        return 0.0
 
     def above(self, number: int) -> int:
         """How many answers took longer than that step."""
@@ -91,6 +92,12 @@ def step_of(seconds: float) -> int:
     return int(log(max(1.0, seconds * 1e6)) * _FINENESS)
 
 
-def seconds_of(number: int) -> float:
+def seconds_of(number: float) -> float:
     """Where that step ends."""
     return exp((number + 1) / _FINENESS) / 1e6
+
+
+def limit_of(p99: float, allowed: float) -> int:
+    """The step of latencies behind which an answer is slow: the last one that ends by ``p99`` and what is allowed
+    beyond, seconds, so that no answer counts as quick that is slower; not before the step that p99 is in."""
+    return max(step_of(p99), step_of(p99 + allowed) - 1)

@@ -3,7 +3,8 @@
 Two things are judged apart: how many answers are errors, and how many are slow. An answer is slow when it took longer
 than the old version's p99 and what the guard allows beyond: of the old version's answers that is less than one in a
 hundred, of a version that breaks the guard one in a hundred or more. So both are rates, and are compared by
-:mod:`sidecar.resilience.sequential_test`, second by second, since one time of the day is not like another.
+:mod:`sidecar.resilience.sequential_test`, second by second, since one time of the day is not like another. Nothing else
+of the latencies is bet on, though more would be found by it: what is slower below that limit, the guard allows.
 
 The new version is found to be bad when there is proof that it is worse, and good when there is proof that it is not
 worse by as much as the guard says. Between the two nothing is said, and more answers are waited for.
@@ -14,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
-from sidecar.resilience.canary_counts import TAIL, Known, Side, seconds_of, step_of
+from sidecar.resilience.canary_counts import TAIL, Known, Side, limit_of, seconds_of
 from sidecar.resilience.canary_evidence import Evidence, together
 from sidecar.resilience.sequential_test import Alarm, Block, Proof, against_equal, against_rate, against_worse
 
@@ -26,6 +27,10 @@ FALSE_ALARM_HERE: Final = 0.0005
 FALSE_PROOF: Final = 0.005
 #: A p99 takes so many answers of the old version.
 _ENOUGH: Final = 300
+#: With so many of its own, a sidecar judges by the p99 of its own old version; before, by that of all.
+_ENOUGH_HERE: Final = 1000
+#: Answers that what is usual weighs, where a share of slow ones is to be told: of so many, two are slow.
+_WEIGHS: Final = 1000.0
 #: Of what an alarm needs; with more, the version is not called good.
 _DOUBT: Final = 0.5
 #: Sidecars whose evidence is put together; more are not heard.
@@ -169,8 +174,9 @@ class Judge:
         return known
 
     def _compared(self, known: Known, here: int, least: int) -> Known:
-        """What a new version that is alone is compared with: what the old one did here, if so many answers are enough.
-        Others may have other rates anyhow, and what is usual here would look like the new version's fault."""
+        """What the new version is compared with where it is not asked beside the old one: what that did here, if so
+        many answers are enough. Others may have other rates anyhow, and what is usual here would look like the new
+        version's fault."""
         return self.known if here >= least else known
 
     def _of_errors(self, block: Block, known: Known) -> tuple[float, float]:
@@ -187,14 +193,15 @@ class Judge:
 
     def _of_latency(self, old: Side, new: Side, known: Known) -> tuple[int, int, float, float]:
         """How many answers of the new version were judged, how many were slow; what that is worth as evidence of one
-        that is slower, and of one that is not."""
+        that is slower, and of one that is not. What is usual differs from caller to caller, so this one goes by its own
+        old version's p99 as soon as it knows that: by everybody's, what is slow only where all is quick would pass."""
         least = max(self.guard.min_requests, _ENOUGH)
-        if self.alone:
-            known = self._compared(known, self.known.timed, least)
         if not self.guard.p99 or known.timed < least:
             return 0, 0, 0.0, 0.0
-        self._p99 = seconds_of(known.p99())
-        limit = step_of(self._p99 + self.guard.p99)
+        usual = self._usual(known)
+        known = self._compared(known, self.known.timed, least if self.alone else max(least, _ENOUGH_HERE))
+        self._p99 = known.p99()
+        limit = limit_of(self._p99, self.guard.p99)
         self._limit = seconds_of(limit)
         above = known.above(limit)
         timed, slow = new.timed(), new.above(limit)
@@ -202,8 +209,14 @@ class Judge:
         if self.alone:
             most = known.most(above, known.timed)
             return timed, slow, against_rate(block, max(2 * most, TAIL), most), 0.0
-        rate = min(0.6 * TAIL, (above + 0.2) / (known.timed + 100))
+        rate = min(0.6 * TAIL, (above + usual * _WEIGHS) / (known.timed + _WEIGHS))
         return timed, slow, against_equal(block, rate, TAIL), against_rate(block, rate, TAIL)
+
+    def _usual(self, known: Known) -> float:
+        """The share of the old version's answers that take longer than its p99 and what is allowed, as far as it can be
+        told."""
+        above = known.above(limit_of(known.p99(), self.guard.p99))
+        return (above + 0.2 * TAIL * _WEIGHS) / (known.timed + _WEIGHS)
 
     def verdict(self) -> Verdict:
         """What is known by now."""
@@ -249,9 +262,10 @@ class Judge:
         return f"{text}, of the others {seen.old_bad} of {seen.old} ({seen.old_bad / max(1, seen.old):.2%})"
 
     def _latency_of(self, seen: Evidence) -> str:
+        elsewhere = ", or what that is for another caller" if self._others and seen is not self.here else ""
         return (
             f"{seen.slow} of {seen.timed} answers ({seen.slow / max(1, seen.timed):.2%}) took more "
-            f"than {self._limit * 1000:.0f} ms; the others' p99 is {self._p99 * 1000:.0f} ms, and "
+            f"than {self._limit * 1000:.0f} ms{elsewhere}; the others' p99 is {self._p99 * 1000:.0f} ms, and "
             f"{self.guard.p99 * 1000:.0f} ms more are allowed"
         )
 

@@ -20,6 +20,8 @@ from typing import Final, NamedTuple
 _LEAST: Final = 1e-6
 #: Steps of the search for the point that explains a block best.
 _HALVINGS: Final = 24
+#: What the first beginning weighs.
+_FIRST: Final = 0.75
 #: The most beginnings that are followed at once.
 _MOST: Final = 24
 
@@ -78,8 +80,9 @@ def _inside(rate: float) -> float:
 
 class Alarm:
     """Evidence that may begin at any time: what was well for long must not outweigh what is not now. It begins anew
-    with each :meth:`begin`, and all beginnings are followed; the n-th one weighs 1/n(n+1), so that all of them together
-    are one bet, and the probability that it ever rings without reason stays below ``risk``."""
+    with each :meth:`begin`, and all beginnings are followed. The first one weighs 3/4, as most that is bad is so from
+    the first; the n-th one after it 1/4n(n+1). So all of them together are one bet, and the probability that it ever
+    rings without reason stays below ``risk``."""
 
     __slots__ = ("_began", "_begun", "_threshold")
 
@@ -95,7 +98,8 @@ class Alarm:
         self._began += 1
         if len(self._begun) == _MOST:
             self._begun.remove(min(self._begun))  # what is thrown away can win nothing
-        self._begun.append(-log(self._began * (self._began + 1)))
+        n = self._began - 1
+        self._begun.append(log(_FIRST if not n else (1 - _FIRST) / (n * (n + 1))))
 
     def add(self, gain: float) -> None:
         """A block has this much evidence."""

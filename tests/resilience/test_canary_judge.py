@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import exp
 from random import Random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sidecar.resilience import rollout
-from sidecar.resilience.canary_counts import Known, Side, seconds_of, step_of
+from sidecar.resilience.canary_counts import Known, Side, limit_of, seconds_of, step_of
 from sidecar.resilience.canary_evidence import Evidence
 from sidecar.resilience.canary_judge import Guard, Judge, Verdict, part_of
 from sidecar.simulate.scenarios import canary
@@ -79,6 +82,21 @@ def test_slower_answers_break_the_guard() -> None:
     assert "the others' p99 is 1" in verdict.broken
 
 
+def test_what_is_slower_but_within_the_guard_is_not_rolled_back() -> None:
+    """Each answer takes fifty times as long as most of the old version's, and none longer than its p99 and what is
+    allowed: that is far from as good, and not forbidden."""
+    judge, verdict, _ = judged(300, old=(270, 0, 3), new=(30, 0, 30), guard=Guard(p99=0.2))
+    assert not verdict.broken, "the old version's slow ones take as long"
+    judge = Judge(Guard(p99=0.1), 1, 3)
+    for second in range(300):
+        feed(judge.old, 270, slow=5, quick=0.02, long=0.2)
+        feed(judge.new, 30, slow=30, long=0.29)
+        verdict = judge.look(float(second))
+        assert not verdict.broken
+    assert verdict.good
+    assert judge.view()["evidence"]["slower"] == 0.0
+
+
 def test_as_good_is_good_when_there_is_proof() -> None:
     judge, verdict, _ = judged(5)
     assert not verdict.good
@@ -98,7 +116,7 @@ def test_the_reason_names_the_p99_that_it_goes_by() -> None:
     judge = Judge(Guard(), 3, 3, here, alone=True)
     judge.hear({"other": Evidence()}, elsewhere, None)
     _, verdict, _ = judged(60, old=(0, 0, 0), new=(30, 0, 15), judge=judge)
-    assert "took more than 11" in verdict.broken
+    assert "took more than 109 ms, or what that is for another caller;" in verdict.broken
     assert "the others' p99 is 10 ms, and 100 ms more are allowed" in verdict.broken
 
 
@@ -177,9 +195,26 @@ def test_p99_of_nothing_and_of_little() -> None:
     known = Known()
     assert known.p99() == 0
     known.add(1, 0, {7: 1})
-    assert known.p99() == 7
+    assert step_of(known.p99()) == 7
     known.add(1000, 0, {3: 1000})
-    assert known.p99() == 3
+    assert step_of(known.p99()) == 3
+
+
+@pytest.mark.parametrize("seconds", [0.001, 0.1, 0.2003, 7.0])
+def test_p99_is_told_within_a_step(seconds: float) -> None:
+    """A step is a fortieth."""
+    known = Known()
+    for number in range(10_000):
+        known.add(1, 0, {step_of(seconds * exp((number - 9900) / 1000)): 1})
+    assert known.p99() == pytest.approx(seconds, rel=0.002)
+
+
+@given(st.floats(1e-5, 1000), st.floats(0, 1000))
+def test_nothing_is_quick_that_is_slower_than_allowed(p99: float, allowed: float) -> None:
+    limit = limit_of(p99, allowed)
+    assert limit >= step_of(p99), "else what is usual would be slow"
+    assert seconds_of(limit) <= max(p99 + allowed, seconds_of(step_of(p99))) * (1 + 1e-9)
+    assert seconds_of(limit + 2) >= p99 + allowed
 
 
 @pytest.mark.parametrize("name", canary.NEW)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from math import log
 from random import Random
 
 import pytest
 
 from sidecar.resilience import canary_judge, rollout
-from sidecar.resilience.canary_counts import Known, Side
+from sidecar.resilience.canary_counts import Known, Side, step_of
 from sidecar.resilience.canary_evidence import Evidence
 from sidecar.resilience.canary_judge import Guard, Judge, Verdict
 from sidecar.simulate.scenarios import canary
@@ -71,6 +72,69 @@ def test_what_one_caller_alone_gets_is_found_though_all_others_are_well() -> Non
         assert not any(it.broken for it in found[1:])
         broken = broken or found[0].broken
     assert broken.endswith("; one sidecar alone has seen this")
+
+
+def callers(seconds: int, quick: float, slow: float) -> tuple[list[Judge], str]:
+    """Four of equal size; the requests of the first take 20 ms, those of the others 2 s; to the canary the former take
+    ``quick``, the latter ``slow``. What is said, at last."""
+    rng = Random(3)
+    judges = [Judge(Guard(), 1, 3) for _ in range(4)]
+    for now in range(seconds):
+        for number, judge in enumerate(judges):
+            for side, count, long in ((judge.old, 90, 0.0), (judge.new, 10, slow if number else quick)):
+                for _ in range(count):
+                    side.told(long or (2.0 if number else 0.02) * rng.uniform(0.9, 1.0), False, True)
+        for judge in judges:
+            judge.look(float(now))
+        found = canary._tell(judges)
+        if any(it.broken for it in found):
+            break
+    return judges, next((it.broken for it in found if it.broken), "")
+
+
+def test_what_is_slower_for_the_quick_caller_alone_is_found() -> None:
+    """By what all of them know, p99 is 2 s; there nothing is slow."""
+    judges, text = callers(60, quick=1.0, slow=1.9)
+    assert "took more than 118 ms, or what that is for another caller; the others' p99 is 20 ms" in text
+    judges, text = callers(60, quick=0.115, slow=2.05)
+    assert text == "", "all of them within what is allowed"
+    assert all(judge.verdict().good for judge in judges)
+    assert [round(judge.view()["slow_above_ms"], -2) for judge in judges] == [100.0, 2100.0, 2100.0, 2100.0]
+
+
+def test_who_knows_too_little_of_its_own_goes_by_what_all_know() -> None:
+    judge = Judge(Guard(), 1, 3)
+    elsewhere = Known()
+    elsewhere.add(5000, 5, {step_of(1.0): 5000})
+    judge.hear({"a": Evidence(old=5000)}, elsewhere, Evidence())
+    limits = []
+    for now in range(12):
+        feed(judge.old, 90)
+        judge.look(float(now))
+        limits.append(judge.view()["slow_above_ms"])
+    assert set(limits[:11]) == {limits[0]}
+    assert limits[0] > 1000, "so far 990 are known"
+    judge.look(12.0)
+    assert judge.view()["slow_above_ms"] < 200
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.009, 0.05, 0.3])
+def test_whatever_callers_know_a_canary_that_is_as_good_is_no_worse(rate: float) -> None:
+    """Each chooses its line before it bets, so it may be any line: here it follows from latencies that have nothing to
+    do with those to come. By Ville's inequality one bet in twenty gets to 20 at most."""
+    rng, ends = Random(5), []
+    for _ in range(300):
+        judge = Judge(Guard(), 1, 3)
+        judge.known.add(1000, 0, {step_of(rng.choice((0.005, 0.02, 0.2))): 1000})
+        most = 0.0
+        for now in range(5):
+            for side, count in ((judge.old, 90), (judge.new, 10)):
+                for _ in range(count):
+                    side.told(1.0 if rng.random() < rate else 0.01, False, True)
+            judge.look(float(now))
+            most = max(most, judge.here.slower)
+        ends.append(most)
+    assert sum(it >= log(20) for it in ends) <= len(ends) / 20
 
 
 def test_what_is_gone_has_been_seen_all_the_same() -> None:

@@ -64,8 +64,8 @@ def test_where_only_one_of_the_two_was_asked_nothing_is_learnt() -> None:
 def test_an_alarm_needs_more_than_its_risk_says() -> None:
     alarm = Alarm(0.01)
     alarm.add(log(100))
-    assert alarm.evidence < 1, "half of the bet is kept for later beginnings"
-    alarm.add(log(2) + 1e-9)
+    assert alarm.evidence < 1, "a quarter of the bet is kept for later beginnings"
+    alarm.add(log(4 / 3) + 1e-9)
     assert alarm.rings
     alarm.add(-50.0)
     assert alarm.evidence == 0
@@ -75,8 +75,18 @@ def test_what_was_well_for_long_does_not_hide_what_is_not_now() -> None:
     alarm = Alarm(0.01)
     alarm.add(-500.0)
     alarm.begin()
-    alarm.add(log(100) + log(6))
+    alarm.add(log(100) + log(8) + 1e-9)
     assert alarm.rings
+
+
+def test_all_beginnings_are_one_bet() -> None:
+    alarm = Alarm(0.01)
+    weights = [exp(alarm._begun[-1])]
+    for _ in range(9999):
+        alarm.begin()
+        weights.append(exp(alarm._begun[-1]))
+    assert sum(weights) == pytest.approx(1, abs=1e-4)
+    assert sum(weights) < 1
 
 
 def test_beginnings_are_bounded() -> None:
@@ -86,7 +96,7 @@ def test_beginnings_are_bounded() -> None:
         alarm.add(-0.1)
     assert len(alarm._begun) <= 24
     alarm.begin()
-    alarm.add(log(100) + log(1003 * 1004))
+    alarm.add(log(100) + log(4 * 1003 * 1004))
     assert alarm.rings
 
 
