@@ -16,10 +16,12 @@ from typing import Final, NamedTuple
 
 from sidecar.agent.canary_time import Timing
 from sidecar.registry import Found, Registry
+from sidecar.registry.link import describe
 from sidecar.resilience.canary_counts import Known
 from sidecar.resilience.canary_evidence import Evidence, Note, Step, decode, encode
 from sidecar.resilience.canary_judge import MOST, Judge, Verdict
 from sidecar.resilience.rollout import Unreadable
+from sidecar.resilience.token_bucket import TokenBucket
 
 logger = logging.getLogger("sidecar.canary")
 
@@ -62,6 +64,9 @@ class Pool:
         self._asked = False
         #: The registry has answered the last time; or has not.
         self.heard = self.away = False
+        #: It is told that it does not, and how often that may be said.
+        self._told_away = False
+        self._lines = TokenBucket(1 / 60, 4, timing.clock())
 
     def turn(self, step: Step | None, judge: Judge | None) -> None:
         """Tell of the step what is known, and hear what others know, if it is time for that; None: there is no step."""
@@ -71,7 +76,7 @@ class Pool:
         elif judge is None and self._asked and not self._found and not self._put:
             return
         if self._busy and now - self._began >= LATE:
-            self._away(judge)
+            self._away(judge, TimeoutError())
         if self._registry is None or self._busy or self._closed or now < self._due:
             return
         self._busy, self._began = True, now
@@ -89,27 +94,37 @@ class Pool:
             found = await registry.exchange(self._name, self._who, data if data and data != self._put else None)
             # What somebody has removed meanwhile is put there again.
             self._put = (data or self._put) if self._who in found else b""
-            self.heard, self.away = True, False
             await self._see(found)
+            self._back()
             if judge is not None:
                 await self._tell(judge, step, told)
             if not self._closed:
                 await self._tidy(registry, step)
-        except (OSError, TimeoutError) as error:
-            logger.debug("%s: the registry cannot be asked for others' evidence: %s", self._name, error)
-            self._away(judge)
-        except Exception:
-            if not self._closed:
-                logger.exception("%s: others' evidence cannot be read", self._name)
-            self._away(judge)
+        except Exception as error:
+            self._away(judge, error)
         finally:
             self._due = self._timing.clock() + self._pause(judge)
             self._busy = False
 
-    def _away(self, judge: Judge | None) -> None:
+    def _back(self) -> None:
+        self.heard, self.away = True, False
+        if self._told_away:
+            self._told_away = False
+            logger.info("%s: what others have seen of the canary can be read again", self._name)
+
+    def _away(self, judge: Judge | None, error: Exception) -> None:
+        """It cannot be asked, or says what makes no sense: one line when that begins, not one for each time."""
         self.heard, self.away = False, True
-        if judge is not None:
-            judge.cut_off()
+        if judge is None:
+            return
+        judge.cut_off()
+        logger.debug("%s: what others have seen of the canary cannot be read: %s", self._name, error)
+        if not self._told_away and not self._closed and not self._lines.take(self._timing.clock()):
+            self._told_away = True
+            logger.warning(
+                "%s: what others have seen of the canary cannot be read (%s); it is judged by what is seen here",
+                self._name, describe(error), exc_info=None if isinstance(error, OSError) else error,
+            )  # fmt: skip
 
     def _pause(self, judge: Judge | None) -> float:
         if judge is None:
@@ -149,12 +164,23 @@ class Pool:
             patience = LEFT if not here else LEFT_HERE if many else inf
             if now - it.since >= patience if who != self._who else step is None:
                 old[who] = it.version
-        if old:
-            await registry.erase(self._name, old)
-            for who in old:
-                del self._found[who]
+        if not await self._erase(registry, old):
+            return
+        for who in old:
+            del self._found[who]
         if step is None:
             self._put = b""
+
+    async def _erase(self, registry: Registry, notes: Mapping[str, object]) -> bool:
+        """Whether they are gone. That they cannot be removed keeps nobody from reading what there is; it is tried again
+        with the next exchange."""
+        try:
+            if notes:
+                await registry.erase(self._name, notes)
+        except (OSError, TimeoutError) as error:
+            logger.debug("%s: old evidence cannot be removed: %s", self._name, error)
+            return False
+        return True
 
 
 class _Seen(NamedTuple):

@@ -76,6 +76,8 @@ class HTTPClient(AioHTTPClient):  # type: ignore[misc]
             raise
         except (ValueError, RecursionError) as error:
             raise BadAnswer(f"Consul's answer is not JSON: {type(error).__name__}") from error
+        except (TypeError, LookupError, AttributeError) as error:  # py-consul takes it for what it asked for
+            raise BadAnswer(f"Consul's answer is JSON of another kind: {type(error).__name__}") from error
 
 
 class Client(Consul):  # type: ignore[misc]

@@ -43,17 +43,16 @@ async def erase(client: Any, name: str, notes: Mapping[str, object]) -> None:
 
 
 def read(answer: Any, prefix: str) -> dict[str, Found]:
-    """The notes of what py-consul made of an answer; keys that are no note's are left out. Raises
-    :class:`BadAnswer`."""
+    """The notes of what py-consul made of an answer; keys that are no note's are left out. One that is too large, or
+    empty, says nothing, and can be removed like others. Raises :class:`BadAnswer`."""
     try:
         _, entries = answer
         found: dict[str, Found] = {}
         for entry in entries or ():
             who, version, value = entry["Key"].removeprefix(prefix), entry["ModifyIndex"], entry["Value"]
-            if not is_who(who) or not isinstance(version, int) or not isinstance(value, bytes):
-                continue
-            if len(value) <= MAX_NOTE and len(found) < MAX_NOTES:
-                found[who] = Found(value, version)
+            if is_who(who) and isinstance(version, int) and len(found) < MAX_NOTES:
+                small = isinstance(value, bytes) and len(value) <= MAX_NOTE
+                found[who] = Found(value if small else b"", version)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise BadAnswer(f"Consul's answer is no list of values: {type(error).__name__}") from error
     return found

@@ -15,7 +15,7 @@ from sidecar.registry.directory_folder import Folder
 from sidecar.registry.directory_record import check_size
 from sidecar.registry.directory_registration import DirectoryRegistration
 from sidecar.registry.directory_root import Root
-from sidecar.registry.directory_shared import FolderValue, SharedFiles
+from sidecar.registry.directory_shared import FolderValue, SharedFiles, in_turn
 from sidecar.registry.link import Link
 from sidecar.registry.outage_grace import Hold
 from sidecar.registry.settings import Settings, Workload
@@ -69,6 +69,7 @@ class DirectoryRegistry:
         self._registration: DirectoryRegistration | None = None
         self._health: tuple[str, str] | None = None
         self._tidy_at = clock()
+        self._closed = False
 
     @property
     def up(self) -> bool:
@@ -101,10 +102,11 @@ class DirectoryRegistry:
         return value
 
     async def exchange(self, name: str, who: str, data: bytes | None) -> Mapping[str, Found]:
-        return await self._in_thread(self._files.exchange, checked(name), who, data)
+        found: dict[str, Found] = await in_turn(self._in_thread, self._files.exchange, checked(name), who, data)
+        return found
 
     async def erase(self, name: str, notes: Mapping[str, object]) -> None:
-        await self._in_thread(self._files.erase, checked(name), notes)
+        await in_turn(self._in_thread, self._files.erase, checked(name), notes)
 
     async def answered(self) -> None:
         for first in [it.answered for it in self._watches.values()] + [it.answered for it in self._values]:
@@ -158,9 +160,13 @@ class DirectoryRegistry:
         self._watches.clear()
         for value in tuple(self._values):
             value.close()
+        self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _in_thread(self, call: Callable[..., T], *args: object) -> T:
+        """Raises OSError when the registry is closed, and what the call raises."""
+        if self._closed:
+            raise OSError("the registry is closed")
         return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
 
     def _look_on(self) -> None:

@@ -54,12 +54,17 @@ def is_name(name: str) -> bool:
 
 def is_file_name(name: str) -> bool:
     """Whether an instance's file, finished or not, may be called so."""
-    return (name.endswith(SUFFIX) and is_name(name.removesuffix(SUFFIX))) or _TEMPORARY.fullmatch(name) is not None
+    return (name.endswith(SUFFIX) and is_name(name.removesuffix(SUFFIX))) or is_temporary_name(name)
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether :func:`temporary_name` may have given this, for what such names are given to."""
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 def is_temporary(name: str, data: bytes) -> bool:
     """Whether a file of this name and content is one that was never finished."""
-    return _TEMPORARY.fullmatch(name) is not None and data[: len(_BEGINNING)] == _BEGINNING[: len(data)]
+    return is_temporary_name(name) and data[: len(_BEGINNING)] == _BEGINNING[: len(data)]
 
 
 def is_record(folder: str, name: str, data: bytes) -> bool:

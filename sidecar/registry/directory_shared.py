@@ -10,23 +10,28 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from sidecar.registry.directory_record import SUFFIX
+from sidecar.registry.directory_record import SUFFIX, is_temporary_name
 from sidecar.registry.directory_root import Root, entries, read_file, replace
-from sidecar.registry.shared_value import MAX_NOTE, MAX_NOTES, Found, OnValue, is_who, tell
+from sidecar.registry.shared_value import MAX_NOTE, MAX_NOTES, Found, OnValue, is_who, log, tell
 
 #: The folder; no service's is called so.
 FOLDER: Final = ".shared"
 #: Tries to get the lock, and seconds between them: whoever has it only compares and renames.
 _TRIES: Final = 20
 _REST: Final = 0.05
+_pause: Final = asyncio.sleep
+
+
+class Locked(OSError):
+    """Somebody else has locked the shared values at this moment."""
 
 
 class SharedFiles:
-    """All of a registry's. Each call raises OSError, or ValueError where what lies there is no value."""
+    """All of a registry's. Each call raises OSError, or ValueError where what lies there is no value; none waits for
+    the lock, see :func:`in_turn`."""
 
     def __init__(self, root: Root) -> None:
         self._root = root
@@ -63,12 +68,11 @@ class SharedFiles:
             found: dict[str, Found] = {}
             for entry in entries(folder):
                 other = entry.name.removeprefix(f"{name}.").removesuffix(SUFFIX)
-                if not is_who(other) or entry.name != _note(name, other) or len(found) >= MAX_NOTES:
-                    continue
-                with contextlib.suppress(OSError, ValueError):  # something that others have put there
-                    there = entry.stat(follow_symlinks=False)
-                    if there.st_size <= MAX_NOTE:
-                        found[other] = Found(read_file(folder, entry.name), there.st_mtime_ns)
+                if is_temporary_name(entry.name):
+                    _sweep(folder, entry)
+                elif is_who(other) and entry.name == _note(name, other) and len(found) < MAX_NOTES:
+                    with contextlib.suppress(OSError, ValueError):  # something that others have put there
+                        found[other] = _found(folder, entry)
             return found
 
     def erase(self, name: str, notes: Mapping[str, object]) -> None:
@@ -98,7 +102,7 @@ class FolderValue:
         self._told: Found | None = None
 
     async def put(self, data: bytes, seen: object) -> Found | None:
-        if not await self._in_thread(self._files.replace, self.name, seen, data):
+        if not await in_turn(self._in_thread, self._files.replace, self.name, seen, data):
             return None
         self._told = Found(data, data)
         return self._told
@@ -118,8 +122,33 @@ class FolderValue:
             self._closed(self)
 
 
+async def in_turn(call: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+    """Make the call, which raises :class:`Locked` while it is not one's turn: then again, a little later, so that
+    nothing is held up meanwhile. Raises TimeoutError when it never is."""
+    for _ in range(_TRIES):
+        with contextlib.suppress(Locked):
+            return await call(*args)
+        await _pause(_REST)
+    raise TimeoutError("somebody else has locked the shared values")
+
+
 def _note(name: str, who: str) -> str:
     return f"{name}.{who}{SUFFIX}"
+
+
+def _found(folder: int, entry: os.DirEntry[str]) -> Found:
+    """A note; one that is too large says nothing, and can be removed like others."""
+    there = entry.stat(follow_symlinks=False)
+    small = there.st_size <= MAX_NOTE or not entry.is_file(follow_symlinks=False)
+    return Found(read_file(folder, entry.name) if small else b"", there.st_mtime_ns)
+
+
+def _sweep(folder: int, entry: os.DirEntry[str]) -> None:
+    """Remove what somebody has begun to write and never finished: whoever writes has the lock."""
+    with contextlib.suppress(OSError):
+        if entry.is_file(follow_symlinks=False):
+            os.unlink(entry.name, dir_fd=folder)
+            log.info("registry: removed %s/%s, which was never finished", FOLDER, ascii(entry.name)[1:-1])
 
 
 def _read(folder: int, name: str) -> bytes | None:
@@ -130,11 +159,8 @@ def _read(folder: int, name: str) -> bytes | None:
 
 
 def _lock(folder: int) -> None:
-    """Lock the folder for as long as it is open. Raises TimeoutError when somebody else does not let go of it."""
-    for _ in range(_TRIES):
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            time.sleep(_REST)
-    raise TimeoutError("somebody else has locked the shared values")
+    """Lock the folder for as long as it is open. Raises :class:`Locked`."""
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Locked("somebody else has locked the shared values") from None

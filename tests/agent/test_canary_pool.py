@@ -173,7 +173,45 @@ def test_of_too_many_those_that_say_nothing_new_are_removed(monkeypatch: pytest.
     assert list(store.notes) == [it.canary.pool._who]
 
 
-def test_what_goes_wrong_meanwhile_is_told_once_it_is_known(
+def test_what_goes_wrong_is_told_when_it_begins_and_when_it_ends(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FakeStore()
+    it = Sidecar(store, canary=MANY)
+    works = store.exchange
+
+    async def fails(*_: Any) -> dict[str, Found]:
+        raise OSError("Consul's answer is no list of values")
+
+    caplog.set_level(logging.INFO, "sidecar.canary")
+    caplog.clear()
+    monkeypatch.setattr(store, "exchange", fails)
+    for _ in range(30):
+        second([it])
+    assert it.told["judged"]["shared"] is False
+    monkeypatch.setattr(store, "exchange", works)
+    for _ in range(5):
+        second([it])
+    begins, ends = [record for record in caplog.records if "what others have seen" in record.message]
+    assert begins.message.endswith(
+        "cannot be read (OSError: Consul's answer is no list of values); it is judged by what is seen here"
+    )
+    assert (begins.levelname, begins.exc_info, ends.levelname) == ("WARNING", None, "INFO")
+    assert ends.message.endswith("can be read again")
+
+
+def test_what_comes_and_goes_is_not_told_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    store = FakeStore()
+    it = Sidecar(store, canary=replace(MANY, each=3600.0))
+    caplog.set_level(logging.INFO, "sidecar.canary")
+    for number in range(100):
+        store.away = number % 2 == 0
+        second([it])
+    told = [record for record in caplog.records if "what others have seen" in record.message]
+    assert 8 <= len(told) <= 14
+
+
+def test_a_fault_of_its_own_is_told_with_where_it_was(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FakeStore()
@@ -183,14 +221,37 @@ def test_what_goes_wrong_meanwhile_is_told_once_it_is_known(
         raise ZeroDivisionError
 
     monkeypatch.setattr(store, "exchange", fails)
-    caplog.set_level(logging.ERROR)
-    second([it])
-    assert "others' evidence cannot be read" in caplog.text
-    assert it.told["judged"]["shared"] is False
+    for _ in range(5):
+        second([it])
+    (told,) = [record for record in caplog.records if record.exc_info]
+    assert "(ZeroDivisionError)" in told.message
     caplog.clear()
     it.canary.pool.close()
     it.passes(5.0)
     assert caplog.text == ""
+
+
+def test_that_old_notes_cannot_be_removed_is_not_that_the_registry_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FakeStore()
+    it = Sidecar(store, canary=replace(MANY, each=3600.0))
+    works, asked = store.erase, 0
+
+    async def fails(*_: Any) -> None:
+        nonlocal asked
+        asked += 1
+        raise OSError("permission denied")
+
+    monkeypatch.setattr(store, "erase", fails)
+    store.notes["f" * 16] = Found(b"[]", 0)
+    for _ in range(40):
+        second([it])
+    assert asked > 1
+    assert it.told["judged"]["shared"] is True
+    assert "away" not in it.told["waits_for"]
+    assert "f" * 16 in store.notes
+    monkeypatch.setattr(store, "erase", works)
+    second([it])
+    assert list(store.notes) == [it.canary.pool._who]
 
 
 def test_a_note_says_what_was_seen_here() -> None:

@@ -353,3 +353,23 @@ def test_the_backoff_is_short_for_silence_and_longer_for_a_refusal() -> None:
         assert max(delays) > cap * 0.8
         assert min(delays) < cap * 0.2
         assert all(consul_watch.backoff(1, error) <= 0.2 for _ in range(50))
+
+
+@pytest.mark.parametrize(
+    "said", [b"[5]", b"5", b'{"a": "b"}', b'[{"Value": 5}]', b'[["Value"]]', b"\xff", b"[[[[", b""]
+)
+def test_notes_that_are_something_else_are_one_error_that_says_so(said: bytes) -> None:
+    """As far as they get, by py-consul and by what is made of it here."""
+
+    async def run() -> None:
+        fake = FakeAgent(http(200, said), http(200, said))
+        server = await asyncio.start_server(fake.serve, "127.0.0.1", 0)
+        async with asyncio.timeout(100), server:
+            registry = ConsulRegistry(consul_settings(server.sockets[0].getsockname()[1]), clock=lambda: 0.0)
+            try:
+                with pytest.raises(OSError, match=r"Consul's answer|Failed to decode JSON"):
+                    await registry.exchange("a", "1" * 16, None)
+            finally:
+                await registry.close()
+
+    asyncio.run(run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 from pathlib import Path
@@ -14,6 +15,7 @@ from sidecar.registry import Found, Registry, consul_notes
 from sidecar.registry import directory_shared as folder_values
 from sidecar.registry.consul import ConsulRegistry
 from sidecar.registry.consul_client import BadAnswer
+from sidecar.registry.directory_record import temporary_name
 from sidecar.registry.directory_root import Root
 from sidecar.registry.directory_shared import FOLDER, SharedFiles
 from sidecar.registry.shared_value import MAX_NOTE, MAX_NOTES
@@ -100,10 +102,24 @@ def test_what_lies_in_the_folder_is_believed_no_more_than_it_has_to_be(tmp_path:
     for name in ("a.json", "a.b.json", f"b.{TWO}.json", f"a.{TWO}", f"a.{'6' * 17}.json", f"a.x.{TWO}.json"):
         (here / name).write_bytes(b"1")
     found = files.exchange("a", ONE, None)
-    assert {who: it.data for who, it in found.items()} == {ONE: b"1"}
+    assert {who: it.data for who, it in found.items()} == {ONE: b"1", TWO: b""}, "what is too large says nothing"
     version = (here / f"a.{'5' * 16}.json").stat().st_mtime_ns
-    files.erase("a", {"5" * 16: version, ONE: found[ONE].version})
+    files.erase("a", {"5" * 16: version, ONE: found[ONE].version, TWO: found[TWO].version})
     assert files.exchange("a", ONE, None) == {}
+
+
+def test_what_was_never_finished_is_removed(tmp_path: Path) -> None:
+    """Whoever writes has the lock, so whoever has it sees nothing that is still being written."""
+    files = SharedFiles(Root(tmp_path))
+    files.exchange("a", ONE, b"1")
+    here = tmp_path / FOLDER
+    begun = [temporary_name(f"a.{TWO}.json"), temporary_name("b.json")]
+    for name in begun:
+        (here / name).write_bytes(b'{"st')
+    (here / ".a.json.0123456789abcdef").mkdir()
+    (here / ".other").write_bytes(b"")
+    assert list(files.exchange("a", ONE, None)) == [ONE]
+    assert sorted(it.name for it in here.iterdir()) == [".a.json.0123456789abcdef", ".other", f"a.{ONE}.json"]
 
 
 def test_so_many_are_read_and_no_more(tmp_path: Path) -> None:
@@ -114,17 +130,63 @@ def test_so_many_are_read_and_no_more(tmp_path: Path) -> None:
     assert len(files.exchange("a", ONE, None)) == MAX_NOTES
 
 
-def test_who_keeps_the_lock_keeps_others_from_telling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_values, "_REST", 0.001)
-    files = SharedFiles(Root(tmp_path))
-    files.exchange("a", ONE, b"1")
-    folder = os.open(tmp_path / FOLDER, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        with pytest.raises(TimeoutError):
-            files.exchange("a", ONE, None)
-    finally:
-        os.close(folder)
+def test_who_keeps_the_lock_keeps_others_from_telling_but_holds_up_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The registry has one thread, which has other things to do."""
+    path = tmp_path / "mesh"
+    waiting = asyncio.Event()
+
+    async def rest(_: float) -> None:
+        waiting.set()
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        async with opened(directory_settings(str(path))) as (one,):
+            await one.exchange("a", ONE, b"1")
+            folder = os.open(path / FOLDER, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                asked = asyncio.create_task(one.exchange("a", ONE, b"2"))
+                await waiting.wait()
+                assert await one.services() == {}, "in the same thread"
+                assert not asked.done()
+                fcntl.flock(folder, fcntl.LOCK_UN)
+                assert (await asked)[ONE].data == b"2"
+                fcntl.flock(folder, fcntl.LOCK_EX)
+                monkeypatch.setattr(folder_values, "_TRIES", 3)
+                with pytest.raises(TimeoutError, match="locked"):
+                    await one.erase("a", {ONE: 1})
+            finally:
+                os.close(folder)
+
+    monkeypatch.setattr(folder_values, "_TRIES", 1_000_000)
+    monkeypatch.setattr(folder_values, "_pause", rest)
+    run(main)
+
+
+def test_who_waits_for_the_lock_while_the_registry_is_closed_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "mesh"
+
+    async def main() -> None:
+        async with opened(directory_settings(str(path))) as (one,):
+            await one.exchange("a", ONE, b"1")
+            folder = os.open(path / FOLDER, os.O_RDONLY)
+            try:
+                fcntl.flock(folder, fcntl.LOCK_EX)
+
+                async def closes(_: float) -> None:
+                    await one.close()
+
+                monkeypatch.setattr(folder_values, "_pause", closes)
+                with pytest.raises(OSError, match="the registry is closed"):
+                    await one.exchange("a", ONE, b"2")
+            finally:
+                os.close(folder)
+
+    run(main)
 
 
 def entry(who: str, value: Any = b"1", version: Any = 7) -> dict[str, Any]:
@@ -136,7 +198,7 @@ def test_what_consul_says() -> None:
         entry(ONE), entry("x"), entry(TWO, None), entry("3" * 16, version="7"), entry("4" * 16, b" " * (MAX_NOTE + 1)),
         entry(f"x/{TWO}"),
     ]  # fmt: skip
-    assert consul_notes.read(("5", entries), "p/") == {ONE: Found(b"1", 7)}
+    assert consul_notes.read(("5", entries), "p/") == {ONE: Found(b"1", 7), TWO: Found(b"", 7), "4" * 16: Found(b"", 7)}
     assert consul_notes.read(("5", None), "p/") == {}
     many = [entry(f"{number:016x}") for number in range(MAX_NOTES + 5)]
     assert len(consul_notes.read(("5", many), "p/")) == MAX_NOTES
