@@ -34,8 +34,8 @@ bounded = timeout --foreground --signal=INT --kill-after=1m $(BOUND) $(1) || { c
 covered = rm -rf .cache/coverage && mkdir -p .cache/coverage && \
     $(call bounded,$(PY) -m coverage run -m pytest -q -n 3 $(BY_FILE) $(1) $(ARGS)) && $(PY) scripts/coverage-table
 
-# What is written in C: the head scanner. Installing builds it, where there is a compiler.
-IN_C := $(wildcard sidecar/http/h1/*.[ch] sidecar/agent/*.c)
+# What is written in C: the scanners among it. Installing builds it, where there is a compiler.
+IN_C := $(wildcard sidecar/http/h1/*.[ch] sidecar/amqp/wire/*.[ch] sidecar/agent/*.c)
 
 # One stamp per extra of pyproject.toml; a change there installs again.
 .venv/.stamp: pyproject.toml scripts/ensure-venv $(IN_C)

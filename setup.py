@@ -1,4 +1,4 @@
-"""Builds the package, and the head scanner in C where there is a compiler; without one, the parser in Python does all
+"""Builds the package, and the scanners in C where there is a compiler; without one, the parser in Python does all
 of it. With ``SIDECAR_COMPILE=1`` the hot path is compiled by mypyc, too, which needs one; with ``SIDECAR_COMPILE=0``
 nothing is compiled.
 
@@ -45,6 +45,7 @@ HOT_PATH = [
     "sidecar/amqp/flow/partitions.py",
     "sidecar/amqp/flow/policy.py",
     "sidecar/amqp/flow/publish.py",
+    "sidecar/amqp/flow/runs.py",
     "sidecar/amqp/flow/scheduler.py",
     "sidecar/amqp/flow/stats.py",
     "sidecar/amqp/flow/tracing.py",
@@ -216,7 +217,7 @@ class Build(build_ext):
     def run(self):
         # Not before: whoever asks for metadata only, as pip does twice, needs no C.
         if COMPILED:
-            self.distribution.ext_modules = [*translated(), SCANNER, HEAP]
+            self.distribution.ext_modules = [*translated(), *IN_C]
             self.swig_opts = None  # or the second time it would be split once more
             self.finalize_options()
         super().run()
@@ -225,7 +226,8 @@ class Build(build_ext):
         if not COMPILED:
             super().build_extensions()
             return
-        library, *modules, _, _ = self.extensions  # all the code, and what makes each module importable
+        # All the code, what makes each module importable, and what is C anyhow.
+        library, *modules = self.extensions[: -len(IN_C)]
         self.jobs = self.parallel or os.cpu_count()
         if self.compiler.compiler_type == "unix":
             self.compiler.compile = self.compile
@@ -234,7 +236,7 @@ class Build(build_ext):
                 extension.extra_compile_args += ["-include", header]
         self.build_extension(library)
         with ThreadPool(self.jobs) as pool:
-            pool.map(self.build_extension, [*modules, SCANNER, HEAP])
+            pool.map(self.build_extension, [*modules, *IN_C])
 
     def header(self, library):
         """Parse once what every file begins with: the declarations of Python and of all modules, a megabyte."""
@@ -272,18 +274,21 @@ class Build(build_ext):
         return objects
 
 
-#: On the stable ABI, so that one build serves every Python from 3.11 on. Where there is no compiler, that is a warning.
-SCANNER = Extension(
-    "sidecar.http.h1._scan",
-    ["sidecar/http/h1/_scan.c", "sidecar/http/h1/scan.c"],
-    depends=["sidecar/http/h1/scan.h"],
-    define_macros=[("Py_LIMITED_API", "0x030B0000")],
-    py_limited_api=True,
-    optional=not COMPILED,
-)
+def scanner(package, module, code):
+    """Return an extension in C on the stable ABI, so that one build serves every Python from 3.11 on. Where there is no
+    compiler, that is a warning."""
+    folder = "sidecar/" + package.replace(".", "/")
+    return Extension(
+        f"sidecar.{package}.{module}",
+        [f"{folder}/{module}.c", f"{folder}/{code}.c"],
+        depends=[f"{folder}/{code}.h"],
+        define_macros=[("Py_LIMITED_API", "0x030B0000")],
+        py_limited_api=True,
+        optional=not COMPILED,
+    )
 
 
-#: The same of a few lines that few notice the lack of.
+#: A few lines that few notice the lack of.
 HEAP = Extension(
     "sidecar.agent._heap",
     ["sidecar/agent/_heap.c"],
@@ -291,6 +296,9 @@ HEAP = Extension(
     py_limited_api=True,
     optional=not COMPILED,
 )
+
+#: What is C anyhow: what reads heads of HTTP, and frames of AMQP, first.
+IN_C = [scanner("http.h1", "_scan", "scan"), scanner("amqp.wire", "_runs", "runs"), HEAP]
 
 
 def translated():
@@ -335,7 +343,7 @@ def man_page():
 
 setup(
     # The hot path comes to it when it is translated.
-    ext_modules=[] if PURE else [SCANNER, HEAP],
+    ext_modules=[] if PURE else IN_C,
     options={} if COMPILED or PURE else {"bdist_wheel": {"py_limited_api": "cp311"}},
     setup_requires=["mypy>=1.15"] if COMPILED else [],
     cmdclass={"build_ext": Build},

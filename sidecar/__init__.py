@@ -304,7 +304,7 @@ route                     a part of a listener's traffic with policies of its ow
                           routing key lead to
 RPC                       a question on an AMQP channel and the method that is its answer
 rule                      what has to fit together among keys of a configuration
-run                       ``sidecar run``, or one run of the demo
+run                       ``sidecar run``, or one run of the demo; in AMQP, messages side by side that pass as one
 salvage                   takes what can be read out of a damaged database
 sample                    a small service of the demo's or of a validation's
 sampling                  which traces are recorded: a share of them, and what failed or was slow

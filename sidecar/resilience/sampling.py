@@ -23,7 +23,7 @@ class Sampling:
     """``share`` of new traces, 0 to 1; ``errors``: what failed, too; ``slow``: what took so many seconds, too
     (infinite: none). ``clock`` is that of the exchanges."""
 
-    __slots__ = ("_always", "_clock", "_least", "errors", "share", "slow", "withheld")
+    __slots__ = ("_always", "_clock", "_least", "errors", "least", "share", "slow", "withheld")
 
     def __init__(self, share: float, errors: bool, slow: float, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -40,6 +40,7 @@ class Sampling:
         rejected = round((1.0 - share) * 2**_BITS)
         #: The least digits that are sampled: as text, which compares as the number does and costs nothing to make.
         self._least = f"{rejected:0{_DIGITS}x}" if rejected < 2**_BITS else "g"
+        self.least = self._least.encode()
 
     def sampled(self, trace_id: str) -> bool:
         """Whether a new trace is recorded; ``trace_id`` has 32 lower-case hexadecimal digits."""

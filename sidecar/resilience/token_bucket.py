@@ -42,6 +42,20 @@ class TokenBucket:
             return 0.0
         return full_at - now - self._reach
 
+    def has(self, count: int, now: float) -> bool:
+        """Whether there are so many tokens. ``now`` must not go back."""
+        full_at = self._full_at
+        if full_at < now:
+            full_at = now
+        return full_at + (count - 1) * self._interval - now <= self._tolerance
+
+    def spend(self, count: int, now: float) -> None:
+        """Take so many tokens, which are there."""
+        full_at = self._full_at
+        if full_at < now:
+            full_at = now
+        self._full_at = full_at + count * self._interval
+
 
 class KeyedBuckets:
     """A token bucket per key (a client's address, a path, a header's value), at most ``max_keys`` of them.

@@ -61,6 +61,25 @@ def test_never_more_than_burst_plus_rate_and_never_less(
             return
 
 
+@given(
+    rate=st.sampled_from([0.5, 10.0, 1e6]),
+    burst=st.integers(1, 50),
+    steps=st.lists(st.tuples(st.integers(1, 60), st.floats(0, 9))),
+)
+def test_many_at_once_are_as_many_one_by_one(rate: float, burst: int, steps: list[tuple[int, float]]) -> None:
+    together, single = TokenBucket(rate, burst, 0.0), TokenBucket(rate, burst, 0.0)
+    now = 0.0
+    for count, wait in steps:
+        now += wait / rate
+        if together.has(count, now):
+            together.spend(count, now)
+            assert [single.take(now) for _ in range(count)] == [0.0] * count
+        else:
+            probe = TokenBucket(rate, burst, 0.0)
+            probe._full_at = single._full_at
+            assert any(probe.take(now) > 0 for _ in range(count))
+
+
 def test_each_key_has_its_bucket() -> None:
     clock = Clock()
     buckets = KeyedBuckets(1, 2, clock)

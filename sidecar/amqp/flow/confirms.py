@@ -9,11 +9,9 @@ exactly one answer, and none while its publish is still held.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import OrderedDict
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from sidecar.amqp.flow.publish import Publish
+from sidecar.amqp.flow.publish import Publish
+from sidecar.amqp.flow.runs import Runs
 
 
 class Confirms:
@@ -27,7 +25,7 @@ class Confirms:
         self._received = 0
         self._forwarded = 0
         #: The broker's number → what it has not answered, in order.
-        self._waiting: OrderedDict[int, Publish] = OrderedDict()
+        self._waiting = Runs()
         #: The client's lowest number without an answer. Those above it that have one come in runs, of which the first
         #: and the last numbers are kept, in order: never more runs than there are numbers without an answer.
         self._low = 1
@@ -37,40 +35,56 @@ class Confirms:
     @property
     def unanswered(self) -> int:
         """Publishes passed on that the broker has not answered."""
-        return len(self._waiting)
+        return self._waiting.count
 
-    def received(self) -> int:
-        """A whole publish has come: the client's number of it."""
-        self._received = number = self._received + 1
+    @property
+    def in_step(self) -> bool:
+        """Both numberings agree, and what comes next gets the same number from both, too."""
+        return self.same and self._received == self._forwarded
+
+    def received(self, count: int = 1) -> int:
+        """So many whole publishes have come: the client's number of the first."""
+        number = self._received + 1
+        self._received += count
         return number
 
-    def forwarded(self, publish: Publish) -> None:
+    def forwarded(self, publish: Publish, count: int = 1) -> None:
         """It is passed on now, and the broker will give it its next number. One with tag 0 came before confirm mode,
-        but reaches the broker after it: the client does not wait for that answer."""
-        self._forwarded = number = self._forwarded + 1
-        self._waiting[number] = publish
+        but reaches the broker after it: the client does not wait for that answer. A shared one stands for ``count`` of
+        them, and both numberings are :attr:`in_step`."""
+        number = self._forwarded + 1
+        self._forwarded += count
+        self._waiting.put(number, self._forwarded, publish)
         if publish.tag != number:
             self.same = False
 
     def settled(self, number: int, multiple: bool) -> list[Publish]:
         """What the broker's answer is for, in the order it was passed on; it is forgotten here. With ``multiple`` that
         is everything up to ``number`` (all there is for 0). Nothing for numbers never used or answered before."""
-        waiting = self._waiting
+        return each(self.take(number, multiple))
+
+    def take(self, number: int, multiple: bool) -> list[tuple[int, int, object]]:
+        """The same, in runs: the broker's first and last number, and the publish, which may be a shared one."""
         if not multiple:
-            publish = waiting.pop(number, None)
-            return [] if publish is None else [publish]
+            return self._waiting.take(number, number)
         if number > self._forwarded:
             return []
-        found: list[Publish] = []
         if number == 0:
             if self._received != self._forwarded:
                 self.same = False  # the client would take it for what is held, too
-            found.extend(waiting.values())
-            waiting.clear()
-            return found
-        while waiting and next(iter(waiting)) <= number:
-            found.append(waiting.popitem(last=False)[1])
-        return found
+            number = self._forwarded
+        return self._waiting.take(1, number)
+
+    def take_run(self, first: int, last: int) -> list[tuple[int, int, object]]:
+        """The same for answers to each of the numbers from ``first`` to ``last``."""
+        return self._waiting.take(first, last)
+
+    def answered(self, first: int, last: int) -> None:
+        """The client hears of these numbers by what the broker has said, as that goes to it as it is."""
+        if first == self._low and last <= self._received and not self._starts:
+            self._low = last + 1
+        else:
+            self.answers(list(range(first, last + 1)))
 
     def answers(self, tags: list[int]) -> list[tuple[int, bool]]:
         """The (number, multiple) of the frames that answer exactly these numbers of the client, as few as can be, and
@@ -101,12 +115,16 @@ class Confirms:
 
     def oldest(self) -> Publish | None:
         """What was passed on first of all that has no answer."""
-        waiting = self._waiting
-        return waiting[next(iter(waiting))] if waiting else None
+        found = self._waiting.first()
+        if found is None:
+            return None
+        publish = found[1]
+        assert isinstance(publish, Publish)
+        return publish
 
     def left(self) -> list[Publish]:
         """What was passed on and not answered, in that order."""
-        return list(self._waiting.values())
+        return each(self._waiting.all())
 
     def restart(self) -> None:
         """The broker's channel is another one: what it has not answered it never will, and it counts from 1 again."""
@@ -134,3 +152,15 @@ class Confirms:
             starts.insert(place, tag)
             ends.insert(place, tag)
         return True
+
+
+def each(runs: list[tuple[int, int, object]]) -> list[Publish]:
+    """Every single publish of what :meth:`Confirms.take` has found."""
+    found: list[Publish] = []
+    for first, last, publish in runs:
+        assert isinstance(publish, Publish)
+        if publish.shared:
+            found.extend([publish.one(tag) for tag in range(first, last + 1)])
+        else:
+            found.append(publish)
+    return found

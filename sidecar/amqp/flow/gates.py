@@ -82,6 +82,13 @@ class Gate:
     def passed(self, now: float) -> None:
         """A publish has gone through this gate and all others."""
 
+    def fits(self, count: int, now: float) -> bool:
+        """Whether so many that do not stand in line may pass, all of them, one after the other."""
+        return not self.waiting
+
+    def took(self, count: int, now: float) -> None:
+        """So many have gone through this gate and all others, for which it was said that they fit."""
+
     def wake_at(self, now: float) -> float:
         """When to see to the line again; inf: :attr:`on_change` will tell."""
         return now
@@ -132,6 +139,16 @@ class Gate:
         return waiter.ticket == entry[2] and waiter.gate is self
 
 
+def all_pass(gates: tuple[Gate, ...], count: int, now: float) -> bool:
+    """Whether so many that do not stand in line may pass these gates, all of them: then they have."""
+    for gate in gates:
+        if not gate.fits(count, now):
+            return False
+    for gate in gates:
+        gate.took(count, now)
+    return True
+
+
 class RateGate(Gate):
     """At most ``rate`` publishes a second, ``burst`` of them at once. Raises :class:`ValueError` for a rate that is not
     above 0 or a burst below 1.
@@ -172,6 +189,13 @@ class RateGate(Gate):
             due += wait
         self._due = due
         return False
+
+    def fits(self, count: int, now: float) -> bool:
+        return self.retired or (not self.waiting and self._bucket.has(count, now))
+
+    def took(self, count: int, now: float) -> None:
+        if not self.retired:
+            self._bucket.spend(count, now)
 
     def wake_at(self, now: float) -> float:
         return now if self.retired else self._due
@@ -236,6 +260,14 @@ class DepthGate(Gate):
         self._total = total = self._total + 1
         if total >= self._alert:
             self._judge()
+
+    def fits(self, count: int, now: float) -> bool:
+        return not (self.closed or self.waiting) and self._total + count < self._alert
+
+    def took(self, count: int, now: float) -> None:
+        if now >= self._until:
+            self._span(now)
+        self._total += count
 
     def sampled(self, depth: int, consumers: int, asked_at: float, now: float) -> None:
         """The queue had ``depth`` ready messages and so many consumers when it was asked, at ``asked_at`` or a little

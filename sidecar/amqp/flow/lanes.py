@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Container
 from heapq import heapify, heappop, heappush
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from sidecar.amqp.flow.gates import Gate, Waiter
 from sidecar.core.compiling import mypyc_attr
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.publish import Publish
+
+
+class Handle(Protocol):
+    """What ``call_at`` returns, as :class:`asyncio.TimerHandle`."""
+
+    def cancel(self) -> object: ...
 
 
 @mypyc_attr(allow_interpreted_subclasses=True)  # tests have senders of their own

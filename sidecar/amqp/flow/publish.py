@@ -16,9 +16,14 @@ ID_HEADER: Final = "x-sidecar-id"
 class Publish:
     """One whole message of a client. ``tag`` is the client's number of it in confirm mode, 0 without; ``frames`` are
     all its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when
-    it came, in the loop's time; ``trace`` is set when a span of it is, or may be, to be recorded."""
+    it came, in the loop's time; ``trace`` is set when a span of it is, or may be, to be recorded.
 
-    __slots__ = ("arrival", "frames", "priority", "route", "sender", "since", "spools", "tag", "trace", "waits_for")
+    One that is ``shared`` stands for a run of them that passed on at once, and has the first one's tag."""
+
+    __slots__ = (
+        "arrival", "frames", "priority", "route", "sender", "shared", "since", "spools", "tag", "trace",
+        "waits_for",
+    )  # fmt: skip
 
     def __init__(
         self, sender: Sender, route: PublishRoute, tag: int, frames: bytes, priority: int, since: float
@@ -36,3 +41,8 @@ class Publish:
         self.spools = False
         #: What it waits for, or why it goes elsewhere, for people; empty: nothing.
         self.waits_for = ""
+        self.shared = False
+
+    def one(self, tag: int) -> Publish:
+        """The one with that tag among those that it stands for."""
+        return Publish(self.sender, self.route, tag, b"", self.priority, self.since)

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from math import inf
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.flow.gates import Gate, SwitchGate
-from sidecar.amqp.flow.lanes import Lane, Sender
+from sidecar.amqp.flow.gates import Gate, SwitchGate, all_pass
+from sidecar.amqp.flow.lanes import Handle, Lane, Sender
 from sidecar.amqp.flow.stories import MOMENT
 
 if TYPE_CHECKING:
@@ -33,12 +33,6 @@ _ROOM: Final = 0.9
 #: Lines that are shorter than this part of the bounds may go on when they are reached, until this much is held in all.
 _SHARE: Final = 0.125
 _RESERVE: Final = 1.25
-
-
-class Handle(Protocol):
-    """What ``call_at`` returns, as :class:`asyncio.TimerHandle`."""
-
-    def cancel(self) -> object: ...
 
 
 class Scheduler:
@@ -119,6 +113,12 @@ class Scheduler:
         for gate in gates:
             gate.passed(now)
         return None
+
+    def admits(self, sender: Sender, route: PublishRoute, count: int, now: float) -> bool:
+        """Whether so many publishes may go now, all of them: then they are counted as gone by their gates."""
+        if sender.held or sender.window is not None or self._alarm.closed or self._alarm.waiting:
+            return False
+        return all_pass(route.gates, count, now)
 
     def enqueue(self, publish: Publish, gate: Gate, now: float) -> None:
         """Let a publish wait until its gates are open; ``gate`` is what :meth:`closed_gate` said."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.amqp.wire.content import B3, TRACEPARENT, properties, text_header
+from sidecar.amqp.wire.runs import IDS, add_traces
 from sidecar.amqp.wire.tables import table_entry
 from sidecar.core import conventions as names
 from sidecar.core.ids import Ids
@@ -28,6 +29,8 @@ from sidecar.resilience.sampling import Sampling
 if TYPE_CHECKING:
     from sidecar.amqp.flow.policy import PublishRoute
 
+#: Random bytes that are drawn at once.
+_POOL: Final = 170 * IDS
 #: An entry of a field table up to its value: the name, the tag of a long string, and its length (55).
 _ENTRY: Final = b"\x0btraceparentS\x00\x00\x00\x37"
 
@@ -63,7 +66,8 @@ class MessageTracing:
     neither. ``record`` takes finished spans; ``None``: there is no collector."""
 
     __slots__ = (
-        "_b3", "_clock", "_ids", "_record", "_sampling", "_upstream", "_w3c", "contexts", "recording",
+        "_at", "_b3", "_clock", "_ids", "_pool", "_record", "_rng", "_sampling", "_upstream", "_w3c", "contexts",
+        "recording",
     )  # fmt: skip
 
     def __init__(
@@ -83,6 +87,10 @@ class MessageTracing:
             name for name, listed in ((TRACEPARENT, self._w3c), (B3, self._b3)) if listed
         )
         self._ids = Ids(rng)
+        self._rng = rng
+        #: Random bytes, those before ``_at`` used.
+        self._pool = b""
+        self._at = 0
         self._sampling = sampling
         self._record = record
         self._clock = clock
@@ -91,13 +99,38 @@ class MessageTracing:
 
     def begin(self) -> str:
         """The ids of a new trace and its first span, 48 digits, for a message without a context."""
-        return self._ids.take(48)
+        at = self._random(IDS)
+        self._at = at + IDS
+        return self._pool[at : at + IDS].hex()
+
+    def _random(self, size: int) -> int:
+        """Where in the pool so many random bytes are that were not used."""
+        if self._at + size > len(self._pool):
+            drawn = [self._rng.getrandbits(8 * _POOL).to_bytes(_POOL, "big") for _ in range(size // _POOL + 1)]
+            self._pool = self._pool[self._at :] + b"".join(drawn)
+            self._at = 0
+        return self._at
 
     def entries(self, ids: str) -> bytes:
         """The table entries that carry the context of those ids."""
         flag = "1" if self._sampling.sampled(ids[:32]) else "0"
         found = _ENTRY + f"00-{ids[:32]}-{ids[32:]}-0{flag}".encode() if self._w3c else b""
         return found + table_entry("b3", f"{ids[:32]}-{ids[32:]}-{flag}") if self._b3 else found
+
+    def add_to_run(self, data: bytes, start: int, end: int, count: int, limit: int) -> bytes | None:
+        """A run of so many publishes with a new trace in each header (no longer than ``limit``), of which no span will
+        be wanted; as it is, where nothing is put into messages. ``None``: each is to be looked at by itself. Say so if
+        it passes (:meth:`run_added`), or the next ones get the same ids."""
+        if self._record is not None or self._b3 or add_traces is None:
+            return None
+        if not self._w3c:
+            return data[start:end]
+        at = self._random(count * IDS)
+        return add_traces(data, start, end, limit, self._pool, at, self._sampling.least)
+
+    def run_added(self, count: int) -> None:
+        """That run passes."""
+        self._at += count * IDS
 
     def begun(self, ids: str) -> PublishTrace | None:
         """The trace of a message that has got those ids; ``None`` when no span of it will be wanted."""

@@ -6,9 +6,9 @@ A client can only mean deliveries that it has got, and the broker only those of 
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from sidecar.amqp.flow.runs import Runs
 from sidecar.amqp.relay.deliveries import DeliverySpan
 from sidecar.amqp.wire.constants import BASIC_ACK, BASIC_NACK, BASIC_REJECT, METHOD
 from sidecar.amqp.wire.methods import basic_ack, basic_nack, method_of, settlement
@@ -22,52 +22,50 @@ class Unacked:
     """The unsettled deliveries of one channel, by delivery tag. The broker's tags only grow (§4.7, "delivery-tag"
     domain); a client may settle them in any order, and all up to one at once."""
 
-    __slots__ = ("_notes",)
+    __slots__ = ("_tags",)
 
     def __init__(self) -> None:
-        self._notes: OrderedDict[int, object] = OrderedDict()
+        self._tags = Runs()
 
     @property
     def count(self) -> int:
         """How many there are."""
-        return len(self._notes)
+        return self._tags.count
 
     def delivered(self, tag: int, note: object = None) -> bool:
         """A delivery that wants settling has gone to the client; ``note`` is whatever is to be remembered of it. Return
         whether it is one more."""
-        notes = self._notes
-        before = len(notes)
-        notes[tag] = note
-        return len(notes) > before
+        return self._tags.put(tag, tag, note) > 0
+
+    def delivered_run(self, first: int, last: int) -> int:
+        """The same of those with consecutive tags and no notes. Return how many more they are."""
+        return self._tags.put(first, last)
 
     def settled(self, tag: int, multiple: bool) -> list[object]:
         """The notes of the deliveries that this settles, oldest first: that of ``tag``, or with ``multiple`` of all up
         to it (all there are for tag 0). Tags that were settled or never delivered: none."""
-        notes = self._notes
-        if not multiple:
-            if tag not in notes:
-                return []
-            return [notes.pop(tag)]
-        if tag == 0:
-            found = list(notes.values())
-            notes.clear()
-            return found
-        found = []
-        while notes and next(iter(notes)) <= tag:
-            found.append(notes.popitem(last=False)[1])
+        if multiple:
+            return self.settled_run(0, tag or self._tags.last())
+        return self.settled_run(tag, tag)
+
+    def settled_run(self, first: int, last: int) -> list[object]:
+        """The same of those from ``first`` to ``last``."""
+        found: list[object] = []
+        for begin, end, note in self._tags.take(first, last):
+            found += [note] * (end - begin + 1)
         return found
 
     def last(self) -> int:
         """The newest; 0: there is none."""
-        return next(reversed(self._notes)) if self._notes else 0
+        return self._tags.last()
 
     def tags(self, last: int) -> list[int]:
         """Those up to ``last`` (0: all), oldest first."""
-        return [tag for tag in self._notes if last == 0 or tag <= last]
+        return [tag for begin, end, _ in self._tags.all() for tag in range(begin, end + 1) if last == 0 or tag <= last]
 
     def clear(self) -> None:
         """The channel is gone, or everything is to be delivered again (basic.recover)."""
-        self._notes.clear()
+        self._tags.clear()
 
 
 def settle(session: SessionState, channel: Channel, method: int, data: bytes, start: int, end: int) -> bytes | None:
@@ -116,8 +114,19 @@ def _around(session: SessionState, channel: Channel, method: int, tag: int, requ
     return b"".join(frames)
 
 
+def acked(session: SessionState, channel: Channel, first: int, last: int) -> bool:
+    """Take an ``ack`` for each of these deliveries, if that may pass as it is; return whether it was taken."""
+    if channel.offset:
+        return False
+    _noted(session, channel.unacked.settled_run(first, last), True)
+    return True
+
+
 def _settled(session: SessionState, channel: Channel, tag: int, multiple: bool, taken: bool) -> None:
-    notes = channel.unacked.settled(tag, multiple)
+    _noted(session, channel.unacked.settled(tag, multiple), taken)
+
+
+def _noted(session: SessionState, notes: list[object], taken: bool) -> None:
     for note in notes:
         if isinstance(note, DeliverySpan):
             note.settled(session.tracing, taken)

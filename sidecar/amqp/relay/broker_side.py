@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sidecar.amqp.relay.publishing import Direct, PublishPath
+from sidecar.amqp.flow.confirms import Confirms, each
+from sidecar.amqp.flow.gates import Gate
+from sidecar.amqp.flow.publish import Publish
+from sidecar.amqp.relay.publishing import IncomingPublish, PublishPath
+from sidecar.amqp.wire.methods import publish_answers
 
 if TYPE_CHECKING:
+    from sidecar.amqp.flow.policy import PublishRoute
     from sidecar.amqp.relay.channel import Channel
     from sidecar.amqp.relay.connections import BrokerConnection
     from sidecar.amqp.relay.session_state import SessionState
+    from sidecar.amqp.wire.splice import Splice
     from sidecar.core.replies import Reply
     from sidecar.exchange.filter import Again
 
@@ -139,3 +145,119 @@ class Attached(BrokerSide):
 
     def login(self, frame: bytes) -> None:
         self._session.broker_write(frame)
+
+
+class Direct(PublishPath):
+    """The path without a spool: a publish goes to the broker at once, or is held before a gate."""
+
+    __slots__ = ()
+
+    def submit(self, incoming: IncomingPublish, splice: Splice, end: int, now: float) -> None:
+        route = incoming.route
+        assert route is not None
+        incoming.left = -1
+        stats = route.stats
+        stats.published += 1
+        gate = self.session.scheduler.closed_gate(self, route, now)
+        if gate is not None:
+            self._hold(incoming, incoming.take_out(splice, end), gate, now)
+            return
+        incoming.route = None
+        stats.forwarded += 1
+        confirms = self.confirms
+        if confirms is not None:
+            publish = Publish(self, route, confirms.received(), b"", 0, now)
+            publish.trace = incoming.trace
+            confirms.forwarded(publish)
+        elif incoming.trace is not None:
+            self.session.tracing.published(incoming.trace, route, now)
+        incoming.trace = None
+        incoming.pass_on(splice)
+
+    def _hold(self, incoming: IncomingPublish, frames: bytes, gate: Gate, now: float) -> None:
+        """Let it wait for ``gate``; or refuse it, when that is the gate's rule and the client can be told."""
+        confirms = self.confirms
+        publish = self.publish(incoming, frames, confirms.received() if confirms is not None else 0, now)
+        if publish.tag and gate.over == "nack":
+            publish.waits_for = gate.name
+            self.refuse(publish)
+        else:
+            self.session.schedule(publish, gate, now)
+
+    def forward(self, publish: Publish) -> None:
+        frames = publish.frames
+        publish.frames = b""
+        publish.route.stats.forwarded += 1
+        if self.confirms is not None:
+            self.confirms.forwarded(publish)
+        if publish.trace is not None and not publish.tag:
+            self.session.tracing.published(publish.trace, publish.route, publish.since)
+        self.session.broker_write(frames)
+
+    def pass_run(self, splice: Splice, start: int, end: int, route: PublishRoute, count: int, now: float) -> bool:
+        session = self.session
+        confirms = self.confirms
+        if self.held or route.partition is not None or end - start > session.max_message_size:
+            return False
+        if confirms is not None and not confirms.in_step:
+            return False
+        new = session.tracing.add_to_run(splice.data, start, end, count, session.handshake.frame_max)
+        if new is None or not session.scheduler.admits(self, route, count, now):
+            return False
+        session.tracing.run_added(count)
+        stats = route.stats
+        stats.published += count
+        stats.forwarded += count
+        if confirms is not None:
+            publish = Publish(self, route, confirms.received(count), b"", 0, now)
+            publish.shared = True
+            confirms.forwarded(publish, count)
+        splice.replace(start, end, new)
+        return True
+
+    def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
+        confirms = self.confirms
+        if confirms is None:
+            return None
+        runs = confirms.take(number, multiple)
+        if positive and confirms.same:
+            self._confirmed(confirms, runs)
+            return None
+        tags: list[int] = []
+        for publish in each(runs):
+            if positive:
+                publish.route.stats.confirmed += 1
+            else:
+                publish.route.stats.nacked += 1
+                self.tell_refused(publish)
+            if publish.tag:
+                tags.append(publish.tag)
+                if publish.trace is not None:
+                    error = "" if positive else "nacked"
+                    self.session.tracing.published(publish.trace, publish.route, publish.since, error)
+        if not confirms.unanswered:
+            self._hurry()
+        answers = confirms.answers(tags)
+        if confirms.same:
+            return None
+        return publish_answers(self.number, answers, positive)
+
+    def acked(self, first: int, last: int) -> bool:
+        confirms = self.confirms
+        if confirms is None:
+            return True
+        if not confirms.same:
+            return False
+        self._confirmed(confirms, confirms.take_run(first, last))
+        return True
+
+    def _confirmed(self, confirms: Confirms, runs: list[tuple[int, int, object]]) -> None:
+        """The broker has taken these, and the client hears it in the broker's words."""
+        for first, last, publish in runs:
+            assert isinstance(publish, Publish)
+            publish.route.stats.confirmed += last - first + 1
+            if publish.trace is not None:
+                self.session.tracing.published(publish.trace, publish.route, publish.since)
+            confirms.answered(first, last)
+        if not confirms.unanswered:
+            self._hurry()

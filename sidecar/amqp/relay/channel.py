@@ -234,6 +234,15 @@ class Channel:
         if self.unacked.delivered(tag, self.delivery):
             stats.unacked += 1
 
+    def delivered_run(self, first: int, last: int, no_ack: bool) -> None:
+        """The same of messages with these tags, of which no span is wanted and none answers a request."""
+        stats = self.session.amqp_stats
+        stats.delivered += last - first + 1
+        if last > self.last_tag:
+            self.last_tag = last
+        if not no_ack:
+            stats.unacked += self.unacked.delivered_run(first, last)
+
     def hand_over(self, message: IncomingMessage) -> list[bytes]:
         """What had to wait is for the client now, and counts as delivered: its frames."""
         if message.tag:

@@ -17,7 +17,7 @@ from sidecar.exchange.phases import CONNECTING
 from sidecar.net.sockets import Pausable, keep_alive
 
 if TYPE_CHECKING:
-    from sidecar.amqp.flow.scheduler import Handle
+    from sidecar.amqp.flow.lanes import Handle
     from sidecar.amqp.relay.session_state import Port, SessionState
     from sidecar.endpoints.endpoint import Endpoint
 

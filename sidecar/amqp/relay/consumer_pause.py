@@ -8,17 +8,20 @@ would deliver them again at once). After the pause the consumers begin again. Th
 
 from __future__ import annotations
 
-from struct import pack
+from struct import Struct, pack
 from typing import TYPE_CHECKING, Final
 
-from sidecar.amqp.relay.channel import REPLIES
+from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES
 from sidecar.amqp.relay.connections import OPEN
-from sidecar.amqp.wire.constants import BASIC_QOS
-from sidecar.amqp.wire.methods import basic_cancel, method
+from sidecar.amqp.relay.deliveries import DISCARD, PausedDelivery
+from sidecar.amqp.wire.constants import BASIC_DELIVER, BASIC_QOS, SYNTAX_ERROR, AmqpError
+from sidecar.amqp.wire.methods import basic_cancel, basic_nack, method
 
 if TYPE_CHECKING:
     from sidecar.amqp.relay.channel import Channel, Subscription
     from sidecar.amqp.relay.session_state import SessionState
+
+_u64: Final = Struct(">Q").unpack_from
 
 #: What each message of a stream has among its headers (RabbitMQ). It cannot go back: a nack is as good as an ack there.
 _STREAM: Final = b"\x0fx-stream-offset"
@@ -36,6 +39,67 @@ class ConsumerPause:
         self.returning = False
         #: When the pause began, or paused deliveries went back.
         self._since = 0.0
+
+    # -- deliveries ----------------------------------------------------------------------------------------------------
+
+    def deliver(self, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
+        """A message for a consumer begins: what goes to the client now; ``None``: as it came. Raises
+        :class:`AmqpError`."""
+        session = self._session
+        at = start + 12 + data[start + 11]
+        if at + 9 > end:
+            raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - basic.deliver ends too early", BASIC_DELIVER)
+        tag: int = _u64(data, at)[0]
+        new: bytes | None = None
+        if channel.offset:
+            tag += channel.offset
+            new = data[start:at] + tag.to_bytes(8, "big") + data[at + 8 : end]
+        consumer = data[start + 12 : at]
+        kind = channel.kind(consumer)
+        if channel.ending or channel.freed or session.client.state != OPEN:
+            # The end of the channel gives it back, if there is nothing to wait for.
+            if channel.freed and kind == ACK and not (channel.ending or channel.recovering) and session.speaks:
+                session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
+            channel.incoming = DISCARD
+            return b""
+        if self.on and kind != REPLIES:
+            if not self.returning:
+                subscription = channel.subscriptions.get(consumer)
+                if subscription is not None and subscription.away:
+                    # It was on its way when we cancelled the consumer.
+                    if not channel.recovering:
+                        session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
+                    channel.incoming = DISCARD
+                    return b""
+                channel.incoming = paused = PausedDelivery(
+                    channel, tag, consumer, kind == NO_ACK, new or data[start:end]
+                )
+                channel.paused.append(paused)
+                session.count_paused(1, end - start)
+                return b""
+            if kind != NO_ACK:
+                # We drain: it goes to somebody else at once.
+                if not channel.recovering:
+                    session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
+                channel.incoming = DISCARD
+                return b""
+        channel.delivered(tag, consumer, kind != 0)
+        if channel.delivery is not None:
+            channel.delivery.frame = data[start:end]
+        channel.passing = -1
+        return new
+
+    def deliver_run(self, channel: Channel, consumer: bytes, first: int, last: int) -> bool:
+        """Whole messages for a consumer, with these tags: whether they may simply pass, and are counted."""
+        session = self._session
+        if channel.offset or channel.ending or channel.freed or channel.asked or session.client.state != OPEN:
+            return False
+        if self.on or session.tracing.recording:
+            return False
+        channel.delivered_run(first, last, channel.kind(consumer) != ACK)
+        return True
+
+    # -- the pause -----------------------------------------------------------------------------------------------------
 
     def switch(self, on: bool) -> None:
         """Pause deliveries from now on, or hand them out again, the paused ones first."""

@@ -11,11 +11,11 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay import answers, control
-from sidecar.amqp.relay.acks import settle
-from sidecar.amqp.relay.channel import ACK, NO_ACK, REPLIES, Channel
-from sidecar.amqp.relay.connections import OPEN
-from sidecar.amqp.relay.deliveries import DISCARD, PartialMessage, PausedDelivery
-from sidecar.amqp.wire import content
+from sidecar.amqp.relay.acks import acked, settle
+from sidecar.amqp.relay.channel import Channel
+from sidecar.amqp.relay.deliveries import PartialMessage
+from sidecar.amqp.relay.publishing import size_at
+from sidecar.amqp.wire import content, runs
 from sidecar.amqp.wire.constants import (
     BASIC_ACK,
     BASIC_DELIVER,
@@ -28,11 +28,11 @@ from sidecar.amqp.wire.constants import (
     FRAME_OVERHEAD,
     HEADER,
     METHOD,
-    SYNTAX_ERROR,
     UNEXPECTED_FRAME,
     AmqpError,
 )
-from sidecar.amqp.wire.methods import basic_nack, channel_close_ok, method_of, settlement
+from sidecar.amqp.wire.methods import channel_close_ok, method_of, settlement
+from sidecar.amqp.wire.runs import ACKS, COUNT, DELIVERIES, KIND, PUBLISHES
 from sidecar.amqp.wire.splice import Splice
 
 if TYPE_CHECKING:
@@ -45,73 +45,149 @@ _u64: Final = Struct(">Q").unpack_from
 
 
 def from_client(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
-    """Take frames of the client and pass on what may pass. Raises :class:`AmqpError` for what ends the connection;
-    whatever came before it has been passed on."""
-    channels = session.channels
-    now = session.listener.clock()
-    start = end = frames[0][2]
-    splice = Splice(data, start)
-    #: The channel whose publish began in ``data`` and is still incomplete.
-    opened: Channel | None = None
-    urgent = False  # the client waits for an answer
+    """Take frames (and runs) of the client and pass on what may pass. Raises :class:`AmqpError` for what ends the
+    connection; whatever came before it has been passed on."""
+    flow = _FromClient(session, data, frames[0][2])
     try:
         for kind, number, start, end in frames:
-            channel = channels.get(number)
-            if opened is not None and channel is not opened:
-                # Another channel's frame in the middle of a publish: what there is of that one waits with its channel.
-                opened.publish.set_aside(splice, start)
-                opened = None
-            if channel is None:
-                # Whatever this leads to must not overtake what came before it.
-                urgent = True
-                _write(session, splice, start)
-                new = control.off_channel(session, kind, number, data, start, end)
-                if session.buffers and number in channels:
-                    new = session.side.request(data[start:end])
-            elif channel.pending is not None:
-                session.wait(channel, data[start:end])
-                new = b""
-            elif kind != METHOD:
-                opened = _content(session, channel, opened, splice, kind, start, end, now)
-                continue
-            else:
-                method = method_of(data, start, end)
-                publish = channel.publish
-                if publish.route is not None:
-                    raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a method inside a publish", method)
-                if method == BASIC_PUBLISH:
-                    publish.begin(data, start, end)
-                    opened = channel
-                    continue
-                if method in _SETTLING:
-                    new = settle(session, channel, method, data, start, end)
-                else:
-                    urgent = True
-                    _write(session, splice, start)
-                    new = control.from_client(session, channel, method, data, start, end)
-                    if session.buffers:
-                        new = session.side.request(data[start:end] if new is None else new)
-            if new is not None:
-                splice.replace(start, end, new)
-        if opened is not None:
-            opened.publish.set_aside(splice, end)
+            if kind < PUBLISHES:
+                flow.take(kind, number, start, end)
+            elif not flow.take_run(kind, number, start, end):
+                for each in runs.frames(data, start, end):
+                    flow.take(each[0], each[1], each[2], each[3])
+        if flow.opened is not None:
+            flow.opened.publish.set_aside(flow.splice, flow.end)
     except AmqpError:
-        end = start if opened is None else opened.publish.begun
+        flow.end = flow.start if flow.opened is None else flow.opened.publish.begun
         raise
     finally:
-        splice.until(end)
-        out = splice.take()
+        flow.send()
+
+
+class _FromClient:
+    """What is read of the client at once, on its way to the broker."""
+
+    __slots__ = ("end", "now", "opened", "session", "splice", "start", "urgent")
+
+    def __init__(self, session: Session, data: bytes, start: int) -> None:
+        self.session = session
+        self.splice = Splice(data, start)
+        self.now = session.listener.clock()
+        #: The frame or run that is being taken.
+        self.start = start
+        self.end = start
+        #: The channel whose publish began in ``data`` and is still incomplete.
+        self.opened: Channel | None = None
+        #: The client waits for an answer.
+        self.urgent = False
+
+    def _set_aside(self, opened: Channel, start: int) -> None:
+        """Another channel's frame in the middle of a publish: what there is of that one waits with its channel."""
+        opened.publish.set_aside(self.splice, start)
+        self.opened = None
+
+    def take_run(self, kind: int, number: int, start: int, end: int) -> bool:
+        """Take a run as one, if that can be; return whether it was taken."""
+        self.start = start
+        self.end = end
+        channel = self.session.channels.get(number)
+        if self.opened is not None and channel is not self.opened:
+            self._set_aside(self.opened, start)
+        if channel is None or channel.pending is not None or channel.publish.route is not None:
+            return False
+        data = self.splice.data
+        count = kind >> COUNT
+        kind &= KIND
+        if kind == ACKS:
+            first: int = _u64(data, start + 11)[0]
+            return acked(self.session, channel, first, first + count - 1)
+        if kind == PUBLISHES:
+            # The two names stand between a reserved short and an octet of bits.
+            key = data[start + 13 : start + int(size_at(data, start + 3)[0]) + FRAME_OVERHEAD - 2]
+            route = self.session.routes.find(key)
+            return channel.path.pass_run(self.splice, start, end, route, count, self.now)
+        return False
+
+    def take(self, kind: int, number: int, start: int, end: int) -> None:
+        """Take a frame. Raises :class:`AmqpError`."""
+        session = self.session
+        splice = self.splice
+        data = splice.data
+        self.start = start
+        self.end = end
+        channel = session.channels.get(number)
+        if self.opened is not None and channel is not self.opened:
+            self._set_aside(self.opened, start)
+        if channel is None:
+            # Whatever this leads to must not overtake what came before it.
+            self._write()
+            new = control.off_channel(session, kind, number, data, start, end)
+            if session.buffers and number in session.channels:
+                new = session.side.request(data[start:end])
+        elif channel.pending is not None:
+            session.wait(channel, data[start:end])
+            new = b""
+        elif kind != METHOD:
+            self._take_content(channel, kind, start, end)
+            return
+        else:
+            method = method_of(data, start, end)
+            publish = channel.publish
+            if publish.route is not None:
+                raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a method inside a publish", method)
+            if method == BASIC_PUBLISH:
+                publish.begin(data, start, end)
+                self.opened = channel
+                return
+            if method in _SETTLING:
+                new = settle(session, channel, method, data, start, end)
+            else:
+                self._write()
+                new = control.from_client(session, channel, method, data, start, end)
+                if session.buffers:
+                    new = session.side.request(data[start:end] if new is None else new)
+        if new is not None:
+            splice.replace(start, end, new)
+
+    def _take_content(self, channel: Channel, kind: int, start: int, end: int) -> None:
+        """A header or body of a publish."""
+        publish = channel.publish
+        splice = self.splice
+        if kind == BODY:
+            publish.take_body(end - start - FRAME_OVERHEAD)
+        elif kind == HEADER:
+            refusal = publish.take_header(channel.path, splice.data, start, end)
+            if refusal is not None:
+                splice.replace(start if self.opened is None else publish.begun, end, b"")
+                self.session.broker_write(splice.take())
+                self.session.refuse_channel(channel, refusal.code, refusal.text, BASIC_PUBLISH)
+                self.opened = None
+                return
+        else:
+            raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
+        if self.opened is None:
+            publish.add(splice, start, end)
+        if publish.left == 0:
+            channel.path.submit(publish, splice, end, self.now)
+            self.opened = None
+
+    def _write(self) -> None:
+        """Let everything go to the broker that stands before this frame, as the client waits for an answer."""
+        self.urgent = True
+        self.splice.until(self.start)
+        self.session.broker_write(self.splice.take())
+
+    def send(self) -> None:
+        """Send what passes to the broker; what is not urgent may leave together with what comes later."""
+        self.splice.until(self.end)
+        out = self.splice.take()
         if out:
-            session.touched = now
-            _send(session, out, urgent)
-
-
-def _send(session: Session, out: bytes, urgent: bool) -> None:
-    """Send to the broker; what is not urgent may leave together with what comes later."""
-    if urgent:
-        session.broker_write(out)
-    else:
-        session.broker_publish(out)
+            session = self.session
+            session.touched = self.now
+            if self.urgent:
+                session.broker_write(out)
+            else:
+                session.broker_publish(out)
 
 
 def take_pending(session: Session, channel: Channel) -> None:
@@ -127,103 +203,124 @@ def take_pending(session: Session, channel: Channel) -> None:
         from_client(session, b"".join(pending), frames)
 
 
-def _write(session: Session, splice: Splice, end: int) -> None:
-    """Let everything go to the broker that stands before ``end``."""
-    splice.until(end)
-    session.broker_write(splice.take())
-
-
-def _content(
-    session: Session,
-    channel: Channel,
-    opened: Channel | None,
-    splice: Splice,
-    kind: int,
-    start: int,
-    end: int,
-    now: float,
-) -> Channel | None:
-    """A header or body of a publish. Returns ``opened``, or ``None`` when there is no such channel any more."""
-    publish = channel.publish
-    if kind == BODY:
-        publish.take_body(end - start - FRAME_OVERHEAD)
-    elif kind == HEADER:
-        refusal = publish.take_header(channel.path, splice.data, start, end)
-        if refusal is not None:
-            splice.replace(start if opened is None else publish.begun, end, b"")
-            session.broker_write(splice.take())
-            session.refuse_channel(channel, refusal.code, refusal.text, BASIC_PUBLISH)
-            return None
-    else:
-        raise AmqpError(UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a heartbeat on a channel")
-    if opened is None:
-        publish.add(splice, start, end)
-    if publish.left == 0:
-        channel.path.submit(publish, splice, end, now)
-        return None
-    return opened
-
-
 def from_broker(session: Session, data: bytes, frames: list[tuple[int, int, int, int]]) -> None:
-    """Take frames of the broker and pass on what may pass. Raises :class:`AmqpError` when the broker breaks the
-    protocol."""
-    channels = session.channels
-    start = end = frames[0][2]
-    splice = Splice(data, start)
-    buffers = session.buffers
-    #: With a spool: the channel that is being talked on, and where its last message begins. The client gets whole ones,
-    #: as the broker may be lost in the middle of one.
-    opened: Channel | None = None
-    begun = 0
+    """Take frames (and runs) of the broker and pass on what may pass. Raises :class:`AmqpError` when the broker breaks
+    the protocol."""
+    flow = _FromBroker(session, data, frames[0][2])
     try:
         for kind, number, start, end in frames:
-            channel = channels.get(number)
-            if opened is not None and channel is not opened:
-                _withhold(opened, splice, begun, start)
-                opened = None
-            if session.refused and number in session.refused:
-                new = _from_refused(session, kind, number, data, start, end)
-            elif channel is None:
-                # A close must not overtake what came before it.
-                splice.until(start)
-                session.client_write(splice.take())
-                new = answers.off_channel(session, kind, number, data, start, end)
-            elif kind == METHOD:
-                if channel.incoming is not None or (opened is not None and opened.passing):
-                    _next(channel)
-                channel.delivery = None
-                method = method_of(data, start, end)
-                if method in (BASIC_ACK, BASIC_NACK):
-                    tag, bits = settlement(data, start, end)
-                    new = channel.path.answered(tag, bool(bits & 1), method == BASIC_ACK)
-                else:
-                    if method == BASIC_DELIVER:
-                        new = _deliver(session, channel, data, start, end)
-                    else:
-                        new = _answer(session, channel, splice, method, start, end)
-                    if buffers:
-                        opened = channel
-                        begun = start
-            elif channel.incoming is not None:
-                new = channel.incoming.take(data, start, end)
-            else:
-                if kind == BODY:
-                    channel.passing -= end - start - FRAME_OVERHEAD
-                elif kind == HEADER:
-                    channel.passing = content.body_size(data, start)
-                    if channel.delivery is not None:
-                        _describe(session, channel, data, start, end)
-                continue
-            if new is not None:
-                splice.replace(start, end, new)
+            if kind < PUBLISHES:
+                flow.take(kind, number, start, end)
+            elif not flow.take_run(kind, number, start, end):
+                for each in runs.frames(data, start, end):
+                    flow.take(each[0], each[1], each[2], each[3])
     except AmqpError:
-        end = start
+        flow.end = flow.start
         raise
     finally:
-        if opened is not None:
-            _withhold(opened, splice, begun, end)
-        splice.until(end)
-        session.client_write(splice.take())
+        flow.send()
+
+
+class _FromBroker:
+    """What is read of the broker at once, on its way to the client."""
+
+    __slots__ = ("_begun", "_opened", "end", "session", "splice", "start")
+
+    def __init__(self, session: Session, data: bytes, start: int) -> None:
+        self.session = session
+        self.splice = Splice(data, start)
+        #: The frame or run that is being taken.
+        self.start = start
+        self.end = start
+        #: With a spool: the channel that is being talked on, and where its last message begins. The client gets whole
+        #: ones, as the broker may be lost in the middle of one.
+        self._opened: Channel | None = None
+        self._begun = 0
+
+    def take_run(self, kind: int, number: int, start: int, end: int) -> bool:
+        """Take a run as one, if that can be; return whether it was taken."""
+        session = self.session
+        self.start = start
+        self.end = end
+        channel = session.channels.get(number)
+        if self._opened is not None and channel is not self._opened:
+            self._leave(self._opened, start)
+        if channel is None or channel.incoming is not None or channel.passing or number in session.refused:
+            return False
+        data = self.splice.data
+        count = kind >> COUNT
+        kind &= KIND
+        if kind == ACKS:
+            first: int = _u64(data, start + 11)[0]
+            taken = channel.path.acked(first, first + count - 1)
+        elif kind == DELIVERIES:
+            at = start + 12 + data[start + 11]
+            first = _u64(data, at)[0]
+            taken = session.consumer_pause.deliver_run(channel, data[start + 12 : at], first, first + count - 1)
+        else:
+            return False
+        if taken:
+            channel.delivery = None
+        return taken
+
+    def take(self, kind: int, number: int, start: int, end: int) -> None:
+        """Take a frame. Raises :class:`AmqpError`."""
+        session = self.session
+        splice = self.splice
+        data = splice.data
+        self.start = start
+        self.end = end
+        channel = session.channels.get(number)
+        if self._opened is not None and channel is not self._opened:
+            self._leave(self._opened, start)
+        if session.refused and number in session.refused:
+            new = _from_refused(session, kind, number, data, start, end)
+        elif channel is None:
+            # A close must not overtake what came before it.
+            splice.until(start)
+            session.client_write(splice.take())
+            new = answers.off_channel(session, kind, number, data, start, end)
+        elif kind == METHOD:
+            if channel.incoming is not None or (self._opened is not None and self._opened.passing):
+                _next(channel)
+            channel.delivery = None
+            method = method_of(data, start, end)
+            if method in (BASIC_ACK, BASIC_NACK):
+                tag, bits = settlement(data, start, end)
+                new = channel.path.answered(tag, bool(bits & 1), method == BASIC_ACK)
+            else:
+                if method == BASIC_DELIVER:
+                    new = session.consumer_pause.deliver(channel, data, start, end)
+                else:
+                    new = _answer(session, channel, splice, method, start, end)
+                if session.buffers:
+                    self._opened = channel
+                    self._begun = start
+        elif channel.incoming is not None:
+            new = channel.incoming.take(data, start, end)
+        else:
+            if kind == BODY:
+                channel.passing -= end - start - FRAME_OVERHEAD
+            elif kind == HEADER:
+                channel.passing = content.body_size(data, start)
+                if channel.delivery is not None:
+                    _describe(session, channel, data, start, end)
+            return
+        if new is not None:
+            splice.replace(start, end, new)
+
+    def _leave(self, channel: Channel, end: int) -> None:
+        """What comes next is not on this channel: if that cuts a message, all there is of it waits with its channel."""
+        self._opened = None
+        if channel.passing:
+            self.splice.replace(end, end, channel.withhold(self.splice.withdraw(self._begun, end)))
+
+    def send(self) -> None:
+        """Send what passes to the client."""
+        if self._opened is not None:
+            self._leave(self._opened, self.end)
+        self.splice.until(self.end)
+        self.session.client_write(self.splice.take())
 
 
 def _describe(session: Session, channel: Channel, data: bytes, start: int, end: int) -> None:
@@ -249,12 +346,6 @@ def _next(channel: Channel) -> None:
     channel.incoming = None
 
 
-def _withhold(channel: Channel, splice: Splice, begun: int, end: int) -> None:
-    """What comes next is not on this channel: if that cuts a message, all there is of it waits with its channel."""
-    if channel.passing:
-        splice.replace(end, end, channel.withhold(splice.withdraw(begun, end)))
-
-
 def _from_refused(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
     """On a channel that we have closed the broker still talks about the old one, until it has answered."""
     if kind == METHOD:
@@ -268,47 +359,3 @@ def _from_refused(session: Session, kind: int, number: int, data: bytes, start: 
         elif method == CHANNEL_CLOSE:  # both at once
             session.broker_write(channel_close_ok(number))
     return b""
-
-
-def _deliver(session: Session, channel: Channel, data: bytes, start: int, end: int) -> bytes | None:
-    """A message for a consumer begins."""
-    at = start + 12 + data[start + 11]
-    if at + 9 > end:
-        raise AmqpError(SYNTAX_ERROR, "SYNTAX_ERROR - basic.deliver ends too early", BASIC_DELIVER)
-    tag: int = _u64(data, at)[0]
-    new: bytes | None = None
-    if channel.offset:
-        tag += channel.offset
-        new = data[start:at] + tag.to_bytes(8, "big") + data[at + 8 : end]
-    consumer = data[start + 12 : at]
-    kind = channel.kind(consumer)
-    if channel.ending or channel.freed or session.client.state != OPEN:
-        # The end of the channel gives it back, if there is nothing to wait for.
-        if channel.freed and kind == ACK and not (channel.ending or channel.recovering) and session.speaks:
-            session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
-        channel.incoming = DISCARD
-        return b""
-    if session.consumer_pause.on and kind != REPLIES:
-        if not session.consumer_pause.returning:
-            subscription = channel.subscriptions.get(consumer)
-            if subscription is not None and subscription.away:
-                # It was on its way when we cancelled the consumer.
-                if not channel.recovering:
-                    session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
-                channel.incoming = DISCARD
-                return b""
-            channel.incoming = paused = PausedDelivery(channel, tag, consumer, kind == NO_ACK, new or data[start:end])
-            channel.paused.append(paused)
-            session.count_paused(1, end - start)
-            return b""
-        if kind != NO_ACK:
-            # We drain: it goes to somebody else at once.
-            if not channel.recovering:
-                session.broker_write(basic_nack(channel.number, tag - channel.offset, False, True))
-            channel.incoming = DISCARD
-            return b""
-    channel.delivered(tag, consumer, kind != 0)
-    if channel.delivery is not None:
-        channel.delivery.frame = data[start:end]
-    channel.passing = -1
-    return new

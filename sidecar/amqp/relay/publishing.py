@@ -7,7 +7,6 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.flow.confirms import Confirms
-from sidecar.amqp.flow.gates import Gate
 from sidecar.amqp.flow.lanes import Sender
 from sidecar.amqp.flow.publish import ID_HEADER, Publish
 from sidecar.amqp.wire import content
@@ -19,7 +18,7 @@ from sidecar.amqp.wire.constants import (
     UNEXPECTED_FRAME,
     AmqpError,
 )
-from sidecar.amqp.wire.methods import basic_nack, publish_answers
+from sidecar.amqp.wire.methods import basic_nack
 
 if TYPE_CHECKING:
     from sidecar.amqp.flow.partitions import Partition
@@ -250,9 +249,19 @@ class PublishPath(Sender):
         incoming.trace = None
         return publish
 
+    def pass_run(self, splice: Splice, start: int, end: int, route: PublishRoute, count: int, now: float) -> bool:
+        """Take a run of so many whole publishes, which is in the splice, if all of it may pass on at once; return
+        whether it was taken."""
+        return False
+
     def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
         """The broker's answer to publishes, in the client's numbers; ``None``: as it came."""
         raise NotImplementedError
+
+    def acked(self, first: int, last: int) -> bool:
+        """The broker has taken each of the publishes with these numbers. Return whether the client may be told so as it
+        came, and it is counted; else each answer is to be looked at (:meth:`answered`)."""
+        return False
 
     def _hurry(self) -> None:
         """Nothing is unanswered: no more is to be waited for."""
@@ -301,75 +310,3 @@ class PublishPath(Sender):
     def emptied(self) -> None:
         """Nothing is held for this channel any more."""
         self.session.emptied(self.number, self)
-
-
-class Direct(PublishPath):
-    """The path without a spool: a publish goes to the broker at once, or is held before a gate."""
-
-    __slots__ = ()
-
-    def submit(self, incoming: IncomingPublish, splice: Splice, end: int, now: float) -> None:
-        route = incoming.route
-        assert route is not None
-        incoming.left = -1
-        stats = route.stats
-        stats.published += 1
-        gate = self.session.scheduler.closed_gate(self, route, now)
-        if gate is not None:
-            self._hold(incoming, incoming.take_out(splice, end), gate, now)
-            return
-        incoming.route = None
-        stats.forwarded += 1
-        confirms = self.confirms
-        if confirms is not None:
-            publish = Publish(self, route, confirms.received(), b"", 0, now)
-            publish.trace = incoming.trace
-            confirms.forwarded(publish)
-        elif incoming.trace is not None:
-            self.session.tracing.published(incoming.trace, route, now)
-        incoming.trace = None
-        incoming.pass_on(splice)
-
-    def _hold(self, incoming: IncomingPublish, frames: bytes, gate: Gate, now: float) -> None:
-        """Let it wait for ``gate``; or refuse it, when that is the gate's rule and the client can be told."""
-        confirms = self.confirms
-        publish = self.publish(incoming, frames, confirms.received() if confirms is not None else 0, now)
-        if publish.tag and gate.over == "nack":
-            publish.waits_for = gate.name
-            self.refuse(publish)
-        else:
-            self.session.schedule(publish, gate, now)
-
-    def forward(self, publish: Publish) -> None:
-        frames = publish.frames
-        publish.frames = b""
-        publish.route.stats.forwarded += 1
-        if self.confirms is not None:
-            self.confirms.forwarded(publish)
-        if publish.trace is not None and not publish.tag:
-            self.session.tracing.published(publish.trace, publish.route, publish.since)
-        self.session.broker_write(frames)
-
-    def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
-        confirms = self.confirms
-        if confirms is None:
-            return None
-        tags: list[int] = []
-        for publish in confirms.settled(number, multiple):
-            stats = publish.route.stats
-            if positive:
-                stats.confirmed += 1
-            else:
-                stats.nacked += 1
-                self.tell_refused(publish)
-            if publish.tag:
-                tags.append(publish.tag)
-                if publish.trace is not None:
-                    error = "" if positive else "nacked"
-                    self.session.tracing.published(publish.trace, publish.route, publish.since, error)
-        if not confirms.unanswered:
-            self._hurry()
-        answers = confirms.answers(tags)
-        if confirms.same:
-            return None
-        return publish_answers(self.number, answers, positive)

@@ -86,7 +86,7 @@ class Session(SessionState):
                 pass  # nothing may follow a close (§2.2.4)
             elif self.stage == RUNNING and self.client.state == OPEN:
                 reader = self.client.reader
-                frames = reader.feed(data)
+                frames = reader.feed(data, True)
                 if frames:
                     forward.from_client(self, reader.data, frames)
                 if reader.error is not None:
@@ -116,7 +116,7 @@ class Session(SessionState):
         if broker is not self.broker or self.phase == ENDED:
             return
         reader = broker.reader
-        frames = reader.feed(data)
+        frames = reader.feed(data, self.stage == RUNNING)
         try:
             if self.stage == RUNNING:
                 if frames:

@@ -6,6 +6,7 @@ from struct import Struct
 from typing import Final
 
 from sidecar.amqp.wire.constants import FRAME_END, FRAME_ERROR, FRAME_OVERHEAD, AmqpError
+from sidecar.amqp.wire.runs import cut
 
 _FRAME: Final = Struct(">BHI")
 _unpack: Final = _FRAME.unpack_from
@@ -35,8 +36,9 @@ class FrameReader:
         self._size = 0
         self._need = 0
 
-    def feed(self, data: bytes) -> list[tuple[int, int, int, int]]:
-        """(type, channel, start, end) of each whole frame, from its type octet to behind its end octet."""
+    def feed(self, data: bytes, runs: bool = False) -> list[tuple[int, int, int, int]]:
+        """(type, channel, start, end) of each whole frame, from its type octet to behind its end octet. ``runs``: of
+        each run instead (:mod:`sidecar.amqp.wire.runs`), where they can be found."""
         if self.error is not None:
             return []
         if self._size:
@@ -54,6 +56,11 @@ class FrameReader:
         largest = self.limit - FRAME_OVERHEAD
         pos = 0
         end = len(data)
+        if cut is not None:
+            frames = cut(data, 0, end, self.limit, runs)
+            if frames:
+                pos = frames[-1][3]
+        # What that has left is the beginning of a frame, or wrong.
         need = FRAME_OVERHEAD
         while end - pos >= FRAME_OVERHEAD:
             kind, channel, size = _unpack(data, pos)

@@ -542,3 +542,49 @@ def test_the_estimate_is_looked_at_exactly_where_it_matters(depth: int) -> None:
         gate.passed(2.0)
     assert closed(gate)
     assert told(gate.on_urgent) == 1
+
+
+# -- many at once ------------------------------------------------------------------------------------------------------
+
+
+def test_a_rate_lets_as_many_through_at_once_as_one_by_one() -> None:
+    gate = RateGate("rate", 10.0, 5, "hold", 0.0)
+    assert not gate.fits(6, 0.0)
+    assert gate.fits(5, 0.0)
+    gate.took(5, 0.0)
+    assert not gate.fits(1, 0.0)
+    assert not gate.open(0.0)
+    assert gate.fits(2, 0.2)
+    gate.join(waiter(gate, 0, 1))
+    assert not gate.fits(1, 9.0), "nobody passes those in line"
+    gate.retire(9.0)
+    assert gate.fits(100, 9.0)
+    gate.took(100, 9.0)
+
+
+@pytest.mark.parametrize("count", [1, 5, 9, 10, 11])
+def test_a_queue_lets_as_many_through_at_once_as_change_nothing(count: int) -> None:
+    gate, single = depth_gate(high=100), depth_gate(high=100)
+    for each in (gate, single):
+        each.sampled(80, 1, 0.0, 0.0)
+    assert gate.fits(count, 1.0) is (count < 10), "with the tenth it is urgent"
+    if gate.fits(count, 1.0):
+        gate.took(count, 1.0)
+        for _ in range(count):
+            single.passed(1.0)
+        assert (gate.estimate, closed(gate), urgent(gate)) == (single.estimate, closed(single), urgent(single))
+
+
+def test_nobody_fits_through_a_queue_that_is_full() -> None:
+    gate = depth_gate(high=100)
+    assert gate.fits(1000, 0.0), "it is not known"
+    gate.sampled(100, 1, 0.0, 0.0)
+    assert not gate.fits(1, 0.0)
+
+
+def test_a_gate_that_is_always_open_minds_those_in_line() -> None:
+    gate = Gate("always")
+    assert gate.fits(9, 0.0)
+    gate.took(9, 0.0)
+    gate.join(waiter(gate, 0, 1))
+    assert not gate.fits(1, 0.0)

@@ -18,6 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ROOT / "sidecar" / "http" / "h1"
+AMQP = ROOT / "sidecar" / "amqp" / "wire"
 HERE = Path(__file__).parent
 STRICT = ("-std=c11", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Wconversion", "-Wvla")
 
@@ -39,8 +40,8 @@ def missing(what: str) -> NoReturn:
 
 def build(name: str, *sources: Path, flags: tuple[str, ...] = (), cc: str = "gcc") -> Path:
     """Compile the sources into a file of that name, unless that was done before."""
-    command = [compiler(cc), *STRICT, *flags, f"-I{SOURCES}"]
-    inputs = sorted({*sources, SOURCES / "scan.h"})
+    command = [compiler(cc), *STRICT, *flags, f"-I{SOURCES}", f"-I{AMQP}"]
+    inputs = sorted({*sources, SOURCES / "scan.h", AMQP / "runs.h"})
     digest = hashlib.sha256(repr(command).encode() + b"".join(file.read_bytes() for file in inputs)).hexdigest()[:16]
     folder = ROOT / ".cache" / "scanner"
     folder.mkdir(parents=True, exist_ok=True)
@@ -55,25 +56,25 @@ def build(name: str, *sources: Path, flags: tuple[str, ...] = (), cc: str = "gcc
     return path
 
 
-def extension(cc: str = "gcc") -> ModuleType:
-    """The extension module, as setup.py builds it, but for warnings, which are errors here."""
+def extension(cc: str = "gcc", folder: Path = SOURCES, name: str = "scan") -> ModuleType:
+    """The extension module ``_name``, as setup.py builds it, but for warnings, which are errors here."""
     include = sysconfig.get_path("include")
     if not Path(include, "Python.h").exists():
         missing(f"there is no Python.h in {include}")
     path = build(
-        f"{cc}.so",
-        SOURCES / "_scan.c",
-        SOURCES / "scan.c",
+        f"{cc}-{name}.so",
+        folder / f"_{name}.c",
+        folder / f"{name}.c",
         flags=("-O2", "-fPIC", "-shared", "-DPy_LIMITED_API=0x030B0000", f"-I{include}"),
         cc=cc,
     )
-    return load(path)
+    return load(path, f"_{name}")
 
 
-def load(path: Path) -> ModuleType:
-    """The extension module in that file."""
-    loader = importlib.machinery.ExtensionFileLoader("_scan", str(path))
-    spec = importlib.util.spec_from_loader("_scan", loader)
+def load(path: Path, name: str = "_scan") -> ModuleType:
+    """The extension module of that name in that file."""
+    loader = importlib.machinery.ExtensionFileLoader(name, str(path))
+    spec = importlib.util.spec_from_loader(name, loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     loader.exec_module(module)

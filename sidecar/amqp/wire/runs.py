@@ -1,0 +1,53 @@
+"""Chooses who finds runs of messages, and puts traces into them: C (``_runs.c``) where it was built, else nobody.
+
+A run is what stands side by side on one channel and is alike: whole publishes to one exchange with one routing key and
+without a trace context, whole deliveries to one consumer with consecutive tags, acks of consecutive tags. It passes, or
+is counted, as one. Where it cannot be, or nobody finds it, each frame is looked at (:mod:`sidecar.amqp.relay.forward`).
+``SIDECAR_SCANNER`` is for tests and for comparing: ``python`` does without C, ``c`` insists on it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+#: Kinds of runs, beside the types of frames; as in ``runs.h``. A run says above these eight bits how many it has.
+PUBLISHES: Final = 16
+DELIVERIES: Final = 17
+ACKS: Final = 18
+KIND: Final = 0xFF
+COUNT: Final = 8
+#: Bytes of one ``basic.ack``.
+ACK_SIZE: Final = 21
+#: Random bytes that a trace takes.
+IDS: Final = 24
+
+#: (data, start, end, largest frame, whether runs are wanted) → (kind, channel, start, end) of each frame or run, up to
+#: what is no whole frame.
+cut: Callable[[bytes, int, int, int, bool], list[tuple[int, int, int, int]]] | None = None
+#: (data, start, end, largest frame, random bytes, where those begin, what ids are sampled from) → the run of publishes
+#: there, a trace in each header; None: one would be too long.
+add_traces: Callable[[bytes, int, int, int, bytes, int, bytes], bytes | None] | None = None
+
+_VARIABLE: Final = "SIDECAR_SCANNER"
+
+_wanted = os.environ.get(_VARIABLE, "")
+if _wanted not in ("", "c", "python"):
+    raise ValueError(f"{_VARIABLE} is {_wanted!r}; it may be 'c' or 'python'")
+if _wanted != "python":
+    try:
+        from sidecar.amqp.wire._runs import add_traces as _add_traces
+        from sidecar.amqp.wire._runs import cut as _cut
+    except ImportError:  # it was not built
+        if _wanted == "c":
+            raise
+    else:
+        cut = _cut
+        add_traces = _add_traces
+
+
+def frames(data: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:
+    """(type, channel, start, end) of the frames of a run."""
+    assert cut is not None
+    return cut(data, start, end, end - start, False)
