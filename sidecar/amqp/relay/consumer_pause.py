@@ -1,4 +1,4 @@
-"""Pauses of deliveries: while what the app needs is away, or for good because the sidecar drains.
+"""Which deliveries pass, and pauses of them: while what the app needs is away, or for good because the sidecar drains.
 
 The broker waits for the acknowledgement of a paused delivery, and not for ever: after its ``consumer_timeout``
 (RabbitMQ: 30 minutes, or less) it closes the channel, though the client has not even seen the message. So in a pause
