@@ -9,7 +9,7 @@ from sidecar.core.replies import ProtocolError
 from sidecar.exchange.phases import ANSWERING, SENT, TUNNEL
 from sidecar.http.ends import UpstreamEnd
 from sidecar.http.h1.diagnose import hopeless_answer
-from sidecar.http.h1.head import begun_response, is_switch, read_response
+from sidecar.http.h1.head import begun_response, is_switch, parse_response
 from sidecar.http.h1.scanner import end_of_head
 from sidecar.http.tunnel import closed, from_upstream
 from sidecar.net.sockets import Pausable, keep_alive, unread
@@ -94,7 +94,7 @@ class Upstream(UpstreamEnd):
                         return
                     seen = 0
                     try:
-                        head = read_response(data[:end], limits, x.method, self.endpoint.sidecar)
+                        head = parse_response(data[:end], limits, x.method, self.endpoint.sidecar)
                         if head.status == 101 and not is_switch(head, x.head.upgrade):
                             raise ProtocolError("a protocol switch that nobody asked for", "bad_upstream")
                     except ProtocolError as error:

@@ -14,7 +14,7 @@ from sidecar.http.ends import ClientEnd
 from sidecar.http.exchange import HttpExchange
 from sidecar.http.h1.diagnose import given_id, head_too_large, hopeless
 from sidecar.http.h1.half_close import HalfClose
-from sidecar.http.h1.head import begun_request, read_request
+from sidecar.http.h1.head import begun_request, parse_request
 from sidecar.http.h1.scanner import end_of_head
 from sidecar.http.tunnel import closed, from_client
 from sidecar.http.upload import show
@@ -198,7 +198,7 @@ class Downstream(ClientEnd):
         raw, rest = (data, early) if end == len(data) else (data[:end], data[end:])
         try:
             if head is None:
-                head = read_request(raw, listener.limits, listener.host)
+                head = parse_request(raw, listener.limits, listener.host)
             route = listener.default_route if listener.routes is None else listener.route(head)
             x = HttpExchange(self, listener, listener.pool, head, route, listener.clock())
             if x.upload is not None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from sidecar.core.limits import Limits
 from sidecar.http.h1 import head as heads
 from sidecar.http.h1 import scanner
+from support.http import Stage
 from support.scanner.build import HERE, ROOT, SOURCES, build, extension, load
 from support.scanner.corpus import ANSWER_BYTE, ANSWERS, ODD, REQUEST_BYTE, REQUESTS, corpus, stored
 from support.scanner.oracle import compare, compare_answer, compare_request, put, use
@@ -203,6 +204,35 @@ def test_of_an_id_it_is_seen_in_passing_whether_it_can_be_kept(value: bytes, id:
     raw = b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-Id:%b\r\n\r\n" % value
     assert compare_request(raw, LIMITS)
     assert heads.parse_request(raw, LIMITS).request_id == id
+
+
+def test_heads_that_come_in_pieces_are_taken_when_they_are_whole() -> None:
+    taken: list[bool] = []
+
+    def noted(scan: Callable[[bytes, object], object]) -> Callable[[bytes, object], object]:
+        def scanned(data: bytes, bounds: object) -> object:
+            found = scan(data, bounds)
+            taken.append(found is not None)
+            return found
+
+        return scanned
+
+    it = Stage()
+    before = use(extension())
+    put(noted(extension().request_head), noted(extension().answer_head))
+    try:
+        client = it.client()
+        client.says(REQUESTS[0][:20])
+        client.says(REQUESTS[0][20:])
+        server = it.upstream()
+        server.hears()
+        server.says(b"HTTP/1.1 200 OK\r\nContent-Le")
+        server.says(b"ngth: 2\r\n\r\nok")
+        assert client.gets().body == b"ok"
+    finally:
+        put(*before)
+    assert taken == [False, True, False, True]  # once when it begins, and once when it is whole
+    it.over()
 
 
 # -- memory and time ------------------------------------------------------------------------------------------------
