@@ -289,16 +289,16 @@ def scanner(package, module, code):
 
 
 #: A few lines that few notice the lack of.
-HEAP = Extension(
-    "sidecar.agent._heap",
-    ["sidecar/agent/_heap.c"],
+MEMORY = Extension(
+    "sidecar.agent._memory",
+    ["sidecar/agent/_memory.c"],
     define_macros=[("Py_LIMITED_API", "0x030B0000")],
     py_limited_api=True,
     optional=not COMPILED,
 )
 
 #: What is C anyhow: what reads heads of HTTP, and frames of AMQP, first.
-IN_C = [scanner("http.h1", "_scan", "scan"), scanner("amqp.wire", "_runs", "runs"), HEAP]
+IN_C = [scanner("http.h1", "_scan", "scan"), scanner("amqp.wire", "_runs", "runs"), MEMORY]
 
 
 def translated():

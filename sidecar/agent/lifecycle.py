@@ -28,7 +28,7 @@ from sidecar.agent.libraries import require_libraries
 from sidecar.agent.listening import Listening
 from sidecar.agent.notify import Notifier
 from sidecar.agent.plan import Plan
-from sidecar.agent.process import freeze_garbage, keep_heap, raise_file_limit
+from sidecar.agent.process import keep_heap, raise_file_limit, settle
 from sidecar.agent.redirection import Redirection
 from sidecar.agent.redirection import problem as redirect_problem
 from sidecar.agent.reload import carry_out, compared, open_listener, planned
@@ -223,7 +223,7 @@ class Agent:
             self._app.start()
         await self._await_names()
         self.redirection.release()
-        freeze_garbage()
+        settle()
         self.lag.start()
         if self._drain_asked.is_set():  # meanwhile
             return

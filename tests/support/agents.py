@@ -25,7 +25,7 @@ def upstream(*endpoints: str, **more: Any) -> dict[str, Any]:
 
 
 # To do so in a process of tests would have it look through all of them each time: see support.harness.garbage.
-vars(lifecycle)["freeze_garbage"] = lambda: None
+vars(lifecycle)["settle"] = lambda: None
 
 
 class RunningAgent:

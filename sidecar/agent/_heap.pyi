@@ -1,3 +1,0 @@
-"""The C library's heap."""
-
-def keep() -> None: ...
