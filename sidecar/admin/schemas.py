@@ -11,6 +11,7 @@ _STATUS: Final = {"type": "string", "enum": ["healthy", "warning", "unhealthy"]}
 _PHASE: Final = {"type": "string", "enum": ["starting", "ready", "draining", "stopped"]}
 _BUILD: Final = {"type": "string", "enum": [COMPILED, INTERPRETED], "description": "of the hot path"}
 _SCANNER: Final = {"type": "string", "enum": [C, PYTHON], "description": "what reads ordinary heads"}
+_AMQP_SCANNER: Final = {"type": "string", "enum": [C, PYTHON], "description": "what finds runs of AMQP messages"}
 _WAITS: Final = {"description": "what another process has in use, and this one needs to start"}
 _FOUND: Final = record(status=_STATUS, output=TEXT)
 _FOUND_BY_NAME: Final = {"type": "object", "additionalProperties": _FOUND}
@@ -28,7 +29,15 @@ SCHEMAS: Final[dict[str, Any]] = {
     "ConfigProblems": record(
         error={"type": "string", "const": "config"}, message=TEXT, problems=array(record(path=TEXT, message=TEXT))
     ),
-    "Index": record(service=TEXT, phase=_PHASE, version=TEXT, build=_BUILD, scanner=_SCANNER, endpoints=array(TEXT)),
+    "Index": record(
+        service=TEXT,
+        phase=_PHASE,
+        version=TEXT,
+        build=_BUILD,
+        scanner=_SCANNER,
+        amqp_scanner=_AMQP_SCANNER,
+        endpoints=array(TEXT),
+    ),
     "Ready": {
         "type": "object",
         "properties": {"ready": FLAG, "phase": _PHASE, "waiting_for": TEXT | _WAITS},
@@ -41,6 +50,7 @@ SCHEMAS: Final[dict[str, Any]] = {
         phase=_PHASE,
         build=_BUILD,
         scanner=_SCANNER,
+        amqp_scanner=_AMQP_SCANNER,
         waiting_for=or_null(TEXT) | _WAITS,
         faults=array(TEXT) | {"description": "what is injected on purpose, and where"},
         app=_FOUND,

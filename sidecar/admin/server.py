@@ -26,7 +26,7 @@ from sidecar.admin.routes import Routes
 from sidecar.admin.schemas import SCHEMAS
 from sidecar.admin.streams import Streams
 from sidecar.core.address import Address
-from sidecar.core.build import build, scanner
+from sidecar.core.build import amqp_scanner, build, scanner
 from sidecar.core.operations import Answer, Call, Contribution, NotKnown, Operation, Page
 from sidecar.core.replies import ProtocolError
 from sidecar.net.listen import Acceptor
@@ -111,6 +111,7 @@ def application(commands: Commands, contributed: Sequence[Contribution], door: D
                 "version": __version__,
                 "build": build(),
                 "scanner": scanner(),
+                "amqp_scanner": amqp_scanner(),
                 "endpoints": [f"{operation.method} {operation.path}" for operation in operations],
             }
         )

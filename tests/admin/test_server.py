@@ -21,7 +21,7 @@ from sidecar.config.errors import ConfigError, Problem
 from sidecar.config.schema import Config
 from sidecar.config.show import effective
 from sidecar.core.address import Address
-from sidecar.core.build import build, scanner
+from sidecar.core.build import amqp_scanner, build, scanner
 from sidecar.core.health import Health
 from sidecar.core.operations import Call, Operation, Stream
 from sidecar.core.secret import Secret
@@ -44,7 +44,7 @@ async def test_the_start_page_is_json_or_html(admin: Asking) -> None:
     listed = (await client.get("/")).json
     assert (listed["service"], listed["phase"], listed["version"]) == ("tasks", "ready", __version__)
     assert listed["build"] == build()
-    assert listed["scanner"] == scanner()
+    assert (listed["scanner"], listed["amqp_scanner"]) == (scanner(), amqp_scanner())
     assert "POST /upstreams/{name}/breaker/{mode}" in listed["endpoints"]
     page = await client.get("/", Accept="text/html,application/xhtml+xml;q=0.9")
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"

@@ -14,7 +14,7 @@ import pytest
 
 from sidecar import __version__
 from sidecar.cli.main import main
-from sidecar.core.build import build, scanner
+from sidecar.core.build import amqp_scanner, build, scanner
 from support.agents import RunningAgent, upstream
 from support.live import run
 from support.processes import ROOT, command
@@ -62,9 +62,9 @@ def test_each_command_has_help(command: str, capsys: pytest.CaptureFixture[str])
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    heads = {"c": "C", "python": "Python"}[scanner()]
+    heads, amqp = ({"c": "C", "python": "Python"}[it] for it in (scanner(), amqp_scanner()))
     python = platform.python_version()
-    told = f"sidecar {__version__} ({build()}, heads read in {heads}, Python {python})\n"
+    told = f"sidecar {__version__} ({build()}, heads read in {heads}, AMQP in {amqp}, Python {python})\n"
     assert capsys.readouterr().out == told
 
 

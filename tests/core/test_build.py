@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec
+from pathlib import Path
 
 import pytest
 
+from sidecar.amqp.wire.runs import cut
 from sidecar.core import build as module
-from sidecar.core.build import COMPILED, INTERPRETED, build, scanner
+from sidecar.core.build import COMPILED, INTERPRETED, amqp_scanner, build, scanner
 from sidecar.http.h1.scanner import scan_request
 
 
@@ -31,14 +35,26 @@ def test_it_goes_by_the_file(origin: str, said: str, monkeypatch: pytest.MonkeyP
 
 def test_it_is_the_scanner_that_reads() -> None:
     assert scanner() == ("python" if scan_request is None else "c")
+    assert amqp_scanner() == ("python" if cut is None else "c")
 
 
 @pytest.mark.parametrize(
     ("built", "wanted", "said"), [(True, "", "c"), (True, "python", "python"), (False, "", "python")]
 )
-def test_the_scanner_goes_by_what_is_there(
-    built: bool, wanted: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_the_scanners_go_by_what_is_there(
+    built: bool, wanted: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "find_spec", lambda name: ModuleSpec(name, None) if built else None)
+    for file in ("http/h1/_scan", "amqp/wire/_runs"):
+        path = tmp_path / (file + EXTENSION_SUFFIXES[0])
+        path.parent.mkdir(parents=True)
+        if built:
+            path.touch()
+    monkeypatch.setattr(module, "_folders", [str(tmp_path)])
     monkeypatch.setenv("SIDECAR_SCANNER", wanted)
-    assert scanner.__wrapped__() == said
+    assert (scanner.__wrapped__(), amqp_scanner.__wrapped__()) == (said, said)
+
+
+def test_nothing_is_imported_for_that() -> None:
+    code = "import sys; from sidecar.core import build; build.described(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"sidecar.amqp", "sidecar.http"} & set(done.stdout.split())

@@ -16,7 +16,7 @@ from sidecar import __version__
 from sidecar.agent.admin import metrics
 from sidecar.agent.lifecycle import Agent
 from sidecar.config.traffic import Discover, Match
-from sidecar.core.build import build, scanner
+from sidecar.core.build import amqp_scanner, build, scanner
 from sidecar.core.stats import BUCKETS, FilterStats
 from sidecar.endpoints.endpoint import Endpoint
 from sidecar.endpoints.metrics import MAX_ENDPOINTS
@@ -114,7 +114,8 @@ def test_values() -> None:
     assert it("sidecar_log_lines_dropped_total") == 4
     assert it("sidecar_spans_sent_total") == 0
     assert it("sidecar_spans_dropped_total", reason="queue_full") == 0
-    assert it("sidecar_build_info", version=__version__, service="tasks", build=build(), scanner=scanner()) == 1
+    which = {"build": build(), "scanner": scanner(), "amqp_scanner": amqp_scanner()}
+    assert it("sidecar_build_info", version=__version__, service="tasks", **which) == 1
 
 
 def test_values_of_what_is_there_once_it_has_happened() -> None:
