@@ -161,7 +161,7 @@ mutate: .venv/.stamp-mutate ## Change the mechanisms' code in small ways and see
 	@echo "docs/testing.md has a verdict on each that is known; mutmut show NAME prints one"
 
 .PHONY: fuzz-scanner
-fuzz-scanner: .venv/.stamp-dev ## Look for heads of which the scanner in C and the parser say different things (five minutes; ARGS='--seconds N', --update)
+fuzz-scanner: .venv/.stamp-dev ## Look for heads, and frames of AMQP, of which C and Python say different things (five minutes each; ARGS='--of heads', '--of runs', '--seconds N', --update)
 	@$(PY) scripts/fuzz-scanner $(ARGS)
 
 .PHONY: bench

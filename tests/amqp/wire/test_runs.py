@@ -18,7 +18,8 @@ from sidecar.amqp.wire import runs
 from support.amqp import ack, deliver, frame, header, method, publish
 from support.scanner.build import AMQP, HERE, build, extension
 from support.scanner.corpus import stored
-from support.scanner.runs import LIMIT, ODD, ORDINARY, compare, streams
+from support.scanner.runs_corpus import HOW, ODD, ORDINARY, corpus, streams
+from support.scanner.runs_oracle import LIMIT, compare, compare_input
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +42,11 @@ def test_odd_ones_do_not(module: ModuleType, data: bytes) -> None:
 def test_of_all_of_them_both_say_the_same(module: ModuleType) -> None:
     for data in streams():
         compare(module, data)
+
+
+def test_of_what_the_fuzzer_has_found_both_say_the_same(module: ModuleType) -> None:
+    for data in corpus():
+        compare_input(module, data)
 
 
 def test_of_what_is_cut_both_say_the_same(module: ModuleType) -> None:
@@ -89,7 +95,7 @@ def test_traces_are_not_put_into_what_would_be_too_long(module: ModuleType, size
 def test_no_byte_beyond_the_data_is_touched() -> None:
     """At both edges of mapped memory, whole and cut: what reads or writes on, crashes."""
     program = build("runs-guard", HERE / "runs_guard.c", AMQP / "runs.c", flags=("-O2",))
-    done = subprocess.run([program], input=stored(b"\0" + data for data in streams()), capture_output=True, timeout=120)
+    done = subprocess.run([program], input=stored(corpus(), len(HOW)), capture_output=True, timeout=120)
     assert (done.returncode, done.stderr) == (0, b"")
     assert int(done.stdout) > sum(map(len, streams()))
 

@@ -13,7 +13,7 @@ from bench.hotpath import ANSWER, BROWSER, REQUEST
 from support.smuggling import AMBIGUOUS, FRAMING, HOSTS, LINES
 
 REQUEST_BYTE, ANSWER_BYTE = b"\x00", b"\x01"
-#: What the fuzzer has found to reach more of the code: a literal in each line.
+#: What the fuzzer has found to reach more of the code.
 FOUND = Path(__file__).with_name("found.txt")
 
 #: Ordinary heads: the scanner must not leave them to the parser.
@@ -60,13 +60,12 @@ ODD = [
 
 def corpus() -> list[bytes]:
     """All of them."""
-    found = [ast.literal_eval(line) for line in FOUND.read_text("ascii").splitlines()] if FOUND.exists() else []
     return [
         *(REQUEST_BYTE + raw for raw in REQUESTS),
         *(ANSWER_BYTE + raw for raw in ANSWERS),
         *ODD,
         *smuggled(),
-        *found,
+        *literals(FOUND),
     ]
 
 
@@ -79,11 +78,16 @@ def smuggled() -> list[bytes]:
     ]
 
 
-def save(found: Iterable[bytes]) -> None:
-    """Write what the fuzzer has found, a literal in each line."""
-    FOUND.write_text("".join(f"{data!r}\n" for data in found), "ascii")
+def literals(file: Path) -> list[bytes]:
+    """What the fuzzer has found: a literal in each line."""
+    return [ast.literal_eval(line) for line in file.read_text("ascii").splitlines()] if file.exists() else []
 
 
-def stored(heads: Iterable[bytes]) -> bytes:
-    """The heads, without their first byte, as the programs in C read them."""
-    return b"".join(struct.pack("<I", len(data) - 1) + data[1:] for data in heads)
+def save(file: Path, found: Iterable[bytes]) -> None:
+    """Write it."""
+    file.write_text("".join(f"{data!r}\n" for data in found), "ascii")
+
+
+def stored(inputs: Iterable[bytes], how: int = 1) -> bytes:
+    """Inputs, without the first bytes that say how each is read, as the programs in C read them."""
+    return b"".join(struct.pack("<I", len(data)) + data for data in (it[how:] for it in inputs))
