@@ -40,8 +40,8 @@ static size_t taken(const uint8_t *data, size_t size)
     return scan_request(data + 1, left, &limits, &request) ? request.head.size : 0;
 }
 
-/* A head's end, looked for byte by byte. */
-static size_t plain_end(const uint8_t *bytes, size_t size, size_t seen)
+/* A head's end, looked for byte by byte; without a look at what it reaches, which would be a fifth of the time. */
+__attribute__((noinline, no_sanitize("coverage"))) static size_t plain_end(const uint8_t *bytes, size_t size, size_t seen)
 {
     for (size_t at = seen > 3 ? seen - 3 : 0; at + 4 <= size; at++)
         if (bytes[at] == '\r' && bytes[at + 1] == '\n' && bytes[at + 2] == '\r' && bytes[at + 3] == '\n')
