@@ -9,9 +9,17 @@ exactly one answer, and none while its publish is still held.
 from __future__ import annotations
 
 from bisect import bisect_right
+from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.flow.publish import Publish
 from sidecar.amqp.flow.runs import Runs
+
+if TYPE_CHECKING:
+    from sidecar.amqp.flow.lanes import Sender
+    from sidecar.amqp.flow.policy import PublishRoute
+
+#: Runs that come within so many seconds share what is remembered of them, and with it the time at which they came.
+_TOGETHER: Final = 0.25
 
 
 class Confirms:
@@ -42,21 +50,37 @@ class Confirms:
         """Both numberings agree, and what comes next gets the same number from both, too."""
         return self.same and self._received == self._forwarded
 
-    def received(self, count: int = 1) -> int:
-        """So many whole publishes have come: the client's number of the first."""
-        number = self._received + 1
-        self._received += count
-        return number
+    def knows(self, number: int) -> bool:
+        """The broker has got so many publishes, at least."""
+        return number <= self._forwarded
 
-    def forwarded(self, publish: Publish, count: int = 1) -> None:
+    def received(self) -> int:
+        """A whole publish has come: the client's number of it."""
+        self._received += 1
+        return self._received
+
+    def forwarded(self, publish: Publish) -> None:
         """It is passed on now, and the broker will give it its next number. One with tag 0 came before confirm mode,
-        but reaches the broker after it: the client does not wait for that answer. A shared one stands for ``count`` of
-        them, and both numberings are :attr:`in_step`."""
+        but reaches the broker after it: the client does not wait for that answer."""
         number = self._forwarded + 1
-        self._forwarded += count
-        self._waiting.put(number, self._forwarded, publish)
+        self._forwarded = number
+        self._waiting.put(number, number, publish)
         if publish.tag != number:
             self.same = False
+
+    def run_passed(self, sender: Sender, route: PublishRoute, count: int, now: float) -> None:
+        """So many whole publishes of one route have come, and pass on at once; both numberings are :attr:`in_step`. One
+        shared publish stands for them, and for others of its moment."""
+        before = self._forwarded
+        self._received = self._forwarded = before + count
+        waiting = self._waiting
+        shared = waiting.note_at(before)
+        if isinstance(shared, Publish) and shared.shared and shared.route is route and now < shared.since + _TOGETHER:
+            waiting.extend(count)
+            return
+        publish = Publish(sender, route, before + 1, b"", 0, now)
+        publish.shared = True
+        waiting.put(before + 1, before + count, publish)
 
     def settled(self, number: int, multiple: bool) -> list[Publish]:
         """What the broker's answer is for, in the order it was passed on; it is forgotten here. With ``multiple`` that
@@ -78,6 +102,19 @@ class Confirms:
     def take_run(self, first: int, last: int) -> list[tuple[int, int, object]]:
         """The same for answers to each of the numbers from ``first`` to ``last``."""
         return self._waiting.take(first, last)
+
+    def front(self, first: int, last: int) -> Publish | None:
+        """What the answers to the numbers from ``first`` to ``last`` are for, if that is the oldest of all without an
+        answer, and a shared one; ``None`` otherwise, and for numbers never used."""
+        found = self._waiting.front(first, last)
+        return found if isinstance(found, Publish) and found.shared else None
+
+    def answer_front(self, last: int) -> int:
+        """Those up to ``last``, of which that is so, are answered, and the client hears it in the broker's words: how
+        many they are."""
+        taken = self._waiting.take_front(last)
+        self.answered(last - taken + 1, last)
+        return taken
 
     def answered(self, first: int, last: int) -> None:
         """The client hears of these numbers by what the broker has said, as that goes to it as it is."""

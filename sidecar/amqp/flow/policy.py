@@ -53,6 +53,17 @@ class PublishRoute:
         self.partition = partition
 
 
+class KnownRoute:
+    """The route of a ``key`` (see :meth:`RouteTable.find`), found while the policy had that ``version``."""
+
+    __slots__ = ("key", "route", "version")
+
+    def __init__(self, key: bytes, route: PublishRoute, version: int) -> None:
+        self.key = key
+        self.route = route
+        self.version = version
+
+
 class PublishRule:
     """A publish rule, compiled. ``gate`` is None when there is no limit."""
 

@@ -18,7 +18,8 @@ class Publish:
     all its frames, ready to be written, and empty once they were passed on; ``priority`` is 0 to 255; ``since`` is when
     it came, in the loop's time; ``trace`` is set when a span of it is, or may be, to be recorded.
 
-    One that is ``shared`` stands for a run of them that passed on at once, and has the first one's tag."""
+    One that is ``shared`` stands for a run of them that passed on at once, or for such runs that came within a moment,
+    and has the first one's tag and time."""
 
     __slots__ = (
         "arrival", "frames", "priority", "route", "sender", "shared", "since", "spools", "tag", "trace",

@@ -45,6 +45,39 @@ class Runs:
         self._notes.append(note)
         return more
 
+    def note_at(self, last: int) -> object:
+        """The note of the newest range, if ``last`` is its last number; ``None``: it is not, or there is none."""
+        lasts = self._lasts
+        return self._notes[-1] if lasts and lasts[-1] == last else None
+
+    def extend(self, count: int) -> None:
+        """Put in so many more numbers behind those of the newest range, which share its note (:meth:`note_at`)."""
+        self._lasts[-1] += count
+        self.count += count
+
+    def front(self, first: int, last: int) -> object:
+        """The note of the lowest range, if what there is of the numbers from ``first`` to ``last`` is the beginning of
+        that, or all of it; ``None`` otherwise."""
+        head = self._head
+        if head == len(self._firsts) or not first <= self._firsts[head] <= last <= self._lasts[head]:
+            return None
+        return self._notes[head]
+
+    def take_front(self, last: int) -> int:
+        """Take those out up to ``last``, of which that is so (:meth:`front`); return how many they are."""
+        head = self._head
+        first = self._firsts[head]
+        taken = last - first + 1
+        self.count -= taken
+        if last < self._lasts[head]:
+            self._firsts[head] = last + 1
+        else:
+            self._lasts[head] = first - 1
+            self._notes[head] = None
+            self._empty += 1
+            self._clear_up()
+        return taken
+
     def take(self, first: int, last: int) -> list[tuple[int, int, object]]:
         """Take out what there is of the numbers from ``first`` to ``last``, in order: (first, last, note)."""
         head = self._head

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.amqp.wire.content import B3, TRACEPARENT, properties, text_header
-from sidecar.amqp.wire.runs import IDS, add_traces
+from sidecar.amqp.wire.runs import IDS, add_traces, whole_publishes
 from sidecar.amqp.wire.tables import table_entry
 from sidecar.core import conventions as names
 from sidecar.core.ids import Ids
@@ -66,8 +66,8 @@ class MessageTracing:
     neither. ``record`` takes finished spans; ``None``: there is no collector."""
 
     __slots__ = (
-        "_at", "_b3", "_clock", "_ids", "_pool", "_record", "_rng", "_sampling", "_upstream", "_w3c", "contexts",
-        "recording",
+        "_at", "_b3", "_clock", "_ids", "_pool", "_record", "_rng", "_sampling", "_upstream", "_w3c", "_whole",
+        "contexts", "recording",
     )  # fmt: skip
 
     def __init__(
@@ -96,12 +96,18 @@ class MessageTracing:
         self._clock = clock
         #: Whether spans are wanted at all.
         self.recording = record is not None
+        #: What puts traces into a run that is all of one reading; ``None``: nobody, or more than that is to be done.
+        self._whole = whole_publishes if record is None and self.contexts == (TRACEPARENT,) else None
 
     def begin(self) -> str:
         """The ids of a new trace and its first span, 48 digits, for a message without a context."""
         at = self._random(IDS)
         self._at = at + IDS
         return self._pool[at : at + IDS].hex()
+
+    def unused(self) -> None:
+        """What :meth:`begin` has just given was not needed."""
+        self._at -= IDS
 
     def _random(self, size: int) -> int:
         """Where in the pool so many random bytes are that were not used."""
@@ -127,6 +133,13 @@ class MessageTracing:
             return data[start:end]
         at = self._random(count * IDS)
         return add_traces(data, start, end, limit, self._pool, at, self._sampling.least)
+
+    def whole_run(self, data: bytes, limit: int, known: bytes) -> tuple[int, int, bytes, bytes] | None:
+        """The same if ``data`` is nothing but a run: how many publishes, their channel, exchange and routing key as in
+        ``basic.publish`` (``known`` itself, if it is equal), and they with their traces. ``None``: it is not, or is to
+        be looked at in another way."""
+        whole = self._whole
+        return None if whole is None else whole(data, limit, self._pool, self._at, self._sampling.least, known)
 
     def run_added(self, count: int) -> None:
         """That run passes."""

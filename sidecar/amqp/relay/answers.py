@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.channel import REPLIES, Channel, Removal
-from sidecar.amqp.relay.deliveries import PausedDelivery, ReturnSpan
+from sidecar.amqp.relay.deliveries import PartialMessage, PausedDelivery, ReturnSpan
 from sidecar.amqp.wire import constants
 from sidecar.amqp.wire.constants import AmqpError
 from sidecar.amqp.wire.methods import Arguments, basic_cancel, channel_close_ok, method_name, method_of
@@ -47,6 +47,28 @@ def off_channel(session: Session, kind: int, number: int, data: bytes, start: in
         text = f"{method_name(found)} from the broker on channel 0"
         raise AmqpError(constants.COMMAND_INVALID, text, found)
     return b""
+
+
+def on_refused(session: Session, kind: int, number: int, data: bytes, start: int, end: int) -> bytes | None:
+    """A frame on a channel that we have closed: the broker still talks about the old one, until it has answered."""
+    if kind == constants.METHOD:
+        method = method_of(data, start, end)
+        if method == constants.CHANNEL_CLOSE_OK:
+            closes = session.refused[number] - 1
+            if closes:
+                session.refused[number] = closes
+            else:
+                del session.refused[number]
+        elif method == constants.CHANNEL_CLOSE:  # both at once
+            session.broker_write(channel_close_ok(number))
+    return b""
+
+
+def end_content(channel: Channel) -> None:
+    """A method ends the content that was coming in."""
+    if channel.passing or isinstance(channel.incoming, PartialMessage):
+        raise AmqpError(constants.UNEXPECTED_FRAME, "UNEXPECTED_FRAME - a method inside a message")
+    channel.incoming = None
 
 
 def from_broker(session: Session, channel: Channel, found: int, data: bytes, start: int, end: int) -> bytes | None:

@@ -196,23 +196,37 @@ class Direct(PublishPath):
 
     def pass_run(self, splice: Splice, start: int, end: int, route: PublishRoute, count: int, now: float) -> bool:
         session = self.session
-        confirms = self.confirms
-        if self.held or route.partition is not None or end - start > session.max_message_size:
-            return False
-        if confirms is not None and not confirms.in_step:
+        if not self._may_pass(route, end - start):
             return False
         new = session.tracing.add_to_run(splice.data, start, end, count, session.handshake.frame_max)
-        if new is None or not session.scheduler.admits(self, route, count, now):
+        if new is None or not self._passes(route, count, count, now):
             return False
-        session.tracing.run_added(count)
+        splice.replace(start, end, new)
+        return True
+
+    def pass_whole(self, route: PublishRoute, size: int, count: int, added: int, now: float) -> bool:
+        return self._may_pass(route, size) and self._passes(route, count, added, now)
+
+    def _may_pass(self, route: PublishRoute, size: int) -> bool:
+        """Whether a run of so many bytes may pass, for all that is known here."""
+        if self.held or route.partition is not None or size > self.session.max_message_size:
+            return False
+        confirms = self.confirms
+        return confirms is None or confirms.in_step
+
+    def _passes(self, route: PublishRoute, count: int, added: int, now: float) -> bool:
+        """If the gates let so many through, they are counted as gone, and the traces that were added as used; whether
+        that is so."""
+        session = self.session
+        if not session.scheduler.admits(self, route, count, now):
+            return False
+        session.tracing.run_added(added)
         stats = route.stats
         stats.published += count
         stats.forwarded += count
+        confirms = self.confirms
         if confirms is not None:
-            publish = Publish(self, route, confirms.received(count), b"", 0, now)
-            publish.shared = True
-            confirms.forwarded(publish, count)
-        splice.replace(start, end, new)
+            confirms.run_passed(self, route, count, now)
         return True
 
     def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
@@ -248,8 +262,20 @@ class Direct(PublishPath):
             return True
         if not confirms.same:
             return False
-        self._confirmed(confirms, confirms.take_run(first, last))
+        publish = confirms.front(first, last)
+        if publish is None:
+            self._confirmed(confirms, confirms.take_run(first, last))
+            return True
+        publish.route.stats.confirmed += confirms.answer_front(last)
+        if not confirms.unanswered:
+            self._hurry()
         return True
+
+    def acked_up_to(self, last: int) -> bool:
+        confirms = self.confirms
+        if confirms is None:
+            return True
+        return confirms.knows(last) and self.acked(1, last)
 
     def _confirmed(self, confirms: Confirms, runs: list[tuple[int, int, object]]) -> None:
         """The broker has taken these, and the client hears it in the broker's words."""

@@ -18,13 +18,7 @@ from sidecar.amqp.relay.deliveries import (
     ReturnSpan,
 )
 from sidecar.amqp.relay.publishing import PIECE, IncomingPublish, PublishPath, size_at
-from sidecar.amqp.wire.constants import (
-    BASIC_CONSUME,
-    BASIC_DELIVER,
-    BASIC_RETURN,
-    CHANNEL_CLOSE,
-    METHOD,
-)
+from sidecar.amqp.wire.constants import BASIC_CONSUME, BASIC_DELIVER, BASIC_RETURN, CHANNEL_CLOSE, METHOD
 from sidecar.amqp.wire.methods import basic_get_empty, basic_nack, method, method_of
 
 if TYPE_CHECKING:
@@ -32,7 +26,9 @@ if TYPE_CHECKING:
 
 #: How a consumer takes its deliveries: it acknowledges them; it need not; and they are answers to its own requests
 #: (RabbitMQ's direct reply-to), which is no work and so passes in a pause, too.
-ACK, NO_ACK, REPLIES = range(3)
+ACK: Final = 0
+NO_ACK: Final = 1
+REPLIES: Final = 2
 
 #: Consumers that are remembered after they were cancelled.
 _MOST_DEPARTED: Final = 1000

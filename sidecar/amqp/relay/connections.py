@@ -28,7 +28,9 @@ PAUSE_FULL: Final = 4  # no more deliveries can be paused
 PENDING_FULL: Final = 8  # no more frames can wait for what is held
 
 #: How a connection stands.
-OPEN, CLOSING, CLOSED = range(3)
+OPEN: Final = 0
+CLOSING: Final = 1
+CLOSED: Final = 2
 
 #: So many bytes are not worth waiting for more, bytes.
 FULL: Final = 64 << 10

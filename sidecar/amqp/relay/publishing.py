@@ -107,6 +107,7 @@ class IncomingPublish:
             new = content.inject(data, start, end, entries, session.handshake.frame_max, False, instead, contexts)
         trace: PublishTrace | None
         if new is None and contexts:  # most likely it has a trace of its own
+            tracing.unused()
             trace = tracing.of(data, start, end)
         else:
             trace = tracing.begun(ids)
@@ -254,6 +255,11 @@ class PublishPath(Sender):
         whether it was taken."""
         return False
 
+    def pass_whole(self, route: PublishRoute, size: int, count: int, added: int, now: float) -> bool:
+        """The same for one that is all of a reading, so many bytes, in which so many have got a trace; who asks sends
+        it."""
+        return False
+
     def answered(self, number: int, multiple: bool, positive: bool) -> bytes | None:
         """The broker's answer to publishes, in the client's numbers; ``None``: as it came."""
         raise NotImplementedError
@@ -261,6 +267,10 @@ class PublishPath(Sender):
     def acked(self, first: int, last: int) -> bool:
         """The broker has taken each of the publishes with these numbers. Return whether the client may be told so as it
         came, and it is counted; else each answer is to be looked at (:meth:`answered`)."""
+        return False
+
+    def acked_up_to(self, last: int) -> bool:
+        """The same for all publishes up to this number."""
         return False
 
     def _hurry(self) -> None:

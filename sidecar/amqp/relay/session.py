@@ -82,6 +82,8 @@ class Session(SessionState):
         """Bytes came."""
         self.count_in(len(data))
         try:
+            if self.stage == RUNNING and forward.pass_publishes(self, data):
+                return
             if self.lifecycle.close_frame:
                 pass  # nothing may follow a close (§2.2.4)
             elif self.stage == RUNNING and self.client.state == OPEN:
@@ -115,6 +117,8 @@ class Session(SessionState):
             return
         if broker is not self.broker or self.phase == ENDED:
             return
+        if self.stage == RUNNING and forward.pass_confirms(self, broker, data):
+            return
         reader = broker.reader
         frames = reader.feed(data, self.stage == RUNNING)
         try:
@@ -142,6 +146,7 @@ class Session(SessionState):
         self.opening.done()
         port = self.port
         self.routes = self.policy.routes(self.vhost)
+        self.known = None
         self.amqp_stats.connections += 1
         self.counted = True
         port.opened(self)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from sidecar.amqp.relay.connections import CLOSING, OPEN, PAUSE_FULL
 from sidecar.amqp.wire.handshake import Handshake
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from sidecar.amqp.flow.gates import Gate
     from sidecar.amqp.flow.lanes import Sender
-    from sidecar.amqp.flow.policy import Policy, RouteTable
+    from sidecar.amqp.flow.policy import KnownRoute, Policy, RouteTable
     from sidecar.amqp.flow.publish import Publish
     from sidecar.amqp.flow.scheduler import Scheduler
     from sidecar.amqp.flow.stats import AmqpStats
@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from sidecar.endpoints.endpoint import Endpoint
 
 #: How far a session has come.
-GREETING, DIALLING, HANDSHAKE, RUNNING = range(4)
+GREETING: Final = 0
+DIALLING: Final = 1
+HANDSHAKE: Final = 2
+RUNNING: Final = 3
 
 
 class Port(Listener):
@@ -93,8 +96,8 @@ class SessionState(Exchange):
 
     __slots__ = (
         "_linked", "_paused_bytes", "alarmed", "amqp_stats", "broker", "buffers", "client", "closing", "detached",
-        "handshake", "max_message_size", "partial", "partial_limit", "peer", "policy", "port", "reason", "refused",
-        "routes", "scheduler", "stage", "told_blocked", "tracing", "withheld",
+        "handshake", "known", "max_message_size", "partial", "partial_limit", "peer", "policy", "port", "reason",
+        "refused", "routes", "scheduler", "stage", "told_blocked", "tracing", "withheld",
     )  # fmt: skip
 
     def __init__(self, port: Port, client: ClientConnection, peer: str, client_ip: str) -> None:
@@ -106,6 +109,8 @@ class SessionState(Exchange):
         self.policy: Policy = port.policy
         self.tracing: MessageTracing = port.tracing
         self.routes: RouteTable = port.policy.routes("/")
+        #: That of the publishes that came last, if they passed as one run.
+        self.known: KnownRoute | None = None
         self.max_message_size = port.config.max_message_size
         self.client = client
         #: The client's address and port.

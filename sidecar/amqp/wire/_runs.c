@@ -7,6 +7,8 @@
 
 #include "runs.h"
 
+#include <string.h>
+
 struct buffer {
     const uint8_t *bytes;
     size_t size;
@@ -113,6 +115,64 @@ static PyObject *py_add_traces(PyObject *module, PyObject *const *args, Py_ssize
     return traced;
 }
 
+/* A new tuple of these, which it takes over; NULL if one of them is, as then an exception is set. */
+static PyObject *packed(Py_ssize_t count, PyObject **items)
+{
+    PyObject *tuple = PyTuple_New(count);
+    for (Py_ssize_t n = 0; n < count; n++) {
+        if (items[n] == NULL || tuple == NULL) {
+            Py_XDECREF(items[n]);
+            Py_CLEAR(tuple);
+        } else {
+            PyTuple_SetItem(tuple, n, items[n]); /* cannot fail: the tuple is new and long enough */
+        }
+    }
+    return tuple;
+}
+
+static PyObject *py_whole_publishes(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    struct buffer data, ids, least, known;
+    size_t from;
+    uint32_t limit;
+    struct publishes run;
+    if (!arguments_are(count, 6) || !as_bytes(args[0], &data) || !as_limit(args[1], &limit) ||
+        !as_bytes(args[2], &ids) || !as_size(args[3], &from) || !as_bytes(args[4], &least) || !as_bytes(args[5], &known))
+        return NULL;
+    if (!whole_publishes(data.bytes, data.size, limit, &run) ||
+        (run.bare && (from > ids.size || (ids.size - from) / IDS < run.count)))
+        Py_RETURN_NONE;
+    PyObject *traced = run.bare ? PyBytes_FromStringAndSize(NULL, (Py_ssize_t)run.traced) : Py_NewRef(args[0]);
+    if (traced == NULL)
+        return NULL;
+    if (run.bare)
+        write_traced(
+            data.bytes, data.size, ids.bytes + from, least.bytes, least.size, (uint8_t *)PyBytes_AsString(traced)
+        );
+    bool same = known.size == run.key_size && memcmp(known.bytes, data.bytes + run.key, run.key_size) == 0;
+    PyObject *key = same ? Py_NewRef(args[5])
+                         : PyBytes_FromStringAndSize((const char *)data.bytes + run.key, (Py_ssize_t)run.key_size);
+    PyObject *items[] = {PyLong_FromSize_t(run.count), PyLong_FromLong(run.channel), key, traced};
+    return packed(4, items);
+}
+
+static PyObject *py_whole_acks(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    struct buffer data;
+    uint32_t limit;
+    struct acks run;
+    if (!arguments_are(count, 2) || !as_bytes(args[0], &data) || !as_limit(args[1], &limit))
+        return NULL;
+    if (!whole_acks(data.bytes, data.size, limit, &run))
+        Py_RETURN_NONE;
+    PyObject *items[] = {
+        PyLong_FromLong(run.channel), PyLong_FromUnsignedLongLong(run.first), PyLong_FromUnsignedLongLong(run.last),
+    };
+    return packed(3, items);
+}
+
 /* -- the module ------------------------------------------------------------------------------------------------------ */
 
 static PyMethodDef functions[] = {
@@ -120,6 +180,10 @@ static PyMethodDef functions[] = {
      "cut(data, start, end, limit, runs)\n--\n\nCut these bytes into whole frames, and runs of messages if `runs`."},
     {"add_traces", (PyCFunction)(void (*)(void))py_add_traces, METH_FASTCALL,
      "add_traces(data, start, end, limit, ids, at, least)\n--\n\nA run of publishes with a trace in each; None: no."},
+    {"whole_publishes", (PyCFunction)(void (*)(void))py_whole_publishes, METH_FASTCALL,
+     "whole_publishes(data, limit, ids, at, least, known)\n--\n\nOne run of publishes, with traces; None: it is not."},
+    {"whole_acks", (PyCFunction)(void (*)(void))py_whole_acks, METH_FASTCALL,
+     "whole_acks(data, limit)\n--\n\nOne run of acks; None: it is not."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -36,6 +36,11 @@ class FrameReader:
         self._size = 0
         self._need = 0
 
+    @property
+    def between_frames(self) -> bool:
+        """What comes next is the beginning of a frame."""
+        return not self._size and self.error is None
+
     def feed(self, data: bytes, runs: bool = False) -> list[tuple[int, int, int, int]]:
         """(type, channel, start, end) of each whole frame, from its type octet to behind its end octet. ``runs``: of
         each run instead (:mod:`sidecar.amqp.wire.runs`), where they can be found."""

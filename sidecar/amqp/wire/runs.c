@@ -45,6 +45,8 @@ struct item {
     size_t end;
     struct span key; /* exchange and routing key; or the consumer's tag */
     uint64_t tag;
+    size_t header; /* bytes of a publish's header frame */
+    struct span headers;
 };
 
 static const uint8_t TRACEPARENT[] = "\x0btraceparent";
@@ -154,7 +156,13 @@ static bool contains(const uint8_t *bytes, struct span span, const uint8_t *name
     return false;
 }
 
-/* A whole publish whose headers have no trace. */
+/* Bytes that a header grows by: the entry, and the table's length where there is no table. */
+static uint32_t growth(struct span headers)
+{
+    return headers.begin == headers.end ? ENTRY + 4 : ENTRY;
+}
+
+/* A whole publish. */
 static bool publish_at(const uint8_t *bytes, size_t size, const struct frame *method, uint32_t limit, struct item *item)
 {
     if (method->end - method->start < ARGUMENTS + 6)
@@ -163,11 +171,64 @@ static bool publish_at(const uint8_t *bytes, size_t size, const struct frame *me
     item->key = (struct span){method->start + ARGUMENTS + 2, method->end - 2};
     item->tag = 0;
     struct frame header;
-    struct span headers;
-    return two_strings(bytes, item->key) &&
-           content_at(bytes, size, method->end, method->channel, limit, &header, &item->end) &&
-           headers_of(bytes, &header, &headers) && !contains(bytes, headers, TRACEPARENT, sizeof TRACEPARENT - 1) &&
-           !contains(bytes, headers, B3, sizeof B3 - 1);
+    if (!two_strings(bytes, item->key) ||
+        !content_at(bytes, size, method->end, method->channel, limit, &header, &item->end) ||
+        !headers_of(bytes, &header, &item->headers))
+        return false;
+    item->header = header.end - header.start;
+    return true;
+}
+
+/* Whether there is no trace in headers, wherever one might be. */
+static bool bare(const uint8_t *bytes, struct span headers)
+{
+    return !contains(bytes, headers, TRACEPARENT, sizeof TRACEPARENT - 1) && !contains(bytes, headers, B3, sizeof B3 - 1);
+}
+
+/* Whether one of the entries of headers is a trace, and those before it are well-formed. */
+static bool has_trace(const uint8_t *bytes, struct span headers)
+{
+    if (headers.begin == headers.end)
+        return false;
+    for (size_t at = headers.begin + 4, left; at < headers.end; at = headers.end - left) {
+        size_t value = at + 1u + bytes[at], size;
+        if (value >= headers.end)
+            return false;
+        if (bytes[at] == TRACEPARENT[0] && memcmp(bytes + at, TRACEPARENT, sizeof TRACEPARENT - 1) == 0)
+            return true;
+        left = headers.end - value - 1;
+        switch (bytes[value]) {
+        case 'V':
+            size = 0;
+            break;
+        case 't': case 'b': case 'B':
+            size = 1;
+            break;
+        case 's': case 'u':
+            size = 2;
+            break;
+        case 'I': case 'i': case 'f':
+            size = 4;
+            break;
+        case 'D':
+            size = 5;
+            break;
+        case 'l': case 'L': case 'd': case 'T':
+            size = 8;
+            break;
+        case 'S': case 'x': case 'A': case 'F':
+            if (left < 4)
+                return false;
+            size = 4 + (size_t)u32(bytes + value + 1);
+            break;
+        default:
+            return false;
+        }
+        if (size > left)
+            return false;
+        left -= size;
+    }
+    return false;
 }
 
 /* A whole delivery. */
@@ -195,7 +256,7 @@ static bool item_at(
     switch (u32(bytes + at + PAYLOAD)) {
     case BASIC_PUBLISH:
         *kind = PUBLISHES;
-        return publish_at(bytes, size, &method, limit, item);
+        return publish_at(bytes, size, &method, limit, item) && bare(bytes, item->headers);
     case BASIC_DELIVER:
         *kind = DELIVERIES;
         return delivery_at(bytes, size, &method, limit, item) && item->tag > 0;
@@ -203,7 +264,7 @@ static bool item_at(
         *kind = ACKS;
         if (method.end - at != ACK_SIZE || bytes[at + ARGUMENTS + 8] != 0)
             return false;
-        *item = (struct item){method.end, {at, at}, u64(bytes + at + ARGUMENTS)};
+        *item = (struct item){method.end, {at, at}, u64(bytes + at + ARGUMENTS), 0, {at, at}};
         return item->tag > 0;
     default:
         return false;
@@ -240,6 +301,63 @@ bool next_unit(const uint8_t *bytes, size_t size, size_t at, uint32_t limit, boo
     return true;
 }
 
+/* -- a whole reading that is one run --------------------------------------------------------------------------------- */
+
+bool whole_publishes(const uint8_t *bytes, size_t size, uint32_t limit, struct publishes *run)
+{
+    struct item first = {0}, next;
+    *run = (struct publishes){.traced = size};
+    for (size_t at = 0; at < size; at = next.end) {
+        struct frame method;
+        if (!frame_at(bytes, size, at, limit, &method) || method.kind != METHOD || method.end - at < ARGUMENTS + 1 ||
+            u32(bytes + at + PAYLOAD) != BASIC_PUBLISH || !publish_at(bytes, size, &method, limit, &next))
+            return false;
+        bool needs = bare(bytes, next.headers);
+        if (at == 0) {
+            first = next;
+            run->channel = method.channel;
+            run->bare = needs;
+        } else if (method.channel != run->channel || needs != run->bare || !same(bytes, first.key, next.key)) {
+            return false;
+        }
+        if (needs ? next.header > limit || limit - next.header < growth(next.headers) : !has_trace(bytes, next.headers))
+            return false;
+        if (needs)
+            run->traced += growth(next.headers);
+        run->count++;
+    }
+    if (run->count == 0)
+        return false;
+    run->key = first.key.begin;
+    run->key_size = first.key.end - first.key.begin;
+    return true;
+}
+
+bool whole_acks(const uint8_t *bytes, size_t size, uint32_t limit, struct acks *run)
+{
+    *run = (struct acks){0};
+    for (size_t at = 0; at < size; at += ACK_SIZE) {
+        struct frame ack;
+        if (!frame_at(bytes, size, at, limit, &ack) || ack.kind != METHOD || ack.end - at != ACK_SIZE ||
+            u32(bytes + at + PAYLOAD) != BASIC_ACK || bytes[at + ARGUMENTS + 8] > 1)
+            return false;
+        bool multiple = bytes[at + ARGUMENTS + 8] == 1;
+        uint64_t tag = u64(bytes + at + ARGUMENTS);
+        if (at == 0) {
+            run->channel = ack.channel;
+            run->first = tag;
+        } else if (ack.channel != run->channel || tag <= run->last || (!multiple && tag - run->last != 1)) {
+            return false;
+        }
+        if (tag == 0)
+            return false;
+        if (multiple)
+            run->first = 0;
+        run->last = tag;
+    }
+    return run->last > 0;
+}
+
 /* -- traces ---------------------------------------------------------------------------------------------------------- */
 
 /* The header frame of the publish at `at`, and its headers; where the publish ends. */
@@ -252,12 +370,6 @@ static size_t header_of(const uint8_t *bytes, size_t size, size_t at, struct fra
         !headers_of(bytes, header, headers))
         return 0;
     return end;
-}
-
-/* Bytes that a header grows by: the entry, and the table's length where there is no table. */
-static uint32_t growth(struct span headers)
-{
-    return headers.begin == headers.end ? ENTRY + 4 : ENTRY;
 }
 
 size_t traced_size(const uint8_t *bytes, size_t size, uint32_t limit, size_t *count)

@@ -28,6 +28,24 @@ struct unit {
  * only looked for if `runs`. */
 bool next_unit(const uint8_t *bytes, size_t size, size_t at, uint32_t limit, bool runs, struct unit *unit);
 
+/* A run of publishes that is all there is: exchange and routing key begin at `key`; `traced` bytes with a trace in each
+ * header. Either none has one yet (`bare`), or each has. */
+struct publishes {
+    uint16_t channel;
+    bool bare;
+    size_t count, key, key_size, traced;
+};
+
+/* A run of acks that is all there is: of each number from `first` to `last`; of all up to that, if `first` is 0. */
+struct acks {
+    uint16_t channel;
+    uint64_t first, last;
+};
+
+/* Whether these bytes are one run of publishes, with traces or with room for them; or of acks, single ones and multiple. */
+bool whole_publishes(const uint8_t *bytes, size_t size, uint32_t limit, struct publishes *run);
+bool whole_acks(const uint8_t *bytes, size_t size, uint32_t limit, struct acks *run);
+
 /* How long a run of publishes is with a trace in each header; 0: it cannot have them. */
 size_t traced_size(const uint8_t *bytes, size_t size, uint32_t limit, size_t *count);
 

@@ -3,6 +3,7 @@
 A run is what stands side by side on one channel and is alike: whole publishes to one exchange with one routing key and
 without a trace context, whole deliveries to one consumer with consecutive tags, acks of consecutive tags. It passes, or
 is counted, as one. Where it cannot be, or nobody finds it, each frame is looked at (:mod:`sidecar.amqp.relay.forward`).
+A run that is all of one reading is found, and has its traces, by a single call.
 ``SIDECAR_SCANNER`` is for tests and for comparing: ``python`` does without C, ``c`` insists on it.
 """
 
@@ -29,6 +30,14 @@ cut: Callable[[bytes, int, int, int, bool], list[tuple[int, int, int, int]]] | N
 #: (data, start, end, largest frame, random bytes, where those begin, what ids are sampled from) → the run of publishes
 #: there, a trace in each header; None: one would be too long.
 add_traces: Callable[[bytes, int, int, int, bytes, int, bytes], bytes | None] | None = None
+#: (data, largest frame, random bytes, where those begin, what ids are sampled from, a name) → how many publishes, their
+#: channel, exchange and routing key as in ``basic.publish`` (that very name, if it is equal), and all of them with a
+#: trace in each header; that is the data itself, if each has one (``traceparent``). None: the data is not one run of
+#: publishes, only some have a trace, one would be too long with it, or there are too few random bytes.
+whole_publishes: Callable[[bytes, int, bytes, int, bytes, bytes], tuple[int, int, bytes, bytes] | None] | None = None
+#: (data, largest frame) → the channel, and the first and the last number of what is acknowledged; for first 0, all up
+#: to the last. None: the data is not acks of one channel, with ``multiple`` or without, that come to that.
+whole_acks: Callable[[bytes, int], tuple[int, int, int] | None] | None = None
 
 _VARIABLE: Final = "SIDECAR_SCANNER"
 
@@ -39,12 +48,16 @@ if _wanted != "python":
     try:
         from sidecar.amqp.wire._runs import add_traces as _add_traces
         from sidecar.amqp.wire._runs import cut as _cut
+        from sidecar.amqp.wire._runs import whole_acks as _whole_acks
+        from sidecar.amqp.wire._runs import whole_publishes as _whole_publishes
     except ImportError:  # it was not built
         if _wanted == "c":
             raise
     else:
         cut = _cut
         add_traces = _add_traces
+        whole_publishes = _whole_publishes
+        whole_acks = _whole_acks
 
 
 def frames(data: bytes, start: int, end: int) -> list[tuple[int, int, int, int]]:

@@ -60,7 +60,10 @@ def test_what_was_taken_is_not_kept() -> None:
 @settings(max_examples=examples(300), deadline=None)
 @given(
     st.lists(
-        st.tuples(st.sampled_from(["put", "put", "back", "take"]), st.integers(0, 12), st.integers(0, 9)), max_size=150
+        st.tuples(
+            st.sampled_from(["put", "put", "back", "take", "front", "more"]), st.integers(0, 12), st.integers(0, 9)
+        ),
+        max_size=150,
     )
 )
 def test_as_a_plain_dictionary(steps: list[tuple[str, int, int]]) -> None:
@@ -74,6 +77,24 @@ def test_as_a_plain_dictionary(steps: list[tuple[str, int, int]]) -> None:
             assert all(begin <= end for begin, end, _ in found)
             wanted = [(one, model.pop(one)) for one in sorted(model) if first <= one <= first + more]
             assert [(one, note) for begin, end, note in found for one in range(begin, end + 1)] == wanted
+        elif what == "front":
+            first = min(model, default=0) + at % 2 - 1
+            last = first + more
+            of_all = [one for one in sorted(model) if first <= one <= last]
+            (lowest, *_) = [*runs.all(), (0, 0, None)]
+            note = runs.front(first, last)
+            if note is not None:
+                assert first <= lowest[0] <= last <= lowest[1]
+                assert note == lowest[2]
+                assert runs.take_front(last) == len(of_all)
+                assert {model.pop(one) for one in of_all} == {note}
+        elif what == "more":
+            note = runs.note_at(highest)
+            if note is not None:
+                assert note == model[highest]
+                runs.extend(more + 1)
+                model.update(dict.fromkeys(range(highest + 1, highest + more + 2), note))
+                highest += more + 1
         else:
             first = max(highest + 1 + at // 4, 1) if what == "put" else max(highest - at, 1)
             note = None if at % 3 else f"{first}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sidecar.amqp.flow import tracing
+from sidecar.amqp.relay import forward
 from sidecar.amqp.wire import frames, runs
 from sidecar.core.amqp_settings import AmqpHold, AmqpPublish, AmqpQueue
 from support.amqp import (
@@ -42,7 +44,9 @@ def module() -> ModuleType:
 @contextmanager
 def found_by(module: ModuleType | None) -> Iterator[None]:
     """Runs are found by that, or by nobody."""
-    rooms: list[tuple[Any, str]] = [(frames, "cut"), (runs, "cut"), (tracing, "add_traces")]
+    rooms: list[tuple[Any, str]] = [
+        (frames, "cut"), (runs, "cut"), (tracing, "add_traces"), (tracing, "whole_publishes"), (forward, "whole_acks"),
+    ]  # fmt: skip
     before = [vars(room)[name] for room, name in rooms]
     for room, name in rooms:
         vars(room)[name] = None if module is None else getattr(module, name)
@@ -152,13 +156,15 @@ class Dialogue:
                     self.heard += [confirms.same, [one.tag for one in confirms.left()]]
 
 
-def told(steps: list[tuple[str, str, int]], confirms: bool, hold: AmqpHold) -> list[object]:
+def told(steps: list[tuple[str, str, int]], confirms: bool, hold: AmqpHold, at_once: bool = False) -> list[object]:
     dialogue = Dialogue(confirms, hold)
     for who, what, number in steps:
         if who == "read":
             dialogue.read(number)
         else:
             dialogue.say(who, what, number)
+            if at_once:
+                dialogue.read(0)
     dialogue.read(0)
     dialogue.stage.advance(3)
     dialogue.look()
@@ -167,16 +173,21 @@ def told(steps: list[tuple[str, str, int]], confirms: bool, hold: AmqpHold) -> l
 
 
 @settings(max_examples=examples(200), deadline=None)
-@given(STEPS, st.booleans(), st.sampled_from([AmqpHold(), AmqpHold(messages=20, bytes=5000, timeout=2.0)]))
-def test_all_is_the_same(module: ModuleType, steps: list[tuple[str, str, int]], confirms: bool, hold: AmqpHold) -> None:
+@given(
+    STEPS, st.booleans(), st.sampled_from([AmqpHold(), AmqpHold(messages=20, bytes=5000, timeout=2.0)]), st.booleans()
+)
+def test_all_is_the_same(
+    module: ModuleType, steps: list[tuple[str, str, int]], confirms: bool, hold: AmqpHold, at_once: bool
+) -> None:
     with found_by(None):
-        one_by_one = told(steps, confirms, hold)
+        one_by_one = told(steps, confirms, hold, at_once)
     with found_by(module):
-        assert told(steps, confirms, hold) == one_by_one
+        assert told(steps, confirms, hold, at_once) == one_by_one
 
 
+@pytest.mark.parametrize("at_once", [False, True])
 @pytest.mark.parametrize("seed", range(12))
-def test_long_dialogues_are_the_same(module: ModuleType, seed: int) -> None:
+def test_long_dialogues_are_the_same(module: ModuleType, seed: int, at_once: bool) -> None:
     rng = random.Random(seed)
     steps = []
     for _ in range(120):
@@ -185,9 +196,9 @@ def test_long_dialogues_are_the_same(module: ModuleType, seed: int) -> None:
         steps.append((who, what, rng.randrange(0, 13)))
     hold = AmqpHold(messages=20, bytes=5000)
     with found_by(None):
-        one_by_one = told(steps, True, hold)
+        one_by_one = told(steps, True, hold, at_once)
     with found_by(module):
-        assert told(steps, True, hold) == one_by_one
+        assert told(steps, True, hold, at_once) == one_by_one
 
 
 def test_a_run_is_one_publish_to_remember(module: ModuleType) -> None:
@@ -200,6 +211,122 @@ def test_a_run_is_one_publish_to_remember(module: ModuleType) -> None:
         assert confirms is not None
         assert (confirms.unanswered, len(confirms.take(0, True))) == (50, 1)
         broker.gets(publish(1, "k") * 50)
+        stage.over()
+
+
+def test_runs_of_one_moment_are_remembered_as_one(module: ModuleType) -> None:
+    with found_by(module):
+        stage = Stage()
+        client, broker = stage.open(1, confirms=True)
+        (session,) = stage.listener.sessions
+        confirms = session.channels[1].path.confirms
+        assert confirms is not None
+        client.says(publish(1, "k") * 3)
+        client.says(publish(1, "k") * 2)
+        client.says(publish(1, "l") * 2)
+        stage.advance(1)
+        client.says(publish(1, "l") * 2)
+        broker.says(ack(1, 4, True))
+        client.gets(ack(1, 4, True))
+        assert [(first, last) for first, last, _ in confirms.take(0, True)] == [(5, 5), (6, 7), (8, 9)]
+        stage.over()
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        (publish(1, "k") * 3, True),
+        (publish(1, "k", properties=headers(traceparent="00-" + "1" * 52)) * 3, True),
+        (publish(1, "k", properties=headers(traceparent="00-" + "1" * 52)) + publish(1, "k"), False),
+        (publish(1, "k", properties=headers(a=headers(traceparent="00-" + "1" * 52))), False),
+        (publish(1, "k", properties=headers(b3="0")), False),
+        (publish(1, "k") + publish(1, "l"), False),
+        (publish(2, "k"), False),
+        (publish(1, "k", exchange="slow") * 3, False),
+        (publish(1, "k", b"x" * 3000), False),
+        (ack(1, 1), False),
+        (HEARTBEAT, False),
+        (publish(1, "k")[:-1], False),
+    ],
+)
+def test_what_is_one_run_and_may_pass_is_taken_at_once(module: ModuleType, said: bytes, taken: bool) -> None:
+    with found_by(module):
+        stage = Stage(publish=(AmqpPublish(exchange="slow", rate=2.0, burst=2),), max_message_size=2000)
+        client, broker = stage.open(1, confirms=True)
+        client.says(publish(1, "k"))  # from now on there are random bytes for traces
+        assert broker.heard()
+        (session,) = stage.listener.sessions
+        assert forward.pass_publishes(session, said) == taken
+        assert bool(broker.heard()) == taken
+        stage.over()
+
+
+def test_publishes_that_have_a_trace_pass_as_they_are(module: ModuleType) -> None:
+    with found_by(module):
+        stage = Stage()
+        client, broker = stage.open(1, confirms=True)
+        said = publish(1, "k", b"x", properties=headers(a=1, traceparent="00-" + "1" * 52)) * 5
+        client.says(said)
+        broker.gets(said)
+        client.says(publish(1, "k") * 3)
+        assert broker.heard().count(b"traceparent") == 3
+        stage.over()
+
+
+def test_another_limit_counts_from_the_next_reading_on(module: ModuleType) -> None:
+    with found_by(module):
+        stage = Stage()
+        client, broker = stage.open(1)
+        for _ in range(3):
+            client.says(publish(1, "k") * 4)
+            assert broker.heard().count(b"traceparent") == 4
+        slow = AmqpPublish(exchange="*", rate=1.0, burst=1)
+        stage.listener.configure(replace(stage.config, publish=(slow,)), None)
+        client.says(publish(1, "k") * 4)
+        assert broker.heard().count(b"traceparent") == 1
+        stage.over()
+
+
+def test_nothing_is_taken_at_once_between_a_publish_and_its_rest(module: ModuleType) -> None:
+    with found_by(module):
+        stage = Stage()
+        client, broker = stage.open(1, 2)
+        whole = publish(1, "k", b"hello")
+        client.says(whole[:-1])
+        (session,) = stage.listener.sessions
+        assert not forward.pass_publishes(session, publish(1, "k"))
+        client.says(whole[-1:] + publish(2, "k")[:25])
+        broker.gets(whole)
+        client.says(publish(2, "k")[25:] + publish(1, "k"))
+        broker.gets(publish(2, "k"), publish(1, "k"))
+        stage.over()
+
+
+@pytest.mark.parametrize(
+    ("said", "taken"),
+    [
+        (ack(1, 1), True),
+        (ack(1, 3, True), True),
+        (ack(1, 2), True),
+        (ack(1, 2) + ack(1, 3), True),
+        (ack(1, 2) + ack(1, 3, True), True),
+        (ack(1, 9), True),
+        (ack(1, 9, True), False),
+        (ack(1, 0, True), False),
+        (ack(2, 1), False),
+        (nack(1, 1), False),
+        (HEARTBEAT, False),
+    ],
+)
+def test_confirms_that_may_pass_are_taken_at_once(module: ModuleType, said: bytes, taken: bool) -> None:
+    with found_by(module):
+        stage = Stage()
+        client, _ = stage.open(1, confirms=True)
+        client.says(publish(1, "k") * 5)
+        (session,) = stage.listener.sessions
+        assert session.broker is not None
+        assert forward.pass_confirms(session, session.broker, said) == taken
+        assert client.heard() == (said if taken else b"")
         stage.over()
 
 

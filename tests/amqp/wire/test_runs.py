@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sidecar.amqp.wire import runs
-from support.amqp import ack, deliver, frame, header, method, publish
+from support.amqp import HEARTBEAT, ack, deliver, frame, header, method, publish
 from support.scanner.build import AMQP, HERE, build, extension
 from support.scanner.corpus import stored
 from support.scanner.runs_corpus import HOW, ODD, ORDINARY, corpus, streams
@@ -31,6 +31,37 @@ def module() -> ModuleType:
 def test_ordinary_messages_become_runs(module: ModuleType, data: bytes, count: int) -> None:
     assert compare(module, data) == count
     assert [unit[0] >> 8 for unit in module.cut(data, 0, len(data), LIMIT, True)] == [count]
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (ack(1, 4), (1, 4, 4)),
+        (ack(1, 4) + ack(1, 5), (1, 4, 5)),
+        (ack(3, 4, True), (3, 0, 4)),
+        (ack(1, 4, True) + ack(1, 5), (1, 0, 5)),
+        (ack(1, 4) + ack(1, 9, True) + ack(1, 10), (1, 0, 10)),
+        (ack(1, 2**64 - 1), (1, 2**64 - 1, 2**64 - 1)),
+        (ack(1, 4, True) + ack(1, 6), None),
+        (ack(1, 4) + ack(1, 4, True), None),
+        (ack(1, 4) + ack(2, 5), None),
+        (ack(1, 0, True), None),
+        (ack(1, 0) + ack(1, 1), None),
+        (ack(1, 4) + HEARTBEAT, None),
+        (ack(1, 4)[:-1], None),
+        (b"", None),
+    ],
+)
+def test_acks_that_are_all_there_is_come_to_a_range(
+    module: ModuleType, data: bytes, said: tuple[int, int, int] | None
+) -> None:
+    assert module.whole_acks(data, LIMIT) == said
+    compare(module, data)
+
+
+@given(st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=6))
+def test_of_any_acks_both_say_the_same(module: ModuleType, said: list[tuple[int, bool]]) -> None:
+    compare(module, b"".join([ack(1, tag, multiple) for tag, multiple in said]))
 
 
 @pytest.mark.parametrize("data", ODD)
@@ -137,6 +168,8 @@ def test_calls_leave_nothing_behind(module: ModuleType) -> None:
     def call(times: int) -> None:
         for _ in range(times):
             for data in corpus:
+                module.whole_publishes(data, LIMIT, bytes(999), 0, b"g", b"")
+                module.whole_acks(data, LIMIT)
                 for unit in module.cut(data, 0, len(data), LIMIT, True):
                     if unit[0] & 0xFF == runs.PUBLISHES:
                         module.add_traces(data, unit[2], unit[3], LIMIT, bytes(999), 0, b"g")
@@ -162,6 +195,14 @@ def test_calls_with_anything_else_are_errors(module: ModuleType) -> None:
         lambda: module.add_traces(b"", 0, 0, 0, b"", 0),
         lambda: module.add_traces(b"", 0, 0, 0, "", 0, b""),
         lambda: module.add_traces(b"", 0, 0, 0, b"", 0, None),
+        lambda: module.whole_publishes(b"", 0, b"", 0, b""),
+        lambda: module.whole_publishes("", 0, b"", 0, b"", b""),
+        lambda: module.whole_publishes(b"", 0, b"", None, b"", b""),
+        lambda: module.whole_publishes(b"", 0, b"", 0, "", b""),
+        lambda: module.whole_publishes(b"", 0, b"", 0, b"", None),
+        lambda: module.whole_acks(b""),
+        lambda: module.whole_acks("", 0),
+        lambda: module.whole_acks(b"", b""),
     ]
     for call in calls:
         with pytest.raises(TypeError):
@@ -170,6 +211,8 @@ def test_calls_with_anything_else_are_errors(module: ModuleType) -> None:
     for start, end, at in ((1, 0, 0), (0, len(said) + 1, 0), (0, len(said), 1), (0, len(said), 99)):
         with pytest.raises(ValueError, match="there are"):
             module.add_traces(said, start, end, LIMIT, bytes(24), at, b"")
+    assert module.whole_publishes(said, LIMIT, bytes(23), 0, b"", b"") is None
+    assert module.whole_publishes(said, LIMIT, bytes(24), 25, b"", b"") is None
     assert module.cut(said, len(said) + 5, len(said) + 9, LIMIT, True) == []
     with pytest.raises(OverflowError):
         module.cut(said, -1, 0, LIMIT, True)
@@ -178,7 +221,7 @@ def test_calls_with_anything_else_are_errors(module: ModuleType) -> None:
 def test_which_one_is_used_can_be_said(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> None:
     monkeypatch.setenv("SIDECAR_SCANNER", "python")
     chosen = runpy.run_path(runs.__file__)
-    assert (chosen["cut"], chosen["add_traces"]) == (None, None)
+    assert [chosen[name] for name in ("cut", "add_traces", "whole_publishes", "whole_acks")] == [None] * 4
     monkeypatch.setenv("SIDECAR_SCANNER", "rust")
     with pytest.raises(ValueError, match="'rust'; it may be 'c' or 'python'"):
         runpy.run_path(runs.__file__)

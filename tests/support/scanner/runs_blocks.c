@@ -28,6 +28,10 @@ int main(void)
         for (size_t at = 0; next_unit(data, size, at, 1 << 30, true, &unit); at = unit.end)
             if (unit.kind == PUBLISHES && traced_size(data + at, unit.end - at, 1 << 30, &count) != 0)
                 write_traced(data + at, unit.end - at, ids, data, 0, out);
+        struct publishes publishes;
+        struct acks acks;
+        whole_publishes(data, size, 1 << 30, &publishes);
+        whole_acks(data, size, 1 << 30, &acks);
         printf("%lu\n", blocks);
     }
     return 0;

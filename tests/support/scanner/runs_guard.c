@@ -54,6 +54,15 @@ static unsigned long cut(const uint8_t *bytes, size_t size, uint8_t *alone, uint
         size_t count;
         traced_size(bytes, size, 4096, &count);
     }
+    struct publishes all;
+    if (whole_publishes(bytes, size, 4096, &all) && all.traced <= ROOM && all.count * IDS <= ROOM) {
+        if (all.key > size || all.key_size > size - all.key)
+            abort();
+        if (all.bare)
+            write_traced(bytes, size, ids + ROOM - all.count * IDS, least, sizeof least - 1, out + ROOM - all.traced);
+    }
+    struct acks acks;
+    whole_acks(bytes, size, 4096, &acks);
     return units;
 }
 

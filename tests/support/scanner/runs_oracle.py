@@ -7,8 +7,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 from sidecar.amqp.wire import content
-from sidecar.amqp.wire.constants import AmqpError
+from sidecar.amqp.wire.constants import HEADERS, AmqpError
 from sidecar.amqp.wire.methods import Arguments
+from sidecar.amqp.wire.tables import find, table_end
 
 #: Frames up to this size.
 LIMIT = 4096
@@ -95,7 +96,8 @@ def compare(module: ModuleType, data: bytes, limit: int = LIMIT, traces: Traces 
     starts = {frame[2]: number for number, frame in enumerate(plain)}
     taken = 0
     cut = []
-    for kind, channel, start, end in module.cut(data, 0, len(data), limit, True):
+    units = module.cut(data, 0, len(data), limit, True)
+    for kind, channel, start, end in units:
         if kind < 16:
             cut.append((kind, channel, start, end))
             continue
@@ -109,7 +111,78 @@ def compare(module: ModuleType, data: bytes, limit: int = LIMIT, traces: Traces 
         if kind & 0xFF == 16:
             compare_traces(module, data, start, end, found, traces)
     assert cut == plain
+    compare_whole(module, data, units, limit)
     return taken
+
+
+def compare_whole(module: ModuleType, data: bytes, units: list[Frame], limit: int) -> None:
+    """What is said of all of it at once is what is said of its runs."""
+    least = b"8" + b"0" * 13
+    had = all_traced(data, limit)
+    for room in (0, len(data) // 30 + 1):
+        ids = b"\0" + bytes(range(24)) * room
+        whole = had
+        if len(units) == 1 and units[0][0] & 0xFF == 16 and units[0][3] == len(data):
+            assert had is None
+            count, end = units[0][0] >> 8, 7 + int.from_bytes(data[3:7], "big")
+            traced = module.add_traces(data, 0, len(data), limit, ids, 1, least) if room >= count else None
+            whole = None if traced is None else (count, units[0][1], data[13 : end - 1], traced)
+        found = module.whole_publishes(data, limit, ids, 1, least, b"k")
+        assert found == whole
+        if found is not None:
+            assert module.whole_publishes(data, limit, ids, 1, least, found[2])[2] is found[2]
+            assert (found[3] is data) == (had is not None)
+    assert module.whole_acks(data, limit) == acks(data, limit)
+
+
+def all_traced(data: bytes, limit: int) -> tuple[int, int, bytes, bytes] | None:
+    """What is to be said of it if it is publishes alike that have a trace each."""
+    found: list[list[Frame]] = []
+    for each in frames(data, limit):
+        if each[0] == 1:
+            found.append([])
+        if not found:
+            return None
+        found[-1].append(each)
+    keys = set()
+    for parts in found:
+        begin, end = parts[0][2:]
+        kinds = [part[0] for part in parts]
+        if kinds != [1, 2, *[3] * (len(parts) - 2)] or data[begin + 7 : begin + 11] != b"\0\x3c\0\x28":
+            return None
+        key, head = data[begin + 13 : end - 2], parts[1]
+        try:
+            fits = content.body_size(data, head[2]) == sum(part[3] - part[2] - 8 for part in parts[2:])
+            second, more = key[0] + 1, data[head[2] + content.FLAGS + 1] & 1
+            if not fits or more or second >= len(key) or second + 1 + key[second] != len(key):
+                return None
+            at = content.place(data, head[2], head[3], HEADERS)
+            if at < 0 or find(data, at, table_end(data, at, head[3] - 1), content.TRACEPARENT[1:]) < 0:
+                return None
+        except (AmqpError, IndexError):
+            return None
+        keys.add((parts[0][1], key))
+        if {part[1] for part in parts} != {parts[0][1]}:
+            return None
+    if len(keys) != 1 or found[-1][-1][3] != len(data):
+        return None
+    ((channel, key),) = keys
+    return len(found), channel, key, data
+
+
+def acks(data: bytes, limit: int) -> tuple[int, int, int] | None:
+    """The channel, and what is acknowledged: from the first number to the last, or (0) up to that."""
+    first = last = 0
+    found = frames(data, limit)
+    for kind, channel, start, end in found:
+        tag, multiple = int.from_bytes(data[start + 11 : start + 19], "big"), data[end - 2]
+        if kind != 1 or end - start != 21 or data[start + 7 : start + 11] != b"\0\x3c\0\x50" or multiple > 1:
+            return None
+        if channel != found[0][1] or tag <= last or (start and not multiple and tag != last + 1):
+            return None
+        first = 0 if multiple else first if start else tag
+        last = tag
+    return (found[0][1], first, last) if found and found[-1][3] == len(data) else None
 
 
 def compare_traces(
